@@ -1,0 +1,52 @@
+"""Time as a parameter: whoever needs the time is handed a Clock, so that tests never sleep to make time pass."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Protocol
+
+
+class Clock(Protocol):
+    """Tells the time in seconds since the Unix epoch; it never goes backwards."""
+
+    def now(self) -> float:
+        """Return the seconds since 1970-01-01 00:00 UTC."""
+        ...
+
+
+class MonotonicClock:
+    """The wall clock when it was made, carried on by the monotonic clock.
+
+    A run's timeline is therefore of one piece: neither an NTP step nor a suspended laptop's correction can make a
+    timeout fire early or an event precede its cause.
+    """
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        """Return the seconds since the epoch, never less than before."""
+        return self._offset + time.monotonic()
+
+
+class ManualClock:
+    """A clock that only moves when told to, for tests and for simulated schedules."""
+
+    def __init__(self, start: float = 0.0) -> None:
+        self._now = start
+
+    def now(self) -> float:
+        """Return the time that was set."""
+        return self._now
+
+    def advance(self, seconds: float) -> None:
+        """Move on by `seconds`; ValueError if that is negative."""
+        if seconds < 0:
+            raise ValueError("a clock does not go backwards")
+        self._now += seconds
+
+
+def rfc3339(seconds: float) -> str:
+    """Format seconds since the epoch as RFC 3339 in UTC with milliseconds: `2026-01-02T03:04:05.678Z`."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,100 @@
+"""The one error tree, and the form of a problem found in a plan.
+
+Every error that a person can meet says what happened, to which step, and what to do. Exit codes are not here: the
+command line maps them once, from these classes.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class Severity(enum.StrEnum):
+    """How much a problem weighs: errors make a plan invalid, warnings only under `--strict`."""
+
+    ERROR = "error"
+    WARNING = "warning"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, order=True)
+class Position:
+    """A place in a file: line and column count from 1, columns in characters (not bytes)."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One thing that is wrong in a plan: where, what, a stable code (`JP…`), and what would mend it."""
+
+    position: Position
+    code: str
+    message: str
+    hint: str | None = None
+    severity: Severity = Severity.ERROR
+    step: str | None = None
+
+    def __str__(self) -> str:
+        text = f"{self.position}: {self.severity} {self.code}: {self.message}"
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class JobplanError(Exception):
+    """Base of every error that jobplan raises on purpose.
+
+    `hint` says what to do about it, as a sentence of its own.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}" if self.hint else self.message
+
+
+class UsageError(JobplanError):
+    """The command line or a call asks for something that does not exist or does not fit together."""
+
+
+class PlanError(JobplanError):
+    """A plan is invalid; `problems` holds every problem that was found, in file order."""
+
+    def __init__(self, message: str, problems: tuple[Problem, ...] = (), *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.problems = problems
+
+
+class PreflightError(JobplanError):
+    """Nothing was started: the server, the extension or a privilege is not as the plan needs it."""
+
+
+class ConnectionFailedError(PreflightError):
+    """The server could not be reached, or refused the connection."""
+
+
+class EmbeddedServerError(PreflightError):
+    """The embedded PostgreSQL could not be found, installed, started or stopped."""
+
+
+class GroupHeldError(JobplanError):
+    """Another run holds the plan's concurrency group."""
+
+
+class GatewayError(JobplanError):
+    """The server refused or broke off something that jobplan asked of it while a plan was running."""
+
+
+class ServerLostError(GatewayError):
+    """A session to the server is gone."""
+
+
+class RecordError(JobplanError):
+    """The run's record or a report cannot be written or read."""
