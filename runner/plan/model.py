@@ -1,0 +1,283 @@
+"""The plan as the rest of jobplan sees it: frozen, checked, and free of YAML.
+
+Whoever holds a `Plan` may rely on it: every name resolves, every step has a timeout and an on-finish policy, there is no
+cycle, and no step is wider than the budget. Durations are seconds as float, `None` means "no limit".
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from runner.errors import Position
+
+#: What a parameter or an item may hold once it has been read: JSON's scalars. Numbers keep their written form.
+Value = str | int | float | bool
+
+_EMPTY: Mapping[str, Any] = MappingProxyType({})
+
+
+class ParamType(enum.StrEnum):
+    """The types a parameter can have; only integer, number and boolean may be written bare in SQL."""
+
+    STRING = "string"
+    IDENTIFIER = "identifier"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    DURATION = "duration"
+    TIMESTAMP = "timestamp"
+
+
+class OnFinish(enum.StrEnum):
+    """Whether the run is over before the step is (wait), or may end while its worker goes on (detach)."""
+
+    WAIT = "wait"
+    DETACH = "detach"
+
+
+class OnRunnerExit(enum.StrEnum):
+    """What becomes of a step's worker when the runner is interrupted."""
+
+    CANCEL = "cancel"
+    DETACH = "detach"
+
+
+class OnFailure(enum.StrEnum):
+    """What a failed step means for the rest: go on, start nothing more, or also cancel what runs."""
+
+    CONTINUE = "continue"
+    DRAIN = "drain"
+    CANCEL = "cancel"
+
+
+class OnConflict(enum.StrEnum):
+    """What a run does when another one holds its concurrency group."""
+
+    FAIL = "fail"
+    WAIT = "wait"
+
+
+class NeedOn(enum.StrEnum):
+    """Which end of the needed step lets the dependent one start."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    DONE = "done"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sql:
+    """SQL text of a plan and where each of its lines begins in the file that it came from.
+
+    `line_starts` has one position for each line of `text`; an empty tuple means that only `start` is known (a folded or
+    escaped YAML scalar, whose characters do not correspond to the file's).
+    """
+
+    text: str
+    start: Position
+    line_starts: tuple[Position, ...] = ()
+
+    def position(self, offset: int) -> Position:
+        """Return the place in the file of the character at `offset` (counted in characters from 0)."""
+        before = self.text[:offset]
+        line = before.count("\n")
+        if line >= len(self.line_starts):
+            return self.start
+        start = self.line_starts[line]
+        column = start.column + offset - (before.rfind("\n") + 1)
+        return Position(file=start.file, line=start.line, column=column)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Param:
+    """A declared parameter. Without a default it is required."""
+
+    name: str
+    type: ParamType
+    default: Value | None = None
+    enum: tuple[Value, ...] = ()
+    pattern: str | None = None
+    minimum: float | None = None
+    maximum: float | None = None
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A SQL condition and the sentence that is said when it does not hold."""
+
+    sql: Sql
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requires:
+    """What must be true of the server before anything starts."""
+
+    databases: tuple[str, ...] = ()
+    server_version: str | None = None
+    extension_version: str | None = None
+    standby: bool | None = None
+    role: str | None = None
+    preconditions: tuple[Check, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How much of the server a run may take: workers at once, workers it must leave free, and named pools."""
+
+    slots: int
+    reserve: int = 0
+    pools: Mapping[str, int] = field(default_factory=lambda: _EMPTY)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concurrency:
+    """One run at a time for each group and database."""
+
+    group: str
+    on_conflict: OnConflict = OnConflict.FAIL
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Need:
+    """One edge of the graph: the step that must be over, and how it must have ended."""
+
+    step: str
+    on: NeedOn = NeedOn.SUCCESS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """When a step is tried again. `max_attempts` counts the first; delays are seconds.
+
+    `on` holds SQLSTATEs, and the word `timeout`; empty means every error but a cancel.
+    """
+
+    max_attempts: int = 1
+    delay: float = 0.0
+    backoff: float = 1.0
+    max_delay: float | None = None
+    on: frozenset[str] = frozenset()
+
+    def delay_before(self, attempt: int) -> float:
+        """Return the seconds to wait before attempt number `attempt` (2 or more)."""
+        seconds = self.delay
+        for _ in range(min(attempt - 2, 200)):
+            seconds *= self.backoff
+            if self.max_delay is not None and seconds >= self.max_delay:
+                break
+        return seconds if self.max_delay is None else min(seconds, self.max_delay)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowFailure:
+    """Failures that do not count: all of them, or those with one of these SQLSTATEs."""
+
+    sqlstates: frozenset[str] | None = None
+
+    def allows(self, sqlstate: str | None) -> bool:
+        """Say whether a failure with this SQLSTATE is allowed."""
+        return self.sqlstates is None or sqlstate in self.sqlstates
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expect:
+    """What the last statement must give: a number of rows, one value, or rows for which a SQL condition holds."""
+
+    rows_min: int | None = None
+    rows_max: int | None = None
+    value: Value | None = None
+    has_value: bool = False
+    sql: Sql | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForEach:
+    """One instance of the step for each item: literal items, or the rows of a query. `as_` names the item in SQL."""
+
+    as_: str
+    items: tuple[Value | Mapping[str, Value], ...] = ()
+    sql: Sql | None = None
+    max_parallel: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat:
+    """Run the step again until it gives no rows (`until_sql` is None) or a SQL condition holds."""
+
+    max_iterations: int
+    until_sql: Sql | None = None
+    pause: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One SQL text of the plan and everything that is known about how it may run."""
+
+    id: str
+    sql: Sql
+    timeout: float | None
+    on_finish: OnFinish
+    on_runner_exit: OnRunnerExit
+    needs: tuple[Need, ...] = ()
+    lock_timeout: float | None = None
+    queue_timeout: float | None = None
+    slots: int = 1
+    pools: Mapping[str, int] = field(default_factory=lambda: _EMPTY)
+    exclusive: frozenset[str] = frozenset()
+    priority: int = 0
+    retry: Retry = Retry()
+    idempotent: bool = False
+    allow_failure: AllowFailure | None = None
+    if_: Sql | None = None
+    preconditions: tuple[Check, ...] = ()
+    verify: Sql | None = None
+    expect: Expect | None = None
+    capture_rows: int = 0
+    for_each: ForEach | None = None
+    repeat: Repeat | None = None
+    settings: Mapping[str, str] = field(default_factory=lambda: _EMPTY)
+    role: str | None = None
+    search_path: str | None = None
+    output_buffer: int = 65_536
+    touches: tuple[str, ...] = ()
+    tags: frozenset[str] = frozenset()
+    description: str = ""
+    position: Position = Position(file="", line=1, column=1)
+
+    @property
+    def waits(self) -> bool:
+        """Say whether the run is not over before this step is."""
+        return self.on_finish is OnFinish.WAIT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """A whole plan. `values` are the parameters' values for this run, by name; `params` what was declared."""
+
+    name: str
+    budget: Budget
+    steps: tuple[Step, ...]
+    finally_: tuple[Step, ...] = ()
+    description: str = ""
+    owner: str = ""
+    tags: frozenset[str] = frozenset()
+    params: Mapping[str, Param] = field(default_factory=lambda: _EMPTY)
+    values: Mapping[str, Value] = field(default_factory=lambda: _EMPTY)
+    requires: Requires = Requires()
+    concurrency: Concurrency | None = None
+    run_timeout: float | None = None
+    on_failure: OnFailure = OnFailure.CONTINUE
+    file: str = ""
+
+    def step(self, step_id: str) -> Step:
+        """Return the step with this id; KeyError if there is none."""
+        for step in (*self.steps, *self.finally_):
+            if step.id == step_id:
+                return step
+        raise KeyError(step_id)
