@@ -1,7 +1,7 @@
 """The plan as the rest of jobplan sees it: frozen, checked, and free of YAML.
 
-Whoever holds a `Plan` may rely on it: every name resolves, every step has a timeout and an on-finish policy, there is no
-cycle, and no step is wider than the budget. Durations are seconds as float, `None` means "no limit".
+Whoever holds a `Plan` may rely on it: every name resolves, every step has a timeout and an on-finish policy, there is
+no cycle, and no step is wider than the budget. Durations are seconds as float, `None` means "no limit".
 """
 
 from __future__ import annotations
