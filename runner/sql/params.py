@@ -1,0 +1,235 @@
+"""Parameters in SQL, in psql's own forms: `:'name'`, `:"name"` and bare `:name`.
+
+A value never becomes SQL: it is quoted, or it is a number, and it is set apart from its neighbours so that PostgreSQL's
+scanner sees exactly one value where the reference stood. Where the references are is PostgreSQL's scanner's word, not
+a regular expression's, so strings, comments, dollar quotes, casts and `:=` are left alone by construction.
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from runner.errors import JobplanError
+from runner.sql.tokens import ScanError, Token, TokenKind, check_characters, tokenize
+
+#: What a parameter can be. A number may also be a str that holds its exact decimal form.
+Scalar = str | int | float | bool | Decimal
+
+#: The longest name that PostgreSQL keeps (NAMEDATALEN - 1, bytes); it would cut a longer one without an error.
+MAX_IDENTIFIER_BYTES = 63
+
+_WORD = r"[A-Za-z_][A-Za-z0-9_]*"
+_BARE_NAME = re.compile(_WORD)
+_QUOTED_NAME = re.compile(rf"{_WORD}(?:\.{_WORD})*")
+_DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+
+# After these a value is a token of its own without a space. Everything else gets one: `E` would turn a string into an
+# escape string, `1` would swallow digits, `'` and `"` would be read as doubled quotes.
+_SETS_APART = frozenset(" \t\n\r\f\v(,[=<>;")
+
+_COLON_HINT = "If the colon does not introduce a parameter, write a space after it."
+
+
+class Form(enum.Enum):
+    """How a reference is written, and so what its value becomes."""
+
+    LITERAL = "'"
+    IDENTIFIER = '"'
+    BARE = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A parameter that a SQL text names; `start` and `end` count characters from 0, `end` is past the last one."""
+
+    name: str
+    form: Form
+    start: int
+    end: int
+
+    def __str__(self) -> str:
+        return f":{self.form.value}{self.name}{self.form.value}"
+
+
+class TemplateError(JobplanError):
+    """SQL text with parameters cannot be scanned, or a value cannot stand where it is named.
+
+    `offset` counts characters from 0 in the text, and is 0 where there is no text (`quote_literal`).
+    """
+
+    def __init__(self, message: str, *, offset: int = 0, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.offset = offset
+
+
+def references(text: str) -> tuple[Reference, ...]:
+    """Return every parameter that `text` names, in order.
+
+    TemplateError if the text cannot be scanned, if what follows a colon is not a name, or if a `:'name'` stands beside
+    a string constant: over a line break PostgreSQL would read the two as one.
+    """
+    if ":" not in text:
+        return ()
+    tokens = _tokens(text)
+    return tuple(_reference(text, tokens, i) for i in range(len(tokens) - 1) if _is_reference(tokens[i], tokens[i + 1]))
+
+
+def in_brackets(text: str, reference: Reference) -> bool:
+    """Return whether `reference` stands inside `[…]`, where its colon may have been meant as an array slice's."""
+    depth = 0
+    for token in _tokens(text):
+        if token.start >= reference.start:
+            break
+        if token.text == "[":
+            depth += 1
+        elif token.text == "]":
+            depth -= 1
+    return depth > 0
+
+
+def render(text: str, values: Mapping[str, Scalar]) -> str:
+    """Return `text` with every reference replaced by its value; the result is not searched for references again.
+
+    A value may get a space before or after it, so that it never merges with what stands beside it. A bare negative
+    number gets parentheses: `-:n` must not become the comment `--5`, nor `:n::int2` mean `-(5::int2)`; where SQL takes
+    no expression (`SET x = :n`) the quoted form does. TemplateError if a name has no value, or if the value cannot take
+    the form in which it is named.
+    """
+    parts: list[str] = []
+    done = 0
+    for reference in references(text):
+        parts += (text[done : reference.start], _spaced(text, reference, _value(reference, values)))
+        done = reference.end
+    return "".join(parts) + text[done:]
+
+
+def quote_literal(value: str) -> str:
+    r"""Return `value` as a string constant.
+
+    With a backslash in it, it becomes ` E'…'`, which means the same whatever standard_conforming_strings is; the space
+    keeps the E apart from what precedes it. The text is meant for a session whose client_encoding is UTF8, as all of
+    jobplan's are: in Shift JIS a character may end in the byte of a backslash. TemplateError if it holds a NUL or half
+    of a surrogate pair.
+    """
+    _check_value(value)
+    quoted = value.replace("'", "''")
+    if "\\" in quoted:
+        doubled = quoted.replace("\\", "\\\\")
+        return f" E'{doubled}'"
+    return f"'{quoted}'"
+
+
+def quote_identifier(value: str) -> str:
+    """Return `value` as a quoted identifier: a double quote in it is doubled.
+
+    TemplateError if it is empty, holds a NUL or half of a surrogate pair, or takes more than 63 bytes in UTF-8:
+    PostgreSQL would cut it and use another name without saying so.
+    """
+    _check_value(value)
+    if not value:
+        raise TemplateError("an identifier cannot be empty")
+    if len(value.encode()) > MAX_IDENTIFIER_BYTES:
+        raise TemplateError(f"the identifier {value!r} is longer than PostgreSQL's {MAX_IDENTIFIER_BYTES} bytes")
+    doubled = value.replace('"', '""')
+    return f'"{doubled}"'
+
+
+def _tokens(text: str) -> list[Token]:
+    """Return the tokens without `--` comments: to PostgreSQL these are white space, also within a string constant."""
+    try:
+        return [token for token in tokenize(text) if token.kind is not TokenKind.LINE_COMMENT]
+    except ScanError as error:
+        raise TemplateError(error.message, offset=error.offset) from None
+
+
+def _is_reference(colon: Token, name: Token) -> bool:
+    if colon.text != ":" or name.start != colon.end:
+        return False
+    return name.kind in {TokenKind.QUOTED_IDENTIFIER, TokenKind.WORD} or name.text.startswith("'")
+
+
+def _reference(text: str, tokens: list[Token], index: int) -> Reference:
+    colon, name = tokens[index], tokens[index + 1]
+    form = {"'": Form.LITERAL, '"': Form.IDENTIFIER}.get(name.text[0], Form.BARE)
+    bare = name.text if form is Form.BARE else name.text[1:-1]
+    pattern = _BARE_NAME if form is Form.BARE else _QUOTED_NAME
+    if not pattern.fullmatch(bare):
+        raise TemplateError(_not_a_name(name, bare), offset=colon.start, hint=_COLON_HINT)
+    if form is Form.BARE and re.match(rf"\.{_WORD}", text[name.end :]):
+        path = _QUOTED_NAME.match(text, name.start)
+        dotted = path.group() if path else bare
+        raise TemplateError(f":{dotted} has a dot: write :'{dotted}' or :\"{dotted}\"", offset=colon.start)
+    if form is Form.LITERAL and _beside_string(tokens, index):
+        message = f":{name.text} stands beside a string constant, and the two would be read as one"
+        raise TemplateError(message, offset=colon.start, hint=f"Write || between two strings. {_COLON_HINT}")
+    return Reference(name=bare, form=form, start=colon.start, end=name.end)
+
+
+def _not_a_name(token: Token, name: str) -> str:
+    if not name:
+        return f":{token.text} names no parameter"
+    if re.search(r"'\s*[\n\r]\s*'", token.text):
+        return f":{token.text!r} is continued on another line, which a parameter cannot be"
+    return f":{token.text} does not name a parameter: names are letters, digits and underscores"
+
+
+def _beside_string(tokens: list[Token], index: int) -> bool:
+    before = tokens[index - 1].text.endswith("'") if index > 0 else False
+    after = tokens[index + 2].text.startswith("'") if index + 2 < len(tokens) else False
+    return before or after
+
+
+def _value(reference: Reference, values: Mapping[str, Scalar]) -> str:
+    if reference.name not in values:
+        raise TemplateError(f"{reference}: no such parameter", offset=reference.start, hint=_COLON_HINT)
+    value = values[reference.name]
+    try:
+        if reference.form is Form.LITERAL:
+            return quote_literal(_plain(value))
+        if reference.form is Form.IDENTIFIER:
+            return quote_identifier(_plain(value))
+        return _bare(value)
+    except TemplateError as error:
+        message = f"{reference}: {error.message}"
+        raise TemplateError(message, offset=reference.start, hint=error.hint) from None
+
+
+def _plain(value: Scalar) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if not (math.isfinite(value) if isinstance(value, float) else value.is_finite()):
+        raise TemplateError(f"{value} is not a finite number")
+    return str(value)
+
+
+def _bare(value: Scalar) -> str:
+    plain = _plain(value)
+    if not isinstance(value, bool) and not _DECIMAL.fullmatch(plain):
+        hint = "Only integers, decimal numbers and booleans may be written bare: use the quoted form."
+        raise TemplateError(f"{value!r} is not a number", hint=hint)
+    return f"({plain})" if plain.startswith("-") else plain
+
+
+def _spaced(text: str, reference: Reference, value: str) -> str:
+    before = text[reference.start - 1 : reference.start]
+    apart = before in _SETS_APART or (before == "." and reference.form is Form.IDENTIFIER)
+    prefix = "" if not before or apart else " "
+    # `5` and `.5` or `..` would become one number.
+    suffix = " " if reference.form is Form.BARE and text.startswith(".", reference.end) else ""
+    return f"{prefix}{value}{suffix}"
+
+
+def _check_value(value: str) -> None:
+    try:
+        check_characters(value)
+    except ScanError as error:
+        raise TemplateError(error.message.replace("the text", "the value")) from None

@@ -1,0 +1,111 @@
+"""PostgreSQL's own scanner, with offsets that count characters.
+
+The scanner tells byte offsets, editors and plans count characters; everything above this module counts characters
+only. It is also the one place that knows the scanner's token names.
+"""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_right
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+from postgast import PgQueryError, pg_query_pb2, scan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_STRINGS = frozenset({"SCONST", "USCONST", "BCONST", "XCONST"})
+_NO_KEYWORD = pg_query_pb2.NO_KEYWORD
+
+
+class TokenKind(enum.Enum):
+    """What a token is, as far as parameters and meta-commands are concerned."""
+
+    STRING = "string constant"
+    QUOTED_IDENTIFIER = "quoted identifier"
+    WORD = "identifier or keyword"
+    NUMBER = "number"
+    LINE_COMMENT = "-- comment"
+    BLOCK_COMMENT = "/* */ comment"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    """One token of a SQL text; `start` and `end` count characters from 0, `end` is past the last one."""
+
+    kind: TokenKind
+    text: str
+    start: int
+    end: int
+
+
+class ScanError(Exception):
+    """The text is no SQL, not even for the scanner: an unterminated string, a character that cannot be sent.
+
+    `offset` counts characters from 0. Never leaves runner.sql: its users say what it means for them.
+    """
+
+    def __init__(self, message: str, offset: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.offset = offset
+
+
+def check_characters(text: str) -> None:
+    """Raise ScanError for what no PostgreSQL text can hold: NUL (the scanner would stop there) and lone surrogates."""
+    nul = text.find("\0")
+    if nul >= 0:
+        raise ScanError("the text contains a NUL character, which PostgreSQL cannot hold", nul)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ScanError("the text contains half of a surrogate pair, which is no character", error.start) from None
+
+
+def character_offsets(text: str) -> Callable[[int], int]:
+    """Return a function from an offset in the UTF-8 form of `text` to the offset of the same character in `text`."""
+    if text.isascii():
+        return lambda byte_offset: byte_offset
+    starts = [0, *accumulate(len(character.encode()) for character in text)]
+    return lambda byte_offset: bisect_right(starts, byte_offset) - 1
+
+
+def error_offset(error: PgQueryError, text: str) -> int:
+    """Return where in `text` the parser stopped; its cursor counts characters from 1, and 0 means "unknown"."""
+    cursor: int = error.cursorpos
+    return min(max(cursor - 1, 0), len(text))
+
+
+def tokenize(text: str) -> tuple[Token, ...]:
+    """Return the tokens of `text`, comments included.
+
+    ScanError if it cannot be scanned.
+    """
+    check_characters(text)
+    try:
+        scanned = scan(text).tokens
+    except PgQueryError as error:
+        raise ScanError(error.message, error_offset(error, text)) from None
+    at = character_offsets(text)
+    tokens = []
+    for token in scanned:
+        start, end = at(token.start), at(token.end)
+        kind = _kind(pg_query_pb2.Token.Name(token.token), text[start], keyword=token.keyword_kind != _NO_KEYWORD)
+        tokens.append(Token(kind=kind, text=text[start:end], start=start, end=end))
+    return tuple(tokens)
+
+
+def _kind(name: str, first: str, *, keyword: bool) -> TokenKind:
+    if name in _STRINGS:
+        return TokenKind.STRING
+    if name == "IDENT" and first == '"':
+        return TokenKind.QUOTED_IDENTIFIER
+    if name == "IDENT" or keyword:
+        return TokenKind.WORD
+    if name in {"ICONST", "FCONST"}:
+        return TokenKind.NUMBER
+    return {"SQL_COMMENT": TokenKind.LINE_COMMENT, "C_COMMENT": TokenKind.BLOCK_COMMENT}.get(name, TokenKind.OTHER)
