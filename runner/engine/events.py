@@ -1,0 +1,319 @@
+"""Facts: everything that happens in a run, as frozen values.
+
+A run's state is the fold of its events and of nothing else, so an event carries all that its state change needs. `at`
+is seconds since the epoch on the run's clock. The JSON form, one object a line, is described by
+`schemas/events-v1.schema.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from runner.clock import rfc3339
+
+
+class Outcome(enum.StrEnum):
+    """How one attempt, that is one worker, ended. `unknown`: it has gone, and nothing proves what it did."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    DETACHED = "detached"
+    UNKNOWN = "unknown"
+
+
+class SkipReason(enum.StrEnum):
+    """Why a step was not run."""
+
+    CONDITION = "condition"
+    UPSTREAM = "upstream"
+    NOT_SELECTED = "not_selected"
+    DRAINED = "drained"
+
+
+class CancelReason(enum.StrEnum):
+    """Why jobplan asked a worker to stop."""
+
+    INTERRUPT = "interrupt"
+    ON_FAILURE = "on_failure"
+    RUN_TIMEOUT = "run_timeout"
+    TIMEOUT = "timeout"
+    OUTPUT = "output"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """Who a worker is, across sessions: all three must be seen together before it may be signalled (trap 1)."""
+
+    pid: int
+    backend_start: str
+    application_name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ErrorDetails:
+    """A PostgreSQL error as the server gave it, or one of jobplan's own, which has no SQLSTATE."""
+
+    message: str
+    sqlstate: str | None = None
+    detail: str | None = None
+    hint: str | None = None
+    context: str | None = None
+    schema: str | None = None
+    table: str | None = None
+    column: str | None = None
+    constraint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """A message that a worker sent while it ran."""
+
+    severity: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events. `at` is seconds since the epoch."""
+
+    name: ClassVar[str]
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunStarted(Event):
+    """The run begins; nothing has been launched. `sha256` is that of the resolved plan."""
+
+    name: ClassVar[str] = "run_started"
+    version: int = 1
+    jobplan: str
+    plan: str
+    file: str
+    sha256: str
+    host: str
+    os_pid: int
+    server: str
+    extension: str
+    database: str
+    user: str
+    slots: int
+    steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInterrupted(Event):
+    """Ctrl-C or SIGTERM arrived; nothing more is launched. `signal` is its number."""
+
+    name: ClassVar[str] = "run_interrupted"
+    signal: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunTimedOut(Event):
+    """run_timeout is over."""
+
+    name: ClassVar[str] = "run_timed_out"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDraining(Event):
+    """A step failed and on_failure says that nothing more is launched."""
+
+    name: ClassVar[str] = "run_draining"
+    step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityShort(Event):
+    """The server has no worker to give (53000, 53400, the reserve, or no connection); steps go on waiting."""
+
+    name: ClassVar[str] = "capacity_short"
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityRestored(Event):
+    """The server gives workers again."""
+
+    name: ClassVar[str] = "capacity_restored"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFinished(Event):
+    """The run is over. `steps` has the last state of every step."""
+
+    name: ClassVar[str] = "run_finished"
+    exit_code: int
+    steps: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEvent(Event):
+    """Base of the events of one step."""
+
+    step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReady(StepEvent):
+    """All that the step needs has happened; it may start as soon as there is a slot."""
+
+    name: ClassVar[str] = "step_ready"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepQueued(StepEvent):
+    """The step is ready and has to wait; `reason` says for what."""
+
+    name: ClassVar[str] = "step_queued"
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSkipped(StepEvent):
+    """The step will not run. `because` names the step or the policy."""
+
+    name: ClassVar[str] = "step_skipped"
+    reason: SkipReason
+    because: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepQueueTimedOut(StepEvent):
+    """queue_timeout is over and the step still has no slot: it fails."""
+
+    name: ClassVar[str] = "step_queue_timed_out"
+    waited: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptEvent(StepEvent):
+    """Base of the events of one attempt, counted from 1."""
+
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptLaunching(AttemptEvent):
+    """The worker is about to be asked for. `timeout` is what the server will enforce, in seconds.
+
+    `overtook` names the steps that came first in rank but need more than is free: the scheduler counts it, so that
+    nobody is overtaken for ever.
+    """
+
+    name: ClassVar[str] = "attempt_launching"
+    application_name: str
+    timeout: float | None
+    overtook: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptDeferred(AttemptEvent):
+    """The server had no worker to give; the attempt did not begin and the step goes on waiting for its slot."""
+
+    name: ClassVar[str] = "attempt_deferred"
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptRunning(AttemptEvent):
+    """The worker was seen in pg_stat_activity. A worker that is over in a few milliseconds is never seen there."""
+
+    name: ClassVar[str] = "attempt_running"
+    worker: Worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptCancelRequested(AttemptEvent):
+    """The worker is asked to stop. Its slot is free when it has gone, not now."""
+
+    name: ClassVar[str] = "attempt_cancel_requested"
+    reason: CancelReason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptDetachRequested(AttemptEvent):
+    """The worker is to be let go of, as soon as it has been seen on the server."""
+
+    name: ClassVar[str] = "attempt_detach_requested"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptLost(AttemptEvent):
+    """The launcher session is gone; the worker is followed by its identity, and its outcome cannot be known."""
+
+    name: ClassVar[str] = "attempt_lost"
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptNotice(AttemptEvent):
+    """A notice of a worker, as far as the cap on their size allows."""
+
+    name: ClassVar[str] = "attempt_notice"
+    notice: Notice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptFinished(AttemptEvent):
+    """The worker has gone, or was detached. `started_at` and `finished_at` are the server's own, RFC 3339."""
+
+    name: ClassVar[str] = "attempt_finished"
+    outcome: Outcome
+    error: ErrorDetails | None = None
+    command_tag: str = ""
+    row_count: int | None = None
+    started_at: str | None = None
+    finished_at: str | None = None
+    worker: Worker | None = None
+    deadline: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRetrying(StepEvent):
+    """The attempt did not succeed and another one follows at `until`; the slot is free meanwhile."""
+
+    name: ClassVar[str] = "step_retrying"
+    next_attempt: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepFinished(StepEvent):
+    """The step has its last state: succeeded, failed, timed_out, cancelled, detached, unknown or failed_allowed."""
+
+    name: ClassVar[str] = "step_finished"
+    state: str
+    error: ErrorDetails | None = None
+
+
+def to_json(event: Event, run: str) -> dict[str, Any]:
+    """Return the event as JSON values: `event`, `at` (RFC 3339), `run`, then its own fields without the empty ones."""
+    data: dict[str, Any] = {"event": event.name, "at": rfc3339(event.at), "run": run}
+    for field in dataclasses.fields(event):
+        if field.name == "at":
+            continue
+        value = _plain(getattr(event, field.name))
+        if value is not None and value != []:
+            data[field.name] = rfc3339(value) if field.name in _TIMES else value
+    return data
+
+
+_TIMES = frozenset({"until", "deadline"})
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - JSON values have no narrower type
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return {name: item for name, item in fields.items() if item is not None}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, enum.Enum):
+        return value.value
+    return [_plain(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,333 @@
+"""What to do next: a pure function of the plan's state and the time.
+
+`decide` looks at the indices that the state keeps, so its cost is that of what changes, not of the plan's size. It
+returns facts that follow by themselves (a step is ready, skipped, finished), orders to perform, and the next moment at
+which it wants to be asked even if nothing happens.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runner.engine import events as ev
+from runner.engine.commands import Cancel, Command, Detach, Launch
+from runner.engine.fold import need_met
+from runner.engine.state import BAD, SLOTS, RunState, StepRecord, StepState
+from runner.plan.model import OnFailure, OnRunnerExit
+
+#: Seconds that a worker gets beyond its server-side timeout before the runner cancels it.
+GRACE = 5.0
+#: Seconds before a step of unknown outcome runs again, and how often that may happen without a `retry` of its own.
+UNKNOWN_DELAY = 1.0
+UNKNOWN_ATTEMPTS = 3
+#: A wide step that has been overtaken this many times for each slot of the budget gets the next ones that fall free.
+OVERTAKES_PER_SLOT = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Facts to record first, then orders; `wake_at` is in seconds since the epoch, None if only an event can matter."""
+
+    events: tuple[ev.Event, ...] = ()
+    commands: tuple[Command, ...] = ()
+    wake_at: float | None = None
+    over: bool = False
+
+
+def decide(state: RunState, now: float) -> Decision:
+    """Return what follows from `state` at `now`.
+
+    Events come alone, and so do commands: the caller applies the events, or performs the commands (each of which
+    gives an event at once), and asks again until neither is left. Only then is `wake_at` given.
+    """
+    events = tuple(_consequences(state, now))
+    if events:
+        return Decision(events=events)
+    commands = (*_stops(state, now), *_launches(state, now))
+    if commands:
+        return Decision(commands=commands)
+    if state.fresh:
+        return Decision(events=tuple(_queued(state, state.records[key], now) for key in state.fresh))
+    return Decision(wake_at=_wake_at(state, now), over=state.unfinished == 0)
+
+
+# --- facts that follow ------------------------------------------------------------------------------------------------
+
+
+def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
+    deadline = state.deadline
+    if deadline is not None and now >= deadline and not state.timed_out and state.unfinished:
+        yield ev.RunTimedOut(at=now)
+        return
+    for key in state.settling:
+        yield settle(state, state.records[key], now)
+    if state.first_bad and not state.stopping and state.plan.on_failure is not OnFailure.CONTINUE:
+        yield ev.RunDraining(at=now, step=state.first_bad)
+        return
+    if state.short_message is not None and not state.short_told:
+        yield ev.CapacityShort(at=now, message=_shortage(state))
+    elif state.short_told and state.ceiling is None:
+        yield ev.CapacityRestored(at=now)
+    for key in state.released:
+        yield _release(state, state.records[key], now)
+    if state.stopping:
+        yield from _drain(state, now)
+        return
+    for key in state.retrying:
+        retry_at = state.records[key].retry_at
+        if retry_at is not None and now >= retry_at:
+            yield ev.StepReady(at=now, step=key)
+    yield from _queue_timeouts(state, now)
+
+
+def _shortage(state: RunState) -> str:
+    given = state.ceiling if state.ceiling is not None else len(state.active)
+    return (
+        f"the server gives {given} of the {state.capacity[SLOTS]} workers of the budget: {state.short_message}; "
+        "steps wait for their turn"
+    )
+
+
+def _release(state: RunState, record: StepRecord, now: float) -> ev.Event:
+    """A pending step whose needs are all over: it is ready, or it is skipped."""
+    for need in record.step.needs:
+        needed = state.records[need.step]
+        if not need_met(need.on, needed.state, needed.skip):
+            return _skip(record, ev.SkipReason.UPSTREAM, f"{need.step} {needed.state}", now)
+    if state.stopping:
+        return _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
+    return ev.StepReady(at=now, step=record.key)
+
+
+def _skip(record: StepRecord, reason: ev.SkipReason, because: str, now: float) -> ev.StepSkipped:
+    return ev.StepSkipped(at=now, step=record.key, reason=reason, because=because)
+
+
+def _why_stopping(state: RunState) -> str:
+    if state.timed_out:
+        return "run_timeout"
+    if state.interrupted is not None:
+        return "interrupted"
+    return f"{state.drained_by} did not succeed"
+
+
+def _drain(state: RunState, now: float) -> Iterator[ev.Event]:
+    """Nothing more starts: who waits for a slot is skipped, who waits for a retry keeps its last failure."""
+    for group in state.ready.values():
+        for _, key in group:
+            yield _end_waiting(state, state.records[key], now)
+    for key in state.retrying:
+        yield _end_waiting(state, state.records[key], now)
+
+
+def _end_waiting(state: RunState, record: StepRecord, now: float) -> ev.Event:
+    if record.last is None:
+        return _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
+    return _last_word(record, record.last, now)
+
+
+def _queue_timeouts(state: RunState, now: float) -> Iterator[ev.Event]:
+    for key in state.queue_timed:
+        record = state.records[key]
+        if now >= _queue_deadline(record):
+            yield ev.StepQueueTimedOut(at=now, step=key, waited=now - (record.ready_at or now))
+
+
+def _queue_deadline(record: StepRecord) -> float:
+    return (record.ready_at or 0.0) + (record.step.queue_timeout or 0.0)
+
+
+def _queued(state: RunState, record: StepRecord, now: float) -> ev.StepQueued:
+    return ev.StepQueued(at=now, step=record.key, reason=why_queued(state, record))
+
+
+def why_queued(state: RunState, record: StepRecord) -> str:
+    """Say what a ready step waits for: `slots 4/4`, `pool:heavy_io 1/1`, `server capacity`, `its turn`."""
+    for name, amount in record.needs.items():
+        if state.used[name] + amount > state.capacity[name]:
+            return f"{name} {state.used[name]}/{state.capacity[name]}"
+    return "server capacity" if state.ceiling is not None else "its turn"
+
+
+def settle(state: RunState, record: StepRecord, now: float) -> ev.Event:
+    """Say what the end of an attempt means for its step: another attempt, or its last state."""
+    last = record.last
+    if record.queue_timed_out or last is None:
+        error = ev.ErrorDetails(message=f"no slot within its queue_timeout of {record.step.queue_timeout:g} s")
+        state_ = StepState.FAILED_ALLOWED if _allowed(record, error) else StepState.FAILED
+        return ev.StepFinished(at=now, step=record.key, state=state_, error=error)
+    delay = None if state.stopping or record.cancel_reason else _retry_delay(record, last)
+    if delay is None:
+        return _last_word(record, last, now)
+    return ev.StepRetrying(at=now, step=record.key, next_attempt=record.attempt + 1, until=now + delay)
+
+
+def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
+    """Return the seconds before the next attempt, or None if there is none."""
+    retry = record.step.retry
+    if last.outcome is ev.Outcome.UNKNOWN:
+        again = record.step.idempotent and record.attempt < max(retry.max_attempts, UNKNOWN_ATTEMPTS)
+        return max(UNKNOWN_DELAY, retry.delay_before(record.attempt + 1)) if again else None
+    if record.attempt >= retry.max_attempts:
+        return None
+    if last.outcome is ev.Outcome.TIMED_OUT:
+        wanted = not retry.on or "timeout" in retry.on
+    else:
+        sqlstate = last.error.sqlstate if last.error else None
+        wanted = last.outcome is ev.Outcome.FAILED and (not retry.on or sqlstate in retry.on)
+    return retry.delay_before(record.attempt + 1) if wanted else None
+
+
+def _last_word(record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepFinished:
+    final = StepState(last.outcome.value)
+    if final in (StepState.FAILED, StepState.TIMED_OUT) and _allowed(record, last.error):
+        final = StepState.FAILED_ALLOWED
+    return ev.StepFinished(at=now, step=record.key, state=final, error=last.error)
+
+
+def _allowed(record: StepRecord, error: ev.ErrorDetails | None) -> bool:
+    allow = record.step.allow_failure
+    return allow is not None and allow.allows(error.sqlstate if error else None)
+
+
+# --- orders -----------------------------------------------------------------------------------------------------------
+
+
+def _stops(state: RunState, now: float) -> Iterator[Command]:
+    rest_is_over = _only_detachable(state)
+    for key in state.active:
+        record = state.records[key]
+        if record.cancel_reason is None and not record.detaching:
+            command = _stop(state, record, now, rest_is_over=rest_is_over)
+            if command is not None:
+                yield command
+
+
+def _stop(state: RunState, record: StepRecord, now: float, *, rest_is_over: bool) -> Command | None:
+    def cancel(reason: ev.CancelReason) -> Cancel:
+        return Cancel(step=record.key, attempt=record.attempt, reason=reason)
+
+    detach = Detach(step=record.key, attempt=record.attempt)
+    stays = record.step.on_runner_exit is OnRunnerExit.DETACH
+    if state.interrupted is not None:
+        return detach if stays else cancel(ev.CancelReason.INTERRUPT)
+    if state.timed_out:
+        return cancel(ev.CancelReason.RUN_TIMEOUT) if record.step.waits else detach
+    if state.drained_by is not None and state.plan.on_failure is OnFailure.CANCEL and not stays:
+        return cancel(ev.CancelReason.ON_FAILURE)
+    limit = _second_line(record)
+    if limit is not None and now >= limit:
+        return cancel(ev.CancelReason.TIMEOUT)
+    return detach if rest_is_over else None
+
+
+def _second_line(record: StepRecord) -> float | None:
+    if record.timeout is None or record.launched_at is None:
+        return None
+    return record.launched_at + record.timeout + GRACE
+
+
+def _launches(state: RunState, now: float) -> Iterator[Launch]:
+    """Hand out what is free, best rank first; who does not fit may be overtaken, but not for ever."""
+    if state.stopping or not state.ready:
+        return
+    used = Counter(state.used)
+    allowance = _allowance(state, now)
+    reserved: set[str] = set()
+    passed: list[str] = []
+    for record in _by_rank(state, used, reserved, passed):
+        if allowance <= 0:
+            return
+        allowance -= 1
+        used.update(record.needs)
+        yield Launch(
+            step=record.key,
+            attempt=record.attempt + 1,
+            timeout=_timeout(state, record, now),
+            overtook=tuple(passed),
+        )
+
+
+def _by_rank(state: RunState, used: Counter[str], reserved: set[str], passed: list[str]) -> Iterator[StepRecord]:
+    """Yield the ready steps that fit, best first; the caller adds what it takes to `used` before it asks for the next.
+
+    Steps that need the same resources fit or do not fit together, so only the best of each such group is looked at.
+    """
+    limit = OVERTAKES_PER_SLOT * state.capacity[SLOTS]
+    heads: list[_Head] = []
+    for group in state.ready.values():
+        heapq.heappush(heads, _head(state, group, len(group) - 1, limit))
+    while heads:
+        _, key, group, place = heapq.heappop(heads)
+        record = state.records[key]
+        short = [name for name, n in record.needs.items() if used[name] + n > state.capacity[name]]
+        if short:
+            passed.append(key)
+            if record.overtaken >= limit:
+                reserved.update(short)
+        elif not reserved.isdisjoint(record.needs):
+            continue
+        else:
+            yield record
+            if place > 0:
+                heapq.heappush(heads, _head(state, group, place - 1, limit))
+
+
+_Head = tuple[tuple[int, bool, int, int], str, list[tuple[tuple[int, int, int], str]], int]
+
+
+def _head(state: RunState, group: list[tuple[tuple[int, int, int], str]], place: int, limit: int) -> _Head:
+    """Order heads by priority, then those overtaken too often, then longest remaining path, then plan order."""
+    (priority, path, order), key = group[place]
+    return ((-priority, state.records[key].overtaken < limit, -path, -order), key, group, place)
+
+
+def _allowance(state: RunState, now: float) -> int:
+    """Return how many workers may be asked for: as many as the server last gave, and a probe now and then."""
+    if state.ceiling is None:
+        return state.capacity[SLOTS]
+    below = state.ceiling - len(state.active)
+    if below <= 0 and now >= state.probe_at:
+        return 1
+    return below
+
+
+def _timeout(state: RunState, record: StepRecord, now: float) -> float | None:
+    deadline = state.deadline
+    if deadline is None or not record.step.waits:
+        return record.step.timeout
+    left = max(deadline - now, 0.001)
+    return left if record.step.timeout is None else min(record.step.timeout, left)
+
+
+def _only_detachable(state: RunState) -> bool:
+    """Say whether the rest is over and only workers of detach steps are left."""
+    return len(state.active) == state.unfinished and all(not state.records[key].step.waits for key in state.active)
+
+
+def _wake_at(state: RunState, now: float) -> float | None:
+    moments: list[float | None] = [state.deadline] if state.deadline is not None and not state.timed_out else []
+    moments += [state.records[key].retry_at for key in state.retrying]
+    moments += [_second_line(state.records[key]) for key in state.active if state.records[key].cancel_reason is None]
+    moments += [_queue_deadline(state.records[key]) for key in state.queue_timed]
+    if state.ceiling is not None and state.ready:
+        moments.append(max(state.probe_at, now))
+    return min((moment for moment in moments if moment is not None), default=None)
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def exit_code(state: RunState) -> int:
+    """Return the exit code that the run's end deserves (design: interrupted, run_timeout, unknown, failed, success)."""
+    if state.interrupted is not None:
+        return 128 + state.interrupted
+    if state.timed_out:
+        return 5
+    states = {record.state for record in state.records.values()}
+    if StepState.UNKNOWN in states or any(not record.final for record in state.records.values()):
+        return 7
+    return 1 if states & BAD else 0
