@@ -1,0 +1,90 @@
+"""Who runs PostgreSQL: it refuses to run as root, so root hands its programs to an ordinary account."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from runner.errors import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+#: In the order of preference: the account that PostgreSQL's packages make, then the one every Unix has.
+_STAND_INS = ("postgres", "nobody")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The account that owns the server's files and runs its programs.
+
+    `drop` says that it is not ours: programs have to be handed to it, and files given to it.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    drop: bool
+
+
+def server_account() -> Account:
+    """Return the account to run PostgreSQL as: our own or, for root, `postgres` or `nobody`.
+
+    EmbeddedServerError if we are root and neither exists.
+    """
+    if os.geteuid() != 0:
+        return Account(name=_name_of(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), drop=False)
+    for name in _STAND_INS:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid, drop=True)
+    raise EmbeddedServerError(
+        "PostgreSQL does not run as root, and this machine has neither an account postgres nor nobody.",
+        hint="Run jobplan as an ordinary user, or use --dsn.",
+    )
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # containers are often run with a number that has no entry
+        return str(uid)
+
+
+def reachable(folder: Path, account: Account) -> bool:
+    """Tell whether `account` may pass through `folder` and everything above it, by the permission bits."""
+    return all(_may_pass(place.stat(), account) for place in (folder, *folder.parents))
+
+
+def _may_pass(status: os.stat_result, account: Account) -> bool:
+    if status.st_uid == account.uid:
+        return bool(status.st_mode & stat.S_IXUSR)
+    if status.st_gid == account.gid:
+        return bool(status.st_mode & stat.S_IXGRP)
+    return bool(status.st_mode & stat.S_IXOTH)
+
+
+def make_folder(path: Path, account: Account) -> None:
+    """Make `path`, or take it over if it is there, as a folder that only `account` (and root) can enter."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    if account.drop:
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    path.chmod(0o700)
+
+
+def write_file(path: Path, text: str, account: Account) -> None:
+    """Write a file of `account`'s that nobody else can read.
+
+    It always makes a new one: in a folder that belongs to another account, root follows no link that lies there.
+    """
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        if account.drop:
+            os.fchown(descriptor, account.uid, account.gid)
+        file.write(text)

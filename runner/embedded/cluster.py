@@ -1,0 +1,166 @@
+"""The data directory of an embedded server: a template made once, copied for each server, and its settings.
+
+initdb takes seconds, a copy of what it made takes a tenth of one. The template has the extension in `postgres` and in
+template1, so that every database of a copy has it.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import re
+import shutil
+import tempfile
+from typing import TYPE_CHECKING
+
+from runner.embedded import locks
+from runner.embedded.account import make_folder, write_file
+from runner.embedded.programs import run_program
+from runner.errors import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from runner.embedded.account import Account
+    from runner.embedded.finding import Installation
+
+SETTINGS_FILE = "jobplan.conf"
+#: What our connection strings and the server's own folder depend on.
+RESERVED_SETTINGS = frozenset({"listen_addresses", "port", "unix_socket_directories", "unix_socket_permissions"})
+
+#: Counted up when the making of a template changes, so that the ones made before are not used any longer.
+_TEMPLATE_FORMAT = 1
+_STAGING_PREFIX = ".new-"
+_SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
+_SCRAM_ITERATIONS = 4096
+
+
+def server_settings(*, port: int, socket_dir: Path, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return an embedded server's settings; `extra` is the caller's and wins.
+
+    EmbeddedServerError if `extra` has a name that cannot be one, or one that our connection strings depend on.
+    """
+    for name in extra:
+        if not _SETTING_NAME.fullmatch(name):
+            raise EmbeddedServerError(f"{name!r} is not the name of a PostgreSQL setting.")
+        if name.lower() in RESERVED_SETTINGS:
+            raise EmbeddedServerError(f"The embedded server chooses {name} itself.")
+    return {
+        "listen_addresses": "127.0.0.1",
+        "port": str(port),
+        "unix_socket_directories": str(socket_dir),
+        "unix_socket_permissions": "0700",
+        "max_worker_processes": "64",
+        "fsync": "off",  # for trying and testing: a crash of the machine may lose everything
+        "autovacuum": "on",
+        **extra,
+    }
+
+
+def render_settings(settings: Mapping[str, str]) -> str:
+    """Write settings as a configuration file, every value quoted; ValueError if one has a line break in it."""
+    lines = ["# Written at each start by jobplan's embedded server."]
+    for name, value in settings.items():
+        if "\n" in value or "\r" in value:
+            raise ValueError(f"the setting {name} cannot hold a line break")
+        lines.append(f"{name} = '{value.replace(chr(92), chr(92) * 2).replace(chr(39), chr(39) * 2)}'")
+    return "\n".join(lines) + "\n"
+
+
+def scram_verifier(password: str, salt: bytes) -> str:
+    """Return what PostgreSQL stores of a password (RFC 5802, 7677): so the password itself is never sent or logged."""
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _SCRAM_ITERATIONS)
+    stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    server_key = hmac.digest(salted, b"Server Key", "sha256")
+    salt_text, stored, server = (base64.b64encode(part).decode() for part in (salt, stored_key, server_key))
+    return f"SCRAM-SHA-256${_SCRAM_ITERATIONS}:{salt_text}${stored}:{server}"
+
+
+def is_ours(data_dir: Path) -> bool:
+    """Tell whether `data_dir` was made here; a cluster of anybody else's is never started or changed."""
+    return (data_dir / SETTINGS_FILE).exists()
+
+
+def ensure_template(cache: Path, installation: Installation, account: Account, progress: Callable[[str], None]) -> Path:
+    """Return the template for `installation`, made if there is none yet."""
+    templates = cache / "templates"
+    if not templates.is_dir():
+        templates.mkdir(exist_ok=True)
+        templates.chmod(0o755 if account.drop else 0o700)
+    target = templates / template_name(installation, account)
+    if target.is_dir():
+        return target
+    with locks.exclusive(cache / "templates.lock"):
+        if target.is_dir():
+            return target
+        for leftover in templates.glob(f"{_STAGING_PREFIX}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        progress("preparing an empty database cluster (once)")
+        staging = _reserve(templates, account)
+        try:
+            _make_cluster(staging, installation, account)
+            staging.rename(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _reserve(templates: Path, account: Account) -> Path:
+    staging = templates / tempfile.mktemp(prefix=_STAGING_PREFIX, dir="")  # noqa: S306 (mkdir below refuses what is there)
+    make_folder(staging, account)
+    return staging
+
+
+def template_name(installation: Installation, account: Account) -> str:
+    """Return a name that changes with everything a template depends on."""
+    made_of = (_TEMPLATE_FORMAT, installation.bin_dir, installation.build, installation.extension, account.uid)
+    return f"{installation.version}-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]}"
+
+
+def _make_cluster(data_dir: Path, installation: Installation, account: Account) -> None:
+    arguments = [
+        installation.program("initdb"),
+        f"--pgdata={data_dir}",
+        "--username=postgres",
+        "--auth-local=trust",  # the socket's folder is private
+        "--auth-host=scram-sha-256",
+        "--encoding=UTF8",
+        "--no-sync",
+        *locale_options(installation.major, _locale_names()),
+    ]
+    run_program(arguments, account=account, own_session=True)
+    for database in ("template1", "postgres"):
+        # single-user mode: no server has to be started; it ends well whatever becomes of the statement
+        single = [installation.program("postgres"), "--single", "-F", "-j", "-D", str(data_dir)]
+        run_program([*single, database], account=account, stdin="CREATE EXTENSION pg_background;\n\n", own_session=True)
+    with (data_dir / "postgresql.conf").open("a", encoding="utf-8") as file:
+        file.write(f"\ninclude '{SETTINGS_FILE}'\n")
+    write_file(data_dir / SETTINGS_FILE, render_settings({}), account)
+
+
+def locale_options(major: int, known: frozenset[str]) -> list[str]:
+    """Return initdb's options for C.UTF-8: the builtin one where there is one (17), else the system's if it has it."""
+    if major >= 17:
+        return ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+    for name in ("C.UTF-8", "C.utf8"):
+        if name in known:
+            return [f"--locale={name}"]
+    return ["--locale=C"]
+
+
+def _locale_names() -> frozenset[str]:
+    program = shutil.which("locale")
+    return frozenset(run_program([program, "-a"]).split()) if program else frozenset()
+
+
+def copy_template(template: Path, data_dir: Path, account: Account) -> None:
+    """Make `data_dir` a copy of the template, sharing blocks where the file system can."""
+    make_folder(data_dir, account)
+    source = f"{template}/."
+    try:
+        run_program(["cp", "-a", "--reflink=auto", source, str(data_dir)], account=account)
+    except EmbeddedServerError:
+        # other than GNU's; with GNU's this repeats what is wrong
+        run_program(["cp", "-Rp", source, str(data_dir)], account=account)

@@ -1,0 +1,174 @@
+"""Installing Debian's packages into the cache: complete or not at all, once, whoever else is at it.
+
+The packages are built for a newer C library than the host's, so that each program is started through the loader that
+came with it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.embedded import debian, locks
+from runner.embedded.finding import inspect
+from runner.embedded.programs import run_program
+from runner.errors import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from runner.embedded.finding import Installation
+
+_STAGING_PREFIX = ".new-"
+#: For each architecture: the folder of its libraries, and the loader in it.
+_LOADERS = {
+    "amd64": ("x86_64-linux-gnu", "ld-linux-x86-64.so.2"),
+    "arm64": ("aarch64-linux-gnu", "ld-linux-aarch64.so.1"),
+}
+#: Unpacked, the packages take a little more than four times their size.
+_UNPACKED_FACTOR = 5
+_UNSAFE = re.compile(r"[^A-Za-z0-9.+~-]+")
+
+#: PostgreSQL finds its other folders from the name that it is started with, so that the program keeps it (--argv0).
+_WRAPPER = """\
+#!/bin/sh
+# Starts the program beside this file with the loader and the libraries that came with it.
+here=${{0%/*}}
+libraries=$here/../../../{triplet}
+exec "$libraries/{loader}" --library-path "$libraries:$here/../lib" --argv0 "$0" "$0.bin" "$@"
+"""
+
+
+def find_cached(cache: Path, environ: Mapping[str, str]) -> Installation | None:
+    """Return the newest of the packages in the cache, for the suite that is wanted; None if there are none."""
+    suite = environ.get(debian.SUITE_VARIABLE) or debian.DEFAULT_SUITE
+    found = sorted(_folder(cache).glob(f"{_safe(suite)}_*/root/usr/lib/postgresql/*/bin"))
+    for bin_dir in reversed(found):
+        try:
+            return inspect(bin_dir)
+        except EmbeddedServerError:
+            continue  # damaged, or made on a machine of another kind: it is fetched again
+    return None
+
+
+def install(cache: Path, environ: Mapping[str, str], progress: Callable[[str], None]) -> Installation:
+    """Bring PostgreSQL and the extension into the cache and return them; what is there already is only found.
+
+    EmbeddedServerError if this machine, its network or its disk does not allow it.
+    """
+    source = debian.find_source(environ)
+    if not _folder(cache).is_dir():
+        _folder(cache).mkdir(exist_ok=True)
+        _folder(cache).chmod(stat.S_IMODE(cache.stat().st_mode) & 0o755)
+    waiting = "another jobplan is fetching PostgreSQL; waiting for it"
+    with locks.exclusive(cache / "packages.lock", lambda: progress(waiting)):
+        installed = find_cached(cache, environ)  # by somebody who was faster
+        if installed is not None:
+            return installed
+        for leftover in _folder(cache).glob(f"{_STAGING_PREFIX}*"):
+            shutil.rmtree(leftover, ignore_errors=True)
+        staging = Path(tempfile.mkdtemp(prefix=_STAGING_PREFIX, dir=_folder(cache)))
+        try:
+            return _install_from(staging, source, progress)
+        except OSError as error:
+            raise EmbeddedServerError(f"the packages could not be unpacked: {error}") from error
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def _folder(cache: Path) -> Path:
+    return cache / "packages"
+
+
+def _safe(text: str) -> str:
+    """Make part of a file's name of a version: an epoch's colon would cut the loader's library path."""
+    return _UNSAFE.sub("-", text)
+
+
+def _install_from(staging: Path, source: debian.Source, progress: Callable[[str], None]) -> Installation:
+    """Fetch and unpack in `staging`, try the result, and only then move it to where it will be found."""
+    progress(f"looking for PostgreSQL with pg_background in Debian {source.suite}")
+    apt = debian.Apt(staging, source)
+    apt.update()
+    package = debian.newest_package(apt.package_names())
+    if package is None:
+        raise EmbeddedServerError(f"Debian {source.suite} at {source.mirror} has no postgresql-NN-pg-background")
+    needed = apt.needed(package)
+    size = sum(one.size for one in needed)
+    _check_space(staging, size)
+    progress(f"fetching {package} and {len(needed) - 1} packages ({size / 1e6:.0f} MB)")
+    files = apt.fetch(package)
+    progress("unpacking")
+    finished = staging / "finished"
+    root = finished / "root"
+    root.mkdir(parents=True)
+    _unpack(files, root)
+    _drop_special_bits(root)
+    server = package.removesuffix("-pg-background")
+    bin_dir = root / "usr/lib/postgresql" / server.removeprefix("postgresql-") / "bin"
+    _wrap_programs(bin_dir, source.architecture)
+    installation = inspect(bin_dir)
+    versions = {one.name: one.version for one in needed}
+    key = "_".join([source.suite, source.architecture, versions[server], versions[package]])
+    target = staging.parent / _safe_key(key)
+    for folder in (finished, root):
+        folder.chmod(stat.S_IMODE(staging.parent.stat().st_mode))
+    shutil.rmtree(target, ignore_errors=True)  # found to be damaged, or we would not be here
+    finished.rename(target)
+    return replace(installation, bin_dir=target / bin_dir.relative_to(finished))
+
+
+def _safe_key(key: str) -> str:
+    return "_".join(_safe(part) for part in key.split("_"))
+
+
+def _check_space(folder: Path, download: int) -> None:
+    needed = download * (1 + _UNPACKED_FACTOR)
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise EmbeddedServerError(
+            f"{folder.parent} has {free // 2**20} MB free, and PostgreSQL needs {needed // 2**20} MB to be unpacked;"
+            " set JOBPLAN_CACHE_DIR to a folder with room"
+        )
+
+
+def _unpack(files: Iterable[Path], root: Path) -> None:
+    def unpack(file: Path) -> None:
+        run_program(["dpkg-deb", "--extract", str(file), str(root)])
+
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+        for _ in pool.map(unpack, files):
+            pass
+
+
+def _drop_special_bits(root: Path) -> None:
+    """Take set-user-id and the like from every file: unpacked by root, `passwd` would be a way to become root.
+
+    Folders are made enterable on the way, so that they can be removed again by who unpacked them.
+    """
+    for folder, _, names in os.walk(root):
+        os.chmod(folder, 0o755)  # noqa: PTH101, S103 (a Path for each of 9,000 files takes its time)
+        for name in names:
+            path = os.path.join(folder, name)  # noqa: PTH118 (the same)
+            mode = os.lstat(path).st_mode
+            if stat.S_ISREG(mode) and mode & 0o7000:
+                os.chmod(path, mode & 0o0755)  # noqa: PTH101 (the same)
+
+
+def _wrap_programs(bin_dir: Path, architecture: str) -> None:
+    """Put a wrapper in the place of each program; its own file goes beside it, as NAME.bin."""
+    triplet, loader = _LOADERS[architecture]
+    for program in sorted(bin_dir.iterdir()):
+        with program.open("rb") as file:
+            if file.read(4) != b"\x7fELF":
+                continue
+        program.rename(program.with_name(f"{program.name}.bin"))
+        program.write_text(_WRAPPER.format(triplet=triplet, loader=loader), encoding="utf-8")
+        program.chmod(0o755)
