@@ -77,14 +77,14 @@ def make_folder(path: Path, account: Account) -> None:
     path.chmod(0o700)
 
 
-def write_file(path: Path, text: str, account: Account) -> None:
-    """Write a file of `account`'s that nobody else can read.
+def write_file(path: Path, text: str, account: Account | None = None) -> None:
+    """Write a file of `account`'s, or our own, that nobody else can read.
 
     It always makes a new one: in a folder that belongs to another account, root follows no link that lies there.
     """
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        if account.drop:
+        if account is not None and account.drop:
             os.fchown(descriptor, account.uid, account.gid)
         file.write(text)

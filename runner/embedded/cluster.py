@@ -132,8 +132,9 @@ def _make_cluster(data_dir: Path, installation: Installation, account: Account) 
     ]
     run_program(arguments, account=account, own_session=True)
     for database in ("template1", "postgres"):
-        # single-user mode: no server has to be started; it ends well whatever becomes of the statement
+        # single-user mode: no server has to be started; without the setting it would end well whatever failed
         single = [installation.program("postgres"), "--single", "-F", "-j", "-D", str(data_dir)]
+        single += ["-c", "exit_on_error=on"]
         run_program([*single, database], account=account, stdin="CREATE EXTENSION pg_background;\n\n", own_session=True)
     with (data_dir / "postgresql.conf").open("a", encoding="utf-8") as file:
         file.write(f"\ninclude '{SETTINGS_FILE}'\n")
@@ -156,11 +157,14 @@ def _locale_names() -> frozenset[str]:
 
 
 def copy_template(template: Path, data_dir: Path, account: Account) -> None:
-    """Make `data_dir` a copy of the template, sharing blocks where the file system can."""
-    make_folder(data_dir, account)
+    """Make `data_dir` a copy of the template, complete or not at all, sharing blocks where the file system can."""
+    staging = data_dir.with_name(f"{data_dir.name}{_STAGING_PREFIX}")
+    shutil.rmtree(staging, ignore_errors=True)
+    make_folder(staging, account)
     source = f"{template}/."
     try:
-        run_program(["cp", "-a", "--reflink=auto", source, str(data_dir)], account=account)
+        run_program(["cp", "-a", "--reflink=auto", source, str(staging)], account=account)
     except EmbeddedServerError:
         # other than GNU's; with GNU's this repeats what is wrong
-        run_program(["cp", "-Rp", source, str(data_dir)], account=account)
+        run_program(["cp", "-Rp", source, str(staging)], account=account)
+    staging.rename(data_dir)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import socket
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
@@ -85,6 +84,10 @@ class EmbeddedServer:
         """
         watchdog.stop_postmaster(self.data_dir, fast=mode == "fast")
         _run_postmaster(self.bin_dir, self.data_dir, self.log_file, self._account)
+
+    def leave_running(self) -> None:
+        """Let a kept server go on without this process; after this, `stop` does nothing."""
+        _let_go(self._leash)
 
     def __enter__(self) -> Self:
         return self
@@ -250,12 +253,3 @@ def _log_tail(log_file: Path) -> str:
 def _let_go(leash: list[int]) -> None:
     while leash:
         os.close(leash.pop())
-
-
-def uptime(data_dir: Path) -> float | None:
-    """Return for how many seconds the server on `data_dir` has been running; None if that cannot be told."""
-    try:
-        started = int((data_dir / "postmaster.pid").read_text(encoding="utf-8").splitlines()[2])
-    except (OSError, ValueError, IndexError):
-        return None
-    return max(0.0, time.time() - started)

@@ -1,0 +1,146 @@
+"""`jobplan server`: the embedded PostgreSQL for trying things, kept running between commands."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import time
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.durations import format_duration
+from runner.errors import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from runner.embedded.persistent import KeptServer
+
+#: What `status` ends with when no server is running, as other programs' status commands do.
+EXIT_NOT_RUNNING = 3
+
+_FORMAT = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+
+
+@click.group()
+def server() -> None:
+    """Keep a PostgreSQL with pg_background running, for trying things.
+
+    The programs are this machine's own or, on Debian and its family, Debian's packages, unpacked into a cache without
+    touching the system. Not for production: a crash of the machine may lose the data.
+    """
+
+
+@server.command()
+@_FORMAT
+def start(form: str) -> None:
+    """Start the server, or say that it is running already."""
+    from runner.embedded.persistent import start_kept  # noqa: PLC0415 (--help does without it)
+
+    running, started = start_kept(_progress)
+    if not started:
+        _progress("it is running already")
+    _show(running, form)
+
+
+@server.command()
+@click.option("--remove-data", is_flag=True, help="Also throw its databases away.")
+def stop(*, remove_data: bool) -> None:
+    """Stop the server. Its databases are there again at the next start."""
+    from runner.embedded.persistent import stop_kept  # noqa: PLC0415 (as above)
+
+    stopped = stop_kept(remove_data=remove_data)
+    _progress("stopped" if stopped else "it was not running")
+    if remove_data:
+        _progress("its data are removed")
+
+
+@server.command()
+@_FORMAT
+@click.pass_context
+def status(context: click.Context, form: str) -> None:
+    """Say whether the server is running, and how to reach it.
+
+    Ends with 0 if it is running and with 3 if it is not.
+    """
+    from runner.embedded.persistent import find_kept  # noqa: PLC0415 (as above)
+
+    _show(running := find_kept(), form)
+    if running is None:
+        context.exit(EXIT_NOT_RUNNING)
+
+
+@server.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
+def psql(arguments: tuple[str, ...]) -> None:
+    """Open psql on the server, with psql's own ARGS (after --, where ours have the same name)."""
+    from runner.embedded.persistent import find_kept  # noqa: PLC0415 (as above)
+
+    running = find_kept()
+    if running is None:
+        raise EmbeddedServerError("The embedded server is not running.", hint="Start it: jobplan server start")
+    program = str(running.bin_dir / "psql")
+    os.execve(program, [program, *arguments], psql_environment(dict(os.environ), running))  # noqa: S606 (our own psql)
+
+
+def psql_environment(environ: dict[str, str], running: KeptServer) -> dict[str, str]:
+    """Return `environ` with the server as psql's default: its own arguments still win, a database's name for one."""
+    host, port = socket_of(running.dsn)
+    ours = {"PGHOST": host, "PGPORT": port, "PGUSER": "postgres", "PGDATABASE": "postgres"}
+    others = {name: value for name, value in environ.items() if name not in {"PGSERVICE", "PGHOSTADDR", "PGPASSWORD"}}
+    return {**others, **ours}
+
+
+def socket_of(dsn: str) -> tuple[str, str]:
+    """Return the socket's folder and the port that an embedded server's connection string names."""
+    from urllib.parse import parse_qs, urlsplit  # noqa: PLC0415 (as above)
+
+    query = parse_qs(urlsplit(dsn).query)
+    return query["host"][0], query["port"][0]
+
+
+def _progress(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _show(running: KeptServer | None, form: str) -> None:
+    if form == "json":
+        click.echo(json.dumps(_as_data(running), indent=2))
+    elif running is None:
+        click.echo("not running")
+    else:
+        click.echo(_as_text(running))
+
+
+def _as_data(running: KeptServer | None) -> dict[str, object]:
+    if running is None:
+        return {"running": False}
+    return {
+        "running": True,
+        "version": running.version,
+        "pid": running.pid,
+        "uptime_seconds": round(_uptime(running), 3),
+        "dsn": running.dsn,
+        "tcp_dsn": running.tcp_dsn,
+        "passfile": str(running.passfile),
+        "data_dir": str(running.data_dir),
+        "log_file": str(running.log_file),
+        "bin_dir": str(running.bin_dir),
+    }
+
+
+def _as_text(running: KeptServer) -> str:
+    return "\n".join(
+        [
+            f"running: PostgreSQL {running.version}, pid {running.pid}, up {format_duration(_uptime(running))}",
+            f"dsn:     {running.dsn}",
+            f"tcp:     {running.tcp_dsn} with PGPASSFILE={shlex.quote(str(running.passfile))}",
+            f"data:    {running.data_dir}",
+            f"log:     {running.log_file}",
+            f"use it:  export JOBPLAN_DSN={shlex.quote(running.dsn)}",
+        ]
+    )
+
+
+def _uptime(running: KeptServer) -> float:
+    return max(0.0, time.time() - running.started_at)
