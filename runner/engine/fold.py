@@ -16,6 +16,8 @@ from runner.plan.model import NeedOn
 
 #: Seconds between two attempts to get more workers from a server that has just refused one.
 PROBE_INTERVAL = 1.0
+#: What a step waits for that the server had no worker for.
+SERVER_CAPACITY = "server capacity"
 
 
 def apply(state: RunState, event: ev.Event) -> None:
@@ -45,11 +47,12 @@ def apply(state: RunState, event: ev.Event) -> None:
 
 
 def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> None:
-    state.released.pop(record.key, None)
-    state.retrying.pop(record.key, None)
+    _leave(state, record)
     record.ready_at = event.at
     record.overtaken = 0
-    _make_ready(state, record, event.at)
+    _enqueue(state, record)
+    state.fresh[record.key] = None
+    _move(record, StepState.READY, event.at)
 
 
 def _step_queued(state: RunState, record: StepRecord, event: ev.StepQueued) -> None:
@@ -64,14 +67,13 @@ def _step_skipped(state: RunState, record: StepRecord, event: ev.StepSkipped) ->
 
 
 def _step_queue_timed_out(state: RunState, record: StepRecord, event: ev.StepQueueTimedOut) -> None:
-    _unready(state, record)
     record.queue_timed_out = True
     _settle(state, record, event.at)
 
 
 def _step_retrying(state: RunState, record: StepRecord, event: ev.StepRetrying) -> None:
-    state.settling.pop(record.key, None)
-    state.retrying[record.key] = None
+    _leave(state, record)
+    bisect.insort(state.retrying, (event.until, record.key))
     record.retry_at = event.until
     _move(record, StepState.RETRYING, event.at)
 
@@ -81,8 +83,9 @@ def _step_finished(state: RunState, record: StepRecord, event: ev.StepFinished) 
 
 
 def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLaunching) -> None:
-    _unready(state, record)
-    state.used.update(record.needs)
+    _leave(state, record)
+    for name, amount in record.needs.items():
+        state.used[name] += amount
     state.active[record.key] = None
     record.attempt = event.attempt
     record.launched_at = event.at
@@ -93,24 +96,37 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     record.detaching = False
     record.lost = False
     for key in event.overtook:
-        state.records[key].overtaken += 1
+        _overtake(state, state.records[key])
+    if state.ceiling is not None and len(state.active) > state.ceiling:
+        state.probe = record.key
+        state.probe_at = event.at + PROBE_INTERVAL
     _move(record, StepState.LAUNCHING, event.at)
 
 
 def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDeferred) -> None:
-    """Back into the queue; the attempt did not happen, so its number is free again."""
-    _release(state, record)
+    """Back into the queue; the attempt did not happen, so its number is free again.
+
+    It is queued without a word of its own: CapacityShort speaks for all of them, once.
+    """
+    _leave(state, record)
     record.attempt -= 1
+    record.started_at = record.started_at if record.attempt else None
+    record.launched_at = None
+    record.cancel_reason = None
+    record.detaching = False
     state.ceiling = len(state.active)
+    state.probe = None
     state.probe_at = event.at + PROBE_INTERVAL
     state.short_message = event.message
-    _make_ready(state, record, event.at)
+    record.queued_because = SERVER_CAPACITY
+    _enqueue(state, record)
+    _move(record, StepState.QUEUED, event.at)
 
 
 def _attempt_running(state: RunState, record: StepRecord, event: ev.AttemptRunning) -> None:
     record.worker = event.worker
     _move(record, StepState.RUNNING, event.at)
-    _capacity_grew(state)
+    _got_worker(state, record, event.at)
 
 
 def _attempt_cancel_requested(_: RunState, record: StepRecord, event: ev.AttemptCancelRequested) -> None:
@@ -126,8 +142,7 @@ def _attempt_lost(_: RunState, record: StepRecord, __: ev.AttemptLost) -> None:
 
 
 def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFinished) -> None:
-    _capacity_grew(state)
-    _release(state, record)
+    _got_worker(state, record, event.at)
     record.last = event
     record.worker = event.worker or record.worker
     record.ended_at = event.at
@@ -157,47 +172,87 @@ def _move(record: StepRecord, to: StepState, at: float) -> None:
     record.since = at
 
 
-def _make_ready(state: RunState, record: StepRecord, at: float) -> None:
-    _move(record, StepState.READY, at)
-    group = state.ready.setdefault(frozenset(record.needs.items()), [])
-    bisect.insort(group, (record.rank, record.key))
-    state.fresh[record.key] = None
-    if record.step.queue_timeout is not None:
-        state.queue_timed[record.key] = None
+def _leave(state: RunState, record: StepRecord) -> None:
+    """Take the step out of the index that its present state put it into."""
+    match record.state:
+        case StepState.PENDING:
+            state.released.pop(record.key, None)
+        case StepState.READY | StepState.QUEUED:
+            _dequeue(state, record)
+            state.fresh.pop(record.key, None)
+        case StepState.LAUNCHING | StepState.RUNNING:
+            for name, amount in record.needs.items():
+                state.used[name] -= amount
+            del state.active[record.key]
+        case StepState.SETTLING:
+            del state.settling[record.key]
+        case StepState.RETRYING:
+            _remove(state.retrying, (record.retry_at, record.key))
+        case _:
+            pass
 
 
-def _unready(state: RunState, record: StepRecord) -> None:
-    state.fresh.pop(record.key, None)
-    state.queue_timed.pop(record.key, None)
-    signature = frozenset(record.needs.items())
-    group = state.ready.get(signature, [])
-    place = bisect.bisect_left(group, (record.rank, record.key))
-    if place < len(group) and group[place][1] == record.key:
-        del group[place]
-        if not group:
-            del state.ready[signature]
+def _enqueue(state: RunState, record: StepRecord) -> None:
+    entry = (state.place(record), record.key)
+    group = state.ready.setdefault(record.kind, [])
+    if not group or entry < group[0]:
+        if group:
+            _remove(state.heads, group[0])
+        bisect.insort(state.heads, entry)
+    bisect.insort(group, entry)
+    deadline = record.queue_deadline
+    if deadline is not None:
+        bisect.insort(state.queue_timed, (deadline, record.key))
 
 
-def _release(state: RunState, record: StepRecord) -> None:
-    state.used.subtract(record.needs)
-    state.active.pop(record.key, None)
+def _dequeue(state: RunState, record: StepRecord) -> None:
+    entry = (state.place(record), record.key)
+    group = state.ready[record.kind]
+    if entry == group[0]:
+        _remove(state.heads, entry)
+        if len(group) > 1:
+            bisect.insort(state.heads, group[1])
+    _remove(group, entry)
+    if not group:
+        del state.ready[record.kind]
+    if record.queue_deadline is not None:
+        _remove(state.queue_timed, (record.queue_deadline, record.key))
 
 
-def _capacity_grew(state: RunState) -> None:
-    """A worker exists beyond what the server last gave: the shortage is over."""
-    if state.ceiling is not None and len(state.active) > state.ceiling:
+def _remove(ordered: list[Any], entry: object) -> None:
+    del ordered[bisect.bisect_left(ordered, entry)]
+
+
+def _overtake(state: RunState, record: StepRecord) -> None:
+    """Count it; at the end of its patience the step moves up."""
+    if record.overtaken + 1 == state.patience:
+        _dequeue(state, record)
+        record.overtaken += 1
+        _enqueue(state, record)
+    else:
+        record.overtaken += 1
+
+
+def _got_worker(state: RunState, record: StepRecord, at: float) -> None:
+    """End the shortage if this was the attempt that asked for more than the server last gave.
+
+    Other workers prove nothing: they are among those that it gave. Should the end be premature, the next refusal says
+    so; `probe_at` keeps CapacityRestored back until then.
+    """
+    if state.probe == record.key:
         state.ceiling = None
+        state.probe = None
+        state.probe_at = at + PROBE_INTERVAL
 
 
 def _settle(state: RunState, record: StepRecord, at: float) -> None:
-    _move(record, StepState.SETTLING, at)
+    _leave(state, record)
     state.settling[record.key] = None
+    _move(record, StepState.SETTLING, at)
 
 
 def _finish(state: RunState, record: StepRecord, to: StepState, at: float) -> None:
-    _unready(state, record)
-    for index in (state.released, state.settling, state.retrying):
-        index.pop(record.key, None)
+    _leave(state, record)
     _move(record, to, at)
     state.unfinished -= 1
     if to in BAD and state.first_bad is None:

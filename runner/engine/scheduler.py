@@ -8,14 +8,14 @@ which it wants to be asked even if nothing happens.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from runner.engine import events as ev
 from runner.engine.commands import Cancel, Command, Detach, Launch
-from runner.engine.fold import need_met
-from runner.engine.state import BAD, SLOTS, RunState, StepRecord, StepState
+from runner.engine.fold import SERVER_CAPACITY, need_met
+from runner.engine.state import BAD, SLOTS, Place, RunState, StepRecord, StepState
 from runner.plan.model import OnFailure, OnRunnerExit
 
 #: Seconds that a worker gets beyond its server-side timeout before the runner cancels it.
@@ -23,8 +23,6 @@ GRACE = 5.0
 #: Seconds before a step of unknown outcome runs again, and how often that may happen without a `retry` of its own.
 UNKNOWN_DELAY = 1.0
 UNKNOWN_ATTEMPTS = 3
-#: A wide step that has been overtaken this many times for each slot of the budget gets the next ones that fall free.
-OVERTAKES_PER_SLOT = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,23 +62,26 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
         return
     for key in state.settling:
         yield settle(state, state.records[key], now)
-    if state.first_bad and not state.stopping and state.plan.on_failure is not OnFailure.CONTINUE:
+    draining = state.plan.on_failure is not OnFailure.CONTINUE and state.unfinished
+    if state.first_bad is not None and draining and not state.stopping:
         yield ev.RunDraining(at=now, step=state.first_bad)
         return
     if state.short_message is not None and not state.short_told:
         yield ev.CapacityShort(at=now, message=_shortage(state))
-    elif state.short_told and state.ceiling is None:
+    elif state.short_told and state.ceiling is None and now >= state.probe_at:
         yield ev.CapacityRestored(at=now)
     for key in state.released:
         yield _release(state, state.records[key], now)
     if state.stopping:
         yield from _drain(state, now)
         return
-    for key in state.retrying:
-        retry_at = state.records[key].retry_at
-        if retry_at is not None and now >= retry_at:
-            yield ev.StepReady(at=now, step=key)
+    for _, key in _due(state.retrying, now):
+        yield ev.StepReady(at=now, step=key)
     yield from _queue_timeouts(state, now)
+
+
+def _due(moments: list[tuple[float, str]], now: float) -> Iterator[tuple[float, str]]:
+    return itertools.takewhile(lambda entry: entry[0] <= now, moments)
 
 
 def _shortage(state: RunState) -> str:
@@ -92,10 +93,10 @@ def _shortage(state: RunState) -> str:
 
 
 def _release(state: RunState, record: StepRecord, now: float) -> ev.Event:
-    """A pending step whose needs are all over: it is ready, or it is skipped."""
+    """A pending step is ready if all its needs are met, and skipped as soon as one of them never can be."""
     for need in record.step.needs:
         needed = state.records[need.step]
-        if not need_met(need.on, needed.state, needed.skip):
+        if needed.final and not need_met(need.on, needed.state, needed.skip):
             return _skip(record, ev.SkipReason.UPSTREAM, f"{need.step} {needed.state}", now)
     if state.stopping:
         return _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
@@ -119,7 +120,7 @@ def _drain(state: RunState, now: float) -> Iterator[ev.Event]:
     for group in state.ready.values():
         for _, key in group:
             yield _end_waiting(state, state.records[key], now)
-    for key in state.retrying:
+    for _, key in state.retrying:
         yield _end_waiting(state, state.records[key], now)
 
 
@@ -130,14 +131,9 @@ def _end_waiting(state: RunState, record: StepRecord, now: float) -> ev.Event:
 
 
 def _queue_timeouts(state: RunState, now: float) -> Iterator[ev.Event]:
-    for key in state.queue_timed:
-        record = state.records[key]
-        if now >= _queue_deadline(record):
-            yield ev.StepQueueTimedOut(at=now, step=key, waited=now - (record.ready_at or now))
-
-
-def _queue_deadline(record: StepRecord) -> float:
-    return (record.ready_at or 0.0) + (record.step.queue_timeout or 0.0)
+    for _, key in _due(state.queue_timed, now):
+        ready_at = state.records[key].ready_at
+        yield ev.StepQueueTimedOut(at=now, step=key, waited=0.0 if ready_at is None else now - ready_at)
 
 
 def _queued(state: RunState, record: StepRecord, now: float) -> ev.StepQueued:
@@ -146,10 +142,9 @@ def _queued(state: RunState, record: StepRecord, now: float) -> ev.StepQueued:
 
 def why_queued(state: RunState, record: StepRecord) -> str:
     """Say what a ready step waits for: `slots 4/4`, `pool:heavy_io 1/1`, `server capacity`, `its turn`."""
-    for name, amount in record.needs.items():
-        if state.used[name] + amount > state.capacity[name]:
-            return f"{name} {state.used[name]}/{state.capacity[name]}"
-    return "server capacity" if state.ceiling is not None else "its turn"
+    for name in _lacking(state, record, state.used):
+        return f"{name} {state.used[name]}/{state.capacity[name]}"
+    return SERVER_CAPACITY if state.ceiling is not None else "its turn"
 
 
 def settle(state: RunState, record: StepRecord, now: float) -> ev.Event:
@@ -159,7 +154,8 @@ def settle(state: RunState, record: StepRecord, now: float) -> ev.Event:
         error = ev.ErrorDetails(message=f"no slot within its queue_timeout of {record.step.queue_timeout:g} s")
         state_ = StepState.FAILED_ALLOWED if _allowed(record, error) else StepState.FAILED
         return ev.StepFinished(at=now, step=record.key, state=state_, error=error)
-    delay = None if state.stopping or record.cancel_reason else _retry_delay(record, last)
+    asked_to_stop = record.cancel_reason not in (None, ev.CancelReason.TIMEOUT)
+    delay = None if state.stopping or asked_to_stop else _retry_delay(record, last)
     if delay is None:
         return _last_word(record, last, now)
     return ev.StepRetrying(at=now, step=record.key, next_attempt=record.attempt + 1, until=now + delay)
@@ -173,16 +169,23 @@ def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
         return max(UNKNOWN_DELAY, retry.delay_before(record.attempt + 1)) if again else None
     if record.attempt >= retry.max_attempts:
         return None
-    if last.outcome is ev.Outcome.TIMED_OUT:
+    outcome = _outcome(record, last)
+    if outcome is ev.Outcome.TIMED_OUT:
         wanted = not retry.on or "timeout" in retry.on
     else:
         sqlstate = last.error.sqlstate if last.error else None
-        wanted = last.outcome is ev.Outcome.FAILED and (not retry.on or sqlstate in retry.on)
+        wanted = outcome is ev.Outcome.FAILED and (not retry.on or sqlstate in retry.on)
     return retry.delay_before(record.attempt + 1) if wanted else None
 
 
+def _outcome(record: StepRecord, last: ev.AttemptFinished) -> ev.Outcome:
+    """Return how the attempt ended; a cancel by the second line is a timeout, and nothing else."""
+    overdue = record.cancel_reason is ev.CancelReason.TIMEOUT and last.outcome is ev.Outcome.CANCELLED
+    return ev.Outcome.TIMED_OUT if overdue else last.outcome
+
+
 def _last_word(record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepFinished:
-    final = StepState(last.outcome.value)
+    final = StepState(_outcome(record, last).value)
     if final in (StepState.FAILED, StepState.TIMED_OUT) and _allowed(record, last.error):
         final = StepState.FAILED_ALLOWED
     return ev.StepFinished(at=now, step=record.key, state=final, error=last.error)
@@ -231,58 +234,69 @@ def _second_line(record: StepRecord) -> float | None:
 
 
 def _launches(state: RunState, now: float) -> Iterator[Launch]:
-    """Hand out what is free, best rank first; who does not fit may be overtaken, but not for ever."""
+    """Hand out what is free, best place first; who does not fit may be overtaken, but not for ever."""
     if state.stopping or not state.ready:
         return
-    used = Counter(state.used)
+    used = dict(state.used)
     allowance = _allowance(state, now)
-    reserved: set[str] = set()
-    passed: list[str] = []
-    for record in _by_rank(state, used, reserved, passed):
-        if allowance <= 0:
-            return
-        allowance -= 1
-        used.update(record.needs)
+    passed: list[StepRecord] = []
+    for record in itertools.islice(_fitting(state, used, passed), max(allowance, 0)):
+        wanted = record.needs.keys()
+        overtook = tuple(other.key for other in passed if not wanted.isdisjoint(_lacking(state, other, used)))
+        for name, amount in record.needs.items():
+            used[name] = used.get(name, 0) + amount
         yield Launch(
             step=record.key,
             attempt=record.attempt + 1,
             timeout=_timeout(state, record, now),
-            overtook=tuple(passed),
+            overtook=overtook,
         )
 
 
-def _by_rank(state: RunState, used: Counter[str], reserved: set[str], passed: list[str]) -> Iterator[StepRecord]:
+def _fitting(state: RunState, used: dict[str, int], passed: list[StepRecord]) -> Iterator[StepRecord]:
     """Yield the ready steps that fit, best first; the caller adds what it takes to `used` before it asks for the next.
 
-    Steps that need the same resources fit or do not fit together, so only the best of each such group is looked at.
+    Who does not fit goes into `passed`, and so does who would take what somebody has reserved whose patience is over.
     """
-    limit = OVERTAKES_PER_SLOT * state.capacity[SLOTS]
-    heads: list[_Head] = []
-    for group in state.ready.values():
-        heapq.heappush(heads, _head(state, group, len(group) - 1, limit))
-    while heads:
-        _, key, group, place = heapq.heappop(heads)
-        record = state.records[key]
-        short = [name for name, n in record.needs.items() if used[name] + n > state.capacity[name]]
-        if short:
-            passed.append(key)
-            if record.overtaken >= limit:
-                reserved.update(short)
-        elif not reserved.isdisjoint(record.needs):
-            continue
-        else:
+    reserved: set[str] = set()
+    for record, kind_fits in _by_place(state):
+        if used.get(SLOTS, 0) >= state.capacity[SLOTS]:
+            return
+        lacking = _lacking(state, record, used)
+        if not lacking and reserved.isdisjoint(record.needs):
+            kind_fits.append(True)
             yield record
-            if place > 0:
-                heapq.heappush(heads, _head(state, group, place - 1, limit))
+            continue
+        passed.append(record)
+        if record.overtaken >= state.patience:
+            reserved.update(lacking)
 
 
-_Head = tuple[tuple[int, bool, int, int], str, list[tuple[tuple[int, int, int], str]], int]
+def _lacking(state: RunState, record: StepRecord, used: Mapping[str, int]) -> list[str]:
+    return [name for name, amount in record.needs.items() if used.get(name, 0) + amount > state.capacity[name]]
 
 
-def _head(state: RunState, group: list[tuple[tuple[int, int, int], str]], place: int, limit: int) -> _Head:
-    """Order heads by priority, then those overtaken too often, then longest remaining path, then plan order."""
-    (priority, path, order), key = group[place]
-    return ((-priority, state.records[key].overtaken < limit, -path, -order), key, group, place)
+def _by_place(state: RunState) -> Iterator[tuple[StepRecord, list[bool]]]:
+    """Yield the ready steps, best place first.
+
+    Steps of one kind fit or do not fit together, so the next one of a kind only comes up if the caller has put
+    something into the list that came with the one before.
+    """
+    heads = iter(state.heads)
+    head = next(heads, None)
+    seconds: list[tuple[Place, str, int]] = []
+    while head is not None or seconds:
+        if head is None or (seconds and seconds[0][0] < head[0]):
+            _, key, index = heapq.heappop(seconds)
+        else:
+            key, index = head[1], 0
+            head = next(heads, None)
+        record = state.records[key]
+        kind_fits: list[bool] = []
+        yield record, kind_fits
+        group = state.ready[record.kind]
+        if kind_fits and index + 1 < len(group):
+            heapq.heappush(seconds, (*group[index + 1], index + 1))
 
 
 def _allowance(state: RunState, now: float) -> int:
@@ -309,13 +323,16 @@ def _only_detachable(state: RunState) -> bool:
 
 
 def _wake_at(state: RunState, now: float) -> float | None:
-    moments: list[float | None] = [state.deadline] if state.deadline is not None and not state.timed_out else []
-    moments += [state.records[key].retry_at for key in state.retrying]
-    moments += [_second_line(state.records[key]) for key in state.active if state.records[key].cancel_reason is None]
-    moments += [_queue_deadline(state.records[key]) for key in state.queue_timed]
-    if state.ceiling is not None and state.ready:
-        moments.append(max(state.probe_at, now))
-    return min((moment for moment in moments if moment is not None), default=None)
+    """Return the next moment at which something follows from the time alone; it is always in the future."""
+    moments: list[float | None] = [state.deadline] if not state.timed_out else []
+    moments += [moment for moment, _ in (*state.retrying[:1], *state.queue_timed[:1])]
+    for record in map(state.records.__getitem__, state.active):
+        if record.cancel_reason is None and not record.detaching:
+            moments.append(_second_line(record))
+    if (state.ceiling is not None and state.ready) or (state.ceiling is None and state.short_told):
+        moments.append(state.probe_at)
+    # A probe that is due but was not ordered would not help: nobody who waits fits. Only an event can change that.
+    return min((moment for moment in moments if moment is not None and moment > now), default=None)
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------

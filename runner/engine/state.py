@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from runner.engine import events as ev
 from runner.plan.model import NeedOn, Plan, Step
 
-#: The resource that every step takes; pools are `pool:<name>`.
+#: The resource that every step takes; the others are `pool:<name>` and `exclusive:<name>`, of which there is one.
 SLOTS = "slots"
 
 
@@ -54,8 +54,13 @@ BAD = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, Ste
 #: States in which the step holds its slots and pools.
 HOLDING = frozenset({StepState.LAUNCHING, StepState.RUNNING})
 
-#: Priority, remaining path, plan order (negated): the greatest goes first.
+#: A step that has been overtaken this often, for each slot of the budget, goes first and reserves what it lacks.
+OVERTAKES_PER_SLOT = 4
+
+#: Priority (negated), remaining path (negated), plan order: the least goes first.
 Rank = tuple[int, int, int]
+#: A rank in which those overtaken too often come before the rest of their priority.
+Place = tuple[int, bool, int, int]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +70,8 @@ class StepRecord:
     step: Step
     rank: Rank
     needs: Mapping[str, int]
+    #: `needs` as a key: steps that need the same fit or do not fit together.
+    kind: frozenset[tuple[str, int]]
     unmet: int
     state: StepState = StepState.PENDING
     attempt: int = 0
@@ -91,6 +98,13 @@ class StepRecord:
         return self.step.id
 
     @property
+    def queue_deadline(self) -> float | None:
+        """The moment at which the step has waited too long for a slot; None if it may wait for ever."""
+        if self.ready_at is None or self.step.queue_timeout is None:
+            return None
+        return self.ready_at + self.step.queue_timeout
+
+    @property
     def final(self) -> bool:
         """Say whether nothing more will happen to the step."""
         return self.state in FINAL
@@ -105,16 +119,18 @@ class RunState:
     dependents: dict[str, list[tuple[str, NeedOn]]]
     capacity: dict[str, int]
     used: Counter[str] = field(default_factory=Counter)
-    #: Ready steps by what they need, each list with the best rank last.
-    ready: dict[frozenset[tuple[str, int]], list[tuple[Rank, str]]] = field(default_factory=dict)
-    #: Ready steps that nothing has been said about yet, and those with a queue_timeout.
+    #: Ready steps by what they need, best place first, and the first one of each of these lists, in the same order.
+    ready: dict[frozenset[tuple[str, int]], list[tuple[Place, str]]] = field(default_factory=dict)
+    heads: list[tuple[Place, str]] = field(default_factory=list)
+    #: Ready steps that nothing has been said about yet.
     fresh: dict[str, None] = field(default_factory=dict)
-    queue_timed: dict[str, None] = field(default_factory=dict)
+    #: When ready steps reach their queue_timeout, and when retries are due, the earliest first.
+    queue_timed: list[tuple[float, str]] = field(default_factory=list)
+    retrying: list[tuple[float, str]] = field(default_factory=list)
     #: Pending steps that are now certain to start or never to start, in the order in which that became so.
     released: dict[str, None] = field(default_factory=dict)
     settling: dict[str, None] = field(default_factory=dict)
     active: dict[str, None] = field(default_factory=dict)
-    retrying: dict[str, None] = field(default_factory=dict)
     unfinished: int = 0
     started_at: float | None = None
     finished: ev.RunFinished | None = None
@@ -124,6 +140,8 @@ class RunState:
     first_bad: str | None = None
     #: How many workers the server gave when it last refused one; None while it gives all that is asked for.
     ceiling: int | None = None
+    #: The step whose launch tries whether the server gives more than that, and when the next one may try.
+    probe: str | None = None
     probe_at: float = 0.0
     short_message: str | None = None
     short_told: bool = False
@@ -140,6 +158,16 @@ class RunState:
             return None
         return self.started_at + self.plan.run_timeout
 
+    @property
+    def patience(self) -> int:
+        """How often a step may be overtaken before it goes first and reserves what it lacks."""
+        return OVERTAKES_PER_SLOT * self.capacity[SLOTS]
+
+    def place(self, record: StepRecord) -> Place:
+        """Return where the step stands among those that wait for a slot."""
+        priority, path, order = record.rank
+        return (priority, record.overtaken < self.patience, path, order)
+
     def counts(self) -> Counter[StepState]:
         """Count the steps by state."""
         return Counter(record.state for record in self.records.values())
@@ -152,13 +180,15 @@ def initial_state(plan: Plan) -> RunState:
         plan=plan,
         records={},
         dependents={step.id: [] for step in plan.steps},
-        capacity={SLOTS: plan.budget.slots, **{f"pool:{name}": limit for name, limit in plan.budget.pools.items()}},
+        capacity=_capacity(plan),
     )
     for order, step in enumerate(plan.steps):
+        needs = _needs(step)
         record = StepRecord(
             step=step,
-            rank=(step.priority, length[step.id], -order),
-            needs={SLOTS: step.slots, **{f"pool:{name}": weight for name, weight in step.pools.items()}},
+            rank=(-step.priority, -length[step.id], order),
+            needs=needs,
+            kind=frozenset(needs.items()),
             unmet=len(step.needs),
         )
         state.records[step.id] = record
@@ -168,6 +198,20 @@ def initial_state(plan: Plan) -> RunState:
             state.released[step.id] = None
     state.unfinished = len(state.records)
     return state
+
+
+def _capacity(plan: Plan) -> dict[str, int]:
+    capacity = {SLOTS: plan.budget.slots}
+    capacity.update({f"pool:{name}": limit for name, limit in plan.budget.pools.items()})
+    capacity.update({f"exclusive:{name}": 1 for step in plan.steps for name in step.exclusive})
+    return capacity
+
+
+def _needs(step: Step) -> dict[str, int]:
+    needs = {SLOTS: step.slots}
+    needs.update({f"pool:{name}": weight for name, weight in step.pools.items()})
+    needs.update({f"exclusive:{name}": 1 for name in sorted(step.exclusive)})
+    return needs
 
 
 def _remaining_path(plan: Plan) -> dict[str, int]:
@@ -197,12 +241,31 @@ def validate(state: RunState) -> None:
         _expect(amount <= state.capacity[resource], f"{resource}: {amount} of {state.capacity[resource]}")
     holders = {record.key for record in state.records.values() if record.state in HOLDING}
     _expect(holders == set(state.active), f"active {set(state.active)}, but {holders} hold slots")
-    waiting = {r.key for r in state.records.values() if r.state in (StepState.READY, StepState.QUEUED)}
-    listed = {key for group in state.ready.values() for _, key in group}
-    _expect(waiting == listed, f"ready lists hold {listed}, but {waiting} wait")
-    _expect(all(group == sorted(group) for group in state.ready.values()), "a ready list is out of order")
+    _validate_waiting(state)
+    for what, index in ((StepState.SETTLING, state.settling), (StepState.RETRYING, [key for _, key in state.retrying])):
+        there = sorted(r.key for r in state.records.values() if r.state is what)
+        _expect(there == sorted(index), f"{what} should be {there}, but the index holds {sorted(index)}")
+    _expect(state.retrying == sorted(state.retrying), "the retries are out of order")
+    _expect(
+        all(state.records[key].state is StepState.PENDING for key in state.released), "a released step is not pending"
+    )
     unfinished = sum(not record.final for record in state.records.values())
     _expect(unfinished == state.unfinished, f"{state.unfinished} unfinished, but {unfinished} are not final")
+
+
+def _validate_waiting(state: RunState) -> None:
+    waiting = [r for r in state.records.values() if r.state in (StepState.READY, StepState.QUEUED)]
+    groups: dict[frozenset[tuple[str, int]], list[tuple[Place, str]]] = {}
+    for record in waiting:
+        groups.setdefault(record.kind, []).append((state.place(record), record.key))
+    groups = {kind: sorted(group) for kind, group in groups.items()}
+    _expect(groups == state.ready, f"the ready lists hold {state.ready}, but {groups} wait")
+    heads = sorted(group[0] for group in groups.values())
+    _expect(heads == state.heads, f"first in the ready lists are {heads}, but the index holds {state.heads}")
+    fresh = {r.key for r in waiting if r.state is StepState.READY}
+    _expect(fresh == set(state.fresh), f"{fresh} were not told of, but the index holds {set(state.fresh)}")
+    timed = sorted((r.queue_deadline, r.key) for r in waiting if r.queue_deadline is not None)
+    _expect(timed == state.queue_timed, f"the queue timeouts are {timed}, but the index holds {state.queue_timed}")
 
 
 def _expect(holds: bool, message: str) -> None:  # noqa: FBT001 - an assertion that python -O keeps

@@ -1,0 +1,253 @@
+"""The very scheduler on a virtual clock: what a plan would do, given how long each attempt takes and how it ends.
+
+It serves the dry run's schedule and the property tests. It is also the shortest statement of what a loop owes the
+scheduler:
+
+1. `decide` is asked again after everything that happens, and no later than `wake_at`.
+2. Its events are applied in order, its commands performed in order; then it is asked again, at the same moment, until
+   it gives neither.
+3. A command gives its event at once: Launch an AttemptLaunching (or, in its place, a StepSkipped: condition), Cancel an
+   AttemptCancelRequested, Detach an AttemptDetachRequested. Nothing is decided between two commands of one decision.
+4. Every AttemptLaunching is followed by exactly one of AttemptDeferred, AttemptFinished and StepSkipped, whatever else
+   happens: a cancel or a detach may come too late, and then the attempt ends as it would have.
+5. Events never go back in time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runner.engine import events as ev
+from runner.engine.commands import Cancel, Command, Detach, Launch
+from runner.engine.fold import apply
+from runner.engine.scheduler import Decision, decide, exit_code
+from runner.engine.state import RunState, StepRecord, initial_state
+from runner.plan.model import Plan, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptScript:
+    """What one attempt will do. Times are seconds.
+
+    `launch` passes before the server gives a worker or refuses one; the worker then takes `duration`, unless its
+    timeout ends it before, or a cancel does, which it heeds after `cancel_latency`. With `seen` false it is over
+    before anybody has seen it run. With `skip` the step's condition turns out to be false instead.
+    """
+
+    duration: float
+    outcome: ev.Outcome = ev.Outcome.SUCCEEDED
+    sqlstate: str | None = None
+    launch: float = 0.0
+    cancel_latency: float = 0.0
+    seen: bool = True
+    skip: bool = False
+    heeds_timeout: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """A run that has ended: its events in order, its last state, and how many seconds it took."""
+
+    events: tuple[ev.Event, ...]
+    state: RunState
+    makespan: float
+
+
+#: Called after each event that was applied and after each decision that was taken, with the state as it then is.
+Watcher = Callable[[RunState, ev.Event | Decision], None]
+
+
+def simulate(
+    plan: Plan,
+    *,
+    durations: Callable[[Step, int], AttemptScript],
+    capacity: Callable[[float], int] | None = None,
+    start: float = 0.0,
+    interrupt_at: float | None = None,
+    watch: Watcher | None = None,
+) -> Simulation:
+    """Run the plan on a virtual clock that begins at `start` seconds.
+
+    `durations` scripts each attempt of each step; `capacity` tells how many workers the server has for this run at a
+    given moment (as many as are asked for, if it is None). RuntimeError if the scheduler does not come to an end.
+    """
+    return _Simulator(plan, durations, capacity, start, watch).run(interrupt_at)
+
+
+class _Simulator:
+    def __init__(
+        self,
+        plan: Plan,
+        durations: Callable[[Step, int], AttemptScript],
+        capacity: Callable[[float], int] | None,
+        start: float,
+        watch: Watcher | None,
+    ) -> None:
+        self._plan = plan
+        self._durations = durations
+        self._capacity = capacity
+        self._start = start
+        self._now = start
+        self._watch = watch
+        self._state = initial_state(plan)
+        self._events: list[ev.Event] = []
+        #: What will happen: moment, a number that keeps equal moments in order, and what to do then.
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+        self._scripts: dict[tuple[str, int], AttemptScript] = {}
+        #: Attempts whose worker lives, and until when: also those that were detached.
+        self._workers: dict[tuple[str, int], float] = {}
+
+    def run(self, interrupt_at: float | None) -> Simulation:
+        self._emit(_run_started(self._plan, self._start))
+        if interrupt_at is not None:
+            self._at(interrupt_at, lambda: self._emit(ev.RunInterrupted(at=self._now, signal=2)))
+        while True:
+            decision = self._settle()
+            if decision.over:
+                break
+            self._wait(decision.wake_at)
+        states = {key: str(record.state) for key, record in self._state.records.items()}
+        self._emit(ev.RunFinished(at=self._now, exit_code=exit_code(self._state), steps=states))
+        return Simulation(events=tuple(self._events), state=self._state, makespan=self._now - self._start)
+
+    def _settle(self) -> Decision:
+        """Ask until nothing more follows at this moment."""
+        for _ in range(20 + 10 * len(self._plan.steps)):
+            decision = decide(self._state, self._now)
+            if self._watch is not None:
+                self._watch(self._state, decision)
+            for event in decision.events:
+                self._emit(event)
+            for command in decision.commands:
+                self._perform(command)
+            if not decision.events and not decision.commands:
+                return decision
+        raise RuntimeError(f"the scheduler does not come to rest at {self._now}")
+
+    def _wait(self, wake_at: float | None) -> None:
+        if wake_at is not None and wake_at <= self._now:
+            raise RuntimeError(f"the scheduler wants to be woken at {wake_at}, which is past at {self._now}")
+        if self._agenda and (wake_at is None or self._agenda[0][0] <= wake_at):
+            moment, _, happen = heapq.heappop(self._agenda)
+            self._now = max(self._now, moment)
+            happen()
+        elif wake_at is not None:
+            self._now = wake_at
+        else:
+            raise RuntimeError(f"the run is not over at {self._now}, and nothing will ever happen")
+
+    def _emit(self, event: ev.Event) -> None:
+        self._events.append(event)
+        apply(self._state, event)
+        if self._watch is not None:
+            self._watch(self._state, event)
+
+    def _at(self, moment: float, happen: Callable[[], None]) -> None:
+        self._number += 1
+        heapq.heappush(self._agenda, (moment, self._number, happen))
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case Launch():
+                self._launch(command)
+            case Cancel():
+                self._emit(
+                    ev.AttemptCancelRequested(
+                        at=self._now, step=command.step, attempt=command.attempt, reason=command.reason
+                    )
+                )
+                self._cancel(command.step, command.attempt)
+            case Detach():
+                self._emit(ev.AttemptDetachRequested(at=self._now, step=command.step, attempt=command.attempt))
+                if (command.step, command.attempt) in self._workers:
+                    self._at(self._now, lambda: self._end(command.step, command.attempt, ev.Outcome.DETACHED))
+
+    def _launch(self, command: Launch) -> None:
+        step, attempt = command.step, command.attempt
+        script = self._durations(self._state.records[step].step, attempt)
+        self._scripts[step, attempt] = script
+        self._emit(
+            ev.AttemptLaunching(
+                at=self._now,
+                step=step,
+                attempt=attempt,
+                application_name=f"jobplan:simulated:{step}",
+                timeout=command.timeout,
+                overtook=command.overtook,
+            )
+        )
+        self._at(self._now + script.launch, lambda: self._launched(step, attempt))
+
+    def _launched(self, step: str, attempt: int) -> None:
+        record, script = self._state.records[step], self._scripts[step, attempt]
+        if script.skip:
+            self._emit(ev.StepSkipped(at=self._now, step=step, reason=ev.SkipReason.CONDITION))
+        elif not self._has_room():
+            self._emit(ev.AttemptDeferred(at=self._now, step=step, attempt=attempt, message="no worker is free"))
+        elif record.cancel_reason is not None:
+            self._emit(_finished(self._now, step, attempt, ev.Outcome.CANCELLED))
+        else:
+            self._start_worker(record, script)
+
+    def _has_room(self) -> bool:
+        self._workers = {attempt: until for attempt, until in self._workers.items() if until > self._now}
+        return self._capacity is None or len(self._workers) < self._capacity(self._now)
+
+    def _start_worker(self, record: StepRecord, script: AttemptScript) -> None:
+        step, attempt = record.key, record.attempt
+        duration, outcome = script.duration, script.outcome
+        if script.heeds_timeout and record.timeout is not None and duration > record.timeout:
+            duration, outcome = record.timeout, ev.Outcome.TIMED_OUT
+        self._workers[step, attempt] = self._now + duration
+        if script.seen or record.detaching:
+            worker = ev.Worker(pid=len(self._events), backend_start="", application_name=f"jobplan:simulated:{step}")
+            self._emit(ev.AttemptRunning(at=self._now, step=step, attempt=attempt, worker=worker))
+        if record.detaching:
+            self._end(step, attempt, ev.Outcome.DETACHED)
+        else:
+            self._at(self._now + duration, lambda: self._end(step, attempt, outcome))
+
+    def _cancel(self, step: str, attempt: int) -> None:
+        script = self._scripts[step, attempt]
+        if (step, attempt) in self._workers:
+            moment = self._now + script.cancel_latency
+            self._workers[step, attempt] = moment
+            self._at(moment, lambda: self._end(step, attempt, ev.Outcome.CANCELLED))
+
+    def _end(self, step: str, attempt: int, outcome: ev.Outcome) -> None:
+        """Finish the attempt, unless something else has ended it before."""
+        record = self._state.records[step]
+        if record.attempt != attempt or step not in self._state.active:
+            return
+        if outcome is not ev.Outcome.DETACHED:
+            self._workers.pop((step, attempt), None)
+        self._emit(_finished(self._now, step, attempt, outcome, self._scripts[step, attempt].sqlstate))
+
+
+def _finished(at: float, step: str, attempt: int, outcome: ev.Outcome, sqlstate: str | None = None) -> ev.Event:
+    failed = outcome is ev.Outcome.FAILED
+    error = ev.ErrorDetails(message="scripted", sqlstate=sqlstate) if failed else None
+    return ev.AttemptFinished(at=at, step=step, attempt=attempt, outcome=outcome, error=error)
+
+
+def _run_started(plan: Plan, at: float) -> ev.RunStarted:
+    return ev.RunStarted(
+        at=at,
+        jobplan="",
+        plan=plan.name,
+        file=plan.file,
+        sha256="",
+        host="",
+        os_pid=0,
+        server="",
+        extension="",
+        database="",
+        user="",
+        slots=plan.budget.slots,
+        steps=len(plan.steps),
+    )
