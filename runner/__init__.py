@@ -1,7 +1,28 @@
-"""jobplan: a declarative YAML job-plan runner for PostgreSQL, on top of the pg_background extension."""
+"""jobplan: a declarative YAML job-plan runner for PostgreSQL, on top of the extension pg_background.
+
+The public surface is `load_plan`, `run_plan` and their types; everything else may change. Both are loaded when they are
+first used, so that the command line's `--help` does not wait for a database driver.
+"""
 
 from __future__ import annotations
 
-from importlib.metadata import version
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("jobplan")
+if TYPE_CHECKING:
+    from runner.api import load_plan, run_plan
+
+__all__ = ["__version__", "load_plan", "run_plan"]
+
+_HOMES = {"load_plan": "runner.api", "run_plan": "runner.api"}
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type of whatever is asked for
+    if name == "__version__":
+        return importlib.import_module("importlib.metadata").version("jobplan")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'runner' has no attribute {name!r}")
+
+
+__version__: str

@@ -98,3 +98,7 @@ class ServerLostError(GatewayError):
 
 class RecordError(JobplanError):
     """The run's record or a report cannot be written or read."""
+
+
+class CapacityError(GatewayError):
+    """The server has no worker to give now: max_worker_processes, the reserve, or connections are used up."""

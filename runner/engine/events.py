@@ -262,17 +262,21 @@ class AttemptNotice(AttemptEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptFinished(AttemptEvent):
-    """The worker has gone, or was detached. `started_at` and `finished_at` are the server's own, RFC 3339."""
+    """The worker has gone, or was detached.
+
+    `started_at` and `finished_at` are the server's own clock; `deadline` is when the server ends a detached worker.
+    """
 
     name: ClassVar[str] = "attempt_finished"
     outcome: Outcome
     error: ErrorDetails | None = None
     command_tag: str = ""
     row_count: int | None = None
-    started_at: str | None = None
-    finished_at: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
     worker: Worker | None = None
     deadline: float | None = None
+    notices_dropped: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -305,7 +309,7 @@ def to_json(event: Event, run: str) -> dict[str, Any]:
     return data
 
 
-_TIMES = frozenset({"until", "deadline"})
+_TIMES = frozenset({"until", "deadline", "started_at", "finished_at"})
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 - JSON values have no narrower type

@@ -1,0 +1,76 @@
+"""The command line. Commands are imported when they are called, so that `jobplan --help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from runner.cli.exits import exit_code_of, report_bug, report_error
+from runner.errors import JobplanError
+
+_COMMANDS = {
+    "validate": "Check plans without a server.",
+    "run": "Run a plan.",
+    "schema": "Print the JSON Schema of plans.",
+    "server": "Start, stop and use the embedded server, for trying things.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Knows the commands by name; a command's module, `runner.cli.<name>`, has the command of the same name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(importlib.import_module(f"runner.cli.{cmd_name}"), cmd_name)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        """List the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's signature
+    if wanted and not ctx.resilient_parsing:
+        from runner import __version__
+
+        click.echo(f"jobplan {__version__}")
+        ctx.exit()
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+)
+def cli() -> None:
+    """Run checked-in plans of SQL steps inside PostgreSQL, through the extension pg_background."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit; every exit code of jobplan is decided here."""
+    try:
+        code = cli.main(args=arguments, prog_name="jobplan", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        code = stop.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except click.Abort:
+        code = 130
+    except JobplanError as error:
+        report_error(error)
+        code = exit_code_of(error)
+    except BrokenPipeError:
+        sys.stderr.close()
+        code = 141
+    except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit code 70
+        report_bug(error)
+        code = 70
+    sys.exit(code if isinstance(code, int) else 0)

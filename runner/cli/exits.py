@@ -1,0 +1,62 @@
+"""Exit codes, mapped once, and how an error is told to a person."""
+
+from __future__ import annotations
+
+import traceback
+
+import click
+
+from runner.errors import (
+    GroupHeldError,
+    JobplanError,
+    PlanError,
+    PreflightError,
+    RecordError,
+    ServerLostError,
+    UsageError,
+)
+
+_CODES: tuple[tuple[type[JobplanError], int], ...] = (
+    (UsageError, 2),
+    (PlanError, 3),
+    (PreflightError, 4),
+    (GroupHeldError, 6),
+    (RecordError, 4),
+    (ServerLostError, 7),
+)
+
+#: The table that `jobplan run --help` prints.
+EXIT_CODES = """\b
+Exit codes:
+  0         all steps succeeded (or were skipped by condition, allowed, or detached)
+  1         a step failed, timed out or was cancelled
+  2         wrong usage
+  3         the plan is invalid
+  4         nothing was started: no connection, or the server is not ready
+  5         run_timeout ended the run
+  6         another run holds the concurrency group
+  7         an outcome is unknown, or a worker that should have stopped still runs
+  70        a bug in jobplan
+  130, 143  interrupted by Ctrl-C or SIGTERM
+"""
+
+
+def exit_code_of(error: JobplanError) -> int:
+    """Return the exit code for an error that ended the command; 70 for one that has no business doing so."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), 70)
+
+
+def report_error(error: JobplanError) -> None:
+    """Say what is wrong, where, and what to do; a plan's problems one a line."""
+    if isinstance(error, PlanError):
+        for problem in error.problems:
+            click.echo(str(problem), err=True)
+    click.echo(f"jobplan: {error}", err=True)
+
+
+def report_bug(error: Exception) -> None:
+    """Show the traceback, and ask for a report."""
+    traceback.print_exception(error)
+    click.echo(
+        "jobplan: this is a bug in jobplan. Please report it with the lines above and, if you can, the plan.", err=True
+    )

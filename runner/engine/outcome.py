@@ -1,0 +1,58 @@
+"""What a worker's end means: from what the gateway knows to an outcome that is never guessed."""
+
+from __future__ import annotations
+
+from runner.engine.events import CancelReason, ErrorDetails, Outcome
+from runner.gateway.base import WorkerEnd
+
+_QUERY_CANCELED = "57014"
+#: Ways in which somebody stops a worker: a cancel or statement timeout, a terminate, a shutdown of the server.
+_STOPPED = frozenset({_QUERY_CANCELED, "57P01", "57P02", "57P03"})
+#: Seconds by which the server's own timer may be early against its own clock.
+_TIMER_SLACK = 0.005
+
+
+def classify(
+    end: WorkerEnd, *, timeout: float | None, cancelled: CancelReason | None
+) -> tuple[Outcome, ErrorDetails | None]:
+    """Return the outcome of an attempt and what there is to say about it.
+
+    `timeout` is what the server enforced, in seconds; `cancelled` is why jobplan asked the worker to stop, if it did.
+    57014 means a timeout or a cancel, and only our own record tells them apart (extension note 6).
+    """
+    if end.detached:
+        return Outcome.DETACHED, None
+    if end.proven:
+        return Outcome.SUCCEEDED, None
+    if end.lost:
+        return Outcome.UNKNOWN, ErrorDetails(
+            message="the session that launched the worker was lost; the worker has gone and nobody knows what it did"
+        )
+    if end.error is not None:
+        return _of_error(end, end.error, timeout=timeout, cancelled=cancelled), end.error
+    return _without_evidence(end)
+
+
+def _of_error(end: WorkerEnd, error: ErrorDetails, *, timeout: float | None, cancelled: CancelReason | None) -> Outcome:
+    if error.sqlstate not in _STOPPED:
+        return Outcome.FAILED
+    if cancelled is not None:
+        by_clock = cancelled in (CancelReason.TIMEOUT, CancelReason.RUN_TIMEOUT)
+        return Outcome.TIMED_OUT if by_clock else Outcome.CANCELLED
+    ran_out = error.sqlstate == _QUERY_CANCELED and _ran_out(end, timeout)
+    return Outcome.TIMED_OUT if ran_out else Outcome.CANCELLED
+
+
+def _ran_out(end: WorkerEnd, timeout: float | None) -> bool:
+    if timeout is None or end.started_at is None or end.finished_at is None:
+        return False
+    return end.finished_at - end.started_at >= timeout - _TIMER_SLACK
+
+
+def _without_evidence(end: WorkerEnd) -> tuple[Outcome, ErrorDetails]:
+    """The worker has gone, and the extension knows of no error: that alone is not success (extension note 5)."""
+    if end.started_at is None:
+        return Outcome.FAILED, ErrorDetails(message="the worker ended before it began with its SQL")
+    return Outcome.UNKNOWN, ErrorDetails(
+        message="the worker ended without saying how; a setting such as transaction_timeout may have stopped it"
+    )

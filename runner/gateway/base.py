@@ -1,0 +1,116 @@
+"""The protocol between a run and whatever executes its steps; the real one is `pg.py`, its double `fake.py`.
+
+The same contract suite runs against both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from runner.engine.events import ErrorDetails, Notice, Worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerInfo:
+    """What a run needs to know, and a report to say, about the server."""
+
+    version: str
+    version_number: int
+    extension_version: str
+    extension_schema: str
+    database: str
+    user: str
+    max_worker_processes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaunchRequest:
+    """One attempt of one step, ready to be sent. Times are seconds, None means no limit; sizes are bytes.
+
+    `reserve` is the number of the server's worker slots that must stay free after the launch. A `detachable` worker is
+    let go of when its output queue is full; any other one has its output drained.
+    """
+
+    sql: str
+    application_name: str
+    timeout: float | None = None
+    lock_timeout: float | None = None
+    settings: Mapping[str, str] = field(default_factory=dict)
+    role: str | None = None
+    search_path: str | None = None
+    output_buffer: int = 65_536
+    reserve: int = 0
+    detachable: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerEnd:
+    """What is known of a worker that has gone or was let go of.
+
+    Exactly one of four: `detached`; `lost` (nobody can say what it did); `error`; or `proven`, which is the evidence of
+    success (extension note 5). None of them: the worker has gone and the extension knows no error, which is not
+    success. Times are the server's, in seconds since the epoch.
+    """
+
+    worker: Worker | None = None
+    detached: bool = False
+    lost: bool = False
+    proven: bool = False
+    error: ErrorDetails | None = None
+    command_tag: str = ""
+    row_count: int | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+    notices: tuple[Notice, ...] = ()
+    notices_dropped: int = 0
+
+
+class WorkerHandle(Protocol):
+    """One worker that was launched, from launch to end."""
+
+    @property
+    def worker(self) -> Worker | None:
+        """Who it is, once it has been seen on the server."""
+        ...
+
+    def cancel(self) -> None:
+        """Have the worker asked to stop; `ended` tells when it has gone. Repeated calls change nothing."""
+        ...
+
+    def detach(self) -> None:
+        """Let go of the worker as soon as it has been seen on the server; `ended` then returns."""
+        ...
+
+    async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+        """Wait until the worker has gone or was let go of. Call it once.
+
+        `seen` is called when the worker was found in pg_stat_activity, which for a worker that ends within
+        milliseconds never happens; `lost` when its launcher session is gone and it is followed by identity only.
+        ServerLostError if the server cannot be reached again.
+        """
+        ...
+
+
+class Gateway(Protocol):
+    """Everything a run asks of a server."""
+
+    async def open(self) -> ServerInfo:
+        """Connect and check that the server can run plans.
+
+        ConnectionFailedError or PreflightError, with what to do, if it cannot.
+        """
+        ...
+
+    async def launch(self, request: LaunchRequest) -> WorkerHandle:
+        """Ask for a worker.
+
+        CapacityError if the server has none to give now. A launch that the server refuses for any other reason gives
+        a handle whose end carries the error. ServerLostError if the server cannot be reached.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Close every session. Workers go on: call it when none is left that matters."""
+        ...

@@ -1,0 +1,75 @@
+"""What a worker sends back: rows that nobody asked for, command tags, and notices.
+
+A worker stops for ever when its output queue is full and nobody reads it (extension note 4), and some rows cannot be
+read at all because their type has no name in a column list (void). So rows that nobody asked for never leave the
+worker: a statement that returns some is followed by one that does not, and then the extension sends only its command
+tag. The record of why, and of what was weighed against it: docs/decisions/0002.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+from runner.engine.events import Notice
+from runner.errors import JobplanError
+from runner.sql import parse
+
+#: Says in pg_stat_activity what it is for. SET needs no privilege, takes no lock and gives no row.
+MARKER = "SET LOCAL jobplan.rows TO 'discarded'"
+
+#: Bytes of notices that are kept for each attempt.
+NOTICE_CAP = 65_536
+
+
+class NoticeCollector:
+    """Keeps notices up to `NOTICE_CAP` bytes and counts the rest."""
+
+    def __init__(self) -> None:
+        self.kept: list[Notice] = []
+        self.dropped = 0
+        self._bytes = 0
+
+    def __call__(self, notice: Notice) -> None:
+        """Take one notice."""
+        size = len(notice.message.encode("utf-8", "replace"))
+        if self._bytes + size > NOTICE_CAP:
+            self.dropped += 1
+            return
+        self._bytes += size
+        self.kept.append(notice)
+
+
+@lru_cache(maxsize=1024)
+def discards_rows(sql: str) -> bool:
+    """Say whether the rows of the last statement are to be kept in the worker.
+
+    Not those of CALL: a procedure that commits must be the only statement (extension note 7). SQL that the parser does
+    not know is left alone.
+    """
+    try:
+        statements = parse.parse_statements(sql)
+    except JobplanError:
+        return False
+    return bool(statements) and parse.returns_rows(statements[-1])
+
+
+def with_marker(sql: str) -> str:
+    """Return the text that is launched."""
+    return f"{sql}\n;{MARKER}" if discards_rows(sql) else sql
+
+
+def statement_tag(
+    sql: str, tags: Sequence[Sequence[str | None]], tag: str | None, row_count: str | None
+) -> tuple[str | None, str | None]:
+    """Return the command tag and the row count of the plan's own last statement.
+
+    `tags` are those of all statements as the extension gave them (`INSERT 0 5`); `tag` and `row_count` are what it
+    reports of the last one, which may be the marker.
+    """
+    own = tags[:-1] if discards_rows(sql) else tags
+    words = (own[-1][0] or "").split() if own else []
+    name = " ".join(word for word in words if not word.isdigit())
+    if not name:
+        return tag, row_count
+    return name, words[-1] if words[-1].isdigit() else row_count

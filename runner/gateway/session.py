@@ -1,0 +1,219 @@
+"""One session to the server, driven through libpq directly.
+
+psycopg connects; from then on its libpq wrapper is used without the cursor layer, because a run makes a few round trips
+for each step and the cost of each is what bounds its throughput (docs/decisions/0001). Every statement is a
+transaction of its own: in pipeline mode each one is followed by a Sync, so that no snapshot outlives it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import pq
+
+from runner.engine.events import ErrorDetails, Notice
+from runner.errors import ConnectionFailedError, ServerLostError
+
+Row = tuple[str | None, ...]
+
+_ERRORS = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED})
+_DIAG = pq.DiagnosticField
+#: Seconds for one attempt to connect to one address.
+_CONNECT_TIMEOUT = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What one statement gave: rows of text, or an error."""
+
+    rows: tuple[Row, ...] = ()
+    error: ErrorDetails | None = None
+
+
+@dataclass(slots=True)
+class _Expected:
+    """A Sync that is still to come, and what stands before it: a statement's preparation, or its execution."""
+
+    name: str
+    preparation: bool
+
+
+class Session:
+    """A connection that runs prepared statements by name, several in one round trip."""
+
+    def __init__(
+        self, connection: psycopg.AsyncConnection[tuple[object, ...]], queries: Callable[[str], bytes]
+    ) -> None:
+        self._connection = connection
+        self._libpq = connection.pgconn
+        self._queries = queries
+        self._prepared: set[str] = set()
+        self._expected: deque[_Expected] = deque()
+        self._replies: list[Reply] = []
+        self._waiting: asyncio.Future[list[Reply]] | None = None
+        self._loop = asyncio.get_running_loop()
+        self._lost: str | None = None
+        self._unprepared: ErrorDetails | None = None
+        self.on_notice: Callable[[Notice], None] | None = None
+        connection.add_notice_handler(self._notice)
+        self._libpq.nonblocking = 1
+        self._libpq.enter_pipeline_mode()
+        self._socket = self._libpq.socket
+        self._loop.add_reader(self._socket, self._read)
+
+    @classmethod
+    async def connect(cls, conninfo: str, *, application_name: str, queries: Callable[[str], bytes]) -> Session:
+        """Open a session. ConnectionFailedError, with the server's own words, if it cannot."""
+        try:
+            connection = await psycopg.AsyncConnection.connect(
+                conninfo,
+                autocommit=True,
+                application_name=application_name,
+                client_encoding="UTF8",
+                connect_timeout=_CONNECT_TIMEOUT,
+            )
+        except psycopg.Error as error:
+            raise ConnectionFailedError(_one_line(str(error))) from error
+        return cls(connection, queries)
+
+    @property
+    def lost(self) -> bool:
+        """Say whether the connection is gone."""
+        return self._lost is not None
+
+    async def run(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+        """Run named statements, each with its parameters as text, in one round trip; one reply for each.
+
+        An error of one does not keep the next from running. ServerLostError if the connection breaks.
+        """
+        if self._lost is not None:
+            raise ServerLostError(self._lost)
+        if self._waiting is not None:
+            raise RuntimeError("a session runs one thing at a time")
+        self._waiting = self._loop.create_future()
+        try:
+            for name, parameters in statements:
+                self._send(name, parameters)
+            self._flush()
+            return await self._waiting
+        except asyncio.CancelledError:
+            self._break("the wait for the server was given up")
+            raise
+        except psycopg.Error as error:
+            self._break(str(error))
+            raise ServerLostError(_one_line(str(error))) from error
+        finally:
+            self._waiting = None
+
+    async def cancel(self) -> None:
+        """Have the server break off the statement that runs on this session now."""
+        await self._connection.cancel_safe()
+
+    async def close(self) -> None:
+        """Close the connection; a worker that it launched goes on (extension note 8)."""
+        self._break("the session was closed")
+        await self._connection.close()
+
+    def _send(self, name: str, parameters: Sequence[str]) -> None:
+        if name not in self._prepared:
+            self._libpq.send_prepare(name.encode(), self._queries(name))
+            self._libpq.pipeline_sync()
+            self._prepared.add(name)
+            self._expected.append(_Expected(name, preparation=True))
+        self._libpq.send_query_prepared(name.encode(), [value.encode() for value in parameters])
+        self._libpq.pipeline_sync()
+        self._expected.append(_Expected(name, preparation=False))
+
+    def _flush(self) -> None:
+        if self._libpq.flush():
+            self._loop.add_writer(self._socket, self._write)
+
+    def _write(self) -> None:
+        try:
+            done = not self._libpq.flush()
+        except psycopg.Error as error:
+            self._break(str(error))
+            return
+        if done:
+            self._loop.remove_writer(self._socket)
+
+    def _read(self) -> None:
+        try:
+            self._libpq.consume_input()
+            while self._expected and not self._libpq.is_busy():
+                result = self._libpq.get_result()
+                if result is not None:
+                    self._take(result)
+        except psycopg.Error as error:
+            self._break(str(error))
+            return
+        if self._libpq.status == pq.ConnStatus.BAD:
+            self._break("the server closed the connection")
+
+    def _take(self, result: pq.abc.PGresult) -> None:
+        if result.status == pq.ExecStatus.PIPELINE_SYNC:
+            self._expected.popleft()
+            if not self._expected and self._waiting is not None and not self._waiting.done():
+                replies, self._replies = self._replies, []
+                self._waiting.set_result(replies)
+            return
+        expected = self._expected[0]
+        if expected.preparation:
+            if result.status in _ERRORS:
+                self._prepared.discard(expected.name)
+                self._unprepared = error_details(result)
+        elif result.status in _ERRORS:
+            error = error_details(result)
+            unprepared = expected.name not in self._prepared
+            self._replies.append(Reply(error=self._unprepared if unprepared and self._unprepared else error))
+        else:
+            self._replies.append(Reply(rows=_rows(result)))
+
+    def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
+        if self.on_notice is not None:
+            severity = diagnostic.severity_nonlocalized or diagnostic.severity or "NOTICE"
+            self.on_notice(Notice(severity=severity, message=diagnostic.message_primary or ""))
+
+    def _break(self, why: str) -> None:
+        if self._lost is None:
+            self._lost = _one_line(why) or "the connection to the server is gone"
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(ServerLostError(self._lost))
+
+
+def _rows(result: pq.abc.PGresult) -> tuple[Row, ...]:
+    def value(row: int, column: int) -> str | None:
+        data = result.get_value(row, column)
+        return None if data is None else data.decode("utf-8", "replace")
+
+    return tuple(tuple(value(row, column) for column in range(result.nfields)) for row in range(result.ntuples))
+
+
+def error_details(result: pq.abc.PGresult) -> ErrorDetails:
+    """Keep everything that the server says of an error."""
+
+    def field(code: pq.DiagnosticField) -> str | None:
+        data = result.error_field(code)
+        return data.decode("utf-8", "replace") if data else None
+
+    return ErrorDetails(
+        message=field(_DIAG.MESSAGE_PRIMARY) or _one_line(result.error_message.decode("utf-8", "replace")),
+        sqlstate=field(_DIAG.SQLSTATE),
+        detail=field(_DIAG.MESSAGE_DETAIL),
+        hint=field(_DIAG.MESSAGE_HINT),
+        context=field(_DIAG.CONTEXT),
+        schema=field(_DIAG.SCHEMA_NAME),
+        table=field(_DIAG.TABLE_NAME),
+        column=field(_DIAG.COLUMN_NAME),
+        constraint=field(_DIAG.CONSTRAINT_NAME),
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

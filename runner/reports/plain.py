@@ -1,0 +1,200 @@
+"""Progress for logs and pipes: one line for each change of state, and a heartbeat.
+
+Rendering is pure: `lines_for` and `heartbeat` turn an event and the state into text; the sink only writes it.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from typing import TextIO
+
+from runner.clock import rfc3339
+from runner.durations import format_duration
+from runner.engine import events as ev
+from runner.engine.state import HOLDING, RunState, StepState
+from runner.errors import RecordError
+
+#: Seconds between two heartbeat lines.
+HEARTBEAT = 60.0
+
+
+class Verbosity(enum.IntEnum):
+    """How much is said: only failures and the last line, changes of state, or notices and queueing too."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+
+
+class Plain:
+    """A sink that writes progress lines to a stream. A reader that has gone away ends the lines, not the run."""
+
+    def __init__(self, stream: TextIO, run_id: str, verbosity: Verbosity = Verbosity.NORMAL) -> None:
+        self._stream = stream
+        self._run_id = run_id
+        self._verbosity = verbosity
+        self._last_line = 0.0
+
+    def handle(self, event: ev.Event, state: RunState) -> None:
+        """Write what the event means to a person."""
+        for line in lines_for(event, state, self._verbosity, self._run_id):
+            self._write(event.at, line)
+
+    def tick(self, now: float, state: RunState) -> None:
+        """Write a heartbeat if nothing has been said for a while."""
+        if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
+            self._write(now, heartbeat(state, now))
+
+    def close(self) -> None:
+        """Leave the stream to its owner."""
+
+    def _write(self, at: float, line: str) -> None:
+        self._last_line = at
+        try:
+            self._stream.write(f"{rfc3339(at)[11:19]} {line}\n")
+            self._stream.flush()
+        except (OSError, ValueError) as error:
+            raise RecordError(f"progress can no longer be shown: {error}") from error
+
+
+def lines_for(event: ev.Event, state: RunState, verbosity: Verbosity, run_id: str) -> Iterator[str]:
+    """Yield the lines that `event` is worth, without the time."""
+    if verbosity >= Verbosity.NORMAL:
+        yield from _progress(event, state, run_id)
+    elif isinstance(event, ev.StepFinished) and event.state in _ALARMING:
+        yield _finished(event, state)
+    if verbosity >= Verbosity.VERBOSE:
+        yield from _detail(event)
+
+
+_ALARMING = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, StepState.UNKNOWN})
+
+
+def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
+    if isinstance(event, ev.StepEvent):
+        yield from _step_progress(event, state)
+        return
+    match event:
+        case ev.RunStarted():
+            yield (
+                f"run {run_id} of {event.plan}: {event.steps} steps, {event.slots} slots, "
+                f"database {event.database} (PostgreSQL {event.server}, pg_background {event.extension})"
+            )
+        case ev.CapacityShort():
+            yield f"slower than planned: {event.message}"
+        case ev.CapacityRestored():
+            yield "the server gives all the workers again that are asked for"
+        case ev.RunInterrupted():
+            yield "interrupted: nothing more is started; what runs is being looked after (again to stop waiting)"
+        case ev.RunTimedOut():
+            yield "run_timeout is over: nothing more is started, and what runs is stopped"
+        case ev.RunDraining():
+            yield f"{event.step} did not succeed: nothing more is started (on_failure: {state.plan.on_failure})"
+        case _:
+            pass
+
+
+def _step_progress(event: ev.StepEvent, state: RunState) -> Iterator[str]:
+    match event:
+        case ev.AttemptLaunching():
+            again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            limit = "no timeout" if event.timeout is None else f"timeout {format_duration(event.timeout)}"
+            yield f"{event.step}: started{again} ({limit})"
+        case ev.AttemptCancelRequested():
+            yield f"{event.step}: asked to stop ({event.reason.replace('_', ' ')})"
+        case ev.AttemptLost():
+            yield f"{event.step}: its session was lost ({event.message}); following the worker by its name"
+        case ev.StepRetrying():
+            yield _retrying(event, state)
+        case ev.StepSkipped():
+            yield f"{event.step}: skipped ({event.reason.replace('_', ' ')}: {event.because})"
+        case ev.StepFinished():
+            yield _finished(event, state)
+        case _:
+            pass
+
+
+def _detail(event: ev.Event) -> Iterator[str]:
+    match event:
+        case ev.StepQueued():
+            yield f"{event.step}: queued ({event.reason})"
+        case ev.AttemptRunning():
+            yield f"{event.step}: running (pid {event.worker.pid})"
+        case ev.AttemptNotice():
+            yield from (f"{event.step}: {event.notice.severity}: {line}" for line in event.notice.message.splitlines())
+        case ev.AttemptFinished() if event.notices_dropped:
+            yield f"{event.step}: {event.notices_dropped} more notices were dropped"
+        case _:
+            pass
+
+
+def _retrying(event: ev.StepRetrying, state: RunState) -> str:
+    last = state.records[event.step].last
+    error = last.error if last else None
+    delay = format_duration(max(0.0, event.until - event.at))
+    return f"{event.step}: attempt {event.next_attempt} in {delay} after: {error_text(error)}"
+
+
+def _finished(event: ev.StepFinished, state: RunState) -> str:
+    record = state.records[event.step]
+    words = f"{event.step}: {event.state.replace('_', ' ')}"
+    if record.launched_at is not None and record.ended_at is not None:
+        words += f" in {format_duration(record.ended_at - record.launched_at)}"
+    if event.error is not None:
+        return f"{words}: {error_text(event.error)}"
+    last = record.last
+    if last is not None and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag:
+        words += f" ({last.command_tag}{f' {last.row_count}' if last.row_count else ''})"
+    if last is not None and last.outcome is ev.Outcome.DETACHED and last.worker is not None:
+        limit = f", ends by {rfc3339(last.deadline)[:19]}Z" if last.deadline is not None else ""
+        words += f" (pid {last.worker.pid} since {last.worker.backend_start}{limit})"
+    return words
+
+
+def error_text(error: ev.ErrorDetails | None) -> str:
+    """Write an error on one line: message, SQLSTATE, detail and hint."""
+    if error is None:
+        return "no error is known"
+    parts = [error.message if error.sqlstate is None else f"{error.message} (SQLSTATE {error.sqlstate})"]
+    parts += [part for part in (error.detail, error.hint) if part]
+    return " ".join(" ".join(parts).split())
+
+
+def heartbeat(state: RunState, now: float) -> str:
+    """Say what runs, for how long, and what waits for what."""
+    running = [
+        f"{record.key} for {format_duration(now - (record.launched_at or now))}"
+        for record in state.records.values()
+        if record.state in HOLDING
+    ]
+    waiting = [
+        f"{record.key} ({record.queued_because})"
+        for record in state.records.values()
+        if record.state is StepState.QUEUED
+    ]
+    return f"running: {_some(running)}; queued: {_some(waiting)}"
+
+
+def _some(items: list[str], limit: int = 8) -> str:
+    if not items:
+        return "nothing"
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more
+
+
+def last_line(state: RunState, *, seconds: float, record: str | None, run_id: str) -> str:
+    """Sum up the run: how many of each state, how long, where the record is, and how to find what lives on."""
+    counts = state.counts()
+    tally = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in StepState if counts[name])
+    text = f"run {run_id}: {tally} in {format_duration(seconds)}"
+    if record:
+        text += f"; record: {record}"
+    if any(r.state is StepState.DETACHED or r.state in HOLDING for r in state.records.values()):
+        text += f"; follow what lives on: psql -c {_FOLLOW % run_id}; stop it: psql -c {_STOP % run_id}"
+    return text
+
+
+_WORKERS = "FROM pg_stat_activity WHERE backend_type = 'pg_background' AND application_name LIKE 'jobplan:%s:%%'"
+_FOLLOW = f'"SELECT pid, application_name, now() - backend_start AS age {_WORKERS}"'
+_STOP = f'"SELECT pg_terminate_backend(pid) {_WORKERS}"'
