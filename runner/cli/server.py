@@ -6,15 +6,13 @@ import json
 import os
 import shlex
 import time
-from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 import click
 
 from runner.durations import format_duration
+from runner.embedded.persistent import KeptServer, find_kept, start_kept, stop_kept
 from runner.errors import EmbeddedServerError
-
-if TYPE_CHECKING:
-    from runner.embedded.persistent import KeptServer
 
 #: What `status` ends with when no server is running, as other programs' status commands do.
 EXIT_NOT_RUNNING = 3
@@ -35,8 +33,6 @@ def server() -> None:
 @_FORMAT
 def start(form: str) -> None:
     """Start the server, or say that it is running already."""
-    from runner.embedded.persistent import start_kept  # noqa: PLC0415 (--help does without it)
-
     running, started = start_kept(_progress)
     if not started:
         _progress("it is running already")
@@ -47,8 +43,6 @@ def start(form: str) -> None:
 @click.option("--remove-data", is_flag=True, help="Also throw its databases away.")
 def stop(*, remove_data: bool) -> None:
     """Stop the server. Its databases are there again at the next start."""
-    from runner.embedded.persistent import stop_kept  # noqa: PLC0415 (as above)
-
     stopped = stop_kept(remove_data=remove_data)
     _progress("stopped" if stopped else "it was not running")
     if remove_data:
@@ -63,8 +57,6 @@ def status(context: click.Context, form: str) -> None:
 
     Ends with 0 if it is running and with 3 if it is not.
     """
-    from runner.embedded.persistent import find_kept  # noqa: PLC0415 (as above)
-
     _show(running := find_kept(), form)
     if running is None:
         context.exit(EXIT_NOT_RUNNING)
@@ -74,8 +66,6 @@ def status(context: click.Context, form: str) -> None:
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
 def psql(arguments: tuple[str, ...]) -> None:
     """Open psql on the server, with psql's own ARGS (after --, where ours have the same name)."""
-    from runner.embedded.persistent import find_kept  # noqa: PLC0415 (as above)
-
     running = find_kept()
     if running is None:
         raise EmbeddedServerError("The embedded server is not running.", hint="Start it: jobplan server start")
@@ -93,8 +83,6 @@ def psql_environment(environ: dict[str, str], running: KeptServer) -> dict[str, 
 
 def socket_of(dsn: str) -> tuple[str, str]:
     """Return the socket's folder and the port that an embedded server's connection string names."""
-    from urllib.parse import parse_qs, urlsplit  # noqa: PLC0415 (as above)
-
     query = parse_qs(urlsplit(dsn).query)
     return query["host"][0], query["port"][0]
 

@@ -57,8 +57,16 @@ def _name_of(uid: int) -> str:
 
 
 def reachable(folder: Path, account: Account) -> bool:
-    """Tell whether `account` may pass through `folder` and everything above it, by the permission bits."""
-    return all(_may_pass(place.stat(), account) for place in (folder, *folder.parents))
+    """Tell whether `account` may pass through `folder` and everything above it.
+
+    For another account than our own the permission bits have to tell: it gets no group but its own.
+    """
+    if not account.drop:
+        return os.access(folder, os.X_OK)
+    try:
+        return all(_may_pass(place.stat(), account) for place in (folder, *folder.parents))
+    except OSError:
+        return False
 
 
 def _may_pass(status: os.stat_result, account: Account) -> bool:

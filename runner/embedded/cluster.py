@@ -12,6 +12,7 @@ import hmac
 import re
 import shutil
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.embedded import locks
@@ -21,7 +22,6 @@ from runner.errors import EmbeddedServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from runner.embedded.account import Account
     from runner.embedded.finding import Installation
@@ -35,6 +35,8 @@ _TEMPLATE_FORMAT = 1
 _STAGING_PREFIX = ".new-"
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
 _SCRAM_ITERATIONS = 4096
+#: Where packaged builds look for time zones: the host's, not the ones that came with them.
+_UTC_DATA = Path("/usr/share/zoneinfo/UTC")
 
 
 def server_settings(*, port: int, socket_dir: Path, extra: Mapping[str, str]) -> dict[str, str]:
@@ -47,6 +49,7 @@ def server_settings(*, port: int, socket_dir: Path, extra: Mapping[str, str]) ->
             raise EmbeddedServerError(f"{name!r} is not the name of a PostgreSQL setting.")
         if name.lower() in RESERVED_SETTINGS:
             raise EmbeddedServerError(f"The embedded server chooses {name} itself.")
+    zone = "UTC" if _UTC_DATA.exists() else "GMT"
     return {
         "listen_addresses": "127.0.0.1",
         "port": str(port),
@@ -55,16 +58,19 @@ def server_settings(*, port: int, socket_dir: Path, extra: Mapping[str, str]) ->
         "max_worker_processes": "64",
         "fsync": "off",  # for trying and testing: a crash of the machine may lose everything
         "autovacuum": "on",
+        # the same everywhere; GMT is the only zone that needs no time zone data, which small containers lack
+        "timezone": zone,
+        "log_timezone": zone,
         **extra,
     }
 
 
 def render_settings(settings: Mapping[str, str]) -> str:
-    """Write settings as a configuration file, every value quoted; ValueError if one has a line break in it."""
+    """Write settings as a configuration file, every value quoted; EmbeddedServerError if one has a line break."""
     lines = ["# Written at each start by jobplan's embedded server."]
     for name, value in settings.items():
         if "\n" in value or "\r" in value:
-            raise ValueError(f"the setting {name} cannot hold a line break")
+            raise EmbeddedServerError(f"The value of the setting {name} has a line break.")
         lines.append(f"{name} = '{value.replace(chr(92), chr(92) * 2).replace(chr(39), chr(39) * 2)}'")
     return "\n".join(lines) + "\n"
 

@@ -148,6 +148,11 @@ def render_configuration(folder: Path) -> str:
         "Dir::State::status": "/dev/null",
         "Dir::Cache": str(folder / "cache"),
         "Dir::Cache::archives": str(folder / "archives"),
+        # containers switch these files off and compress the lists, and apt then reads everything anew for each command
+        "Dir::Cache::pkgcache": "pkgcache.bin",
+        "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
+        "Acquire::GzipIndexes": "0",
+        "Acquire::IndexTargets::deb::Packages::KeepCompressed": "0",
         "Dir::Log": str(folder / "state"),
         "Debug::NoLocking": "1",
         "APT::Sandbox::User": "",  # apt's own user could not write into this folder

@@ -100,7 +100,7 @@ def find_installed(environ: Mapping[str, str], root: Path = Path("/")) -> Instal
     """
     if named := environ.get(PROGRAMS_VARIABLE):
         try:
-            return inspect(Path(named).expanduser().absolute())
+            return inspect(Path(named).absolute())
         except EmbeddedServerError as error:
             raise EmbeddedServerError(
                 f"{PROGRAMS_VARIABLE} cannot be used: {error.message}",

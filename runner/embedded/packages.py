@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from runner.embedded import debian, locks
 from runner.embedded.finding import inspect
+from runner.embedded.places import CACHE_VARIABLE
 from runner.embedded.programs import run_program
 from runner.errors import EmbeddedServerError
 
@@ -32,8 +33,8 @@ _LOADERS = {
     "amd64": ("x86_64-linux-gnu", "ld-linux-x86-64.so.2"),
     "arm64": ("aarch64-linux-gnu", "ld-linux-aarch64.so.1"),
 }
-#: Unpacked, the packages take a little more than four times their size.
-_UNPACKED_FACTOR = 5
+#: apt's lists and indexes take 150 MB while it works, the packages 60, unpacked they take 250; and a reserve.
+_SPACE_NEEDED = 640 * 2**20
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+~-]+")
 
 #: PostgreSQL finds its other folders from the name that it is started with, so that the program keeps it (--argv0).
@@ -94,6 +95,7 @@ def _safe(text: str) -> str:
 
 def _install_from(staging: Path, source: debian.Source, progress: Callable[[str], None]) -> Installation:
     """Fetch and unpack in `staging`, try the result, and only then move it to where it will be found."""
+    _check_space(staging)
     progress(f"looking for PostgreSQL with pg_background in Debian {source.suite}")
     apt = debian.Apt(staging, source)
     apt.update()
@@ -102,7 +104,6 @@ def _install_from(staging: Path, source: debian.Source, progress: Callable[[str]
         raise EmbeddedServerError(f"Debian {source.suite} at {source.mirror} has no postgresql-NN-pg-background")
     needed = apt.needed(package)
     size = sum(one.size for one in needed)
-    _check_space(staging, size)
     progress(f"fetching {package} and {len(needed) - 1} packages ({size / 1e6:.0f} MB)")
     files = apt.fetch(package)
     progress("unpacking")
@@ -129,13 +130,12 @@ def _safe_key(key: str) -> str:
     return "_".join(_safe(part) for part in key.split("_"))
 
 
-def _check_space(folder: Path, download: int) -> None:
-    needed = download * (1 + _UNPACKED_FACTOR)
+def _check_space(folder: Path) -> None:
     free = shutil.disk_usage(folder).free
-    if free < needed:
+    if free < _SPACE_NEEDED:
         raise EmbeddedServerError(
-            f"{folder.parent} has {free // 2**20} MB free, and PostgreSQL needs {needed // 2**20} MB to be unpacked;"
-            " set JOBPLAN_CACHE_DIR to a folder with room"
+            f"{folder.parent} has {free // 2**20} MB free, and {_SPACE_NEEDED // 2**20} MB are needed for it to work;"
+            f" set {CACHE_VARIABLE} to a folder with room"
         )
 
 

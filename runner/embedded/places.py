@@ -32,12 +32,12 @@ _SOCKET_PATH_MAX = 103
 _SOCKET_SUFFIX = f"/{FOLDER_PREFIX}xxxxxxxx/s/.s.PGSQL.65535.lock"
 _SYSTEM_CACHE = Path("/var/cache/jobplan")
 _SERVER_SPACE = 256 * 1024 * 1024
-#: pg_ctl hands paths to a shell in double quotes, and the loader splits its library path at colons and semicolons.
-_UNUSABLE = re.compile(r"[\"$`\\:;%\n\r]")
+#: pg_ctl hands paths to a shell in double quotes, the loader splits at colons and semicolons, PostgreSQL at commas.
+_UNUSABLE = re.compile(r"[\"$`\\:;,%\n\r]")
 
 
 def is_plain(path: Path) -> bool:
-    """Tell whether PostgreSQL's programs and the loader can take `path`: blanks yes; `$`, `:`, quotes no."""
+    """Tell whether PostgreSQL's programs and the loader can take `path`: blanks yes; `$`, `:`, `,`, `"` no."""
     return not _UNUSABLE.search(str(path))
 
 
@@ -77,7 +77,7 @@ def cache_candidates(environ: Mapping[str, str], account: Account) -> tuple[Path
     somebody else would make root execute that person's files.
     """
     if explicit := environ.get(CACHE_VARIABLE):
-        return (Path(explicit).expanduser().absolute(),)
+        return (Path(explicit).absolute(),)
     fallback = Path(tempfile.gettempdir()).resolve() / f"jobplan-cache-{os.geteuid()}"
     if account.drop:
         return (_SYSTEM_CACHE, fallback)
