@@ -1,0 +1,66 @@
+"""What every test may ask for: a real server with the real extension, and databases of its own on it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import psycopg
+import pytest
+from psycopg.conninfo import make_conninfo
+
+from runner.embedded import start_server
+
+_NUMBERS = itertools.count(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--test-dsn",
+        help="libpq connection of a superuser on a PostgreSQL server with pg_background; without it, tests start one",
+    )
+
+
+@pytest.fixture(scope="session")
+def server_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A superuser's connection to a real server with pg_background: the given one, or one of our own."""
+    given = request.config.getoption("--test-dsn")
+    if given:
+        yield given
+        return
+    with start_server(progress=print) as server:
+        yield server.dsn
+
+
+@pytest.fixture(scope="session")
+def new_database(server_dsn: str) -> Iterator[Callable[[], str]]:
+    """Make an empty database with the extension and return its connection; all are dropped at the end."""
+    made: list[str] = []
+
+    def make() -> str:
+        name = f"jobplan_test_{next(_NUMBERS)}"
+        with psycopg.connect(server_dsn, autocommit=True) as connection:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+            connection.execute(f"CREATE DATABASE {name}")
+        made.append(name)
+        dsn = make_conninfo(server_dsn, dbname=name)
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            connection.execute("CREATE EXTENSION IF NOT EXISTS pg_background")
+        return dsn
+
+    yield make
+    with psycopg.connect(server_dsn, autocommit=True) as connection:
+        for name in made:
+            connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+
+
+@pytest.fixture(scope="session")
+def dsn(new_database: Callable[[], str]) -> str:
+    """A database that tests share when they leave nothing behind in it."""
+    return new_database()
+
+
+@pytest.fixture
+def database(new_database: Callable[[], str]) -> str:
+    """A database of this test's own."""
+    return new_database()
