@@ -116,7 +116,22 @@ def stop_postmaster(data_dir: Path, *, fast: bool = True) -> bool:
     for straggler in _stragglers(data_dir):
         _signal(straggler, signal.SIGQUIT)
         _wait_gone(straggler, _STRAGGLER_PATIENCE)
+    _drop_stale_locks(data_dir)
     return pid is not None
+
+
+def _drop_stale_locks(data_dir: Path) -> None:
+    """Remove the lock files of a postmaster that was killed, where PostgreSQL would take it for alive.
+
+    It only asks whether the process number is in use: by another program now, or by the dead postmaster itself, which
+    nobody waits for in a container whose first process is no init. A number that is not in use it deals with itself.
+    """
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pid_file = data_dir / "postmaster.pid"
+        lines = pid_file.read_text(encoding="utf-8", errors="replace").splitlines()
+        if Path(f"/proc/{int(lines[0])}").exists() and postmaster_pid(data_dir) is None:
+            pid_file.unlink()
+            (Path(lines[4]) / f".s.PGSQL.{int(lines[3])}.lock").unlink()
 
 
 def tear_down(data_dir: Path, folder: Path, *, fast: bool = True) -> None:
