@@ -94,7 +94,7 @@ class Sql:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Param:
-    """A declared parameter. Without a default it is required."""
+    """A declared parameter. Without a default it is required; minimum and maximum of a duration are seconds."""
 
     name: str
     type: ParamType
@@ -104,6 +104,7 @@ class Param:
     minimum: float | None = None
     maximum: float | None = None
     description: str = ""
+    position: Position = Position(file="", line=1, column=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,247 @@
+"""YAML text to nodes, from the parser's events: in one pass, without recursion, and within bounds.
+
+PyYAML's own composer would do the same, but it calls itself for each level of nesting, copies nothing but counts
+nothing either, keeps no more than one problem, and takes seven times as long as its parser.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final, Protocol
+
+import yaml
+from yaml import events
+
+from runner.errors import Position
+from runner.plan.nodes import Mapping, Node, Scalar, Sequence, Source
+from runner.plan.report import Report
+from runner.plan.scalars import resolve_plain
+
+#: How deep collections may be nested. The language needs six levels.
+MAX_DEPTH: Final = 64
+#: How many nodes a file may stand for once its aliases are followed.
+MAX_NODES: Final = 1_000_000
+
+_Loader: type[yaml.CSafeLoader | yaml.SafeLoader] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
+_MERGE = "<<"
+
+
+class _Mark(Protocol):
+    """A place as the parser tells it: line and column count from 0."""
+
+    line: int
+    column: int
+
+
+class _Event(Protocol):
+    """What the composer uses of PyYAML's events, whose own types do not say that a parsed one always has marks."""
+
+    start_mark: _Mark
+    anchor: str
+    tag: str | None
+
+
+class _ScalarEvent(_Event, Protocol):
+    value: str
+    style: str | None
+
+
+#: What the parser says, and what probably went wrong.
+_SYNTAX_HINTS: Final = (
+    ("mapping values", "a value with a colon and a space in it needs quotes, or the indentation is wrong"),
+    ("quoted scalar", "a quote is opened here and never closed"),
+    ("flow", "a bracket or a comma is missing"),
+    ("block", "check the indentation of this line and of the one before it"),
+    ("expected", "check the indentation of this line and of the one before it"),
+)
+
+
+class _StopReading(Exception):  # noqa: N818 - carries no error of its own: the problem is in the report already
+    """The file cannot be read any further."""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A collection whose end has not come yet."""
+
+    mapping: bool
+    line: int
+    column: int
+    anchor: str | None
+    size: int = 1
+    items: list[Node] = field(default_factory=list)
+    values: dict[str, Node] = field(default_factory=dict)
+    keys: dict[str, Scalar] = field(default_factory=dict)
+    key: Node | None = None
+    merge: Node | None = None
+
+
+def compose(source: Source, report: Report) -> Node | None:
+    """Return the one document's root, None if there is none; what is wrong with the YAML goes to `report`."""
+    loader = _Loader(source.text)
+    try:
+        return _Composer(source, report, loader).read()
+    except _StopReading:
+        return None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+        position = Position(file=source.name, line=line, column=column)
+        told = " ".join(part for part in (error.context, error.problem) if part)
+        report.add(position, "JP005", f"this is not YAML: {told}", hint=_syntax_hint(source, line, column, told))
+        return None
+    finally:
+        loader.dispose()
+
+
+class _Composer:
+    def __init__(self, source: Source, report: Report, loader: yaml.CSafeLoader | yaml.SafeLoader) -> None:
+        self._source = source
+        self._report = report
+        self._loader = loader
+        self._stack: list[_Open] = []
+        self._anchors: dict[str, Node | None] = {}
+        self._root: Node | None = None
+        self._nodes = 0
+
+    def read(self) -> Node | None:
+        get_event: Callable[[], Any] = self._loader.get_event
+        documents = 0
+        while True:
+            event = get_event()
+            kind = type(event)
+            if kind is events.ScalarEvent:
+                self._scalar(event)
+            elif kind is events.MappingStartEvent or kind is events.SequenceStartEvent:
+                self._begin(event, mapping=kind is events.MappingStartEvent)
+            elif kind is events.MappingEndEvent or kind is events.SequenceEndEvent:
+                self._end()
+            elif kind is events.AliasEvent:
+                self._alias(event)
+            elif kind is events.DocumentStartEvent:
+                documents += 1
+                if documents > 1:
+                    self._add(event, "JP007", "a second document begins here; a plan is one document")
+                    return self._root
+            elif kind is events.StreamEndEvent:
+                return self._root
+
+    def _scalar(self, event: _ScalarEvent) -> None:
+        text, style, tag = event.value, event.style or "", event.tag
+        mark = event.start_mark
+        if style == '"' and ("\0" in text or not _is_unicode(text)):
+            self._add(event, "JP004", "an escape in this text makes a character that PostgreSQL cannot hold")
+        if tag is not None:
+            self._check_tag(event, tag, ("!", "tag:yaml.org,2002:str"))
+        value = resolve_plain(text) if not style and tag is None else text
+        node = Scalar(self._source, mark.line + 1, mark.column + 1, text, value, style)
+        if event.anchor:
+            self._anchors[event.anchor] = node
+        self._place(node, 1)
+
+    def _begin(self, event: _Event, *, mapping: bool) -> None:
+        if len(self._stack) >= MAX_DEPTH:
+            self._add(event, "JP012", f"this is nested more than {MAX_DEPTH} levels deep")
+            raise _StopReading
+        if event.tag is not None:
+            self._check_tag(event, event.tag, ("!", "tag:yaml.org,2002:map" if mapping else "tag:yaml.org,2002:seq"))
+        if event.anchor:
+            self._anchors[event.anchor] = None
+        mark = event.start_mark
+        self._stack.append(_Open(mapping, mark.line + 1, mark.column + 1, event.anchor))
+
+    def _end(self) -> None:
+        done = self._stack.pop()
+        node: Node
+        if done.mapping:
+            if done.merge is not None:
+                self._merge(done, done.merge)
+            node = Mapping(self._source, done.line, done.column, done.values, done.keys, done.size)
+        else:
+            node = Sequence(self._source, done.line, done.column, tuple(done.items), done.size)
+        if done.anchor:
+            self._anchors[done.anchor] = node
+        self._place(node, done.size)
+
+    def _alias(self, event: _Event) -> None:
+        name = event.anchor
+        node = self._anchors.get(name)
+        if node is None:
+            message = f"`*{name}` is an alias of itself" if name in self._anchors else f"there is no anchor `&{name}`"
+            self._add(
+                event, "JP011", message, hint="an anchor `&name` stands before the aliases `*name` that repeat it"
+            )
+            raise _StopReading
+        self._place(node, 1 if isinstance(node, Scalar) else node.size)
+
+    def _place(self, node: Node, size: int) -> None:
+        """Put a finished node into the collection that it stands in."""
+        self._nodes += 1
+        if not self._stack:
+            self._root = node
+            return
+        parent = self._stack[-1]
+        parent.size += size
+        if parent.size > MAX_NODES or self._nodes > MAX_NODES:
+            self._add(parent, "JP013", f"the file stands for more than {MAX_NODES:,} values, aliases followed")
+            raise _StopReading
+        if not parent.mapping:
+            parent.items.append(node)
+        elif parent.key is None:
+            parent.key = node
+        else:
+            key, parent.key = parent.key, None
+            self._pair(parent, key, node)
+
+    def _pair(self, parent: _Open, key: Node, value: Node) -> None:
+        if not isinstance(key, Scalar) or not isinstance(key.value, str):
+            told = f"`{key.text}` is not text" if isinstance(key, Scalar) else "this key is not text"
+            self._add(key, "JP009", f"{told}; every key of a plan is", hint="put the key in quotes")
+        elif key.value == _MERGE and not key.style and parent.merge is None:
+            parent.merge = value
+        elif key.value in parent.values:
+            first = parent.keys[key.value]
+            message = f"`{key.value}` is here twice; it stands at line {first.line}, column {first.column} already"
+            self._add(key, "JP010", message)
+        else:
+            parent.values[key.value] = value
+            parent.keys[key.value] = key
+
+    def _merge(self, into: _Open, merge: Node) -> None:
+        """Give a mapping the keys of the mapping or mappings under its `<<`; its own keys are stronger."""
+        for part in merge.items if isinstance(merge, Sequence) else (merge,):
+            if not isinstance(part, Mapping):
+                self._add(part, "JP015", "`<<` takes an alias of a mapping, or a list of such aliases")
+                continue
+            for key, value in part.values.items():
+                if key not in into.values:
+                    into.values[key] = value
+                    into.keys[key] = part.keys[key]
+
+    def _check_tag(self, event: _Event, tag: str, allowed: tuple[str, str]) -> None:
+        if tag not in allowed:
+            short = tag.replace("tag:yaml.org,2002:", "!!")
+            self._add(event, "JP014", f"the tag `{short}` is not allowed here", hint="leave the tag out")
+
+    def _add(self, where: _Event | Node | _Open, code: str, message: str, *, hint: str | None = None) -> None:
+        if isinstance(where, Scalar | Sequence | Mapping | _Open):
+            line, column = where.line, where.column
+        else:
+            line, column = where.start_mark.line + 1, where.start_mark.column + 1
+        self._report.add(Position(file=self._source.name, line=line, column=column), code, message, hint=hint)
+
+
+def _is_unicode(text: str) -> bool:
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _syntax_hint(source: Source, line: int, column: int, told: str) -> str | None:
+    """Return what probably went wrong; the parser names what it missed, not what to write."""
+    raw = source.lines[line - 1] if line <= len(source.lines) else ""
+    character = raw[column - 1 : column]
+    if character == "\t":
+        return "YAML does not allow tabs for indentation; use spaces"
+    if character in ("@", "`", "%"):
+        return f"a value cannot begin with `{character}`; put it in quotes"
+    return next((hint for words, hint in _SYNTAX_HINTS if words in told), None)

@@ -1,0 +1,185 @@
+"""The keys of a step that say when and how often it runs: needs, retry, allow_failure, for_each, repeat, expect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from runner.plan.conditions import CONDITIONS, sqlstates
+from runner.plan.fields import Fields
+from runner.plan.model import AllowFailure, Check, Expect, ForEach, Need, NeedOn, Repeat, Retry, Sql, Value
+from runner.plan.nodes import Mapping, Node, Scalar, sql_of
+from runner.plan.report import did_you_mean
+
+_TIMEOUT = "timeout"
+_QUERY_CANCELED = "57014"
+_NO_ROWS = "no_rows"
+_DEFAULT_ITEM = "item"
+_RUN = "run"
+
+
+def read_sql(fields: Fields, key: str) -> Sql | None:
+    """Return the SQL text under a key; a text without any SQL is a problem."""
+    node = fields.scalar(key)
+    if node is None:
+        return None
+    sql = sql_of(node)
+    if is_empty(sql):
+        fields.add(node, "JP219", f"`{key}` holds no SQL")
+        return None
+    return sql
+
+
+def is_empty(sql: Sql) -> bool:
+    """Say whether a text has nothing but white space and semicolons."""
+    return not sql.text.strip(" \t\r\n\f\v;")
+
+
+def read_needs(fields: Fields, prefix: str) -> tuple[tuple[Need, Node], ...]:
+    """Return what a step needs, and where it says so; `prefix` is that of the included file's ids."""
+    found: list[tuple[Need, Node]] = []
+    for node in fields.items("needs"):
+        if isinstance(node, Scalar):
+            found.append((Need(step=prefix + node.text), node))
+        elif isinstance(node, Mapping):
+            need = fields.within(node)
+            step = need.scalar("step")
+            if step is not None:
+                found.append((Need(step=prefix + step.text, on=need.choice("on", NeedOn.SUCCESS)), node))
+    return tuple(found)
+
+
+def read_retry(fields: Fields) -> Retry:
+    """Return when a step is tried again."""
+    retry = fields.mapping("retry")
+    if retry is None:
+        return Retry()
+    delay = retry.duration("delay", 0.0, zero=True) or 0.0
+    max_delay = retry.duration("max_delay")
+    if max_delay is not None and max_delay < delay:
+        retry.add(retry.scalar("max_delay") or retry, "JP230", "`max_delay` is shorter than `delay`")
+    on: set[str] = set()
+    for node in retry.items("on"):
+        if not isinstance(node, Scalar):
+            continue
+        if node.text == _TIMEOUT:
+            on.add(_TIMEOUT)
+        elif _QUERY_CANCELED in (found := _states(retry, node)):
+            message = f"`{node.text}` is both a timeout and a cancel; a cancel is never retried"
+            retry.add(node, "JP211", message, hint="write `timeout`")
+        else:
+            on.update(found)
+    return Retry(
+        max_attempts=retry.integer("max_attempts", 1),
+        delay=delay,
+        backoff=retry.number("backoff", 1.0),
+        max_delay=max_delay,
+        on=frozenset(on),
+    )
+
+
+def read_allow_failure(fields: Fields) -> AllowFailure | None:
+    """Return which failures do not count."""
+    allowed = fields.boolean("allow_failure")
+    if allowed is not None:
+        return AllowFailure() if allowed else None
+    nodes = fields.items("allow_failure")
+    if not nodes:
+        return None
+    states = (_states(fields, node) for node in nodes if isinstance(node, Scalar))
+    return AllowFailure(sqlstates=frozenset(state for found in states for state in found))
+
+
+def read_checks(fields: Fields, key: str = "preconditions") -> tuple[Check, ...]:
+    """Return the SQL conditions under a key, with what to say when one does not hold."""
+    checks = []
+    for node in fields.items(key):
+        if isinstance(node, Mapping):
+            check = fields.within(node)
+            sql = read_sql(check, "sql")
+            if sql is not None:
+                checks.append(Check(sql=sql, message=check.text("message")))
+    return tuple(checks)
+
+
+def read_expect(fields: Fields) -> Expect | None:
+    """Return what the last statement must give."""
+    expect = fields.mapping("expect")
+    if expect is None:
+        return None
+    low = high = None
+    rows = expect.mapping("rows")
+    if rows is not None:
+        low = rows.integer("min", 0) if rows.has("min") else None
+        high = rows.integer("max", 0) if rows.has("max") else None
+        if low is not None and high is not None and low > high:
+            rows.add(rows, "JP230", "`min` is above `max`")
+    elif expect.scalar("rows") is not None:
+        low = high = expect.integer("rows", 0)
+    value = expect.scalar("value")
+    return Expect(
+        rows_min=low,
+        rows_max=high,
+        value=None if value is None else value.value,
+        has_value=value is not None,
+        sql=read_sql(expect, "sql"),
+    )
+
+
+def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:
+    """Return the items of a step, or the query that gives them."""
+    for_each = fields.mapping("for_each")
+    if for_each is None:
+        return None
+    as_ = for_each.text("as", _DEFAULT_ITEM)
+    if as_ == _RUN or as_ in params:
+        place = for_each.scalar("as") or for_each
+        taken = "jobplan's own" if as_ == _RUN else "a parameter's"
+        for_each.add(place, "JP232", f"the item cannot be called `{as_}`: that name is {taken}", hint="set `as`")
+    parallel = for_each.integer("max_parallel", 0)
+    return ForEach(
+        as_=as_,
+        items=_items(for_each),
+        sql=read_sql(for_each, "sql"),
+        max_parallel=parallel or None,
+    )
+
+
+def read_repeat(fields: Fields) -> Repeat | None:
+    """Return how a step is run again and again."""
+    repeat = fields.mapping("repeat")
+    if repeat is None:
+        return None
+    until = None if repeat.text("until") == _NO_ROWS else read_sql(repeat, "until")
+    pause = repeat.duration("pause", 0.0, zero=True) or 0.0
+    return Repeat(max_iterations=repeat.integer("max_iterations", 1), until_sql=until, pause=pause)
+
+
+def _states(fields: Fields, node: Scalar) -> tuple[str, ...]:
+    try:
+        return sqlstates(node.text)
+    except KeyError:
+        message = f"PostgreSQL has no error that is called `{node.text}`"
+        fields.add(node, "JP211", message, hint=did_you_mean(node.text, (*CONDITIONS, _TIMEOUT)))
+        return ()
+
+
+def _items(for_each: Fields) -> tuple[Value | dict[str, Value], ...]:
+    items: list[Value | dict[str, Value]] = []
+    shape: object = None
+    seen = set()
+    for node in for_each.items("items"):
+        pairs = for_each.within(node).pairs() if isinstance(node, Mapping) else (("", node),)
+        scalars = {key: value for key, value in pairs if isinstance(value, Scalar)}
+        values = {key: scalar.value for key, scalar in scalars.items() if scalar.value is not None}
+        keys = frozenset(values) if isinstance(node, Mapping) else None
+        if items and keys != shape:
+            for_each.add(node, "JP231", "this item has other keys than the first; all items must have the same")
+        # By their texts: 1 and "1" would be two instances of one name.
+        written = tuple(sorted((key, scalar.text) for key, scalar in scalars.items()))
+        if written in seen:
+            for_each.add(node, "JP231", "this item is in `items` twice")
+        seen.add(written)
+        if not items:
+            shape = keys
+        items.append(values if isinstance(node, Mapping) else values.get("", ""))
+    return tuple(items)

@@ -1,0 +1,161 @@
+"""Questions about who waits for whom, for any names: order, cycles, the longest path, all that lies before or after.
+
+A graph is a mapping from each name to the names it needs. Names that are needed but are no keys are ignored. Nothing
+here recurses: a chain may be as long as a plan.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+
+#: name → the names it needs.
+Needs = Mapping[str, Collection[str]]
+
+
+def topological_order(needs: Needs) -> tuple[str, ...]:
+    """Return the names so that each comes after what it needs; the mapping's own order decides where that leaves room.
+
+    ValueError if there is a cycle.
+    """
+    place = {name: index for index, name in enumerate(needs)}
+    names = list(needs)
+    missing = {name: len({need for need in needed if need in place}) for name, needed in needs.items()}
+    dependents = _dependents(needs)
+    ready = [place[name] for name, count in missing.items() if not count]
+    order = []
+    while ready:
+        name = names[heapq.heappop(ready)]
+        order.append(name)
+        for dependent in dependents[name]:
+            missing[dependent] -= 1
+            if not missing[dependent]:
+                heapq.heappush(ready, place[dependent])
+    if len(order) < len(names):
+        raise ValueError("the graph has a cycle")
+    return tuple(order)
+
+
+def find_cycles(needs: Needs) -> tuple[tuple[str, ...], ...]:
+    """Return one shortest cycle for each knot of names that wait for each other: `(a, b, a)` if a needs b needs a.
+
+    Each begins with the name of the knot that comes first in the mapping.
+    """
+    place = {name: index for index, name in enumerate(needs)}
+    cycles = []
+    for knot in _components(needs):
+        members = set(knot)
+        first = min(members, key=place.__getitem__)
+        if len(members) > 1 or first in needs[first]:
+            cycles.append(_shortest_cycle(needs, members, first))
+    return tuple(sorted(cycles, key=lambda cycle: place[cycle[0]]))
+
+
+def longest_path(needs: Needs, weights: Mapping[str, float]) -> tuple[float, tuple[str, ...]]:
+    """Return the heaviest chain of needs and its weight: the critical path. ValueError if there is a cycle."""
+    total: dict[str, float] = {}
+    before: dict[str, str | None] = {}
+    for name in topological_order(needs):
+        heaviest = max((need for need in needs[name] if need in total), key=total.__getitem__, default=None)
+        before[name] = heaviest
+        total[name] = weights[name] + (total[heaviest] if heaviest is not None else 0.0)
+    last = max(total, key=total.__getitem__, default=None)
+    path = []
+    name_or_none = last
+    while name_or_none is not None:
+        path.append(name_or_none)
+        name_or_none = before[name_or_none]
+    return (total[last] if last is not None else 0.0), tuple(reversed(path))
+
+
+def ancestors(needs: Needs, names: Iterable[str]) -> frozenset[str]:
+    """Return everything that the names need, directly or not; a name itself only if another one needs it."""
+    return _reachable(needs, names)
+
+
+def descendants(needs: Needs, names: Iterable[str]) -> frozenset[str]:
+    """Return everything that needs one of the names, directly or not."""
+    return _reachable(_dependents(needs), names)
+
+
+def _dependents(needs: Needs) -> dict[str, list[str]]:
+    dependents: dict[str, list[str]] = {name: [] for name in needs}
+    for name, needed in needs.items():
+        for need in dict.fromkeys(needed):
+            if need in dependents:
+                dependents[need].append(name)
+    return dependents
+
+
+def _reachable(edges: Needs, names: Iterable[str]) -> frozenset[str]:
+    found: set[str] = set()
+    waiting = [name for name in names if name in edges]
+    while waiting:
+        for other in edges[waiting.pop()]:
+            if other in edges and other not in found:
+                found.add(other)
+                waiting.append(other)
+    return frozenset(found)
+
+
+def _components(needs: Needs) -> list[list[str]]:
+    """Return the strongly connected components (Tarjan's algorithm, with the call stack written out)."""
+    index: dict[str, int] = {}
+    low: dict[str, int] = {}
+    path: list[str] = []
+    on_path: set[str] = set()
+    components = []
+    for root in needs:
+        if root in index:
+            continue
+        index[root] = low[root] = len(index)
+        path.append(root)
+        on_path.add(root)
+        calls = [(root, iter(needs[root]))]
+        while calls:
+            name, rest = calls[-1]
+            need = next((need for need in rest if need in needs), None)
+            if need is None:
+                calls.pop()
+                if calls:
+                    low[calls[-1][0]] = min(low[calls[-1][0]], low[name])
+                if low[name] == index[name]:
+                    start = path.index(name) if len(path) < 2 else _rindex(path, name)
+                    components.append(path[start:])
+                    on_path.difference_update(path[start:])
+                    del path[start:]
+            elif need not in index:
+                index[need] = low[need] = len(index)
+                path.append(need)
+                on_path.add(need)
+                calls.append((need, iter(needs[need])))
+            elif need in on_path:
+                low[name] = min(low[name], index[need])
+    return components
+
+
+def _rindex(path: list[str], name: str) -> int:
+    """Return where `name` is; from the end, because a component is what was found last."""
+    at = len(path) - 1
+    while path[at] != name:
+        at -= 1
+    return at
+
+
+def _shortest_cycle(needs: Needs, members: set[str], first: str) -> tuple[str, ...]:
+    came_from: dict[str, str] = {}
+    waiting = deque([first])
+    while waiting:
+        name = waiting.popleft()
+        for need in needs[name]:
+            if need == first:
+                path = [first, name]
+                while name != first:
+                    name = came_from[name]
+                    path.append(name)
+                return tuple(reversed(path)) if len(path) > 2 or path[1] != first else (first, first)
+            if need in members and need not in came_from:
+                came_from[need] = name
+                waiting.append(need)
+    raise AssertionError("every member of a component is on a cycle")

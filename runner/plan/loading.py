@@ -1,0 +1,77 @@
+"""A plan's file to a plan: the one way in for everything that needs one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import PlanError, Problem
+from runner.plan.build import Inputs, build_plan
+from runner.plan.declarations import raw_value
+from runner.plan.document import read
+from runner.plan.model import Plan
+from runner.plan.report import Report
+from runner.plan.support import NOT_YET
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What came of a file: the plan if there is no error, and everything that was found, in file order."""
+
+    plan: Plan | None
+    problems: tuple[Problem, ...]
+
+
+def load_plan(
+    path: str | Path,
+    *,
+    given: Mapping[str, str] | None = None,
+    params_file: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    require_values: bool = False,
+    not_yet: frozenset[str] = NOT_YET,
+) -> Loaded:
+    """Read a plan, with every problem that it has; nothing in the file can make this raise.
+
+    `given` are `--param` texts, `params_file` a YAML or JSON mapping, `environment` the process's environment, in that
+    order of strength. `require_values` makes a parameter without any value an error. `not_yet` are keys to refuse.
+    """
+    report = Report()
+    root = read(Path(path), str(path), report)
+    file_values = {} if params_file is None else _read_values(Path(params_file), report)
+    if root is None:
+        return Loaded(plan=None, problems=report.problems())
+    inputs = Inputs(
+        given=given or {},
+        file_values=file_values,
+        environment=environment or {},
+        require_values=require_values,
+        not_yet=not_yet,
+    )
+    plan = build_plan(root, Path(path), report, inputs)
+    return Loaded(plan=None if report.has_errors else plan, problems=report.problems())
+
+
+def read_plan(
+    path: str | Path,
+    *,
+    given: Mapping[str, str] | None = None,
+    params_file: str | Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    require_values: bool = True,
+) -> Plan:
+    """Return a plan that is ready to run; PlanError, with every problem, if it is invalid."""
+    loaded = load_plan(
+        path, given=given, params_file=params_file, environment=environment, require_values=require_values
+    )
+    if loaded.plan is None:
+        count = len(loaded.problems)
+        raise PlanError(f"{path} is not a valid plan: {count} problem{'s' if count > 1 else ''}", loaded.problems)
+    return loaded.plan
+
+
+def _read_values(path: Path, report: Report) -> dict[str, object]:
+    """Return a params file's values; whether they fit is seen when the plan is built with them."""
+    root = read(path, str(path), report, hint="a params file has `name: value` on each line")
+    return {} if root is None else {name: raw_value(node) for name, node in root.values.items()}

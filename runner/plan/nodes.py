@@ -1,0 +1,128 @@
+"""What a YAML file says, and where: scalars, sequences and mappings that know their place.
+
+Nodes are named tuples, not dataclasses: a plan of 10,000 steps has a quarter of a million of them, and a frozen
+dataclass takes four times as long to make.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, TypeAlias
+
+from runner.errors import Position
+from runner.plan.model import Sql
+
+ScalarValue: TypeAlias = str | int | float | bool | None
+
+
+class Source:
+    """One file: its name as problems tell it, and its text."""
+
+    __slots__ = ("_lines", "name", "text")
+
+    def __init__(self, name: str, text: str) -> None:
+        self.name = name
+        self.text = text
+        self._lines: list[str] | None = None
+
+    @property
+    def lines(self) -> list[str]:
+        """Return the lines without their ends, split as YAML and SQL count them."""
+        if self._lines is None:
+            self._lines = self.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+        return self._lines
+
+
+class Scalar(NamedTuple):
+    """A scalar: `text` as written (unquoted), `value` as YAML 1.2 reads it; `style` is empty for a plain one."""
+
+    source: Source
+    line: int
+    column: int
+    text: str
+    value: ScalarValue
+    style: str
+
+    @property
+    def position(self) -> Position:
+        """Return where the scalar begins."""
+        return Position(file=self.source.name, line=self.line, column=self.column)
+
+
+class Sequence(NamedTuple):
+    """A sequence; `size` counts all nodes in it, an aliased one as often as it occurs."""
+
+    source: Source
+    line: int
+    column: int
+    items: tuple[Node, ...]
+    size: int
+
+    @property
+    def position(self) -> Position:
+        """Return where the sequence begins."""
+        return Position(file=self.source.name, line=self.line, column=self.column)
+
+
+class Mapping(NamedTuple):
+    """A mapping: its values by key, and for each key the scalar that wrote it. Merged keys (`<<`) are among them."""
+
+    source: Source
+    line: int
+    column: int
+    values: dict[str, Node]
+    keys: dict[str, Scalar]
+    size: int
+
+    @property
+    def position(self) -> Position:
+        """Return where the mapping begins."""
+        return Position(file=self.source.name, line=self.line, column=self.column)
+
+
+Node: TypeAlias = Scalar | Sequence | Mapping
+
+
+def sql_of(scalar: Scalar) -> Sql:
+    """Return the scalar's text as SQL that knows its place.
+
+    Each line's start is known when the text stands in the file as it is: literal blocks, and scalars on one line
+    without escapes. The source itself is the proof: where it reads otherwise, only the start is known.
+    """
+    lines = scalar.text.split("\n")
+    starts = _block_starts(scalar, lines) if scalar.style == "|" else _inline_start(scalar, lines)
+    return Sql(text=scalar.text, start=starts[0] if starts else scalar.position, line_starts=starts)
+
+
+def sql_of_file(name: str, text: str) -> Sql:
+    """Return the text of a whole file as SQL; `name` is the file's, as problems tell it."""
+    starts = tuple(Position(file=name, line=number + 1, column=1) for number in range(text.count("\n") + 1))
+    return Sql(text=text, start=starts[0], line_starts=starts)
+
+
+def _block_starts(scalar: Scalar, lines: list[str]) -> tuple[Position, ...]:
+    written = scalar.source.lines
+    first = scalar.line  # the line after the one with the bar, counted from 0
+    indent: int | None = None
+    for number, line in enumerate(lines, first):
+        if not line:
+            continue
+        raw = written[number] if number < len(written) else ""
+        indent = len(raw) - len(line) if indent is None else indent
+        if indent < 0 or raw[indent:] != line or raw[:indent].strip(" "):
+            return ()
+    if indent is None:
+        return ()
+    name = scalar.source.name
+    return tuple(Position(file=name, line=first + number + 1, column=indent + 1) for number in range(len(lines)))
+
+
+def _inline_start(scalar: Scalar, lines: list[str]) -> tuple[Position, ...]:
+    if len(lines) != 1:
+        return ()
+    column = scalar.column - 1 + len(scalar.style)
+    raw = scalar.source.lines[scalar.line - 1]
+    if raw[column - len(scalar.style) : column] != scalar.style or not raw.startswith(scalar.text, column):
+        return ()
+    if scalar.style and not raw.startswith(scalar.style, column + len(scalar.text)):
+        return ()
+    return (Position(file=scalar.source.name, line=scalar.line, column=column + 1),)

@@ -1,0 +1,217 @@
+"""Typed parameters: what a value may be, and which of the places that give one is the strongest.
+
+A value comes from `--param`, a params file, the environment or the plan's default, in that order of strength, and is
+checked alike wherever it comes from: by its type, and by the declaration's enum, pattern, minimum and maximum.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from decimal import Decimal
+from typing import Final
+
+from runner.durations import parse_duration
+from runner.errors import Position, Problem
+from runner.plan.model import Param, ParamType, Value
+from runner.plan.report import did_you_mean, listed
+
+#: What the environment's variables are called: this and the parameter's name in upper case.
+ENVIRONMENT_PREFIX: Final = "JOBPLAN_PARAM_"
+#: The longest integer or number (characters); PostgreSQL's numeric takes far more, no key or count needs it.
+MAX_NUMBER: Final = 100
+#: The longest value that is matched against a pattern: what bounds a careless pattern's time is its author.
+MAX_MATCHED: Final = 1_000
+#: The longest name that PostgreSQL keeps (NAMEDATALEN - 1, bytes).
+MAX_IDENTIFIER: Final = 63
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+_NUMBER = re.compile(r"[+-]?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]{1,4})?")
+_TIMESTAMP = re.compile(
+    r"\d{4}-\d\d-\d\d(?:[T ]\d\d:\d\d(?::\d\d(?:\.\d{1,6})?)?(?:Z|[+-]\d\d(?::?\d\d)?)?)?", re.ASCII
+)
+
+
+def parse_value(param_type: ParamType, raw: object) -> Value:
+    """Return `raw` (text, or a scalar of YAML or JSON) as a value of the type.
+
+    A number keeps its exact decimal form, as text; a duration and a timestamp stay as written, which PostgreSQL reads
+    alike. ValueError, with a sentence that begins after "the value", if it is not of the type.
+    """
+    if param_type is ParamType.BOOLEAN:
+        return _boolean(raw)
+    return _PARSERS[param_type](_text(raw, number=param_type in (ParamType.INTEGER, ParamType.NUMBER)))
+
+
+def check_value(param: Param, value: Value) -> None:
+    """Raise ValueError, as parse_value does, if the declaration forbids the value."""
+    if param.enum and value not in param.enum:
+        raise ValueError(f"is {_shown(value)}; allowed is {listed(str(allowed) for allowed in param.enum)}")
+    if param.pattern is not None:
+        text = str(value)
+        if len(text) > MAX_MATCHED:
+            raise ValueError(f"has more than {MAX_MATCHED:,} characters, too many to match its pattern")
+        if not compile_pattern(param.pattern).fullmatch(text):
+            raise ValueError(f"is {_shown(value)}, which does not match `{param.pattern}`")
+    size = measure(param.type, value)
+    if size is not None and param.minimum is not None and size < Decimal(param.minimum):
+        raise ValueError(f"is {_shown(value)}, below the minimum")
+    if size is not None and param.maximum is not None and size > Decimal(param.maximum):
+        raise ValueError(f"is {_shown(value)}, above the maximum")
+
+
+def measure(param_type: ParamType, value: Value) -> Decimal | None:
+    """Return what minimum and maximum are compared with (seconds for a duration), None for types without order."""
+    if param_type is ParamType.DURATION:
+        return Decimal(parse_duration(str(value)))
+    return Decimal(str(value)) if param_type in (ParamType.INTEGER, ParamType.NUMBER) else None
+
+
+def compile_pattern(pattern: str) -> re.Pattern[str]:
+    """Return a declaration's pattern, which a value must match as a whole; ValueError if it is not one."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of constructs that may change their meaning; they still have one
+            return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"is no regular expression: {error}") from None
+
+
+def resolve_values(
+    params: Mapping[str, Param],
+    *,
+    given: Mapping[str, str],
+    file_values: Mapping[str, object],
+    environment: Mapping[str, str],
+    start: Position,
+) -> tuple[dict[str, Value], tuple[Problem, ...]]:
+    """Return the value of every parameter that has one, and a problem for each that is wrong.
+
+    A problem stands at the parameter's declaration; one with a name that is not declared stands at `start`. Variables
+    of the environment that are not declared are left alone: they may be another plan's.
+    """
+    values: dict[str, Value] = {}
+    problems = []
+    for names, source in ((given, "--param"), (file_values, "the params file")):
+        for name in names:
+            if name not in params:
+                message = f"the plan has no parameter `{name}`, which {source} gives a value"
+                problems.append(Problem(position=start, code="JP228", message=message, hint=did_you_mean(name, params)))
+    for name, param in params.items():
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        sources = ((given, name, "--param"), (file_values, name, "the params file"), (environment, variable, variable))
+        found = next(((source[key], told) for source, key, told in sources if key in source), None)
+        if found is None:
+            if param.default is not None:
+                values[name] = param.default
+            continue
+        raw, told = found
+        try:
+            value = parse_value(param.type, raw)
+            check_value(param, value)
+        except ValueError as error:
+            message = f"the value of `{name}` from {told} {error}"
+            problems.append(Problem(position=param.position, code="JP227", message=message))
+        else:
+            values[name] = value
+    return values, tuple(problems)
+
+
+def _text(raw: object, *, number: bool) -> str:
+    """Return a scalar as text; `number` says that a number is meant."""
+    match raw:
+        case str():
+            _check_characters(raw)
+            return raw
+        case bool():
+            raise ValueError(f"is `{str(raw).lower()}`, a boolean; put it in quotes if the text is meant")
+        case int() | float() | Decimal():
+            if number:
+                return str(raw)
+            raise ValueError(f"is the number {raw}; put it in quotes if the text is meant")
+        case _:
+            raise ValueError("is no single text, number or boolean")
+
+
+def _boolean(raw: object) -> bool:
+    if isinstance(raw, bool):
+        return raw
+    if raw in ("true", "false"):
+        return raw == "true"
+    raise ValueError(f"is {_shown(raw)}; write `true` or `false`")
+
+
+def _string(text: str) -> str:
+    return text
+
+
+def _identifier(text: str) -> str:
+    if not text:
+        raise ValueError("is empty, which no identifier is")
+    if (size := len(text.encode())) > MAX_IDENTIFIER:
+        raise ValueError(f"is {size} bytes long; PostgreSQL cuts identifiers to {MAX_IDENTIFIER}")
+    return text
+
+
+def _integer(text: str) -> int:
+    if not _INTEGER.fullmatch(text):
+        raise ValueError(f"is {_shown(text)}, not a whole number")
+    _check_length(text)
+    return int(text)
+
+
+def _number(text: str) -> str:
+    if not _NUMBER.fullmatch(text):
+        raise ValueError(f"is {_shown(text)}, not a number like 3 or 0.25")
+    _check_length(text)
+    return text.removeprefix("+")
+
+
+def _duration(text: str) -> str:
+    try:
+        parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"is wrong: {error}") from None
+    return text
+
+
+def _timestamp(text: str) -> str:
+    wrong = f"is {_shown(text)}, not a timestamp like 2026-01-31T12:00:00Z"
+    if not _TIMESTAMP.fullmatch(text):
+        raise ValueError(wrong)
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(wrong) from None
+    return text
+
+
+_PARSERS: Final[Mapping[ParamType, Callable[[str], Value]]] = {
+    ParamType.STRING: _string,
+    ParamType.IDENTIFIER: _identifier,
+    ParamType.INTEGER: _integer,
+    ParamType.NUMBER: _number,
+    ParamType.DURATION: _duration,
+    ParamType.TIMESTAMP: _timestamp,
+}
+
+
+def _check_length(text: str) -> None:
+    if len(text) > MAX_NUMBER:
+        raise ValueError(f"has more than {MAX_NUMBER} digits")
+
+
+def _check_characters(text: str) -> None:
+    if "\0" in text:
+        raise ValueError("contains a NUL character, which PostgreSQL cannot hold")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("is not UTF-8 text") from None
+
+
+def _shown(value: object) -> str:
+    text = str(value).lower() if isinstance(value, bool) else " ".join(str(value).split())
+    return f"`{text[:57]}…`" if len(text) > 60 else f"`{text}`"

@@ -1,0 +1,30 @@
+"""Which plain scalars are numbers, booleans or null: the YAML 1.2 core schema, without its surprises.
+
+Narrower than the core schema on purpose, because a plan is read by people: only `true` and `false` are booleans, only
+`null`, `~` and nothing are null, integers are decimal and have no leading zero (`007` and `0o17` stay text), there is
+no infinity, and neither `yes`, `12:30` nor `2026-01-02` is anything but text.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+#: The longest integer or number that is read as one (characters); anything longer stays text.
+MAX_DIGITS = 100
+
+_WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
+_NUMBER_STARTS = frozenset("+-.0123456789")
+_INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
+_FLOAT = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+
+
+def resolve_plain(text: str) -> str | int | float | bool | None:
+    """Return what a plain (unquoted) scalar means."""
+    if text[:1] in _NUMBER_STARTS and len(text) <= MAX_DIGITS:
+        if _INTEGER.fullmatch(text):
+            return int(text)
+        if _FLOAT.fullmatch(text) and math.isfinite(number := float(text)):
+            return number
+        return text
+    return _WORDS.get(text, text)

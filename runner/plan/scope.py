@@ -1,0 +1,128 @@
+"""Which names a SQL text of the plan may use, and in which form: parameters, the run's words, for_each items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runner.plan.model import ForEach, Param, ParamType, Sql, Value
+from runner.plan.report import Report, did_you_mean
+from runner.sql.params import Form, Reference, TemplateError, in_brackets, references
+
+#: Built in everywhere, and in finally steps only.
+RUN_NAMES = ("run.id", "run.name")
+RUN_STATUS = "run.status"
+
+_BARE_TYPES = frozenset({ParamType.INTEGER, ParamType.NUMBER, ParamType.BOOLEAN})
+_IDENTIFIER_TYPES = frozenset({ParamType.STRING, ParamType.IDENTIFIER})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Name:
+    """What is known of a name: whether it may be bare (a number or boolean), and whether it may be an identifier."""
+
+    what: str
+    bare: bool = False
+    identifier: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scope:
+    """The names that are known; `open_prefix` allows any name that begins with it (the columns of a query's rows)."""
+
+    names: Mapping[str, Name]
+    open_prefix: str | None = None
+
+    def find(self, name: str) -> Name | None:
+        """Return what is known of a name, None if it is unknown."""
+        found = self.names.get(name)
+        if found is None and self.open_prefix is not None and name.startswith(self.open_prefix):
+            return _UNKNOWN_COLUMN
+        return found
+
+    def with_items(self, for_each: ForEach | None) -> Scope:
+        """Return the scope within a step's instances."""
+        if for_each is None:
+            return self
+        names = {**self.names, **_item_names(for_each)}
+        return Scope(names=names, open_prefix=f"{for_each.as_}." if for_each.sql else None)
+
+
+_RUN_NAME = Name(what="a text")
+_UNKNOWN_COLUMN = Name(what="a column of a query, whose type is not known yet")
+
+
+def plan_scope(params: Mapping[str, Param], *, status: bool) -> Scope:
+    """Return what every SQL text of the plan may name; `status` adds what only finally steps know."""
+    names = dict.fromkeys((*RUN_NAMES, *([RUN_STATUS] if status else [])), _RUN_NAME)
+    for name, param in params.items():
+        article = "an" if param.type in (ParamType.INTEGER, ParamType.IDENTIFIER) else "a"
+        names[name] = Name(
+            what=f"{article} {param.type}",
+            bare=param.type in _BARE_TYPES,
+            identifier=param.type in _IDENTIFIER_TYPES,
+        )
+    return Scope(names=names)
+
+
+def check_references(sql: Sql, scope: Scope, report: Report, *, step: str | None) -> None:
+    """Report every parameter that a SQL text names wrongly."""
+    # Casts are by far the most common colons; without any other there is nothing for the scanner to find.
+    if ":" not in sql.text.replace("::", ""):
+        return
+    try:
+        found = references(sql.text)
+    except TemplateError as error:
+        report.add(sql.position(error.offset), "JP222", error.message, hint=error.hint, step=step)
+        return
+    for reference in found:
+        name = scope.find(reference.name)
+        place = sql.position(reference.start)
+        if name is None:
+            report.add(place, "JP220", _unknown(reference), hint=_unknown_hint(sql.text, reference, scope), step=step)
+        elif wrong := _wrong_form(reference, name):
+            message, hint = wrong
+            report.add(place, "JP221", message, hint=hint, step=step)
+
+
+def _unknown(reference: Reference) -> str:
+    if reference.name == RUN_STATUS:
+        return f"`{reference}`: only finally steps know how the run ended"
+    return f"`{reference}`: there is no parameter `{reference.name}`"
+
+
+def _unknown_hint(text: str, reference: Reference, scope: Scope) -> str | None:
+    if in_brackets(text, reference) and reference.form is Form.BARE:
+        return "if an array slice is meant, write a space after the colon"
+    if reference.name == RUN_STATUS:
+        return None
+    return did_you_mean(reference.name, scope.names)
+
+
+def _wrong_form(reference: Reference, name: Name) -> tuple[str, str] | None:
+    if reference.form is Form.BARE and not name.bare:
+        message = f"`{reference}` is {name.what}; only integers, numbers and booleans can be written bare"
+        return message, f"write :'{reference.name}' for a quoted text, or :\"{reference.name}\" for an identifier"
+    if reference.form is Form.IDENTIFIER and not name.identifier:
+        message = f"`{reference}` is {name.what}, which cannot be an identifier"
+        return message, f"write :'{reference.name}', or declare it as `type: identifier`"
+    return None
+
+
+def _item_names(for_each: ForEach) -> dict[str, Name]:
+    if for_each.sql is not None:
+        return {for_each.as_: _UNKNOWN_COLUMN}
+    mappings = [item for item in for_each.items if isinstance(item, Mapping)]
+    scalars = [item for item in for_each.items if not isinstance(item, Mapping)]
+    if scalars:
+        return {for_each.as_: _item_name(scalars)}
+    columns = {key: [item[key] for item in mappings if key in item] for item in mappings for key in item}
+    names = {f"{for_each.as_}.{key}": _item_name(values) for key, values in columns.items()}
+    if len(columns) == 1:
+        names[for_each.as_] = next(iter(names.values()))
+    return names
+
+
+def _item_name(values: list[Value]) -> Name:
+    texts = [isinstance(value, str) for value in values]
+    return Name(what="an item", bare=not any(texts), identifier=all(texts))

@@ -1,0 +1,229 @@
+"""What is said about a value that the schema forbids: plain sentences for somebody who has never read a schema."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from collections.abc import Mapping as MappingABC
+from typing import Any, Final, NamedTuple
+
+from runner.durations import parse_duration
+from runner.plan.conditions import CONDITIONS
+from runner.plan.nodes import Mapping, Node, Scalar
+from runner.plan.report import did_you_mean, listed
+
+_TYPE_WORDS = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "`true` or `false`",
+    "null": "null",
+    "array": "a list",
+    "object": "a mapping",
+}
+_BOOLEANS = {"true": "true", "yes": "true", "on": "true", "y": "true"}
+_BOOLEANS |= {"false": "false", "no": "false", "off": "false", "n": "false"}
+#: What other tools call it.
+_ELSEWHERE = {
+    "after": "needs",
+    "command": "sql",
+    "concurrency": "budget",
+    "condition": "if",
+    "depends": "needs",
+    "depends_on": "needs",
+    "dependencies": "needs",
+    "env": "settings",
+    "file": "sql_file",
+    "gucs": "settings",
+    "jobs": "steps",
+    "max_parallel": "slots",
+    "name": "id",
+    "parallelism": "slots",
+    "parameters": "params",
+    "pool": "pools",
+    "query": "sql",
+    "retries": "retry",
+    "script": "sql_file",
+    "statement_timeout": "timeout",
+    "tasks": "steps",
+    "variables": "params",
+    "vars": "params",
+    "when": "if",
+}
+_UNIT_WORDS = (
+    (r"(?:milliseconds?|millis|msecs?)", "ms"),
+    (r"(?:seconds?|secs?)", "s"),
+    (r"(?:minutes?|mins?)", "m"),
+    (r"(?:hours?|hrs?)", "h"),
+    (r"days?", "d"),
+)
+_SIZE_UNITS = {"": "kB", "b": "B", "k": "kB", "kb": "kB", "kib": "kB", "m": "MB", "mb": "MB", "mib": "MB", "g": "GB"}
+
+
+class Told(NamedTuple):
+    """A message and a hint."""
+
+    message: str
+    hint: str | None = None
+
+
+class About(NamedTuple):
+    """What a part of the schema is about: its title, and whether it is about the items of a list."""
+
+    title: str | None
+    item: bool
+
+    def phrase(self, label: str) -> str:
+        """Name what is wrong."""
+        if self.item:
+            return "a step" if self.title == "a step" else f"an item of `{label}`"
+        return label if " " in label else f"`{label}`"
+
+
+def type_words(types: Iterable[str]) -> str:
+    """Say what types are expected."""
+    return " or ".join(_TYPE_WORDS[name] for name in types)
+
+
+def wrong_type(about: About, label: str, node: Node, expected: str, kinds: Collection[str]) -> Told:
+    """Say that a value is not of the type, or not of any of the types, that it must have."""
+    if isinstance(node, Scalar) and node.value is None:
+        return Told(f"{about.phrase(label)} has no value; it must be {about.title or expected}")
+    message = f"{about.phrase(label)} must be {about.title or expected}, not {_shown(node)}"
+    return Told(message, _type_hint(about, node, kinds))
+
+
+def wrong_form(about: About, label: str, node: Scalar) -> Told:
+    """Say that a text does not have the form that it must have."""
+    return Told(f"{about.phrase(label)}: {_quoted(node.text)} is not {about.title}", _form_hint(about, node.text))
+
+
+def not_in(about: About, label: str, node: Node, allowed: list[Any]) -> Told:
+    """Say which values are allowed."""
+    words = [str(word) for word in allowed]
+    hint = did_you_mean(node.text, words) if isinstance(node, Scalar) else None
+    return Told(f"{about.phrase(label)} must be {listed(words)}, not {_shown(node)}", hint)
+
+
+def out_of_range(about: About, label: str, node: Scalar, bound: str) -> Told:
+    """Say what the bound is."""
+    return Told(f"{about.phrase(label)} must be {bound}, not {node.text}")
+
+
+def empty(about: About, label: str) -> Told:
+    """Say that there must be something."""
+    return Told(f"{about.phrase(label)} must not be empty")
+
+
+def too_long(about: About, label: str, at_most: int) -> Told:
+    """Say how long the text may be."""
+    return Told(f"{about.phrase(label)} must have at most {at_most} characters")
+
+
+def twice(label: str, node: Node) -> Told:
+    """Say that an item stands in a list twice."""
+    what = _quoted(node.text) if isinstance(node, Scalar) else "this item"
+    return Told(f"{what} is in `{label}` twice")
+
+
+def unknown_key(about: About, label: str, key: str, known: Iterable[str]) -> Told:
+    """Say that there is no such key, and which one was probably meant."""
+    known = list(known)
+    meant = _ELSEWHERE.get(key)
+    hint = f"did you mean `{meant}`?" if meant in known else did_you_mean(key, known)
+    if hint is None and len(known) <= 8:
+        hint = f"its keys are {listed(known, last='and')}"
+    return Told(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
+
+
+def missing(about: About, label: str, key: str) -> Told:
+    """Say which key is missing."""
+    return Told(f"{about.phrase(label)} has no `{key}`, which is required")
+
+
+def not_one(about: About, label: str, keys: list[str], node: Mapping) -> Told:
+    """Say that exactly one of some keys must be there."""
+    found = "has both" if any(key in node.values for key in keys) else "has neither"
+    return Told(f"{about.phrase(label)} must have exactly one of {listed(keys, last='and')}; this one {found}")
+
+
+def _quoted(text: str) -> str:
+    shown = " ".join(text.split())
+    return f"`{shown[:57]}…`" if len(shown) > 60 else f"`{shown}`"
+
+
+def _shown(node: Node) -> str:
+    if isinstance(node, Scalar):
+        if node.value is None:
+            return "nothing"
+        return f"the text {_quoted(node.text)}" if isinstance(node.value, str) else _quoted(node.text)
+    return "a mapping" if isinstance(node, Mapping) else "a list"
+
+
+def _type_hint(about: About, node: Node, kinds: Collection[str]) -> str | None:
+    if not isinstance(node, Scalar):
+        return None
+    text = node.text[:60]
+    if isinstance(node.value, str):
+        word = text.lower()
+        if "boolean" in kinds and word in _BOOLEANS:
+            return f"write `{_BOOLEANS[word]}`"
+        if "integer" in kinds and text.isdecimal():
+            return f"write {text.lstrip('0') or '0'}, without quotes"
+    elif "string" in kinds:
+        return _form_hint(about, text) or f'put it in quotes: "{text}"'
+    return f"write it as a list: [{text}]" if "array" in kinds else None
+
+
+def _form_hint(about: About, text: str) -> str | None:
+    """Return the text that was probably meant."""
+    meant = None
+    for title, mend in _MENDERS.items():
+        if (about.title or "").startswith(title):
+            meant = mend(text.strip()[:100])
+    return f"did you mean `{meant}`?" if meant and meant != text else None
+
+
+def _mend_duration(text: str) -> str | None:
+    meant = re.sub(r"[\s,]+|\band\b", "", text.lower())
+    for words, unit in _UNIT_WORDS:
+        meant = re.sub(words, unit, meant)
+    if re.fullmatch(r"\d+(\.\d+)?", meant):
+        meant += "s"
+    try:
+        parse_duration(meant)
+    except ValueError:
+        return None
+    return meant
+
+
+def _mend_size(text: str) -> str | None:
+    match = re.fullmatch(r"([0-9]+) *([A-Za-z]*)", text)
+    unit = _SIZE_UNITS.get(match[2].lower()) if match else None
+    return f"{match[1]}{unit}" if match and unit else None
+
+
+def _mend_id(text: str) -> str | None:
+    meant = re.sub(r"[^a-z0-9_]+", "_", text.lower()).strip("_")[:63]
+    return meant if meant[:1].isalpha() else None
+
+
+def _mend_name(text: str) -> str | None:
+    meant = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]
+    return meant if meant[:1].isalpha() else None
+
+
+def _mend_condition(text: str) -> str | None:
+    meant = re.sub(r"[^A-Za-z0-9]+", "_", text).lower()
+    if len(meant) == 5:
+        return meant.upper()
+    return meant if meant in CONDITIONS else None
+
+
+_MENDERS: Final[MappingABC[str, Callable[[str], str | None]]] = {
+    "a duration": _mend_duration,
+    "a size": _mend_size,
+    "an id": _mend_id,
+    "a name": _mend_name,
+    "a PostgreSQL condition": _mend_condition,
+}

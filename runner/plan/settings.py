@@ -1,0 +1,57 @@
+"""Server settings that a step asks for: their names, and those that jobplan needs for itself."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from runner.plan.fields import Fields
+from runner.plan.nodes import Scalar
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
+
+_TIMEOUT = "use `timeout`"
+_DEFAULT = "use `default_{}`, which a worker's transaction begins with"
+_SESSION = "it would act on jobplan's own session, not on the worker"
+
+#: Settings that a step cannot have, in lower case, and what to do instead. Each would break what another key promises,
+#: or the session that launches and watches the worker.
+FORBIDDEN: Final = {
+    "application_name": "jobplan sets it: it tells whose worker that is",
+    "client_encoding": "jobplan's sessions are UTF8",
+    "idle_in_transaction_session_timeout": _SESSION,
+    "idle_session_timeout": _SESSION,
+    "lock_timeout": "use `lock_timeout`, a key of the step",
+    "role": "use `role`, a key of the step",
+    "search_path": "use `search_path`, a key of the step",
+    "session_authorization": "use `role`, a key of the step",
+    "standard_conforming_strings": "the quoting of parameters depends on it",
+    "statement_timeout": _TIMEOUT,
+    "transaction_deferrable": _DEFAULT.format("transaction_deferrable"),
+    "transaction_isolation": _DEFAULT.format("transaction_isolation"),
+    "transaction_read_only": _DEFAULT.format("transaction_read_only"),
+    "transaction_timeout": f"{_TIMEOUT}: a worker that this one stops looks as if it had succeeded",
+}
+_OURS = "pg_background."
+
+
+def read_settings(fields: Fields) -> dict[str, str]:
+    """Return a step's settings; the values as SET takes them."""
+    settings = fields.mapping("settings")
+    if settings is None:
+        return {}
+    found: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    for name, node in settings.pairs():
+        lower = name.lower()
+        hint = "jobplan sets what it needs of them" if lower.startswith(_OURS) else FORBIDDEN.get(lower)
+        if hint is not None:
+            fields.add(node, "JP212", f"`{name}` cannot be set by a step", hint=hint)
+        elif not _NAME.fullmatch(name):
+            fields.add(node, "JP213", f"`{name}` is no name of a setting", hint="like work_mem, or myapp.tenant")
+        elif lower in seen:
+            fields.add(node, "JP214", f"`{name}` and `{seen[lower]}` are the same setting")
+        elif isinstance(node, Scalar):
+            seen[lower] = name
+            found[name] = ("on" if node.value else "off") if isinstance(node.value, bool) else node.text
+    return found

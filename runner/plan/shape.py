@@ -1,0 +1,282 @@
+"""Checks made from a JSON Schema: each part of the schema becomes a function that looks at one node.
+
+The subset of draft-07 that the plan's schema uses, and no more: a keyword that is not known here is an error when the
+schema is compiled, so that nothing the file says can go unchecked.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, Final, TypeAlias
+
+from runner.plan import sentences
+from runner.plan.nodes import Mapping, Node, Scalar, Sequence
+from runner.plan.report import Report
+
+JsonSchema: TypeAlias = dict[str, Any]
+
+_NOTES: Final = frozenset({"$schema", "title", "description", "definitions"})
+_KEYWORDS: Final = {
+    "string": frozenset({"pattern", "minLength", "maxLength"}),
+    "integer": frozenset({"minimum", "maximum"}),
+    "number": frozenset({"minimum", "maximum"}),
+    "boolean": frozenset[str](),
+    "null": frozenset[str](),
+    "array": frozenset({"items", "minItems", "uniqueItems"}),
+    "object": frozenset(
+        {
+            "properties",
+            "patternProperties",
+            "additionalProperties",
+            "propertyNames",
+            "required",
+            "minProperties",
+            "oneOf",
+        }
+    ),
+}
+_KINDS: Final = {str: "string", bool: "boolean", int: "integer", float: "number", type(None): "null"}
+
+
+class Walk:
+    """One pass over a document: where problems go, which nodes are unusable, and which step is being looked at."""
+
+    __slots__ = ("bad", "report", "step")
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.bad: set[int] = set()
+        self.step: str | None = None
+
+    def add(self, node: Node, code: str, told: sentences.Told, *, bad: bool = True) -> None:
+        """Report a problem; `bad` says that the node's value must not be used."""
+        self.report.add(node, code, told.message, hint=told.hint, step=self.step)
+        if bad:
+            self.bad.add(id(node))
+
+
+#: Looks at one node under the key (or name) that it has in the document.
+Check: TypeAlias = Callable[[Node, str, Walk], None]
+
+
+def compile_check(root: JsonSchema, part: JsonSchema) -> Check:
+    """Return the check that `part` of the schema `root` stands for; ValueError if it uses an unknown keyword."""
+    return _Compiler(root).compile(part, item=False)
+
+
+def kind_of(node: Node) -> str:
+    """Return the JSON type of a node; a whole number that is written as `2.0` is an integer, as draft-07 has it."""
+    if isinstance(node, Scalar):
+        if type(node.value) is float and node.value.is_integer():
+            return "integer"
+        return _KINDS[type(node.value)]
+    return "object" if isinstance(node, Mapping) else "array"
+
+
+class _Compiler:
+    def __init__(self, root: JsonSchema) -> None:
+        self._root = root
+        self._made: dict[tuple[int, bool], Check] = {}
+
+    def compile(self, part: JsonSchema, *, item: bool) -> Check:
+        part, step = self._resolve(part)
+        made = self._made.get((id(part), item))
+        if made is None:
+            made = self._compile(part, item=item)
+            self._made[id(part), item] = made
+        return _for_step(made) if step else made
+
+    def _resolve(self, part: JsonSchema) -> tuple[JsonSchema, bool]:
+        step = False
+        while "$ref" in part:
+            _known(part, {"$ref"})
+            pointer = part["$ref"]
+            step = step or pointer == "#/definitions/step"
+            part = self._root
+            for name in pointer.removeprefix("#/").split("/"):
+                part = part[name]
+        return part, step
+
+    def _compile(self, part: JsonSchema, *, item: bool) -> Check:
+        told = sentences.About(title=part.get("title"), item=item)
+        if "anyOf" in part:
+            _known(part, {"anyOf"})
+            return self._any_of(part["anyOf"], told)
+        if "enum" in part or "const" in part:
+            _known(part, {"enum", "const"})
+            return _one_of(part["enum"] if "enum" in part else [part["const"]], told)
+        if "type" not in part:
+            _known(part, set())
+            return _anything
+        types = part["type"] if isinstance(part["type"], list) else [part["type"]]
+        _known(part, {"type"}.union(*(_KEYWORDS[name] for name in types)))
+        if types == ["object"]:
+            return self._object(part, told)
+        if types == ["array"]:
+            return self._array(part, told)
+        return _text(part, told) if types == ["string"] else _scalar(part, types, told)
+
+    def _any_of(self, parts: list[JsonSchema], told: sentences.About) -> Check:
+        """Return a check that lets the node's type choose the part; the parts' types must differ."""
+        by_kind: dict[str, Check] = {}
+        titles = []
+        for part in parts:
+            resolved, _ = self._resolve(part)
+            types = resolved["type"] if isinstance(resolved["type"], list) else [resolved["type"]]
+            titles.append(resolved.get("title") or sentences.type_words(types))
+            check = self.compile(part, item=told.item)
+            for kind in [*types, *(["integer"] if "number" in types else [])]:
+                if kind in by_kind:
+                    raise ValueError(f"two parts of anyOf are of type {kind}")
+                by_kind[kind] = check
+        expected = " or ".join(titles)
+
+        def check_any(node: Node, label: str, walk: Walk) -> None:
+            check = by_kind.get(kind_of(node))
+            if check is None:
+                walk.add(node, "JP103", sentences.wrong_type(told, label, node, expected, by_kind.keys()))
+            else:
+                check(node, label, walk)
+
+        return check_any
+
+    def _array(self, part: JsonSchema, told: sentences.About) -> Check:
+        check_item = self.compile(part["items"], item=True)
+        at_least = part.get("minItems", 0)
+        unique = part.get("uniqueItems", False)
+
+        def check_array(node: Node, label: str, walk: Walk) -> None:
+            if not isinstance(node, Sequence):
+                walk.add(node, "JP103", sentences.wrong_type(told, label, node, "a list", ("array",)))
+                return
+            for item in node.items:
+                check_item(item, label, walk)
+            if len(node.items) < at_least:
+                walk.add(node, "JP107", sentences.empty(told, label), bad=False)
+            if unique and len(node.items) > 1:
+                _check_unique(node, label, walk)
+
+        return check_array
+
+    def _object(self, part: JsonSchema, told: sentences.About) -> Check:
+        properties = {key: self.compile(value, item=False) for key, value in part.get("properties", {}).items()}
+        ignored = _prefix(part.get("patternProperties", {}))
+        additional = part.get("additionalProperties", False)
+        check_other = self.compile(additional, item=False) if additional else None
+        check_name = self.compile(part["propertyNames"], item=False) if "propertyNames" in part else None
+        required = part.get("required", ())
+        either = [choice["required"][0] for choice in part.get("oneOf", ())]
+        at_least = part.get("minProperties", 0)
+
+        def check_object(node: Node, label: str, walk: Walk) -> None:
+            if not isinstance(node, Mapping):
+                walk.add(node, "JP103", sentences.wrong_type(told, label, node, "a mapping", ("object",)))
+                return
+            for key, value in node.values.items():
+                check = properties.get(key, check_other)
+                if check is not None:
+                    check(value, key, walk)
+                elif not ignored or not key.startswith(ignored):
+                    walk.add(node.keys[key], "JP101", sentences.unknown_key(told, label, key, properties))
+                if check_name is not None:
+                    check_name(node.keys[key], key, walk)
+            if len(node.values) < at_least:
+                walk.add(node, "JP107", sentences.empty(told, label), bad=False)
+            for key in required:
+                if key not in node.values:
+                    walk.add(node, "JP102", sentences.missing(told, label, key), bad=False)
+            if either and sum(key in node.values for key in either) != 1:
+                walk.add(node, "JP109", sentences.not_one(told, label, either, node), bad=False)
+
+        return check_object
+
+
+def _anything(node: Node, label: str, walk: Walk) -> None:
+    """Check nothing."""
+
+
+def _for_step(check: Check) -> Check:
+    """Return the same check, which names the step in the problems that it finds."""
+
+    def check_step(node: Node, label: str, walk: Walk) -> None:
+        step = node.values.get("id") if isinstance(node, Mapping) else None
+        walk.step = step.text if isinstance(step, Scalar) else None
+        check(node, label, walk)
+        walk.step = None
+
+    return check_step
+
+
+def _one_of(allowed: list[Any], told: sentences.About) -> Check:
+    def check_enum(node: Node, label: str, walk: Walk) -> None:
+        if not (isinstance(node, Scalar) and type(node.value) is not bool and node.value in allowed):
+            walk.add(node, "JP104", sentences.not_in(told, label, node, allowed))
+
+    return check_enum
+
+
+def _text(part: JsonSchema, told: sentences.About) -> Check:
+    # `$` would also match before a line break at the end; JSON Schema's (ECMAScript's) does not.
+    search = re.compile(re.sub(r"\$$", r"\\Z", part["pattern"])).search if "pattern" in part else None
+    at_least, at_most = part.get("minLength", 0), part.get("maxLength")
+
+    def check_text(node: Node, label: str, walk: Walk) -> None:
+        if not isinstance(node, Scalar) or type(node.value) is not str:
+            walk.add(node, "JP103", sentences.wrong_type(told, label, node, "text", ("string",)))
+        elif search and not search(node.value):
+            walk.add(node, "JP106", sentences.wrong_form(told, label, node))
+        elif len(node.value) < at_least:
+            walk.add(node, "JP107", sentences.empty(told, label))
+        elif at_most is not None and len(node.value) > at_most:
+            walk.add(node, "JP107", sentences.too_long(told, label, at_most))
+
+    return check_text
+
+
+def _scalar(part: JsonSchema, types: list[str], told: sentences.About) -> Check:
+    kinds = frozenset(types) | ({"integer"} if "number" in types else set())
+    low, high = part.get("minimum"), part.get("maximum")
+    expected = part.get("title") or sentences.type_words(types)
+
+    def check_scalar(node: Node, label: str, walk: Walk) -> None:
+        if not isinstance(node, Scalar) or kind_of(node) not in kinds:
+            walk.add(node, "JP103", sentences.wrong_type(told, label, node, expected, kinds))
+        elif isinstance(node.value, int | float) and not isinstance(node.value, bool):
+            if low is not None and node.value < low:
+                walk.add(node, "JP105", sentences.out_of_range(told, label, node, f"at least {low}"))
+            elif high is not None and node.value > high:
+                walk.add(node, "JP105", sentences.out_of_range(told, label, node, f"at most {high}"))
+
+    return check_scalar
+
+
+def _check_unique(node: Sequence, label: str, walk: Walk) -> None:
+    seen = set()
+    for item in node.items:
+        key = _plain(item)
+        if key in seen:
+            walk.add(item, "JP108", sentences.twice(label, item), bad=False)
+        seen.add(key)
+
+
+def _plain(node: Node) -> object:
+    """Return something hashable that is equal for equal nodes; true is not 1."""
+    if isinstance(node, Scalar):
+        return (isinstance(node.value, bool), node.value)
+    if isinstance(node, Sequence):
+        return tuple(_plain(item) for item in node.items)
+    return frozenset((key, _plain(value)) for key, value in node.values.items())
+
+
+def _prefix(patterns: JsonSchema) -> str:
+    """Return the prefix of the keys that are ignored; the schema has no other patternProperties."""
+    prefixes = [pattern.removeprefix("^") for pattern in patterns]
+    if len(prefixes) > 1 or any(re.escape(prefix) != prefix.replace("-", r"\-") for prefix in prefixes):
+        raise ValueError(f"patternProperties can only be one plain prefix: {sorted(patterns)}")
+    return prefixes[0] if prefixes else ""
+
+
+def _known(part: JsonSchema, keywords: set[str]) -> None:
+    if unknown := part.keys() - keywords - _NOTES:
+        raise ValueError(f"the schema uses keywords that are not known here: {sorted(unknown)}")

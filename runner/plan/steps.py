@@ -1,0 +1,154 @@
+"""One step of the file to a `Step`: the defaults merged, each key read, each SQL text's parameters checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from types import MappingProxyType
+from typing import Final
+
+from runner.errors import Position
+from runner.plan import control
+from runner.plan.fields import Fields
+from runner.plan.files import PlanFiles
+from runner.plan.includes import PlanFile
+from runner.plan.model import Need, OnFinish, OnRunnerExit, Param, Sql, Step
+from runner.plan.nodes import Mapping as MappingNode
+from runner.plan.nodes import Node, Scalar
+from runner.plan.report import Placed, Report
+from runner.plan.scope import Scope, check_references
+from runner.plan.settings import read_settings
+
+MAX_ID: Final = 63
+#: What pg_background takes for a queue; fewer than 64 bytes it refuses, and below 1 kB not even an error fits.
+MIN_BUFFER: Final = 1_024
+MAX_BUFFER: Final = 268_435_456
+_DEFAULT_BUFFER = 65_536
+
+_SIZE_UNITS = {"B": 1, "kB": 1_024, "MB": 1_048_576, "GB": 1_073_741_824}
+_NOTHING = Sql(text="", start=Position(file="", line=1, column=1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A step with the places that the rules between steps need for their problems."""
+
+    step: Step
+    node: MappingNode
+    fields: Fields
+    needs: tuple[tuple[Need, Node], ...]
+    finally_: bool
+
+    def place(self, key: str) -> Placed:
+        """Return where a key's value is, or the step if it has none."""
+        return self.fields.node(key) or self.fields
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReader:
+    """What reading a step takes besides the step: defaults, parameters, files."""
+
+    defaults: Mapping[str, Node]
+    params: Mapping[str, Param]
+    files: PlanFiles
+    report: Report
+    bad: frozenset[int]
+
+    def read(self, file: PlanFile, node: MappingNode, scope: Scope, *, finally_: bool = False) -> Draft:
+        """Return the step; where something is wrong with it, that is reported, and a harmless value stands in."""
+        fields = self._fields(file, node)
+        needs = control.read_needs(fields, file.prefix)
+        for_each = control.read_for_each(fields, self.params)
+        on_finish = fields.choice("on_finish", OnFinish.WAIT)
+        leaves = OnRunnerExit.CANCEL if on_finish is OnFinish.WAIT else OnRunnerExit.DETACH
+        step = Step(
+            id=fields.step or "",
+            sql=self._main_sql(file, fields) or _NOTHING,
+            timeout=fields.duration("timeout"),
+            on_finish=on_finish,
+            on_runner_exit=fields.choice("on_runner_exit", leaves),
+            needs=tuple(need for need, _ in needs),
+            lock_timeout=fields.duration("lock_timeout"),
+            queue_timeout=fields.duration("queue_timeout"),
+            slots=fields.integer("slots", 1),
+            pools=_pools(fields),
+            exclusive=frozenset(fields.texts("exclusive")),
+            priority=fields.integer("priority", 0),
+            retry=control.read_retry(fields),
+            idempotent=fields.boolean("idempotent") or False,
+            allow_failure=control.read_allow_failure(fields),
+            if_=control.read_sql(fields, "if"),
+            preconditions=control.read_checks(fields),
+            verify=control.read_sql(fields, "verify"),
+            expect=control.read_expect(fields),
+            capture_rows=_capture(fields),
+            for_each=for_each,
+            repeat=control.read_repeat(fields),
+            settings=MappingProxyType(read_settings(fields)),
+            role=fields.text("role") or None,
+            search_path=fields.text("search_path") or None,
+            output_buffer=_buffer(fields),
+            touches=fields.texts("touches"),
+            tags=frozenset(fields.texts("tags")),
+            description=fields.text("description"),
+            position=node.position,
+        )
+        if for_each is not None and for_each.sql is not None:
+            check_references(for_each.sql, scope, self.report, step=fields.step)
+        inner = scope.with_items(for_each)
+        for sql in _texts(step):
+            check_references(sql, inner, self.report, step=fields.step)
+        return Draft(step=step, node=node, fields=fields, needs=needs, finally_=finally_)
+
+    def _fields(self, file: PlanFile, node: MappingNode) -> Fields:
+        written = node.values.get("id")
+        good = isinstance(written, Scalar) and id(written) not in self.bad
+        step = file.prefix + written.text if good and isinstance(written, Scalar) else None
+        if step is not None and len(step) > MAX_ID:
+            message = f"with its file's prefix the id `{step}` is longer than {MAX_ID} characters"
+            self.report.add(node.values["id"], "JP236", message, step=step)
+        return Fields({**self.defaults, **node.values}, node, self.report, self.bad, step=step)
+
+    def _main_sql(self, file: PlanFile, fields: Fields) -> Sql | None:
+        node = fields.scalar("sql_file")
+        if node is None or fields.has("sql"):
+            return control.read_sql(fields, "sql")
+        found = self.files.find(node.text, file.name, node, "sql_file", step=fields.step)
+        sql = None if found is None else self.files.sql(found)
+        if found is not None and sql is not None and control.is_empty(sql):
+            fields.add(node, "JP219", f"{found.name} holds no SQL")
+        return sql
+
+
+def _texts(step: Step) -> Iterable[Sql]:
+    """Return every SQL text of a step that is asked once for each of its instances."""
+    until = step.repeat.until_sql if step.repeat else None
+    expect = step.expect.sql if step.expect else None
+    checks = (check.sql for check in step.preconditions)
+    return (sql for sql in chain((step.sql, step.if_, step.verify, expect, until), checks) if sql is not None)
+
+
+def _pools(fields: Fields) -> Mapping[str, int]:
+    node = fields.mapping("pools")
+    if node is None:
+        return MappingProxyType(dict.fromkeys(fields.texts("pools"), 1))
+    return MappingProxyType({name: node.integer(name, 1) for name, _ in node.pairs()})
+
+
+def _capture(fields: Fields) -> int:
+    capture = fields.mapping("capture")
+    return capture.integer("rows", 0) if capture else 0
+
+
+def _buffer(fields: Fields) -> int:
+    node = fields.scalar("output_buffer")
+    match = re.fullmatch(r"([0-9]+) ?([A-Za-z]+)", node.text) if node else None
+    if node is None or match is None:
+        return _DEFAULT_BUFFER
+    size = int(match[1]) * _SIZE_UNITS[match[2]]
+    if not MIN_BUFFER <= size <= MAX_BUFFER:
+        fields.add(node, "JP216", f"`output_buffer` must be from 1kB to 256MB, not {node.text}")
+        return _DEFAULT_BUFFER
+    return size
