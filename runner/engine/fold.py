@@ -95,6 +95,8 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     record.cancel_reason = None
     record.detaching = False
     record.lost = False
+    if record.server_end is not None:
+        bisect.insort(state.server_ends, (record.server_end, record.key))
     for key in event.overtook:
         _overtake(state, state.records[key])
     if state.ceiling is not None and len(state.active) > state.ceiling:
@@ -129,12 +131,19 @@ def _attempt_running(state: RunState, record: StepRecord, event: ev.AttemptRunni
     _got_worker(state, record, event.at)
 
 
-def _attempt_cancel_requested(_: RunState, record: StepRecord, event: ev.AttemptCancelRequested) -> None:
+def _attempt_cancel_requested(state: RunState, record: StepRecord, event: ev.AttemptCancelRequested) -> None:
+    _forget_server_end(state, record)
     record.cancel_reason = event.reason
 
 
-def _attempt_detach_requested(_: RunState, record: StepRecord, __: ev.AttemptDetachRequested) -> None:
+def _attempt_detach_requested(state: RunState, record: StepRecord, _: ev.AttemptDetachRequested) -> None:
+    _forget_server_end(state, record)
     record.detaching = True
+
+
+def _forget_server_end(state: RunState, record: StepRecord) -> None:
+    if record.server_end is not None:
+        _remove(state.server_ends, (record.server_end, record.key))
 
 
 def _attempt_lost(_: RunState, record: StepRecord, __: ev.AttemptLost) -> None:
@@ -184,6 +193,7 @@ def _leave(state: RunState, record: StepRecord) -> None:
             for name, amount in record.needs.items():
                 state.used[name] -= amount
             del state.active[record.key]
+            _forget_server_end(state, record)
         case StepState.SETTLING:
             del state.settling[record.key]
         case StepState.RETRYING:

@@ -200,37 +200,36 @@ def _allowed(record: StepRecord, error: ev.ErrorDetails | None) -> bool:
 
 
 def _stops(state: RunState, now: float) -> Iterator[Command]:
+    cancelling = state.drained_by is not None and state.plan.on_failure is OnFailure.CANCEL
     rest_is_over = _only_detachable(state)
-    for key in state.active:
-        record = state.records[key]
-        if record.cancel_reason is None and not record.detaching:
-            command = _stop(state, record, now, rest_is_over=rest_is_over)
-            if command is not None:
-                yield command
+    if state.interrupted is not None or state.timed_out or cancelling or rest_is_over:
+        for record in map(state.records.__getitem__, state.active):
+            if record.cancel_reason is None and not record.detaching:
+                command = _stop(state, record, now, rest_is_over=rest_is_over)
+                if command is not None:
+                    yield command
+    else:
+        for _, key in _due(state.server_ends, now - GRACE):
+            yield _cancel(state.records[key], ev.CancelReason.TIMEOUT)
 
 
 def _stop(state: RunState, record: StepRecord, now: float, *, rest_is_over: bool) -> Command | None:
-    def cancel(reason: ev.CancelReason) -> Cancel:
-        return Cancel(step=record.key, attempt=record.attempt, reason=reason)
-
+    """Say what a reason that concerns the whole run means for one worker."""
     detach = Detach(step=record.key, attempt=record.attempt)
     stays = record.step.on_runner_exit is OnRunnerExit.DETACH
     if state.interrupted is not None:
-        return detach if stays else cancel(ev.CancelReason.INTERRUPT)
+        return detach if stays else _cancel(record, ev.CancelReason.INTERRUPT)
     if state.timed_out:
-        return cancel(ev.CancelReason.RUN_TIMEOUT) if record.step.waits else detach
+        return _cancel(record, ev.CancelReason.RUN_TIMEOUT) if record.step.waits else detach
     if state.drained_by is not None and state.plan.on_failure is OnFailure.CANCEL and not stays:
-        return cancel(ev.CancelReason.ON_FAILURE)
-    limit = _second_line(record)
-    if limit is not None and now >= limit:
-        return cancel(ev.CancelReason.TIMEOUT)
+        return _cancel(record, ev.CancelReason.ON_FAILURE)
+    if record.server_end is not None and record.server_end <= now - GRACE:
+        return _cancel(record, ev.CancelReason.TIMEOUT)
     return detach if rest_is_over else None
 
 
-def _second_line(record: StepRecord) -> float | None:
-    if record.timeout is None or record.launched_at is None:
-        return None
-    return record.launched_at + record.timeout + GRACE
+def _cancel(record: StepRecord, reason: ev.CancelReason) -> Cancel:
+    return Cancel(step=record.key, attempt=record.attempt, reason=reason)
 
 
 def _launches(state: RunState, now: float) -> Iterator[Launch]:
@@ -326,9 +325,7 @@ def _wake_at(state: RunState, now: float) -> float | None:
     """Return the next moment at which something follows from the time alone; it is always in the future."""
     moments: list[float | None] = [state.deadline] if not state.timed_out else []
     moments += [moment for moment, _ in (*state.retrying[:1], *state.queue_timed[:1])]
-    for record in map(state.records.__getitem__, state.active):
-        if record.cancel_reason is None and not record.detaching:
-            moments.append(_second_line(record))
+    moments += [end + GRACE for end, _ in state.server_ends[:1]]
     if (state.ceiling is not None and state.ready) or (state.ceiling is None and state.short_told):
         moments.append(state.probe_at)
     # A probe that is due but was not ordered would not help: nobody who waits fits. Only an event can change that.

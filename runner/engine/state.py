@@ -105,6 +105,13 @@ class StepRecord:
         return self.ready_at + self.step.queue_timeout
 
     @property
+    def server_end(self) -> float | None:
+        """The moment at which the server ends the worker; None if it does not, or if it was asked for before."""
+        if self.timeout is None or self.launched_at is None or self.cancel_reason is not None or self.detaching:
+            return None
+        return self.launched_at + self.timeout
+
+    @property
     def final(self) -> bool:
         """Say whether nothing more will happen to the step."""
         return self.state in FINAL
@@ -127,6 +134,8 @@ class RunState:
     #: When ready steps reach their queue_timeout, and when retries are due, the earliest first.
     queue_timed: list[tuple[float, str]] = field(default_factory=list)
     retrying: list[tuple[float, str]] = field(default_factory=list)
+    #: When the server ends workers that nobody has asked to stop or let go of, the earliest first.
+    server_ends: list[tuple[float, str]] = field(default_factory=list)
     #: Pending steps that are now certain to start or never to start, in the order in which that became so.
     released: dict[str, None] = field(default_factory=dict)
     settling: dict[str, None] = field(default_factory=dict)
@@ -232,15 +241,19 @@ def _remaining_path(plan: Plan) -> dict[str, int]:
 
 def validate(state: RunState) -> None:
     """Recompute every index from the records; AssertionError with a sentence if one is wrong. For tests."""
-    used: Counter[str] = Counter()
-    for record in state.records.values():
-        if record.state in HOLDING:
-            used.update(record.needs)
-    _expect(+used == +state.used, f"in use {+state.used}, but the holders take {+used}")
-    for resource, amount in used.items():
-        _expect(amount <= state.capacity[resource], f"{resource}: {amount} of {state.capacity[resource]}")
-    holders = {record.key for record in state.records.values() if record.state in HOLDING}
-    _expect(holders == set(state.active), f"active {set(state.active)}, but {holders} hold slots")
+    holding = [record for record in state.records.values() if record.state in HOLDING]
+    used: dict[str, int] = {}
+    for record in holding:
+        for name, amount in record.needs.items():
+            used[name] = used.get(name, 0) + amount
+    booked = {name: amount for name, amount in state.used.items() if amount}
+    _expect(used == booked, f"in use {booked}, but the holders take {used}")
+    for name, amount in used.items():
+        _expect(amount <= state.capacity[name], f"{name}: {amount} of {state.capacity[name]}")
+    holders = {record.key for record in holding}
+    _expect(holders == state.active.keys(), f"active {state.active}, but {holders} hold slots")
+    ends = sorted((r.server_end, r.key) for r in holding if r.server_end is not None)
+    _expect(ends == state.server_ends, f"the server ends {ends}, but the index holds {state.server_ends}")
     _validate_waiting(state)
     for what, index in ((StepState.SETTLING, state.settling), (StepState.RETRYING, [key for _, key in state.retrying])):
         there = sorted(r.key for r in state.records.values() if r.state is what)
