@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import click
 
@@ -15,12 +14,11 @@ from runner.errors import UsageError
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterSources:
-    """Where values come from, the strongest first."""
+class ParameterValues(TypedDict):
+    """Where values come from, the strongest first; the keyword arguments of `read_plan`."""
 
     given: Mapping[str, str]
-    file: Path | None
+    params_file: Path | None
     environment: Mapping[str, str]
 
 
@@ -41,8 +39,8 @@ def parameter_options(function: _F) -> _F:
     )(function)
 
 
-def parameter_sources(params: tuple[str, ...], params_file: Path | None) -> ParameterSources:
-    """Read the options. UsageError if a --param has no name or no `=`, or names a parameter twice."""
+def parameter_values(params: tuple[str, ...], params_file: Path | None) -> ParameterValues:
+    """Read the options. UsageError if a --param is not NAME=VALUE or comes twice."""
     given: dict[str, str] = {}
     for text in params:
         name, equals, value = text.partition("=")
@@ -51,4 +49,4 @@ def parameter_sources(params: tuple[str, ...], params_file: Path | None) -> Para
         if name in given:
             raise UsageError(f"--param {name} is given twice.")
         given[name] = value
-    return ParameterSources(given=given, file=params_file, environment=dict(os.environ))
+    return ParameterValues(given=given, params_file=params_file, environment=dict(os.environ))

@@ -6,28 +6,27 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import shlex
 import signal
-import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from runner import __version__
+from runner.api import new_run
 from runner.cli.exits import EXIT_CODES
-from runner.cli.parameters import ParameterSources, parameter_options, parameter_sources
+from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
 from runner.clock import Clock, MonotonicClock
-from runner.engine.loop import Run, RunContext, RunResult
+from runner.engine.loop import RunResult
 from runner.engine.sink import Sink
 from runner.errors import UsageError
-from runner.gateway.pg import PgGateway
-from runner.identity import new_run_id
+from runner.identity import new_run_id, worker_name
 from runner.plan import read_plan
 from runner.plan.model import Plan
-from runner.plan.resolved import sha256
 from runner.reports.jsonl import JsonLines
-from runner.reports.plain import Plain, Verbosity, last_line
+from runner.reports.plain import Afterlife, Plain, Verbosity, last_line
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -37,7 +36,7 @@ class Options:
     """What the command line asked for."""
 
     plan: Path
-    parameters: ParameterSources
+    parameters: ParameterValues
     dsn: str
     slots: int | None
     reports: tuple[tuple[str, Path], ...]
@@ -74,11 +73,10 @@ def run(
         raise UsageError("--verbose and --quiet exclude each other.")
     if embedded and dsn is not None:
         raise UsageError("--embedded and --dsn exclude each other.")
-    parameters = parameter_sources(params, params_file)
     chosen = Verbosity.VERBOSE if verbose else Verbosity.QUIET if quiet else Verbosity.NORMAL
     options = Options(
         plan=plan,
-        parameters=parameters,
+        parameters=parameter_values(params, params_file),
         dsn=dsn if dsn is not None else os.environ.get("JOBPLAN_DSN", ""),
         slots=slots,
         reports=tuple(_report(text) for text in reports),
@@ -86,7 +84,7 @@ def run(
     )
     loaded = _load(options)
     with _server(options, embedded=embedded) as conninfo:
-        return _execute(loaded, options, conninfo)
+        return _execute(loaded, options, conninfo, embedded=embedded)
 
 
 def _report(text: str) -> tuple[str, Path]:
@@ -99,8 +97,7 @@ def _report(text: str) -> tuple[str, Path]:
 
 
 def _load(options: Options) -> Plan:
-    sources = options.parameters
-    plan = read_plan(options.plan, given=sources.given, params_file=sources.file, environment=sources.environment)
+    plan = read_plan(options.plan, **options.parameters)
     if options.slots is None or options.slots >= plan.budget.slots:
         return plan
     wide = [step.id for step in plan.steps if step.slots > options.slots]
@@ -120,33 +117,52 @@ def _server(options: Options, *, embedded: bool) -> Iterator[str]:
         yield server.dsn
 
 
-def _execute(plan: Plan, options: Options, conninfo: str) -> int:
+def _execute(plan: Plan, options: Options, conninfo: str, *, embedded: bool) -> int:
     clock = MonotonicClock()
     run_id = new_run_id(clock.now())
-    context = RunContext(
-        run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
-    )
     sinks: list[Sink] = [Plain(sys.stderr, run_id, options.verbosity)]
     sinks += [JsonLines(path, run_id) for _, path in options.reports]
-    run_ = Run(plan, gateway=PgGateway(conninfo, run_id), clock=clock, sinks=sinks, context=context)
-    result = asyncio.run(_with_signals(run_))
-    _say_last(result, options, clock, run_id)
+
+    async def execute() -> RunResult:
+        started = new_run(plan, dsn=conninfo, run_id=run_id, clock=clock, sinks=sinks)
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, started.interrupt, int(number))
+        return await started.execute()
+
+    result = asyncio.run(execute())
+    for error in result.record_errors:
+        click.echo(f"jobplan: {error}", err=True)
+    click.echo(_last_line(result, options, clock, run_id, embedded=embedded), err=True)
     if result.record_errors and result.exit_code == 0:
         return 1
     return result.exit_code
 
 
-async def _with_signals(run_: Run) -> RunResult:
-    loop = asyncio.get_running_loop()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, run_.interrupt, int(number))
-    return await run_.execute()
-
-
-def _say_last(result: RunResult, options: Options, clock: Clock, run_id: str) -> None:
-    for error in result.record_errors:
-        click.echo(f"jobplan: {error}", err=True)
+def _last_line(result: RunResult, options: Options, clock: Clock, run_id: str, *, embedded: bool) -> str:
     started = result.state.started_at or clock.now()
-    record = ", ".join(str(path) for _, path in options.reports) or None
-    line = last_line(result.state, seconds=clock.now() - started, record=record, run_id=run_id)
-    click.echo(line, err=True)
+    return last_line(
+        result.state,
+        run_id=run_id,
+        seconds=clock.now() - started,
+        record=", ".join(str(path) for _, path in options.reports) or None,
+        afterlife=_EMBEDDED if embedded else _psql_commands(options.dsn, run_id),
+    )
+
+
+_EMBEDDED = Afterlife(instead="the embedded server is removed now, and with it what still runs")
+
+
+def _psql_commands(conninfo: str, run_id: str) -> Afterlife:
+    """Write the commands out in full, without a password: psql asks for it, or finds it where libpq does."""
+    parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if name != "password" and value}
+    target = shlex.quote(make_conninfo(**parts)) if parts else ""
+    workers = (
+        "FROM pg_stat_activity WHERE backend_type = 'pg_background' "
+        f"AND application_name LIKE '{worker_name(run_id, '')}%'"
+    )
+    psql = " ".join(part for part in ("psql", target, "-c") if part)
+    return Afterlife(
+        follow=f'{psql} "SELECT pid, application_name, now() - backend_start AS age {workers}"',
+        stop=f'{psql} "SELECT pg_terminate_backend(pid) {workers}"',
+    )

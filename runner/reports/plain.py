@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TextIO
 
 from runner.clock import rfc3339
@@ -140,7 +141,8 @@ def _finished(event: ev.StepFinished, state: RunState) -> str:
     record = state.records[event.step]
     words = f"{event.step}: {event.state.replace('_', ' ')}"
     if record.launched_at is not None and record.ended_at is not None:
-        words += f" in {format_duration(record.ended_at - record.launched_at)}"
+        word = "after" if event.state == StepState.DETACHED else "in"
+        words += f" {word} {format_duration(record.ended_at - record.launched_at)}"
     if event.error is not None:
         return f"{words}: {error_text(event.error)}"
     last = record.last
@@ -183,7 +185,16 @@ def _some(items: list[str], limit: int = 8) -> str:
     return ", ".join(items[:limit]) + more
 
 
-def last_line(state: RunState, *, seconds: float, record: str | None, run_id: str) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Afterlife:
+    """What is to be said of workers that live on: the commands that follow and stop them, or why there are none."""
+
+    follow: str = ""
+    stop: str = ""
+    instead: str = ""
+
+
+def last_line(state: RunState, *, run_id: str, seconds: float, record: str | None, afterlife: Afterlife) -> str:
     """Sum up the run: how many of each state, how long, where the record is, and how to find what lives on."""
     counts = state.counts()
     tally = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in StepState if counts[name])
@@ -191,10 +202,7 @@ def last_line(state: RunState, *, seconds: float, record: str | None, run_id: st
     if record:
         text += f"; record: {record}"
     if any(r.state is StepState.DETACHED or r.state in HOLDING for r in state.records.values()):
-        text += f"; follow what lives on: psql -c {_FOLLOW % run_id}; stop it: psql -c {_STOP % run_id}"
+        text += f"; {afterlife.instead}" if afterlife.instead else ""
+        text += f"; follow what lives on: {afterlife.follow}" if afterlife.follow else ""
+        text += f"; stop it: {afterlife.stop}" if afterlife.stop else ""
     return text
-
-
-_WORKERS = "FROM pg_stat_activity WHERE backend_type = 'pg_background' AND application_name LIKE 'jobplan:%s:%%'"
-_FOLLOW = f'"SELECT pid, application_name, now() - backend_start AS age {_WORKERS}"'
-_STOP = f'"SELECT pg_terminate_backend(pid) {_WORKERS}"'

@@ -1,0 +1,42 @@
+"""The public surface: load a plan, run a plan. The command line is made of the same parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+
+from runner import __version__
+from runner.clock import Clock, MonotonicClock
+from runner.engine.loop import Run, RunContext, RunResult
+from runner.engine.sink import Sink
+from runner.gateway.pg import PgGateway
+from runner.identity import new_run_id
+from runner.plan import load_plan
+from runner.plan.model import Plan
+from runner.plan.resolved import sha256
+
+__all__ = ["load_plan", "new_run", "run_plan"]
+
+
+def run_plan(plan: Plan, *, dsn: str = "", sinks: Sequence[Sink] = ()) -> RunResult:
+    """Run a plan to its end and return how it ended; `sinks` are given every event.
+
+    `dsn` is a libpq connection; what it leaves out comes from libpq's environment. PreflightError if nothing could be
+    started. Not to be called from a running event loop.
+    """
+    clock = MonotonicClock()
+
+    async def execute() -> RunResult:
+        return await new_run(plan, dsn=dsn, run_id=new_run_id(clock.now()), clock=clock, sinks=sinks).execute()
+
+    return asyncio.run(execute())
+
+
+def new_run(plan: Plan, *, dsn: str, run_id: str, clock: Clock, sinks: Sequence[Sink]) -> Run:
+    """Put a run on a real server together; nothing happens before its `execute`."""
+    context = RunContext(
+        run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
+    )
+    return Run(plan, gateway=PgGateway(dsn, run_id), clock=clock, sinks=sinks, context=context)
