@@ -28,9 +28,9 @@ _BARE_NAME = re.compile(_WORD)
 _QUOTED_NAME = re.compile(rf"{_WORD}(?:\.{_WORD})*")
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
-# After these a value is a token of its own without a space. Everything else gets one: `E` would turn a string into an
-# escape string, `1` would swallow digits, `'` and `"` would be read as doubled quotes.
-_SETS_APART = frozenset(" \t\n\r\f\v(,[=<>;")
+#: After these a value is a token of its own without a space. Everything else gets one: `E` would turn a string into an
+#: escape string, `1` would swallow digits, `'` and `"` would be read as doubled quotes.
+SETS_APART = frozenset(" \t\n\r\f\v(,[=<>;")
 
 _COLON_HINT = "If the colon does not introduce a parameter, write a space after it."
 
@@ -221,7 +221,7 @@ def _bare(value: Scalar) -> str:
 
 def _spaced(text: str, reference: Reference, value: str) -> str:
     before = text[reference.start - 1 : reference.start]
-    apart = before in _SETS_APART or (before == "." and reference.form is Form.IDENTIFIER)
+    apart = before in SETS_APART or (before == "." and reference.form is Form.IDENTIFIER)
     prefix = "" if not before or apart else " "
     # `5` and `.5` or `..` would become one number.
     suffix = " " if reference.form is Form.BARE and text.startswith(".", reference.end) else ""

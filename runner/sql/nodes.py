@@ -1,0 +1,100 @@
+"""Reading the parser's trees: the only place that knows how its messages are built.
+
+Every child is wrapped in a one-of message; a field that is not set reads as its type's empty value. The parser's types
+have no usable stubs, hence `Any`; nothing above runner.sql sees a tree.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from google.protobuf.message import DecodeError, Message
+from postgast import PgQueryError, parse
+
+Tree = Any
+
+
+class TreeError(Exception):
+    """The text is no SQL; `cursor` counts characters from 1, 0 is unknown. Never leaves runner.sql."""
+
+    def __init__(self, message: str, cursor: int) -> None:
+        super().__init__(message)
+        self.message = message
+        self.cursor = cursor
+
+
+def _allow_deep_trees() -> None:
+    """Let trees be deeper than 100 messages, which `'a' || 'b' || …` is with 50 operands.
+
+    protobuf has no public name for it; where this one is missing, such a text is reported as too deep to check.
+    """
+    try:
+        messages = importlib.import_module("google._upb._message")
+        messages.SetAllowOversizeProtos(True)  # noqa: FBT003 -- it takes no keyword
+    except (ImportError, AttributeError):
+        return
+
+
+_allow_deep_trees()
+
+
+def parse_tree(text: str) -> Tree:
+    """Return the tree of a SQL text; TreeError if PostgreSQL's grammar refuses it."""
+    try:
+        return parse(text)
+    except PgQueryError as error:
+        raise TreeError(error.message, error.cursorpos) from None
+    except DecodeError:
+        raise TreeError("the statement is nested too deeply to be checked", 0) from None
+
+
+def unwrap(node: Tree) -> Tree:
+    """Return the message that a one-of wrapper holds, or the node itself."""
+    if node.DESCRIPTOR.name == "Node":
+        chosen = node.WhichOneof("node")
+        return node if chosen is None else getattr(node, chosen)
+    return node
+
+
+def type_name(node: Tree) -> str:
+    """Return PostgreSQL's name for the node: `SelectStmt`, `RangeVar`."""
+    name: str = unwrap(node).DESCRIPTOR.name
+    return name
+
+
+def children(node: Tree) -> Iterator[tuple[str, Tree]]:
+    """Yield each child with the field that it is in."""
+    for field, value in node.ListFields():
+        if isinstance(value, Message):
+            yield field.name, unwrap(value)
+        elif field.message_type is not None:
+            for item in value:
+                yield field.name, unwrap(item)
+
+
+def walk(node: Tree) -> Iterator[Tree]:
+    """Yield the node and everything below it, parents first, in the order of the text where the tree keeps it."""
+    stack = [unwrap(node)]
+    while stack:
+        current = stack.pop()
+        yield current
+        stack.extend(child for _, child in reversed(list(children(current))))
+
+
+def find(node: Tree, name: str) -> Iterator[Tree]:
+    """Yield every node of one type in and below `node`."""
+    return (found for found in walk(node) if found.DESCRIPTOR.name == name)
+
+
+def label(node: Tree, field: str) -> str:
+    """Return the name of an enum field's value: `OBJECT_TABLE`."""
+    values = node.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number
+    name: str = values[getattr(node, field)].name
+    return name
+
+
+def strings(nodes: Iterable[Tree]) -> tuple[str, ...]:
+    """Return the parts of a name: `schema.table` is a list of two String nodes."""
+    return tuple(unwrap(node).sval for node in nodes)

@@ -1,0 +1,157 @@
+"""SQL text to statements, with PostgreSQL's own grammar, before or after its parameters have values.
+
+A text with parameters is parsed by letting each reference stand for a value of its own length, so that every offset
+in the statements is an offset in the text as it was written.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from runner.errors import JobplanError
+from runner.sql.kinds import StatementKind, kind_of
+from runner.sql.nodes import Tree, TreeError, parse_tree, unwrap, walk
+from runner.sql.params import SETS_APART, Form, Reference, references
+from runner.sql.tokens import ScanError, TokenKind, character_offsets, check_characters, tokenize
+
+#: Begins a name that stands for a parameter without a value. A noncharacter, which no real name has.
+PLACEHOLDER = "\ufdd0"
+
+_META_COMMAND = re.compile(r"^[ \t]*(\\[A-Za-z?!.]+)", re.MULTILINE)
+
+
+class SqlSyntaxError(JobplanError):
+    """PostgreSQL's grammar refuses the text; `offset` counts characters from 0."""
+
+    def __init__(self, message: str, offset: int, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.offset = offset
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Statement:
+    """One statement of a text: `start` and `end` count characters from 0 in it, `end` is past the last one.
+
+    `node` and `at` are for runner.sql only: the parser's tree, and what turns its byte offsets into characters.
+    """
+
+    kind: StatementKind
+    start: int
+    end: int
+    node: Tree = field(repr=False, compare=False)
+    at: Callable[[int], int] = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Template:
+    """A text with parameters, parsed before all of them have values; all offsets are those of `text`."""
+
+    text: str
+    references: tuple[Reference, ...]
+    statements: tuple[Statement, ...]
+
+
+def parse_statements(text: str) -> tuple[Statement, ...]:
+    """Return the statements of `text`, none for white space and comments; SqlSyntaxError if PostgreSQL refuses it."""
+    try:
+        check_characters(text)
+        tree = parse_tree(text)
+    except ScanError as error:
+        raise SqlSyntaxError(error.message, error.offset) from None
+    except TreeError as error:
+        raise _syntax_error(text, error) from None
+    at = character_offsets(text)
+    return tuple(_statement(text, raw, at) for raw in tree.stmts)
+
+
+def parse_template(text: str, known: Mapping[str, str] | None = None) -> Template:
+    """Return the statements of a text with parameters.
+
+    Identifiers whose value is in `known` become that value in the statements; every other one stays a placeholder
+    that `placeholder` recognizes. TemplateError as `references` raises it, SqlSyntaxError as `parse_statements` does.
+    """
+    found = references(text)
+    parts: list[str] = []
+    done = 0
+    for reference in found:
+        parts += (text[done : reference.start], _stand_in(text, reference))
+        done = reference.end
+    statements = parse_statements("".join(parts) + text[done:])
+    for statement in statements:
+        _fill_in(statement.node, known or {})
+    return Template(text=text, references=found, statements=statements)
+
+
+def placeholder(name: str) -> str | None:
+    """Return the parameter for which a name in a statement stands, None if it is an ordinary name."""
+    return name.removeprefix(PLACEHOLDER) if name.startswith(PLACEHOLDER) else None
+
+
+def returns_rows(statement: Statement) -> bool:
+    """Return whether a statement is of a kind that gives rows.
+
+    True for EXECUTE, which may; false for CALL, whose row of OUT parameters only the server knows of.
+    """
+    node = statement.node
+    match statement.kind:
+        case StatementKind.SELECT | StatementKind.SHOW | StatementKind.EXPLAIN:
+            return True
+        case StatementKind.EXECUTE | StatementKind.FETCH:
+            return True
+        case StatementKind.INSERT | StatementKind.UPDATE | StatementKind.DELETE | StatementKind.MERGE:
+            return bool(node.HasField("returning_clause"))
+    return False
+
+
+def _statement(text: str, raw: Tree, at: Callable[[int], int]) -> Statement:
+    start = at(raw.stmt_location)
+    end = at(raw.stmt_location + raw.stmt_len) if raw.stmt_len else len(text)
+    end = start + len(text[start:end].rstrip())
+    return Statement(kind=kind_of(raw.stmt), start=start, end=end, node=unwrap(raw.stmt), at=at)
+
+
+def _stand_in(text: str, reference: Reference) -> str:
+    """Return as many characters as the reference has: ` 0`, `'…'` or `"…"` with a mark in place of its colon."""
+    if reference.form is Form.BARE:
+        return " 0".ljust(reference.end - reference.start)
+    before = text[reference.start - 1 : reference.start]
+    quote = reference.form.value
+    # Next to `E` or `"` a space must stay between the two, and there is no room for a mark. No valid SQL has that.
+    start = f"{quote}{PLACEHOLDER}" if not before or before in SETS_APART or before == "." else f" {quote}"
+    return f"{start}{reference.name}{quote}"
+
+
+def _fill_in(node: Tree, known: Mapping[str, str]) -> None:
+    for found in walk(node):
+        for descriptor, value in found.ListFields():
+            if isinstance(value, str) and value.startswith(PLACEHOLDER):
+                name = value.removeprefix(PLACEHOLDER)
+                setattr(found, descriptor.name, known.get(name, value))
+
+
+def _syntax_error(text: str, error: TreeError) -> SqlSyntaxError:
+    offset = min(max(error.cursor - 1, 0), len(text))
+    meta = _meta_command(text, offset)
+    if meta is None:
+        return SqlSyntaxError(error.message.replace(PLACEHOLDER, ""), offset)
+    hint = "A worker runs SQL only; use what it stands for, COPY for \\copy or a query on the catalog for \\d."
+    return SqlSyntaxError(f"{meta.group(1)} is a command of psql, not SQL", meta.start(1), hint=hint)
+
+
+def _meta_command(text: str, offset: int) -> re.Match[str] | None:
+    """Return the first psql command that begins a line at or before the error, outside strings and comments."""
+    try:
+        hidden = [
+            (token.start, token.end)
+            for token in tokenize(text)
+            if token.kind in {TokenKind.STRING, TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT}
+        ]
+    except ScanError:
+        hidden = []  # `\echo it's` cannot be scanned at all
+    for match in _META_COMMAND.finditer(text):
+        begin = match.start(1)
+        if begin <= offset and not any(start <= begin < end for start, end in hidden):
+            return match
+    return None
