@@ -302,83 +302,78 @@ def test_stopping_leaves_no_descriptor_and_no_child(server: EmbeddedServer, monk
     _until(lambda: not _watchdogs(folder), "the end of the watchdog")
 
 
-class TestKeptServer:
-    """`jobplan server …`, in a cache of its own so that nobody's running server is touched."""
+@pytest.fixture(scope="module")
+def kept_cache() -> Iterator[Path]:
+    """A cache for `jobplan server`, so that nobody's running server is touched."""
+    with tempfile.TemporaryDirectory(prefix="jp test-") as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
-    @pytest.fixture(scope="class")
-    def kept_cache(self) -> Iterator[Path]:
-        with tempfile.TemporaryDirectory(prefix="jp test-") as folder:
-            Path(folder).chmod(0o755)
-            yield Path(folder)
 
-    @pytest.fixture
-    def jobplan(
-        self, server: EmbeddedServer, kept_cache: Path
-    ) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-        environment = _environment(JOBPLAN_PG_BIN=str(server.bin_dir), JOBPLAN_CACHE_DIR=str(kept_cache))
+@pytest.fixture
+def jobplan(server: EmbeddedServer, kept_cache: Path) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
+    environment = _environment(JOBPLAN_PG_BIN=str(server.bin_dir), JOBPLAN_CACHE_DIR=str(kept_cache))
 
-        def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-            command = [sys.executable, "-c", _COMMAND, "server", *arguments]
-            return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", _COMMAND, "server", *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
-        yield run
-        run("stop", "--remove-data")
+    yield run
+    run("stop", "--remove-data")
 
-    def test_it_is_started_shown_used_and_stopped(
-        self, jobplan: Callable[..., subprocess.CompletedProcess[str]]
-    ) -> None:
-        assert jobplan("status").returncode == 3
-        started = jobplan("start")
-        assert started.returncode == 0, started.stderr
-        again = jobplan("start", "--format", "json")
-        assert again.returncode == 0
-        assert "running already" in again.stderr
-        shown = jobplan("status", "--format", "json")
-        assert shown.returncode == 0
-        state = json.loads(shown.stdout)
-        assert state["pid"] == json.loads(again.stdout)["pid"]
-        assert state["uptime_seconds"] >= 0
-        assert state["dsn"] in started.stdout
-        assert _ask(state["dsn"], "SELECT 1") == 1
-        password = Path(state["passfile"]).read_text(encoding="utf-8").strip().rpartition(":")[2]
-        for output in (started, again, shown):
-            assert password not in output.stdout + output.stderr
-        with psycopg.connect(state["tcp_dsn"], passfile=state["passfile"]) as connection:
-            assert connection.info.host == "127.0.0.1"
-        sweep()
-        asked = jobplan("psql", "-XAtc", "SELECT current_database()")
-        assert asked.stdout == "postgres\n"
-        assert jobplan("psql", "template1", "-XAtc", "SELECT current_database()").stdout == "template1\n"
-        assert jobplan("psql", "-c", "SELECT 1/0").returncode == 1
-        assert jobplan("stop").returncode == 0
-        assert process_started(state["pid"]) is None
-        stopped = jobplan("status", "--format", "json")
-        assert stopped.returncode == 3
-        assert json.loads(stopped.stdout) == {"running": False}
 
-    def test_its_data_outlive_a_stop_and_a_crash(
-        self, jobplan: Callable[..., subprocess.CompletedProcess[str]]
-    ) -> None:
-        assert jobplan("start").returncode == 0
-        assert jobplan("psql", "-Xqc", "CREATE TABLE kept AS SELECT 42 AS a").returncode == 0
-        jobplan("stop")
-        jobplan("start")
-        pid = json.loads(jobplan("status", "--format", "json").stdout)["pid"]
-        os.kill(pid, signal.SIGKILL)
-        _until(lambda: process_started(pid) is None, "the postmaster's crash")
-        assert jobplan("status").returncode == 3
-        assert jobplan("start").returncode == 0
-        assert jobplan("psql", "-XAtc", "SELECT a FROM kept").stdout == "42\n"
-        jobplan("stop", "--remove-data")
-        jobplan("start")
-        assert jobplan("psql", "-XAtc", "SELECT a FROM kept").returncode == 1
+def test_it_is_started_shown_used_and_stopped(jobplan: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert jobplan("status").returncode == 3
+    started = jobplan("start")
+    assert started.returncode == 0, started.stderr
+    again = jobplan("start", "--format", "json")
+    assert again.returncode == 0
+    assert "running already" in again.stderr
+    shown = jobplan("status", "--format", "json")
+    assert shown.returncode == 0
+    state = json.loads(shown.stdout)
+    assert state["pid"] == json.loads(again.stdout)["pid"]
+    assert state["uptime_seconds"] >= 0
+    assert state["dsn"] in started.stdout
+    assert _ask(state["dsn"], "SELECT 1") == 1
+    password = Path(state["passfile"]).read_text(encoding="utf-8").strip().rpartition(":")[2]
+    for output in (started, again, shown):
+        assert password not in output.stdout + output.stderr
+    with psycopg.connect(state["tcp_dsn"], passfile=state["passfile"]) as connection:
+        assert connection.info.host == "127.0.0.1"
+    sweep()
+    asked = jobplan("psql", "-XAtc", "SELECT current_database()")
+    assert asked.stdout == "postgres\n"
+    assert jobplan("psql", "template1", "-XAtc", "SELECT current_database()").stdout == "template1\n"
+    assert jobplan("psql", "-c", "SELECT 1/0").returncode == 1
+    assert jobplan("stop").returncode == 0
+    assert process_started(state["pid"]) is None
+    stopped = jobplan("status", "--format", "json")
+    assert stopped.returncode == 3
+    assert json.loads(stopped.stdout) == {"running": False}
 
-    def test_psql_without_a_server_says_how_to_start_one(
-        self, jobplan: Callable[..., subprocess.CompletedProcess[str]]
-    ) -> None:
-        refused = jobplan("psql")
-        assert refused.returncode == 4
-        assert "jobplan server start" in refused.stderr
 
-    def test_stopping_nothing_is_no_error(self, jobplan: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-        assert jobplan("stop").returncode == 0
+def test_its_data_outlive_a_stop_and_a_crash(jobplan: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert jobplan("start").returncode == 0
+    assert jobplan("psql", "-Xqc", "CREATE TABLE kept AS SELECT 42 AS a").returncode == 0
+    jobplan("stop")
+    jobplan("start")
+    pid = json.loads(jobplan("status", "--format", "json").stdout)["pid"]
+    os.kill(pid, signal.SIGKILL)
+    _until(lambda: process_started(pid) is None, "the postmaster's crash")
+    assert jobplan("status").returncode == 3
+    assert jobplan("start").returncode == 0
+    assert jobplan("psql", "-XAtc", "SELECT a FROM kept").stdout == "42\n"
+    jobplan("stop", "--remove-data")
+    jobplan("start")
+    assert jobplan("psql", "-XAtc", "SELECT a FROM kept").returncode == 1
+
+
+def test_psql_without_a_server_says_how_to_start_one(jobplan: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    refused = jobplan("psql")
+    assert refused.returncode == 4
+    assert "jobplan server start" in refused.stderr
+
+
+def test_stopping_nothing_is_no_error(jobplan: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    assert jobplan("stop").returncode == 0
