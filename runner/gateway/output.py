@@ -13,7 +13,7 @@ from functools import lru_cache
 
 from runner.engine.events import Notice
 from runner.errors import JobplanError
-from runner.sql import parse
+from runner.sql.parse import parse_statements, returns_rows
 
 #: Says in pg_stat_activity what it is for. SET needs no privilege, takes no lock and gives no row.
 MARKER = "SET LOCAL jobplan.rows TO 'discarded'"
@@ -48,10 +48,10 @@ def discards_rows(sql: str) -> bool:
     not know is left alone.
     """
     try:
-        statements = parse.parse_statements(sql)
+        statements = parse_statements(sql)
     except JobplanError:
         return False
-    return bool(statements) and parse.returns_rows(statements[-1])
+    return bool(statements) and returns_rows(statements[-1])
 
 
 def with_marker(sql: str) -> str:

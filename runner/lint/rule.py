@@ -1,0 +1,63 @@
+"""What a rule is, and what it looks at.
+
+A rule is one function in a table: it looks at a whole plan whose SQL has been parsed once, and yields findings. Code,
+severity and the words that explain it stand beside it, and the documentation is made from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from runner.errors import Position, Severity
+from runner.plan.model import Plan, Step
+from runner.sql.parse import Statement, Template
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One place where a rule does not hold."""
+
+    position: Position
+    message: str
+    hint: str | None = None
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSql:
+    """A step and its SQL as parsed; `template` is None when it does not parse, which has a rule of its own."""
+
+    step: Step
+    template: Template | None
+    final: bool = False
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """The statements of the step, none if its SQL does not parse."""
+        return self.template.statements if self.template is not None else ()
+
+    def position(self, offset: int) -> Position:
+        """Return the place in the file of the character at `offset` of the step's SQL."""
+        return self.step.sql.position(offset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What rules look at: the plan, and each step with its parsed SQL; `final` ones are those of `finally`."""
+
+    plan: Plan
+    steps: tuple[StepSql, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A row of the table. `why`, `wrong` and `right` are what `--explain` prints: Markdown, and YAML examples."""
+
+    code: str
+    severity: Severity
+    title: str
+    why: str
+    wrong: str
+    right: str
+    check: Callable[[Subject], Iterable[Finding]]
