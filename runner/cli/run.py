@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner.api import new_run
 from runner.cli.exits import EXIT_CODES
@@ -22,6 +21,7 @@ from runner.clock import Clock, MonotonicClock
 from runner.engine.loop import RunResult
 from runner.engine.sink import Sink
 from runner.errors import UsageError
+from runner.gateway.conninfo import without_password
 from runner.identity import new_run_id, worker_name
 from runner.plan import read_plan
 from runner.plan.model import Plan
@@ -155,13 +155,12 @@ _EMBEDDED = Afterlife(instead="the embedded server is removed now, and with it w
 
 def _psql_commands(conninfo: str, run_id: str) -> Afterlife:
     """Write the commands out in full, without a password: psql asks for it, or finds it where libpq does."""
-    parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if name != "password" and value}
-    target = shlex.quote(make_conninfo(**parts)) if parts else ""
+    target = without_password(conninfo)
     workers = (
         "FROM pg_stat_activity WHERE backend_type = 'pg_background' "
         f"AND application_name LIKE '{worker_name(run_id, '')}%'"
     )
-    psql = " ".join(part for part in ("psql", target, "-c") if part)
+    psql = f"psql {shlex.quote(target)} -c" if target else "psql -c"
     return Afterlife(
         follow=f'{psql} "SELECT pid, application_name, now() - backend_start AS age {workers}"',
         stop=f'{psql} "SELECT pg_terminate_backend(pid) {workers}"',
