@@ -29,6 +29,11 @@ class Account:
     gid: int
     drop: bool
 
+    @property
+    def listed(self) -> bool:
+        """Whether the system has a name for it; initdb refuses to work for a bare number."""
+        return self.name != str(self.uid)
+
 
 def server_account() -> Account:
     """Return the account to run PostgreSQL as: our own or, for root, `postgres` or `nobody`.

@@ -126,6 +126,11 @@ def template_name(installation: Installation, account: Account) -> str:
 
 
 def _make_cluster(data_dir: Path, installation: Installation, account: Account) -> None:
+    if not account.listed:
+        raise EmbeddedServerError(
+            f"PostgreSQL's initdb needs a name for the user {account.uid}, and /etc/passwd has none.",
+            hint="Give the number an entry there, or run as a user that has one.",
+        )
     arguments = [
         installation.program("initdb"),
         f"--pgdata={data_dir}",

@@ -97,15 +97,7 @@ def _install_from(staging: Path, source: debian.Source, progress: Callable[[str]
     """Fetch and unpack in `staging`, try the result, and only then move it to where it will be found."""
     _check_space(staging)
     progress(f"looking for PostgreSQL with pg_background in Debian {source.suite}")
-    apt = debian.Apt(staging, source)
-    apt.update()
-    package = debian.newest_package(apt.package_names())
-    if package is None:
-        raise EmbeddedServerError(f"Debian {source.suite} at {source.mirror} has no postgresql-NN-pg-background")
-    needed = apt.needed(package)
-    size = sum(one.size for one in needed)
-    progress(f"fetching {package} and {len(needed) - 1} packages ({size / 1e6:.0f} MB)")
-    files = apt.fetch(package)
+    package, needed, files = _fetch(debian.Apt(staging, source), source, progress)
     progress("unpacking")
     finished = staging / "finished"
     root = finished / "root"
@@ -124,6 +116,20 @@ def _install_from(staging: Path, source: debian.Source, progress: Callable[[str]
     shutil.rmtree(target, ignore_errors=True)  # found to be damaged, or we would not be here
     finished.rename(target)
     return replace(installation, bin_dir=target / bin_dir.relative_to(finished))
+
+
+def _fetch(
+    apt: debian.Apt, source: debian.Source, progress: Callable[[str], None]
+) -> tuple[str, tuple[debian.Package, ...], tuple[Path, ...]]:
+    """Fetch the newest package of the extension; return its name, all that it needs, and their files."""
+    apt.update()
+    package = debian.newest_package(apt.package_names())
+    if package is None:
+        raise EmbeddedServerError(f"Debian {source.suite} at {source.mirror} has no postgresql-NN-pg-background")
+    needed = apt.needed(package)
+    size = sum(one.size for one in needed)
+    progress(f"fetching {package} and {len(needed) - 1} packages ({size / 1e6:.0f} MB)")
+    return package, needed, apt.fetch(package)
 
 
 def _safe_key(key: str) -> str:

@@ -6,12 +6,14 @@ import base64
 import dataclasses
 import hashlib
 import hmac
+import os
 from pathlib import Path
 
 import pytest
 
 from runner.embedded.account import Account
 from runner.embedded.cluster import (
+    ensure_template,
     is_ours,
     locale_options,
     render_settings,
@@ -101,3 +103,11 @@ def test_only_a_cluster_with_our_file_is_ours(tmp_path: Path) -> None:
     assert not is_ours(tmp_path)
     (tmp_path / "jobplan.conf").write_text("", encoding="utf-8")
     assert is_ours(tmp_path)
+
+
+def test_a_user_without_a_name_is_told_before_initdb_refuses(tmp_path: Path) -> None:
+    installation = Installation(bin_dir=tmp_path, version="18.6", major=18, build="one", extension="2.0")
+    nameless = Account(name=str(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), drop=False)
+    with pytest.raises(EmbeddedServerError, match="needs a name for the user"):
+        ensure_template(tmp_path, installation, nameless, lambda _: None)
+    assert list((tmp_path / "templates").iterdir()) == []
