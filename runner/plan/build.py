@@ -82,7 +82,7 @@ def _values(params: Mapping[str, Param], fields: Fields, report: Report, inputs:
         for name, param in params.items():
             if name not in values and param.position not in wrong:
                 message = f"the parameter `{name}` has no default, and no value was given"
-                report.add(param.position, "JP229", message, hint=f"give one: --param {name}=…")
+                report.add(param.position, "JP228", message, hint=f"give one: --param {name}=…")
     return values
 
 

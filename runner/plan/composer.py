@@ -74,7 +74,6 @@ class _Open:
     values: dict[str, Node] = field(default_factory=dict)
     keys: dict[str, Scalar] = field(default_factory=dict)
     key: Node | None = None
-    merge: Node | None = None
 
 
 def compose(source: Source, report: Report) -> Node | None:
@@ -85,11 +84,7 @@ def compose(source: Source, report: Report) -> Node | None:
     except _StopReading:
         return None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        position = Position(file=source.name, line=line, column=column)
-        told = " ".join(part for part in (error.context, error.problem) if part)
-        report.add(position, "JP005", f"this is not YAML: {told}", hint=_syntax_hint(source, line, column, told))
+        _report_syntax(error, source, report)
         return None
     finally:
         loader.dispose()
@@ -155,8 +150,8 @@ class _Composer:
         done = self._stack.pop()
         node: Node
         if done.mapping:
-            if done.merge is not None:
-                self._merge(done, done.merge)
+            if _MERGE in done.keys and not done.keys[_MERGE].style:
+                self._merge(done)
             node = Mapping(self._source, done.line, done.column, done.values, done.keys, done.size)
         else:
             node = Sequence(self._source, done.line, done.column, tuple(done.items), done.size)
@@ -198,9 +193,7 @@ class _Composer:
         if not isinstance(key, Scalar) or not isinstance(key.value, str):
             told = f"`{key.text}` is not text" if isinstance(key, Scalar) else "this key is not text"
             self._add(key, "JP009", f"{told}; every key of a plan is", hint="put the key in quotes")
-        elif key.value == _MERGE and not key.style and parent.merge is None:
-            parent.merge = value
-        elif key.value in parent.values:
+        elif key.value in parent.keys:
             first = parent.keys[key.value]
             message = f"`{key.value}` is here twice; it stands at line {first.line}, column {first.column} already"
             self._add(key, "JP010", message)
@@ -208,8 +201,10 @@ class _Composer:
             parent.values[key.value] = value
             parent.keys[key.value] = key
 
-    def _merge(self, into: _Open, merge: Node) -> None:
+    def _merge(self, into: _Open) -> None:
         """Give a mapping the keys of the mapping or mappings under its `<<`; its own keys are stronger."""
+        del into.keys[_MERGE]
+        merge = into.values.pop(_MERGE)
         for part in merge.items if isinstance(merge, Sequence) else (merge,):
             if not isinstance(part, Mapping):
                 self._add(part, "JP015", "`<<` takes an alias of a mapping, or a list of such aliases")
@@ -234,6 +229,18 @@ class _Composer:
 
 def _is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _report_syntax(error: yaml.MarkedYAMLError, source: Source, report: Report) -> None:
+    told = " ".join(part for part in (error.context, error.problem) if part)
+    begins, stops = error.context_mark, error.problem_mark
+    # Where an open quote was found to be open is the end of the file; where it begins is what to look at.
+    mark = begins if begins and (stops is None or "quoted scalar" in told) else stops
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    if begins and begins.line + 1 < line:
+        told += f"; it begins at line {begins.line + 1}"
+    position = Position(file=source.name, line=line, column=column)
+    report.add(position, "JP005", f"this is not YAML: {told}", hint=_syntax_hint(source, line, column, told))
 
 
 def _syntax_hint(source: Source, line: int, column: int, told: str) -> str | None:

@@ -8,12 +8,12 @@ from runner.plan.conditions import CONDITIONS, sqlstates
 from runner.plan.fields import Fields
 from runner.plan.model import AllowFailure, Check, Expect, ForEach, Need, NeedOn, Repeat, Retry, Sql, Value
 from runner.plan.nodes import Mapping, Node, Scalar, sql_of
-from runner.plan.report import did_you_mean
 
 _TIMEOUT = "timeout"
 _QUERY_CANCELED = "57014"
 _NO_ROWS = "no_rows"
 _DEFAULT_ITEM = "item"
+_ERRORS = (*CONDITIONS, _TIMEOUT)
 _RUN = "run"
 
 
@@ -56,7 +56,7 @@ def read_retry(fields: Fields) -> Retry:
     delay = retry.duration("delay", 0.0, zero=True) or 0.0
     max_delay = retry.duration("max_delay")
     if max_delay is not None and max_delay < delay:
-        retry.add(retry.scalar("max_delay") or retry, "JP230", "`max_delay` is shorter than `delay`")
+        retry.add(retry.scalar("max_delay") or retry, "JP229", "`max_delay` is shorter than `delay`")
     on: set[str] = set()
     for node in retry.items("on"):
         if not isinstance(node, Scalar):
@@ -112,7 +112,7 @@ def read_expect(fields: Fields) -> Expect | None:
         low = rows.integer("min", 0) if rows.has("min") else None
         high = rows.integer("max", 0) if rows.has("max") else None
         if low is not None and high is not None and low > high:
-            rows.add(rows, "JP230", "`min` is above `max`")
+            rows.add(rows, "JP229", "`min` is above `max`")
     elif expect.scalar("rows") is not None:
         low = high = expect.integer("rows", 0)
     value = expect.scalar("value")
@@ -134,7 +134,7 @@ def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:
     if as_ == _RUN or as_ in params:
         place = for_each.scalar("as") or for_each
         taken = "jobplan's own" if as_ == _RUN else "a parameter's"
-        for_each.add(place, "JP232", f"the item cannot be called `{as_}`: that name is {taken}", hint="set `as`")
+        for_each.add(place, "JP231", f"the item cannot be called `{as_}`: that name is {taken}", hint="set `as`")
     parallel = for_each.integer("max_parallel", 0)
     return ForEach(
         as_=as_,
@@ -159,7 +159,7 @@ def _states(fields: Fields, node: Scalar) -> tuple[str, ...]:
         return sqlstates(node.text)
     except KeyError:
         message = f"PostgreSQL has no error that is called `{node.text}`"
-        fields.add(node, "JP211", message, hint=did_you_mean(node.text, (*CONDITIONS, _TIMEOUT)))
+        fields.add(node, "JP211", message, hint=fields.report.guesses.did_you_mean(node.text, _ERRORS))
         return ()
 
 
@@ -168,18 +168,30 @@ def _items(for_each: Fields) -> tuple[Value | dict[str, Value], ...]:
     shape: object = None
     seen = set()
     for node in for_each.items("items"):
-        pairs = for_each.within(node).pairs() if isinstance(node, Mapping) else (("", node),)
-        scalars = {key: value for key, value in pairs if isinstance(value, Scalar)}
-        values = {key: scalar.value for key, scalar in scalars.items() if scalar.value is not None}
-        keys = frozenset(values) if isinstance(node, Mapping) else None
-        if items and keys != shape:
-            for_each.add(node, "JP231", "this item has other keys than the first; all items must have the same")
-        # By their texts: 1 and "1" would be two instances of one name.
-        written = tuple(sorted((key, scalar.text) for key, scalar in scalars.items()))
-        if written in seen:
-            for_each.add(node, "JP231", "this item is in `items` twice")
-        seen.add(written)
+        item, written = _item(for_each, node)
+        if item is None:
+            continue  # the schema has said what is wrong with it
+        keys = frozenset(item) if isinstance(item, dict) else None
         if not items:
             shape = keys
-        items.append(values if isinstance(node, Mapping) else values.get("", ""))
+        elif keys != shape:
+            for_each.add(node, "JP230", "this item has other keys than the first; all items must have the same")
+        # By their texts: 1 and "1" would be two instances of one name.
+        if written in seen:
+            for_each.add(node, "JP230", "this item is in `items` twice")
+        seen.add(written)
+        items.append(item)
     return tuple(items)
+
+
+def _item(for_each: Fields, node: Node) -> tuple[Value | dict[str, Value] | None, object]:
+    """Return an item, None if a part of it is bad, and its texts."""
+    if isinstance(node, Scalar):
+        return node.value, node.text
+    if not isinstance(node, Mapping):
+        return None, None
+    parts = {key: part for key, part in for_each.within(node).pairs() if isinstance(part, Scalar)}
+    values = {key: part.value for key, part in parts.items() if part.value is not None}
+    if not values or len(values) < len(node.values):
+        return None, None
+    return values, tuple(sorted((key, part.text) for key, part in parts.items()))

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from collections.abc import Mapping as MappingABC
 
-from runner.durations import format_duration
 from runner.plan.graph import find_cycles
-from runner.plan.model import Budget, Need, NeedOn
-from runner.plan.nodes import Node
-from runner.plan.report import did_you_mean
+from runner.plan.model import Budget, Need
+from runner.plan.nodes import Mapping, Node, Scalar
+from runner.plan.report import Placed
 from runner.plan.steps import Draft
 
 _SHOWN = 12
 
 
 def check_steps(
-    drafts: Sequence[Draft], budget: Budget | None, run_timeout: float | None, hidden: Mapping[str, str]
+    drafts: Sequence[Draft], budget: Budget | None, run_timeout: float | None, hidden: MappingABC[str, str]
 ) -> None:
     """Report what is wrong between the steps; `budget` is None if the plan's own is unusable.
 
@@ -52,17 +52,17 @@ def _check_policy(draft: Draft) -> None:
             draft.fields.add(draft.fields, code, message, hint=f"write `{key}: {example}` in the step or in `defaults`")
 
 
-def _check_needs(draft: Draft, by_id: Mapping[str, Draft], hidden: Mapping[str, str]) -> None:
+def _check_needs(draft: Draft, by_id: MappingABC[str, Draft], hidden: MappingABC[str, str]) -> None:
     seen: set[str] = set()
     for need, node in draft.needs:
         if need.step in seen:
-            draft.fields.add(node, "JP235", f"`{need.step}` is in `needs` twice")
+            draft.fields.add(node, "JP233", f"`{need.step}` is in `needs` twice")
         seen.add(need.step)
         needed = by_id.get(need.step)
         if needed is None:
-            known = (step_id for step_id, other in by_id.items() if other.finally_ == draft.finally_)
             meant = hidden.get(need.step)
-            hint = f"did you mean `{meant}`?" if meant else did_you_mean(need.step, known)
+            guess = draft.fields.report.guesses.did_you_mean
+            hint = f"did you mean `{meant}`?" if meant else guess(need.step, by_id)
             draft.fields.add(node, "JP202", f"there is no step `{need.step}`", hint=hint)
         else:
             _check_need(draft, need, node, needed)
@@ -74,12 +74,10 @@ def _check_need(draft: Draft, need: Need, node: Node, needed: Draft) -> None:
             message = f"`{need.step}` is over before any finally step starts; those can only need each other"
         else:
             message = f"`{need.step}` is a finally step, which starts when all others are over"
-        draft.fields.add(node, "JP237", message)
+        draft.fields.add(node, "JP235", message)
     elif not needed.step.waits:
         message = f"`{need.step}` is a detach step: the run may be over before it is, so nothing can need it"
         draft.fields.add(node, "JP206", message, hint=f"make `{need.step}` a step with `on_finish: wait`")
-    elif need.on is NeedOn.FAILURE and draft.step.id == need.step:
-        return
 
 
 def _check_budget(draft: Draft, budget: Budget) -> None:
@@ -87,36 +85,38 @@ def _check_budget(draft: Draft, budget: Budget) -> None:
     if step.slots > budget.slots:
         message = f"`slots` is {step.slots}, but the budget has only {budget.slots}"
         draft.fields.add(draft.place("slots"), "JP207", message, hint="it could never start")
-    node = draft.fields.node("pools")
     for pool, weight in step.pools.items():
-        place = _pool_place(node, pool) or draft.fields
         limit = budget.pools.get(pool)
         if limit is None:
-            hint = did_you_mean(pool, budget.pools) or f"declare it: `budget: {{pools: {{{pool}: 1}}}}`"
-            draft.fields.add(place, "JP208", f"the budget has no pool `{pool}`", hint=hint)
+            hint = draft.fields.report.guesses.did_you_mean(pool, budget.pools)
+            hint = hint or f"declare it: `budget: {{pools: {{{pool}: 1}}}}`"
+            draft.fields.add(_pool_place(draft, pool), "JP208", f"the budget has no pool `{pool}`", hint=hint)
         elif weight > limit:
             message = f"the step takes {weight} of the pool `{pool}`, which has only {limit}"
-            draft.fields.add(place, "JP209", message, hint="it could never start")
+            draft.fields.add(_pool_place(draft, pool), "JP209", message, hint="it could never start")
 
 
-def _pool_place(node: Node | None, pool: str) -> Node | None:
-    from_list = getattr(node, "items", ())
-    if isinstance(from_list, tuple):
-        return next((item for item in from_list if getattr(item, "text", None) == pool), node)
-    return node
+def _pool_place(draft: Draft, pool: str) -> Placed:
+    node = draft.fields.node("pools")
+    if isinstance(node, Mapping):
+        return node.keys[pool]
+    items = draft.fields.items("pools")
+    return next((item for item in items if isinstance(item, Scalar) and item.text == pool), draft.fields)
 
 
 def _check_run_timeout(draft: Draft, run_timeout: float) -> None:
     step = draft.step
     if draft.finally_ or not step.waits or step.timeout is None or step.timeout <= run_timeout:
         return
-    written, whole = format_duration(step.timeout), format_duration(run_timeout)
-    message = f"`timeout` is {written}, but `run_timeout` ends the whole run after {whole}"
+    message = f"`timeout` is {draft.fields.text('timeout')}, but `run_timeout` ends the whole run before that"
     draft.fields.add(draft.place("timeout"), "JP210", message)
 
 
-def _check_cycles(by_id: Mapping[str, Draft]) -> None:
+def _check_cycles(by_id: MappingABC[str, Draft]) -> None:
     needs = {step_id: [need.step for need, _ in draft.needs] for step_id, draft in by_id.items()}
+    for step_id, needed in needs.items():
+        # Between steps and finally steps the need itself is the problem.
+        needs[step_id] = [need for need in needed if need in by_id and by_id[need].finally_ == by_id[step_id].finally_]
     for cycle in find_cycles(needs):
         draft = by_id[cycle[0]]
         node = next(node for need, node in draft.needs if need.step == cycle[1])

@@ -24,15 +24,15 @@ def declare_params(files: Iterable[Fields]) -> dict[str, Param]:
     for file in files:
         declared = file.mapping("params")
         for name, node in declared.pairs() if declared else ():
-            if not isinstance(node, MappingNode):
+            if declared is None or not isinstance(node, MappingNode):
                 continue
-            param = _declare(name, file.within(node))
+            param = _declare(name, file.within(node), declared.key(name).position)
             if param is None:
                 continue
             known = params.setdefault(name, param)
             if replace(known, position=_NOWHERE) != replace(param, position=_NOWHERE):
                 message = f"the parameter `{name}` is declared otherwise at {known.position}"
-                file.add(param.position, "JP225", message, hint="declare it once, or in the same words")
+                file.add(param.position, "JP224", message, hint="declare it once, or in the same words")
     return params
 
 
@@ -43,7 +43,7 @@ def raw_value(node: Node) -> object:
     return Decimal(node.text) if isinstance(node.value, float) else node.value
 
 
-def _declare(name: str, fields: Fields) -> Param | None:
+def _declare(name: str, fields: Fields, position: Position) -> Param | None:
     type_node = fields.scalar("type")
     if type_node is None:
         return None
@@ -55,10 +55,10 @@ def _declare(name: str, fields: Fields) -> Param | None:
         minimum=_bound(kind, fields, "minimum"),
         maximum=_bound(kind, fields, "maximum"),
         description=fields.text("description"),
-        position=fields.position,
+        position=position,
     )
     if bare.minimum is not None and bare.maximum is not None and bare.minimum > bare.maximum:
-        fields.add(fields.scalar("minimum") or fields, "JP230", "`minimum` is above `maximum`")
+        fields.add(fields.scalar("minimum") or fields, "JP229", "`minimum` is above `maximum`")
     values = (_value(bare, fields, node, "an item of `enum`") for node in fields.items("enum"))
     param = replace(bare, enum=tuple(value for value in values if value is not None))
     default = fields.node("default")
@@ -70,7 +70,7 @@ def _value(param: Param, fields: Fields, node: Node, what: str) -> Value | None:
         value = parse_value(param.type, raw_value(node))
         check_value(param, value)
     except ValueError as error:
-        fields.add(node, "JP226", f"{what} {error}", hint=f"`{param.name}` is of type {param.type}")
+        fields.add(node, "JP225", f"{what} {error}", hint=f"`{param.name}` is of type {param.type}")
         return None
     return value
 
@@ -80,12 +80,12 @@ def _pattern(kind: ParamType, fields: Fields) -> str | None:
     if node is None:
         return None
     if kind not in _PATTERN_TYPES:
-        fields.add(node, "JP226", f"a parameter of type {kind} has no `pattern`; string and identifier have")
+        fields.add(node, "JP225", f"a parameter of type {kind} has no `pattern`; string and identifier have")
         return None
     try:
         compile_pattern(node.text)
     except ValueError as error:
-        fields.add(node, "JP226", f"`pattern` {error}")
+        fields.add(node, "JP225", f"`pattern` {error}")
         return None
     return node.text
 
@@ -95,11 +95,11 @@ def _bound(kind: ParamType, fields: Fields, key: str) -> float | None:
     if node is None:
         return None
     if kind not in _ORDERED_TYPES:
-        fields.add(node, "JP226", f"a parameter of type {kind} has no `{key}`; integer, number and duration have")
+        fields.add(node, "JP225", f"a parameter of type {kind} has no `{key}`; integer, number and duration have")
         return None
     try:
         size = measure(kind, parse_value(kind, raw_value(node)))
     except ValueError as error:
-        fields.add(node, "JP226", f"`{key}` {error}", hint=f"`{key}` is written like a value: of type {kind}")
+        fields.add(node, "JP225", f"`{key}` {error}", hint=f"`{key}` is written like a value: of type {kind}")
         return None
     return None if size is None else float(size)

@@ -60,6 +60,11 @@ class Fields:
         node = self._values.get(key)
         return None if node is None or id(node) in self.bad else node
 
+    def key(self, name: str) -> Placed:
+        """Return where a key is written, or the mapping if the key has come from elsewhere."""
+        keys = self.place.keys if isinstance(self.place, Mapping) else {}
+        return keys.get(name, self.place)
+
     def scalar(self, key: str) -> Scalar | None:
         """Return the key's node if it is a scalar."""
         node = self.node(key)

@@ -65,6 +65,8 @@ class PlanFiles:
             sql = None if text is None else sql_of_file(file.name, text)
             if sql is not None and "\0" in sql.text:
                 place = sql.position(sql.text.index("\0"))
-                self._report.add(place, "JP004", "a NUL character, which PostgreSQL cannot hold", hint="remove it")
+                self._report.add(
+                    place, "JP004", "there is a NUL character here, which PostgreSQL cannot hold", hint="remove it"
+                )
             self._sql[file.path] = sql
         return self._sql[file.path]

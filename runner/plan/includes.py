@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from runner.plan.composer import MAX_NODES
 from runner.plan.document import read
 from runner.plan.fields import Fields
 from runner.plan.files import PlanFiles
@@ -34,6 +35,7 @@ class Includes:
         self._report = report
         self._read: dict[Path, Fields | None] = {}
         self._count = 0
+        self._size = 0
 
     def collect(self, plan: PlanFile, path: Path) -> tuple[PlanFile, ...]:
         """Return all files in the order in which their steps come: what a file includes comes before itself."""
@@ -52,20 +54,28 @@ class Includes:
                 message = f"`{relative.text}` includes itself" + (
                     ", by way of others" if file.path != chain[-1] else ""
                 )
-                self._report.add(relative, "JP224", message)
+                self._report.add(relative, "JP223", message)
                 continue
             self._count += 1
             if self._count > MAX_INCLUDES:
                 if self._count == MAX_INCLUDES + 1:
-                    self._report.add(relative, "JP224", f"the plan includes more than {MAX_INCLUDES:,} files")
+                    self._report.add(relative, "JP223", f"the plan includes more than {MAX_INCLUDES:,} files")
                 continue
             if file.path not in self._read:
                 self._read[file.path] = self._fragment(file.path, file.name)
             fields = self._read[file.path]
-            if fields is not None:
+            if fields is not None and self._has_room(fields, relative):
                 child = PlanFile(fields=fields, name=file.name, prefix=parent.prefix + prefix)
                 found += (*self._included(child, (*chain, file.path)), child)
         return found
+
+    def _has_room(self, fields: Fields, place: Scalar) -> bool:
+        """Say whether all files together stay within what one file may stand for."""
+        self._size += fields.place.size if isinstance(fields.place, Mapping) else 0
+        if self._size > MAX_NODES:
+            self._report.add(place, "JP013", f"the included files stand for more than {MAX_NODES:,} values")
+            return False
+        return True
 
     def _fragment(self, path: Path, name: str) -> Fields | None:
         root = read(path, name, self._report, hint="an included file has `steps`")

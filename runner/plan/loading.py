@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import gc
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,18 +40,19 @@ def load_plan(
     order of strength. `require_values` makes a parameter without any value an error. `not_yet` are keys to refuse.
     """
     report = Report()
-    root = read(Path(path), str(path), report)
-    file_values = {} if params_file is None else _read_values(Path(params_file), report)
-    if root is None:
-        return Loaded(plan=None, problems=report.problems())
-    inputs = Inputs(
-        given=given or {},
-        file_values=file_values,
-        environment=environment or {},
-        require_values=require_values,
-        not_yet=not_yet,
-    )
-    plan = build_plan(root, Path(path), report, inputs)
+    plan = None
+    with _no_collection():
+        root = read(Path(path), str(path), report)
+        file_values = {} if params_file is None else _read_values(Path(params_file), report)
+        if root is not None:
+            inputs = Inputs(
+                given=given or {},
+                file_values=file_values,
+                environment=environment or {},
+                require_values=require_values,
+                not_yet=not_yet,
+            )
+            plan = build_plan(root, Path(path), report, inputs)
     return Loaded(plan=None if report.has_errors else plan, problems=report.problems())
 
 
@@ -69,6 +72,18 @@ def read_plan(
         count = len(loaded.problems)
         raise PlanError(f"{path} is not a valid plan: {count} problem{'s' if count > 1 else ''}", loaded.problems)
     return loaded.plan
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hold the garbage collector: a large plan is a million objects and no cycles, and looking takes half the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _read_values(path: Path, report: Report) -> dict[str, object]:

@@ -7,7 +7,7 @@ no cycle, and no step is wider than the budget. Durations are seconds as float, 
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -73,13 +73,13 @@ class NeedOn(enum.StrEnum):
 class Sql:
     """SQL text of a plan and where each of its lines begins in the file that it came from.
 
-    `line_starts` has one position for each line of `text`; an empty tuple means that only `start` is known (a folded or
-    escaped YAML scalar, whose characters do not correspond to the file's).
+    `line_starts` has one position for each line of `text`; none means that only `start` is known (a folded or escaped
+    YAML scalar, whose characters do not correspond to the file's).
     """
 
     text: str
     start: Position
-    line_starts: tuple[Position, ...] = ()
+    line_starts: Sequence[Position] = ()
 
     def position(self, offset: int) -> Position:
         """Return the place in the file of the character at `offset` (counted in characters from 0)."""

@@ -6,7 +6,9 @@ dataclass takes four times as long to make.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence as SequenceABC
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias, overload
 
 from runner.errors import Position
 from runner.plan.model import Sql
@@ -30,6 +32,29 @@ class Source:
         if self._lines is None:
             self._lines = self.text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
         return self._lines
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LineStarts(SequenceABC[Position]):
+    """The starts of adjacent lines in one column. They are made when asked for: a file may be nothing but lines."""
+
+    file: str
+    first_line: int
+    column: int
+    lines: int
+
+    def __len__(self) -> int:
+        return self.lines
+
+    @overload
+    def __getitem__(self, index: int) -> Position: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Position, ...]: ...
+    def __getitem__(self, index: int | slice) -> Position | tuple[Position, ...]:
+        if isinstance(index, slice):
+            return tuple(self[at] for at in range(*index.indices(self.lines)))
+        line = range(self.first_line, self.first_line + self.lines)[index]
+        return Position(file=self.file, line=line, column=self.column)
 
 
 class Scalar(NamedTuple):
@@ -88,19 +113,21 @@ def sql_of(scalar: Scalar) -> Sql:
     Each line's start is known when the text stands in the file as it is: literal blocks, and scalars on one line
     without escapes. The source itself is the proof: where it reads otherwise, only the start is known.
     """
-    lines = scalar.text.split("\n")
-    starts = _block_starts(scalar, lines) if scalar.style == "|" else _inline_start(scalar, lines)
-    return Sql(text=scalar.text, start=starts[0] if starts else scalar.position, line_starts=starts)
+    starts = _block_starts(scalar) if scalar.style == "|" else _inline_start(scalar)
+    if starts is None:
+        return Sql(text=scalar.text, start=scalar.position)
+    return Sql(text=scalar.text, start=starts[0], line_starts=starts)
 
 
 def sql_of_file(name: str, text: str) -> Sql:
     """Return the text of a whole file as SQL; `name` is the file's, as problems tell it."""
-    starts = tuple(Position(file=name, line=number + 1, column=1) for number in range(text.count("\n") + 1))
+    starts = LineStarts(file=name, first_line=1, column=1, lines=text.count("\n") + 1)
     return Sql(text=text, start=starts[0], line_starts=starts)
 
 
-def _block_starts(scalar: Scalar, lines: list[str]) -> tuple[Position, ...]:
+def _block_starts(scalar: Scalar) -> LineStarts | None:
     written = scalar.source.lines
+    lines = scalar.text.split("\n")
     first = scalar.line  # the line after the one with the bar, counted from 0
     indent: int | None = None
     for number, line in enumerate(lines, first):
@@ -109,20 +136,16 @@ def _block_starts(scalar: Scalar, lines: list[str]) -> tuple[Position, ...]:
         raw = written[number] if number < len(written) else ""
         indent = len(raw) - len(line) if indent is None else indent
         if indent < 0 or raw[indent:] != line or raw[:indent].strip(" "):
-            return ()
+            return None
     if indent is None:
-        return ()
-    name = scalar.source.name
-    return tuple(Position(file=name, line=first + number + 1, column=indent + 1) for number in range(len(lines)))
+        return None
+    return LineStarts(file=scalar.source.name, first_line=first + 1, column=indent + 1, lines=len(lines))
 
 
-def _inline_start(scalar: Scalar, lines: list[str]) -> tuple[Position, ...]:
-    if len(lines) != 1:
-        return ()
-    column = scalar.column - 1 + len(scalar.style)
-    raw = scalar.source.lines[scalar.line - 1]
-    if raw[column - len(scalar.style) : column] != scalar.style or not raw.startswith(scalar.text, column):
-        return ()
-    if scalar.style and not raw.startswith(scalar.style, column + len(scalar.text)):
-        return ()
-    return (Position(file=scalar.source.name, line=scalar.line, column=column + 1),)
+def _inline_start(scalar: Scalar) -> LineStarts | None:
+    quote = scalar.style if scalar.style != ">" else "\n"  # a folded block is never on one line
+    as_written = f"{quote}{scalar.text}{quote}"
+    if "\n" in as_written or not scalar.source.lines[scalar.line - 1].startswith(as_written, scalar.column - 1):
+        return None
+    column = scalar.column + len(quote)
+    return LineStarts(file=scalar.source.name, first_line=scalar.line, column=column, lines=1)

@@ -13,10 +13,10 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Final
 
-from runner.durations import parse_duration
+from runner.durations import format_duration, parse_duration
 from runner.errors import Position, Problem
 from runner.plan.model import Param, ParamType, Value
-from runner.plan.report import did_you_mean, listed
+from runner.plan.report import Guesses, listed
 
 #: What the environment's variables are called: this and the parameter's name in upper case.
 ENVIRONMENT_PREFIX: Final = "JOBPLAN_PARAM_"
@@ -57,9 +57,9 @@ def check_value(param: Param, value: Value) -> None:
             raise ValueError(f"is {_shown(value)}, which does not match `{param.pattern}`")
     size = measure(param.type, value)
     if size is not None and param.minimum is not None and size < Decimal(param.minimum):
-        raise ValueError(f"is {_shown(value)}, below the minimum")
+        raise ValueError(f"is {_shown(value)}, below the minimum of {_bound(param.type, param.minimum)}")
     if size is not None and param.maximum is not None and size > Decimal(param.maximum):
-        raise ValueError(f"is {_shown(value)}, above the maximum")
+        raise ValueError(f"is {_shown(value)}, above the maximum of {_bound(param.type, param.maximum)}")
 
 
 def measure(param_type: ParamType, value: Value) -> Decimal | None:
@@ -94,11 +94,14 @@ def resolve_values(
     """
     values: dict[str, Value] = {}
     problems = []
+    guesses = Guesses()
     for names, source in ((given, "--param"), (file_values, "the params file")):
         for name in names:
             if name not in params:
                 message = f"the plan has no parameter `{name}`, which {source} gives a value"
-                problems.append(Problem(position=start, code="JP228", message=message, hint=did_you_mean(name, params)))
+                problems.append(
+                    Problem(position=start, code="JP227", message=message, hint=guesses.did_you_mean(name, params))
+                )
     for name, param in params.items():
         variable = ENVIRONMENT_PREFIX + name.upper()
         sources = ((given, name, "--param"), (file_values, name, "the params file"), (environment, variable, variable))
@@ -113,7 +116,7 @@ def resolve_values(
             check_value(param, value)
         except ValueError as error:
             message = f"the value of `{name}` from {told} {error}"
-            problems.append(Problem(position=param.position, code="JP227", message=message))
+            problems.append(Problem(position=param.position, code="JP226", message=message))
         else:
             values[name] = value
     return values, tuple(problems)
@@ -210,6 +213,10 @@ def _check_characters(text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise ValueError("is not UTF-8 text") from None
+
+
+def _bound(param_type: ParamType, bound: float) -> str:
+    return format_duration(bound) if param_type is ParamType.DURATION else format(Decimal(repr(bound)).normalize(), "f")
 
 
 def _shown(value: object) -> str:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Protocol
+from collections.abc import Collection, Iterable
+from typing import Final, Protocol
 
 from runner.errors import Position, Problem, Severity
+
+#: How many words are compared for hints, in all: ten thousand misspelt names are not worth minutes.
+MAX_COMPARED: Final = 50_000
+_MAX_WORD: Final = 100
 
 
 class Placed(Protocol):
@@ -18,10 +22,26 @@ class Placed(Protocol):
         ...
 
 
+class Guesses:
+    """Finds the known word that was probably meant, as long as that does not take too long for all words together."""
+
+    def __init__(self) -> None:
+        self._left = MAX_COMPARED
+
+    def did_you_mean(self, word: str, known: Collection[str]) -> str | None:
+        """Return a hint that names the known word nearest to `word`, or None if none is near."""
+        self._left -= len(known)
+        if self._left < 0:
+            return None
+        near = difflib.get_close_matches(word[:_MAX_WORD].lower(), known, n=1, cutoff=0.6)
+        return f"did you mean `{near[0]}`?" if near else None
+
+
 class Report:
     """The problems found so far."""
 
     def __init__(self) -> None:
+        self.guesses = Guesses()
         self._problems: dict[tuple[Position, str, str], Problem] = {}
         self._files: dict[str, int] = {}
 
@@ -55,12 +75,6 @@ class Report:
             return (self._files.get(problem.position.file, last), problem.position, problem.code, problem.message)
 
         return tuple(sorted(self._problems.values(), key=place))
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """Return a hint that names the known word nearest to `word`, or None if none is near."""
-    near = difflib.get_close_matches(word[:100].lower(), list(known), n=1, cutoff=0.6)
-    return f"did you mean `{near[0]}`?" if near else None
 
 
 def listed(words: Iterable[str], *, last: str = "or") -> str:

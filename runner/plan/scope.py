@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
+from types import MappingProxyType
+from typing import Final
 
 from runner.plan.model import ForEach, Param, ParamType, Sql, Value
-from runner.plan.report import Report, did_you_mean
+from runner.plan.report import Report
 from runner.sql.params import Form, Reference, TemplateError, in_brackets, references
 
 #: Built in everywhere, and in finally steps only.
 RUN_NAMES = ("run.id", "run.name")
 RUN_STATUS = "run.status"
+#: How many wrong references of one text are reported: each is looked up from the text's start.
+MAX_WRONG: Final = 100
 
 _BARE_TYPES = frozenset({ParamType.INTEGER, ParamType.NUMBER, ParamType.BOOLEAN})
 _IDENTIFIER_TYPES = frozenset({ParamType.STRING, ParamType.IDENTIFIER})
@@ -26,16 +31,23 @@ class Name:
     identifier: bool = True
 
 
+_NO_NAMES: Mapping[str, Name] = MappingProxyType({})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """The names that are known; `open_prefix` allows any name that begins with it (the columns of a query's rows)."""
+    """The names that are known, those of a step's items apart.
+
+    `open_prefix` allows any name that begins with it: the columns of a query's rows.
+    """
 
     names: Mapping[str, Name]
+    items: Mapping[str, Name] = field(default_factory=lambda: _NO_NAMES)
     open_prefix: str | None = None
 
     def find(self, name: str) -> Name | None:
         """Return what is known of a name, None if it is unknown."""
-        found = self.names.get(name)
+        found = self.items.get(name) or self.names.get(name)
         if found is None and self.open_prefix is not None and name.startswith(self.open_prefix):
             return _UNKNOWN_COLUMN
         return found
@@ -44,8 +56,8 @@ class Scope:
         """Return the scope within a step's instances."""
         if for_each is None:
             return self
-        names = {**self.names, **_item_names(for_each)}
-        return Scope(names=names, open_prefix=f"{for_each.as_}." if for_each.sql else None)
+        prefix = f"{for_each.as_}." if for_each.sql else None
+        return Scope(names=self.names, items=_item_names(for_each), open_prefix=prefix)
 
 
 _RUN_NAME = Name(what="a text")
@@ -75,28 +87,26 @@ def check_references(sql: Sql, scope: Scope, report: Report, *, step: str | None
     except TemplateError as error:
         report.add(sql.position(error.offset), "JP222", error.message, hint=error.hint, step=step)
         return
-    for reference in found:
-        name = scope.find(reference.name)
-        place = sql.position(reference.start)
-        if name is None:
-            report.add(place, "JP220", _unknown(reference), hint=_unknown_hint(sql.text, reference, scope), step=step)
-        elif wrong := _wrong_form(reference, name):
-            message, hint = wrong
-            report.add(place, "JP221", message, hint=hint, step=step)
+    wrong = (problem for reference in found if (problem := _wrong(sql.text, reference, scope, report)))
+    for reference, code, message, hint in islice(wrong, MAX_WRONG):
+        report.add(sql.position(reference.start), code, message, hint=hint, step=step)
 
 
-def _unknown(reference: Reference) -> str:
+def _wrong(
+    text: str, reference: Reference, scope: Scope, report: Report
+) -> tuple[Reference, str, str, str | None] | None:
+    """Return what is wrong with a reference: code, message and hint."""
+    name = scope.find(reference.name)
+    if name is not None:
+        found = _wrong_form(reference, name)
+        return (reference, "JP221", *found) if found else None
     if reference.name == RUN_STATUS:
-        return f"`{reference}`: only finally steps know how the run ended"
-    return f"`{reference}`: there is no parameter `{reference.name}`"
-
-
-def _unknown_hint(text: str, reference: Reference, scope: Scope) -> str | None:
-    if in_brackets(text, reference) and reference.form is Form.BARE:
-        return "if an array slice is meant, write a space after the colon"
-    if reference.name == RUN_STATUS:
-        return None
-    return did_you_mean(reference.name, scope.names)
+        return reference, "JP220", f"`{reference}`: only finally steps know how the run ended", None
+    if reference.form is Form.BARE and in_brackets(text, reference):
+        hint: str | None = "if an array slice is meant, write a space after the colon"
+    else:
+        hint = report.guesses.did_you_mean(reference.name, [*scope.items, *scope.names])
+    return reference, "JP220", f"`{reference}`: there is no parameter `{reference.name}`", hint
 
 
 def _wrong_form(reference: Reference, name: Name) -> tuple[str, str] | None:

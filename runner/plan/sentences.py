@@ -10,7 +10,7 @@ from typing import Any, Final, NamedTuple
 from runner.durations import parse_duration
 from runner.plan.conditions import CONDITIONS
 from runner.plan.nodes import Mapping, Node, Scalar
-from runner.plan.report import did_you_mean, listed
+from runner.plan.report import Guesses, listed
 
 _TYPE_WORDS = {
     "string": "text",
@@ -88,8 +88,8 @@ def type_words(types: Iterable[str]) -> str:
 def wrong_type(about: About, label: str, node: Node, expected: str, kinds: Collection[str]) -> Told:
     """Say that a value is not of the type, or not of any of the types, that it must have."""
     if isinstance(node, Scalar) and node.value is None:
-        return Told(f"{about.phrase(label)} has no value; it must be {about.title or expected}")
-    message = f"{about.phrase(label)} must be {about.title or expected}, not {_shown(node)}"
+        return Told(f"{about.phrase(label)} has no value; it must be {expected}")
+    message = f"{about.phrase(label)} must be {expected}, not {_shown(node)}"
     return Told(message, _type_hint(about, node, kinds))
 
 
@@ -98,10 +98,10 @@ def wrong_form(about: About, label: str, node: Scalar) -> Told:
     return Told(f"{about.phrase(label)}: {_quoted(node.text)} is not {about.title}", _form_hint(about, node.text))
 
 
-def not_in(about: About, label: str, node: Node, allowed: list[Any]) -> Told:
+def not_in(about: About, label: str, node: Node, allowed: list[Any], guesses: Guesses) -> Told:
     """Say which values are allowed."""
     words = [str(word) for word in allowed]
-    hint = did_you_mean(node.text, words) if isinstance(node, Scalar) else None
+    hint = guesses.did_you_mean(node.text, words) if isinstance(node, Scalar) else None
     return Told(f"{about.phrase(label)} must be {listed(words)}, not {_shown(node)}", hint)
 
 
@@ -126,11 +126,10 @@ def twice(label: str, node: Node) -> Told:
     return Told(f"{what} is in `{label}` twice")
 
 
-def unknown_key(about: About, label: str, key: str, known: Iterable[str]) -> Told:
+def unknown_key(about: About, label: str, key: str, known: Collection[str], guesses: Guesses) -> Told:
     """Say that there is no such key, and which one was probably meant."""
-    known = list(known)
     meant = _ELSEWHERE.get(key)
-    hint = f"did you mean `{meant}`?" if meant in known else did_you_mean(key, known)
+    hint = f"did you mean `{meant}`?" if meant in known else guesses.did_you_mean(key, known)
     if hint is None and len(known) <= 8:
         hint = f"its keys are {listed(known, last='and')}"
     return Told(f"{about.phrase(label)} has no key {_quoted(key)}", hint)

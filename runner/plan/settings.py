@@ -46,11 +46,13 @@ def read_settings(fields: Fields) -> dict[str, str]:
         lower = name.lower()
         hint = "jobplan sets what it needs of them" if lower.startswith(_OURS) else FORBIDDEN.get(lower)
         if hint is not None:
-            fields.add(node, "JP212", f"`{name}` cannot be set by a step", hint=hint)
+            fields.add(settings.key(name), "JP212", f"`{name}` cannot be set by a step", hint=hint)
         elif not _NAME.fullmatch(name):
-            fields.add(node, "JP213", f"`{name}` is no name of a setting", hint="like work_mem, or myapp.tenant")
+            fields.add(
+                settings.key(name), "JP213", f"`{name}` is no name of a setting", hint="like work_mem, or myapp.tenant"
+            )
         elif lower in seen:
-            fields.add(node, "JP214", f"`{name}` and `{seen[lower]}` are the same setting")
+            fields.add(settings.key(name), "JP214", f"`{name}` and `{seen[lower]}` are the same setting")
         elif isinstance(node, Scalar):
             seen[lower] = name
             found[name] = ("on" if node.value else "off") if isinstance(node.value, bool) else node.text

@@ -169,6 +169,9 @@ class _Compiler:
         either = [choice["required"][0] for choice in part.get("oneOf", ())]
         at_least = part.get("minProperties", 0)
 
+        def unknown_key(key: str, label: str, walk: Walk) -> sentences.Told:
+            return sentences.unknown_key(told, label, key, properties, walk.report.guesses)
+
         def check_object(node: Node, label: str, walk: Walk) -> None:
             if not isinstance(node, Mapping):
                 walk.add(node, "JP103", sentences.wrong_type(told, label, node, "a mapping", ("object",)))
@@ -178,7 +181,7 @@ class _Compiler:
                 if check is not None:
                     check(value, key, walk)
                 elif not ignored or not key.startswith(ignored):
-                    walk.add(node.keys[key], "JP101", sentences.unknown_key(told, label, key, properties))
+                    walk.add(node.keys[key], "JP101", unknown_key(key, label, walk))
                 if check_name is not None:
                     check_name(node.keys[key], key, walk)
             if len(node.values) < at_least:
@@ -211,7 +214,7 @@ def _for_step(check: Check) -> Check:
 def _one_of(allowed: list[Any], told: sentences.About) -> Check:
     def check_enum(node: Node, label: str, walk: Walk) -> None:
         if not (isinstance(node, Scalar) and type(node.value) is not bool and node.value in allowed):
-            walk.add(node, "JP104", sentences.not_in(told, label, node, allowed))
+            walk.add(node, "JP104", sentences.not_in(told, label, node, allowed, walk.report.guesses))
 
     return check_enum
 
@@ -223,13 +226,13 @@ def _text(part: JsonSchema, told: sentences.About) -> Check:
 
     def check_text(node: Node, label: str, walk: Walk) -> None:
         if not isinstance(node, Scalar) or type(node.value) is not str:
-            walk.add(node, "JP103", sentences.wrong_type(told, label, node, "text", ("string",)))
-        elif search and not search(node.value):
-            walk.add(node, "JP106", sentences.wrong_form(told, label, node))
-        elif len(node.value) < at_least:
-            walk.add(node, "JP107", sentences.empty(told, label))
+            walk.add(node, "JP103", sentences.wrong_type(told, label, node, told.title or "text", ("string",)))
         elif at_most is not None and len(node.value) > at_most:
             walk.add(node, "JP107", sentences.too_long(told, label, at_most))
+        elif len(node.value) < at_least:
+            walk.add(node, "JP107", sentences.empty(told, label))
+        elif search and not search(node.value):
+            walk.add(node, "JP106", sentences.wrong_form(told, label, node))
 
     return check_text
 

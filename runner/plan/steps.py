@@ -108,7 +108,7 @@ class StepReader:
         step = file.prefix + written.text if good and isinstance(written, Scalar) else None
         if step is not None and len(step) > MAX_ID:
             message = f"with its file's prefix the id `{step}` is longer than {MAX_ID} characters"
-            self.report.add(node.values["id"], "JP236", message, step=step)
+            self.report.add(node.values["id"], "JP234", message, step=step)
         return Fields({**self.defaults, **node.values}, node, self.report, self.bad, step=step)
 
     def _main_sql(self, file: PlanFile, fields: Fields) -> Sql | None:

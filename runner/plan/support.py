@@ -47,12 +47,12 @@ def refuse_unsupported(root: Mapping, drafts: Sequence[Draft], report: Report, n
         _refuse_keys(draft.node, report, not_yet, draft.step.id)
         for need, node in draft.needs:
             if _NEEDS_ON in not_yet and need.on is not NeedOn.SUCCESS:
-                report.add(node, "JP233", _told(f"on: {need.on}"), step=draft.step.id)
+                report.add(node, "JP232", _told(f"on: {need.on}"), step=draft.step.id)
 
 
 def _refuse_keys(mapping: Mapping, report: Report, not_yet: frozenset[str], step: str | None) -> None:
     for key in mapping.values.keys() & not_yet:
-        report.add(mapping.keys[key], "JP233", _told(key), step=step)
+        report.add(mapping.keys[key], "JP232", _told(key), step=step)
 
 
 def _told(key: str) -> str:

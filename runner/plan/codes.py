@@ -1,0 +1,34 @@
+"""The registry of problem codes: what each one means, why it is a problem, and how the plan is mended.
+
+Codes are stable: a code is never given to another problem, and a retired one is never used again. JP0xx: the file is
+not readable YAML. JP1xx: the schema forbids it. JP2xx: it does not make sense as a whole. JP3xx and above belong to the
+safety rules of `runner.lint`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from runner.plan.codes_of_form import CODES_OF_FORM
+from runner.plan.codes_of_meaning import CODES_OF_MEANING
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Code:
+    """One kind of problem, as `--explain` tells it; `wrong` and `right` are short examples of a plan or a command."""
+
+    title: str
+    why: str
+    wrong: str
+    right: str
+
+
+#: Every code of this floor, in order.
+CODES: Final = MappingProxyType(
+    {
+        code: Code(title=title, why=why, wrong=wrong, right=right)
+        for code, (title, why, wrong, right) in (CODES_OF_FORM | CODES_OF_MEANING).items()
+    }
+)

@@ -1,0 +1,2 @@
+-- first
+SELECT 'ä'

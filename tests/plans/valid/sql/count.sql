@@ -1,0 +1,4 @@
+﻿-- rows of one relation
+SELECT count(*)
+FROM pg_class
+WHERE relname = :'rel.name'
