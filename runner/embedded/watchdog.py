@@ -26,6 +26,7 @@ _OWNER_CHECK = 2.0
 _FAST_PATIENCE = 8.0
 _QUIT_PATIENCE = 10.0
 _STRAGGLER_PATIENCE = 5.0
+_REMOVE_PATIENCE = 10.0
 
 
 def process_started(pid: int) -> str | None:
@@ -137,9 +138,18 @@ def _drop_stale_locks(data_dir: Path) -> None:
 def tear_down(data_dir: Path, folder: Path, *, fast: bool = True) -> None:
     """Stop the server on `data_dir` and remove the server's own folder with everything in it."""
     stop_postmaster(data_dir, fast=fast)
-    shutil.rmtree(folder, ignore_errors=True)
+    _remove(folder)
     if _stragglers(data_dir):  # one that was being started while we stopped
         stop_postmaster(data_dir, fast=False)
+        _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a folder, also one that a copy is still being made into: the copy ends when its target is gone."""
+    deadline = time.monotonic() + _REMOVE_PATIENCE
+    shutil.rmtree(folder, ignore_errors=True)
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(_TICK)
         shutil.rmtree(folder, ignore_errors=True)
 
 

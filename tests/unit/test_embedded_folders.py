@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from runner.embedded import locks
 from runner.embedded.folders import Record, read_record, sweep
-from runner.embedded.watchdog import postmaster_pid, process_started, stop_postmaster
+from runner.embedded.watchdog import postmaster_pid, process_started, stop_postmaster, tear_down
 
 _LONG_AGO = 1_000_000_000
 
@@ -117,3 +118,20 @@ def test_the_lock_of_a_server_that_may_be_on_another_host_stays(tmp_path: Path) 
     (tmp_path / "postmaster.pid").write_text(f"999999999\n{tmp_path}\n1\n5432\n{tmp_path}\n", encoding="utf-8")
     stop_postmaster(tmp_path)
     assert (tmp_path / "postmaster.pid").exists()
+
+
+def test_a_copy_that_is_still_being_made_does_not_keep_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = _folder(tmp_path)
+    late = iter([path / "data" / "base", path / "data" / "global"])
+    remove = shutil.rmtree
+
+    def remove_while_copied(folder: Path, *, ignore_errors: bool) -> None:
+        remove(folder, ignore_errors=ignore_errors)
+        if (one := next(late, None)) is not None:
+            one.mkdir(parents=True)
+
+    monkeypatch.setattr(shutil, "rmtree", remove_while_copied)
+    tear_down(path / "data", path)
+    assert not path.exists()
