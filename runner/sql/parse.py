@@ -43,6 +43,10 @@ class Statement:
     node: Tree = field(repr=False, compare=False)
     at: Callable[[int], int] = field(repr=False, compare=False)
 
+    def offset(self, node: Tree) -> int:
+        """Return where a node of this statement stands; the statement's start if the parser does not tell."""
+        return self.at(node.location) if node.location > 0 else self.start
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Template:
