@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from runner.errors import Position, Severity
-from runner.plan.model import Plan, Step
+from runner.plan.model import Plan, Sql, Step
 from runner.sql.parse import Statement, Template
 
 
@@ -25,11 +25,40 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Unparsed:
+    """A SQL text that PostgreSQL's grammar refuses: what it says, and where. `step` is None for the plan's own."""
+
+    position: Position
+    message: str
+    hint: str | None = None
+    step: str | None = None
+    meta_command: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuerySql:
+    """A SQL text that jobplan itself asks on a read-only session, with the key that holds it: `if`, `expect.sql`."""
+
+    key: str
+    sql: Sql
+    template: Template | None
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """The statements of the text, none if it does not parse."""
+        return self.template.statements if self.template is not None else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepSql:
-    """A step and its SQL as parsed; `template` is None when it does not parse, which has a rule of its own."""
+    """A step and its SQL as parsed; `template` is None when it does not parse, which has a rule of its own.
+
+    `queries` are its conditions, checks and lists in the order of the keys; `final` says that it is in `finally`.
+    """
 
     step: Step
     template: Template | None
+    queries: tuple[QuerySql, ...] = ()
     final: bool = False
 
     @property
@@ -44,10 +73,15 @@ class StepSql:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What rules look at: the plan, and each step with its parsed SQL; `final` ones are those of `finally`."""
+    """What rules look at: the plan, each step with its parsed SQL (`finally` last), and what does not parse.
+
+    `preconditions` are those of the plan's `requires`.
+    """
 
     plan: Plan
     steps: tuple[StepSql, ...]
+    preconditions: tuple[QuerySql, ...] = ()
+    unparsed: tuple[Unparsed, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

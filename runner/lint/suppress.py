@@ -1,0 +1,162 @@
+"""Comments that silence a rule: `# jobplan: ignore=JP310` beside a step, for a team that knows better.
+
+A comment belongs to the step in whose lines it stands, or directly above which it stands. Besides, it silences what is
+found in its own line, or in the line below if it has a line to itself: not everything is about a step.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from runner.errors import Position, Problem, Severity
+from runner.lint.rule import Finding, Rule, Subject
+from runner.lint.sources import Sources
+from runner.lint.steplines import StepLines
+from runner.plan.model import Plan, Step
+
+#: How many comments are read: each may be a problem, and a stranger's file may be full of them.
+MAX_COMMENTS: Final = 10_000
+_MAX_HINTS = 100  # each takes a comparison with every code
+_MAX_WORD = 20
+
+_COMMENT = re.compile(r"(?:^|(?<=\s))#\s*jobplan:\s*ignore\b(?:\s*=\s*(\w+(?:\s*,\s*\w+)*))?")
+_CODE = re.compile(r"\w+")
+
+#: What a comment silences: a code in a step, or a code in a line of a file.
+_Target = tuple[str, str] | tuple[str, str, int]
+
+
+@dataclass(slots=True)
+class _Ignores:
+    """What the comments of a plan say: each one's codes by what they silence, and what is wrong with the comments."""
+
+    places: dict[_Target, list[Position]] = field(default_factory=lambda: defaultdict(list))
+    codes: dict[Position, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def without_ignored(
+    problems: Iterable[Problem], plan: Plan, sources: Sources, known: Collection[str]
+) -> Iterator[Problem]:
+    """Yield the problems that no comment of the plan silences, then those with the comments themselves.
+
+    `known` are the rules' codes; a comment that names another one, or silences nothing, is a problem.
+    """
+    ignores = _read_ignores(plan, sources, frozenset(known) - {_UNUSED.code, _UNKNOWN.code})
+    used: set[Position] = set()
+    for problem in problems:
+        place = problem.position
+        hits = ignores.places.get((problem.code, place.file, place.line), [])
+        if problem.step is not None:
+            hits = hits + ignores.places.get((problem.code, problem.step), [])
+        used.update(hits)
+        if not hits:
+            yield problem
+    yield from ignores.problems
+    for position, code in ignores.codes.items():
+        if position not in used:
+            message = f"`ignore={code}` silences nothing: the rule finds nothing here"
+            yield _problem(_UNUSED, position, message, "remove the code from the comment")
+
+
+def nearest_code(word: str, known: Iterable[str]) -> str | None:
+    """Return a hint that names the code nearest to `word`, None if none is near."""
+    near = difflib.get_close_matches(word[:_MAX_WORD].upper(), list(known), n=1)
+    return f"did you mean {near[0]}?" if near else None
+
+
+def _read_ignores(plan: Plan, sources: Sources, known: Collection[str]) -> _Ignores:
+    ignores = _Ignores()
+    steps_by_file: dict[str, list[Step]] = {plan.file: []}
+    for step in (*plan.steps, *plan.finally_):
+        steps_by_file.setdefault(step.position.file, []).append(step)
+    count = 0
+    for file, steps in steps_by_file.items():
+        lines = sources.lines(file)
+        comments = list(_comments(lines))
+        if not comments:
+            continue
+        step_lines = StepLines(lines, steps)
+        for number, comment in comments:
+            count += 1
+            if count > MAX_COMMENTS:
+                message = f"this is comment number {count:,} to ignore a rule; it and all others are not read"
+                place = Position(file=file, line=number, column=comment.start() + 1)
+                ignores.problems.append(_problem(_UNKNOWN, place, message, None))
+                return ignores
+            _read_comment(Position(file=file, line=number, column=comment.start() + 1), comment, step_lines, ignores)
+    _refuse_unknown(ignores, known)
+    return ignores
+
+
+def _comments(lines: Sequence[str]) -> Iterator[tuple[int, re.Match[str]]]:
+    for number, line in enumerate(lines, 1):
+        if "jobplan:" in line and (found := _COMMENT.search(line)):
+            yield number, found
+
+
+def _read_comment(place: Position, comment: re.Match[str], steps: StepLines, ignores: _Ignores) -> None:
+    if comment[1] is None:
+        hint = "write `# jobplan: ignore=JP310`, with commas between several codes"
+        ignores.problems.append(_problem(_UNKNOWN, place, "the comment names no code to ignore", hint))
+        return
+    alone = not comment.string[: comment.start()].strip()
+    ids = steps.at(place.line, alone=alone)
+    lines = (place.line, place.line + 1) if alone else (place.line,)
+    for word in _CODE.finditer(comment.string, *comment.span(1)):
+        code = word.group()
+        position = Position(file=place.file, line=place.line, column=word.start() + 1)
+        ignores.codes[position] = code
+        for step in ids:
+            ignores.places[code, step].append(position)
+        for line in lines:
+            ignores.places[code, place.file, line].append(position)
+
+
+def _refuse_unknown(ignores: _Ignores, known: Collection[str]) -> None:
+    unknown = [(position, code) for position, code in ignores.codes.items() if code not in known]
+    for index, (position, code) in enumerate(unknown):
+        del ignores.codes[position]
+        hint = nearest_code(code, known) if index < _MAX_HINTS else None
+        ignores.problems.append(_problem(_UNKNOWN, position, f"`{code}` is no rule that can be ignored", hint))
+
+
+def _problem(rule: Rule, position: Position, message: str, hint: str | None) -> Problem:
+    return Problem(position=position, code=rule.code, message=message, hint=hint, severity=rule.severity)
+
+
+def _found_by_comments(_: Subject) -> Iterable[Finding]:
+    """Find nothing: whether a comment silences something is known when all other rules are done."""
+    return ()
+
+
+_UNUSED = Rule(
+    code="JP901",
+    severity=Severity.WARNING,
+    title="A comment that ignores nothing",
+    why=(
+        "The rule finds nothing where the comment stands: the step was mended, or the comment stands beside another "
+        "one. Left alone, it would silence the rule on the day when it is right."
+    ),
+    wrong="- id: clean  # jobplan: ignore=JP301\n  sql: DELETE FROM audit WHERE old",
+    right="- id: clean\n  sql: DELETE FROM audit WHERE old",
+    check=_found_by_comments,
+)
+_UNKNOWN = Rule(
+    code="JP902",
+    severity=Severity.WARNING,
+    title="A comment that ignores no rule",
+    why=(
+        "Only the rules about SQL and locks (JP3xx and above) can be ignored, by their codes. What keeps a plan from "
+        "being read or understood cannot."
+    ),
+    wrong="- id: clean  # jobplan: ignore=everything",
+    right="- id: clean  # jobplan: ignore=JP300",
+    check=_found_by_comments,
+)
+RULES = (_UNUSED, _UNKNOWN)
