@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.engine.events import CancelReason
+from runner.engine.events import CancelReason, CheckPhase
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,3 +33,10 @@ class Cancel(Command):
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detach(Command):
     """Let go of the worker: it keeps its locks and its timeout, and commits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluate(Command):
+    """Evaluate the step's conditions of this phase on a read-only session; they take no slot."""
+
+    phase: CheckPhase

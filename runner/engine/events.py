@@ -46,6 +46,24 @@ class CancelReason(enum.StrEnum):
     OUTPUT = "output"
 
 
+class CheckPhase(enum.StrEnum):
+    """What a step's SQL conditions decide: its items, whether it starts, or what its end is worth."""
+
+    ITEMS = "items"
+    BEFORE = "before"
+    AFTER = "after"
+
+
+class Verdict(enum.StrEnum):
+    """What conditions say: go on, skip the step, it has failed, once more; or that they cannot be evaluated."""
+
+    PROCEED = "proceed"
+    SKIP = "skip"
+    FAIL = "fail"
+    AGAIN = "again"
+    ERROR = "error"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
     """Who a worker is, across sessions: all three must be seen together before it may be signalled (trap 1)."""
@@ -76,6 +94,15 @@ class Notice:
 
     severity: str
     message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Rows of a result as PostgreSQL writes them; `problem` says why there are none although some were wanted."""
+
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str | None, ...], ...] = ()
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -193,6 +220,49 @@ class StepQueueTimedOut(StepEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepChecking(StepEvent):
+    """The step's SQL conditions are being evaluated, or the query that gives its items."""
+
+    name: ClassVar[str] = "step_checking"
+    phase: CheckPhase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepChecked(StepEvent):
+    """What the conditions say; `error` explains anything but going on."""
+
+    name: ClassVar[str] = "step_checked"
+    phase: CheckPhase
+    verdict: Verdict
+    error: ErrorDetails | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One item of a for_each: the key of its instance, and its values by the names that SQL uses."""
+
+    key: str
+    values: Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepExpanded(StepEvent):
+    """The items of a for_each are fixed; each becomes an instance of the step."""
+
+    name: ClassVar[str] = "step_expanded"
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRepeating(StepEvent):
+    """An iteration of a repeat is over and another one follows at `until`; the slot is free meanwhile."""
+
+    name: ClassVar[str] = "step_repeating"
+    next_iteration: int
+    until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptEvent(StepEvent):
     """Base of the events of one attempt, counted from 1."""
 
@@ -277,6 +347,7 @@ class AttemptFinished(AttemptEvent):
     worker: Worker | None = None
     deadline: float | None = None
     notices_dropped: int = 0
+    result: Rows | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

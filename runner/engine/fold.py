@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from runner.engine import events as ev
-from runner.engine.state import BAD, RunState, StepRecord, StepState
+from runner.engine.state import BAD, RunState, StepRecord, StepState, new_record
 from runner.plan.model import NeedOn
 
 #: Seconds between two attempts to get more workers from a server that has just refused one.
@@ -31,6 +32,7 @@ def apply(state: RunState, event: ev.Event) -> None:
             state.started_at = event.at
         case ev.RunInterrupted():
             state.interrupted = event.signal
+            state.finally_interrupted = state.finalizing
         case ev.RunTimedOut():
             state.timed_out = True
         case ev.RunDraining():
@@ -71,6 +73,54 @@ def _step_queue_timed_out(state: RunState, record: StepRecord, event: ev.StepQue
     _settle(state, record, event.at)
 
 
+def _step_checking(state: RunState, record: StepRecord, event: ev.StepChecking) -> None:
+    _leave(state, record)
+    _move(record, StepState.CHECKING, event.at)
+
+
+def _step_checked(state: RunState, record: StepRecord, event: ev.StepChecked) -> None:
+    """Where the step goes on is up to the next decision: among those that may start, or among those that ended."""
+    record.verdict = event.verdict
+    record.check_error = event.error
+    if event.phase is ev.CheckPhase.AFTER or event.verdict in (ev.Verdict.FAIL, ev.Verdict.ERROR):
+        _settle(state, record, event.at)
+    else:
+        _move(record, StepState.PENDING, event.at)
+        state.released[record.key] = None
+
+
+def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) -> None:
+    """Each item becomes a record of its own; the step itself only waits for them, or has nothing to do."""
+    _leave(state, record)
+    record.instances = tuple(item.key for item in event.items)
+    record.open_instances = len(event.items)
+    if not event.items:
+        _settle(state, record, event.at)
+        return
+    state.expanded += 1
+    _move(record, StepState.EXPANDED, event.at)
+    priority, path, order, _ = record.rank
+    for number, item in enumerate(event.items, start=1):
+        step = replace(record.step, id=item.key, needs=(), for_each=None)
+        instance = new_record(step, (priority, path, order, number))
+        instance.needs, instance.kind = record.needs, record.kind
+        instance.values, instance.parent, instance.in_finally = item.values, record.key, record.in_finally
+        state.records[item.key] = instance
+        state.dependents[item.key] = []
+        state.released[item.key] = None
+    state.unfinished += len(event.items)
+    state.main_unfinished += 0 if record.in_finally else len(event.items)
+
+
+def _step_repeating(state: RunState, record: StepRecord, event: ev.StepRepeating) -> None:
+    _leave(state, record)
+    bisect.insort(state.retrying, (event.until, record.key))
+    record.retry_at = event.until
+    record.iteration = event.next_iteration
+    record.attempts_before = record.attempt
+    _move(record, StepState.RETRYING, event.at)
+
+
 def _step_retrying(state: RunState, record: StepRecord, event: ev.StepRetrying) -> None:
     _leave(state, record)
     bisect.insort(state.retrying, (event.until, record.key))
@@ -91,6 +141,8 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     record.launched_at = event.at
     record.started_at = event.at if record.started_at is None else record.started_at
     record.timeout = event.timeout
+    record.verdict = None
+    record.check_error = None
     record.worker = None
     record.cancel_reason = None
     record.detaching = False
@@ -164,6 +216,10 @@ _APPLY_TO_STEP: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any]
     ev.StepQueued: _step_queued,
     ev.StepSkipped: _step_skipped,
     ev.StepQueueTimedOut: _step_queue_timed_out,
+    ev.StepChecking: _step_checking,
+    ev.StepChecked: _step_checked,
+    ev.StepExpanded: _step_expanded,
+    ev.StepRepeating: _step_repeating,
     ev.StepRetrying: _step_retrying,
     ev.StepFinished: _step_finished,
     ev.AttemptLaunching: _attempt_launching,
@@ -196,6 +252,8 @@ def _leave(state: RunState, record: StepRecord) -> None:
             _forget_server_end(state, record)
         case StepState.SETTLING:
             del state.settling[record.key]
+        case StepState.EXPANDED:
+            state.expanded -= 1
         case StepState.RETRYING:
             _remove(state.retrying, (record.retry_at, record.key))
         case _:
@@ -265,6 +323,10 @@ def _finish(state: RunState, record: StepRecord, to: StepState, at: float) -> No
     _leave(state, record)
     _move(record, to, at)
     state.unfinished -= 1
+    if not record.in_finally:
+        state.main_unfinished -= 1
+    if record.parent is not None:
+        _instance_finished(state, state.records[record.parent], at)
     if to in BAD and state.first_bad is None:
         state.first_bad = record.key
     for key, on in state.dependents[record.key]:
@@ -273,17 +335,31 @@ def _finish(state: RunState, record: StepRecord, to: StepState, at: float) -> No
         certain = dependent.unmet == 0 or not need_met(on, to, record.skip)
         if certain and dependent.state is StepState.PENDING:
             state.released[key] = None
+    if state.main_unfinished == 0 and not state.finalizing and state.plan.finally_:
+        _begin_finally(state)
+
+
+def _instance_finished(state: RunState, parent: StepRecord, at: float) -> None:
+    parent.open_instances -= 1
+    if parent.open_instances == 0:
+        _settle(state, parent, at)
+
+
+def _begin_finally(state: RunState) -> None:
+    state.finalizing = True
+    state.released.update((step.id, None) for step in state.plan.finally_ if not step.needs)
 
 
 def need_met(on: NeedOn, state: StepState, skip: ev.StepSkipped | None) -> bool:
     """Say whether a step that ended in `state` lets a dependent start that needs it `on`.
 
-    A step skipped by its own condition counts as a success: there was nothing to do.
+    A step skipped by its own condition counts as a success: there was nothing to do. So does one that was not selected:
+    whoever selects says that it is done.
     """
     if on is NeedOn.DONE:
         return True
     if on is NeedOn.FAILURE:
         return state in BAD
     if state is StepState.SKIPPED:
-        return skip is not None and skip.reason is ev.SkipReason.CONDITION
+        return skip is not None and skip.reason in (ev.SkipReason.CONDITION, ev.SkipReason.NOT_SELECTED)
     return state in (StepState.SUCCEEDED, StepState.FAILED_ALLOWED)

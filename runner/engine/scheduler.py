@@ -13,16 +13,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from runner.engine import events as ev
-from runner.engine.commands import Cancel, Command, Detach, Launch
+from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import SERVER_CAPACITY, need_met
+from runner.engine.items import literal_items
+from runner.engine.settling import last_word, settle
 from runner.engine.state import BAD, SLOTS, Place, RunState, StepRecord, StepState
 from runner.plan.model import OnFailure, OnRunnerExit
 
 #: Seconds that a worker gets beyond its server-side timeout before the runner cancels it.
 GRACE = 5.0
-#: Seconds before a step of unknown outcome runs again, and how often that may happen without a `retry` of its own.
-UNKNOWN_DELAY = 1.0
-UNKNOWN_ATTEMPTS = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +43,7 @@ def decide(state: RunState, now: float) -> Decision:
     events = tuple(_consequences(state, now))
     if events:
         return Decision(events=events)
-    commands = (*_stops(state, now), *_launches(state, now))
+    commands = (*_stops(state, now), *_evaluations(state), *_launches(state, now))
     if commands:
         return Decision(commands=commands)
     if state.fresh:
@@ -61,8 +60,10 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
         yield ev.RunTimedOut(at=now)
         return
     for key in state.settling:
-        yield settle(state, state.records[key], now)
-    draining = state.plan.on_failure is not OnFailure.CONTINUE and state.unfinished
+        settled = settle(state, state.records[key], now)
+        if settled is not None:
+            yield settled
+    draining = state.plan.on_failure is not OnFailure.CONTINUE and state.main_unfinished
     if state.first_bad is not None and draining and not state.stopping:
         yield ev.RunDraining(at=now, step=state.first_bad)
         return
@@ -71,7 +72,9 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
     elif state.short_told and state.ceiling is None and now >= state.probe_at:
         yield ev.CapacityRestored(at=now)
     for key in state.released:
-        yield _release(state, state.records[key], now)
+        released = _release(state, state.records[key], now)
+        if released is not None:
+            yield released
     if state.stopping:
         yield from _drain(state, now)
         return
@@ -92,15 +95,30 @@ def _shortage(state: RunState) -> str:
     )
 
 
-def _release(state: RunState, record: StepRecord, now: float) -> ev.Event:
-    """A pending step is ready if all its needs are met, and skipped as soon as one of them never can be."""
+def _release(state: RunState, record: StepRecord, now: float) -> ev.Event | None:
+    """A pending step is ready if all its needs are met, and skipped as soon as one of them never can be.
+
+    None if its conditions or its items have to be evaluated first.
+    """
     for need in record.step.needs:
         needed = state.records[need.step]
         if needed.final and not need_met(need.on, needed.state, needed.skip):
             return _skip(record, ev.SkipReason.UPSTREAM, f"{need.step} {needed.state}", now)
     if state.stopping:
         return _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
-    return ev.StepReady(at=now, step=record.key)
+    if record.verdict is ev.Verdict.SKIP:
+        return _skip(record, ev.SkipReason.CONDITION, "if is false", now)
+    if record.step.for_each is not None and record.step.for_each.sql is None:
+        return ev.StepExpanded(at=now, step=record.key, items=literal_items(record.step))
+    return None if _phase_before(record) else ev.StepReady(at=now, step=record.key)
+
+
+def _phase_before(record: StepRecord) -> ev.CheckPhase | None:
+    """Return what has to be evaluated before the step may start."""
+    if record.step.for_each is not None:
+        return ev.CheckPhase.ITEMS
+    conditional = record.step.if_ is not None or record.step.preconditions
+    return ev.CheckPhase.BEFORE if conditional and record.verdict is None else None
 
 
 def _skip(record: StepRecord, reason: ev.SkipReason, because: str, now: float) -> ev.StepSkipped:
@@ -108,9 +126,9 @@ def _skip(record: StepRecord, reason: ev.SkipReason, because: str, now: float) -
 
 
 def _why_stopping(state: RunState) -> str:
-    if state.timed_out:
+    if state.timing_out:
         return "run_timeout"
-    if state.interrupted is not None:
+    if state.interrupting:
         return "interrupted"
     return f"{state.drained_by} did not succeed"
 
@@ -127,7 +145,7 @@ def _drain(state: RunState, now: float) -> Iterator[ev.Event]:
 def _end_waiting(state: RunState, record: StepRecord, now: float) -> ev.Event:
     if record.last is None:
         return _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
-    return _last_word(record, record.last, now)
+    return last_word(record, record.last, now)
 
 
 def _queue_timeouts(state: RunState, now: float) -> Iterator[ev.Event]:
@@ -147,62 +165,24 @@ def why_queued(state: RunState, record: StepRecord) -> str:
     return SERVER_CAPACITY if state.ceiling is not None else "its turn"
 
 
-def settle(state: RunState, record: StepRecord, now: float) -> ev.Event:
-    """Say what the end of an attempt means for its step: another attempt, or its last state."""
-    last = record.last
-    if record.queue_timed_out or last is None:
-        error = ev.ErrorDetails(message=f"no slot within its queue_timeout of {record.step.queue_timeout:g} s")
-        state_ = StepState.FAILED_ALLOWED if _allowed(record, error) else StepState.FAILED
-        return ev.StepFinished(at=now, step=record.key, state=state_, error=error)
-    asked_to_stop = record.cancel_reason not in (None, ev.CancelReason.TIMEOUT)
-    delay = None if state.stopping or asked_to_stop else _retry_delay(record, last)
-    if delay is None:
-        return _last_word(record, last, now)
-    return ev.StepRetrying(at=now, step=record.key, next_attempt=record.attempt + 1, until=now + delay)
-
-
-def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
-    """Return the seconds before the next attempt, or None if there is none."""
-    retry = record.step.retry
-    if last.outcome is ev.Outcome.UNKNOWN:
-        again = record.step.idempotent and record.attempt < max(retry.max_attempts, UNKNOWN_ATTEMPTS)
-        return max(UNKNOWN_DELAY, retry.delay_before(record.attempt + 1)) if again else None
-    if record.attempt >= retry.max_attempts:
-        return None
-    outcome = _outcome(record, last)
-    if outcome is ev.Outcome.TIMED_OUT:
-        wanted = not retry.on or "timeout" in retry.on
-    else:
-        sqlstate = last.error.sqlstate if last.error else None
-        wanted = outcome is ev.Outcome.FAILED and (not retry.on or sqlstate in retry.on)
-    return retry.delay_before(record.attempt + 1) if wanted else None
-
-
-def _outcome(record: StepRecord, last: ev.AttemptFinished) -> ev.Outcome:
-    """Return how the attempt ended; a cancel by the second line is a timeout, and nothing else."""
-    overdue = record.cancel_reason is ev.CancelReason.TIMEOUT and last.outcome is ev.Outcome.CANCELLED
-    return ev.Outcome.TIMED_OUT if overdue else last.outcome
-
-
-def _last_word(record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepFinished:
-    final = StepState(_outcome(record, last).value)
-    if final in (StepState.FAILED, StepState.TIMED_OUT) and _allowed(record, last.error):
-        final = StepState.FAILED_ALLOWED
-    return ev.StepFinished(at=now, step=record.key, state=final, error=last.error)
-
-
-def _allowed(record: StepRecord, error: ev.ErrorDetails | None) -> bool:
-    allow = record.step.allow_failure
-    return allow is not None and allow.allows(error.sqlstate if error else None)
-
-
 # --- orders -----------------------------------------------------------------------------------------------------------
 
 
+def _evaluations(state: RunState) -> Iterator[Evaluate]:
+    """Have evaluated what keeps released steps from starting and ended attempts from being settled."""
+    for key in state.released:
+        record = state.records[key]
+        phase = _phase_before(record)
+        if phase is not None:
+            yield Evaluate(step=key, attempt=record.attempt, phase=phase)
+    for key in state.settling:
+        yield Evaluate(step=key, attempt=state.records[key].attempt, phase=ev.CheckPhase.AFTER)
+
+
 def _stops(state: RunState, now: float) -> Iterator[Command]:
-    cancelling = state.drained_by is not None and state.plan.on_failure is OnFailure.CANCEL
+    cancelling = state.draining and state.plan.on_failure is OnFailure.CANCEL
     rest_is_over = _only_detachable(state)
-    if state.interrupted is not None or state.timed_out or cancelling or rest_is_over:
+    if state.interrupting or state.timing_out or cancelling or rest_is_over:
         for record in map(state.records.__getitem__, state.active):
             if record.cancel_reason is None and not record.detaching:
                 command = _stop(state, record, now, rest_is_over=rest_is_over)
@@ -217,11 +197,11 @@ def _stop(state: RunState, record: StepRecord, now: float, *, rest_is_over: bool
     """Say what a reason that concerns the whole run means for one worker."""
     detach = Detach(step=record.key, attempt=record.attempt)
     stays = record.step.on_runner_exit is OnRunnerExit.DETACH
-    if state.interrupted is not None:
+    if state.interrupting:
         return detach if stays else _cancel(record, ev.CancelReason.INTERRUPT)
-    if state.timed_out:
+    if state.timing_out:
         return _cancel(record, ev.CancelReason.RUN_TIMEOUT) if record.step.waits else detach
-    if state.drained_by is not None and state.plan.on_failure is OnFailure.CANCEL and not stays:
+    if state.draining and state.plan.on_failure is OnFailure.CANCEL and not stays:
         return _cancel(record, ev.CancelReason.ON_FAILURE)
     if record.server_end is not None and record.server_end <= now - GRACE:
         return _cancel(record, ev.CancelReason.TIMEOUT)
@@ -317,13 +297,14 @@ def _timeout(state: RunState, record: StepRecord, now: float) -> float | None:
 
 
 def _only_detachable(state: RunState) -> bool:
-    """Say whether the rest is over and only workers of detach steps are left."""
-    return len(state.active) == state.unfinished and all(not state.records[key].step.waits for key in state.active)
+    """Say whether the rest is over and only workers of detach steps are left: before `finally`, or at the end."""
+    left = (state.unfinished if state.finalizing else state.main_unfinished) - state.expanded
+    return len(state.active) == left and all(not state.records[key].step.waits for key in state.active)
 
 
 def _wake_at(state: RunState, now: float) -> float | None:
     """Return the next moment at which something follows from the time alone; it is always in the future."""
-    moments: list[float | None] = [state.deadline] if not state.timed_out else []
+    moments: list[float | None] = [state.deadline] if not state.timing_out else []
     moments += [moment for moment, _ in (*state.retrying[:1], *state.queue_timed[:1])]
     moments += [end + GRACE for end, _ in state.server_ends[:1]]
     if (state.ceiling is not None and state.ready) or (state.ceiling is None and state.short_told):
@@ -333,6 +314,15 @@ def _wake_at(state: RunState, now: float) -> float | None:
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def run_status(state: RunState) -> str:
+    """Return what `run.status` says to the steps of `finally`: interrupted, timed_out, failed or succeeded."""
+    if state.interrupted is not None:
+        return "interrupted"
+    if state.timed_out:
+        return "timed_out"
+    return "succeeded" if state.first_bad is None else "failed"
 
 
 def exit_code(state: RunState) -> int:

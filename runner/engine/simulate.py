@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from runner.engine import events as ev
-from runner.engine.commands import Cancel, Command, Detach, Launch
+from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import apply
 from runner.engine.scheduler import Decision, decide, exit_code
 from runner.engine.state import RunState, StepRecord, initial_state
@@ -155,6 +155,8 @@ class _Simulator:
         match command:
             case Launch():
                 self._launch(command)
+            case Evaluate():
+                self._evaluate(command)
             case Cancel():
                 self._emit(
                     ev.AttemptCancelRequested(
@@ -166,6 +168,16 @@ class _Simulator:
                 self._emit(ev.AttemptDetachRequested(at=self._now, step=command.step, attempt=command.attempt))
                 if (command.step, command.attempt) in self._workers:
                     self._at(self._now, lambda: self._end(command.step, command.attempt, ev.Outcome.DETACHED))
+
+    def _evaluate(self, command: Evaluate) -> None:
+        """Conditions hold, and a query gives no items: a simulation has no server to ask."""
+        step = command.step
+        self._emit(ev.StepChecking(at=self._now, step=step, phase=command.phase))
+        if command.phase is ev.CheckPhase.ITEMS:
+            self._emit(ev.StepExpanded(at=self._now, step=step, items=()))
+            return
+        verdict = ev.Verdict.PROCEED
+        self._emit(ev.StepChecked(at=self._now, step=step, phase=command.phase, verdict=verdict))
 
     def _launch(self, command: Launch) -> None:
         step, attempt = command.step, command.attempt

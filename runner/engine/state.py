@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.engine import events as ev
-from runner.plan.model import NeedOn, Plan, Step
+from runner.plan.model import NeedOn, Plan, Step, Value
 
 #: The resource that every step takes; the others are `pool:<name>` and `exclusive:<name>`, of which there is one.
 SLOTS = "slots"
 
 
 class StepState(enum.StrEnum):
-    """Where a step is on its way; the last nine are final."""
+    """Where a step is on its way; the last eight are final."""
 
     PENDING = "pending"
+    CHECKING = "checking"
+    EXPANDED = "expanded"
     READY = "ready"
     QUEUED = "queued"
     LAUNCHING = "launching"
@@ -57,10 +59,10 @@ HOLDING = frozenset({StepState.LAUNCHING, StepState.RUNNING})
 #: A step that has been overtaken this often, for each slot of the budget, goes first and reserves what it lacks.
 OVERTAKES_PER_SLOT = 4
 
-#: Priority (negated), remaining path (negated), plan order: the least goes first.
-Rank = tuple[int, int, int]
+#: Priority (negated), remaining path (negated), plan order, number of the item: the least goes first.
+Rank = tuple[int, int, int, int]
 #: A rank in which those overtaken too often come before the rest of their priority.
-Place = tuple[int, bool, int, int]
+Place = tuple[int, bool, int, int, int]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -73,8 +75,19 @@ class StepRecord:
     #: `needs` as a key: steps that need the same fit or do not fit together.
     kind: frozenset[tuple[str, int]]
     unmet: int
+    #: The values of this instance's item, the step that it is an instance of, and the instances still open.
+    values: Mapping[str, Value | None] = field(default_factory=dict)
+    parent: str | None = None
+    instances: tuple[str, ...] | None = None
+    open_instances: int = 0
+    in_finally: bool = False
     state: StepState = StepState.PENDING
     attempt: int = 0
+    #: The iteration of a repeat, from 1, and the attempts made before it.
+    iteration: int = 1
+    attempts_before: int = 0
+    verdict: ev.Verdict | None = None
+    check_error: ev.ErrorDetails | None = None
     since: float = 0.0
     ready_at: float | None = None
     launched_at: float | None = None
@@ -116,6 +129,11 @@ class StepRecord:
         """Say whether nothing more will happen to the step."""
         return self.state in FINAL
 
+    @property
+    def tries(self) -> int:
+        """How many attempts there were in this iteration."""
+        return self.attempt - self.attempts_before
+
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
@@ -141,6 +159,12 @@ class RunState:
     settling: dict[str, None] = field(default_factory=dict)
     active: dict[str, None] = field(default_factory=dict)
     unfinished: int = 0
+    #: Of these, the steps outside `finally`, and the steps that only wait for their instances.
+    main_unfinished: int = 0
+    expanded: int = 0
+    #: What is known of `finally`: it has begun, and it was interrupted itself.
+    finalizing: bool = False
+    finally_interrupted: bool = False
     started_at: float | None = None
     finished: ev.RunFinished | None = None
     interrupted: int | None = None
@@ -157,13 +181,28 @@ class RunState:
 
     @property
     def stopping(self) -> bool:
-        """Say whether nothing more will be launched."""
-        return self.timed_out or self.interrupted is not None or self.drained_by is not None
+        """Say whether nothing more will be launched. `finally` runs however the rest ended."""
+        return self.interrupting or self.timing_out or self.draining
+
+    @property
+    def interrupting(self) -> bool:
+        """Say whether a signal ends what runs now."""
+        return self.finally_interrupted if self.finalizing else self.interrupted is not None
+
+    @property
+    def timing_out(self) -> bool:
+        """Say whether run_timeout ends what runs now."""
+        return self.timed_out and not self.finalizing
+
+    @property
+    def draining(self) -> bool:
+        """Say whether a failure keeps other steps from starting now."""
+        return self.drained_by is not None and not self.finalizing
 
     @property
     def deadline(self) -> float | None:
-        """The moment at which run_timeout ends the run."""
-        if self.plan.run_timeout is None or self.started_at is None:
+        """The moment at which run_timeout ends the run; `finally` has only its own timeouts."""
+        if self.plan.run_timeout is None or self.started_at is None or self.finalizing:
             return None
         return self.started_at + self.plan.run_timeout
 
@@ -174,45 +213,51 @@ class RunState:
 
     def place(self, record: StepRecord) -> Place:
         """Return where the step stands among those that wait for a slot."""
-        priority, path, order = record.rank
-        return (priority, record.overtaken < self.patience, path, order)
+        priority, path, order, item = record.rank
+        return (priority, record.overtaken < self.patience, path, order, item)
 
     def counts(self) -> Counter[StepState]:
-        """Count the steps by state."""
-        return Counter(record.state for record in self.records.values())
+        """Count the steps by state; a step with instances is counted as these."""
+        return Counter(record.state for record in self.records.values() if not record.instances)
 
 
 def initial_state(plan: Plan) -> RunState:
     """Return the state before anything has happened."""
-    length = _remaining_path(plan)
+    steps = (*plan.steps, *plan.finally_)
+    length = _remaining_path(steps)
     state = RunState(
         plan=plan,
         records={},
-        dependents={step.id: [] for step in plan.steps},
+        dependents={step.id: [] for step in steps},
         capacity=_capacity(plan),
     )
-    for order, step in enumerate(plan.steps):
-        needs = _needs(step)
-        record = StepRecord(
-            step=step,
-            rank=(-step.priority, -length[step.id], order),
-            needs=needs,
-            kind=frozenset(needs.items()),
-            unmet=len(step.needs),
-        )
-        state.records[step.id] = record
+    for order, step in enumerate(steps):
+        rank = (-step.priority, -length[step.id], order, 0)
+        state.records[step.id] = new_record(step, rank, unmet=len(step.needs))
         for need in step.needs:
             state.dependents[need.step].append((step.id, need.on))
-        if not step.needs:
-            state.released[step.id] = None
+    for step in plan.finally_:
+        state.records[step.id].in_finally = True
+    state.released.update((step.id, None) for step in plan.steps if not step.needs)
     state.unfinished = len(state.records)
+    state.main_unfinished = len(plan.steps)
     return state
+
+
+def new_record(step: Step, rank: Rank, *, unmet: int = 0) -> StepRecord:
+    """Return the record of a step, or of an instance of one, before anything has happened to it."""
+    needs = _needs(step)
+    return StepRecord(step=step, rank=rank, needs=needs, kind=frozenset(needs.items()), unmet=unmet)
 
 
 def _capacity(plan: Plan) -> dict[str, int]:
     capacity = {SLOTS: plan.budget.slots}
     capacity.update({f"pool:{name}": limit for name, limit in plan.budget.pools.items()})
-    capacity.update({f"exclusive:{name}": 1 for step in plan.steps for name in step.exclusive})
+    steps = (*plan.steps, *plan.finally_)
+    capacity.update({f"exclusive:{name}": 1 for step in steps for name in step.exclusive})
+    for step in steps:
+        if step.for_each is not None and step.for_each.max_parallel is not None:
+            capacity[f"for_each:{step.id}"] = step.for_each.max_parallel
     return capacity
 
 
@@ -220,15 +265,17 @@ def _needs(step: Step) -> dict[str, int]:
     needs = {SLOTS: step.slots}
     needs.update({f"pool:{name}": weight for name, weight in step.pools.items()})
     needs.update({f"exclusive:{name}": 1 for name in sorted(step.exclusive)})
+    if step.for_each is not None and step.for_each.max_parallel is not None:
+        needs[f"for_each:{step.id}"] = 1
     return needs
 
 
-def _remaining_path(plan: Plan) -> dict[str, int]:
+def _remaining_path(steps: Sequence[Step]) -> dict[str, int]:
     """Count, for each step, the steps on the longest way from it to the end, itself included."""
-    open_dependents = Counter(need.step for step in plan.steps for need in step.needs)
-    by_id = {step.id: step for step in plan.steps}
+    open_dependents = Counter(need.step for step in steps for need in step.needs)
+    by_id = {step.id: step for step in steps}
     length = dict.fromkeys(by_id, 1)
-    leaves = [step for step in plan.steps if not open_dependents[step.id]]
+    leaves = [step for step in steps if not open_dependents[step.id]]
     while leaves:
         step = leaves.pop()
         for need in step.needs:
@@ -255,7 +302,8 @@ def validate(state: RunState) -> None:
     ends = sorted((r.server_end, r.key) for r in holding if r.server_end is not None)
     _expect(ends == state.server_ends, f"the server ends {ends}, but the index holds {state.server_ends}")
     _validate_waiting(state)
-    for what, index in ((StepState.SETTLING, state.settling), (StepState.RETRYING, [key for _, key in state.retrying])):
+    retrying = [key for _, key in state.retrying]
+    for what, index in ((StepState.SETTLING, state.settling), (StepState.RETRYING, retrying)):
         there = sorted(r.key for r in state.records.values() if r.state is what)
         _expect(there == sorted(index), f"{what} should be {there}, but the index holds {sorted(index)}")
     _expect(state.retrying == sorted(state.retrying), "the retries are out of order")
@@ -264,6 +312,10 @@ def validate(state: RunState) -> None:
     )
     unfinished = sum(not record.final for record in state.records.values())
     _expect(unfinished == state.unfinished, f"{state.unfinished} unfinished, but {unfinished} are not final")
+    main = sum(not record.final and not record.in_finally for record in state.records.values())
+    _expect(main == state.main_unfinished, f"{state.main_unfinished} unfinished before finally, but it is {main}")
+    expanded = sum(record.state is StepState.EXPANDED for record in state.records.values())
+    _expect(expanded == state.expanded, f"{state.expanded} wait for instances, but it is {expanded}")
 
 
 def _validate_waiting(state: RunState) -> None:

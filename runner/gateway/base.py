@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from runner.engine.events import ErrorDetails, Notice, Worker
+from runner.engine.events import ErrorDetails, Notice, Rows, Worker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +30,8 @@ class LaunchRequest:
     """One attempt of one step, ready to be sent. Times are seconds, None means no limit; sizes are bytes.
 
     `reserve` is the number of the server's worker slots that must stay free after the launch. A `detachable` worker is
-    let go of when its output queue is full; any other one has its output drained.
+    let go of when its output queue is full; any other one has its output drained. `rows` is how many rows of the last
+    statement's result are wanted; without any they stay in the worker.
     """
 
     sql: str
@@ -43,6 +44,28 @@ class LaunchRequest:
     output_buffer: int = 65_536
     reserve: int = 0
     detachable: bool = False
+    rows: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """A condition or a list of items: one statement, run READ ONLY, with limits of its own in seconds."""
+
+    sql: str
+    role: str | None = None
+    search_path: str | None = None
+    timeout: float = 30.0
+    lock_timeout: float = 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueryResult:
+    """What a query gave, as PostgreSQL writes it, or the error; `boolean`: it has one column, of type boolean."""
+
+    columns: tuple[str, ...] = ()
+    rows: tuple[tuple[str | None, ...], ...] = ()
+    boolean: bool = False
+    error: ErrorDetails | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +88,7 @@ class WorkerEnd:
     finished_at: float | None = None
     notices: tuple[Notice, ...] = ()
     notices_dropped: int = 0
+    result: Rows | None = None
 
 
 class WorkerHandle(Protocol):
@@ -109,6 +133,10 @@ class Gateway(Protocol):
         CapacityError if the server has none to give now. A launch that the server refuses for any other reason gives
         a handle whose end carries the error. ServerLostError if the server cannot be reached.
         """
+        ...
+
+    async def query(self, query: Query) -> QueryResult:
+        """Run a statement of the plan's that only reads. ServerLostError if the server cannot be reached."""
         ...
 
     async def close(self) -> None:

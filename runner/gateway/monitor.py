@@ -1,17 +1,20 @@
 """The run's monitor session: finds workers by identity, signals them, and sees who is stopped by a full queue.
 
-It survives the loss of its connection: the next use connects again, for up to a minute.
+It survives the loss of its connection: it connects again, for up to a minute. Who only wants to look does not wait for
+that; who has nothing else to go by does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Awaitable, Callable, Sequence
 
 from runner.engine.events import Worker
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.session import Reply, Session
+from runner.identity import worker_name
 
 #: Seconds between two looks at the run's workers.
 LOOK_EVERY = 1.0
@@ -21,13 +24,14 @@ RECONNECT_EVERY = 1.0
 
 
 class MonitorSession:
-    """See the module's docstring. `connect` opens a session that has the extension loaded."""
+    """See the module's docstring. `connect` opens a session that can run the queries."""
 
     def __init__(self, *, connect: Callable[[], Awaitable[Session]], run_id: str) -> None:
         self._connect = connect
-        self._pattern = f"jobplan:{run_id}:%"
+        self._prefix = worker_name(run_id, "")
         self._session: Session | None = None
         self._lock = asyncio.Lock()
+        self._lost_at: float | None = None
         self._blocked: frozenset[tuple[str, str]] = frozenset()
         self._task: asyncio.Task[None] | None = None
 
@@ -50,55 +54,90 @@ class MonitorSession:
         if self._session is not None:
             await self._session.close()
 
+    async def reconnected(self) -> None:
+        """Wait until the session is there. ServerLostError if it has not come back in a minute since it was lost."""
+        await self._run_patiently("now", ())
+
     def is_blocked(self, worker: Worker) -> bool:
         """Say whether the worker was last seen stopped by its full output queue."""
         return (str(worker.pid), worker.backend_start) in self._blocked
 
     async def identify(self, application_name: str, pid: int) -> Worker | None:
-        """Find the worker; `pid` only decides between two of the same name."""
+        """Find the worker; `pid` only decides between two of the same name. GatewayError if nobody can look now."""
         reply = await self._run("identify", (application_name, str(pid)))
         if not reply.rows:
             return None
         found, backend_start, name = reply.rows[0]
         return Worker(pid=int(found or 0), backend_start=backend_start or "", application_name=name or "")
 
-    async def lives(self, application_name: str) -> bool:
-        """Say whether a worker of this name is there."""
-        return await self.identify(application_name, 0) is not None
+    async def lives(self, application_name: str, worker: Worker | None) -> bool:
+        """Say whether the worker is there; `worker` is who it was seen to be. ServerLostError after a minute."""
+        pid, start = (worker.pid, worker.backend_start) if worker else (0, "")
+        reply = await self._run_patiently("lives", (application_name, str(pid), start))
+        return bool(reply.rows)
+
+    async def waits_for(self, worker: Worker, session_pid: int) -> bool:
+        """Say whether the worker waits for the session's snapshot. GatewayError if nobody can look now."""
+        reply = await self._run("waits_for", (str(worker.pid), str(session_pid)))
+        return bool(reply.rows)
 
     async def cancel(self, worker: Worker) -> None:
-        """Signal the worker if pid, backend_start and application_name are seen together."""
+        """Signal the worker if pid, backend_start and application_name are seen together.
+
+        GatewayError if nobody can look now.
+        """
         await self._run("cancel", (str(worker.pid), worker.backend_start, worker.application_name))
 
-    async def free_workers(self) -> int:
-        """Return how many of max_worker_processes are free, as far as this role can see."""
-        reply = await self._run("free_workers", ())
-        return int(reply.rows[0][0] or 0)
+    async def free_workers(self) -> tuple[int, frozenset[str]]:
+        """Return how many of max_worker_processes only this run may have taken, and the names of its own workers.
+
+        As far as this role can see. GatewayError if nobody can look now.
+        """
+        reply = await self._run("free_workers", (self._prefix,))
+        free, own = reply.rows[0]
+        return int(free or 0), frozenset(json.loads(own or "[]"))
 
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
-            with contextlib.suppress(GatewayError):
-                reply = await self._run("workers", (self._pattern,))
+            with contextlib.suppress(GatewayError, ConnectionFailedError):
+                async with self._lock:
+                    reply = await self._attempt("workers", (self._prefix,))
                 self._blocked = frozenset((row[0] or "", row[1] or "") for row in reply.rows if row[3] == "t")
 
     async def _run(self, name: str, parameters: Sequence[str]) -> Reply:
+        """Run the query, but not while the server is away: `_look` finds out when it is back."""
         async with self._lock:
-            deadline = asyncio.get_running_loop().time() + RECONNECT_FOR
-            while True:
-                try:
-                    return await self._run_once(name, parameters)
-                except (ServerLostError, ConnectionFailedError) as error:
-                    if asyncio.get_running_loop().time() >= deadline:
-                        raise ServerLostError(f"the server is gone: {error.message}") from error
-                await asyncio.sleep(RECONNECT_EVERY)
+            if self._lost_at is not None:
+                raise GatewayError("the monitor session is lost")
+            try:
+                return await self._attempt(name, parameters)
+            except (ServerLostError, ConnectionFailedError) as error:
+                raise GatewayError(error.message) from error
 
-    async def _run_once(self, name: str, parameters: Sequence[str]) -> Reply:
-        if self._session is None or self._session.lost:
-            if self._session is not None:
-                await self._session.close()
-            self._session = await self._connect()
-        (reply,) = await self._session.run((name, parameters))
+    async def _run_patiently(self, name: str, parameters: Sequence[str]) -> Reply:
+        while True:
+            try:
+                async with self._lock:
+                    return await self._attempt(name, parameters)
+            except (GatewayError, ConnectionFailedError) as error:
+                now = asyncio.get_running_loop().time()
+                if self._lost_at is not None and now >= self._lost_at + RECONNECT_FOR:
+                    raise ServerLostError(f"the server is gone: {error.message}") from error
+            await asyncio.sleep(RECONNECT_EVERY)
+
+    async def _attempt(self, name: str, parameters: Sequence[str]) -> Reply:
+        try:
+            if self._session is None or self._session.lost:
+                if self._session is not None:
+                    await self._session.close()
+                self._session = await self._connect()
+            (reply,) = await self._session.run((name, parameters))
+        except (ServerLostError, ConnectionFailedError):
+            if self._lost_at is None:
+                self._lost_at = asyncio.get_running_loop().time()
+            raise
+        self._lost_at = None
         if reply.error is not None:
             raise GatewayError(f"the server refuses to tell about the run's workers: {reply.error.message}")
         return reply

@@ -1,7 +1,7 @@
 """The real gateway: PostgreSQL with pg_background.
 
 A run has one monitor session, and one launcher session for each worker that runs at the same time, opened when first
-needed and used again: `slots` + 1 connections at most.
+needed and used again: `slots` + 1 connections at most, and one more if the plan has conditions in SQL.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import asyncio
 from functools import partial
 
 from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
-from runner.gateway.base import LaunchRequest, ServerInfo, WorkerHandle
+from runner.gateway.base import LaunchRequest, Query, QueryResult, ServerInfo, WorkerHandle
 from runner.gateway.monitor import MonitorSession
 from runner.gateway.queries import query
+from runner.gateway.reading import ReadingSession
 from runner.gateway.refused import RefusedWorker
 from runner.gateway.session import Row, Session
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
@@ -37,6 +38,7 @@ class PgGateway:
         self._sessions: set[Session] = set()
         self._one_launch = asyncio.Lock()
         self._monitor = MonitorSession(connect=self._connect, run_id=run_id)
+        self._reading = ReadingSession(self._connect)
 
     async def open(self) -> ServerInfo:
         """Connect and check the server."""
@@ -71,8 +73,13 @@ class PgGateway:
             return RefusedWorker(error.details)
         return worker
 
+    async def query(self, query: Query) -> QueryResult:
+        """Run a statement of the plan's that only reads."""
+        return await self._reading.query(query)
+
     async def close(self) -> None:
         """Close every session; workers go on."""
+        await self._reading.close()
         await self._monitor.close()
         for session in list(self._sessions):
             await session.close()

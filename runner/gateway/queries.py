@@ -22,5 +22,9 @@ def _strip_comments(body: str) -> str:
 
 
 def query(name: str, *, extension_schema: str = "") -> bytes:
-    """Return the named block; `extension_schema` is already quoted. KeyError if there is none of that name."""
-    return _blocks()[name].replace("{ext}", extension_schema).encode()
+    """Return the named block; `extension_schema` is already quoted. KeyError if there is none of that name.
+
+    What follows a colon in the name stands for "{columns}": a column definition list, as the server wrote it.
+    """
+    block, _, columns = name.partition(":")
+    return _blocks()[block].replace("{ext}", extension_schema).replace("{columns}", columns).encode()

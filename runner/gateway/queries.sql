@@ -1,5 +1,23 @@
 -- Everything that jobplan asks of a server, in named blocks. "{ext}" is the schema of pg_background, quoted.
--- Functions are qualified because a step may change the search_path (extension note 15).
+-- `path` and `pin` are the first statements of a session; in all others a name can only mean what is in pg_catalog
+-- (note 15). A role that a step takes is set in the statement itself, because only who has its rights may ask about its
+-- worker; the right to call the extension's functions is checked before, for the login role.
+
+-- name: path
+-- The search_path and the role that the login role or the database gives: workers get them, `pin` replaces the path.
+SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('role')
+
+-- name: pin
+-- Names and quoting must mean what they mean to jobplan, whatever schemas and settings the login role has.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false),
+       pg_catalog.set_config('standard_conforming_strings', 'on', false)
+
+-- name: unlimit
+-- A timeout of the role or the database must not end a wait, a drain, or an idle launcher session; nor does it reach a
+-- worker, whose limit is its step's.
+SELECT count(set_config(name, '0', false))
+FROM pg_settings
+WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_session_timeout')
 
 -- name: server
 -- The server, the extension and whether this role may use it; one row. No extension: its columns are NULL.
@@ -10,84 +28,145 @@ SELECT current_setting('server_version'),
        current_database(),
        current_user,
        current_setting('max_worker_processes')::int4,
-       pg_catalog.has_schema_privilege(n.oid, 'USAGE')
-         AND pg_catalog.has_function_privilege(f.oid, 'EXECUTE'),
-       EXISTS (SELECT FROM pg_catalog.pg_available_extensions WHERE name = 'pg_background')
+       has_schema_privilege(n.oid, 'USAGE') AND has_function_privilege(f.oid, 'EXECUTE'),
+       EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_background')
 FROM (SELECT) one
-LEFT JOIN pg_catalog.pg_extension e ON e.extname = 'pg_background'
-LEFT JOIN pg_catalog.pg_namespace n ON n.oid = e.extnamespace
-LEFT JOIN pg_catalog.pg_proc f
-       ON f.pronamespace = n.oid AND f.proname = 'pg_background_launch' AND f.pronargs = 3
+LEFT JOIN pg_extension e ON e.extname = 'pg_background'
+LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
+LEFT JOIN pg_proc f ON f.pronamespace = n.oid AND f.proname = 'pg_background_launch' AND f.pronargs = 3
 
 -- name: load
--- Loads the extension's library, without which its settings do not exist yet (note 6), and pins the session's own
--- settings: a role's statement_timeout must not end a wait, and quoting must mean what jobplan's parser takes it for.
-SELECT pg_catalog.count(*),
-       pg_catalog.set_config('statement_timeout', '0', false),
-       pg_catalog.set_config('standard_conforming_strings', 'on', false)
-FROM {ext}.pg_background_stats()
+-- How many handles the session has. It also loads the extension's library, without which its settings do not exist yet
+-- (note 6).
+SELECT workers_active FROM {ext}.pg_background_stats()
+
+-- name: settings
+-- $1 settings as JSON object of text, in the order in which they are to be set, local to the transaction.
+SELECT count(set_config(s.key, s.value, true)) FROM json_each_text($1::json) AS s
 
 -- name: launch
--- $1 SQL, $2 queue size in bytes, $3 settings as JSON object of text, in the order in which they are to be set.
+-- $1 SQL, $2 queue size in bytes, $3 settings as in `settings`.
 -- One statement is one transaction: the settings are local to it, and the worker inherits them (notes, "The API").
 WITH settings AS MATERIALIZED (
-  SELECT pg_catalog.count(pg_catalog.set_config(s.key, s.value, true)) AS n
-  FROM pg_catalog.json_each_text($3::pg_catalog.json) AS s
+  SELECT count(set_config(s.key, s.value, true)) AS n FROM json_each_text($3::json) AS s
 )
 SELECT h.pid, h.cookie
-FROM settings, LATERAL {ext}.pg_background_launch(
-  CASE WHEN settings.n >= 0 THEN $1::pg_catalog.text END, $2::pg_catalog.int4, '') AS h
+FROM settings,
+     LATERAL {ext}.pg_background_launch(CASE WHEN settings.n >= 0 THEN $1::text END, $2::int4, '') AS h
 
 -- name: free_workers
--- How many of max_worker_processes are free, as far as this role can see; autovacuum and the server's own processes do
--- not count against it, logical replication and parallel query do (note 9).
-SELECT current_setting('max_worker_processes')::int4 - pg_catalog.count(*)::int4
-FROM pg_catalog.pg_stat_activity
-WHERE backend_type NOT IN (
-  'client backend', 'autovacuum launcher', 'autovacuum worker', 'background writer', 'checkpointer', 'archiver',
-  'startup', 'walreceiver', 'walsender', 'walwriter', 'walsummarizer', 'slotsync worker', 'io worker',
-  'standalone backend', 'logger')
+-- $1 beginning of the application names of the run's workers. How many of max_worker_processes nobody but this run has
+-- taken, as far as this role can see, and the names of the run's own workers as JSON. Autovacuum and the server's own
+-- processes do not count against it, logical replication and parallel query do (note 9).
+SELECT current_setting('max_worker_processes')::int4 - count(*) FILTER (WHERE own IS NOT TRUE),
+       coalesce(json_agg(application_name) FILTER (WHERE own), '[]')
+FROM (
+  SELECT application_name, backend_type = 'pg_background' AND starts_with(application_name, $1::text) AS own
+  FROM pg_stat_activity
+  WHERE backend_type NOT IN (
+    'client backend', 'autovacuum launcher', 'autovacuum worker', 'background writer', 'checkpointer', 'archiver',
+    'startup', 'walreceiver', 'walsender', 'walwriter', 'walsummarizer', 'slotsync worker', 'io worker',
+    'standalone backend', 'logger')
+) AS taken
 
 -- name: wait
--- $1 milliseconds, never more than 250: the statement holds a snapshot for so long (note 3). The session tracks one
--- worker at a time (note 2), so it is the only row of the list. No row: this session has no handle.
+-- $1 milliseconds, never more than 250: the statement holds a snapshot for so long (note 3); $2 role. The session
+-- tracks one worker at a time (note 2), so it is the only row of the list. No row: this session has no handle.
+WITH me AS MATERIALIZED (SELECT set_config('role', $2::text, true) AS role)
 SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
-       pg_catalog.date_part('epoch', i.started_at), pg_catalog.date_part('epoch', i.finished_at)
-FROM (SELECT pid, cookie FROM {ext}.pg_background_list LIMIT 1) AS h,
-     LATERAL {ext}.pg_background_wait(h.pid, h.cookie, $1::pg_catalog.int4) AS w(done),
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at)
+FROM me,
+     LATERAL (SELECT pid, cookie FROM {ext}.pg_background_list WHERE me.role IS NOT NULL LIMIT 1) AS h,
+     LATERAL {ext}.pg_background_wait(h.pid, h.cookie, $1::int4) AS w(done),
+     LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i
+
+-- name: let_go
+-- $1 role. The same row as that of `wait`, and the worker is detached unless it has gone: it goes on and commits
+-- (note 8). A wait of 0 would be one without end.
+WITH me AS MATERIALIZED (SELECT set_config('role', $1::text, true) AS role)
+SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at),
+       CASE WHEN NOT w.done THEN {ext}.pg_background_detach(h.pid, h.cookie) END
+FROM me,
+     LATERAL (SELECT pid, cookie FROM {ext}.pg_background_list WHERE me.role IS NOT NULL LIMIT 1) AS h,
+     LATERAL {ext}.pg_background_wait(h.pid, h.cookie, 1) AS w(done),
      LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i
 
 -- name: error
--- $1 pid, $2 cookie. The error of a worker that has gone; reading it does not consume it.
-SELECT sqlstate, message, detail, hint, context, schema_name, table_name, column_name, constraint_name
-FROM {ext}.pg_background_error_info($1::pg_catalog.int4, $2::pg_catalog.int8)
+-- $1 pid, $2 cookie, $3 role. The error of a worker that has gone; reading it does not consume it.
+WITH me AS MATERIALIZED (SELECT set_config('role', $3::text, true) AS role)
+SELECT e.sqlstate, e.message, e.detail, e.hint, e.context,
+       e.schema_name, e.table_name, e.column_name, e.constraint_name
+FROM me,
+     LATERAL {ext}.pg_background_error_info(CASE WHEN me.role IS NOT NULL THEN $1::int4 END, $2::int8) AS e
 
 -- name: drain
--- $1 pid, $2 cookie. Notices, command tags, and the end of the handle (note 11). Blocks until the worker has gone.
-SELECT t FROM {ext}.pg_background_result($1::pg_catalog.int4, $2::pg_catalog.int8) AS (t pg_catalog.text)
+-- $1 pid, $2 cookie, $3 role. Notices, command tags, and the end of the handle (note 11). Blocks until the worker has
+-- gone. For a statement that sends no rows.
+WITH me AS MATERIALIZED (SELECT set_config('role', $3::text, true) AS role)
+SELECT r.t
+FROM me,
+     LATERAL {ext}.pg_background_result(CASE WHEN me.role IS NOT NULL THEN $1::int4 END, $2::int8) AS r(t text)
 
--- name: detach
--- $1 pid, $2 cookie. The worker goes on and commits (note 8).
-SELECT {ext}.pg_background_detach($1::pg_catalog.int4, $2::pg_catalog.int8)
+-- name: columns
+-- $1 type OIDs as JSON array. The column definition list for rows of these types; what has no binary form is read as
+-- text. NULL if one has no name.
+SELECT CASE WHEN count(*) = json_array_length($1::json) AND bool_and(t.typtype <> 'p') THEN
+         string_agg(
+           format('c%s %s', o.n, CASE WHEN t.typreceive = 0 THEN 'text' ELSE format_type(t.oid, NULL) END),
+           ', ' ORDER BY o.n)
+       END
+FROM json_array_elements_text($1::json) WITH ORDINALITY AS o(oid, n)
+JOIN pg_type AS t ON t.oid = o.oid::oid
+
+-- name: drain_rows
+-- As `drain`, for a statement that sends rows: they are counted, not read. "{columns}" is what `columns` gave.
+WITH me AS MATERIALIZED (SELECT set_config('role', $3::text, true) AS role)
+SELECT count(*)
+FROM me,
+     LATERAL {ext}.pg_background_result(CASE WHEN me.role IS NOT NULL THEN $1::int4 END, $2::int8) AS r({columns})
+
+-- name: now
+-- The server's clock, in seconds since the epoch.
+SELECT extract(epoch FROM clock_timestamp())
 
 -- name: identify
--- $1 application_name, $2 pid. A pid that a launch returned may be garbage (note 2), so it only breaks ties.
-SELECT pid, backend_start, application_name
-FROM pg_catalog.pg_stat_activity
-WHERE backend_type = 'pg_background' AND application_name = $1::pg_catalog.text
-ORDER BY (pid = $2::pg_catalog.int4) DESC, backend_start DESC
+-- $1 application_name, $2 pid. A pid that a launch returned may be garbage (note 2), so it only breaks ties. The start
+-- is written so that it means the same to every session, whatever its DateStyle and TimeZone.
+SELECT pid, to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), application_name
+FROM pg_stat_activity
+WHERE backend_type = 'pg_background' AND application_name = $1::text
+ORDER BY (pid = $2::int4) DESC, backend_start DESC
 LIMIT 1
 
+-- name: lives
+-- $1 application_name, $2 pid, $3 backend_start. A row if the worker is there: who has changed its own name is known by
+-- the other two.
+SELECT pid
+FROM pg_stat_activity
+WHERE backend_type = 'pg_background'
+  AND (application_name = $1::text
+       OR (pid = $2::int4
+           AND to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') = $3::text))
+
 -- name: workers
--- $1 LIKE pattern of application names. All workers of a run, and whether one is stopped by its full queue (note 4).
-SELECT pid, backend_start, application_name, wait_event = 'MessageQueuePutMessage'
-FROM pg_catalog.pg_stat_activity
-WHERE backend_type = 'pg_background' AND application_name LIKE $1::pg_catalog.text
+-- $1 beginning of application names. All workers of a run, and whether one is stopped by its full queue (note 4).
+SELECT pid, to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), application_name,
+       wait_event = 'MessageQueuePutMessage'
+FROM pg_stat_activity
+WHERE backend_type = 'pg_background' AND starts_with(application_name, $1::text)
+
+-- name: waits_for
+-- $1 pid of a worker, $2 pid of a launcher session. A row if the worker waits for that session's snapshot (note 3).
+SELECT pid
+FROM pg_stat_activity
+WHERE pid = $1::int4 AND wait_event_type = 'Lock'
+  AND CASE WHEN wait_event = 'virtualxid' THEN $2::int4 = ANY (pg_blocking_pids(pid)) END
 
 -- name: cancel
 -- $1 pid, $2 backend_start, $3 application_name: signalled only if all three are seen together (note 2). It is the same
 -- SIGTERM as the extension's own cancel, but works from any session. No row: the worker has gone.
-SELECT pg_catalog.pg_terminate_backend(pid)
-FROM pg_catalog.pg_stat_activity
-WHERE backend_type = 'pg_background' AND pid = $1::pg_catalog.int4
-  AND backend_start = $2::pg_catalog.timestamptz AND application_name = $3::pg_catalog.text
+SELECT pg_terminate_backend(pid)
+FROM pg_stat_activity
+WHERE backend_type = 'pg_background' AND pid = $1::int4 AND application_name = $3::text
+  AND to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') = $2::text

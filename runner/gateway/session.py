@@ -27,10 +27,20 @@ _CONNECT_TIMEOUT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a result: its name, the OID of its type, and its type modifier."""
+
+    name: str
+    type: int
+    modifier: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
     """What one statement gave: rows of text, or an error."""
 
     rows: tuple[Row, ...] = ()
+    columns: tuple[Column, ...] = ()
     error: ErrorDetails | None = None
 
 
@@ -39,7 +49,8 @@ class _Expected:
     """A Sync that is still to come, and what stands before it: a statement's preparation, or its execution."""
 
     name: str
-    preparation: bool
+    preparation: bool = False
+    columns: bool = False
 
 
 class Session:
@@ -59,6 +70,9 @@ class Session:
         self._lost: str | None = None
         self._unprepared: ErrorDetails | None = None
         self.on_notice: Callable[[Notice], None] | None = None
+        #: What the login role or the database gives; the session's own search_path is pinned (extension note 15).
+        self.search_path = ""
+        self.role = "none"
         connection.add_notice_handler(self._notice)
         self._libpq.nonblocking = 1
         self._libpq.enter_pipeline_mode()
@@ -90,14 +104,47 @@ class Session:
 
         An error of one does not keep the next from running. ServerLostError if the connection breaks.
         """
+
+        def send() -> None:
+            for name, parameters in statements:
+                self._send(name, parameters)
+                self._sync(name)
+
+        return await self._exchange(send)
+
+    async def query(self, setup: tuple[str, Sequence[str]], sql: str) -> Reply:
+        """Run a named statement and then one statement of the plan's, in one transaction; the reply of the latter.
+
+        The extended protocol takes one statement only, so nothing in `sql` can end the transaction and go on.
+        """
+
+        def send() -> None:
+            self._send(*setup)
+            self._libpq.send_query_params(sql.encode(), None)
+            self._sync(setup[0], columns=True)
+
+        return _last(await self._exchange(send))
+
+    async def describe(self, setup: tuple[str, Sequence[str]], sql: str) -> Reply:
+        """Say which columns one statement of the plan's would give, without running it; `setup` as for `query`."""
+
+        def send() -> None:
+            self._send(*setup)
+            self._libpq.send_prepare(b"", sql.encode())
+            self._libpq.send_describe_prepared(b"")
+            self._sync(setup[0], columns=True)
+
+        return _last(await self._exchange(send))
+
+    async def _exchange(self, send: Callable[[], None]) -> list[Reply]:
+        """Send, and wait for one reply to everything that was sent."""
         if self._lost is not None:
             raise ServerLostError(self._lost)
         if self._waiting is not None:
             raise RuntimeError("a session runs one thing at a time")
         self._waiting = self._loop.create_future()
         try:
-            for name, parameters in statements:
-                self._send(name, parameters)
+            send()
             self._flush()
             return await self._waiting
         except asyncio.CancelledError:
@@ -125,8 +172,11 @@ class Session:
             self._prepared.add(name)
             self._expected.append(_Expected(name, preparation=True))
         self._libpq.send_query_prepared(name.encode(), [value.encode() for value in parameters])
+
+    def _sync(self, name: str, *, columns: bool = False) -> None:
+        """End a transaction; `name` is that of the statement in it that had to be prepared."""
         self._libpq.pipeline_sync()
-        self._expected.append(_Expected(name, preparation=False))
+        self._expected.append(_Expected(name, columns=columns))
 
     def _flush(self) -> None:
         if self._libpq.flush():
@@ -171,7 +221,8 @@ class Session:
             unprepared = expected.name not in self._prepared
             self._replies.append(Reply(error=self._unprepared if unprepared and self._unprepared else error))
         else:
-            self._replies.append(Reply(rows=_rows(result)))
+            columns = _columns(result) if expected.columns else ()
+            self._replies.append(Reply(rows=_rows(result), columns=columns))
 
     def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if self.on_notice is not None:
@@ -185,6 +236,19 @@ class Session:
             self._loop.remove_writer(self._socket)
         if self._waiting is not None and not self._waiting.done():
             self._waiting.set_exception(ServerLostError(self._lost))
+
+
+def _last(replies: list[Reply]) -> Reply:
+    """Return the last reply of a transaction, or the error that kept it from coming."""
+    return next((reply for reply in replies if reply.error is not None), replies[-1])
+
+
+def _columns(result: pq.abc.PGresult) -> tuple[Column, ...]:
+    def column(number: int) -> Column:
+        name = (result.fname(number) or b"").decode("utf-8", "replace")
+        return Column(name=name, type=result.ftype(number), modifier=result.fmod(number))
+
+    return tuple(column(number) for number in range(result.nfields))
 
 
 def _rows(result: pq.abc.PGresult) -> tuple[Row, ...]:

@@ -1,28 +1,40 @@
-"""What a worker inherits: the settings that are made local to the launching transaction (extension note 6)."""
+"""Settings that are local to one transaction: what a worker inherits (extension note 6), and a query's limits."""
 
 from __future__ import annotations
 
 import json
 
 from runner.durations import to_milliseconds
-from runner.gateway.base import LaunchRequest
+from runner.gateway.base import LaunchRequest, Query
 
 
-def worker_settings(request: LaunchRequest) -> str:
+def worker_settings(request: LaunchRequest, search_path: str) -> str:
     """Return the settings as a JSON object, in the order in which they are to be set.
 
-    The role comes last: what it may not set has been set by then. Both timeouts are always there, because a role's or a
-    database's own value would otherwise reach the worker.
+    `search_path` is what the login role has, for a step without one of its own. The timeout is always there, because an
+    earlier value would otherwise reach the worker. The role comes last: what it may not set has been set by then.
     """
     settings = {"application_name": request.application_name}
     settings["pg_background.worker_timeout"] = _milliseconds(request.timeout)
     if request.lock_timeout is not None:
         settings["lock_timeout"] = _milliseconds(request.lock_timeout)
-    if request.search_path is not None:
-        settings["search_path"] = request.search_path
+    settings["search_path"] = search_path if request.search_path is None else request.search_path
     settings.update(request.settings)
     if request.role is not None:
         settings["role"] = request.role
+    return json.dumps(settings)
+
+
+def query_settings(query: Query, search_path: str) -> str:
+    """Return the settings of a query that only reads, as `worker_settings` does for a worker."""
+    settings = {
+        "statement_timeout": _milliseconds(query.timeout),
+        "lock_timeout": _milliseconds(query.lock_timeout),
+        "search_path": search_path if query.search_path is None else query.search_path,
+        "transaction_read_only": "on",
+    }
+    if query.role is not None:
+        settings["role"] = query.role
     return json.dumps(settings)
 
 

@@ -18,7 +18,7 @@ from runner.errors import JobplanError
 from runner.sql.tokens import ScanError, Token, TokenKind, check_characters, tokenize
 
 #: What a parameter can be. A number may also be a str that holds its exact decimal form.
-Scalar = str | int | float | bool | Decimal
+Scalar = str | int | float | bool | Decimal | None
 
 #: The longest name that PostgreSQL keeps (NAMEDATALEN - 1, bytes); it would cut a longer one without an error.
 MAX_IDENTIFIER_BYTES = 63
@@ -97,8 +97,8 @@ def render(text: str, values: Mapping[str, Scalar]) -> str:
 
     A value may get a space before or after it, so that it never merges with what stands beside it. A bare negative
     number gets parentheses: `-:n` must not become the comment `--5`, nor `:n::int2` mean `-(5::int2)`; where SQL takes
-    no expression (`SET x = :n`) the quoted form does. TemplateError if a name has no value, or if the value cannot take
-    the form in which it is named.
+    no expression (`SET x = :n`) the quoted form does. None, which only a query's item can be, is NULL. TemplateError if
+    a name has no value, or if the value cannot take the form in which it is named.
     """
     parts: list[str] = []
     done = 0
@@ -189,6 +189,8 @@ def _value(reference: Reference, values: Mapping[str, Scalar]) -> str:
         raise TemplateError(f"{reference}: no such parameter", offset=reference.start, hint=_COLON_HINT)
     value = values[reference.name]
     try:
+        if value is None:
+            return _null(reference.form)
         if reference.form is Form.LITERAL:
             return quote_literal(_plain(value))
         if reference.form is Form.IDENTIFIER:
@@ -199,7 +201,14 @@ def _value(reference: Reference, values: Mapping[str, Scalar]) -> str:
         raise TemplateError(message, offset=reference.start, hint=error.hint) from None
 
 
-def _plain(value: Scalar) -> str:
+def _null(form: Form) -> str:
+    """Only the items of a query can be NULL; a name cannot be."""
+    if form is Form.IDENTIFIER:
+        raise TemplateError("NULL is not a name")
+    return "NULL"
+
+
+def _plain(value: str | float | Decimal) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -211,7 +220,7 @@ def _plain(value: Scalar) -> str:
     return str(value)
 
 
-def _bare(value: Scalar) -> str:
+def _bare(value: str | float | Decimal) -> str:
     plain = _plain(value)
     if not isinstance(value, bool) and not _DECIMAL.fullmatch(plain):
         hint = "Only integers, decimal numbers and booleans may be written bare: use the quoted form."

@@ -88,7 +88,7 @@ def test_needs(state: StepState, reason: ev.SkipReason) -> None:
     skip = ev.StepSkipped(at=0.0, step="a", reason=reason) if state is StepState.SKIPPED else None
     good = state in {StepState.SUCCEEDED, StepState.FAILED_ALLOWED}
     bad = state in {StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, StepState.UNKNOWN}
-    nothing_to_do = skip is not None and reason is ev.SkipReason.CONDITION
+    nothing_to_do = skip is not None and reason in {ev.SkipReason.CONDITION, ev.SkipReason.NOT_SELECTED}
     assert need_met(NeedOn.DONE, state, skip)
     assert need_met(NeedOn.SUCCESS, state, skip) is (good or nothing_to_do)
     assert need_met(NeedOn.FAILURE, state, skip) is bad

@@ -36,6 +36,16 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("runner.lint", (*BASIS, "runner.plan"), "rules judge plans, not runs"),
     ("runner.engine.loop", (*BASIS, *FACTS, "runner.engine", "runner.gateway.base"), "the loop knows protocols only"),
     (
+        "runner.engine.performing",
+        (*BASIS, *FACTS, "runner.engine", "runner.gateway.base"),
+        "orders are performed on a protocol",
+    ),
+    (
+        "runner.engine.conditions",
+        (*BASIS, *FACTS, "runner.engine", "runner.gateway.base"),
+        "conditions are asked of a protocol",
+    ),
+    (
         "runner.engine.outcome",
         (*GROUND, "runner.engine.events", "runner.gateway.base"),
         "what a worker's end means is judged from the gateway's own words",
@@ -66,7 +76,9 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 }
 #: Libraries that no pure module needs: the scheduler and what it stands on take the time as a parameter.
 IMPURE = frozenset({"asyncio", "time", "os", "socket", "subprocess", "threading", "random"})
-PURE = tuple(f"runner.engine.{name}" for name in ("events", "commands", "state", "fold", "scheduler", "simulate"))
+PURE = tuple(
+    f"runner.engine.{name}" for name in ("events", "commands", "state", "fold", "scheduler", "settling", "simulate")
+)
 
 
 @cache

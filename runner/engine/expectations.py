@@ -1,0 +1,71 @@
+"""`expect`: whether the last statement gave what the plan wanted, as far as its rows alone tell."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+
+from runner.engine.events import AttemptFinished
+from runner.plan.model import Expect, Step, Value
+
+
+def rows_wanted(step: Step) -> int:
+    """Return how many rows of the result the plan needs to see; their number alone is known without any."""
+    wants_value = step.expect is not None and step.expect.has_value
+    return max(step.capture_rows, 2 if wants_value else 0)
+
+
+def unmet_expectation(step: Step, last: AttemptFinished) -> str | None:
+    """Return what is wrong with the result, or None if it is as expected."""
+    if rows_wanted(step) and last.result is not None and last.result.problem is not None:
+        return f"its rows cannot be read: {last.result.problem}"
+    expect = step.expect
+    if expect is None:
+        return None
+    return _wrong_number(expect, last.row_count or 0) or (_wrong_value(expect, last) if expect.has_value else None)
+
+
+def _wrong_number(expect: Expect, rows: int) -> str | None:
+    least, most = expect.rows_min, expect.rows_max
+    if (least is None or rows >= least) and (most is None or rows <= most):
+        return None
+    if least == most:
+        wanted = f"{least}"
+    elif most is None:
+        wanted = f"at least {least}"
+    elif least is None:
+        wanted = f"at most {most}"
+    else:
+        wanted = f"{least} to {most}"
+    return f"expected {wanted} rows, got {rows}"
+
+
+def _wrong_value(expect: Expect, last: AttemptFinished) -> str | None:
+    result = last.result
+    rows = result.rows if result is not None else ()
+    columns = len(result.columns) if result is not None else 0
+    if len(rows) != 1 or columns != 1:
+        return f"expected one value, got {last.row_count or 0} rows of {columns} columns"
+    (got,) = rows[0]
+    if same_value(expect.value, got):
+        return None
+    return f"expected {_shown(expect.value)}, got {'NULL' if got is None else got}"
+
+
+def same_value(wanted: Value | None, got: str | None) -> bool:
+    """Compare a YAML value with PostgreSQL's text of one: numbers by value, booleans as t and f, the rest as text."""
+    if wanted is None or got is None:
+        return wanted is None and got is None
+    if isinstance(wanted, bool):
+        return got == ("t" if wanted else "f")
+    if isinstance(wanted, str):
+        return wanted == got
+    try:
+        return Decimal(str(wanted)) == Decimal(got)
+    except InvalidOperation:
+        return False
+
+
+def _shown(value: Value | None) -> str:
+    if value is None:
+        return "NULL"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,193 @@
+"""Performs the scheduler's orders on the gateway and posts what comes of them.
+
+Each attempt and each evaluation is a task of its own. None of them raises: whatever happens becomes an event.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, replace
+
+from runner.clock import Clock
+from runner.engine import events as ev
+from runner.engine.commands import Evaluate, Launch
+from runner.engine.conditions import Conditions
+from runner.engine.expectations import rows_wanted
+from runner.engine.outcome import classify
+from runner.engine.scheduler import run_status
+from runner.engine.state import RunState, StepRecord
+from runner.errors import CapacityError, GatewayError
+from runner.gateway.base import Gateway, LaunchRequest, WorkerEnd, WorkerHandle
+from runner.identity import worker_name
+from runner.plan.model import OnFinish, Value
+from runner.sql.params import TemplateError, render
+
+
+@dataclass(slots=True)
+class _Attempt:
+    """One attempt under way. What is asked of it before the launch has returned is kept until then."""
+
+    handle: WorkerHandle | None = None
+    cancel: bool = False
+    detach: bool = False
+
+    def pass_on(self) -> None:
+        if self.handle is not None and self.cancel:
+            self.handle.cancel()
+        if self.handle is not None and self.detach:
+            self.handle.detach()
+
+
+class Performer:
+    """Launches, cancels, detaches and evaluates for one run.
+
+    `post` takes an event; `crashed` the exception of a task, which is a bug in jobplan.
+    """
+
+    def __init__(
+        self,
+        state: RunState,
+        gateway: Gateway,
+        clock: Clock,
+        run_id: str,
+        *,
+        post: Callable[[ev.Event], None],
+        crashed: Callable[[BaseException], None],
+    ) -> None:
+        self._state = state
+        self._gateway = gateway
+        self._clock = clock
+        self._run_id = run_id
+        self._post = post
+        self._crashed = crashed
+        self._values: Mapping[str, Value] = {**state.plan.values, "run.id": run_id, "run.name": state.plan.name}
+        self._attempts: dict[str, _Attempt] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def launch(self, command: Launch, application_name: str) -> None:
+        """Begin to follow a worker from launch to end."""
+        self._attempts[command.step] = _Attempt()
+        self._begin(self._follow(self._state.records[command.step], command, application_name))
+
+    def evaluate(self, command: Evaluate) -> None:
+        """Begin to evaluate a step's conditions."""
+        self._begin(self._evaluate(self._state.records[command.step], command))
+
+    def cancel(self, step: str) -> None:
+        """Have a step's worker asked to stop, now or as soon as there is one."""
+        self._attempts[step].cancel = True
+        self._attempts[step].pass_on()
+
+    def detach(self, step: str) -> None:
+        """Let go of a step's worker, now or as soon as there is one."""
+        self._attempts[step].detach = True
+        self._attempts[step].pass_on()
+
+    async def give_up(self) -> None:
+        """End the tasks that are left; their workers live on."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _begin(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._crashed(error)
+
+    def _values_for(self, record: StepRecord) -> Mapping[str, Value | None]:
+        if not record.in_finally and not record.values:
+            return self._values
+        status = {"run.status": run_status(self._state)} if record.in_finally else {}
+        return {**self._values, **status, **record.values}
+
+    async def _evaluate(self, record: StepRecord, command: Evaluate) -> None:
+        conditions = Conditions(self._gateway, record, self._values_for(record))
+        event = await conditions.evaluate(command.phase, self._clock.now())
+        self._post(replace(event, at=self._clock.now()))
+
+    async def _follow(self, record: StepRecord, command: Launch, application_name: str) -> None:
+        key, attempt = command.step, command.attempt
+
+        def seen(worker: ev.Worker) -> None:
+            self._post(ev.AttemptRunning(at=self._clock.now(), step=key, attempt=attempt, worker=worker))
+
+        def lost(message: str) -> None:
+            self._post(ev.AttemptLost(at=self._clock.now(), step=key, attempt=attempt, message=message))
+
+        try:
+            handle = await self._gateway.launch(self._request(record, command, application_name))
+            under_way = self._attempts[key]
+            under_way.handle = handle
+            under_way.pass_on()
+            end = await handle.ended(seen=seen, lost=lost)
+        except CapacityError as error:
+            message = error.message
+            self._post(ev.AttemptDeferred(at=self._clock.now(), step=key, attempt=attempt, message=message))
+            return
+        except TemplateError as error:
+            end = WorkerEnd(error=ev.ErrorDetails(message=error.message))
+        except GatewayError as error:
+            lost(error.message)
+            end = WorkerEnd(lost=True)
+        self._finished(record, command, end)
+
+    def _request(self, record: StepRecord, command: Launch, application_name: str) -> LaunchRequest:
+        step = record.step
+        return LaunchRequest(
+            sql=render(step.sql.text, self._values_for(record)),
+            application_name=application_name,
+            timeout=command.timeout,
+            lock_timeout=step.lock_timeout,
+            settings=step.settings,
+            role=step.role,
+            search_path=step.search_path,
+            output_buffer=step.output_buffer,
+            reserve=self._state.plan.budget.reserve,
+            detachable=step.on_finish is OnFinish.DETACH,
+            rows=rows_wanted(step),
+        )
+
+    def _finished(self, record: StepRecord, command: Launch, end: WorkerEnd) -> None:
+        now = self._clock.now()
+        outcome, error = classify(end, timeout=command.timeout, cancelled=record.cancel_reason)
+        for notice in end.notices:
+            self._post(ev.AttemptNotice(at=now, step=record.key, attempt=command.attempt, notice=notice))
+        ends_by = None
+        if end.detached and command.timeout is not None and record.launched_at is not None:
+            ends_by = record.launched_at + command.timeout
+        self._post(
+            ev.AttemptFinished(
+                at=now,
+                step=record.key,
+                attempt=command.attempt,
+                outcome=outcome,
+                error=error,
+                command_tag=end.command_tag,
+                row_count=end.row_count,
+                started_at=end.started_at,
+                finished_at=end.finished_at,
+                worker=end.worker,
+                deadline=ends_by,
+                notices_dropped=end.notices_dropped,
+                result=end.result,
+            )
+        )
+
+
+def launching(command: Launch, run_id: str, now: float) -> ev.AttemptLaunching:
+    """Return the event that is recorded before a worker is asked for."""
+    return ev.AttemptLaunching(
+        at=now,
+        step=command.step,
+        attempt=command.attempt,
+        application_name=worker_name(run_id, command.step),
+        timeout=command.timeout,
+        overtook=command.overtook,
+    )

@@ -1,0 +1,161 @@
+"""What the end of an attempt means for its step: another attempt, another iteration, or its last state.
+
+Pure, like the scheduler that asks it. Conditions in SQL are evaluated elsewhere; here only their verdict counts.
+"""
+
+from __future__ import annotations
+
+from runner.engine import events as ev
+from runner.engine.expectations import unmet_expectation
+from runner.engine.state import BAD, RunState, StepRecord, StepState
+
+#: Seconds before a step of unknown outcome runs again, and how often that may happen without a `retry` of its own.
+UNKNOWN_DELAY = 1.0
+UNKNOWN_ATTEMPTS = 3
+
+
+def settle(state: RunState, record: StepRecord, now: float) -> ev.StepEvent | None:
+    """Return what follows from the end of an attempt, or of all instances; None if conditions come first."""
+    if record.instances is not None:
+        return _of_instances(state, record, now)
+    if record.queue_timed_out:
+        return _failed(record, f"no slot within its queue_timeout of {record.step.queue_timeout:g} s", now)
+    last = record.last
+    if last is None:
+        return _check_failed(record, now)
+    outcome = _outcome(record, last)
+    if outcome is ev.Outcome.UNKNOWN and record.step.verify is not None:
+        return _settle_unknown(state, record, last, now)
+    if outcome is not ev.Outcome.SUCCEEDED:
+        return _retry_or_end(state, record, last, now)
+    return _after_success(state, record, last, now)
+
+
+def last_word(record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepFinished:
+    """Return the last state of a step that has no further attempt."""
+    final = StepState(_outcome(record, last).value)
+    if final is StepState.SUCCEEDED:
+        message = f"stopped after {record.iteration} of at most {_iterations(record)} iterations"
+        return ev.StepFinished(
+            at=now, step=record.key, state=StepState.CANCELLED, error=ev.ErrorDetails(message=message)
+        )
+    return _finished(record, final, last.error, now)
+
+
+def _after_success(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent | None:
+    """The worker did its work; whether that is what the plan wanted is another question."""
+    problem = unmet_expectation(record.step, last)
+    if problem is not None:
+        return _failed(record, problem, now)
+    repeat = record.step.repeat
+    if repeat is not None and repeat.until_sql is None and last.row_count != 0:
+        return _repeat(state, record, last, now)
+    if record.verdict is None and _has_conditions_after(record):
+        return None
+    if record.verdict is ev.Verdict.AGAIN:
+        return _repeat(state, record, last, now)
+    if record.verdict in (ev.Verdict.FAIL, ev.Verdict.ERROR):
+        return _check_failed(record, now)
+    return _finished(record, StepState.SUCCEEDED, None, now)
+
+
+def _has_conditions_after(record: StepRecord) -> bool:
+    step = record.step
+    until = step.repeat is not None and step.repeat.until_sql is not None
+    return until or step.verify is not None or (step.expect is not None and step.expect.sql is not None)
+
+
+def _repeat(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent:
+    repeat = record.step.repeat
+    if repeat is None or record.iteration >= repeat.max_iterations:
+        return _failed(record, f"not done after max_iterations ({_iterations(record)})", now)
+    if state.stopping:
+        return last_word(record, last, now)
+    return ev.StepRepeating(at=now, step=record.key, next_iteration=record.iteration + 1, until=now + repeat.pause)
+
+
+def _iterations(record: StepRecord) -> int:
+    return record.step.repeat.max_iterations if record.step.repeat is not None else 1
+
+
+def _settle_unknown(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent | None:
+    """`verify` says what the worker did. If it cannot, the outcome stays unknown."""
+    if record.verdict is None:
+        return None
+    if record.verdict is ev.Verdict.PROCEED:
+        return _finished(record, StepState.SUCCEEDED, None, now)
+    if record.verdict is ev.Verdict.FAIL and not record.step.idempotent:
+        return _check_failed(record, now)
+    return _retry_or_end(state, record, last, now)
+
+
+def _retry_or_end(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent:
+    asked_to_stop = record.cancel_reason not in (None, ev.CancelReason.TIMEOUT)
+    delay = None if state.stopping or asked_to_stop else _retry_delay(record, last)
+    if delay is None:
+        return last_word(record, last, now)
+    return ev.StepRetrying(at=now, step=record.key, next_attempt=record.attempt + 1, until=now + delay)
+
+
+def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
+    """Return the seconds before the next attempt, or None if there is none."""
+    retry = record.step.retry
+    if last.outcome is ev.Outcome.UNKNOWN:
+        again = record.step.idempotent and record.tries < max(retry.max_attempts, UNKNOWN_ATTEMPTS)
+        return max(UNKNOWN_DELAY, retry.delay_before(record.tries + 1)) if again else None
+    if record.tries >= retry.max_attempts:
+        return None
+    outcome = _outcome(record, last)
+    if outcome is ev.Outcome.TIMED_OUT:
+        wanted = not retry.on or "timeout" in retry.on
+    else:
+        sqlstate = last.error.sqlstate if last.error else None
+        wanted = outcome is ev.Outcome.FAILED and (not retry.on or sqlstate in retry.on)
+    return retry.delay_before(record.tries + 1) if wanted else None
+
+
+def _outcome(record: StepRecord, last: ev.AttemptFinished) -> ev.Outcome:
+    """Return how the attempt ended; a cancel by the second line is a timeout, and nothing else."""
+    overdue = record.cancel_reason is ev.CancelReason.TIMEOUT and last.outcome is ev.Outcome.CANCELLED
+    return ev.Outcome.TIMED_OUT if overdue else last.outcome
+
+
+def _of_instances(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:
+    """A step with instances is as good as the worst of them; without any it had nothing to do."""
+    states = {state.records[key].state for key in record.instances or ()}
+    if not states & BAD and any(_was_drained(state.records[key]) for key in record.instances or ()):
+        return ev.StepSkipped(
+            at=now, step=record.key, reason=ev.SkipReason.DRAINED, because="not all of its instances were run"
+        )
+    final = next((bad for bad in _WORST_FIRST if bad in states), StepState.SUCCEEDED)
+    return ev.StepFinished(at=now, step=record.key, state=final)
+
+
+_WORST_FIRST = (
+    StepState.UNKNOWN,
+    StepState.FAILED,
+    StepState.TIMED_OUT,
+    StepState.CANCELLED,
+    StepState.FAILED_ALLOWED,
+    StepState.DETACHED,
+)
+
+
+def _was_drained(record: StepRecord) -> bool:
+    return record.skip is not None and record.skip.reason is ev.SkipReason.DRAINED
+
+
+def _check_failed(record: StepRecord, now: float) -> ev.StepFinished:
+    return _finished(record, StepState.FAILED, record.check_error, now)
+
+
+def _failed(record: StepRecord, message: str, now: float) -> ev.StepFinished:
+    return _finished(record, StepState.FAILED, ev.ErrorDetails(message=message), now)
+
+
+def _finished(record: StepRecord, final: StepState, error: ev.ErrorDetails | None, now: float) -> ev.StepFinished:
+    allow = record.step.allow_failure
+    allowed = allow is not None and allow.allows(error.sqlstate if error else None)
+    if allowed and final in (StepState.FAILED, StepState.TIMED_OUT):
+        final = StepState.FAILED_ALLOWED
+    return ev.StepFinished(at=now, step=record.key, state=final, error=error)

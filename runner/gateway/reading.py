@@ -1,0 +1,53 @@
+"""The session on which conditions and lists of items are read: never a launcher's, never the monitor's.
+
+A condition may take seconds, and while it does no worker may go unwatched. The session is opened when first needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+from runner.errors import ConnectionFailedError, ServerLostError
+from runner.gateway.base import Query, QueryResult
+from runner.gateway.session import Session
+from runner.gateway.settings import query_settings
+
+#: The OID of pg_catalog.bool.
+_BOOLEAN = 16
+
+
+class ReadingSession:
+    """Runs one query at a time; a lost connection is opened anew by the next one."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Session]]) -> None:
+        self._connect = connect
+        self._session: Session | None = None
+        self._lock = asyncio.Lock()
+
+    async def query(self, query: Query) -> QueryResult:
+        """Run a query read-only. ServerLostError if the server cannot be reached."""
+        async with self._lock:
+            session = await self._live_session()
+            reply = await session.query(("settings", (query_settings(query, session.search_path),)), query.sql)
+        return QueryResult(
+            columns=tuple(column.name for column in reply.columns),
+            rows=reply.rows,
+            boolean=len(reply.columns) == 1 and reply.columns[0].type == _BOOLEAN,
+            error=reply.error,
+        )
+
+    async def close(self) -> None:
+        """Close the session if there is one."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _live_session(self) -> Session:
+        if self._session is not None and not self._session.lost:
+            return self._session
+        await self.close()
+        try:
+            self._session = await self._connect()
+        except ConnectionFailedError as error:
+            raise ServerLostError(error.message) from error
+        return self._session
