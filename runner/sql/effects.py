@@ -1,0 +1,73 @@
+"""Whether a statement only reads: a careful guess, because a function can do anything."""
+
+from __future__ import annotations
+
+import enum
+
+from runner.sql.facts import FunctionCall, functions_called
+from runner.sql.functions import READER_PREFIXES, READERS, RUNS_SQL_PREFIXES, WRITER_PREFIXES, WRITERS
+from runner.sql.kinds import StatementKind, kind_of
+from runner.sql.nodes import Tree, find, unwrap
+from runner.sql.options import enabled
+from runner.sql.parse import Statement
+
+_K = StatementKind
+
+
+class Effect(enum.Enum):
+    """What is known of a statement's effect on data."""
+
+    READS = "only reads"
+    WRITES = "writes"
+    UNKNOWN = "may write"
+
+
+def effect(statement: Statement) -> Effect:
+    """Return READS only if every function that is called is a known one, WRITES only if something surely writes.
+
+    Locking rows (FOR UPDATE) counts as writing, as it does to a read-only transaction.
+    """
+    node = statement.node
+    match statement.kind:
+        case _K.SHOW | _K.SET | _K.RESET | _K.SET_TRANSACTION:
+            return Effect.READS
+        case _K.EXPLAIN:
+            return _explained(statement) if enabled(statement, "analyze") else Effect.READS
+        case _K.SELECT | _K.DECLARE_CURSOR:
+            return _of_query(node, functions_called(statement))
+        case _K.COPY_TO:
+            return _of_query(node, functions_called(statement)) if not node.filename else Effect.WRITES
+        case _K.CALL | _K.DO | _K.EXECUTE | _K.FETCH | _K.MOVE | _K.PREPARE:
+            return Effect.UNKNOWN
+    return Effect.WRITES
+
+
+_WRITING_NODES = frozenset({"InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt", "LockingClause", "IntoClause"})
+
+
+def _explained(statement: Statement) -> Effect:
+    inner = Statement(
+        kind=kind_of(statement.node.query),
+        start=statement.start,
+        end=statement.end,
+        node=unwrap(statement.node.query),
+        at=statement.at,
+    )
+    return effect(inner)
+
+
+def _of_query(node: Tree, calls: tuple[FunctionCall, ...]) -> Effect:
+    if any(next(find(node, name), None) is not None for name in _WRITING_NODES):
+        return Effect.WRITES
+    effects = {_of_function(call) for call in calls}
+    return next((found for found in (Effect.WRITES, Effect.UNKNOWN) if found in effects), Effect.READS)
+
+
+def _of_function(call: FunctionCall) -> Effect:
+    builtin = call.schema in {None, "pg_catalog"}
+    if builtin and (call.name in WRITERS or call.name.startswith(WRITER_PREFIXES)):
+        return Effect.WRITES
+    if call.schema == "pg_catalog" and not call.name.startswith(RUNS_SQL_PREFIXES):
+        return Effect.READS
+    known = call.name in READERS or call.name.startswith(READER_PREFIXES)
+    return Effect.READS if call.schema is None and known else Effect.UNKNOWN

@@ -1,0 +1,67 @@
+"""PostgreSQL's own functions that surely read only, and those that surely do more.
+
+The lists are short of what PostgreSQL has on purpose: what is on neither of them counts as unknown. An integration test
+holds them against pg_proc.
+"""
+
+from __future__ import annotations
+
+#: Change data, settings or the server, or take a lock that lasts.
+WRITERS = frozenset(
+    {
+        *("nextval", "setval", "pg_notify", "set_config", "dblink_exec", "pg_reload_conf", "pg_rotate_logfile"),
+        *("pg_terminate_backend", "pg_cancel_backend", "pg_promote", "pg_prewarm", "brin_summarize_new_values"),
+        *("brin_summarize_range", "brin_desummarize_range", "gin_clean_pending_list"),
+    }
+)
+WRITER_PREFIXES = (
+    *("lo_", "pg_advisory_", "pg_try_advisory_", "pg_background_", "pg_create_", "pg_drop_", "pg_logical_"),
+    *("pg_replication_", "pg_stat_reset", "pg_switch_", "pg_wal_replay_", "pg_backup_", "pg_import_", "pg_restore_"),
+    *("pg_clear_", "pg_sync_", "pg_file_"),
+)
+
+#: Run SQL that they are given.
+RUNS_SQL_PREFIXES = ("query_to_xml", "cursor_to_xml", "table_to_xml", "schema_to_xml", "database_to_xml", "ts_stat")
+
+#: Read at most.
+READERS = frozenset(
+    {
+        *("count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every", "string_agg", "array_agg"),
+        *("json_agg", "jsonb_agg", "json_object_agg", "jsonb_object_agg", "stddev", "variance", "mode"),
+        *("percentile_cont", "percentile_disc", "row_number", "rank", "dense_rank", "ntile", "lag", "lead"),
+        *("first_value", "last_value", "nth_value", "percent_rank", "cume_dist", "any_value", "now"),
+        *("clock_timestamp", "statement_timestamp", "transaction_timestamp", "timeofday", "age", "date_trunc"),
+        *("date_part", "date_bin", "make_date", "make_time", "make_timestamp", "make_timestamptz"),
+        *("make_interval", "justify_days", "justify_hours", "justify_interval", "isfinite", "to_char", "to_date"),
+        *("to_timestamp", "to_number", "abs", "ceil", "ceiling", "floor", "round", "trunc", "mod", "div"),
+        *("power", "sqrt", "sign", "exp", "ln", "log", "random", "gcd", "lcm", "width_bucket", "length"),
+        *("char_length", "octet_length", "lower", "upper", "initcap", "concat", "concat_ws", "format", "left"),
+        *("right", "lpad", "rpad", "ltrim", "rtrim", "btrim", "replace", "translate", "reverse", "repeat"),
+        *("split_part", "starts_with", "strpos", "substr", "substring", "md5", "sha256", "encode", "decode"),
+        *("regexp_match", "regexp_matches", "regexp_replace", "regexp_split_to_array", "regexp_split_to_table"),
+        *("regexp_count", "regexp_like", "regexp_substr", "quote_ident", "quote_literal", "quote_nullable"),
+        *("chr", "ascii", "hashtext", "gen_random_uuid", "generate_series", "generate_subscripts", "unnest"),
+        *("array_length", "array_position", "array_to_string", "array_append", "array_remove", "cardinality"),
+        *("string_to_array", "string_to_table", "jsonb_array_elements", "jsonb_array_elements_text"),
+        *("json_array_elements", "json_array_elements_text", "jsonb_each", "jsonb_each_text", "json_each"),
+        *("jsonb_object_keys", "json_object_keys", "jsonb_array_length", "json_array_length", "to_json"),
+        *("to_jsonb", "json_build_object", "jsonb_build_object", "json_build_array", "jsonb_build_array"),
+        *("jsonb_typeof", "row_to_json", "jsonb_path_exists", "jsonb_path_query", "jsonb_set"),
+        *("jsonb_strip_nulls", "current_setting", "current_database", "current_schema", "current_schemas"),
+        *("version", "to_regclass", "to_regtype", "to_regproc", "to_regprocedure", "to_regrole"),
+        *("to_regnamespace", "format_type", "obj_description", "col_description", "shobj_description"),
+        *("num_nulls", "num_nonnulls", "pg_sleep", "has_table_privilege", "has_schema_privilege"),
+        *("has_database_privilege", "has_column_privilege", "has_function_privilege", "has_sequence_privilege"),
+        *("has_any_column_privilege", "pg_has_role", "pg_relation_size", "pg_total_relation_size"),
+        *("pg_table_size", "pg_indexes_size", "pg_database_size", "pg_tablespace_size", "pg_size_pretty"),
+        *("pg_size_bytes", "pg_column_size", "pg_is_in_recovery", "pg_backend_pid", "pg_blocking_pids"),
+        *("pg_postmaster_start_time", "pg_conf_load_time", "pg_typeof", "pg_current_wal_lsn", "pg_wal_lsn_diff"),
+        *("pg_last_wal_replay_lsn", "pg_last_wal_receive_lsn", "pg_last_xact_replay_timestamp"),
+        *("pg_relation_filepath", "pg_relation_filenode", "pg_index_column_has_property", "pg_encoding_to_char"),
+        *("pg_partition_tree", "pg_partition_root", "pg_partition_ancestors", "pg_input_is_valid"),
+        *("txid_current_if_assigned", "pg_current_xact_id_if_assigned", "pg_snapshot_xmin"),
+        *("pg_current_snapshot", "mxid_age", "pg_options_to_table", "pg_table_is_visible"),
+        *("pg_show_all_settings", "pg_sequence_last_value"),
+    }
+)
+READER_PREFIXES = ("pg_get_", "pg_stat_get_", "pg_stat_file")

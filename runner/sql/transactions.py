@@ -1,0 +1,188 @@
+"""What a statement demands of the transaction that it runs in.
+
+A worker runs its whole text as one transaction; a text that is a single statement runs as it would by itself in psql
+(extension note 7). Most functions here return a reason, as a clause that begins with the command, or None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from runner.sql.kinds import StatementKind
+from runner.sql.nodes import label, unwrap
+from runner.sql.options import enabled, is_concurrent, options
+from runner.sql.parse import Statement
+from runner.sql.tokens import ScanError, Token, TokenKind, tokenize
+
+_K = StatementKind
+
+_NO_BLOCK = "cannot run inside a transaction block"
+
+
+def must_stand_alone(statement: Statement) -> str | None:
+    """Say why the statement cannot share a text with another one: the server would raise 25001 or 2D000."""
+    if statement.kind is _K.DO:
+        ends = "COMMIT" in _body_commands(statement)
+        return "DO with COMMIT or ROLLBACK in it cannot end a transaction that it shares" if ends else None
+    what = _ALONE.get(statement.kind, _nothing)(statement)
+    return f"{what} {_NO_BLOCK}" if what else None
+
+
+def may_have_to_stand_alone(statement: Statement) -> str | None:
+    """Say what the server might know that would make the statement one that must stand alone."""
+    if must_stand_alone(statement) is not None:
+        return None
+    match statement.kind:
+        case _K.REINDEX | _K.CLUSTER:
+            return f"{statement.kind} {_NO_BLOCK} if the table or index is partitioned"
+        case _K.CALL:
+            return "CALL cannot share a transaction if the procedure ends it"
+        case _K.DO if _language(statement) != "plpgsql" or "CALL" in _body_commands(statement):
+            return "DO cannot share a transaction if what it runs ends it"
+        case _K.DROP_SUBSCRIPTION | _K.ALTER_SUBSCRIPTION:
+            return f"{statement.kind} {_NO_BLOCK} if it concerns the replication slot"
+    return None
+
+
+def cannot_stand_alone(statement: Statement) -> str | None:
+    """Say why the statement is refused (25P01), or does nothing, without others in the same text."""
+    match statement.kind:
+        case _K.LOCK:
+            return "LOCK TABLE needs other statements in the same transaction"
+        case _K.DECLARE_CURSOR if not statement.node.options & _CURSOR_HOLD:
+            return "DECLARE CURSOR needs other statements in the same transaction"
+        case _K.SET_CONSTRAINTS | _K.SET_TRANSACTION:
+            return f"{statement.kind} concerns the other statements of its transaction"
+        case _K.SET if statement.node.is_local:
+            return "SET LOCAL concerns the other statements of its transaction"
+    return None
+
+
+def refused_by_worker(statement: Statement) -> str | None:
+    """Say why a worker of pg_background refuses the statement."""
+    match statement.kind:
+        case _K.TRANSACTION:
+            return "BEGIN, COMMIT, ROLLBACK and savepoints are not possible: a worker's text is one transaction"
+        case _K.LISTEN:
+            return "LISTEN is not possible in a background worker"
+        case _K.COPY_FROM if _is_client_copy(statement):
+            return "COPY FROM STDIN is not possible: a worker has no client that could send the data"
+    return None
+
+
+def without_effect(statement: Statement) -> str | None:
+    """Say why a worker accepts the statement although it does nothing: it concerns a client or session that ends."""
+    match statement.kind:
+        case _K.COPY_TO if _is_client_copy(statement):
+            return "COPY TO STDOUT sends its rows nowhere: a worker has no client"
+        case _K.UNLISTEN | _K.DEALLOCATE | _K.CLOSE | _K.DISCARD:
+            return f"{statement.kind} concerns a session, and a worker's session is new"
+    return None
+
+
+def is_session_only(statement: Statement) -> bool:
+    """Return whether all that the statement does ends with its session: a worker's ends with its text."""
+    return statement.kind in {
+        *(_K.SET, _K.RESET, _K.SET_TRANSACTION, _K.SET_CONSTRAINTS, _K.PREPARE, _K.DEALLOCATE, _K.DISCARD, _K.LOAD),
+        *(_K.DECLARE_CURSOR, _K.FETCH, _K.MOVE, _K.CLOSE, _K.LISTEN, _K.UNLISTEN, _K.LOCK),
+    }
+
+
+_CURSOR_HOLD = 0x0020  # CURSOR_OPT_HOLD, parsenodes.h
+
+
+def _is_client_copy(statement: Statement) -> bool:
+    return not statement.node.filename
+
+
+def _nothing(_: Statement) -> str | None:
+    return None
+
+
+def _whole(statement: Statement) -> str | None:
+    return str(statement.kind)
+
+
+def _concurrently(name: str) -> Callable[[Statement], str | None]:
+    return lambda statement: name if is_concurrent(statement) else None
+
+
+def _reindex(statement: Statement) -> str | None:
+    if not statement.node.HasField("relation"):
+        return "REINDEX of a schema or database"
+    return "REINDEX CONCURRENTLY" if is_concurrent(statement) else None
+
+
+def _cluster(statement: Statement) -> str | None:
+    return None if statement.node.HasField("relation") else "CLUSTER without a table"
+
+
+def _discard(statement: Statement) -> str | None:
+    return "DISCARD ALL" if label(statement.node, "target") == "DISCARD_ALL" else None
+
+
+def _alter_database(statement: Statement) -> str | None:
+    return "ALTER DATABASE … SET TABLESPACE" if "tablespace" in options(statement) else None
+
+
+def _create_subscription(statement: Statement) -> str | None:
+    connects = enabled(statement, "connect", default=True)
+    creates_slot = enabled(statement, "create_slot", default=connects)
+    return "CREATE SUBSCRIPTION that creates a replication slot" if creates_slot else None
+
+
+def _alter_subscription(statement: Statement) -> str | None:
+    what = label(statement.node, "kind").removeprefix("ALTER_SUBSCRIPTION_")
+    refreshes = what.endswith("_PUBLICATION") and enabled(statement, "refresh", default=True)
+    return "ALTER SUBSCRIPTION that refreshes" if refreshes or what == "REFRESH" else None
+
+
+_ALONE: Mapping[StatementKind, Callable[[Statement], str | None]] = {
+    _K.VACUUM: _whole,
+    _K.CREATE_DATABASE: _whole,
+    _K.DROP_DATABASE: _whole,
+    _K.ALTER_DATABASE: _alter_database,
+    _K.CREATE_TABLESPACE: _whole,
+    _K.DROP_TABLESPACE: _whole,
+    _K.ALTER_SYSTEM: _whole,
+    _K.CREATE_INDEX: _concurrently("CREATE INDEX CONCURRENTLY"),
+    _K.DROP_INDEX: _concurrently("DROP INDEX CONCURRENTLY"),
+    _K.ALTER_TABLE: _concurrently("DETACH PARTITION … CONCURRENTLY"),
+    _K.REINDEX: _reindex,
+    _K.CLUSTER: _cluster,
+    _K.DISCARD: _discard,
+    _K.CREATE_SUBSCRIPTION: _create_subscription,
+    _K.ALTER_SUBSCRIPTION: _alter_subscription,
+}
+
+
+def _arguments(statement: Statement) -> dict[str, str]:
+    """Return the language and the body ("as") of a DO."""
+    arguments = map(unwrap, statement.node.args)
+    return {argument.defname: unwrap(argument.arg).sval for argument in arguments}
+
+
+def _language(statement: Statement) -> str:
+    return _arguments(statement).get("language", "plpgsql").lower()
+
+
+_BEFORE_COMMAND = frozenset({";", "BEGIN", "THEN", "ELSE", "LOOP", ">>"})
+
+
+def _body_commands(statement: Statement) -> frozenset[str]:
+    """Return which of COMMIT (or ROLLBACK) and CALL are commands in a PL/pgSQL body.
+
+    Found by the scanner: libpg_query's PL/pgSQL parser refuses bodies that name a type outside pg_catalog.
+    """
+    try:
+        tokens = [token for token in tokenize(_arguments(statement).get("as", "")) if not _is_comment(token)]
+    except ScanError:
+        return frozenset()
+    words = [token.text.upper() for token in tokens]
+    pairs = zip([";", *words], words, strict=False)
+    commands = {word for before, word in pairs if before in _BEFORE_COMMAND and word in {"COMMIT", "ROLLBACK", "CALL"}}
+    return frozenset("COMMIT" if command == "ROLLBACK" else command for command in commands)
+
+
+def _is_comment(token: Token) -> bool:
+    return token.kind in {TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT}
