@@ -1,0 +1,1 @@
+"""Checks against a server, with nothing executed."""
