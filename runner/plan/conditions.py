@@ -1,7 +1,7 @@
 """PostgreSQL's condition names and their SQLSTATEs, for `retry.on` and `allow_failure`.
 
-Source: the PostgreSQL documentation, appendix A, "PostgreSQL Error Codes" (version 18); errors only, no warnings. Four
-names stand for two SQLSTATEs, as they do in PL/pgSQL.
+Source: the PostgreSQL documentation, appendix A, "PostgreSQL Error Codes" (version 18, and snapshot_too_old, which only
+earlier ones have); errors only, no warnings. Four names stand for two SQLSTATEs, as they do in PL/pgSQL.
 """
 
 from __future__ import annotations
@@ -222,6 +222,7 @@ io_error 58030
 undefined_file 58P01
 duplicate_file 58P02
 file_name_too_long 58P03
+snapshot_too_old 72000
 config_file_error F0000
 lock_file_exists F0001
 fdw_error HV000

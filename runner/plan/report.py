@@ -77,6 +77,11 @@ class Report:
         return tuple(sorted(self._problems.values(), key=place))
 
 
+def did_you_mean(word: str, known: Collection[str]) -> str | None:
+    """Return a hint for one word alone, as `Guesses.did_you_mean` does."""
+    return Guesses().did_you_mean(word, known)
+
+
 def listed(words: Iterable[str], *, last: str = "or") -> str:
     """Return words in backquotes as a sentence lists them: `a`, `b` or `c`."""
     quoted = [f"`{word}`" for word in words]
