@@ -13,7 +13,7 @@ from runner.engine.loop import Run, RunContext, RunResult
 from runner.engine.sink import Sink
 from runner.gateway.pg import PgGateway
 from runner.identity import new_run_id
-from runner.plan import load_plan
+from runner.lint import load_plan
 from runner.plan.model import Plan
 from runner.plan.resolved import sha256
 
@@ -34,9 +34,18 @@ def run_plan(plan: Plan, *, dsn: str = "", sinks: Sequence[Sink] = ()) -> RunRes
     return asyncio.run(execute())
 
 
-def new_run(plan: Plan, *, dsn: str, run_id: str, clock: Clock, sinks: Sequence[Sink]) -> Run:
-    """Put a run on a real server together; nothing happens before its `execute`."""
+def new_run(
+    plan: Plan,
+    *,
+    dsn: str,
+    run_id: str,
+    clock: Clock,
+    sinks: Sequence[Sink],
+    left_out: frozenset[str] = frozenset(),
+) -> Run:
+    """Put a run on a real server together; nothing happens before its `execute`. Steps `left_out` are not selected."""
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
     )
-    return Run(plan, gateway=PgGateway(dsn, run_id), clock=clock, sinks=sinks, context=context)
+    gateway = PgGateway(dsn, run_id)
+    return Run(plan, gateway=gateway, clock=clock, sinks=sinks, context=context, left_out=left_out)

@@ -17,13 +17,14 @@ import click
 from runner.api import new_run
 from runner.cli.exits import EXIT_CODES
 from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
+from runner.cli.selection import Selection, selection_options
 from runner.clock import Clock, MonotonicClock
 from runner.engine.loop import RunResult
 from runner.engine.sink import Sink
 from runner.errors import UsageError
 from runner.gateway.conninfo import without_password
 from runner.identity import new_run_id, worker_name
-from runner.plan import read_plan
+from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.reports.jsonl import JsonLines
 from runner.reports.plain import Afterlife, Plain, Verbosity, last_line
@@ -39,6 +40,7 @@ class Options:
     parameters: ParameterValues
     dsn: str
     slots: int | None
+    selection: Selection
     reports: tuple[tuple[str, Path], ...]
     verbosity: Verbosity
 
@@ -49,6 +51,7 @@ class Options:
 @click.option("--embedded", is_flag=True, help="Run on a throwaway PostgreSQL that is removed afterwards.")
 @click.option("--slots", type=click.IntRange(min=1), metavar="N", help="Lower the plan's budget to N workers.")
 @parameter_options
+@selection_options
 @click.option("--report", "reports", multiple=True, metavar="KIND=PATH", help="Write a report (jsonl); repeatable.")
 @click.option("-v", "--verbose", is_flag=True, help="Show queueing, pids and each step's notices.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only failures and the last line.")
@@ -60,6 +63,9 @@ def run(
     slots: int | None,
     params: tuple[str, ...],
     params_file: Path | None,
+    select: tuple[str, ...],
+    exclude: tuple[str, ...],
+    assume_done: bool,
     reports: tuple[str, ...],
     verbose: bool,
     quiet: bool,
@@ -79,12 +85,14 @@ def run(
         parameters=parameter_values(params, params_file),
         dsn=dsn if dsn is not None else os.environ.get("JOBPLAN_DSN", ""),
         slots=slots,
+        selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
         reports=tuple(_report(text) for text in reports),
         verbosity=chosen,
     )
     loaded = _load(options)
+    left_out = options.selection.left_out(loaded)
     with _server(options, embedded=embedded) as conninfo:
-        return _execute(loaded, options, conninfo, embedded=embedded)
+        return _execute(loaded, left_out, options, conninfo, embedded=embedded)
 
 
 def _report(text: str) -> tuple[str, Path]:
@@ -117,14 +125,14 @@ def _server(options: Options, *, embedded: bool) -> Iterator[str]:
         yield server.dsn
 
 
-def _execute(plan: Plan, options: Options, conninfo: str, *, embedded: bool) -> int:
+def _execute(plan: Plan, left_out: frozenset[str], options: Options, conninfo: str, *, embedded: bool) -> int:
     clock = MonotonicClock()
     run_id = new_run_id(clock.now())
     sinks: list[Sink] = [Plain(sys.stderr, run_id, options.verbosity)]
     sinks += [JsonLines(path, run_id) for _, path in options.reports]
 
     async def execute() -> RunResult:
-        started = new_run(plan, dsn=conninfo, run_id=run_id, clock=clock, sinks=sinks)
+        started = new_run(plan, dsn=conninfo, run_id=run_id, clock=clock, sinks=sinks, left_out=left_out)
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, started.interrupt, int(number))

@@ -2,29 +2,118 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from runner.errors import Severity
-from runner.plan import load_plan
+from runner.cli.color import color_option, wants_color
+from runner.errors import UsageError
+from runner.reports.problems import Lines, Style, Verdict, distinct, problem_lines, summary
+
+if TYPE_CHECKING:
+    from runner.lint.explain import Explanation
+
+_FORMATS = ("text", "json", "github", "sarif")
 
 
 @click.command()
-@click.argument("plans", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-q", "--quiet", is_flag=True, help="Say nothing about plans that are valid.")
-def validate(plans: tuple[Path, ...], *, quiet: bool) -> int:
-    """Check plans without a server: schema, names, budget, parameters in SQL.
+@click.argument("plans", nargs=-1, metavar="PLAN...", type=click.Path())
+@click.option("--strict", is_flag=True, help="Fail on warnings too.")
+@click.option("--format", "format_", type=click.Choice(_FORMATS), default="text", show_default=True)
+@click.option("--explain", metavar="CODE", help="Say what a code means, with a wrong and a right example.")
+@click.option("-q", "--quiet", is_flag=True, help="Text only: say nothing but the problems.")
+@color_option
+def validate(
+    plans: tuple[str, ...], *, strict: bool, format_: str, explain: str | None, quiet: bool, color: str
+) -> int:
+    """Check plans without a server: schema, names, budget, SQL and what it would do to the database.
 
-    Every problem is reported at once, as file:line:column. The exit code is 3 if a plan is invalid.
+    Every problem of every plan is reported at once, with file, line and column. The exit code is 3 if a plan has an
+    error, and with --strict also for warnings. A comment `# jobplan: ignore=CODE` beside a step silences a rule.
     """
-    invalid = 0
-    for path in plans:
-        loaded = load_plan(path)
-        for problem in loaded.problems:
-            click.echo(str(problem))
-        if any(problem.severity is Severity.ERROR for problem in loaded.problems):
-            invalid += 1
-        elif not quiet and loaded.plan is not None:
-            click.echo(f"{path}: valid, {len(loaded.plan.steps)} steps")
-    return 3 if invalid else 0
+    style = _style(color)
+    if explain is not None:
+        if plans:
+            raise UsageError("--explain takes a code and no plans.")
+        _explain(explain, style)
+        return 0
+    if not plans:
+        raise UsageError("Which plans? Name at least one file.", hint="Try: jobplan validate plans/*.yaml")
+    if "-" in plans:
+        raise UsageError("A plan is read from a file, not from standard input.", hint="Its other files are beside it.")
+    verdicts = _verdicts(plans, style, show=format_ == "text", quiet=quiet)
+    if format_ != "text":
+        _write(verdicts, format_)
+    failed = any(verdict.errors or (strict and verdict.warnings) for verdict in verdicts)
+    return 3 if failed else 0
+
+
+def _style(color: str) -> Style:
+    colored = wants_color(color, sys.stdout)
+    return Style(color=colored, excerpt=colored or sys.stdout.isatty())
+
+
+def _verdicts(plans: Iterable[str], style: Style, *, show: bool, quiet: bool) -> list[Verdict]:
+    from runner.lint import Sources, load_plan
+
+    verdicts = []
+    sources = Sources()
+    for file in dict.fromkeys(plans):
+        loaded = load_plan(Path(file), sources=sources)
+        steps = None if loaded.plan is None else len(loaded.plan.steps) + len(loaded.plan.finally_)
+        verdict = Verdict(file=file, steps=steps, problems=loaded.problems)
+        verdicts.append(verdict)
+        if show:
+            for line in _shown(verdict, sources.lines, style, quiet=quiet):
+                click.echo(line, color=True)
+    return verdicts
+
+
+def _shown(verdict: Verdict, lines: Lines, style: Style, *, quiet: bool) -> Iterator[str]:
+    for problem in verdict.problems:
+        yield from problem_lines(problem, lines, style)
+    if not quiet:
+        yield summary(verdict)
+
+
+def _write(verdicts: list[Verdict], format_: str) -> None:
+    problems = distinct(verdicts)
+    if format_ == "github":
+        from runner.reports.problems_data import github_lines
+
+        for line in github_lines(problems):
+            _echo(line)
+    elif format_ == "json":
+        from runner.reports.problems_data import json_text
+
+        _echo(json_text(problems))
+    else:
+        from runner import __version__
+        from runner.lint.explain import explanations
+        from runner.reports.sarif import sarif_text
+
+        _echo(sarif_text(problems, explanations(), __version__))
+
+
+def _echo(text: str) -> None:
+    """Write text in which a file's name may hold bytes that are no UTF-8."""
+    click.echo(text.encode(errors="backslashreplace").decode())
+
+
+def _explain(code: str, style: Style) -> None:
+    from runner.lint.explain import explain
+
+    for line in _explained(explain(code), style):
+        click.echo(line, color=True)
+
+
+def _explained(explanation: Explanation, style: Style) -> Iterator[str]:
+    yield f"{style.bold(explanation.code)} ({explanation.severity}): {explanation.title}"
+    yield ""
+    yield click.wrap_text(explanation.why, width=100, preserve_paragraphs=True)
+    for word, example in (("Wrong", explanation.wrong), ("Right", explanation.right)):
+        yield f"\n{style.bold(word)}:"
+        yield from (f"    {line}".rstrip() for line in example.splitlines())

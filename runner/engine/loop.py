@@ -15,13 +15,14 @@ from runner.clock import Clock
 from runner.engine import events as ev
 from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import apply
-from runner.engine.performing import Performer, launching
+from runner.engine.performing import Performer, builtin_values, launching
 from runner.engine.scheduler import decide, exit_code
 from runner.engine.sink import Sink
 from runner.engine.state import RunState, initial_state
 from runner.errors import RecordError
 from runner.gateway.base import Gateway, ServerInfo
 from runner.plan.model import Plan
+from runner.preflight.requirements import check_requirements
 
 #: Seconds between two ticks of the sinks while nothing happens.
 TICK = 1.0
@@ -42,16 +43,23 @@ class RunContext:
 class RunResult:
     """How a run ended; `record_errors` are sinks that could not keep what they should."""
 
-    state: RunState
+    state: RunState = field(repr=False)  # asyncio writes a task's result into messages that nobody reads
     exit_code: int
     record_errors: list[RecordError] = field(default_factory=list)
 
 
 class Run:
-    """One run of a plan. Use it once."""
+    """One run of a plan. Use it once. The steps `left_out` were not selected."""
 
     def __init__(
-        self, plan: Plan, *, gateway: Gateway, clock: Clock, sinks: Sequence[Sink], context: RunContext
+        self,
+        plan: Plan,
+        *,
+        gateway: Gateway,
+        clock: Clock,
+        sinks: Sequence[Sink],
+        context: RunContext,
+        left_out: frozenset[str] = frozenset(),
     ) -> None:
         self.state = initial_state(plan)
         self._plan = plan
@@ -59,6 +67,7 @@ class Run:
         self._clock = clock
         self._sinks = list(sinks)
         self._context = context
+        self._left_out = left_out
         self._inbox: deque[ev.Event] = deque()
         self._news = asyncio.Event()
         self._abandoned = False
@@ -76,7 +85,10 @@ class Run:
         """
         info = await self._gateway.open()
         try:
+            values = builtin_values(self._plan, self._context.run_id)
+            await check_requirements(self._plan, info, self._gateway, values)
             self._emit(self._started(info))
+            self._leave_out()
             await self._until_over()
             code = exit_code(self.state)
             steps = {key: str(record.state) for key, record in self.state.records.items()}
@@ -112,6 +124,12 @@ class Run:
             slots=self._plan.budget.slots,
             steps=len(self._plan.steps) + len(self._plan.finally_),
         )
+
+    def _leave_out(self) -> None:
+        """Skip what was not selected; whoever selects says that it is done, so dependents run."""
+        for step in self._plan.steps:
+            if step.id in self._left_out:
+                self._emit(ev.StepSkipped(at=self._clock.now(), step=step.id, reason=ev.SkipReason.NOT_SELECTED))
 
     async def _until_over(self) -> None:
         while not self._abandoned:

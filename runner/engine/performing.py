@@ -20,7 +20,7 @@ from runner.engine.state import RunState, StepRecord
 from runner.errors import CapacityError, GatewayError
 from runner.gateway.base import Gateway, LaunchRequest, WorkerEnd, WorkerHandle
 from runner.identity import worker_name
-from runner.plan.model import OnFinish, Value
+from runner.plan.model import OnFinish, Plan, Value
 from runner.sql.params import TemplateError, render
 
 
@@ -61,7 +61,7 @@ class Performer:
         self._run_id = run_id
         self._post = post
         self._crashed = crashed
-        self._values: Mapping[str, Value] = {**state.plan.values, "run.id": run_id, "run.name": state.plan.name}
+        self._values = builtin_values(state.plan, run_id)
         self._attempts: dict[str, _Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -179,6 +179,11 @@ class Performer:
                 result=end.result,
             )
         )
+
+
+def builtin_values(plan: Plan, run_id: str) -> Mapping[str, Value]:
+    """Return what SQL may name everywhere in a plan: its parameters, and the run's own id and name."""
+    return {**plan.values, "run.id": run_id, "run.name": plan.name}
 
 
 def launching(command: Launch, run_id: str, now: float) -> ev.AttemptLaunching:

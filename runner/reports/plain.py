@@ -108,8 +108,11 @@ def _step_progress(event: ev.StepEvent, state: RunState) -> Iterator[str]:
             yield f"{event.step}: its session was lost ({event.message}); following the worker by its name"
         case ev.StepRetrying():
             yield _retrying(event, state)
-        case ev.StepSkipped():
-            yield f"{event.step}: skipped ({event.reason.replace('_', ' ')}: {event.because})"
+        case ev.StepSkipped() if event.reason is not ev.SkipReason.NOT_SELECTED:
+            why = f": {event.because}" if event.because else ""
+            yield f"{event.step}: skipped ({event.reason.replace('_', ' ')}{why})"
+        case ev.StepExpanded():
+            yield f"{event.step}: {len(event.items)} items"
         case ev.StepFinished():
             yield _finished(event, state)
         case _:
@@ -120,6 +123,8 @@ def _detail(event: ev.Event) -> Iterator[str]:
     match event:
         case ev.StepQueued():
             yield f"{event.step}: queued ({event.reason})"
+        case ev.StepRepeating():
+            yield f"{event.step}: iteration {event.next_iteration} follows"
         case ev.AttemptRunning():
             yield f"{event.step}: running (pid {event.worker.pid})"
         case ev.AttemptNotice():

@@ -34,7 +34,11 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("runner.plan.graph", (*GROUND, "runner.plan.model"), "the graph is an algorithm on the model"),
     ("runner.plan", BASIS, "reading a plan knows neither server nor run"),
     ("runner.lint", (*BASIS, "runner.plan"), "rules judge plans, not runs"),
-    ("runner.engine.loop", (*BASIS, *FACTS, "runner.engine", "runner.gateway.base"), "the loop knows protocols only"),
+    (
+        "runner.engine.loop",
+        (*BASIS, *FACTS, "runner.engine", "runner.gateway.base", "runner.preflight.requirements"),
+        "the loop knows protocols only",
+    ),
     (
         "runner.engine.performing",
         (*BASIS, *FACTS, "runner.engine", "runner.gateway.base"),
