@@ -1,15 +1,17 @@
 """The safety rules: what PostgreSQL would refuse, block or do at 3 a.m., found before anything runs.
 
-`lint` judges a plan; `load_plan` and `read_plan` are those of `runner.plan` with the rules applied, and the way in for
+`lint` judges a plan; `load_plan` is that of `runner.plan` with the rules applied, and with `read_plan` the way in for
 every command: what does not validate does not run either.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 from runner.errors import PlanError, Position, Problem, Severity
+from runner.lint import syntax
+from runner.lint.rule import Rule
 from runner.lint.sources import Sources
 from runner.lint.subject import read_subject
 from runner.lint.suppress import without_ignored
@@ -26,22 +28,9 @@ def lint(plan: Plan, sources: Sources | None = None) -> tuple[Problem, ...]:
 
     `sources` are the files' lines, where they have been read already.
     """
-    subject = read_subject(plan)
-    problems = (
-        Problem(
-            position=finding.position,
-            code=rule.code,
-            message=finding.message,
-            hint=finding.hint,
-            severity=rule.severity,
-            step=finding.step,
-        )
-        for rule in RULES
-        for finding in rule.check(subject)
-    )
-    known = [rule.code for rule in RULES]
-    kept = set(without_ignored(problems, plan, sources or Sources(), known))
-    return tuple(sorted(kept, key=_order(plan)))
+    codes = [rule.code for rule in RULES]
+    kept = without_ignored(_problems(plan, RULES), plan, sources or Sources(), codes)
+    return tuple(sorted(dict.fromkeys(kept), key=_order(plan)))
 
 
 def load_plan(
@@ -61,11 +50,13 @@ def load_plan(
     loaded = load_unchecked(
         path, given=given, params_file=params_file, environment=environment, require_values=require_values
     )
-    if loaded.plan is None:
-        return loaded
-    problems = (*loaded.problems, *lint(loaded.plan, sources))
+    problems = loaded.problems
+    if loaded.plan is not None:
+        problems += lint(loaded.plan, sources)
+    elif loaded.draft is not None:
+        problems = _with_syntax(loaded.draft, problems, sources or Sources())
     invalid = any(problem.severity is Severity.ERROR for problem in problems)
-    return Loaded(plan=None if invalid else loaded.plan, problems=problems)
+    return Loaded(plan=None if invalid else loaded.plan, problems=problems, draft=loaded.draft)
 
 
 def read_plan(
@@ -75,13 +66,41 @@ def read_plan(
     params_file: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Plan:
-    """Return a plan that is ready to run; PlanError, with every problem, if it has an error."""
+    """Return a plan that is ready to run; PlanError, with every error but no warning, if it is invalid."""
     loaded = load_plan(path, given=given, params_file=params_file, environment=environment, require_values=True)
     if loaded.plan is None:
-        errors = [problem for problem in loaded.problems if problem.severity is Severity.ERROR]
+        errors = tuple(problem for problem in loaded.problems if problem.severity is Severity.ERROR)
         count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
-        raise PlanError(f"{path} is not a valid plan: {count}", tuple(errors))
+        raise PlanError(f"{path} is not a valid plan: {count}", errors)
     return loaded.plan
+
+
+def _problems(plan: Plan, rules: Iterable[Rule]) -> Iterable[Problem]:
+    subject = read_subject(plan)
+    return (
+        Problem(
+            position=finding.position,
+            code=rule.code,
+            message=finding.message,
+            hint=finding.hint,
+            severity=rule.severity,
+            step=finding.step,
+        )
+        for rule in rules
+        for finding in rule.check(subject)
+    )
+
+
+def _with_syntax(draft: Plan, problems: tuple[Problem, ...], sources: Sources) -> tuple[Problem, ...]:
+    """Add what is wrong with the SQL of a plan that has other errors; no other rule makes sense before they are gone.
+
+    What is reported already, such as a quote that is never closed, is not told a second time.
+    """
+    told = {problem.position for problem in problems}
+    rules = {rule.code for rule in syntax.RULES}
+    kept = without_ignored(_problems(draft, syntax.RULES), draft, sources, rules)
+    found = [problem for problem in kept if problem.code in rules and problem.position not in told]
+    return tuple(sorted((*problems, *dict.fromkeys(found)), key=_order(draft))) if found else problems
 
 
 def _order(plan: Plan) -> Callable[[Problem], tuple[int, Position, str, str]]:

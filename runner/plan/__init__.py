@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from runner.plan.loading import Loaded, load_plan, read_plan
+from runner.plan.loading import Loaded, load_plan
 
-__all__ = ["Loaded", "load_plan", "read_plan"]
+__all__ = ["Loaded", "load_plan"]

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runner.errors import PlanError, Problem
+from runner.errors import Problem
 from runner.plan.build import Inputs, build_plan
 from runner.plan.declarations import raw_value
 from runner.plan.document import read
@@ -19,10 +19,15 @@ from runner.plan.support import NOT_YET
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What came of a file: the plan if there is no error, and everything that was found, in file order."""
+    """What came of a file: the plan if there is no error, and everything that was found, in file order.
+
+    `draft` is the plan as far as it could be understood, also with errors: its SQL texts can be relied on, each by
+    itself, and nothing else. None if the file could not be read.
+    """
 
     plan: Plan | None
     problems: tuple[Problem, ...]
+    draft: Plan | None = None
 
 
 def load_plan(
@@ -53,25 +58,7 @@ def load_plan(
                 not_yet=not_yet,
             )
             plan = build_plan(root, Path(path), report, inputs)
-    return Loaded(plan=None if report.has_errors else plan, problems=report.problems())
-
-
-def read_plan(
-    path: str | Path,
-    *,
-    given: Mapping[str, str] | None = None,
-    params_file: str | Path | None = None,
-    environment: Mapping[str, str] | None = None,
-    require_values: bool = True,
-) -> Plan:
-    """Return a plan that is ready to run; PlanError, with every problem, if it is invalid."""
-    loaded = load_plan(
-        path, given=given, params_file=params_file, environment=environment, require_values=require_values
-    )
-    if loaded.plan is None:
-        count = len(loaded.problems)
-        raise PlanError(f"{path} is not a valid plan: {count} problem{'s' if count > 1 else ''}", loaded.problems)
-    return loaded.plan
+    return Loaded(plan=None if report.has_errors else plan, problems=report.problems(), draft=plan)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,55 @@
+"""Every code that a problem can have, explained: what `--explain`, the documentation and reports say about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from types import MappingProxyType
+
+from runner.errors import Severity, UsageError
+from runner.lint.suppress import nearest_code
+from runner.lint.table import RULES
+from runner.plan.codes import CODES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explanation:
+    """What a code means; `why` is Markdown, `wrong` and `right` are pieces of a plan, or a command."""
+
+    code: str
+    severity: Severity
+    title: str
+    why: str
+    wrong: str
+    right: str
+
+
+@lru_cache(maxsize=1)
+def explanations() -> MappingProxyType[str, Explanation]:
+    """Return the explanation of every code, in the order of the codes."""
+    found = {
+        code: Explanation(
+            code=code, severity=Severity.ERROR, title=entry.title, why=entry.why, wrong=entry.wrong, right=entry.right
+        )
+        for code, entry in CODES.items()
+    }
+    for rule in RULES:
+        found[rule.code] = Explanation(
+            code=rule.code,
+            severity=rule.severity,
+            title=rule.title,
+            why=rule.why,
+            wrong=rule.wrong,
+            right=rule.right,
+        )
+    return MappingProxyType(dict(sorted(found.items())))
+
+
+def explain(code: str) -> Explanation:
+    """Return the explanation of a code, in upper or lower case; UsageError if there is none."""
+    known = explanations()
+    found = known.get(code.strip().upper())
+    if found is None:
+        hint = nearest_code(code, known)
+        raise UsageError(f"There is no code {code!r}.", hint=f"{hint[0].upper()}{hint[1:]}" if hint else None)
+    return found

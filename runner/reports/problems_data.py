@@ -1,0 +1,52 @@
+"""What is wrong with plans, for programs: JSON, and the commands that make annotations in GitHub Actions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from runner.errors import Problem
+
+
+def json_text(problems: Iterable[Problem]) -> str:
+    """Return a JSON list with one object for each problem; every key is always there, `hint` and `step` may be null."""
+    return json.dumps([_object(problem) for problem in problems], indent=2, ensure_ascii=False)
+
+
+def github_lines(problems: Iterable[Problem]) -> Iterator[str]:
+    """Yield a workflow command for each problem.
+
+    Source: GitHub's documentation, "Workflow commands for GitHub Actions".
+    """
+    for problem in problems:
+        place = problem.position
+        properties = {
+            "file": place.file,
+            "line": str(place.line),
+            "col": str(place.column),
+            "title": problem.code,
+        }
+        told = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+        message = f"{problem.message}\n{problem.hint}" if problem.hint else problem.message
+        yield f"::{problem.severity} {told}::{_data(message)}"
+
+
+def _object(problem: Problem) -> dict[str, str | int | None]:
+    return {
+        "file": problem.position.file,
+        "line": problem.position.line,
+        "column": problem.position.column,
+        "severity": problem.severity.value,
+        "code": problem.code,
+        "message": problem.message,
+        "hint": problem.hint,
+        "step": problem.step,
+    }
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
