@@ -74,12 +74,13 @@ class WorkerEnd:
 
     Exactly one of four: `detached`; `lost` (nobody can say what it did); `error`; or `proven`, which is the evidence of
     success (extension note 5). None of them: the worker has gone and the extension knows no error, which is not
-    success. Times are the server's, in seconds since the epoch.
+    success. `reason` says why nobody can say. Times are the server's, in seconds since the epoch.
     """
 
     worker: Worker | None = None
     detached: bool = False
     lost: bool = False
+    reason: str = ""
     proven: bool = False
     error: ErrorDetails | None = None
     command_tag: str = ""

@@ -40,9 +40,9 @@ class MonitorSession:
         """Say whether the session is there."""
         return self._session is not None and not self._session.lost
 
-    async def open(self) -> None:
-        """Connect and begin to look. ConnectionFailedError if the server cannot be reached."""
-        self._session = await self._connect()
+    def open(self, session: Session) -> None:
+        """Begin to look, on this session at first."""
+        self._session = session
         self._task = asyncio.create_task(self._look())
 
     async def close(self) -> None:
@@ -91,9 +91,9 @@ class MonitorSession:
     async def free_workers(self) -> tuple[int, frozenset[str]]:
         """Return how many of max_worker_processes only this run may have taken, and the names of its own workers.
 
-        As far as this role can see. GatewayError if nobody can look now.
+        As far as this role can see. ServerLostError if the server does not come back within a minute.
         """
-        reply = await self._run("free_workers", (self._prefix,))
+        reply = await self._run_patiently("free_workers", (self._prefix,))
         free, own = reply.rows[0]
         return int(free or 0), frozenset(json.loads(own or "[]"))
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
-from runner.engine.events import Notice
+from runner.engine.events import ErrorDetails, Notice
 from runner.errors import JobplanError
 from runner.sql.parse import parse_statements, returns_rows
 
@@ -57,6 +57,11 @@ def discards_rows(sql: str) -> bool:
 def with_marker(sql: str) -> str:
     """Return the text that is launched."""
     return f"{sql}\n;{MARKER}" if discards_rows(sql) else sql
+
+
+def is_workers_own(error: ErrorDetails) -> bool:
+    """Say whether an error that came while the output was read is the worker's: the extension marks those."""
+    return "background worker, pid" in (error.context or "")
 
 
 def statement_tag(

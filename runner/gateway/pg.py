@@ -7,20 +7,24 @@ needed and used again: `slots` + 1 connections at most, and one more if the plan
 from __future__ import annotations
 
 import asyncio
-from functools import partial
+import contextlib
+from collections.abc import AsyncIterator
 
 from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
 from runner.gateway.base import LaunchRequest, Query, QueryResult, ServerInfo, WorkerHandle
+from runner.gateway.conninfo import with_keepalives
 from runner.gateway.monitor import MonitorSession
 from runner.gateway.queries import query
 from runner.gateway.reading import ReadingSession
 from runner.gateway.refused import RefusedWorker
-from runner.gateway.session import Row, Session
+from runner.gateway.session import Reply, Row, Session
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.identity import runner_name
 from runner.sql.params import quote_identifier
 
 _OLDEST_SERVER = 140_000
+#: What every session begins with, in this order.
+_PREPARATION = (("path", ()), ("pin", ()), ("unlimit", ()))
 
 
 class PgGateway:
@@ -31,46 +35,44 @@ class PgGateway:
     """
 
     def __init__(self, conninfo: str, run_id: str) -> None:
-        self._conninfo = conninfo
+        self._conninfo = with_keepalives(conninfo)
         self._run_id = run_id
         self._extension_schema = ""
         self._idle: list[Session] = []
         self._sessions: set[Session] = set()
-        self._one_launch = asyncio.Lock()
+        self._names: set[str] = set()
+        self._one_at_a_time = asyncio.Lock()
         self._monitor = MonitorSession(connect=self._connect, run_id=run_id)
         self._reading = ReadingSession(self._connect)
 
     async def open(self) -> ServerInfo:
         """Connect and check the server."""
-        session = await self._connect(load=False)
-        try:
-            (reply,) = await session.run(("server", ()))
-        finally:
-            await session.close()
-        if reply.error is not None:
-            raise PreflightError(f"the server cannot be examined: {reply.error.message}")
-        info = check_server(reply.rows[0])
-        self._extension_schema = quote_identifier(info.extension_schema)
-        await self._monitor.open()
+        session = await self._connect()
+        async with _ready(session):
+            info = await self._examine(session)
+        self._monitor.open(session)
         return info
 
     async def launch(self, request: LaunchRequest) -> WorkerHandle:
         """Ask for a worker on a session that tracks no other."""
-        session = await self._session()
-        worker = LaunchedWorker(request, session, self._monitor, self._release)
-        try:
+        async with self._one_at_a_time:
             if request.reserve:
-                async with self._one_launch:
-                    await self._keep_reserve(request.reserve)
-                    await worker.launch()
-            else:
-                await worker.launch()
-        except CapacityError:
-            self._release(session)
+                await self._keep_reserve(request.reserve)
+            self._names.add(request.application_name)
+        try:
+            session = await self._session()
+        except BaseException:
+            self._names.discard(request.application_name)
             raise
+        worker = LaunchedWorker(request, session, self._monitor, self._over)
+        try:
+            await worker.launch()
         except LaunchRefusedError as error:
-            self._release(session)
+            self._over(worker)
             return RefusedWorker(error.details)
+        except BaseException:
+            self._over(worker)
+            raise
         return worker
 
     async def query(self, query: Query) -> QueryResult:
@@ -79,52 +81,86 @@ class PgGateway:
 
     async def close(self) -> None:
         """Close every session; workers go on."""
-        await self._reading.close()
-        await self._monitor.close()
-        for session in list(self._sessions):
-            await session.close()
+        for session in self._sessions:
+            session.discard()
         self._sessions.clear()
         self._idle.clear()
+        await self._reading.close()
+        await self._monitor.close()
+
+    async def _examine(self, session: Session) -> ServerInfo:
+        replies = await session.run(("server", ()))
+        _raise_first(replies, PreflightError)
+        info = check_server(replies[0].rows[0])
+        self._extension_schema = quote_identifier(info.extension_schema)
+        _raise_first(await session.run(("load", ())), PreflightError)
+        return info
 
     async def _keep_reserve(self, reserve: int) -> None:
-        free = await self._monitor.free_workers()
+        """Refuse a launch that would leave too few; a worker that is not yet seen on the server counts already."""
+        free, own = await self._monitor.free_workers()
+        free -= len(own | self._names)
         if free <= reserve:
             raise CapacityError(f"{free} of max_worker_processes are free, and budget.reserve keeps {reserve}")
 
     async def _session(self) -> Session:
         while self._idle:
             session = self._idle.pop()
+            session.notice_loss()
             if not session.lost:
                 return session
-            self._sessions.discard(session)
+            self._drop(session)
         try:
             session = await self._connect(load=True)
         except ConnectionFailedError as error:
-            if self._monitor.connected:
-                raise CapacityError(f"no connection for another worker: {error.message}") from error
-            raise ServerLostError(error.message) from error
+            if not self._monitor.connected:
+                await self._monitor.reconnected()
+            raise CapacityError(f"no connection for another worker: {error.message}") from error
         self._sessions.add(session)
         return session
 
-    async def _connect(self, *, load: bool = True) -> Session:
+    async def _connect(self, *, load: bool = False) -> Session:
+        """Open a session; `load` makes it a launcher session. ConnectionFailedError if it cannot be."""
         session = await Session.connect(
             self._conninfo,
             application_name=runner_name(self._run_id),
-            queries=partial(query, extension_schema=self._extension_schema),
+            queries=lambda name: query(name, extension_schema=self._extension_schema),
         )
-        if load:
-            (reply,) = await session.run(("load", ()))
-            if reply.error is not None:
-                await session.close()
-                raise ConnectionFailedError(reply.error.message)
+        async with _ready(session):
+            replies = await session.run(*_PREPARATION, *((("load", ()),) if load else ()))
+            _raise_first(replies, ConnectionFailedError)
+        session.search_path, session.role = (value or "" for value in replies[0].rows[0])
         return session
 
-    def _release(self, session: Session) -> None:
-        """Take a session back once its worker has gone and its handle is free."""
-        if session.lost:
-            self._sessions.discard(session)
+    def _over(self, worker: LaunchedWorker) -> None:
+        """Take a worker's session back, unless it is lost or may still track something."""
+        self._names.discard(worker.name)
+        if worker.session_free and not worker.session.lost:
+            self._idle.append(worker.session)
         else:
-            self._idle.append(session)
+            self._drop(worker.session)
+
+    def _drop(self, session: Session) -> None:
+        self._sessions.discard(session)
+        session.discard()
+
+
+@contextlib.asynccontextmanager
+async def _ready(session: Session) -> AsyncIterator[None]:
+    """Close the session if it cannot be made ready. ConnectionFailedError if it is lost meanwhile."""
+    try:
+        yield
+    except BaseException as error:
+        session.discard()
+        if isinstance(error, ServerLostError):
+            raise ConnectionFailedError(error.message) from error
+        raise
+
+
+def _raise_first(replies: list[Reply], kind: type[PreflightError]) -> None:
+    for reply in replies:
+        if reply.error is not None:
+            raise kind(f"the server refuses to be used by jobplan: {reply.error.message}")
 
 
 def check_server(row: Row) -> ServerInfo:

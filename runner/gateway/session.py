@@ -8,6 +8,7 @@ transaction of its own: in pipeline mode each one is followed by a Sync, so that
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,6 @@ Row = tuple[str | None, ...]
 
 _ERRORS = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED})
 _DIAG = pq.DiagnosticField
-#: Seconds for one attempt to connect to one address.
-_CONNECT_TIMEOUT = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,7 +87,6 @@ class Session:
                 autocommit=True,
                 application_name=application_name,
                 client_encoding="UTF8",
-                connect_timeout=_CONNECT_TIMEOUT,
             )
         except psycopg.Error as error:
             raise ConnectionFailedError(_one_line(str(error))) from error
@@ -98,6 +96,16 @@ class Session:
     def lost(self) -> bool:
         """Say whether the connection is gone."""
         return self._lost is not None
+
+    @property
+    def backend_pid(self) -> int:
+        """The process that serves this session."""
+        return self._libpq.backend_pid
+
+    def notice_loss(self) -> None:
+        """Look whether the server has closed the connection meanwhile; `lost` tells."""
+        if self._lost is None:
+            self._read()
 
     async def run(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         """Run named statements, each with its parameters as text, in one round trip; one reply for each.
@@ -157,13 +165,18 @@ class Session:
             self._waiting = None
 
     async def cancel(self) -> None:
-        """Have the server break off the statement that runs on this session now."""
-        await self._connection.cancel_safe()
+        """Have the server break off the statement that runs on this session now; without a connection for that, not."""
+        with contextlib.suppress(psycopg.Error):
+            await self._connection.cancel_safe()
 
     async def close(self) -> None:
         """Close the connection; a worker that it launched goes on (extension note 8)."""
+        self.discard()
+
+    def discard(self) -> None:
+        """Close the connection where nobody can wait for it."""
         self._break("the session was closed")
-        await self._connection.close()
+        self._libpq.finish()
 
     def _send(self, name: str, parameters: Sequence[str]) -> None:
         if name not in self._prepared:

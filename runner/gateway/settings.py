@@ -7,6 +7,9 @@ import json
 from runner.durations import to_milliseconds
 from runner.gateway.base import LaunchRequest, Query
 
+#: Seconds. Another session of the run may hold the lock for long, and the worker cannot go on meanwhile.
+_DESCRIPTION_LOCK_TIMEOUT = 0.5
+
 
 def worker_settings(request: LaunchRequest, search_path: str) -> str:
     """Return the settings as a JSON object, in the order in which they are to be set.
@@ -23,6 +26,14 @@ def worker_settings(request: LaunchRequest, search_path: str) -> str:
     if request.role is not None:
         settings["role"] = request.role
     return json.dumps(settings)
+
+
+def description_settings(request: LaunchRequest, search_path: str) -> str:
+    """Return the settings in which the worker's statement is described, which must not wait for the worker's locks."""
+    settings = json.loads(worker_settings(request, search_path))
+    role = settings.pop("role", None)
+    settings["lock_timeout"] = _milliseconds(_DESCRIPTION_LOCK_TIMEOUT)
+    return json.dumps(settings if role is None else {**settings, "role": role})
 
 
 def query_settings(query: Query, search_path: str) -> str:

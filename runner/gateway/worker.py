@@ -7,13 +7,15 @@ the session is lost the worker is followed by its identity, and what it did stay
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from runner.engine.events import ErrorDetails, Worker
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
-from runner.gateway.output import NoticeCollector, statement_tag, with_marker
+from runner.gateway.draining import Handle, drain, is_free, row_columns
+from runner.gateway.output import NoticeCollector, discards_rows, is_workers_own, statement_tag, with_marker
 from runner.gateway.session import Reply, Row, Session
 from runner.gateway.settings import worker_settings
 
@@ -22,23 +24,29 @@ FIRST_WAIT = 25
 #: Milliseconds of every further wait. A waiting session holds a snapshot, which CREATE INDEX CONCURRENTLY waits for
 #: and which stops VACUUM from cleaning, so no wait is longer (extension note 3).
 WAIT = 250
-
-
 #: Waits after which a worker that was asked to stop and still runs is asked again.
 SIGNAL_AGAIN = 20
+#: Waits that may fail in a row while the session lives: somebody may cancel one, nobody cancels five.
+FAILING_WAITS = 5
 #: "No worker to give now" (extension note 9), and "no connection to give now", which a launcher session needs.
 CAPACITY_SQLSTATES = frozenset({"53000", "53400", "53300"})
+#: Somebody broke the launching statement off, and nobody knows whether the worker had been asked for.
+_BROKEN_OFF = frozenset({"57014", "57P01", "57P02", "57P03"})
 
 
 class Monitor(Protocol):
-    """What a worker needs from the run's monitor session. ServerLostError if the server cannot be reached again."""
+    """What a worker needs from the run's monitor session. GatewayError if nobody can look now."""
 
     async def identify(self, application_name: str, pid: int) -> Worker | None:
         """Find the worker in pg_stat_activity."""
         ...
 
-    async def lives(self, application_name: str) -> bool:
-        """Say whether a worker of this name is there."""
+    async def lives(self, application_name: str, worker: Worker | None) -> bool:
+        """Say whether the worker is there. ServerLostError if the server cannot be reached again."""
+        ...
+
+    async def waits_for(self, worker: Worker, session_pid: int) -> bool:
+        """Say whether the worker waits for the session's snapshot."""
         ...
 
     async def cancel(self, worker: Worker) -> None:
@@ -59,23 +67,39 @@ class LaunchRefusedError(GatewayError):
 
 
 class LaunchedWorker:
-    """A handle of the extension; see `base.WorkerHandle`."""
+    """A handle of the extension; see `base.WorkerHandle`.
+
+    `over` is called once, when the worker has gone or was let go of, or when nobody follows it any longer. The session
+    may be used again if `session_free`.
+    """
 
     def __init__(
-        self, request: LaunchRequest, session: Session, monitor: Monitor, release: Callable[[Session], None]
+        self,
+        request: LaunchRequest,
+        session: Session,
+        monitor: Monitor,
+        over: Callable[[LaunchedWorker], None],
     ) -> None:
+        self.session = session
+        self.session_free = False
         self._request = request
         self._name = request.application_name
-        self._session = session
+        self._role = session.role if request.role is None else request.role
         self._monitor = monitor
-        self._release = release
+        self._over = over
         self._pid = 0
         self._row: Row | None = None
         self._worker: Worker | None = None
+        self._lost: str | None = None
         self._cancel = False
         self._signals_in = 0
         self._detach = False
         self._notices = NoticeCollector()
+
+    @property
+    def name(self) -> str:
+        """The worker's application_name."""
+        return self._name
 
     @property
     def worker(self) -> Worker | None:
@@ -97,67 +121,113 @@ class LaunchedWorker:
         lost meanwhile is no error here: the worker may well run, and `ended` looks for it.
         """
         request = self._request
-        parameters = (with_marker(request.sql), str(request.output_buffer), worker_settings(request))
+        settings = worker_settings(request, self.session.search_path)
+        parameters = (with_marker(request.sql), str(request.output_buffer), settings)
         try:
-            launched, waited = await self._session.run(("launch", parameters), ("wait", (str(FIRST_WAIT),)))
-        except ServerLostError:
+            launched, waited = await self.session.run(("launch", parameters), ("wait", (str(FIRST_WAIT), self._role)))
+        except ServerLostError as error:
+            self._lost = str(error)
             return
         if launched.error is not None:
-            if launched.error.sqlstate in CAPACITY_SQLSTATES:
-                raise CapacityError(launched.error.message)
-            raise LaunchRefusedError(launched.error)
+            await self._refused(launched.error)
+            return
         self._pid = int(launched.rows[0][0] or 0)
         self._row = waited.rows[0] if waited.rows else None
+
+    async def _refused(self, error: ErrorDetails) -> None:
+        if error.sqlstate in _BROKEN_OFF:
+            self._lost = error.message
+            return
+        with contextlib.suppress(ServerLostError):
+            self.session_free = await is_free(self.session)
+        if error.sqlstate in CAPACITY_SQLSTATES:
+            raise CapacityError(error.message)
+        raise LaunchRefusedError(error)
 
     async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         """Follow the worker to its end."""
         try:
-            while self._row is None or self._row[2] != "t":
-                await self._look_after(seen)
-                if self._worker is not None and (self._detach or (self._blocked and self._request.detachable)):
-                    return await self._let_go()
-                if self._blocked:
-                    return await self._drain_running(seen)
-                self._row = await self._wait()
-            return await self._collect(self._row)
+            if self._lost is not None:
+                return await self._follow_lost(self._lost, seen, lost)
+            return await self._follow(seen, lost)
         except ServerLostError as error:
             return await self._follow_lost(str(error), seen, lost)
+        finally:
+            self._over(self)
+
+    async def _follow(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+        while self._row is None or self._row[2] != "t":
+            await self._look_after(seen)
+            if self._leaving:
+                self._row = await self._row_of("let_go", self._role)
+                if self._row[2] != "t":
+                    self.session_free = True
+                    return self._end(detached=True)
+            elif self._blocked and self._row is not None:
+                return await self._drain_running(self._row, seen, lost)
+            else:
+                self._row = await self._row_of("wait", str(FIRST_WAIT if self._worker is None else WAIT), self._role)
+        return await self._collect(self._row)
 
     @property
     def _blocked(self) -> bool:
         return self._worker is not None and self._monitor.is_blocked(self._worker)
 
-    async def _look_after(self, seen: Callable[[Worker], None]) -> None:
-        """Find out who the worker is, and signal it if it is to be cancelled; again after a while if it stays."""
-        if self._worker is None:
-            self._worker = await self._monitor.identify(self._name, self._pid)
-            if self._worker is not None:
-                seen(self._worker)
-        if self._cancel and self._worker is not None:
-            if self._signals_in == 0:
-                await self._monitor.cancel(self._worker)
-                self._signals_in = SIGNAL_AGAIN
-            self._signals_in -= 1
+    @property
+    def _leaving(self) -> bool:
+        """Say whether the worker is to be let go of now: it was asked for, or a detach step's queue is full."""
+        return self._worker is not None and (self._detach or (self._blocked and self._request.detachable))
 
-    async def _wait(self) -> Row:
-        (reply,) = await self._session.run(("wait", (str(FIRST_WAIT if self._worker is None else WAIT),)))
-        if reply.error is not None or not reply.rows:
-            raise ServerLostError(reply.error.message if reply.error else "the extension has forgotten the worker")
+    async def _look_after(self, seen: Callable[[Worker], None]) -> None:
+        """Find out who the worker is, and signal it if it is to be cancelled; again after a while if it stays.
+
+        While the monitor is away that has to wait; the worker is followed all the same.
+        """
+        with contextlib.suppress(GatewayError):
+            if self._worker is None:
+                self._worker = await self._monitor.identify(self._name, self._pid)
+                if self._worker is not None:
+                    seen(self._worker)
+            if self._cancel and self._worker is not None:
+                if self._signals_in == 0:
+                    await self._monitor.cancel(self._worker)
+                    self._signals_in = SIGNAL_AGAIN
+                self._signals_in -= 1
+
+    async def _row_of(self, *statement: str) -> Row:
+        """Run `wait` or `let_go`. Somebody may cancel the statement; that says nothing of the worker."""
+        name, *parameters = statement
+        why = ""
+        for _ in range(FAILING_WAITS):
+            (reply,) = await self.session.run((name, parameters))
+            if reply.error is None:
+                break
+            why = reply.error.message
+        else:
+            raise ServerLostError(why)
+        if not reply.rows:
+            raise ServerLostError("the extension has forgotten the worker")
         return reply.rows[0]
 
     async def _collect(self, row: Row) -> WorkerEnd:
         """Read the outcome, then fetch the notices; losing those loses nothing else."""
-        handle = (row[0] or "", row[1] or "")
-        _, _, _, row_count, tag, has_error, started, finished = row
-        error = await self._error(handle) if has_error == "t" else None
-        drained = await self._drain(handle)
-        if drained.error is not None and error is None:
-            await self._session.run(("detach", handle))
-        if not drained.error and drained.rows:
+        handle = (row[0] or "", row[1] or "", self._role)
+        _, _, _, row_count, tag, has_error, started, finished = row[:8]
+        proven = finished is not None and bool(tag)
+        error = None
+        if discards_rows(self._request.sql):
+            tag = row_count = None  # those of the marker
+        with contextlib.suppress(ServerLostError):
+            if has_error == "t":
+                error = ErrorDetails(message="the worker failed, and its session was lost before it could say why")
+                error = await self._error(handle)
+            drained, _ = await drain(self.session, handle, self._notices)
+            self.session_free = drained.error is None or await is_free(self.session)
+            if drained.error is not None and error is None and is_workers_own(drained.error):
+                error = drained.error
             tag, row_count = statement_tag(self._request.sql, drained.rows, tag, row_count)
-        self._release(self._session)
         return self._end(
-            proven=error is None and finished is not None and bool(tag),
+            proven=proven and error is None,
             error=error,
             command_tag=tag or "",
             row_count=None if row_count is None else int(row_count),
@@ -165,73 +235,68 @@ class LaunchedWorker:
             finished_at=None if finished is None else float(finished),
         )
 
-    async def _error(self, handle: tuple[str, str]) -> ErrorDetails:
-        (reply,) = await self._session.run(("error", handle))
+    async def _error(self, handle: Handle) -> ErrorDetails:
+        (reply,) = await self.session.run(("error", handle))
         if reply.error is not None or not reply.rows:
             return reply.error or ErrorDetails(message="the worker failed, and the server has forgotten how")
         sqlstate, message, *rest = reply.rows[0]
         names = ("detail", "hint", "context", "schema", "table", "column", "constraint")
         return ErrorDetails(message=message or "", sqlstate=sqlstate, **dict(zip(names, rest, strict=True)))
 
-    async def _drain(self, handle: tuple[str, str]) -> Reply:
-        """Consume the result: notices arrive, command tags come back. It frees the handle, whatever happens."""
-        self._session.on_notice = self._notices
-        try:
-            (reply,) = await self._session.run(("drain", handle))
-        finally:
-            self._session.on_notice = None
-        return reply
-
-    async def _let_go(self) -> WorkerEnd:
-        """Detach: the worker keeps its locks and its timeout, and commits (extension note 8)."""
-        handle = (self._row[0] or "", self._row[1] or "") if self._row else ("", "")
-        await self._session.run(("detach", handle))
-        self._release(self._session)
-        return self._end(detached=True)
-
-    async def _drain_running(self, seen: Callable[[Worker], None]) -> WorkerEnd:
+    async def _drain_running(self, row: Row, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         """Read on until the worker has gone, because its full queue keeps it from ending (extension note 4).
 
-        The one statement of ours that may hold a snapshot for long. It is younger than the snapshot of the worker's own
-        statement, and rows are not what fills the queue: those stay in the worker (`output.with_marker`).
+        The one statement of ours that may hold a snapshot for long. So it is broken off when the worker waits for that
+        snapshot (note 3), which lets the worker end, but not say how.
         """
-        row = self._row
-        if row is None:
-            raise ServerLostError("the extension has forgotten the worker")
-        drain = asyncio.ensure_future(self._drain((row[0] or "", row[1] or "")))
-        while not (await asyncio.wait({drain}, timeout=WAIT / 1000))[0]:
-            await self._look_after(seen)
-            if self._detach and self._worker is not None:
-                await self._session.cancel()
-                await drain
-                self._release(self._session)
-                return self._end(detached=True)
-        reply = drain.result()
-        self._release(self._session)
-        return self._end_of_drain(reply, started=row[6])
+        handle = (row[0] or "", row[1] or "", self._role)
+        columns = await row_columns(self.session, self._request)
+        reading = asyncio.ensure_future(drain(self.session, handle, self._notices, columns))
+        why = ""
+        try:
+            while not (await asyncio.wait({reading}, timeout=WAIT / 1000))[0]:
+                await self._look_after(seen)
+                why = "" if self._leaving else await self._why_break_off()
+                if self._leaving or why:
+                    await self.session.cancel()
+            reply, now = reading.result()
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        if reply.error is None or is_workers_own(reply.error):
+            self.session_free = reply.error is None or await is_free(self.session)
+            return self._end_of_drain(reply, columns, started=row[6], finished=now)
+        self.session_free = await is_free(self.session)
+        if self._leaving and not why:
+            return self._end(detached=True)
+        return await self._follow_lost(why or f"its output could not be read: {reply.error.message}", seen, lost)
 
-    def _end_of_drain(self, reply: Reply, *, started: str | None) -> WorkerEnd:
-        if reply.error is not None:
-            own = "background worker, pid" in (reply.error.context or "")
-            return self._end(error=reply.error) if own else self._end(lost=True)
-        tag, row_count = statement_tag(self._request.sql, reply.rows, None, None)
+    async def _why_break_off(self) -> str:
+        with contextlib.suppress(GatewayError):
+            if self._worker is not None and await self._monitor.waits_for(self._worker, self.session.backend_pid):
+                return "its messages filled output_buffer, and it would have waited for ever for who reads them"
+        return ""
+
+    def _end_of_drain(self, reply: Reply, columns: str, *, started: str | None, finished: float) -> WorkerEnd:
+        tag, row_count = (None, None) if columns else statement_tag(self._request.sql, reply.rows, None, None)
         return self._end(
-            proven=bool(tag),
+            proven=reply.error is None and bool(tag or columns),
+            error=reply.error,
             command_tag=tag or "",
             row_count=None if row_count is None else int(row_count),
             started_at=None if started is None else float(started),
+            finished_at=finished,
         )
 
     async def _follow_lost(self, why: str, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
-        """The launcher session is gone. The worker is not (extension note 8): follow it by name."""
-        self._release(self._session)
+        """Nobody will hear from the worker any longer, but it is there (extension note 8): follow it by identity."""
         lost(why)
-        while await self._monitor.lives(self._name):
+        while await self._monitor.lives(self._name, self._worker):
             await self._look_after(seen)
             if self._detach and self._worker is not None:
                 return self._end(detached=True)
             await asyncio.sleep(WAIT / 1000)
-        return self._end(lost=True)
+        return self._end(lost=True, reason=why)
 
     def _end(self, **facts: Any) -> WorkerEnd:  # noqa: ANN401 - the fields of WorkerEnd, checked by its constructor
         return WorkerEnd(
