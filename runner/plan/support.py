@@ -16,23 +16,7 @@ from runner.plan.steps import Draft
 _NEEDS_ON = "needs.on"
 
 #: Keys, of a step or of the plan, as people write them; `needs.on` is any `on` but success.
-NOT_YET: Final = frozenset(
-    {
-        "capture",
-        "concurrency",
-        "exclusive",
-        "expect",
-        "finally",
-        "for_each",
-        "if",
-        _NEEDS_ON,
-        "preconditions",
-        "repeat",
-        "requires",
-        "touches",
-        "verify",
-    }
-)
+NOT_YET: Final = frozenset({"capture", "concurrency", "expect"})
 
 
 def refuse_unsupported(root: Mapping, drafts: Sequence[Draft], report: Report, not_yet: frozenset[str]) -> None:

@@ -13,7 +13,7 @@ from typing import TextIO
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
-from runner.engine.state import HOLDING, RunState, StepState
+from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.errors import RecordError
 
 #: Seconds between two heartbeat lines.
@@ -99,7 +99,7 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
 def _step_progress(event: ev.StepEvent, state: RunState) -> Iterator[str]:
     match event:
         case ev.AttemptLaunching():
-            again = f", attempt {event.attempt}" if event.attempt > 1 else ""
+            again = _again(state.records[event.step])
             limit = "no timeout" if event.timeout is None else f"timeout {format_duration(event.timeout)}"
             yield f"{event.step}: started{again} ({limit})"
         case ev.AttemptCancelRequested():
@@ -135,19 +135,25 @@ def _detail(event: ev.Event) -> Iterator[str]:
             pass
 
 
+def _again(record: StepRecord) -> str:
+    """Say which iteration and which attempt in it this is, unless it is the first and only one."""
+    iteration = f", iteration {record.iteration}" if record.iteration > 1 else ""
+    return iteration + (f", attempt {record.tries}" if record.tries > 1 else "")
+
+
 def _retrying(event: ev.StepRetrying, state: RunState) -> str:
     last = state.records[event.step].last
     error = last.error if last else None
     delay = format_duration(max(0.0, event.until - event.at))
-    return f"{event.step}: attempt {event.next_attempt} in {delay} after: {error_text(error)}"
+    return f"{event.step}: another attempt in {delay} after: {error_text(error)}"
 
 
 def _finished(event: ev.StepFinished, state: RunState) -> str:
     record = state.records[event.step]
     words = f"{event.step}: {event.state.replace('_', ' ')}"
-    if record.launched_at is not None and record.ended_at is not None:
+    if record.started_at is not None and record.ended_at is not None:
         word = "after" if event.state == StepState.DETACHED else "in"
-        words += f" {word} {format_duration(record.ended_at - record.launched_at)}"
+        words += f" {word} {format_duration(record.ended_at - record.started_at)}{_again(record)}"
     if event.error is not None:
         return f"{words}: {error_text(event.error)}"
     last = record.last
