@@ -1,0 +1,60 @@
+"""The limit that the runner is measured against: the same workers, launched by a loop that never leaves the server."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Self
+
+import psycopg
+
+#: One worker after the other: launch, wait until it has gone, forget it. Each one is a transaction of its own.
+_LOOP = """
+DO $loop$
+DECLARE h pg_background_handle;
+BEGIN
+  FOR i IN 1..{count} LOOP
+    h := pg_background_launch('select 1', 0, '');
+    PERFORM pg_background_wait(h.pid, h.cookie, 250);
+    PERFORM pg_background_detach(h.pid, h.cookie);
+    COMMIT;
+  END LOOP;
+END $loop$"""
+
+
+class Limit:
+    """Sessions that are connected and warm; use as a context manager."""
+
+    def __init__(self, dsn: str, sessions: int) -> None:
+        self._connections = [psycopg.connect(dsn, autocommit=True) for _ in range(sessions)]
+        self._loop(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for connection in self._connections:
+            connection.close()
+
+    def seconds(self, count: int) -> float:
+        """Run `count` workers, shared among the sessions, and return the seconds that it took."""
+        start = time.perf_counter()
+        self._loop(count // len(self._connections))
+        return time.perf_counter() - start
+
+    def _loop(self, count: int) -> None:
+        failed: list[BaseException] = []
+
+        def work(connection: psycopg.Connection[tuple[object, ...]]) -> None:
+            try:
+                connection.execute(_LOOP.format(count=count).encode())
+            except psycopg.Error as error:
+                failed.append(error)
+
+        threads = [threading.Thread(target=work, args=(connection,)) for connection in self._connections]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        if failed:
+            raise failed[0]

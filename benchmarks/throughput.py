@@ -1,0 +1,48 @@
+"""Steps per second against the limit in the server: the whole of jobplan's own cost, with one slot and with many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+
+from benchmarks import plans
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure, at_least, ratios, take_turns
+from benchmarks.in_server import Limit
+from runner.reports.plain import Verbosity
+
+_NAME = "throughput"
+_SQL = "select 1"
+_SLOTS = (1, 2, 4, 8, 16)
+#: The share of the limit that is asked for once there is a second slot to work in while the runner thinks.
+_SHARE = 0.85
+
+
+def measure(bench: Bench) -> Iterator[Figure]:
+    """Run steps that do nothing, at several budgets, in turns with the loop in the server."""
+    count = 400 if bench.quick else 1000
+    for slots in _SLOTS:
+        yield from _at(bench, slots, count, Verbosity.QUIET)
+    yield from _at(bench, 4, count, Verbosity.NORMAL)
+
+
+def _at(bench: Bench, slots: int, count: int, verbosity: Verbosity) -> Iterator[Figure]:
+    work = plans.same_steps(count - count % slots, _SQL, slots=slots)
+    cpu: list[float] = []
+
+    def jobplan() -> float:
+        cost = plans.run(work, bench.dsn, verbosity)
+        cpu.append(cost.cpu / len(work.steps) * 1000)
+        return cost.wall
+
+    with Limit(bench.dsn, slots) as limit:
+        jobplan()  # loads what a first run loads
+        cpu.clear()
+        taken = take_turns({"limit": partial(limit.seconds, len(work.steps)), "jobplan": jobplan}, bench.rounds(7))
+    what = f"{slots} slot{'s' if slots > 1 else ''}" + (", progress" if verbosity is Verbosity.NORMAL else "")
+    rates = {name: [len(work.steps) / seconds for seconds in times] for name, times in taken.items()}
+    share = at_least(_SHARE) if slots > 1 else None
+    yield Figure.median(_NAME, f"{what}: share of the limit", ratios(rates["jobplan"], rates["limit"]), "", share)
+    yield Figure.median(_NAME, f"{what}: jobplan", rates["jobplan"], "steps/s")
+    yield Figure.median(_NAME, f"{what}: limit", rates["limit"], "steps/s")
+    yield Figure.median(_NAME, f"{what}: the runner's CPU", cpu, "ms/step")
