@@ -25,22 +25,25 @@ def classify(
     if end.proven:
         return Outcome.SUCCEEDED, None
     if end.lost:
-        return Outcome.UNKNOWN, ErrorDetails(
-            message="the session that launched the worker was lost; the worker has gone and nobody knows what it did"
-        )
+        why = f": {end.reason}" if end.reason else ""
+        return Outcome.UNKNOWN, ErrorDetails(message=f"the worker has gone and nobody can say what it did{why}")
     if end.error is not None:
         return _of_error(end, end.error, timeout=timeout, cancelled=cancelled), end.error
-    return _without_evidence(end)
+    return _without_evidence(end, cancelled=cancelled)
 
 
 def _of_error(end: WorkerEnd, error: ErrorDetails, *, timeout: float | None, cancelled: CancelReason | None) -> Outcome:
     if error.sqlstate not in _STOPPED:
         return Outcome.FAILED
     if cancelled is not None:
-        by_clock = cancelled in (CancelReason.TIMEOUT, CancelReason.RUN_TIMEOUT)
-        return Outcome.TIMED_OUT if by_clock else Outcome.CANCELLED
+        return _stopped_by_us(cancelled)
     ran_out = error.sqlstate == _QUERY_CANCELED and _ran_out(end, timeout)
     return Outcome.TIMED_OUT if ran_out else Outcome.CANCELLED
+
+
+def _stopped_by_us(cancelled: CancelReason) -> Outcome:
+    by_clock = cancelled in (CancelReason.TIMEOUT, CancelReason.RUN_TIMEOUT)
+    return Outcome.TIMED_OUT if by_clock else Outcome.CANCELLED
 
 
 def _ran_out(end: WorkerEnd, timeout: float | None) -> bool:
@@ -49,10 +52,11 @@ def _ran_out(end: WorkerEnd, timeout: float | None) -> bool:
     return end.finished_at - end.started_at >= timeout - _TIMER_SLACK
 
 
-def _without_evidence(end: WorkerEnd) -> tuple[Outcome, ErrorDetails]:
+def _without_evidence(end: WorkerEnd, *, cancelled: CancelReason | None) -> tuple[Outcome, ErrorDetails]:
     """The worker has gone, and the extension knows of no error: that alone is not success (extension note 5)."""
     if end.started_at is None:
-        return Outcome.FAILED, ErrorDetails(message="the worker ended before it began with its SQL")
+        error = ErrorDetails(message="the worker ended before it began with its SQL")
+        return Outcome.FAILED if cancelled is None else _stopped_by_us(cancelled), error
     return Outcome.UNKNOWN, ErrorDetails(
         message="the worker ended without saying how; a setting such as transaction_timeout may have stopped it"
     )

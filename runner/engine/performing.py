@@ -123,19 +123,21 @@ class Performer:
 
         try:
             handle = await self._gateway.launch(self._request(record, command, application_name))
-            under_way = self._attempts[key]
-            under_way.handle = handle
-            under_way.pass_on()
-            end = await handle.ended(seen=seen, lost=lost)
         except CapacityError as error:
             message = error.message
             self._post(ev.AttemptDeferred(at=self._clock.now(), step=key, attempt=attempt, message=message))
             return
-        except TemplateError as error:
-            end = WorkerEnd(error=ev.ErrorDetails(message=error.message))
+        except (TemplateError, GatewayError) as error:
+            self._finished(record, command, WorkerEnd(error=ev.ErrorDetails(message=error.message)))
+            return
+        under_way = self._attempts[key]
+        under_way.handle = handle
+        under_way.pass_on()
+        try:
+            end = await handle.ended(seen=seen, lost=lost)
         except GatewayError as error:
             lost(error.message)
-            end = WorkerEnd(lost=True)
+            end = WorkerEnd(lost=True, reason=error.message)
         self._finished(record, command, end)
 
     def _request(self, record: StepRecord, command: Launch, application_name: str) -> LaunchRequest:

@@ -132,7 +132,7 @@ class Gateway(Protocol):
         """Ask for a worker.
 
         CapacityError if the server has none to give now. A launch that the server refuses for any other reason gives
-        a handle whose end carries the error. ServerLostError if the server cannot be reached.
+        a handle whose end carries the error. ServerLostError if the server cannot be reached; no worker was asked for.
         """
         ...
 
