@@ -13,6 +13,7 @@ from functools import lru_cache
 
 from runner.engine.events import ErrorDetails, Notice
 from runner.errors import JobplanError
+from runner.gateway.base import LaunchRequest
 from runner.sql.parse import parse_statements, returns_rows
 
 #: Says in pg_stat_activity what it is for. SET needs no privilege, takes no lock and gives no row.
@@ -40,23 +41,36 @@ class NoticeCollector:
         self.kept.append(notice)
 
 
-@lru_cache(maxsize=1024)
-def discards_rows(sql: str) -> bool:
-    """Say whether the rows of the last statement are to be kept in the worker.
+def discards_rows(request: LaunchRequest) -> bool:
+    """Say whether the rows of the last statement are to be kept in the worker: there are some, and nobody wants them.
 
     Not those of CALL: a procedure that commits must be the only statement (extension note 7). SQL that the parser does
     not know is left alone.
     """
+    return not request.rows and _last(request.sql)[1]
+
+
+def last_statement(sql: str) -> str:
+    """Return the text of the last statement; the whole text if the parser does not know it."""
+    return _last(sql)[0]
+
+
+@lru_cache(maxsize=1024)
+def _last(sql: str) -> tuple[str, bool]:
+    """Return the text of the last statement, and whether it gives rows that can be kept in the worker."""
     try:
         statements = parse_statements(sql)
     except JobplanError:
-        return False
-    return bool(statements) and returns_rows(statements[-1])
+        return sql, False
+    if not statements:
+        return sql, False
+    last = statements[-1]
+    return sql[last.start : last.end], returns_rows(last)
 
 
-def with_marker(sql: str) -> str:
+def with_marker(request: LaunchRequest) -> str:
     """Return the text that is launched."""
-    return f"{sql}\n;{MARKER}" if discards_rows(sql) else sql
+    return f"{request.sql}\n;{MARKER}" if discards_rows(request) else request.sql
 
 
 def is_workers_own(error: ErrorDetails) -> bool:
@@ -65,14 +79,14 @@ def is_workers_own(error: ErrorDetails) -> bool:
 
 
 def statement_tag(
-    sql: str, tags: Sequence[Sequence[str | None]], tag: str | None, row_count: str | None
+    request: LaunchRequest, tags: Sequence[Sequence[str | None]], tag: str | None, row_count: str | None
 ) -> tuple[str | None, str | None]:
     """Return the command tag and the row count of the plan's own last statement.
 
     `tags` are those of all statements as the extension gave them (`INSERT 0 5`); `tag` and `row_count` are what it
     reports of the last one, which may be the marker.
     """
-    own = tags[:-1] if discards_rows(sql) else tags
+    own = tags[:-1] if discards_rows(request) else tags
     words = (own[-1][0] or "").split() if own else []
     name = " ".join(word for word in words if not word.isdigit())
     if not name:

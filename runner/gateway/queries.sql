@@ -110,12 +110,14 @@ FROM me,
 
 -- name: columns
 -- $1 type OIDs as JSON array. The column definition list for rows of these types; what has no binary form is read as
--- text. NULL if one has no name.
+-- text. NULL if one has no name, and then the number of that column and its type.
 SELECT CASE WHEN count(*) = json_array_length($1::json) AND bool_and(t.typtype <> 'p') THEN
          string_agg(
            format('c%s %s', o.n, CASE WHEN t.typreceive = 0 THEN 'text' ELSE format_type(t.oid, NULL) END),
            ', ' ORDER BY o.n)
-       END
+       END,
+       min(o.n) FILTER (WHERE t.typtype = 'p'),
+       (array_agg(format_type(t.oid, NULL) ORDER BY o.n) FILTER (WHERE t.typtype = 'p'))[1]
 FROM json_array_elements_text($1::json) WITH ORDINALITY AS o(oid, n)
 JOIN pg_type AS t ON t.oid = o.oid::oid
 
@@ -125,6 +127,14 @@ WITH me AS MATERIALIZED (SELECT set_config('role', $3::text, true) AS role)
 SELECT count(*)
 FROM me,
      LATERAL {ext}.pg_background_result(CASE WHEN me.role IS NOT NULL THEN $1::int4 END, $2::int8) AS r({columns})
+
+-- name: read_rows
+-- As `drain_rows`, and $4 is how many rows are wanted; the last column counts them all.
+WITH me AS MATERIALIZED (SELECT set_config('role', $3::text, true) AS role)
+SELECT r.*, count(*) OVER ()
+FROM me,
+     LATERAL {ext}.pg_background_result(CASE WHEN me.role IS NOT NULL THEN $1::int4 END, $2::int8) AS r({columns})
+LIMIT $4::int4
 
 -- name: now
 -- The server's clock, in seconds since the epoch.

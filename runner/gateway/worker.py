@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from runner.engine.events import ErrorDetails, Worker
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
-from runner.gateway.draining import Handle, drain, is_free, row_columns
+from runner.gateway.draining import Handle, RowColumns, describe_rows, drain, is_free, read_rows, void_rows
 from runner.gateway.output import NoticeCollector, discards_rows, is_workers_own, statement_tag, with_marker
 from runner.gateway.session import Reply, Row, Session
 from runner.gateway.settings import worker_settings
@@ -122,7 +122,7 @@ class LaunchedWorker:
         """
         request = self._request
         settings = worker_settings(request, self.session.search_path)
-        parameters = (with_marker(request.sql), str(request.output_buffer), settings)
+        parameters = (with_marker(request), str(request.output_buffer), settings)
         try:
             launched, waited = await self.session.run(("launch", parameters), ("wait", (str(FIRST_WAIT), self._role)))
         except ServerLostError as error:
@@ -214,18 +214,26 @@ class LaunchedWorker:
         handle = (row[0] or "", row[1] or "", self._role)
         _, _, _, row_count, tag, has_error, started, finished = row[:8]
         proven = finished is not None and bool(tag)
-        error = None
-        if discards_rows(self._request.sql):
+        error = result = None
+        if discards_rows(self._request):
             tag = row_count = None  # those of the marker
         with contextlib.suppress(ServerLostError):
             if has_error == "t":
                 error = ErrorDetails(message="the worker failed, and its session was lost before it could say why")
                 error = await self._error(handle)
-            drained, _ = await drain(self.session, handle, self._notices)
+            columns = RowColumns()
+            if self._request.rows and error is None:
+                columns = await describe_rows(self.session, self._request)
+            drained, _ = await drain(self.session, handle, self._notices, columns, rows=self._request.rows)
             self.session_free = drained.error is None or await is_free(self.session)
             if drained.error is not None and error is None and is_workers_own(drained.error):
                 error = drained.error
-            tag, row_count = statement_tag(self._request.sql, drained.rows, tag, row_count)
+            if columns.void:
+                result = void_rows(columns, min(self._request.rows, int(row_count or 0)))
+            elif self._request.rows and error is None:
+                result, _ = read_rows(drained, columns)
+            else:
+                tag, row_count = statement_tag(self._request, drained.rows, tag, row_count)
         return self._end(
             proven=proven and error is None,
             error=error,
@@ -233,6 +241,7 @@ class LaunchedWorker:
             row_count=None if row_count is None else int(row_count),
             started_at=None if started is None else float(started),
             finished_at=None if finished is None else float(finished),
+            result=result,
         )
 
     async def _error(self, handle: Handle) -> ErrorDetails:
@@ -250,8 +259,9 @@ class LaunchedWorker:
         snapshot (note 3), which lets the worker end, but not say how.
         """
         handle = (row[0] or "", row[1] or "", self._role)
-        columns = await row_columns(self.session, self._request)
-        reading = asyncio.ensure_future(drain(self.session, handle, self._notices, columns))
+        columns = await describe_rows(self.session, self._request)
+        rows = self._request.rows
+        reading = asyncio.ensure_future(drain(self.session, handle, self._notices, columns, rows=rows))
         why = ""
         try:
             while not (await asyncio.wait({reading}, timeout=WAIT / 1000))[0]:
@@ -277,15 +287,22 @@ class LaunchedWorker:
                 return "its messages filled output_buffer, and it would have waited for ever for who reads them"
         return ""
 
-    def _end_of_drain(self, reply: Reply, columns: str, *, started: str | None, finished: float) -> WorkerEnd:
-        tag, row_count = (None, None) if columns else statement_tag(self._request.sql, reply.rows, None, None)
+    def _end_of_drain(self, reply: Reply, columns: RowColumns, *, started: str | None, finished: float) -> WorkerEnd:
+        tag: str | None = None
+        row_count: int | str | None = None
+        result = None
+        if self._request.rows:
+            result, row_count = read_rows(reply, columns)
+        elif not columns.definitions:
+            tag, row_count = statement_tag(self._request, reply.rows, None, None)
         return self._end(
-            proven=reply.error is None and bool(tag or columns),
+            proven=reply.error is None and bool(tag or columns.definitions),
             error=reply.error,
             command_tag=tag or "",
             row_count=None if row_count is None else int(row_count),
             started_at=None if started is None else float(started),
             finished_at=finished,
+            result=result,
         )
 
     async def _follow_lost(self, why: str, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:

@@ -1,0 +1,239 @@
+"""A gateway without a server: virtual workers for tests of what stands on the protocol.
+
+It understands a few words of SQL (see `read_script`) and keeps the same contract as the real one; one suite runs
+against both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from runner.engine.events import ErrorDetails, Notice, Worker
+from runner.errors import CapacityError, JobplanError
+from runner.gateway.base import LaunchRequest, Query, QueryResult, ServerInfo, WorkerEnd
+
+_SLEEP = re.compile(r"pg_sleep\(([0-9.]+)\)", re.IGNORECASE)
+_RAISE = re.compile(r"raise\s+(\w+)\s+'([^']*)'(?:\s+using\s+([^;]*))?", re.IGNORECASE)
+_OPTION = re.compile(r"(\w+)\s*=\s*'([^']*)'")
+_TAG = re.compile(r"\s*(\w+)")
+#: What PL/pgSQL's options of RAISE are called in an error.
+_FIELDS = {"errcode": "sqlstate", "detail": "detail", "hint": "hint", "schema": "schema", "table": "table"}
+_FIELDS |= {"column": "column", "constraint": "constraint"}
+_CANCELED = "57014"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Script:
+    """What a worker does: it runs for `seconds` (None: until somebody stops it), then succeeds unless it has an error.
+
+    `loses_session`: its launcher session is lost at once. `crash` is raised while it is followed, as a bug would be.
+    """
+
+    seconds: float | None = 0.0
+    error: ErrorDetails | None = None
+    notices: tuple[Notice, ...] = ()
+    command_tag: str = "SELECT"
+    row_count: int | None = 1
+    seen: bool = True
+    loses_session: bool = False
+    crash: Exception | None = None
+
+
+def read_script(sql: str) -> Script:
+    """Return what the SQL does, as far as the double understands it.
+
+    `pg_sleep(x)`, `1/0`, and in a DO block `RAISE level 'message' USING detail = '…'` with EXCEPTION as the last one.
+    Everything else succeeds at once, under a tag that is its first word, with one row if that is SELECT.
+    """
+    tag = _TAG.match(sql)
+    name = tag.group(1).upper() if tag else ""
+    script = Script(
+        seconds=sum(float(match.group(1)) for match in _SLEEP.finditer(sql)),
+        command_tag=name,
+        row_count=1 if name == "SELECT" else 0,
+    )
+    if "1/0" in sql.replace(" ", ""):
+        return replace(script, error=ErrorDetails(message="division by zero", sqlstate="22012"))
+    notices: list[Notice] = []
+    for level, message, options in _RAISE.findall(sql):
+        if level.upper() == "EXCEPTION":
+            return replace(script, error=_raised(message, options), notices=tuple(notices))
+        notices.append(Notice(severity=level.upper(), message=message))
+    return replace(script, notices=tuple(notices))
+
+
+def _raised(message: str, options: str) -> ErrorDetails:
+    given = {_FIELDS[name.lower()]: value for name, value in _OPTION.findall(options) if name.lower() in _FIELDS}
+    return ErrorDetails(message=message, **{"sqlstate": "P0001", **given})
+
+
+class FakeGateway:
+    """See the module's docstring.
+
+    `capacity` is the number of workers that the server has; it may change while a run goes on. `scripts` says what
+    certain SQL texts do, `answers` what certain queries give; `refuses` is raised when the gateway is opened.
+    """
+
+    def __init__(
+        self,
+        *,
+        capacity: int = 64,
+        scripts: Mapping[str, Script] | None = None,
+        answers: Mapping[str, QueryResult] | None = None,
+        refuses: JobplanError | None = None,
+    ) -> None:
+        self.capacity = capacity
+        self.launched: list[LaunchRequest] = []
+        self.alive: dict[str, FakeWorker] = {}
+        self.most_alive = 0
+        self.closed = False
+        self._scripts = scripts or {}
+        self._answers = answers or {}
+        self._refuses = refuses
+
+    async def open(self) -> ServerInfo:
+        """Give a server's description."""
+        if self._refuses is not None:
+            raise self._refuses
+        return ServerInfo(
+            version="18.0 (fake)",
+            version_number=180_000,
+            extension_version="2.0",
+            extension_schema="public",
+            database="fake",
+            user="fake",
+            max_worker_processes=self.capacity,
+        )
+
+    async def launch(self, request: LaunchRequest) -> FakeWorker:
+        """Start a virtual worker."""
+        await asyncio.sleep(0)
+        if len(self.alive) + request.reserve >= self.capacity:
+            raise CapacityError(f"{len(self.alive)} of {self.capacity} workers are taken, reserve {request.reserve}")
+        self.launched.append(request)
+        script = self._scripts.get(request.sql) or read_script(request.sql)
+        refusal = next(_bad_settings(request.settings), None)
+        worker = FakeWorker(self, request, script, pid=len(self.launched), refusal=refusal)
+        if refusal is None:
+            self.alive[request.application_name] = worker
+            self.most_alive = max(self.most_alive, len(self.alive))
+        return worker
+
+    async def query(self, query: Query) -> QueryResult:
+        """Answer a query: the prepared answer, or a constant boolean."""
+        await asyncio.sleep(0)
+        if query.sql in self._answers:
+            return self._answers[query.sql]
+        error = read_script(query.sql).error
+        value = "t" if "true" in query.sql.lower() else "f"
+        return QueryResult(error=error) if error else QueryResult(columns=("bool",), rows=((value,),), boolean=True)
+
+    async def close(self) -> None:
+        """Note it; virtual workers go on."""
+        self.closed = True
+
+
+def _bad_settings(settings: Mapping[str, str]) -> Iterator[ErrorDetails]:
+    for name, value in settings.items():
+        if name.endswith("_mem") and not value[:1].isdigit():
+            yield ErrorDetails(message=f'invalid value for parameter "{name}": "{value}"', sqlstate="22023")
+
+
+class FakeWorker:
+    """A virtual worker; see `base.WorkerHandle`. It runs from its launch on, whether anybody follows it or not."""
+
+    def __init__(
+        self, gateway: FakeGateway, request: LaunchRequest, script: Script, *, pid: int, refusal: ErrorDetails | None
+    ) -> None:
+        self.worker: Worker | None = None
+        self._gateway = gateway
+        self._request = request
+        self._script = script
+        self._pid = pid
+        self._refusal = refusal
+        self._lost = script.loses_session
+        self._detach = False
+        self._news = asyncio.Event()
+        self._started = time.time()
+        self._finished: float | None = None
+        self._stopped = False
+        self._timer: asyncio.TimerHandle | None = None
+        limits = [limit for limit in (script.seconds, request.timeout) if limit is not None]
+        if limits:
+            self._timer = asyncio.get_running_loop().call_later(min(limits), self._timer_ends)
+
+    def cancel(self) -> None:
+        """Have the worker stop at once."""
+        self._end(stopped=True)
+
+    def detach(self) -> None:
+        """Let go of the worker."""
+        self._detach = True
+        self._news.set()
+
+    def lose_session(self) -> None:
+        """Behave as if the launcher session had been lost."""
+        self._lost = True
+        self._news.set()
+
+    async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+        """Follow the virtual worker to its end."""
+        await asyncio.sleep(0)
+        if self._refusal is not None:
+            return WorkerEnd(error=self._refusal)
+        if self._script.crash is not None:
+            raise self._script.crash
+        told = False
+        while self._finished is None:
+            self._see(seen)
+            if self._lost and not told:
+                told = True
+                lost("the virtual launcher session is gone")
+            if self._detach and self.worker is not None:
+                return WorkerEnd(worker=self.worker, detached=True)
+            await self._news.wait()
+            self._news.clear()
+        if self._lost:
+            return WorkerEnd(worker=self.worker, lost=True, reason="the virtual launcher session is gone")
+        return self._outcome(self._finished)
+
+    def _see(self, seen: Callable[[Worker], None]) -> None:
+        if self.worker is None and self._script.seen:
+            name = self._request.application_name
+            self.worker = Worker(pid=self._pid, backend_start=str(self._started), application_name=name)
+            seen(self.worker)
+
+    def _timer_ends(self) -> None:
+        timeout = self._request.timeout
+        took = self._script.seconds
+        self._end(stopped=timeout is not None and (took is None or took > timeout))
+
+    def _end(self, *, stopped: bool) -> None:
+        if self._finished is not None or self._refusal is not None:
+            return
+        self._stopped = stopped
+        self._finished = time.time()
+        if self._timer is not None:
+            self._timer.cancel()
+        del self._gateway.alive[self._request.application_name]
+        self._news.set()
+
+    def _outcome(self, finished: float) -> WorkerEnd:
+        script = self._script
+        error = script.error
+        if self._stopped:
+            error = ErrorDetails(message="canceling statement", sqlstate=_CANCELED)
+        return WorkerEnd(
+            worker=self.worker,
+            proven=error is None,
+            error=error,
+            command_tag="" if error else script.command_tag,
+            row_count=None if error else script.row_count,
+            started_at=self._started,
+            finished_at=finished,
+            notices=script.notices,
+        )
