@@ -25,8 +25,8 @@ _VOID = 2278
 class RowColumns:
     """The columns of the rows that a worker sends: their names, and a column definition list with exact types.
 
-    No definitions: it sends no rows, or `problem` says why they cannot be read. Rows of nothing but `void` cannot be read
-    either, but there is nothing to read in them.
+    No definitions: it sends no rows, or `problem` says why they cannot be read. Rows of nothing but `void` cannot be
+    read either, but there is nothing to read in them.
     """
 
     names: tuple[str, ...] = ()
