@@ -9,6 +9,7 @@ import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+from runner.sql.functions import STABLE, VOLATILE
 from runner.sql.lockmodes import LockMode
 from runner.sql.nodes import Tree, find, label, strings, unwrap
 from runner.sql.parse import Statement
@@ -67,7 +68,7 @@ class AlterAction:
     """One subcommand. `scans` says that it may read the whole table while it holds its lock.
 
     `name` is the column, constraint, trigger or tablespace; `other` is the referenced table, the parent or the
-    partition, and `other_lock` the lock on that one.
+    partition, and `other_lock` the lock on that one. `has_default` is for a new column.
     """
 
     kind: AlterKind
@@ -79,6 +80,7 @@ class AlterAction:
     constraint: Constraint | None = None
     not_valid: bool = False
     using_index: bool = False
+    has_default: bool = False
     other: Relation | None = None
     other_lock: LockMode | None = None
 
@@ -158,12 +160,20 @@ def _add_column(command: Tree, statement: Statement) -> Iterator[AlterAction]:
     column = _definition(command)
     offset = statement.offset(column)
     rewrite = _column_rewrite(column)
-    yield AlterAction(kind=AlterKind.ADD_COLUMN, lock=_AE, offset=offset, name=column.colname, rewrite=rewrite)
+    defaults = {label(unwrap(constraint), "contype") for constraint in column.constraints} & _DEFAULTS
+    yield AlterAction(
+        kind=AlterKind.ADD_COLUMN,
+        lock=_AE,
+        offset=offset,
+        name=column.colname,
+        rewrite=rewrite,
+        has_default=bool(defaults) or rewrite is Rewrite.YES,
+    )
     for constraint in map(unwrap, column.constraints):
         for action in _constraint_actions(constraint, statement):
-            # Only NULLs so far: nothing that a CHECK of this column or a foreign key would have to look at.
-            empty = rewrite is Rewrite.NO and not _has_default(column)
-            yield replace(action, lock=_AE, scans=action.scans and not empty)
+            # A column of NULLs refers to nothing, and one with a default has no NULLs: the server does not look.
+            unseen = {Constraint.FOREIGN_KEY: not defaults, Constraint.NOT_NULL: "CONSTR_GENERATED" not in defaults}
+            yield replace(action, lock=_AE, scans=not unseen.get(action.constraint or Constraint.CHECK, False))
 
 
 def _add_constraint(command: Tree, statement: Statement) -> Iterator[AlterAction]:
@@ -264,25 +274,18 @@ _SPECIAL: dict[str, Callable[[Tree, Statement], Iterator[AlterAction]]] = {
     "AT_DetachPartitionFinalize": _partition,
 }
 
+_DEFAULTS = frozenset({"CONSTR_DEFAULT", "CONSTR_GENERATED", "CONSTR_IDENTITY"})
 _SERIAL = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"})
-_STABLE = frozenset(
-    {"now", "transaction_timestamp", "statement_timestamp", "current_setting", "to_timestamp", "timezone"}
+_TYPES = frozenset(  # beside those that are keywords, which the parser qualifies
+    {"text", "bytea", "uuid", "json", "jsonb", "xml", "date", "timestamptz", "timetz", "int2", "int4", "int8", "oid"}
+    | {"float4", "float8", "money", "name", "inet", "cidr", "macaddr", "tsvector", "tsquery", "point", "box", "bool"}
+    | {"int4range", "int8range", "numrange", "daterange", "tsrange", "tstzrange", "regclass", "pg_lsn", "xid8"}
 )
-_VOLATILE = frozenset(
-    {"random", "gen_random_uuid", "uuidv4", "uuidv7", "uuid_generate_v1", "uuid_generate_v4", "clock_timestamp"}
-    | {"timeofday", "nextval", "setval", "txid_current", "pg_current_xact_id"}
-)
-
-
-def _has_default(column: Tree) -> bool:
-    defaults = {"CONSTR_DEFAULT", "CONSTR_GENERATED", "CONSTR_IDENTITY"}
-    return any(label(unwrap(constraint), "contype") in defaults for constraint in column.constraints)
 
 
 def _column_rewrite(column: Tree) -> Rewrite:
     """A stable default is computed once and kept beside the table; a volatile one is different in every row."""
-    names = strings(column.type_name.names)
-    verdicts = [Rewrite.YES if names and names[-1] in _SERIAL else Rewrite.NO]
+    verdicts = [_type_rewrite(strings(column.type_name.names))]
     for constraint in map(unwrap, column.constraints):
         kind = label(constraint, "contype")
         if kind == "CONSTR_IDENTITY" or (kind == "CONSTR_GENERATED" and constraint.generated_kind == "s"):
@@ -292,7 +295,14 @@ def _column_rewrite(column: Tree) -> Rewrite:
     return next((verdict for verdict in (Rewrite.YES, Rewrite.MAYBE) if verdict in verdicts), Rewrite.NO)
 
 
-def _volatility(function: str) -> Rewrite:
-    if function in _VOLATILE:
+def _type_rewrite(names: tuple[str, ...]) -> Rewrite:
+    """A type that PostgreSQL does not bring may be a domain, whose constraint is checked by writing every row."""
+    if names[-1] in _SERIAL:
         return Rewrite.YES
-    return Rewrite.NO if function in _STABLE else Rewrite.MAYBE
+    return Rewrite.NO if names[0] == "pg_catalog" or names[-1] in _TYPES else Rewrite.MAYBE
+
+
+def _volatility(function: str) -> Rewrite:
+    if function in VOLATILE:
+        return Rewrite.YES
+    return Rewrite.NO if function in STABLE else Rewrite.MAYBE

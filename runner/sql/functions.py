@@ -1,4 +1,4 @@
-"""PostgreSQL's own functions that surely read only, and those that surely do more.
+"""PostgreSQL's own functions that surely read only, those that surely do more, and those of known volatility.
 
 The lists are short of what PostgreSQL has on purpose: what is on neither of them counts as unknown. An integration test
 holds them against pg_proc.
@@ -65,3 +65,14 @@ READERS = frozenset(
     }
 )
 READER_PREFIXES = ("pg_get_", "pg_stat_get_", "pg_stat_file")
+
+#: Give the same value in a whole statement.
+STABLE = frozenset(
+    {"now", "transaction_timestamp", "statement_timestamp", "current_setting", "to_timestamp", "timezone"}
+)
+
+#: Give another value in every row.
+VOLATILE = frozenset(
+    {"random", "gen_random_uuid", "uuidv4", "uuidv7", "uuid_generate_v1", "uuid_generate_v4", "clock_timestamp"}
+    | {"timeofday", "nextval", "setval", "txid_current", "pg_current_xact_id"}
+)

@@ -139,6 +139,28 @@ def quote_identifier(value: str) -> str:
     return f'"{doubled}"'
 
 
+def plain_text(value: str | float | Decimal) -> str:
+    """Return the text of a value, unquoted; TemplateError for a number that is not finite."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if not (math.isfinite(value) if isinstance(value, float) else value.is_finite()):
+        raise TemplateError(f"{value} is not a finite number")
+    return str(value)
+
+
+def bare_text(value: str | float | Decimal) -> str:
+    """Return a number or boolean as SQL, a negative number in parentheses; TemplateError for anything else."""
+    plain = plain_text(value)
+    if not isinstance(value, bool) and not _DECIMAL.fullmatch(plain):
+        hint = "Only integers, decimal numbers and booleans may be written bare: use the quoted form."
+        raise TemplateError(f"{value!r} is not a number", hint=hint)
+    return f"({plain})" if plain.startswith("-") else plain
+
+
 def _tokens(text: str) -> list[Token]:
     """Return the tokens without `--` comments: to PostgreSQL these are white space, also within a string constant."""
     try:
@@ -192,10 +214,10 @@ def _value(reference: Reference, values: Mapping[str, Scalar]) -> str:
         if value is None:
             return _null(reference.form)
         if reference.form is Form.LITERAL:
-            return quote_literal(_plain(value))
+            return quote_literal(plain_text(value))
         if reference.form is Form.IDENTIFIER:
-            return quote_identifier(_plain(value))
-        return _bare(value)
+            return quote_identifier(plain_text(value))
+        return bare_text(value)
     except TemplateError as error:
         message = f"{reference}: {error.message}"
         raise TemplateError(message, offset=reference.start, hint=error.hint) from None
@@ -206,26 +228,6 @@ def _null(form: Form) -> str:
     if form is Form.IDENTIFIER:
         raise TemplateError("NULL is not a name")
     return "NULL"
-
-
-def _plain(value: str | float | Decimal) -> str:
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value)
-    if not (math.isfinite(value) if isinstance(value, float) else value.is_finite()):
-        raise TemplateError(f"{value} is not a finite number")
-    return str(value)
-
-
-def _bare(value: str | float | Decimal) -> str:
-    plain = _plain(value)
-    if not isinstance(value, bool) and not _DECIMAL.fullmatch(plain):
-        hint = "Only integers, decimal numbers and booleans may be written bare: use the quoted form."
-        raise TemplateError(f"{value!r} is not a number", hint=hint)
-    return f"({plain})" if plain.startswith("-") else plain
 
 
 def _spaced(text: str, reference: Reference, value: str) -> str:

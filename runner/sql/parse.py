@@ -9,11 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 from runner.errors import JobplanError
 from runner.sql.kinds import StatementKind, kind_of
 from runner.sql.nodes import Tree, TreeError, parse_tree, unwrap, walk
-from runner.sql.params import SETS_APART, Form, Reference, references
+from runner.sql.params import SETS_APART, Form, Reference, Scalar, bare_text, plain_text, references
 from runner.sql.tokens import ScanError, TokenKind, character_offsets, check_characters, tokenize
 
 #: Begins a name that stands for a parameter without a value. A noncharacter, which no real name has.
@@ -70,21 +71,24 @@ def parse_statements(text: str) -> tuple[Statement, ...]:
     return tuple(_statement(text, raw, at) for raw in tree.stmts)
 
 
-def parse_template(text: str, known: Mapping[str, str] | None = None) -> Template:
+def parse_template(text: str, known: Mapping[str, Scalar] | None = None) -> Template:
     """Return the statements of a text with parameters.
 
-    Identifiers whose value is in `known` become that value in the statements; every other one stays a placeholder
-    that `placeholder` recognizes. TemplateError as `references` raises it, SqlSyntaxError as `parse_statements` does.
+    Identifiers and strings whose value is in `known` have that value in the statements, the others stay placeholders
+    that `placeholder` recognizes; a bare one is 0, also if its value is longer than the reference. TemplateError as
+    `references` and `render` raise it, SqlSyntaxError as `parse_statements` does.
     """
+    values = {name: value for name, value in (known or {}).items() if value is not None}
     found = references(text)
     parts: list[str] = []
     done = 0
     for reference in found:
-        parts += (text[done : reference.start], _stand_in(text, reference))
+        parts += (text[done : reference.start], _stand_in(text, reference, values))
         done = reference.end
     statements = parse_statements("".join(parts) + text[done:])
+    names = {name: plain_text(value) for name, value in values.items()}
     for statement in statements:
-        _fill_in(statement.node, known or {})
+        _fill_in(statement.node, names)
     return Template(text=text, references=found, statements=statements)
 
 
@@ -116,10 +120,12 @@ def _statement(text: str, raw: Tree, at: Callable[[int], int]) -> Statement:
     return Statement(kind=kind_of(raw.stmt), start=start, end=end, node=unwrap(raw.stmt), at=at)
 
 
-def _stand_in(text: str, reference: Reference) -> str:
-    """Return as many characters as the reference has: ` 0`, `'…'` or `"…"` with a mark in place of its colon."""
+def _stand_in(text: str, reference: Reference, values: Mapping[str, str | float | Decimal]) -> str:
+    """Return as many characters as the reference has: a number, or `'…'` or `"…"` with a mark for its colon."""
+    length = reference.end - reference.start
     if reference.form is Form.BARE:
-        return " 0".ljust(reference.end - reference.start)
+        value = " " + bare_text(values.get(reference.name, 0))
+        return (value if len(value) <= length else " 0").ljust(length)
     before = text[reference.start - 1 : reference.start]
     quote = reference.form.value
     # Next to `E` or `"` a space must stay between the two, and there is no room for a mark. No valid SQL has that.
