@@ -28,6 +28,12 @@ def runner_name(run_id: str) -> str:
     return f"{PREFIX}:{run_id}:runner"
 
 
+def run_of(application_name: str) -> str:
+    """Return the run id in the name of a worker or of a runner's session; the name itself if it is none of ours."""
+    prefix, _, rest = application_name.partition(":")
+    return rest.partition(":")[0] if prefix == PREFIX else application_name
+
+
 def worker_name(run_id: str, step: str) -> str:
     """Return the application_name of a step's worker, 63 bytes at most."""
     name = f"{PREFIX}:{run_id}:{step}"

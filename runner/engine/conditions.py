@@ -55,6 +55,8 @@ class Conditions:
         if for_each is None or for_each.sql is None:
             return ()
         result = await self._query(for_each.sql, "for_each")
+        if not result.columns:
+            raise ConditionError(ev.ErrorDetails(message="for_each: the query gives no columns, so no items"))
         if len(result.rows) > MAX_ITEMS:
             message = f"for_each: the query gives {len(result.rows)} items; {MAX_ITEMS} is the most"
             raise ConditionError(ev.ErrorDetails(message=message))

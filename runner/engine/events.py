@@ -157,6 +157,21 @@ class RunDraining(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupWaiting(Event):
+    """Another run holds the concurrency group; this one waits for it to end."""
+
+    name: ClassVar[str] = "group_waiting"
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupLost(Event):
+    """The connection was lost, and another run has taken the concurrency group: nothing more is launched."""
+
+    name: ClassVar[str] = "group_lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityShort(Event):
     """The server has no worker to give (53000, 53400, the reserve, or no connection); steps go on waiting."""
 

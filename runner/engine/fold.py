@@ -36,7 +36,9 @@ def apply(state: RunState, event: ev.Event) -> None:
         case ev.RunTimedOut():
             state.timed_out = True
         case ev.RunDraining():
-            state.drained_by = event.step
+            state.drained_by = f"{event.step} did not succeed"
+        case ev.GroupLost():
+            state.drained_by = "another run took the concurrency group"
         case ev.CapacityShort():
             state.short_told = True
         case ev.CapacityRestored():
@@ -141,8 +143,6 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     record.launched_at = event.at
     record.started_at = event.at if record.started_at is None else record.started_at
     record.timeout = event.timeout
-    record.verdict = None
-    record.check_error = None
     record.worker = None
     record.cancel_reason = None
     record.detaching = False
@@ -205,6 +205,8 @@ def _attempt_lost(_: RunState, record: StepRecord, __: ev.AttemptLost) -> None:
 def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFinished) -> None:
     _got_worker(state, record, event.at)
     record.last = event
+    record.verdict = None
+    record.check_error = None
     record.worker = event.worker or record.worker
     record.ended_at = event.at
     _settle(state, record, event.at)
@@ -247,7 +249,7 @@ def _leave(state: RunState, record: StepRecord) -> None:
             state.fresh.pop(record.key, None)
         case StepState.LAUNCHING | StepState.RUNNING:
             for name, amount in record.needs.items():
-                state.used[name] -= amount
+                _give_back(state, name, amount)
             del state.active[record.key]
             _forget_server_end(state, record)
         case StepState.SETTLING:
@@ -258,6 +260,13 @@ def _leave(state: RunState, record: StepRecord) -> None:
             _remove(state.retrying, (record.retry_at, record.key))
         case _:
             pass
+
+
+def _give_back(state: RunState, name: str, amount: int) -> None:
+    """Free what was held; what is not in use has no entry, so that each decision copies only what is."""
+    state.used[name] -= amount
+    if not state.used[name]:
+        del state.used[name]
 
 
 def _enqueue(state: RunState, record: StepRecord) -> None:
@@ -327,7 +336,7 @@ def _finish(state: RunState, record: StepRecord, to: StepState, at: float) -> No
         state.main_unfinished -= 1
     if record.parent is not None:
         _instance_finished(state, state.records[record.parent], at)
-    if to in BAD and state.first_bad is None:
+    if to in BAD and state.first_bad is None and not record.in_finally:
         state.first_bad = record.key
     for key, on in state.dependents[record.key]:
         dependent = state.records[key]

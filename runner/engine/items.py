@@ -18,7 +18,7 @@ def literal_items(step: Step) -> tuple[Item, ...]:
     if for_each is None:
         return ()
     rows = [item if isinstance(item, Mapping) else {"": item} for item in for_each.items]
-    return _items(step.id, for_each.as_, rows)
+    return _items(step.id, for_each.as_, _with_only_column(rows))
 
 
 def queried_items(step: Step, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> tuple[Item, ...]:
@@ -26,26 +26,47 @@ def queried_items(step: Step, columns: Sequence[str], rows: Iterable[Sequence[st
     if step.for_each is None:
         return ()
     named = [dict(zip(columns, row, strict=True)) for row in rows]
-    if len(columns) == 1:
-        named = [{"": row[columns[0]], **row} for row in named]
-    return _items(step.id, step.for_each.as_, named)
+    return _items(step.id, step.for_each.as_, _with_only_column(named))
+
+
+def _with_only_column(rows: Sequence[Mapping[str, Value | None]]) -> Sequence[Mapping[str, Value | None]]:
+    """Let the only column of all rows be the item itself as well."""
+    names = {name for row in rows for name in row}
+    if len(names) != 1 or "" in names:
+        return rows
+    return [{"": value, name: value} for row in rows for name, value in row.items()]
 
 
 def _items(step_id: str, as_: str, rows: Sequence[Mapping[str, Value | None]]) -> tuple[Item, ...]:
     seen: Counter[str] = Counter()
+    keys: set[str] = set()
     items = []
     for row in rows:
-        label = _label(row)
-        seen[label] += 1
-        number = f"#{seen[label]}" if seen[label] > 1 else ""
         values = {f"{as_}.{name}" if name else as_: value for name, value in row.items()}
-        items.append(Item(key=f"{step_id}[{label}{number}]", values=values))
+        items.append(Item(key=_new_key(step_id, _label(row), seen, keys), values=values))
     return tuple(items)
 
 
+def _new_key(step_id: str, label: str, seen: Counter[str], keys: set[str]) -> str:
+    """Number a label that was there before; `a#2` may itself be an item, and then the next number is taken."""
+    while True:
+        seen[label] += 1
+        number = f"#{seen[label]}" if seen[label] > 1 else ""
+        key = f"{step_id}[{label}{number}]"
+        if key not in keys:
+            keys.add(key)
+            return key
+
+
 def _label(row: Mapping[str, Value | None]) -> str:
-    """Write an item as a person would name it: its value, or its values with commas."""
+    """Write an item as a person would name it, on one line that no terminal takes for orders."""
     parts = [row[""]] if "" in row else row.values()
-    text = ",".join("" if part is None else str(part) for part in parts)
-    flat = " ".join(text.split())
-    return flat if len(flat) <= _KEY_LENGTH else flat[: _KEY_LENGTH - 1] + "…"
+    flat = " ".join(",".join(map(_shown, parts)).split())
+    safe = "".join(character if character.isprintable() else "?" for character in flat)
+    return safe if len(safe) <= _KEY_LENGTH else safe[: _KEY_LENGTH - 1] + "…"
+
+
+def _shown(value: Value | None) -> str:
+    if value is None:
+        return "NULL"
+    return str(value).lower() if isinstance(value, bool) else str(value)

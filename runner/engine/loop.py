@@ -19,9 +19,9 @@ from runner.engine.performing import Performer, builtin_values, launching
 from runner.engine.scheduler import decide, exit_code
 from runner.engine.sink import Sink
 from runner.engine.state import RunState, initial_state
-from runner.errors import RecordError
+from runner.errors import GroupHeldError, RecordError
 from runner.gateway.base import Gateway, ServerInfo
-from runner.plan.model import Plan
+from runner.plan.model import OnConflict, Plan
 from runner.preflight.requirements import check_requirements
 
 #: Seconds between two ticks of the sinks while nothing happens.
@@ -87,6 +87,7 @@ class Run:
         try:
             values = builtin_values(self._plan, self._context.run_id)
             await check_requirements(self._plan, info, self._gateway, values)
+            await self._hold_group()
             self._emit(self._started(info))
             self._leave_out()
             await self._until_over()
@@ -125,6 +126,25 @@ class Run:
             steps=len(self._plan.steps) + len(self._plan.finally_),
         )
 
+    async def _hold_group(self) -> None:
+        """Be the only run of the concurrency group. GroupHeldError if another one is, unless this one may wait."""
+        concurrency = self._plan.concurrency
+        told = None
+        while concurrency is not None and not self._interrupts:
+            holder = await self._gateway.hold_group(concurrency.group)
+            if holder is None:
+                return
+            message = (
+                f"run {holder.run} holds the concurrency group {concurrency.group!r}, "
+                f"from {holder.host}, since {holder.since}"
+            )
+            if concurrency.on_conflict is OnConflict.FAIL:
+                raise GroupHeldError(message + ".", hint="Wait for its end, or say on_conflict: wait.")
+            if holder != told:
+                self._emit(ev.GroupWaiting(at=self._clock.now(), message=message))
+                told = holder
+            await self._sleep(None)
+
     def _leave_out(self) -> None:
         """Skip what was not selected; whoever selects says that it is done, so dependents run."""
         for step in self._plan.steps:
@@ -137,6 +157,8 @@ class Run:
                 raise self._crash
             while self._inbox:
                 self._emit(self._inbox.popleft())
+            if self._gateway.group_lost and not self.state.stopping and not self.state.finalizing:
+                self._emit(ev.GroupLost(at=self._clock.now()))
             decision = decide(self.state, self._clock.now())
             for event in decision.events:
                 self._emit(event)

@@ -59,10 +59,11 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
     if deadline is not None and now >= deadline and not state.timed_out and state.unfinished:
         yield ev.RunTimedOut(at=now)
         return
-    for key in state.settling:
-        settled = settle(state, state.records[key], now)
-        if settled is not None:
-            yield settled
+    ended = [settled for key in state.settling if (settled := settle(state, state.records[key], now)) is not None]
+    if ended:
+        # What they end may be all that was left: then there is nothing to drain, and nothing to stop.
+        yield from ended
+        return
     draining = state.plan.on_failure is not OnFailure.CONTINUE and state.main_unfinished
     if state.first_bad is not None and draining and not state.stopping:
         yield ev.RunDraining(at=now, step=state.first_bad)
@@ -130,7 +131,7 @@ def _why_stopping(state: RunState) -> str:
         return "run_timeout"
     if state.interrupting:
         return "interrupted"
-    return f"{state.drained_by} did not succeed"
+    return state.drained_by or ""
 
 
 def _drain(state: RunState, now: float) -> Iterator[ev.Event]:

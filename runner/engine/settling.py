@@ -5,6 +5,8 @@ Pure, like the scheduler that asks it. Conditions in SQL are evaluated elsewhere
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from runner.engine import events as ev
 from runner.engine.expectations import unmet_expectation
 from runner.engine.state import BAD, RunState, StepRecord, StepState
@@ -33,13 +35,23 @@ def settle(state: RunState, record: StepRecord, now: float) -> ev.StepEvent | No
 
 def last_word(record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepFinished:
     """Return the last state of a step that has no further attempt."""
+    if last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.FAIL:
+        return _check_failed(record, now)
     final = StepState(_outcome(record, last).value)
     if final is StepState.SUCCEEDED:
         message = f"stopped after {record.iteration} of at most {_iterations(record)} iterations"
         return ev.StepFinished(
             at=now, step=record.key, state=StepState.CANCELLED, error=ev.ErrorDetails(message=message)
         )
-    return _finished(record, final, last.error, now)
+    return _finished(record, final, _error(record, last), now)
+
+
+def _error(record: StepRecord, last: ev.AttemptFinished) -> ev.ErrorDetails | None:
+    """Return the attempt's error; that `verify` could not settle it is a detail of it."""
+    if last.outcome is not ev.Outcome.UNKNOWN or record.check_error is None:
+        return last.error
+    error = last.error or ev.ErrorDetails(message="nothing proves what the worker did")
+    return replace(error, detail=error.detail or record.check_error.message)
 
 
 def _after_success(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent | None:
@@ -79,13 +91,11 @@ def _iterations(record: StepRecord) -> int:
 
 
 def _settle_unknown(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent | None:
-    """`verify` says what the worker did. If it cannot, the outcome stays unknown."""
+    """`verify` says what the worker did. If it cannot, the outcome stays unknown; an idempotent step runs again."""
     if record.verdict is None:
         return None
     if record.verdict is ev.Verdict.PROCEED:
         return _finished(record, StepState.SUCCEEDED, None, now)
-    if record.verdict is ev.Verdict.FAIL and not record.step.idempotent:
-        return _check_failed(record, now)
     return _retry_or_end(state, record, last, now)
 
 

@@ -7,43 +7,27 @@ scheduler:
 2. Its events are applied in order, its commands performed in order; then it is asked again, at the same moment, until
    it gives neither.
 3. A command gives its event at once: Launch an AttemptLaunching (or, in its place, a StepSkipped: condition), Cancel an
-   AttemptCancelRequested, Detach an AttemptDetachRequested. Nothing is decided between two commands of one decision.
+   AttemptCancelRequested, Detach an AttemptDetachRequested, Evaluate a StepChecking. Nothing is decided between two
+   commands of one decision.
 4. Every AttemptLaunching is followed by exactly one of AttemptDeferred, AttemptFinished and StepSkipped, whatever else
    happens: a cancel or a detach may come too late, and then the attempt ends as it would have.
-5. Events never go back in time.
+5. Every StepChecking is followed by exactly one StepChecked, or StepExpanded, whatever else happens.
+6. Events never go back in time.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from runner.engine import events as ev
 from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import apply
 from runner.engine.scheduler import Decision, decide, exit_code
+from runner.engine.scripts import Attempts, AttemptScript, Checks, all_hold, checked, finished, run_started
 from runner.engine.state import RunState, StepRecord, initial_state
-from runner.plan.model import Plan, Step
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptScript:
-    """What one attempt will do. Times are seconds.
-
-    `launch` passes before the server gives a worker or refuses one; the worker then takes `duration`, unless its
-    timeout ends it before, or a cancel does, which it heeds after `cancel_latency`. With `seen` false it is over
-    before anybody has seen it run. With `skip` the step's condition turns out to be false instead.
-    """
-
-    duration: float
-    outcome: ev.Outcome = ev.Outcome.SUCCEEDED
-    sqlstate: str | None = None
-    launch: float = 0.0
-    cancel_latency: float = 0.0
-    seen: bool = True
-    skip: bool = False
-    heeds_timeout: bool = True
+from runner.plan.model import Plan
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,31 +46,39 @@ Watcher = Callable[[RunState, ev.Event | Decision], None]
 def simulate(
     plan: Plan,
     *,
-    durations: Callable[[Step, int], AttemptScript],
+    durations: Attempts,
+    checks: Checks = all_hold,
     capacity: Callable[[float], int] | None = None,
     start: float = 0.0,
-    interrupt_at: float | None = None,
+    interrupts: Sequence[float] = (),
+    not_selected: Collection[str] = (),
     watch: Watcher | None = None,
 ) -> Simulation:
     """Run the plan on a virtual clock that begins at `start` seconds.
 
-    `durations` scripts each attempt of each step; `capacity` tells how many workers the server has for this run at a
-    given moment (as many as are asked for, if it is None). RuntimeError if the scheduler does not come to an end.
+    `durations` scripts each attempt of each step, `checks` what its conditions say; `capacity` tells how many workers
+    the server has for this run at a given moment (as many as are asked for, if it is None). At `interrupts` somebody
+    presses Ctrl-C; steps that are `not_selected` are skipped at once. RuntimeError if the scheduler does not come to
+    an end.
     """
-    return _Simulator(plan, durations, capacity, start, watch).run(interrupt_at)
+    simulator = _Simulator(plan, durations=durations, checks=checks, capacity=capacity, start=start, watch=watch)
+    return simulator.run(interrupts, not_selected)
 
 
 class _Simulator:
     def __init__(
         self,
         plan: Plan,
-        durations: Callable[[Step, int], AttemptScript],
+        *,
+        durations: Attempts,
+        checks: Checks,
         capacity: Callable[[float], int] | None,
         start: float,
         watch: Watcher | None,
     ) -> None:
         self._plan = plan
         self._durations = durations
+        self._checks = checks
         self._capacity = capacity
         self._start = start
         self._now = start
@@ -100,10 +92,12 @@ class _Simulator:
         #: Attempts whose worker lives, and until when: also those that were detached.
         self._workers: dict[tuple[str, int], float] = {}
 
-    def run(self, interrupt_at: float | None) -> Simulation:
-        self._emit(_run_started(self._plan, self._start))
-        if interrupt_at is not None:
-            self._at(interrupt_at, lambda: self._emit(ev.RunInterrupted(at=self._now, signal=2)))
+    def run(self, interrupts: Sequence[float], not_selected: Collection[str]) -> Simulation:
+        self._emit(run_started(self._plan, self._start))
+        for moment in interrupts:
+            self._at(moment, lambda: self._emit(ev.RunInterrupted(at=self._now, signal=2)))
+        for key in not_selected:
+            self._emit(ev.StepSkipped(at=self._now, step=key, reason=ev.SkipReason.NOT_SELECTED))
         while True:
             decision = self._settle()
             if decision.over:
@@ -115,7 +109,7 @@ class _Simulator:
 
     def _settle(self) -> Decision:
         """Ask until nothing more follows at this moment."""
-        for _ in range(20 + 10 * len(self._plan.steps)):
+        for _ in range(20 + 10 * (len(self._plan.steps) + len(self._plan.finally_))):
             decision = decide(self._state, self._now)
             if self._watch is not None:
                 self._watch(self._state, decision)
@@ -170,14 +164,10 @@ class _Simulator:
                     self._at(self._now, lambda: self._end(command.step, command.attempt, ev.Outcome.DETACHED))
 
     def _evaluate(self, command: Evaluate) -> None:
-        """Conditions hold, and a query gives no items: a simulation has no server to ask."""
-        step = command.step
-        self._emit(ev.StepChecking(at=self._now, step=step, phase=command.phase))
-        if command.phase is ev.CheckPhase.ITEMS:
-            self._emit(ev.StepExpanded(at=self._now, step=step, items=()))
-            return
-        verdict = ev.Verdict.PROCEED
-        self._emit(ev.StepChecked(at=self._now, step=step, phase=command.phase, verdict=verdict))
+        record = self._state.records[command.step]
+        script = self._checks(record.step, command.phase, command.attempt)
+        self._emit(ev.StepChecking(at=self._now, step=command.step, phase=command.phase))
+        self._at(self._now + script.duration, lambda: self._emit(checked(record, command.phase, script, self._now)))
 
     def _launch(self, command: Launch) -> None:
         step, attempt = command.step, command.attempt
@@ -202,7 +192,7 @@ class _Simulator:
         elif not self._has_room():
             self._emit(ev.AttemptDeferred(at=self._now, step=step, attempt=attempt, message="no worker is free"))
         elif record.cancel_reason is not None:
-            self._emit(_finished(self._now, step, attempt, ev.Outcome.CANCELLED))
+            self._emit(finished(record, ev.Outcome.CANCELLED, script, self._now))
         else:
             self._start_worker(record, script)
 
@@ -238,28 +228,4 @@ class _Simulator:
             return
         if outcome is not ev.Outcome.DETACHED:
             self._workers.pop((step, attempt), None)
-        self._emit(_finished(self._now, step, attempt, outcome, self._scripts[step, attempt].sqlstate))
-
-
-def _finished(at: float, step: str, attempt: int, outcome: ev.Outcome, sqlstate: str | None = None) -> ev.Event:
-    failed = outcome is ev.Outcome.FAILED
-    error = ev.ErrorDetails(message="scripted", sqlstate=sqlstate) if failed else None
-    return ev.AttemptFinished(at=at, step=step, attempt=attempt, outcome=outcome, error=error)
-
-
-def _run_started(plan: Plan, at: float) -> ev.RunStarted:
-    return ev.RunStarted(
-        at=at,
-        jobplan="",
-        plan=plan.name,
-        file=plan.file,
-        sha256="",
-        host="",
-        os_pid=0,
-        server="",
-        extension="",
-        database="",
-        user="",
-        slots=plan.budget.slots,
-        steps=len(plan.steps),
-    )
+        self._emit(finished(record, outcome, self._scripts[step, attempt], self._now))

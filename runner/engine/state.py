@@ -307,15 +307,31 @@ def validate(state: RunState) -> None:
         there = sorted(r.key for r in state.records.values() if r.state is what)
         _expect(there == sorted(index), f"{what} should be {there}, but the index holds {sorted(index)}")
     _expect(state.retrying == sorted(state.retrying), "the retries are out of order")
+    pending = {record.key for record in state.records.values() if record.state is StepState.PENDING}
+    _expect(state.released.keys() <= pending, f"of {list(state.released)} only {pending} are pending")
+    startable = {key for key in pending if not state.records[key].unmet}
+    startable = {key for key in startable if state.finalizing or not state.records[key].in_finally}
     _expect(
-        all(state.records[key].state is StepState.PENDING for key in state.released), "a released step is not pending"
+        startable <= state.released.keys(), f"{startable} need nothing more, but {list(state.released)} are released"
     )
     unfinished = sum(not record.final for record in state.records.values())
     _expect(unfinished == state.unfinished, f"{state.unfinished} unfinished, but {unfinished} are not final")
     main = sum(not record.final and not record.in_finally for record in state.records.values())
     _expect(main == state.main_unfinished, f"{state.main_unfinished} unfinished before finally, but it is {main}")
+    _validate_instances(state)
     expanded = sum(record.state is StepState.EXPANDED for record in state.records.values())
     _expect(expanded == state.expanded, f"{state.expanded} wait for instances, but it is {expanded}")
+
+
+def _validate_instances(state: RunState) -> None:
+    still_open = Counter(record.parent for record in state.records.values() if record.parent and not record.final)
+    for record in state.records.values():
+        if record.instances is not None:
+            there, told = still_open[record.key], record.open_instances
+            _expect(there == told, f"{told} instances of {record.key} open, but it is {there}")
+            _expect(
+                bool(there) == (record.state is StepState.EXPANDED), f"{record.key} is {record.state} with {there} open"
+            )
 
 
 def _validate_waiting(state: RunState) -> None:

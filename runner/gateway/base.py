@@ -69,6 +69,15 @@ class QueryResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GroupHolder:
+    """Who holds a concurrency group: a run, where from, and since when (as the server writes it)."""
+
+    run: str
+    host: str
+    since: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerEnd:
     """What is known of a worker that has gone or was let go of.
 
@@ -134,6 +143,15 @@ class Gateway(Protocol):
         CapacityError if the server has none to give now. A launch that the server refuses for any other reason gives
         a handle whose end carries the error. ServerLostError if the server cannot be reached; no worker was asked for.
         """
+        ...
+
+    async def hold_group(self, group: str) -> GroupHolder | None:
+        """Take a concurrency group for this run; who holds it, if somebody else does. A dead runner holds none."""
+        ...
+
+    @property
+    def group_lost(self) -> bool:
+        """Say whether another run took the group while the connection was lost."""
         ...
 
     async def query(self, query: Query) -> QueryResult:

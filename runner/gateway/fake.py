@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from runner.engine.events import ErrorDetails, Notice, Worker
 from runner.errors import CapacityError, JobplanError
-from runner.gateway.base import LaunchRequest, Query, QueryResult, ServerInfo, WorkerEnd
+from runner.gateway.base import GroupHolder, LaunchRequest, Query, QueryResult, ServerInfo, WorkerEnd
 
 _SLEEP = re.compile(r"pg_sleep\(([0-9.]+)\)", re.IGNORECASE)
 _RAISE = re.compile(r"raise\s+(\w+)\s+'([^']*)'(?:\s+using\s+([^;]*))?", re.IGNORECASE)
@@ -85,8 +85,12 @@ class FakeGateway:
         scripts: Mapping[str, Script] | None = None,
         answers: Mapping[str, QueryResult] | None = None,
         refuses: JobplanError | None = None,
+        held_by: GroupHolder | None = None,
     ) -> None:
         self.capacity = capacity
+        #: Who holds every concurrency group; a test may change it, and say that a held group was lost.
+        self.held_by = held_by
+        self.group_lost = False
         self.launched: list[LaunchRequest] = []
         self.alive: dict[str, FakeWorker] = {}
         self.most_alive = 0
@@ -122,6 +126,11 @@ class FakeGateway:
             self.alive[request.application_name] = worker
             self.most_alive = max(self.most_alive, len(self.alive))
         return worker
+
+    async def hold_group(self, group: str) -> GroupHolder | None:  # noqa: ARG002 - they are all held by the same run
+        """Say who holds the group; None: this run."""
+        await asyncio.sleep(0)
+        return self.held_by
 
     async def query(self, query: Query) -> QueryResult:
         """Answer a query: the prepared answer, or a constant boolean."""

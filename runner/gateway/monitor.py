@@ -13,8 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from runner.engine.events import Worker
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
+from runner.gateway.base import GroupHolder
 from runner.gateway.session import Reply, Session
-from runner.identity import worker_name
+from runner.identity import run_of, worker_name
 
 #: Seconds between two looks at the run's workers.
 LOOK_EVERY = 1.0
@@ -34,6 +35,8 @@ class MonitorSession:
         self._lost_at: float | None = None
         self._blocked: frozenset[tuple[str, str]] = frozenset()
         self._task: asyncio.Task[None] | None = None
+        self._group: str | None = None
+        self.group_lost = False
 
     @property
     def connected(self) -> bool:
@@ -97,6 +100,24 @@ class MonitorSession:
         free, own = reply.rows[0]
         return int(free or 0), frozenset(json.loads(own or "[]"))
 
+    async def hold_group(self, group: str) -> GroupHolder | None:
+        """Take the concurrency group for as long as this session lives, or say who holds it.
+
+        ServerLostError if the server does not come back within a minute.
+        """
+        if (await self._run_patiently("hold_group", (group,))).rows[0][0] == "t":
+            self._group = group
+            return None
+        reply = await self._run_patiently("group_holder", (group,))
+        name, host, since = reply.rows[0] if reply.rows else ("", "", "")
+        return GroupHolder(run=run_of(name or ""), host=host or "", since=since or "")
+
+    async def _hold_again(self, session: Session) -> None:
+        """A new session does not hold what the old one did; somebody may have taken it meanwhile."""
+        if self._group is not None:
+            (reply,) = await session.run(("hold_group", (self._group,)))
+            self.group_lost = not reply.rows or reply.rows[0][0] != "t"
+
     async def _look(self) -> None:
         while True:
             await asyncio.sleep(LOOK_EVERY)
@@ -132,6 +153,7 @@ class MonitorSession:
                 if self._session is not None:
                     await self._session.close()
                 self._session = await self._connect()
+                await self._hold_again(self._session)
             (reply,) = await self._session.run((name, parameters))
         except (ServerLostError, ConnectionFailedError):
             if self._lost_at is None:

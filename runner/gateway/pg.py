@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
-from runner.gateway.base import LaunchRequest, Query, QueryResult, ServerInfo, WorkerHandle
+from runner.gateway.base import GroupHolder, LaunchRequest, Query, QueryResult, ServerInfo, WorkerHandle
 from runner.gateway.conninfo import with_keepalives
 from runner.gateway.monitor import MonitorSession
 from runner.gateway.queries import query
@@ -74,6 +74,15 @@ class PgGateway:
             self._over(worker)
             raise
         return worker
+
+    async def hold_group(self, group: str) -> GroupHolder | None:
+        """Take a concurrency group on the monitor session, or say who holds it."""
+        return await self._monitor.hold_group(group)
+
+    @property
+    def group_lost(self) -> bool:
+        """Say whether another run took the group while the connection was lost."""
+        return self._monitor.group_lost
 
     async def query(self, query: Query) -> QueryResult:
         """Run a statement of the plan's that only reads."""

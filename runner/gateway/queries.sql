@@ -180,3 +180,17 @@ SELECT pg_terminate_backend(pid)
 FROM pg_stat_activity
 WHERE backend_type = 'pg_background' AND pid = $1::int4 AND application_name = $3::text
   AND to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') = $2::text
+
+-- name: hold_group
+-- $1 group. The lock belongs to the session: it ends with it, so a dead runner holds nothing.
+SELECT pg_try_advisory_lock(hashtextextended('jobplan:' || $1::text, 0))
+
+-- name: group_holder
+-- $1 group. Who holds it: application_name, where it connected from, and since when.
+SELECT a.application_name, coalesce(host(a.client_addr), 'the same host as the server'),
+       to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+FROM pg_locks AS l
+JOIN pg_stat_activity AS a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (l.classid::int8 << 32) | l.objid::int8 = hashtextextended('jobplan:' || $1::text, 0)

@@ -16,7 +16,7 @@ from runner.plan.steps import Draft
 _NEEDS_ON = "needs.on"
 
 #: Keys, of a step or of the plan, as people write them; `needs.on` is any `on` but success.
-NOT_YET: Final = frozenset({"concurrency"})
+NOT_YET: Final = frozenset()
 
 
 def refuse_unsupported(root: Mapping, drafts: Sequence[Draft], report: Report, not_yet: frozenset[str]) -> None:

@@ -82,6 +82,10 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
                 f"run {run_id} of {event.plan}: {event.steps} steps, {event.slots} slots, "
                 f"database {event.database} (PostgreSQL {event.server}, pg_background {event.extension})"
             )
+        case ev.GroupWaiting():
+            yield f"waiting: {event.message}"
+        case ev.GroupLost():
+            yield "the connection was lost and another run took the concurrency group: nothing more is started"
         case ev.CapacityShort():
             yield f"slower than planned: {event.message}"
         case ev.CapacityRestored():
