@@ -7,6 +7,7 @@ on the fake gateway, and under any clock.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,7 @@ class Run:
         self._left_out = left_out
         self._inbox: deque[ev.Event] = deque()
         self._news = asyncio.Event()
+        self._ticked = clock.now()
         self._abandoned = False
         self._crash: BaseException | None = None
         self._interrupts = 0
@@ -83,22 +85,20 @@ class Run:
 
         PreflightError (ConnectionFailedError with it) if nothing was started.
         """
-        info = await self._gateway.open()
-        try:
+        async with contextlib.AsyncExitStack() as ending:
+            ending.callback(self._close_sinks)
+            ending.push_async_callback(self._gateway.close)
+            ending.push_async_callback(self._performer.give_up)
+            info = await self._gateway.open()
             values = builtin_values(self._plan, self._context.run_id)
             await check_requirements(self._plan, info, self._gateway, values)
             await self._hold_group()
             self._emit(self._started(info))
             self._leave_out()
             await self._until_over()
-            code = exit_code(self.state)
             steps = {key: str(record.state) for key, record in self.state.records.items()}
-            self._emit(ev.RunFinished(at=self._clock.now(), exit_code=code, steps=steps))
-        finally:
-            await self._performer.give_up()
-            await self._gateway.close()
-            self._close_sinks()
-        return RunResult(state=self.state, exit_code=code, record_errors=self._record_errors)
+            self._emit(ev.RunFinished(at=self._clock.now(), exit_code=exit_code(self.state), steps=steps))
+        return RunResult(state=self.state, exit_code=exit_code(self.state), record_errors=self._record_errors)
 
     def interrupt(self, signal: int) -> None:
         """Take Ctrl-C or SIGTERM: the first begins an orderly end, the second stops waiting for it."""
@@ -155,8 +155,7 @@ class Run:
         while not self._abandoned:
             if self._crash is not None:
                 raise self._crash
-            while self._inbox:
-                self._emit(self._inbox.popleft())
+            self._read_inbox()
             if self._gateway.group_lost and not self.state.stopping and not self.state.finalizing:
                 self._emit(ev.GroupLost(at=self._clock.now()))
             decision = decide(self.state, self._clock.now())
@@ -168,17 +167,28 @@ class Run:
                 return
             if not decision.events and not decision.commands:
                 await self._sleep(decision.wake_at)
+        self._read_inbox()  # what is known is recorded, although nobody waits for the rest
+
+    def _read_inbox(self) -> None:
+        while self._inbox:
+            self._emit(self._inbox.popleft())
+
+    def _tick(self) -> None:
+        """Give the sinks the time, about once in `TICK` seconds, however much happens meanwhile."""
+        now = self._clock.now()
+        if now - self._ticked >= TICK:
+            self._ticked = now
+            self._each_sink(lambda sink: sink.tick(now, self.state))
 
     async def _sleep(self, wake_at: float | None) -> None:
         """Wait for news, but not beyond `wake_at` or the next tick."""
-        now = self._clock.now()
-        seconds = TICK if wake_at is None else min(TICK, max(0.0, wake_at - now))
-        try:
-            async with asyncio.timeout(seconds):
+        next_tick = self._ticked + TICK
+        until = next_tick if wake_at is None else min(next_tick, wake_at)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(max(0.0, until - self._clock.now())):
                 await self._news.wait()
-        except TimeoutError:
-            self._each_sink(lambda sink: sink.tick(self._clock.now(), self.state))
         self._news.clear()
+        self._tick()
 
     def _emit(self, event: ev.Event) -> None:
         apply(self.state, event)

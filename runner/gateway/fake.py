@@ -30,7 +30,8 @@ _CANCELED = "57014"
 class Script:
     """What a worker does: it runs for `seconds` (None: until somebody stops it), then succeeds unless it has an error.
 
-    `loses_session`: its launcher session is lost at once. `crash` is raised while it is followed, as a bug would be.
+    `heeds_cancel` is false for one that does not stop when it is asked to. `loses_session`: its launcher session is
+    lost at once. `crash` is raised while it is followed, as a bug would be.
     """
 
     seconds: float | None = 0.0
@@ -39,6 +40,7 @@ class Script:
     command_tag: str = "SELECT"
     row_count: int | None = 1
     seen: bool = True
+    heeds_cancel: bool = True
     loses_session: bool = False
     crash: Exception | None = None
 
@@ -176,8 +178,9 @@ class FakeWorker:
             self._timer = asyncio.get_running_loop().call_later(min(limits), self._timer_ends)
 
     def cancel(self) -> None:
-        """Have the worker stop at once."""
-        self._end(stopped=True)
+        """Have the worker stop at once, if it heeds that."""
+        if self._script.heeds_cancel:
+            self._end(stopped=True)
 
     def detach(self) -> None:
         """Let go of the worker."""
@@ -228,7 +231,7 @@ class FakeWorker:
         self._finished = time.time()
         if self._timer is not None:
             self._timer.cancel()
-        del self._gateway.alive[self._request.application_name]
+        self._gateway.alive.pop(self._request.application_name, None)
         self._news.set()
 
     def _outcome(self, finished: float) -> WorkerEnd:
