@@ -11,9 +11,16 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
-from postgast import PgQueryError, parse
+from postgast import PgQueryError, parse, pg_query_pb2
 
 Tree = Any
+_Wrapper = pg_query_pb2.Node
+
+
+#: What the value of a field is: nothing that has children, one message, or several.
+_PLAIN, _MESSAGE, _MESSAGES = range(3)
+#: By the value's type, which says it once and for all; asking the field each time takes longer than all the rest.
+_HELD: dict[type, int] = dict.fromkeys((str, int, bool, float, bytes), _PLAIN)
 
 
 class TreeError(Exception):
@@ -52,8 +59,8 @@ def parse_tree(text: str) -> Tree:
 
 def unwrap(node: Tree) -> Tree:
     """Return the message that a one-of wrapper holds, or the node itself."""
-    if node.DESCRIPTOR.name == "Node":
-        chosen = node.WhichOneof("node")
+    if type(node) is _Wrapper:
+        chosen = node.WhichOneof("node")  # ListFields takes ten times as long: the one-of has 270 members
         return node if chosen is None else getattr(node, chosen)
     return node
 
@@ -67,25 +74,43 @@ def type_name(node: Tree) -> str:
 def children(node: Tree) -> Iterator[tuple[str, Tree]]:
     """Yield each child with the field that it is in."""
     for field, value in node.ListFields():
-        if isinstance(value, Message):
+        held = _HELD.get(type(value))
+        if held is None:
+            held = _held(field, value)
+        if held == _MESSAGE:
             yield field.name, unwrap(value)
-        elif field.message_type is not None:
+        elif held == _MESSAGES:
             for item in value:
                 yield field.name, unwrap(item)
 
 
 def walk(node: Tree) -> Iterator[Tree]:
-    """Yield the node and everything below it, parents first, in the order of the text where the tree keeps it."""
+    """Yield the node and everything below it, parents first, in the order of the text where the tree keeps it.
+
+    Much of what rules cost is this loop: hence no calls in it that can be left out.
+    """
     stack = [unwrap(node)]
     while stack:
         current = stack.pop()
         yield current
-        stack.extend(child for _, child in reversed(list(children(current))))
+        below: list[Tree] = []
+        for field, value in current.ListFields():
+            held = _HELD.get(type(value))
+            if held is None:
+                held = _held(field, value)
+            if held == _MESSAGE:
+                below.append(value)
+            elif held == _MESSAGES:
+                below += value
+        for child in reversed(below):
+            chosen = child.WhichOneof("node") if type(child) is _Wrapper else None
+            stack.append(child if chosen is None else getattr(child, chosen))
 
 
 def find(node: Tree, name: str) -> Iterator[Tree]:
     """Yield every node of one type in and below `node`."""
-    return (found for found in walk(node) if found.DESCRIPTOR.name == name)
+    wanted = getattr(pg_query_pb2, name)
+    return (found for found in walk(node) if type(found) is wanted)
 
 
 def label(node: Tree, field: str) -> str:
@@ -93,6 +118,11 @@ def label(node: Tree, field: str) -> str:
     values = node.DESCRIPTOR.fields_by_name[field].enum_type.values_by_number
     name: str = values[getattr(node, field)].name
     return name
+
+
+def _held(field: Tree, value: Tree) -> int:
+    several = _PLAIN if field.message_type is None else _MESSAGES
+    return _HELD.setdefault(type(value), _MESSAGE if isinstance(value, Message) else several)
 
 
 def strings(nodes: Iterable[Tree]) -> tuple[str, ...]:

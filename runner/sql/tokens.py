@@ -7,10 +7,10 @@ only. It is also the one place that knows the scanner's token names.
 from __future__ import annotations
 
 import enum
+import re
 from bisect import bisect_right
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from postgast import PgQueryError, pg_query_pb2, scan
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _STRINGS = frozenset({"SCONST", "USCONST", "BCONST", "XCONST"})
 _NO_KEYWORD = pg_query_pb2.NO_KEYWORD
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 class TokenKind(enum.Enum):
@@ -33,9 +34,14 @@ class TokenKind(enum.Enum):
     OTHER = "other"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
-    """One token of a SQL text; `start` and `end` count characters from 0, `end` is past the last one."""
+_WORD = TokenKind.WORD
+
+
+class Token(NamedTuple):
+    """One token of a SQL text; `start` and `end` count characters from 0, `end` is past the last one.
+
+    A named tuple, because a text has many and a frozen dataclass takes several times as long to make.
+    """
 
     kind: TokenKind
     text: str
@@ -70,8 +76,21 @@ def character_offsets(text: str) -> Callable[[int], int]:
     """Return a function from an offset in the UTF-8 form of `text` to the offset of the same character in `text`."""
     if text.isascii():
         return lambda byte_offset: byte_offset
-    starts = [0, *accumulate(len(character.encode()) for character in text)]
-    return lambda byte_offset: bisect_right(starts, byte_offset) - 1
+    # Only the characters that take more than a byte count; mostly there are few, and each is a marker of `parse`.
+    ends: list[int] = []
+    surplus = [0]
+    for wide in _NOT_ASCII.finditer(text):
+        extra = len(wide.group().encode()) - 1
+        surplus.append(surplus[-1] + extra)
+        ends.append(wide.end() + surplus[-1])
+
+    def offset(byte_offset: int) -> int:
+        index = bisect_right(ends, byte_offset)
+        # Within a wide character, what counts is where it begins.
+        start = ends[index] - (surplus[index + 1] - surplus[index]) - 1 if index < len(ends) else byte_offset
+        return min(byte_offset, start) - surplus[index]
+
+    return offset
 
 
 def error_offset(error: PgQueryError, text: str) -> int:
@@ -94,18 +113,21 @@ def tokenize(text: str) -> tuple[Token, ...]:
     tokens = []
     for token in scanned:
         start, end = at(token.start), at(token.end)
-        kind = _kind(pg_query_pb2.Token.Name(token.token), text[start], keyword=token.keyword_kind != _NO_KEYWORD)
+        kind = _kind(token.token, token.keyword_kind)
+        if kind is _WORD and text[start] == '"':
+            kind = TokenKind.QUOTED_IDENTIFIER
         tokens.append(Token(kind=kind, text=text[start:end], start=start, end=end))
     return tuple(tokens)
 
 
-def _kind(name: str, first: str, *, keyword: bool) -> TokenKind:
+@cache
+def _kind(number: int, keyword: int) -> TokenKind:
+    """Return what a token of the scanner's is; a quoted identifier is a word to the scanner."""
+    name = pg_query_pb2.Token.Name(number)
     if name in _STRINGS:
         return TokenKind.STRING
-    if name == "IDENT" and first == '"':
-        return TokenKind.QUOTED_IDENTIFIER
-    if name == "IDENT" or keyword:
-        return TokenKind.WORD
+    if name == "IDENT" or keyword != _NO_KEYWORD:
+        return _WORD
     if name in {"ICONST", "FCONST"}:
         return TokenKind.NUMBER
     return {"SQL_COMMENT": TokenKind.LINE_COMMENT, "C_COMMENT": TokenKind.BLOCK_COMMENT}.get(name, TokenKind.OTHER)
