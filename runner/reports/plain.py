@@ -116,7 +116,7 @@ def _step_progress(event: ev.StepEvent, state: RunState) -> Iterator[str]:
             why = f": {event.because}" if event.because else ""
             yield f"{event.step}: skipped ({event.reason.replace('_', ' ')}{why})"
         case ev.StepExpanded():
-            yield f"{event.step}: {len(event.items)} items"
+            yield f"{event.step}: {len(event.items)} item{'' if len(event.items) == 1 else 's'}"
         case ev.StepFinished():
             yield _finished(event, state)
         case _:
@@ -152,6 +152,10 @@ def _retrying(event: ev.StepRetrying, state: RunState) -> str:
     return f"{event.step}: another attempt in {delay} after: {error_text(error)}"
 
 
+#: Commands whose number of rows says something.
+_COUNTING = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY"})
+
+
 def _finished(event: ev.StepFinished, state: RunState) -> str:
     record = state.records[event.step]
     words = f"{event.step}: {event.state.replace('_', ' ')}"
@@ -162,7 +166,7 @@ def _finished(event: ev.StepFinished, state: RunState) -> str:
         return f"{words}: {error_text(event.error)}"
     last = record.last
     if last is not None and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag:
-        words += f" ({last.command_tag}{f' {last.row_count}' if last.row_count else ''})"
+        words += f" ({last.command_tag}{f' {last.row_count}' if last.command_tag in _COUNTING else ''})"
     if last is not None and last.outcome is ev.Outcome.DETACHED and last.worker is not None:
         limit = f", ends by {rfc3339(last.deadline)[:19]}Z" if last.deadline is not None else ""
         words += f" (pid {last.worker.pid} since {last.worker.backend_start}{limit})"
