@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from runner.lint.rule import QuerySql, StepSql, Subject, Unparsed
-from runner.plan.model import ParamType, Plan, Sql, Step
+from runner.plan.model import Plan, Sql, Step, Value
 from runner.sql.params import TemplateError
 from runner.sql.parse import SqlSyntaxError, Template, parse_template
 
 
 def read_subject(plan: Plan) -> Subject:
     """Return what the rules look at; SQL that does not parse is in it too, as `unparsed`."""
-    reader = _Reader(_identifiers(plan))
+    reader = _Reader(plan.values)
     steps = (
         *(reader.step(step, final=False) for step in plan.steps),
         *(reader.step(step, final=True) for step in plan.finally_),
@@ -23,7 +23,7 @@ def read_subject(plan: Plan) -> Subject:
 
 
 class _Reader:
-    def __init__(self, known: Mapping[str, str]) -> None:
+    def __init__(self, known: Mapping[str, Value]) -> None:
         self._known = known
         #: The same text is often there many times: a `verify` in defaults, a file that several steps run.
         self._parsed: dict[str, Template | SqlSyntaxError | TemplateError] = {}
@@ -59,12 +59,6 @@ class _Reader:
             return parse_template(text, self._known)
         except (SqlSyntaxError, TemplateError) as error:
             return error
-
-
-def _identifiers(plan: Plan) -> dict[str, str]:
-    """Return the values of the parameters that may name something, so that rules see which table it is."""
-    named = (ParamType.IDENTIFIER, ParamType.STRING)
-    return {name: str(value) for name, value in plan.values.items() if plan.params[name].type in named}
 
 
 def _queries(step: Step) -> Iterator[tuple[str, Sql]]:

@@ -26,6 +26,7 @@ MAX_IDENTIFIER_BYTES = 63
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 _BARE_NAME = re.compile(_WORD)
 _QUOTED_NAME = re.compile(rf"{_WORD}(?:\.{_WORD})*")
+_DOT_NAME = re.compile(rf"\.{_WORD}")
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
 #: After these a value is a token of its own without a space. Everything else gets one: `E` would turn a string into an
@@ -73,7 +74,8 @@ def references(text: str) -> tuple[Reference, ...]:
     TemplateError if the text cannot be scanned, if what follows a colon is not a name, or if a `:'name'` stands beside
     a string constant: over a line break PostgreSQL would read the two as one.
     """
-    if ":" not in text:
+    # Casts are by far the most common colons; without any other there is nothing for the scanner to find.
+    if ":" not in text.replace("::", ""):
         return ()
     tokens = _tokens(text)
     return tuple(_reference(text, tokens, i) for i in range(len(tokens) - 1) if _is_reference(tokens[i], tokens[i + 1]))
@@ -182,7 +184,7 @@ def _reference(text: str, tokens: list[Token], index: int) -> Reference:
     pattern = _BARE_NAME if form is Form.BARE else _QUOTED_NAME
     if not pattern.fullmatch(bare):
         raise TemplateError(_not_a_name(name, bare), offset=colon.start, hint=_COLON_HINT)
-    if form is Form.BARE and re.match(rf"\.{_WORD}", text[name.end :]):
+    if form is Form.BARE and _DOT_NAME.match(text, name.end):
         path = _QUOTED_NAME.match(text, name.start)
         dotted = path.group() if path else bare
         raise TemplateError(f":{dotted} has a dot: write :'{dotted}' or :\"{dotted}\"", offset=colon.start)

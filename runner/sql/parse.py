@@ -86,9 +86,10 @@ def parse_template(text: str, known: Mapping[str, Scalar] | None = None) -> Temp
         parts += (text[done : reference.start], _stand_in(text, reference, values))
         done = reference.end
     statements = parse_statements("".join(parts) + text[done:])
-    names = {name: plain_text(value) for name, value in values.items()}
-    for statement in statements:
-        _fill_in(statement.node, names)
+    names = {name: plain_text(values[name]) for name in {reference.name for reference in found} & values.keys()}
+    if names:
+        for statement in statements:
+            _fill_in(statement.node, names)
     return Template(text=text, references=found, statements=statements)
 
 
