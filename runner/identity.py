@@ -1,7 +1,8 @@
 """Names that identify a run and its workers on the server.
 
 A worker inherits its launcher's application_name, and that name, with pid and backend_start, is what finds it again
-from any session (extension note 1). PostgreSQL cuts names at 63 bytes, so a long step id is cut here, with a hash.
+from any session (extension note 1). PostgreSQL cuts names at 63 bytes and replaces what is not printable ASCII, so a
+step id that is long or holds an item in another script is cut and replaced here, with a hash.
 """
 
 from __future__ import annotations
@@ -35,10 +36,10 @@ def run_of(application_name: str) -> str:
 
 
 def worker_name(run_id: str, step: str) -> str:
-    """Return the application_name of a step's worker, 63 bytes at most."""
+    """Return the application_name of a step's worker: printable ASCII, 63 bytes at most."""
     name = f"{PREFIX}:{run_id}:{step}"
-    data = name.encode()
-    if len(data) <= _MAX_BYTES:
+    ascii_name = "".join(character if " " <= character <= "~" else "?" for character in name)
+    if ascii_name == name and len(name) <= _MAX_BYTES:
         return name
     digest = hashlib.sha256(step.encode()).hexdigest()[:_HASH_LENGTH]
-    return data[: _MAX_BYTES - _HASH_LENGTH - 1].decode("utf-8", "ignore") + "~" + digest
+    return ascii_name[: _MAX_BYTES - _HASH_LENGTH - 1] + "~" + digest
