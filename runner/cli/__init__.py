@@ -12,6 +12,7 @@ from runner.cli.exits import exit_code_of, report_bug, report_error
 from runner.errors import JobplanError
 
 _COMMANDS = {
+    "init": "Write a first plan, and how to check plans in CI.",
     "validate": "Check plans without a server.",
     "run": "Run a plan.",
     "schema": "Print the JSON Schema of plans.",
