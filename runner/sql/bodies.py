@@ -1,0 +1,141 @@
+"""What the PL/pgSQL bodies of DO and CREATE PROCEDURE tell: loops that write, and procedures that commit.
+
+Read with the scanner, like PL/pgSQL itself finds its keywords; libpg_query's PL/pgSQL parser refuses bodies that name a
+type outside pg_catalog.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runner.sql.kinds import StatementKind
+from runner.sql.nodes import Tree, strings, unwrap
+from runner.sql.parse import Statement
+from runner.sql.relations import Relation, relation_named
+from runner.sql.tokens import ScanError, Token, TokenKind, tokenize
+
+_COMMENTS = frozenset({TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT})
+#: After these a command begins.
+_BEFORE_COMMAND = frozenset({"", ";", "BEGIN", "THEN", "ELSE", "LOOP", ">>"})
+_WRITES = frozenset({"UPDATE", "DELETE", "MERGE"})
+_WRITING_STRING = re.compile(r"[^A-Za-z]*(?:update|delete|merge)\b", re.IGNORECASE)
+
+
+def writing_loop(statement: Statement, text: str) -> int | None:
+    """Return the offset in `text` of a loop in a DO that updates or deletes and never commits, None if there is none.
+
+    `text` is what the statement was parsed from. A body that is not quoted with dollars only has a beginning.
+    """
+    if statement.kind is not StatementKind.DO:
+        return None
+    body = _body(statement)
+    if body is None or body.language != "plpgsql":
+        return None
+    words = _words(body.text)
+    if any(word.begins and word.name in {"COMMIT", "ROLLBACK"} for word in words):
+        return None
+    loop = _writing_loop(words)
+    return None if loop is None else _offset(statement.offset(body.node), text, loop)
+
+
+def committing_procedure(statement: Statement) -> Relation | None:
+    """Return the name of a procedure in PL/pgSQL that ends transactions, if the statement creates one."""
+    node = statement.node
+    if statement.kind is not StatementKind.CREATE_FUNCTION or not node.is_procedure:
+        return None
+    body = _body(statement)
+    if body is None or body.language != "plpgsql":
+        return None
+    commits = any(word.begins and word.name in {"COMMIT", "ROLLBACK"} for word in _words(body.text))
+    return relation_named(strings(node.funcname)) if commits else None
+
+
+def called_procedure(statement: Statement) -> Relation | None:
+    """Return the name of the procedure that a CALL calls."""
+    if statement.kind is not StatementKind.CALL:
+        return None
+    return relation_named(strings(statement.node.funccall.funcname))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Body:
+    """A body, its language in lower case, and the node that has its place."""
+
+    text: str
+    language: str
+    node: Tree
+
+
+def _body(statement: Statement) -> _Body | None:
+    fields = statement.node.DESCRIPTOR.fields_by_name
+    options = {
+        node.defname: node for node in map(unwrap, getattr(statement.node, "args" if "args" in fields else "options"))
+    }
+    if "as" not in options:
+        return None
+    written = unwrap(options["as"].arg)
+    text = unwrap(written.items[0]).sval if written.DESCRIPTOR.name == "List" else written.sval
+    language = unwrap(options["language"].arg).sval.lower() if "language" in options else "plpgsql"
+    return _Body(text=text, language=language, node=options["as"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Word:
+    """A token in upper case; `begins` says that it stands where a command begins."""
+
+    name: str
+    offset: int
+    begins: bool
+    string: bool
+
+
+def _words(body: str) -> tuple[_Word, ...]:
+    try:
+        tokens = [token for token in tokenize(body) if token.kind not in _COMMENTS]
+    except ScanError:
+        return ()
+    return tuple(_read_words(tokens))
+
+
+def _read_words(tokens: list[Token]) -> Iterator[_Word]:
+    before = ""
+    for token in tokens:
+        name = token.text.upper()
+        string = token.kind is TokenKind.STRING
+        yield _Word(name=name, offset=token.start, begins=before in _BEFORE_COMMAND, string=string)
+        before = name
+
+
+def _writing_loop(words: tuple[_Word, ...]) -> int | None:
+    """Return where the outermost loop begins in which something is updated or deleted."""
+    depth, outermost, before = 0, 0, ""
+    for index, word in enumerate(words):
+        if word.name == "LOOP" and before == "END":
+            depth -= 1
+        elif word.name == "LOOP":
+            outermost = outermost if depth else word.offset
+            depth += 1
+        elif depth > 0 and word.begins and _is_write(words, index):
+            return outermost
+        before = word.name
+    return None
+
+
+def _is_write(words: tuple[_Word, ...], index: int) -> bool:
+    name = words[index].name
+    if name == "EXECUTE":
+        near = words[index + 1 : index + 4]
+        return any(word.string and _WRITING_STRING.match(word.name) is not None for word in near)
+    if name == "WITH":
+        rest = words[index + 1 :]
+        end = next((at for at, word in enumerate(rest) if word.name == ";"), len(rest))
+        inner = zip(("", *(word.name for word in rest[:end])), (word.name for word in rest[:end]), strict=False)
+        return any(word in _WRITES and previous in {"(", ")"} for previous, word in inner)
+    return name in _WRITES
+
+
+def _offset(start: int, text: str, offset: int) -> int:
+    opening = re.match(r"\$\w*\$", text[start:])
+    return start + opening.end() + offset if opening else start

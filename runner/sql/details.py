@@ -1,0 +1,89 @@
+"""Details of a statement on which its weight depends: ONLY, NOWAIT, TEMPORARY, WITH NO DATA, a type that is wider."""
+
+from __future__ import annotations
+
+from runner.sql.kinds import StatementKind
+from runner.sql.nodes import Tree, label, strings, unwrap
+from runner.sql.parse import Statement
+from runner.sql.relations import Relation, relation_of
+
+_K = StatementKind
+
+# Where the tree has the RangeVar that says TEMPORARY.
+_PERSISTENCE = {
+    _K.CREATE_TABLE: ("relation",),
+    _K.CREATE_TABLE_AS: ("into", "rel"),
+    _K.SELECT_INTO: ("into_clause", "rel"),
+    _K.CREATE_SEQUENCE: ("sequence",),
+    _K.CREATE_VIEW: ("view",),
+}
+_HAVE_RELATION = frozenset(
+    {
+        *(_K.ALTER_TABLE, _K.ALTER_INDEX, _K.ALTER_VIEW, _K.ALTER_MATERIALIZED_VIEW, _K.ALTER_FOREIGN_TABLE),
+        *(_K.CREATE_INDEX, _K.CLUSTER, _K.REINDEX, _K.REFRESH_MATERIALIZED_VIEW, _K.COPY_FROM),
+    }
+)
+
+
+def main_relation(statement: Statement) -> Relation | None:
+    """Return the relation that an ALTER, CREATE INDEX, CLUSTER, REINDEX, REFRESH or COPY FROM is about."""
+    if statement.kind not in _HAVE_RELATION or not statement.node.HasField("relation"):
+        return None
+    return relation_of(statement.node.relation)
+
+
+def vacuumed_relations(statement: Statement) -> tuple[Relation, ...]:
+    """Return the tables that VACUUM or ANALYZE names; none means all of the database."""
+    if statement.kind not in {_K.VACUUM, _K.ANALYZE}:
+        return ()
+    return tuple(relation_of(unwrap(item).relation) for item in statement.node.rels)
+
+
+def is_temporary(statement: Statement) -> bool:
+    """Return whether what the statement creates ends with its session, as a worker's does with its text."""
+    node = statement.node
+    for name in _PERSISTENCE.get(statement.kind, ()):
+        node = getattr(node, name)
+    return statement.kind in _PERSISTENCE and node.relpersistence == "t"
+
+
+def created_schema(statement: Statement) -> str | None:
+    """Return the schema that the statement creates; one that takes its owner's name is not known by name."""
+    return statement.node.schemaname or None if statement.kind is _K.CREATE_SCHEMA else None
+
+
+def leaves_out_partitions(statement: Statement) -> bool:
+    """Return whether it is `CREATE INDEX … ON ONLY`, which on a partitioned table builds nothing."""
+    return statement.kind is _K.CREATE_INDEX and not statement.node.relation.inh
+
+
+def never_waits(statement: Statement) -> bool:
+    """Return whether it is `LOCK … NOWAIT`."""
+    return statement.kind is _K.LOCK and bool(statement.node.nowait)
+
+
+def leaves_out_data(statement: Statement) -> bool:
+    """Return whether it is `REFRESH MATERIALIZED VIEW … WITH NO DATA`."""
+    return statement.kind is _K.REFRESH_MATERIALIZED_VIEW and bool(statement.node.skip_data)
+
+
+# From the types that are mostly widened to these, the stored form stays as it is and the table is not written anew.
+_UNLIMITED = frozenset({"text", "varchar", "numeric", "varbit"})
+
+
+def widened_columns(statement: Statement) -> frozenset[str]:
+    """Return the columns that ALTER TABLE gives a type without a limit, such as text, and no USING.
+
+    From varchar(n) to text nothing is rewritten; from integer to text it is, which only the server can tell.
+    """
+    if statement.kind is not _K.ALTER_TABLE:
+        return frozenset()
+    commands = (unwrap(command) for command in statement.node.cmds)
+    retyped = (command for command in commands if label(command, "subtype") == "AT_AlterColumnType")
+    return frozenset(command.name for command in retyped if _is_unlimited(unwrap(getattr(command, "def"))))
+
+
+def _is_unlimited(column: Tree) -> bool:
+    kind = column.type_name
+    plain = not kind.typmods and not kind.array_bounds and not column.HasField("raw_default")
+    return plain and strings(kind.names)[-1] in _UNLIMITED
