@@ -5,11 +5,28 @@ from __future__ import annotations
 from itertools import chain
 from typing import Final
 
-from runner.lint import suppress, syntax
+from runner.lint import (
+    alone,
+    blocking,
+    concurrently,
+    hygiene,
+    retrying,
+    safety,
+    suppress,
+    syntax,
+    transactions,
+)
 from runner.lint.rule import Rule
 
 _MODULES: Final = (
     syntax,
+    transactions,
+    alone,
+    concurrently,
+    blocking,
+    safety,
+    retrying,
+    hygiene,
     suppress,
 )
 

@@ -1,0 +1,48 @@
+"""Statements with what a finding about them needs: the step that they are in, and where in the plan they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runner.lint.rule import Finding, StepSql, Subject
+from runner.sql.kinds import StatementKind
+from runner.sql.parse import Statement
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """A statement of a step; `rank` is the step's number in the plan, counted from 0."""
+
+    rank: int
+    step: StepSql
+    statement: Statement
+
+    @property
+    def text(self) -> str:
+        """The whole SQL text that the statement is part of."""
+        return self.step.step.sql.text
+
+    @property
+    def own_text(self) -> str:
+        """The statement's own text."""
+        return self.text[self.statement.start : self.statement.end]
+
+    def finding(self, message: str, *, hint: str | None = None, offset: int | None = None) -> Finding:
+        """Return a finding at the character at `offset` of the step's SQL, or where the statement begins."""
+        position = self.step.position(self.statement.start if offset is None else offset)
+        return Finding(position=position, message=message, hint=hint, step=self.step.step.id)
+
+
+def statements(subject: Subject, *kinds: StatementKind) -> Iterator[Place]:
+    """Yield every statement of the plan's steps, or those of some kinds only, in the order of the plan."""
+    wanted = frozenset(kinds)
+    for rank, step in enumerate(subject.steps):
+        for statement in step.statements:
+            if not wanted or statement.kind in wanted:
+                yield Place(rank=rank, step=step, statement=statement)
+
+
+def step_finding(step: StepSql, message: str, *, hint: str | None = None) -> Finding:
+    """Return a finding about a step as a whole, or about one of its keys: it stands where the step begins."""
+    return Finding(position=step.step.position, message=message, hint=hint, step=step.step.id)

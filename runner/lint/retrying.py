@@ -1,0 +1,133 @@
+"""Rules about what a step's keys ask of its statements: to run again, and to give a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runner.errors import Severity
+from runner.lint.places import Place, statements
+from runner.lint.rule import Finding, Rule, StepSql, Subject
+from runner.sql.kinds import StatementKind as Kind
+from runner.sql.results import may_count_rows, may_return_rows
+from runner.sql.rollback import outlives_rollback
+
+_RETURNING = frozenset({Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE})
+
+
+def _unsafe_retry(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject):
+        step = place.step.step
+        if step.retry.max_attempts < 2 or step.idempotent:
+            continue
+        left = outlives_rollback(place.statement)
+        if left is not None:
+            hint = "take `retry` away, or add `idempotent: true` if a second run does no harm"
+            yield place.finding(f"`retry`, but {left}", hint=hint)
+
+
+def _no_result(subject: Subject) -> Iterator[Finding]:
+    for rank, step in enumerate(subject.steps):
+        if step.statements:
+            place = Place(rank=rank, step=step, statement=step.statements[-1])
+            yield from _missing_result(step, place)
+
+
+def _missing_result(step: StepSql, place: Place) -> Iterator[Finding]:
+    key = _key_for_rows(step)
+    kind = place.statement.kind
+    name = "this statement" if kind is Kind.OTHER else kind
+    if key is not None and not may_return_rows(place.statement):
+        hint = "add RETURNING" if kind in _RETURNING else "end the step with a query, or use `verify`"
+        yield place.finding(f"`{key}` needs rows, and {name} returns none", hint=hint)
+    elif _wants_count(step) and not may_count_rows(place.statement):
+        hint = "end the step with a query, or use `verify`"
+        yield place.finding(f"`expect.rows` needs a number of rows, and {name} has none", hint=hint)
+
+
+def _key_for_rows(step: StepSql) -> str | None:
+    if step.step.capture_rows:
+        return "capture"
+    expect = step.step.expect
+    return "expect.value" if expect is not None and expect.has_value else None
+
+
+def _wants_count(step: StepSql) -> bool:
+    expect = step.step.expect
+    return expect is not None and (expect.rows_min is not None or expect.rows_max is not None)
+
+
+def _endless_repeat(subject: Subject) -> Iterator[Finding]:
+    for rank, step in enumerate(subject.steps):
+        repeat = step.step.repeat
+        if repeat is None or repeat.until_sql is not None or not step.statements:
+            continue
+        statement = step.statements[-1]
+        if not may_count_rows(statement):
+            name = "this statement" if statement.kind is Kind.OTHER else statement.kind
+            message = f"`until: no_rows` needs a number of rows, and {name} has none"
+            place = Place(rank=rank, step=step, statement=statement)
+            yield place.finding(
+                message, hint="write `until: SELECT …`, or let the last statement be the one that counts"
+            )
+
+
+_BUILD = "CREATE INDEX CONCURRENTLY orders_customer_idx ON orders (customer_id)"
+_VERIFY = "verify: SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('orders_customer_idx')"
+
+RULES = (
+    Rule(
+        code="JP360",
+        severity=Severity.ERROR,
+        title="retry of what a rollback does not take back",
+        why=(
+            "What fails in a worker has been rolled back, so most statements may be tried again. Some leave something "
+            "behind: CREATE INDEX CONCURRENTLY an INVALID index, so that the next attempt fails because the name is "
+            "taken (42P07); DETACH … CONCURRENTLY a partition that is pending detach (55000); a DO or CALL whatever "
+            "it committed; a PROGRAM, dblink_exec() and their like whatever they did outside. `idempotent: true` says "
+            "that you have looked, and that a second run does no harm."
+        ),
+        wrong=f"- id: build\n  sql: {_BUILD}\n  retry: {{max_attempts: 3}}\n  {_VERIFY}",
+        right=(
+            "- id: drop_leftover\n  sql: DROP INDEX CONCURRENTLY IF EXISTS orders_customer_idx\n"
+            "  retry: {max_attempts: 3}\n"
+            f"- id: build\n  needs: [drop_leftover]\n  sql: {_BUILD}\n  {_VERIFY}"
+        ),
+        check=_unsafe_retry,
+    ),
+    Rule(
+        code="JP361",
+        severity=Severity.ERROR,
+        title="A result that the last statement does not give",
+        why=(
+            "`expect` and `capture` look at the result of the last statement of the step. `expect.value` and "
+            "`capture` need rows, which DDL, DO and maintenance commands never return, and INSERT, UPDATE, DELETE and "
+            "MERGE only with RETURNING. `expect.rows` needs a number of rows, which the latter have also without. "
+            "What such a step has done is a question for `verify`."
+        ),
+        wrong="- id: purge\n  sql: DELETE FROM audit WHERE at < now() - interval '1 year'\n  capture: {rows: 10}",
+        right=(
+            "- id: purge\n  sql: DELETE FROM audit WHERE at < now() - interval '1 year' RETURNING id\n"
+            "  capture: {rows: 10}"
+        ),
+        check=_no_result,
+    ),
+    Rule(
+        code="JP362",
+        severity=Severity.ERROR,
+        title="until: no_rows where no rows are counted",
+        why=(
+            "`until: no_rows` looks at the number of rows of the last statement, and DO, DDL and maintenance commands "
+            "report none. The step would be over after its first iteration, with most of the work not done, and would "
+            "count as succeeded."
+        ),
+        wrong=(
+            "- id: purge\n  sql: |\n    DO $$ BEGIN DELETE FROM audit WHERE at < now() - interval '1 year'; END $$\n"
+            "  repeat: {until: no_rows, max_iterations: 100}"
+        ),
+        right=(
+            "- id: purge\n  sql: DELETE FROM audit WHERE at < now() - interval '1 year'\n"
+            "  repeat: {until: no_rows, max_iterations: 100}"
+        ),
+        check=_endless_repeat,
+    ),
+)

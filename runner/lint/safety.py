@@ -1,0 +1,201 @@
+"""Rules about statements that do much more than their length suggests: whole tables, lost data, other databases."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from runner.errors import Severity
+from runner.lint.created import Created
+from runner.lint.places import statements
+from runner.lint.rule import Finding, Rule, Subject
+from runner.sql.alter import AlterAction, AlterKind, Rewrite, alter_actions
+from runner.sql.bodies import writing_loop
+from runner.sql.details import main_relation, vacuumed_relations, widened_columns
+from runner.sql.facts import server_wide, unfiltered_writes
+from runner.sql.kinds import StatementKind as Kind
+from runner.sql.losses import Loss, losses
+from runner.sql.options import enabled
+
+_CHANGES = re.compile(r"\b(?:update|delete)\b", re.IGNORECASE)
+# Every function that acts on the whole server begins so; looking for it first spares most statements a walk.
+_SERVER_FUNCTION = re.compile(r"\bpg_", re.IGNORECASE)
+_QUERIES = frozenset({Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE})
+
+
+def _rewrites(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject, Kind.ALTER_TABLE, Kind.ALTER_MATERIALIZED_VIEW):
+        table = main_relation(place.statement)
+        if table is None or created.is_new(table, place):
+            continue
+        widened = widened_columns(place.statement)
+        for action in alter_actions(place.statement):
+            if action.rewrite is not Rewrite.NO and not _is_widening(action, widened):
+                verb = "writes" if action.rewrite is Rewrite.YES else "may write"
+                message = f"{action.kind} {verb} all of `{table}` anew, and nobody can read it meanwhile"
+                yield place.finding(message, hint="add a column, fill it in batches, then switch", offset=action.offset)
+
+
+def _is_widening(action: AlterAction, widened: frozenset[str]) -> bool:
+    return action.kind is AlterKind.SET_TYPE and action.name in widened
+
+
+def _full_vacuum(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject, Kind.VACUUM, Kind.CLUSTER):
+        statement = place.statement
+        if statement.kind is Kind.VACUUM and not enabled(statement, "full"):
+            continue
+        main = main_relation(statement)
+        named = (main,) if main is not None else vacuumed_relations(statement)
+        if named and all(created.is_new(relation, place) for relation in named):
+            continue
+        name = "VACUUM FULL" if statement.kind is Kind.VACUUM else "CLUSTER"
+        what = ", ".join(f"`{relation}`" for relation in named) or "every table of the database"
+        message = f"{name} writes {what} anew, and nobody can read it meanwhile"
+        yield place.finding(
+            message, hint="plain VACUUM keeps a table from growing; pg_repack shrinks one beside its use"
+        )
+
+
+def _without_where(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject):
+        if not _CHANGES.search(place.own_text):
+            continue
+        for use in unfiltered_writes(place.statement):
+            if not created.is_new(use.relation, place):
+                message = f"every row of `{use.relation}` is changed: there is no WHERE"
+                yield place.finding(message, hint="write WHERE true if that is meant", offset=use.offset)
+
+
+def _destructive(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject):
+        if place.statement.kind not in _QUERIES:
+            for loss in losses(place.statement):
+                if not _is_own(loss, created):
+                    hint = "if that is meant, say so beside the step: `# jobplan: ignore=JP353`"
+                    yield place.finding(loss.what, hint=hint)
+
+
+def _is_own(loss: Loss, created: Created) -> bool:
+    if loss.schema is not None:
+        return created.schema_is_own(loss.schema)
+    return loss.relation is not None and created.is_own(loss.relation)
+
+
+def _whole_server(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject):
+        if place.statement.kind in _QUERIES and not _SERVER_FUNCTION.search(place.own_text):
+            continue
+        what = server_wide(place.statement)
+        if what is not None:
+            message = f"{what} acts on the whole server, not only on this database"
+            yield place.finding(message, hint="keep it in a plan of its own, with `requires: {role: …}`")
+
+
+def _loop_in_one_transaction(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject, Kind.DO):
+        offset = writing_loop(place.statement, place.text)
+        if offset is not None:
+            message = "the batches of this loop are one transaction, because it never commits"
+            hint = "COMMIT in the loop, or write one batch and let `repeat` run it again"
+            yield place.finding(message, hint=hint, offset=offset)
+
+
+_TYPE = "ALTER TABLE orders ALTER COLUMN id TYPE bigint"
+_BATCH = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < now() - interval '1 year' LIMIT 10000)"
+
+RULES = (
+    Rule(
+        code="JP350",
+        severity=Severity.WARNING,
+        title="A table that is written anew",
+        why=(
+            "A changed column type, a new column with a volatile default or a stored generated value, SET LOGGED, SET "
+            "TABLESPACE and SET ACCESS METHOD write the table anew under ACCESS EXCLUSIVE: nobody reads or writes it "
+            "meanwhile, it needs as much disk space again, and all of it goes through the WAL to every replica. A new "
+            "column with a constant or stable default rewrites nothing, nor does a wider or unlimited varchar. Only "
+            "the server knows the old type, so the rule does not count a change to text, varchar or numeric without a "
+            "limit."
+        ),
+        wrong=f"- id: widen\n  lock_timeout: 5s\n  sql: {_TYPE}",
+        right="- id: add_wide_column\n  lock_timeout: 5s\n  sql: ALTER TABLE orders ADD COLUMN id_wide bigint",
+        check=_rewrites,
+    ),
+    Rule(
+        code="JP351",
+        severity=Severity.WARNING,
+        title="VACUUM FULL or CLUSTER",
+        why=(
+            "Both write the table and its indexes into new files under ACCESS EXCLUSIVE: nobody reads or writes the "
+            "table until they are done, and the old and the new files take their space at the same time. Plain VACUUM "
+            "makes the space of deleted rows usable again beside reads and writes, which is what routine maintenance "
+            "needs; REINDEX CONCURRENTLY shrinks indexes."
+        ),
+        wrong="- id: shrink\n  lock_timeout: 5s\n  sql: VACUUM FULL audit",
+        right="- id: tidy\n  sql: VACUUM (ANALYZE) audit",
+        check=_full_vacuum,
+    ),
+    Rule(
+        code="JP352",
+        severity=Severity.WARNING,
+        title="UPDATE or DELETE without WHERE",
+        why=(
+            "It changes every row: mostly a condition was forgotten. Where it was not, it locks each row until the "
+            "step ends and leaves as many dead rows as the table has, for which the table's file grows to twice its "
+            "size. `WHERE true` tells the reader, and this rule, that all rows are meant. Tables that the plan "
+            "creates are exempt."
+        ),
+        wrong="- id: close\n  sql: UPDATE accounts SET open = false",
+        right="- id: close\n  sql: UPDATE accounts SET open = false WHERE last_login < now() - interval '1 year'",
+        check=_without_where,
+    ),
+    Rule(
+        code="JP353",
+        severity=Severity.WARNING,
+        title="A statement that destroys data",
+        why=(
+            "DROP TABLE, DROP COLUMN, TRUNCATE, DROP SCHEMA … CASCADE, DROP OWNED and DROP DATABASE remove data that "
+            "only a backup brings back, and any other DROP … CASCADE removes what it does not name. A reviewer should "
+            "see that somebody meant it. What can be made again from its definition (an index, a view, a function) is "
+            "exempt, and so is what the plan itself creates."
+        ),
+        wrong="- id: clean\n  lock_timeout: 5s\n  sql: DROP TABLE audit_2019",
+        right="- id: clean  # jobplan: ignore=JP353\n  lock_timeout: 5s\n  sql: DROP TABLE audit_2019",
+        check=_destructive,
+    ),
+    Rule(
+        code="JP354",
+        severity=Severity.WARNING,
+        title="A statement about the whole server",
+        why=(
+            "Roles, databases, tablespaces, ALTER SYSTEM, CHECKPOINT, and functions such as pg_reload_conf() or "
+            "pg_terminate_backend() act on every database of the server, also on those whose owners have never read "
+            "this plan. They need strong privileges too, which the rest of a plan should not run with."
+        ),
+        wrong="- id: more_memory\n  sql: ALTER SYSTEM SET work_mem = '64MB'",
+        right="- id: report\n  settings: {work_mem: 64MB}\n  sql: INSERT INTO report SELECT * FROM slow_view",
+        check=_whole_server,
+    ),
+    Rule(
+        code="JP355",
+        severity=Severity.WARNING,
+        title="A loop in DO without COMMIT",
+        why=(
+            "A DO block that never commits is one transaction, however many turns its loop has. The rows of all "
+            "batches stay locked until the last one, an error in the last one undoes them all, and VACUUM cannot "
+            "remove what they deleted before the end. With COMMIT in the loop each batch is over when it is over; "
+            "then the block must be the only statement of the step. With `repeat` each batch is a worker with a "
+            "timeout and a retry of its own, and the plan shows how far it is."
+        ),
+        wrong=(
+            f"- id: purge\n  sql: |\n    DO $$ BEGIN\n      LOOP\n        {_BATCH};\n"
+            "        EXIT WHEN NOT FOUND;\n      END LOOP;\n    END $$"
+        ),
+        right=f"- id: purge\n  sql: {_BATCH}\n  repeat: {{until: no_rows, max_iterations: 5000}}",
+        check=_loop_in_one_transaction,
+    ),
+)
