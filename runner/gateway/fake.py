@@ -141,7 +141,7 @@ class FakeGateway:
             return self._answers[query.sql]
         error = read_script(query.sql).error
         value = "t" if "true" in query.sql.lower() else "f"
-        return QueryResult(error=error) if error else QueryResult(columns=("bool",), rows=((value,),), boolean=True)
+        return QueryResult(error=error) if error else QueryResult(columns=("?column?",), rows=((value,),), boolean=True)
 
     async def close(self) -> None:
         """Note it; virtual workers go on."""

@@ -1,0 +1,167 @@
+"""What a test of the gateway needs beside it: a second pair of eyes on the server, and somebody who meddles with it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import psycopg
+
+from runner.engine.events import Worker
+from runner.gateway.base import Gateway, LaunchRequest, WorkerEnd, WorkerHandle
+from runner.gateway.fake import FakeGateway, FakeWorker
+from runner.gateway.pg import PgGateway
+from runner.identity import runner_name, worker_name
+
+#: Seconds after which a test gives up on something that must happen.
+PATIENCE = 60.0
+LAUNCHERS = "backend_type = 'client backend' AND application_name = %s AND query LIKE '%%pg_background_%%'"
+
+
+def ask(dsn: str, query: str, *parameters: object) -> list[tuple[Any, ...]]:
+    """Run one statement on a connection of its own and return its rows."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        cursor = connection.execute(query.encode(), parameters or None)
+        return cursor.fetchall() if cursor.description else []
+
+
+def value(dsn: str, query: str, *parameters: object) -> Any:
+    """Run one statement and return the one value that it gives."""
+    ((one,),) = ask(dsn, query, *parameters)
+    return one
+
+
+async def until(true: Callable[[], object]) -> None:
+    """Wait for something that must happen."""
+    async with asyncio.timeout(PATIENCE):
+        while not true():  # noqa: ASYNC110 - it is the server that is watched, and it sets no event
+            await asyncio.sleep(0.02)
+
+
+class House(Protocol):
+    """A gateway under contract and what surrounds it."""
+
+    run_id: str
+
+    @property
+    def gateway(self) -> Gateway:
+        """The gateway."""
+        ...
+
+    def alive(self) -> set[str]:
+        """Return the names of the workers that run."""
+        ...
+
+    def lose_session(self, name: str) -> None:
+        """Break the launcher session of this worker."""
+        ...
+
+    def connections(self) -> int:
+        """Return how many sessions the gateway has."""
+        ...
+
+    def end(self) -> None:
+        """Stop what a test has left running."""
+        ...
+
+
+class RealHouse:
+    """PostgreSQL with pg_background."""
+
+    def __init__(self, dsn: str, run_id: str) -> None:
+        self.dsn = dsn
+        self.run_id = run_id
+        self.gateway = PgGateway(dsn, run_id)
+
+    def alive(self) -> set[str]:
+        """Ask the server."""
+        query = "SELECT application_name FROM pg_stat_activity WHERE backend_type = 'pg_background'"
+        return {name for (name,) in ask(self.dsn, query) if name.startswith(worker_name(self.run_id, ""))}
+
+    def lose_session(self, name: str) -> None:  # noqa: ARG002 - the only launcher session of the test
+        """Terminate every launcher session of the run."""
+        query = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {LAUNCHERS}"
+        assert ask(self.dsn, query, runner_name(self.run_id))
+
+    def connections(self) -> int:
+        """Ask the server."""
+        query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name = %s"
+        return int(value(self.dsn, query, runner_name(self.run_id)))
+
+    def end(self) -> None:
+        """Terminate the workers."""
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_background' AND "
+        ask(self.dsn, query + "starts_with(application_name, %s)", worker_name(self.run_id, ""))
+
+
+class FakeHouse:
+    """The double."""
+
+    def __init__(self, run_id: str) -> None:
+        self.run_id = run_id
+        self.gateway = FakeGateway()
+
+    def alive(self) -> set[str]:
+        """Ask the double."""
+        return set(self.gateway.alive)
+
+    def lose_session(self, name: str) -> None:
+        """Have the double behave so."""
+        self.gateway.alive[name].lose_session()
+
+    def connections(self) -> int:
+        """Say what a real one would have: one for each worker that ran at the same time, and the monitor's."""
+        return 0 if self.gateway.closed else self.gateway.most_alive + 1
+
+    def end(self) -> None:
+        """Stop the virtual workers."""
+        for worker in list(self.gateway.alive.values()):
+            assert isinstance(worker, FakeWorker)
+            worker.cancel()
+
+
+class Follower:
+    """Launches a worker and follows it in a task; keeps what it is told."""
+
+    def __init__(self, house: House, step: str, sql: str, **keys: Any) -> None:
+        self.name = worker_name(house.run_id, step)
+        self.request = LaunchRequest(sql=sql, application_name=self.name, **keys)
+        self.seen: list[Worker] = []
+        self.lost: list[str] = []
+        self._house = house
+        self._seen = asyncio.Event()
+        self.handle: WorkerHandle
+        self.task: asyncio.Task[WorkerEnd]
+
+    async def launch(self) -> Follower:
+        """Launch it, without following it yet."""
+        self.handle = await self._house.gateway.launch(self.request)
+        return self
+
+    def follow(self) -> Follower:
+        """Begin to follow it."""
+
+        def seen(worker: Worker) -> None:
+            self.seen.append(worker)
+            self._seen.set()
+
+        self.task = asyncio.create_task(self.handle.ended(seen=seen, lost=self.lost.append))
+        return self
+
+    async def running(self) -> Follower:
+        """Launch it, follow it, and return when it has been seen."""
+        (await self.launch()).follow()
+        async with asyncio.timeout(PATIENCE):
+            await self._seen.wait()
+        return self
+
+    async def ended(self) -> WorkerEnd:
+        """Follow it to its end."""
+        async with asyncio.timeout(PATIENCE):
+            return await self.task
+
+
+async def run_one(house: House, sql: str, step: str = "step", **keys: Any) -> WorkerEnd:
+    """Launch a worker and follow it to its end."""
+    return await (await Follower(house, step, sql, **keys).launch()).follow().ended()

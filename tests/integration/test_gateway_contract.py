@@ -1,0 +1,222 @@
+"""The contract of a gateway, held by the real one and by its double alike."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator
+
+import pytest
+
+from runner.engine.events import Notice
+from runner.errors import CapacityError
+from runner.gateway.base import LaunchRequest, Query
+from tests.integration.houses import FakeHouse, Follower, House, RealHouse, run_one, until
+
+RAISES = """DO $$ BEGIN
+  RAISE NOTICE 'one';
+  RAISE WARNING 'two';
+  RAISE EXCEPTION 'no such thing' USING ERRCODE = 'JP001', DETAIL = 'the detail', HINT = 'the hint',
+    SCHEMA = 's', TABLE = 't', COLUMN = 'c', CONSTRAINT = 'k';
+END $$"""
+LONG = "SELECT pg_sleep(120)"
+
+
+@pytest.fixture(params=["fake", "real"])
+async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
+    """A gateway that is open, and what surrounds it."""
+    made: House
+    if request.param == "real":
+        made = RealHouse(request.getfixturevalue("dsn"), f"contract-{request.node.name[-20:].strip(']')}")
+    else:
+        made = FakeHouse("contract")
+    info = await made.gateway.open()
+    assert info.version_number >= 140_000
+    assert info.extension_version.startswith("2.")
+    yield made
+    await made.gateway.close()
+    made.end()
+    gc.collect()  # a connection that nobody closed would be a warning, and warnings are errors
+
+
+async def test_success_has_evidence(house: House) -> None:
+    end = await run_one(house, "SELECT 1")
+    assert end.proven
+    assert (end.command_tag, end.row_count) == ("SELECT", 1)
+    assert end.error is None
+    assert end.started_at is not None
+    assert end.finished_at is not None
+    assert end.started_at <= end.finished_at
+
+
+async def test_an_error_comes_with_all_that_the_server_says(house: House) -> None:
+    end = await run_one(house, RAISES)
+    assert not end.proven
+    error = end.error
+    assert error is not None
+    assert (error.sqlstate, error.message) == ("JP001", "no such thing")
+    assert (error.detail, error.hint) == ("the detail", "the hint")
+    assert (error.schema, error.table, error.column, error.constraint) == ("s", "t", "c", "k")
+
+
+async def test_notices_come_in_order_also_before_an_error(house: House) -> None:
+    end = await run_one(house, RAISES)
+    assert end.notices == (Notice(severity="NOTICE", message="one"), Notice(severity="WARNING", message="two"))
+    assert end.notices_dropped == 0
+
+
+async def test_a_setting_that_the_server_refuses_is_the_workers_error(house: House) -> None:
+    end = await run_one(house, "SELECT 1", settings={"work_mem": "nonsense"})
+    assert end.error is not None
+    assert end.error.sqlstate == "22023"
+    assert (await run_one(house, "SELECT 1")).proven
+
+
+async def test_the_timeout_is_kept_by_the_server(house: House) -> None:
+    end = await run_one(house, LONG, timeout=0.2)
+    assert end.error is not None
+    assert end.error.sqlstate == "57014"
+    assert end.started_at is not None
+    assert end.finished_at is not None
+    assert end.finished_at - end.started_at >= 0.2
+
+
+async def test_a_worker_is_seen_once_with_its_identity(house: House) -> None:
+    follower = await Follower(house, "step", "SELECT pg_sleep(0.5)").running()
+    end = await follower.ended()
+    assert end.proven
+    assert follower.seen == [end.worker]
+    assert follower.seen[0].application_name == follower.name
+    assert follower.seen[0].pid > 0
+    assert follower.seen[0].backend_start
+    assert not follower.lost
+
+
+async def test_cancel_stops_a_worker_and_its_end_tells_when_it_has_gone(house: House) -> None:
+    follower = await Follower(house, "step", LONG).running()
+    follower.handle.cancel()
+    follower.handle.cancel()
+    end = await follower.ended()
+    assert end.error is not None
+    assert end.error.sqlstate == "57014"
+    assert end.worker == follower.seen[0]
+    assert not house.alive()
+
+
+async def test_cancel_before_anybody_follows_is_heeded(house: House) -> None:
+    follower = await Follower(house, "step", LONG).launch()
+    follower.handle.cancel()
+    end = await follower.follow().ended()
+    assert not end.proven
+    assert not house.alive()
+
+
+async def test_cancel_and_detach_after_the_end_take_nothing_back(house: House) -> None:
+    follower = await Follower(house, "step", "SELECT pg_sleep(0.1)").launch()
+    await until(lambda: not house.alive())
+    follower.handle.cancel()
+    follower.handle.detach()
+    end = await follower.follow().ended()
+    assert end.proven
+    assert not end.detached
+
+
+async def test_detach_lets_the_worker_go_on(house: House) -> None:
+    follower = await Follower(house, "step", LONG).running()
+    follower.handle.detach()
+    end = await follower.ended()
+    assert end.detached
+    assert not end.proven
+    assert end.error is None
+    assert end.worker == follower.seen[0]
+    assert house.alive() == {follower.name}
+
+
+async def test_detach_before_anybody_follows_still_says_who_it_was(house: House) -> None:
+    follower = await Follower(house, "step", LONG).launch()
+    follower.handle.detach()
+    end = await follower.follow().ended()
+    assert end.detached
+    assert end.worker is not None
+    assert house.alive() == {follower.name}
+
+
+async def test_a_worker_whose_session_is_lost_is_followed_to_its_end(house: House) -> None:
+    follower = await Follower(house, "step", "SELECT pg_sleep(1.5)").running()
+    house.lose_session(follower.name)
+    await until(lambda: follower.lost)
+    assert house.alive() == {follower.name}
+    end = await follower.ended()
+    assert end.lost
+    assert not end.proven
+    assert end.error is None
+    assert end.reason
+    assert end.worker == follower.seen[0]
+    assert not house.alive()
+    assert (await run_one(house, "SELECT 1")).proven
+
+
+async def test_a_worker_whose_session_is_lost_can_still_be_cancelled_and_detached(house: House) -> None:
+    follower = await Follower(house, "one", LONG).running()
+    house.lose_session(follower.name)
+    await until(lambda: follower.lost)
+    follower.handle.cancel()
+    await follower.ended()
+    assert not house.alive()
+    follower = await Follower(house, "two", LONG).running()
+    house.lose_session(follower.name)
+    await until(lambda: follower.lost)
+    follower.handle.detach()
+    assert (await follower.ended()).detached
+    assert house.alive() == {follower.name}
+
+
+async def test_a_reserve_that_cannot_be_kept_is_a_shortage(house: House) -> None:
+    with pytest.raises(CapacityError, match="reserve"):
+        await house.gateway.launch(LaunchRequest(sql="SELECT 1", application_name="jobplan:x:y", reserve=100_000))
+    assert (await run_one(house, "SELECT 1", reserve=1)).proven
+
+
+async def test_sessions_are_used_again(house: House) -> None:
+    for number in range(6):
+        assert (await run_one(house, "SELECT 1", f"s{number}")).proven
+        assert not (await run_one(house, "SELECT 1/0", f"e{number}")).proven
+    assert house.connections() == 2
+
+
+async def test_workers_run_beside_each_other_on_sessions_of_their_own(house: House) -> None:
+    followers = [await Follower(house, f"s{number}", LONG).running() for number in range(3)]
+    assert house.alive() == {follower.name for follower in followers}
+    assert house.connections() == 4
+    for follower in followers:
+        follower.handle.cancel()
+    ends = [await follower.ended() for follower in followers]
+    assert [end.error is not None for end in ends] == [True] * 3
+
+
+async def test_close_leaves_nothing_but_the_workers(house: House) -> None:
+    follower = await Follower(house, "step", LONG).running()
+    follower.task.cancel()
+    await asyncio.gather(follower.task, return_exceptions=True)
+    await house.gateway.close()
+    await until(lambda: house.connections() == 0)
+    assert house.alive() == {follower.name}
+
+
+@pytest.mark.parametrize(("sql", "value"), [("SELECT true", "t"), ("SELECT false", "f")])
+async def test_a_condition_is_answered(house: House, sql: str, value: str) -> None:
+    result = await house.gateway.query(Query(sql=sql))
+    assert result.boolean
+    assert result.rows == ((value,),)
+    assert result.columns == ("?column?",)
+
+
+async def test_a_condition_that_cannot_be_evaluated_has_an_error(house: House) -> None:
+    result = await house.gateway.query(Query(sql="SELECT 1/0 = 1"))
+    assert result.error is not None
+    assert result.error.sqlstate == "22012"
+
+
+async def test_a_concurrency_group_that_is_free_is_taken(house: House) -> None:
+    assert await house.gateway.hold_group("a group of this test alone") is None
+    assert not house.gateway.group_lost
