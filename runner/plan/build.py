@@ -21,7 +21,6 @@ from runner.plan.report import Report
 from runner.plan.schema import check_shape
 from runner.plan.scope import Scope, check_references, plan_scope
 from runner.plan.steps import Draft, StepReader
-from runner.plan.support import refuse_unsupported
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,6 @@ class Inputs:
     file_values: Mapping[str, object] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict)
     require_values: bool = False
-    not_yet: frozenset[str] = frozenset()
 
 
 def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) -> Plan:
@@ -48,7 +46,6 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
     requires = _requires(fields, plan_scope(params, status=False), report)
     drafts = _drafts(parts, params, files, report)
     check_steps(drafts, budget, run_timeout, _hidden(parts))
-    refuse_unsupported(root, drafts, report, inputs.not_yet)
     return Plan(
         name=fields.text("name"),
         budget=budget or Budget(slots=1),

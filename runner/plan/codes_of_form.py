@@ -105,6 +105,12 @@ CODES_OF_FORM: Final = {
         "x-tags: &tags [nightly]\n…\n<<: *tags",
         "x-common: &common {tags: [nightly]}\n…\n<<: *common",
     ),
+    "JP016": (
+        "Too many problems",
+        "After the first 1,000 the rest is not told; most of them are probably one problem.",
+        "a file that is no plan",
+        "a plan",
+    ),
     "JP101": (
         "An unknown key",
         "A misspelt key would be ignored, and with it what it was meant to say. A team's own keys begin with `x-`.",

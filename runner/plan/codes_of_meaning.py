@@ -208,27 +208,18 @@ CODES_OF_MEANING: Final = {
         "params: {table: {type: identifier}}\n…\nfor_each: {items: [a, b], as: part}",
     ),
     "JP232": (
-        "Not supported yet",
-        (
-            "The key belongs to the plan language, but this version of jobplan cannot obey it, and half a plan is "
-            "worse than none."
-        ),
-        "a plan that needs a newer jobplan",
-        "a newer jobplan",
-    ),
-    "JP233": (
         "A step needed twice",
         "One of the two was probably meant to be another.",
         "needs: [a, {step: a}]",
         "needs: [a, b]",
     ),
-    "JP234": (
+    "JP233": (
         "An id that is too long with its prefix",
         "Ids have 63 characters at most, the prefix of an included file counted.",
         "include:\n  - {file: a.yaml, as: a_very_long_prefix_…}",
         "include:\n  - {file: a.yaml, as: a}",
     ),
-    "JP235": (
+    "JP234": (
         "A need between steps and finally",
         "Finally steps start when all other steps are over, so neither can wait for the other.",
         "finally:\n  - id: note\n    needs: [vacuum]",

@@ -6,9 +6,8 @@ from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingABC
 
 from runner.plan.graph import find_cycles
-from runner.plan.model import Budget, Need
+from runner.plan.model import Budget, Need, NeedOn
 from runner.plan.nodes import Mapping, Node, Scalar
-from runner.plan.report import Placed
 from runner.plan.steps import Draft
 
 _SHOWN = 12
@@ -53,11 +52,12 @@ def _check_policy(draft: Draft) -> None:
 
 
 def _check_needs(draft: Draft, by_id: MappingABC[str, Draft], hidden: MappingABC[str, str]) -> None:
-    seen: set[str] = set()
+    forms: dict[str, tuple[type, NeedOn]] = {}
     for need, node in draft.needs:
-        if need.step in seen:
-            draft.fields.add(node, "JP233", f"`{need.step}` is in `needs` twice")
-        seen.add(need.step)
+        # The same words twice are against the schema already.
+        form = (type(node), need.on)
+        if forms.setdefault(need.step, form) != form:
+            draft.fields.add(node, "JP232", f"`{need.step}` is in `needs` twice")
         needed = by_id.get(need.step)
         if needed is None:
             meant = hidden.get(need.step)
@@ -74,7 +74,7 @@ def _check_need(draft: Draft, need: Need, node: Node, needed: Draft) -> None:
             message = f"`{need.step}` is over before any finally step starts; those can only need each other"
         else:
             message = f"`{need.step}` is a finally step, which starts when all others are over"
-        draft.fields.add(node, "JP235", message)
+        draft.fields.add(node, "JP234", message)
     elif not needed.step.waits:
         message = f"`{need.step}` is a detach step: the run may be over before it is, so nothing can need it"
         draft.fields.add(node, "JP206", message, hint=f"make `{need.step}` a step with `on_finish: wait`")
@@ -85,23 +85,23 @@ def _check_budget(draft: Draft, budget: Budget) -> None:
     if step.slots > budget.slots:
         message = f"`slots` is {step.slots}, but the budget has only {budget.slots}"
         draft.fields.add(draft.place("slots"), "JP207", message, hint="it could never start")
+    places = _pool_places(draft)
     for pool, weight in step.pools.items():
         limit = budget.pools.get(pool)
         if limit is None:
             hint = draft.fields.report.guesses.did_you_mean(pool, budget.pools)
             hint = hint or f"declare it: `budget: {{pools: {{{pool}: 1}}}}`"
-            draft.fields.add(_pool_place(draft, pool), "JP208", f"the budget has no pool `{pool}`", hint=hint)
+            draft.fields.add(places[pool], "JP208", f"the budget has no pool `{pool}`", hint=hint)
         elif weight > limit:
             message = f"the step takes {weight} of the pool `{pool}`, which has only {limit}"
-            draft.fields.add(_pool_place(draft, pool), "JP209", message, hint="it could never start")
+            draft.fields.add(places[pool], "JP209", message, hint="it could never start")
 
 
-def _pool_place(draft: Draft, pool: str) -> Placed:
+def _pool_places(draft: Draft) -> MappingABC[str, Scalar]:
     node = draft.fields.node("pools")
     if isinstance(node, Mapping):
-        return node.keys[pool]
-    items = draft.fields.items("pools")
-    return next((item for item in items if isinstance(item, Scalar) and item.text == pool), draft.fields)
+        return node.keys
+    return {item.text: item for item in draft.fields.items("pools") if isinstance(item, Scalar)}
 
 
 def _check_run_timeout(draft: Draft, run_timeout: float) -> None:

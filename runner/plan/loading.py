@@ -14,7 +14,6 @@ from runner.plan.declarations import raw_value
 from runner.plan.document import read
 from runner.plan.model import Plan
 from runner.plan.report import Report
-from runner.plan.support import NOT_YET
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,12 +36,11 @@ def load_plan(
     params_file: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
     require_values: bool = False,
-    not_yet: frozenset[str] = NOT_YET,
 ) -> Loaded:
     """Read a plan, with every problem that it has; nothing in the file can make this raise.
 
     `given` are `--param` texts, `params_file` a YAML or JSON mapping, `environment` the process's environment, in that
-    order of strength. `require_values` makes a parameter without any value an error. `not_yet` are keys to refuse.
+    order of strength. `require_values` makes a parameter without any value an error.
     """
     report = Report()
     plan = None
@@ -55,7 +53,6 @@ def load_plan(
                 file_values=file_values,
                 environment=environment or {},
                 require_values=require_values,
-                not_yet=not_yet,
             )
             plan = build_plan(root, Path(path), report, inputs)
     return Loaded(plan=None if report.has_errors else plan, problems=report.problems(), draft=plan)

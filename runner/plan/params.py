@@ -173,6 +173,7 @@ def _number(text: str) -> str:
 
 
 def _duration(text: str) -> str:
+    _check_length(text)
     try:
         parse_duration(text)
     except ValueError as error:
@@ -203,7 +204,7 @@ _PARSERS: Final[Mapping[ParamType, Callable[[str], Value]]] = {
 
 def _check_length(text: str) -> None:
     if len(text) > MAX_NUMBER:
-        raise ValueError(f"has more than {MAX_NUMBER} digits")
+        raise ValueError(f"has more than {MAX_NUMBER} characters")
 
 
 def _check_characters(text: str) -> None:

@@ -10,6 +10,8 @@ from runner.errors import Position, Problem, Severity
 
 #: How many words are compared for hints, in all: ten thousand misspelt names are not worth minutes.
 MAX_COMPARED: Final = 50_000
+#: How many problems are told. Nobody reads more, and the services that show them take no more.
+MAX_PROBLEMS: Final = 1_000
 _MAX_WORD: Final = 100
 
 
@@ -44,14 +46,18 @@ class Report:
         self.guesses = Guesses()
         self._problems: dict[tuple[Position, str, str], Problem] = {}
         self._files: dict[str, int] = {}
+        self._untold = False
 
     def add(
         self, where: Placed | Position, code: str, message: str, *, hint: str | None = None, step: str | None = None
     ) -> None:
         """Note an error; the same one at the same place (a default that many steps use) is noted once."""
         position = where if isinstance(where, Position) else where.position
-        problem = Problem(position=position, code=code, message=message, hint=hint, step=step)
-        self._problems.setdefault((position, code, message), problem)
+        if len(self._problems) < MAX_PROBLEMS:
+            problem = Problem(position=position, code=code, message=message, hint=hint, step=step)
+            self._problems.setdefault((position, code, message), problem)
+        elif (position, code, message) not in self._problems:
+            self._untold = True
 
     def names_file(self, name: str) -> None:
         """Take note of a file that is read, so that problems come in the order of the files."""
@@ -74,7 +80,11 @@ class Report:
         def place(problem: Problem) -> tuple[int, Position, str, str]:
             return (self._files.get(problem.position.file, last), problem.position, problem.code, problem.message)
 
-        return tuple(sorted(self._problems.values(), key=place))
+        told = sorted(self._problems.values(), key=place)
+        if self._untold:
+            message = f"there are more than {MAX_PROBLEMS:,} problems; the rest is not told"
+            told.append(Problem(position=told[-1].position, code="JP016", message=message))
+        return tuple(told)
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str | None:

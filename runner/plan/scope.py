@@ -17,6 +17,9 @@ RUN_NAMES = ("run.id", "run.name")
 RUN_STATUS = "run.status"
 #: How many wrong references of one text are reported: each is looked up from the text's start.
 MAX_WRONG: Final = 100
+#: For how many of them the text is scanned once more, to see whether an array slice was meant.
+_MAX_SLICES: Final = 5
+_SLICE_HINT: Final = "if an array slice is meant, write a space after the colon"
 
 _BARE_TYPES = frozenset({ParamType.INTEGER, ParamType.NUMBER, ParamType.BOOLEAN})
 _IDENTIFIER_TYPES = frozenset({ParamType.STRING, ParamType.IDENTIFIER})
@@ -87,14 +90,14 @@ def check_references(sql: Sql, scope: Scope, report: Report, *, step: str | None
     except TemplateError as error:
         report.add(sql.position(error.offset), "JP222", error.message, hint=error.hint, step=step)
         return
-    wrong = (problem for reference in found if (problem := _wrong(sql.text, reference, scope, report)))
-    for reference, code, message, hint in islice(wrong, MAX_WRONG):
+    wrong = (problem for reference in found if (problem := _wrong(reference, scope, report)))
+    for number, (reference, code, message, guess) in enumerate(islice(wrong, MAX_WRONG)):
+        looked_at = number < _MAX_SLICES and code == "JP220" and reference.form is Form.BARE
+        hint = _SLICE_HINT if looked_at and in_brackets(sql.text, reference) else guess
         report.add(sql.position(reference.start), code, message, hint=hint, step=step)
 
 
-def _wrong(
-    text: str, reference: Reference, scope: Scope, report: Report
-) -> tuple[Reference, str, str, str | None] | None:
+def _wrong(reference: Reference, scope: Scope, report: Report) -> tuple[Reference, str, str, str | None] | None:
     """Return what is wrong with a reference: code, message and hint."""
     name = scope.find(reference.name)
     if name is not None:
@@ -102,10 +105,7 @@ def _wrong(
         return (reference, "JP221", *found) if found else None
     if reference.name == RUN_STATUS:
         return reference, "JP220", f"`{reference}`: only finally steps know how the run ended", None
-    if reference.form is Form.BARE and in_brackets(text, reference):
-        hint: str | None = "if an array slice is meant, write a space after the colon"
-    else:
-        hint = report.guesses.did_you_mean(reference.name, [*scope.items, *scope.names])
+    hint = report.guesses.did_you_mean(reference.name, [*scope.items, *scope.names])
     return reference, "JP220", f"`{reference}`: there is no parameter `{reference.name}`", hint
 
 
@@ -126,7 +126,8 @@ def _item_names(for_each: ForEach) -> dict[str, Name]:
     scalars = [item for item in for_each.items if not isinstance(item, Mapping)]
     if scalars:
         return {for_each.as_: _item_name(scalars)}
-    columns = {key: [item[key] for item in mappings if key in item] for item in mappings for key in item}
+    # All items have the keys of the first, or the plan is invalid.
+    columns = {key: [item[key] for item in mappings if key in item] for key in next(iter(mappings), {})}
     names = {f"{for_each.as_}.{key}": _item_name(values) for key, values in columns.items()}
     if len(columns) == 1:
         names[for_each.as_] = next(iter(names.values()))

@@ -36,7 +36,6 @@ class Draft:
     """A step with the places that the rules between steps need for their problems."""
 
     step: Step
-    node: MappingNode
     fields: Fields
     needs: tuple[tuple[Need, Node], ...]
     finally_: bool
@@ -100,7 +99,7 @@ class StepReader:
         inner = scope.with_items(for_each)
         for sql in _texts(step):
             check_references(sql, inner, self.report, step=fields.step)
-        return Draft(step=step, node=node, fields=fields, needs=needs, finally_=finally_)
+        return Draft(step=step, fields=fields, needs=needs, finally_=finally_)
 
     def _fields(self, file: PlanFile, node: MappingNode) -> Fields:
         written = node.values.get("id")
@@ -108,7 +107,7 @@ class StepReader:
         step = file.prefix + written.text if good and isinstance(written, Scalar) else None
         if step is not None and len(step) > MAX_ID:
             message = f"with its file's prefix the id `{step}` is longer than {MAX_ID} characters"
-            self.report.add(node.values["id"], "JP234", message, step=step)
+            self.report.add(node.values["id"], "JP233", message, step=step)
         return Fields({**self.defaults, **node.values}, node, self.report, self.bad, step=step)
 
     def _main_sql(self, file: PlanFile, fields: Fields) -> Sql | None:

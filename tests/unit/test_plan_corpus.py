@@ -16,22 +16,20 @@ from runner.plan.document import read
 from runner.plan.nodes import Mapping, Node, Sequence
 from runner.plan.report import Report
 from runner.plan.schema import schema
-from runner.plan.support import NOT_YET
 
 _PLANS = Path(__file__).parents[1] / "plans"
 _VALID = sorted((_PLANS / "valid").glob("*.yaml"))
 _INVALID = sorted(path for path in (_PLANS / "invalid").glob("*.yaml") if not path.name.endswith(".given.yaml"))
 _SHIPPED = sorted((_PLANS.parents[1] / "plans").glob("*.yaml"))
 
-#: Shown by test_plan_document.py, because a repository is no place for such files.
-_SHOWN_ELSEWHERE = {"JP001", "JP002"}
+#: Shown by other tests, because a repository is no place for such files.
+_SHOWN_ELSEWHERE = {"JP001", "JP002", "JP016"}
 
 
 def load(path: Path) -> Loaded:
     given = path.with_suffix(".given.yaml")
-    not_yet = NOT_YET if path.stem == "not_yet" else frozenset[str]()
     params_file = given if given.exists() else None
-    return load_plan(path, params_file=params_file, require_values=given.exists(), not_yet=not_yet)
+    return load_plan(path, params_file=params_file, require_values=given.exists())
 
 
 @pytest.mark.parametrize("path", _VALID, ids=lambda path: path.stem)

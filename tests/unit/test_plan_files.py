@@ -21,7 +21,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def codes(path: Path) -> list[str]:
-    return [problem.code for problem in load_plan(path, not_yet=frozenset()).problems]
+    return [problem.code for problem in load_plan(path).problems]
 
 
 def test_a_sql_file_may_be_linked_within_the_folder(tmp_path: Path) -> None:

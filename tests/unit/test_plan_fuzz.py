@@ -24,7 +24,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def load(folder: Path, data: bytes) -> None:
     path = folder / "plan.yaml"
     path.write_bytes(data)
-    loaded = load_plan(path, not_yet=frozenset())
+    loaded = load_plan(path)
     assert (loaded.plan is None) == bool(loaded.problems)
     for problem in loaded.problems:
         assert problem.position.line >= 1
