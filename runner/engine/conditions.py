@@ -6,17 +6,26 @@ What the answers mean is decided here and told as an event; what follows from it
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Protocol
 
 from runner.engine import events as ev
 from runner.engine.items import queried_items
 from runner.engine.state import StepRecord
 from runner.errors import GatewayError
-from runner.gateway.base import Gateway, Query, QueryResult
+from runner.gateway.base import Query, QueryResult
 from runner.plan.model import Sql, Step, Value
 from runner.sql.params import TemplateError, render
 
 #: A for_each is a list that a person can still read in a report.
 MAX_ITEMS = 10_000
+
+
+class Asked(Protocol):
+    """What conditions need of a gateway."""
+
+    async def query(self, query: Query) -> QueryResult:
+        """Run a statement of the plan's that only reads. ServerLostError if the server cannot be reached."""
+        ...
 
 
 class ConditionError(Exception):
@@ -30,7 +39,7 @@ class ConditionError(Exception):
 class Conditions:
     """The conditions of one step or instance, with the values that its SQL may name."""
 
-    def __init__(self, gateway: Gateway, record: StepRecord, values: Mapping[str, Value | None]) -> None:
+    def __init__(self, gateway: Asked, record: StepRecord, values: Mapping[str, Value | None]) -> None:
         self._gateway = gateway
         self._record = record
         self._step: Step = record.step

@@ -60,7 +60,9 @@ def same_value(wanted: Value | None, got: str | None) -> bool:
     if isinstance(wanted, str):
         return wanted == got
     try:
-        return Decimal(str(wanted)) == Decimal(got)
+        number, other = Decimal(str(wanted)), Decimal(got)
+        # PostgreSQL's NaN equals itself.
+        return number == other or (number.is_nan() and other.is_nan())
     except InvalidOperation:
         return False
 

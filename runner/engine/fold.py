@@ -60,7 +60,7 @@ def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> Non
 
 
 def _step_queued(state: RunState, record: StepRecord, event: ev.StepQueued) -> None:
-    state.fresh.pop(record.key, None)
+    _forget(state.fresh, record.key)
     _move(record, StepState.QUEUED, event.at)
     record.queued_because = event.reason
 
@@ -243,23 +243,30 @@ def _leave(state: RunState, record: StepRecord) -> None:
     """Take the step out of the index that its present state put it into."""
     match record.state:
         case StepState.PENDING:
-            state.released.pop(record.key, None)
+            _forget(state.released, record.key)
         case StepState.READY | StepState.QUEUED:
             _dequeue(state, record)
-            state.fresh.pop(record.key, None)
+            _forget(state.fresh, record.key)
         case StepState.LAUNCHING | StepState.RUNNING:
             for name, amount in record.needs.items():
                 _give_back(state, name, amount)
-            del state.active[record.key]
+            _forget(state.active, record.key)
             _forget_server_end(state, record)
         case StepState.SETTLING:
-            del state.settling[record.key]
+            _forget(state.settling, record.key)
         case StepState.EXPANDED:
             state.expanded -= 1
         case StepState.RETRYING:
             _remove(state.retrying, (record.retry_at, record.key))
         case _:
             pass
+
+
+def _forget(index: dict[str, None], key: str) -> None:
+    """Take a step out of an index. A dict that was large is slow to walk even when it is empty, until it is cleared."""
+    index.pop(key, None)
+    if not index:
+        index.clear()
 
 
 def _give_back(state: RunState, name: str, amount: int) -> None:

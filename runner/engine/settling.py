@@ -39,7 +39,8 @@ def last_word(record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.St
         return _check_failed(record, now)
     final = StepState(_outcome(record, last).value)
     if final is StepState.SUCCEEDED:
-        message = f"stopped after {record.iteration} of at most {_iterations(record)} iterations"
+        done = record.iteration if record.tries else record.iteration - 1
+        message = f"stopped after {done} of at most {_iterations(record)} iterations"
         return ev.StepFinished(
             at=now, step=record.key, state=StepState.CANCELLED, error=ev.ErrorDetails(message=message)
         )

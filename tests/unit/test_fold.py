@@ -82,6 +82,64 @@ def test_a_new_attempt_starts_with_a_clean_record() -> None:
     assert (record.started_at, record.launched_at) == (2.0, 6.0)
 
 
+CHECKING = ev.StepChecking(at=1.0, step="a", phase=ev.CheckPhase.BEFORE)
+REPEATING = ev.StepRepeating(at=4.0, step="a", next_iteration=2, until=9.0)
+ITEM = ev.Item(key="a[x]", values={"t": "x"})
+
+
+def checked(verdict: ev.Verdict, phase: ev.CheckPhase = ev.CheckPhase.BEFORE) -> ev.StepChecked:
+    return ev.StepChecked(at=2.0, step="a", phase=phase, verdict=verdict)
+
+
+@pytest.mark.parametrize(
+    ("events", "state"),
+    [
+        ((CHECKING,), StepState.CHECKING),
+        ((CHECKING, checked(ev.Verdict.PROCEED)), StepState.PENDING),
+        ((CHECKING, checked(ev.Verdict.SKIP)), StepState.PENDING),
+        ((CHECKING, checked(ev.Verdict.FAIL)), StepState.SETTLING),
+        ((CHECKING, checked(ev.Verdict.ERROR, ev.CheckPhase.ITEMS)), StepState.SETTLING),
+        ((CHECKING, checked(ev.Verdict.PROCEED, ev.CheckPhase.AFTER)), StepState.SETTLING),
+        ((CHECKING, checked(ev.Verdict.AGAIN, ev.CheckPhase.AFTER)), StepState.SETTLING),
+        ((CHECKING, ev.StepExpanded(at=2.0, step="a", items=(ITEM,))), StepState.EXPANDED),
+        ((CHECKING, ev.StepExpanded(at=2.0, step="a", items=())), StepState.SETTLING),
+        ((LAUNCHING, ENDED, REPEATING), StepState.RETRYING),
+    ],
+)
+def test_where_a_step_waits_that_holds_nothing(events: tuple[ev.Event, ...], state: StepState) -> None:
+    folded = fold(*events)
+    assert (folded.records["a"].state, folded.used, list(folded.active)) == (state, {}, [])
+
+
+def test_an_instance_is_its_step_for_one_item() -> None:
+    state = fold(CHECKING, ev.StepExpanded(at=2.0, step="a", items=(ITEM,)))
+    instance, parent = state.records["a[x]"], state.records["a"]
+    assert (instance.parent, instance.values, instance.needs) == ("a", {"t": "x"}, parent.needs)
+    assert instance.step == dataclasses.replace(STEP, id="a[x]")
+    assert (state.unfinished, state.expanded, list(state.released)) == (3, 1, ["b", "a[x]"])
+
+
+def test_the_last_instance_hands_over_to_its_step() -> None:
+    finish = ev.StepFinished(at=3.0, step="a[x]", state="failed")
+    state = fold(CHECKING, ev.StepExpanded(at=2.0, step="a", items=(ITEM,)), finish)
+    assert (state.records["a"].state, state.first_bad) == (StepState.SETTLING, "a[x]")
+
+
+def test_a_verdict_counts_for_the_attempt_it_was_given_for() -> None:
+    verified = checked(ev.Verdict.FAIL, ev.CheckPhase.AFTER)
+    retry = ev.StepRetrying(at=4.0, step="a", next_attempt=2, until=5.0)
+    again = dataclasses.replace(LAUNCHING, at=6.0, attempt=2)
+    deferred = ev.AttemptDeferred(at=6.0, step="a", attempt=2, message="53000")
+    until_then = (LAUNCHING, ENDED, CHECKING, verified, retry, ev.StepReady(at=5.0, step="a"), again)
+    assert fold(*until_then, deferred).records["a"].verdict is ev.Verdict.FAIL
+    assert fold(*until_then, dataclasses.replace(ENDED, attempt=2)).records["a"].verdict is None
+
+
+def test_an_iteration_begins_to_count_its_attempts_anew() -> None:
+    record = fold(LAUNCHING, ENDED, REPEATING).records["a"]
+    assert (record.iteration, record.attempt, record.tries) == (2, 1, 0)
+
+
 @pytest.mark.parametrize("state", sorted(FINAL))
 @pytest.mark.parametrize("reason", ev.SkipReason)
 def test_needs(state: StepState, reason: ev.SkipReason) -> None:
@@ -98,4 +156,18 @@ def test_validate_notices_a_wrong_index() -> None:
     state = fold(LAUNCHING)
     state.used["slots"] = 1
     with pytest.raises(AssertionError, match="in use"):
+        validate(state)
+
+
+def test_validate_notices_a_step_that_nobody_would_start() -> None:
+    state = fold(LAUNCHING)
+    state.released.clear()
+    with pytest.raises(AssertionError, match="need nothing more"):
+        validate(state)
+
+
+def test_validate_notices_a_wrong_number_of_instances() -> None:
+    state = fold(CHECKING, ev.StepExpanded(at=2.0, step="a", items=(ITEM,)))
+    state.records["a"].open_instances = 2
+    with pytest.raises(AssertionError, match="instances of a"):
         validate(state)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,69 +10,20 @@ from runner.engine import events as ev
 from runner.engine.commands import Cancel, Command, Detach, Launch
 from runner.engine.fold import apply
 from runner.engine.scheduler import GRACE, decide, exit_code, why_queued
-from runner.engine.simulate import AttemptScript, Simulation, simulate
 from runner.engine.state import OVERTAKES_PER_SLOT, RunState, initial_state, validate
-from runner.errors import Position
 from runner.plan.model import (
     AllowFailure,
-    Budget,
     Need,
     NeedOn,
     OnFailure,
-    OnFinish,
     OnRunnerExit,
     Plan,
     Retry,
-    Sql,
     Step,
 )
+from tests.unit.plays import IDLE, code, ends, launches, plan, play, script, step
 
 O = ev.Outcome  # noqa: E741 - it stands in every table below
-STEP = Step(
-    id="a",
-    sql=Sql(text="select 1", start=Position(file="", line=1, column=1)),
-    timeout=60.0,
-    on_finish=OnFinish.WAIT,
-    on_runner_exit=OnRunnerExit.CANCEL,
-)
-IDLE = {"on_finish": OnFinish.DETACH, "on_runner_exit": OnRunnerExit.DETACH}
-
-
-def step(key: str, *needs: str | Need, **keys: Any) -> Step:  # noqa: ANN401 - whichever keys the test is about
-    found = tuple(need if isinstance(need, Need) else Need(step=need) for need in needs)
-    return replace(STEP, id=key, needs=found, **keys)
-
-
-def plan(*steps: Step, slots: int = 4, pools: Mapping[str, int] | None = None, **keys: Any) -> Plan:  # noqa: ANN401
-    return Plan(name="table", budget=Budget(slots=slots, pools=pools or {}), steps=steps, **keys)
-
-
-def play(a_plan: Plan, scripts: Mapping[str, list[AttemptScript]] | None = None, **keys: Any) -> Simulation:  # noqa: ANN401
-    """Run the plan; the last script of a step is used again, and who has none takes a second and succeeds."""
-
-    def script(of: Step, attempt: int) -> AttemptScript:
-        known = (scripts or {}).get(of.id, [AttemptScript(duration=1.0)])
-        return known[min(attempt, len(known)) - 1]
-
-    return simulate(a_plan, durations=script, watch=lambda state, _: validate(state), **keys)
-
-
-def ends(run: Simulation) -> dict[str, str]:
-    return {key: str(record.state) for key, record in run.state.records.items()}
-
-
-def code(run: Simulation) -> int:
-    last = run.events[-1]
-    assert isinstance(last, ev.RunFinished)
-    return last.exit_code
-
-
-def launches(run: Simulation, key: str) -> list[float]:
-    return [event.at for event in run.events if isinstance(event, ev.AttemptLaunching) and event.step == key]
-
-
-def script(outcome: ev.Outcome, sqlstate: str | None = None, **keys: Any) -> AttemptScript:  # noqa: ANN401
-    return AttemptScript(**{"duration": 1.0, "outcome": outcome, "sqlstate": sqlstate, **keys})
 
 
 class Table:
@@ -102,7 +51,7 @@ class Table:
             )
         return [order.step for order in orders]
 
-    def happen(self, kind: type[ev.AttemptEvent], order: Command | str, **keys: Any) -> None:  # noqa: ANN401
+    def happen(self, kind: type[ev.AttemptEvent], order: Command | str, **keys: Any) -> None:
         key = order if isinstance(order, str) else order.step
         attempt = self.state.records[key].attempt if isinstance(order, str) else order.attempt
         apply(self.state, kind(at=self.now, step=key, attempt=attempt, **keys))
@@ -318,7 +267,7 @@ def test_the_second_line_of_a_worker_that_is_being_detached_wakes_nobody() -> No
 )
 def test_an_interrupt_applies_on_runner_exit_and_starts_nothing(keys: dict[str, Any], state: str) -> None:
     two = plan(step("a", **keys), step("b"), slots=1)
-    run = play(two, {"a": [script(O.SUCCEEDED, duration=50.0)]}, interrupt_at=2.0)
+    run = play(two, {"a": [script(O.SUCCEEDED, duration=50.0)]}, interrupts=[2.0])
     assert (ends(run), code(run)) == ({"a": state, "b": "skipped"}, 130)
 
 

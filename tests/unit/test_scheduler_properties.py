@@ -7,6 +7,7 @@ hundred with hypothesis, because that one shrinks.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from random import Random
 
 import pytest
@@ -14,278 +15,27 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner.engine import events as ev
-from runner.engine.commands import Launch
-from runner.engine.fold import PROBE_INTERVAL, apply
-from runner.engine.scheduler import Decision
-from runner.engine.simulate import AttemptScript, Simulation, simulate
-from runner.engine.state import RunState, StepRecord, StepState, initial_state, validate
-from runner.errors import Position
-from runner.plan.model import (
-    AllowFailure,
-    Budget,
-    Need,
-    NeedOn,
-    OnFailure,
-    OnFinish,
-    OnRunnerExit,
-    Plan,
-    Retry,
-    Sql,
-    Step,
-)
+from runner.engine.fold import apply
+from runner.engine.scheduler import run_status
+from runner.engine.simulate import Simulation, simulate
+from runner.engine.state import BAD, StepRecord, StepState, initial_state
+from tests.unit.inspector import Inspector
+from tests.unit.random_runs import World, random_plan
 
 BLOCKS, PLANS = 20, 1000
-
-NOTHING = Sql(text="select 1", start=Position(file="", line=1, column=1))
-POOLS = ("io", "cpu")
-SQLSTATES = ("40P01", "55P03", "23505")
-OUTCOMES = (
-    *[ev.Outcome.SUCCEEDED] * 6,
-    *[ev.Outcome.FAILED] * 3,
-    ev.Outcome.TIMED_OUT,
-    ev.Outcome.CANCELLED,
-    ev.Outcome.UNKNOWN,
-)
-
-
-# --- random plans and worlds ------------------------------------------------------------------------------------------
-
-
-def random_plan(random: Random) -> Plan:
-    """Draw a plan: mostly small, now and then a crowd in which somebody is overtaken often."""
-    crowded = random.random() < 0.05
-    slots = random.randint(2, 3) if crowded else random.randint(1, 4)
-    limits = {name: random.randint(1, 3) for name in POOLS}
-    steps: list[Step] = []
-    for number in range(random.randint(15, 30) if crowded else random.randint(1, 9)):
-        steps.append(random_step(random, number, steps, slots, limits, crowded=crowded))
-    return Plan(
-        name="random",
-        budget=Budget(slots=slots, pools=limits),
-        steps=tuple(steps),
-        run_timeout=random.choice((None, None, None, 3.0, 10.0, 40.0)),
-        on_failure=random.choice((*[OnFailure.CONTINUE] * 4, OnFailure.DRAIN, OnFailure.CANCEL)),
-    )
-
-
-def random_step(
-    random: Random, number: int, before: list[Step], slots: int, limits: dict[str, int], *, crowded: bool
-) -> Step:
-    """Draw a step that needs some of those before it; nothing may need a detach step."""
-    needable = [step.id for step in before if step.waits]
-    needed = random.sample(needable, min(len(needable), random.choice((0, 0, 0) if crowded else (0, 0, 1, 1, 2, 3))))
-    wait = random.random() < 0.8
-    retries = random.random() < 0.3
-    return Step(
-        id=f"s{number}",
-        sql=NOTHING,
-        timeout=random.choice((None, 2.0, 5.0, 20.0)),
-        on_finish=OnFinish.WAIT if wait else OnFinish.DETACH,
-        on_runner_exit=random.choice((OnRunnerExit.CANCEL, OnRunnerExit.DETACH)),
-        needs=tuple(Need(step=key, on=random.choice((NeedOn.SUCCESS, *NeedOn))) for key in needed),
-        queue_timeout=random.choice((None, None, None, 0.0, 1.5, 6.0)),
-        slots=random.choice((1, 1, 1, random.randint(1, slots))),
-        pools={name: random.randint(1, limit) for name, limit in limits.items() if random.random() < 0.25},
-        exclusive=frozenset({"table"}) if random.random() < 0.1 else frozenset(),
-        priority=random.choice((0, 0, 0, 0, 0, 1, -1)),
-        retry=random_retry(random) if retries else Retry(),
-        idempotent=random.random() < 0.3,
-        allow_failure=random.choice(
-            (None, None, None, None, AllowFailure(), AllowFailure(sqlstates=frozenset({"23505"})))
-        ),
-    )
-
-
-def random_retry(random: Random) -> Retry:
-    """Draw when a step is tried again."""
-    return Retry(
-        max_attempts=random.randint(2, 4),
-        delay=random.choice((0.0, 0.5, 2.0)),
-        backoff=random.choice((1.0, 2.0)),
-        max_delay=random.choice((None, 3.0)),
-        on=random.choice((frozenset(), frozenset({"timeout"}), frozenset({"40P01", "55P03"}))),
-    )
-
-
-class World:
-    """What the server does in one run: how attempts end, how many workers it has, and when Ctrl-C comes."""
-
-    def __init__(self, random: Random) -> None:
-        self._random = random
-        self._quiet = random.random() < 0.4
-        #: Until when the server has how many workers; later it has as many as are asked for.
-        self._levels: list[tuple[float, int]] = []
-        if random.random() < 0.4:
-            until = 0.0
-            for _ in range(random.randint(1, 4)):
-                until += random.choice((0.3, 1.0, 2.7, 8.0))
-                self._levels.append((until, random.randint(0, 3)))
-        self.interrupt_at = random.uniform(0.0, 12.0) if random.random() < 0.15 else None
-
-    def capacity(self, now: float) -> int:
-        """Return the workers that the server has at `now`."""
-        return next((level for until, level in self._levels if now < until), 100)
-
-    def script(self, step: Step, attempt: int) -> AttemptScript:
-        """Draw what an attempt does."""
-        del step, attempt
-        random = self._random
-        return AttemptScript(
-            duration=random.choice((0.0, 0.1, 0.5, 1.0, 1.0, 3.0, 9.0)),
-            outcome=ev.Outcome.SUCCEEDED if self._quiet else random.choice(OUTCOMES),
-            sqlstate=random.choice(SQLSTATES),
-            launch=random.choice((0.0, 0.0, 0.01, 0.7)),
-            cancel_latency=random.choice((0.0, 0.2, 4.0)),
-            seen=random.random() < 0.8,
-            skip=random.random() < 0.03,
-            heeds_timeout=random.random() < 0.8,
-        )
-
-
-# --- the properties ---------------------------------------------------------------------------------------------------
-
-
-class Inspector:
-    """Watches a run and keeps its own books, from the events and the plan alone where that is possible."""
-
-    def __init__(self, plan: Plan) -> None:
-        self.plan = plan
-        self.held: dict[str, Step] = {}
-        self.overtaken: Counter[str] = Counter()
-        self.stopping = False
-        self.told_short = False
-        self.last_probe = -1e9
-
-    def __call__(self, state: RunState, what: ev.Event | Decision) -> None:
-        """Check what has just happened."""
-        if isinstance(what, ev.Event):
-            self.event(state, what)
-            validate(state)
-        elif what.commands:
-            launches = [command for command in what.commands if isinstance(command, Launch)]
-            self.overtaking(state, launches)
-            self.ceiling(state, len(launches))
-        elif not what.events:
-            self.rest(state)
-
-    def event(self, state: RunState, event: ev.Event) -> None:
-        """Keep the books of what is held, and check each launch against the plan."""
-        match event:
-            case ev.AttemptLaunching():
-                self.launching(state, event)
-            case ev.AttemptDeferred() | ev.AttemptFinished() | ev.StepSkipped():
-                self.held.pop(event.step, None)
-            case ev.RunInterrupted() | ev.RunTimedOut() | ev.RunDraining():
-                self.stopping = True
-            case ev.StepReady():
-                self.overtaken[event.step] = 0
-            case ev.CapacityShort() | ev.CapacityRestored():
-                assert self.told_short is isinstance(event, ev.CapacityRestored), "told twice"
-                self.told_short = not self.told_short
-            case _:
-                pass
-
-    def launching(self, state: RunState, event: ev.AttemptLaunching) -> None:
-        """A launch is within every budget, its needs are met, and the run is not stopping."""
-        step = state.records[event.step].step
-        assert not self.stopping, f"{step.id} started in a run that stops"
-        for need in step.needs:
-            assert met(need, state.records[need.step]), f"{step.id} started although {need} is not met"
-        self.held[step.id] = step
-        assert sum(held.slots for held in self.held.values()) <= self.plan.budget.slots
-        for pool, limit in self.plan.budget.pools.items():
-            assert sum(held.pools.get(pool, 0) for held in self.held.values()) <= limit
-        assert sum("table" in held.exclusive for held in self.held.values()) <= 1
-        if self.plan.run_timeout is not None and step.waits:
-            assert event.timeout is not None
-            assert event.at + event.timeout <= self.plan.run_timeout + 0.01
-        if step.timeout is not None:
-            assert event.timeout is not None
-            assert event.timeout <= step.timeout
-
-    def overtaking(self, state: RunState, launches: list[Launch]) -> None:
-        """Nobody who is the best of its kind is overtaken for what it lacks more often than its patience allows."""
-        used = dict(state.used)
-        gone: set[str] = set()
-        for launch in launches:
-            record = state.records[launch.step]
-            expected = set()
-            for head in heads(state, gone):
-                lacks = lacking(state, head, used)
-                if lacks & record.needs.keys() and state.place(head) < state.place(record):
-                    expected.add(head.key)
-            assert set(launch.overtook) == expected
-            self.overtaken.update(expected)
-            for key in expected:
-                assert self.overtaken[key] <= state.patience + self.plan.budget.slots, f"{key} starves"
-            gone.add(launch.step)
-            for name, amount in record.needs.items():
-                used[name] = used.get(name, 0) + amount
-
-    def ceiling(self, state: RunState, launches: int) -> None:
-        """A server that has refused is asked for no more than it gave, but for one probe a second."""
-        if state.ceiling is None or not launches or len(state.active) + launches <= state.ceiling:
-            return
-        now = state.probe_at
-        assert launches == 1
-        assert now - self.last_probe >= PROBE_INTERVAL - 1e-9
-        self.last_probe = now
-
-    def rest(self, state: RunState) -> None:
-        """Nothing that fits is left waiting, except behind a reservation or for the server's capacity."""
-        if self.stopping or state.ceiling is not None:
-            return
-        waiting = [r for r in state.records.values() if r.state in (StepState.READY, StepState.QUEUED)]
-        reservers = [r for r in waiting if r.overtaken >= state.patience]
-        for record in waiting:
-            if lacking(state, record, state.used):
-                continue
-            behind = [
-                r
-                for r in reservers
-                if state.place(r) < state.place(record) and lacking(state, r, state.used) & record.needs.keys()
-            ]
-            assert behind, f"{record.key} fits and waits for nothing"
-
-
-def met(need: Need, record: StepRecord) -> bool:
-    """Say whether a need is met, in the design's words."""
-    good = {StepState.SUCCEEDED, StepState.FAILED_ALLOWED}
-    bad = {StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, StepState.UNKNOWN}
-    by_condition = record.skip is not None and record.skip.reason is ev.SkipReason.CONDITION
-    match need.on:
-        case NeedOn.SUCCESS:
-            return record.state in good or by_condition
-        case NeedOn.FAILURE:
-            return record.state in bad
-        case NeedOn.DONE:
-            return record.final
-
-
-def heads(state: RunState, gone: set[str]) -> list[StepRecord]:
-    """Return the best-placed waiting step of each kind, without those that are just being launched."""
-    best: dict[frozenset[tuple[str, int]], StepRecord] = {}
-    for record in state.records.values():
-        if record.state in (StepState.READY, StepState.QUEUED) and record.key not in gone:
-            other = best.get(record.kind)
-            if other is None or state.place(record) < state.place(other):
-                best[record.kind] = record
-    return list(best.values())
-
-
-def lacking(state: RunState, record: StepRecord, used: dict[str, int]) -> set[str]:
-    """Return the resources that the step needs more of than is free."""
-    return {name for name, n in record.needs.items() if used.get(name, 0) + n > state.capacity[name]}
 
 
 def check_run(random: Random) -> Simulation:
     """Draw a plan and a world, run the plan in it, and check everything that must hold."""
-    plan, world = random_plan(random), World(random)
+    plan = random_plan(random)
+    world = World(random, plan)
     run = simulate(
         plan,
-        durations=world.script,
+        durations=world.attempt,
+        checks=world.check,
         capacity=world.capacity,
-        interrupt_at=world.interrupt_at,
+        interrupts=world.interrupts,
+        not_selected=world.not_selected,
         watch=Inspector(plan),
     )
     assert all(record.final for record in run.state.records.values())
@@ -295,7 +45,55 @@ def check_run(random: Random) -> Simulation:
     for event in run.events:
         apply(again, event)
     assert again == run.state
+    for record in run.state.records.values():
+        check_end(run, record)
+    check_exit_code(run)
     return run
+
+
+def check_end(run: Simulation, record: StepRecord) -> None:
+    """A step's last state has evidence; nothing but an interrupt of its own keeps a finally step from its turn."""
+    records, last = run.state.records, record.last
+    if record.instances is not None:
+        states = {records[key].state for key in record.instances}
+        assert (record.state in BAD) is bool(states & BAD)
+        assert (record.skip is not None) is (
+            not states & BAD and any(was_drained(records[k]) for k in record.instances)
+        )
+    elif record.state is StepState.SUCCEEDED:
+        assert last is not None
+        proven = last.outcome is ev.Outcome.SUCCEEDED
+        verified = last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.PROCEED
+        assert proven or verified
+    elif record.state in (StepState.UNKNOWN, StepState.TIMED_OUT, StepState.DETACHED):
+        assert last is not None
+    elif record.state is StepState.FAILED and (last is None or last.outcome is not ev.Outcome.FAILED):
+        finish = next(e for e in reversed(run.events) if isinstance(e, ev.StepFinished) and e.step == record.key)
+        assert finish.error is not None, f"{record.key} failed without a word"
+    if record.in_finally and was_drained(record):
+        assert run.state.finally_interrupted
+
+
+def was_drained(record: StepRecord) -> bool:
+    return record.skip is not None and record.skip.reason is ev.SkipReason.DRAINED
+
+
+def check_exit_code(run: Simulation) -> None:
+    """The exit code and run.status follow from what the events tell."""
+    last = run.events[-1]
+    assert isinstance(last, ev.RunFinished)
+    states = set(last.steps.values())
+    interrupted = any(isinstance(event, ev.RunInterrupted) for event in run.events)
+    timed_out = any(isinstance(event, ev.RunTimedOut) for event in run.events)
+    bad_main = any(record.state in BAD and not record.in_finally for record in run.state.records.values())
+    if interrupted:
+        expected = (130, "interrupted")
+    elif timed_out:
+        expected = (5, "timed_out")
+    else:
+        code = 7 if "unknown" in states else int(bool(states & {str(state) for state in BAD}))
+        expected = (code, "failed" if bad_main else "succeeded")
+    assert (last.exit_code, run_status(run.state)) == expected
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
@@ -318,18 +116,44 @@ def test_the_random_runs_meet_every_rule() -> None:
     """The generator is worth its time only if everything that can happen does happen in it."""
     seen: Counter[str] = Counter()
     for seed in range(600):
-        run = check_run(Random(seed))  # noqa: S311 - a reproducible generator is wanted
-        seen.update(event.name for event in run.events)
-        seen.update(str(record.state) for record in run.state.records.values())
-        seen.update(str(record.skip.reason) for record in run.state.records.values() if record.skip)
-        seen.update(f"cancel {e.reason}" for e in run.events if isinstance(e, ev.AttemptCancelRequested))
-        seen.update("patience over" for record in run.state.records.values() if record.overtaken >= run.state.patience)
-        seen[f"exit {run.events[-1].exit_code}" if isinstance(run.events[-1], ev.RunFinished) else "no end"] += 1
+        seen.update(what_happened(check_run(Random(seed))))  # noqa: S311 - a reproducible generator is wanted
     wanted = {
         *("step_queued", "step_queue_timed_out", "step_retrying", "attempt_deferred", "attempt_detach_requested"),
         *("run_timed_out", "run_draining", "run_interrupted", "capacity_short", "capacity_restored", "patience over"),
         *("succeeded", "failed", "timed_out", "cancelled", "detached", "unknown", "skipped", "failed_allowed"),
-        *("condition", "upstream", "drained", "exit 0", "exit 1", "exit 5", "exit 7", "exit 130"),
+        *("condition", "upstream", "drained", "not_selected", "exit 0", "exit 1", "exit 5", "exit 7", "exit 130"),
         *("cancel interrupt", "cancel on_failure", "cancel run_timeout", "cancel timeout"),
+        *("before proceed", "before skip", "before fail", "before error", "items error"),
+        *("after proceed", "after fail", "after error", "after again", "step_repeating", "no items", "4 items"),
+        *("finally after interrupted", "finally after timed_out", "finally after failed", "finally interrupted"),
+        *("an instance detached", "an instance drained", "an instance skipped by condition"),
     }
     assert wanted <= seen.keys()
+
+
+def what_happened(run: Simulation) -> Iterator[str]:
+    for event in run.events:
+        yield event.name
+        match event:
+            case ev.AttemptCancelRequested():
+                yield f"cancel {event.reason}"
+            case ev.StepChecked():
+                yield f"{event.phase} {event.verdict}"
+            case ev.StepExpanded():
+                yield f"{len(event.items) or 'no'} items"
+            case ev.RunFinished():
+                yield f"exit {event.exit_code}"
+            case _:
+                pass
+    for record in run.state.records.values():
+        yield str(record.state)
+        yield str(record.skip.reason) if record.skip else "not skipped"
+        if record.parent is not None:
+            yield f"an instance {f'skipped by {record.skip.reason}' if record.skip else record.state}"
+            yield "an instance drained" if was_drained(record) else "an instance not drained"
+        if record.overtaken >= run.state.patience:
+            yield "patience over"
+        if record.in_finally and record.attempt:
+            yield f"finally after {run_status(run.state)}"
+    if run.state.finally_interrupted:
+        yield "finally interrupted"

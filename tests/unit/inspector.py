@@ -1,0 +1,221 @@
+"""Watches a simulated run and keeps books of its own: an independent word on every rule of the scheduler."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from runner.engine import events as ev
+from runner.engine.commands import Launch
+from runner.engine.fold import PROBE_INTERVAL
+from runner.engine.scheduler import Decision
+from runner.engine.settling import UNKNOWN_ATTEMPTS
+from runner.engine.state import RunState, StepRecord, StepState, validate
+from runner.plan.model import Need, NeedOn, Plan, Step
+from tests.unit.random_runs import NAMES
+
+
+class Inspector:
+    """Checks each event and each decision, from the events and the plan alone where that is possible."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.main = {step.id for step in plan.steps}
+        self.open_main = len(plan.steps)
+        self.held: dict[str, StepRecord] = {}
+        self.checking: set[str] = set()
+        self.launched: Counter[str] = Counter()
+        self.iterations: Counter[str] = Counter()
+        self.overtaken: Counter[str] = Counter()
+        self.stopped = {True: False, False: False}
+        self.told_short = False
+        self.last_probe = -1e9
+
+    def __call__(self, state: RunState, what: ev.Event | Decision) -> None:
+        """Check what has just happened."""
+        if isinstance(what, ev.Event):
+            self.event(state, what)
+            validate(state)
+        elif what.commands:
+            launches = [command for command in what.commands if isinstance(command, Launch)]
+            self.overtaking(state, launches)
+            self.ceiling(state, len(launches))
+        elif not what.events:
+            self.rest(state)
+
+    @property
+    def stopping(self) -> bool:
+        """Say whether nothing may start any more in the part of the plan that runs now."""
+        return self.stopped[self.open_main > 0]
+
+    def event(self, state: RunState, event: ev.Event) -> None:
+        """Keep the books of what is held, and check each launch against the plan."""
+        match event:
+            case ev.AttemptLaunching():
+                self.launching(state, event)
+            case ev.AttemptDeferred():
+                self.launched[event.step] -= 1
+                self.held.pop(event.step)
+            case ev.AttemptFinished():
+                self.held.pop(event.step)
+            case ev.StepChecking():
+                assert event.step not in self.checking, f"{event.step} is asked for twice"
+                self.checking.add(event.step)
+            case ev.StepChecked():
+                self.checking.remove(event.step)
+            case ev.StepExpanded():
+                self.expanded(state, event)
+            case ev.StepRepeating():
+                self.repeating(state, event)
+            case ev.StepFinished() | ev.StepSkipped():
+                self.ended(state, event)
+            case ev.RunInterrupted() | ev.RunTimedOut() | ev.RunDraining():
+                self.stopped[self.open_main > 0] = True
+                assert self.open_main or isinstance(event, ev.RunInterrupted), f"{event} in finally"
+            case ev.StepReady():
+                self.overtaken[event.step] = 0
+            case ev.CapacityShort() | ev.CapacityRestored():
+                assert self.told_short is isinstance(event, ev.CapacityRestored), "told twice"
+                self.told_short = not self.told_short
+            case _:
+                pass
+
+    def expanded(self, state: RunState, event: ev.StepExpanded) -> None:
+        """Items are fixed once, and each has a key of its own."""
+        self.checking.discard(event.step)
+        keys = {item.key for item in event.items}
+        assert len(keys) == len(event.items)
+        assert all(key.startswith(f"{event.step}[") and key.isprintable() for key in keys)
+        assert all(state.records[key].parent == event.step for key in keys)
+
+    def repeating(self, state: RunState, event: ev.StepRepeating) -> None:
+        """An iteration follows another one that had the attempts it may have, and there are not too many."""
+        self.iterations[event.step] += 1
+        self.launched[event.step] = 0
+        repeat = state.records[event.step].step.repeat
+        assert repeat is not None
+        assert event.next_iteration == self.iterations[event.step] + 1 <= repeat.max_iterations
+
+    def ended(self, state: RunState, event: ev.StepFinished | ev.StepSkipped) -> None:
+        """A step ends after its instances; nobody ends twice, nobody with a worker that is still there."""
+        held = self.held.pop(event.step, None)
+        assert held is None or isinstance(event, ev.StepSkipped), f"{event.step} ended, but its worker has not"
+        assert event.step not in self.checking
+        record = state.records[event.step]
+        assert all(state.records[key].final for key in record.instances or ())
+        self.open_main -= event.step in self.main
+        if isinstance(event, ev.StepSkipped) and event.reason is ev.SkipReason.DRAINED:
+            assert self.stopped[not record.in_finally], f"{event.step} drained in a run that goes on"
+
+    def launching(self, state: RunState, event: ev.AttemptLaunching) -> None:
+        """A launch is within every budget, its needs are met, and the run is not stopping."""
+        record = state.records[event.step]
+        step = record.step
+        parent = state.records[record.parent or event.step].step
+        assert record.in_finally is (self.open_main == 0), f"{step.id} started in the wrong part of the run"
+        assert not self.stopping, f"{step.id} started in a run that stops"
+        for need in parent.needs:
+            assert met(need, state.records[need.step]), f"{step.id} started although {need} is not met"
+        self.launched[event.step] += 1
+        most = max(step.retry.max_attempts, UNKNOWN_ATTEMPTS if step.idempotent else 1)
+        assert self.launched[event.step] <= most, f"{step.id} is tried too often"
+        self.held[event.step] = record
+        self.budgets(parent)
+        if self.plan.run_timeout is not None and step.waits and not record.in_finally:
+            assert event.timeout is not None
+            assert event.at + event.timeout <= self.plan.run_timeout + 0.01
+        elif step.timeout is None or record.in_finally or not step.waits:
+            assert event.timeout == step.timeout
+        if step.timeout is not None:
+            assert event.timeout is not None
+            assert event.timeout <= step.timeout
+
+    def budgets(self, parent: Step) -> None:
+        """No budget is exceeded by those who hold slots now."""
+        steps = [held.step for held in self.held.values()]
+        assert sum(step.slots for step in steps) <= self.plan.budget.slots
+        for pool, limit in self.plan.budget.pools.items():
+            assert sum(step.pools.get(pool, 0) for step in steps) <= limit
+        for name in NAMES:
+            assert sum(name in step.exclusive for step in steps) <= 1
+        if parent.for_each is not None and parent.for_each.max_parallel is not None:
+            siblings = sum(held.parent == parent.id for held in self.held.values())
+            assert siblings <= parent.for_each.max_parallel
+
+    def overtaking(self, state: RunState, launches: list[Launch]) -> None:
+        """Nobody who is the best of its kind is overtaken for what it lacks more often than its patience allows."""
+        used = dict(state.used)
+        gone: set[str] = set()
+        for launch in launches:
+            record = state.records[launch.step]
+            expected = set()
+            for head in heads(state, gone):
+                lacks = lacking(state, head, used)
+                if lacks & record.needs.keys() and state.place(head) < state.place(record):
+                    expected.add(head.key)
+            assert set(launch.overtook) == expected
+            self.overtaken.update(expected)
+            for key in expected:
+                assert self.overtaken[key] <= state.patience + self.plan.budget.slots, f"{key} starves"
+            gone.add(launch.step)
+            for name, amount in record.needs.items():
+                used[name] = used.get(name, 0) + amount
+
+    def ceiling(self, state: RunState, launches: int) -> None:
+        """A server that has refused is asked for no more than it gave, but for one probe a second."""
+        if state.ceiling is None or not launches or len(state.active) + launches <= state.ceiling:
+            return
+        now = state.probe_at
+        assert launches == 1
+        assert now - self.last_probe >= PROBE_INTERVAL - 1e-9
+        self.last_probe = now
+
+    def rest(self, state: RunState) -> None:
+        """Nothing that fits is left waiting, except behind a reservation or for the server's capacity."""
+        assert not state.released
+        assert not state.settling
+        if self.stopping or state.ceiling is not None:
+            return
+        waiting = [r for r in state.records.values() if r.state in (StepState.READY, StepState.QUEUED)]
+        reservers = [r for r in waiting if r.overtaken >= state.patience]
+        for record in waiting:
+            if lacking(state, record, state.used):
+                continue
+            behind = [
+                r
+                for r in reservers
+                if state.place(r) < state.place(record) and lacking(state, r, state.used) & record.needs.keys()
+            ]
+            assert behind, f"{record.key} fits and waits for nothing"
+
+
+def met(need: Need, record: StepRecord) -> bool:
+    """Say whether a need is met, in the design's words."""
+    good = {StepState.SUCCEEDED, StepState.FAILED_ALLOWED}
+    bad = {StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, StepState.UNKNOWN}
+    nothing_to_do = record.skip is not None and record.skip.reason in {
+        ev.SkipReason.CONDITION,
+        ev.SkipReason.NOT_SELECTED,
+    }
+    match need.on:
+        case NeedOn.SUCCESS:
+            return record.state in good or nothing_to_do
+        case NeedOn.FAILURE:
+            return record.state in bad
+        case NeedOn.DONE:
+            return record.final
+
+
+def heads(state: RunState, gone: set[str]) -> list[StepRecord]:
+    """Return the best-placed waiting step of each kind, without those that are just being launched."""
+    best: dict[frozenset[tuple[str, int]], StepRecord] = {}
+    for record in state.records.values():
+        if record.state in (StepState.READY, StepState.QUEUED) and record.key not in gone:
+            other = best.get(record.kind)
+            if other is None or state.place(record) < state.place(other):
+                best[record.kind] = record
+    return list(best.values())
+
+
+def lacking(state: RunState, record: StepRecord, used: dict[str, int]) -> set[str]:
+    """Return the resources that the step needs more of than is free."""
+    return {name for name, n in record.needs.items() if used.get(name, 0) + n > state.capacity[name]}
