@@ -4,13 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?=
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench docs clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   run plans/quickstart.yaml on a throwaway PostgreSQL with pg_background"
 	@echo "make test   run every test (PYTEST_ARGS='-k name' narrows it)"
 	@echo "make check  lint and types"
+	@echo "make docs   write docs/rules.md and docs/plan-reference.md anew, from the rules and the schema"
 	@echo "make bench  benchmarks: prints a table, stores JSON in benchmarks/results/"
 
 $(VENV)/bin/pip:
@@ -38,6 +39,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.runtime
+	$(BIN)/python -m runner.lint.reference docs
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -68,7 +68,7 @@ what is stopped when, and what has to be true afterwards.
 
 An editor with a YAML language server completes and explains every key: the first line of a plan names the schema beside
 it (`plan-v1.schema.json`; `jobplan schema` prints the one of the installed version). `jobplan validate --explain JP204`
-says what a code means; a comment `# jobplan: ignore=JP310` beside a step silences a rule there.
+says what a code means; a comment `# jobplan: ignore=JP341` beside a step silences a rule there.
 
 ## In CI
 

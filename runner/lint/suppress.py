@@ -1,7 +1,8 @@
-"""Comments that silence a rule: `# jobplan: ignore=JP310` beside a step, for a team that knows better.
+"""Comments that silence a rule: `# jobplan: ignore=JP341` beside a step, for a team that knows better.
 
-A comment belongs to the step in whose lines it stands, or directly above which it stands. Besides, it silences what is
-found in its own line, or in the line below if it has a line to itself: not everything is about a step.
+A comment belongs to the step in whose lines it stands, or directly above which it stands; anywhere else it belongs to
+the plan, and silences what is about no step. Besides, it silences what is found in its own line, or in the line below
+if it has a line to itself.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _MAX_WORD = 20
 _COMMENT = re.compile(r"(?:^|(?<=\s))#\s*jobplan:\s*ignore\b(?:\s*=\s*(\w+(?:\s*,\s*\w+)*))?")
 _CODE = re.compile(r"\w+")
 
-#: What a comment silences: a code in a step, or a code in a line of a file.
-_Target = tuple[str, str] | tuple[str, str, int]
+#: What a comment silences, of one code: a step by its id, a line by its file and number, or the plan (None).
+_Target = tuple[str, str | tuple[str, int] | None]
 
 
 @dataclass(slots=True)
@@ -50,10 +51,8 @@ def without_ignored(
     ignores = _read_ignores(plan, sources, frozenset(known) - {_UNUSED.code, _UNKNOWN.code})
     used: set[Position] = set()
     for problem in problems:
-        place = problem.position
-        hits = ignores.places.get((problem.code, place.file, place.line), [])
-        if problem.step is not None:
-            hits = hits + ignores.places.get((problem.code, problem.step), [])
+        line = (problem.position.file, problem.position.line)
+        hits = [*ignores.places.get((problem.code, line), ()), *ignores.places.get((problem.code, problem.step), ())]
         used.update(hits)
         if not hits:
             yield problem
@@ -102,20 +101,18 @@ def _comments(lines: Sequence[str]) -> Iterator[tuple[int, re.Match[str]]]:
 
 def _read_comment(place: Position, comment: re.Match[str], steps: StepLines, ignores: _Ignores) -> None:
     if comment[1] is None:
-        hint = "write `# jobplan: ignore=JP310`, with commas between several codes"
+        hint = "write `# jobplan: ignore=JP341`, with commas between several codes"
         ignores.problems.append(_problem(_UNKNOWN, place, "the comment names no code to ignore", hint))
         return
     alone = not comment.string[: comment.start()].strip()
-    ids = steps.at(place.line, alone=alone)
-    lines = (place.line, place.line + 1) if alone else (place.line,)
+    targets: list[str | tuple[str, int] | None] = [*(steps.at(place.line, alone=alone) or (None,))]
+    targets += [(place.file, line) for line in range(place.line, place.line + 1 + alone)]
     for word in _CODE.finditer(comment.string, *comment.span(1)):
         code = word.group()
         position = Position(file=place.file, line=place.line, column=word.start() + 1)
         ignores.codes[position] = code
-        for step in ids:
-            ignores.places[code, step].append(position)
-        for line in lines:
-            ignores.places[code, place.file, line].append(position)
+        for target in targets:
+            ignores.places[code, target].append(position)
 
 
 def _refuse_unknown(ignores: _Ignores, known: Collection[str]) -> None:
