@@ -28,7 +28,7 @@ def writing_loop(statement: Statement, text: str) -> int | None:
 
     `text` is what the statement was parsed from. A body that is not quoted with dollars only has a beginning.
     """
-    if statement.kind is not StatementKind.DO:
+    if statement.kind is not StatementKind.DO or "loop" not in text.lower():
         return None
     body = _body(statement)
     if body is None or body.language != "plpgsql":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import enum
 
-from runner.sql.facts import FunctionCall, functions_called
+from runner.sql.facts import FunctionCall, function_call
 from runner.sql.functions import READER_PREFIXES, READERS, RUNS_SQL_PREFIXES, WRITER_PREFIXES, WRITERS
 from runner.sql.kinds import StatementKind, kind_of
-from runner.sql.nodes import Tree, find, unwrap
+from runner.sql.nodes import unwrap, walk
 from runner.sql.options import enabled
 from runner.sql.parse import Statement
 
@@ -34,9 +34,9 @@ def effect(statement: Statement) -> Effect:
         case _K.EXPLAIN:
             return _explained(statement) if enabled(statement, "analyze") else Effect.READS
         case _K.SELECT | _K.DECLARE_CURSOR:
-            return _of_query(node, functions_called(statement))
+            return _of_query(statement)
         case _K.COPY_TO:
-            return _of_query(node, functions_called(statement)) if not node.filename else Effect.WRITES
+            return _of_query(statement) if not node.filename else Effect.WRITES
         case _K.CALL | _K.DO | _K.EXECUTE | _K.FETCH | _K.MOVE | _K.PREPARE:
             return Effect.UNKNOWN
     return Effect.WRITES
@@ -56,11 +56,16 @@ def _explained(statement: Statement) -> Effect:
     return effect(inner)
 
 
-def _of_query(node: Tree, calls: tuple[FunctionCall, ...]) -> Effect:
-    if any(next(find(node, name), None) is not None for name in _WRITING_NODES):
-        return Effect.WRITES
-    effects = {_of_function(call) for call in calls}
-    return next((found for found in (Effect.WRITES, Effect.UNKNOWN) if found in effects), Effect.READS)
+def _of_query(statement: Statement) -> Effect:
+    found = Effect.READS
+    for node in walk(statement.node):
+        name = node.DESCRIPTOR.name
+        of_node = _of_function(function_call(statement, node)) if name == "FuncCall" else Effect.READS
+        if name in _WRITING_NODES or of_node is Effect.WRITES:
+            return Effect.WRITES
+        if of_node is Effect.UNKNOWN:
+            found = of_node
+    return found
 
 
 def _of_function(call: FunctionCall) -> Effect:

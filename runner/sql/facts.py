@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import reduce
 
 from runner.sql.kinds import StatementKind
-from runner.sql.nodes import Tree, find, label, strings, unwrap
+from runner.sql.nodes import Tree, find, label, strings, unwrap, walk
 from runner.sql.parse import Statement
 from runner.sql.relations import Relation, RelationUse, Use, relation_named, relation_of
 
@@ -59,9 +59,16 @@ class ReindexTarget(enum.Enum):
     DATABASE = "REINDEX_OBJECT_DATABASE"
 
 
+_CHANGES_ROWS = frozenset({"UpdateStmt", "DeleteStmt"})
+
+
 def unfiltered_writes(statement: Statement) -> tuple[RelationUse, ...]:
     """Return the tables that an UPDATE or DELETE without WHERE changes, those in CTEs and under EXPLAIN included."""
-    found = (*find(statement.node, "UpdateStmt"), *find(statement.node, "DeleteStmt"))
+    own = statement.node
+    if statement.kind in {_K.UPDATE, _K.DELETE} and not own.HasField("with_clause"):
+        found: Iterable[Tree] = (own,)  # only a CTE can have another one
+    else:
+        found = (node for node in walk(own) if node.DESCRIPTOR.name in _CHANGES_ROWS)
     return tuple(
         RelationUse(relation=relation_of(node.relation), use=Use.WRITE, offset=statement.offset(node.relation))
         for node in found
@@ -93,7 +100,17 @@ def parameter_symbols(statement: Statement) -> tuple[ParameterSymbol, ...]:
 
 def functions_called(statement: Statement) -> tuple[FunctionCall, ...]:
     """Return the functions that are called by name, procedures included; not operators, nor what a DO body calls."""
-    return tuple(_function_call(statement, node) for node in find(statement.node, "FuncCall"))
+    return tuple(function_call(statement, node) for node in find(statement.node, "FuncCall"))
+
+
+def function_call(statement: Statement, node: Tree) -> FunctionCall:
+    """Return the call that a FuncCall node of the statement is."""
+    parts = strings(node.funcname)
+    return FunctionCall(
+        schema=parts[-2] if len(parts) > 1 else None,
+        name=parts[-1],
+        offset=statement.offset(node),
+    )
 
 
 def settings_changed(statement: Statement) -> tuple[SettingChange, ...]:
@@ -180,15 +197,6 @@ def server_wide(statement: Statement) -> str | None:
             return str(statement.kind)
     called = (call.name for call in functions_called(statement))
     return next((f"{name}()" for name in called if name in _SERVER_WIDE_FUNCTIONS), None)
-
-
-def _function_call(statement: Statement, node: Tree) -> FunctionCall:
-    parts = strings(node.funcname)
-    return FunctionCall(
-        schema=parts[-2] if len(parts) > 1 else None,
-        name=parts[-1],
-        offset=statement.offset(node),
-    )
 
 
 def _first_constant(call: Tree) -> Iterator[str]:
