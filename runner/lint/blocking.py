@@ -33,14 +33,20 @@ def _first_strong(rank: int, step: StepSql, created: Created) -> Finding | None:
     for statement in step.statements:
         if statement.kind in _GENTLE:
             continue
-        if any(change.name == "lock_timeout" for change in settings_changed(statement)):
-            return None
         place = Place(rank=rank, step=step, statement=statement)
+        if _bounds_wait(place):
+            return None
         what = None if never_waits(statement) else _strong_lock(place, created)
         if what is not None:
             message = f"{statement.kind} takes {what}: as long as it waits, so does everybody behind it"
             return place.finding(message, hint="set `lock_timeout`, such as 5s, and `retry` on lock_not_available")
     return None
+
+
+def _bounds_wait(place: Place) -> bool:
+    if "lock_timeout" not in place.own_text.lower():
+        return False
+    return any(change.name == "lock_timeout" for change in settings_changed(place.statement))
 
 
 def _strong_lock(place: Place, created: Created) -> str | None:

@@ -25,10 +25,10 @@ class Created:
     """The relations and schemas that the plan creates."""
 
     def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._read = False
         self._relations: defaultdict[str, list[tuple[Relation, _Where, bool]]] = defaultdict(list)
         self._schemas: dict[str, tuple[_Where, bool]] = {}
-        for place in statements(subject, *_CREATES):
-            self._note(place)
 
     def is_new(self, relation: Relation, place: Place) -> bool:
         """Return whether the plan has created the relation above `place`, where there was none before.
@@ -44,14 +44,24 @@ class Created:
 
     def schema_is_new(self, schema: str, place: Place) -> bool:
         """Return whether the plan has created the schema above `place`, where there was none before."""
+        self._read_once()
         found = self._schemas.get(schema)
         return found is not None and found[1] and found[0] < _where(place)
 
     def schema_is_own(self, schema: str) -> bool:
         """Return whether the plan creates the schema anywhere."""
+        self._read_once()
         return schema in self._schemas
 
+    def _read_once(self) -> None:
+        """Read the plan when the first question comes: most plans have nothing to ask about."""
+        if not self._read:
+            self._read = True
+            for place in statements(self._subject, *_CREATES):
+                self._note(place)
+
     def _found(self, relation: Relation) -> Iterator[tuple[_Where, bool]]:
+        self._read_once()
         for created, where, new in self._relations.get(relation.name, ()):
             if created.may_be(relation):
                 yield where, new

@@ -21,6 +21,11 @@ _CHANGES = re.compile(r"\b(?:update|delete)\b", re.IGNORECASE)
 # Every function that acts on the whole server begins so; looking for it first spares most statements a walk.
 _SERVER_FUNCTION = re.compile(r"\bpg_", re.IGNORECASE)
 _QUERIES = frozenset({Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE})
+# Only a function in them can reach further.
+_OF_DATABASE = _QUERIES | {
+    *(Kind.VACUUM, Kind.ANALYZE, Kind.REINDEX, Kind.REFRESH_MATERIALIZED_VIEW, Kind.TRUNCATE, Kind.DO, Kind.CALL),
+    *(Kind.CREATE_TABLE, Kind.CREATE_TABLE_AS, Kind.CREATE_INDEX, Kind.ALTER_TABLE, Kind.DROP_TABLE),
+}
 
 
 def _rewrites(subject: Subject) -> Iterator[Finding]:
@@ -88,7 +93,7 @@ def _is_own(loss: Loss, created: Created) -> bool:
 
 def _whole_server(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject):
-        if place.statement.kind in _QUERIES and not _SERVER_FUNCTION.search(place.own_text):
+        if place.statement.kind in _OF_DATABASE and not _SERVER_FUNCTION.search(place.own_text):
             continue
         what = server_wide(place.statement)
         if what is not None:
