@@ -6,6 +6,7 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 from runner.plan.model import Step
 
@@ -29,7 +30,7 @@ class StepLines:
         self._starts = sorted(ids)
         self._ends: dict[int, int] = {}
         self._above: dict[int, int] = {}
-        for start, after in zip(self._starts, (*self._starts[1:], len(lines) + 1), strict=True):
+        for start, after in pairwise((*self._starts, len(lines) + 1)):
             self._ends[start] = _end(lines, start, after, columns[start])
             above = start - 1
             while above > 0 and above not in self._ids and _ABOVE.fullmatch(lines[above - 1]):

@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Final
 
 from runner.errors import Position, Problem, Severity
@@ -25,7 +26,7 @@ MAX_COMMENTS: Final = 10_000
 _MAX_HINTS = 100  # each takes a comparison with every code
 _MAX_WORD = 20
 
-_COMMENT = re.compile(r"(?:^|(?<=\s))#\s*jobplan:\s*ignore\b(?:\s*=\s*(\w+(?:\s*,\s*\w+)*))?")
+_COMMENT = re.compile(r"(?:^|(?<=\s))#\s*jobplan:\s*ignore\b(?:\s*=\s*(\w+(?:\s*,\s*[A-Za-z]+[0-9]+)*))?")
 _CODE = re.compile(r"\w+")
 
 #: What a comment silences, of one code: a step by its id, a line by its file and number, or the plan (None).
@@ -65,7 +66,7 @@ def without_ignored(
 
 def nearest_code(word: str, known: Iterable[str]) -> str | None:
     """Return a hint that names the code nearest to `word`, None if none is near."""
-    near = difflib.get_close_matches(word[:_MAX_WORD].upper(), list(known), n=1)
+    near = difflib.get_close_matches(word[:_MAX_WORD].upper(), sorted(known), n=1)
     return f"did you mean {near[0]}?" if near else None
 
 
@@ -74,21 +75,19 @@ def _read_ignores(plan: Plan, sources: Sources, known: Collection[str]) -> _Igno
     steps_by_file: dict[str, list[Step]] = {plan.file: []}
     for step in (*plan.steps, *plan.finally_):
         steps_by_file.setdefault(step.position.file, []).append(step)
-    count = 0
+    left = MAX_COMMENTS
     for file, steps in steps_by_file.items():
         lines = sources.lines(file)
-        comments = list(_comments(lines))
-        if not comments:
-            continue
-        step_lines = StepLines(lines, steps)
+        comments = list(islice(_comments(lines), left + 1))
+        step_lines = StepLines(lines, steps if comments else ())
         for number, comment in comments:
-            count += 1
-            if count > MAX_COMMENTS:
-                message = f"this is comment number {count:,} to ignore a rule; it and all others are not read"
-                place = Position(file=file, line=number, column=comment.start() + 1)
+            place = Position(file=file, line=number, column=comment.start() + 1)
+            if left == 0:
+                message = f"more than {MAX_COMMENTS:,} comments ignore rules; this one and those after it do not count"
                 ignores.problems.append(_problem(_UNKNOWN, place, message, None))
-                return ignores
-            _read_comment(Position(file=file, line=number, column=comment.start() + 1), comment, step_lines, ignores)
+                break
+            left -= 1
+            _read_comment(place, comment, step_lines, ignores)
     _refuse_unknown(ignores, known)
     return ignores
 
