@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from runner.engine.events import Rows
 from runner.gateway.base import LaunchRequest
-from runner.gateway.output import NoticeCollector, discards_rows, last_statement
+from runner.gateway.output import discards_rows, last_statement
 from runner.gateway.session import Reply, Session
 from runner.gateway.settings import description_settings
 
@@ -36,7 +36,7 @@ class RowColumns:
 
 
 async def drain(
-    session: Session, handle: Handle, notices: NoticeCollector, columns: RowColumns | None = None, *, rows: int = 0
+    session: Session, handle: Handle, columns: RowColumns | None = None, *, rows: int = 0
 ) -> tuple[Reply, float]:
     """Read everything until the worker has gone; return its command tags, and the server's time then.
 
@@ -50,11 +50,7 @@ async def drain(
         statement = (
             (f"read_rows:{definitions}", (*handle, str(rows))) if rows else (f"drain_rows:{definitions}", handle)
         )
-    session.on_notice = notices
-    try:
-        reply, now = await session.run(statement, ("now", ()))
-    finally:
-        session.on_notice = None
+    reply, now = await session.run(statement, ("now", ()))
     return reply, float(now.rows[0][0] or 0.0) if now.rows else 0.0
 
 

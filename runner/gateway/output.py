@@ -14,6 +14,7 @@ from functools import lru_cache
 from runner.engine.events import ErrorDetails, Notice
 from runner.errors import JobplanError
 from runner.gateway.base import LaunchRequest
+from runner.sql.kinds import StatementKind
 from runner.sql.parse import parse_statements, returns_rows
 
 #: Says in pg_stat_activity what it is for. SET needs no privilege, takes no lock and gives no row.
@@ -50,22 +51,29 @@ def discards_rows(request: LaunchRequest) -> bool:
     return not request.rows and _last(request.sql)[1]
 
 
+def sends_no_rows(request: LaunchRequest) -> bool:
+    """Say whether the worker is certain to send command tags only."""
+    return not request.rows and _last(request.sql)[2]
+
+
 def last_statement(sql: str) -> str:
     """Return the text of the last statement; the whole text if the parser does not know it."""
     return _last(sql)[0]
 
 
 @lru_cache(maxsize=1024)
-def _last(sql: str) -> tuple[str, bool]:
-    """Return the text of the last statement, and whether it gives rows that can be kept in the worker."""
+def _last(sql: str) -> tuple[str, bool, bool]:
+    """Return the text of the last statement, whether it gives rows that can be kept in the worker, and whether none
+    are left then: CALL may give a row that only the server knows of, and so may what the parser does not know.
+    """
     try:
         statements = parse_statements(sql)
     except JobplanError:
-        return sql, False
+        return sql, False, False
     if not statements:
-        return sql, False
+        return sql, False, False
     last = statements[-1]
-    return sql[last.start : last.end], returns_rows(last)
+    return sql[last.start : last.end], returns_rows(last), last.kind is not StatementKind.CALL
 
 
 def with_marker(request: LaunchRequest) -> str:

@@ -144,6 +144,7 @@ class PgGateway:
     def _over(self, worker: LaunchedWorker) -> None:
         """Take a worker's session back, unless it is lost or may still track something."""
         self._names.discard(worker.name)
+        worker.session.on_notice = None
         if worker.session_free and not worker.session.lost:
             self._idle.append(worker.session)
         else:

@@ -74,7 +74,21 @@ FROM (
 -- tracks one worker at a time (note 2), so it is the only row of the list. No row: this session has no handle.
 WITH me AS MATERIALIZED (SELECT set_config('role', $2::text, true) AS role)
 SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
-       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at)
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), NULL
+FROM me,
+     LATERAL (SELECT pid, cookie FROM {ext}.pg_background_list WHERE me.role IS NOT NULL LIMIT 1) AS h,
+     LATERAL {ext}.pg_background_wait(h.pid, h.cookie, $1::int4) AS w(done),
+     LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i
+
+-- name: wait_and_drain
+-- As `wait`, for a worker that sends no rows: one that has succeeded is drained at once, which spares a round trip. The
+-- last column is then its command tags as JSON array.
+WITH me AS MATERIALIZED (SELECT set_config('role', $2::text, true) AS role)
+SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at),
+       CASE WHEN w.done AND i.command_tag <> '' AND i.finished_at IS NOT NULL AND NOT i.has_error THEN
+         (SELECT json_agg(r.t) FROM {ext}.pg_background_result(h.pid, h.cookie) AS r(t text))
+       END
 FROM me,
      LATERAL (SELECT pid, cookie FROM {ext}.pg_background_list WHERE me.role IS NOT NULL LIMIT 1) AS h,
      LATERAL {ext}.pg_background_wait(h.pid, h.cookie, $1::int4) AS w(done),

@@ -1,13 +1,15 @@
 """One worker from launch to end, on a launcher session that tracks no other (extension note 2).
 
-The outcome is read before anything is consumed; only then are the notices fetched, which also frees the handle. When
-the session is lost the worker is followed by its identity, and what it did stays unknown.
+The outcome is read before anything is consumed; only then are the notices fetched, which also frees the handle. Where
+there is nothing to lose, with a worker that has succeeded and sends no rows, one statement does both. When the session
+is lost the worker is followed by its identity, and what it did stays unknown.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -15,7 +17,14 @@ from runner.engine.events import ErrorDetails, Worker
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
 from runner.gateway.draining import Handle, RowColumns, describe_rows, drain, is_free, read_rows, void_rows
-from runner.gateway.output import NoticeCollector, discards_rows, is_workers_own, statement_tag, with_marker
+from runner.gateway.output import (
+    NoticeCollector,
+    discards_rows,
+    is_workers_own,
+    sends_no_rows,
+    statement_tag,
+    with_marker,
+)
 from runner.gateway.session import Reply, Row, Session
 from runner.gateway.settings import worker_settings
 
@@ -85,6 +94,7 @@ class LaunchedWorker:
         self._request = request
         self._name = request.application_name
         self._role = session.role if request.role is None else request.role
+        self._wait = "wait_and_drain" if sends_no_rows(request) else "wait"
         self._monitor = monitor
         self._over = over
         self._pid = 0
@@ -123,8 +133,10 @@ class LaunchedWorker:
         request = self._request
         settings = worker_settings(request, self.session.search_path)
         parameters = (with_marker(request), str(request.output_buffer), settings)
+        self.session.on_notice = self._notices
         try:
-            launched, waited = await self.session.run(("launch", parameters), ("wait", (str(FIRST_WAIT), self._role)))
+            wait = (self._wait, (str(FIRST_WAIT), self._role))
+            launched, waited = await self.session.run(("launch", parameters), wait)
         except ServerLostError as error:
             self._lost = str(error)
             return
@@ -166,7 +178,8 @@ class LaunchedWorker:
             elif self._blocked and self._row is not None:
                 return await self._drain_running(self._row, seen, lost)
             else:
-                self._row = await self._row_of("wait", str(FIRST_WAIT if self._worker is None else WAIT), self._role)
+                milliseconds = FIRST_WAIT if self._worker is None else WAIT
+                self._row = await self._row_of(self._wait, str(milliseconds), self._role)
         return await self._collect(self._row)
 
     @property
@@ -224,7 +237,7 @@ class LaunchedWorker:
             columns = RowColumns()
             if self._request.rows and error is None:
                 columns = await describe_rows(self.session, self._request)
-            drained, _ = await drain(self.session, handle, self._notices, columns, rows=self._request.rows)
+            drained = _drained(row) or (await drain(self.session, handle, columns, rows=self._request.rows))[0]
             self.session_free = drained.error is None or await is_free(self.session)
             if drained.error is not None and error is None and is_workers_own(drained.error):
                 error = drained.error
@@ -261,7 +274,7 @@ class LaunchedWorker:
         handle = (row[0] or "", row[1] or "", self._role)
         columns = await describe_rows(self.session, self._request)
         rows = self._request.rows
-        reading = asyncio.ensure_future(drain(self.session, handle, self._notices, columns, rows=rows))
+        reading = asyncio.ensure_future(drain(self.session, handle, columns, rows=rows))
         why = ""
         try:
             while not (await asyncio.wait({reading}, timeout=WAIT / 1000))[0]:
@@ -319,3 +332,9 @@ class LaunchedWorker:
         return WorkerEnd(
             worker=self._worker, notices=tuple(self._notices.kept), notices_dropped=self._notices.dropped, **facts
         )
+
+
+def _drained(row: Row) -> Reply | None:
+    """Return what a wait has drained as well; None if it has not."""
+    tags = row[8]
+    return None if tags is None else Reply(rows=tuple((tag,) for tag in json.loads(tags)))
