@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from runner.clock import Clock, MonotonicClock
 from runner.engine import events as ev
+from runner.engine.invariants import validate
 from runner.engine.loop import Run, RunContext, RunResult
 from runner.engine.sink import Sink
-from runner.engine.state import RunState, validate
+from runner.engine.state import RunState
 from runner.errors import Position
 from runner.gateway.base import Gateway
 from runner.identity import new_run_id

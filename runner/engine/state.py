@@ -1,6 +1,6 @@
 """The state of a run: one record a step, and the indices that make a decision cheap (who is ready, what is in use).
 
-Only `fold.apply` changes it. `validate` recomputes the indices the slow way, for tests.
+Only `fold.apply` changes it; `invariants.validate` checks the indices, for tests.
 """
 
 from __future__ import annotations
@@ -284,71 +284,3 @@ def _remaining_path(steps: Sequence[Step]) -> dict[str, int]:
             if not open_dependents[need.step]:
                 leaves.append(by_id[need.step])
     return length
-
-
-def validate(state: RunState) -> None:
-    """Recompute every index from the records; AssertionError with a sentence if one is wrong. For tests."""
-    holding = [record for record in state.records.values() if record.state in HOLDING]
-    used: dict[str, int] = {}
-    for record in holding:
-        for name, amount in record.needs.items():
-            used[name] = used.get(name, 0) + amount
-    booked = {name: amount for name, amount in state.used.items() if amount}
-    _expect(used == booked, f"in use {booked}, but the holders take {used}")
-    for name, amount in used.items():
-        _expect(amount <= state.capacity[name], f"{name}: {amount} of {state.capacity[name]}")
-    holders = {record.key for record in holding}
-    _expect(holders == state.active.keys(), f"active {state.active}, but {holders} hold slots")
-    ends = sorted((r.server_end, r.key) for r in holding if r.server_end is not None)
-    _expect(ends == state.server_ends, f"the server ends {ends}, but the index holds {state.server_ends}")
-    _validate_waiting(state)
-    retrying = [key for _, key in state.retrying]
-    for what, index in ((StepState.SETTLING, state.settling), (StepState.RETRYING, retrying)):
-        there = sorted(r.key for r in state.records.values() if r.state is what)
-        _expect(there == sorted(index), f"{what} should be {there}, but the index holds {sorted(index)}")
-    _expect(state.retrying == sorted(state.retrying), "the retries are out of order")
-    pending = {record.key for record in state.records.values() if record.state is StepState.PENDING}
-    _expect(state.released.keys() <= pending, f"of {list(state.released)} only {pending} are pending")
-    startable = {key for key in pending if not state.records[key].unmet}
-    startable = {key for key in startable if state.finalizing or not state.records[key].in_finally}
-    _expect(
-        startable <= state.released.keys(), f"{startable} need nothing more, but {list(state.released)} are released"
-    )
-    unfinished = sum(not record.final for record in state.records.values())
-    _expect(unfinished == state.unfinished, f"{state.unfinished} unfinished, but {unfinished} are not final")
-    main = sum(not record.final and not record.in_finally for record in state.records.values())
-    _expect(main == state.main_unfinished, f"{state.main_unfinished} unfinished before finally, but it is {main}")
-    _validate_instances(state)
-    expanded = sum(record.state is StepState.EXPANDED for record in state.records.values())
-    _expect(expanded == state.expanded, f"{state.expanded} wait for instances, but it is {expanded}")
-
-
-def _validate_instances(state: RunState) -> None:
-    still_open = Counter(record.parent for record in state.records.values() if record.parent and not record.final)
-    for record in state.records.values():
-        if record.instances is not None:
-            there, told = still_open[record.key], record.open_instances
-            _expect(there == told, f"{told} instances of {record.key} open, but it is {there}")
-            _expect(
-                bool(there) == (record.state is StepState.EXPANDED), f"{record.key} is {record.state} with {there} open"
-            )
-
-
-def _validate_waiting(state: RunState) -> None:
-    waiting = [r for r in state.records.values() if r.state in (StepState.READY, StepState.QUEUED)]
-    groups: dict[frozenset[tuple[str, int]], list[tuple[Place, str]]] = {}
-    for record in waiting:
-        groups.setdefault(record.kind, []).append((state.place(record), record.key))
-    groups = {kind: sorted(group) for kind, group in groups.items()}
-    _expect(groups == state.ready, f"the ready lists hold {state.ready}, but {groups} wait")
-    heads = sorted(group[0] for group in groups.values())
-    _expect(heads == state.heads, f"first in the ready lists are {heads}, but the index holds {state.heads}")
-    fresh = {r.key for r in waiting if r.state is StepState.READY}
-    _expect(fresh == set(state.fresh), f"{fresh} were not told of, but the index holds {set(state.fresh)}")
-    timed = sorted((r.queue_deadline, r.key) for r in waiting if r.queue_deadline is not None)
-    _expect(timed == state.queue_timed, f"the queue timeouts are {timed}, but the index holds {state.queue_timed}")
-
-
-def _expect(holds: bool, message: str) -> None:  # noqa: FBT001 - an assertion that python -O keeps
-    if not holds:
-        raise AssertionError(message)

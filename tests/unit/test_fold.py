@@ -8,7 +8,8 @@ import pytest
 
 from runner.engine import events as ev
 from runner.engine.fold import apply, need_met
-from runner.engine.state import FINAL, RunState, StepState, initial_state, validate
+from runner.engine.invariants import validate
+from runner.engine.state import FINAL, RunState, StepState, initial_state
 from runner.errors import Position
 from runner.plan.model import Budget, NeedOn, OnFinish, OnRunnerExit, Plan, Sql, Step
 
@@ -169,5 +170,5 @@ def test_validate_notices_a_step_that_nobody_would_start() -> None:
 def test_validate_notices_a_wrong_number_of_instances() -> None:
     state = fold(CHECKING, ev.StepExpanded(at=2.0, step="a", items=(ITEM,)))
     state.records["a"].open_instances = 2
-    with pytest.raises(AssertionError, match="instances of a"):
+    with pytest.raises(AssertionError, match="open instances of a"):
         validate(state)

@@ -1,0 +1,78 @@
+"""What holds of every state of a run, computed the slow way: the indices must say what the records say. For tests."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+
+from runner.engine.state import HOLDING, Place, RunState, StepRecord, StepState
+
+_ByState = Mapping[StepState, Sequence[StepRecord]]
+
+
+def validate(state: RunState) -> None:
+    """Recompute every index from the records; AssertionError with a sentence if one is wrong."""
+    by_state: defaultdict[StepState, list[StepRecord]] = defaultdict(list)
+    for record in state.records.values():
+        by_state[record.state].append(record)
+    _validate_holding(state, [record for held in HOLDING for record in by_state[held]])
+    _validate_waiting(state, by_state)
+    _validate_pending(state, {record.key for record in by_state[StepState.PENDING]})
+    _validate_instances(state, by_state)
+    _same("settling", {record.key for record in by_state[StepState.SETTLING]}, set(state.settling))
+    retries = sorted((record.retry_at or 0.0, record.key) for record in by_state[StepState.RETRYING])
+    _same("retrying", retries, state.retrying)
+    unfinished = [record.in_finally for record in state.records.values() if not record.final]
+    _same("unfinished", len(unfinished), state.unfinished)
+    _same("unfinished before finally", unfinished.count(False), state.main_unfinished)
+
+
+def _validate_holding(state: RunState, holding: Sequence[StepRecord]) -> None:
+    used: Counter[str] = Counter()
+    for record in holding:
+        used.update(record.needs)
+    _same("in use", used, state.used)
+    for name, amount in used.items():
+        if amount > state.capacity[name]:
+            raise AssertionError(f"{name}: {amount} of {state.capacity[name]}")
+    _same("holding slots", {record.key for record in holding}, set(state.active))
+    ends = sorted((record.server_end, record.key) for record in holding if record.server_end is not None)
+    _same("server ends", ends, state.server_ends)
+
+
+def _validate_waiting(state: RunState, by_state: _ByState) -> None:
+    waiting = [*by_state[StepState.READY], *by_state[StepState.QUEUED]]
+    found: dict[frozenset[tuple[str, int]], list[tuple[Place, str]]] = {}
+    for record in waiting:
+        found.setdefault(record.kind, []).append((state.place(record), record.key))
+    groups = {kind: sorted(group) for kind, group in found.items()}
+    _same("ready lists", groups, state.ready)
+    _same("first in the ready lists", sorted(group[0] for group in groups.values()), state.heads)
+    _same("not told of", {record.key for record in by_state[StepState.READY]}, set(state.fresh))
+    timed = sorted((record.queue_deadline, record.key) for record in waiting if record.queue_deadline is not None)
+    _same("queue timeouts", timed, state.queue_timed)
+
+
+def _validate_pending(state: RunState, pending: set[str]) -> None:
+    """Who is released is pending, and who needs nothing more is released: nobody else would start it."""
+    if not state.released.keys() <= pending:
+        raise AssertionError(f"released are {list(state.released)}, but pending only {pending}")
+    records = map(state.records.__getitem__, pending)
+    startable = {r.key for r in records if not r.unmet and (state.finalizing or not r.in_finally)}
+    if not startable <= state.released.keys():
+        raise AssertionError(f"{startable} need nothing more, but released are only {list(state.released)}")
+
+
+def _validate_instances(state: RunState, by_state: _ByState) -> None:
+    _same("waiting for instances", len(by_state[StepState.EXPANDED]), state.expanded)
+    still_open = Counter(record.parent for record in state.records.values() if record.parent and not record.final)
+    for record in state.records.values():
+        if record.instances is not None:
+            _same(f"open instances of {record.key}", still_open[record.key], record.open_instances)
+            expanded = record.state is StepState.EXPANDED
+            _same(f"{record.key} waits for instances", still_open[record.key] > 0, expanded)
+
+
+def _same(what: str, found: object, told: object) -> None:
+    if found != told:
+        raise AssertionError(f"{what}: the records say {found}, but the index holds {told}")
