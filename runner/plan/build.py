@@ -93,7 +93,10 @@ def _budget(fields: Fields) -> Budget | None:
     if slots is None:
         return None
     return Budget(
-        slots=budget.integer("slots", 1), reserve=budget.integer("reserve", 0), pools=MappingProxyType(limits)
+        slots=budget.integer("slots", 1),
+        reserve=budget.integer("reserve", 0),
+        pools=MappingProxyType(limits),
+        position=slots.position,
     )
 
 

@@ -134,6 +134,7 @@ class Budget:
     slots: int
     reserve: int = 0
     pools: Mapping[str, int] = field(default_factory=lambda: _EMPTY)
+    position: Position = Position(file="", line=1, column=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
