@@ -59,7 +59,7 @@ def _index_build(subject: Subject) -> Iterator[Finding]:
         if table is None or is_concurrent(place.statement) or leaves_out_partitions(place.statement):
             continue
         # IF NOT EXISTS on a table that the plan creates IF NOT EXISTS: both are there already, or the table is new.
-        as_the_table = is_guarded(place.statement) and created.is_own(table)
+        as_the_table = is_guarded(place.statement) and created.is_own(table, place)
         if not as_the_table and not created.is_new(table, place):
             message = f"nobody can write to `{table}` until the index is built"
             hint = "CREATE INDEX CONCURRENTLY; on a partitioned table, ON ONLY and then each partition"

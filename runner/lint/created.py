@@ -10,6 +10,7 @@ from runner.lint.rule import Subject
 from runner.sql.details import created_schema, is_temporary
 from runner.sql.facts import created_index, created_relations, is_guarded
 from runner.sql.kinds import StatementKind as Kind
+from runner.sql.parse import placeholder
 from runner.sql.relations import Relation
 
 _CREATES = (
@@ -36,11 +37,11 @@ class Created:
         What says IF NOT EXISTS or OR REPLACE may have been there, unless it is temporary.
         """
         here = _where(place)
-        return any(where < here and new for where, new in self._found(relation))
+        return any(where < here and new for where, new in self._found(relation, place))
 
-    def is_own(self, relation: Relation) -> bool:
+    def is_own(self, relation: Relation, place: Place) -> bool:
         """Return whether the plan creates the relation anywhere, be it again after it has dropped it."""
-        return any(True for _ in self._found(relation))
+        return any(True for _ in self._found(relation, place))
 
     def schema_is_new(self, schema: str, place: Place) -> bool:
         """Return whether the plan has created the schema above `place`, where there was none before."""
@@ -60,13 +61,21 @@ class Created:
             for place in statements(self._subject, *_CREATES):
                 self._note(place)
 
-    def _found(self, relation: Relation) -> Iterator[tuple[_Where, bool]]:
+    def _found(self, relation: Relation, place: Place) -> Iterator[tuple[_Where, bool]]:
         self._read_once()
+        of_item = self._is_item(relation)
         for created, where, new in self._relations.get(relation.name, ()):
-            if created.may_be(relation):
+            if created.may_be(relation) and (not of_item or where[0] == place.rank):
                 yield where, new
-        if relation.schema in self._schemas:
-            yield self._schemas[relation.schema]
+        if relation.schema is not None and relation.schema in self._schemas:
+            where, new = self._schemas[relation.schema]
+            if new:  # what is in a schema that may have been there may be anybody's
+                yield where, new
+
+    def _is_item(self, relation: Relation) -> bool:
+        """Return whether an item of for_each is in the name: in two steps it may be two things."""
+        names = (placeholder(part) for part in (relation.schema, relation.name) if part is not None)
+        return any(name is not None and name not in self._subject.plan.params for name in names)
 
     def _note(self, place: Place) -> None:
         statement = place.statement

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from runner.durations import format_duration
-from runner.errors import Position, Severity
+from runner.errors import Severity
 from runner.lint.places import statements, step_finding
 from runner.lint.rule import Finding, Rule, StepSql, Subject
 from runner.lint.width import widest
@@ -77,8 +77,11 @@ def _budget_too_large(subject: Subject) -> Iterator[Finding]:
     width = None if None in widths else max(width for width in widths if width is not None)
     if width is not None and width < slots:
         message = f"`budget.slots` is {slots}, but no more than {width} of them can ever be in use at once"
-        where = Position(file=subject.plan.file, line=1, column=1)
-        yield Finding(position=where, message=message, hint=f"write `slots: {width}`, or remove a `needs` that is none")
+        yield Finding(
+            position=subject.plan.budget.position,
+            message=message,
+            hint=f"write `slots: {width}`, or remove a `needs` that is none",
+        )
 
 
 _PURGE = "DELETE FROM audit WHERE at < now() - interval '1 year'"

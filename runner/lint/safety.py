@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from runner.errors import Severity
 from runner.lint.created import Created
-from runner.lint.places import statements
+from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, Subject
 from runner.sql.alter import AlterAction, AlterKind, Rewrite, alter_actions
 from runner.sql.bodies import writing_loop
@@ -80,15 +80,15 @@ def _destructive(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject):
         if place.statement.kind not in _QUERIES:
             for loss in losses(place.statement):
-                if not _is_own(loss, created):
+                if not _is_own(loss, created, place):
                     hint = "if that is meant, say so beside the step: `# jobplan: ignore=JP353`"
                     yield place.finding(loss.what, hint=hint)
 
 
-def _is_own(loss: Loss, created: Created) -> bool:
+def _is_own(loss: Loss, created: Created, place: Place) -> bool:
     if loss.schema is not None:
         return created.schema_is_own(loss.schema)
-    return loss.relation is not None and created.is_own(loss.relation)
+    return loss.relation is not None and created.is_own(loss.relation, place)
 
 
 def _whole_server(subject: Subject) -> Iterator[Finding]:
