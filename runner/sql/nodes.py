@@ -7,11 +7,12 @@ have no usable stubs, hence `Any`; nothing above runner.sql sees a tree.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
-from postgast import PgQueryError, parse, pg_query_pb2
+from postgast import PgQueryError, parse, pg_query_pb2, scan
 
 Tree = Any
 _Wrapper = pg_query_pb2.Node
@@ -47,8 +48,57 @@ def _allow_deep_trees() -> None:
 _allow_deep_trees()
 
 
+#: Tokens up to which any text fits the ordinary stack: the parser's C code recurses once for each operator of a chain,
+#: and takes some 450 bytes each time. A text has no more tokens than characters.
+_SHORT = 15_000
+#: Tokens beyond which a text is not looked at: a chain of so many operators would take minutes.
+MAX_TOKENS = 100_000
+_STACK_BYTES = 128 * 1024 * 1024
+
+
 def parse_tree(text: str) -> Tree:
-    """Return the tree of a SQL text; TreeError if PostgreSQL's grammar refuses it."""
+    """Return the tree of a SQL text.
+
+    TreeError if PostgreSQL's grammar refuses it, or if it is too long or too deep to be parsed safely.
+    """
+    if len(text) <= _SHORT:
+        return _parse(text)
+    tokens = _count_tokens(text)
+    if tokens > MAX_TOKENS:
+        raise TreeError(f"the SQL text has {tokens:,} tokens; jobplan checks {MAX_TOKENS:,} at most", 0)
+    return _parse(text) if tokens <= _SHORT else _with_deep_stack(lambda: _parse(text))
+
+
+def _count_tokens(text: str) -> int:
+    try:
+        return len(scan(text).tokens)
+    except PgQueryError as error:
+        raise TreeError(error.message, error.cursorpos) from None
+
+
+def _with_deep_stack(work: Callable[[], Tree]) -> Tree:
+    """Do the work where a deep recursion in C has room: an overflow would end the process without a word."""
+    outcome: list[Tree | TreeError] = []
+
+    def run() -> None:
+        try:
+            outcome.append(work())
+        except TreeError as error:
+            outcome.append(error)
+
+    before = threading.stack_size(_STACK_BYTES)
+    try:
+        thread = threading.Thread(target=run)
+        thread.start()
+    finally:
+        threading.stack_size(before)
+    thread.join()
+    if isinstance(outcome[0], TreeError):
+        raise outcome[0]
+    return outcome[0]
+
+
+def _parse(text: str) -> Tree:
     try:
         return parse(text)
     except PgQueryError as error:

@@ -217,3 +217,27 @@ def test_tokens_cover_a_text_without_its_white_space() -> None:
     tokens = tokenize(text)
     assert [token.text for token in tokens] == ["SELECT", "é", ",", "'𝄞'", "/* é */", "-- x"]
     assert all(text[token.start : token.end] == token.text for token in tokens)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("select 1" + "+1" * 45_000, "nested too deeply"),
+        ("select 1" + "+1" * 60_000, "120,002 tokens"),
+        ("select " + "(" * 40_000, "memory exhausted|syntax error"),
+    ],
+)
+def test_a_text_that_would_overflow_the_stack_is_refused(text: str, message: str) -> None:
+    with pytest.raises(SqlSyntaxError, match=message):
+        parse_statements(text)
+
+
+@pytest.mark.parametrize("chain", ["+1", "::int"])
+def test_a_deep_text_is_parsed_where_it_fits(chain: str) -> None:
+    assert len(parse_statements("select 1" + chain * 20_000)) == 1
+
+
+def test_a_long_text_that_is_not_deep_is_parsed() -> None:
+    rows = ", ".join(f"({number}, 'x')" for number in range(10_000))
+    (statement,) = parse_statements(f"INSERT INTO t VALUES {rows}")
+    assert statement.kind is StatementKind.INSERT
