@@ -6,12 +6,12 @@ the same state in a live run, from a journal, and in a simulated schedule.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from runner.engine import events as ev
+from runner.engine.indices import enqueue, expect_server_end, forget_server_end, leave, overtake, told_of, wait_until
 from runner.engine.state import BAD, RunState, StepRecord, StepState, new_record
 from runner.plan.model import NeedOn
 
@@ -51,16 +51,16 @@ def apply(state: RunState, event: ev.Event) -> None:
 
 
 def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> None:
-    _leave(state, record)
+    leave(state, record)
     record.ready_at = event.at
     record.overtaken = 0
-    _enqueue(state, record)
+    enqueue(state, record)
     state.fresh[record.key] = None
     _move(record, StepState.READY, event.at)
 
 
 def _step_queued(state: RunState, record: StepRecord, event: ev.StepQueued) -> None:
-    _forget(state.fresh, record.key)
+    told_of(state, record)
     _move(record, StepState.QUEUED, event.at)
     record.queued_because = event.reason
 
@@ -76,7 +76,7 @@ def _step_queue_timed_out(state: RunState, record: StepRecord, event: ev.StepQue
 
 
 def _step_checking(state: RunState, record: StepRecord, event: ev.StepChecking) -> None:
-    _leave(state, record)
+    leave(state, record)
     _move(record, StepState.CHECKING, event.at)
 
 
@@ -93,7 +93,7 @@ def _step_checked(state: RunState, record: StepRecord, event: ev.StepChecked) ->
 
 def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) -> None:
     """Each item becomes a record of its own; the step itself only waits for them, or has nothing to do."""
-    _leave(state, record)
+    leave(state, record)
     record.instances = tuple(item.key for item in event.items)
     record.open_instances = len(event.items)
     if not event.items:
@@ -115,18 +115,16 @@ def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) 
 
 
 def _step_repeating(state: RunState, record: StepRecord, event: ev.StepRepeating) -> None:
-    _leave(state, record)
-    bisect.insort(state.retrying, (event.until, record.key))
-    record.retry_at = event.until
+    leave(state, record)
+    wait_until(state, record, event.until)
     record.iteration = event.next_iteration
     record.attempts_before = record.attempt
     _move(record, StepState.RETRYING, event.at)
 
 
 def _step_retrying(state: RunState, record: StepRecord, event: ev.StepRetrying) -> None:
-    _leave(state, record)
-    bisect.insort(state.retrying, (event.until, record.key))
-    record.retry_at = event.until
+    leave(state, record)
+    wait_until(state, record, event.until)
     _move(record, StepState.RETRYING, event.at)
 
 
@@ -135,7 +133,7 @@ def _step_finished(state: RunState, record: StepRecord, event: ev.StepFinished) 
 
 
 def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLaunching) -> None:
-    _leave(state, record)
+    leave(state, record)
     for name, amount in record.needs.items():
         state.used[name] += amount
     state.active[record.key] = None
@@ -147,10 +145,9 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     record.cancel_reason = None
     record.detaching = False
     record.lost = False
-    if record.server_end is not None:
-        bisect.insort(state.server_ends, (record.server_end, record.key))
+    expect_server_end(state, record)
     for key in event.overtook:
-        _overtake(state, state.records[key])
+        overtake(state, state.records[key])
     if state.ceiling is not None and len(state.active) > state.ceiling:
         state.probe = record.key
         state.probe_at = event.at + PROBE_INTERVAL
@@ -162,7 +159,7 @@ def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDefe
 
     It is queued without a word of its own: CapacityShort speaks for all of them, once.
     """
-    _leave(state, record)
+    leave(state, record)
     record.attempt -= 1
     record.started_at = record.started_at if record.attempt else None
     record.launched_at = None
@@ -173,7 +170,7 @@ def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDefe
     state.probe_at = event.at + PROBE_INTERVAL
     state.short_message = event.message
     record.queued_because = SERVER_CAPACITY
-    _enqueue(state, record)
+    enqueue(state, record)
     _move(record, StepState.QUEUED, event.at)
 
 
@@ -184,18 +181,13 @@ def _attempt_running(state: RunState, record: StepRecord, event: ev.AttemptRunni
 
 
 def _attempt_cancel_requested(state: RunState, record: StepRecord, event: ev.AttemptCancelRequested) -> None:
-    _forget_server_end(state, record)
+    forget_server_end(state, record)
     record.cancel_reason = event.reason
 
 
 def _attempt_detach_requested(state: RunState, record: StepRecord, _: ev.AttemptDetachRequested) -> None:
-    _forget_server_end(state, record)
+    forget_server_end(state, record)
     record.detaching = True
-
-
-def _forget_server_end(state: RunState, record: StepRecord) -> None:
-    if record.server_end is not None:
-        _remove(state.server_ends, (record.server_end, record.key))
 
 
 def _attempt_lost(_: RunState, record: StepRecord, __: ev.AttemptLost) -> None:
@@ -239,84 +231,6 @@ def _move(record: StepRecord, to: StepState, at: float) -> None:
     record.since = at
 
 
-def _leave(state: RunState, record: StepRecord) -> None:
-    """Take the step out of the index that its present state put it into."""
-    match record.state:
-        case StepState.PENDING:
-            _forget(state.released, record.key)
-        case StepState.READY | StepState.QUEUED:
-            _dequeue(state, record)
-            _forget(state.fresh, record.key)
-        case StepState.LAUNCHING | StepState.RUNNING:
-            for name, amount in record.needs.items():
-                _give_back(state, name, amount)
-            _forget(state.active, record.key)
-            _forget_server_end(state, record)
-        case StepState.SETTLING:
-            _forget(state.settling, record.key)
-        case StepState.EXPANDED:
-            state.expanded -= 1
-        case StepState.RETRYING:
-            _remove(state.retrying, (record.retry_at, record.key))
-        case _:
-            pass
-
-
-def _forget(index: dict[str, None], key: str) -> None:
-    """Take a step out of an index. A dict that was large is slow to walk even when it is empty, until it is cleared."""
-    index.pop(key, None)
-    if not index:
-        index.clear()
-
-
-def _give_back(state: RunState, name: str, amount: int) -> None:
-    """Free what was held; what is not in use has no entry, so that each decision copies only what is."""
-    state.used[name] -= amount
-    if not state.used[name]:
-        del state.used[name]
-
-
-def _enqueue(state: RunState, record: StepRecord) -> None:
-    entry = (state.place(record), record.key)
-    group = state.ready.setdefault(record.kind, [])
-    if not group or entry < group[0]:
-        if group:
-            _remove(state.heads, group[0])
-        bisect.insort(state.heads, entry)
-    bisect.insort(group, entry)
-    deadline = record.queue_deadline
-    if deadline is not None:
-        bisect.insort(state.queue_timed, (deadline, record.key))
-
-
-def _dequeue(state: RunState, record: StepRecord) -> None:
-    entry = (state.place(record), record.key)
-    group = state.ready[record.kind]
-    if entry == group[0]:
-        _remove(state.heads, entry)
-        if len(group) > 1:
-            bisect.insort(state.heads, group[1])
-    _remove(group, entry)
-    if not group:
-        del state.ready[record.kind]
-    if record.queue_deadline is not None:
-        _remove(state.queue_timed, (record.queue_deadline, record.key))
-
-
-def _remove(ordered: list[Any], entry: object) -> None:
-    del ordered[bisect.bisect_left(ordered, entry)]
-
-
-def _overtake(state: RunState, record: StepRecord) -> None:
-    """Count it; at the end of its patience the step moves up."""
-    if record.overtaken + 1 == state.patience:
-        _dequeue(state, record)
-        record.overtaken += 1
-        _enqueue(state, record)
-    else:
-        record.overtaken += 1
-
-
 def _got_worker(state: RunState, record: StepRecord, at: float) -> None:
     """End the shortage if this was the attempt that asked for more than the server last gave.
 
@@ -330,13 +244,13 @@ def _got_worker(state: RunState, record: StepRecord, at: float) -> None:
 
 
 def _settle(state: RunState, record: StepRecord, at: float) -> None:
-    _leave(state, record)
+    leave(state, record)
     state.settling[record.key] = None
     _move(record, StepState.SETTLING, at)
 
 
 def _finish(state: RunState, record: StepRecord, to: StepState, at: float) -> None:
-    _leave(state, record)
+    leave(state, record)
     _move(record, to, at)
     state.unfinished -= 1
     if not record.in_finally:
