@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from runner.errors import Severity
 from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, StepSql, Subject
-from runner.sql.kinds import StatementKind as Kind
-from runner.sql.results import may_count_rows, may_return_rows
+from runner.sql.results import no_row_count, no_rows_to_read
 from runner.sql.rollback import outlives_rollback
-
-_RETURNING = frozenset({Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE})
 
 
 def _unsafe_retry(subject: Subject) -> Iterator[Finding]:
@@ -34,14 +31,14 @@ def _no_result(subject: Subject) -> Iterator[Finding]:
 
 def _missing_result(step: StepSql, place: Place) -> Iterator[Finding]:
     key = _key_for_rows(step)
-    kind = place.statement.kind
-    name = "this statement" if kind is Kind.OTHER else kind
-    if key is not None and not may_return_rows(place.statement):
-        hint = "add RETURNING" if kind in _RETURNING else "end the step with a query, or use `verify`"
-        yield place.finding(f"`{key}` needs rows, and {name} returns none", hint=hint)
-    elif _wants_count(step) and not may_count_rows(place.statement):
-        hint = "end the step with a query, or use `verify`"
-        yield place.finding(f"`expect.rows` needs a number of rows, and {name} has none", hint=hint)
+    reason = no_rows_to_read(place.statement) if key is not None else None
+    hint = "end the step with a query or RETURNING, or use `verify`"
+    if reason is not None:
+        yield place.finding(f"`{key}` needs rows, and {reason}", hint=hint)
+    elif key is None and _wants_count(step):
+        reason = no_row_count(place.statement)
+        if reason is not None:
+            yield place.finding(f"`expect.rows` needs a number of rows, and {reason}", hint=hint)
 
 
 def _key_for_rows(step: StepSql) -> str | None:
@@ -61,14 +58,11 @@ def _endless_repeat(subject: Subject) -> Iterator[Finding]:
         repeat = step.step.repeat
         if repeat is None or repeat.until_sql is not None or not step.statements:
             continue
-        statement = step.statements[-1]
-        if not may_count_rows(statement):
-            name = "this statement" if statement.kind is Kind.OTHER else statement.kind
-            message = f"`until: no_rows` needs a number of rows, and {name} has none"
-            place = Place(rank=rank, step=step, statement=statement)
-            yield place.finding(
-                message, hint="write `until: SELECT …`, or let the last statement be the one that counts"
-            )
+        reason = no_row_count(step.statements[-1])
+        if reason is not None:
+            message = f"`until: no_rows` needs a number of rows, and {reason}"
+            place = Place(rank=rank, step=step, statement=step.statements[-1])
+            yield place.finding(message, hint="write `until: SELECT …`, or end the step with the statement that counts")
 
 
 _BUILD = "CREATE INDEX CONCURRENTLY orders_customer_idx ON orders (customer_id)"
@@ -101,8 +95,10 @@ RULES = (
         why=(
             "`expect` and `capture` look at the result of the last statement of the step. `expect.value` and "
             "`capture` need rows, which DDL, DO and maintenance commands never return, and INSERT, UPDATE, DELETE and "
-            "MERGE only with RETURNING. `expect.rows` needs a number of rows, which the latter have also without. "
-            "What such a step has done is a question for `verify`."
+            "MERGE only with RETURNING; the rows of EXECUTE and FETCH cannot be read, because only the worker's own "
+            "session knows their columns. `expect.rows` alone needs a number of rows, which the command tag has for "
+            "queries, INSERT, UPDATE, DELETE, MERGE and COPY. What any other step has done is a question for "
+            "`verify`."
         ),
         wrong="- id: purge\n  sql: DELETE FROM audit WHERE at < now() - interval '1 year'\n  capture: {rows: 10}",
         right=(
@@ -117,8 +113,8 @@ RULES = (
         title="until: no_rows where no rows are counted",
         why=(
             "`until: no_rows` looks at the number of rows of the last statement, and DO, DDL and maintenance commands "
-            "report none. The step would be over after its first iteration, with most of the work not done, and would "
-            "count as succeeded."
+            "report none. Most of them report 0, so that the step would be over after its first iteration, with most "
+            "of the work not done, and would count as succeeded; SHOW and EXPLAIN would go on until `max_iterations`."
         ),
         wrong=(
             "- id: purge\n  sql: |\n    DO $$ BEGIN DELETE FROM audit WHERE at < now() - interval '1 year'; END $$\n"

@@ -1,4 +1,4 @@
-"""What a statement gives back: rows, a number of rows, or neither."""
+"""What a statement gives back that a plan can look at: rows, a number of rows, or neither."""
 
 from __future__ import annotations
 
@@ -7,19 +7,35 @@ from runner.sql.parse import Statement, returns_rows
 
 _K = StatementKind
 
+# Their command tags end in a number.
 _COUNT = frozenset(
     {
         *(_K.SELECT, _K.SELECT_INTO, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.COPY_FROM, _K.COPY_TO),
-        *(_K.FETCH, _K.MOVE, _K.EXECUTE, _K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW, _K.CALL),
+        *(_K.FETCH, _K.MOVE, _K.EXECUTE, _K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW),
+        *(_K.REFRESH_MATERIALIZED_VIEW, _K.CALL),
     }
 )
+_RETURNING = frozenset({_K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE})
+_OF_SESSION = frozenset({_K.EXECUTE, _K.FETCH})
 
 
-def may_return_rows(statement: Statement) -> bool:
-    """Return whether the statement can give rows; CALL does if the procedure has OUT parameters."""
-    return statement.kind is _K.CALL or returns_rows(statement)
+def no_rows_to_read(statement: Statement) -> str | None:
+    """Say why a plan cannot see rows of the statement, None if it can; CALL may give one.
+
+    The columns must be known before the worker starts, and those of a prepared statement or a cursor are known only in
+    the session that has it.
+    """
+    name = "this statement" if statement.kind is _K.OTHER else str(statement.kind)
+    if statement.kind in _OF_SESSION:
+        return f"the columns of {name} are known only while the worker runs"
+    if statement.kind is _K.CALL or returns_rows(statement):
+        return None
+    return f"{name} returns none without RETURNING" if statement.kind in _RETURNING else f"{name} returns none"
 
 
-def may_count_rows(statement: Statement) -> bool:
-    """Return whether the server can say how many rows it was: its command tag has a number, or there are rows."""
-    return statement.kind in _COUNT or returns_rows(statement)
+def no_row_count(statement: Statement) -> str | None:
+    """Say why nobody knows how many rows the statement was about, None if the server says so."""
+    if statement.kind in _COUNT:
+        return None
+    name = "this statement" if statement.kind is _K.OTHER else str(statement.kind)
+    return f"{name} reports none"
