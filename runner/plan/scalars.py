@@ -15,6 +15,8 @@ MAX_DIGITS = 100
 
 _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 _NUMBER_STARTS = frozenset("+-.0123456789")
+#: How plain scalars begin that may be anything but text; "" stands for nothing at all.
+NOT_ALWAYS_TEXT = _NUMBER_STARTS | {word[:1] for word in _WORDS}
 _INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 

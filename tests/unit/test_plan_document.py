@@ -179,13 +179,13 @@ def test_the_deepest_nesting_that_is_allowed() -> None:
 def test_a_billion_laughs_are_refused() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 10)]
-    assert parsed("\n".join(lines))[1] == ["p:6:5 JP013"]
+    assert parsed("\n".join(lines))[1] == ["p:6:45 JP013"]
 
 
 def test_the_number_of_values_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(composer, "MAX_NODES", 10)
     assert parsed("a: [1, 2, 3, 4, 5, 6, 7]\n")[1] == []
-    assert parsed("a: [1, 2, 3, 4, 5, 6, 7, 8]\n")[1] == ["p:1:1 JP013"]
+    assert parsed("a: [1, 2, 3, 4, 5, 6, 7, 8]\n")[1] == ["p:1:26 JP013"]
 
 
 @pytest.mark.parametrize(
