@@ -60,12 +60,28 @@ def _check_needs(draft: Draft, by_id: MappingABC[str, Draft], hidden: MappingABC
             draft.fields.add(node, "JP232", f"`{need.step}` is in `needs` twice")
         needed = by_id.get(need.step)
         if needed is None:
-            meant = hidden.get(need.step)
-            guess = draft.fields.report.guesses.did_you_mean
-            hint = f"did you mean `{meant}`?" if meant else guess(need.step, by_id)
-            draft.fields.add(node, "JP202", f"there is no step `{need.step}`", hint=hint)
+            _report_unknown(draft, need, node, by_id, hidden)
         else:
             _check_need(draft, need, node, needed)
+
+
+def _report_unknown(
+    draft: Draft, need: Need, node: Node, by_id: MappingABC[str, Draft], hidden: MappingABC[str, str]
+) -> None:
+    """Report a need of nothing in the words of its file: an included one knows its ids without the prefix."""
+    word = node.values["step"] if isinstance(node, Mapping) else node
+    written = word.text if isinstance(word, Scalar) else need.step
+    prefix = need.step.removesuffix(written)
+    guesses = draft.fields.report.guesses
+    if meant := hidden.get(need.step):
+        hint: str | None = f"did you mean `{meant}`?"
+    elif prefix and not guesses.spent:
+        known = [step_id.removeprefix(prefix) for step_id in by_id if step_id.startswith(prefix)]
+        hint = guesses.did_you_mean(written, known)
+    else:
+        hint = guesses.did_you_mean(written, by_id)
+    where = " in this file" if prefix else ""
+    draft.fields.add(node, "JP202", f"there is no step `{written}`{where}", hint=hint)
 
 
 def _check_need(draft: Draft, need: Need, node: Node, needed: Draft) -> None:

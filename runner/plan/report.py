@@ -30,6 +30,11 @@ class Guesses:
     def __init__(self) -> None:
         self._left = MAX_COMPARED
 
+    @property
+    def spent(self) -> bool:
+        """Say whether there will be no more hints."""
+        return self._left < 0
+
     def did_you_mean(self, word: str, known: Collection[str]) -> str | None:
         """Return a hint that names the known word nearest to `word`, or None if none is near."""
         self._left -= len(known)
