@@ -24,6 +24,7 @@ class Inspector:
         self.open_main = len(plan.steps)
         self.held: dict[str, StepRecord] = {}
         self.checking: set[str] = set()
+        self.before: dict[str, ev.Verdict] = {}
         self.launched: Counter[str] = Counter()
         self.iterations: Counter[str] = Counter()
         self.overtaken: Counter[str] = Counter()
@@ -62,7 +63,7 @@ class Inspector:
                 assert event.step not in self.checking, f"{event.step} is asked for twice"
                 self.checking.add(event.step)
             case ev.StepChecked():
-                self.checking.remove(event.step)
+                self.checked(event)
             case ev.StepExpanded():
                 self.expanded(state, event)
             case ev.StepRepeating():
@@ -79,6 +80,13 @@ class Inspector:
                 self.told_short = not self.told_short
             case _:
                 pass
+
+    def checked(self, event: ev.StepChecked) -> None:
+        """What was asked is answered once, and whether a step may start is asked once."""
+        self.checking.remove(event.step)
+        if event.phase is ev.CheckPhase.BEFORE:
+            assert event.step not in self.before, f"{event.step} is asked for again"
+            self.before[event.step] = event.verdict
 
     def expanded(self, state: RunState, event: ev.StepExpanded) -> None:
         """Items are fixed once, and each has a key of its own."""
@@ -116,6 +124,8 @@ class Inspector:
         assert not self.stopping, f"{step.id} started in a run that stops"
         for need in parent.needs:
             assert met(need, state.records[need.step]), f"{step.id} started although {need} is not met"
+        conditional = step.if_ is not None or bool(step.preconditions)
+        assert self.before.get(step.id) is (ev.Verdict.PROCEED if conditional else None), f"{step.id} was not let start"
         self.launched[event.step] += 1
         most = max(step.retry.max_attempts, UNKNOWN_ATTEMPTS if step.idempotent else 1)
         assert self.launched[event.step] <= most, f"{step.id} is tried too often"
