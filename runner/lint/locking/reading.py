@@ -1,0 +1,204 @@
+"""From a plan's SQL to the locks of each step: those of its text, and what the rest of the plan tells about them.
+
+The rest of the plan tells the tables of indexes and the foreign keys that it creates; a step tells with `touches` what
+its opaque SQL locks.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+from runner.lint.locking.foreign import ForeignKeys
+from runner.lint.locking.held import Held, Lockable, Nature
+from runner.lint.locking.names import Named, Naming, naming_of, relation_in
+from runner.lint.locking.texts import TextLock, TextStatement, hides_names, is_gentle, read_text, words_in
+from runner.lint.rule import StepSql, Subject
+from runner.sql.facts import created_index
+from runner.sql.foreign import foreign_keys
+from runner.sql.lockmodes import LockMode, Target, conflict
+from runner.sql.locks import is_opaque
+from runner.sql.parse import Template
+
+#: What `touches` stands for, which names no mode: that of a writer. Two steps that touch a table get along.
+TOUCHED = LockMode.ROW_EXCLUSIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locking:
+    """The locks of one step, in the order of its statements. `several` says that it may have several instances."""
+
+    sql: StepSql
+    held: tuple[Held, ...]
+    several: bool
+
+    @property
+    def id(self) -> str:
+        """The step's id."""
+        return self.sql.step.id
+
+
+def read_locking(subject: Subject) -> tuple[Locking, ...]:
+    """Return the locks of each step, in the plan's order."""
+    reader = _Reader()
+    strong = {number: sql for number, sql in enumerate(subject.steps) if not _is_gentle(sql)}
+    for sql in strong.values():
+        reader.note(sql)
+    found = {number: reader.step(sql) for number, sql in strong.items()}
+    wanted = reader.words(found.values())
+    steps = tuple(found.get(number) or reader.gentle(sql, wanted) for number, sql in enumerate(subject.steps))
+    rebuilt = {held.on for step in steps for held in step.held if _stops_readers(held)}
+    return tuple(_with_indexes_read(step, rebuilt) for step in steps) if rebuilt else steps
+
+
+def _is_gentle(sql: StepSql) -> bool:
+    return sql.template is None or is_gentle(sql.template)
+
+
+class _Reader:
+    """What is known of the whole plan while its steps are read."""
+
+    def __init__(self) -> None:
+        self._texts: dict[int, tuple[TextStatement, ...]] = {}
+        self._tables: dict[Lockable, Named] = {}
+        self._keys = ForeignKeys()
+
+    def note(self, sql: StepSql) -> None:
+        """Remember the indexes and foreign keys that a step creates."""
+        naming = naming_of(sql.step)
+        for statement in self._text(sql.template):
+            made = created_index(statement.parsed)
+            if made is not None and made.index is not None:
+                for index, table in zip(naming.read(made.index), naming.read(made.table), strict=False):
+                    self._tables[index.on] = table
+            for key in foreign_keys(statement.parsed):
+                self._keys.add(key, naming)
+
+    def words(self, strong: Iterable[Locking]) -> frozenset[str] | None:
+        """Return words of which gentle steps that matter have one at least; None if all of them matter."""
+        names = [*self._keys.names()]
+        for held in (held for step in strong for held in step.held):
+            if held.on.name is not None:
+                names.append(held.on.name)
+            elif conflict(held.mode, LockMode.ROW_EXCLUSIVE):
+                return None
+        return words_in(" ".join(names))
+
+    def gentle(self, sql: StepSql, wanted: frozenset[str] | None) -> Locking:
+        """Return the locks of a step that only reads and changes rows: none if nobody wants its relations otherwise."""
+        text = sql.step.sql.text
+        matters = wanted is None or sql.step.touches or hides_names(text) or not wanted.isdisjoint(words_in(text))
+        return self.step(sql) if matters else Locking(sql=sql, held=(), several=False)
+
+    def step(self, sql: StepSql) -> Locking:
+        """Return the locks of a step."""
+        naming = naming_of(sql.step)
+        text = self._text(sql.template)
+        held = list(_touched(sql, text, naming))
+        for statement in text:
+            held += self._own_locks(statement, naming)
+            held += self._keys.spread(statement, naming)
+        held.sort(key=lambda lock: lock.order)
+        for_each = sql.step.for_each
+        several = for_each is not None and (for_each.sql is not None or len(for_each.items) > 1)
+        return Locking(sql=sql, held=tuple(_with_upgrades(held)), several=several)
+
+    def _text(self, template: Template | None) -> tuple[TextStatement, ...]:
+        """Read a text once, however many steps run it."""
+        if template is None:
+            return ()
+        known = self._texts.get(id(template))
+        if known is None:
+            known = self._texts[id(template)] = read_text(template)
+        return known
+
+    def _own_locks(self, statement: TextStatement, naming: Naming) -> Iterator[Held]:
+        reading = naming if statement.settled else naming.unsettled()
+        for lock in statement.locks:
+            if lock.relation is None:
+                everywhere = f"every table of the schema {lock.schema}" if lock.schema else "every table"
+                yield _held(statement, lock, Lockable(lock.schema, None), everywhere)
+                continue
+            for named in reading.read(lock.relation):
+                yield from self._on_target(statement, lock, named)
+
+    def _on_target(self, statement: TextStatement, lock: TextLock, named: Named) -> Iterator[Held]:
+        table = self._tables.get(named.on)
+        match lock.target:
+            case Target.RELATION:
+                yield _held(statement, lock, named.on, str(named.relation), named.item)
+                if table is not None and lock.mode is LockMode.ACCESS_EXCLUSIVE:
+                    one = _held(statement, lock, _indexes(table.on), f"the indexes of {table.relation}", named.item)
+                    yield replace(one, nature=Nature.ONE_INDEX)
+            case Target.TABLE_OF_INDEX:
+                if table is not None:
+                    yield _held(statement, lock, table.on, str(table.relation), named.item)
+            case Target.INDEXES_OF_TABLE:
+                yield _held(statement, lock, _indexes(named.on), f"the indexes of {named.relation}", named.item)
+
+
+def _held(statement: TextStatement, lock: TextLock, on: Lockable, name: str, item: int | None = None) -> Held:
+    return Held(
+        on=on,
+        mode=lock.mode,
+        nature=statement.nature,
+        order=lock.order,
+        what=statement.what,
+        name=name,
+        offset=lock.offset,
+        item=item,
+        planned=statement.planned,
+    )
+
+
+def _touched(sql: StepSql, text: tuple[TextStatement, ...], naming: Naming) -> Iterator[Held]:
+    """Yield the locks that `touches` tells of, as if the first opaque statement took them, or else the last one."""
+    if not sql.step.touches or not text:
+        return
+    statement = next((statement for statement in text if is_opaque(statement.parsed)), text[-1])
+    for relation in filter(None, map(relation_in, sql.step.touches)):
+        for named in naming.read(relation):
+            yield Held(
+                on=named.on,
+                mode=TOUCHED,
+                nature=Nature.PLAIN,
+                order=(statement.number, 0),
+                what=f"`touches`, {statement.what}",
+                name=str(named.relation),
+                offset=statement.parsed.start,
+            )
+
+
+def _with_upgrades(held: Iterable[Held]) -> Iterator[Held]:
+    """Yield the locks, those marked that wait while their transaction has a weaker one on the same relation."""
+    earlier: dict[tuple[Lockable, int | None], list[Held]] = defaultdict(list)
+    for lock in held:
+        before = earlier[lock.on, lock.item]
+        weak = [old for old in before if old.order < lock.order]
+        before.append(lock)
+        upgrades = lock.nature is Nature.PLAIN and bool(weak) and not any(_is_strong(old) for old in weak)
+        yield replace(lock, nature=Nature.UPGRADE) if upgrades else lock
+
+
+def _is_strong(held: Held) -> bool:
+    """Say whether a lock had to wait for a DROP INDEX CONCURRENTLY itself, and so is no reason to wait for it."""
+    return conflict(held.mode, LockMode.SHARE_UPDATE_EXCLUSIVE)
+
+
+def _indexes(table: Lockable) -> Lockable:
+    return table._replace(indexes=True)
+
+
+def _stops_readers(held: Held) -> bool:
+    return held.on.indexes and held.mode is LockMode.ACCESS_EXCLUSIVE
+
+
+def _with_indexes_read(step: Locking, rebuilt: set[Lockable]) -> Locking:
+    """Add that a query opens the indexes of its tables, where a step of the plan keeps it from that."""
+    opened = tuple(
+        replace(lock, on=_indexes(lock.on), name=f"the indexes of {lock.name}")
+        for lock in step.held
+        if lock.planned and _indexes(lock.on) in rebuilt
+    )
+    return replace(step, held=tuple(sorted((*step.held, *opened), key=lambda lock: lock.order))) if opened else step
