@@ -8,6 +8,7 @@ step id that is long or holds an item in another script is cut and replaced here
 from __future__ import annotations
 
 import hashlib
+import re
 import secrets
 
 from runner.clock import rfc3339
@@ -16,6 +17,7 @@ PREFIX = "jobplan"
 _MAX_BYTES = 63
 _ALPHABET = "abcdefghjkmnpqrstvwxyz23456789"
 _HASH_LENGTH = 6
+_NOT_PRINTABLE_ASCII = re.compile(r"[^ -~]")
 
 
 def new_run_id(now: float) -> str:
@@ -38,7 +40,7 @@ def run_of(application_name: str) -> str:
 def worker_name(run_id: str, step: str) -> str:
     """Return the application_name of a step's worker: printable ASCII, 63 bytes at most."""
     name = f"{PREFIX}:{run_id}:{step}"
-    ascii_name = "".join(character if " " <= character <= "~" else "?" for character in name)
+    ascii_name = _NOT_PRINTABLE_ASCII.sub("?", name)
     if ascii_name == name and len(name) <= _MAX_BYTES:
         return name
     digest = hashlib.sha256(step.encode()).hexdigest()[:_HASH_LENGTH]

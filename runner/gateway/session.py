@@ -265,11 +265,11 @@ def _columns(result: pq.abc.PGresult) -> tuple[Column, ...]:
 
 
 def _rows(result: pq.abc.PGresult) -> tuple[Row, ...]:
-    def value(row: int, column: int) -> str | None:
-        data = result.get_value(row, column)
-        return None if data is None else data.decode("utf-8", "replace")
-
-    return tuple(tuple(value(row, column) for column in range(result.nfields)) for row in range(result.ntuples))
+    value, columns = result.get_value, range(result.nfields)
+    return tuple(
+        tuple([None if (data := value(row, column)) is None else data.decode("utf-8", "replace") for column in columns])
+        for row in range(result.ntuples)
+    )
 
 
 def error_details(result: pq.abc.PGresult) -> ErrorDetails:
