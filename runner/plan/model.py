@@ -7,8 +7,11 @@ no cycle, and no step is wider than the budget. Durations are seconds as float, 
 from __future__ import annotations
 
 import enum
+import re
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
 
@@ -83,13 +86,19 @@ class Sql:
 
     def position(self, offset: int) -> Position:
         """Return the place in the file of the character at `offset` (counted in characters from 0)."""
-        before = self.text[:offset]
-        line = before.count("\n")
+        ends = _line_ends(self.text)
+        line = bisect_left(ends, offset)
         if line >= len(self.line_starts):
             return self.start
         start = self.line_starts[line]
-        column = start.column + offset - (before.rfind("\n") + 1)
+        column = start.column + offset - (ends[line - 1] + 1 if line else 0)
         return Position(file=start.file, line=start.line, column=column)
+
+
+@lru_cache(maxsize=16)
+def _line_ends(text: str) -> list[int]:
+    """Return where the line breaks are; kept, because a long text with many problems is asked once for each."""
+    return [found.start() for found in re.finditer("\n", text)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
