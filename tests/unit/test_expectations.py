@@ -110,6 +110,7 @@ def test_rows_that_nobody_wanted_cannot_be_a_problem() -> None:
     unread = ended(1, ev.Rows(problem="void"))
     assert unmet_expectation(step("a"), unread) is None
     assert unmet_expectation(step("a", expect=Expect(rows_min=1)), unread) is None
+    assert unmet_expectation(step("a", capture_rows=5), unread) is None
 
 
 @pytest.mark.parametrize(
