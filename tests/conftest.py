@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 
 import psycopg
@@ -38,7 +39,7 @@ def new_database(server_dsn: str) -> Iterator[Callable[[], str]]:
     made: list[str] = []
 
     def make() -> str:
-        name = f"jobplan_test_{next(_NUMBERS)}"
+        name = f"jobplan_test_{os.getpid()}_{next(_NUMBERS)}"  # two test runs may share a given server
         with psycopg.connect(server_dsn, autocommit=True) as connection:
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
             connection.execute(f"CREATE DATABASE {name}")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -54,8 +56,13 @@ def cli() -> None:
     """Run checked-in plans of SQL steps inside PostgreSQL, through the extension pg_background."""
 
 
+#: What a full disk, a quota or a broken device answers when output is written to it.
+_UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; every exit code of jobplan is decided here."""
+    _open_closed_streams()
     try:
         code = cli.main(args=arguments, prog_name="jobplan", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -71,7 +78,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         sys.stderr.close()
         code = 141
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            report_bug(error)
+        else:
+            click.echo(f"jobplan: the output cannot be written: {error.strerror}", err=True)
+        code = 1 if error.errno in _UNWRITABLE else 70
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit code 70
         report_bug(error)
         code = 70
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """Open the standard streams that the process was started without: no report or socket may take their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w", encoding="utf-8", closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)

@@ -7,6 +7,7 @@ import traceback
 import click
 
 from runner.errors import (
+    ConnectionFailedError,
     GroupHeldError,
     JobplanError,
     PlanError,
@@ -51,7 +52,13 @@ def report_error(error: JobplanError) -> None:
     if isinstance(error, PlanError):
         for problem in error.problems:
             click.echo(str(problem), err=True)
-    click.echo(f"jobplan: {error}", err=True)
+    text = str(error)
+    if isinstance(error, ConnectionFailedError) and error.hint is None:
+        text += f"{'' if text.endswith(('.', '?')) else '.'} {_WHERE}"
+    click.echo(f"jobplan: {text}", err=True)
+
+
+_WHERE = "Say where the server is, and who you are, with --dsn, JOBPLAN_DSN or libpq's PGHOST and so on."
 
 
 def report_bug(error: Exception) -> None:

@@ -86,13 +86,23 @@ def run(
         dsn=dsn if dsn is not None else os.environ.get("JOBPLAN_DSN", ""),
         slots=slots,
         selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
-        reports=tuple(_report(text) for text in reports),
+        reports=_reports(reports, plan),
         verbosity=chosen,
     )
     loaded = _load(options)
     left_out = options.selection.left_out(loaded)
     with _server(options, embedded=embedded) as conninfo:
         return _execute(loaded, left_out, options, conninfo, embedded=embedded)
+
+
+def _reports(texts: tuple[str, ...], plan: Path) -> tuple[tuple[str, Path], ...]:
+    reports = tuple(_report(text) for text in texts)
+    taken = {plan.resolve()}
+    for _, path in reports:
+        if path.resolve() in taken:
+            raise UsageError(f"--report would overwrite {path}, which is the plan or another report.")
+        taken.add(path.resolve())
+    return reports
 
 
 def _report(text: str) -> tuple[str, Path]:
@@ -108,7 +118,7 @@ def _load(options: Options) -> Plan:
     plan = read_plan(options.plan, **options.parameters)
     if options.slots is None or options.slots >= plan.budget.slots:
         return plan
-    wide = [step.id for step in plan.steps if step.slots > options.slots]
+    wide = [step.id for step in (*plan.steps, *plan.finally_) if step.slots > options.slots]
     if wide:
         raise UsageError(f"--slots {options.slots} is less than step {wide[0]} takes.")
     return dataclasses.replace(plan, budget=dataclasses.replace(plan.budget, slots=options.slots))
@@ -128,8 +138,8 @@ def _server(options: Options, *, embedded: bool) -> Iterator[str]:
 def _execute(plan: Plan, left_out: frozenset[str], options: Options, conninfo: str, *, embedded: bool) -> int:
     clock = MonotonicClock()
     run_id = new_run_id(clock.now())
-    sinks: list[Sink] = [Plain(sys.stderr, run_id, options.verbosity)]
-    sinks += [JsonLines(path, run_id) for _, path in options.reports]
+    reports = [JsonLines(path, run_id) for _, path in options.reports]
+    sinks: list[Sink] = [Plain(sys.stderr, run_id, options.verbosity), *reports]
 
     async def execute() -> RunResult:
         started = new_run(plan, dsn=conninfo, run_id=run_id, clock=clock, sinks=sinks, left_out=left_out)
@@ -140,20 +150,27 @@ def _execute(plan: Plan, left_out: frozenset[str], options: Options, conninfo: s
 
     result = asyncio.run(execute())
     for error in result.record_errors:
-        click.echo(f"jobplan: {error}", err=True)
-    click.echo(_last_line(result, options, clock, run_id, embedded=embedded), err=True)
+        _say(f"jobplan: {error}")
+    record = ", ".join(str(report.path) for report in reports if not report.broken)
+    _say(_last_line(result, options, clock, run_id, record=record, embedded=embedded))
     if result.record_errors and result.exit_code == 0:
         return 1
     return result.exit_code
 
 
-def _last_line(result: RunResult, options: Options, clock: Clock, run_id: str, *, embedded: bool) -> str:
+def _say(line: str) -> None:
+    """Tell the person, if they are still there: the run has its exit code, whoever reads."""
+    with contextlib.suppress(OSError):
+        click.echo(line, err=True)
+
+
+def _last_line(result: RunResult, options: Options, clock: Clock, run_id: str, *, record: str, embedded: bool) -> str:
     started = result.state.started_at or clock.now()
     return last_line(
         result.state,
         run_id=run_id,
         seconds=clock.now() - started,
-        record=", ".join(str(path) for _, path in options.reports) or None,
+        record=record or None,
         afterlife=_EMBEDDED if embedded else _psql_commands(options.dsn, run_id),
     )
 

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -14,15 +15,16 @@ from runner.errors import RecordError
 
 
 class JsonLines:
-    """A sink that writes each event to a file as it happens. `path` is overwritten."""
+    """A sink that writes each event to a file as it happens. `path` is overwritten; `broken`: it lacks events."""
 
     def __init__(self, path: Path, run_id: str) -> None:
-        self._path = path
+        self.path = path
+        self.broken = False
         self._run_id = run_id
         try:
             self._file = path.open("w", encoding="utf-8")
         except OSError as error:
-            raise RecordError(f"the report {path} cannot be written: {error.strerror}") from error
+            raise self._refused(error) from error
 
     def handle(self, event: Event, state: RunState) -> None:  # noqa: ARG002 - the event says it all
         """Write one line."""
@@ -30,7 +32,9 @@ class JsonLines:
             self._file.write(json.dumps(to_json(event, self._run_id), ensure_ascii=False) + "\n")
             self._file.flush()
         except OSError as error:
-            raise RecordError(f"the report {self._path} cannot be written: {error.strerror}") from error
+            with contextlib.suppress(OSError):  # what is left in the buffer is refused again
+                self._file.close()
+            raise self._refused(error) from error
 
     def tick(self, now: float, state: RunState) -> None:
         """Do nothing: no event, no line."""
@@ -40,4 +44,8 @@ class JsonLines:
         try:
             self._file.close()
         except OSError as error:
-            raise RecordError(f"the report {self._path} cannot be written: {error.strerror}") from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> RecordError:
+        self.broken = True
+        return RecordError(f"the report {self.path} cannot be written: {error.strerror}")

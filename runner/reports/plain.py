@@ -14,7 +14,6 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
-from runner.errors import RecordError
 
 #: Seconds between two heartbeat lines.
 HEARTBEAT = 60.0
@@ -29,13 +28,17 @@ class Verbosity(enum.IntEnum):
 
 
 class Plain:
-    """A sink that writes progress lines to a stream. A reader that has gone away ends the lines, not the run."""
+    """A sink that writes progress lines to a stream, with the time in UTC.
+
+    A reader that has gone away ends the lines, not the run, and changes nothing about how the run ends.
+    """
 
     def __init__(self, stream: TextIO, run_id: str, verbosity: Verbosity = Verbosity.NORMAL) -> None:
         self._stream = stream
         self._run_id = run_id
         self._verbosity = verbosity
         self._last_line = 0.0
+        self._unread = False
 
     def handle(self, event: ev.Event, state: RunState) -> None:
         """Write what the event means to a person."""
@@ -52,11 +55,13 @@ class Plain:
 
     def _write(self, at: float, line: str) -> None:
         self._last_line = at
+        if self._unread:
+            return
         try:
-            self._stream.write(f"{rfc3339(at)[11:19]} {line}\n")
+            self._stream.write(f"{rfc3339(at)[11:19]}Z {line}\n")
             self._stream.flush()
-        except (OSError, ValueError) as error:
-            raise RecordError(f"progress can no longer be shown: {error}") from error
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            self._unread = True
 
 
 def lines_for(event: ev.Event, state: RunState, verbosity: Verbosity, run_id: str) -> Iterator[str]:
@@ -79,8 +84,8 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
     match event:
         case ev.RunStarted():
             yield (
-                f"run {run_id} of {event.plan}: {event.steps} steps, {event.slots} slots, "
-                f"database {event.database} (PostgreSQL {event.server}, pg_background {event.extension})"
+                f"run {run_id} of {event.plan}: {_counted(event.steps, 'step')}, {_counted(event.slots, 'slot')}, on "
+                f"{event.database} (PostgreSQL {event.server.partition(' ')[0]}, pg_background {event.extension})"
             )
         case ev.GroupWaiting():
             yield f"waiting: {event.message}"
@@ -116,7 +121,7 @@ def _step_progress(event: ev.StepEvent, state: RunState) -> Iterator[str]:
             why = f": {event.because}" if event.because else ""
             yield f"{event.step}: skipped ({event.reason.replace('_', ' ')}{why})"
         case ev.StepExpanded():
-            yield f"{event.step}: {len(event.items)} item{'' if len(event.items) == 1 else 's'}"
+            yield f"{event.step}: {_counted(len(event.items), 'item')}"
         case ev.StepFinished():
             yield _finished(event, state)
         case _:
@@ -137,6 +142,10 @@ def _detail(event: ev.Event) -> Iterator[str]:
             yield f"{event.step}: {event.notices_dropped} more notices were dropped"
         case _:
             pass
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _again(record: StepRecord) -> str:
@@ -162,14 +171,17 @@ def _finished(event: ev.StepFinished, state: RunState) -> str:
     if record.started_at is not None and record.ended_at is not None:
         word = "after" if event.state == StepState.DETACHED else "in"
         words += f" {word} {format_duration(record.ended_at - record.started_at)}{_again(record)}"
+    if event.state == StepState.CANCELLED and record.cancel_reason is None:
+        words += " by somebody else on the server"
     if event.error is not None:
         return f"{words}: {error_text(event.error)}"
     last = record.last
     if last is not None and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag:
         words += f" ({last.command_tag}{f' {last.row_count}' if last.command_tag in _COUNTING else ''})"
     if last is not None and last.outcome is ev.Outcome.DETACHED and last.worker is not None:
+        since = f"{last.worker.backend_start.partition('.')[0].rstrip('Z')}Z"  # microseconds are in the events
         limit = f", ends by {rfc3339(last.deadline)[:19]}Z" if last.deadline is not None else ""
-        words += f" (pid {last.worker.pid} since {last.worker.backend_start}{limit})"
+        words += f" (pid {last.worker.pid} since {since}{limit})"
     return words
 
 

@@ -1,0 +1,44 @@
+"""What acceptance tests ask for: the command, a database of their own, and the server's own programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from runner.embedded import start_server
+from tests.acceptance.console import Database, Jobplan
+
+
+@pytest.fixture
+def jobplan(tmp_path: Path) -> Iterator[Jobplan]:
+    """The command, in an empty folder."""
+    command = Jobplan(tmp_path)
+    yield command
+    command.close()
+
+
+@pytest.fixture
+def db(database: str) -> Iterator[Database]:
+    """A database of the test's own."""
+    connected = Database(database)
+    yield connected
+    connected.close()
+
+
+@pytest.fixture(scope="session")
+def bin_dir(server_dsn: str) -> Path:
+    """The folder with the test server's own programs: psql, pgbench."""
+    with psycopg.connect(server_dsn) as connection:
+        row = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetchone()
+    assert row is not None
+    return Path(row[0])
+
+
+@pytest.fixture(scope="session")
+def small_server() -> Iterator[str]:
+    """A superuser's connection, over TCP and with its password, to a server with room for three workers."""
+    with start_server(progress=print, settings={"max_worker_processes": "4"}) as server:
+        yield server.tcp_dsn

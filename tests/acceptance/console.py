@@ -1,0 +1,183 @@
+"""The command line as a person uses it: its own process, its own folder, a real server behind it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+#: Seconds after which a command that should have ended is a failure, not a slow machine.
+PATIENCE = 60.0
+
+_JOBPLAN = (sys.executable, "-m", "runner")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ran:
+    """What a command left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def lines(self) -> list[str]:
+        """The progress lines, without their time."""
+        return [_without_time(line) for line in self.err.splitlines()]
+
+    @property
+    def last_line(self) -> str:
+        """The line that sums up."""
+        return self.err.splitlines()[-1]
+
+
+def _without_time(line: str) -> str:
+    time_of_day, _, rest = line.partition(" ")
+    return rest if len(time_of_day) == 9 and time_of_day[2] == time_of_day[5] == ":" else line
+
+
+class Started:
+    """A command under way, in a session of its own, so that signals reach nobody else."""
+
+    def __init__(self, arguments: Sequence[str], *, cwd: Path, env: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [*_JOBPLAN, *arguments],
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
+        self._process.send_signal(number)
+
+    def ended(self) -> Ran:
+        """Wait for the end."""
+        out, err = self._process.communicate(timeout=PATIENCE)
+        return Ran(code=self._process.returncode, out=out, err=err)
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
+
+
+class Jobplan:
+    """Runs the command in a folder of the test's own, with nothing of the caller's environment that it reads."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._started: list[Started] = []
+
+    def __call__(self, *arguments: str | Path, env: dict[str, str] | None = None) -> Ran:
+        """Run the command to its end."""
+        return self.start(*arguments, env=env).ended()
+
+    def start(self, *arguments: str | Path, env: dict[str, str] | None = None) -> Started:
+        """Start the command."""
+        started = Started([str(argument) for argument in arguments], cwd=self.folder, env=clean_environment(env))
+        self._started.append(started)
+        return started
+
+    def plan(self, steps: str, *, file: str = "plan.yaml", **keys: str) -> Path:
+        """Write a plan of these steps, a YAML list, into the folder; `keys` are the plan's own, as YAML."""
+        top = {"version": "1", "name": "trial", "budget": "{slots: 4}", "defaults": "{timeout: 20s, on_finish: wait}"}
+        head = "".join(f"{name}: {value}\n" for name, value in {**top, **keys}.items())
+        path = self.folder / file
+        path.write_text(head + "steps:\n" + textwrap.dedent(steps).lstrip("\n"), encoding="utf-8")
+        return path
+
+    def events(self, name: str = "events.jsonl") -> list[dict[str, Any]]:
+        """Read the events that a run wrote."""
+        return [json.loads(line) for line in (self.folder / name).read_text(encoding="utf-8").splitlines()]
+
+    def happened(self, event: str) -> bool:
+        """Say whether a run that is under way has written such an event."""
+        path = self.folder / "events.jsonl"
+        return path.exists() and f'"event": "{event}"' in path.read_text(encoding="utf-8")
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for started in self._started:
+            started.close()
+
+
+def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
+    """Return the environment without what jobplan and libpq read, and with `extra`."""
+    ours = ("PG", "JOBPLAN_DSN", "JOBPLAN_PARAM_", "GITHUB_", "NO_COLOR", "FORCE_COLOR")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return {**kept, "PYTHONWARNINGS": "error", **(extra or {})}
+
+
+_WORKER = (
+    "FROM pg_stat_activity WHERE backend_type = 'pg_background' AND datname = current_database()"
+    " AND application_name LIKE 'jobplan:%:{}'"
+)
+
+
+class Database:
+    """A database of the test's own, and a connection to look into it."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self._connection = psycopg.connect(dsn, autocommit=True)
+
+    def run(self, sql: str) -> None:
+        """Execute SQL."""
+        self._connection.execute(sql)
+
+    def value(self, sql: str) -> Any:
+        """Return the first column of the only row."""
+        rows = self._connection.execute(sql).fetchall()
+        assert len(rows) == 1, f"{sql}: {rows}"
+        return rows[0][0]
+
+    def column(self, sql: str) -> list[Any]:
+        """Return the first column of every row."""
+        return [row[0] for row in self._connection.execute(sql).fetchall()]
+
+    def workers(self) -> list[str]:
+        """Return the steps whose workers live in this database."""
+        return self.column(
+            "SELECT split_part(application_name, ':', 3) FROM pg_stat_activity"
+            " WHERE backend_type = 'pg_background' AND datname = current_database() ORDER BY 1"
+        )
+
+    def pid(self, step: str) -> int:
+        """Return the process of a step's worker."""
+        return int(self.value(f"SELECT pid {_WORKER.format(step)}"))
+
+    def terminate(self, step: str) -> None:
+        """Stop a step's worker as a DBA does."""
+        self.run(f"SELECT pg_terminate_backend(pid) {_WORKER.format(step)}")
+
+    def until_workers(self, *steps: str) -> None:
+        """Wait until exactly these steps have workers."""
+        until(lambda: self.workers() == sorted(steps))
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+
+def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait for what another process does."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not so within {seconds} seconds"
+        time.sleep(0.02)

@@ -1,0 +1,96 @@
+"""Ctrl-C, SIGTERM and SIGKILL: what becomes of the workers, by what pg_stat_activity says of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from tests.acceptance.console import Database, Jobplan, until
+
+BOTH = """
+    - {id: stops, sql: INSERT INTO done SELECT 'stops' FROM pg_sleep(60)}
+    - {id: stays, sql: INSERT INTO done SELECT 'stays' FROM pg_sleep(2), on_runner_exit: detach}
+    - {id: away, sql: INSERT INTO done SELECT 'away' FROM pg_sleep(2), on_finish: detach}
+    - {id: later, needs: [stops], sql: INSERT INTO done VALUES ('later')}
+    """
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_stops_or_detaches_by_on_runner_exit(
+    jobplan: Jobplan, db: Database, number: signal.Signals, code: int
+) -> None:
+    db.run("CREATE TABLE done (step text)")
+    plan = jobplan.plan(BOTH, **{"finally": "[{id: note, sql: \"INSERT INTO done VALUES (:'run.status')\"}]"})
+    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    db.until_workers("away", "stays", "stops")
+    started.send(number)
+    ran = started.ended()
+    assert ran.code == code
+    assert db.workers() == ["away", "stays"]
+    assert "interrupted" in ran.err
+    assert "follow what lives on: psql" in ran.last_line
+    assert "stop it: psql" in ran.last_line
+    last = jobplan.events()[-1]
+    assert (last["event"], last["exit_code"]) == ("run_finished", code)
+    assert last["steps"] == {
+        "stops": "cancelled",
+        "stays": "detached",
+        "away": "detached",
+        "later": "skipped",
+        "note": "succeeded",
+    }
+    db.until_workers()
+    assert db.column("SELECT step FROM done ORDER BY 1") == ["away", "interrupted", "stays"]
+
+
+def test_the_second_signal_stops_waiting_and_says_what_still_runs(jobplan: Jobplan, db: Database) -> None:
+    db.run("CREATE TABLE done (step text)")
+    plan = jobplan.plan("- {id: stubborn, sql: INSERT INTO done SELECT 'late' FROM pg_sleep(60)}")
+    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    db.until_workers("stubborn")
+    pid = db.pid("stubborn")
+        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%:stubborn' AND datname = current_database()"
+    )
+    os.kill(pid, signal.SIGSTOP)  # a worker that does not heed a cancel, as in a long call of a C function
+    try:
+        started.send(signal.SIGINT)
+        until(lambda: jobplan.happened("attempt_cancel_requested"))
+        started.send(signal.SIGINT)
+        ran = started.ended()
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert ran.code == 130
+    assert "1 running" in ran.last_line
+    assert "stop it: psql" in ran.last_line
+    assert jobplan.events()[-1]["steps"] == {"stubborn": "running"}
+    db.until_workers()
+    assert db.column("SELECT step FROM done") == []
+
+
+def test_a_signal_before_the_first_launch_starts_nothing(jobplan: Jobplan, db: Database) -> None:
+    db.run("CREATE TABLE done (step text)")
+    plan = jobplan.plan("- {id: never, sql: INSERT INTO done VALUES ('never'), if: SELECT pg_sleep(3) IS NOT NULL}")
+    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    until(lambda: jobplan.happened("step_checking"))
+    started.send(signal.SIGINT)
+    assert started.ended().code == 130
+    assert db.column("SELECT step FROM done") == []
+
+
+def test_a_killed_runner_leaves_workers_that_end_by_their_own_timeout(jobplan: Jobplan, db: Database) -> None:
+    db.run("CREATE TABLE done (step text)")
+    plan = jobplan.plan("""
+        - {id: short, sql: INSERT INTO done SELECT 'short' FROM pg_sleep(2)}
+        - {id: long, sql: INSERT INTO done SELECT 'long' FROM pg_sleep(60), timeout: 4s}
+        - {id: later, needs: [short], sql: INSERT INTO done VALUES ('later')}
+        """)
+    started = jobplan.start("run", plan, "--dsn", db.dsn)
+    db.until_workers("long", "short")
+    started.send(signal.SIGKILL)
+    assert started.ended().code == -signal.SIGKILL
+    assert db.workers() == ["long", "short"]
+    db.until_workers("long")
+    db.until_workers()
+    assert db.column("SELECT step FROM done") == ["short"]
