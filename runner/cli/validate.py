@@ -20,14 +20,14 @@ _FORMATS = ("text", "json", "github", "sarif")
 
 
 @click.command()
-@click.argument("plans", nargs=-1, metavar="PLAN...", type=click.Path())
+@click.argument("plans", nargs=-1, metavar="PLAN...", type=click.Path(path_type=Path))
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="text", show_default=True)
 @click.option("--explain", metavar="CODE", help="Say what a code means, with a wrong and a right example.")
 @click.option("-q", "--quiet", is_flag=True, help="Text only: say nothing but the problems.")
 @color_option
 def validate(
-    plans: tuple[str, ...], *, strict: bool, format_: str, explain: str | None, quiet: bool, color: str
+    plans: tuple[Path, ...], *, strict: bool, format_: str, explain: str | None, quiet: bool, color: str
 ) -> int:
     """Check plans without a server: schema, names, budget, SQL and what it would do to the database.
 
@@ -42,7 +42,7 @@ def validate(
         return 0
     if not plans:
         raise UsageError("Which plans? Name at least one file.", hint="Try: jobplan validate plans/*.yaml")
-    if "-" in plans:
+    if Path("-") in plans:
         raise UsageError("A plan is read from a file, not from standard input.", hint="Its other files are beside it.")
     verdicts = _verdicts(plans, style, show=format_ == "text", quiet=quiet)
     if format_ != "text":
@@ -56,15 +56,15 @@ def _style(color: str) -> Style:
     return Style(color=colored, excerpt=colored or sys.stdout.isatty())
 
 
-def _verdicts(plans: Iterable[str], style: Style, *, show: bool, quiet: bool) -> list[Verdict]:
+def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -> list[Verdict]:
     from runner.lint import Sources, load_plan
 
     verdicts = []
     sources = Sources()
-    for file in dict.fromkeys(plans):
-        loaded = load_plan(Path(file), sources=sources)
+    for path in dict.fromkeys(plans):
+        loaded = load_plan(path, sources=sources)
         steps = None if loaded.plan is None else len(loaded.plan.steps) + len(loaded.plan.finally_)
-        verdict = Verdict(file=file, steps=steps, problems=loaded.problems)
+        verdict = Verdict(file=str(path), steps=steps, problems=loaded.problems)
         verdicts.append(verdict)
         if show:
             for line in _shown(verdict, sources.lines, style, quiet=quiet):

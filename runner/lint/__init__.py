@@ -7,6 +7,7 @@ every command: what does not validate does not run either.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from runner.errors import PlanError, Position, Problem, Severity
@@ -19,6 +20,8 @@ from runner.lint.table import RULES
 from runner.plan.loading import Loaded
 from runner.plan.loading import load_plan as load_unchecked
 from runner.plan.model import Plan
+
+_MAX_MESSAGE = 400  # characters
 
 __all__ = ["RULES", "Sources", "lint", "load_plan", "read_plan"]
 
@@ -56,7 +59,8 @@ def load_plan(
     elif loaded.draft is not None:
         problems = _with_syntax(loaded.draft, problems, sources or Sources())
     invalid = any(problem.severity is Severity.ERROR for problem in problems)
-    return Loaded(plan=None if invalid else loaded.plan, problems=problems, draft=loaded.draft)
+    plan = None if invalid else loaded.plan
+    return Loaded(plan=plan, problems=tuple(map(_shortened, problems)), draft=loaded.draft)
 
 
 def read_plan(
@@ -73,6 +77,14 @@ def read_plan(
         count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
         raise PlanError(f"{path} is not a valid plan: {count}", errors)
     return loaded.plan
+
+
+def _shortened(problem: Problem) -> Problem:
+    """Cut the middle out of a message that repeats a very long word of the file; PostgreSQL's own do."""
+    message = problem.message
+    if len(message) <= _MAX_MESSAGE:
+        return problem
+    return replace(problem, message=f"{message[: _MAX_MESSAGE // 2]}…{message[-_MAX_MESSAGE // 2 :]}")
 
 
 def _problems(plan: Plan, rules: Iterable[Rule]) -> Iterable[Problem]:
