@@ -31,9 +31,7 @@ def test_raised_timed_out_refused_a_lock_and_terminated_are_told_apart(jobplan: 
         holder.execute("LOCK TABLE locked")
         started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
         until(lambda: "terminated" in db.workers())
-        db.run(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%:terminated' AND datname = current_database()"
-        )
+        db.terminate("terminated")
         ran = started.ended()
     assert ran.code == 1
     assert re.fullmatch(r"raises: failed in \S+: no orders today \(SQLSTATE P0001\) Ask sales.", line_of(ran, "raises"))
@@ -53,9 +51,7 @@ def test_a_cancel_by_a_dba_is_no_timeout(jobplan: Jobplan, db: Database) -> None
     plan = jobplan.plan("- {id: nap, sql: SELECT pg_sleep(60)}")
     started = jobplan.start("run", plan, "--dsn", db.dsn)
     db.until_workers("nap")
-    db.run(
-        "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE application_name LIKE '%:nap' AND datname = current_database()"
-    )
+    db.run(f"SELECT pg_cancel_backend({db.pid('nap')})")
     ran = started.ended()
     assert ran.code == 1
     assert re.match(r"nap: cancelled in \S+ by somebody else on the server: .*57014", line_of(ran, "nap"))
@@ -104,9 +100,7 @@ def holder(jobplan: Jobplan, db: Database) -> Iterator[str]:
     )
     started = jobplan.start("run", plan, "--dsn", db.dsn)
     db.until_workers("hold")
-    name = db.value(
-        "SELECT application_name FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE '%:hold'"
-    )
+    name = db.value(f"SELECT application_name FROM pg_stat_activity WHERE pid = {db.pid('hold')}")
     yield name.split(":")[1]
     db.terminate("hold")
     assert started.ended().code == 1

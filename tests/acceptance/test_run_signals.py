@@ -51,8 +51,6 @@ def test_the_second_signal_stops_waiting_and_says_what_still_runs(jobplan: Jobpl
     started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
     db.until_workers("stubborn")
     pid = db.pid("stubborn")
-        "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%:stubborn' AND datname = current_database()"
-    )
     os.kill(pid, signal.SIGSTOP)  # a worker that does not heed a cancel, as in a long call of a C function
     try:
         started.send(signal.SIGINT)
