@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from runner.errors import Severity
 from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, StepSql, Subject
-from runner.sql.results import no_row_count, no_rows_to_read
+from runner.sql.results import no_row_count, no_rows_to_read, rows_out_of_reach
 from runner.sql.rollback import outlives_rollback
 
 
@@ -30,22 +30,20 @@ def _no_result(subject: Subject) -> Iterator[Finding]:
 
 
 def _missing_result(step: StepSql, place: Place) -> Iterator[Finding]:
-    key = _key_for_rows(step)
-    reason = no_rows_to_read(place.statement) if key is not None else None
+    expect = step.step.expect
     hint = "end the step with a query or RETURNING, or use `verify`"
-    if reason is not None:
-        yield place.finding(f"`{key}` needs rows, and {reason}", hint=hint)
-    elif key is None and _wants_count(step):
+    if expect is not None and expect.has_value:
+        reason = no_rows_to_read(place.statement)
+        if reason is not None:
+            yield place.finding(f"`expect.value` needs a row, and {reason}", hint=hint)
+    elif step.step.capture_rows:
+        reason = rows_out_of_reach(place.statement)  # to capture nothing of the others does no harm
+        if reason is not None:
+            yield place.finding(f"`capture` fails: {reason}", hint=hint)
+    elif _wants_count(step):
         reason = no_row_count(place.statement)
         if reason is not None:
             yield place.finding(f"`expect.rows` needs a number of rows, and {reason}", hint=hint)
-
-
-def _key_for_rows(step: StepSql) -> str | None:
-    if step.step.capture_rows:
-        return "capture"
-    expect = step.step.expect
-    return "expect.value" if expect is not None and expect.has_value else None
 
 
 def _wants_count(step: StepSql) -> bool:
@@ -93,17 +91,16 @@ RULES = (
         severity=Severity.ERROR,
         title="A result that the last statement does not give",
         why=(
-            "`expect` and `capture` look at the result of the last statement of the step. `expect.value` and "
-            "`capture` need rows, which DDL, DO and maintenance commands never return, and INSERT, UPDATE, DELETE and "
-            "MERGE only with RETURNING; the rows of EXECUTE and FETCH cannot be read, because only the worker's own "
-            "session knows their columns. `expect.rows` alone needs a number of rows, which the command tag has for "
-            "queries, INSERT, UPDATE, DELETE, MERGE and COPY. What any other step has done is a question for "
-            "`verify`."
+            "`expect` looks at the result of the last statement of the step. `expect.value` needs a row, which DDL, "
+            "DO and maintenance commands never return, and INSERT, UPDATE, DELETE and MERGE only with RETURNING; the "
+            "rows of EXECUTE and FETCH cannot be read, also not by `capture`, because only the worker's own session "
+            "knows their columns. `expect.rows` needs a number of rows, which the command tag has for queries, "
+            "INSERT, UPDATE, DELETE, MERGE and COPY. What any other step has done is a question for `verify`."
         ),
-        wrong="- id: purge\n  sql: DELETE FROM audit WHERE at < now() - interval '1 year'\n  capture: {rows: 10}",
+        wrong="- id: analyze\n  sql: ANALYZE audit\n  expect: {rows: 1}",
         right=(
-            "- id: purge\n  sql: DELETE FROM audit WHERE at < now() - interval '1 year' RETURNING id\n"
-            "  capture: {rows: 10}"
+            "- id: analyze\n  sql: ANALYZE audit\n"
+            "  verify: SELECT last_analyze IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'audit'"
         ),
         check=_no_result,
     ),

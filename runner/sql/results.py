@@ -19,17 +19,22 @@ _RETURNING = frozenset({_K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE})
 _OF_SESSION = frozenset({_K.EXECUTE, _K.FETCH})
 
 
-def no_rows_to_read(statement: Statement) -> str | None:
-    """Say why a plan cannot see rows of the statement, None if it can; CALL may give one.
+def rows_out_of_reach(statement: Statement) -> str | None:
+    """Say why the rows of the statement cannot be read, None if they can, or if it has none.
 
     The columns must be known before the worker starts, and those of a prepared statement or a cursor are known only in
     the session that has it.
     """
-    name = "this statement" if statement.kind is _K.OTHER else str(statement.kind)
     if statement.kind in _OF_SESSION:
-        return f"the columns of {name} are known only while the worker runs"
+        return f"the columns of {statement.kind} are known only while the worker runs"
+    return None
+
+
+def no_rows_to_read(statement: Statement) -> str | None:
+    """Say why there is no row to look at, None if there may be one; CALL may give one."""
+    name = "this statement" if statement.kind is _K.OTHER else str(statement.kind)
     if statement.kind is _K.CALL or returns_rows(statement):
-        return None
+        return rows_out_of_reach(statement)
     return f"{name} returns none without RETURNING" if statement.kind in _RETURNING else f"{name} returns none"
 
 
