@@ -74,25 +74,25 @@ FROM (
 -- tracks one worker at a time (note 2), so it is the only row of the list. No row: this session has no handle.
 WITH me AS MATERIALIZED (SELECT set_config('role', $2::text, true) AS role)
 SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
-       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), NULL
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at)
 FROM me,
      LATERAL (SELECT pid, cookie FROM {ext}.pg_background_list WHERE me.role IS NOT NULL LIMIT 1) AS h,
      LATERAL {ext}.pg_background_wait(h.pid, h.cookie, $1::int4) AS w(done),
      LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i
 
--- name: wait_and_drain
--- As `wait`, for a worker that sends no rows: one that has succeeded is drained at once, which spares a round trip. The
--- last column is then its command tags as JSON array.
-WITH me AS MATERIALIZED (SELECT set_config('role', $2::text, true) AS role)
-SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
-       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at),
-       CASE WHEN w.done AND i.command_tag <> '' AND i.finished_at IS NOT NULL AND NOT i.has_error THEN
-         (SELECT json_agg(r.t) FROM {ext}.pg_background_result(h.pid, h.cookie) AS r(t text))
-       END
+-- name: drain_ended
+-- $1 role. As `drain`, for the worker of this session if it has succeeded; it travels with `wait`, which spares a round
+-- trip. A statement of its own: what `wait` has told of the outcome stays told if the output cannot be read. The worker
+-- may end between the two, so each tag comes with the row that `wait` would give.
+WITH me AS MATERIALIZED (SELECT set_config('role', $1::text, true) AS role)
+SELECT h.pid, h.cookie, true, i.row_count, i.command_tag, i.has_error,
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), r.t
 FROM me,
      LATERAL (SELECT pid, cookie FROM {ext}.pg_background_list WHERE me.role IS NOT NULL LIMIT 1) AS h,
-     LATERAL {ext}.pg_background_wait(h.pid, h.cookie, $1::int4) AS w(done),
-     LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i
+     LATERAL {ext}.pg_background_result_info(h.pid, h.cookie) AS i,
+     LATERAL {ext}.pg_background_result(
+       CASE WHEN i.completed AND NOT i.has_error AND i.command_tag <> '' AND i.finished_at IS NOT NULL THEN h.pid END,
+       h.cookie) AS r(t text)
 
 -- name: let_go
 -- $1 role. The same row as that of `wait`, and the worker is detached unless it has gone: it goes on and commits

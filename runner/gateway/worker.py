@@ -1,16 +1,15 @@
 """One worker from launch to end, on a launcher session that tracks no other (extension note 2).
 
-The outcome is read before anything is consumed; only then are the notices fetched, which also frees the handle. Where
-there is nothing to lose, with a worker that has succeeded and sends no rows, one statement does both. When the session
-is lost the worker is followed by its identity, and what it did stays unknown.
+The outcome is read before anything is consumed; only then are the notices fetched, which also frees the handle. With a
+worker that sends no rows, both travel in one round trip. When the session is lost the worker is followed by its
+identity, and what it did stays unknown.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from runner.engine.events import ErrorDetails, Worker
@@ -38,7 +37,11 @@ SIGNAL_AGAIN = 20
 #: Waits that may fail in a row while the session lives: somebody may cancel one, nobody cancels five.
 FAILING_WAITS = 5
 #: "No worker to give now" (extension note 9), and "no connection to give now", which a launcher session needs.
-CAPACITY_SQLSTATES = frozenset({"53000", "53400", "53300"})
+CAPACITY_SQLSTATES = {
+    "53000": "max_worker_processes is used up",
+    "53400": "pg_background.max_workers is used up",
+    "53300": "there are too many connections",
+}
 #: Somebody broke the launching statement off, and nobody knows whether the worker had been asked for.
 _BROKEN_OFF = frozenset({"57014", "57P01", "57P02", "57P03"})
 
@@ -94,7 +97,8 @@ class LaunchedWorker:
         self._request = request
         self._name = request.application_name
         self._role = session.role if request.role is None else request.role
-        self._wait = "wait_and_drain" if sends_no_rows(request) else "wait"
+        self._drain_ended = (("drain_ended", (self._role,)),) if sends_no_rows(request) else ()
+        self._drained: Reply | None = None
         self._monitor = monitor
         self._over = over
         self._pid = 0
@@ -135,8 +139,8 @@ class LaunchedWorker:
         parameters = (with_marker(request), str(request.output_buffer), settings)
         self.session.on_notice = self._notices
         try:
-            wait = (self._wait, (str(FIRST_WAIT), self._role))
-            launched, waited = await self.session.run(("launch", parameters), wait)
+            wait = ("wait", (str(FIRST_WAIT), self._role))
+            launched, waited, *drained = await self.session.run(("launch", parameters), wait, *self._drain_ended)
         except ServerLostError as error:
             self._lost = str(error)
             return
@@ -144,7 +148,7 @@ class LaunchedWorker:
             await self._refused(launched.error)
             return
         self._pid = int(launched.rows[0][0] or 0)
-        self._row = waited.rows[0] if waited.rows else None
+        self._row = self._note(waited, drained)
 
     async def _refused(self, error: ErrorDetails) -> None:
         if error.sqlstate in _BROKEN_OFF:
@@ -153,7 +157,7 @@ class LaunchedWorker:
         with contextlib.suppress(ServerLostError):
             self.session_free = await is_free(self.session)
         if error.sqlstate in CAPACITY_SQLSTATES:
-            raise CapacityError(error.message)
+            raise CapacityError(f"{CAPACITY_SQLSTATES[error.sqlstate]} ({error.message})")
         raise LaunchRefusedError(error)
 
     async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
@@ -171,7 +175,7 @@ class LaunchedWorker:
         while self._row is None or self._row[2] != "t":
             await self._look_after(seen)
             if self._leaving:
-                self._row = await self._row_of("let_go", self._role)
+                self._row = await self._row_of(("let_go", (self._role,)))
                 if self._row[2] != "t":
                     self.session_free = True
                     return self._end(detached=True)
@@ -179,7 +183,7 @@ class LaunchedWorker:
                 return await self._drain_running(self._row, seen, lost)
             else:
                 milliseconds = FIRST_WAIT if self._worker is None else WAIT
-                self._row = await self._row_of(self._wait, str(milliseconds), self._role)
+                self._row = await self._row_of(("wait", (str(milliseconds), self._role)), *self._drain_ended)
         return await self._collect(self._row)
 
     @property
@@ -207,20 +211,29 @@ class LaunchedWorker:
                     self._signals_in = SIGNAL_AGAIN
                 self._signals_in -= 1
 
-    async def _row_of(self, *statement: str) -> Row:
+    async def _row_of(self, *statements: tuple[str, Sequence[str]]) -> Row:
         """Run `wait` or `let_go`. Somebody may cancel the statement; that says nothing of the worker."""
-        name, *parameters = statement
         why = ""
         for _ in range(FAILING_WAITS):
-            (reply,) = await self.session.run((name, parameters))
+            reply, *drained = await self.session.run(*statements)
+            row = self._note(reply, drained)
+            if row is not None:
+                return row
             if reply.error is None:
-                break
+                raise ServerLostError("the extension has forgotten the worker")
             why = reply.error.message
-        else:
-            raise ServerLostError(why)
-        if not reply.rows:
-            raise ServerLostError("the extension has forgotten the worker")
-        return reply.rows[0]
+        raise ServerLostError(why)
+
+    def _note(self, waited: Reply, drained: list[Reply]) -> Row | None:
+        """Return what a wait has told, or what was told with the output that was drained right after it."""
+        row = waited.rows[0] if waited.rows else None
+        for reply in drained:
+            if reply.rows:
+                row = reply.rows[0]
+                self._drained = Reply(rows=tuple(tag[-1:] for tag in reply.rows))
+            elif reply.error is not None and row is not None and row[2] == "t":
+                self._drained = reply
+        return row
 
     async def _collect(self, row: Row) -> WorkerEnd:
         """Read the outcome, then fetch the notices; losing those loses nothing else."""
@@ -237,7 +250,7 @@ class LaunchedWorker:
             columns = RowColumns()
             if self._request.rows and error is None:
                 columns = await describe_rows(self.session, self._request)
-            drained = _drained(row) or (await drain(self.session, handle, columns, rows=self._request.rows))[0]
+            drained = self._drained or (await drain(self.session, handle, columns, rows=self._request.rows))[0]
             self.session_free = drained.error is None or await is_free(self.session)
             if drained.error is not None and error is None and is_workers_own(drained.error):
                 error = drained.error
@@ -332,9 +345,3 @@ class LaunchedWorker:
         return WorkerEnd(
             worker=self._worker, notices=tuple(self._notices.kept), notices_dropped=self._notices.dropped, **facts
         )
-
-
-def _drained(row: Row) -> Reply | None:
-    """Return what a wait has drained as well; None if it has not."""
-    tags = row[8]
-    return None if tags is None else Reply(rows=tuple((tag,) for tag in json.loads(tags)))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import psycopg
 
 from runner.engine.events import Worker
+from runner.engine.loop import Run, RunResult
+from runner.engine.sink import Sink
 from runner.gateway.base import Gateway, LaunchRequest, WorkerEnd, WorkerHandle
 from runner.gateway.fake import FakeGateway, FakeWorker
 from runner.gateway.pg import PgGateway
-from runner.identity import runner_name, worker_name
+from runner.identity import new_run_id, runner_name, worker_name
+from runner.plan.model import Plan
+from tests.builders import Recorder, new_run
 
 #: Seconds after which a test gives up on something that must happen.
 PATIENCE = 60.0
@@ -73,6 +78,14 @@ class RealHouse:
         self.dsn = dsn
         self.run_id = run_id
         self.gateway = PgGateway(dsn, run_id)
+
+    async def __aenter__(self) -> Self:
+        await self.gateway.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.gateway.close()
+        self.end()
 
     def alive(self) -> set[str]:
         """Ask the server."""
@@ -160,6 +173,18 @@ class Follower:
         """Follow it to its end."""
         async with asyncio.timeout(PATIENCE):
             return await self.task
+
+
+def real_run(dsn: str, of: Plan, *sinks: Sink, run_id: str = "") -> tuple[Run, Recorder]:
+    """Return a run on the real server that is ready to be executed, and what will keep its events."""
+    run_id = run_id or new_run_id(time.time())
+    return new_run(of, PgGateway(dsn, run_id), *sinks, run_id=run_id)
+
+
+async def run_plan(dsn: str, of: Plan, *sinks: Sink, run_id: str = "") -> tuple[RunResult, Recorder]:
+    """Run a plan on the real server to its end."""
+    run, recorder = real_run(dsn, of, *sinks, run_id=run_id)
+    return await run.execute(), recorder
 
 
 async def run_one(house: House, sql: str, step: str = "step", **keys: Any) -> WorkerEnd:

@@ -1,0 +1,221 @@
+"""Extension notes 1, 2, 8, 12, 13 and 14: who a worker is, whose handle is whose, and who may end it."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import os
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+
+import runner
+from runner.engine import events as ev
+from runner.gateway.queries import query
+from runner.gateway.session import Session
+from tests.builders import plan, step
+from tests.integration.houses import Follower, RealHouse, ask, run_one, run_plan, until, value
+
+ROOT = Path(runner.__file__).parent
+LONG = "SELECT pg_sleep(120)"
+
+
+# --- note 1: handles belong to a session, identity does not -----------------------------------------------------------
+
+
+def test_another_session_knows_nothing_of_a_handle(dsn: str) -> None:
+    with psycopg.connect(dsn, autocommit=True) as launcher, psycopg.connect(dsn, autocommit=True) as other:
+        handle = launcher.execute("SELECT pid, cookie FROM pg_background_launch('SELECT pg_sleep(1)')").fetchone()
+        assert handle is not None
+        assert launcher.execute("SELECT count(*) FROM pg_background_list").fetchone() == (1,)
+        assert other.execute("SELECT count(*) FROM pg_background_list").fetchone() == (0,)
+        with pytest.raises(psycopg.Error):
+            other.execute("SELECT pg_background_wait(%s, %s, 100)", handle)
+
+
+@pytest.mark.parametrize("key", ["step", "s" * 90, "vacuum[größe]", "vacuum[日本語]", "vacuum[with 'quotes' and %]"])
+async def test_a_worker_is_found_and_stopped_by_its_name(dsn: str, key: str) -> None:
+    async with RealHouse(dsn, "notes-name") as house:
+        follower = await Follower(house, key, LONG).running()
+        worker = follower.seen[0]
+        names = ask(dsn, "SELECT application_name FROM pg_stat_activity WHERE pid = %s", worker.pid)
+        assert names == [(worker.application_name,)] == [(follower.name,)]
+        follower.handle.cancel()
+        await follower.ended()
+
+
+async def test_a_signal_needs_pid_start_and_name_together(dsn: str) -> None:
+    async with RealHouse(dsn, "notes-triple") as house:
+        follower = await Follower(house, "step", LONG).running()
+        worker = follower.seen[0]
+        cancel = re.sub(rb"\$\d", b"%s", query("cancel"))
+        with psycopg.connect(dsn, autocommit=True) as other:
+            # No order of dates and no time zone of who asks may change what a start means.
+            other.execute("SET datestyle = 'German'; SET timezone = 'Asia/Kathmandu'")
+            text = b"%s".join(re.split(rb"\$\d", query("cancel")))
+            wrong = [
+                (os.getpid(), worker.application_name, worker.backend_start),
+                (worker.pid, worker.application_name, "2001-01-01T00:00:00.000000Z"),
+                (worker.pid, worker.application_name + "x", worker.backend_start),
+            ]
+            for pid, name, start in wrong:
+                assert other.execute(text, (str(pid), name, start)).fetchall() == []
+            assert house.alive() == {follower.name}
+            right = (str(worker.pid), worker.application_name, worker.backend_start)
+            assert other.execute(cancel, right).fetchall() == [(True,)]
+        assert (await follower.ended()).error is not None
+
+
+# --- note 2: one launcher session for each worker ---------------------------------------------------------------------
+
+
+async def test_no_outcome_is_lost_or_mixed_up_in_a_thousand_fast_steps(database: str) -> None:
+    ask(database, "CREATE TABLE witness (n int)")
+    number = 1200
+    steps = [
+        step(f"s{n}", f"INSERT INTO witness VALUES ({n})" + ("; SELECT 1/0" if n % 7 == 0 else ""))
+        for n in range(number)
+    ]
+    result, record = await run_plan(database, plan(*steps, slots=4))
+    witnesses = {n for (n,) in ask(database, "SELECT n FROM witness")}
+    outcomes = record.outcomes()
+    assert len(outcomes) == number
+    assert witnesses == {n for n in range(number) if n % 7}
+    for n in range(number):
+        expected = ev.Outcome.SUCCEEDED if n in witnesses else ev.Outcome.FAILED
+        assert outcomes[f"s{n}"] is expected, n
+    assert result.exit_code == 1
+    sqlstates = {end.error.sqlstate for end in record.of(ev.AttemptFinished) if end.error is not None}
+    assert sqlstates == {"22012"}
+
+
+async def test_a_garbage_pid_identifies_nobody_else(dsn: str) -> None:
+    async with RealHouse(dsn, "notes-pid") as house:
+        one = await Follower(house, "one", LONG).running()
+        two = await Follower(house, "two", LONG).running()
+        monitor = house.gateway._monitor
+        assert await monitor.identify(two.name, one.seen[0].pid) == two.seen[0]
+        assert await monitor.identify(two.name, 0) == two.seen[0]
+        house.end()
+        await one.ended()
+        await two.ended()
+
+
+async def test_no_session_ever_tracks_two_workers(new_role: Callable[..., str], database: str) -> None:
+    """With room for one handle in a session, a handle that is left behind would refuse the next launch."""
+    role_dsn = new_role("", "pg_background.max_workers = 1")
+    kinds = [
+        "SELECT 1",
+        "SELECT 1/0",
+        "SELECT 1/(2 - i) FROM generate_series(1, 5) AS i",
+        "DO $$ BEGIN RAISE NOTICE 'n'; END $$",
+        "COPY (SELECT 1) TO STDOUT",
+        "CALL gives(NULL)",
+        "no SQL at all",
+        "SELECT 1; SELECT 2",
+    ]
+    ask(database, "CREATE PROCEDURE gives(OUT a int) LANGUAGE sql AS 'SELECT 1'")
+    steps = [step(f"s{n}", kinds[n % len(kinds)]) for n in range(5 * len(kinds))]
+    _, record = await run_plan(role_dsn, plan(*steps, slots=2))
+    ends = record.of(ev.AttemptFinished)
+    assert len(ends) == len(steps)
+    assert not record.of(ev.CapacityShort)
+    by_kind = {
+        kind: {record.end(f"s{n}").outcome for n in range(i, len(steps), len(kinds))} for i, kind in enumerate(kinds)
+    }
+    bad = {"SELECT 1/0", "SELECT 1/(2 - i) FROM generate_series(1, 5) AS i", "no SQL at all"}
+    assert by_kind == {kind: {ev.Outcome.FAILED if kind in bad else ev.Outcome.SUCCEEDED} for kind in kinds}
+
+
+# --- notes 6 and 8: the launcher's end does not end the worker, its timeout does --------------------------------------
+
+RUNNER = """
+import asyncio, sys
+sys.path.insert(0, sys.argv[2])
+from tests.builders import plan, step
+from tests.integration.houses import run_plan
+steps = (
+    step("late", "INSERT INTO witness VALUES ('late'); SELECT pg_sleep(120)", timeout=4.0),
+    step("soon", "SELECT pg_sleep(2); INSERT INTO witness VALUES ('soon')", timeout=60.0),
+)
+asyncio.run(run_plan(sys.argv[1], plan(*steps), run_id="notes-killed"))
+"""
+
+
+async def test_workers_outlive_a_killed_runner_but_not_their_timeouts(database: str) -> None:
+    ask(database, "CREATE TABLE witness (who text)")
+    house = RealHouse(database, "notes-killed")
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", RUNNER, database, str(ROOT.parent))
+    await until(lambda: len(house.alive()) == 2)
+    process.kill()
+    await process.wait()
+    assert len(house.alive()) == 2
+    await until(lambda: house.connections() == 0)
+    await until(lambda: not house.alive())
+    assert ask(database, "SELECT who FROM witness") == [("soon",)]
+
+
+# --- note 12: a row that exists exactly if the step committed ---------------------------------------------------------
+
+
+async def test_a_statement_before_the_plans_own_shares_its_fate_and_leaves_its_tag(database: str) -> None:
+    ask(database, "CREATE TABLE ledger (step text); CREATE TABLE t (i int); INSERT INTO t VALUES (1), (2), (3)")
+    async with RealHouse(database, "notes-ledger") as house:
+        end = await run_one(house, "INSERT INTO ledger VALUES ('good');\nUPDATE t SET i = i + 1")
+        assert (end.proven, end.command_tag, end.row_count) == (True, "UPDATE", 3)
+        end = await run_one(house, "INSERT INTO ledger VALUES ('rows');\nDELETE FROM t WHERE i > 2 RETURNING i")
+        assert (end.proven, end.command_tag, end.row_count) == (True, "DELETE", 2)
+        end = await run_one(house, "INSERT INTO ledger VALUES ('bad');\nSELECT 1/0")
+        assert not end.proven
+        assert ask(database, "SELECT step FROM ledger ORDER BY step") == [("good",), ("rows",)]
+
+
+# --- note 13: what a step costs ---------------------------------------------------------------------------------------
+
+
+async def test_a_step_that_ends_at_once_takes_one_round_trip(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with RealHouse(dsn, "notes-trips") as house:
+        await run_one(house, "SELECT 1")
+        trips: list[tuple[str, ...]] = []
+        run = Session.run
+
+        async def counting(self: Session, *statements: tuple[str, tuple[str, ...]]) -> object:
+            trips.append(tuple(name for name, _ in statements))
+            return await run(self, *statements)
+
+        monkeypatch.setattr(Session, "run", counting)
+        counts = []
+        for number in range(30):
+            trips.clear()
+            assert (await run_one(house, "SELECT 1", f"s{number}")).proven
+            counts.append(len([names for names in trips if names != ("workers",)]))
+        assert min(counts) == 1
+
+
+# --- note 14: nobody kills a worker -----------------------------------------------------------------------------------
+
+
+def test_the_only_signal_is_that_of_the_cancel_query() -> None:
+    blocks = (ROOT / "gateway" / "queries.sql").read_text(encoding="utf-8").split("-- name: ")[1:]
+    signalling = {
+        block.split()[0] for block in blocks if re.search(r"terminate|cancel_|_kill", block.split("\n", 1)[1])
+    }
+    assert signalling == {"cancel"}
+
+
+def test_no_module_but_the_embedded_server_sends_a_signal() -> None:
+    for path in ROOT.rglob("*.py"):
+        if path.is_relative_to(ROOT / "embedded"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
+            assert name not in {"kill", "killpg", "SIGKILL", "send_signal", "pidfd_send_signal"}, path
+
+
+def test_the_server_has_not_crashed(dsn: str) -> None:
+    """A worker that is killed takes every session down with it; this one has been up since before this test ran."""
+    assert value(dsn, "SELECT pg_postmaster_start_time() < now()")
