@@ -1,0 +1,91 @@
+"""What a run costs while nothing happens: the runner's CPU, what it asks of the server, and the snapshots it holds.
+
+Steps that sleep for long are set against the same steps that sleep for a moment, so that starting, connecting and
+ending cancel out. Each is a `jobplan run` in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure, below
+from benchmarks.snapshots import LONGEST, Watcher
+
+_NAME = "idle"
+_ROOT = Path(__file__).resolve().parents[1]
+_STEPS = 8
+_LONG, _SHORT = 20.0, 2.0
+#: Percent of one core, and statements for each second and step: the design's budgets.
+_CPU, _STATEMENTS = 1.0, 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cost:
+    """What one run took: seconds of its process's CPU, and transactions on the server."""
+
+    cpu: float
+    transactions: int
+
+
+def measure(bench: Bench) -> Iterator[Figure]:
+    """Let steps sleep; one round, because it averages over its seconds."""
+    with Watcher(bench.server.dsn) as watcher:
+        short, long = (_run(bench, seconds) for seconds in (_SHORT, _LONG))
+    seconds = _LONG - _SHORT
+    cpu = (long.cpu - short.cpu) / seconds * 100
+    # each of jobplan's statements is a transaction of its own; the workers' own are the same in both runs
+    statements = (long.transactions - short.transactions) / seconds / _STEPS
+    yield _figure(f"{_STEPS} sleeping steps: the runner's CPU", cpu, "% of a core", _CPU)
+    yield _figure(f"{_STEPS} sleeping steps: statements a second", statements, "for each step", _STATEMENTS)
+    yield _figure(f"{_STEPS} sleeping steps: longest snapshot", watcher.longest * 1000, "ms", LONGEST)
+    whole = long.cpu / _LONG * 100
+    yield Figure(benchmark=_NAME, what=f"the same with start and end, {_LONG:g} s", value=whole, unit="% of a core")
+
+
+def _figure(what: str, value: float, unit: str, limit: float) -> Figure:
+    return Figure(benchmark=_NAME, what=what, value=value, unit=unit, target=below(limit))
+
+
+def _run(bench: Bench, seconds: float) -> _Cost:
+    path = bench.folder / f"sleep_{seconds:g}.yaml"
+    path.write_text(_plan(seconds), encoding="utf-8")
+    command = [sys.executable, "-m", "runner", "run", str(path), "--dsn", bench.dsn]
+    before = _transactions(bench)
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": str(_ROOT)},
+        cwd=bench.folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise RuntimeError(f"the run of {path} ended with {process.returncode}")
+    return _Cost(cpu=usage.ru_utime + usage.ru_stime, transactions=_transactions(bench) - before)
+
+
+def _plan(seconds: float) -> str:
+    steps = "".join(f"  - {{id: s{number}, sql: SELECT pg_sleep({seconds:g})}}\n" for number in range(_STEPS))
+    head = f"version: 1\nname: sleep\nbudget: {{slots: {_STEPS}}}\ndefaults: {{timeout: 1m, on_finish: wait}}\nsteps:\n"
+    return head + steps
+
+
+def _transactions(bench: Bench) -> int:
+    """Count the transactions in the plans' database; from another one, and once the sessions have reported theirs."""
+    time.sleep(1.0)
+    with psycopg.connect(bench.server.dsn, autocommit=True) as connection:
+        row = connection.execute(
+            "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = %s",
+            (psycopg.conninfo.conninfo_to_dict(bench.dsn)["dbname"],),
+        ).fetchone()
+    return int(row[0]) if row else 0
