@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator
 
 from runner.errors import Severity
@@ -9,6 +10,7 @@ from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, Subject
 from runner.sql.bodies import called_procedure, committing_procedure
 from runner.sql.kinds import StatementKind as Kind
+from runner.sql.relations import Relation
 from runner.sql.transactions import must_stand_alone
 
 
@@ -29,14 +31,17 @@ def _commits_in_company(subject: Subject) -> Iterator[Finding]:
     places = list(_among_others(subject, Kind.DO, Kind.CALL))
     if not places:
         return
-    created = [committing_procedure(place.statement) for place in statements(subject, Kind.CREATE_FUNCTION)]
-    committing = [procedure for procedure in created if procedure is not None]
+    committing: defaultdict[str, set[Relation]] = defaultdict(set)
+    for place in statements(subject, Kind.CREATE_FUNCTION):
+        procedure = committing_procedure(place.statement)
+        if procedure is not None:
+            committing[procedure.name].add(procedure)
     for place in places:
         statement = place.statement
         called = called_procedure(statement)
         if must_stand_alone(statement) is not None:
             message = "the DO block ends a transaction that it shares with the other statements of the step"
-        elif called is not None and any(called.may_be(procedure) for procedure in committing):
+        elif called is not None and any(called.may_be(one) for one in committing.get(called.name, ())):
             message = f"`{called}` ends a transaction that it shares with the other statements of the step"
         else:
             continue

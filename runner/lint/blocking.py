@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 from runner.errors import Severity
 from runner.lint.created import Created
@@ -74,7 +75,7 @@ def _told(lock: RelationLock) -> str:
 def _validated_at_once(subject: Subject) -> Iterator[Finding]:
     created = Created(subject)
     for rank, step in enumerate(subject.steps):
-        pending: list[tuple[Relation, str | None]] = []
+        pending: defaultdict[tuple[str, str | None], list[Relation]] = defaultdict(list)
         for statement in step.statements:
             place = Place(rank=rank, step=step, statement=statement)
             table = main_relation(statement) if statement.kind is Kind.ALTER_TABLE else None
@@ -82,33 +83,43 @@ def _validated_at_once(subject: Subject) -> Iterator[Finding]:
                 continue
             for action in alter_actions(statement):
                 if action.kind is AlterKind.ADD_CONSTRAINT and action.not_valid:
-                    pending.append((table, action.name))
+                    pending[table.name, action.name].append(table)
                 elif action.kind is AlterKind.VALIDATE_CONSTRAINT and _is_pending(table, action.name, pending):
                     message = f"`{action.name}` is validated under the lock of the ALTER TABLE that added it"
                     yield place.finding(message, hint="VALIDATE CONSTRAINT belongs into a step of its own")
 
 
-def _is_pending(table: Relation, name: str | None, pending: list[tuple[Relation, str | None]]) -> bool:
-    return any(table.may_be(other) and added in (None, name) for other, added in pending)
+def _is_pending(
+    table: Relation, name: str | None, pending: Mapping[tuple[str, str | None], Sequence[Relation]]
+) -> bool:
+    """Return whether the constraint was added above; one that was added without a name may be any."""
+    found = (other for added in (name, None) for other in pending.get((table.name, added), ()))
+    return any(table.may_be(other) for other in found)
 
 
 def _checked_at_once(subject: Subject) -> Iterator[Finding]:
     created = Created(subject)
-    validated = [
-        main_relation(place.statement)
-        for place in statements(subject, Kind.ALTER_TABLE)
-        if any(action.kind is AlterKind.VALIDATE_CONSTRAINT for action in alter_actions(place.statement))
-    ]
+    validated = _validated_tables(subject)
     for place in statements(subject, Kind.ALTER_TABLE):
         table = main_relation(place.statement)
         if table is None or created.is_new(table, place):
             continue
-        proven = any(other is not None and other.may_be(table) for other in validated)
+        proven = any(other.may_be(table) for other in validated.get(table.name, ()))
         for action in alter_actions(place.statement):
             told = _slow_check(action, proven=proven)
             if told is not None:
                 message = f"{told[0]} while it holds {action.lock} on `{table}`"
                 yield place.finding(message, hint=told[1], offset=action.offset)
+
+
+def _validated_tables(subject: Subject) -> Mapping[str, set[Relation]]:
+    found: defaultdict[str, set[Relation]] = defaultdict(set)
+    for place in statements(subject, Kind.ALTER_TABLE):
+        table = main_relation(place.statement)
+        kinds = {action.kind for action in alter_actions(place.statement)}
+        if table is not None and AlterKind.VALIDATE_CONSTRAINT in kinds:
+            found[table.name].add(table)
+    return found
 
 
 def _slow_check(action: AlterAction, *, proven: bool) -> tuple[str, str] | None:

@@ -64,7 +64,7 @@ def _at_the_end(rank: int, step: StepSql) -> Iterator[Finding]:
 
 def _numbered_parameters(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject):
-        if "$" not in place.text or not _SYMBOL.search(place.own_text):
+        if not _SYMBOL.search(place.own_text):
             continue
         for symbol in parameter_symbols(place.statement):
             message = f"nothing gives ${symbol.number} a value"

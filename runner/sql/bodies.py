@@ -20,6 +20,8 @@ _COMMENTS = frozenset({TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT})
 #: After these a command begins.
 _BEFORE_COMMAND = frozenset({"", ";", "BEGIN", "THEN", "ELSE", "LOOP", ">>"})
 _WRITES = frozenset({"UPDATE", "DELETE", "MERGE"})
+_LOOP = re.compile(r"\bloop\b", re.IGNORECASE)
+_OPENING = re.compile(r"\$\w*\$")
 _WRITING_STRING = re.compile(r"[^A-Za-z]*(?:update|delete|merge)\b", re.IGNORECASE)
 
 
@@ -28,7 +30,7 @@ def writing_loop(statement: Statement, text: str) -> int | None:
 
     `text` is what the statement was parsed from. A body that is not quoted with dollars only has a beginning.
     """
-    if statement.kind is not StatementKind.DO or "loop" not in text.lower():
+    if statement.kind is not StatementKind.DO or not _LOOP.search(text, statement.start, statement.end):
         return None
     body = _body(statement)
     if body is None or body.language != "plpgsql":
@@ -137,5 +139,5 @@ def _is_write(words: tuple[_Word, ...], index: int) -> bool:
 
 
 def _offset(start: int, text: str, offset: int) -> int:
-    opening = re.match(r"\$\w*\$", text[start:])
-    return start + opening.end() + offset if opening else start
+    opening = _OPENING.match(text, start)
+    return opening.end() + offset if opening else start
