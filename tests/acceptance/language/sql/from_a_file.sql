@@ -1,0 +1,1 @@
+INSERT INTO log VALUES ('file', :'count') -- with the plan's parameters
