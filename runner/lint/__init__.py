@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.errors import PlanError, Position, Problem, Severity
-from runner.lint import syntax
+from runner.lint import alone, syntax, transactions
 from runner.lint.rule import Rule
 from runner.lint.sources import Sources
 from runner.lint.subject import read_subject
@@ -22,6 +22,8 @@ from runner.plan.loading import load_plan as load_unchecked
 from runner.plan.model import Plan
 
 _MAX_MESSAGE = 400  # characters
+#: Rules that look at nothing but the SQL text of one step.
+_OF_SQL_ALONE = (*syntax.RULES, *transactions.RULES, *alone.RULES)
 
 __all__ = ["RULES", "Sources", "lint", "load_plan", "read_plan"]
 
@@ -57,7 +59,7 @@ def load_plan(
     if loaded.plan is not None:
         problems += lint(loaded.plan, sources)
     elif loaded.draft is not None:
-        problems = _with_syntax(loaded.draft, problems, sources or Sources())
+        problems = _with_sql_alone(loaded.draft, problems, sources or Sources())
     invalid = any(problem.severity is Severity.ERROR for problem in problems)
     plan = None if invalid else loaded.plan
     return Loaded(plan=plan, problems=tuple(map(_shortened, problems)), draft=loaded.draft)
@@ -103,14 +105,15 @@ def _problems(plan: Plan, rules: Iterable[Rule]) -> Iterable[Problem]:
     )
 
 
-def _with_syntax(draft: Plan, problems: tuple[Problem, ...], sources: Sources) -> tuple[Problem, ...]:
-    """Add what is wrong with the SQL of a plan that has other errors; no other rule makes sense before they are gone.
+def _with_sql_alone(draft: Plan, problems: tuple[Problem, ...], sources: Sources) -> tuple[Problem, ...]:
+    """Add what is wrong with the SQL of a plan that has other errors, as far as each text tells it by itself.
 
-    What is reported already, such as a quote that is never closed, is not told a second time.
+    No other rule makes sense before the errors are gone. What is reported already, such as a quote that is never
+    closed, is not told a second time.
     """
     told = {problem.position for problem in problems}
-    rules = {rule.code for rule in syntax.RULES}
-    kept = without_ignored(_problems(draft, syntax.RULES), draft, sources, rules)
+    rules = {rule.code for rule in _OF_SQL_ALONE}
+    kept = without_ignored(_problems(draft, _OF_SQL_ALONE), draft, sources, rules)
     found = [problem for problem in kept if problem.code in rules and problem.position not in told]
     return tuple(sorted((*problems, *dict.fromkeys(found)), key=_order(draft))) if found else problems
 

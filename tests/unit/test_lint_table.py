@@ -129,3 +129,12 @@ def test_syntax_is_told_together_with_other_errors(tmp_path: Path) -> None:
     text = _HEAD + 'steps:\n  - {id: a, sql: SELEC 1, needs: [b]}\n  - {id: c, sql: "SELECT \'x :y"}\n'
     codes = [problem.code for problem in load_plan(write(tmp_path, text)).problems]
     assert codes == ["JP300", "JP202", "JP222"]
+
+
+def test_what_sql_tells_by_itself_is_told_together_with_other_errors(tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(
+        "version: 1\nname: p\nbudget: {slots: 1}\ndefaults: {timeout: 1m, on_finish: wait}\nsteps:\n"
+        "  - {id: tidy, sql: VACUUM a; VACUUM b, nonsense: 1}\n  - {id: begin, sql: BEGIN, needs: [tdy]}\n"
+    )
+    assert [problem.code for problem in load_plan(file).problems] == ["JP320", "JP320", "JP101", "JP310", "JP202"]
