@@ -28,7 +28,7 @@ def ask(dsn: str, query: str, *parameters: object) -> list[tuple[Any, ...]]:
     """Run one statement on a connection of its own and return its rows."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         cursor = connection.execute(query.encode(), parameters or None)
-        return cursor.fetchall() if cursor.description else []
+        return cursor.fetchall() if cursor.description is not None else []
 
 
 def value(dsn: str, query: str, *parameters: object) -> Any:
