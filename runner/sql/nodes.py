@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
@@ -155,6 +155,26 @@ def walk(node: Tree) -> Iterator[Tree]:
         for child in reversed(below):
             chosen = child.WhichOneof("node") if type(child) is _Wrapper else None
             stack.append(child if chosen is None else getattr(child, chosen))
+
+
+def replace_names(node: Tree, mark: str, names: Mapping[str, str]) -> None:
+    """Give every string in and below `node` that is `mark` and one of `names` the name's value.
+
+    A loop of its own, because every text with parameters goes through it.
+    """
+    stack = [unwrap(node)]
+    while stack:
+        current = stack.pop()
+        for field, value in current.ListFields():
+            held = _HELD.get(type(value))
+            if held is None:
+                held = _held(field, value)
+            if held == _MESSAGE:
+                stack.append(unwrap(value))
+            elif held == _MESSAGES:
+                stack += map(unwrap, value)
+            elif type(value) is str and value.startswith(mark):
+                setattr(current, field.name, names.get(value.removeprefix(mark), value))
 
 
 def find(node: Tree, name: str) -> Iterator[Tree]:

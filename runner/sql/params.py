@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from runner.errors import JobplanError
-from runner.sql.tokens import ScanError, Token, TokenKind, check_characters, tokenize
+from runner.sql.tokens import AroundColon, ScanError, Token, TokenKind, around_colons, check_characters, tokenize
 
 #: What a parameter can be. A number may also be a str that holds its exact decimal form.
 Scalar = str | int | float | bool | Decimal | None
@@ -77,14 +77,16 @@ def references(text: str) -> tuple[Reference, ...]:
     # Casts are by far the most common colons; without any other there is nothing for the scanner to find.
     if ":" not in text.replace("::", ""):
         return ()
-    tokens = _tokens(text)
-    return tuple(_reference(text, tokens, i) for i in range(len(tokens) - 1) if _is_reference(tokens[i], tokens[i + 1]))
+    try:
+        return tuple(_reference(text, around) for around in around_colons(text) if _is_name(around.name))
+    except ScanError as error:
+        raise TemplateError(error.message, offset=error.offset) from None
 
 
 def in_brackets(text: str, reference: Reference) -> bool:
     """Return whether `reference` stands inside `[…]`, where its colon may have been meant as an array slice's."""
     depth = 0
-    for token in _tokens(text):
+    for token in tokenize(text):
         if token.start >= reference.start:
             break
         if token.text == "[":
@@ -163,22 +165,12 @@ def bare_text(value: str | float | Decimal) -> str:
     return f"({plain})" if plain.startswith("-") else plain
 
 
-def _tokens(text: str) -> list[Token]:
-    """Return the tokens without `--` comments: to PostgreSQL these are white space, also within a string constant."""
-    try:
-        return [token for token in tokenize(text) if token.kind is not TokenKind.LINE_COMMENT]
-    except ScanError as error:
-        raise TemplateError(error.message, offset=error.offset) from None
+def _is_name(token: Token) -> bool:
+    return token.kind in {TokenKind.QUOTED_IDENTIFIER, TokenKind.WORD} or token.text.startswith("'")
 
 
-def _is_reference(colon: Token, name: Token) -> bool:
-    if colon.text != ":" or name.start != colon.end:
-        return False
-    return name.kind in {TokenKind.QUOTED_IDENTIFIER, TokenKind.WORD} or name.text.startswith("'")
-
-
-def _reference(text: str, tokens: list[Token], index: int) -> Reference:
-    colon, name = tokens[index], tokens[index + 1]
+def _reference(text: str, around: AroundColon) -> Reference:
+    colon, name = around.colon, around.name
     form = {"'": Form.LITERAL, '"': Form.IDENTIFIER}.get(name.text[0], Form.BARE)
     bare = name.text if form is Form.BARE else name.text[1:-1]
     pattern = _BARE_NAME if form is Form.BARE else _QUOTED_NAME
@@ -188,7 +180,7 @@ def _reference(text: str, tokens: list[Token], index: int) -> Reference:
         path = _QUOTED_NAME.match(text, name.start)
         dotted = path.group() if path else bare
         raise TemplateError(f":{dotted} has a dot: write :'{dotted}' or :\"{dotted}\"", offset=colon.start)
-    if form is Form.LITERAL and _beside_string(tokens, index):
+    if form is Form.LITERAL and _beside_string(around):
         message = f":{name.text} stands beside a string constant, and the two would be read as one"
         raise TemplateError(message, offset=colon.start, hint=f"Write || between two strings. {_COLON_HINT}")
     return Reference(name=bare, form=form, start=colon.start, end=name.end)
@@ -202,10 +194,9 @@ def _not_a_name(token: Token, name: str) -> str:
     return f":{token.text} does not name a parameter: names are letters, digits and underscores"
 
 
-def _beside_string(tokens: list[Token], index: int) -> bool:
-    before = tokens[index - 1].text.endswith("'") if index > 0 else False
-    after = tokens[index + 2].text.startswith("'") if index + 2 < len(tokens) else False
-    return before or after
+def _beside_string(around: AroundColon) -> bool:
+    before = around.before is not None and around.before.text.endswith("'")
+    return before or (around.after is not None and around.after.text.startswith("'"))
 
 
 def _value(reference: Reference, values: Mapping[str, Scalar]) -> str:

@@ -13,7 +13,7 @@ from decimal import Decimal
 
 from runner.errors import JobplanError
 from runner.sql.kinds import StatementKind, kind_of
-from runner.sql.nodes import Tree, TreeError, parse_tree, unwrap, walk
+from runner.sql.nodes import Tree, TreeError, parse_tree, replace_names, unwrap
 from runner.sql.params import SETS_APART, Form, Reference, Scalar, bare_text, plain_text, references
 from runner.sql.tokens import ScanError, TokenKind, character_offsets, check_characters, tokenize
 
@@ -86,10 +86,11 @@ def parse_template(text: str, known: Mapping[str, Scalar] | None = None) -> Temp
         parts += (text[done : reference.start], _stand_in(text, reference, values))
         done = reference.end
     statements = parse_statements("".join(parts) + text[done:])
-    names = {name: plain_text(values[name]) for name in {reference.name for reference in found} & values.keys()}
+    quoted = {reference.name for reference in found if reference.form is not Form.BARE}
+    names = {name: plain_text(values[name]) for name in quoted & values.keys()}
     if names:
         for statement in statements:
-            _fill_in(statement.node, names)
+            replace_names(statement.node, PLACEHOLDER, names)
     return Template(text=text, references=found, statements=statements)
 
 
@@ -132,14 +133,6 @@ def _stand_in(text: str, reference: Reference, values: Mapping[str, str | float 
     # Next to `E` or `"` a space must stay between the two, and there is no room for a mark. No valid SQL has that.
     start = f"{quote}{PLACEHOLDER}" if not before or before in SETS_APART or before == "." else f" {quote}"
     return f"{start}{reference.name}{quote}"
-
-
-def _fill_in(node: Tree, known: Mapping[str, str]) -> None:
-    for found in walk(node):
-        for descriptor, value in found.ListFields():
-            if isinstance(value, str) and value.startswith(PLACEHOLDER):
-                name = value.removeprefix(PLACEHOLDER)
-                setattr(found, descriptor.name, known.get(name, value))
 
 
 def _syntax_error(text: str, error: TreeError) -> SqlSyntaxError:

@@ -10,15 +10,17 @@ import enum
 import re
 from bisect import bisect_right
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from postgast import PgQueryError, pg_query_pb2, scan
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
 _STRINGS = frozenset({"SCONST", "USCONST", "BCONST", "XCONST"})
 _NO_KEYWORD = pg_query_pb2.NO_KEYWORD
+_COLON = pg_query_pb2.ASCII_58
+_LINE_COMMENT = pg_query_pb2.SQL_COMMENT
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
@@ -104,20 +106,56 @@ def tokenize(text: str) -> tuple[Token, ...]:
 
     ScanError if it cannot be scanned.
     """
+    at = character_offsets(text)
+    return tuple(_token(token, text, at) for token in _scan(text))
+
+
+class AroundColon(NamedTuple):
+    """A colon and what follows it without a space, with the tokens before and after the two, if there are any."""
+
+    before: Token | None
+    colon: Token
+    name: Token
+    after: Token | None
+
+
+def around_colons(text: str) -> Iterator[AroundColon]:
+    """Yield every colon that something follows without a space, in order; not `::` and `:=`, which are other tokens.
+
+    Line comments are left out: to PostgreSQL they are white space, also within a string constant. ScanError as
+    `tokenize` raises it. Only these tokens are looked at closely, because most texts have a hundred others.
+    """
+    scanned = _scan(text)
+    numbers = [token.token for token in scanned]
+    if _LINE_COMMENT in numbers:
+        scanned = [token for token in scanned if token.token != _LINE_COMMENT]
+        numbers = [token.token for token in scanned]
+    at = character_offsets(text)
+    for index in range(len(numbers) - 1):
+        if numbers[index] == _COLON and scanned[index + 1].start == scanned[index].end:
+            yield AroundColon(
+                before=_token(scanned[index - 1], text, at) if index else None,
+                colon=_token(scanned[index], text, at),
+                name=_token(scanned[index + 1], text, at),
+                after=_token(scanned[index + 2], text, at) if index + 2 < len(numbers) else None,
+            )
+
+
+def _scan(text: str) -> Sequence[Any]:
     check_characters(text)
     try:
-        scanned = scan(text).tokens
+        tokens: Sequence[Any] = scan(text).tokens
     except PgQueryError as error:
         raise ScanError(error.message, error_offset(error, text)) from None
-    at = character_offsets(text)
-    tokens = []
-    for token in scanned:
-        start, end = at(token.start), at(token.end)
-        kind = _kind(token.token, token.keyword_kind)
-        if kind is _WORD and text[start] == '"':
-            kind = TokenKind.QUOTED_IDENTIFIER
-        tokens.append(Token(kind=kind, text=text[start:end], start=start, end=end))
-    return tuple(tokens)
+    return tokens
+
+
+def _token(token: Any, text: str, at: Callable[[int], int]) -> Token:  # noqa: ANN401 - the parser has no usable types
+    start, end = at(token.start), at(token.end)
+    kind = _kind(token.token, token.keyword_kind)
+    if kind is _WORD and text[start] == '"':
+        kind = TokenKind.QUOTED_IDENTIFIER
+    return Token(kind=kind, text=text[start:end], start=start, end=end)
 
 
 @cache
