@@ -1,0 +1,132 @@
+"""Extension note 9: a server that has no worker to give makes steps wait; it never makes them fail."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import psycopg
+import pytest
+
+from runner.embedded import EmbeddedServer
+from runner.engine import events as ev
+from tests.builders import Recorder, plan, step
+from tests.integration.houses import ask, run_plan, value
+
+WORKERS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_background'"
+
+
+@contextmanager
+def hog(dsn: str, number: int) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    """Take so many of the server's workers."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        for _ in range(number):
+            connection.execute("SELECT pg_background_launch('SELECT pg_sleep(600)')")
+        yield connection
+        connection.execute("SELECT pg_background_cancel_all()")
+
+
+@asynccontextmanager
+async def most_workers(dsn: str) -> AsyncIterator[list[int]]:
+    """Watch how many workers of the extension run at the same time."""
+    most = [0]
+
+    async def watch() -> None:
+        with psycopg.connect(dsn, autocommit=True) as witness:
+            while True:
+                (count,) = witness.execute(WORKERS.encode()).fetchone() or (0,)
+                most[0] = max(most[0], int(count))
+                await asyncio.sleep(0.01)
+
+    task = asyncio.create_task(watch())
+    yield most
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def test_the_extension_refuses_with_53000_and_53400(small_server: EmbeddedServer) -> None:
+    with hog(small_server.dsn, 5) as full, pytest.raises(psycopg.Error) as refused:
+        full.execute("SELECT pg_background_launch('SELECT 1')")
+    assert refused.value.sqlstate == "53000"
+    with psycopg.connect(small_server.dsn, autocommit=True) as connection:
+        connection.execute("SELECT 1 FROM pg_background_stats(); SET pg_background.max_workers = 1")
+        connection.execute("SELECT pg_background_launch('SELECT pg_sleep(600)')")
+        with pytest.raises(psycopg.Error) as refused:
+            connection.execute("SELECT pg_background_launch('SELECT 1')")
+        connection.execute("SELECT pg_background_cancel_all()")
+    assert refused.value.sqlstate == "53400"
+
+
+def all_succeeded(record: Recorder, number: int) -> bool:
+    """Say whether so many steps had an attempt and each ended well."""
+    return list(record.outcomes().values()) == [ev.Outcome.SUCCEEDED] * number
+
+
+async def test_steps_wait_for_a_server_that_is_full_and_it_is_said_once(small_server: EmbeddedServer) -> None:
+    dsn = small_server.dsn
+    with hog(dsn, 3):
+        steps = [step(f"s{number}", "SELECT pg_sleep(0.1)") for number in range(10)]
+        result, record = await run_plan(dsn, plan(*steps, slots=5))
+    assert result.exit_code == 0
+    assert all_succeeded(record, 10)
+    (short,) = record.of(ev.CapacityShort)
+    assert "of the 5 workers of the budget" in short.message
+
+
+async def test_a_run_on_a_full_server_begins_when_a_worker_is_free(small_server: EmbeddedServer) -> None:
+    dsn = small_server.dsn
+    with hog(dsn, 5) as full:
+        task = asyncio.create_task(run_plan(dsn, plan(step("a", "SELECT 1"), step("b", "SELECT 1"))))
+        await asyncio.sleep(0.5)
+        assert not task.done()
+        full.execute("SELECT pg_background_cancel_all()")
+        result, record = await task
+    assert result.exit_code == 0
+    assert len(record.of(ev.CapacityShort)) == 1
+    assert record.of(ev.AttemptDeferred)
+
+
+async def test_a_queue_timeout_ends_the_waiting(small_server: EmbeddedServer) -> None:
+    with hog(small_server.dsn, 5):
+        result, record = await run_plan(small_server.dsn, plan(step("a", "SELECT 1", queue_timeout=0.2)))
+    assert result.exit_code == 1
+    assert not record.ends("a")
+
+
+async def test_the_reserve_is_left_free_by_however_many_slots(small_server: EmbeddedServer) -> None:
+    steps = [step(f"s{number}", "SELECT pg_sleep(0.2)") for number in range(12)]
+    async with most_workers(small_server.dsn) as most:
+        result, record = await run_plan(small_server.dsn, plan(*steps, slots=5, reserve=3))
+    assert result.exit_code == 0
+    assert all_succeeded(record, 12)
+    assert most == [2]
+
+
+async def test_a_role_without_a_connection_to_give_makes_steps_wait(
+    database: str, new_role: Callable[..., str]
+) -> None:
+    """53300 for a launcher session is a shortage like any other."""
+    role_dsn = new_role("CONNECTION LIMIT 3")
+    steps = [step(f"s{number}", "SELECT pg_sleep(0.1)") for number in range(8)]
+    async with most_workers(database) as most:
+        result, record = await run_plan(role_dsn, plan(*steps, slots=4))
+    assert result.exit_code == 0
+    assert all_succeeded(record, 8)
+    assert len(record.of(ev.CapacityShort)) == 1
+    assert most[0] <= 2
+    assert value(database, "SELECT 1") == 1
+
+
+async def test_a_run_takes_no_more_connections_than_slots_and_one(database: str) -> None:
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE '%:runner' AND datname = current_database()"
+    )
+    steps = [step(f"s{number}", "SELECT pg_sleep(0.05); SELECT 1/0") for number in range(12)]
+    task = asyncio.create_task(run_plan(database, plan(*steps, slots=3)))
+    most = 0
+    while not task.done():
+        most = max(most, ask(database, query)[0][0])
+        await asyncio.sleep(0.02)
+    await task
+    assert 2 <= most <= 4
