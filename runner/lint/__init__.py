@@ -17,7 +17,7 @@ from runner.lint.sources import Sources
 from runner.lint.subject import read_subject
 from runner.lint.suppress import without_ignored
 from runner.lint.table import RULES
-from runner.plan.loading import Loaded
+from runner.plan.loading import Loaded, without_collection
 from runner.plan.loading import load_plan as load_unchecked
 from runner.plan.model import Plan
 
@@ -52,14 +52,15 @@ def load_plan(
     The values of parameters are as `runner.plan.load_plan` takes them: rules see the tables that they name. The plan is
     there if there is no error; warnings are among the problems.
     """
-    loaded = load_unchecked(
-        path, given=given, params_file=params_file, environment=environment, require_values=require_values
-    )
-    problems = loaded.problems
-    if loaded.plan is not None:
-        problems += lint(loaded.plan, sources)
-    elif loaded.draft is not None:
-        problems = _with_sql_alone(loaded.draft, problems, sources or Sources())
+    with without_collection():
+        loaded = load_unchecked(
+            path, given=given, params_file=params_file, environment=environment, require_values=require_values
+        )
+        problems = loaded.problems
+        if loaded.plan is not None:
+            problems += lint(loaded.plan, sources)
+        elif loaded.draft is not None:
+            problems = _with_sql_alone(loaded.draft, problems, sources or Sources())
     invalid = any(problem.severity is Severity.ERROR for problem in problems)
     plan = None if invalid else loaded.plan
     return Loaded(plan=plan, problems=tuple(map(_shortened, problems)), draft=loaded.draft)

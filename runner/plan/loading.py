@@ -44,7 +44,7 @@ def load_plan(
     """
     report = Report()
     plan = None
-    with _no_collection():
+    with without_collection():
         root = read(Path(path), str(path), report)
         file_values = {} if params_file is None else _read_values(Path(params_file), report)
         if root is not None:
@@ -59,7 +59,7 @@ def load_plan(
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def without_collection() -> Iterator[None]:
     """Hold the garbage collector: a large plan is a million objects and no cycles, and looking takes half the time."""
     was_enabled = gc.isenabled()
     gc.disable()
