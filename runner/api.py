@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from runner import __version__
 from runner.clock import Clock, MonotonicClock
@@ -13,11 +14,22 @@ from runner.engine.loop import Run, RunContext, RunResult
 from runner.engine.sink import Sink
 from runner.gateway.pg import PgGateway
 from runner.identity import new_run_id
-from runner.lint import load_plan
+from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.plan.resolved import sha256
 
 __all__ = ["load_plan", "new_run", "run_plan"]
+
+
+def load_plan(
+    path: str | Path, *, params: Mapping[str, str] | None = None, params_file: str | Path | None = None
+) -> Plan:
+    """Return a plan that is ready to run.
+
+    `params` are values of its parameters, as text; they are stronger than `params_file`. JOBPLAN_PARAM_<NAME> is not
+    looked at: that is the command line's. PlanError, with every problem that was found, if the plan is invalid.
+    """
+    return read_plan(path, given=params, params_file=params_file)
 
 
 def run_plan(plan: Plan, *, dsn: str = "", sinks: Sequence[Sink] = ()) -> RunResult:

@@ -1,0 +1,59 @@
+"""What `pip install .` gives: a command that works outside the checkout, with its schemas."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner import __version__
+from tests.acceptance.console import clean_environment
+
+ROOT = Path(__file__).parents[2]
+
+PLAN = """
+version: 1
+name: first
+budget: {slots: 1}
+steps:
+  - {id: one, sql: CREATE TABLE one AS SELECT 1 AS n, timeout: 10s, on_finish: wait}
+"""
+
+
+class Elsewhere:
+    """An empty environment with nothing but jobplan in it, and a folder that knows nothing of the checkout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._bin = folder / "venv" / "bin"
+        self.run(sys.executable, "-m", "venv", str(folder / "venv"))
+        self.run(str(self._bin / "pip"), "install", "--quiet", "--disable-pip-version-check", str(ROOT))
+
+    def jobplan(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the installed command."""
+        return self.run(str(self._bin / "jobplan"), *arguments)
+
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command that has to succeed."""
+        environment = {**clean_environment(), "PYTHONPATH": "", "PYTHONWARNINGS": ""}
+        done = subprocess.run(
+            command, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done
+
+
+@pytest.mark.slow
+def test_the_installed_command_works_outside_the_checkout(tmp_path: Path) -> None:
+    elsewhere = Elsewhere(tmp_path)
+    (tmp_path / "plan.yaml").write_text(PLAN, encoding="utf-8")
+    assert elsewhere.jobplan("--version").stdout == f"jobplan {__version__}\n"
+    schema = (ROOT / "schemas" / "plan-v1.schema.json").read_text(encoding="utf-8")
+    assert json.loads(elsewhere.jobplan("schema").stdout) == json.loads(schema)
+    assert "plan.yaml: valid, 1 step" in elsewhere.jobplan("validate", "plan.yaml").stdout
+    ran = elsewhere.jobplan("run", "plan.yaml", "--embedded", "--report", "jsonl=events.jsonl")
+    assert "1 succeeded" in ran.stderr.splitlines()[-1]
+    assert '"event": "run_finished"' in (tmp_path / "events.jsonl").read_text(encoding="utf-8")
