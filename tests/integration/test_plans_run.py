@@ -140,10 +140,10 @@ def test_bloated_indexes_are_rebuilt_and_leftovers_dropped(database: str) -> Non
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute(BLOAT)
         connection.execute("VACUUM ANALYZE")
-        before = dict(connection.execute(FILES).fetchall())
+        before: dict[str, int] = dict(connection.execute(FILES).fetchall())
         plan = load_plan(PLANS / "rebuild-indexes.yaml", params={"schema": "public", "min_size": "0"})
         assert run_plan(plan, dsn=database).exit_code == 0
-        after = dict(connection.execute(FILES).fetchall())
+        after: dict[str, int] = dict(connection.execute(FILES).fetchall())
     assert sorted(after) == ["bloated_pkey", "dense_pkey"]
     assert after["bloated_pkey"] != before["bloated_pkey"]
     assert after["dense_pkey"] == before["dense_pkey"]
