@@ -139,16 +139,28 @@ def _execute(plan: Plan, left_out: frozenset[str], options: Options, conninfo: s
     clock = MonotonicClock()
     run_id = new_run_id(clock.now())
     reports = [JsonLines(path, run_id) for _, path in options.reports]
+    interrupted: list[int] = []
     sinks: list[Sink] = [Plain(sys.stderr, run_id, options.verbosity), *reports]
 
     async def execute() -> RunResult:
         started = new_run(plan, dsn=conninfo, run_id=run_id, clock=clock, sinks=sinks, left_out=left_out)
-        loop = asyncio.get_running_loop()
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def interrupt(number: int) -> None:
+            started.interrupt(number)
+            if started.state.started_at is None and task is not None:
+                interrupted.append(number)
+                task.cancel()  # still connecting, or waiting for the concurrency group: there is nothing to look after
+
         for number in _SIGNALS:
-            loop.add_signal_handler(number, started.interrupt, int(number))
+            loop.add_signal_handler(number, interrupt, int(number))
         return await started.execute()
 
-    result = asyncio.run(execute())
+    try:
+        result = asyncio.run(execute())
+    except asyncio.CancelledError:
+        _say("jobplan: interrupted; nothing was started.")
+        return 128 + interrupted[0]
     for error in result.record_errors:
         _say(f"jobplan: {error}")
     record = ", ".join(str(report.path) for report in reports if not report.broken)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 
 import pytest
 
-from tests.acceptance.console import Database, Jobplan, until
+from tests.acceptance.console import PATIENCE, Database, Jobplan, until
 
 BOTH = """
     - {id: stops, sql: INSERT INTO done SELECT 'stops' FROM pg_sleep(60)}
@@ -75,6 +76,37 @@ def test_a_signal_before_the_first_launch_starts_nothing(jobplan: Jobplan, db: D
     started.send(signal.SIGINT)
     assert started.ended().code == 130
     assert db.column("SELECT step FROM done") == []
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_while_connecting_ends_at_once(jobplan: Jobplan, number: signal.Signals, code: int) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(PATIENCE)
+        dsn = f"host=127.0.0.1 port={silent.getsockname()[1]} connect_timeout=600"
+        started = jobplan.start("run", jobplan.plan("- {id: one, sql: SELECT 1}"), "--dsn", dsn)
+        connection, _ = silent.accept()
+        with connection:
+            started.send(number)
+            ran = started.ended()
+    assert (ran.code, ran.err) == (code, "jobplan: interrupted; nothing was started.\n")
+
+
+def test_a_signal_while_waiting_for_the_group_starts_nothing(jobplan: Jobplan, db: Database) -> None:
+    group = "{group: nightly, on_conflict: wait}"
+    holder = jobplan.start(
+        "run", jobplan.plan("- {id: hold, sql: SELECT pg_sleep(60)}", concurrency=group), "--dsn", db.dsn
+    )
+    db.until_workers("hold")
+    plan = jobplan.plan("- {id: never, sql: CREATE TABLE never ()}", file="second.yaml", concurrency=group)
+    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    until(lambda: jobplan.happened("group_waiting"))
+    started.send(signal.SIGINT)
+    ran = started.ended()
+    assert ran.code == 130
+    assert ran.last_line == "jobplan: interrupted; nothing was started."
+    holder.send(signal.SIGINT)
+    assert holder.ended().code == 130
+    assert db.value("SELECT count(*) FROM pg_class WHERE relname = 'never'") == 0
 
 
 def test_a_killed_runner_leaves_workers_that_end_by_their_own_timeout(jobplan: Jobplan, db: Database) -> None:
