@@ -29,14 +29,14 @@ _CODES: tuple[tuple[type[JobplanError], int], ...] = (
 #: The table that `jobplan run --help` prints.
 EXIT_CODES = """\b
 Exit codes:
-  0         all steps succeeded (or were skipped by condition, allowed, or detached)
-  1         a step failed, timed out or was cancelled
+  0         every step succeeded, was skipped, allowed to fail, or detached
+  1         a step failed, timed out or was cancelled; or a report broke off
   2         wrong usage
   3         the plan is invalid
   4         nothing was started: no connection, or the server is not ready
   5         run_timeout ended the run
   6         another run holds the concurrency group
-  7         an outcome is unknown, or a worker that should have stopped still runs
+  7         an outcome is unknown, or a worker runs on that should not
   70        a bug in jobplan
   130, 143  interrupted by Ctrl-C or SIGTERM
 """
