@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 
 from runner.errors import JobplanError
 from runner.sql.tokens import AroundColon, ScanError, Token, TokenKind, around_colons, check_characters, tokenize
@@ -68,11 +69,13 @@ class TemplateError(JobplanError):
         self.offset = offset
 
 
+@lru_cache(maxsize=4096)
 def references(text: str) -> tuple[Reference, ...]:
     """Return every parameter that `text` names, in order.
 
     TemplateError if the text cannot be scanned, if what follows a colon is not a name, or if a `:'name'` stands beside
-    a string constant: over a line break PostgreSQL would read the two as one.
+    a string constant: over a line break PostgreSQL would read the two as one. Kept, because a step's text is asked when
+    the plan is read, when it is judged, and each time it is rendered.
     """
     # Casts are by far the most common colons; without any other there is nothing for the scanner to find.
     if ":" not in text.replace("::", ""):
