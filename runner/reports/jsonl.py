@@ -9,7 +9,8 @@ import contextlib
 import json
 from pathlib import Path
 
-from runner.engine.events import Event, to_json
+from runner.engine.encoding import to_json
+from runner.engine.events import Event
 from runner.engine.state import RunState
 from runner.errors import RecordError
 

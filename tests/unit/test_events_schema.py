@@ -15,6 +15,7 @@ import jsonschema
 import pytest
 
 from runner.engine import events as ev
+from runner.engine.encoding import to_json
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "events-v1.schema.json").read_text(encoding="utf-8"))
 
@@ -46,7 +47,7 @@ def sample(kind: Any) -> Any:
 @pytest.mark.parametrize("kind", list(event_classes()), ids=lambda kind: str(kind.name))
 def test_every_event_is_as_the_schema_says(kind: type[ev.Event]) -> None:
     event = sample(kind)
-    data = ev.to_json(event, "260101-abcdef")
+    data = to_json(event, "260101-abcdef")
     assert data["event"] == kind.name
     jsonschema.validate(data, SCHEMA)
     (described,) = [arm for arm in SCHEMA["oneOf"] if arm["title"] == kind.name]
@@ -58,6 +59,6 @@ def test_the_schema_describes_no_event_that_does_not_exist() -> None:
 
 
 def test_an_unknown_field_is_refused() -> None:
-    data = {**ev.to_json(ev.RunTimedOut(at=0.0), "260101-abcdef"), "extra": 1}
+    data = {**to_json(ev.RunTimedOut(at=0.0), "260101-abcdef"), "extra": 1}
     with pytest.raises(jsonschema.ValidationError):
         jsonschema.validate(data, SCHEMA)

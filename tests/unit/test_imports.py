@@ -19,7 +19,13 @@ ROOT = Path(__file__).parents[2]
 #: What everybody may use: errors, time, durations, names.
 GROUND = ("runner.errors", "runner.clock", "runner.durations", "runner.identity")
 #: Facts and state of a run, which those who keep or show them read.
-FACTS = ("runner.engine.events", "runner.engine.state", "runner.engine.fold", "runner.engine.sink")
+FACTS = (
+    "runner.engine.events",
+    "runner.engine.state",
+    "runner.engine.fold",
+    "runner.engine.sink",
+    "runner.engine.encoding",
+)
 #: A plan as data, and SQL.
 BASIS = (*GROUND, "runner.sql", "runner.plan.model", "runner.plan.graph")
 
