@@ -20,6 +20,8 @@ from runner.sql.tokens import ScanError, TokenKind, character_offsets, check_cha
 #: Begins a name that stands for a parameter without a value. A noncharacter, which no real name has.
 PLACEHOLDER = "\ufdd0"
 
+#: Values that are quoted by quotes alone.
+_SIMPLE = re.compile(r"[A-Za-z0-9_]{1,63}")
 _META_COMMAND = re.compile(r"^[ \t]*(\\[A-Za-z?!.]+)", re.MULTILINE)
 
 
@@ -60,6 +62,11 @@ class Template:
 
 def parse_statements(text: str) -> tuple[Statement, ...]:
     """Return the statements of `text`, none for white space and comments; SqlSyntaxError if PostgreSQL refuses it."""
+    return _statements(text, text)
+
+
+def _statements(text: str, written: str) -> tuple[Statement, ...]:
+    """Parse `text`; `written` is as long, and has the parameters in it for which values stand in `text`."""
     try:
         check_characters(text)
         tree = parse_tree(text)
@@ -68,7 +75,7 @@ def parse_statements(text: str) -> tuple[Statement, ...]:
     except TreeError as error:
         raise _syntax_error(text, error) from None
     at = character_offsets(text)
-    return tuple(_statement(text, raw, at) for raw in tree.stmts)
+    return tuple(_statement(written, raw, at) for raw in tree.stmts)
 
 
 def parse_template(text: str, known: Mapping[str, Scalar] | None = None) -> Template:
@@ -81,13 +88,16 @@ def parse_template(text: str, known: Mapping[str, Scalar] | None = None) -> Temp
     values = {name: value for name, value in (known or {}).items() if value is not None}
     found = references(text)
     parts: list[str] = []
+    marked: set[str] = set()
     done = 0
     for reference in found:
-        parts += (text[done : reference.start], _stand_in(text, reference, values))
+        stand_in = _stand_in(text, reference, values)
+        if PLACEHOLDER in stand_in:
+            marked.add(reference.name)
+        parts += (text[done : reference.start], stand_in)
         done = reference.end
-    statements = parse_statements("".join(parts) + text[done:])
-    quoted = {reference.name for reference in found if reference.form is not Form.BARE}
-    names = {name: plain_text(values[name]) for name in quoted & values.keys()}
+    statements = _statements("".join(parts) + text[done:], text)
+    names = {name: plain_text(values[name]) for name in marked & values.keys()}
     if names:
         for statement in statements:
             replace_names(statement.node, PLACEHOLDER, names)
@@ -130,8 +140,12 @@ def _stand_in(text: str, reference: Reference, values: Mapping[str, str | float 
         return (value if len(value) <= length else " 0").ljust(length)
     before = text[reference.start - 1 : reference.start]
     quote = reference.form.value
+    apart = not before or before in SETS_APART or before == "."
+    known = values.get(reference.name)
+    if apart and isinstance(known, str) and len(known) + 2 <= length and _SIMPLE.fullmatch(known):
+        return f"{quote}{known}{quote}".ljust(length)  # mostly there is room, and no need to look for the mark later
     # Next to `E` or `"` a space must stay between the two, and there is no room for a mark. No valid SQL has that.
-    start = f"{quote}{PLACEHOLDER}" if not before or before in SETS_APART or before == "." else f" {quote}"
+    start = f"{quote}{PLACEHOLDER}" if apart else f" {quote}"
     return f"{start}{reference.name}{quote}"
 
 

@@ -241,3 +241,11 @@ def test_a_long_text_that_is_not_deep_is_parsed() -> None:
     rows = ", ".join(f"({number}, 'x')" for number in range(10_000))
     (statement,) = parse_statements(f"INSERT INTO t VALUES {rows}")
     assert statement.kind is StatementKind.INSERT
+
+
+@pytest.mark.parametrize("value", ["p", "a_name_that_is_longer_than_its_parameter", 'with "quotes"', ""])
+@pytest.mark.parametrize("text", ['DELETE FROM :"schema"', "SELECT :'schema'", 'DROP TABLE a.:"schema" ; SELECT :n'])
+def test_a_statement_ends_where_its_last_parameter_does(text: str, value: str) -> None:
+    for known in ({}, {"schema": value, "n": "5"}):
+        found = [text[each.start : each.end] for each in parse_template(text, known).statements]
+        assert found == text.split(" ; ")
