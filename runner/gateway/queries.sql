@@ -44,6 +44,18 @@ SELECT workers_active FROM {ext}.pg_background_stats()
 -- $1 settings as JSON object of text, in the order in which they are to be set, local to the transaction.
 SELECT count(set_config(s.key, s.value, true)) FROM json_each_text($1::json) AS s
 
+-- name: begin
+-- With `commit` around `launch`: its settings end there, although more travels with it.
+BEGIN
+
+-- name: commit
+-- See `begin`.
+COMMIT
+
+-- name: rollback
+-- What `begin` needs when `launch` has failed.
+ROLLBACK
+
 -- name: launch
 -- $1 SQL, $2 queue size in bytes, $3 settings as in `settings`.
 -- One statement is one transaction: the settings are local to it, and the worker inherits them (notes, "The API").

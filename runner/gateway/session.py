@@ -45,9 +45,9 @@ class Reply:
 
 @dataclass(slots=True)
 class _Expected:
-    """A Sync that is still to come, and what stands before it: a statement's preparation, or its execution."""
+    """A Sync that is still to come, and what stands before it: a statement's preparation, or executions."""
 
-    name: str
+    names: tuple[str, ...]
     preparation: bool = False
     columns: bool = False
 
@@ -115,8 +115,24 @@ class Session:
 
         def send() -> None:
             for name, parameters in statements:
-                self._send(name, parameters)
+                self._prepare(name)
+                self._execute(name, parameters)
                 self._sync(name)
+
+        return await self._exchange(send)
+
+    async def run_together(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+        """Run named statements as `run` does, but as one transaction: an error of one keeps the next from running.
+
+        What `begin` and `commit` enclose is a transaction of its own. Both sides are woken once, not for each reply.
+        """
+
+        def send() -> None:
+            for name, _ in statements:
+                self._prepare(name)
+            for name, parameters in statements:
+                self._execute(name, parameters)
+            self._sync(*(name for name, _ in statements))
 
         return await self._exchange(send)
 
@@ -127,7 +143,8 @@ class Session:
         """
 
         def send() -> None:
-            self._send(*setup)
+            self._prepare(setup[0])
+            self._execute(*setup)
             self._libpq.send_query_params(sql.encode(), None)
             self._sync(setup[0], columns=True)
 
@@ -137,7 +154,8 @@ class Session:
         """Say which columns one statement of the plan's would give, without running it; `setup` as for `query`."""
 
         def send() -> None:
-            self._send(*setup)
+            self._prepare(setup[0])
+            self._execute(*setup)
             self._libpq.send_prepare(b"", sql.encode())
             self._libpq.send_describe_prepared(b"")
             self._sync(setup[0], columns=True)
@@ -178,18 +196,20 @@ class Session:
         self._break("the session was closed")
         self._libpq.finish()
 
-    def _send(self, name: str, parameters: Sequence[str]) -> None:
+    def _prepare(self, name: str) -> None:
         if name not in self._prepared:
             self._libpq.send_prepare(name.encode(), self._queries(name))
             self._libpq.pipeline_sync()
             self._prepared.add(name)
-            self._expected.append(_Expected(name, preparation=True))
+            self._expected.append(_Expected((name,), preparation=True))
+
+    def _execute(self, name: str, parameters: Sequence[str]) -> None:
         self._libpq.send_query_prepared(name.encode(), [value.encode() for value in parameters])
 
-    def _sync(self, name: str, *, columns: bool = False) -> None:
-        """End a transaction; `name` is that of the statement in it that had to be prepared."""
+    def _sync(self, *names: str, columns: bool = False) -> None:
+        """End a transaction; `names` are those of the statements in it that had to be prepared."""
         self._libpq.pipeline_sync()
-        self._expected.append(_Expected(name, columns=columns))
+        self._expected.append(_Expected(names, columns=columns))
 
     def _flush(self) -> None:
         if self._libpq.flush():
@@ -227,11 +247,11 @@ class Session:
         expected = self._expected[0]
         if expected.preparation:
             if result.status in _ERRORS:
-                self._prepared.discard(expected.name)
+                self._prepared.difference_update(expected.names)
                 self._unprepared = error_details(result)
         elif result.status in _ERRORS:
             error = error_details(result)
-            unprepared = expected.name not in self._prepared
+            unprepared = not self._prepared.issuperset(expected.names)
             self._replies.append(Reply(error=self._unprepared if unprepared and self._unprepared else error))
         else:
             columns = _columns(result) if expected.columns else ()

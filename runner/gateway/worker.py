@@ -140,7 +140,9 @@ class LaunchedWorker:
         self.session.on_notice = self._notices
         try:
             wait = ("wait", (str(FIRST_WAIT), self._role))
-            launched, waited, *drained = await self.session.run(("launch", parameters), wait, *self._drain_ended)
+            _, launched, _, waited, *drained = await self.session.run_together(
+                ("begin", ()), ("launch", parameters), ("commit", ()), wait, *self._drain_ended
+            )
         except ServerLostError as error:
             self._lost = str(error)
             return
@@ -155,6 +157,7 @@ class LaunchedWorker:
             self._lost = error.message
             return
         with contextlib.suppress(ServerLostError):
+            await self.session.run(("rollback", ()))
             self.session_free = await is_free(self.session)
         if error.sqlstate in CAPACITY_SQLSTATES:
             raise CapacityError(f"{CAPACITY_SQLSTATES[error.sqlstate]} ({error.message})")
@@ -182,8 +185,9 @@ class LaunchedWorker:
             elif self._blocked and self._row is not None:
                 return await self._drain_running(self._row, seen, lost)
             else:
+                # without `drain_ended`: who takes long shall cost the server little
                 milliseconds = FIRST_WAIT if self._worker is None else WAIT
-                self._row = await self._row_of(("wait", (str(milliseconds), self._role)), *self._drain_ended)
+                self._row = await self._row_of(("wait", (str(milliseconds), self._role)))
         return await self._collect(self._row)
 
     @property

@@ -7,7 +7,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import psycopg
@@ -181,13 +181,16 @@ async def test_a_step_that_ends_at_once_takes_one_round_trip(dsn: str, monkeypat
     async with RealHouse(dsn, "notes-trips") as house:
         await run_one(house, "SELECT 1")
         trips: list[tuple[str, ...]] = []
-        run = Session.run
 
-        async def counting(self: Session, *statements: tuple[str, tuple[str, ...]]) -> object:
-            trips.append(tuple(name for name, _ in statements))
-            return await run(self, *statements)
+        def counted(run: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
+            async def counting(self: Session, *statements: tuple[str, tuple[str, ...]]) -> object:
+                trips.append(tuple(name for name, _ in statements))
+                return await run(self, *statements)
 
-        monkeypatch.setattr(Session, "run", counting)
+            return counting
+
+        monkeypatch.setattr(Session, "run", counted(Session.run))
+        monkeypatch.setattr(Session, "run_together", counted(Session.run_together))
         counts = []
         for number in range(30):
             trips.clear()
