@@ -76,7 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report_error(error)
         code = exit_code_of(error)
     except BrokenPipeError:
-        sys.stderr.close()
         code = 141
     except OSError as error:
         if error.errno not in _UNWRITABLE:
@@ -87,7 +86,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit code 70
         report_bug(error)
         code = 70
+    _drop_what_nobody_takes()
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _drop_what_nobody_takes() -> None:
+    """Throw away output that a stream still holds and cannot write; else Python's own last flush would exit with 120.
+
+    Source: https://docs.python.org/3/library/signal.html#note-on-sigpipe
+    """
+    for stream, number in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, number)
+            os.close(nowhere)
 
 
 def _open_closed_streams() -> None:
