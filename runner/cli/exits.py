@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
+from collections.abc import Iterable
 
 import click
 
+from runner.cli.color import wants_color
 from runner.errors import (
     ConnectionFailedError,
     GroupHeldError,
     JobplanError,
     PlanError,
     PreflightError,
+    Problem,
     RecordError,
     ServerLostError,
     UsageError,
@@ -48,14 +52,25 @@ def exit_code_of(error: JobplanError) -> int:
 
 
 def report_error(error: JobplanError) -> None:
-    """Say what is wrong, where, and what to do; a plan's problems one a line."""
+    """Say what is wrong, where, and what to do; a plan's problems as `jobplan validate` tells them."""
     if isinstance(error, PlanError):
-        for problem in error.problems:
-            click.echo(str(problem), err=True)
+        _report_problems(error.problems)
     text = str(error)
     if isinstance(error, ConnectionFailedError) and error.hint is None:
         text += f"{'' if text.endswith(('.', '?')) else '.'} {_WHERE}"
     click.echo(f"jobplan: {text}", err=True)
+
+
+def _report_problems(problems: Iterable[Problem]) -> None:
+    from runner.lint.sources import Sources
+    from runner.reports.problems import Style, problem_lines
+
+    colored = wants_color("auto", sys.stderr)
+    style = Style(color=colored, excerpt=colored or sys.stderr.isatty())
+    lines = Sources().lines
+    for problem in problems:
+        for line in problem_lines(problem, lines, style):
+            click.echo(line, err=True, color=True)
 
 
 _WHERE = "Say where the server is, and who you are, with --dsn, JOBPLAN_DSN or libpq's PGHOST and so on."
