@@ -14,7 +14,7 @@ from benchmarks.figures import Figure, table
 from benchmarks.machine import facts
 
 #: Each is a module of this package with `measure(bench) -> Iterator[Figure]`.
-NAMES = ("throughput", "chain", "psql_make", "idle", "snapshots", "startup", "validation")
+NAMES = ("throughput", "chain", "psql_make", "idle", "snapshots", "scheduler", "startup", "validation")
 _RESULTS = Path(__file__).parent / "results"
 
 
@@ -35,7 +35,8 @@ def main() -> None:
             figures += importlib.import_module(f"benchmarks.{name}").measure(bench)
         about["server"] = bench.server_version
     about["quick"] = options.quick
-    print(f"\n{about['cores']} cores ({about['cpu']}), Python {about['python']}, PostgreSQL {about['server']}")
+    server = f", PostgreSQL {about['server']}" if about["server"] else ""
+    print(f"\n{about['cores']} cores ({about['cpu']}), Python {about['python']}{server}")
     print(table(figures))
     print(f"kept in {_keep(about, figures)}", file=sys.stderr)
 

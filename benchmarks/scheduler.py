@@ -1,34 +1,32 @@
-"""What the scheduler itself costs: CPU of decide and apply for each step of large plans, without any server.
+"""What the scheduler itself costs: CPU of deciding and applying for each step of large plans, without any server.
 
-    PYTHONPATH=. python benchmarks/scheduler_cost.py [STEPS]
-
-The aim is less than 0.1 ms a step, and the same for ten times as many steps. "idle" is one more decide while
-everything waits: what each wake-up of the loop costs.
+The simulator's own work is included. An idle decision is one that finds everything waiting: what each wake-up of the
+loop costs.
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import Any
 
+from benchmarks import plans
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure, below
 from runner.engine import events as ev
 from runner.engine.scheduler import Decision, decide
-from runner.engine.simulate import AttemptScript, simulate
+from runner.engine.scripts import AttemptScript
+from runner.engine.simulate import simulate
 from runner.engine.state import RunState
-from runner.errors import Position
-from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Retry, Sql, Step
+from runner.plan.model import Budget, Plan, Retry, Step
 
-_SQL = Sql(text="select 1", start=Position(file="", line=1, column=1))
-
-
-_STEP = Step(id="s0", sql=_SQL, timeout=60.0, on_finish=OnFinish.WAIT, on_runner_exit=OnRunnerExit.CANCEL)
+_NAME = "scheduler"
+#: Microseconds for each step.
+_PER_STEP = below(100.0)
 
 
 def _step(number: int, **keys: Any) -> Step:  # noqa: ANN401 - whichever keys of a step the shape needs
-    return replace(_STEP, id=f"s{number}", **keys)
+    return plans.step(f"s{number}", "select 1", **keys)
 
 
 def _plan(steps: list[Step], slots: int = 8) -> Plan:
@@ -44,12 +42,12 @@ def _all_ready(n: int) -> Plan:
 
 
 def _chain(n: int) -> Plan:
-    return _plan([_step(i, needs=(Need(step=f"s{i - 1}"),) if i else ()) for i in range(n)])
+    return _plan([_step(i, needs=[f"s{i - 1}"] if i else []) for i in range(n)])
 
 
 def _fan(n: int) -> Plan:
-    middle = [_step(i, needs=(Need(step="s0"),)) for i in range(1, n - 1)]
-    last = _step(n - 1, needs=tuple(Need(step=step.id) for step in middle))
+    middle = [_step(i, needs=["s0"]) for i in range(1, n - 1)]
+    last = _step(n - 1, needs=[step.id for step in middle])
     return _plan([_step(0), *middle, last])
 
 
@@ -87,8 +85,23 @@ SHAPES: dict[str, Callable[[int], Plan]] = {
 }
 
 
-def _measure(plan: Plan) -> tuple[float, float, int]:
-    """Return CPU seconds of the run, the longest CPU seconds of an idle decide, and the number of decides."""
+def measure(bench: Bench) -> Iterator[Figure]:
+    """Simulate each shape of plan in two sizes; no server is needed."""
+    count = 1_000 if bench.quick else 10_000
+    growths, idles = [], []
+    for name, shape in SHAPES.items():
+        small, _ = _cost(shape(count // 10))
+        large, idle = _cost(shape(count))
+        growths.append(large / small)
+        idles.append(idle)
+        yield Figure(benchmark=_NAME, what=f"{count:,} steps, {name}", value=large, unit="us/step", target=_PER_STEP)
+    growth = "the same against a tenth of the steps: at worst times"
+    yield Figure(benchmark=_NAME, what=growth, value=max(growths), unit="", samples=tuple(growths))
+    yield Figure(benchmark=_NAME, what="longest idle decision", value=max(idles), unit="us", samples=tuple(idles))
+
+
+def _cost(plan: Plan) -> tuple[float, float]:
+    """Return microseconds of CPU: of the run for each step, and of the longest idle decision."""
     decides, idle = 0, 0.0
 
     def script(step: Step, attempt: int) -> AttemptScript:
@@ -106,20 +119,4 @@ def _measure(plan: Plan) -> tuple[float, float, int]:
 
     start = time.process_time()
     simulate(plan, durations=script, watch=watch)
-    return time.process_time() - start, idle, decides
-
-
-def main() -> None:
-    """Print one line for each shape of plan."""
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
-    print(f"{count} steps; the simulator's own work is included")
-    for name, shape in SHAPES.items():
-        plan = shape(count)
-        steps = len(plan.steps)
-        seconds, idle, decides = _measure(plan)
-        per_step = f"{seconds / steps * 1e6:7.1f} us a step"
-        print(f"{name:26} {per_step}, {decides / steps:4.1f} decides a step, idle {idle * 1e6:5.0f} us")
-
-
-if __name__ == "__main__":
-    main()
+    return (time.process_time() - start) / len(plan.steps) * 1e6, idle * 1e6
