@@ -29,6 +29,7 @@ class MonitorSession:
 
     def __init__(self, *, connect: Callable[[], Awaitable[Session]], run_id: str) -> None:
         self._connect = connect
+        self._run_id = run_id
         self._prefix = worker_name(run_id, "")
         self._session: Session | None = None
         self._lock = asyncio.Lock()
@@ -36,6 +37,7 @@ class MonitorSession:
         self._blocked: frozenset[tuple[str, str]] = frozenset()
         self._task: asyncio.Task[None] | None = None
         self._group: str | None = None
+        self._group_held = False
         self.group_lost = False
 
     @property
@@ -107,16 +109,23 @@ class MonitorSession:
         """
         if (await self._run_patiently("hold_group", (group,))).rows[0][0] == "t":
             self._group = group
+            self._group_held = True
             return None
         reply = await self._run_patiently("group_holder", (group,))
         name, host, since = reply.rows[0] if reply.rows else ("", "", "")
         return GroupHolder(run=run_of(name or ""), host=host or "", since=since or "")
 
     async def _hold_again(self, session: Session) -> None:
-        """A new session does not hold what the old one did; somebody may have taken it meanwhile."""
-        if self._group is not None:
-            (reply,) = await session.run(("hold_group", (self._group,)))
-            self.group_lost = not reply.rows or reply.rows[0][0] != "t"
+        """A new session does not hold what the old one did; somebody may have taken it meanwhile.
+
+        After a failure of the network that may be our own old session, until the server finds out that it is dead.
+        """
+        if self._group is None:
+            return
+        held, holder = await session.run(("hold_group", (self._group,)), ("group_holder", (self._group,)))
+        self._group_held = bool(held.rows) and held.rows[0][0] == "t"
+        others = [row for row in holder.rows if run_of(row[0] or "") != self._run_id]
+        self.group_lost = not self._group_held and bool(others)
 
     async def _look(self) -> None:
         while True:
@@ -124,6 +133,8 @@ class MonitorSession:
             with contextlib.suppress(GatewayError, ConnectionFailedError):
                 async with self._lock:
                     reply = await self._attempt("workers", (self._prefix,))
+                    if self._session is not None and not self._group_held:
+                        await self._hold_again(self._session)
                 self._blocked = frozenset((row[0] or "", row[1] or "") for row in reply.rows if row[3] == "t")
 
     async def _run(self, name: str, parameters: Sequence[str]) -> Reply:
@@ -137,13 +148,16 @@ class MonitorSession:
                 raise GatewayError(error.message) from error
 
     async def _run_patiently(self, name: str, parameters: Sequence[str]) -> Reply:
+        """Run the query, if need be again and again: until the server has been away, or refuses it, for a minute."""
+        failing_since: float | None = None
         while True:
             try:
                 async with self._lock:
                     return await self._attempt(name, parameters)
             except (GatewayError, ConnectionFailedError) as error:
                 now = asyncio.get_running_loop().time()
-                if self._lost_at is not None and now >= self._lost_at + RECONNECT_FOR:
+                failing_since = self._lost_at or failing_since or now
+                if now >= failing_since + RECONNECT_FOR:
                     raise ServerLostError(f"the server is gone: {error.message}") from error
             await asyncio.sleep(RECONNECT_EVERY)
 

@@ -17,7 +17,7 @@ from runner.gateway.monitor import MonitorSession
 from runner.gateway.queries import query
 from runner.gateway.reading import ReadingSession
 from runner.gateway.refused import RefusedWorker
-from runner.gateway.session import Reply, Row, Session
+from runner.gateway.session import Reply, Row, Session, TurnedAwayError
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.identity import runner_name
 from runner.sql.params import quote_identifier
@@ -60,20 +60,26 @@ class PgGateway:
                 await self._keep_reserve(request.reserve)
             self._names.add(request.application_name)
         try:
-            session = await self._session()
+            return await self._launch(request)
         except BaseException:
             self._names.discard(request.application_name)
             raise
-        worker = LaunchedWorker(request, session, self._monitor, self._over)
-        try:
-            await worker.launch()
-        except LaunchRefusedError as error:
-            self._over(worker)
-            return RefusedWorker(error.details)
-        except BaseException:
-            self._over(worker)
-            raise
-        return worker
+
+    async def _launch(self, request: LaunchRequest) -> WorkerHandle:
+        while True:
+            worker = LaunchedWorker(request, await self._session(), self._monitor, self._over)
+            try:
+                await worker.launch()
+            except TurnedAwayError:
+                self._drop(worker.session)
+            except LaunchRefusedError as error:
+                self._over(worker)
+                return RefusedWorker(error.details)
+            except BaseException:
+                self._over(worker)
+                raise
+            else:
+                return worker
 
     async def hold_group(self, group: str) -> GroupHolder | None:
         """Take a concurrency group on the monitor session, or say who holds it."""
@@ -85,8 +91,12 @@ class PgGateway:
         return self._monitor.group_lost
 
     async def query(self, query: Query) -> QueryResult:
-        """Run a statement of the plan's that only reads."""
-        return await self._reading.query(query)
+        """Run a statement of the plan's that only reads; again if its session was lost, because it can do no harm."""
+        try:
+            return await self._reading.query(query)
+        except ServerLostError:
+            await self._monitor.reconnected()
+            return await self._reading.query(query)
 
     async def close(self) -> None:
         """Close every session; workers go on."""

@@ -43,6 +43,10 @@ class Reply:
     error: ErrorDetails | None = None
 
 
+class TurnedAwayError(ServerLostError):
+    """The session was ended before it ran anything of what was sent: it may be sent again on another one."""
+
+
 @dataclass(slots=True)
 class _Expected:
     """A Sync that is still to come, and what stands before it: a statement's preparation, or executions."""
@@ -67,6 +71,7 @@ class Session:
         self._waiting: asyncio.Future[list[Reply]] | None = None
         self._loop = asyncio.get_running_loop()
         self._lost: str | None = None
+        self._turned_away = False
         self._unprepared: ErrorDetails | None = None
         self.on_notice: Callable[[Notice], None] | None = None
         #: What the login role or the database gives; the session's own search_path is pinned (extension note 15).
@@ -165,7 +170,7 @@ class Session:
     async def _exchange(self, send: Callable[[], None]) -> list[Reply]:
         """Send, and wait for one reply to everything that was sent."""
         if self._lost is not None:
-            raise ServerLostError(self._lost)
+            raise TurnedAwayError(self._lost)
         if self._waiting is not None:
             raise RuntimeError("a session runs one thing at a time")
         self._waiting = self._loop.create_future()
@@ -177,8 +182,10 @@ class Session:
             self._break("the wait for the server was given up")
             raise
         except psycopg.Error as error:
+            self._waiting.cancel()
+            self._read()  # what the server said before it closed the connection
             self._break(str(error))
-            raise ServerLostError(_one_line(str(error))) from error
+            raise self._loss() from error
         finally:
             self._waiting = None
 
@@ -226,16 +233,23 @@ class Session:
 
     def _read(self) -> None:
         try:
-            self._libpq.consume_input()
-            while self._expected and not self._libpq.is_busy():
-                result = self._libpq.get_result()
-                if result is not None:
-                    self._take(result)
+            try:
+                self._libpq.consume_input()
+            finally:
+                self._take_all()  # the server's last words come before the end of the connection
         except psycopg.Error as error:
             self._break(str(error))
             return
         if self._libpq.status == pq.ConnStatus.BAD:
             self._break("the server closed the connection")
+
+    def _take_all(self) -> None:
+        while self._expected and not self._libpq.is_busy():
+            result = self._libpq.get_result()
+            if result is not None:
+                self._take(result)
+            elif self._libpq.status == pq.ConnStatus.BAD:
+                return
 
     def _take(self, result: pq.abc.PGresult) -> None:
         if result.status == pq.ExecStatus.PIPELINE_SYNC:
@@ -245,6 +259,8 @@ class Session:
                 self._waiting.set_result(replies)
             return
         expected = self._expected[0]
+        if not self._replies and result.error_field(_DIAG.SEVERITY_NONLOCALIZED) == b"FATAL":
+            self._turned_away = True
         if expected.preparation:
             if result.status in _ERRORS:
                 self._prepared.difference_update(expected.names)
@@ -268,7 +284,10 @@ class Session:
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
         if self._waiting is not None and not self._waiting.done():
-            self._waiting.set_exception(ServerLostError(self._lost))
+            self._waiting.set_exception(self._loss())
+
+    def _loss(self) -> ServerLostError:
+        return (TurnedAwayError if self._turned_away else ServerLostError)(self._lost or "")
 
 
 def _last(replies: list[Reply]) -> Reply:

@@ -24,7 +24,7 @@ from runner.gateway.output import (
     statement_tag,
     with_marker,
 )
-from runner.gateway.session import Reply, Row, Session
+from runner.gateway.session import Reply, Row, Session, TurnedAwayError
 from runner.gateway.settings import worker_settings
 
 #: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it.
@@ -34,7 +34,8 @@ FIRST_WAIT = 25
 WAIT = 250
 #: Waits after which a worker that was asked to stop and still runs is asked again.
 SIGNAL_AGAIN = 20
-#: Waits that may fail in a row while the session lives: somebody may cancel one, nobody cancels five.
+QUERY_CANCELED = "57014"
+#: Waits that may fail for another reason than a cancel while the session lives.
 FAILING_WAITS = 5
 #: "No worker to give now" (extension note 9), and "no connection to give now", which a launcher session needs.
 CAPACITY_SQLSTATES = {
@@ -43,7 +44,7 @@ CAPACITY_SQLSTATES = {
     "53300": "there are too many connections",
 }
 #: Somebody broke the launching statement off, and nobody knows whether the worker had been asked for.
-_BROKEN_OFF = frozenset({"57014", "57P01", "57P02", "57P03"})
+_BROKEN_OFF = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
 
 
 class Monitor(Protocol):
@@ -103,6 +104,7 @@ class LaunchedWorker:
         self._over = over
         self._pid = 0
         self._row: Row | None = None
+        self._failures = 0
         self._worker: Worker | None = None
         self._lost: str | None = None
         self._cancel = False
@@ -131,8 +133,9 @@ class LaunchedWorker:
     async def launch(self) -> None:
         """Ask for the worker and wait a moment for it.
 
-        CapacityError if the server has none; LaunchRefusedError if it refuses for another reason. A session that is
-        lost meanwhile is no error here: the worker may well run, and `ended` looks for it.
+        CapacityError if the server has none; LaunchRefusedError if it refuses for another reason; TurnedAwayError if
+        the session was at its end before (`begin` is what would have run first). A session that is lost later is no
+        error here: the worker may well run, and `ended` looks for it.
         """
         request = self._request
         settings = worker_settings(request, self.session.search_path)
@@ -143,6 +146,8 @@ class LaunchedWorker:
             _, launched, _, waited, *drained = await self.session.run_together(
                 ("begin", ()), ("launch", parameters), ("commit", ()), wait, *self._drain_ended
             )
+        except TurnedAwayError:
+            raise
         except ServerLostError as error:
             self._lost = str(error)
             return
@@ -179,7 +184,7 @@ class LaunchedWorker:
             await self._look_after(seen)
             if self._leaving:
                 self._row = await self._row_of(("let_go", (self._role,)))
-                if self._row[2] != "t":
+                if self._row is not None and self._row[2] != "t":
                     self.session_free = True
                     return self._end(detached=True)
             elif self._blocked and self._row is not None:
@@ -215,18 +220,17 @@ class LaunchedWorker:
                     self._signals_in = SIGNAL_AGAIN
                 self._signals_in -= 1
 
-    async def _row_of(self, *statements: tuple[str, Sequence[str]]) -> Row:
-        """Run `wait` or `let_go`. Somebody may cancel the statement; that says nothing of the worker."""
-        why = ""
-        for _ in range(FAILING_WAITS):
-            reply, *drained = await self.session.run(*statements)
-            row = self._note(reply, drained)
-            if row is not None:
-                return row
-            if reply.error is None:
-                raise ServerLostError("the extension has forgotten the worker")
-            why = reply.error.message
-        raise ServerLostError(why)
+    async def _row_of(self, *statements: tuple[str, Sequence[str]]) -> Row | None:
+        """Run `wait` or `let_go`; None if somebody has cancelled the statement, which says nothing of the worker."""
+        reply, *drained = await self.session.run(*statements)
+        row = self._note(reply, drained)
+        if row is None and reply.error is None:
+            raise ServerLostError("the extension has forgotten the worker")
+        if reply.error is not None and reply.error.sqlstate != QUERY_CANCELED:
+            self._failures += 1
+            if self._failures == FAILING_WAITS:
+                raise ServerLostError(reply.error.message)
+        return row
 
     def _note(self, waited: Reply, drained: list[Reply]) -> Row | None:
         """Return what a wait has told, or what was told with the output that was drained right after it."""

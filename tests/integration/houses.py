@@ -21,7 +21,8 @@ from tests.builders import Recorder, new_run
 
 #: Seconds after which a test gives up on something that must happen.
 PATIENCE = 60.0
-LAUNCHERS = "backend_type = 'client backend' AND application_name = %s AND query LIKE '%%pg_background_%%'"
+#: All sessions of a run but its first, the monitor.
+LAUNCHERS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s ORDER BY backend_start OFFSET 1"
 
 
 def ask(dsn: str, query: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -94,7 +95,7 @@ class RealHouse:
 
     def lose_session(self, name: str) -> None:  # noqa: ARG002 - the only launcher session of the test
         """Terminate every launcher session of the run."""
-        query = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {LAUNCHERS}"
+        query = f"SELECT pg_terminate_backend(pid) FROM ({LAUNCHERS}) AS launchers"
         assert ask(self.dsn, query, runner_name(self.run_id))
 
     def connections(self) -> int:

@@ -1,0 +1,219 @@
+"""What a run survives: sessions that somebody ends, statements that somebody cancels, and a server that restarts."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import psycopg
+import pytest
+
+from runner.embedded import EmbeddedServer
+from runner.embedded.server import Mode
+from runner.engine import events as ev
+from runner.engine.state import StepState
+from runner.gateway.base import Query
+from runner.identity import runner_name
+from runner.plan.model import Need, NeedOn
+from tests.builders import plan, sql, step
+from tests.integration.houses import LAUNCHERS, Follower, RealHouse, ask, real_run, run_one, run_plan, until, value
+
+LONG = "SELECT pg_sleep(120)"
+MONITORS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s ORDER BY backend_start LIMIT 1"
+SESSIONS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND backend_type = 'client backend'"
+
+
+def strike(dsn: str, run_id: str, which: str, function: str = "pg_terminate_backend") -> int:
+    """Terminate or cancel sessions of the run; return how many there were."""
+    return len(ask(dsn, f"SELECT {function}(pid) FROM ({which}) AS s", runner_name(run_id)))
+
+
+# --- sessions and statements ------------------------------------------------------------------------------------------
+
+
+async def test_a_launcher_session_that_ended_while_it_was_idle_costs_nothing(dsn: str) -> None:
+    async with RealHouse(dsn, "losses-idle") as house:
+        assert (await run_one(house, "SELECT 1", "a")).proven
+        assert strike(dsn, house.run_id, LAUNCHERS) == 1  # the loop has had no turn to see it
+        end = await run_one(house, "SELECT 1", "b")
+        assert end.proven
+
+
+async def test_waits_that_somebody_cancels_lose_nothing(dsn: str) -> None:
+    async with RealHouse(dsn, "losses-cancel") as house:
+        follower = await Follower(house, "step", "SELECT pg_sleep(1)").running()
+        struck = 0
+        while not follower.task.done():
+            struck += strike(dsn, house.run_id, LAUNCHERS, "pg_cancel_backend")
+            await asyncio.sleep(0.1)
+        assert struck > 2
+        end = await follower.ended()
+        assert end.proven
+        assert not follower.lost
+        assert (await run_one(house, "SELECT 1", "after")).proven
+
+
+async def test_the_monitors_statements_that_somebody_cancels_lose_nothing(dsn: str) -> None:
+    async with RealHouse(dsn, "losses-look") as house:
+        follower = await Follower(house, "step", LONG).running()
+        follower.handle.cancel()
+        while not follower.task.done():
+            strike(dsn, house.run_id, SESSIONS, "pg_cancel_backend")
+            await asyncio.sleep(0.05)
+        end = await follower.ended()
+        assert end.error is not None
+        assert not follower.lost
+
+
+async def test_a_monitor_session_that_is_lost_comes_back(dsn: str) -> None:
+    async with RealHouse(dsn, "losses-monitor") as house:
+        first = await Follower(house, "first", LONG).running()
+        await until(lambda: strike(dsn, house.run_id, MONITORS))
+        second = await Follower(house, "second", LONG).running()
+        for follower in (first, second):
+            follower.handle.cancel()
+            end = await follower.ended()
+            assert end.error is not None
+            assert not follower.lost
+
+
+async def test_a_condition_is_read_again_on_a_new_session(dsn: str) -> None:
+    async with RealHouse(dsn, "losses-read") as house:
+        assert (await house.gateway.query(Query(sql="SELECT true"))).rows == (("t",),)
+        strike(dsn, house.run_id, SESSIONS)
+        assert (await house.gateway.query(Query(sql="SELECT true"))).rows == (("t",),)
+
+
+async def test_a_step_that_may_run_again_does_so_when_its_lost_worker_has_gone(database: str) -> None:
+    ask(database, "CREATE TABLE witness (n int)")
+    text = "INSERT INTO witness VALUES (1); SELECT pg_sleep(1.5)"
+    run, record = real_run(database, plan(step("a", text, idempotent=True)), run_id="losses-again")
+    task = asyncio.create_task(run.execute())
+    await until(lambda: record.of(ev.AttemptRunning))
+    assert strike(database, "losses-again", LAUNCHERS)
+    assert (await task).exit_code == 0
+    assert [end.outcome for end in record.ends("a")] == [ev.Outcome.UNKNOWN, ev.Outcome.SUCCEEDED]
+    # Both have committed, and the first was gone before the second began: the ends prove it, one slot apart.
+    assert value(database, "SELECT count(*) FROM witness") == 2
+    kinds = [type(event) for event in record.events if isinstance(event, ev.AttemptFinished | ev.AttemptLaunching)]
+    assert kinds == [ev.AttemptLaunching, ev.AttemptFinished] * 2
+
+
+async def test_a_lost_worker_holds_its_slot_until_it_has_gone(database: str) -> None:
+    steps = (step("a", "SELECT pg_sleep(2)"), step("b", "SELECT 1"))
+    run, record = real_run(database, plan(*steps, slots=1), run_id="losses-slot")
+    task = asyncio.create_task(run.execute())
+    await until(lambda: record.of(ev.AttemptRunning, "a"))
+    assert strike(database, "losses-slot", LAUNCHERS)
+    await until(lambda: record.of(ev.AttemptLost, "a"))
+    assert not record.of(ev.AttemptLaunching, "b")
+    assert (await task).exit_code == 7
+    order = [event.step for event in record.events if isinstance(event, ev.AttemptFinished)]
+    assert order == ["a", "b"]
+
+
+async def test_a_group_is_not_lost_to_the_runs_own_dead_session(database: str) -> None:
+    """After a network failure the old session may live on in the server for a while, with its lock."""
+    house = RealHouse(database, "losses-group")
+    lock = "SELECT pg_advisory_lock(hashtextextended('jobplan:g', 0))"
+    with psycopg.connect(database, autocommit=True, application_name=runner_name(house.run_id)) as old:
+        async with house:
+            assert await house.gateway.hold_group("g") is None
+            waiting = asyncio.create_task(asyncio.to_thread(old.execute, lock))
+            await until(lambda: ask(database, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+            strike(
+                database,
+                house.run_id,
+                "SELECT pid FROM pg_locks JOIN pg_stat_activity USING (pid) "
+                "WHERE application_name = %s AND locktype = 'advisory' AND granted",
+            )
+            await waiting
+            assert (await run_one(house, "SELECT pg_sleep(0.2)")).proven
+            assert not house.gateway.group_lost
+            old.execute("SELECT pg_advisory_unlock_all()")
+            held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted"
+            await until(lambda: ask(database, held))
+        await until(lambda: not ask(database, held))
+
+
+async def test_a_group_that_another_run_took_meanwhile_is_lost(database: str) -> None:
+    house = RealHouse(database, "losses-taken")
+    lock = "SELECT pg_advisory_lock(hashtextextended('jobplan:g', 0))"
+    with psycopg.connect(database, autocommit=True, application_name=runner_name("another")) as other:
+        async with house:
+            assert await house.gateway.hold_group("g") is None
+            waiting = asyncio.create_task(asyncio.to_thread(other.execute, lock))
+            await until(lambda: ask(database, "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+            strike(database, house.run_id, SESSIONS)
+            await waiting
+            await until(lambda: house.gateway.group_lost)
+
+
+# --- the server -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+async def test_a_run_goes_on_after_the_server_has_restarted(frail_server: EmbeddedServer, mode: Mode) -> None:
+    steps = (
+        step("lost", LONG),
+        step("again", "SELECT pg_sleep(2)", idempotent=True),
+        step("settled", LONG, verify=sql("SELECT true")),
+        step("after", "SELECT 1", needs=[Need(step="lost", on=NeedOn.DONE), Need(step="settled")]),
+    )
+    run, record = real_run(frail_server.dsn, plan(*steps))
+    task = asyncio.create_task(run.execute())
+    await until(lambda: len(record.of(ev.AttemptRunning)) == 3)
+    await asyncio.to_thread(frail_server.restart, mode)
+    result = await task
+    assert result.exit_code == 7
+    states = {key: record_.state for key, record_ in run.state.records.items()}
+    assert states == {
+        "lost": StepState.UNKNOWN,
+        "again": StepState.SUCCEEDED,
+        "settled": StepState.SUCCEEDED,
+        "after": StepState.SUCCEEDED,
+    }
+    assert {event.step for event in record.of(ev.AttemptLost)} == {"lost", "again", "settled"}
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    gc.collect()
+
+
+async def test_a_run_ends_when_the_server_does_not_come_back(
+    frail_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 2.0)
+    steps = (step("a", LONG), step("b", LONG), step("c", "SELECT 1", needs=[Need(step="a", on=NeedOn.DONE)]))
+    run, record = real_run(frail_server.dsn, plan(*steps))
+    task = asyncio.create_task(run.execute())
+    await until(lambda: len(record.of(ev.AttemptRunning)) == 2)
+    await asyncio.to_thread(frail_server.stop, "immediate")
+    result = await task
+    assert result.exit_code == 7
+    assert record.outcomes() == {"a": ev.Outcome.UNKNOWN, "b": ev.Outcome.UNKNOWN, "c": ev.Outcome.FAILED}
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    gc.collect()
+
+
+async def test_the_second_interrupt_while_the_server_is_away_ends_the_run(frail_server: EmbeddedServer) -> None:
+    run, record = real_run(frail_server.dsn, plan(step("a", LONG)))
+    task = asyncio.create_task(run.execute())
+    await until(lambda: record.of(ev.AttemptRunning))
+    await asyncio.to_thread(frail_server.stop, "immediate")
+    await until(lambda: record.of(ev.AttemptLost))
+    run.interrupt(2)
+    run.interrupt(2)
+    assert (await task).exit_code == 130
+    (finished,) = record.of(ev.RunFinished)
+    assert finished.steps == {"a": "running"}
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    gc.collect()
+
+
+async def test_nothing_is_left_open_after_a_run(dsn: str) -> None:
+    steps = (step("a", "SELECT 1"), step("b", "SELECT 1/0"), step("c", LONG, detach=True))
+    house = RealHouse(dsn, "losses-open")
+    await run_plan(dsn, plan(*steps), run_id=house.run_id)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    gc.collect()
+    await until(lambda: house.connections() == 0)
+    house.end()
