@@ -20,8 +20,9 @@ from runner.lint.rule import Subject
 
 #: How many pairs are told of one relation and outcome; the rest is counted.
 TOLD = 5
-#: How many pairs of one relation are searched for a deadlock.
+#: How many pairs of one relation, and of a plan, are searched for a deadlock.
 _SEARCHED = 20
+_SEARCHED_IN_ALL = 2000
 
 
 class Outcome(enum.Enum):
@@ -90,6 +91,7 @@ class _Finder:
         self._seen: dict[Heading, dict[Kind, int]] = defaultdict(dict)
         self._groups: dict[Lockable, _Group] = defaultdict(_Group)
         self._several = 0
+        self._searches = _SEARCHED_IN_ALL
         self._swept = any(on.sweeping for grip in grips.values() for on in grip)
 
     def find(self) -> Iterator[Meeting]:
@@ -122,8 +124,7 @@ class _Finder:
             self._tell(Outcome.FAILURE, group, overlap, found.fail & open_)
             open_ &= ~found.fail
         if _takes_several(self._grips[overlap.step]):
-            for group, found in met.items():
-                open_ &= ~self._search(group, overlap, found.wait & open_ & self._several)
+            open_ &= ~self._search(overlap, met, open_ & self._several)
         for group, found in met.items():
             self._tell(Outcome.WAIT, group, overlap, found.wait & open_)
             open_ &= ~found.wait
@@ -145,20 +146,23 @@ class _Finder:
                             found.fail |= bits
         return met
 
-    def _search(self, on: Lockable, overlap: Overlap, bits: int) -> int:
-        """Tell of the deadlocks among the steps of `bits`, and return those that have one."""
-        group = self._groups[on]
-        found = 0
-        for bit in self._overlaps.bits(bits):
-            if group.searched >= _SEARCHED or len(group.told[Outcome.DEADLOCK]) >= TOLD:
-                break
-            group.searched += 1
-            one, other = self._in_order(overlap.step, self._overlaps.number(bit))
-            deadlock = find_deadlock(self._locks(one), self._locks(other))
-            if deadlock is not None:
-                found |= 1 << bit
-                group.told[Outcome.DEADLOCK].append(self._deadlocked(one, other, deadlock))
-        return found
+    def _search(self, overlap: Overlap, met: Mapping[Lockable, _Met], open_: int) -> int:
+        """Tell of the deadlocks with the steps of `open_`, and return those that have one. Each is searched once."""
+        deadlocked = 0
+        for on, found in met.items():
+            group = self._groups[on] if found.wait & open_ else _Group()
+            for bit in self._overlaps.bits(found.wait & open_):
+                if min(_SEARCHED - group.searched, self._searches, TOLD - len(group.told[Outcome.DEADLOCK])) <= 0:
+                    break
+                group.searched += 1
+                self._searches -= 1
+                open_ ^= 1 << bit
+                one, other = self._in_order(overlap.step, self._overlaps.number(bit))
+                deadlock = find_deadlock(self._locks(one), self._locks(other))
+                if deadlock is not None:
+                    deadlocked |= 1 << bit
+                    group.told[Outcome.DEADLOCK].append(self._deadlocked(one, other, deadlock))
+        return deadlocked
 
     def _deadlocked(self, one: int, other: int, deadlock: Deadlock) -> Meeting:
         return Meeting(
@@ -228,13 +232,20 @@ def _first_meeting(
     mine: Grip, its: Grip, on: Lockable, outcome: Outcome, *, instances: bool
 ) -> tuple[Held, Held] | None:
     """Return the first locks of two steps that have this outcome where a clash is ascribed to `on`."""
-    for held_on, locks in mine.items():
-        for other_on, other_locks in its.items():
-            if on not in (held_on, other_on) or not can_meet(held_on, other_on):
-                continue
-            for held in locks:
-                for other in other_locks:
-                    same = instances and held.item is not None and held.item == other.item
-                    if not same and verdict(kind_of(held), kind_of(other)) is _VERDICTS[outcome]:
-                        return held, other
+    for held_on, other_on in _meeting_points(mine, its, on):
+        for held in mine[held_on]:
+            for other in its[other_on]:
+                same = instances and held.item is not None and held.item == other.item
+                if not same and verdict(kind_of(held), kind_of(other)) is _VERDICTS[outcome]:
+                    return held, other
     return None
+
+
+def _meeting_points(mine: Grip, its: Grip, on: Lockable) -> Iterator[tuple[Lockable, Lockable]]:
+    if not on.sweeping:
+        yield from [(on, on)] if on in mine and on in its else []
+        return
+    if on in mine:
+        yield from ((on, other) for other in its if can_meet(on, other))
+    if on in its:
+        yield from ((held, on) for held in mine if can_meet(held, on))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from runner.lint.locking.held import Held, kind_of, verdict
 
 #: How many locks of a step, and how many of its items, are compared: more than a person's step has.
-_MAX_LOCKS = 24
-_MAX_ITEMS = 8
+_MAX_LOCKS = 32
+_MAX_ITEMS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,25 +51,47 @@ def _of_item(locks: Sequence[Held], item: int | None) -> list[Held]:
 
 
 def _find(one: Sequence[Held], other: Sequence[Held]) -> Deadlock | None:
-    for wants, has in _waits(one):
-        for other_wants, other_has in _waits(other):
-            blocks = _first_clash(other_has, wants)
-            blocked = _first_clash(has, other_wants)
-            if blocks and blocked and not any(_clash(held, its) for held in has for its in other_has):
-                return Deadlock(has=blocked, wants=wants, other_has=blocks, other_wants=other_wants)
+    """Compare what each step has and wants, at each point of the one with each point of the other.
+
+    Locks are bits here, counted in their step's order: what a lock excludes are bits of the other step's locks.
+    """
+    mine, its = _Side(one, other), _Side(other, one)
+    for number, wants in enumerate(one):
+        for other_number, other_wants in enumerate(other):
+            has, other_has = mine.has[number], its.has[other_number]
+            blocks, blocked = mine.excludes[number] & other_has, its.excludes[other_number] & has
+            if blocks and blocked and not mine.keeps_out[number] & other_has:
+                return Deadlock(
+                    has=one[_lowest(blocked)],
+                    wants=wants,
+                    other_has=other[_lowest(blocks)],
+                    other_wants=other_wants,
+                )
     return None
 
 
-def _waits(locks: Sequence[Held]) -> Iterator[tuple[Held, list[Held]]]:
-    """Yield each lock that is asked for while others are held, with these."""
-    for wants in locks:
-        has = [held for held in locks if held.order < wants.order]
-        if has:
-            yield wants, has
+class _Side:
+    """The locks of one step, each by its number: what it excludes, what is held by then, and what that excludes."""
+
+    def __init__(self, locks: Sequence[Held], others: Sequence[Held]) -> None:
+        self.excludes = [_mask(_clash(held, other) for other in others) for held in locks]
+        self.has = [_mask(held.order < wants.order for held in locks) for wants in locks]
+        self.keeps_out = [self._excluded(has) for has in self.has]
+
+    def _excluded(self, has: int) -> int:
+        found = 0
+        for number, excluded in enumerate(self.excludes):
+            if has >> number & 1:
+                found |= excluded
+        return found
 
 
-def _first_clash(locks: Sequence[Held], wanted: Held) -> Held | None:
-    return next((held for held in locks if _clash(held, wanted)), None)
+def _mask(flags: Iterable[bool]) -> int:
+    return sum(1 << number for number, flag in enumerate(flags) if flag)
+
+
+def _lowest(bits: int) -> int:
+    return (bits & -bits).bit_length() - 1
 
 
 def _clash(one: Held, other: Held) -> bool:

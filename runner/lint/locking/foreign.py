@@ -116,7 +116,13 @@ def _on_parent(action: AlterAction, key: ForeignKey) -> LockMode | None:
 
 
 def _held(
-    statement: TextStatement, link: _Link, on: Lockable, mode: LockMode, *, item: int | None, offset: int
+    statement: TextStatement,
+    link: _Link,
+    on: Lockable,
+    mode: LockMode,
+    *,
+    item: int | None,
+    offset: int,
 ) -> Held:
     return Held(
         on=on,
@@ -128,4 +134,5 @@ def _held(
         offset=offset,
         via=str(link.key),
         item=item,
+        planned=mode in {LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE},  # the server asks by queries of its own
     )
