@@ -9,6 +9,7 @@ from runner.lint import (
     alone,
     blocking,
     concurrently,
+    conflicts,
     hygiene,
     retrying,
     safety,
@@ -27,6 +28,7 @@ _MODULES: Final = (
     safety,
     retrying,
     hygiene,
+    conflicts,
     suppress,
 )
 
