@@ -67,13 +67,15 @@ class Fields:
 
     def scalar(self, key: str) -> Scalar | None:
         """Return the key's node if it is a scalar."""
-        node = self.node(key)
-        return node if isinstance(node, Scalar) else None
+        node = self._values.get(key)
+        return node if isinstance(node, Scalar) and id(node) not in self.bad else None
 
     def items(self, key: str) -> tuple[Node, ...]:
         """Return the good items of a list."""
-        node = self.node(key)
-        return tuple(item for item in node.items if id(item) not in self.bad) if isinstance(node, Sequence) else ()
+        node = self._values.get(key)
+        if not isinstance(node, Sequence) or id(node) in self.bad:
+            return ()
+        return tuple(item for item in node.items if id(item) not in self.bad)
 
     def mapping(self, key: str) -> Fields | None:
         """Return the key's mapping."""

@@ -59,14 +59,16 @@ class ReindexTarget(enum.Enum):
     DATABASE = "REINDEX_OBJECT_DATABASE"
 
 
+_QUERIES = frozenset({_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE})
 _CHANGES_ROWS = frozenset({"UpdateStmt", "DeleteStmt"})
 
 
 def unfiltered_writes(statement: Statement) -> tuple[RelationUse, ...]:
     """Return the tables that an UPDATE or DELETE without WHERE changes, those in CTEs and under EXPLAIN included."""
     own = statement.node
-    if statement.kind in {_K.UPDATE, _K.DELETE} and not own.HasField("with_clause"):
-        found: Iterable[Tree] = (own,)  # only a CTE can have another one
+    if statement.kind in _QUERIES and not _has_cte(statement):
+        # PostgreSQL takes no other one, but in a CTE at the top.
+        found: Iterable[Tree] = (own,) if statement.kind in {_K.UPDATE, _K.DELETE} else ()
     else:
         found = (node for node in walk(own) if node.DESCRIPTOR.name in _CHANGES_ROWS)
     return tuple(
@@ -74,6 +76,14 @@ def unfiltered_writes(statement: Statement) -> tuple[RelationUse, ...]:
         for node in found
         if not node.HasField("where_clause")
     )
+
+
+def _has_cte(statement: Statement) -> bool:
+    node = statement.node
+    if node.HasField("with_clause"):
+        return True
+    rows = unwrap(node.select_stmt) if statement.kind is _K.INSERT and node.HasField("select_stmt") else None
+    return rows is not None and bool(rows.HasField("with_clause"))
 
 
 def is_guarded(statement: Statement) -> bool:

@@ -6,6 +6,7 @@ import enum
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from runner.sql.nodes import Tree, children, unwrap
 from runner.sql.parse import Statement, placeholder
@@ -77,18 +78,20 @@ def uses_in(node: Tree, statement: Statement) -> Iterator[RelationUse]:
     stack = [_Todo(node=unwrap(node))]
     while stack:
         todo = stack.pop()
-        kind = todo.node.DESCRIPTOR.name
+        kind = type(todo.node).__name__
+        if kind in _LEAVES:
+            continue
         if kind == "RangeVar":
             yield from _range_var(todo, statement)
             continue
         stack.extend(_BELOW.get(kind, _below_any)(todo))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Todo:
+class _Todo(NamedTuple):
     """A node to look at: the CTEs that are visible there, and what would happen to a relation that stands there.
 
-    `locked` are the aliases that a FOR UPDATE OF names, `use` is None where a RangeVar is not part of a query.
+    `locked` are the aliases that a FOR UPDATE OF names, `use` is None where a RangeVar is not part of a query. A named
+    tuple, because there is one for each node of every query.
     """
 
     node: Tree
@@ -97,7 +100,7 @@ class _Todo:
     locked: Scope = frozenset()
 
     def below(self, node: Tree, *, use: Use | None = None, locked: Scope = frozenset()) -> _Todo:
-        return _Todo(node=unwrap(node), ctes=self.ctes, use=use, locked=locked)
+        return _Todo(unwrap(node), self.ctes, use, locked)
 
 
 def _range_var(todo: _Todo, statement: Statement) -> Iterator[RelationUse]:
@@ -167,6 +170,9 @@ def _below_from_item(todo: _Todo) -> Iterator[_Todo]:
 def _nothing_below(_: _Todo) -> Iterator[_Todo]:
     yield from ()
 
+
+#: What most expressions are made of, and no query can be in.
+_LEAVES = frozenset({"A_Const", "Alias", "ColumnRef", "Integer", "ParamRef", "String", "TypeName"})
 
 _BELOW: dict[str, Callable[[_Todo], Iterator[_Todo]]] = {
     "SelectStmt": _below_select,
