@@ -21,6 +21,8 @@ from runner.errors import ConnectionFailedError, ServerLostError
 
 Row = tuple[str | None, ...]
 
+_TUPLES = pq.ExecStatus.TUPLES_OK
+_SYNC = pq.ExecStatus.PIPELINE_SYNC
 _ERRORS = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED})
 _DIAG = pq.DiagnosticField
 
@@ -252,26 +254,30 @@ class Session:
                 return
 
     def _take(self, result: pq.abc.PGresult) -> None:
-        if result.status == pq.ExecStatus.PIPELINE_SYNC:
+        status = result.status
+        expected = self._expected[0]
+        if status == _SYNC:
             self._expected.popleft()
             if not self._expected and self._waiting is not None and not self._waiting.done():
                 replies, self._replies = self._replies, []
                 self._waiting.set_result(replies)
-            return
-        expected = self._expected[0]
+        elif status in _ERRORS:
+            self._take_error(expected, result)
+        elif not expected.preparation:
+            columns = _columns(result) if expected.columns else ()
+            rows = _rows(result) if status == _TUPLES else ()
+            self._replies.append(Reply(rows=rows, columns=columns))
+
+    def _take_error(self, expected: _Expected, result: pq.abc.PGresult) -> None:
         if not self._replies and result.error_field(_DIAG.SEVERITY_NONLOCALIZED) == b"FATAL":
             self._turned_away = True
+        error = error_details(result)
         if expected.preparation:
-            if result.status in _ERRORS:
-                self._prepared.difference_update(expected.names)
-                self._unprepared = error_details(result)
-        elif result.status in _ERRORS:
-            error = error_details(result)
+            self._prepared.difference_update(expected.names)
+            self._unprepared = error
+        else:
             unprepared = not self._prepared.issuperset(expected.names)
             self._replies.append(Reply(error=self._unprepared if unprepared and self._unprepared else error))
-        else:
-            columns = _columns(result) if expected.columns else ()
-            self._replies.append(Reply(rows=_rows(result), columns=columns))
 
     def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if self.on_notice is not None:
