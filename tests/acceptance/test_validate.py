@@ -217,6 +217,14 @@ def sql(text: str) -> str:
     return steps(f"sql: '{text}'")
 
 
+def beside(*texts: str) -> str:
+    return steps(*texts).replace("slots: 1", "slots: 8")
+
+
+def drops(tables: int) -> str:
+    return ";".join(f"DROP TABLE t{number}" for number in range(tables))
+
+
 def laughs() -> str:
     levels = (f"x-{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 12))
     return "x-0: &a0 [x]\n" + "".join(levels)
@@ -252,6 +260,9 @@ HOSTILE: dict[str, tuple[Callable[[], str | bytes], str]] = {
         lambda: steps(*(f"sql: VACUUM, needs: [s{(n + 1) % 5_000}]" for n in range(5_000))),
         "JP203",
     ),
+    "3,000 steps that lock one table": (lambda: beside(*["sql: ALTER TABLE t ADD c int"] * 3_000), "JP4"),
+    "3,000 steps that lock 10 tables": (lambda: beside(*[f"sql: '{drops(10)}'"] * 3_000), "JP4"),
+    "two steps that lock 20,000 tables": (lambda: beside(*[f"sql: '{drops(20_000)}'"] * 2), "JP4"),
     "100,000 comments in a step": (lambda: GOOD + "    # jobplan: ignore=JP399\n" * 100_000, "JP902"),
 }
 

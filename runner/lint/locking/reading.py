@@ -172,13 +172,31 @@ def _touched(sql: StepSql, text: tuple[TextStatement, ...], naming: Naming) -> I
 
 def _with_upgrades(held: Iterable[Held]) -> Iterator[Held]:
     """Yield the locks, those marked that wait while their transaction has a weaker one on the same relation."""
-    earlier: dict[tuple[Lockable, int | None], list[Held]] = defaultdict(list)
+    seen: dict[tuple[Lockable, int | None], _Earlier] = defaultdict(_Earlier)
     for lock in held:
-        before = earlier[lock.on, lock.item]
-        weak = [old for old in before if old.order < lock.order]
-        before.append(lock)
-        upgrades = lock.nature is Nature.PLAIN and bool(weak) and not any(_is_strong(old) for old in weak)
+        earlier = seen[lock.on, lock.item]
+        earlier.go_on_to(lock)
+        upgrades = lock.nature is Nature.PLAIN and earlier.weak
         yield replace(lock, nature=Nature.UPGRADE) if upgrades else lock
+
+
+class _Earlier:
+    """What is known of the locks before one on the same relation; those of the same order are not before it."""
+
+    def __init__(self) -> None:
+        self._order: tuple[int, int] | None = None
+        self._strong_now = False
+        self._strong_before = False
+        self.weak = False
+
+    def go_on_to(self, lock: Held) -> None:
+        """Make `weak` say whether weak locks, and none but them, come before this one."""
+        if self._order is not None and self._order < lock.order:
+            self._strong_before = self._strong_before or self._strong_now
+            self._strong_now = False
+            self.weak = not self._strong_before
+        self._order = lock.order
+        self._strong_now = self._strong_now or _is_strong(lock)
 
 
 def _is_strong(held: Held) -> bool:
