@@ -75,7 +75,7 @@ async def test_a_signal_needs_pid_start_and_name_together(dsn: str) -> None:
 
 async def test_no_outcome_is_lost_or_mixed_up_in_a_thousand_fast_steps(database: str) -> None:
     ask(database, "CREATE TABLE witness (n int)")
-    number = 1200
+    number = 1000
     steps = [
         step(f"s{n}", f"INSERT INTO witness VALUES ({n})" + ("; SELECT 1/0" if n % 7 == 0 else ""))
         for n in range(number)

@@ -24,6 +24,12 @@ WAIT_EVENTS = (
 )
 
 
+@pytest.fixture(autouse=True)
+def _look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find a full queue sooner than a run has to."""
+    monkeypatch.setattr("runner.gateway.monitor.LOOK_EVERY", 0.2)
+
+
 def flood(count: int = 2000) -> str:
     """Return a DO block that says more than the output queue holds."""
     return f"DO $$ BEGIN FOR i IN 1..{count} LOOP RAISE NOTICE '% %', i, repeat('y', 100); END LOOP; END $$"
@@ -32,20 +38,29 @@ def flood(count: int = 2000) -> str:
 # --- note 3: a waiting session blocks nobody --------------------------------------------------------------------------
 
 
-def test_a_session_that_waits_blocks_its_own_worker(database: str) -> None:
+async def test_a_session_that_waits_blocks_its_own_worker(database: str) -> None:
     """The trap itself: the index cannot be finished while its launcher waits in one statement."""
-    ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) AS i")
-    with psycopg.connect(database, autocommit=True) as launcher:
-        handle = launcher.execute(
-            "SELECT pid, cookie FROM pg_background_launch('CREATE INDEX CONCURRENTLY i ON t (i)')"
-        ).fetchone()
-        assert handle is not None
-        assert launcher.execute("SELECT pg_background_wait(%s, %s, 1500)", handle).fetchone() == (False,)
-        while launcher.execute("SELECT pg_background_wait(%s, %s, 100)", handle).fetchone() == (False,):
-            pass
-        assert launcher.execute("SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass").fetchone() == (
-            True,
-        )
+    ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 100) AS i")
+    blockers = (
+        "SELECT pg_blocking_pids(pid) FROM pg_stat_activity "
+        "WHERE backend_type = 'pg_background' AND datname = current_database()"
+    )
+    waits = "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND state = 'active' AND backend_xmin IS NOT NULL"
+    with psycopg.connect(database) as holder, psycopg.connect(database, autocommit=True) as launcher:
+        holder.execute("INSERT INTO t VALUES (0)")
+        launch = "SELECT pid, cookie FROM pg_background_launch('CREATE INDEX CONCURRENTLY i ON t (i)')"
+        handle = launcher.execute(launch.encode()).fetchone()
+        wait = asyncio.to_thread(launcher.execute, "SELECT pg_background_wait(%s, %s, 60000)", handle)
+        waiting = asyncio.create_task(wait)
+        await until(lambda: ask(database, waits, launcher.info.backend_pid))
+        await until(lambda: ask(database, blockers) == [([holder.info.backend_pid],)])
+        holder.commit()
+        await until(lambda: ask(database, blockers) == [([launcher.info.backend_pid],)])
+        ask(database, "SELECT pg_cancel_backend(%s)", launcher.info.backend_pid)
+        with pytest.raises(psycopg.errors.QueryCanceled):
+            await waiting
+        await until(lambda: not ask(database, WAIT_EVENTS))
+    assert value(database, "SELECT indisvalid FROM pg_index WHERE indexrelid = 'i'::regclass")
 
 
 async def test_an_index_is_built_concurrently_beside_steps_that_run(database: str) -> None:
@@ -66,7 +81,7 @@ async def test_an_index_is_built_concurrently_beside_steps_that_run(database: st
 
 
 async def test_no_session_of_the_runner_holds_a_snapshot_for_long(database: str) -> None:
-    run, record = real_run(database, plan(step("one", "SELECT pg_sleep(4)"), step("two", flood() + "; SELECT 1")))
+    run, record = real_run(database, plan(step("one", "SELECT pg_sleep(3)"), step("two", flood() + "; SELECT 1")))
     task = asyncio.create_task(run.execute())
     held: dict[tuple[Any, ...], list[Any]] = {}
     with psycopg.connect(database, autocommit=True) as witness:
@@ -166,7 +181,7 @@ async def test_what_is_too_much_to_keep_is_counted(dsn: str) -> None:
 async def test_a_flooded_step_that_fails_and_one_that_is_too_slow_are_told_apart(dsn: str) -> None:
     fails = flood().replace("END $$", "RAISE EXCEPTION 'no' USING ERRCODE = 'JP002'; END $$")
     slow = flood().replace("END $$", "PERFORM pg_sleep(60); END $$")
-    steps = (step("fails", fails), step("slow", slow, timeout=4.0))
+    steps = (step("fails", fails), step("slow", slow, timeout=2.0))
     _, record = await run_plan(dsn, plan(*steps))
     assert record.outcomes() == {"fails": ev.Outcome.FAILED, "slow": ev.Outcome.TIMED_OUT}
     error = record.end("fails").error
@@ -188,7 +203,7 @@ async def test_a_flooded_step_can_be_cancelled(dsn: str) -> None:
 async def test_a_flooded_step_that_nobody_waits_for_is_detached_and_commits(database: str) -> None:
     ask(database, "CREATE TABLE witness (n int)")
     text = flood().replace("END $$", "INSERT INTO witness VALUES (1); END $$")
-    result, record = await run_plan(database, plan(step("d", text, detach=True), step("w", "SELECT pg_sleep(3)")))
+    result, record = await run_plan(database, plan(step("d", text, detach=True), step("w", "SELECT pg_sleep(1.5)")))
     assert result.exit_code == 0
     assert record.outcomes() == {"d": ev.Outcome.DETACHED, "w": ev.Outcome.SUCCEEDED}
     await until(lambda: value(database, "SELECT count(*) FROM witness") == 1)
@@ -196,7 +211,7 @@ async def test_a_flooded_step_that_nobody_waits_for_is_detached_and_commits(data
 
 async def test_a_flooded_step_that_is_detached_while_it_is_read_goes_on(database: str) -> None:
     ask(database, "CREATE TABLE witness (n int)")
-    text = flood().replace("END $$", "PERFORM pg_sleep(3); INSERT INTO witness VALUES (1); END $$")
+    text = flood().replace("END $$", "PERFORM pg_sleep(1.5); INSERT INTO witness VALUES (1); END $$")
     run, record = real_run(database, plan(step("a", text, on_runner_exit=OnRunnerExit.DETACH)), run_id="notes-leave")
     task = asyncio.create_task(run.execute())
     await until(lambda: ask(database, WAIT_EVENTS) == [("PgSleep",)])
