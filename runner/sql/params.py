@@ -69,17 +69,19 @@ class TemplateError(JobplanError):
         self.offset = offset
 
 
-@lru_cache(maxsize=4096)
 def references(text: str) -> tuple[Reference, ...]:
     """Return every parameter that `text` names, in order.
 
     TemplateError if the text cannot be scanned, if what follows a colon is not a name, or if a `:'name'` stands beside
-    a string constant: over a line break PostgreSQL would read the two as one. Kept, because a step's text is asked when
-    the plan is read, when it is judged, and each time it is rendered.
+    a string constant: over a line break PostgreSQL would read the two as one.
     """
     # Casts are by far the most common colons; without any other there is nothing for the scanner to find.
-    if ":" not in text.replace("::", ""):
-        return ()
+    return _references(text) if ":" in text.replace("::", "") else ()
+
+
+@lru_cache(maxsize=4096)
+def _references(text: str) -> tuple[Reference, ...]:
+    """Find them; kept, because a text is read with its plan, judged with it, and rendered again and again."""
     try:
         return tuple(_reference(text, around) for around in around_colons(text) if _is_name(around.name))
     except ScanError as error:
