@@ -51,6 +51,7 @@ def test_the_second_signal_stops_waiting_and_says_what_still_runs(jobplan: Jobpl
     plan = jobplan.plan("- {id: stubborn, sql: INSERT INTO done SELECT 'late' FROM pg_sleep(60)}")
     started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
     db.until_workers("stubborn")
+    until(lambda: jobplan.happened("attempt_running"))
     pid = db.pid("stubborn")
     os.kill(pid, signal.SIGSTOP)  # a worker that does not heed a cancel, as in a long call of a C function
     try:
