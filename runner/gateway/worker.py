@@ -20,15 +20,16 @@ from runner.gateway.output import (
     NoticeCollector,
     discards_rows,
     is_workers_own,
+    launched_text,
     sends_no_rows,
     statement_tag,
-    with_marker,
 )
 from runner.gateway.session import Reply, Row, Session, TurnedAwayError
 from runner.gateway.settings import worker_settings
 
-#: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it.
-FIRST_WAIT = 25
+#: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it, and who
+#: its worker is need not be asked, also where many slots share few cores.
+FIRST_WAIT = 100
 #: Milliseconds of every further wait. A waiting session holds a snapshot, which CREATE INDEX CONCURRENTLY waits for
 #: and which stops VACUUM from cleaning, so no wait is longer (extension note 3).
 WAIT = 250
@@ -98,7 +99,9 @@ class LaunchedWorker:
         self._request = request
         self._name = request.application_name
         self._role = session.role if request.role is None else request.role
-        self._drain_ended = (("drain_ended", (self._role,)),) if sends_no_rows(request) else ()
+        # In the transaction of `wait` the role is taken already, and it need not have the rights of who took it.
+        at_once = sends_no_rows(request) and request.role is None
+        self._drain_ended = (("drain_ended", (self._role,)),) if at_once else ()
         self._drained: Reply | None = None
         self._monitor = monitor
         self._over = over
@@ -139,7 +142,7 @@ class LaunchedWorker:
         """
         request = self._request
         settings = worker_settings(request, self.session.search_path)
-        parameters = (with_marker(request), str(request.output_buffer), settings)
+        parameters = (launched_text(request), str(request.output_buffer), settings)
         self.session.on_notice = self._notices
         try:
             wait = ("wait", (str(FIRST_WAIT), self._role))
