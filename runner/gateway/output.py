@@ -3,12 +3,14 @@
 A worker stops for ever when its output queue is full and nobody reads it (extension note 4), and some rows cannot be
 read at all because their type has no name in a column list (void). So rows that nobody asked for never leave the
 worker: a statement that returns some is followed by one that does not, and then the extension sends only its command
-tag. The record of why, and of what was weighed against it: docs/decisions/0002.
+tag. The record of why, and of what was weighed against it: docs/decisions/0002. Another such statement stands between
+those of a text with several, so that each sees what the one before has done: docs/decisions/0008.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 from runner.engine.events import ErrorDetails, Notice
@@ -19,6 +21,10 @@ from runner.sql.parse import parse_statements, returns_rows
 
 #: Says in pg_stat_activity what it is for. SET needs no privilege, takes no lock and gives no row.
 MARKER = "SET LOCAL jobplan.rows TO 'discarded'"
+
+#: Stands between two statements of a text. The extension gives both the same command number, and then the later one
+#: does not see what the earlier has changed: an UPDATE after an INSERT finds nothing. SET ends the command.
+NEXT = "SET LOCAL jobplan.statement TO 'next'"
 
 #: Bytes of notices that are kept for each attempt.
 NOTICE_CAP = 65_536
@@ -48,37 +54,60 @@ def discards_rows(request: LaunchRequest) -> bool:
     Not those of CALL: a procedure that commits must be the only statement (extension note 7). SQL that the parser does
     not know is left alone.
     """
-    return not request.rows and _last(request.sql)[1]
+    return not request.rows and _read(request.sql).gives_rows
 
 
 def sends_no_rows(request: LaunchRequest) -> bool:
     """Say whether the worker is certain to send command tags only."""
-    return not request.rows and _last(request.sql)[2]
+    return not request.rows and _read(request.sql).tags_only
 
 
 def last_statement(sql: str) -> str:
     """Return the text of the last statement; the whole text if the parser does not know it."""
-    return _last(sql)[0]
+    return _read(sql).last
+
+
+def launched_text(request: LaunchRequest) -> str:
+    """Return the text that is launched: the plan's own, its statements set apart, and rows kept in."""
+    text = _read(request.sql).set_apart
+    return f"{text}\n;{MARKER}" if discards_rows(request) else text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Text:
+    """What is known of a step's SQL.
+
+    `gives_rows`: its last statement gives rows that can be kept in the worker. `tags_only`: none are left then; CALL
+    may give a row that only the server knows of, and so may what the parser does not know.
+    """
+
+    set_apart: str
+    last: str
+    gives_rows: bool = False
+    tags_only: bool = False
 
 
 @lru_cache(maxsize=1024)
-def _last(sql: str) -> tuple[str, bool, bool]:
-    """Return the text of the last statement, whether it gives rows that can be kept in the worker, and whether none
-    are left then: CALL may give a row that only the server knows of, and so may what the parser does not know.
-    """
+def _read(sql: str) -> _Text:
     try:
         statements = parse_statements(sql)
     except JobplanError:
-        return sql, False, False
+        return _Text(set_apart=sql, last=sql)
     if not statements:
-        return sql, False, False
+        return _Text(set_apart=sql, last=sql)
     last = statements[-1]
-    return sql[last.start : last.end], returns_rows(last), last.kind is not StatementKind.CALL
+    return _Text(
+        set_apart=_set_apart(sql, [statement.end for statement in statements[:-1]]),
+        last=sql[last.start : last.end],
+        gives_rows=returns_rows(last),
+        tags_only=last.kind is not StatementKind.CALL,
+    )
 
 
-def with_marker(request: LaunchRequest) -> str:
-    """Return the text that is launched."""
-    return f"{request.sql}\n;{MARKER}" if discards_rows(request) else request.sql
+def _set_apart(sql: str, ends: Sequence[int]) -> str:
+    """Put `NEXT` after each of these places, on a line of its own: a comment may end there."""
+    pieces = [sql[start:end] for start, end in zip([0, *ends], [*ends, len(sql)], strict=True)]
+    return f"\n;{NEXT}".join(pieces)
 
 
 def is_workers_own(error: ErrorDetails) -> bool:
