@@ -27,9 +27,8 @@ from runner.gateway.output import (
 from runner.gateway.session import Reply, Row, Session, TurnedAwayError
 from runner.gateway.settings import worker_settings
 
-#: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it, and who
-#: its worker is need not be asked, also where many slots share few cores.
-FIRST_WAIT = 100
+#: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it.
+FIRST_WAIT = 25
 #: Milliseconds of every further wait. A waiting session holds a snapshot, which CREATE INDEX CONCURRENTLY waits for
 #: and which stops VACUUM from cleaning, so no wait is longer (extension note 3).
 WAIT = 250
