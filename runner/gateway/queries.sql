@@ -136,10 +136,11 @@ FROM me,
 
 -- name: columns
 -- $1 type OIDs as JSON array. The column definition list for rows of these types; what has no binary form is read as
--- text. NULL if one has no name, and then the number of that column and its type.
+-- text. NULL if one has no name, and then the number of that column and its type. A modifier of -1 is none at all: bit
+-- and character without one would be of length 1.
 SELECT CASE WHEN count(*) = json_array_length($1::json) AND bool_and(t.typtype <> 'p') THEN
          string_agg(
-           format('c%s %s', o.n, CASE WHEN t.typreceive = 0 THEN 'text' ELSE format_type(t.oid, NULL) END),
+           format('c%s %s', o.n, CASE WHEN t.typreceive = 0 THEN 'text' ELSE format_type(t.oid, -1) END),
            ', ' ORDER BY o.n)
        END,
        min(o.n) FILTER (WHERE t.typtype = 'p'),
