@@ -102,6 +102,7 @@ class LaunchedWorker:
         at_once = sends_no_rows(request) and request.role is None
         self._drain_ended = (("drain_ended", (self._role,)),) if at_once else ()
         self._drained: Reply | None = None
+        self._columns = RowColumns()
         self._monitor = monitor
         self._over = over
         self._pid = 0
@@ -143,6 +144,7 @@ class LaunchedWorker:
         settings = worker_settings(request, self.session.search_path)
         parameters = (launched_text(request), str(request.output_buffer), settings)
         self.session.on_notice = self._notices
+        await self._describe_early()
         try:
             wait = ("wait", (str(FIRST_WAIT), self._role))
             _, launched, _, waited, *drained = await self.session.run_together(
@@ -158,6 +160,14 @@ class LaunchedWorker:
             return
         self._pid = int(launched.rows[0][0] or 0)
         self._row = self._note(waited, drained)
+
+    async def _describe_early(self) -> None:
+        """Describe the rows that are wanted while the worker cannot yet have locked what that takes."""
+        if self._request.rows:
+            try:
+                self._columns = await describe_rows(self.session, self._request)
+            except ServerLostError as error:
+                raise TurnedAwayError(error.message) from error
 
     async def _refused(self, error: ErrorDetails) -> None:
         if error.sqlstate in _BROKEN_OFF:
@@ -296,6 +306,8 @@ class LaunchedWorker:
         """
         handle = (row[0] or "", row[1] or "", self._role)
         columns = await describe_rows(self.session, self._request)
+        if columns.problem is not None:
+            columns = self._columns
         rows = self._request.rows
         reading = asyncio.ensure_future(drain(self.session, handle, columns, rows=rows))
         why = ""

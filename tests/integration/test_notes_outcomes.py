@@ -210,6 +210,56 @@ async def test_several_statements_are_all_or_nothing_and_report_the_last(databas
     assert ask(database, "SELECT i FROM t ORDER BY i") == [(1,), (2,), (3,)]
 
 
+def test_the_extension_does_not_let_a_statement_see_the_one_before(database: str) -> None:
+    """The trap itself, which the design's notes do not have."""
+    with psycopg.connect(database, autocommit=True) as launcher:
+        launcher.execute("CREATE TABLE t (i int)")
+        text = "INSERT INTO t VALUES (1); UPDATE t SET i = 2"
+        handle = launcher.execute("SELECT pid, cookie FROM pg_background_launch(%s)", (text,)).fetchone()
+        assert launcher.execute("SELECT pg_background_wait(%s, %s, 30000)", handle).fetchone() == (True,)
+        info = "SELECT row_count, command_tag, has_error FROM pg_background_result_info(%s, %s)"
+        assert launcher.execute(info.encode(), handle).fetchone() == (0, "UPDATE", False)
+        assert launcher.execute("SELECT i FROM t").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("text", "rows", "left"),
+    [
+        ("INSERT INTO t VALUES (1); UPDATE t SET i = i + 1", 1, [2]),
+        ("INSERT INTO t VALUES (1); UPDATE t SET i = i + 1; UPDATE t SET i = i + 10;", 1, [12]),
+        ("INSERT INTO t VALUES (1); DELETE FROM t -- all of them", 1, []),
+        ("INSERT INTO t VALUES (1) -- why\n; SELECT i FROM t", 1, [1]),
+        ("INSERT INTO t VALUES (1); INSERT INTO t SELECT i + 1 FROM t RETURNING i", 1, [1, 2]),
+        (
+            "WITH w AS (INSERT INTO t VALUES (1), (2) RETURNING i) SELECT count(*) FROM w; DELETE FROM t WHERE i = 1",
+            1,
+            [2],
+        ),
+        ("SELECT adds(5); UPDATE t SET i = i + 1", 1, [6]),
+        (
+            "INSERT INTO t VALUES (1); MERGE INTO t USING (VALUES (1)) AS s (i) ON t.i = s.i WHEN MATCHED THEN DELETE",
+            1,
+            [],
+        ),
+        ("COPY t FROM PROGRAM 'echo 4'; UPDATE t SET i = i * 2", 1, [8]),
+    ],
+)
+async def test_each_statement_of_a_step_sees_what_the_ones_before_have_done(
+    database: str, text: str, rows: int, left: list[int]
+) -> None:
+    ask(
+        database,
+        "CREATE TABLE t (i int); CREATE FUNCTION adds(n int) RETURNS void LANGUAGE sql AS 'INSERT INTO t VALUES (n)'",
+    )
+    for wanted in (0, 5):
+        ask(database, "TRUNCATE t")
+        async with RealHouse(database, "notes-see") as house:
+            end = await run_one(house, text, rows=wanted)
+        assert end.proven
+        assert end.row_count == rows
+        assert [i for (i,) in ask(database, "SELECT i FROM t ORDER BY i")] == left
+
+
 async def test_a_constraint_that_fails_at_the_commit_is_a_failure(database: str) -> None:
     ask(database, "CREATE TABLE t (i int UNIQUE DEFERRABLE INITIALLY DEFERRED)")
     _, record = await run_plan(database, plan(step("a", "INSERT INTO t VALUES (1), (1) RETURNING i")))
