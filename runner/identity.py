@@ -2,14 +2,20 @@
 
 A worker inherits its launcher's application_name, and that name, with pid and backend_start, is what finds it again
 from any session (extension note 1). PostgreSQL cuts names at 63 bytes and replaces what is not printable ASCII, so a
-step id that is long or holds an item in another script is cut and replaced here, with a hash.
+step id that is long or holds an item in another script is cut and replaced here, with a hash. The rest of what must be
+known without any record, the full id among it, stands in a comment in front of what the worker runs: pg_stat_activity
+shows it (docs/decisions/0009).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 import re
 import secrets
+from dataclasses import dataclass
+from typing import Any
 
 from runner.clock import rfc3339
 
@@ -18,6 +24,10 @@ _MAX_BYTES = 63
 _ALPHABET = "abcdefghjkmnpqrstvwxyz23456789"
 _HASH_LENGTH = 6
 _NOT_PRINTABLE_ASCII = re.compile(r"[^ -~]")
+#: Bytes of a step's id in a comment; the whole comment then stays well within the smallest usual
+#: track_activity_query_size, which is 1024.
+_MAX_STEP_BYTES = 500
+_COMMENT = re.compile(r"/\* jobplan (\{[^*]*\}) \*/ ?")
 
 
 def new_run_id(now: float) -> str:
@@ -37,11 +47,101 @@ def run_of(application_name: str) -> str:
     return rest.partition(":")[0] if prefix == PREFIX else application_name
 
 
+def step_of(application_name: str) -> str:
+    """Return the step in the name of a worker, as far as it is in it; empty if it is none of ours."""
+    prefix, _, rest = application_name.partition(":")
+    return rest.partition(":")[2] if prefix == PREFIX else ""
+
+
 def worker_name(run_id: str, step: str) -> str:
     """Return the application_name of a step's worker: printable ASCII, 63 bytes at most."""
     name = f"{PREFIX}:{run_id}:{step}"
     ascii_name = _NOT_PRINTABLE_ASCII.sub("?", name)
     if ascii_name == name and len(name) <= _MAX_BYTES:
         return name
-    digest = hashlib.sha256(step.encode()).hexdigest()[:_HASH_LENGTH]
-    return ascii_name[: _MAX_BYTES - _HASH_LENGTH - 1] + "~" + digest
+    return ascii_name[: _MAX_BYTES - _HASH_LENGTH - 1] + _digest(step)
+
+
+def _digest(step: str) -> str:
+    return "~" + hashlib.sha256(step.encode()).hexdigest()[:_HASH_LENGTH]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerLabel:
+    """What a worker carries with it for who has nothing but the server: `timeout` is seconds, None for no limit.
+
+    `on_finish` is the plan's word, wait or detach; `in_finally`: the step runs when the rest of the run is over.
+    """
+
+    run: str
+    plan: str
+    step: str
+    attempt: int
+    on_finish: str
+    timeout: float | None
+    in_finally: bool = False
+
+    def to_comment(self) -> str:
+        """Return the SQL comment that says it: ASCII, at most 1,000 bytes, and nothing in it can end it."""
+        fields: dict[str, Any] = {
+            "run": self.run,
+            "plan": self.plan,
+            "step": _cut(self.step),
+            "attempt": self.attempt,
+            "on_finish": self.on_finish,
+            "timeout": None if self.timeout is None else round(self.timeout, 3),
+        }
+        if self.in_finally:
+            fields["finally"] = True
+        return f"/* jobplan {_escaped(fields)} */"
+
+    @classmethod
+    def from_query(cls, text: str) -> WorkerLabel | None:
+        """Read the comment at the beginning of a worker's text; None if there is none, or not all of it.
+
+        A step's id that was too long comes back cut, with its hash.
+        """
+        found = _COMMENT.match(text)
+        try:
+            fields = json.loads(found.group(1)) if found else None
+            return cls._from_fields(fields) if isinstance(fields, dict) else None
+        except (ValueError, OverflowError, RecursionError):
+            return None
+
+    @classmethod
+    def _from_fields(cls, fields: dict[str, Any]) -> WorkerLabel | None:
+        texts: dict[str, Any] = {name: fields.get(name) for name in ("run", "plan", "step", "on_finish")}
+        attempt, timeout = fields.get("attempt"), fields.get("timeout")
+        if not all(isinstance(value, str) for value in texts.values()) or type(attempt) is not int:
+            return None
+        if timeout is not None and type(timeout) not in (int, float):
+            return None
+        seconds = None if timeout is None else float(timeout)
+        if seconds is not None and not math.isfinite(seconds):
+            return None
+        return cls(**texts, attempt=attempt, timeout=seconds, in_finally=fields.get("finally") is True)
+
+
+def without_comment(text: str) -> str:
+    """Return a worker's text as the plan has it, without the comment in front."""
+    found = _COMMENT.match(text)
+    return text[found.end() :] if found else text
+
+
+def _escaped(value: object) -> str:
+    """Write JSON in which nothing begins or ends a comment: PostgreSQL's comments nest."""
+    return json.dumps(value, separators=(",", ":")).replace("*", "\\u002a").replace("/", "\\u002f")
+
+
+def _cut(step: str) -> str:
+    """Cut a long id, as `worker_name` does."""
+    if len(_escaped(step)) <= _MAX_STEP_BYTES:
+        return step
+    room = _MAX_STEP_BYTES - _HASH_LENGTH - 3
+    kept = ""
+    for character in step:
+        room -= len(_escaped(character)) - 2
+        if room < 0:
+            break
+        kept += character
+    return kept + _digest(step)

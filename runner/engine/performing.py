@@ -19,7 +19,7 @@ from runner.engine.scheduler import run_status
 from runner.engine.state import RunState, StepRecord
 from runner.errors import CapacityError, GatewayError
 from runner.gateway.base import Gateway, LaunchRequest, WorkerEnd, WorkerHandle
-from runner.identity import worker_name
+from runner.identity import WorkerLabel, worker_name
 from runner.plan.model import OnFinish, Plan, Value
 from runner.sql.params import TemplateError, render
 
@@ -154,6 +154,15 @@ class Performer:
             reserve=self._state.plan.budget.reserve,
             detachable=step.on_finish is OnFinish.DETACH,
             rows=rows_wanted(step),
+            label=WorkerLabel(
+                run=self._run_id,
+                plan=self._state.plan.name,
+                step=record.key,
+                attempt=command.attempt,
+                on_finish=step.on_finish,
+                timeout=command.timeout,
+                in_finally=record.in_finally,
+            ),
         )
 
     def _finished(self, record: StepRecord, command: Launch, end: WorkerEnd) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from runner.engine.events import ErrorDetails, Notice, Rows, Worker
+from runner.identity import WorkerLabel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +32,7 @@ class LaunchRequest:
 
     `reserve` is the number of the server's worker slots that must stay free after the launch. A `detachable` worker is
     let go of when its output queue is full; any other one has its output drained. `rows` is how many rows of the last
-    statement's result are wanted; without any they stay in the worker.
+    statement's result are wanted; without any they stay in the worker. `label` is written in front of the SQL.
     """
 
     sql: str
@@ -45,6 +46,7 @@ class LaunchRequest:
     reserve: int = 0
     detachable: bool = False
     rows: int = 0
+    label: WorkerLabel | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

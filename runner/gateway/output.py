@@ -68,9 +68,11 @@ def last_statement(sql: str) -> str:
 
 
 def launched_text(request: LaunchRequest) -> str:
-    """Return the text that is launched: the plan's own, its statements set apart, and rows kept in."""
+    """Return the text that is launched: its label, the plan's own text, its statements set apart, and rows kept in."""
     text = _read(request.sql).set_apart
-    return f"{text}\n;{MARKER}" if discards_rows(request) else text
+    if discards_rows(request):
+        text = f"{text}\n;{MARKER}"
+    return text if request.label is None else f"{request.label.to_comment()} {text}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,111 @@
+"""What a real server shows of a worker's label, whatever the step is called, and to whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from runner.identity import WorkerLabel, worker_name
+from runner.plan.model import ForEach, Retry
+from tests.builders import plan, step
+from tests.integration.houses import Follower, RealHouse, ask, run_one, run_plan, until, value
+
+QUERY = "SELECT query FROM pg_stat_activity WHERE backend_type = 'pg_background' AND application_name = %s"
+HOSTILE = [
+    "s[*/ DROP TABLE witness; /*]",
+    "s[\"quotes\" and 'quotes' and $$ \\ %s]",
+    "s[größe 日本 🙂]",
+    "s[line\nbreak]",
+    "s[" + "*/🙂" * 3_000 + "]",
+]
+
+
+def label(house: RealHouse, key: str, **keys: int) -> WorkerLabel:
+    """Return a label for a step of this house's run."""
+    return WorkerLabel(
+        run=house.run_id, plan="p", step=key, attempt=keys.get("attempt", 1), on_finish="wait", timeout=60.0
+    )
+
+
+async def seen_label(dsn: str, house: RealHouse, key: str, sql: str) -> WorkerLabel | None:
+    """Run a worker that takes long, and return what the server shows of its label."""
+    follower = await Follower(house, key, sql, label=label(house, key)).running()
+    await until(lambda: "jobplan" in str(ask(dsn, QUERY, follower.name)))
+    text = value(dsn, QUERY, follower.name)
+    follower.handle.cancel()
+    await follower.ended()
+    return WorkerLabel.from_query(text)
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+async def test_the_server_shows_the_label_whatever_the_step_is_called(dsn: str, key: str) -> None:
+    async with RealHouse(dsn, "label-hostile") as house:
+        found = await seen_label(dsn, house, key, "SELECT pg_sleep(60)")
+        assert found is not None
+        assert found.step == key or found.step[-7:] == worker_name(house.run_id, key)[-7:]
+        assert (found.run, found.attempt, found.timeout) == ("label-hostile", 1, 60.0)
+
+
+async def test_the_label_stands_first_also_at_a_later_statement(dsn: str) -> None:
+    async with RealHouse(dsn, "label-later") as house:
+        found = await seen_label(dsn, house, "s", "CREATE TEMP TABLE x (); SELECT 1; SELECT pg_sleep(60)")
+        assert found == label(house, "s")
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["VACUUM witness", "CREATE INDEX CONCURRENTLY ON witness (n)", "CALL commits()", "DO $$ BEGIN COMMIT; END $$"],
+)
+async def test_what_must_stand_alone_does_so_under_a_label(database: str, sql: str) -> None:
+    ask(database, "CREATE TABLE witness (n int)")
+    ask(database, "CREATE PROCEDURE commits() LANGUAGE plpgsql AS $$ BEGIN COMMIT; END $$")
+    async with RealHouse(database, "label-alone") as house:
+        for key in ("s", *HOSTILE):
+            end = await run_one(house, sql, key, label=label(house, key))
+            assert end.proven, end
+
+
+async def test_an_error_is_told_as_without_a_label(dsn: str) -> None:
+    async with RealHouse(dsn, "label-error") as house:
+        bare = await run_one(house, "SELECT nonsense")
+        labelled = await run_one(house, "SELECT nonsense", label=label(house, "step"))
+        assert bare.error is not None
+        assert labelled.error is not None
+        assert (labelled.error.message, labelled.error.sqlstate) == (bare.error.message, bare.error.sqlstate)
+
+
+async def test_a_run_labels_every_attempt_of_every_instance(database: str) -> None:
+    items = ForEach(items=("*/ x",), as_="i")
+    of = plan(
+        step("s", "SELECT 1 / (SELECT 0 FROM pg_sleep(0.5))", for_each=items, retry=Retry(max_attempts=2, delay=0.0))
+    )
+    seen: set[tuple[str, int]] = set()
+
+    async def watch() -> None:
+        while True:
+            for (query,) in await asyncio.to_thread(
+                ask, database, "SELECT query FROM pg_stat_activity WHERE application_name LIKE 'jobplan:label-run:s%'"
+            ):
+                found = WorkerLabel.from_query(query)
+                if found is not None:
+                    seen.add((found.step, found.attempt))
+            await asyncio.sleep(0.05)
+
+    watching = asyncio.create_task(watch())
+    await run_plan(database, of, run_id="label-run")
+    watching.cancel()
+    assert seen == {("s[*/ x]", 1), ("s[*/ x]", 2)}
+
+
+async def test_who_may_not_see_texts_sees_the_name_only(new_role: Callable[..., str], database: str) -> None:
+    other = new_role()
+    async with RealHouse(database, "label-role") as house:
+        follower = await Follower(house, "s", "SELECT pg_sleep(60)", label=label(house, "s")).running()
+        await until(lambda: "jobplan" in str(ask(database, QUERY, follower.name)))
+        rows = ask(other, "SELECT query, backend_type FROM pg_stat_activity WHERE application_name = %s", follower.name)
+        assert rows == [("<insufficient privilege>", None)]
+        assert WorkerLabel.from_query(rows[0][0]) is None
+        follower.handle.cancel()
+        await follower.ended()
