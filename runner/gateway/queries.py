@@ -1,4 +1,4 @@
-"""Reads `queries.sql`: named, described blocks, so that what jobplan asks of a server can be read in one place."""
+"""Reads the .sql files beside it: named, described blocks, so that all that is asked of a server can be read there."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 @cache
 def _blocks() -> dict[str, str]:
-    text = resources.files("runner.gateway").joinpath("queries.sql").read_text(encoding="utf-8")
-    parts = _NAME.split(text)[1:]
-    return {name: _strip_comments(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    files = (file for file in resources.files("runner.gateway").iterdir() if file.name.endswith(".sql"))
+    blocks: dict[str, str] = {}
+    for file in files:
+        parts = _NAME.split(file.read_text(encoding="utf-8"))[1:]
+        blocks |= {name: _strip_comments(body) for name, body in zip(parts[::2], parts[1::2], strict=True)}
+    return blocks
 
 
 def _strip_comments(body: str) -> str:

@@ -67,6 +67,11 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "the gateway speaks to the server, and in events",
     ),
     ("runner.records", (*BASIS, *FACTS), "the record is made of events"),
+    (
+        "runner.reports.preflight",
+        (*BASIS, "runner.preflight", "runner.gateway.facts", "runner.reports"),
+        "what checks have found is shown by those who know its form",
+    ),
     ("runner.reports", (*BASIS, *FACTS, "runner.engine.scheduler"), "reports are sinks for events"),
     ("runner.preflight", (*BASIS, "runner.plan", "runner.lint", "runner.gateway"), "looks at a server, runs nothing"),
     ("runner.embedded", GROUND, "a throwaway server needs to know nothing of plans"),

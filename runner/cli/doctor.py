@@ -1,0 +1,53 @@
+"""`jobplan doctor`: is this server ready for plans, and what mends it if it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import click
+
+from runner.cli.color import color_option, wants_color
+from runner.gateway.facts import ServerFacts
+from runner.gateway.inspection import Inspector
+from runner.preflight.server import Demand, Level, examine
+from runner.reports.preflight.doctor import doctor_json, doctor_lines
+from runner.reports.problems import Style
+
+
+@click.command()
+@click.option("--dsn", metavar="CONNINFO", help="libpq connection; else JOBPLAN_DSN, else PGHOST, PGSERVICE and so on.")
+@click.option(
+    "--slots", type=click.IntRange(min=1), default=1, show_default=True, help="Workers that a run is to have at once."
+)
+@click.option(
+    "--reserve", type=click.IntRange(min=0), default=0, show_default=True, help="Workers that are to stay free."
+)
+@click.option("--strict", is_flag=True, help="Fail on warnings too.")
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@color_option
+def doctor(dsn: str | None, *, slots: int, reserve: int, strict: bool, format_: str, color: str) -> int:
+    """Say whether a server is ready for plans.
+
+    Each check says what was found, what is needed, and the statement that mends it. Nothing is changed on the server.
+    The exit code is 4 if something keeps plans from running, and with --strict also for warnings.
+    """
+    facts = asyncio.run(look(dsn if dsn is not None else os.environ.get("JOBPLAN_DSN", "")))
+    examined = examine(facts, Demand(slots=slots, reserve=reserve))
+    if format_ == "json":
+        click.echo(doctor_json(examined, facts))
+    else:
+        for line in doctor_lines(examined, facts, Style(color=wants_color(color, sys.stdout))):
+            click.echo(line, color=True)
+    levels = {one.outcome.level for one in examined}
+    return 4 if Level.ERROR in levels or (strict and Level.WARNING in levels) else 0
+
+
+async def look(conninfo: str) -> ServerFacts:
+    """Return what the server says of itself. ConnectionFailedError if it cannot be reached."""
+    inspector = await Inspector.connect(conninfo, "jobplan doctor")
+    try:
+        return await inspector.facts()
+    finally:
+        await inspector.close()

@@ -1,0 +1,147 @@
+"""A session that only looks at a server: every transaction is READ ONLY, has limits, and is rolled back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from runner.errors import ConnectionFailedError, PreflightError
+from runner.gateway.conninfo import with_keepalives
+from runner.gateway.facts import Capacity, InvalidIndex, OldTransaction, PreparedTransaction, ServerFacts
+from runner.gateway.queries import query
+from runner.gateway.session import Reply, Row, Session
+from runner.sql.params import quote_identifier
+
+#: Milliseconds: nobody waits long for one who only looks, and it keeps nobody waiting.
+STATEMENT_TIMEOUT = "10000"
+LOCK_TIMEOUT = "1000"
+_LIMITS = {"statement_timeout": STATEMENT_TIMEOUT, "lock_timeout": LOCK_TIMEOUT}
+#: Seconds after which a transaction is old enough to be told about.
+OLD = 300
+
+
+class Inspector:
+    """Looks at a server. Make it with `connect`."""
+
+    def __init__(self, session: Session, schema: list[str]) -> None:
+        self._session = session
+        #: The schema of pg_background, quoted, which the named blocks are given; known once there are facts.
+        self._schema = schema
+        #: What the login role has; the session's own is pinned.
+        self.search_path = ""
+
+    @classmethod
+    async def connect(cls, conninfo: str, application_name: str) -> Inspector:
+        """Open the session. ConnectionFailedError, with the server's own words, if it cannot be."""
+        schema = [""]
+        session = await Session.connect(
+            with_keepalives(conninfo),
+            application_name=application_name,
+            queries=lambda name: query(name, extension_schema=schema[0]),
+        )
+        inspector = cls(session, schema)
+        replies = await session.run(("path", ()), ("pin", ()), ("unlimit", ()))
+        if replies[0].error is not None:
+            session.discard()
+            raise ConnectionFailedError(f"the server refuses to be used by jobplan: {replies[0].error.message}")
+        inspector.search_path = replies[0].rows[0][0] or ""
+        return inspector
+
+    async def close(self) -> None:
+        """Close the session."""
+        await self._session.close()
+
+    async def rows(self, name: str, *parameters: str) -> tuple[Row, ...]:
+        """Return the rows of a named block. PreflightError if the server refuses to tell."""
+        reply = await self.reply(name, *parameters)
+        if reply.error is not None:
+            raise PreflightError(f"the server refuses to tell about itself ({name}): {reply.error.message}")
+        return reply.rows
+
+    async def reply(self, name: str, *parameters: str) -> Reply:
+        """Run a named block in a transaction of its own, and return its rows or the error."""
+        replies = await self._session.run(
+            ("look", ()), ("settings", (json.dumps(_LIMITS),)), (name, parameters), ("rollback", ())
+        )
+        return replies[2]
+
+    async def facts(self) -> ServerFacts:
+        """Ask for everything that there is to know about the server itself."""
+        (row,) = await self.rows("facts_server")
+        load_error = None
+        if row[7] is not None and row[9] == "t" and row[10] == "t":
+            self._schema[0] = quote_identifier(row[7])
+            loaded = await self.reply("load")
+            load_error = loaded.error.message if loaded.error is not None else None
+        (counts,) = await self.rows("facts_capacity")
+        facts = _server(row, _capacity(counts), self._session.backend_pid)
+        return replace(
+            facts,
+            load_error=load_error,
+            old_transactions=tuple(map(_old, await self.rows("facts_old", str(OLD)))),
+            prepared=tuple(map(_prepared, await self.rows("facts_prepared"))),
+            invalid_indexes=tuple(map(_invalid, await self.rows("facts_invalid"))),
+        )
+
+
+def _server(row: Row, capacity: Capacity, announced_pid: int) -> ServerFacts:
+    return ServerFacts(
+        version=row[0] or "",
+        version_number=int(row[1] or 0),
+        database=row[2] or "",
+        user=row[3] or "",
+        standby=row[4] == "t",
+        backend_pid=int(row[5] or 0),
+        announced_pid=announced_pid,
+        extension_version=row[6],
+        extension_schema=row[7],
+        available_version=row[8],
+        schema_usage=row[9] == "t",
+        may_launch=row[10] == "t",
+        sees_all=row[11] == "t",
+        read_only=row[12] == "on",
+        read_only_source=row[13] or "",
+        capacity=capacity,
+    )
+
+
+def _capacity(row: Row) -> Capacity:
+    numbers = [int(value or 0) for value in (*row[:8], *row[9:13])]
+    return Capacity(
+        max_worker_processes=numbers[0],
+        workers=numbers[1],
+        of_pg_background=numbers[2],
+        unseen=numbers[3],
+        max_parallel_workers=numbers[4],
+        max_connections=numbers[5],
+        reserved_connections=numbers[6],
+        connections=numbers[7],
+        superuser=row[8] == "t",
+        role_limit=numbers[8],
+        role_connections=numbers[9],
+        database_limit=numbers[10],
+        database_connections=numbers[11],
+        max_workers=int(row[13]) if row[13] else None,
+    )
+
+
+def _old(row: Row) -> OldTransaction:
+    pid, user, application_name, state, seconds, here = (value or "" for value in row)
+    return OldTransaction(
+        pid=int(pid),
+        user=user,
+        application_name=application_name,
+        state=state,
+        seconds=int(seconds),
+        here=here == "t",
+    )
+
+
+def _prepared(row: Row) -> PreparedTransaction:
+    gid, owner, seconds = (value or "" for value in row)
+    return PreparedTransaction(gid=gid, owner=owner, seconds=int(seconds))
+
+
+def _invalid(row: Row) -> InvalidIndex:
+    schema, name, table = (value or "" for value in row)
+    return InvalidIndex(schema=schema, name=name, table=table)

@@ -1,0 +1,1 @@
+"""What checks against a server have found, for people and for programs."""
