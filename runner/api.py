@@ -12,6 +12,8 @@ from runner import __version__
 from runner.clock import Clock, MonotonicClock
 from runner.engine.loop import Run, RunContext, RunResult
 from runner.engine.sink import Sink
+from runner.engine.state import RunState
+from runner.engine.takeover import Takeover
 from runner.gateway.pg import PgGateway
 from runner.identity import new_run_id
 from runner.lint import read_plan
@@ -54,10 +56,24 @@ def new_run(
     clock: Clock,
     sinks: Sequence[Sink],
     left_out: frozenset[str] = frozenset(),
+    earlier: RunState | None = None,
+    takeover: Takeover | None = None,
 ) -> Run:
-    """Put a run on a real server together; nothing happens before its `execute`. Steps `left_out` are not selected."""
+    """Put a run on a real server together; nothing happens before its `execute`. Steps `left_out` are not selected.
+
+    `earlier` and `takeover` go on with a run: see `Run`.
+    """
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
     )
     gateway = PgGateway(dsn, run_id)
-    return Run(plan, gateway=gateway, clock=clock, sinks=sinks, context=context, left_out=left_out)
+    return Run(
+        plan,
+        gateway=gateway,
+        clock=clock,
+        sinks=sinks,
+        context=context,
+        left_out=left_out,
+        earlier=earlier,
+        takeover=takeover,
+    )

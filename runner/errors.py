@@ -7,6 +7,7 @@ command line maps them once, from these classes.
 from __future__ import annotations
 
 import enum
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 
@@ -74,6 +75,15 @@ class PlanError(JobplanError):
 
 class PreflightError(JobplanError):
     """Nothing was started: the server, the extension or a privilege is not as the plan needs it."""
+
+
+class OpenQuestionError(PreflightError):
+    """A run cannot be taken up before a person has said what only a person can find out."""
+
+    def __init__(self, questions: Sequence[str]) -> None:
+        count = "one question is" if len(questions) == 1 else f"{len(questions)} questions are"
+        super().__init__("\n".join([f"nothing was started: {count} open.", *questions]))
+        self.questions = tuple(questions)
 
 
 class ConnectionFailedError(PreflightError):

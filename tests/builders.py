@@ -94,18 +94,20 @@ def _key(event: ev.Event) -> str | None:
 
 
 def new_run(
-    of: Plan, gateway: Gateway, *sinks: Sink, run_id: str = "", clock: Clock | None = None
+    of: Plan, gateway: Gateway, *sinks: Sink, run_id: str = "", clock: Clock | None = None, **keys: Any
 ) -> tuple[Run, Recorder]:
     """Return a run that is ready to be executed, and what will keep its events."""
     recorder = Recorder()
     context = RunContext(run_id=run_id or new_run_id(time.time()), jobplan="0", host="test", os_pid=1, sha256="0" * 64)
-    run = Run(of, gateway=gateway, clock=clock or MonotonicClock(), sinks=[recorder, *sinks], context=context)
+    run = Run(of, gateway=gateway, clock=clock or MonotonicClock(), sinks=[recorder, *sinks], context=context, **keys)
     return run, recorder
 
 
-async def execute(of: Plan, gateway: Gateway, *sinks: Sink, run_id: str = "") -> tuple[RunResult, Recorder]:
+async def execute(
+    of: Plan, gateway: Gateway, *sinks: Sink, run_id: str = "", **keys: Any
+) -> tuple[RunResult, Recorder]:
     """Run the plan to its end."""
-    run, recorder = new_run(of, gateway, *sinks, run_id=run_id)
+    run, recorder = new_run(of, gateway, *sinks, run_id=run_id, **keys)
     return await run.execute(), recorder
 
 

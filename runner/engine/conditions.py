@@ -59,6 +59,15 @@ class Conditions:
             verdict, error = ev.Verdict.ERROR, ev.ErrorDetails(message=failure.message)
         return ev.StepChecked(at=at, step=key, phase=phase, verdict=verdict, error=error)
 
+    async def verify(self) -> bool | None:
+        """Say whether `verify` holds; None if there is none or it cannot be evaluated."""
+        if self._step.verify is None:
+            return None
+        try:
+            return await self._holds(self._step.verify, "verify")
+        except (ConditionError, GatewayError):
+            return None
+
     async def _items(self) -> tuple[ev.Item, ...]:
         for_each = self._step.for_each
         if for_each is None or for_each.sql is None:

@@ -131,6 +131,47 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Settled:
+    """What was found out, before a run is taken up, of an attempt that nothing had proven: how it ended, and from what.
+
+    `by` is `ledger`, `verify`, or the person who says so.
+    """
+
+    step: str
+    outcome: Outcome
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adopted:
+    """An attempt of an earlier runner whose worker lives."""
+
+    step: str
+    attempt: int
+    worker: Worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResumed(Event):
+    """Another runner takes the run up, with the plan of this `sha256`.
+
+    What succeeded stays as it is, and so does what `settled` says succeeded; `adopted` workers are followed to their
+    end; all other steps begin anew.
+    """
+
+    name: ClassVar[str] = "run_resumed"
+    jobplan: str
+    file: str
+    sha256: str
+    host: str
+    os_pid: int
+    slots: int
+    steps: int
+    settled: tuple[Settled, ...] = ()
+    adopted: tuple[Adopted, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunInterrupted(Event):
     """Ctrl-C or SIGTERM arrived; nothing more is launched. `signal` is its number."""
 

@@ -7,12 +7,13 @@ the same state in a live run, from a journal, and in a simulated schedule.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from runner.engine import events as ev
 from runner.engine.indices import enqueue, expect_server_end, forget_server_end, leave, overtake, told_of, wait_until
-from runner.engine.state import BAD, RunState, StepRecord, StepState, new_record
+from runner.engine.resumed import carried_over, keep_facts
+from runner.engine.state import BAD, RunState, StepRecord, StepState, initial_state, new_record
 from runner.plan.model import NeedOn
 
 #: Seconds between two attempts to get more workers from a server that has just refused one.
@@ -30,6 +31,8 @@ def apply(state: RunState, event: ev.Event) -> None:
                 change(state, state.records[event.step], event)
         case ev.RunStarted():
             state.started_at = event.at
+        case ev.RunResumed():
+            _run_resumed(state, event)
         case ev.RunInterrupted():
             state.interrupted = event.signal
             state.finally_interrupted = state.finalizing
@@ -48,6 +51,20 @@ def apply(state: RunState, event: ev.Event) -> None:
             state.finished = event
         case _:
             pass
+
+
+def _run_resumed(state: RunState, event: ev.RunResumed) -> None:
+    """Begin anew with what is kept. `state.plan` is the plan of this event already, should it have been changed."""
+    old = replace(state)
+    fresh = initial_state(state.plan)
+    for field in fields(RunState):
+        setattr(state, field.name, getattr(fresh, field.name))
+    state.started_at = event.at
+    state.attempts_made = {**old.attempts_made, **{key: record.attempt for key, record in old.records.items()}}
+    for change in carried_over(old, event, state.records):
+        apply(state, change)
+    for key in old.records.keys() & state.records.keys():
+        keep_facts(old.records[key], state.records[key])
 
 
 def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> None:
@@ -107,6 +124,7 @@ def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) 
         instance = new_record(step, (priority, path, order, number))
         instance.needs, instance.kind = record.needs, record.kind
         instance.values, instance.parent, instance.in_finally = item.values, record.key, record.in_finally
+        instance.attempt = instance.attempts_before = state.attempts_made.get(item.key, 0)
         state.records[item.key] = instance
         state.dependents[item.key] = []
         state.released[item.key] = None
@@ -277,7 +295,9 @@ def _instance_finished(state: RunState, parent: StepRecord, at: float) -> None:
 
 def _begin_finally(state: RunState) -> None:
     state.finalizing = True
-    state.released.update((step.id, None) for step in state.plan.finally_ if not step.needs)
+    for step in state.plan.finally_:
+        if not step.needs and state.records[step.id].state is StepState.PENDING:
+            state.released[step.id] = None
 
 
 def need_met(on: NeedOn, state: StepState, skip: ev.StepSkipped | None) -> bool:

@@ -9,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.clock import Clock
 from runner.engine import events as ev
 from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import apply
-from runner.engine.performing import Performer, builtin_values, launching
+from runner.engine.performing import Performer, builtin_values, launching, values_for
 from runner.engine.scheduler import decide, exit_code
 from runner.engine.sink import Sink
 from runner.engine.state import RunState, initial_state
+from runner.engine.takeover import Takeover, look_into
 from runner.errors import GroupHeldError, RecordError
 from runner.gateway.base import Gateway, ServerInfo
-from runner.plan.model import OnConflict, Plan
+from runner.plan.model import OnConflict, Plan, Value
 from runner.preflight.requirements import check_requirements
 
 #: Seconds between two ticks of the sinks while nothing happens.
@@ -50,7 +51,10 @@ class RunResult:
 
 
 class Run:
-    """One run of a plan. Use it once. The steps `left_out` were not selected."""
+    """One run of a plan, or the rest of one. Use it once. The steps `left_out` were not selected.
+
+    To go on with a run, `earlier` is its state as its record has it, and `takeover` how it is to be taken up.
+    """
 
     def __init__(
         self,
@@ -61,14 +65,17 @@ class Run:
         sinks: Sequence[Sink],
         context: RunContext,
         left_out: frozenset[str] = frozenset(),
+        earlier: RunState | None = None,
+        takeover: Takeover | None = None,
     ) -> None:
-        self.state = initial_state(plan)
+        self.state = initial_state(plan) if earlier is None else earlier
         self._plan = plan
         self._gateway = gateway
         self._clock = clock
         self._sinks = list(sinks)
         self._context = context
         self._left_out = left_out
+        self._takeover = takeover
         self._inbox: deque[ev.Event] = deque()
         self._news = asyncio.Event()
         self._ticked = clock.now()
@@ -92,9 +99,13 @@ class Run:
             info = await self._gateway.open()
             values = builtin_values(self._plan, self._context.run_id)
             await check_requirements(self._plan, info, self._gateway, values)
+            await self._hold_run()
             await self._hold_group()
-            self._emit(self._started(info))
-            self._leave_out()
+            if self._takeover is None:
+                self._emit(self._started(info))
+                self._leave_out()
+            else:
+                await self._take_up(self._takeover, values)
             await self._until_over()
             steps = {key: str(record.state) for key, record in self.state.records.items()}
             self._emit(ev.RunFinished(at=self._clock.now(), exit_code=exit_code(self.state), steps=steps))
@@ -125,6 +136,44 @@ class Run:
             slots=self._plan.budget.slots,
             steps=len(self._plan.steps) + len(self._plan.finally_),
         )
+
+    async def _take_up(self, takeover: Takeover, values: Mapping[str, Value]) -> None:
+        """Go on with the run: find out what became of its workers, and follow those that live."""
+        found = await look_into(
+            self.state,
+            self._gateway,
+            takeover,
+            run_id=self._context.run_id,
+            values=lambda record: values_for(self.state, record, values),
+            clock=self._clock,
+        )
+        self.state.plan = self._plan
+        self._emit(
+            ev.RunResumed(
+                at=self._clock.now(),
+                jobplan=self._context.jobplan,
+                file=self._plan.file,
+                sha256=self._context.sha256,
+                host=self._context.host,
+                os_pid=self._context.os_pid,
+                slots=self._plan.budget.slots,
+                steps=len(self._plan.steps) + len(self._plan.finally_),
+                settled=found.settled,
+                adopted=found.adopted,
+            )
+        )
+        for adopted in found.adopted:
+            self._performer.adopt(adopted)
+
+    async def _hold_run(self) -> None:
+        """Be the only runner of this run. GroupHeldError if another one is."""
+        holder = await self._gateway.hold_run()
+        if holder is not None:
+            raise GroupHeldError(
+                f"run {self._context.run_id} is under way: its runner is connected from {holder.host}, since "
+                f"{holder.since}.",
+                hint="Follow it with jobplan attach, or stop it with jobplan cancel.",
+            )
 
     async def _hold_group(self) -> None:
         """Be the only run of the concurrency group. GroupHeldError if another one is, unless this one may wait."""

@@ -70,6 +70,14 @@ class Performer:
         self._attempts[command.step] = _Attempt()
         self._begin(self._follow(self._state.records[command.step], command, application_name))
 
+    def adopt(self, adopted: ev.Adopted) -> None:
+        """Begin to follow a worker that an earlier runner has left."""
+        handle = self._gateway.adopt(adopted.worker)
+        self._attempts[adopted.step] = _Attempt()
+        record = self._state.records[adopted.step]
+        command = Launch(step=adopted.step, attempt=adopted.attempt, timeout=record.timeout)
+        self._begin(self._await_end(record, command, handle))
+
     def evaluate(self, command: Evaluate) -> None:
         """Begin to evaluate a step's conditions."""
         self._begin(self._evaluate(self._state.records[command.step], command))
@@ -102,10 +110,7 @@ class Performer:
             self._crashed(error)
 
     def _values_for(self, record: StepRecord) -> Mapping[str, Value | None]:
-        if not record.in_finally and not record.values:
-            return self._values
-        status = {"run.status": run_status(self._state)} if record.in_finally else {}
-        return {**self._values, **status, **record.values}
+        return values_for(self._state, record, self._values)
 
     async def _evaluate(self, record: StepRecord, command: Evaluate) -> None:
         conditions = Conditions(self._gateway, record, self._values_for(record))
@@ -114,13 +119,6 @@ class Performer:
 
     async def _follow(self, record: StepRecord, command: Launch, application_name: str) -> None:
         key, attempt = command.step, command.attempt
-
-        def seen(worker: ev.Worker) -> None:
-            self._post(ev.AttemptRunning(at=self._clock.now(), step=key, attempt=attempt, worker=worker))
-
-        def lost(message: str) -> None:
-            self._post(ev.AttemptLost(at=self._clock.now(), step=key, attempt=attempt, message=message))
-
         try:
             handle = await self._gateway.launch(self._request(record, command, application_name))
         except CapacityError as error:
@@ -130,9 +128,19 @@ class Performer:
         except (TemplateError, GatewayError) as error:
             self._finished(record, command, WorkerEnd(error=ev.ErrorDetails(message=error.message)))
             return
-        under_way = self._attempts[key]
-        under_way.handle = handle
-        under_way.pass_on()
+        await self._await_end(record, command, handle)
+
+    async def _await_end(self, record: StepRecord, command: Launch, handle: WorkerHandle) -> None:
+        key, attempt = command.step, command.attempt
+
+        def seen(worker: ev.Worker) -> None:
+            self._post(ev.AttemptRunning(at=self._clock.now(), step=key, attempt=attempt, worker=worker))
+
+        def lost(message: str) -> None:
+            self._post(ev.AttemptLost(at=self._clock.now(), step=key, attempt=attempt, message=message))
+
+        self._attempts[key].handle = handle
+        self._attempts[key].pass_on()
         try:
             end = await handle.ended(seen=seen, lost=lost)
         except GatewayError as error:
@@ -195,6 +203,14 @@ class Performer:
 def builtin_values(plan: Plan, run_id: str) -> Mapping[str, Value]:
     """Return what SQL may name everywhere in a plan: its parameters, and the run's own id and name."""
     return {**plan.values, "run.id": run_id, "run.name": plan.name}
+
+
+def values_for(state: RunState, record: StepRecord, builtin: Mapping[str, Value]) -> Mapping[str, Value | None]:
+    """Return what the SQL of one step or instance may name: `builtin`, its item, and in `finally` the run's status."""
+    if not record.in_finally and not record.values:
+        return builtin
+    status = {"run.status": run_status(state)} if record.in_finally else {}
+    return {**builtin, **status, **record.values}
 
 
 def launching(command: Launch, run_id: str, now: float) -> ev.AttemptLaunching:

@@ -52,17 +52,19 @@ def simulate(
     start: float = 0.0,
     interrupts: Sequence[float] = (),
     not_selected: Collection[str] = (),
+    history: Sequence[ev.Event] = (),
     watch: Watcher | None = None,
 ) -> Simulation:
     """Run the plan on a virtual clock that begins at `start` seconds.
 
     `durations` scripts each attempt of each step, `checks` what its conditions say; `capacity` tells how many workers
     the server has for this run at a given moment (as many as are asked for, if it is None). At `interrupts` somebody
-    presses Ctrl-C; steps that are `not_selected` are skipped at once. RuntimeError if the scheduler does not come to
-    an end.
+    presses Ctrl-C; steps that are `not_selected` are skipped at once. `history` is what has happened to the run before,
+    if it is not to begin: its last event is a RunResumed, at which the clock goes on. RuntimeError if the scheduler
+    does not come to an end.
     """
     simulator = _Simulator(plan, durations=durations, checks=checks, capacity=capacity, start=start, watch=watch)
-    return simulator.run(interrupts, not_selected)
+    return simulator.run(interrupts, not_selected, history)
 
 
 class _Simulator:
@@ -92,8 +94,13 @@ class _Simulator:
         #: Attempts whose worker lives, and until when: also those that were detached.
         self._workers: dict[tuple[str, int], float] = {}
 
-    def run(self, interrupts: Sequence[float], not_selected: Collection[str]) -> Simulation:
-        self._emit(run_started(self._plan, self._start))
+    def run(
+        self, interrupts: Sequence[float], not_selected: Collection[str], history: Sequence[ev.Event]
+    ) -> Simulation:
+        if history:
+            self._take_up(history)
+        else:
+            self._emit(run_started(self._plan, self._start))
         for moment in interrupts:
             self._at(moment, lambda: self._emit(ev.RunInterrupted(at=self._now, signal=2)))
         for key in not_selected:
@@ -106,6 +113,14 @@ class _Simulator:
         states = {key: str(record.state) for key, record in self._state.records.items()}
         self._emit(ev.RunFinished(at=self._now, exit_code=exit_code(self._state), steps=states))
         return Simulation(events=tuple(self._events), state=self._state, makespan=self._now - self._start)
+
+    def _take_up(self, history: Sequence[ev.Event]) -> None:
+        for event in history:
+            apply(self._state, event)
+        self._start = self._now = history[-1].at
+        for record in map(self._state.records.__getitem__, self._state.active):
+            self._scripts[record.key, record.attempt] = self._durations(record.step, record.attempt)
+            self._start_worker(record, self._scripts[record.key, record.attempt])
 
     def _settle(self) -> Decision:
         """Ask until nothing more follows at this moment."""

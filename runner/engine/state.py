@@ -165,6 +165,8 @@ class RunState:
     #: What is known of `finally`: it has begun, and it was interrupted itself.
     finalizing: bool = False
     finally_interrupted: bool = False
+    #: How many attempts steps have had before the run was taken up that may come again as instances.
+    attempts_made: Mapping[str, int] = field(default_factory=dict)
     started_at: float | None = None
     finished: ev.RunFinished | None = None
     interrupted: int | None = None

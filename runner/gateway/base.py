@@ -80,6 +80,17 @@ class GroupHolder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LeftBehind:
+    """What an earlier runner of this run has left on the server: its workers, and how many sessions of its own.
+
+    While there are such sessions, one of them may still be about to launch a worker.
+    """
+
+    workers: tuple[Worker, ...] = ()
+    sessions: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerEnd:
     """What is known of a worker that has gone or was let go of.
 
@@ -145,6 +156,25 @@ class Gateway(Protocol):
         CapacityError if the server has none to give now. A launch that the server refuses for any other reason gives
         a handle whose end carries the error. ServerLostError if the server cannot be reached; no worker was asked for.
         """
+        ...
+
+    async def hold_run(self) -> GroupHolder | None:
+        """Be the only runner of this run; who else is, if somebody is. A dead runner is none."""
+        ...
+
+    async def left_behind(self) -> LeftBehind:
+        """Find what an earlier runner of this run has left. ServerLostError if the server cannot be reached."""
+        ...
+
+    async def committed(self, step: str, attempt: int) -> bool | None:
+        """Say whether an attempt whose worker has gone has committed; None if no ledger tells.
+
+        ServerLostError if the server cannot be reached.
+        """
+        ...
+
+    def adopt(self, worker: Worker) -> WorkerHandle:
+        """Follow a worker of an earlier runner to its end."""
         ...
 
     async def hold_group(self, group: str) -> GroupHolder | None:

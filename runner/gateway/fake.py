@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from runner.engine.events import ErrorDetails, Notice, Worker
 from runner.errors import CapacityError, JobplanError
-from runner.gateway.base import GroupHolder, LaunchRequest, Query, QueryResult, ServerInfo, WorkerEnd
+from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind, Query, QueryResult, ServerInfo, WorkerEnd
 
 _SLEEP = re.compile(r"pg_sleep\(([0-9.]+)\)", re.IGNORECASE)
 _RAISE = re.compile(r"raise\s+(\w+)\s+'([^']*)'(?:\s+using\s+([^;]*))?", re.IGNORECASE)
@@ -92,12 +92,17 @@ class FakeGateway:
         self.capacity = capacity
         #: Who holds every concurrency group; a test may change it, and say that a held group was lost.
         self.held_by = held_by
+        self.run_held_by: GroupHolder | None = None
+        #: What a ledger knows: whether an attempt of a step has committed.
+        self.commits: dict[tuple[str, int], bool] = {}
+        #: Sessions of an earlier runner: how many each look finds.
+        self.sessions_left: list[int] = []
         self.group_lost = False
         self.launched: list[LaunchRequest] = []
         self.alive: dict[str, FakeWorker] = {}
         self.most_alive = 0
         self.closed = False
-        self._scripts = scripts or {}
+        self.scripts = scripts or {}
         self._answers = answers or {}
         self._refuses = refuses
 
@@ -121,13 +126,36 @@ class FakeGateway:
         if len(self.alive) + request.reserve >= self.capacity:
             raise CapacityError(f"{len(self.alive)} of {self.capacity} workers are taken, reserve {request.reserve}")
         self.launched.append(request)
-        script = self._scripts.get(request.sql) or read_script(request.sql)
+        script = self.scripts.get(request.sql) or read_script(request.sql)
         refusal = next(_bad_settings(request.settings), None)
         worker = FakeWorker(self, request, script, pid=len(self.launched), refusal=refusal)
         if refusal is None:
             self.alive[request.application_name] = worker
             self.most_alive = max(self.most_alive, len(self.alive))
         return worker
+
+    async def hold_run(self) -> GroupHolder | None:
+        """Say who else runs this run; None: nobody."""
+        await asyncio.sleep(0)
+        return self.run_held_by
+
+    async def left_behind(self) -> LeftBehind:
+        """Find the virtual workers that live."""
+        await asyncio.sleep(0)
+        sessions = self.sessions_left.pop(0) if self.sessions_left else 0
+        return LeftBehind(workers=tuple(worker.identity for worker in self.alive.values()), sessions=sessions)
+
+    async def committed(self, step: str, attempt: int) -> bool | None:
+        """Say what a ledger would."""
+        await asyncio.sleep(0)
+        return self.commits.get((step, attempt))
+
+    def adopt(self, worker: Worker) -> FakeWorker:
+        """Follow a virtual worker that an earlier runner has left."""
+        left = self.alive[worker.application_name]
+        left.worker = worker
+        left.lose_session()
+        return left
 
     async def hold_group(self, group: str) -> GroupHolder | None:  # noqa: ARG002 - they are all held by the same run
         """Say who holds the group; None: this run."""
@@ -177,6 +205,12 @@ class FakeWorker:
         if limits:
             self._timer = asyncio.get_running_loop().call_later(min(limits), self._timer_ends)
 
+    @property
+    def identity(self) -> Worker:
+        """Who it is, whether anybody has seen it or not."""
+        name = self._request.application_name
+        return Worker(pid=self._pid, backend_start=str(self._started), application_name=name)
+
     def cancel(self) -> None:
         """Have the worker stop at once, if it heeds that."""
         if self._script.heeds_cancel:
@@ -210,13 +244,14 @@ class FakeWorker:
             await self._news.wait()
             self._news.clear()
         if self._lost:
+            if not told:
+                lost("the virtual launcher session is gone")
             return WorkerEnd(worker=self.worker, lost=True, reason="the virtual launcher session is gone")
         return self._outcome(self._finished)
 
     def _see(self, seen: Callable[[Worker], None]) -> None:
         if self.worker is None and self._script.seen:
-            name = self._request.application_name
-            self.worker = Worker(pid=self._pid, backend_start=str(self._started), application_name=name)
+            self.worker = self.identity
             seen(self.worker)
 
     def _timer_ends(self) -> None:

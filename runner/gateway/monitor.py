@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from runner.engine.events import Worker
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
-from runner.gateway.base import GroupHolder
+from runner.gateway.base import GroupHolder, LeftBehind
 from runner.gateway.session import Reply, Session
-from runner.identity import run_of, worker_name
+from runner.identity import run_of, runner_name, worker_name
 
 #: Seconds between two looks at the run's workers.
 LOOK_EVERY = 1.0
@@ -36,8 +36,8 @@ class MonitorSession:
         self._lost_at: float | None = None
         self._blocked: frozenset[tuple[str, str]] = frozenset()
         self._task: asyncio.Task[None] | None = None
-        self._group: str | None = None
-        self._group_held = False
+        #: The groups that this run has taken, and whether it holds them now.
+        self._groups: dict[str, bool] = {}
         self.group_lost = False
 
     @property
@@ -108,24 +108,39 @@ class MonitorSession:
         ServerLostError if the server does not come back within a minute.
         """
         if (await self._run_patiently("hold_group", (group,))).rows[0][0] == "t":
-            self._group = group
-            self._group_held = True
+            self._groups[group] = True
             return None
-        reply = await self._run_patiently("group_holder", (group,))
-        name, host, since = reply.rows[0] if reply.rows else ("", "", "")
-        return GroupHolder(run=run_of(name or ""), host=host or "", since=since or "")
+        return _holder(await self._run_patiently("group_holder", (group,)))
+
+    async def hold_run(self) -> GroupHolder | None:
+        """Be the only runner of the run, as `hold_group`."""
+        return await self.hold_group(f"run:{self._run_id}")
+
+    async def left_behind(self) -> LeftBehind:
+        """Find the run's workers, and the runners' sessions but for this one. Call it before there are others.
+
+        ServerLostError if the server does not come back within a minute.
+        """
+        workers = await self._run_patiently("workers", (self._prefix,))
+        sessions = await self._run_patiently("sessions", (runner_name(self._run_id),))
+        return LeftBehind(
+            workers=tuple(
+                Worker(pid=int(row[0] or 0), backend_start=row[1] or "", application_name=row[2] or "")
+                for row in workers.rows
+            ),
+            sessions=len(sessions.rows),
+        )
 
     async def _hold_again(self, session: Session) -> None:
         """A new session does not hold what the old one did; somebody may have taken it meanwhile.
 
         After a failure of the network that may be our own old session, until the server finds out that it is dead.
         """
-        if self._group is None:
-            return
-        held, holder = await session.run(("hold_group", (self._group,)), ("group_holder", (self._group,)))
-        self._group_held = bool(held.rows) and held.rows[0][0] == "t"
-        others = [row for row in holder.rows if run_of(row[0] or "") != self._run_id]
-        self.group_lost = not self._group_held and bool(others)
+        for group in self._groups:
+            held, holder = await session.run(("hold_group", (group,)), ("group_holder", (group,)))
+            self._groups[group] = bool(held.rows) and held.rows[0][0] == "t"
+            others = [row for row in holder.rows if run_of(row[0] or "") != self._run_id]
+            self.group_lost = self.group_lost or (not self._groups[group] and bool(others))
 
     async def _look(self) -> None:
         while True:
@@ -133,7 +148,7 @@ class MonitorSession:
             with contextlib.suppress(GatewayError, ConnectionFailedError):
                 async with self._lock:
                     reply = await self._attempt("workers", (self._prefix,))
-                    if self._session is not None and not self._group_held:
+                    if self._session is not None and not all(self._groups.values()):
                         await self._hold_again(self._session)
                 self._blocked = frozenset((row[0] or "", row[1] or "") for row in reply.rows if row[3] == "t")
 
@@ -177,3 +192,8 @@ class MonitorSession:
         if reply.error is not None:
             raise GatewayError(f"the server refuses to tell about the run's workers: {reply.error.message}")
         return reply
+
+
+def _holder(reply: Reply) -> GroupHolder:
+    name, host, since = reply.rows[0] if reply.rows else ("", "", "")
+    return GroupHolder(run=run_of(name or ""), host=host or "", since=since or "")

@@ -10,9 +10,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
+from runner.engine.events import Worker
 from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
-from runner.gateway.base import GroupHolder, LaunchRequest, Query, QueryResult, ServerInfo, WorkerHandle
+from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind, Query, QueryResult, ServerInfo, WorkerHandle
 from runner.gateway.conninfo import with_keepalives
+from runner.gateway.following import AdoptedWorker
 from runner.gateway.monitor import MonitorSession
 from runner.gateway.queries import query
 from runner.gateway.reading import ReadingSession
@@ -80,6 +82,22 @@ class PgGateway:
                 raise
             else:
                 return worker
+
+    async def hold_run(self) -> GroupHolder | None:
+        """Be the only runner of this run, for as long as the monitor session lives; who else is, if somebody is."""
+        return await self._monitor.hold_run()
+
+    async def left_behind(self) -> LeftBehind:
+        """Find what an earlier runner of this run has left on the server."""
+        return await self._monitor.left_behind()
+
+    async def committed(self, step: str, attempt: int) -> bool | None:  # noqa: ARG002
+        """Say whether an attempt whose worker has gone has committed; None if no ledger tells."""
+        return None
+
+    def adopt(self, worker: Worker) -> WorkerHandle:
+        """Follow a worker of an earlier runner by its identity."""
+        return AdoptedWorker(worker, self._monitor)
 
     async def hold_group(self, group: str) -> GroupHolder | None:
         """Take a concurrency group on the monitor session, or say who holds it."""

@@ -193,6 +193,13 @@ SELECT pid, to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.U
 FROM pg_stat_activity
 WHERE backend_type = 'pg_background' AND starts_with(application_name, $1::text)
 
+-- name: sessions
+-- $1 application_name of a run's own sessions. Those of another runner: while one of them is there, it may still be
+-- about to launch a worker.
+SELECT pid
+FROM pg_stat_activity
+WHERE backend_type = 'client backend' AND application_name = $1::text AND pid <> pg_backend_pid()
+
 -- name: waits_for
 -- $1 pid of a worker, $2 pid of a launcher session. A row if the worker waits for that session's snapshot (note 3).
 SELECT pid

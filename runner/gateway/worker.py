@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from runner.engine.events import ErrorDetails, Worker
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
 from runner.gateway.draining import Handle, RowColumns, describe_rows, drain, is_free, read_rows, void_rows
+from runner.gateway.following import Follower, Monitor
 from runner.gateway.output import (
     NoticeCollector,
     discards_rows,
@@ -32,8 +33,6 @@ FIRST_WAIT = 25
 #: Milliseconds of every further wait. A waiting session holds a snapshot, which CREATE INDEX CONCURRENTLY waits for
 #: and which stops VACUUM from cleaning, so no wait is longer (extension note 3).
 WAIT = 250
-#: Waits after which a worker that was asked to stop and still runs is asked again.
-SIGNAL_AGAIN = 20
 QUERY_CANCELED = "57014"
 #: Waits that may fail for another reason than a cancel while the session lives.
 FAILING_WAITS = 5
@@ -45,30 +44,6 @@ CAPACITY_SQLSTATES = {
 }
 #: Somebody broke the launching statement off, and nobody knows whether the worker had been asked for.
 _BROKEN_OFF = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
-
-
-class Monitor(Protocol):
-    """What a worker needs from the run's monitor session. GatewayError if nobody can look now."""
-
-    async def identify(self, application_name: str, pid: int) -> Worker | None:
-        """Find the worker in pg_stat_activity."""
-        ...
-
-    async def lives(self, application_name: str, worker: Worker | None) -> bool:
-        """Say whether the worker is there. ServerLostError if the server cannot be reached again."""
-        ...
-
-    async def waits_for(self, worker: Worker, session_pid: int) -> bool:
-        """Say whether the worker waits for the session's snapshot."""
-        ...
-
-    async def cancel(self, worker: Worker) -> None:
-        """Signal the worker if it is seen there and then."""
-        ...
-
-    def is_blocked(self, worker: Worker) -> bool:
-        """Say whether the worker was last seen stopped by its full output queue."""
-        ...
 
 
 class LaunchRefusedError(GatewayError):
@@ -96,7 +71,6 @@ class LaunchedWorker:
         self.session = session
         self.session_free = False
         self._request = request
-        self._name = request.application_name
         self._role = session.role if request.role is None else request.role
         # In the transaction of `wait` the role is taken already, and it need not have the rights of who took it.
         at_once = sends_no_rows(request) and request.role is None
@@ -105,33 +79,29 @@ class LaunchedWorker:
         self._columns = RowColumns()
         self._monitor = monitor
         self._over = over
-        self._pid = 0
+        self._follower = Follower(request.application_name, monitor)
         self._row: Row | None = None
         self._failures = 0
-        self._worker: Worker | None = None
         self._lost: str | None = None
-        self._cancel = False
-        self._signals_in = 0
-        self._detach = False
         self._notices = NoticeCollector()
 
     @property
     def name(self) -> str:
         """The worker's application_name."""
-        return self._name
+        return self._request.application_name
 
     @property
     def worker(self) -> Worker | None:
         """Who it is, once it has been seen on the server."""
-        return self._worker
+        return self._follower.worker
 
     def cancel(self) -> None:
         """Have the worker asked to stop."""
-        self._cancel = True
+        self._follower.cancel()
 
     def detach(self) -> None:
         """Let go of the worker as soon as it has been seen."""
-        self._detach = True
+        self._follower.detach()
 
     async def launch(self) -> None:
         """Ask for the worker and wait a moment for it.
@@ -158,7 +128,7 @@ class LaunchedWorker:
         if launched.error is not None:
             await self._refused(launched.error)
             return
-        self._pid = int(launched.rows[0][0] or 0)
+        self._follower.pid = int(launched.rows[0][0] or 0)
         self._row = self._note(waited, drained)
 
     async def _describe_early(self) -> None:
@@ -193,7 +163,7 @@ class LaunchedWorker:
 
     async def _follow(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         while self._row is None or self._row[2] != "t":
-            await self._look_after(seen)
+            await self._follower.look_after(seen)
             if self._leaving:
                 self._row = await self._row_of(("let_go", (self._role,)))
                 if self._row is not None and self._row[2] != "t":
@@ -203,34 +173,18 @@ class LaunchedWorker:
                 return await self._drain_running(self._row, seen, lost)
             else:
                 # without `drain_ended`: who takes long shall cost the server little
-                milliseconds = FIRST_WAIT if self._worker is None else WAIT
+                milliseconds = FIRST_WAIT if self.worker is None else WAIT
                 self._row = await self._row_of(("wait", (str(milliseconds), self._role)))
         return await self._collect(self._row)
 
     @property
     def _blocked(self) -> bool:
-        return self._worker is not None and self._monitor.is_blocked(self._worker)
+        return self.worker is not None and self._monitor.is_blocked(self.worker)
 
     @property
     def _leaving(self) -> bool:
         """Say whether the worker is to be let go of now: it was asked for, or a detach step's queue is full."""
-        return self._worker is not None and (self._detach or (self._blocked and self._request.detachable))
-
-    async def _look_after(self, seen: Callable[[Worker], None]) -> None:
-        """Find out who the worker is, and signal it if it is to be cancelled; again after a while if it stays.
-
-        While the monitor is away that has to wait; the worker is followed all the same.
-        """
-        with contextlib.suppress(GatewayError):
-            if self._worker is None:
-                self._worker = await self._monitor.identify(self._name, self._pid)
-                if self._worker is not None:
-                    seen(self._worker)
-            if self._cancel and self._worker is not None:
-                if self._signals_in == 0:
-                    await self._monitor.cancel(self._worker)
-                    self._signals_in = SIGNAL_AGAIN
-                self._signals_in -= 1
+        return self.worker is not None and (self._follower.detaching or (self._blocked and self._request.detachable))
 
     async def _row_of(self, *statements: tuple[str, Sequence[str]]) -> Row | None:
         """Run `wait` or `let_go`; None if somebody has cancelled the statement, which says nothing of the worker."""
@@ -313,7 +267,7 @@ class LaunchedWorker:
         why = ""
         try:
             while not (await asyncio.wait({reading}, timeout=WAIT / 1000))[0]:
-                await self._look_after(seen)
+                await self._follower.look_after(seen)
                 why = "" if self._leaving else await self._why_break_off()
                 if self._leaving or why:
                     await self.session.cancel()
@@ -331,7 +285,7 @@ class LaunchedWorker:
 
     async def _why_break_off(self) -> str:
         with contextlib.suppress(GatewayError):
-            if self._worker is not None and await self._monitor.waits_for(self._worker, self.session.backend_pid):
+            if self.worker is not None and await self._monitor.waits_for(self.worker, self.session.backend_pid):
                 return "its messages filled output_buffer, and it would have waited for ever for who reads them"
         return ""
 
@@ -356,14 +310,11 @@ class LaunchedWorker:
     async def _follow_lost(self, why: str, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         """Nobody will hear from the worker any longer, but it is there (extension note 8): follow it by identity."""
         lost(why)
-        while await self._monitor.lives(self._name, self._worker):
-            await self._look_after(seen)
-            if self._detach and self._worker is not None:
-                return self._end(detached=True)
-            await asyncio.sleep(WAIT / 1000)
+        if not await self._follower.gone(seen):
+            return self._end(detached=True)
         return self._end(lost=True, reason=why)
 
     def _end(self, **facts: Any) -> WorkerEnd:  # noqa: ANN401 - the fields of WorkerEnd, checked by its constructor
         return WorkerEnd(
-            worker=self._worker, notices=tuple(self._notices.kept), notices_dropped=self._notices.dropped, **facts
+            worker=self.worker, notices=tuple(self._notices.kept), notices_dropped=self._notices.dropped, **facts
         )

@@ -87,6 +87,9 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
                 f"run {run_id} of {event.plan}: {_counted(event.steps, 'step')}, {_counted(event.slots, 'slot')}, on "
                 f"{event.database} (PostgreSQL {event.server.partition(' ')[0]}, pg_background {event.extension})"
             )
+        case ev.RunResumed():
+            yield f"run {run_id} goes on: {_taken_up(event, state)}"
+            yield from (f"{found.step}: {_settled(found)}" for found in event.settled)
         case ev.GroupWaiting():
             yield f"waiting: {event.message}"
         case ev.GroupLost():
@@ -103,6 +106,22 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
             yield f"{event.step} did not succeed: nothing more is started (on_failure: {state.plan.on_failure})"
         case _:
             pass
+
+
+def _taken_up(event: ev.RunResumed, state: RunState) -> str:
+    done = sum(1 for record in state.records.values() if record.final and record.instances is None)
+    rest = len(state.records) - sum(1 for record in state.records.values() if record.instances is not None) - done
+    lives = len(event.adopted)
+    also = f", {_counted(lives, 'worker')} of the last runner still run{'s' if lives == 1 else ''}" if lives else ""
+    return f"{_counted(done, 'step')} done, {rest - lives} to run{also}"
+
+
+def _settled(found: ev.Settled) -> str:
+    """Say what was found out of a worker that nobody had seen the end of."""
+    if found.outcome is ev.Outcome.UNKNOWN:
+        return "nothing proves what its last worker did; it is idempotent and runs again"
+    done = "has done its work" if found.outcome is ev.Outcome.SUCCEEDED else "has not done its work; it runs again"
+    return f"its last worker {done} (says {found.by})"
 
 
 def _step_progress(event: ev.StepEvent, state: RunState) -> Iterator[str]:

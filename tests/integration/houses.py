@@ -67,6 +67,10 @@ class House(Protocol):
         """Return how many sessions the gateway has."""
         ...
 
+    async def succeed(self) -> None:
+        """Have another runner of the same run take the place of the one that was."""
+        ...
+
     def end(self) -> None:
         """Stop what a test has left running."""
         ...
@@ -103,6 +107,12 @@ class RealHouse:
         query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name = %s"
         return int(value(self.dsn, query, runner_name(self.run_id)))
 
+    async def succeed(self) -> None:
+        """Close the gateway and open another."""
+        await self.gateway.close()
+        self.gateway = PgGateway(self.dsn, self.run_id)
+        await self.gateway.open()
+
     def end(self) -> None:
         """Terminate the workers."""
         query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_background' AND "
@@ -127,6 +137,11 @@ class FakeHouse:
     def connections(self) -> int:
         """Say what a real one would have: one for each worker that ran at the same time, and the monitor's."""
         return 0 if self.gateway.closed else self.gateway.most_alive + 1
+
+    async def succeed(self) -> None:
+        """Open it once more; virtual workers go on."""
+        await self.gateway.close()
+        await self.gateway.open()
 
     def end(self) -> None:
         """Stop the virtual workers."""

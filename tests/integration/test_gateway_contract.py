@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from runner.engine.events import Notice
+from runner.engine.events import Notice, Worker
 from runner.errors import CapacityError
-from runner.gateway.base import LaunchRequest, Query
+from runner.gateway.base import LaunchRequest, LeftBehind, Query
 from tests.integration.houses import FakeHouse, Follower, House, RealHouse, run_one, until
 
 RAISES = """DO $$ BEGIN
@@ -220,3 +220,45 @@ async def test_a_condition_that_cannot_be_evaluated_has_an_error(house: House) -
 async def test_a_concurrency_group_that_is_free_is_taken(house: House) -> None:
     assert await house.gateway.hold_group("a group of this test alone") is None
     assert not house.gateway.group_lost
+
+
+async def test_a_run_has_one_runner(house: House) -> None:
+    assert await house.gateway.hold_run() is None
+
+
+async def test_a_run_that_left_nothing_leaves_nothing(house: House) -> None:
+    assert await house.gateway.left_behind() == LeftBehind()
+
+
+@pytest.fixture
+async def orphan(house: House) -> Worker:
+    """A worker that lives although its runner is gone; the gateway is the next runner's."""
+    follower = await Follower(house, "step", LONG).running()
+    follower.task.cancel()
+    await asyncio.gather(follower.task, return_exceptions=True)
+    await house.succeed()
+    await until(lambda: house.connections() <= 1)
+    left = await house.gateway.left_behind()
+    assert not left.sessions
+    assert left.workers == tuple(follower.seen)
+    return left.workers[0]
+
+
+async def test_an_orphan_is_followed_and_nobody_knows_how_it_ended(house: House, orphan: Worker) -> None:
+    follower = Follower(house, "step", LONG)
+    follower.handle = house.gateway.adopt(orphan)
+    assert follower.handle.worker == orphan
+    follower.handle.cancel()
+    end = await follower.follow().ended()
+    assert (end.lost, end.proven, end.error, end.worker) == (True, False, None, orphan)
+    assert end.reason
+    assert follower.lost
+    assert not house.alive()
+
+
+async def test_an_orphan_can_be_let_go_of(house: House, orphan: Worker) -> None:
+    follower = Follower(house, "step", LONG)
+    follower.handle = house.gateway.adopt(orphan)
+    follower.handle.detach()
+    assert (await follower.follow().ended()).detached
+    assert house.alive() == {orphan.application_name}

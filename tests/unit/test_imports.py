@@ -56,6 +56,11 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "conditions are asked of a protocol",
     ),
     (
+        "runner.engine.takeover",
+        (*BASIS, *FACTS, "runner.engine", "runner.gateway.base"),
+        "what was left behind is asked of a protocol",
+    ),
+    (
         "runner.engine.outcome",
         (*GROUND, "runner.engine.events", "runner.gateway.base"),
         "what a worker's end means is judged from the gateway's own words",

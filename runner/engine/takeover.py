@@ -1,0 +1,212 @@
+"""Finds out, before a run is taken up, what became of the workers that its last runner has left.
+
+Nothing is guessed: a worker that lives is followed or stopped; one that has gone is settled by the ledger, by `verify`,
+or by a person; a step that may run again does so; and what is left are questions, without whose answers nothing starts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from runner.clock import Clock, rfc3339
+from runner.engine import events as ev
+from runner.engine.conditions import Conditions
+from runner.engine.resumed import finally_starts_again, has_succeeded, is_kept
+from runner.engine.state import HOLDING, RunState, StepRecord, StepState
+from runner.errors import OpenQuestionError, PreflightError, UsageError
+from runner.gateway.base import Gateway
+from runner.identity import worker_name
+from runner.plan.model import Value
+
+#: Seconds that the sessions of a runner that is gone get to notice it, and between two looks at them.
+SESSIONS_LINGER = 30.0
+LOOK = 0.2
+
+
+class Orphans(enum.StrEnum):
+    """What becomes of workers that live although their runner is gone."""
+
+    WAIT = "wait"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Takeover:
+    """How a run is to be taken up. `marks` is what a person, `by`, says of outcomes that nothing proves."""
+
+    orphans: Orphans = Orphans.WAIT
+    marks: Mapping[str, ev.Outcome] = field(default_factory=dict)
+    by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What was found out: see `events.RunResumed`."""
+
+    settled: tuple[ev.Settled, ...] = ()
+    adopted: tuple[ev.Adopted, ...] = ()
+
+
+async def look_into(
+    state: RunState,
+    gateway: Gateway,
+    takeover: Takeover,
+    *,
+    run_id: str,
+    values: Callable[[StepRecord], Mapping[str, Value | None]],
+    clock: Clock,
+) -> Findings:
+    """Find out what became of the workers of `state`, the run as its record has it.
+
+    `values` gives what a step's SQL may name. UsageError if a mark contradicts what is known; OpenQuestionError, with
+    all questions, if an outcome can only be told by a person; PreflightError if the earlier runner is not gone.
+    """
+    return await _Inquiry(state, gateway, takeover, run_id=run_id, values=values, clock=clock).findings()
+
+
+class _Inquiry:
+    def __init__(
+        self,
+        state: RunState,
+        gateway: Gateway,
+        takeover: Takeover,
+        *,
+        run_id: str,
+        values: Callable[[StepRecord], Mapping[str, Value | None]],
+        clock: Clock,
+    ) -> None:
+        self._state = state
+        self._gateway = gateway
+        self._takeover = takeover
+        self._run_id = run_id
+        self._values = values
+        self._clock = clock
+
+    async def findings(self) -> Findings:
+        alive = await self._alive()
+        if self._takeover.orphans is Orphans.CANCEL:
+            await self._stop({key: worker for key, worker in alive.items() if self._is_orphan(key)}, cancel=True)
+            alive = {key: worker for key, worker in alive.items() if not self._is_orphan(key)}
+        self._check_marks(alive)
+        settled, questions = await self._settle(alive)
+        outcomes = {found.step: found.outcome for found in settled}
+        if finally_starts_again(self._state, outcomes):
+            late = {key: worker for key, worker in alive.items() if self._state.records[key].in_finally}
+            await self._stop(late, cancel=False)
+            alive = {key: worker for key, worker in alive.items() if key not in late}
+            more, further = await self._settle(alive, only=late)
+            settled, questions = [*settled, *more], [*questions, *further]
+        if questions:
+            raise OpenQuestionError(questions)
+        adopted = [
+            ev.Adopted(step=key, attempt=max(self._state.records[key].attempt, 1), worker=worker)
+            for key, worker in alive.items()
+            if self._is_orphan(key)
+        ]
+        return Findings(settled=tuple(settled), adopted=tuple(adopted))
+
+    async def _alive(self) -> dict[str, ev.Worker]:
+        """Return the workers that live, by step, once no session is left that might launch another one."""
+        until = self._clock.now() + SESSIONS_LINGER
+        left = await self._gateway.left_behind()
+        while left.sessions:
+            if self._clock.now() >= until:
+                raise PreflightError(
+                    f"run {self._run_id}: {left.sessions} sessions of its last runner are still connected.",
+                    hint="If that runner is gone, end them with pg_terminate_backend; their application_name is "
+                    f"jobplan:{self._run_id}:runner.",
+                )
+            await asyncio.sleep(LOOK)
+            left = await self._gateway.left_behind()
+        steps = {worker_name(self._run_id, key): key for key in self._state.records}
+        for worker in left.workers:
+            if worker.application_name not in steps:
+                raise PreflightError(
+                    f"run {self._run_id}: the worker {worker.application_name} (pid {worker.pid}) lives, and the "
+                    "record does not know its step.",
+                    hint="Wait for its end, or stop it with jobplan cancel.",
+                )
+        return {steps[worker.application_name]: worker for worker in left.workers}
+
+    def _is_orphan(self, key: str) -> bool:
+        """Say whether the run has to see the end of this worker: it is none that it was to let go of."""
+        return not is_kept(self._state.records[key], {})
+
+    async def _stop(self, workers: Mapping[str, ev.Worker], *, cancel: bool) -> None:
+        """Wait until these workers have gone, having asked them to stop if `cancel`."""
+        handles = [self._gateway.adopt(worker) for worker in workers.values()]
+        for handle in handles if cancel else ():
+            handle.cancel()
+        await asyncio.gather(*(handle.ended(seen=lambda _: None, lost=lambda _: None) for handle in handles))
+
+    def _check_marks(self, alive: Mapping[str, ev.Worker]) -> None:
+        for key in self._takeover.marks:
+            record = self._state.records.get(key)
+            if record is None:
+                raise UsageError(f"--mark {key}: the run has no such step.")
+            if record.instances is not None:
+                raise UsageError(f"--mark {key}: mark its instances, such as {next(iter(record.instances), key)}.")
+            if is_kept(record, {}):
+                raise UsageError(f"--mark {key}: it is {record.state} already.")
+            if key in alive:
+                raise UsageError(f"--mark {key}: its worker (pid {alive[key].pid}) still runs.")
+
+    async def _settle(
+        self, alive: Mapping[str, ev.Worker], only: Mapping[str, object] | None = None
+    ) -> tuple[list[ev.Settled], list[str]]:
+        settled, questions = [], []
+        for key, record in self._state.records.items():
+            if key in alive or (only is not None and key not in only):
+                continue
+            if key in self._takeover.marks:
+                settled.append(ev.Settled(step=key, outcome=self._takeover.marks[key], by=self._takeover.by))
+            elif _is_open(record):
+                found = await self._settled(record)
+                if found is None:
+                    questions.append(_question(record))
+                else:
+                    settled.append(found)
+        return settled, questions
+
+    async def _settled(self, record: StepRecord) -> ev.Settled | None:
+        """Ask the ledger, then `verify`; a step that may run again needs no proof."""
+        committed = await self._gateway.committed(record.key, record.attempt)
+        if committed is not None:
+            return _settled(record, "ledger", succeeded=committed)
+        if record.step.verify is not None:
+            checked = await Conditions(self._gateway, record, self._values(record)).verify()
+            if checked is not None:
+                return _settled(record, "verify", succeeded=checked)
+        if record.step.idempotent:
+            return ev.Settled(step=record.key, outcome=ev.Outcome.UNKNOWN, by="idempotent")
+        return None
+
+
+def _is_open(record: StepRecord) -> bool:
+    """Say whether a worker was asked for of which nothing proves what it did."""
+    if record.instances is not None or is_kept(record, {}) or has_succeeded(record):
+        return False
+    if record.state in HOLDING:
+        return True
+    ended = record.last is not None and record.last.attempt == record.attempt
+    outcome = record.last.outcome if ended and record.last is not None else None
+    if outcome is ev.Outcome.DETACHED:
+        return True
+    # `verify` has said that it did not do its work if an unknown outcome was the reason for a failure
+    return outcome is ev.Outcome.UNKNOWN and record.state is not StepState.FAILED
+
+
+def _settled(record: StepRecord, by: str, *, succeeded: bool) -> ev.Settled:
+    return ev.Settled(step=record.key, outcome=ev.Outcome.SUCCEEDED if succeeded else ev.Outcome.FAILED, by=by)
+
+
+def _question(record: StepRecord) -> str:
+    when = f" of {rfc3339(record.launched_at)[:19]}Z" if record.launched_at is not None else ""
+    who = f" (pid {record.worker.pid})" if record.worker is not None else ""
+    return (
+        f"{record.key}: the worker{who}{when} has gone, and nothing proves what it did. Look, and say "
+        f"--mark '{record.key}=succeeded' if its work is done, --mark '{record.key}=failed' to run it again."
+    )

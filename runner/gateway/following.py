@@ -1,0 +1,123 @@
+"""Follows a worker by its identity: finds it, signals it if it is to stop, and sees when it has gone.
+
+That is all that can be done for a worker whose launcher session is lost, or was another runner's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Protocol
+
+from runner.engine.events import Worker
+from runner.errors import GatewayError
+from runner.gateway.base import WorkerEnd
+
+#: Seconds between two looks at a worker that nobody else can tell about.
+LOOK = 0.25
+#: Looks after which a worker that was asked to stop and still runs is asked again.
+SIGNAL_AGAIN = 20
+
+
+class Monitor(Protocol):
+    """What a worker needs from the run's monitor session. GatewayError if nobody can look now."""
+
+    async def identify(self, application_name: str, pid: int) -> Worker | None:
+        """Find the worker in pg_stat_activity."""
+        ...
+
+    async def lives(self, application_name: str, worker: Worker | None) -> bool:
+        """Say whether the worker is there. ServerLostError if the server cannot be reached again."""
+        ...
+
+    async def waits_for(self, worker: Worker, session_pid: int) -> bool:
+        """Say whether the worker waits for the session's snapshot."""
+        ...
+
+    async def cancel(self, worker: Worker) -> None:
+        """Signal the worker if it is seen there and then."""
+        ...
+
+    def is_blocked(self, worker: Worker) -> bool:
+        """Say whether the worker was last seen stopped by its full output queue."""
+        ...
+
+
+class Follower:
+    """See the module's docstring. `worker` is who it is, once it has been seen on the server."""
+
+    def __init__(self, name: str, monitor: Monitor, *, worker: Worker | None = None) -> None:
+        self.name = name
+        self.worker = worker
+        self.pid = 0
+        self.detaching = False
+        self._monitor = monitor
+        self._cancelling = False
+        self._signals_in = 0
+
+    def cancel(self) -> None:
+        """Have the worker asked to stop."""
+        self._cancelling = True
+
+    def detach(self) -> None:
+        """Let go of the worker as soon as it has been seen."""
+        self.detaching = True
+
+    async def look_after(self, seen: Callable[[Worker], None]) -> None:
+        """Find out who the worker is, and signal it if it is to be cancelled; again after a while if it stays.
+
+        While the monitor is away that has to wait; the worker is followed all the same.
+        """
+        with contextlib.suppress(GatewayError):
+            if self.worker is None:
+                self.worker = await self._monitor.identify(self.name, self.pid)
+                if self.worker is not None:
+                    seen(self.worker)
+            if self._cancelling and self.worker is not None:
+                if self._signals_in == 0:
+                    await self._monitor.cancel(self.worker)
+                    self._signals_in = SIGNAL_AGAIN
+                self._signals_in -= 1
+
+    async def gone(self, seen: Callable[[Worker], None]) -> bool:
+        """Wait until the worker has gone; false if it was let go of before.
+
+        ServerLostError if the server cannot be reached again.
+        """
+        while await self._monitor.lives(self.name, self.worker):
+            await self.look_after(seen)
+            if self.detaching and self.worker is not None:
+                return False
+            await asyncio.sleep(LOOK)
+        return True
+
+
+_ORPHANED = "the runner that had launched it is gone"
+
+
+class AdoptedWorker:
+    """The worker of a runner that is gone; see `base.WorkerHandle`. Nobody hears from it any longer (trap 1)."""
+
+    def __init__(self, worker: Worker, monitor: Monitor) -> None:
+        self._follower = Follower(worker.application_name, monitor, worker=worker)
+
+    @property
+    def worker(self) -> Worker | None:
+        """Who it is."""
+        return self._follower.worker
+
+    def cancel(self) -> None:
+        """Have the worker asked to stop."""
+        self._follower.cancel()
+
+    def detach(self) -> None:
+        """Let go of the worker."""
+        self._follower.detach()
+
+    async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+        """Wait until the worker has gone or was let go of."""
+        lost(_ORPHANED)
+        if not await self._follower.gone(seen):
+            return WorkerEnd(worker=self.worker, detached=True)
+        return WorkerEnd(worker=self.worker, lost=True, reason=_ORPHANED)

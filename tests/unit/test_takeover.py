@@ -1,0 +1,243 @@
+"""A run that another runner takes up: workers are followed, outcomes settled, and the rest is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from runner.clock import MonotonicClock
+from runner.engine import events as ev
+from runner.engine.fold import apply
+from runner.engine.loop import RunResult
+from runner.engine.state import RunState, initial_state
+from runner.engine.takeover import Orphans, Takeover
+from runner.errors import GroupHeldError, OpenQuestionError, PreflightError, UsageError
+from runner.gateway.base import GroupHolder, LaunchRequest
+from runner.gateway.fake import FakeGateway, Script
+from runner.identity import worker_name
+from runner.plan.model import ForEach, Plan
+from tests.builders import Recorder, execute, plan, sql, step
+
+RUN = "260101-aaaaaa"
+LONG = Script(seconds=None)
+
+
+class KilledError(Exception):
+    """The runner was killed."""
+
+
+class Killer:
+    """A sink that kills the runner when the step's event of a kind has been recorded, and keeps what was."""
+
+    def __init__(self, kind: type[ev.Event], key: str) -> None:
+        self.recorded: list[ev.Event] = []
+        self._kind = kind
+        self._key = key
+
+    def handle(self, event: ev.Event, state: RunState) -> None:  # noqa: ARG002 - the protocol's parameters
+        """Keep the event, and kill."""
+        self.recorded.append(event)
+        if isinstance(event, self._kind) and getattr(event, "step", None) == self._key:
+            raise KilledError
+
+    def tick(self, now: float, state: RunState) -> None:
+        """Do nothing."""
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+async def killed(of: Plan, gateway: FakeGateway, kind: type[ev.Event], key: str) -> list[ev.Event]:
+    """Run the plan until its runner is killed, and return what was recorded."""
+    killer = Killer(kind, key)
+    with pytest.raises(KilledError):
+        await execute(of, gateway, killer, run_id=RUN)
+    return killer.recorded
+
+
+async def resume(
+    of: Plan, gateway: FakeGateway, recorded: Sequence[ev.Event], **keys: Any
+) -> tuple[RunResult, Recorder]:
+    """Take the run up."""
+    state = initial_state(of)
+    for event in recorded:
+        apply(state, event)
+    clock = MonotonicClock()
+    return await execute(of, gateway, run_id=RUN, clock=clock, earlier=state, takeover=Takeover(by="ann", **keys))
+
+
+def _states(result: RunResult) -> dict[str, str]:
+    return {key: str(record.state) for key, record in result.state.records.items()}
+
+
+def _settled(record: Recorder) -> dict[str, tuple[str, str]]:
+    (event,) = record.of(ev.RunResumed)
+    return {found.step: (str(found.outcome), found.by) for found in event.settled}
+
+
+async def test_a_worker_that_lives_is_followed_and_settled_by_verify() -> None:
+    p = plan(step("a", "long", verify=sql("select true")), step("b", "select 1", needs=["a"]))
+    gateway = FakeGateway(scripts={"long": Script(seconds=0.3)})
+    recorded = await killed(p, gateway, ev.AttemptRunning, "a")
+    result, record = await resume(p, gateway, recorded)
+    (event,) = record.of(ev.RunResumed)
+    assert [(found.step, found.attempt) for found in event.adopted] == [("a", 1)]
+    assert _states(result) == {"a": "succeeded", "b": "succeeded"}
+    assert [request.sql for request in gateway.launched] == ["long", "select 1"]
+    assert result.exit_code == 0
+
+
+async def test_a_worker_that_lives_can_be_stopped_first() -> None:
+    p = plan(step("a", "long", idempotent=True))
+    gateway = FakeGateway(scripts={"long": LONG})
+    recorded = await killed(p, gateway, ev.AttemptRunning, "a")
+    gateway.scripts = {"long": Script(seconds=0.0)}
+    result, record = await resume(p, gateway, recorded, orphans=Orphans.CANCEL)
+    assert _settled(record) == {"a": ("unknown", "idempotent")}
+    assert _states(result) == {"a": "succeeded"}
+    assert len(gateway.launched) == 2
+
+
+async def crashed(of: Plan, key: str) -> tuple[FakeGateway, list[ev.Event]]:
+    """Return a server and what was recorded when the runner was killed, and the worker that was asked for is gone."""
+    gateway = FakeGateway()
+    recorded = await killed(of, gateway, ev.AttemptLaunching, key)
+    return gateway, recorded
+
+
+@pytest.mark.parametrize(("committed", "launches"), [(True, 0), (False, 1)])
+async def test_the_ledger_settles_before_all_else(committed: bool, launches: int) -> None:
+    p = plan(step("a", "select 1", verify=sql("select 1/0 = 1"), idempotent=True))
+    gateway, recorded = await crashed(p, "a")
+    gateway.commits["a", 1] = committed
+    result, record = await resume(p, gateway, recorded)
+    assert _settled(record) == {"a": ("succeeded" if committed else "failed", "ledger")}
+    assert len(gateway.launched) == launches
+    assert result.exit_code == (0 if committed else 1)  # what runs again is verified, and cannot be
+
+
+@pytest.mark.parametrize(("holds", "outcome", "launches"), [("true", "succeeded", 0), ("false", "failed", 1)])
+async def test_then_verify_settles(holds: str, outcome: str, launches: int) -> None:
+    p = plan(step("a", "select 1", verify=sql(f"select {holds}"), idempotent=True))
+    gateway, recorded = await crashed(p, "a")
+    _, record = await resume(p, gateway, recorded)
+    assert _settled(record) == {"a": (outcome, "verify")}
+    assert len(gateway.launched) == launches
+
+
+async def test_then_an_idempotent_step_runs_again() -> None:
+    p = plan(step("a", "select 1", verify=sql("select 1/0 = 1"), idempotent=True))
+    gateway, recorded = await crashed(p, "a")
+    _, record = await resume(p, gateway, recorded)
+    assert _settled(record) == {"a": ("unknown", "idempotent")}
+    assert len(gateway.launched) == 1
+
+
+async def test_what_is_left_is_asked_and_nothing_is_started() -> None:
+    p = plan(step("a", "select 1"), step("b", "select 2"), step("c", "select 3", needs=["a"]))
+    gateway, recorded = await crashed(p, "b")
+    with pytest.raises(OpenQuestionError) as caught:
+        await resume(p, gateway, recorded)
+    assert len(caught.value.questions) == 2
+    assert "--mark 'a=succeeded'" in caught.value.questions[0]
+    assert "--mark 'b=failed'" in caught.value.questions[1]
+    assert not gateway.launched
+
+
+async def test_an_answer_settles() -> None:
+    p = plan(step("a", "select 1"), step("b", "select 2"), step("c", "select 3", needs=["a"]))
+    gateway, recorded = await crashed(p, "b")
+    marks = {"a": ev.Outcome.SUCCEEDED, "b": ev.Outcome.FAILED}
+    result, record = await resume(p, gateway, recorded, marks=marks)
+    assert _settled(record) == {"a": ("succeeded", "ann"), "b": ("failed", "ann")}
+    assert sorted(request.sql for request in gateway.launched) == ["select 2", "select 3"]
+    assert result.exit_code == 0
+
+
+async def test_a_step_whose_success_was_recorded_is_judged_and_not_run_again() -> None:
+    p = plan(step("a", "select 1", verify=sql("select true")))
+    gateway = FakeGateway()
+    recorded = await killed(p, gateway, ev.AttemptFinished, "a")
+    result, record = await resume(p, gateway, recorded)
+    assert _states(result) == {"a": "succeeded"}
+    assert len(gateway.launched) == 1
+    assert record.of(ev.StepChecking)
+
+
+async def test_a_step_that_failed_runs_again_and_needs_no_answer() -> None:
+    p = plan(step("a", "fails"), step("b", "select 1", needs=["a"]))
+    gateway = FakeGateway(scripts={"fails": Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))})
+    first, record = await execute(p, gateway, run_id=RUN)
+    assert first.exit_code == 1
+    gateway.scripts = {"fails": Script()}
+    second, _ = await resume(p, gateway, record.events)
+    assert _states(second) == {"a": "succeeded", "b": "succeeded"}
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("x", "no such step"),
+        ("done", "succeeded already"),
+        ("lives", "still runs"),
+        ("each", r"each\[1\]"),
+    ],
+)
+async def test_a_mark_that_contradicts_what_is_known_is_refused(key: str, message: str) -> None:
+    each = step("each", "select 1", for_each=ForEach(as_="t", items=("1", "2")))
+    p = plan(step("done", "select 1"), each, step("lives", "long", needs=["done", "each"]))
+    gateway = FakeGateway(scripts={"long": LONG})
+    recorded = await killed(p, gateway, ev.AttemptRunning, "lives")
+    with pytest.raises(UsageError, match=message):
+        await resume(p, gateway, recorded, marks={key: ev.Outcome.SUCCEEDED})
+
+
+async def test_a_run_that_has_a_runner_is_not_taken_up() -> None:
+    p = plan(step("a", "select 1"))
+    gateway, recorded = await crashed(p, "a")
+    gateway.run_held_by = GroupHolder(run=RUN, host="db1", since="2026-01-01T00:00:00Z")
+    with pytest.raises(GroupHeldError, match="db1"):
+        await resume(p, gateway, recorded)
+
+
+async def test_sessions_of_the_last_runner_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.engine.takeover.LOOK", 0.0)
+    p = plan(step("a", "select 1", idempotent=True))
+    gateway, recorded = await crashed(p, "a")
+    gateway.sessions_left = [2, 1, 0]
+    result, _ = await resume(p, gateway, recorded)
+    assert result.exit_code == 0
+    assert not gateway.sessions_left
+
+
+async def test_sessions_that_do_not_go_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.engine.takeover.SESSIONS_LINGER", 0.0)
+    p = plan(step("a", "select 1", idempotent=True))
+    gateway, recorded = await crashed(p, "a")
+    gateway.sessions_left = [2, 2]
+    with pytest.raises(PreflightError, match="2 sessions"):
+        await resume(p, gateway, recorded)
+
+
+async def test_a_worker_that_the_record_does_not_know_stops_the_resumption() -> None:
+    p = plan(step("a", "select 1", idempotent=True))
+    gateway, recorded = await crashed(p, "a")
+    gateway.scripts = {"long": LONG}
+    await gateway.launch(LaunchRequest(sql="long", application_name=worker_name(RUN, "stranger")))
+    with pytest.raises(PreflightError, match="stranger"):
+        await resume(p, gateway, recorded)
+
+
+async def test_a_worker_of_finally_is_waited_for_before_the_rest_runs_again() -> None:
+    p = plan(step("a", "fails"), finally_=(step("f", "long", idempotent=True),))
+    fails = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
+    gateway = FakeGateway(scripts={"fails": fails, "long": Script(seconds=0.2)})
+    recorded = await killed(p, gateway, ev.AttemptRunning, "f")
+    gateway.scripts = {}
+    result, record = await resume(p, gateway, recorded)
+    (event,) = record.of(ev.RunResumed)
+    assert not event.adopted
+    assert _states(result) == {"a": "succeeded", "f": "succeeded"}
+    assert [launched.step for launched in record.of(ev.AttemptLaunching)] == ["a", "f"]
