@@ -17,8 +17,8 @@ from runner.engine.takeover import Takeover
 from runner.gateway.pg import PgGateway
 from runner.identity import new_run_id
 from runner.lint import read_plan
+from runner.plan.canonical import sha256
 from runner.plan.model import Plan
-from runner.plan.resolved import sha256
 
 __all__ = ["load_plan", "new_run", "run_plan"]
 

@@ -1,43 +1,56 @@
-"""The resolved plan: what will run, with every default and parameter value in it, as JSON and as a hash of that."""
+"""The resolved plan: what will run, with every default and parameter value in it, as JSON and as a hash of that.
+
+The JSON can be read again, so that a run can be gone on with, or looked at, without the files that it came from.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import enum
-import hashlib
 import json
 from collections.abc import Mapping
-from collections.abc import Set as AbstractSet
 from typing import Any
 
-from runner.errors import Position
-from runner.plan.model import Plan, Sql
+from runner.errors import Position, RecordError
+from runner.plan.canonical import resolved_json, sha256
+from runner.plan.model import Plan, Sql, Value
+from runner.structure import WRONG, as_mapping, new_converter, what_is_wrong
+
+__all__ = ["plan_from_json", "resolved_json", "sha256"]
 
 
-def resolved_json(plan: Plan) -> str:
-    """Return the plan as canonical JSON. Positions and the file's name are left out: they do not change what runs."""
-    return json.dumps(_plain(plan), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+def plan_from_json(text: str) -> Plan:
+    """Return the plan that `resolved_json` wrote: what runs is the same, and so is its SHA-256.
+
+    Positions and the file's name are not in it, and mappings come in the order of their names. RecordError if the text
+    is no resolved plan, or one of a version of jobplan that knows more than this one.
+    """
+    try:
+        plan: Plan = _READ(as_mapping(json.loads(text)), Plan)
+    except WRONG as error:
+        raise RecordError(
+            f"the recorded plan {what_is_wrong(error)}.",
+            hint="Read the record with the version of jobplan that wrote it, or a later one.",
+        ) from error
+    return plan
 
 
-def sha256(plan: Plan) -> str:
-    """Return the SHA-256 of the resolved plan, in hexadecimal."""
-    return hashlib.sha256(resolved_json(plan).encode()).hexdigest()
+_NOWHERE = Position(file="", line=1, column=1)
+_ITEM = Value | Mapping[str, Value]
 
 
-def _plain(value: object) -> Any:  # noqa: ANN401 - JSON values have no narrower type
-    if isinstance(value, Sql):
-        return value.text
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name.rstrip("_"): getattr(value, field.name) for field in dataclasses.fields(value)}
-        return {name: _plain(item) for name, item in fields.items() if name != "file" and not _is_empty(item)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, AbstractSet):
-        return sorted(_plain(item) for item in value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value.value if isinstance(value, enum.Enum) else value
+def _sql(text: object, _: object) -> Sql:
+    if not isinstance(text, str):
+        raise TypeError(f"{text!r} is no SQL")
+    return Sql(text=text, start=_NOWHERE)
 
 
-def _is_empty(item: object) -> bool:
-    return item is None or isinstance(item, Position) or (isinstance(item, Mapping | AbstractSet | tuple) and not item)
+def _item(value: Any, _: object) -> Any:  # noqa: ANN401 - a scalar or an object of scalars
+    scalars = value.values() if isinstance(value, dict) else (value,)
+    if not all(isinstance(scalar, str | int | float) for scalar in scalars):
+        raise TypeError(f"{value!r} is no item")
+    return value
+
+
+_CONVERTER = new_converter()
+_CONVERTER.register_structure_hook(Sql, _sql)
+_CONVERTER.register_structure_hook_func(lambda kind: kind == _ITEM, _item)
+_READ = _CONVERTER.get_structure_hook(Plan)

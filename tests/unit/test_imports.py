@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 #: What everybody may use: errors, time, durations, names.
-GROUND = ("runner.errors", "runner.clock", "runner.durations", "runner.identity")
+GROUND = ("runner.errors", "runner.clock", "runner.durations", "runner.identity", "runner.structure")
 #: Facts and state of a run, which those who keep or show them read.
 FACTS = (
     "runner.engine.events",
@@ -25,6 +25,7 @@ FACTS = (
     "runner.engine.fold",
     "runner.engine.sink",
     "runner.engine.encoding",
+    "runner.engine.decoding",
 )
 #: A plan as data, and SQL.
 BASIS = (*GROUND, "runner.sql", "runner.plan.model", "runner.plan.graph")
@@ -34,6 +35,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("runner.errors", (), "the ground stands on nothing of ours"),
     ("runner.clock", (), "the ground stands on nothing of ours"),
     ("runner.durations", (), "the ground stands on nothing of ours"),
+    ("runner.structure", (), "reading dataclasses from JSON knows none of them"),
     ("runner.identity", GROUND, "names of workers need nothing but the ground"),
     ("runner.sql", GROUND, "SQL is understood without knowing what a plan is"),
     ("runner.plan.model", GROUND, "the model is data that everybody shares"),
@@ -71,7 +73,11 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (*BASIS, "runner.engine.events", "runner.engine.commands"),
         "the gateway speaks to the server, and in events",
     ),
-    ("runner.records", (*BASIS, *FACTS), "the record is made of events"),
+    (
+        "runner.records",
+        (*BASIS, *FACTS, "runner.plan.canonical", "runner.plan.resolved"),
+        "the record is made of events, and of the plan that they are about",
+    ),
     (
         "runner.reports.preflight",
         (*BASIS, "runner.preflight", "runner.gateway.facts", "runner.reports"),
@@ -93,6 +99,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
     "jsonschema": ("runner.plan",),
     "rich": ("runner.reports", "runner.cli"),
     "click": ("runner.cli",),
+    "cattrs": ("runner.structure",),
 }
 #: Libraries that no pure module needs: the scheduler and what it stands on take the time as a parameter.
 IMPURE = frozenset({"asyncio", "time", "os", "socket", "subprocess", "threading", "random"})
@@ -202,6 +209,12 @@ def test_the_heavy_libraries_are_loaded_by_those_who_need_them(module: str) -> N
     code = f"import sys, {module}; print(*[name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_run_only_writes_and_loads_nothing_for_reading() -> None:
+    code = "import sys, runner.cli.run; print('cattrs' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_help_loads_nothing_heavy() -> None:
