@@ -110,5 +110,9 @@ class RecordError(JobplanError):
     """The run's record or a report cannot be written or read."""
 
 
+class JournalLostError(RecordError):
+    """The journal of a run cannot be written any more: nothing may be launched that it does not announce."""
+
+
 class CapacityError(GatewayError):
     """The server has no worker to give now: max_worker_processes, the reserve, or connections are used up."""

@@ -51,6 +51,7 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[ev.Event] = []
         self.ticks = 0
+        self.flushes = 0
         self.closed = False
 
     def handle(self, event: ev.Event, state: RunState) -> None:
@@ -58,6 +59,10 @@ class Recorder:
         self.events.append(event)
         if len(state.records) < 100:
             validate(state)
+
+    def flush(self) -> None:
+        """Count."""
+        self.flushes += 1
 
     def tick(self, now: float, state: RunState) -> None:  # noqa: ARG002 - the protocol's parameters
         """Count."""

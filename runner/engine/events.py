@@ -112,7 +112,10 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
-    """The run begins; nothing has been launched. `sha256` is that of the resolved plan."""
+    """The run begins; nothing has been launched. `sha256` is that of the resolved plan.
+
+    `connection` leads to the server again, without a password; `system_identifier` says whether it is still the same.
+    """
 
     name: ClassVar[str] = "run_started"
     version: int = 1
@@ -128,6 +131,8 @@ class RunStarted(Event):
     user: str
     slots: int
     steps: int
+    connection: str = ""
+    system_identifier: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -192,6 +197,14 @@ class RunDraining(Event):
 
     name: ClassVar[str] = "run_draining"
     step: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordLost(Event):
+    """The journal cannot be written any more (the disk is full): nothing more is launched, `finally` included."""
+
+    name: ClassVar[str] = "record_lost"
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -338,7 +351,7 @@ class AttemptLaunching(AttemptEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptDeferred(AttemptEvent):
-    """The server had no worker to give; the attempt did not begin and the step goes on waiting for its slot."""
+    """The server had no worker to give, or could not be asked: the attempt did not begin, and the step waits on."""
 
     name: ClassVar[str] = "attempt_deferred"
     message: str

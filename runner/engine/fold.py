@@ -40,6 +40,8 @@ def apply(state: RunState, event: ev.Event) -> None:
             state.timed_out = True
         case ev.RunDraining():
             state.drained_by = f"{event.step} did not succeed"
+        case ev.RecordLost():
+            state.record_lost = True
         case ev.GroupLost():
             state.drained_by = "another run took the concurrency group"
         case ev.CapacityShort():
@@ -175,7 +177,8 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
 def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDeferred) -> None:
     """Back into the queue; the attempt did not happen, so its number is free again.
 
-    It is queued without a word of its own: CapacityShort speaks for all of them, once.
+    It is queued without a word of its own: CapacityShort speaks for all of them, once. Without a journal the server was
+    not even asked.
     """
     leave(state, record)
     record.attempt -= 1
@@ -183,13 +186,18 @@ def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDefe
     record.launched_at = None
     record.cancel_reason = None
     record.detaching = False
+    if not state.record_lost:
+        _run_short(state, event)
+    record.queued_because = SERVER_CAPACITY
+    enqueue(state, record)
+    _move(record, StepState.QUEUED, event.at)
+
+
+def _run_short(state: RunState, event: ev.AttemptDeferred) -> None:
     state.ceiling = len(state.active)
     state.probe = None
     state.probe_at = event.at + PROBE_INTERVAL
     state.short_message = event.message
-    record.queued_because = SERVER_CAPACITY
-    enqueue(state, record)
-    _move(record, StepState.QUEUED, event.at)
 
 
 def _attempt_running(state: RunState, record: StepRecord, event: ev.AttemptRunning) -> None:

@@ -11,6 +11,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from runner.clock import Clock
 from runner.engine import events as ev
@@ -21,7 +22,7 @@ from runner.engine.scheduler import decide, exit_code
 from runner.engine.sink import Sink
 from runner.engine.state import RunState, initial_state
 from runner.engine.takeover import Takeover, look_into
-from runner.errors import GroupHeldError, RecordError
+from runner.errors import GroupHeldError, JournalLostError, RecordError
 from runner.gateway.base import Gateway, ServerInfo
 from runner.plan.model import OnConflict, Plan, Value
 from runner.preflight.requirements import check_requirements
@@ -108,7 +109,9 @@ class Run:
                 await self._take_up(self._takeover, values)
             await self._until_over()
             steps = {key: str(record.state) for key, record in self.state.records.items()}
+            self._flush()
             self._emit(ev.RunFinished(at=self._clock.now(), exit_code=exit_code(self.state), steps=steps))
+            self._flush()
         return RunResult(state=self.state, exit_code=exit_code(self.state), record_errors=self._record_errors)
 
     def interrupt(self, signal: int) -> None:
@@ -135,6 +138,8 @@ class Run:
             user=info.user,
             slots=self._plan.budget.slots,
             steps=len(self._plan.steps) + len(self._plan.finally_),
+            connection=info.connection,
+            system_identifier=info.system_identifier,
         )
 
     async def _take_up(self, takeover: Takeover, values: Mapping[str, Value]) -> None:
@@ -210,8 +215,7 @@ class Run:
             decision = decide(self.state, self._clock.now())
             for event in decision.events:
                 self._emit(event)
-            for command in decision.commands:
-                self._perform(command)
+            self._carry_out(decision.commands)
             if decision.over:
                 return
             if not decision.events and not decision.commands:
@@ -244,38 +248,70 @@ class Run:
         self._each_sink(lambda sink: sink.handle(event, self.state))
 
     def _each_sink(self, call: Callable[[Sink], None]) -> None:
+        """Have every sink do something; who fails is given nothing more, and a lost journal is told to the others."""
+        for error in self._ask_sinks(call):
+            if isinstance(error, JournalLostError) and self.state.finished is None:
+                self._emit(ev.RecordLost(at=self._clock.now(), message=error.message))
+
+    def _ask_sinks(self, call: Callable[[Sink], None]) -> list[RecordError]:
+        errors = []
         for sink in list(self._sinks):
             try:
                 call(sink)
             except RecordError as error:
                 self._sinks.remove(sink)
-                self._record_errors.append(error)
+                errors.append(error)
+        self._record_errors += errors
+        return errors
+
+    def _flush(self) -> None:
+        self._each_sink(lambda sink: sink.flush())
 
     def _close_sinks(self) -> None:
-        self._each_sink(lambda sink: sink.close())
+        self._ask_sinks(lambda sink: sink.close())
 
     def _post(self, event: ev.Event) -> None:
         self._inbox.append(event)
         self._news.set()
 
-    def _perform(self, command: Command) -> None:
-        """Record what is about to be done, then have it done."""
+    def _carry_out(self, commands: Sequence[Command]) -> None:
+        """Record what is about to be done, make that durable once for all of it, then have it done."""
+        if not commands:
+            return
+        orders = [self._announce(command) for command in commands]
+        self._flush()
+        for command, order in zip(commands, orders, strict=True):
+            if self.state.record_lost and isinstance(command, Launch):
+                self._emit(
+                    ev.AttemptDeferred(
+                        at=self._clock.now(),
+                        step=command.step,
+                        attempt=command.attempt,
+                        message="the journal is lost",
+                    )
+                )
+            else:
+                order()
+
+    def _announce(self, command: Command) -> Callable[[], None]:
+        """Record what is about to be done, and return what does it."""
         now = self._clock.now()
         step, attempt = command.step, command.attempt
         match command:
             case Launch():
                 event = launching(command, self._context.run_id, now)
                 self._emit(event)
-                self._performer.launch(command, event.application_name)
+                return partial(self._performer.launch, command, event.application_name)
             case Cancel():
                 self._emit(ev.AttemptCancelRequested(at=now, step=step, attempt=attempt, reason=command.reason))
-                self._performer.cancel(step)
+                return partial(self._performer.cancel, step)
             case Detach():
                 self._emit(ev.AttemptDetachRequested(at=now, step=step, attempt=attempt))
-                self._performer.detach(step)
+                return partial(self._performer.detach, step)
             case Evaluate():
                 self._emit(ev.StepChecking(at=now, step=step, phase=command.phase))
-                self._performer.evaluate(command)
+                return partial(self._performer.evaluate, command)
+        raise TypeError(f"{command!r} is no order")
 
     def _notice_crash(self, error: BaseException) -> None:
         """A task never raises; if one does all the same, the run must not wait for it for ever."""

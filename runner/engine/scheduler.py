@@ -65,7 +65,7 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
         yield from ended
         return
     draining = state.plan.on_failure is not OnFailure.CONTINUE and state.main_unfinished
-    if state.first_bad is not None and draining and not state.stopping:
+    if state.first_bad is not None and draining and not state.ending:
         yield ev.RunDraining(at=now, step=state.first_bad)
         return
     if state.short_message is not None and not state.short_told:
@@ -131,7 +131,7 @@ def _why_stopping(state: RunState) -> str:
         return "run_timeout"
     if state.interrupting:
         return "interrupted"
-    return state.drained_by or ""
+    return state.drained_by or "the journal is lost"
 
 
 def _drain(state: RunState, now: float) -> Iterator[ev.Event]:
@@ -335,4 +335,4 @@ def exit_code(state: RunState) -> int:
     states = {record.state for record in state.records.values()}
     if StepState.UNKNOWN in states or any(not record.final for record in state.records.values()):
         return 7
-    return 1 if states & BAD else 0
+    return 1 if states & BAD or state.record_lost else 0

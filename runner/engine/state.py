@@ -172,6 +172,8 @@ class RunState:
     interrupted: int | None = None
     timed_out: bool = False
     drained_by: str | None = None
+    #: The journal is lost: what is launched now could never be accounted for.
+    record_lost: bool = False
     first_bad: str | None = None
     #: How many workers the server gave when it last refused one; None while it gives all that is asked for.
     ceiling: int | None = None
@@ -183,7 +185,12 @@ class RunState:
 
     @property
     def stopping(self) -> bool:
-        """Say whether nothing more will be launched. `finally` runs however the rest ended."""
+        """Say whether nothing more will be launched. `finally` runs however the rest ended, if there is a journal."""
+        return self.ending or self.record_lost
+
+    @property
+    def ending(self) -> bool:
+        """Say whether the run is being brought to its end, which may also concern what runs."""
         return self.interrupting or self.timing_out or self.draining
 
     @property

@@ -6,10 +6,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 
-from runner.engine.encoding import to_json
+from runner.engine.encoding import to_line
 from runner.engine.events import Event
 from runner.engine.state import RunState
 from runner.errors import RecordError
@@ -23,19 +22,22 @@ class JsonLines:
         self.broken = False
         self._run_id = run_id
         try:
-            self._file = path.open("w", encoding="utf-8")
+            self._file = path.open("wb")
         except OSError as error:
             raise self._refused(error) from error
 
     def handle(self, event: Event, state: RunState) -> None:  # noqa: ARG002 - the event says it all
         """Write one line."""
         try:
-            self._file.write(json.dumps(to_json(event, self._run_id), ensure_ascii=False) + "\n")
+            self._file.write(to_line(event, self._run_id))
             self._file.flush()
         except OSError as error:
             with contextlib.suppress(OSError):  # what is left in the buffer is refused again
                 self._file.close()
             raise self._refused(error) from error
+
+    def flush(self) -> None:
+        """Do nothing: a report is not what a run is resumed from, so the operating system may take its time."""
 
     def tick(self, now: float, state: RunState) -> None:
         """Do nothing: no event, no line."""

@@ -45,6 +45,9 @@ class Plain:
         for line in lines_for(event, state, self._verbosity, self._run_id):
             self._write(event.at, line)
 
+    def flush(self) -> None:
+        """Do nothing: each line is written at once."""
+
     def tick(self, now: float, state: RunState) -> None:
         """Write a heartbeat if nothing has been said for a while."""
         if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
@@ -102,6 +105,8 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
             yield "interrupted: nothing more is started; what runs is being looked after (again to stop waiting)"
         case ev.RunTimedOut():
             yield "run_timeout is over: nothing more is started, and what runs is stopped"
+        case ev.RecordLost():
+            yield f"{event.message}: nothing more is started, and what runs is looked after"
         case ev.RunDraining():
             yield f"{event.step} did not succeed: nothing more is started (on_failure: {state.plan.on_failure})"
         case _:

@@ -29,6 +29,9 @@ class Events:
         """Keep the event."""
         self.events.append(event)
 
+    def flush(self) -> None:
+        """Do nothing."""
+
     def tick(self, now: float, state: RunState) -> None:
         """Do nothing."""
 

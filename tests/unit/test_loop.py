@@ -44,6 +44,9 @@ class Trap:
             self.sprung = True
             self.spring()
 
+    def flush(self) -> None:
+        """Do nothing."""
+
     def tick(self, now: float, state: RunState) -> None:
         """Do nothing."""
 
@@ -65,6 +68,9 @@ class Failing:
         if isinstance(event, self.kind):
             raise self.error
         self.seen.append(event)
+
+    def flush(self) -> None:
+        """Do nothing."""
 
     def tick(self, now: float, state: RunState) -> None:
         """Do nothing."""
