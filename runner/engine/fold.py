@@ -33,6 +33,13 @@ def apply(state: RunState, event: ev.Event) -> None:
             state.started_at = event.at
         case ev.RunResumed():
             _run_resumed(state, event)
+        case _:
+            _turn(state, event)
+
+
+def _turn(state: RunState, event: ev.Event) -> None:
+    """Note what concerns the whole run from now on."""
+    match event:
         case ev.RunInterrupted():
             state.interrupted = event.signal
             state.finally_interrupted = state.finalizing
@@ -51,8 +58,6 @@ def apply(state: RunState, event: ev.Event) -> None:
             state.short_message = None
         case ev.RunFinished():
             state.finished = event
-        case _:
-            pass
 
 
 def _run_resumed(state: RunState, event: ev.RunResumed) -> None:

@@ -15,7 +15,10 @@ from runner.identity import WorkerLabel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """What a run needs to know, and a report to say, about the server."""
+    """What a run needs to know, and a report to say, about the server.
+
+    `connection` leads there again, without a password; `system_identifier` is the cluster's, if this role may know it.
+    """
 
     version: str
     version_number: int
@@ -24,6 +27,8 @@ class ServerInfo:
     database: str
     user: str
     max_worker_processes: int
+    connection: str = ""
+    system_identifier: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from psycopg import ProgrammingError
+from psycopg import ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner.errors import ConnectionFailedError
@@ -32,7 +32,30 @@ def _parts(conninfo: str) -> dict[str, str]:
     return {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value}
 
 
+#: How libpq marks what must not be shown: passwords, keys and secrets, also those that later versions bring.
+_HIDDEN = b"*"
+
+
 def without_password(conninfo: str) -> str:
-    """Return the connection string without its password, in keyword form; empty if nothing else is in it."""
-    parts = {name: value for name, value in _parts(conninfo).items() if name != "password"}
+    """Return the connection string without its passwords, in keyword form; empty if nothing else is in it."""
+    parts = _open_parts(conninfo)
     return make_conninfo(**parts) if parts else ""
+
+
+def recorded(conninfo: str, *, host: str, port: str, user: str, database: str) -> str:
+    """Return what leads to the same server again, from another environment, but for a password.
+
+    `conninfo` is what was asked for; host, port, user and database are where that led, for what it leaves out.
+    """
+    parts = _open_parts(conninfo)
+    found = {"host": host, "port": port, "user": user, "dbname": database}
+    if "service" in parts or "hostaddr" in parts:
+        del found["host"], found["port"]
+    return make_conninfo(**{**{name: value for name, value in found.items() if value}, **parts})
+
+
+def _open_parts(conninfo: str) -> dict[str, str]:
+    options = pq.Conninfo.parse(conninfo.encode())
+    return {
+        option.keyword.decode(): option.val.decode() for option in options if option.val and option.dispchar != _HIDDEN
+    }

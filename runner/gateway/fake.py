@@ -118,6 +118,8 @@ class FakeGateway:
             database="fake",
             user="fake",
             max_worker_processes=self.capacity,
+            connection="host=fake",
+            system_identifier="7",
         )
 
     async def launch(self, request: LaunchRequest) -> FakeWorker:

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from runner.engine.events import Worker
 from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
 from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind, Query, QueryResult, ServerInfo, WorkerHandle
-from runner.gateway.conninfo import with_keepalives
+from runner.gateway.conninfo import recorded, with_keepalives
 from runner.gateway.following import AdoptedWorker
 from runner.gateway.monitor import MonitorSession
 from runner.gateway.queries import query
@@ -37,6 +38,7 @@ class PgGateway:
     """
 
     def __init__(self, conninfo: str, run_id: str) -> None:
+        self._asked = conninfo
         self._conninfo = with_keepalives(conninfo)
         self._run_id = run_id
         self._extension_schema = ""
@@ -130,8 +132,13 @@ class PgGateway:
         _raise_first(replies, PreflightError)
         info = check_server(replies[0].rows[0])
         self._extension_schema = quote_identifier(info.extension_schema)
-        _raise_first(await session.run(("load", ())), PreflightError)
-        return info
+        loaded, system = await session.run(("load", ()), ("system", ()))
+        _raise_first([loaded], PreflightError)
+        return replace(
+            info,
+            connection=recorded(self._asked, **session.target),
+            system_identifier=system.rows[0][0] if system.rows else None,
+        )
 
     async def _keep_reserve(self, reserve: int) -> None:
         """Refuse a launch that would leave too few; a worker that is not yet seen on the server counts already."""

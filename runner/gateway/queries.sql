@@ -35,6 +35,10 @@ LEFT JOIN pg_extension e ON e.extname = 'pg_background'
 LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
 LEFT JOIN pg_proc f ON f.pronamespace = n.oid AND f.proname = 'pg_background_launch' AND f.pronargs = 3
 
+-- name: system
+-- Which cluster this is, whatever leads to it. A role that may not ask gets an error, and does without.
+SELECT system_identifier FROM pg_control_system()
+
 -- name: load
 -- How many handles the session has. It also loads the extension's library, without which its settings do not exist yet
 -- (note 6).

@@ -105,6 +105,13 @@ class Session:
         return self._lost is not None
 
     @property
+    def target(self) -> dict[str, str]:
+        """Where this session leads: host, port, user and database."""
+        libpq = self._libpq
+        found = {"host": libpq.host, "port": libpq.port, "user": libpq.user, "database": libpq.db}
+        return {name: value.decode() for name, value in found.items()}
+
+    @property
     def backend_pid(self) -> int:
         """The process that serves this session."""
         return self._libpq.backend_pid

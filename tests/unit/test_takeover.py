@@ -42,6 +42,9 @@ class Killer:
         if isinstance(event, self._kind) and getattr(event, "step", None) == self._key:
             raise KilledError
 
+    def flush(self) -> None:
+        """Do nothing."""
+
     def tick(self, now: float, state: RunState) -> None:
         """Do nothing."""
 
