@@ -60,6 +60,12 @@ def test_the_commands_of_the_last_line_hold_no_password(jobplan: Jobplan, db: Da
     assert ran.code == 0
     assert "stop it: psql" in ran.last_line
     assert "hunter2" not in ran.err + (jobplan.folder / "events.jsonl").read_text(encoding="utf-8")
+    started = jobplan.events()[0]
+    with psycopg.connect(started["connection"]) as connection:
+        row = connection.execute(
+            "SELECT current_database(), system_identifier::text FROM pg_control_system()"
+        ).fetchone()
+    assert row == (db.value("SELECT current_database()"), started["system_identifier"])
 
 
 def test_the_server_can_come_from_the_environment(jobplan: Jobplan, db: Database, bin_dir: Path) -> None:

@@ -189,3 +189,16 @@ def test_a_bug_is_called_one(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     assert "Traceback" in shown
     assert "nobody thought of this" in shown
     assert shown.splitlines()[-1].startswith("jobplan: this is a bug in jobplan. Please report it")
+
+
+def test_a_role_that_may_not_know_the_cluster_does_without(jobplan: Jobplan, db: Database) -> None:
+    db.run("DROP ROLE IF EXISTS jobplan_plain")
+    db.run("CREATE ROLE jobplan_plain LOGIN IN ROLE pgbackground_role")
+    db.run("REVOKE EXECUTE ON FUNCTION pg_control_system FROM public")
+    try:
+        dsn = make_conninfo(db.dsn, user="jobplan_plain")
+        assert jobplan("run", jobplan.plan(ONE), "--dsn", dsn, "--report", "jsonl=events.jsonl").code == 0
+        assert "system_identifier" not in jobplan.events()[0]
+    finally:
+        db.run("GRANT EXECUTE ON FUNCTION pg_control_system TO public")
+        db.run("DROP ROLE jobplan_plain")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from runner.errors import PreflightError
-from runner.gateway.conninfo import with_keepalives, without_password
+from runner.gateway.conninfo import recorded, with_keepalives, without_password
 from runner.gateway.pg import check_server
 from runner.gateway.session import Row
 
@@ -60,3 +61,22 @@ def test_a_connection_is_shown_without_its_password() -> None:
     assert "hush" not in shown
     assert "host=db" in shown
     assert without_password("password=hush") == ""
+
+
+TARGET = {"host": "10.0.0.7", "port": "5433", "user": "deploy", "database": "app"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ("", "host=10.0.0.7 port=5433 user=deploy dbname=app"),
+        ("host=a,b password=hush", "host=a,b port=5433 user=deploy dbname=app"),
+        ("postgresql://me:hush@db/shop?sslmode=require", "host=db port=5433 user=me dbname=shop sslmode=require"),
+        ("service=prod sslpassword=hush", "user=deploy dbname=app service=prod"),
+        ("hostaddr=10.0.0.8 passfile=/x", "user=deploy dbname=app hostaddr=10.0.0.8 passfile=/x"),
+    ],
+)
+def test_what_is_recorded_leads_there_again_and_holds_no_secret(asked: str, kept: str) -> None:
+    assert conninfo_to_dict(recorded(asked, **TARGET)) == conninfo_to_dict(kept)
+    assert "hush" not in recorded(asked, **TARGET)
+    assert "hush" not in without_password(asked)
