@@ -16,6 +16,9 @@ from runner.gateway.base import WorkerEnd
 
 #: Seconds between two looks at a worker that nobody else can tell about.
 LOOK = 0.25
+#: Looks that find nothing before a worker that was never seen counts as gone. Between the launch and the row in
+#: pg_stat_activity lies the postmaster's fork, and no view shows a worker that is asked for and not yet there.
+LOOKS_IN_VAIN = 12
 #: Looks after which a worker that was asked to stop and still runs is asked again.
 SIGNAL_AGAIN = 20
 
@@ -83,9 +86,14 @@ class Follower:
     async def gone(self, seen: Callable[[Worker], None]) -> bool:
         """Wait until the worker has gone; false if it was let go of before.
 
+        One that was never seen may be on its way: a launch that was broken off may have asked for it a moment ago.
         ServerLostError if the server cannot be reached again.
         """
-        while await self._monitor.lives(self.name, self.worker):
+        in_vain = 0
+        while (there := await self._monitor.lives(self.name, self.worker)) or self.worker is None:
+            in_vain = 0 if there else in_vain + 1
+            if in_vain > LOOKS_IN_VAIN:
+                break
             await self.look_after(seen)
             if self.detaching and self.worker is not None:
                 return False

@@ -75,10 +75,11 @@ class Scripted(Session):
 
 
 class Eyes:
-    """The monitor: sees the worker for so many looks, or never."""
+    """The monitor: sees the worker for so many looks, or never; `late`: after so many that see nothing."""
 
-    def __init__(self, looks: int = 0, *, blocked: bool = False) -> None:
+    def __init__(self, looks: int = 0, *, late: int = 0, blocked: bool = False) -> None:
         self.looks = looks
+        self.late = late
         self.blocked = blocked
         self.cancels = 0
         self.away = False
@@ -86,6 +87,9 @@ class Eyes:
     def _look(self) -> bool:
         if self.away:
             raise GatewayError("nobody can look now")
+        if self.late > 0:
+            self.late -= 1
+            return False
         self.looks -= 1
         return self.looks >= 0
 
@@ -175,6 +179,23 @@ async def test_a_launch_whose_session_was_lost_is_followed_by_name() -> None:
     assert end.reason == str(LOST)
     assert case.eyes.looks < 0
     assert case.over == [False]
+
+
+@pytest.mark.parametrize("broken", [Reply(error=CANCELLED), LOST])
+async def test_a_worker_that_appears_late_is_followed(broken: Answer) -> None:
+    case = Case(Eyes(looks=3, late=5), launch=broken)
+    end = await case.end()
+    assert end.lost
+    assert case.seen == [WORKER]
+    assert end.worker == WORKER
+    assert case.eyes.looks < 0
+
+
+async def test_a_worker_that_never_appears_is_given_up() -> None:
+    case = Case(Eyes(late=10_000), launch=LOST)
+    end = await case.end()
+    assert end.lost
+    assert case.seen == []
 
 
 async def test_a_session_at_its_end_is_for_the_gateway_to_replace() -> None:
