@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?=
+CHAOS_ARGS ?=
 
-.PHONY: help demo test check bench docs clean
+.PHONY: help demo test check bench chaos docs clean
 .DEFAULT_GOAL := help
 
 help:
@@ -12,6 +13,7 @@ help:
 	@echo "make test   run every test (PYTEST_ARGS='-k name' narrows it)"
 	@echo "make check  lint and types"
 	@echo "make docs   write docs/rules.md and docs/plan-reference.md anew, from the rules and the schema"
+	@echo "make chaos  random plans under faults, judged by what they left behind (CHAOS_ARGS='--runs 50 --seed 3')"
 	@echo "make bench  benchmarks: prints a table, stores JSON in benchmarks/results/"
 
 $(VENV)/bin/pip:
@@ -40,6 +42,9 @@ check: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+chaos: $(VENV)/.dev
+	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 docs: $(VENV)/.runtime
 	$(BIN)/python -m runner.lint.reference docs

@@ -1,0 +1,168 @@
+"""One command of a trial: started as a process of its own, struck by its faults, and waited for."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psycopg
+
+from runner.embedded import EmbeddedServer
+from tests.chaos.disk import SmallDisk
+from tests.chaos.faults import Planned, strike
+
+ROOT = Path(__file__).parents[2]
+
+#: Seconds after which a command that should have ended is a violation: a lost server is waited for for a minute.
+PATIENCE = 100.0
+#: Seconds between two looks at what a run has recorded.
+_LOOK = 0.005
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lane:
+    """Where trials take place, one after the other: a server, a database on it, a small disk, and who watches."""
+
+    server: EmbeddedServer
+    conninfo: str
+    disk: SmallDisk
+    samples: Path
+    server_wide: bool
+    faketime: Path | None = None
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Connect to the lane's database. OperationalError if the server has no connection to give now."""
+        return psycopg.connect(self.conninfo, autocommit=True, application_name="chaos")
+
+    def reach(self) -> psycopg.Connection[Any]:
+        """Connect to the lane's database; again and again while the server starts."""
+        end = time.monotonic() + 30
+        while True:
+            try:
+                return self.connect()
+            except psycopg.OperationalError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a command ended; `code` is None if it had to be killed because it did not end."""
+
+    code: int | None
+    out: str
+    err: str
+    faults: tuple[str, ...]
+
+
+class Attack:
+    """A command of jobplan's that runs, and what faults can do to it. Use it once."""
+
+    def __init__(self, lane: Lane, folder: Path, name: str, *, run_id: Callable[[], str], clock: Path | None) -> None:
+        self.server = lane.server
+        self._lane = lane
+        self._folder = folder
+        self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
+        self._run_id = run_id
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The run under attack; empty as long as nobody knows."""
+        return self._run_id()
+
+    def carry_out(
+        self, arguments: Sequence[str | Path], faults: Sequence[Planned], events: Callable[[], int], random: Random
+    ) -> Ended:
+        """Start the command, strike it, and wait for its end. `events` counts what the run has recorded."""
+        began = time.monotonic()
+        before = events()
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "runner", *map(str, arguments)],
+                cwd=self._folder,
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+            struck = []
+            for planned in faults:
+                if not self._awaited(planned, lambda: events() - before):
+                    break
+                if strike(planned.fault, self, random):
+                    struck.append(planned.fault.value)
+            code = self._code(began + PATIENCE)
+        return Ended(code=code, out=_text(self._out), err=_text(self._err), faults=tuple(struck))
+
+    def _environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "JOBPLAN_", "GITHUB_"))}
+        faked = {}
+        if self._clock is not None:
+            faked = {
+                "LD_PRELOAD": str(self._lane.faketime),
+                "FAKETIME_TIMESTAMP_FILE": str(self._clock),
+                "FAKETIME_NO_CACHE": "1",
+                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            }
+        return {**kept, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error", **faked}
+
+    def _awaited(self, planned: Planned, events: Callable[[], int]) -> bool:
+        """Wait for the moment of a fault; False if the command has ended before."""
+        assert self._process is not None
+        while events() < planned.events:
+            if self._process.poll() is not None:
+                return False
+            time.sleep(_LOOK)
+        time.sleep(planned.delay)
+        return self._process.poll() is None
+
+    def _code(self, end: float) -> int | None:
+        assert self._process is not None
+        try:
+            return self._process.wait(max(1.0, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return None
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Connect to the run's database."""
+        return self._lane.connect()
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Send the runner's process a signal."""
+        if self._process is None or self._process.poll() is not None:
+            return False
+        self._process.send_signal(number)
+        return True
+
+    def fill_disk(self) -> bool:
+        """Leave no room for the journal."""
+        return self._process is not None and self._process.poll() is None and self._lane.disk.fill(self._process.pid)
+
+    def free_disk(self) -> None:
+        """Give the room back."""
+        self._lane.disk.free()
+
+    def jump_clock(self, seconds: float) -> bool:
+        """Move the runner's wall clock."""
+        if self._clock is None:
+            return False
+        self._clock.write_text(f"{seconds:+.0f}s\n", encoding="utf-8")
+        return True
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")

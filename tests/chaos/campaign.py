@@ -1,0 +1,179 @@
+"""Many trials: lanes with servers of their own or shared ones, what has been done before, and the counts."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from runner.embedded import EmbeddedServer, start_server
+from tests.chaos.attack import ROOT, Lane
+from tests.chaos.disk import small_disk
+from tests.chaos.trial import Trial
+
+#: Lanes on the server that is shared, and lanes with a server of their own that may be restarted and crashed.
+_SHARED_LANES = 2
+_OWN_LANES = 1
+#: The share of trials that have a fault which strikes the whole server.
+_SERVER_WIDE = 0.3
+#: The witness wants to know when a transaction has committed.
+_SETTINGS = {"track_commit_timestamp": "on", "max_parallel_workers": "0"}
+_SMALL = {**_SETTINGS, "max_connections": "24", "max_worker_processes": "14"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What is to be done: how many trials, from which seed, for how long at most (seconds), and where evidence goes."""
+
+    runs: int
+    seed: int
+    seconds: float | None
+    folder: Path
+    faketime: Path | None = None
+
+
+def is_server_wide(seed: int, number: int) -> bool:
+    """Say whether a trial needs a server for itself."""
+    return Random(f"{seed}/{number}/lane").random() < _SERVER_WIDE
+
+
+class Campaign:
+    """Carries out an order. What an earlier one of the same seed has done in the same folder is not done again."""
+
+    def __init__(self, order: Order, tell: Callable[[str], None]) -> None:
+        self._order = order
+        self._tell = tell
+        self._results = order.folder / "results.jsonl"
+        self._lock = threading.Lock()
+        self.verdicts: list[dict[str, Any]] = []
+        self._end = time.monotonic() + order.seconds if order.seconds else None
+        self._shared: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._own: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def carry_out(self) -> list[dict[str, Any]]:
+        """Do all trials that are not done yet, and return every verdict."""
+        self._order.folder.mkdir(parents=True, exist_ok=True)
+        if self._results.exists():
+            self.verdicts = [json.loads(line) for line in self._results.read_text(encoding="utf-8").splitlines()]
+        done = {verdict["number"] for verdict in self.verdicts}
+        for number in range(self._order.runs):
+            if number not in done:
+                wide = is_server_wide(self._order.seed, number)
+                (self._own if wide else self._shared).put(number)
+        with contextlib.ExitStack() as stack:
+            lanes = [(lane, self._shared) for lane in stack.enter_context(self._lanes("shared", _SHARED_LANES))]
+            for each in range(_OWN_LANES):
+                (own,) = stack.enter_context(self._lanes(f"own-{each}", 1))
+                lanes.append((own, self._own))
+            threads = [threading.Thread(target=self._drive, args=lane) for lane in lanes]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        return sorted(self.verdicts, key=lambda verdict: int(verdict["number"]))
+
+    @contextlib.contextmanager
+    def _lanes(self, name: str, count: int) -> Iterator[Sequence[Lane]]:
+        """Start a server with lanes on it, and somebody who watches it."""
+        server_wide = name != "shared"
+        samples = self._order.folder / f"samples-{name}.jsonl"
+        with contextlib.ExitStack() as stack:
+            server = stack.enter_context(
+                start_server(progress=self._tell, settings=_SMALL if server_wide else _SETTINGS)
+            )
+            stack.enter_context(_watched(server, samples))
+            lanes = []
+            for number in range(count):
+                disk = stack.enter_context(small_disk(self._order.folder / f"disk-{name}-{number}"))
+                lanes.append(
+                    Lane(
+                        server=server,
+                        conninfo=_new_database(server, f"lane{number}"),
+                        disk=disk,
+                        samples=samples,
+                        server_wide=server_wide,
+                        faketime=self._order.faketime,
+                    )
+                )
+            yield lanes
+
+    def _drive(self, lane: Lane, numbers: queue.SimpleQueue[int]) -> None:
+        while self._end is None or time.monotonic() < self._end:
+            try:
+                number = numbers.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                verdict = asdict(Trial(number, self._order.seed, lane, self._order.folder / f"trial-{number}")())
+            except Exception:  # noqa: BLE001 - an error of the suite's own is a result, and the other trials go on
+                verdict = {"number": number, "violations": [f"suite: {traceback.format_exc()}"]}
+            self._keep(verdict)
+
+    def _keep(self, verdict: dict[str, Any]) -> None:
+        with self._lock:
+            self.verdicts.append(verdict)
+            with self._results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(verdict) + "\n")
+            for violation in verdict["violations"]:
+                self._tell(f"trial {verdict['number']}: {violation}")
+            if len(self.verdicts) % 50 == 0:
+                self._tell(f"{len(self.verdicts)} of {self._order.runs} trials")
+
+
+@contextlib.contextmanager
+def _watched(server: EmbeddedServer, samples: Path) -> Iterator[None]:
+    samples.touch()
+    command = [sys.executable, "-m", "tests.chaos.sampler", server.dsn, str(samples)]
+    process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _new_database(server: EmbeddedServer, name: str) -> str:
+    with psycopg.connect(server.dsn, autocommit=True) as connection:
+        connection.execute(f"CREATE DATABASE {name}".encode())
+    return make_conninfo(server.dsn, dbname=name)
+
+
+def summary(order: Order, verdicts: Sequence[dict[str, Any]]) -> str:
+    """Return the counts: of trials, faults by kind, ends of commands, attempts and steps, and violations."""
+    known: list[dict[str, Any]] = [verdict for verdict in verdicts if "codes" in verdict]
+
+    def counts(name: str) -> str:
+        counter = Counter(str(each) for verdict in known for each in verdict[name])
+        return ", ".join(f"{name} {count}" for name, count in sorted(counter.items())) or "none"
+
+    bad = [verdict for verdict in verdicts if verdict["violations"]]
+    commands = sum(len(verdict["codes"]) for verdict in known)
+    with_ledger, alone = (sum(verdict[name] for verdict in known) for name in ("ledger", "server_wide"))
+    lines = [
+        f"seed {order.seed}: {len(verdicts)} trials, {with_ledger} with the ledger, {alone} on a server of their own",
+        f"commands: {commands}",
+        f"faults: {counts('faults')}",
+        f"exit codes: {counts('codes')}",
+        f"attempts: {counts('outcomes')}",
+        f"steps: {counts('states')}",
+        f"questions answered: {sum(verdict['marks'] for verdict in known)}",
+        f"violations: {sum(len(verdict['violations']) for verdict in bad)} in {len(bad)} trials",
+    ]
+    if bad:
+        lines.append(f"evidence: {order.folder}")
+    return "\n".join(lines)

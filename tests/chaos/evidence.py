@@ -1,0 +1,127 @@
+"""What is known of a trial when it is over, from three sides: what jobplan said, what is in the database, who was seen.
+
+Reading the database needs a connection and nothing of jobplan: the judge must not believe what it judges.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from tests.chaos import work
+from tests.chaos.plans import ChaosPlan, ChaosStep
+from tests.chaos.work import QUEUE, Place, Work
+
+#: An event as jobplan writes it, read from JSON.
+Event = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A row that a step left: when it was written and when its transaction committed, in seconds since the epoch."""
+
+    key: str
+    part: int
+    txid: str
+    at: float
+    committed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effects:
+    """What the steps of a run have left behind. `done`: the catalogs say so, for steps that leave no rows."""
+
+    rows: tuple[Row, ...] = ()
+    done: frozenset[str] = frozenset()
+    #: How often each number was moved out of a queue, by step.
+    moved: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def of(self, key: str) -> list[Row]:
+        """Return the rows of a step or an instance."""
+        return [row for row in self.rows if row.key == key]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Phase:
+    """One command of a trial and how it ended. `code` is None if it had to be killed because it never ended.
+
+    `faults` are those that struck while it ran; `alive` are the keys whose workers lived when it had ended; `hidden`
+    are workers that lived and that `jobplan status` did not name.
+    """
+
+    command: str
+    code: int | None
+    stderr: str = ""
+    faults: tuple[str, ...] = ()
+    alive: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """Whose workers were seen at the same time, as keys; `seen` is in how many looks in a row it was so."""
+
+    workers: tuple[str, ...]
+    seen: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """All that the judge is given."""
+
+    plan: ChaosPlan
+    events: Sequence[Event]
+    phases: Sequence[Phase]
+    effects: Effects
+    samples: Sequence[Sample] = ()
+    ledger: bool = False
+
+    @property
+    def faults(self) -> frozenset[str]:
+        """Every kind of fault that struck."""
+        return frozenset(fault for phase in self.phases for fault in phase.faults)
+
+
+_ROWS = """
+SELECT step, item, part, txid::text, extract(epoch FROM at)::float8,
+       extract(epoch FROM pg_xact_commit_timestamp(txid::xid))::float8
+FROM {schema}.witness WHERE run = %s ORDER BY at
+"""
+
+
+def read_effects(connection: psycopg.Connection[Any], plan: ChaosPlan, run_id: str) -> Effects:
+    """Read what the run has left behind."""
+    query = sql.SQL(_ROWS).format(schema=sql.Identifier(plan.schema))
+    rows = connection.execute(query, (run_id,)).fetchall()
+    batches = {step.id for step in plan.steps if step.work is Work.BATCHES}
+    kept = [
+        Row(key=_key(plan, step, item), part=part, txid=txid, at=at, committed=committed or at)
+        for step, item, part, txid, at, committed in rows
+        if step not in batches
+    ]
+    moved = {
+        identity: tuple(
+            sum(step == identity and item == str(number) for step, item, *_ in rows) for number in range(1, QUEUE + 1)
+        )
+        for identity in batches
+    }
+    done = {step.id for step in plan.steps if _in_catalogs(step) and _is_done(connection, plan, step)}
+    return Effects(rows=tuple(kept), done=frozenset(done), moved=moved)
+
+
+def _key(plan: ChaosPlan, step: str, item: str) -> str:
+    return f"{step}[{item}]" if plan.step_of(step).items else step
+
+
+def _in_catalogs(step: ChaosStep) -> bool:
+    return step.work in (Work.VACUUM, Work.INDEX, Work.REINDEX)
+
+
+def _is_done(connection: psycopg.Connection[Any], plan: ChaosPlan, step: ChaosStep) -> bool:
+    query = work.verification(step.work, Place(schema=plan.schema, step=step.id))
+    row = connection.execute(query.encode()).fetchone()
+    return row is not None and bool(row[0])

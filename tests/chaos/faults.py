@@ -1,0 +1,264 @@
+"""What goes wrong: kinds of faults, and how each is brought about while a run is under way.
+
+A fault strikes at a random moment, or shortly after the run has recorded something, which is where the gaps between
+"about to" and "done" are. Each returns whether it has struck: a fault that finds nothing to strike does not count.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Protocol
+
+import psycopg
+
+from runner.embedded import EmbeddedServer
+
+
+class Fault(enum.StrEnum):
+    """Kinds of faults."""
+
+    TERMINATE_WORKER = "terminate_worker"
+    CANCEL_WORKER = "cancel_worker"
+    TERMINATE_LAUNCHER = "terminate_launcher"
+    TERMINATE_MONITOR = "terminate_monitor"
+    TERMINATE_SESSIONS = "terminate_sessions"
+    TERMINATE_ALL = "terminate_all"
+    CANCEL_SESSIONS = "cancel_sessions"
+    SIGKILL = "sigkill"
+    SIGINT = "sigint"
+    SIGTERM = "sigterm"
+    SIGINT_TWICE = "sigint_twice"
+    PAUSE = "pause"
+    DISK_FULL = "disk_full"
+    CLOCK_JUMP = "clock_jump"
+    RESTART_FAST = "restart_fast"
+    RESTART_IMMEDIATE = "restart_immediate"
+    CRASH = "crash"
+    NO_CONNECTIONS = "no_connections"
+    NO_WORKERS = "no_workers"
+
+
+#: Faults that strike everybody on the server: only on a server that one trial has for itself.
+SERVER_WIDE = frozenset(
+    {Fault.RESTART_FAST, Fault.RESTART_IMMEDIATE, Fault.CRASH, Fault.NO_CONNECTIONS, Fault.NO_WORKERS}
+)
+#: Faults that the process of the runner is told of or dies of.
+SIGNALS = frozenset({Fault.SIGKILL, Fault.SIGINT, Fault.SIGTERM, Fault.SIGINT_TWICE})
+#: How often each of those on a shared server is drawn.
+_WEIGHTS: Mapping[Fault, int] = {
+    Fault.TERMINATE_WORKER: 4,
+    Fault.CANCEL_WORKER: 2,
+    Fault.TERMINATE_LAUNCHER: 4,
+    Fault.TERMINATE_MONITOR: 2,
+    Fault.TERMINATE_SESSIONS: 3,
+    Fault.TERMINATE_ALL: 2,
+    Fault.CANCEL_SESSIONS: 2,
+    Fault.SIGKILL: 8,
+    Fault.SIGINT: 3,
+    Fault.SIGTERM: 3,
+    Fault.SIGINT_TWICE: 1,
+    Fault.PAUSE: 2,
+    Fault.DISK_FULL: 3,
+    Fault.CLOCK_JUMP: 2,
+}
+
+#: Seconds for which a shortage lasts.
+_SHORTAGE = (0.3, 2.5)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planned:
+    """A fault that is to strike `delay` seconds after the run has recorded `events` events."""
+
+    fault: Fault
+    events: int
+    delay: float
+
+
+class Target(Protocol):
+    """A run under attack."""
+
+    server: EmbeddedServer
+
+    @property
+    def run_id(self) -> str:
+        """The run; empty as long as nobody knows."""
+        ...
+
+    def connect(self) -> psycopg.Connection[Any]:
+        """Connect to the run's database, as its administrator."""
+        ...
+
+    def signal(self, number: signal.Signals) -> bool:
+        """Send the runner's process a signal; False if it has ended."""
+        ...
+
+    def fill_disk(self) -> bool:
+        """Leave no room for the journal; False if that cannot be done here."""
+        ...
+
+    def free_disk(self) -> None:
+        """Give the room back."""
+        ...
+
+    def jump_clock(self, seconds: float) -> bool:
+        """Move the runner's wall clock; False if that cannot be done here."""
+        ...
+
+
+def draw(random: Random, *, server_wide: bool, possible: frozenset[Fault]) -> list[Planned]:
+    """Draw the faults of one phase, in the order in which they strike; often one, seldom many."""
+    weights = {fault: weight for fault, weight in _WEIGHTS.items() if fault in possible}
+    count = random.choice((1, 1, 1, 2, 2, 3))
+    faults = random.choices(list(weights), list(weights.values()), k=count)
+    if server_wide:
+        faults[0] = random.choice(sorted(SERVER_WIDE & possible))
+    planned = [
+        Planned(fault=fault, events=_moment(random), delay=random.choice((0.0, random.random() * 0.4)))
+        for fault in faults
+    ]
+    return sorted(planned, key=lambda each: (each.events, each.delay))
+
+
+def _moment(random: Random) -> int:
+    return random.choice((1, random.randint(1, 12), random.randint(5, 60)))
+
+
+def strike(fault: Fault, target: Target, random: Random) -> bool:
+    """Bring a fault about; return whether there was anything to strike."""
+    if fault in _ON_SESSIONS:
+        return _on_sessions(fault, target)
+    return _OTHERS[fault](target, random)
+
+
+_MINE = "application_name LIKE 'jobplan:' || %(run)s || ':%%' AND pid <> pg_backend_pid()"
+_WORKERS = f"{_MINE} AND backend_type = 'pg_background'"
+_SESSIONS = f"{_MINE} AND backend_type = 'client backend'"
+_ON_SESSIONS: Mapping[Fault, str] = {
+    Fault.TERMINATE_WORKER: f"SELECT pg_terminate_backend(pid) {{}} {_WORKERS} ORDER BY random() LIMIT 1",
+    Fault.CANCEL_WORKER: f"SELECT pg_cancel_backend(pid) {{}} {_WORKERS} ORDER BY random() LIMIT 1",
+    Fault.TERMINATE_LAUNCHER: f"SELECT pg_terminate_backend(pid) {{}} {_SESSIONS} ORDER BY backend_start DESC LIMIT 1",
+    Fault.TERMINATE_MONITOR: f"SELECT pg_terminate_backend(pid) {{}} {_SESSIONS} ORDER BY backend_start LIMIT 1",
+    Fault.TERMINATE_SESSIONS: f"SELECT pg_terminate_backend(pid) {{}} {_SESSIONS}",
+    Fault.TERMINATE_ALL: f"SELECT pg_terminate_backend(pid) {{}} {_MINE}",
+    Fault.CANCEL_SESSIONS: f"SELECT pg_cancel_backend(pid) {{}} {_SESSIONS}",
+}
+
+
+def _on_sessions(fault: Fault, target: Target) -> bool:
+    """Do what a DBA would: as a function of the server's, on what pg_stat_activity shows."""
+    query = _ON_SESSIONS[fault].format("FROM pg_stat_activity WHERE")
+    with contextlib.suppress(psycopg.OperationalError), target.connect() as connection:
+        return bool(connection.execute(query.encode(), {"run": target.run_id}).fetchall())
+    return False
+
+
+def _kill(target: Target, _: Random) -> bool:
+    return target.signal(signal.SIGKILL)
+
+
+def _interrupt(target: Target, _: Random) -> bool:
+    return target.signal(signal.SIGINT)
+
+
+def _end(target: Target, _: Random) -> bool:
+    return target.signal(signal.SIGTERM)
+
+
+def _interrupt_twice(target: Target, random: Random) -> bool:
+    struck = target.signal(signal.SIGINT)
+    time.sleep(random.uniform(0.0, 0.3))
+    target.signal(signal.SIGINT)
+    return struck
+
+
+def _pause(target: Target, random: Random) -> bool:
+    """Stop the runner's process for a while, as a suspended laptop does: to it, time makes a leap."""
+    struck = target.signal(signal.SIGSTOP)
+    time.sleep(random.uniform(0.2, 1.5))
+    target.signal(signal.SIGCONT)
+    return struck
+
+
+def _fill_disk(target: Target, random: Random) -> bool:
+    struck = target.fill_disk()
+    if struck:
+        time.sleep(random.uniform(*_SHORTAGE))
+        target.free_disk()
+    return struck
+
+
+def _jump_clock(target: Target, random: Random) -> bool:
+    return target.jump_clock(random.choice((-7200.0, -60.0, 60.0, 7200.0)))
+
+
+def _restart_fast(target: Target, _: Random) -> bool:
+    target.server.restart("fast")
+    return True
+
+
+def _restart_immediate(target: Target, _: Random) -> bool:
+    target.server.restart("immediate")
+    return True
+
+
+def _crash(target: Target, random: Random) -> bool:
+    """Kill a process of the run's with SIGKILL: the postmaster then restarts everything (extension note 14)."""
+    with contextlib.suppress(psycopg.OperationalError), target.connect() as connection:
+        rows = connection.execute(
+            f"SELECT pid FROM pg_stat_activity WHERE {_MINE}".encode(), {"run": target.run_id}
+        ).fetchall()
+        if rows:
+            os.kill(random.choice(rows)[0], signal.SIGKILL)
+            return True
+    return False
+
+
+def _use_up_connections(target: Target, random: Random) -> bool:
+    """Take every connection there is, those kept for superusers too."""
+    with contextlib.ExitStack() as taken:
+        with contextlib.suppress(psycopg.OperationalError):
+            while True:
+                taken.enter_context(contextlib.closing(target.connect()))
+        time.sleep(random.uniform(*_SHORTAGE))
+    return True
+
+
+def _use_up_workers(target: Target, random: Random) -> bool:
+    """Take every slot of max_worker_processes there is."""
+    seconds = random.uniform(*_SHORTAGE)
+    with contextlib.suppress(psycopg.OperationalError, psycopg.errors.InternalError_), _filler(target) as connection:
+        while True:
+            connection.execute("SELECT pg_background_launch(%s, 0, '')", (f"SELECT pg_sleep({seconds:.2f})",))
+    time.sleep(seconds)
+    return True
+
+
+@contextlib.contextmanager
+def _filler(target: Target) -> Iterator[psycopg.Connection[Any]]:
+    with target.connect() as connection:
+        connection.execute("SET application_name = 'chaos:filler'")
+        yield connection
+
+
+_OTHERS: Mapping[Fault, Callable[[Target, Random], bool]] = {
+    Fault.SIGKILL: _kill,
+    Fault.SIGINT: _interrupt,
+    Fault.SIGTERM: _end,
+    Fault.SIGINT_TWICE: _interrupt_twice,
+    Fault.PAUSE: _pause,
+    Fault.DISK_FULL: _fill_disk,
+    Fault.CLOCK_JUMP: _jump_clock,
+    Fault.RESTART_FAST: _restart_fast,
+    Fault.RESTART_IMMEDIATE: _restart_immediate,
+    Fault.CRASH: _crash,
+    Fault.NO_CONNECTIONS: _use_up_connections,
+    Fault.NO_WORKERS: _use_up_workers,
+}

@@ -1,0 +1,203 @@
+"""Random plans of steps that leave witnesses, as files a person could have written, and what the judge has to know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+import yaml
+
+from tests.chaos import work
+from tests.chaos.work import Place, Work
+
+POOLS = ("io", "cpu")
+LOCKS = ("orders", "lines")
+ITEMS = ("a", "b", "c", "d")
+
+#: How often each kind of work is drawn.
+_WEIGHTS = {
+    Work.INSERT: 8,
+    Work.PARTS: 6,
+    Work.BLOCK: 3,
+    Work.CALL: 3,
+    Work.FLOOD: 2,
+    Work.BATCHES: 2,
+    Work.FLAKY: 2,
+    Work.FAILS: 1,
+    Work.REFUSED: 1,
+    Work.SLOW: 1,
+    Work.VACUUM: 1,
+    Work.INDEX: 2,
+    Work.REINDEX: 1,
+}
+#: Works that can be done for each of several items, and those that a detach step may do.
+_EACH = (Work.INSERT, Work.PARTS, Work.CALL, Work.FAILS)
+_DETACHED = (Work.INSERT, Work.PARTS, Work.BLOCK, Work.CALL, Work.FLOOD, Work.FAILS)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChaosStep:
+    """A step as the judge knows it. `slots`, `pools`, `exclusive` and `max_parallel` are what it may not exceed.
+
+    `final`: it is one of `finally`, which has slots of its own.
+    """
+
+    id: str
+    work: Work
+    items: tuple[str, ...] = ()
+    idempotent: bool = False
+    verify: bool = False
+    detach: bool = False
+    skipped: bool = False
+    final: bool = False
+    needs: Mapping[str, str] = field(default_factory=dict)
+    slots: int = 1
+    pools: Mapping[str, int] = field(default_factory=dict)
+    exclusive: frozenset[str] = frozenset()
+    max_parallel: int | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of what runs: the step itself, or its instances."""
+        return tuple(f"{self.id}[{item}]" for item in self.items) if self.items else (self.id,)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChaosPlan:
+    """A plan, its file's text, the SQL that prepares its schema, and the limits that it sets."""
+
+    schema: str
+    text: str
+    setup: str
+    steps: tuple[ChaosStep, ...]
+    slots: int
+    pools: Mapping[str, int]
+    group: bool
+
+    def step_of(self, key: str) -> ChaosStep:
+        """Return the step that a key belongs to. KeyError if the plan has none such."""
+        identity = key.partition("[")[0]
+        for step in self.steps:
+            if step.id == identity:
+                return step
+        raise KeyError(key)
+
+
+def random_plan(random: Random, schema: str) -> ChaosPlan:
+    """Draw a plan that works in a schema of its own."""
+    slots = random.randint(1, 4)
+    pools = {name: random.randint(1, 2) for name in POOLS}
+    steps: list[ChaosStep] = []
+    documents: list[dict[str, Any]] = []
+    for number in range(random.randint(3, 12)):
+        _draw(random, schema, f"s{number}", steps, documents, slots=slots, pools=pools)
+    last: list[ChaosStep] = []
+    endings: list[dict[str, Any]] = []
+    if random.random() < 0.3:
+        _draw(random, schema, "last", last, endings, slots=slots, pools=pools, final=True)
+    group = random.random() < 0.3
+    document: dict[str, Any] = {
+        "version": 1,
+        "name": schema,
+        "budget": {"slots": slots, "pools": pools},
+        "defaults": {"timeout": "20s", "lock_timeout": "5s", "on_finish": "wait"},
+        **({"concurrency": {"group": schema, "on_conflict": "fail"}} if group else {}),
+        **({"on_failure": random.choice(("drain", "cancel"))} if random.random() < 0.15 else {}),
+        **({"run_timeout": "25s"} if random.random() < 0.1 else {}),
+        "steps": documents,
+        **({"finally": endings} if endings else {}),
+    }
+    all_steps = (*steps, *last)
+    return ChaosPlan(
+        schema=schema,
+        text=yaml.safe_dump(document, sort_keys=False, width=110),
+        setup=_setup(schema, all_steps),
+        steps=all_steps,
+        slots=slots,
+        pools=pools,
+        group=group,
+    )
+
+
+def _setup(schema: str, steps: Sequence[ChaosStep]) -> str:
+    preparation = work.PREPARATION.replace("{schema}", schema)
+    return preparation + "\n".join(work.setup(step.work, Place(schema=schema, step=step.id)) for step in steps)
+
+
+def _draw(
+    random: Random,
+    schema: str,
+    key: str,
+    before: list[ChaosStep],
+    documents: list[dict[str, Any]],
+    *,
+    slots: int,
+    pools: Mapping[str, int],
+    final: bool = False,
+) -> None:
+    """Draw a step that may need some of those before it, and append it with its piece of the file."""
+    detach = random.random() < 0.12
+    drawn = random.choice(_DETACHED) if detach else _random_work(random)
+    items = tuple(ITEMS[: random.randint(1, 4)]) if drawn in _EACH and random.random() < 0.2 else ()
+    needable = [step for step in before if not step.detach]
+    needed = random.sample(needable, min(len(needable), random.choice((0, 0, 1, 1, 2))))
+    step = ChaosStep(
+        id=key,
+        work=drawn,
+        items=items,
+        idempotent=random.random() < 0.35,
+        verify=not detach and random.random() < 0.3,
+        detach=detach,
+        skipped=random.random() < 0.05,
+        final=final,
+        needs={other.id: random.choice(("success", "success", "done", "failure")) for other in needed},
+        slots=random.choice((1, 1, 1, random.randint(1, slots))),
+        pools={name: random.randint(1, limit) for name, limit in pools.items() if random.random() < 0.2},
+        exclusive=frozenset(name for name in LOCKS if random.random() < 0.15),
+        max_parallel=random.choice((None, 1, 2)) if items else None,
+    )
+    before.append(step)
+    documents.append(_document(random, schema, step))
+
+
+def _random_work(random: Random) -> Work:
+    return random.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
+
+
+def _document(random: Random, schema: str, step: ChaosStep) -> dict[str, Any]:
+    """Return a step's piece of the plan's file."""
+    place = Place(schema=schema, step=step.id, item=":'t'" if step.items else "''")
+    seconds = random.uniform(0.2, 1.2) if step.detach else random.uniform(0.0, 0.3)
+    document: dict[str, Any] = {
+        "id": step.id,
+        "sql": work.sql(step.work, place, random, seconds),
+        **({"needs": [{"step": other, "on": when} for other, when in step.needs.items()]} if step.needs else {}),
+        **({"for_each": _for_each(step)} if step.items else {}),
+        **({"on_finish": "detach"} if step.detach else {}),
+        **({"timeout": "400ms"} if step.work is Work.SLOW else {}),
+        **({"idempotent": True} if step.idempotent else {}),
+        **({"verify": work.verification(step.work, place)} if step.verify else {}),
+        **({"if": "SELECT false"} if step.skipped else {}),
+        **({"slots": step.slots} if step.slots > 1 else {}),
+        **({"pools": dict(step.pools)} if step.pools else {}),
+        **({"exclusive": sorted(step.exclusive)} if step.exclusive else {}),
+    }
+    if step.work is Work.BATCHES:
+        document["repeat"] = {"until": "no_rows", "pause": "20ms", "max_iterations": 30}
+    if step.work in (Work.INDEX, Work.REINDEX):
+        document["lock_timeout"] = "1m"  # they wait for other transactions, and that is no failure
+    leaves_pieces = step.work in (Work.CALL, Work.INDEX, Work.REINDEX) and not step.idempotent
+    if step.work is Work.FLAKY or (random.random() < 0.2 and not leaves_pieces):
+        document["retry"] = {"max_attempts": random.randint(2, 3), "delay": "100ms"}
+    if not step.detach and random.random() < 0.15:
+        document["on_runner_exit"] = "detach"
+    if random.random() < 0.1:
+        document["allow_failure"] = True
+    return document
+
+
+def _for_each(step: ChaosStep) -> dict[str, Any]:
+    limit = {"max_parallel": step.max_parallel} if step.max_parallel else {}
+    return {"items": list(step.items), "as": "t", **limit}

@@ -1,0 +1,76 @@
+"""A second pair of eyes: a process that looks at pg_stat_activity all the time and notes which workers it sees.
+
+`python -m tests.chaos.sampler CONNINFO FILE` writes one line whenever the workers are others than before. It knows
+nothing of plans; who reads the file holds it against the limits of each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import psycopg
+
+from tests.chaos.evidence import Sample
+
+#: Seconds between two looks, and before the next try where there is no server.
+_EVERY = 0.015
+_AWAY = 0.1
+_WORKERS = """
+SELECT application_name FROM pg_stat_activity
+WHERE backend_type = 'pg_background' ORDER BY 1
+"""
+
+
+def watch(conninfo: str, path: Path) -> None:
+    """Look until the process is ended; a server that is away is waited for."""
+    with path.open("w", encoding="utf-8", buffering=1) as file:
+        look, last = 0, None
+        while True:
+            try:
+                with psycopg.connect(conninfo, autocommit=True, application_name="chaos:sampler") as connection:
+                    while True:
+                        look += 1
+                        names = [name for (name,) in connection.execute(_WORKERS).fetchall()]
+                        if names != last:
+                            file.write(json.dumps({"look": look, "workers": names}) + "\n")
+                            last = names
+                        time.sleep(_EVERY)
+            except psycopg.Error:
+                time.sleep(_AWAY)
+
+
+def samples_of(lines: Iterable[str], run_id: str) -> list[Sample]:
+    """Read what was seen of one run, from the lines of `watch`."""
+    prefix = f"jobplan:{run_id}:"
+    changes: list[tuple[int, tuple[str, ...]]] = []
+    look = 0
+    for line in lines:
+        if not line.endswith("}\n"):
+            break  # it is just being written
+        record = json.loads(line)
+        look = record["look"]
+        workers = tuple(name.removeprefix(prefix) for name in record["workers"] if name.startswith(prefix))
+        if not changes or changes[-1][1] != workers:
+            changes.append((look, workers))
+    ends = [*(begun for begun, _ in changes[1:]), look + 1]
+    return [Sample(workers=workers, seen=end - begun) for (begun, workers), end in zip(changes, ends, strict=False)]
+
+
+def strangers_of(lines: Iterable[str], known: Sequence[str]) -> list[str]:
+    """Return the names of workers in `watch`'s lines, twice in a row, that begin with none of the known prefixes."""
+    found: set[str] = set()
+    before: set[str] = set()
+    for line in lines:
+        names = set(json.loads(line)["workers"]) if line.endswith("}\n") else set()
+        odd = {name for name in names if not name.startswith(tuple(known))}
+        found |= odd & before
+        before = odd
+    return sorted(found)
+
+
+if __name__ == "__main__":
+    watch(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,22 @@
+"""A short campaign of the chaos suite: the real command, real servers, real faults. `make chaos` runs the long one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.chaos.campaign import Campaign, Order, summary
+
+SEED = 7
+RUNS = 12
+
+
+@pytest.mark.slow
+def test_a_short_campaign_finds_no_violation(tmp_path: Path) -> None:
+    order = Order(runs=RUNS, seed=SEED, seconds=None, folder=tmp_path)
+    verdicts = Campaign(order, print).carry_out()
+    assert sorted(verdict["number"] for verdict in verdicts) == list(range(RUNS))
+    assert [violation for verdict in verdicts for violation in verdict["violations"]] == []
+    assert sum(len(verdict["faults"]) for verdict in verdicts) >= RUNS // 2, summary(order, verdicts)
+    assert Campaign(order, print).carry_out() == verdicts  # all is done, so nothing is done again

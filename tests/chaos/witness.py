@@ -1,0 +1,265 @@
+"""The judge: what jobplan reported against what is in the database and what was seen on the server.
+
+Each rule is a function from the evidence to sentences, one for each violation. A rule that cannot find anything is
+worthless, so each has its seeded violations in the unit tests.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from tests.chaos.evidence import Event, Evidence, Row
+from tests.chaos.plans import ChaosStep
+from tests.chaos.work import ATOMIC, COUNTED, GRADUAL, IN_LEDGER, Work, last_part, parts
+
+#: States after which a run may end with 0.
+_GOOD = frozenset({"succeeded", "failed_allowed", "skipped", "detached"})
+#: Faults after which a server has forgotten what was not flushed: what VACUUM did is not.
+FORGETTING = frozenset({"restart_immediate", "crash"})
+#: In how many looks in a row a limit must be seen exceeded: one look is not one moment.
+_LOOKS = 2
+#: Codes with which a command may end here, where plans are valid and nobody makes a mistake of usage. Negative ones are
+#: signals: SIGKILL, and a second SIGINT that comes when the run is over and only the process is left to be ended.
+CODES = frozenset({0, 1, 4, 5, 6, 7, 130, 143, -9, -2})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Violation:
+    """What is not as it was promised."""
+
+    rule: str
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.rule}: {self.message}"
+
+
+@dataclass(slots=True, kw_only=True)
+class Claims:
+    """What jobplan said of one step or instance: its attempts by number, and its last state."""
+
+    launched: set[int] = field(default_factory=set)
+    outcomes: dict[int, str] = field(default_factory=dict)
+    state: str | None = None
+    ever_unknown: bool = False
+
+    def count(self, outcome: str) -> int:
+        """Return how many attempts ended so."""
+        return sum(each == outcome for each in self.outcomes.values())
+
+    @property
+    def undecided(self) -> int:
+        """How many attempts may or may not have had their effect, by what was said of them."""
+        open_ = len(self.launched - self.outcomes.keys())
+        return open_ + self.count("unknown") + self.count("detached")
+
+
+def judge(evidence: Evidence) -> list[Violation]:
+    """Return everything that is not as it was promised."""
+    claims = read_claims(evidence.events)
+    return [
+        Violation(rule=rule.__name__.removeprefix("_"), message=message)
+        for rule in _RULES
+        for message in rule(evidence, claims)
+    ]
+
+
+def read_claims(events: Sequence[Event]) -> Mapping[str, Claims]:
+    """Fold the events of a run, through all of its phases, into what they say of each step and instance."""
+    claims: dict[str, Claims] = {}
+    for event in events:
+        name, key, attempt = event["event"], event.get("step"), event.get("attempt", 0)
+        if name == "run_finished":
+            for each, state in event["steps"].items():
+                claims.setdefault(each, Claims()).state = state
+        if key is None:
+            continue
+        claim = claims.setdefault(key, Claims())
+        if name == "attempt_launching":
+            claim.launched.add(attempt)
+            claim.state = None
+        elif name == "attempt_deferred":
+            claim.launched.discard(attempt)
+        elif name == "attempt_finished":
+            claim.outcomes[attempt] = event["outcome"]
+            claim.ever_unknown |= event["outcome"] == "unknown"
+        elif name == "step_finished":
+            claim.state = event["state"]
+        elif name == "step_skipped":
+            claim.state = "skipped"
+    return claims
+
+
+def _each(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[tuple[ChaosStep, str, Claims]]:
+    for step in evidence.plan.steps:
+        for key in step.keys:
+            yield step, key, claims.get(key, Claims())
+
+
+def _complete(step: ChaosStep, rows: Sequence[Row]) -> int:
+    """Return how many complete effects the rows are."""
+    return sum(row.part == last_part(step.work) for row in rows)
+
+
+def _missing(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
+    """No effect is missing that was reported as succeeded."""
+    for step, key, claim in _each(evidence, claims):
+        succeeded = max(claim.count("succeeded"), claim.state == "succeeded")
+        if step.work in COUNTED:
+            there = _complete(step, evidence.effects.of(key))
+            if there < succeeded:
+                yield f"{key} was reported as succeeded {succeeded} times, and its effect is there {there} times"
+        elif step.work is Work.BATCHES:
+            if claim.state == "succeeded" and 0 in evidence.effects.moved[step.id]:
+                yield f"{key} was reported as succeeded, and its queue was not emptied"
+        elif succeeded and key not in evidence.effects.done:
+            if step.work is Work.VACUUM and evidence.faults & FORGETTING:
+                continue
+            yield f"{key} was reported as succeeded, and the catalogs know nothing of it"
+
+
+def _twice(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
+    """No effect is there twice, unless the step is idempotent."""
+    for step, key, _ in _each(evidence, claims):
+        there = _complete(step, evidence.effects.of(key)) if step.work in COUNTED else 0
+        if there > 1 and not step.idempotent:
+            yield f"{key} is not idempotent, and its effect is there {there} times"
+        if step.work is Work.BATCHES and max(evidence.effects.moved[step.id]) > 1:
+            yield f"{key} moved a number twice"
+
+
+def _denied(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
+    """Nothing is reported as failed, cancelled or not begun whose effect is there, unless it was said to be unknown."""
+    for step, key, claim in _each(evidence, claims):
+        if step.work in COUNTED:
+            there = _complete(step, evidence.effects.of(key))
+        elif step.work in GRADUAL or step.work is Work.BATCHES:
+            continue
+        else:
+            there = int(key in evidence.effects.done)
+        may_be = claim.count("succeeded") + claim.undecided
+        if there > may_be:
+            yield f"{key}: its effect is there {there} times, and only {may_be} attempts may have had it"
+        settled = claim.state == "failed" and claim.ever_unknown and step.verify
+        if settled and there and set(claim.outcomes.values()) == {"unknown"}:
+            yield f"{key}: its verify was taken to say that it failed, and its effect is there"
+
+
+def _torn(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
+    """What one transaction did is there as a whole."""
+    for step, key, _ in _each(evidence, claims):
+        if step.work not in ATOMIC:
+            continue
+        for txid, count in Counter(row.txid for row in evidence.effects.of(key)).items():
+            if count != parts(step.work):
+                yield f"{key}: transaction {txid} left {count} of {parts(step.work)} rows"
+
+
+def _unrecorded(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
+    """Nothing ran whose launch was not recorded before."""
+    seen = {key for sample in evidence.samples for key in sample.workers}
+    for step, key, claim in _each(evidence, claims):
+        begun = sum(row.part == 1 for row in evidence.effects.of(key)) if step.work in COUNTED else 0
+        if begun > len(claim.launched):
+            yield f"{key} began {begun} times at least, and {len(claim.launched)} launches are recorded"
+        elif key in seen and not claim.launched:
+            yield f"{key} had a worker, and no launch of it is recorded"
+    keys = {key for step in evidence.plan.steps for key in step.keys}
+    yield from (f"{key} had a worker and is no step of the plan" for key in sorted(seen - keys))
+
+
+def _order(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
+    """A step that needs another's success begins after that has committed."""
+    for step, key, _ in _each(evidence, claims):
+        begun = min((row.at for row in evidence.effects.of(key)), default=None)
+        for other, when in step.needs.items():
+            upstream = evidence.plan.step_of(other)
+            if begun is None or when != "success" or upstream.work not in COUNTED:
+                continue
+            for needed in upstream.keys:
+                commits = [row.committed for row in evidence.effects.of(needed) if row.part == last_part(upstream.work)]
+                if commits and min(commits) > begun:
+                    yield f"{key} began {min(commits) - begun:.3f} s before {needed}, which it needs, had committed"
+
+
+def _settled(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
+    """With the ledger the outcome of a transactional step is known exactly."""
+    if not evidence.ledger:
+        return
+    for step, key, claim in _each(evidence, claims):
+        if step.work in IN_LEDGER and not step.detach and claim.state == "unknown":
+            yield f"{key} is one transaction, the ledger was there, and its outcome was reported as unknown"
+
+
+def _budget(evidence: Evidence, _: Mapping[str, Claims]) -> Iterator[str]:
+    """No limit of the plan is exceeded."""
+    for sample in evidence.samples:
+        if sample.seen >= _LOOKS:
+            yield from (f"{what}: {', '.join(sample.workers)}" for what in _exceeded(evidence, sample.workers))
+
+
+def _exceeded(evidence: Evidence, workers: Sequence[str]) -> Iterator[str]:
+    plan = evidence.plan
+    known = {step.id for step in plan.steps}
+    steps = [plan.step_of(key) for key in workers if key.partition("[")[0] in known]
+    if any(step.final for step in steps):
+        steps = [step for step in steps if not step.detach]  # the rest is over, and what was detached goes on
+    if sum(step.slots for step in steps) > plan.slots:
+        yield f"more than {plan.slots} slots taken"
+    for pool, limit in plan.pools.items():
+        if sum(step.pools.get(pool, 0) for step in steps) > limit:
+            yield f"more than {limit} of pool {pool} taken"
+    for lock, count in Counter(lock for step in steps for lock in step.exclusive).items():
+        if count > 1:
+            yield f"{count} hold the exclusive name {lock}"
+    for identity, count in Counter(step.id for step in steps).items():
+        most = plan.step_of(identity).max_parallel or len(plan.step_of(identity).keys)
+        if count > most:
+            yield f"{count} workers of {identity} at the same time, and {most} are allowed"
+
+
+def _ending(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
+    """Every command ends, with a code that says what its steps say, and without an error of jobplan's own."""
+    for phase in evidence.phases:
+        if phase.code is None:
+            yield f"{phase.command} did not end: {_tail(phase.stderr)}"
+        elif phase.code not in CODES or "Traceback" in phase.stderr:
+            yield f"{phase.command} ended with {phase.code}: {_tail(phase.stderr)}"
+    last = evidence.phases[-1]
+    bad = sorted(f"{key} {claim.state}" for key, claim in claims.items() if claim.state not in _GOOD)
+    if last.code == 0 and bad:
+        yield f"{last.command} ended with 0, and these are not well: {', '.join(bad)}"
+    if last.code == 1 and not bad and "record" not in last.stderr:
+        yield f"{last.command} ended with 1, and every step is well"
+
+
+def _tail(text: str) -> str:
+    return " / ".join(text.strip().splitlines()[-3:])
+
+
+def _left(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
+    """No worker is left that no command finds; none lives on whose step was reported as over."""
+    for phase in evidence.phases:
+        yield from (f"after {phase.command} a worker lived that status did not name: {name}" for name in phase.hidden)
+    last = evidence.phases[-1]
+    if last.code in (0, 1):
+        for key in last.alive:
+            state = claims.get(key, Claims()).state
+            if state != "detached":
+                yield f"{last.command} was over, and the worker of {key}, which is {state}, lived on"
+
+
+_RULES: tuple[Callable[[Evidence, Mapping[str, Claims]], Iterator[str]], ...] = (
+    _missing,
+    _twice,
+    _denied,
+    _torn,
+    _unrecorded,
+    _order,
+    _settled,
+    _budget,
+    _ending,
+    _left,
+)

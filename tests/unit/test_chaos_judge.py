@@ -1,0 +1,251 @@
+"""The chaos suite's judge finds what it is there to find: each rule has a violation seeded for it, and a clean case."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+
+from runner.lint import load_plan
+from tests.chaos import plans
+from tests.chaos.evidence import Effects, Event, Evidence, Phase, Row, Sample
+from tests.chaos.plans import ChaosPlan, ChaosStep
+from tests.chaos.sampler import samples_of, strangers_of
+from tests.chaos.witness import judge, read_claims
+from tests.chaos.work import HOPELESS, Work
+
+INSERT = ChaosStep(id="a", work=Work.INSERT)
+AGAIN = ChaosStep(id="a", work=Work.INSERT, idempotent=True)
+INDEX = ChaosStep(id="a", work=Work.INDEX)
+GONE = Phase(command="run", code=-9)
+
+
+def a_plan(*steps: ChaosStep, slots: int = 2, **pools: int) -> ChaosPlan:
+    return ChaosPlan(schema="c", text="", setup="", steps=steps, slots=slots, pools=pools, group=False)
+
+
+def launch(key: str, attempt: int = 1) -> Event:
+    return {"event": "attempt_launching", "step": key, "attempt": attempt}
+
+
+def end(key: str, outcome: str, attempt: int = 1) -> Event:
+    return {"event": "attempt_finished", "step": key, "attempt": attempt, "outcome": outcome}
+
+
+def state(key: str, name: str) -> Event:
+    return {"event": "step_finished", "step": key, "state": name}
+
+
+def ran(key: str, outcome: str, final: str | None = None) -> list[Event]:
+    return [launch(key), end(key, outcome), state(key, final or outcome)]
+
+
+def row(key: str, part: int = 1, txid: str = "7", at: float = 1.0, committed: float = 2.0) -> Row:
+    return Row(key=key, part=part, txid=txid, at=at, committed=committed)
+
+
+def rules(of: ChaosPlan, events: Iterable[Event], *rows: Row, phase: Phase | None = None, **keys: Any) -> list[str]:
+    """Return the names of the rules that are violated."""
+    effects = keys.pop("effects", Effects(rows=rows))
+    phase = phase or Phase(command="run", code=7)
+    evidence = Evidence(plan=of, events=list(events), phases=(phase,), effects=effects, **keys)
+    return [violation.rule for violation in judge(evidence)]
+
+
+@pytest.mark.parametrize("final", ["succeeded", "failed", "unknown", "cancelled", "timed_out"])
+def test_what_was_said_and_is_so_is_no_violation(final: str) -> None:
+    there = [row("a")] if final == "succeeded" else []
+    assert rules(a_plan(INSERT), ran("a", final), *there) == []
+
+
+def test_a_reported_success_without_its_effect_is_found() -> None:
+    assert rules(a_plan(INSERT), ran("a", "succeeded")) == ["missing"]
+    assert rules(a_plan(INSERT), ran("a", "unknown", "succeeded")) == ["missing"]
+    assert rules(a_plan(INDEX), ran("a", "succeeded")) == ["missing"]
+    call = ChaosStep(id="a", work=Work.CALL)
+    assert rules(a_plan(call), ran("a", "succeeded"), row("a", 1)) == ["missing"]
+    twice = [*ran("a", "succeeded"), launch("a", 2), end("a", "succeeded", 2), state("a", "succeeded")]
+    assert rules(a_plan(AGAIN), twice, row("a")) == ["missing"]
+
+
+def test_a_queue_that_was_not_emptied_is_found() -> None:
+    batches = ChaosStep(id="a", work=Work.BATCHES)
+    assert rules(a_plan(batches), ran("a", "succeeded"), effects=Effects(moved={"a": (1, 1, 0)})) == ["missing"]
+    assert rules(a_plan(batches), ran("a", "succeeded"), effects=Effects(moved={"a": (1, 2, 1)})) == ["twice"]
+    assert rules(a_plan(batches), ran("a", "succeeded"), effects=Effects(moved={"a": (1, 1, 1)})) == []
+
+
+def test_what_a_crash_may_forget_of_vacuum_is_no_violation() -> None:
+    vacuum = a_plan(ChaosStep(id="a", work=Work.VACUUM))
+    assert rules(vacuum, ran("a", "succeeded")) == ["missing"]
+    assert rules(vacuum, ran("a", "succeeded"), phase=Phase(command="run", code=0, faults=("crash",))) == []
+
+
+def test_an_effect_that_is_there_twice_is_found() -> None:
+    both = [*ran("a", "unknown"), launch("a", 2), end("a", "succeeded", 2)]
+    assert rules(a_plan(INSERT), both, row("a"), row("a", txid="8")) == ["twice"]
+    assert rules(a_plan(AGAIN), both, row("a"), row("a", txid="8")) == []
+
+
+@pytest.mark.parametrize("outcome", ["failed", "cancelled", "timed_out"])
+def test_a_denied_effect_is_found(outcome: str) -> None:
+    assert rules(a_plan(INSERT), ran("a", outcome), row("a")) == ["denied"]
+    assert rules(a_plan(INDEX), ran("a", outcome), effects=Effects(done=frozenset({"a"}))) == ["denied"]
+
+
+def test_an_idempotent_step_that_ran_more_often_than_was_said_is_found() -> None:
+    assert rules(a_plan(AGAIN), ran("a", "succeeded"), row("a"), row("a", txid="8")) == ["denied", "unrecorded"]
+
+
+@pytest.mark.parametrize(
+    "said", [[launch("a")], [launch("a"), end("a", "unknown")], [launch("a"), end("a", "detached")]]
+)
+def test_an_effect_that_nobody_has_denied_is_no_violation(said: list[Event]) -> None:
+    assert rules(a_plan(INSERT), said, row("a"), phase=GONE) == []
+
+
+def test_a_verify_that_was_taken_for_a_failure_is_found() -> None:
+    verified = replace(INSERT, verify=True)
+    assert rules(a_plan(verified), ran("a", "unknown", "failed"), row("a")) == ["denied"]
+    assert rules(a_plan(verified), ran("a", "unknown", "failed")) == []
+
+
+def test_half_a_transaction_is_found() -> None:
+    both = a_plan(ChaosStep(id="a", work=Work.PARTS))
+    assert rules(both, ran("a", "succeeded"), row("a", 1), row("a", 2)) == []
+    assert rules(both, ran("a", "failed"), row("a", 1)) == ["torn"]
+
+
+def test_what_ran_without_a_record_is_found() -> None:
+    assert rules(a_plan(INSERT), [], row("a"), phase=GONE) == ["denied", "unrecorded"]
+    seen = [Sample(workers=("a",), seen=1)]
+    assert rules(a_plan(INSERT), [], samples=seen, phase=GONE) == ["unrecorded"]
+    assert rules(a_plan(INSERT), [launch("a")], samples=seen, phase=GONE) == []
+    assert rules(a_plan(INSERT), [], samples=[Sample(workers=("b",), seen=1)], phase=GONE) == ["unrecorded"]
+
+
+def test_an_attempt_that_was_put_off_did_not_begin() -> None:
+    deferred: Event = {"event": "attempt_deferred", "step": "a", "attempt": 1}
+    assert rules(a_plan(INSERT), [launch("a"), deferred], row("a"), phase=GONE) == ["denied", "unrecorded"]
+
+
+def test_a_step_that_began_too_early_is_found() -> None:
+    later = ChaosStep(id="b", work=Work.INSERT, needs={"a": "success"})
+    said = [*ran("a", "succeeded"), *ran("b", "succeeded")]
+    first = row("a", at=1.0, committed=2.0)
+    assert rules(a_plan(INSERT, later), said, first, row("b", at=1.9)) == ["order"]
+    assert rules(a_plan(INSERT, later), said, first, row("b", at=2.1)) == []
+
+
+def test_the_ledger_leaves_no_doubt() -> None:
+    assert rules(a_plan(INSERT), ran("a", "unknown"), ledger=True) == ["settled"]
+    assert rules(a_plan(INDEX), ran("a", "unknown"), ledger=True) == []
+    assert rules(a_plan(INSERT), ran("a", "unknown"), ledger=False) == []
+
+
+def test_limits_that_are_exceeded_are_found() -> None:
+    wide = ChaosStep(id="a", work=Work.INSERT, slots=2)
+    io = ChaosStep(id="b", work=Work.INSERT, pools={"io": 1}, exclusive=frozenset({"t"}))
+    each = ChaosStep(id="c", work=Work.INSERT, items=("x", "y"), max_parallel=1)
+    other = replace(io, id="d")
+    of = a_plan(wide, io, each, other, io=1)
+    said = [launch(key) for key in ("a", "b", "c[x]", "c[y]", "d")]
+
+    def seen(*workers: str, looks: int = 2) -> list[str]:
+        return rules(of, said, samples=[Sample(workers=workers, seen=looks)], phase=GONE)
+
+    assert seen("a") == []
+    assert seen("a", "b") == ["budget"]
+    assert seen("a", "b", looks=1) == []
+    assert seen("b", "d") == ["budget", "budget"]
+    assert seen("c[x]", "c[y]") == ["budget"]
+
+
+def test_what_was_detached_takes_nothing_from_finally() -> None:
+    away = ChaosStep(id="a", work=Work.INSERT, detach=True)
+    last = ChaosStep(id="z", work=Work.INSERT, final=True)
+    both = [Sample(workers=("a", "z"), seen=5)]
+    said = [launch("a"), launch("z")]
+    assert rules(a_plan(away, last, slots=1), said, samples=both, phase=GONE) == []
+    assert rules(a_plan(replace(away, detach=False), last, slots=1), said, samples=both, phase=GONE) == ["budget"]
+
+
+def test_commands_that_end_badly_are_found() -> None:
+    def ended(code: int | None, stderr: str = "", final: str = "succeeded") -> list[str]:
+        there = [row("a")] if final == "succeeded" else []
+        return rules(a_plan(INSERT), ran("a", final), *there, phase=Phase(command="run", code=code, stderr=stderr))
+
+    assert ended(0) == []
+    assert ended(None) == ["ending"]
+    assert ended(70) == ["ending"]
+    assert ended(7, "Traceback (most recent call last):") == ["ending"]
+    assert ended(0, final="failed") == ["ending"]
+    assert ended(1) == ["ending"]
+    assert ended(1, final="failed") == []
+
+
+def test_workers_that_are_left_are_found() -> None:
+    hidden = Phase(command="run", code=-9, alive=("a",), hidden=("a",))
+    assert rules(a_plan(INSERT), [launch("a")], phase=hidden) == ["left"]
+    over = Phase(command="run", code=0, alive=("a",))
+    assert rules(a_plan(INSERT), ran("a", "succeeded"), row("a"), phase=over) == ["left"]
+    assert rules(a_plan(INSERT), ran("a", "detached"), row("a"), phase=over) == []
+
+
+def test_claims_follow_a_run_through_its_phases() -> None:
+    first = [launch("a"), launch("b"), end("b", "failed"), state("b", "failed")]
+    second = [end("a", "unknown"), launch("b", 2), end("b", "succeeded", 2), state("b", "succeeded")]
+    finished: Event = {"event": "run_finished", "steps": {"a": "unknown", "b": "succeeded"}}
+    claims = read_claims([*first, *second, finished])
+    assert {key: claim.state for key, claim in claims.items()} == {"a": "unknown", "b": "succeeded"}
+    assert claims["b"].outcomes == {1: "failed", 2: "succeeded"}
+    assert (claims["a"].undecided, claims["b"].undecided) == (1, 0)
+
+
+def test_samples_tell_how_long_workers_were_seen_together() -> None:
+    lines = [
+        '{"look": 1, "workers": []}\n',
+        '{"look": 4, "workers": ["jobplan:r:a", "jobplan:q:a", "odd"]}\n',
+        '{"look": 6, "workers": ["jobplan:r:a", "odd"]}\n',
+        '{"look": 9, "workers": ["jobplan:r:a", "jobplan:r:b"]}\n',
+        '{"look": 10, "workers": ["job',
+    ]
+    assert [(sample.workers, sample.seen) for sample in samples_of(lines, "r")] == [
+        ((), 3),
+        (("a",), 5),
+        (("a", "b"), 1),
+    ]
+    assert samples_of([], "r") == []
+    assert strangers_of(lines[:4], ["jobplan:r:", "jobplan:q:"]) == ["odd"]
+
+
+def _drawn(seed: int) -> ChaosPlan:
+    return plans.random_plan(Random(seed), "c1")  # noqa: S311 - a reproducible generator is wanted
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_every_random_plan_is_valid_and_says_what_the_judge_believes(seed: int, tmp_path: Any) -> None:
+    drawn = _drawn(seed)
+    path = tmp_path / "plan.yaml"
+    path.write_text(drawn.text, encoding="utf-8")
+    loaded = load_plan(path)
+    assert loaded.plan is not None, loaded.problems
+    for step, known in zip((*loaded.plan.steps, *loaded.plan.finally_), drawn.steps, strict=True):
+        assert (step.id, step.slots, dict(step.pools), step.exclusive, step.idempotent, not step.waits) == (
+            known.id,
+            known.slots,
+            dict(known.pools),
+            known.exclusive,
+            known.idempotent,
+            known.detach,
+        )
+        assert {need.step: need.on.value for need in step.needs} == dict(known.needs)
+
+
+def test_every_kind_of_work_is_drawn() -> None:
+    drawn = {step.work for seed in range(60) for step in _drawn(seed).steps}
+    assert drawn == set(Work)
+    assert drawn > HOPELESS
