@@ -193,19 +193,20 @@ def _settled(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
             yield f"{key} is one transaction, the ledger was there, and its outcome was reported as unknown"
 
 
-def _budget(evidence: Evidence, _: Mapping[str, Claims]) -> Iterator[str]:
-    """No limit of the plan is exceeded."""
+def _budget(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
+    """No limit of the plan is exceeded; `finally` has slots of its own beside what was let go of."""
+    steps = {key: step for step in evidence.plan.steps for key in step.keys}
     for sample in evidence.samples:
+        workers = [key for key in sample.workers if key in steps]
+        if any(steps[key].final for key in workers):
+            workers = [key for key in workers if not claims.get(key, Claims()).count("detached")]
         if sample.seen >= _LOOKS:
-            yield from (f"{what}: {', '.join(sample.workers)}" for what in _exceeded(evidence, sample.workers))
+            yield from (f"{what}: {', '.join(sample.workers)}" for what in _exceeded(evidence, workers))
 
 
 def _exceeded(evidence: Evidence, workers: Sequence[str]) -> Iterator[str]:
     plan = evidence.plan
-    known = {step.id for step in plan.steps}
-    steps = [plan.step_of(key) for key in workers if key.partition("[")[0] in known]
-    if any(step.final for step in steps):
-        steps = [step for step in steps if not step.detach]  # the rest is over, and what was detached goes on
+    steps = [plan.step_of(key) for key in workers]
     if sum(step.slots for step in steps) > plan.slots:
         yield f"more than {plan.slots} slots taken"
     for pool, limit in plan.pools.items():

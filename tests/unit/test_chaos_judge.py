@@ -165,12 +165,11 @@ def test_limits_that_are_exceeded_are_found() -> None:
 
 
 def test_what_was_detached_takes_nothing_from_finally() -> None:
-    away = ChaosStep(id="a", work=Work.INSERT, detach=True)
     last = ChaosStep(id="z", work=Work.INSERT, final=True)
     both = [Sample(workers=("a", "z"), seen=5)]
-    said = [launch("a"), launch("z")]
-    assert rules(a_plan(away, last, slots=1), said, samples=both, phase=GONE) == []
-    assert rules(a_plan(replace(away, detach=False), last, slots=1), said, samples=both, phase=GONE) == ["budget"]
+    for outcome, found in {"detached": [], "unknown": ["budget"]}.items():
+        said = [launch("a"), end("a", outcome), launch("z")]
+        assert rules(a_plan(INSERT, last, slots=1), said, samples=both, phase=GONE) == found
 
 
 def test_commands_that_end_badly_are_found() -> None:
