@@ -17,6 +17,7 @@ _COMMANDS = {
     "init": "Write a first plan, and how to check plans in CI.",
     "validate": "Check plans without a server.",
     "run": "Run a plan.",
+    "graph": "Draw a plan's graph: as a tree, Mermaid or DOT.",
     "doctor": "Say whether a server is ready for plans, and what mends it.",
     "schema": "Print the JSON Schema of plans.",
     "server": "Start, stop and use the embedded server, for trying things.",

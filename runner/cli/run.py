@@ -26,7 +26,7 @@ from runner.gateway.conninfo import without_password
 from runner.identity import new_run_id, worker_name
 from runner.lint import read_plan
 from runner.plan.model import Plan
-from runner.reports.jsonl import JsonLines
+from runner.reports.kinds import KINDS, open_report
 from runner.reports.plain import Afterlife, Plain, Verbosity, last_line
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -52,7 +52,9 @@ class Options:
 @click.option("--slots", type=click.IntRange(min=1), metavar="N", help="Lower the plan's budget to N workers.")
 @parameter_options
 @selection_options
-@click.option("--report", "reports", multiple=True, metavar="KIND=PATH", help="Write a report (jsonl); repeatable.")
+@click.option(
+    "--report", "reports", multiple=True, metavar="KIND=PATH", help=f"Write a report ({', '.join(KINDS)}); repeatable."
+)
 @click.option("-v", "--verbose", is_flag=True, help="Show queueing, pids and each step's notices.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only failures and the last line.")
 def run(
@@ -109,8 +111,8 @@ def _report(text: str) -> tuple[str, Path]:
     kind, equals, path = text.partition("=")
     if not equals or not path:
         raise UsageError(f"--report {text!r} is not KIND=PATH.")
-    if kind != "jsonl":
-        raise UsageError(f"--report knows no kind {kind!r}; it knows jsonl.")
+    if kind not in KINDS:
+        raise UsageError(f"--report knows no kind {kind!r}; it knows {', '.join(KINDS)}.")
     return kind, Path(path)
 
 
@@ -138,7 +140,7 @@ def _server(options: Options, *, embedded: bool) -> Iterator[str]:
 def _execute(plan: Plan, left_out: frozenset[str], options: Options, conninfo: str, *, embedded: bool) -> int:
     clock = MonotonicClock()
     run_id = new_run_id(clock.now())
-    reports = [JsonLines(path, run_id) for _, path in options.reports]
+    reports = [open_report(kind, path, run_id) for kind, path in options.reports]
     interrupted: list[int] = []
     sinks: list[Sink] = [Plain(sys.stderr, run_id, options.verbosity), *reports]
 

@@ -72,9 +72,15 @@ def read_plan(
     given: Mapping[str, str] | None = None,
     params_file: str | Path | None = None,
     environment: Mapping[str, str] | None = None,
+    require_values: bool = True,
 ) -> Plan:
-    """Return a plan that is ready to run; PlanError, with every error but no warning, if it is invalid."""
-    loaded = load_plan(path, given=given, params_file=params_file, environment=environment, require_values=True)
+    """Return a plan that is ready to run; PlanError, with every error but no warning, if it is invalid.
+
+    Without `require_values`, parameters may be without one: the plan is only to be looked at.
+    """
+    loaded = load_plan(
+        path, given=given, params_file=params_file, environment=environment, require_values=require_values
+    )
     if loaded.plan is None:
         errors = tuple(problem for problem in loaded.problems if problem.severity is Severity.ERROR)
         count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"

@@ -1,0 +1,37 @@
+"""`jobplan graph`: a plan's steps and what they need, as a drawing in text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from runner.cli.selection import Selection, selection_options
+
+_FORMS = ("text", "mermaid", "dot")
+
+
+@click.command()
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--format", "format_", type=click.Choice(_FORMS), default="text", show_default=True)
+@selection_options
+def graph(
+    plan: Path,
+    *,
+    format_: str,
+    select: tuple[str, ...],
+    exclude: tuple[str, ...],
+    assume_done: bool,
+) -> None:
+    """Draw a plan's graph: a tree, Mermaid for Markdown, or DOT for Graphviz.
+
+    \b
+    jobplan graph plans/nightly.yaml --format mermaid
+    jobplan graph plans/nightly.yaml --format dot | dot -Tsvg > plan.svg
+    """
+    from runner.lint import read_plan
+    from runner.reports.graph import FORMS, plan_graph
+
+    loaded = read_plan(plan, require_values=False)
+    left_out = Selection(select=select, exclude=exclude, assume_done=assume_done).left_out(loaded)
+    click.echo(FORMS[format_](plan_graph(loaded, left_out)), nl=False)

@@ -1,0 +1,280 @@
+"""From a plan and the events of a run to its report.
+
+A pure fold: it applies the events to a state of its own, and keeps what the state forgets, which is every attempt but
+the last and every wait.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from runner.engine import events as ev
+from runner.engine.fold import apply
+from runner.engine.scheduler import run_status
+from runner.engine.state import SLOTS, RunState, StepRecord, initial_state
+from runner.plan.graph import longest_path
+from runner.plan.model import OnFinish, Plan, Value
+from runner.reports.lanes import assign_lanes
+from runner.reports.plain import Verbosity, error_text, lines_for
+from runner.reports.report import AttemptReport, Message, RunReport, StepReport, Wait, Waiting
+from runner.sql.params import TemplateError, plain_text, render
+
+
+def run_report(plan: Plan, run_id: str, events: Iterable[ev.Event]) -> RunReport:
+    """Tell what happened. ValueError if the events do not begin with the run's start."""
+    state = initial_state(plan)
+    telling = _Telling(state=state, run_id=run_id)
+    for event in events:
+        apply(state, event)
+        telling.take(event)
+    return telling.told()
+
+
+@dataclass(slots=True)
+class _Step:
+    """What is being told of one step."""
+
+    attempts: list[AttemptReport] = field(default_factory=list)
+    notices: list[ev.Notice] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)
+    open: Wait | None = None
+    error: ev.ErrorDetails | None = None
+
+
+@dataclass(slots=True)
+class _Telling:
+    state: RunState
+    run_id: str
+    started: ev.RunStarted | None = None
+    last_at: float = 0.0
+    slots_used: int = 0
+    steps: dict[str, _Step] = field(default_factory=dict)
+    messages: list[Message] = field(default_factory=list)
+
+    def take(self, event: ev.Event) -> None:
+        self.last_at = max(self.last_at, event.at)
+        self.slots_used = max(self.slots_used, self.state.used[SLOTS])
+        if isinstance(event, ev.StepEvent):
+            step = self.steps.setdefault(event.step, _Step())
+            _keep_attempt(step, self.state.records[event.step], event)
+            _keep_wait(step, self.state.records[event.step], event)
+            if isinstance(event, ev.StepFinished):
+                step.error = event.error
+        elif isinstance(event, ev.RunStarted):
+            self.started = event
+        else:
+            lines = lines_for(event, self.state, Verbosity.NORMAL, self.run_id)
+            self.messages += (Message(at=_ms(event.at), text=line) for line in lines)
+
+    def told(self) -> RunReport:
+        started = self.started
+        if started is None:
+            raise ValueError("the events of a run begin with run_started")
+        plan, finished = self.state.plan, self.state.finished
+        values = {**plan.values, "run.id": self.run_id, "run.name": plan.name}
+        steps = self._in_lanes(tuple(self._step(record, values) for record in _in_order(self.state)))
+        spans = _spans(steps)
+        return RunReport(
+            run=self.run_id,
+            plan=plan.name,
+            description=plan.description,
+            owner=plan.owner,
+            file=started.file,
+            sha256=started.sha256,
+            jobplan=started.jobplan,
+            host=started.host,
+            server=started.server,
+            extension=started.extension,
+            database=started.database,
+            user=started.user,
+            slots=plan.budget.slots,
+            slots_used=self.slots_used,
+            parameters={name: plain_text(value) for name, value in plan.values.items()},
+            started_at=_ms(started.at),
+            finished_at=_ms(self.last_at),
+            exit_code=None if finished is None else finished.exit_code,
+            steps=steps,
+            spans=spans,
+            critical=_critical(plan, spans),
+            messages=tuple(self.messages),
+        )
+
+    def _step(self, record: StepRecord, values: Mapping[str, Value]) -> StepReport:
+        told, step = self.steps.get(record.key, _Step()), record.step
+        attempts = tuple(self._ended(attempt, told) for attempt in told.attempts)
+        waits = told.waits if told.open is None else [*told.waits, replace(told.open, until=_ms(self.last_at))]
+        return StepReport(
+            key=record.key,
+            state=record.state,
+            sql=_sql(record, values, run_status(self.state)),
+            description=step.description,
+            tags=tuple(sorted(step.tags)),
+            needs=step.needs,
+            parent=record.parent,
+            instances=len(record.instances or ()),
+            in_finally=record.in_finally,
+            detaches=step.on_finish is OnFinish.DETACH,
+            slots=step.slots,
+            pools=tuple(step.pools),
+            timeout=step.timeout,
+            ready_at=_ms(record.ready_at),
+            started_at=_ms(record.started_at),
+            ended_at=_ms(record.ended_at),
+            skip_reason=record.skip.reason if record.skip else None,
+            because=record.skip.because if record.skip else "",
+            error=told.error,
+            attempts=attempts,
+            waits=tuple(waits),
+        )
+
+    def _ended(self, attempt: AttemptReport, told: _Step) -> AttemptReport:
+        if attempt.outcome is not None:
+            return attempt
+        return replace(attempt, ended_at=_ms(self.last_at), notices=tuple(told.notices))
+
+    def _in_lanes(self, steps: tuple[StepReport, ...]) -> tuple[StepReport, ...]:
+        spans = [
+            (one.launched_at, one.ended_at, step.slots, (step.key, one.number))
+            for step in steps
+            for one in step.attempts
+        ]
+        lanes = assign_lanes(spans)
+        return tuple(
+            replace(step, attempts=tuple(replace(one, lanes=lanes[step.key, one.number]) for one in step.attempts))
+            if step.attempts
+            else step
+            for step in steps
+        )
+
+
+def _in_order(state: RunState) -> Iterator[StepRecord]:
+    """Yield the steps in the plan's order, each instance after what it is one of."""
+    for step in (*state.plan.steps, *state.plan.finally_):
+        record = state.records[step.id]
+        yield record
+        yield from (state.records[key] for key in record.instances or ())
+
+
+def _keep_attempt(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
+    match event:
+        case ev.AttemptLaunching():
+            at = _ms(event.at)
+            step.notices = []
+            step.attempts.append(
+                AttemptReport(
+                    number=event.attempt,
+                    iteration=record.iteration,
+                    launched_at=at,
+                    ended_at=at,
+                    timeout=event.timeout,
+                )
+            )
+        case ev.AttemptDeferred():
+            step.attempts.pop()
+        case ev.StepSkipped() if step.attempts and step.attempts[-1].outcome is None:
+            step.attempts.pop()
+        case ev.AttemptNotice():
+            step.notices.append(event.notice)
+        case ev.AttemptRunning():
+            step.attempts[-1] = replace(step.attempts[-1], worker=event.worker)
+        case ev.AttemptCancelRequested():
+            step.attempts[-1] = replace(step.attempts[-1], cancel_reason=event.reason)
+        case ev.AttemptLost():
+            step.attempts[-1] = replace(step.attempts[-1], lost=event.message)
+        case ev.AttemptFinished():
+            step.attempts[-1] = _finished(step.attempts[-1], event, step.notices)
+        case _:
+            pass
+
+
+def _finished(attempt: AttemptReport, event: ev.AttemptFinished, notices: list[ev.Notice]) -> AttemptReport:
+    return replace(
+        attempt,
+        ended_at=_ms(event.at),
+        outcome=event.outcome,
+        error=event.error,
+        command_tag=event.command_tag,
+        row_count=event.row_count,
+        server_started_at=_ms(event.started_at),
+        server_finished_at=_ms(event.finished_at),
+        worker=event.worker or attempt.worker,
+        deadline=_ms(event.deadline),
+        notices=tuple(notices),
+        notices_dropped=event.notices_dropped,
+        result=event.result,
+    )
+
+
+#: Events that say what a step waits for from now on; any other one that moves the step ends the wait.
+_INFORM = (ev.AttemptNotice, ev.AttemptRunning, ev.AttemptCancelRequested, ev.AttemptDetachRequested, ev.AttemptLost)
+
+
+def _keep_wait(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
+    if isinstance(event, _INFORM):
+        return
+    at = _ms(event.at)
+    if isinstance(event, ev.StepQueued) and step.open is not None and step.open.kind is Waiting.QUEUED:
+        step.open = replace(step.open, why=event.reason)
+        return
+    if step.open is not None and at > step.open.since:
+        step.waits.append(replace(step.open, until=at))
+    step.open = _wait_after(event, record, at)
+
+
+def _wait_after(event: ev.StepEvent, record: StepRecord, at: float) -> Wait | None:
+    kind, why = None, ""
+    match event:
+        case ev.StepReady():
+            kind = Waiting.QUEUED
+        case ev.StepQueued():
+            kind, why = Waiting.QUEUED, event.reason
+        case ev.AttemptDeferred():
+            kind, why = Waiting.QUEUED, event.message
+        case ev.StepChecking():
+            kind, why = Waiting.CHECKING, str(event.phase)
+        case ev.StepRetrying():
+            kind, why = Waiting.RETRYING, error_text(record.last.error if record.last else None)
+        case ev.StepRepeating():
+            kind = Waiting.PAUSING
+        case _:
+            pass
+    return None if kind is None else Wait(kind=kind, since=at, until=at, why=why)
+
+
+def _sql(record: StepRecord, values: Mapping[str, Value], status: str) -> str:
+    """Put the values in, as for the server; a text in which they do not fit is shown as it stands in the plan."""
+    own: dict[str, Any] = {**values, **record.values}
+    if record.in_finally:
+        own["run.status"] = status
+    try:
+        return render(record.step.sql.text, own)
+    except TemplateError:
+        return record.step.sql.text
+
+
+def _spans(steps: tuple[StepReport, ...]) -> dict[str, float]:
+    starts: dict[str, float] = {}
+    ends: dict[str, float] = {}
+    for step in steps:
+        key = step.parent or step.key
+        if step.started_at is not None:
+            starts[key] = min(starts.get(key, step.started_at), step.started_at)
+        if step.ended_at is not None:
+            ends[key] = max(ends.get(key, step.ended_at), step.ended_at)
+    return {
+        step.key: round(ends[step.key] - starts[step.key], 3) if step.key in starts and step.key in ends else 0.0
+        for step in steps
+        if step.parent is None
+    }
+
+
+def _critical(plan: Plan, spans: Mapping[str, float]) -> tuple[str, ...]:
+    return longest_path({step.id: tuple(need.step for need in step.needs) for step in plan.steps}, spans)[1]
+
+
+def _ms(seconds: Any) -> Any:  # noqa: ANN401 - float to float and None to None
+    """Cut to whole milliseconds, as `rfc3339` does when it writes a time."""
+    return None if seconds is None else math.floor(round(seconds * 1e6) / 1000) / 1000

@@ -1,0 +1,162 @@
+"""A plan's graph as text: Mermaid for Markdown, DOT for Graphviz, and a tree for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, replace
+
+from runner.plan.graph import topological_order
+from runner.plan.model import Need, NeedOn, Plan, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanGraph:
+    """The steps to draw, and those of `finally`, with needs among them only."""
+
+    name: str
+    steps: tuple[Step, ...]
+    finally_: tuple[Step, ...]
+
+
+def plan_graph(plan: Plan, left_out: AbstractSet[str] = frozenset()) -> PlanGraph:
+    """Return the graph of a plan without the steps that are left out."""
+    kept = tuple(step for step in plan.steps if step.id not in left_out)
+    ids = {step.id for step in kept}
+    steps = tuple(replace(step, needs=tuple(need for need in step.needs if need.step in ids)) for step in kept)
+    return PlanGraph(name=plan.name, steps=steps, finally_=plan.finally_)
+
+
+def mermaid(graph: PlanGraph) -> str:
+    """Write the graph in Mermaid's flowchart syntax; GitHub and GitLab draw it in Markdown.
+
+    Source: https://mermaid.js.org/syntax/flowchart.html
+    """
+    return "\n".join(_mermaid(graph)) + "\n"
+
+
+def _mermaid(graph: PlanGraph) -> Iterator[str]:
+    numbers = _numbers(graph)
+    yield "flowchart LR"
+    yield from (f'  {numbers[step.id]}["{_mermaid_text(_label(step))}"]' for step in graph.steps)
+    if graph.finally_:
+        yield '  subgraph finally["finally"]'
+        yield from (f'    {numbers[step.id]}["{_mermaid_text(_label(step))}"]' for step in graph.finally_)
+        yield "  end"
+    for step, need in _edges(graph):
+        arrow = "-->" if need.on is NeedOn.SUCCESS else f"-. {need.on} .->"
+        yield f"  {numbers[need.step]} {arrow} {numbers[step.id]}"
+    detached = [numbers[step.id] for step in (*graph.steps, *graph.finally_) if not step.waits]
+    if detached:
+        yield "  classDef detach stroke-dasharray: 5 4"
+        yield f"  class {','.join(detached)} detach"
+
+
+def _mermaid_text(text: str) -> str:
+    """Write what means something in a label by the codes that Mermaid has for characters."""
+    return "".join(
+        character if character.isalnum() or character in " _-.,:()[]" else f"#{ord(character)};" for character in text
+    )
+
+
+def dot(graph: PlanGraph) -> str:
+    """Write the graph in Graphviz' DOT. Source: https://graphviz.org/doc/info/lang.html"""
+    return "\n".join(_dot(graph)) + "\n"
+
+
+def _dot(graph: PlanGraph) -> Iterator[str]:
+    yield f"digraph {_dot_text(graph.name)} {{"
+    yield '  graph [rankdir=LR, fontname="sans-serif"]'
+    yield '  node [shape=box, style=rounded, fontname="sans-serif"]'
+    yield '  edge [fontname="sans-serif", fontsize=10]'
+    yield from (f"  {_dot_node(step)}" for step in graph.steps)
+    if graph.finally_:
+        yield "  subgraph cluster_finally {"
+        yield "    label=finally"
+        yield from (f"    {_dot_node(step)}" for step in graph.finally_)
+        yield "  }"
+    for step, need in _edges(graph):
+        style = "" if need.on is NeedOn.SUCCESS else f" [style=dashed, label={need.on}]"
+        yield f"  {_dot_text(need.step)} -> {_dot_text(step.id)}{style}"
+    yield "}"
+
+
+def _dot_node(step: Step) -> str:
+    style = "" if step.waits else ', style="rounded,dashed"'
+    return f"{_dot_text(step.id)} [label={_dot_text(_label(step))}{style}]"
+
+
+def _dot_text(text: str) -> str:
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    return f'"{escaped}"'
+
+
+def tree(graph: PlanGraph) -> str:
+    """Write the graph as a tree: each step under the last of those that it needs, which names the others.
+
+    A step that alone follows another one stands below it with an arrow, not further in: a long chain stays narrow.
+    """
+    lines = list(_tree(graph.steps))
+    if graph.finally_:
+        lines += ["finally", *(f"  {line}" for line in _tree(graph.finally_))]
+    return "\n".join(lines) + "\n"
+
+
+def _tree(steps: tuple[Step, ...]) -> Iterator[str]:
+    by_id = {step.id: step for step in steps}
+    order = {name: place for place, name in enumerate(topological_order(_needs(steps)))}
+    under: dict[str, list[str]] = {name: [] for name in order}
+    parents: dict[str, str | None] = {}
+    for name in order:
+        parents[name] = max((need.step for need in by_id[name].needs), key=order.__getitem__, default=None)
+        under.setdefault(parents[name] or "", []).append(name)
+    # name, what stands before it, and what stands before all that follows it
+    waiting = [(name, "", "") for name in reversed(under.get("", []))]
+    while waiting:
+        name, first, rest = waiting.pop()
+        yield f"{first}{_described(by_id[name], parents[name])}"
+        children = under[name]
+        if len(children) == 1:
+            waiting.append((children[0], f"{rest}↓ ", rest))
+            continue
+        for child in reversed(children):
+            last = child == children[-1]
+            waiting.append((child, f"{rest}{'└─ ' if last else '├─ '}", f"{rest}{'   ' if last else '│  '}"))
+
+
+def _described(step: Step, parent: str | None) -> str:
+    words = [*(f"on {need.on}" for need in step.needs if need.step == parent and need.on is not NeedOn.SUCCESS)]
+    others = [
+        need.step if need.on is NeedOn.SUCCESS else f"{need.step} on {need.on}"
+        for need in step.needs
+        if need.step != parent
+    ]
+    if others:
+        words.append(f"also after {', '.join(others)}")
+    if not step.waits:
+        words.append("detached")
+    return f"{_label(step)}  ({'; '.join(words)})" if words else _label(step)
+
+
+def _label(step: Step) -> str:
+    if step.for_each is not None:
+        count = len(step.for_each.items)
+        return f"{step.id} [{f'{count} items' if count else 'items of a query'}]"
+    return f"{step.id} [up to {step.repeat.max_iterations} times]" if step.repeat is not None else step.id
+
+
+def _numbers(graph: PlanGraph) -> Mapping[str, str]:
+    """Name the nodes by numbers: an id may be a word of Mermaid's, such as `end`."""
+    return {step.id: f"s{number}" for number, step in enumerate((*graph.steps, *graph.finally_), start=1)}
+
+
+def _edges(graph: PlanGraph) -> Iterator[tuple[Step, Need]]:
+    yield from ((step, need) for step in (*graph.steps, *graph.finally_) for need in step.needs)
+
+
+def _needs(steps: tuple[Step, ...]) -> Mapping[str, tuple[str, ...]]:
+    return {step.id: tuple(need.step for need in step.needs) for step in steps}
+
+
+#: The forms of `jobplan graph`.
+FORMS: Mapping[str, Callable[[PlanGraph], str]] = {"text": tree, "mermaid": mermaid, "dot": dot}

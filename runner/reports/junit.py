@@ -1,0 +1,136 @@
+"""The run as JUnit XML, which GitLab, Jenkins and GitHub's reporters read: a test case for each step.
+
+The form is that of Jenkins' xunit plugin (junit-10.xsd), the strictest of those in common use that let a test case have
+its own output. A step that failed, timed out or was cancelled is a failure; one whose outcome is unknown is an error.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from xml.etree import ElementTree as ET
+
+from runner.durations import format_duration
+from runner.engine.state import StepState
+from runner.reports.report import AttemptReport, RunReport, StepReport
+from runner.reports.text import error_block, result_words, skip_words, xml_text
+
+_FAILURES = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED})
+#: States that are no end: the run was killed, or the report was made before it was over.
+_ENDED = (
+    frozenset({StepState.SUCCEEDED, StepState.FAILED_ALLOWED, StepState.DETACHED, StepState.SKIPPED, StepState.UNKNOWN})
+    | _FAILURES
+)
+
+
+def junit_xml(report: RunReport) -> str:
+    """Write the report as JUnit XML."""
+    kinds = Counter(_kind(step) for step in report.leaves)
+    counts = {
+        "tests": str(len(report.leaves)),
+        "failures": str(kinds["failure"]),
+        "errors": str(kinds["error"]),
+        "time": _seconds(report.seconds),
+    }
+    root = ET.Element("testsuites", {"name": report.plan, **counts})
+    suite = ET.SubElement(
+        root,
+        "testsuite",
+        {
+            "name": report.plan,
+            **counts,
+            "skipped": str(kinds["skipped"]),
+            "timestamp": datetime.fromtimestamp(report.started_at, UTC).strftime("%Y-%m-%dT%H:%M:%S"),
+            "hostname": xml_text(report.host),
+            "file": xml_text(report.file),
+        },
+    )
+    properties = ET.SubElement(suite, "properties")
+    for name, value in _properties(report):
+        ET.SubElement(properties, "property", {"name": name, "value": xml_text(value)})
+    for step in report.leaves:
+        suite.append(_case(report, step))
+    said = "\n".join(message.text for message in report.messages)
+    if said:
+        ET.SubElement(suite, "system-out").text = xml_text(said)
+    ET.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+
+
+def _properties(report: RunReport) -> Iterator[tuple[str, str]]:
+    yield "run", report.run
+    yield "file", report.file
+    yield "database", report.database
+    yield "server", report.server
+    yield "pg_background", report.extension
+    yield "jobplan", report.jobplan
+    yield "sha256", report.sha256
+    yield from ((f"param.{name}", value) for name, value in report.parameters.items())
+
+
+def _kind(step: StepReport) -> str:
+    if step.state in _FAILURES:
+        return "failure"
+    if step.state is StepState.SKIPPED:
+        return "skipped"
+    return "error" if step.state is StepState.UNKNOWN or step.state not in _ENDED else "passed"
+
+
+def _case(report: RunReport, step: StepReport) -> ET.Element:
+    case = ET.Element(
+        "testcase",
+        {
+            "name": xml_text(step.key),
+            "classname": report.plan,
+            "time": _seconds(step.seconds),
+        },
+    )
+    kind = _kind(step)
+    if kind == "skipped":
+        ET.SubElement(case, "skipped", {"message": xml_text(skip_words(step))})
+    elif kind != "passed":
+        case.append(_trouble(step, kind))
+    said = "\n".join(_said(step))
+    if said:
+        ET.SubElement(case, "system-out").text = xml_text(said)
+    return case
+
+
+def _trouble(step: StepReport, kind: str) -> ET.Element:
+    error = step.error
+    words = step.state.replace("_", " ") if step.state in _ENDED else f"not over: {step.state}"
+    message = f"{words}: {error.message}" if error else words
+    told = ET.Element(
+        kind, {"message": xml_text(message), "type": error.sqlstate if error and error.sqlstate else words}
+    )
+    told.text = xml_text(error_block(error)) if error else words
+    return told
+
+
+def _said(step: StepReport) -> Iterator[str]:
+    """Yield what each attempt did and said."""
+    if step.state is StepState.FAILED_ALLOWED and step.error is not None:
+        yield f"failed, which is allowed: {step.error.message}"
+    for attempt in step.attempts:
+        yield _attempt(attempt)
+        yield from (f"{notice.severity}:  {notice.message}" for notice in attempt.notices)
+        if attempt.notices_dropped:
+            yield f"{attempt.notices_dropped} more notices were dropped"
+        if attempt.result is not None and attempt.result.columns:
+            yield " | ".join(attempt.result.columns)
+            yield from (" | ".join("NULL" if value is None else value for value in row) for row in attempt.result.rows)
+
+
+def _attempt(attempt: AttemptReport) -> str:
+    iteration = f"iteration {attempt.iteration}, " if attempt.iteration > 1 else ""
+    end = attempt.outcome.replace("_", " ") if attempt.outcome else "not over"
+    words = f"{iteration}attempt {attempt.number}: {end} in {format_duration(attempt.seconds)}"
+    result = result_words(attempt)
+    pid = f" (pid {attempt.worker.pid})" if attempt.worker else ""
+    why = f": {attempt.error.message}" if attempt.error else ""
+    return f"{words}{pid}{why}{f': {result}' if result else ''}"
+
+
+def _seconds(seconds: float) -> str:
+    return f"{seconds:.3f}"

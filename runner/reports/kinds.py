@@ -1,0 +1,114 @@
+"""The kinds of report that `--report KIND=PATH` knows, in one table, and the sink that writes one when the run ends.
+
+`jobplan run` and `jobplan show` use the same table, with events that happen and events that were recorded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from runner.engine.encoding import to_json
+from runner.engine.events import Event
+from runner.engine.state import RunState
+from runner.errors import RecordError
+from runner.plan.model import Plan
+from runner.reports.collect import run_report
+from runner.reports.html import html_page
+from runner.reports.jsonl import JsonLines
+from runner.reports.junit import junit_xml
+from runner.reports.markdown import markdown_text
+from runner.reports.prometheus import prometheus_text
+from runner.reports.report import RunReport
+
+#: Kinds that are rendered from the finished report. `jsonl` is the other one: the events, written as they happen.
+RENDERERS: Mapping[str, Callable[[RunReport], str]] = {
+    "junit": junit_xml,
+    "markdown": markdown_text,
+    "html": html_page,
+    "prometheus": prometheus_text,
+}
+KINDS = ("jsonl", *RENDERERS)
+
+
+def report_text(kind: str, plan: Plan, run_id: str, events: Sequence[Event]) -> str:
+    """Return a report of what was recorded. ValueError if the events do not begin with the run's start."""
+    if kind == "jsonl":
+        return "".join(json.dumps(to_json(event, run_id), ensure_ascii=False) + "\n" for event in events)
+    return RENDERERS[kind](run_report(plan, run_id, events))
+
+
+def write_report(kind: str, path: Path, text: str) -> None:
+    """Write a report so that a reader finds the old one or the new one, never half of one. RecordError if it cannot be.
+
+    A path that is no ordinary file, such as /dev/stdout, is written to as it is.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+            return
+        part = _part(path)
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+        part.replace(path.resolve())
+    except OSError as error:
+        raise RecordError(f"the {kind} report {path} cannot be written: {error.strerror}") from error
+
+
+class ReportFile:
+    """A sink that keeps the run's events and writes a report of them at its end; `broken`: there is none.
+
+    RecordError at once if the place cannot be written to. A run that never began leaves no report.
+    """
+
+    def __init__(self, kind: str, path: Path, run_id: str) -> None:
+        self.path = path
+        self.broken = False
+        self._kind = kind
+        self._run_id = run_id
+        self._events: list[Event] = []
+        self._plan: Plan | None = None
+        self._try()
+
+    def handle(self, event: Event, state: RunState) -> None:
+        """Keep the event."""
+        self._plan = state.plan
+        self._events.append(event)
+
+    def tick(self, now: float, state: RunState) -> None:
+        """Do nothing: the report is written at the end."""
+
+    def close(self) -> None:
+        """Write the report."""
+        if self._plan is None or not any(event.name == "run_started" for event in self._events):
+            self.broken = True
+            return
+        try:
+            write_report(self._kind, self.path, report_text(self._kind, self._plan, self._run_id, self._events))
+        except RecordError:
+            self.broken = True
+            raise
+
+    def _try(self) -> None:
+        """Find out before the run whether there is room for the report."""
+        if self.path.exists() and not self.path.is_file():
+            return
+        try:
+            with _part(self.path).open("w", encoding="utf-8"):
+                pass
+        except OSError as error:
+            raise RecordError(f"the {self._kind} report {self.path} cannot be written: {error.strerror}") from error
+        with contextlib.suppress(OSError):
+            _part(self.path).unlink()
+
+
+def _part(path: Path) -> Path:
+    """Return where the report is while it is written: beside it, under a name that no collector of textfiles reads."""
+    path = path.resolve()
+    return path.with_name(f".{path.name}.part")
+
+
+def open_report(kind: str, path: Path, run_id: str) -> JsonLines | ReportFile:
+    """Return the sink for a report of this kind. RecordError if its place cannot be written to."""
+    return JsonLines(path, run_id) if kind == "jsonl" else ReportFile(kind, path, run_id)

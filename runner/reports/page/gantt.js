@@ -1,0 +1,228 @@
+// The chart over time: slots as lanes with a strip of who waits, or a row for each step with its own waits.
+const gantt = (() => {
+  const host = document.getElementById("gantt");
+  const LANE = 26, ROW = 22, AXIS = 24, STRIP = 44, LABEL_SLOTS = 64;
+  const begin = run.started_at, end = Math.max(run.finished_at, begin + 0.001);
+  const attempts = [], queued = [];
+  let waits = [];
+  run.steps.forEach((step, index) => {
+    for (const attempt of step.attempts) attempts.push({step, attempt, index});
+    for (const wait of step.waits) if (wait.kind === "queued") queued.push({step, wait});
+  });
+  let view = [begin, end], mode = "slots", drag = null;
+
+  function ticks(width) {
+    const span = view[1] - view[0], least = (span / Math.max(2, width)) * 90;
+    const steps = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800,
+      3600, 7200, 14400, 28800, 86400, 172800, 604800, 2592000];
+    const step = steps.find((one) => one >= least) || steps.at(-1);
+    const found = [];
+    for (let n = Math.ceil((view[0] - begin) / step - 1e-9); begin + n * step <= view[1] + 1e-9; n++) found.push(n * step);
+    return found;
+  }
+
+  function tipOf({step, attempt}) {
+    const server = attempt.server_started_at && attempt.server_finished_at
+      ? `on the server ${duration(attempt.server_finished_at - attempt.server_started_at)}` : "";
+    const wait = step.waits.filter((one) => one.kind === "queued").reduce((sum, one) => sum + one.until - one.since, 0);
+    return [
+      `${step.key}${step.attempts.length > 1 ? `, attempt ${attempt.number}` : ""}${attempt.iteration > 1 ? `, iteration ${attempt.iteration}` : ""}`,
+      `${attempt.outcome ? words(attempt.outcome) : "not over"} in ${duration(attempt.ended_at - attempt.launched_at)}${server ? ` (${server})` : ""}`,
+      `${clock(attempt.launched_at)} UTC, +${duration(attempt.launched_at - begin)}`,
+      wait >= 0.001 ? `waited ${duration(wait)} for its slot` : "",
+      attempt.pid ? `pid ${attempt.pid}` : "",
+      attempt.error ? cut(attempt.error.message, 300) : attempt.result_words,
+    ];
+  }
+
+  function draw() {
+    const width = Math.max(280, host.clientWidth);
+    const bySlot = mode === "slots";
+    waits = [];
+    const rows = bySlot ? null : run.steps.filter((step) => !step.instances);
+    const label = bySlot ? (width < 500 ? 48 : LABEL_SLOTS) : Math.min(220, Math.round(width * 0.32));
+    const lanes = bySlot ? Math.max(1, run.lanes) : rows.length;
+    const tall = bySlot ? LANE : ROW;
+    const strip = bySlot && queued.length ? STRIP : 0;
+    const height = AXIS + lanes * tall + strip + 6;
+    const x = (at) => label + ((at - view[0]) / (view[1] - view[0])) * (width - label - 8);
+    const svg = drawn("svg", {width, height, role: "img", "aria-label": "Timeline of the run"});
+    const defs = drawn("defs", {});
+    const hatch = drawn("pattern", {id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)"});
+    hatch.append(drawn("line", {x1: 0, y1: 0, x2: 0, y2: 6, class: "grid"}));
+    const clip = drawn("clipPath", {id: "plot"});
+    clip.append(drawn("rect", {x: label, y: 0, width: width - label, height}));
+    defs.append(hatch, clip);
+    svg.append(defs);
+    const letters = Math.floor((label - 10) / 6.4);
+    for (let lane = 0; lane < lanes; lane++) {
+      const y = AXIS + lane * tall;
+      if (lane % 2 === 0) svg.append(drawn("rect", {class: "lane", x: label, y, width: width - label, height: tall}));
+      const name = bySlot ? (width < 500 ? String(lane + 1) : `slot ${lane + 1}`) : cut(rows[lane].key, letters);
+      svg.append(drawn("text", {x: label - 8, y: y + tall / 2 + 4, "text-anchor": "end", class: "soft"}, name));
+    }
+    for (const offset of ticks(width - label)) {
+      const at = x(begin + offset);
+      svg.append(drawn("line", {class: "grid", x1: at, x2: at, y1: AXIS - 4, y2: height}));
+      svg.append(drawn("text", {x: at, y: 14, class: "soft", "text-anchor": offset === 0 && view[0] === begin ? "start" : "middle"},
+        offset === 0 ? "0" : `+${tickText(offset)}`));
+    }
+    const plot = drawn("g", {"clip-path": "url(#plot)"});
+    svg.append(plot);
+    if (bySlot) {
+      attempts.forEach(({attempt}, at) => bar(plot, at, attempt.lanes.map((lane) => AXIS + lane * tall), tall, x, width));
+      if (strip) drawQueue(svg, plot, AXIS + lanes * tall + 6, strip - 6, x, label);
+    } else {
+      const rowOf = new Map(rows.map((step, index) => [step.key, index]));
+      for (const step of rows) {
+        const y = AXIS + rowOf.get(step.key) * tall;
+        for (const wait of step.waits) {
+          const index = waits.push([step, wait]) - 1;
+          plot.append(drawn("rect", {class: "wait", "data-wait": index, x: x(wait.since), y: y + 6, width: Math.max(1, x(wait.until) - x(wait.since)), height: tall - 12}));
+        }
+      }
+      attempts.forEach(({step}, at) => bar(plot, at, [AXIS + rowOf.get(step.key) * tall], tall, x, width));
+    }
+    host.replaceChildren(svg);
+    host.dataset.label = label;
+  }
+
+  function tickText(offset) { return offset < 60 ? `${+offset.toFixed(3)}s` : duration(offset); }
+
+  function bar(plot, at, tops, tall, x, width) {
+    const {step, attempt} = attempts[at];
+    const left = x(attempt.launched_at), right = x(attempt.ended_at);
+    if (right < 0 || left > 20000) return;
+    const wide = Math.max(2.5, right - left);
+    const group = drawn("g", {"data-step": step.key, "data-attempt": attempt.number, "data-at": at});
+    const state = attempt.outcome || "running";
+    tops.forEach((y, index) => {
+      const rect = drawn("rect", {class: `attempt ${stateClass(state)}`, x: left, y: y + 3, width: wide, height: tall - 6, rx: Math.min(4, wide / 2)});
+      if (index === 0) {
+        rect.setAttribute("tabindex", "0");
+        rect.setAttribute("role", "button");
+        rect.setAttribute("aria-label", `${step.key} attempt ${attempt.number}: ${words(state)}`);
+      }
+      group.append(rect);
+      if (BAD.has(state)) {
+        const middle = y + tall / 2, at = left + Math.min(wide - 1, 9), half = Math.min(3.5, wide / 2 - 0.5);
+        if (half > 1) {
+          group.append(drawn("path", {class: "mark", d: `M${at - half} ${middle - half}L${at + half} ${middle + half}M${at - half} ${middle + half}L${at + half} ${middle - half}`}));
+        }
+      }
+      const from = Math.max(left, x(view[0])), room = Math.min(right, width) - from;
+      const indent = BAD.has(state) ? 18 : 6;
+      if (mode === "slots" && index === 0 && room > 44 + indent) {
+        group.append(drawn("text", {class: "in", x: from + indent, y: y + tall / 2 + 4}, cut(step.key, Math.floor((room - indent - 4) / 6.6))));
+      }
+    });
+    plot.append(group);
+  }
+
+  function drawQueue(svg, plot, top, height, x, label) {
+    const changes = [];
+    for (const {wait} of queued) changes.push([wait.since, 1], [wait.until, -1]);
+    changes.sort((a, b) => a[0] - b[0] || a[1] - b[1]);
+    let count = 0, most = 1;
+    for (const [, by] of changes) { count += by; most = Math.max(most, count); }
+    const y = (number) => top + height - (number / most) * (height - 4);
+    count = 0;
+    let path = `M${x(begin)} ${y(0)}`;
+    for (const [at, by] of changes) { path += `H${x(at).toFixed(1)}`; count += by; path += `V${y(count).toFixed(1)}`; }
+    const area = drawn("path", {class: "queue", d: `${path}H${x(end)}V${y(0)}Z`});
+    plot.append(area);
+    svg.append(drawn("text", {x: label - 8, y: top + height / 2 + 4, "text-anchor": "end", class: "soft"}, "queue"));
+  }
+
+  function tipOfQueue(at) {
+    const waiting = queued.filter(({wait}) => wait.since <= at && at < wait.until);
+    return [`${waiting.length} queued at +${duration(Math.max(0, at - begin))}`,
+      ...waiting.slice(0, 8).map(({step, wait}) => `${cut(step.key, 60)}${wait.why ? `: ${cut(wait.why, 80)}` : ""}`),
+      waiting.length > 8 ? `and ${waiting.length - 8} more` : ""];
+  }
+
+  // What is under the pointer or has the focus, in words; null if nothing is.
+  function told(target, clientX) {
+    const group = target.closest("[data-at]");
+    if (group) return tipOf(attempts[+group.dataset.at]);
+    if (target.dataset.wait) {
+      const [step, wait] = waits[+target.dataset.wait];
+      return [step.key, `${wait.kind} for ${duration(wait.until - wait.since)}`, cut(wait.why, 300)];
+    }
+    return target.classList.contains("queue") ? tipOfQueue(timeAt(clientX)) : null;
+  }
+
+  function timeAt(clientX) {
+    const label = +host.dataset.label, box = host.getBoundingClientRect();
+    return view[0] + ((clientX - box.left - label) / (Math.max(280, host.clientWidth) - label - 8)) * (view[1] - view[0]);
+  }
+
+  function zoom(factor, around = (view[0] + view[1]) / 2) {
+    const least = Math.min(0.005, end - begin);
+    const span = Math.min(end - begin, Math.max(least, (view[1] - view[0]) * factor));
+    const share = (around - view[0]) / (view[1] - view[0]);
+    move(around - span * share, span);
+  }
+
+  function move(from, span = view[1] - view[0]) {
+    const start = Math.max(begin, Math.min(from, end - span));
+    view = [start, start + span];
+    hideTip();
+    draw();
+  }
+
+  host.addEventListener("pointermove", (event) => {
+    const lines = told(event.target, event.clientX);
+    if (lines) showTip(lines, event.clientX, event.clientY); else hideTip();
+  });
+  host.addEventListener("pointerleave", hideTip);
+  host.addEventListener("focusin", (event) => {
+    const lines = told(event.target, 0), box = event.target.getBoundingClientRect();
+    if (lines) showTip(lines, box.left, box.bottom);
+  });
+  host.addEventListener("focusout", hideTip);
+  host.addEventListener("click", (event) => {
+    const group = event.target.closest("[data-at]");
+    if (group && !(drag && drag.moved)) steps.reveal(attempts[+group.dataset.at].step.key);
+  });
+  host.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey && !event.metaKey && !event.shiftKey) return;
+    event.preventDefault();
+    if (event.shiftKey) move(view[0] + Math.sign(event.deltaY || event.deltaX) * (view[1] - view[0]) * 0.1);
+    else zoom(event.deltaY > 0 ? 1.25 : 0.8, timeAt(event.clientX));
+  }, {passive: false});
+  host.addEventListener("dblclick", (event) => zoom(0.5, timeAt(event.clientX)));
+  host.addEventListener("pointerdown", (event) => { drag = event.pointerType === "mouse" ? {x: event.clientX, from: view[0], moved: false} : null; });
+  addEventListener("pointermove", (event) => {
+    if (!drag || !(event.buttons & 1)) return;
+    const by = event.clientX - drag.x;
+    if (Math.abs(by) < 4 && !drag.moved) return;
+    drag.moved = true;
+    move(drag.from - (by / (host.clientWidth - +host.dataset.label - 8)) * (view[1] - view[0]));
+  });
+  host.addEventListener("keydown", (event) => {
+    const span = view[1] - view[0];
+    const group = event.target.closest("[data-at]");
+    if (event.key === "Enter" && group) steps.reveal(attempts[+group.dataset.at].step.key);
+    else if (event.key === "+") zoom(0.5);
+    else if (event.key === "-") zoom(2);
+    else if (event.key === "0") move(begin, end - begin);
+    else if (event.key === "ArrowLeft" && event.target === host) move(view[0] - span * 0.2);
+    else if (event.key === "ArrowRight" && event.target === host) move(view[0] + span * 0.2);
+  });
+  const press = (id, act) => document.getElementById(id).addEventListener("click", act);
+  press("zoom-in", () => zoom(0.5));
+  press("zoom-out", () => zoom(2));
+  press("zoom-all", () => move(begin, end - begin));
+  for (const name of ["slots", "steps"]) {
+    press(`by-${name}`, () => {
+      mode = name;
+      for (const other of ["slots", "steps"]) document.getElementById(`by-${other}`).setAttribute("aria-pressed", String(other === name));
+      draw();
+    });
+  }
+  let width = 0;
+  new ResizeObserver(() => { if (host.clientWidth !== width) { width = host.clientWidth; draw(); } }).observe(host);
+  draw();
+  return {draw};
+})();

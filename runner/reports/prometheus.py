@@ -1,0 +1,80 @@
+"""The run as a textfile for Prometheus' node exporter: the last run of each plan, and of each of its steps.
+
+Source: https://prometheus.io/docs/practices/naming/ and https://prometheus.io/docs/instrumenting/exposition_formats/:
+base units, a name that ends in the unit, one HELP and TYPE for each metric. All are gauges: a textfile tells how the
+last run was, and no counter of ours goes on from one run to the next. The run's id is no label: each run would make new
+time series.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+from runner.engine.state import FINAL
+from runner.reports.report import RunReport, StepReport
+
+#: name, help, and samples (labels, value).
+_Samples = Iterable[tuple[dict[str, str], float]]
+
+
+def prometheus_text(report: RunReport) -> str:
+    """Write the report in the text format 0.0.4."""
+    return "".join(f"{line}\n" for line in _lines(report))
+
+
+def _lines(report: RunReport) -> Iterator[str]:
+    labels = {"plan": report.plan, "database": report.database}
+    for name, help_, samples in (*_of_run(report), *_of_steps(report.steps)):
+        yield f"# HELP jobplan_{name} {help_}"
+        yield f"# TYPE jobplan_{name} gauge"
+        for own, value in samples:
+            told = ",".join(f'{key}="{_label(text)}"' for key, text in {**labels, **own}.items())
+            yield f"jobplan_{name}{{{told}}} {value:.15g}"
+
+
+def _of_run(report: RunReport) -> Iterator[tuple[str, str, _Samples]]:
+    counts: Counter[str] = Counter({str(state): 0 for state in sorted(FINAL)})
+    counts.update(str(step.state) for step in report.leaves)
+    code = -1 if report.exit_code is None else report.exit_code
+    retries = sum(step.retries for step in report.leaves)
+    yield "run_start_timestamp_seconds", "When the run began.", [({}, report.started_at)]
+    yield "run_end_timestamp_seconds", "When the run ended.", [({}, report.finished_at)]
+    yield "run_duration_seconds", "How long the run took.", [({}, report.seconds)]
+    yield "run_exit_code", "The exit code of the run; -1 if it did not end.", [({}, code)]
+    yield "run_success", "1 if the run ended with exit code 0, else 0.", [({}, float(code == 0))]
+    yield "run_slots", "The budget of slots.", [({}, report.slots)]
+    yield "run_slots_used", "The most slots that were held at once.", [({}, report.slots_used)]
+    yield "run_retries", "Attempts that followed one that had not succeeded.", [({}, retries)]
+    yield "run_steps", "Steps by their last state.", [({"state": name}, counts[name]) for name in counts]
+
+
+def _of_steps(steps: tuple[StepReport, ...]) -> Iterator[tuple[str, str, _Samples]]:
+    leaves = [step for step in steps if not step.instances]
+    ran = [step for step in leaves if step.attempts]
+    queued = [(_step(step), step.waited) for step in ran]
+    yield (
+        "step_duration_seconds",
+        "From the first launch of the step to the end of its last attempt.",
+        [(_step(step), step.seconds) for step in ran],
+    )
+    yield "step_queue_duration_seconds", "How long the step waited for slots and pools.", queued
+    yield "step_attempts", "Workers that the step had.", [(_step(step), len(step.attempts)) for step in ran]
+    yield (
+        "step_retries",
+        "Attempts that followed one that had not succeeded.",
+        [(_step(step), step.retries) for step in ran],
+    )
+    yield (
+        "step_state",
+        "1 for the last state of the step.",
+        [({**_step(step), "state": str(step.state)}, 1) for step in leaves],
+    )
+
+
+def _step(step: StepReport) -> dict[str, str]:
+    return {"step": step.key}
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("\n", "\\n").replace('"', '\\"')
