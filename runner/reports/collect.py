@@ -66,8 +66,29 @@ class _Telling:
         elif isinstance(event, ev.RunStarted):
             self.started = event
         else:
+            if isinstance(event, ev.RunResumed):
+                self._take_up(event)
             lines = lines_for(event, self.state, Verbosity.NORMAL, self.run_id)
             self.messages += (Message(at=_ms(event.at), text=line) for line in lines)
+
+    def _take_up(self, event: ev.RunResumed) -> None:
+        """End what the last runner left open, as far as it does not live on, and forget errors of what runs again."""
+        adopted = {found.step for found in event.adopted}
+        outcomes = {found.step: found.outcome for found in event.settled}
+        for key, step in self.steps.items():
+            record = self.state.records.get(key)
+            step.open = None
+            if record is None or not record.final:
+                step.error = None
+            last = step.attempts[-1] if step.attempts else None
+            if last is not None and key not in adopted and (last.outcome is None or key in outcomes):
+                outcome = outcomes.get(key, ev.Outcome.UNKNOWN)
+                ended = last.ended_at if last.outcome is not None else _ms(event.at)
+                step.attempts[-1] = replace(last, outcome=outcome, ended_at=ended, notices=tuple(step.notices))
+        if self.started is not None:
+            self.started = replace(
+                self.started, jobplan=event.jobplan, file=event.file, sha256=event.sha256, host=event.host
+            )
 
     def told(self) -> RunReport:
         started = self.started

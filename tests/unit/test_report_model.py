@@ -184,3 +184,34 @@ def test_a_very_tall_column_is_broken() -> None:
     assert layout.rows == TALLEST
     assert layout.columns == 4
     assert layout.places["1"][0] == 3
+
+
+def test_a_run_that_was_taken_up_is_told_as_one() -> None:
+    a_plan = plan(step("done"), step("settled"), step("lives"), step("again"), slots=4)
+    keys = [one.id for one in a_plan.steps]
+    begun = play(a_plan, {key: [AttemptScript(duration=1.0 if key == "done" else 9.0)] for key in keys}, start=AT)
+    events = [event for event in begun.events if event.at < AT + 5]
+    worker = ev.Worker(pid=7, backend_start="2026-01-01T00:00:00.0Z", application_name="jobplan:x:lives")
+    events.append(
+        ev.RunResumed(
+            at=AT + 20,
+            jobplan="2",
+            file="moved.yaml",
+            sha256="1",
+            host="other",
+            os_pid=1,
+            slots=4,
+            steps=4,
+            settled=(ev.Settled(step="settled", outcome=ev.Outcome.SUCCEEDED, by="ledger"),),
+            adopted=(ev.Adopted(step="lives", attempt=1, worker=worker),),
+        )
+    )
+    events.append(ev.AttemptFinished(at=AT + 21, step="lives", attempt=1, outcome=ev.Outcome.SUCCEEDED, worker=worker))
+    report = run_report(a_plan, RUN, events)
+    outcomes = {one.key: [str(attempt.outcome) for attempt in one.attempts] for one in report.steps}
+    assert outcomes == {"done": ["succeeded"], "settled": ["succeeded"], "lives": ["succeeded"], "again": ["unknown"]}
+    assert (report.started_at, report.finished_at) == (AT, AT + 21)
+    assert (report.host, report.file) == ("other", "moved.yaml")
+    assert report.messages[0].text.startswith(f"run {RUN} goes on")
+    (again,) = named(report, "again").attempts
+    assert again.ended_at == AT + 20
