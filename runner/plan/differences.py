@@ -1,0 +1,48 @@
+"""What differs between two plans, as a person who takes a run up with a changed plan has to read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runner.plan.model import Plan
+from runner.plan.resolved import resolved_json
+
+#: Characters of a value that are shown.
+_SHOWN = 60
+
+
+def differences(old: Plan, new: Plan) -> Iterator[str]:
+    """Yield a line for each key of the plan, and each key of a step, whose value is not the same."""
+    before, after = json.loads(resolved_json(old)), json.loads(resolved_json(new))
+    for section in ("steps", "finally"):
+        yield from _steps(_by_id(before.pop(section, ())), _by_id(after.pop(section, ())))
+    yield from _keys("", before, after)
+
+
+def _by_id(steps: Iterator[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {step["id"]: step for step in steps}
+
+
+def _steps(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    for key in before:
+        if key not in after:
+            yield f"step {key} is not in it any more"
+        else:
+            yield from _keys(f"step {key}: ", before[key], after[key])
+    yield from (f"step {key} is new" for key in after if key not in before)
+
+
+def _keys(where: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    for key in sorted(before.keys() | after.keys()):
+        old, new = before.get(key), after.get(key)
+        if old != new:
+            yield f"{where}{key}: {_shown(old)} -> {_shown(new)}"
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    flat = " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())
+    return flat if len(flat) <= _SHOWN else flat[: _SHOWN - 1] + "…"

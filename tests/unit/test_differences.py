@@ -1,0 +1,42 @@
+"""What differs between two plans is told key by key."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runner.plan.differences import differences
+from runner.plan.model import Budget
+from tests.builders import plan, sql, step
+
+
+def test_the_same_plan_differs_in_nothing() -> None:
+    assert list(differences(plan(step("a", "select 1")), plan(step("a", "select 1")))) == []
+
+
+def test_each_key_of_each_step_is_told() -> None:
+    old = plan(step("a", "select 1"), step("b", "select 2"), finally_=(step("f", "select 3"),))
+    new = plan(
+        step("a", "select 1", timeout=5.0), step("c", "select 2"), finally_=(step("f", "select 3\n  where true"),)
+    )
+    assert list(differences(old, new)) == [
+        "step a: timeout: 60.0 -> 5.0",
+        "step b is not in it any more",
+        "step c is new",
+        "step f: sql: select 3 -> select 3 where true",
+    ]
+
+
+def test_the_plans_own_keys_are_told() -> None:
+    old = plan(step("a", "select 1"))
+    new = replace(old, name="other", budget=Budget(slots=2), run_timeout=60.0)
+    told = list(differences(old, new))
+    assert told[0].startswith("budget: ")
+    assert told[1:] == ["name: test -> other", "run_timeout: nothing -> 60.0"]
+
+
+def test_a_long_text_is_cut() -> None:
+    old = plan(step("a", "select 1"))
+    new = replace(old, steps=(replace(old.steps[0], sql=sql("select " + "x" * 1000)),))
+    (line,) = differences(old, new)
+    assert line.endswith("x…")
+    assert len(line) < 120
