@@ -160,8 +160,8 @@ class Adopted:
 class RunResumed(Event):
     """Another runner takes the run up, with the plan of this `sha256`.
 
-    What succeeded stays as it is, and so does what `settled` says succeeded; `adopted` workers are followed to their
-    end; all other steps begin anew.
+    What succeeded stays as it is, and so does what `settled` says succeeded; `adopted` workers, also those that were
+    let go of, keep their slots and are followed; all other steps begin anew.
     """
 
     name: ClassVar[str] = "run_resumed"

@@ -72,9 +72,9 @@ class Performer:
 
     def adopt(self, adopted: ev.Adopted) -> None:
         """Begin to follow a worker that an earlier runner has left."""
-        handle = self._gateway.adopt(adopted.worker)
-        self._attempts[adopted.step] = _Attempt()
         record = self._state.records[adopted.step]
+        handle = self._gateway.adopt(adopted.worker, awaited=record.step.waits)
+        self._attempts[adopted.step] = _Attempt()
         command = Launch(step=adopted.step, attempt=adopted.attempt, timeout=record.timeout)
         self._begin(self._await_end(record, command, handle))
 

@@ -24,6 +24,8 @@ from runner.plan.model import Value
 #: Seconds that the sessions of a runner that is gone get to notice it, and between two looks at them.
 SESSIONS_LINGER = 30.0
 LOOK = 0.2
+#: Seconds after which a worker that was asked for at the last moment, and was never seen, is not on its way any more.
+ON_ITS_WAY = 3.0
 
 
 class Orphans(enum.StrEnum):
@@ -104,7 +106,6 @@ class _Inquiry:
         adopted = [
             ev.Adopted(step=key, attempt=max(self._state.records[key].attempt, 1), worker=worker)
             for key, worker in alive.items()
-            if self._is_orphan(key)
         ]
         return Findings(settled=tuple(settled), adopted=tuple(adopted))
 
@@ -121,6 +122,10 @@ class _Inquiry:
                 )
             await asyncio.sleep(LOOK)
             left = await self._gateway.left_behind()
+        until = self._clock.now() + ON_ITS_WAY
+        while self._clock.now() < until and self._expected() - {worker.application_name for worker in left.workers}:
+            await asyncio.sleep(LOOK)
+            left = await self._gateway.left_behind()
         steps = {worker_name(self._run_id, key): key for key in self._state.records}
         for worker in left.workers:
             if worker.application_name not in steps:
@@ -130,6 +135,11 @@ class _Inquiry:
                     hint="Wait for its end, or stop it with jobplan cancel.",
                 )
         return {steps[worker.application_name]: worker for worker in left.workers}
+
+    def _expected(self) -> set[str]:
+        """Return the names of workers that were asked for and never seen: one may only just have been started."""
+        asked_for = (record for record in self._state.records.values() if record.state in HOLDING)
+        return {worker_name(self._run_id, record.key) for record in asked_for if record.worker is None}
 
     def _is_orphan(self, key: str) -> bool:
         """Say whether the run has to see the end of this worker: it is none that it was to let go of."""

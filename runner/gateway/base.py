@@ -178,8 +178,8 @@ class Gateway(Protocol):
         """
         ...
 
-    def adopt(self, worker: Worker) -> WorkerHandle:
-        """Follow a worker of an earlier runner to its end."""
+    def adopt(self, worker: Worker, *, awaited: bool = True) -> WorkerHandle:
+        """Follow a worker of an earlier runner to its end; unless it is `awaited` it counts as let go of then."""
         ...
 
     async def hold_group(self, group: str) -> GroupHolder | None:

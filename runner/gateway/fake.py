@@ -152,10 +152,11 @@ class FakeGateway:
         await asyncio.sleep(0)
         return self.commits.get((step, attempt))
 
-    def adopt(self, worker: Worker) -> FakeWorker:
+    def adopt(self, worker: Worker, *, awaited: bool = True) -> FakeWorker:
         """Follow a virtual worker that an earlier runner has left."""
         left = self.alive[worker.application_name]
         left.worker = worker
+        left.awaited = awaited
         left.lose_session()
         return left
 
@@ -191,6 +192,7 @@ class FakeWorker:
         self, gateway: FakeGateway, request: LaunchRequest, script: Script, *, pid: int, refusal: ErrorDetails | None
     ) -> None:
         self.worker: Worker | None = None
+        self.awaited = True
         self._gateway = gateway
         self._request = request
         self._script = script
@@ -248,6 +250,8 @@ class FakeWorker:
         if self._lost:
             if not told:
                 lost("the virtual launcher session is gone")
+            if not self.awaited:
+                return WorkerEnd(worker=self.worker, detached=True)
             return WorkerEnd(worker=self.worker, lost=True, reason="the virtual launcher session is gone")
         return self._outcome(self._finished)
 

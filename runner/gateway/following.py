@@ -105,9 +105,13 @@ _ORPHANED = "the runner that had launched it is gone"
 
 
 class AdoptedWorker:
-    """The worker of a runner that is gone; see `base.WorkerHandle`. Nobody hears from it any longer (trap 1)."""
+    """The worker of a runner that is gone; see `base.WorkerHandle`. Nobody hears from it any longer (trap 1).
 
-    def __init__(self, worker: Worker, monitor: Monitor) -> None:
+    Unless it is `awaited`, it counts as let go of when it has gone.
+    """
+
+    def __init__(self, worker: Worker, monitor: Monitor, *, awaited: bool = True) -> None:
+        self._awaited = awaited
         self._follower = Follower(worker.application_name, monitor, worker=worker)
 
     @property
@@ -126,6 +130,6 @@ class AdoptedWorker:
     async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         """Wait until the worker has gone or was let go of."""
         lost(_ORPHANED)
-        if not await self._follower.gone(seen):
+        if not await self._follower.gone(seen) or not self._awaited:
             return WorkerEnd(worker=self.worker, detached=True)
         return WorkerEnd(worker=self.worker, lost=True, reason=_ORPHANED)

@@ -97,9 +97,9 @@ class PgGateway:
         """Say whether an attempt whose worker has gone has committed; None if no ledger tells."""
         return None
 
-    def adopt(self, worker: Worker) -> WorkerHandle:
+    def adopt(self, worker: Worker, *, awaited: bool = True) -> WorkerHandle:
         """Follow a worker of an earlier runner by its identity."""
-        return AdoptedWorker(worker, self._monitor)
+        return AdoptedWorker(worker, self._monitor, awaited=awaited)
 
     async def hold_group(self, group: str) -> GroupHolder | None:
         """Take a concurrency group on the monitor session, or say who holds it."""

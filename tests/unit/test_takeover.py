@@ -14,7 +14,7 @@ from runner.engine.loop import RunResult
 from runner.engine.state import RunState, initial_state
 from runner.engine.takeover import Orphans, Takeover
 from runner.errors import GroupHeldError, OpenQuestionError, PreflightError, UsageError
-from runner.gateway.base import GroupHolder, LaunchRequest
+from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind
 from runner.gateway.fake import FakeGateway, Script
 from runner.identity import worker_name
 from runner.plan.model import ForEach, Plan
@@ -22,6 +22,12 @@ from tests.builders import Recorder, execute, plan, sql, step
 
 RUN = "260101-aaaaaa"
 LONG = Script(seconds=None)
+
+
+@pytest.fixture(autouse=True)
+def no_worker_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The double starts its workers at once."""
+    monkeypatch.setattr("runner.engine.takeover.ON_ITS_WAY", 0.0)
 
 
 class KilledError(Exception):
@@ -90,6 +96,20 @@ async def test_a_worker_that_lives_is_followed_and_settled_by_verify() -> None:
     assert _states(result) == {"a": "succeeded", "b": "succeeded"}
     assert [request.sql for request in gateway.launched] == ["long", "select 1"]
     assert result.exit_code == 0
+
+
+async def test_a_worker_that_was_let_go_of_keeps_its_slot_and_is_not_stopped() -> None:
+    p = plan(step("d", "long", detach=True), step("a", "fails"), slots=2)
+    fails = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
+    gateway = FakeGateway(scripts={"long": LONG, "fails": fails})
+    _, first = await execute(p, gateway, run_id=RUN)
+    gateway.scripts = {"fails": Script(seconds=0.0)}
+    result, record = await resume(p, gateway, first.events, orphans=Orphans.CANCEL)
+    (event,) = record.of(ev.RunResumed)
+    assert [found.step for found in event.adopted] == ["d"]
+    assert not record.of(ev.AttemptCancelRequested)
+    assert _states(result) == {"d": "detached", "a": "succeeded"}
+    assert gateway.most_alive == 2
 
 
 async def test_a_worker_that_lives_can_be_stopped_first() -> None:
@@ -244,3 +264,25 @@ async def test_a_worker_of_finally_is_waited_for_before_the_rest_runs_again() ->
     assert not event.adopted
     assert _states(result) == {"a": "succeeded", "f": "succeeded"}
     assert [launched.step for launched in record.of(ev.AttemptLaunching)] == ["a", "f"]
+
+
+async def test_a_worker_that_appears_late_is_not_taken_for_one_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.engine.takeover.ON_ITS_WAY", 60.0)
+    p = plan(step("a", "long", idempotent=True))
+    gateway, recorded = await crashed(p, "a")
+    gateway.scripts = {"long": Script(seconds=0.2)}
+    looks = 0
+    look = gateway.left_behind
+
+    async def left_behind() -> LeftBehind:
+        nonlocal looks
+        looks += 1
+        if looks == 3:
+            await gateway.launch(LaunchRequest(sql="long", application_name=worker_name(RUN, "a")))
+        return await look()
+
+    monkeypatch.setattr(gateway, "left_behind", left_behind)
+    monkeypatch.setattr("runner.engine.takeover.LOOK", 0.0)
+    _, record = await resume(p, gateway, recorded)
+    (event,) = record.of(ev.RunResumed)
+    assert [found.step for found in event.adopted] == ["a"]
