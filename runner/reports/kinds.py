@@ -76,6 +76,9 @@ class ReportFile:
         self._plan = state.plan
         self._events.append(event)
 
+    def flush(self) -> None:
+        """Do nothing: a report is written at the end."""
+
     def tick(self, now: float, state: RunState) -> None:
         """Do nothing: the report is written at the end."""
 
