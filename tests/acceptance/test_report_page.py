@@ -1,0 +1,221 @@
+"""The HTML report in a real browser: charts, table, themes and widths, hostile text, and a thousand steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from runner.engine import events as ev
+from runner.reports.collect import run_report
+from runner.reports.html import html_page
+from tests.chromium import chromium
+from tests.unit.plays import plan, play, script, step
+from tests.unit.told import HOSTILE, HOSTILE_ITEM, LONG, RUN, everything
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """A headless Chromium; as root it has no sandbox."""
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run in which something of everything happened."""
+    a_plan, events = everything()
+    return _written(tmp_path_factory, html_page(run_report(a_plan, RUN, events)))
+
+
+@pytest.fixture(scope="module")
+def big_report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a run of a thousand steps."""
+    steps = [step(f"step_{at}", *([f"step_{at - 7}"] if at % 3 and at > 7 else [])) for at in range(1000)]
+    scripts = {one.id: [script(ev.Outcome.FAILED, "23505")] for one in steps[10::100]}
+    run = play(plan(*steps, slots=16), scripts, watch=None)
+    return _written(tmp_path_factory, html_page(run_report(run.state.plan, RUN, run.events)))
+
+
+def _written(factory: pytest.TempPathFactory, text: str) -> Path:
+    path = factory.mktemp("page") / "report.html"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+class Opened:
+    """A page, and what it complained of or asked the network for."""
+
+    def __init__(self, browser: Browser, file: Path, **keys: Any) -> None:
+        self.page: Page = browser.new_page(**keys)
+        self.trouble: list[str] = []
+        self.page.on("console", lambda said: self.trouble.append(said.text))
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.trouble.append(dialog.message))
+        self.page.on("request", lambda request: self.trouble.append(request.url))
+        self.page.goto(file.as_uri())
+        assert self.trouble.pop(0) == file.as_uri()
+
+    def names(self) -> list[str]:
+        """The steps that the table shows, in its order."""
+        return self.page.locator("tr.step:not([hidden]) td.name").all_inner_texts()
+
+
+@pytest.fixture
+def opened(browser: Browser, report: Path) -> Iterator[Opened]:
+    """The small report, opened; nothing may have gone wrong at the end of the test."""
+    one = Opened(browser, report, viewport={"width": 1280, "height": 900})
+    yield one
+    assert one.trouble == []
+    one.page.close()
+
+
+def test_every_attempt_has_a_bar_and_every_step_a_row_and_a_node(opened: Opened) -> None:
+    a_plan, events = everything()
+    report = run_report(a_plan, RUN, events)
+    bars = opened.page.locator("#gantt g[data-attempt]").evaluate_all(
+        "all => all.map(bar => [bar.dataset.step, +bar.dataset.attempt])"
+    )
+    assert sorted(map(tuple, bars)) == sorted((one.key, it.number) for one in report.leaves for it in one.attempts)
+    assert opened.names() == [one.key for one in report.leaves]
+    nodes = opened.page.locator("#dag [data-node]").evaluate_all("all => all.map(node => node.dataset.node)")
+    assert sorted(nodes) == sorted(one.key for one in report.steps if one.parent is None)
+    assert opened.page.locator("#dag .node.critical").count() == 3
+    assert opened.page.locator("#dag .edge.critical").count() == 2
+
+
+def test_the_table_is_sorted_by_its_headings(opened: Opened) -> None:
+    heading = opened.page.get_by_role("button", name="Time", exact=True)
+    heading.click()
+    assert opened.names()[0] in {"wide", "left"}
+    heading.click()
+    assert opened.names()[0] == "after_late"
+    opened.page.get_by_role("button", name="Step", exact=True).click()
+    assert opened.names() == sorted(opened.names())
+
+
+def test_the_table_is_filtered_by_words_and_states(opened: Opened) -> None:
+    opened.page.locator("#search").fill("delete AUDIT")
+    assert opened.names() == ["purge"]
+    assert opened.page.locator("#shown").inner_text() == "1 of 13"
+    opened.page.locator("#search").fill("nothing like this")
+    assert opened.names() == []
+    assert opened.page.get_by_text("No step fits the filter.").is_visible()
+    opened.page.locator("#search").fill("")
+    opened.page.locator('[data-state="timed_out"]').click()
+    opened.page.locator('[data-state="unknown"]').click()
+    assert opened.names() == ["late", "lost"]
+    opened.page.locator('[data-state="timed_out"]').click()
+    assert opened.names() == ["lost"]
+
+
+def test_a_step_opens_with_all_that_is_known_of_it(opened: Opened) -> None:
+    opened.page.get_by_role("button", name="deadlocked", exact=True).click()
+    more = opened.page.locator("tr.more")
+    assert more.locator("table.data").count() == 3
+    text = more.inner_text()
+    assert "retrying" in text
+    assert "SQLSTATE: 40P01" in text
+    assert f"NOTICE:  of deadlocked {HOSTILE.replace(chr(0x2028), chr(10))}"[:60] in text
+    assert more.locator("td.null").inner_text() == "NULL"
+    opened.page.get_by_role("button", name="deadlocked", exact=True).click()
+    assert more.count() == 0
+
+
+def test_hostile_and_long_text_is_only_text(opened: Opened) -> None:
+    for button in opened.page.locator("td.name button").all():
+        button.click()
+    assert opened.page.locator("tr.more").count() == 13
+    assert opened.page.locator("img, script[src], iframe, tr.more script, td.name b").count() == 0
+    assert opened.page.locator("pre.sql", has_text=LONG).count() == 1
+    assert opened.page.get_by_role("button", name=f"vacuum[{HOSTILE_ITEM}]", exact=True).count() == 1
+    assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_the_timeline_zooms_and_tells_what_is_under_the_pointer(opened: Opened) -> None:
+    bar = opened.page.locator('#gantt g[data-step="wide"] rect').first
+    before = _width(bar)
+    opened.page.get_by_role("button", name="Zoom in").click()
+    opened.page.locator("#gantt").press("ArrowRight")
+    bar = opened.page.locator('#gantt g[data-step="wide"] rect').first
+    assert _width(bar) == pytest.approx(2 * before, rel=0.05)
+    bar.hover()
+    assert opened.page.locator(".tip").inner_text().startswith("wide\nsucceeded in 6.0s")
+    bar.click()
+    assert opened.page.locator("tr.more").inner_text().startswith("Takes two slots.")
+    opened.page.get_by_role("button", name="All", exact=True).click()
+    assert _width(opened.page.locator('#gantt g[data-step="wide"] rect').first) == pytest.approx(before, rel=0.01)
+
+
+def _width(locator: Any) -> float:
+    return float(locator.get_attribute("width"))
+
+
+def test_the_timeline_shows_waits_by_step_and_the_queue_by_slot(opened: Opened) -> None:
+    assert opened.page.locator("#gantt path.queue").count() == 1
+    opened.page.get_by_role("button", name="Steps", exact=True).click()
+    assert opened.page.locator("#gantt rect.wait").count() >= 3
+    assert opened.page.locator("#gantt g[data-attempt]").count() == 14
+    opened.page.locator("#gantt rect.wait").last.hover()
+    assert " for " in opened.page.locator(".tip").inner_text()
+
+
+def test_a_node_leads_to_its_step(opened: Opened) -> None:
+    opened.page.locator('#dag [data-node="late"]').click()
+    assert "timeout 5.0s" in opened.page.locator("tr.more").inner_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_text_can_be_read_in_both_themes_and_nothing_is_wider_than_a_phone(
+    browser: Browser, report: Path, scheme: Literal["light", "dark"], width: int
+) -> None:
+    one = Opened(browser, report, viewport={"width": width, "height": 844}, color_scheme=scheme)
+    assert one.page.evaluate("document.documentElement.scrollWidth") <= width
+    ink, page = one.page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    assert _contrast(ink, page) > 7
+    one.page.locator("#theme").click()
+    other = one.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert other != page
+    assert one.trouble == []
+    one.page.close()
+
+
+def _contrast(one: str, other: str) -> float:
+    """Return the contrast of two colours. Source: https://www.w3.org/TR/WCAG21/#dfn-contrast-ratio"""
+
+    def luminance(color: str) -> float:
+        channels = [int(part) / 255 for part in color[4:-1].split(",")]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in channels]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_on_paper_the_steps_that_went_wrong_are_open(opened: Opened) -> None:
+    opened.page.emulate_media(media="print")
+    opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert opened.page.locator("tr.more").count() == 2
+    assert not opened.page.locator("#search").is_visible()
+    assert opened.page.pdf().startswith(b"%PDF")
+
+
+def test_a_thousand_steps_open_in_less_than_two_seconds(browser: Browser, big_report: Path) -> None:
+    """The best of three: what else the machine does is not the page's doing."""
+    took = []
+    for _ in range(3):
+        one = Opened(browser, big_report, viewport={"width": 1280, "height": 900})
+        took.append(one.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") / 1000)
+        assert one.page.locator("td.name").count() == 1000
+        assert one.page.locator("#gantt g[data-attempt]").count() > 950  # the others were skipped
+        assert one.trouble == []
+        one.page.close()
+    assert min(took) < 2.0
