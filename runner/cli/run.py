@@ -16,16 +16,18 @@ import click
 
 from runner.api import new_run
 from runner.cli.exits import EXIT_CODES
+from runner.cli.journals import journal_option
 from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
 from runner.cli.selection import Selection, selection_options
 from runner.clock import Clock, MonotonicClock
 from runner.engine.loop import RunResult
 from runner.engine.sink import Sink
-from runner.errors import UsageError
+from runner.errors import RecordError, UsageError
 from runner.gateway.conninfo import without_password
 from runner.identity import new_run_id, worker_name
 from runner.lint import read_plan
 from runner.plan.model import Plan
+from runner.records.journal import Journal
 from runner.reports.kinds import KINDS, open_report
 from runner.reports.plain import Afterlife, Plain, Verbosity, last_line
 
@@ -43,6 +45,7 @@ class Options:
     selection: Selection
     reports: tuple[tuple[str, Path], ...]
     verbosity: Verbosity
+    journal: Path
 
 
 @click.command(epilog=EXIT_CODES)
@@ -55,6 +58,7 @@ class Options:
 @click.option(
     "--report", "reports", multiple=True, metavar="KIND=PATH", help=f"Write a report ({', '.join(KINDS)}); repeatable."
 )
+@journal_option
 @click.option("-v", "--verbose", is_flag=True, help="Show queueing, pids and each step's notices.")
 @click.option("-q", "--quiet", is_flag=True, help="Show only failures and the last line.")
 def run(
@@ -69,6 +73,7 @@ def run(
     exclude: tuple[str, ...],
     assume_done: bool,
     reports: tuple[str, ...],
+    journal: Path,
     verbose: bool,
     quiet: bool,
 ) -> int:
@@ -90,6 +95,7 @@ def run(
         selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
         reports=_reports(reports, plan),
         verbosity=chosen,
+        journal=journal,
     )
     loaded = _load(options)
     left_out = options.selection.left_out(loaded)
@@ -140,9 +146,36 @@ def _server(options: Options, *, embedded: bool) -> Iterator[str]:
 def _execute(plan: Plan, left_out: frozenset[str], options: Options, conninfo: str, *, embedded: bool) -> int:
     clock = MonotonicClock()
     run_id = new_run_id(clock.now())
+    with _journal(options.journal, run_id, plan) as journal:
+        return _run(
+            plan, left_out, options, conninfo=conninfo, clock=clock, run_id=run_id, journal=journal, embedded=embedded
+        )
+
+
+@contextlib.contextmanager
+def _journal(root: Path, run_id: str, plan: Plan) -> Iterator[Journal]:
+    journal = Journal.create(root, run_id, plan)
+    try:
+        yield journal
+    finally:
+        with contextlib.suppress(RecordError):  # the run has said so already
+            journal.close()
+
+
+def _run(
+    plan: Plan,
+    left_out: frozenset[str],
+    options: Options,
+    *,
+    conninfo: str,
+    clock: Clock,
+    run_id: str,
+    journal: Journal,
+    embedded: bool,
+) -> int:
     reports = [open_report(kind, path, run_id) for kind, path in options.reports]
     interrupted: list[int] = []
-    sinks: list[Sink] = [Plain(sys.stderr, run_id, options.verbosity), *reports]
+    sinks: list[Sink] = [journal, Plain(sys.stderr, run_id, options.verbosity), *reports]
 
     async def execute() -> RunResult:
         started = new_run(plan, dsn=conninfo, run_id=run_id, clock=clock, sinks=sinks, left_out=left_out)
@@ -165,7 +198,8 @@ def _execute(plan: Plan, left_out: frozenset[str], options: Options, conninfo: s
         return 128 + interrupted[0]
     for error in result.record_errors:
         _say(f"jobplan: {error}")
-    record = ", ".join(str(report.path) for report in reports if not report.broken)
+    kept = f"{journal.folder}{' (it breaks off)' if journal.lost else ''}"
+    record = ", ".join([kept, *(str(report.path) for report in reports if not report.broken)])
     _say(_last_line(result, options, clock, run_id, record=record, embedded=embedded))
     if result.record_errors and result.exit_code == 0:
         return 1

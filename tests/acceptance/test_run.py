@@ -40,7 +40,7 @@ def test_the_quickstart_runs_and_says_how_to_follow_and_to_stop_what_lives_on(
         re.match(r"warm_cache: detached after \S+ \(pid \d+ since .*, ends by .*Z\)", line) for line in ran.lines
     )
     summary = re.fullmatch(
-        r"run (\S+): 11 succeeded, 1 detached in \S+; follow what lives on: (psql .*); stop it: (psql .*)",
+        r"run (\S+): 11 succeeded, 1 detached in \S+; record: \S+; follow what lives on: (psql .*); stop it: (psql .*)",
         ran.last_line,
     )
     assert summary is not None, ran.last_line
@@ -115,7 +115,7 @@ def test_every_line_of_the_report_keeps_to_the_schema(jobplan: Jobplan, db: Data
         },
     }
     assert [event["notice"]["message"] for event in events if event["event"] == "attempt_notice"] == ["hello"]
-    assert "; record: events.jsonl; follow" in ran.last_line
+    assert f"; record: .jobplan/runs/{events[0]['run']}, events.jsonl; follow" in ran.last_line
 
 
 def test_quiet_says_less_and_verbose_more(jobplan: Jobplan, db: Database) -> None:

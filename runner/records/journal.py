@@ -1,0 +1,207 @@
+"""The journal: a run's events on disk, each before what it announces is done.
+
+A line is handed to the operating system at once, so that killing the runner loses nothing; orders are made durable
+before they are carried out, so that not even a crash of the machine can lead to a step being run twice by mistake.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Protocol
+
+from runner.engine import events as ev
+from runner.engine.encoding import to_line
+from runner.engine.state import RunState
+from runner.errors import JournalLostError, RecordError
+from runner.plan.canonical import resolved_json, sha256
+from runner.plan.model import Plan
+from runner.records.folder import DIGEST, EVENTS, PLAN, fsync_folder, later_plan, lock, make_root, refused
+from runner.records.lines import intact_length
+
+#: Announcements of something that is then done: not to be done before they are durable.
+_ORDERS = (ev.AttemptLaunching, ev.AttemptCancelRequested, ev.AttemptDetachRequested)
+_sync = getattr(os, "fdatasync", os.fsync)
+
+
+class EventFile(Protocol):
+    """What a journal asks of the file that it appends to."""
+
+    def write(self, data: bytes | memoryview, /) -> int | None:
+        """Append as much as goes."""
+        ...
+
+    def truncate(self, size: int, /) -> int:
+        """Cut the file."""
+        ...
+
+    def fileno(self) -> int:
+        """Return the descriptor."""
+        ...
+
+    def close(self) -> None:
+        """Close the file."""
+        ...
+
+
+class Journal:
+    """A sink that keeps every event; made by `create` or `reopen`. Close it, also when the run gave it up.
+
+    Nothing is left of a run that never began.
+    """
+
+    def __init__(self, folder: Path, run_id: str, file: EventFile, *, size: int = 0) -> None:
+        self.folder = folder
+        #: The events after the journal was lost are missing in it.
+        self.lost = False
+        self._run_id = run_id
+        self._file = file
+        self._size = size
+        self._begun = size > 0
+        #: Where the first order is that is not yet durable, and whether anything else is not.
+        self._order: int | None = None
+        self._dirty = False
+        self._closed = False
+
+    @classmethod
+    def create(cls, root: Path, run_id: str, plan: Plan) -> Journal:
+        """Begin the journal of a new run. RecordError, with what to do, if that cannot be."""
+        make_root(root)
+        folder = root / run_id
+        try:
+            folder.mkdir(mode=0o700)
+        except FileExistsError as error:
+            raise RecordError(
+                f"there is a run {run_id} in {root} already.", hint="Its journal is not overwritten."
+            ) from error
+        except OSError as error:
+            raise refused(folder, error) from error
+        try:
+            _write_new(folder / PLAN, resolved_json(plan).encode())
+            _write_new(folder / DIGEST, f"{sha256(plan)}  {PLAN}\n".encode())
+            journal = cls(folder, run_id, _open(folder, os.O_CREAT | os.O_EXCL))
+            fsync_folder(folder)
+            fsync_folder(root)
+        except OSError as error:
+            _remove(folder)
+            raise refused(folder, error) from error
+        return journal
+
+    @classmethod
+    def reopen(cls, root: Path, run_id: str, plan: Plan) -> Journal:
+        """Go on with the journal of a run, with this plan; a last line that was not written to its end is cut off.
+
+        RecordError if there is none, if another runner writes it, or if it cannot be written.
+        """
+        folder = root / run_id
+        with contextlib.ExitStack() as opened:
+            try:
+                file = _open(folder, 0)
+                opened.callback(file.close)
+                data = (folder / EVENTS).read_bytes()  # not there if it was removed before the lock was taken
+                size = intact_length(data)
+                file.truncate(size)
+                _keep_plan(folder, plan)
+            except FileNotFoundError as error:
+                raise RecordError(f"there is no run {run_id} in {root}.", hint="jobplan runs lists them.") from error
+            except OSError as error:
+                raise refused(folder, error) from error
+            opened.pop_all()
+        return cls(folder, run_id, file, size=size)
+
+    def handle(self, event: ev.Event, state: RunState) -> None:  # noqa: ARG002 - the event says it all
+        """Write one line. JournalLostError if it cannot be written to its end."""
+        line = to_line(event, self._run_id)
+        try:
+            _append(self._file, line)
+        except OSError as error:
+            raise self._lose(error) from error
+        if self._order is None and isinstance(event, _ORDERS):
+            self._order = self._size
+        self._size += len(line)
+        self._dirty = True
+        self._begun = self._begun or isinstance(event, ev.RunStarted)
+
+    def flush(self) -> None:
+        """Make orders durable, with everything before them. JournalLostError if they cannot be."""
+        if self._order is not None:
+            self._make_durable()
+
+    def tick(self, now: float, state: RunState) -> None:  # noqa: ARG002 - the protocol's parameters
+        """Make durable what no order has followed."""
+        self._make_durable()
+
+    def close(self) -> None:
+        """Make everything durable and give the lock back. JournalLostError if the end is not kept."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            if not self.lost:
+                self._make_durable()
+        finally:
+            if not self._begun:
+                _remove(self.folder)
+            with contextlib.suppress(OSError):
+                self._file.close()
+
+    def _make_durable(self) -> None:
+        if not self._dirty:
+            return
+        try:
+            _sync(self._file.fileno())
+        except OSError as error:
+            raise self._lose(error) from error
+        self._order = None
+        self._dirty = False
+
+    def _lose(self, error: OSError) -> JournalLostError:
+        """Take back half a line, and orders that are now not carried out: the journal is true as far as it goes."""
+        self.lost = True
+        with contextlib.suppress(OSError):
+            self._file.truncate(self._size if self._order is None else self._order)
+        return JournalLostError(f"the journal {self.folder} cannot be written any more: {error.strerror}")
+
+
+def _open(folder: Path, flags: int) -> EventFile:
+    """Open the events for appending, and take the lock on them."""
+    descriptor = os.open(folder / EVENTS, os.O_RDWR | os.O_APPEND | flags, 0o600)
+    try:
+        lock(descriptor, folder)
+        return os.fdopen(descriptor, "ab", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _keep_plan(folder: Path, plan: Plan) -> None:
+    """Write a plan down that was changed since the run began."""
+    text, digest = resolved_json(plan).encode(), sha256(plan)
+    if (folder / PLAN).read_bytes() != text:
+        with contextlib.suppress(FileExistsError):
+            _write_new(folder / later_plan(digest), text)
+        fsync_folder(folder)
+
+
+def _append(file: EventFile, data: bytes) -> None:
+    """Write all of `data`; a full disk takes a part of it first."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest) or 0 :]
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a journal that never began, and nothing else that somebody may have put beside it."""
+    with contextlib.suppress(OSError):
+        for name in (EVENTS, PLAN, DIGEST):
+            (folder / name).unlink(missing_ok=True)
+        folder.rmdir()

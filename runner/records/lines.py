@@ -1,0 +1,37 @@
+"""The lines of a journal, as far as they were written to their end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from runner.errors import RecordError
+
+
+def intact_length(data: bytes) -> int:
+    """Return how much of a journal is whole lines; what a crash left behind at its end does not count."""
+    end = data.rfind(b"\n") + 1
+    begin = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
+    return end if begin == end or _is_event(data[begin:end]) else begin
+
+
+def _is_event(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
+
+
+def read_lines(path: Path, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each whole line of a journal, and what it says. RecordError at one that says nothing."""
+    lines = data[: intact_length(data)].split(b"\n")[:-1]
+    try:
+        found = json.loads(b"[" + b",".join(lines) + b"]")
+    except ValueError:
+        found = None
+    if found is None or len(found) != len(lines) or not all(isinstance(line, dict) for line in found):
+        number = next(number for number, line in enumerate(lines, start=1) if not _is_event(line))
+        raise RecordError(f"{path}:{number}: this line is no event.", hint="The journal was damaged or changed.")
+    yield from enumerate(found, start=1)

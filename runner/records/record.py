@@ -1,0 +1,146 @@
+"""A run's record, read back: the plan as it was resolved, its events, and the state that follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.engine import events as ev
+from runner.engine.decoding import from_json
+from runner.engine.fold import apply
+from runner.engine.state import RunState, initial_state
+from runner.errors import RecordError
+from runner.plan.model import Plan
+from runner.plan.resolved import plan_from_json
+from runner.records.folder import DIGEST, EVENTS, LATER_PLANS, PLAN
+from runner.records.lines import intact_length, read_lines
+from runner.records.summary import list_records
+
+#: The name of the run that was started last.
+LAST = "last"
+_LIST = "jobplan runs lists what there is; --journal DIR or JOBPLAN_JOURNAL says where."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """All that is known of a run. `torn`: its last line was not written to its end, and is left out."""
+
+    run_id: str
+    folder: Path
+    plan: Plan
+    sha256: str
+    events: tuple[ev.Event, ...]
+    state: RunState
+    torn: bool
+
+    @property
+    def started(self) -> ev.RunStarted | None:
+        """What the run said when it began; None if it never did."""
+        return next((event for event in self.events if isinstance(event, ev.RunStarted)), None)
+
+
+def find_run(root: Path, name: str) -> str:
+    """Return the id of the run that is meant by an id, by its beginning, or by `last`.
+
+    RecordError, with what to do, if there is none or more than one.
+    """
+    if name == LAST:
+        summaries = list_records(root)
+        if not summaries:
+            raise RecordError(f"there is no run in {root}.", hint=_LIST)
+        return summaries[0].run_id
+    found = sorted(path.parent.name for path in root.glob(f"*/{EVENTS}") if name and path.parent.name.startswith(name))
+    if name in found:
+        return name
+    if not found:
+        raise RecordError(f"there is no run {name!r} in {root}.", hint=_LIST)
+    if len(found) > 1:
+        listed = ", ".join(found[:5]) + (" and others" if len(found) > 5 else "")
+        raise RecordError(f"{name!r} can be more than one run: {listed}.", hint="Write more of its id.")
+    return found[0]
+
+
+def read_record(root: Path, run_id: str) -> Record:
+    """Return the record of a run, by its id, its beginning, or `last`; the run may be going on.
+
+    RecordError, with what to do, if there is none, more than one, or one that this version cannot read.
+    """
+    folder = root / find_run(root, run_id)
+    try:
+        plans = _Plans(folder)
+        data = (folder / EVENTS).read_bytes()
+    except OSError as error:
+        raise RecordError(f"the record {folder} cannot be read: {error.strerror} ({error.filename}).") from error
+    events = tuple(_events(folder, list(read_lines(folder / EVENTS, data))))
+    state = _fold(folder, plans, events)
+    resumed = [event for event in events if isinstance(event, ev.RunResumed)]
+    return Record(
+        run_id=folder.name,
+        folder=folder,
+        plan=state.plan,
+        sha256=resumed[-1].sha256 if resumed else plans.first,
+        events=events,
+        state=state,
+        torn=intact_length(data) < len(data),
+    )
+
+
+class _Plans:
+    """The plans in a journal's folder, by their SHA-256: the first one, and what it was changed to for a resume."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        text = (folder / PLAN).read_bytes()
+        self.first = hashlib.sha256(text).hexdigest()
+        if (folder / DIGEST).read_text(encoding="ascii", errors="replace").split()[:1] != [self.first]:
+            raise RecordError(
+                f"{folder / PLAN} is not the plan that was run: its SHA-256 is not the one in {DIGEST}.",
+                hint="It was damaged or changed.",
+            )
+        self._texts = {self.first: text}
+        for path in folder.glob(LATER_PLANS):
+            later = path.read_bytes()
+            self._texts[hashlib.sha256(later).hexdigest()] = later
+
+    def get(self, sha256: str, file: str) -> Plan:
+        """Return the plan with this hash, as it was read from `file`. RecordError if it is not there."""
+        if sha256 not in self._texts:
+            raise RecordError(
+                f"the record {self._folder} lacks the plan {sha256[:16]}.", hint="It was damaged or changed."
+            )
+        return dataclasses.replace(plan_from_json(self._texts[sha256].decode(errors="replace")), file=file)
+
+
+def _events(folder: Path, lines: list[tuple[int, dict[str, Any]]]) -> Iterator[ev.Event]:
+    for number, data in lines:
+        try:
+            yield from_json(data)
+        except RecordError as error:
+            raise RecordError(
+                f"{folder / EVENTS}:{number}: {error.message}{_written_by(data for _, data in lines)}", hint=error.hint
+            ) from error
+
+
+def _written_by(lines: Iterator[Mapping[str, Any]]) -> str:
+    versions = [line["jobplan"] for line in lines if isinstance(line.get("jobplan"), str)]
+    return f" The run was recorded by jobplan {versions[-1]}." if versions else ""
+
+
+def _fold(folder: Path, plans: _Plans, events: tuple[ev.Event, ...]) -> RunState:
+    started = next((event for event in events if isinstance(event, ev.RunStarted)), None)
+    state = initial_state(plans.get(plans.first, started.file if started else ""))
+    for number, event in enumerate(events, start=1):
+        if isinstance(event, ev.RunResumed):
+            state.plan = plans.get(event.sha256, event.file)
+        try:
+            apply(state, event)
+        except (LookupError, ValueError) as error:
+            raise RecordError(
+                f"{folder / EVENTS}:{number}: {event.name} does not follow from the lines before it.",
+                hint="The journal was damaged or changed.",
+            ) from error
+    return state

@@ -1,0 +1,124 @@
+"""What there is to say about each run without reading all of it: the first lines of its journal, and the last."""
+
+from __future__ import annotations
+
+import enum
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from runner.clock import parse_rfc3339
+from runner.records.folder import EVENTS, is_locked
+from runner.records.lines import intact_length
+
+#: How much of a journal is read at a time, from either end.
+_CHUNK = 65_536
+
+
+class Standing(enum.StrEnum):
+    """Where a run stands, as far as its journal says."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    #: It began, it did not end, and nobody goes on with it: its runner was killed, or its journal was lost.
+    BROKEN_OFF = "broken_off"
+    NOT_STARTED = "not_started"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A run in short. Moments are seconds since the epoch; `ended_at` of one that did not end is its last sign of life.
+
+    `steps` counts the steps of a finished run by state; one with instances is counted as these. `problem` says why a
+    journal cannot be read.
+    """
+
+    run_id: str
+    folder: Path
+    standing: Standing
+    plan: str = ""
+    host: str = ""
+    os_pid: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    exit_code: int | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
+    problem: str = ""
+
+
+def list_records(root: Path) -> tuple[Summary, ...]:
+    """Return the runs whose journals are in `root`, the last one first; those that cannot be read say why."""
+    found = [_summary(events.parent) for events in root.glob(f"*/{EVENTS}") if not events.parent.is_symlink()]
+    return tuple(sorted(found, key=lambda run: (run.started_at or 0.0, run.run_id), reverse=True))
+
+
+def _summary(folder: Path) -> Summary:
+    try:
+        locked = is_locked(folder)
+        with (folder / EVENTS).open("rb") as file:
+            first = next((line for line in _first_lines(file) if line.get("event") == "run_started"), None)
+            last = _last_line(file)
+        return _summed_up(folder, first, last, locked=locked)
+    except OSError as error:
+        return Summary(
+            run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem=error.strerror or str(error)
+        )
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return Summary(
+            run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem="its events are damaged"
+        )
+
+
+def _summed_up(
+    folder: Path, first: Mapping[str, Any] | None, last: Mapping[str, Any] | None, *, locked: bool
+) -> Summary:
+    if first is None or last is None:
+        standing = Standing.RUNNING if locked else Standing.NOT_STARTED
+        return Summary(run_id=folder.name, folder=folder, standing=standing)
+    finished = last["event"] == "run_finished"
+    open_ = Standing.RUNNING if locked else Standing.BROKEN_OFF
+    return Summary(
+        run_id=folder.name,
+        folder=folder,
+        standing=Standing.FINISHED if finished else open_,
+        plan=first["plan"],
+        host=first["host"],
+        os_pid=first["os_pid"],
+        started_at=parse_rfc3339(first["at"]),
+        ended_at=parse_rfc3339(last["at"]),
+        exit_code=last["exit_code"] if finished else None,
+        steps=_counted(last["steps"]) if finished else {},
+    )
+
+
+def _counted(steps: Mapping[str, str]) -> Mapping[str, int]:
+    parents = {key.partition("[")[0] for key in steps if "[" in key}
+    return Counter(state for key, state in steps.items() if key not in parents)
+
+
+def _first_lines(file: BinaryIO) -> Iterator[dict[str, Any]]:
+    """Yield what the first lines say, as far as they are whole and lie in the first chunk."""
+    head = file.read(_CHUNK)
+    for line in head.split(b"\n")[:-1]:
+        data = json.loads(line)
+        yield data
+
+
+def _last_line(file: BinaryIO) -> dict[str, Any] | None:
+    """Return what the last whole line says, however long it is; None if there is none."""
+    size = file.seek(0, 2)
+    tail = b""
+    while size:
+        begin = max(size - _CHUNK, 0)
+        file.seek(begin)
+        tail = file.read(size - begin) + tail
+        size = begin
+        lines = tail[: intact_length(tail)].split(b"\n")[:-1]
+        if len(lines) > 1 or (lines and not size):
+            data: dict[str, Any] = json.loads(lines[-1])
+            return data
+    return None
