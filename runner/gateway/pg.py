@@ -17,10 +17,11 @@ from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind, Query, Q
 from runner.gateway.conninfo import recorded, with_keepalives
 from runner.gateway.following import AdoptedWorker
 from runner.gateway.monitor import MonitorSession
+from runner.gateway.pooler import refuse_shared_sessions
 from runner.gateway.queries import query
 from runner.gateway.reading import ReadingSession
 from runner.gateway.refused import RefusedWorker
-from runner.gateway.session import Reply, Row, Session, TurnedAwayError
+from runner.gateway.session import ConnectionCheck, Reply, Row, Session, TurnedAwayError
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.identity import runner_name
 from runner.sql.params import quote_identifier
@@ -50,8 +51,8 @@ class PgGateway:
         self._reading = ReadingSession(self._connect)
 
     async def open(self) -> ServerInfo:
-        """Connect and check the server."""
-        session = await self._connect()
+        """Connect and check the server, and what stands before it."""
+        session = await self._connect(check=lambda connection: refuse_shared_sessions(connection, self._conninfo))
         async with _ready(session):
             info = await self._examine(session)
         self._monitor.open(session)
@@ -163,12 +164,13 @@ class PgGateway:
         self._sessions.add(session)
         return session
 
-    async def _connect(self, *, load: bool = False) -> Session:
+    async def _connect(self, *, load: bool = False, check: ConnectionCheck | None = None) -> Session:
         """Open a session; `load` makes it a launcher session. ConnectionFailedError if it cannot be."""
         session = await Session.connect(
             self._conninfo,
             application_name=runner_name(self._run_id),
             queries=lambda name: query(name, extension_schema=self._extension_schema),
+            check=check,
         )
         async with _ready(session):
             replies = await session.run(*_PREPARATION, *((("load", ()),) if load else ()))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import psycopg
@@ -20,6 +20,8 @@ from runner.engine.events import ErrorDetails, Notice
 from runner.errors import ConnectionFailedError, ServerLostError
 
 Row = tuple[str | None, ...]
+#: Looks at a connection that nothing has been run on yet, and raises what speaks against it.
+ConnectionCheck = Callable[[psycopg.AsyncConnection[tuple[object, ...]]], Awaitable[None]]
 
 _TUPLES = pq.ExecStatus.TUPLES_OK
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
@@ -86,8 +88,18 @@ class Session:
         self._loop.add_reader(self._socket, self._read)
 
     @classmethod
-    async def connect(cls, conninfo: str, *, application_name: str, queries: Callable[[str], bytes]) -> Session:
-        """Open a session. ConnectionFailedError, with the server's own words, if it cannot."""
+    async def connect(
+        cls,
+        conninfo: str,
+        *,
+        application_name: str,
+        queries: Callable[[str], bytes],
+        check: ConnectionCheck | None = None,
+    ) -> Session:
+        """Open a session; `check` may refuse the connection before anything else runs on it.
+
+        ConnectionFailedError, with the server's own words, if it cannot be opened.
+        """
         try:
             connection = await psycopg.AsyncConnection.connect(
                 conninfo,
@@ -95,6 +107,11 @@ class Session:
                 application_name=application_name,
                 client_encoding="UTF8",
             )
+            async with contextlib.AsyncExitStack() as refused:
+                refused.push_async_callback(connection.close)
+                if check is not None:
+                    await check(connection)
+                refused.pop_all()
         except psycopg.Error as error:
             raise ConnectionFailedError(_one_line(str(error))) from error
         return cls(connection, queries)

@@ -1,0 +1,63 @@
+"""Programs and libraries that a few tests need beside PostgreSQL, brought from Debian as the embedded server's are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from runner.embedded import debian, locks
+from runner.embedded.account import server_account
+from runner.embedded.packages import _LOADERS, _drop_special_bits, _unpack
+from runner.embedded.places import cache_folder
+
+
+def fetch_package(name: str, environ: Mapping[str, str] | None = None) -> tuple[Path, debian.Source]:
+    """Return the root of a Debian package that is unpacked with all that it needs, and where it came from.
+
+    It is kept in the embedded server's cache. EmbeddedServerError where that is not possible.
+    """
+    environ = environ if environ is not None else os.environ
+    source = debian.find_source(environ)
+    tools = cache_folder(environ, server_account()) / "tools"
+    if not tools.is_dir():
+        tools.mkdir(exist_ok=True)
+        tools.chmod(0o755)
+    root = tools / f"{name}_{source.suite}_{source.architecture}"
+    with locks.exclusive(tools.parent / "tools.lock"):
+        if not root.is_dir():
+            _bring(name, source, root)
+    return root, source
+
+
+def _bring(name: str, source: debian.Source, root: Path) -> None:
+    staging = Path(tempfile.mkdtemp(prefix=".new-", dir=root.parent))
+    try:
+        apt = debian.Apt(staging, source)
+        apt.update()
+        finished = staging / "finished"
+        finished.mkdir()
+        _unpack(apt.fetch(name), finished)
+        _drop_special_bits(finished)
+        finished.chmod(0o755)
+        finished.rename(root)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def fetch_program(name: str, path: str) -> list[str]:
+    """Return the beginning of a command line for a package's program, with the loader and libraries that fit it."""
+    root, source = fetch_package(name)
+    triplet, loader = _LOADERS[source.architecture]
+    libraries = root / "usr/lib" / triplet
+    return [str(libraries / loader), "--library-path", str(libraries), str(root / path)]
+
+
+def host_suite() -> str | None:
+    """Return the name of this machine's own Debian release; None if it is none."""
+    release = Path("/etc/os-release")
+    lines = release.read_text(encoding="utf-8").splitlines() if release.exists() else []
+    names = dict(line.split("=", 1) for line in lines if "=" in line)
+    return names.get("VERSION_CODENAME", "").strip('"') or None if names.get("ID") == "debian" else None
