@@ -175,7 +175,8 @@ class PgGateway:
         async with _ready(session):
             replies = await session.run(*_PREPARATION, *((("load", ()),) if load else ()))
             _raise_first(replies, ConnectionFailedError)
-        session.search_path, session.role = (value or "" for value in replies[0].rows[0])
+        path, role, process = replies[0].rows[0]
+        session.search_path, session.role, session.process = path or "", role or "", int(process or 0)
         return session
 
     def _over(self, worker: LaunchedWorker) -> None:

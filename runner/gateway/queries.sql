@@ -4,8 +4,9 @@
 -- worker; the right to call the extension's functions is checked before, for the login role.
 
 -- name: path
--- The search_path and the role that the login role or the database gives: workers get them, `pin` replaces the path.
-SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('role')
+-- The search_path and the role that the login role or the database gives: workers get them, `pin` replaces the path. And
+-- the process that serves the session, which behind a pooler is not the one that the connection was told.
+SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('role'), pg_catalog.pg_backend_pid()
 
 -- name: pin
 -- Names and quoting must mean what they mean to jobplan, whatever schemas and settings the login role has.

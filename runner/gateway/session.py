@@ -81,6 +81,8 @@ class Session:
         #: What the login role or the database gives; the session's own search_path is pinned (extension note 15).
         self.search_path = ""
         self.role = "none"
+        #: The process that serves this session, by its own word.
+        self.process = 0
         connection.add_notice_handler(self._notice)
         self._libpq.nonblocking = 1
         self._libpq.enter_pipeline_mode()
@@ -130,7 +132,7 @@ class Session:
 
     @property
     def backend_pid(self) -> int:
-        """The process that serves this session."""
+        """The process that the connection was told; behind a pooler it is none of the server's."""
         return self._libpq.backend_pid
 
     def notice_loss(self) -> None:

@@ -285,7 +285,7 @@ class LaunchedWorker:
 
     async def _why_break_off(self) -> str:
         with contextlib.suppress(GatewayError):
-            if self.worker is not None and await self._monitor.waits_for(self.worker, self.session.backend_pid):
+            if self.worker is not None and await self._monitor.waits_for(self.worker, self.session.process):
                 return "its messages filled output_buffer, and it would have waited for ever for who reads them"
         return ""
 

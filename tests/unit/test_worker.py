@@ -44,7 +44,7 @@ class Scripted(Session):
     def __init__(self, answers: dict[str, list[Answer]]) -> None:
         self._answers = answers
         self.asked: list[str] = []
-        self.search_path, self.role = "public", "none"
+        self.search_path, self.role, self.process = "public", "none", 42
         self.on_notice = None
 
     @property
