@@ -8,28 +8,28 @@ import dataclasses
 import os
 import shlex
 import signal
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from runner.api import new_run
-from runner.cli.exits import EXIT_CODES
+from runner.cli.exits import EXIT_CODES, exit_code_of
 from runner.cli.journals import journal_option
 from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
 from runner.cli.selection import Selection, selection_options
+from runner.cli.watching import Watching, watching_options
 from runner.clock import Clock, MonotonicClock
 from runner.engine.loop import RunResult
 from runner.engine.sink import Sink
-from runner.errors import RecordError, UsageError
+from runner.errors import JobplanError, RecordError, UsageError
 from runner.gateway.conninfo import without_password
 from runner.identity import new_run_id, worker_name
 from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.records.journal import Journal
 from runner.reports.kinds import KINDS, open_report
-from runner.reports.plain import Afterlife, Plain, Verbosity, last_line
+from runner.reports.plain import Afterlife, last_line
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -44,7 +44,7 @@ class Options:
     slots: int | None
     selection: Selection
     reports: tuple[tuple[str, Path], ...]
-    verbosity: Verbosity
+    watching: Watching
     journal: Path
 
 
@@ -59,8 +59,7 @@ class Options:
     "--report", "reports", multiple=True, metavar="KIND=PATH", help=f"Write a report ({', '.join(KINDS)}); repeatable."
 )
 @journal_option
-@click.option("-v", "--verbose", is_flag=True, help="Show queueing, pids and each step's notices.")
-@click.option("-q", "--quiet", is_flag=True, help="Show only failures and the last line.")
+@watching_options
 def run(
     plan: Path,
     dsn: str | None,
@@ -76,17 +75,16 @@ def run(
     journal: Path,
     verbose: bool,
     quiet: bool,
+    log_format: str,
 ) -> int:
     """Run a plan.
 
     The first Ctrl-C or SIGTERM starts nothing more and looks after what runs, by each step's on_runner_exit; the second
     stops waiting for that.
     """
-    if verbose and quiet:
-        raise UsageError("--verbose and --quiet exclude each other.")
+    watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format)
     if embedded and dsn is not None:
         raise UsageError("--embedded and --dsn exclude each other.")
-    chosen = Verbosity.VERBOSE if verbose else Verbosity.QUIET if quiet else Verbosity.NORMAL
     options = Options(
         plan=plan,
         parameters=parameter_values(params, params_file),
@@ -94,13 +92,17 @@ def run(
         slots=slots,
         selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
         reports=_reports(reports, plan),
-        verbosity=chosen,
+        watching=watching,
         journal=journal,
     )
-    loaded = _load(options)
-    left_out = options.selection.left_out(loaded)
-    with _server(options, embedded=embedded) as conninfo:
-        return _execute(loaded, left_out, options, conninfo, embedded=embedded)
+    try:
+        loaded = _load(options)
+        left_out = options.selection.left_out(loaded)
+        with _server(options, embedded=embedded) as conninfo:
+            return _execute(loaded, left_out, options, conninfo, embedded=embedded)
+    except JobplanError as error:
+        watching.tell_error(error)
+        return exit_code_of(error)
 
 
 def _reports(texts: tuple[str, ...], plan: Path) -> tuple[tuple[str, Path], ...]:
@@ -139,7 +141,7 @@ def _server(options: Options, *, embedded: bool) -> Iterator[str]:
         return
     from runner.embedded import start_server
 
-    with start_server(progress=lambda line: click.echo(line, err=True)) as server:
+    with start_server(progress=options.watching.say) as server:
         yield server.dsn
 
 
@@ -175,7 +177,7 @@ def _run(
 ) -> int:
     reports = [open_report(kind, path, run_id) for kind, path in options.reports]
     interrupted: list[int] = []
-    sinks: list[Sink] = [journal, Plain(sys.stderr, run_id, options.verbosity), *reports]
+    sinks: list[Sink] = [journal, *options.watching.sinks(run_id), *reports]
 
     async def execute() -> RunResult:
         started = new_run(plan, dsn=conninfo, run_id=run_id, clock=clock, sinks=sinks, left_out=left_out)
@@ -194,22 +196,17 @@ def _run(
     try:
         result = asyncio.run(execute())
     except asyncio.CancelledError:
-        _say("jobplan: interrupted; nothing was started.")
+        options.watching.say("jobplan: interrupted; nothing was started.", level="warning", event="interrupted")
         return 128 + interrupted[0]
     for error in result.record_errors:
-        _say(f"jobplan: {error}")
+        options.watching.say(f"jobplan: {error}", level="error", event="error")
     kept = f"{journal.folder}{' (it breaks off)' if journal.lost else ''}"
     record = ", ".join([kept, *(str(report.path) for report in reports if not report.broken)])
-    _say(_last_line(result, options, clock, run_id, record=record, embedded=embedded))
+    line = _last_line(result, options, clock, run_id, record=record, embedded=embedded)
+    options.watching.say(line, event="summary", run=run_id, exit_code=result.exit_code)
     if result.record_errors and result.exit_code == 0:
         return 1
     return result.exit_code
-
-
-def _say(line: str) -> None:
-    """Tell the person, if they are still there: the run has its exit code, whoever reads."""
-    with contextlib.suppress(OSError):
-        click.echo(line, err=True)
 
 
 def _last_line(result: RunResult, options: Options, clock: Clock, run_id: str, *, record: str, embedded: bool) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 from runner.errors import Problem
 
@@ -14,21 +14,21 @@ def json_text(problems: Iterable[Problem]) -> str:
 
 
 def github_lines(problems: Iterable[Problem]) -> Iterator[str]:
-    """Yield a workflow command for each problem.
+    """Yield a workflow command for each problem."""
+    for problem in problems:
+        place = problem.position
+        properties = {"file": place.file, "line": str(place.line), "col": str(place.column), "title": problem.code}
+        message = f"{problem.message}\n{problem.hint}" if problem.hint else problem.message
+        yield workflow_command(problem.severity, properties, message)
+
+
+def workflow_command(name: str, properties: Mapping[str, str], message: str) -> str:
+    """Write a command as GitHub Actions reads it from the output.
 
     Source: GitHub's documentation, "Workflow commands for GitHub Actions".
     """
-    for problem in problems:
-        place = problem.position
-        properties = {
-            "file": place.file,
-            "line": str(place.line),
-            "col": str(place.column),
-            "title": problem.code,
-        }
-        told = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-        message = f"{problem.message}\n{problem.hint}" if problem.hint else problem.message
-        yield f"::{problem.severity} {told}::{_data(message)}"
+    told = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    return f"::{name}{' ' if told else ''}{told}::{_data(message)}"
 
 
 def _object(problem: Problem) -> dict[str, str | int | None]:

@@ -1,0 +1,77 @@
+"""How a run is watched while it goes on: the options, and the sinks that they and the environment ask for."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import click
+
+from runner.cli.exits import report_error
+from runner.engine.sink import Sink
+from runner.errors import JobplanError, PlanError, UsageError
+from runner.reports import github
+from runner.reports.log import JsonLog, json_line, log_line
+from runner.reports.plain import Plain, Verbosity
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def watching_options(function: _F) -> _F:
+    """Add --verbose, --quiet and --log-format."""
+    function = click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How progress is written; json: one object a line, with stable names.",
+    )(function)
+    function = click.option("-q", "--quiet", is_flag=True, help="Show only failures and the last line.")(function)
+    return click.option("-v", "--verbose", is_flag=True, help="Show queueing, pids and each step's notices.")(function)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watching:
+    """What the options said."""
+
+    verbosity: Verbosity
+    json: bool
+
+    @classmethod
+    def of(cls, *, verbose: bool, quiet: bool, log_format: str) -> Watching:
+        """Read the options. UsageError if they contradict each other."""
+        if verbose and quiet:
+            raise UsageError("--verbose and --quiet exclude each other.")
+        verbosity = Verbosity.VERBOSE if verbose else Verbosity.QUIET if quiet else Verbosity.NORMAL
+        return cls(verbosity=verbosity, json=log_format == "json")
+
+    def sinks(self, run_id: str) -> list[Sink]:
+        """Return what tells of a run on standard error, and what GitHub Actions shows by itself."""
+        told: Sink = (JsonLog if self.json else Plain)(sys.stderr, run_id, self.verbosity)
+        annotated = github.from_environment(os.environ, sys.stdout, run_id)
+        return [told] if annotated is None else [told, annotated]
+
+    def say(self, text: str, *, level: str = "info", event: str = "message", **fields: Any) -> None:  # noqa: ANN401 - JSON
+        """Tell the person, if they are still there: the run has its exit code, whoever reads."""
+        with contextlib.suppress(OSError):
+            if self.json:
+                sys.stderr.write(json_line(log_line(time.time(), level, event, text, **fields)))
+                sys.stderr.flush()
+            else:
+                click.echo(text, err=True)
+
+    def tell_error(self, error: JobplanError) -> None:
+        """Say why nothing was run: in JSON, each problem of a plan in a line of its own."""
+        if not self.json:
+            report_error(error)
+            return
+        for problem in error.problems if isinstance(error, PlanError) else ():
+            place = problem.position
+            where = {"file": place.file, "line": place.line, "column": place.column, "code": problem.code}
+            self.say(problem.message, level=str(problem.severity), event="problem", **where)
+        self.say(str(error), level="error", event="error")

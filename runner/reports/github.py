@@ -1,0 +1,92 @@
+"""What a run shows in GitHub Actions: an annotation for each step that did not succeed, and a step summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TextIO
+
+from runner.engine import events as ev
+from runner.engine.state import BAD, RunState, StepState
+from runner.reports.collect import run_report
+from runner.reports.markdown import markdown_text
+from runner.reports.plain import error_text
+from runner.reports.problems_data import workflow_command
+
+
+class GithubActions:
+    """A sink that writes annotations to a stream as they come up, and the summary at the end.
+
+    Neither is what the run is for: where one cannot be written, the run is not told to have failed.
+    """
+
+    def __init__(self, stream: TextIO, run_id: str, *, summary: Path | None, workspace: str = "") -> None:
+        self._stream = stream
+        self._run_id = run_id
+        self._summary = summary
+        self._workspace = workspace
+        self._events: list[ev.Event] = []
+        self._state: RunState | None = None
+
+    def handle(self, event: ev.Event, state: RunState) -> None:
+        """Keep the event, and write an annotation if a step did not succeed."""
+        self._events.append(event)
+        self._state = state
+        for line in annotated(event, state, self._workspace):
+            self._write(line)
+
+    def flush(self) -> None:
+        """Do nothing: what was handled was written."""
+
+    def tick(self, now: float, state: RunState) -> None:
+        """Do nothing: annotations are about ends."""
+
+    def close(self) -> None:
+        """Append the summary to those of the steps before."""
+        if self._summary is None or self._state is None or self._state.started_at is None:
+            return
+        text = markdown_text(run_report(self._state.plan, self._run_id, self._events))
+        try:
+            with self._summary.open("a", encoding="utf-8", errors="backslashreplace") as file:
+                file.write(f"{text}\n")
+        except OSError as error:
+            self._write(workflow_command("warning", {}, f"The step summary cannot be written: {error.strerror}"))
+
+    def _write(self, line: str) -> None:
+        try:
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            return
+
+
+def annotated(event: ev.Event, state: RunState, workspace: str = "") -> Iterator[str]:
+    """Yield the workflow command that an event is worth: an error, or a warning for a failure that is allowed.
+
+    It stands at the step's place in the plan; `workspace` is the folder that places are relative to.
+    """
+    if not isinstance(event, ev.StepFinished) or not (event.state in BAD or event.state == StepState.FAILED_ALLOWED):
+        return
+    record = state.records[event.step]
+    if record.instances:
+        return  # each of them has an annotation of its own
+    place = record.step.position
+    properties = {"title": f"{event.step} {event.state.replace('_', ' ')}"}
+    if place.file:
+        properties |= {"file": _relative(place.file, workspace), "line": str(place.line), "col": str(place.column)}
+    kind = "warning" if event.state == StepState.FAILED_ALLOWED else "error"
+    yield workflow_command(kind, properties, error_text(event.error))
+
+
+def _relative(file: str, workspace: str) -> str:
+    path = Path(file)
+    return str(path.relative_to(workspace)) if workspace and path.is_relative_to(workspace) else file
+
+
+def from_environment(environment: Mapping[str, str], stream: TextIO, run_id: str) -> GithubActions | None:
+    """Return the sink if this is a job of GitHub Actions; None elsewhere."""
+    if environment.get("GITHUB_ACTIONS") != "true":
+        return None
+    summary = environment.get("GITHUB_STEP_SUMMARY")
+    workspace = environment.get("GITHUB_WORKSPACE", "")
+    return GithubActions(stream, run_id, summary=Path(summary) if summary else None, workspace=workspace)

@@ -1,0 +1,92 @@
+"""Progress for machines: one JSON object a line, with the fields of the event and what a person would have read.
+
+The names are stable: `at`, `level`, `message`, `event` and `run` in every line, then those of
+`schemas/events-v1.schema.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TextIO
+
+from runner.clock import rfc3339
+from runner.engine import events as ev
+from runner.engine.encoding import to_json
+from runner.engine.state import BAD, RunState, StepState
+from runner.reports.plain import HEARTBEAT, Verbosity, heartbeat, lines_for
+
+
+class JsonLog:
+    """A sink that writes what `Plain` writes, as JSON; with the highest verbosity every event.
+
+    A reader that has gone away ends the lines, not the run.
+    """
+
+    def __init__(self, stream: TextIO, run_id: str, verbosity: Verbosity = Verbosity.NORMAL) -> None:
+        self._stream = stream
+        self._run_id = run_id
+        self._verbosity = verbosity
+        self._last_line = 0.0
+
+    def handle(self, event: ev.Event, state: RunState) -> None:
+        """Write the event if it is worth a line."""
+        lines = list(lines_for(event, state, self._verbosity, self._run_id))
+        if lines or self._verbosity is Verbosity.VERBOSE:
+            message = "\n".join(lines) or event.name.replace("_", " ")
+            self._write(event.at, to_json(event, self._run_id) | {"level": level(event), "message": message})
+
+    def flush(self) -> None:
+        """Do nothing: what was handled was written."""
+
+    def tick(self, now: float, state: RunState) -> None:
+        """Write a heartbeat if nothing has been said for a while."""
+        if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
+            self._write(now, log_line(now, "info", "heartbeat", heartbeat(state, now), run=self._run_id))
+
+    def close(self) -> None:
+        """Leave the stream to its owner."""
+
+    def _write(self, at: float, line: dict[str, Any]) -> None:
+        self._last_line = at
+        try:
+            self._stream.write(json_line(line))
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            return
+
+
+def level(event: ev.Event) -> str:
+    """Say how much an event matters: error, warning, info or debug."""
+    if isinstance(event, ev.StepFinished):
+        allowed = event.state == StepState.FAILED_ALLOWED
+        return "error" if event.state in BAD else "warning" if allowed else "info"
+    if isinstance(event, ev.RunFinished):
+        return "info" if event.exit_code == 0 else "error"
+    return _LEVELS.get(type(event), "info")
+
+
+_LEVELS: dict[type[ev.Event], str] = {
+    ev.GroupLost: "error",
+    ev.RunTimedOut: "error",
+    ev.StepRetrying: "warning",
+    ev.AttemptLost: "warning",
+    ev.AttemptCancelRequested: "warning",
+    ev.CapacityShort: "warning",
+    ev.RunInterrupted: "warning",
+    ev.RunDraining: "warning",
+    ev.AttemptNotice: "debug",
+    ev.StepReady: "debug",
+    ev.StepChecking: "debug",
+    ev.StepChecked: "debug",
+}
+
+
+def log_line(at: float, level: str, event: str, message: str, /, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """Return a line that tells no event of the run: a heartbeat, what the run came to, or why there is none."""
+    return {"event": event, "at": rfc3339(at), **fields, "level": level, "message": message}
+
+
+def json_line(line: dict[str, Any]) -> str:
+    """Write a line, its first fields in an order that a person can read too."""
+    first = {name: line[name] for name in ("at", "level", "message", "event") if name in line}
+    return json.dumps(first | line, ensure_ascii=False) + "\n"
