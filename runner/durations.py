@@ -12,11 +12,11 @@ _WHOLE = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
 MAX_SECONDS = 2_147_483.647
 
 
-def parse_duration(text: str) -> float:
+def parse_duration(text: str, *, for_server: bool = True) -> float:
     """Return the seconds that `text` means.
 
     ValueError, with a sentence that says what is expected, if it is not a duration, if its units are not in
-    descending order, or if it is longer than PostgreSQL can count in milliseconds.
+    descending order, or if it is `for_server` and longer than PostgreSQL can count in milliseconds.
     """
     if not _WHOLE.fullmatch(text):
         raise ValueError(f"{text!r} is not a duration; write it like 500ms, 30s, 10m, 2h, 1d or 1h30m")
@@ -25,7 +25,7 @@ def parse_duration(text: str) -> float:
     if units != sorted(set(units), reverse=True):
         raise ValueError(f"{text!r} is not a duration; name each unit once, the longest first, like 1h30m")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
-    if seconds > MAX_SECONDS:
+    if for_server and seconds > MAX_SECONDS:
         raise ValueError(f"{text!r} is longer than PostgreSQL can count in milliseconds (24d20h at most)")
     return seconds
 

@@ -17,6 +17,8 @@ _COMMANDS = {
     "init": "Write a first plan, and how to check plans in CI.",
     "validate": "Check plans without a server.",
     "run": "Run a plan.",
+    "runs": "List the runs that were recorded, and remove old ones.",
+    "show": "Show what is recorded of a run.",
     "graph": "Draw a plan's graph: as a tree, Mermaid or DOT.",
     "doctor": "Say whether a server is ready for plans, and what mends it.",
     "schema": "Print the JSON Schema of plans.",

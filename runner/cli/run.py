@@ -17,6 +17,7 @@ from runner.api import new_run
 from runner.cli.exits import EXIT_CODES, exit_code_of
 from runner.cli.journals import journal_option
 from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
+from runner.cli.reporting import report_option, wanted_reports
 from runner.cli.selection import Selection, selection_options
 from runner.cli.watching import Watching, watching_options
 from runner.clock import Clock, MonotonicClock
@@ -28,7 +29,7 @@ from runner.identity import new_run_id, worker_name
 from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.records.journal import Journal
-from runner.reports.kinds import KINDS, open_report
+from runner.reports.kinds import open_report
 from runner.reports.plain import Afterlife, last_line
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -55,9 +56,7 @@ class Options:
 @click.option("--slots", type=click.IntRange(min=1), metavar="N", help="Lower the plan's budget to N workers.")
 @parameter_options
 @selection_options
-@click.option(
-    "--report", "reports", multiple=True, metavar="KIND=PATH", help=f"Write a report ({', '.join(KINDS)}); repeatable."
-)
+@report_option
 @journal_option
 @watching_options
 def run(
@@ -91,7 +90,7 @@ def run(
         dsn=dsn if dsn is not None else os.environ.get("JOBPLAN_DSN", ""),
         slots=slots,
         selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
-        reports=_reports(reports, plan),
+        reports=wanted_reports(reports, plan),
         watching=watching,
         journal=journal,
     )
@@ -103,25 +102,6 @@ def run(
     except JobplanError as error:
         watching.tell_error(error)
         return exit_code_of(error)
-
-
-def _reports(texts: tuple[str, ...], plan: Path) -> tuple[tuple[str, Path], ...]:
-    reports = tuple(_report(text) for text in texts)
-    taken = {plan.resolve()}
-    for _, path in reports:
-        if path.resolve() in taken:
-            raise UsageError(f"--report would overwrite {path}, which is the plan or another report.")
-        taken.add(path.resolve())
-    return reports
-
-
-def _report(text: str) -> tuple[str, Path]:
-    kind, equals, path = text.partition("=")
-    if not equals or not path:
-        raise UsageError(f"--report {text!r} is not KIND=PATH.")
-    if kind not in KINDS:
-        raise UsageError(f"--report knows no kind {kind!r}; it knows {', '.join(KINDS)}.")
-    return kind, Path(path)
 
 
 def _load(options: Options) -> Plan:

@@ -53,12 +53,20 @@ def _fields(value: Any) -> tuple[str, ...]:  # noqa: ANN401 - any dataclass
     return _KNOWN[kind]
 
 
+#: What most fields hold; asked first, because this is done for every field of every event.
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
+
 def _plain(value: object) -> Any:  # noqa: ANN401 - JSON values have no narrower type
-    if isinstance(value, str):
-        return value.value if isinstance(value, enum.Enum) else value
+    if type(value) in _SCALARS:
+        return value
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, enum.Enum):
+        return value.value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {name: _plain(getattr(value, name)) for name in _fields(value)}
         return {name: item for name, item in fields.items() if item is not None}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+    return value

@@ -52,7 +52,8 @@ class Summary:
 
 def list_records(root: Path) -> tuple[Summary, ...]:
     """Return the runs whose journals are in `root`, the last one first; those that cannot be read say why."""
-    found = [_summary(events.parent) for events in root.glob(f"*/{EVENTS}") if not events.parent.is_symlink()]
+    folders = [events.parent for events in root.glob(f"[!.]*/{EVENTS}")]
+    found = [_summary(folder) for folder in folders if not folder.is_symlink()]
     return tuple(sorted(found, key=lambda run: (run.started_at or 0.0, run.run_id), reverse=True))
 
 

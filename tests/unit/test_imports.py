@@ -83,6 +83,11 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (*BASIS, "runner.preflight", "runner.gateway.facts", "runner.reports"),
         "what checks have found is shown by those who know its form",
     ),
+    (
+        "runner.reports.records",
+        (*BASIS, *FACTS, "runner.records", "runner.reports"),
+        "records are shown by those who know their form",
+    ),
     ("runner.reports", (*BASIS, *FACTS, "runner.engine.scheduler"), "reports are sinks for events"),
     ("runner.preflight", (*BASIS, "runner.plan", "runner.lint", "runner.gateway"), "looks at a server, runs nothing"),
     ("runner.embedded", GROUND, "a throwaway server needs to know nothing of plans"),

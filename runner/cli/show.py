@@ -1,0 +1,40 @@
+"""`jobplan show`: the record of one run."""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+
+import click
+
+from runner.cli.journals import journal_option
+from runner.cli.reporting import report_option, wanted_reports
+
+
+@click.command()
+@click.argument("run")
+@journal_option
+@report_option
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int:
+    """Show what is recorded of a run: RUN is its id, the beginning of one, or `last`.
+
+    Nothing but its journal is read, so this says what was known when its last line was written.
+    """
+    wanted = wanted_reports(reports)
+    gc.disable()  # a process of its own, that ends soon: nothing is won by looking through a million objects
+    from runner.records.folder import is_locked
+    from runner.records.record import read_record
+    from runner.reports.kinds import report_text, write_report
+    from runner.reports.records import record_json, record_lines
+
+    record = read_record(journal, run)
+    locked = is_locked(record.folder)
+    for kind, path in wanted:
+        write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events))
+    if form == "json":
+        click.echo(json.dumps(record_json(record, locked=locked), ensure_ascii=False, indent=2))
+    else:
+        click.echo("\n".join(record_lines(record, locked=locked)))
+    return 0

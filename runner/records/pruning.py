@@ -1,0 +1,105 @@
+"""Removing the records of runs that nobody needs any more, and of no others."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.clock import rfc3339
+from runner.engine.state import FINAL, HOLDING, RunState, StepState
+from runner.errors import RecordError
+from runner.records.folder import EVENTS, lock
+from runner.records.record import read_record
+from runner.records.summary import Standing, Summary, list_records
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """A run that was to be removed and was not, and why."""
+
+    run: Summary
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned:
+    """What was removed, and what was kept although it was old."""
+
+    removed: tuple[Summary, ...]
+    kept: tuple[Kept, ...]
+
+
+def prune(root: Path, *, now: float, older_than: float = 0.0, keep: int = 0, force: bool = False) -> Pruned:
+    """Remove runs that ended more than `older_than` seconds before `now`, but for the `keep` latest ones.
+
+    A run stays while a runner writes it or its workers may live. One that has no end, or that cannot be read, goes only
+    by `force`; so does one that let go of a worker without a timeout.
+    """
+    removed, kept = [], []
+    for run in list_records(root)[keep:]:
+        if now - _last_sign(run) < older_than:
+            continue
+        why = _why_kept(run, now, force=force) or _remove(run)
+        if why:
+            kept.append(Kept(run=run, why=why))
+        else:
+            removed.append(run)
+    return Pruned(removed=tuple(removed), kept=tuple(kept))
+
+
+def _last_sign(run: Summary) -> float:
+    if run.ended_at is not None:
+        return run.ended_at
+    try:
+        return (run.folder / EVENTS).stat().st_mtime
+    except OSError:
+        return math.inf
+
+
+def _why_kept(run: Summary, now: float, *, force: bool) -> str:
+    """Say why a run must stay; nothing if it may go."""
+    if run.standing is Standing.RUNNING:
+        return "it is under way"
+    if run.standing is not Standing.FINISHED and not force:
+        return f"it has no end ({run.problem or run.standing.replace('_', ' ')}); --force removes it"
+    if run.standing is Standing.FINISHED and run.steps.keys() <= FINAL - {StepState.DETACHED}:
+        return ""
+    try:
+        lives_until = workers_end(read_record(run.folder.parent, run.run_id).state)
+    except RecordError as error:
+        return "" if force else f"{error.message} --force removes it"
+    if lives_until == math.inf:
+        return "" if force else "it let go of a worker without a timeout; --force removes it"
+    return f"its workers may live until {rfc3339(lives_until)}" if lives_until > now else ""
+
+
+def workers_end(state: RunState) -> float:
+    """Return when the server has ended the last worker that the run may have left; infinity if nothing ends it."""
+    ends = [0.0]
+    for record in state.records.values():
+        if record.state is StepState.DETACHED and record.last is not None:
+            ends.append(math.inf if record.last.deadline is None else record.last.deadline)
+        elif record.state in HOLDING and record.launched_at is not None:
+            ends.append(math.inf if record.timeout is None else record.launched_at + record.timeout)
+    return max(ends)
+
+
+def _remove(run: Summary) -> str:
+    """Remove a run's folder, out of sight at once; say why that cannot be."""
+    try:
+        events = os.open(run.folder / EVENTS, os.O_RDWR)
+        try:
+            lock(events, run.folder)
+            away = run.folder.with_name(f".{run.run_id}.removed")
+            run.folder.rename(away)
+            shutil.rmtree(away)
+        finally:
+            os.close(events)
+    except OSError as error:
+        return f"it cannot be removed: {error.strerror}"
+    except RecordError as error:
+        return error.message
+    return ""

@@ -1,0 +1,156 @@
+"""Records of runs as text and as JSON: the list of them, and one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from runner.clock import rfc3339
+from runner.durations import format_duration
+from runner.engine.state import FINAL, StepRecord, StepState
+from runner.records.record import Record
+from runner.records.summary import Standing, Summary
+from runner.reports.plain import error_text
+
+
+def run_lines(runs: Sequence[Summary]) -> Iterator[str]:
+    """Yield a table of runs, one on each line; nothing for none."""
+    rows = [("RUN", "PLAN", "STARTED", "TOOK", "ENDED", "STEPS"), *map(_run_row, runs)]
+    yield from _table(rows) if runs else ()
+
+
+def _run_row(run: Summary) -> tuple[str, ...]:
+    started = "" if run.started_at is None else f"{rfc3339(run.started_at)[:19]}Z"
+    took = ""
+    if run.standing is Standing.FINISHED and run.started_at is not None and run.ended_at is not None:
+        took = format_duration(run.ended_at - run.started_at)
+    ended = f"exit {run.exit_code}" if run.exit_code is not None else run.standing.replace("_", " ")
+    steps = ", ".join(f"{run.steps[state]} {state.replace('_', ' ')}" for state in StepState if run.steps.get(state))
+    return (run.run_id, run.plan, started, took, ended, run.problem or steps)
+
+
+def runs_json(runs: Iterable[Summary]) -> list[dict[str, Any]]:
+    """Return runs as JSON values; what is not known is null."""
+    return [
+        {
+            "run": run.run_id,
+            "folder": str(run.folder),
+            "standing": run.standing.value,
+            "plan": run.plan or None,
+            "host": run.host or None,
+            "os_pid": run.os_pid,
+            "started_at": _moment(run.started_at),
+            "ended_at": _moment(run.ended_at),
+            "exit_code": run.exit_code,
+            "steps": dict(run.steps),
+            "problem": run.problem or None,
+        }
+        for run in runs
+    ]
+
+
+def standing_of(record: Record, *, locked: bool) -> Standing:
+    """Say where a run stands; `locked`: a runner writes its journal now."""
+    if record.state.finished is not None:
+        return Standing.FINISHED
+    if locked:
+        return Standing.RUNNING
+    return Standing.NOT_STARTED if record.started is None else Standing.BROKEN_OFF
+
+
+def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
+    """Yield what is known of a run: where it ran and how it ended, then each step."""
+    standing = standing_of(record, locked=locked)
+    finished, started = record.state.finished, record.started
+    end = f"exit code {finished.exit_code}" if finished is not None else standing.replace("_", " ")
+    yield f"run {record.run_id} of {record.plan.name} ({record.plan.file or 'no file'}): {end}"
+    if started is not None:
+        last = record.events[-1].at
+        yield (
+            f"started {rfc3339(started.at)[:19]}Z by process {started.os_pid} on {started.host}, jobplan "
+            f"{started.jobplan}; last event {rfc3339(last)[:19]}Z, {format_duration(last - started.at)} later"
+        )
+        yield (
+            f"server: {started.connection or 'not recorded'} (PostgreSQL {started.server.partition(' ')[0]}, "
+            f"pg_background {started.extension}, database {started.database}, user {started.user})"
+        )
+    yield f"record: {record.folder} (plan {record.sha256[:12]})"
+    if record.torn:
+        yield "the last line of its events was not written to its end, and is left out"
+    yield ""
+    rows = [("STEP", "STATE", "ATTEMPTS", "TOOK", ""), *map(_step_row, record.state.records.values())]
+    yield from _table(rows)
+
+
+def _step_row(record: StepRecord) -> tuple[str, ...]:
+    took = ""
+    if record.started_at is not None and record.ended_at is not None:
+        took = format_duration(record.ended_at - record.started_at)
+    attempts = str(record.attempt) if record.attempt else ""
+    return (record.key, record.state.replace("_", " "), attempts, took, _remark(record))
+
+
+def _remark(record: StepRecord) -> str:
+    if record.skip is not None:
+        return f"{record.skip.reason.replace('_', ' ')}{f': {record.skip.because}' if record.skip.because else ''}"
+    last = record.last
+    if record.state in FINAL and record.state is not StepState.DETACHED:
+        error = record.check_error or (last.error if last is not None else None)
+        return error_text(error) if error is not None else (last.command_tag if last is not None else "")
+    if record.worker is None:
+        return ""
+    deadline = last.deadline if last is not None else record.server_end
+    return f"pid {record.worker.pid} since {record.worker.backend_start}" + (
+        f", ends by {rfc3339(deadline)[:19]}Z" if deadline is not None else ""
+    )
+
+
+def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
+    """Return what is known of a run as JSON values; what is not known is null."""
+    started, finished = record.started, record.state.finished
+    return {
+        "run": record.run_id,
+        "folder": str(record.folder),
+        "standing": standing_of(record, locked=locked).value,
+        "exit_code": None if finished is None else finished.exit_code,
+        "plan": record.plan.name,
+        "file": record.plan.file or None,
+        "sha256": record.sha256,
+        "torn": record.torn,
+        "started_at": None if started is None else _moment(started.at),
+        "ended_at": None if finished is None else _moment(finished.at),
+        "host": None if started is None else started.host,
+        "os_pid": None if started is None else started.os_pid,
+        "connection": None if started is None else started.connection,
+        "system_identifier": None if started is None else started.system_identifier,
+        "database": None if started is None else started.database,
+        "user": None if started is None else started.user,
+        "steps": [_step_json(step) for step in record.state.records.values()],
+    }
+
+
+def _step_json(record: StepRecord) -> Mapping[str, Any]:
+    last = record.last
+    error = record.check_error or (last.error if last is not None else None)
+    return {
+        "step": record.key,
+        "state": record.state.value,
+        "attempts": record.attempt,
+        "started_at": _moment(record.started_at),
+        "ended_at": _moment(record.ended_at),
+        "error": None if error is None else error_text(error),
+        "skipped": None if record.skip is None else record.skip.reason.value,
+        "pid": None if record.worker is None else record.worker.pid,
+        "backend_start": None if record.worker is None else record.worker.backend_start,
+        "deadline": None if last is None else _moment(last.deadline),
+    }
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else rfc3339(at)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
