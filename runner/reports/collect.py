@@ -24,13 +24,25 @@ from runner.sql.params import TemplateError, plain_text, render
 
 
 def run_report(plan: Plan, run_id: str, events: Iterable[ev.Event]) -> RunReport:
-    """Tell what happened. ValueError if the events do not begin with the run's start."""
+    """Tell what happened, on the plan as it was last. ValueError if the events do not begin with the run's start.
+
+    A plan can have been changed when the run was taken up: steps that it has no more are left out.
+    """
     state = initial_state(plan)
     telling = _Telling(state=state, run_id=run_id)
     for event in events:
-        apply(state, event)
-        telling.take(event)
+        if isinstance(event, ev.StepEvent) and event.step not in state.records:
+            continue
+        known = _of_known_steps(event, state)
+        apply(state, known)
+        telling.take(known)
     return telling.told()
+
+
+def _of_known_steps(event: ev.Event, state: RunState) -> ev.Event:
+    if not isinstance(event, ev.AttemptLaunching) or state.records.keys() >= set(event.overtook):
+        return event
+    return replace(event, overtook=tuple(key for key in event.overtook if key in state.records))
 
 
 @dataclass(slots=True)

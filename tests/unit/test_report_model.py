@@ -215,3 +215,11 @@ def test_a_run_that_was_taken_up_is_told_as_one() -> None:
     assert report.messages[0].text.startswith(f"run {RUN} goes on")
     (again,) = named(report, "again").attempts
     assert again.ended_at == AT + 20
+
+
+def test_steps_that_a_changed_plan_has_no_more_are_left_out() -> None:
+    a_plan, events = everything()
+    shorter = replace(a_plan, steps=tuple(one for one in a_plan.steps if one.id not in ("lost", "left")))
+    report = run_report(shorter, RUN, events)
+    assert {"lost", "left"}.isdisjoint(one.key for one in report.steps)
+    assert len(report.leaves) == 11
