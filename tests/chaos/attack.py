@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,7 +18,7 @@ import psycopg
 
 from runner.embedded import EmbeddedServer
 from tests.chaos.disk import SmallDisk
-from tests.chaos.faults import Planned, strike
+from tests.chaos.faults import Fault, Planned, strike
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,6 +38,15 @@ class Lane:
     samples: Path
     server_wide: bool
     faketime: Path | None = None
+    commands: frozenset[str] = frozenset()
+
+    @property
+    def possible(self) -> frozenset[Fault]:
+        """The faults that can be brought about here."""
+        missing = {Fault.CLOCK_JUMP} if self.faketime is None else set()
+        missing |= {Fault.CANCEL_COMMAND} if "cancel" not in self.commands else set()
+        missing |= {Fault.RIVAL} if "resume" not in self.commands else set()
+        return frozenset(Fault) - missing
 
     def connect(self) -> psycopg.Connection[Any]:
         """Connect to the lane's database. OperationalError if the server has no connection to give now."""
@@ -61,18 +71,33 @@ class Ended:
     code: int | None
     out: str
     err: str
-    faults: tuple[str, ...]
+    faults: tuple[str, ...] = ()
 
 
 class Attack:
-    """A command of jobplan's that runs, and what faults can do to it. Use it once."""
+    """A command of jobplan's that runs, and what faults can do to it. Use it once.
 
-    def __init__(self, lane: Lane, folder: Path, name: str, *, run_id: Callable[[], str], clock: Path | None) -> None:
+    `others` are the arguments of what other processes may do with the run meanwhile, by command; how they ended is in
+    `beside_it`.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        folder: Path,
+        name: str,
+        *,
+        run_id: Callable[[], str],
+        others: Mapping[str, Sequence[str | Path]],
+        clock: Path | None = None,
+    ) -> None:
         self.server = lane.server
+        self.beside_it: list[tuple[str, Ended]] = []
         self._lane = lane
         self._folder = folder
-        self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
+        self._name = name
         self._run_id = run_id
+        self._others = others
         self._clock = clock
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -87,8 +112,30 @@ class Attack:
         """Start the command, strike it, and wait for its end. `events` counts what the run has recorded."""
         began = time.monotonic()
         before = events()
-        with self._out.open("wb") as out, self._err.open("wb") as err:
-            self._process = subprocess.Popen(
+        struck = []
+        with self._started(self._name, arguments) as process:
+            self._process = process
+            for planned in faults:
+                if not self._awaited(planned, lambda: events() - before):
+                    break
+                if strike(planned.fault, self, random):
+                    struck.append(planned.fault.value)
+            ended = self._ended(self._name, process, began + PATIENCE)
+        return replace(ended, faults=tuple(struck))
+
+    def beside(self, command: str) -> bool:
+        """Have another process do something with the run, to its end."""
+        if not self.run_id:
+            return False
+        name = f"{self._name}-{command}-{len(self.beside_it)}"
+        with self._started(name, [*self._others[command]]) as process:
+            self.beside_it.append((name, self._ended(name, process, time.monotonic() + PATIENCE)))
+        return True
+
+    @contextlib.contextmanager
+    def _started(self, name: str, arguments: Sequence[str | Path]) -> Iterator[subprocess.Popen[bytes]]:
+        with (self._folder / f"{name}.out").open("wb") as out, (self._folder / f"{name}.err").open("wb") as err:
+            process = subprocess.Popen(
                 [sys.executable, "-m", "runner", *map(str, arguments)],
                 cwd=self._folder,
                 env=self._environment(),
@@ -97,14 +144,20 @@ class Attack:
                 stderr=err,
                 start_new_session=True,
             )
-            struck = []
-            for planned in faults:
-                if not self._awaited(planned, lambda: events() - before):
-                    break
-                if strike(planned.fault, self, random):
-                    struck.append(planned.fault.value)
-            code = self._code(began + PATIENCE)
-        return Ended(code=code, out=_text(self._out), err=_text(self._err), faults=tuple(struck))
+            try:
+                yield process
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+
+    def _ended(self, name: str, process: subprocess.Popen[bytes], end: float) -> Ended:
+        """Wait for a process; one that does not end has no code."""
+        code: int | None = None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code = process.wait(max(1.0, end - time.monotonic()))
+        out, err = (self._folder / f"{name}.{kind}" for kind in ("out", "err"))
+        return Ended(code=code, out=_text(out), err=_text(err))
 
     def _environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "JOBPLAN_", "GITHUB_"))}
@@ -127,15 +180,6 @@ class Attack:
             time.sleep(_LOOK)
         time.sleep(planned.delay)
         return self._process.poll() is None
-
-    def _code(self, end: float) -> int | None:
-        assert self._process is not None
-        try:
-            return self._process.wait(max(1.0, end - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            return None
 
     def connect(self) -> psycopg.Connection[Any]:
         """Connect to the run's database."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import queue
@@ -22,15 +23,21 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from runner.embedded import EmbeddedServer, start_server
+from runner.embedded.debian import SUITE_VARIABLE
+from runner.errors import EmbeddedServerError
 from tests.chaos.attack import ROOT, Lane
 from tests.chaos.disk import small_disk
 from tests.chaos.trial import Trial
+from tests.fetched import fetch_package, host_suite
 
 #: Lanes on the server that is shared, and lanes with a server of their own that may be restarted and crashed.
 _SHARED_LANES = 2
 _OWN_LANES = 1
 #: The share of trials that have a fault which strikes the whole server.
 _SERVER_WIDE = 0.3
+_COMMANDS = frozenset(
+    name for name in ("resume", "status", "cancel", "ledger") if importlib.util.find_spec(f"runner.cli.{name}")
+)
 #: The witness wants to know when a transaction has committed.
 _SETTINGS = {"track_commit_timestamp": "on", "max_parallel_workers": "0"}
 _SMALL = {**_SETTINGS, "max_connections": "24", "max_worker_processes": "14"}
@@ -44,7 +51,23 @@ class Order:
     seed: int
     seconds: float | None
     folder: Path
-    faketime: Path | None = None
+
+
+def find_faketime(tell: Callable[[str], None]) -> Path | None:
+    """Return the library that lets a process's wall clock jump; None, and why, where there is none for this machine.
+
+    It has to be made for the C library of the Python that runs the command, so it is this machine's own release's.
+    """
+    suite = host_suite()
+    if suite is None:
+        tell("no clock jumps: this machine is no Debian, whose libfaketime would fit")
+        return None
+    try:
+        root, _ = fetch_package("libfaketime", {**os.environ, SUITE_VARIABLE: suite})
+        return next(root.glob("usr/lib/*/faketime/libfaketimeMT.so.1"))
+    except EmbeddedServerError as error:
+        tell(f"no clock jumps: {error}")
+        return None
 
 
 def is_server_wide(seed: int, number: int) -> bool:
@@ -64,6 +87,7 @@ class Campaign:
         self._end = time.monotonic() + order.seconds if order.seconds else None
         self._shared: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._own: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._faketime = find_faketime(tell)
 
     def carry_out(self) -> list[dict[str, Any]]:
         """Do all trials that are not done yet, and return every verdict."""
@@ -81,6 +105,8 @@ class Campaign:
                 (own,) = stack.enter_context(self._lanes(f"own-{each}", 1))
                 lanes.append((own, self._own))
             threads = [threading.Thread(target=self._drive, args=lane) for lane in lanes]
+            real = all(lane.disk.real for lane, _ in lanes)
+            self._tell(f"a full disk is {'a tmpfs without room' if real else 'a limit on the size of files'}")
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -92,6 +118,7 @@ class Campaign:
         """Start a server with lanes on it, and somebody who watches it."""
         server_wide = name != "shared"
         samples = self._order.folder / f"samples-{name}.jsonl"
+        samples.unlink(missing_ok=True)
         with contextlib.ExitStack() as stack:
             server = stack.enter_context(
                 start_server(progress=self._tell, settings=_SMALL if server_wide else _SETTINGS)
@@ -107,7 +134,8 @@ class Campaign:
                         disk=disk,
                         samples=samples,
                         server_wide=server_wide,
-                        faketime=self._order.faketime,
+                        faketime=self._faketime,
+                        commands=_COMMANDS,
                     )
                 )
             yield lanes

@@ -62,6 +62,9 @@ class SmallDisk:
 @contextlib.contextmanager
 def small_disk(folder: Path) -> Iterator[SmallDisk]:
     """Make a small disk in a new folder, and remove it at the end."""
+    if folder.exists():  # of a campaign that was killed
+        subprocess.run(["umount", "--lazy", str(folder)], check=False, capture_output=True)
+        shutil.rmtree(folder)
     folder.mkdir(parents=True)
     real = os.geteuid() == 0 and _mounted(folder)
     try:

@@ -14,7 +14,7 @@ from psycopg import sql
 
 from tests.chaos import work
 from tests.chaos.plans import ChaosPlan, ChaosStep
-from tests.chaos.work import QUEUE, Place, Work
+from tests.chaos.work import COUNTED, QUEUE, Place, Work, last_part
 
 #: An event as jobplan writes it, read from JSON.
 Event = Mapping[str, Any]
@@ -44,6 +44,12 @@ class Effects:
         """Return the rows of a step or an instance."""
         return [row for row in self.rows if row.key == key]
 
+    def is_there(self, step: ChaosStep, key: str) -> bool:
+        """Say whether a step's or an instance's effect is there as a whole."""
+        if step.work in COUNTED:
+            return any(row.part == last_part(step.work) for row in self.of(key))
+        return 0 not in self.moved[step.id] if step.work is Work.BATCHES else key in self.done
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
@@ -71,12 +77,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All that the judge is given."""
+    """All that the judge is given: `events` are the journal's, through all phases, `reported` those of the reports."""
 
     plan: ChaosPlan
     events: Sequence[Event]
     phases: Sequence[Phase]
     effects: Effects
+    reported: Sequence[Event] = ()
     samples: Sequence[Sample] = ()
     ledger: bool = False
 

@@ -43,6 +43,8 @@ class Fault(enum.StrEnum):
     CRASH = "crash"
     NO_CONNECTIONS = "no_connections"
     NO_WORKERS = "no_workers"
+    CANCEL_COMMAND = "cancel_command"
+    RIVAL = "rival"
 
 
 #: Faults that strike everybody on the server: only on a server that one trial has for itself.
@@ -67,7 +69,12 @@ _WEIGHTS: Mapping[Fault, int] = {
     Fault.PAUSE: 2,
     Fault.DISK_FULL: 3,
     Fault.CLOCK_JUMP: 2,
+    Fault.CANCEL_COMMAND: 2,
+    Fault.RIVAL: 2,
 }
+#: What somebody may do to the workers that a dead runner has left, before the run is taken up again.
+_BETWEEN = (Fault.TERMINATE_WORKER, Fault.CANCEL_WORKER, Fault.CANCEL_COMMAND)
+_BETWEEN_ALONE = (Fault.RESTART_FAST, Fault.RESTART_IMMEDIATE, Fault.CRASH)
 
 #: Seconds for which a shortage lasts.
 _SHORTAGE = (0.3, 2.5)
@@ -94,6 +101,10 @@ class Target(Protocol):
 
     def connect(self) -> psycopg.Connection[Any]:
         """Connect to the run's database, as its administrator."""
+        ...
+
+    def beside(self, command: str) -> bool:
+        """Have another process of jobplan's do something with the run; False if that cannot be done here."""
         ...
 
     def signal(self, number: signal.Signals) -> bool:
@@ -125,6 +136,12 @@ def draw(random: Random, *, server_wide: bool, possible: frozenset[Fault]) -> li
         for fault in faults
     ]
     return sorted(planned, key=lambda each: (each.events, each.delay))
+
+
+def draw_between(random: Random, *, server_wide: bool, possible: frozenset[Fault]) -> Fault | None:
+    """Draw what happens between two commands; mostly nothing."""
+    drawn = random.choice(_BETWEEN_ALONE if server_wide and random.random() < 0.5 else _BETWEEN)
+    return drawn if drawn in possible and random.random() < 0.25 else None
 
 
 def _moment(random: Random) -> int:
@@ -199,6 +216,15 @@ def _jump_clock(target: Target, random: Random) -> bool:
     return target.jump_clock(random.choice((-7200.0, -60.0, 60.0, 7200.0)))
 
 
+def _cancel(target: Target, _: Random) -> bool:
+    return target.beside("cancel")
+
+
+def _rival(target: Target, _: Random) -> bool:
+    """Have somebody else resume the run, while it runs or just after."""
+    return target.beside("resume")
+
+
 def _restart_fast(target: Target, _: Random) -> bool:
     target.server.restart("fast")
     return True
@@ -261,4 +287,6 @@ _OTHERS: Mapping[Fault, Callable[[Target, Random], bool]] = {
     Fault.CRASH: _crash,
     Fault.NO_CONNECTIONS: _use_up_connections,
     Fault.NO_WORKERS: _use_up_workers,
+    Fault.CANCEL_COMMAND: _cancel,
+    Fault.RIVAL: _rival,
 }

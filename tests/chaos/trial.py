@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -15,17 +15,17 @@ from typing import Any
 
 from tests.chaos.attack import Attack, Ended, Lane
 from tests.chaos.evidence import Effects, Event, Evidence, Phase, read_effects
-from tests.chaos.faults import Fault, Planned, draw
+from tests.chaos.faults import Fault, Planned, draw, draw_between, strike
 from tests.chaos.plans import random_plan
 from tests.chaos.sampler import samples_of
 from tests.chaos.witness import CODES, Violation, judge, read_claims
-from tests.chaos.work import COUNTED, Work, last_part
+from tests.chaos.work import Work
 
 #: Seconds for which the last workers of a run may live on; the longest detach step takes little more than one.
 _LAST_WORKERS = 40.0
 #: Commands of one trial that are struck, and all commands of it, at most.
 _STRUCK = 3
-_COMMANDS = 10
+_COMMANDS = 12
 _ASKED = re.compile(r"--mark '?([a-z][^=']*)=")
 #: Codes after which a run is over and there is nothing to resume: all is well, or run_timeout has ended it.
 _OVER = (0, 5)
@@ -56,10 +56,11 @@ class Trial:
         self._lane = lane
         self._folder = folder
         self._plan = random_plan(self._random, f"c{number}")
-        self._ledger = self._random.random() < 0.5
+        self._ledger = self._random.random() < 0.5 and "ledger" in lane.commands
         self._phases: list[Phase] = []
         self._marks: dict[str, str] = {}
-        self._journal = lane.disk.folder / f"trial-{number}"
+        #: Where the journals are: those of one machine after the other.
+        self._homes = [lane.disk.folder / f"trial-{number}-0"]
         self._samples_from = lane.samples.stat().st_size
         self._clock: Path | None = None
         self._run_id = ""
@@ -67,6 +68,7 @@ class Trial:
     def __call__(self) -> Verdict:
         """Carry the trial out, and judge it. Its folder is kept if there is a violation."""
         begun = time.monotonic()
+        shutil.rmtree(self._folder, ignore_errors=True)  # of a trial that was broken off
         self._folder.mkdir(parents=True)
         (self._folder / "plan.yaml").write_text(self._plan.text, encoding="utf-8")
         with self._lane.reach() as connection:
@@ -100,14 +102,11 @@ class Trial:
     def _until_done(self) -> bool:
         """Run the plan, and resume it until it is done; False if that takes too many commands."""
         while len(self._phases) < _COMMANDS:
-            faults = self._faults()
-            ended = self._command(faults)
+            ended = self._command(self._faults())
             if ended.code not in CODES or ended.code in _OVER or (ended.code == 1 and not ended.faults):
                 return True
-            asked = sorted(set(_ASKED.findall(ended.err)))
-            if asked:
-                self._answer(asked)
-            if not _CAN_RESUME and self._known_run():
+            self._answer(sorted(set(_ASKED.findall(ended.err))))
+            if "resume" not in self._lane.commands and self._known_run():
                 return True
             time.sleep(self._random.choice((0.0, self._random.random())))
         return False
@@ -116,58 +115,72 @@ class Trial:
         number = len(self._phases)
         if number >= _STRUCK or (number and self._random.random() < 0.4):
             return []
-        possible = set(Fault)
-        if self._lane.faketime is None:
-            possible.discard(Fault.CLOCK_JUMP)
-        drawn = draw(self._random, server_wide=self._lane.server_wide, possible=frozenset(possible))
+        drawn = draw(self._random, server_wide=self._lane.server_wide, possible=self._lane.possible)
         if any(planned.fault is Fault.CLOCK_JUMP for planned in drawn) and self._clock is None:
             self._clock = self._folder / "clock"
             self._clock.write_text("+0\n", encoding="utf-8")
         return drawn
 
     def _command(self, faults: Sequence[Planned]) -> Ended:
-        number = len(self._phases)
-        name = f"{number}-{'resume' if self._known_run() else 'run'}"
-        attack = Attack(self._lane, self._folder, name, run_id=self._known_run, clock=self._clock)
-        ended = attack.carry_out(self._arguments(name), faults, self._count_events, self._random)
+        """Run or resume, and note what came of it and of what was done beside it and after it."""
+        name = f"{len(self._phases)}-{'resume' if self._known_run() else 'run'}"
+        arguments = self._arguments(name)
+        attack = Attack(
+            self._lane, self._folder, name, run_id=self._known_run, others=self._others(), clock=self._clock
+        )
+        ended = attack.carry_out(arguments, faults, self._count_events, self._random)
+        alive = self._alive()
+        hidden = self._hidden() if alive and self._random.random() < 0.5 else []
+        between = draw_between(self._random, server_wide=self._lane.server_wide, possible=self._lane.possible)
+        struck = list(ended.faults)
+        if ended.code not in _OVER and between is not None and strike(between, attack, self._random):
+            struck.append(f"{between.value}")
+        for beside, other in attack.beside_it:
+            self._phases.append(Phase(command=beside, code=other.code, stderr=other.err))
         self._phases.append(
             Phase(
                 command=name,
                 code=ended.code,
                 stderr=ended.err,
-                faults=ended.faults,
-                alive=tuple(self._alive()),
+                faults=tuple(struck),
+                alive=tuple(alive),
+                hidden=tuple(hidden),
             )
         )
         return ended
 
     def _arguments(self, name: str) -> list[str | Path]:
-        report = f"jsonl={self._folder / name}.jsonl"
-        connection: list[str | Path] = ["--dsn", self._lane.conninfo]
-        records: list[str | Path] = ["--journal", self._journal] if _CAN_RESUME else []
-        if _CAN_RESUME and not self._ledger:
-            records.append("--no-ledger")
-        if self._known_run():
-            marks = [part for key, state in self._marks.items() for part in ("--mark", f"{key}={state}")]
-            orphans = self._random.choice((["--orphans", "wait"], ["--orphans", "cancel"], []))
-            return ["resume", self._run_id, *connection, *records, *orphans, *marks, "--report", report]
-        return ["run", self._folder / "plan.yaml", *connection, *records, "--report", report]
+        report = ["--report", f"jsonl={self._folder / name}.jsonl"]
+        if not self._known_run():
+            return ["run", self._folder / "plan.yaml", *self._where(), *report]
+        elsewhere: list[str] = []
+        if self._ledger and self._random.random() < 0.25:
+            self._homes.append(self._lane.disk.folder / f"trial-{self._number}-{len(self._homes)}")
+            elsewhere = ["--from-ledger"]
+        marks = [part for key, state in self._marks.items() for part in ("--mark", f"{key}={state}")]
+        orphans = self._random.choice((["--orphans", "wait"], ["--orphans", "cancel"], []))
+        return ["resume", self._known_run(), *self._where(), *elsewhere, *orphans, *marks, *report]
 
-    # --- questions --------------------------------------------------------------------------------------------------
+    def _where(self) -> list[str | Path]:
+        ledger = [] if self._ledger or "ledger" not in self._lane.commands else ["--no-ledger"]
+        return ["--dsn", self._lane.conninfo, "--journal", self._homes[-1], *ledger]
+
+    def _others(self) -> Mapping[str, Sequence[str | Path]]:
+        return {
+            "cancel": ["cancel", self._known_run(), "--dsn", self._lane.conninfo],
+            "resume": ["resume", self._known_run(), *self._where()],
+        }
 
     def _answer(self, asked: Sequence[str]) -> None:
         """Answer as a person would who looks: what is there was done; what an index left behind goes."""
+        if not asked:
+            return
         self._until_no_worker()
         with self._lane.reach() as connection:
             effects = read_effects(connection, self._plan, self._run_id)
             for key in asked:
                 step = self._plan.step_of(key)
-                if step.work in COUNTED:
-                    there = any(row.part == last_part(step.work) for row in effects.of(key))
-                elif step.work is Work.BATCHES:
-                    there = 0 not in effects.moved[step.id]
-                else:
-                    there = key in effects.done
+                there = effects.is_there(step, key)
                 self._marks[key] = "succeeded" if there else "failed"
                 if step.work is Work.INDEX and not there:
                     connection.execute(f"DROP INDEX IF EXISTS {self._plan.schema}.i_{step.id}".encode())
@@ -177,21 +190,13 @@ class Trial:
     def _known_run(self) -> str:
         """Return the run's id, from the first event that it has recorded; empty before."""
         if not self._run_id:
-            for event in self._events():
+            for event in _events(self._files()):
                 self._run_id = str(event["run"])
                 break
         return self._run_id
 
     def _files(self) -> list[Path]:
-        journals = sorted(self._journal.glob("*/events.jsonl"))
-        return journals or sorted(self._folder.glob("*.jsonl"))
-
-    def _events(self) -> Iterator[Event]:
-        """Read what the run has recorded; a line that is being written, or was torn, is left out."""
-        for path in self._files():
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("}\n"):
-                    yield json.loads(line)
+        return [path for home in self._homes for path in sorted(home.glob("*/events.jsonl"))]
 
     def _count_events(self) -> int:
         return sum(path.read_bytes().count(b"\n") for path in self._files())
@@ -203,6 +208,19 @@ class Trial:
         with self._lane.reach() as connection:
             names = [str(name) for (name,) in connection.execute(query).fetchall()]
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+
+    def _hidden(self) -> list[str]:
+        """Return the workers that live before and after `jobplan status` has looked, and that it does not name."""
+        if "status" not in self._lane.commands:
+            return []
+        before = self._alive()
+        attack = Attack(self._lane, self._folder, f"{len(self._phases)}-status", run_id=self._known_run, others={})
+        arguments = ["status", "--dsn", self._lane.conninfo, "--format", "json"]
+        ended = attack.carry_out(arguments, [], lambda: 0, self._random)
+        after = self._alive()
+        runs = json.loads(ended.out or "{}").get("runs", [])
+        named = {worker["step"] for run in runs if run["run"] == self._run_id for worker in run["workers"]}
+        return [key for key in before if key in after and key not in named]
 
     def _until_no_worker(self) -> bool:
         """Wait until none of the run's workers lives; False if one does for too long."""
@@ -224,11 +242,12 @@ class Trial:
                 effects = read_effects(connection, self._plan, run_id)
         return Evidence(
             plan=self._plan,
-            events=list(self._events()),
+            events=list(_events(self._files())),
+            reported=list(_events(sorted(self._folder.glob("*.jsonl")))),
             phases=tuple(self._phases),
             effects=effects,
             samples=samples_of(lines, run_id) if run_id else (),
-            ledger=self._ledger and _CAN_RESUME,
+            ledger=self._ledger,
         )
 
     def _tidy(self, verdict: Verdict, evidence: Evidence) -> None:
@@ -243,12 +262,16 @@ class Trial:
             found |= {"rows": [asdict(row) for row in evidence.effects.rows], "done": sorted(evidence.effects.done)}
             found |= {"samples": [asdict(sample) for sample in evidence.samples]}
             (self._folder / "evidence.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-            with contextlib.suppress(OSError):
-                shutil.copytree(self._journal, self._folder / "journal")
+            for home in self._homes:
+                with contextlib.suppress(OSError):
+                    shutil.copytree(home, self._folder / home.name)
             shutil.copy(self._lane.server.log_file, self._folder / "server.log")
-        shutil.rmtree(self._journal, ignore_errors=True)
         self._lane.disk.clear()
 
 
-#: Whether this jobplan keeps a record of its own that it can go on from.
-_CAN_RESUME = False
+def _events(files: Sequence[Path]) -> Iterator[Event]:
+    """Read what a run has recorded; a line that is being written, or was torn, is left out."""
+    for path in files:
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
+            if line.endswith("}\n"):
+                yield json.loads(line)

@@ -21,8 +21,8 @@ FORGETTING = frozenset({"restart_immediate", "crash"})
 #: In how many looks in a row a limit must be seen exceeded: one look is not one moment.
 _LOOKS = 2
 #: Codes with which a command may end here, where plans are valid and nobody makes a mistake of usage. Negative ones are
-#: signals: SIGKILL, and a second SIGINT that comes when the run is over and only the process is left to be ended.
-CODES = frozenset({0, 1, 4, 5, 6, 7, 130, 143, -9, -2})
+#: signals: SIGKILL, and a SIGINT or SIGTERM that comes when the run is over and only the process is left to be ended.
+CODES = frozenset({0, 1, 4, 5, 6, 7, 130, 143, -9, -2, -15})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +166,9 @@ def _unrecorded(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[st
             yield f"{key} began {begun} times at least, and {len(claim.launched)} launches are recorded"
         elif key in seen and not claim.launched:
             yield f"{key} had a worker, and no launch of it is recorded"
+    for key, said in read_claims(evidence.reported).items():
+        if said.launched - claims.get(key, Claims()).launched:
+            yield f"{key}: a report has a launch that the journal does not have"
     keys = {key for step in evidence.plan.steps for key in step.keys}
     yield from (f"{key} had a worker and is no step of the plan" for key in sorted(seen - keys))
 

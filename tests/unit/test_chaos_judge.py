@@ -127,6 +127,11 @@ def test_what_ran_without_a_record_is_found() -> None:
     assert rules(a_plan(INSERT), [], samples=[Sample(workers=("b",), seen=1)], phase=GONE) == ["unrecorded"]
 
 
+def test_a_launch_that_only_a_report_knows_is_found() -> None:
+    assert rules(a_plan(INSERT), [], reported=[launch("a")], phase=GONE) == ["unrecorded"]
+    assert rules(a_plan(INSERT), [launch("a")], reported=[launch("a")], phase=GONE) == []
+
+
 def test_an_attempt_that_was_put_off_did_not_begin() -> None:
     deferred: Event = {"event": "attempt_deferred", "step": "a", "attempt": 1}
     assert rules(a_plan(INSERT), [launch("a"), deferred], row("a"), phase=GONE) == ["denied", "unrecorded"]
