@@ -16,6 +16,7 @@ from runner.errors import JobplanError
 _COMMANDS = {
     "init": "Write a first plan, and how to check plans in CI.",
     "validate": "Check plans without a server.",
+    "dry-run": "Say what a plan would do on a server, with nothing executed.",
     "run": "Run a plan.",
     "runs": "List the runs that were recorded, and remove old ones.",
     "show": "Show what is recorded of a run.",
@@ -27,7 +28,10 @@ _COMMANDS = {
 
 
 class _LazyGroup(click.Group):
-    """Knows the commands by name; a command's module, `runner.cli.<name>`, has the command of the same name."""
+    """Knows the commands by name; a command's module, `runner.cli.<name>`, has the command of the same name.
+
+    A dash is an underscore there; where the name is taken by something else, `_command` is behind it.
+    """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(_COMMANDS)
@@ -35,7 +39,9 @@ class _LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(importlib.import_module(f"runner.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        module = importlib.import_module(f"runner.cli.{name}")
+        command = getattr(module, f"{name}_command", None) or getattr(module, name)
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002

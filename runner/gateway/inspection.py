@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from runner.errors import ConnectionFailedError, PreflightError
+from runner.gateway.base import QueryResult
+from runner.gateway.catalog import (
+    FunctionFacts,
+    HeldLock,
+    RelationFacts,
+    SchemaFacts,
+    read_function,
+    read_lock,
+    read_relation,
+    read_schema,
+)
 from runner.gateway.conninfo import with_keepalives
 from runner.gateway.facts import Capacity, InvalidIndex, OldTransaction, PreparedTransaction, ServerFacts
 from runner.gateway.queries import query
 from runner.gateway.session import Reply, Row, Session
 from runner.sql.params import quote_identifier
+from runner.sql.relations import Relation
 
 #: Milliseconds: nobody waits long for one who only looks, and it keeps nobody waiting.
 STATEMENT_TIMEOUT = "10000"
@@ -18,6 +31,27 @@ LOCK_TIMEOUT = "1000"
 _LIMITS = {"statement_timeout": STATEMENT_TIMEOUT, "lock_timeout": LOCK_TIMEOUT}
 #: Seconds after which a transaction is old enough to be told about.
 OLD = 300
+
+
+#: The OID of pg_catalog.bool.
+BOOLEAN = 16
+
+#: Names and values, in the order in which they are to be set.
+Settings = Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """What the server says of a statement that it has not run.
+
+    `parse` has the columns of its result, or the error of Parse or Describe; `locks` are rows of schema, name, mode and
+    kind, none if there was an error.
+    """
+
+    setting: Reply
+    parse: Reply
+    explain: Reply | None
+    locks: tuple[Row, ...]
 
 
 class Inspector:
@@ -65,6 +99,57 @@ class Inspector:
         )
         return replies[2]
 
+    async def probe(self, settings: Settings, sql: str, *, explain: bool) -> Probe:
+        """Have the server look at one statement of the plan's in the settings of its step, without running it."""
+        replies = await self._session.probe(_json(settings), sql, explain=explain)
+        setting, parse, describe = replies[:3]
+        return Probe(
+            setting=setting,
+            parse=parse if parse.error is not None else describe,
+            explain=replies[3] if explain else None,
+            locks=replies[-1].rows,
+        )
+
+    async def read(self, settings: Settings, sql: str) -> QueryResult:
+        """Run one statement of the plan's that only reads, in the settings of its step."""
+        reply = await self._session.read(_json(settings), sql)
+        return QueryResult(
+            columns=tuple(column.name for column in reply.columns),
+            rows=reply.rows,
+            boolean=len(reply.columns) == 1 and reply.columns[0].type == BOOLEAN,
+            error=reply.error,
+        )
+
+    async def surroundings(self, settings: Settings) -> Reply:
+        """Return who a step runs as and the schemas that are searched for it, or why its settings are refused."""
+        return await self._session.read(_json(settings), query("surroundings").decode())
+
+    async def relations(
+        self, wanted: Sequence[Relation], schemas: Sequence[str], role: str
+    ) -> dict[Relation, RelationFacts]:
+        """Return what the catalog says of those relations that exist."""
+        names = json.dumps([[one.schema, one.name] for one in wanted])
+        rows = await self.rows("relations", names, json.dumps(list(schemas)), role) if wanted else ()
+        return {wanted[int(row[0] or 0)]: read_relation(row[1] or "") for row in rows}
+
+    async def schemas(self, names: Sequence[str], role: str) -> dict[str, SchemaFacts]:
+        """Return what the catalog says of those schemas that exist."""
+        rows = await self.rows("schemas", json.dumps(list(names)), role) if names else ()
+        return {facts.name: facts for facts in map(read_schema, rows)}
+
+    async def functions(self, names: Sequence[str]) -> tuple[FunctionFacts, ...]:
+        """Return the functions of these names that PostgreSQL does not bring itself."""
+        rows = await self.rows("functions", json.dumps(list(names))) if names else ()
+        return tuple(map(read_function, rows))
+
+    async def activity(self) -> tuple[HeldLock, ...]:
+        """Return the table locks that others hold or wait for, those of the oldest transactions first."""
+        return tuple(map(read_lock, await self.rows("activity")))
+
+    async def snapshots(self, older_than: float) -> tuple[OldTransaction, ...]:
+        """Return the transactions whose snapshot a build CONCURRENTLY would wait for; `older_than` is seconds."""
+        return tuple(map(_old, await self.rows("snapshots", str(older_than))))
+
     async def facts(self) -> ServerFacts:
         """Ask for everything that there is to know about the server itself."""
         (row,) = await self.rows("facts_server")
@@ -82,6 +167,13 @@ class Inspector:
             prepared=tuple(map(_prepared, await self.rows("facts_prepared"))),
             invalid_indexes=tuple(map(_invalid, await self.rows("facts_invalid"))),
         )
+
+
+def _json(settings: Settings) -> str:
+    """The limits come last but for the role: a step has no say in them, and who has taken a role may not set them."""
+    given = dict(settings)
+    role = given.pop("role", None)
+    return json.dumps({**given, **_LIMITS, **({} if role is None else {"role": role})})
 
 
 def _server(row: Row, capacity: Capacity, announced_pid: int) -> ServerFacts:

@@ -79,3 +79,186 @@ WHERE NOT i.indisvalid AND c.relkind = 'i'
   AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS p WHERE p.relid = i.indrelid)
 ORDER BY 1, 2
 LIMIT 20
+
+-- name: repin
+-- Names in what follows mean pg_catalog's again, whatever search_path the step has.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)
+
+-- name: locks_taken
+-- The table locks that this transaction has taken so far on what is not the system's.
+SELECT n.nspname, c.relname, l.mode, c.relkind
+FROM pg_locks AS l
+JOIN pg_class AS c ON c.oid = l.relation
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation'
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND n.nspname NOT IN ('pg_catalog', 'pg_toast')
+
+-- name: surroundings
+-- In the settings of a step: who it runs as, and the schemas in which its names are looked up, as JSON.
+SELECT current_user, pg_catalog.to_json(pg_catalog.current_schemas(true))
+
+-- name: roles
+-- $1 roles as JSON array. Which of them exist, and which this session may take.
+SELECT w.name, r.oid IS NOT NULL,
+       coalesce(CASE WHEN current_setting('server_version_num')::int4 >= 160000
+                     THEN pg_has_role(session_user, r.oid, 'SET')
+                     ELSE pg_has_role(session_user, r.oid, 'MEMBER') END, false)
+FROM json_array_elements_text($1::json) AS w(name)
+LEFT JOIN pg_roles AS r ON r.rolname = w.name
+
+-- name: schemas
+-- $1 names as JSON array, $2 role. Which of these schemas exist, and what the role may do in them.
+SELECT n.nspname, has_schema_privilege($2::name, n.oid, 'USAGE'), has_schema_privilege($2::name, n.oid, 'CREATE'),
+       pg_has_role($2::name, n.nspowner, 'USAGE')
+FROM pg_namespace AS n
+WHERE n.nspname IN (SELECT json_array_elements_text($1::json))
+
+-- name: functions
+-- $1 names as JSON array. Functions of these names that PostgreSQL does not bring itself: schema, name, volatility,
+-- language, whether that is trusted, and the extension that they belong to.
+SELECT n.nspname, p.proname, p.provolatile, l.lanname, l.lanpltrusted,
+       (SELECT e.extname FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+        WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' LIMIT 1)
+FROM pg_proc AS p
+JOIN pg_namespace AS n ON n.oid = p.pronamespace
+JOIN pg_language AS l ON l.oid = p.prolang
+WHERE p.proname IN (SELECT json_array_elements_text($1::json))
+  AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+
+-- name: relations
+-- $1 JSON array of [schema or null, name], $2 JSON array of the schemas that are searched, $3 role. One row for each
+-- that exists: its number in $1 and what the catalog says of it, as JSON. Nothing here locks a relation, so nobody who
+-- holds ACCESS EXCLUSIVE keeps it waiting: sizes are those of the last VACUUM or ANALYZE.
+SELECT w.n - 1, json_build_object(
+  'oid', c.oid::int8, 'schema', c.nspname, 'name', c.relname, 'kind', c.relkind, 'persistence', c.relpersistence,
+  'owner', pg_get_userbyid(c.relowner),
+  'owned', pg_has_role($3::name, c.relowner, 'USAGE'),
+  'drops', pg_has_role($3::name, c.nspowner, 'USAGE'),
+  'reached', has_schema_privilege($3::name, c.nspoid, 'USAGE'),
+  'privileges', (
+    SELECT coalesce(json_agg(p.name), '[]')
+    FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('DELETE'), ('TRUNCATE'), ('TRIGGER'), ('REFERENCES'),
+                 (CASE WHEN current_setting('server_version_num')::int4 >= 170000 THEN 'MAINTAIN' END)) AS p(name)
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 't') AND p.name IS NOT NULL
+      AND has_table_privilege($3::name, c.oid, p.name)),
+  'bytes', c.relpages::int8 * current_setting('block_size')::int8,
+  'rows', greatest(c.reltuples, 0)::int8,
+  'populated', c.relispopulated,
+  'columns', (SELECT coalesce(json_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute AS a
+              WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  'constraints', (SELECT coalesce(json_agg(k.conname), '[]') FROM pg_constraint AS k WHERE k.conrelid = c.oid),
+  'indexes', (SELECT coalesce(json_agg(json_build_object(
+                'schema', xn.nspname, 'name', x.relname, 'valid', i.indisvalid,
+                'whole', i.indisunique AND i.indisvalid AND i.indimmediate
+                         AND i.indpred IS NULL AND i.indexprs IS NULL AND 0 <> ALL (i.indkey),
+                'bytes', x.relpages::int8 * current_setting('block_size')::int8)), '[]')
+              FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
+              JOIN pg_namespace AS xn ON xn.oid = x.relnamespace WHERE i.indrelid = c.oid),
+  'index_of', (SELECT json_build_object(
+                 'schema', tn.nspname, 'name', t.relname, 'valid', i.indisvalid,
+                 'owned', pg_has_role($3::name, t.relowner, 'USAGE'),
+                 'maintained', CASE WHEN current_setting('server_version_num')::int4 >= 170000
+                                    THEN has_table_privilege($3::name, t.oid, 'MAINTAIN') ELSE false END,
+                 'constraint', (SELECT k.conname FROM pg_constraint AS k
+                                WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x') LIMIT 1))
+               FROM pg_index AS i JOIN pg_class AS t ON t.oid = i.indrelid
+               JOIN pg_namespace AS tn ON tn.oid = t.relnamespace WHERE i.indexrelid = c.oid),
+  'partition_of', (SELECT json_build_object('schema', pn.nspname, 'name', p.relname, 'pending', h.inhdetachpending)
+                   FROM pg_inherits AS h JOIN pg_class AS p ON p.oid = h.inhparent
+                   JOIN pg_namespace AS pn ON pn.oid = p.relnamespace
+                   WHERE h.inhrelid = c.oid AND p.relkind IN ('p', 'I') LIMIT 1),
+  'default_partition', (SELECT d.relname FROM pg_partitioned_table AS pt JOIN pg_class AS d ON d.oid = pt.partdefid
+                        WHERE pt.partrelid = c.oid),
+  'children', (WITH RECURSIVE below(oid) AS (
+                 SELECT h.inhrelid FROM pg_inherits AS h WHERE h.inhparent = c.oid
+                 UNION SELECT h.inhrelid FROM pg_inherits AS h JOIN below AS b ON h.inhparent = b.oid)
+               SELECT coalesce(json_agg(json_build_object(
+                 'schema', bn.nspname, 'name', b.relname,
+                 'bytes', b.relpages::int8 * current_setting('block_size')::int8)), '[]')
+               FROM below JOIN pg_class AS b ON b.oid = below.oid JOIN pg_namespace AS bn ON bn.oid = b.relnamespace),
+  'referenced_by', (SELECT coalesce(json_agg(json_build_object(
+                      'schema', rn.nspname, 'name', r.relname, 'constraint', k.conname,
+                      'on_delete', k.confdeltype, 'on_update', k.confupdtype)), '[]')
+                    FROM pg_constraint AS k JOIN pg_class AS r ON r.oid = k.conrelid
+                    JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
+                    WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0),
+  'refers_to', (SELECT coalesce(json_agg(json_build_object(
+                  'schema', rn.nspname, 'name', r.relname, 'constraint', k.conname)), '[]')
+                FROM pg_constraint AS k JOIN pg_class AS r ON r.oid = k.confrelid
+                JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
+                WHERE k.conrelid = c.oid AND k.contype = 'f'),
+  'triggers', (SELECT coalesce(json_agg(json_build_object('name', g.tgname, 'function', f.proname)), '[]')
+               FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid
+               WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'),
+  'views', (SELECT coalesce(json_agg(DISTINCT vn.nspname || '.' || v.relname), '[]')
+            FROM pg_depend AS d JOIN pg_rewrite AS rw ON rw.oid = d.objid JOIN pg_class AS v ON v.oid = rw.ev_class
+            JOIN pg_namespace AS vn ON vn.oid = v.relnamespace
+            WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+              AND d.refobjid = c.oid AND v.oid <> c.oid),
+  'reads', (WITH RECURSIVE read(oid, kind) AS (
+              SELECT c.oid, c.relkind
+              UNION
+              SELECT b.oid, b.relkind FROM read AS r JOIN pg_rewrite AS rw ON rw.ev_class = r.oid
+              JOIN pg_depend AS d ON d.classid = 'pg_rewrite'::regclass AND d.objid = rw.oid
+                AND d.refclassid = 'pg_class'::regclass
+              JOIN pg_class AS b ON b.oid = d.refobjid
+              WHERE r.kind = 'v' OR r.oid = c.oid)
+            SELECT coalesce(json_agg(json_build_object('schema', bn.nspname, 'name', b.relname)), '[]')
+            FROM read JOIN pg_class AS b ON b.oid = read.oid JOIN pg_namespace AS bn ON bn.oid = b.relnamespace
+            WHERE c.relkind IN ('v', 'm') AND read.oid <> c.oid AND b.relkind IN ('r', 'p', 'm', 'f')))
+FROM json_array_elements($1::json) WITH ORDINALITY AS w(wanted, n)
+CROSS JOIN LATERAL (
+  SELECT k.*, s.nspname, s.nspowner, s.oid AS nspoid
+  FROM pg_class AS k
+  JOIN pg_namespace AS s ON s.oid = k.relnamespace
+  LEFT JOIN json_array_elements_text($2::json) WITH ORDINALITY AS p(schema, place) ON p.schema = s.nspname
+  WHERE k.relname = w.wanted->>1
+    AND CASE WHEN w.wanted->>0 IS NULL THEN p.place IS NOT NULL ELSE s.nspname = w.wanted->>0 END
+  ORDER BY p.place
+  LIMIT 1) AS c
+
+-- name: sizes
+-- $1 OIDs as JSON array. The bytes of tables with their indexes and TOAST; it locks each for a moment.
+SELECT o.oid, pg_total_relation_size(o.oid::oid) FROM json_array_elements_text($1::json) AS o(oid)
+
+-- name: activity
+-- Who holds a lock on a table now, or waits for one, in this database: table, mode, whether it is held, and by whom since
+-- when. Prepared transactions have no process.
+SELECT n.nspname, c.relname, l.mode, l.granted, coalesce(l.pid, 0), coalesce(a.usename, ''),
+       coalesce(a.application_name, ''), coalesce(a.state, 'prepared'),
+       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start)::int8,
+                (SELECT max(extract(epoch FROM clock_timestamp() - x.prepared))::int8 FROM pg_prepared_xacts AS x
+                 WHERE l.pid IS NULL), 0)
+FROM pg_locks AS l
+JOIN pg_class AS c ON c.oid = l.relation
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+WHERE l.locktype = 'relation' AND (l.pid IS NULL OR l.pid <> pg_backend_pid())
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND n.nspname NOT IN ('pg_catalog', 'pg_toast')
+ORDER BY 9 DESC
+LIMIT 500
+
+-- name: snapshots
+-- $1 seconds. Transactions of this database with a snapshot that a build CONCURRENTLY would have to wait for.
+SELECT pid, coalesce(usename, ''), coalesce(application_name, ''), coalesce(state, ''),
+       extract(epoch FROM clock_timestamp() - xact_start)::int8, true
+FROM pg_stat_activity
+WHERE datname = current_database() AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+  AND xact_start < clock_timestamp() - make_interval(secs => $1::float8)
+ORDER BY xact_start
+LIMIT 20
+
+-- name: group_held
+-- $1 group. Who holds a concurrency group, without taking it: application_name and since when.
+SELECT a.application_name, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+FROM pg_locks AS l
+JOIN pg_stat_activity AS a USING (pid)
+WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+  AND (l.classid::int8 << 32) | l.objid::int8 = hashtextextended('jobplan:' || $1::text, 0)
+
+-- name: may_be
+-- $1 role. Whether this session's user is a member of it; no row if there is none.
+SELECT pg_has_role(r.oid, 'member') FROM pg_roles AS r WHERE r.rolname = $1::text

@@ -23,6 +23,9 @@ Row = tuple[str | None, ...]
 #: Looks at a connection that nothing has been run on yet, and raises what speaks against it.
 ConnectionCheck = Callable[[psycopg.AsyncConnection[tuple[object, ...]]], Awaitable[None]]
 
+#: What stands before a statement that is explained; positions in its errors count it.
+EXPLAIN = "EXPLAIN (FORMAT JSON) "
+
 _TUPLES = pq.ExecStatus.TUPLES_OK
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
 _ERRORS = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED})
@@ -40,11 +43,12 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What one statement gave: rows of text, or an error."""
+    """What one statement gave: rows of text, or an error; `position` is its place in the statement, counted from 1."""
 
     rows: tuple[Row, ...] = ()
     columns: tuple[Column, ...] = ()
     error: ErrorDetails | None = None
+    position: int | None = None
 
 
 class TurnedAwayError(ServerLostError):
@@ -195,6 +199,45 @@ class Session:
 
         return _last(await self._exchange(send))
 
+    async def probe(self, settings: str, sql: str, *, explain: bool) -> list[Reply]:
+        """Have the server look at one statement without running it; everything is rolled back.
+
+        The replies: the settings, Parse, Describe, with `explain` EXPLAIN, a setting, and the locks that all this took.
+        The transaction is READ ONLY; the extended protocol takes one statement only, so nothing in `sql` can end it.
+        """
+
+        def send() -> None:
+            for name in ("look", "settings", "repin", "locks_taken", "rollback"):
+                self._prepare(name)
+            self._execute("look", ())
+            self._execute("settings", (settings,))
+            self._libpq.send_prepare(b"", sql.encode())
+            self._libpq.send_describe_prepared(b"")
+            if explain:
+                self._libpq.send_query_params(EXPLAIN.encode() + sql.encode(), None)
+            self._execute("repin", ())
+            self._execute("locks_taken", ())
+            self._sync("look", "settings", "repin", "locks_taken", columns=True)
+            self._execute("rollback", ())
+            self._sync("rollback")
+
+        return (await self._exchange(send))[1:-1]
+
+    async def read(self, settings: str, sql: str) -> Reply:
+        """Run one statement of the plan's that only reads, in a READ ONLY transaction that is rolled back."""
+
+        def send() -> None:
+            for name in ("look", "settings", "rollback"):
+                self._prepare(name)
+            self._execute("look", ())
+            self._execute("settings", (settings,))
+            self._libpq.send_query_params(sql.encode(), None)
+            self._sync("look", "settings", columns=True)
+            self._execute("rollback", ())
+            self._sync("rollback")
+
+        return _last((await self._exchange(send))[:-1])
+
     async def _exchange(self, send: Callable[[], None]) -> list[Reply]:
         """Send, and wait for one reply to everything that was sent."""
         if self._lost is not None:
@@ -303,7 +346,8 @@ class Session:
             self._unprepared = error
         else:
             unprepared = not self._prepared.issuperset(expected.names)
-            self._replies.append(Reply(error=self._unprepared if unprepared and self._unprepared else error))
+            told = self._unprepared if unprepared and self._unprepared else error
+            self._replies.append(Reply(error=told, position=_position(result)))
 
     def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if self.on_notice is not None:
@@ -341,6 +385,11 @@ def _rows(result: pq.abc.PGresult) -> tuple[Row, ...]:
         tuple([None if (data := value(row, column)) is None else data.decode("utf-8", "replace") for column in columns])
         for row in range(result.ntuples)
     )
+
+
+def _position(result: pq.abc.PGresult) -> int | None:
+    data = result.error_field(_DIAG.STATEMENT_POSITION)
+    return int(data) if data else None
 
 
 def error_details(result: pq.abc.PGresult) -> ErrorDetails:

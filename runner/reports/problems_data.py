@@ -10,7 +10,7 @@ from runner.errors import Problem
 
 def json_text(problems: Iterable[Problem]) -> str:
     """Return a JSON list with one object for each problem; every key is always there, `hint` and `step` may be null."""
-    return json.dumps([_object(problem) for problem in problems], indent=2, ensure_ascii=False)
+    return json.dumps([problem_object(problem) for problem in problems], indent=2, ensure_ascii=False)
 
 
 def github_lines(problems: Iterable[Problem]) -> Iterator[str]:
@@ -31,7 +31,8 @@ def workflow_command(name: str, properties: Mapping[str, str], message: str) -> 
     return f"::{name}{' ' if told else ''}{told}::{_data(message)}"
 
 
-def _object(problem: Problem) -> dict[str, str | int | None]:
+def problem_object(problem: Problem) -> dict[str, str | int | None]:
+    """Return a problem as a JSON object."""
     return {
         "file": problem.position.file,
         "line": problem.position.line,

@@ -109,12 +109,41 @@ def render(text: str, values: Mapping[str, Scalar]) -> str:
     no expression (`SET x = :n`) the quoted form does. None, which only a query's item can be, is NULL. TemplateError if
     a name has no value, or if the value cannot take the form in which it is named.
     """
+    return render_traced(text, values).text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """A text with values in it; of each the start and end in `text`, and those of its reference in the original."""
+
+    text: str
+    values: tuple[tuple[int, int, int, int], ...]
+
+    def original(self, offset: int) -> int:
+        """Return where in the original text a character of `text` comes from; a value comes from its reference."""
+        before = 0
+        for start, end, reference_start, reference_end in self.values:
+            if offset < start:
+                break
+            if offset < end:
+                return reference_start
+            before = reference_end - end
+        return offset + before
+
+
+def render_traced(text: str, values: Mapping[str, Scalar]) -> Rendered:
+    """Return what `render` does, with what is needed to say where in the original text something stands."""
     parts: list[str] = []
-    done = 0
+    spans: list[tuple[int, int, int, int]] = []
+    done = length = 0
     for reference in references(text):
-        parts += (text[done : reference.start], _spaced(text, reference, _value(reference, values)))
+        value = _spaced(text, reference, _value(reference, values))
+        length += reference.start - done
+        spans.append((length, length + len(value), reference.start, reference.end))
+        parts += (text[done : reference.start], value)
+        length += len(value)
         done = reference.end
-    return "".join(parts) + text[done:]
+    return Rendered(text="".join(parts) + text[done:], values=tuple(spans))
 
 
 def quote_literal(value: str) -> str:

@@ -89,7 +89,11 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "records are shown by those who know their form",
     ),
     ("runner.reports", (*BASIS, *FACTS, "runner.engine.scheduler"), "reports are sinks for events"),
-    ("runner.preflight", (*BASIS, "runner.plan", "runner.lint", "runner.gateway"), "looks at a server, runs nothing"),
+    (
+        "runner.preflight",
+        (*BASIS, "runner.plan", "runner.lint", "runner.gateway", "runner.engine.events", "runner.engine.items"),
+        "looks at a server, runs nothing",
+    ),
     ("runner.embedded", GROUND, "a throwaway server needs to know nothing of plans"),
     ("runner.cli", ("runner",), "the command line wires everything together"),
     ("runner.__main__", ("runner.cli",), "it is the command line"),

@@ -1,0 +1,105 @@
+"""`jobplan dry-run`: what a plan would do on a server, with nothing executed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import click
+
+from runner import __version__
+from runner.cli.color import color_option, wants_color
+from runner.cli.parameters import parameter_options, parameter_values
+from runner.cli.selection import Selection, selection_options
+from runner.gateway.inspection import Inspector
+from runner.lint import Sources, read_plan
+from runner.plan.model import Plan
+from runner.preflight.codes import CODES
+from runner.preflight.dryrun import Wishes, dry_run
+from runner.preflight.result import DryRun
+from runner.reports.preflight.data import dry_run_json
+from runner.reports.preflight.markdown import dry_run_markdown
+from runner.reports.preflight.text import dry_run_lines
+from runner.reports.problems import Style
+from runner.reports.problems_data import github_lines
+from runner.reports.sarif import sarif_text
+
+FORMATS = ("text", "json", "github", "sarif", "markdown")
+
+
+@click.command("dry-run")
+@click.argument("plan", type=click.Path(path_type=Path))
+@click.option("--dsn", metavar="CONNINFO", help="libpq connection; else JOBPLAN_DSN, else PGHOST, PGSERVICE and so on.")
+@parameter_options
+@selection_options
+@click.option("--no-explain", is_flag=True, help="Do not EXPLAIN: planning may run functions that are marked STABLE.")
+@click.option("--strict", is_flag=True, help="Fail on warnings too.")
+@click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
+@color_option
+def dry_run_command(
+    plan: Path,
+    dsn: str | None,
+    *,
+    params: tuple[str, ...],
+    params_file: Path | None,
+    select: tuple[str, ...],
+    exclude: tuple[str, ...],
+    assume_done: bool,
+    no_explain: bool,
+    strict: bool,
+    format_: str,
+    color: str,
+) -> int:
+    """Say what a plan would do on a server, with nothing executed.
+
+    Every statement is marked as checked, partly checked or not checkable, and why: evidence, not a promise. The exit
+    code is 0, 3 if a step would fail (with --strict also for warnings), 4 if a run would start nothing.
+    """
+    loaded = read_plan(plan, **parameter_values(params, params_file))
+    left_out = Selection(select=select, exclude=exclude, assume_done=assume_done).left_out(loaded)
+    wishes = Wishes(explain=not no_explain, left_out=left_out)
+    result = asyncio.run(look(loaded, dsn if dsn is not None else os.environ.get("JOBPLAN_DSN", ""), wishes))
+    show(result, format_, color)
+    return exit_code(result, strict=strict)
+
+
+async def look(plan: Plan, conninfo: str, wishes: Wishes) -> DryRun:
+    """Look at the plan on a server. ConnectionFailedError if it cannot be reached."""
+    inspector = await Inspector.connect(conninfo, "jobplan dry-run")
+    try:
+        return await dry_run(plan, inspector, wishes)
+    finally:
+        await inspector.close()
+
+
+def show(result: DryRun, format_: str, color: str) -> None:
+    """Print what was found."""
+    if format_ != "text":
+        for line in _data(result, format_):
+            click.echo(line.encode(errors="backslashreplace").decode())
+        return
+    colored = wants_color(color, sys.stdout)
+    style = Style(color=colored, excerpt=colored or sys.stdout.isatty())
+    for line in dry_run_lines(result, Sources().lines, style):
+        click.echo(line, color=True)
+
+
+def _data(result: DryRun, format_: str) -> Iterable[str]:
+    match format_:
+        case "json":
+            return (dry_run_json(result),)
+        case "github":
+            return github_lines(result.problems)
+        case "markdown":
+            return dry_run_markdown(result)
+    return (sarif_text(result.problems, CODES, __version__),)
+
+
+def exit_code(result: DryRun, *, strict: bool) -> int:
+    """Return 4 if a run would start nothing, 3 if a step would fail, else 0; with `strict` warnings count."""
+    if result.refused:
+        return 4
+    return 3 if result.errors or (strict and result.warnings) else 0

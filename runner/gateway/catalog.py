@@ -1,0 +1,213 @@
+"""What the catalog says of a relation, as data: read once, looked at by many checks."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.gateway.session import Row
+from runner.sql.relations import Relation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexFacts:
+    """An index of a table. `whole`: unique, valid and on columns alone, as REFRESH CONCURRENTLY wants it."""
+
+    relation: Relation
+    valid: bool
+    whole: bool
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IndexedFacts:
+    """The table of an index, what the role may do with it, and the constraint that the index belongs to."""
+
+    relation: Relation
+    valid: bool
+    owned: bool
+    maintained: bool
+    constraint: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyFacts:
+    """The other side of a foreign key; the actions are letters of pg_constraint, empty where they do not matter."""
+
+    relation: Relation
+    constraint: str
+    on_delete: str = ""
+    on_update: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RelationFacts:
+    """A relation. `bytes` and `rows` are those of the last VACUUM or ANALYZE, partitions not included.
+
+    `owned`, `drops` (the schema is the role's), `reached` and `privileges` are about the role that asks.
+    """
+
+    oid: int
+    relation: Relation
+    kind: str
+    persistence: str
+    owner: str
+    owned: bool
+    drops: bool
+    reached: bool
+    privileges: frozenset[str]
+    bytes: int
+    rows: int
+    populated: bool
+    columns: frozenset[str]
+    constraints: frozenset[str]
+    indexes: tuple[IndexFacts, ...]
+    index_of: IndexedFacts | None
+    partition_of: Relation | None
+    detach_pending: bool
+    default_partition: str | None
+    children: tuple[Relation, ...]
+    children_bytes: int
+    referenced_by: tuple[KeyFacts, ...]
+    refers_to: tuple[KeyFacts, ...]
+    triggers: Mapping[str, str]
+    views: tuple[str, ...]
+    reads: tuple[Relation, ...]
+
+    @property
+    def all_bytes(self) -> int:
+        """The size with partitions and indexes, as far as it is known without locking anything."""
+        return self.bytes + self.children_bytes + sum(index.bytes for index in self.indexes)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FunctionFacts:
+    """A function that PostgreSQL does not bring. `volatility` is a letter of pg_proc: i, s or v."""
+
+    schema: str
+    name: str
+    volatility: str
+    language: str
+    trusted: bool
+    extension: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemaFacts:
+    """A schema and what the role may do in it."""
+
+    name: str
+    usage: bool
+    create: bool
+    owned: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldLock:
+    """A table lock that somebody holds or waits for; `seconds` is how old the transaction is, pid 0 is prepared."""
+
+    relation: Relation
+    mode: str
+    granted: bool
+    pid: int
+    user: str
+    application_name: str
+    state: str
+    seconds: int
+
+
+def read_relation(text: str) -> RelationFacts:
+    """Read what the block `relations` gives for one relation."""
+    found = json.loads(text)
+    parent = found["partition_of"]
+    return RelationFacts(
+        oid=found["oid"],
+        relation=_relation(found),
+        kind=found["kind"],
+        persistence=found["persistence"],
+        owner=found["owner"],
+        owned=found["owned"],
+        drops=found["drops"],
+        reached=found["reached"],
+        privileges=frozenset(found["privileges"]),
+        bytes=found["bytes"],
+        rows=found["rows"],
+        populated=found["populated"],
+        columns=frozenset(found["columns"]),
+        constraints=frozenset(found["constraints"]),
+        indexes=tuple(map(_index, found["indexes"])),
+        index_of=_indexed(found["index_of"]) if found["index_of"] else None,
+        partition_of=_relation(parent) if parent else None,
+        detach_pending=bool(parent and parent["pending"]),
+        default_partition=found["default_partition"],
+        children=tuple(map(_relation, found["children"])),
+        children_bytes=sum(child["bytes"] for child in found["children"]),
+        referenced_by=tuple(map(_key, found["referenced_by"])),
+        refers_to=tuple(map(_key, found["refers_to"])),
+        triggers={trigger["name"]: trigger["function"] for trigger in found["triggers"]},
+        views=tuple(found["views"]),
+        reads=tuple(map(_relation, found["reads"])),
+    )
+
+
+def read_function(row: Row) -> FunctionFacts:
+    """Read a row of the block `functions`."""
+    schema, name, volatility, language, trusted, extension = row
+    return FunctionFacts(
+        schema=schema or "",
+        name=name or "",
+        volatility=volatility or "",
+        language=language or "",
+        trusted=trusted == "t",
+        extension=extension,
+    )
+
+
+def read_schema(row: Row) -> SchemaFacts:
+    """Read a row of the block `schemas`."""
+    name, usage, create, owned = row
+    return SchemaFacts(name=name or "", usage=usage == "t", create=create == "t", owned=owned == "t")
+
+
+def read_lock(row: Row) -> HeldLock:
+    """Read a row of the block `activity`."""
+    schema, name, mode, granted, pid, user, application_name, state, seconds = (value or "" for value in row)
+    return HeldLock(
+        relation=Relation(schema, name),
+        mode=mode,
+        granted=granted == "t",
+        pid=int(pid),
+        user=user,
+        application_name=application_name,
+        state=state,
+        seconds=int(seconds),
+    )
+
+
+def _relation(found: Mapping[str, Any]) -> Relation:
+    return Relation(found["schema"], found["name"])
+
+
+def _index(found: Mapping[str, Any]) -> IndexFacts:
+    return IndexFacts(relation=_relation(found), valid=found["valid"], whole=found["whole"], bytes=found["bytes"])
+
+
+def _indexed(found: Mapping[str, Any]) -> IndexedFacts:
+    return IndexedFacts(
+        relation=_relation(found),
+        valid=found["valid"],
+        owned=found["owned"],
+        maintained=found["maintained"],
+        constraint=found["constraint"],
+    )
+
+
+def _key(found: Mapping[str, Any]) -> KeyFacts:
+    return KeyFacts(
+        relation=_relation(found),
+        constraint=found["constraint"],
+        on_delete=found.get("on_delete", ""),
+        on_update=found.get("on_update", ""),
+    )

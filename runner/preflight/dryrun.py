@@ -1,0 +1,54 @@
+"""A dry run: everything that can be said of a plan and a server without running any of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.errors import Problem, Severity
+from runner.gateway.inspection import Inspector
+from runner.plan.model import Plan
+from runner.preflight.requires import demand_of, requirement_problems, server_problems
+from runner.preflight.result import DryRun
+from runner.preflight.server import examine
+from runner.preflight.statements import StatementLook
+
+#: Findings about the server with which a run would start nothing.
+_REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP507", "JP508", "JP510", "JP520"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What is to be looked at: with EXPLAIN or without, and which steps are left out."""
+
+    explain: bool = True
+    left_out: frozenset[str] = frozenset()
+
+
+async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
+    """Look at a plan on a server. PreflightError if the server does not even let itself be looked at."""
+    facts = await inspector.facts()
+    examined = examine(facts, demand_of(plan))
+    problems = list(server_problems(plan, examined))
+    problems += [one async for one in requirement_problems(plan, facts, inspector)]
+    refused = any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems)
+    looked = await StatementLook(plan, inspector, explain=wishes.explain).look(left_out=wishes.left_out)
+    return DryRun(
+        plan=plan.name,
+        file=plan.file,
+        facts=facts,
+        server=examined,
+        problems=worst_first([*problems, *looked.problems]),
+        statements=tuple(looked.reports),
+        refused=refused,
+    )
+
+
+def worst_first(problems: list[Problem]) -> tuple[Problem, ...]:
+    """Return each problem once: errors first, and the server's before the plan's."""
+
+    def place(problem: Problem) -> tuple[bool, bool, str, int, int]:
+        position = problem.position
+        of_server = problem.code.startswith("JP5")
+        return (problem.severity is not Severity.ERROR, not of_server, position.file, position.line, position.column)
+
+    return tuple(sorted(dict.fromkeys(problems), key=place))

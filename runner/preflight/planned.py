@@ -1,0 +1,210 @@
+"""Statements that the planner understands: their names, types and privileges are the server's own word.
+
+Parse and Describe say whether names and types are right, EXPLAIN (never ANALYZE) what it would cost, whether the role
+may, and which locks it takes.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from runner.engine.events import ErrorDetails
+from runner.errors import Severity
+from runner.gateway.catalog import FunctionFacts
+from runner.gateway.inspection import BOOLEAN, Probe
+from runner.gateway.session import EXPLAIN, Reply
+from runner.lint.locking.names import relation_in
+from runner.preflight.finding import Finding
+from runner.preflight.made import Made
+from runner.preflight.seen import Sight
+from runner.preflight.texts import Unit
+from runner.sql.facts import functions_called
+from runner.sql.kinds import StatementKind
+from runner.sql.objects import Action, Sort
+from runner.sql.tokens import ScanError, TokenKind, tokenize
+
+_K = StatementKind
+
+#: Kinds that Parse analyses, and those of them that EXPLAIN takes.
+ANALYSED = frozenset(
+    {
+        *(_K.SELECT, _K.SELECT_INTO, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_TABLE_AS),
+        *(_K.CREATE_MATERIALIZED_VIEW, _K.DECLARE_CURSOR, _K.EXPLAIN, _K.CALL),
+    }
+)
+EXPLAINED = frozenset(
+    {_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}
+)
+
+#: SQLSTATE → the code of the finding, and what sort of object may be created by an earlier step.
+_NAMES: dict[str, tuple[str, Sort]] = {
+    "42P01": ("JP601", Sort.RELATION),
+    "3F000": ("JP601", Sort.SCHEMA),
+    "42703": ("JP602", Sort.COLUMN),
+    "42883": ("JP603", Sort.FUNCTION),
+    "42704": ("JP603", Sort.TYPE),
+}
+_PRIVILEGE = "42501"
+_READ_ONLY = "25006"
+#: What PL/pgSQL says of a command that changes something, in a function that is not VOLATILE.
+_NOT_SUPPORTED = "0A000"
+_BUSY = frozenset({"55P03", "57014"})
+_TAKEN = "42P07"
+_QUOTED = re.compile(r'"([^"]+)"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What a probe says: findings, why not all was checked, and the planner's estimates."""
+
+    findings: tuple[Finding, ...] = ()
+    why: tuple[str, ...] = ()
+    #: Nothing at all could be said.
+    blind: bool = False
+    cost: float | None = None
+    rows: int | None = None
+
+
+def run_by_the_planner(unit: Unit, sight: Sight) -> tuple[FunctionFacts, ...]:
+    """Return functions of the statement that planning may run: not built in, and marked STABLE or IMMUTABLE."""
+    called = {call.name for call in functions_called(unit.statement)}
+    known = (facts for name in sorted(called) for facts in sight.around.functions.get(name, ()))
+    return tuple(facts for facts in known if facts.volatility != "v")
+
+
+def may_do_anything(functions: Sequence[FunctionFacts]) -> FunctionFacts | None:
+    """Return a function that a READ ONLY transaction does not hold: in an untrusted language, and of no extension."""
+    return next(
+        (facts for facts in functions if not facts.trusted and facts.extension is None and not _built(facts)), None
+    )
+
+
+def _built(facts: FunctionFacts) -> bool:
+    return facts.language in {"internal", "sql"}
+
+
+def judge(unit: Unit, probe: Probe, sight: Sight) -> Judged:
+    """Return what the server's answers mean for the statement."""
+    if probe.setting.error is not None:
+        return Judged(why=(f"the step's settings are refused: {probe.setting.error.message}",), blind=True)
+    if probe.parse.error is not None:
+        return _failed(unit, probe.parse, sight, shift=0, planning=False)
+    shape = tuple(_condition(unit, probe.parse)) if unit.is_condition else ()
+    if probe.explain is None:
+        return Judged(findings=shape)
+    if probe.explain.error is not None:
+        judged = _failed(unit, probe.explain, sight, shift=len(EXPLAIN), planning=True)
+        return Judged(findings=(*shape, *judged.findings), why=judged.why)
+    cost, rows = _estimates(probe.explain)
+    return Judged(findings=shape, cost=cost, rows=rows)
+
+
+def _condition(unit: Unit, parse: Reply) -> Iterator[Finding]:
+    if unit.key == "for_each.sql":
+        return
+    if len(parse.columns) != 1 or parse.columns[0].type != BOOLEAN:
+        gives = ", ".join(column.name for column in parse.columns) or "nothing"
+        message = f"{unit.key} has to give one boolean, and gives {gives}"
+        yield Finding(code="JP605", message=message, offset=unit.statement.start)
+
+
+def _estimates(explain: Reply) -> tuple[float | None, int | None]:
+    """A statement that changes rows gives none itself: what it changes is what the node below it gives."""
+    text = "\n".join(row[0] or "" for row in explain.rows)
+    try:
+        plan = json.loads(text)[0].get("Plan")
+    except (ValueError, IndexError, AttributeError):
+        return None, None
+    if not isinstance(plan, dict):
+        return None, None
+    rows = plan
+    if plan.get("Node Type") == "ModifyTable" and plan.get("Plans"):
+        rows = plan["Plans"][0]
+    return float(plan.get("Total Cost", 0.0)), int(rows.get("Plan Rows", 0))
+
+
+def _failed(unit: Unit, reply: Reply, sight: Sight, *, shift: int, planning: bool) -> Judged:
+    error = reply.error or ErrorDetails(message="")
+    state = error.sqlstate or ""
+    offset = unit.statement.start + max((reply.position or 1) - 1 - shift, 0)
+    if state in _BUSY:
+        message = f"the server could not look at it within its limits: {error.message}"
+        return Judged(findings=(Finding(code="JP620", message=message, offset=offset),), why=(error.message,))
+    if planning and (state == _READ_ONLY or (state == _NOT_SUPPORTED and run_by_the_planner(unit, sight))):
+        return _writes_while_planned(unit, error, sight, offset)
+    if state in _NAMES:
+        return _unknown_name(unit, reply, error, sight, offset)
+    if state == _TAKEN and planning:  # the catalog says more about it
+        return Judged(why=("it was not explained, because the name is taken",))
+    if state == _PRIVILEGE:
+        message = f'role "{sight.around.role}": {error.message}'
+        return Judged(findings=(Finding(code="JP610", message=message, offset=offset, hint=error.hint),))
+    severity = Severity.WARNING if planning and state[:2] in {"P0", "55", "XX", "53"} else None
+    finding = Finding(code="JP606", message=error.message, offset=offset, hint=error.hint, severity=severity)
+    return Judged(findings=(finding,), why=("the server refuses it",))
+
+
+def _writes_while_planned(unit: Unit, error: ErrorDetails, sight: Sight, offset: int) -> Judged:
+    blamed = ", ".join(f"{facts.name}()" for facts in run_by_the_planner(unit, sight)) or "a function that it runs"
+    message = f"{blamed} is marked STABLE or IMMUTABLE, and planning it would write: {error.message}"
+    return Judged(
+        findings=(Finding(code="JP613", message=message, offset=offset, hint="mark it VOLATILE"),),
+        why=("it was not explained, because planning it would run what writes",),
+    )
+
+
+def _unknown_name(unit: Unit, reply: Reply, error: ErrorDetails, sight: Sight, offset: int) -> Judged:
+    code, sort = _NAMES[error.sqlstate or ""]
+    name = _name_at(unit, offset - unit.statement.start, string=sort is Sort.RELATION) if reply.position else None
+    name = name or _in_quotes(error.message)
+    made = _made(unit, sort, name, sight)
+    if made is not None:
+        return Judged(why=(f"{name} is {made.told}",), blind=True)
+    opaque = sight.opaque()
+    if opaque is not None:
+        message = f"{error.message}; step `{opaque.step}` may create it"
+        return Judged(findings=(Finding(code="JP617", message=message, offset=offset),), why=(message,))
+    return Judged(findings=(Finding(code=code, message=error.message, offset=offset, hint=error.hint),))
+
+
+def _made(unit: Unit, sort: Sort, name: str | None, sight: Sight) -> Made | None:
+    """Return who creates what the server does not know."""
+    if name is None:
+        return None
+    relation = relation_in(name)
+    if relation is None:
+        return None
+    if sort is Sort.RELATION:
+        return sight.relation(relation).made
+    if sort is Sort.SCHEMA:
+        return sight.schema(relation.schema or relation.name)[1]
+    if sort is Sort.COLUMN and unit.statement.kind is _K.CALL:
+        return None
+    made = sight.part(sort, relation.name)
+    return made if made is not None and made.change.action is Action.CREATE else None
+
+
+def _name_at(unit: Unit, offset: int, *, string: bool) -> str | None:
+    """Return the dotted name at an offset of the statement, or with `string` what a string constant there holds."""
+    try:
+        tokens = [token for token in tokenize(unit.sql) if token.end > offset]
+    except ScanError:
+        return None
+    if string and tokens and tokens[0].kind is TokenKind.STRING:
+        return tokens[0].text.strip("'")
+    name = ""
+    for token in tokens:
+        if token.kind not in {TokenKind.WORD, TokenKind.QUOTED_IDENTIFIER} and token.text != ".":
+            break
+        if token.kind is not TokenKind.OTHER and name and not name.endswith("."):
+            break
+        name += token.text
+    return name.rstrip(".") or None
+
+
+def _in_quotes(message: str) -> str | None:
+    found = _QUOTED.search(message)
+    return found.group(1) if found else None

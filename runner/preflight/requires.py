@@ -1,0 +1,89 @@
+"""What a plan requires of the server, and whether another run is in its way; nothing is taken, nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+from runner.errors import Position, Problem, Severity
+from runner.gateway.facts import ServerFacts
+from runner.gateway.inspection import Inspector
+from runner.identity import run_of
+from runner.plan.model import Check, OnConflict, Plan
+from runner.preflight.finding import problem
+from runner.preflight.requirements import version_fits
+from runner.preflight.server import Demand, Examined, Level
+from runner.preflight.texts import Unreadable, base_values, units_of
+from runner.sql.effects import Effect, effect
+
+
+def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Problem]:
+    """Yield a problem for each check of the server that is not well, for as much as the plan wants of it."""
+    capacity = {"workers", "parallel queries", "connections"}
+    top = Position(file=plan.file, line=1, column=1)
+    reads_standbys = plan.requires.standby is True
+    for one in examined:
+        outcome, check = one.outcome, one.check
+        if outcome.level not in {Level.WARNING, Level.ERROR} or (check.name == "primary or standby" and reads_standbys):
+            continue
+        severity = Severity.ERROR if outcome.level is Level.ERROR else Severity.WARNING
+        position = plan.budget.position if check.name in capacity else top
+        message = f"{check.name}: {outcome.found}; needed: {outcome.needed}"
+        yield problem(check.code, message, position, hint=outcome.mend or None, severity=severity)
+
+
+def demand_of(plan: Plan) -> Demand:
+    """Return what the plan wants of the server."""
+    return Demand(slots=plan.budget.slots, reserve=plan.budget.reserve)
+
+
+async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspector) -> AsyncIterator[Problem]:
+    """Yield every requirement that does not hold."""
+    top = Position(file=plan.file, line=1, column=1)
+    for sentence in _broken(plan, facts):
+        yield problem("JP520", sentence, top)
+    role = plan.requires.role
+    if role is not None:
+        rows = await inspector.rows("may_be", role)
+        if not rows or rows[0][0] != "t":
+            yield problem("JP520", f'"{facts.user}" is not a member of the role "{role}"', top)
+    for check in plan.requires.preconditions:
+        wrong = await _precondition(plan, check, inspector)
+        if wrong is not None:
+            yield problem("JP520", wrong, check.sql.start)
+    if plan.concurrency is not None:
+        holders = await inspector.rows("group_held", plan.concurrency.group)
+        for name, since in holders:
+            waits = plan.concurrency.on_conflict is OnConflict.WAIT
+            then = "a run would wait for it" if waits else "a run would fail at once"
+            message = f"run {run_of(name or '')} holds the group {plan.concurrency.group} since {since}: {then}"
+            yield problem("JP521", message, top)
+
+
+def _broken(plan: Plan, facts: ServerFacts) -> Iterator[str]:
+    requires = plan.requires
+    if requires.databases and facts.database not in requires.databases:
+        yield f'database is "{facts.database}", required is {" or ".join(requires.databases)}'
+    if requires.server_version and not version_fits(facts.version, requires.server_version):
+        yield f"server_version is {facts.version}, required is {requires.server_version}"
+    installed = facts.extension_version
+    if requires.extension_version and installed and not version_fits(installed, requires.extension_version):
+        yield f"extension_version is {installed}, required is {requires.extension_version}"
+    if requires.standby is not None and facts.standby is not requires.standby:
+        yield "the server is no standby" if requires.standby else "the server is a standby"
+
+
+async def _precondition(plan: Plan, check: Check, inspector: Inspector) -> str | None:
+    """Return what is wrong with a precondition, None if it holds or cannot be asked without running what may write."""
+    units = list(units_of(check.sql, base_values(plan), step=None, instance="requires", key="requires.preconditions"))
+    for unit in units:
+        if isinstance(unit, Unreadable):
+            return f"{check.message} ({unit.message})"
+        if effect(unit.statement) is Effect.READS:
+            result = await inspector.read((("search_path", inspector.search_path),), unit.sql)
+            if result.error is not None:
+                return f"{check.message} ({result.error.message})"
+            if not result.boolean or len(result.rows) != 1:
+                return f"{check.message} (the condition does not give one boolean)"
+            if result.rows[0][0] != "t":
+                return check.message
+    return None

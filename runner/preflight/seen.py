@@ -1,0 +1,135 @@
+"""What a step will find of a relation: what the catalog says, as earlier steps of the plan have left it."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runner.gateway.catalog import FunctionFacts, RelationFacts, SchemaFacts
+from runner.gateway.inspection import Settings
+from runner.preflight.made import Changes, Made, When
+from runner.preflight.texts import Unit
+from runner.sql.objects import Action, Sort
+from runner.sql.relations import Relation
+
+
+@dataclass(slots=True, kw_only=True)
+class Surroundings:
+    """In what a step's SQL runs: its settings, its role, the schemas that are searched, and the catalog it sees."""
+
+    settings: Settings
+    role: str
+    schemas: Sequence[str]
+    relations: dict[Relation, RelationFacts] = field(default_factory=dict)
+    known_schemas: dict[str, SchemaFacts] = field(default_factory=dict)
+    functions: Mapping[str, Sequence[FunctionFacts]] = field(default_factory=dict)
+
+    def placed(self, relation: Relation) -> Relation:
+        """Return the relation with its schema: where it is found, else where it would be created."""
+        if relation.schema is not None:
+            return relation
+        found = self.relations.get(relation)
+        if found is not None:
+            return found.relation
+        first = next((name for name in self.schemas if not name.startswith("pg_")), None)
+        return Relation(first, relation.name)
+
+
+class State(enum.Enum):
+    """What a step finds under a name."""
+
+    THERE = "there"
+    MISSING = "missing"
+    #: An earlier step creates it: nothing is known of it yet.
+    NEW = "created by an earlier step"
+    #: Another step creates it, and nothing says that it comes first.
+    PERHAPS = "created by a step that may come later"
+    GONE = "dropped by an earlier step"
+    #: An earlier step runs SQL that nobody can see into.
+    UNKNOWN = "nobody can tell"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """A relation as a step finds it. `facts` only if it is there; `made` says who is to blame for any other state."""
+
+    state: State
+    relation: Relation
+    facts: RelationFacts | None = None
+    made: Made | None = None
+
+    @property
+    def why(self) -> str:
+        """Say why nothing is known of it."""
+        told = "nothing that is known" if self.made is None else self.made.told
+        return f"{self.relation} is {told}"
+
+
+class Sight:
+    """What one statement sees."""
+
+    def __init__(self, unit: Unit, around: Surroundings, changes: Changes) -> None:
+        self._around = around
+        self._changes = changes
+        self._step = unit.step.id if unit.step is not None else ""
+        #: Conditions before the step see nothing of it, those after it all of it.
+        before = unit.key in {"if", "preconditions", "for_each.sql"}
+        self._number = unit.number if unit.key == "sql" else -1 if before else 1_000_000
+
+    @property
+    def around(self) -> Surroundings:
+        """Return the surroundings."""
+        return self._around
+
+    def relation(self, relation: Relation) -> Seen:
+        """Return what the statement finds under this name."""
+        facts = self._around.relations.get(relation)
+        placed = self._around.placed(relation)
+        made = self._changes.of_relation(placed, self._step, self._number) if self._step else None
+        if made is None or (made.when is When.PERHAPS and made.change.action is Action.DROP):
+            return self._unchanged(relation, facts)
+        if made.when is When.PERHAPS:
+            state = State.THERE if facts is not None else State.PERHAPS
+        elif made.change.action is Action.DROP:
+            state = State.GONE
+        elif made.change.sort is Sort.SCHEMA:
+            state = State.MISSING
+        elif facts is not None and made.change.guarded and not self._was_dropped(placed, made):
+            state = State.THERE
+        else:
+            state = State.NEW
+        return Seen(state=state, relation=relation, facts=facts if state is State.THERE else None, made=made)
+
+    def _was_dropped(self, relation: Relation, made: Made) -> bool:
+        earlier = self._changes.of_relation(relation, made.step, made.number)
+        return earlier is not None and earlier.when is When.BEFORE and earlier.change.action is Action.DROP
+
+    def _unchanged(self, relation: Relation, facts: RelationFacts | None) -> Seen:
+        if facts is not None:
+            return Seen(state=State.THERE, relation=relation, facts=facts)
+        if not self._step:
+            return Seen(state=State.MISSING, relation=relation)
+        implied = self._changes.implied(relation, self._step, self._number)
+        if implied is not None and implied.when is When.BEFORE:
+            return Seen(state=State.NEW, relation=relation, made=implied)
+        opaque = self._changes.opaque(self._step, self._number)
+        state = State.MISSING if opaque is None else State.UNKNOWN
+        return Seen(state=state, relation=relation, made=opaque)
+
+    def schema(self, name: str) -> tuple[SchemaFacts | None, Made | None]:
+        """Return what the catalog says of a schema, and the last change before the statement."""
+        made = self._changes.of_schema(name, self._step, self._number) if self._step else None
+        return self._around.known_schemas.get(name), made
+
+    def part(self, sort: Sort, name: str, relation: Relation | None = None) -> Made | None:
+        """Return the last change before the statement of a column, constraint, function or type."""
+        return self._changes.of_part(sort, name, self._step, self._number, relation) if self._step else None
+
+    def opaque(self) -> Made | None:
+        """Return the last statement before that may have made anything."""
+        return self._changes.opaque(self._step, self._number) if self._step else None
+
+    def indexes_made_on(self, relation: Relation) -> bool:
+        """Return whether an earlier statement creates a unique index on the relation."""
+        return bool(self._step) and self._changes.has_unique_index(relation, self._step, self._number)

@@ -1,0 +1,122 @@
+"""Every SQL text of a plan as the run would send it: parameters filled in, one for each item, statement by statement.
+
+Each statement knows where it stands in the plan's files, whatever its parameters have done to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from runner.engine.events import Item
+from runner.errors import Position
+from runner.plan.model import Plan, Sql, Step, Value
+from runner.sql.params import Rendered, TemplateError, render_traced
+from runner.sql.parse import SqlSyntaxError, Statement, parse_statements
+
+#: Instances of one step that are looked at; the others differ in their item alone.
+MAX_INSTANCES = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One statement. `key` is the plan's key that holds it, `instance` the step's id with its item.
+
+    `number` counts the statements of the text from 0, `last` says that no other one follows.
+    """
+
+    step: Step | None
+    instance: str
+    key: str
+    sql: str
+    statement: Statement
+    number: int = 0
+    last: bool = True
+    alone: bool = True
+    locate: Callable[[int], Position] = field(repr=False, compare=False)
+
+    @property
+    def is_condition(self) -> bool:
+        """Whether jobplan itself asks it, on a read-only session."""
+        return self.key != "sql"
+
+    def at(self, offset: int) -> Position:
+        """Return the place in the plan of the character at `offset` of `sql`."""
+        return self.locate(offset)
+
+    def within(self, offset: int) -> Position:
+        """Return the place of an offset that counts from the beginning of the whole text, as the parser does."""
+        return self.locate(offset - self.statement.start)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A text that cannot be sent, because a value does not fit in it: what is wrong, and where."""
+
+    step: Step | None
+    instance: str
+    key: str
+    message: str
+    position: Position
+
+
+def base_values(plan: Plan) -> Mapping[str, Value]:
+    """Return what SQL may name everywhere; the run has no id yet."""
+    return {**plan.values, "run.id": "dry-run", "run.name": plan.name, "run.status": "succeeded"}
+
+
+def units_of(
+    sql: Sql, values: Mapping[str, Value | None], *, step: Step | None, instance: str, key: str
+) -> Iterator[Unit | Unreadable]:
+    """Yield the statements of one text with its values."""
+    try:
+        rendered = render_traced(sql.text, values)
+        statements = parse_statements(rendered.text)
+    except (TemplateError, SqlSyntaxError) as error:
+        position = sql.position(error.offset if isinstance(error, TemplateError) else 0)
+        yield Unreadable(step=step, instance=instance, key=key, message=error.message, position=position)
+        return
+    for number, statement in enumerate(statements):
+        yield Unit(
+            step=step,
+            instance=instance,
+            key=key,
+            sql=rendered.text[statement.start : statement.end],
+            statement=statement,
+            number=number,
+            last=number == len(statements) - 1,
+            alone=len(statements) == 1,
+            locate=_locator(sql, rendered, statement.start),
+        )
+
+
+def _locator(sql: Sql, rendered: Rendered, start: int) -> Callable[[int], Position]:
+    return lambda offset: sql.position(rendered.original(start + offset))
+
+
+def step_units(step: Step, values: Mapping[str, Value | None], items: tuple[Item, ...]) -> Iterator[Unit | Unreadable]:
+    """Yield the statements of a step and of its conditions, for each of its items; none if it has no items."""
+    if step.for_each is None:
+        yield from _instance(step, step.id, values)
+        return
+    for item in items[:MAX_INSTANCES]:
+        yield from _instance(step, item.key, {**values, **item.values})
+
+
+def _instance(step: Step, instance: str, values: Mapping[str, Value | None]) -> Iterator[Unit | Unreadable]:
+    for key, sql in _texts(step):
+        yield from units_of(sql, values, step=step, instance=instance, key=key)
+
+
+def _texts(step: Step) -> Iterator[tuple[str, Sql]]:
+    if step.if_ is not None:
+        yield "if", step.if_
+    for check in step.preconditions:
+        yield "preconditions", check.sql
+    yield "sql", step.sql
+    if step.repeat is not None and step.repeat.until_sql is not None:
+        yield "repeat.until", step.repeat.until_sql
+    if step.expect is not None and step.expect.sql is not None:
+        yield "expect.sql", step.expect.sql
+    if step.verify is not None:
+        yield "verify", step.verify

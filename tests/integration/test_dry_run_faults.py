@@ -1,0 +1,322 @@
+"""A dry run on databases that are right, and on databases with faults: each is found, and nothing else is an error."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from runner import load_plan, run_plan
+from runner.cli.dry_run import look
+from runner.errors import Problem, Severity
+from runner.plan.model import Plan
+from runner.preflight.dryrun import Wishes
+from runner.preflight.result import Coverage, DryRun
+from tests.integration.houses import ask
+
+PLANS = Path(__file__).parents[2] / "plans"
+ROLE = "jobplan_test_reviewed"
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def shop(new_database: Callable[[], str]) -> str:
+    """A database in which every plan of the project has run."""
+    dsn = new_database()
+    ask(dsn, "CREATE TABLE pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22))")
+    for name in ("quickstart", "refresh-reports", "partition-rotation", "batched-backfill", "nightly-maintenance"):
+        params = {"orders": "500"} if name == "quickstart" else {}
+        assert run_plan(load_plan(PLANS / f"{name}.yaml", params=params), dsn=dsn).exit_code == 0
+        ask(
+            dsn,
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE backend_type = 'pg_background' AND datname = current_database()",
+        )
+    ask(dsn, "ALTER TABLE shop.orders ADD FOREIGN KEY (customer_id) REFERENCES shop.customers")
+    return dsn
+
+
+@pytest.fixture
+def copy(shop: str, server_dsn: str) -> Iterator[str]:
+    """A copy of the shop that a test may break."""
+    name = f"jobplan_test_copy_{os.getpid()}_{next(_NUMBERS)}"
+    ask(server_dsn, f"CREATE DATABASE {name} TEMPLATE {conninfo_to_dict(shop)['dbname']}")
+    yield make_conninfo(server_dsn, dbname=name)
+    ask(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def reviewed(copy: str) -> Iterator[str]:
+    """A connection of a role that may read and change rows of the shop, and nothing else."""
+    for sql in (
+        f"DROP ROLE IF EXISTS {ROLE}",
+        f"CREATE ROLE {ROLE} LOGIN",
+        f"GRANT pgbackground_role, pg_read_all_stats TO {ROLE}",
+        f"GRANT USAGE ON SCHEMA shop TO {ROLE}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA shop TO {ROLE}",
+    ):
+        ask(copy, sql)
+    yield make_conninfo(copy, user=ROLE)
+    ask(copy, f"DROP OWNED BY {ROLE} CASCADE")
+    ask(copy, f"DROP ROLE {ROLE}")
+
+
+def dry_run(plan: Plan, dsn: str, *, explain: bool = True) -> DryRun:
+    """Look at the plan on the server."""
+    return asyncio.run(look(plan, dsn, Wishes(explain=explain)))
+
+
+def shipped(name: str) -> Plan:
+    """Return one of the project's plans."""
+    return load_plan(PLANS / f"{name}.yaml")
+
+
+def written(folder: Path, steps: str, **keys: str) -> Plan:
+    """Return a plan of these steps."""
+    top = {"version": "1", "name": "trial", "budget": "{slots: 2}"}
+    top["defaults"] = "{timeout: 10m, lock_timeout: 2m, on_finish: wait}"
+    head = "".join(f"{name}: {value}\n" for name, value in {**top, **keys}.items())
+    path = folder / "plan.yaml"
+    path.write_text(head + "steps:\n" + textwrap.dedent(steps).strip() + "\n", encoding="utf-8")
+    return load_plan(path)
+
+
+def errors(result: DryRun) -> list[Problem]:
+    """Return the errors."""
+    return [problem for problem in result.problems if problem.severity is Severity.ERROR]
+
+
+def codes(problems: list[Problem]) -> set[str]:
+    """Return the codes of problems."""
+    return {problem.code for problem in problems}
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PLANS.glob("*.yaml")))
+def test_nothing_is_wrong_where_nothing_is_wrong(shop: str, name: str) -> None:
+    result = dry_run(shipped(name), shop)
+    assert errors(result) == []
+    assert not result.refused
+    assert result.count(Coverage.CHECKED) > 0
+
+
+@pytest.mark.parametrize("name", ["quickstart", "partition-rotation"])
+def test_nothing_is_wrong_where_nothing_is_yet(database: str, name: str) -> None:
+    assert errors(dry_run(shipped(name), database)) == []
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """A fault: SQL that seeds it, the plan that meets it (a shipped one or steps), and the code that tells of it."""
+
+    id: str
+    code: str
+    seed: tuple[str, ...] = ()
+    plan: str = ""
+    steps: str = ""
+    keys: tuple[tuple[str, str], ...] = ()
+    says: str = ""
+    warning: bool = False
+    #: Other codes that the same fault rightly has.
+    also: frozenset[str] = frozenset()
+    of_role: bool = False
+
+
+PARTITION = (
+    "CREATE TABLE shop.events_20200101 PARTITION OF shop.events FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')"
+)
+INVALID = (
+    "CREATE INDEX {0} ON shop.orders (total)",
+    "UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'shop.{0}'::regclass",
+)
+LEFT_BEHIND = tuple(sql.format("orders_total_idx") for sql in INVALID)
+REBUILT = tuple(sql.format("orders_pkey_ccnew") for sql in INVALID)
+WRITES = (
+    "CREATE FUNCTION shop.noted() RETURNS int LANGUAGE plpgsql STABLE AS"
+    " $$ BEGIN INSERT INTO shop.maintenance_log VALUES ('x', 'y', now()); RETURN 1; END $$"
+)
+
+FAULTS = (
+    Fault(id="missing table", code="JP601", seed=("DROP TABLE shop.order_lines",), plan="data-quality"),
+    Fault(
+        id="missing schema",
+        code="JP601",
+        seed=("DROP SCHEMA shop CASCADE",),
+        plan="data-quality",
+        says="no schema shop",
+    ),
+    Fault(
+        id="wrong column",
+        code="JP602",
+        seed=("ALTER TABLE shop.customers RENAME country TO land",),
+        plan="data-quality",
+        says="country",
+    ),
+    Fault(id="unknown function", code="JP603", steps="- {id: a, sql: SELECT shop.tidy_up(1)}", says="tidy_up"),
+    Fault(
+        id="dropped before",
+        code="JP604",
+        steps="""
+        - {id: a, sql: DROP VIEW shop.gone}
+        - {id: b, needs: [a], sql: SELECT * FROM shop.gone}
+        """,
+        seed=("CREATE VIEW shop.gone AS SELECT 1 AS one",),
+        says="step `a`",
+    ),
+    Fault(id="no boolean", code="JP605", steps="- {id: a, if: SELECT count(*) FROM shop.orders, sql: SELECT 1}"),
+    Fault(id="wrong type", code="JP606", steps="- {id: a, sql: SELECT id FROM shop.orders WHERE id = 'seven'}"),
+    Fault(id="wrong kind", code="JP607", steps="- {id: a, sql: REFRESH MATERIALIZED VIEW shop.orders}"),
+    Fault(id="name taken", code="JP608", steps="- {id: a, sql: CREATE TABLE shop.orders (id int)}", says="a table"),
+    Fault(
+        id="referenced",
+        code="JP609",
+        steps="- {id: a, sql: TRUNCATE shop.customers}  # jobplan: ignore=JP353 it is a test",
+        says="foreign key",
+    ),
+    Fault(
+        id="no privilege on rows",
+        code="JP610",
+        plan="data-quality",
+        of_role=True,
+        says="order_lines",
+        seed=(f"REVOKE ALL ON shop.order_lines FROM {ROLE}",),
+    ),
+    Fault(
+        id="no MAINTAIN",
+        code="JP610",
+        steps="- {id: a, sql: VACUUM shop.orders}",
+        of_role=True,
+        says="ownership or MAINTAIN",
+    ),
+    Fault(
+        id="partitioned REINDEX",
+        code="JP611",
+        steps="- {id: a, sql: REINDEX TABLE shop.events; ANALYZE shop.events}",
+        says="step of its own",
+    ),
+    Fault(
+        id="build on a partitioned table",
+        code="JP611",
+        steps="- {id: a, sql: CREATE INDEX CONCURRENTLY events_at ON shop.events (at)}",
+    ),
+    Fault(
+        id="nothing orders it",
+        code="JP612",
+        steps="""
+        - {id: a, sql: CREATE TABLE shop.later (n int)}
+        - {id: b, sql: ANALYZE shop.later}
+        """,
+        says="needs: [a]",
+        warning=True,
+    ),
+    Fault(
+        id="STABLE and writes",
+        code="JP613",
+        seed=(WRITES,),
+        steps="- {id: a, sql: SELECT 1 FROM shop.orders WHERE id = shop.noted()}",
+        warning=True,
+        says="noted()",
+    ),
+    Fault(
+        id="INVALID leftover of a build",
+        code="JP614",
+        seed=LEFT_BEHIND,
+        steps="- {id: a, sql: CREATE INDEX CONCURRENTLY orders_total_idx ON shop.orders (total)}",
+        also=frozenset({"JP514"}),
+    ),
+    Fault(
+        id="INVALID leftover of a rebuild",
+        code="JP514",
+        seed=REBUILT,
+        steps="- {id: a, sql: REINDEX TABLE CONCURRENTLY shop.orders}",
+        warning=True,
+        says="orders_pkey_ccnew",
+    ),
+    Fault(
+        id="no unique index",
+        code="JP615",
+        seed=("DROP INDEX shop.sales_by_day_key",),
+        steps="- {id: a, sql: REFRESH MATERIALIZED VIEW CONCURRENTLY shop.sales_by_day}",
+    ),
+    Fault(
+        id="never filled",
+        code="JP615",
+        seed=("REFRESH MATERIALIZED VIEW shop.sales_by_day WITH NO DATA",),
+        steps="- {id: a, sql: REFRESH MATERIALIZED VIEW CONCURRENTLY shop.sales_by_day}",
+        says="never been filled",
+    ),
+    Fault(
+        id="DEFAULT partition",
+        code="JP618",
+        seed=("CREATE TABLE shop.rest PARTITION OF shop.events DEFAULT", PARTITION),
+        plan="partition-rotation",
+        says="rest",
+    ),
+    Fault(
+        id="list of for_each",
+        code="JP602",
+        steps="- {id: a, for_each: {sql: SELECT nam FROM shop.customers, as: c}, sql: \"SELECT :'c'\"}",
+        says="nam",
+    ),
+    Fault(
+        id="columns without names",
+        code="JP619",
+        steps='- {id: a, for_each: {sql: "SELECT 1, 2", as: c}, sql: "SELECT :\'c\'"}',
+        says="names of their own",
+    ),
+    Fault(id="role", code="JP522", steps="- {id: a, sql: SELECT 1, role: nobody_of_that_name}"),
+    Fault(id="setting", code="JP523", steps="- {id: a, sql: SELECT 1, settings: {work_mem: plenty}}"),
+    Fault(
+        id="server version",
+        code="JP520",
+        steps="- {id: a, sql: SELECT 1}",
+        keys=(("requires", "{server_version: '>=99'}"),),
+    ),
+    Fault(
+        id="precondition",
+        code="JP520",
+        steps="- {id: a, sql: SELECT 1}",
+        keys=(
+            ("requires", "{preconditions: [{sql: SELECT count(*) = 0 FROM shop.orders, message: there are orders}]}"),
+        ),
+        says="there are orders",
+    ),
+    Fault(
+        id="too few workers",
+        code="JP508",
+        steps="- {id: a, sql: SELECT 1}",
+        keys=(("budget", "{slots: 1, reserve: 999}"),),
+    ),
+    Fault(
+        id="no right to launch",
+        code="JP504",
+        steps="- {id: a, sql: SELECT 1}",
+        of_role=True,
+        seed=(f"REVOKE pgbackground_role FROM {ROLE}",),
+    ),
+    Fault(
+        id="read-only by default",
+        code="JP507",
+        steps="- {id: a, sql: SELECT 1}",
+        of_role=True,
+        seed=(f"ALTER ROLE {ROLE} SET default_transaction_read_only = on",),
+    ),
+)
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.id.replace(" ", "-"))
+def test_a_fault_is_found_and_nothing_else(copy: str, reviewed: str, tmp_path: Path, fault: Fault) -> None:
+    for sql in fault.seed:
+        ask(copy, sql)
+    plan = shipped(fault.plan) if fault.plan else written(tmp_path, fault.steps, **dict(fault.keys))
+    result = dry_run(plan, reviewed if fault.of_role else copy)
+    found = [problem for problem in result.problems if problem.code == fault.code]
+    assert any(fault.says in str(problem) for problem in found), [str(problem) for problem in result.problems]
+    assert {problem.severity for problem in found} == {Severity.WARNING if fault.warning else Severity.ERROR}
+    assert codes(errors(result)) <= {fault.code} | fault.also, [str(problem) for problem in errors(result)]
