@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,11 +15,14 @@ from runner import __version__
 from runner.cli.color import color_option, wants_color
 from runner.cli.parameters import parameter_options, parameter_values
 from runner.cli.selection import Selection, selection_options
+from runner.durations import parse_duration
+from runner.errors import UsageError
 from runner.gateway.inspection import Inspector
 from runner.lint import Sources, read_plan
 from runner.plan.model import Plan
 from runner.preflight.codes import CODES
 from runner.preflight.dryrun import Wishes, dry_run
+from runner.preflight.durations import Duration, FirstOf, KnownDurations, recorded
 from runner.preflight.result import DryRun
 from runner.reports.preflight.data import dry_run_json
 from runner.reports.preflight.markdown import dry_run_markdown
@@ -27,6 +31,8 @@ from runner.reports.problems import Style
 from runner.reports.problems_data import github_lines
 from runner.reports.sarif import sarif_text
 
+_WHAT_IF = re.compile(r"slots=([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", re.ASCII)
+_MAX_SLOTS = 256
 FORMATS = ("text", "json", "github", "sarif", "markdown")
 
 
@@ -35,6 +41,21 @@ FORMATS = ("text", "json", "github", "sarif", "markdown")
 @click.option("--dsn", metavar="CONNINFO", help="libpq connection; else JOBPLAN_DSN, else PGHOST, PGSERVICE and so on.")
 @parameter_options
 @selection_options
+@click.option(
+    "--assume",
+    "assumed",
+    multiple=True,
+    metavar="STEP=DURATION",
+    help="How long a step takes (repeatable): vacuum=10m.",
+)
+@click.option(
+    "--history",
+    type=click.Path(path_type=Path),
+    default=Path(".jobplan/runs"),
+    show_default=True,
+    help="Journals of earlier runs, which say how long steps take.",
+)
+@click.option("--what-if", metavar="slots=A..B", help="Compare the makespan with so many slots: slots=1..16.")
 @click.option("--no-explain", is_flag=True, help="Do not EXPLAIN: planning may run functions that are marked STABLE.")
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
@@ -48,6 +69,9 @@ def dry_run_command(
     select: tuple[str, ...],
     exclude: tuple[str, ...],
     assume_done: bool,
+    assumed: tuple[str, ...],
+    history: Path,
+    what_if: str | None,
     no_explain: bool,
     strict: bool,
     format_: str,
@@ -60,8 +84,54 @@ def dry_run_command(
     """
     loaded = read_plan(plan, **parameter_values(params, params_file))
     left_out = Selection(select=select, exclude=exclude, assume_done=assume_done).left_out(loaded)
-    wishes = Wishes(explain=not no_explain, left_out=left_out)
-    result = asyncio.run(look(loaded, dsn if dsn is not None else os.environ.get("JOBPLAN_DSN", ""), wishes))
+    conninfo = dsn if dsn is not None else os.environ.get("JOBPLAN_DSN", "")
+    wishes = Wishes(
+        explain=not no_explain,
+        left_out=left_out,
+        durations=FirstOf([_assumed(assumed, loaded), recorded(history, loaded.name)]),
+        what_if=_slots(what_if),
+    )
+    return tell(loaded, conninfo, wishes, strict=strict, format_=format_, color=color)
+
+
+def _assumed(texts: tuple[str, ...], plan: Plan) -> KnownDurations:
+    """Read --assume. UsageError if one is not STEP=DURATION or names no step."""
+    steps = {step.id for step in (*plan.steps, *plan.finally_)}
+    known = {}
+    for text in texts:
+        step, _, written = text.rpartition("=")
+        if step.partition("[")[0] not in steps:
+            raise UsageError(f"--assume {text!r} is not STEP=DURATION with a step of the plan.")
+        try:
+            seconds = parse_duration(written)
+        except ValueError as error:
+            raise UsageError(f"--assume {text!r}: {error}.") from None
+        known[step] = Duration(p50=seconds, p95=seconds)
+    return KnownDurations(known)
+
+
+def _slots(text: str | None) -> tuple[int, ...]:
+    """Read --what-if. UsageError if it is not slots=A..B."""
+    if text is None:
+        return ()
+    match = _WHAT_IF.fullmatch(text)
+    first, last = (int(match.group(1)), int(match.group(2) or match.group(1))) if match else (0, 0)
+    if not 1 <= first <= last <= _MAX_SLOTS:
+        raise UsageError(f"--what-if {text!r} is not slots=A..B, such as slots=1..16.")
+    return tuple(range(first, last + 1))
+
+
+def tell(
+    plan: Plan,
+    conninfo: str,
+    wishes: Wishes,
+    *,
+    strict: bool = False,
+    format_: str = "text",
+    color: str = "auto",
+) -> int:
+    """Look at the plan on a server, print what was found, and return the exit code."""
+    result = asyncio.run(look(plan, conninfo, wishes))
     show(result, format_, color)
     return exit_code(result, strict=strict)
 

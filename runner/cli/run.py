@@ -54,6 +54,7 @@ class Options:
 @click.option("--dsn", metavar="CONNINFO", help="libpq connection; else JOBPLAN_DSN, else PGHOST, PGSERVICE and so on.")
 @click.option("--embedded", is_flag=True, help="Run on a throwaway PostgreSQL that is removed afterwards.")
 @click.option("--slots", type=click.IntRange(min=1), metavar="N", help="Lower the plan's budget to N workers.")
+@click.option("--dry-run", is_flag=True, help="Only say what the plan would do on the server; see jobplan dry-run.")
 @parameter_options
 @selection_options
 @report_option
@@ -65,6 +66,7 @@ def run(
     *,
     embedded: bool,
     slots: int | None,
+    dry_run: bool,
     params: tuple[str, ...],
     params_file: Path | None,
     select: tuple[str, ...],
@@ -98,6 +100,11 @@ def run(
         loaded = _load(options)
         left_out = options.selection.left_out(loaded)
         with _server(options, embedded=embedded) as conninfo:
+            if dry_run:
+                from runner.cli.dry_run import tell
+                from runner.preflight.dryrun import Wishes
+
+                return tell(loaded, conninfo, Wishes(left_out=left_out))
             return _execute(loaded, left_out, options, conninfo, embedded=embedded)
     except JobplanError as error:
         watching.tell_error(error)

@@ -288,6 +288,27 @@ _TABLE: Final[Mapping[str, tuple[Severity, str, str, str, str]]] = {
         "another session holds ACCESS EXCLUSIVE",
         "jobplan dry-run, when that session is over",
     ),
+    "JP801": (
+        _W,
+        "A step may run into its timeout",
+        "Its 95th percentile is over the timeout: one run in twenty would be stopped.",
+        "timeout: 1m, for a step that takes up to 2m",
+        "timeout: 5m",
+    ),
+    "JP802": (
+        _W,
+        "The run may run into its run_timeout",
+        "With every step at its 95th percentile the run would be ended by run_timeout.",
+        "run_timeout: 1h, for a run that takes up to 90m",
+        "run_timeout: 3h",
+    ),
+    "JP803": (
+        _W,
+        "A step may wait too long for a slot",
+        "It would fail by its queue_timeout before it has started.",
+        "queue_timeout: 1m, with 10m of other steps before it",
+        "queue_timeout: 30m",
+    ),
 }
 
 CODES: Final[Mapping[str, Code]] = MappingProxyType(

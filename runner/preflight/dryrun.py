@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runner.errors import Problem, Severity
 from runner.gateway.inspection import Inspector
 from runner.plan.model import Plan
+from runner.preflight.durations import Durations, KnownDurations
 from runner.preflight.requires import demand_of, requirement_problems, server_problems
 from runner.preflight.result import DryRun
+from runner.preflight.schedule import forecast, schedule_problems
 from runner.preflight.server import examine
 from runner.preflight.statements import StatementLook
 
@@ -22,6 +24,9 @@ class Wishes:
 
     explain: bool = True
     left_out: frozenset[str] = frozenset()
+    durations: Durations = field(default_factory=lambda: KnownDurations({}))
+    #: Budgets to compare, in slots.
+    what_if: tuple[int, ...] = ()
 
 
 async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
@@ -32,6 +37,8 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     problems += [one async for one in requirement_problems(plan, facts, inspector)]
     refused = any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems)
     looked = await StatementLook(plan, inspector, explain=wishes.explain).look(left_out=wishes.left_out)
+    schedule = forecast(plan, wishes.durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
+    problems += schedule_problems(plan, schedule, wishes.durations)
     return DryRun(
         plan=plan.name,
         file=plan.file,
@@ -39,6 +46,7 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
         server=examined,
         problems=worst_first([*problems, *looked.problems]),
         statements=tuple(looked.reports),
+        schedule=schedule,
         refused=refused,
     )
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from runner.errors import Problem, Severity
 from runner.gateway.facts import ServerFacts
+from runner.preflight.schedule import Schedule
 from runner.preflight.server import Examined
 
 
@@ -48,8 +49,8 @@ class DryRun:
     server: tuple[Examined, ...]
     problems: tuple[Problem, ...]
     statements: tuple[StatementReport, ...] = ()
+    schedule: Schedule | None = None
     refused: bool = False
-    notes: tuple[str, ...] = field(default=())
 
     @property
     def errors(self) -> int:

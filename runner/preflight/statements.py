@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from runner.engine.events import Item
+from runner.engine.events import Item, Rows
 from runner.engine.items import literal_items, queried_items
 from runner.errors import Position, Problem, Severity
 from runner.gateway.catalog import FunctionFacts
@@ -42,6 +42,8 @@ class Looked:
 
     problems: list[Problem] = field(default_factory=list)
     reports: list[StatementReport] = field(default_factory=list)
+    #: What the lists of for_each gave, by step.
+    rows: dict[str, Rows] = field(default_factory=dict)
     units: list[tuple[Unit, Sight, StatementReport]] = field(default_factory=list)
 
 
@@ -214,6 +216,7 @@ class StatementLook:
             message = f"for_each: its columns need names of their own, and {repeated[0]} is not one"
             self._tell("JP619", message, unit.at(0), step)
             return None
+        self._looked.rows[step.id] = Rows(columns=result.columns, rows=result.rows)
         return queried_items(step, result.columns, result.rows)
 
     @staticmethod
@@ -292,7 +295,7 @@ class StatementLook:
 
     async def _planned(self, unit: Unit, sight: Sight) -> tuple[StatementReport, list[Finding]]:
         findings, why = _of_relations(unit, sight)
-        if unit.statement.kind is not StatementKind.CALL:
+        if unit.statement.kind in {StatementKind.CREATE_TABLE_AS, StatementKind.CREATE_MATERIALIZED_VIEW}:
             findings += [
                 one for one in check_utility(unit, sight) if one not in findings and not _is_known(one, findings)
             ]

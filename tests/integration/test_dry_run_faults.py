@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import os
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -320,3 +321,16 @@ def test_a_fault_is_found_and_nothing_else(copy: str, reviewed: str, tmp_path: P
     assert any(fault.says in str(problem) for problem in found), [str(problem) for problem in result.problems]
     assert {problem.severity for problem in found} == {Severity.WARNING if fault.warning else Severity.ERROR}
     assert codes(errors(result)) <= {fault.code} | fault.also, [str(problem) for problem in errors(result)]
+
+
+def test_a_plan_of_200_steps_takes_less_than_five_seconds(shop: str, tmp_path: Path) -> None:
+    lines = (
+        f"- {{id: s{n}, {f'needs: [s{n - 1}], ' if n % 10 else ''}verify: SELECT count(*) > 0 FROM shop.orders,"
+        f" sql: UPDATE shop.orders SET total = 1 WHERE id = {n}}}"
+        for n in range(200)
+    )
+    plan = written(tmp_path, "\n".join(lines))
+    began = time.monotonic()
+    result = dry_run(plan, shop)
+    assert time.monotonic() - began < 5
+    assert result.count(Coverage.CHECKED) == len(result.statements) == 400

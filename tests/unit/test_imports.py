@@ -91,8 +91,11 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("runner.reports", (*BASIS, *FACTS, "runner.engine.scheduler"), "reports are sinks for events"),
     (
         "runner.preflight",
-        (*BASIS, "runner.plan", "runner.lint", "runner.gateway", "runner.engine.events", "runner.engine.items"),
-        "looks at a server, runs nothing",
+        (
+            *(*BASIS, "runner.plan", "runner.lint", "runner.gateway", "runner.engine.events", "runner.engine.items"),
+            *("runner.engine.simulate", "runner.engine.scripts"),
+        ),
+        "looks at a server, runs nothing but the scheduler on a virtual clock",
     ),
     ("runner.embedded", GROUND, "a throwaway server needs to know nothing of plans"),
     ("runner.cli", ("runner",), "the command line wires everything together"),

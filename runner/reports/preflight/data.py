@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from runner.preflight.result import DryRun, StatementReport
+from runner.preflight.schedule import Schedule
 from runner.reports.problems_data import problem_object
 
 
@@ -34,6 +35,25 @@ def _object(result: DryRun) -> dict[str, Any]:
             for one in result.server
         ],
         "statements": [_statement(one) for one in result.statements],
+        "schedule": None if result.schedule is None else _schedule(result.schedule),
+    }
+
+
+def _schedule(schedule: Schedule) -> dict[str, Any]:
+    """Times are seconds; without any known duration they mean nothing but the order."""
+    return {
+        "known": not schedule.nothing_known,
+        "makespan": schedule.makespan,
+        "makespan_p95": schedule.makespan_p95,
+        "lower_bound": schedule.lower_bound,
+        "critical_path": list(schedule.critical),
+        "unknown": list(schedule.unknown),
+        "steps": [
+            {"step": bar.step, "ready": bar.ready, "start": bar.start, "end": bar.end, "known": bar.known}
+            for bar in schedule.bars
+        ],
+        "what_if": [{"slots": one.slots, "makespan": one.makespan} for one in schedule.tried],
+        "enough_slots": schedule.enough,
     }
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 
 from runner.errors import Problem, Severity
 from runner.preflight.result import Coverage, DryRun, StatementReport
+from runner.reports.preflight.gantt import schedule_lines
 from runner.reports.preflight.text import summary
+from runner.reports.problems import Style
 
 _MARKS = {Coverage.CHECKED: "✅", Coverage.PARTLY: "🟡", Coverage.NOT: "⚪"}
 
@@ -29,6 +31,15 @@ def dry_run_markdown(result: DryRun) -> Iterator[str]:
     yield from map(_statement, result.statements)
     yield ""
     yield "</details>"
+    if result.schedule is not None and result.schedule.bars:
+        yield ""
+        yield "<details><summary>Schedule</summary>"
+        yield ""
+        yield "```text"
+        yield from schedule_lines(result.schedule, Style())
+        yield "```"
+        yield ""
+        yield "</details>"
 
 
 def _problem(problem: Problem) -> str:

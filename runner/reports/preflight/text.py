@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from runner.preflight.result import Coverage, DryRun, StatementReport
+from runner.reports.preflight.gantt import schedule_lines
 from runner.reports.problems import Lines, Style, problem_lines
 
 _TINTS = {Coverage.CHECKED: "32", Coverage.PARTLY: "33", Coverage.NOT: "2"}
@@ -19,6 +20,9 @@ def dry_run_lines(result: DryRun, lines: Lines, style: Style) -> Iterator[str]:
         yield ""
     yield from _statements(result.statements, style)
     yield ""
+    if result.schedule is not None:
+        yield from schedule_lines(result.schedule, style)
+        yield ""
     yield summary(result)
 
 

@@ -1,0 +1,270 @@
+"""When each step would run: the very scheduler on a virtual clock, with the durations that are known.
+
+Steps of unknown duration are given the median of the known ones, so that the order can be shown; whatever rests on that
+says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+from runner.durations import format_duration
+from runner.engine import events as ev
+from runner.engine.scripts import AttemptScript, CheckScript
+from runner.engine.simulate import Simulation, simulate
+from runner.errors import Position, Problem
+from runner.plan.graph import longest_path
+from runner.plan.model import Plan, Retry, Step
+from runner.preflight.durations import Duration, Durations
+from runner.preflight.finding import problem
+
+#: Seconds from the order to launch a worker to its first statement (extension note 13).
+_LAUNCH = 0.003
+#: Seconds that a step of unknown duration is given when nothing is known of any other.
+_NOMINAL = 1.0
+#: Seconds within which one step's end is another one's beginning.
+_SAME_MOMENT = 0.05
+#: More slots help no more when they shorten the run by less than this share.
+_HELPS = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bar:
+    """One step or instance in time, in seconds from the run's start; `ready` is when it began to wait for a slot."""
+
+    step: str
+    ready: float
+    start: float
+    end: float
+    known: bool
+    final: bool = False
+
+    @property
+    def seconds(self) -> float:
+        """How long it runs."""
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SlotsTried:
+    """The makespan with a number of slots, in seconds."""
+
+    slots: int
+    makespan: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """What the scheduler would do. Times are seconds.
+
+    `makespan_p95` is that of a run in which every step takes as long as its 95th percentile; `lower_bound` is what no
+    number of slots can beat. `unknown` are the steps without a duration. `enough` is the number of slots beyond which
+    more do not help, None if that was not asked for.
+    """
+
+    bars: tuple[Bar, ...]
+    makespan: float
+    makespan_p95: float
+    critical: tuple[str, ...]
+    lower_bound: float
+    unknown: tuple[str, ...]
+    nothing_known: bool
+    tried: tuple[SlotsTried, ...] = ()
+    enough: int | None = None
+
+
+#: The rows that a for_each's query gave, by step.
+Rows = Mapping[str, ev.Rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Forecaster:
+    """Simulates one plan again and again."""
+
+    plan: Plan
+    durations: Durations
+    rows: Rows
+    left_out: frozenset[str]
+    nominal: float
+
+    def run(self, *, slots: int, late: bool = False) -> Simulation:
+        """Return a run with so many slots; `late` takes the 95th percentiles."""
+        budget = replace(self.plan.budget, slots=slots)
+        return simulate(
+            replace(self.plan, budget=budget),
+            durations=lambda step, _: self._script(step.id, late=late),
+            checks=self._check,
+            not_selected=sorted(self.left_out),
+        )
+
+    def _script(self, step: str, *, late: bool) -> AttemptScript:
+        return AttemptScript(duration=self.seconds(step, late=late), launch=_LAUNCH, heeds_timeout=False)
+
+    def _check(self, step: Step, phase: ev.CheckPhase, _: int) -> CheckScript:
+        if phase is not ev.CheckPhase.ITEMS:
+            return CheckScript()
+        return CheckScript(rows=self.rows.get(step.id, ev.Rows(columns=("item",), rows=(("?",),))))
+
+    def seconds(self, step: str, *, late: bool = False) -> float:
+        """Return how long a step takes."""
+        found = self.durations.of(step)
+        if found is None:
+            return self.nominal
+        return found.p95 if late else found.p50
+
+
+def forecast(
+    plan: Plan,
+    durations: Durations,
+    *,
+    rows: Rows,
+    left_out: frozenset[str] = frozenset(),
+    slots: Sequence[int] = (),
+) -> Schedule:
+    """Return the schedule of a plan; `slots` are the budgets that are tried for comparison."""
+    steps = (*plan.steps, *plan.finally_)
+    found = [durations.of(step.id) for step in steps]
+    known = [duration.p50 for duration in found if duration is not None]
+    nominal = median(known) if known else _NOMINAL
+    bare = _bare(plan)
+    forecaster = _Forecaster(plan=bare, durations=durations, rows=rows, left_out=left_out, nominal=nominal)
+    bars = _bars(forecaster.run(slots=plan.budget.slots), durations)
+    widest = max((step.slots for step in steps), default=1)
+    tried = tuple(
+        SlotsTried(slots=number, makespan=_makespan(_bars(forecaster.run(slots=number), durations)))
+        for number in slots
+        if number >= widest
+    )
+    return Schedule(
+        bars=bars,
+        makespan=_makespan(bars),
+        makespan_p95=_makespan(_bars(forecaster.run(slots=plan.budget.slots, late=True), durations)),
+        critical=_critical(bars, plan),
+        lower_bound=_lower_bound(bars, plan),
+        unknown=tuple(dict.fromkeys(bar.step for bar in bars if not bar.known)),
+        nothing_known=bool(bars) and not any(bar.known for bar in bars),
+        tried=tried,
+        enough=_enough(tried),
+    )
+
+
+def _bare(plan: Plan) -> Plan:
+    """Leave out what ends a step early or runs it again: a duration is that of the whole step, as it went before."""
+    steps = tuple(map(_bare_step, plan.steps))
+    return replace(plan, steps=steps, finally_=tuple(map(_bare_step, plan.finally_)), run_timeout=None)
+
+
+def _bare_step(step: Step) -> Step:
+    return replace(
+        step,
+        timeout=None,
+        queue_timeout=None,
+        expect=None,
+        repeat=None,
+        verify=None,
+        if_=None,
+        preconditions=(),
+        capture_rows=0,
+        retry=Retry(),
+    )
+
+
+def _bars(simulation: Simulation, durations: Durations) -> tuple[Bar, ...]:
+    ready: dict[str, float] = {}
+    start: dict[str, float] = {}
+    bars: list[Bar] = []
+    for event in simulation.events:
+        match event:
+            case ev.StepReady():
+                ready.setdefault(event.step, event.at)
+            case ev.AttemptLaunching():
+                start.setdefault(event.step, event.at)
+            case ev.StepFinished() if event.step in start:
+                record = simulation.state.records[event.step]
+                bars.append(
+                    Bar(
+                        step=event.step,
+                        ready=ready.get(event.step, start[event.step]),
+                        start=start[event.step],
+                        end=event.at,
+                        known=durations.of(event.step) is not None,
+                        final=record.in_finally,
+                    )
+                )
+    return tuple(sorted(bars, key=lambda bar: (bar.start, bar.end)))
+
+
+def _makespan(bars: Sequence[Bar]) -> float:
+    return max((bar.end for bar in bars), default=0.0)
+
+
+def _critical(bars: Sequence[Bar], plan: Plan) -> tuple[str, ...]:
+    """Go back from what ends last: to what it needed, or to what had the slot that it waited for."""
+    needs = {step.id: {need.step for need in step.needs} for step in (*plan.steps, *plan.finally_)}
+    path: list[str] = []
+    current = max(bars, key=lambda bar: bar.end, default=None)
+    while current is not None:
+        path.append(current.step)
+        start = current.start
+        wanted = needs.get(current.step.partition("[")[0], set())
+        before = [bar for bar in bars if bar.end <= start + _SAME_MOMENT and bar.end < current.end]
+        close = [bar for bar in before if bar.end >= start - _SAME_MOMENT]
+        needed = [bar for bar in close if bar.step.partition("[")[0] in wanted]
+        current = max(needed or close, key=lambda bar: bar.end, default=None)
+    return tuple(reversed(path))
+
+
+def _lower_bound(bars: Sequence[Bar], plan: Plan) -> float:
+    """No budget beats the longest chain of needs, nor a pool that is never idle."""
+    weights: dict[str, float] = {}
+    for bar in bars:
+        step = bar.step.partition("[")[0]
+        weights[step] = max(weights.get(step, 0.0), bar.seconds)
+    main, final = (
+        {step.id: [need.step for need in step.needs] for step in steps if step.id in weights}
+        for steps in (plan.steps, plan.finally_)
+    )
+    pools = max((_pool_bound(bars, plan, name, limit) for name, limit in plan.budget.pools.items()), default=0.0)
+    return max(longest_path(main, weights)[0], pools) + longest_path(final, weights)[0]
+
+
+def _pool_bound(bars: Sequence[Bar], plan: Plan, name: str, limit: int) -> float:
+    weight = {step.id: step.pools.get(name, 0) for step in plan.steps}
+    return sum(bar.seconds * weight.get(bar.step.partition("[")[0], 0) for bar in bars) / limit
+
+
+def _enough(tried: Sequence[SlotsTried]) -> int | None:
+    if not tried:
+        return None
+    best = min(one.makespan for one in tried)
+    return next(one.slots for one in tried if one.makespan <= best * (1 + _HELPS))
+
+
+def schedule_problems(plan: Plan, schedule: Schedule, durations: Durations) -> Iterator[Problem]:
+    """Yield what the durations say against the plan's limits."""
+    steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
+    for bar in schedule.bars:
+        step = steps[bar.step.partition("[")[0]]
+        duration = durations.of(bar.step)
+        if duration is not None and step.timeout is not None and duration.p95 > step.timeout:
+            yield _too_long(bar.step, step, duration)
+        waited = bar.start - bar.ready
+        if step.queue_timeout is not None and waited > step.queue_timeout and not schedule.nothing_known:
+            message = (
+                f"`{bar.step}` would wait {format_duration(waited)} for a slot, and its queue_timeout is "
+                f"{format_duration(step.queue_timeout)}"
+            )
+            yield problem("JP803", message, step.position, step=step.id)
+    if plan.run_timeout is not None and not schedule.nothing_known and schedule.makespan_p95 > plan.run_timeout:
+        late, usual, limit = map(format_duration, (schedule.makespan_p95, schedule.makespan, plan.run_timeout))
+        message = f"the run may take {late} (usually {usual}), and its run_timeout is {limit}"
+        yield problem("JP802", message, Position(file=plan.file, line=1, column=1))
+
+
+def _too_long(key: str, step: Step, duration: Duration) -> Problem:
+    limit = format_duration(step.timeout or 0.0)
+    seen = f"in {duration.runs} runs" if duration.runs else "as assumed"
+    message = f"`{key}` may take {format_duration(duration.p95)} ({seen}), and its timeout is {limit}"
+    return problem("JP801", message, step.position, step=step.id)

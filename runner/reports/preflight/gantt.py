@@ -1,0 +1,86 @@
+"""A schedule as text: a bar for each step, the critical path, and what other numbers of slots would change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runner.durations import format_duration
+from runner.preflight.schedule import Bar, Schedule
+from runner.reports.problems import Style
+
+#: Columns of the chart, and the bars that it has at most: nobody reads a thousand.
+_WIDTH = 60
+_MAX_BARS = 40
+_MAX_NAME = 32
+_KNOWN, _UNKNOWN, _WAITING = "█", "▒", "·"
+
+
+def schedule_lines(schedule: Schedule, style: Style) -> Iterator[str]:
+    """Yield the chart and what is to be read from it; nothing for a plan without steps."""
+    if not schedule.bars:
+        return
+    yield style.bold("Schedule")
+    shown = _shown(schedule)
+    width = max(len(_name(bar)) for bar in shown)
+    scale = max(schedule.makespan, 0.001)
+    critical = set(schedule.critical)
+    for bar in shown:
+        name = _name(bar).ljust(width)
+        told = f"{format_duration(bar.seconds)}{'' if bar.known else ' ?'}" if not schedule.nothing_known else "?"
+        row = _row(bar, scale)
+        yield f"  {style.bold(name) if bar.step in critical else name}  {row}  {told}"
+    if len(shown) < len(schedule.bars):
+        yield f"  and {len(schedule.bars) - len(shown)} shorter ones"
+    yield ""
+    yield from _told(schedule)
+    yield from _tried(schedule)
+
+
+def _shown(schedule: Schedule) -> tuple[Bar, ...]:
+    """Return the bars of the critical path and the longest others, in order."""
+    if len(schedule.bars) <= _MAX_BARS:
+        return schedule.bars
+    critical = set(schedule.critical)
+    ranked = sorted(schedule.bars, key=lambda bar: (bar.step not in critical, -bar.seconds))
+    kept = {bar.step for bar in ranked[:_MAX_BARS]}
+    return tuple(bar for bar in schedule.bars if bar.step in kept)
+
+
+def _name(bar: Bar) -> str:
+    return bar.step if len(bar.step) <= _MAX_NAME else bar.step[: _MAX_NAME - 1] + "…"
+
+
+def _row(bar: Bar, scale: float) -> str:
+    ready, start, end = (round(moment / scale * _WIDTH) for moment in (bar.ready, bar.start, bar.end))
+    end = min(max(end, start + 1), _WIDTH) if start < _WIDTH else _WIDTH
+    start = min(start, _WIDTH - 1)
+    fill = (_KNOWN if bar.known else _UNKNOWN) * (end - start)
+    return f"{' ' * min(ready, start)}{_WAITING * (start - min(ready, start))}{fill}".ljust(_WIDTH)
+
+
+def _told(schedule: Schedule) -> Iterator[str]:
+    path = " → ".join(schedule.critical)
+    if schedule.nothing_known:
+        yield "  No durations are known: the bars show the order alone. --assume STEP=DURATION gives some."
+        yield f"  Longest chain: {path}"
+        return
+    usual, late, least = map(format_duration, (schedule.makespan, schedule.makespan_p95, schedule.lower_bound))
+    yield f"  Makespan: {usual}, {late} at the 95th percentiles; no number of slots makes it less than {least}."
+    yield f"  Critical path: {path}"
+    if schedule.unknown:
+        count = len(schedule.unknown)
+        names = ", ".join(schedule.unknown[:5]) + (", …" if count > 5 else "")
+        yield f"  {_UNKNOWN} {count} of unknown duration, drawn with the median of the others: {names}"
+
+
+def _tried(schedule: Schedule) -> Iterator[str]:
+    if not schedule.tried:
+        return
+    longest = max(one.makespan for one in schedule.tried) or 1.0
+    yield ""
+    yield "  Slots  makespan"
+    for one in schedule.tried:
+        told = "?" if schedule.nothing_known else format_duration(one.makespan)
+        yield f"  {one.slots:>5}  {told:>8}  {_KNOWN * max(round(one.makespan / longest * 40), 1)}"
+    if schedule.enough is not None:
+        yield f"  More than {schedule.enough} slots do not help."
