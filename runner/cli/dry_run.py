@@ -13,6 +13,7 @@ import click
 
 from runner import __version__
 from runner.cli.color import color_option, wants_color
+from runner.cli.journals import journal_option
 from runner.cli.parameters import parameter_options, parameter_values
 from runner.cli.selection import Selection, selection_options
 from runner.durations import parse_duration
@@ -48,13 +49,7 @@ FORMATS = ("text", "json", "github", "sarif", "markdown")
     metavar="STEP=DURATION",
     help="How long a step takes (repeatable): vacuum=10m.",
 )
-@click.option(
-    "--history",
-    type=click.Path(path_type=Path),
-    default=Path(".jobplan/runs"),
-    show_default=True,
-    help="Journals of earlier runs, which say how long steps take.",
-)
+@journal_option
 @click.option("--what-if", metavar="slots=A..B", help="Compare the makespan with so many slots: slots=1..16.")
 @click.option("--no-explain", is_flag=True, help="Do not EXPLAIN: planning may run functions that are marked STABLE.")
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
@@ -70,7 +65,7 @@ def dry_run_command(
     exclude: tuple[str, ...],
     assume_done: bool,
     assumed: tuple[str, ...],
-    history: Path,
+    journal: Path,
     what_if: str | None,
     no_explain: bool,
     strict: bool,
@@ -88,7 +83,7 @@ def dry_run_command(
     wishes = Wishes(
         explain=not no_explain,
         left_out=left_out,
-        durations=FirstOf([_assumed(assumed, loaded), recorded(history, loaded.name)]),
+        durations=FirstOf([_assumed(assumed, loaded), recorded(journal, loaded.name)]),
         what_if=_slots(what_if),
     )
     return tell(loaded, conninfo, wishes, strict=strict, format_=format_, color=color)

@@ -103,8 +103,9 @@ def run(
             if dry_run:
                 from runner.cli.dry_run import tell
                 from runner.preflight.dryrun import Wishes
+                from runner.preflight.durations import recorded
 
-                return tell(loaded, conninfo, Wishes(left_out=left_out))
+                return tell(loaded, conninfo, Wishes(left_out=left_out, durations=recorded(journal, loaded.name)))
             return _execute(loaded, left_out, options, conninfo, embedded=embedded)
     except JobplanError as error:
         watching.tell_error(error)
