@@ -14,7 +14,7 @@ from runner.engine.sink import Sink
 from runner.engine.state import RunState
 from runner.errors import Position
 from runner.gateway.base import Gateway
-from runner.identity import new_run_id
+from runner.identity import WorkerLabel, new_run_id
 from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Sql, Step
 
 NOWHERE = Position(file="", line=1, column=1)
@@ -43,6 +43,12 @@ def step(key: str, text: str, **keys: Any) -> Step:
 def plan(*steps: Step, slots: int = 4, reserve: int = 0, **keys: Any) -> Plan:
     """Return a plan of these steps."""
     return Plan(name="test", budget=Budget(slots=slots, reserve=reserve), steps=steps, **keys)
+
+
+def looked_label(run: str, key: str, **keys: Any) -> WorkerLabel:
+    """Return the label of a worker of plan `nightly`, with five minutes."""
+    fields: dict[str, Any] = {"plan": "nightly", "attempt": 1, "on_finish": "wait", "timeout": 300.0}
+    return WorkerLabel(run=run, step=key, **{**fields, **keys})
 
 
 class Recorder:

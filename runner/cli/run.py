@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import os
 import shlex
 import signal
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from pathlib import Path
 import click
 
 from runner.api import new_run
+from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.exits import EXIT_CODES, exit_code_of
 from runner.cli.journals import journal_option
 from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
@@ -51,7 +51,7 @@ class Options:
 
 @click.command(epilog=EXIT_CODES)
 @click.argument("plan", type=click.Path(path_type=Path))
-@click.option("--dsn", metavar="CONNINFO", help="libpq connection; else JOBPLAN_DSN, else PGHOST, PGSERVICE and so on.")
+@dsn_option
 @click.option("--embedded", is_flag=True, help="Run on a throwaway PostgreSQL that is removed afterwards.")
 @click.option("--slots", type=click.IntRange(min=1), metavar="N", help="Lower the plan's budget to N workers.")
 @click.option("--dry-run", is_flag=True, help="Only say what the plan would do on the server; see jobplan dry-run.")
@@ -89,7 +89,7 @@ def run(
     options = Options(
         plan=plan,
         parameters=parameter_values(params, params_file),
-        dsn=dsn if dsn is not None else os.environ.get("JOBPLAN_DSN", ""),
+        dsn=chosen_dsn(dsn),
         slots=slots,
         selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
         reports=wanted_reports(reports, plan),

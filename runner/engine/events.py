@@ -41,6 +41,7 @@ class CancelReason(enum.StrEnum):
     RUN_TIMEOUT = "run_timeout"
     TIMEOUT = "timeout"
     OUTPUT = "output"
+    CANCEL = "cancel"
 
 
 class CheckPhase(enum.StrEnum):
@@ -182,6 +183,14 @@ class RunInterrupted(Event):
 
     name: ClassVar[str] = "run_interrupted"
     signal: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunCancelled(Event):
+    """Somebody asked through the server for the run to be stopped (`jobplan cancel`); nothing more is launched."""
+
+    name: ClassVar[str] = "run_cancelled"
+    by: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,6 +410,7 @@ class AttemptFinished(AttemptEvent):
     """The worker has gone, or was detached.
 
     `started_at` and `finished_at` are the server's own clock; `deadline` is when the server ends a detached worker.
+    `cancelled_by` is who asked through the server for it to be stopped.
     """
 
     name: ClassVar[str] = "attempt_finished"
@@ -414,6 +424,7 @@ class AttemptFinished(AttemptEvent):
     deadline: float | None = None
     notices_dropped: int = 0
     result: Rows | None = None
+    cancelled_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,9 @@ def _turn(state: RunState, event: ev.Event) -> None:
         case ev.RunInterrupted():
             state.interrupted = event.signal
             state.finally_interrupted = state.finalizing
+        case ev.RunCancelled():
+            state.cancelled_by = event.by
+            state.finally_cancelled = state.finalizing
         case ev.RunTimedOut():
             state.timed_out = True
         case ev.RunDraining():

@@ -194,6 +194,9 @@ class Run:
             )
             if concurrency.on_conflict is OnConflict.FAIL:
                 raise GroupHeldError(message + ".", hint="Wait for its end, or say on_conflict: wait.")
+            by = self._gateway.take_cancel()
+            if by is not None:
+                raise GroupHeldError(f"cancelled by {by} while {message}.")
             if holder != told:
                 self._emit(ev.GroupWaiting(at=self._clock.now(), message=message))
                 told = holder
@@ -209,6 +212,7 @@ class Run:
         while not self._abandoned:
             if self._crash is not None:
                 raise self._crash
+            self._hear_cancel()
             self._read_inbox()
             if self._gateway.group_lost and not self.state.stopping and not self.state.finalizing:
                 self._emit(ev.GroupLost(at=self._clock.now()))
@@ -221,6 +225,12 @@ class Run:
             if not decision.events and not decision.commands:
                 await self._sleep(decision.wake_at)
         self._read_inbox()  # what is known is recorded, although nobody waits for the rest
+
+    def _hear_cancel(self) -> None:
+        """Take a request that came through the server. It comes before the ends of the workers that it explains."""
+        by = self._gateway.take_cancel()
+        if by is not None:
+            self._emit(ev.RunCancelled(at=self._clock.now(), by=by))
 
     def _read_inbox(self) -> None:
         while self._inbox:

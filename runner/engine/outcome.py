@@ -56,6 +56,8 @@ def _without_evidence(end: WorkerEnd, *, cancelled: CancelReason | None) -> tupl
     """The worker has gone, and the extension knows of no error: that alone is not success (extension note 5)."""
     if end.started_at is None:
         error = ErrorDetails(message="the worker ended before it began with its SQL")
+        if cancelled is None and end.cancelled_by is not None:
+            return Outcome.CANCELLED, error
         return Outcome.FAILED if cancelled is None else _stopped_by_us(cancelled), error
     return Outcome.UNKNOWN, ErrorDetails(
         message="the worker ended without saying how; a setting such as transaction_timeout may have stopped it"

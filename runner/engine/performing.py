@@ -23,6 +23,9 @@ from runner.identity import WorkerLabel, worker_name
 from runner.plan.model import OnFinish, Plan, Value
 from runner.sql.params import TemplateError, render
 
+#: Outcomes that somebody's cancel explains; what failed or timed out did so by itself.
+_MAYBE_CANCELLED = frozenset({ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN})
+
 
 @dataclass(slots=True)
 class _Attempt:
@@ -196,6 +199,7 @@ class Performer:
                 deadline=ends_by,
                 notices_dropped=end.notices_dropped,
                 result=end.result,
+                cancelled_by=end.cancelled_by if outcome in _MAYBE_CANCELLED else None,
             )
         )
 

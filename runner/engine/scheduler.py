@@ -131,6 +131,8 @@ def _why_stopping(state: RunState) -> str:
         return "run_timeout"
     if state.interrupting:
         return "interrupted"
+    if state.cancelling:
+        return f"cancelled by {state.cancelled_by}"
     return state.drained_by or "the journal is lost"
 
 
@@ -181,9 +183,9 @@ def _evaluations(state: RunState) -> Iterator[Evaluate]:
 
 
 def _stops(state: RunState, now: float) -> Iterator[Command]:
-    cancelling = state.draining and state.plan.on_failure is OnFailure.CANCEL
+    by_policy = state.draining and state.plan.on_failure is OnFailure.CANCEL
     rest_is_over = _only_detachable(state)
-    if state.interrupting or state.timing_out or cancelling or rest_is_over:
+    if state.interrupting or state.cancelling or state.timing_out or by_policy or rest_is_over:
         for record in map(state.records.__getitem__, state.active):
             if record.cancel_reason is None and not record.detaching:
                 command = _stop(state, record, now, rest_is_over=rest_is_over)
@@ -198,6 +200,8 @@ def _stop(state: RunState, record: StepRecord, now: float, *, rest_is_over: bool
     """Say what a reason that concerns the whole run means for one worker."""
     detach = Detach(step=record.key, attempt=record.attempt)
     stays = record.step.on_runner_exit is OnRunnerExit.DETACH
+    if state.cancelling and record.step.waits:
+        return _cancel(record, ev.CancelReason.CANCEL)
     if state.interrupting:
         return detach if stays else _cancel(record, ev.CancelReason.INTERRUPT)
     if state.timing_out:
@@ -318,11 +322,13 @@ def _wake_at(state: RunState, now: float) -> float | None:
 
 
 def run_status(state: RunState) -> str:
-    """Return what `run.status` says to the steps of `finally`: interrupted, timed_out, failed or succeeded."""
+    """Return what `run.status` says to `finally`: interrupted, timed_out, cancelled, failed or succeeded."""
     if state.interrupted is not None:
         return "interrupted"
     if state.timed_out:
         return "timed_out"
+    if state.cancelled_by is not None:
+        return "cancelled"
     return "succeeded" if state.first_bad is None else "failed"
 
 
@@ -335,4 +341,4 @@ def exit_code(state: RunState) -> int:
     states = {record.state for record in state.records.values()}
     if StepState.UNKNOWN in states or any(not record.final for record in state.records.values()):
         return 7
-    return 1 if states & BAD or state.record_lost else 0
+    return 1 if states & BAD or state.record_lost or state.cancelled_by is not None else 0

@@ -101,7 +101,8 @@ def _settle_unknown(state: RunState, record: StepRecord, last: ev.AttemptFinishe
 
 
 def _retry_or_end(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent:
-    asked_to_stop = record.cancel_reason not in (None, ev.CancelReason.TIMEOUT)
+    by_us = record.cancel_reason not in (None, ev.CancelReason.TIMEOUT)
+    asked_to_stop = by_us or last.cancelled_by is not None
     delay = None if state.stopping or asked_to_stop else _retry_delay(record, last)
     if delay is None:
         return last_word(record, last, now)

@@ -162,14 +162,16 @@ class RunState:
     #: Of these, the steps outside `finally`, and the steps that only wait for their instances.
     main_unfinished: int = 0
     expanded: int = 0
-    #: What is known of `finally`: it has begun, and it was interrupted itself.
+    #: What is known of `finally`: it has begun, and it was interrupted or cancelled itself.
     finalizing: bool = False
     finally_interrupted: bool = False
+    finally_cancelled: bool = False
     #: How many attempts steps have had before the run was taken up that may come again as instances.
     attempts_made: Mapping[str, int] = field(default_factory=dict)
     started_at: float | None = None
     finished: ev.RunFinished | None = None
     interrupted: int | None = None
+    cancelled_by: str | None = None
     timed_out: bool = False
     drained_by: str | None = None
     #: The journal is lost: what is launched now could never be accounted for.
@@ -191,12 +193,17 @@ class RunState:
     @property
     def ending(self) -> bool:
         """Say whether the run is being brought to its end, which may also concern what runs."""
-        return self.interrupting or self.timing_out or self.draining
+        return self.interrupting or self.cancelling or self.timing_out or self.draining
 
     @property
     def interrupting(self) -> bool:
         """Say whether a signal ends what runs now."""
         return self.finally_interrupted if self.finalizing else self.interrupted is not None
+
+    @property
+    def cancelling(self) -> bool:
+        """Say whether somebody's request through the server ends what runs now."""
+        return self.finally_cancelled if self.finalizing else self.cancelled_by is not None
 
     @property
     def timing_out(self) -> bool:

@@ -101,7 +101,8 @@ class WorkerEnd:
 
     Exactly one of four: `detached`; `lost` (nobody can say what it did); `error`; or `proven`, which is the evidence of
     success (extension note 5). None of them: the worker has gone and the extension knows no error, which is not
-    success. `reason` says why nobody can say. Times are the server's, in seconds since the epoch.
+    success. `reason` says why nobody can say; `cancelled_by` who asked through the server for the worker's end. Times
+    are the server's, in seconds since the epoch.
     """
 
     worker: Worker | None = None
@@ -117,6 +118,7 @@ class WorkerEnd:
     notices: tuple[Notice, ...] = ()
     notices_dropped: int = 0
     result: Rows | None = None
+    cancelled_by: str | None = None
 
 
 class WorkerHandle(Protocol):
@@ -189,6 +191,10 @@ class Gateway(Protocol):
     @property
     def group_lost(self) -> bool:
         """Say whether another run took the group while the connection was lost."""
+        ...
+
+    def take_cancel(self) -> str | None:
+        """Return who has asked through the server for the run to be stopped; each request is told once."""
         ...
 
     async def query(self, query: Query) -> QueryResult:

@@ -98,6 +98,8 @@ class FakeGateway:
         #: Sessions of an earlier runner: how many each look finds.
         self.sessions_left: list[int] = []
         self.group_lost = False
+        #: Who asks for the run to be stopped; told once.
+        self.cancel_request: str | None = None
         self.launched: list[LaunchRequest] = []
         self.alive: dict[str, FakeWorker] = {}
         self.most_alive = 0
@@ -164,6 +166,11 @@ class FakeGateway:
         """Say who holds the group; None: this run."""
         await asyncio.sleep(0)
         return self.held_by
+
+    def take_cancel(self) -> str | None:
+        """Tell the request once."""
+        by, self.cancel_request = self.cancel_request, None
+        return by
 
     async def query(self, query: Query) -> QueryResult:
         """Answer a query: the prepared answer, or a constant boolean."""

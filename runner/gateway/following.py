@@ -46,6 +46,10 @@ class Monitor(Protocol):
         """Say whether the worker was last seen stopped by its full output queue."""
         ...
 
+    async def cancelled_by(self, application_name: str) -> str | None:
+        """Return who has asked through the server for the worker's end."""
+        ...
+
 
 class Follower:
     """See the module's docstring. `worker` is who it is, once it has been seen on the server."""
@@ -113,6 +117,7 @@ class AdoptedWorker:
     def __init__(self, worker: Worker, monitor: Monitor, *, awaited: bool = True) -> None:
         self._awaited = awaited
         self._follower = Follower(worker.application_name, monitor, worker=worker)
+        self._monitor = monitor
 
     @property
     def worker(self) -> Worker | None:
@@ -132,4 +137,5 @@ class AdoptedWorker:
         lost(_ORPHANED)
         if not await self._follower.gone(seen) or not self._awaited:
             return WorkerEnd(worker=self.worker, detached=True)
-        return WorkerEnd(worker=self.worker, lost=True, reason=_ORPHANED)
+        by = await self._monitor.cancelled_by(self._follower.name)
+        return WorkerEnd(worker=self.worker, lost=True, reason=_ORPHANED, cancelled_by=by)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from runner.engine.events import Worker
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.base import GroupHolder, LeftBehind
+from runner.gateway.requests import HeardRequests
 from runner.gateway.session import Reply, Session
 from runner.identity import run_of, runner_name, worker_name
 
@@ -38,6 +39,8 @@ class MonitorSession:
         self._task: asyncio.Task[None] | None = None
         #: The groups that this run has taken, and whether it holds them now.
         self._groups: dict[str, bool] = {}
+        self._requests = HeardRequests(run_id)
+        self._heard = asyncio.Event()
         self.group_lost = False
 
     @property
@@ -45,9 +48,10 @@ class MonitorSession:
         """Say whether the session is there."""
         return self._session is not None and not self._session.lost
 
-    def open(self, session: Session) -> None:
-        """Begin to look, on this session at first."""
+    async def open(self, session: Session) -> None:
+        """Begin to look and to listen, on this session at first."""
         self._session = session
+        await self._listen(session)
         self._task = asyncio.create_task(self._look())
 
     async def close(self) -> None:
@@ -92,6 +96,35 @@ class MonitorSession:
         GatewayError if nobody can look now.
         """
         await self._run("cancel", (str(worker.pid), worker.backend_start, worker.application_name))
+
+    def take_cancel(self) -> str | None:
+        """Return who has asked through the server for the run to be stopped; each request is told once."""
+        return self._requests.take_cancel()
+
+    async def cancelled_by(self, application_name: str) -> str | None:
+        """Return who has asked through the server for this worker's end, if somebody has.
+
+        Whoever asks says so before they signal, so what concerns a worker that has gone is here with the next answer.
+        """
+        with contextlib.suppress(GatewayError):
+            await self._run("now", ())
+            await self._check_requests()
+        return self._requests.by_whom(application_name)
+
+    async def _listen(self, session: Session) -> None:
+        """Hear requests on this session. Where that is not possible, workers can still be signalled."""
+        session.on_notification = self._notified
+        await session.run(("listen", ()))
+
+    def _notified(self, channel: str, payload: str, sender: int) -> None:
+        if self._requests.hear(channel, payload, sender):
+            self._heard.set()
+
+    async def _check_requests(self) -> None:
+        """Find out which requests count. GatewayError if nobody can look now; then they wait."""
+        for request, sender in self._requests.to_check:
+            reply = await self._run("may_stop", (str(sender),))
+            self._requests.judge(request, sender, reply.rows[0][0] if reply.rows else None)
 
     async def free_workers(self) -> tuple[int, frozenset[str]]:
         """Return how many of max_worker_processes only this run may have taken, and the names of its own workers.
@@ -144,7 +177,11 @@ class MonitorSession:
 
     async def _look(self) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._heard.wait(), LOOK_EVERY)
+            self._heard.clear()
+            with contextlib.suppress(GatewayError, ConnectionFailedError):
+                await self._check_requests()
             with contextlib.suppress(GatewayError, ConnectionFailedError):
                 async with self._lock:
                     reply = await self._attempt("workers", (self._prefix,))
@@ -182,6 +219,7 @@ class MonitorSession:
                 if self._session is not None:
                     await self._session.close()
                 self._session = await self._connect()
+                await self._listen(self._session)
                 await self._hold_again(self._session)
             (reply,) = await self._session.run((name, parameters))
         except (ServerLostError, ConnectionFailedError):

@@ -16,6 +16,7 @@ from functools import lru_cache
 from runner.engine.events import ErrorDetails, Notice
 from runner.errors import JobplanError
 from runner.gateway.base import LaunchRequest
+from runner.identity import without_comment
 from runner.sql.kinds import StatementKind
 from runner.sql.parse import parse_statements, returns_rows
 
@@ -73,6 +74,11 @@ def launched_text(request: LaunchRequest) -> str:
     if discards_rows(request):
         text = f"{text}\n;{MARKER}"
     return text if request.label is None else f"{request.label.to_comment()} {text}"
+
+
+def plan_text(launched: str) -> str:
+    """Return the plan's own text of what was launched, as far as the server has kept it."""
+    return without_comment(launched).replace(f"\n;{NEXT}", "").replace(f"\n;{MARKER}", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

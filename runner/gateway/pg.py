@@ -55,7 +55,7 @@ class PgGateway:
         session = await self._connect(check=lambda connection: refuse_shared_sessions(connection, self._conninfo))
         async with _ready(session):
             info = await self._examine(session)
-        self._monitor.open(session)
+            await self._monitor.open(session)
         return info
 
     async def launch(self, request: LaunchRequest) -> WorkerHandle:
@@ -110,6 +110,10 @@ class PgGateway:
     def group_lost(self) -> bool:
         """Say whether another run took the group while the connection was lost."""
         return self._monitor.group_lost
+
+    def take_cancel(self) -> str | None:
+        """Return who has asked for the run to be stopped, once."""
+        return self._monitor.take_cancel()
 
     async def query(self, query: Query) -> QueryResult:
         """Run a statement of the plan's that only reads; again if its session was lost, because it can do no harm."""

@@ -220,6 +220,21 @@ FROM pg_stat_activity
 WHERE backend_type = 'pg_background' AND pid = $1::int4 AND application_name = $3::text
   AND to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') = $2::text
 
+-- name: listen
+-- Hear what others ask of the run through the server; it is for this session's database.
+LISTEN jobplan
+
+-- name: may_stop
+-- $1 pid of who has asked. Its role, if that may stop what this role's sessions run, by the rules of
+-- pg_terminate_backend. Who has gone meanwhile is not asked about.
+SELECT s.rolname
+FROM pg_stat_activity AS a
+JOIN pg_roles AS s ON s.oid = a.usesysid
+JOIN pg_roles AS me ON me.rolname = session_user
+WHERE a.pid = $1::int4
+  AND (s.rolsuper OR (NOT me.rolsuper AND (pg_has_role(s.oid, me.oid, 'USAGE')
+                                           OR pg_has_role(s.oid, 'pg_signal_backend', 'USAGE'))))
+
 -- name: hold_group
 -- $1 group. The lock belongs to the session: it ends with it, so a dead runner holds nothing.
 SELECT pg_try_advisory_lock(hashtextextended('jobplan:' || $1::text, 0))

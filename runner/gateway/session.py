@@ -82,6 +82,8 @@ class Session:
         self._turned_away = False
         self._unprepared: ErrorDetails | None = None
         self.on_notice: Callable[[Notice], None] | None = None
+        #: Takes a notification: its channel, its payload, and the backend that sent it.
+        self.on_notification: Callable[[str, str, int], None] | None = None
         #: What the login role or the database gives; the session's own search_path is pinned (extension note 15).
         self.search_path = ""
         self.role = "none"
@@ -308,6 +310,7 @@ class Session:
                 self._libpq.consume_input()
             finally:
                 self._take_all()  # the server's last words come before the end of the connection
+                self._take_notifications()
         except psycopg.Error as error:
             self._break(str(error))
             return
@@ -321,6 +324,11 @@ class Session:
                 self._take(result)
             elif self._libpq.status == pq.ConnStatus.BAD:
                 return
+
+    def _take_notifications(self) -> None:
+        while self.on_notification is not None and (heard := self._libpq.notifies()) is not None:
+            channel, payload = heard.relname.decode("utf-8", "replace"), heard.extra.decode("utf-8", "replace")
+            self.on_notification(channel, payload, heard.be_pid)
 
     def _take(self, result: pq.abc.PGresult) -> None:
         status = result.status

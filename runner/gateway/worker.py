@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from runner.engine.events import ErrorDetails, Worker
@@ -42,7 +43,7 @@ CAPACITY_SQLSTATES = {
     "53400": "pg_background.max_workers is used up",
     "53300": "there are too many connections",
 }
-#: Somebody broke the launching statement off, and nobody knows whether the worker had been asked for.
+#: Somebody broke off what ran: of a launching statement nobody knows whether the worker had been asked for.
 _BROKEN_OFF = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
 
 
@@ -153,13 +154,23 @@ class LaunchedWorker:
     async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         """Follow the worker to its end."""
         try:
+            return await self._explained(await self._to_its_end(seen, lost))
+        finally:
+            self._over(self)
+
+    async def _to_its_end(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+        try:
             if self._lost is not None:
                 return await self._follow_lost(self._lost, seen, lost)
             return await self._follow(seen, lost)
         except ServerLostError as error:
             return await self._follow_lost(str(error), seen, lost)
-        finally:
-            self._over(self)
+
+    async def _explained(self, end: WorkerEnd) -> WorkerEnd:
+        """Say who asked for the end, where somebody may have brought it about."""
+        if end.proven or end.detached or (end.error is not None and end.error.sqlstate not in _BROKEN_OFF):
+            return end
+        return replace(end, cancelled_by=await self._monitor.cancelled_by(self.name))
 
     async def _follow(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         while self._row is None or self._row[2] != "t":

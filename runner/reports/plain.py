@@ -103,6 +103,8 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
             yield "the server gives all the workers again that are asked for"
         case ev.RunInterrupted():
             yield "interrupted: nothing more is started; what runs is being looked after (again to stop waiting)"
+        case ev.RunCancelled():
+            yield f"cancelled by {event.by}: nothing more is started, and what runs is stopped"
         case ev.RunTimedOut():
             yield "run_timeout is over: nothing more is started, and what runs is stopped"
         case ev.RecordLost():
@@ -195,7 +197,10 @@ def _finished(event: ev.StepFinished, state: RunState) -> str:
     if record.started_at is not None and record.ended_at is not None:
         word = "after" if event.state == StepState.DETACHED else "in"
         words += f" {word} {format_duration(record.ended_at - record.started_at)}{_again(record)}"
-    if event.state == StepState.CANCELLED and record.cancel_reason is None:
+    by = record.last.cancelled_by if record.last is not None else None
+    if by is not None:
+        words += f" by {by}" if event.state == StepState.CANCELLED else f", {by} having asked for its end"
+    elif event.state == StepState.CANCELLED and record.cancel_reason is None:
         words += " by somebody else on the server"
     if event.error is not None:
         return f"{words}: {error_text(event.error)}"

@@ -26,6 +26,7 @@ FACTS = (
     "runner.engine.sink",
     "runner.engine.encoding",
     "runner.engine.decoding",
+    "runner.engine.activity",
 )
 #: A plan as data, and SQL.
 BASIS = (*GROUND, "runner.sql", "runner.plan.model", "runner.plan.graph")
@@ -70,7 +71,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("runner.engine", (*BASIS, "runner.plan"), "the scheduler is pure: it knows neither server nor record"),
     (
         "runner.gateway",
-        (*BASIS, "runner.engine.events", "runner.engine.commands"),
+        (*BASIS, "runner.engine.events", "runner.engine.commands", "runner.engine.activity"),
         "the gateway speaks to the server, and in events",
     ),
     (
@@ -116,7 +117,8 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 #: Libraries that no pure module needs: the scheduler and what it stands on take the time as a parameter.
 IMPURE = frozenset({"asyncio", "time", "os", "socket", "subprocess", "threading", "random"})
 PURE = tuple(
-    f"runner.engine.{name}" for name in ("events", "commands", "state", "fold", "scheduler", "settling", "simulate")
+    f"runner.engine.{name}"
+    for name in ("activity", "events", "commands", "state", "fold", "scheduler", "settling", "simulate")
 )
 
 

@@ -89,3 +89,14 @@ def test_a_worker_that_never_began_did_nothing(cancelled: CancelReason | None, e
     assert got is expected
     assert error is not None
     assert "before it began" in error.message
+
+
+@pytest.mark.parametrize(("error", "expected"), [(STOPPED, Outcome.TIMED_OUT), (TERMINATED, Outcome.CANCELLED)])
+def test_a_cancel_by_somebody_does_not_hide_a_timeout(error: ErrorDetails, expected: Outcome) -> None:
+    end = WorkerEnd(error=error, started_at=1.0, finished_at=2.0, cancelled_by="alice")
+    assert outcome(end, timeout=1.0) is expected
+    assert outcome(end, timeout=9.0) is Outcome.CANCELLED
+
+
+def test_a_worker_that_somebody_stopped_before_it_began_was_cancelled() -> None:
+    assert outcome(WorkerEnd(cancelled_by="alice")) is Outcome.CANCELLED

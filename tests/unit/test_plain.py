@@ -100,6 +100,28 @@ def test_somebody_elses_cancel_is_told_from_ours() -> None:
     assert line.startswith("00:00:01Z a: cancelled in 1.0s by somebody else on the server: canceling statement")
 
 
+def test_a_cancel_through_the_server_says_by_whom() -> None:
+    story = Story(two_steps())
+    story.tell(run_started(), ev.StepReady(at=AT, step="a"), launching("a"))
+    (line,) = story.tell(ev.RunCancelled(at=AT, by="alice@laptop (role dba)"))
+    assert line == "00:00:00Z cancelled by alice@laptop (role dba): nothing more is started, and what runs is stopped"
+    outcome = ev.Outcome.CANCELLED
+    story.tell(ev.AttemptFinished(at=AT + 1, step="a", attempt=1, outcome=outcome, cancelled_by="alice@laptop"))
+    assert story.tell(ev.StepFinished(at=AT + 1, step="a", state=StepState.CANCELLED)) == [
+        "00:00:01Z a: cancelled in 1.0s by alice@laptop"
+    ]
+
+
+def test_an_unknown_outcome_says_who_had_asked_for_the_end() -> None:
+    story = Story(two_steps())
+    story.tell(run_started(), ev.StepReady(at=AT, step="a"), launching("a"))
+    outcome = ev.Outcome.UNKNOWN
+    story.tell(ev.AttemptFinished(at=AT + 1, step="a", attempt=1, outcome=outcome, cancelled_by="alice@laptop"))
+    assert story.tell(ev.StepFinished(at=AT + 1, step="a", state=StepState.UNKNOWN)) == [
+        "00:00:01Z a: unknown in 1.0s, alice@laptop having asked for its end"
+    ]
+
+
 @pytest.mark.parametrize("stream", [io.StringIO(), None])
 def test_a_reader_that_has_gone_ends_the_lines_and_not_the_run(stream: io.StringIO | None) -> None:
     state = two_steps()

@@ -83,6 +83,7 @@ class Eyes:
         self.blocked = blocked
         self.cancels = 0
         self.away = False
+        self.who: str | None = None
 
     def _look(self) -> bool:
         if self.away:
@@ -108,6 +109,10 @@ class Eyes:
 
     def is_blocked(self, worker: Worker) -> bool:  # noqa: ARG002 - the protocol's
         return self.blocked
+
+    async def cancelled_by(self, application_name: str) -> str | None:
+        assert application_name == NAME
+        return self.who
 
 
 class Case:
@@ -202,6 +207,33 @@ async def test_a_session_at_its_end_is_for_the_gateway_to_replace() -> None:
     case = Case(launch=TurnedAwayError("terminating connection"))
     with pytest.raises(TurnedAwayError):
         await case.worker.launch()
+
+
+# --- who asked for the end --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("sqlstate", "by"), [("57014", "alice"), ("57P01", "alice"), ("57P02", "alice"), ("22012", None), ("55P03", None)]
+)
+async def test_who_asked_is_said_where_somebody_may_have_stopped_it(sqlstate: str, by: str | None) -> None:
+    eyes = Eyes()
+    eyes.who = "alice"
+    details = Reply(rows=((sqlstate, "m", None, None, OWN, None, None, None, None),))
+    end = await Case(eyes, wait=FAILED, error=details).end()
+    assert end.cancelled_by == by
+
+
+async def test_a_success_was_not_cancelled_by_anybody() -> None:
+    eyes = Eyes()
+    eyes.who = "alice"
+    assert (await Case(eyes, wait=SUCCEEDED).end()).cancelled_by is None
+
+
+async def test_who_asked_is_said_of_a_worker_that_is_lost() -> None:
+    eyes = Eyes(looks=3)
+    eyes.who = "alice"
+    end = await Case(eyes, launch=LOST).end()
+    assert (end.lost, end.cancelled_by) == (True, "alice")
 
 
 # --- the outcome is told before anything is consumed ------------------------------------------------------------------

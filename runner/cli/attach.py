@@ -1,0 +1,72 @@
+"""`jobplan attach`: follow a run's workers, detached and orphaned ones too, until they have gone."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.cli.connection import chosen_dsn, dsn_option
+from runner.clock import rfc3339
+
+if TYPE_CHECKING:
+    from runner.engine.activity import Activity
+    from runner.gateway.activity import Leftover
+    from runner.reports.attach import Follower
+
+#: Seconds between two looks.
+_EVERY = 1.0
+
+
+@click.command()
+@click.argument("run")
+@dsn_option
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def attach(run: str, dsn: str | None, *, form: str) -> None:
+    """Follow a run's workers until they have gone, detached and orphaned ones too.
+
+    RUN is a run's id or how it begins. Nothing is changed: Ctrl-C only stops the following. How a worker ended is known
+    to its runner alone; what the server shows of it is told, and what is left half done.
+    """
+    from runner.reports.attach import attach_data, attach_lines
+
+    follower, leftovers, at = asyncio.run(_attach(run, chosen_dsn(dsn)))
+    pairs = [(one.what, one.repair) for one in leftovers]
+    if form == "json":
+        click.echo(json.dumps(attach_data(follower.run, follower.gone, pairs, now=at), indent=2))
+    else:
+        click.echo("\n".join(attach_lines(follower.run, follower.gone, pairs)))
+
+
+async def _attach(wanted: str, dsn: str) -> tuple[Follower, tuple[Leftover, ...], float]:
+    from runner.engine.activity import find_run
+    from runner.gateway.activity import Observer
+    from runner.reports.attach import Follower
+
+    observer = await Observer.connect(dsn)
+    try:
+        activity = await observer.look()
+        run = find_run(activity.runs, wanted)
+        if run.database and run.database != activity.database:
+            await observer.close()
+            observer = await Observer.connect(dsn, database=run.database)
+        follower = Follower(run)
+        relations: set[str] = set()
+        while _tell(follower, activity):
+            pids = [w.worker.pid for live in activity.runs if live.run == run.run for w in live.workers]
+            relations |= await observer.locked(pids) if pids else frozenset()
+            await asyncio.sleep(_EVERY)
+            activity = await observer.look()
+        leftovers = await observer.leftovers(relations, [one.worker for one in follower.gone])
+    finally:
+        await observer.close()
+    return follower, leftovers, activity.at
+
+
+def _tell(follower: Follower, activity: Activity) -> bool:
+    lines, more = follower.follow(activity)
+    for line in lines:
+        click.echo(f"{rfc3339(activity.at)[11:19]}Z {line}", err=True)
+    return more

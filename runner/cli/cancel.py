@@ -1,0 +1,111 @@
+"""`jobplan cancel`: stop a run's workers, from any machine that reaches the server."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import os
+import secrets
+import socket
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.cli.connection import chosen_dsn, dsn_option
+from runner.durations import parse_duration
+from runner.errors import UsageError
+
+if TYPE_CHECKING:
+    from runner.engine.activity import LiveRun
+    from runner.reports.cancel import Cancelled
+
+#: The exit code when something that should have gone is still there.
+EXIT_STILL_RUNNING = 7
+#: A notification carries 8,000 bytes, and a character may take 12 of them.
+_LONGEST_STEP = 500
+
+
+@click.command()
+@click.argument("run")
+@click.option("--step", metavar="ID", help="Stop only this step (and its instances), also if it is a detach step.")
+@click.option("--detached", is_flag=True, help="Stop the workers of detach steps too.")
+@click.option("--timeout", default="1m", show_default=True, metavar="DURATION", help="How long to wait for their end.")
+@dsn_option
+@click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def cancel(run: str, step: str | None, dsn: str | None, *, detached: bool, timeout: str, form: str) -> int:
+    """Stop a run's workers, wait until they have gone, and say what is left behind.
+
+    RUN is a run's id or how it begins. Workers of detach steps are left alone unless --detached or --step asks for
+    them. A living runner starts nothing more and reports by whom. The exit code is 7 if a worker is still there when
+    --timeout is over.
+    """
+    from runner.reports.cancel import cancel_data, cancel_lines
+
+    try:
+        seconds = parse_duration(timeout)
+    except ValueError as error:
+        raise UsageError(f"--timeout: {error}.") from error
+    done = asyncio.run(_cancel(run, step, chosen_dsn(dsn), detached=detached, patience=seconds))
+    if form == "json":
+        click.echo(json.dumps(cancel_data(done), indent=2))
+    else:
+        click.echo("\n".join(cancel_lines(done)))
+    return EXIT_STILL_RUNNING if done.still else 0
+
+
+async def _cancel(wanted: str, step: str | None, dsn: str, *, detached: bool, patience: float) -> Cancelled:
+    from runner.engine.activity import find_run
+    from runner.gateway.activity import Observer
+    from runner.gateway.cancelling import Stopper
+    from runner.gateway.requests import CancelRequest
+    from runner.reports.cancel import Cancelled
+
+    observer = await Observer.connect(dsn)
+    try:
+        activity = await observer.look()
+        run = find_run(activity.runs, wanted)
+        _check_step(run, step)
+        if run.database and run.database != activity.database:
+            await observer.close()
+            observer = await Observer.connect(dsn, database=run.database)
+        request = CancelRequest(run=run.run, step=step, by=_myself(), key=secrets.token_hex(8))
+        stopper = Stopper(observer=observer, run=run, request=request, detached=detached)
+        stopped = await stopper.stop(patience)
+    finally:
+        await observer.close()
+    return Cancelled(
+        run=run,
+        by=request.by,
+        at=activity.at,
+        asked=[(worker, stopped.seconds.get(worker.worker)) for worker in stopped.asked],
+        left=stopped.left,
+        runner_alive=stopped.runner_alive,
+        refused=stopped.refused,
+        user=activity.user,
+        leftovers=[(one.what, one.repair) for one in stopped.leftovers],
+    )
+
+
+def _check_step(run: LiveRun, step: str | None) -> None:
+    if step is None:
+        return
+    if len(step) > _LONGEST_STEP:
+        raise UsageError(
+            f"--step: an id of more than {_LONGEST_STEP} characters does not fit into what the runner is told.",
+            hint="The step without its [item] names all of its instances.",
+        )
+    if any(worker.is_of(step) for worker in run.workers):
+        return
+    steps = ", ".join(sorted(worker.step for worker in run.workers))
+    hint = f"Workers there: {steps}." if steps else "The run has no worker now."
+    raise UsageError(f"no worker of step {step!r} runs in run {run.run}.", hint=hint)
+
+
+def _myself() -> str:
+    """Say who asks, as the runner will report it: the operating system's user and host."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # an account without a name
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"

@@ -1,0 +1,248 @@
+"""A session that looks at what lives on a server and stops workers: for who has not started them.
+
+It needs no extension and no record, only the server. A lost connection is opened anew, for up to a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from psycopg.conninfo import make_conninfo
+
+from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
+from runner.engine.events import Worker
+from runner.errors import ConnectionFailedError, GatewayError, PreflightError, ServerLostError
+from runner.gateway.conninfo import with_keepalives
+from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR
+from runner.gateway.output import plan_text
+from runner.gateway.queries import query
+from runner.gateway.session import Reply, Row, Session
+from runner.identity import WorkerLabel, run_of, runner_name
+
+#: What the session is called; nothing of jobplan's that belongs to a run has such a name.
+APPLICATION_NAME = "jobplan looking"
+_WORKER = "pg_background"
+_CLIENT = "client backend"
+_NOT_PERMITTED = "42501"
+_HIDDEN = "<insufficient privilege>"
+_DETACH = re.compile(r"\bdetach\s+partition\b", re.IGNORECASE)
+
+
+class SignalRefusedError(GatewayError):
+    """The role may not stop the worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """What a statement that was broken off has left behind, and what to do about it, as SQL."""
+
+    what: str
+    repair: tuple[str, ...]
+
+
+class Observer:
+    """See the module's docstring. Open it with `connect`."""
+
+    def __init__(self, conninfo: str, session: Session) -> None:
+        self._conninfo = conninfo
+        self._session = session
+
+    @classmethod
+    async def connect(cls, conninfo: str, *, database: str | None = None) -> Observer:
+        """Open it; `database` overrules the one that the connection string names.
+
+        ConnectionFailedError if the server cannot be reached.
+        """
+        given = with_keepalives(conninfo)
+        if database is not None:
+            given = make_conninfo(given, dbname=database)
+        return cls(given, await _open(given))
+
+    async def close(self) -> None:
+        """Close the session."""
+        await self._session.close()
+
+    async def look(self) -> Activity:
+        """Say what lives on the server now. ServerLostError if it does not come back within a minute."""
+        place, sessions, blocking, progress = await self._run(
+            ("whereabouts", ()), ("live_sessions", ()), ("blocking", ()), ("progress", ())
+        )
+        at, version, database, user, sees_all = place.rows[0]
+        return Activity(
+            at=float(at or 0.0),
+            version=version or "",
+            database=database or "",
+            user=user or "",
+            sees_all=sees_all == "t",
+            runs=read_runs(sessions.rows, blocking.rows, progress.rows),
+        )
+
+    async def notify(self, payload: str) -> None:
+        """Tell the runners that listen in this session's database."""
+        await self._run(("notify", (payload,)))
+
+    async def signal(self, worker: Worker) -> bool:
+        """Ask the worker to stop, if pid, backend_start and application_name are seen together.
+
+        False: it is not there any longer. SignalRefusedError if this role may not.
+        """
+        (reply,) = await self._try(("cancel", (str(worker.pid), worker.backend_start, worker.application_name)))
+        if reply.error is not None and reply.error.sqlstate == _NOT_PERMITTED:
+            raise SignalRefusedError(reply.error.message, hint=reply.error.detail)
+        return bool(_checked(reply).rows)
+
+    async def locked(self, pids: Iterable[int]) -> frozenset[str]:
+        """Return the OIDs of the relations that these sessions hold or await locks on, in this session's database."""
+        (reply,) = await self._run(("locked", (json.dumps(list(pids)),)))
+        return frozenset(row[0] or "" for row in reply.rows)
+
+    async def leftovers(self, relations: Iterable[str], workers: Iterable[LiveWorker]) -> tuple[Leftover, ...]:
+        """Return what these workers, which locked these relations, have left half done (extension note 10)."""
+        detached = any(_DETACH.search(worker.query) for worker in workers)
+        (reply,) = await self._run(("leftovers", (json.dumps(sorted(relations)), str(detached))))
+        return tuple(_leftover(*(value or "" for value in row)) for row in reply.rows)
+
+    async def _run(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+        return [_checked(reply) for reply in await self._try(*statements)]
+
+    async def _try(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+        """Run statements that do no harm when they run twice."""
+        loop = asyncio.get_running_loop()
+        until: float | None = None
+        while True:
+            try:
+                if self._session.lost:
+                    self._session = await _open(self._conninfo)
+                return await self._session.run(*statements)
+            except (ServerLostError, ConnectionFailedError) as error:
+                until = until or loop.time() + RECONNECT_FOR
+                if loop.time() >= until:
+                    raise ServerLostError(f"the server is gone: {error.message}") from error
+            await asyncio.sleep(RECONNECT_EVERY)
+
+
+async def _open(conninfo: str) -> Session:
+    session = await Session.connect(conninfo, application_name=APPLICATION_NAME, queries=query)
+    try:
+        await session.run(("pin", ()), ("unlimit", ()))
+    except ServerLostError as error:
+        session.discard()
+        raise ConnectionFailedError(error.message) from error
+    except BaseException:
+        session.discard()
+        raise
+    return session
+
+
+def _checked(reply: Reply) -> Reply:
+    if reply.error is not None:
+        raise PreflightError(f"the server refuses to tell what lives on it: {reply.error.message}")
+    return reply
+
+
+def read_runs(sessions: Sequence[Row], blocking: Sequence[Row], progress: Sequence[Row]) -> tuple[LiveRun, ...]:
+    """Put together what `live_sessions`, `blocking` and `progress` gave, in the order in which the runs began."""
+    blocked_by: dict[str, list[Other]] = defaultdict(list)
+    blocks: dict[str, list[Other]] = defaultdict(list)
+    for row in blocking:
+        blocked_by[row[0] or ""].append(_other(row[7:], row[6]))
+        blocks[row[7] or ""].append(_other(row[:6], row[6]))
+    told = {row[0] or "": _progress(row) for row in progress}
+    runners: dict[str, list[RunnerSession]] = defaultdict(list)
+    workers: dict[str, list[LiveWorker]] = defaultdict(list)
+    databases: dict[str, str] = {}
+    for row in sessions:
+        name = row[2] or ""
+        run = run_of(name)
+        if _is_runner(row, run):
+            runners[run].append(RunnerSession(pid=int(row[0] or 0), host=row[11] or "", started_at=_number(row[10])))
+        elif row[3] in (_WORKER, None):
+            pid = row[0] or ""
+            workers[run].append(_worker(row, told.get(pid), tuple(blocked_by[pid]), tuple(blocks[pid])))
+        else:
+            continue
+        databases.setdefault(run, row[4] or "")
+    return tuple(
+        LiveRun(run=run, database=database, runner=tuple(runners[run]), workers=tuple(workers[run]))
+        for run, database in databases.items()
+    )
+
+
+def _is_runner(row: Row, run: str) -> bool:
+    """Say whether it is a runner's; who may not see what kind of session it is goes by the name."""
+    return row[3] in (_CLIENT, None) and row[2] == runner_name(run)
+
+
+def _worker(
+    row: Row, progress: Progress | None, blocked_by: tuple[Other, ...], blocks: tuple[Other, ...]
+) -> LiveWorker:
+    pid, backend_start, name, kind, database, user, state, wait_type, wait, text, started, _ = row
+    label = WorkerLabel.from_query(text or "")
+    run = run_of(name or "")
+    return LiveWorker(
+        worker=Worker(pid=int(pid or 0), backend_start=backend_start or "", application_name=name or ""),
+        run=run,
+        database=database or "",
+        user=user or "",
+        visible=kind is not None,
+        label=label if label is not None and label.run == run else None,
+        started_at=_number(started),
+        state=state or "",
+        wait=f"{wait_type}: {wait}" if wait else "",
+        query="" if text == _HIDDEN else plan_text(text or ""),
+        progress=progress,
+        blocked_by=blocked_by,
+        blocks=blocks,
+    )
+
+
+def _other(row: Row, lock: str | None) -> Other:
+    pid, name, user, state, text, seconds = row
+    return Other(
+        pid=int(pid or 0),
+        name=name or "",
+        user=user or "",
+        state=state or "",
+        query="" if text == _HIDDEN else plan_text(text or ""),
+        lock=lock or "",
+        seconds=_number(seconds),
+    )
+
+
+def _progress(row: Row) -> Progress:
+    _, command, phase, relation, done, total, unit = row
+    return Progress(
+        command=command or "",
+        phase=phase or "",
+        relation=relation or "",
+        done=int(done or 0),
+        total=int(total or 0),
+        unit=unit or "",
+    )
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)
+
+
+def _leftover(kind: str, name: str, parent: str) -> Leftover:
+    if kind == "partition":
+        return Leftover(
+            what=f"{name} is only half detached from {parent}",
+            repair=(f"ALTER TABLE {parent} DETACH PARTITION {name} FINALIZE;",),
+        )
+    drop = f"DROP INDEX CONCURRENTLY {name};"
+    if _is_copy(name):
+        return Leftover(what=f"index {name} of {parent} is a copy that nobody finished", repair=(drop,))
+    return Leftover(what=f"index {name} of {parent} is INVALID", repair=(f"REINDEX INDEX CONCURRENTLY {name};", drop))
+
+
+def _is_copy(name: str) -> bool:
+    """Say whether REINDEX CONCURRENTLY made it: it numbers the name if the first one is taken."""
+    stem = name.strip('"').rstrip("0123456789")
+    return stem.endswith(("_ccnew", "_ccold"))

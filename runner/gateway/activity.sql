@@ -1,0 +1,104 @@
+-- What jobplan asks of a server about runs that it did not start itself. Nothing here needs the extension.
+
+-- name: whereabouts
+-- The server's clock, its version, where and who this session is, and whether it may see the texts of others.
+SELECT extract(epoch FROM clock_timestamp()), current_setting('server_version'), current_database(), session_user,
+       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
+
+-- name: live_sessions
+-- Every session that has a name of jobplan's. A role without rights on it sees a NULL for backend_type and
+-- "<insufficient privilege>" for its text. A worker's parallel workers have its name too, and are not told.
+SELECT pid, to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), application_name,
+       backend_type, datname, usename, state, wait_event_type, wait_event, query,
+       extract(epoch FROM backend_start), host(client_addr)
+FROM pg_stat_activity
+WHERE starts_with(application_name, 'jobplan:')
+  AND (backend_type IS NULL OR backend_type IN ('client backend', 'pg_background'))
+ORDER BY backend_start, pid
+
+-- name: blocking
+-- Who waits for whom, where one of both has a name of jobplan's: the waiting one, the lock, the other one.
+-- pg_blocking_pids takes the lock manager's locks for a moment, so only those are asked about that do wait.
+WITH waiting AS (
+  SELECT l.pid, min(l.mode || CASE
+      WHEN l.relation IS NULL THEN ' on ' || l.locktype
+      WHEN d.oid IS NULL THEN ' on relation ' || l.relation
+      ELSE ' on ' || l.relation::regclass::text END) AS lock
+  FROM pg_locks AS l
+  LEFT JOIN pg_database AS d ON d.oid = l.database AND d.datname = current_database()
+  WHERE NOT l.granted
+  GROUP BY l.pid
+)
+SELECT w.pid, a.application_name, a.usename, a.state, a.query, extract(epoch FROM clock_timestamp() - a.xact_start),
+       w.lock,
+       b.pid, o.application_name, o.usename, o.state, o.query, extract(epoch FROM clock_timestamp() - o.xact_start)
+FROM waiting AS w
+JOIN pg_stat_activity AS a ON a.pid = w.pid
+CROSS JOIN LATERAL (SELECT DISTINCT unnest(pg_blocking_pids(w.pid)) AS pid) AS b
+LEFT JOIN pg_stat_activity AS o ON o.pid = b.pid
+WHERE starts_with(a.application_name, 'jobplan:') OR starts_with(o.application_name, 'jobplan:')
+ORDER BY w.pid, b.pid
+
+-- name: progress
+-- What the server tells of maintenance commands: pid, command, phase, relation, done, total, unit.
+WITH told AS (
+  SELECT pid, datname, relid, 'VACUUM' AS command, phase, heap_blks_scanned AS done, heap_blks_total AS total,
+         'blocks' AS unit
+  FROM pg_stat_progress_vacuum
+  UNION ALL
+  SELECT pid, datname, relid, 'ANALYZE', phase, sample_blks_scanned, sample_blks_total, 'blocks'
+  FROM pg_stat_progress_analyze
+  UNION ALL
+  SELECT pid, datname, relid, command, phase,
+         CASE WHEN phase LIKE 'waiting %' THEN lockers_done WHEN blocks_total > 0 THEN blocks_done ELSE tuples_done END,
+         CASE WHEN phase LIKE 'waiting %' THEN lockers_total WHEN blocks_total > 0 THEN blocks_total
+              ELSE tuples_total END,
+         CASE WHEN phase LIKE 'waiting %' THEN 'transactions' WHEN blocks_total > 0 THEN 'blocks' ELSE 'rows' END
+  FROM pg_stat_progress_create_index
+  UNION ALL
+  SELECT pid, datname, relid, command, phase, heap_blks_scanned, heap_blks_total, 'blocks'
+  FROM pg_stat_progress_cluster
+  UNION ALL
+  SELECT pid, datname, relid, command, lower(type), CASE WHEN bytes_total > 0 THEN bytes_processed ELSE tuples_processed
+         END, bytes_total, CASE WHEN bytes_total > 0 THEN 'bytes' ELSE 'rows' END
+  FROM pg_stat_progress_copy
+)
+SELECT pid, command, phase, CASE WHEN datname = current_database() AND relid <> 0 THEN relid::regclass::text END,
+       done, total, unit
+FROM told
+WHERE phase IS NOT NULL
+
+-- name: notify
+-- $1 a request as JSON: whose run it is hears it at its next look, also if nothing of it runs.
+SELECT pg_notify('jobplan', $1::text)
+
+-- name: locked
+-- $1 pids as JSON array. The tables and indexes of this database that these sessions hold locks on, but for the
+-- catalogs'.
+SELECT DISTINCT l.relation
+FROM pg_locks AS l
+WHERE l.pid IN (SELECT value::int4 FROM json_array_elements_text($1::json)) AND l.relation >= 16384
+  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+
+-- name: leftovers
+-- $1 relation OIDs as JSON array, $2 whether a partition was being detached. What a statement that was broken off leaves
+-- of them (note 10), and nobody is at work on: the kind, what, and of which table. A partitioned index is invalid until
+-- all of its parts are attached. DETACH CONCURRENTLY waits without a lock on anything, so there $1 does not help.
+WITH touched AS (SELECT value::oid AS oid FROM json_array_elements_text($1::json))
+SELECT 'index', i.indexrelid::regclass::text, i.indrelid::regclass::text
+FROM pg_index AS i
+JOIN pg_class AS c ON c.oid = i.indexrelid
+WHERE NOT i.indisvalid AND c.relkind = 'i'
+  AND (i.indrelid IN (SELECT oid FROM touched)
+       OR i.indexrelid IN (SELECT oid FROM touched)
+       OR i.indrelid IN (SELECT reltoastrelid FROM pg_class JOIN touched USING (oid)))
+  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS p
+                  WHERE p.datname = current_database() AND p.relid = i.indrelid)
+UNION ALL
+SELECT 'partition', h.inhrelid::regclass::text, h.inhparent::regclass::text
+FROM pg_inherits AS h
+WHERE h.inhdetachpending
+  AND ($2::bool OR h.inhparent IN (SELECT oid FROM touched) OR h.inhrelid IN (SELECT oid FROM touched))
+  AND NOT EXISTS (SELECT FROM pg_stat_activity AS a
+                  WHERE a.state = 'active' AND a.pid <> pg_backend_pid() AND a.query ~* '\mdetach\s+partition\M')
+ORDER BY 1, 2

@@ -1,0 +1,147 @@
+"""Stopping a run's workers from outside: tell its runner, signal, wait until they have gone, look what is left.
+
+The runner is told first and in a transaction of its own, so that it knows by whom a worker was stopped before it sees
+the worker's end. Nothing is signalled but a worker that is seen there and then (docs/decisions/0003).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from runner.engine.activity import Activity, LiveRun, LiveWorker
+from runner.engine.events import Worker
+from runner.gateway.activity import Leftover, Observer, SignalRefusedError
+from runner.gateway.requests import CancelRequest
+
+#: Seconds between two looks, and between two signals to the same worker.
+LOOK_EVERY = 0.25
+SIGNAL_EVERY = 5.0
+#: Seconds without a worker after which a run whose runner lives is believed to start none: until then one that was
+#: being launched has appeared.
+QUIET = 1.5
+#: Seconds for which a worker may be there without the text that says whose it is.
+_LABEL_BY = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """What came of it. `seconds` is how long each worker that has gone took; `still` are those that have not.
+
+    `left` are workers of detach steps, which were left alone; `refused` says why some could not be signalled.
+    """
+
+    asked: tuple[LiveWorker, ...]
+    seconds: dict[Worker, float]
+    still: tuple[LiveWorker, ...]
+    left: tuple[LiveWorker, ...]
+    runner_alive: bool
+    refused: str | None
+    leftovers: tuple[Leftover, ...]
+
+
+@dataclass(slots=True)
+class _Target:
+    worker: LiveWorker
+    asked_at: float
+    signalled_at: float | None = None
+    refused: bool = False
+    gone_after: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Stopper:
+    """Stops one run, or one step of it. `detached`: workers of detach steps too; `told` hears of each that is asked."""
+
+    observer: Observer
+    run: LiveRun
+    request: CancelRequest
+    detached: bool = False
+    told: Callable[[LiveWorker], None] = lambda _: None
+    _targets: dict[Worker, _Target] = field(default_factory=dict)
+    _relations: set[str] = field(default_factory=set)
+    _refused: str | None = None
+
+    async def stop(self, patience: float) -> Stopped:
+        """Do it; `patience` is how many seconds workers are waited for. ServerLostError if the server is gone."""
+        await self.observer.notify(self.request.to_payload())
+        loop = asyncio.get_running_loop()
+        until, quiet_since = loop.time() + patience, loop.time()
+        while True:
+            activity = await self.observer.look()
+            now = loop.time()
+            run = next((run for run in activity.runs if run.run == self.run.run), None)
+            wanted = [worker for worker in run.workers if self._is_wanted(worker, activity)] if run else []
+            self._note_gone({worker.worker for worker in wanted}, now)
+            await self._signal(wanted, now)
+            if wanted:
+                quiet_since = now
+            elif run is None or not run.alive or now - quiet_since >= QUIET:
+                break
+            if now >= until or (wanted and all(self._targets[worker.worker].refused for worker in wanted)):
+                break
+            await asyncio.sleep(LOOK_EVERY)
+        return await self._result(run, wanted)
+
+    def _is_wanted(self, worker: LiveWorker, activity: Activity) -> bool:
+        """Say whether to stop it.
+
+        What `finally` starts only now is not what somebody wanted stopped. A worker that is so new that the server does
+        not show its text yet might be one of a detach step: the next look will tell.
+        """
+        if worker.worker in self._targets:
+            return True
+        if self.request.step is not None:
+            return worker.is_of(self.request.step)
+        if worker.label is None and worker.started_at is not None and activity.at - worker.started_at < _LABEL_BY:
+            return False
+        if worker.detached:
+            return self.detached
+        starts_now = worker.label is not None and worker.label.in_finally
+        return not starts_now or any(worker.worker == before.worker for before in self.run.workers)
+
+    async def _signal(self, wanted: list[LiveWorker], now: float) -> None:
+        new = [worker for worker in wanted if worker.worker not in self._targets]
+        for worker in new:
+            self._targets[worker.worker] = _Target(worker=worker, asked_at=now)
+            self.told(worker)
+        if wanted:
+            self._relations |= await self.observer.locked(worker.worker.pid for worker in wanted)
+        for worker in wanted:
+            target = self._targets[worker.worker]
+            due = target.signalled_at is None or now - target.signalled_at >= SIGNAL_EVERY
+            if due and not target.refused:
+                target.signalled_at = now
+                await self._signal_one(target)
+
+    async def _signal_one(self, target: _Target) -> None:
+        if not target.worker.visible:
+            target.refused = True
+            self._refused = "this role may not see what these workers are, and signals nothing that it has not seen"
+            return
+        try:
+            await self.observer.signal(target.worker.worker)
+        except SignalRefusedError as error:
+            target.refused = True
+            self._refused = str(error)
+
+    def _note_gone(self, there: set[Worker], now: float) -> None:
+        for key, target in self._targets.items():
+            if key not in there and target.gone_after is None:
+                target.gone_after = now - target.asked_at
+
+    async def _result(self, run: LiveRun | None, wanted: list[LiveWorker]) -> Stopped:
+        kept = {worker.worker for worker in wanted}
+        left = tuple(worker for worker in run.workers if worker.worker not in kept) if run is not None else ()
+        asked = tuple(target.worker for target in self._targets.values())
+        leftovers = await self.observer.leftovers(self._relations, asked) if asked else ()
+        return Stopped(
+            asked=asked,
+            seconds={key: t.gone_after for key, t in self._targets.items() if t.gone_after is not None},
+            still=tuple(wanted),
+            left=left if self.request.step is None else (),
+            runner_alive=run is not None and run.alive,
+            refused=self._refused,
+            leftovers=leftovers,
+        )

@@ -1,0 +1,106 @@
+"""What somebody asks of a run through the server: `jobplan cancel` says it with NOTIFY, the runner listens.
+
+Whoever can connect can NOTIFY, so a request counts only if its sender is still there and may stop the run's workers
+anyway (docs/decisions/0010).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from runner.identity import worker_name
+
+#: The channel; NOTIFY reaches who listens in the same database.
+CHANNEL = "jobplan"
+#: Requests that are kept until somebody looks whether they count. Nobody in good faith sends more.
+_MOST = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelRequest:
+    """Stop the run, or one step of it. `key` is new for each request, so that it may be said twice."""
+
+    run: str
+    step: str | None
+    by: str
+    key: str
+
+    def to_payload(self) -> str:
+        """Return it as a notification carries it, which is 8,000 bytes at most."""
+        return json.dumps({"run": self.run, "step": self.step, "by": self.by[:200], "key": self.key})
+
+
+def read_request(payload: str) -> CancelRequest | None:
+    """Return what a notification asks for; None if it is none of ours."""
+    try:
+        fields = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict):
+        return None
+    run, step, by, key = (fields.get(name) for name in ("run", "step", "by", "key"))
+    if not (isinstance(run, str) and isinstance(by, str) and isinstance(key, str)):
+        return None
+    return CancelRequest(run=run, step=_text_or_none(step), by=_printable(by), key=key)
+
+
+def _text_or_none(value: Any) -> str | None:  # noqa: ANN401 - whatever JSON holds
+    return value if isinstance(value, str) else None
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else "?" for character in text[:200])
+
+
+class HeardRequests:
+    """The requests that one run has heard."""
+
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._keys: set[str] = set()
+        self._to_check: list[tuple[CancelRequest, int]] = []
+        self._accepted: list[CancelRequest] = []
+        self._not_taken: list[str] = []
+
+    def hear(self, channel: str, payload: str, sender: int) -> bool:
+        """Take a notification of the backend `sender`; say whether there is something to check now."""
+        request = read_request(payload) if channel == CHANNEL else None
+        if request is None or request.run != self._run_id or request.key in self._keys:
+            return False
+        if len(self._to_check) < _MOST:
+            self._to_check.append((request, sender))
+        return True
+
+    @property
+    def to_check(self) -> tuple[tuple[CancelRequest, int], ...]:
+        """What was heard and not yet judged, and which backend said it."""
+        return tuple(self._to_check)
+
+    def judge(self, request: CancelRequest, sender: int, role: str | None) -> None:
+        """Accept a request of this role, or forget it if there is no role that may stop the run's workers."""
+        if (request, sender) in self._to_check:
+            self._to_check.remove((request, sender))
+        if role is None or request.key in self._keys:
+            return
+        self._keys.add(request.key)
+        named = CancelRequest(run=request.run, step=request.step, by=f"{request.by} (role {role})", key=request.key)
+        self._accepted.append(named)
+        if named.step is None:
+            self._not_taken.append(named.by)
+
+    def take_cancel(self) -> str | None:
+        """Return who wants the run stopped, the first one first, each once."""
+        return self._not_taken.pop(0) if self._not_taken else None
+
+    def by_whom(self, application_name: str) -> str | None:
+        """Return who last asked for this worker's end, or that of its run."""
+        return next((one.by for one in reversed(self._accepted) if _concerns(one, application_name)), None)
+
+
+def _concerns(request: CancelRequest, application_name: str) -> bool:
+    if request.step is None:
+        return True
+    name = worker_name(request.run, request.step)
+    return application_name == name or application_name.startswith(f"{name}[")

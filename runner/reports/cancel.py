@@ -1,0 +1,90 @@
+"""What `jobplan cancel` has done, for people and for programs. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from runner.clock import rfc3339
+from runner.durations import format_duration
+from runner.engine.activity import LiveRun, LiveWorker
+from runner.reports.status import worker_data
+from runner.sql.params import quote_identifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """What came of a cancel: workers with the seconds that they took to go, None for those that are still there.
+
+    `leftovers` are pairs: what is left behind, and the SQL that repairs it, one of which is enough.
+    """
+
+    run: LiveRun
+    by: str
+    at: float
+    asked: Sequence[tuple[LiveWorker, float | None]]
+    left: Sequence[LiveWorker]
+    runner_alive: bool
+    refused: str | None
+    user: str
+    leftovers: Sequence[tuple[str, tuple[str, ...]]]
+
+    @property
+    def still(self) -> list[LiveWorker]:
+        """The workers that have not gone."""
+        return [worker for worker, seconds in self.asked if seconds is None]
+
+
+def cancel_lines(done: Cancelled) -> Iterator[str]:
+    """Yield the lines that say what was done, what still runs, and what is left behind."""
+    for worker, seconds in done.asked:
+        who = f"{worker.step} (pid {worker.worker.pid})"
+        yield f"{who}: STILL RUNNING" if seconds is None else f"{who}: gone after {format_duration(seconds)}"
+    if not done.asked:
+        yield f"run {done.run.run} has no worker to stop"
+    if done.runner_alive:
+        yield "its runner is alive and was told: it starts nothing more but finally steps, and reports by whom"
+    for worker in done.left:
+        yield _left_words(worker)
+    if any(worker.detached for worker in done.left):
+        yield f"  stop them too: jobplan cancel {done.run.run} --detached"
+    if done.still:
+        yield from _still_lines(done)
+    for what, repairs in done.leftovers:
+        yield f"left behind: {what}"
+        yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(repairs))
+
+
+def _left_words(worker: LiveWorker) -> str:
+    if worker.label is not None and worker.label.in_finally and not worker.detached:
+        return f"{worker.step} (pid {worker.worker.pid}): a finally step, left alone"
+    limit = f", ends by {rfc3339(worker.deadline)[:19]}Z" if worker.deadline is not None else ", no timeout"
+    return f"{worker.step} (pid {worker.worker.pid}): a detach step, left alone{limit}"
+
+
+def _still_lines(done: Cancelled) -> Iterator[str]:
+    if done.refused is None:
+        yield "it stops when it next looks for a signal; see what it is at: jobplan status " + done.run.run
+        return
+    yield f"not allowed: {done.refused}"
+    yield f"  a superuser can allow it: GRANT pg_signal_backend, pg_read_all_stats TO {quote_identifier(done.user)};"
+    yield "  (workers of a superuser are for superusers only)"
+
+
+def cancel_data(done: Cancelled) -> dict[str, Any]:
+    """Return it as JSON values."""
+    return {
+        "run": done.run.run,
+        "by": done.by,
+        "runner_alive": done.runner_alive,
+        "stopped": [
+            {**worker_data(worker, done.at), "gone_after_seconds": round(seconds, 3)}
+            for worker, seconds in done.asked
+            if seconds is not None
+        ],
+        "still_running": [worker_data(worker, done.at) for worker in done.still],
+        "left_alone": [worker_data(worker, done.at) for worker in done.left],
+        "refused": done.refused,
+        "leftovers": [{"what": what, "repair": list(repairs)} for what, repairs in done.leftovers],
+    }

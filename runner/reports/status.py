@@ -1,0 +1,271 @@
+"""What lives on a server, for a person on call and for programs. Pure: the same look gives the same text.
+
+Worst first: runs whose runner has gone and left workers that somebody should wait for, then blocked workers, then who
+has run longest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.clock import rfc3339
+from runner.durations import format_duration
+from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress
+from runner.identity import run_of, step_of
+from runner.sql.params import quote_identifier
+
+#: Who lacks rights to see.
+_SEE = "pg_read_all_stats"
+_QUEUE_FULL = "IPC: MessageQueuePutMessage"
+_NARROWEST = 40
+#: Characters of a step's id on a line.
+_LONGEST_STEP = 36
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordSummary:
+    """What a run's record says beside the server, by whoever has it: states by count, in words, and where it is."""
+
+    plan: str
+    steps: str
+    where: str
+    finished: bool = False
+
+
+def status_lines(
+    activity: Activity, *, width: int = 80, records: Mapping[str, RecordSummary] | None = None
+) -> Iterator[str]:
+    """Yield the lines that describe one look; none is longer than `width`, but for commands to copy."""
+    width = max(width, _NARROWEST)
+    runs, workers = len(activity.runs), sum(len(run.workers) for run in activity.runs)
+    server = f"PostgreSQL {activity.version.partition(' ')[0]}, {activity.database}"
+    counts = f"{_counted(runs, 'run')}, {_counted(workers, 'worker')}" if runs else "nothing of jobplan lives here"
+    yield _fit(f"{rfc3339(activity.at)[11:19]}Z {server}: {counts}", width)
+    for run in sorted(activity.runs, key=_badness):
+        yield ""
+        yield from _run_lines(run, activity.at, width, (records or {}).get(run.run))
+    if any(not worker.visible for run in activity.runs for worker in run.workers):
+        yield ""
+        yield "Some workers belong to roles whose work this one may not see. A superuser can allow it:"
+        yield f"  GRANT {_SEE} TO {quote_identifier(activity.user)};"
+
+
+def _badness(run: LiveRun) -> tuple[bool, bool, str]:
+    blocked = any(worker.blocked_by for worker in run.workers)
+    return (not run.orphans, not blocked, run.run)
+
+
+def worst_first(run: LiveRun) -> list[LiveWorker]:
+    """Return the workers of a run: blocked ones first, then those who block others, then the oldest."""
+    return sorted(run.workers, key=lambda w: (not w.blocked_by, not w.blocks, w.started_at or 0.0, w.step))
+
+
+def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | None) -> Iterator[str]:
+    plan = record.plan if record is not None else run.plan
+    where = f" in {run.database}" if run.database else ""
+    yield _fit(f"run {run.run}{f' of {plan}' if plan else ''}{where}: {_runner_words(run, now, record)}", width)
+    if record is not None:
+        yield _fit(f"  {record.steps} ({record.where})", width)
+    for worker in worst_first(run):
+        yield from _worker_lines(worker, now, width)
+    if run.workers:
+        yield f"  follow: jobplan attach {run.run}   stop: jobplan cancel {run.run}"
+
+
+def _runner_words(run: LiveRun, now: float, record: RecordSummary | None) -> str:
+    if run.alive:
+        first = run.runner[0]
+        since = "" if first.started_at is None else f" for {format_duration(now - first.started_at)}"
+        words = f"runner alive{f' on {first.host}' if first.host else ''}{since}"
+        return words if run.workers else f"{words}, no worker now"
+    orphans = len(run.orphans)
+    if orphans:
+        return f"RUNNER GONE, {_counted(orphans, 'worker')} without it"
+    ended = "it has finished" if record is not None and record.finished else "runner gone"
+    return f"{ended}, {_counted(len(run.workers), 'detached worker')}"
+
+
+def _worker_lines(worker: LiveWorker, now: float, width: int) -> Iterator[str]:
+    yield _fit(f"  {_short(worker.step)}{_label_words(worker)}: {worker_words(worker, now)}", width)
+    for words in blocked_words(worker):
+        yield _fit(f"    {words}", width)
+    for other in worker.blocks:
+        yield _fit(f"    holds up {_other_words(other, worker.run)}", width)
+    if worker.progress is not None:
+        yield _fit(f"    {progress_words(worker.progress)}", width)
+    elif worker.query:
+        yield _fit(f"    {_one_line(worker.query)}", width)
+
+
+def blocked_words(worker: LiveWorker) -> Iterator[str]:
+    """Say what a blocked worker waits for, and who holds it up."""
+    for other in worker.blocked_by:
+        lock = f"waits for {other.lock}" if other.lock else "waits"
+        yield f"{lock}, held up by {_other_words(other, worker.run)}"
+
+
+def _label_words(worker: LiveWorker) -> str:
+    label = worker.label
+    if label is None:
+        return ""
+    words = [f"attempt {label.attempt}"] if label.attempt > 1 else []
+    words += ["detach"] if worker.detached else []
+    words += ["finally"] if label.in_finally else []
+    return f" ({', '.join(words)})" if words else ""
+
+
+def worker_words(worker: LiveWorker, now: float) -> str:
+    """Say who a worker is, for how long it has run, when the server ends it, and what it is at."""
+    if not worker.visible:
+        return f"pid {worker.worker.pid}, the rest is not for this role to see"
+    words = [_alarm_words(worker), f"pid {worker.worker.pid}"]
+    if worker.started_at is not None:
+        words.append(f"for {format_duration(max(0.0, now - worker.started_at))}")
+    words.append(_limit_words(worker, now))
+    words.append(_state_words(worker))
+    return ", ".join(word for word in words if word)
+
+
+def _limit_words(worker: LiveWorker, now: float) -> str:
+    if worker.label is None:
+        return ""
+    if worker.deadline is None:
+        return "no timeout"
+    left = worker.deadline - now
+    return f"ends in {format_duration(left)} at most" if left >= 0 else f"OVERDUE by {format_duration(-left)}"
+
+
+def _alarm_words(worker: LiveWorker) -> str:
+    if worker.blocked_by:
+        return "BLOCKED"
+    return "STOPPED by its full output queue" if worker.wait == _QUEUE_FULL else ""
+
+
+def _state_words(worker: LiveWorker) -> str:
+    if _alarm_words(worker):
+        return ""
+    return f"waiting ({worker.wait})" if worker.wait else worker.state
+
+
+def _other_words(other: Other, run: str) -> str:
+    if other.pid == 0:
+        return "a prepared transaction (pg_prepared_xacts)"
+    step = step_of(other.name)
+    if step:
+        of = "" if run_of(other.name) == run else f" of run {run_of(other.name)}"
+        return f"step {_short(step)}{of} (pid {other.pid})"
+    who = ", ".join(part for part in (other.user, other.name, other.state) if part)
+    since = f" for {format_duration(max(0.0, other.seconds))}" if other.seconds is not None else ""
+    text = f": {_one_line(other.query)}" if other.query else ""
+    return f"pid {other.pid}{f' ({who}{since})' if who else ''}{text}"
+
+
+def progress_words(progress: Progress) -> str:
+    """Say what the server tells of a maintenance command."""
+    of = f" of {progress.relation}" if progress.relation else ""
+    words = f"{progress.command}{of}: {progress.phase}"
+    if progress.total:
+        share = min(100, 100 * progress.done // progress.total)
+        return f"{words}, {share}% ({progress.done:,} of {progress.total:,} {progress.unit})"
+    return f"{words}, {progress.done:,} {progress.unit}" if progress.done else words
+
+
+def _short(step: str) -> str:
+    return step if len(step) <= _LONGEST_STEP else f"{step[: _LONGEST_STEP - 8]}…{step[-7:]}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _fit(line: str, width: int) -> str:
+    shown = "".join(character if character.isprintable() else "?" for character in line)
+    return shown if len(shown) <= width else shown[: width - 1].rstrip() + "…"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+# --- for programs -----------------------------------------------------------------------------------------------------
+
+
+def status_data(activity: Activity, *, records: Mapping[str, RecordSummary] | None = None) -> dict[str, Any]:
+    """Return one look as JSON values; times are RFC 3339, what is not known is null."""
+    return {
+        "at": rfc3339(activity.at),
+        "server": activity.version,
+        "database": activity.database,
+        "user": activity.user,
+        "sees_all": activity.sees_all,
+        "runs": [
+            _run_data(run, activity.at, (records or {}).get(run.run)) for run in sorted(activity.runs, key=_badness)
+        ],
+    }
+
+
+def _run_data(run: LiveRun, now: float, record: RecordSummary | None) -> dict[str, Any]:
+    return {
+        "run": run.run,
+        "plan": run.plan or (record.plan if record is not None else None),
+        "database": run.database,
+        "runner": {
+            "alive": run.alive,
+            "sessions": [
+                {"pid": session.pid, "host": session.host or None, "since": _time(session.started_at)}
+                for session in run.runner
+            ],
+        },
+        "workers": [worker_data(worker, now) for worker in worst_first(run)],
+    }
+
+
+def worker_data(worker: LiveWorker, now: float) -> dict[str, Any]:
+    """Return a worker as JSON values."""
+    label, progress = worker.label, worker.progress
+    return {
+        "step": worker.step,
+        "attempt": None if label is None else label.attempt,
+        "on_finish": None if label is None else label.on_finish,
+        "pid": worker.worker.pid,
+        "backend_start": worker.worker.backend_start or None,
+        "application_name": worker.worker.application_name,
+        "database": worker.database,
+        "user": worker.user,
+        "visible": worker.visible,
+        "state": worker.state or None,
+        "wait": worker.wait or None,
+        "query": worker.query or None,
+        "age_seconds": None if worker.started_at is None else round(max(0.0, now - worker.started_at), 3),
+        "deadline": _time(worker.deadline),
+        "blocked_by": [_other_data(other) for other in worker.blocked_by],
+        "blocks": [_other_data(other) for other in worker.blocks],
+        "progress": None
+        if progress is None
+        else {
+            "command": progress.command,
+            "phase": progress.phase,
+            "relation": progress.relation or None,
+            "done": progress.done,
+            "total": progress.total,
+            "unit": progress.unit,
+        },
+    }
+
+
+def _other_data(other: Other) -> dict[str, Any]:
+    return {
+        "pid": other.pid,
+        "application_name": other.name or None,
+        "user": other.user or None,
+        "state": other.state or None,
+        "query": other.query or None,
+        "lock": other.lock or None,
+        "transaction_seconds": None if other.seconds is None else round(max(0.0, other.seconds), 3),
+    }
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else rfc3339(seconds)

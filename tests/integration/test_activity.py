@@ -1,0 +1,375 @@
+"""What a real server tells of workers that somebody else has started, and what stopping them leaves behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import psycopg
+import pytest
+
+from runner.engine import events as ev
+from runner.engine.activity import Activity, LiveRun, LiveWorker
+from runner.engine.events import Worker
+from runner.errors import ConnectionFailedError
+from runner.gateway.activity import APPLICATION_NAME, Observer, SignalRefusedError
+from runner.gateway.cancelling import Stopper
+from runner.gateway.requests import CancelRequest
+from runner.identity import runner_name
+from tests.builders import looked_label, plan, step
+from tests.integration.houses import Follower, RealHouse, ask, real_run, until
+
+LONG = "SELECT pg_sleep(120)"
+
+
+@contextlib.asynccontextmanager
+async def observing(dsn: str) -> AsyncIterator[Observer]:
+    """Open an observer and close it."""
+    observer = await Observer.connect(dsn)
+    try:
+        yield observer
+    finally:
+        await observer.close()
+
+
+async def running(house: RealHouse, key: str, sql: str = LONG, **keys: object) -> Follower:
+    """Return a follower of a labelled worker that runs."""
+    label = looked_label(house.run_id, key, **keys)
+    return await Follower(house, key, sql, label=label).running()
+
+
+def of(activity: Activity, run: str) -> LiveRun:
+    """Return what a look says of this run."""
+    (found,) = [one for one in activity.runs if one.run == run]
+    return found
+
+
+async def looked(observer: Observer, run: str, true: Callable[[LiveRun], object]) -> LiveRun:
+    """Look until it is so."""
+    async with asyncio.timeout(30):
+        while True:
+            found = [one for one in (await observer.look()).runs if one.run == run]
+            if found and true(found[0]):
+                return found[0]
+            await asyncio.sleep(0.05)
+
+
+def only(run: LiveRun) -> LiveWorker:
+    """Return the only worker."""
+    (worker,) = run.workers
+    return worker
+
+
+async def test_a_look_needs_no_extension(new_database: Callable[[], str]) -> None:
+    bare = new_database()
+    ask(bare, "DROP EXTENSION pg_background")
+    async with observing(bare) as observer:
+        activity = await observer.look()
+    assert activity.version.split(".")[0].isdigit()
+    assert activity.sees_all
+
+
+async def test_a_server_that_is_not_there_is_said_to_be_so() -> None:
+    with pytest.raises(ConnectionFailedError):
+        await Observer.connect("host=127.0.0.1 port=1")
+
+
+async def test_worker_label_state_and_runner_are_seen_from_another_database(dsn: str, database: str) -> None:
+    async with RealHouse(dsn, "live-see") as house, observing(database) as observer:
+        await running(house, "größe[*/]")
+        run = await looked(observer, house.run_id, lambda run: only(run).label is not None)
+        worker = only(run)
+        assert (run.alive, worker.step, worker.label) == (True, "größe[*/]", looked_label(house.run_id, "größe[*/]"))
+        assert (worker.query, worker.state, worker.wait) == (LONG, "active", "Timeout: PgSleep")
+        assert run.database == worker.database != (await observer.look()).database
+        assert worker.deadline is not None
+
+
+async def test_who_waits_for_whom(database: str) -> None:
+    ask(database, "CREATE TABLE t (i int)")
+    async with RealHouse(database, "live-lock") as house, observing(database) as observer:
+        with psycopg.connect(database, application_name="the app") as other:
+            other.execute("LOCK TABLE t IN SHARE MODE")
+            await running(house, "a", "INSERT INTO t VALUES (1)")
+            run = await looked(observer, house.run_id, lambda run: only(run).blocked_by)
+            (by,) = only(run).blocked_by
+            assert (by.pid, by.name, by.state, by.query) == (
+                other.info.backend_pid,
+                "the app",
+                "idle in transaction",
+                "LOCK TABLE t IN SHARE MODE",
+            )
+            assert by.lock == "RowExclusiveLock on public.t"
+            assert by.seconds is not None
+
+
+async def test_whom_a_worker_holds_up(database: str) -> None:
+    ask(database, "CREATE TABLE t (i int)")
+    async with RealHouse(database, "live-holds") as house, observing(database) as observer:
+        await running(house, "a", "LOCK TABLE t; SELECT pg_sleep(120)")
+        other = await psycopg.AsyncConnection.connect(database, application_name="the app", autocommit=True)
+        async with other:
+            waiting = asyncio.create_task(other.execute("SELECT * FROM t"))
+            run = await looked(observer, house.run_id, lambda run: only(run).blocks)
+            (waiter,) = only(run).blocks
+            assert (waiter.pid, waiter.name, waiter.lock) == (
+                other.info.backend_pid,
+                "the app",
+                "AccessShareLock on public.t",
+            )
+            house.end()
+            await waiting
+
+
+def building(run: LiveRun) -> list[LiveWorker]:
+    """Return the workers that build an index."""
+    return [one for one in run.workers if one.progress is not None and one.progress.command.startswith("CREATE")]
+
+
+async def test_progress_of_maintenance_commands(database: str) -> None:
+    ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 50000) AS i")
+    ask(database, "UPDATE t SET i = i")
+    async with RealHouse(database, "live-progress") as house, observing(database) as observer:
+        slow = {"vacuum_cost_delay": "100", "vacuum_cost_limit": "1"}
+        await Follower(house, "v", "VACUUM t", label=looked_label(house.run_id, "v"), settings=slow).running()
+        run = await looked(observer, house.run_id, lambda run: only(run).progress)
+        told = only(run).progress
+        assert told is not None
+        assert (told.command, told.relation, told.unit) == ("VACUUM", "public.t", "blocks")
+        assert told.total > 0
+        house.end()
+        with psycopg.connect(database) as other:
+            other.execute("INSERT INTO t VALUES (0)")
+            await running(house, "i", "CREATE INDEX CONCURRENTLY i ON t (i)")
+            run = await looked(observer, house.run_id, building)
+            (worker,) = building(run)
+            assert worker.progress is not None
+            assert worker.progress.phase.startswith("waiting for")
+            house.end()
+
+
+async def test_a_lost_connection_is_opened_anew(dsn: str) -> None:
+    async with observing(dsn) as observer:
+        await observer.look()
+        ask(dsn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", APPLICATION_NAME)
+        assert (await observer.look()).at > 0
+
+
+# --- roles ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_role_without_rights_sees_names_and_signals_nothing(
+    new_role: Callable[..., str], database: str
+) -> None:
+    async with RealHouse(database, "live-role") as house, observing(new_role()) as observer:
+        follower = await running(house, "a")
+        activity = await observer.look()
+        worker = only(of(activity, house.run_id))
+        assert (activity.sees_all, worker.step, worker.visible, worker.query) == (False, "a", False, "")
+        stopped = await stopper(observer, of(activity, house.run_id)).stop(5.0)
+        assert [w.step for w in stopped.still] == ["a"]
+        assert stopped.refused is not None
+        assert "may not see" in stopped.refused
+        assert house.alive() == {follower.name}
+
+
+async def test_a_role_that_sees_but_may_not_signal_is_refused(new_role: Callable[..., str], database: str) -> None:
+    role = new_role("IN ROLE pg_read_all_stats")
+    async with RealHouse(new_role(), "live-seer") as house, observing(role) as observer:
+        follower = await running(house, "a")
+        run = await looked(observer, house.run_id, lambda run: run.workers)
+        with pytest.raises(SignalRefusedError, match="permission denied"):
+            await observer.signal(only(run).worker)
+        stopped = await stopper(observer, run).stop(5.0)
+        assert stopped.refused is not None
+        assert [w.step for w in stopped.still] == ["a"]
+        assert house.alive() == {follower.name}
+        ask(
+            database,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s",
+            follower.name,
+        )
+
+
+async def test_the_rights_that_a_refusal_names_are_enough(new_role: Callable[..., str]) -> None:
+    role = new_role("IN ROLE pg_read_all_stats, pg_signal_backend")
+    async with RealHouse(new_role(), "live-right") as house, observing(role) as observer:
+        await running(house, "a")
+        run = await looked(observer, house.run_id, lambda run: run.workers)
+        stopped = await stopper(observer, run).stop(20.0)
+        assert (stopped.still, stopped.refused, len(stopped.seconds)) == ((), None, 1)
+
+
+async def test_nobody_is_signalled_who_is_not_seen_there_and_then(dsn: str) -> None:
+    async with RealHouse(dsn, "live-ident") as house, observing(dsn) as observer:
+        follower = await running(house, "a")
+        seen = follower.seen[0]
+        for wrong in (
+            Worker(pid=seen.pid, backend_start="2001-01-01T00:00:00.000000Z", application_name=seen.application_name),
+            Worker(pid=seen.pid, backend_start=seen.backend_start, application_name="jobplan:other:a"),
+        ):
+            assert await observer.signal(wrong) is False
+        assert house.alive() == {follower.name}
+
+
+# --- stopping ---------------------------------------------------------------------------------------------------------
+
+
+def stopper(observer: Observer, run: LiveRun, *, step: str | None = None, detached: bool = False) -> Stopper:
+    """Return what stops this run."""
+    request = CancelRequest(run=run.run, step=step, by="alice@laptop", key="1")
+    return Stopper(observer=observer, run=run, request=request, detached=detached)
+
+
+async def test_detach_steps_are_left_alone_unless_asked_for(database: str) -> None:
+    async with RealHouse(database, "live-left") as house, observing(database) as observer:
+        for key, word in (("a", "wait"), ("b[x]", "wait"), ("b[y]", "wait"), ("away", "detach")):
+            await running(house, key, on_finish=word)
+        run = await looked(observer, house.run_id, lambda run: len(run.workers) == 4)
+        first = await stopper(observer, run, step="b").stop(20.0)
+        assert sorted(w.step for w in first.asked) == ["b[x]", "b[y]"]
+        second = await stopper(observer, run).stop(20.0)
+        assert [w.step for w in second.asked] == ["a"]
+        assert [w.step for w in second.left] == ["away"]
+        third = await stopper(observer, run, detached=True).stop(20.0)
+        assert ([w.step for w in third.asked], third.left, third.still) == (["away"], (), ())
+        assert house.alive() == set()
+
+
+async def test_a_worker_that_does_not_heed_is_still_running(database: str) -> None:
+    async with RealHouse(database, "live-stubborn") as house, observing(database) as observer:
+        await running(house, "a")
+        run = await looked(observer, house.run_id, lambda run: run.workers)
+
+        class Deaf(Observer):
+            async def signal(self, worker: Worker) -> bool:  # noqa: ARG002 - it does nothing
+                return True
+
+        deaf = Deaf(observer._conninfo, observer._session)
+        stopped = await stopper(deaf, run).stop(0.6)
+        assert [w.step for w in stopped.still] == ["a"]
+        assert stopped.seconds == {}
+
+
+async def test_what_a_broken_off_statement_leaves_is_told_with_what_repairs_it(database: str) -> None:
+    ask(database, 'CREATE TABLE "T x" (i int)')
+    ask(database, 'CREATE INDEX "old I" ON "T x" (i)')
+    ask(database, "CREATE TABLE p (i int) PARTITION BY LIST (i)")
+    ask(database, "CREATE TABLE p1 PARTITION OF p FOR VALUES IN (1)")
+    ask(database, "CREATE INDEX ON ONLY p (i)")
+    statements = {
+        "cic": 'CREATE INDEX CONCURRENTLY "new I" ON "T x" (i)',
+        "reindex": 'REINDEX INDEX CONCURRENTLY "old I"',
+        "detach": "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY",
+    }
+    found: dict[str, tuple[str, ...]] = {}
+    for key, sql in statements.items():
+        async with RealHouse(database, f"live-{key}") as house, observing(database) as observer:
+            with psycopg.connect(database) as other:
+                other.execute("SELECT i FROM p")
+                other.execute('INSERT INTO "T x" VALUES (1)')
+                await running(house, key, sql)
+                run = await looked(observer, house.run_id, lambda run: only(run).blocked_by)
+                stopped = await stopper(observer, run).stop(20.0)
+                found.update({one.what: one.repair for one in stopped.leftovers})
+    assert found == {
+        'index public."new I" of public."T x" is INVALID': (
+            'REINDEX INDEX CONCURRENTLY public."new I";',
+            'DROP INDEX CONCURRENTLY public."new I";',
+        ),
+        'index public."old I_ccnew" of public."T x" is a copy that nobody finished': (
+            'DROP INDEX CONCURRENTLY public."old I_ccnew";',
+        ),
+        "public.p1 is only half detached from public.p": ("ALTER TABLE public.p DETACH PARTITION public.p1 FINALIZE;",),
+    }
+    for repair in found.values():
+        ask(database, repair[0])
+    assert (
+        ask(database, "SELECT indexrelid::regclass FROM pg_index WHERE NOT indisvalid AND indrelid <> 'p'::regclass")
+        == []
+    )
+    assert ask(database, "SELECT inhrelid FROM pg_inherits WHERE inhdetachpending") == []
+
+
+async def test_a_statement_that_left_nothing_leaves_nothing_to_tell(database: str) -> None:
+    ask(database, "CREATE TABLE t (i int)")
+    async with RealHouse(database, "live-clean") as house, observing(database) as observer:
+        await running(house, "a", "INSERT INTO t SELECT 1 FROM pg_sleep(120)")
+        run = await looked(observer, house.run_id, lambda run: run.workers)
+        assert (await stopper(observer, run).stop(20.0)).leftovers == ()
+
+
+# --- the runner hears of it -------------------------------------------------------------------------------------------
+
+
+async def test_a_living_runner_hears_by_whom_and_starts_nothing_more(database: str) -> None:
+    ask(database, "CREATE TABLE witness (step text)")
+    steps = (
+        step("a", LONG),
+        step("away", LONG, detach=True),
+        step("later", "INSERT INTO witness VALUES ('later')", needs=["a"]),
+    )
+    note = step("note", "INSERT INTO witness VALUES (:'run.status')")
+    run, recorder = real_run(database, plan(*steps, finally_=(note,)), run_id="live-heard")
+    task = asyncio.create_task(run.execute())
+    async with observing(database) as observer:
+        seen = await looked(
+            observer, "live-heard", lambda run: len(run.workers) == 2 and all(w.label for w in run.workers)
+        )
+        stopped = await stopper(observer, seen).stop(20.0)
+        result = await task
+        assert [w.step for w in stopped.asked] == ["a"]
+        rest = await looked(observer, "live-heard", lambda run: run.workers)
+        await stopper(observer, rest, detached=True).stop(20.0)
+    assert result.exit_code == 1
+    assert ask(database, "SELECT step FROM witness") == [("cancelled",)]
+    (told,) = recorder.of(ev.RunCancelled)
+    assert told.by == f"alice@laptop (role {psycopg.conninfo.conninfo_to_dict(database)['user']})"
+    assert recorder.end("a").cancelled_by == told.by
+    assert recorder.end("a").outcome is ev.Outcome.CANCELLED
+    assert recorder.events.index(told) < recorder.events.index(recorder.end("a"))
+
+
+async def test_a_step_that_is_cancelled_says_by_whom_and_the_run_goes_on(database: str) -> None:
+    steps = (step("a", LONG), step("b", "SELECT pg_sleep(3)"))
+    run, recorder = real_run(database, plan(*steps), run_id="live-step")
+    task = asyncio.create_task(run.execute())
+    async with observing(database) as observer:
+        seen = await looked(observer, "live-step", lambda run: len(run.workers) == 2)
+        await stopper(observer, seen, step="a").stop(20.0)
+    await task
+    assert recorder.of(ev.RunCancelled) == []
+    assert str(recorder.end("a").cancelled_by).startswith("alice@laptop")
+    assert recorder.outcomes() == {"a": ev.Outcome.CANCELLED, "b": ev.Outcome.SUCCEEDED}
+
+
+async def test_a_request_of_somebody_who_may_stop_nothing_is_not_heard(
+    new_role: Callable[..., str], database: str
+) -> None:
+    run, recorder = real_run(database, plan(step("a", "SELECT pg_sleep(3)")), run_id="live-forged")
+    task = asyncio.create_task(run.execute())
+    async with observing(new_role()) as mallory:
+        await until(lambda: recorder.of(ev.AttemptRunning))
+        forged = CancelRequest(run="live-forged", step=None, by="mallory", key="1")
+        await mallory.notify(forged.to_payload())
+        result = await task
+    assert recorder.of(ev.RunCancelled) == []
+    assert result.exit_code == 0
+
+
+async def test_a_runner_that_was_away_hears_again(database: str) -> None:
+    run, recorder = real_run(database, plan(step("a", LONG)), run_id="live-again")
+    task = asyncio.create_task(run.execute())
+    await until(lambda: recorder.of(ev.AttemptRunning))
+    query = (
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+        " AND backend_type = 'client backend' ORDER BY backend_start LIMIT 1"
+    )
+    ask(database, query, runner_name("live-again"))
+    async with observing(database) as observer:
+        await asyncio.sleep(2.5)  # two looks of the monitor, the first of which finds out
+        seen = await looked(observer, "live-again", lambda run: run.workers)
+        await stopper(observer, seen).stop(20.0)
+    await task
+    assert recorder.of(ev.RunCancelled)

@@ -1,0 +1,112 @@
+"""A run that somebody cancels through the server: nothing more is launched, and it says by whom."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from runner.engine import events as ev
+from runner.engine.loop import Run
+from runner.engine.scheduler import run_status
+from runner.engine.settling import settle
+from runner.engine.state import StepState
+from runner.errors import GroupHeldError
+from runner.gateway.base import GroupHolder
+from runner.gateway.fake import FakeGateway, Script
+from runner.plan.model import Concurrency, OnConflict, OnRunnerExit, Retry
+from tests.builders import Recorder, new_run, plan, step
+
+BY = "alice@laptop (role dba)"
+LONG = Script(seconds=None)
+
+
+async def cancelled(
+    run: Run, recorder: Recorder, gateway: FakeGateway, *, when: Callable[[], bool]
+) -> tuple[int, dict[str, str]]:
+    """Cancel the run as soon as `when` holds; return its exit code and the last states."""
+    task = asyncio.create_task(run.execute())
+    async with asyncio.timeout(20):
+        while not when():  # noqa: ASYNC110 - the run sets no event
+            await asyncio.sleep(0)
+        gateway.cancel_request = BY
+        run._news.set()
+        result = await task
+    (end,) = recorder.of(ev.RunFinished)
+    return result.exit_code, dict(end.steps)
+
+
+async def test_a_cancelled_run_stops_what_waits_and_lets_go_of_what_may_go_on() -> None:
+    gateway = FakeGateway(scripts={"long": LONG})
+    steps = [
+        step("a", "long"),
+        step("stays", "long", on_runner_exit=OnRunnerExit.DETACH),
+        step("away", "long", detach=True),
+        step("later", "SELECT 1", needs=["a"]),
+    ]
+    run, recorder = new_run(plan(*steps), gateway)
+    code, states = await cancelled(run, recorder, gateway, when=lambda: len(recorder.of(ev.AttemptRunning)) == 3)
+    assert code == 1
+    assert states == {"a": "cancelled", "stays": "cancelled", "away": "detached", "later": "skipped"}
+    assert [event.by for event in recorder.of(ev.RunCancelled)] == [BY]
+    reasons = {event.step: event.reason for event in recorder.of(ev.AttemptCancelRequested)}
+    assert reasons == {"a": ev.CancelReason.CANCEL, "stays": ev.CancelReason.CANCEL}
+    (skipped,) = recorder.of(ev.StepSkipped)
+    assert (skipped.reason, skipped.because) in [
+        (ev.SkipReason.UPSTREAM, "a cancelled"),
+        (ev.SkipReason.DRAINED, f"cancelled by {BY}"),
+    ]
+
+
+async def test_finally_runs_and_is_told() -> None:
+    gateway = FakeGateway(scripts={"long": LONG})
+    of = plan(step("a", "long"), finally_=(step("note", "SELECT :'run.status'"),))
+    run, recorder = new_run(of, gateway)
+    code, states = await cancelled(run, recorder, gateway, when=lambda: bool(recorder.of(ev.AttemptRunning)))
+    assert (code, states) == (1, {"a": "cancelled", "note": "succeeded"})
+    assert gateway.launched[-1].sql == "SELECT 'cancelled'"
+    assert run_status(run.state) == "cancelled"
+
+
+async def test_finally_is_stopped_by_a_cancel_of_its_own() -> None:
+    gateway = FakeGateway(scripts={"long": LONG})
+    of = plan(step("a", "SELECT 1"), finally_=(step("note", "long"),))
+    run, recorder = new_run(of, gateway)
+    code, states = await cancelled(run, recorder, gateway, when=lambda: bool(recorder.of(ev.AttemptRunning, "note")))
+    assert (code, states) == (1, {"a": "succeeded", "note": "cancelled"})
+
+
+async def test_what_waits_for_a_retry_keeps_its_failure() -> None:
+    gateway = FakeGateway()
+    run, recorder = new_run(plan(step("a", "SELECT 1/0", retry=Retry(max_attempts=2, delay=3600.0))), gateway)
+    code, states = await cancelled(run, recorder, gateway, when=lambda: bool(recorder.of(ev.StepRetrying)))
+    assert (code, states) == (1, {"a": "failed"})
+
+
+async def test_a_cancel_when_nothing_runs_is_no_success() -> None:
+    gateway = FakeGateway(capacity=0)
+    run, recorder = new_run(plan(step("a", "SELECT 1")), gateway)
+    code, states = await cancelled(run, recorder, gateway, when=lambda: bool(recorder.of(ev.CapacityShort)))
+    assert (code, states) == (1, {"a": "skipped"})
+
+
+async def test_who_waits_for_the_group_gives_up() -> None:
+    gateway = FakeGateway(held_by=GroupHolder(run="other", host="h", since="s"))
+    gateway.cancel_request = BY
+    of = plan(step("a", "SELECT 1"), concurrency=Concurrency(group="g", on_conflict=OnConflict.WAIT))
+    run, recorder = new_run(of, gateway)
+    with pytest.raises(GroupHeldError, match=r"cancelled by alice@laptop \(role dba\) while run other holds"):
+        await run.execute()
+    assert recorder.events == []
+
+
+@pytest.mark.parametrize("outcome", [ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN])
+def test_a_step_that_somebody_cancelled_does_not_run_again(outcome: ev.Outcome) -> None:
+    run, _ = new_run(plan(step("a", "x", idempotent=True, retry=Retry(max_attempts=5))), FakeGateway())
+    record = run.state.records["a"]
+    record.attempt = 1
+    record.last = ev.AttemptFinished(at=1.0, step="a", attempt=1, outcome=outcome, cancelled_by=BY)
+    settled = settle(run.state, record, 2.0)
+    assert isinstance(settled, ev.StepFinished)
+    assert settled.state == StepState(outcome.value)
