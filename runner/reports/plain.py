@@ -101,6 +101,13 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
             yield f"slower than planned: {event.message}"
         case ev.CapacityRestored():
             yield "the server gives all the workers again that are asked for"
+        case _:
+            yield from _no_more(event, state)
+
+
+def _no_more(event: ev.Event, state: RunState) -> Iterator[str]:
+    """Say why nothing more is started."""
+    match event:
         case ev.RunInterrupted():
             yield "interrupted: nothing more is started; what runs is being looked after (again to stop waiting)"
         case ev.RunCancelled():
