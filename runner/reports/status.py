@@ -64,8 +64,8 @@ def worst_first(run: LiveRun) -> list[LiveWorker]:
 
 def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | None) -> Iterator[str]:
     plan = record.plan if record is not None else run.plan
-    where = f" in {run.database}" if run.database else ""
-    yield _fit(f"run {run.run}{f' of {plan}' if plan else ''}{where}: {_runner_words(run, now, record)}", width)
+    where = f" (database {run.database})" if run.database else ""
+    yield _fit(f"run {run.run}{f' of {plan}' if plan else ''}: {_runner_words(run, now, record)}{where}", width)
     if record is not None:
         yield _fit(f"  {record.steps} ({record.where})", width)
     for worker in worst_first(run):

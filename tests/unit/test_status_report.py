@@ -76,7 +76,7 @@ def test_a_look_reads_worst_first() -> None:
     assert list(status_lines(STORY)) == [
         "00:00:00Z PostgreSQL 18.6, app: 2 runs, 4 workers",
         "",
-        "run 251231-dddddd of nightly in app: RUNNER GONE, 2 workers without it",
+        "run 251231-dddddd of nightly: RUNNER GONE, 2 workers without it (database app)",
         "  index: BLOCKED, pid 11, for 1m00s, ends in 4m00s at most",
         "    waits for ShareLock on t, held up by pid 4711 (alice, idle in transaction f…",
         "    VACUUM orders",
@@ -87,7 +87,7 @@ def test_a_look_reads_worst_first() -> None:
         "    VACUUM orders",
         "  follow: jobplan attach 251231-dddddd   stop: jobplan cancel 251231-dddddd",
         "",
-        "run 251231-aaaaaa of nightly in app: runner alive on 10.0.0.7 for 1h00m",
+        "run 251231-aaaaaa of nightly: runner alive on 10.0.0.7 for 1h00m (database app)",
         "  purge: pid 21, for 4m59s, ends in 1.0s at most, active",
         "    VACUUM: scanning heap",
         "  follow: jobplan attach 251231-aaaaaa   stop: jobplan cancel 251231-aaaaaa",
@@ -162,11 +162,11 @@ def test_a_run_without_a_worker_and_one_that_left_only_detached_ones() -> None:
     idle = LiveRun(run=ALIVE, database="app", runner=(RunnerSession(pid=1),))
     over = LiveRun(run=DEAD, database="app", workers=(worker(DEAD, "a", 1, on_finish="detach"),))
     lines = list(status_lines(look(idle, over)))
-    assert "run 251231-aaaaaa in app: runner alive, no worker now" in lines
-    assert "run 251231-dddddd of nightly in app: runner gone, 1 detached worker" in lines
+    assert "run 251231-aaaaaa: runner alive, no worker now (database app)" in lines
+    assert "run 251231-dddddd of nightly: runner gone, 1 detached worker (database app)" in lines
     record = RecordSummary(plan="weekly", steps="3 succeeded, 1 detached", where="the journal", finished=True)
     lines = list(status_lines(look(over), records={DEAD: record}))
-    assert "run 251231-dddddd of weekly in app: it has finished, 1 detached worker" in lines
+    assert "run 251231-dddddd of weekly: it has finished, 1 detached worker (database app)" in lines
     assert "  3 succeeded, 1 detached (the journal)" in lines
 
 

@@ -1,0 +1,238 @@
+"""status, cancel and attach as the person on call uses them: another home, another folder, only the DSN."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from tests.acceptance.console import Database, Jobplan, Ran, Started, until
+
+FIVE = """
+    - {id: a, sql: INSERT INTO done SELECT 'a' FROM pg_sleep(60)}
+    - {id: b, for_each: {items: ["*/ x", größe], as: i}, sql: "INSERT INTO done SELECT :'i' FROM pg_sleep(60)"}
+    - {id: c, sql: INSERT INTO done SELECT 'c' FROM pg_sleep(60)}
+    - {id: away, sql: INSERT INTO done SELECT 'away' FROM pg_sleep(60), on_finish: detach, timeout: 2h}
+    """
+
+
+class OnCall:
+    """A second shell: nothing but the command and the DSN."""
+
+    def __init__(self, folder: Path, db: Database) -> None:
+        folder.mkdir()
+        self.jobplan = Jobplan(folder)
+        self._env = {"HOME": str(folder), "JOBPLAN_DSN": db.dsn}
+
+    def __call__(self, *arguments: str) -> Ran:
+        """Run a command to its end."""
+        return self.jobplan(*arguments, env=self._env)
+
+    def start(self, *arguments: str) -> Started:
+        """Start a command."""
+        return self.jobplan.start(*arguments, env=self._env)
+
+
+@pytest.fixture
+def on_call(tmp_path_factory: pytest.TempPathFactory, db: Database) -> Iterator[OnCall]:
+    """The second shell."""
+    shell = OnCall(tmp_path_factory.mktemp("other") / "home", db)
+    yield shell
+    shell.jobplan.close()
+
+
+def run_of(db: Database) -> str:
+    """Return the id of the only run whose workers live in this database."""
+    query = (
+        "SELECT DISTINCT split_part(application_name, ':', 2) FROM pg_stat_activity"
+        " WHERE backend_type = 'pg_background' AND datname = current_database()"
+    )
+    return str(db.value(query))
+
+
+def labelled(db: Database) -> None:
+    """Wait until the server shows the texts of all workers."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_background' AND datname = current_database()"
+        " AND NOT starts_with(query, '/* jobplan ')"
+    )
+    until(lambda: db.value(query) == 0)
+
+
+def start_five(jobplan: Jobplan, db: Database) -> tuple[Started, str]:
+    """Start a run of four waiting workers and one that may go on alone."""
+    db.run("CREATE TABLE done (step text)")
+    plan = jobplan.plan(FIVE, budget="{slots: 5}")
+    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    until(lambda: len(db.workers()) == 5)
+    labelled(db)
+    return started, run_of(db)
+
+
+def test_after_kill_9_another_shell_sees_stops_and_follows_what_is_left(
+    jobplan: Jobplan, db: Database, on_call: OnCall
+) -> None:
+    started, run = start_five(jobplan, db)
+    started.send(signal.SIGKILL)
+    started.ended()
+    until(lambda: "RUNNER GONE" in on_call("status", run).out)
+
+    shown = on_call("status", run)
+    assert shown.code == 0
+    assert f"run {run} of trial: RUNNER GONE, 4 workers without it (" in shown.out
+    for step in ("a", "b[*/ x]", "b[größe]", "c", "away (detach)"):
+        assert f"  {step}: pid " in shown.out
+    assert all(len(line) <= 80 for line in shown.out.splitlines())
+    data = json.loads(on_call("status", "--format", "json", run[:9]).out)
+    (told,) = data["runs"]
+    assert (told["run"], told["runner"]["alive"], len(told["workers"])) == (run, False, 5)
+
+    cancelled = on_call("cancel", run)
+    assert cancelled.code == 0
+    assert cancelled.out.count(": gone after ") == 4
+    assert "away (pid " in cancelled.out
+    assert f"stop them too: jobplan cancel {run} --detached" in cancelled.out
+    assert db.workers() == ["away"]
+
+    following = on_call.start("attach", run)
+    until(lambda: bool(db.column("SELECT pid FROM pg_stat_activity WHERE application_name = 'jobplan looking'")))
+    stopped = json.loads(on_call("cancel", run, "--detached", "--format", "json").out)
+    assert [worker["step"] for worker in stopped["stopped"]] == ["away"]
+    attached = following.ended()
+    assert attached.code == 0
+    assert "away (pid " in attached.out
+    assert "nothing of it lives on the server any longer" in attached.out
+    assert db.column("SELECT step FROM done") == []
+    assert on_call("status").code == 0
+
+
+def test_a_living_runner_reports_by_whom_it_was_cancelled(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+    started, run = start_five(jobplan, db)
+    done = on_call("cancel", run)
+    ran = started.ended()
+    assert (done.code, ran.code) == (0, 1)
+    events = jobplan.events()
+    (told,) = [event for event in events if event["event"] == "run_cancelled"]
+    assert "@" in told["by"]
+    ends = {event["step"]: event for event in events if event["event"] == "attempt_finished"}
+    assert {step for step, event in ends.items() if event.get("cancelled_by") == told["by"]} == {
+        "a",
+        "b[*/ x]",
+        "b[größe]",
+        "c",
+    }
+    assert events[-1]["steps"]["away"] == "detached"
+    assert f"cancelled by {told['by']}: nothing more is started" in ran.err
+    assert on_call("cancel", run, "--step", "away").code == 0
+    db.until_workers()
+
+
+def test_one_step_is_cancelled_and_the_run_goes_on(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+    plan = jobplan.plan("""
+        - {id: slow, sql: SELECT pg_sleep(60), retry: {max_attempts: 3, delay: 1s}}
+        - {id: after, needs: [{step: slow, on: done}], sql: CREATE TABLE witness ()}
+        """)
+    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    db.until_workers("slow")
+    labelled(db)
+    run = run_of(db)
+    wrong = on_call("cancel", run, "--step", "slwo")
+    assert (wrong.code, "Workers there: slow." in wrong.err) == (2, True)
+    assert on_call("cancel", run, "--step", "slow").code == 0
+    ran = started.ended()
+    assert ran.code == 1
+    assert jobplan.events()[-1]["steps"] == {"slow": "cancelled", "after": "succeeded"}
+    assert "@" in next(e for e in jobplan.events() if e["event"] == "attempt_finished")["cancelled_by"]
+    assert db.value("SELECT count(*) FROM pg_class WHERE relname = 'witness'") == 1
+
+
+def test_a_cancelled_create_index_concurrently_is_told_with_what_repairs_it(
+    jobplan: Jobplan, db: Database, on_call: OnCall
+) -> None:
+    db.run("CREATE TABLE t (i int)")
+    started = jobplan.start(
+        "run", jobplan.plan("- {id: index, sql: CREATE INDEX CONCURRENTLY t_i ON t (i)}"), "--dsn", db.dsn
+    )
+    with psycopg.connect(db.dsn, application_name="the app") as other:
+        other.execute("INSERT INTO t VALUES (1)")
+        db.until_workers("index")
+        run = run_of(db)
+        until(lambda: "BLOCKED" in on_call("status", run).out)
+        shown = on_call("status", run).out
+        assert f"held up by pid {other.info.backend_pid}" in shown
+        done = on_call("cancel", run)
+    assert done.code == 0
+    assert "left behind: index public.t_i of public.t is INVALID" in done.out
+    assert "  REINDEX INDEX CONCURRENTLY public.t_i;" in done.out
+    assert started.ended().code == 1
+    db.run("REINDEX INDEX CONCURRENTLY public.t_i")
+    assert db.value("SELECT indisvalid FROM pg_index WHERE indexrelid = 't_i'::regclass") is True
+
+
+def test_a_worker_that_does_not_heed_is_exit_7(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+    started = jobplan.start("run", jobplan.plan("- {id: deaf, sql: SELECT pg_sleep(60)}"), "--dsn", db.dsn)
+    db.until_workers("deaf")
+    labelled(db)
+    pid = db.pid("deaf")
+    os.kill(pid, signal.SIGSTOP)  # as in a long call of a C function
+    try:
+        done = on_call("cancel", run_of(db), "--timeout", "1s")
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    assert done.code == 7
+    assert f"deaf (pid {pid}): STILL RUNNING" in done.out
+    assert started.ended().code == 1
+
+
+def test_unknown_runs_servers_and_durations(on_call: OnCall, jobplan: Jobplan, db: Database) -> None:
+    started = jobplan.start("run", jobplan.plan("- {id: one, sql: SELECT pg_sleep(60)}"), "--dsn", db.dsn)
+    db.until_workers("one")
+    run = run_of(db)
+    for command in ("status", "cancel", "attach"):
+        unknown = on_call(command, "nonsense")
+        assert unknown.code == 2
+        assert "no run 'nonsense' lives on the server" in unknown.err
+        assert run in unknown.err
+        nowhere = on_call(command, "x", "--dsn", "host=127.0.0.1 port=1")
+        assert nowhere.code == 4
+    assert on_call("cancel", run, "--timeout", "soon").code == 2
+    assert on_call("cancel", run, "--step", "x" * 501).code == 2
+    assert on_call("cancel", run).code == 0
+    started.ended()
+
+
+def test_watch_looks_again_until_the_run_has_gone(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+    started = jobplan.start("run", jobplan.plan("- {id: one, sql: SELECT pg_sleep(60)}"), "--dsn", db.dsn)
+    db.until_workers("one")
+    run = run_of(db)
+    watching = on_call.start("status", run, "--watch", "--every", "0.2", "--format", "json")
+    until(lambda: bool(db.column("SELECT pid FROM pg_stat_activity WHERE application_name = 'jobplan looking'")))
+    started.send(signal.SIGINT)
+    started.ended()
+    watched = watching.ended()
+    assert watched.code == 0
+    looks = [json.loads(line) for line in watched.out.splitlines()]
+    assert [worker["step"] for worker in looks[0]["runs"][0]["workers"]] == ["one"]
+    assert looks[-1]["runs"] == []
+
+
+def test_a_worker_that_is_blocked_by_somebody_names_them(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+    db.run("CREATE TABLE t (i int)")
+    with psycopg.connect(db.dsn, application_name="the app") as other:
+        other.execute("LOCK TABLE t IN SHARE MODE")
+        started = jobplan.start("run", jobplan.plan("- {id: one, sql: INSERT INTO t VALUES (1)}"), "--dsn", db.dsn)
+        db.until_workers("one")
+        until(lambda: "BLOCKED" in on_call("status").out)
+        data = json.loads(on_call("status", run_of(db), "--format", "json").out)
+        (by,) = data["runs"][0]["workers"][0]["blocked_by"]
+        assert (by["pid"], by["application_name"], by["state"]) == (
+            other.info.backend_pid,
+            "the app",
+            "idle in transaction",
+        )
+    assert started.ended().code == 0
