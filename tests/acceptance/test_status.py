@@ -13,11 +13,13 @@ import pytest
 
 from tests.acceptance.console import Database, Jobplan, Ran, Started, until
 
+#: Longer than any of these tests takes on a busy machine; nothing that a test starts outlives it.
+PATIENT = "{timeout: 5m, on_finish: wait}"
 FIVE = """
-    - {id: a, sql: INSERT INTO done SELECT 'a' FROM pg_sleep(60)}
-    - {id: b, for_each: {items: ["*/ x", größe], as: i}, sql: "INSERT INTO done SELECT :'i' FROM pg_sleep(60)"}
-    - {id: c, sql: INSERT INTO done SELECT 'c' FROM pg_sleep(60)}
-    - {id: away, sql: INSERT INTO done SELECT 'away' FROM pg_sleep(60), on_finish: detach, timeout: 2h}
+    - {id: a, sql: INSERT INTO done SELECT 'a' FROM pg_sleep(240)}
+    - {id: b, for_each: {items: ["*/ x", größe], as: i}, sql: "INSERT INTO done SELECT :'i' FROM pg_sleep(240)"}
+    - {id: c, sql: INSERT INTO done SELECT 'c' FROM pg_sleep(240)}
+    - {id: away, sql: INSERT INTO done SELECT 'away' FROM pg_sleep(240), on_finish: detach, timeout: 2h}
     """
 
 
@@ -67,7 +69,7 @@ def labelled(db: Database) -> None:
 def start_five(jobplan: Jobplan, db: Database) -> tuple[Started, str]:
     """Start a run of four waiting workers and one that may go on alone."""
     db.run("CREATE TABLE done (step text)")
-    plan = jobplan.plan(FIVE, budget="{slots: 5}")
+    plan = jobplan.plan(FIVE, budget="{slots: 5}", defaults=PATIENT)
     started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
     until(lambda: len(db.workers()) == 5)
     labelled(db)
@@ -133,10 +135,13 @@ def test_a_living_runner_reports_by_whom_it_was_cancelled(jobplan: Jobplan, db: 
 
 
 def test_one_step_is_cancelled_and_the_run_goes_on(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
-    plan = jobplan.plan("""
-        - {id: slow, sql: SELECT pg_sleep(60), retry: {max_attempts: 3, delay: 1s}}
+    plan = jobplan.plan(
+        """
+        - {id: slow, sql: SELECT pg_sleep(240), retry: {max_attempts: 3, delay: 1s}}
         - {id: after, needs: [{step: slow, on: done}], sql: CREATE TABLE witness ()}
-        """)
+        """,
+        defaults=PATIENT,
+    )
     started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
     db.until_workers("slow")
     labelled(db)
@@ -156,7 +161,10 @@ def test_a_cancelled_create_index_concurrently_is_told_with_what_repairs_it(
 ) -> None:
     db.run("CREATE TABLE t (i int)")
     started = jobplan.start(
-        "run", jobplan.plan("- {id: index, sql: CREATE INDEX CONCURRENTLY t_i ON t (i)}"), "--dsn", db.dsn
+        "run",
+        jobplan.plan("- {id: index, sql: CREATE INDEX CONCURRENTLY t_i ON t (i)}", defaults=PATIENT),
+        "--dsn",
+        db.dsn,
     )
     with psycopg.connect(db.dsn, application_name="the app") as other:
         other.execute("INSERT INTO t VALUES (1)")
@@ -175,7 +183,9 @@ def test_a_cancelled_create_index_concurrently_is_told_with_what_repairs_it(
 
 
 def test_a_worker_that_does_not_heed_is_exit_7(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
-    started = jobplan.start("run", jobplan.plan("- {id: deaf, sql: SELECT pg_sleep(60)}"), "--dsn", db.dsn)
+    started = jobplan.start(
+        "run", jobplan.plan("- {id: deaf, sql: SELECT pg_sleep(240)}", defaults=PATIENT), "--dsn", db.dsn
+    )
     db.until_workers("deaf")
     labelled(db)
     pid = db.pid("deaf")
@@ -190,7 +200,9 @@ def test_a_worker_that_does_not_heed_is_exit_7(jobplan: Jobplan, db: Database, o
 
 
 def test_unknown_runs_servers_and_durations(on_call: OnCall, jobplan: Jobplan, db: Database) -> None:
-    started = jobplan.start("run", jobplan.plan("- {id: one, sql: SELECT pg_sleep(60)}"), "--dsn", db.dsn)
+    started = jobplan.start(
+        "run", jobplan.plan("- {id: one, sql: SELECT pg_sleep(240)}", defaults=PATIENT), "--dsn", db.dsn
+    )
     db.until_workers("one")
     run = run_of(db)
     for command in ("status", "cancel", "attach"):
@@ -207,7 +219,9 @@ def test_unknown_runs_servers_and_durations(on_call: OnCall, jobplan: Jobplan, d
 
 
 def test_watch_looks_again_until_the_run_has_gone(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
-    started = jobplan.start("run", jobplan.plan("- {id: one, sql: SELECT pg_sleep(60)}"), "--dsn", db.dsn)
+    started = jobplan.start(
+        "run", jobplan.plan("- {id: one, sql: SELECT pg_sleep(240)}", defaults=PATIENT), "--dsn", db.dsn
+    )
     db.until_workers("one")
     run = run_of(db)
     watching = on_call.start("status", run, "--watch", "--every", "0.2", "--format", "json")
@@ -225,7 +239,9 @@ def test_a_worker_that_is_blocked_by_somebody_names_them(jobplan: Jobplan, db: D
     db.run("CREATE TABLE t (i int)")
     with psycopg.connect(db.dsn, application_name="the app") as other:
         other.execute("LOCK TABLE t IN SHARE MODE")
-        started = jobplan.start("run", jobplan.plan("- {id: one, sql: INSERT INTO t VALUES (1)}"), "--dsn", db.dsn)
+        started = jobplan.start(
+            "run", jobplan.plan("- {id: one, sql: INSERT INTO t VALUES (1)}", defaults=PATIENT), "--dsn", db.dsn
+        )
         db.until_workers("one")
         until(lambda: "BLOCKED" in on_call("status").out)
         data = json.loads(on_call("status", run_of(db), "--format", "json").out)
