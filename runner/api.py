@@ -19,8 +19,12 @@ from runner.identity import new_run_id
 from runner.lint import read_plan
 from runner.plan.canonical import sha256
 from runner.plan.model import Plan
+from runner.records.ledger import LedgerSink
 
 __all__ = ["load_plan", "new_run", "run_plan"]
+
+#: The schema in which the ledger lies unless somebody chose another one.
+LEDGER = "jobplan"
 
 
 def load_plan(
@@ -34,16 +38,18 @@ def load_plan(
     return read_plan(path, given=params, params_file=params_file)
 
 
-def run_plan(plan: Plan, *, dsn: str = "", sinks: Sequence[Sink] = ()) -> RunResult:
+def run_plan(plan: Plan, *, dsn: str = "", sinks: Sequence[Sink] = (), ledger: str | None = LEDGER) -> RunResult:
     """Run a plan to its end and return how it ended; `sinks` are given every event.
 
-    `dsn` is a libpq connection; what it leaves out comes from libpq's environment. PreflightError if nothing could be
-    started. Not to be called from a running event loop.
+    `dsn` is a libpq connection; what it leaves out comes from libpq's environment. `ledger` is the schema of the
+    ledger, which is written if it is there; None: no ledger. PreflightError if nothing could be started. Not to be
+    called from a running event loop.
     """
     clock = MonotonicClock()
 
     async def execute() -> RunResult:
-        return await new_run(plan, dsn=dsn, run_id=new_run_id(clock.now()), clock=clock, sinks=sinks).execute()
+        run_id = new_run_id(clock.now())
+        return await new_run(plan, dsn=dsn, run_id=run_id, clock=clock, sinks=sinks, ledger=ledger).execute()
 
     return asyncio.run(execute())
 
@@ -58,20 +64,23 @@ def new_run(
     left_out: frozenset[str] = frozenset(),
     earlier: RunState | None = None,
     takeover: Takeover | None = None,
+    ledger: str | None = None,
+    told: int = 0,
 ) -> Run:
     """Put a run on a real server together; nothing happens before its `execute`. Steps `left_out` are not selected.
 
-    `earlier` and `takeover` go on with a run: see `Run`.
+    `earlier` and `takeover` go on with a run: see `Run`. `ledger` is the schema of the ledger, None for no ledger;
+    `told` is how many events the run's record has already.
     """
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
     )
-    gateway = PgGateway(dsn, run_id)
+    gateway = PgGateway(dsn, run_id, ledger_schema=ledger)
     return Run(
         plan,
         gateway=gateway,
         clock=clock,
-        sinks=sinks,
+        sinks=[*sinks, LedgerSink(gateway.ledger, run_id, told=told)] if ledger is not None else sinks,
         context=context,
         left_out=left_out,
         earlier=earlier,

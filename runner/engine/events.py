@@ -116,6 +116,7 @@ class RunStarted(Event):
     """The run begins; nothing has been launched. `sha256` is that of the resolved plan.
 
     `connection` leads to the server again, without a password; `system_identifier` says whether it is still the same.
+    `ledger` is the schema of the ledger that is written, `ledger_problem` why none is although it was looked for.
     """
 
     name: ClassVar[str] = "run_started"
@@ -134,6 +135,8 @@ class RunStarted(Event):
     steps: int
     connection: str = ""
     system_identifier: str | None = None
+    ledger: str | None = None
+    ledger_problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,6 +232,14 @@ class GroupLost(Event):
     """The connection was lost, and another run has taken the concurrency group: nothing more is launched."""
 
     name: ClassVar[str] = "group_lost"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerLost(Event):
+    """The ledger cannot be written any longer; the run goes on without it."""
+
+    name: ClassVar[str] = "ledger_lost"
+    message: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,6 +22,9 @@ def unmet_expectation(step: Step, last: AttemptFinished) -> str | None:
     expect = step.expect
     if expect is None:
         return None
+    if not last.command_tag and last.row_count is None and last.result is None:
+        wants_any = expect.has_value or expect.rows_min is not None or expect.rows_max is not None
+        return "it has committed, but what it gave was lost with its session" if wants_any else None
     return _wrong_number(expect, last.row_count or 0) or (_wrong_value(expect, last) if expect.has_value else None)
 
 

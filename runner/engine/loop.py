@@ -49,6 +49,8 @@ class RunResult:
     state: RunState = field(repr=False)  # asyncio writes a task's result into messages that nobody reads
     exit_code: int
     record_errors: list[RecordError] = field(default_factory=list)
+    #: What the ledger lacks, if that came to light only at the end.
+    ledger_problem: str | None = field(default=None, repr=False)
 
 
 class Run:
@@ -84,6 +86,7 @@ class Run:
         self._crash: BaseException | None = None
         self._interrupts = 0
         self._record_errors: list[RecordError] = []
+        self._ledger_problem: str | None = None
         self._performer = Performer(
             self.state, gateway, clock, context.run_id, post=self._post, crashed=self._notice_crash
         )
@@ -100,6 +103,7 @@ class Run:
             info = await self._gateway.open()
             values = builtin_values(self._plan, self._context.run_id)
             await check_requirements(self._plan, info, self._gateway, values)
+            self._ledger_problem = self._gateway.ledger_problem
             await self._hold_run()
             await self._hold_group()
             if self._takeover is None:
@@ -112,7 +116,13 @@ class Run:
             self._flush()
             self._emit(ev.RunFinished(at=self._clock.now(), exit_code=exit_code(self.state), steps=steps))
             self._flush()
-        return RunResult(state=self.state, exit_code=exit_code(self.state), record_errors=self._record_errors)
+        problem = self._gateway.ledger_problem
+        return RunResult(
+            state=self.state,
+            exit_code=exit_code(self.state),
+            record_errors=self._record_errors,
+            ledger_problem=None if problem == self._ledger_problem else problem,
+        )
 
     def interrupt(self, signal: int) -> None:
         """Take Ctrl-C or SIGTERM: the first begins an orderly end, the second stops waiting for it."""
@@ -140,6 +150,8 @@ class Run:
             steps=len(self._plan.steps) + len(self._plan.finally_),
             connection=info.connection,
             system_identifier=info.system_identifier,
+            ledger=info.ledger,
+            ledger_problem=self._ledger_problem,
         )
 
     async def _take_up(self, takeover: Takeover, values: Mapping[str, Value]) -> None:
@@ -216,6 +228,7 @@ class Run:
             self._read_inbox()
             if self._gateway.group_lost and not self.state.stopping and not self.state.finalizing:
                 self._emit(ev.GroupLost(at=self._clock.now()))
+            self._look_at_ledger()
             decision = decide(self.state, self._clock.now())
             for event in decision.events:
                 self._emit(event)
@@ -231,6 +244,12 @@ class Run:
         by = self._gateway.take_cancel()
         if by is not None:
             self._emit(ev.RunCancelled(at=self._clock.now(), by=by))
+
+    def _look_at_ledger(self) -> None:
+        problem = self._gateway.ledger_problem
+        if problem is not None and problem != self._ledger_problem:
+            self._ledger_problem = problem
+            self._emit(ev.LedgerLost(at=self._clock.now(), message=problem))
 
     def _read_inbox(self) -> None:
         while self._inbox:

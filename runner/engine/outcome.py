@@ -24,6 +24,10 @@ def classify(
         return Outcome.DETACHED, None
     if end.proven:
         return Outcome.SUCCEEDED, None
+    if end.rolled_back:
+        why = f": {end.reason}" if end.reason else ""
+        error = ErrorDetails(message=f"the worker has gone and has not committed, so its transaction did nothing{why}")
+        return _did_nothing(end, cancelled), error
     if end.lost:
         why = f": {end.reason}" if end.reason else ""
         return Outcome.UNKNOWN, ErrorDetails(message=f"the worker has gone and nobody can say what it did{why}")
@@ -41,6 +45,13 @@ def _of_error(end: WorkerEnd, error: ErrorDetails, *, timeout: float | None, can
     return Outcome.TIMED_OUT if ran_out else Outcome.CANCELLED
 
 
+def _did_nothing(end: WorkerEnd, cancelled: CancelReason | None) -> Outcome:
+    """Return the outcome of a worker that has certainly not done its work, although it has said no error."""
+    if cancelled is not None:
+        return _stopped_by_us(cancelled)
+    return Outcome.FAILED if end.cancelled_by is None else Outcome.CANCELLED
+
+
 def _stopped_by_us(cancelled: CancelReason) -> Outcome:
     by_clock = cancelled in (CancelReason.TIMEOUT, CancelReason.RUN_TIMEOUT)
     return Outcome.TIMED_OUT if by_clock else Outcome.CANCELLED
@@ -56,9 +67,7 @@ def _without_evidence(end: WorkerEnd, *, cancelled: CancelReason | None) -> tupl
     """The worker has gone, and the extension knows of no error: that alone is not success (extension note 5)."""
     if end.started_at is None:
         error = ErrorDetails(message="the worker ended before it began with its SQL")
-        if cancelled is None and end.cancelled_by is not None:
-            return Outcome.CANCELLED, error
-        return Outcome.FAILED if cancelled is None else _stopped_by_us(cancelled), error
+        return _did_nothing(end, cancelled), error
     return Outcome.UNKNOWN, ErrorDetails(
         message="the worker ended without saying how; a setting such as transaction_timeout may have stopped it"
     )

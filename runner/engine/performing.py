@@ -79,7 +79,7 @@ class Performer:
         handle = self._gateway.adopt(adopted.worker, awaited=record.step.waits)
         self._attempts[adopted.step] = _Attempt()
         command = Launch(step=adopted.step, attempt=adopted.attempt, timeout=record.timeout)
-        self._begin(self._await_end(record, command, handle))
+        self._begin(self._await_end(record, command, handle, orphan=True))
 
     def evaluate(self, command: Evaluate) -> None:
         """Begin to evaluate a step's conditions."""
@@ -133,7 +133,9 @@ class Performer:
             return
         await self._await_end(record, command, handle)
 
-    async def _await_end(self, record: StepRecord, command: Launch, handle: WorkerHandle) -> None:
+    async def _await_end(
+        self, record: StepRecord, command: Launch, handle: WorkerHandle, *, orphan: bool = False
+    ) -> None:
         key, attempt = command.step, command.attempt
 
         def seen(worker: ev.Worker) -> None:
@@ -146,6 +148,8 @@ class Performer:
         self._attempts[key].pass_on()
         try:
             end = await handle.ended(seen=seen, lost=lost)
+            if orphan and end.lost:
+                end = _proven(end, committed=await self._gateway.committed(key, attempt))
         except GatewayError as error:
             lost(error.message)
             end = WorkerEnd(lost=True, reason=error.message)
@@ -202,6 +206,13 @@ class Performer:
                 cancelled_by=end.cancelled_by if outcome in _MAYBE_CANCELLED else None,
             )
         )
+
+
+def _proven(end: WorkerEnd, *, committed: bool | None) -> WorkerEnd:
+    """Return the end of an earlier runner's worker as the ledger has it."""
+    if committed is None:
+        return end
+    return replace(end, lost=False, proven=committed, rolled_back=not committed)
 
 
 def builtin_values(plan: Plan, run_id: str) -> Mapping[str, Value]:

@@ -17,7 +17,8 @@ from runner.identity import WorkerLabel
 class ServerInfo:
     """What a run needs to know, and a report to say, about the server.
 
-    `connection` leads there again, without a password; `system_identifier` is the cluster's, if this role may know it.
+    `connection` leads there again, without a password; `system_identifier` is the cluster's, if this role may know it;
+    `ledger` is the schema of the ledger, if one is written.
     """
 
     version: str
@@ -29,6 +30,7 @@ class ServerInfo:
     max_worker_processes: int
     connection: str = ""
     system_identifier: str | None = None
+    ledger: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,15 +101,17 @@ class LeftBehind:
 class WorkerEnd:
     """What is known of a worker that has gone or was let go of.
 
-    Exactly one of four: `detached`; `lost` (nobody can say what it did); `error`; or `proven`, which is the evidence of
-    success (extension note 5). None of them: the worker has gone and the extension knows no error, which is not
-    success. `reason` says why nobody can say; `cancelled_by` who asked through the server for the worker's end. Times
-    are the server's, in seconds since the epoch.
+    Exactly one of five: `detached`; `lost` (nobody can say what it did); `rolled_back` (nobody saw its end, but it is
+    certain that it has not committed); `error`; or `proven`, which is the evidence of success (extension note 5). None
+    of them: the worker has gone and the extension knows no error, which is not success. `reason` says why nobody can
+    say; `cancelled_by` who asked through the server for the worker's end. Times are the server's, in seconds since the
+    epoch.
     """
 
     worker: Worker | None = None
     detached: bool = False
     lost: bool = False
+    rolled_back: bool = False
     reason: str = ""
     proven: bool = False
     error: ErrorDetails | None = None
@@ -195,6 +199,11 @@ class Gateway(Protocol):
 
     def take_cancel(self) -> str | None:
         """Return who has asked through the server for the run to be stopped; each request is told once."""
+        ...
+
+    @property
+    def ledger_problem(self) -> str | None:
+        """Say why the ledger is not written, or not any longer; None if it is, or was never wanted."""
         ...
 
     async def query(self, query: Query) -> QueryResult:

@@ -88,6 +88,7 @@ class FakeGateway:
         answers: Mapping[str, QueryResult] | None = None,
         refuses: JobplanError | None = None,
         held_by: GroupHolder | None = None,
+        ledger: bool = False,
     ) -> None:
         self.capacity = capacity
         #: Who holds every concurrency group; a test may change it, and say that a held group was lost.
@@ -100,6 +101,9 @@ class FakeGateway:
         self.group_lost = False
         #: Who asks for the run to be stopped; told once.
         self.cancel_request: str | None = None
+        #: Why no ledger is written; `ledger`: there is one, and every virtual worker writes its commit row.
+        self.ledger_problem: str | None = None
+        self.ledger = ledger
         self.launched: list[LaunchRequest] = []
         self.alive: dict[str, FakeWorker] = {}
         self.most_alive = 0
@@ -122,6 +126,7 @@ class FakeGateway:
             max_worker_processes=self.capacity,
             connection="host=fake",
             system_identifier="7",
+            ledger="jobplan" if self.ledger and self.ledger_problem is None else None,
         )
 
     async def launch(self, request: LaunchRequest) -> FakeWorker:
@@ -259,8 +264,16 @@ class FakeWorker:
                 lost("the virtual launcher session is gone")
             if not self.awaited:
                 return WorkerEnd(worker=self.worker, detached=True)
-            return WorkerEnd(worker=self.worker, lost=True, reason="the virtual launcher session is gone")
+            return self._outcome_of_lost(self._finished)
         return self._outcome(self._finished)
+
+    def _outcome_of_lost(self, finished: float) -> WorkerEnd:
+        """Only the ledger knows, and only whether it has committed."""
+        reason = "the virtual launcher session is gone"
+        if not self._gateway.ledger:
+            return WorkerEnd(worker=self.worker, lost=True, reason=reason)
+        proven = self._outcome(finished).proven
+        return WorkerEnd(worker=self.worker, proven=proven, rolled_back=not proven, reason=reason)
 
     def _see(self, seen: Callable[[Worker], None]) -> None:
         if self.worker is None and self._script.seen:

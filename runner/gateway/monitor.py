@@ -135,6 +135,19 @@ class MonitorSession:
         free, own = reply.rows[0]
         return int(free or 0), frozenset(json.loads(own or "[]"))
 
+    async def together(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+        """Run statements as one transaction, which is rolled back after an error in one of them.
+
+        GatewayError if nobody can be asked now.
+        """
+        async with self._lock:
+            if self._session is None or self._session.lost:
+                raise GatewayError("the monitor session is lost")
+            replies = await self._session.run_together(*statements)
+            if any(reply.error is not None for reply in replies):
+                await self._session.run(("rollback", ()))
+            return replies
+
     async def hold_group(self, group: str) -> GroupHolder | None:
         """Take the concurrency group for as long as this session lives, or say who holds it.
 

@@ -18,7 +18,8 @@ from runner.errors import JobplanError
 from runner.gateway.base import LaunchRequest
 from runner.identity import without_comment
 from runner.sql.kinds import StatementKind
-from runner.sql.parse import parse_statements, returns_rows
+from runner.sql.parse import Statement, parse_statements, returns_rows
+from runner.sql.transactions import is_session_only, may_come_second, may_have_to_stand_alone, must_stand_alone
 
 #: Says in pg_stat_activity what it is for. SET needs no privilege, takes no lock and gives no row.
 MARKER = "SET LOCAL jobplan.rows TO 'discarded'"
@@ -68,9 +69,24 @@ def last_statement(sql: str) -> str:
     return _read(sql).last
 
 
-def launched_text(request: LaunchRequest) -> str:
-    """Return the text that is launched: its label, the plan's own text, its statements set apart, and rows kept in."""
+def takes_commit_row(sql: str, *, read_committed: bool) -> bool:
+    """Say whether a statement that writes a row may come first in the worker's transaction and change nothing else.
+
+    Not where there is no such transaction, or where there may be none: what must stand alone, CALL and DO; nor before
+    what has to come first itself. `read_committed` is whether that is the isolation level.
+    """
+    text = _read(sql)
+    return text.takes_row and (read_committed or not text.locks)
+
+
+def launched_text(request: LaunchRequest, first: str = "") -> str:
+    """Return the text that is launched: its label, the plan's own text, its statements set apart, and rows kept in.
+
+    `first` are statements of ours that come before the plan's, in the same transaction, each with its semicolon.
+    """
     text = _read(request.sql).set_apart
+    if first:
+        text = f"{first}\n{text}"
     if discards_rows(request):
         text = f"{text}\n;{MARKER}"
     return text if request.label is None else f"{request.label.to_comment()} {text}"
@@ -86,13 +102,16 @@ class _Text:
     """What is known of a step's SQL.
 
     `gives_rows`: its last statement gives rows that can be kept in the worker. `tags_only`: none are left then; CALL
-    may give a row that only the server knows of, and so may what the parser does not know.
+    may give a row that only the server knows of, and so may what the parser does not know. `takes_row`: a commit row
+    may come first; where it `locks`, only if the isolation level is READ COMMITTED.
     """
 
     set_apart: str
     last: str
     gives_rows: bool = False
     tags_only: bool = False
+    takes_row: bool = False
+    locks: bool = False
 
 
 @lru_cache(maxsize=1024)
@@ -109,7 +128,21 @@ def _read(sql: str) -> _Text:
         last=sql[last.start : last.end],
         gives_rows=returns_rows(last),
         tags_only=last.kind is not StatementKind.CALL,
+        takes_row=_takes_row(statements),
+        locks=any(not may_come_second(statement, read_committed=False) for statement in statements),
     )
+
+
+def _takes_row(statements: Sequence[Statement]) -> bool:
+    first = statements[0]
+    if len(statements) == 1 and (
+        first.kind in (StatementKind.CALL, StatementKind.DO)
+        or must_stand_alone(first) is not None
+        or may_have_to_stand_alone(first) is not None
+        or is_session_only(first)
+    ):
+        return False
+    return all(may_come_second(statement, read_committed=True) for statement in statements)
 
 
 def _set_apart(sql: str, ends: Sequence[int]) -> str:

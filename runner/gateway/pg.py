@@ -14,10 +14,13 @@ from dataclasses import replace
 from runner.engine.events import Worker
 from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
 from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind, Query, QueryResult, ServerInfo, WorkerHandle
+from runner.gateway.commits import Commits
 from runner.gateway.conninfo import recorded, with_keepalives
 from runner.gateway.following import AdoptedWorker
+from runner.gateway.ledger import Ledger
 from runner.gateway.monitor import MonitorSession
 from runner.gateway.pooler import refuse_shared_sessions
+from runner.gateway.proving import ProvingWorker
 from runner.gateway.queries import query
 from runner.gateway.reading import ReadingSession
 from runner.gateway.refused import RefusedWorker
@@ -35,10 +38,10 @@ class PgGateway:
     """Runs steps on a server; see `base.Gateway`.
 
     `conninfo` is libpq's (keywords or URI; what it leaves out comes from libpq's environment), `run_id` goes into the
-    names of all sessions.
+    names of all sessions. `ledger_schema` is where the ledger is looked for; None: nowhere.
     """
 
-    def __init__(self, conninfo: str, run_id: str) -> None:
+    def __init__(self, conninfo: str, run_id: str, *, ledger_schema: str | None = None) -> None:
         self._asked = conninfo
         self._conninfo = with_keepalives(conninfo)
         self._run_id = run_id
@@ -49,32 +52,44 @@ class PgGateway:
         self._one_at_a_time = asyncio.Lock()
         self._monitor = MonitorSession(connect=self._connect, run_id=run_id)
         self._reading = ReadingSession(self._connect)
+        self._ledger_schema = "" if ledger_schema is None else quote_identifier(ledger_schema)
+        #: What the run tells goes here.
+        self.ledger = Ledger(run_id, ledger_schema)
+        self._commits = Commits(self.ledger)
 
     async def open(self) -> ServerInfo:
         """Connect and check the server, and what stands before it."""
         session = await self._connect(check=lambda connection: refuse_shared_sessions(connection, self._conninfo))
         async with _ready(session):
             info = await self._examine(session)
+            await self.ledger.open(session, self._monitor)
             await self._monitor.open(session)
-        return info
+        return replace(info, ledger=self.ledger.schema if self.ledger.on else None)
 
     async def launch(self, request: LaunchRequest) -> WorkerHandle:
-        """Ask for a worker on a session that tracks no other."""
+        """Ask for a worker on a session that tracks no other; one that proves what it does, where that is possible."""
+        await self.ledger.begun()
+        worker = await self._launch(request, await self._commits.row_for(request))
+        if request.label is None or not isinstance(worker, LaunchedWorker) or not worker.writes_commit_row:
+            return worker
+        return ProvingWorker(worker, request, request.label, self._commits, lambda: self._launch(request))
+
+    async def _launch(self, request: LaunchRequest, first: str = "") -> WorkerHandle:
         async with self._one_at_a_time:
             if request.reserve:
                 await self._keep_reserve(request.reserve)
             self._names.add(request.application_name)
         try:
-            return await self._launch(request)
+            return await self._launch_on_a_session(request, first)
         except BaseException:
             self._names.discard(request.application_name)
             raise
 
-    async def _launch(self, request: LaunchRequest) -> WorkerHandle:
+    async def _launch_on_a_session(self, request: LaunchRequest, first: str) -> WorkerHandle:
         while True:
             worker = LaunchedWorker(request, await self._session(), self._monitor, self._over)
             try:
-                await worker.launch()
+                await worker.launch(first, self.ledger)
             except TurnedAwayError:
                 self._drop(worker.session)
             except LaunchRefusedError as error:
@@ -94,9 +109,9 @@ class PgGateway:
         """Find what an earlier runner of this run has left on the server."""
         return await self._monitor.left_behind()
 
-    async def committed(self, step: str, attempt: int) -> bool | None:  # noqa: ARG002
+    async def committed(self, step: str, attempt: int) -> bool | None:
         """Say whether an attempt whose worker has gone has committed; None if no ledger tells."""
-        return None
+        return await self._commits.of_an_orphan(step, attempt)
 
     def adopt(self, worker: Worker, *, awaited: bool = True) -> WorkerHandle:
         """Follow a worker of an earlier runner by its identity."""
@@ -115,6 +130,11 @@ class PgGateway:
         """Return who has asked for the run to be stopped, once."""
         return self._monitor.take_cancel()
 
+    @property
+    def ledger_problem(self) -> str | None:
+        """Say why the ledger is not written, although it was wanted."""
+        return self.ledger.problem
+
     async def query(self, query: Query) -> QueryResult:
         """Run a statement of the plan's that only reads; again if its session was lost, because it can do no harm."""
         try:
@@ -124,7 +144,8 @@ class PgGateway:
             return await self._reading.query(query)
 
     async def close(self) -> None:
-        """Close every session; workers go on."""
+        """Write the rest of the ledger and close every session; workers go on."""
+        await self.ledger.close()
         for session in self._sessions:
             session.discard()
         self._sessions.clear()
@@ -173,7 +194,7 @@ class PgGateway:
         session = await Session.connect(
             self._conninfo,
             application_name=runner_name(self._run_id),
-            queries=lambda name: query(name, extension_schema=self._extension_schema),
+            queries=lambda name: query(name, extension_schema=self._extension_schema, ledger=self._ledger_schema),
             check=check,
         )
         async with _ready(session):

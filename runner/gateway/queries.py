@@ -24,10 +24,13 @@ def _strip_comments(body: str) -> str:
     return "\n".join(line for line in body.splitlines() if line and not line.startswith("--"))
 
 
-def query(name: str, *, extension_schema: str = "") -> bytes:
-    """Return the named block; `extension_schema` is already quoted. KeyError if there is none of that name.
+def query(name: str, *, extension_schema: str = "", ledger: str = "") -> bytes:
+    """Return the named block; the extension's schema and the `ledger`'s are already quoted.
+
+    KeyError if there is none of that name.
 
     What follows a colon in the name stands for "{columns}": a column definition list, as the server wrote it.
     """
     block, _, columns = name.partition(":")
-    return _blocks()[block].replace("{ext}", extension_schema).replace("{columns}", columns).encode()
+    text = _blocks()[block].replace("{ext}", extension_schema).replace("{columns}", columns)
+    return text.replace("{ledger}", ledger).encode()

@@ -11,6 +11,14 @@ from runner.gateway.base import LaunchRequest, Query
 _DESCRIPTION_LOCK_TIMEOUT = 0.5
 
 
+def lock_timeout(request: LaunchRequest, inherited: str) -> str:
+    """Return the worker's lock_timeout; `inherited` is that of the session that launches it."""
+    given = [value for name, value in request.settings.items() if name.lower() == "lock_timeout"]
+    if request.lock_timeout is not None:
+        given.insert(0, _milliseconds(request.lock_timeout))
+    return given[-1] if given else inherited
+
+
 def worker_settings(request: LaunchRequest, search_path: str) -> str:
     """Return the settings as a JSON object, in the order in which they are to be set.
 

@@ -18,6 +18,7 @@ from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
 from runner.gateway.draining import Handle, RowColumns, describe_rows, drain, is_free, read_rows, void_rows
 from runner.gateway.following import Follower, Monitor
+from runner.gateway.ledger import Ledger, first_error
 from runner.gateway.output import (
     NoticeCollector,
     discards_rows,
@@ -71,6 +72,8 @@ class LaunchedWorker:
     ) -> None:
         self.session = session
         self.session_free = False
+        #: Whether the commit row is in its text.
+        self.writes_commit_row = False
         self._request = request
         self._role = session.role if request.role is None else request.role
         # In the transaction of `wait` the role is taken already, and it need not have the rights of who took it.
@@ -104,33 +107,62 @@ class LaunchedWorker:
         """Let go of the worker as soon as it has been seen."""
         self._follower.detach()
 
-    async def launch(self) -> None:
-        """Ask for the worker and wait a moment for it.
+    async def launch(self, first: str = "", ledger: Ledger | None = None) -> None:
+        """Ask for the worker and wait a moment for it; `first` is the statement that writes its commit row, if any.
 
+        What the ledger does not know yet travels with it and is written before. If it cannot be, the worker is launched
+        without both.
         CapacityError if the server has none; LaunchRefusedError if it refuses for another reason; TurnedAwayError if
         the session was at its end before (`begin` is what would have run first). A session that is lost later is no
         error here: the worker may well run, and `ended` looks for it.
         """
-        request = self._request
-        settings = worker_settings(request, self.session.search_path)
-        parameters = (launched_text(request), str(request.output_buffer), settings)
         self.session.on_notice = self._notices
         await self._describe_early()
         try:
-            wait = ("wait", (str(FIRST_WAIT), self._role))
-            _, launched, _, waited, *drained = await self.session.run_together(
-                ("begin", ()), ("launch", parameters), ("commit", ()), wait, *self._drain_ended
-            )
+            replies = await self._ask_for_it(first, ledger)
         except TurnedAwayError:
             raise
         except ServerLostError as error:
             self._lost = str(error)
             return
+        _, launched, _, waited, *drained = replies
         if launched.error is not None:
             await self._refused(launched.error)
             return
         self._follower.pid = int(launched.rows[0][0] or 0)
         self._row = self._note(waited, drained)
+
+    async def _ask_for_it(self, first: str, ledger: Ledger | None) -> list[Reply]:
+        """Return the replies from `begin` on. What comes before it fails by itself: then nothing was asked for."""
+        label, batch = self._request.label, None
+        if ledger is not None and label is not None:
+            batch = ledger.ahead(label.step, label.attempt, commit_row=bool(first))
+        before = batch.statements if batch is not None else ()
+        self.writes_commit_row = bool(first)
+        wait = ("wait", (str(FIRST_WAIT), self._role))
+        error: ErrorDetails | None = None
+        known = False
+        try:
+            replies = await self.session.run_together(
+                *before, ("begin", ()), ("launch", self._parameters(first)), ("commit", ()), wait, *self._drain_ended
+            )
+            error, known = first_error(replies[: len(before)]), True
+        finally:
+            if batch is not None and (error is not None or not known):
+                batch.failed(error)
+        if error is None:
+            return replies[len(before) :]
+        self.writes_commit_row = False
+        try:
+            await self.session.run(("rollback", ()))
+        except ServerLostError as lost:
+            raise TurnedAwayError(lost.message) from lost
+        return await self._ask_for_it("", None)
+
+    def _parameters(self, first: str) -> tuple[str, str, str]:
+        request = self._request
+        settings = worker_settings(request, self.session.search_path)
+        return launched_text(request, first), str(request.output_buffer), settings
 
     async def _describe_early(self) -> None:
         """Describe the rows that are wanted while the worker cannot yet have locked what that takes."""

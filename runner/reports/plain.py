@@ -93,15 +93,8 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
         case ev.RunResumed():
             yield f"run {run_id} goes on: {_taken_up(event, state)}"
             yield from (f"{found.step}: {_settled(found)}" for found in event.settled)
-        case ev.GroupWaiting():
-            yield f"waiting: {event.message}"
-        case ev.GroupLost():
-            yield "the connection was lost and another run took the concurrency group: nothing more is started"
-        case ev.CapacityShort():
-            yield f"slower than planned: {event.message}"
-        case ev.CapacityRestored():
-            yield "the server gives all the workers again that are asked for"
         case _:
+            yield from _of_the_server(event)
             yield from _no_more(event, state)
 
 
@@ -118,6 +111,22 @@ def _no_more(event: ev.Event, state: RunState) -> Iterator[str]:
             yield f"{event.message}: nothing more is started, and what runs is looked after"
         case ev.RunDraining():
             yield f"{event.step} did not succeed: nothing more is started (on_failure: {state.plan.on_failure})"
+        case _:
+            yield from _of_the_server(event)
+
+
+def _of_the_server(event: ev.Event) -> Iterator[str]:
+    match event:
+        case ev.GroupWaiting():
+            yield f"waiting: {event.message}"
+        case ev.GroupLost():
+            yield "the connection was lost and another run took the concurrency group: nothing more is started"
+        case ev.LedgerLost():
+            yield f"{event.message}; the run goes on"
+        case ev.CapacityShort():
+            yield f"slower than planned: {event.message}"
+        case ev.CapacityRestored():
+            yield "the server gives all the workers again that are asked for"
         case _:
             pass
 
@@ -163,6 +172,10 @@ def _step_progress(event: ev.StepEvent, state: RunState) -> Iterator[str]:
 
 def _detail(event: ev.Event) -> Iterator[str]:
     match event:
+        case ev.RunStarted() if event.ledger_problem is not None:
+            yield f"no ledger: {event.ledger_problem}"
+        case ev.RunStarted() if event.ledger is not None:
+            yield f"ledger: schema {event.ledger}"
         case ev.StepQueued():
             yield f"{event.step}: queued ({event.reason})"
         case ev.StepRepeating():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from runner.sql.facts import functions_called
 from runner.sql.kinds import StatementKind
 from runner.sql.nodes import label, unwrap
 from runner.sql.options import enabled, is_concurrent, options
@@ -56,6 +57,28 @@ def cannot_stand_alone(statement: Statement) -> str | None:
         case _K.SET if statement.node.is_local:
             return "SET LOCAL concerns the other statements of its transaction"
     return None
+
+
+def may_come_second(statement: Statement, *, read_committed: bool) -> bool:
+    """Say whether the statement means the same when a statement that writes has come before it in its transaction.
+
+    `read_committed` is whether that is the isolation level; in the others the first query fixes what all of them see,
+    and it matters that a lock was taken before.
+    """
+    match statement.kind:
+        case _K.SET_TRANSACTION | _K.TRANSACTION | _K.LISTEN:
+            return False
+        case _K.SET | _K.RESET:
+            return not (statement.node.name or "").startswith("transaction_")
+        case _K.LOCK:
+            return read_committed
+        case _K.SELECT:
+            return not any(call.name in _BEFORE_WRITING for call in functions_called(statement))
+    return True
+
+
+#: They refuse to run in a transaction that has written something.
+_BEFORE_WRITING = frozenset({"pg_create_logical_replication_slot", "pg_copy_logical_replication_slot"})
 
 
 def refused_by_worker(statement: Statement) -> str | None:

@@ -15,14 +15,17 @@ from runner.engine.sink import Sink
 from runner.gateway.base import Gateway, LaunchRequest, WorkerEnd, WorkerHandle
 from runner.gateway.fake import FakeGateway, FakeWorker
 from runner.gateway.pg import PgGateway
-from runner.identity import new_run_id, runner_name, worker_name
+from runner.identity import WorkerLabel, new_run_id, runner_name, worker_name
 from runner.plan.model import Plan
+from runner.records.ledger import LedgerSink
 from tests.builders import Recorder, new_run
 
 #: Seconds after which a test gives up on something that must happen.
 PATIENCE = 60.0
 #: All sessions of a run but its first, the monitor.
 LAUNCHERS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s ORDER BY backend_start OFFSET 1"
+MONITORS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s ORDER BY backend_start LIMIT 1"
+SESSIONS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND backend_type = 'client backend'"
 
 
 def ask(dsn: str, query: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -36,6 +39,11 @@ def value(dsn: str, query: str, *parameters: object) -> Any:
     """Run one statement and return the one value that it gives."""
     ((one,),) = ask(dsn, query, *parameters)
     return one
+
+
+def strike(dsn: str, run_id: str, which: str, function: str = "pg_terminate_backend") -> int:
+    """Terminate or cancel sessions of the run; return how many there were."""
+    return len(ask(dsn, f"SELECT {function}(pid) FROM ({which}) AS s", runner_name(run_id)))
 
 
 async def until(true: Callable[[], object]) -> None:
@@ -77,12 +85,12 @@ class House(Protocol):
 
 
 class RealHouse:
-    """PostgreSQL with pg_background."""
+    """PostgreSQL with pg_background; with a ledger if the schema of one is given."""
 
-    def __init__(self, dsn: str, run_id: str) -> None:
+    def __init__(self, dsn: str, run_id: str, *, ledger: str | None = None) -> None:
         self.dsn = dsn
         self.run_id = run_id
-        self.gateway = PgGateway(dsn, run_id)
+        self.gateway = PgGateway(dsn, run_id, ledger_schema=ledger)
 
     async def __aenter__(self) -> Self:
         await self.gateway.open()
@@ -155,7 +163,8 @@ class Follower:
 
     def __init__(self, house: House, step: str, sql: str, **keys: Any) -> None:
         self.name = worker_name(house.run_id, step)
-        self.request = LaunchRequest(sql=sql, application_name=self.name, **keys)
+        label = WorkerLabel(run=house.run_id, plan="p", step=step, attempt=1, on_finish="wait", timeout=None)
+        self.request = LaunchRequest(sql=sql, application_name=self.name, label=label, **keys)
         self.seen: list[Worker] = []
         self.lost: list[str] = []
         self._house = house
@@ -191,15 +200,21 @@ class Follower:
             return await self.task
 
 
-def real_run(dsn: str, of: Plan, *sinks: Sink, run_id: str = "") -> tuple[Run, Recorder]:
-    """Return a run on the real server that is ready to be executed, and what will keep its events."""
+def real_run(dsn: str, of: Plan, *sinks: Sink, run_id: str = "", ledger: str | None = None) -> tuple[Run, Recorder]:
+    """Return a run on the real server that is ready to be executed, and what will keep its events.
+
+    `ledger` is the schema of the ledger that it writes.
+    """
     run_id = run_id or new_run_id(time.time())
-    return new_run(of, PgGateway(dsn, run_id), *sinks, run_id=run_id)
+    gateway = PgGateway(dsn, run_id, ledger_schema=ledger)
+    return new_run(of, gateway, LedgerSink(gateway.ledger, run_id), *sinks, run_id=run_id)
 
 
-async def run_plan(dsn: str, of: Plan, *sinks: Sink, run_id: str = "") -> tuple[RunResult, Recorder]:
+async def run_plan(
+    dsn: str, of: Plan, *sinks: Sink, run_id: str = "", ledger: str | None = None
+) -> tuple[RunResult, Recorder]:
     """Run a plan on the real server to its end."""
-    run, recorder = real_run(dsn, of, *sinks, run_id=run_id)
+    run, recorder = real_run(dsn, of, *sinks, run_id=run_id, ledger=ledger)
     return await run.execute(), recorder
 
 

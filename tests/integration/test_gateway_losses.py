@@ -16,16 +16,22 @@ from runner.gateway.base import Query
 from runner.identity import runner_name
 from runner.plan.model import Need, NeedOn
 from tests.builders import plan, sql, step
-from tests.integration.houses import LAUNCHERS, Follower, RealHouse, ask, real_run, run_one, run_plan, until, value
+from tests.integration.houses import (
+    LAUNCHERS,
+    MONITORS,
+    SESSIONS,
+    Follower,
+    RealHouse,
+    ask,
+    real_run,
+    run_one,
+    run_plan,
+    strike,
+    until,
+    value,
+)
 
 LONG = "SELECT pg_sleep(120)"
-MONITORS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s ORDER BY backend_start LIMIT 1"
-SESSIONS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND backend_type = 'client backend'"
-
-
-def strike(dsn: str, run_id: str, which: str, function: str = "pg_terminate_backend") -> int:
-    """Terminate or cancel sessions of the run; return how many there were."""
-    return len(ask(dsn, f"SELECT {function}(pid) FROM ({which}) AS s", runner_name(run_id)))
 
 
 # --- sessions and statements ------------------------------------------------------------------------------------------

@@ -12,9 +12,15 @@ from runner.plan.model import Expect
 from tests.unit.plays import SQL, step
 
 
-def ended(row_count: int | None = 1, result: ev.Rows | None = None) -> ev.AttemptFinished:
+def ended(row_count: int | None = 1, result: ev.Rows | None = None, tag: str = "SELECT") -> ev.AttemptFinished:
     return ev.AttemptFinished(
-        at=0.0, step="a", attempt=1, outcome=ev.Outcome.SUCCEEDED, row_count=row_count, result=result
+        at=0.0,
+        step="a",
+        attempt=1,
+        outcome=ev.Outcome.SUCCEEDED,
+        command_tag=tag,
+        row_count=row_count,
+        result=result,
     )
 
 
@@ -40,6 +46,12 @@ def value(text: str | None) -> ev.Rows:
 )
 def test_number_of_rows(least: int | None, most: int | None, rows: int | None, problem: str | None) -> None:
     assert unmet_expectation(step("a", expect=Expect(rows_min=least, rows_max=most)), ended(rows)) == problem
+
+
+@pytest.mark.parametrize("expect", [Expect(rows_min=0, rows_max=0), Expect(value=None, has_value=True)])
+def test_a_result_that_was_lost_is_not_taken_for_an_empty_one(expect: Expect) -> None:
+    problem = unmet_expectation(step("a", expect=expect), ended(None, tag=""))
+    assert problem == "it has committed, but what it gave was lost with its session"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,176 @@
+"""The commit row: one that a worker writes in the transaction of its step, so that it is there if the step committed.
+
+It settles what nobody else can say (docs/decisions/0010). A worker that may not, or must not, write it runs all the
+same, without it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Mapping
+
+from runner.engine.events import ErrorDetails
+from runner.errors import GatewayError, ServerLostError
+from runner.gateway.base import LaunchRequest, WorkerEnd
+from runner.gateway.ledger import GONE, Ledger, Statement, Surroundings, first_error
+from runner.gateway.output import takes_commit_row
+from runner.gateway.queries import query
+from runner.gateway.session import Reply
+from runner.gateway.settings import lock_timeout
+from runner.sql.params import quote_identifier, quote_literal
+
+#: Errors that only say that something is not there or not allowed, not to whom.
+_NO_RIGHT = frozenset({"42P01", "3F000", "42501"})
+#: The transaction is READ ONLY: our own statement is the first that writes.
+_READ_ONLY_TRANSACTION = "25006"
+#: Somebody has locked what a statement needs.
+_LOCK_NOT_AVAILABLE = "55P03"
+#: Seconds for which a worker waits for a lock on the ledger, and what that may look like from outside. Nobody gives a
+#: step such a lock_timeout, and one who does gets another attempt at a step that has done nothing.
+_LOCK_TIMEOUT = 1.7
+_LOCK_TIMEOUT_SEEN = (1.69, 1.99)
+#: Seconds for which a worker that has gone by all appearances may keep its transaction open, and between two looks.
+_SETTLE_FOR = 60.0
+_LOOK_AGAIN = 1.0
+
+_PLACES = re.compile(r"\{\w+\}")
+_OFF = frozenset({"off", "of", "false", "fals", "fal", "fa", "f", "no", "n", "0"})
+_READ_ONLY = frozenset({"default_transaction_read_only", "transaction_read_only"})
+_READ_COMMITTED = frozenset({"read committed", "read uncommitted"})
+
+
+class Commits:
+    """Says who writes a commit row, and what the rows prove."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._roles: dict[str, bool] = {}
+        self._locked = False
+
+    async def row_for(self, request: LaunchRequest) -> str:
+        """Return the statements by which the worker writes its row; empty if it may not or cannot."""
+        label, around = request.label, self._ledger.surroundings
+        if label is None or around is None or not self._ledger.answers:
+            return ""
+        settings = {name.lower(): value for name, value in request.settings.items()}
+        if not takes_commit_row(request.sql, read_committed=_is_read_committed(settings, around)):
+            return ""
+        if _is_read_only(settings, around) or "session_authorization" in settings:
+            return ""
+        if not (around.unicode or label.step.isascii()) or await self._is_locked():
+            return ""
+        if not await self._may(_role(request, around)):
+            return ""
+        values = {
+            "{ledger}": quote_identifier(self._ledger.schema or ""),
+            "{limit}": str(round(_LOCK_TIMEOUT * 1000)),
+            "{run}": quote_literal(label.run),
+            "{step}": quote_literal(label.step),
+            "{attempt}": str(label.attempt),
+            "{lock_timeout}": quote_literal(lock_timeout(request, around.lock_timeout)),
+        }
+        text = query("ledger_row", ledger="{ledger}").decode()
+        return _PLACES.sub(lambda place: values.get(place.group(), place.group()), text)
+
+    def is_taken(self, error: ErrorDetails) -> bool:
+        """Say whether a unique violation is that of the row: another worker of the attempt has committed."""
+        return (error.schema, error.table) == (self._ledger.schema, "commits")
+
+    async def unprove(self, step: str, attempt: int) -> None:
+        """Record that a worker without a row follows."""
+        await self._ledger.unprove(step, attempt)
+
+    async def made_fail(self, request: LaunchRequest, end: WorkerEnd) -> bool:
+        """Say whether a step failed because of the row, and not by what the plan has in it.
+
+        Then nothing of the step has begun, because the row comes first.
+        """
+        around = self._ledger.surroundings
+        if end.error is None or around is None:
+            return False
+        if end.error.sqlstate in _NO_RIGHT:
+            role = _role(request, around)
+            self._roles.pop(role, None)
+            return not await self._may(role)
+        locked = end.error.sqlstate == _LOCK_NOT_AVAILABLE and _gave_up_on_the_ledger(end)
+        self._locked = self._locked or locked
+        return locked or end.error.sqlstate == _READ_ONLY_TRANSACTION
+
+    async def committed(self, step: str, attempt: int, *, fence: bool) -> bool:
+        """Say whether the attempt has committed. The worker has gone, and its text had the commit row in it.
+
+        `fence`: nobody has seen it end, so one that might still begin is kept from committing; then false is for ever.
+        ServerLostError if nobody can say.
+        """
+        key = (self._ledger.run_id, step, str(attempt))
+        before: tuple[Statement, ...] = (("ledger_begin", ()), ("ledger_limits", ()))
+        before += (("ledger_fence", key),) if fence else ()
+        until = asyncio.get_running_loop().time() + _SETTLE_FOR
+        while True:
+            reply, error = await self._ask(*before, ("ledger_committed", key), ("commit", ()))
+            if error is None:
+                return bool(reply.rows) and reply.rows[0][0] == "t"
+            if error.sqlstate in GONE or asyncio.get_running_loop().time() > until:
+                raise ServerLostError(f"the ledger cannot be asked: {error.message}")
+            await asyncio.sleep(_LOOK_AGAIN)
+
+    async def of_an_orphan(self, step: str, attempt: int) -> bool | None:
+        """Say whether an attempt of an earlier runner has committed; None if the ledger cannot tell. As `committed`."""
+        if not self._ledger.on:
+            return None
+        key = (self._ledger.run_id, step, str(attempt))
+        written, error = await self._ask(("begin", ()), ("ledger_committed", key), ("commit", ()))
+        if error is None and written.rows:
+            return written.rows[0][0] == "t"
+        expected, error = await self._ask(("begin", ()), ("ledger_expected", key), ("commit", ()))
+        if error is not None or not expected.rows or expected.rows[0][0] != "t":
+            return None
+        return await self.committed(step, attempt, fence=True)
+
+    async def _is_locked(self) -> bool:
+        """Say whether somebody still has the table locked that had it before."""
+        if self._locked:
+            _, error = await self._ask(("begin", ()), ("ledger_free", ()), ("commit", ()))
+            self._locked = error is not None
+        return self._locked
+
+    async def _may(self, role: str) -> bool:
+        """Say whether a role has the right to the row; asked once for each."""
+        if role not in self._roles:
+            asked = ("ledger_role", (role, self._ledger.schema or ""))
+            reply, error = await self._ask(("begin", ()), asked, ("commit", ()))
+            if error is not None:
+                return False
+            self._roles[role] = bool(reply.rows) and reply.rows[0][0] == "t"
+        return self._roles[role]
+
+    async def _ask(self, *statements: Statement) -> tuple[Reply, ErrorDetails | None]:
+        """Run statements on the monitor session and return the reply of the last but one, or the error."""
+        try:
+            replies = await self._ledger.together(*statements)
+        except GatewayError as lost:
+            return Reply(), ErrorDetails(message=lost.message)
+        return replies[-2], first_error(replies)
+
+
+def _gave_up_on_the_ledger(end: WorkerEnd) -> bool:
+    if end.started_at is None or end.finished_at is None:
+        return True
+    least, most = _LOCK_TIMEOUT_SEEN
+    return least <= end.finished_at - end.started_at <= most
+
+
+def _role(request: LaunchRequest, around: Surroundings) -> str:
+    settings = {name.lower(): value for name, value in request.settings.items()}
+    return request.role or settings.get("role") or around.role
+
+
+def _is_read_only(settings: Mapping[str, str], around: Surroundings) -> bool:
+    given = [value.lower() not in _OFF for name, value in settings.items() if name in _READ_ONLY]
+    return any(given) or (around.read_only and not given)
+
+
+def _is_read_committed(settings: Mapping[str, str], around: Surroundings) -> bool:
+    level = settings.get("transaction_isolation", settings.get("default_transaction_isolation", around.isolation))
+    return level.lower() in _READ_COMMITTED

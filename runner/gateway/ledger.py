@@ -1,0 +1,312 @@
+"""A run's side of the ledger: what is written to it, and whether it may be.
+
+Events are kept until somebody takes them along: a launch, in whose round trip they are written before the worker is
+asked for, or else the monitor session, in batches. Nothing here ever holds a run up or ends it: what cannot be written
+now is tried again, and what can never be written is told of once. The commit row is the worker's: `commits.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from runner.engine.events import ErrorDetails
+from runner.errors import GatewayError
+from runner.gateway.session import Reply, Session
+
+#: The version of the ledger that this jobplan writes.
+VERSION = 1
+#: Seconds between two batches, after one that could not be written, and for the last one of a run.
+BATCH_EVERY = 0.25
+TRY_AGAIN = 3.0
+LAST_TRY = 5.0
+#: Events of one statement, and those that are kept while none can be written.
+BATCH_SIZE = 2_000
+MOST_KEPT = 100_000
+
+#: What no repetition mends: the ledger, or the right to it, is gone, or the server has become read-only.
+GONE = frozenset({"42P01", "42703", "42883", "3F000", "42501", "25006", "0A000"})
+#: The server's encoding lacks a character, or JSON has one that no text of PostgreSQL may hold.
+_UNSUITABLE = frozenset({"22P05", "22P02", "22021"})
+_ESCAPED = re.compile(r"\\u[0-9a-f]{4}")
+
+#: What the event has in it that announces a worker whose text has a commit row.
+COMMIT_ROW = '"commit_row":true'
+
+Statement = tuple[str, Sequence[str]]
+
+
+class Link(Protocol):
+    """What the ledger needs from the run's monitor session. GatewayError if nobody can be asked now."""
+
+    async def together(self, *statements: Statement) -> list[Reply]:
+        """Run named statements as one transaction; after an error in one it is rolled back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a worker inherits if its step says nothing else, as far as it decides whether it may write a commit row."""
+
+    role: str
+    unicode: bool
+    read_only: bool
+    isolation: str
+    lock_timeout: str
+
+
+class Batch:
+    """Events that somebody has taken along, and what writes them. Call `failed` unless they were written."""
+
+    def __init__(self, ledger: Ledger, rows: list[tuple[int, str]]) -> None:
+        self._ledger = ledger
+        self._rows = rows
+        events = "[" + ",".join(f"[{seq},{event}]" for seq, event in rows) + "]"
+        write = ("ledger_events", (ledger.run_id, events))
+        self.statements: tuple[Statement, ...] = (("ledger_begin", ()), ("ledger_limits", ()), write, ("commit", ()))
+
+    def failed(self, error: ErrorDetails | None) -> None:
+        """Keep the events for another time; `error` is what the server said, None if nobody knows."""
+        self._ledger.give_back(self._rows)
+        if error is not None:
+            self._ledger.refused(error)
+
+
+class Ledger:
+    """See the module's docstring. Without a schema it is off and everything here does nothing."""
+
+    def __init__(self, run_id: str, schema: str | None) -> None:
+        self.run_id = run_id
+        self.schema = schema
+        #: Why it is not written, although it was wanted.
+        self.problem: str | None = None
+        self.surroundings: Surroundings | None = None
+        self._rows: list[tuple[int, str]] = []
+        #: Events that announce a worker which has not been asked for yet, by step and attempt.
+        self._launching: dict[tuple[str, int], tuple[int, str]] = {}
+        self._begin: tuple[str, str, str] | None = None
+        self._end: str | None = None
+        self._stuck: ErrorDetails | None = None
+        self._news = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._link: Link | None = None
+
+    @property
+    def on(self) -> bool:
+        """Say whether it is written, be it later."""
+        return self.surroundings is not None and self.problem is None
+
+    @property
+    def answers(self) -> bool:
+        """Say whether it can be written now, as far as is known."""
+        return self.on and self._stuck is None
+
+    async def open(self, session: Session, link: Link) -> None:
+        """Look whether there is a ledger that may be written; `problem` says why not. `link` is for what follows."""
+        if self.schema is None:
+            return
+        (found,) = await session.run(("ledger_found", (self.schema,)))
+        self.problem = _why_not(found, self.schema)
+        if self.problem is not None:
+            return
+        (version,) = await session.run(("ledger_version", ()))
+        self.problem = _unfit(version, self.schema)
+        if self.problem is not None:
+            return
+        *_, role, encoding, read_only, isolation, lock_timeout = (value or "" for value in found.rows[0])
+        self.surroundings = Surroundings(
+            role=role,
+            unicode=encoding == "UTF8",
+            read_only=read_only != "off",
+            isolation=isolation,
+            lock_timeout=lock_timeout,
+        )
+        self._link = link
+        self._task = asyncio.create_task(self._write_on())
+
+    async def close(self) -> None:
+        """Write what is left, but not for long."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._release(*list(self._launching))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_TRY):
+                while not await self.write():  # noqa: ASYNC110 - it is the server that has to change its mind
+                    await asyncio.sleep(BATCH_EVERY)
+        if self._has_news and self.on:
+            why = f": {self._stuck.message}" if self._stuck is not None else ""
+            self.problem = f"the last events could not be written to the ledger{why}"
+
+    # --- what the run tells -------------------------------------------------------------------------------------------
+
+    def begin(self, plan: str, event: str, resolved: str) -> None:
+        """Take the run's own row: the plan's name, the event that begins it, and the resolved plan, both as JSON."""
+        if self.on:
+            self._begin = (plan, event, resolved)
+            self._end = None
+
+    def take(self, seq: int, event: str) -> None:
+        """Take one event as JSON; `seq` counts the events of the run."""
+        if self.on:
+            self._rows.append((seq, event))
+            self._news.set()
+
+    def take_launching(self, seq: int, event: str, step: str, attempt: int) -> None:
+        """Take the event that announces a worker, which is written when that is asked for, or else at the end."""
+        if self.on:
+            self._release((step, attempt))
+            self._launching[step, attempt] = (seq, event)
+
+    def _release(self, *keys: tuple[str, int]) -> None:
+        """Let these announcements be written like any other event."""
+        self._rows += [self._launching.pop(key) for key in keys if key in self._launching]
+
+    def end(self, event: str) -> None:
+        """Take the event that ends the run, as JSON."""
+        if self.on:
+            self._end = event
+
+    # --- what is written ----------------------------------------------------------------------------------------------
+
+    def ahead(self, step: str, attempt: int, *, commit_row: bool) -> Batch | None:
+        """Take along what has not been written yet: what is about to be done must be recorded first.
+
+        `commit_row`: the text of the worker that is about to be asked for has one in it.
+        """
+        key = (step, attempt)
+        if commit_row and key in self._launching:
+            seq, event = self._launching[key]
+            self._launching[key] = (seq, f"{event[:-1]},{COMMIT_ROW}}}")
+        self._release(key)
+        if not self.answers or not self._rows or self._begin is not None:
+            return None
+        rows, self._rows = self._rows[:BATCH_SIZE], self._rows[BATCH_SIZE:]
+        return Batch(self, rows)
+
+    def give_back(self, rows: list[tuple[int, str]]) -> None:
+        """Take events back that were not, or perhaps not, written. Too many are thrown away, the oldest first."""
+        if self.on:
+            self._rows = (rows + self._rows)[-MOST_KEPT:]
+            self._news.set()
+
+    def refused(self, error: ErrorDetails) -> None:
+        """Hear what the server said to a batch."""
+        if error.sqlstate in GONE:
+            self.problem = f"the ledger in schema {self.schema} is not written any longer: {error.message}"
+            self._rows.clear()
+        elif error.sqlstate in _UNSUITABLE:
+            self._rows = [(seq, _ESCAPED.sub("?", event)) for seq, event in self._rows]
+            self._begin = None if self._begin is None else _without_escapes(self._begin)
+        else:
+            self._stuck = error
+
+    async def begun(self) -> None:
+        """Return when the run's own row is written, or cannot be now: it comes before the first launch."""
+        if self.answers and self._begin is not None:
+            await self.write()
+
+    async def unprove(self, step: str, attempt: int) -> None:
+        """Record that a worker without a commit row follows, so that nobody takes its absence for proof."""
+        statement = ("ledger_unprove", (self.run_id, step, str(attempt)))
+        with contextlib.suppress(GatewayError, TimeoutError):
+            async with asyncio.timeout(LAST_TRY):
+                while self.on:
+                    before = (("ledger_begin", ()), ("ledger_limits", ()))
+                    error = first_error(await self.together(*before, statement, ("commit", ())))
+                    if error is None or error.sqlstate in GONE:
+                        return
+                    await asyncio.sleep(BATCH_EVERY)
+
+    async def write(self) -> bool:
+        """Write what is there; false if it could not be."""
+        async with self._writing:
+            while self._has_news and self.on:
+                if not await self._write_batch():
+                    return False
+        return True
+
+    @property
+    def _has_news(self) -> bool:
+        return self.on and (bool(self._rows) or self._begin is not None or self._end is not None)
+
+    async def _write_batch(self) -> bool:
+        rows, self._rows = self._rows[:BATCH_SIZE], self._rows[BATCH_SIZE:]
+        batch, begin, last = Batch(self, rows), self._begin, None if self._rows else self._end
+        statements = list(batch.statements)
+        if begin is not None:
+            statements.insert(2, ("ledger_run", (self.run_id, *begin)))
+        if last is not None:
+            statements.insert(-1, ("ledger_end", (self.run_id, last)))
+        error = await self._transact(statements, batch)
+        if error is not None:
+            return error.sqlstate in _UNSUITABLE
+        self._stuck = None
+        self._begin = None if self._begin is begin else self._begin
+        self._end = None if self._end is last else self._end
+        return True
+
+    async def together(self, *statements: Statement) -> list[Reply]:
+        """Run statements as one transaction on the monitor session. GatewayError if nobody can be asked now."""
+        if self._link is None:
+            raise GatewayError("there is no ledger")
+        return await self._link.together(*statements)
+
+    async def _transact(self, statements: Sequence[Statement], batch: Batch) -> ErrorDetails | None:
+        error: ErrorDetails | None = ErrorDetails(message="the wait for the server was given up")
+        told = None
+        try:
+            error = told = first_error(await self.together(*statements))
+        except GatewayError as lost:
+            error = ErrorDetails(message=lost.message)
+        finally:
+            if error is not None:
+                batch.failed(told)
+        return error
+
+    async def _write_on(self) -> None:
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(BATCH_EVERY)
+            self._news.clear()
+            if not await self.write():
+                await asyncio.sleep(TRY_AGAIN)
+                self._news.set()
+
+
+def first_error(replies: Sequence[Reply]) -> ErrorDetails | None:
+    """Return the error that ended a transaction, if one did; the replies after it only repeat that it has ended."""
+    return next((reply.error for reply in replies if reply.error is not None), None)
+
+
+def _why_not(found: Reply, schema: str) -> str | None:
+    if found.error is not None or not found.rows:
+        return f"the ledger could not be looked for: {found.error.message if found.error else 'no answer'}"
+    exists, installed, recovering, writable, *_ = found.rows[0]
+    if installed != "t":
+        return f"there is none in schema {schema}" if exists == "t" else f"there is no schema {schema}"
+    if recovering == "t":
+        return "the server is a standby, in which nothing can be written"
+    return None if writable == "t" else f"this role may not write to the one in schema {schema}"
+
+
+def _unfit(reply: Reply, schema: str) -> str | None:
+    if reply.error is not None or not reply.rows:
+        return f"the one in schema {schema} cannot be read: {reply.error.message if reply.error else 'no answer'}"
+    version = int(reply.rows[0][0] or 0)
+    if version == VERSION:
+        return None
+    remedy = "jobplan ledger upgrade" if version < VERSION else "a newer jobplan"
+    return f"the one in schema {schema} is of version {version}, and this jobplan writes {VERSION}: use {remedy}"
+
+
+def _without_escapes(begin: tuple[str, str, str]) -> tuple[str, str, str]:
+    plan, event, resolved = begin
+    return plan.encode("ascii", "replace").decode(), _ESCAPED.sub("?", event), _ESCAPED.sub("?", resolved)

@@ -1,0 +1,310 @@
+-- The ledger: the record of runs in the database, and the one row that a step's own transaction writes. "{ledger}" is its
+-- schema, quoted. `ledger_version_1` and what may follow it make the tables, `ledger_views` and `ledger_grant` what
+-- people and roles see of them; the other blocks are what a run asks and writes.
+
+-- name: ledger_version_1
+-- What a ledger of version 1 consists of. No foreign keys: a batch of events may be lost, and a commit row must never
+-- fail for that.
+CREATE TABLE {ledger}.meta (
+  version integer PRIMARY KEY,
+  jobplan text NOT NULL,
+  installed_at timestamptz NOT NULL DEFAULT now()
+);
+CREATE TABLE {ledger}.runs (
+  run text PRIMARY KEY,
+  plan text NOT NULL,
+  file text NOT NULL DEFAULT '',
+  sha256 text NOT NULL,
+  jobplan text NOT NULL,
+  host text NOT NULL,
+  os_pid integer NOT NULL,
+  role text NOT NULL DEFAULT current_user,
+  started_at timestamptz NOT NULL,
+  finished_at timestamptz,
+  exit_code integer,
+  resolved json NOT NULL
+);
+CREATE TABLE {ledger}.events (
+  run text NOT NULL,
+  seq integer NOT NULL,
+  at timestamptz NOT NULL,
+  event text NOT NULL,
+  step text,
+  attempt integer,
+  body jsonb NOT NULL,
+  PRIMARY KEY (run, seq)
+);
+CREATE INDEX events_finished ON {ledger}.events (at) WHERE event = 'attempt_finished';
+CREATE TABLE {ledger}.commits (
+  run text NOT NULL,
+  step text NOT NULL,
+  attempt integer NOT NULL,
+  committed boolean NOT NULL,
+  PRIMARY KEY (run, step, attempt)
+);
+COMMENT ON TABLE {ledger}.meta IS 'The versions that this ledger has been brought to; the highest counts.';
+COMMENT ON TABLE {ledger}.runs IS 'One row for each run of a plan, and the plan as it was resolved.';
+COMMENT ON TABLE {ledger}.events IS 'Everything that happened in a run, in order; body is as in --report jsonl.';
+COMMENT ON TABLE {ledger}.commits IS
+  'A row that an attempt wrote in its own transaction: it is there if and only if the attempt has committed. Where it '
+  'says that it has not, a runner wrote it when the worker had gone, and the attempt never can.';
+
+-- name: ledger_mark
+-- $1 version that the ledger has been brought to, $2 by which jobplan.
+INSERT INTO {ledger}.meta (version, jobplan) VALUES ($1::integer, $2::text)
+
+-- name: ledger_views
+-- The usual questions. An attempt that ended when no runner was there to see it has its commit row, if anything.
+CREATE OR REPLACE VIEW {ledger}.attempts AS
+SELECT l.run, r.plan, l.step, l.attempt,
+       CASE
+         WHEN f.body IS NOT NULL AND f.body ->> 'outcome' NOT IN ('detached', 'unknown') THEN f.body ->> 'outcome'
+         WHEN c.committed THEN 'succeeded'
+         WHEN NOT c.committed THEN 'failed'
+         ELSE coalesce(f.body ->> 'outcome', 'running')
+       END AS outcome,
+       coalesce(c.committed, false) AS committed,
+       l.at AS launched_at,
+       coalesce((f.body ->> 'started_at')::timestamptz, l.at) AS started_at,
+       coalesce((f.body ->> 'finished_at')::timestamptz, f.at) AS finished_at,
+       coalesce((f.body ->> 'finished_at')::timestamptz, f.at)
+         - coalesce((f.body ->> 'started_at')::timestamptz, l.at) AS duration,
+       f.body ->> 'command_tag' AS command_tag,
+       (f.body ->> 'row_count')::bigint AS row_count,
+       f.body #>> '{error,sqlstate}' AS sqlstate,
+       f.body #>> '{error,message}' AS message,
+       f.body #>> '{error,detail}' AS detail,
+       f.body #>> '{error,hint}' AS hint,
+       (f.body #>> '{worker,pid}')::integer AS pid,
+       l.body ->> 'application_name' AS application_name
+FROM (
+  SELECT DISTINCT ON (run, step, attempt) run, step, attempt, event, at, body
+  FROM {ledger}.events
+  WHERE event IN ('attempt_launching', 'attempt_deferred')
+  ORDER BY run, step, attempt, seq DESC
+) AS l
+LEFT JOIN (
+  SELECT DISTINCT ON (run, step, attempt) run, step, attempt, at, body
+  FROM {ledger}.events
+  WHERE event = 'attempt_finished'
+  ORDER BY run, step, attempt, seq DESC
+) AS f USING (run, step, attempt)
+LEFT JOIN {ledger}.commits AS c USING (run, step, attempt)
+LEFT JOIN {ledger}.runs AS r USING (run)
+WHERE l.event = 'attempt_launching';
+COMMENT ON VIEW {ledger}.attempts IS 'Every worker that was asked for: when, how long, how it ended and why.';
+
+CREATE OR REPLACE VIEW {ledger}.running AS
+SELECT a.plan, a.run, a.step, a.attempt, a.launched_at, now() - a.launched_at AS age,
+       w.pid, coalesce(w.wait_event_type || ': ' || w.wait_event, w.state) AS doing,
+       w.pid IS NOT NULL AS worker_lives,
+       EXISTS (
+         SELECT FROM pg_catalog.pg_stat_activity AS s WHERE s.application_name = 'jobplan:' || a.run || ':runner'
+       ) AS runner_lives,
+       a.outcome
+FROM (
+  SELECT run FROM {ledger}.runs WHERE finished_at IS NULL
+  UNION
+  SELECT split_part(application_name, ':', 2)
+  FROM pg_catalog.pg_stat_activity
+  WHERE backend_type = 'pg_background' AND starts_with(application_name, 'jobplan:')
+) AS open
+CROSS JOIN LATERAL (SELECT * FROM {ledger}.attempts WHERE run = open.run OFFSET 0) AS a
+LEFT JOIN pg_catalog.pg_stat_activity AS w
+  ON w.backend_type = 'pg_background' AND w.application_name = a.application_name
+WHERE a.outcome = 'running' OR (a.outcome = 'detached' AND w.pid IS NOT NULL);
+COMMENT ON VIEW {ledger}.running IS
+  'What runs: attempts that have not ended as far as anybody knows. Neither worker nor runner lives: jobplan resume.';
+
+CREATE OR REPLACE VIEW {ledger}.failures AS
+SELECT f.at AS failed_at, r.plan, f.run, f.step, f.attempt, f.body ->> 'outcome' AS outcome,
+       f.body #>> '{error,sqlstate}' AS sqlstate,
+       f.body #>> '{error,message}' AS message,
+       f.body #>> '{error,detail}' AS detail,
+       f.body #>> '{error,hint}' AS hint,
+       f.body #>> '{error,context}' AS context
+FROM {ledger}.events AS f
+LEFT JOIN {ledger}.runs AS r USING (run)
+LEFT JOIN {ledger}.commits AS c USING (run, step, attempt)
+WHERE f.event = 'attempt_finished'
+  AND f.at > now() - interval '7 days'
+  AND f.body ->> 'outcome' NOT IN ('succeeded', 'detached')
+  AND c.committed IS NOT TRUE;
+COMMENT ON VIEW {ledger}.failures IS 'Attempts that did not succeed in the last seven days, and why.';
+
+CREATE OR REPLACE VIEW {ledger}.durations AS
+SELECT r.plan, f.step, count(*) AS n,
+       percentile_cont(0.5) WITHIN GROUP (ORDER BY f.took) AS p50,
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY f.took) AS p95,
+       max(f.took) AS longest,
+       (array_agg(f.took ORDER BY f.at DESC))[1] AS last,
+       max(f.at) AS last_at
+FROM (
+  SELECT run, step, at, (body ->> 'finished_at')::timestamptz - (body ->> 'started_at')::timestamptz AS took
+  FROM {ledger}.events
+  WHERE event = 'attempt_finished' AND body ->> 'outcome' = 'succeeded'
+) AS f
+JOIN {ledger}.runs AS r USING (run)
+WHERE f.took IS NOT NULL
+GROUP BY r.plan, f.step;
+COMMENT ON VIEW {ledger}.durations IS 'How long each step takes when it succeeds, over all runs that are kept.';
+
+-- name: ledger_grant
+-- What a role needs to run plans with the ledger, and to read it. "{role}" is quoted.
+GRANT USAGE ON SCHEMA {ledger} TO {role};
+GRANT SELECT ON ALL TABLES IN SCHEMA {ledger} TO {role};
+GRANT INSERT ON {ledger}.runs, {ledger}.events, {ledger}.commits TO {role};
+GRANT UPDATE ON {ledger}.runs, {ledger}.events TO {role};
+
+-- name: ledger_remove
+-- Only what is the ledger's: what somebody else has made in the schema, or on top of it, stays and is told of.
+DROP VIEW IF EXISTS {ledger}.durations, {ledger}.failures, {ledger}.running, {ledger}.attempts;
+DROP TABLE IF EXISTS {ledger}.commits, {ledger}.events, {ledger}.runs, {ledger}.meta;
+
+-- name: ledger_found
+-- $1 schema. Whether there is one in which this role may write, and what settings a worker of its would inherit. The
+-- catalogs are asked, because a name in a schema that the role may not use is an error.
+SELECT n.oid IS NOT NULL,
+       m.oid IS NOT NULL,
+       pg_is_in_recovery(),
+       has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(m.oid, 'SELECT') AND (
+         SELECT count(*) = 3
+                AND bool_and(has_table_privilege(t.oid, 'SELECT') AND has_table_privilege(t.oid, 'INSERT'))
+                AND bool_and(t.relname = 'commits' OR has_table_privilege(t.oid, 'UPDATE'))
+         FROM pg_class AS t
+         WHERE t.relnamespace = n.oid AND t.relname IN ('runs', 'events', 'commits')
+       ),
+       current_user,
+       current_setting('server_encoding'),
+       current_setting('default_transaction_read_only'),
+       current_setting('default_transaction_isolation'),
+       current_setting('lock_timeout')
+FROM (SELECT) AS one
+LEFT JOIN pg_namespace AS n ON n.nspname = $1::text
+LEFT JOIN pg_class AS m ON m.relnamespace = n.oid AND m.relname = 'meta' AND m.relkind = 'r'
+
+-- name: ledger_version
+-- The version of the ledger that was found.
+SELECT max(version) FROM {ledger}.meta
+
+-- name: ledger_role
+-- $1 role, $2 schema. Whether a worker of that role may write its commit row.
+SELECT has_schema_privilege(r.oid, n.oid, 'USAGE') AND has_table_privilege(r.oid, c.oid, 'INSERT')
+FROM pg_roles AS r
+JOIN pg_namespace AS n ON n.nspname = $2::text
+JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'commits'
+WHERE r.rolname = $1::text
+
+-- name: ledger_row
+-- What comes first in a worker's text. It does not wait for a lock on the ledger as long as the step waits for others.
+SET LOCAL lock_timeout TO {limit};
+INSERT INTO {ledger}.commits (run, step, attempt, committed) VALUES ({run}, {step}, {attempt}, true);
+SET LOCAL lock_timeout TO {lock_timeout};
+
+-- name: ledger_free
+-- Whether the commit row can be written now, or somebody has locked the table: an error.
+LOCK TABLE {ledger}.commits IN ROW EXCLUSIVE MODE NOWAIT
+
+-- name: ledger_begin
+-- The transactions of the login role may be READ ONLY by default, or see only what was there when they began.
+BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE
+
+-- name: ledger_limits
+-- No writing may hold up the run, nor wait for the disk: the journal is what must last, and the commit row lasts with
+-- its step. In a transaction of its own, so that no worker inherits them.
+SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '200ms', true),
+       set_config('statement_timeout', '5s', true)
+
+-- name: ledger_run
+-- $1 run, $2 plan, $3 run_started or run_resumed as JSON, $4 the resolved plan as JSON. A run that is resumed goes on.
+INSERT INTO {ledger}.runs AS r (run, plan, file, sha256, jobplan, host, os_pid, started_at, resolved)
+SELECT $1::text, $2::text, coalesce(e.body ->> 'file', ''), e.body ->> 'sha256', e.body ->> 'jobplan',
+       e.body ->> 'host', (e.body ->> 'os_pid')::integer, (e.body ->> 'at')::timestamptz, $4::json
+FROM (SELECT $3::jsonb) AS e(body)
+ON CONFLICT (run) DO UPDATE
+SET sha256 = excluded.sha256, jobplan = excluded.jobplan, host = excluded.host, os_pid = excluded.os_pid,
+    finished_at = NULL, exit_code = NULL, resolved = excluded.resolved
+
+-- name: ledger_events
+-- $1 run, $2 JSON array of [seq, event]. What has been written already stays as it is.
+INSERT INTO {ledger}.events (run, seq, at, event, step, attempt, body)
+SELECT $1::text, (e.item ->> 0)::integer, (e.item -> 1 ->> 'at')::timestamptz, e.item -> 1 ->> 'event',
+       e.item -> 1 ->> 'step', (e.item -> 1 ->> 'attempt')::integer, e.item -> 1
+FROM jsonb_array_elements($2::jsonb) AS e(item)
+ON CONFLICT (run, seq) DO NOTHING
+
+-- name: ledger_end
+-- $1 run, $2 run_finished as JSON.
+UPDATE {ledger}.runs
+SET finished_at = (e.body ->> 'at')::timestamptz, exit_code = (e.body ->> 'exit_code')::integer
+FROM (SELECT $2::jsonb) AS e(body)
+WHERE run = $1::text
+
+-- name: ledger_expected
+-- $1 run, $2 step, $3 attempt. Whether the attempt's worker, or the last one of several, had a commit row in its text.
+SELECT coalesce((body ->> 'commit_row')::boolean, false)
+FROM {ledger}.events
+WHERE run = $1::text AND event = 'attempt_launching' AND step = $2::text AND attempt = $3::integer
+ORDER BY seq DESC
+LIMIT 1
+
+-- name: ledger_unprove
+-- $1 run, $2 step, $3 attempt. Its worker has failed because of the commit row, and another one follows without it.
+UPDATE {ledger}.events
+SET body = body - 'commit_row'
+WHERE run = $1::text AND event = 'attempt_launching' AND step = $2::text AND attempt = $3::integer
+
+-- name: ledger_fence
+-- $1 run, $2 step, $3 attempt; the worker has gone. Takes the place of its row, so that one that nobody has seen and
+-- that might still begin cannot commit any more. While its transaction is open this waits for it.
+INSERT INTO {ledger}.commits (run, step, attempt, committed) VALUES ($1::text, $2::text, $3::integer, false)
+ON CONFLICT (run, step, attempt) DO NOTHING
+
+-- name: ledger_committed
+-- $1 run, $2 step, $3 attempt. No row: nobody has written one.
+SELECT committed FROM {ledger}.commits WHERE run = $1::text AND step = $2::text AND attempt = $3::integer
+
+-- name: ledger_session
+-- What an administrator's session begins with: names mean what they say, and nothing waits for long.
+SELECT set_config('search_path', 'pg_catalog, pg_temp', false), set_config('lock_timeout', '5s', false),
+       set_config('default_transaction_read_only', 'off', false)
+
+-- name: ledger_alone
+-- Two that install at the same time do so one after the other.
+SELECT pg_advisory_xact_lock(hashtextextended('jobplan:ledger', 0))
+
+-- name: ledger_status
+-- $1 schema. Runs, those without an end, events, bytes on disk with the indexes, the first and the last start.
+SELECT (SELECT count(*) FROM {ledger}.runs), (SELECT count(*) FROM {ledger}.runs WHERE finished_at IS NULL),
+       (SELECT count(*) FROM {ledger}.events),
+       (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint
+        FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace
+        WHERE n.nspname = $1::text AND c.relkind = 'r'),
+       (SELECT to_char(min(started_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') FROM {ledger}.runs),
+       (SELECT to_char(max(started_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') FROM {ledger}.runs)
+
+-- name: ledger_purge
+-- $1 seconds. How many runs were deleted. A run lives while one of its sessions or workers does.
+WITH old AS MATERIALIZED (
+  SELECT r.run
+  FROM {ledger}.runs AS r
+  WHERE coalesce(r.finished_at, (SELECT max(e.at) FROM {ledger}.events AS e WHERE e.run = r.run), r.started_at)
+        < now() - make_interval(secs => $1::float8)
+    AND NOT EXISTS (
+      SELECT FROM pg_stat_activity AS s WHERE starts_with(s.application_name, 'jobplan:' || r.run || ':')
+    )
+), events AS (
+  DELETE FROM {ledger}.events AS e USING old WHERE e.run = old.run
+), commits AS (
+  DELETE FROM {ledger}.commits AS c USING old WHERE c.run = old.run
+), runs AS (
+  DELETE FROM {ledger}.runs AS r USING old WHERE r.run = old.run RETURNING 1
+)
+SELECT count(*) FROM runs
+
+-- name: ledger_others
+-- $1 schema. Whether something is in the schema that is not the ledger's.
+SELECT EXISTS (
+  SELECT FROM pg_depend AS d JOIN pg_namespace AS n ON n.oid = d.refobjid
+  WHERE d.refclassid = 'pg_namespace'::regclass AND d.deptype = 'n' AND n.nspname = $1::text
+)

@@ -1,0 +1,207 @@
+"""What a person does with the ledger as a whole: make it, bring it up to date, look at it, shorten it, remove it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from runner.errors import ConnectionFailedError, RecordError, UsageError
+from runner.gateway.conninfo import with_keepalives
+from runner.gateway.ledger import VERSION
+from runner.gateway.queries import query
+from runner.sql.params import TemplateError, quote_identifier
+
+#: The blocks that bring a ledger from the version before to each.
+STEPS: Mapping[int, str] = {1: "ledger_version_1"}
+_NAME = "jobplan:ledger"
+_LOCKED = "55P03"
+_DEPENDED_ON = "2BP01"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerStatus:
+    """What there is. `version` is None if there is no ledger; times are as the server writes them, in UTC."""
+
+    schema: str
+    version: int | None = None
+    writable: bool = False
+    runs: int = 0
+    unfinished: int = 0
+    events: int = 0
+    bytes: int = 0
+    first: str | None = None
+    last: str | None = None
+
+    @property
+    def remedy(self) -> str | None:
+        """The command that makes it usable by this jobplan; None if it is."""
+        if self.version is None:
+            return "jobplan ledger install"
+        if self.version < VERSION:
+            return "jobplan ledger upgrade"
+        return "a newer jobplan" if self.version > VERSION else None
+
+
+class LedgerAdmin:
+    """Does one thing on a connection of its own, in one transaction, or all of nothing. RecordError if it cannot."""
+
+    def __init__(self, conninfo: str, schema: str) -> None:
+        self._conninfo = with_keepalives(conninfo)
+        self._schema = schema
+        try:
+            self._quoted = quote_identifier(schema)
+        except TemplateError as error:
+            raise UsageError(f"--schema {schema!r}: {error.message}") from error
+
+    def install(self, jobplan: str, grants: Sequence[str] = ()) -> bool:
+        """Make the ledger unless it is there, and give the roles what runs need; false if it was there already."""
+        with self._connected() as connection:
+            version = self._version(connection)
+            if version is None:
+                if not self._schema_exists(connection):
+                    self._do(connection, f"CREATE SCHEMA {self._quoted}")
+                self._bring_up(connection, 0, jobplan)
+            else:
+                self._require(version)
+            for role in grants:
+                self._do(connection, self._block("ledger_grant").replace("{role}", _quoted_role(role)))
+        return version is None
+
+    def upgrade(self, jobplan: str) -> tuple[int, int]:
+        """Bring the ledger to this jobplan's version; the version before and the one now."""
+        with self._connected() as connection:
+            version = self._installed_version(connection)
+            if version > VERSION:
+                raise self._too_new(version)
+            if version < VERSION:
+                self._bring_up(connection, version, jobplan)
+        return version, VERSION
+
+    def status(self) -> LedgerStatus:
+        """Look at the ledger."""
+        with self._connected() as connection:
+            version = self._version(connection)
+            if version is None:
+                return LedgerStatus(schema=self._schema)
+            (found,) = connection.execute(query("ledger_found"), [self._schema]).fetchall()
+            (row,) = connection.execute(self._block("ledger_status").encode(), [self._schema]).fetchall()
+            runs, unfinished, events, size, first, last = row
+        return LedgerStatus(
+            schema=self._schema,
+            version=version,
+            writable=found[2] is False and found[3] is True,
+            runs=runs,
+            unfinished=unfinished,
+            events=events,
+            bytes=size,
+            first=first,
+            last=last,
+        )
+
+    def purge(self, older_than: float) -> int:
+        """Delete runs that ended more than `older_than` seconds ago; how many. One that lives is kept.
+
+        A run that has no end, because its runner was killed, is as old as its last event.
+        """
+        with self._connected() as connection:
+            self._require(self._installed_version(connection))
+            (row,) = connection.execute(self._block("ledger_purge").encode(), [older_than]).fetchall()
+        return int(row[0])
+
+    def remove(self) -> bool:
+        """Drop the ledger, and its schema if nothing else is in it; true if the schema is gone too."""
+        with self._connected() as connection:
+            self._installed_version(connection)
+            self._do(connection, self._block("ledger_remove"))
+            others = connection.execute(self._block("ledger_others").encode(), [self._schema]).fetchall()
+            if others[0][0]:
+                return False
+            self._do(connection, f"DROP SCHEMA {self._quoted}")
+        return True
+
+    # --- how ----------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """Open a connection and a transaction in which nothing waits for long and nobody else does the same."""
+        try:
+            connection = psycopg.connect(
+                self._conninfo,
+                autocommit=True,
+                application_name=_NAME,
+                client_encoding="UTF8",
+                cursor_factory=psycopg.RawCursor,
+            )
+        except psycopg.Error as error:
+            raise ConnectionFailedError(" ".join(str(error).split())) from error
+        with connection:
+            try:
+                connection.execute(query("ledger_session"))
+                with connection.transaction():
+                    connection.execute(query("ledger_alone"))
+                    yield connection
+            except psycopg.Error as error:
+                raise self._explained(error) from error
+
+    def _explained(self, error: psycopg.Error) -> RecordError:
+        message = error.diag.message_primary or " ".join(str(error).split())
+        hint = None
+        if error.sqlstate == _LOCKED:
+            hint = "Somebody works with it, perhaps a step that is running. Try again when that is over."
+        elif error.sqlstate == _DEPENDED_ON:
+            detail = " ".join((error.diag.message_detail or "").split())
+            hint = f"{detail}. Drop that first, or keep the ledger."
+        return RecordError(f"the ledger in schema {self._schema}: {message}.", hint=hint)
+
+    def _block(self, name: str) -> str:
+        return query(name, ledger=self._quoted).decode()
+
+    def _do(self, connection: psycopg.Connection[tuple[Any, ...]], statements: str) -> None:
+        connection.execute(statements.encode())
+
+    def _schema_exists(self, connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+        found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = $1", [self._schema])
+        return bool(found.fetchall())
+
+    def _version(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
+        """Return the version of the ledger that is there, None if there is none."""
+        (row,) = connection.execute(query("ledger_found"), [self._schema]).fetchall()
+        if not row[1]:
+            return None
+        (version,) = connection.execute(self._block("ledger_version").encode()).fetchall()[0]
+        return int(version)
+
+    def _installed_version(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int:
+        version = self._version(connection)
+        if version is None:
+            hint = "Make it: jobplan ledger install"
+            raise RecordError(f"there is no ledger in schema {self._schema}.", hint=hint)
+        return version
+
+    def _require(self, version: int) -> None:
+        if version > VERSION:
+            raise self._too_new(version)
+        if version < VERSION:
+            hint = "Bring it up to date: jobplan ledger upgrade"
+            raise RecordError(f"the ledger in schema {self._schema} is of version {version}.", hint=hint)
+
+    def _too_new(self, version: int) -> RecordError:
+        message = f"the ledger in schema {self._schema} is of version {version}, and this jobplan knows {VERSION}."
+        return RecordError(message, hint="Use a newer jobplan.")
+
+    def _bring_up(self, connection: psycopg.Connection[tuple[Any, ...]], version: int, jobplan: str) -> None:
+        for to in range(version + 1, VERSION + 1):
+            self._do(connection, self._block(STEPS[to]))
+            connection.execute(self._block("ledger_mark").encode(), [to, jobplan])
+        self._do(connection, self._block("ledger_views"))
+
+
+def _quoted_role(role: str) -> str:
+    try:
+        return quote_identifier(role)
+    except TemplateError as error:
+        raise UsageError(f"--grant {role!r}: {error.message}") from error

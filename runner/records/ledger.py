@@ -1,0 +1,89 @@
+"""The ledger as a run tells it: every event, in order, with the plan that it is of.
+
+What is told here is written by the gateway, which alone speaks to the server; nothing here waits for it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Protocol
+
+from runner.engine import events as ev
+from runner.engine.encoding import to_json
+from runner.engine.state import RunState
+from runner.plan.canonical import resolved_json
+
+
+class LedgerWriter(Protocol):
+    """Takes what is to be written. Events are JSON in ASCII."""
+
+    @property
+    def on(self) -> bool:
+        """Say whether anything is written."""
+        ...
+
+    def begin(self, plan: str, event: str, resolved: str) -> None:
+        """Take the run's own row: the plan's name, the event that begins it, and the resolved plan as JSON."""
+        ...
+
+    def take(self, seq: int, event: str) -> None:
+        """Take one event; `seq` counts those of the run."""
+        ...
+
+    def take_launching(self, seq: int, event: str, step: str, attempt: int) -> None:
+        """Take the event that announces a worker, to be written before it is asked for."""
+        ...
+
+    def end(self, event: str) -> None:
+        """Take the event that ends the run."""
+        ...
+
+
+class LedgerSink:
+    """A sink that hands each event to the ledger. `told` is how many events of the run there were before."""
+
+    def __init__(self, ledger: LedgerWriter, run_id: str, *, told: int = 0) -> None:
+        self._ledger = ledger
+        self._run_id = run_id
+        self._told = told
+
+    def handle(self, event: ev.Event, state: RunState) -> None:
+        """Hand the event over."""
+        self._told += 1
+        if not self._ledger.on:
+            return
+        text = _ascii_json(to_json(event, self._run_id))
+        if isinstance(event, ev.RunStarted | ev.RunResumed):
+            resolved = _ascii_json(json.loads(resolved_json(state.plan)))
+            self._ledger.begin(state.plan.name, text, resolved)
+        if isinstance(event, ev.AttemptLaunching):
+            self._ledger.take_launching(self._told, text, event.step, event.attempt)
+        else:
+            self._ledger.take(self._told, text)
+        if isinstance(event, ev.RunFinished):
+            self._ledger.end(text)
+
+    def flush(self) -> None:
+        """Do nothing: the journal is what must last, and the gateway writes a launch before it is done."""
+
+    def tick(self, now: float, state: RunState) -> None:
+        """Do nothing: the gateway writes when there is something."""
+
+    def close(self) -> None:
+        """Do nothing: the gateway writes what is left when it is closed."""
+
+
+def _ascii_json(value: object) -> str:
+    """Return JSON that a server of any encoding takes; what no text of PostgreSQL can hold is replaced."""
+    text = json.dumps(value, separators=(",", ":"))
+    if "\\u0000" not in text and "\\ud" not in text:
+        return text
+    return json.dumps(_suitable(value), separators=(",", ":"))
+
+
+def _suitable(value: object) -> object:
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {str(_suitable(key)): _suitable(item) for key, item in value.items()}
+    return [_suitable(item) for item in value] if isinstance(value, list) else value

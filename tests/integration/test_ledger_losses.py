@@ -1,0 +1,212 @@
+"""With the ledger: what is lost of a worker's end is not lost of its outcome, because its own transaction tells."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from runner.embedded import EmbeddedServer
+from runner.embedded.server import Mode
+from runner.engine import events as ev
+from runner.engine.state import StepState
+from runner.gateway.ledger_admin import LedgerAdmin
+from runner.plan.model import Need, NeedOn, OnFailure
+from tests.builders import plan, sql, step
+from tests.integration.houses import (
+    LAUNCHERS,
+    MONITORS,
+    SESSIONS,
+    Follower,
+    RealHouse,
+    ask,
+    real_run,
+    run_one,
+    run_plan,
+    strike,
+    until,
+    value,
+)
+
+LONG = "SELECT pg_sleep(120)"
+COMMITS = "SELECT step, committed FROM jobplan.commits WHERE run = %s ORDER BY step"
+GAPLESS = "SELECT count(*) = max(seq) AND min(seq) = 1 FROM jobplan.events WHERE run = %s"
+
+
+@pytest.fixture
+def ledger(database: str) -> str:
+    """A database of this test's own, with a ledger."""
+    LedgerAdmin(database, "jobplan").install("0")
+    return database
+
+
+async def test_a_worker_that_commits_while_nobody_hears_from_it_has_succeeded(ledger: str) -> None:
+    async with RealHouse(ledger, "ledger-lost", ledger="jobplan") as house:
+        follower = await Follower(house, "step", "CREATE TABLE witness (); SELECT pg_sleep(1)").running()
+        assert strike(ledger, house.run_id, LAUNCHERS)
+        end = await follower.ended()
+        assert follower.lost
+        assert end.proven
+        assert not end.lost
+        assert ask(ledger, COMMITS, house.run_id) == [("step", True)]
+        assert value(ledger, "SELECT count(*) FROM witness") == 0
+
+
+async def test_a_worker_that_fails_while_nobody_hears_from_it_has_not_committed(ledger: str) -> None:
+    async with RealHouse(ledger, "ledger-fails", ledger="jobplan") as house:
+        follower = await Follower(house, "step", "CREATE TABLE witness (); SELECT pg_sleep(1); SELECT 1/0").running()
+        assert strike(ledger, house.run_id, LAUNCHERS)
+        end = await follower.ended()
+        assert follower.lost
+        assert end.rolled_back
+        assert not end.lost
+        assert ask(ledger, COMMITS, house.run_id) == [("step", False)]
+        assert value(ledger, "SELECT to_regclass('witness')") is None
+
+
+@pytest.mark.parametrize("text", ["VACUUM", "DO $$ BEGIN PERFORM pg_sleep(1); END $$"])
+async def test_a_worker_without_the_row_stays_unknown(ledger: str, text: str) -> None:
+    async with RealHouse(ledger, "ledger-without", ledger="jobplan") as house:
+        text = text if text != "VACUUM" else "CALL naps()"
+        ask(ledger, "CREATE PROCEDURE naps() LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); COMMIT; END'")
+        follower = await Follower(house, "step", text).running()
+        assert strike(ledger, house.run_id, LAUNCHERS)
+        end = await follower.ended()
+        assert end.lost
+        assert not ask(ledger, COMMITS, house.run_id)
+
+
+async def test_a_late_worker_is_kept_from_committing(ledger: str) -> None:
+    """The fence: once a run has said that an attempt did not commit, no worker of it can, wherever it was."""
+    async with RealHouse(ledger, "ledger-late", ledger="jobplan") as house:
+        assert ask(ledger, "INSERT INTO jobplan.commits VALUES ('ledger-late', 'step', 1, false) RETURNING 1")
+        end = await run_one(house, "CREATE TABLE witness ()")
+        assert end.error is not None
+        assert end.error.sqlstate == "23505"
+        assert value(ledger, "SELECT to_regclass('witness')") is None
+
+
+async def test_a_second_worker_of_an_attempt_that_has_committed_changes_nothing(ledger: str) -> None:
+    async with RealHouse(ledger, "ledger-twice", ledger="jobplan") as house:
+        ask(ledger, "CREATE TABLE witness (n int)")
+        assert (await run_one(house, "INSERT INTO witness VALUES (1)")).proven
+        assert (await run_one(house, "INSERT INTO witness VALUES (1)")).proven
+        assert value(ledger, "SELECT count(*) FROM witness") == 1
+
+
+async def test_a_worker_that_says_nothing_of_its_end_has_not_committed(ledger: str) -> None:
+    """Extension note 5: transaction_timeout ends it with completed and without an error."""
+    async with RealHouse(ledger, "ledger-silent", ledger="jobplan") as house:
+        end = await run_one(house, LONG, settings={"transaction_timeout": "300ms"})
+        assert end.rolled_back or (end.error is not None and end.error.sqlstate == "25P04")
+        assert not end.proven
+
+
+async def test_a_step_whose_session_is_lost_runs_once(ledger: str) -> None:
+    ask(ledger, "CREATE TABLE witness (n int)")
+    text = "INSERT INTO witness VALUES (1); SELECT pg_sleep(1.5)"
+    run, record = real_run(ledger, plan(step("a", text, idempotent=True)), run_id="ledger-once", ledger="jobplan")
+    task = asyncio.create_task(run.execute())
+    await until(lambda: record.of(ev.AttemptRunning))
+    assert strike(ledger, "ledger-once", LAUNCHERS)
+    assert (await task).exit_code == 0
+    assert [end.outcome for end in record.ends("a")] == [ev.Outcome.SUCCEEDED]
+    assert value(ledger, "SELECT count(*) FROM witness") == 1
+    assert value(ledger, GAPLESS, "ledger-once")
+
+
+async def test_a_lost_worker_that_was_asked_to_stop_is_cancelled(ledger: str) -> None:
+    steps = (step("a", LONG), step("b", "SELECT pg_sleep(1); SELECT 1/0"))
+    run, record = real_run(ledger, plan(*steps, on_failure=OnFailure.CANCEL), run_id="ledger-stop", ledger="jobplan")
+    task = asyncio.create_task(run.execute())
+    await until(lambda: len(record.of(ev.AttemptRunning)) == 2)
+    assert strike(ledger, "ledger-stop", LAUNCHERS)
+    assert (await task).exit_code == 1
+    assert record.outcomes() == {"a": ev.Outcome.CANCELLED, "b": ev.Outcome.FAILED}
+
+
+async def test_idle_launcher_sessions_that_end_cost_nothing(ledger: str) -> None:
+    async with RealHouse(ledger, "ledger-idle", ledger="jobplan") as house:
+        assert (await run_one(house, "SELECT 1", "a")).proven
+        assert strike(ledger, house.run_id, LAUNCHERS) == 1
+        assert (await run_one(house, "SELECT 1", "b")).proven
+        assert ask(ledger, COMMITS, house.run_id) == [("a", True), ("b", True)]
+
+
+async def test_statements_that_somebody_cancels_lose_nothing(ledger: str) -> None:
+    steps = [step(f"s{number}", "SELECT pg_sleep(0.05)") for number in range(30)]
+    run, record = real_run(ledger, plan(*steps), run_id="ledger-cancel", ledger="jobplan")
+    task = asyncio.create_task(run.execute())
+    while not task.done():
+        strike(ledger, "ledger-cancel", SESSIONS, "pg_cancel_backend")
+        await asyncio.sleep(0.02)
+    result = await task
+    # A launch that somebody breaks off has either happened or not; the row knows, if it was in the text.
+    assert set(record.outcomes().values()) <= {ev.Outcome.SUCCEEDED, ev.Outcome.FAILED, ev.Outcome.UNKNOWN}
+    committed = {name for name, committed_ in ask(ledger, COMMITS, "ledger-cancel") if committed_}
+    assert committed <= {name for name, outcome in record.outcomes().items() if outcome is ev.Outcome.SUCCEEDED}
+    assert result.ledger_problem is None
+    assert value(ledger, GAPLESS, "ledger-cancel")
+
+
+async def test_a_monitor_session_that_is_lost_loses_no_event(ledger: str) -> None:
+    steps = [step(f"s{number}", "SELECT pg_sleep(0.3)") for number in range(12)]
+    run, record = real_run(ledger, plan(*steps, slots=2), run_id="ledger-monitor", ledger="jobplan")
+    task = asyncio.create_task(run.execute())
+    await until(lambda: record.of(ev.AttemptRunning))
+    assert strike(ledger, "ledger-monitor", MONITORS)
+    assert (await task).exit_code == 0
+    assert value(ledger, GAPLESS, "ledger-monitor")
+    assert value(ledger, "SELECT exit_code FROM jobplan.runs WHERE run = 'ledger-monitor'") == 0
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+async def test_a_restart_of_the_server_leaves_nothing_unknown(frail_server: EmbeddedServer, mode: Mode) -> None:
+    LedgerAdmin(frail_server.dsn, "jobplan").install("0")
+    steps = (
+        step("before", "CREATE TABLE before ()"),
+        step("lost", LONG),
+        step("settled", LONG, verify=sql("SELECT true")),
+        step("after", "SELECT 1", needs=[Need(step="lost", on=NeedOn.DONE)]),
+    )
+    run, record = real_run(frail_server.dsn, plan(*steps), run_id="ledger-restart", ledger="jobplan")
+    task = asyncio.create_task(run.execute())
+    await until(lambda: len(record.of(ev.AttemptRunning)) >= 2 and record.of(ev.StepFinished, "before"))
+    await asyncio.to_thread(frail_server.restart, mode)
+    result = await task
+    assert result.exit_code == 1
+    states = {key: found.state for key, found in run.state.records.items()}
+    assert states == {
+        "before": StepState.SUCCEEDED,
+        "lost": StepState.FAILED,
+        "settled": StepState.FAILED,
+        "after": StepState.SUCCEEDED,
+    }
+    assert value(frail_server.dsn, "SELECT exit_code FROM jobplan.runs") == 1
+    gc.collect()
+
+
+async def test_a_server_that_does_not_come_back_leaves_it_unknown(
+    frail_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 2.0)
+    LedgerAdmin(frail_server.dsn, "jobplan").install("0")
+    run, record = real_run(frail_server.dsn, plan(step("a", LONG)), ledger="jobplan")
+    task = asyncio.create_task(run.execute())
+    await until(lambda: record.of(ev.AttemptRunning))
+    await asyncio.to_thread(frail_server.stop, "immediate")
+    result = await task
+    assert result.exit_code == 7
+    assert result.ledger_problem is not None
+    assert record.outcomes() == {"a": ev.Outcome.UNKNOWN}
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    gc.collect()
+
+
+async def test_nothing_is_left_open_after_a_run(ledger: str) -> None:
+    house = RealHouse(ledger, "ledger-open", ledger="jobplan")
+    await run_plan(ledger, plan(step("a", "SELECT 1"), step("b", "SELECT 1/0")), run_id=house.run_id, ledger="jobplan")
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    gc.collect()
+    await until(lambda: house.connections() == 0)
