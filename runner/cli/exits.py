@@ -34,10 +34,10 @@ _CODES: tuple[tuple[type[JobplanError], int], ...] = (
 EXIT_CODES = """\b
 Exit codes:
   0         every step succeeded, was skipped, allowed to fail, or detached
-  1         a step failed, timed out or was cancelled; or a report broke off
+  1         a step failed, timed out or was cancelled; or the journal or a report broke off
   2         wrong usage
   3         the plan is invalid
-  4         nothing was started: no connection, or the server is not ready
+  4         nothing was started: no connection, the server is not ready, or no journal can be kept
   5         run_timeout ended the run
   6         another run holds the concurrency group
   7         an outcome is unknown, or a worker runs on that should not

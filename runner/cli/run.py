@@ -25,7 +25,7 @@ from runner.engine.loop import RunResult
 from runner.engine.sink import Sink
 from runner.errors import JobplanError, RecordError, UsageError
 from runner.gateway.conninfo import without_password
-from runner.identity import new_run_id, worker_name
+from runner.identity import new_run_id
 from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.records.journal import Journal
@@ -42,6 +42,8 @@ class Options:
     plan: Path
     parameters: ParameterValues
     dsn: str
+    #: The connection that was typed: later commands need it again; the environment is still there for them.
+    given_dsn: str | None
     slots: int | None
     selection: Selection
     reports: tuple[tuple[str, Path], ...]
@@ -89,6 +91,7 @@ def run(
     options = Options(
         plan=plan,
         parameters=parameter_values(params, params_file),
+        given_dsn=dsn,
         dsn=chosen_dsn(dsn),
         slots=slots,
         selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
@@ -204,22 +207,18 @@ def _last_line(result: RunResult, options: Options, clock: Clock, run_id: str, *
         run_id=run_id,
         seconds=clock.now() - started,
         record=record or None,
-        afterlife=_EMBEDDED if embedded else _psql_commands(options.dsn, run_id),
+        afterlife=_EMBEDDED if embedded else _commands(options.given_dsn, run_id),
     )
 
 
 _EMBEDDED = Afterlife(instead="the embedded server is removed now, and with it what still runs")
 
 
-def _psql_commands(conninfo: str, run_id: str) -> Afterlife:
-    """Write the commands out in full, without a password: psql asks for it, or finds it where libpq does."""
-    target = without_password(conninfo)
-    workers = (
-        "FROM pg_stat_activity WHERE backend_type = 'pg_background' "
-        f"AND application_name LIKE '{worker_name(run_id, '')}%'"
-    )
-    psql = f"psql {shlex.quote(target)} -c" if target else "psql -c"
+def _commands(given: str | None, run_id: str) -> Afterlife:
+    """Write the commands out in full, without a password: who types them has it, or is asked where libpq looks."""
+    target = without_password(given) if given else ""
+    where = f" --dsn {shlex.quote(target)}" if target else ""
     return Afterlife(
-        follow=f'{psql} "SELECT pid, application_name, now() - backend_start AS age {workers}"',
-        stop=f'{psql} "SELECT pg_terminate_backend(pid) {workers}"',
+        follow=f"jobplan attach {run_id}{where}",
+        stop=f"jobplan cancel {run_id} --detached{where}",
     )

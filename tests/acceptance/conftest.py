@@ -1,11 +1,10 @@
-"""What acceptance tests ask for: the command, a database of their own, and the server's own programs."""
+"""What acceptance tests ask for: the command, a database of their own, and a server with little room."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-import psycopg
 import pytest
 
 from runner.embedded import start_server
@@ -26,15 +25,6 @@ def db(database: str) -> Iterator[Database]:
     connected = Database(database)
     yield connected
     connected.close()
-
-
-@pytest.fixture(scope="session")
-def bin_dir(server_dsn: str) -> Path:
-    """The folder with the test server's own programs: psql, pgbench."""
-    with psycopg.connect(server_dsn) as connection:
-        row = connection.execute("SELECT setting FROM pg_config WHERE name = 'BINDIR'").fetchone()
-    assert row is not None
-    return Path(row[0])
 
 
 @pytest.fixture(scope="session")

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
+import shlex
 from pathlib import Path
 
 import jsonschema
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from tests.acceptance.console import Database, Jobplan, clean_environment
+from tests.acceptance.console import Database, Jobplan
 
 ROOT = Path(__file__).parents[2]
 PLANS = ROOT / "plans"
 EVENTS_SCHEMA = json.loads((ROOT / "schemas" / "events-v1.schema.json").read_text(encoding="utf-8"))
 
 
-def shell(command: str, bin_dir: Path) -> str:
-    """Run a line as a person pastes it into a shell, with the server's psql on the path; return its output."""
-    environment = clean_environment({"PATH": f"{bin_dir}:{os.environ['PATH']}"})
-    done = subprocess.run(
-        ["bash", "-c", command], env=environment, capture_output=True, text=True, timeout=30, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_the_quickstart_runs_and_says_how_to_follow_and_to_stop_what_lives_on(
-    jobplan: Jobplan, db: Database, bin_dir: Path
-) -> None:
+def test_the_quickstart_runs_and_says_how_to_follow_and_to_stop_what_lives_on(jobplan: Jobplan, db: Database) -> None:
     ran = jobplan("run", PLANS / "quickstart.yaml", "--dsn", db.dsn, "--param", "orders=1000")
     assert (ran.code, ran.out) == (0, "")
     assert "fill_orders: started (timeout 2m00s)" in ran.lines
@@ -40,25 +28,29 @@ def test_the_quickstart_runs_and_says_how_to_follow_and_to_stop_what_lives_on(
         re.match(r"warm_cache: detached after \S+ \(pid \d+ since .*, ends by .*Z\)", line) for line in ran.lines
     )
     summary = re.fullmatch(
-        r"run (\S+): 11 succeeded, 1 detached in \S+; record: \S+; follow what lives on: (psql .*); stop it: (psql .*)",
+        r"run (\S+): 11 succeeded, 1 detached in \S+; record: \S+; follow what lives on: (.*); stop it: (.*)",
         ran.last_line,
     )
     assert summary is not None, ran.last_line
     run_id, follow, stop = summary.groups()
+    dsn = conninfo_to_dict(db.dsn)
+    assert shlex.split(follow)[:4] == ["jobplan", "attach", run_id, "--dsn"]
+    assert conninfo_to_dict(shlex.split(follow)[4]) == dsn
+    assert shlex.split(stop)[:5] == ["jobplan", "cancel", run_id, "--detached", "--dsn"]
+    assert conninfo_to_dict(shlex.split(stop)[5]) == dsn
     assert db.workers() == ["warm_cache"]
-    assert f"jobplan:{run_id}:warm_cache" in shell(follow, bin_dir)
-    assert "t" in shell(stop, bin_dir)
+    assert jobplan(*shlex.split(stop)[1:]).code == 0
     db.until_workers()
-    assert "0 rows" in shell(follow, bin_dir)
+    assert jobplan(*shlex.split(follow)[1:]).code == 0
     assert db.value("SELECT count(*) FROM shop.order_lines") == 2000
 
 
 def test_the_commands_of_the_last_line_hold_no_password(jobplan: Jobplan, db: Database) -> None:
     plan = jobplan.plan("- {id: nap, sql: SELECT pg_sleep(1), on_finish: detach}")
-    dsn = psycopg.conninfo.make_conninfo(db.dsn, password="hunter2")  # noqa: S106 - a password to look for
+    dsn = make_conninfo(db.dsn, password="hunter2")  # noqa: S106 - a password to look for
     ran = jobplan("run", plan, "--dsn", dsn, "--report", "jsonl=events.jsonl")
     assert ran.code == 0
-    assert "stop it: psql" in ran.last_line
+    assert "stop it: jobplan cancel" in ran.last_line
     assert "hunter2" not in ran.err + (jobplan.folder / "events.jsonl").read_text(encoding="utf-8")
     started = jobplan.events()[0]
     with psycopg.connect(started["connection"]) as connection:
@@ -68,16 +60,17 @@ def test_the_commands_of_the_last_line_hold_no_password(jobplan: Jobplan, db: Da
     assert row == (db.value("SELECT current_database()"), started["system_identifier"])
 
 
-def test_the_server_can_come_from_the_environment(jobplan: Jobplan, db: Database, bin_dir: Path) -> None:
+def test_the_server_can_come_from_the_environment(jobplan: Jobplan, db: Database) -> None:
     plan = jobplan.plan("- {id: nap, sql: SELECT pg_sleep(20), on_finish: detach}")
-    parts = {name: str(value) for name, value in psycopg.conninfo.conninfo_to_dict(db.dsn).items()}
+    parts = {name: str(value) for name, value in conninfo_to_dict(db.dsn).items()}
     assert jobplan("run", plan, env={"JOBPLAN_DSN": db.dsn}).code == 0
     db.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_background'")
     libpq = {"PGHOST": parts["host"], "PGPORT": parts["port"], "PGUSER": parts["user"], "PGDATABASE": parts["dbname"]}
     ran = jobplan("run", plan, env=libpq)
     assert ran.code == 0
     stop = ran.last_line.rpartition("; stop it: ")[2]
-    assert "t" in shell("".join(f"export {name}={value}; " for name, value in libpq.items()) + stop, bin_dir)
+    assert jobplan(*shlex.split(stop)[1:], env=libpq).code == 0
+    assert db.workers() == []
 
 
 def test_every_line_of_the_report_keeps_to_the_schema(jobplan: Jobplan, db: Database) -> None:
