@@ -34,10 +34,14 @@ class IndexedFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFacts:
-    """The other side of a foreign key; the actions are letters of pg_constraint, empty where they do not matter."""
+    """The other side of a foreign key, and the columns on this side.
+
+    The actions are letters of pg_constraint, empty where they do not matter.
+    """
 
     relation: Relation
     constraint: str
+    columns: frozenset[str] = frozenset()
     on_delete: str = ""
     on_update: str = ""
 
@@ -208,6 +212,7 @@ def _key(found: Mapping[str, Any]) -> KeyFacts:
     return KeyFacts(
         relation=_relation(found),
         constraint=found["constraint"],
+        columns=frozenset(found["columns"] or ()),
         on_delete=found.get("on_delete", ""),
         on_update=found.get("on_update", ""),
     )

@@ -179,12 +179,16 @@ SELECT w.n - 1, json_build_object(
                FROM below JOIN pg_class AS b ON b.oid = below.oid JOIN pg_namespace AS bn ON bn.oid = b.relnamespace),
   'referenced_by', (SELECT coalesce(json_agg(json_build_object(
                       'schema', rn.nspname, 'name', r.relname, 'constraint', k.conname,
-                      'on_delete', k.confdeltype, 'on_update', k.confupdtype)), '[]')
+                      'on_delete', k.confdeltype, 'on_update', k.confupdtype,
+                      'columns', (SELECT json_agg(a.attname) FROM pg_attribute AS a
+                                  WHERE a.attrelid = k.confrelid AND a.attnum = ANY (k.confkey)))), '[]')
                     FROM pg_constraint AS k JOIN pg_class AS r ON r.oid = k.conrelid
                     JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
                     WHERE k.confrelid = c.oid AND k.contype = 'f' AND k.conparentid = 0),
   'refers_to', (SELECT coalesce(json_agg(json_build_object(
-                  'schema', rn.nspname, 'name', r.relname, 'constraint', k.conname)), '[]')
+                  'schema', rn.nspname, 'name', r.relname, 'constraint', k.conname,
+                  'columns', (SELECT json_agg(a.attname) FROM pg_attribute AS a
+                              WHERE a.attrelid = k.conrelid AND a.attnum = ANY (k.conkey)))), '[]')
                 FROM pg_constraint AS k JOIN pg_class AS r ON r.oid = k.confrelid
                 JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
                 WHERE k.conrelid = c.oid AND k.contype = 'f'),

@@ -28,7 +28,7 @@ class _Shares(threading.local):
             self._subject = subject
             self._shares = {each: [] for each in Outcome}
             for meeting in find_contention(subject):
-                self._shares[meeting.outcome].extend(_findings(meeting))
+                self._shares[meeting.outcome].extend(findings_of(meeting))
         share = self._shares.pop(outcome)
         if not self._shares:
             self._subject = None
@@ -38,7 +38,8 @@ class _Shares(threading.local):
 _SHARES = _Shares()
 
 
-def _findings(meeting: Meeting) -> Iterator[Finding]:
+def findings_of(meeting: Meeting) -> Iterator[Finding]:
+    """Yield what is to be said of two steps that meet, and of those that are only counted."""
     step, held = _place(meeting)
     position = step.sql.position(held.offset)
     yield Finding(position=position, message=_message(meeting), hint=_hint(meeting), step=step.id)
@@ -156,6 +157,9 @@ def _waiting(subject: Subject) -> Iterable[Finding]:
 def _deadlocking(subject: Subject) -> Iterable[Finding]:
     return _SHARES.take(subject, Outcome.DEADLOCK)
 
+
+#: The codes of what two steps can come to.
+CODES_OF_OUTCOMES = {Outcome.FAILURE: "JP401", Outcome.WAIT: "JP402", Outcome.DEADLOCK: "JP403"}
 
 RULES = (
     Rule(

@@ -63,9 +63,12 @@ class _Group:
     searched: int = 0
 
 
-def find_contention(subject: Subject) -> tuple[Meeting, ...]:
-    """Return the pairs of steps whose locks exclude each other, each pair once, with the worst that it can come to."""
-    steps = read_locking(subject)
+def find_contention(subject: Subject, known: Sequence[Locking] | None = None) -> tuple[Meeting, ...]:
+    """Return the pairs of steps whose locks exclude each other, each pair once, with the worst that it can come to.
+
+    `known` are the locks of every step, where more is known of them than the plan tells.
+    """
+    steps = read_locking(subject) if known is None else tuple(known)
     grips = contended(steps)
     if not grips:
         return ()

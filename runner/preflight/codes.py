@@ -288,6 +288,20 @@ _TABLE: Final[Mapping[str, tuple[Severity, str, str, str, str]]] = {
         "another session holds ACCESS EXCLUSIVE",
         "jobplan dry-run, when that session is over",
     ),
+    "JP701": (
+        _W,
+        "Somebody holds a lock that a step would wait for",
+        "The step queues behind it, and everybody who wants the table queues behind the step.",
+        "ALTER TABLE orders, while a session is idle in transaction with rows of it locked",
+        "SELECT pg_terminate_backend(pid);",
+    ),
+    "JP702": (
+        _W,
+        "CONCURRENTLY would wait for an old snapshot",
+        "A build CONCURRENTLY waits for every older transaction of the database, whatever it has read.",
+        "REINDEX INDEX CONCURRENTLY i, while a report runs for hours",
+        "after the report",
+    ),
     "JP801": (
         _W,
         "A step may run into its timeout",

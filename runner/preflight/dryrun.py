@@ -6,8 +6,11 @@ from dataclasses import dataclass, field
 
 from runner.errors import Problem, Severity
 from runner.gateway.inspection import Inspector
+from runner.lint.sources import Sources
 from runner.plan.model import Plan
+from runner.preflight.activity import SNAPSHOT_AGE, activity_problems, lock_reports
 from runner.preflight.durations import Durations, KnownDurations
+from runner.preflight.locking import conflict_problems, read_locks
 from runner.preflight.requires import demand_of, requirement_problems, server_problems
 from runner.preflight.result import DryRun
 from runner.preflight.schedule import forecast, schedule_problems
@@ -37,6 +40,10 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     problems += [one async for one in requirement_problems(plan, facts, inspector)]
     refused = any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems)
     looked = await StatementLook(plan, inspector, explain=wishes.explain).look(left_out=wishes.left_out)
+    locks = read_locks([(unit, sight) for unit, sight, _ in looked.units])
+    problems += conflict_problems(plan, locks, Sources())
+    held, snapshots = await inspector.activity(), await inspector.snapshots(SNAPSHOT_AGE)
+    problems += activity_problems(plan, locks, held, snapshots)
     schedule = forecast(plan, wishes.durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
     problems += schedule_problems(plan, schedule, wishes.durations)
     return DryRun(
@@ -46,6 +53,7 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
         server=examined,
         problems=worst_first([*problems, *looked.problems]),
         statements=tuple(looked.reports),
+        locks=lock_reports(plan, locks, wishes.durations),
         schedule=schedule,
         refused=refused,
     )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from runner.errors import Problem, Severity
 from runner.gateway.facts import ServerFacts
+from runner.preflight.activity import LockReport
 from runner.preflight.schedule import Schedule
 from runner.preflight.server import Examined
 
@@ -49,6 +50,7 @@ class DryRun:
     server: tuple[Examined, ...]
     problems: tuple[Problem, ...]
     statements: tuple[StatementReport, ...] = ()
+    locks: tuple[LockReport, ...] = ()
     schedule: Schedule | None = None
     refused: bool = False
 

@@ -16,6 +16,7 @@ from runner.engine.items import literal_items, queried_items
 from runner.errors import Position, Problem, Severity
 from runner.gateway.catalog import FunctionFacts
 from runner.gateway.inspection import Inspector, Settings
+from runner.lint.locking.names import relation_in
 from runner.plan.graph import topological_order
 from runner.plan.model import Plan, Step
 from runner.preflight.finding import Finding, problem
@@ -377,6 +378,8 @@ def _of_relations(unit: Unit, sight: Sight) -> tuple[list[Finding], list[str]]:
 def _relations(unit: Unit) -> set[Relation]:
     found = {use.relation for use in query_relations(unit.statement)}
     found |= {one.relation for one in needed(unit.statement)}
+    if unit.step is not None and unit.key == "sql":
+        found |= {relation for relation in map(relation_in, unit.step.touches) if relation is not None}
     found |= {action.other for action in alter_actions(unit.statement) if action.other is not None}
     return found
 

@@ -22,7 +22,8 @@ MAX_INSTANCES = 100
 class Unit:
     """One statement. `key` is the plan's key that holds it, `instance` the step's id with its item.
 
-    `number` counts the statements of the text from 0, `last` says that no other one follows.
+    `number` counts the statements of `text` from 0, `last` says that no other one follows. `origin` turns an offset in
+    `text` into one in the plan's own text.
     """
 
     step: Step | None
@@ -33,7 +34,9 @@ class Unit:
     number: int = 0
     last: bool = True
     alone: bool = True
+    text: str = field(default="", repr=False)
     locate: Callable[[int], Position] = field(repr=False, compare=False)
+    origin: Callable[[int], int] = field(repr=False, compare=False)
 
     @property
     def is_condition(self) -> bool:
@@ -86,7 +89,9 @@ def units_of(
             number=number,
             last=number == len(statements) - 1,
             alone=len(statements) == 1,
+            text=rendered.text,
             locate=_locator(sql, rendered, statement.start),
+            origin=rendered.original,
         )
 
 

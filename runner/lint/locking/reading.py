@@ -47,9 +47,17 @@ def read_locking(subject: Subject) -> tuple[Locking, ...]:
         reader.note(sql)
     found = {number: reader.step(sql) for number, sql in strong.items()}
     wanted = reader.words(found.values())
-    steps = tuple(found.get(number) or reader.gentle(sql, wanted) for number, sql in enumerate(subject.steps))
-    rebuilt = {held.on for step in steps for held in step.held if _stops_readers(held)}
-    return tuple(_with_indexes_read(step, rebuilt) for step in steps) if rebuilt else steps
+    return completed([found.get(number) or reader.gentle(sql, wanted) for number, sql in enumerate(subject.steps)])
+
+
+def completed(steps: Iterable[Locking]) -> tuple[Locking, ...]:
+    """Return the steps with what follows from all locks together: which ones are upgrades, and which indexes are read.
+
+    The locks of each step are in the order in which it takes them.
+    """
+    upgraded = tuple(replace(step, held=tuple(_with_upgrades(step.held))) for step in steps)
+    rebuilt = {held.on for step in upgraded for held in step.held if _stops_readers(held)}
+    return tuple(_with_indexes_read(step, rebuilt) for step in upgraded) if rebuilt else upgraded
 
 
 def _is_gentle(sql: StepSql) -> bool:
@@ -102,7 +110,7 @@ class _Reader:
         held.sort(key=lambda lock: lock.order)
         for_each = sql.step.for_each
         several = for_each is not None and (for_each.sql is not None or len(for_each.items) > 1)
-        return Locking(sql=sql, held=tuple(_with_upgrades(held)), several=several)
+        return Locking(sql=sql, held=tuple(held), several=several)
 
     def _text(self, template: Template | None) -> tuple[TextStatement, ...]:
         """Read a text once, however many steps run it."""

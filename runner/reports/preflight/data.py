@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -35,6 +36,7 @@ def _object(result: DryRun) -> dict[str, Any]:
             for one in result.server
         ],
         "statements": [_statement(one) for one in result.statements],
+        "locks": [dataclasses.asdict(one) for one in result.locks],
         "schedule": None if result.schedule is None else _schedule(result.schedule),
     }
 

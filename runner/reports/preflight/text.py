@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from runner.durations import format_duration
+from runner.preflight.activity import LockReport
 from runner.preflight.result import Coverage, DryRun, StatementReport
 from runner.reports.preflight.gantt import schedule_lines
 from runner.reports.problems import Lines, Style, problem_lines
 
+#: Locks that are shown, the largest relations first.
+_MAX_LOCKS = 15
 _TINTS = {Coverage.CHECKED: "32", Coverage.PARTLY: "33", Coverage.NOT: "2"}
 _WIDTH = max(len(one.value) for one in Coverage)
 
@@ -20,6 +24,9 @@ def dry_run_lines(result: DryRun, lines: Lines, style: Style) -> Iterator[str]:
         yield ""
     yield from _statements(result.statements, style)
     yield ""
+    if result.locks:
+        yield from _locks(result.locks, style)
+        yield ""
     if result.schedule is not None:
         yield from schedule_lines(result.schedule, style)
         yield ""
@@ -37,6 +44,35 @@ def _statements(statements: Sequence[StatementReport], style: Style) -> Iterator
         yield f"  {coverage}  {_name(one).ljust(width)}  {one.text}{estimate}".rstrip()
         for remark in (*one.why, *one.notes):
             yield f"  {' ' * _WIDTH}  {' ' * width}  - {remark}"
+
+
+def _locks(locks: Sequence[LockReport], style: Style) -> Iterator[str]:
+    yield style.bold("Locks that keep others out")
+    width = max(len(one.step) for one in locks[:_MAX_LOCKS])
+    for one in locks[:_MAX_LOCKS]:
+        yield f"  {one.step.ljust(width)}  {lock_sentence(one)}"
+    if len(locks) > _MAX_LOCKS:
+        yield f"  and {len(locks) - _MAX_LOCKS} on smaller relations"
+
+
+def lock_sentence(one: LockReport) -> str:
+    """Say what a lock keeps out, of what, and for how long."""
+    size = f"{_bytes(one.bytes)}" if one.bytes else "of unknown size"
+    partitions = f", {one.partitions} partitions" if one.partitions else ""
+    usual = f"for some {format_duration(one.seconds)}" if one.seconds is not None else "for a time that is not known"
+    limit = f", {format_duration(one.limit)} at most" if one.limit is not None else ", without any limit"
+    triggers = f"; triggers that may lock more: {', '.join(one.triggers)}" if one.triggers else ""
+    return (
+        f"{one.command}: {one.mode} on {one.relation} ({size}{partitions}) stops {one.stops} {usual}{limit}{triggers}"
+    )
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 10_240:
+            return f"{size} {unit}"
+        size //= 1024
+    return f"{size} TB"
 
 
 def _name(one: StatementReport) -> str:
