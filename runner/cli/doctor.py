@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 
 import click
 
 from runner.cli.color import color_option, wants_color
+from runner.cli.connection import chosen_dsn, dsn_option
 from runner.gateway.facts import ServerFacts
 from runner.gateway.inspection import Inspector
 from runner.preflight.server import Demand, Level, examine
@@ -17,7 +17,7 @@ from runner.reports.problems import Style
 
 
 @click.command()
-@click.option("--dsn", metavar="CONNINFO", help="libpq connection; else JOBPLAN_DSN, else PGHOST, PGSERVICE and so on.")
+@dsn_option
 @click.option(
     "--slots", type=click.IntRange(min=1), default=1, show_default=True, help="Workers that a run is to have at once."
 )
@@ -33,7 +33,7 @@ def doctor(dsn: str | None, *, slots: int, reserve: int, strict: bool, format_: 
     Each check says what was found, what is needed, and the statement that mends it. Nothing is changed on the server.
     The exit code is 4 if something keeps plans from running, and with --strict also for warnings.
     """
-    facts = asyncio.run(look(dsn if dsn is not None else os.environ.get("JOBPLAN_DSN", "")))
+    facts = asyncio.run(look(chosen_dsn(dsn)))
     examined = examine(facts, Demand(slots=slots, reserve=reserve))
     if format_ == "json":
         click.echo(doctor_json(examined, facts))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ import click
 
 from runner import __version__
 from runner.cli.color import color_option, wants_color
+from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.journals import journal_option
 from runner.cli.parameters import parameter_options, parameter_values
 from runner.cli.selection import Selection, selection_options
@@ -39,7 +39,7 @@ FORMATS = ("text", "json", "github", "sarif", "markdown")
 
 @click.command("dry-run")
 @click.argument("plan", type=click.Path(path_type=Path))
-@click.option("--dsn", metavar="CONNINFO", help="libpq connection; else JOBPLAN_DSN, else PGHOST, PGSERVICE and so on.")
+@dsn_option
 @parameter_options
 @selection_options
 @click.option(
@@ -79,14 +79,13 @@ def dry_run_command(
     """
     loaded = read_plan(plan, **parameter_values(params, params_file))
     left_out = Selection(select=select, exclude=exclude, assume_done=assume_done).left_out(loaded)
-    conninfo = dsn if dsn is not None else os.environ.get("JOBPLAN_DSN", "")
     wishes = Wishes(
         explain=not no_explain,
         left_out=left_out,
         durations=FirstOf([_assumed(assumed, loaded), recorded(journal, loaded.name)]),
         what_if=_slots(what_if),
     )
-    return tell(loaded, conninfo, wishes, strict=strict, format_=format_, color=color)
+    return tell(loaded, chosen_dsn(dsn), wishes, strict=strict, format_=format_, color=color)
 
 
 def _assumed(texts: tuple[str, ...], plan: Plan) -> KnownDurations:
