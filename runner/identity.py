@@ -27,6 +27,9 @@ _NOT_PRINTABLE_ASCII = re.compile(r"[^ -~]")
 #: Bytes of a step's id in a comment; the whole comment then stays well within the smallest usual
 #: track_activity_query_size, which is 1024.
 _MAX_STEP_BYTES = 500
+#: Bytes of what is written for a character beyond the Basic Multilingual Plane.
+_MOST_ESCAPED = 12
+_JSON = json.JSONEncoder(separators=(",", ":"))
 _COMMENT = re.compile(r"/\* jobplan (\{[^*]*\}) \*/ ?")
 
 
@@ -130,12 +133,12 @@ def without_comment(text: str) -> str:
 
 def _escaped(value: object) -> str:
     """Write JSON in which nothing begins or ends a comment: PostgreSQL's comments nest."""
-    return json.dumps(value, separators=(",", ":")).replace("*", "\\u002a").replace("/", "\\u002f")
+    return _JSON.encode(value).replace("*", "\\u002a").replace("/", "\\u002f")
 
 
 def _cut(step: str) -> str:
     """Cut a long id, as `worker_name` does."""
-    if len(_escaped(step)) <= _MAX_STEP_BYTES:
+    if len(step) <= _MAX_STEP_BYTES // _MOST_ESCAPED - 1 or len(_escaped(step)) <= _MAX_STEP_BYTES:
         return step
     room = _MAX_STEP_BYTES - _HASH_LENGTH - 3
     kept = ""

@@ -266,9 +266,11 @@ class Run:
         """Wait for news, but not beyond `wake_at` or the next tick."""
         next_tick = self._ticked + TICK
         until = next_tick if wake_at is None else min(next_tick, wake_at)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(max(0.0, until - self._clock.now())):
-                await self._news.wait()
+        alarm = asyncio.get_running_loop().call_later(max(0.0, until - self._clock.now()), self._news.set)
+        try:
+            await self._news.wait()
+        finally:
+            alarm.cancel()
         self._news.clear()
         self._tick()
 

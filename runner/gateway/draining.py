@@ -97,7 +97,13 @@ def read_rows(reply: Reply, columns: RowColumns) -> tuple[Rows, int | None]:
     return Rows(columns=columns.names, rows=tuple(row[:-1] for row in reply.rows)), total
 
 
+async def handles(session: Session) -> tuple[int, int]:
+    """Return how many workers the session tracks, and how many it has ever launched."""
+    (reply,) = await session.run(("load", ()))
+    active, launched = reply.rows[0] if reply.rows else (None, None)
+    return int(active or 0), int(launched or 0)
+
+
 async def is_free(session: Session) -> bool:
     """Say whether the session tracks no worker any longer."""
-    (reply,) = await session.run(("load", ()))
-    return bool(reply.rows) and reply.rows[0][0] == "0"
+    return (await handles(session))[0] == 0

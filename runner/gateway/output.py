@@ -32,6 +32,20 @@ NEXT = "SET LOCAL jobplan.statement TO 'next'"
 NOTICE_CAP = 65_536
 
 
+#: What a rule can make send rows, COPY, and CALL. The marker comes after such a statement if it has rows of its own.
+_MAY_SEND_ROWS = frozenset(
+    {
+        StatementKind.INSERT,
+        StatementKind.UPDATE,
+        StatementKind.DELETE,
+        StatementKind.MERGE,
+        StatementKind.COPY_FROM,
+        StatementKind.COPY_TO,
+        StatementKind.CALL,
+    }
+)
+
+
 class NoticeCollector:
     """Keeps notices up to `NOTICE_CAP` bytes and counts the rest."""
 
@@ -62,6 +76,11 @@ def discards_rows(request: LaunchRequest) -> bool:
 def sends_no_rows(request: LaunchRequest) -> bool:
     """Say whether the worker is certain to send command tags only."""
     return not request.rows and _read(request.sql).tags_only
+
+
+def cannot_send_rows(request: LaunchRequest) -> bool:
+    """Say whether no rule and no COPY can make the worker send anything but command tags: reading those cannot fail."""
+    return not request.rows and _read(request.sql).nothing_else
 
 
 def last_statement(sql: str) -> str:
@@ -103,7 +122,8 @@ class _Text:
 
     `gives_rows`: its last statement gives rows that can be kept in the worker. `tags_only`: none are left then; CALL
     may give a row that only the server knows of, and so may what the parser does not know. `takes_row`: a commit row
-    may come first; where it `locks`, only if the isolation level is READ COMMITTED.
+    may come first; where it `locks`, only if the isolation level is READ COMMITTED. `nothing_else`: neither a rule nor
+    COPY can send anything but tags all the same.
     """
 
     set_apart: str
@@ -112,6 +132,7 @@ class _Text:
     tags_only: bool = False
     takes_row: bool = False
     locks: bool = False
+    nothing_else: bool = False
 
 
 @lru_cache(maxsize=1024)
@@ -130,6 +151,7 @@ def _read(sql: str) -> _Text:
         tags_only=last.kind is not StatementKind.CALL,
         takes_row=_takes_row(statements),
         locks=any(not may_come_second(statement, read_committed=False) for statement in statements),
+        nothing_else=len(statements) == 1 and (returns_rows(last) or last.kind not in _MAY_SEND_ROWS),
     )
 
 

@@ -75,10 +75,11 @@ class PgGateway:
         return ProvingWorker(worker, request, request.label, self._commits, lambda: self._launch(request))
 
     async def _launch(self, request: LaunchRequest, first: str = "") -> WorkerHandle:
-        async with self._one_at_a_time:
-            if request.reserve:
+        if request.reserve:
+            async with self._one_at_a_time:
                 await self._keep_reserve(request.reserve)
-            self._names.add(request.application_name)
+                self._names.add(request.application_name)
+        self._names.add(request.application_name)
         try:
             return await self._launch_on_a_session(request, first)
         except BaseException:
@@ -202,6 +203,7 @@ class PgGateway:
             _raise_first(replies, ConnectionFailedError)
         path, role, process = replies[0].rows[0]
         session.search_path, session.role, session.process = path or "", role or "", int(process or 0)
+        session.launched = int(replies[-1].rows[0][1] or 0) if load else 0  # a pooled session has had other users
         return session
 
     def _over(self, worker: LaunchedWorker) -> None:

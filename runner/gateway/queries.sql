@@ -41,9 +41,9 @@ LEFT JOIN pg_proc f ON f.pronamespace = n.oid AND f.proname = 'pg_background_lau
 SELECT system_identifier FROM pg_control_system()
 
 -- name: load
--- How many handles the session has. It also loads the extension's library, without which its settings do not exist yet
--- (note 6).
-SELECT workers_active FROM {ext}.pg_background_stats()
+-- How many handles the session has, and how many workers it has launched. It also loads the extension's library, without
+-- which its settings do not exist yet (note 6).
+SELECT workers_active, workers_launched FROM {ext}.pg_background_stats()
 
 -- name: settings
 -- $1 settings as JSON object of text, in the order in which they are to be set, local to the transaction.
@@ -70,6 +70,35 @@ WITH settings AS MATERIALIZED (
 SELECT h.pid, h.cookie
 FROM settings,
      LATERAL {ext}.pg_background_launch(CASE WHEN settings.n >= 0 THEN $1::text END, $2::int4, '') AS h
+
+-- name: nothing
+-- Nothing at all, in front of `launch_at_once`: who has a reply to it knows that the session was not at its end before.
+
+-- name: launch_at_once
+-- $1 SQL, $2 queue size in bytes, $3 application_name, $4 pg_background.worker_timeout, $5 lock_timeout, empty for that
+-- of the session, $6 search_path, $7 milliseconds as for `wait`. `launch`, `wait` and `drain_ended` in one statement: each
+-- one by itself costs as much as all of them here, and most of what a step of some milliseconds takes beside its worker.
+-- The session has its own name again before it waits. As many rows as there are command tags if the worker has succeeded
+-- (`proven`, which it may do right after the wait), else one, as `wait` gives it.
+SELECT h.pid, h.cookie, w.done OR p.proven, i.row_count, i.command_tag, i.has_error,
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), p.proven, r.t
+FROM (
+       SELECT current_setting('application_name') AS own,
+              set_config('application_name', $3::text, true) AS name,
+              set_config('pg_background.worker_timeout', $4::text, true) AS timeout,
+              set_config('lock_timeout', coalesce(nullif($5::text, ''), current_setting('lock_timeout')), true) AS locks,
+              set_config('search_path', $6::text, true) AS path
+       OFFSET 0
+     ) AS s,
+     LATERAL {ext}.pg_background_launch(
+       CASE WHEN num_nulls(s.own, s.name, s.timeout, s.locks, s.path) = 0 THEN $1::text END, $2::int4, '') AS h,
+     LATERAL set_config('application_name', CASE WHEN h.pid IS NOT NULL THEN s.own END, true) AS again,
+     LATERAL {ext}.pg_background_wait(CASE WHEN again IS NOT NULL THEN h.pid END, h.cookie, $7::int4) AS w(done),
+     LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i,
+     LATERAL (
+       SELECT i.completed AND NOT i.has_error AND i.command_tag <> '' AND i.finished_at IS NOT NULL AS proven
+     ) AS p
+     LEFT JOIN LATERAL {ext}.pg_background_result(CASE WHEN p.proven THEN h.pid END, h.cookie) AS r(t text) ON true
 
 -- name: free_workers
 -- $1 beginning of the application names of the run's workers. How many of max_worker_processes nobody but this run has

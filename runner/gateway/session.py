@@ -22,6 +22,8 @@ from runner.errors import ConnectionFailedError, ServerLostError
 Row = tuple[str | None, ...]
 #: Looks at a connection that nothing has been run on yet, and raises what speaks against it.
 ConnectionCheck = Callable[[psycopg.AsyncConnection[tuple[object, ...]]], Awaitable[None]]
+#: The name of a block of queries.sql, and its parameters as text.
+Statement = tuple[str, Sequence[str]]
 
 #: What stands before a statement that is explained; positions in its errors count it.
 EXPLAIN = "EXPLAIN (FORMAT JSON) "
@@ -89,6 +91,8 @@ class Session:
         self.role = "none"
         #: The process that serves this session, by its own word.
         self.process = 0
+        #: How many workers it has launched, as far as is known here.
+        self.launched = 0
         connection.add_notice_handler(self._notice)
         self._libpq.nonblocking = 1
         self._libpq.enter_pipeline_mode()
@@ -146,7 +150,7 @@ class Session:
         if self._lost is None:
             self._read()
 
-    async def run(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+    async def run(self, *statements: Statement) -> list[Reply]:
         """Run named statements, each with its parameters as text, in one round trip; one reply for each.
 
         An error of one does not keep the next from running. ServerLostError if the connection breaks.
@@ -160,7 +164,7 @@ class Session:
 
         return await self._exchange(send)
 
-    async def run_together(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+    async def run_together(self, *statements: Statement) -> list[Reply]:
         """Run named statements as `run` does, but as one transaction: an error of one keeps the next from running.
 
         What `begin` and `commit` enclose is a transaction of its own. Both sides are woken once, not for each reply.
@@ -175,7 +179,7 @@ class Session:
 
         return await self._exchange(send)
 
-    async def query(self, setup: tuple[str, Sequence[str]], sql: str) -> Reply:
+    async def query(self, setup: Statement, sql: str) -> Reply:
         """Run a named statement and then one statement of the plan's, in one transaction; the reply of the latter.
 
         The extended protocol takes one statement only, so nothing in `sql` can end the transaction and go on.
@@ -189,7 +193,7 @@ class Session:
 
         return _last(await self._exchange(send))
 
-    async def describe(self, setup: tuple[str, Sequence[str]], sql: str) -> Reply:
+    async def describe(self, setup: Statement, sql: str) -> Reply:
         """Say which columns one statement of the plan's would give, without running it; `setup` as for `query`."""
 
         def send() -> None:

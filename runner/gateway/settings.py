@@ -36,6 +36,13 @@ def worker_settings(request: LaunchRequest, search_path: str) -> str:
     return json.dumps(settings)
 
 
+def plain_settings(request: LaunchRequest, search_path: str) -> tuple[str, str, str, str]:
+    """Return the settings of a worker that has no others and no role, as parameters of `launch_at_once`."""
+    lock_timeout = "" if request.lock_timeout is None else _milliseconds(request.lock_timeout)
+    path = search_path if request.search_path is None else request.search_path
+    return request.application_name, _milliseconds(request.timeout), lock_timeout, path
+
+
 def description_settings(request: LaunchRequest, search_path: str) -> str:
     """Return the settings in which the worker's statement is described, which must not wait for the worker's locks."""
     settings = json.loads(worker_settings(request, search_path))

@@ -16,22 +16,33 @@ from typing import Any
 from runner.engine.events import ErrorDetails, Worker
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
-from runner.gateway.draining import Handle, RowColumns, describe_rows, drain, is_free, read_rows, void_rows
+from runner.gateway.draining import (
+    Handle,
+    RowColumns,
+    describe_rows,
+    drain,
+    handles,
+    is_free,
+    read_rows,
+    void_rows,
+)
 from runner.gateway.following import Follower, Monitor
 from runner.gateway.ledger import Ledger, first_error
 from runner.gateway.output import (
     NoticeCollector,
+    cannot_send_rows,
     discards_rows,
     is_workers_own,
     launched_text,
     sends_no_rows,
     statement_tag,
 )
-from runner.gateway.session import Reply, Row, Session, TurnedAwayError
-from runner.gateway.settings import worker_settings
+from runner.gateway.session import Reply, Row, Session, Statement, TurnedAwayError
+from runner.gateway.settings import plain_settings, worker_settings
 
-#: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it.
-FIRST_WAIT = 25
+#: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it, also
+#: where many slots share few cores and each of their workers takes its time to begin.
+FIRST_WAIT = 100
 #: Milliseconds of every further wait. A waiting session holds a snapshot, which CREATE INDEX CONCURRENTLY waits for
 #: and which stops VACUUM from cleaning, so no wait is longer (extension note 3).
 WAIT = 250
@@ -77,8 +88,11 @@ class LaunchedWorker:
         self._request = request
         self._role = session.role if request.role is None else request.role
         # In the transaction of `wait` the role is taken already, and it need not have the rights of who took it.
-        at_once = sends_no_rows(request) and request.role is None
-        self._drain_ended = (("drain_ended", (self._role,)),) if at_once else ()
+        own_role = request.role is None
+        self._drain_ended = (("drain_ended", (self._role,)),) if own_role and sends_no_rows(request) else ()
+        # In one statement with the launch, an output that cannot be read would take the outcome with it. Settings of
+        # the plan's would reach it too: how the outcome is written (client_encoding), when the session is ended.
+        self._at_once = own_role and not request.settings and cannot_send_rows(request)
         self._drained: Reply | None = None
         self._columns = RowColumns()
         self._monitor = monitor
@@ -113,39 +127,42 @@ class LaunchedWorker:
         What the ledger does not know yet travels with it and is written before. If it cannot be, the worker is launched
         without both.
         CapacityError if the server has none; LaunchRefusedError if it refuses for another reason; TurnedAwayError if
-        the session was at its end before (`begin` is what would have run first). A session that is lost later is no
-        error here: the worker may well run, and `ended` looks for it.
+        the session was at its end before (`begin` or `nothing` is what would have run first). A session that is lost
+        later is no error here: the worker may well run, and `ended` looks for it.
         """
         self.session.on_notice = self._notices
         await self._describe_early()
         try:
-            replies = await self._ask_for_it(first, ledger)
+            _, launched, *replies = await self._ask_for_it(first, ledger)
         except TurnedAwayError:
             raise
         except ServerLostError as error:
             self._lost = str(error)
             return
-        _, launched, _, waited, *drained = replies
         if launched.error is not None:
             await self._refused(launched.error)
             return
+        self.session.launched += 1
         self._follower.pid = int(launched.rows[0][0] or 0)
-        self._row = self._note(waited, drained)
+        if self._at_once:
+            self._row = row = launched.rows[0]
+            if row[8] == "t":
+                self._drained = Reply(rows=tuple(tag[-1:] for tag in launched.rows))
+        else:
+            self._row = self._note(replies[1], replies[2:])
 
     async def _ask_for_it(self, first: str, ledger: Ledger | None) -> list[Reply]:
-        """Return the replies from `begin` on. What comes before it fails by itself: then nothing was asked for."""
+        """Return the replies without those to what comes before, which fails by itself: then nothing was asked for."""
         label, batch = self._request.label, None
         if ledger is not None and label is not None:
             batch = ledger.ahead(label.step, label.attempt, commit_row=bool(first))
         before = batch.statements if batch is not None else ()
+        self._at_once = self._at_once and not before  # what comes before is written before anybody waits
         self.writes_commit_row = bool(first)
-        wait = ("wait", (str(FIRST_WAIT), self._role))
         error: ErrorDetails | None = None
         known = False
         try:
-            replies = await self.session.run_together(
-                *before, ("begin", ()), ("launch", self._parameters(first)), ("commit", ()), wait, *self._drain_ended
-            )
+            replies = await self.session.run_together(*before, *self._statements(first))
             error, known = first_error(replies[: len(before)]), True
         finally:
             if batch is not None and (error is not None or not known):
@@ -159,10 +176,13 @@ class LaunchedWorker:
             raise TurnedAwayError(lost.message) from lost
         return await self._ask_for_it("", None)
 
-    def _parameters(self, first: str) -> tuple[str, str, str]:
-        request = self._request
-        settings = worker_settings(request, self.session.search_path)
-        return launched_text(request, first), str(request.output_buffer), settings
+    def _statements(self, first: str) -> tuple[Statement, ...]:
+        request, path = self._request, self.session.search_path
+        text, size, wait = launched_text(request, first), str(request.output_buffer), str(FIRST_WAIT)
+        if self._at_once:
+            return ("nothing", ()), ("launch_at_once", (text, size, *plain_settings(request, path), wait))
+        launch = ("launch", (text, size, worker_settings(request, path)))
+        return ("begin", ()), launch, ("commit", ()), ("wait", (wait, self._role)), *self._drain_ended
 
     async def _describe_early(self) -> None:
         """Describe the rows that are wanted while the worker cannot yet have locked what that takes."""
@@ -173,12 +193,21 @@ class LaunchedWorker:
                 raise TurnedAwayError(error.message) from error
 
     async def _refused(self, error: ErrorDetails) -> None:
-        if error.sqlstate in _BROKEN_OFF:
+        """Raise what the launch's error means, unless it came after the worker had been asked for."""
+        active = 0
+        launched: int | None = None
+        with contextlib.suppress(ServerLostError):
+            if not self._at_once:
+                await self.session.run(("rollback", ()))
+            active, launched = await handles(self.session)
+        if active and launched is not None:
+            self.session.launched = launched
+            return
+        before = not self._at_once if launched is None else launched == self.session.launched
+        if error.sqlstate in _BROKEN_OFF or not before:
             self._lost = error.message
             return
-        with contextlib.suppress(ServerLostError):
-            await self.session.run(("rollback", ()))
-            self.session_free = await is_free(self.session)
+        self.session_free = not self.session.lost
         if error.sqlstate in CAPACITY_SQLSTATES:
             raise CapacityError(f"{CAPACITY_SQLSTATES[error.sqlstate]} ({error.message})")
         raise LaunchRefusedError(error)

@@ -11,6 +11,7 @@ from runner.gateway.output import (
     NEXT,
     NOTICE_CAP,
     NoticeCollector,
+    cannot_send_rows,
     is_workers_own,
     launched_text,
     statement_tag,
@@ -107,3 +108,22 @@ def test_an_error_of_the_worker_is_known_by_its_context() -> None:
     assert is_workers_own(ErrorDetails(message="m", context="SQL statement\nbackground worker, pid 42"))
     assert not is_workers_own(ErrorDetails(message="m"))
     assert not is_workers_own(ErrorDetails(message="m", context="PL/pgSQL function f()"))
+
+
+@pytest.mark.parametrize(
+    ("sql", "certain"),
+    [
+        ("SELECT 1", True),
+        ("INSERT INTO t VALUES (1) RETURNING i", True),
+        ("VACUUM t", True),
+        ("DO $$ BEGIN END $$", True),
+        ("INSERT INTO t VALUES (1)", False),  # a rule may add a SELECT
+        ("COPY t TO STDOUT", False),
+        ("CALL p()", False),
+        ("COPY t TO STDOUT; SELECT 1", False),
+        ("no SQL at all", False),
+    ],
+)
+def test_what_is_certain_to_send_command_tags_only(sql: str, certain: bool) -> None:
+    assert cannot_send_rows(request(sql)) is certain
+    assert not cannot_send_rows(request(sql, rows=1))

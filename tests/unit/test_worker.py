@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import pytest
 
@@ -34,7 +34,8 @@ SUCCEEDED = row(done=True, tag="DO")
 FAILED = row(done=True, error=True)
 GONE_WITHOUT_A_WORD = row(done=True, finished=False)
 TAGS = Reply(rows=(("DO",),))
-FREE, TRACKS = Reply(rows=(("0",),)), Reply(rows=(("1",),))
+FREE, TRACKS = Reply(rows=(("0", "0"),)), Reply(rows=(("1", "1"),))
+LAUNCHED_AND_FREE = Reply(rows=(("0", "1"),))
 DETAILS = Reply(rows=(("22012", "division by zero", None, None, OWN, None, None, None, None),))
 
 
@@ -46,6 +47,8 @@ class Scripted(Session):
         self.asked: list[str] = []
         self.search_path, self.role, self.process = "public", "none", 42
         self.on_notice = None
+        self.launched = 0
+        self._lost = None
 
     @property
     def backend_pid(self) -> int:
@@ -116,10 +119,15 @@ class Eyes:
 
 
 class Case:
-    """A worker on a scripted session."""
+    """A worker on a scripted session; without settings of the plan's it is launched and awaited in one statement."""
 
     def __init__(
-        self, eyes: Eyes | None = None, *, detachable: bool = False, **answers: Answer | Sequence[Answer]
+        self,
+        eyes: Eyes | None = None,
+        *,
+        detachable: bool = False,
+        settings: Mapping[str, str] | None = None,
+        **answers: Answer | Sequence[Answer],
     ) -> None:
         defaults: dict[str, Answer | Sequence[Answer]] = {
             "launch": Reply(rows=(("42", "7"),)),
@@ -134,7 +142,12 @@ class Case:
         self.over: list[bool] = []
         self.seen: list[Worker] = []
         self.lost: list[str] = []
-        request = LaunchRequest(sql="DO $$ BEGIN END $$", application_name=NAME, detachable=detachable)
+        request = LaunchRequest(
+            sql="DO $$ BEGIN END $$",
+            application_name=NAME,
+            detachable=detachable,
+            settings={"work_mem": "8MB"} if settings is None else settings,
+        )
         self.worker = LaunchedWorker(request, self.session, self.eyes, self._is_over)
 
     def _is_over(self, worker: LaunchedWorker) -> None:
@@ -234,6 +247,68 @@ async def test_who_asked_is_said_of_a_worker_that_is_lost() -> None:
     eyes.who = "alice"
     end = await Case(eyes, launch=LOST).end()
     assert (end.lost, end.cancelled_by) == (True, "alice")
+
+
+# --- launched and awaited in one statement ---------------------------------------------------------------------------
+
+
+def at_once(told: Reply, *, proven: bool, tags: Sequence[str] = ("DO",)) -> Reply:
+    """Return what `launch_at_once` gives, from what `wait` would."""
+    return Reply(rows=tuple((*told.rows[0], "t" if proven else "f", tag) for tag in tags))
+
+
+async def test_a_step_without_settings_is_launched_and_ends_in_one_statement() -> None:
+    case = Case(settings={}, launch_at_once=at_once(SUCCEEDED, proven=True))
+    end = await case.end()
+    assert (end.proven, end.command_tag, end.started_at) == (True, "DO", 100.0)
+    assert case.session.asked == ["nothing", "launch_at_once"]
+    assert case.session.launched == 1
+    assert case.over == [True]
+
+
+async def test_who_has_not_ended_in_that_statement_is_waited_for() -> None:
+    case = Case(settings={}, launch_at_once=at_once(RUNNING, proven=False), wait=SUCCEEDED)
+    end = await case.end()
+    assert (end.proven, end.command_tag) == (True, "DO")
+    assert case.session.asked == ["nothing", "launch_at_once", "wait", "drain", "now"]
+
+
+async def test_a_failure_in_that_statement_is_told_in_full() -> None:
+    case = Case(settings={}, launch_at_once=at_once(FAILED, proven=False))
+    end = await case.end()
+    assert end.error is not None
+    assert end.error.sqlstate == "22012"
+
+
+async def test_an_error_of_the_server_after_the_launch_is_no_refusal() -> None:
+    cancelled = Reply(error=CANCELLED)
+    case = Case(settings={}, launch_at_once=cancelled, load=TRACKS, wait=SUCCEEDED)
+    end = await case.end()
+    assert end.proven
+    assert case.session.launched == 1
+
+
+async def test_an_error_after_which_nothing_is_tracked_says_nothing_of_the_worker() -> None:
+    error = Reply(error=ErrorDetails(message="out of memory", sqlstate="53200"))
+    case = Case(settings={}, launch_at_once=error, load=LAUNCHED_AND_FREE)
+    end = await case.end()
+    assert end.lost
+    assert end.reason == "out of memory"
+
+
+async def test_an_error_after_which_the_session_is_lost_says_nothing_of_the_worker_either() -> None:
+    error = Reply(error=ErrorDetails(message="out of memory", sqlstate="53200"))
+    case = Case(settings={}, launch_at_once=error, load=LOST)
+    assert (await case.end()).lost
+    assert case.over == [False]
+
+
+async def test_an_error_before_the_launch_is_a_refusal() -> None:
+    case = Case(settings={}, launch_at_once=Reply(error=ErrorDetails(message="invalid value", sqlstate="22023")))
+    with pytest.raises(LaunchRefusedError, match="invalid value"):
+        await case.worker.launch()
+    assert case.session.asked == ["nothing", "launch_at_once", "load"]
+    assert case.worker.session_free
 
 
 # --- the outcome is told before anything is consumed ------------------------------------------------------------------
