@@ -7,6 +7,7 @@ version does not know is an error, because what is read here decides what is run
 from __future__ import annotations
 
 import dataclasses
+import enum
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -28,6 +29,7 @@ def new_converter() -> cattrs.Converter:
     A field that may be absent (None, or an empty tuple) need not be there. It raises what `what_is_wrong` explains.
     """
     converter = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
+    converter.register_structure_hook(enum.StrEnum, lambda value, kind: kind(value))  # or they would stay texts
     for kind in (str, int, float, bool):
         converter.register_structure_hook(kind, _exactly(frozenset({kind})))
     converter.register_structure_hook_factory(_is_union_of_scalars, lambda kind: _exactly(_members(kind)))

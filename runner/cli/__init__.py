@@ -20,6 +20,7 @@ _COMMANDS = {
     "run": "Run a plan.",
     "runs": "List the runs that were recorded, and remove old ones.",
     "show": "Show what is recorded of a run.",
+    "resume": "Finish a run: what has succeeded is not run again.",
     "graph": "Draw a plan's graph: as a tree, Mermaid or DOT.",
     "status": "Say what lives on the server now: runs, workers, who blocks whom.",
     "cancel": "Stop a run's workers, from any machine.",

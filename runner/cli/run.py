@@ -1,38 +1,28 @@
-"""`jobplan run`: options → plan → gateway, reports and loop → exit code."""
+"""`jobplan run`: options → plan → a run's course → exit code."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
-import shlex
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from runner.api import new_run
 from runner.cli.connection import chosen_dsn, dsn_option
+from runner.cli.course import Course, conduct
 from runner.cli.exits import EXIT_CODES, exit_code_of
 from runner.cli.journals import journal_option
 from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
 from runner.cli.reporting import report_option, wanted_reports
 from runner.cli.selection import Selection, selection_options
 from runner.cli.watching import Watching, watching_options
-from runner.clock import Clock, MonotonicClock
-from runner.engine.loop import RunResult
-from runner.engine.sink import Sink
-from runner.errors import JobplanError, RecordError, UsageError
-from runner.gateway.conninfo import without_password
+from runner.clock import MonotonicClock
+from runner.errors import JobplanError, UsageError
 from runner.identity import new_run_id
 from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.records.journal import Journal
-from runner.reports.kinds import open_report
-from runner.reports.plain import Afterlife, last_line
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +99,7 @@ def run(
                 from runner.preflight.durations import recorded
 
                 return tell(loaded, conninfo, Wishes(left_out=left_out, durations=recorded(journal, loaded.name)))
-            return _execute(loaded, left_out, options, conninfo, embedded=embedded)
+            return _run(loaded, left_out, options, conninfo, embedded=embedded)
     except JobplanError as error:
         watching.tell_error(error)
         return exit_code_of(error)
@@ -136,89 +126,18 @@ def _server(options: Options, *, embedded: bool) -> Iterator[str]:
         yield server.dsn
 
 
-def _execute(plan: Plan, left_out: frozenset[str], options: Options, conninfo: str, *, embedded: bool) -> int:
+def _run(plan: Plan, left_out: frozenset[str], options: Options, conninfo: str, *, embedded: bool) -> int:
     clock = MonotonicClock()
     run_id = new_run_id(clock.now())
-    with _journal(options.journal, run_id, plan) as journal:
-        return _run(
-            plan, left_out, options, conninfo=conninfo, clock=clock, run_id=run_id, journal=journal, embedded=embedded
-        )
-
-
-@contextlib.contextmanager
-def _journal(root: Path, run_id: str, plan: Plan) -> Iterator[Journal]:
-    journal = Journal.create(root, run_id, plan)
-    try:
-        yield journal
-    finally:
-        with contextlib.suppress(RecordError):  # the run has said so already
-            journal.close()
-
-
-def _run(
-    plan: Plan,
-    left_out: frozenset[str],
-    options: Options,
-    *,
-    conninfo: str,
-    clock: Clock,
-    run_id: str,
-    journal: Journal,
-    embedded: bool,
-) -> int:
-    reports = [open_report(kind, path, run_id) for kind, path in options.reports]
-    interrupted: list[int] = []
-    sinks: list[Sink] = [journal, *options.watching.sinks(run_id), *reports]
-
-    async def execute() -> RunResult:
-        started = new_run(plan, dsn=conninfo, run_id=run_id, clock=clock, sinks=sinks, left_out=left_out)
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-        def interrupt(number: int) -> None:
-            started.interrupt(number)
-            if started.state.started_at is None and task is not None:
-                interrupted.append(number)
-                task.cancel()  # still connecting, or waiting for the concurrency group: there is nothing to look after
-
-        for number in _SIGNALS:
-            loop.add_signal_handler(number, interrupt, int(number))
-        return await started.execute()
-
-    try:
-        result = asyncio.run(execute())
-    except asyncio.CancelledError:
-        options.watching.say("jobplan: interrupted; nothing was started.", level="warning", event="interrupted")
-        return 128 + interrupted[0]
-    for error in result.record_errors:
-        options.watching.say(f"jobplan: {error}", level="error", event="error")
-    kept = f"{journal.folder}{' (it breaks off)' if journal.lost else ''}"
-    record = ", ".join([kept, *(str(report.path) for report in reports if not report.broken)])
-    line = _last_line(result, options, clock, run_id, record=record, embedded=embedded)
-    options.watching.say(line, event="summary", run=run_id, exit_code=result.exit_code)
-    if result.record_errors and result.exit_code == 0:
-        return 1
-    return result.exit_code
-
-
-def _last_line(result: RunResult, options: Options, clock: Clock, run_id: str, *, record: str, embedded: bool) -> str:
-    started = result.state.started_at or clock.now()
-    return last_line(
-        result.state,
+    course = Course(
+        plan=plan,
         run_id=run_id,
-        seconds=clock.now() - started,
-        record=record or None,
-        afterlife=_EMBEDDED if embedded else _commands(options.given_dsn, run_id),
+        conninfo=conninfo,
+        given_dsn=options.given_dsn,
+        journal=Journal.create(options.journal, run_id, plan),
+        watching=options.watching,
+        reports=options.reports,
+        left_out=left_out,
+        embedded=embedded,
     )
-
-
-_EMBEDDED = Afterlife(instead="the embedded server is removed now, and with it what still runs")
-
-
-def _commands(given: str | None, run_id: str) -> Afterlife:
-    """Write the commands out in full, without a password: who types them has it, or is asked where libpq looks."""
-    target = without_password(given) if given else ""
-    where = f" --dsn {shlex.quote(target)}" if target else ""
-    return Afterlife(
-        follow=f"jobplan attach {run_id}{where}",
-        stop=f"jobplan cancel {run_id} --detached{where}",
-    )
+    return conduct(course, clock)

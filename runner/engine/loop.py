@@ -79,6 +79,7 @@ class Run:
         self._context = context
         self._left_out = left_out
         self._takeover = takeover
+        self._under_way = False
         self._inbox: deque[ev.Event] = deque()
         self._news = asyncio.Event()
         self._ticked = clock.now()
@@ -102,6 +103,8 @@ class Run:
             ending.push_async_callback(self._performer.give_up)
             info = await self._gateway.open()
             values = builtin_values(self._plan, self._context.run_id)
+            if self._takeover is not None:
+                self._takeover.check_server(info)
             await check_requirements(self._plan, info, self._gateway, values)
             self._ledger_problem = self._gateway.ledger_problem
             await self._hold_run()
@@ -111,6 +114,7 @@ class Run:
                 self._leave_out()
             else:
                 await self._take_up(self._takeover, values)
+            self._under_way = True
             await self._until_over()
             steps = {key: str(record.state) for key, record in self.state.records.items()}
             self._flush()
@@ -123,6 +127,11 @@ class Run:
             record_errors=self._record_errors,
             ledger_problem=None if problem == self._ledger_problem else problem,
         )
+
+    @property
+    def under_way(self) -> bool:
+        """Say whether there is anything to look after: it has begun, or gone on."""
+        return self._under_way
 
     def interrupt(self, signal: int) -> None:
         """Take Ctrl-C or SIGTERM: the first begins an orderly end, the second stops waiting for it."""

@@ -17,7 +17,7 @@ from runner.engine.conditions import Conditions
 from runner.engine.resumed import finally_starts_again, has_succeeded, is_kept
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.errors import OpenQuestionError, PreflightError, UsageError
-from runner.gateway.base import Gateway
+from runner.gateway.base import Gateway, ServerInfo
 from runner.identity import worker_name
 from runner.plan.model import Value
 
@@ -37,11 +37,31 @@ class Orphans(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Takeover:
-    """How a run is to be taken up. `marks` is what a person, `by`, says of outcomes that nothing proves."""
+    """How a run is to be taken up. `marks` is what a person, `by`, says of outcomes that nothing proves.
+
+    `database` and `system_identifier` say where the run was begun, as far as that is known.
+    """
 
     orphans: Orphans = Orphans.WAIT
     marks: Mapping[str, ev.Outcome] = field(default_factory=dict)
     by: str = ""
+    database: str = ""
+    system_identifier: str | None = None
+
+    def check_server(self, info: ServerInfo) -> None:
+        """See to it that this is the server and the database of the run. PreflightError if it is another one."""
+        if self.database and info.database != self.database:
+            raise PreflightError(
+                f"the run is one of the database {self.database}, and this is {info.database}.",
+                hint="Say the right one with --dsn.",
+            )
+        known = self.system_identifier is not None and info.system_identifier is not None
+        if known and info.system_identifier != self.system_identifier:
+            raise PreflightError(
+                f"this server is not the one that the run was begun on: its system identifier is "
+                f"{info.system_identifier}, and that one's was {self.system_identifier}.",
+                hint="Say the right one with --dsn.",
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

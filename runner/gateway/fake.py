@@ -164,7 +164,7 @@ class FakeGateway:
         left = self.alive[worker.application_name]
         left.worker = worker
         left.awaited = awaited
-        left.lose_session()
+        left.orphaned = True
         return left
 
     async def hold_group(self, group: str) -> GroupHolder | None:  # noqa: ARG002 - they are all held by the same run
@@ -205,6 +205,7 @@ class FakeWorker:
     ) -> None:
         self.worker: Worker | None = None
         self.awaited = True
+        self.orphaned = False
         self._gateway = gateway
         self._request = request
         self._script = script
@@ -259,11 +260,10 @@ class FakeWorker:
                 return WorkerEnd(worker=self.worker, detached=True)
             await self._news.wait()
             self._news.clear()
+        if self.orphaned:
+            gone = "the virtual runner is gone"
+            return WorkerEnd(worker=self.worker, detached=not self.awaited, lost=self.awaited, reason=gone)
         if self._lost:
-            if not told:
-                lost("the virtual launcher session is gone")
-            if not self.awaited:
-                return WorkerEnd(worker=self.worker, detached=True)
             return self._outcome_of_lost(self._finished)
         return self._outcome(self._finished)
 

@@ -132,9 +132,8 @@ class AdoptedWorker:
         """Let go of the worker."""
         self._follower.detach()
 
-    async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+    async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:  # noqa: ARG002 - everybody knows
         """Wait until the worker has gone or was let go of."""
-        lost(_ORPHANED)
         if not await self._follower.gone(seen) or not self._awaited:
             return WorkerEnd(worker=self.worker, detached=True)
         by = await self._monitor.cancelled_by(self._follower.name)

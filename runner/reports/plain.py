@@ -134,9 +134,8 @@ def _of_the_server(event: ev.Event) -> Iterator[str]:
 def _taken_up(event: ev.RunResumed, state: RunState) -> str:
     done = sum(1 for record in state.records.values() if record.final and record.instances is None)
     rest = len(state.records) - sum(1 for record in state.records.values() if record.instances is not None) - done
-    lives = len(event.adopted)
-    also = f", {_counted(lives, 'worker')} of the last runner still run{'s' if lives == 1 else ''}" if lives else ""
-    return f"{_counted(done, 'step')} done, {rest - lives} to run{also}"
+    text = f"{_counted(done, 'step')} done, {rest - len(event.adopted)} to run"
+    return f"{text}; still running: {_some([found.step for found in event.adopted])}" if event.adopted else text
 
 
 def _settled(found: ev.Settled) -> str:

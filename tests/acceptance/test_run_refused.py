@@ -28,7 +28,7 @@ def refused(ran: Ran, code: int, *says: str) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--report", "html=x"], "jsonl"),
+        (["--report", "pdf=x"], "jsonl"),
         (["--report", "jsonl"], "KIND=PATH"),
         (["--report", "jsonl="], "KIND=PATH"),
         (["--report", "jsonl=plan.yaml"], "overwrite plan.yaml"),

@@ -252,8 +252,15 @@ async def test_an_orphan_is_followed_and_nobody_knows_how_it_ended(house: House,
     end = await follower.follow().ended()
     assert (end.lost, end.proven, end.error, end.worker) == (True, False, None, orphan)
     assert end.reason
-    assert follower.lost
     assert not house.alive()
+
+
+async def test_an_orphan_that_nobody_awaits_was_let_go_of(house: House, orphan: Worker) -> None:
+    follower = Follower(house, "step", LONG)
+    follower.handle = house.gateway.adopt(orphan, awaited=False)
+    follower.handle.cancel()
+    end = await follower.follow().ended()
+    assert (end.lost, end.detached, end.worker) == (False, True, orphan)
 
 
 async def test_an_orphan_can_be_let_go_of(house: House, orphan: Worker) -> None:

@@ -72,7 +72,9 @@ def test_every_event_comes_back_from_its_line(kind: type[ev.Event], data: st.Dat
     event = data.draw(built(kind))
     line = to_line(event, RUN)
     assert line.index(b"\n") == len(line) - 1
-    assert from_json(json.loads(line)) == event
+    back = from_json(json.loads(line))
+    assert back == event
+    assert kinds(back) == kinds(event)
 
 
 @given(MOMENTS)
@@ -164,6 +166,16 @@ def test_every_plan_comes_back_from_its_json(path: Path) -> None:
     back = plan_from_json(resolved_json(plan))
     assert sha256(back) == sha256(plan)
     assert back == without_places(plan)
+    assert kinds(back) == kinds(without_places(plan))
+
+
+def kinds(value: Any) -> Any:
+    """Return the types in a value: a member of an enumeration equals its text, and is not the same."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: kinds(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [kinds(item) for item in value]
+    return type(value) if isinstance(value, enum.Enum | str) else None
 
 
 def drawn_plan(seed: int) -> Plan:

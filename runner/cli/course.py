@@ -1,0 +1,125 @@
+"""The course of a run, as the command line conducts it: sinks, signals, the last line and the exit code.
+
+`jobplan run` begins a run and `jobplan resume` goes on with one; from there on nothing differs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import shlex
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.api import new_run
+from runner.cli.watching import Watching
+from runner.clock import Clock
+from runner.engine.events import Event
+from runner.engine.loop import RunResult
+from runner.engine.sink import Sink
+from runner.engine.state import RunState
+from runner.engine.takeover import Takeover
+from runner.errors import RecordError
+from runner.gateway.conninfo import without_password
+from runner.plan.model import Plan
+from runner.records.journal import Journal
+from runner.reports.kinds import open_report
+from runner.reports.plain import Afterlife, last_line
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Course:
+    """A run that is ready to begin, or to go on.
+
+    Then `history` is what has happened, `earlier` the state that follows from it, and `takeover` says how to go on.
+    """
+
+    plan: Plan
+    run_id: str
+    conninfo: str
+    #: The connection that was typed: later commands need it again; the environment is still there for them.
+    given_dsn: str | None
+    journal: Journal
+    watching: Watching
+    reports: tuple[tuple[str, Path], ...] = ()
+    left_out: frozenset[str] = frozenset()
+    embedded: bool = False
+    history: tuple[Event, ...] = ()
+    earlier: RunState | None = None
+    takeover: Takeover | None = None
+
+
+def conduct(course: Course, clock: Clock) -> int:
+    """Run to the end, close the journal, and return the exit code."""
+    try:
+        return _conduct(course, clock)
+    finally:
+        with contextlib.suppress(RecordError):  # the run has said so already
+            course.journal.close()
+
+
+def _conduct(course: Course, clock: Clock) -> int:
+    reports = [open_report(kind, path, course.run_id) for kind, path in course.reports]
+    if course.earlier is not None:
+        for event, report in itertools.product(course.history, reports):
+            report.handle(event, course.earlier)
+    sinks: list[Sink] = [course.journal, *course.watching.sinks(course.run_id), *reports]
+    interrupted: list[int] = []
+
+    async def execute() -> RunResult:
+        run = new_run(
+            course.plan,
+            dsn=course.conninfo,
+            run_id=course.run_id,
+            clock=clock,
+            sinks=sinks,
+            left_out=course.left_out,
+            earlier=course.earlier,
+            takeover=course.takeover,
+        )
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def interrupt(number: int) -> None:
+            run.interrupt(number)
+            if not run.under_way and task is not None:
+                interrupted.append(number)
+                task.cancel()  # still connecting, or waiting for the concurrency group: there is nothing to look after
+
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, interrupt, int(number))
+        return await run.execute()
+
+    began = clock.now()
+    try:
+        result = asyncio.run(execute())
+    except asyncio.CancelledError:
+        course.watching.say("jobplan: interrupted; nothing was started.", level="warning", event="interrupted")
+        return 128 + interrupted[0]
+    for error in result.record_errors:
+        course.watching.say(f"jobplan: {error}", level="error", event="error")
+    kept = f"{course.journal.folder}{' (it breaks off)' if course.journal.lost else ''}"
+    line = last_line(
+        result.state,
+        run_id=course.run_id,
+        seconds=clock.now() - (result.state.started_at or began),
+        record=", ".join([kept, *(str(report.path) for report in reports if not report.broken)]),
+        afterlife=_EMBEDDED if course.embedded else _commands(course.given_dsn, course.run_id),
+    )
+    course.watching.say(line, event="summary", run=course.run_id, exit_code=result.exit_code)
+    if result.record_errors and result.exit_code == 0:
+        return 1
+    return result.exit_code
+
+
+_EMBEDDED = Afterlife(instead="the embedded server is removed now, and with it what still runs")
+
+
+def _commands(given: str | None, run_id: str) -> Afterlife:
+    """Write the commands out in full, without a password: who types them has it, or is asked where libpq looks."""
+    target = without_password(given) if given else ""
+    where = f" --dsn {shlex.quote(target)}" if target else ""
+    return Afterlife(follow=f"jobplan attach {run_id}{where}", stop=f"jobplan cancel {run_id} --detached{where}")

@@ -1,0 +1,201 @@
+"""`jobplan resume`: a run's record → what became of its workers → the rest of the run."""
+
+from __future__ import annotations
+
+import dataclasses
+import getpass
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+
+import click
+
+from runner.cli.connection import chosen_dsn, dsn_option
+from runner.cli.course import Course, conduct
+from runner.cli.exits import EXIT_CODES, exit_code_of
+from runner.cli.journals import journal_option
+from runner.cli.reporting import report_option, wanted_reports
+from runner.cli.watching import Watching, watching_options
+from runner.clock import MonotonicClock
+from runner.engine import events as ev
+from runner.engine.resumed import is_kept
+from runner.engine.takeover import Orphans, Takeover
+from runner.errors import JobplanError, PlanError, RecordError, UsageError
+from runner.lint import read_plan
+from runner.plan.differences import differences
+from runner.plan.model import Plan
+from runner.plan.resolved import sha256
+from runner.records.journal import Journal
+from runner.records.record import Record, read_record
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line asked for."""
+
+    run: str
+    dsn: str
+    journal: Path
+    orphans: Orphans
+    marks: Mapping[str, ev.Outcome]
+    allow_changed: bool
+    reports: tuple[str, ...]
+    watching: Watching
+
+
+@click.command(epilog=EXIT_CODES)
+@click.argument("run")
+@dsn_option
+@journal_option
+@click.option(
+    "--orphans",
+    type=click.Choice([str(choice) for choice in Orphans]),
+    default=str(Orphans.WAIT),
+    show_default=True,
+    help="Workers that live although their runner is gone: wait for their end, or stop them first.",
+)
+@click.option(
+    "--mark",
+    "marks",
+    multiple=True,
+    metavar="STEP=succeeded|failed",
+    help="Say what a worker did of which nothing proves it (failed: the step runs again); repeatable.",
+)
+@click.option("--allow-changed", is_flag=True, help="Go on with the plan's file as it is now, whatever has changed.")
+@report_option
+@watching_options
+def resume(
+    run: str,
+    dsn: str | None,
+    *,
+    journal: Path,
+    orphans: str,
+    marks: tuple[str, ...],
+    allow_changed: bool,
+    reports: tuple[str, ...],
+    verbose: bool,
+    quiet: bool,
+    log_format: str,
+) -> int:
+    """Finish a run: what has succeeded is not run again.
+
+    RUN is a run's id, its beginning, or `last`. Its plan and parameters are the recorded ones. Workers that still live
+    are followed; an outcome that nothing proves is settled by the ledger, by `verify`, or by you.
+    """
+    watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format)
+    try:
+        options = Options(
+            run=run,
+            dsn=chosen_dsn(dsn),
+            journal=journal,
+            orphans=Orphans(orphans),
+            marks=_marks(marks),
+            allow_changed=allow_changed,
+            reports=reports,
+            watching=watching,
+        )
+        return _resume(options)
+    except JobplanError as error:
+        watching.tell_error(error)
+        return exit_code_of(error)
+
+
+def _resume(options: Options) -> int:
+    record = read_record(options.journal, options.run)
+    started = _started(record)
+    plan = _plan(record, started, options)
+    destinations = wanted_reports(options.reports, *([Path(plan.file)] if plan.file else []))
+    journal = Journal.reopen(options.journal, record.run_id, plan)
+    record = read_record(options.journal, record.run_id)  # nobody else writes to it any longer
+    if _is_done(record, plan):
+        journal.close()
+        options.watching.say(f"run {record.run_id} is finished: nothing is left to do.")
+        return 0
+    course = Course(
+        plan=plan,
+        run_id=record.run_id,
+        conninfo=options.dsn or started.connection,
+        given_dsn=options.dsn or started.connection,
+        journal=journal,
+        watching=options.watching,
+        reports=destinations,
+        history=record.events,
+        earlier=record.state,
+        takeover=Takeover(
+            orphans=options.orphans,
+            marks=options.marks,
+            by=_person(),
+            database=started.database,
+            system_identifier=started.system_identifier,
+        ),
+    )
+    return conduct(course, MonotonicClock())
+
+
+def _marks(texts: tuple[str, ...]) -> dict[str, ev.Outcome]:
+    marks: dict[str, ev.Outcome] = {}
+    for text in texts:
+        step, equals, outcome = text.rpartition("=")
+        if not equals or not step or outcome not in (ev.Outcome.SUCCEEDED, ev.Outcome.FAILED):
+            raise UsageError(f"--mark {text!r} is neither STEP=succeeded nor STEP=failed.")
+        if marks.setdefault(step, ev.Outcome(outcome)) != outcome:
+            raise UsageError(f"--mark {step}: it cannot be both.")
+    return marks
+
+
+def _person() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError):  # a user id without a name
+        return f"somebody@{socket.gethostname()}"
+
+
+def _started(record: Record) -> ev.RunStarted:
+    if record.started is None:
+        raise RecordError(f"run {record.run_id} never began: there is nothing to go on with.", hint="Use jobplan run.")
+    return record.started
+
+
+def _plan(record: Record, started: ev.RunStarted, options: Options) -> Plan:
+    """Return the plan to go on with: the recorded one, unless the file has changed and that is allowed."""
+    recorded = record.plan
+    path = Path(recorded.file)
+    if not recorded.file or not path.exists():
+        if options.allow_changed:
+            raise UsageError(f"--allow-changed: there is no plan {recorded.file or '(it came from no file)'}.")
+        return recorded
+    try:
+        present = read_plan(path, given={name: _text(value) for name, value in recorded.values.items()})
+    except PlanError as error:
+        if options.allow_changed:
+            raise
+        raise _changed(record, [f"it is not valid any more: {problem}" for problem in error.problems[:5]]) from error
+    present = dataclasses.replace(
+        present, budget=dataclasses.replace(present.budget, slots=min(started.slots, present.budget.slots))
+    )
+    if sha256(present) == sha256(recorded):
+        return recorded
+    changes = list(differences(recorded, present))
+    if not options.allow_changed:
+        raise _changed(record, changes)
+    for line in (f"{path} has changed since run {record.run_id} began:", *(f"  {change}" for change in changes)):
+        options.watching.say(line)
+    return present
+
+
+def _changed(record: Record, changes: list[str]) -> UsageError:
+    listed = "".join(f"\n  {line}" for line in changes)
+    return UsageError(
+        f"{record.plan.file} has changed since run {record.run_id} began:{listed}\n",
+        hint="Put it back, or say --allow-changed to go on with it as it is now.",
+    )
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _is_done(record: Record, plan: Plan) -> bool:
+    """Say whether the run has ended, and nothing of this plan would begin anew."""
+    over = all(is_kept(step, {}) for step in record.state.records.values() if step.instances is None)
+    return record.state.finished is not None and over and sha256(plan) == sha256(record.plan)

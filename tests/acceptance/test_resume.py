@@ -1,0 +1,211 @@
+"""`jobplan resume`: a run whose runner was killed, or that ended badly, is finished; nothing is done twice."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.acceptance.console import Database, Jobplan, until
+
+#: Four steps that the run waits for and one that it does not; a step that comes after them.
+FIVE = """
+    - {id: one, sql: "INSERT INTO done SELECT 'one' FROM pg_sleep(60)", idempotent: true}
+    - {id: two, sql: "INSERT INTO done SELECT 'two' FROM pg_sleep(60)", idempotent: true}
+    - id: three
+      sql: INSERT INTO done SELECT 'three' FROM pg_sleep(60)
+      verify: SELECT EXISTS (SELECT FROM done WHERE step = 'three')
+    - {id: four, sql: "INSERT INTO done SELECT 'four' FROM pg_sleep(60)"}
+    - {id: away, sql: "INSERT INTO done SELECT 'away' FROM pg_sleep(60)", on_finish: detach}
+    - {id: last, sql: "INSERT INTO done VALUES ('last')", needs: [one, two, three, four]}
+"""
+ALL = ("away", "four", "one", "three", "two")
+
+
+@pytest.fixture
+def done(db: Database) -> Database:
+    """A database with a table that steps write to."""
+    db.run("CREATE TABLE done (step text)")
+    return db
+
+
+def kill_runner(jobplan: Jobplan, db: Database, plan: Path, *steps: str) -> str:
+    """Run the plan until these workers run and have been seen, kill the runner, and return the run's id."""
+    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    db.until_workers(*steps)
+    until(lambda: sum(event["event"] == "attempt_running" for event in jobplan.events()) == len(steps))
+    started.send(signal.SIGKILL)
+    started.ended()
+    return str(jobplan.events()[0]["run"])
+
+
+def quicken(db: Database) -> None:
+    """Let steps sleep no longer: what runs is a matter of the first run."""
+    db.run("CREATE FUNCTION public.pg_sleep(int) RETURNS int LANGUAGE sql AS 'SELECT 1'")
+    database = db.value("SELECT quote_ident(current_database())")
+    db.run(f"ALTER DATABASE {database} SET search_path = public, pg_catalog")
+
+
+def recorded(jobplan: Jobplan, run: str) -> list[dict[str, Any]]:
+    """Read the run's journal."""
+    lines = (jobplan.folder / ".jobplan" / "runs" / run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def test_the_way_from_a_killed_runner_to_a_finished_run(jobplan: Jobplan, done: Database, tmp_path: Path) -> None:
+    plan = jobplan.plan(FIVE, budget="{slots: 5}", defaults="{timeout: 5m, on_finish: wait}")
+    run = kill_runner(jobplan, done, plan, *ALL)
+    home = tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere = {"HOME": str(home)}
+    status = jobplan("status", "--dsn", done.dsn, "--format", "json", env=elsewhere)
+    assert status.code == 0, status.err
+    for step in ALL:
+        assert f'"{step}"' in status.out
+    told = jobplan("status", "--dsn", done.dsn, env=elsewhere)
+    assert "RUNNER GONE" in told.out
+    cancelled = jobplan("cancel", run, "--dsn", done.dsn, env=elsewhere)
+    assert cancelled.code == 0, cancelled.err
+    assert done.workers() == ["away"]
+    quicken(done)
+    asked = jobplan("resume", run)
+    assert asked.code == 4
+    assert "--mark 'four=succeeded'" in asked.err
+    assert "--mark 'one" not in asked.err
+    finished = jobplan("resume", run, "--mark", "four=failed")
+    assert finished.code == 0, finished.err
+    assert done.value("SELECT string_agg(step, ' ' ORDER BY step) FROM done") == "four last one three two"
+    assert done.workers() == ["away"]
+    events = recorded(jobplan, run)
+    (resumed,) = [event for event in events if event["event"] == "run_resumed"]
+    settled = {found["step"]: (found["outcome"], found["by"]) for found in resumed["settled"]}
+    assert settled.pop("four")[0] == "failed"
+    assert settled == {
+        "one": ("unknown", "idempotent"),
+        "two": ("unknown", "idempotent"),
+        "three": ("failed", "verify"),
+    }
+    assert [found["step"] for found in resumed["adopted"]] == ["away"]
+    states = dict(events[-1]["steps"])
+    assert states.pop("away") == "detached"
+    assert states == dict.fromkeys(("one", "two", "three", "four", "last"), "succeeded")
+    again = jobplan("resume", run)
+    assert (again.code, again.lines) == (0, [f"run {run} is finished: nothing is left to do."])
+    assert recorded(jobplan, run) == events
+
+
+def test_workers_that_live_are_waited_for(jobplan: Jobplan, done: Database) -> None:
+    done.run("CREATE TABLE gate ()")
+    plan = jobplan.plan("""
+        - id: slow
+          sql: LOCK TABLE gate; INSERT INTO done VALUES ('slow')
+          verify: SELECT EXISTS (SELECT FROM done)
+        - {id: last, sql: "INSERT INTO done VALUES ('last')", needs: [slow]}
+    """)
+    with psycopg.connect(done.dsn) as keeper:
+        keeper.execute("LOCK TABLE gate")
+        run = kill_runner(jobplan, done, plan, "slow")
+        resumed = jobplan.start("resume", run)
+        until(lambda: any(event["event"] == "run_resumed" for event in recorded(jobplan, run)))
+    ran = resumed.ended()
+    assert ran.code == 0, ran.err
+    assert "still running: slow" in ran.err
+    assert done.value("SELECT string_agg(step, ' ' ORDER BY step) FROM done") == "last slow"
+
+
+def test_workers_that_live_can_be_stopped_first(jobplan: Jobplan, done: Database) -> None:
+    plan = jobplan.plan("""
+        - id: slow
+          sql: INSERT INTO done SELECT 'slow' FROM pg_sleep(60)
+          verify: SELECT EXISTS (SELECT FROM done)
+    """)
+    run = kill_runner(jobplan, done, plan, "slow")
+    quicken(done)
+    ran = jobplan("resume", run, "--orphans", "cancel")
+    assert ran.code == 0, ran.err
+    assert "has not done its work; it runs again (says verify)" in ran.err
+    assert done.value("SELECT count(*) FROM done") == 1
+
+
+def test_while_one_resume_runs_another_is_refused(jobplan: Jobplan, done: Database) -> None:
+    plan = jobplan.plan("- {id: slow, sql: SELECT pg_sleep(60), idempotent: true}")
+    run = kill_runner(jobplan, done, plan, "slow")
+    first = jobplan.start("resume", run)
+    until(lambda: any(event["event"] == "run_resumed" for event in recorded(jobplan, run)))
+    second = jobplan("resume", run)
+    assert second.code == 4
+    assert "is being written by process" in second.err
+    copy = jobplan.folder / "copy"
+    (copy / run).mkdir(parents=True)
+    for name in ("plan.json", "plan.sha256", "events.jsonl"):
+        source = jobplan.folder / ".jobplan" / "runs" / run / name
+        (copy / run / name).write_bytes(source.read_bytes())
+    elsewhere = jobplan("resume", run, "--journal", copy)
+    assert elsewhere.code == 6
+    assert f"run {run} is under way" in elsewhere.err
+    first.send(signal.SIGINT)
+    assert first.ended().code == 130
+    assert not done.workers()
+
+
+def test_what_failed_is_run_again_with_a_plan_that_was_mended(jobplan: Jobplan, done: Database) -> None:
+    steps = """
+        - {{id: good, sql: "INSERT INTO done VALUES ('good')"}}
+        - {{id: bad, sql: "{}", needs: [good]}}
+        - {{id: last, sql: "INSERT INTO done VALUES ('last')", needs: [bad]}}
+    """
+    jobplan.plan(steps.format("SELECT 1/0"))
+    ran = jobplan("run", "plan.yaml", "--dsn", done.dsn)
+    assert ran.code == 1
+    jobplan.plan(steps.format("SELECT 1"))
+    refused = jobplan("resume", "last")
+    assert refused.code == 2
+    assert "step bad: sql: SELECT 1/0 -> SELECT 1" in refused.err
+    assert "--allow-changed" in refused.err
+    finished = jobplan("resume", "last", "--allow-changed", "--report", "jsonl=events.jsonl")
+    assert finished.code == 0, finished.err
+    assert "step bad: sql: SELECT 1/0 -> SELECT 1" in finished.err
+    assert done.value("SELECT string_agg(step, ' ' ORDER BY step) FROM done") == "good last"
+    kinds = [event["event"] for event in jobplan.events()]
+    assert kinds[0] == "run_started"
+    assert kinds.count("run_resumed") == 1
+    shown = jobplan("show", "last", "--format", "json")
+    assert shown.code == 0, shown.err
+    assert jobplan("resume", "last").code == 0
+
+
+def test_another_database_is_refused(jobplan: Jobplan, done: Database) -> None:
+    assert jobplan("run", jobplan.plan("- {id: bad, sql: SELECT 1/0}"), "--dsn", done.dsn).code == 1
+    ran = jobplan("resume", "last", "--dsn", f"{done.dsn} dbname=postgres")
+    assert ran.code == 4
+    assert "the run is one of the database" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["nothing"], 4, "there is no run 'nothing'"),
+        (["last", "--mark", "bad"], 2, "neither STEP=succeeded nor STEP=failed"),
+        (["last", "--mark", "bad=maybe"], 2, "neither STEP=succeeded nor STEP=failed"),
+        (["last", "--mark", "bad=failed", "--mark", "bad=succeeded"], 2, "cannot be both"),
+        (["last", "--mark", "other=failed"], 2, "no such step"),
+        (["last", "--mark", "good=failed"], 2, "succeeded already"),
+        (["last", "--orphans", "shoot"], 2, "shoot"),
+        (["last", "--journal", "nowhere"], 4, "there is no run in nowhere"),
+    ],
+)
+def test_wrong_usage(jobplan: Jobplan, done: Database, arguments: list[str], code: int, says: str) -> None:
+    plan = jobplan.plan("""
+        - {id: good, sql: SELECT 1}
+        - {id: bad, sql: SELECT 1/0}
+    """)
+    assert jobplan("run", plan, "--dsn", done.dsn).code == 1
+    before = {path: path.read_bytes() for path in jobplan.folder.rglob("*") if path.is_file()}
+    ran = jobplan("resume", *arguments)
+    assert (ran.code, ran.out) == (code, "")
+    assert says in ran.err
+    assert {path: path.read_bytes() for path in jobplan.folder.rglob("*") if path.is_file()} == before
