@@ -105,7 +105,7 @@ class Observer:
         """Return what these workers, which locked these relations, have left half done (extension note 10)."""
         detached = any(_DETACH.search(worker.query) for worker in workers)
         (reply,) = await self._run(("leftovers", (json.dumps(sorted(relations)), str(detached))))
-        return tuple(_leftover(*(value or "" for value in row)) for row in reply.rows)
+        return tuple(read_leftover(*(value or "" for value in row)) for row in reply.rows)
 
     async def _run(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         return [_checked(reply) for reply in await self._try(*statements)]
@@ -230,7 +230,8 @@ def _number(text: str | None) -> float | None:
     return None if text is None else float(text)
 
 
-def _leftover(kind: str, name: str, parent: str) -> Leftover:
+def read_leftover(kind: str, name: str, parent: str) -> Leftover:
+    """Put a row of `leftovers` into words."""
     if kind == "partition":
         return Leftover(
             what=f"{name} is only half detached from {parent}",

@@ -1,0 +1,144 @@
+"""The page for the person on call says what the program says: every text and every command on it is tried."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import click
+import pytest
+
+from runner.cli import cli
+from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
+from runner.engine.events import Worker
+from runner.gateway.activity import read_leftover
+from runner.identity import worker_name
+from runner.reports.attach import Follower, attach_lines
+from runner.reports.cancel import Cancelled, cancel_lines
+from runner.reports.status import status_lines
+from tests.builders import looked_label
+
+PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+RUN = "260101-abcdef"
+NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+CODE = re.compile(r"`([^`]+)`")
+
+
+def rows() -> list[tuple[str, str]]:
+    """Return the first and the last cell of each row of the tables of what somebody sees."""
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in PAGE.splitlines() if line[:1] == "|"]
+    return [(row[0].lstrip("| "), row[-1].rstrip(" |")) for row in cells if len(row) == 3 and "`" in row[0]]
+
+
+def worker(step: str, pid: int, *, age: float = 60.0, **label: object) -> LiveWorker:
+    """Return a worker of the story."""
+    return LiveWorker(
+        worker=Worker(pid=pid, backend_start="s", application_name=worker_name(RUN, step)),
+        run=RUN,
+        database="app",
+        user="u",
+        label=looked_label(RUN, step, **label),
+        started_at=NOW - age,
+        state="active",
+    )
+
+
+def look(*runs: LiveRun) -> Activity:
+    """Return a look at these runs."""
+    return Activity(at=NOW, version="18", database="app", user="dba", sees_all=True, runs=runs)
+
+
+A, AWAY, NOTE = (
+    worker("a", 1, age=0.0),
+    worker("away", 3, age=0.0, on_finish="detach"),
+    worker("note", 4, in_finally=True),
+)
+ALICE = Other(pid=4711, user="alice", state="idle in transaction", lock="ShareLock on t", seconds=720.0)
+INDEX = Other(pid=11, name=worker_name(RUN, "index"), lock="ShareLock on t")
+
+
+def said() -> Iterator[str]:
+    """Yield every line that the program says in situations as on the page."""
+    runner = RunnerSession(pid=1, host="10.0.0.7", started_at=NOW - 3600.0)
+    workers = (
+        replace(worker("a", 1), blocked_by=(ALICE,)),
+        replace(worker("b", 2), blocked_by=(INDEX,)),
+        replace(worker("c", 3), blocks=(Other(pid=4712),), wait="IPC: MessageQueuePutMessage"),
+        replace(
+            worker("d", 4), progress=Progress(command="VACUUM", phase="scanning heap", relation="t", done=1, total=3)
+        ),
+        worker("e", 5, timeout=None),
+        worker("f", 6, age=310.0),
+        replace(worker("g", 7), visible=False),
+        replace(worker("h", 8), blocked_by=(Other(pid=0),)),
+    )
+    for activity in (
+        look(LiveRun(run=RUN, database="app", workers=workers[:4])),
+        look(LiveRun(run=RUN, database="app", workers=workers, runner=(runner,))),
+        look(LiveRun(run=RUN, database="app", workers=(AWAY,))),
+        look(LiveRun(run=RUN, database="app", runner=(RunnerSession(pid=1),))),
+        look(),
+    ):
+        yield from status_lines(activity, width=200)
+    yield from _cancelled()
+    yield from _followed()
+
+
+def _cancelled() -> Iterator[str]:
+    found = [
+        ("index", "i", "t"),
+        ("index", "i_ccnew", "t"),
+        ("partition", "p1", "p"),
+    ]
+    leftovers = [(one.what, one.repair) for one in (read_leftover(*names) for names in found)]
+    done = Cancelled(
+        run=LiveRun(run=RUN, database="app"),
+        by="me",
+        at=NOW,
+        asked=[(A, 0.3)],
+        left=[AWAY, NOTE],
+        runner_alive=True,
+        refused=None,
+        user="dba",
+        leftovers=leftovers,
+    )
+    yield from cancel_lines(done)
+    yield from cancel_lines(replace(done, asked=[(A, None)], refused="permission denied to terminate process"))
+
+
+def _followed() -> Iterator[str]:
+    follower = Follower(LiveRun(run=RUN, database="app"))
+    alive = LiveRun(run=RUN, database="app", runner=(RunnerSession(pid=1),), workers=(A, worker("b", 2, age=297.0)))
+    for activity in (look(alive), replace(look(), at=NOW + 3.0)):
+        yield from follower.follow(activity)[0]
+    yield from attach_lines(follower.run, follower.gone, [])
+
+
+def test_the_page_has_its_tables() -> None:
+    assert len(rows()) >= 27
+
+
+@pytest.mark.parametrize("text", [text for seen, _ in rows() for text in CODE.findall(seen)])
+def test_every_text_on_the_page_is_said(text: str) -> None:
+    assert any(text in line for line in said()), text
+
+
+@pytest.mark.parametrize("command", sorted({text for text in CODE.findall(PAGE) if text.startswith("jobplan ")}))
+def test_every_command_on_the_page_is_understood(command: str) -> None:
+    name, *arguments = shlex.split(command)[1:]
+    context = click.Context(cli)
+    found = cli.get_command(context, name)
+    assert found is not None
+    assert found.make_context(name, arguments, parent=context).params
+
+
+@pytest.mark.parametrize("statement", sorted({text for text in CODE.findall(PAGE) if text.endswith(";")}))
+def test_every_repair_on_the_page_is_the_one_that_is_told(statement: str) -> None:
+    said_here = "\n".join(said())
+    if statement.startswith("GRANT"):
+        assert statement.split()[1] in said_here
+    else:
+        assert statement in said_here
