@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.connection import chosen_dsn, dsn_option
+from runner.cli.connection import dsn_of_run, dsn_option
+from runner.cli.journals import journal_option
 from runner.clock import rfc3339
 
 if TYPE_CHECKING:
@@ -23,21 +25,24 @@ _EVERY = 1.0
 @click.command()
 @click.argument("run")
 @dsn_option
+@journal_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def attach(run: str, dsn: str | None, *, form: str) -> None:
+def attach(run: str, dsn: str | None, *, journal: Path, form: str) -> None:
     """Follow a run's workers until they have gone, detached and orphaned ones too.
 
     RUN is a run's id or how it begins. Nothing is changed: Ctrl-C only stops the following. How a worker ended is known
-    to its runner alone; what the server shows of it is told, and what is left half done.
+    to its runner and to the run's record; what the server shows of it is told, and what is left half done.
     """
+    from runner.cli.enriching import recorded_runs
     from runner.reports.attach import attach_data, attach_lines
 
-    follower, leftovers, at = asyncio.run(_attach(run, chosen_dsn(dsn)))
+    follower, leftovers, at = asyncio.run(_attach(run, dsn_of_run(dsn, journal, run)))
     pairs = [(one.what, one.repair) for one in leftovers]
+    record = recorded_runs(journal, [follower.run]).get(follower.run.run)
     if form == "json":
-        click.echo(json.dumps(attach_data(follower.run, follower.gone, pairs, now=at), indent=2))
+        click.echo(json.dumps(attach_data(follower.run, follower.gone, pairs, record, now=at), indent=2))
     else:
-        click.echo("\n".join(attach_lines(follower.run, follower.gone, pairs)))
+        click.echo("\n".join(attach_lines(follower.run, follower.gone, pairs, record)))
 
 
 async def _attach(wanted: str, dsn: str) -> tuple[Follower, tuple[Leftover, ...], float]:

@@ -8,11 +8,13 @@ import json
 import os
 import secrets
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.connection import chosen_dsn, dsn_option
+from runner.cli.connection import dsn_of_run, dsn_option
+from runner.cli.journals import journal_option
 from runner.durations import parse_duration
 from runner.errors import UsageError
 
@@ -32,8 +34,11 @@ _LONGEST_STEP = 500
 @click.option("--detached", is_flag=True, help="Stop the workers of detach steps too.")
 @click.option("--timeout", default="1m", show_default=True, metavar="DURATION", help="How long to wait for their end.")
 @dsn_option
+@journal_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def cancel(run: str, step: str | None, dsn: str | None, *, detached: bool, timeout: str, form: str) -> int:
+def cancel(
+    run: str, step: str | None, dsn: str | None, *, journal: Path, detached: bool, timeout: str, form: str
+) -> int:
     """Stop a run's workers, wait until they have gone, and say what is left behind.
 
     RUN is a run's id or how it begins. Workers of detach steps are left alone unless --detached or --step asks for
@@ -46,7 +51,7 @@ def cancel(run: str, step: str | None, dsn: str | None, *, detached: bool, timeo
         seconds = parse_duration(timeout)
     except ValueError as error:
         raise UsageError(f"--timeout: {error}.") from error
-    done = asyncio.run(_cancel(run, step, chosen_dsn(dsn), detached=detached, patience=seconds))
+    done = asyncio.run(_cancel(run, step, dsn_of_run(dsn, journal, run), detached=detached, patience=seconds))
     if form == "json":
         click.echo(json.dumps(cancel_data(done), indent=2))
     else:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+
+from runner.errors import RecordError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -21,3 +24,17 @@ def dsn_option(function: _F) -> _F:
 def chosen_dsn(given: str | None) -> str:
     """Return the connection string: the option's, else JOBPLAN_DSN; empty: libpq's own environment says it all."""
     return given if given is not None else os.environ.get("JOBPLAN_DSN", "")
+
+
+def dsn_of_run(given: str | None, journal: Path, run: str | None) -> str:
+    """Return the connection string for a run: as `chosen_dsn`, else the one that its record names, if there is one."""
+    dsn = chosen_dsn(given)
+    if dsn or given is not None or run is None:
+        return dsn
+    from runner.records.record import find_run, read_record
+
+    try:
+        started = read_record(journal, find_run(journal, run)).started
+    except RecordError:
+        return dsn
+    return started.connection if started is not None else dsn

@@ -7,11 +7,13 @@ import dataclasses
 import json
 import shutil
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.connection import chosen_dsn, dsn_option
+from runner.cli.connection import dsn_of_run, dsn_option
+from runner.cli.journals import journal_option
 
 if TYPE_CHECKING:
     from runner.engine.activity import Activity
@@ -22,36 +24,38 @@ _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 @click.command()
 @click.argument("run", required=False)
 @dsn_option
+@journal_option
 @click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
 @click.option(
     "--every", type=click.FloatRange(min=0.1), default=2.0, show_default=True, metavar="SECONDS", help="With --watch."
 )
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def status(run: str | None, dsn: str | None, *, watch: bool, every: float, form: str) -> int:
+def status(run: str | None, dsn: str | None, *, journal: Path, watch: bool, every: float, form: str) -> int:
     """Say what lives on the server: runs, their runners and workers, and who waits for whom.
 
     RUN is a run's id or how it begins. Everything is read from the server, so it does not matter where the run was
-    started. With --watch and --format json each look is one line.
+    started; what a record on this machine knows is told too. With --watch and --format json each look is one line.
     """
     try:
-        asyncio.run(_status(run, chosen_dsn(dsn), every=every if watch else None, form=form))
+        dsn = dsn_of_run(dsn, journal, run)
+        asyncio.run(_status(run, dsn, journal=journal, every=every if watch else None, form=form))
     except KeyboardInterrupt:
         if not watch:
             raise
     return 0
 
 
-async def _status(wanted: str | None, dsn: str, *, every: float | None, form: str) -> None:
+async def _status(wanted: str | None, dsn: str, *, journal: Path, every: float | None, form: str) -> None:
     from runner.gateway.activity import Observer
 
     observer = await Observer.connect(dsn)
     try:
         looked = _narrowed(await observer.look(), wanted)
-        _show(looked, form, again=every is not None)
+        _show(looked, form, journal, again=every is not None)
         while every is not None and (wanted is None or looked.runs):
             await asyncio.sleep(every)
             looked = _only(await observer.look(), looked.runs[0].run if wanted is not None else None)
-            _show(looked, form, again=True)
+            _show(looked, form, journal, again=True)
     finally:
         await observer.close()
 
@@ -67,15 +71,18 @@ def _only(activity: Activity, run: str | None) -> Activity:
     return dataclasses.replace(activity, runs=tuple(one for one in activity.runs if run in (None, one.run)))
 
 
-def _show(activity: Activity, form: str, *, again: bool) -> None:
+def _show(activity: Activity, form: str, journal: Path, *, again: bool) -> None:
+    from runner.cli.enriching import recorded_runs
     from runner.reports.status import status_data, status_lines
 
+    records = recorded_runs(journal, activity.runs)
     if form == "json":
-        click.echo(json.dumps(status_data(activity), indent=None if again else 2))
+        click.echo(json.dumps(status_data(activity, records=records), indent=None if again else 2))
         sys.stdout.flush()
         return
     terminal = sys.stdout.isatty()
-    lines = list(status_lines(activity, width=shutil.get_terminal_size().columns if terminal else 80))
+    width = shutil.get_terminal_size().columns if terminal else 80
+    lines = list(status_lines(activity, width=width, records=records))
     if again and terminal:
         click.echo(_HOME_AND_CLEAR, nl=False)
     click.echo("\n".join(lines) + ("\n" if again and not terminal else ""))

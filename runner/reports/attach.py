@@ -13,7 +13,7 @@ from typing import Any
 from runner.durations import format_duration
 from runner.engine.activity import Activity, LiveRun, LiveWorker
 from runner.engine.events import Worker
-from runner.reports.status import blocked_words, progress_words, worker_data, worker_words
+from runner.reports.status import RecordSummary, blocked_words, progress_words, worker_data, worker_words
 
 #: Seconds between two lines that say what runs while nothing changes.
 HEARTBEAT = 60.0
@@ -89,11 +89,21 @@ def gone_words(gone: Gone) -> str:
     return f"{gone.worker.step} (pid {gone.worker.worker.pid}): gone{after}{why}"
 
 
-def attach_lines(run: LiveRun, gone: Sequence[Gone], leftovers: Sequence[tuple[str, tuple[str, ...]]]) -> Iterator[str]:
+def attach_lines(
+    run: LiveRun,
+    gone: Sequence[Gone],
+    leftovers: Sequence[tuple[str, tuple[str, ...]]],
+    record: RecordSummary | None = None,
+) -> Iterator[str]:
     """Yield the lines that sum up."""
-    yield from map(gone_words, gone)
+    ends = record.ends if record is not None else {}
+    for one in gone:
+        end = ends.get(one.worker.step)
+        yield gone_words(one) + (f"; recorded as {end.replace('_', ' ')}" if end else "")
     yield f"run {run.run}: nothing of it lives on the server any longer"
-    if gone:
+    if record is not None:
+        yield f"its record: {record.steps} ({record.where})"
+    elif gone:
         yield "how a worker ended is known to its runner and to the run's record only; the server does not keep it"
     for what, repairs in leftovers:
         yield f"left behind: {what}"
@@ -101,9 +111,15 @@ def attach_lines(run: LiveRun, gone: Sequence[Gone], leftovers: Sequence[tuple[s
 
 
 def attach_data(
-    run: LiveRun, gone: Sequence[Gone], leftovers: Sequence[tuple[str, tuple[str, ...]]], *, now: float
+    run: LiveRun,
+    gone: Sequence[Gone],
+    leftovers: Sequence[tuple[str, tuple[str, ...]]],
+    record: RecordSummary | None = None,
+    *,
+    now: float,
 ) -> dict[str, Any]:
-    """Return it as JSON values."""
+    """Return it as JSON values; `recorded` is how the run's record says that the step ended."""
+    ends = record.ends if record is not None else {}
     return {
         "run": run.run,
         "gone": [
@@ -111,6 +127,7 @@ def attach_data(
                 **worker_data(one.worker, now),
                 "gone_after_seconds": None if one.seconds is None else round(one.seconds, 3),
                 "at_deadline": one.at_deadline,
+                "recorded": ends.get(one.worker.step),
             }
             for one in gone
         ],

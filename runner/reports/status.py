@@ -7,7 +7,7 @@ has run longest.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.clock import rfc3339
@@ -26,12 +26,13 @@ _LONGEST_STEP = 36
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordSummary:
-    """What a run's record says beside the server, by whoever has it: states by count, in words, and where it is."""
+    """What a run's record says beside the server: states by count, in words, where it is, and how steps ended."""
 
     plan: str
     steps: str
     where: str
     finished: bool = False
+    ends: Mapping[str, str] = field(default_factory=dict)
 
 
 def status_lines(
@@ -63,7 +64,7 @@ def worst_first(run: LiveRun) -> list[LiveWorker]:
 
 
 def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | None) -> Iterator[str]:
-    plan = record.plan if record is not None else run.plan
+    plan = run.plan or (record.plan if record is not None else "")
     where = f" (database {run.database})" if run.database else ""
     yield _fit(f"run {run.run}{f' of {plan}' if plan else ''}: {_runner_words(run, now, record)}{where}", width)
     if record is not None:
@@ -219,6 +220,9 @@ def _run_data(run: LiveRun, now: float, record: RecordSummary | None) -> dict[st
             ],
         },
         "workers": [worker_data(worker, now) for worker in worst_first(run)],
+        "record": None
+        if record is None
+        else {"where": record.where, "finished": record.finished, "steps": record.ends},
     }
 
 

@@ -64,7 +64,7 @@ def test_the_server_can_come_from_the_environment(jobplan: Jobplan, db: Database
     plan = jobplan.plan("- {id: nap, sql: SELECT pg_sleep(20), on_finish: detach}")
     parts = {name: str(value) for name, value in conninfo_to_dict(db.dsn).items()}
     assert jobplan("run", plan, env={"JOBPLAN_DSN": db.dsn}).code == 0
-    db.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_background'")
+    db.terminate("nap")
     libpq = {"PGHOST": parts["host"], "PGPORT": parts["port"], "PGUSER": parts["user"], "PGDATABASE": parts["dbname"]}
     ran = jobplan("run", plan, env=libpq)
     assert ran.code == 0

@@ -15,6 +15,7 @@ from tests.acceptance.console import Database, Jobplan, Ran, Started, until
 
 #: Longer than any of these tests takes on a busy machine; nothing that a test starts outlives it.
 PATIENT = "{timeout: 5m, on_finish: wait}"
+LOOKING = "SELECT pid FROM pg_stat_activity WHERE application_name = 'jobplan looking' AND datname = current_database()"
 FIVE = """
     - {id: a, sql: INSERT INTO done SELECT 'a' FROM pg_sleep(240)}
     - {id: b, for_each: {items: ["*/ x", größe], as: i}, sql: "INSERT INTO done SELECT :'i' FROM pg_sleep(240)"}
@@ -102,7 +103,7 @@ def test_after_kill_9_another_shell_sees_stops_and_follows_what_is_left(
     assert db.workers() == ["away"]
 
     following = on_call.start("attach", run)
-    until(lambda: bool(db.column("SELECT pid FROM pg_stat_activity WHERE application_name = 'jobplan looking'")))
+    until(lambda: bool(db.column(LOOKING)))
     stopped = json.loads(on_call("cancel", run, "--detached", "--format", "json").out)
     assert [worker["step"] for worker in stopped["stopped"]] == ["away"]
     attached = following.ended()
@@ -225,7 +226,7 @@ def test_watch_looks_again_until_the_run_has_gone(jobplan: Jobplan, db: Database
     db.until_workers("one")
     run = run_of(db)
     watching = on_call.start("status", run, "--watch", "--every", "0.2", "--format", "json")
-    until(lambda: bool(db.column("SELECT pid FROM pg_stat_activity WHERE application_name = 'jobplan looking'")))
+    until(lambda: bool(db.column(LOOKING)))
     started.send(signal.SIGINT)
     started.ended()
     watched = watching.ended()
@@ -252,3 +253,28 @@ def test_a_worker_that_is_blocked_by_somebody_names_them(jobplan: Jobplan, db: D
             "idle in transaction",
         )
     assert started.ended().code == 0
+
+
+def test_beside_its_record_a_run_needs_no_connection_and_tells_more(jobplan: Jobplan, db: Database) -> None:
+    db.run("SELECT pg_advisory_lock(1)")
+    plan = jobplan.plan(
+        """
+        - {id: quick, sql: SELECT 1}
+        - {id: slow, needs: [quick], sql: SELECT pg_advisory_xact_lock(1)}
+        """,
+        defaults=PATIENT,
+    )
+    started = jobplan.start("run", plan, "--dsn", db.dsn)
+    db.until_workers("slow")
+    run = run_of(db)
+    until(lambda: "1 running" in jobplan("status", run).out)
+    shown = jobplan("status", run).out
+    assert f"1 succeeded, 1 running (.jobplan/runs/{run})" in shown
+    following = jobplan.start("attach", run)
+    until(lambda: bool(db.column(LOOKING)))
+    db.run("SELECT pg_advisory_unlock(1)")
+    assert started.ended().code == 0
+    attached = following.ended()
+    assert attached.code == 0
+    assert "; recorded as succeeded" in attached.out
+    assert f"its record: 2 succeeded (.jobplan/runs/{run})" in attached.out

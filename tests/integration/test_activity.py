@@ -152,7 +152,8 @@ async def test_progress_of_maintenance_commands(database: str) -> None:
 async def test_a_lost_connection_is_opened_anew(dsn: str) -> None:
     async with observing(dsn) as observer:
         await observer.look()
-        ask(dsn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s", APPLICATION_NAME)
+        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = %s"
+        assert ask(dsn, query + " AND datname = current_database()", APPLICATION_NAME)
         assert (await observer.look()).at > 0
 
 
