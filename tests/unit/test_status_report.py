@@ -164,9 +164,9 @@ def test_a_run_without_a_worker_and_one_that_left_only_detached_ones() -> None:
     lines = list(status_lines(look(idle, over)))
     assert "run 251231-aaaaaa: runner alive, no worker now (database app)" in lines
     assert "run 251231-dddddd of nightly: runner gone, 1 detached worker (database app)" in lines
-    record = RecordSummary(plan="weekly", steps="3 succeeded, 1 detached", where="the journal", finished=True)
+    record = RecordSummary(plan="nightly", steps="3 succeeded, 1 detached", where="the journal", finished=True)
     lines = list(status_lines(look(over), records={DEAD: record}))
-    assert "run 251231-dddddd of weekly: it has finished, 1 detached worker (database app)" in lines
+    assert "run 251231-dddddd of nightly: it has finished, 1 detached worker (database app)" in lines
     assert "  3 succeeded, 1 detached (the journal)" in lines
 
 
