@@ -16,6 +16,7 @@ from runner.reports.problems import Lines, Style, Verdict, distinct, problem_lin
 
 if TYPE_CHECKING:
     from runner.lint.explain import Explanation
+    from runner.preflight.codes import Code
 
 _FORMATS = ("text", "json", "github", "sarif")
 
@@ -107,9 +108,21 @@ def _echo(text: str) -> None:
 
 def _explain(code: str, style: Style) -> None:
     from runner.lint.explain import explain
+    from runner.preflight.codes import CODES
 
-    for line in _explained(explain(code), style):
+    wanted = code.strip().upper()
+    found = CODES.get(wanted)
+    for line in _explained(explain(code) if found is None else explanation_of(wanted, found), style):
         click.echo(line, color=True)
+
+
+def explanation_of(code: str, found: Code) -> Explanation:
+    """Return what a code of the dry run means, in the form of the rules' own."""
+    from runner.lint.explain import Explanation
+
+    return Explanation(
+        code=code, severity=found.severity, title=found.title, why=found.why, wrong=found.wrong, right=found.right
+    )
 
 
 def _explained(explanation: Explanation, style: Style) -> Iterator[str]:

@@ -59,7 +59,7 @@ class Inspector:
 
     def __init__(self, session: Session, schema: list[str]) -> None:
         self._session = session
-        #: The schema of pg_background, quoted, which the named blocks are given; known once there are facts.
+        #: The schemas of pg_background and of the ledger, quoted, which the named blocks are given once they are known.
         self._schema = schema
         #: What the login role has; the session's own is pinned.
         self.search_path = ""
@@ -67,11 +67,11 @@ class Inspector:
     @classmethod
     async def connect(cls, conninfo: str, application_name: str) -> Inspector:
         """Open the session. ConnectionFailedError, with the server's own words, if it cannot be."""
-        schema = [""]
+        schema = ["", ""]
         session = await Session.connect(
             with_keepalives(conninfo),
             application_name=application_name,
-            queries=lambda name: query(name, extension_schema=schema[0]),
+            queries=lambda name: query(name, extension_schema=schema[0], ledger=schema[1]),
         )
         inspector = cls(session, schema)
         replies = await session.run(("path", ()), ("pin", ()), ("unlimit", ()))
@@ -149,6 +149,20 @@ class Inspector:
     async def snapshots(self, older_than: float) -> tuple[OldTransaction, ...]:
         """Return the transactions whose snapshot a build CONCURRENTLY would wait for; `older_than` is seconds."""
         return tuple(map(_old, await self.rows("snapshots", str(older_than))))
+
+    async def recorded(self, plan: str) -> dict[str, tuple[int, float, float]]:
+        """Return what a ledger in this database says of a plan's steps: runs, median and 95th percentile in seconds."""
+        place = await self.rows("ledger_place")
+        if not place:
+            return {}
+        self._schema[1] = quote_identifier(place[0][0] or "")
+        found = await self.reply("ledger_durations", plan)  # one of another version says nothing
+        return {row[0] or "": (int(row[1] or 0), float(row[2] or 0), float(row[3] or 0)) for row in found.rows}
+
+    @property
+    def host(self) -> str:
+        """The host that the session leads to: a folder if it is a socket."""
+        return self._session.target["host"]
 
     async def facts(self) -> ServerFacts:
         """Ask for everything that there is to know about the server itself."""

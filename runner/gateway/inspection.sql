@@ -266,3 +266,22 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 -- name: may_be
 -- $1 role. Whether this session's user is a member of it; no row if there is none.
 SELECT pg_has_role(r.oid, 'member') FROM pg_roles AS r WHERE r.rolname = $1::text
+
+-- name: ledger_place
+-- The schema of a ledger in this database that this role may read, if there is one.
+SELECT n.nspname
+FROM pg_class AS v
+JOIN pg_namespace AS n ON n.oid = v.relnamespace
+WHERE v.relname = 'durations' AND v.relkind = 'v'
+  AND EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relname = 'commits' AND c.relkind = 'r')
+  AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(v.oid, 'SELECT')
+ORDER BY 1
+LIMIT 1
+
+-- name: ledger_durations
+-- $1 plan. How long its steps have taken, in seconds: step, runs, median, 95th percentile.
+SELECT step, n, extract(epoch FROM p50), extract(epoch FROM p95) FROM {ledger}.durations WHERE plan = $1::text
+
+-- name: data_directory
+-- Where the server keeps its data; no row for a role that may not know.
+SELECT setting FROM pg_settings WHERE name = 'data_directory'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runner.errors import Problem, Severity
@@ -9,7 +10,8 @@ from runner.gateway.inspection import Inspector
 from runner.lint.sources import Sources
 from runner.plan.model import Plan
 from runner.preflight.activity import SNAPSHOT_AGE, activity_problems, lock_reports
-from runner.preflight.durations import Durations, KnownDurations
+from runner.preflight.disk import disk_problems, free_bytes
+from runner.preflight.durations import Duration, Durations, FirstOf, KnownDurations
 from runner.preflight.locking import conflict_problems, read_locks
 from runner.preflight.requires import demand_of, requirement_problems, server_problems
 from runner.preflight.result import DryRun
@@ -44,8 +46,12 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     problems += conflict_problems(plan, locks, Sources())
     held, snapshots = await inspector.activity(), await inspector.snapshots(SNAPSHOT_AGE)
     problems += activity_problems(plan, locks, held, snapshots)
-    schedule = forecast(plan, wishes.durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
-    problems += schedule_problems(plan, schedule, wishes.durations)
+    (directory,) = await inspector.rows("data_directory") or ((None,),)
+    free = free_bytes(directory[0], inspector.host)
+    problems += disk_problems([(unit, sight) for unit, sight, _ in looked.units], free)
+    durations = FirstOf([wishes.durations, _of_ledger(await inspector.recorded(plan.name))])
+    schedule = forecast(plan, durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
+    problems += schedule_problems(plan, schedule, durations)
     return DryRun(
         plan=plan.name,
         file=plan.file,
@@ -53,10 +59,14 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
         server=examined,
         problems=worst_first([*problems, *looked.problems]),
         statements=tuple(looked.reports),
-        locks=lock_reports(plan, locks, wishes.durations),
+        locks=lock_reports(plan, locks, durations),
         schedule=schedule,
         refused=refused,
     )
+
+
+def _of_ledger(found: Mapping[str, tuple[int, float, float]]) -> KnownDurations:
+    return KnownDurations({step: Duration(p50=p50, p95=p95, runs=runs) for step, (runs, p50, p95) in found.items()})
 
 
 def worst_first(problems: list[Problem]) -> tuple[Problem, ...]:

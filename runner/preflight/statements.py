@@ -30,7 +30,7 @@ from runner.sql.alter import alter_actions
 from runner.sql.effects import Effect, effect
 from runner.sql.facts import created_index, functions_called
 from runner.sql.kinds import StatementKind
-from runner.sql.objects import changes, needed
+from runner.sql.objects import Action, Change, Sort, changes, needed
 from runner.sql.relations import Relation, query_relations
 
 #: Characters of a statement that reports show.
@@ -76,6 +76,7 @@ class StatementLook:
             units[step.id] = await self._units(step, lists[step.id])
         everything = [unit for step in steps for unit in units[step.id]]
         await self._read_catalog(everything)
+        self._note_functions(everything)
         for step in steps:
             for unit in units[step.id]:
                 await self._look_at(unit)
@@ -152,6 +153,17 @@ class StatementLook:
                 for unit in units:
                     if isinstance(unit, Unit):
                         self._changes.note(step.id, unit.number, changes(unit.statement))
+
+    def _note_functions(self, units: list[Unit]) -> None:
+        """A VOLATILE function that is not built in may have made anything before the next statement."""
+        anything = (Change(action=Action.CREATE, sort=Sort.ANYTHING),)
+        for unit in units:
+            if unit.step is None or unit.key != "sql":
+                continue
+            known = self._sight(unit).around.functions
+            called = (facts for call in functions_called(unit.statement) for facts in known.get(call.name, ()))
+            if any(facts.volatility == "v" and facts.extension is None for facts in called):
+                self._changes.note(unit.step.id, unit.number, anything)
 
     async def _list_unit(self, step: Step) -> Unit | None:
         for_each = step.for_each

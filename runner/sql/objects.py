@@ -180,9 +180,15 @@ def _of_new_table(statement: Statement) -> Iterator[tuple[Relation, Needed]]:
             yield relation, Needed(relation=relation, offset=offset, right=Right.REFERENCES, kinds="rp")
 
 
+_QUERIES = frozenset({_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.VACUUM, _K.ANALYZE, _K.REINDEX})
+
+
 def changes(statement: Statement) -> tuple[Change, ...]:
     """Return what the statement changes in the catalog, as far as its text tells."""
-    if is_opaque(statement) or statement.kind in {_K.CREATE_EXTENSION, _K.ALTER_EXTENSION}:
+    kind = statement.kind
+    if kind in _QUERIES:  # most statements of most plans; they change nothing, and need not be searched
+        return ()
+    if is_opaque(statement) or kind in {_K.CREATE_EXTENSION, _K.ALTER_EXTENSION}:
         return (Change(action=Action.CREATE, sort=Sort.ANYTHING, offset=statement.start),)
     return (*_made(statement), *_unmade(statement), *_altered(statement), *_renamed(statement))
 
