@@ -332,13 +332,15 @@ def test_a_plan_of_200_steps_takes_less_than_five_seconds(shop: str, tmp_path: P
         for n in range(200)
     )
     plan = written(tmp_path, "\n".join(lines))
-    took = []
-    while len(took) < 5 and min(took, default=5.0) >= 5.0:  # others may be at work on the machine
+    took: list[float] = []
+    for _ in range(5):  # others may be at work on the machine
         began = time.monotonic()
         result = dry_run(plan, shop)
         took.append(time.monotonic() - began)
+        assert result.count(Coverage.CHECKED) == len(result.statements) == 400
+        if took[-1] < 5:
+            break
     assert min(took) < 5, took
-    assert result.count(Coverage.CHECKED) == len(result.statements) == 400
 
 
 def test_a_run_that_holds_the_group_is_named(copy: str, tmp_path: Path) -> None:
