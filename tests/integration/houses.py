@@ -164,7 +164,7 @@ class Follower:
     def __init__(self, house: House, step: str, sql: str, **keys: Any) -> None:
         self.name = worker_name(house.run_id, step)
         label = WorkerLabel(run=house.run_id, plan="p", step=step, attempt=1, on_finish="wait", timeout=None)
-        self.request = LaunchRequest(sql=sql, application_name=self.name, label=label, **keys)
+        self.request = LaunchRequest(sql=sql, application_name=self.name, **{"label": label, **keys})
         self.seen: list[Worker] = []
         self.lost: list[str] = []
         self._house = house
