@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.api import new_run
+from runner.cli.looking import Looker
 from runner.cli.watching import Watching
 from runner.clock import Clock
 from runner.engine.events import Event
@@ -67,7 +68,9 @@ def _conduct(course: Course, clock: Clock) -> int:
     if course.earlier is not None:
         for event, report in itertools.product(course.history, reports):
             report.handle(event, course.earlier)
-    sinks: list[Sink] = [course.journal, *course.watching.sinks(course.run_id), *reports]
+    looker = Looker()
+    watching = course.watching.sinks(course.run_id, looker, course.history)
+    sinks: list[Sink] = [course.journal, *watching, *reports]
     interrupted: list[int] = []
 
     async def execute() -> RunResult:
@@ -91,7 +94,8 @@ def _conduct(course: Course, clock: Clock) -> int:
 
         for number in _SIGNALS:
             loop.add_signal_handler(number, interrupt, int(number))
-        return await run.execute()
+        async with looker.looking(run, course.run_id, wanted=course.watching.live):
+            return await run.execute()
 
     began = clock.now()
     try:

@@ -76,13 +76,14 @@ def resume(
     verbose: bool,
     quiet: bool,
     log_format: str,
+    color: str,
 ) -> int:
     """Finish a run: what has succeeded is not run again.
 
     RUN is a run's id, its beginning, or `last`. Its plan and parameters are the recorded ones. Workers that still live
     are followed; an outcome that nothing proves is settled by the ledger, by `verify`, or by you.
     """
-    watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format)
+    watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
     try:
         options = Options(
             run=run,

@@ -69,13 +69,14 @@ def run(
     verbose: bool,
     quiet: bool,
     log_format: str,
+    color: str,
 ) -> int:
     """Run a plan.
 
     The first Ctrl-C or SIGTERM starts nothing more and looks after what runs, by each step's on_runner_exit; the second
     stops waiting for that.
     """
-    watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format)
+    watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
     if embedded and dsn is not None:
         raise UsageError("--embedded and --dsn exclude each other.")
     options = Options(

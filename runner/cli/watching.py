@@ -6,13 +6,16 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import click
 
+from runner.cli.color import color_option, wants_color
 from runner.cli.exits import report_error
+from runner.cli.looking import Looker
+from runner.engine.events import Event
 from runner.engine.sink import Sink
 from runner.errors import JobplanError, PlanError, UsageError
 from runner.reports import github
@@ -23,7 +26,8 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 def watching_options(function: _F) -> _F:
-    """Add --verbose, --quiet and --log-format."""
+    """Add --verbose, --quiet, --log-format and --color."""
+    function = color_option(function)
     function = click.option(
         "--log-format",
         type=click.Choice(["text", "json"]),
@@ -41,20 +45,39 @@ class Watching:
 
     verbosity: Verbosity
     json: bool
+    color: str
 
     @classmethod
-    def of(cls, *, verbose: bool, quiet: bool, log_format: str) -> Watching:
+    def of(cls, *, verbose: bool, quiet: bool, log_format: str, color: str) -> Watching:
         """Read the options. UsageError if they contradict each other."""
         if verbose and quiet:
             raise UsageError("--verbose and --quiet exclude each other.")
         verbosity = Verbosity.VERBOSE if verbose else Verbosity.QUIET if quiet else Verbosity.NORMAL
-        return cls(verbosity=verbosity, json=log_format == "json")
+        return cls(verbosity=verbosity, json=log_format == "json", color=color)
 
-    def sinks(self, run_id: str) -> list[Sink]:
-        """Return what tells of a run on standard error, and what GitHub Actions shows by itself."""
-        told: Sink = (JsonLog if self.json else Plain)(sys.stderr, run_id, self.verbosity)
-        annotated = github.from_environment(os.environ, sys.stdout, run_id)
+    def sinks(self, run_id: str, looker: Looker, history: Sequence[Event] = ()) -> list[Sink]:
+        """Return what tells of a run on standard error, and what GitHub Actions shows by itself.
+
+        `history` is what has happened before, if the run is taken up.
+        """
+        told = self._telling(run_id, looker)
+        annotated = github.from_environment(os.environ, sys.stdout, run_id, history)
         return [told] if annotated is None else [told, annotated]
+
+    @property
+    def live(self) -> bool:
+        """Say whether to draw: on a terminal that can be drawn on, unless something else was asked for."""
+        drawable = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+        return drawable and not self.json and self.verbosity is Verbosity.NORMAL
+
+    def _telling(self, run_id: str, looker: Looker) -> Sink:
+        if self.json:
+            return JsonLog(sys.stderr, run_id, self.verbosity)
+        if not self.live:
+            return Plain(sys.stderr, run_id, self.verbosity)
+        from runner.reports.live import Live
+
+        return Live(sys.stderr, run_id, color=wants_color(self.color, sys.stderr), look=looker.seen)
 
     def say(self, text: str, *, level: str = "info", event: str = "message", **fields: Any) -> None:  # noqa: ANN401 - JSON
         """Tell the person, if they are still there: the run has its exit code, whoever reads."""

@@ -15,6 +15,7 @@ from functools import partial
 
 from runner.clock import Clock
 from runner.engine import events as ev
+from runner.engine.activity import LiveWorker
 from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import apply
 from runner.engine.performing import Performer, builtin_values, launching, values_for
@@ -132,6 +133,10 @@ class Run:
     def under_way(self) -> bool:
         """Say whether there is anything to look after: it has begun, or gone on."""
         return self._under_way
+
+    async def look(self) -> tuple[LiveWorker, ...]:
+        """Return what the run's workers do now, for who watches it. GatewayError if nobody can look now."""
+        return await self._gateway.look()
 
     def interrupt(self, signal: int) -> None:
         """Take Ctrl-C or SIGTERM: the first begins an orderly end, the second stops waiting for it."""

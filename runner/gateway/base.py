@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from runner.engine.activity import LiveWorker
 from runner.engine.events import ErrorDetails, Notice, Rows, Worker
 from runner.identity import WorkerLabel
 
@@ -208,6 +209,10 @@ class Gateway(Protocol):
 
     async def query(self, query: Query) -> QueryResult:
         """Run a statement of the plan's that only reads. ServerLostError if the server cannot be reached."""
+        ...
+
+    async def look(self) -> tuple[LiveWorker, ...]:
+        """Return what the run's workers do now, as far as this role may see. GatewayError if nobody can look now."""
         ...
 
     async def close(self) -> None:

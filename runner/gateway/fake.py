@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from runner.engine.activity import LiveWorker
 from runner.engine.events import ErrorDetails, Notice, Worker
 from runner.errors import CapacityError, JobplanError
 from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind, Query, QueryResult, ServerInfo, WorkerEnd
@@ -176,6 +177,11 @@ class FakeGateway:
         """Tell the request once."""
         by, self.cancel_request = self.cancel_request, None
         return by
+
+    async def look(self) -> tuple[LiveWorker, ...]:
+        """See nothing: nobody watches this double."""
+        await asyncio.sleep(0)
+        return ()
 
     async def query(self, query: Query) -> QueryResult:
         """Answer a query: the prepared answer, or a constant boolean."""

@@ -11,8 +11,10 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
+from runner.engine.activity import LiveWorker
 from runner.engine.events import Worker
 from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
+from runner.gateway.activity import read_runs
 from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind, Query, QueryResult, ServerInfo, WorkerHandle
 from runner.gateway.commits import Commits
 from runner.gateway.conninfo import recorded, with_keepalives
@@ -143,6 +145,12 @@ class PgGateway:
         except ServerLostError:
             await self._monitor.reconnected()
             return await self._reading.query(query)
+
+    async def look(self) -> tuple[LiveWorker, ...]:
+        """Ask on the monitor session what the run's workers do: a run has no connection for onlookers."""
+        replies = [await self._monitor.tell(name) for name in ("live_sessions", "blocking", "progress")]
+        runs = read_runs(*(reply.rows for reply in replies))
+        return tuple(worker for run in runs if run.run == self._run_id for worker in run.workers)
 
     async def close(self) -> None:
         """Write the rest of the ledger and close every session; workers go on."""

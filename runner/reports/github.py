@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
@@ -17,15 +17,24 @@ from runner.reports.problems_data import workflow_command
 class GithubActions:
     """A sink that writes annotations to a stream as they come up, and the summary at the end.
 
-    Neither is what the run is for: where one cannot be written, the run is not told to have failed.
+    `history` is what has happened before, if the run is taken up. Neither is what the run is for: where one cannot be
+    written, the run is not told to have failed.
     """
 
-    def __init__(self, stream: TextIO, run_id: str, *, summary: Path | None, workspace: str = "") -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        run_id: str,
+        *,
+        summary: Path | None,
+        workspace: str = "",
+        history: Sequence[ev.Event] = (),
+    ) -> None:
         self._stream = stream
         self._run_id = run_id
         self._summary = summary
         self._workspace = workspace
-        self._events: list[ev.Event] = []
+        self._events = list(history)
         self._state: RunState | None = None
 
     def handle(self, event: ev.Event, state: RunState) -> None:
@@ -83,10 +92,13 @@ def _relative(file: str, workspace: str) -> str:
     return str(path.relative_to(workspace)) if workspace and path.is_relative_to(workspace) else file
 
 
-def from_environment(environment: Mapping[str, str], stream: TextIO, run_id: str) -> GithubActions | None:
+def from_environment(
+    environment: Mapping[str, str], stream: TextIO, run_id: str, history: Sequence[ev.Event] = ()
+) -> GithubActions | None:
     """Return the sink if this is a job of GitHub Actions; None elsewhere."""
     if environment.get("GITHUB_ACTIONS") != "true":
         return None
     summary = environment.get("GITHUB_STEP_SUMMARY")
     workspace = environment.get("GITHUB_WORKSPACE", "")
-    return GithubActions(stream, run_id, summary=Path(summary) if summary else None, workspace=workspace)
+    place = Path(summary) if summary else None
+    return GithubActions(stream, run_id, summary=place, workspace=workspace, history=history)

@@ -170,6 +170,10 @@ class Database:
         """Wait until exactly these steps have workers."""
         until(lambda: self.workers() == sorted(steps))
 
+    def elsewhere(self, name: str) -> psycopg.Connection[Any]:
+        """Open another session, of an application of this name; leaving it ends its transaction."""
+        return psycopg.connect(self.dsn, application_name=name)
+
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()

@@ -93,3 +93,16 @@ def test_an_output_that_nobody_takes_does_not_end_the_run() -> None:
     a_plan = placed()
     sink.handle(ended(StepState.FAILED), initial_state(a_plan))
     assert stream.closed
+
+
+def test_the_summary_of_a_run_that_was_taken_up_has_what_happened_before(tmp_path: Path) -> None:
+    a_plan, events = everything()
+    state = initial_state(a_plan)
+    for event in events[:20]:
+        apply(state, event)
+    sink = GithubActions(io.StringIO(), RUN, summary=tmp_path / "summary.md", history=events[:20])
+    for event in events[20:]:
+        apply(state, event)
+        sink.handle(event, state)
+    sink.close()
+    assert "### ❌ `table` unknown" in (tmp_path / "summary.md").read_text(encoding="utf-8")
