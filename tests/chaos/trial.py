@@ -58,7 +58,9 @@ class Trial:
         self._plan = random_plan(self._random, f"c{number}")
         self._ledger = self._random.random() < 0.5 and "ledger" in lane.commands
         self._phases: list[Phase] = []
+        #: What was asked last, and the answers; and how many questions there were.
         self._marks: dict[str, str] = {}
+        self._asked = 0
         #: Where the journals are: those of one machine after the other.
         self._homes = [lane.disk.folder / f"trial-{number}-0"]
         self._samples_from = lane.samples.stat().st_size
@@ -91,7 +93,7 @@ class Trial:
             codes=[phase.code for phase in self._phases],
             outcomes=[outcome for claim in claims.values() for outcome in claim.outcomes.values()],
             states=[claim.state or "none" for claim in claims.values()],
-            marks=len(self._marks),
+            marks=self._asked,
             violations=[str(violation) for violation in violations],
         )
         self._tidy(verdict, evidence)
@@ -173,8 +175,10 @@ class Trial:
 
     def _answer(self, asked: Sequence[str]) -> None:
         """Answer as a person would who looks: what is there was done; what an index left behind goes."""
+        self._marks = {}
         if not asked:
             return
+        self._asked += len(asked)
         self._until_no_worker()
         with self._lane.reach() as connection:
             effects = read_effects(connection, self._plan, self._run_id)

@@ -121,10 +121,10 @@ def _missing(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
 
 
 def _twice(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
-    """No effect is there twice, unless the step is idempotent."""
+    """No effect is there twice, unless the step is idempotent, or of `finally`, which every ending has anew."""
     for step, key, _ in _each(evidence, claims):
         there = _complete(step, evidence.effects.of(key)) if step.work in COUNTED else 0
-        if there > 1 and not step.idempotent:
+        if there > 1 and not step.idempotent and not step.final:
             yield f"{key} is not idempotent, and its effect is there {there} times"
         if step.work is Work.BATCHES and max(evidence.effects.moved[step.id]) > 1:
             yield f"{key} moved a number twice"
