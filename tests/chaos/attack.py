@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -77,8 +77,7 @@ class Ended:
 class Attack:
     """A command of jobplan's that runs, and what faults can do to it. Use it once.
 
-    `others` are the arguments of what other processes may do with the run meanwhile, by command; how they ended is in
-    `beside_it`.
+    `others` gives the arguments of what other processes may do with the run; how those ended is in `beside_it`.
     """
 
     def __init__(
@@ -88,7 +87,7 @@ class Attack:
         name: str,
         *,
         run_id: Callable[[], str],
-        others: Mapping[str, Sequence[str | Path]],
+        others: Callable[[str], Sequence[str | Path]],
         clock: Path | None = None,
     ) -> None:
         self.server = lane.server
@@ -128,7 +127,7 @@ class Attack:
         if not self.run_id:
             return False
         name = f"{self._name}-{command}-{len(self.beside_it)}"
-        with self._started(name, [*self._others[command]]) as process:
+        with self._started(name, self._others(command)) as process:
             self.beside_it.append((name, self._ended(name, process, time.monotonic() + PATIENCE)))
         return True
 

@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
@@ -127,9 +127,7 @@ class Trial:
         """Run or resume, and note what came of it and of what was done beside it and after it."""
         name = f"{len(self._phases)}-{'resume' if self._known_run() else 'run'}"
         arguments = self._arguments(name)
-        attack = Attack(
-            self._lane, self._folder, name, run_id=self._known_run, others=self._others(), clock=self._clock
-        )
+        attack = Attack(self._lane, self._folder, name, run_id=self._known_run, others=self._others, clock=self._clock)
         ended = attack.carry_out(arguments, faults, self._count_events, self._random)
         alive = self._alive()
         hidden = self._hidden() if alive and self._random.random() < 0.5 else []
@@ -167,11 +165,9 @@ class Trial:
         ledger = [] if self._ledger or "ledger" not in self._lane.commands else ["--no-ledger"]
         return ["--dsn", self._lane.conninfo, "--journal", self._homes[-1], *ledger]
 
-    def _others(self) -> Mapping[str, Sequence[str | Path]]:
-        return {
-            "cancel": ["cancel", self._known_run(), "--dsn", self._lane.conninfo],
-            "resume": ["resume", self._known_run(), *self._where()],
-        }
+    def _others(self, command: str) -> list[str | Path]:
+        where = ["--dsn", self._lane.conninfo] if command == "cancel" else self._where()
+        return [command, self._known_run(), *where]
 
     def _answer(self, asked: Sequence[str]) -> None:
         """Answer as a person would who looks: what is there was done; what an index left behind goes."""
@@ -218,7 +214,9 @@ class Trial:
         if "status" not in self._lane.commands:
             return []
         before = self._alive()
-        attack = Attack(self._lane, self._folder, f"{len(self._phases)}-status", run_id=self._known_run, others={})
+        attack = Attack(
+            self._lane, self._folder, f"{len(self._phases)}-status", run_id=self._known_run, others=self._others
+        )
         arguments = ["status", "--dsn", self._lane.conninfo, "--format", "json"]
         ended = attack.carry_out(arguments, [], lambda: 0, self._random)
         after = self._alive()

@@ -6,11 +6,11 @@ worthless, so each has its seeded violations in the unit tests.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.chaos.evidence import Event, Evidence, Row
+from tests.chaos.evidence import Event, Evidence, Phase, Row
 from tests.chaos.plans import ChaosStep
 from tests.chaos.work import ATOMIC, COUNTED, GRADUAL, IN_LEDGER, Work, last_part, parts
 
@@ -68,28 +68,41 @@ def judge(evidence: Evidence) -> list[Violation]:
 
 def read_claims(events: Sequence[Event]) -> Mapping[str, Claims]:
     """Fold the events of a run, through all of its phases, into what they say of each step and instance."""
-    claims: dict[str, Claims] = {}
+    claims: dict[str, Claims] = defaultdict(Claims)
     for event in events:
-        name, key, attempt = event["event"], event.get("step"), event.get("attempt", 0)
-        if name == "run_finished":
-            for each, state in event["steps"].items():
-                claims.setdefault(each, Claims()).state = state
-        if key is None:
-            continue
-        claim = claims.setdefault(key, Claims())
-        if name == "attempt_launching":
+        name = event["event"]
+        if name == "run_resumed":
+            for found in event.get("settled", ()):
+                _settle(claims[found["step"]], found["outcome"])
+        elif name == "run_finished":
+            for key, state in event["steps"].items():
+                claims[key].state = state
+        elif "step" in event:
+            _note(claims[event["step"]], event)
+    return claims
+
+
+def _settle(claim: Claims, outcome: str) -> None:
+    """Take what a resume has found out about the last attempt of an earlier runner."""
+    if claim.launched:
+        claim.outcomes[max(claim.launched)] = outcome
+
+
+def _note(claim: Claims, event: Event) -> None:
+    attempt = event.get("attempt", 0)
+    match event["event"]:
+        case "attempt_launching":
             claim.launched.add(attempt)
             claim.state = None
-        elif name == "attempt_deferred":
+        case "attempt_deferred":
             claim.launched.discard(attempt)
-        elif name == "attempt_finished":
+        case "attempt_finished":
             claim.outcomes[attempt] = event["outcome"]
             claim.ever_unknown |= event["outcome"] == "unknown"
-        elif name == "step_finished":
+        case "step_finished":
             claim.state = event["state"]
-        elif name == "step_skipped":
+        case "step_skipped":
             claim.state = "skipped"
-    return claims
 
 
 def _each(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[tuple[ChaosStep, str, Claims]]:
@@ -105,8 +118,10 @@ def _complete(step: ChaosStep, rows: Sequence[Row]) -> int:
 
 def _missing(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     """No effect is missing that was reported as succeeded."""
+    told = read_claims(evidence.reported)  # what a journal that broke off does not have
     for step, key, claim in _each(evidence, claims):
-        succeeded = max(claim.count("succeeded"), claim.state == "succeeded")
+        said = (claim, told.get(key, Claims()))
+        succeeded = max(max(each.count("succeeded"), each.state == "succeeded") for each in said)
         if step.work in COUNTED:
             there = _complete(step, evidence.effects.of(key))
             if there < succeeded:
@@ -229,7 +244,7 @@ def _ending(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     for phase in evidence.phases:
         if phase.code is None:
             yield f"{phase.command} did not end: {_tail(phase.stderr)}"
-        elif phase.code not in CODES or "Traceback" in phase.stderr:
+        elif (phase.code not in CODES and not _nothing_to_cancel(phase)) or "Traceback" in phase.stderr:
             yield f"{phase.command} ended with {phase.code}: {_tail(phase.stderr)}"
     last = evidence.phases[-1]
     bad = sorted(f"{key} {claim.state}" for key, claim in claims.items() if claim.state not in _GOOD)
@@ -237,6 +252,10 @@ def _ending(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
         yield f"{last.command} ended with 0, and these are not well: {', '.join(bad)}"
     if last.code == 1 and not bad and "record" not in last.stderr:
         yield f"{last.command} ended with 1, and every step is well"
+
+
+def _nothing_to_cancel(phase: Phase) -> bool:
+    return "-cancel-" in phase.command and phase.code == 2 and "lives on the server" in phase.stderr
 
 
 def _tail(text: str) -> str:
@@ -247,12 +266,12 @@ def _left(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     """No worker is left that no command finds; none lives on whose step was reported as over."""
     for phase in evidence.phases:
         yield from (f"after {phase.command} a worker lived that status did not name: {name}" for name in phase.hidden)
+    told = read_claims(evidence.reported)  # what a journal that broke off does not have
     last = evidence.phases[-1]
-    if last.code in (0, 1):
-        for key in last.alive:
-            state = claims.get(key, Claims()).state
-            if state != "detached":
-                yield f"{last.command} was over, and the worker of {key}, which is {state}, lived on"
+    for key in last.alive if last.code in (0, 1) else ():
+        states = {each.get(key, Claims()).state for each in (claims, told)}
+        if "detached" not in states:
+            yield f"{last.command} was over, and the worker of {key}, which is {states}, lived on"
 
 
 _RULES: tuple[Callable[[Evidence, Mapping[str, Claims]], Iterator[str]], ...] = (

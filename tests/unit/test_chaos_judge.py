@@ -210,6 +210,29 @@ def test_claims_follow_a_run_through_its_phases() -> None:
     assert (claims["a"].undecided, claims["b"].undecided) == (1, 0)
 
 
+def test_what_a_resume_has_settled_is_a_claim() -> None:
+    def resumed(outcome: str) -> list[Event]:
+        found = {"step": "a", "outcome": outcome, "by": "verify"}
+        return [launch("a"), {"event": "run_resumed", "settled": [found]}]
+
+    assert rules(a_plan(INSERT), resumed("failed"), row("a"), phase=GONE) == ["denied"]
+    assert rules(a_plan(INSERT), resumed("succeeded"), phase=GONE) == ["missing"]
+    assert rules(a_plan(INSERT), resumed("unknown"), row("a"), phase=GONE) == []
+
+
+def test_what_only_a_report_has_said_counts() -> None:
+    over = Phase(command="run", code=1, alive=("a",), stderr="the record is lost")
+    told = ran("a", "detached")
+    assert rules(a_plan(INSERT), [launch("a")], row("a"), phase=over, reported=told) == []
+    assert rules(a_plan(INSERT), [launch("a")], reported=ran("a", "succeeded"), phase=GONE) == ["missing"]
+
+
+def test_a_cancel_that_finds_nothing_is_no_violation() -> None:
+    late = Phase(command="0-run-cancel-0", code=2, stderr="jobplan: no run 'x' lives on the server.")
+    assert rules(a_plan(INSERT), [], phase=late) == []
+    assert rules(a_plan(INSERT), [], phase=replace(late, command="0-run")) == ["ending"]
+
+
 def test_samples_tell_how_long_workers_were_seen_together() -> None:
     lines = [
         '{"look": 1, "workers": []}\n',
