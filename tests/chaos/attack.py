@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 #: Seconds after which a command that should have ended is a violation: a lost server is waited for for a minute.
 PATIENCE = 100.0
 #: Seconds between two looks at what a run has recorded.
-_LOOK = 0.005
+_LOOK = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ from tests.fetched import fetch_package, host_suite
 
 #: Lanes on the server that is shared, and lanes with a server of their own that may be restarted and crashed.
 _SHARED_LANES = 2
-_OWN_LANES = 1
+_OWN_LANES = 2
 #: The share of trials that have a fault which strikes the whole server.
 _SERVER_WIDE = 0.3
 _COMMANDS = frozenset(

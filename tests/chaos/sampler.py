@@ -17,7 +17,7 @@ import psycopg
 from tests.chaos.evidence import Sample
 
 #: Seconds between two looks, and before the next try where there is no server.
-_EVERY = 0.015
+_EVERY = 0.02
 _AWAY = 0.1
 _WORKERS = """
 SELECT application_name FROM pg_stat_activity
