@@ -25,6 +25,7 @@ _COMMANDS = {
     "status": "Say what lives on the server now: runs, workers, who blocks whom.",
     "cancel": "Stop a run's workers, from any machine.",
     "attach": "Follow a run's workers until they have gone.",
+    "ledger": "Keep a record of runs in the database.",
     "doctor": "Say whether a server is ready for plans, and what mends it.",
     "schema": "Print the JSON Schema of plans.",
     "server": "Start, stop and use the embedded server, for trying things.",

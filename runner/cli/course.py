@@ -49,6 +49,7 @@ class Course:
     reports: tuple[tuple[str, Path], ...] = ()
     left_out: frozenset[str] = frozenset()
     embedded: bool = False
+    ledger: str | None = None
     history: tuple[Event, ...] = ()
     earlier: RunState | None = None
     takeover: Takeover | None = None
@@ -83,6 +84,7 @@ def _conduct(course: Course, clock: Clock) -> int:
             left_out=course.left_out,
             earlier=course.earlier,
             takeover=course.takeover,
+            ledger=course.ledger,
         )
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -105,6 +107,8 @@ def _conduct(course: Course, clock: Clock) -> int:
         return 128 + interrupted[0]
     for error in result.record_errors:
         course.watching.say(f"jobplan: {error}", level="error", event="error")
+    if result.ledger_problem is not None:
+        course.watching.say(f"jobplan: {result.ledger_problem}", level="warning", event="warning")
     kept = f"{course.journal.folder}{' (it breaks off)' if course.journal.lost else ''}"
     line = last_line(
         result.state,

@@ -13,6 +13,7 @@ from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.course import Course, conduct
 from runner.cli.exits import EXIT_CODES, exit_code_of
 from runner.cli.journals import journal_option
+from runner.cli.ledger_options import ledger_schema, no_ledger_option
 from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
 from runner.cli.reporting import report_option, wanted_reports
 from runner.cli.selection import Selection, selection_options
@@ -39,6 +40,7 @@ class Options:
     reports: tuple[tuple[str, Path], ...]
     watching: Watching
     journal: Path
+    ledger: str | None
 
 
 @click.command(epilog=EXIT_CODES)
@@ -51,6 +53,7 @@ class Options:
 @selection_options
 @report_option
 @journal_option
+@no_ledger_option
 @watching_options
 def run(
     plan: Path,
@@ -66,6 +69,7 @@ def run(
     assume_done: bool,
     reports: tuple[str, ...],
     journal: Path,
+    no_ledger: bool,
     verbose: bool,
     quiet: bool,
     log_format: str,
@@ -89,6 +93,7 @@ def run(
         reports=wanted_reports(reports, plan),
         watching=watching,
         journal=journal,
+        ledger=None if no_ledger else ledger_schema(),
     )
     try:
         loaded = _load(options)
@@ -140,5 +145,6 @@ def _run(plan: Plan, left_out: frozenset[str], options: Options, conninfo: str, 
         reports=options.reports,
         left_out=left_out,
         embedded=embedded,
+        ledger=options.ledger,
     )
     return conduct(course, clock)
