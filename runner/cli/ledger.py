@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from runner.cli.connection import chosen_dsn, dsn_option
+from runner.cli.journals import journal_option
 from runner.cli.ledger_options import ledger_schema, schema_option
 from runner.durations import parse_duration
 from runner.errors import UsageError
@@ -77,6 +79,22 @@ def status(context: click.Context, dsn: str | None, schema: str | None, form: st
         click.echo(_as_text(found))
     if found.remedy is not None or not found.writable:
         context.exit(EXIT_NOT_THERE)
+
+
+@ledger.command()
+@click.argument("run", metavar="RUN")
+@dsn_option
+@schema_option
+@journal_option
+def restore(run: str, dsn: str | None, schema: str | None, journal: Path) -> None:
+    """Write the journal of RUN anew from the ledger, to show or resume it where its journal is not.
+
+    RUN is an id, its beginning, or `last`.
+    """
+    from runner.records.restoring import restore_journal
+
+    found = _admin(dsn, schema).read(run)
+    click.echo(restore_journal(journal, found.run_id, found.plans, found.events))
 
 
 @ledger.command()

@@ -1,6 +1,6 @@
 """The commit row: one that a worker writes in the transaction of its step, so that it is there if the step committed.
 
-It settles what nobody else can say (docs/decisions/0010). A worker that may not, or must not, write it runs all the
+It settles what nobody else can say (docs/decisions/0012). A worker that may not, or must not, write it runs all the
 same, without it.
 """
 

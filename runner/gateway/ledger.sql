@@ -21,8 +21,13 @@ CREATE TABLE {ledger}.runs (
   role text NOT NULL DEFAULT current_user,
   started_at timestamptz NOT NULL,
   finished_at timestamptz,
-  exit_code integer,
-  resolved json NOT NULL
+  exit_code integer
+);
+CREATE TABLE {ledger}.plans (
+  run text NOT NULL,
+  sha256 text NOT NULL,
+  resolved json NOT NULL,
+  PRIMARY KEY (run, sha256)
 );
 CREATE TABLE {ledger}.events (
   run text NOT NULL,
@@ -43,7 +48,8 @@ CREATE TABLE {ledger}.commits (
   PRIMARY KEY (run, step, attempt)
 );
 COMMENT ON TABLE {ledger}.meta IS 'The versions that this ledger has been brought to; the highest counts.';
-COMMENT ON TABLE {ledger}.runs IS 'One row for each run of a plan, and the plan as it was resolved.';
+COMMENT ON TABLE {ledger}.runs IS 'One row for each run of a plan; sha256 is that of the plan as it was last run.';
+COMMENT ON TABLE {ledger}.plans IS 'The plans of runs as they were resolved: a run may go on with a changed one.';
 COMMENT ON TABLE {ledger}.events IS 'Everything that happened in a run, in order; body is as in --report jsonl.';
 COMMENT ON TABLE {ledger}.commits IS
   'A row that an attempt wrote in its own transaction: it is there if and only if the attempt has committed. Where it '
@@ -153,13 +159,13 @@ COMMENT ON VIEW {ledger}.durations IS 'How long each step takes when it succeeds
 -- What a role needs to run plans with the ledger, and to read it. "{role}" is quoted.
 GRANT USAGE ON SCHEMA {ledger} TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA {ledger} TO {role};
-GRANT INSERT ON {ledger}.runs, {ledger}.events, {ledger}.commits TO {role};
+GRANT INSERT ON {ledger}.runs, {ledger}.plans, {ledger}.events, {ledger}.commits TO {role};
 GRANT UPDATE ON {ledger}.runs, {ledger}.events TO {role};
 
 -- name: ledger_remove
 -- Only what is the ledger's: what somebody else has made in the schema, or on top of it, stays and is told of.
 DROP VIEW IF EXISTS {ledger}.durations, {ledger}.failures, {ledger}.running, {ledger}.attempts;
-DROP TABLE IF EXISTS {ledger}.commits, {ledger}.events, {ledger}.runs, {ledger}.meta;
+DROP TABLE IF EXISTS {ledger}.commits, {ledger}.events, {ledger}.plans, {ledger}.runs, {ledger}.meta;
 
 -- name: ledger_found
 -- $1 schema. Whether there is one in which this role may write, and what settings a worker of its would inherit. The
@@ -168,11 +174,11 @@ SELECT n.oid IS NOT NULL,
        m.oid IS NOT NULL,
        pg_is_in_recovery(),
        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(m.oid, 'SELECT') AND (
-         SELECT count(*) = 3
+         SELECT count(*) = 4
                 AND bool_and(has_table_privilege(t.oid, 'SELECT') AND has_table_privilege(t.oid, 'INSERT'))
-                AND bool_and(t.relname = 'commits' OR has_table_privilege(t.oid, 'UPDATE'))
+                AND bool_and(t.relname IN ('plans', 'commits') OR has_table_privilege(t.oid, 'UPDATE'))
          FROM pg_class AS t
-         WHERE t.relnamespace = n.oid AND t.relname IN ('runs', 'events', 'commits')
+         WHERE t.relnamespace = n.oid AND t.relname IN ('runs', 'plans', 'events', 'commits')
        ),
        current_user,
        current_setting('server_encoding'),
@@ -217,13 +223,20 @@ SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout',
 
 -- name: ledger_run
 -- $1 run, $2 plan, $3 run_started or run_resumed as JSON, $4 the resolved plan as JSON. A run that is resumed goes on.
-INSERT INTO {ledger}.runs AS r (run, plan, file, sha256, jobplan, host, os_pid, started_at, resolved)
+WITH e AS (
+  SELECT $3::jsonb AS body
+), resolved AS (
+  INSERT INTO {ledger}.plans (run, sha256, resolved)
+  SELECT $1::text, e.body ->> 'sha256', $4::json FROM e
+  ON CONFLICT (run, sha256) DO NOTHING
+)
+INSERT INTO {ledger}.runs (run, plan, file, sha256, jobplan, host, os_pid, started_at)
 SELECT $1::text, $2::text, coalesce(e.body ->> 'file', ''), e.body ->> 'sha256', e.body ->> 'jobplan',
-       e.body ->> 'host', (e.body ->> 'os_pid')::integer, (e.body ->> 'at')::timestamptz, $4::json
-FROM (SELECT $3::jsonb) AS e(body)
+       e.body ->> 'host', (e.body ->> 'os_pid')::integer, (e.body ->> 'at')::timestamptz
+FROM e
 ON CONFLICT (run) DO UPDATE
 SET sha256 = excluded.sha256, jobplan = excluded.jobplan, host = excluded.host, os_pid = excluded.os_pid,
-    finished_at = NULL, exit_code = NULL, resolved = excluded.resolved
+    finished_at = NULL, exit_code = NULL
 
 -- name: ledger_events
 -- $1 run, $2 JSON array of [seq, event]. What has been written already stays as it is.
@@ -265,8 +278,8 @@ ON CONFLICT (run, step, attempt) DO NOTHING
 SELECT committed FROM {ledger}.commits WHERE run = $1::text AND step = $2::text AND attempt = $3::integer
 
 -- name: ledger_session
--- What an administrator's session begins with: names mean what they say, and nothing waits for long.
-SELECT set_config('search_path', 'pg_catalog, pg_temp', false), set_config('lock_timeout', '5s', false),
+-- What an administrator's session begins with: names mean what they say, and nothing waits longer than $1 for a lock.
+SELECT set_config('search_path', 'pg_catalog, pg_temp', false), set_config('lock_timeout', $1::text, false),
        set_config('default_transaction_read_only', 'off', false)
 
 -- name: ledger_alone
@@ -297,6 +310,8 @@ WITH old AS MATERIALIZED (
   DELETE FROM {ledger}.events AS e USING old WHERE e.run = old.run
 ), commits AS (
   DELETE FROM {ledger}.commits AS c USING old WHERE c.run = old.run
+), plans AS (
+  DELETE FROM {ledger}.plans AS p USING old WHERE p.run = old.run
 ), runs AS (
   DELETE FROM {ledger}.runs AS r USING old WHERE r.run = old.run RETURNING 1
 )
@@ -308,3 +323,18 @@ SELECT EXISTS (
   SELECT FROM pg_depend AS d JOIN pg_namespace AS n ON n.oid = d.refobjid
   WHERE d.refclassid = 'pg_namespace'::regclass AND d.deptype = 'n' AND n.nspname = $1::text
 )
+
+-- name: ledger_find
+-- $1 a run's id, its beginning, or `last`. The runs that may be meant, the latest first.
+SELECT run FROM {ledger}.runs
+WHERE $1::text = 'last' OR starts_with(run, $1::text)
+ORDER BY run = $1::text DESC, started_at DESC
+LIMIT 2
+
+-- name: ledger_plans
+-- $1 run. Its plans: the SHA-256 by which events speak of each, and JSON.
+SELECT sha256, resolved::text FROM {ledger}.plans WHERE run = $1::text
+
+-- name: ledger_history
+-- $1 run. Its events as JSON, in order.
+SELECT (body - 'commit_row')::text FROM {ledger}.events WHERE run = $1::text ORDER BY seq

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,8 @@ from runner.sql.params import TemplateError, quote_identifier
 
 #: The blocks that bring a ledger from the version before to each.
 STEPS: Mapping[int, str] = {1: "ledger_version_1"}
+#: How long anything waits for a lock: a step that runs has one on the commit rows.
+LOCK_TIMEOUT = "5s"
 _NAME = "jobplan:ledger"
 _LOCKED = "55P03"
 _DEPENDED_ON = "2BP01"
@@ -44,6 +47,15 @@ class LedgerStatus:
         if self.version < VERSION:
             return "jobplan ledger upgrade"
         return "a newer jobplan" if self.version > VERSION else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRun:
+    """What the ledger has of a run: its plans as JSON, by their SHA-256, and its events, as far as it has them."""
+
+    run_id: str
+    plans: Mapping[str, str]
+    events: tuple[Mapping[str, Any], ...]
 
 
 class LedgerAdmin:
@@ -123,6 +135,26 @@ class LedgerAdmin:
             self._do(connection, f"DROP SCHEMA {self._quoted}")
         return True
 
+    def read(self, name: str) -> LedgerRun:
+        """Return the record of a run, by its id, its beginning, or `last`. RecordError if there is none, or several."""
+        with self._connected() as connection:
+            self._require(self._installed_version(connection))
+            found = [run for (run,) in connection.execute(self._block("ledger_find").encode(), [name]).fetchall()]
+            if not found:
+                raise RecordError(f"there is no run {name!r} in the ledger in schema {self._schema}.")
+            if len(found) > 1 and name not in ("last", found[0]):
+                raise RecordError(
+                    f"{name!r} can be more than one run: {', '.join(found)} and perhaps others.",
+                    hint="Write more of its id.",
+                )
+            plans = connection.execute(self._block("ledger_plans").encode(), [found[0]]).fetchall()
+            events = connection.execute(self._block("ledger_history").encode(), [found[0]]).fetchall()
+        return LedgerRun(
+            run_id=found[0],
+            plans=dict(plans),
+            events=tuple(json.loads(event) for (event,) in events),
+        )
+
     # --- how ----------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
@@ -140,7 +172,7 @@ class LedgerAdmin:
             raise ConnectionFailedError(" ".join(str(error).split())) from error
         with connection:
             try:
-                connection.execute(query("ledger_session"))
+                connection.execute(query("ledger_session"), [LOCK_TIMEOUT])
                 with connection.transaction():
                     connection.execute(query("ledger_alone"))
                     yield connection

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from typing import Any
 
 import psycopg
 import pytest
@@ -29,7 +30,7 @@ def ledger(database: str) -> str:
     return database
 
 
-async def run_committing(dsn: str, sql: str, ledger_dsn: str = "", **keys: object) -> bool:
+async def run_committing(dsn: str, sql: str, ledger_dsn: str = "", **keys: Any) -> bool:
     """Run one step, which must succeed, and say whether it has left its row."""
     result, record = await run_plan(dsn, plan(step("a", sql, **keys)), ledger="jobplan")
     assert result.exit_code == 0, record.end("a").error
@@ -54,7 +55,11 @@ async def test_the_ledger_has_every_event_as_the_journal_would(ledger: str) -> N
     assert written == [json.loads(json.dumps(to_json(event, run_id))) for event in record.events]
     assert with_rows.count(True) == 3
     assert ask(ledger, COMMITTED) == [("a",), ("ü'\\",)]
-    (row,) = ask(ledger, "SELECT plan, exit_code, finished_at > started_at, resolved ->> 'name' FROM jobplan.runs")
+    (row,) = ask(
+        ledger,
+        "SELECT plan, exit_code, finished_at > started_at, resolved ->> 'name' "
+        "FROM jobplan.runs JOIN jobplan.plans USING (run)",
+    )
     assert row == ("test", 1, True, "test")
 
 
@@ -183,7 +188,7 @@ async def test_the_step_has_its_own_lock_timeout(
     ledger: str, new_role: Callable[..., str], given: float | None, expected: str
 ) -> None:
     login = new_role("", "lock_timeout = '3s'")
-    LedgerAdmin(ledger, "jobplan").install("0", [conninfo_to_dict(login)["user"]])
+    LedgerAdmin(ledger, "jobplan").install("0", [str(conninfo_to_dict(login)["user"])])
     async with RealHouse(login, "ledger-locktimeout", ledger="jobplan") as house:
         shown = await run_one(house, "SELECT current_setting('lock_timeout')", lock_timeout=given, rows=1)
         assert shown.result is not None
@@ -255,7 +260,7 @@ async def test_a_step_with_a_role_of_its_own_writes_if_that_one_may(
     user = str(conninfo_to_dict(new_role())["user"])
     if granted:
         LedgerAdmin(ledger, "jobplan").install("0", [user])
-    keys: dict[str, object] = {"role": user} if way == "role" else {"settings": {"role": user}}
+    keys: dict[str, Any] = {"role": user} if way == "role" else {"settings": {"role": user}}
     assert await run_committing(ledger, "SELECT 1", **keys) == granted
     assert value(ledger, "SELECT exit_code FROM jobplan.runs") == 0
 
