@@ -65,12 +65,10 @@ def new_run(
     earlier: RunState | None = None,
     takeover: Takeover | None = None,
     ledger: str | None = None,
-    told: int = 0,
 ) -> Run:
     """Put a run on a real server together; nothing happens before its `execute`. Steps `left_out` are not selected.
 
-    `earlier` and `takeover` go on with a run: see `Run`. `ledger` is the schema of the ledger, None for no ledger;
-    `told` is how many events the run's record has already.
+    `earlier` and `takeover` go on with a run: see `Run`. `ledger` is the schema of the ledger, None for no ledger.
     """
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
@@ -80,7 +78,7 @@ def new_run(
         plan,
         gateway=gateway,
         clock=clock,
-        sinks=[*sinks, LedgerSink(gateway.ledger, run_id, told=told)] if ledger is not None else sinks,
+        sinks=[*sinks, LedgerSink(gateway.ledger, run_id)] if ledger is not None else sinks,
         context=context,
         left_out=left_out,
         earlier=earlier,

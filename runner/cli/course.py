@@ -34,9 +34,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """A run that is ready to begin, or to go on.
+    """A run that is ready to begin, or to go on; `ledger` is the schema of the ledger, None for no ledger.
 
-    Then `history` is what has happened, `earlier` the state that follows from it, and `takeover` says how to go on.
+    To go on, `history` is what has happened, `earlier` the state that follows from it, and `takeover` says how.
     """
 
     plan: Plan

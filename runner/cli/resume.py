@@ -14,6 +14,7 @@ from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.course import Course, conduct
 from runner.cli.exits import EXIT_CODES, exit_code_of
 from runner.cli.journals import journal_option
+from runner.cli.ledger_options import ledger_schema, no_ledger_option
 from runner.cli.reporting import report_option, wanted_reports
 from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
@@ -40,6 +41,7 @@ class Options:
     marks: Mapping[str, ev.Outcome]
     allow_changed: bool
     reports: tuple[str, ...]
+    ledger: str | None
     watching: Watching
 
 
@@ -63,6 +65,7 @@ class Options:
 )
 @click.option("--allow-changed", is_flag=True, help="Go on with the plan's file as it is now, whatever has changed.")
 @report_option
+@no_ledger_option
 @watching_options
 def resume(
     run: str,
@@ -73,6 +76,7 @@ def resume(
     marks: tuple[str, ...],
     allow_changed: bool,
     reports: tuple[str, ...],
+    no_ledger: bool,
     verbose: bool,
     quiet: bool,
     log_format: str,
@@ -93,6 +97,7 @@ def resume(
             marks=_marks(marks),
             allow_changed=allow_changed,
             reports=reports,
+            ledger=None if no_ledger else ledger_schema(),
             watching=watching,
         )
         return _resume(options)
@@ -120,6 +125,7 @@ def _resume(options: Options) -> int:
         journal=journal,
         watching=options.watching,
         reports=destinations,
+        ledger=options.ledger,
         history=record.events,
         earlier=record.state,
         takeover=Takeover(

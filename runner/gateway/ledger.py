@@ -86,6 +86,8 @@ class Ledger:
         self.problem: str | None = None
         self.surroundings: Surroundings | None = None
         self._rows: list[tuple[int, str]] = []
+        #: The number of the last event; a run that is gone on with has some already.
+        self._last = 0
         #: Events that announce a worker which has not been asked for yet, by step and attempt.
         self._launching: dict[tuple[str, int], tuple[int, str]] = {}
         self._begin: tuple[str, str, str] | None = None
@@ -114,10 +116,11 @@ class Ledger:
         self.problem = _why_not(found, self.schema)
         if self.problem is not None:
             return
-        (version,) = await session.run(("ledger_version", ()))
+        version, last = await session.run(("ledger_version", ()), ("ledger_last", (self.run_id,)))
         self.problem = _unfit(version, self.schema)
         if self.problem is not None:
             return
+        self._last = int(last.rows[0][0] or 0) if last.rows else 0
         *_, role, encoding, read_only, isolation, lock_timeout = (value or "" for value in found.rows[0])
         self.surroundings = Surroundings(
             role=role,
@@ -153,17 +156,21 @@ class Ledger:
             self._begin = (plan, event, resolved)
             self._end = None
 
-    def take(self, seq: int, event: str) -> None:
-        """Take one event as JSON; `seq` counts the events of the run."""
+    def take(self, event: str) -> None:
+        """Take one event as JSON."""
         if self.on:
-            self._rows.append((seq, event))
+            self._rows.append((self._next(), event))
             self._news.set()
 
-    def take_launching(self, seq: int, event: str, step: str, attempt: int) -> None:
+    def take_launching(self, event: str, step: str, attempt: int) -> None:
         """Take the event that announces a worker, which is written when that is asked for, or else at the end."""
         if self.on:
             self._release((step, attempt))
-            self._launching[step, attempt] = (seq, event)
+            self._launching[step, attempt] = (self._next(), event)
+
+    def _next(self) -> int:
+        self._last += 1
+        return self._last
 
     def _release(self, *keys: tuple[str, int]) -> None:
         """Let these announcements be written like any other event."""

@@ -193,6 +193,10 @@ LEFT JOIN pg_class AS m ON m.relnamespace = n.oid AND m.relname = 'meta' AND m.r
 -- The version of the ledger that was found.
 SELECT max(version) FROM {ledger}.meta
 
+-- name: ledger_last
+-- $1 run. The number of its last event.
+SELECT max(seq) FROM {ledger}.events WHERE run = $1::text
+
 -- name: ledger_role
 -- $1 role, $2 schema. Whether a worker of that role may write its commit row.
 SELECT has_schema_privilege(r.oid, n.oid, 'USAGE') AND has_table_privilege(r.oid, c.oid, 'INSERT')

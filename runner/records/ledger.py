@@ -26,11 +26,11 @@ class LedgerWriter(Protocol):
         """Take the run's own row: the plan's name, the event that begins it, and the resolved plan as JSON."""
         ...
 
-    def take(self, seq: int, event: str) -> None:
-        """Take one event; `seq` counts those of the run."""
+    def take(self, event: str) -> None:
+        """Take one event."""
         ...
 
-    def take_launching(self, seq: int, event: str, step: str, attempt: int) -> None:
+    def take_launching(self, event: str, step: str, attempt: int) -> None:
         """Take the event that announces a worker, to be written before it is asked for."""
         ...
 
@@ -40,16 +40,14 @@ class LedgerWriter(Protocol):
 
 
 class LedgerSink:
-    """A sink that hands each event to the ledger. `told` is how many events of the run there were before."""
+    """A sink that hands each event to the ledger."""
 
-    def __init__(self, ledger: LedgerWriter, run_id: str, *, told: int = 0) -> None:
+    def __init__(self, ledger: LedgerWriter, run_id: str) -> None:
         self._ledger = ledger
         self._run_id = run_id
-        self._told = told
 
     def handle(self, event: ev.Event, state: RunState) -> None:
         """Hand the event over."""
-        self._told += 1
         if not self._ledger.on:
             return
         text = _ascii_json(to_json(event, self._run_id))
@@ -57,9 +55,9 @@ class LedgerSink:
             resolved = _ascii_json(json.loads(resolved_json(state.plan)))
             self._ledger.begin(state.plan.name, text, resolved)
         if isinstance(event, ev.AttemptLaunching):
-            self._ledger.take_launching(self._told, text, event.step, event.attempt)
+            self._ledger.take_launching(text, event.step, event.attempt)
         else:
-            self._ledger.take(self._told, text)
+            self._ledger.take(text)
         if isinstance(event, ev.RunFinished):
             self._ledger.end(text)
 
