@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?=
+# Test files at a time, each process with a server of its own: most of their time is spent waiting.
+WORKERS ?= 3
 CHAOS_ARGS ?=
 
 .PHONY: help demo test check bench chaos docs clean
@@ -10,7 +12,7 @@ CHAOS_ARGS ?=
 
 help:
 	@echo "make demo   run plans/quickstart.yaml on a throwaway PostgreSQL with pg_background"
-	@echo "make test   run every test (PYTEST_ARGS='-k name' narrows it)"
+	@echo "make test   run every test (PYTEST_ARGS='-k name' narrows it, WORKERS=0 runs them in one process)"
 	@echo "make check  lint and types"
 	@echo "make docs   write docs/rules.md and docs/plan-reference.md anew, from the rules and the schema"
 	@echo "make chaos  random plans under faults, judged by what they left behind (CHAOS_ARGS='--runs 50 --seed 3')"
@@ -33,7 +35,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/jobplan run --embedded plans/quickstart.yaml
 
 test: $(VENV)/.dev
-	$(BIN)/pytest $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
