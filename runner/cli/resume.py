@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -115,7 +115,7 @@ def _resume(options: Options) -> int:
     record = read_record(options.journal, record.run_id)  # nobody else writes to it any longer
     if _is_done(record, plan):
         journal.close()
-        options.watching.say(f"run {record.run_id} is finished: nothing is left to do.")
+        options.watching.say(finished_line(record.run_id))
         return 0
     course = Course(
         plan=plan,
@@ -137,6 +137,11 @@ def _resume(options: Options) -> int:
         ),
     )
     return conduct(course, MonotonicClock())
+
+
+def finished_line(run_id: str) -> str:
+    """Return what is said of a run that needs no finishing."""
+    return f"run {run_id} is finished: nothing is left to do."
 
 
 def _marks(texts: tuple[str, ...]) -> dict[str, ev.Outcome]:
@@ -176,7 +181,8 @@ def _plan(record: Record, started: ev.RunStarted, options: Options) -> Plan:
     except PlanError as error:
         if options.allow_changed:
             raise
-        raise _changed(record, [f"it is not valid any more: {problem}" for problem in error.problems[:5]]) from error
+        invalid = [f"it is not valid any more: {problem}" for problem in error.problems[:5]]
+        raise changed(recorded.file, record.run_id, invalid) from error
     present = dataclasses.replace(
         present, budget=dataclasses.replace(present.budget, slots=min(started.slots, present.budget.slots))
     )
@@ -184,16 +190,17 @@ def _plan(record: Record, started: ev.RunStarted, options: Options) -> Plan:
         return recorded
     changes = list(differences(recorded, present))
     if not options.allow_changed:
-        raise _changed(record, changes)
+        raise changed(recorded.file, record.run_id, changes)
     for line in (f"{path} has changed since run {record.run_id} began:", *(f"  {change}" for change in changes)):
         options.watching.say(line)
     return present
 
 
-def _changed(record: Record, changes: list[str]) -> UsageError:
+def changed(file: str, run_id: str, changes: Sequence[str]) -> UsageError:
+    """Return the refusal to go on with a plan that is not what was run."""
     listed = "".join(f"\n  {line}" for line in changes)
     return UsageError(
-        f"{record.plan.file} has changed since run {record.run_id} began:{listed}\n",
+        f"{file} has changed since run {run_id} began:{listed}\n",
         hint="Put it back, or say --allow-changed to go on with it as it is now.",
     )
 

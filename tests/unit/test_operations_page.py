@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import shlex
+import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
 
 from runner.cli import cli
+from runner.cli.resume import changed, finished_line
+from runner.engine import events as ev
 from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
 from runner.engine.events import Worker
+from runner.engine.scripts import run_started
+from runner.engine.state import initial_state
+from runner.engine.takeover import Takeover
+from runner.errors import JobplanError, OpenQuestionError
 from runner.gateway.activity import read_leftover
+from runner.gateway.base import GroupHolder
+from runner.gateway.fake import FakeGateway
 from runner.identity import worker_name
+from runner.records.journal import Journal
 from runner.reports.attach import Follower, attach_lines
 from runner.reports.cancel import Cancelled, cancel_lines
+from runner.reports.plain import Verbosity, lines_for
 from runner.reports.status import status_lines
-from tests.builders import looked_label
+from tests.builders import looked_label, new_run, plan, step
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
 RUN = "260101-abcdef"
@@ -60,8 +74,13 @@ ALICE = Other(pid=4711, user="alice", state="idle in transaction", lock="ShareLo
 INDEX = Other(pid=11, name=worker_name(RUN, "index"), lock="ShareLock on t")
 
 
-def said() -> Iterator[str]:
-    """Yield every line that the program says in situations as on the page."""
+@cache
+def said() -> tuple[str, ...]:
+    """Return every line that the program says in situations as on the page."""
+    return tuple(_said())
+
+
+def _said() -> Iterator[str]:
     runner = RunnerSession(pid=1, host="10.0.0.7", started_at=NOW - 3600.0)
     workers = (
         replace(worker("a", 1), blocked_by=(ALICE,)),
@@ -85,6 +104,7 @@ def said() -> Iterator[str]:
         yield from status_lines(activity, width=200)
     yield from _cancelled()
     yield from _followed()
+    yield from _resumed()
 
 
 def _cancelled() -> Iterator[str]:
@@ -117,8 +137,60 @@ def _followed() -> Iterator[str]:
     yield from attach_lines(follower.run, follower.gone, [])
 
 
+def _resumed() -> Iterator[str]:
+    slow = ev.Adopted(step="slow", attempt=1, worker=Worker(pid=1, backend_start="s", application_name="n"))
+    proven = ev.Settled(step="slow", outcome=ev.Outcome.SUCCEEDED, by="verify")
+    again = ev.Settled(step="slow", outcome=ev.Outcome.UNKNOWN, by="idempotent")
+    about: dict[str, Any] = {
+        "at": NOW,
+        "jobplan": "",
+        "file": "",
+        "sha256": "",
+        "host": "",
+        "os_pid": 0,
+        "slots": 1,
+        "steps": 1,
+    }
+    state = initial_state(plan(step("slow", "select 1")))
+    for event in (ev.RunResumed(adopted=(slow,), **about), ev.RunResumed(settled=(proven, again), **about)):
+        yield from lines_for(event, state, Verbosity.NORMAL, RUN)
+    yield from str(OpenQuestionError(["q"])).splitlines()
+    yield str(changed("plan.yaml", "260131-k7f3qz", ["step a is new"]))
+    yield finished_line(RUN)
+    yield _refused_journal()
+    held = FakeGateway()
+    held.run_held_by = GroupHolder(run="260131-k7f3qz", host="10.0.0.7", since="")
+    lingering = FakeGateway()
+    lingering.sessions_left = [2] * 10_000
+    for gateway, takeover in ((held, Takeover()), (lingering, Takeover()), (FakeGateway(), Takeover(database="other"))):
+        yield _refused(gateway, takeover)
+
+
+def _refused(gateway: FakeGateway, takeover: Takeover) -> str:
+    p = plan(step("slow", "select 1"))
+    run, _ = new_run(p, gateway, run_id="260131-k7f3qz", earlier=initial_state(p), takeover=takeover)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("runner.engine.takeover.SESSIONS_LINGER", 0.0)
+        with pytest.raises(JobplanError) as caught:
+            asyncio.run(run.execute())
+    return str(caught.value)
+
+
+def _refused_journal() -> str:
+    p = plan(step("slow", "select 1"))
+    with tempfile.TemporaryDirectory() as root:
+        journal = Journal.create(Path(root), RUN, p)
+        journal.handle(run_started(p, NOW), initial_state(p))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("runner.records.folder._PATIENCE", 0.0)
+            with pytest.raises(JobplanError) as caught:
+                Journal.reopen(Path(root), RUN, p)
+        journal.close()
+    return str(caught.value).replace("process 0", "process 4711")
+
+
 def test_the_page_has_its_tables() -> None:
-    assert len(rows()) >= 27
+    assert len(rows()) >= 37
 
 
 @pytest.mark.parametrize("text", [text for seen, _ in rows() for text in CODE.findall(seen)])
