@@ -9,6 +9,7 @@ import click
 
 from runner.cli.color import color_option, wants_color
 from runner.cli.connection import chosen_dsn, dsn_option
+from runner.errors import ConnectionFailedError, ServerLostError
 from runner.gateway.facts import ServerFacts
 from runner.gateway.inspection import Inspector
 from runner.preflight.server import Demand, Level, examine
@@ -49,5 +50,7 @@ async def look(conninfo: str) -> ServerFacts:
     inspector = await Inspector.connect(conninfo, "jobplan doctor")
     try:
         return await inspector.facts()
+    except ServerLostError as error:
+        raise ConnectionFailedError(f"the server is gone: {error.message}") from error
     finally:
         await inspector.close()

@@ -17,7 +17,7 @@ from runner.cli.journals import journal_option
 from runner.cli.parameters import parameter_options, parameter_values
 from runner.cli.selection import Selection, selection_options
 from runner.durations import parse_duration
-from runner.errors import UsageError
+from runner.errors import ConnectionFailedError, ServerLostError, UsageError
 from runner.gateway.inspection import Inspector
 from runner.lint import Sources, read_plan
 from runner.plan.model import Plan
@@ -135,6 +135,8 @@ async def look(plan: Plan, conninfo: str, wishes: Wishes) -> DryRun:
     inspector = await Inspector.connect(conninfo, "jobplan dry-run")
     try:
         return await dry_run(plan, inspector, wishes)
+    except ServerLostError as error:
+        raise ConnectionFailedError(f"the server is gone: {error.message}") from error
     finally:
         await inspector.close()
 

@@ -50,7 +50,8 @@ class KeyFacts:
 class RelationFacts:
     """A relation. `bytes` and `rows` are those of the last VACUUM or ANALYZE, partitions not included.
 
-    `owned`, `drops` (the schema is the role's), `reached` and `privileges` are about the role that asks.
+    `owned`, `of_database` and `drops` (the database, the schema is the role's), `reached`, `privileges` are about the
+    role that asks.
     """
 
     oid: int
@@ -59,6 +60,7 @@ class RelationFacts:
     persistence: str
     owner: str
     owned: bool
+    of_database: bool
     drops: bool
     reached: bool
     privileges: frozenset[str]
@@ -77,7 +79,7 @@ class RelationFacts:
     referenced_by: tuple[KeyFacts, ...]
     refers_to: tuple[KeyFacts, ...]
     triggers: Mapping[str, str]
-    views: tuple[str, ...]
+    views: tuple[Relation, ...]
     reads: tuple[Relation, ...]
 
     @property
@@ -133,6 +135,7 @@ def read_relation(text: str) -> RelationFacts:
         persistence=found["persistence"],
         owner=found["owner"],
         owned=found["owned"],
+        of_database=found["of_database"],
         drops=found["drops"],
         reached=found["reached"],
         privileges=frozenset(found["privileges"]),
@@ -151,7 +154,7 @@ def read_relation(text: str) -> RelationFacts:
         referenced_by=tuple(map(_key, found["referenced_by"])),
         refers_to=tuple(map(_key, found["refers_to"])),
         triggers={trigger["name"]: trigger["function"] for trigger in found["triggers"]},
-        views=tuple(found["views"]),
+        views=tuple(map(_relation, found["views"])),
         reads=tuple(map(_relation, found["reads"])),
     )
 

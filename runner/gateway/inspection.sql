@@ -134,6 +134,7 @@ SELECT w.n - 1, json_build_object(
   'oid', c.oid::int8, 'schema', c.nspname, 'name', c.relname, 'kind', c.relkind, 'persistence', c.relpersistence,
   'owner', pg_get_userbyid(c.relowner),
   'owned', pg_has_role($3::name, c.relowner, 'USAGE'),
+  'of_database', pg_has_role($3::name, (SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE'),
   'drops', pg_has_role($3::name, c.nspowner, 'USAGE'),
   'reached', has_schema_privilege($3::name, c.nspoid, 'USAGE'),
   'privileges', (
@@ -195,7 +196,7 @@ SELECT w.n - 1, json_build_object(
   'triggers', (SELECT coalesce(json_agg(json_build_object('name', g.tgname, 'function', f.proname)), '[]')
                FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid
                WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'),
-  'views', (SELECT coalesce(json_agg(DISTINCT vn.nspname || '.' || v.relname), '[]')
+  'views', (SELECT coalesce(json_agg(DISTINCT jsonb_build_object('schema', vn.nspname, 'name', v.relname)), '[]')
             FROM pg_depend AS d JOIN pg_rewrite AS rw ON rw.oid = d.objid JOIN pg_class AS v ON v.oid = rw.ev_class
             JOIN pg_namespace AS vn ON vn.oid = v.relnamespace
             WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass

@@ -124,7 +124,8 @@ class Changes:
             )
         return found
 
-    def _last(self, found: Sequence[Made], step: str, number: int) -> Made | None:
+    def _last(self, everything: Sequence[Made], step: str, number: int) -> Made | None:
+        found = [made for made in everything if made.step == step or not made.change.temporary]
         sure = [made for made in found if self._is_before(made, step, number)]
         if sure:
             return max(reversed(sure), key=lambda made: (self._place[made.step], made.number))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from runner.gateway.catalog import RelationFacts
+from runner.gateway.catalog import KeyFacts, RelationFacts
 from runner.preflight.finding import Finding
 from runner.preflight.seen import Seen, Sight, State
 from runner.preflight.texts import Unit
@@ -120,7 +120,8 @@ def _may(right: Right, facts: RelationFacts, unit: Unit) -> bool:
         case Right.MAINTAIN:
             index = facts.index_of
             table = index is not None and (index.owned or index.maintained)
-            return facts.owned or table or "MAINTAIN" in facts.privileges
+            vacuums = unit.statement.kind in {_K.VACUUM, _K.ANALYZE} and facts.of_database
+            return facts.owned or table or vacuums or "MAINTAIN" in facts.privileges
         case _:
             return facts.owned or right.value in facts.privileges
 
@@ -148,6 +149,15 @@ def _parts(unit: Unit, sight: Sight) -> Iterator[Finding]:
             by = f" ({made.told})" if made is not None else ""
             message = f"{part.relation} has a {part.sort.value} {Relation(None, part.name)} already{by}"
             yield Finding(code="JP608", message=message, offset=part.offset)
+
+
+def _schemas(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    for change in changes(unit.statement):
+        if change.sort is Sort.SCHEMA and change.action is Action.DROP and not change.guarded:
+            facts, made = sight.schema(change.name)
+            if made is None and facts is None:
+                message = f"there is no schema {Relation(None, change.name)}"
+                yield Finding(code="JP601", message=message, offset=change.offset)
 
 
 def _names(unit: Unit, sight: Sight) -> Iterator[Finding]:
@@ -272,24 +282,25 @@ def _dependents(unit: Unit, sight: Sight) -> Iterator[Finding]:
             yield Finding(code="JP609", message=message, offset=one.offset)
         if is_cascading(statement):
             continue
-        keys = [key for key in facts.referenced_by if key.relation not in together and _stays(key.relation, sight)]
+        others = (key for key in facts.referenced_by if key.relation not in together)
+        keys = [key for key in others if _stays(key.relation, sight) and not _is_dropped(key, sight)]
         for key in keys:
             message = f"{key.relation} refers to {one.relation} by its foreign key {key.constraint}"
             yield Finding(code="JP609", message=message, offset=one.offset)
-        views = (
-            [] if statement.kind is _K.TRUNCATE else [view for view in facts.views if view not in _names_of(together)]
-        )
+        left = () if statement.kind is _K.TRUNCATE else facts.views
+        views = [str(view) for view in left if view not in together and _stays(view, sight)]
         if views:
             message = f"{', '.join(views)} depend{'s' if len(views) == 1 else ''} on {one.relation}"
             yield Finding(code="JP609", message=message, offset=one.offset)
 
 
-def _names_of(relations: set[Relation]) -> set[str]:
-    return {f"{relation.schema}.{relation.name}" for relation in relations}
-
-
 def _stays(relation: Relation, sight: Sight) -> bool:
     return sight.relation(relation).state in {State.THERE, State.MISSING}
+
+
+def _is_dropped(key: KeyFacts, sight: Sight) -> bool:
+    made = sight.part(Sort.CONSTRAINT, key.constraint, key.relation)
+    return made is not None and made.change.action is Action.DROP
 
 
 def _leftovers(unit: Unit, sight: Sight) -> Iterator[Finding]:
@@ -312,6 +323,7 @@ CHECKS: tuple[Callable[[Unit, Sight], Iterator[Finding]], ...] = (
     _kind,
     _privileges,
     _parts,
+    _schemas,
     _names,
     _partitioned,
     _refreshing,
@@ -323,9 +335,8 @@ CHECKS: tuple[Callable[[Unit, Sight], Iterator[Finding]], ...] = (
 #: Commands of which the catalog says all that matters; of others it says a part, and of the rest nothing.
 FULLY = frozenset(
     {
-        *(_K.VACUUM, _K.ANALYZE, _K.REINDEX, _K.CLUSTER, _K.REFRESH_MATERIALIZED_VIEW, _K.TRUNCATE, _K.LOCK),
+        *(_K.VACUUM, _K.ANALYZE, _K.REINDEX, _K.CLUSTER, _K.REFRESH_MATERIALIZED_VIEW, _K.TRUNCATE),
         *(_K.DROP_TABLE, _K.DROP_INDEX, _K.DROP_VIEW, _K.DROP_MATERIALIZED_VIEW, _K.CREATE_SCHEMA),
-        *(_K.SET, _K.RESET, _K.SHOW, _K.NOTIFY),
     }
 )
 PARTLY: Mapping[StatementKind, str] = {

@@ -9,7 +9,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from runner.sql.details import created_schema
+from runner.sql.details import created_schema, is_temporary
 from runner.sql.facts import created_index, created_relations, dropped_relations, is_cascading, is_guarded
 from runner.sql.kinds import StatementKind
 from runner.sql.lockmodes import Target
@@ -85,6 +85,8 @@ class Change:
     guarded: bool = False
     kind: str = ""
     offset: int = 0
+    #: It ends with the step's session.
+    temporary: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,7 +222,13 @@ def _made(statement: Statement) -> Iterator[Change]:
         kind = "p"
     for relation in created_relations(statement):
         yield Change(
-            action=Action.CREATE, sort=Sort.RELATION, relation=relation, guarded=guarded, kind=kind, offset=offset
+            action=Action.CREATE,
+            sort=Sort.RELATION,
+            relation=relation,
+            guarded=guarded,
+            kind=kind,
+            offset=offset,
+            temporary=is_temporary(statement),
         )
     index = created_index(statement)
     if index is not None and index.index is not None:

@@ -416,3 +416,58 @@ def test_an_untrusted_function_is_not_run_by_explaining(copy: str, tmp_path: Pat
     assert "untrusted()" in report.why[0]
     assert report.cost is None
     assert errors(result) == []
+
+
+RELATED = """
+    CREATE TABLE shop.parent (id int PRIMARY KEY);
+    CREATE TABLE shop.child (id int CONSTRAINT of_parent REFERENCES shop.parent);
+    CREATE VIEW shop.cheap AS SELECT id FROM shop.parent
+"""
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        """
+        - {id: a, sql: DROP VIEW shop.cheap; ALTER TABLE shop.child DROP CONSTRAINT of_parent}
+        - {id: b, needs: [a], sql: TRUNCATE shop.parent}  # jobplan: ignore=JP353 it is a test
+        - {id: c, needs: [b], sql: DROP TABLE shop.parent}  # jobplan: ignore=JP353 it is a test
+        """,
+        "- {id: a, sql: CREATE TEMP TABLE t AS SELECT 1 AS one; SELECT one FROM t}",
+        "- {id: a, sql: ALTER TABLE shop.orders RENAME TO sales}\n- {id: b, needs: [a], sql: ANALYZE shop.sales}",
+        "- {id: a, sql: CREATE TABLE shop.n (id int PRIMARY KEY); REINDEX INDEX shop.n_pkey}",
+        "- {id: a, sql: DROP SCHEMA IF EXISTS nowhere}",
+        "- {id: a, sql: DROP TABLE IF EXISTS shop.nowhere}",
+    ],
+    ids=["dropped-before", "temporary", "renamed", "its-own-index", "schema-if-exists", "table-if-exists"],
+)
+def test_what_earlier_statements_change_is_no_error(copy: str, tmp_path: Path, steps: str) -> None:
+    ask(copy, RELATED)
+    assert errors(dry_run(written(tmp_path, steps), copy)) == []
+
+
+@pytest.mark.parametrize(
+    ("steps", "code"),
+    [
+        ("- {id: a, sql: DROP TABLE shop.parent}  # jobplan: ignore=JP353 it is a test", "JP609"),
+        (
+            "- {id: a, sql: CREATE TEMP TABLE t AS SELECT 1 AS one}\n- {id: b, needs: [a], sql: SELECT one FROM t}",
+            "JP601",
+        ),
+        (
+            "- {id: a, sql: ALTER TABLE shop.orders RENAME TO sales}\n- {id: b, needs: [a], sql: ANALYZE shop.orders}",
+            "JP604",
+        ),
+        ("- {id: a, sql: DROP SCHEMA nowhere}", "JP601"),
+    ],
+)
+def test_what_is_not_changed_in_time_is_an_error(copy: str, tmp_path: Path, steps: str, code: str) -> None:
+    ask(copy, RELATED)
+    assert codes(errors(dry_run(written(tmp_path, steps), copy))) == {code}
+
+
+def test_the_owner_of_the_database_may_vacuum(copy: str, reviewed: str, tmp_path: Path) -> None:
+    ask(copy, f"ALTER DATABASE {conninfo_to_dict(copy)['dbname']} OWNER TO {ROLE}")
+    plan = written(tmp_path, "- {id: a, sql: VACUUM shop.orders}\n- {id: b, needs: [a], sql: ANALYZE shop.orders}")
+    assert errors(dry_run(plan, reviewed)) == []
+    ask(copy, f"ALTER DATABASE {conninfo_to_dict(copy)['dbname']} OWNER TO CURRENT_USER")
