@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.clock import MonotonicClock
-from runner.engine.loop import Run, RunContext
+from runner.engine.beginning import RunContext
+from runner.engine.loop import Run
 from runner.errors import Position
 from runner.gateway.pg import PgGateway
 from runner.identity import new_run_id

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from runner import __version__
 from runner.clock import Clock, MonotonicClock
-from runner.engine.loop import Run, RunContext, RunResult
+from runner.engine.beginning import RunContext
+from runner.engine.loop import Run, RunResult
 from runner.engine.sink import Sink
 from runner.engine.state import RunState
 from runner.engine.takeover import Takeover

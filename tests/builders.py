@@ -8,8 +8,9 @@ from typing import Any, TypeVar
 
 from runner.clock import Clock, MonotonicClock
 from runner.engine import events as ev
+from runner.engine.beginning import RunContext
 from runner.engine.invariants import validate
-from runner.engine.loop import Run, RunContext, RunResult
+from runner.engine.loop import Run, RunResult
 from runner.engine.sink import Sink
 from runner.engine.state import RunState
 from runner.errors import Position

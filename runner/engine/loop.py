@@ -16,6 +16,7 @@ from functools import partial
 from runner.clock import Clock
 from runner.engine import events as ev
 from runner.engine.activity import LiveWorker
+from runner.engine.beginning import RunContext, hold_run, resumed, started
 from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import apply
 from runner.engine.performing import Performer, builtin_values, launching, values_for
@@ -24,23 +25,12 @@ from runner.engine.sink import Sink
 from runner.engine.state import RunState, initial_state
 from runner.engine.takeover import Takeover, look_into
 from runner.errors import GroupHeldError, JournalLostError, RecordError
-from runner.gateway.base import Gateway, ServerInfo
+from runner.gateway.base import Gateway
 from runner.plan.model import OnConflict, Plan, Value
 from runner.preflight.requirements import check_requirements
 
 #: Seconds between two ticks of the sinks while nothing happens.
 TICK = 1.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunContext:
-    """What a run is told about itself."""
-
-    run_id: str
-    jobplan: str
-    host: str
-    os_pid: int
-    sha256: str
 
 
 @dataclass(slots=True)
@@ -108,10 +98,10 @@ class Run:
                 self._takeover.check_server(info)
             await check_requirements(self._plan, info, self._gateway, values)
             self._ledger_problem = self._gateway.ledger_problem
-            await self._hold_run()
+            await hold_run(self._gateway, self._context.run_id)
             await self._hold_group()
             if self._takeover is None:
-                self._emit(self._started(info))
+                self._emit(started(self._plan, self._context, info, self._ledger_problem, self._clock.now()))
                 self._leave_out()
             else:
                 await self._take_up(self._takeover, values)
@@ -147,27 +137,6 @@ class Run:
             self._abandoned = True
             self._news.set()
 
-    def _started(self, info: ServerInfo) -> ev.RunStarted:
-        return ev.RunStarted(
-            at=self._clock.now(),
-            jobplan=self._context.jobplan,
-            plan=self._plan.name,
-            file=self._plan.file,
-            sha256=self._context.sha256,
-            host=self._context.host,
-            os_pid=self._context.os_pid,
-            server=info.version,
-            extension=info.extension_version,
-            database=info.database,
-            user=info.user,
-            slots=self._plan.budget.slots,
-            steps=len(self._plan.steps) + len(self._plan.finally_),
-            connection=info.connection,
-            system_identifier=info.system_identifier,
-            ledger=info.ledger,
-            ledger_problem=self._ledger_problem,
-        )
-
     async def _take_up(self, takeover: Takeover, values: Mapping[str, Value]) -> None:
         """Go on with the run: find out what became of its workers, and follow those that live."""
         found = await look_into(
@@ -179,32 +148,9 @@ class Run:
             clock=self._clock,
         )
         self.state.plan = self._plan
-        self._emit(
-            ev.RunResumed(
-                at=self._clock.now(),
-                jobplan=self._context.jobplan,
-                file=self._plan.file,
-                sha256=self._context.sha256,
-                host=self._context.host,
-                os_pid=self._context.os_pid,
-                slots=self._plan.budget.slots,
-                steps=len(self._plan.steps) + len(self._plan.finally_),
-                settled=found.settled,
-                adopted=found.adopted,
-            )
-        )
+        self._emit(resumed(self._plan, self._context, found, self._clock.now()))
         for adopted in found.adopted:
             self._performer.adopt(adopted)
-
-    async def _hold_run(self) -> None:
-        """Be the only runner of this run. GroupHeldError if another one is."""
-        holder = await self._gateway.hold_run()
-        if holder is not None:
-            raise GroupHeldError(
-                f"run {self._context.run_id} is under way: its runner is connected from {holder.host}, since "
-                f"{holder.since}.",
-                hint="Follow it with jobplan attach, or stop it with jobplan cancel.",
-            )
 
     async def _hold_group(self) -> None:
         """Be the only run of the concurrency group. GroupHeldError if another one is, unless this one may wait."""

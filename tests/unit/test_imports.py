@@ -59,6 +59,11 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "conditions are asked of a protocol",
     ),
     (
+        "runner.engine.beginning",
+        (*BASIS, *FACTS, "runner.engine", "runner.gateway.base"),
+        "a run begins on a protocol",
+    ),
+    (
         "runner.engine.takeover",
         (*BASIS, *FACTS, "runner.engine", "runner.gateway.base"),
         "what was left behind is asked of a protocol",

@@ -1,0 +1,71 @@
+"""How a run begins, or goes on: what is recorded of it, and that it has one runner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from runner.engine import events as ev
+from runner.engine.takeover import Findings
+from runner.errors import GroupHeldError
+from runner.gateway.base import Gateway, ServerInfo
+from runner.plan.model import Plan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunContext:
+    """What a run is told about itself."""
+
+    run_id: str
+    jobplan: str
+    host: str
+    os_pid: int
+    sha256: str
+
+
+def started(plan: Plan, context: RunContext, info: ServerInfo, ledger_problem: str | None, at: float) -> ev.RunStarted:
+    """Return the event of a run that begins on this server."""
+    return ev.RunStarted(
+        at=at,
+        jobplan=context.jobplan,
+        plan=plan.name,
+        file=plan.file,
+        sha256=context.sha256,
+        host=context.host,
+        os_pid=context.os_pid,
+        server=info.version,
+        extension=info.extension_version,
+        database=info.database,
+        user=info.user,
+        slots=plan.budget.slots,
+        steps=len(plan.steps) + len(plan.finally_),
+        connection=info.connection,
+        system_identifier=info.system_identifier,
+        ledger=info.ledger,
+        ledger_problem=ledger_problem,
+    )
+
+
+def resumed(plan: Plan, context: RunContext, found: Findings, at: float) -> ev.RunResumed:
+    """Return the event of a run that goes on with this plan, after what was `found` of its workers."""
+    return ev.RunResumed(
+        at=at,
+        jobplan=context.jobplan,
+        file=plan.file,
+        sha256=context.sha256,
+        host=context.host,
+        os_pid=context.os_pid,
+        slots=plan.budget.slots,
+        steps=len(plan.steps) + len(plan.finally_),
+        settled=found.settled,
+        adopted=found.adopted,
+    )
+
+
+async def hold_run(gateway: Gateway, run_id: str) -> None:
+    """Be the only runner of this run. GroupHeldError if another one is."""
+    holder = await gateway.hold_run()
+    if holder is not None:
+        raise GroupHeldError(
+            f"run {run_id} is under way: its runner is connected from {holder.host}, since {holder.since}.",
+            hint="Follow it with jobplan attach, or stop it with jobplan cancel.",
+        )
