@@ -26,6 +26,7 @@ from runner.errors import RecordError
 from runner.gateway.conninfo import without_password
 from runner.plan.model import Plan
 from runner.records.journal import Journal
+from runner.records.past import PastRun, past_runs
 from runner.reports.kinds import open_report
 from runner.reports.plain import Afterlife, last_line
 
@@ -65,11 +66,12 @@ def conduct(course: Course, clock: Clock) -> int:
 
 
 def _conduct(course: Course, clock: Clock) -> int:
-    reports = [open_report(kind, path, course.run_id) for kind, path in course.reports]
+    past = _past_runs(course, clock.now())
+    reports = [open_report(kind, path, course.run_id, past) for kind, path in course.reports]
     if course.earlier is not None:
         for event, report in itertools.product(course.history, reports):
             report.handle(event, course.earlier)
-    looker = Looker()
+    looker = Looker(past)
     watching = course.watching.sinks(course.run_id, looker, course.history)
     sinks: list[Sink] = [course.journal, *watching, *reports]
     interrupted: list[int] = []
@@ -121,6 +123,14 @@ def _conduct(course: Course, clock: Clock) -> int:
     if result.record_errors and result.exit_code == 0:
         return 1
     return result.exit_code
+
+
+def _past_runs(course: Course, now: float) -> tuple[PastRun, ...]:
+    """Read the journals of earlier runs, if anybody is shown what they say."""
+    if not course.watching.live and not any(kind == "html" for kind, _ in course.reports):
+        return ()
+    begun = next((event.at for event in course.history), now)
+    return past_runs(course.journal.folder.parent, course.plan.name, begun)
 
 
 _EMBEDDED = Afterlife(instead="the embedded server is removed now, and with it what still runs")

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from statistics import median
 
 from runner.engine.loop import Run
+from runner.engine.state import RunState, StepState
 from runner.errors import JobplanError
+from runner.records.past import PastRun
+from runner.reports.estimating import estimate
 from runner.reports.sights import Sight, forwards, sights
 
 #: Seconds between two looks.
@@ -15,10 +20,20 @@ LOOK_EVERY = 1.0
 
 
 class Looker:
-    """What was seen last, by step."""
+    """What was seen last, by step, and how long steps took in past runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, past: Sequence[PastRun] = ()) -> None:
         self._seen: Mapping[str, Sight] = {}
+        samples: dict[str, list[float]] = defaultdict(list)
+        for run in past:
+            for step, (seconds, state) in run.steps.items():
+                if state == StepState.SUCCEEDED:
+                    samples[step].append(seconds)
+        self._usual = {step: median(found) for step, found in samples.items()}
+
+    def estimate(self, state: RunState, now: float) -> float | None:
+        """Return the seconds that are left, if past runs tell."""
+        return estimate(state, now, self._usual.get) if self._usual else None
 
     def seen(self) -> Mapping[str, Sight]:
         """Return what was seen last; nothing if nobody could look."""

@@ -25,14 +25,17 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int
     wanted = wanted_reports(reports)
     gc.disable()  # a process of its own, that ends soon: nothing is won by looking through a million objects
     from runner.records.folder import is_locked
+    from runner.records.past import past_runs
     from runner.records.record import read_record
     from runner.reports.kinds import report_text, write_report
     from runner.reports.records import record_json, record_lines
 
     record = read_record(journal, run)
     locked = is_locked(record.folder)
+    started = record.started
+    past = past_runs(journal, record.plan.name, started.at) if wanted and started is not None else ()
     for kind, path in wanted:
-        write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events))
+        write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events, past))
     if form == "json":
         click.echo(json.dumps(record_json(record, locked=locked), ensure_ascii=False, indent=2))
     else:

@@ -77,7 +77,9 @@ class Watching:
             return Plain(sys.stderr, run_id, self.verbosity)
         from runner.reports.live import Live
 
-        return Live(sys.stderr, run_id, color=wants_color(self.color, sys.stderr), look=looker.seen)
+        return Live(
+            sys.stderr, run_id, color=wants_color(self.color, sys.stderr), look=looker.seen, estimate=looker.estimate
+        )
 
     def say(self, text: str, *, level: str = "info", event: str = "message", **fields: Any) -> None:  # noqa: ANN401 - JSON
         """Tell the person, if they are still there: the run has its exit code, whoever reads."""

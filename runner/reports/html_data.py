@@ -35,6 +35,7 @@ def _run(report: RunReport) -> dict[str, Any]:
         "steps": [_step(step, texts) for step in report.steps],
         "texts": list(texts),
         "graph": _graph(report),
+        "history": [{"run": past.run, "at": past.started_at, "steps": past.steps} for past in report.history],
     }
 
 

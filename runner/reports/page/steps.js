@@ -86,8 +86,30 @@ const steps = (() => {
       parts.push(heading(step.attempts.length > 1 ? `Rows of attempt ${attempt.number}` : "Rows"));
       parts.push(attempt.result.problem ? element("p", {}, attempt.result.problem) : data(attempt.result.columns, attempt.result.rows));
     }
+    const past = pastRuns(step);
+    if (past) parts.push(heading("Past runs"), past);
     parts.push(heading("SQL"), element("pre", {class: "sql"}, step.sql));
     return parts;
+  }
+
+  // A bar for each past run of the plan in which the step ran, and a last one for this run; longer is taller.
+  function pastRuns(step) {
+    const bars = run.history.filter((one) => one.steps[step.key]).map((one) => [one.run, one.at, ...one.steps[step.key]]);
+    if (!bars.length) return null;
+    if (step.attempts.length) bars.push([`${run.run} (this run)`, run.started_at, step.seconds, step.state]);
+    const most = Math.max(0.001, ...bars.map(([, , seconds]) => seconds)), wide = 14, tall = 46;
+    const svg = drawn("svg", {class: "past", width: bars.length * wide, height: tall, role: "img", "aria-label": "Durations over past runs"});
+    bars.forEach(([name, at, seconds, state], index) => {
+      const height = Math.max(2, (seconds / most) * (tall - 4));
+      const rect = drawn("rect", {class: stateClass(state), x: index * wide + 1, y: tall - height, width: wide - 3, height, rx: 2});
+      if (index < bars.length - 1 || !step.attempts.length) rect.setAttribute("opacity", "0.55");
+      rect.append(drawn("title", {}, `${name}, ${clock(at).slice(0, 16)} UTC: ${words(state)} in ${duration(seconds)}`));
+      svg.append(rect);
+    });
+    const sorted = bars.slice(0, step.attempts.length ? -1 : undefined).map(([, , seconds]) => seconds).sort((a, b) => a - b);
+    const middle = sorted[Math.floor(sorted.length / 2)];
+    return element("div", {class: "facts"}, svg, element("span", {}, "median of past runs ", element("b", {}, duration(middle))),
+      element("span", {}, "longest bar ", element("b", {}, duration(most))));
   }
 
   function heading(text) { return element("h3", {}, text); }
