@@ -109,8 +109,9 @@ class Changes:
         return self._last(found, step, number) is not None
 
     def opaque(self, step: str, number: int) -> Made | None:
-        """Return the last statement before another one that may have made anything at all."""
-        return self._last(self._anything, step, number)
+        """Return the last statement that surely comes before another one and may have made anything at all."""
+        made = self._last(self._anything, step, number)
+        return made if made is not None and made.when is When.BEFORE else None
 
     def _implied(self, relation: Relation) -> list[Made]:
         stem = relation.name

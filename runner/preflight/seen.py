@@ -62,8 +62,11 @@ class Seen:
     @property
     def why(self) -> str:
         """Say why nothing is known of it."""
-        told = "nothing that is known" if self.made is None else self.made.told
-        return f"{self.relation} is {told}"
+        if self.made is None:
+            return f"nothing is known of {self.relation}"
+        if self.made.change.sort is Sort.ANYTHING:
+            return f"{self.relation} may be created by what step `{self.made.step}` runs"
+        return f"{self.relation} is {self.made.told}"
 
 
 class Sight:

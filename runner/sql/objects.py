@@ -190,7 +190,8 @@ def changes(statement: Statement) -> tuple[Change, ...]:
     kind = statement.kind
     if kind in _QUERIES:  # most statements of most plans; they change nothing, and need not be searched
         return ()
-    if is_opaque(statement) or kind in {_K.CREATE_EXTENSION, _K.ALTER_EXTENSION}:
+    # What can be prepared changes nothing in the catalog.
+    if (kind is not _K.EXECUTE and is_opaque(statement)) or kind in {_K.CREATE_EXTENSION, _K.ALTER_EXTENSION}:
         return (Change(action=Action.CREATE, sort=Sort.ANYTHING, offset=statement.start),)
     return (*_made(statement), *_unmade(statement), *_altered(statement), *_renamed(statement))
 

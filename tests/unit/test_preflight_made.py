@@ -91,3 +91,14 @@ def test_opaque_steps_may_have_made_anything() -> None:
     assert made is not None
     assert made.step == "a"
     assert found.opaque("a", 0) is None
+
+
+def test_opaque_steps_that_may_come_later_have_made_nothing() -> None:
+    found = noted(plan(step("a", "DO 'BEGIN END'"), step("b", "")))
+    assert found.opaque("b", 0) is None
+
+
+def test_a_temporary_table_is_there_in_its_own_step_only() -> None:
+    found = noted(plan(step("a", "CREATE TEMP TABLE t ()"), step("b", "", needs=["a"])))
+    assert found.of_relation(Relation(None, "t"), "a", 1) is not None
+    assert found.of_relation(Relation(None, "t"), "b", 0) is None

@@ -88,6 +88,7 @@ def told(sql: str) -> set[tuple[Action, Sort, str]]:
         ("CALL p()", {(Action.CREATE, Sort.ANYTHING, "")}),
         ("CREATE EXTENSION e", {(Action.CREATE, Sort.ANYTHING, "")}),
         ("SELECT 1", set()),
+        ("EXECUTE p", set()),
     ],
 )
 def test_what_changes(sql: str, expected: set[tuple[Action, Sort, str]]) -> None:
