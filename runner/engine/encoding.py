@@ -30,9 +30,20 @@ def to_json(event: Event, run: str) -> dict[str, Any]:
 def to_line(event: Event, run: str) -> bytes:
     """Return the event as one line of JSON Lines, in UTF-8.
 
-    A text that is not Unicode, such as a file's name in another encoding, is escaped: no event may be lost over it.
+    A text that is not Unicode, such as a file's name in another encoding, is escaped: no event may be lost over it. The
+    sinks of a run ask for the same event one after the other, so the last answer is kept.
     """
-    data = to_json(event, run)
+    known = _latest.get(run)
+    if known is None or known[0] is not event:
+        _latest.clear()
+        _latest[run] = known = (event, _line(to_json(event, run)))
+    return known[1]
+
+
+_latest: dict[str, tuple[Event, bytes]] = {}
+
+
+def _line(data: dict[str, Any]) -> bytes:
     try:
         return (_ENCODE(data) + "\n").encode()
     except UnicodeEncodeError:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from runner.engine.events import ErrorDetails
 from runner.errors import GatewayError
-from runner.gateway.session import Reply, Session
+from runner.gateway.session import Reply
 
 #: The version of the ledger that this jobplan writes.
 VERSION = 1
@@ -38,6 +38,14 @@ _ESCAPED = re.compile(r"\\u[0-9a-f]{4}")
 COMMIT_ROW = '"commit_row":true'
 
 Statement = tuple[str, Sequence[str]]
+
+
+class Asked(Protocol):
+    """The session on which a ledger is looked for. ServerLostError if it breaks."""
+
+    async def run(self, *statements: Statement) -> list[Reply]:
+        """Run named statements, one reply for each."""
+        ...
 
 
 class Link(Protocol):
@@ -108,7 +116,7 @@ class Ledger:
         """Say whether it can be written now, as far as is known."""
         return self.on and self._stuck is None
 
-    async def open(self, session: Session, link: Link) -> None:
+    async def open(self, session: Asked, link: Link) -> None:
         """Look whether there is a ledger that may be written; `problem` says why not. `link` is for what follows."""
         if self.schema is None:
             return
@@ -210,8 +218,11 @@ class Ledger:
             self.problem = f"the ledger in schema {self.schema} is not written any longer: {error.message}"
             self._rows.clear()
         elif error.sqlstate in _UNSUITABLE:
-            self._rows = [(seq, _ESCAPED.sub("?", event)) for seq, event in self._rows]
-            self._begin = None if self._begin is None else _without_escapes(self._begin)
+            self._rows = [(seq, _ascii(event)) for seq, event in self._rows]
+            if self._begin is not None:
+                plan, event, resolved = map(_ascii, self._begin)
+                self._begin = (plan, event, resolved)
+            self._end = None if self._end is None else _ascii(self._end)
         else:
             self._stuck = error
 
@@ -314,6 +325,6 @@ def _unfit(reply: Reply, schema: str) -> str | None:
     return f"the one in schema {schema} is of version {version}, and this jobplan writes {VERSION}: use {remedy}"
 
 
-def _without_escapes(begin: tuple[str, str, str]) -> tuple[str, str, str]:
-    plan, event, resolved = begin
-    return plan.encode("ascii", "replace").decode(), _ESCAPED.sub("?", event), _ESCAPED.sub("?", resolved)
+def _ascii(text: str) -> str:
+    """Return JSON, or a name, that every encoding has."""
+    return _ESCAPED.sub("?", text.encode("ascii", "replace").decode())

@@ -9,13 +9,13 @@ import json
 from typing import Protocol
 
 from runner.engine import events as ev
-from runner.engine.encoding import to_json
+from runner.engine.encoding import to_line
 from runner.engine.state import RunState
 from runner.plan.canonical import resolved_json
 
 
 class LedgerWriter(Protocol):
-    """Takes what is to be written. Events are JSON in ASCII."""
+    """Takes what is to be written. Events are JSON."""
 
     @property
     def on(self) -> bool:
@@ -50,9 +50,9 @@ class LedgerSink:
         """Hand the event over."""
         if not self._ledger.on:
             return
-        text = _ascii_json(to_json(event, self._run_id))
+        text = _suitable_json(to_line(event, self._run_id).rstrip(b"\n"))
         if isinstance(event, ev.RunStarted | ev.RunResumed):
-            resolved = _ascii_json(json.loads(resolved_json(state.plan)))
+            resolved = _suitable_json(resolved_json(state.plan).encode("utf-8", "replace"))
             self._ledger.begin(state.plan.name, text, resolved)
         if isinstance(event, ev.AttemptLaunching):
             self._ledger.take_launching(text, event.step, event.attempt)
@@ -71,12 +71,12 @@ class LedgerSink:
         """Do nothing: the gateway writes what is left when it is closed."""
 
 
-def _ascii_json(value: object) -> str:
-    """Return JSON that a server of any encoding takes; what no text of PostgreSQL can hold is replaced."""
-    text = json.dumps(value, separators=(",", ":"))
-    if "\\u0000" not in text and "\\ud" not in text:
+def _suitable_json(line: bytes) -> str:
+    """Return JSON without what no text of PostgreSQL can hold: a NUL, and half of a surrogate pair."""
+    text = line.decode()
+    if "\\u" not in text:
         return text
-    return json.dumps(_suitable(value), separators=(",", ":"))
+    return json.dumps(_suitable(json.loads(text)), ensure_ascii=False)
 
 
 def _suitable(value: object) -> object:

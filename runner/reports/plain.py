@@ -112,7 +112,7 @@ def _no_more(event: ev.Event, state: RunState) -> Iterator[str]:
         case ev.RunDraining():
             yield f"{event.step} did not succeed: nothing more is started (on_failure: {state.plan.on_failure})"
         case _:
-            yield from _of_the_server(event)
+            pass
 
 
 def _of_the_server(event: ev.Event) -> Iterator[str]:

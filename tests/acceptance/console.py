@@ -119,7 +119,7 @@ class Jobplan:
 
 def clean_environment(extra: dict[str, str] | None = None) -> dict[str, str]:
     """Return the environment without what jobplan and libpq read, and with `extra`."""
-    ours = ("PG", "JOBPLAN_DSN", "JOBPLAN_PARAM_", "JOBPLAN_JOURNAL", "GITHUB_", "NO_COLOR", "FORCE_COLOR")
+    ours = ("PG", "JOBPLAN_", "GITHUB_", "NO_COLOR", "FORCE_COLOR")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     return {**kept, "PYTHONWARNINGS": "error", **(extra or {})}
 

@@ -61,6 +61,25 @@ def test_an_error_without_times_is_no_timeout() -> None:
     assert outcome(WorkerEnd(error=STOPPED), timeout=1.0) is Outcome.CANCELLED
 
 
+@pytest.mark.parametrize(
+    ("cancelled", "by", "expected"),
+    [
+        (None, None, Outcome.FAILED),
+        (CancelReason.TIMEOUT, None, Outcome.TIMED_OUT),
+        (CancelReason.INTERRUPT, None, Outcome.CANCELLED),
+        (None, "dba@host", Outcome.CANCELLED),
+    ],
+)
+def test_a_worker_that_has_certainly_not_committed_is_not_unknown(
+    cancelled: CancelReason | None, by: str | None, expected: Outcome
+) -> None:
+    end = WorkerEnd(rolled_back=True, reason="its session was lost", cancelled_by=by)
+    got, error = classify(end, timeout=None, cancelled=cancelled)
+    assert got is expected
+    assert error is not None
+    assert error.message.endswith("has not committed, so its transaction did nothing: its session was lost")
+
+
 def test_a_worker_that_is_lost_is_unknown_and_the_reason_is_said() -> None:
     got, error = classify(WorkerEnd(lost=True, reason="the server restarted"), timeout=None, cancelled=None)
     assert got is Outcome.UNKNOWN

@@ -1,0 +1,134 @@
+"""`jobplan ledger`, and what the ledger does for a run whose runner was killed."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.console import Database, Jobplan, until
+
+STEPS = """
+    - {id: one, sql: INSERT INTO done VALUES ('one')}
+    - {id: two, sql: SELECT 1/0, allow_failure: true}
+"""
+
+
+@pytest.fixture
+def done(db: Database) -> Database:
+    """A database with a table that steps write to."""
+    db.run("CREATE TABLE done (step text)")
+    return db
+
+
+def test_from_install_to_remove(jobplan: Jobplan, done: Database) -> None:
+    env = {"JOBPLAN_DSN": done.dsn}
+    status = jobplan("ledger", "status", env=env)
+    assert (status.code, status.out) == (3, "no ledger in schema jobplan; make it: jobplan ledger install\n")
+    installed = jobplan("ledger", "install", env=env)
+    assert (installed.code, installed.out) == (0, "the ledger is in schema jobplan\n")
+    assert jobplan("ledger", "install", env=env).out == "the ledger is already in schema jobplan\n"
+    assert jobplan("ledger", "upgrade", env=env).out == "the ledger is of version 1 already\n"
+    ran = jobplan("run", jobplan.plan(STEPS), "-v", env=env)
+    assert ran.code == 0
+    assert "ledger: schema jobplan" in ran.lines
+    assert done.column("SELECT outcome FROM jobplan.attempts ORDER BY step") == ["succeeded", "failed"]
+    assert done.column("SELECT step FROM jobplan.failures") == ["two"]
+    found = json.loads(jobplan("ledger", "status", "--format", "json", env=env).out)
+    assert (found["installed"], found["writable"], found["runs"]) == (True, True, 1)
+    assert "runs:    1, with" in jobplan("ledger", "status", env=env).out
+    assert jobplan("ledger", "purge", "--older-than", "1d", env=env).out == "0 runs deleted\n"
+    assert jobplan("ledger", "purge", "--older-than", "0s", env=env).out == "1 run deleted\n"
+    asked = jobplan("ledger", "remove", env=env)
+    assert asked.code == 130
+    assert "Drop the ledger in schema jobplan, with 0 runs?" in asked.err
+    assert jobplan("ledger", "remove", "--yes", env=env).out == "the ledger is gone\n"
+    assert done.column("SELECT nspname FROM pg_namespace WHERE nspname = 'jobplan'") == []
+
+
+def test_without_a_ledger_nobody_speaks_of_it_unless_asked(jobplan: Jobplan, done: Database) -> None:
+    ran = jobplan("run", jobplan.plan(STEPS), "--dsn", done.dsn)
+    assert ran.code == 0
+    assert "ledger" not in ran.err
+    verbose = jobplan("run", jobplan.plan(STEPS), "--dsn", done.dsn, "-v")
+    assert "no ledger: there is no schema jobplan" in verbose.lines
+
+
+def test_a_ledger_may_have_another_name_and_may_be_left_alone(jobplan: Jobplan, done: Database) -> None:
+    env = {"JOBPLAN_DSN": done.dsn, "JOBPLAN_LEDGER_SCHEMA": 'a "ledger"'}
+    assert jobplan("ledger", "install", env=env).code == 0
+    assert jobplan("run", jobplan.plan(STEPS), "--no-ledger", env=env).code == 0
+    assert done.value('SELECT count(*) FROM "a ""ledger""".runs') == 0
+    assert jobplan("run", jobplan.plan(STEPS), env=env).code == 0
+    assert done.value('SELECT count(*) FROM "a ""ledger""".runs') == 1
+    assert jobplan("ledger", "status", "--schema", "jobplan", env=env).code == 3
+
+
+@pytest.mark.parametrize("arguments", [("--schema", ""), ("--schema", "x" * 64)])
+def test_a_schema_that_cannot_be_is_refused(jobplan: Jobplan, arguments: tuple[str, str]) -> None:
+    ran = jobplan("ledger", "status", *arguments)
+    assert ran.code == 2
+    assert "is not the name of a schema" in ran.err
+
+
+def test_what_cannot_be_done_is_said_in_a_line(jobplan: Jobplan, done: Database) -> None:
+    for command in (("upgrade",), ("purge", "--older-than", "1d"), ("remove", "--yes"), ("restore", "last")):
+        ran = jobplan("ledger", *command, "--dsn", done.dsn)
+        assert ran.code == 4
+        assert ran.err == "jobplan: there is no ledger in schema jobplan. Make it: jobplan ledger install\n"
+    assert jobplan("ledger", "purge", "--older-than", "long ago", "--dsn", done.dsn).code == 2
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+def test_a_killed_runner_leaves_no_question(jobplan: Jobplan, done: Database, tmp_path: Path, elsewhere: bool) -> None:
+    """Neither `verify` nor `idempotent`: the rows say which worker has committed."""
+    assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
+    plan = jobplan.plan(
+        """
+        - {id: commits, sql: "INSERT INTO done SELECT 'commits' FROM pg_sleep(2)"}
+        - id: is_stopped
+          sql: |
+            INSERT INTO done
+            SELECT 'is_stopped' FROM pg_sleep(CASE WHEN EXISTS (SELECT FROM done) THEN 0 ELSE 60 END)
+        - {id: last, sql: INSERT INTO done VALUES ('last'), needs: [commits, is_stopped]}
+        """,
+        defaults="{timeout: 5m, on_finish: wait}",
+    )
+    started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
+    done.until_workers("commits", "is_stopped")
+    until(lambda: sum(event["event"] == "attempt_running" for event in jobplan.events()) == 2)
+    started.send(signal.SIGKILL)
+    started.ended()
+    done.terminate("is_stopped")
+    done.until_workers()
+    run = jobplan.events()[0]["run"]
+    journal: tuple[str | Path, ...] = ()
+    if elsewhere:
+        journal = ("--journal", tmp_path / "elsewhere")
+        restored = jobplan("ledger", "restore", run, "--dsn", done.dsn, *journal)
+        assert restored.code == 0, restored.err
+        assert restored.out == f"{tmp_path / 'elsewhere' / run}\n"
+        assert jobplan("show", run, *journal).code == 0
+    resumed = jobplan("resume", run, "--dsn", done.dsn, *journal)
+    assert resumed.code == 0, resumed.err
+    assert "commits: its last worker has done its work (says ledger)" in resumed.lines
+    assert "is_stopped: its last worker has not done its work; it runs again (says ledger)" in resumed.lines
+    assert done.column("SELECT step FROM done ORDER BY step") == ["commits", "is_stopped", "last"]
+    assert done.value("SELECT exit_code FROM jobplan.runs") == 0
+
+
+def test_a_worker_that_outlives_its_runner_is_followed_and_then_known(jobplan: Jobplan, done: Database) -> None:
+    assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
+    plan = jobplan.plan(
+        """- {id: slow, sql: "INSERT INTO done SELECT 'slow' FROM pg_sleep(8)"}""",
+        defaults="{timeout: 5m, on_finish: wait}",
+    )
+    started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
+    done.until_workers("slow")
+    started.send(signal.SIGKILL)
+    started.ended()
+    resumed = jobplan("resume", "last", "--dsn", done.dsn)
+    assert resumed.code == 0, resumed.err
+    assert done.column("SELECT step FROM done") == ["slow"]

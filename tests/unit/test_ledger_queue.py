@@ -1,0 +1,261 @@
+"""The ledger's side of a run without a server: what is kept, taken along, given back and given up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+
+import pytest
+
+from runner.engine import events as ev
+from runner.engine.state import initial_state
+from runner.errors import GatewayError
+from runner.gateway import ledger as module
+from runner.gateway.ledger import Ledger
+from runner.gateway.session import Reply
+from runner.records.ledger import LedgerSink
+from tests.builders import plan, step
+
+FOUND = ("t", "t", "f", "t", "me", "UTF8", "off", "read committed", "0")
+Statement = tuple[str, Sequence[str]]
+
+
+class Server:
+    """Answers as a session and as a link; `errors` come first, None is the absence of a server."""
+
+    def __init__(self, *found: str | None, version: str = "1", last: str | None = None) -> None:
+        self.found = found or FOUND
+        self.version = version
+        self.last = last
+        self.errors: list[str | None] = []
+        self.hangs = False
+        self.written: list[tuple[int, str]] = []
+        self.statements: list[str] = []
+
+    async def run(self, *statements: Statement) -> list[Reply]:
+        answers = {"ledger_found": self.found, "ledger_version": (self.version,), "ledger_last": (self.last,)}
+        return [Reply(rows=(answers[name],)) for name, _ in statements]
+
+    async def together(self, *statements: Statement) -> list[Reply]:
+        if self.hangs:
+            await asyncio.get_running_loop().create_future()
+        if self.errors:
+            sqlstate = self.errors.pop(0)
+            if sqlstate is None:
+                raise GatewayError("away")
+            error = ev.ErrorDetails(message="no", sqlstate=sqlstate)
+            return [Reply(), *(Reply(error=error) for _ in statements[1:])]
+        for name, parameters in statements:
+            self.statements.append(name)
+            if name == "ledger_events":
+                self.written += [(seq, event["event"]) for seq, event in json.loads(parameters[1])]
+        return [Reply() for _ in statements]
+
+
+async def opened(server: Server) -> Ledger:
+    ledger = Ledger("r", "jobplan")
+    await ledger.open(server, server)
+    return ledger
+
+
+def event(name: str) -> str:
+    return json.dumps({"event": name})
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here waits."""
+    for name in ("BATCH_EVERY", "TRY_AGAIN"):
+        monkeypatch.setattr(module, name, 0.0)
+    monkeypatch.setattr(module, "LAST_TRY", 0.2)
+
+
+@pytest.mark.parametrize(
+    ("found", "version", "problem"),
+    [
+        (("f", "f", "f", None), "1", "there is no schema jobplan"),
+        (("t", "f", "f", None), "1", "there is none in schema jobplan"),
+        (("t", "t", "t", "t"), "1", "the server is a standby, in which nothing can be written"),
+        (("t", "t", "f", "f"), "1", "this role may not write to the one in schema jobplan"),
+        (("t", "t", "f", "t"), "2", "the one in schema jobplan is of version 2, and this jobplan writes 1"),
+    ],
+)
+async def test_why_it_is_not_written(found: tuple[str | None, ...], version: str, problem: str) -> None:
+    ledger = await opened(Server(*found, *FOUND[4:], version=version))
+    assert ledger.problem is not None
+    assert ledger.problem.startswith(problem)
+    assert not ledger.on
+    ledger.take(event("a"))
+    assert ledger.ahead("s", 1, commit_row=False) is None
+    await ledger.close()
+
+
+async def test_what_was_taken_is_written_in_order_and_once() -> None:
+    server = Server(last="7")
+    ledger = await opened(server)
+    ledger.begin("p", event("run_started"), "{}")
+    for name in ("a", "b"):
+        ledger.take(event(name))
+    await ledger.begun()
+    assert server.statements == ["ledger_begin", "ledger_limits", "ledger_run", "ledger_events", "commit"]
+    ledger.take(event("c"))
+    ledger.end(event("run_finished"))
+    await ledger.close()
+    assert server.written == [(8, "a"), (9, "b"), (10, "c")]
+    assert server.statements[-2:] == ["ledger_end", "commit"]
+    assert ledger.problem is None
+
+
+async def test_a_launch_takes_along_what_has_happened_but_no_other_launch() -> None:
+    ledger = await opened(Server())
+    ledger.take(event("a"))
+    ledger.take_launching(event("launch-1"), "s", 1)
+    ledger.take_launching(event("launch-2"), "t", 1)
+    batch = ledger.ahead("s", 1, commit_row=True)
+    assert batch is not None
+    assert [name for name, _ in batch.statements] == ["ledger_begin", "ledger_limits", "ledger_events", "commit"]
+    assert json.loads(batch.statements[2][1][1]) == [
+        [1, {"event": "a"}],
+        [2, {"event": "launch-1", "commit_row": True}],
+    ]
+    other = ledger.ahead("t", 1, commit_row=False)
+    assert other is not None
+    assert json.loads(other.statements[2][1][1]) == [[3, {"event": "launch-2"}]]
+    await ledger.close()
+
+
+async def test_a_launch_that_was_put_off_is_announced_again() -> None:
+    server = Server()
+    ledger = await opened(server)
+    ledger.take_launching(event("launch-1"), "s", 1)
+    ledger.take_launching(event("launch-2"), "s", 1)
+    batch = ledger.ahead("s", 1, commit_row=False)
+    assert batch is not None
+    batch.failed(None)
+    await ledger.close()
+    assert server.written == [(1, "launch-1"), (2, "launch-2")]
+
+
+@pytest.mark.parametrize("error", ["55P03", "57014", "53100", None])
+async def test_what_cannot_be_written_now_is_written_later(error: str | None) -> None:
+    server = Server()
+    ledger = await opened(server)
+    ledger.take(event("a"))
+    server.errors = [error]
+    assert not await ledger.write()
+    assert ledger.on
+    if error is not None:
+        assert not ledger.answers
+        ledger.take(event("b"))
+        assert ledger.ahead("s", 1, commit_row=False) is None
+    assert await ledger.write()
+    assert ledger.answers
+    assert server.written[0] == (1, "a")
+    await ledger.close()
+
+
+@pytest.mark.parametrize("error", ["42P01", "42501", "25006"])
+async def test_what_can_never_be_written_is_given_up(error: str) -> None:
+    server = Server()
+    ledger = await opened(server)
+    ledger.take(event("a"))
+    server.errors = [error]
+    assert not await ledger.write()
+    assert ledger.problem == "the ledger in schema jobplan is not written any longer: no"
+    ledger.take(event("b"))
+    await ledger.close()
+    assert server.written == []
+
+
+async def test_a_character_that_the_server_does_not_have_costs_that_character() -> None:
+    server = Server()
+    ledger = await opened(server)
+    ledger.take('{"event": "ä\\u00e4"}')
+    server.errors = ["22P05"]
+    assert await ledger.write()
+    assert server.written == [(1, "??")]
+    await ledger.close()
+
+
+async def test_the_end_does_not_wait_for_ever() -> None:
+    server = Server()
+    ledger = await opened(server)
+    ledger.take(event("a"))
+    server.errors = ["55P03"] * 1_000_000
+    await ledger.close()
+    assert ledger.problem == "the last events could not be written to the ledger: no"
+
+
+async def test_a_batch_whose_wait_was_given_up_is_kept() -> None:
+    server = Server()
+    ledger = await opened(server)
+
+    ledger.take(event("a"))
+    server.hangs = True
+    writing = asyncio.create_task(ledger.write())
+    await asyncio.sleep(0)
+    writing.cancel()
+    await asyncio.gather(writing, return_exceptions=True)
+    server.hangs = False
+    await ledger.close()
+    assert server.written == [(1, "a")]
+
+
+async def test_without_a_schema_it_is_off() -> None:
+    ledger = Ledger("r", None)
+    await ledger.open(Server(), Server())
+    assert not ledger.on
+    assert ledger.problem is None
+    await ledger.close()
+
+
+# --- the sink ---------------------------------------------------------------------------------------------------------
+
+
+class Writer:
+    """Keeps what it is told."""
+
+    on = True
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, ...]] = []
+        self.texts: list[str] = []
+
+    def begin(self, plan: str, event: str, resolved: str) -> None:
+        self.told.append(("begin", plan, json.loads(event)["event"], json.loads(resolved)["name"]))
+
+    def take(self, event: str) -> None:
+        self.texts.append(event)
+        self.told.append(("take", json.loads(event)["event"]))
+
+    def take_launching(self, event: str, step: str, attempt: int) -> None:
+        self.told.append(("launching", json.loads(event)["event"], step, str(attempt)))
+
+    def end(self, event: str) -> None:
+        self.told.append(("end", json.loads(event)["event"]))
+
+
+def test_the_sink_tells_beginnings_launches_and_the_end_apart() -> None:
+    of = plan(step("a", "SELECT 1"))
+    state, writer = initial_state(of), Writer()
+    sink = LedgerSink(writer, "r")
+    resumed = ev.RunResumed(at=0.0, jobplan="0", file="", sha256="", host="", os_pid=1, slots=1, steps=1)
+    launching = ev.AttemptLaunching(at=0.0, step="a", attempt=2, application_name="", timeout=None)
+    for happened in (resumed, launching, ev.RunFinished(at=0.0, exit_code=0, steps={})):
+        sink.handle(happened, state)
+    assert writer.told == [
+        ("begin", "test", "run_resumed", "test"),
+        ("take", "run_resumed"),
+        ("launching", "attempt_launching", "a", "2"),
+        ("take", "run_finished"),
+        ("end", "run_finished"),
+    ]
+
+
+def test_what_no_text_of_postgresql_can_hold_is_replaced() -> None:
+    writer = Writer()
+    sink = LedgerSink(writer, "r")
+    notice = ev.Notice(severity="NOTICE", message="a\0b\udcffc\nä")
+    sink.handle(ev.AttemptNotice(at=0.0, step="a", attempt=1, notice=notice), initial_state(plan(step("a", "S"))))
+    assert json.loads(writer.texts[0])["notice"]["message"] == "a\ufffdb?c\nä"
