@@ -194,22 +194,28 @@ class _Inquiry:
             if key in self._takeover.marks:
                 settled.append(ev.Settled(step=key, outcome=self._takeover.marks[key], by=self._takeover.by))
             elif _is_open(record):
-                found = await self._settled(record)
+                found = await self._of_ledger(record) or await self._of_plan(record)
                 if found is None:
                     questions.append(_question(record))
                 else:
                     settled.append(found)
+            elif _committed_in_vain(record):
+                found = await self._of_plan(record)
+                if found is None:
+                    questions.append(_question_of_work_in_vain(record))
+                else:
+                    settled.append(found)
         return settled, questions
 
-    async def _settled(self, record: StepRecord) -> ev.Settled | None:
-        """Ask the ledger, then `verify`; a step that may run again needs no proof."""
+    async def _of_ledger(self, record: StepRecord) -> ev.Settled | None:
         committed = await self._gateway.committed(record.key, record.attempt)
-        if committed is not None:
-            return _settled(record, "ledger", succeeded=committed)
-        if record.step.verify is not None:
-            checked = await Conditions(self._gateway, record, self._values(record)).verify()
-            if checked is not None:
-                return _settled(record, "verify", succeeded=checked)
+        return None if committed is None else _settled(record, "ledger", succeeded=committed)
+
+    async def _of_plan(self, record: StepRecord) -> ev.Settled | None:
+        """Ask `verify`; a step that may run again needs no proof."""
+        checked = await Conditions(self._gateway, record, self._values(record)).verify()
+        if checked is not None:
+            return _settled(record, "verify", succeeded=checked)
         if record.step.idempotent:
             return ev.Settled(step=record.key, outcome=ev.Outcome.UNKNOWN, by="idempotent")
         return None
@@ -229,6 +235,17 @@ def _is_open(record: StepRecord) -> bool:
     return outcome is ev.Outcome.UNKNOWN and record.state is not StepState.FAILED
 
 
+def _committed_in_vain(record: StepRecord) -> bool:
+    """Say whether the step failed although its worker had committed: by what it expects of the result.
+
+    A check has changed nothing, and what repeats itself is made to run again.
+    """
+    last = record.last
+    if last is None or record.state is not StepState.FAILED or record.step.repeat is not None or has_succeeded(record):
+        return False
+    return last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag != "SELECT"
+
+
 def _settled(record: StepRecord, by: str, *, succeeded: bool) -> ev.Settled:
     return ev.Settled(step=record.key, outcome=ev.Outcome.SUCCEEDED if succeeded else ev.Outcome.FAILED, by=by)
 
@@ -239,4 +256,11 @@ def _question(record: StepRecord) -> str:
     return (
         f"{record.key}: the worker{who}{when} has gone, and nothing proves what it did. Look, and say "
         f"--mark '{record.key}=succeeded' if its work is done, --mark '{record.key}=failed' to run it again."
+    )
+
+
+def _question_of_work_in_vain(record: StepRecord) -> str:
+    return (
+        f"{record.key}: its worker has committed, and the step failed all the same, by what the plan expects of it. Say "
+        f"--mark '{record.key}=succeeded' if that is as it should be, --mark '{record.key}=failed' to run it again."
     )

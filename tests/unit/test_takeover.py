@@ -17,7 +17,7 @@ from runner.errors import GroupHeldError, OpenQuestionError, PreflightError, Usa
 from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind
 from runner.gateway.fake import FakeGateway, Script
 from runner.identity import worker_name
-from runner.plan.model import ForEach, Plan
+from runner.plan.model import Expect, ForEach, Plan, Repeat
 from tests.builders import Recorder, execute, plan, sql, step
 
 RUN = "260101-aaaaaa"
@@ -187,6 +187,49 @@ async def test_a_step_whose_success_was_recorded_is_judged_and_not_run_again() -
     assert _states(result) == {"a": "succeeded"}
     assert len(gateway.launched) == 1
     assert record.of(ev.StepChecking)
+
+
+UNMET = Script(command_tag="INSERT", row_count=0)
+
+
+@pytest.mark.parametrize(
+    ("keys", "launches"),
+    [
+        ({"idempotent": True}, 1),
+        ({"verify": sql("select false")}, 1),
+        ({"repeat": Repeat(max_iterations=1)}, 1),
+    ],
+)
+async def test_a_step_that_committed_and_failed_runs_again_where_the_plan_says_so(
+    keys: dict[str, Any], launches: int
+) -> None:
+    p = plan(step("a", "insert", expect=Expect(rows_min=1), **keys))
+    gateway = FakeGateway(scripts={"insert": UNMET})
+    first, record = await execute(p, gateway, run_id=RUN)
+    assert first.exit_code == 1
+    gateway.launched.clear()
+    await resume(p, gateway, record.events)
+    assert len(gateway.launched) == launches
+
+
+async def test_a_step_that_committed_and_failed_is_otherwise_asked_about() -> None:
+    p = plan(step("a", "insert", expect=Expect(rows_min=1)))
+    gateway = FakeGateway(scripts={"insert": UNMET})
+    _, record = await execute(p, gateway, run_id=RUN)
+    gateway.commits["a", 1] = True
+    with pytest.raises(OpenQuestionError, match="has committed"):
+        await resume(p, gateway, record.events)
+    result, _ = await resume(p, gateway, record.events, marks={"a": ev.Outcome.SUCCEEDED})
+    assert result.exit_code == 0
+
+
+async def test_a_check_that_failed_is_made_again() -> None:
+    p = plan(step("a", "check", expect=Expect(rows_min=1)))
+    gateway = FakeGateway(scripts={"check": Script(row_count=0)})
+    _, record = await execute(p, gateway, run_id=RUN)
+    gateway.scripts = {"check": Script(row_count=1)}
+    result, _ = await resume(p, gateway, record.events)
+    assert result.exit_code == 0
 
 
 async def test_a_step_that_failed_runs_again_and_needs_no_answer() -> None:
