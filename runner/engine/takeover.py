@@ -241,7 +241,9 @@ def _committed_in_vain(record: StepRecord) -> bool:
     A check has changed nothing, and what repeats itself is made to run again.
     """
     last = record.last
-    if last is None or record.state is not StepState.FAILED or record.step.repeat is not None or has_succeeded(record):
+    if last is None or record.state is not StepState.FAILED or has_succeeded(record):
+        return False
+    if record.step.repeat is not None:
         return False
     return last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag != "SELECT"
 
