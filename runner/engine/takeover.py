@@ -263,6 +263,6 @@ def _question(record: StepRecord) -> str:
 
 def _question_of_work_in_vain(record: StepRecord) -> str:
     return (
-        f"{record.key}: its worker has committed, and the step failed all the same, by what the plan expects of it. Say "
-        f"--mark '{record.key}=succeeded' if that is as it should be, --mark '{record.key}=failed' to run it again."
+        f"{record.key}: its worker has committed, and the step failed all the same, by what the plan expects of it. "
+        f"Say --mark '{record.key}=succeeded' if that is as it should be, --mark '{record.key}=failed' to run it again."
     )
