@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, below, ratios, take_turns
-from benchmarks.validation import write_plan
+from benchmarks.validation import shell_environment, write_plan
 
 _NAME = "startup"
-_ROOT = Path(__file__).resolve().parents[1]
 _STEPS = 100
 #: Milliseconds.
 _HELP, _VALIDATE = 150.0, 400.0
@@ -42,6 +39,5 @@ def measure(bench: Bench) -> Iterator[Figure]:
 
 def _milliseconds(*arguments: str) -> float:
     start = time.perf_counter()
-    environment = os.environ | {"PYTHONPATH": str(_ROOT)}
-    subprocess.run([sys.executable, *arguments], env=environment, stdout=subprocess.DEVNULL, check=True)
+    subprocess.run([sys.executable, *arguments], env=shell_environment(), stdout=subprocess.DEVNULL, check=True)
     return (time.perf_counter() - start) * 1000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -34,13 +35,34 @@ class Place:
         return Finding(position=position, message=message, hint=hint, step=self.step.step.id)
 
 
+#: All statements, and those of each kind.
+_Places = tuple[list[Place], dict[StatementKind, list[Place]]]
+
+
 def statements(subject: Subject, *kinds: StatementKind) -> Iterator[Place]:
     """Yield every statement of the plan's steps, or those of some kinds only, in the order of the plan."""
-    wanted = frozenset(kinds)
+    places, by_kind = _places(subject)
+    if not kinds:
+        return iter(places)
+    return heapq.merge(
+        *(by_kind[kind] for kind in kinds if kind in by_kind), key=lambda place: (place.rank, place.statement.start)
+    )
+
+
+def _places(subject: Subject) -> _Places:
+    """Find the statements once for all rules: most look for kinds that few steps of a large plan have."""
+    known: _Places | None = subject.shared.get("places")
+    if known is not None:
+        return known
+    places: list[Place] = []
+    by_kind: dict[StatementKind, list[Place]] = {}
     for rank, step in enumerate(subject.steps):
         for statement in step.statements:
-            if not wanted or statement.kind in wanted:
-                yield Place(rank=rank, step=step, statement=statement)
+            place = Place(rank=rank, step=step, statement=statement)
+            places.append(place)
+            by_kind.setdefault(statement.kind, []).append(place)
+    subject.shared["places"] = places, by_kind
+    return places, by_kind
 
 
 def step_finding(step: StepSql, message: str, *, hint: str | None = None) -> Finding:

@@ -7,7 +7,8 @@ severity and the words that explain it stand beside it, and the documentation is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from runner.errors import Position, Severity
 from runner.plan.model import Plan, Sql, Step
@@ -75,13 +76,14 @@ class StepSql:
 class Subject:
     """What rules look at: the plan, each step with its parsed SQL (`finally` last), and what does not parse.
 
-    `preconditions` are those of the plan's `requires`.
+    `preconditions` are those of the plan's `requires`; `shared` is what one rule has found and others can use again.
     """
 
     plan: Plan
     steps: tuple[StepSql, ...]
     preconditions: tuple[QuerySql, ...] = ()
     unparsed: tuple[Unparsed, ...] = ()
+    shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

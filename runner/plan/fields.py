@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import KeysView
 from collections.abc import Mapping as MappingABC
 from functools import lru_cache
 from typing import TypeVar
@@ -50,6 +51,11 @@ class Fields:
     def position(self) -> Position:
         """Return where the mapping begins."""
         return self.place.position
+
+    @property
+    def present(self) -> KeysView[str]:
+        """Return the keys that are there, be their values good or bad."""
+        return self._values.keys()
 
     def has(self, key: str) -> bool:
         """Say whether the key is there, be its value good or bad."""
