@@ -13,10 +13,12 @@ from typing import Any
 from runner.clock import MonotonicClock
 from runner.engine.beginning import RunContext
 from runner.engine.loop import Run
+from runner.engine.sink import Sink
 from runner.errors import Position
 from runner.gateway.pg import PgGateway
 from runner.identity import new_run_id
 from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Sql, Step
+from runner.records.ledger import LedgerSink
 from runner.reports.plain import Plain, Verbosity
 
 _START = Position(file="benchmark", line=1, column=1)
@@ -59,17 +61,23 @@ def chain(count: int, sql: str, *, slots: int) -> Plan:
     return plan(steps, slots=slots)
 
 
-def run(plan_: Plan, dsn: str, verbosity: Verbosity = Verbosity.QUIET) -> Cost:
-    """Run a plan from connecting to closing; progress is written and thrown away. RuntimeError unless all succeeds."""
+def run(plan_: Plan, dsn: str, verbosity: Verbosity = Verbosity.QUIET, *, ledger: str | None = None) -> Cost:
+    """Run a plan from connecting to closing; progress is written and thrown away. RuntimeError unless all succeeds.
+
+    `ledger` is the schema of the ledger that is written.
+    """
     clock = MonotonicClock()
     run_id = new_run_id(clock.now())
     context = RunContext(run_id=run_id, jobplan="0", host="localhost", os_pid=os.getpid(), sha256="")
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
-        sinks = [Plain(nowhere, run_id, verbosity)]
-        run_ = Run(plan_, gateway=PgGateway(dsn, run_id), clock=clock, sinks=sinks, context=context)
+        gateway = PgGateway(dsn, run_id, ledger_schema=ledger)
+        sinks: list[Sink] = [Plain(nowhere, run_id, verbosity)]
+        if ledger is not None:
+            sinks.append(LedgerSink(gateway.ledger, run_id))
+        run_ = Run(plan_, gateway=gateway, clock=clock, sinks=sinks, context=context)
         wall, cpu = time.perf_counter(), time.process_time()
         result = asyncio.run(run_.execute())
         cost = Cost(wall=time.perf_counter() - wall, cpu=time.process_time() - cpu)
-    if result.exit_code or result.record_errors:
+    if result.exit_code or result.record_errors or gateway.ledger_problem is not None:
         raise RuntimeError(f"the run ended with {result.exit_code}: {result.state.counts()} {result.record_errors}")
     return cost
