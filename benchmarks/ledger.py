@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from benchmarks import plans
 from benchmarks.bench import Bench
@@ -16,22 +18,23 @@ _SHARE = 0.85
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """Run 500 steps with and without a ledger, in turns."""
+    """Run 500 steps with and without a ledger, in turns; both have their journal, as every run has."""
     admin = LedgerAdmin(bench.dsn, _SCHEMA)
     admin.install("0")
     try:
         for slots in _SLOTS:
-            yield from _at(bench, slots)
+            with tempfile.TemporaryDirectory() as journals:
+                yield from _at(bench, slots, Path(journals))
     finally:
         admin.remove()
 
 
-def _at(bench: Bench, slots: int) -> Iterator[Figure]:
+def _at(bench: Bench, slots: int, journals: Path) -> Iterator[Figure]:
     work = plans.same_steps(500, "select 1", slots=slots)
-    plans.run(work, bench.dsn, ledger=_SCHEMA)  # loads what a first run loads
+    plans.run(work, bench.dsn, ledger=_SCHEMA, journal=journals)  # loads what a first run loads
     sides = {
-        "with": lambda: plans.run(work, bench.dsn, ledger=_SCHEMA).wall,
-        "without": lambda: plans.run(work, bench.dsn).wall,
+        "with": lambda: plans.run(work, bench.dsn, ledger=_SCHEMA, journal=journals).wall,
+        "without": lambda: plans.run(work, bench.dsn, journal=journals).wall,
     }
     taken = take_turns(sides, bench.rounds(9))
     what = f"{slots} slot{'s' if slots > 1 else ''}"

@@ -18,6 +18,7 @@ from runner.errors import Position
 from runner.gateway.pg import PgGateway
 from runner.identity import new_run_id
 from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Sql, Step
+from runner.records.journal import Journal
 from runner.records.ledger import LedgerSink
 from runner.reports.plain import Plain, Verbosity
 
@@ -61,10 +62,17 @@ def chain(count: int, sql: str, *, slots: int) -> Plan:
     return plan(steps, slots=slots)
 
 
-def run(plan_: Plan, dsn: str, verbosity: Verbosity = Verbosity.QUIET, *, ledger: str | None = None) -> Cost:
+def run(
+    plan_: Plan,
+    dsn: str,
+    verbosity: Verbosity = Verbosity.QUIET,
+    *,
+    ledger: str | None = None,
+    journal: Path | None = None,
+) -> Cost:
     """Run a plan from connecting to closing; progress is written and thrown away. RuntimeError unless all succeeds.
 
-    `ledger` is the schema of the ledger that is written.
+    `ledger` is the schema of the ledger that is written, `journal` the folder of journals, None for none.
     """
     clock = MonotonicClock()
     run_id = new_run_id(clock.now())
@@ -72,6 +80,8 @@ def run(plan_: Plan, dsn: str, verbosity: Verbosity = Verbosity.QUIET, *, ledger
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere:
         gateway = PgGateway(dsn, run_id, ledger_schema=ledger)
         sinks: list[Sink] = [Plain(nowhere, run_id, verbosity)]
+        if journal is not None:
+            sinks.append(Journal.create(journal, run_id, plan_))
         if ledger is not None:
             sinks.append(LedgerSink(gateway.ledger, run_id))
         run_ = Run(plan_, gateway=gateway, clock=clock, sinks=sinks, context=context)

@@ -17,7 +17,7 @@ from runner.gateway.ledger import GONE, Ledger, Statement, Surroundings, first_e
 from runner.gateway.output import takes_commit_row
 from runner.gateway.queries import query
 from runner.gateway.session import Reply
-from runner.gateway.settings import lock_timeout
+from runner.gateway.settings import COMMIT_ROW_LOCK_TIMEOUT, lock_timeout
 from runner.sql.params import quote_identifier, quote_literal
 
 #: Errors that only say that something is not there or not allowed, not to whom.
@@ -26,10 +26,9 @@ _NO_RIGHT = frozenset({"42P01", "3F000", "42501"})
 _READ_ONLY_TRANSACTION = "25006"
 #: Somebody has locked what a statement needs.
 _LOCK_NOT_AVAILABLE = "55P03"
-#: Seconds for which a worker waits for a lock on the ledger, and what that may look like from outside. Nobody gives a
-#: step such a lock_timeout, and one who does gets another attempt at a step that has done nothing.
-_LOCK_TIMEOUT = 1.7
-_LOCK_TIMEOUT_SEEN = (1.69, 1.99)
+#: Seconds after which a worker has given up waiting for the ledger, by its own clock. Nobody gives a step such a
+#: lock_timeout, and who does gets another attempt at a step that has done nothing.
+_GAVE_UP = (COMMIT_ROW_LOCK_TIMEOUT - 0.01, COMMIT_ROW_LOCK_TIMEOUT + 0.29)
 #: Seconds for which a worker that has gone by all appearances may keep its transaction open, and between two looks.
 _SETTLE_FOR = 60.0
 _LOOK_AGAIN = 1.0
@@ -64,7 +63,6 @@ class Commits:
             return ""
         values = {
             "{ledger}": quote_identifier(self._ledger.schema or ""),
-            "{limit}": str(round(_LOCK_TIMEOUT * 1000)),
             "{run}": quote_literal(label.run),
             "{step}": quote_literal(label.step),
             "{attempt}": str(label.attempt),
@@ -157,7 +155,7 @@ class Commits:
 def _gave_up_on_the_ledger(end: WorkerEnd) -> bool:
     if end.started_at is None or end.finished_at is None:
         return True
-    least, most = _LOCK_TIMEOUT_SEEN
+    least, most = _GAVE_UP
     return least <= end.finished_at - end.started_at <= most
 
 

@@ -206,8 +206,7 @@ JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'commits'
 WHERE r.rolname = $1::text
 
 -- name: ledger_row
--- What comes first in a worker's text. It does not wait for a lock on the ledger as long as the step waits for others.
-SET LOCAL lock_timeout TO {limit};
+-- What comes first in a worker's text. Its lock_timeout is a short one at first: the ledger holds nobody up for long.
 INSERT INTO {ledger}.commits (run, step, attempt, committed) VALUES ({run}, {step}, {attempt}, true);
 SET LOCAL lock_timeout TO {lock_timeout};
 

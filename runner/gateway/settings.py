@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from runner.durations import to_milliseconds
 from runner.gateway.base import LaunchRequest, Query
 
+#: Seconds for which a worker waits for a lock on the ledger. The commit row's own text sets the step's again.
+COMMIT_ROW_LOCK_TIMEOUT = 1.7
 #: Seconds. Another session of the run may hold the lock for long, and the worker cannot go on meanwhile.
 _DESCRIPTION_LOCK_TIMEOUT = 0.5
+
+
+def with_lock_timeout(request: LaunchRequest, seconds: float) -> LaunchRequest:
+    """Return the request with another lock_timeout, whatever its settings say."""
+    settings = {name: value for name, value in request.settings.items() if name.lower() != "lock_timeout"}
+    return replace(request, lock_timeout=seconds, settings=settings)
 
 
 def lock_timeout(request: LaunchRequest, inherited: str) -> str:

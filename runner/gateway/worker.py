@@ -38,7 +38,12 @@ from runner.gateway.output import (
     statement_tag,
 )
 from runner.gateway.session import Reply, Row, Session, Statement, TurnedAwayError
-from runner.gateway.settings import plain_settings, worker_settings
+from runner.gateway.settings import (
+    COMMIT_ROW_LOCK_TIMEOUT,
+    plain_settings,
+    with_lock_timeout,
+    worker_settings,
+)
 
 #: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it, also
 #: where many slots share few cores and each of their workers takes its time to begin.
@@ -122,7 +127,7 @@ class LaunchedWorker:
         self._follower.detach()
 
     async def launch(self, first: str = "", ledger: Ledger | None = None) -> None:
-        """Ask for the worker and wait a moment for it; `first` is the statement that writes its commit row, if any.
+        """Ask for the worker and wait a moment for it; `first` are the statements that write its commit row, if any.
 
         What the ledger does not know yet travels with it and is written before. If it cannot be, the worker is launched
         without both.
@@ -157,7 +162,6 @@ class LaunchedWorker:
         if ledger is not None and label is not None:
             batch = ledger.ahead(label.step, label.attempt, commit_row=bool(first))
         before = batch.statements if batch is not None else ()
-        self._at_once = self._at_once and not before  # what comes before is written before anybody waits
         self.writes_commit_row = bool(first)
         error: ErrorDetails | None = None
         known = False
@@ -179,6 +183,8 @@ class LaunchedWorker:
     def _statements(self, first: str) -> tuple[Statement, ...]:
         request, path = self._request, self.session.search_path
         text, size, wait = launched_text(request, first), str(request.output_buffer), str(FIRST_WAIT)
+        if first:
+            request = with_lock_timeout(request, COMMIT_ROW_LOCK_TIMEOUT)
         if self._at_once:
             return ("nothing", ()), ("launch_at_once", (text, size, *plain_settings(request, path), wait))
         launch = ("launch", (text, size, worker_settings(request, path)))
