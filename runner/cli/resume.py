@@ -19,7 +19,7 @@ from runner.cli.reporting import report_option, wanted_reports
 from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
-from runner.engine.resumed import is_kept
+from runner.engine.resumed import staying
 from runner.engine.takeover import Orphans, Takeover
 from runner.errors import JobplanError, PlanError, RecordError, UsageError
 from runner.lint import read_plan
@@ -211,5 +211,5 @@ def _text(value: object) -> str:
 
 def _is_done(record: Record, plan: Plan) -> bool:
     """Say whether the run has ended, and nothing of this plan would begin anew."""
-    over = all(is_kept(step, {}) for step in record.state.records.values() if step.instances is None)
+    over = staying(record.state, {}) == record.state.records.keys()
     return record.state.finished is not None and over and sha256(plan) == sha256(record.plan)

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 
 from runner.engine import events as ev
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
+from runner.plan.graph import topological_order
 
 
 def is_kept(record: StepRecord, settled: Mapping[str, ev.Outcome]) -> bool:
@@ -26,17 +27,48 @@ def is_kept(record: StepRecord, settled: Mapping[str, ev.Outcome]) -> bool:
     return record.state in (StepState.SUCCEEDED, StepState.FAILED_ALLOWED)
 
 
+def staying(state: RunState, settled: Mapping[str, ev.Outcome]) -> frozenset[str]:
+    """Return the steps and instances that stay as they are.
+
+    Beside those that are kept, that is who was skipped because of others, if of all those nothing new is known.
+    """
+    found: set[str] = set()
+    nothing_new: set[str] = set()
+    needs = {
+        key: (*(need.step for need in record.step.needs), *(record.instances or ()))
+        for key, record in state.records.items()
+    }
+    for key in topological_order(needs):
+        record = state.records[key]
+        because_of_others = record.skip is not None and record.skip.reason is ev.SkipReason.UPSTREAM
+        if record.state is StepState.SKIPPED and because_of_others:
+            stays = nothing_new.issuperset(needs[key])
+        elif record.instances is not None:
+            stays = found.issuperset(record.instances)
+        else:
+            stays = is_kept(record, settled)
+        if stays:
+            found.add(key)
+        if stays and key not in settled and nothing_new.issuperset(record.instances or ()):
+            nothing_new.add(key)
+    return frozenset(found)
+
+
 def has_succeeded(record: StepRecord) -> bool:
-    """Say whether the last worker succeeded, and only what that is worth was still to be found out."""
+    """Say whether the last worker succeeded, and only what that is worth was still to be found out.
+
+    So it is, too, when its conditions could not be evaluated: the step failed, but not what it did.
+    """
     last = record.last
     succeeded = last is not None and last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED
-    return succeeded and record.state in (StepState.SETTLING, StepState.CHECKING)
+    unjudged = record.state is StepState.FAILED and record.verdict is ev.Verdict.ERROR
+    return succeeded and (unjudged or record.state in (StepState.SETTLING, StepState.CHECKING))
 
 
 def finally_starts_again(state: RunState, settled: Mapping[str, ev.Outcome]) -> bool:
     """Say whether something outside `finally` has to run again: then all of `finally` comes after it once more."""
-    outside = (record for record in state.records.values() if not record.in_finally and record.instances is None)
-    return not all(is_kept(record, settled) for record in outside)
+    outside = {record.key for record in state.records.values() if not record.in_finally}
+    return not outside <= staying(state, settled)
 
 
 def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, StepRecord]) -> Iterator[ev.StepEvent]:
@@ -47,6 +79,7 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
     """
     settled = {found.step: found.outcome for found in resumed.settled}
     adopted = {found.step: found for found in resumed.adopted}
+    stays = staying(old, settled)
     again = finally_starts_again(old, settled)
     for record in old.records.values():
         if record.key not in known or (record.in_finally and again):
@@ -57,7 +90,7 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
                 yield ev.StepExpanded(at=resumed.at, step=record.key, items=items)
         elif record.key in adopted:
             yield from _under_way(adopted[record.key], record, resumed.at)
-        elif is_kept(record, settled):
+        elif record.key in stays:
             yield _ended(record)
         elif record.key not in settled and has_succeeded(record):
             yield from _to_be_judged(record)

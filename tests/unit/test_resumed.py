@@ -11,11 +11,11 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.invariants import validate
-from runner.engine.resumed import finally_starts_again, is_kept
+from runner.engine.resumed import finally_starts_again, is_kept, staying
 from runner.engine.simulate import Simulation, simulate
 from runner.engine.state import HOLDING, RunState, StepState, initial_state
-from runner.plan.model import ForEach, OnRunnerExit, Plan, Repeat
-from tests.unit.plays import IDLE, ends, gives, launches, plan, play, script, step
+from runner.plan.model import ForEach, Need, NeedOn, OnRunnerExit, Plan, Repeat
+from tests.unit.plays import IDLE, SQL, ends, gives, launches, plan, play, script, step
 from tests.unit.random_runs import World, random_plan
 
 RUNS = 600
@@ -56,6 +56,41 @@ def test_what_succeeded_is_not_run_again_and_what_failed_is() -> None:
     assert ends(second) == {"a": "succeeded", "b": "succeeded", "c": "succeeded"}
     assert launches(second, "a") == []
     assert [event.attempt for event in second.events if isinstance(event, ev.AttemptLaunching)] == [2, 1]
+
+
+def test_what_was_skipped_because_of_what_stays_stays_skipped() -> None:
+    after_failure = Need(step="a", on=NeedOn.FAILURE)
+    p = plan(step("a"), step("b", after_failure), step("c", "b"), finally_=(step("z"),))
+    first = play(p)
+    assert ends(first) == {"a": "succeeded", "b": "skipped", "c": "skipped", "z": "succeeded"}
+    assert not finally_starts_again(first.state, {})
+    second = take_up(p, first.events)
+    assert ends(second) == ends(first)
+    assert launches(second, "z") == []
+
+
+def test_what_was_skipped_because_of_a_failure_has_another_chance() -> None:
+    p = plan(step("a"), step("b", "a"), step("c", "b"), finally_=(step("z"),))
+    first = play(p, {"a": [script(ev.Outcome.FAILED)]})
+    assert staying(first.state, {}) == {"z"}
+    assert finally_starts_again(first.state, {})
+
+
+def test_a_success_that_could_not_be_judged_is_judged_again_and_not_run_again() -> None:
+    p = plan(step("a", verify=SQL))
+    first = play(p, verdicts={"a": [ev.Verdict.ERROR]})
+    assert ends(first) == {"a": "failed"}
+    second = take_up(p, first.events)
+    assert ends(second) == {"a": "succeeded"}
+    assert launches(second, "a") == []
+
+
+def test_a_success_that_was_found_wanting_runs_again() -> None:
+    p = plan(step("a", verify=SQL))
+    first = play(p, verdicts={"a": [ev.Verdict.FAIL]})
+    second = take_up(p, first.events)
+    assert ends(second) == {"a": "succeeded"}
+    assert len(launches(second, "a")) == 1
 
 
 def test_what_was_known_of_a_step_that_is_kept_stays_known() -> None:
