@@ -98,8 +98,11 @@ def _conduct(course: Course, clock: Clock) -> int:
 
         for number in _SIGNALS:
             loop.add_signal_handler(number, interrupt, int(number))
-        async with looker.looking(run, course.run_id, wanted=course.watching.live):
-            return await run.execute()
+        try:
+            async with looker.looking(run, course.run_id, wanted=course.watching.live):
+                return await run.execute()
+        finally:
+            _ignore_signals(loop)
 
     began = clock.now()
     try:
@@ -123,6 +126,18 @@ def _conduct(course: Course, clock: Clock) -> int:
     if result.record_errors and result.exit_code == 0:
         return 1
     return result.exit_code
+
+
+def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
+    """Let the run's own exit code stand, whatever comes while there is nothing left but to tell it.
+
+    The loop would go on writing signals to a pipe that it closes before it lets go of them.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    for number in _SIGNALS:
+        loop.remove_signal_handler(number)
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
 def _past_runs(course: Course, now: float) -> tuple[PastRun, ...]:

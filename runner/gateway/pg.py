@@ -20,7 +20,7 @@ from runner.gateway.commits import Commits
 from runner.gateway.conninfo import recorded, with_keepalives
 from runner.gateway.following import AdoptedWorker
 from runner.gateway.ledger import Ledger
-from runner.gateway.monitor import MonitorSession
+from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR, MonitorSession
 from runner.gateway.pooler import refuse_shared_sessions
 from runner.gateway.proving import ProvingWorker
 from runner.gateway.queries import query
@@ -139,12 +139,25 @@ class PgGateway:
         return self.ledger.problem
 
     async def query(self, query: Query) -> QueryResult:
-        """Run a statement of the plan's that only reads; again if its session was lost, because it can do no harm."""
-        try:
-            return await self._reading.query(query)
-        except ServerLostError:
-            await self._monitor.reconnected()
-            return await self._reading.query(query)
+        """Run a statement of the plan's that only reads; again if its session was lost, because it can do no harm.
+
+        A connection for it is waited for as that of the monitor session is: a server that has none to give now says
+        nothing of the step.
+        """
+        now, lost = asyncio.get_running_loop().time, False
+        until = now() + RECONNECT_FOR
+        while True:
+            try:
+                return await self._reading.query(query)
+            except ConnectionFailedError as error:
+                if now() >= until:
+                    raise ServerLostError(error.message) from error
+                await asyncio.sleep(RECONNECT_EVERY)
+            except ServerLostError:
+                if lost:
+                    raise
+                lost = True
+                await self._monitor.reconnected()
 
     async def look(self) -> tuple[LiveWorker, ...]:
         """Ask on the monitor session what the run's workers do: a run has no connection for onlookers."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from runner.errors import ConnectionFailedError, ServerLostError
 from runner.gateway.base import Query, QueryResult
 from runner.gateway.session import Session
 from runner.gateway.settings import query_settings
@@ -26,7 +25,7 @@ class ReadingSession:
         self._lock = asyncio.Lock()
 
     async def query(self, query: Query) -> QueryResult:
-        """Run a query read-only. ServerLostError if the server cannot be reached."""
+        """Run a query read-only. ServerLostError if the session is lost, ConnectionFailedError if there is none."""
         async with self._lock:
             session = await self._live_session()
             reply = await session.query(("settings", (query_settings(query, session.search_path),)), query.sql)
@@ -46,8 +45,5 @@ class ReadingSession:
         if self._session is not None and not self._session.lost:
             return self._session
         await self.close()
-        try:
-            self._session = await self._connect()
-        except ConnectionFailedError as error:
-            raise ServerLostError(error.message) from error
+        self._session = await self._connect()
         return self._session

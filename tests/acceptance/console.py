@@ -65,6 +65,11 @@ class Started:
         """Send the process a signal."""
         self._process.send_signal(number)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the process has not ended yet."""
+        return self._process.poll() is None
+
     def ended(self) -> Ran:
         """Wait for the end."""
         out, err = self._process.communicate(timeout=PATIENCE)

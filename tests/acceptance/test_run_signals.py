@@ -79,6 +79,19 @@ def test_a_signal_before_the_first_launch_starts_nothing(jobplan: Jobplan, db: D
     assert db.column("SELECT step FROM done") == []
 
 
+def test_signals_that_come_when_the_run_is_over_change_nothing(jobplan: Jobplan, db: Database) -> None:
+    plan = jobplan.plan("- {id: one, sql: SELECT 1}")
+    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    until(lambda: jobplan.happened("run_finished"))
+    while started.alive:
+        started.send(signal.SIGINT)
+        started.send(signal.SIGTERM)
+    ran = started.ended()
+    assert ran.code == 0
+    assert ran.err.count("\n") == 4, ran.err
+    assert "1 succeeded" in ran.last_line
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_while_connecting_ends_at_once(jobplan: Jobplan, number: signal.Signals, code: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+from collections.abc import Callable
 
 import psycopg
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from runner.embedded import EmbeddedServer
 from runner.embedded.server import Mode
 from runner.engine import events as ev
 from runner.engine.state import StepState
+from runner.errors import ServerLostError
 from runner.gateway.base import Query
 from runner.identity import runner_name
 from runner.plan.model import Need, NeedOn
@@ -88,6 +91,26 @@ async def test_a_condition_is_read_again_on_a_new_session(dsn: str) -> None:
         assert (await house.gateway.query(Query(sql="SELECT true"))).rows == (("t",),)
         strike(dsn, house.run_id, SESSIONS)
         assert (await house.gateway.query(Query(sql="SELECT true"))).rows == (("t",),)
+
+
+async def test_a_condition_waits_for_a_connection(database: str, new_role: Callable[..., str]) -> None:
+    dsn = new_role("CONNECTION LIMIT 1")
+    role = conninfo_to_dict(dsn)["user"]
+    async with RealHouse(dsn, "losses-limit") as house:  # the monitor session is the one that the role may have
+        reading = asyncio.create_task(house.gateway.query(Query(sql="SELECT true")))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(reading), 0.5)
+        ask(database, f"ALTER ROLE {role} CONNECTION LIMIT -1")
+        assert (await reading).rows == (("t",),)
+
+
+async def test_a_condition_that_gets_no_connection_is_given_up(
+    new_role: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.gateway.pg.RECONNECT_FOR", 0.0)
+    async with RealHouse(new_role("CONNECTION LIMIT 1"), "losses-none") as house:
+        with pytest.raises(ServerLostError, match="too many connections"):
+            await house.gateway.query(Query(sql="SELECT true"))
 
 
 async def test_a_step_that_may_run_again_does_so_when_its_lost_worker_has_gone(database: str) -> None:
