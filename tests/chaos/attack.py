@@ -38,15 +38,11 @@ class Lane:
     samples: Path
     server_wide: bool
     faketime: Path | None = None
-    commands: frozenset[str] = frozenset()
 
     @property
     def possible(self) -> frozenset[Fault]:
         """The faults that can be brought about here."""
-        missing = {Fault.CLOCK_JUMP} if self.faketime is None else set()
-        missing |= {Fault.CANCEL_COMMAND} if "cancel" not in self.commands else set()
-        missing |= {Fault.RIVAL} if "resume" not in self.commands else set()
-        return frozenset(Fault) - missing
+        return frozenset(Fault) - ({Fault.CLOCK_JUMP} if self.faketime is None else set())
 
     def connect(self) -> psycopg.Connection[Any]:
         """Connect to the lane's database. OperationalError if the server has no connection to give now."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import queue
@@ -35,9 +34,6 @@ _SHARED_LANES = 2
 _OWN_LANES = 2
 #: The share of trials that have a fault which strikes the whole server.
 _SERVER_WIDE = 0.3
-_COMMANDS = frozenset(
-    name for name in ("resume", "status", "cancel", "ledger") if importlib.util.find_spec(f"runner.cli.{name}")
-)
 #: The witness wants to know when a transaction has committed.
 _SETTINGS = {"track_commit_timestamp": "on", "max_parallel_workers": "0"}
 _SMALL = {**_SETTINGS, "max_connections": "24", "max_worker_processes": "14"}
@@ -135,7 +131,6 @@ class Campaign:
                         samples=samples,
                         server_wide=server_wide,
                         faketime=self._faketime,
-                        commands=_COMMANDS,
                     )
                 )
             yield lanes
@@ -176,9 +171,13 @@ def _watched(server: EmbeddedServer, samples: Path) -> Iterator[None]:
 
 
 def _new_database(server: EmbeddedServer, name: str) -> str:
+    """Make a database with the ledger in it, which half of the trials use, and return the connection to it."""
     with psycopg.connect(server.dsn, autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name}".encode())
-    return make_conninfo(server.dsn, dbname=name)
+    conninfo = make_conninfo(server.dsn, dbname=name)
+    command = [sys.executable, "-m", "runner", "ledger", "install", "--dsn", conninfo]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    return conninfo
 
 
 def summary(order: Order, verdicts: Sequence[dict[str, Any]]) -> str:

@@ -77,12 +77,17 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
-    """All that the judge is given: `events` are the journal's, through all phases, `reported` those of the reports."""
+    """All that the judge is given.
+
+    `events` are the journal's, through all phases; `elsewhere` those of journals on machines that the run has left;
+    `reported` those of the reports.
+    """
 
     plan: ChaosPlan
     events: Sequence[Event]
     phases: Sequence[Phase]
     effects: Effects
+    elsewhere: Sequence[Sequence[Event]] = ()
     reported: Sequence[Event] = ()
     samples: Sequence[Sample] = ()
     ledger: bool = False

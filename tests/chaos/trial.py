@@ -18,7 +18,7 @@ from tests.chaos.evidence import Effects, Event, Evidence, Phase, read_effects
 from tests.chaos.faults import Fault, Planned, draw, draw_between, strike
 from tests.chaos.plans import random_plan
 from tests.chaos.sampler import samples_of
-from tests.chaos.witness import CODES, Violation, judge, read_claims
+from tests.chaos.witness import CODES, Violation, all_claims, judge
 from tests.chaos.work import Work
 
 #: Seconds for which the last workers of a run may live on; the longest detach step takes little more than one.
@@ -56,7 +56,7 @@ class Trial:
         self._lane = lane
         self._folder = folder
         self._plan = random_plan(self._random, f"c{number}")
-        self._ledger = self._random.random() < 0.5 and "ledger" in lane.commands
+        self._ledger = self._random.random() < 0.5
         self._phases: list[Phase] = []
         #: What was asked last, and the answers; and how many questions there were.
         self._marks: dict[str, str] = {}
@@ -83,7 +83,7 @@ class Trial:
             violations.append(Violation(rule="done", message=f"not done after {len(self._phases)} commands"))
         if not gone:
             violations.append(Violation(rule="gone", message=f"workers live on: {', '.join(self._alive())}"))
-        claims = read_claims(evidence.events)
+        claims = all_claims(evidence)
         verdict = Verdict(
             number=self._number,
             server_wide=self._lane.server_wide,
@@ -108,8 +108,6 @@ class Trial:
             if ended.code not in CODES or ended.code in _OVER or (ended.code == 1 and not ended.faults):
                 return True
             self._answer(sorted(set(_ASKED.findall(ended.err))))
-            if "resume" not in self._lane.commands and self._known_run():
-                return True
             time.sleep(self._random.choice((0.0, self._random.random())))
         return False
 
@@ -153,16 +151,25 @@ class Trial:
         report = ["--report", f"jsonl={self._folder / name}.jsonl"]
         if not self._known_run():
             return ["run", self._folder / "plan.yaml", *self._where(), *report]
-        elsewhere: list[str] = []
         if self._ledger and self._random.random() < 0.25:
-            self._homes.append(self._lane.disk.folder / f"trial-{self._number}-{len(self._homes)}")
-            elsewhere = ["--from-ledger"]
+            self._move()
         marks = [part for key, state in self._marks.items() for part in ("--mark", f"{key}={state}")]
         orphans = self._random.choice((["--orphans", "wait"], ["--orphans", "cancel"], []))
-        return ["resume", self._known_run(), *self._where(), *elsewhere, *orphans, *marks, *report]
+        return ["resume", self._known_run(), *self._where(), *orphans, *marks, *report]
+
+    def _move(self) -> None:
+        """Go on from another machine, which has nothing of the run but what is in the ledger."""
+        home = self._lane.disk.folder / f"trial-{self._number}-{len(self._homes)}"
+        name = f"{len(self._phases)}-restore"
+        attack = Attack(self._lane, self._folder, name, run_id=self._known_run, others=self._others)
+        arguments = ["ledger", "restore", self._known_run(), "--dsn", self._lane.conninfo, "--journal", home]
+        ended = attack.carry_out(arguments, [], int, self._random)
+        self._phases.append(Phase(command=name, code=ended.code, stderr=ended.err))
+        if ended.code == 0:
+            self._homes.append(home)
 
     def _where(self) -> list[str | Path]:
-        ledger = [] if self._ledger or "ledger" not in self._lane.commands else ["--no-ledger"]
+        ledger = [] if self._ledger else ["--no-ledger"]
         return ["--dsn", self._lane.conninfo, "--journal", self._homes[-1], *ledger]
 
     def _others(self, command: str) -> list[str | Path]:
@@ -211,14 +218,12 @@ class Trial:
 
     def _hidden(self) -> list[str]:
         """Return the workers that live before and after `jobplan status` has looked, and that it does not name."""
-        if "status" not in self._lane.commands:
-            return []
         before = self._alive()
         attack = Attack(
             self._lane, self._folder, f"{len(self._phases)}-status", run_id=self._known_run, others=self._others
         )
         arguments = ["status", "--dsn", self._lane.conninfo, "--format", "json"]
-        ended = attack.carry_out(arguments, [], lambda: 0, self._random)
+        ended = attack.carry_out(arguments, [], int, self._random)
         after = self._alive()
         runs = json.loads(ended.out or "{}").get("runs", [])
         named = {worker["step"] for run in runs if run["run"] == self._run_id for worker in run["workers"]}
@@ -244,7 +249,8 @@ class Trial:
                 effects = read_effects(connection, self._plan, run_id)
         return Evidence(
             plan=self._plan,
-            events=list(_events(self._files())),
+            events=list(_events(self._files()[-1:])),
+            elsewhere=[list(_events([path])) for path in self._files()[:-1]],
             reported=list(_events(sorted(self._folder.glob("*.jsonl")))),
             phases=tuple(self._phases),
             effects=effects,

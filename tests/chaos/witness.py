@@ -58,12 +58,24 @@ class Claims:
 
 def judge(evidence: Evidence) -> list[Violation]:
     """Return everything that is not as it was promised."""
-    claims = read_claims(evidence.events)
+    claims = all_claims(evidence)
     return [
         Violation(rule=rule.__name__.removeprefix("_"), message=message)
         for rule in _RULES
         for message in rule(evidence, claims)
     ]
+
+
+def all_claims(evidence: Evidence) -> Mapping[str, Claims]:
+    """Return what was said in every record of the run; where two machines' records differ, what the later one says."""
+    merged: dict[str, Claims] = defaultdict(Claims)
+    for events in (*evidence.elsewhere, evidence.events):
+        for key, claim in read_claims(events).items():
+            merged[key].launched |= claim.launched
+            merged[key].outcomes.update(claim.outcomes)
+            merged[key].ever_unknown |= claim.ever_unknown
+            merged[key].state = claim.state
+    return merged
 
 
 def read_claims(events: Sequence[Event]) -> Mapping[str, Claims]:
@@ -255,7 +267,7 @@ def _ending(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
 
 
 def _nothing_to_cancel(phase: Phase) -> bool:
-    return "-cancel-" in phase.command and phase.code == 2 and "lives on the server" in phase.stderr
+    return "-cancel" in phase.command and phase.code == 2 and "lives on the server" in phase.stderr
 
 
 def _tail(text: str) -> str:

@@ -220,6 +220,17 @@ def test_what_a_resume_has_settled_is_a_claim() -> None:
     assert rules(a_plan(INSERT), resumed("unknown"), row("a"), phase=GONE) == []
 
 
+def test_what_two_machines_have_recorded_is_read_apart() -> None:
+    def resumed(*keys: str) -> Event:
+        return {"event": "run_resumed", "settled": [{"step": key, "outcome": "failed", "by": "ledger"} for key in keys]}
+
+    here = [launch("a"), resumed("a"), launch("a", 2), end("a", "succeeded", 2), state("a", "succeeded")]
+    there = [launch("a"), resumed("a"), launch("a", 2), end("a", "succeeded", 2), state("a", "succeeded")]
+    assert rules(a_plan(INSERT), there, row("a"), elsewhere=[here], phase=GONE) == []
+    assert rules(a_plan(INSERT), there[:1], row("a"), elsewhere=[here], phase=GONE) == []
+    assert rules(a_plan(INSERT), there, elsewhere=[here], phase=GONE) == ["missing"]
+
+
 def test_what_only_a_report_has_said_counts() -> None:
     over = Phase(command="run", code=1, alive=("a",), stderr="the record is lost")
     told = ran("a", "detached")
