@@ -162,7 +162,8 @@ class Trial:
         home = self._lane.disk.folder / f"trial-{self._number}-{len(self._homes)}"
         name = f"{len(self._phases)}-restore"
         attack = Attack(self._lane, self._folder, name, run_id=self._known_run, others=self._others)
-        arguments = ["ledger", "restore", self._known_run(), "--dsn", self._lane.conninfo, "--journal", home]
+        arguments: list[str | Path] = ["ledger", "restore", self._known_run()]
+        arguments += ["--dsn", self._lane.conninfo, "--journal", home]
         ended = attack.carry_out(arguments, [], int, self._random)
         self._phases.append(Phase(command=name, code=ended.code, stderr=ended.err))
         if ended.code == 0:
