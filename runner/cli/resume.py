@@ -19,7 +19,7 @@ from runner.cli.reporting import report_option, wanted_reports
 from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
-from runner.engine.resumed import staying
+from runner.engine.resumed import steps_over
 from runner.engine.takeover import Orphans, Takeover
 from runner.errors import JobplanError, PlanError, RecordError, UsageError
 from runner.lint import read_plan
@@ -126,6 +126,7 @@ def _resume(options: Options) -> int:
         watching=options.watching,
         reports=destinations,
         ledger=options.ledger,
+        left_out=frozenset(started.left_out),
         history=record.events,
         earlier=record.state,
         takeover=Takeover(
@@ -211,5 +212,6 @@ def _text(value: object) -> str:
 
 def _is_done(record: Record, plan: Plan) -> bool:
     """Say whether the run has ended, and nothing of this plan would begin anew."""
-    over = staying(record.state, {}) == record.state.records.keys()
+    steps = {key for key, step in record.state.records.items() if step.instances is None}
+    over = steps <= steps_over(record.state, {}, plan)
     return record.state.finished is not None and over and sha256(plan) == sha256(record.plan)

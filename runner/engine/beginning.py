@@ -22,8 +22,16 @@ class RunContext:
     sha256: str
 
 
-def started(plan: Plan, context: RunContext, info: ServerInfo, ledger_problem: str | None, at: float) -> ev.RunStarted:
-    """Return the event of a run that begins on this server."""
+def started(
+    plan: Plan,
+    context: RunContext,
+    info: ServerInfo,
+    *,
+    left_out: frozenset[str],
+    ledger_problem: str | None,
+    at: float,
+) -> ev.RunStarted:
+    """Return the event of a run that begins on this server. The steps `left_out` were not selected."""
     return ev.RunStarted(
         at=at,
         jobplan=context.jobplan,
@@ -42,6 +50,7 @@ def started(plan: Plan, context: RunContext, info: ServerInfo, ledger_problem: s
         system_identifier=info.system_identifier,
         ledger=info.ledger,
         ledger_problem=ledger_problem,
+        left_out=tuple(sorted(left_out)),
     )
 
 

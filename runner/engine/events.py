@@ -137,6 +137,7 @@ class RunStarted(Event):
     system_identifier: str | None = None
     ledger: str | None = None
     ledger_problem: str | None = None
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

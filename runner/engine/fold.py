@@ -12,9 +12,9 @@ from typing import Any
 
 from runner.engine import events as ev
 from runner.engine.indices import enqueue, expect_server_end, forget_server_end, leave, overtake, told_of, wait_until
+from runner.engine.needs import need_met
 from runner.engine.resumed import carried_over, keep_facts
 from runner.engine.state import BAD, RunState, StepRecord, StepState, initial_state, new_record
-from runner.plan.model import NeedOn
 
 #: Seconds between two attempts to get more workers from a server that has just refused one.
 PROBE_INTERVAL = 1.0
@@ -314,18 +314,3 @@ def _begin_finally(state: RunState) -> None:
     for step in state.plan.finally_:
         if not step.needs and state.records[step.id].state is StepState.PENDING:
             state.released[step.id] = None
-
-
-def need_met(on: NeedOn, state: StepState, skip: ev.StepSkipped | None) -> bool:
-    """Say whether a step that ended in `state` lets a dependent start that needs it `on`.
-
-    A step skipped by its own condition counts as a success: there was nothing to do. So does one that was not selected:
-    whoever selects says that it is done.
-    """
-    if on is NeedOn.DONE:
-        return True
-    if on is NeedOn.FAILURE:
-        return state in BAD
-    if state is StepState.SKIPPED:
-        return skip is not None and skip.reason in (ev.SkipReason.CONDITION, ev.SkipReason.NOT_SELECTED)
-    return state in (StepState.SUCCEEDED, StepState.FAILED_ALLOWED)

@@ -101,10 +101,19 @@ class Run:
             await hold_run(self._gateway, self._context.run_id)
             await self._hold_group()
             if self._takeover is None:
-                self._emit(started(self._plan, self._context, info, self._ledger_problem, self._clock.now()))
-                self._leave_out()
+                self._emit(
+                    started(
+                        self._plan,
+                        self._context,
+                        info,
+                        left_out=self._left_out,
+                        ledger_problem=self._ledger_problem,
+                        at=self._clock.now(),
+                    )
+                )
             else:
                 await self._take_up(self._takeover, values)
+            self._leave_out()
             self._under_way = True
             await self._until_over()
             steps = {key: str(record.state) for key, record in self.state.records.items()}
@@ -143,6 +152,7 @@ class Run:
             self.state,
             self._gateway,
             takeover,
+            plan=self._plan,
             run_id=self._context.run_id,
             values=lambda record: values_for(self.state, record, values),
             clock=self._clock,
@@ -177,7 +187,7 @@ class Run:
     def _leave_out(self) -> None:
         """Skip what was not selected; whoever selects says that it is done, so dependents run."""
         for step in self._plan.steps:
-            if step.id in self._left_out:
+            if step.id in self._left_out and not self.state.records[step.id].final:
                 self._emit(ev.StepSkipped(at=self._clock.now(), step=step.id, reason=ev.SkipReason.NOT_SELECTED))
 
     async def _until_over(self) -> None:

@@ -6,11 +6,13 @@ after a resumption that could not have come about in a run.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from runner.engine import events as ev
+from runner.engine.items import literal_items
+from runner.engine.needs import need_met
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
-from runner.plan.graph import topological_order
+from runner.plan.model import NeedOn, Plan, Step
 
 
 def is_kept(record: StepRecord, settled: Mapping[str, ev.Outcome]) -> bool:
@@ -27,33 +29,6 @@ def is_kept(record: StepRecord, settled: Mapping[str, ev.Outcome]) -> bool:
     return record.state in (StepState.SUCCEEDED, StepState.FAILED_ALLOWED)
 
 
-def staying(state: RunState, settled: Mapping[str, ev.Outcome]) -> frozenset[str]:
-    """Return the steps and instances that stay as they are.
-
-    Beside those that are kept, that is who was skipped because of others, if of all those nothing new is known.
-    """
-    found: set[str] = set()
-    nothing_new: set[str] = set()
-    needs = {
-        key: (*(need.step for need in record.step.needs), *(record.instances or ()))
-        for key, record in state.records.items()
-    }
-    for key in topological_order(needs):
-        record = state.records[key]
-        because_of_others = record.skip is not None and record.skip.reason is ev.SkipReason.UPSTREAM
-        if record.state is StepState.SKIPPED and because_of_others:
-            stays = nothing_new.issuperset(needs[key])
-        elif record.instances is not None:
-            stays = found.issuperset(record.instances)
-        else:
-            stays = is_kept(record, settled)
-        if stays:
-            found.add(key)
-        if stays and key not in settled and nothing_new.issuperset(record.instances or ()):
-            nothing_new.add(key)
-    return frozenset(found)
-
-
 def has_succeeded(record: StepRecord) -> bool:
     """Say whether the last worker succeeded, and only what that is worth was still to be found out.
 
@@ -65,10 +40,53 @@ def has_succeeded(record: StepRecord) -> bool:
     return succeeded and (unjudged or record.state in (StepState.SETTLING, StepState.CHECKING))
 
 
-def finally_starts_again(state: RunState, settled: Mapping[str, ev.Outcome]) -> bool:
-    """Say whether something outside `finally` has to run again: then all of `finally` comes after it once more."""
-    outside = {record.key for record in state.records.values() if not record.in_finally}
-    return not outside <= staying(state, settled)
+def steps_over(state: RunState, settled: Mapping[str, ev.Outcome], plan: Plan) -> frozenset[str]:
+    """Return the steps that are kept, and those that were skipped for the end of one of them.
+
+    `plan` is the one to go on with: in it, what a step needs may have changed.
+    """
+    over = {key for key, record in state.records.items() if is_kept(record, settled)}
+    dependents: dict[str, list[tuple[str, NeedOn]]] = {}
+    for step in (*plan.steps, *plan.finally_):
+        for need in step.needs:
+            dependents.setdefault(need.step, []).append((step.id, need.on))
+    found = list(over)
+    while found:
+        needed = state.records[found.pop()]
+        ended = StepState.SUCCEEDED if needed.key in settled else needed.state
+        for key, on in dependents.get(needed.key, ()):
+            skipped = key in state.records and key not in settled and _is_skipped_for_another(state.records[key])
+            if skipped and key not in over and not need_met(on, ended, needed.skip):
+                over.add(key)
+                found.append(key)
+    return frozenset(over)
+
+
+def _is_skipped_for_another(record: StepRecord) -> bool:
+    return (
+        record.state is StepState.SKIPPED and record.skip is not None and record.skip.reason is ev.SkipReason.UPSTREAM
+    )
+
+
+def finally_starts_again(state: RunState, settled: Mapping[str, ev.Outcome], plan: Plan) -> bool:
+    """Say whether something outside `finally` has to run: then all of `finally` comes after it once more.
+
+    `plan` is the one to go on with, which may have steps that have not been there before.
+    """
+    if not steps_known(state, plan.steps) <= state.records.keys():
+        return True
+    outside = {key for key, record in state.records.items() if not record.in_finally and record.instances is None}
+    return not outside <= steps_over(state, settled, plan)
+
+
+def steps_known(state: RunState, steps: Iterable[Step]) -> set[str]:
+    """Return what there is of these steps when the run goes on: they, and the instances of what has been expanded."""
+    known = {step.id for step in steps}
+    for step in steps:
+        record = state.records.get(step.id)
+        if record is not None and record.instances is not None and step.for_each is not None:
+            known.update(item.key for item in _items(state, record, step))
+    return known
 
 
 def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, StepRecord]) -> Iterator[ev.StepEvent]:
@@ -79,18 +97,18 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
     """
     settled = {found.step: found.outcome for found in resumed.settled}
     adopted = {found.step: found for found in resumed.adopted}
-    stays = staying(old, settled)
-    again = finally_starts_again(old, settled)
+    again = finally_starts_again(old, settled, old.plan)
+    over = steps_over(old, settled, old.plan)
     for record in old.records.values():
         if record.key not in known or (record.in_finally and again):
             continue
         if record.instances is not None:
             if known[record.key].step.for_each is not None:
-                items = tuple(_item(old.records[key]) for key in record.instances)
+                items = _items(old, record, known[record.key].step)
                 yield ev.StepExpanded(at=resumed.at, step=record.key, items=items)
         elif record.key in adopted:
             yield from _under_way(adopted[record.key], record, resumed.at)
-        elif record.key in stays:
+        elif record.key in over:
             yield _ended(record)
         elif record.key not in settled and has_succeeded(record):
             yield from _to_be_judged(record)
@@ -108,8 +126,11 @@ def keep_facts(old: StepRecord, new: StepRecord) -> None:
         new.attempt = new.attempts_before = old.attempt
 
 
-def _item(record: StepRecord) -> ev.Item:
-    return ev.Item(key=record.key, values=record.values)
+def _items(state: RunState, record: StepRecord, step: Step) -> tuple[ev.Item, ...]:
+    """Return the items to go on with: those that the plan lists now, or those that its query gave."""
+    if step.for_each is not None and step.for_each.sql is None:
+        return literal_items(step)
+    return tuple(ev.Item(key=key, values=state.records[key].values) for key in record.instances or ())
 
 
 def _under_way(adopted: ev.Adopted, record: StepRecord, now: float) -> Iterator[ev.StepEvent]:

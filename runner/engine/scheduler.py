@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 from runner.engine import events as ev
 from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
-from runner.engine.fold import SERVER_CAPACITY, need_met
+from runner.engine.fold import SERVER_CAPACITY
 from runner.engine.items import literal_items
+from runner.engine.needs import need_met
 from runner.engine.settling import last_word, settle
 from runner.engine.state import BAD, SLOTS, Place, RunState, StepRecord, StepState
 from runner.plan.model import OnFailure, OnRunnerExit

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from runner.clock import Clock, rfc3339
 from runner.engine import events as ev
 from runner.engine.conditions import Conditions
-from runner.engine.resumed import finally_starts_again, has_succeeded, is_kept
+from runner.engine.resumed import finally_starts_again, has_succeeded, is_kept, steps_known
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.errors import OpenQuestionError, PreflightError, UsageError
 from runner.gateway.base import Gateway, ServerInfo
 from runner.identity import worker_name
-from runner.plan.model import Value
+from runner.plan.model import Plan, Value
 
 #: Seconds that the sessions of a runner that is gone get to notice it, and between two looks at them.
 SESSIONS_LINGER = 30.0
@@ -77,16 +77,18 @@ async def look_into(
     gateway: Gateway,
     takeover: Takeover,
     *,
+    plan: Plan,
     run_id: str,
     values: Callable[[StepRecord], Mapping[str, Value | None]],
     clock: Clock,
 ) -> Findings:
     """Find out what became of the workers of `state`, the run as its record has it.
 
-    `values` gives what a step's SQL may name. UsageError if a mark contradicts what is known; OpenQuestionError, with
-    all questions, if an outcome can only be told by a person; PreflightError if the earlier runner is not gone.
+    `plan` is the one to go on with; `values` gives what a step's SQL may name. UsageError if a mark contradicts what is
+    known; OpenQuestionError, with all questions, if an outcome can only be told by a person; PreflightError if the
+    earlier runner is not gone, or if a worker lives whose step the plan does not have any more.
     """
-    return await _Inquiry(state, gateway, takeover, run_id=run_id, values=values, clock=clock).findings()
+    return await _Inquiry(state, gateway, takeover, plan=plan, run_id=run_id, values=values, clock=clock).findings()
 
 
 class _Inquiry:
@@ -96,10 +98,12 @@ class _Inquiry:
         gateway: Gateway,
         takeover: Takeover,
         *,
+        plan: Plan,
         run_id: str,
         values: Callable[[StepRecord], Mapping[str, Value | None]],
         clock: Clock,
     ) -> None:
+        self._plan = plan
         self._state = state
         self._gateway = gateway
         self._takeover = takeover
@@ -115,12 +119,13 @@ class _Inquiry:
         self._check_marks(alive)
         settled, questions = await self._settle(alive)
         outcomes = {found.step: found.outcome for found in settled}
-        if finally_starts_again(self._state, outcomes):
+        if finally_starts_again(self._state, outcomes, self._plan):
             late = {key: worker for key, worker in alive.items() if self._state.records[key].in_finally}
             await self._stop(late, cancel=False)
             alive = {key: worker for key, worker in alive.items() if key not in late}
             more, further = await self._settle(alive, only=late)
             settled, questions = [*settled, *more], [*questions, *further]
+        self._check_plan(alive)
         if questions:
             raise OpenQuestionError(questions)
         adopted = [
@@ -146,6 +151,11 @@ class _Inquiry:
         while self._clock.now() < until and self._expected() - {worker.application_name for worker in left.workers}:
             await asyncio.sleep(LOOK)
             left = await self._gateway.left_behind()
+        if left.unseen:
+            raise PreflightError(
+                f"run {self._run_id}: {left.unseen} of its workers belong to a role whose work yours may not see.",
+                hint="Resume as that role, or GRANT pg_read_all_stats and pg_signal_backend to yours.",
+            )
         steps = {worker_name(self._run_id, key): key for key in self._state.records}
         for worker in left.workers:
             if worker.application_name not in steps:
@@ -183,6 +193,15 @@ class _Inquiry:
                 raise UsageError(f"--mark {key}: it is {record.state} already.")
             if key in alive:
                 raise UsageError(f"--mark {key}: its worker (pid {alive[key].pid}) still runs.")
+
+    def _check_plan(self, alive: Mapping[str, ev.Worker]) -> None:
+        """See to it that the plan, should it have been changed, still has what runs."""
+        known = steps_known(self._state, (*self._plan.steps, *self._plan.finally_))
+        for key in alive.keys() - known:
+            raise PreflightError(
+                f"{key}: its worker (pid {alive[key].pid}) lives, and the plan does not have it any more.",
+                hint="Wait for its end with jobplan attach, or stop it with jobplan cancel.",
+            )
 
     async def _settle(
         self, alive: Mapping[str, ev.Worker], only: Mapping[str, object] | None = None

@@ -91,11 +91,13 @@ class GroupHolder:
 class LeftBehind:
     """What an earlier runner of this run has left on the server: its workers, and how many sessions of its own.
 
-    While there are such sessions, one of them may still be about to launch a worker.
+    While there are such sessions, one of them may still be about to launch a worker. `unseen` counts workers that this
+    role may not see: nothing can be said of them.
     """
 
     workers: tuple[Worker, ...] = ()
     sessions: int = 0
+    unseen: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -172,13 +172,16 @@ class MonitorSession:
         ServerLostError if the server does not come back within a minute.
         """
         workers = await self._run_patiently("workers", (self._prefix,))
-        sessions = await self._run_patiently("sessions", (runner_name(self._run_id),))
+        own = runner_name(self._run_id)
+        sessions = await self._run_patiently("sessions", (own,))
+        unseen = await self._run_patiently("unseen", (self._prefix, own))
         return LeftBehind(
             workers=tuple(
                 Worker(pid=int(row[0] or 0), backend_start=row[1] or "", application_name=row[2] or "")
                 for row in workers.rows
             ),
             sessions=len(sessions.rows),
+            unseen=int(unseen.rows[0][0] or 0),
         )
 
     async def _hold_again(self, session: Session) -> None:

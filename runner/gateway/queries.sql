@@ -232,7 +232,15 @@ WHERE backend_type = 'pg_background' AND starts_with(application_name, $1::text)
 -- about to launch a worker.
 SELECT pid
 FROM pg_stat_activity
-WHERE backend_type = 'client backend' AND application_name = $1::text AND pid <> pg_backend_pid()
+WHERE coalesce(backend_type, 'client backend') = 'client backend'
+  AND application_name = $1::text AND pid <> pg_backend_pid()
+
+-- name: unseen
+-- $1 beginning of the application names of the run's workers, $2 application_name of its own sessions. Whom this role
+-- may not see: of others only the name is shown.
+SELECT count(*)
+FROM pg_stat_activity
+WHERE backend_type IS NULL AND starts_with(application_name, $1::text) AND application_name <> $2::text
 
 -- name: waits_for
 -- $1 pid of a worker, $2 pid of a launcher session. A row if the worker waits for that session's snapshot (note 3).

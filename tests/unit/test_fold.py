@@ -7,8 +7,9 @@ import dataclasses
 import pytest
 
 from runner.engine import events as ev
-from runner.engine.fold import apply, need_met
+from runner.engine.fold import apply
 from runner.engine.invariants import validate
+from runner.engine.needs import need_met
 from runner.engine.state import FINAL, RunState, StepState, initial_state
 from runner.errors import Position
 from runner.plan.model import Budget, NeedOn, OnFinish, OnRunnerExit, Plan, Sql, Step

@@ -11,7 +11,7 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.invariants import validate
-from runner.engine.resumed import finally_starts_again, is_kept, staying
+from runner.engine.resumed import finally_starts_again, is_kept, steps_over
 from runner.engine.simulate import Simulation, simulate
 from runner.engine.state import HOLDING, RunState, StepState, initial_state
 from runner.plan.model import ForEach, Need, NeedOn, OnRunnerExit, Plan, Repeat
@@ -63,7 +63,7 @@ def test_what_was_skipped_because_of_what_stays_stays_skipped() -> None:
     p = plan(step("a"), step("b", after_failure), step("c", "b"), finally_=(step("z"),))
     first = play(p)
     assert ends(first) == {"a": "succeeded", "b": "skipped", "c": "skipped", "z": "succeeded"}
-    assert not finally_starts_again(first.state, {})
+    assert not finally_starts_again(first.state, {}, p)
     second = take_up(p, first.events)
     assert ends(second) == ends(first)
     assert launches(second, "z") == []
@@ -72,8 +72,8 @@ def test_what_was_skipped_because_of_what_stays_stays_skipped() -> None:
 def test_what_was_skipped_because_of_a_failure_has_another_chance() -> None:
     p = plan(step("a"), step("b", "a"), step("c", "b"), finally_=(step("z"),))
     first = play(p, {"a": [script(ev.Outcome.FAILED)]})
-    assert staying(first.state, {}) == {"z"}
-    assert finally_starts_again(first.state, {})
+    assert steps_over(first.state, {}, p) == {"z"}
+    assert finally_starts_again(first.state, {}, p)
 
 
 def test_a_success_that_could_not_be_judged_is_judged_again_and_not_run_again() -> None:
@@ -153,7 +153,7 @@ def test_a_step_skipped_by_its_condition_or_not_selected_stays_skipped() -> None
 def test_finally_comes_once_more_after_what_runs_again() -> None:
     p = plan(step("a"), finally_=(step("f"),))
     first = play(p, {"a": [script(ev.Outcome.FAILED)]})
-    assert finally_starts_again(first.state, {})
+    assert finally_starts_again(first.state, {}, p)
     second = take_up(p, first.events)
     assert len(launches(second, "f")) == 1
     assert launches(second, "f") > launches(second, "a")
@@ -162,7 +162,7 @@ def test_finally_comes_once_more_after_what_runs_again() -> None:
 def test_of_finally_only_the_rest_runs_if_nothing_else_is_left() -> None:
     p = plan(step("a"), finally_=(step("f"), step("g")))
     first = play(p, {"g": [script(ev.Outcome.FAILED)]})
-    assert not finally_starts_again(first.state, {})
+    assert not finally_starts_again(first.state, {}, p)
     second = take_up(p, first.events)
     assert [event.step for event in second.events if isinstance(event, ev.AttemptLaunching)] == ["g"]
 
@@ -197,7 +197,7 @@ def _drawn(random: Random, state: RunState) -> dict[str, tuple[Any, ...]]:
         if held and random.random() < 0.5:
             outcome = random.choice((ev.Outcome.SUCCEEDED, ev.Outcome.FAILED))
             settled.append(ev.Settled(step=record.key, outcome=outcome, by="verify"))
-    again = finally_starts_again(state, {found.step: found.outcome for found in settled})
+    again = finally_starts_again(state, {found.step: found.outcome for found in settled}, state.plan)
     told = {found.step for found in settled}
     lives = tuple(
         adopted(record.key, record.attempt)
@@ -227,7 +227,7 @@ def test_any_run_cut_anywhere_can_be_taken_up(seed: int) -> None:
             apply(state, event)
         told = _drawn(random, state)
         settled = {found.step: found.outcome for found in told["settled"]}
-        again = finally_starts_again(state, settled)
+        again = finally_starts_again(state, settled, p)
         kept = {
             key
             for key, record in state.records.items()
@@ -247,3 +247,49 @@ def test_any_run_cut_anywhere_can_be_taken_up(seed: int) -> None:
             if isinstance(launched, ev.AttemptLaunching):
                 assert launched.step not in kept, number
                 assert launched.attempt > before.get(launched.step, 0), number
+
+
+def test_a_step_for_a_failure_that_did_not_come_is_over() -> None:
+    p = plan(step("a"), step("mend", Need(step="a", on=NeedOn.FAILURE)), finally_=(step("clean"),))
+    first = play(p, {"clean": [script(ev.Outcome.FAILED)]})
+    assert ends(first) == {"a": "succeeded", "mend": "skipped", "clean": "failed"}
+    assert not finally_starts_again(first.state, {}, p)
+
+
+def test_what_was_skipped_for_such_a_step_is_over_too() -> None:
+    p = plan(step("a"), step("mend", Need(step="a", on=NeedOn.FAILURE)), step("tell", "mend"))
+    first = play(p)
+    assert steps_over(first.state, {}, p) == {"a", "mend", "tell"}
+    failed = play(p, {"a": [script(ev.Outcome.FAILED)]}, {"mend": [ev.Verdict.PROCEED]})
+    assert steps_over(failed.state, {}, p) == {"mend", "tell"}
+
+
+def test_what_was_skipped_for_a_step_that_runs_again_is_not_over() -> None:
+    p = plan(step("a"), step("b", "a"), step("c", "b"))
+    first = play(p, {"a": [script(ev.Outcome.FAILED)]})
+    assert steps_over(first.state, {}, p) == frozenset()
+    assert steps_over(first.state, {"a": ev.Outcome.SUCCEEDED}, p) == {"a"}
+
+
+def test_finally_comes_once_more_after_a_step_that_is_new_in_the_plan() -> None:
+    p = plan(step("a"), finally_=(step("f"), step("g")))
+    first = play(p, {"g": [script(ev.Outcome.FAILED)]})
+    changed = plan(step("a"), step("b"), finally_=p.finally_)
+    assert finally_starts_again(first.state, {}, changed)
+
+
+def test_an_item_that_is_new_in_the_plan_is_run() -> None:
+    p = plan(step("a", for_each=ForEach(as_="t", items=("x", "y"))), finally_=(step("f"),))
+    first = play(p, {"a[y]": [script(ev.Outcome.FAILED)]})
+    changed = plan(step("a", for_each=ForEach(as_="t", items=("x", "z"))), finally_=p.finally_)
+    state = first.state
+    state.plan = changed
+    assert finally_starts_again(state, {"a[y]": ev.Outcome.SUCCEEDED}, changed)
+    apply(state, resumed(50.0))
+    validate(state)
+    assert {key: record.state for key, record in state.records.items()} == {
+        "a": StepState.EXPANDED,
+        "f": StepState.PENDING,
+        "a[x]": StepState.SUCCEEDED,
+        "a[z]": StepState.PENDING,
+    }

@@ -329,3 +329,31 @@ async def test_a_worker_that_appears_late_is_not_taken_for_one_that_has_gone(mon
     _, record = await resume(p, gateway, recorded)
     (event,) = record.of(ev.RunResumed)
     assert [found.step for found in event.adopted] == ["a"]
+
+
+async def test_a_worker_that_lives_is_not_lost_with_its_step() -> None:
+    p = plan(step("a", "long"), step("b", "select 1", idempotent=True))
+    gateway = FakeGateway(scripts={"long": LONG})
+    recorded = await killed(p, gateway, ev.AttemptRunning, "a")
+    state = initial_state(p)
+    for event in recorded:
+        apply(state, event)
+    changed = plan(step("b", "select 1", idempotent=True))
+    with pytest.raises(PreflightError, match="a: its worker"):
+        await execute(changed, gateway, run_id=RUN, earlier=state, takeover=Takeover(by="ann"))
+
+
+async def test_the_selection_holds_although_the_runner_died_before_it_was_recorded_step_by_step() -> None:
+    p = plan(step("a", "select 1"), step("b", "select 2"))
+    gateway = FakeGateway()
+    _, first = await execute(p, gateway, run_id=RUN, left_out=frozenset({"b"}))
+    started = first.events[:1]
+    assert first.of(ev.RunStarted)[0].left_out == ("b",)
+    gateway.launched.clear()
+    state = initial_state(p)
+    apply(state, started[0])
+    result, _ = await execute(
+        p, gateway, run_id=RUN, left_out=frozenset({"b"}), clock=MonotonicClock(), earlier=state, takeover=Takeover()
+    )
+    assert [request.sql for request in gateway.launched] == ["select 1"]
+    assert _states(result) == {"a": "succeeded", "b": "skipped"}

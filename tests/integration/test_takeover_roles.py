@@ -1,0 +1,46 @@
+"""A run is only taken up by a role that can see what was left of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from runner.clock import MonotonicClock
+from runner.engine.state import initial_state
+from runner.engine.takeover import Takeover
+from runner.errors import PreflightError
+from runner.gateway.pg import PgGateway
+from tests.builders import new_run, plan, step
+from tests.integration.houses import Follower, RealHouse, ask
+
+RUN = "260101-unseen"
+
+
+async def test_workers_that_a_role_may_not_see_are_not_taken_for_gone(
+    database: str, new_role: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.engine.takeover.ON_ITS_WAY", 0.0)
+    p = plan(step("a", "SELECT pg_sleep(60)", idempotent=True))
+    weak = new_role()
+    async with RealHouse(database, RUN) as house:
+        await Follower(house, "a", "SELECT pg_sleep(60)").running()
+        await house.gateway.close()
+        run, recorder = new_run(
+            p,
+            PgGateway(weak, RUN),
+            run_id=RUN,
+            clock=MonotonicClock(),
+            earlier=initial_state(p),
+            takeover=Takeover(),
+        )
+        with pytest.raises(PreflightError, match="1 of its workers belong to a role"):
+            await run.execute()
+        assert not recorder.events
+        role = ask(weak, "SELECT current_user")[0][0]
+        ask(database, f"GRANT pg_read_all_stats, pg_signal_backend TO {role}")
+        gateway = PgGateway(weak, RUN)
+        await gateway.open()
+        left = await gateway.left_behind()
+        await gateway.close()
+        assert (len(left.workers), left.unseen) == (1, 0)
