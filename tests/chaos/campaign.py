@@ -26,6 +26,7 @@ from runner.embedded.debian import SUITE_VARIABLE
 from runner.errors import EmbeddedServerError
 from tests.chaos.attack import ROOT, Lane
 from tests.chaos.disk import small_disk
+from tests.chaos.sampler import strangers_of
 from tests.chaos.trial import Trial
 from tests.fetched import fetch_package, host_suite
 
@@ -111,7 +112,7 @@ class Campaign:
 
     @contextlib.contextmanager
     def _lanes(self, name: str, count: int) -> Iterator[Sequence[Lane]]:
-        """Start a server with lanes on it, and somebody who watches it."""
+        """Start a server with lanes on it, and somebody who watches it and tells, at the end, of workers of nobody."""
         server_wide = name != "shared"
         samples = self._order.folder / f"samples-{name}.jsonl"
         samples.unlink(missing_ok=True)
@@ -134,6 +135,9 @@ class Campaign:
                     )
                 )
             yield lanes
+        with samples.open(encoding="utf-8") as lines:
+            for stranger in strangers_of(lines, ("jobplan:", "chaos:")):
+                self.verdicts.append({"number": -1, "violations": [f"stranger: a worker called {stranger!r}"]})
 
     def _drive(self, lane: Lane, numbers: queue.SimpleQueue[int]) -> None:
         while self._end is None or time.monotonic() < self._end:

@@ -19,6 +19,8 @@ from tests.chaos.evidence import Sample
 #: Seconds between two looks, and before the next try where there is no server.
 _EVERY = 0.02
 _AWAY = 0.1
+#: Looks for which a worker that has just begun may have no name of its own yet.
+_NAMELESS = 25
 _WORKERS = """
 SELECT application_name FROM pg_stat_activity
 WHERE backend_type = 'pg_background' ORDER BY 1
@@ -61,14 +63,19 @@ def samples_of(lines: Iterable[str], run_id: str) -> list[Sample]:
 
 
 def strangers_of(lines: Iterable[str], known: Sequence[str]) -> list[str]:
-    """Return the names of workers in `watch`'s lines, twice in a row, that begin with none of the known prefixes."""
+    """Return the names of workers, from the lines of `watch`, by which nobody could find them.
+
+    Those are names that begin with none of the known prefixes, for longer than it takes a worker to get its name.
+    """
     found: set[str] = set()
-    before: set[str] = set()
+    since: dict[str, int] = {}
     for line in lines:
-        names = set(json.loads(line)["workers"]) if line.endswith("}\n") else set()
-        odd = {name for name in names if not name.startswith(tuple(known))}
-        found |= odd & before
-        before = odd
+        if not line.endswith("}\n"):
+            break
+        record = json.loads(line)
+        found |= {name for name, look in since.items() if record["look"] - look >= _NAMELESS}
+        odd = {name for name in record["workers"] if not name.startswith(tuple(known))}
+        since = {name: since.get(name, record["look"]) for name in odd}
     return sorted(found)
 
 

@@ -258,7 +258,16 @@ def test_samples_tell_how_long_workers_were_seen_together() -> None:
         (("a", "b"), 1),
     ]
     assert samples_of([], "r") == []
-    assert strangers_of(lines[:4], ["jobplan:r:", "jobplan:q:"]) == ["odd"]
+
+
+def test_workers_by_a_name_that_says_nothing_are_found() -> None:
+    def seen(until: int) -> list[str]:
+        lines = ['{"look": 4, "workers": ["jobplan:r:a", ""]}', '{"look": 5, "workers": ["jobplan:r:b", ""]}']
+        last = f'{{"look": {until}, "workers": []}}'
+        return strangers_of([f"{line}\n" for line in (*lines, last)], ["jobplan:"])
+
+    assert seen(until=20) == []
+    assert seen(until=40) == [""]
 
 
 def _drawn(seed: int) -> ChaosPlan:
