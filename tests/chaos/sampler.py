@@ -7,6 +7,7 @@ nothing of plans; who reads the file holds it against the limits of each.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -28,13 +29,14 @@ WHERE backend_type = 'pg_background' ORDER BY 1
 
 
 def watch(conninfo: str, path: Path) -> None:
-    """Look until the process is ended; a server that is away is waited for."""
+    """Look until the process is ended, or who has started it is gone; a server that is away is waited for."""
+    parent = os.getppid()
     with path.open("w", encoding="utf-8", buffering=1) as file:
         look, last = 0, None
-        while True:
+        while os.getppid() == parent:
             try:
                 with psycopg.connect(conninfo, autocommit=True, application_name="chaos:sampler") as connection:
-                    while True:
+                    while os.getppid() == parent:
                         look += 1
                         names = [name for (name,) in connection.execute(_WORKERS).fetchall()]
                         if names != last:
