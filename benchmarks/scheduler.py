@@ -64,8 +64,8 @@ def _own_locks(n: int) -> Plan:
 
 
 def _own_locks_one_pool(n: int) -> Plan:
-    """Every step is of a kind of its own, and all of them lack the pool: the worst there is, so a tenth of the size."""
-    return _plan([_step(i, exclusive=frozenset({f"table{i}"}), pools={"io": 1}) for i in range(n // 10)])
+    """Every step is of a kind of its own, and all of them lack the pool."""
+    return _plan([_step(i, exclusive=frozenset({f"table{i}"}), pools={"io": 1}) for i in range(n)])
 
 
 def _mixed_widths(n: int) -> Plan:

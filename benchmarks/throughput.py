@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
 
 from benchmarks import plans
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, at_least, ratios, take_turns
 from benchmarks.in_server import Limit
+from benchmarks.server_cpu import server_cpu
 from runner.reports.plain import Verbosity
 
 _NAME = "throughput"
@@ -16,6 +18,8 @@ _SQL = "select 1"
 _SLOTS = (1, 2, 4, 8, 16)
 #: The share of the limit that is asked for once there is a second slot to work in while the runner thinks.
 _SHARE = 0.85
+#: Seconds after which the last sessions and workers have ended, and their CPU is told by the postmaster.
+_ENDING = 0.3
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
@@ -29,16 +33,27 @@ def measure(bench: Bench) -> Iterator[Figure]:
 def _at(bench: Bench, slots: int, count: int, verbosity: Verbosity) -> Iterator[Figure]:
     work = plans.same_steps(count - count % slots, _SQL, slots=slots)
     cpu: list[float] = []
+    servers: dict[str, list[float]] = {"limit": [], "jobplan": []}
 
     def jobplan() -> float:
         cost = plans.run(work, bench.dsn, verbosity)
         cpu.append(cost.cpu / len(work.steps) * 1000)
         return cost.wall
 
+    def watched(name: str, side: Callable[[], float]) -> float:
+        before = server_cpu(bench.server.pid)
+        taken = side()
+        time.sleep(_ENDING)
+        after = server_cpu(bench.server.pid)
+        if before is not None and after is not None:
+            servers[name].append((after - before) / len(work.steps) * 1000)
+        return taken
+
     with Limit(bench.dsn, slots) as limit:
         jobplan()  # loads what a first run loads
         cpu.clear()
-        taken = take_turns({"limit": partial(limit.seconds, len(work.steps)), "jobplan": jobplan}, bench.rounds(7))
+        sides: dict[str, Callable[[], float]] = {"limit": partial(limit.seconds, len(work.steps)), "jobplan": jobplan}
+        taken = take_turns({name: partial(watched, name, side) for name, side in sides.items()}, bench.rounds(7))
     what = f"{slots} slot{'s' if slots > 1 else ''}" + (", progress" if verbosity is Verbosity.NORMAL else "")
     rates = {name: [len(work.steps) / seconds for seconds in times] for name, times in taken.items()}
     share = at_least(_SHARE) if slots > 1 else None
@@ -46,3 +61,6 @@ def _at(bench: Bench, slots: int, count: int, verbosity: Verbosity) -> Iterator[
     yield Figure.median(_NAME, f"{what}: jobplan", rates["jobplan"], "steps/s")
     yield Figure.median(_NAME, f"{what}: limit", rates["limit"], "steps/s")
     yield Figure.median(_NAME, f"{what}: the runner's CPU", cpu, "ms/step")
+    if servers["limit"]:
+        beside = [ours - least for ours, least in zip(servers["jobplan"], servers["limit"], strict=True)]
+        yield Figure.median(_NAME, f"{what}: the server's CPU beside the limit's", beside, "ms/step")

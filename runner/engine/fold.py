@@ -132,7 +132,7 @@ def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) 
     for number, item in enumerate(event.items, start=1):
         step = replace(record.step, id=item.key, needs=(), for_each=None)
         instance = new_record(step, (priority, path, order, number))
-        instance.needs, instance.kind = record.needs, record.kind
+        instance.needs, instance.kind, instance.shared = record.needs, record.kind, record.shared
         instance.values, instance.parent, instance.in_finally = item.values, record.key, record.in_finally
         instance.attempt = instance.attempts_before = state.attempts_made.get(item.key, 0)
         state.records[item.key] = instance

@@ -40,9 +40,10 @@ def enqueue(state: RunState, record: StepRecord) -> None:
     entry = (state.place(record), record.key)
     group = state.ready.setdefault(record.kind, [])
     if not group or entry < group[0]:
+        heads = state.heads.setdefault(record.shared, [])
         if group:
-            _remove(state.heads, group[0])
-        bisect.insort(state.heads, entry)
+            _remove(heads, group[0])
+        bisect.insort(heads, entry)
     bisect.insort(group, entry)
     deadline = record.queue_deadline
     if deadline is not None:
@@ -53,9 +54,12 @@ def _dequeue(state: RunState, record: StepRecord) -> None:
     entry = (state.place(record), record.key)
     group = state.ready[record.kind]
     if entry == group[0]:
-        _remove(state.heads, entry)
+        heads = state.heads[record.shared]
+        _remove(heads, entry)
         if len(group) > 1:
-            bisect.insort(state.heads, group[1])
+            bisect.insort(heads, group[1])
+        if not heads:
+            del state.heads[record.shared]
     _remove(group, entry)
     if not group:
         del state.ready[record.kind]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from runner.engine.state import HOLDING, Place, RunState, StepRecord, StepState
+from runner.engine.state import HOLDING, Kind, Place, RunState, StepRecord, StepState
 
 _ByState = Mapping[StepState, Sequence[StepRecord]]
 
@@ -42,12 +42,15 @@ def _validate_holding(state: RunState, holding: Sequence[StepRecord]) -> None:
 
 def _validate_waiting(state: RunState, by_state: _ByState) -> None:
     waiting = [*by_state[StepState.READY], *by_state[StepState.QUEUED]]
-    found: dict[frozenset[tuple[str, int]], list[tuple[Place, str]]] = {}
+    found: dict[Kind, list[tuple[Place, str]]] = {}
     for record in waiting:
         found.setdefault(record.kind, []).append((state.place(record), record.key))
     groups = {kind: sorted(group) for kind, group in found.items()}
     _same("ready lists", groups, state.ready)
-    _same("first in the ready lists", sorted(group[0] for group in groups.values()), state.heads)
+    heads: dict[Kind, list[tuple[Place, str]]] = {}
+    for group in groups.values():
+        heads.setdefault(state.records[group[0][1]].shared, []).append(group[0])
+    _same("first in the ready lists", {shared: sorted(firsts) for shared, firsts in heads.items()}, state.heads)
     _same("not told of", {record.key for record in by_state[StepState.READY]}, set(state.fresh))
     timed = sorted((record.queue_deadline, record.key) for record in waiting if record.queue_deadline is not None)
     _same("queue timeouts", timed, state.queue_timed)

@@ -18,7 +18,7 @@ from runner.engine.fold import SERVER_CAPACITY
 from runner.engine.items import literal_items
 from runner.engine.needs import need_met
 from runner.engine.settling import last_word, settle
-from runner.engine.state import BAD, SLOTS, Place, RunState, StepRecord, StepState
+from runner.engine.state import BAD, SLOTS, Kind, RunState, StepRecord, StepState
 from runner.plan.model import OnFailure, OnRunnerExit
 
 #: Seconds that a worker gets beyond its server-side timeout before the runner cancels it.
@@ -244,7 +244,7 @@ def _fitting(state: RunState, used: dict[str, int], passed: list[StepRecord]) ->
     Who does not fit goes into `passed`, and so does who would take what somebody has reserved whose patience is over.
     """
     reserved: set[str] = set()
-    for record, kind_fits in _by_place(state):
+    for record, kind_fits in _by_place(state, used):
         if used.get(SLOTS, 0) >= state.capacity[SLOTS]:
             return
         lacking = _lacking(state, record, used)
@@ -261,27 +261,37 @@ def _lacking(state: RunState, record: StepRecord, used: Mapping[str, int]) -> li
     return [name for name, amount in record.needs.items() if used.get(name, 0) + amount > state.capacity[name]]
 
 
-def _by_place(state: RunState) -> Iterator[tuple[StepRecord, list[bool]]]:
-    """Yield the ready steps, best place first.
+def _by_place(state: RunState, used: Mapping[str, int]) -> Iterator[tuple[StepRecord, list[bool]]]:
+    """Yield the ready steps, best place first, without those of which none can fit or be overtaken.
 
     Steps of one kind fit or do not fit together, so the next one of a kind only comes up if the caller has put
     something into the list that came with the one before.
     """
-    heads = iter(state.heads)
-    head = next(heads, None)
-    seconds: list[tuple[Place, str, int]] = []
-    while head is not None or seconds:
-        if head is None or (seconds and seconds[0][0] < head[0]):
-            _, key, index = heapq.heappop(seconds)
-        else:
-            key, index = head[1], 0
-            head = next(heads, None)
+    #: Place and step, its index in the list of its kind, what it shares, and its index among the first of such lists.
+    queue = [(*heads[0], 0, shared, 0) for shared, heads in state.heads.items()]
+    heapq.heapify(queue)
+    while queue:
+        _, key, index, shared, number = heapq.heappop(queue)
+        if _hopeless(state, shared, used):
+            continue
+        heads = state.heads[shared]
+        if index == 0 and number + 1 < len(heads):
+            heapq.heappush(queue, (*heads[number + 1], 0, shared, number + 1))
         record = state.records[key]
         kind_fits: list[bool] = []
         yield record, kind_fits
         group = state.ready[record.kind]
         if kind_fits and index + 1 < len(group):
-            heapq.heappush(seconds, (*group[index + 1], index + 1))
+            heapq.heappush(queue, (*group[index + 1], index + 1, shared, number))
+
+
+def _hopeless(state: RunState, shared: Kind, used: Mapping[str, int]) -> bool:
+    """Say whether steps that share this lack something of which nothing is left, and are overtaken by nobody.
+
+    Whoever is launched takes nothing of what is used up; and of what is not, one is enough for each of these steps.
+    """
+    full = [used.get(name, 0) >= state.capacity[name] for name, _ in shared]
+    return any(full) and all(none_left or amount == 1 for none_left, (_, amount) in zip(full, shared, strict=True))
 
 
 def _allowance(state: RunState, now: float) -> int:

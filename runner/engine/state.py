@@ -15,6 +15,7 @@ from runner.plan.model import NeedOn, Plan, Step, Value
 
 #: The resource that every step takes; the others are `pool:<name>` and `exclusive:<name>`, of which there is one.
 SLOTS = "slots"
+_EXCLUSIVE = "exclusive:"
 
 
 class StepState(enum.StrEnum):
@@ -61,6 +62,8 @@ OVERTAKES_PER_SLOT = 4
 
 #: Priority (negated), remaining path (negated), plan order, number of the item: the least goes first.
 Rank = tuple[int, int, int, int]
+#: Amounts of resources.
+Kind = frozenset[tuple[str, int]]
 #: A rank in which those overtaken too often come before the rest of their priority.
 Place = tuple[int, bool, int, int, int]
 
@@ -72,8 +75,9 @@ class StepRecord:
     step: Step
     rank: Rank
     needs: Mapping[str, int]
-    #: `needs` as a key: steps that need the same fit or do not fit together.
-    kind: frozenset[tuple[str, int]]
+    #: `needs` as a key: steps that need the same fit or do not fit together. And the same without exclusive names.
+    kind: Kind
+    shared: Kind
     unmet: int
     #: The values of this instance's item, the step that it is an instance of, and the instances still open.
     values: Mapping[str, Value | None] = field(default_factory=dict)
@@ -144,9 +148,9 @@ class RunState:
     dependents: dict[str, list[tuple[str, NeedOn]]]
     capacity: dict[str, int]
     used: Counter[str] = field(default_factory=Counter)
-    #: Ready steps by what they need, best place first, and the first one of each of these lists, in the same order.
-    ready: dict[frozenset[tuple[str, int]], list[tuple[Place, str]]] = field(default_factory=dict)
-    heads: list[tuple[Place, str]] = field(default_factory=list)
+    #: Ready steps by what they need, best place first; and the first ones of these lists by what of it is shared.
+    ready: dict[Kind, list[tuple[Place, str]]] = field(default_factory=dict)
+    heads: dict[Kind, list[tuple[Place, str]]] = field(default_factory=dict)
     #: Ready steps that nothing has been said about yet.
     fresh: dict[str, None] = field(default_factory=dict)
     #: When ready steps reach their queue_timeout, and when retries are due, the earliest first.
@@ -263,14 +267,16 @@ def initial_state(plan: Plan) -> RunState:
 def new_record(step: Step, rank: Rank, *, unmet: int = 0) -> StepRecord:
     """Return the record of a step, or of an instance of one, before anything has happened to it."""
     needs = _needs(step)
-    return StepRecord(step=step, rank=rank, needs=needs, kind=frozenset(needs.items()), unmet=unmet)
+    kind = frozenset(needs.items())
+    shared = frozenset(need for need in kind if not need[0].startswith(_EXCLUSIVE)) if step.exclusive else kind
+    return StepRecord(step=step, rank=rank, needs=needs, kind=kind, shared=shared, unmet=unmet)
 
 
 def _capacity(plan: Plan) -> dict[str, int]:
     capacity = {SLOTS: plan.budget.slots}
     capacity.update({f"pool:{name}": limit for name, limit in plan.budget.pools.items()})
     steps = (*plan.steps, *plan.finally_)
-    capacity.update({f"exclusive:{name}": 1 for step in steps for name in step.exclusive})
+    capacity.update({_EXCLUSIVE + name: 1 for step in steps for name in step.exclusive})
     for step in steps:
         if step.for_each is not None and step.for_each.max_parallel is not None:
             capacity[f"for_each:{step.id}"] = step.for_each.max_parallel
@@ -280,7 +286,7 @@ def _capacity(plan: Plan) -> dict[str, int]:
 def _needs(step: Step) -> dict[str, int]:
     needs = {SLOTS: step.slots}
     needs.update({f"pool:{name}": weight for name, weight in step.pools.items()})
-    needs.update({f"exclusive:{name}": 1 for name in sorted(step.exclusive)})
+    needs.update({_EXCLUSIVE + name: 1 for name in sorted(step.exclusive)})
     if step.for_each is not None and step.for_each.max_parallel is not None:
         needs[f"for_each:{step.id}"] = 1
     return needs
