@@ -8,11 +8,16 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
+from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
 
 from runner.embedded import start_server
 
 _NUMBERS = itertools.count(1)
+
+# A busy machine makes no example wrong.
+settings.register_profile("jobplan", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("jobplan")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -29,7 +29,7 @@ class SqlSyntaxError(JobplanError):
     """PostgreSQL's grammar refuses the text; `offset` counts characters from 0."""
 
     def __init__(self, message: str, offset: int, *, hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
+        super().__init__(" ".join(message.split()), hint=hint)  # it may quote a piece of the text, with its line breaks
         self.offset = offset
 
 

@@ -204,9 +204,8 @@ async def test_a_step_that_ends_at_once_takes_one_round_trip(dsn: str, monkeypat
 
 def test_the_only_signal_is_that_of_the_cancel_query() -> None:
     blocks = (ROOT / "gateway" / "queries.sql").read_text(encoding="utf-8").split("-- name: ")[1:]
-    signalling = {
-        block.split()[0] for block in blocks if re.search(r"terminate|cancel_|_kill", block.split("\n", 1)[1])
-    }
+    statements = {block.split()[0]: re.sub(r"(?m)^--.*", "", block.split("\n", 1)[1]) for block in blocks}
+    signalling = {name for name, text in statements.items() if re.search(r"terminate|cancel_|_kill", text)}
     assert signalling == {"cancel"}
 
 

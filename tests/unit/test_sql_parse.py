@@ -249,3 +249,9 @@ def test_a_statement_ends_where_its_last_parameter_does(text: str, value: str) -
     for known in ({}, {"schema": value, "n": "5"}):
         found = [text[each.start : each.end] for each in parse_template(text, known).statements]
         assert found == text.split(" ; ")
+
+
+def test_a_message_is_one_line_although_it_quotes_the_text() -> None:
+    with pytest.raises(SqlSyntaxError) as caught:
+        parse_statements("SELECT 1\n, '\n")
+    assert caught.value.message == 'unterminated quoted string at or near "\'"'
