@@ -160,8 +160,12 @@ def _token(token: Any, text: str, at: Callable[[int], int]) -> Token:  # noqa: A
 
 @cache
 def _kind(number: int, keyword: int) -> TokenKind:
-    """Return what a token of the scanner's is; a quoted identifier is a word to the scanner."""
-    name = pg_query_pb2.Token.Name(number)
+    """Return what a token of the scanner's is; a quoted identifier is a word to the scanner.
+
+    A character that stands for itself and that the grammar does not use, such as a brace, has no name there.
+    """
+    known = pg_query_pb2.Token.DESCRIPTOR.values_by_number.get(number)
+    name = "" if known is None else known.name
     if name in _STRINGS:
         return TokenKind.STRING
     if name == "IDENT" or keyword != _NO_KEYWORD:

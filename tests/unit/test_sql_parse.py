@@ -254,4 +254,8 @@ def test_a_statement_ends_where_its_last_parameter_does(text: str, value: str) -
 def test_a_message_is_one_line_although_it_quotes_the_text() -> None:
     with pytest.raises(SqlSyntaxError) as caught:
         parse_statements("SELECT 1\n, '\n")
-    assert caught.value.message == 'unterminated quoted string at or near "\'"'
+    assert caught.value.message == """unterminated quoted string at or near "' \""""
+
+
+def test_a_character_that_sql_has_no_use_for_is_a_token_like_others() -> None:
+    assert [token.text for token in tokenize("a { b }")] == ["a", "{", "b", "}"]
