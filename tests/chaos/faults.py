@@ -131,10 +131,7 @@ def draw(random: Random, *, server_wide: bool, possible: frozenset[Fault]) -> li
     faults = random.choices(list(weights), list(weights.values()), k=count)
     if server_wide:
         faults[0] = random.choice(sorted(SERVER_WIDE & possible))
-    planned = [
-        Planned(fault=fault, events=_moment(random), delay=random.choice((0.0, random.random() * 0.4)))
-        for fault in faults
-    ]
+    planned = [_planned(random, fault) for fault in faults]
     return sorted(planned, key=lambda each: (each.events, each.delay))
 
 
@@ -144,8 +141,11 @@ def draw_between(random: Random, *, server_wide: bool, possible: frozenset[Fault
     return drawn if drawn in possible and random.random() < 0.25 else None
 
 
-def _moment(random: Random) -> int:
-    return random.choice((1, random.randint(1, 12), random.randint(5, 60)))
+def _planned(random: Random, fault: Fault) -> Planned:
+    """Draw a moment: while the command begins, or at an event, or a little after one."""
+    events = random.choice((0, 1, 1, random.randint(1, 12), random.randint(1, 12), random.randint(5, 60)))
+    delay = random.uniform(0.2, 1.5) if events == 0 else random.choice((0.0, random.random() * 0.4))
+    return Planned(fault=fault, events=events, delay=delay)
 
 
 def strike(fault: Fault, target: Target, random: Random) -> bool:

@@ -256,7 +256,7 @@ def _ending(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     for phase in evidence.phases:
         if phase.code is None:
             yield f"{phase.command} did not end: {_tail(phase.stderr)}"
-        elif (phase.code not in CODES and not _nothing_to_cancel(phase)) or "Traceback" in phase.stderr:
+        elif (phase.code not in CODES and not _nothing_to_cancel(phase)) or _has_crashed(phase):
             yield f"{phase.command} ended with {phase.code}: {_tail(phase.stderr)}"
     last = evidence.phases[-1]
     bad = sorted(f"{key} {claim.state}" for key, claim in claims.items() if claim.state not in _GOOD)
@@ -264,6 +264,11 @@ def _ending(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
         yield f"{last.command} ended with 0, and these are not well: {', '.join(bad)}"
     if last.code == 1 and not bad and "record" not in last.stderr:
         yield f"{last.command} ended with 1, and every step is well"
+
+
+def _has_crashed(phase: Phase) -> bool:
+    """Say whether there was an error of jobplan's own; Ctrl-C while Python itself still begins is none."""
+    return "Traceback" in phase.stderr and not phase.stderr.rstrip().endswith("KeyboardInterrupt")
 
 
 def _nothing_to_cancel(phase: Phase) -> bool:

@@ -187,6 +187,7 @@ def test_commands_that_end_badly_are_found() -> None:
     assert ended(None) == ["ending"]
     assert ended(70) == ["ending"]
     assert ended(7, "Traceback (most recent call last):") == ["ending"]
+    assert ended(-2, "Traceback (most recent call last):\n\nKeyboardInterrupt\n") == []
     assert ended(0, final="failed") == ["ending"]
     assert ended(1) == ["ending"]
     assert ended(1, final="failed") == []
