@@ -1,7 +1,7 @@
 """What somebody asks of a run through the server: `jobplan cancel` says it with NOTIFY, the runner listens.
 
 Whoever can connect can NOTIFY, so a request counts only if its sender is still there and may stop the run's workers
-anyway (docs/decisions/0010).
+anyway (docs/decisions/0011).
 """
 
 from __future__ import annotations
