@@ -42,6 +42,7 @@ class Options:
     allow_changed: bool
     reports: tuple[str, ...]
     ledger: str | None
+    from_ledger: bool
     watching: Watching
 
 
@@ -64,6 +65,9 @@ class Options:
     help="Say what a worker did of which nothing proves it (failed: the step runs again); repeatable.",
 )
 @click.option("--allow-changed", is_flag=True, help="Go on with the plan's file as it is now, whatever has changed.")
+@click.option(
+    "--from-ledger", is_flag=True, help="Take the record from the ledger: the journal is on another machine, or lost."
+)
 @report_option
 @no_ledger_option
 @watching_options
@@ -75,6 +79,7 @@ def resume(
     orphans: str,
     marks: tuple[str, ...],
     allow_changed: bool,
+    from_ledger: bool,
     reports: tuple[str, ...],
     no_ledger: bool,
     verbose: bool,
@@ -98,6 +103,7 @@ def resume(
             allow_changed=allow_changed,
             reports=reports,
             ledger=None if no_ledger else ledger_schema(),
+            from_ledger=from_ledger,
             watching=watching,
         )
         return _resume(options)
@@ -107,7 +113,7 @@ def resume(
 
 
 def _resume(options: Options) -> int:
-    record = read_record(options.journal, options.run)
+    record = read_record(options.journal, _restored(options) if options.from_ledger else options.run)
     started = _started(record)
     plan = _plan(record, started, options)
     destinations = wanted_reports(options.reports, *([Path(plan.file)] if plan.file else []))
@@ -138,6 +144,18 @@ def _resume(options: Options) -> int:
         ),
     )
     return conduct(course, MonotonicClock())
+
+
+def _restored(options: Options) -> str:
+    """Write the journal anew from the ledger, and return the run's id. RecordError if there is a journal already."""
+    from runner.gateway.ledger_admin import LedgerAdmin
+    from runner.records.restoring import restore_journal
+
+    if options.ledger is None:
+        raise UsageError("--from-ledger and --no-ledger exclude each other.")
+    found = LedgerAdmin(options.dsn, options.ledger).read(options.run)
+    restore_journal(options.journal, found.run_id, found.plans, found.events)
+    return found.run_id
 
 
 def finished_line(run_id: str) -> str:

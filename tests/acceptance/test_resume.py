@@ -209,3 +209,27 @@ def test_wrong_usage(jobplan: Jobplan, done: Database, arguments: list[str], cod
     assert (ran.code, ran.out) == (code, "")
     assert says in ran.err
     assert {path: path.read_bytes() for path in jobplan.folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_can_be_finished_on_another_machine_from_the_ledger(jobplan: Jobplan, done: Database) -> None:
+    assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
+    plan = jobplan.plan("""
+        - {id: good, sql: "INSERT INTO done VALUES ('good')"}
+        - {id: slow, sql: "INSERT INTO done SELECT 'slow' FROM pg_sleep(60)", needs: [good]}
+        - {id: last, sql: "INSERT INTO done VALUES ('last')", needs: [slow]}
+    """)
+    started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
+    done.until_workers("slow")
+    until(lambda: done.value("SELECT count(*) FROM jobplan.events WHERE step = 'slow'") > 0)
+    started.send(signal.SIGKILL)
+    started.ended()
+    run = str(jobplan.events()[0]["run"])
+    quicken(done)
+    ran = jobplan("resume", run, "--from-ledger", "--dsn", done.dsn, "--journal", "elsewhere", "--orphans", "cancel")
+    assert ran.code == 0, ran.err
+    assert "slow: its last worker has not done its work; it runs again (says ledger)" in ran.err
+    assert done.value("SELECT string_agg(step, ' ' ORDER BY step) FROM done") == "good last slow"
+    again = jobplan("resume", run, "--from-ledger", "--dsn", done.dsn, "--journal", "elsewhere")
+    assert again.code == 4
+    assert "already" in again.err
+    assert jobplan("resume", run, "--from-ledger", "--no-ledger").code == 2
