@@ -90,7 +90,8 @@ class PgGateway:
 
     async def _launch_on_a_session(self, request: LaunchRequest, first: str) -> WorkerHandle:
         while True:
-            worker = LaunchedWorker(request, await self._session(), self._monitor, self._over)
+            session = await self._session()
+            worker = LaunchedWorker(request, session, self._monitor, self._over, workers=len(self._names))
             try:
                 await worker.launch(first, self.ledger)
             except TurnedAwayError:

@@ -45,9 +45,9 @@ from runner.gateway.settings import (
     worker_settings,
 )
 
-#: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it, also
-#: where many slots share few cores and each of their workers takes its time to begin.
-FIRST_WAIT = 100
+#: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it. So much
+#: for each worker of the run, since they share the server's cores, and one takes the longer the more there are.
+FIRST_WAIT = 25
 #: Milliseconds of every further wait. A waiting session holds a snapshot, which CREATE INDEX CONCURRENTLY waits for
 #: and which stops VACUUM from cleaning, so no wait is longer (extension note 3).
 WAIT = 250
@@ -76,7 +76,7 @@ class LaunchedWorker:
     """A handle of the extension; see `base.WorkerHandle`.
 
     `over` is called once, when the worker has gone or was let go of, or when nobody follows it any longer. The session
-    may be used again if `session_free`.
+    may be used again if `session_free`. `workers` is how many the run has, this one among them.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class LaunchedWorker:
         session: Session,
         monitor: Monitor,
         over: Callable[[LaunchedWorker], None],
+        *,
+        workers: int = 1,
     ) -> None:
         self.session = session
         self.session_free = False
@@ -100,6 +102,7 @@ class LaunchedWorker:
         self._at_once = own_role and not request.settings and cannot_send_rows(request)
         self._drained: Reply | None = None
         self._columns = RowColumns()
+        self._first_wait = str(min(FIRST_WAIT * workers, WAIT))
         self._monitor = monitor
         self._over = over
         self._follower = Follower(request.application_name, monitor)
@@ -182,7 +185,7 @@ class LaunchedWorker:
 
     def _statements(self, first: str) -> tuple[Statement, ...]:
         request, path = self._request, self.session.search_path
-        text, size, wait = launched_text(request, first), str(request.output_buffer), str(FIRST_WAIT)
+        text, size, wait = launched_text(request, first), str(request.output_buffer), self._first_wait
         if first:
             request = with_lock_timeout(request, COMMIT_ROW_LOCK_TIMEOUT)
         if self._at_once:
@@ -251,8 +254,8 @@ class LaunchedWorker:
                 return await self._drain_running(self._row, seen, lost)
             else:
                 # without `drain_ended`: who takes long shall cost the server little
-                milliseconds = FIRST_WAIT if self.worker is None else WAIT
-                self._row = await self._row_of(("wait", (str(milliseconds), self._role)))
+                milliseconds = self._first_wait if self.worker is None else str(WAIT)
+                self._row = await self._row_of(("wait", (milliseconds, self._role)))
         return await self._collect(self._row)
 
     @property

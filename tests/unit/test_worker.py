@@ -45,6 +45,7 @@ class Scripted(Session):
     def __init__(self, answers: dict[str, list[Answer]]) -> None:
         self._answers = answers
         self.asked: list[str] = []
+        self.parameters: dict[str, tuple[str, ...]] = {}
         self.search_path, self.role, self.process = "public", "none", 42
         self.on_notice = None
         self.launched = 0
@@ -57,8 +58,9 @@ class Scripted(Session):
     async def run(self, *statements: tuple[str, Iterable[str]]) -> list[Reply]:
         await asyncio.sleep(0)
         replies = []
-        for name, _ in statements:
+        for name, parameters in statements:
             self.asked.append(name)
+            self.parameters[name] = tuple(parameters)
             answers = self._answers.get(name)
             answer: Answer = Reply()
             if answers:
@@ -264,6 +266,18 @@ async def test_a_step_without_settings_is_launched_and_ends_in_one_statement() -
     assert case.session.asked == ["nothing", "launch_at_once"]
     assert case.session.launched == 1
     assert case.over == [True]
+
+
+@pytest.mark.parametrize(("workers", "milliseconds"), [(1, "25"), (4, "100"), (16, "250")])
+async def test_the_first_wait_is_the_longer_the_more_workers_there_are(
+    monkeypatch: pytest.MonkeyPatch, workers: int, milliseconds: str
+) -> None:
+    monkeypatch.setattr("runner.gateway.worker.WAIT", 250)
+    session = Scripted({"launch_at_once": [at_once(SUCCEEDED, proven=True)]})
+    request = LaunchRequest(sql="SELECT 1", application_name=NAME)
+    worker = LaunchedWorker(request, session, Eyes(), lambda _: None, workers=workers)
+    await worker.launch()
+    assert session.parameters["launch_at_once"][-1] == milliseconds
 
 
 async def test_who_has_not_ended_in_that_statement_is_waited_for() -> None:
