@@ -59,7 +59,7 @@ class ScanError(Exception):
 
     def __init__(self, message: str, offset: int) -> None:
         super().__init__(message)
-        self.message = message
+        self.message = " ".join(message.split())  # it may quote a piece of the text, with its line breaks
         self.offset = offset
 
 

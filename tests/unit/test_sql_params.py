@@ -264,3 +264,9 @@ def _atoms(reference: Reference, values: dict[str, Scalar]) -> list[str]:
     if reference.form is Form.IDENTIFIER:
         return [quote_identifier(str(value))]
     return {"n": ["5"], "neg": ["(", "-", "7", ")"], "flag": ["true"], "d": ["0.5"]}[reference.name]
+
+
+def test_a_message_is_one_line_although_it_quotes_the_text() -> None:
+    with pytest.raises(TemplateError) as caught:
+        references("SELECT :a, '\n")
+    assert "\n" not in caught.value.message
