@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -113,9 +113,9 @@ def _range_var(todo: _Todo, statement: Statement) -> Iterator[RelationUse]:
     yield RelationUse(relation=relation_of(node), use=use, offset=statement.offset(node))
 
 
-def _below_any(todo: _Todo) -> Iterator[_Todo]:
-    for _, child in children(todo.node):
-        yield todo.below(child)
+def _below_any(todo: _Todo) -> Iterable[_Todo]:
+    ctes = todo.ctes
+    return [_Todo(child, ctes) for _, child in children(todo.node)]
 
 
 def _with(todo: _Todo) -> tuple[_Todo, list[_Todo]]:
@@ -174,7 +174,7 @@ def _nothing_below(_: _Todo) -> Iterator[_Todo]:
 #: What most expressions are made of, and no query can be in.
 _LEAVES = frozenset({"A_Const", "Alias", "ColumnRef", "Integer", "ParamRef", "String", "TypeName"})
 
-_BELOW: dict[str, Callable[[_Todo], Iterator[_Todo]]] = {
+_BELOW: dict[str, Callable[[_Todo], Iterable[_Todo]]] = {
     "SelectStmt": _below_select,
     "InsertStmt": _below_write,
     "UpdateStmt": _below_write,
