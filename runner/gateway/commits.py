@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from runner.engine.events import ErrorDetails
 from runner.errors import GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
-from runner.gateway.ledger import GONE, Ledger, Statement, Surroundings, first_error
+from runner.gateway.ledger import GONE, Ledger, Statement, first_error
+from runner.gateway.ledger_found import Surroundings
 from runner.gateway.output import takes_commit_row
 from runner.gateway.queries import query
 from runner.gateway.session import Reply
@@ -75,9 +76,9 @@ class Commits:
         """Say whether a unique violation is that of the row: another worker of the attempt has committed."""
         return (error.schema, error.table) == (self._ledger.schema, "commits")
 
-    async def unprove(self, step: str, attempt: int) -> None:
-        """Record that a worker without a row follows."""
-        await self._ledger.unprove(step, attempt)
+    async def unprove(self, step: str, attempt: int) -> bool:
+        """Record that a worker without a row follows; false if that cannot be recorded now."""
+        return await self._ledger.unprove(step, attempt)
 
     async def made_fail(self, request: LaunchRequest, end: WorkerEnd) -> bool:
         """Say whether a step failed because of the row, and not by what the plan has in it.

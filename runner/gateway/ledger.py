@@ -1,8 +1,8 @@
 """A run's side of the ledger: what is written to it, and whether it may be.
 
 Events are kept until somebody takes them along: a launch, in whose round trip they are written before the worker is
-asked for, or else the monitor session, in batches. Nothing here ever holds a run up or ends it: what cannot be written
-now is tried again, and what can never be written is told of once. The commit row is the worker's: `commits.py`.
+asked for, or else the monitor session, in batches. What cannot be written now is tried again, and what can never be
+written is told of once: nothing of it holds a run up or ends it. The commit row is the worker's: `commits.py`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import asyncio
 import contextlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from runner.engine.events import ErrorDetails
 from runner.errors import GatewayError
+from runner.gateway.claims import Claims
+from runner.gateway.ledger_found import Surroundings, surroundings, unfit, why_not
 from runner.gateway.session import Reply
 
-#: The version of the ledger that this jobplan writes.
-VERSION = 1
 #: Seconds between two batches, after one that could not be written, and for the last one of a run.
 BATCH_EVERY = 0.25
 TRY_AGAIN = 3.0
@@ -34,8 +33,8 @@ GONE = frozenset({"42P01", "42703", "42883", "3F000", "42501", "25006", "0A000"}
 _UNSUITABLE = frozenset({"22P05", "22P02", "22021"})
 _ESCAPED = re.compile(r"\\u[0-9a-f]{4}")
 
-#: What the event has in it that announces a worker whose text has a commit row.
-COMMIT_ROW = '"commit_row":true'
+#: Why a worker cannot be asked for: its absent row would be taken for proof, because one was announced before.
+LOCKED_LEDGER = "somebody has locked the ledger, which has to be told first that the step runs without its commit row"
 
 Statement = tuple[str, Sequence[str]]
 
@@ -54,17 +53,6 @@ class Link(Protocol):
     async def together(self, *statements: Statement) -> list[Reply]:
         """Run named statements as one transaction; after an error in one it is rolled back."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Surroundings:
-    """What a worker inherits if its step says nothing else, as far as it decides whether it may write a commit row."""
-
-    role: str
-    unicode: bool
-    read_only: bool
-    isolation: str
-    lock_timeout: str
 
 
 class Batch:
@@ -98,6 +86,7 @@ class Ledger:
         self._last = 0
         #: Events that announce a worker which has not been asked for yet, by step and attempt.
         self._launching: dict[tuple[str, int], tuple[int, str]] = {}
+        self._claims = Claims()
         self._begin: tuple[str, str, str] | None = None
         self._end: str | None = None
         self._stuck: ErrorDetails | None = None
@@ -121,22 +110,15 @@ class Ledger:
         if self.schema is None:
             return
         (found,) = await session.run(("ledger_found", (self.schema,)))
-        self.problem = _why_not(found, self.schema)
+        self.problem = why_not(found, self.schema)
         if self.problem is not None:
             return
         version, last = await session.run(("ledger_version", ()), ("ledger_last", (self.run_id,)))
-        self.problem = _unfit(version, self.schema)
+        self.problem = unfit(version, self.schema)
         if self.problem is not None:
             return
         self._last = int(last.rows[0][0] or 0) if last.rows else 0
-        *_, role, encoding, read_only, isolation, lock_timeout = (value or "" for value in found.rows[0])
-        self.surroundings = Surroundings(
-            role=role,
-            unicode=encoding == "UTF8",
-            read_only=read_only != "off",
-            isolation=isolation,
-            lock_timeout=lock_timeout,
-        )
+        self.surroundings = surroundings(found)
         self._link = link
         self._task = asyncio.create_task(self._write_on())
 
@@ -198,8 +180,7 @@ class Ledger:
         """
         key = (step, attempt)
         if commit_row and key in self._launching:
-            seq, event = self._launching[key]
-            self._launching[key] = (seq, f"{event[:-1]},{COMMIT_ROW}}}")
+            self._launching[key] = self._claims.announce(step, attempt, self._launching[key])
         self._release(key)
         if not self.answers or not self._rows or self._begin is not None:
             return None
@@ -209,14 +190,19 @@ class Ledger:
     def give_back(self, rows: list[tuple[int, str]]) -> None:
         """Take events back that were not, or perhaps not, written. Too many are thrown away, the oldest first."""
         if self.on:
-            self._rows = (rows + self._rows)[-MOST_KEPT:]
+            kept = rows + self._rows
+            self._rows = kept[-MOST_KEPT:]
+            self._claims.forget(kept[:-MOST_KEPT])
             self._news.set()
+        else:
+            self._claims.forget(rows)
 
     def refused(self, error: ErrorDetails) -> None:
         """Hear what the server said to a batch."""
         if error.sqlstate in GONE:
             self.problem = f"the ledger in schema {self.schema} is not written any longer: {error.message}"
-            self._rows.clear()
+            self._claims.forget(self._rows)
+            self._rows = []
         elif error.sqlstate in _UNSUITABLE:
             self._rows = [(seq, _ascii(event)) for seq, event in self._rows]
             if self._begin is not None:
@@ -231,17 +217,25 @@ class Ledger:
         if self.answers and self._begin is not None:
             await self.write()
 
-    async def unprove(self, step: str, attempt: int) -> None:
-        """Record that a worker without a commit row follows, so that nobody takes its absence for proof."""
+    def disclaim(self, step: str, attempt: int) -> bool:
+        """Take back that the attempt's worker has a commit row, where that is not written yet; false if it may be."""
+        return self._claims.withdraw(step, attempt, self._rows)
+
+    async def unprove(self, step: str, attempt: int) -> bool:
+        """Record that a worker without a commit row follows: nobody may take its absence for proof. False: not yet."""
+        if self.disclaim(step, attempt):
+            return True
         statement = ("ledger_unprove", (self.run_id, step, str(attempt)))
-        with contextlib.suppress(GatewayError, TimeoutError):
+        try:
             async with asyncio.timeout(LAST_TRY):
-                while self.on:
-                    before = (("ledger_begin", ()), ("ledger_limits", ()))
-                    error = first_error(await self.together(*before, statement, ("commit", ())))
-                    if error is None or error.sqlstate in GONE:
-                        return
-                    await asyncio.sleep(BATCH_EVERY)
+                replies = await self.together(("ledger_begin", ()), ("ledger_limits", ()), statement, ("commit", ()))
+        except (GatewayError, TimeoutError):
+            return False
+        error = first_error(replies)
+        if error is not None:
+            return error.sqlstate in GONE
+        self._claims.withdrawn(step, (int(row[0] or 0) for row in replies[2].rows))
+        return self.disclaim(step, attempt)
 
     async def write(self) -> bool:
         """Write what is there; false if it could not be."""
@@ -302,27 +296,6 @@ class Ledger:
 def first_error(replies: Sequence[Reply]) -> ErrorDetails | None:
     """Return the error that ended a transaction, if one did; the replies after it only repeat that it has ended."""
     return next((reply.error for reply in replies if reply.error is not None), None)
-
-
-def _why_not(found: Reply, schema: str) -> str | None:
-    if found.error is not None or not found.rows:
-        return f"the ledger could not be looked for: {found.error.message if found.error else 'no answer'}"
-    exists, installed, recovering, writable, *_ = found.rows[0]
-    if installed != "t":
-        return f"there is none in schema {schema}" if exists == "t" else f"there is no schema {schema}"
-    if recovering == "t":
-        return "the server is a standby, in which nothing can be written"
-    return None if writable == "t" else f"this role may not write to the one in schema {schema}"
-
-
-def _unfit(reply: Reply, schema: str) -> str | None:
-    if reply.error is not None or not reply.rows:
-        return f"the one in schema {schema} cannot be read: {reply.error.message if reply.error else 'no answer'}"
-    version = int(reply.rows[0][0] or 0)
-    if version == VERSION:
-        return None
-    remedy = "jobplan ledger upgrade" if version < VERSION else "a newer jobplan"
-    return f"the one in schema {schema} is of version {version}, and this jobplan writes {VERSION}: use {remedy}"
 
 
 def _ascii(text: str) -> str:

@@ -269,6 +269,7 @@ LIMIT 1
 UPDATE {ledger}.events
 SET body = body - 'commit_row'
 WHERE run = $1::text AND event = 'attempt_launching' AND step = $2::text AND attempt = $3::integer
+RETURNING seq
 
 -- name: ledger_fence
 -- $1 run, $2 step, $3 attempt; the worker has gone. Takes the place of its row, so that one that nobody has seen and

@@ -12,7 +12,7 @@ import psycopg
 
 from runner.errors import ConnectionFailedError, RecordError, UsageError
 from runner.gateway.conninfo import with_keepalives
-from runner.gateway.ledger import VERSION
+from runner.gateway.ledger_found import VERSION
 from runner.gateway.queries import query
 from runner.sql.params import TemplateError, quote_identifier
 

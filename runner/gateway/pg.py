@@ -19,7 +19,7 @@ from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind, Query, Q
 from runner.gateway.commits import Commits
 from runner.gateway.conninfo import recorded, with_keepalives
 from runner.gateway.following import AdoptedWorker
-from runner.gateway.ledger import Ledger
+from runner.gateway.ledger import LOCKED_LEDGER, Ledger
 from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR, MonitorSession
 from runner.gateway.pooler import refuse_shared_sessions
 from runner.gateway.proving import ProvingWorker
@@ -71,7 +71,12 @@ class PgGateway:
     async def launch(self, request: LaunchRequest) -> WorkerHandle:
         """Ask for a worker on a session that tracks no other; one that proves what it does, where that is possible."""
         await self.ledger.begun()
-        worker = await self._launch(request, await self._commits.row_for(request))
+        row = await self._commits.row_for(request)
+        if not row and request.label is not None:
+            label = request.label
+            if not await self._commits.unprove(label.step, label.attempt):
+                raise CapacityError(LOCKED_LEDGER)
+        worker = await self._launch(request, row)
         if request.label is None or not isinstance(worker, LaunchedWorker) or not worker.writes_commit_row:
             return worker
         return ProvingWorker(worker, request, request.label, self._commits, lambda: self._launch(request))

@@ -20,6 +20,8 @@ _UNIQUE_VIOLATION = "23505"
 _NOT_FIRST = "25001"
 #: Seconds between two tries to launch a worker again for which the server has no slot.
 _CAPACITY_EVERY = 1.0
+#: Seconds between two tries to tell the ledger of it, which somebody has locked.
+_TELL_EVERY = 0.5
 
 
 class ProvingWorker:
@@ -81,8 +83,14 @@ class ProvingWorker:
         return end if end.error is not None else replace(end, lost=False, rolled_back=True)
 
     async def _launch_again(self) -> bool:
-        """Launch the step without the row; false if it is to be stopped before the server has a worker for it."""
-        await self._commits.unprove(self._label.step, self._label.attempt)
+        """Launch the step without the row; false if it is to be stopped or let go of before that is possible.
+
+        Not before the ledger knows of it: who takes the run up would take the missing row for proof.
+        """
+        while not await self._commits.unprove(self._label.step, self._label.attempt):
+            if self._cancelled or self._detached:
+                return False
+            await asyncio.sleep(_TELL_EVERY)
         while not self._cancelled:
             try:
                 self._inner = await self._again()

@@ -27,7 +27,7 @@ from runner.gateway.draining import (
     void_rows,
 )
 from runner.gateway.following import Follower, Monitor
-from runner.gateway.ledger import Ledger, first_error
+from runner.gateway.ledger import LOCKED_LEDGER, Ledger, first_error
 from runner.gateway.output import (
     NoticeCollector,
     cannot_send_rows,
@@ -177,10 +177,13 @@ class LaunchedWorker:
         if error is None:
             return replies[len(before) :]
         self.writes_commit_row = False
+        claimed = ledger is not None and label is not None and not ledger.disclaim(label.step, label.attempt)
         try:
             await self.session.run(("rollback", ()))
         except ServerLostError as lost:
             raise TurnedAwayError(lost.message) from lost
+        if claimed:
+            raise CapacityError(LOCKED_LEDGER)
         return await self._ask_for_it("", None)
 
     def _statements(self, first: str) -> tuple[Statement, ...]:

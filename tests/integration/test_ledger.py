@@ -340,6 +340,40 @@ async def test_a_lock_on_the_ledger_does_not_hold_up_the_run(ledger: str, table:
     gapless = "SELECT count(*) = max(seq) AND min(seq) = 1 FROM jobplan.events WHERE run = 'ledger-locked'"
     assert value(ledger, gapless)
     assert value(ledger, "SELECT exit_code FROM jobplan.runs") == 0
+    assert value(ledger, CLAIMED_IN_VAIN) == 0
+
+
+#: Attempts that succeeded, that have no row, and of which the ledger says that they would have: as if they had failed.
+CLAIMED_IN_VAIN = """
+SELECT count(*) FROM jobplan.events AS e
+WHERE event = 'attempt_launching' AND (body ->> 'commit_row')::boolean
+  AND NOT EXISTS (SELECT FROM jobplan.commits AS c WHERE (c.run, c.step, c.attempt) = (e.run, e.step, e.attempt))
+"""
+
+
+async def test_a_step_does_not_run_without_its_row_before_the_ledger_knows(
+    ledger: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a resume would take the missing row for proof that the step has not committed, and run it twice."""
+    monkeypatch.setattr("runner.gateway.ledger.LAST_TRY", 0.3)
+    ask(ledger, "CREATE TABLE witness (n int)")
+    steps = (step("first", "SELECT pg_sleep(1)"), step("a", "INSERT INTO witness VALUES (1)", needs=["first"]))
+    run, record = real_run(ledger, plan(*steps), run_id="ledger-told", ledger="jobplan")
+    refused = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND backend_type = 'pg_background'"
+    with psycopg.connect(ledger) as locker:
+        task = asyncio.create_task(run.execute())
+        await until(lambda: record.of(ev.AttemptRunning, "first"))
+        await asyncio.to_thread(locker.execute, b"LOCK TABLE jobplan.commits IN EXCLUSIVE MODE")  # when `first` is over
+        await until(lambda: value(ledger, refused) or record.of(ev.StepFinished, "a"))
+        locker.execute("LOCK TABLE jobplan.events IN EXCLUSIVE MODE")
+        await asyncio.sleep(6)
+        assert not record.of(ev.StepFinished, "a")
+        assert value(ledger, "SELECT count(*) FROM witness") == 0
+        locker.rollback()
+        result = await task
+    assert result.exit_code == 0
+    assert value(ledger, "SELECT count(*) FROM witness") == 1
+    assert value(ledger, CLAIMED_IN_VAIN) == 0
 
 
 async def test_a_lock_until_after_the_end_is_told_of(ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,8 @@ class Server:
         self.hangs = False
         self.written: list[tuple[int, str]] = []
         self.statements: list[str] = []
+        #: Events that say that a worker has a commit row.
+        self.claims: set[int] = set()
 
     async def run(self, *statements: Statement) -> list[Reply]:
         answers = {"ledger_found": self.found, "ledger_version": (self.version,), "ledger_last": (self.last,)}
@@ -49,8 +51,13 @@ class Server:
         for name, parameters in statements:
             self.statements.append(name)
             if name == "ledger_events":
-                self.written += [(seq, event["event"]) for seq, event in json.loads(parameters[1])]
-        return [Reply() for _ in statements]
+                rows = json.loads(parameters[1])
+                self.written += [(seq, event["event"]) for seq, event in rows]
+                self.claims |= {seq for seq, event in rows if event.get("commit_row")}
+        answers = {"ledger_unprove": tuple((str(seq),) for seq in sorted(self.claims))}
+        if any(name == "ledger_unprove" for name, _ in statements):
+            self.claims.clear()
+        return [Reply(rows=answers.get(name, ())) for name, _ in statements]
 
 
 async def opened(server: Server) -> Ledger:
@@ -175,6 +182,72 @@ async def test_a_character_that_the_server_does_not_have_costs_that_character() 
     server.errors = ["22P05"]
     assert await ledger.write()
     assert server.written == [(1, "??")]
+    await ledger.close()
+
+
+async def launched(ledger: Ledger, server: Server, attempt: int = 1, *, error: str | None = None) -> None:
+    """Announce a worker with a commit row, as a launch does; `error` is what the server says to that."""
+    ledger.take_launching(event("launch"), "s", attempt)
+    batch = ledger.ahead("s", attempt, commit_row=True)
+    assert batch is not None
+    if error is None:
+        await server.together(*batch.statements)
+    else:
+        batch.failed(ev.ErrorDetails(message="no", sqlstate=error))
+
+
+async def test_a_worker_that_was_announced_with_a_row_runs_without_one_when_the_ledger_knows() -> None:
+    server = Server()
+    ledger = await opened(server)
+    await launched(ledger, server)
+    server.errors = ["55P03", None]
+    assert [await ledger.unprove("s", 1) for _ in range(3)] == [False, False, True]
+    assert await ledger.unprove("s", 1)
+    assert await ledger.unprove("t", 1)  # of which nothing was announced
+    assert server.statements.count("ledger_unprove") == 1
+    await ledger.close()
+    assert not server.claims
+
+
+async def test_an_announcement_that_was_not_written_is_taken_back_before_it_is() -> None:
+    server = Server()
+    ledger = await opened(server)
+    await launched(ledger, server, error="55P03")
+    assert ledger.disclaim("s", 1)
+    await ledger.close()
+    assert server.written == [(1, "launch")]
+    assert not server.claims
+
+
+async def test_an_announcement_on_its_way_cannot_be_taken_back_yet() -> None:
+    server = Server()
+    ledger = await opened(server)
+    ledger.take_launching(event("launch"), "s", 1)
+    batch = ledger.ahead("s", 1, commit_row=True)
+    assert batch is not None
+    assert not await ledger.unprove("s", 1)  # the UPDATE has not found it
+    await server.together(*batch.statements)
+    assert await ledger.unprove("s", 1)
+    await ledger.close()
+
+
+async def test_what_was_announced_before_a_worker_was_put_off_counts_too() -> None:
+    server = Server()
+    ledger = await opened(server)
+    await launched(ledger, server)
+    await launched(ledger, server, error="55P03")
+    assert not ledger.disclaim("s", 1)
+    assert await ledger.unprove("s", 1)
+    await ledger.close()
+    assert server.written == [(1, "launch"), (2, "launch")]
+
+
+async def test_what_was_thrown_away_announces_nothing() -> None:
+    server = Server()
+    ledger = await opened(server)
+    await launched(ledger, server, error="42501")
+    assert not ledger.on
+    assert ledger.disclaim("s", 1)
     await ledger.close()
 
 
