@@ -16,6 +16,8 @@ from runner.records.lines import intact_length
 
 #: How much of a journal is read at a time, from either end.
 _CHUNK = 65_536
+#: The only event that a journal can have between a run's end and its resumption.
+_WAITING = "group_waiting"
 
 
 class Standing(enum.StrEnum):
@@ -62,8 +64,8 @@ def _summary(folder: Path) -> Summary:
         locked = is_locked(folder)
         with (folder / EVENTS).open("rb") as file:
             first = next((line for line in _first_lines(file) if line.get("event") == "run_started"), None)
-            last = _last_line(file)
-        return _summed_up(folder, first, last, locked=locked)
+            last, waits = _last_line(file)
+        return _summed_up(folder, first, last, locked=locked, waits=waits)
     except OSError as error:
         return Summary(
             run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem=error.strerror or str(error)
@@ -75,12 +77,13 @@ def _summary(folder: Path) -> Summary:
 
 
 def _summed_up(
-    folder: Path, first: Mapping[str, Any] | None, last: Mapping[str, Any] | None, *, locked: bool
+    folder: Path, first: Mapping[str, Any] | None, last: Mapping[str, Any] | None, *, locked: bool, waits: bool
 ) -> Summary:
+    """Put it together; `waits`: somebody has begun to take the run up after `last`, and did not get to it."""
     if first is None or last is None:
         standing = Standing.RUNNING if locked else Standing.NOT_STARTED
         return Summary(run_id=folder.name, folder=folder, standing=standing)
-    finished = last["event"] == "run_finished"
+    finished = last["event"] == "run_finished" and not (waits and locked)
     open_ = Standing.RUNNING if locked else Standing.BROKEN_OFF
     return Summary(
         run_id=folder.name,
@@ -109,8 +112,11 @@ def _first_lines(file: BinaryIO) -> Iterator[dict[str, Any]]:
         yield data
 
 
-def _last_line(file: BinaryIO) -> dict[str, Any] | None:
-    """Return what the last whole line says, however long it is; None if there is none."""
+def _last_line(file: BinaryIO) -> tuple[dict[str, Any] | None, bool]:
+    """Return what the last whole line says, however long it is, and whether somebody waits for the group after it.
+
+    Such a wait changes nothing about where the run stands, which is what the line before it says. None: there is none.
+    """
     size = file.seek(0, 2)
     tail = b""
     while size:
@@ -119,7 +125,8 @@ def _last_line(file: BinaryIO) -> dict[str, Any] | None:
         tail = file.read(size - begin) + tail
         size = begin
         lines = tail[: intact_length(tail)].split(b"\n")[:-1]
-        if len(lines) > 1 or (lines and not size):
-            data: dict[str, Any] = json.loads(lines[-1])
-            return data
-    return None
+        for number, line in enumerate(reversed(lines[1:] if size else lines)):
+            data: dict[str, Any] = json.loads(line)
+            if data.get("event") != _WAITING:
+                return data, number > 0
+    return None, False

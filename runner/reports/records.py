@@ -7,6 +7,7 @@ from typing import Any
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
+from runner.engine.events import GroupWaiting
 from runner.engine.state import FINAL, StepRecord, StepState
 from runner.records.record import Record
 from runner.records.summary import Standing, Summary
@@ -51,7 +52,8 @@ def runs_json(runs: Iterable[Summary]) -> list[dict[str, Any]]:
 
 def standing_of(record: Record, *, locked: bool) -> Standing:
     """Say where a run stands; `locked`: a runner writes its journal now."""
-    if record.state.finished is not None:
+    waits = locked and record.events[-1:] and isinstance(record.events[-1], GroupWaiting)
+    if record.state.finished is not None and not waits:
         return Standing.FINISHED
     if locked:
         return Standing.RUNNING
@@ -61,7 +63,7 @@ def standing_of(record: Record, *, locked: bool) -> Standing:
 def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
     """Yield what is known of a run: where it ran and how it ended, then each step."""
     standing = standing_of(record, locked=locked)
-    finished, started = record.state.finished, record.started
+    finished, started = record.state.finished if standing is Standing.FINISHED else None, record.started
     end = f"exit code {finished.exit_code}" if finished is not None else standing.replace("_", " ")
     yield f"run {record.run_id} of {record.plan.name} ({record.plan.file or 'no file'}): {end}"
     if started is not None:

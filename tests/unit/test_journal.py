@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -373,3 +374,15 @@ def test_every_run_is_summed_up_by_its_ends(tmp_path: Path) -> None:
     assert list_records(tmp_path / "nowhere") == ()
     journal.close()
     waiting.close()
+
+
+def test_who_waits_to_go_on_with_a_run_changes_nothing_about_how_it_ended(tmp_path: Path) -> None:
+    finished = ev.RunFinished(at=9.0, exit_code=1, steps={"a": "failed", "b": "skipped"})
+    waiting = [ev.GroupWaiting(at=10.0 + number, message="x" * 50_000) for number in range(3)]
+    folder = keep(tmp_path, started(), finished, *waiting)
+    (run,) = list_records(tmp_path)
+    assert (run.standing, run.exit_code, run.ended_at) == (Standing.FINISHED, 1, 9.0)
+    with (folder / "events.jsonl").open("ab") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        (run,) = list_records(tmp_path)
+    assert (run.standing, run.exit_code) == (Standing.RUNNING, None)
