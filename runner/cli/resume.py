@@ -19,7 +19,7 @@ from runner.cli.reporting import report_option, wanted_reports
 from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
-from runner.engine.resumed import steps_over
+from runner.engine.resumed import items_that_stay, steps_over
 from runner.engine.takeover import Orphans, Takeover
 from runner.errors import JobplanError, PlanError, RecordError, UsageError
 from runner.lint import read_plan
@@ -210,6 +210,7 @@ def _plan(record: Record, started: ev.RunStarted, options: Options) -> Plan:
     changes = list(differences(recorded, present))
     if not options.allow_changed:
         raise changed(recorded.file, record.run_id, changes)
+    changes += items_that_stay(record.state, present)
     for line in (f"{path} has changed since run {record.run_id} began:", *(f"  {change}" for change in changes)):
         options.watching.say(line)
     return present

@@ -12,7 +12,8 @@ from runner.engine import events as ev
 from runner.engine.items import literal_items
 from runner.engine.needs import need_met
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
-from runner.plan.model import NeedOn, Plan, Step
+from runner.errors import UsageError
+from runner.plan.model import ForEach, NeedOn, Plan, Step
 
 
 def is_kept(record: StepRecord, settled: Mapping[str, ev.Outcome]) -> bool:
@@ -87,6 +88,34 @@ def steps_known(state: RunState, steps: Iterable[Step]) -> set[str]:
         if record is not None and record.instances is not None and step.for_each is not None:
             known.update(item.key for item in _items(state, record, step))
     return known
+
+
+def items_that_stay(state: RunState, plan: Plan) -> Iterator[str]:
+    """Yield a line for each step of a changed plan whose items the run has fixed, and that would now be others.
+
+    UsageError if the SQL of the step would not find them any more.
+    """
+    for step in (*plan.steps, *plan.finally_):
+        record = state.records.get(step.id)
+        if record is None or record.instances is None or step.for_each is None or step.for_each.sql is None:
+            continue
+        before = record.step.for_each
+        if before is None or _query(before) == _query(step.for_each):
+            continue
+        if record.instances and before.as_ != step.for_each.as_:
+            raise UsageError(
+                f"step {step.id}: its items were fixed when the run began, as {before.as_!r}, and the plan now calls "
+                f"them {step.for_each.as_!r}.",
+                hint=f"Say `as: {before.as_}` again, or begin a new run.",
+            )
+        yield (
+            f"step {step.id}: its items stay the {len(record.instances)} that were fixed when the run began; "
+            "the query as it is now is not asked"
+        )
+
+
+def _query(for_each: ForEach) -> tuple[str, str | None]:
+    return for_each.as_, None if for_each.sql is None else for_each.sql.text
 
 
 def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, StepRecord]) -> Iterator[ev.StepEvent]:

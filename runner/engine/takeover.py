@@ -117,17 +117,18 @@ class _Inquiry:
             await self._stop({key: worker for key, worker in alive.items() if self._is_orphan(key)}, cancel=True)
             alive = {key: worker for key, worker in alive.items() if not self._is_orphan(key)}
         self._check_marks(alive)
-        settled, questions = await self._settle(alive)
-        outcomes = {found.step: found.outcome for found in settled}
-        if finally_starts_again(self._state, outcomes, self._plan):
+        settled, questions = await self._settle(alive, in_finally=False)
+        at_best = {found.step: found.outcome for found in settled} | dict.fromkeys(questions, ev.Outcome.SUCCEEDED)
+        again = finally_starts_again(self._state, at_best, self._plan)
+        if again:
             late = {key: worker for key, worker in alive.items() if self._state.records[key].in_finally}
             await self._stop(late, cancel=False)
             alive = {key: worker for key, worker in alive.items() if key not in late}
-            more, further = await self._settle(alive, only=late)
-            settled, questions = [*settled, *more], [*questions, *further]
+        more, further = await self._settle(alive, in_finally=True, moot=again)
+        settled, questions = [*settled, *more], questions | further
         self._check_plan(alive)
         if questions:
-            raise OpenQuestionError(questions)
+            raise OpenQuestionError(list(questions.values()))
         adopted = [
             ev.Adopted(step=key, attempt=max(self._state.records[key].attempt, 1), worker=worker)
             for key, worker in alive.items()
@@ -204,24 +205,31 @@ class _Inquiry:
             )
 
     async def _settle(
-        self, alive: Mapping[str, ev.Worker], only: Mapping[str, object] | None = None
-    ) -> tuple[list[ev.Settled], list[str]]:
-        settled, questions = [], []
+        self, alive: Mapping[str, ev.Worker], *, in_finally: bool, moot: bool = False
+    ) -> tuple[list[ev.Settled], dict[str, str]]:
+        """Find out what those did that have gone, and ask, by step, what nobody knows.
+
+        `moot`: all of them run once more, whatever they did. Then only what a person says is kept.
+        """
+        settled: list[ev.Settled] = []
+        questions: dict[str, str] = {}
         for key, record in self._state.records.items():
-            if key in alive or (only is not None and key not in only):
+            if key in alive or record.in_finally is not in_finally:
                 continue
             if key in self._takeover.marks:
                 settled.append(ev.Settled(step=key, outcome=self._takeover.marks[key], by=self._takeover.by))
+            elif moot:
+                continue
             elif _is_open(record):
                 found = await self._of_ledger(record) or await self._of_plan(record)
                 if found is None:
-                    questions.append(_question(record))
+                    questions[key] = _question(record)
                 else:
                     settled.append(found)
             elif _committed_in_vain(record):
                 found = await self._of_plan(record)
                 if found is None:
-                    questions.append(_question_of_work_in_vain(record))
+                    questions[key] = _question_of_work_in_vain(record)
                 else:
                     settled.append(found)
         return settled, questions

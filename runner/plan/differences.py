@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from typing import Any
 
 from runner.plan.model import Plan
 from runner.plan.resolved import resolved_json
 
-#: Characters of a value that are shown.
+#: Characters of a value that are shown, and of these, those before the first that is not the same.
 _SHOWN = 60
+_BEFORE = 20
 
 
 def differences(old: Plan, new: Plan) -> Iterator[str]:
@@ -37,12 +39,29 @@ def _steps(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[
 def _keys(where: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
     for key in sorted(before.keys() | after.keys()):
         old, new = before.get(key), after.get(key)
-        if old != new:
-            yield f"{where}{key}: {_shown(old)} -> {_shown(new)}"
+        name = where + key.rstrip("_")
+        if old == new:
+            continue
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _keys(f"{name}.", old, new)
+        else:
+            yield f"{name}: {' -> '.join(_shown(old, new))}"
 
 
-def _shown(value: object) -> str:
+def _shown(old: object, new: object) -> tuple[str, str]:
+    """Return both on a line; of long ones that part in which they begin to differ."""
+    one, other = _flat(old), _flat(new)
+    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    begin = max(0, same - _BEFORE) if max(len(one), len(other)) > _SHOWN else 0
+    return _cut(one, begin), _cut(other, begin)
+
+
+def _flat(value: object) -> str:
     if value is None:
         return "nothing"
-    flat = " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())
-    return flat if len(flat) <= _SHOWN else flat[: _SHOWN - 1] + "…"
+    return " ".join((value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).split())
+
+
+def _cut(text: str, begin: int) -> str:
+    shown = f"…{text[begin + 1 :]}" if begin else text
+    return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 1] + "…"

@@ -92,7 +92,7 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
             )
         case ev.RunResumed():
             yield f"run {run_id} goes on: {_taken_up(event, state)}"
-            yield from (f"{found.step}: {_settled(found)}" for found in event.settled)
+            yield from (f"{found.step}: {_settled(found, state.records.get(found.step))}" for found in event.settled)
         case _:
             yield from _of_the_server(event)
             yield from _no_more(event, state)
@@ -138,12 +138,14 @@ def _taken_up(event: ev.RunResumed, state: RunState) -> str:
     return f"{text}; still running: {_some([found.step for found in event.adopted])}" if event.adopted else text
 
 
-def _settled(found: ev.Settled) -> str:
-    """Say what was found out of a worker that nobody had seen the end of."""
+def _settled(found: ev.Settled, record: StepRecord | None) -> str:
+    """Say what was found out of a worker that nobody had seen the end of, and if that changes nothing."""
     if found.outcome is ev.Outcome.UNKNOWN:
         return "nothing proves what its last worker did; it is idempotent and runs again"
     done = "has done its work" if found.outcome is ev.Outcome.SUCCEEDED else "has not done its work; it runs again"
-    return f"its last worker {done} (says {found.by})"
+    moot = found.outcome is ev.Outcome.SUCCEEDED and record is not None and not record.final
+    again = "; it runs again all the same: finally comes once more after the steps that do" if moot else ""
+    return f"its last worker {done} (says {found.by}){again}"
 
 
 def _step_progress(event: ev.StepEvent, state: RunState) -> Iterator[str]:

@@ -178,6 +178,24 @@ def test_what_failed_is_run_again_with_a_plan_that_was_mended(jobplan: Jobplan, 
     assert jobplan("resume", "last").code == 0
 
 
+def test_items_that_were_fixed_stay_although_their_query_has_changed(jobplan: Jobplan, done: Database) -> None:
+    steps = """
+        - id: each
+          for_each: {{sql: "SELECT n FROM generate_series(1, {}) AS n", as: n}}
+          sql: INSERT INTO done SELECT :'n' WHERE 1 / (SELECT count(*) FROM mended) > 0
+    """
+    done.run("CREATE TABLE mended ()")
+    jobplan.plan(steps.format(2))
+    assert jobplan("run", "plan.yaml", "--dsn", done.dsn).code == 1
+    done.run("INSERT INTO mended DEFAULT VALUES")
+    jobplan.plan(steps.format(3))
+    finished = jobplan("resume", "last", "--allow-changed")
+    assert finished.code == 0, finished.err
+    assert "for_each.sql: SELECT n FROM generate_series(1, 2) AS n -> SELECT n FROM generate" in finished.err
+    assert "step each: its items stay the 2 that were fixed when the run began" in finished.err
+    assert done.column("SELECT step FROM done ORDER BY step") == ["1", "2"]
+
+
 def test_another_database_is_refused(jobplan: Jobplan, done: Database) -> None:
     assert jobplan("run", jobplan.plan("- {id: bad, sql: SELECT 1/0}"), "--dsn", done.dsn).code == 1
     ran = jobplan("resume", "last", "--dsn", f"{done.dsn} dbname=postgres")

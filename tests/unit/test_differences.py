@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from runner.plan.differences import differences
-from runner.plan.model import Budget
+from runner.plan.model import Budget, ForEach
 from tests.builders import plan, sql, step
 
 
@@ -30,7 +30,7 @@ def test_the_plans_own_keys_are_told() -> None:
     old = plan(step("a", "select 1"))
     new = replace(old, name="other", budget=Budget(slots=2), run_timeout=60.0)
     told = list(differences(old, new))
-    assert told[0].startswith("budget: ")
+    assert told[0] == "budget.slots: 4 -> 2"
     assert told[1:] == ["name: test -> other", "run_timeout: nothing -> 60.0"]
 
 
@@ -40,3 +40,14 @@ def test_a_long_text_is_cut() -> None:
     (line,) = differences(old, new)
     assert line.endswith("x…")
     assert len(line) < 120
+
+
+def test_of_long_texts_that_part_is_shown_in_which_they_differ() -> None:
+    query = (
+        "select relname from pg_class where relkind = 'r' and relnamespace = 'public'::regnamespace and relname like "
+    )
+    old = plan(step("a", "vacuum", for_each=ForEach(as_="t", sql=sql(query + "'a%'"))))
+    new = plan(step("a", "vacuum", for_each=ForEach(as_="t", sql=sql(query + "'b%'"))))
+    assert list(differences(old, new)) == [
+        "step a: for_each.sql: … and relname like 'a%' -> … and relname like 'b%'",
+    ]

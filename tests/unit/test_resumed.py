@@ -11,10 +11,12 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.invariants import validate
-from runner.engine.resumed import finally_starts_again, is_kept, steps_over
+from runner.engine.resumed import finally_starts_again, is_kept, items_that_stay, steps_over
 from runner.engine.simulate import Simulation, simulate
 from runner.engine.state import HOLDING, RunState, StepState, initial_state
+from runner.errors import UsageError
 from runner.plan.model import ForEach, Need, NeedOn, OnRunnerExit, Plan, Repeat
+from tests.builders import sql
 from tests.unit.plays import IDLE, SQL, ends, gives, launches, plan, play, script, step
 from tests.unit.random_runs import World, random_plan
 
@@ -293,3 +295,24 @@ def test_an_item_that_is_new_in_the_plan_is_run() -> None:
         "a[x]": StepState.SUCCEEDED,
         "a[z]": StepState.PENDING,
     }
+
+
+def queried(text: str, as_: str = "t") -> Plan:
+    """Return a plan of a step for each row of a query."""
+    return plan(step("a", for_each=ForEach(as_=as_, sql=sql(text))))
+
+
+def test_items_that_a_query_gave_stay_and_that_is_told() -> None:
+    first = play(queried("select 1"), verdicts={"a": [gives("x", "y")]})
+    assert list(items_that_stay(first.state, queried("select 1"))) == []
+    assert list(items_that_stay(first.state, plan(step("a", for_each=ForEach(as_="t", items=("z",)))))) == []
+    assert list(items_that_stay(first.state, queried("select 2"))) == [
+        "step a: its items stay the 2 that were fixed when the run began; the query as it is now is not asked"
+    ]
+    with pytest.raises(UsageError, match="fixed when the run began, as 't', and the plan now calls them 'u'"):
+        list(items_that_stay(first.state, queried("select 1", as_="u")))
+
+
+def test_a_query_that_was_not_asked_yet_may_be_another_one() -> None:
+    state = initial_state(queried("select 1"))
+    assert list(items_that_stay(state, queried("select 2", as_="u"))) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind
 from runner.gateway.fake import FakeGateway, Script
 from runner.identity import worker_name
 from runner.plan.model import Expect, ForEach, Plan, Repeat
+from runner.reports.plain import Plain
 from tests.builders import Recorder, execute, plan, sql, step
 
 RUN = "260101-aaaaaa"
@@ -357,3 +359,55 @@ async def test_the_selection_holds_although_the_runner_died_before_it_was_record
     )
     assert [request.sql for request in gateway.launched] == ["select 1"]
     assert _states(result) == {"a": "succeeded", "b": "skipped"}
+
+
+async def finally_broken_off(**keys: Any) -> tuple[Plan, FakeGateway, list[ev.Event]]:
+    """Return a plan whose runner was killed in `finally`, of which nobody knows what it did; `keys` are of `a`."""
+    p = plan(step("a", "fails", **keys), finally_=(step("f", "note"),))
+    fails = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
+    gateway = FakeGateway(scripts={"fails": fails})
+    recorded = await killed(p, gateway, ev.AttemptLaunching, "f")
+    gateway.scripts = {}
+    return p, gateway, recorded
+
+
+async def test_nobody_is_asked_about_a_finally_step_that_runs_once_more_anyway() -> None:
+    p, gateway, recorded = await finally_broken_off()
+    result, record = await resume(p, gateway, recorded)
+    assert _settled(record) == {}
+    assert _states(result) == {"a": "succeeded", "f": "succeeded"}
+    assert [request.sql for request in gateway.launched] == ["fails", "fails", "note"]
+
+
+async def test_that_a_mark_of_a_finally_step_changes_nothing_is_told() -> None:
+    p, gateway, recorded = await finally_broken_off()
+    state = initial_state(p)
+    for event in recorded:
+        apply(state, event)
+    marks = {"f": ev.Outcome.SUCCEEDED}
+    told = io.StringIO()
+    _, record = await execute(
+        p,
+        gateway,
+        Plain(told, RUN),
+        run_id=RUN,
+        clock=MonotonicClock(),
+        earlier=state,
+        takeover=Takeover(by="ann", marks=marks),
+    )
+    assert _settled(record) == {"f": ("succeeded", "ann")}
+    assert [launched.step for launched in record.of(ev.AttemptLaunching)] == ["a", "f"]
+    assert "f: its last worker has done its work (says ann); it runs again all the same" in told.getvalue()
+
+
+async def test_a_finally_step_is_asked_about_together_with_what_decides_whether_it_matters() -> None:
+    p = plan(step("a", "long"), finally_=(step("f", "note"),))
+    gateway = FakeGateway(scripts={"long": Script(loses_session=True)})
+    recorded = await killed(p, gateway, ev.AttemptLaunching, "f")
+    with pytest.raises(OpenQuestionError) as caught:
+        await resume(p, gateway, recorded)
+    assert [question.partition(":")[0] for question in caught.value.questions] == ["a", "f"]
+    both = {"a": ev.Outcome.SUCCEEDED, "f": ev.Outcome.SUCCEEDED}
+    result, record = await resume(p, gateway, recorded, marks=both)
+    assert not record.of(ev.AttemptLaunching)
+    assert _states(result) == {"a": "succeeded", "f": "succeeded"}
