@@ -91,6 +91,8 @@ class _Simulator:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self._scripts: dict[tuple[str, int], AttemptScript] = {}
+        #: What was evaluated: phase of a step after so many attempts. Nothing changes its answer, so it is asked once.
+        self._evaluated: set[tuple[str, int, ev.CheckPhase]] = set()
         #: Attempts whose worker lives, and until when: also those that were detached.
         self._workers: dict[tuple[str, int], float] = {}
 
@@ -179,6 +181,13 @@ class _Simulator:
                     self._at(self._now, lambda: self._end(command.step, command.attempt, ev.Outcome.DETACHED))
 
     def _evaluate(self, command: Evaluate) -> None:
+        asked = (command.step, command.attempt, command.phase)
+        if asked in self._evaluated:
+            raise RuntimeError(
+                f"the scheduler does not come to rest: at {self._now} it asks again what {command.step} "
+                f"({command.phase}, after {command.attempt} attempts) was asked before"
+            )
+        self._evaluated.add(asked)
         record = self._state.records[command.step]
         script = self._checks(record.step, command.phase, command.attempt)
         self._emit(ev.StepChecking(at=self._now, step=command.step, phase=command.phase))

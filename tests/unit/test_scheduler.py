@@ -22,6 +22,7 @@ from runner.plan.model import (
     Retry,
     Step,
 )
+from tests.builders import sql
 from tests.unit.plays import IDLE, code, ends, launches, plan, play, script, step
 
 O = ev.Outcome  # noqa: E741 - it stands in every table below
@@ -463,3 +464,14 @@ def test_a_cancel_is_ordered_once() -> None:
     assert table.settle() == (Cancel(step="a", attempt=1, reason=ev.CancelReason.INTERRUPT),)
     table.happen(ev.AttemptCancelRequested, "a", reason=ev.CancelReason.INTERRUPT)
     assert table.settle() == ()
+
+
+def test_a_simulation_that_asks_the_same_again_and_again_ends_with_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forget(state: RunState, event: ev.Event) -> None:
+        apply(state, event)
+        if isinstance(event, ev.StepChecked):
+            state.records[event.step].verdict = None  # as if nobody had answered
+
+    monkeypatch.setattr("runner.engine.simulate.apply", forget)
+    with pytest.raises(RuntimeError, match=r"asks again what a \(after, after 1 attempts\)"):
+        play(plan(step("a", verify=sql("select true"))))
