@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from runner import __version__
 from runner.clock import Clock, MonotonicClock
 from runner.engine.beginning import RunContext
 from runner.engine.loop import Run, RunResult
+from runner.engine.past import PastRun
 from runner.engine.sink import Sink
 from runner.engine.state import RunState
 from runner.engine.takeover import Takeover
+from runner.gateway.past import PastWanted
 from runner.gateway.pg import PgGateway
 from runner.identity import new_run_id
 from runner.lint import read_plan
@@ -66,15 +68,18 @@ def new_run(
     earlier: RunState | None = None,
     takeover: Takeover | None = None,
     ledger: str | None = None,
+    past: Callable[[Sequence[PastRun]], None] | None = None,
 ) -> Run:
     """Put a run on a real server together; nothing happens before its `execute`. Steps `left_out` are not selected.
 
     `earlier` and `takeover` go on with a run: see `Run`. `ledger` is the schema of the ledger, None for no ledger.
+    `past` is told once what the ledger knows of earlier runs of the plan.
     """
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
     )
-    gateway = PgGateway(dsn, run_id, ledger_schema=ledger)
+    wanted = None if past is None else PastWanted(plan=plan.name, tell=past)
+    gateway = PgGateway(dsn, run_id, ledger_schema=ledger, past=wanted)
     return Run(
         plan,
         gateway=gateway,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +10,7 @@ import click
 
 from runner.cli.connection import dsn_of_run, dsn_option
 from runner.cli.journals import journal_option
+from runner.cli.saying import say_json, say_lines
 from runner.clock import rfc3339
 
 if TYPE_CHECKING:
@@ -40,9 +40,9 @@ def attach(run: str, dsn: str | None, *, journal: Path, form: str) -> None:
     pairs = [(one.what, one.repair) for one in leftovers]
     record = recorded_runs(journal, [follower.run]).get(follower.run.run)
     if form == "json":
-        click.echo(json.dumps(attach_data(follower.run, follower.gone, pairs, record, now=at), indent=2))
+        say_json(attach_data(follower.run, follower.gone, pairs, record, now=at))
     else:
-        click.echo("\n".join(attach_lines(follower.run, follower.gone, pairs, record)))
+        say_lines(attach_lines(follower.run, follower.gone, pairs, record))
 
 
 async def _attach(wanted: str, dsn: str) -> tuple[Follower, tuple[Leftover, ...], float]:
@@ -72,6 +72,5 @@ async def _attach(wanted: str, dsn: str) -> tuple[Follower, tuple[Leftover, ...]
 
 def _tell(follower: Follower, activity: Activity) -> bool:
     lines, more = follower.follow(activity)
-    for line in lines:
-        click.echo(f"{rfc3339(activity.at)[11:19]}Z {line}", err=True)
+    say_lines((f"{rfc3339(activity.at)[11:19]}Z {line}" for line in lines), err=True)
     return more

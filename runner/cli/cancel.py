@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import getpass
-import json
 import os
 import secrets
 import socket
@@ -15,6 +14,7 @@ import click
 
 from runner.cli.connection import dsn_of_run, dsn_option
 from runner.cli.journals import journal_option
+from runner.cli.saying import say_json, say_lines
 from runner.durations import parse_duration
 from runner.errors import UsageError
 
@@ -53,9 +53,9 @@ def cancel(
         raise UsageError(f"--timeout: {error}.") from error
     done = asyncio.run(_cancel(run, step, dsn_of_run(dsn, journal, run), detached=detached, patience=seconds))
     if form == "json":
-        click.echo(json.dumps(cancel_data(done), indent=2))
+        say_json(cancel_data(done))
     else:
-        click.echo("\n".join(cancel_lines(done)))
+        say_lines(cancel_lines(done))
     return EXIT_STILL_RUNNING if done.still else 0
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runner.api import new_run
-from runner.cli.looking import Looker
+from runner.cli.history import History
+from runner.cli.looking import LOOK_EVERY, LOOK_SELDOM, Looker
 from runner.cli.watching import Watching
 from runner.clock import Clock
 from runner.engine.events import Event
@@ -26,7 +27,7 @@ from runner.errors import RecordError
 from runner.gateway.conninfo import without_password
 from runner.plan.model import Plan
 from runner.records.journal import Journal
-from runner.records.past import PastRun, past_runs
+from runner.records.past import past_runs
 from runner.reports.kinds import open_report
 from runner.reports.plain import Afterlife, last_line
 
@@ -66,12 +67,12 @@ def conduct(course: Course, clock: Clock) -> int:
 
 
 def _conduct(course: Course, clock: Clock) -> int:
-    past = _past_runs(course, clock.now())
-    reports = [open_report(kind, path, course.run_id, past) for kind, path in course.reports]
+    history = _history(course, clock.now())
+    reports = [open_report(kind, path, course.run_id, lambda: history.runs) for kind, path in course.reports]
     if course.earlier is not None:
         for event, report in itertools.product(course.history, reports):
             report.handle(event, course.earlier)
-    looker = Looker(past)
+    looker = Looker(history)
     watching = course.watching.sinks(course.run_id, looker, course.history)
     sinks: list[Sink] = [course.journal, *watching, *reports]
     interrupted: list[int] = []
@@ -87,6 +88,7 @@ def _conduct(course: Course, clock: Clock) -> int:
             earlier=course.earlier,
             takeover=course.takeover,
             ledger=course.ledger,
+            past=history.add if _wants_history(course) else None,
         )
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -99,7 +101,7 @@ def _conduct(course: Course, clock: Clock) -> int:
         for number in _SIGNALS:
             loop.add_signal_handler(number, interrupt, int(number))
         try:
-            async with looker.looking(run, course.run_id, wanted=course.watching.live):
+            async with looker.looking(run, course.run_id, every=LOOK_EVERY if course.watching.live else LOOK_SELDOM):
                 return await run.execute()
         finally:
             _ignore_signals(loop)
@@ -140,12 +142,15 @@ def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def _past_runs(course: Course, now: float) -> tuple[PastRun, ...]:
+def _wants_history(course: Course) -> bool:
+    return course.watching.live or any(kind == "html" for kind, _ in course.reports)
+
+
+def _history(course: Course, now: float) -> History:
     """Read the journals of earlier runs, if anybody is shown what they say."""
-    if not course.watching.live and not any(kind == "html" for kind, _ in course.reports):
-        return ()
-    begun = next((event.at for event in course.history), now)
-    return past_runs(course.journal.folder.parent, course.plan.name, begun)
+    folder, begun = course.journal.folder, next((event.at for event in course.history), now)
+    runs = past_runs(folder.parent, course.plan.name, begun) if _wants_history(course) else ()
+    return History(runs, folder, begun)
 
 
 _EMBEDDED = Afterlife(instead="the embedded server is removed now, and with it what still runs")

@@ -9,6 +9,7 @@ import click
 
 from runner.cli.color import color_option, wants_color
 from runner.cli.connection import chosen_dsn, dsn_option
+from runner.cli.saying import say_json_text
 from runner.errors import ConnectionFailedError, ServerLostError
 from runner.gateway.facts import ServerFacts
 from runner.gateway.inspection import Inspector
@@ -37,7 +38,7 @@ def doctor(dsn: str | None, *, slots: int, reserve: int, strict: bool, format_: 
     facts = asyncio.run(look(chosen_dsn(dsn)))
     examined = examine(facts, Demand(slots=slots, reserve=reserve))
     if format_ == "json":
-        click.echo(doctor_json(examined, facts))
+        say_json_text(doctor_json(examined, facts))
     else:
         for line in doctor_lines(examined, facts, Style(color=wants_color(color, sys.stdout))):
             click.echo(line, color=True)

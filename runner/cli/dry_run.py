@@ -15,6 +15,7 @@ from runner.cli.color import color_option, wants_color
 from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.journals import journal_option
 from runner.cli.parameters import parameter_options, parameter_values
+from runner.cli.saying import say_json_text
 from runner.cli.selection import Selection, selection_options
 from runner.durations import parse_duration
 from runner.errors import ConnectionFailedError, ServerLostError, UsageError
@@ -145,7 +146,7 @@ def show(result: DryRun, format_: str, color: str) -> None:
     """Print what was found."""
     if format_ != "text":
         for line in _data(result, format_):
-            click.echo(line.encode(errors="backslashreplace").decode())
+            say_json_text(line)
         return
     colored = wants_color(color, sys.stdout)
     style = Style(color=colored, excerpt=colored or sys.stdout.isatty())

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import click
 
 from runner.cli.color import wants_color
+from runner.cli.saying import say
 from runner.errors import (
     ConnectionFailedError,
     GroupHeldError,
@@ -58,7 +59,7 @@ def report_error(error: JobplanError) -> None:
     text = str(error)
     if isinstance(error, ConnectionFailedError) and error.hint is None:
         text += f"{'' if text.endswith(('.', '?')) else '.'} {_WHERE}"
-    click.echo(f"jobplan: {text}", err=True)
+    say(f"jobplan: {text}", err=True)
 
 
 def _report_problems(problems: Iterable[Problem]) -> None:

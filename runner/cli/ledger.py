@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import click
 from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.journals import journal_option
 from runner.cli.ledger_options import ledger_schema, schema_option
+from runner.cli.saying import say, say_json
 from runner.durations import parse_duration
 from runner.errors import UsageError
 
@@ -45,9 +45,9 @@ def install(dsn: str | None, schema: str | None, grants: tuple[str, ...]) -> Non
 
     admin = _admin(dsn, schema)
     made = admin.install(__version__, grants)
-    click.echo(f"the ledger is {'in' if made else 'already in'} schema {ledger_schema(schema)}")
+    say(f"the ledger is {'in' if made else 'already in'} schema {ledger_schema(schema)}")
     for role in grants:
-        click.echo(f"{role} may write to it and read it")
+        say(f"{role} may write to it and read it")
 
 
 @ledger.command()
@@ -58,7 +58,7 @@ def upgrade(dsn: str | None, schema: str | None) -> None:
     from runner import __version__
 
     before, now = _admin(dsn, schema).upgrade(__version__)
-    click.echo(f"the ledger is of version {now}{' already' if before == now else f' now; it was {before}'}")
+    say(f"the ledger is of version {now}{' already' if before == now else f' now; it was {before}'}")
 
 
 @ledger.command()
@@ -74,9 +74,9 @@ def status(context: click.Context, dsn: str | None, schema: str | None, form: st
     found = _admin(dsn, schema).status()
     if form == "json":
         data = dataclasses.asdict(found) | {"installed": found.version is not None, "remedy": found.remedy}
-        click.echo(json.dumps(data, ensure_ascii=False, indent=2))
+        say_json(data)
     else:
-        click.echo(_as_text(found))
+        say(_as_text(found))
     if found.remedy is not None or not found.writable:
         context.exit(EXIT_NOT_THERE)
 
@@ -94,7 +94,7 @@ def restore(run: str, dsn: str | None, schema: str | None, journal: Path) -> Non
     from runner.records.restoring import restore_journal
 
     found = _admin(dsn, schema).read(run)
-    click.echo(restore_journal(journal, found.run_id, found.plans, found.events))
+    say(str(restore_journal(journal, found.run_id, found.plans, found.events)))
 
 
 @ledger.command()
@@ -108,7 +108,7 @@ def purge(dsn: str | None, schema: str | None, older_than: str) -> None:
     except ValueError as error:
         raise UsageError(f"--older-than: {error}.") from error
     deleted = _admin(dsn, schema).purge(age)
-    click.echo(f"{deleted} run{'' if deleted == 1 else 's'} deleted")
+    say(f"{deleted} run{'' if deleted == 1 else 's'} deleted")
 
 
 @ledger.command()
@@ -125,7 +125,7 @@ def remove(dsn: str | None, schema: str | None, *, yes: bool) -> None:
     if found.version is not None and not yes:
         click.confirm(f"Drop the ledger in schema {found.schema}, with {found.runs} runs?", abort=True, err=True)
     gone = admin.remove()
-    click.echo(f"the ledger is gone{'' if gone else f'; schema {found.schema} stays, because other things are in it'}")
+    say(f"the ledger is gone{'' if gone else f'; schema {found.schema} stays, because other things are in it'}")
 
 
 def _admin(dsn: str | None, schema: str | None) -> LedgerAdmin:

@@ -1,51 +1,43 @@
-"""Keeps looking at a run's workers while somebody watches, once a second, and keeps what was seen last."""
+"""Keeps looking at a run's workers while somebody watches, and keeps what was seen last."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
-from statistics import median
+from collections.abc import AsyncIterator, Mapping
 
+from runner.cli.history import History
 from runner.engine.loop import Run
-from runner.engine.state import RunState, StepState
+from runner.engine.state import RunState
 from runner.errors import JobplanError
-from runner.records.past import PastRun
 from runner.reports.estimating import estimate
 from runner.reports.sights import Sight, forwards, sights
 
-#: Seconds between two looks.
+#: Seconds between two looks for a terminal that is drawn on, and for the heartbeat of who only writes lines.
 LOOK_EVERY = 1.0
+LOOK_SELDOM = 15.0
 
 
 class Looker:
-    """What was seen last, by step, and how long steps took in past runs."""
+    """What was seen last, by step, and what that means beside how long steps took in past runs."""
 
-    def __init__(self, past: Sequence[PastRun] = ()) -> None:
+    def __init__(self, history: History) -> None:
         self._seen: Mapping[str, Sight] = {}
-        samples: dict[str, list[float]] = defaultdict(list)
-        for run in past:
-            for step, (seconds, state) in run.steps.items():
-                if state == StepState.SUCCEEDED:
-                    samples[step].append(seconds)
-        self._usual = {step: median(found) for step, found in samples.items()}
+        self._history = history
 
     def estimate(self, state: RunState, now: float) -> float | None:
         """Return the seconds that are left, if past runs tell."""
-        return estimate(state, now, self._usual.get) if self._usual else None
+        usual = self._history.usual
+        return estimate(state, now, usual.get) if usual else None
 
     def seen(self) -> Mapping[str, Sight]:
         """Return what was seen last; nothing if nobody could look."""
         return self._seen
 
     @contextlib.asynccontextmanager
-    async def looking(self, run: Run, run_id: str, *, wanted: bool) -> AsyncIterator[None]:
-        """Look at the run's workers for as long as it goes on, if that is wanted."""
-        if not wanted:
-            yield
-            return
-        task = asyncio.create_task(self._keep_looking(run, run_id))
+    async def looking(self, run: Run, run_id: str, *, every: float) -> AsyncIterator[None]:
+        """Look at the run's workers for as long as it goes on, once in so many seconds."""
+        task = asyncio.create_task(self._keep_looking(run, run_id, every))
         try:
             yield
         finally:
@@ -53,9 +45,9 @@ class Looker:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _keep_looking(self, run: Run, run_id: str) -> None:
+    async def _keep_looking(self, run: Run, run_id: str, every: float) -> None:
         while True:
-            await asyncio.sleep(LOOK_EVERY)
+            await asyncio.sleep(every)
             active = tuple(run.state.active)
             try:
                 seen = sights(run_id, await run.look(), active) if active else {}

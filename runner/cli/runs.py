@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
 import click
 
 from runner.cli.journals import journal_option
+from runner.cli.saying import say, say_json, say_lines
 from runner.durations import parse_duration
 from runner.errors import UsageError
 
@@ -34,12 +34,11 @@ def runs(journal: Path, *, prune: bool, older_than: str | None, keep: int | None
         raise UsageError("--older-than, --keep and --force belong to --prune.")
     found = list_records(journal)
     if form == "json":
-        click.echo(json.dumps(runs_json(found), ensure_ascii=False, indent=2))
+        say_json(runs_json(found))
         return 0
     if not found:
-        click.echo(f"no runs in {journal}", err=True)
-    for line in run_lines(found):
-        click.echo(line)
+        say(f"no runs in {journal}", err=True)
+    say_lines(run_lines(found))
     return 0
 
 
@@ -54,12 +53,10 @@ def _prune(root: Path, older_than: str | None, keep: int | None, *, force: bool,
     except ValueError as error:
         raise UsageError(f"--older-than: {error}.") from error
     pruned = prune(root, now=time.time(), older_than=age, keep=keep or 0, force=force)
-    for kept in pruned.kept:
-        click.echo(f"kept {kept.run.run_id}: {kept.why}", err=True)
+    say_lines((f"kept {kept.run.run_id}: {kept.why}" for kept in pruned.kept), err=True)
     if form == "json":
-        click.echo(json.dumps(runs_json(pruned.removed), ensure_ascii=False, indent=2))
+        say_json(runs_json(pruned.removed))
         return 0
-    for line in run_lines(pruned.removed):
-        click.echo(line)
-    click.echo(f"{len(pruned.removed)} removed", err=True)
+    say_lines(run_lines(pruned.removed))
+    say(f"{len(pruned.removed)} removed", err=True)
     return 0

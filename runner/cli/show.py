@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import gc
-import json
 from pathlib import Path
 
 import click
 
 from runner.cli.journals import journal_option
 from runner.cli.reporting import report_option, wanted_reports
+from runner.cli.saying import say_json, say_lines
 
 
 @click.command()
@@ -25,7 +25,7 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int
     wanted = wanted_reports(reports)
     gc.disable()  # a process of its own, that ends soon: nothing is won by looking through a million objects
     from runner.records.folder import is_locked
-    from runner.records.past import past_runs
+    from runner.records.past import kept_past, past_runs
     from runner.records.record import read_record
     from runner.reports.kinds import report_text, write_report
     from runner.reports.records import record_json, record_lines
@@ -33,11 +33,13 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int
     record = read_record(journal, run)
     locked = is_locked(record.folder)
     started = record.started
-    past = past_runs(journal, record.plan.name, started.at) if wanted and started is not None else ()
+    past = kept_past(record.folder) if wanted else ()
+    if past is None:
+        past = past_runs(journal, record.plan.name, started.at) if started is not None else ()
     for kind, path in wanted:
         write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events, past))
     if form == "json":
-        click.echo(json.dumps(record_json(record, locked=locked), ensure_ascii=False, indent=2))
+        say_json(record_json(record, locked=locked))
     else:
-        click.echo("\n".join(record_lines(record, locked=locked)))
+        say_lines(record_lines(record, locked=locked))
     return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +13,7 @@ import click
 
 from runner.cli.connection import dsn_of_run, dsn_option
 from runner.cli.journals import journal_option
+from runner.cli.saying import say_json, say_lines
 
 if TYPE_CHECKING:
     from runner.engine.activity import Activity
@@ -77,7 +77,7 @@ def _show(activity: Activity, form: str, journal: Path, *, again: bool) -> None:
 
     records = recorded_runs(journal, activity.runs)
     if form == "json":
-        click.echo(json.dumps(status_data(activity, records=records), indent=None if again else 2))
+        say_json(status_data(activity, records=records), indent=None if again else 2)
         sys.stdout.flush()
         return
     terminal = sys.stdout.isatty()
@@ -85,4 +85,4 @@ def _show(activity: Activity, form: str, journal: Path, *, again: bool) -> None:
     lines = list(status_lines(activity, width=width, records=records))
     if again and terminal:
         click.echo(_HOME_AND_CLEAR, nl=False)
-    click.echo("\n".join(lines) + ("\n" if again and not terminal else ""))
+    say_lines([*lines, ""] if again and not terminal else lines)

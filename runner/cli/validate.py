@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from runner.cli.color import color_option, wants_color
+from runner.cli.saying import say_json_text
 from runner.errors import UsageError
 from runner.reports.problems import Lines, Style, Verdict, distinct, problem_lines, summary
 
@@ -88,22 +89,17 @@ def _write(verdicts: list[Verdict], format_: str) -> None:
         from runner.reports.problems_data import github_lines
 
         for line in github_lines(problems):
-            _echo(line)
+            say_json_text(line)
     elif format_ == "json":
         from runner.reports.problems_data import json_text
 
-        _echo(json_text(problems))
+        say_json_text(json_text(problems))
     else:
         from runner import __version__
         from runner.lint.explain import explanations
         from runner.reports.sarif import sarif_text
 
-        _echo(sarif_text(problems, explanations(), __version__))
-
-
-def _echo(text: str) -> None:
-    """Write text in which a file's name may hold bytes that are no UTF-8."""
-    click.echo(text.encode(errors="backslashreplace").decode())
+        say_json_text(sarif_text(problems, explanations(), __version__))
 
 
 def _explain(code: str, style: Style) -> None:

@@ -15,6 +15,7 @@ import click
 from runner.cli.color import color_option, wants_color
 from runner.cli.exits import report_error
 from runner.cli.looking import Looker
+from runner.cli.saying import say
 from runner.engine.events import Event
 from runner.engine.sink import Sink
 from runner.errors import JobplanError, PlanError, UsageError
@@ -72,9 +73,9 @@ class Watching:
 
     def _telling(self, run_id: str, looker: Looker) -> Sink:
         if self.json:
-            return JsonLog(sys.stderr, run_id, self.verbosity)
+            return JsonLog(sys.stderr, run_id, self.verbosity, looker.seen)
         if not self.live:
-            return Plain(sys.stderr, run_id, self.verbosity)
+            return Plain(sys.stderr, run_id, self.verbosity, looker.seen)
         from runner.reports.live import Live
 
         return Live(
@@ -88,7 +89,7 @@ class Watching:
                 sys.stderr.write(json_line(log_line(time.time(), level, event, text, **fields)))
                 sys.stderr.flush()
             else:
-                click.echo(text, err=True)
+                say(text, err=True)
 
     def tell_error(self, error: JobplanError) -> None:
         """Say why nothing was run: in JSON, each problem of a plan in a line of its own."""

@@ -44,6 +44,14 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """What a step has told of its own progress, with pg_background_report_progress; only its launcher can read it."""
+
+    percent: int
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveWorker:
     """A worker on the server. Without `visible` this role sees its name and pid only."""
 
@@ -58,6 +66,7 @@ class LiveWorker:
     wait: str = ""
     query: str = ""
     progress: Progress | None = None
+    reported: Reported | None = None
     blocked_by: tuple[Other, ...] = ()
     blocks: tuple[Other, ...] = ()
 

@@ -73,7 +73,10 @@ class Worker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDetails:
-    """A PostgreSQL error as the server gave it, or one of jobplan's own, which has no SQLSTATE."""
+    """A PostgreSQL error as the server gave it, or one of jobplan's own, which has no SQLSTATE.
+
+    `position` is the character, from 1, of the step's SQL with its values put in.
+    """
 
     message: str
     sqlstate: str | None = None
@@ -84,6 +87,7 @@ class ErrorDetails:
     table: str | None = None
     column: str | None = None
     constraint: str | None = None
+    position: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -40,13 +40,20 @@ WHERE starts_with(a.application_name, 'jobplan:') OR starts_with(o.application_n
 ORDER BY w.pid, b.pid
 
 -- name: progress
--- What the server tells of maintenance commands: pid, command, phase, relation, done, total, unit.
+-- What the server tells of maintenance commands: pid, command, phase, relation, done, total, unit. Each phase has counters
+-- of its own, and some have none: then the total is 0, and what is done may still say something. The indexes that a
+-- VACUUM has done are told from version 17 on.
 WITH told AS (
-  SELECT pid, datname, relid, 'VACUUM' AS command, phase, heap_blks_scanned AS done, heap_blks_total AS total,
-         'blocks' AS unit
-  FROM pg_stat_progress_vacuum
+  SELECT pid, datname, relid, 'VACUUM' AS command, phase,
+         CASE WHEN phase = 'scanning heap' THEN heap_blks_scanned WHEN phase = 'vacuuming heap' THEN heap_blks_vacuumed
+              WHEN phase LIKE '% indexes' THEN (to_jsonb(v) ->> 'indexes_processed')::int8 END AS done,
+         CASE WHEN phase IN ('scanning heap', 'vacuuming heap') THEN heap_blks_total
+              WHEN phase LIKE '% indexes' THEN (to_jsonb(v) ->> 'indexes_total')::int8 END AS total,
+         CASE WHEN phase LIKE '% indexes' THEN 'indexes' ELSE 'blocks' END AS unit
+  FROM pg_stat_progress_vacuum AS v
   UNION ALL
-  SELECT pid, datname, relid, 'ANALYZE', phase, sample_blks_scanned, sample_blks_total, 'blocks'
+  SELECT pid, datname, relid, 'ANALYZE', phase, sample_blks_scanned,
+         CASE WHEN phase LIKE 'acquiring %' THEN sample_blks_total END, 'blocks'
   FROM pg_stat_progress_analyze
   UNION ALL
   SELECT pid, datname, relid, command, phase,
@@ -56,7 +63,12 @@ WITH told AS (
          CASE WHEN phase LIKE 'waiting %' THEN 'transactions' WHEN blocks_total > 0 THEN 'blocks' ELSE 'rows' END
   FROM pg_stat_progress_create_index
   UNION ALL
-  SELECT pid, datname, relid, command, phase, heap_blks_scanned, heap_blks_total, 'blocks'
+  SELECT pid, datname, relid, command, phase,
+         CASE phase WHEN 'seq scanning heap' THEN heap_blks_scanned WHEN 'index scanning heap' THEN heap_tuples_scanned
+                    WHEN 'writing new heap' THEN heap_tuples_written WHEN 'rebuilding index' THEN index_rebuild_count
+         END,
+         CASE phase WHEN 'seq scanning heap' THEN heap_blks_total WHEN 'writing new heap' THEN heap_tuples_scanned END,
+         CASE phase WHEN 'seq scanning heap' THEN 'blocks' WHEN 'rebuilding index' THEN 'indexes' ELSE 'rows' END
   FROM pg_stat_progress_cluster
   UNION ALL
   SELECT pid, datname, relid, command, lower(type), CASE WHEN bytes_total > 0 THEN bytes_processed ELSE tuples_processed
@@ -64,7 +76,7 @@ WITH told AS (
   FROM pg_stat_progress_copy
 )
 SELECT pid, command, phase, CASE WHEN datname = current_database() AND relid <> 0 THEN relid::regclass::text END,
-       done, total, unit
+       coalesce(done, 0), coalesce(total, 0), unit
 FROM told
 WHERE phase IS NOT NULL
 

@@ -281,6 +281,32 @@ ON CONFLICT (run, step, attempt) DO NOTHING
 -- $1 run, $2 step, $3 attempt. No row: nobody has written one.
 SELECT committed FROM {ledger}.commits WHERE run = $1::text AND step = $2::text AND attempt = $3::integer
 
+-- name: ledger_hurry
+-- Nobody waits long for what a run can do without.
+SELECT set_config('statement_timeout', '1s', true), set_config('lock_timeout', '200ms', true)
+
+-- name: ledger_past
+-- $1 plan, $2 how many runs. The last runs that have ended, the oldest first, and of each step that was launched: seconds
+-- from its first launch to the end of its last attempt, and its last state.
+WITH latest AS MATERIALIZED (
+  SELECT run, started_at FROM {ledger}.runs
+  WHERE plan = $1::text AND finished_at IS NOT NULL
+  ORDER BY started_at DESC LIMIT $2::int4
+), told AS (
+  SELECT l.run, l.started_at, e.step,
+         min(e.at) FILTER (WHERE e.event = 'attempt_launching') AS began,
+         max(e.at) FILTER (WHERE e.event = 'attempt_finished') AS ended,
+         (array_agg(e.body ->> 'state' ORDER BY e.seq DESC) FILTER (WHERE e.event = 'step_finished'))[1] AS state
+  FROM latest AS l
+  JOIN {ledger}.events AS e USING (run)
+  WHERE e.event IN ('attempt_launching', 'attempt_finished', 'step_finished')
+  GROUP BY l.run, l.started_at, e.step
+)
+SELECT run, extract(epoch FROM started_at), step, round(extract(epoch FROM ended - began), 3), state
+FROM told
+WHERE began IS NOT NULL AND ended IS NOT NULL AND state IS NOT NULL
+ORDER BY started_at, run, step
+
 -- name: ledger_session
 -- What an administrator's session begins with: names mean what they say, and nothing waits longer than $1 for a lock.
 SELECT set_config('search_path', 'pg_catalog, pg_temp', false), set_config('lock_timeout', $1::text, false),

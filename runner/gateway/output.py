@@ -27,6 +27,7 @@ MARKER = "SET LOCAL jobplan.rows TO 'discarded'"
 #: Stands between two statements of a text. The extension gives both the same command number, and then the later one
 #: does not see what the earlier has changed: an UPDATE after an INSERT finds nothing. SET ends the command.
 NEXT = "SET LOCAL jobplan.statement TO 'next'"
+_BETWEEN = f"\n;{NEXT}"
 
 #: Bytes of notices that are kept for each attempt.
 NOTICE_CAP = 65_536
@@ -111,6 +112,21 @@ def launched_text(request: LaunchRequest, first: str = "") -> str:
     return text if request.label is None else f"{request.label.to_comment()} {text}"
 
 
+def plan_position(request: LaunchRequest, first: str, position: int) -> int | None:
+    """Return which character of the plan's own text one of the launched text is, both from 1; None for one of ours."""
+    offset = position - 1
+    offset -= len(request.label.to_comment()) + 1 if request.label is not None else 0
+    offset -= len(first) + 1 if first else 0
+    if offset < 0:
+        return None
+    between = len(_BETWEEN)
+    for end in _read(request.sql).ends:
+        if end <= offset < end + between:
+            return None
+        offset -= between if offset >= end else 0
+    return min(offset, len(request.sql)) + 1
+
+
 def plan_text(launched: str) -> str:
     """Return the plan's own text of what was launched, as far as the server has kept it."""
     return without_comment(launched).replace(f"\n;{NEXT}", "").replace(f"\n;{MARKER}", "")
@@ -118,7 +134,7 @@ def plan_text(launched: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Text:
-    """What is known of a step's SQL.
+    """What is known of a step's SQL. `ends` are those of its statements but the last.
 
     `gives_rows`: its last statement gives rows that can be kept in the worker. `tags_only`: none are left then; CALL
     may give a row that only the server knows of, and so may what the parser does not know. `takes_row`: a commit row
@@ -128,6 +144,7 @@ class _Text:
 
     set_apart: str
     last: str
+    ends: tuple[int, ...] = ()
     gives_rows: bool = False
     tags_only: bool = False
     takes_row: bool = False
@@ -144,9 +161,11 @@ def _read(sql: str) -> _Text:
     if not statements:
         return _Text(set_apart=sql, last=sql)
     last = statements[-1]
+    ends = tuple(statement.end for statement in statements[:-1])
     return _Text(
-        set_apart=_set_apart(sql, [statement.end for statement in statements[:-1]]),
+        set_apart=_set_apart(sql, ends),
         last=sql[last.start : last.end],
+        ends=ends,
         gives_rows=returns_rows(last),
         tags_only=last.kind is not StatementKind.CALL,
         takes_row=_takes_row(statements),
@@ -170,7 +189,7 @@ def _takes_row(statements: Sequence[Statement]) -> bool:
 def _set_apart(sql: str, ends: Sequence[int]) -> str:
     """Put `NEXT` after each of these places, on a line of its own: a comment may end there."""
     pieces = [sql[start:end] for start, end in zip([0, *ends], [*ends, len(sql)], strict=True)]
-    return f"\n;{NEXT}".join(pieces)
+    return _BETWEEN.join(pieces)
 
 
 def is_workers_own(error: ErrorDetails) -> bool:

@@ -21,6 +21,7 @@ from runner.gateway.conninfo import recorded, with_keepalives
 from runner.gateway.following import AdoptedWorker
 from runner.gateway.ledger import LOCKED_LEDGER, Ledger
 from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR, MonitorSession
+from runner.gateway.past import PastWanted, read_past
 from runner.gateway.pooler import refuse_shared_sessions
 from runner.gateway.proving import ProvingWorker
 from runner.gateway.queries import query
@@ -40,10 +41,13 @@ class PgGateway:
     """Runs steps on a server; see `base.Gateway`.
 
     `conninfo` is libpq's (keywords or URI; what it leaves out comes from libpq's environment), `run_id` goes into the
-    names of all sessions. `ledger_schema` is where the ledger is looked for; None: nowhere.
+    names of all sessions. `ledger_schema` is where the ledger is looked for; None: nowhere. `past` is a plan, and
+    who is told of its earlier runs as soon as the server is open, if there is a ledger.
     """
 
-    def __init__(self, conninfo: str, run_id: str, *, ledger_schema: str | None = None) -> None:
+    def __init__(
+        self, conninfo: str, run_id: str, *, ledger_schema: str | None = None, past: PastWanted | None = None
+    ) -> None:
         self._asked = conninfo
         self._conninfo = with_keepalives(conninfo)
         self._run_id = run_id
@@ -51,6 +55,7 @@ class PgGateway:
         self._idle: list[Session] = []
         self._sessions: set[Session] = set()
         self._names: set[str] = set()
+        self._launched: dict[str, LaunchedWorker] = {}
         self._one_at_a_time = asyncio.Lock()
         self._monitor = MonitorSession(connect=self._connect, run_id=run_id)
         self._reading = ReadingSession(self._connect)
@@ -58,6 +63,7 @@ class PgGateway:
         #: What the run tells goes here.
         self.ledger = Ledger(run_id, ledger_schema)
         self._commits = Commits(self.ledger)
+        self._past = past
 
     async def open(self) -> ServerInfo:
         """Connect and check the server, and what stands before it."""
@@ -65,6 +71,8 @@ class PgGateway:
         async with _ready(session):
             info = await self._examine(session)
             await self.ledger.open(session, self._monitor)
+            if self._past is not None and self.ledger.on:
+                self._past.tell(await read_past(session, self._past.plan))
             await self._monitor.open(session)
         return replace(info, ledger=self.ledger.schema if self.ledger.on else None)
 
@@ -108,6 +116,7 @@ class PgGateway:
                 self._over(worker)
                 raise
             else:
+                self._launched[worker.name] = worker
                 return worker
 
     async def hold_run(self) -> GroupHolder | None:
@@ -169,7 +178,12 @@ class PgGateway:
         """Ask on the monitor session what the run's workers do: a run has no connection for onlookers."""
         replies = [await self._monitor.tell(name) for name in ("live_sessions", "blocking", "progress")]
         runs = read_runs(*(reply.rows for reply in replies))
-        return tuple(worker for run in runs if run.run == self._run_id for worker in run.workers)
+        return tuple(self._with_report(worker) for run in runs if run.run == self._run_id for worker in run.workers)
+
+    def _with_report(self, worker: LiveWorker) -> LiveWorker:
+        """Add what only the session that launched it can read: what the step tells of its own progress."""
+        launched = self._launched.get(worker.worker.application_name)
+        return worker if launched is None or launched.reported is None else replace(worker, reported=launched.reported)
 
     async def close(self) -> None:
         """Write the rest of the ledger and close every session; workers go on."""
@@ -236,6 +250,7 @@ class PgGateway:
     def _over(self, worker: LaunchedWorker) -> None:
         """Take a worker's session back, unless it is lost or may still track something."""
         self._names.discard(worker.name)
+        self._launched.pop(worker.name, None)
         worker.session.on_notice = None
         if worker.session_free and not worker.session.lost:
             self._idle.append(worker.session)

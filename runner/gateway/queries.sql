@@ -126,6 +126,21 @@ FROM me,
      LATERAL {ext}.pg_background_wait(h.pid, h.cookie, $1::int4) AS w(done),
      LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i
 
+-- name: follow
+-- As `wait`, and what the worker has told of its own progress by then: a percentage and a message. A statement of its own,
+-- because what is launched first of all need not know it.
+WITH me AS MATERIALIZED (SELECT set_config('role', $2::text, true) AS role)
+SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at),
+       (p.told).progress_pct, (p.told).progress_msg
+FROM me,
+     LATERAL (SELECT pid, cookie FROM {ext}.pg_background_list WHERE me.role IS NOT NULL LIMIT 1) AS h,
+     LATERAL {ext}.pg_background_wait(h.pid, h.cookie, $1::int4) AS w(done),
+     LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i,
+     LATERAL (
+       SELECT CASE WHEN NOT w.done THEN {ext}.pg_background_get_progress(h.pid, h.cookie) END AS told OFFSET 0
+     ) AS p
+
 -- name: drain_ended
 -- $1 role. As `drain`, for the worker of this session if it has succeeded; it travels with `wait`, which spares a round
 -- trip. A statement of its own: what `wait` has told of the outcome stays told if the output cannot be read. The worker

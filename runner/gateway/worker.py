@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from runner.engine.activity import Reported
 from runner.engine.events import ErrorDetails, Worker
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
@@ -34,6 +35,7 @@ from runner.gateway.output import (
     discards_rows,
     is_workers_own,
     launched_text,
+    plan_position,
     sends_no_rows,
     statement_tag,
 )
@@ -90,7 +92,8 @@ class LaunchedWorker:
     ) -> None:
         self.session = session
         self.session_free = False
-        #: Whether the commit row is in its text.
+        #: What comes before the plan's own text, and whether there is a commit row in it.
+        self._first = ""
         self.writes_commit_row = False
         self._request = request
         self._role = session.role if request.role is None else request.role
@@ -109,6 +112,8 @@ class LaunchedWorker:
         self._row: Row | None = None
         self._failures = 0
         self._lost: str | None = None
+        #: What the worker has told of its own progress.
+        self.reported: Reported | None = None
         self._notices = NoticeCollector()
 
     @property
@@ -165,7 +170,7 @@ class LaunchedWorker:
         if ledger is not None and label is not None:
             batch = ledger.ahead(label.step, label.attempt, commit_row=bool(first))
         before = batch.statements if batch is not None else ()
-        self.writes_commit_row = bool(first)
+        self.writes_commit_row, self._first = bool(first), first
         error: ErrorDetails | None = None
         known = False
         try:
@@ -258,8 +263,13 @@ class LaunchedWorker:
             else:
                 # without `drain_ended`: who takes long shall cost the server little
                 milliseconds = self._first_wait if self.worker is None else str(WAIT)
-                self._row = await self._row_of(("wait", (milliseconds, self._role)))
+                self._row = await self._row_of(("follow", (milliseconds, self._role)))
+                self._hear_progress(self._row)
         return await self._collect(self._row)
+
+    def _hear_progress(self, row: Row | None) -> None:
+        if row is not None and row[2] != "t" and row[8] is not None:
+            self.reported = Reported(percent=int(row[8]), message=row[9] or "")
 
     @property
     def _blocked(self) -> bool:
@@ -312,6 +322,7 @@ class LaunchedWorker:
             self.session_free = drained.error is None or await is_free(self.session)
             if drained.error is not None and error is None and is_workers_own(drained.error):
                 error = drained.error
+            error = self._placed(error, drained)
             if columns.void:
                 result = void_rows(columns, min(self._request.rows, int(row_count or 0)))
             elif self._request.rows and error is None:
@@ -333,8 +344,24 @@ class LaunchedWorker:
         if reply.error is not None or not reply.rows:
             return reply.error or ErrorDetails(message="the worker failed, and the server has forgotten how")
         sqlstate, message, *rest = reply.rows[0]
-        names = ("detail", "hint", "context", "schema", "table", "column", "constraint")
-        return ErrorDetails(message=message or "", sqlstate=sqlstate, **dict(zip(names, rest, strict=True)))
+        detail, hint, context, schema, table, column, constraint = rest
+        return ErrorDetails(
+            message=message or "",
+            sqlstate=sqlstate,
+            detail=detail,
+            hint=hint,
+            context=context,
+            schema=schema,
+            table=table,
+            column=column,
+            constraint=constraint,
+        )
+
+    def _placed(self, error: ErrorDetails | None, raised: Reply) -> ErrorDetails | None:
+        """Add the place in the plan's text, which only the error has that comes with the worker's output."""
+        if error is None or raised.error is None or raised.position is None or not is_workers_own(raised.error):
+            return error
+        return replace(error, position=plan_position(self._request, self._first, raised.position))
 
     async def _drain_running(self, row: Row, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         """Read on until the worker has gone, because its full queue keeps it from ending (extension note 4).
@@ -383,7 +410,7 @@ class LaunchedWorker:
             tag, row_count = statement_tag(self._request, reply.rows, None, None)
         return self._end(
             proven=reply.error is None and bool(tag or columns.definitions),
-            error=reply.error,
+            error=self._placed(reply.error, reply),
             command_tag=tag or "",
             row_count=None if row_count is None else int(row_count),
             started_at=None if started is None else float(started),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from runner.engine.past import PastRun
 from runner.errors import RecordError
 from runner.records.folder import EVENTS
 from runner.records.lines import read_lines
@@ -15,17 +16,10 @@ from runner.records.summary import Standing, list_records
 
 #: Runs that are told of: the latest ones.
 MOST = 20
+#: Where a run keeps what the ledger knew of earlier ones.
+KEPT = "history.json"
 #: Bytes of a journal beyond which it is left alone.
 _LARGEST = 50_000_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PastRun:
-    """An earlier run of the plan: for each step that was launched, its seconds and its last state."""
-
-    run: str
-    started_at: float
-    steps: Mapping[str, tuple[float, str]]
 
 
 def past_runs(root: Path, plan: str, before: float) -> tuple[PastRun, ...]:
@@ -43,6 +37,33 @@ def past_runs(root: Path, plan: str, before: float) -> tuple[PastRun, ...]:
             if steps:
                 found.append(PastRun(run=summary.run_id, started_at=summary.started_at, steps=steps))
     return tuple(reversed(found))
+
+
+def latest(runs: Iterable[PastRun]) -> tuple[PastRun, ...]:
+    """Return the latest runs, the oldest of them first."""
+    return tuple(sorted(runs, key=lambda run: run.started_at)[-MOST:])
+
+
+def keep_past(folder: Path, runs: Iterable[PastRun]) -> None:
+    """Write earlier runs into a run's folder. OSError if they cannot be."""
+    told = [{"run": run.run, "started_at": run.started_at, "steps": dict(run.steps)} for run in runs]
+    (folder / KEPT).write_text(json.dumps(told), encoding="utf-8")
+
+
+def kept_past(folder: Path) -> tuple[PastRun, ...] | None:
+    """Return the earlier runs that a run has kept in its folder; None if there are none, or nobody can read them."""
+    try:
+        told = json.loads((folder / KEPT).read_text(encoding="utf-8"))
+        return tuple(
+            PastRun(
+                run=str(one["run"]),
+                started_at=float(one["started_at"]),
+                steps={str(step): (float(seconds), str(state)) for step, (seconds, state) in one["steps"].items()},
+            )
+            for one in told
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
 
 
 def _steps(path: Path) -> dict[str, tuple[float, str]]:

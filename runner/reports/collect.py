@@ -18,9 +18,10 @@ from runner.engine.state import SLOTS, RunState, StepRecord, initial_state
 from runner.plan.graph import longest_path
 from runner.plan.model import OnFinish, Plan, Value
 from runner.reports.lanes import assign_lanes
+from runner.reports.places import launched_sql, named_values
 from runner.reports.plain import Verbosity, error_text, lines_for
 from runner.reports.report import AttemptReport, Message, RunReport, StepReport, Wait, Waiting
-from runner.sql.params import TemplateError, plain_text, render
+from runner.sql.params import plain_text
 
 
 def run_report(plan: Plan, run_id: str, events: Iterable[ev.Event]) -> RunReport:
@@ -107,7 +108,7 @@ class _Telling:
         if started is None:
             raise ValueError("the events of a run begin with run_started")
         plan, finished = self.state.plan, self.state.finished
-        values = {**plan.values, "run.id": self.run_id, "run.name": plan.name}
+        values = named_values(plan, self.run_id)
         steps = self._in_lanes(tuple(self._step(record, values) for record in _in_order(self.state)))
         spans = _spans(steps)
         return RunReport(
@@ -142,7 +143,7 @@ class _Telling:
         return StepReport(
             key=record.key,
             state=record.state,
-            sql=_sql(record, values, run_status(self.state)),
+            sql=launched_sql(record, values, run_status(self.state)).text,
             description=step.description,
             tags=tuple(sorted(step.tags)),
             needs=step.needs,
@@ -275,17 +276,6 @@ def _wait_after(event: ev.StepEvent, record: StepRecord, at: float) -> Wait | No
         case _:
             pass
     return None if kind is None else Wait(kind=kind, since=at, until=at, why=why)
-
-
-def _sql(record: StepRecord, values: Mapping[str, Value], status: str) -> str:
-    """Put the values in, as for the server; a text in which they do not fit is shown as it stands in the plan."""
-    own: dict[str, Any] = {**values, **record.values}
-    if record.in_finally:
-        own["run.status"] = status
-    try:
-        return render(record.step.sql.text, own)
-    except TemplateError:
-        return record.step.sql.text
 
 
 def _spans(steps: tuple[StepReport, ...]) -> dict[str, float]:

@@ -10,6 +10,7 @@ from runner.engine import events as ev
 from runner.engine.state import BAD, RunState, StepState
 from runner.reports.collect import run_report
 from runner.reports.markdown import markdown_text
+from runner.reports.places import place_in_plan
 from runner.reports.plain import error_text
 from runner.reports.problems_data import workflow_command
 
@@ -41,7 +42,7 @@ class GithubActions:
         """Keep the event, and write an annotation if a step did not succeed."""
         self._events.append(event)
         self._state = state
-        for line in annotated(event, state, self._workspace):
+        for line in annotated(event, state, self._run_id, self._workspace):
             self._write(line)
 
     def flush(self) -> None:
@@ -69,17 +70,18 @@ class GithubActions:
             return
 
 
-def annotated(event: ev.Event, state: RunState, workspace: str = "") -> Iterator[str]:
+def annotated(event: ev.Event, state: RunState, run_id: str, workspace: str = "") -> Iterator[str]:
     """Yield the workflow command that an event is worth: an error, or a warning for a failure that is allowed.
 
-    It stands at the step's place in the plan; `workspace` is the folder that places are relative to.
+    It stands at the place in the step's SQL that the server complained of, else at the step; places are relative to
+    the folder `workspace`.
     """
     if not isinstance(event, ev.StepFinished) or not (event.state in BAD or event.state == StepState.FAILED_ALLOWED):
         return
     record = state.records[event.step]
     if record.instances:
         return  # each of them has an annotation of its own
-    place = record.step.position
+    place = place_in_plan(event.error, record, state, run_id) or record.step.position
     properties = {"title": f"{event.step} {event.state.replace('_', ' ')}"}
     if place.file:
         properties |= {"file": _relative(place.file, workspace), "line": str(place.line), "col": str(place.column)}

@@ -8,6 +8,7 @@ from typing import Any
 
 from runner.engine.events import ErrorDetails
 from runner.reports.layout import lay_out
+from runner.reports.places import excerpt
 from runner.reports.report import AttemptReport, RunReport, StepReport
 from runner.reports.text import result_words, skip_words
 
@@ -57,14 +58,14 @@ def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
         "seconds": step.seconds,
         "waited": step.waited,
         "skipped": skip_words(step),
-        "error": _error(step.error),
+        "error": _error(step.error, step.sql),
         "result_words": result_words(step.attempts[-1]) if step.attempts else "",
         "waits": [dataclasses.asdict(wait) for wait in step.waits],
-        "attempts": [_attempt(attempt) for attempt in step.attempts],
+        "attempts": [_attempt(attempt, step.sql) for attempt in step.attempts],
     }
 
 
-def _attempt(attempt: AttemptReport) -> dict[str, Any]:
+def _attempt(attempt: AttemptReport, sql: str) -> dict[str, Any]:
     return {
         "number": attempt.number,
         "iteration": attempt.iteration,
@@ -74,7 +75,7 @@ def _attempt(attempt: AttemptReport) -> dict[str, Any]:
         "server_finished_at": attempt.server_finished_at,
         "lanes": attempt.lanes,
         "outcome": attempt.outcome,
-        "error": _error(attempt.error),
+        "error": _error(attempt.error, sql),
         "result_words": result_words(attempt),
         "pid": attempt.worker.pid if attempt.worker else None,
         "deadline": attempt.deadline,
@@ -86,10 +87,11 @@ def _attempt(attempt: AttemptReport) -> dict[str, Any]:
     }
 
 
-def _error(error: ErrorDetails | None) -> dict[str, str] | None:
+def _error(error: ErrorDetails | None, sql: str) -> dict[str, Any] | None:
     if error is None:
         return None
-    return {name: text for name, text in dataclasses.asdict(error).items() if text is not None}
+    told = {name: text for name, text in dataclasses.asdict(error).items() if text is not None}
+    return told | {"excerpt": list(excerpt(error, sql))}
 
 
 def _graph(report: RunReport) -> dict[str, Any]:

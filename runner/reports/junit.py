@@ -104,7 +104,7 @@ def _trouble(step: StepReport, kind: str) -> ET.Element:
     told = ET.Element(
         kind, {"message": xml_text(message), "type": error.sqlstate if error and error.sqlstate else words}
     )
-    told.text = xml_text(error_block(error)) if error else words
+    told.text = xml_text(error_block(error, step.sql)) if error else words
     return told
 
 

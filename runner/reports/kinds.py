@@ -13,6 +13,7 @@ from pathlib import Path
 
 from runner.engine.encoding import to_json
 from runner.engine.events import Event
+from runner.engine.past import PastRun
 from runner.engine.state import RunState
 from runner.errors import RecordError
 from runner.plan.model import Plan
@@ -22,7 +23,7 @@ from runner.reports.jsonl import JsonLines
 from runner.reports.junit import junit_xml
 from runner.reports.markdown import markdown_text
 from runner.reports.prometheus import prometheus_text
-from runner.reports.report import PastRun, RunReport
+from runner.reports.report import RunReport
 
 #: Kinds that are rendered from the finished report. `jsonl` is the other one: the events, written as they happen.
 RENDERERS: Mapping[str, Callable[[RunReport], str]] = {
@@ -63,10 +64,11 @@ def write_report(kind: str, path: Path, text: str) -> None:
 class ReportFile:
     """A sink that keeps the run's events and writes a report of them at its end; `broken`: there is none.
 
-    RecordError at once if the place cannot be written to. A run that never began leaves no report.
+    `history` gives the earlier runs, as they are known at the end. RecordError at once if the place cannot be written
+    to. A run that never began leaves no report.
     """
 
-    def __init__(self, kind: str, path: Path, run_id: str, history: Sequence[PastRun] = ()) -> None:
+    def __init__(self, kind: str, path: Path, run_id: str, history: Callable[[], Sequence[PastRun]] = tuple) -> None:
         self.path = path
         self.broken = False
         self._kind = kind
@@ -93,7 +95,7 @@ class ReportFile:
             self.broken = True
             return
         try:
-            text = report_text(self._kind, self._plan, self._run_id, self._events, self._history)
+            text = report_text(self._kind, self._plan, self._run_id, self._events, self._history())
             write_report(self._kind, self.path, text)
         except RecordError:
             self.broken = True
@@ -118,6 +120,8 @@ def _part(path: Path) -> Path:
     return path.with_name(f".{path.name}.part")
 
 
-def open_report(kind: str, path: Path, run_id: str, history: Sequence[PastRun] = ()) -> JsonLines | ReportFile:
+def open_report(
+    kind: str, path: Path, run_id: str, history: Callable[[], Sequence[PastRun]] = tuple
+) -> JsonLines | ReportFile:
     """Return the sink for a report of this kind. RecordError if its place cannot be written to."""
     return JsonLines(path, run_id) if kind == "jsonl" else ReportFile(kind, path, run_id, history)

@@ -1,11 +1,11 @@
 """What the terminal shows while a run goes on, as lines that fit it. Pure in state, time, size and what was seen.
 
-Texts from the server are shown without their control characters: a message must not be able to move the cursor.
+Of texts from the server the control characters are written out: a message must not be able to move the cursor.
 """
 
 from __future__ import annotations
 
-import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +16,10 @@ from runner.durations import format_duration
 from runner.engine.scheduler import why_queued
 from runner.engine.state import BAD, FINAL, HOLDING, SLOTS, RunState, StepRecord, StepState
 from runner.reports.sights import Sight
+from runner.reports.visible import visible
 
 #: The smallest terminal that a frame is made for; a smaller one sees its upper left part.
 NARROWEST, LOWEST = 40, 8
-
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 _STYLES: Mapping[StepState, str] = {
     StepState.SUCCEEDED: "green",
@@ -47,7 +46,7 @@ class View:
 
 def printable(text: str) -> str:
     """Return text on one line in which nothing controls the terminal."""
-    return _CONTROL.sub("\ufffd", " ".join(text.split()))
+    return visible(" ".join(text.split()))
 
 
 def frame(view: View, width: int, height: int) -> list[Text]:
@@ -125,7 +124,7 @@ def _running(view: View, record: StepRecord, width: int) -> list[Text]:
     elapsed = format_duration(view.now - (record.launched_at if record.launched_at is not None else view.now))
     limit = f"/{format_duration(record.timeout)}" if record.timeout is not None else ""
     share = f"{int(sight.share * 100):3d}%" if sight.share is not None else "    "
-    words = [word for word in (_again(record), sight.doing) if word]
+    words = [word for word in (_again(record), sight.doing, sight.more) if word]
     if record.cancel_reason is not None:
         words.insert(0, "stopping")
     line = Text(no_wrap=True)
@@ -135,8 +134,17 @@ def _running(view: View, record: StepRecord, width: int) -> list[Text]:
     line.append(printable(", ".join(words)), style="dim")
     lines = [_cut(line, width)]
     if sight.waits:
-        lines.append(Text(_fit(f"    {printable(sight.waits)}", width), style="yellow", no_wrap=True))
+        lines += (
+            Text(_fit(part, width), style="yellow", no_wrap=True) for part in _wrapped(printable(sight.waits), width)
+        )
     return lines
+
+
+def _wrapped(text: str, width: int) -> list[str]:
+    """Break a text into two lines at most: who holds a lock stands at its end, and must not be cut off."""
+    first, *more = textwrap.wrap(text, width - 4, break_long_words=False, break_on_hyphens=False) or [""]
+    rest = [f"      {text[len(first) :].strip()}"] if more else []
+    return [f"    {first}", *rest]
 
 
 def _waits(view: View, record: StepRecord) -> bool:

@@ -7,6 +7,7 @@ The names are stable: `at`, `level`, `message`, `event` and `run` in every line,
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 from runner.clock import rfc3339
@@ -14,6 +15,8 @@ from runner.engine import events as ev
 from runner.engine.encoding import to_json
 from runner.engine.state import BAD, RunState, StepState
 from runner.reports.plain import HEARTBEAT, Verbosity, heartbeat, lines_for
+from runner.reports.sights import Sight
+from runner.reports.visible import visible_json
 
 
 class JsonLog:
@@ -22,10 +25,17 @@ class JsonLog:
     A reader that has gone away ends the lines, not the run.
     """
 
-    def __init__(self, stream: TextIO, run_id: str, verbosity: Verbosity = Verbosity.NORMAL) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        run_id: str,
+        verbosity: Verbosity = Verbosity.NORMAL,
+        look: Callable[[], Mapping[str, Sight]] = dict,
+    ) -> None:
         self._stream = stream
         self._run_id = run_id
         self._verbosity = verbosity
+        self._look = look
         self._last_line = 0.0
 
     def handle(self, event: ev.Event, state: RunState) -> None:
@@ -41,7 +51,7 @@ class JsonLog:
     def tick(self, now: float, state: RunState) -> None:
         """Write a heartbeat if nothing has been said for a while."""
         if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
-            self._write(now, log_line(now, "info", "heartbeat", heartbeat(state, now), run=self._run_id))
+            self._write(now, log_line(now, "info", "heartbeat", heartbeat(state, now, self._look()), run=self._run_id))
 
     def close(self) -> None:
         """Leave the stream to its owner."""
@@ -89,4 +99,4 @@ def log_line(at: float, level: str, event: str, message: str, /, **fields: Any) 
 def json_line(line: dict[str, Any]) -> str:
     """Write a line, its first fields in an order that a person can read too."""
     first = {name: line[name] for name in ("at", "level", "message", "event") if name in line}
-    return json.dumps(first | line, ensure_ascii=False) + "\n"
+    return visible_json(json.dumps(first | line, ensure_ascii=False)) + "\n"

@@ -15,6 +15,7 @@ from runner.engine.events import Rows
 from runner.engine.state import StepState
 from runner.reports.report import RunReport, StepReport, run_end
 from runner.reports.text import error_block, result_words, skip_words
+from runner.reports.visible import visible
 
 #: Characters after which nothing more is told, and how long one text may be in a table and in a block.
 LIMIT = 60_000
@@ -89,7 +90,7 @@ def _trouble(step: StepReport) -> str:
         words += f" after {format_duration(step.seconds)}"
     if len(step.attempts) > 1:
         words += f", {len(step.attempts)} attempts"
-    return f"{words}\n\n{block(error_block(step.error))}" if step.error else words
+    return f"{words}\n\n{block(error_block(step.error, step.sql))}" if step.error else words
 
 
 def _rows(report: RunReport) -> Iterator[str]:
@@ -130,7 +131,7 @@ def _cell(value: str | None, *, rule: bool) -> str:
 
 def code(text: str, *, table: bool = False) -> str:
     """Write text as a code span of one line, cut if it is long; in a table a pipe needs a backslash even there."""
-    line = " ".join(text.split())
+    line = visible(" ".join(text.split()))
     if not line:
         return ""
     line = line if len(line) <= CELL else f"{line[: CELL - 1]}…"
@@ -142,6 +143,7 @@ def code(text: str, *, table: bool = False) -> str:
 
 def block(text: str) -> str:
     """Write text as a code block, cut if it is long, behind a fence that it does not contain."""
+    text = visible(text, keep="\n\t")
     text = text if len(text) <= BLOCK else f"{text[: BLOCK - 1]}…"
     fence = "`" * max(3, _longest_run(text) + 1)
     return f"{fence}text\n{_lines(text.splitlines())}\n{fence}"

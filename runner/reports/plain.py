@@ -6,14 +6,18 @@ Rendering is pure: `lines_for` and `heartbeat` turn an event and the state into 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TextIO
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
+from runner.reports.places import place_in_plan
+from runner.reports.sights import Sight, sight_words
+from runner.reports.visible import visible
 
 #: Seconds between two heartbeat lines.
 HEARTBEAT = 60.0
@@ -30,13 +34,22 @@ class Verbosity(enum.IntEnum):
 class Plain:
     """A sink that writes progress lines to a stream, with the time in UTC.
 
+    `look` gives what was last seen on the server, by step.
+
     A reader that has gone away ends the lines, not the run, and changes nothing about how the run ends.
     """
 
-    def __init__(self, stream: TextIO, run_id: str, verbosity: Verbosity = Verbosity.NORMAL) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        run_id: str,
+        verbosity: Verbosity = Verbosity.NORMAL,
+        look: Callable[[], Mapping[str, Sight]] = dict,
+    ) -> None:
         self._stream = stream
         self._run_id = run_id
         self._verbosity = verbosity
+        self._look = look
         self._last_line = 0.0
         self._unread = False
 
@@ -51,7 +64,7 @@ class Plain:
     def tick(self, now: float, state: RunState) -> None:
         """Write a heartbeat if nothing has been said for a while."""
         if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
-            self._write(now, heartbeat(state, now))
+            self._write(now, heartbeat(state, now, self._look()))
 
     def close(self) -> None:
         """Leave the stream to its owner."""
@@ -61,7 +74,7 @@ class Plain:
         if self._unread:
             return
         try:
-            self._stream.write(f"{rfc3339(at)[11:19]}Z {line}\n")
+            self._stream.write(f"{rfc3339(at)[11:19]}Z {visible(line)}\n")
             self._stream.flush()
         except (OSError, ValueError):  # ValueError: the stream was closed
             self._unread = True
@@ -72,7 +85,7 @@ def lines_for(event: ev.Event, state: RunState, verbosity: Verbosity, run_id: st
     if verbosity >= Verbosity.NORMAL:
         yield from _progress(event, state, run_id)
     elif isinstance(event, ev.StepFinished) and event.state in _ALARMING:
-        yield _finished(event, state)
+        yield _finished(event, state, run_id)
     if verbosity >= Verbosity.VERBOSE:
         yield from _detail(event)
 
@@ -82,7 +95,7 @@ _ALARMING = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLE
 
 def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
     if isinstance(event, ev.StepEvent):
-        yield from _step_progress(event, state)
+        yield from _step_progress(event, state, run_id)
         return
     match event:
         case ev.RunStarted():
@@ -148,7 +161,7 @@ def _settled(found: ev.Settled, record: StepRecord | None) -> str:
     return f"its last worker {done} (says {found.by}){again}"
 
 
-def _step_progress(event: ev.StepEvent, state: RunState) -> Iterator[str]:
+def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterator[str]:
     match event:
         case ev.AttemptLaunching():
             again = _again(state.records[event.step])
@@ -166,7 +179,7 @@ def _step_progress(event: ev.StepEvent, state: RunState) -> Iterator[str]:
         case ev.StepExpanded():
             yield f"{event.step}: {_counted(len(event.items), 'item')}"
         case ev.StepFinished():
-            yield _finished(event, state)
+            yield _finished(event, state, run_id)
         case _:
             pass
 
@@ -212,7 +225,7 @@ def _retrying(event: ev.StepRetrying, state: RunState) -> str:
 _COUNTING = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY"})
 
 
-def _finished(event: ev.StepFinished, state: RunState) -> str:
+def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
     record = state.records[event.step]
     words = f"{event.step}: {event.state.replace('_', ' ')}"
     if record.started_at is not None and record.ended_at is not None:
@@ -224,7 +237,8 @@ def _finished(event: ev.StepFinished, state: RunState) -> str:
     elif event.state == StepState.CANCELLED and record.cancel_reason is None:
         words += " by somebody else on the server"
     if event.error is not None:
-        return f"{words}: {error_text(event.error)}"
+        place = place_in_plan(event.error, record, state, run_id)
+        return f"{words}: {error_text(event.error)}{f' at {place}' if place is not None and place.file else ''}"
     last = record.last
     if last is not None and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag:
         words += f" ({last.command_tag}{f' {last.row_count}' if last.command_tag in _COUNTING else ''})"
@@ -244,10 +258,10 @@ def error_text(error: ev.ErrorDetails | None) -> str:
     return " ".join(" ".join(parts).split())
 
 
-def heartbeat(state: RunState, now: float) -> str:
-    """Say what runs, for how long, and what waits for what."""
+def heartbeat(state: RunState, now: float, seen: Mapping[str, Sight] = MappingProxyType({})) -> str:
+    """Say what runs, for how long and how far, and what waits for what."""
     running = [
-        f"{record.key} for {format_duration(now - (record.launched_at or now))}"
+        f"{record.key} for {format_duration(now - (record.launched_at or now))}{_seen(seen.get(record.key))}"
         for record in state.records.values()
         if record.state in HOLDING
     ]
@@ -257,6 +271,11 @@ def heartbeat(state: RunState, now: float) -> str:
         if record.state is StepState.QUEUED
     ]
     return f"running: {_some(running)}; queued: {_some(waiting)}"
+
+
+def _seen(sight: Sight | None) -> str:
+    told = sight_words(sight) if sight is not None else ""
+    return f" ({told})" if told else ""
 
 
 def _some(items: list[str], limit: int = 8) -> str:

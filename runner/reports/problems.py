@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from runner.errors import Problem, Severity
+from runner.reports.visible import visible
 
 #: Returns the lines of a file by its name, as problems tell it; none for one that cannot be read.
 Lines = Callable[[str], Sequence[str]]
 
+_SPACES: Final = re.compile("[\t-\r\x85\u2028\u2029]")
 _MAX_EXCERPT: Final = 120  # characters; a line of a generated file may have millions
 _BOLD, _RED, _YELLOW, _CYAN, _DIM = "1", "1;31", "1;33", "36", "2"
 
@@ -83,14 +86,14 @@ def _excerpt(problem: Problem, lines: Lines, style: Style, tint: str) -> Iterato
     written = lines(place.file)
     if place.line > len(written) or place.column > len(written[place.line - 1]) + 1:
         return
-    line, column = _window(written[place.line - 1], place.column - 1)
+    line, column = window(written[place.line - 1], place.column - 1)
     number = f"  {place.line}"
     yield f"{style.paint(f'{number} |', _DIM)} {_printable(line)}".rstrip()
-    caret = " " * _width(_printable(line[:column])) + style.paint("^", tint)
+    caret = " " * text_width(_printable(line[:column])) + style.paint("^", tint)
     yield f"{style.paint(' ' * len(number) + ' |', _DIM)} {caret}"
 
 
-def _window(line: str, column: int) -> tuple[str, int]:
+def window(line: str, column: int) -> tuple[str, int]:
     """Return the part of a long line that is around `column` (from 0), and where the column is in it."""
     start = max(0, column - _MAX_EXCERPT // 2) if len(line) > _MAX_EXCERPT else 0
     part = line[start : start + _MAX_EXCERPT]
@@ -99,7 +102,7 @@ def _window(line: str, column: int) -> tuple[str, int]:
     return (f"…{part}", column - start + 1) if start else (part, column)
 
 
-def _width(text: str) -> int:
+def text_width(text: str) -> int:
     """Return how many columns of a terminal a text takes: East Asian characters take two, combining ones none."""
     if text.isascii():
         return len(text)
@@ -110,12 +113,8 @@ def _width(text: str) -> int:
 
 
 def _printable(text: str) -> str:
-    """Return the text without what could move a terminal's cursor or turn its writing around."""
-    if text.isprintable():
-        return text
-    return "".join(
-        character if character.isprintable() else " " if character.isspace() else "\ufffd" for character in text
-    )
+    """Return the text on one line; what could move a terminal's cursor or turn its writing around is written out."""
+    return text if text.isprintable() else visible(_SPACES.sub(" ", text))
 
 
 def _count(number: int, word: str) -> str:

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 
 from runner.errors import Problem
+from runner.reports.visible import visible_json, visible_lines
 
 
 def json_text(problems: Iterable[Problem]) -> str:
     """Return a JSON list with one object for each problem; every key is always there, `hint` and `step` may be null."""
-    return json.dumps([problem_object(problem) for problem in problems], indent=2, ensure_ascii=False)
+    text = json.dumps([problem_object(problem) for problem in problems], indent=2, ensure_ascii=False)
+    return visible_json(text)
 
 
 def github_lines(problems: Iterable[Problem]) -> Iterator[str]:
@@ -46,7 +48,7 @@ def problem_object(problem: Problem) -> dict[str, str | int | None]:
 
 
 def _data(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return visible_lines(text.replace("\r\n", "\n")).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 
 def _property(text: str) -> str:

@@ -10,9 +10,9 @@ import enum
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
 from runner.engine.events import CancelReason, ErrorDetails, Notice, Outcome, Rows, SkipReason, Worker
+from runner.engine.past import PastRun
 from runner.engine.state import BAD, StepState
 from runner.plan.model import Need
 
@@ -125,25 +125,6 @@ class Message:
 
     at: float
     text: str
-
-
-class PastRun(Protocol):
-    """An earlier run of the plan: for each step that was launched, its seconds and its last state."""
-
-    @property
-    def run(self) -> str:
-        """The run's id."""
-        ...
-
-    @property
-    def started_at(self) -> float:
-        """When it began, in seconds since the epoch."""
-        ...
-
-    @property
-    def steps(self) -> Mapping[str, tuple[float, str]]:
-        """Seconds and state, by step."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

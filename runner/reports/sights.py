@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from runner.durations import format_duration
@@ -14,11 +14,16 @@ _QUEUE_FULL = "IPC: MessageQueuePutMessage"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """What the server was seen to do for a step: a share from 0 to 1 if it tells one, doing what, waiting for what."""
+    """What was seen of a step's worker: a share from 0 to 1 if somebody tells one, doing what, waiting for whom.
+
+    `doing` names the phase that the share is of; `more` is what else there is to say of it.
+    """
 
     share: float | None = None
     doing: str = ""
+    more: str = ""
     waits: str = ""
+    pid: int = 0
 
 
 def sights(run_id: str, workers: Iterable[LiveWorker], steps: Iterable[str]) -> dict[str, Sight]:
@@ -30,11 +35,40 @@ def sights(run_id: str, workers: Iterable[LiveWorker], steps: Iterable[str]) -> 
 
 def sight(worker: LiveWorker) -> Sight:
     """Say what a worker does and what it waits for."""
+    waits = _waits(worker)
+    words = [*_told(worker), *([worker.wait] if worker.wait and not waits else [])]
+    return Sight(
+        share=_share(worker),
+        doing=words[0] if words else "",
+        more=", ".join(words[1:]),
+        waits=waits,
+        pid=worker.worker.pid,
+    )
+
+
+def _told(worker: LiveWorker) -> Iterator[str]:
+    """Yield what the step says of itself, then what the server says of its command."""
+    if worker.reported is not None:
+        yield worker.reported.message or "by its own report"
     progress = worker.progress
-    doing = "" if progress is None else _doing(progress)
-    if not doing and worker.wait and not worker.blocked_by:
-        doing = worker.wait
-    return Sight(share=None if progress is None else share(progress), doing=doing, waits=_waits(worker))
+    if progress is None:
+        return
+    yield _doing(progress)
+    if progress.done and share(progress) is None:
+        yield f"{progress.done:,} {progress.unit}"
+
+
+def _share(worker: LiveWorker) -> float | None:
+    """Return how far the step says that it is, else how far the server says that its phase is."""
+    if worker.reported is not None:
+        return min(1.0, max(0.0, worker.reported.percent / 100))
+    return None if worker.progress is None else share(worker.progress)
+
+
+def sight_words(sight: Sight) -> str:
+    """Say on one line all that was seen."""
+    part = f"{int(sight.share * 100)}%" if sight.share is not None else ""
+    return ", ".join(word for word in (sight.waits, sight.doing, part, sight.more) if word)
 
 
 def share(progress: Progress) -> float | None:
@@ -45,7 +79,7 @@ def share(progress: Progress) -> float | None:
 
 
 def forwards(before: Mapping[str, Sight], now: Mapping[str, Sight]) -> dict[str, Sight]:
-    """Return what is seen now, so that no share goes backwards in a phase.
+    """Return what is seen now, so that no share goes backwards in a phase of the same worker.
 
     PostgreSQL names a new phase before it sets its counters, so that for a moment those of the old one are seen.
     """
@@ -53,7 +87,7 @@ def forwards(before: Mapping[str, Sight], now: Mapping[str, Sight]) -> dict[str,
 
 
 def _after(before: Sight, now: Sight) -> Sight:
-    if now.share is None or before.share is None:
+    if now.share is None or before.share is None or now.pid != before.pid:
         return now
     if now.doing == before.doing:
         return replace(now, share=max(now.share, before.share))
@@ -61,7 +95,7 @@ def _after(before: Sight, now: Sight) -> Sight:
 
 
 def _doing(progress: Progress) -> str:
-    of = f" {progress.relation}" if progress.relation else ""
+    of = f" {_relation(progress.relation)}" if progress.relation else ""
     return f"{progress.command}{of}: {progress.phase}"
 
 
@@ -72,8 +106,14 @@ def _waits(worker: LiveWorker) -> str:
         return ""
     first, more = worker.blocked_by[0], len(worker.blocked_by) - 1
     also = f", and by {more} more" if more else ""
-    lock = f" for {first.lock}" if first.lock else ""
+    mode, on, relation = first.lock.partition(" on ")
+    lock = f" for {mode}{on}{_relation(relation)}" if mode else ""
     return f"waits{lock}, held by {_holder(first)}{also}"
+
+
+def _relation(name: str) -> str:
+    """Leave out the schema that a reader takes for granted: there is little room."""
+    return name.removeprefix("public.")
 
 
 def _holder(other: Other) -> str:

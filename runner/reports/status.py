@@ -14,6 +14,7 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress
 from runner.identity import run_of, step_of
+from runner.reports.visible import visible
 from runner.sql.params import quote_identifier
 
 #: Who lacks rights to see.
@@ -182,7 +183,7 @@ def _one_line(text: str) -> str:
 
 
 def _fit(line: str, width: int) -> str:
-    shown = "".join(character if character.isprintable() else "?" for character in line)
+    shown = visible(line)
     return shown if len(shown) <= width else shown[: width - 1].rstrip() + "…"
 
 

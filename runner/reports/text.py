@@ -6,6 +6,7 @@ import re
 
 from runner.engine.events import ErrorDetails
 from runner.engine.state import StepState
+from runner.reports.places import excerpt
 from runner.reports.report import AttemptReport, StepReport
 
 #: What XML 1.0 does not allow, in whatever form. Source: https://www.w3.org/TR/xml/#charsets
@@ -51,6 +52,7 @@ def error_fields(error: ErrorDetails) -> tuple[tuple[str, str], ...]:
     return tuple((name, text) for name, text in parts if text)
 
 
-def error_block(error: ErrorDetails) -> str:
-    """Write an error on several lines, the message first."""
-    return "\n".join([error.message, *(f"{name}: {text}" for name, text in error_fields(error))])
+def error_block(error: ErrorDetails, sql: str = "") -> str:
+    """Write an error on several lines: the message, the line of the SQL that it is about, and all else."""
+    fields = (f"{name}: {text}" for name, text in error_fields(error))
+    return "\n".join([error.message, *excerpt(error, sql), *fields])

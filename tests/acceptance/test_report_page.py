@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from runner.engine import events as ev
-from runner.records.past import PastRun
+from runner.engine.past import PastRun
 from runner.reports.collect import run_report
 from runner.reports.html import html_page
 from tests.chromium import chromium

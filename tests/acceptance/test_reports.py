@@ -116,3 +116,38 @@ def test_a_report_of_the_record_is_the_one_that_the_run_wrote(jobplan: Jobplan, 
         written = [(jobplan.folder / f"{when}.{kind}").read_text(encoding="utf-8") for when in ("live", "record")]
         assert written[0] == written[1], kind
     assert '"history":[{"run":' in (jobplan.folder / "record.html").read_text(encoding="utf-8")
+
+
+WRONG = """
+- id: chatty
+  sql: |
+    SELECT 1;
+    SELECT 'größe', :'word',
+      nope
+    FROM pg_class
+"""
+
+
+def test_an_error_leads_to_the_line_of_the_sql(jobplan: Jobplan, db: Database) -> None:
+    plan = jobplan.plan(WRONG, params="{word: {type: string, default: a long word that is put in}}")
+    env = {"GITHUB_ACTIONS": "true", "GITHUB_WORKSPACE": str(jobplan.folder)}
+    ran = jobplan("run", plan, "--dsn", db.dsn, "--report", "markdown=run.md", env=env)
+    assert ran.code == 1
+    lines = plan.read_text(encoding="utf-8").splitlines()
+    line = next(number for number, text in enumerate(lines, start=1) if "nope" in text)
+    column = lines[line - 1].index("nope") + 1
+    assert f"::error title=chatty failed,file=plan.yaml,line={line},col={column}::column " in ran.out
+    assert any(told.endswith(f"(SQLSTATE 42703) at {plan}:{line}:{column}") for told in ran.lines)
+    assert "LINE 3:   nope\n          ^\n" in (jobplan.folder / "run.md").read_text(encoding="utf-8")
+
+
+def test_another_machine_s_runs_are_known_from_the_ledger(jobplan: Jobplan, db: Database) -> None:
+    assert jobplan("ledger", "install", "--dsn", db.dsn).code == 0
+    plan = jobplan.plan("- {id: a, sql: SELECT pg_sleep(0.2)}")
+    for journal in ("theirs", "theirs", "ours"):
+        ran = jobplan("run", plan, "--dsn", db.dsn, "--journal", journal, "--report", "html=live.html")
+        assert ran.code == 0, ran.err
+    live = (jobplan.folder / "live.html").read_text(encoding="utf-8")
+    assert live.count('"steps":{"a":[0.') == 2
+    assert jobplan("show", "last", "--journal", "ours", "--report", "html=record.html").code == 0
+    assert (jobplan.folder / "record.html").read_text(encoding="utf-8") == live

@@ -158,9 +158,31 @@ def test_a_blocked_step_says_by_whom(jobplan: Jobplan, db: Database, terminals: 
         other.execute("LOCK orders")
         plan = jobplan.plan("- {id: waits, sql: ALTER TABLE orders ADD COLUMN n int}")
         terminal = terminals("run", plan, "--dsn", db.dsn, size=(160, 24))
-        holder = f"waits for AccessExclusiveLock on public.orders, held by pid {other.info.backend_pid} app 'web'"
+        holder = f"waits for AccessExclusiveLock on orders, held by pid {other.info.backend_pid} app 'web'"
         terminal.until(lambda lines: any(holder in line for line in lines))
     assert terminal.ended() == 0
+
+
+#: Clears the screen, renames the window, and writes green.
+EVIL_STEP = r"""
+- id: evil
+  sql: |
+    DO $$ BEGIN RAISE EXCEPTION E'gone \x1b[2J\x1b]0;pwned\x07 \u009b32mgreen'; END $$
+"""
+SHOWN = r"gone \x1b[2J\x1b]0;pwned\x07 \x9b32mgreen"
+
+
+@pytest.mark.parametrize("environment", [{}, {"TERM": "dumb"}])
+def test_a_message_of_the_server_cannot_act_on_the_terminal(
+    jobplan: Jobplan, db: Database, terminals: Callable[..., Terminal], environment: dict[str, str]
+) -> None:
+    terminal = terminals("run", jobplan.plan(EVIL_STEP), "--dsn", db.dsn, size=(160, 24), **environment)
+    assert terminal.ended() == 1
+    shown = terminals("show", "last", size=(160, 24))
+    assert shown.ended() == 0
+    for one in (terminal, shown):
+        assert any(SHOWN in line for line in one.shown)
+        assert not any(evil in one.written for evil in (b"\x1b[2J", b"\x1b]", b"\x07", "\x9b".encode()))
 
 
 @pytest.mark.parametrize("environment", [{"TERM": "dumb"}, {"TERM": "unknown"}])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from itertools import pairwise
+from typing import Any
 
 import psycopg
 import pytest
@@ -37,7 +39,7 @@ async def watched(run: Run, run_id: str, every: float = 0.02) -> Seen:
     finally:
         looking.cancel()
         (end,) = await asyncio.gather(looking, return_exceptions=True)
-    assert result.exit_code == 0
+    assert result.exit_code == 0, [record.last for record in result.state.records.values()]
     assert isinstance(end, asyncio.CancelledError)
     return seen
 
@@ -61,32 +63,97 @@ BEGIN
 END $$"""
 
 
+#: In the server's own folder, from which it may read, and in which it runs programs.
+FILE = f"jobplan-test-{new_run_id(0.0)}.copy"
+
+
 @pytest.fixture
-def big_table(database: str) -> str:
+def big_table(database: str) -> Iterator[str]:
     """A database with a table that takes a while, half of whose rows are dead."""
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("CREATE TABLE big (n int, filler text) WITH (autovacuum_enabled = off)")
         connection.execute("INSERT INTO big SELECT n, repeat('x', 100) FROM generate_series(1, 400000) AS n")
         connection.execute("DELETE FROM big WHERE n % 2 = 0")
         connection.execute(SLOWLY)
-    return database
+    yield database
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(f"COPY (SELECT) TO PROGRAM 'rm -f {FILE}'".encode())
+
+
+async def shares_of(dsn: str, sql: str, **keys: Any) -> dict[str, list[float]]:
+    """Run the SQL in a worker, and return the shares that were seen, by phase."""
+    run_id = new_run_id(0.0)
+    a_plan = plan(step("slow", sql, timeout=120.0, **keys))
+    run, _ = new_run(a_plan, PgGateway(dsn, run_id), run_id=run_id)
+    return by_phase(await watched(run, run_id))
+
+
+def assert_moved(shares: list[float]) -> None:
+    assert min(shares) < 0.15, shares
+    assert max(shares) > 0.85, shares
+    assert len(set(shares)) >= 6, shares
+
+
+#: Slow by the server's own means.
+THROTTLED = {"vacuum_cost_delay": "10ms", "vacuum_cost_limit": "400"}
 
 
 @pytest.mark.parametrize(
-    ("sql", "phase", "slowly"),
+    ("sql", "phase", "settings"),
     [
-        ("VACUUM big", "scanning heap", {"vacuum_cost_delay": "10ms", "vacuum_cost_limit": "1000"}),
-        ("ANALYZE big", "acquiring sample rows", {"vacuum_cost_delay": "10ms", "vacuum_cost_limit": "100"}),
+        ("VACUUM big", "scanning heap", THROTTLED),
+        ("ANALYZE big", "acquiring sample rows", {**THROTTLED, "vacuum_cost_limit": "100"}),
         ("CREATE INDEX CONCURRENTLY ON big (slowly(n))", "building index: scanning table", {}),
+        ("CLUSTER big USING by_a_bit", "seq scanning heap", {"enable_indexscan": "off", "maintenance_work_mem": "1MB"}),
+        ("COPY checked FROM '{file}'", "file", {}),
     ],
 )
 async def test_progress_moves_from_its_beginning_to_its_end_and_never_backwards(
-    big_table: str, sql: str, phase: str, slowly: dict[str, str]
+    big_table: str, sql: str, phase: str, settings: dict[str, str]
 ) -> None:
-    a_plan = plan(step("slow", sql, settings=slowly, timeout=120.0))
+    shares = await shares_of(big_table, sql.replace("{file}", prepared(big_table, sql)), settings=settings)
+    assert_moved(shares[phase])
+
+
+def prepared(dsn: str, sql: str) -> str:
+    """Make what a command needs; return the file that the server reads from, if it is one that does."""
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        if sql.startswith("CLUSTER"):
+            # The sort of CLUSTER asks for the key at each comparison, and begins to compare when its memory is full.
+            connection.execute(SLOWLY.replace("slowly", "a_bit").replace("0.05", "0.001"))
+            connection.execute("CREATE INDEX by_a_bit ON big (a_bit(n))")
+        if not sql.startswith("COPY"):
+            return ""
+        connection.execute("CREATE TABLE checked (n int CHECK (slowly(n) = n), filler text)")
+        ((folder,),) = connection.execute("SHOW data_directory").fetchall()
+        connection.execute(f"COPY big TO '{folder}/{FILE}'".encode())
+    return f"{folder}/{FILE}"
+
+
+async def test_each_later_phase_begins_anew(big_table: str) -> None:
+    """Dead rows in a table with an index: it is scanned, then its indexes are vacuumed, then the heap."""
+    with psycopg.connect(big_table, autocommit=True) as connection:
+        connection.execute("CREATE INDEX ON big (n)")
+    shares = await shares_of(big_table, "VACUUM big", settings={**THROTTLED, "vacuum_cost_limit": "200"})
+    assert_moved(shares["scanning heap"])
+    assert_moved(shares["vacuuming heap"])
+
+
+async def test_a_step_tells_of_its_own_progress(database: str) -> None:
+    schema = "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = $1"
+    with psycopg.connect(database, cursor_factory=psycopg.RawCursor) as connection:
+        ((found,),) = connection.execute(schema, ["pg_background"]).fetchall()
+    text = f"""DO $$ BEGIN
+      FOR i IN 0..10 LOOP
+        PERFORM {found}.pg_background_report_progress(i * 10, 'copying');
+        PERFORM pg_sleep(0.4);
+      END LOOP;
+    END $$"""
     run_id = new_run_id(0.0)
-    run, _ = new_run(a_plan, PgGateway(big_table, run_id), run_id=run_id)
-    shares = by_phase(await watched(run, run_id))[phase]
-    assert min(shares) < 0.3
-    assert max(shares) > 0.7
-    assert len(set(shares)) >= 4
+    run, _ = new_run(plan(step("slow", text)), PgGateway(database, run_id), run_id=run_id)
+    seen = await watched(run, run_id)
+    shares = [share for doing, share in seen if doing == "copying"]
+    assert shares == sorted(shares, key=lambda share: share or 0.0)
+    assert len(set(shares)) >= 6
+    assert shares[0] in (0.0, 0.1)
+    assert shares[-1] == 1.0

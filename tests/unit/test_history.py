@@ -9,10 +9,11 @@ import pytest
 
 from runner.engine.encoding import to_json
 from runner.engine.fold import apply
+from runner.engine.past import PastRun
 from runner.engine.scripts import AttemptScript
 from runner.engine.state import RunState, initial_state
 from runner.plan.model import Plan
-from runner.records.past import MOST, PastRun, durations, past_runs
+from runner.records.past import MOST, durations, past_runs
 from runner.reports.estimating import estimate
 from runner.reports.kinds import report_text
 from tests.unit.plays import plan, play, step

@@ -27,6 +27,7 @@ FACTS = (
     "runner.engine.encoding",
     "runner.engine.decoding",
     "runner.engine.activity",
+    "runner.engine.past",
 )
 #: A plan as data, and SQL.
 BASIS = (*GROUND, "runner.sql", "runner.plan.model", "runner.plan.graph")
@@ -76,7 +77,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ("runner.engine", (*BASIS, "runner.plan"), "the scheduler is pure: it knows neither server nor record"),
     (
         "runner.gateway",
-        (*BASIS, "runner.engine.events", "runner.engine.commands", "runner.engine.activity"),
+        (*BASIS, "runner.engine.events", "runner.engine.commands", "runner.engine.activity", "runner.engine.past"),
         "the gateway speaks to the server, and in events",
     ),
     (
@@ -123,7 +124,7 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 IMPURE = frozenset({"asyncio", "time", "os", "socket", "subprocess", "threading", "random"})
 PURE = tuple(
     f"runner.engine.{name}"
-    for name in ("activity", "events", "commands", "state", "fold", "scheduler", "settling", "simulate")
+    for name in ("activity", "past", "events", "commands", "state", "fold", "scheduler", "settling", "simulate")
 )
 
 

@@ -13,7 +13,7 @@ import pytest
 from rich.cells import cell_len
 
 from runner.engine import events as ev
-from runner.engine.activity import LiveWorker, Other, Progress
+from runner.engine.activity import LiveWorker, Other, Progress, Reported
 from runner.engine.fold import apply
 from runner.engine.scripts import AttemptScript
 from runner.engine.state import RunState, initial_state
@@ -74,6 +74,13 @@ def test_what_the_server_does_is_shown_and_who_is_blocked_comes_first() -> None:
     assert found[4].endswith("VACUUM orders")
 
 
+def test_who_holds_a_lock_is_not_cut_off_where_the_line_ends() -> None:
+    waits = "waits for AccessExclusiveLock on orders, held by pid 4711123 app 'web' for 12.0s"
+    found = lines(small(), 80, 24, also=Sight(waits=waits))
+    assert found[3] == "    waits for AccessExclusiveLock on orders, held by pid 4711123 app 'web' for"
+    assert found[4] == "      12.0s"
+
+
 def test_iterations_and_attempts_are_told() -> None:
     a_plan = plan(step("again", repeat=Repeat(max_iterations=9)))
     state = at_second(a_plan, 2.5, again=[AttemptScript(duration=1.0, row_count=1)])
@@ -96,7 +103,7 @@ def test_a_frame_fits_its_terminal(size: tuple[int, int], hostile: bool) -> None
 
 
 def test_nothing_in_a_text_controls_the_terminal() -> None:
-    assert printable("a\x1b[2Jb\r\nc\x07\u202ed\x9b") == "a\ufffd[2Jb c\ufffd\ufffdd\ufffd"
+    assert printable("a\x1b[2Jb\r\nc\x07\u202ed\x9b") == r"a\x1b[2Jb c\x07\u202ed\x9b"
 
 
 class _Terminal(io.StringIO):
@@ -236,29 +243,41 @@ def test_a_sight_is_found_by_the_name_that_a_long_id_is_cut_in() -> None:
 @pytest.mark.parametrize(
     ("keys", "expected"),
     [
-        ({}, Sight()),
-        ({"wait": "IO: DataFileRead"}, Sight(doing="IO: DataFileRead")),
+        ({}, Sight(pid=7)),
+        ({"wait": "IO: DataFileRead"}, Sight(doing="IO: DataFileRead", pid=7)),
         (
             {"wait": "IPC: MessageQueuePutMessage"},
-            Sight(doing="IPC: MessageQueuePutMessage", waits="stopped by its full output queue"),
+            Sight(waits="stopped by its full output queue", pid=7),
         ),
         (
             {"progress": Progress(command="VACUUM", phase="scanning heap", relation="t", done=1, total=4)},
-            Sight(share=0.25, doing="VACUUM t: scanning heap"),
+            Sight(share=0.25, doing="VACUUM t: scanning heap", pid=7),
         ),
-        ({"progress": Progress(command="COPY", phase="file", done=9)}, Sight(doing="COPY: file")),
+        (
+            {
+                "progress": Progress(command="COPY TO", phase="pipe", relation="public.t", done=9_000, unit="rows"),
+                "wait": "IO: CopyToWrite",
+            },
+            Sight(doing="COPY TO t: pipe", more="9,000 rows, IO: CopyToWrite", pid=7),
+        ),
+        ({"reported": Reported(percent=40, message="half")}, Sight(share=0.4, doing="half", pid=7)),
+        ({"reported": Reported(percent=400)}, Sight(share=1.0, doing="by its own report", pid=7)),
+        (
+            {"reported": Reported(percent=40, message="half"), "progress": Progress(command="COPY FROM", phase="file")},
+            Sight(share=0.4, doing="half", more="COPY FROM: file", pid=7),
+        ),
         (
             {
                 "wait": "Lock: relation",
-                "blocked_by": (Other(pid=4711, name="web", lock="ShareLock on orders", seconds=12.0),),
+                "blocked_by": (Other(pid=4711, name="web", lock="ShareLock on public.orders", seconds=12.0),),
             },
-            Sight(waits="waits for ShareLock on orders, held by pid 4711 app 'web' for 12.0s"),
+            Sight(waits="waits for ShareLock on orders, held by pid 4711 app 'web' for 12.0s", pid=7),
         ),
         (
             {"blocked_by": (Other(pid=3, name=worker_name(RUN, "b")), Other(pid=0))},
-            Sight(waits="waits, held by pid 3 step b, and by 1 more"),
+            Sight(waits="waits, held by pid 3 step b, and by 1 more", pid=7),
         ),
-        ({"blocked_by": (Other(pid=0),)}, Sight(waits="waits, held by a prepared transaction")),
+        ({"blocked_by": (Other(pid=0),)}, Sight(waits="waits, held by a prepared transaction", pid=7)),
     ],
 )
 def test_what_a_worker_does_in_words(keys: dict[str, Any], expected: Sight) -> None:
@@ -273,5 +292,6 @@ def test_a_share_never_goes_backwards_in_a_phase_nor_is_it_that_of_the_last_one(
     assert after(Sight(share=1.0, doing="x"), Sight(share=1.0, doing="y")) is None
     assert after(Sight(share=1.0, doing="x"), Sight(share=0.1, doing="y")) == 0.1
     assert after(Sight(doing="x"), Sight(share=0.1, doing="x")) == 0.1
+    assert after(Sight(share=0.9, doing="x", pid=1), Sight(share=0.1, doing="x", pid=2)) == 0.1
     sorting = Progress(command="CREATE INDEX", phase="building index: sorting live tuples", done=9, total=9)
     assert sight(_seen("a", progress=sorting)).share is None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from runner.engine.events import ErrorDetails, Notice
@@ -14,8 +16,10 @@ from runner.gateway.output import (
     cannot_send_rows,
     is_workers_own,
     launched_text,
+    plan_position,
     statement_tag,
 )
+from runner.identity import WorkerLabel
 from runner.sql.parse import parse_statements
 
 
@@ -127,3 +131,18 @@ def test_an_error_of_the_worker_is_known_by_its_context() -> None:
 def test_what_is_certain_to_send_command_tags_only(sql: str, certain: bool) -> None:
     assert cannot_send_rows(request(sql)) is certain
     assert not cannot_send_rows(request(sql, rows=1))
+
+
+@pytest.mark.parametrize("first", ["", "INSERT INTO ledger VALUES (1);"])
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("sql", ["SELECT nope", "SELECT 'ä' ; UPDATE t SET i = 1;\n SELECT x.nope; TABLE t", "nope"])
+def test_a_place_in_what_was_launched_is_one_in_the_plan(sql: str, *, labelled: bool, first: str) -> None:
+    label = WorkerLabel(run="r", plan="p", step="s", attempt=1, on_finish="wait", timeout=None) if labelled else None
+    a_request = replace(request(sql), label=label)
+    text = launched_text(a_request, first)
+    assert plan_position(a_request, first, text.index("nope") + 1) == sql.index("nope") + 1
+    assert plan_position(a_request, first, len(text) + 100) == len(sql) + 1
+    if labelled or first:
+        assert plan_position(a_request, first, 1) is None
+    if NEXT in text:
+        assert plan_position(a_request, first, text.index(NEXT) + 1) is None

@@ -10,6 +10,7 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.state import RunState, StepState, initial_state
 from runner.reports.plain import HEARTBEAT, Afterlife, Plain, Verbosity, error_text, heartbeat, last_line
+from runner.reports.sights import Sight
 from tests.builders import plan, step
 
 AT = 1_767_225_600.0  # 2026-01-01T00:00:00Z
@@ -79,6 +80,15 @@ def test_a_heartbeat_comes_when_nothing_was_said_for_a_minute_and_not_before() -
     assert story.tick(AT + HEARTBEAT) == ["00:01:00Z running: a for 1m00s; queued: b (all 1 slots are taken)"]
     assert story.tick(AT + HEARTBEAT + 1) == []
     assert len(story.tick(AT + 2 * HEARTBEAT)) == 1
+
+
+def test_a_heartbeat_says_how_far_what_runs_is_and_who_is_in_its_way() -> None:
+    state = two_steps()
+    Story(state).tell(run_started(), ev.StepReady(at=AT, step="a"), launching("a"))
+    far = heartbeat(state, AT + 9, {"a": Sight(doing="VACUUM t: scanning heap", share=0.456)})
+    assert far == "running: a for 9.0s (VACUUM t: scanning heap, 45%); queued: nothing"
+    held = heartbeat(state, AT + 9, {"a": Sight(waits="waits for ShareLock on t, held by pid 7 app 'web' for 12s")})
+    assert held == "running: a for 9.0s (waits for ShareLock on t, held by pid 7 app 'web' for 12s); queued: nothing"
 
 
 def test_a_quiet_run_has_no_heartbeat() -> None:

@@ -120,9 +120,9 @@ def test_json_has_every_key_always() -> None:
 
 
 def test_github_commands_are_escaped() -> None:
-    told = problem(2, 3, file="a,b:c%.yaml", message="50% of\nthis::that, yes\r", hint="do")
+    told = problem(2, 3, file="a,b:c%.yaml", message="50% of\nthis::that,\r\nyes", hint="do")
     assert list(github_lines([told])) == [
-        "::error file=a%2Cb%3Ac%25.yaml,line=2,col=3,title=JP300::50%25 of%0Athis::that, yes%0D%0Ado"
+        "::error file=a%2Cb%3Ac%25.yaml,line=2,col=3,title=JP300::50%25 of%0Athis::that,%0Ayes%0Ado"
     ]
 
 

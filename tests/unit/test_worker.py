@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 
+from runner.engine.activity import Reported
 from runner.engine.events import ErrorDetails, Worker
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
@@ -40,7 +42,7 @@ DETAILS = Reply(rows=(("22012", "division by zero", None, None, OWN, None, None,
 
 
 class Scripted(Session):
-    """A session that answers each statement with the next of its answers."""
+    """A session that answers each statement with the next of its answers; `follow` with those of `wait`."""
 
     def __init__(self, answers: dict[str, list[Answer]]) -> None:
         self._answers = answers
@@ -49,6 +51,8 @@ class Scripted(Session):
         self.search_path, self.role, self.process = "public", "none", 42
         self.on_notice = None
         self.launched = 0
+        #: What the worker has told of its own progress.
+        self.progress: str | None = None
         self._lost = None
 
     @property
@@ -61,12 +65,15 @@ class Scripted(Session):
         for name, parameters in statements:
             self.asked.append(name)
             self.parameters[name] = tuple(parameters)
-            answers = self._answers.get(name)
+            answers = self._answers.get("wait" if name == "follow" else name)
             answer: Answer = Reply()
             if answers:
                 answer = answers.pop(0) if len(answers) > 1 else answers[0]
             if isinstance(answer, ServerLostError):
                 raise answer
+            if name == "follow":
+                told = (self.progress, None if self.progress is None else "told")
+                answer = replace(answer, rows=tuple((*row, *told) for row in answer.rows))
             replies.append(answer)
         return replies
 
@@ -284,7 +291,17 @@ async def test_who_has_not_ended_in_that_statement_is_waited_for() -> None:
     case = Case(settings={}, launch_at_once=at_once(RUNNING, proven=False), wait=SUCCEEDED)
     end = await case.end()
     assert (end.proven, end.command_tag) == (True, "DO")
-    assert case.session.asked == ["nothing", "launch_at_once", "wait", "drain", "now"]
+    assert case.session.asked == ["nothing", "launch_at_once", "follow", "drain", "now"]
+
+
+async def test_what_a_worker_tells_of_its_progress_is_kept() -> None:
+    case = Case(Eyes(looks=3), wait=[RUNNING] * 3 + [SUCCEEDED])
+    await case.worker.launch()
+    assert case.worker.reported is None
+    case.session.progress = "40"
+    end = await case.worker.ended(seen=case.seen.append, lost=case.lost.append)
+    assert end.proven
+    assert case.worker.reported == Reported(percent=40, message="told")
 
 
 async def test_a_failure_in_that_statement_is_told_in_full() -> None:

@@ -119,7 +119,7 @@ const steps = (() => {
 
   function errorText(error) {
     const names = {sqlstate: "SQLSTATE", detail: "DETAIL", hint: "HINT", context: "CONTEXT", schema: "SCHEMA NAME", table: "TABLE NAME", column: "COLUMN NAME", constraint: "CONSTRAINT NAME"};
-    return [error.message, ...Object.entries(names).filter(([key]) => error[key]).map(([key, name]) => `${name}: ${error[key]}`)].join("\n");
+    return [error.message, ...error.excerpt, ...Object.entries(names).filter(([key]) => error[key]).map(([key, name]) => `${name}: ${error[key]}`)].join("\n");
   }
 
   function noticeText(attempt, step) {

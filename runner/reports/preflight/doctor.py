@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from runner.gateway.facts import ServerFacts
 from runner.preflight.server import Examined, Level
 from runner.reports.problems import Style
+from runner.reports.visible import visible
 
 _TINTS = {Level.OK: "32", Level.WARNING: "1;33", Level.ERROR: "1;31", Level.UNKNOWN: "2"}
 _WIDTH = max(len(level.value) for level in Level)
@@ -23,13 +24,13 @@ def doctor_lines(examined: Sequence[Examined], facts: ServerFacts, style: Style)
     for one in examined:
         outcome = one.outcome
         level = style.paint(outcome.level.value.ljust(_WIDTH), _TINTS[outcome.level])
-        yield f"{level}  {one.check.name.ljust(name_width)}  {outcome.found}"
+        yield f"{level}  {one.check.name.ljust(name_width)}  {visible(outcome.found)}"
         if outcome.level in (Level.WARNING, Level.ERROR):
             margin = " " * (_WIDTH + name_width + 4)
-            yield f"{margin}needed: {outcome.needed}"
-            yield f"{margin}mend:   {outcome.mend}"
+            yield f"{margin}needed: {visible(outcome.needed)}"
+            yield f"{margin}mend:   {visible(outcome.mend)}"
     yield ""
-    yield verdict_line(examined, facts)
+    yield visible(verdict_line(examined, facts))
 
 
 def verdict_line(examined: Iterable[Examined], facts: ServerFacts) -> str:

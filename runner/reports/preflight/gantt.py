@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from runner.durations import format_duration
 from runner.preflight.schedule import Bar, Schedule
 from runner.reports.problems import Style
+from runner.reports.visible import visible
 
 #: Columns of the chart, and the bars that it has at most: nobody reads a thousand.
 _WIDTH = 60
@@ -32,7 +33,7 @@ def schedule_lines(schedule: Schedule, style: Style) -> Iterator[str]:
     if len(shown) < len(schedule.bars):
         yield f"  and {len(schedule.bars) - len(shown)} shorter ones"
     yield ""
-    yield from _told(schedule)
+    yield from map(visible, _told(schedule))
     yield from _tried(schedule)
 
 
@@ -47,7 +48,8 @@ def _shown(schedule: Schedule) -> tuple[Bar, ...]:
 
 
 def _name(bar: Bar) -> str:
-    return bar.step if len(bar.step) <= _MAX_NAME else bar.step[: _MAX_NAME - 1] + "…"
+    name = visible(bar.step)
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
 
 
 def _row(bar: Bar, scale: float) -> str:

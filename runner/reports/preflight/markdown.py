@@ -9,6 +9,7 @@ from runner.preflight.result import Coverage, DryRun, StatementReport
 from runner.reports.preflight.gantt import schedule_lines
 from runner.reports.preflight.text import summary
 from runner.reports.problems import Style
+from runner.reports.visible import visible
 
 _MARKS = {Coverage.CHECKED: "✅", Coverage.PARTLY: "🟡", Coverage.NOT: "⚪"}
 
@@ -59,5 +60,11 @@ def _statement(one: StatementReport) -> str:
 
 def _plain(text: str) -> str:
     """Nothing in a plan or a server's words becomes markup, a mention or a new column."""
-    escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace("|", "&#124;").replace("`", "&#96;")
-    return " ".join(escaped.replace("@", "&#64;").replace("*", "&#42;").replace("_", "&#95;").split())
+    escaped = (
+        visible(" ".join(text.split()))
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace("|", "&#124;")
+        .replace("`", "&#96;")
+    )
+    return escaped.replace("@", "&#64;").replace("*", "&#42;").replace("_", "&#95;")

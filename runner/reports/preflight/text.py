@@ -9,6 +9,7 @@ from runner.preflight.activity import LockReport
 from runner.preflight.result import Coverage, DryRun, StatementReport
 from runner.reports.preflight.gantt import schedule_lines
 from runner.reports.problems import Lines, Style, problem_lines
+from runner.reports.visible import visible
 
 #: Locks that are shown, the largest relations first.
 _MAX_LOCKS = 15
@@ -30,7 +31,7 @@ def dry_run_lines(result: DryRun, lines: Lines, style: Style) -> Iterator[str]:
     if result.schedule is not None:
         yield from schedule_lines(result.schedule, style)
         yield ""
-    yield summary(result)
+    yield visible(summary(result))
 
 
 def _statements(statements: Sequence[StatementReport], style: Style) -> Iterator[str]:
@@ -41,16 +42,16 @@ def _statements(statements: Sequence[StatementReport], style: Style) -> Iterator
         estimate = (
             f"  (cost {one.cost:,.0f}, {one.rows:,} rows)" if one.cost is not None and one.rows is not None else ""
         )
-        yield f"  {coverage}  {_name(one).ljust(width)}  {one.text}{estimate}".rstrip()
+        yield f"  {coverage}  {_name(one).ljust(width)}  {visible(one.text)}{estimate}".rstrip()
         for remark in (*one.why, *one.notes):
-            yield f"  {' ' * _WIDTH}  {' ' * width}  - {remark}"
+            yield f"  {' ' * _WIDTH}  {' ' * width}  - {visible(remark)}"
 
 
 def _locks(locks: Sequence[LockReport], style: Style) -> Iterator[str]:
     yield style.bold("Locks that keep others out")
-    width = max(len(one.step) for one in locks[:_MAX_LOCKS])
+    width = max(len(visible(one.step)) for one in locks[:_MAX_LOCKS])
     for one in locks[:_MAX_LOCKS]:
-        yield f"  {one.step.ljust(width)}  {lock_sentence(one)}"
+        yield f"  {visible(one.step).ljust(width)}  {visible(lock_sentence(one))}"
     if len(locks) > _MAX_LOCKS:
         yield f"  and {len(locks) - _MAX_LOCKS} on smaller relations"
 
@@ -76,7 +77,7 @@ def _bytes(size: int) -> str:
 
 
 def _name(one: StatementReport) -> str:
-    return one.instance if one.key == "sql" else f"{one.instance} ({one.key})"
+    return visible(one.instance if one.key == "sql" else f"{one.instance} ({one.key})")
 
 
 def summary(result: DryRun) -> str:

@@ -1,0 +1,47 @@
+"""Text from a plan or a server as a terminal may be given it: nothing in it moves the cursor or hides what it says.
+
+A message is data. One that holds an escape sequence could clear the screen, rewrite earlier lines or colour a failure
+green, so control characters are written as escapes that can be seen, as psql does. JSON has escapes of its own.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+#: C0 and C1 controls, half surrogate pairs, line separators, and what turns the direction of writing around or takes no
+#: room; not the two joiners (U+200C, U+200D), without which some scripts and emoji cannot be written.
+#: Source: https://www.unicode.org/reports/tr36/ and the categories Cc, Cf, Cs, Zl, Zp.
+_ACTING = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0001\U000e0020-\U000e007f]"
+)
+#: Of these, what `json.dumps` writes as it is.
+_LEFT_BY_JSON = re.compile(_ACTING.pattern.replace("\x00-\x1f", ""))
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    r"""Return text on one line in which control characters are escapes: `\x1b`, `\n`; those in `keep` stay."""
+    return _ACTING.sub(lambda found: found[0] if found[0] in keep else _escape(found[0]), text)
+
+
+def visible_lines(text: str) -> str:
+    """Return text of several lines, each as `visible` gives it."""
+    return visible(text, keep="\n")
+
+
+def visible_json(text: str) -> str:
+    """Return JSON with the same meaning, in which no character acts on a terminal."""
+    return _LEFT_BY_JSON.sub(lambda found: "".join(f"\\u{unit:04x}" for unit in _utf16(found[0])), text)
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if code > 0xFFFF:
+        return f"\\U{code:08x}"
+    return _SHORT.get(character) or (f"\\x{code:02x}" if code <= 0xFF else f"\\u{code:04x}")
+
+
+def _utf16(character: str) -> tuple[int, ...]:
+    data = character.encode("utf-16-be", "surrogatepass")
+    return tuple(int.from_bytes(data[at : at + 2], "big") for at in range(0, len(data), 2))
