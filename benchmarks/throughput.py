@@ -8,6 +8,7 @@ from functools import partial
 
 from benchmarks import plans
 from benchmarks.bench import Bench
+from benchmarks.cores import apart
 from benchmarks.figures import Figure, at_least, ratios, take_turns
 from benchmarks.in_server import Limit
 from benchmarks.server_cpu import server_cpu
@@ -27,10 +28,13 @@ def measure(bench: Bench) -> Iterator[Figure]:
     count = 400 if bench.quick else 1000
     for slots in _SLOTS:
         yield from _at(bench, slots, count, Verbosity.QUIET)
-    yield from _at(bench, 4, count, Verbosity.NORMAL)
+    yield from _at(bench, 4, count, Verbosity.NORMAL, ", progress")
+    with apart(bench.server.pid) as separated:
+        for slots in _SLOTS[1:] if separated else ():
+            yield from _at(bench, slots, count, Verbosity.QUIET, ", on a core of its own")
 
 
-def _at(bench: Bench, slots: int, count: int, verbosity: Verbosity) -> Iterator[Figure]:
+def _at(bench: Bench, slots: int, count: int, verbosity: Verbosity, how: str = "") -> Iterator[Figure]:
     work = plans.same_steps(count - count % slots, _SQL, slots=slots)
     cpu: list[float] = []
     servers: dict[str, list[float]] = {"limit": [], "jobplan": []}
@@ -54,7 +58,7 @@ def _at(bench: Bench, slots: int, count: int, verbosity: Verbosity) -> Iterator[
         cpu.clear()
         sides: dict[str, Callable[[], float]] = {"limit": partial(limit.seconds, len(work.steps)), "jobplan": jobplan}
         taken = take_turns({name: partial(watched, name, side) for name, side in sides.items()}, bench.rounds(7))
-    what = f"{slots} slot{'s' if slots > 1 else ''}" + (", progress" if verbosity is Verbosity.NORMAL else "")
+    what = f"{slots} slot{'s' if slots > 1 else ''}{how}"
     rates = {name: [len(work.steps) / seconds for seconds in times] for name, times in taken.items()}
     share = at_least(_SHARE) if slots > 1 else None
     yield Figure.median(_NAME, f"{what}: share of the limit", ratios(rates["jobplan"], rates["limit"]), "", share)

@@ -15,10 +15,11 @@ SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false),
 
 -- name: unlimit
 -- A timeout of the role or the database must not end a wait, a drain, or an idle launcher session; nor does it reach a
--- worker, whose limit is its step's.
+-- worker, whose limit is its step's. Older servers lack the second. (pg_settings would write out every setting there is,
+-- which is most of what a session costs the server to prepare.)
 SELECT count(set_config(name, '0', false))
-FROM pg_settings
-WHERE name IN ('statement_timeout', 'transaction_timeout', 'idle_session_timeout')
+FROM unnest(ARRAY['statement_timeout', 'transaction_timeout', 'idle_session_timeout']) AS name
+WHERE current_setting(name, true) IS NOT NULL
 
 -- name: server
 -- The server, the extension and whether this role may use it; one row. No extension: its columns are NULL.
