@@ -19,6 +19,7 @@ from runner.cli.reporting import report_option, wanted_reports
 from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
+from runner.engine.chronicle import chronicle_of
 from runner.engine.resumed import items_that_stay, steps_over
 from runner.engine.takeover import Orphans, Takeover
 from runner.errors import JobplanError, PlanError, RecordError, UsageError
@@ -141,6 +142,7 @@ def _resume(options: Options) -> int:
             by=_person(),
             database=started.database,
             system_identifier=started.system_identifier,
+            known=chronicle_of(record.events),
         ),
     )
     return conduct(course, MonotonicClock())

@@ -148,7 +148,7 @@ class RunStarted(Event):
 class Settled:
     """What was found out, before a run is taken up, of an attempt that nothing had proven: how it ended, and from what.
 
-    `by` is `ledger`, `verify`, or the person who says so.
+    `by` is `ledger`, `verify`, `idempotent`, `repeat` (an iteration is done, others follow), or the person who says so.
     """
 
     step: str

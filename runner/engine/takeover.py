@@ -11,13 +11,15 @@ import enum
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from runner.clock import Clock, rfc3339
+from runner.clock import Clock
 from runner.engine import events as ev
+from runner.engine.chronicle import check_chronicle
 from runner.engine.conditions import Conditions
-from runner.engine.resumed import finally_starts_again, has_succeeded, is_kept, steps_known
-from runner.engine.state import HOLDING, RunState, StepRecord, StepState
+from runner.engine.open_questions import committed_in_vain, is_open, question, question_of_work_in_vain
+from runner.engine.resumed import finally_starts_again, is_kept, steps_known
+from runner.engine.state import HOLDING, RunState, StepRecord
 from runner.errors import OpenQuestionError, PreflightError, UsageError
-from runner.gateway.base import Gateway, ServerInfo
+from runner.gateway.base import Chronicle, Gateway, ServerInfo
 from runner.identity import worker_name
 from runner.plan.model import Plan, Value
 
@@ -47,6 +49,8 @@ class Takeover:
     by: str = ""
     database: str = ""
     system_identifier: str | None = None
+    #: What its journal knows, if it was begun elsewhere than in this process.
+    known: Chronicle | None = None
 
     def check_server(self, info: ServerInfo) -> None:
         """See to it that this is the server and the database of the run. PreflightError if it is another one."""
@@ -113,6 +117,7 @@ class _Inquiry:
 
     async def findings(self) -> Findings:
         alive = await self._alive()
+        await self._check_record()
         if self._takeover.orphans is Orphans.CANCEL:
             await self._stop({key: worker for key, worker in alive.items() if self._is_orphan(key)}, cancel=True)
             alive = {key: worker for key, worker in alive.items() if not self._is_orphan(key)}
@@ -167,6 +172,12 @@ class _Inquiry:
                 )
         return {steps[worker.application_name]: worker for worker in left.workers}
 
+    async def _check_record(self) -> None:
+        """See to it that the journal is not an old copy, as far as a ledger can tell."""
+        told = await self._gateway.chronicle() if self._takeover.known is not None else None
+        if told is not None and self._takeover.known is not None:
+            check_chronicle(self._run_id, self._takeover.known, told)
+
     def _expected(self) -> set[str]:
         """Return the names of workers that were asked for and never seen: one may only just have been started."""
         asked_for = (record for record in self._state.records.values() if record.state in HOLDING)
@@ -220,23 +231,34 @@ class _Inquiry:
                 settled.append(ev.Settled(step=key, outcome=self._takeover.marks[key], by=self._takeover.by))
             elif moot:
                 continue
-            elif _is_open(record):
+            elif is_open(record):
                 found = await self._of_ledger(record) or await self._of_plan(record)
                 if found is None:
-                    questions[key] = _question(record)
+                    questions[key] = question(record)
                 else:
                     settled.append(found)
-            elif _committed_in_vain(record):
+            elif committed_in_vain(record):
                 found = await self._of_plan(record)
                 if found is None:
-                    questions[key] = _question_of_work_in_vain(record)
+                    questions[key] = question_of_work_in_vain(record)
                 else:
                     settled.append(found)
         return settled, questions
 
     async def _of_ledger(self, record: StepRecord) -> ev.Settled | None:
         committed = await self._gateway.committed(record.key, record.attempt)
+        if committed and record.step.repeat is not None:
+            return await self._of_iteration(record)
         return None if committed is None else _settled(record, "ledger", succeeded=committed)
+
+    async def _of_iteration(self, record: StepRecord) -> ev.Settled:
+        """One iteration has committed; whether it was the last one is for `until` to say, or for another one."""
+        if record.step.repeat is not None and record.step.repeat.until_sql is not None:
+            conditions = Conditions(self._gateway, record, self._values(record))
+            said = await conditions.evaluate(ev.CheckPhase.AFTER, self._clock.now())
+            if isinstance(said, ev.StepChecked) and said.verdict is ev.Verdict.PROCEED:
+                return _settled(record, "ledger", succeeded=True)
+        return ev.Settled(step=record.key, outcome=ev.Outcome.UNKNOWN, by="repeat")
 
     async def _of_plan(self, record: StepRecord) -> ev.Settled | None:
         """Ask `verify`; a step that may run again needs no proof."""
@@ -248,48 +270,5 @@ class _Inquiry:
         return None
 
 
-def _is_open(record: StepRecord) -> bool:
-    """Say whether a worker was asked for of which nothing proves what it did."""
-    if record.instances is not None or is_kept(record, {}) or has_succeeded(record):
-        return False
-    if record.state in HOLDING:
-        return True
-    ended = record.last is not None and record.last.attempt == record.attempt
-    outcome = record.last.outcome if ended and record.last is not None else None
-    if outcome is ev.Outcome.DETACHED:
-        return True
-    # `verify` has said that it did not do its work if an unknown outcome was the reason for a failure
-    return outcome is ev.Outcome.UNKNOWN and record.state is not StepState.FAILED
-
-
-def _committed_in_vain(record: StepRecord) -> bool:
-    """Say whether the step failed although its worker had committed: by what it expects of the result.
-
-    A check has changed nothing, and what repeats itself is made to run again.
-    """
-    last = record.last
-    if last is None or record.state is not StepState.FAILED or has_succeeded(record):
-        return False
-    if record.step.repeat is not None:
-        return False
-    return last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag != "SELECT"
-
-
 def _settled(record: StepRecord, by: str, *, succeeded: bool) -> ev.Settled:
     return ev.Settled(step=record.key, outcome=ev.Outcome.SUCCEEDED if succeeded else ev.Outcome.FAILED, by=by)
-
-
-def _question(record: StepRecord) -> str:
-    when = f" of {rfc3339(record.launched_at)[:19]}Z" if record.launched_at is not None else ""
-    who = f" (pid {record.worker.pid})" if record.worker is not None else ""
-    return (
-        f"{record.key}: the worker{who}{when} has gone, and nothing proves what it did. Look, and say "
-        f"--mark '{record.key}=succeeded' if its work is done, --mark '{record.key}=failed' to run it again."
-    )
-
-
-def _question_of_work_in_vain(record: StepRecord) -> str:
-    return (
-        f"{record.key}: its worker has committed, and the step failed all the same, by what the plan expects of it. "
-        f"Say --mark '{record.key}=succeeded' if that is as it should be, --mark '{record.key}=failed' to run it again."
-    )

@@ -101,6 +101,18 @@ class LeftBehind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chronicle:
+    """What a record knows of a run that must not be missed when it is taken up.
+
+    `launched` are attempts whose worker was asked for; `takeovers` are the moments, as they are written, at which
+    another runner took the run up, each with its host.
+    """
+
+    launched: frozenset[tuple[str, int]] = frozenset()
+    takeovers: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerEnd:
     """What is known of a worker that has gone or was let go of.
 
@@ -182,6 +194,13 @@ class Gateway(Protocol):
 
     async def committed(self, step: str, attempt: int) -> bool | None:
         """Say whether an attempt whose worker has gone has committed; None if no ledger tells.
+
+        ServerLostError if the server cannot be reached.
+        """
+        ...
+
+    async def chronicle(self) -> Chronicle | None:
+        """Return what the ledger knows of this run; None if there is none that tells.
 
         ServerLostError if the server cannot be reached.
         """

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from runner.engine.events import ErrorDetails
+from runner.engine.events import ErrorDetails, Outcome
 from runner.errors import GatewayError, ServerLostError
-from runner.gateway.base import LaunchRequest, WorkerEnd
+from runner.gateway.base import Chronicle, LaunchRequest, WorkerEnd
 from runner.gateway.ledger import GONE, Ledger, Statement, first_error
 from runner.gateway.ledger_found import Surroundings
 from runner.gateway.output import takes_commit_row
@@ -33,6 +33,9 @@ _GAVE_UP = (COMMIT_ROW_LOCK_TIMEOUT - 0.01, COMMIT_ROW_LOCK_TIMEOUT + 0.29)
 #: Seconds for which a worker that has gone by all appearances may keep its transaction open, and between two looks.
 _SETTLE_FOR = 60.0
 _LOOK_AGAIN = 1.0
+
+#: States of a step whose last attempt did what was wanted of it.
+_GOOD = frozenset({"succeeded", "failed_allowed"})
 
 _PLACES = re.compile(r"\{\w+\}")
 _OFF = frozenset({"off", "of", "false", "fals", "fal", "fa", "f", "no", "n", "0"})
@@ -105,14 +108,8 @@ class Commits:
         key = (self._ledger.run_id, step, str(attempt))
         before: tuple[Statement, ...] = (("ledger_begin", ()), ("ledger_limits", ()))
         before += (("ledger_fence", key),) if fence else ()
-        until = asyncio.get_running_loop().time() + _SETTLE_FOR
-        while True:
-            reply, error = await self._ask(*before, ("ledger_committed", key), ("commit", ()))
-            if error is None:
-                return bool(reply.rows) and reply.rows[0][0] == "t"
-            if error.sqlstate in GONE or asyncio.get_running_loop().time() > until:
-                raise ServerLostError(f"the ledger cannot be asked: {error.message}")
-            await asyncio.sleep(_LOOK_AGAIN)
+        reply = await self._ask_patiently(*before, ("ledger_committed", key), ("commit", ()))
+        return bool(reply.rows) and reply.rows[0][0] == "t"
 
     async def of_an_orphan(self, step: str, attempt: int) -> bool | None:
         """Say whether an attempt of an earlier runner has committed; None if the ledger cannot tell. As `committed`."""
@@ -124,8 +121,52 @@ class Commits:
             return written.rows[0][0] == "t"
         expected, error = await self._ask(("begin", ()), ("ledger_expected", key), ("commit", ()))
         if error is not None or not expected.rows or expected.rows[0][0] != "t":
-            return None
+            return await self._as_seen(key)
         return await self.committed(step, attempt, fence=True)
+
+    async def _as_seen(self, key: Sequence[str]) -> bool | None:
+        """Say what a runner has seen of an attempt without a row that this run's journal does not have."""
+        ended, error = await self._ask(("begin", ()), ("ledger_ended", key), ("commit", ()))
+        if error is not None or not ended.rows:
+            return None
+        outcome, state = ended.rows[0]
+        if outcome in (Outcome.FAILED, Outcome.TIMED_OUT, Outcome.CANCELLED):
+            return False
+        return True if outcome == Outcome.SUCCEEDED and state in _GOOD else None
+
+    async def chronicle(self) -> Chronicle | None:
+        """Return what the ledger knows of the run; None if there is none. ServerLostError if nobody can say.
+
+        When the journal broke off, the takeover itself may be missing in it, and nothing was launched after that.
+        """
+        if not self._ledger.on:
+            return None
+        asked = ("ledger_chronicle", (self._ledger.run_id,))
+        reply = await self._ask_patiently(("ledger_begin", ()), ("ledger_limits", ()), asked, ("commit", ()))
+        launched: set[tuple[str, int]] = set()
+        takeovers: dict[str, str] = {}
+        for event, at, step, attempt, host in reply.rows:
+            match event:
+                case "attempt_launching":
+                    launched.add((step or "", int(attempt or 0)))
+                case "attempt_deferred":
+                    launched.discard((step or "", int(attempt or 0)))
+                case "run_resumed":
+                    takeovers[at or ""] = host or ""
+                case _ if takeovers:
+                    takeovers.popitem()
+        return Chronicle(launched=frozenset(launched), takeovers=takeovers)
+
+    async def _ask_patiently(self, *statements: Statement) -> Reply:
+        """Ask as `_ask`, again and again while something is in the way. ServerLostError if nobody can say."""
+        until = asyncio.get_running_loop().time() + _SETTLE_FOR
+        while True:
+            reply, error = await self._ask(*statements)
+            if error is None:
+                return reply
+            if error.sqlstate in GONE or asyncio.get_running_loop().time() > until:
+                raise ServerLostError(f"the ledger cannot be asked: {error.message}")
+            await asyncio.sleep(_LOOK_AGAIN)
 
     async def _is_locked(self) -> bool:
         """Say whether somebody still has the table locked that had it before."""

@@ -15,7 +15,16 @@ from dataclasses import dataclass, replace
 from runner.engine.activity import LiveWorker
 from runner.engine.events import ErrorDetails, Notice, Worker
 from runner.errors import CapacityError, JobplanError
-from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind, Query, QueryResult, ServerInfo, WorkerEnd
+from runner.gateway.base import (
+    Chronicle,
+    GroupHolder,
+    LaunchRequest,
+    LeftBehind,
+    Query,
+    QueryResult,
+    ServerInfo,
+    WorkerEnd,
+)
 
 _SLEEP = re.compile(r"pg_sleep\(([0-9.]+)\)", re.IGNORECASE)
 _RAISE = re.compile(r"raise\s+(\w+)\s+'([^']*)'(?:\s+using\s+([^;]*))?", re.IGNORECASE)
@@ -97,6 +106,7 @@ class FakeGateway:
         self.run_held_by: GroupHolder | None = None
         #: What a ledger knows: whether an attempt of a step has committed.
         self.commits: dict[tuple[str, int], bool] = {}
+        self.told: Chronicle | None = None
         #: Sessions of an earlier runner: how many each look finds.
         self.sessions_left: list[int] = []
         self.group_lost = False
@@ -159,6 +169,11 @@ class FakeGateway:
         """Say what a ledger would."""
         await asyncio.sleep(0)
         return self.commits.get((step, attempt))
+
+    async def chronicle(self) -> Chronicle | None:
+        """Say what a ledger knows of the run."""
+        await asyncio.sleep(0)
+        return self.told
 
     def adopt(self, worker: Worker, *, awaited: bool = True) -> FakeWorker:
         """Follow a virtual worker that an earlier runner has left."""

@@ -264,6 +264,26 @@ WHERE run = $1::text AND event = 'attempt_launching' AND step = $2::text AND att
 ORDER BY seq DESC
 LIMIT 1
 
+-- name: ledger_ended
+-- $1 run, $2 step, $3 attempt. How a runner saw it end, and the state of the step that it then recorded. No row: none did.
+SELECT f.body ->> 'outcome', (
+         SELECT s.body ->> 'state' FROM {ledger}.events AS s
+         WHERE s.run = f.run AND s.event = 'step_finished' AND s.step = f.step AND s.seq > f.seq
+         ORDER BY s.seq
+         LIMIT 1
+       )
+FROM {ledger}.events AS f
+WHERE f.run = $1::text AND f.event = 'attempt_finished' AND f.step = $2::text AND f.attempt = $3::integer
+ORDER BY f.seq DESC
+LIMIT 1
+
+-- name: ledger_chronicle
+-- $1 run. What a journal must know, too, before the run is taken up with it, in order: event, when, step, attempt, host.
+SELECT event, body ->> 'at', step, attempt, body ->> 'host'
+FROM {ledger}.events
+WHERE run = $1::text AND event IN ('attempt_launching', 'attempt_deferred', 'run_resumed', 'record_lost')
+ORDER BY seq
+
 -- name: ledger_unprove
 -- $1 run, $2 step, $3 attempt. Its worker has failed because of the commit row, and another one follows without it.
 UPDATE {ledger}.events

@@ -15,7 +15,16 @@ from runner.engine.activity import LiveWorker
 from runner.engine.events import Worker
 from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
 from runner.gateway.activity import read_runs
-from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind, Query, QueryResult, ServerInfo, WorkerHandle
+from runner.gateway.base import (
+    Chronicle,
+    GroupHolder,
+    LaunchRequest,
+    LeftBehind,
+    Query,
+    QueryResult,
+    ServerInfo,
+    WorkerHandle,
+)
 from runner.gateway.commits import Commits
 from runner.gateway.conninfo import recorded, with_keepalives
 from runner.gateway.following import AdoptedWorker
@@ -130,6 +139,10 @@ class PgGateway:
     async def committed(self, step: str, attempt: int) -> bool | None:
         """Say whether an attempt whose worker has gone has committed; None if no ledger tells."""
         return await self._commits.of_an_orphan(step, attempt)
+
+    async def chronicle(self) -> Chronicle | None:
+        """Return what the ledger knows of this run; None if there is none that tells."""
+        return await self._commits.chronicle()
 
     def adopt(self, worker: Worker, *, awaited: bool = True) -> WorkerHandle:
         """Follow a worker of an earlier runner by its identity."""

@@ -153,6 +153,8 @@ def _taken_up(event: ev.RunResumed, state: RunState) -> str:
 
 def _settled(found: ev.Settled, record: StepRecord | None) -> str:
     """Say what was found out of a worker that nobody had seen the end of, and if that changes nothing."""
+    if found.by == "repeat":
+        return "its last worker has committed an iteration (says ledger); it goes on from the first"
     if found.outcome is ev.Outcome.UNKNOWN:
         return "nothing proves what its last worker did; it is idempotent and runs again"
     done = "has done its work" if found.outcome is ev.Outcome.SUCCEEDED else "has not done its work; it runs again"

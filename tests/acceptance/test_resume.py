@@ -56,6 +56,16 @@ def recorded(jobplan: Jobplan, run: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
+def copy_of(jobplan: Jobplan, run: str) -> Path:
+    """Copy the run's journal as it is now, as a backup or another machine would have it; return the folder of runs."""
+    copy = jobplan.folder / "copy"
+    (copy / run).mkdir(parents=True)
+    for name in ("plan.json", "plan.sha256", "events.jsonl"):
+        source = jobplan.folder / ".jobplan" / "runs" / run / name
+        (copy / run / name).write_bytes(source.read_bytes())
+    return copy
+
+
 def test_the_way_from_a_killed_runner_to_a_finished_run(jobplan: Jobplan, done: Database, tmp_path: Path) -> None:
     plan = jobplan.plan(FIVE, budget="{slots: 5}", defaults="{timeout: 5m, on_finish: wait}")
     run = kill_runner(jobplan, done, plan, *ALL)
@@ -139,11 +149,7 @@ def test_while_one_resume_runs_another_is_refused(jobplan: Jobplan, done: Databa
     second = jobplan("resume", run)
     assert second.code == 4
     assert "is being written by process" in second.err
-    copy = jobplan.folder / "copy"
-    (copy / run).mkdir(parents=True)
-    for name in ("plan.json", "plan.sha256", "events.jsonl"):
-        source = jobplan.folder / ".jobplan" / "runs" / run / name
-        (copy / run / name).write_bytes(source.read_bytes())
+    copy = copy_of(jobplan, run)
     elsewhere = jobplan("resume", run, "--journal", copy)
     assert elsewhere.code == 6
     assert f"run {run} is under way" in elsewhere.err
@@ -251,3 +257,38 @@ def test_a_run_can_be_finished_on_another_machine_from_the_ledger(jobplan: Jobpl
     assert again.code == 4
     assert "already" in again.err
     assert jobplan("resume", run, "--from-ledger", "--no-ledger").code == 2
+
+
+def test_an_old_copy_of_a_journal_runs_nothing_twice_where_there_is_a_ledger(jobplan: Jobplan, done: Database) -> None:
+    assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
+    plan = jobplan.plan("""
+        - {id: slow, sql: "INSERT INTO done SELECT 'slow' FROM pg_sleep(60)", idempotent: true}
+        - {id: last, sql: "INSERT INTO done VALUES ('last')", needs: [slow]}
+    """)
+    run = kill_runner(jobplan, done, plan, "slow")
+    copy = copy_of(jobplan, run)
+    quicken(done)
+    assert jobplan("resume", run, "--orphans", "cancel").code == 0
+    refused = jobplan("resume", run, "--journal", copy, "--dsn", done.dsn)
+    assert refused.code == 4
+    assert f"this journal of run {run} is not its latest: the ledger knows that it was taken up on" in refused.err
+    assert "workers were launched: last (1), slow (2), and the journal does not" in refused.err
+    assert done.column("SELECT step FROM done ORDER BY step") == ["last", "slow"]
+    restored = jobplan("resume", run, "--from-ledger", "--dsn", done.dsn, "--journal", "new")
+    assert (restored.code, restored.lines) == (0, [f"run {run} is finished: nothing is left to do."])
+
+
+def test_an_old_copy_learns_from_the_ledger_how_its_last_workers_ended(jobplan: Jobplan, done: Database) -> None:
+    """A VACUUM has no commit row; but its runner has seen its end, and told the ledger."""
+    assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
+    plan = jobplan.plan("- {id: clean, sql: VACUUM done}")
+    with psycopg.connect(done.dsn) as keeper:
+        keeper.execute("LOCK TABLE done")
+        started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
+        until(lambda: jobplan.happened("attempt_running"))
+        run = str(jobplan.events()[0]["run"])
+        copy = copy_of(jobplan, run)
+    assert started.ended().code == 0
+    resumed = jobplan("resume", run, "--journal", copy)
+    assert resumed.code == 0, resumed.err
+    assert "clean: its last worker has done its work (says ledger)" in resumed.err

@@ -70,6 +70,11 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "what was left behind is asked of a protocol",
     ),
     (
+        "runner.engine.chronicle",
+        (*BASIS, *FACTS, "runner.engine", "runner.gateway.base"),
+        "what the journal knows is compared with what a protocol tells",
+    ),
+    (
         "runner.engine.outcome",
         (*GROUND, "runner.engine.events", "runner.gateway.base"),
         "what a worker's end means is judged from the gateway's own words",

@@ -25,7 +25,7 @@ from runner.engine.state import initial_state
 from runner.engine.takeover import Takeover
 from runner.errors import JobplanError, OpenQuestionError
 from runner.gateway.activity import read_leftover
-from runner.gateway.base import GroupHolder
+from runner.gateway.base import Chronicle, GroupHolder
 from runner.gateway.fake import FakeGateway
 from runner.identity import worker_name
 from runner.records.journal import Journal
@@ -141,6 +141,7 @@ def _resumed() -> Iterator[str]:
     slow = ev.Adopted(step="slow", attempt=1, worker=Worker(pid=1, backend_start="s", application_name="n"))
     proven = ev.Settled(step="slow", outcome=ev.Outcome.SUCCEEDED, by="verify")
     again = ev.Settled(step="slow", outcome=ev.Outcome.UNKNOWN, by="idempotent")
+    iterated = ev.Settled(step="slow", outcome=ev.Outcome.UNKNOWN, by="repeat")
     about: dict[str, Any] = {
         "at": NOW,
         "jobplan": "",
@@ -152,7 +153,7 @@ def _resumed() -> Iterator[str]:
         "steps": 1,
     }
     state = initial_state(plan(step("slow", "select 1")))
-    for event in (ev.RunResumed(adopted=(slow,), **about), ev.RunResumed(settled=(proven, again), **about)):
+    for event in (ev.RunResumed(adopted=(slow,), **about), ev.RunResumed(settled=(proven, again, iterated), **about)):
         yield from lines_for(event, state, Verbosity.NORMAL, RUN)
     yield from str(OpenQuestionError(["q"])).splitlines()
     yield str(changed("plan.yaml", "260131-k7f3qz", ["step a is new"]))
@@ -162,6 +163,9 @@ def _resumed() -> Iterator[str]:
     held.run_held_by = GroupHolder(run="260131-k7f3qz", host="10.0.0.7", since="")
     lingering = FakeGateway()
     lingering.sessions_left = [2] * 10_000
+    newer = FakeGateway()
+    newer.told = Chronicle(launched=frozenset({("slow", 1)}))
+    yield _refused(newer, Takeover(known=Chronicle()))
     for gateway, takeover in ((held, Takeover()), (lingering, Takeover()), (FakeGateway(), Takeover(database="other"))):
         yield _refused(gateway, takeover)
 

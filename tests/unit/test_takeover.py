@@ -10,11 +10,12 @@ import pytest
 
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
+from runner.engine.chronicle import chronicle_of
 from runner.engine.fold import apply
 from runner.engine.loop import RunResult
 from runner.engine.state import RunState, initial_state
 from runner.engine.takeover import Orphans, Takeover
-from runner.errors import GroupHeldError, OpenQuestionError, PreflightError, UsageError
+from runner.errors import GroupHeldError, OpenQuestionError, PreflightError, RecordError, UsageError
 from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind
 from runner.gateway.fake import FakeGateway, Script
 from runner.identity import worker_name
@@ -189,6 +190,27 @@ async def test_a_step_whose_success_was_recorded_is_judged_and_not_run_again() -
     assert _states(result) == {"a": "succeeded"}
     assert len(gateway.launched) == 1
     assert record.of(ev.StepChecking)
+
+
+@pytest.mark.parametrize(
+    ("until", "settled", "launches"),
+    [
+        (None, ("unknown", "repeat"), 1),
+        ("select false", ("unknown", "repeat"), 1),
+        ("select true", ("succeeded", "ledger"), 0),
+    ],
+)
+async def test_an_iteration_that_has_committed_need_not_be_the_last_one(
+    until: str | None, settled: tuple[str, str], launches: int
+) -> None:
+    repeat = Repeat(max_iterations=1, until_sql=sql(until) if until else None)
+    p = plan(step("a", "delete", repeat=repeat))
+    gateway = FakeGateway(scripts={"delete": Script(command_tag="DELETE", row_count=0)})
+    recorded = await killed(p, gateway, ev.AttemptLaunching, "a")
+    gateway.commits["a", 1] = True
+    _, record = await resume(p, gateway, recorded)
+    assert _settled(record) == {"a": settled}
+    assert len(gateway.launched) == launches
 
 
 UNMET = Script(command_tag="INSERT", row_count=0)
@@ -411,3 +433,38 @@ async def test_a_finally_step_is_asked_about_together_with_what_decides_whether_
     result, record = await resume(p, gateway, recorded, marks=both)
     assert not record.of(ev.AttemptLaunching)
     assert _states(result) == {"a": "succeeded", "f": "succeeded"}
+
+
+OLD_COPY = "this journal of run 260101-aaaaaa is not its latest"
+
+
+async def test_an_old_copy_of_a_journal_is_refused_where_the_ledger_knows_more() -> None:
+    p = plan(step("a", "select 1"), step("b", "select 2", needs=["a"]))
+    gateway = FakeGateway()
+    copy = await killed(p, gateway, ev.StepFinished, "a")
+    _, whole = await resume(p, gateway, copy)
+    gateway.told = chronicle_of([*copy, *whole.events])
+    gateway.launched.clear()
+    with pytest.raises(RecordError, match=OLD_COPY) as caught:
+        await resume(p, gateway, copy, known=chronicle_of(copy))
+    assert "it was taken up on test at " in caught.value.message
+    assert r"workers were launched: b (1)" in caught.value.message
+    assert not gateway.launched
+
+
+async def test_a_copy_is_refused_too_if_its_own_runner_went_on() -> None:
+    p = plan(step("a", "select 1"), step("b", "select 2", needs=["a"]))
+    gateway = FakeGateway()
+    copy = await killed(p, gateway, ev.StepFinished, "a")
+    _, whole = await execute(p, gateway, run_id=RUN)
+    gateway.told = chronicle_of(whole.events)
+    with pytest.raises(RecordError, match=OLD_COPY):
+        await resume(p, gateway, copy, known=chronicle_of(copy))
+
+
+async def test_a_journal_that_knows_all_that_the_ledger_does_is_gone_on_with() -> None:
+    p = plan(step("a", "select 1", idempotent=True), step("b", "select 2", needs=["a"]))
+    gateway, recorded = await crashed(p, "a")
+    gateway.told = chronicle_of(recorded[:2])
+    result, _ = await resume(p, gateway, recorded, known=chronicle_of(recorded))
+    assert result.exit_code == 0

@@ -1,0 +1,53 @@
+"""What a run's record leaves open about its workers, and how a person is asked about it."""
+
+from __future__ import annotations
+
+from runner.clock import rfc3339
+from runner.engine import events as ev
+from runner.engine.resumed import has_succeeded, is_kept
+from runner.engine.state import HOLDING, StepRecord, StepState
+
+
+def is_open(record: StepRecord) -> bool:
+    """Say whether a worker was asked for of which nothing proves what it did."""
+    if record.instances is not None or is_kept(record, {}) or has_succeeded(record):
+        return False
+    if record.state in HOLDING:
+        return True
+    ended = record.last is not None and record.last.attempt == record.attempt
+    outcome = record.last.outcome if ended and record.last is not None else None
+    if outcome is ev.Outcome.DETACHED:
+        return True
+    # `verify` has said that it did not do its work if an unknown outcome was the reason for a failure
+    return outcome is ev.Outcome.UNKNOWN and record.state is not StepState.FAILED
+
+
+def committed_in_vain(record: StepRecord) -> bool:
+    """Say whether the step failed although its worker had committed: by what it expects of the result.
+
+    A check has changed nothing, and what repeats itself is made to run again.
+    """
+    last = record.last
+    if last is None or record.state is not StepState.FAILED or has_succeeded(record):
+        return False
+    if record.step.repeat is not None:
+        return False
+    return last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag != "SELECT"
+
+
+def question(record: StepRecord) -> str:
+    """Ask what a worker did that has gone."""
+    when = f" of {rfc3339(record.launched_at)[:19]}Z" if record.launched_at is not None else ""
+    who = f" (pid {record.worker.pid})" if record.worker is not None else ""
+    return (
+        f"{record.key}: the worker{who}{when} has gone, and nothing proves what it did. Look, and say "
+        f"--mark '{record.key}=succeeded' if its work is done, --mark '{record.key}=failed' to run it again."
+    )
+
+
+def question_of_work_in_vain(record: StepRecord) -> str:
+    """Ask what the work of a step that failed by its result is worth."""
+    return (
+        f"{record.key}: its worker has committed, and the step failed all the same, by what the plan expects of it. "
+        f"Say --mark '{record.key}=succeeded' if that is as it should be, --mark '{record.key}=failed' to run it again."
+    )
