@@ -44,6 +44,7 @@ class Claims:
     outcomes: dict[int, str] = field(default_factory=dict)
     state: str | None = None
     ever_unknown: bool = False
+    ever_detached: bool = False
 
     def count(self, outcome: str) -> int:
         """Return how many attempts ended so."""
@@ -74,6 +75,7 @@ def all_claims(evidence: Evidence) -> Mapping[str, Claims]:
             merged[key].launched |= claim.launched
             merged[key].outcomes.update(claim.outcomes)
             merged[key].ever_unknown |= claim.ever_unknown
+            merged[key].ever_detached |= claim.ever_detached
             merged[key].state = claim.state
     return merged
 
@@ -111,6 +113,7 @@ def _note(claim: Claims, event: Event) -> None:
         case "attempt_finished":
             claim.outcomes[attempt] = event["outcome"]
             claim.ever_unknown |= event["outcome"] == "unknown"
+            claim.ever_detached |= event["outcome"] == "detached"
         case "step_finished":
             claim.state = event["state"]
         case "step_skipped":
@@ -229,7 +232,7 @@ def _budget(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     for sample in evidence.samples:
         workers = [key for key in sample.workers if key in steps]
         if any(steps[key].final for key in workers):
-            workers = [key for key in workers if not claims.get(key, Claims()).count("detached")]
+            workers = [key for key in workers if not claims.get(key, Claims()).ever_detached]
         if sample.seen >= _LOOKS:
             yield from (f"{what}: {', '.join(sample.workers)}" for what in _exceeded(evidence, workers))
 

@@ -176,6 +176,9 @@ def test_what_was_detached_takes_nothing_from_finally() -> None:
     for outcome, found in {"detached": [], "unknown": ["budget"]}.items():
         said = [launch("a"), end("a", outcome), launch("z")]
         assert rules(a_plan(INSERT, last, slots=1), said, samples=both, phase=GONE) == found
+    settled: Event = {"event": "run_resumed", "settled": [{"step": "a", "outcome": "failed", "by": "verify"}]}
+    said = [launch("a"), end("a", "detached"), launch("z"), settled]
+    assert rules(a_plan(INSERT, last, slots=1), said, samples=both, phase=GONE) == []
 
 
 def test_commands_that_end_badly_are_found() -> None:
