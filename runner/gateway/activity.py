@@ -21,7 +21,8 @@ from runner.gateway.conninfo import with_keepalives
 from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR
 from runner.gateway.output import plan_text
 from runner.gateway.queries import query
-from runner.gateway.session import Reply, Row, Session
+from runner.gateway.replies import Reply, Row
+from runner.gateway.session import Session
 from runner.identity import WorkerLabel, run_of, runner_name
 
 #: What the session is called; nothing of jobplan's that belongs to a run has such a name.

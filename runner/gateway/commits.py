@@ -17,7 +17,7 @@ from runner.gateway.ledger import GONE, Ledger, Statement, first_error
 from runner.gateway.ledger_found import Surroundings
 from runner.gateway.output import takes_commit_row
 from runner.gateway.queries import query
-from runner.gateway.session import Reply
+from runner.gateway.replies import Reply
 from runner.gateway.settings import COMMIT_ROW_LOCK_TIMEOUT, lock_timeout
 from runner.sql.params import quote_identifier, quote_literal
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from runner.engine.events import Rows
 from runner.gateway.base import LaunchRequest
 from runner.gateway.output import discards_rows, last_statement
-from runner.gateway.session import Reply, Session
+from runner.gateway.replies import Reply
+from runner.gateway.session import Session
 from runner.gateway.settings import description_settings
 
 #: pid and cookie as the extension gave them, and the role that may ask about the worker.

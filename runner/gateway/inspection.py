@@ -21,7 +21,8 @@ from runner.gateway.catalog import (
 from runner.gateway.conninfo import with_keepalives
 from runner.gateway.facts import Capacity, InvalidIndex, OldTransaction, PreparedTransaction, ServerFacts
 from runner.gateway.queries import query
-from runner.gateway.session import Reply, Row, Session
+from runner.gateway.replies import Reply, Row
+from runner.gateway.session import Session
 from runner.sql.params import quote_identifier
 from runner.sql.relations import Relation
 

@@ -17,7 +17,7 @@ from runner.engine.events import ErrorDetails
 from runner.errors import GatewayError
 from runner.gateway.claims import Claims
 from runner.gateway.ledger_found import Surroundings, surroundings, unfit, why_not
-from runner.gateway.session import Reply
+from runner.gateway.replies import Reply
 
 #: Seconds between two batches, after one that could not be written, and for the last one of a run.
 BATCH_EVERY = 0.25

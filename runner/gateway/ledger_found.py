@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from runner.gateway.session import Reply
+from runner.gateway.replies import Reply
 
 #: The version of the ledger that this jobplan writes.
 VERSION = 1

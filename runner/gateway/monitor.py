@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from runner.engine.events import Worker
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.base import GroupHolder, LeftBehind
+from runner.gateway.replies import Reply
 from runner.gateway.requests import HeardRequests
-from runner.gateway.session import Reply, Session
+from runner.gateway.session import Session
 from runner.identity import run_of, runner_name, worker_name
 
 #: Seconds between two looks at the run's workers.

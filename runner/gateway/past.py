@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runner.engine.past import PastRun
-from runner.gateway.session import Reply, Statement
+from runner.gateway.replies import Reply
+from runner.gateway.session import Statement
 
 #: Runs that are told of: the latest ones.
 MOST = 20

@@ -28,6 +28,7 @@ from runner.gateway.base import (
 from runner.gateway.commits import Commits
 from runner.gateway.conninfo import recorded, with_keepalives
 from runner.gateway.following import AdoptedWorker
+from runner.gateway.launching import LaunchRefusedError
 from runner.gateway.ledger import LOCKED_LEDGER, Ledger
 from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR, MonitorSession
 from runner.gateway.past import PastWanted, read_past
@@ -36,8 +37,9 @@ from runner.gateway.proving import ProvingWorker
 from runner.gateway.queries import query
 from runner.gateway.reading import ReadingSession
 from runner.gateway.refused import RefusedWorker
-from runner.gateway.session import ConnectionCheck, Reply, Row, Session, TurnedAwayError
-from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
+from runner.gateway.replies import Reply, Row
+from runner.gateway.session import ConnectionCheck, Session, TurnedAwayError
+from runner.gateway.worker import LaunchedWorker
 from runner.identity import runner_name
 from runner.sql.params import quote_identifier
 

@@ -18,8 +18,8 @@ from psycopg import pq
 
 from runner.engine.events import ErrorDetails, Notice
 from runner.errors import ConnectionFailedError, ServerLostError
+from runner.gateway.replies import Reply, columns_of, error_details, one_line, position_of, rows_of
 
-Row = tuple[str | None, ...]
 #: Looks at a connection that nothing has been run on yet, and raises what speaks against it.
 ConnectionCheck = Callable[[psycopg.AsyncConnection[tuple[object, ...]]], Awaitable[None]]
 #: The name of a block of queries.sql, and its parameters as text.
@@ -31,26 +31,6 @@ EXPLAIN = "EXPLAIN (FORMAT JSON) "
 _TUPLES = pq.ExecStatus.TUPLES_OK
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
 _ERRORS = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED})
-_DIAG = pq.DiagnosticField
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
-    """A column of a result: its name, the OID of its type, and its type modifier."""
-
-    name: str
-    type: int
-    modifier: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """What one statement gave: rows of text, or an error; `position` is its place in the statement, counted from 1."""
-
-    rows: tuple[Row, ...] = ()
-    columns: tuple[Column, ...] = ()
-    error: ErrorDetails | None = None
-    position: int | None = None
 
 
 class TurnedAwayError(ServerLostError):
@@ -125,7 +105,7 @@ class Session:
                     await check(connection)
                 refused.pop_all()
         except psycopg.Error as error:
-            raise ConnectionFailedError(_one_line(str(error))) from error
+            raise ConnectionFailedError(one_line(str(error))) from error
         return cls(connection, queries)
 
     @property
@@ -345,12 +325,12 @@ class Session:
         elif status in _ERRORS:
             self._take_error(expected, result)
         elif not expected.preparation:
-            columns = _columns(result) if expected.columns else ()
-            rows = _rows(result) if status == _TUPLES else ()
+            columns = columns_of(result) if expected.columns else ()
+            rows = rows_of(result) if status == _TUPLES else ()
             self._replies.append(Reply(rows=rows, columns=columns))
 
     def _take_error(self, expected: _Expected, result: pq.abc.PGresult) -> None:
-        if not self._replies and result.error_field(_DIAG.SEVERITY_NONLOCALIZED) == b"FATAL":
+        if not self._replies and result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) == b"FATAL":
             self._turned_away = True
         error = error_details(result)
         if expected.preparation:
@@ -359,7 +339,7 @@ class Session:
         else:
             unprepared = not self._prepared.issuperset(expected.names)
             told = self._unprepared if unprepared and self._unprepared else error
-            self._replies.append(Reply(error=told, position=_position(result)))
+            self._replies.append(Reply(error=told, position=position_of(result)))
 
     def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if self.on_notice is not None:
@@ -368,7 +348,7 @@ class Session:
 
     def _break(self, why: str) -> None:
         if self._lost is None:
-            self._lost = _one_line(why) or "the connection to the server is gone"
+            self._lost = one_line(why) or "the connection to the server is gone"
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
         if self._waiting is not None and not self._waiting.done():
@@ -381,48 +361,3 @@ class Session:
 def _last(replies: list[Reply]) -> Reply:
     """Return the last reply of a transaction, or the error that kept it from coming."""
     return next((reply for reply in replies if reply.error is not None), replies[-1])
-
-
-def _columns(result: pq.abc.PGresult) -> tuple[Column, ...]:
-    def column(number: int) -> Column:
-        name = (result.fname(number) or b"").decode("utf-8", "replace")
-        return Column(name=name, type=result.ftype(number), modifier=result.fmod(number))
-
-    return tuple(column(number) for number in range(result.nfields))
-
-
-def _rows(result: pq.abc.PGresult) -> tuple[Row, ...]:
-    value, columns = result.get_value, range(result.nfields)
-    return tuple(
-        tuple([None if (data := value(row, column)) is None else data.decode("utf-8", "replace") for column in columns])
-        for row in range(result.ntuples)
-    )
-
-
-def _position(result: pq.abc.PGresult) -> int | None:
-    data = result.error_field(_DIAG.STATEMENT_POSITION)
-    return int(data) if data else None
-
-
-def error_details(result: pq.abc.PGresult) -> ErrorDetails:
-    """Keep everything that the server says of an error."""
-
-    def field(code: pq.DiagnosticField) -> str | None:
-        data = result.error_field(code)
-        return data.decode("utf-8", "replace") if data else None
-
-    return ErrorDetails(
-        message=field(_DIAG.MESSAGE_PRIMARY) or _one_line(result.error_message.decode("utf-8", "replace")),
-        sqlstate=field(_DIAG.SQLSTATE),
-        detail=field(_DIAG.MESSAGE_DETAIL),
-        hint=field(_DIAG.MESSAGE_HINT),
-        context=field(_DIAG.CONTEXT),
-        schema=field(_DIAG.SCHEMA_NAME),
-        table=field(_DIAG.TABLE_NAME),
-        column=field(_DIAG.COLUMN_NAME),
-        constraint=field(_DIAG.CONSTRAINT_NAME),
-    )
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

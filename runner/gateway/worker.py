@@ -28,50 +28,23 @@ from runner.gateway.draining import (
     void_rows,
 )
 from runner.gateway.following import Follower, Monitor
+from runner.gateway.launching import CAPACITY_SQLSTATES, WAIT, Launching, LaunchRefusedError
 from runner.gateway.ledger import LOCKED_LEDGER, Ledger, first_error
 from runner.gateway.output import (
     NoticeCollector,
-    cannot_send_rows,
     discards_rows,
     is_workers_own,
-    launched_text,
     plan_position,
-    sends_no_rows,
     statement_tag,
 )
-from runner.gateway.session import Reply, Row, Session, Statement, TurnedAwayError
-from runner.gateway.settings import (
-    COMMIT_ROW_LOCK_TIMEOUT,
-    plain_settings,
-    with_lock_timeout,
-    worker_settings,
-)
+from runner.gateway.replies import Reply, Row
+from runner.gateway.session import Session, TurnedAwayError
 
-#: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it. So much
-#: for each worker of the run, since they share the server's cores, and one takes the longer the more there are.
-FIRST_WAIT = 25
-#: Milliseconds of every further wait. A waiting session holds a snapshot, which CREATE INDEX CONCURRENTLY waits for
-#: and which stops VACUUM from cleaning, so no wait is longer (extension note 3).
-WAIT = 250
 QUERY_CANCELED = "57014"
 #: Waits that may fail for another reason than a cancel while the session lives.
 FAILING_WAITS = 5
-#: "No worker to give now" (extension note 9), and "no connection to give now", which a launcher session needs.
-CAPACITY_SQLSTATES = {
-    "53000": "max_worker_processes is used up",
-    "53400": "pg_background.max_workers is used up",
-    "53300": "there are too many connections",
-}
 #: Somebody broke off what ran: of a launching statement nobody knows whether the worker had been asked for.
 _BROKEN_OFF = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
-
-
-class LaunchRefusedError(GatewayError):
-    """The server refused the launch itself: a setting, a role, a privilege."""
-
-    def __init__(self, details: ErrorDetails) -> None:
-        super().__init__(details.message)
-        self.details = details
 
 
 class LaunchedWorker:
@@ -96,16 +69,10 @@ class LaunchedWorker:
         self._first = ""
         self.writes_commit_row = False
         self._request = request
-        self._role = session.role if request.role is None else request.role
-        # In the transaction of `wait` the role is taken already, and it need not have the rights of who took it.
-        own_role = request.role is None
-        self._drain_ended = (("drain_ended", (self._role,)),) if own_role and sends_no_rows(request) else ()
-        # In one statement with the launch, an output that cannot be read would take the outcome with it. Settings of
-        # the plan's would reach it too: how the outcome is written (client_encoding), when the session is ended.
-        self._at_once = own_role and not request.settings and cannot_send_rows(request)
+        self._launching = Launching(request, role=session.role, search_path=session.search_path, workers=workers)
+        self._role = self._launching.role
         self._drained: Reply | None = None
         self._columns = RowColumns()
-        self._first_wait = str(min(FIRST_WAIT * workers, WAIT))
         self._monitor = monitor
         self._over = over
         self._follower = Follower(request.application_name, monitor)
@@ -157,7 +124,7 @@ class LaunchedWorker:
             return
         self.session.launched += 1
         self._follower.pid = int(launched.rows[0][0] or 0)
-        if self._at_once:
+        if self._launching.at_once:
             self._row = row = launched.rows[0]
             if row[8] == "t":
                 self._drained = Reply(rows=tuple(tag[-1:] for tag in launched.rows))
@@ -174,7 +141,7 @@ class LaunchedWorker:
         error: ErrorDetails | None = None
         known = False
         try:
-            replies = await self.session.run_together(*before, *self._statements(first))
+            replies = await self.session.run_together(*before, *self._launching.statements(first))
             error, known = first_error(replies[: len(before)]), True
         finally:
             if batch is not None and (error is not None or not known):
@@ -191,16 +158,6 @@ class LaunchedWorker:
             raise CapacityError(LOCKED_LEDGER)
         return await self._ask_for_it("", None)
 
-    def _statements(self, first: str) -> tuple[Statement, ...]:
-        request, path = self._request, self.session.search_path
-        text, size, wait = launched_text(request, first), str(request.output_buffer), self._first_wait
-        if first:
-            request = with_lock_timeout(request, COMMIT_ROW_LOCK_TIMEOUT)
-        if self._at_once:
-            return ("nothing", ()), ("launch_at_once", (text, size, *plain_settings(request, path), wait))
-        launch = ("launch", (text, size, worker_settings(request, path)))
-        return ("begin", ()), launch, ("commit", ()), ("wait", (wait, self._role)), *self._drain_ended
-
     async def _describe_early(self) -> None:
         """Describe the rows that are wanted while the worker cannot yet have locked what that takes."""
         if self._request.rows:
@@ -214,13 +171,13 @@ class LaunchedWorker:
         active = 0
         launched: int | None = None
         with contextlib.suppress(ServerLostError):
-            if not self._at_once:
+            if not self._launching.at_once:
                 await self.session.run(("rollback", ()))
             active, launched = await handles(self.session)
         if active and launched is not None:
             self.session.launched = launched
             return
-        before = not self._at_once if launched is None else launched == self.session.launched
+        before = not self._launching.at_once if launched is None else launched == self.session.launched
         if error.sqlstate in _BROKEN_OFF or not before:
             self._lost = error.message
             return
@@ -262,7 +219,7 @@ class LaunchedWorker:
                 return await self._drain_running(self._row, seen, lost)
             else:
                 # without `drain_ended`: who takes long shall cost the server little
-                milliseconds = self._first_wait if self.worker is None else str(WAIT)
+                milliseconds = self._launching.first_wait if self.worker is None else str(WAIT)
                 self._row = await self._row_of(("follow", (milliseconds, self._role)))
                 self._hear_progress(self._row)
         return await self._collect(self._row)

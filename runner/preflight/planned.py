@@ -15,7 +15,8 @@ from runner.engine.events import ErrorDetails
 from runner.errors import Severity
 from runner.gateway.catalog import FunctionFacts
 from runner.gateway.inspection import BOOLEAN, Probe
-from runner.gateway.session import EXPLAIN, Reply
+from runner.gateway.replies import Reply
+from runner.gateway.session import EXPLAIN
 from runner.lint.locking.names import relation_in
 from runner.preflight.finding import Finding
 from runner.preflight.made import Made

@@ -7,7 +7,7 @@ import pytest
 from runner.engine.activity import find_run
 from runner.errors import UsageError
 from runner.gateway.activity import read_runs
-from runner.gateway.session import Row
+from runner.gateway.replies import Row
 from runner.identity import WorkerLabel, runner_name, worker_name
 from tests.builders import looked_label
 

@@ -13,7 +13,7 @@ from runner.engine.state import initial_state
 from runner.errors import GatewayError
 from runner.gateway import ledger as module
 from runner.gateway.ledger import Ledger
-from runner.gateway.session import Reply
+from runner.gateway.replies import Reply
 from runner.records.ledger import LedgerSink
 from tests.builders import plan, step
 

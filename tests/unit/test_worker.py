@@ -12,8 +12,10 @@ from runner.engine.activity import Reported
 from runner.engine.events import ErrorDetails, Worker
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
-from runner.gateway.session import Reply, Row, Session, TurnedAwayError
-from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
+from runner.gateway.launching import LaunchRefusedError
+from runner.gateway.replies import Reply, Row
+from runner.gateway.session import Session, TurnedAwayError
+from runner.gateway.worker import LaunchedWorker
 
 NAME = "jobplan:run:step"
 WORKER = Worker(pid=42, backend_start="2026-01-31T00:00:00.000000Z", application_name=NAME)
