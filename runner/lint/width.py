@@ -20,10 +20,11 @@ def widest(steps: Sequence[Step], pools: Mapping[str, int]) -> int | None:
     """Return a number of slots that the steps never exceed, None if only the server knows how many items they have."""
     weights = {step.id: step.slots * _instances(step) for step in steps}
     chains = _chains(steps)
-    free = {step.id for step in steps if _group(step, pools) is None}
+    groups = _groups(steps, pools)
+    free = {step.id for step in groups.pop(None, ())}
     by_chains = sum(max(weights[name] for name in chain) for chain in chains)
     of_the_free = sum(max((weights[name] for name in chain if name in free), default=0.0) for chain in chains)
-    bound = min(by_chains, of_the_free + _let_through(steps, weights, pools))
+    bound = min(by_chains, of_the_free + _let_through(groups, weights, pools))
     return None if math.isinf(bound) else int(bound)
 
 
@@ -58,16 +59,21 @@ def _group(step: Step, pools: Mapping[str, int]) -> str | None:
     return min(known, key=lambda pool: (pools[pool], pool)) if known else None
 
 
-def _let_through(steps: Sequence[Step], weights: Mapping[str, float], pools: Mapping[str, int]) -> float:
-    """Return how many slots those steps can use at once that pools and exclusive names hold back."""
-    groups: defaultdict[str, list[Step]] = defaultdict(list)
+def _groups(steps: Sequence[Step], pools: Mapping[str, int]) -> dict[str | None, list[Step]]:
+    """Return the steps by what holds them back, None for those that nothing does."""
+    groups: defaultdict[str | None, list[Step]] = defaultdict(list)
     for step in steps:
-        group = _group(step, pools)
-        if group is not None:
-            groups[group].append(step)
+        groups[_group(step, pools)].append(step)
+    return groups
+
+
+def _let_through(
+    groups: Mapping[str | None, Sequence[Step]], weights: Mapping[str, float], pools: Mapping[str, int]
+) -> float:
+    """Return how many slots those steps can use at once that pools and exclusive names hold back."""
     total = 0.0
     for group, members in groups.items():
-        if group in pools:
+        if group is not None and group in pools:
             most = math.floor(pools[group] * max(step.slots / step.pools[group] for step in members))
             total += min(float(most), sum(weights[step.id] for step in members))
         else:

@@ -101,7 +101,7 @@ def _check_budget(draft: Draft, budget: Budget) -> None:
     if step.slots > budget.slots:
         message = f"`slots` is {step.slots}, but the budget has only {budget.slots}"
         draft.fields.add(draft.place("slots"), "JP207", message, hint="it could never start")
-    places = _pool_places(draft)
+    places = _pool_places(draft) if step.pools else {}
     for pool, weight in step.pools.items():
         limit = budget.pools.get(pool)
         if limit is None:

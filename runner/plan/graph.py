@@ -19,6 +19,8 @@ def topological_order(needs: Needs) -> tuple[str, ...]:
 
     ValueError if there is a cycle.
     """
+    if _is_in_order(needs):
+        return tuple(needs)
     place = {name: index for index, name in enumerate(needs)}
     names = list(needs)
     missing = {name: len({need for need in needed if need in place}) for name, needed in needs.items()}
@@ -42,6 +44,8 @@ def find_cycles(needs: Needs) -> tuple[tuple[str, ...], ...]:
 
     Each begins with the name of the knot that comes first in the mapping.
     """
+    if _is_in_order(needs):
+        return ()
     place = {name: index for index, name in enumerate(needs)}
     cycles = []
     for knot in _components(needs):
@@ -77,6 +81,17 @@ def ancestors(needs: Needs, names: Iterable[str]) -> frozenset[str]:
 def descendants(needs: Needs, names: Iterable[str]) -> frozenset[str]:
     """Return everything that needs one of the names, directly or not."""
     return _reachable(_dependents(needs), names)
+
+
+def _is_in_order(needs: Needs) -> bool:
+    """Say whether each name comes after what it needs in the mapping already, as people write their plans."""
+    before: set[str] = set()
+    for name, needed in needs.items():
+        for need in needed:
+            if need not in before and need in needs:
+                return False
+        before.add(name)
+    return True
 
 
 def _dependents(needs: Needs) -> dict[str, list[str]]:
