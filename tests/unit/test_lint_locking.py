@@ -88,14 +88,20 @@ def test_what_only_the_step_can_see_is_left_out() -> None:
 
 def test_a_step_that_only_changes_rows_is_read_if_somebody_wants_its_tables_otherwise() -> None:
     write = step("a", 'INSERT INTO "Big Table" SELECT * FROM small')
-    assert locked(write, step("b", "ANALYZE other"))["a"] == []
+    assert locked(write, step("b", "TRUNCATE other"))["a"] == []
     writes = ["public.Big Table ROW_EXCLUSIVE PLAIN", "public.small ACCESS_SHARE PLAIN"]
-    assert locked(write, step("b", "ANALYZE small"))["a"] == writes
-    assert locked(write, step("b", 'ANALYZE "Big Table"'))["a"] == writes
+    assert locked(write, step("b", "TRUNCATE small"))["a"] == writes
+    assert locked(write, step("b", 'TRUNCATE "Big Table"'))["a"] == writes
     assert locked(write, step("b", "REINDEX SCHEMA x"))["a"] == writes
-    assert locked(write, step("b", "VACUUM"))["a"] == []
     hidden = step("a", 'DELETE FROM U&"sm\\0061ll"')
-    assert locked(hidden, step("b", "ANALYZE small"))["a"] == ["public.small ROW_EXCLUSIVE PLAIN"]
+    assert locked(hidden, step("b", "TRUNCATE small"))["a"] == ["public.small ROW_EXCLUSIVE PLAIN"]
+
+
+@pytest.mark.parametrize("sql", ["VACUUM", "ANALYZE small", "VACUUM small", "CREATE INDEX CONCURRENTLY ON small (a)"])
+def test_a_step_that_only_changes_rows_is_not_read_for_what_lets_writers_in(sql: str) -> None:
+    write = step("a", "INSERT INTO other SELECT * FROM small", touches=("small",))
+    assert locked(write, step("b", sql))["a"] == []
+    assert locked(write, step("b", sql), step("c", "LOCK small IN SHARE MODE"))["a"] != []
 
 
 def test_a_stronger_lock_after_a_weaker_one_is_an_upgrade() -> None:

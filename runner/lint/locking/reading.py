@@ -55,13 +55,21 @@ def completed(steps: Iterable[Locking]) -> tuple[Locking, ...]:
 
     The locks of each step are in the order in which it takes them.
     """
-    upgraded = tuple(replace(step, held=tuple(_with_upgrades(step.held))) for step in steps)
+    upgraded = tuple(_with_upgrades(step) for step in steps)
     rebuilt = {held.on for step in upgraded for held in step.held if _stops_readers(held)}
     return tuple(_with_indexes_read(step, rebuilt) for step in upgraded) if rebuilt else upgraded
 
 
 def _is_gentle(sql: StepSql) -> bool:
     return sql.template is None or is_gentle(sql.template)
+
+
+def _may_name(sql: StepSql, wanted: frozenset[str] | None) -> bool:
+    """Return whether a step may use a relation with one of the words in its name; any relation if that is None."""
+    if not wanted:
+        return wanted is None
+    text = sql.step.sql.text
+    return bool(sql.step.touches) or hides_names(text) or not wanted.isdisjoint(words_in(text))
 
 
 class _Reader:
@@ -84,20 +92,20 @@ class _Reader:
                 self._keys.add(key, naming)
 
     def words(self, strong: Iterable[Locking]) -> frozenset[str] | None:
-        """Return words of which gentle steps that matter have one at least; None if all of them matter."""
+        """Return words of which gentle steps that matter have one at least; None if all of them matter.
+
+        What keeps no writer out, as VACUUM does, is nothing to a gentle step.
+        """
         names = [*self._keys.names()]
-        for held in (held for step in strong for held in step.held):
-            if held.on.name is not None:
-                names.append(held.on.name)
-            elif conflict(held.mode, LockMode.ROW_EXCLUSIVE):
+        for held in (held for step in strong for held in step.held if conflict(held.mode, LockMode.ROW_EXCLUSIVE)):
+            if held.on.name is None:
                 return None
+            names.append(held.on.name)
         return words_in(" ".join(names))
 
     def gentle(self, sql: StepSql, wanted: frozenset[str] | None) -> Locking:
         """Return the locks of a step that only reads and changes rows: none if nobody wants its relations otherwise."""
-        text = sql.step.sql.text
-        matters = wanted is None or sql.step.touches or hides_names(text) or not wanted.isdisjoint(words_in(text))
-        return self.step(sql) if matters else Locking(sql=sql, held=(), several=False)
+        return self.step(sql) if _may_name(sql, wanted) else Locking(sql=sql, held=(), several=False)
 
     def step(self, sql: StepSql) -> Locking:
         """Return the locks of a step."""
@@ -178,14 +186,18 @@ def _touched(sql: StepSql, text: tuple[TextStatement, ...], naming: Naming) -> I
             )
 
 
-def _with_upgrades(held: Iterable[Held]) -> Iterator[Held]:
-    """Yield the locks, those marked that wait while their transaction has a weaker one on the same relation."""
+def _with_upgrades(step: Locking) -> Locking:
+    """Mark the locks that wait while their transaction has a weaker one on the same relation."""
+    if len(step.held) < 2:
+        return step
     seen: dict[tuple[Lockable, int | None], _Earlier] = defaultdict(_Earlier)
-    for lock in held:
+    held: list[Held] = []
+    for lock in step.held:
         earlier = seen[lock.on, lock.item]
         earlier.go_on_to(lock)
         upgrades = lock.nature is Nature.PLAIN and earlier.weak
-        yield replace(lock, nature=Nature.UPGRADE) if upgrades else lock
+        held.append(replace(lock, nature=Nature.UPGRADE) if upgrades else lock)
+    return replace(step, held=tuple(held))
 
 
 class _Earlier:
