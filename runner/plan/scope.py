@@ -82,9 +82,6 @@ def plan_scope(params: Mapping[str, Param], *, status: bool) -> Scope:
 
 def check_references(sql: Sql, scope: Scope, report: Report, *, step: str | None) -> None:
     """Report every parameter that a SQL text names wrongly."""
-    # Casts are by far the most common colons; without any other there is nothing for the scanner to find.
-    if ":" not in sql.text.replace("::", ""):
-        return
     try:
         found = references(sql.text)
     except TemplateError as error:

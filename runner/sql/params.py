@@ -209,15 +209,15 @@ def _reference(text: str, around: AroundColon) -> Reference:
     bare = name.text if form is Form.BARE else name.text[1:-1]
     pattern = _BARE_NAME if form is Form.BARE else _QUOTED_NAME
     if not pattern.fullmatch(bare):
-        raise TemplateError(_not_a_name(name, bare), offset=colon.start, hint=_COLON_HINT)
+        raise TemplateError(_not_a_name(name, bare), offset=colon, hint=_COLON_HINT)
     if form is Form.BARE and _DOT_NAME.match(text, name.end):
         path = _QUOTED_NAME.match(text, name.start)
         dotted = path.group() if path else bare
-        raise TemplateError(f":{dotted} has a dot: write :'{dotted}' or :\"{dotted}\"", offset=colon.start)
-    if form is Form.LITERAL and _beside_string(around):
+        raise TemplateError(f":{dotted} has a dot: write :'{dotted}' or :\"{dotted}\"", offset=colon)
+    if form is Form.LITERAL and around.quoted:
         message = f":{name.text} stands beside a string constant, and the two would be read as one"
-        raise TemplateError(message, offset=colon.start, hint=f"Write || between two strings. {_COLON_HINT}")
-    return Reference(name=bare, form=form, start=colon.start, end=name.end)
+        raise TemplateError(message, offset=colon, hint=f"Write || between two strings. {_COLON_HINT}")
+    return Reference(name=bare, form=form, start=colon, end=name.end)
 
 
 def _not_a_name(token: Token, name: str) -> str:
@@ -226,11 +226,6 @@ def _not_a_name(token: Token, name: str) -> str:
     if re.search(r"'\s*[\n\r]\s*'", token.text):
         return f":{token.text!r} is continued on another line, which a parameter cannot be"
     return f":{token.text} does not name a parameter: names are letters, digits and underscores"
-
-
-def _beside_string(around: AroundColon) -> bool:
-    before = around.before is not None and around.before.text.endswith("'")
-    return before or (around.after is not None and around.after.text.startswith("'"))
 
 
 def _value(reference: Reference, values: Mapping[str, Scalar]) -> str:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import enum
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from functools import cache
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from postgast import PgQueryError, pg_query_pb2, scan
@@ -22,6 +23,8 @@ _NO_KEYWORD = pg_query_pb2.NO_KEYWORD
 _COLON = pg_query_pb2.ASCII_58
 _LINE_COMMENT = pg_query_pb2.SQL_COMMENT
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
+_COLONS = re.compile(b":")
+_START = attrgetter("start")
 
 
 class TokenKind(enum.Enum):
@@ -68,6 +71,8 @@ def check_characters(text: str) -> None:
     nul = text.find("\0")
     if nul >= 0:
         raise ScanError("the text contains a NUL character, which PostgreSQL cannot hold", nul)
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:
@@ -111,34 +116,36 @@ def tokenize(text: str) -> tuple[Token, ...]:
 
 
 class AroundColon(NamedTuple):
-    """A colon and what follows it without a space, with the tokens before and after the two, if there are any."""
+    """A colon, as its offset, and what follows it without a space; `quoted` if a quote stands before or after the two.
 
-    before: Token | None
-    colon: Token
+    Before and after are the tokens there, whatever white space is in between.
+    """
+
+    colon: int
     name: Token
-    after: Token | None
+    quoted: bool
 
 
 def around_colons(text: str) -> Iterator[AroundColon]:
     """Yield every colon that something follows without a space, in order; not `::` and `:=`, which are other tokens.
 
     Line comments are left out: to PostgreSQL they are white space, also within a string constant. ScanError as
-    `tokenize` raises it. Only these tokens are looked at closely, because most texts have a hundred others.
+    `tokenize` raises it. Only these tokens are looked at, because most texts have a hundred others.
     """
     scanned = _scan(text)
-    numbers = [token.token for token in scanned]
-    if _LINE_COMMENT in numbers:
+    if "--" in text:
         scanned = [token for token in scanned if token.token != _LINE_COMMENT]
-        numbers = [token.token for token in scanned]
     at = character_offsets(text)
-    for index in range(len(numbers) - 1):
-        if numbers[index] == _COLON and scanned[index + 1].start == scanned[index].end:
-            yield AroundColon(
-                before=_token(scanned[index - 1], text, at) if index else None,
-                colon=_token(scanned[index], text, at),
-                name=_token(scanned[index + 1], text, at),
-                after=_token(scanned[index + 2], text, at) if index + 2 < len(numbers) else None,
-            )
+    last = len(scanned) - 1
+    for found in _COLONS.finditer(text.encode()):
+        index = bisect_left(scanned, found.start(), hi=last, key=_START)
+        if index >= last:
+            break
+        colon, name = scanned[index], scanned[index + 1]
+        if colon.token == _COLON and colon.start == found.start() and name.start == colon.end:
+            before = index > 0 and text[at(scanned[index - 1].end) - 1] == "'"
+            after = index + 1 < last and text[at(scanned[index + 2].start)] == "'"
+            yield AroundColon(colon=at(colon.start), name=_token(name, text, at), quoted=before or after)
 
 
 def _scan(text: str) -> Sequence[Any]:
