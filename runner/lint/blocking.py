@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 from runner.errors import Severity
 from runner.lint.created import Created
@@ -45,7 +47,7 @@ def _first_strong(rank: int, step: StepSql, created: Created) -> Finding | None:
 
 
 def _bounds_wait(place: Place) -> bool:
-    if "lock_timeout" not in place.own_text.lower():
+    if "lock_timeout" not in place.lower_text:
         return False
     return any(change.name == "lock_timeout" for change in settings_changed(place.statement))
 
@@ -74,14 +76,13 @@ def _told(lock: RelationLock) -> str:
 
 def _validated_at_once(subject: Subject) -> Iterator[Finding]:
     created = Created(subject)
-    for rank, step in enumerate(subject.steps):
+    for _, places in groupby(statements(subject, Kind.ALTER_TABLE), key=attrgetter("rank")):
         pending: defaultdict[tuple[str, str | None], list[Relation]] = defaultdict(list)
-        for statement in step.statements:
-            place = Place(rank=rank, step=step, statement=statement)
-            table = main_relation(statement) if statement.kind is Kind.ALTER_TABLE else None
+        for place in places:
+            table = main_relation(place.statement)
             if table is None or created.is_new(table, place):
                 continue
-            for action in alter_actions(statement):
+            for action in alter_actions(place.statement):
                 if action.kind is AlterKind.ADD_CONSTRAINT and action.not_valid:
                     pending[table.name, action.name].append(table)
                 elif action.kind is AlterKind.VALIDATE_CONSTRAINT and _is_pending(table, action.name, pending):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -22,8 +21,6 @@ LONGEST_DETACHED: Final = 86_400.0
 # Without effect as well, which is an error with a rule of its own.
 _TOLD_ELSEWHERE = frozenset({Kind.LISTEN, Kind.UNLISTEN, Kind.LOCK, Kind.DECLARE_CURSOR, Kind.COPY_TO})
 
-_SET_TIMEOUT = re.compile(r"\bstatement_timeout\b", re.IGNORECASE)
-
 
 def _no_limit(subject: Subject) -> Iterator[Finding]:
     for step in subject.steps:
@@ -34,7 +31,7 @@ def _no_limit(subject: Subject) -> Iterator[Finding]:
 
 def _timeout_in_sql(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject):
-        if place.statement.kind is Kind.RESET or not _SET_TIMEOUT.search(place.own_text):
+        if place.statement.kind is Kind.RESET or "statement_timeout" not in place.lower_text:
             continue
         for change in settings_changed(place.statement):
             if change.name == "statement_timeout":
@@ -53,13 +50,13 @@ def _long_alone(subject: Subject) -> Iterator[Finding]:
 def _without_effect(subject: Subject) -> Iterator[Finding]:
     needed = {need.step for step in subject.steps for need in step.step.needs}
     for step in subject.steps:
-        told = any(statement.kind in _TOLD_ELSEWHERE for statement in step.statements)
-        if not step.statements or told or _says_something(step):
+        found = step.statements
+        if not found or not _TOLD_ELSEWHERE.isdisjoint(each.kind for each in found) or _says_something(step):
             continue
-        if all(is_session_only(statement) for statement in step.statements):
+        if all(map(is_session_only, found)):
             message = f"`{step.step.id}` changes only its own session, which ends with the step"
             yield step_finding(step, message, hint="put it into the step that it is for, or use `settings` there")
-        elif step.step.id not in needed and all(effect(statement) is Effect.READS for statement in step.statements):
+        elif step.step.id not in needed and all(effect(each) is Effect.READS for each in found):
             message = f"`{step.step.id}` only reads, and nothing looks at what it read or waits for it"
             yield step_finding(step, message, hint="add `expect`, `verify` or `capture`, or remove the step")
 

@@ -29,6 +29,11 @@ class Place:
         """The statement's own text."""
         return self.text[self.statement.start : self.statement.end]
 
+    @property
+    def lower_text(self) -> str:
+        """The statement's own text in lower case, to see what cannot be in it before its tree is walked."""
+        return self.own_text.lower()
+
     def finding(self, message: str, *, hint: str | None = None, offset: int | None = None) -> Finding:
         """Return a finding at the character at `offset` of the step's SQL, or where the statement begins."""
         position = self.step.position(self.statement.start if offset is None else offset)

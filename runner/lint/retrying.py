@@ -24,7 +24,7 @@ def _unsafe_retry(subject: Subject) -> Iterator[Finding]:
 
 def _no_result(subject: Subject) -> Iterator[Finding]:
     for rank, step in enumerate(subject.steps):
-        if step.statements:
+        if step.statements and (step.step.expect is not None or step.step.capture_rows):
             place = Place(rank=rank, step=step, statement=step.statements[-1])
             yield from _missing_result(step, place)
 

@@ -11,6 +11,9 @@ from runner.sql.nodes import Tree, label, unwrap
 class StatementKind(enum.StrEnum):
     """The SQL commands that something in jobplan treats differently; every other one is OTHER."""
 
+    #: That of the text, to which a member is equal; an enum's own is a call into Python, and kinds are looked up a lot.
+    __hash__ = str.__hash__
+
     SELECT = "SELECT"
     SELECT_INTO = "SELECT INTO"
     INSERT = "INSERT"

@@ -29,10 +29,8 @@ def options(statement: Statement) -> Mapping[str, str | None]:
 
     Commands that have no such list have no options here.
     """
-    field = _LISTS.get(statement.kind)
-    if field is None or field not in statement.node.DESCRIPTOR.fields_by_name:
-        return {}
-    return {option.defname: _text(option) for option in map(unwrap, getattr(statement.node, field))}
+    given = getattr(statement.node, _LISTS.get(statement.kind, ""), ())
+    return {option.defname: _text(option) for option in map(unwrap, given)}
 
 
 def enabled(statement: Statement, option: str, *, default: bool = False) -> bool:

@@ -85,8 +85,10 @@ def parse_template(text: str, known: Mapping[str, Scalar] | None = None) -> Temp
     that `placeholder` recognizes; a bare one is 0, also if its value is longer than the reference. TemplateError as
     `references` and `render` raise it, SqlSyntaxError as `parse_statements` does.
     """
-    values = {name: value for name, value in (known or {}).items() if value is not None}
     found = references(text)
+    if not found:
+        return Template(text=text, references=(), statements=_statements(text, text))
+    values = {name: value for name, value in (known or {}).items() if value is not None}
     parts: list[str] = []
     marked: set[str] = set()
     done = 0
@@ -126,10 +128,11 @@ def returns_rows(statement: Statement) -> bool:
 
 
 def _statement(text: str, raw: Tree, at: Callable[[int], int]) -> Statement:
-    start = at(raw.stmt_location)
-    end = at(raw.stmt_location + raw.stmt_len) if raw.stmt_len else len(text)
+    wrapped, begin, length = raw.stmt, raw.stmt_location, raw.stmt_len
+    start = at(begin)
+    end = at(begin + length) if length else len(text)
     end = start + len(text[start:end].rstrip())
-    return Statement(kind=kind_of(raw.stmt), start=start, end=end, node=unwrap(raw.stmt), at=at)
+    return Statement(kind=kind_of(wrapped), start=start, end=end, node=unwrap(wrapped), at=at)
 
 
 def _stand_in(text: str, reference: Reference, values: Mapping[str, str | float | Decimal]) -> str:

@@ -105,12 +105,15 @@ def without_effect(statement: Statement) -> str | None:
 
 def is_session_only(statement: Statement) -> bool:
     """Return whether all that the statement does ends with its session: a worker's ends with its text."""
-    return statement.kind in {
+    return statement.kind in _SESSION_ONLY
+
+
+_SESSION_ONLY = frozenset(
+    {
         *(_K.SET, _K.RESET, _K.SET_TRANSACTION, _K.SET_CONSTRAINTS, _K.PREPARE, _K.DEALLOCATE, _K.DISCARD, _K.LOAD),
         *(_K.DECLARE_CURSOR, _K.FETCH, _K.MOVE, _K.CLOSE, _K.LISTEN, _K.UNLISTEN, _K.LOCK),
     }
-
-
+)
 _CURSOR_HOLD = 0x0020  # CURSOR_OPT_HOLD, parsenodes.h
 
 
