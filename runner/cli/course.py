@@ -29,7 +29,7 @@ from runner.plan.model import Plan
 from runner.records.journal import Journal
 from runner.records.past import past_runs
 from runner.reports.kinds import open_report
-from runner.reports.plain import Afterlife, last_line
+from runner.reports.last_line import Afterlife, last_line
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -30,7 +30,7 @@ _COLUMNS = (
     ("Time", "time", "number"),
     ("Waited", "waited", "number wide"),
     ("Attempts", "attempts", "number wide"),
-    ("Result", "result", ""),
+    ("Result", "result", "result"),
 )
 
 
@@ -125,7 +125,8 @@ def _legend(report: RunReport) -> str:
     seen = {one.outcome or StepState.RUNNING for step in report.steps for one in step.attempts}
     states = [state for state in StepState if state in seen]
     words = (f'<span class="{_state_class(state)}"><i></i>{state.replace("_", " ")}</span>' for state in states)
-    return f'{"".join(words)}<span class="hatched"><i></i>waiting</span><span>ctrl + wheel zooms, drag moves</span>'
+    hint = '<span class="hint">ctrl + wheel zooms, drag moves</span>'
+    return f'{"".join(words)}<span class="hatched"><i></i>waiting</span>{hint}'
 
 
 def _critical(report: RunReport) -> str:

@@ -61,11 +61,11 @@ def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
         "error": _error(step.error, step.sql),
         "result_words": result_words(step.attempts[-1]) if step.attempts else "",
         "waits": [dataclasses.asdict(wait) for wait in step.waits],
-        "attempts": [_attempt(attempt, step.sql) for attempt in step.attempts],
+        "attempts": [_attempt(attempt) for attempt in step.attempts],
     }
 
 
-def _attempt(attempt: AttemptReport, sql: str) -> dict[str, Any]:
+def _attempt(attempt: AttemptReport) -> dict[str, Any]:
     return {
         "number": attempt.number,
         "iteration": attempt.iteration,
@@ -75,7 +75,7 @@ def _attempt(attempt: AttemptReport, sql: str) -> dict[str, Any]:
         "server_finished_at": attempt.server_finished_at,
         "lanes": attempt.lanes,
         "outcome": attempt.outcome,
-        "error": _error(attempt.error, sql),
+        "error": _error(attempt.error, ""),
         "result_words": result_words(attempt),
         "pid": attempt.worker.pid if attempt.worker else None,
         "deadline": attempt.deadline,

@@ -58,9 +58,10 @@ def frame(view: View, width: int, height: int) -> list[Text]:
     others = _others(view.state)
     room = height - 1 - len(lines)
     rest = min(len(others), max(2, room // 3))
-    lines += _some([_running(view, record, width) for record in running[:room]], len(running), room - rest, width)
-    told = (_other(view.state, record, view.now) for record in others[:height])
-    waiting = [[Text(_fit(text, width), style="dim")] for text in told]
+    name = _name_width(running[:room], width)
+    told = [_running(view, record, width, name) for record in running[:room]]
+    lines += _some(told, len(running), room - rest, width)
+    waiting = [[Text(_fit(_other(view.state, one, view.now), width), style="dim")] for one in others[:height]]
     lines += _some(waiting, len(others), height - 1 - len(lines), width)
     return lines
 
@@ -117,9 +118,14 @@ def _bar(state: RunState, width: int, estimate: float | None) -> Text:
     return _cut(line, width)
 
 
-def _running(view: View, record: StepRecord, width: int) -> list[Text]:
-    """Return a line for the step, and one more for what it waits for."""
-    name = min(max(20, width * 2 // 5), 60)
+def _name_width(records: Sequence[StepRecord], width: int) -> int:
+    """Return the columns for names: no more than they need, in steps of 8 lest the rest of the lines jump about."""
+    longest = max((cell_len(printable(record.key)) for record in records), default=0)
+    return min(max(16, -(-longest // 8) * 8), max(20, width * 2 // 5), 60)
+
+
+def _running(view: View, record: StepRecord, width: int, name: int) -> list[Text]:
+    """Return a line for the step, and more for what it waits for."""
     sight = view.sights.get(record.key, Sight())
     elapsed = format_duration(view.now - (record.launched_at if record.launched_at is not None else view.now))
     limit = f"/{format_duration(record.timeout)}" if record.timeout is not None else ""
@@ -180,7 +186,7 @@ def _other(state: RunState, record: StepRecord, now: float) -> str:
     elif record.state is StepState.CHECKING:
         words = "its conditions are being looked at"
     else:
-        words = f"queued, {why_queued(state, record)}"
+        words = f"queued, {why_queued(state, record).replace(':', ' ', 1)}"
     return f"  {printable(f'{record.key}: {words}')}"
 
 

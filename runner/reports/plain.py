@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TextIO
 
@@ -17,6 +16,7 @@ from runner.engine import events as ev
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.reports.places import place_in_plan
 from runner.reports.sights import Sight, sight_words
+from runner.reports.text import tag_words
 from runner.reports.visible import visible
 
 #: Seconds between two heartbeat lines.
@@ -223,10 +223,6 @@ def _retrying(event: ev.StepRetrying, state: RunState) -> str:
     return f"{event.step}: another attempt in {delay} after: {error_text(error)}"
 
 
-#: Commands whose number of rows says something.
-_COUNTING = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY"})
-
-
 def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
     record = state.records[event.step]
     words = f"{event.step}: {event.state.replace('_', ' ')}"
@@ -243,7 +239,7 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
         return f"{words}: {error_text(event.error)}{f' at {place}' if place is not None and place.file else ''}"
     last = record.last
     if last is not None and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag:
-        words += f" ({last.command_tag}{f' {last.row_count}' if last.command_tag in _COUNTING else ''})"
+        words += f" ({tag_words(last.command_tag, last.row_count)})"
     if last is not None and last.outcome is ev.Outcome.DETACHED and last.worker is not None:
         since = f"{last.worker.backend_start.partition('.')[0].rstrip('Z')}Z"  # microseconds are in the events
         limit = f", ends by {rfc3339(last.deadline)[:19]}Z" if last.deadline is not None else ""
@@ -285,26 +281,3 @@ def _some(items: list[str], limit: int = 8) -> str:
         return "nothing"
     more = f" and {len(items) - limit} more" if len(items) > limit else ""
     return ", ".join(items[:limit]) + more
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Afterlife:
-    """What is to be said of workers that live on: the commands that follow and stop them, or why there are none."""
-
-    follow: str = ""
-    stop: str = ""
-    instead: str = ""
-
-
-def last_line(state: RunState, *, run_id: str, seconds: float, record: str | None, afterlife: Afterlife) -> str:
-    """Sum up the run: how many of each state, how long, where the record is, and how to find what lives on."""
-    counts = state.counts()
-    tally = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in StepState if counts[name])
-    text = f"run {run_id}: {tally} in {format_duration(seconds)}"
-    if record:
-        text += f"; record: {record}"
-    if any(r.state is StepState.DETACHED or r.state in HOLDING for r in state.records.values()):
-        text += f"; {afterlife.instead}" if afterlife.instead else ""
-        text += f"; follow what lives on: {afterlife.follow}" if afterlife.follow else ""
-        text += f"; stop it: {afterlife.stop}" if afterlife.stop else ""
-    return text

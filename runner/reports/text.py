@@ -9,6 +9,8 @@ from runner.engine.state import StepState
 from runner.reports.places import excerpt
 from runner.reports.report import AttemptReport, StepReport
 
+#: Commands whose number of rows says something.
+_COUNTING = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "FETCH", "MOVE"})
 #: What XML 1.0 does not allow, in whatever form. Source: https://www.w3.org/TR/xml/#charsets
 _NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -31,10 +33,13 @@ def skip_words(step: StepReport) -> str:
 
 
 def result_words(attempt: AttemptReport) -> str:
-    """Say what the attempt did, as psql would: `DELETE 3`."""
-    if not attempt.command_tag:
-        return ""
-    return attempt.command_tag if attempt.row_count is None else f"{attempt.command_tag} {attempt.row_count}"
+    """Say what the attempt did."""
+    return tag_words(attempt.command_tag, attempt.row_count)
+
+
+def tag_words(tag: str, row_count: int | None) -> str:
+    """Write a command tag as psql does: `DELETE 3`, but `VACUUM`."""
+    return f"{tag} {row_count}" if row_count is not None and tag in _COUNTING else tag
 
 
 def error_fields(error: ErrorDetails) -> tuple[tuple[str, str], ...]:

@@ -62,7 +62,7 @@ def test_a_frame_says_what_runs_what_waits_and_for_what() -> None:
     assert found[1] == f"{'━' * 26} 1/4  1 succeeded"
     assert found[2].split() == ["▶", "runs", "3.0s/1m00s"]
     assert found[3].split() == ["▶", "also", "3.0s"]
-    assert found[4] == "  queued: queued, pool:io 1/1"
+    assert found[4] == "  queued: queued, pool io 1/1"
 
 
 def test_what_the_server_does_is_shown_and_who_is_blocked_comes_first() -> None:

@@ -9,7 +9,8 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.state import RunState, StepState, initial_state
-from runner.reports.plain import HEARTBEAT, Afterlife, Plain, Verbosity, error_text, heartbeat, last_line
+from runner.reports.last_line import Afterlife, last_line
+from runner.reports.plain import HEARTBEAT, Plain, Verbosity, error_text, heartbeat
 from runner.reports.sights import Sight
 from tests.builders import plan, step
 

@@ -15,6 +15,7 @@ from runner.reports.junit import junit_xml
 from runner.reports.markdown import LIMIT, block, code, markdown_text
 from runner.reports.prometheus import prometheus_text
 from runner.reports.report import RunReport
+from runner.reports.text import tag_words
 from tests.unit.plays import plan, play, script, step
 from tests.unit.told import HOSTILE_ITEM, RUN, everything
 
@@ -161,3 +162,18 @@ def test_metrics_have_names_types_and_labels_by_the_book(report: RunReport) -> N
     assert 'jobplan_step_retries{plan="table",database="app",step="deadlocked"} 1\n' in text
     assert 'jobplan_run_slots_used{plan="table",database="app"} 3\n' in text
     assert HOSTILE_ITEM.replace("\\", "\\\\").replace('"', '\\"') in text
+
+
+@pytest.mark.parametrize(
+    ("tag", "count", "words"),
+    [
+        ("DELETE", 3, "DELETE 3"),
+        ("SELECT", 0, "SELECT 0"),
+        ("VACUUM", 0, "VACUUM"),
+        ("DO", 0, "DO"),
+        ("SELECT", None, "SELECT"),
+        ("", None, ""),
+    ],
+)
+def test_a_command_tag_has_a_number_where_it_says_something(tag: str, count: int | None, words: str) -> None:
+    assert tag_words(tag, count) == words

@@ -49,7 +49,7 @@ const gantt = (() => {
     const svg = drawn("svg", {width, height, role: "img", "aria-label": "Timeline of the run"});
     const defs = drawn("defs", {});
     const hatch = drawn("pattern", {id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)"});
-    hatch.append(drawn("line", {x1: 0, y1: 0, x2: 0, y2: 6, class: "grid"}));
+    hatch.append(drawn("line", {x1: 0, y1: 0, x2: 0, y2: 6, class: "hatching"}));
     const clip = drawn("clipPath", {id: "plot"});
     clip.append(drawn("rect", {x: label, y: 0, width: width - label, height}));
     defs.append(hatch, clip);
@@ -83,17 +83,24 @@ const gantt = (() => {
       }
       attempts.forEach(({step}, at) => bar(plot, at, [AXIS + rowOf.get(step.key) * tall], tall, x, width));
     }
+    for (const {attempt} of attempts.filter((one) => BAD.has(one.attempt.outcome))) flag(plot, attempt, x);
     host.replaceChildren(svg);
     host.dataset.label = label;
   }
 
   function tickText(offset) { return offset < 60 ? `${+offset.toFixed(3)}s` : duration(offset); }
 
+  // However short it was, and whatever covers it: a failure can be seen on the axis.
+  function flag(plot, attempt, x) {
+    const at = x(attempt.ended_at);
+    plot.append(drawn("path", {class: `flag ${stateClass(attempt.outcome)}`, d: `M${at - 4} ${AXIS - 7}h8l-4 7z`}));
+  }
+
   function bar(plot, at, tops, tall, x, width) {
     const {step, attempt} = attempts[at];
     const left = x(attempt.launched_at), right = x(attempt.ended_at);
     if (right < 0 || left > 20000) return;
-    const wide = Math.max(2.5, right - left);
+    const wide = Math.max(BAD.has(attempt.outcome) ? 4 : 2.5, right - left);
     const group = drawn("g", {"data-step": step.key, "data-attempt": attempt.number, "data-at": at});
     const state = attempt.outcome || "running";
     tops.forEach((y, index) => {
