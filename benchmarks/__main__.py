@@ -14,7 +14,10 @@ from benchmarks.figures import Figure, table
 from benchmarks.machine import facts
 
 #: Each is a module of this package with `measure(bench) -> Iterator[Figure]`.
-NAMES = ("throughput", "chain", "ledger", "psql_make", "idle", "snapshots", "scheduler", "startup", "validation")
+NAMES = (
+    *("throughput", "chain", "ledger", "psql_make", "idle", "snapshots", "scheduler", "startup", "validation"),
+    "report",
+)
 _RESULTS = Path(__file__).parent / "results"
 
 
