@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from runner.plan.document import MAX_BYTES
-
-_LINE_END = re.compile(r"\r\n|\r|\n")
 
 
 class Sources:
@@ -36,4 +33,4 @@ def _read(path: Path) -> Sequence[str]:
             data = file.read(MAX_BYTES)
     except (OSError, ValueError):
         return ()
-    return _LINE_END.split(data.decode("utf-8-sig", "replace"))
+    return data.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n").split("\n")
