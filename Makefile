@@ -50,7 +50,7 @@ chaos: $(VENV)/.dev
 	$(BIN)/python -m tests.chaos $(CHAOS_ARGS)
 
 docs: $(VENV)/.runtime
-	$(BIN)/python -m runner.lint.reference docs
+	$(BIN)/python -m runner.reference docs
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -22,10 +22,10 @@ from runner.errors import ConnectionFailedError, ServerLostError, UsageError
 from runner.gateway.inspection import Inspector
 from runner.lint import Sources, read_plan
 from runner.plan.model import Plan
-from runner.preflight.codes import CODES
 from runner.preflight.dryrun import Wishes, dry_run
-from runner.preflight.durations import Duration, FirstOf, KnownDurations, recorded
+from runner.preflight.durations import Duration, KnownDurations, recorded
 from runner.preflight.result import DryRun
+from runner.reference.codes import explanations
 from runner.reports.preflight.data import dry_run_json
 from runner.reports.preflight.markdown import dry_run_markdown
 from runner.reports.preflight.text import dry_run_lines
@@ -83,7 +83,8 @@ def dry_run_command(
     wishes = Wishes(
         explain=not no_explain,
         left_out=left_out,
-        durations=FirstOf([_assumed(assumed, loaded), recorded(journal, loaded.name)]),
+        assumed=_assumed(assumed, loaded),
+        durations=recorded(journal, loaded.name),
         what_if=_slots(what_if),
     )
     return tell(loaded, chosen_dsn(dsn), wishes, strict=strict, format_=format_, color=color)
@@ -162,7 +163,7 @@ def _data(result: DryRun, format_: str) -> Iterable[str]:
             return github_lines(result.problems)
         case "markdown":
             return dry_run_markdown(result)
-    return (sarif_text(result.problems, CODES, __version__),)
+    return (sarif_text(result.problems, explanations(), __version__),)
 
 
 def exit_code(result: DryRun, *, strict: bool) -> int:

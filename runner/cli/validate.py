@@ -16,8 +16,7 @@ from runner.errors import UsageError
 from runner.reports.problems import Lines, Style, Verdict, distinct, problem_lines, summary
 
 if TYPE_CHECKING:
-    from runner.lint.explain import Explanation
-    from runner.preflight.codes import Code
+    from runner.reference.codes import Explanation
 
 _FORMATS = ("text", "json", "github", "sarif")
 
@@ -96,29 +95,17 @@ def _write(verdicts: list[Verdict], format_: str) -> None:
         say_json_text(json_text(problems))
     else:
         from runner import __version__
-        from runner.lint.explain import explanations
+        from runner.reference.codes import explanations
         from runner.reports.sarif import sarif_text
 
         say_json_text(sarif_text(problems, explanations(), __version__))
 
 
 def _explain(code: str, style: Style) -> None:
-    from runner.lint.explain import explain
-    from runner.preflight.codes import CODES
+    from runner.reference.codes import explain
 
-    wanted = code.strip().upper()
-    found = CODES.get(wanted)
-    for line in _explained(explain(code) if found is None else explanation_of(wanted, found), style):
+    for line in _explained(explain(code), style):
         click.echo(line, color=True)
-
-
-def explanation_of(code: str, found: Code) -> Explanation:
-    """Return what a code of the dry run means, in the form of the rules' own."""
-    from runner.lint.explain import Explanation
-
-    return Explanation(
-        code=code, severity=found.severity, title=found.title, why=found.why, wrong=found.wrong, right=found.right
-    )
 
 
 def _explained(explanation: Explanation, style: Style) -> Iterator[str]:

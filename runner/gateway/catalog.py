@@ -47,11 +47,30 @@ class KeyFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TriggerFacts:
+    """A trigger, the function that it runs, and what fires it: INSERT, UPDATE, DELETE, TRUNCATE."""
+
+    name: str
+    function: str
+    fires: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """The bytes of a relation now: all of it, with indexes, TOAST and partitions, and its indexes alone."""
+
+    total: int
+    indexes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RelationFacts:
     """A relation. `bytes` and `rows` are those of the last VACUUM or ANALYZE, partitions not included.
 
-    `owned`, `of_database` and `drops` (the database, the schema is the role's), `reached`, `privileges` are about the
-    role that asks.
+    `owned`, `of_database` and `drops` (the database, the schema is the role's), `reached`, `privileges`, `on_columns`
+    (those that it has on some column at least), `grants` (it may hand on some) and `unmaintained` (partitions that it
+    may not maintain) are about the role that asks. `location` is the folder of its tablespace, empty if it is in the
+    data directory. `size` is None if nobody has measured it.
     """
 
     oid: int
@@ -64,6 +83,9 @@ class RelationFacts:
     drops: bool
     reached: bool
     privileges: frozenset[str]
+    on_columns: frozenset[str]
+    grants: bool
+    location: str
     bytes: int
     rows: int
     populated: bool
@@ -76,21 +98,30 @@ class RelationFacts:
     default_partition: str | None
     children: tuple[Relation, ...]
     children_bytes: int
+    unmaintained: tuple[Relation, ...]
     referenced_by: tuple[KeyFacts, ...]
     refers_to: tuple[KeyFacts, ...]
-    triggers: Mapping[str, str]
+    triggers: tuple[TriggerFacts, ...]
     views: tuple[Relation, ...]
     reads: tuple[Relation, ...]
+    size: Size | None = None
 
     @property
     def all_bytes(self) -> int:
-        """The size with partitions and indexes, as far as it is known without locking anything."""
-        return self.bytes + self.children_bytes + sum(index.bytes for index in self.indexes)
+        """The size with partitions and indexes: as it was measured, else as it was at the last VACUUM or ANALYZE."""
+        if self.size is not None:
+            return self.size.total
+        return self.bytes + self.children_bytes + self.index_bytes
+
+    @property
+    def index_bytes(self) -> int:
+        """The size of its indexes; those of partitions only if they were measured."""
+        return self.size.indexes if self.size is not None else sum(index.bytes for index in self.indexes)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FunctionFacts:
-    """A function that PostgreSQL does not bring. `volatility` is a letter of pg_proc: i, s or v."""
+    """A function. `volatility` is a letter of pg_proc: i, s or v."""
 
     schema: str
     name: str
@@ -111,8 +142,19 @@ class SchemaFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NamedFacts:
+    """Something that is there and is no relation; of a tablespace, whether the role may use it, and its folder."""
+
+    open: bool = True
+    location: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HeldLock:
-    """A table lock that somebody holds or waits for; `seconds` is how old the transaction is, pid 0 is prepared."""
+    """A table lock that somebody holds or waits for; `seconds` is how old the transaction is.
+
+    The pid of a prepared transaction is 0, and its application_name the name that it was given.
+    """
 
     relation: Relation
     mode: str
@@ -139,6 +181,9 @@ def read_relation(text: str) -> RelationFacts:
         drops=found["drops"],
         reached=found["reached"],
         privileges=frozenset(found["privileges"]),
+        on_columns=frozenset(found["on_columns"]),
+        grants=found["grants"],
+        location=found["location"],
         bytes=found["bytes"],
         rows=found["rows"],
         populated=found["populated"],
@@ -151,9 +196,10 @@ def read_relation(text: str) -> RelationFacts:
         default_partition=found["default_partition"],
         children=tuple(map(_relation, found["children"])),
         children_bytes=sum(child["bytes"] for child in found["children"]),
+        unmaintained=tuple(_relation(child) for child in found["children"] if not child["maintained"]),
         referenced_by=tuple(map(_key, found["referenced_by"])),
         refers_to=tuple(map(_key, found["refers_to"])),
-        triggers={trigger["name"]: trigger["function"] for trigger in found["triggers"]},
+        triggers=tuple(map(_trigger, found["triggers"])),
         views=tuple(map(_relation, found["views"])),
         reads=tuple(map(_relation, found["reads"])),
     )
@@ -209,6 +255,11 @@ def _indexed(found: Mapping[str, Any]) -> IndexedFacts:
         maintained=found["maintained"],
         constraint=found["constraint"],
     )
+
+
+def _trigger(found: Mapping[str, Any]) -> TriggerFacts:
+    fires = frozenset(event.upper() for event in ("insert", "update", "delete", "truncate") if found[event])
+    return TriggerFacts(name=found["name"], function=found["function"], fires=fires)
 
 
 def _key(found: Mapping[str, Any]) -> KeyFacts:

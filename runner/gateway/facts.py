@@ -27,6 +27,16 @@ class PreparedTransaction:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedDuration:
+    """How long a step took in so many runs, in seconds: the whole step, and its attempts, if any was recorded."""
+
+    runs: int
+    p50: float
+    p95: float
+    attempt_p95: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class InvalidIndex:
     """An index that a build has left behind INVALID."""
 

@@ -11,25 +11,35 @@ from runner.gateway.base import QueryResult
 from runner.gateway.catalog import (
     FunctionFacts,
     HeldLock,
+    NamedFacts,
     RelationFacts,
     SchemaFacts,
+    Size,
     read_function,
     read_lock,
     read_relation,
     read_schema,
 )
 from runner.gateway.conninfo import with_keepalives
-from runner.gateway.facts import Capacity, InvalidIndex, OldTransaction, PreparedTransaction, ServerFacts
+from runner.gateway.facts import (
+    Capacity,
+    InvalidIndex,
+    OldTransaction,
+    PreparedTransaction,
+    RecordedDuration,
+    ServerFacts,
+)
 from runner.gateway.queries import query
 from runner.gateway.replies import Reply, Row
 from runner.gateway.session import Session
+from runner.sql.mentions import Mention, Named
 from runner.sql.params import quote_identifier
 from runner.sql.relations import Relation
 
 #: Milliseconds: nobody waits long for one who only looks, and it keeps nobody waiting.
-STATEMENT_TIMEOUT = "10000"
-LOCK_TIMEOUT = "1000"
-_LIMITS = {"statement_timeout": STATEMENT_TIMEOUT, "lock_timeout": LOCK_TIMEOUT}
+_LIMITS = {"statement_timeout": 10_000, "lock_timeout": 1_000}
+#: Milliseconds for all that comes after a limit was reached: a plan may have hundreds of statements like that one.
+_LESS_PATIENT = {"57014": ("statement_timeout", 1_000), "55P03": ("lock_timeout", 100)}
 #: Seconds after which a transaction is old enough to be told about.
 OLD = 300
 
@@ -62,6 +72,7 @@ class Inspector:
         self._session = session
         #: The schemas of pg_background and of the ledger, quoted, which the named blocks are given once they are known.
         self._schema = schema
+        self._limits = dict(_LIMITS)
         #: What the login role has; the session's own is pinned.
         self.search_path = ""
 
@@ -82,6 +93,11 @@ class Inspector:
         inspector.search_path = replies[0].rows[0][0] or ""
         return inspector
 
+    @property
+    def version(self) -> int:
+        """The server's version as a number: 160004."""
+        return self._session.server_version
+
     async def close(self) -> None:
         """Close the session."""
         await self._session.close()
@@ -96,13 +112,15 @@ class Inspector:
     async def reply(self, name: str, *parameters: str) -> Reply:
         """Run a named block in a transaction of its own, and return its rows or the error."""
         replies = await self._session.run(
-            ("look", ()), ("settings", (json.dumps(_LIMITS),)), (name, parameters), ("rollback", ())
+            ("look", ()), ("settings", (self._limited(()),)), (name, parameters), ("rollback", ())
         )
         return replies[2]
 
     async def probe(self, settings: Settings, sql: str, *, explain: bool) -> Probe:
         """Have the server look at one statement of the plan's in the settings of its step, without running it."""
-        replies = await self._session.probe(_json(settings), sql, explain=explain)
+        replies = await self._session.probe(self._limited(settings), sql, explain=explain)
+        for reply in replies:
+            self._lose_patience(reply)
         setting, parse, describe = replies[:3]
         return Probe(
             setting=setting,
@@ -113,7 +131,8 @@ class Inspector:
 
     async def read(self, settings: Settings, sql: str) -> QueryResult:
         """Run one statement of the plan's that only reads, in the settings of its step."""
-        reply = await self._session.read(_json(settings), sql)
+        reply = await self._session.read(self._limited(settings), sql)
+        self._lose_patience(reply)
         return QueryResult(
             columns=tuple(column.name for column in reply.columns),
             rows=reply.rows,
@@ -123,7 +142,23 @@ class Inspector:
 
     async def surroundings(self, settings: Settings) -> Reply:
         """Return who a step runs as and the schemas that are searched for it, or why its settings are refused."""
-        return await self._session.read(_json(settings), query("surroundings").decode())
+        return await self._session.read(self._limited(settings), query("surroundings").decode())
+
+    def _limited(self, settings: Settings) -> str:
+        """Return the settings as a JSON object, which may have a name twice: all are tried, the last one counts.
+
+        The limits come last but for the role: a step has no say in them, and who took a role may not set them.
+        """
+        roles = [(name, setting) for name, setting in settings if name.lower() == "role"]
+        given = [one for one in settings if one not in roles]
+        limits = [(name, str(limit)) for name, limit in self._limits.items()]
+        pairs = (f"{json.dumps(name)}: {json.dumps(setting)}" for name, setting in (*given, *limits, *roles))
+        return f"{{{', '.join(pairs)}}}"
+
+    def _lose_patience(self, reply: Reply) -> None:
+        limit = _LESS_PATIENT.get(reply.error.sqlstate or "") if reply.error is not None else None
+        if limit is not None:
+            self._limits[limit[0]] = limit[1]
 
     async def relations(
         self, wanted: Sequence[Relation], schemas: Sequence[str], role: str
@@ -133,13 +168,27 @@ class Inspector:
         rows = await self.rows("relations", names, json.dumps(list(schemas)), role) if wanted else ()
         return {wanted[int(row[0] or 0)]: read_relation(row[1] or "") for row in rows}
 
+    async def sizes(self, relations: Sequence[RelationFacts]) -> dict[int, Size]:
+        """Return the bytes of relations now, by OID, of those that nobody keeps it from measuring."""
+        reply = await self.reply("sizes", json.dumps([one.oid for one in relations]))
+        return {int(row[0] or 0): Size(total=int(row[1] or 0), indexes=int(row[2] or 0)) for row in reply.rows}
+
+    async def mentioned(
+        self, wanted: Sequence[Mention], schemas: Sequence[str], role: str
+    ) -> dict[tuple[Named, Relation], NamedFacts]:
+        """Return what is there of what statements name beside relations."""
+        names = [[one.sort.value, one.name.schema, one.name.name] for one in wanted]
+        rows = await self.rows("mentioned", json.dumps(names), json.dumps(list(schemas)), role) if wanted else ()
+        found = ((wanted[int(row[0] or 0)], row) for row in rows)
+        return {(one.sort, one.name): NamedFacts(open=row[1] == "t", location=row[2] or "") for one, row in found}
+
     async def schemas(self, names: Sequence[str], role: str) -> dict[str, SchemaFacts]:
         """Return what the catalog says of those schemas that exist."""
         rows = await self.rows("schemas", json.dumps(list(names)), role) if names else ()
         return {facts.name: facts for facts in map(read_schema, rows)}
 
     async def functions(self, names: Sequence[str]) -> tuple[FunctionFacts, ...]:
-        """Return the functions of these names that PostgreSQL does not bring itself."""
+        """Return the functions of these names, PostgreSQL's own included."""
         rows = await self.rows("functions", json.dumps(list(names))) if names else ()
         return tuple(map(read_function, rows))
 
@@ -151,14 +200,14 @@ class Inspector:
         """Return the transactions whose snapshot a build CONCURRENTLY would wait for; `older_than` is seconds."""
         return tuple(map(_old, await self.rows("snapshots", str(older_than))))
 
-    async def recorded(self, plan: str) -> dict[str, tuple[int, float, float]]:
-        """Return what a ledger in this database says of a plan's steps: runs, median and 95th percentile in seconds."""
+    async def recorded(self, plan: str, runs: int) -> dict[str, RecordedDuration]:
+        """Return what a ledger in this database says of a plan's steps in so many of its latest runs."""
         place = await self.rows("ledger_place")
         if not place:
             return {}
         self._schema[1] = quote_identifier(place[0][0] or "")
-        found = await self.reply("ledger_durations", plan)  # one of another version says nothing
-        return {row[0] or "": (int(row[1] or 0), float(row[2] or 0), float(row[3] or 0)) for row in found.rows}
+        found = await self.reply("ledger_durations", plan, str(runs))  # one of another version says nothing
+        return {row[0] or "": _recorded(row) for row in found.rows}
 
     @property
     def host(self) -> str:
@@ -184,11 +233,13 @@ class Inspector:
         )
 
 
-def _json(settings: Settings) -> str:
-    """The limits come last but for the role: a step has no say in them, and who has taken a role may not set them."""
-    given = dict(settings)
-    role = given.pop("role", None)
-    return json.dumps({**given, **_LIMITS, **({} if role is None else {"role": role})})
+def _recorded(row: Row) -> RecordedDuration:
+    return RecordedDuration(
+        runs=int(row[1] or 0),
+        p50=float(row[2] or 0),
+        p95=float(row[3] or 0),
+        attempt_p95=float(row[4]) if row[4] is not None else None,
+    )
 
 
 def _server(row: Row, capacity: Capacity, announced_pid: int) -> ServerFacts:

@@ -98,14 +98,31 @@ WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation'
 -- In the settings of a step: who it runs as, and the schemas in which its names are looked up, as JSON.
 SELECT current_user, pg_catalog.to_json(pg_catalog.current_schemas(true))
 
--- name: roles
--- $1 roles as JSON array. Which of them exist, and which this session may take.
-SELECT w.name, r.oid IS NOT NULL,
-       coalesce(CASE WHEN current_setting('server_version_num')::int4 >= 160000
-                     THEN pg_has_role(session_user, r.oid, 'SET')
-                     ELSE pg_has_role(session_user, r.oid, 'MEMBER') END, false)
-FROM json_array_elements_text($1::json) AS w(name)
-LEFT JOIN pg_roles AS r ON r.rolname = w.name
+-- name: mentioned
+-- $1 JSON array of [sort, schema or null, name], $2 JSON array of the schemas that are searched, $3 role. One row for each
+-- that exists: its number in $1, for a tablespace whether the role may put something there, and where that is.
+SELECT w.n - 1, coalesce(s.open, true), coalesce(s.location, '')
+FROM json_array_elements($1::json) WITH ORDINALITY AS w(wanted, n)
+LEFT JOIN LATERAL (
+  SELECT has_tablespace_privilege($3::name, ts.oid, 'CREATE') AS open, pg_tablespace_location(ts.oid) AS location
+  FROM pg_tablespace AS ts WHERE w.wanted->>0 = 'tablespace' AND ts.spcname = w.wanted->>2) AS s ON true
+WHERE CASE w.wanted->>0
+  WHEN 'type' THEN EXISTS (
+    SELECT FROM pg_type AS t JOIN pg_namespace AS n ON n.oid = t.typnamespace
+    WHERE t.typname = w.wanted->>2
+      AND CASE WHEN w.wanted->>1 IS NULL THEN n.nspname IN (SELECT json_array_elements_text($2::json))
+               ELSE n.nspname = w.wanted->>1 END)
+  WHEN 'function' THEN EXISTS (
+    SELECT FROM pg_proc AS p JOIN pg_namespace AS n ON n.oid = p.pronamespace
+    WHERE p.proname = w.wanted->>2
+      AND CASE WHEN w.wanted->>1 IS NULL THEN n.nspname IN (SELECT json_array_elements_text($2::json))
+               ELSE n.nspname = w.wanted->>1 END)
+  WHEN 'role' THEN EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = w.wanted->>2)
+  WHEN 'tablespace' THEN s.open IS NOT NULL
+  WHEN 'available extension' THEN EXISTS (SELECT FROM pg_available_extensions AS e WHERE e.name = w.wanted->>2)
+  WHEN 'extension' THEN EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = w.wanted->>2)
+  WHEN 'language' THEN EXISTS (SELECT FROM pg_language AS l WHERE l.lanname = w.wanted->>2)
+END
 
 -- name: schemas
 -- $1 names as JSON array, $2 role. Which of these schemas exist, and what the role may do in them.
@@ -115,8 +132,8 @@ FROM pg_namespace AS n
 WHERE n.nspname IN (SELECT json_array_elements_text($1::json))
 
 -- name: functions
--- $1 names as JSON array. Functions of these names that PostgreSQL does not bring itself: schema, name, volatility,
--- language, whether that is trusted, and the extension that they belong to.
+-- $1 names as JSON array. Functions of these names: schema, name, volatility, language, whether that is trusted, and
+-- the extension that they belong to.
 SELECT n.nspname, p.proname, p.provolatile, l.lanname, l.lanpltrusted,
        (SELECT e.extname FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
         WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' LIMIT 1)
@@ -124,7 +141,7 @@ FROM pg_proc AS p
 JOIN pg_namespace AS n ON n.oid = p.pronamespace
 JOIN pg_language AS l ON l.oid = p.prolang
 WHERE p.proname IN (SELECT json_array_elements_text($1::json))
-  AND n.nspname NOT IN ('pg_catalog', 'information_schema')
+  AND n.nspname <> 'information_schema'
 
 -- name: relations
 -- $1 JSON array of [schema or null, name], $2 JSON array of the schemas that are searched, $3 role. One row for each
@@ -143,6 +160,13 @@ SELECT w.n - 1, json_build_object(
                  (CASE WHEN current_setting('server_version_num')::int4 >= 170000 THEN 'MAINTAIN' END)) AS p(name)
     WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 't') AND p.name IS NOT NULL
       AND has_table_privilege($3::name, c.oid, p.name)),
+  'on_columns', (
+    SELECT coalesce(json_agg(p.name), '[]') FROM (VALUES ('SELECT'), ('INSERT'), ('UPDATE'), ('REFERENCES')) AS p(name)
+    WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 't') AND has_any_column_privilege($3::name, c.oid, p.name)),
+  'grants', c.relkind IN ('r', 'p', 'v', 'm', 'f') AND has_table_privilege($3::name, c.oid,
+    'SELECT WITH GRANT OPTION, INSERT WITH GRANT OPTION, UPDATE WITH GRANT OPTION, DELETE WITH GRANT OPTION,'
+    || ' TRUNCATE WITH GRANT OPTION, REFERENCES WITH GRANT OPTION, TRIGGER WITH GRANT OPTION'),
+  'location', pg_tablespace_location(c.reltablespace),
   'bytes', c.relpages::int8 * current_setting('block_size')::int8,
   'rows', greatest(c.reltuples, 0)::int8,
   'populated', c.relispopulated,
@@ -176,7 +200,10 @@ SELECT w.n - 1, json_build_object(
                  UNION SELECT h.inhrelid FROM pg_inherits AS h JOIN below AS b ON h.inhparent = b.oid)
                SELECT coalesce(json_agg(json_build_object(
                  'schema', bn.nspname, 'name', b.relname,
-                 'bytes', b.relpages::int8 * current_setting('block_size')::int8)), '[]')
+                 'bytes', b.relpages::int8 * current_setting('block_size')::int8,
+                 'maintained', pg_has_role($3::name, b.relowner, 'USAGE') OR b.relkind NOT IN ('r', 'p', 'm')
+                   OR CASE WHEN current_setting('server_version_num')::int4 >= 170000
+                           THEN has_table_privilege($3::name, b.oid, 'MAINTAIN') ELSE false END)), '[]')
                FROM below JOIN pg_class AS b ON b.oid = below.oid JOIN pg_namespace AS bn ON bn.oid = b.relnamespace),
   'referenced_by', (SELECT coalesce(json_agg(json_build_object(
                       'schema', rn.nspname, 'name', r.relname, 'constraint', k.conname,
@@ -193,9 +220,12 @@ SELECT w.n - 1, json_build_object(
                 FROM pg_constraint AS k JOIN pg_class AS r ON r.oid = k.confrelid
                 JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
                 WHERE k.conrelid = c.oid AND k.contype = 'f'),
-  'triggers', (SELECT coalesce(json_agg(json_build_object('name', g.tgname, 'function', f.proname)), '[]')
+  'triggers', (SELECT coalesce(json_agg(json_build_object(
+                 'name', g.tgname, 'function', f.proname, 'insert', g.tgtype & 4 > 0, 'delete', g.tgtype & 8 > 0,
+                 'update', g.tgtype & 16 > 0, 'truncate', g.tgtype & 32 > 0) ORDER BY g.tgname), '[]')
                FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid
-               WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'),
+               WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'
+                 AND f.pronamespace <> 'pg_catalog'::regnamespace),
   'views', (SELECT coalesce(json_agg(DISTINCT jsonb_build_object('schema', vn.nspname, 'name', v.relname)), '[]')
             FROM pg_depend AS d JOIN pg_rewrite AS rw ON rw.oid = d.objid JOIN pg_class AS v ON v.oid = rw.ev_class
             JOIN pg_namespace AS vn ON vn.oid = v.relnamespace
@@ -224,21 +254,32 @@ CROSS JOIN LATERAL (
   LIMIT 1) AS c
 
 -- name: sizes
--- $1 OIDs as JSON array. The bytes of tables with their indexes and TOAST; it locks each for a moment.
-SELECT o.oid, pg_total_relation_size(o.oid::oid) FROM json_array_elements_text($1::json) AS o(oid)
+-- $1 OIDs as JSON array. Of each that nobody has locked against readers: the bytes of it all, with indexes, TOAST and
+-- partitions, and those of the indexes alone. It locks each for a moment.
+WITH RECURSIVE part(root, oid) AS (
+  SELECT o.oid::oid, o.oid::oid FROM json_array_elements_text($1::json) AS o(oid)
+  UNION SELECT p.root, h.inhrelid FROM part AS p JOIN pg_inherits AS h ON h.inhparent = p.oid)
+SELECT p.root, sum(pg_total_relation_size(p.oid))::int8, sum(pg_indexes_size(p.oid))::int8
+FROM part AS p
+WHERE p.root NOT IN (
+  SELECT q.root FROM part AS q JOIN pg_locks AS l ON l.relation = q.oid
+  WHERE l.mode = 'AccessExclusiveLock' AND l.locktype = 'relation'
+    AND l.database = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database()))
+GROUP BY p.root
 
 -- name: activity
 -- Who holds a lock on a table now, or waits for one, in this database: table, mode, whether it is held, and by whom since
--- when. Prepared transactions have no process.
-SELECT n.nspname, c.relname, l.mode, l.granted, coalesce(l.pid, 0), coalesce(a.usename, ''),
-       coalesce(a.application_name, ''), coalesce(a.state, 'prepared'),
-       coalesce(extract(epoch FROM clock_timestamp() - a.xact_start)::int8,
-                (SELECT max(extract(epoch FROM clock_timestamp() - x.prepared))::int8 FROM pg_prepared_xacts AS x
-                 WHERE l.pid IS NULL), 0)
+-- when. A prepared transaction has no process, but a name.
+SELECT n.nspname, c.relname, l.mode, l.granted, coalesce(l.pid, 0), coalesce(a.usename, x.owner, ''),
+       coalesce(a.application_name, x.gid, ''), coalesce(a.state, 'prepared'),
+       coalesce(extract(epoch FROM clock_timestamp() - coalesce(a.xact_start, x.prepared))::int8, 0)
 FROM pg_locks AS l
 JOIN pg_class AS c ON c.oid = l.relation
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
 LEFT JOIN pg_stat_activity AS a ON a.pid = l.pid
+LEFT JOIN pg_locks AS t  -- every prepared transaction has a lock on itself
+  ON l.pid IS NULL AND t.pid IS NULL AND t.locktype = 'transactionid' AND t.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts AS x ON x.transaction = t.transactionid
 WHERE l.locktype = 'relation' AND (l.pid IS NULL OR l.pid <> pg_backend_pid())
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
   AND n.nspname NOT IN ('pg_catalog', 'pg_toast')
@@ -246,11 +287,13 @@ ORDER BY 9 DESC
 LIMIT 500
 
 -- name: snapshots
--- $1 seconds. Transactions of this database with a snapshot that a build CONCURRENTLY would have to wait for.
+-- $1 seconds. Transactions of this database with a snapshot that a build CONCURRENTLY would have to wait for; it does
+-- not wait for VACUUM.
 SELECT pid, coalesce(usename, ''), coalesce(application_name, ''), coalesce(state, ''),
        extract(epoch FROM clock_timestamp() - xact_start)::int8, true
 FROM pg_stat_activity
 WHERE datname = current_database() AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid()
+  AND pid NOT IN (SELECT v.pid FROM pg_stat_progress_vacuum AS v)
   AND xact_start < clock_timestamp() - make_interval(secs => $1::float8)
 ORDER BY xact_start
 LIMIT 20
@@ -280,8 +323,29 @@ ORDER BY 1
 LIMIT 1
 
 -- name: ledger_durations
--- $1 plan. How long its steps have taken, in seconds: step, runs, median, 95th percentile.
-SELECT step, n, extract(epoch FROM p50), extract(epoch FROM p95) FROM {ledger}.durations WHERE plan = $1::text
+-- $1 plan, $2 runs. How long its steps have taken in so many of its latest runs, in seconds: step, runs, median and 95th
+-- percentile of whole steps that succeeded, with their pauses and retries, and the 95th percentile of their attempts.
+WITH latest AS MATERIALIZED (
+  SELECT r.run FROM {ledger}.runs AS r WHERE r.plan = $1::text ORDER BY r.started_at DESC LIMIT $2::int4),
+happened AS MATERIALIZED (
+  SELECT e.run, e.step, e.event, e.at, e.body FROM {ledger}.events AS e JOIN latest USING (run)
+  WHERE e.event IN ('attempt_launching', 'attempt_finished', 'step_finished')),
+took AS (
+  SELECT e.step, extract(epoch FROM e.at - min(b.at))::float8 AS seconds
+  FROM happened AS e JOIN happened AS b ON b.run = e.run AND b.step = e.step AND b.event = 'attempt_launching'
+  WHERE e.event = 'step_finished' AND e.body ->> 'state' = 'succeeded'
+  GROUP BY e.run, e.step, e.at),
+attempts AS (
+  SELECT e.step, percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM
+           (e.body ->> 'finished_at')::timestamptz - (e.body ->> 'started_at')::timestamptz)::float8) AS p95
+  FROM happened AS e
+  WHERE e.event = 'attempt_finished' AND e.body ->> 'outcome' = 'succeeded'
+  GROUP BY e.step)
+SELECT t.step, count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY t.seconds),
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY t.seconds), min(a.p95)
+FROM took AS t
+LEFT JOIN attempts AS a USING (step)
+GROUP BY t.step
 
 -- name: data_directory
 -- Where the server keeps its data; no row for a role that may not know.

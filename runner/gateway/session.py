@@ -125,6 +125,11 @@ class Session:
         """The process that the connection was told; behind a pooler it is none of the server's."""
         return self._libpq.backend_pid
 
+    @property
+    def server_version(self) -> int:
+        """The server's version as a number: 160004."""
+        return self._libpq.server_version
+
     def notice_loss(self) -> None:
         """Look whether the server has closed the connection meanwhile; `lost` tells."""
         if self._lost is None:

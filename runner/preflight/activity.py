@@ -15,12 +15,14 @@ from runner.preflight.durations import Durations
 from runner.preflight.finding import problem
 from runner.preflight.locking import LocksOfSteps, RealLock
 from runner.sql.lockmodes import LockMode, conflict
+from runner.sql.params import quote_literal
 from runner.sql.relations import Relation
 
 #: Seconds after which a snapshot is old enough to hold up a build CONCURRENTLY for longer than a moment.
 SNAPSHOT_AGE = 1.0
+#: How many other relations a finding names.
+_NAMED = 3
 _MODES = {mode.pg_name: mode for mode in LockMode}
-_WAITS_FOR_SNAPSHOTS = frozenset({Nature.BUILD, Nature.DROP, Nature.DETACH})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,6 @@ class LockReport:
     partitions: int
     seconds: float | None
     limit: float | None
-    triggers: tuple[str, ...] = ()
 
 
 def lock_reports(plan: Plan, locks: LocksOfSteps, durations: Durations) -> tuple[LockReport, ...]:
@@ -72,7 +73,6 @@ def _report(step: Step, instance: str, lock: RealLock, durations: Durations) -> 
         partitions=len(lock.facts.children),
         seconds=duration.p50 if duration is not None else None,
         limit=step.timeout,
-        triggers=tuple(f"{name} ({function})" for name, function in lock.facts.triggers.items()),
     )
 
 
@@ -85,53 +85,66 @@ def _stops(mode: LockMode) -> str | None:
 def activity_problems(
     plan: Plan, locks: LocksOfSteps, held: Sequence[HeldLock], snapshots: Sequence[OldTransaction]
 ) -> Iterator[Problem]:
-    """Yield who holds something now for which a step would have to wait."""
+    """Yield who holds something now for which a step would have to wait: each step and holder once."""
     steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
     by_relation: dict[Relation, list[HeldLock]] = {}
     for one in held:
         if one.granted and one.mode in _MODES:
             by_relation.setdefault(one.relation, []).append(one)
     for name, instances in locks.items():
-        told: set[tuple[str, int, str]] = set()
+        met: dict[tuple[int, str], list[tuple[RealLock, HeldLock]]] = {}
         for lock in (lock for taken in instances.values() for lock in taken):
             for one in by_relation.get(lock.relation, ()):
-                key = (str(lock.relation), one.pid, one.state)
-                if key not in told and conflict(lock.held.mode, _MODES[one.mode]):
-                    told.add(key)
-                    yield _blocked(steps[name], lock, one)
+                if conflict(_waits_for(lock), _MODES[one.mode]):
+                    met.setdefault((one.pid, one.application_name), []).append((lock, one))
+        yield from (_blocked(steps[name], found) for found in met.values())
         yield from _held_up(steps[name], [lock for taken in instances.values() for lock in taken], snapshots)
 
 
-def _blocked(step: Step, lock: RealLock, one: HeldLock) -> Problem:
+def _waits_for(lock: RealLock) -> LockMode:
+    """Return the mode with whose opponents the command cannot go on, which for CONCURRENTLY is not the one it takes.
+
+    It waits until nobody is left who may write without knowing the new index, or who may use what goes: see "Building
+    Indexes Concurrently" and "Rebuilding Indexes Concurrently" in the PostgreSQL documentation.
+    """
+    match lock.held.nature:
+        case Nature.BUILD if not lock.held.what.startswith("REINDEX"):
+            return LockMode.SHARE
+        case Nature.BUILD | Nature.DROP | Nature.DETACH:
+            return LockMode.ACCESS_EXCLUSIVE
+    return lock.held.mode
+
+
+def _blocked(step: Step, met: Sequence[tuple[RealLock, HeldLock]]) -> Problem:
+    lock, one = next((pair for pair in met if pair[0].direct), met[0])
+    others = dict.fromkeys(str(other.relation) for other, _ in met if other.relation != lock.relation)
+    more = f", and more on {', '.join(list(others)[:_NAMED])}{', …' if len(others) > _NAMED else ''}" if others else ""
     who = _who(one.pid, one.user, one.application_name, one.state, one.seconds)
-    limit = (
-        ""
-        if step.lock_timeout is None
-        else f", and fail after its lock_timeout of {format_duration(step.lock_timeout)}"
-    )
-    message = (
-        f"`{step.id}` ({lock.held.what}: {lock.held.mode} on {lock.relation}) would wait now{limit}: "
-        f"{who} holds {_MODES[one.mode]}"
-    )
-    hint = f"SELECT pg_terminate_backend({one.pid});" if one.pid else "end the prepared transaction: ROLLBACK PREPARED"
+    limit = f" (lock_timeout {format_duration(step.lock_timeout)})" if step.lock_timeout is not None else ""
+    mode = _waits_for(lock)
+    wants = f"{lock.held.mode} on {lock.relation}" if mode is lock.held.mode else f"on {lock.relation}"
+    message = f"`{step.id}`: {lock.held.what} ({wants}) would wait now{limit}: {who} holds {_MODES[one.mode]}{more}"
+    hint = f"SELECT pg_terminate_backend({one.pid});"
+    if not one.pid:
+        hint = f"ROLLBACK PREPARED {quote_literal(one.application_name)}; (or COMMIT PREPARED)"
     return problem("JP701", message, step.sql.position(lock.held.offset), hint=hint, step=step.id)
 
 
 def _held_up(step: Step, locks: Sequence[RealLock], snapshots: Sequence[OldTransaction]) -> Iterator[Problem]:
-    lock = next((lock for lock in locks if lock.held.nature in _WAITS_FOR_SNAPSHOTS), None)
+    lock = next((lock for lock in locks if lock.held.nature is Nature.BUILD), None)
     if lock is None or not snapshots:
         return
     one = snapshots[0]
     who = _who(one.pid, one.user, one.application_name, one.state, one.seconds)
     more = f", and {len(snapshots) - 1} more" if len(snapshots) > 1 else ""
-    message = f"`{step.id}` ({lock.held.what}) would wait now for an older snapshot: {who}{more}"
+    message = f"`{step.id}`: {lock.held.what} would wait now for an older snapshot: {who}{more}"
     hint = f"SELECT pg_terminate_backend({one.pid});"
     yield problem("JP702", message, step.sql.position(lock.held.offset), hint=hint, step=step.id)
 
 
-def _who(pid: int, user: str, application_name: str, state: str, seconds: int) -> str:
+def _who(pid: int, user: str, name: str, state: str, seconds: int) -> str:
     since = f"for {format_duration(float(seconds))}"
     if not pid:
-        return f"a prepared transaction, {since},"
-    name = f", {application_name}" if application_name else ""
-    return f"pid {pid} ({user}{name}, {state or 'active'} {since})"
+        return f"the prepared transaction {name!r} of {user}, {since},"
+    called = f", {name}" if name else ""
+    return f"pid {pid} ({user}{called}, {state or 'active'} {since})"

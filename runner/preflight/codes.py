@@ -74,7 +74,7 @@ _TABLE: Final[Mapping[str, tuple[Severity, str, str, str, str]]] = {
     "JP508": (
         _W,
         "Too few workers are free",
-        "A step waits until the server has a worker for it, over the plan's reserve.",
+        "A step waits until the server has a worker for it, over the plan's reserve. An error if none could start now.",
         "max_worker_processes = 8, budget: {slots: 8}",
         "max_worker_processes = 16, budget: {slots: 8}",
     ),
@@ -88,7 +88,7 @@ _TABLE: Final[Mapping[str, tuple[Severity, str, str, str, str]]] = {
     "JP510": (
         _W,
         "Too few connections are left",
-        "A run takes a connection for each worker and two more.",
+        "A run takes a connection for each worker and two more. An error if there are not even two.",
         "ALTER ROLE batch CONNECTION LIMIT 2;",
         "ALTER ROLE batch CONNECTION LIMIT 20;",
     ),
@@ -287,6 +287,27 @@ _TABLE: Final[Mapping[str, tuple[Severity, str, str, str, str]]] = {
         "Somebody holds a lock that even looking at the table needs, or planning takes very long.",
         "another session holds ACCESS EXCLUSIVE",
         "jobplan dry-run, when that session is over",
+    ),
+    "JP621": (
+        _E,
+        "A role that is not there",
+        "Roles are of the whole server; neither it has this one nor does an earlier step create it.",
+        "sql: GRANT SELECT ON orders TO reportng",
+        "sql: GRANT SELECT ON orders TO reporting",
+    ),
+    "JP622": (
+        _E,
+        "A tablespace that is not there",
+        "The server has no tablespace of that name.",
+        "sql: CREATE INDEX i ON orders (at) TABLESPACE fast",
+        "sql: CREATE INDEX i ON orders (at)",
+    ),
+    "JP623": (
+        _E,
+        "An extension or language that is not there",
+        "An extension's files have to be on the server's machine before it can be created.",
+        "sql: CREATE EXTENSION postgis",
+        "apt-get install postgresql-18-postgis-3",
     ),
     "JP701": (
         _W,

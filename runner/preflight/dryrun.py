@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from runner.errors import Problem, Severity
@@ -10,8 +9,8 @@ from runner.gateway.inspection import Inspector
 from runner.lint.sources import Sources
 from runner.plan.model import Plan
 from runner.preflight.activity import SNAPSHOT_AGE, activity_problems, lock_reports
-from runner.preflight.disk import disk_problems, free_bytes
-from runner.preflight.durations import Duration, Durations, FirstOf, KnownDurations
+from runner.preflight.disk import Disks, disk_problems
+from runner.preflight.durations import MAX_RUNS, Durations, FirstOf, KnownDurations, MostRuns, from_ledger
 from runner.preflight.locking import conflict_problems, read_locks
 from runner.preflight.requires import demand_of, requirement_problems, server_problems
 from runner.preflight.result import DryRun
@@ -25,10 +24,14 @@ _REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP507", "JP508", "JP
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What is to be looked at: with EXPLAIN or without, and which steps are left out."""
+    """What is to be looked at: with EXPLAIN or without, and which steps are left out.
+
+    `assumed` durations are believed before any other; `durations` are those of this machine's journals.
+    """
 
     explain: bool = True
     left_out: frozenset[str] = frozenset()
+    assumed: Durations = field(default_factory=lambda: KnownDurations({}))
     durations: Durations = field(default_factory=lambda: KnownDurations({}))
     #: Budgets to compare, in slots.
     what_if: tuple[int, ...] = ()
@@ -40,33 +43,30 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     examined = examine(facts, demand_of(plan))
     problems = list(server_problems(plan, examined))
     problems += [one async for one in requirement_problems(plan, facts, inspector)]
-    refused = any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems)
-    looked = await StatementLook(plan, inspector, explain=wishes.explain).look(left_out=wishes.left_out)
-    locks = read_locks([(unit, sight) for unit, sight, _ in looked.units])
+    (directory,) = await inspector.rows("data_directory") or ((None,),)
+    disks = Disks(directory[0], inspector.host)
+    looked = await StatementLook(plan, inspector, disks, explain=wishes.explain).look(left_out=wishes.left_out)
+    locks = read_locks(looked.units)
     problems += conflict_problems(plan, locks, Sources())
     held, snapshots = await inspector.activity(), await inspector.snapshots(SNAPSHOT_AGE)
     problems += activity_problems(plan, locks, held, snapshots)
-    (directory,) = await inspector.rows("data_directory") or ((None,),)
-    free = free_bytes(directory[0], inspector.host)
-    problems += disk_problems([(unit, sight) for unit, sight, _ in looked.units], free)
-    durations = FirstOf([wishes.durations, _of_ledger(await inspector.recorded(plan.name))])
+    problems += disk_problems(looked.units, disks)
+    ledger = from_ledger(await inspector.recorded(plan.name, MAX_RUNS))
+    durations = FirstOf([wishes.assumed, MostRuns([ledger, wishes.durations])])
     schedule = forecast(plan, durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
     problems += schedule_problems(plan, schedule, durations)
+    problems += looked.problems
     return DryRun(
         plan=plan.name,
         file=plan.file,
         facts=facts,
         server=examined,
-        problems=worst_first([*problems, *looked.problems]),
+        problems=worst_first(problems),
         statements=tuple(looked.reports),
         locks=lock_reports(plan, locks, durations),
         schedule=schedule,
-        refused=refused,
+        refused=any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems),
     )
-
-
-def _of_ledger(found: Mapping[str, tuple[int, float, float]]) -> KnownDurations:
-    return KnownDurations({step: Duration(p50=p50, p95=p95, runs=runs) for step, (runs, p50, p95) in found.items()})
 
 
 def worst_first(problems: list[Problem]) -> tuple[Problem, ...]:

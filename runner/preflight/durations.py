@@ -14,6 +14,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from runner.gateway.facts import RecordedDuration
+
 #: Runs that are looked at, the latest ones: what was true a year ago says little about tonight.
 MAX_RUNS = 30
 #: Bytes of a journal beyond which it is left alone.
@@ -22,11 +24,16 @@ _MAX_BYTES = 50_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Duration:
-    """Seconds that a step takes, as the median and the 95th percentile of `runs` runs; 0 runs: it is assumed."""
+    """Seconds that a step takes, as the median and the 95th percentile of `runs` runs; 0 runs: it is assumed.
+
+    That is the whole step, with retries, iterations and pauses. A timeout is that of one attempt: `attempt_p95` is the
+    95th percentile of those that succeeded, None if nobody has recorded any.
+    """
 
     p50: float
     p95: float
     runs: int = 0
+    attempt_p95: float | None = None
 
 
 class Durations(Protocol):
@@ -61,14 +68,45 @@ class FirstOf:
         return next((answer for answer in answers if answer is not None), None)
 
 
-def of_samples(samples: Sequence[float]) -> Duration:
-    """Return the percentiles of at least one sample, by the nearest rank."""
+class MostRuns:
+    """Several records of the same steps; the one of the most runs is believed, the first of equal ones."""
+
+    def __init__(self, sources: Sequence[Durations]) -> None:
+        self._sources = sources
+
+    def of(self, step: str) -> Duration | None:
+        """Return what the source says that has seen the step in the most runs."""
+        answers = [source.of(step) for source in self._sources]
+        return max((answer for answer in answers if answer is not None), key=lambda one: one.runs, default=None)
+
+
+def of_samples(samples: Sequence[float], attempts: Sequence[float] = ()) -> Duration:
+    """Return the percentiles of at least one sample, and of the attempts if there are any."""
+    return Duration(
+        p50=_percentile(samples, 0.5),
+        p95=_percentile(samples, 0.95),
+        runs=len(samples),
+        attempt_p95=_percentile(attempts, 0.95) if attempts else None,
+    )
+
+
+def _percentile(samples: Sequence[float], share: float) -> float:
+    """Interpolate as the server's percentile_cont does, so that journal and ledger agree."""
     ordered = sorted(samples)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
-    def rank(share: float) -> float:
-        return ordered[min(int(share * len(ordered)), len(ordered) - 1)]
 
-    return Duration(p50=rank(0.5), p95=rank(0.95), runs=len(ordered))
+def from_ledger(found: Mapping[str, RecordedDuration]) -> KnownDurations:
+    """Return what the ledger in the database says of the steps."""
+    return KnownDurations(
+        {
+            step: Duration(p50=one.p50, p95=one.p95, runs=one.runs, attempt_p95=one.attempt_p95)
+            for step, one in found.items()
+        }
+    )
 
 
 def recorded(root: Path, plan: str) -> KnownDurations:
@@ -77,11 +115,12 @@ def recorded(root: Path, plan: str) -> KnownDurations:
     A journal that cannot be read says nothing.
     """
     samples: dict[str, list[float]] = defaultdict(list)
+    attempts: dict[str, list[float]] = defaultdict(list)
     journals = sorted(root.glob("*/events.jsonl"), key=_age)[:MAX_RUNS] if root.is_dir() else []
     for journal in journals:
-        for step, seconds in _durations(_events(journal), plan):
-            samples[step].append(seconds)
-    return KnownDurations({step: of_samples(found) for step, found in samples.items()})
+        for step, seconds, whole in _durations(_events(journal), plan):
+            (samples if whole else attempts)[step].append(seconds)
+    return KnownDurations({step: of_samples(found, attempts[step]) for step, found in samples.items()})
 
 
 def _age(path: Path) -> float:
@@ -107,19 +146,26 @@ def _events(path: Path) -> Iterator[Mapping[str, Any]]:
         return
 
 
-def _durations(events: Iterable[Mapping[str, Any]], plan: str) -> Iterator[tuple[str, float]]:
-    """Yield each step that succeeded with the seconds from its first launch to its end, pauses and retries included."""
+def _durations(events: Iterable[Mapping[str, Any]], plan: str) -> Iterator[tuple[str, float, bool]]:
+    """Yield each attempt that succeeded, and each step with the seconds from its first launch to its end.
+
+    The last value says whether it is the whole step, with its pauses and retries.
+    """
     began: dict[str, float] = {}
+    launched: dict[str, float] = {}
     for event in events:
         name, step = event.get("event"), event.get("step")
         if name == "run_started" and event.get("plan") != plan:
             return
         if name == "attempt_launching" and isinstance(step, str):
-            began.setdefault(step, _moment(event))
+            launched[step] = _moment(event)
+            began.setdefault(step, launched[step])
+        elif name == "attempt_finished" and event.get("outcome") == "succeeded" and step in launched:
+            yield str(step), max(_moment(event) - launched[str(step)], 0.0), False
         elif name == "step_finished" and event.get("state") == "succeeded" and step in began:
             seconds = _moment(event) - began[str(step)]
             if seconds >= 0:
-                yield str(step), seconds
+                yield str(step), seconds, True
 
 
 def _moment(event: Mapping[str, Any]) -> float:

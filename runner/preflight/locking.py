@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from runner.errors import Problem, Severity
-from runner.gateway.catalog import RelationFacts
+from runner.gateway.catalog import KeyFacts, RelationFacts
 from runner.lint.conflicts import CODES_OF_OUTCOMES, findings_of
 from runner.lint.contention import find_contention
 from runner.lint.locking.held import Held, Lockable, Nature
@@ -99,30 +99,34 @@ def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, sight: Sight)
         case Target.RELATION:
             yield _real(statement, lock, real, offset, facts)
             if facts is not None:
-                yield from _below(statement, lock, facts, offset)
+                yield from _below(statement, lock, facts, offset, sight)
         case Target.TABLE_OF_INDEX:
             if facts is not None and facts.index_of is not None:
-                yield _real(statement, lock, facts.index_of.relation, offset, None)
+                table = facts.index_of.relation
+                yield _real(statement, lock, table, offset, sight.relation(table).facts)
         case Target.INDEXES_OF_TABLE:
             on = Lockable(real.schema, real.name, indexes=True)
             held = _held(statement, lock, on, f"the indexes of {real}", offset)
             yield RealLock(held=held, relation=real, facts=facts)
 
 
-def _below(statement: TextStatement, lock: TextLock, facts: RelationFacts, offset: int) -> Iterator[RealLock]:
+def _below(
+    statement: TextStatement, lock: TextLock, facts: RelationFacts, offset: int, sight: Sight
+) -> Iterator[RealLock]:
     """A view's tables, a partitioned table's partitions, the table that a materialized view is made of, a parent."""
     if facts.kind == "v" and lock.mode in _READS_AND_WRITES:
         for relation in facts.reads:
-            yield _real(statement, lock, relation, offset, None, direct=False)
+            yield _real(statement, lock, relation, offset, sight.relation(relation).facts, direct=False)
     if facts.kind == "m" and statement.parsed.kind is _K.REFRESH_MATERIALIZED_VIEW:
         for relation in facts.reads:
             reading = replace(lock, mode=LockMode.ACCESS_SHARE)
-            yield _real(statement, reading, relation, offset, None, direct=False)
+            yield _real(statement, reading, relation, offset, sight.relation(relation).facts, direct=False)
     if facts.kind in "pI" and statement.parsed.kind not in _OF_ONE and statement.nature is not Nature.DETACH:
         for relation in facts.children:
             yield _real(statement, lock, relation, offset, None, direct=False)
     if facts.partition_of is not None and statement.parsed.kind is _K.DROP_TABLE:
-        yield _real(statement, lock, facts.partition_of, offset, None, direct=False)
+        parent = facts.partition_of
+        yield _real(statement, lock, parent, offset, sight.relation(parent).facts, direct=False)
 
 
 def _over_keys(statement: TextStatement, unit: Unit, sight: Sight) -> Iterator[RealLock]:
@@ -134,13 +138,13 @@ def _over_keys(statement: TextStatement, unit: Unit, sight: Sight) -> Iterator[R
         offset = unit.origin(change.offset)
         for key in facts.refers_to:
             if change.change is Change.INSERT or not change.columns.isdisjoint(key.columns):
-                yield _by_key(statement, key.relation, LockMode.ROW_SHARE, key.constraint, offset)
+                yield _by_key(statement, key, LockMode.ROW_SHARE, offset, sight)
         for key in facts.referenced_by:
             action = key.on_delete if change.change is Change.DELETE else key.on_update
             moves = change.change is Change.UPDATE and not change.columns.isdisjoint(key.columns)
             if change.change is Change.DELETE or moves:
                 mode = LockMode.ROW_SHARE if action in {"a", "r"} else LockMode.ROW_EXCLUSIVE
-                yield _by_key(statement, key.relation, mode, key.constraint, offset)
+                yield _by_key(statement, key, mode, offset, sight)
     if statement.parsed.kind not in {_K.TRUNCATE, _K.DROP_TABLE}:
         return
     for lock in statement.locks:
@@ -151,13 +155,15 @@ def _over_keys(statement: TextStatement, unit: Unit, sight: Sight) -> Iterator[R
         keys = (*(facts.referenced_by if is_cascading(statement.parsed) else ()),)
         keys += facts.refers_to if statement.parsed.kind is _K.DROP_TABLE else ()
         for key in keys:
-            yield _by_key(statement, key.relation, LockMode.ACCESS_EXCLUSIVE, key.constraint, offset)
+            yield _by_key(statement, key, LockMode.ACCESS_EXCLUSIVE, offset, sight)
 
 
-def _by_key(statement: TextStatement, relation: Relation, mode: LockMode, constraint: str, offset: int) -> RealLock:
+def _by_key(statement: TextStatement, key: KeyFacts, mode: LockMode, offset: int, sight: Sight) -> RealLock:
+    relation = key.relation
     lock = TextLock(relation=relation, mode=mode, order=(statement.number, 0), offset=offset)
     held = _held(statement, lock, Lockable(relation.schema, relation.name), str(relation), offset)
-    return RealLock(held=replace(held, nature=Nature.PLAIN, via=constraint), relation=relation, direct=False)
+    held = replace(held, nature=Nature.PLAIN, via=key.constraint)
+    return RealLock(held=held, relation=relation, facts=sight.relation(relation).facts, direct=False)
 
 
 def _real(

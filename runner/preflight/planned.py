@@ -22,7 +22,8 @@ from runner.preflight.finding import Finding
 from runner.preflight.made import Made
 from runner.preflight.seen import Sight
 from runner.preflight.texts import Unit
-from runner.sql.facts import functions_called
+from runner.sql.effects import Effect, effect, effect_of_call
+from runner.sql.facts import FunctionCall, functions_called
 from runner.sql.kinds import StatementKind
 from runner.sql.objects import Action, Sort
 from runner.sql.tokens import ScanError, TokenKind, tokenize
@@ -87,17 +88,37 @@ def _built(facts: FunctionFacts) -> bool:
     return facts.language in {"internal", "sql"}
 
 
-def judge(unit: Unit, probe: Probe, sight: Sight) -> Judged:
-    """Return what the server's answers mean for the statement."""
+def is_harmless(unit: Unit, sight: Sight) -> bool:
+    """Return whether a query may be run in a READ ONLY transaction: all that it calls is known to read.
+
+    Functions that are not known by name have to be marked as reading only, one's own also in a trusted language.
+    """
+    known = effect(unit.statement)
+    if known is not Effect.UNKNOWN:
+        return known is Effect.READS
+    return all(_reads(call, sight) for call in functions_called(unit.statement))
+
+
+def _reads(call: FunctionCall, sight: Sight) -> bool:
+    if effect_of_call(call) is Effect.READS:
+        return True
+    own = sight.around.functions.get(call.name, ())
+    all_of_that_name = (*own, *sight.around.builtin.get(call.name, ()))
+    marked = all(facts.volatility != "v" for facts in all_of_that_name)
+    return bool(all_of_that_name) and marked and may_do_anything(own) is None
+
+
+def judge(unit: Unit, probe: Probe, sight: Sight, *, start: int = 0) -> Judged:
+    """Return what the server's answers mean for the statement, or for the query in it that begins at `start`."""
     if probe.setting.error is not None:
         return Judged(why=(f"the step's settings are refused: {probe.setting.error.message}",), blind=True)
     if probe.parse.error is not None:
-        return _failed(unit, probe.parse, sight, shift=0, planning=False)
+        return _failed(unit, probe.parse, sight, shift=-start, planning=False)
     shape = tuple(_condition(unit, probe.parse)) if unit.is_condition else ()
     if probe.explain is None:
         return Judged(findings=shape)
     if probe.explain.error is not None:
-        judged = _failed(unit, probe.explain, sight, shift=len(EXPLAIN), planning=True)
+        judged = _failed(unit, probe.explain, sight, shift=len(EXPLAIN) - start, planning=True)
         return Judged(findings=(*shape, *judged.findings), why=judged.why)
     cost, rows = _estimates(probe.explain)
     return Judged(findings=shape, cost=cost, rows=rows)

@@ -8,12 +8,10 @@ from runner.errors import Position, Problem, Severity
 from runner.gateway.facts import ServerFacts
 from runner.gateway.inspection import Inspector
 from runner.identity import run_of
-from runner.plan.model import Check, OnConflict, Plan
+from runner.plan.model import OnConflict, Plan
 from runner.preflight.finding import problem
 from runner.preflight.requirements import version_fits
 from runner.preflight.server import Demand, Examined, Level
-from runner.preflight.texts import Unreadable, base_values, units_of
-from runner.sql.effects import Effect, effect
 
 
 def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Problem]:
@@ -37,7 +35,7 @@ def demand_of(plan: Plan) -> Demand:
 
 
 async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspector) -> AsyncIterator[Problem]:
-    """Yield every requirement that does not hold."""
+    """Yield every requirement that does not hold, but for the plan's own preconditions, which are statements."""
     top = Position(file=plan.file, line=1, column=1)
     for sentence in _broken(plan, facts):
         yield problem("JP520", sentence, top)
@@ -46,10 +44,6 @@ async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspec
         rows = await inspector.rows("may_be", role)
         if not rows or rows[0][0] != "t":
             yield problem("JP520", f'"{facts.user}" is not a member of the role "{role}"', top)
-    for check in plan.requires.preconditions:
-        wrong = await _precondition(plan, check, inspector)
-        if wrong is not None:
-            yield problem("JP520", wrong, check.sql.start)
     if plan.concurrency is not None:
         holders = await inspector.rows("group_held", plan.concurrency.group)
         for name, since in holders:
@@ -70,20 +64,3 @@ def _broken(plan: Plan, facts: ServerFacts) -> Iterator[str]:
         yield f"extension_version is {installed}, required is {requires.extension_version}"
     if requires.standby is not None and facts.standby is not requires.standby:
         yield "the server is no standby" if requires.standby else "the server is a standby"
-
-
-async def _precondition(plan: Plan, check: Check, inspector: Inspector) -> str | None:
-    """Return what is wrong with a precondition, None if it holds or cannot be asked without running what may write."""
-    units = list(units_of(check.sql, base_values(plan), step=None, instance="requires", key="requires.preconditions"))
-    for unit in units:
-        if isinstance(unit, Unreadable):
-            return f"{check.message} ({unit.message})"
-        if effect(unit.statement) is Effect.READS:
-            result = await inspector.read((("search_path", inspector.search_path),), unit.sql)
-            if result.error is not None:
-                return f"{check.message} ({result.error.message})"
-            if not result.boolean or len(result.rows) != 1:
-                return f"{check.message} (the condition does not give one boolean)"
-            if result.rows[0][0] != "t":
-                return check.message
-    return None

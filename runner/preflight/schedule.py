@@ -6,6 +6,8 @@ says so.
 
 from __future__ import annotations
 
+import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
@@ -16,7 +18,7 @@ from runner.engine.scripts import AttemptScript, CheckScript
 from runner.engine.simulate import Simulation, simulate
 from runner.errors import Position, Problem
 from runner.plan.graph import longest_path
-from runner.plan.model import Plan, Retry, Step
+from runner.plan.model import OnFinish, Plan, Retry, Step
 from runner.preflight.durations import Duration, Durations
 from runner.preflight.finding import problem
 
@@ -61,7 +63,7 @@ class Schedule:
 
     `makespan_p95` is that of a run in which every step takes as long as its 95th percentile; `lower_bound` is what no
     number of slots can beat. `unknown` are the steps without a duration. `enough` is the number of slots beyond which
-    more do not help, None if that was not asked for.
+    more do not help, None if that was not asked for, or if the most that were tried still did.
     """
 
     bars: tuple[Bar, ...]
@@ -146,7 +148,7 @@ def forecast(
         unknown=tuple(dict.fromkeys(bar.step for bar in bars if not bar.known)),
         nothing_known=bool(bars) and not any(bar.known for bar in bars),
         tried=tried,
-        enough=_enough(tried),
+        enough=_enough(tried, _lower_bound(bars, plan)),
     )
 
 
@@ -217,17 +219,32 @@ def _critical(bars: Sequence[Bar], plan: Plan) -> tuple[str, ...]:
 
 
 def _lower_bound(bars: Sequence[Bar], plan: Plan) -> float:
-    """No budget beats the longest chain of needs, nor a pool that is never idle."""
-    weights: dict[str, float] = {}
-    for bar in bars:
-        step = bar.step.partition("[")[0]
-        weights[step] = max(weights.get(step, 0.0), bar.seconds)
+    """No budget beats the longest chain of needs, nor a pool or an exclusive name that is never idle.
+
+    A run does not wait for a step that it detaches.
+    """
+    steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
+    seconds: dict[str, list[float]] = defaultdict(list)
+    waited_for = [bar for bar in bars if steps[bar.step.partition("[")[0]].on_finish is OnFinish.WAIT]
+    for bar in waited_for:
+        seconds[bar.step.partition("[")[0]].append(bar.seconds)
+    weights = {name: max(*each, sum(each) / _side_by_side(steps[name])) for name, each in seconds.items()}
     main, final = (
         {step.id: [need.step for need in step.needs] for step in steps if step.id in weights}
         for steps in (plan.steps, plan.finally_)
     )
-    pools = max((_pool_bound(bars, plan, name, limit) for name, limit in plan.budget.pools.items()), default=0.0)
-    return max(longest_path(main, weights)[0], pools) + longest_path(final, weights)[0]
+    pools = [_pool_bound(waited_for, plan, name, limit) for name, limit in plan.budget.pools.items()]
+    alone: dict[str, float] = defaultdict(float)
+    for step in plan.steps:
+        for name in step.exclusive:
+            alone[name] += sum(seconds.get(step.id, ()))
+    return max(longest_path(main, weights)[0], *pools, *alone.values(), 0.0) + longest_path(final, weights)[0]
+
+
+def _side_by_side(step: Step) -> float:
+    """Return how many instances of a step may run at once."""
+    limit = step.for_each.max_parallel if step.for_each is not None else None
+    return math.inf if limit is None else limit
 
 
 def _pool_bound(bars: Sequence[Bar], plan: Plan, name: str, limit: int) -> float:
@@ -235,11 +252,14 @@ def _pool_bound(bars: Sequence[Bar], plan: Plan, name: str, limit: int) -> float
     return sum(bar.seconds * weight.get(bar.step.partition("[")[0], 0) for bar in bars) / limit
 
 
-def _enough(tried: Sequence[SlotsTried]) -> int | None:
+def _enough(tried: Sequence[SlotsTried], lower_bound: float) -> int | None:
+    """The most slots that were tried are enough only if what they give cannot be beaten."""
     if not tried:
         return None
     best = min(one.makespan for one in tried)
-    return next(one.slots for one in tried if one.makespan <= best * (1 + _HELPS))
+    found = next(one.slots for one in tried if one.makespan <= best * (1 + _HELPS))
+    beatable = best > lower_bound * (1 + _HELPS) + _SAME_MOMENT
+    return None if found == tried[-1].slots and beatable else found
 
 
 def schedule_problems(plan: Plan, schedule: Schedule, durations: Durations) -> Iterator[Problem]:
@@ -248,8 +268,9 @@ def schedule_problems(plan: Plan, schedule: Schedule, durations: Durations) -> I
     for bar in schedule.bars:
         step = steps[bar.step.partition("[")[0]]
         duration = durations.of(bar.step)
-        if duration is not None and step.timeout is not None and duration.p95 > step.timeout:
-            yield _too_long(bar.step, step, duration)
+        attempt = _attempt(step, duration) if duration is not None else None
+        if duration is not None and attempt is not None and step.timeout is not None and attempt > step.timeout:
+            yield _too_long(bar.step, step, duration, attempt)
         waited = bar.start - bar.ready
         if step.queue_timeout is not None and waited > step.queue_timeout and not schedule.nothing_known:
             message = (
@@ -263,8 +284,15 @@ def schedule_problems(plan: Plan, schedule: Schedule, durations: Durations) -> I
         yield problem("JP802", message, Position(file=plan.file, line=1, column=1))
 
 
-def _too_long(key: str, step: Step, duration: Duration) -> Problem:
+def _attempt(step: Step, duration: Duration) -> float | None:
+    """Return how long one attempt may take; of a step that repeats, the whole step's duration does not tell."""
+    if duration.attempt_p95 is not None or step.repeat is not None:
+        return duration.attempt_p95
+    return duration.p95
+
+
+def _too_long(key: str, step: Step, duration: Duration, attempt: float) -> Problem:
     limit = format_duration(step.timeout or 0.0)
     seen = f"in {duration.runs} runs" if duration.runs else "as assumed"
-    message = f"`{key}` may take {format_duration(duration.p95)} ({seen}), and its timeout is {limit}"
+    message = f"`{key}` may take {format_duration(attempt)} ({seen}), and its timeout is {limit}"
     return problem("JP801", message, step.position, step=step.id)

@@ -3,37 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from runner.gateway.catalog import FunctionFacts, RelationFacts, SchemaFacts
-from runner.gateway.inspection import Settings
+from runner.gateway.catalog import NamedFacts, RelationFacts, SchemaFacts
 from runner.preflight.made import Changes, Made, When
+from runner.preflight.surroundings import Surroundings
 from runner.preflight.texts import Unit
+from runner.sql.mentions import Named
 from runner.sql.objects import Action, Sort
 from runner.sql.relations import Relation
-
-
-@dataclass(slots=True, kw_only=True)
-class Surroundings:
-    """In what a step's SQL runs: its settings, its role, the schemas that are searched, and the catalog it sees."""
-
-    settings: Settings
-    role: str
-    schemas: Sequence[str]
-    relations: dict[Relation, RelationFacts] = field(default_factory=dict)
-    known_schemas: dict[str, SchemaFacts] = field(default_factory=dict)
-    functions: Mapping[str, Sequence[FunctionFacts]] = field(default_factory=dict)
-
-    def placed(self, relation: Relation) -> Relation:
-        """Return the relation with its schema: where it is found, else where it would be created."""
-        if relation.schema is not None:
-            return relation
-        found = self.relations.get(relation)
-        if found is not None:
-            return found.relation
-        first = next((name for name in self.schemas if not name.startswith("pg_")), None)
-        return Relation(first, relation.name)
 
 
 class State(enum.Enum):
@@ -128,6 +106,10 @@ class Sight:
     def part(self, sort: Sort, name: str, relation: Relation | None = None) -> Made | None:
         """Return the last change before the statement of a column, constraint, function or type."""
         return self._changes.of_part(sort, name, self._step, self._number, relation) if self._step else None
+
+    def named(self, sort: Named, name: Relation) -> NamedFacts | None:
+        """Return what the catalog says of something that is no relation, None if it is not there."""
+        return self._around.named.get((sort, name))
 
     def opaque(self) -> Made | None:
         """Return the last statement before that may have made anything."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from runner.engine.events import Item
 from runner.errors import Position
 from runner.plan.model import Plan, Sql, Step, Value
+from runner.sql.assignments import assigned, settings_after
 from runner.sql.params import Rendered, TemplateError, render_traced
 from runner.sql.parse import SqlSyntaxError, Statement, parse_statements
 
@@ -22,8 +23,9 @@ MAX_INSTANCES = 100
 class Unit:
     """One statement. `key` is the plan's key that holds it, `instance` the step's id with its item.
 
-    `number` counts the statements of `text` from 0, `last` says that no other one follows. `origin` turns an offset in
-    `text` into one in the plan's own text.
+    `number` counts the statements of `text` from 0, `last` says that no other one follows, `alone` that it is the only
+    one. `settings` are what the statements before it have set. `origin` turns an offset in `text` into one in the
+    plan's own text.
     """
 
     step: Step | None
@@ -34,6 +36,7 @@ class Unit:
     number: int = 0
     last: bool = True
     alone: bool = True
+    settings: tuple[tuple[str, str], ...] = ()
     text: str = field(default="", repr=False)
     locate: Callable[[int], Position] = field(repr=False, compare=False)
     origin: Callable[[int], int] = field(repr=False, compare=False)
@@ -42,6 +45,11 @@ class Unit:
     def is_condition(self) -> bool:
         """Whether jobplan itself asks it, on a read-only session."""
         return self.key != "sql"
+
+    @property
+    def settings_after(self) -> tuple[tuple[str, str], ...]:
+        """What is set for the next statement of the text."""
+        return settings_after(self.settings, assigned(self.statement))
 
     def at(self, offset: int) -> Position:
         """Return the place in the plan of the character at `offset` of `sql`."""
@@ -79,8 +87,9 @@ def units_of(
         position = sql.position(error.offset if isinstance(error, TemplateError) else 0)
         yield Unreadable(step=step, instance=instance, key=key, message=error.message, position=position)
         return
+    settings: tuple[tuple[str, str], ...] = ()
     for number, statement in enumerate(statements):
-        yield Unit(
+        unit = Unit(
             step=step,
             instance=instance,
             key=key,
@@ -89,10 +98,13 @@ def units_of(
             number=number,
             last=number == len(statements) - 1,
             alone=len(statements) == 1,
+            settings=settings,
             text=rendered.text,
             locate=_locator(sql, rendered, statement.start),
             origin=rendered.original,
         )
+        yield unit
+        settings = unit.settings_after
 
 
 def _locator(sql: Sql, rendered: Rendered, start: int) -> Callable[[int], Position]:

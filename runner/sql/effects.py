@@ -60,7 +60,7 @@ def _of_query(statement: Statement) -> Effect:
     found = Effect.READS
     for node in walk(statement.node):
         name = node.DESCRIPTOR.name
-        of_node = _of_function(function_call(statement, node)) if name == "FuncCall" else Effect.READS
+        of_node = effect_of_call(function_call(statement, node)) if name == "FuncCall" else Effect.READS
         if name in _WRITING_NODES or of_node is Effect.WRITES:
             return Effect.WRITES
         if of_node is Effect.UNKNOWN:
@@ -68,7 +68,8 @@ def _of_query(statement: Statement) -> Effect:
     return found
 
 
-def _of_function(call: FunctionCall) -> Effect:
+def effect_of_call(call: FunctionCall) -> Effect:
+    """Return what is known of one call by the function's name alone."""
     builtin = call.schema in {None, "pg_catalog"}
     if builtin and (call.name in WRITERS or call.name.startswith(WRITER_PREFIXES)):
         return Effect.WRITES

@@ -1,14 +1,17 @@
-"""What tests of the gateway share: roles of their own, and small servers that may be filled up or restarted."""
+"""What tests share: roles of their own, small servers that may be filled up or restarted, and a shop to look at."""
 
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+from runner import load_plan, run_plan
 from runner.embedded import EmbeddedServer, start_server
+from tests.integration.dry_runs import PLANS, ROLE
 from tests.integration.houses import ask
 
 _NUMBERS = itertools.count(1)
@@ -52,3 +55,45 @@ def frail_server() -> Iterator[EmbeddedServer]:
     """A server that a test may restart and crash."""
     with start_server(progress=print) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def shop(new_database: Callable[[], str]) -> str:
+    """A database in which every plan of the project has run."""
+    dsn = new_database()
+    ask(dsn, "CREATE TABLE pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22))")
+    for name in ("quickstart", "refresh-reports", "partition-rotation", "batched-backfill", "nightly-maintenance"):
+        params = {"orders": "500"} if name == "quickstart" else {}
+        assert run_plan(load_plan(PLANS / f"{name}.yaml", params=params), dsn=dsn).exit_code == 0
+        ask(
+            dsn,
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE backend_type = 'pg_background' AND datname = current_database()",
+        )
+    ask(dsn, "ALTER TABLE shop.orders ADD FOREIGN KEY (customer_id) REFERENCES shop.customers")
+    return dsn
+
+
+@pytest.fixture
+def copy(shop: str, server_dsn: str) -> Iterator[str]:
+    """A copy of the shop that a test may break."""
+    name = f"jobplan_test_copy_{os.getpid()}_{next(_NUMBERS)}"
+    ask(server_dsn, f"CREATE DATABASE {name} TEMPLATE {conninfo_to_dict(shop)['dbname']}")
+    yield make_conninfo(server_dsn, dbname=name)
+    ask(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def reviewed(copy: str) -> Iterator[str]:
+    """A connection of a role that may read and change rows of the shop, and nothing else."""
+    for sql in (
+        f"DROP ROLE IF EXISTS {ROLE}",
+        f"CREATE ROLE {ROLE} LOGIN",
+        f"GRANT pgbackground_role, pg_read_all_stats TO {ROLE}",
+        f"GRANT USAGE ON SCHEMA shop TO {ROLE}",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA shop TO {ROLE}",
+    ):
+        ask(copy, sql)
+    yield make_conninfo(copy, user=ROLE)
+    ask(copy, f"DROP OWNED BY {ROLE} CASCADE")
+    ask(copy, f"DROP ROLE {ROLE}")

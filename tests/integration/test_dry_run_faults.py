@@ -2,103 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-import itertools
-import os
-import textwrap
 import time
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
-from runner import load_plan, run_plan
-from runner.cli.dry_run import look
-from runner.errors import Problem, Severity
+from runner.errors import Severity
 from runner.gateway.queries import query
-from runner.plan.model import Plan
-from runner.preflight.dryrun import Wishes
-from runner.preflight.result import Coverage, DryRun
+from runner.preflight.result import Coverage
+from tests.integration.dry_runs import PLANS, ROLE, codes, dry_run, errors, shipped, written
 from tests.integration.houses import ask
-
-PLANS = Path(__file__).parents[2] / "plans"
-ROLE = "jobplan_test_reviewed"
-_NUMBERS = itertools.count(1)
-
-
-@pytest.fixture(scope="module")
-def shop(new_database: Callable[[], str]) -> str:
-    """A database in which every plan of the project has run."""
-    dsn = new_database()
-    ask(dsn, "CREATE TABLE pgbench_history (tid int, bid int, aid int, delta int, mtime timestamp, filler char(22))")
-    for name in ("quickstart", "refresh-reports", "partition-rotation", "batched-backfill", "nightly-maintenance"):
-        params = {"orders": "500"} if name == "quickstart" else {}
-        assert run_plan(load_plan(PLANS / f"{name}.yaml", params=params), dsn=dsn).exit_code == 0
-        ask(
-            dsn,
-            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
-            " WHERE backend_type = 'pg_background' AND datname = current_database()",
-        )
-    ask(dsn, "ALTER TABLE shop.orders ADD FOREIGN KEY (customer_id) REFERENCES shop.customers")
-    return dsn
-
-
-@pytest.fixture
-def copy(shop: str, server_dsn: str) -> Iterator[str]:
-    """A copy of the shop that a test may break."""
-    name = f"jobplan_test_copy_{os.getpid()}_{next(_NUMBERS)}"
-    ask(server_dsn, f"CREATE DATABASE {name} TEMPLATE {conninfo_to_dict(shop)['dbname']}")
-    yield make_conninfo(server_dsn, dbname=name)
-    ask(server_dsn, f"DROP DATABASE {name} WITH (FORCE)")
-
-
-@pytest.fixture
-def reviewed(copy: str) -> Iterator[str]:
-    """A connection of a role that may read and change rows of the shop, and nothing else."""
-    for sql in (
-        f"DROP ROLE IF EXISTS {ROLE}",
-        f"CREATE ROLE {ROLE} LOGIN",
-        f"GRANT pgbackground_role, pg_read_all_stats TO {ROLE}",
-        f"GRANT USAGE ON SCHEMA shop TO {ROLE}",
-        f"GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA shop TO {ROLE}",
-    ):
-        ask(copy, sql)
-    yield make_conninfo(copy, user=ROLE)
-    ask(copy, f"DROP OWNED BY {ROLE} CASCADE")
-    ask(copy, f"DROP ROLE {ROLE}")
-
-
-def dry_run(plan: Plan, dsn: str, *, explain: bool = True) -> DryRun:
-    """Look at the plan on the server."""
-    return asyncio.run(look(plan, dsn, Wishes(explain=explain)))
-
-
-def shipped(name: str) -> Plan:
-    """Return one of the project's plans."""
-    return load_plan(PLANS / f"{name}.yaml")
-
-
-def written(folder: Path, steps: str, **keys: str) -> Plan:
-    """Return a plan of these steps."""
-    top = {"version": "1", "name": "trial", "budget": "{slots: 2}"}
-    top["defaults"] = "{timeout: 10m, lock_timeout: 2m, on_finish: wait}"
-    head = "".join(f"{name}: {value}\n" for name, value in {**top, **keys}.items())
-    path = folder / "plan.yaml"
-    path.write_text(head + "steps:\n" + textwrap.dedent(steps).strip() + "\n", encoding="utf-8")
-    return load_plan(path)
-
-
-def errors(result: DryRun) -> list[Problem]:
-    """Return the errors."""
-    return [problem for problem in result.problems if problem.severity is Severity.ERROR]
-
-
-def codes(problems: list[Problem]) -> set[str]:
-    """Return the codes of problems."""
-    return {problem.code for problem in problems}
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in PLANS.glob("*.yaml")))
@@ -373,26 +289,32 @@ def test_the_ledger_tells_how_long_steps_take(copy: str, tmp_path: Path) -> None
         "INSERT INTO records.runs (run, plan, sha256, jobplan, host, os_pid, started_at)"
         " VALUES ('r', 'trial', '', '', '', 1, now())",
     )
-    ask(
-        copy,
-        "INSERT INTO records.events SELECT 'r', n, now(), 'attempt_finished', 'a', n, jsonb_build_object("
-        "'outcome', 'succeeded', 'started_at', now(), 'finished_at', now() + n * interval '1 minute')"
-        " FROM generate_series(1, 3) AS n",
-    )
-    schedule = dry_run(written(tmp_path, "- {id: a, sql: SELECT 1, timeout: 2m30s}"), copy).schedule
-    assert schedule is not None
-    assert round(schedule.makespan) == 120
-    assert not schedule.nothing_known
+    event = "INSERT INTO records.events SELECT 'r', %s, now() + {0}, '{1}', 'a', {2}, jsonb_build_object({3})"
+    for n, minutes in enumerate((0, 1, 5)):  # three iterations, of a minute each
+        began = event.format(f"interval '{minutes} min'", "attempt_launching", n + 1, "")
+        took = f"'outcome', 'succeeded', 'started_at', now(), 'finished_at', now() + interval '{60 + n} s'"
+        ask(copy, began, 2 * n)
+        ask(copy, event.format(f"interval '{minutes + 1} min'", "attempt_finished", n + 1, took), 2 * n + 1)
+    ask(copy, event.format("interval '6 min'", "step_finished", "NULL", "'state', 'succeeded'"), 99)
+    repeat = "repeat: {until: no_rows, max_iterations: 9}"
+    steps = f"- {{id: a, sql: DELETE FROM shop.orders WHERE id < 0, timeout: TIMEOUT, {repeat}}}"
+    result = dry_run(written(tmp_path, steps.replace("TIMEOUT", "2m")), copy)
+    assert result.schedule is not None
+    assert round(result.schedule.makespan) == 360
+    assert not result.schedule.nothing_known
+    assert "JP801" not in codes(list(result.problems)), "a timeout is that of one iteration"
+    late = dry_run(written(tmp_path, steps.replace("TIMEOUT", "1m")), copy)
+    assert "JP801" in codes(list(late.problems))
 
 
 def test_a_disk_that_is_too_small(copy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ask(copy, "CREATE TABLE shop.large AS SELECT n, repeat('x', 500) AS word FROM generate_series(1, 5000) AS n")
     ask(copy, "ANALYZE shop.large")
     plan = written(tmp_path, "- {id: a, sql: VACUUM FULL shop.large}\n- {id: b, needs: [a], sql: VACUUM shop.large}")
-    monkeypatch.setattr("runner.preflight.dryrun.free_bytes", lambda *_: 1_000_000)
+    monkeypatch.setattr("runner.preflight.disk.Disks.free", lambda *_: 1_000_000)
     (problem,) = [one for one in dry_run(plan, copy).problems if one.code == "JP616"]
     assert problem.step == "a"
-    monkeypatch.setattr("runner.preflight.dryrun.free_bytes", lambda *_: None)
+    monkeypatch.setattr("runner.preflight.disk.Disks.free", lambda *_: None)
     assert "JP616" not in codes(list(dry_run(plan, copy).problems))
 
 

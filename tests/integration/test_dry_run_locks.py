@@ -145,5 +145,4 @@ def test_the_weight_of_a_lock_is_told(app: str, tmp_path: Path) -> None:
     one, other = sorted(looked(app, tmp_path, steps).locks, key=lambda lock: lock.step)
     assert (one.relation, one.mode, one.stops) == ("app.parents", "ACCESS EXCLUSIVE", "reads and writes")
     assert (one.seconds, one.limit) == (90.0, 600.0)
-    assert one.triggers == ("note (noted)",)
     assert (other.relation, other.partitions) == ("app.days", 1)

@@ -109,6 +109,11 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         ),
         "looks at a server, runs nothing but the scheduler on a virtual clock",
     ),
+    (
+        "runner.reference",
+        (*BASIS, "runner.plan", "runner.lint", "runner.preflight.codes"),
+        "explains what plans are made of and what is found in them",
+    ),
     ("runner.embedded", GROUND, "a throwaway server needs to know nothing of plans"),
     ("runner.cli", ("runner",), "the command line wires everything together"),
     ("runner.__main__", ("runner.cli",), "it is the command line"),

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from runner.errors import PlanError, Severity, UsageError
-from runner.lint import RULES, lint, load_plan, read_plan, reference
-from runner.lint.explain import explain, explanations
+from runner.lint import RULES, lint, load_plan, read_plan
 from runner.plan.codes import CODES
+from runner.reference.codes import explain, explanations
+from runner.reference.pages import plan_reference_markdown
+from runner.reference.pages import write as write_pages
 
 ROOT = Path(__file__).parents[2]
 _HEAD = "version: 1\nname: example\nbudget: {slots: 1}\ndefaults: {timeout: 10m, on_finish: wait}\n"
@@ -55,14 +57,14 @@ def test_an_unknown_code_is_told_with_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", ["rules.md", "plan-reference.md"])
 def test_the_documentation_is_what_the_program_reads(tmp_path: Path, name: str) -> None:
-    reference.write(tmp_path)
+    write_pages(tmp_path)
     assert (ROOT / "docs" / name).read_text(encoding="utf-8") == (tmp_path / name).read_text(encoding="utf-8"), (
         "run `make docs`"
     )
 
 
 def test_the_reference_has_every_key() -> None:
-    text = reference.plan_reference_markdown()
+    text = plan_reference_markdown()
     for key in ("budget", "reserve", "on_finish", "for_each", "max_parallel", "repeat", "include", "as", "capture"):
         assert f"`{key}`" in text
     assert "### `retry`" in text

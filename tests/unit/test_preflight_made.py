@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from runner.plan.model import Plan
 from runner.preflight.made import Changes, When
-from runner.sql.objects import Action, Sort, changes
+from runner.sql.changes import changes
+from runner.sql.objects import Action, Sort
 from runner.sql.parse import parse_statements
 from runner.sql.relations import Relation
 from tests.builders import plan, step

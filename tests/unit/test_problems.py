@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.errors import Position, Problem, Severity
-from runner.lint.explain import explanations
+from runner.reference.codes import explanations
 from runner.reports.problems import Style, Verdict, distinct, problem_lines, summary
 from runner.reports.problems_data import github_lines, json_text
 from runner.reports.sarif import sarif_text

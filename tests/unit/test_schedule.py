@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from runner.engine import events as ev
-from runner.plan.model import Budget, Expect, ForEach, Plan
-from runner.preflight.durations import Duration, FirstOf, KnownDurations, of_samples, recorded
+from runner.plan.model import Budget, Expect, ForEach, OnFinish, Plan, Repeat
+from runner.preflight.durations import Duration, FirstOf, KnownDurations, MostRuns, of_samples, recorded
 from runner.preflight.schedule import Schedule, forecast, schedule_problems
 from runner.reports.preflight.gantt import schedule_lines
 from runner.reports.problems import Style
@@ -125,9 +125,54 @@ def test_limits_that_are_too_short_are_found() -> None:
     assert sorted(found) == ["JP801", "JP802", "JP803"]
 
 
-def test_percentiles_are_samples() -> None:
-    assert of_samples([float(n) for n in range(1, 101)]) == Duration(p50=51.0, p95=96.0, runs=100)
-    assert of_samples([7.0]) == Duration(p50=7.0, p95=7.0, runs=1)
+def test_percentiles_are_those_of_percentile_cont() -> None:
+    assert of_samples([float(n) for n in range(1, 102)]) == Duration(p50=51.0, p95=96.0, runs=101)
+    assert of_samples([10.0, 20.0]) == Duration(p50=15.0, p95=19.5, runs=2)
+    assert of_samples([7.0], [2.0, 4.0]) == Duration(p50=7.0, p95=7.0, runs=1, attempt_p95=3.9)
+
+
+def test_what_has_seen_most_runs_is_believed() -> None:
+    once = KnownDurations({"a": Duration(p50=1, p95=1, runs=1), "b": Duration(p50=4, p95=4, runs=2)})
+    often = KnownDurations({"a": Duration(p50=2, p95=2, runs=9), "b": Duration(p50=5, p95=5, runs=2)})
+    both = MostRuns([once, often])
+    assert [each.p50 for each in (both.of("a"), both.of("b")) if each is not None] == [2, 4]
+    assert both.of("c") is None
+
+
+def test_the_timeout_of_a_step_that_repeats_is_that_of_an_iteration() -> None:
+    repeated = step("a", "SELECT 1", timeout=10.0, repeat=Repeat(max_iterations=9))
+    of = plan(repeated, slots=1)
+
+    def found(**more: float) -> list[str]:
+        durations = KnownDurations({"a": Duration(p50=60, p95=60, runs=3, **more)})
+        return [problem.code for problem in schedule_problems(of, forecast(of, durations, rows={}), durations)]
+
+    assert found() == []
+    assert found(attempt_p95=5.0) == []
+    assert found(attempt_p95=15.0) == ["JP801"]
+
+
+def test_a_step_that_is_detached_bounds_nothing() -> None:
+    steps = [step(name, "SELECT 1") for name in "abcd"]
+    of = plan(step("away", "SELECT 1", on_finish=OnFinish.DETACH, priority=9), *steps, slots=2)
+    schedule = forecast(of, known(away=1000, **dict.fromkeys("abcd", 10.0)), rows={}, slots=range(2, 7))
+    assert round(schedule.makespan) == 40
+    assert schedule.lower_bound == pytest.approx(10, abs=0.1)
+    assert round(schedule.tried[-1].makespan) == 10
+
+
+def test_the_most_slots_that_were_tried_are_not_enough_while_they_help() -> None:
+    of = plan(*(step(name, "SELECT 1") for name in "abcdefgh"), slots=2)
+    durations = known(**dict.fromkeys("abcdefgh", 10.0))
+    schedule = forecast(of, durations, rows={}, slots=range(1, 5))
+    assert schedule.enough is None
+    assert "Even 4 slots are not the end of it" in "\n".join(schedule_lines(schedule, Style()))
+    assert forecast(of, durations, rows={}, slots=range(1, 9)).enough == 8
+
+
+def test_what_excludes_itself_bounds_the_makespan() -> None:
+    of = plan(*(step(name, "SELECT 1", exclusive=frozenset({"door"})) for name in "abc"), slots=3)
+    assert forecast(of, known(a=10, b=10, c=10), rows={}).lower_bound == pytest.approx(30, abs=0.1)
 
 
 def test_the_first_source_that_knows_is_believed() -> None:
@@ -142,6 +187,7 @@ def journal(folder: Path, run: str, plan_name: str, seconds: float, state: str =
         {"event": "run_started", "at": "2026-01-01T12:00:00.000Z", "plan": plan_name},
         {"event": "attempt_launching", "at": "2026-01-01T12:00:01.000Z", "step": "a"},
         {"event": "attempt_launching", "at": "2026-01-01T12:00:02.000Z", "step": "a"},
+        {"event": "attempt_finished", "at": f"2026-01-01T12:00:{seconds:06.3f}Z", "step": "a", "outcome": state},
         {"event": "step_finished", "at": f"2026-01-01T12:00:{1 + seconds:06.3f}Z", "step": "a", "state": state},
     ]
     path = folder / run / "events.jsonl"
@@ -155,7 +201,7 @@ def test_journals_tell_how_long_steps_took(tmp_path: Path) -> None:
     journal(tmp_path, "other", "weekly", 50)
     journal(tmp_path, "failed", "nightly", 55, state="failed")
     found = recorded(tmp_path, "nightly").of("a")
-    assert found == Duration(p50=20.0, p95=20.0, runs=2)
+    assert found == Duration(p50=15.0, p95=19.5, runs=2, attempt_p95=17.5)
     assert recorded(tmp_path / "missing", "nightly").of("a") is None
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from runner.sql.objects import Action, Right, Sort, added_columns, changes, needed, parts
+from runner.sql.changes import changes
+from runner.sql.needs import needed
+from runner.sql.objects import Action, Right, Sort
 from runner.sql.params import render_traced
 from runner.sql.parse import Statement, parse_statements
+from runner.sql.parts import added_columns, parts
 
 
 def one(sql: str) -> Statement:
@@ -26,11 +29,11 @@ def one(sql: str) -> Statement:
         ("CREATE INDEX i ON a (x)", ["a"], Right.OWN),
         ("CREATE TRIGGER t AFTER INSERT ON a EXECUTE FUNCTION f()", ["a"], Right.TRIGGER),
         ("COPY a FROM '/tmp/x'", ["a"], Right.INSERT),
-        ("CREATE VIEW v AS SELECT * FROM a", ["a"], Right.SELECT),
+        ("CREATE VIEW v AS SELECT * FROM a", ["a"], Right.NONE),
         ("CREATE TABLE n (id int REFERENCES a)", ["a"], Right.REFERENCES),
         ("CREATE TABLE n PARTITION OF a FOR VALUES IN (1)", ["a"], Right.OWN),
         ("CREATE TABLE n (id int REFERENCES n)", [], None),
-        ("GRANT SELECT ON a TO x", ["a"], Right.NONE),
+        ("GRANT SELECT ON a TO x", ["a"], Right.GRANT),
     ],
 )
 def test_what_must_be_there(sql: str, relations: list[str], right: Right | None) -> None:

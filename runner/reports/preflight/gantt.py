@@ -86,3 +86,5 @@ def _tried(schedule: Schedule) -> Iterator[str]:
         yield f"  {one.slots:>5}  {told:>8}  {_KNOWN * max(round(one.makespan / longest * 40), 1)}"
     if schedule.enough is not None:
         yield f"  More than {schedule.enough} slots do not help."
+    else:
+        yield f"  Even {schedule.tried[-1].slots} slots are not the end of it: more may help."

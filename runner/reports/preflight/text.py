@@ -62,10 +62,7 @@ def lock_sentence(one: LockReport) -> str:
     partitions = f", {one.partitions} partitions" if one.partitions else ""
     usual = f"for some {format_duration(one.seconds)}" if one.seconds is not None else "for a time that is not known"
     limit = f", {format_duration(one.limit)} at most" if one.limit is not None else ", without any limit"
-    triggers = f"; triggers that may lock more: {', '.join(one.triggers)}" if one.triggers else ""
-    return (
-        f"{one.command}: {one.mode} on {one.relation} ({size}{partitions}) stops {one.stops} {usual}{limit}{triggers}"
-    )
+    return f"{one.command}: {one.mode} on {one.relation} ({size}{partitions}) stops {one.stops} {usual}{limit}"
 
 
 def _bytes(size: int) -> str:

@@ -1,17 +1,14 @@
-"""`docs/rules.md` and `docs/plan-reference.md`, made from the table of rules, the registry of codes and the schema.
-
-`python -m runner.lint.reference docs` writes them; a test holds them to what they are made from.
-"""
+"""`docs/rules.md` and `docs/plan-reference.md`, made from the rules, the registries of codes and the schema."""
 
 from __future__ import annotations
 
-import sys
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from runner.lint.explain import Explanation, explanations
 from runner.plan.schema import schema
+from runner.reference.codes import Explanation, explanations
 
 _Schema = dict[str, Any]
 
@@ -22,19 +19,27 @@ _GROUPS: Final = (
     ("JP2", "The plan as a whole"),
     ("JP3", "SQL and how it runs"),
     ("JP4", "Steps that meet"),
+    ("JP5", "The server"),
+    ("JP6", "Statements on a server"),
+    ("JP7", "Locks that are held now"),
+    ("JP8", "The schedule"),
     ("JP9", "Comments"),
 )
+#: How an example begins that is a piece of a plan.
+_YAML: Final = re.compile(r"[-\[{#%&*!?\"']|[\w.$-]+:(\s|$)")
 _KINDS: Final = {"string": "text", "object": "mapping"}
 _RULES_HEAD: Final = f"""\
 {_MADE}
 
 # Rules
 
-`jobplan validate` finds these without a server; so does `jobplan run` before it starts anything. Errors make a plan
-invalid (exit code 3), warnings only with `validate --strict`. `jobplan validate --explain CODE` prints one of them.
+`jobplan validate` finds JP0xx to JP4xx and JP9xx without a server; so does `jobplan run` before it starts anything.
+Errors make a plan invalid (exit code 3), warnings only with `validate --strict`. JP5xx to JP8xx are about a plan on a
+server: `jobplan dry-run` finds them ([how](dry-run.md)), and `jobplan doctor` those of the server alone.
+`jobplan validate --explain CODE` prints one of them.
 
-A comment silences a rule from JP3xx on: for the step in whose lines or directly above which it stands; anywhere else
-for what is about the plan as a whole. Say why behind the code:
+A comment silences a rule of JP3xx and JP4xx: for the step in whose lines or directly above which it stands; anywhere
+else for what is about the plan as a whole. Say why behind the code:
 
 ```yaml
 - id: rebuild  # jobplan: ignore=JP341 nobody else uses the database on Sundays
@@ -102,7 +107,13 @@ def _rule(entry: Explanation) -> Iterator[str]:
 
 
 def _fenced(example: str) -> str:
-    language = "sh" if example.startswith("jobplan ") else "yaml"
+    language = "yaml"
+    if example.startswith("jobplan "):
+        language = "sh"
+    elif example.endswith(";"):
+        language = "sql"
+    elif not _YAML.match(example):
+        language = "text"
     return f"```{language}\n{example.rstrip()}\n```"
 
 
@@ -207,7 +218,3 @@ def _words(name: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-if __name__ == "__main__":
-    write(Path(sys.argv[1]))

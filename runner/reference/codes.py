@@ -10,11 +10,12 @@ from runner.errors import Severity, UsageError
 from runner.lint.suppress import nearest_code
 from runner.lint.table import RULES
 from runner.plan.codes import CODES
+from runner.preflight.codes import CODES as CODES_OF_SERVER
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """What a code means; `why` is Markdown, `wrong` and `right` are pieces of a plan, or a command."""
+    """What a code means; `why` is Markdown, `wrong` and `right` are pieces of a plan, of SQL, or a command."""
 
     code: str
     severity: Severity
@@ -41,6 +42,15 @@ def explanations() -> MappingProxyType[str, Explanation]:
             why=rule.why,
             wrong=rule.wrong,
             right=rule.right,
+        )
+    for code, server in CODES_OF_SERVER.items():
+        found[code] = Explanation(
+            code=code,
+            severity=server.severity,
+            title=server.title,
+            why=server.why,
+            wrong=server.wrong,
+            right=server.right,
         )
     return MappingProxyType(dict(sorted(found.items())))
 

@@ -1,0 +1,199 @@
+"""What can be said of one statement without running it: how much of it was checked, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from runner.gateway.inspection import Inspector, Probe
+from runner.preflight.commands.existence import absent
+from runner.preflight.commands.names import is_guarded_away
+from runner.preflight.commands.table import FULLY, NOT_CHECKABLE, PARTLY, check_command
+from runner.preflight.disk import Disks, disk_note
+from runner.preflight.finding import Finding
+from runner.preflight.planned import ANALYSED, EXPLAINED, Judged, judge, may_do_anything, run_by_the_planner
+from runner.preflight.result import Coverage, StatementReport
+from runner.preflight.rows import check_row_rights, fired_triggers
+from runner.preflight.seen import Sight, State
+from runner.preflight.surroundings import Rooms, Surroundings
+from runner.preflight.texts import Unit
+from runner.sql.assignments import assigned
+from runner.sql.inner import inner_query
+from runner.sql.kinds import StatementKind
+from runner.sql.needs import needed
+from runner.sql.relations import Relation, query_relations
+
+_K = StatementKind
+#: Characters of a statement that reports show.
+_SHOWN = 100
+_UNSEEN = frozenset({State.NEW, State.PERHAPS, State.UNKNOWN})
+
+
+@dataclass(slots=True, kw_only=True)
+class Verdict:
+    """What is said of a statement; `blind` says that nothing at all could be checked."""
+
+    findings: list[Finding] = field(default_factory=list)
+    why: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    blind: bool = False
+    cost: float | None = None
+    rows: int | None = None
+    locks: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much was checked."""
+        if self.blind:
+            return Coverage.NOT
+        return Coverage.PARTLY if self.why or self.findings else Coverage.CHECKED
+
+    def take(self, judged: Judged, probe: Probe | None = None) -> None:
+        """Take over what the server's answers mean."""
+        self.findings += judged.findings
+        self.why += judged.why
+        self.blind = self.blind or judged.blind
+        self.cost, self.rows = judged.cost, judged.rows
+        if probe is not None:
+            self.locks = tuple((str(Relation(row[0], row[1] or "")), row[2] or "") for row in probe.locks)
+
+
+class Examiner:
+    """Looks at one statement after the other. `explain` False leaves out EXPLAIN, and all that planning runs."""
+
+    def __init__(self, inspector: Inspector, rooms: Rooms, disks: Disks, *, explain: bool) -> None:
+        self._inspector = inspector
+        self._rooms = rooms
+        self._disks = disks
+        self._explain = explain
+
+    async def examine(self, unit: Unit, sight: Sight) -> Verdict:
+        """Return what can be said of a statement."""
+        if sight.around.error is not None:
+            return Verdict(why=[f"the step's settings are refused: {sight.around.error}"], blind=True)
+        kind = unit.statement.kind
+        if kind in NOT_CHECKABLE and kind is not _K.CALL:
+            verdict = Verdict(why=[NOT_CHECKABLE[kind]], blind=True)
+            verdict.findings += judge(unit, await self._probe(unit, sight, explain=False), sight).findings
+        elif kind in ANALYSED:
+            verdict = await self._planned(unit, sight)
+        elif kind in {_K.SET, _K.RESET}:
+            verdict = await self._setting(unit, sight)
+        else:
+            verdict = await self._command(unit, sight)
+        if not verdict.blind:
+            verdict.why += fired_triggers(unit, sight)
+            note = disk_note(unit, sight, self._disks)
+            verdict.notes += [note] if note is not None else []
+        return verdict
+
+    async def _probe(self, unit: Unit, sight: Sight, *, explain: bool) -> Probe:
+        return await self._inspector.probe(sight.around.settings, unit.sql, explain=explain)
+
+    async def _planned(self, unit: Unit, sight: Sight) -> Verdict:
+        verdict = _of_relations(unit, sight)
+        if unit.statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
+            known = {(one.offset, one.code) for one in verdict.findings}
+            verdict.findings += (one for one in check_command(unit, sight) if (one.offset, one.code) not in known)
+        if verdict.why or verdict.findings:
+            verdict.blind = bool(verdict.why)
+            return verdict
+        functions = run_by_the_planner(unit, sight)
+        unsafe = may_do_anything(functions)
+        plannable = unit.statement.kind in EXPLAINED and unsafe is None and not is_guarded_away(unit, sight)
+        explain = self._explain and plannable
+        probe = await self._probe(unit, sight, explain=explain)
+        verdict.take(judge(unit, probe, sight), probe)
+        if not explain and not verdict.findings and not verdict.blind:
+            rights = check_row_rights(unit, sight)
+            verdict.findings += rights.findings
+            verdict.why += rights.why
+        if unit.statement.kind is _K.CALL:
+            verdict.why.append(NOT_CHECKABLE[_K.CALL])
+        elif unsafe is not None:
+            told = f"it was not explained: planning may run {unsafe.name}(), in the untrusted {unsafe.language}"
+            verdict.why.append(told)
+        elif plannable and not self._explain:
+            verdict.why.append("it was not explained (--no-explain): costs and the rights on functions are not known")
+        if explain and functions:
+            names = ", ".join(f"{facts.name}()" for facts in functions)
+            verdict.notes.append(f"planning may have run {names}: marked STABLE or IMMUTABLE, and held to reading")
+        return verdict
+
+    async def _setting(self, unit: Unit, sight: Sight) -> Verdict:
+        """Have the server try the value, in a transaction that is rolled back."""
+        verdict = Verdict()
+        verdict.take(judge(unit, await self._probe(unit, sight, explain=False), sight))
+        after = await self._rooms.after(unit)
+        if after.error is not None:
+            verdict.findings.append(refused_setting(after, unit.statement.start, dict(assigned(unit.statement))))
+        return verdict
+
+    async def _command(self, unit: Unit, sight: Sight) -> Verdict:
+        verdict = Verdict()
+        verdict.take(judge(unit, await self._probe(unit, sight, explain=False), sight))
+        verdict.findings += check_command(unit, sight)
+        unseen = [sight.relation(one.relation) for one in needed(unit.statement)]
+        hidden = dict.fromkeys(seen.why for seen in unseen if seen.state in _UNSEEN)
+        if hidden:
+            verdict.why, verdict.blind = list(hidden), True
+            return verdict
+        if not verdict.findings:
+            await self._inner(unit, sight, verdict)
+        kind = unit.statement.kind
+        if kind in PARTLY:
+            verdict.why.append(PARTLY[kind])
+        elif kind not in FULLY:
+            verdict.why.append("its syntax and what it names were checked, no more")
+        return verdict
+
+    async def _inner(self, unit: Unit, sight: Sight, verdict: Verdict) -> None:
+        """Look at the query of a view or of COPY by itself; a view's owner needs its rights only when it is read."""
+        inner = inner_query(unit.statement, unit.sql)
+        if inner is None:
+            return
+        start, sql = inner
+        explain = self._explain and unit.statement.kind is not _K.CREATE_VIEW
+        explain = explain and may_do_anything(run_by_the_planner(unit, sight)) is None
+        probe = await self._inspector.probe(sight.around.settings, sql, explain=explain)
+        judged = judge(unit, probe, sight, start=start)
+        verdict.findings += judged.findings
+        verdict.why += judged.why
+        verdict.blind = judged.blind
+        verdict.cost, verdict.rows = judged.cost, judged.rows
+
+
+def refused_setting(room: Surroundings, offset: int, names: Iterable[str]) -> Finding:
+    """Return the finding that says that the server refuses a role or a setting."""
+    message = room.error or ""
+    code = "JP522" if "role" in set(names) and "role" in message else "JP523"
+    return Finding(code=code, message=message, offset=offset)
+
+
+def _of_relations(unit: Unit, sight: Sight) -> Verdict:
+    """Return what is wrong with the relations of a query, and why nothing is known of some."""
+    verdict = Verdict()
+    for use in query_relations(unit.statement):
+        seen = sight.relation(use.relation)
+        verdict.findings += absent(use.relation, use.offset, seen, sight)
+        if seen.state in _UNSEEN and seen.why not in verdict.why:
+            verdict.why.append(seen.why)
+    return verdict
+
+
+def report_of(unit: Unit, verdict: Verdict) -> StatementReport:
+    """Return what reports show of a statement."""
+    text = " ".join(unit.sql.split())
+    return StatementReport(
+        step=unit.step.id if unit.step is not None else "",
+        instance=unit.instance,
+        key=unit.key,
+        text=text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…",
+        command=str(unit.statement.kind),
+        coverage=verdict.coverage,
+        why=tuple(dict.fromkeys(verdict.why)),
+        notes=tuple(dict.fromkeys(verdict.notes)),
+        cost=verdict.cost,
+        rows=verdict.rows,
+        locks=verdict.locks,
+    )

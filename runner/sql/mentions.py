@@ -1,0 +1,145 @@
+"""What a command names that is no relation: types, functions, roles, tablespaces, extensions, languages.
+
+The planner finds these itself in the statements that it takes; of all others only the catalog can tell before they run.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from runner.sql.facts import function_call
+from runner.sql.nodes import Tree, find, label, strings, unwrap, walk
+from runner.sql.parse import Statement
+from runner.sql.relations import Relation, relation_named
+
+
+class Named(enum.Enum):
+    """What sort of object a name stands for."""
+
+    TYPE = "type"
+    FUNCTION = "function"
+    ROLE = "role"
+    TABLESPACE = "tablespace"
+    #: One that can be installed, and one that is.
+    AVAILABLE_EXTENSION = "available extension"
+    EXTENSION = "extension"
+    LANGUAGE = "language"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mention:
+    """A name in a statement; only types and functions have a schema. `offset` counts characters."""
+
+    sort: Named
+    name: Relation
+    offset: int
+
+
+#: Statements whose types and functions must be there when they run. Others may name what is not there, such as DROP.
+_DEFINITIONS = frozenset(
+    {
+        *("CreateStmt", "CreateForeignTableStmt", "AlterTableStmt", "IndexStmt", "CreateStatsStmt"),
+        *("CreateDomainStmt", "CompositeTypeStmt", "CreatePolicyStmt", "AlterPolicyStmt", "CreateTrigStmt"),
+        *("CreateFunctionStmt", "CommentStmt", "GrantStmt"),
+    }
+)
+#: What the grammar turns into an integer and a sequence; no such types exist.
+_SERIAL = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"})
+_TABLESPACE_FIELDS = ("tablespacename", "table_space")
+
+
+def mentions(statement: Statement) -> tuple[Mention, ...]:
+    """Return what the statement names beside relations, each once, in the order of the tree."""
+    node = statement.node
+    found = [*_roles(statement), *_tablespaces(statement), *_extensions(statement)]
+    if node.DESCRIPTOR.name in _DEFINITIONS:
+        found += [*_types(statement), *_functions(statement), *_languages(statement)]
+    elif node.DESCRIPTOR.name == "DropStmt" and not node.missing_ok:
+        found += _dropped(statement)
+    return tuple(dict.fromkeys(found))
+
+
+def _types(statement: Statement) -> Iterator[Mention]:
+    for node in find(statement.node, "TypeName"):
+        parts = strings(node.names)
+        if parts and not node.pct_type and not (len(parts) == 1 and parts[0] in _SERIAL):
+            yield Mention(sort=Named.TYPE, name=relation_named(parts), offset=statement.offset(node))
+
+
+def _functions(statement: Statement) -> Iterator[Mention]:
+    for node in find(statement.node, "FuncCall"):
+        call = function_call(statement, node)
+        yield Mention(sort=Named.FUNCTION, name=Relation(call.schema, call.name), offset=call.offset)
+    if statement.node.DESCRIPTOR.name == "CreateTrigStmt":
+        name = relation_named(strings(statement.node.funcname))
+        yield Mention(sort=Named.FUNCTION, name=name, offset=statement.start)
+
+
+def _roles(statement: Statement) -> Iterator[Mention]:
+    node = statement.node
+    if node.DESCRIPTOR.name == "DropRoleStmt" and node.missing_ok:
+        return
+    for spec in find(node, "RoleSpec"):
+        if label(spec, "roletype") == "ROLESPEC_CSTRING":
+            yield _plain(statement, Named.ROLE, spec.rolename, spec)
+    if node.DESCRIPTOR.name == "GrantRoleStmt":
+        for granted in map(unwrap, node.granted_roles):
+            yield _plain(statement, Named.ROLE, granted.priv_name)
+
+
+def _tablespaces(statement: Statement) -> Iterator[Mention]:
+    node = statement.node
+    if node.DESCRIPTOR.name in {"CreateTableSpaceStmt", "DropTableSpaceStmt", "AlterTableSpaceOptionsStmt"}:
+        return
+    for inner in walk(node):
+        fields = inner.DESCRIPTOR.fields_by_name
+        names = [getattr(inner, field) for field in _TABLESPACE_FIELDS if field in fields]
+        if inner.DESCRIPTOR.name == "IntoClause":
+            names.append(inner.table_space_name)
+        elif inner.DESCRIPTOR.name == "AlterTableCmd" and label(inner, "subtype") == "AT_SetTableSpace":
+            names.append(inner.name)
+        elif inner.DESCRIPTOR.name == "DefElem" and inner.defname == "tablespace":
+            names += _text(inner)
+        for name in filter(None, names):
+            yield _plain(statement, Named.TABLESPACE, name)
+
+
+def _extensions(statement: Statement) -> Iterator[Mention]:
+    match statement.node.DESCRIPTOR.name:
+        case "CreateExtensionStmt":
+            yield _plain(statement, Named.AVAILABLE_EXTENSION, statement.node.extname)
+        case "AlterExtensionStmt" | "AlterExtensionContentsStmt":
+            yield _plain(statement, Named.EXTENSION, statement.node.extname)
+        case "DropStmt" if label(statement.node, "remove_type") == "OBJECT_EXTENSION" and not statement.node.missing_ok:
+            for name in statement.node.objects:
+                yield _plain(statement, Named.EXTENSION, unwrap(name).sval)
+
+
+def _languages(statement: Statement) -> Iterator[Mention]:
+    for option in map(unwrap, getattr(statement.node, "options", ())):
+        if option.DESCRIPTOR.name == "DefElem" and option.defname == "language":
+            for name in _text(option):
+                yield _plain(statement, Named.LANGUAGE, name)
+
+
+def _dropped(statement: Statement) -> Iterator[Mention]:
+    kind = label(statement.node, "remove_type")
+    for dropped in map(unwrap, statement.node.objects):
+        if kind in {"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE", "OBJECT_AGGREGATE"}:
+            name = relation_named(strings(dropped.objname))
+            yield Mention(sort=Named.FUNCTION, name=name, offset=statement.start)
+        elif kind in {"OBJECT_TYPE", "OBJECT_DOMAIN"}:
+            name = relation_named(strings(dropped.names))
+            yield Mention(sort=Named.TYPE, name=name, offset=statement.offset(dropped))
+
+
+def _plain(statement: Statement, sort: Named, name: str, node: Tree | None = None) -> Mention:
+    offset = statement.start if node is None else statement.offset(node)
+    return Mention(sort=sort, name=Relation(None, name), offset=offset)
+
+
+def _text(option: Tree) -> Iterable[str]:
+    value = unwrap(option.arg)
+    return (value.sval,) if value.DESCRIPTOR.name == "String" else ()
