@@ -17,6 +17,7 @@ from benchmarks.machine import facts
 NAMES = (
     *("throughput", "chain", "ledger", "psql_make", "idle", "snapshots", "scheduler", "startup", "validation"),
     "report",
+    "dry_run",
 )
 _RESULTS = Path(__file__).parent / "results"
 
