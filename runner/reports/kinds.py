@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -55,8 +56,12 @@ def write_report(kind: str, path: Path, text: str) -> None:
             path.write_text(text, encoding="utf-8", errors="backslashreplace")
             return
         part = _part(path)
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
-        part.replace(path.resolve())
+        try:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
+            part.replace(path.resolve())
+        except OSError:
+            _drop(part)
+            raise
     except OSError as error:
         raise RecordError(f"the {kind} report {path} cannot be written: {error.strerror}") from error
 
@@ -110,14 +115,20 @@ class ReportFile:
                 pass
         except OSError as error:
             raise RecordError(f"the {self._kind} report {self.path} cannot be written: {error.strerror}") from error
-        with contextlib.suppress(OSError):
-            _part(self.path).unlink()
+        _drop(_part(self.path))
 
 
 def _part(path: Path) -> Path:
-    """Return where the report is while it is written: beside it, under a name that no collector of textfiles reads."""
-    path = path.resolve()
-    return path.with_name(f".{path.name}.part")
+    """Return where the report is while it is written: beside it, under a name that no collector of textfiles reads.
+
+    Nobody else uses it: two runs may write the same report at the same time.
+    """
+    return path.resolve().with_name(f".jobplan-{os.getpid()}.part")
+
+
+def _drop(part: Path) -> None:
+    with contextlib.suppress(OSError):
+        part.unlink()
 
 
 def open_report(

@@ -216,6 +216,8 @@ def test_on_paper_the_steps_that_went_wrong_are_open(opened: Opened) -> None:
     opened.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert opened.page.locator("tr.more").count() == 2
     assert not opened.page.locator("#search").is_visible()
+    opened.page.set_viewport_size({"width": 718, "height": 1000})  # A4 without its margins
+    assert opened.page.evaluate("document.documentElement.scrollWidth") <= 718
     assert opened.page.pdf().startswith(b"%PDF")
 
 

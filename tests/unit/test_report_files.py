@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +16,7 @@ import pytest
 from runner.engine.fold import apply
 from runner.engine.state import initial_state
 from runner.errors import RecordError
-from runner.reports.kinds import KINDS, ReportFile, open_report, report_text
+from runner.reports.kinds import KINDS, ReportFile, open_report, report_text, write_report
 from tests.unit.told import HOSTILE, HOSTILE_ITEM, LONG, RUN, everything
 
 
@@ -133,3 +135,31 @@ def test_the_data_of_the_page_is_whole() -> None:
     assert steps["deadlocked"]["attempts"][1]["result"]["rows"] == [["1", HOSTILE], ["2", None]]
     assert data["critical"] == ["purge", "vacuum", "wide"]
     assert {node["key"] for node in data["graph"]["nodes"]} == {key for key, one in steps.items() if not one["parent"]}
+
+
+def test_a_report_that_breaks_off_leaves_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(RecordError, match="cannot be written: No space left on device"):
+        write_report("html", tmp_path / "a.html", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_two_runs_that_write_the_same_report_do_not_mix_their_texts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    replaced = Path.replace
+
+    def watched(part: Path, target: Path) -> Path:
+        names.append(part.name)
+        return replaced(part, target)
+
+    monkeypatch.setattr(Path, "replace", watched)
+    for pid in (1, 2):
+        monkeypatch.setattr(os, "getpid", lambda pid=pid: pid)
+        write_report("html", tmp_path / ("a" * 250 + ".html"), "text")
+    assert len(set(names)) == 2
+    assert all(name.startswith(".") and not name.endswith(".html") for name in names)

@@ -2,6 +2,7 @@
 const gantt = (() => {
   const host = document.getElementById("gantt");
   const LANE = 26, ROW = 22, AXIS = 24, STRIP = 44, LABEL_SLOTS = 64;
+  const PAPER = 720;  // what is left of A4 beside its margins: letters keep their size there
   const begin = run.started_at, end = Math.max(run.finished_at, begin + 0.001);
   const attempts = [], queued = [];
   let waits = [];
@@ -35,8 +36,7 @@ const gantt = (() => {
     ];
   }
 
-  function draw() {
-    const width = Math.max(280, host.clientWidth);
+  function draw(width = Math.max(280, host.clientWidth)) {
     const bySlot = mode === "slots";
     waits = [];
     const rows = bySlot ? null : run.steps.filter((step) => !step.instances);
@@ -46,7 +46,7 @@ const gantt = (() => {
     const strip = bySlot && queued.length ? STRIP : 0;
     const height = AXIS + lanes * tall + strip + 6;
     const x = (at) => label + ((at - view[0]) / (view[1] - view[0])) * (width - label - 8);
-    const svg = drawn("svg", {width, height, role: "img", "aria-label": "Timeline of the run"});
+    const svg = drawn("svg", {width, height, viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": "Timeline of the run"});
     const defs = drawn("defs", {});
     const hatch = drawn("pattern", {id: "hatch", width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)"});
     hatch.append(drawn("line", {x1: 0, y1: 0, x2: 0, y2: 6, class: "hatching"}));
@@ -230,6 +230,8 @@ const gantt = (() => {
   }
   let width = 0;
   new ResizeObserver(() => { if (host.clientWidth !== width) { width = host.clientWidth; draw(); } }).observe(host);
+  addEventListener("beforeprint", () => draw(PAPER));
+  addEventListener("afterprint", () => draw());
   draw();
   return {draw};
 })();
