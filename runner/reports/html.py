@@ -133,7 +133,8 @@ def _critical(report: RunReport) -> str:
     seconds = sum(report.spans[key] for key in report.critical)
     if not seconds:
         return ""
-    return f'<span class="s-critical">critical path</span> {len(report.critical)} steps, {format_duration(seconds)}'
+    count = f"{len(report.critical)} step{'s' if len(report.critical) > 1 else ''}"
+    return f'<span class="s-critical">critical path</span> {count}, {format_duration(seconds)}'
 
 
 def _chip(state: StepState, count: int) -> str:

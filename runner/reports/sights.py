@@ -16,13 +16,15 @@ _QUEUE_FULL = "IPC: MessageQueuePutMessage"
 class Sight:
     """What was seen of a step's worker: a share from 0 to 1 if somebody tells one, doing what, waiting for whom.
 
-    `doing` names the phase that the share is of; `more` is what else there is to say of it.
+    `doing` names the phase that the share is of; `more` is what else there is to say of it. `own`: the step itself tells
+    the share, and may begin anew as often as it likes.
     """
 
     share: float | None = None
     doing: str = ""
     more: str = ""
     waits: str = ""
+    own: bool = False
     pid: int = 0
 
 
@@ -42,6 +44,7 @@ def sight(worker: LiveWorker) -> Sight:
         doing=words[0] if words else "",
         more=", ".join(words[1:]),
         waits=waits,
+        own=worker.reported is not None,
         pid=worker.worker.pid,
     )
 
@@ -87,7 +90,7 @@ def forwards(before: Mapping[str, Sight], now: Mapping[str, Sight]) -> dict[str,
 
 
 def _after(before: Sight, now: Sight) -> Sight:
-    if now.share is None or before.share is None or now.pid != before.pid:
+    if now.share is None or before.share is None or now.pid != before.pid or now.own:
         return now
     if now.doing == before.doing:
         return replace(now, share=max(now.share, before.share))

@@ -260,11 +260,11 @@ def test_a_sight_is_found_by_the_name_that_a_long_id_is_cut_in() -> None:
             },
             Sight(doing="COPY TO t: pipe", more="9,000 rows, IO: CopyToWrite", pid=7),
         ),
-        ({"reported": Reported(percent=40, message="half")}, Sight(share=0.4, doing="half", pid=7)),
-        ({"reported": Reported(percent=400)}, Sight(share=1.0, doing="by its own report", pid=7)),
+        ({"reported": Reported(percent=40, message="half")}, Sight(share=0.4, doing="half", own=True, pid=7)),
+        ({"reported": Reported(percent=400)}, Sight(share=1.0, doing="by its own report", own=True, pid=7)),
         (
             {"reported": Reported(percent=40, message="half"), "progress": Progress(command="COPY FROM", phase="file")},
-            Sight(share=0.4, doing="half", more="COPY FROM: file", pid=7),
+            Sight(share=0.4, doing="half", more="COPY FROM: file", own=True, pid=7),
         ),
         (
             {
@@ -292,6 +292,8 @@ def test_a_share_never_goes_backwards_in_a_phase_nor_is_it_that_of_the_last_one(
     assert after(Sight(share=1.0, doing="x"), Sight(share=1.0, doing="y")) is None
     assert after(Sight(share=1.0, doing="x"), Sight(share=0.1, doing="y")) == 0.1
     assert after(Sight(doing="x"), Sight(share=0.1, doing="x")) == 0.1
+    assert after(Sight(share=0.9, doing="table 1", own=True), Sight(share=0.0, doing="table 2", own=True)) == 0.0
+    assert after(Sight(share=0.4, doing="a", own=True), Sight(share=0.4, doing="b", own=True)) == 0.4
     assert after(Sight(share=0.9, doing="x", pid=1), Sight(share=0.1, doing="x", pid=2)) == 0.1
     sorting = Progress(command="CREATE INDEX", phase="building index: sorting live tuples", done=9, total=9)
     assert sight(_seen("a", progress=sorting)).share is None
