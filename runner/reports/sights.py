@@ -16,8 +16,8 @@ _QUEUE_FULL = "IPC: MessageQueuePutMessage"
 class Sight:
     """What was seen of a step's worker: a share from 0 to 1 if somebody tells one, doing what, waiting for whom.
 
-    `doing` names the phase that the share is of; `more` is what else there is to say of it. `own`: the step itself tells
-    the share, and may begin anew as often as it likes.
+    `doing` names the phase that the share is of; `more` is what else there is to say of it. `own`: the step itself
+    tells the share, and may begin anew as often as it likes.
     """
 
     share: float | None = None
