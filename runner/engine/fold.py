@@ -13,6 +13,7 @@ from typing import Any
 from runner.engine import events as ev
 from runner.engine.indices import enqueue, expect_server_end, forget_server_end, leave, overtake, told_of, wait_until
 from runner.engine.needs import need_met
+from runner.engine.open_questions import left_unproven
 from runner.engine.resumed import carried_over, keep_facts
 from runner.engine.state import BAD, RunState, StepRecord, StepState, initial_state, new_record
 
@@ -75,6 +76,9 @@ def _run_resumed(state: RunState, event: ev.RunResumed) -> None:
         apply(state, change)
     for key in old.records.keys() & state.records.keys():
         keep_facts(old.records[key], state.records[key])
+    for key in left_unproven(old, event):
+        if key in state.records:
+            state.records[key].unproven = True
 
 
 def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> None:
@@ -173,6 +177,7 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     record.cancel_reason = None
     record.detaching = False
     record.lost = False
+    record.unproven = False
     expect_server_end(state, record)
     for key in event.overtook:
         overtake(state, state.records[key])

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from runner.clock import rfc3339
 from runner.engine import events as ev
-from runner.engine.resumed import has_succeeded, is_kept
-from runner.engine.state import HOLDING, StepRecord, StepState
+from runner.engine.resumed import finally_starts_again, has_succeeded, is_kept
+from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 
 
 def is_open(record: StepRecord) -> bool:
     """Say whether a worker was asked for of which nothing proves what it did."""
     if record.instances is not None or is_kept(record, {}) or has_succeeded(record):
         return False
-    if record.state in HOLDING:
+    if record.state in HOLDING or record.unproven:
         return True
     ended = record.last is not None and record.last.attempt == record.attempt
     outcome = record.last.outcome if ended and record.last is not None else None
@@ -20,6 +22,16 @@ def is_open(record: StepRecord) -> bool:
         return True
     # `verify` has said that it did not do its work if an unknown outcome was the reason for a failure
     return outcome is ev.Outcome.UNKNOWN and record.state is not StepState.FAILED
+
+
+def left_unproven(state: RunState, resumed: ev.RunResumed) -> Iterator[str]:
+    """Yield the steps about whose last worker the record says nothing, although the run was taken up: it has holes."""
+    settled = {found.step: found.outcome for found in resumed.settled}
+    told = settled.keys() | {found.step for found in resumed.adopted}
+    again = finally_starts_again(state, settled, state.plan)
+    for key, record in state.records.items():
+        if key not in told and not (record.in_finally and again) and is_open(record):
+            yield key
 
 
 def committed_in_vain(record: StepRecord) -> bool:

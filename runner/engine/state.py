@@ -104,6 +104,9 @@ class StepRecord:
     cancel_reason: ev.CancelReason | None = None
     detaching: bool = False
     lost: bool = False
+    #: When the run was taken up, the last attempt was open, and this record does not say what was found out about it:
+    #: a ledger need not have the end of what was recorded, and whoever took the run up had the journal.
+    unproven: bool = False
     last: ev.AttemptFinished | None = None
     skip: ev.StepSkipped | None = None
     queued_because: str = ""

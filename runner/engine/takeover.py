@@ -17,7 +17,7 @@ from runner.engine.chronicle import check_chronicle
 from runner.engine.conditions import Conditions
 from runner.engine.open_questions import committed_in_vain, is_open, question, question_of_work_in_vain
 from runner.engine.resumed import finally_starts_again, is_kept, steps_known
-from runner.engine.state import HOLDING, RunState, StepRecord
+from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.errors import OpenQuestionError, PreflightError, UsageError
 from runner.gateway.base import Chronicle, Gateway, ServerInfo
 from runner.identity import worker_name
@@ -26,6 +26,8 @@ from runner.plan.model import Plan, Value
 #: Seconds that the sessions of a runner that is gone get to notice it, and between two looks at them.
 SESSIONS_LINGER = 30.0
 LOOK = 0.2
+#: States of a step whose work is done, as the end of a run tells them.
+_DONE = frozenset({StepState.SUCCEEDED, StepState.FAILED_ALLOWED})
 #: Seconds after which a worker that was asked for at the last moment, and was never seen, is not on its way any more.
 ON_ITS_WAY = 3.0
 
@@ -232,7 +234,7 @@ class _Inquiry:
             elif moot:
                 continue
             elif is_open(record):
-                found = await self._of_ledger(record) or await self._of_plan(record)
+                found = self._of_end(record) or await self._of_ledger(record) or await self._of_plan(record)
                 if found is None:
                     questions[key] = question(record)
                 else:
@@ -244,6 +246,13 @@ class _Inquiry:
                 else:
                     settled.append(found)
         return settled, questions
+
+    def _of_end(self, record: StepRecord) -> ev.Settled | None:
+        """Believe who had the whole record: the runner that ended the run says how each step stood."""
+        end = self._state.finished
+        if end is None or not record.unproven or end.steps.get(record.key) not in _DONE:
+            return None
+        return _settled(record, "ledger", succeeded=True)
 
     async def _of_ledger(self, record: StepRecord) -> ev.Settled | None:
         committed = await self._gateway.committed(record.key, record.attempt)

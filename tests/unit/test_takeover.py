@@ -468,3 +468,52 @@ async def test_a_journal_that_knows_all_that_the_ledger_does_is_gone_on_with() -
     gateway.told = chronicle_of(recorded[:2])
     result, _ = await resume(p, gateway, recorded, known=chronicle_of(recorded))
     assert result.exit_code == 0
+
+
+async def with_holes(of: Plan, gateway: FakeGateway, last: type[ev.Event], key: str) -> list[ev.Event]:
+    """Return the record of a run that was taken up, without what its first runner had found out about step a.
+
+    A ledger has it so if that runner was killed before it wrote the last events. The second one dies as told.
+    """
+    recorded = await killed(of, gateway, ev.StepFinished, "a")
+    lost = (ev.AttemptFinished, ev.StepChecking, ev.StepChecked, ev.StepFinished)
+    kept = [event for event in recorded if not (isinstance(event, lost) and event.step == "a")]
+    state = initial_state(of)
+    for event in recorded:
+        apply(state, event)
+    killer = Killer(last, key)
+    with pytest.raises(KilledError):
+        await execute(of, gateway, killer, run_id=RUN, earlier=state, takeover=Takeover(by="ann"))
+    return [*kept, *killer.recorded]
+
+
+async def test_a_record_with_holes_leaves_open_what_was_found_out_and_not_told() -> None:
+    p = plan(step("a", "select 1"), step("b", "long", needs=["a"], idempotent=True))
+    gateway = FakeGateway(scripts={"long": LONG})
+    recorded = await with_holes(p, gateway, ev.AttemptLaunching, "b")
+    with pytest.raises(OpenQuestionError) as caught:
+        await resume(p, gateway, recorded)
+    assert [question.partition(":")[0] for question in caught.value.questions] == ["a"]
+
+
+async def test_what_a_record_with_holes_leaves_open_is_settled_as_ever() -> None:
+    p = plan(step("a", "select 1", verify=sql("select true")), step("b", "fails", needs=["a"]))
+    gateway = FakeGateway()
+    recorded = await with_holes(p, gateway, ev.StepFinished, "b")
+    result, record = await resume(p, gateway, recorded)
+    assert _settled(record) == {"a": ("succeeded", "verify")}
+    assert _states(result)["a"] == "succeeded"
+    assert [request.sql for request in gateway.launched].count("select 1") == 1
+
+
+async def test_the_end_of_a_run_tells_what_a_record_with_holes_lacks() -> None:
+    p = plan(step("a", "select 1"), step("b", "fails", needs=["a"]))
+    fails = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
+    gateway = FakeGateway(scripts={"fails": fails})
+    recorded = await with_holes(p, gateway, ev.StepFinished, "b")
+    steps = {"a": "succeeded", "b": "failed"}
+    recorded.append(ev.RunFinished(at=recorded[-1].at, exit_code=1, steps=steps))
+    result, record = await resume(p, gateway, recorded)
+    assert _settled(record) == {"a": ("succeeded", "ledger")}
+    assert _states(result) == {"a": "succeeded", "b": "failed"}
+    assert [request.sql for request in gateway.launched] == ["select 1", "fails", "fails"]
