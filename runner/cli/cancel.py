@@ -30,7 +30,9 @@ _LONGEST_STEP = 500
 
 @click.command()
 @click.argument("run")
-@click.option("--step", metavar="ID", help="Stop only this step (and its instances), also if it is a detach step.")
+@click.option(
+    "--step", metavar="ID", help="Stop only this step (and its instances), also if it is a detach step, or waits."
+)
 @click.option("--detached", is_flag=True, help="Stop the workers of detach steps too.")
 @click.option("--timeout", default="1m", show_default=True, metavar="DURATION", help="How long to wait for their end.")
 @dsn_option
@@ -56,7 +58,7 @@ def cancel(
         say_json(cancel_data(done))
     else:
         say_lines(cancel_lines(done))
-    return EXIT_STILL_RUNNING if done.still else 0
+    return EXIT_STILL_RUNNING if done.still or done.unanswered else 0
 
 
 async def _cancel(wanted: str, step: str | None, dsn: str, *, detached: bool, patience: float) -> Cancelled:
@@ -77,11 +79,15 @@ async def _cancel(wanted: str, step: str | None, dsn: str, *, detached: bool, pa
         request = CancelRequest(run=run.run, step=step, by=_myself(), key=secrets.token_hex(8))
         stopper = Stopper(observer=observer, run=run, request=request, detached=detached)
         stopped = await stopper.stop(patience)
+        if step is not None and stopped.answer is not None and stopped.answer.steps is None and not stopped.asked:
+            raise UsageError(f"run {run.run} has no step {step!r}.", hint=_workers_there(run))
     finally:
         await observer.close()
     return Cancelled(
         run=run,
         by=request.by,
+        step=step,
+        concerned=stopped.answer.steps if stopped.answer is not None else None,
         at=activity.at,
         asked=[(worker, stopped.seconds.get(worker.worker)) for worker in stopped.asked],
         left=stopped.left,
@@ -100,11 +106,13 @@ def _check_step(run: LiveRun, step: str | None) -> None:
             f"--step: an id of more than {_LONGEST_STEP} characters does not fit into what the runner is told.",
             hint="The step without its [item] names all of its instances.",
         )
-    if any(worker.is_of(step) for worker in run.workers):
-        return
+    if not run.alive and not any(worker.is_of(step) for worker in run.workers):
+        raise UsageError(f"no worker of step {step!r} runs in run {run.run}.", hint=_workers_there(run))
+
+
+def _workers_there(run: LiveRun) -> str:
     steps = ", ".join(sorted(worker.step for worker in run.workers))
-    hint = f"Workers there: {steps}." if steps else "The run has no worker now."
-    raise UsageError(f"no worker of step {step!r} runs in run {run.run}.", hint=hint)
+    return f"Workers there: {steps}." if steps else "The run has no worker now."
 
 
 def _myself() -> str:

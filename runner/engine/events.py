@@ -311,6 +311,14 @@ class StepQueueTimedOut(StepEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepCancelRequested(StepEvent):
+    """Somebody asked through the server for the step to be stopped (`jobplan cancel --step`): it is not begun again."""
+
+    name: ClassVar[str] = "step_cancel_requested"
+    by: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepChecking(StepEvent):
     """The step's SQL conditions are being evaluated, or the query that gives its items."""
 

@@ -106,6 +106,19 @@ def _step_queue_timed_out(state: RunState, record: StepRecord, event: ev.StepQue
     _settle(state, record, event.at)
 
 
+def _step_cancel_requested(state: RunState, record: StepRecord, event: ev.StepCancelRequested) -> None:
+    """What it is at decides how it ends; one that has not had its turn yet is looked at at once."""
+    _cancelled(state, record, event.by)
+    if record.state is StepState.PENDING:
+        state.released[record.key] = None
+
+
+def _cancelled(state: RunState, record: StepRecord, by: str | None) -> None:
+    record.cancelled_by = by
+    if by is not None:
+        state.unwanted[record.key] = None
+
+
 def _step_checking(state: RunState, record: StepRecord, event: ev.StepChecking) -> None:
     leave(state, record)
     _move(record, StepState.CHECKING, event.at)
@@ -127,6 +140,7 @@ def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) 
     leave(state, record)
     record.instances = tuple(item.key for item in event.items)
     record.open_instances = len(event.items)
+    state.unwanted.pop(record.key, None)
     if not event.items:
         _settle(state, record, event.at)
         return
@@ -139,6 +153,7 @@ def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) 
         instance.needs, instance.kind, instance.shared = record.needs, record.kind, record.shared
         instance.values, instance.parent, instance.in_finally = item.values, record.key, record.in_finally
         instance.attempt = instance.attempts_before = state.attempts_made.get(item.key, 0)
+        _cancelled(state, instance, record.cancelled_by)
         state.records[item.key] = instance
         state.dependents[item.key] = []
         state.released[item.key] = None
@@ -249,6 +264,7 @@ _APPLY_TO_STEP: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any]
     ev.StepQueued: _step_queued,
     ev.StepSkipped: _step_skipped,
     ev.StepQueueTimedOut: _step_queue_timed_out,
+    ev.StepCancelRequested: _step_cancel_requested,
     ev.StepChecking: _step_checking,
     ev.StepChecked: _step_checked,
     ev.StepExpanded: _step_expanded,
@@ -290,6 +306,7 @@ def _settle(state: RunState, record: StepRecord, at: float) -> None:
 
 def _finish(state: RunState, record: StepRecord, to: StepState, at: float) -> None:
     leave(state, record)
+    state.unwanted.pop(record.key, None)
     _move(record, to, at)
     state.unfinished -= 1
     if not record.in_finally:
@@ -301,7 +318,8 @@ def _finish(state: RunState, record: StepRecord, to: StepState, at: float) -> No
     for key, on in state.dependents[record.key]:
         dependent = state.records[key]
         dependent.unmet -= 1
-        certain = dependent.unmet == 0 or not need_met(on, to, record.skip)
+        its_turn = dependent.unmet == 0 and (state.finalizing or not dependent.in_finally)
+        certain = its_turn or not need_met(on, to, record.skip)
         if certain and dependent.state is StepState.PENDING:
             state.released[key] = None
     if state.main_unfinished == 0 and not state.finalizing and state.plan.finally_:
@@ -317,5 +335,6 @@ def _instance_finished(state: RunState, parent: StepRecord, at: float) -> None:
 def _begin_finally(state: RunState) -> None:
     state.finalizing = True
     for step in state.plan.finally_:
-        if not step.needs and state.records[step.id].state is StepState.PENDING:
+        record = state.records[step.id]
+        if not record.unmet and record.state is StepState.PENDING:
             state.released[step.id] = None

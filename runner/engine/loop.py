@@ -22,7 +22,7 @@ from runner.engine.fold import apply
 from runner.engine.performing import Performer, builtin_values, launching, values_for
 from runner.engine.scheduler import decide, exit_code
 from runner.engine.sink import Sink
-from runner.engine.state import RunState, initial_state
+from runner.engine.state import RunState, concerned, initial_state
 from runner.engine.takeover import Takeover, look_into
 from runner.errors import GroupHeldError, JournalLostError, RecordError
 from runner.gateway.base import Gateway
@@ -210,10 +210,16 @@ class Run:
         self._read_inbox()  # what is known is recorded, although nobody waits for the rest
 
     def _hear_cancel(self) -> None:
-        """Take a request that came through the server. It comes before the ends of the workers that it explains."""
+        """Take what is asked for through the server. It comes before the ends of the workers that it explains."""
         by = self._gateway.take_cancel()
         if by is not None:
             self._emit(ev.RunCancelled(at=self._clock.now(), by=by))
+        while (asked := self._gateway.take_step_cancel()) is not None:
+            known = asked.step in self.state.records
+            wanted = concerned(self.state, asked.step)
+            for key in wanted:
+                self._emit(ev.StepCancelRequested(at=self._clock.now(), step=key, by=asked.by))
+            self._gateway.answer(asked, steps=len(wanted) if known else None)
 
     def _look_at_ledger(self) -> None:
         problem = self._gateway.ledger_problem

@@ -17,10 +17,12 @@ from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import SERVER_CAPACITY
 from runner.engine.items import literal_items
 from runner.engine.needs import need_met
-from runner.engine.settling import last_word, settle
-from runner.engine.state import BAD, SLOTS, Kind, RunState, StepRecord, StepState
+from runner.engine.settling import last_word, not_begun, settle
+from runner.engine.state import BAD, HOLDING, SLOTS, Kind, RunState, StepRecord, StepState
 from runner.plan.model import OnFailure, OnRunnerExit
 
+#: States of a step that may start as soon as there is room, or as its time has come.
+_WAITING = frozenset({StepState.READY, StepState.QUEUED, StepState.RETRYING})
 #: Seconds that a worker gets beyond its server-side timeout before the runner cancels it.
 GRACE = 5.0
 
@@ -65,6 +67,10 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
         # What they end may be all that was left: then there is nothing to drain, and nothing to stop.
         yield from ended
         return
+    unwanted = [state.records[key] for key in state.unwanted if state.records[key].state in _WAITING]
+    if unwanted:
+        yield from (not_begun(record, now) for record in unwanted)
+        return
     draining = state.plan.on_failure is not OnFailure.CONTINUE and state.main_unfinished
     if state.first_bad is not None and draining and not state.ending:
         yield ev.RunDraining(at=now, step=state.first_bad)
@@ -106,6 +112,8 @@ def _release(state: RunState, record: StepRecord, now: float) -> ev.Event | None
         needed = state.records[need.step]
         if needed.final and not need_met(need.on, needed.state, needed.skip):
             return _skip(record, ev.SkipReason.UPSTREAM, f"{need.step} {needed.state}", now)
+    if record.cancelled_by is not None:
+        return not_begun(record, now)
     if state.stopping:
         return _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
     if record.verdict is ev.Verdict.SKIP:
@@ -186,15 +194,24 @@ def _evaluations(state: RunState) -> Iterator[Evaluate]:
 def _stops(state: RunState, now: float) -> Iterator[Command]:
     by_policy = state.draining and state.plan.on_failure is OnFailure.CANCEL
     rest_is_over = _only_detachable(state)
+    for record in map(state.records.__getitem__, state.unwanted):
+        if record.state in HOLDING and _may_be_stopped(record):
+            yield _cancel(record, ev.CancelReason.CANCEL)
     if state.interrupting or state.cancelling or state.timing_out or by_policy or rest_is_over:
         for record in map(state.records.__getitem__, state.active):
-            if record.cancel_reason is None and not record.detaching:
+            if _may_be_stopped(record) and record.cancelled_by is None:
                 command = _stop(state, record, now, rest_is_over=rest_is_over)
                 if command is not None:
                     yield command
     else:
         for _, key in _due(state.server_ends, now - GRACE):
-            yield _cancel(state.records[key], ev.CancelReason.TIMEOUT)
+            if key not in state.unwanted:
+                yield _cancel(state.records[key], ev.CancelReason.TIMEOUT)
+
+
+def _may_be_stopped(record: StepRecord) -> bool:
+    """Say whether the worker has neither been asked to stop nor been let go of."""
+    return record.cancel_reason is None and not record.detaching
 
 
 def _stop(state: RunState, record: StepRecord, now: float, *, rest_is_over: bool) -> Command | None:

@@ -47,6 +47,16 @@ def last_word(record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.St
     return _finished(record, final, _error(record, last), now)
 
 
+def not_begun(record: StepRecord, now: float) -> ev.StepFinished:
+    """Return the last state of a step that somebody has asked to stop while it had no worker."""
+    before = "it was begun" if record.last is None else f"attempt {record.attempt + 1}"
+    error = ev.ErrorDetails(
+        message=f"{record.cancelled_by} asked for its end before {before}",
+        detail=record.last.error.message if record.last is not None and record.last.error is not None else None,
+    )
+    return ev.StepFinished(at=now, step=record.key, state=StepState.CANCELLED, error=error)
+
+
 def _error(record: StepRecord, last: ev.AttemptFinished) -> ev.ErrorDetails | None:
     """Return the attempt's error; that `verify` could not settle it is a detail of it."""
     if last.outcome is not ev.Outcome.UNKNOWN or record.check_error is None:
@@ -82,7 +92,7 @@ def _repeat(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: 
     repeat = record.step.repeat
     if repeat is None or record.iteration >= repeat.max_iterations:
         return _failed(record, f"not done after max_iterations ({_iterations(record)})", now)
-    if state.stopping:
+    if state.stopping or record.cancelled_by is not None:
         return last_word(record, last, now)
     return ev.StepRepeating(at=now, step=record.key, next_iteration=record.iteration + 1, until=now + repeat.pause)
 
@@ -102,7 +112,7 @@ def _settle_unknown(state: RunState, record: StepRecord, last: ev.AttemptFinishe
 
 def _retry_or_end(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent:
     by_us = record.cancel_reason not in (None, ev.CancelReason.TIMEOUT)
-    asked_to_stop = by_us or last.cancelled_by is not None
+    asked_to_stop = by_us or record.cancelled_by is not None or last.cancelled_by is not None
     delay = None if state.stopping or asked_to_stop else _retry_delay(record, last)
     if delay is None:
         return last_word(record, last, now)

@@ -20,13 +20,14 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from runner.engine import events as ev
 from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import apply
 from runner.engine.scheduler import Decision, decide, exit_code
 from runner.engine.scripts import Attempts, AttemptScript, Checks, all_hold, checked, finished, run_started
-from runner.engine.state import RunState, StepRecord, initial_state
+from runner.engine.state import RunState, StepRecord, concerned, initial_state
 from runner.plan.model import Plan
 
 
@@ -38,6 +39,8 @@ class Simulation:
     state: RunState
     makespan: float
 
+
+_SOMEBODY = "somebody@simulated"
 
 #: Called after each event that was applied and after each decision that was taken, with the state as it then is.
 Watcher = Callable[[RunState, ev.Event | Decision], None]
@@ -51,6 +54,7 @@ def simulate(
     capacity: Callable[[float], int] | None = None,
     start: float = 0.0,
     interrupts: Sequence[float] = (),
+    cancels: Sequence[tuple[float, str | None]] = (),
     not_selected: Collection[str] = (),
     history: Sequence[ev.Event] = (),
     watch: Watcher | None = None,
@@ -59,12 +63,12 @@ def simulate(
 
     `durations` scripts each attempt of each step, `checks` what its conditions say; `capacity` tells how many workers
     the server has for this run at a given moment (as many as are asked for, if it is None). At `interrupts` somebody
-    presses Ctrl-C; steps that are `not_selected` are skipped at once. `history` is what has happened to the run before,
-    if it is not to begin: its last event is a RunResumed, at which the clock goes on. RuntimeError if the scheduler
-    does not come to an end.
+    presses Ctrl-C; at `cancels` somebody asks for a step, or for all of the run, to be stopped; steps that are
+    `not_selected` are skipped at once. `history` is what has happened to the run before, if it is not to begin: its
+    last event is a RunResumed, at which the clock goes on. RuntimeError if the scheduler does not come to an end.
     """
     simulator = _Simulator(plan, durations=durations, checks=checks, capacity=capacity, start=start, watch=watch)
-    return simulator.run(interrupts, not_selected, history)
+    return simulator.run(interrupts, cancels, not_selected, history)
 
 
 class _Simulator:
@@ -97,7 +101,11 @@ class _Simulator:
         self._workers: dict[tuple[str, int], float] = {}
 
     def run(
-        self, interrupts: Sequence[float], not_selected: Collection[str], history: Sequence[ev.Event]
+        self,
+        interrupts: Sequence[float],
+        cancels: Sequence[tuple[float, str | None]],
+        not_selected: Collection[str],
+        history: Sequence[ev.Event],
     ) -> Simulation:
         if history:
             self._take_up(history)
@@ -105,6 +113,8 @@ class _Simulator:
             self._emit(run_started(self._plan, self._start))
         for moment in interrupts:
             self._at(moment, lambda: self._emit(ev.RunInterrupted(at=self._now, signal=2)))
+        for moment, step in cancels:
+            self._at(moment, partial(self._ask_for_the_end, step))
         for key in not_selected:
             self._emit(ev.StepSkipped(at=self._now, step=key, reason=ev.SkipReason.NOT_SELECTED))
         while True:
@@ -115,6 +125,12 @@ class _Simulator:
         states = {key: str(record.state) for key, record in self._state.records.items()}
         self._emit(ev.RunFinished(at=self._now, exit_code=exit_code(self._state), steps=states))
         return Simulation(events=tuple(self._events), state=self._state, makespan=self._now - self._start)
+
+    def _ask_for_the_end(self, step: str | None) -> None:
+        if step is None:
+            self._emit(ev.RunCancelled(at=self._now, by=_SOMEBODY))
+        for key in concerned(self._state, step) if step is not None else ():
+            self._emit(ev.StepCancelRequested(at=self._now, step=key, by=_SOMEBODY))
 
     def _take_up(self, history: Sequence[ev.Event]) -> None:
         for event in history:

@@ -110,6 +110,8 @@ class StepRecord:
     last: ev.AttemptFinished | None = None
     skip: ev.StepSkipped | None = None
     queued_because: str = ""
+    #: Who has asked for the step to be stopped, apart from the rest of the run.
+    cancelled_by: str | None = None
     queue_timed_out: bool = False
 
     @property
@@ -164,6 +166,8 @@ class RunState:
     #: Pending steps that are now certain to start or never to start, in the order in which that became so.
     released: dict[str, None] = field(default_factory=dict)
     settling: dict[str, None] = field(default_factory=dict)
+    #: Steps that somebody has asked to stop, and that are not over.
+    unwanted: dict[str, None] = field(default_factory=dict)
     active: dict[str, None] = field(default_factory=dict)
     unfinished: int = 0
     #: Of these, the steps outside `finally`, and the steps that only wait for their instances.
@@ -242,6 +246,14 @@ class RunState:
     def counts(self) -> Counter[StepState]:
         """Count the steps by state; a step with instances is counted as these."""
         return Counter(record.state for record in self.records.values() if not record.instances)
+
+
+def concerned(state: RunState, step: str) -> tuple[str, ...]:
+    """Return who is meant by a request about `step`: it, or its instances, as far as they are not over or asked yet."""
+    record = state.records.get(step)
+    found = () if record is None else (step,) if record.instances is None else record.instances
+    records = [state.records[key] for key in found]
+    return tuple(record.key for record in records if not record.final and record.cancelled_by is None)
 
 
 def initial_state(plan: Plan) -> RunState:

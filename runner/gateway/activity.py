@@ -9,7 +9,7 @@ import asyncio
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from psycopg.conninfo import make_conninfo
@@ -82,6 +82,11 @@ class Observer:
             sees_all=sees_all == "t",
             runs=read_runs(sessions.rows, blocking.rows, progress.rows),
         )
+
+    async def hear(self, heard: Callable[[str], None]) -> None:
+        """Have the payload of each notification of a runner's passed on; not what is said while the server is away."""
+        self._session.on_notification = lambda _, payload, __: heard(payload)
+        await self._run(("listen", ()))
 
     async def notify(self, payload: str) -> None:
         """Tell the runners that listen in this session's database."""

@@ -113,6 +113,15 @@ class Chronicle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StepCancel:
+    """Somebody, `by`, asks through the server for a step to be stopped; `key` is what the answer refers to."""
+
+    step: str
+    by: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerEnd:
     """What is known of a worker that has gone or was let go of.
 
@@ -221,6 +230,14 @@ class Gateway(Protocol):
 
     def take_cancel(self) -> str | None:
         """Return who has asked through the server for the run to be stopped; each request is told once."""
+        ...
+
+    def take_step_cancel(self) -> StepCancel | None:
+        """Return a request for one step to be stopped; each is told once, and wants an answer."""
+        ...
+
+    def answer(self, request: StepCancel, *, steps: int | None) -> None:
+        """Have who asks told how many steps that concerns which are not over; None: the run has no such step."""
         ...
 
     @property

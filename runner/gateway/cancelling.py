@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from runner.engine.activity import Activity, LiveRun, LiveWorker
 from runner.engine.events import Worker
 from runner.gateway.activity import Leftover, Observer, SignalRefusedError
-from runner.gateway.requests import CancelRequest
+from runner.gateway.requests import CancelAnswer, CancelRequest, read_answer
 
 #: Seconds between two looks, and between two signals to the same worker.
 LOOK_EVERY = 0.25
@@ -21,6 +21,8 @@ SIGNAL_EVERY = 5.0
 #: Seconds without a worker after which a run whose runner lives is believed to start none: until then one that was
 #: being launched has appeared.
 QUIET = 1.5
+#: Seconds without a worker for which the answer of a runner is awaited that was asked about one step.
+ANSWER_WITHIN = 10.0
 #: Seconds for which a worker may be there without the text that says whose it is.
 _LABEL_BY = 2.0
 
@@ -39,6 +41,8 @@ class Stopped:
     runner_alive: bool
     refused: str | None
     leftovers: tuple[Leftover, ...]
+    #: What a living runner says to a request about one step; None: nothing, or it was not asked.
+    answer: CancelAnswer | None
 
 
 @dataclass(slots=True)
@@ -62,9 +66,12 @@ class Stopper:
     _targets: dict[Worker, _Target] = field(default_factory=dict)
     _relations: set[str] = field(default_factory=set)
     _refused: str | None = None
+    _answer: CancelAnswer | None = None
 
     async def stop(self, patience: float) -> Stopped:
         """Do it; `patience` is how many seconds workers are waited for. ServerLostError if the server is gone."""
+        if self.request.step is not None:
+            await self.observer.hear(self._hear)
         await self.observer.notify(self.request.to_payload())
         loop = asyncio.get_running_loop()
         until, quiet_since = loop.time() + patience, loop.time()
@@ -77,12 +84,20 @@ class Stopper:
             await self._signal(wanted, now)
             if wanted:
                 quiet_since = now
-            elif run is None or not run.alive or now - quiet_since >= QUIET:
+            elif run is None or not run.alive or self._is_quiet(now - quiet_since):
                 break
             if now >= until or (wanted and all(self._targets[worker.worker].refused for worker in wanted)):
                 break
             await asyncio.sleep(LOOK_EVERY)
         return await self._result(run, wanted)
+
+    def _hear(self, payload: str) -> None:
+        self._answer = read_answer(payload, self.request) or self._answer
+
+    def _is_quiet(self, seconds: float) -> bool:
+        """Say whether a living runner starts no such worker any more, as far as one can know from outside."""
+        awaited = self.request.step is not None and self._answer is None
+        return seconds >= (ANSWER_WITHIN if awaited else QUIET)
 
     def _is_wanted(self, worker: LiveWorker, activity: Activity) -> bool:
         """Say whether to stop it.
@@ -144,4 +159,5 @@ class Stopper:
             runner_alive=run is not None and run.alive,
             refused=self._refused,
             leftovers=leftovers,
+            answer=self._answer,
         )

@@ -23,6 +23,7 @@ from runner.gateway.base import (
     Query,
     QueryResult,
     ServerInfo,
+    StepCancel,
     WorkerEnd,
 )
 
@@ -112,6 +113,8 @@ class FakeGateway:
         self.group_lost = False
         #: Who asks for the run to be stopped; told once.
         self.cancel_request: str | None = None
+        self.step_cancels: list[StepCancel] = []
+        self.answers: list[tuple[str, int | None]] = []
         #: Why no ledger is written; `ledger`: there is one, and every virtual worker writes its commit row.
         self.ledger_problem: str | None = None
         self.ledger = ledger
@@ -192,6 +195,14 @@ class FakeGateway:
         """Tell the request once."""
         by, self.cancel_request = self.cancel_request, None
         return by
+
+    def take_step_cancel(self) -> StepCancel | None:
+        """Tell each request once."""
+        return self.step_cancels.pop(0) if self.step_cancels else None
+
+    def answer(self, request: StepCancel, *, steps: int | None) -> None:
+        """Note it."""
+        self.answers.append((request.step, steps))
 
     async def look(self) -> tuple[LiveWorker, ...]:
         """See nothing: nobody watches this double."""

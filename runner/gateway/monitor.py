@@ -13,9 +13,9 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from runner.engine.events import Worker
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
-from runner.gateway.base import GroupHolder, LeftBehind
+from runner.gateway.base import GroupHolder, LeftBehind, StepCancel
 from runner.gateway.replies import Reply
-from runner.gateway.requests import HeardRequests
+from runner.gateway.requests import CancelAnswer, HeardRequests
 from runner.gateway.session import Session
 from runner.identity import run_of, runner_name, worker_name
 
@@ -42,6 +42,7 @@ class MonitorSession:
         self._groups: dict[str, bool] = {}
         self._requests = HeardRequests(run_id)
         self._heard = asyncio.Event()
+        self._answers: list[CancelAnswer] = []
         self.group_lost = False
 
     @property
@@ -61,6 +62,7 @@ class MonitorSession:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
+        await self._send_answers()
         if self._session is not None:
             await self._session.close()
 
@@ -101,6 +103,22 @@ class MonitorSession:
     def take_cancel(self) -> str | None:
         """Return who has asked through the server for the run to be stopped; each request is told once."""
         return self._requests.take_cancel()
+
+    def take_step_cancel(self) -> StepCancel | None:
+        """Return who has asked for a step to be stopped; each request is told once."""
+        return self._requests.take_step_cancel()
+
+    def answer(self, request: StepCancel, *, steps: int | None) -> None:
+        """Have who asks told how many steps that concerns; None: there is no such step."""
+        self._answers.append(CancelAnswer(run=self._run_id, key=request.key, steps=steps))
+        self._heard.set()
+
+    async def _send_answers(self) -> None:
+        """Send what is to be answered. Who cannot be told now is told at the next look."""
+        with contextlib.suppress(GatewayError, ConnectionFailedError):
+            while self._answers:
+                await self._run("notify", (self._answers[0].to_payload(),))
+                del self._answers[0]
 
     async def cancelled_by(self, application_name: str) -> str | None:
         """Return who has asked through the server for this worker's end, if somebody has.
@@ -203,6 +221,7 @@ class MonitorSession:
             self._heard.clear()
             with contextlib.suppress(GatewayError, ConnectionFailedError):
                 await self._check_requests()
+            await self._send_answers()
             with contextlib.suppress(GatewayError, ConnectionFailedError):
                 async with self._lock:
                     reply = await self._attempt("workers", (self._prefix,))

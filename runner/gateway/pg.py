@@ -23,6 +23,7 @@ from runner.gateway.base import (
     Query,
     QueryResult,
     ServerInfo,
+    StepCancel,
     WorkerHandle,
 )
 from runner.gateway.commits import Commits
@@ -162,6 +163,14 @@ class PgGateway:
     def take_cancel(self) -> str | None:
         """Return who has asked for the run to be stopped, once."""
         return self._monitor.take_cancel()
+
+    def take_step_cancel(self) -> StepCancel | None:
+        """Return a request for one step to be stopped, once."""
+        return self._monitor.take_step_cancel()
+
+    def answer(self, request: StepCancel, *, steps: int | None) -> None:
+        """Have who asks told what that concerns."""
+        self._monitor.answer(request, steps=steps)
 
     @property
     def ledger_problem(self) -> str | None:

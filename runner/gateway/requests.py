@@ -10,6 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from runner.gateway.base import StepCancel
 from runner.identity import worker_name
 
 #: The channel; NOTIFY reaches who listens in the same database.
@@ -30,6 +31,31 @@ class CancelRequest:
     def to_payload(self) -> str:
         """Return it as a notification carries it, which is 8,000 bytes at most."""
         return json.dumps({"run": self.run, "step": self.step, "by": self.by[:200], "key": self.key})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CancelAnswer:
+    """What the runner says to a request about a step: how many steps it concerns; None: the run has no such step."""
+
+    run: str
+    key: str
+    steps: int | None
+
+    def to_payload(self) -> str:
+        """Return it as a notification carries it."""
+        return json.dumps({"run": self.run, "answer": self.key, "steps": self.steps})
+
+
+def read_answer(payload: str, request: CancelRequest) -> CancelAnswer | None:
+    """Return what a notification answers to this request; None if it is something else."""
+    try:
+        fields = json.loads(payload)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(fields, dict) or (fields.get("run"), fields.get("answer")) != (request.run, request.key):
+        return None
+    steps = fields.get("steps")
+    return CancelAnswer(run=request.run, key=request.key, steps=steps if isinstance(steps, int) else None)
 
 
 def read_request(payload: str) -> CancelRequest | None:
@@ -63,6 +89,7 @@ class HeardRequests:
         self._to_check: list[tuple[CancelRequest, int]] = []
         self._accepted: list[CancelRequest] = []
         self._not_taken: list[str] = []
+        self._steps_not_taken: list[CancelRequest] = []
 
     def hear(self, channel: str, payload: str, sender: int) -> bool:
         """Take a notification of the backend `sender`; say whether there is something to check now."""
@@ -89,6 +116,15 @@ class HeardRequests:
         self._accepted.append(named)
         if named.step is None:
             self._not_taken.append(named.by)
+        else:
+            self._steps_not_taken.append(named)
+
+    def take_step_cancel(self) -> StepCancel | None:
+        """Return who wants which step stopped, the first one first, each once."""
+        if not self._steps_not_taken:
+            return None
+        request = self._steps_not_taken.pop(0)
+        return StepCancel(step=request.step or "", by=request.by, key=request.key)
 
     def take_cancel(self) -> str | None:
         """Return who wants the run stopped, the first one first, each once."""

@@ -29,6 +29,14 @@ class Cancelled:
     refused: str | None
     user: str
     leftovers: Sequence[tuple[str, tuple[str, ...]]]
+    #: The step that was meant, if not the run; and how many a living runner says that are not over, None for silence.
+    step: str | None = None
+    concerned: int | None = None
+
+    @property
+    def unanswered(self) -> bool:
+        """Say whether a step was meant that has no worker, and nobody knows whether it will get one."""
+        return self.step is not None and not self.asked and self.runner_alive and self.concerned is None
 
     @property
     def still(self) -> list[LiveWorker]:
@@ -41,9 +49,11 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
     for worker, seconds in done.asked:
         who = f"{worker.step} (pid {worker.worker.pid})"
         yield f"{who}: STILL RUNNING" if seconds is None else f"{who}: gone after {format_duration(seconds)}"
-    if not done.asked:
+    if not done.asked and done.step is None:
         yield f"run {done.run.run} has no worker to stop"
-    if done.runner_alive:
+    if done.step is not None:
+        yield from _step_lines(done, done.step)
+    elif done.runner_alive:
         yield "its runner is alive and was told: it starts nothing more but finally steps, and reports by whom"
     for worker in done.left:
         yield _left_words(worker)
@@ -54,6 +64,21 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
     for what, repairs in done.leftovers:
         yield f"left behind: {what}"
         yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(repairs))
+
+
+def _step_lines(done: Cancelled, step: str) -> Iterator[str]:
+    if not done.asked:
+        yield f"{step} has no worker to stop"
+    if not done.runner_alive:
+        return
+    if done.concerned is None:
+        yield (
+            "its runner is alive and has not answered: it may begin the step again; see jobplan status " + done.run.run
+        )
+    elif done.concerned or done.asked:
+        yield "its runner is alive and was told: it does not begin the step again, goes on, and reports by whom"
+    else:
+        yield "its runner is alive, and says that the step is over"
 
 
 def _left_words(worker: LiveWorker) -> str:
@@ -78,6 +103,8 @@ def cancel_data(done: Cancelled) -> dict[str, Any]:
         "run": done.run.run,
         "by": done.by,
         "runner_alive": done.runner_alive,
+        "step": done.step,
+        "steps_not_over": done.concerned,
         "stopped": [
             {**worker_data(worker, done.at), "gone_after_seconds": round(seconds, 3)}
             for worker, seconds in done.asked

@@ -171,6 +171,8 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
             yield f"{event.step}: started{again} ({limit})"
         case ev.AttemptCancelRequested():
             yield f"{event.step}: asked to stop ({event.reason.replace('_', ' ')})"
+        case ev.StepCancelRequested():
+            yield f"{event.step}: {event.by} asks for it to be stopped, and it is not begun any more"
         case ev.AttemptLost():
             yield f"{event.step}: its session was lost ({event.message}); following the worker by its name"
         case ev.StepRetrying():
@@ -229,6 +231,8 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
     if record.started_at is not None and record.ended_at is not None:
         word = "after" if event.state == StepState.DETACHED else "in"
         words += f" {word} {format_duration(record.ended_at - record.started_at)}{_again(record)}"
+    if event.state == StepState.CANCELLED and record.cancelled_by is not None and record.cancel_reason is None:
+        return f"{words}: {error_text(event.error)}"
     by = record.last.cancelled_by if record.last is not None else None
     if by is not None:
         words += f" by {by}" if event.state == StepState.CANCELLED else f", {by} having asked for its end"

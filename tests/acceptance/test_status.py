@@ -161,6 +161,37 @@ def test_one_step_is_cancelled_and_the_run_goes_on(jobplan: Jobplan, db: Databas
     assert db.value("SELECT count(*) FROM pg_class WHERE relname = 'witness'") == 1
 
 
+def test_a_step_between_two_attempts_is_cancelled(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+    plan = jobplan.plan(
+        """
+        - {id: flaky, sql: SELECT 1/0, retry: {max_attempts: 3, delay: 1h}}
+        - {id: slow, sql: SELECT pg_sleep(240)}
+        - {id: later, sql: CREATE TABLE witness (), needs: [slow]}
+        """,
+        defaults=PATIENT,
+    )
+    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    db.until_workers("slow")
+    until(lambda: jobplan.happened("step_retrying"))
+    run = run_of(db)
+    wrong = on_call("cancel", run, "--step", "flakey")
+    assert (wrong.code, f"run {run} has no step 'flakey'." in wrong.err) == (2, True)
+    done = on_call("cancel", run, "--step", "flaky")
+    assert (done.code, done.out.splitlines()) == (
+        0,
+        [
+            "flaky has no worker to stop",
+            "its runner is alive and was told: it does not begin the step again, goes on, and reports by whom",
+        ],
+    )
+    assert on_call("cancel", run, "--step", "later").code == 0
+    assert on_call("cancel", run, "--step", "slow").code == 0
+    ran = started.ended()
+    assert ran.code == 1
+    assert jobplan.events()[-1]["steps"] == dict.fromkeys(("flaky", "slow", "later"), "cancelled")
+    assert "asked for its end before attempt 2" in ran.err
+
+
 def test_a_cancelled_create_index_concurrently_is_told_with_what_repairs_it(
     jobplan: Jobplan, db: Database, on_call: OnCall
 ) -> None:

@@ -24,6 +24,7 @@ class Inspector:
         self.open_main = len(plan.steps)
         self.held: dict[str, StepRecord] = {}
         self.checking: set[str] = set()
+        self.unwanted: set[str] = set()
         self.before: dict[str, ev.Verdict] = {}
         self.launched: Counter[str] = Counter()
         self.iterations: Counter[str] = Counter()
@@ -35,6 +36,8 @@ class Inspector:
     def __call__(self, state: RunState, what: ev.Event | Decision) -> None:
         """Check what has just happened."""
         if isinstance(what, ev.Event):
+            if isinstance(what, ev.StepCancelRequested):
+                self.unwanted.add(what.step)
             self.event(state, what)
             validate(state)
         elif what.commands:
@@ -70,9 +73,10 @@ class Inspector:
                 self.repeating(state, event)
             case ev.StepFinished() | ev.StepSkipped():
                 self.ended(state, event)
-            case ev.RunInterrupted() | ev.RunTimedOut() | ev.RunDraining():
+            case ev.RunInterrupted() | ev.RunCancelled() | ev.RunTimedOut() | ev.RunDraining():
                 self.stopped[self.open_main > 0] = True
-                assert self.open_main or isinstance(event, ev.RunInterrupted), f"{event} in finally"
+                by_somebody = isinstance(event, ev.RunInterrupted | ev.RunCancelled)
+                assert self.open_main or by_somebody, f"{event} in finally"
             case ev.StepReady():
                 self.overtaken[event.step] = 0
             case ev.CapacityShort() | ev.CapacityRestored():
@@ -122,6 +126,7 @@ class Inspector:
         parent = state.records[record.parent or event.step].step
         assert record.in_finally is (self.open_main == 0), f"{step.id} started in the wrong part of the run"
         assert not self.stopping, f"{step.id} started in a run that stops"
+        assert self.unwanted.isdisjoint({step.id, parent.id}), f"{step.id} started although somebody wants it stopped"
         for need in parent.needs:
             assert met(need, state.records[need.step]), f"{step.id} started although {need} is not met"
         conditional = step.if_ is not None or bool(step.preconditions)

@@ -145,8 +145,22 @@ class World:
         self.interrupts = [random.uniform(0.0, 12.0)] if random.random() < 0.2 else []
         if random.random() < 0.03:
             self.interrupts.append(random.uniform(5.0, 25.0))
+        self.cancels = self._random_cancels([step.id for step in (*plan.steps, *plan.finally_)])
         picky = random.random() < 0.1
         self.not_selected = [step.id for step in plan.steps if picky and random.random() < 0.4]
+
+    def _random_cancels(self, steps: Sequence[str]) -> list[tuple[float, str | None]]:
+        """Draw who asks through the server for what to be stopped."""
+        random = self._random
+        cancels: list[tuple[float, str | None]] = []
+        if random.random() < 0.1:
+            cancels.append((random.uniform(0.0, 12.0), None))
+        if random.random() < 0.03:
+            cancels.append((random.uniform(5.0, 25.0), None))
+        for _ in range(random.choice((0, 0, 0, 1, 2))):
+            key = random.choice(steps)
+            cancels.append((random.choice((0.0, random.uniform(0.0, 12.0))), key + random.choice(("", "", "[a]"))))
+        return cancels
 
     def capacity(self, now: float) -> int:
         """Return the workers that the server has at `now`."""

@@ -177,3 +177,23 @@ def test_a_worker_that_takes_anothers_place_is_another_one(pid: int) -> None:
     lines, _ = one.follow(look(2, second))
     assert lines[0] == "a (pid 1): gone after 2.0s"
     assert lines[1].startswith(f"a: pid {pid}, ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "alive", "concerned", "said"),
+    [
+        ([(A, 0.3)], True, 1, "its runner is alive and was told: it does not begin the step again, goes on, and"),
+        ([], True, 2, "its runner is alive and was told: it does not begin the step again, goes on, and"),
+        ([], True, 0, "its runner is alive, and says that the step is over"),
+        ([], True, None, "its runner is alive and has not answered: it may begin the step again"),
+    ],
+)
+def test_what_a_living_runner_says_to_a_request_about_a_step(
+    asked: list[tuple[LiveWorker, float | None]], alive: bool, concerned: int | None, said: str
+) -> None:
+    done = replace(DONE, asked=asked, runner_alive=alive, step="a", concerned=concerned)
+    *first, last = cancel_lines(done)
+    assert first == (["a (pid 1): gone after 300ms"] if asked else ["a has no worker to stop"])
+    assert last.startswith(said)
+    assert done.unanswered is (concerned is None)
+    assert cancel_data(done)["steps_not_over"] == concerned

@@ -13,9 +13,9 @@ from runner.engine.scheduler import run_status
 from runner.engine.settling import settle
 from runner.engine.state import StepState
 from runner.errors import GroupHeldError
-from runner.gateway.base import GroupHolder
+from runner.gateway.base import GroupHolder, StepCancel
 from runner.gateway.fake import FakeGateway, Script
-from runner.plan.model import Concurrency, OnConflict, OnRunnerExit, Retry
+from runner.plan.model import Concurrency, ForEach, Need, NeedOn, OnConflict, OnRunnerExit, Plan, Retry, Step
 from tests.builders import Recorder, new_run, plan, step
 
 BY = "alice@laptop (role dba)"
@@ -110,3 +110,70 @@ def test_a_step_that_somebody_cancelled_does_not_run_again(outcome: ev.Outcome) 
     settled = settle(run.state, record, 2.0)
     assert isinstance(settled, ev.StepFinished)
     assert settled.state == StepState(outcome.value)
+
+
+async def without(of: Plan, gateway: FakeGateway, key: str, *, when: type[ev.Event]) -> tuple[int, Recorder]:
+    """Have a step stopped when an event of this kind has been recorded; return the exit code and what was recorded."""
+    run, recorder = new_run(of, gateway)
+    task = asyncio.create_task(run.execute())
+    async with asyncio.timeout(20):
+        while not recorder.of(when):  # noqa: ASYNC110 - the run sets no event
+            await asyncio.sleep(0)
+        gateway.step_cancels.append(StepCancel(step=key, by=BY, key="1"))
+        run._news.set()
+        return (await task).exit_code, recorder
+
+
+FAILS = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
+
+
+@pytest.mark.parametrize(
+    ("steps", "when", "message"),
+    [
+        ([step("a", "fails", retry=Retry(max_attempts=2, delay=3600.0))], ev.StepRetrying, "before attempt 2"),
+        ([step("b", "0.5", priority=1), step("a", "select 1")], ev.StepQueued, "before it was begun"),
+        ([step("b", "0.5"), step("a", "select 1", needs=["b"])], ev.AttemptRunning, "before it was begun"),
+    ],
+    ids=["between attempts", "queued", "pending"],
+)
+async def test_a_step_without_a_worker_can_be_cancelled(steps: list[Step], when: type[ev.Event], message: str) -> None:
+    gateway = FakeGateway(scripts={"fails": FAILS, "0.5": Script(seconds=0.5)})
+    last = step("after", "select 2", needs=[Need(step="a", on=NeedOn.DONE)])
+    code, recorder = await without(plan(*steps, last, slots=1), gateway, "a", when=when)
+    assert code == 1
+    (asked,) = recorder.of(ev.StepCancelRequested)
+    assert (asked.step, asked.by) == ("a", BY)
+    (end,) = recorder.of(ev.StepFinished, "a")
+    assert end.state == "cancelled"
+    assert end.error is not None
+    assert end.error.message == f"{BY} asked for its end {message}"
+    assert [launched.sql for launched in gateway.launched if launched.sql in ("select 1", "fails")] in ([], ["fails"])
+    assert recorder.of(ev.StepFinished, "after")[0].state == "succeeded"
+    assert gateway.answers == [("a", 1)]
+
+
+async def test_a_step_that_runs_is_stopped_by_its_runner_too() -> None:
+    gateway = FakeGateway(scripts={"long": LONG})
+    code, recorder = await without(plan(step("a", "long"), step("b", "select 1")), gateway, "a", when=ev.AttemptRunning)
+    assert code == 1
+    assert [event.reason for event in recorder.of(ev.AttemptCancelRequested)] == [ev.CancelReason.CANCEL]
+    assert recorder.outcomes() == {"a": ev.Outcome.CANCELLED, "b": ev.Outcome.SUCCEEDED}
+
+
+async def test_a_request_for_a_step_means_its_instances() -> None:
+    each = step("a", "long", for_each=ForEach(as_="t", items=("x", "y", "z")))
+    gateway = FakeGateway(scripts={"long": LONG})
+    code, recorder = await without(plan(each, slots=1), gateway, "a", when=ev.AttemptRunning)
+    assert code == 1
+    assert [event.step for event in recorder.of(ev.StepCancelRequested)] == ["a[x]", "a[y]", "a[z]"]
+    assert len(gateway.launched) == 1
+    assert gateway.answers == [("a", 3)]
+
+
+async def test_a_request_for_what_is_not_there_or_over_is_answered() -> None:
+    gateway = FakeGateway(scripts={"long": Script(seconds=0.3)})
+    gateway.step_cancels = [StepCancel(step="typo", by=BY, key="1")]
+    code, recorder = await without(plan(step("a", "select 1"), step("b", "long")), gateway, "a", when=ev.StepFinished)
+    assert code == 0
+    assert not recorder.of(ev.StepCancelRequested)
+    assert gateway.answers == [("typo", None), ("a", 0)]

@@ -126,6 +126,8 @@ def _cancelled() -> Iterator[str]:
         leftovers=leftovers,
     )
     yield from cancel_lines(done)
+    yield from cancel_lines(replace(done, step="a", concerned=1))
+    yield from cancel_lines(replace(done, step="a", asked=[]))
     yield from cancel_lines(replace(done, asked=[(A, None)], refused="permission denied to terminate process"))
 
 

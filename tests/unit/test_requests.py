@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from runner.gateway.requests import CHANNEL, CancelRequest, HeardRequests, read_request
+from runner.gateway.requests import CHANNEL, CancelAnswer, CancelRequest, HeardRequests, read_answer, read_request
 from runner.identity import worker_name
 
 RUN = "260131-k7f3qz"
@@ -95,3 +95,18 @@ def test_a_flood_is_bounded() -> None:
     for number in range(1000):
         known.hear(CHANNEL, CancelRequest(run=RUN, step=None, by="m", key=str(number)).to_payload(), 1)
     assert len(known.to_check) == 100
+
+
+def test_a_step_is_asked_for_once_and_the_answer_finds_who_asked() -> None:
+    known = heard(STEP, STEP)
+    asked = known.take_step_cancel()
+    assert asked is not None
+    assert (asked.step, asked.by, asked.key) == ("vacuum", "bob@host (role dba)", "2")
+    assert known.take_step_cancel() is None
+    for steps in (0, 3, None):
+        answer = CancelAnswer(run=RUN, key=asked.key, steps=steps)
+        assert read_answer(answer.to_payload(), STEP) == answer
+        assert read_answer(answer.to_payload(), WHOLE) is None
+        assert read_request(answer.to_payload()) is None
+    assert read_answer(STEP.to_payload(), STEP) is None
+    assert read_answer("x", STEP) is None

@@ -35,6 +35,7 @@ def check_run(random: Random) -> Simulation:
         checks=world.check,
         capacity=world.capacity,
         interrupts=world.interrupts,
+        cancels=world.cancels,
         not_selected=world.not_selected,
         watch=Inspector(plan),
     )
@@ -71,7 +72,7 @@ def check_end(run: Simulation, record: StepRecord) -> None:
         finish = next(e for e in reversed(run.events) if isinstance(e, ev.StepFinished) and e.step == record.key)
         assert finish.error is not None, f"{record.key} failed without a word"
     if record.in_finally and was_drained(record):
-        assert run.state.finally_interrupted
+        assert run.state.finally_interrupted or run.state.finally_cancelled
 
 
 def was_drained(record: StepRecord) -> bool:
@@ -84,12 +85,15 @@ def check_exit_code(run: Simulation) -> None:
     assert isinstance(last, ev.RunFinished)
     states = set(last.steps.values())
     interrupted = any(isinstance(event, ev.RunInterrupted) for event in run.events)
+    cancelled = any(isinstance(event, ev.RunCancelled) for event in run.events)
     timed_out = any(isinstance(event, ev.RunTimedOut) for event in run.events)
     bad_main = any(record.state in BAD and not record.in_finally for record in run.state.records.values())
     if interrupted:
         expected = (130, "interrupted")
     elif timed_out:
         expected = (5, "timed_out")
+    elif cancelled:
+        expected = (7 if "unknown" in states else 1, "cancelled")
     else:
         code = 7 if "unknown" in states else int(bool(states & {str(state) for state in BAD}))
         expected = (code, "failed" if bad_main else "succeeded")
@@ -126,6 +130,8 @@ def test_the_random_runs_meet_every_rule() -> None:
         *("before proceed", "before skip", "before fail", "before error", "items error"),
         *("after proceed", "after fail", "after error", "after again", "step_repeating", "no items", "4 items"),
         *("finally after interrupted", "finally after timed_out", "finally after failed", "finally interrupted"),
+        *("run_cancelled", "step_cancel_requested", "cancel cancel", "finally after cancelled", "finally cancelled"),
+        *("asked before it was begun", "asked before another attempt", "asked while it ran"),
         *("an instance detached", "an instance drained", "an instance skipped by condition"),
     }
     assert wanted <= seen.keys()
@@ -155,5 +161,14 @@ def what_happened(run: Simulation) -> Iterator[str]:
             yield "patience over"
         if record.in_finally and record.attempt:
             yield f"finally after {run_status(run.state)}"
-    if run.state.finally_interrupted:
-        yield "finally interrupted"
+        yield _asked(record)
+    yield f"finally {'interrupted' if run.state.finally_interrupted else 'not interrupted'}"
+    yield f"finally {'cancelled' if run.state.finally_cancelled else 'not cancelled'}"
+
+
+def _asked(record: StepRecord) -> str:
+    if record.cancelled_by is None or record.instances is not None:
+        return "not asked"
+    if record.cancel_reason is not None:
+        return "asked while it ran"
+    return "asked before it was begun" if record.last is None else "asked before another attempt"
