@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import click
 
 from runner.cli.connection import dsn_of_run, dsn_option
 from runner.cli.journals import journal_option
+from runner.cli.ledger_options import ledger_schema
 from runner.cli.saying import say_json, say_lines
 from runner.clock import rfc3339
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from runner.engine.activity import Activity
     from runner.gateway.activity import Leftover
     from runner.reports.attach import Follower
+    from runner.reports.status import RecordSummary
 
 #: Seconds between two looks.
 _EVERY = 1.0
@@ -33,30 +36,32 @@ def attach(run: str, dsn: str | None, *, journal: Path, form: str) -> None:
     RUN is a run's id or how it begins. Nothing is changed: Ctrl-C only stops the following. How a worker ended is known
     to its runner and to the run's record; what the server shows of it is told, and what is left half done.
     """
-    from runner.cli.enriching import recorded_runs
     from runner.reports.attach import attach_data, attach_lines
 
-    follower, leftovers, at = asyncio.run(_attach(run, dsn_of_run(dsn, journal, run)))
+    follower, leftovers, record, at = asyncio.run(_attach(run, dsn_of_run(dsn, journal, run), journal))
     pairs = [(one.what, one.repair) for one in leftovers]
-    record = recorded_runs(journal, [follower.run]).get(follower.run.run)
     if form == "json":
         say_json(attach_data(follower.run, follower.gone, pairs, record, now=at))
     else:
         say_lines(attach_lines(follower.run, follower.gone, pairs, record))
 
 
-async def _attach(wanted: str, dsn: str) -> tuple[Follower, tuple[Leftover, ...], float]:
+async def _attach(
+    wanted: str, dsn: str, journal: Path
+) -> tuple[Follower, tuple[Leftover, ...], RecordSummary | None, float]:
+    from runner.cli.enriching import recorded_runs
     from runner.engine.activity import find_run
     from runner.gateway.activity import Observer
     from runner.reports.attach import Follower
 
-    observer = await Observer.connect(dsn)
+    ledger = ledger_schema()
+    observer = await Observer.connect(dsn, ledger=ledger)
     try:
         activity = await observer.look()
         run = find_run(activity.runs, wanted)
         if run.database and run.database != activity.database:
             await observer.close()
-            observer = await Observer.connect(dsn, database=run.database)
+            observer = await Observer.connect(dsn, database=run.database, ledger=ledger)
         follower = Follower(run)
         relations: set[str] = set()
         while _tell(follower, activity):
@@ -64,10 +69,12 @@ async def _attach(wanted: str, dsn: str) -> tuple[Follower, tuple[Leftover, ...]
             relations |= await observer.locked(pids) if pids else frozenset()
             await asyncio.sleep(_EVERY)
             activity = await observer.look()
+        last = dataclasses.replace(activity, database=run.database or activity.database, runs=(follower.run,))
+        record = (await recorded_runs(observer, last, journal, ledger)).get(run.run)
         leftovers = await observer.leftovers(relations, [one.worker for one in follower.gone])
     finally:
         await observer.close()
-    return follower, leftovers, activity.at
+    return follower, leftovers, record, activity.at
 
 
 def _tell(follower: Follower, activity: Activity) -> bool:

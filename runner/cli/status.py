@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import shutil
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,12 @@ import click
 
 from runner.cli.connection import dsn_of_run, dsn_option
 from runner.cli.journals import journal_option
+from runner.cli.ledger_options import ledger_schema
 from runner.cli.saying import say_json, say_lines
 
 if TYPE_CHECKING:
     from runner.engine.activity import Activity
+    from runner.reports.status import RecordSummary
 
 _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 
@@ -34,7 +37,8 @@ def status(run: str | None, dsn: str | None, *, journal: Path, watch: bool, ever
     """Say what lives on the server: runs, their runners and workers, and who waits for whom.
 
     RUN is a run's id or how it begins. Everything is read from the server, so it does not matter where the run was
-    started; what a record on this machine knows is told too. With --watch and --format json each look is one line.
+    started; what a journal on this machine, or the ledger, knows is told too. With --watch and --format json each look
+    is one line.
     """
     try:
         dsn = dsn_of_run(dsn, journal, run)
@@ -46,16 +50,18 @@ def status(run: str | None, dsn: str | None, *, journal: Path, watch: bool, ever
 
 
 async def _status(wanted: str | None, dsn: str, *, journal: Path, every: float | None, form: str) -> None:
+    from runner.cli.enriching import recorded_runs
     from runner.gateway.activity import Observer
 
-    observer = await Observer.connect(dsn)
+    ledger = ledger_schema()
+    observer = await Observer.connect(dsn, ledger=ledger)
     try:
         looked = _narrowed(await observer.look(), wanted)
-        _show(looked, form, journal, again=every is not None)
+        _show(looked, form, await recorded_runs(observer, looked, journal, ledger), again=every is not None)
         while every is not None and (wanted is None or looked.runs):
             await asyncio.sleep(every)
             looked = _only(await observer.look(), looked.runs[0].run if wanted is not None else None)
-            _show(looked, form, journal, again=True)
+            _show(looked, form, await recorded_runs(observer, looked, journal, ledger), again=True)
     finally:
         await observer.close()
 
@@ -71,11 +77,9 @@ def _only(activity: Activity, run: str | None) -> Activity:
     return dataclasses.replace(activity, runs=tuple(one for one in activity.runs if run in (None, one.run)))
 
 
-def _show(activity: Activity, form: str, journal: Path, *, again: bool) -> None:
-    from runner.cli.enriching import recorded_runs
+def _show(activity: Activity, form: str, records: Mapping[str, RecordSummary], *, again: bool) -> None:
     from runner.reports.status import status_data, status_lines
 
-    records = recorded_runs(journal, activity.runs)
     if form == "json":
         say_json(status_data(activity, records=records), indent=None if again else 2)
         sys.stdout.flush()

@@ -21,9 +21,11 @@ from runner.gateway.conninfo import with_keepalives
 from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR
 from runner.gateway.output import plan_text
 from runner.gateway.queries import query
+from runner.gateway.recorded import Recorded, read_recorded
 from runner.gateway.replies import Reply, Row
 from runner.gateway.session import Session
 from runner.identity import WorkerLabel, run_of, runner_name
+from runner.sql.params import quote_identifier
 
 #: What the session is called; nothing of jobplan's that belongs to a run has such a name.
 APPLICATION_NAME = "jobplan looking"
@@ -49,20 +51,21 @@ class Leftover:
 class Observer:
     """See the module's docstring. Open it with `connect`."""
 
-    def __init__(self, conninfo: str, session: Session) -> None:
+    def __init__(self, conninfo: str, session: Session, ledger: str = "") -> None:
         self._conninfo = conninfo
         self._session = session
+        self._ledger = ledger
 
     @classmethod
-    async def connect(cls, conninfo: str, *, database: str | None = None) -> Observer:
-        """Open it; `database` overrules the one that the connection string names.
+    async def connect(cls, conninfo: str, *, database: str | None = None, ledger: str = "") -> Observer:
+        """Open it; `database` overrules the one that the connection string names, `ledger` is the schema of a ledger.
 
         ConnectionFailedError if the server cannot be reached.
         """
         given = with_keepalives(conninfo)
         if database is not None:
             given = make_conninfo(given, dbname=database)
-        return cls(given, await _open(given))
+        return cls(given, await _open(given, ledger), ledger)
 
     async def close(self) -> None:
         """Close the session."""
@@ -82,6 +85,15 @@ class Observer:
             sees_all=sees_all == "t",
             runs=read_runs(sessions.rows, blocking.rows, progress.rows),
         )
+
+    async def recorded(self, runs: Iterable[str]) -> dict[str, Recorded]:
+        """Return what a ledger in this session's database has of these runs; nothing if none tells."""
+        if not self._ledger:
+            return {}
+        try:
+            return await read_recorded(self._session, self._ledger, runs)
+        except ServerLostError:
+            return {}
 
     async def hear(self, heard: Callable[[str], None]) -> None:
         """Have the payload of each notification of a runner's passed on; not what is said while the server is away."""
@@ -123,7 +135,7 @@ class Observer:
         while True:
             try:
                 if self._session.lost:
-                    self._session = await _open(self._conninfo)
+                    self._session = await _open(self._conninfo, self._ledger)
                 return await self._session.run(*statements)
             except (ServerLostError, ConnectionFailedError) as error:
                 until = until or loop.time() + RECONNECT_FOR
@@ -132,8 +144,11 @@ class Observer:
             await asyncio.sleep(RECONNECT_EVERY)
 
 
-async def _open(conninfo: str) -> Session:
-    session = await Session.connect(conninfo, application_name=APPLICATION_NAME, queries=query)
+async def _open(conninfo: str, ledger: str) -> Session:
+    quoted = quote_identifier(ledger) if ledger else ""
+    session = await Session.connect(
+        conninfo, application_name=APPLICATION_NAME, queries=lambda name: query(name, ledger=quoted)
+    )
     try:
         await session.run(("pin", ()), ("unlimit", ()))
     except ServerLostError as error:

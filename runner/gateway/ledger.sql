@@ -189,6 +189,14 @@ FROM (SELECT) AS one
 LEFT JOIN pg_namespace AS n ON n.nspname = $1::text
 LEFT JOIN pg_class AS m ON m.relnamespace = n.oid AND m.relname = 'meta' AND m.relkind = 'r'
 
+-- name: ledger_readable
+-- $1 schema. Whether there is a ledger in it that this role may read.
+SELECT coalesce(count(*) = 5 AND bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(t.oid, 'SELECT')),
+                false)
+FROM pg_namespace AS n
+JOIN pg_class AS t ON t.relnamespace = n.oid AND t.relkind = 'r'
+WHERE n.nspname = $1::text AND t.relname IN ('meta', 'runs', 'plans', 'events', 'commits')
+
 -- name: ledger_version
 -- The version of the ledger that was found.
 SELECT max(version) FROM {ledger}.meta
@@ -384,6 +392,10 @@ LIMIT 2
 -- name: ledger_plans
 -- $1 run. Its plans: the SHA-256 by which events speak of each, and JSON.
 SELECT sha256, resolved::text FROM {ledger}.plans WHERE run = $1::text
+
+-- name: ledger_commits
+-- $1 run. Its attempts that are known to have committed.
+SELECT step, attempt FROM {ledger}.commits WHERE run = $1::text AND committed
 
 -- name: ledger_history
 -- $1 run. Its events as JSON, in order.

@@ -96,10 +96,8 @@ def attach_lines(
     record: RecordSummary | None = None,
 ) -> Iterator[str]:
     """Yield the lines that sum up."""
-    ends = record.ends if record is not None else {}
     for one in gone:
-        end = ends.get(one.worker.step)
-        yield gone_words(one) + (f"; recorded as {end.replace('_', ' ')}" if end else "")
+        yield gone_words(one) + _recorded_words(one.worker.step, record)
     yield f"run {run.run}: nothing of it lives on the server any longer"
     if record is not None:
         yield f"its record: {record.steps} ({record.where})"
@@ -108,6 +106,14 @@ def attach_lines(
     for what, repairs in leftovers:
         yield f"left behind: {what}"
         yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(repairs))
+
+
+def _recorded_words(step: str, record: RecordSummary | None) -> str:
+    if record is None:
+        return ""
+    if step in record.ends:
+        return f"; recorded as {record.ends[step].replace('_', ' ')}"
+    return "; it has committed, says its row in the ledger" if step in record.committed else ""
 
 
 def attach_data(
@@ -128,6 +134,7 @@ def attach_data(
                 "gone_after_seconds": None if one.seconds is None else round(one.seconds, 3),
                 "at_deadline": one.at_deadline,
                 "recorded": ends.get(one.worker.step),
+                "committed": True if record is not None and one.worker.step in record.committed else None,
             }
             for one in gone
         ],

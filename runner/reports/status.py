@@ -27,13 +27,21 @@ _LONGEST_STEP = 36
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordSummary:
-    """What a run's record says beside the server: states by count, in words, where it is, and how steps ended."""
+    """What a run's record says beside the server: states by count, in words, where it is, and how steps ended.
+
+    `source` is journal or ledger, `at` when it heard of the run last. `committed` are steps whose last worker, of whom
+    nobody has seen the end, is known to have committed.
+    """
 
     plan: str
     steps: str
     where: str
     finished: bool = False
     ends: Mapping[str, str] = field(default_factory=dict)
+    source: str = "journal"
+    at: float = 0.0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    committed: frozenset[str] = frozenset()
 
 
 def status_lines(
@@ -70,10 +78,19 @@ def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | Non
     yield _fit(f"run {run.run}{f' of {plan}' if plan else ''}: {_runner_words(run, now, record)}{where}", width)
     if record is not None:
         yield _fit(f"  {record.steps} ({record.where})", width)
+        yield from (
+            _fit(f"  {step}: has committed, says its row in the ledger", width) for step in _unseen(run, record)
+        )
     for worker in worst_first(run):
         yield from _worker_lines(worker, now, width)
     if run.workers:
         yield f"  follow: jobplan attach {run.run}   stop: jobplan cancel {run.run}"
+
+
+def _unseen(run: LiveRun, record: RecordSummary) -> list[str]:
+    """Return the steps whose worker has gone and done its work, and of which only the ledger knows that."""
+    there = {worker.step for worker in run.workers}
+    return sorted(record.committed - there)
 
 
 def _runner_words(run: LiveRun, now: float, record: RecordSummary | None) -> str:
@@ -223,7 +240,15 @@ def _run_data(run: LiveRun, now: float, record: RecordSummary | None) -> dict[st
         "workers": [worker_data(worker, now) for worker in worst_first(run)],
         "record": None
         if record is None
-        else {"where": record.where, "finished": record.finished, "steps": record.ends},
+        else {
+            "source": record.source,
+            "where": record.where,
+            "at": _time(record.at) if record.at else None,
+            "finished": record.finished,
+            "counts": dict(record.counts),
+            "steps": record.ends,
+            "committed": sorted(record.committed),
+        },
     }
 
 

@@ -119,6 +119,42 @@ def test_a_killed_runner_leaves_no_question(jobplan: Jobplan, done: Database, tm
     assert done.value("SELECT exit_code FROM jobplan.runs") == 0
 
 
+def test_another_shell_sees_in_the_ledger_what_the_server_does_not_know(
+    jobplan: Jobplan, done: Database, tmp_path: Path
+) -> None:
+    assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
+    plan = jobplan.plan(
+        """
+        - {id: first, sql: INSERT INTO done VALUES ('first')}
+        - {id: commits, sql: "INSERT INTO done SELECT 'commits' FROM pg_sleep(3)", needs: [first]}
+        - {id: slow, sql: SELECT pg_sleep(240), needs: [first]}
+        - {id: last, sql: INSERT INTO done VALUES ('last'), needs: [commits, slow]}
+        """,
+        defaults="{timeout: 5m, on_finish: wait}",
+    )
+    started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
+    done.until_workers("commits", "slow")
+    known = "SELECT count(*) FROM jobplan.events WHERE event = 'attempt_running' AND step <> 'first'"
+    until(lambda: done.value(known) == 2)
+    started.send(signal.SIGKILL)
+    started.ended()
+    done.until_workers("slow")
+    run = jobplan.events()[0]["run"]
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {"HOME": str(home), "JOBPLAN_DSN": done.dsn, "JOBPLAN_JOURNAL": str(home)}
+    shown = jobplan("status", run, env=env)
+    assert shown.code == 0, shown.err
+    assert f"run {run} of trial: RUNNER GONE, 1 worker without it" in shown.out
+    assert "  1 succeeded, 2 running, 1 pending (ledger in schema jobplan)" in shown.out
+    assert "  commits: has committed, says its row in the ledger" in shown.out
+    (told,) = json.loads(jobplan("status", run, "--format", "json", env=env).out)["runs"]
+    assert (told["plan"], told["record"]["source"]) == ("trial", "ledger")
+    assert told["record"]["counts"] == {"succeeded": 1, "running": 2, "pending": 1}
+    assert (told["record"]["steps"], told["record"]["committed"]) == ({"first": "succeeded"}, ["commits"])
+    assert jobplan("cancel", run, env=env).code == 0
+
+
 def test_a_worker_that_outlives_its_runner_is_followed_and_then_known(jobplan: Jobplan, done: Database) -> None:
     assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
     plan = jobplan.plan(

@@ -15,10 +15,11 @@ from runner.engine.events import Worker
 from runner.errors import ConnectionFailedError
 from runner.gateway.activity import APPLICATION_NAME, Observer, SignalRefusedError
 from runner.gateway.cancelling import Stopper
+from runner.gateway.ledger_admin import LedgerAdmin
 from runner.gateway.requests import CancelRequest
 from runner.identity import runner_name
 from tests.builders import looked_label, plan, step
-from tests.integration.houses import Follower, RealHouse, ask, real_run, until
+from tests.integration.houses import Follower, RealHouse, ask, real_run, run_plan, until
 
 LONG = "SELECT pg_sleep(120)"
 
@@ -299,6 +300,30 @@ async def test_a_statement_that_left_nothing_leaves_nothing_to_tell(database: st
         await running(house, "a", "INSERT INTO t SELECT 1 FROM pg_sleep(120)")
         run = await looked(observer, house.run_id, lambda run: run.workers)
         assert (await stopper(observer, run).stop(20.0)).leftovers == ()
+
+
+# --- what the ledger has of it ----------------------------------------------------------------------------------------
+
+
+async def test_the_ledger_is_read_where_it_is_and_may_be(new_role: Callable[..., str], database: str) -> None:
+    async def told(dsn: str) -> list[str]:
+        observer = await Observer.connect(dsn, ledger="jobplan")
+        try:
+            return sorted(await observer.recorded(["ledger-read", "no-such-run"]))
+        finally:
+            await observer.close()
+
+    assert await told(database) == []
+    LedgerAdmin(database, "jobplan").install("0")
+    steps = (step("a", "SELECT 1"), step("b", "SELECT 1"))
+    await run_plan(database, plan(*steps), run_id="ledger-read", ledger="jobplan")
+    assert await told(database) == ["ledger-read"]
+    login = new_role()
+    assert await told(login) == []
+    LedgerAdmin(database, "jobplan").install("0", [str(psycopg.conninfo.conninfo_to_dict(login)["user"])])
+    assert await told(login) == ["ledger-read"]
+    ask(database, "UPDATE jobplan.meta SET version = 99")
+    assert await told(database) == []
 
 
 # --- the runner hears of it -------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from runner.records.journal import Journal
 from runner.reports.attach import Follower, attach_lines
 from runner.reports.cancel import Cancelled, cancel_lines
 from runner.reports.plain import Verbosity, lines_for
-from runner.reports.status import status_lines
+from runner.reports.status import RecordSummary, status_lines
 from tests.builders import looked_label, new_run, plan, step
 
 PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -102,6 +102,13 @@ def _said() -> Iterator[str]:
         look(),
     ):
         yield from status_lines(activity, width=200)
+    record = RecordSummary(
+        plan="nightly",
+        steps="3 succeeded, 2 running, 1 pending",
+        where="ledger in schema jobplan",
+        committed=frozenset({"commits"}),
+    )
+    yield from status_lines(look(LiveRun(run=RUN, database="app", workers=(A,))), width=200, records={RUN: record})
     yield from _cancelled()
     yield from _followed()
     yield from _resumed()

@@ -1,0 +1,45 @@
+"""What the ledger has of runs that live on a server, for who looks at them from outside and may read it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from runner.gateway.ledger_found import VERSION
+from runner.gateway.past import Together
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A run as the ledger has it: its plans as JSON by their SHA-256, its events in order, and who has committed."""
+
+    plans: Mapping[str, str]
+    events: tuple[Mapping[str, Any], ...]
+    commits: frozenset[tuple[str, int]]
+
+
+async def read_recorded(session: Together, schema: str, runs: Iterable[str]) -> dict[str, Recorded]:
+    """Return what there is of these runs; nothing if there is no ledger that may be read, or it is slow to answer."""
+    (readable,) = await session.run(("ledger_readable", (schema,)))
+    if readable.error is not None or readable.rows != (("t",),):
+        return {}
+    (version,) = await session.run(("ledger_version", ()))
+    if version.error is not None or version.rows != ((str(VERSION),),):
+        return {}
+    found = {}
+    for run in runs:
+        asked = tuple((name, (run,)) for name in ("ledger_plans", "ledger_history", "ledger_commits"))
+        replies = await session.run_together(("begin", ()), ("ledger_hurry", ()), *asked, ("commit", ()))
+        if any(reply.error is not None for reply in replies):
+            await session.run(("rollback", ()))
+            continue
+        plans, events, commits = (reply.rows for reply in replies[2:5])
+        if events:
+            found[run] = Recorded(
+                plans={sha256 or "": text or "" for sha256, text in plans},
+                events=tuple(json.loads(event or "{}") for (event,) in events),
+                commits=frozenset((step or "", int(attempt or 0)) for step, attempt in commits),
+            )
+    return found
