@@ -50,10 +50,9 @@ def last_word(record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.St
 def not_begun(record: StepRecord, now: float) -> ev.StepFinished:
     """Return the last state of a step that somebody has asked to stop while it had no worker."""
     before = "it was begun" if record.last is None else f"attempt {record.attempt + 1}"
-    error = ev.ErrorDetails(
-        message=f"{record.cancelled_by} asked for its end before {before}",
-        detail=record.last.error.message if record.last is not None and record.last.error is not None else None,
-    )
+    failure = record.last.error if record.last is not None else None
+    after = f", which was to come after: {failure.message}" if failure is not None else ""
+    error = ev.ErrorDetails(message=f"{record.cancelled_by} asked for its end before {before}{after}")
     return ev.StepFinished(at=now, step=record.key, state=StepState.CANCELLED, error=error)
 
 

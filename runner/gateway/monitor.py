@@ -21,6 +21,8 @@ from runner.identity import run_of, runner_name, worker_name
 
 #: Seconds between two looks at the run's workers.
 LOOK_EVERY = 1.0
+#: Seconds that the end of a run waits for its last answers to be sent.
+ANSWER_FOR = 2.0
 #: Seconds for which a lost server is tried again, and between two tries.
 RECONNECT_FOR = 60.0
 RECONNECT_EVERY = 1.0
@@ -57,12 +59,15 @@ class MonitorSession:
         self._task = asyncio.create_task(self._look())
 
     async def close(self) -> None:
-        """Stop looking and close the session."""
+        """Stop looking and close the session; who has asked for something is answered before."""
         if self._task is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(ANSWER_FOR):
+                    while self._answers:  # noqa: ASYNC110 - the task that looks sends them
+                        await asyncio.sleep(ANSWER_FOR / 100)
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        await self._send_answers()
         if self._session is not None:
             await self._session.close()
 

@@ -231,7 +231,8 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
     if record.started_at is not None and record.ended_at is not None:
         word = "after" if event.state == StepState.DETACHED else "in"
         words += f" {word} {format_duration(record.ended_at - record.started_at)}{_again(record)}"
-    if event.state == StepState.CANCELLED and record.cancelled_by is not None and record.cancel_reason is None:
+    last_stopped = record.last is not None and record.last.outcome in (ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN)
+    if event.state == StepState.CANCELLED and record.cancelled_by is not None and not last_stopped:
         return f"{words}: {error_text(event.error)}"
     by = record.last.cancelled_by if record.last is not None else None
     if by is not None:
