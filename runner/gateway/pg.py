@@ -45,6 +45,7 @@ from runner.identity import runner_name
 from runner.sql.params import quote_identifier
 
 _OLDEST_SERVER = 140_000
+ON_STANDBY = "the server is a standby, and pg_background can start no worker on one."
 #: What every session begins with, in this order.
 _PREPARATION = (("path", ()), ("pin", ()), ("unlimit", ()))
 
@@ -224,8 +225,13 @@ class PgGateway:
         _raise_first(replies, PreflightError)
         info = check_server(replies[0].rows[0])
         self._extension_schema = quote_identifier(info.extension_schema)
-        loaded, system = await session.run(("load", ()), ("system", ()))
+        loaded, standby, system = await session.run(("load", ()), ("standby", ()), ("system", ()))
         _raise_first([loaded], PreflightError)
+        if standby.rows and standby.rows[0][0] == "t":
+            raise PreflightError(
+                ON_STANDBY,
+                hint="Connect to the primary (target_session_attrs=primary in --dsn).",
+            )
         return replace(
             info,
             connection=recorded(self._asked, **session.target),

@@ -41,6 +41,11 @@ LEFT JOIN pg_proc f ON f.pronamespace = n.oid AND f.proname = 'pg_background_lau
 -- Which cluster this is, whatever leads to it. A role that may not ask gets an error, and does without.
 SELECT system_identifier FROM pg_control_system()
 
+-- name: standby
+-- Whether the server is one: no worker can begin there, because it cannot be given its settings ("failed to initialize
+-- transaction_read_only", pg_background 2.0 on PostgreSQL 18).
+SELECT pg_is_in_recovery()
+
 -- name: load
 -- How many handles the session has, and how many workers it has launched. It also loads the extension's library, without
 -- which its settings do not exist yet (note 6).

@@ -58,9 +58,9 @@ _TABLE: Final[Mapping[str, tuple[Severity, str, str, str, str]]] = {
         "pg_background.max_workers = 16",
     ),
     "JP506": (
-        _W,
+        _E,
         "The server is a standby",
-        "Nothing can be written on a standby, so only steps that read can succeed.",
+        "pg_background can start no worker on a standby, not even for a step that only reads.",
         "--dsn host=replica",
         "--dsn 'host=a,b target_session_attrs=primary'",
     ),

@@ -18,10 +18,9 @@ def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Prob
     """Yield a problem for each check of the server that is not well, for as much as the plan wants of it."""
     capacity = {"workers", "parallel queries", "connections"}
     top = Position(file=plan.file, line=1, column=1)
-    reads_standbys = plan.requires.standby is True
     for one in examined:
         outcome, check = one.outcome, one.check
-        if outcome.level not in {Level.WARNING, Level.ERROR} or (check.name == "primary or standby" and reads_standbys):
+        if outcome.level not in {Level.WARNING, Level.ERROR}:
             continue
         severity = Severity.ERROR if outcome.level is Level.ERROR else Severity.WARNING
         position = plan.budget.position if check.name in capacity else top

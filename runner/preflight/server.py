@@ -150,9 +150,9 @@ def _library(facts: ServerFacts, _: Demand) -> Outcome:
 
 
 def _standby(facts: ServerFacts, _: Demand) -> Outcome:
-    needed = "a primary, unless every step only reads"
+    needed = "a primary: pg_background can start no worker on a standby"
     if facts.standby:
-        return _warning("a standby", needed, "Connect to the primary (target_session_attrs=primary in --dsn).")
+        return _error("a standby", needed, "Connect to the primary (target_session_attrs=primary in --dsn).")
     return _ok("a primary", needed)
 
 

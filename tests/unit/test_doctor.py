@@ -94,7 +94,7 @@ def test_codes_and_names_are_unique() -> None:
         ("library", replace(HEALTHY, load_error="could not access file"), "error", "could not access", "Install"),
         ("library", crowded(max_workers=0), "error", "max_workers is 0", "= 16;"),
         ("library", crowded(max_workers=None), "unknown", "could not be tried", ""),
-        ("primary or standby", replace(HEALTHY, standby=True), "warning", "a standby", "primary"),
+        ("primary or standby", replace(HEALTHY, standby=True), "error", "a standby", "primary"),
         (
             "writing",
             replace(HEALTHY, read_only=True, read_only_source="user"),

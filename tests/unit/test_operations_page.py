@@ -27,6 +27,7 @@ from runner.errors import JobplanError, OpenQuestionError
 from runner.gateway.activity import read_leftover
 from runner.gateway.base import Chronicle, GroupHolder
 from runner.gateway.fake import FakeGateway
+from runner.gateway.pg import ON_STANDBY
 from runner.identity import worker_name
 from runner.records.journal import Journal
 from runner.reports.attach import Follower, attach_lines
@@ -109,6 +110,7 @@ def _said() -> Iterator[str]:
         committed=frozenset({"commits"}),
     )
     yield from status_lines(look(LiveRun(run=RUN, database="app", workers=(A,))), width=200, records={RUN: record})
+    yield ON_STANDBY
     yield from _cancelled()
     yield from _followed()
     yield from _resumed()
