@@ -184,6 +184,11 @@ def _person() -> str:
 
 
 def _started(record: Record) -> ev.RunStarted:
+    if record.started is None and record.torn:
+        raise RecordError(
+            f"the journal {record.folder} has no whole line: the run never began, or it was damaged.",
+            hint="With a ledger: jobplan resume RUN --from-ledger --journal NEW_FOLDER.",
+        )
     if record.started is None:
         raise RecordError(f"run {record.run_id} never began: there is nothing to go on with.", hint="Use jobplan run.")
     return record.started

@@ -292,3 +292,13 @@ def test_an_old_copy_learns_from_the_ledger_how_its_last_workers_ended(jobplan: 
     resumed = jobplan("resume", run, "--journal", copy)
     assert resumed.code == 0, resumed.err
     assert "clean: its last worker has done its work (says ledger)" in resumed.err
+
+
+def test_a_journal_without_a_whole_line_may_be_one_that_was_damaged(jobplan: Jobplan, done: Database) -> None:
+    assert jobplan("run", jobplan.plan("- {id: bad, sql: SELECT 1/0}"), "--dsn", done.dsn).code == 1
+    (events,) = (jobplan.folder / ".jobplan" / "runs").glob("*/events.jsonl")
+    events.write_bytes(b"\xff\xfe damaged")
+    ran = jobplan("resume", "last")
+    assert ran.code == 4
+    assert "has no whole line: the run never began, or it was damaged" in ran.err
+    assert "--from-ledger" in ran.err
