@@ -18,7 +18,7 @@ from runner.engine.fold import apply
 from runner.engine.scripts import AttemptScript
 from runner.engine.state import RunState, initial_state
 from runner.identity import worker_name
-from runner.plan.model import Plan, Repeat
+from runner.plan.model import ForEach, Plan, Repeat, Retry
 from runner.reports.live import Live
 from runner.reports.live_view import View, frame, printable
 from runner.reports.sights import Sight, forwards, sight, sights
@@ -85,6 +85,25 @@ def test_iterations_and_attempts_are_told() -> None:
     a_plan = plan(step("again", repeat=Repeat(max_iterations=9)))
     state = at_second(a_plan, 2.5, again=[AttemptScript(duration=1.0, row_count=1)])
     assert lines(state)[2].endswith("iteration 3 of at most 9")
+
+
+def test_items_that_are_done_are_counted() -> None:
+    each = step("each", for_each=ForEach(as_="t", items=("x", "y", "z"), max_parallel=1))
+    found = lines(at_second(plan(each), 1.5, each=[AttemptScript(duration=1.0)]))
+    assert found[1].endswith(" 1/3  1 succeeded")
+    assert found[2].split()[:2] == ["▶", "each[y]"]
+    assert found[3] == "  each: 1 of 3 items"
+
+
+def test_a_step_that_is_tried_again_says_when() -> None:
+    again = step("again", retry=Retry(max_attempts=2, delay=9.0))
+    state = at_second(plan(again), 1.5, again=[AttemptScript(duration=1.0, outcome=ev.Outcome.FAILED)])
+    assert lines(state)[2] == "  again: again in 7.0s"
+
+
+def test_the_bar_tells_the_estimate_while_something_is_left() -> None:
+    view = View(state=small(), run_id=RUN, now=AT + 3.0, sights={}, estimate=75.0)
+    assert frame(view, 80, 24)[1].plain.endswith(" 1/4  1 succeeded  about 1m15s left")
 
 
 @pytest.mark.parametrize("size", [(80, 24), (200, 50), (40, 8), (10, 3), (61, 13)])
