@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -35,6 +36,9 @@ from runner.reports.sarif import sarif_text
 
 _WHAT_IF = re.compile(r"slots=([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", re.ASCII)
 _MAX_SLOTS = 256
+#: Columns of a report that no terminal shows: as wide as a CI job's log.
+_PIPED_WIDTH = 120
+_NARROWEST = 64
 FORMATS = ("text", "json", "github", "sarif", "markdown")
 
 
@@ -150,8 +154,10 @@ def show(result: DryRun, format_: str, color: str) -> None:
             say_json_text(line)
         return
     colored = wants_color(color, sys.stdout)
-    style = Style(color=colored, excerpt=colored or sys.stdout.isatty())
-    for line in dry_run_lines(result, Sources().lines, style):
+    width = max(shutil.get_terminal_size().columns, _NARROWEST) if sys.stdout.isatty() else _PIPED_WIDTH
+    # Two for dots at its ends, and what stands before it.
+    style = Style(color=colored, excerpt=colored or sys.stdout.isatty(), width=width - 14)
+    for line in dry_run_lines(result, Sources().lines, style, width=width):
         click.echo(line, color=True)
 
 

@@ -69,7 +69,7 @@ def _report(step: Step, instance: str, lock: RealLock, durations: Durations) -> 
         mode=str(held.mode),
         command=held.what,
         stops=stops,
-        bytes=lock.facts.all_bytes,
+        bytes=lock.facts.all_bytes if lock.facts.size is not None or lock.facts.all_bytes else None,
         partitions=len(lock.facts.children),
         seconds=duration.p50 if duration is not None else None,
         limit=step.timeout,

@@ -24,7 +24,8 @@ class Coverage(enum.StrEnum):
 class StatementReport:
     """One statement. `why` says why it is not all checked, `notes` what else is worth knowing.
 
-    `cost` and `rows` are the planner's estimates, in its own units and in rows; `locks` the tables and modes.
+    `codes` are those of the findings about it; `cost` and `rows` the planner's estimates, in its own units and in rows;
+    `locks` the tables and modes.
     """
 
     step: str
@@ -35,6 +36,7 @@ class StatementReport:
     coverage: Coverage
     why: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ()
     cost: float | None = None
     rows: int | None = None
     locks: tuple[tuple[str, str], ...] = ()

@@ -42,6 +42,8 @@ class Bar:
     end: float
     known: bool
     final: bool = False
+    #: The run does not wait for it: `end` is when the run leaves it, if it is not over before.
+    detached: bool = False
 
     @property
     def seconds(self) -> float:
@@ -193,6 +195,7 @@ def _bars(simulation: Simulation, durations: Durations) -> tuple[Bar, ...]:
                         end=event.at,
                         known=durations.of(event.step) is not None,
                         final=record.in_finally,
+                        detached=event.state == "detached",
                     )
                 )
     return tuple(sorted(bars, key=lambda bar: (bar.start, bar.end)))
@@ -206,7 +209,7 @@ def _critical(bars: Sequence[Bar], plan: Plan) -> tuple[str, ...]:
     """Go back from what ends last: to what it needed, or to what had the slot that it waited for."""
     needs = {step.id: {need.step for need in step.needs} for step in (*plan.steps, *plan.finally_)}
     path: list[str] = []
-    current = max(bars, key=lambda bar: bar.end, default=None)
+    current = max((bar for bar in bars if not bar.detached), key=lambda bar: bar.end, default=None)
     while current is not None:
         path.append(current.step)
         start = current.start

@@ -38,13 +38,13 @@ class Seen:
     made: Made | None = None
 
     @property
-    def why(self) -> str:
+    def why_not(self) -> str:
         """Say why nothing is known of it."""
         if self.made is None:
-            return f"nothing is known of {self.relation}"
+            return "nothing is known"
         if self.made.change.sort is Sort.ANYTHING:
-            return f"{self.relation} may be created by what step `{self.made.step}` runs"
-        return f"{self.relation} is {self.made.told}"
+            return f"perhaps created by what step `{self.made.step}` runs"
+        return self.made.told
 
 
 class Sight:

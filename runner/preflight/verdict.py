@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from runner.gateway.inspection import Inspector, Probe
 from runner.preflight.commands.existence import absent
 from runner.preflight.commands.names import is_guarded_away
-from runner.preflight.commands.table import FULLY, NOT_CHECKABLE, PARTLY, check_command
+from runner.preflight.commands.table import NOT_CHECKABLE, check_command, left_open
 from runner.preflight.disk import Disks, disk_note
 from runner.preflight.finding import Finding
 from runner.preflight.planned import ANALYSED, EXPLAINED, Judged, judge, may_do_anything, run_by_the_planner
 from runner.preflight.result import Coverage, StatementReport
 from runner.preflight.rows import check_row_rights, fired_triggers
-from runner.preflight.seen import Sight, State
+from runner.preflight.seen import Seen, Sight, State
 from runner.preflight.surroundings import Rooms, Surroundings
 from runner.preflight.texts import Unit
 from runner.sql.assignments import assigned
@@ -134,17 +134,12 @@ class Examiner:
         verdict.take(judge(unit, await self._probe(unit, sight, explain=False), sight))
         verdict.findings += check_command(unit, sight)
         unseen = [sight.relation(one.relation) for one in needed(unit.statement)]
-        hidden = dict.fromkeys(seen.why for seen in unseen if seen.state in _UNSEEN)
-        if hidden:
-            verdict.why, verdict.blind = list(hidden), True
+        if any(seen.state in _UNSEEN for seen in unseen):
+            verdict.why, verdict.blind = why_unseen(unseen), True
             return verdict
         if not verdict.findings:
             await self._inner(unit, sight, verdict)
-        kind = unit.statement.kind
-        if kind in PARTLY:
-            verdict.why.append(PARTLY[kind])
-        elif kind not in FULLY:
-            verdict.why.append("its syntax and what it names were checked, no more")
+        verdict.why += left_open(unit.statement)
         return verdict
 
     async def _inner(self, unit: Unit, sight: Sight, verdict: Verdict) -> None:
@@ -173,12 +168,20 @@ def refused_setting(room: Surroundings, offset: int, names: Iterable[str]) -> Fi
 def _of_relations(unit: Unit, sight: Sight) -> Verdict:
     """Return what is wrong with the relations of a query, and why nothing is known of some."""
     verdict = Verdict()
-    for use in query_relations(unit.statement):
-        seen = sight.relation(use.relation)
+    found = [(use, sight.relation(use.relation)) for use in query_relations(unit.statement)]
+    for use, seen in found:
         verdict.findings += absent(use.relation, use.offset, seen, sight)
-        if seen.state in _UNSEEN and seen.why not in verdict.why:
-            verdict.why.append(seen.why)
+    verdict.why += why_unseen([seen for _, seen in found])
     return verdict
+
+
+def why_unseen(found: Sequence[Seen]) -> list[str]:
+    """Return why nothing is known of some relations, in one sentence for all of which the same is true."""
+    names: dict[str, dict[str, None]] = {}
+    for seen in found:
+        if seen.state in _UNSEEN:
+            names.setdefault(seen.why_not, {})[str(seen.relation)] = None
+    return [f"{', '.join(each)}: {why}" for why, each in names.items()]
 
 
 def report_of(unit: Unit, verdict: Verdict) -> StatementReport:
@@ -193,6 +196,7 @@ def report_of(unit: Unit, verdict: Verdict) -> StatementReport:
         coverage=verdict.coverage,
         why=tuple(dict.fromkeys(verdict.why)),
         notes=tuple(dict.fromkeys(verdict.notes)),
+        codes=tuple(dict.fromkeys(one.code for one in verdict.findings)),
         cost=verdict.cost,
         rows=verdict.rows,
         locks=verdict.locks,

@@ -15,7 +15,6 @@ from runner.reports.visible import visible
 Lines = Callable[[str], Sequence[str]]
 
 _SPACES: Final = re.compile("[\t-\r\x85\u2028\u2029]")
-_MAX_EXCERPT: Final = 120  # characters; a line of a generated file may have millions
 _BOLD, _RED, _YELLOW, _CYAN, _DIM = "1", "1;31", "1;33", "36", "2"
 
 
@@ -40,10 +39,14 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """How much to show: `excerpt` the line with a caret under it, `color` with ANSI colours."""
+    """How much to show: `excerpt` the line with a caret under it, `color` with ANSI colours.
+
+    `width` is how many characters of a line an excerpt shows: a line of a generated file may have millions.
+    """
 
     excerpt: bool = False
     color: bool = False
+    width: int = 120
 
     def paint(self, text: str, code: str) -> str:
         """Return the text in a colour, if there are colours."""
@@ -86,18 +89,18 @@ def _excerpt(problem: Problem, lines: Lines, style: Style, tint: str) -> Iterato
     written = lines(place.file)
     if place.line > len(written) or place.column > len(written[place.line - 1]) + 1:
         return
-    line, column = window(written[place.line - 1], place.column - 1)
+    line, column = window(written[place.line - 1], place.column - 1, style.width)
     number = f"  {place.line}"
     yield f"{style.paint(f'{number} |', _DIM)} {_printable(line)}".rstrip()
     caret = " " * text_width(_printable(line[:column])) + style.paint("^", tint)
     yield f"{style.paint(' ' * len(number) + ' |', _DIM)} {caret}"
 
 
-def window(line: str, column: int) -> tuple[str, int]:
+def window(line: str, column: int, width: int = 120) -> tuple[str, int]:
     """Return the part of a long line that is around `column` (from 0), and where the column is in it."""
-    start = max(0, column - _MAX_EXCERPT // 2) if len(line) > _MAX_EXCERPT else 0
-    part = line[start : start + _MAX_EXCERPT]
-    if start + _MAX_EXCERPT < len(line):
+    start = max(0, column - width // 2) if len(line) > width else 0
+    part = line[start : start + width]
+    if start + width < len(line):
         part += "…"
     return (f"…{part}", column - start + 1) if start else (part, column)
 

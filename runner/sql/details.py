@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner.sql.kinds import StatementKind
-from runner.sql.nodes import Tree, label, strings, unwrap
+from runner.sql.nodes import Tree, find, label, strings, unwrap
 from runner.sql.parse import Statement
 from runner.sql.relations import Relation, relation_of
 
@@ -50,6 +50,24 @@ def is_temporary(statement: Statement) -> bool:
 def created_schema(statement: Statement) -> str | None:
     """Return the schema that the statement creates; one that takes its owner's name is not known by name."""
     return statement.node.schemaname or None if statement.kind is _K.CREATE_SCHEMA else None
+
+
+#: What a new table may have whose fitting only the server can tell; a key's columns are its own.
+_COMPUTED = frozenset(
+    {"CONSTR_DEFAULT", "CONSTR_CHECK", "CONSTR_FOREIGN", "CONSTR_GENERATED", "CONSTR_EXCLUSION", "CONSTR_IDENTITY"}
+)
+
+
+def is_computed(statement: Statement) -> bool:
+    """Return whether it is a CREATE TABLE with more than columns and keys: defaults, checks, parents, a bound."""
+    if statement.kind is not _K.CREATE_TABLE:
+        return False
+    node = statement.node
+    if node.inh_relations or node.HasField("partspec") or node.HasField("of_typename"):
+        return True
+    if any(unwrap(element).DESCRIPTOR.name == "TableLikeClause" for element in node.table_elts):
+        return True
+    return any(label(constraint, "contype") in _COMPUTED for constraint in find(node, "Constraint"))
 
 
 def leaves_out_partitions(statement: Statement) -> bool:

@@ -16,7 +16,7 @@ from runner.cli.dry_run import look
 from runner.embedded import EmbeddedServer, start_server
 from runner.preflight.dryrun import Wishes
 from runner.preflight.result import Coverage, DryRun
-from tests.integration.houses import ask, value
+from tests.integration.houses import ask, until, value
 
 SEED = """
     CREATE TABLE kept (id int PRIMARY KEY, word text);
@@ -32,25 +32,25 @@ SEED = """
     CREATE FUNCTION lying_more() RETURNS int LANGUAGE sql IMMUTABLE AS $$ SELECT nextval('numbers')::int $$;
     CREATE PROCEDURE committing() LANGUAGE plpgsql AS $$ BEGIN DELETE FROM kept; COMMIT; END $$
 """
-#: Everything that a step could have left behind.
-CATALOG = """
-    SELECT 'class', oid::text, relname, relfilenode::text FROM pg_class WHERE relnamespace = 'public'::regnamespace
-    UNION ALL SELECT 'function', oid::text, proname, prosrc FROM pg_proc WHERE pronamespace = 'public'::regnamespace
-    UNION ALL SELECT 'role', oid::text, rolname, '' FROM pg_roles
-    UNION ALL SELECT 'setting', setdatabase::text, setrole::text, setconfig::text FROM pg_db_role_setting
-    UNION ALL SELECT 'schema', oid::text, nspname, '' FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp'
-    ORDER BY 1, 2
+#: Every table there is: those of the catalog, of this database and of the whole server, and one's own.
+TABLES = """
+    SELECT oid::regclass::text FROM pg_class
+    WHERE relkind IN ('r', 'm') AND relpersistence = 'p' ORDER BY oid
 """
-DATA = (
-    "SELECT count(*), sum(id), md5(string_agg(word, '' ORDER BY id)) FROM kept",
-    "SELECT last_value, is_called FROM numbers",
-    "SELECT n FROM seen",
-    "SELECT count(*) FROM pg_file_settings",
+#: Each row with its place and who has made and locked it: a change that leaves the same values would show too.
+ROWS = "SELECT count(*), md5(string_agg(md5(concat(t.ctid, t.xmin, t.xmax, t)), '' ORDER BY t.ctid)) FROM {} AS t"
+SEQUENCES = "SELECT last_value, log_cnt, is_called, ctid, xmin, xmax FROM numbers"
+SETTINGS = "SELECT sourcefile, sourceline, name, setting FROM pg_file_settings ORDER BY 1, 2"
+#: All columns but those about blocks, which a look at the ends of an index touches.
+COUNTERS = (
+    "SELECT to_jsonb(s) FROM pg_stat_user_tables AS s ORDER BY relid",
+    "SELECT to_jsonb(s) FROM pg_stat_user_indexes AS s ORDER BY indexrelid",
+    "SELECT to_jsonb(s) - 'blks_hit' FROM pg_statio_user_sequences AS s ORDER BY relid",
+    "SELECT funcname, calls FROM pg_stat_user_functions WHERE funcname = 'honest'",
+    "SELECT conflicts, deadlocks, tup_inserted, tup_updated, tup_deleted FROM pg_stat_database ORDER BY datid",
 )
-COUNTERS = """
-    SELECT relname, n_tup_ins, n_tup_upd, n_tup_del, n_live_tup, n_dead_tup, vacuum_count, analyze_count, seq_scan
-    FROM pg_stat_user_tables ORDER BY 1
-"""
+#: Nobody else is connected.
+IDLE = "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend'"
 #: Plans that would do harm, and plans that try to break out of what looks at them.
 HARM = """
     - {id: delete, sql: DELETE FROM kept}  # jobplan: ignore=JP350 it is what a plan may do
@@ -74,6 +74,12 @@ HARM = """
     - {id: dollar, sql: "SELECT $a$; COMMIT; DELETE FROM kept; $a$ AS text"}
     - {id: comment, sql: "SELECT 1 /* ; COMMIT; */ -- ; DELETE FROM kept"}
     - {id: several, sql: "UPDATE kept SET word = 'y' WHERE id = 1; DELETE FROM kept WHERE id = 2"}
+    - {id: settable, sql: "SET transaction_read_only = off; DELETE FROM kept WHERE id = 1"}
+    - {id: by_function, sql: "SELECT set_config('transaction_read_only', 'off', true); DELETE FROM kept WHERE id = 1"}
+    - {id: loosened, sql: "SET default_transaction_read_only = off; SET statement_timeout = 0; SELECT honest()"}
+    - {id: replica, sql: "SET session_replication_role = replica; DELETE FROM kept WHERE id = 1"}
+    - {id: copied, sql: "COPY (DELETE FROM kept WHERE id = 1 RETURNING id) TO '/dev/null'"}
+    - {id: seen_through, sql: "CREATE VIEW v AS SELECT nextval('numbers') AS n, honest() AS m"}
     - {id: analyze, sql: EXPLAIN ANALYZE DELETE FROM kept WHERE id = 1}
     - {id: terminate, sql: SELECT pg_terminate_backend(pg_backend_pid())}
     - {id: lock, sql: "SELECT pg_advisory_lock(77)"}
@@ -86,7 +92,9 @@ HARM = """
 @pytest.fixture(scope="module")
 def idle_server() -> Iterator[EmbeddedServer]:
     """A server on which nobody else writes."""
-    with start_server(progress=print, settings={"autovacuum": "off", "checkpoint_timeout": "1d"}) as server:
+    with start_server(
+        progress=print, settings={"autovacuum": "off", "checkpoint_timeout": "1d", "track_functions": "all"}
+    ) as server:
         yield server
 
 
@@ -105,11 +113,18 @@ def quiet(idle_server: EmbeddedServer) -> str:
 
 
 def everything(dsn: str) -> list[Any]:
-    """Return all that must not change, but for what this very question changes: its own scans are counted before."""
+    """Return the content of every table, and the server's settings files."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        found: list[Any] = [connection.execute(query).fetchall() for query in (CATALOG, *DATA)]
+        tables = [name for (name,) in connection.execute(TABLES).fetchall()]
+        found: list[Any] = [(name, connection.execute(ROWS.format(name).encode()).fetchall()) for name in tables]
+        found += [connection.execute(query).fetchall() for query in (SEQUENCES, SETTINGS)]
         connection.execute("SELECT pg_stat_force_next_flush()")
     return found
+
+
+def counted(dsn: str) -> list[Any]:
+    """Return the statistics of what is not the system's."""
+    return [ask(dsn, query) for query in COUNTERS]
 
 
 def written(folder: Path, steps: str) -> Path:
@@ -127,12 +142,17 @@ def test_nothing_is_executed(
     path = written(tmp_path, HARM)
     checked(path, quiet, explain)  # what is only done once, such as loading a library, is done
     ask(quiet, "CHECKPOINT")
-    before, counted = everything(quiet), ask(quiet, COUNTERS)
+    before = everything(quiet)
+    asyncio.run(until(lambda: value(quiet, IDLE)))
+    counters = counted(quiet)
     position = value(quiet, "SELECT pg_current_wal_insert_lsn()")
     result = checked(path, quiet, explain)
+    asyncio.run(until(lambda: value(quiet, IDLE)))  # what a session has counted is there when it has gone
     assert value(quiet, "SELECT pg_current_wal_insert_lsn()") == position
-    assert ask(quiet, COUNTERS) == counted
-    assert everything(quiet) == before
+    assert counted(quiet) == counters
+    after = everything(quiet)
+    assert [name for name, content in after[:-2] if (name, content) not in before] == []
+    assert after == before
     reports = {one.step: one for one in result.statements if one.key == "sql"}
     assert reports["block"].coverage is Coverage.NOT
     assert {one.step for one in result.statements} >= {"delete", "several", "lying", "list", "hidden"}

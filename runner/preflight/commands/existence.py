@@ -100,10 +100,14 @@ def check_parts(unit: Unit, sight: Sight) -> Iterator[Finding]:
 
 
 def check_dropped_schemas(unit: Unit, sight: Sight) -> Iterator[Finding]:
-    """Yield schemas that are to be dropped and are not there."""
+    """Yield schemas that are to be dropped and are not there, or are somebody else's."""
     for change in changes(unit.statement):
-        if change.sort is Sort.SCHEMA and change.action is Action.DROP and not change.guarded:
-            facts, made = sight.schema(change.name)
-            if made is None and facts is None:
-                message = f"there is no schema {Relation(None, change.name)}"
-                yield Finding(code="JP601", message=message, offset=change.offset)
+        if change.sort is not Sort.SCHEMA or change.action is not Action.DROP:
+            continue
+        facts, made = sight.schema(change.name)
+        if made is None and facts is None and not change.guarded:
+            message = f"there is no schema {Relation(None, change.name)}"
+            yield Finding(code="JP601", message=message, offset=change.offset)
+        elif made is None and facts is not None and not facts.owned:
+            message = f'role "{sight.around.role}" does not own the schema {Relation(None, change.name)}'
+            yield Finding(code="JP610", message=message, offset=change.offset)

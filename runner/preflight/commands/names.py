@@ -41,7 +41,7 @@ def _new_name(unit: Unit, sight: Sight, relation: Relation, *, guarded: bool, of
         message = f"an interrupted build has left the INVALID index {relation}"
         yield Finding(code="JP614", message=message, offset=offset, hint=hint)
     elif not guarded and (seen.facts is not None or _is_made(relation, seen)):
-        what = KINDS.get(seen.facts.kind, "something") if seen.facts is not None else seen.why
+        what = KINDS.get(seen.facts.kind, "something") if seen.facts is not None else seen.why_not
         yield Finding(code="JP608", message=f"the name {relation} is taken: {what}", offset=offset)
     yield from _open_schema(relation, sight, offset) if seen.facts is None and made_index is None else ()
 

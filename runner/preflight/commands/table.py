@@ -14,7 +14,11 @@ from runner.preflight.commands.rights import check_rights
 from runner.preflight.finding import Finding
 from runner.preflight.seen import Sight
 from runner.preflight.texts import Unit
+from runner.sql.alter import AlterKind, alter_actions
+from runner.sql.details import is_computed
+from runner.sql.facts import is_cascading
 from runner.sql.kinds import StatementKind
+from runner.sql.parse import Statement
 
 _K = StatementKind
 
@@ -52,11 +56,37 @@ FULLY = frozenset(
 
 PARTLY: Mapping[StatementKind, str] = {
     _K.CREATE_INDEX: "whether rows are unique and expressions can be computed shows when it is built",
-    _K.ALTER_TABLE: "whether rows keep to a new constraint or type shows when it runs",
     _K.CREATE_TABLE: "whether its defaults and constraints fit their columns shows when it is created",
     _K.COPY_FROM: "the file is looked at when it is read",
     _K.COPY_TO: "the file is looked at when it is written",
 }
+#: What only running an ALTER TABLE tells; of subcommands that are not here, and do not read the rows, all is known.
+_ALTERS: Mapping[AlterKind, str] = {
+    AlterKind.SET_TYPE: "whether its rows and what depends on it fit the new type shows when it runs",
+    AlterKind.DROP_COLUMN: "what depends on the column shows when it runs",
+    AlterKind.DROP_CONSTRAINT: "what depends on the constraint shows when it runs",
+    AlterKind.SET_EXPRESSION: "whether the expression can be computed shows when it runs",
+    AlterKind.INHERIT: "whether the columns fit those of the parent shows when it runs",
+    AlterKind.ATTACH_PARTITION: "whether its columns and rows fit the partition shows when it runs",
+    AlterKind.OTHER: "its syntax and what it names were checked, no more",
+}
+
+
+def left_open(statement: Statement) -> tuple[str, ...]:
+    """Return what the catalog does not tell of a command, as sentences."""
+    if statement.kind is _K.ALTER_TABLE:
+        found = [_ALTERS.get(action.kind, _ROWS if action.scans else "") for action in alter_actions(statement)]
+        return tuple(dict.fromkeys(filter(None, found)))
+    if statement.kind is _K.CREATE_TABLE and not is_computed(statement):
+        return ()
+    if statement.kind is _K.DROP_SCHEMA:
+        return () if is_cascading(statement) else ("whether it is empty shows when it runs",)
+    if statement.kind in PARTLY:
+        return (PARTLY[statement.kind],)
+    return () if statement.kind in FULLY else (_ALTERS[AlterKind.OTHER],)
+
+
+_ROWS = "whether its rows keep to the new constraint shows when it runs"
 NOT_CHECKABLE: Mapping[StatementKind, str] = {
     _K.DO: "what a DO block runs is known only while it runs",
     _K.CALL: "what a procedure runs is known only while it runs",

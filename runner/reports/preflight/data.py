@@ -32,7 +32,14 @@ def _object(result: DryRun) -> dict[str, Any]:
         "warnings": result.warnings,
         "findings": [problem_object(problem) for problem in result.problems],
         "checks": [
-            {"check": one.check.name, "level": one.outcome.level.value, "found": one.outcome.found}
+            {
+                "check": one.check.name,
+                "code": one.check.code,
+                "level": one.outcome.level.value,
+                "found": one.outcome.found,
+                "needed": one.outcome.needed,
+                "mend": one.outcome.mend or None,
+            }
             for one in result.server
         ],
         "statements": [_statement(one) for one in result.statements],
@@ -69,6 +76,7 @@ def _statement(one: StatementReport) -> dict[str, Any]:
         "coverage": one.coverage.value,
         "why": list(one.why),
         "notes": list(one.notes),
+        "codes": list(one.codes),
         "cost": one.cost,
         "rows": one.rows,
         "locks": [{"relation": relation, "mode": mode} for relation, mode in one.locks],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 
 from runner.durations import format_duration
@@ -9,31 +10,40 @@ from runner.preflight.schedule import Bar, Schedule
 from runner.reports.problems import Style
 from runner.reports.visible import visible
 
-#: Columns of the chart, and the bars that it has at most: nobody reads a thousand.
-_WIDTH = 60
+#: Columns of the chart at most and at least, and the bars that it has at most: nobody reads a thousand.
+_WIDEST, _NARROWEST = 60, 20
 _MAX_BARS = 40
-_MAX_NAME = 32
+_MAX_NAME = 28
+#: Columns for a duration beside a bar.
+_DURATION = 12
+#: Steps of the critical path that are named.
+_MAX_PATH = 20
 _KNOWN, _UNKNOWN, _WAITING = "█", "▒", "·"
 
 
-def schedule_lines(schedule: Schedule, style: Style) -> Iterator[str]:
-    """Yield the chart and what is to be read from it; nothing for a plan without steps."""
+def schedule_lines(schedule: Schedule, style: Style, *, width: int = 100) -> Iterator[str]:
+    """Yield the chart, for so many columns, and what is to be read from it; nothing for a plan without steps."""
     if not schedule.bars:
         return
     yield style.bold("Schedule")
     shown = _shown(schedule)
-    width = max(len(_name(bar)) for bar in shown)
+    column = max(len(_name(bar)) for bar in shown)
+    chart = min(max(width - column - _DURATION - 6, _NARROWEST), _WIDEST)
     scale = max(schedule.makespan, 0.001)
     critical = set(schedule.critical)
     for bar in shown:
-        name = _name(bar).ljust(width)
+        name = _name(bar).ljust(column)
         told = f"{format_duration(bar.seconds)}{'' if bar.known else ' ?'}" if not schedule.nothing_known else "?"
-        row = _row(bar, scale)
+        told = "goes on" if bar.detached else told
+        row = _row(bar, scale, chart)
         yield f"  {style.bold(name) if bar.step in critical else name}  {row}  {told}"
     if len(shown) < len(schedule.bars):
         yield f"  and {len(schedule.bars) - len(shown)} shorter ones"
     yield ""
-    yield from map(visible, _told(schedule))
+    for line in map(visible, _told(schedule)):
+        yield from textwrap.wrap(
+            line, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
     yield from _tried(schedule)
 
 
@@ -52,27 +62,30 @@ def _name(bar: Bar) -> str:
     return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
 
 
-def _row(bar: Bar, scale: float) -> str:
-    ready, start, end = (round(moment / scale * _WIDTH) for moment in (bar.ready, bar.start, bar.end))
-    end = min(max(end, start + 1), _WIDTH) if start < _WIDTH else _WIDTH
-    start = min(start, _WIDTH - 1)
+def _row(bar: Bar, scale: float, width: int) -> str:
+    ready, start, end = (round(moment / scale * width) for moment in (bar.ready, bar.start, bar.end))
+    end = min(max(end, start + 1), width) if start < width else width
+    start = min(start, width - 1)
     fill = (_KNOWN if bar.known else _UNKNOWN) * (end - start)
-    return f"{' ' * min(ready, start)}{_WAITING * (start - min(ready, start))}{fill}".ljust(_WIDTH)
+    return f"{' ' * min(ready, start)}{_WAITING * (start - min(ready, start))}{fill}".ljust(width)
 
 
 def _told(schedule: Schedule) -> Iterator[str]:
-    path = " → ".join(schedule.critical)
+    path = " → ".join(schedule.critical[:_MAX_PATH])
+    more = len(schedule.critical) - _MAX_PATH
+    path += f" → and {more} more" if more > 0 else ""
     if schedule.nothing_known:
-        yield "  No durations are known: the bars show the order alone. --assume STEP=DURATION gives some."
-        yield f"  Longest chain: {path}"
+        yield "No durations are known: the bars show the order alone. --assume STEP=DURATION gives some."
+        yield f"Longest chain: {path}"
         return
     usual, late, least = map(format_duration, (schedule.makespan, schedule.makespan_p95, schedule.lower_bound))
-    yield f"  Makespan: {usual}, {late} at the 95th percentiles; no number of slots makes it less than {least}."
-    yield f"  Critical path: {path}"
+    at_worst = f", {late} at the 95th percentiles" if late != usual else ""
+    yield f"Makespan: {usual}{at_worst}; no number of slots makes it less than {least}."
+    yield f"Critical path: {path}"
     if schedule.unknown:
         count = len(schedule.unknown)
         names = ", ".join(schedule.unknown[:5]) + (", …" if count > 5 else "")
-        yield f"  {_UNKNOWN} {count} of unknown duration, drawn with the median of the others: {names}"
+        yield f"{_UNKNOWN} {count} of unknown duration, drawn with the median of the others: {names}"
 
 
 def _tried(schedule: Schedule) -> Iterator[str]:
