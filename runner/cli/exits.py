@@ -79,7 +79,7 @@ _WHERE = "Say where the server is, and who you are, with --dsn, JOBPLAN_DSN or l
 
 def report_bug(error: Exception) -> None:
     """Show the traceback, and ask for a report."""
-    traceback.print_exception(error)
+    say("".join(traceback.format_exception(error)).rstrip(), err=True)
     click.echo(
         "jobplan: this is a bug in jobplan. Please report it with the lines above and, if you can, the plan.", err=True
     )

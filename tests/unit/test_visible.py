@@ -8,6 +8,7 @@ import unicodedata
 
 import pytest
 
+from runner.cli.exits import report_bug
 from runner.engine import events as ev
 from runner.engine.state import RunState, StepState, initial_state
 from runner.errors import Position, Problem
@@ -106,3 +107,10 @@ def test_annotations_and_markdown() -> None:
     assert workflow_command("error", {"title": EVIL}, f"{EVIL}\nx%").endswith(f"::{SHOWN}%0Ax%25")
     assert code(EVIL) == f"`{SHOWN}`"
     assert block(f"{EVIL}\n\tx") == f"```text\n{SHOWN}\n\tx\n```"
+
+
+def test_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    report_bug(ValueError(EVIL))
+    told = capsys.readouterr().err
+    assert f"ValueError: {SHOWN}\n" in told
+    assert visible_lines(told) == told
