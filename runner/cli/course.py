@@ -112,6 +112,7 @@ def _conduct(course: Course, clock: Clock) -> int:
     except asyncio.CancelledError:
         course.watching.say("jobplan: interrupted; nothing was started.", level="warning", event="interrupted")
         return 128 + interrupted[0]
+    history.keep()
     for error in result.record_errors:
         course.watching.say(f"jobplan: {error}", level="error", event="error")
     if result.ledger_problem is not None:

@@ -25,6 +25,7 @@ class History:
         self.usual = _usual(self.runs)
         self._folder = folder
         self._before = before
+        self._learned = False
 
     def add(self, runs: Sequence[PastRun]) -> None:
         """Take what the ledger knows; of a run that has a journal too, that counts."""
@@ -34,8 +35,13 @@ class History:
             return
         self.runs = latest([*others, *self.runs])
         self.usual = _usual(self.runs)
-        with contextlib.suppress(OSError):  # a later report knows less then, and nothing else is lost
-            keep_past(self._folder, self.runs)
+        self._learned = True
+
+    def keep(self) -> None:
+        """Write down what a later report could not know by itself."""
+        if self._learned:
+            with contextlib.suppress(OSError):  # it knows less then, and nothing else is lost
+                keep_past(self._folder, self.runs)
 
 
 def _usual(runs: Sequence[PastRun]) -> Mapping[str, float]:

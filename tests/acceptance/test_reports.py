@@ -151,3 +151,14 @@ def test_another_machine_s_runs_are_known_from_the_ledger(jobplan: Jobplan, db: 
     assert live.count('"steps":{"a":[0.') == 2
     assert jobplan("show", "last", "--journal", "ours", "--report", "html=record.html").code == 0
     assert (jobplan.folder / "record.html").read_text(encoding="utf-8") == live
+
+
+def test_a_run_that_never_began_leaves_no_history_behind(jobplan: Jobplan, db: Database) -> None:
+    assert jobplan("ledger", "install", "--dsn", db.dsn).code == 0
+    report = ("--report", "html=run.html")
+    fine = jobplan.plan("- {id: a, sql: SELECT 1}", file="fine.yaml")
+    assert jobplan("run", fine, "--dsn", db.dsn, "--journal", "theirs").code == 0
+    plan = jobplan.plan("- {id: a, sql: SELECT 1}", requires="{preconditions: [{sql: SELECT false, message: not now}]}")
+    ran = jobplan("run", plan, "--dsn", db.dsn, *report)
+    assert (ran.code, "not now" in ran.err) == (4, True)
+    assert list((jobplan.folder / ".jobplan" / "runs").iterdir()) == []
