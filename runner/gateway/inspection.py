@@ -29,6 +29,7 @@ from runner.gateway.facts import (
     RecordedDuration,
     ServerFacts,
 )
+from runner.gateway.pooler import refuse_shared_sessions
 from runner.gateway.queries import query
 from runner.gateway.replies import Reply, Row
 from runner.gateway.session import Session
@@ -78,12 +79,16 @@ class Inspector:
 
     @classmethod
     async def connect(cls, conninfo: str, application_name: str) -> Inspector:
-        """Open the session. ConnectionFailedError, with the server's own words, if it cannot be."""
+        """Open the session. ConnectionFailedError, with the server's own words, if it cannot be.
+
+        PreflightError behind a pooler that would give what is set in it to others.
+        """
         schema = ["", ""]
         session = await Session.connect(
             with_keepalives(conninfo),
             application_name=application_name,
             queries=lambda name: query(name, extension_schema=schema[0], ledger=schema[1]),
+            check=lambda connection: refuse_shared_sessions(connection, conninfo),
         )
         inspector = cls(session, schema)
         replies = await session.run(("path", ()), ("pin", ()), ("unlimit", ()))

@@ -19,7 +19,7 @@ from runner.preflight.server import examine
 from runner.preflight.statements import StatementLook
 
 #: Findings about the server with which a run would start nothing.
-_REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP507", "JP508", "JP510", "JP520"})
+_REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP506", "JP507", "JP508", "JP510", "JP520"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

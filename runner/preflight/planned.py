@@ -26,6 +26,7 @@ from runner.sql.effects import Effect, effect, effect_of_call
 from runner.sql.facts import FunctionCall, functions_called
 from runner.sql.kinds import StatementKind
 from runner.sql.objects import Action, Sort
+from runner.sql.params import quote_identifier
 from runner.sql.tokens import ScanError, TokenKind, tokenize
 
 _K = StatementKind
@@ -55,6 +56,8 @@ _READ_ONLY = "25006"
 _NOT_SUPPORTED = "0A000"
 _BUSY = frozenset({"55P03", "57014"})
 _TAKEN = "42P07"
+#: What the server says in English; in another language it is told without what mends it.
+_SCHEMA = re.compile(r"permission denied for schema (.+)")
 _QUOTED = re.compile(r'"([^"]+)"')
 
 
@@ -163,7 +166,11 @@ def _failed(unit: Unit, reply: Reply, sight: Sight, *, shift: int, planning: boo
         return Judged(why=("it was not explained, because the name is taken",))
     if state == _PRIVILEGE:
         message = f'role "{sight.around.role}": {error.message}'
-        return Judged(findings=(Finding(code="JP610", message=message, offset=offset, hint=error.hint),))
+        schema = _SCHEMA.fullmatch(error.message)
+        hint = error.hint
+        if schema is not None:
+            hint = f"GRANT USAGE ON SCHEMA {quote_identifier(schema[1])} TO {quote_identifier(sight.around.role)};"
+        return Judged(findings=(Finding(code="JP610", message=message, offset=offset, hint=hint),))
     severity = Severity.WARNING if planning and state[:2] in {"P0", "55", "XX", "53"} else None
     finding = Finding(code="JP606", message=error.message, offset=offset, hint=error.hint, severity=severity)
     return Judged(findings=(finding,), why=("the server refuses it",))

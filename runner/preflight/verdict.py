@@ -104,9 +104,11 @@ class Examiner:
         explain = self._explain and plannable
         probe = await self._probe(unit, sight, explain=explain)
         verdict.take(judge(unit, probe, sight), probe)
-        if not explain and not verdict.findings and not verdict.blind:
+        refused = {one.code for one in verdict.findings} == {"JP610"}
+        if refused or not (explain or verdict.findings or verdict.blind):
             rights = check_row_rights(unit, sight)
-            verdict.findings += rights.findings
+            # The server names the first right that is missing, and not what grants it.
+            verdict.findings = rights.findings if refused and rights.findings else verdict.findings + rights.findings
             verdict.why += rights.why
         if unit.statement.kind is _K.CALL:
             verdict.why.append(NOT_CHECKABLE[_K.CALL])

@@ -126,6 +126,10 @@ def test_without_explain_the_catalog_tells_of_rights(reviewed: str, copy: str, t
     assert any("some columns" in why for why in reports(result)["s2"].why)
     with_explain = dry_run(written(tmp_path, steps_of(*texts)), reviewed)
     assert {problem.step for problem in errors(with_explain)} == {"s1", "s3", "s4"}
+    assert all((problem.hint or "").startswith("GRANT ") for problem in errors(with_explain))
+    ask(copy, f"REVOKE USAGE ON SCHEMA shop FROM {ROLE}")
+    (closed, *_) = errors(dry_run(written(tmp_path, steps_of(*texts)), reviewed))
+    assert closed.hint == f'GRANT USAGE ON SCHEMA "shop" TO "{ROLE}";'
 
 
 def test_a_view_needs_no_right_on_its_tables_before_it_is_read(reviewed: str, copy: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,12 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from runner.cli.dry_run import look
 from runner.embedded import EmbeddedServer, start_server
+from runner.errors import ConnectionFailedError
+from runner.preflight.dryrun import Wishes
 from tests.integration.dry_runs import dry_run, errors, told, written
-from tests.integration.houses import ask
+from tests.integration.houses import ask, until
 
 SCHEMA = """
     CREATE TABLE t (a int PRIMARY KEY, b text);
@@ -120,3 +124,20 @@ def test_what_takes_long_to_plan_is_given_up(tables: str, tmp_path: Path) -> Non
     result = dry_run(written(tmp_path, steps), tables)
     assert len(told(result, "JP620")) == 3
     assert errors(result) == []
+
+
+def test_a_connection_that_is_lost_meanwhile_is_told_of(tables: str, tmp_path: Path) -> None:
+    ask(
+        tables,
+        "CREATE FUNCTION slow() RETURNS int LANGUAGE plpgsql STABLE AS 'BEGIN PERFORM pg_sleep(60); RETURN 1; END'",
+    )
+    plan = written(tmp_path, "- {id: a, sql: SELECT count(*) FROM t WHERE a = slow()}")
+
+    async def struck() -> None:
+        asked = asyncio.create_task(look(plan, tables, Wishes()))
+        strike = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'EXPLAIN%slow()%'"
+        await until(lambda: asked.done() or ask(tables, f"{strike} AND pid <> pg_backend_pid()"))
+        await asked
+
+    with pytest.raises(ConnectionFailedError, match="the server is gone"):
+        asyncio.run(struck())

@@ -17,8 +17,10 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner.embedded.account import make_folder, server_account, write_file
 from runner.errors import PreflightError
+from runner.gateway.inspection import Inspector
 from runner.gateway.pg import PgGateway
 from runner.plan.model import Plan
+from runner.preflight.server import Demand, Level, examine
 from tests.builders import plan, step
 from tests.fetched import fetch_program
 from tests.integration.houses import PATIENCE, ask, run_plan, value
@@ -114,6 +116,23 @@ async def test_a_pool_that_shares_sessions_is_refused_and_left_as_it_was(
     with psycopg.connect(through, autocommit=True) as mine:
         assert mine.execute("SHOW search_path", prepare=False).fetchone() == before
         assert mine.execute("SELECT count(*) FROM pg_prepared_statements", prepare=False).fetchone() == (0,)
+
+
+async def test_who_only_looks_leaves_nothing_in_sessions_of_others_either(pool: Pool) -> None:
+    through = pool("transaction")
+    with pytest.raises(PreflightError, match="gives each transaction another session"):
+        await Inspector.connect(through, "pooled-look")
+    with psycopg.connect(through, autocommit=True) as mine:
+        assert mine.execute("SHOW search_path", prepare=False).fetchone() != ("pg_catalog, pg_temp",)
+        assert mine.execute("SELECT count(*) FROM pg_prepared_statements", prepare=False).fetchone() == (0,)
+
+
+async def test_who_only_looks_tells_of_a_pool_that_keeps_sessions(pool: Pool) -> None:
+    inspector = await Inspector.connect(pool("session"), "pooled-look")
+    examined = {one.check.code: one.outcome.level for one in examine(await inspector.facts(), Demand())}
+    await inspector.close()
+    assert examined["JP502"] is Level.WARNING
+    assert examined["JP501"] is Level.OK
 
 
 async def test_a_pool_that_has_many_sessions_in_use_is_refused_all_the_same(pool: Pool) -> None:
