@@ -39,18 +39,19 @@ async def survey(units: Sequence[Unit], rooms: Rooms, inspector: Inspector) -> N
 
 
 async def _of_room(units: Sequence[Unit], room: Surroundings, inspector: Inspector) -> None:
-    made = {one.relation for unit in units for one in changes(unit.statement) if one.relation is not None}
+    changed = [one for unit in units for one in changes(unit.statement)]
+    made = {one.relation for one in changed if one.relation is not None}
+    named = {relation for unit in units for relation in _relations(unit)}
     known = set(room.relations)
-    await _fill(room, {relation for unit in units for relation in _relations(unit)} | made, inspector)
+    await _fill(room, named | made, inspector)
     placed = {room.placed(relation) for relation in made}
     indexes = (index for index in (created_index(unit.statement) for unit in units) if index is not None)
     placed |= {Relation(room.placed(one.table).schema, one.index.name) for one in indexes if one.index is not None}
     await _fill(room, placed, inspector)
     fresh = [facts for name, facts in room.relations.items() if name not in known]
     await _fill(room, {other for facts in fresh for other in _others(facts)}, inspector)
-    schemas = {one.schema for one in (*room.relations, *placed) if one.schema}
-    schemas |= {relation.schema for unit in units for relation in _relations(unit) if relation.schema}
-    schemas |= {one.name for unit in units for one in changes(unit.statement) if one.name and one.relation is None}
+    schemas = {one.schema for one in (*room.relations, *placed, *named) if one.schema}
+    schemas |= {one.name for one in changed if one.name and one.relation is None}
     room.known_schemas |= await inspector.schemas(sorted(schemas), room.role)
     await _measure(room, inspector)
     mentioned = [one for unit in units for one in mentions(unit.statement) if (one.sort, one.name) not in room.named]

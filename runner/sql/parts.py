@@ -32,6 +32,9 @@ def parts(statement: Statement) -> tuple[Part, ...]:
         elements = map(unwrap, (*node.index_params, *node.index_including_params))
         names = [element.name for element in elements if element.name]
         return tuple(_column(statement, relation_of(node.relation), name) for name in names)
+    if statement.kind in {_K.COPY_FROM, _K.COPY_TO}:
+        names = list(strings(statement.node.attlist))
+        return tuple(_column(statement, relation_of(statement.node.relation), name) for name in names)
     if statement.kind in {_K.ANALYZE, _K.VACUUM}:
         return tuple(
             _column(statement, relation_of(rel.relation), name)

@@ -62,6 +62,7 @@ def test_formats(jobplan: Jobplan, db: Database) -> None:
     markdown = out("markdown")
     assert markdown.startswith("## Dry run of trial")
     assert "| ❌ JP601 |" in markdown
+    assert "| 🟡 partly checked | wrong | <code>SELECT &#42; FROM missing</code> | JP601 |" in markdown
 
 
 def test_a_parameter_cannot_become_markup(jobplan: Jobplan, db: Database) -> None:

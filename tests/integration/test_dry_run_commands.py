@@ -47,6 +47,7 @@ def steps_of(*texts: str, **keys: str) -> str:
         ("CREATE VIEW shop.v AS SELECT totel FROM shop.orders", "JP602", "totel"),
         ("CREATE VIEW shop.v (n) AS SELECT shop.tidy(1) WITH CHECK OPTION", "JP603", "tidy"),
         ("COPY (SELECT totel FROM shop.orders) TO '/tmp/x'", "JP602", "totel"),
+        ("COPY shop.orders (id, totel) FROM '/tmp/x'", "JP602", "totel"),
         ("SET work_mem = 'plenty'; SELECT 1", "JP523", "plenty"),
         ("SET ROLE jobplan_test_nobody; SELECT 1", "JP522", "jobplan_test_nobody"),
         ("SELECT 1; SET statement_timeout = '1 blink'", "JP523", "blink"),

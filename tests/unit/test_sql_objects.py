@@ -111,6 +111,8 @@ def test_what_changes(sql: str, expected: set[tuple[Action, Sort, str]]) -> None
         ("CREATE INDEX ON a (x, lower(y)) INCLUDE (z)", {("x", True), ("z", True)}),
         ("ANALYZE a (x, y)", {("x", True), ("y", True)}),
         ("SELECT x FROM a", set()),
+        ("COPY a (x, y) FROM '/tmp/z'", {("x", True), ("y", True)}),
+        ("COPY (SELECT x FROM a) TO '/tmp/z'", set()),
     ],
 )
 def test_columns_and_constraints(sql: str, expected: set[tuple[str, bool]]) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from runner.errors import Problem, Severity
 from runner.preflight.result import Coverage, DryRun, StatementReport
 from runner.reports.preflight.gantt import schedule_lines
-from runner.reports.preflight.text import summary
+from runner.reports.preflight.text import lock_sentence, summary
 from runner.reports.problems import Style
 from runner.reports.visible import visible
 
@@ -32,6 +32,15 @@ def dry_run_markdown(result: DryRun) -> Iterator[str]:
     yield from map(_statement, result.statements)
     yield ""
     yield "</details>"
+    if result.locks:
+        yield ""
+        yield "<details><summary>Locks that keep others out</summary>"
+        yield ""
+        yield "| step | lock |"
+        yield "|---|---|"
+        yield from (f"| {_plain(one.step)} | {_plain(lock_sentence(one))} |" for one in result.locks)
+        yield ""
+        yield "</details>"
     if result.schedule is not None and result.schedule.bars:
         yield ""
         yield "<details><summary>Schedule</summary>"
@@ -53,7 +62,8 @@ def _problem(problem: Problem) -> str:
 def _statement(one: StatementReport) -> str:
     key = "" if one.key == "sql" else f" ({one.key})"
     estimate = (f"cost {one.cost:,.0f}, {one.rows:,} rows",) if one.cost is not None and one.rows is not None else ()
-    remarks = "<br>".join(map(_plain, (*one.why, *one.notes, *estimate)))
+    codes = (", ".join(one.codes),) if one.codes else ()
+    remarks = "<br>".join(map(_plain, (*codes, *one.why, *one.notes, *estimate)))
     code = f"<code>{_plain(one.text)}</code>" if one.text else ""
     return f"| {_MARKS[one.coverage]} {one.coverage.value} | {_plain(one.instance)}{key} | {code} | {remarks} |"
 
