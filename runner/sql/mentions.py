@@ -50,11 +50,16 @@ _SERIAL = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4",
 _TABLESPACE_FIELDS = ("tablespacename", "table_space")
 
 
+def defines(statement: Statement) -> bool:
+    """Return whether the types and functions that the statement names are among its mentions."""
+    return statement.node.DESCRIPTOR.name in _DEFINITIONS
+
+
 def mentions(statement: Statement) -> tuple[Mention, ...]:
     """Return what the statement names beside relations, each once, in the order of the tree."""
     node = statement.node
     found = [*_roles(statement), *_tablespaces(statement), *_extensions(statement)]
-    if node.DESCRIPTOR.name in _DEFINITIONS:
+    if defines(statement):
         found += [*_types(statement), *_functions(statement), *_languages(statement)]
     elif node.DESCRIPTOR.name == "DropStmt" and not node.missing_ok:
         found += _dropped(statement)

@@ -17,6 +17,26 @@ ORDERS = """
     CREATE TYPE shop.mood AS ENUM ('good', 'bad')
 """
 
+#: Types and functions that the grammar makes of words of its own.
+ODD_TYPES = """
+    CREATE TABLE shop.x (
+      a double precision, b character varying(3), c timestamp with time zone DEFAULT CURRENT_TIMESTAMP, d interval day,
+      e bit(3), f national char(2), g "char", h name[], i int DEFAULT extract(year FROM now())::int,
+      j text DEFAULT trim('x' FROM 'xax'), k boolean DEFAULT ('a' SIMILAR TO 'b'),
+      l timestamp DEFAULT (now() AT TIME ZONE 'UTC'), m bigserial, n oid, o json, q shop.orders[],
+      r text GENERATED ALWAYS AS (lower(b) || overlay(b placing 'a' from 1)) STORED,
+      CHECK (position('a' in b) > 0), EXCLUDE USING gist (int4range(i, i) WITH &&))
+"""
+ODD_FUNCTIONS = """
+    CREATE FUNCTION shop.t1() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+    CREATE FUNCTION shop.t2(a anyelement, VARIADIC b int[]) RETURNS TABLE (x int, y text) LANGUAGE sql AS '';
+    CREATE TRIGGER y BEFORE UPDATE ON shop.orders FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
+    GRANT EXECUTE ON FUNCTION shop.t2(anyelement, int[]) TO public;
+    CREATE DOMAIN shop.d AS int CHECK (VALUE > abs(-1));
+    CREATE AGGREGATE shop.ag (int) (sfunc = int4pl, stype = int);
+    CREATE VIEW shop.vw AS SELECT a, sum(a) OVER () AS s FROM (VALUES (1)) AS v(a)
+"""
+
 
 def steps_of(*texts: str, **keys: str) -> str:
     """Return steps that run one after the other."""
@@ -65,6 +85,7 @@ def test_what_a_command_names_and_is_not_there(copy: str, tmp_path: Path, sql: s
     "texts",
     [
         ("CREATE TABLE shop.n (a serial, b shop.mood DEFAULT 'good', c shop.orders, d numeric(3, 1)[])",),
+        (ODD_TYPES, ODD_FUNCTIONS),
         ("CREATE TYPE shop.pair AS (a int)", "CREATE TABLE shop.n (a shop.pair)"),
         ("CREATE DOMAIN shop.short AS varchar(3)", "ALTER TABLE shop.orders ADD COLUMN c shop.short"),
         ("CREATE TABLE shop.other (a int)", "CREATE TABLE shop.n (a shop.other)"),

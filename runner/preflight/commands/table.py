@@ -18,6 +18,7 @@ from runner.sql.alter import AlterKind, alter_actions
 from runner.sql.details import is_computed
 from runner.sql.facts import is_cascading
 from runner.sql.kinds import StatementKind
+from runner.sql.mentions import defines
 from runner.sql.parse import Statement
 
 _K = StatementKind
@@ -83,9 +84,12 @@ def left_open(statement: Statement) -> tuple[str, ...]:
         return () if is_cascading(statement) else ("whether it is empty shows when it runs",)
     if statement.kind in PARTLY:
         return (PARTLY[statement.kind],)
-    return () if statement.kind in FULLY else (_ALTERS[AlterKind.OTHER],)
+    if statement.kind in FULLY:
+        return ()
+    return (_ALTERS[AlterKind.OTHER] if defines(statement) else _LITTLE,)
 
 
+_LITTLE = "its syntax and the relations and roles that it names were checked, no more"
 _ROWS = "whether its rows keep to the new constraint shows when it runs"
 NOT_CHECKABLE: Mapping[StatementKind, str] = {
     _K.DO: "what a DO block runs is known only while it runs",
