@@ -95,8 +95,12 @@ WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation'
   AND n.nspname NOT IN ('pg_catalog', 'pg_toast')
 
 -- name: surroundings
--- In the settings of a step: who it runs as, and the schemas in which its names are looked up, as JSON.
-SELECT current_user, pg_catalog.to_json(pg_catalog.current_schemas(true))
+-- In the settings of a step: who it runs as, the schemas in which its names are looked up, and which of the roles it has
+-- that may use the server's files and programs, as JSON.
+SELECT current_user, pg_catalog.to_json(pg_catalog.current_schemas(true)),
+       (SELECT coalesce(pg_catalog.json_agg(r.name), '[]')
+        FROM (VALUES ('pg_read_server_files'), ('pg_write_server_files'), ('pg_execute_server_program')) AS r(name)
+        WHERE pg_catalog.pg_has_role(r.name, 'USAGE'))
 
 -- name: mentioned
 -- $1 JSON array of [sort, schema or null, name], $2 JSON array of the schemas that are searched, $3 role. One row for each

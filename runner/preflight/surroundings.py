@@ -27,6 +27,8 @@ class Surroundings:
     role: str = ""
     schemas: Sequence[str] = ()
     error: str | None = None
+    #: Which of PostgreSQL's roles it has that may use the server's files and programs.
+    outside: frozenset[str] = frozenset()
     relations: dict[Relation, RelationFacts] = field(default_factory=dict)
     known_schemas: dict[str, SchemaFacts] = field(default_factory=dict)
     #: By name: one's own and those of extensions, and PostgreSQL's.
@@ -91,6 +93,7 @@ class Rooms:
             if reply.error is not None:
                 room.error = reply.error.message
             else:
-                role, schemas = reply.rows[0]
+                role, schemas, outside = reply.rows[0]
                 room.role, room.schemas = role or "", json.loads(schemas or "[]")
+                room.outside = frozenset(json.loads(outside or "[]"))
         return self._rooms[name]

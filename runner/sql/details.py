@@ -70,6 +70,15 @@ def is_computed(statement: Statement) -> bool:
     return any(label(constraint, "contype") in _COMPUTED for constraint in find(node, "Constraint"))
 
 
+def role_for_file(statement: Statement) -> str | None:
+    """Return PostgreSQL's role that may use the file or program of a COPY, None without one."""
+    if statement.kind not in {_K.COPY_FROM, _K.COPY_TO} or not statement.node.filename:
+        return None
+    if statement.node.is_program:
+        return "pg_execute_server_program"
+    return "pg_read_server_files" if statement.kind is _K.COPY_FROM else "pg_write_server_files"
+
+
 def leaves_out_partitions(statement: Statement) -> bool:
     """Return whether it is `CREATE INDEX … ON ONLY`, which on a partitioned table builds nothing."""
     return statement.kind is _K.CREATE_INDEX and not statement.node.relation.inh

@@ -170,6 +170,21 @@ def test_who_may_grant(reviewed: str, copy: str, tmp_path: Path) -> None:
     assert errors(dry_run(written(tmp_path, steps_of(sql)), reviewed)) == []
 
 
+@pytest.mark.parametrize(
+    ("sql", "wanted"),
+    [
+        ("COPY shop.orders FROM '/tmp/x'", "pg_read_server_files"),
+        ("COPY shop.orders TO '/tmp/x'", "pg_write_server_files"),
+        ("COPY (SELECT 1) TO PROGRAM 'cat'", "pg_execute_server_program"),
+    ],
+)
+def test_who_may_use_files_of_the_server(reviewed: str, copy: str, tmp_path: Path, sql: str, wanted: str) -> None:
+    (problem,) = errors(dry_run(written(tmp_path, steps_of(sql)), reviewed))
+    assert problem.hint == f'GRANT {wanted} TO "{ROLE}";'
+    ask(copy, f"GRANT {wanted} TO {ROLE}")
+    assert errors(dry_run(written(tmp_path, steps_of(sql)), reviewed)) == []
+
+
 def test_partitions_that_vacuum_would_skip_are_told(reviewed: str, copy: str, tmp_path: Path) -> None:
     ask(copy, f"GRANT MAINTAIN ON shop.events TO {ROLE}")
     result = dry_run(written(tmp_path, steps_of("VACUUM shop.events")), reviewed)

@@ -10,6 +10,7 @@ from runner.preflight.commands.existence import there
 from runner.preflight.finding import Finding
 from runner.preflight.seen import Sight
 from runner.preflight.texts import Unit
+from runner.sql.details import role_for_file
 from runner.sql.kinds import StatementKind
 from runner.sql.objects import Right
 from runner.sql.params import quote_identifier
@@ -39,6 +40,16 @@ def check_rights(unit: Unit, sight: Sight) -> Iterator[Finding]:
             yield Finding(code="JP610", message=message, offset=one.offset, hint=_grant(right, facts, role))
         elif unit.statement.kind in _SKIPS and facts.kind == "p" and facts.unmaintained and not facts.of_database:
             yield _partitions(unit, facts, one.offset, role)
+
+
+def check_files(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """Yield a COPY whose file or program the role may not use."""
+    wanted = role_for_file(unit.statement)
+    if wanted is not None and wanted not in sight.around.outside:
+        role = sight.around.role
+        message = f'role "{role}" may not use what is outside of the database: it is no member of {wanted}'
+        hint = f"GRANT {wanted} TO {quote_identifier(role)};"
+        yield Finding(code="JP610", message=message, offset=unit.statement.start, hint=hint)
 
 
 def _right(right: Right, sight: Sight) -> Right:

@@ -10,7 +10,7 @@ from runner.preflight.commands.mentioned import check_mentioned
 from runner.preflight.commands.names import check_new_names
 from runner.preflight.commands.partitions import check_detaching, check_partitioned
 from runner.preflight.commands.rebuilding import check_leftovers, check_refreshing
-from runner.preflight.commands.rights import check_rights
+from runner.preflight.commands.rights import check_files, check_rights
 from runner.preflight.finding import Finding
 from runner.preflight.seen import Sight
 from runner.preflight.texts import Unit
@@ -35,6 +35,7 @@ CHECKS: tuple[Callable[[Unit, Sight], Iterator[Finding]], ...] = (
     check_existence,
     check_kind,
     check_rights,
+    check_files,
     check_parts,
     check_mentioned,
     check_dropped_schemas,
