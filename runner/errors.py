@@ -58,7 +58,9 @@ class JobplanError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message} {self.hint}" if self.hint else self.message
+        if not self.hint:
+            return self.message
+        return f"{self.message}{'' if self.message.endswith(chr(10)) else ' '}{self.hint}"
 
 
 class UsageError(JobplanError):

@@ -45,7 +45,7 @@ def cancel(
 
     RUN is a run's id or how it begins. Workers of detach steps are left alone unless --detached or --step asks for
     them. A living runner starts nothing more and reports by whom. The exit code is 7 if a worker is still there when
-    --timeout is over.
+    --timeout is over, or if the runner does not take the request.
     """
     from runner.reports.cancel import cancel_data, cancel_lines
 
@@ -58,7 +58,7 @@ def cancel(
         say_json(cancel_data(done))
     else:
         say_lines(cancel_lines(done))
-    return EXIT_STILL_RUNNING if done.still or done.unanswered else 0
+    return EXIT_STILL_RUNNING if done.still or done.unanswered or not done.heeded else 0
 
 
 async def _cancel(wanted: str, step: str | None, dsn: str, *, detached: bool, patience: float) -> Cancelled:
@@ -92,6 +92,7 @@ async def _cancel(wanted: str, step: str | None, dsn: str, *, detached: bool, pa
         asked=[(worker, stopped.seconds.get(worker.worker)) for worker in stopped.asked],
         left=stopped.left,
         runner_alive=stopped.runner_alive,
+        heeded=stopped.heeded,
         refused=stopped.refused,
         user=activity.user,
         leftovers=[(one.what, one.repair) for one in stopped.leftovers],

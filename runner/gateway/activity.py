@@ -104,6 +104,11 @@ class Observer:
         """Tell the runners that listen in this session's database."""
         await self._run(("notify", (payload,)))
 
+    async def is_heeded(self, runner: RunnerSession) -> bool:
+        """Say whether this runner takes requests from this session's role: only if that may stop its workers anyway."""
+        (reply,) = await self._run(("not_heeded", (str(runner.pid),)))
+        return not reply.rows
+
     async def signal(self, worker: Worker) -> bool:
         """Ask the worker to stop, if pid, backend_start and application_name are seen together.
 
@@ -111,7 +116,7 @@ class Observer:
         """
         (reply,) = await self._try(("cancel", (str(worker.pid), worker.backend_start, worker.application_name)))
         if reply.error is not None and reply.error.sqlstate == _NOT_PERMITTED:
-            raise SignalRefusedError(reply.error.message, hint=reply.error.detail)
+            raise SignalRefusedError(f"{reply.error.message}.", hint=reply.error.detail)
         return bool(_checked(reply).rows)
 
     async def locked(self, pids: Iterable[int]) -> frozenset[str]:

@@ -84,6 +84,17 @@ WHERE phase IS NOT NULL
 -- $1 a request as JSON: whose run it is hears it at its next look, also if nothing of it runs.
 SELECT pg_notify('jobplan', $1::text)
 
+-- name: not_heeded
+-- $1 pid of a runner's session. A row if the runner takes no request from this session's role: see may_stop, which is
+-- what the runner asks about who asks it.
+SELECT 1
+FROM pg_stat_activity AS a
+JOIN pg_roles AS r ON r.oid = a.usesysid
+JOIN pg_roles AS me ON me.rolname = session_user
+WHERE a.pid = $1::int4
+  AND NOT (me.rolsuper OR (NOT r.rolsuper AND (pg_has_role(me.oid, r.oid, 'USAGE')
+                                               OR pg_has_role(me.oid, 'pg_signal_backend', 'USAGE'))))
+
 -- name: locked
 -- $1 pids as JSON array. The tables and indexes of this database that these sessions hold locks on, but for the
 -- catalogs'.

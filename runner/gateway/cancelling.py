@@ -39,6 +39,8 @@ class Stopped:
     still: tuple[LiveWorker, ...]
     left: tuple[LiveWorker, ...]
     runner_alive: bool
+    #: Whether a living runner takes requests from this role.
+    heeded: bool
     refused: str | None
     leftovers: tuple[Leftover, ...]
     #: What a living runner says to a request about one step; None: nothing, or it was not asked.
@@ -157,6 +159,7 @@ class Stopper:
             still=tuple(wanted),
             left=left if self.request.step is None else (),
             runner_alive=run is not None and run.alive,
+            heeded=run is None or not run.alive or await self.observer.is_heeded(run.runner[0]),
             refused=self._refused,
             leftovers=leftovers,
             answer=self._answer,

@@ -9,6 +9,7 @@ those of a text with several, so that each sees what the one before has done: do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,6 +29,13 @@ MARKER = "SET LOCAL jobplan.rows TO 'discarded'"
 #: does not see what the earlier has changed: an UPDATE after an INSERT finds nothing. SET ends the command.
 NEXT = "SET LOCAL jobplan.statement TO 'next'"
 _BETWEEN = f"\n;{NEXT}"
+
+#: What `ledger_row` puts in front of a step's text.
+_COMMIT_ROW = re.compile(
+    r"""\AINSERT INTO "(?:[^"]|"")*"\.commits \(run, step, attempt, committed\) VALUES \(.*?, true\);\n"""
+    r"""SET LOCAL lock_timeout TO '[^']*';\n""",
+    re.DOTALL,
+)
 
 #: Bytes of notices that are kept for each attempt.
 NOTICE_CAP = 65_536
@@ -129,7 +137,8 @@ def plan_position(request: LaunchRequest, first: str, position: int) -> int | No
 
 def plan_text(launched: str) -> str:
     """Return the plan's own text of what was launched, as far as the server has kept it."""
-    return without_comment(launched).replace(f"\n;{NEXT}", "").replace(f"\n;{MARKER}", "")
+    text = _COMMIT_ROW.sub("", without_comment(launched))
+    return text.replace(f"\n;{NEXT}", "").replace(f"\n;{MARKER}", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -73,7 +73,8 @@ class Journal:
             folder.mkdir(mode=0o700)
         except FileExistsError as error:
             raise RecordError(
-                f"there is a run {run_id} in {root} already.", hint="Its journal is not overwritten."
+                f"there is a run {run_id} in {root} already, and its journal is not overwritten.",
+                hint=f"jobplan resume {run_id} goes on by that journal; --journal NEW_FOLDER begins another.",
             ) from error
         except OSError as error:
             raise refused(folder, error) from error

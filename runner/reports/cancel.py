@@ -32,6 +32,8 @@ class Cancelled:
     #: The step that was meant, if not the run; and how many a living runner says that are not over, None for silence.
     step: str | None = None
     concerned: int | None = None
+    #: False: the runner lives, and takes no request from this role.
+    heeded: bool = True
 
     @property
     def unanswered(self) -> bool:
@@ -53,14 +55,20 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
         yield f"run {done.run.run} has no worker to stop"
     if done.step is not None:
         yield from _step_lines(done, done.step)
-    elif done.runner_alive:
+    elif done.runner_alive and done.heeded:
         yield "its runner is alive and was told: it starts nothing more but finally steps, and reports by whom"
     for worker in done.left:
         yield _left_words(worker)
     if any(worker.detached for worker in done.left):
         yield f"  stop them too: jobplan cancel {done.run.run} --detached"
+    if not done.heeded:
+        yield "its runner is alive and goes on: it takes no request from a role that may not stop its workers"
     if done.still:
         yield from _still_lines(done)
+    if (done.still and done.refused is not None) or not done.heeded:
+        rights = "pg_signal_backend, pg_read_all_stats"
+        yield f"  a superuser can allow it: GRANT {rights} TO {quote_identifier(done.user)};"
+        yield "  (workers of a superuser are for superusers only)"
     for what, repairs in done.leftovers:
         yield f"left behind: {what}"
         yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(repairs))
@@ -69,7 +77,7 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
 def _step_lines(done: Cancelled, step: str) -> Iterator[str]:
     if not done.asked:
         yield f"{step} has no worker to stop"
-    if not done.runner_alive:
+    if not done.runner_alive or not done.heeded:
         return
     if done.concerned is None:
         yield (
@@ -93,8 +101,6 @@ def _still_lines(done: Cancelled) -> Iterator[str]:
         yield "it stops when it next looks for a signal; see what it is at: jobplan status " + done.run.run
         return
     yield f"not allowed: {done.refused}"
-    yield f"  a superuser can allow it: GRANT pg_signal_backend, pg_read_all_stats TO {quote_identifier(done.user)};"
-    yield "  (workers of a superuser are for superusers only)"
 
 
 def cancel_data(done: Cancelled) -> dict[str, Any]:
@@ -103,6 +109,7 @@ def cancel_data(done: Cancelled) -> dict[str, Any]:
         "run": done.run.run,
         "by": done.by,
         "runner_alive": done.runner_alive,
+        "runner_heeds": done.runner_alive and done.heeded,
         "step": done.step,
         "steps_not_over": done.concerned,
         "stopped": [

@@ -6,6 +6,7 @@ has run longest.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ from runner.sql.params import quote_identifier
 _SEE = "pg_read_all_stats"
 _QUEUE_FULL = "IPC: MessageQueuePutMessage"
 _NARROWEST = 40
+#: Lines that one fact may take.
+_MOST_LINES = 4
 #: Characters of a step's id on a line.
 _LONGEST_STEP = 36
 
@@ -75,12 +78,11 @@ def worst_first(run: LiveRun) -> list[LiveWorker]:
 def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | None) -> Iterator[str]:
     plan = run.plan or (record.plan if record is not None else "")
     where = f" (database {run.database})" if run.database else ""
-    yield _fit(f"run {run.run}{f' of {plan}' if plan else ''}: {_runner_words(run, now, record)}{where}", width)
+    yield from _wrap(f"run {run.run}{f' of {plan}' if plan else ''}: {_runner_words(run, now, record)}{where}", width)
     if record is not None:
-        yield _fit(f"  {record.steps} ({record.where})", width)
-        yield from (
-            _fit(f"  {step}: has committed, says its row in the ledger", width) for step in _unseen(run, record)
-        )
+        yield from _wrap(f"  {record.steps} ({record.where})", width)
+        for step in _unseen(run, record):
+            yield from _wrap(f"  {step}: has committed, says its row in the ledger", width)
     for worker in worst_first(run):
         yield from _worker_lines(worker, now, width)
     if run.workers:
@@ -107,13 +109,13 @@ def _runner_words(run: LiveRun, now: float, record: RecordSummary | None) -> str
 
 
 def _worker_lines(worker: LiveWorker, now: float, width: int) -> Iterator[str]:
-    yield _fit(f"  {_short(worker.step)}{_label_words(worker)}: {worker_words(worker, now)}", width)
+    yield from _wrap(f"  {_short(worker.step)}{_label_words(worker)}: {worker_words(worker, now)}", width)
     for words in blocked_words(worker):
-        yield _fit(f"    {words}", width)
+        yield from _wrap(f"    {words}", width)
     for other in worker.blocks:
-        yield _fit(f"    holds up {_other_words(other, worker.run)}", width)
+        yield from _wrap(f"    holds up {_other_words(other, worker.run)}", width)
     if worker.progress is not None:
-        yield _fit(f"    {progress_words(worker.progress)}", width)
+        yield from _wrap(f"    {progress_words(worker.progress)}", width)
     elif worker.query:
         yield _fit(f"    {_one_line(worker.query)}", width)
 
@@ -202,6 +204,21 @@ def _one_line(text: str) -> str:
 def _fit(line: str, width: int) -> str:
     shown = visible(line)
     return shown if len(shown) <= width else shown[: width - 1].rstrip() + "…"
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    """Break what must be read to its end; only SQL may be so long that it is cut all the same."""
+    shown = visible(line)
+    indent = " " * (len(shown) - len(shown.lstrip()))
+    return textwrap.wrap(
+        shown.strip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}    ",
+        max_lines=_MOST_LINES,
+        placeholder=" …",
+        break_on_hyphens=False,
+    )
 
 
 def _counted(number: int, thing: str) -> str:

@@ -11,6 +11,7 @@ from runner.engine.events import Worker
 from runner.identity import worker_name
 from runner.reports.attach import HEARTBEAT, Follower, attach_data, attach_lines
 from runner.reports.cancel import Cancelled, cancel_data, cancel_lines
+from runner.reports.status import RecordSummary
 from tests.builders import looked_label
 
 RUN = "260101-abcdef"
@@ -74,6 +75,18 @@ def test_what_is_not_allowed_and_who_can_allow_it() -> None:
         '  a superuser can allow it: GRANT pg_signal_backend, pg_read_all_stats TO "On Call";',
         "  (workers of a superuser are for superusers only)",
     ]
+
+
+@pytest.mark.parametrize("step", [None, "a"])
+def test_a_runner_that_does_not_heed_this_role_goes_on(step: str | None) -> None:
+    deaf = replace(DONE, asked=[], runner_alive=True, heeded=False, step=step)
+    assert list(cancel_lines(deaf)) == [
+        f"run {RUN} has no worker to stop" if step is None else "a has no worker to stop",
+        "its runner is alive and goes on: it takes no request from a role that may not stop its workers",
+        '  a superuser can allow it: GRANT pg_signal_backend, pg_read_all_stats TO "dba";',
+        "  (workers of a superuser are for superusers only)",
+    ]
+    assert cancel_data(deaf)["runner_heeds"] is False
 
 
 def test_what_is_left_behind_and_what_repairs_it() -> None:
@@ -157,6 +170,27 @@ def test_a_heartbeat_says_what_runs() -> None:
     assert one.follow(look(HEARTBEAT, A, B))[0] == []
     lines, _ = one.follow(look(1 + HEARTBEAT, A, B))
     assert [line.partition(":")[0] for line in lines] == ["a", "b"]
+
+
+def test_a_record_that_has_not_heard_of_an_end_says_who_finds_out() -> None:
+    one = follower()
+    one.follow(look(1, A))
+    one.follow(look(2))
+    record = RecordSummary(plan="p", steps="1 running", where="ledger in schema jobplan", counts={"running": 1})
+    asks = f"it does not say how each of them ended; jobplan resume {RUN} finds out, and finishes the run"
+    assert list(attach_lines(one.run, one.gone, [], record))[-2:] == [
+        "its record: 1 running (ledger in schema jobplan)",
+        asks,
+    ]
+    elsewhere = replace(record, source="ledger")
+    assert f"jobplan resume {RUN} --from-ledger finds out" in list(attach_lines(one.run, one.gone, [], elsewhere))[-1]
+    for settled in (
+        replace(record, finished=True),
+        replace(record, ends={"a": "succeeded"}),
+        replace(record, committed=frozenset({"a"})),
+        replace(record, counts={}),
+    ):
+        assert asks not in list(attach_lines(one.run, one.gone, [], settled))
 
 
 def test_a_run_that_was_over_at_once_says_so() -> None:

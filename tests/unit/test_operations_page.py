@@ -135,6 +135,7 @@ def _cancelled() -> Iterator[str]:
         leftovers=leftovers,
     )
     yield from cancel_lines(done)
+    yield from cancel_lines(replace(done, heeded=False))
     yield from cancel_lines(replace(done, step="a", concerned=1))
     yield from cancel_lines(replace(done, step="a", asked=[]))
     yield from cancel_lines(replace(done, asked=[(A, None)], refused="permission denied to terminate process"))
@@ -146,6 +147,8 @@ def _followed() -> Iterator[str]:
     for activity in (look(alive), replace(look(), at=NOW + 3.0)):
         yield from follower.follow(activity)[0]
     yield from attach_lines(follower.run, follower.gone, [])
+    record = RecordSummary(plan="nightly", steps="2 running", where="ledger in schema jobplan", counts={"running": 2})
+    yield from attach_lines(follower.run, follower.gone, [], record)
 
 
 def _resumed() -> Iterator[str]:

@@ -78,7 +78,8 @@ def test_a_look_reads_worst_first() -> None:
         "",
         "run 251231-dddddd of nightly: RUNNER GONE, 2 workers without it (database app)",
         "  index: BLOCKED, pid 11, for 1m00s, ends in 4m00s at most",
-        "    waits for ShareLock on t, held up by pid 4711 (alice, idle in transaction f…",
+        "    waits for ShareLock on t, held up by pid 4711 (alice, idle in transaction",
+        "        for 12m00s): UPDATE orders",
         "    VACUUM orders",
         "  vacuum[orders]: pid 10, for 5m10s, OVERDUE by 10.0s, active",
         "    holds up step index (pid 11)",
@@ -108,6 +109,23 @@ def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     lines = list(status_lines(look(LiveRun(run=DEAD, database="app", workers=(hostile,))), width=width))
     assert all(len(line) <= max(width, 76) for line in lines)
     assert all(line.isprintable() for line in lines)
+
+
+def test_only_sql_is_cut_in_a_narrow_terminal() -> None:
+    slow = worker(DEAD, "refresh_reports", 12400, age=3.0, wait="Timeout: PgSleep", query="SELECT " + "y" * 500)
+    lines = list(status_lines(look(LiveRun(run=DEAD, database="oncall_production", workers=(slow,)))))
+    assert lines[2:-1] == [
+        "run 251231-dddddd of nightly: RUNNER GONE, 1 worker without it (database",
+        "    oncall_production)",
+        "  refresh_reports: pid 12400, for 3.0s, ends in 4m57s at most, waiting (Timeout:",
+        "      PgSleep)",
+        f"    SELECT {'y' * 68}…",
+    ]
+    other = Other(pid=4711, user="alice", query="UPDATE t SET " + "x = 1, " * 100)
+    held = worker(DEAD, "a", 1, blocked_by=(other,))
+    lines = list(status_lines(look(LiveRun(run=DEAD, database="app", workers=(held,)))))
+    assert lines[4:8][0].startswith("    waits, held up by pid 4711 (alice): UPDATE t")
+    assert lines[7].endswith(" …")
 
 
 def test_nothing_is_said_in_one_line() -> None:

@@ -10,8 +10,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from runner.gateway.base import LaunchRequest
-from runner.gateway.output import MARKER, NEXT, launched_text
+from runner.gateway.output import MARKER, NEXT, launched_text, plan_text
+from runner.gateway.queries import query
 from runner.identity import WorkerLabel, without_comment, worker_name
+from runner.sql.params import quote_identifier, quote_literal
 from runner.sql.parse import parse_statements
 
 LABEL = WorkerLabel(run="260131-k7f3qz", plan="nightly", step="vacuum", attempt=1, on_finish="wait", timeout=300.0)
@@ -129,6 +131,17 @@ def test_what_is_no_label_is_none(text: str) -> None:
 def test_a_label_of_a_later_version_is_understood() -> None:
     text = LABEL.to_comment().replace('"attempt":1', '"attempt":1,"later":{"x":[1]}')
     assert WorkerLabel.from_query(text) == LABEL
+
+
+def test_the_text_without_its_commit_row_is_the_plans_own() -> None:
+    for step, schema in (("a", "jobplan"), ("s[it's; ', true);]", 'my"ledger'), ("s[\\'\n]", "x")):
+        names = {"ledger": quote_identifier(schema), "step": quote_literal(step)}
+        row = query("ledger_row", ledger="{ledger}").decode()
+        row = row.format(**names, run="'r'", attempt="2", lock_timeout="'5s'") + "\n"
+        launched = f"{LABEL.to_comment()} {row}INSERT INTO t VALUES (1)\n;{NEXT}; VACUUM t\n;{MARKER}"
+        assert plan_text(launched) == "INSERT INTO t VALUES (1); VACUUM t"
+    own = "INSERT INTO \"x\".commits (run, step, attempt, committed) VALUES ('r', 's', 1, true)"
+    assert plan_text(own) == own
 
 
 def test_the_text_without_its_label_is_the_plans_own() -> None:
