@@ -384,25 +384,22 @@ async def test_a_request_of_somebody_who_may_stop_nothing_is_not_heard(
     assert result.exit_code == 0
 
 
-async def test_who_is_not_heard_is_told_so(new_role: Callable[..., str], database: str) -> None:
-    login = new_role()
-    signaller = new_role("IN ROLE pg_signal_backend")
-    for owner, seers in (
-        (login, ((login, True), (new_role(), False), (signaller, True), (database, True))),
-        (database, ((signaller, False), (database, True))),
-    ):
-        run, recorder = real_run(owner, plan(step("a", "SELECT pg_sleep(3)")), run_id="live-heeded")
-        task = asyncio.create_task(run.execute())
-        await until(lambda recorder=recorder: recorder.of(ev.AttemptRunning))
-        for seer, heeded in seers:
-            async with observing(seer) as observer:
-                seen = of(await observer.look(), "live-heeded")
-                assert await observer.is_heeded(seen.runner[0]) is heeded
-        async with observing(new_role()) as observer:
-            stopped = await stopper(observer, seen).stop(5.0)
-            assert (stopped.runner_alive, stopped.heeded) == (True, False)
-        assert (await task).exit_code == 0
-        assert recorder.of(ev.RunCancelled) == []
+@pytest.mark.parametrize("superuser", [False, True])
+async def test_who_is_not_heard_is_told_so(new_role: Callable[..., str], database: str, *, superuser: bool) -> None:
+    owner = database if superuser else new_role()
+    seers = {owner: True, database: True, new_role("IN ROLE pg_signal_backend"): not superuser}
+    run, recorder = real_run(owner, plan(step("a", "SELECT pg_sleep(3)")), run_id="live-heeded")
+    task = asyncio.create_task(run.execute())
+    await until(lambda: recorder.of(ev.AttemptRunning))
+    for seer, heeded in seers.items():
+        async with observing(seer) as observer:
+            seen = of(await observer.look(), "live-heeded")
+            assert await observer.is_heeded(seen.runner[0]) is heeded
+    async with observing(new_role()) as observer:
+        stopped = await stopper(observer, of(await observer.look(), "live-heeded")).stop(5.0)
+        assert (stopped.runner_alive, stopped.heeded) == (True, False)
+    assert (await task).exit_code == 0
+    assert recorder.of(ev.RunCancelled) == []
 
 
 async def test_a_runner_that_was_away_hears_again(database: str) -> None:
