@@ -33,11 +33,11 @@ def _both(*found: RecordSummary | None) -> list[RecordSummary]:
 
 
 def _of_journal(journal: Path, run: str) -> RecordSummary | None:
-    from runner.records.folder import EVENTS
+    from runner.records.folder import has_journal
     from runner.records.record import read_record
 
     folder = journal / run
-    if not (folder / EVENTS).exists():
+    if not has_journal(folder):
         return None
     try:
         record = read_record(journal, run)

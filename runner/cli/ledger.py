@@ -73,7 +73,10 @@ def status(context: click.Context, dsn: str | None, schema: str | None, form: st
     """
     found = _admin(dsn, schema).status()
     if form == "json":
-        data = dataclasses.asdict(found) | {"installed": found.version is not None, "remedy": found.remedy}
+        data = dataclasses.asdict(found) | {
+            "installed": found.version is not None or not found.readable,
+            "remedy": found.remedy,
+        }
         say_json(data)
     else:
         say(_as_text(found))
@@ -135,6 +138,8 @@ def _admin(dsn: str | None, schema: str | None) -> LedgerAdmin:
 
 
 def _as_text(found: LedgerStatus) -> str:
+    if not found.readable:
+        return f"the ledger in schema {found.schema} is not for this role; its owner can let it in: {found.remedy}"
     if found.version is None:
         return f"no ledger in schema {found.schema}; make it: jobplan ledger install"
     runs = f"{found.runs} ({found.unfinished} without an end)" if found.unfinished else f"{found.runs}"

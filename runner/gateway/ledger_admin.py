@@ -23,15 +23,24 @@ LOCK_TIMEOUT = "5s"
 _NAME = "jobplan:ledger"
 _LOCKED = "55P03"
 _DEPENDED_ON = "2BP01"
+_NO_RIGHT = "42501"
+_WHO_MAY = (
+    "To make one takes CREATE on the database, or on an empty schema of that name. To change or remove one takes its"
+    " owner, who lets others write to it and read it with jobplan ledger install --grant ROLE."
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerStatus:
-    """What there is. `version` is None if there is no ledger; times are as the server writes them, in UTC."""
+    """What there is; times are as the server writes them, in UTC.
+
+    `version` is None if there is no ledger, or if this role may not look into it (`readable`).
+    """
 
     schema: str
     version: int | None = None
     writable: bool = False
+    readable: bool = True
     runs: int = 0
     unfinished: int = 0
     events: int = 0
@@ -42,6 +51,8 @@ class LedgerStatus:
     @property
     def remedy(self) -> str | None:
         """The command that makes it usable by this jobplan; None if it is."""
+        if not self.readable:
+            return "jobplan ledger install --grant ROLE"
         if self.version is None:
             return "jobplan ledger install"
         if self.version < VERSION:
@@ -95,6 +106,14 @@ class LedgerAdmin:
 
     def status(self) -> LedgerStatus:
         """Look at the ledger."""
+        try:
+            return self._look()
+        except RecordError as error:
+            if isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
+                return LedgerStatus(schema=self._schema, readable=False)
+            raise
+
+    def _look(self) -> LedgerStatus:
         with self._connected() as connection:
             version = self._version(connection)
             if version is None:
@@ -184,6 +203,8 @@ class LedgerAdmin:
         hint = None
         if error.sqlstate == _LOCKED:
             hint = "Somebody works with it, perhaps a step that is running. Try again when that is over."
+        elif error.sqlstate == _NO_RIGHT:
+            hint = _WHO_MAY
         elif error.sqlstate == _DEPENDED_ON:
             detail = " ".join((error.diag.message_detail or "").split())
             hint = f"{detail}. Drop that first, or keep the ledger."

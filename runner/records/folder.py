@@ -10,6 +10,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -24,6 +25,11 @@ DIGEST = "plan.sha256"
 LATER_PLANS = "plan-*.json"
 
 _ELSEWHERE = "Say --journal DIR or set JOBPLAN_JOURNAL to a folder that can be written."
+_WHO_MAY = (
+    "Only the user who started its runs may; --journal DIR says where others are, and a ledger has its own record."
+)
+#: How a run is called unless somebody has named it; other folders that may not be looked into are none of ours.
+_RUN_ID = re.compile(r"\d{6}-[a-z0-9]{6}")
 #: Seconds for which a lock is tried again: who only looks whether it is held, holds it for a moment.
 _PATIENCE = 0.5
 
@@ -47,6 +53,30 @@ def make_root(root: Path) -> None:
 def refused(path: Path, error: OSError) -> RecordError:
     """Return the error for a journal that cannot be begun."""
     return RecordError(f"the journal {path} cannot be written: {error.strerror}.", hint=_ELSEWHERE)
+
+
+def journals(root: Path) -> tuple[Path, ...]:
+    """Return the folders of the runs in `root`, those that may not be looked into among them.
+
+    RecordError, with what to do, if `root` itself may not.
+    """
+    try:
+        return tuple(folder for folder in sorted(root.iterdir()) if folder.name[:1] != "." and has_journal(folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return ()
+    except OSError as error:
+        raise RecordError(f"the journals in {root} cannot be read: {error.strerror}.", hint=_WHO_MAY) from error
+
+
+def has_journal(folder: Path) -> bool:
+    """Say whether a run's journal lies in this folder, whoever may read it."""
+    try:
+        (folder / EVENTS).stat()
+    except PermissionError:
+        return _RUN_ID.fullmatch(folder.name) is not None
+    except OSError:
+        return False
+    return True
 
 
 def lock(events: int, folder: Path) -> None:

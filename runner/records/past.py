@@ -12,7 +12,7 @@ from runner.engine.past import PastRun
 from runner.errors import RecordError
 from runner.records.folder import EVENTS
 from runner.records.lines import read_lines
-from runner.records.summary import Standing, list_records
+from runner.records.summary import Standing, Summary, list_records
 
 #: Runs that are told of: the latest ones.
 MOST = 20
@@ -28,7 +28,7 @@ def past_runs(root: Path, plan: str, before: float) -> tuple[PastRun, ...]:
     A journal that cannot be read is left out.
     """
     found: list[PastRun] = []
-    for summary in list_records(root):
+    for summary in _summaries(root):
         if len(found) == MOST:
             break
         fits = summary.plan == plan and summary.standing is Standing.FINISHED
@@ -37,6 +37,13 @@ def past_runs(root: Path, plan: str, before: float) -> tuple[PastRun, ...]:
             if steps:
                 found.append(PastRun(run=summary.run_id, started_at=summary.started_at, steps=steps))
     return tuple(reversed(found))
+
+
+def _summaries(root: Path) -> tuple[Summary, ...]:
+    try:
+        return list_records(root)
+    except RecordError:
+        return ()
 
 
 def latest(runs: Iterable[PastRun]) -> tuple[PastRun, ...]:

@@ -16,7 +16,7 @@ from runner.engine.state import RunState, initial_state
 from runner.errors import RecordError
 from runner.plan.model import Plan
 from runner.plan.resolved import plan_from_json
-from runner.records.folder import DIGEST, EVENTS, LATER_PLANS, PLAN
+from runner.records.folder import DIGEST, EVENTS, LATER_PLANS, PLAN, journals
 from runner.records.lines import intact_length, read_lines
 from runner.records.summary import list_records
 
@@ -53,7 +53,7 @@ def find_run(root: Path, name: str) -> str:
         if not summaries:
             raise RecordError(f"there is no run in {root}.", hint=_LIST)
         return summaries[0].run_id
-    found = sorted(path.parent.name for path in root.glob(f"*/{EVENTS}") if name and path.parent.name.startswith(name))
+    found = [folder.name for folder in journals(root) if name and folder.name.startswith(name)]
     if name in found:
         return name
     if not found:

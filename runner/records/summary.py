@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.clock import parse_rfc3339
-from runner.records.folder import EVENTS, is_locked
+from runner.records.folder import EVENTS, is_locked, journals
 from runner.records.lines import intact_length
 
 #: How much of a journal is read at a time, from either end.
@@ -53,9 +53,11 @@ class Summary:
 
 
 def list_records(root: Path) -> tuple[Summary, ...]:
-    """Return the runs whose journals are in `root`, the last one first; those that cannot be read say why."""
-    folders = [events.parent for events in root.glob(f"[!.]*/{EVENTS}")]
-    found = [_summary(folder) for folder in folders if not folder.is_symlink()]
+    """Return the runs whose journals are in `root`, the last one first; those that cannot be read say why.
+
+    RecordError if nobody may look into `root` itself.
+    """
+    found = [_summary(folder) for folder in journals(root) if not folder.is_symlink()]
     return tuple(sorted(found, key=lambda run: (run.started_at or 0.0, run.run_id), reverse=True))
 
 

@@ -51,9 +51,19 @@ async def test_two_that_install_at_the_same_time(database: str) -> None:
 
 
 def test_a_role_that_may_not_create_is_told_so(database: str, new_role: Callable[..., str]) -> None:
-    with pytest.raises(RecordError, match="permission denied for database"):
+    with pytest.raises(RecordError, match=r"permission denied for database .* takes CREATE on the database"):
         LedgerAdmin(new_role(), "jobplan").install("0")
     assert value(database, "SELECT to_regnamespace('jobplan')") is None
+
+
+def test_a_role_that_may_not_look_is_told_who_can_let_it(database: str, new_role: Callable[..., str]) -> None:
+    LedgerAdmin(database, "jobplan").install("0")
+    admin = LedgerAdmin(new_role(), "jobplan")
+    found = admin.status()
+    assert (found.readable, found.writable, found.remedy) == (False, False, "jobplan ledger install --grant ROLE")
+    for action in (admin.remove, lambda: admin.purge(0.0), lambda: admin.upgrade("1"), lambda: admin.read("last")):
+        with pytest.raises(RecordError, match=r"permission denied .* install --grant ROLE"):
+            action()
 
 
 def test_a_role_may_install_into_a_schema_that_it_was_given(database: str, new_role: Callable[..., str]) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import hashlib
 import json
 import os
 import stat
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,8 +22,10 @@ from runner.errors import JournalLostError, RecordError
 from runner.gateway.fake import FakeGateway
 from runner.plan.canonical import resolved_json, sha256
 from runner.plan.model import Plan
-from runner.records.folder import is_locked
+from runner.records.folder import has_journal, is_locked
 from runner.records.journal import Journal
+from runner.records.past import past_runs
+from runner.records.pruning import prune
 from runner.records.record import find_run, read_record
 from runner.records.summary import Standing, list_records
 from tests.builders import execute, plan, step
@@ -298,6 +302,60 @@ def test_a_run_that_is_not_there(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecordError, match="there is no run") as refused:
         read_record(tmp_path / "nowhere", name)
     assert "jobplan runs" in (refused.value.hint or "")
+
+
+@contextlib.contextmanager
+def without_privileges() -> Iterator[None]:
+    """Have the rights that files give, and no more: root may read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.fixture
+def shared() -> Iterator[Path]:
+    """Return a folder that everybody may look into, and so may whoever is without privileges."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_the_journal_of_somebody_else_is_there_and_cannot_be_read(shared: Path) -> None:
+    keep(shared, started(run="260101-theirs"), run="260101-theirs").chmod(0)
+    (shared / "lost+found").mkdir(mode=0)
+    with without_privileges():
+        (found,) = list_records(shared)
+        assert (found.run_id, found.standing, found.problem) == (
+            "260101-theirs",
+            Standing.UNREADABLE,
+            "Permission denied",
+        )
+        with pytest.raises(RecordError, match="260101-theirs cannot be read: Permission denied"):
+            read_record(shared, "260101-t")
+        assert prune(shared, now=1e10, force=True).removed == ()
+        assert has_journal(shared / "260101-theirs")
+        assert not has_journal(shared / "lost+found")
+    (shared / "260101-theirs").chmod(0o700)
+
+
+def test_journals_that_are_all_somebody_else_s(shared: Path) -> None:
+    root = shared / "runs"
+    keep(root, started(), run=RUN)
+    root.chmod(0)
+    with without_privileges():
+        for name in (RUN, "last"):
+            with pytest.raises(RecordError, match=r"cannot be read: Permission denied\. Only the user"):
+                find_run(root, name)
+        with pytest.raises(RecordError, match="--journal"):
+            list_records(root)
+        assert past_runs(root, "p", before=1.0) == ()
+        assert has_journal(root / RUN)
+    root.chmod(0o700)
 
 
 def swap(old: bytes, new: bytes) -> Callable[[bytes], bytes]:

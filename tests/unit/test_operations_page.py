@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import os
 import re
 import shlex
 import tempfile
@@ -10,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import pytest
@@ -30,6 +32,7 @@ from runner.gateway.fake import FakeGateway
 from runner.gateway.pg import ON_STANDBY
 from runner.identity import worker_name
 from runner.records.journal import Journal
+from runner.records.record import find_run
 from runner.reports.attach import Follower, attach_lines
 from runner.reports.cancel import Cancelled, cancel_lines
 from runner.reports.plain import Verbosity, lines_for
@@ -173,6 +176,7 @@ def _resumed() -> Iterator[str]:
     yield str(changed("plan.yaml", "260131-k7f3qz", ["step a is new"]))
     yield finished_line(RUN)
     yield _refused_journal()
+    yield from _journals_that_are_in_the_way()
     held = FakeGateway()
     held.run_held_by = GroupHolder(run="260131-k7f3qz", host="10.0.0.7", since="")
     lingering = FakeGateway()
@@ -205,6 +209,27 @@ def _refused_journal() -> str:
                 Journal.reopen(Path(root), RUN, p)
         journal.close()
     return str(caught.value).replace("process 0", "process 4711")
+
+
+def _journals_that_are_in_the_way() -> Iterator[str]:
+    p = plan(step("slow", "select 1"))
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / ".jobplan" / "runs"
+        journal = Journal.create(root, "260131-k7f3qz", p)
+        journal.handle(run_started(p, NOW), initial_state(p))
+        journal.close()
+        with pytest.raises(JobplanError) as caught:
+            Journal.create(root, "260131-k7f3qz", p)
+        yield str(caught.value).replace(folder + "/", "")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "iterdir", _refuse)
+            with pytest.raises(JobplanError) as caught:
+                find_run(root, RUN)
+        yield str(caught.value)
+
+
+def _refuse(path: Path) -> NoReturn:
+    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
 
 
 def test_the_page_has_its_tables() -> None:
