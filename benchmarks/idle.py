@@ -1,7 +1,8 @@
 """What a run costs while nothing happens: the runner's CPU, what it asks of the server, and the snapshots it holds.
 
-Steps that sleep for long are set against the same steps that sleep for a moment, so that starting, connecting and
-ending cancel out. Each is a `jobplan run` in a process of its own.
+The CPU is taken in the middle of a run whose steps sleep: starting takes more of it than all the rest, and is never
+quite the same. For what it asks, steps that sleep for long are set against the same that sleep for a moment, so that
+starting, connecting and ending cancel out. Each is a `jobplan run` in a process of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 import psycopg
 
 from benchmarks.bench import Bench
+from benchmarks.cpu import own_cpu
 from benchmarks.figures import Figure, below
 from benchmarks.snapshots import LONGEST, Watcher
 
@@ -24,15 +26,18 @@ _NAME = "idle"
 _ROOT = Path(__file__).resolve().parents[1]
 _STEPS = 8
 _LONG, _SHORT = 20.0, 2.0
+#: Seconds after its beginning, and before its end, at which a run is at rest.
+_SETTLED = 4.0
 #: Percent of one core, and statements for each second and step: the design's budgets.
 _CPU, _STATEMENTS = 1.0, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Cost:
-    """What one run took: seconds of its process's CPU, and transactions on the server."""
+    """What one run took: seconds of its process's CPU, its share of a core at rest, transactions on the server."""
 
     cpu: float
+    at_rest: float | None
     transactions: int
 
 
@@ -41,10 +46,10 @@ def measure(bench: Bench) -> Iterator[Figure]:
     with Watcher(bench.server.dsn) as watcher:
         short, long = (_run(bench, seconds) for seconds in (_SHORT, _LONG))
     seconds = _LONG - _SHORT
-    cpu = (long.cpu - short.cpu) / seconds * 100
     # each of jobplan's statements is a transaction of its own; the workers' own are the same in both runs
     statements = (long.transactions - short.transactions) / seconds / _STEPS
-    yield _figure(f"{_STEPS} sleeping steps: the runner's CPU", cpu, "% of a core", _CPU)
+    if long.at_rest is not None:
+        yield _figure(f"{_STEPS} sleeping steps: the runner's CPU", long.at_rest * 100, "% of a core", _CPU)
     yield _figure(f"{_STEPS} sleeping steps: statements a second", statements, "for each step", _STATEMENTS)
     yield _figure(f"{_STEPS} sleeping steps: longest snapshot", watcher.longest * 1000, "ms", LONGEST)
     whole = long.cpu / _LONG * 100
@@ -67,11 +72,24 @@ def _run(bench: Bench, seconds: float) -> _Cost:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+    at_rest = _at_rest(process.pid, seconds)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise RuntimeError(f"the run of {path} ended with {process.returncode}")
-    return _Cost(cpu=usage.ru_utime + usage.ru_stime, transactions=_transactions(bench) - before)
+    return _Cost(cpu=usage.ru_utime + usage.ru_stime, at_rest=at_rest, transactions=_transactions(bench) - before)
+
+
+def _at_rest(runner: int, seconds: float) -> float | None:
+    """Return the share of a core that a run of so many seconds takes in its middle; None without one, or /proc."""
+    middle = seconds - 2 * _SETTLED
+    if middle <= 0:
+        return None
+    time.sleep(_SETTLED)
+    before = own_cpu(runner)
+    time.sleep(middle)
+    after = own_cpu(runner)
+    return None if before is None or after is None else (after - before) / middle
 
 
 def _plan(seconds: float) -> str:

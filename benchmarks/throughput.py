@@ -9,9 +9,9 @@ from functools import partial
 from benchmarks import plans
 from benchmarks.bench import Bench
 from benchmarks.cores import apart
+from benchmarks.cpu import server_cpu
 from benchmarks.figures import Figure, at_least, ratios, take_turns
 from benchmarks.in_server import Limit
-from benchmarks.server_cpu import server_cpu
 from runner.reports.plain import Verbosity
 
 _NAME = "throughput"

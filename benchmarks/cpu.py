@@ -1,4 +1,4 @@
-"""What the server's processes have used of the CPU: workers live for milliseconds, so their parent has to tell."""
+"""What processes have used of the CPU; the server's workers live for milliseconds, so their parent has to tell."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ def server_cpu(postmaster: int) -> float | None:
     processes = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     living = (times[1:3] for pid in processes if (times := _times(pid)) is not None and times[0] == postmaster)
     return (sum(own[1:]) + sum(map(sum, living))) / os.sysconf("SC_CLK_TCK")
+
+
+def own_cpu(pid: int) -> float | None:
+    """Return the seconds of CPU that a process has used, without its children; None where there is no /proc."""
+    times = _times(pid)
+    return None if times is None else sum(times[1:3]) / os.sysconf("SC_CLK_TCK")
 
 
 def _times(pid: int) -> tuple[int, ...] | None:
