@@ -149,7 +149,7 @@ class _Inquiry:
         while left.sessions:
             if self._clock.now() >= until:
                 raise PreflightError(
-                    f"run {self._run_id}: {left.sessions} sessions of its last runner are still connected.",
+                    f"run {self._run_id}: sessions of its last runner are still connected ({left.sessions}).",
                     hint="If that runner is gone, end them with pg_terminate_backend; their application_name is "
                     f"jobplan:{self._run_id}:runner.",
                 )

@@ -307,7 +307,7 @@ async def test_sessions_that_do_not_go_are_told(monkeypatch: pytest.MonkeyPatch)
     p = plan(step("a", "select 1", idempotent=True))
     gateway, recorded = await crashed(p, "a")
     gateway.sessions_left = [2, 2]
-    with pytest.raises(PreflightError, match="2 sessions"):
+    with pytest.raises(PreflightError, match=r"still connected \(2\)"):
         await resume(p, gateway, recorded)
 
 
