@@ -61,9 +61,9 @@ def test_the_commands_say_what_is_the_matter(standby: str, tmp_path: Path) -> No
         assert (ran.code, ran.out) == (4, "")
         assert "the server is a standby" in ran.err
         assert not list((tmp_path / ".jobplan" / "runs").glob("*/"))
-        for command, code in ((("doctor",), 4), (("dry-run", a_plan), 3)):
+        for command in (("doctor",), ("dry-run", a_plan)):
             told = jobplan(*command, "--dsn", standby)
-            assert told.code == code, told.out + told.err
+            assert told.code == 4, told.out + told.err
             assert "pg_background can start no worker on a standby" in told.out
         assert "nothing of jobplan lives here" in jobplan("status", "--dsn", standby).out
         assert jobplan("ledger", "status", "--dsn", standby).code == 3
