@@ -227,9 +227,10 @@ LOCK TABLE {ledger}.commits IN ROW EXCLUSIVE MODE NOWAIT
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE
 
 -- name: ledger_limits
--- No writing may hold up the run, nor wait for the disk: the journal is what must last, and the commit row lasts with
--- its step. In a transaction of its own, so that no worker inherits them.
-SELECT set_config('synchronous_commit', 'off', true), set_config('lock_timeout', '200ms', true),
+-- No writing may hold up the run, nor wait for a standby. But it is on the server's disk before it counts as written: a
+-- runner that outlives a crash of the server would never write again what that took back. In a transaction of its own,
+-- so that no worker inherits them.
+SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', '200ms', true),
        set_config('statement_timeout', '5s', true)
 
 -- name: ledger_run

@@ -7,7 +7,7 @@ import gc
 
 import pytest
 
-from runner.embedded import EmbeddedServer
+from runner.embedded import EmbeddedServer, start_server
 from runner.embedded.server import Mode
 from runner.engine import events as ev
 from runner.engine.state import StepState
@@ -184,6 +184,21 @@ async def test_a_restart_of_the_server_leaves_nothing_unknown(frail_server: Embe
         "after": StepState.SUCCEEDED,
     }
     assert value(frail_server.dsn, "SELECT exit_code FROM jobplan.runs") == 1
+    gc.collect()
+
+
+async def test_a_crash_of_the_server_costs_nothing_that_was_written_before() -> None:
+    """The runner lives on and does not write again what it takes for written: a hole would stay in the record."""
+    with start_server(progress=print, settings={"wal_writer_delay": "10s"}) as server:
+        LedgerAdmin(server.dsn, "jobplan").install("0")
+        steps = (step("long", LONG), *(step(f"s{number}", "SELECT 1", if_=sql("SELECT false")) for number in range(5)))
+        run, record = real_run(server.dsn, plan(*steps), run_id="ledger-crash", ledger="jobplan")
+        task = asyncio.create_task(run.execute())
+        await until(lambda: record.of(ev.AttemptRunning))
+        await until(lambda: value(server.dsn, "SELECT count(*) FROM jobplan.events WHERE event = 'step_skipped'") == 5)
+        await asyncio.to_thread(server.restart, "immediate")
+        assert (await task).exit_code == 1
+        assert value(server.dsn, GAPLESS, "ledger-crash")
     gc.collect()
 
 
