@@ -11,6 +11,7 @@ from pathlib import Path
 from runner import __version__
 from runner.clock import Clock, MonotonicClock
 from runner.engine.beginning import RunContext
+from runner.engine.events import Event
 from runner.engine.loop import Run, RunResult
 from runner.engine.past import PastRun
 from runner.engine.sink import Sink
@@ -65,6 +66,7 @@ def new_run(
     clock: Clock,
     sinks: Sequence[Sink],
     left_out: frozenset[str] = frozenset(),
+    history: Sequence[Event] = (),
     earlier: RunState | None = None,
     takeover: Takeover | None = None,
     ledger: str | None = None,
@@ -72,8 +74,8 @@ def new_run(
 ) -> Run:
     """Put a run on a real server together; nothing happens before its `execute`. Steps `left_out` are not selected.
 
-    `earlier` and `takeover` go on with a run: see `Run`. `ledger` is the schema of the ledger, None for no ledger.
-    `past` is told once what the ledger knows of earlier runs of the plan.
+    `earlier` and `takeover` go on with a run: see `Run`; `history` are its events so far. `ledger` is the schema of the
+    ledger, None for no ledger. `past` is told once what the ledger knows of earlier runs of the plan.
     """
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
@@ -84,7 +86,7 @@ def new_run(
         plan,
         gateway=gateway,
         clock=clock,
-        sinks=[*sinks, LedgerSink(gateway.ledger, run_id)] if ledger is not None else sinks,
+        sinks=[*sinks, LedgerSink(gateway.ledger, run_id, history)] if ledger is not None else sinks,
         context=context,
         left_out=left_out,
         earlier=earlier,

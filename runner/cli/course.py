@@ -85,6 +85,7 @@ def _conduct(course: Course, clock: Clock) -> int:
             clock=clock,
             sinks=sinks,
             left_out=course.left_out,
+            history=course.history,
             earlier=course.earlier,
             takeover=course.takeover,
             ledger=course.ledger,

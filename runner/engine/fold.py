@@ -91,6 +91,9 @@ def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> Non
 
 
 def _step_queued(state: RunState, record: StepRecord, event: ev.StepQueued) -> None:
+    if record.state is not StepState.READY:  # a record with holes
+        leave(state, record)
+        enqueue(state, record)
     told_of(state, record)
     _move(record, StepState.QUEUED, event.at)
     record.queued_because = event.reason

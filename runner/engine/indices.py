@@ -68,8 +68,9 @@ def _dequeue(state: RunState, record: StepRecord) -> None:
 
 
 def overtake(state: RunState, record: StepRecord) -> None:
-    """Count it; at the end of its patience the step moves up."""
-    if record.overtaken + 1 == state.patience:
+    """Count it; at the end of its patience the step moves up, if it waits: a record with holes may not say so."""
+    waits = record.state in (StepState.READY, StepState.QUEUED)
+    if waits and record.overtaken + 1 == state.patience:
         _dequeue(state, record)
         record.overtaken += 1
         enqueue(state, record)

@@ -16,12 +16,18 @@ def is_open(record: StepRecord) -> bool:
         return False
     if record.state in HOLDING or record.unproven:
         return True
-    ended = record.last is not None and record.last.attempt == record.attempt
-    outcome = record.last.outcome if ended and record.last is not None else None
-    if outcome is ev.Outcome.DETACHED:
+    last = record.last
+    if last is None or last.attempt != record.attempt:
+        return record.launched_at is not None and record.state not in _GOES_ON
+    if last.outcome is ev.Outcome.DETACHED:
         return True
     # `verify` has said that it did not do its work if an unknown outcome was the reason for a failure
-    return outcome is ev.Outcome.UNKNOWN and record.state is not StepState.FAILED
+    return last.outcome is ev.Outcome.UNKNOWN and record.state is not StepState.FAILED
+
+
+#: States that follow on a worker's end when there is another one to come, or none is wanted any more: a record with
+#: holes may lack that end.
+_GOES_ON = frozenset({StepState.RETRYING, StepState.PENDING, StepState.READY, StepState.QUEUED, StepState.SKIPPED})
 
 
 def left_unproven(state: RunState, resumed: ev.RunResumed) -> Iterator[str]:

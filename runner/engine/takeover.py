@@ -175,8 +175,8 @@ class _Inquiry:
         return {steps[worker.application_name]: worker for worker in left.workers}
 
     async def _check_record(self) -> None:
-        """See to it that the journal is not an old copy, as far as a ledger can tell."""
-        told = await self._gateway.chronicle() if self._takeover.known is not None else None
+        """See to it that the journal is not an old copy, as far as a ledger can tell, which hears that we go on."""
+        told = await self._gateway.chronicle()
         if told is not None and self._takeover.known is not None:
             check_chronicle(self._run_id, self._takeover.known, told)
 
@@ -258,6 +258,8 @@ class _Inquiry:
         committed = await self._gateway.committed(record.key, record.attempt)
         if committed and record.step.repeat is not None:
             return await self._of_iteration(record)
+        if committed and record.state is StepState.FAILED:
+            return None  # what it did was not as the plan expects, or its record has a hole where that stood
         return None if committed is None else _settled(record, "ledger", succeeded=committed)
 
     async def _of_iteration(self, record: StepRecord) -> ev.Settled:

@@ -209,7 +209,7 @@ class Gateway(Protocol):
         ...
 
     async def chronicle(self) -> Chronicle | None:
-        """Return what the ledger knows of this run; None if there is none that tells.
+        """Return what the ledger knows of this run, and let it go on from there; None if there is none that tells.
 
         ServerLostError if the server cannot be reached.
         """

@@ -15,6 +15,7 @@ from runner.errors import GatewayError, ServerLostError
 from runner.gateway.base import Chronicle, LaunchRequest, WorkerEnd
 from runner.gateway.ledger import GONE, Ledger, Statement, first_error
 from runner.gateway.ledger_found import Surroundings
+from runner.gateway.ledger_gaps import Known
 from runner.gateway.output import takes_commit_row
 from runner.gateway.queries import query
 from runner.gateway.replies import Reply
@@ -135,17 +136,21 @@ class Commits:
         return True if outcome == Outcome.SUCCEEDED and state in _GOOD else None
 
     async def chronicle(self) -> Chronicle | None:
-        """Return what the ledger knows of the run; None if there is none. ServerLostError if nobody can say.
+        """Return what the ledger knows of the run, and let it go on from there; None if there is none.
 
-        When the journal broke off, the takeover itself may be missing in it, and nothing was launched after that.
+        ServerLostError if nobody can say. When the journal broke off, the takeover itself may be missing in it, and
+        nothing was launched after that.
         """
         if not self._ledger.on:
             return None
         asked = ("ledger_chronicle", (self._ledger.run_id,))
         reply = await self._ask_patiently(("ledger_begin", ()), ("ledger_limits", ()), asked, ("commit", ()))
+        known: list[Known] = []
         launched: set[tuple[str, int]] = set()
         takeovers: dict[str, str] = {}
-        for event, at, step, attempt, host in reply.rows:
+        for seq, at, event, step, attempt, host in reply.rows:
+            key = (at or "", event or "", step, None if attempt is None else int(attempt))
+            known.append((int(seq or 0), key))
             match event:
                 case "attempt_launching":
                     launched.add((step or "", int(attempt or 0)))
@@ -153,8 +158,9 @@ class Commits:
                     launched.discard((step or "", int(attempt or 0)))
                 case "run_resumed":
                     takeovers[at or ""] = host or ""
-                case _ if takeovers:
+                case "record_lost" if takeovers:
                     takeovers.popitem()
+        self._ledger.recall(known)
         return Chronicle(launched=frozenset(launched), takeovers=takeovers)
 
     async def _ask_patiently(self, *statements: Statement) -> Reply:

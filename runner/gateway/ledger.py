@@ -2,7 +2,8 @@
 
 Events are kept until somebody takes them along: a launch, in whose round trip they are written before the worker is
 asked for, or else the monitor session, in batches. What cannot be written now is tried again, and what can never be
-written is told of once: nothing of it holds a run up or ends it. The commit row is the worker's: `commits.py`.
+written is told of once: nothing of it holds a run up or ends it. What an earlier runner of the run has recorded on its
+disk only is written first. The commit row is the worker's: `commits.py`.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from runner.engine.events import ErrorDetails
 from runner.errors import GatewayError
-from runner.gateway.claims import Claims
+from runner.gateway.claims import Claims, Row
 from runner.gateway.ledger_found import Surroundings, surroundings, unfit, why_not
+from runner.gateway.ledger_gaps import EventKey, Known, missing
 from runner.gateway.replies import Reply
 
 #: Seconds between two batches, after one that could not be written, and for the last one of a run.
@@ -37,6 +39,7 @@ _ESCAPED = re.compile(r"\\u[0-9a-f]{4}")
 LOCKED_LEDGER = "somebody has locked the ledger, which has to be told first that the step runs without its commit row"
 
 Statement = tuple[str, Sequence[str]]
+_BEGIN: tuple[Statement, ...] = (("ledger_begin", ()), ("ledger_limits", ()))
 
 
 class Asked(Protocol):
@@ -58,12 +61,13 @@ class Link(Protocol):
 class Batch:
     """Events that somebody has taken along, and what writes them. Call `failed` unless they were written."""
 
-    def __init__(self, ledger: Ledger, rows: list[tuple[int, str]]) -> None:
+    def __init__(self, ledger: Ledger, rows: list[Row], *and_: Statement) -> None:
         self._ledger = ledger
         self._rows = rows
-        events = "[" + ",".join(f"[{seq},{event}]" for seq, event in rows) + "]"
-        write = ("ledger_events", (ledger.run_id, events))
-        self.statements: tuple[Statement, ...] = (("ledger_begin", ()), ("ledger_limits", ()), write, ("commit", ()))
+        parts = (rows[first : first + BATCH_SIZE] for first in range(0, len(rows), BATCH_SIZE))
+        events = (("ledger_events", (ledger.run_id, _json_array(part))) for part in parts)
+        #: One transaction: the events, and what goes with them.
+        self.statements: tuple[Statement, ...] = (*_BEGIN, *events, *and_, ("commit", ()))
 
     def failed(self, error: ErrorDetails | None) -> None:
         """Keep the events for another time; `error` is what the server said, None if nobody knows."""
@@ -81,13 +85,16 @@ class Ledger:
         #: Why it is not written, although it was wanted.
         self.problem: str | None = None
         self.surroundings: Surroundings | None = None
-        self._rows: list[tuple[int, str]] = []
+        self._rows: list[Row] = []
         #: The number of the last event; a run that is gone on with has some already.
         self._last = 0
+        self._known: Sequence[Known] = ()
         #: Events that announce a worker which has not been asked for yet, by step and attempt.
-        self._launching: dict[tuple[str, int], tuple[int, str]] = {}
+        self._launching: dict[tuple[str, int], Row] = {}
         self._claims = Claims()
         self._begin: tuple[str, str, str] | None = None
+        #: Whether there is something to be written without which what follows cannot be understood.
+        self._urgent = False
         self._end: str | None = None
         self._stuck: ErrorDetails | None = None
         self._news = asyncio.Event()
@@ -113,11 +120,10 @@ class Ledger:
         self.problem = why_not(found, self.schema)
         if self.problem is not None:
             return
-        version, last = await session.run(("ledger_version", ()), ("ledger_last", (self.run_id,)))
+        (version,) = await session.run(("ledger_version", ()))
         self.problem = unfit(version, self.schema)
         if self.problem is not None:
             return
-        self._last = int(last.rows[0][0] or 0) if last.rows else 0
         self.surroundings = surroundings(found)
         self._link = link
         self._task = asyncio.create_task(self._write_on())
@@ -140,10 +146,24 @@ class Ledger:
 
     # --- what the run tells -------------------------------------------------------------------------------------------
 
+    def recall(self, known: Sequence[Known]) -> None:
+        """Hear which events of the run it has, in order; no other runner of it writes any more."""
+        self._known = known
+        self._last = max([self._last, *(seq for seq, _ in known[-1:])])
+
+    def complete(self, told: Sequence[EventKey], text: Callable[[int], str]) -> None:
+        """Take what an earlier runner's record has and this one lacks; `text` gives an event as JSON, by its place."""
+        if self.on:
+            found = [(seq, text(place)) for place, seq in missing(self._known, told)]
+            self._rows += found
+            self._last = max([self._last, *(seq for seq, _ in found[-1:])])
+        self._known = ()
+
     def begin(self, plan: str, event: str, resolved: str) -> None:
         """Take the run's own row: the plan's name, the event that begins it, and the resolved plan, both as JSON."""
         if self.on:
             self._begin = (plan, event, resolved)
+            self._urgent = True
             self._end = None
 
     def take(self, event: str) -> None:
@@ -151,6 +171,11 @@ class Ledger:
         if self.on:
             self._rows.append((self._next(), event))
             self._news.set()
+
+    def take_expanded(self, event: str) -> None:
+        """Take the event that says which instances a step has, which is written before any of them is launched."""
+        self.take(event)
+        self._urgent = True
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
         """Take the event that announces a worker, which is written when that is asked for, or else at the end."""
@@ -173,6 +198,11 @@ class Ledger:
 
     # --- what is written ----------------------------------------------------------------------------------------------
 
+    async def before_launch(self) -> None:
+        """Return when all is written without which a launch cannot be understood, or when it cannot be written now."""
+        if self._urgent and self.answers and await self.write():
+            self._urgent = False
+
     def ahead(self, step: str, attempt: int, *, commit_row: bool) -> Batch | None:
         """Take along what has not been written yet: what is about to be done must be recorded first.
 
@@ -182,12 +212,12 @@ class Ledger:
         if commit_row and key in self._launching:
             self._launching[key] = self._claims.announce(step, attempt, self._launching[key])
         self._release(key)
-        if not self.answers or not self._rows or self._begin is not None:
+        if not self.answers or not self._rows:
             return None
-        rows, self._rows = self._rows[:BATCH_SIZE], self._rows[BATCH_SIZE:]
-        return Batch(self, rows)
+        rows, self._rows = self._rows, []
+        return Batch(self, rows, *self._run_row())
 
-    def give_back(self, rows: list[tuple[int, str]]) -> None:
+    def give_back(self, rows: list[Row]) -> None:
         """Take events back that were not, or perhaps not, written. Too many are thrown away, the oldest first."""
         if self.on:
             kept = rows + self._rows
@@ -212,11 +242,6 @@ class Ledger:
         else:
             self._stuck = error
 
-    async def begun(self) -> None:
-        """Return when the run's own row is written, or cannot be now: it comes before the first launch."""
-        if self.answers and self._begin is not None:
-            await self.write()
-
     def disclaim(self, step: str, attempt: int) -> bool:
         """Take back that the attempt's worker has a commit row, where that is not written yet; false if it may be."""
         return self._claims.withdraw(step, attempt, self._rows)
@@ -228,7 +253,7 @@ class Ledger:
         statement = ("ledger_unprove", (self.run_id, step, str(attempt)))
         try:
             async with asyncio.timeout(LAST_TRY):
-                replies = await self.together(("ledger_begin", ()), ("ledger_limits", ()), statement, ("commit", ()))
+                replies = await self.together(*_BEGIN, statement, ("commit", ()))
         except (GatewayError, TimeoutError):
             return False
         error = first_error(replies)
@@ -251,13 +276,10 @@ class Ledger:
 
     async def _write_batch(self) -> bool:
         rows, self._rows = self._rows[:BATCH_SIZE], self._rows[BATCH_SIZE:]
-        batch, begin, last = Batch(self, rows), self._begin, None if self._rows else self._end
-        statements = list(batch.statements)
-        if begin is not None:
-            statements.insert(2, ("ledger_run", (self.run_id, *begin)))
-        if last is not None:
-            statements.insert(-1, ("ledger_end", (self.run_id, last)))
-        error = await self._transact(statements, batch)
+        begin, last = self._begin, None if self._rows else self._end
+        ended = () if last is None else (("ledger_end", (self.run_id, last)),)
+        batch = Batch(self, rows, *self._run_row(), *ended)
+        error = await self._transact(batch)
         if error is not None:
             return error.sqlstate in _UNSUITABLE
         self._stuck = None
@@ -271,11 +293,15 @@ class Ledger:
             raise GatewayError("there is no ledger")
         return await self._link.together(*statements)
 
-    async def _transact(self, statements: Sequence[Statement], batch: Batch) -> ErrorDetails | None:
+    def _run_row(self) -> tuple[Statement, ...]:
+        """Return what writes the run's own row, as long as nobody knows that it is there."""
+        return () if self._begin is None else (("ledger_run", (self.run_id, *self._begin)),)
+
+    async def _transact(self, batch: Batch) -> ErrorDetails | None:
         error: ErrorDetails | None = ErrorDetails(message="the wait for the server was given up")
         told = None
         try:
-            error = told = first_error(await self.together(*statements))
+            error = told = first_error(await self.together(*batch.statements))
         except GatewayError as lost:
             error = ErrorDetails(message=lost.message)
         finally:
@@ -296,6 +322,10 @@ class Ledger:
 def first_error(replies: Sequence[Reply]) -> ErrorDetails | None:
     """Return the error that ended a transaction, if one did; the replies after it only repeat that it has ended."""
     return next((reply.error for reply in replies if reply.error is not None), None)
+
+
+def _json_array(rows: Sequence[Row]) -> str:
+    return "[" + ",".join(f"[{seq},{event}]" for seq, event in rows) + "]"
 
 
 def _ascii(text: str) -> str:

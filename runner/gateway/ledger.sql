@@ -201,10 +201,6 @@ WHERE n.nspname = $1::text AND t.relname IN ('meta', 'runs', 'plans', 'events', 
 -- The version of the ledger that was found.
 SELECT max(version) FROM {ledger}.meta
 
--- name: ledger_last
--- $1 run. The number of its last event.
-SELECT max(seq) FROM {ledger}.events WHERE run = $1::text
-
 -- name: ledger_role
 -- $1 role, $2 schema. Whether a worker of that role may write its commit row.
 SELECT has_schema_privilege(r.oid, n.oid, 'USAGE') AND has_table_privilege(r.oid, c.oid, 'INSERT')
@@ -234,7 +230,8 @@ SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout
        set_config('statement_timeout', '5s', true)
 
 -- name: ledger_run
--- $1 run, $2 plan, $3 run_started or run_resumed as JSON, $4 the resolved plan as JSON. A run that is resumed goes on.
+-- $1 run, $2 plan, $3 run_started or run_resumed as JSON, $4 the resolved plan as JSON. A run that is resumed goes on,
+-- and began when its first event says, although that may have been told only now.
 WITH e AS (
   SELECT $3::jsonb AS body
 ), resolved AS (
@@ -244,7 +241,11 @@ WITH e AS (
 )
 INSERT INTO {ledger}.runs (run, plan, file, sha256, jobplan, host, os_pid, started_at)
 SELECT $1::text, $2::text, coalesce(e.body ->> 'file', ''), e.body ->> 'sha256', e.body ->> 'jobplan',
-       e.body ->> 'host', (e.body ->> 'os_pid')::integer, (e.body ->> 'at')::timestamptz
+       e.body ->> 'host', (e.body ->> 'os_pid')::integer,
+       coalesce(
+         (SELECT at FROM {ledger}.events WHERE run = $1::text AND event = 'run_started' ORDER BY seq LIMIT 1),
+         (e.body ->> 'at')::timestamptz
+       )
 FROM e
 ON CONFLICT (run) DO UPDATE
 SET sha256 = excluded.sha256, jobplan = excluded.jobplan, host = excluded.host, os_pid = excluded.os_pid,
@@ -287,10 +288,10 @@ ORDER BY f.seq DESC
 LIMIT 1
 
 -- name: ledger_chronicle
--- $1 run. What a journal must know, too, before the run is taken up with it, in order: event, when, step, attempt, host.
-SELECT event, body ->> 'at', step, attempt, body ->> 'host'
+-- $1 run. All that it has of it, in order: number, when, event, step, attempt, host.
+SELECT seq, body ->> 'at', event, step, attempt, body ->> 'host'
 FROM {ledger}.events
-WHERE run = $1::text AND event IN ('attempt_launching', 'attempt_deferred', 'run_resumed', 'record_lost')
+WHERE run = $1::text
 ORDER BY seq
 
 -- name: ledger_unprove

@@ -6,8 +6,10 @@ What is told here is written by the gateway, which alone speaks to the server; n
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from runner.clock import rfc3339
 from runner.engine import events as ev
 from runner.engine.encoding import to_line
 from runner.engine.state import RunState
@@ -22,12 +24,23 @@ class LedgerWriter(Protocol):
         """Say whether anything is written."""
         ...
 
+    def complete(self, told: Sequence[tuple[str, str, str | None, int | None]], text: Callable[[int], str]) -> None:
+        """Take what an earlier runner's record has and the ledger lacks; `text` gives an event, by its place.
+
+        `told` are the events of that record: when each happened, its name, its step and its attempt.
+        """
+        ...
+
     def begin(self, plan: str, event: str, resolved: str) -> None:
         """Take the run's own row: the plan's name, the event that begins it, and the resolved plan as JSON."""
         ...
 
     def take(self, event: str) -> None:
         """Take one event."""
+        ...
+
+    def take_expanded(self, event: str) -> None:
+        """Take the event that says which instances a step has, to be written before any of them is launched."""
         ...
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
@@ -40,22 +53,27 @@ class LedgerWriter(Protocol):
 
 
 class LedgerSink:
-    """A sink that hands each event to the ledger."""
+    """A sink that hands each event to the ledger; `history` is what an earlier runner's record has."""
 
-    def __init__(self, ledger: LedgerWriter, run_id: str) -> None:
+    def __init__(self, ledger: LedgerWriter, run_id: str, history: Sequence[ev.Event] = ()) -> None:
         self._ledger = ledger
         self._run_id = run_id
+        self._history = history
 
     def handle(self, event: ev.Event, state: RunState) -> None:
         """Hand the event over."""
         if not self._ledger.on:
             return
-        text = _suitable_json(to_line(event, self._run_id).rstrip(b"\n"))
+        text = self._text(event)
+        if isinstance(event, ev.RunResumed):
+            self._ledger.complete([_key(told) for told in self._history], lambda n: self._text(self._history[n]))
         if isinstance(event, ev.RunStarted | ev.RunResumed):
             resolved = _suitable_json(resolved_json(state.plan).encode("utf-8", "replace"))
             self._ledger.begin(state.plan.name, text, resolved)
         if isinstance(event, ev.AttemptLaunching):
             self._ledger.take_launching(text, event.step, event.attempt)
+        elif isinstance(event, ev.StepExpanded):
+            self._ledger.take_expanded(text)
         else:
             self._ledger.take(text)
         if isinstance(event, ev.RunFinished):
@@ -69,6 +87,13 @@ class LedgerSink:
 
     def close(self) -> None:
         """Do nothing: the gateway writes what is left when it is closed."""
+
+    def _text(self, event: ev.Event) -> str:
+        return _suitable_json(to_line(event, self._run_id).rstrip(b"\n"))
+
+
+def _key(event: ev.Event) -> tuple[str, str, str | None, int | None]:
+    return rfc3339(event.at), event.name, getattr(event, "step", None), getattr(event, "attempt", None)
 
 
 def _suitable_json(line: bytes) -> str:

@@ -13,6 +13,7 @@ from runner.engine.state import initial_state
 from runner.errors import RecordError
 from runner.plan.resolved import plan_from_json
 from runner.records.journal import Journal
+from runner.records.told import state_told
 
 
 def restore_journal(root: Path, run_id: str, plans: Mapping[str, str], events: Sequence[Mapping[str, Any]]) -> Path:
@@ -25,6 +26,13 @@ def restore_journal(root: Path, run_id: str, plans: Mapping[str, str], events: S
     started = next((event for event in history if isinstance(event, ev.RunStarted)), None)
     if started is None or started.sha256 not in known:
         raise RecordError(f"the ledger does not have the beginning of run {run_id}.", hint="It cannot be restored.")
+    try:
+        state_told(plans, events)
+    except RecordError as error:
+        raise RecordError(
+            f"the record that the ledger has of run {run_id} cannot be used: {error.message}",
+            hint="Resume it where its journal is: that completes the ledger, too.",
+        ) from error
     with contextlib.closing(Journal.create(root, run_id, known[started.sha256])) as journal:
         state = initial_state(known[started.sha256])
         for event in history:

@@ -30,5 +30,5 @@ def state_told(plans: Mapping[str, str], told: Sequence[Mapping[str, Any]]) -> t
                 state.plan = known[event.sha256]
             apply(state, event)
     except (LookupError, ValueError) as error:
-        raise RecordError("it is not complete.") from error
+        raise RecordError("it lacks events from which others follow.") from error
     return state, events[-1].at

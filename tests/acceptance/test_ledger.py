@@ -155,6 +155,59 @@ def test_another_shell_sees_in_the_ledger_what_the_server_does_not_know(
     assert jobplan("cancel", run, env=env).code == 0
 
 
+#: A plan that ends badly until there is a table that it asks for.
+INSTANCES = """
+    - id: each
+      for_each: {sql: "SELECT unnest('{x,y}'::text[]) AS name", as: item}
+      sql: INSERT INTO done VALUES (:'item')
+    - {id: last, sql: SELECT FROM wanted, needs: [each]}
+"""
+
+
+def lines(folder: Path, run: str) -> list[str]:
+    return (folder / run / "events.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize("lost", ["seq >= (SELECT seq FROM jobplan.events WHERE event = 'step_expanded')", "true"])
+def test_whoever_goes_on_where_the_journal_is_writes_what_the_ledger_lacks(
+    jobplan: Jobplan, done: Database, lost: str
+) -> None:
+    """A runner that was killed has told its journal more than the ledger; or the ledger was made only later."""
+    env = {"JOBPLAN_DSN": done.dsn}
+    assert jobplan("ledger", "install", env=env).code == 0
+    assert jobplan("run", jobplan.plan(INSTANCES), env=env).code == 1
+    (run,) = done.column("SELECT run FROM jobplan.runs")
+    done.run(f"DELETE FROM jobplan.events WHERE {lost}")
+    if lost == "true":
+        done.run("DELETE FROM jobplan.runs; DELETE FROM jobplan.plans")
+    done.run("CREATE TABLE wanted ()")
+    resumed = jobplan("resume", str(run), env=env)
+    assert resumed.code == 0, resumed.err
+    restored = jobplan("ledger", "restore", str(run), "--journal", "elsewhere", env=env)
+    assert restored.code == 0, restored.err
+    journal = lines(jobplan.folder / ".jobplan" / "runs", str(run))
+    assert [json.loads(line) for line in lines(jobplan.folder / "elsewhere", str(run))] == [
+        json.loads(line) for line in journal
+    ]
+    assert done.column("SELECT step FROM done ORDER BY step") == ["x", "y"]
+    assert done.value("SELECT started_at = min(at) FROM jobplan.runs, jobplan.events GROUP BY started_at")
+
+
+def test_a_ledger_that_lacks_what_the_rest_follows_from_restores_nothing(jobplan: Jobplan, done: Database) -> None:
+    env = {"JOBPLAN_DSN": done.dsn}
+    assert jobplan("ledger", "install", env=env).code == 0
+    assert jobplan("run", jobplan.plan(INSTANCES), env=env).code == 1
+    done.run("DELETE FROM jobplan.events WHERE event = 'step_expanded'")
+    restored = jobplan("ledger", "restore", "last", "--journal", "elsewhere", env=env)
+    assert restored.code == 4
+    assert "it lacks events from which others follow" in restored.err
+    assert "Resume it where its journal is: that completes the ledger" in restored.err
+    assert not (jobplan.folder / "elsewhere").exists()
+    done.run("CREATE TABLE wanted ()")
+    assert jobplan("resume", "last", env=env).code == 0
+    assert jobplan("ledger", "restore", "last", "--journal", "elsewhere", env=env).code == 0
+
+
 def test_a_worker_that_outlives_its_runner_is_followed_and_then_known(jobplan: Jobplan, done: Database) -> None:
     assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
     plan = jobplan.plan(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -13,6 +13,7 @@ from runner.engine.state import initial_state
 from runner.errors import GatewayError
 from runner.gateway import ledger as module
 from runner.gateway.ledger import Ledger
+from runner.gateway.ledger_gaps import EventKey
 from runner.gateway.replies import Reply
 from runner.records.ledger import LedgerSink
 from tests.builders import plan, step
@@ -24,10 +25,9 @@ Statement = tuple[str, Sequence[str]]
 class Server:
     """Answers as a session and as a link; `errors` come first, None is the absence of a server."""
 
-    def __init__(self, *found: str | None, version: str = "1", last: str | None = None) -> None:
+    def __init__(self, *found: str | None, version: str = "1") -> None:
         self.found = found or FOUND
         self.version = version
-        self.last = last
         self.errors: list[str | None] = []
         self.hangs = False
         self.written: list[tuple[int, str]] = []
@@ -36,7 +36,7 @@ class Server:
         self.claims: set[int] = set()
 
     async def run(self, *statements: Statement) -> list[Reply]:
-        answers = {"ledger_found": self.found, "ledger_version": (self.version,), "ledger_last": (self.last,)}
+        answers = {"ledger_found": self.found, "ledger_version": (self.version,)}
         return [Reply(rows=(answers[name],)) for name, _ in statements]
 
     async def together(self, *statements: Statement) -> list[Reply]:
@@ -70,6 +70,10 @@ def event(name: str) -> str:
     return json.dumps({"event": name})
 
 
+def key(name: str) -> EventKey:
+    return ("then", name, None, None)
+
+
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing here waits."""
@@ -99,13 +103,14 @@ async def test_why_it_is_not_written(found: tuple[str | None, ...], version: str
 
 
 async def test_what_was_taken_is_written_in_order_and_once() -> None:
-    server = Server(last="7")
+    server = Server()
     ledger = await opened(server)
+    ledger.recall([(3, key("x")), (7, key("y"))])
     ledger.begin("p", event("run_started"), "{}")
     for name in ("a", "b"):
         ledger.take(event(name))
-    await ledger.begun()
-    assert server.statements == ["ledger_begin", "ledger_limits", "ledger_run", "ledger_events", "commit"]
+    await ledger.before_launch()
+    assert server.statements == ["ledger_begin", "ledger_limits", "ledger_events", "ledger_run", "commit"]
     ledger.take(event("c"))
     ledger.end(event("run_finished"))
     await ledger.close()
@@ -129,6 +134,68 @@ async def test_a_launch_takes_along_what_has_happened_but_no_other_launch() -> N
     other = ledger.ahead("t", 1, commit_row=False)
     assert other is not None
     assert json.loads(other.statements[2][1][1]) == [[3, {"event": "launch-2"}]]
+    await ledger.close()
+
+
+async def test_no_launch_goes_ahead_of_what_has_happened_before_it_however_much_that_is() -> None:
+    ledger = await opened(Server())
+    for number in range(5_000):
+        ledger.take(event(str(number)))
+    ledger.take_launching(event("launch"), "s", 1)
+    batch = ledger.ahead("s", 1, commit_row=False)
+    assert batch is not None
+    assert [name for name, _ in batch.statements[2:]] == [*["ledger_events"] * 3, "commit"]
+    rows = [
+        row for name, parameters in batch.statements if name == "ledger_events" for row in json.loads(parameters[1])
+    ]
+    assert [seq for seq, _ in rows] == list(range(1, 5_002))
+    assert rows[-1][1] == {"event": "launch"}
+    await ledger.close()
+
+
+async def test_instances_are_written_before_one_of_them_is_launched() -> None:
+    """Batches of several sessions are on their way at the same time, and perhaps only the later one arrives."""
+    server = Server()
+    ledger = await opened(server)
+    ledger.take(event("a"))
+    await ledger.before_launch()
+    assert not server.written
+    ledger.take_expanded(event("expanded"))
+    ledger.take_launching(event("launch"), "s[1]", 1)
+    server.errors = [None]
+    await ledger.before_launch()
+    assert not server.written  # nobody can be asked now
+    await ledger.before_launch()
+    assert server.written == [(1, "a"), (2, "expanded")]
+    server.written.clear()
+    ledger.take(event("b"))
+    await ledger.before_launch()
+    assert not server.written
+    await ledger.close()
+
+
+async def test_a_launch_takes_the_run_s_own_row_along_as_long_as_that_is_not_written() -> None:
+    server = Server()
+    ledger = await opened(server)
+    ledger.begin("p", event("run_resumed"), "{}")
+    ledger.take(event("run_resumed"))
+    server.errors = [None]
+    await ledger.before_launch()
+    batch = ledger.ahead("s", 1, commit_row=False)
+    assert batch is not None
+    assert [name for name, _ in batch.statements[2:]] == ["ledger_events", "ledger_run", "commit"]
+    await ledger.close()
+    assert server.statements[2:] == ["ledger_run", "commit"]
+
+
+async def test_what_an_earlier_runner_has_recorded_elsewhere_is_written_first() -> None:
+    server = Server()
+    ledger = await opened(server)
+    ledger.recall([(1, key("a")), (3, key("c"))])
+    ledger.complete([key(name) for name in "abcde"], lambda place: event("abcde"[place]))
+    ledger.take(event("f"))
+    assert await ledger.write()
+    assert server.written == [(2, "b"), (4, "d"), (5, "e"), (6, "f")]
     await ledger.close()
 
 
@@ -292,8 +359,11 @@ class Writer:
     on = True
 
     def __init__(self) -> None:
-        self.told: list[tuple[str, ...]] = []
+        self.told: list[tuple[str | None, ...]] = []
         self.texts: list[str] = []
+
+    def complete(self, told: Sequence[EventKey], text: Callable[[int], str]) -> None:
+        self.told += [("complete", *key[1:3], json.loads(text(place))["event"]) for place, key in enumerate(told)]
 
     def begin(self, plan: str, event: str, resolved: str) -> None:
         self.told.append(("begin", plan, json.loads(event)["event"], json.loads(resolved)["name"]))
@@ -301,6 +371,9 @@ class Writer:
     def take(self, event: str) -> None:
         self.texts.append(event)
         self.told.append(("take", json.loads(event)["event"]))
+
+    def take_expanded(self, event: str) -> None:
+        self.told.append(("expanded", json.loads(event)["event"]))
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
         self.told.append(("launching", json.loads(event)["event"], step, str(attempt)))
@@ -312,14 +385,19 @@ class Writer:
 def test_the_sink_tells_beginnings_launches_and_the_end_apart() -> None:
     of = plan(step("a", "SELECT 1"))
     state, writer = initial_state(of), Writer()
-    sink = LedgerSink(writer, "r")
+    history = [ev.StepReady(at=0.0, step="a"), ev.RunTimedOut(at=0.0)]
+    sink = LedgerSink(writer, "r", history)
     resumed = ev.RunResumed(at=0.0, jobplan="0", file="", sha256="", host="", os_pid=1, slots=1, steps=1)
     launching = ev.AttemptLaunching(at=0.0, step="a", attempt=2, application_name="", timeout=None)
-    for happened in (resumed, launching, ev.RunFinished(at=0.0, exit_code=0, steps={})):
+    expanded = ev.StepExpanded(at=0.0, step="a", items=())
+    for happened in (resumed, expanded, launching, ev.RunFinished(at=0.0, exit_code=0, steps={})):
         sink.handle(happened, state)
     assert writer.told == [
+        ("complete", "step_ready", "a", "step_ready"),
+        ("complete", "run_timed_out", None, "run_timed_out"),
         ("begin", "test", "run_resumed", "test"),
         ("take", "run_resumed"),
+        ("expanded", "step_expanded"),
         ("launching", "attempt_launching", "a", "2"),
         ("take", "run_finished"),
         ("end", "run_finished"),

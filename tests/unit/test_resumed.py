@@ -11,6 +11,7 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.invariants import validate
+from runner.engine.open_questions import is_open
 from runner.engine.resumed import finally_starts_again, is_kept, items_that_stay, steps_over
 from runner.engine.simulate import Simulation, simulate
 from runner.engine.state import HOLDING, RunState, StepState, initial_state
@@ -249,6 +250,47 @@ def test_any_run_cut_anywhere_can_be_taken_up(seed: int) -> None:
             if isinstance(launched, ev.AttemptLaunching):
                 assert launched.step not in kept, number
                 assert launched.attempt > before.get(launched.step, 0), number
+
+
+def test_a_record_with_holes_can_be_gone_on_with_and_leaves_open_what_it_does_not_tell() -> None:
+    """What is never lost is told before a worker is asked for: its launch, and which instances there are."""
+    sure = (ev.AttemptLaunching, ev.StepExpanded, ev.RunStarted)
+    for number in range(RUNS):
+        random = Random(f"holes {number}")  # noqa: S311 - not for secrets
+        p = random_plan(random)
+        world = World(random, p)
+        run = simulate(
+            p,
+            durations=world.attempt,
+            checks=world.check,
+            capacity=world.capacity,
+            interrupts=world.interrupts,
+            cancels=world.cancels,
+            not_selected=world.not_selected,
+        )
+        first = [event for event in run.events if isinstance(event, sure) or random.random() < 0.6]
+        state = initial_state(p)
+        for event in first:
+            apply(state, event)
+        ended = {(event.step, event.attempt) for event in first if isinstance(event, _ENDS)}
+        ended |= {(event.step, event.attempt - 1) for event in first if isinstance(event, ev.AttemptLaunching)}
+        for key, record in state.records.items():
+            told = (key, record.attempt) in ended or isinstance(_last_of(first, key), _TOLD_AFTERWARDS)
+            if record.attempt and not told:
+                assert is_open(record) or is_kept(record, {}), (number, key)
+        apply(state, resumed(run.events[-1].at + 1.0))
+        validate(state)
+
+
+#: What says of an attempt that nothing of it is left to be found out; and what is only told when that is known.
+_ENDS = (ev.AttemptFinished, ev.AttemptDeferred)
+_TOLD_AFTERWARDS = (ev.StepRetrying, ev.StepRepeating, ev.StepReady, ev.StepQueued, ev.StepSkipped)
+
+
+def _last_of(events: Sequence[ev.Event], key: str) -> ev.Event | None:
+    """Return the last event that changes where a step stands."""
+    of_step = [event for event in events if isinstance(event, ev.StepEvent) and event.step == key]
+    return next((event for event in reversed(of_step) if not isinstance(event, ev.StepCancelRequested)), None)
 
 
 def test_a_step_for_a_failure_that_did_not_come_is_over() -> None:
