@@ -25,6 +25,9 @@ MAX_NODES: Final = 1_000_000
 
 _Loader: type[yaml.CSafeLoader | yaml.SafeLoader] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 _MERGE = "<<"
+_TOO_DEEP = f"this is nested more than {MAX_DEPTH} levels deep"
+#: What libyaml says that has a limit of its own, and meets it where it looks ahead.
+_LOOKED_TOO_DEEP = "maximum nesting depth"
 _STARTS = (events.MappingStartEvent, events.SequenceStartEvent)
 _ENDS = (events.MappingEndEvent, events.SequenceEndEvent)
 
@@ -166,7 +169,7 @@ class _Composer:
 
     def _begin(self, event: _Event, *, mapping: bool) -> None:
         if len(self._stack) >= MAX_DEPTH:
-            self._add(event, "JP012", f"this is nested more than {MAX_DEPTH} levels deep")
+            self._add(event, "JP012", _TOO_DEEP)
             raise _StopReading
         if event.tag is not None:
             self._check_tag(event, event.tag, ("!", "tag:yaml.org,2002:map" if mapping else "tag:yaml.org,2002:seq"))
@@ -249,6 +252,9 @@ def _report_syntax(error: yaml.MarkedYAMLError, source: Source, report: Report) 
     if begins and begins.line + 1 < line:
         told += f"; it begins at line {begins.line + 1}"
     position = Position(file=source.name, line=line, column=column)
+    if error.problem is not None and _LOOKED_TOO_DEEP in error.problem:
+        report.add(position, "JP012", _TOO_DEEP)
+        return
     report.add(position, "JP005", f"this is not YAML: {told}", hint=_syntax_hint(source, line, column, told))
 
 
