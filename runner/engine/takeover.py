@@ -236,7 +236,7 @@ class _Inquiry:
             elif is_open(record):
                 found = self._of_end(record) or await self._of_ledger(record) or await self._of_plan(record)
                 if found is None:
-                    questions[key] = question(record)
+                    questions[key] = await self._question(record)
                 else:
                     settled.append(found)
             elif committed_in_vain(record):
@@ -259,8 +259,12 @@ class _Inquiry:
         if committed and record.step.repeat is not None:
             return await self._of_iteration(record)
         if committed and record.state is StepState.FAILED:
-            return None  # what it did was not as the plan expects, or its record has a hole where that stood
+            return None  # the record has a hole where it stood what was wrong with that
         return None if committed is None else _settled(record, "ledger", succeeded=committed)
+
+    async def _question(self, record: StepRecord) -> str:
+        failed = record.state is StepState.FAILED and await self._gateway.committed(record.key, record.attempt)
+        return question_of_work_in_vain(record) if failed else question(record)
 
     async def _of_iteration(self, record: StepRecord) -> ev.Settled:
         """One iteration has committed; whether it was the last one is for `until` to say, or for another one."""

@@ -496,6 +496,25 @@ async def test_a_record_with_holes_leaves_open_what_was_found_out_and_not_told()
     assert [question.partition(":")[0] for question in caught.value.questions] == ["a"]
 
 
+@pytest.mark.parametrize(("committed", "asks"), [(True, "has committed"), (None, "nothing proves"), (False, None)])
+async def test_a_failure_whose_attempt_a_record_with_holes_does_not_tell(
+    committed: bool | None, asks: str | None
+) -> None:
+    """It may have been the step's result that was wrong, and not what it did."""
+    p = plan(step("a", "insert", expect=Expect(rows_min=1)))
+    gateway = FakeGateway(scripts={"insert": UNMET})
+    recorded = await killed(p, gateway, ev.StepFinished, "a")
+    kept = [event for event in recorded if not isinstance(event, ev.AttemptFinished | ev.StepChecked)]
+    if committed is not None:
+        gateway.commits["a", 1] = committed
+    if asks is None:
+        _, record = await resume(p, gateway, kept)
+        assert _settled(record) == {"a": ("failed", "ledger")}
+        return
+    with pytest.raises(OpenQuestionError, match=asks):
+        await resume(p, gateway, kept)
+
+
 async def test_what_a_record_with_holes_leaves_open_is_settled_as_ever() -> None:
     p = plan(step("a", "select 1", verify=sql("select true")), step("b", "fails", needs=["a"]))
     gateway = FakeGateway()
