@@ -13,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from runner.durations import format_duration
-from runner.engine.scheduler import why_queued
+from runner.engine.queueing import why_queued
 from runner.engine.state import BAD, FINAL, HOLDING, SLOTS, RunState, StepRecord, StepState
 from runner.reports.sights import Sight
 from runner.reports.visible import visible

@@ -100,7 +100,11 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (*BASIS, *FACTS, "runner.records", "runner.reports"),
         "records are shown by those who know their form",
     ),
-    ("runner.reports", (*BASIS, *FACTS, "runner.engine.scheduler"), "reports are sinks for events"),
+    (
+        "runner.reports",
+        (*BASIS, *FACTS, "runner.engine.scheduler", "runner.engine.queueing"),
+        "reports are sinks for events",
+    ),
     (
         "runner.preflight",
         (
@@ -134,7 +138,18 @@ LIBRARIES: dict[str, tuple[str, ...]] = {
 IMPURE = frozenset({"asyncio", "time", "os", "socket", "subprocess", "threading", "random"})
 PURE = tuple(
     f"runner.engine.{name}"
-    for name in ("activity", "past", "events", "commands", "state", "fold", "scheduler", "settling", "simulate")
+    for name in (
+        "activity",
+        "past",
+        "events",
+        "commands",
+        "state",
+        "fold",
+        "scheduler",
+        "queueing",
+        "settling",
+        "simulate",
+    )
 )
 
 

@@ -10,7 +10,8 @@ from runner.engine import events as ev
 from runner.engine.commands import Cancel, Command, Detach, Launch
 from runner.engine.fold import apply
 from runner.engine.invariants import validate
-from runner.engine.scheduler import GRACE, decide, exit_code, why_queued
+from runner.engine.queueing import why_queued
+from runner.engine.scheduler import GRACE, decide, exit_code
 from runner.engine.state import OVERTAKES_PER_SLOT, RunState, initial_state
 from runner.plan.model import (
     AllowFailure,
