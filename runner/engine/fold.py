@@ -1,33 +1,26 @@
 """How each event changes the state of a run.
 
 `apply` is the only thing that changes a `RunState`, and it reads nothing but the event, so that the same events give
-the same state in a live run, from a journal, and in a simulated schedule.
+the same state in a live run, from a journal, and in a simulated schedule. What becomes of one step is a table,
+`transitions`; what the whole run is at, and what is kept of it when it is taken up, is said here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from typing import Any
 
 from runner.engine import events as ev
-from runner.engine.indices import enqueue, expect_server_end, forget_server_end, leave, overtake, told_of, wait_until
-from runner.engine.needs import need_met
 from runner.engine.open_questions import left_unproven
 from runner.engine.resumed import carried_over, keep_facts
-from runner.engine.state import BAD, RunState, StepRecord, StepState, initial_state, new_record
-
-#: Seconds between two attempts to get more workers from a server that has just refused one.
-PROBE_INTERVAL = 1.0
-#: What a step waits for that the server had no worker for.
-SERVER_CAPACITY = "server capacity"
+from runner.engine.state import RunState, initial_state
+from runner.engine.transitions import TRANSITIONS
 
 
 def apply(state: RunState, event: ev.Event) -> None:
     """Change `state` by what the event says. Events that only inform change nothing."""
     match event:
         case ev.StepEvent():
-            change = _APPLY_TO_STEP.get(type(event))
+            change = TRANSITIONS.get(type(event))
             if change is not None:
                 change(state, state.records[event.step], event)
         case ev.RunStarted():
@@ -79,265 +72,3 @@ def _run_resumed(state: RunState, event: ev.RunResumed) -> None:
     for key in left_unproven(old, event):
         if key in state.records:
             state.records[key].unproven = True
-
-
-def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> None:
-    leave(state, record)
-    record.ready_at = event.at
-    record.overtaken = 0
-    enqueue(state, record)
-    state.fresh[record.key] = None
-    _move(record, StepState.READY, event.at)
-
-
-def _step_queued(state: RunState, record: StepRecord, event: ev.StepQueued) -> None:
-    if record.state is not StepState.READY:  # a record with holes
-        leave(state, record)
-        enqueue(state, record)
-    told_of(state, record)
-    _move(record, StepState.QUEUED, event.at)
-    record.queued_because = event.reason
-
-
-def _step_skipped(state: RunState, record: StepRecord, event: ev.StepSkipped) -> None:
-    record.skip = event
-    _finish(state, record, StepState.SKIPPED, event.at)
-
-
-def _step_queue_timed_out(state: RunState, record: StepRecord, event: ev.StepQueueTimedOut) -> None:
-    record.queue_timed_out = True
-    _settle(state, record, event.at)
-
-
-def _step_cancel_requested(state: RunState, record: StepRecord, event: ev.StepCancelRequested) -> None:
-    """What it is at decides how it ends; one that has not had its turn yet is looked at at once."""
-    _cancelled(state, record, event.by)
-    if record.state is StepState.PENDING:
-        state.released[record.key] = None
-
-
-def _cancelled(state: RunState, record: StepRecord, by: str | None) -> None:
-    record.cancelled_by = by
-    if by is not None:
-        state.unwanted[record.key] = None
-
-
-def _step_checking(state: RunState, record: StepRecord, event: ev.StepChecking) -> None:
-    leave(state, record)
-    _move(record, StepState.CHECKING, event.at)
-
-
-def _step_checked(state: RunState, record: StepRecord, event: ev.StepChecked) -> None:
-    """Where the step goes on is up to the next decision: among those that may start, or among those that ended."""
-    record.verdict = event.verdict
-    record.check_error = event.error
-    if event.phase is ev.CheckPhase.AFTER or event.verdict in (ev.Verdict.FAIL, ev.Verdict.ERROR):
-        _settle(state, record, event.at)
-    else:
-        _move(record, StepState.PENDING, event.at)
-        state.released[record.key] = None
-
-
-def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) -> None:
-    """Each item becomes a record of its own; the step itself only waits for them, or has nothing to do."""
-    leave(state, record)
-    record.instances = tuple(item.key for item in event.items)
-    record.open_instances = len(event.items)
-    state.unwanted.pop(record.key, None)
-    if not event.items:
-        _settle(state, record, event.at)
-        return
-    state.expanded += 1
-    _move(record, StepState.EXPANDED, event.at)
-    priority, path, order, _ = record.rank
-    for number, item in enumerate(event.items, start=1):
-        step = replace(record.step, id=item.key, needs=(), for_each=None)
-        instance = new_record(step, (priority, path, order, number))
-        instance.needs, instance.kind, instance.shared = record.needs, record.kind, record.shared
-        instance.values, instance.parent, instance.in_finally = item.values, record.key, record.in_finally
-        instance.attempt = instance.attempts_before = state.attempts_made.get(item.key, 0)
-        _cancelled(state, instance, record.cancelled_by)
-        state.records[item.key] = instance
-        state.dependents[item.key] = []
-        state.released[item.key] = None
-    state.unfinished += len(event.items)
-    state.main_unfinished += 0 if record.in_finally else len(event.items)
-
-
-def _step_repeating(state: RunState, record: StepRecord, event: ev.StepRepeating) -> None:
-    leave(state, record)
-    wait_until(state, record, event.until)
-    record.iteration = event.next_iteration
-    record.attempts_before = record.attempt
-    _move(record, StepState.RETRYING, event.at)
-
-
-def _step_retrying(state: RunState, record: StepRecord, event: ev.StepRetrying) -> None:
-    leave(state, record)
-    wait_until(state, record, event.until)
-    _move(record, StepState.RETRYING, event.at)
-
-
-def _step_finished(state: RunState, record: StepRecord, event: ev.StepFinished) -> None:
-    _finish(state, record, StepState(event.state), event.at)
-
-
-def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLaunching) -> None:
-    leave(state, record)
-    for name, amount in record.needs.items():
-        state.used[name] += amount
-    state.active[record.key] = None
-    record.attempt = event.attempt
-    record.launched_at = event.at
-    record.started_at = event.at if record.started_at is None else record.started_at
-    record.timeout = event.timeout
-    record.worker = None
-    record.cancel_reason = None
-    record.detaching = False
-    record.lost = False
-    record.unproven = False
-    expect_server_end(state, record)
-    for key in event.overtook:
-        overtake(state, state.records[key])
-    if state.ceiling is not None and len(state.active) > state.ceiling:
-        state.probe = record.key
-        state.probe_at = event.at + PROBE_INTERVAL
-    _move(record, StepState.LAUNCHING, event.at)
-
-
-def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDeferred) -> None:
-    """Back into the queue; the attempt did not happen, so its number is free again.
-
-    It is queued without a word of its own: CapacityShort speaks for all of them, once. Without a journal the server was
-    not even asked.
-    """
-    leave(state, record)
-    record.attempt -= 1
-    record.started_at = record.started_at if record.attempt else None
-    record.launched_at = None
-    record.cancel_reason = None
-    record.detaching = False
-    if not state.record_lost:
-        _run_short(state, event)
-    record.queued_because = SERVER_CAPACITY
-    enqueue(state, record)
-    _move(record, StepState.QUEUED, event.at)
-
-
-def _run_short(state: RunState, event: ev.AttemptDeferred) -> None:
-    state.ceiling = len(state.active)
-    state.probe = None
-    state.probe_at = event.at + PROBE_INTERVAL
-    state.short_message = event.message
-
-
-def _attempt_running(state: RunState, record: StepRecord, event: ev.AttemptRunning) -> None:
-    record.worker = event.worker
-    _move(record, StepState.RUNNING, event.at)
-    _got_worker(state, record, event.at)
-
-
-def _attempt_cancel_requested(state: RunState, record: StepRecord, event: ev.AttemptCancelRequested) -> None:
-    forget_server_end(state, record)
-    record.cancel_reason = event.reason
-
-
-def _attempt_detach_requested(state: RunState, record: StepRecord, _: ev.AttemptDetachRequested) -> None:
-    forget_server_end(state, record)
-    record.detaching = True
-
-
-def _attempt_lost(_: RunState, record: StepRecord, __: ev.AttemptLost) -> None:
-    record.lost = True
-
-
-def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFinished) -> None:
-    _got_worker(state, record, event.at)
-    record.last = event
-    record.verdict = None
-    record.check_error = None
-    record.worker = event.worker or record.worker
-    record.ended_at = event.at
-    _settle(state, record, event.at)
-
-
-#: What each event does to the record of its step; an event that is not here only informs.
-_APPLY_TO_STEP: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any], None]] = {
-    ev.StepReady: _step_ready,
-    ev.StepQueued: _step_queued,
-    ev.StepSkipped: _step_skipped,
-    ev.StepQueueTimedOut: _step_queue_timed_out,
-    ev.StepCancelRequested: _step_cancel_requested,
-    ev.StepChecking: _step_checking,
-    ev.StepChecked: _step_checked,
-    ev.StepExpanded: _step_expanded,
-    ev.StepRepeating: _step_repeating,
-    ev.StepRetrying: _step_retrying,
-    ev.StepFinished: _step_finished,
-    ev.AttemptLaunching: _attempt_launching,
-    ev.AttemptDeferred: _attempt_deferred,
-    ev.AttemptRunning: _attempt_running,
-    ev.AttemptCancelRequested: _attempt_cancel_requested,
-    ev.AttemptDetachRequested: _attempt_detach_requested,
-    ev.AttemptLost: _attempt_lost,
-    ev.AttemptFinished: _attempt_finished,
-}
-
-
-def _move(record: StepRecord, to: StepState, at: float) -> None:
-    record.state = to
-    record.since = at
-
-
-def _got_worker(state: RunState, record: StepRecord, at: float) -> None:
-    """End the shortage if this was the attempt that asked for more than the server last gave.
-
-    Other workers prove nothing: they are among those that it gave. Should the end be premature, the next refusal says
-    so; `probe_at` keeps CapacityRestored back until then.
-    """
-    if state.probe == record.key:
-        state.ceiling = None
-        state.probe = None
-        state.probe_at = at + PROBE_INTERVAL
-
-
-def _settle(state: RunState, record: StepRecord, at: float) -> None:
-    leave(state, record)
-    state.settling[record.key] = None
-    _move(record, StepState.SETTLING, at)
-
-
-def _finish(state: RunState, record: StepRecord, to: StepState, at: float) -> None:
-    leave(state, record)
-    state.unwanted.pop(record.key, None)
-    _move(record, to, at)
-    state.unfinished -= 1
-    if not record.in_finally:
-        state.main_unfinished -= 1
-    if record.parent is not None:
-        _instance_finished(state, state.records[record.parent], at)
-    if to in BAD and state.first_bad is None and not record.in_finally:
-        state.first_bad = record.key
-    for key, on in state.dependents[record.key]:
-        dependent = state.records[key]
-        dependent.unmet -= 1
-        its_turn = dependent.unmet == 0 and (state.finalizing or not dependent.in_finally)
-        certain = its_turn or not need_met(on, to, record.skip)
-        if certain and dependent.state is StepState.PENDING:
-            state.released[key] = None
-    if state.main_unfinished == 0 and not state.finalizing and state.plan.finally_:
-        _begin_finally(state)
-
-
-def _instance_finished(state: RunState, parent: StepRecord, at: float) -> None:
-    parent.open_instances -= 1
-    if parent.open_instances == 0:
-        _settle(state, parent, at)
-
-
-def _begin_finally(state: RunState) -> None:
-    state.finalizing = True
-    for step in state.plan.finally_:
-        record = state.records[step.id]
-        if not record.unmet and record.state is StepState.PENDING:
-            state.released[step.id] = None

@@ -12,8 +12,8 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 from runner.engine.commands import Launch
-from runner.engine.fold import SERVER_CAPACITY
 from runner.engine.state import SLOTS, Kind, RunState, StepRecord
+from runner.engine.transitions import SERVER_CAPACITY
 
 
 def launches(state: RunState, now: float) -> Iterator[Launch]:

@@ -6,11 +6,11 @@ from collections import Counter
 
 from runner.engine import events as ev
 from runner.engine.commands import Launch
-from runner.engine.fold import PROBE_INTERVAL
 from runner.engine.invariants import validate
 from runner.engine.scheduler import Decision
 from runner.engine.settling import UNKNOWN_ATTEMPTS
 from runner.engine.state import RunState, StepRecord, StepState
+from runner.engine.transitions import PROBE_INTERVAL
 from runner.plan.model import Need, NeedOn, Plan, Step
 from tests.unit.random_runs import NAMES
 

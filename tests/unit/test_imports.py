@@ -145,6 +145,7 @@ PURE = tuple(
         "commands",
         "state",
         "fold",
+        "transitions",
         "scheduler",
         "queueing",
         "settling",
