@@ -10,7 +10,7 @@ from runner.errors import Severity, UsageError
 from runner.lint.suppress import nearest_code
 from runner.lint.table import RULES
 from runner.plan.codes import CODES
-from runner.preflight.codes import CODES as CODES_OF_SERVER
+from runner.preflight.codes import CODES as CODES_OF_DRY_RUN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,14 +43,14 @@ def explanations() -> MappingProxyType[str, Explanation]:
             wrong=rule.wrong,
             right=rule.right,
         )
-    for code, server in CODES_OF_SERVER.items():
+    for code, finding in CODES_OF_DRY_RUN.items():
         found[code] = Explanation(
             code=code,
-            severity=server.severity,
-            title=server.title,
-            why=server.why,
-            wrong=server.wrong,
-            right=server.right,
+            severity=finding.severity,
+            title=finding.title,
+            why=finding.why,
+            wrong=finding.wrong,
+            right=finding.right,
         )
     return MappingProxyType(dict(sorted(found.items())))
 
