@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner.engine.events import ErrorDetails
-from runner.errors import GatewayError
+from runner.errors import CapacityError, GatewayError
 from runner.gateway.base import LaunchRequest
 from runner.gateway.output import cannot_send_rows, launched_text, sends_no_rows
 from runner.gateway.session import Statement
@@ -16,7 +16,7 @@ FIRST_WAIT = 25
 #: and which stops VACUUM from cleaning, so no wait is longer (extension note 3).
 WAIT = 250
 #: "No worker to give now" (extension note 9), and "no connection to give now", which a launcher session needs.
-CAPACITY_SQLSTATES = {
+_CAPACITY_SQLSTATES = {
     "53000": "max_worker_processes is used up",
     "53400": "pg_background.max_workers is used up",
     "53300": "there are too many connections",
@@ -29,6 +29,13 @@ class LaunchRefusedError(GatewayError):
     def __init__(self, details: ErrorDetails) -> None:
         super().__init__(details.message)
         self.details = details
+
+
+def refusal(error: ErrorDetails) -> CapacityError | LaunchRefusedError:
+    """Return what an error before the worker had been asked for means: a shortage, or the step's own fault."""
+    if error.sqlstate in _CAPACITY_SQLSTATES:
+        return CapacityError(f"{_CAPACITY_SQLSTATES[error.sqlstate]} ({error.message})")
+    return LaunchRefusedError(error)
 
 
 class Launching:

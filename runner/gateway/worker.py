@@ -1,8 +1,8 @@
 """One worker from launch to end, on a launcher session that tracks no other (extension note 2).
 
-The outcome is read before anything is consumed; only then are the notices fetched, which also frees the handle. With a
-worker that sends no rows, both travel in one round trip. When the session is lost the worker is followed by its
-identity, and what it did stays unknown.
+The outcome is read before anything is consumed; only then are the notices fetched, which also frees the handle
+(`ending.py`). With a worker that sends no rows, both travel in one round trip. When the session is lost the worker is
+followed by its identity, and what it did stays unknown.
 """
 
 from __future__ import annotations
@@ -11,32 +11,17 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 from runner.engine.activity import Reported
 from runner.engine.events import ErrorDetails, Worker
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
-from runner.gateway.draining import (
-    Handle,
-    RowColumns,
-    describe_rows,
-    drain,
-    handles,
-    is_free,
-    read_rows,
-    void_rows,
-)
+from runner.gateway.draining import RowColumns, describe_rows, drain, handles, is_free
+from runner.gateway.ending import end_by_output, read_end
 from runner.gateway.following import Follower, Monitor
-from runner.gateway.launching import CAPACITY_SQLSTATES, WAIT, Launching, LaunchRefusedError
+from runner.gateway.launching import WAIT, Launching, refusal
 from runner.gateway.ledger import LOCKED_LEDGER, Ledger, first_error
-from runner.gateway.output import (
-    NoticeCollector,
-    discards_rows,
-    is_workers_own,
-    plan_position,
-    statement_tag,
-)
+from runner.gateway.output import NoticeCollector, is_workers_own
 from runner.gateway.replies import Reply, Row
 from runner.gateway.session import Session, TurnedAwayError
 
@@ -182,9 +167,7 @@ class LaunchedWorker:
             self._lost = error.message
             return
         self.session_free = not self.session.lost
-        if error.sqlstate in CAPACITY_SQLSTATES:
-            raise CapacityError(f"{CAPACITY_SQLSTATES[error.sqlstate]} ({error.message})")
-        raise LaunchRefusedError(error)
+        raise refusal(error)
 
     async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         """Follow the worker to its end."""
@@ -214,7 +197,7 @@ class LaunchedWorker:
                 self._row = await self._row_of(("let_go", (self._role,)))
                 if self._row is not None and self._row[2] != "t":
                     self.session_free = True
-                    return self._end(detached=True)
+                    return self._complete(WorkerEnd(detached=True))
             elif self._blocked and self._row is not None:
                 return await self._drain_running(self._row, seen, lost)
             else:
@@ -222,7 +205,10 @@ class LaunchedWorker:
                 milliseconds = self._launching.first_wait if self.worker is None else str(WAIT)
                 self._row = await self._row_of(("follow", (milliseconds, self._role)))
                 self._hear_progress(self._row)
-        return await self._collect(self._row)
+        end, self.session_free = await read_end(
+            self.session, self._request, self._row, self._drained, role=self._role, first=self._first
+        )
+        return self._complete(end)
 
     def _hear_progress(self, row: Row | None) -> None:
         if row is not None and row[2] != "t" and row[8] is not None:
@@ -260,66 +246,6 @@ class LaunchedWorker:
                 self._drained = reply
         return row
 
-    async def _collect(self, row: Row) -> WorkerEnd:
-        """Read the outcome, then fetch the notices; losing those loses nothing else."""
-        handle = (row[0] or "", row[1] or "", self._role)
-        _, _, _, row_count, tag, has_error, started, finished = row[:8]
-        proven = finished is not None and bool(tag)
-        error = result = None
-        if discards_rows(self._request):
-            tag = row_count = None  # those of the marker
-        with contextlib.suppress(ServerLostError):
-            if has_error == "t":
-                error = ErrorDetails(message="the worker failed, and its session was lost before it could say why")
-                error = await self._error(handle)
-            columns = RowColumns()
-            if self._request.rows and error is None:
-                columns = await describe_rows(self.session, self._request)
-            drained = self._drained or (await drain(self.session, handle, columns, rows=self._request.rows))[0]
-            self.session_free = drained.error is None or await is_free(self.session)
-            if drained.error is not None and error is None and is_workers_own(drained.error):
-                error = drained.error
-            error = self._placed(error, drained)
-            if columns.void:
-                result = void_rows(columns, min(self._request.rows, int(row_count or 0)))
-            elif self._request.rows and error is None:
-                result, _ = read_rows(drained, columns)
-            else:
-                tag, row_count = statement_tag(self._request, drained.rows, tag, row_count)
-        return self._end(
-            proven=proven and error is None,
-            error=error,
-            command_tag=tag or "",
-            row_count=None if row_count is None else int(row_count),
-            started_at=None if started is None else float(started),
-            finished_at=None if finished is None else float(finished),
-            result=result,
-        )
-
-    async def _error(self, handle: Handle) -> ErrorDetails:
-        (reply,) = await self.session.run(("error", handle))
-        if reply.error is not None or not reply.rows:
-            return reply.error or ErrorDetails(message="the worker failed, and the server has forgotten how")
-        sqlstate, message, *rest = reply.rows[0]
-        detail, hint, context, schema, table, column, constraint = rest
-        return ErrorDetails(
-            message=message or "",
-            sqlstate=sqlstate,
-            detail=detail,
-            hint=hint,
-            context=context,
-            schema=schema,
-            table=table,
-            column=column,
-            constraint=constraint,
-        )
-
-    def _placed(self, error: ErrorDetails | None, raised: Reply) -> ErrorDetails | None:
-        """Add the place in the plan's text, which only the error has that comes with the worker's output."""
-        if error is None or raised.error is None or raised.position is None or not is_workers_own(raised.error):
-            return error
-        return replace(error, position=plan_position(self._request, self._first, raised.position))
-
     async def _drain_running(self, row: Row, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         """Read on until the worker has gone, because its full queue keeps it from ending (extension note 4).
 
@@ -345,10 +271,11 @@ class LaunchedWorker:
             await asyncio.gather(reading, return_exceptions=True)
         if reply.error is None or is_workers_own(reply.error):
             self.session_free = reply.error is None or await is_free(self.session)
-            return self._end_of_drain(reply, columns, started=row[6], finished=now)
+            end = end_by_output(reply, columns, self._request, first=self._first, started=row[6], finished=now)
+            return self._complete(end)
         self.session_free = await is_free(self.session)
         if self._leaving and not why:
-            return self._end(detached=True)
+            return self._complete(WorkerEnd(detached=True))
         return await self._follow_lost(why or f"its output could not be read: {reply.error.message}", seen, lost)
 
     async def _why_break_off(self) -> str:
@@ -357,32 +284,14 @@ class LaunchedWorker:
                 return "its messages filled output_buffer, and it would have waited for ever for who reads them"
         return ""
 
-    def _end_of_drain(self, reply: Reply, columns: RowColumns, *, started: str | None, finished: float) -> WorkerEnd:
-        tag: str | None = None
-        row_count: int | str | None = None
-        result = None
-        if self._request.rows:
-            result, row_count = read_rows(reply, columns)
-        elif not columns.definitions:
-            tag, row_count = statement_tag(self._request, reply.rows, None, None)
-        return self._end(
-            proven=reply.error is None and bool(tag or columns.definitions),
-            error=self._placed(reply.error, reply),
-            command_tag=tag or "",
-            row_count=None if row_count is None else int(row_count),
-            started_at=None if started is None else float(started),
-            finished_at=finished,
-            result=result,
-        )
-
     async def _follow_lost(self, why: str, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         """Nobody will hear from the worker any longer, but it is there (extension note 8): follow it by identity."""
         lost(why)
         if not await self._follower.gone(seen):
-            return self._end(detached=True)
-        return self._end(lost=True, reason=why)
+            return self._complete(WorkerEnd(detached=True))
+        return self._complete(WorkerEnd(lost=True, reason=why))
 
-    def _end(self, **facts: Any) -> WorkerEnd:  # noqa: ANN401 - the fields of WorkerEnd, checked by its constructor
-        return WorkerEnd(
-            worker=self.worker, notices=tuple(self._notices.kept), notices_dropped=self._notices.dropped, **facts
-        )
+    def _complete(self, end: WorkerEnd) -> WorkerEnd:
+        """Add who it was, and the notices: they come until the last moment."""
+        notices = self._notices
+        return replace(end, worker=self.worker, notices=tuple(notices.kept), notices_dropped=notices.dropped)
