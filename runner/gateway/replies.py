@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from psycopg import pq
@@ -30,6 +31,11 @@ class Reply:
     columns: tuple[Column, ...] = ()
     error: ErrorDetails | None = None
     position: int | None = None
+
+
+def last_or_error(replies: Sequence[Reply]) -> Reply:
+    """Return the last reply of a transaction, or the error that kept it from coming."""
+    return next((reply for reply in replies if reply.error is not None), replies[-1])
 
 
 def columns_of(result: pq.abc.PGresult) -> tuple[Column, ...]:

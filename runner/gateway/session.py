@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 import psycopg
 from psycopg import pq
 
-from runner.engine.events import ErrorDetails, Notice
+from runner.engine.events import Notice
 from runner.errors import ConnectionFailedError, ServerLostError
-from runner.gateway.replies import Reply, columns_of, error_details, one_line, position_of, rows_of
+from runner.gateway.pipeline import Pipeline
+from runner.gateway.replies import Reply, last_or_error, one_line
 
 #: Looks at a connection that nothing has been run on yet, and raises what speaks against it.
 ConnectionCheck = Callable[[psycopg.AsyncConnection[tuple[object, ...]]], Awaitable[None]]
@@ -28,22 +27,9 @@ Statement = tuple[str, Sequence[str]]
 #: What stands before a statement that is explained; positions in its errors count it.
 EXPLAIN = "EXPLAIN (FORMAT JSON) "
 
-_TUPLES = pq.ExecStatus.TUPLES_OK
-_SYNC = pq.ExecStatus.PIPELINE_SYNC
-_ERRORS = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED})
-
 
 class TurnedAwayError(ServerLostError):
     """The session was ended before it ran anything of what was sent: it may be sent again on another one."""
-
-
-@dataclass(slots=True)
-class _Expected:
-    """A Sync that is still to come, and what stands before it: a statement's preparation, or executions."""
-
-    names: tuple[str, ...]
-    preparation: bool = False
-    columns: bool = False
 
 
 class Session:
@@ -54,15 +40,10 @@ class Session:
     ) -> None:
         self._connection = connection
         self._libpq = connection.pgconn
-        self._queries = queries
-        self._prepared: set[str] = set()
-        self._expected: deque[_Expected] = deque()
-        self._replies: list[Reply] = []
+        self._pipeline = Pipeline(self._libpq, queries)
         self._waiting: asyncio.Future[list[Reply]] | None = None
         self._loop = asyncio.get_running_loop()
         self._lost: str | None = None
-        self._turned_away = False
-        self._unprepared: ErrorDetails | None = None
         self.on_notice: Callable[[Notice], None] | None = None
         #: Takes a notification: its channel, its payload, and the backend that sent it.
         self.on_notification: Callable[[str, str, int], None] | None = None
@@ -74,8 +55,6 @@ class Session:
         #: How many workers it has launched, as far as is known here.
         self.launched = 0
         connection.add_notice_handler(self._notice)
-        self._libpq.nonblocking = 1
-        self._libpq.enter_pipeline_mode()
         self._socket = self._libpq.socket
         self._loop.add_reader(self._socket, self._read)
 
@@ -143,9 +122,9 @@ class Session:
 
         def send() -> None:
             for name, parameters in statements:
-                self._prepare(name)
-                self._execute(name, parameters)
-                self._sync(name)
+                self._pipeline.prepare(name)
+                self._pipeline.execute(name, parameters)
+                self._pipeline.sync(name)
 
         return await self._exchange(send)
 
@@ -157,10 +136,10 @@ class Session:
 
         def send() -> None:
             for name, _ in statements:
-                self._prepare(name)
+                self._pipeline.prepare(name)
             for name, parameters in statements:
-                self._execute(name, parameters)
-            self._sync(*(name for name, _ in statements))
+                self._pipeline.execute(name, parameters)
+            self._pipeline.sync(*(name for name, _ in statements))
 
         return await self._exchange(send)
 
@@ -171,24 +150,23 @@ class Session:
         """
 
         def send() -> None:
-            self._prepare(setup[0])
-            self._execute(*setup)
-            self._libpq.send_query_params(sql.encode(), None)
-            self._sync(setup[0], columns=True)
+            self._pipeline.prepare(setup[0])
+            self._pipeline.execute(*setup)
+            self._pipeline.query(sql)
+            self._pipeline.sync(setup[0], columns=True)
 
-        return _last(await self._exchange(send))
+        return last_or_error(await self._exchange(send))
 
     async def describe(self, setup: Statement, sql: str) -> Reply:
         """Say which columns one statement of the plan's would give, without running it; `setup` as for `query`."""
 
         def send() -> None:
-            self._prepare(setup[0])
-            self._execute(*setup)
-            self._libpq.send_prepare(b"", sql.encode())
-            self._libpq.send_describe_prepared(b"")
-            self._sync(setup[0], columns=True)
+            self._pipeline.prepare(setup[0])
+            self._pipeline.execute(*setup)
+            self._pipeline.describe(sql)
+            self._pipeline.sync(setup[0], columns=True)
 
-        return _last(await self._exchange(send))
+        return last_or_error(await self._exchange(send))
 
     async def probe(self, settings: str, sql: str, *, explain: bool) -> list[Reply]:
         """Have the server look at one statement without running it; everything is rolled back.
@@ -199,18 +177,17 @@ class Session:
 
         def send() -> None:
             for name in ("look", "settings", "repin", "locks_taken", "rollback"):
-                self._prepare(name)
-            self._execute("look", ())
-            self._execute("settings", (settings,))
-            self._libpq.send_prepare(b"", sql.encode())
-            self._libpq.send_describe_prepared(b"")
+                self._pipeline.prepare(name)
+            self._pipeline.execute("look", ())
+            self._pipeline.execute("settings", (settings,))
+            self._pipeline.describe(sql)
             if explain:
-                self._libpq.send_query_params(EXPLAIN.encode() + sql.encode(), None)
-            self._execute("repin", ())
-            self._execute("locks_taken", ())
-            self._sync("look", "settings", "repin", "locks_taken", columns=True)
-            self._execute("rollback", ())
-            self._sync("rollback")
+                self._pipeline.query(EXPLAIN + sql)
+            self._pipeline.execute("repin", ())
+            self._pipeline.execute("locks_taken", ())
+            self._pipeline.sync("look", "settings", "repin", "locks_taken", columns=True)
+            self._pipeline.execute("rollback", ())
+            self._pipeline.sync("rollback")
 
         return (await self._exchange(send))[1:-1]
 
@@ -219,15 +196,15 @@ class Session:
 
         def send() -> None:
             for name in ("look", "settings", "rollback"):
-                self._prepare(name)
-            self._execute("look", ())
-            self._execute("settings", (settings,))
-            self._libpq.send_query_params(sql.encode(), None)
-            self._sync("look", "settings", columns=True)
-            self._execute("rollback", ())
-            self._sync("rollback")
+                self._pipeline.prepare(name)
+            self._pipeline.execute("look", ())
+            self._pipeline.execute("settings", (settings,))
+            self._pipeline.query(sql)
+            self._pipeline.sync("look", "settings", columns=True)
+            self._pipeline.execute("rollback", ())
+            self._pipeline.sync("rollback")
 
-        return _last((await self._exchange(send))[:-1])
+        return last_or_error((await self._exchange(send))[:-1])
 
     async def _exchange(self, send: Callable[[], None]) -> list[Reply]:
         """Send, and wait for one reply to everything that was sent."""
@@ -265,21 +242,6 @@ class Session:
         self._break("the session was closed")
         self._libpq.finish()
 
-    def _prepare(self, name: str) -> None:
-        if name not in self._prepared:
-            self._libpq.send_prepare(name.encode(), self._queries(name))
-            self._libpq.pipeline_sync()
-            self._prepared.add(name)
-            self._expected.append(_Expected((name,), preparation=True))
-
-    def _execute(self, name: str, parameters: Sequence[str]) -> None:
-        self._libpq.send_query_prepared(name.encode(), [value.encode() for value in parameters])
-
-    def _sync(self, *names: str, columns: bool = False) -> None:
-        """End a transaction; `names` are those of the statements in it that had to be prepared."""
-        self._libpq.pipeline_sync()
-        self._expected.append(_Expected(names, columns=columns))
-
     def _flush(self) -> None:
         if self._libpq.flush():
             self._loop.add_writer(self._socket, self._write)
@@ -298,7 +260,7 @@ class Session:
             try:
                 self._libpq.consume_input()
             finally:
-                self._take_all()  # the server's last words come before the end of the connection
+                self._take_replies()  # the server's last words come before the end of the connection
                 self._take_notifications()
         except psycopg.Error as error:
             self._break(str(error))
@@ -306,45 +268,15 @@ class Session:
         if self._libpq.status == pq.ConnStatus.BAD:
             self._break("the server closed the connection")
 
-    def _take_all(self) -> None:
-        while self._expected and not self._libpq.is_busy():
-            result = self._libpq.get_result()
-            if result is not None:
-                self._take(result)
-            elif self._libpq.status == pq.ConnStatus.BAD:
-                return
+    def _take_replies(self) -> None:
+        replies = self._pipeline.take()
+        if replies is not None and self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(replies)
 
     def _take_notifications(self) -> None:
         while self.on_notification is not None and (heard := self._libpq.notifies()) is not None:
             channel, payload = heard.relname.decode("utf-8", "replace"), heard.extra.decode("utf-8", "replace")
             self.on_notification(channel, payload, heard.be_pid)
-
-    def _take(self, result: pq.abc.PGresult) -> None:
-        status = result.status
-        expected = self._expected[0]
-        if status == _SYNC:
-            self._expected.popleft()
-            if not self._expected and self._waiting is not None and not self._waiting.done():
-                replies, self._replies = self._replies, []
-                self._waiting.set_result(replies)
-        elif status in _ERRORS:
-            self._take_error(expected, result)
-        elif not expected.preparation:
-            columns = columns_of(result) if expected.columns else ()
-            rows = rows_of(result) if status == _TUPLES else ()
-            self._replies.append(Reply(rows=rows, columns=columns))
-
-    def _take_error(self, expected: _Expected, result: pq.abc.PGresult) -> None:
-        if not self._replies and result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) == b"FATAL":
-            self._turned_away = True
-        error = error_details(result)
-        if expected.preparation:
-            self._prepared.difference_update(expected.names)
-            self._unprepared = error
-        else:
-            unprepared = not self._prepared.issuperset(expected.names)
-            told = self._unprepared if unprepared and self._unprepared else error
-            self._replies.append(Reply(error=told, position=position_of(result)))
 
     def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if self.on_notice is not None:
@@ -360,9 +292,4 @@ class Session:
             self._waiting.set_exception(self._loss())
 
     def _loss(self) -> ServerLostError:
-        return (TurnedAwayError if self._turned_away else ServerLostError)(self._lost or "")
-
-
-def _last(replies: list[Reply]) -> Reply:
-    """Return the last reply of a transaction, or the error that kept it from coming."""
-    return next((reply for reply in replies if reply.error is not None), replies[-1])
+        return (TurnedAwayError if self._pipeline.turned_away else ServerLostError)(self._lost or "")
