@@ -13,12 +13,14 @@ from collections.abc import Mapping, Sequence
 from runner.engine.events import ErrorDetails, Outcome
 from runner.errors import GatewayError, ServerLostError
 from runner.gateway.base import Chronicle, LaunchRequest, WorkerEnd
-from runner.gateway.ledger import GONE, Ledger, Statement, first_error
+from runner.gateway.ledger import Ledger
+from runner.gateway.ledger_batch import BEGIN, GONE
 from runner.gateway.ledger_found import Surroundings
 from runner.gateway.ledger_gaps import Known
 from runner.gateway.output import takes_commit_row
 from runner.gateway.queries import query
-from runner.gateway.replies import Reply
+from runner.gateway.replies import Reply, first_error
+from runner.gateway.session import Statement
 from runner.gateway.settings import COMMIT_ROW_LOCK_TIMEOUT, lock_timeout
 from runner.sql.params import quote_identifier, quote_literal
 
@@ -107,9 +109,8 @@ class Commits:
         ServerLostError if nobody can say.
         """
         key = (self._ledger.run_id, step, str(attempt))
-        before: tuple[Statement, ...] = (("ledger_begin", ()), ("ledger_limits", ()))
-        before += (("ledger_fence", key),) if fence else ()
-        reply = await self._ask_patiently(*before, ("ledger_committed", key), ("commit", ()))
+        fenced = (("ledger_fence", key),) if fence else ()
+        reply = await self._ask_patiently(*BEGIN, *fenced, ("ledger_committed", key), ("commit", ()))
         return bool(reply.rows) and reply.rows[0][0] == "t"
 
     async def of_an_orphan(self, step: str, attempt: int) -> bool | None:
@@ -144,7 +145,7 @@ class Commits:
         if not self._ledger.on:
             return None
         asked = ("ledger_chronicle", (self._ledger.run_id,))
-        reply = await self._ask_patiently(("ledger_begin", ()), ("ledger_limits", ()), asked, ("commit", ()))
+        reply = await self._ask_patiently(*BEGIN, asked, ("commit", ()))
         known: list[Known] = []
         launched: set[tuple[str, int]] = set()
         takeovers: dict[str, str] = {}

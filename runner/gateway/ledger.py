@@ -3,43 +3,34 @@
 Events are kept until somebody takes them along: a launch, in whose round trip they are written before the worker is
 asked for, or else the monitor session, in batches. What cannot be written now is tried again, and what can never be
 written is told of once: nothing of it holds a run up or ends it. What an earlier runner of the run has recorded on its
-disk only is written first. The commit row is the worker's: `commits.py`.
+disk only is written first. How it is written says `ledger_batch.py`; the commit row is the worker's: `commits.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from runner.engine.events import ErrorDetails
 from runner.errors import GatewayError
 from runner.gateway.claims import Claims, Row
+from runner.gateway.ledger_batch import BATCH_SIZE, BEGIN, GONE, UNSUITABLE, Batch, in_ascii
 from runner.gateway.ledger_found import Surroundings, surroundings, unfit, why_not
 from runner.gateway.ledger_gaps import EventKey, Known, missing
-from runner.gateway.replies import Reply
+from runner.gateway.replies import Reply, first_error
+from runner.gateway.session import Statement
 
 #: Seconds between two batches, after one that could not be written, and for the last one of a run.
 BATCH_EVERY = 0.25
 TRY_AGAIN = 3.0
 LAST_TRY = 5.0
-#: Events of one statement, and those that are kept while none can be written.
-BATCH_SIZE = 2_000
+#: Events that are kept while none can be written.
 MOST_KEPT = 100_000
-
-#: What no repetition mends: the ledger, or the right to it, is gone, or the server has become read-only.
-GONE = frozenset({"42P01", "42703", "42883", "3F000", "42501", "25006", "0A000"})
-#: The server's encoding lacks a character, or JSON has one that no text of PostgreSQL may hold.
-_UNSUITABLE = frozenset({"22P05", "22P02", "22021"})
-_ESCAPED = re.compile(r"\\u[0-9a-f]{4}")
 
 #: Why a worker cannot be asked for: its absent row would be taken for proof, because one was announced before.
 LOCKED_LEDGER = "somebody has locked the ledger, which has to be told first that the step runs without its commit row"
-
-Statement = tuple[str, Sequence[str]]
-_BEGIN: tuple[Statement, ...] = (("ledger_begin", ()), ("ledger_limits", ()))
 
 
 class Asked(Protocol):
@@ -56,24 +47,6 @@ class Link(Protocol):
     async def together(self, *statements: Statement) -> list[Reply]:
         """Run named statements as one transaction; after an error in one it is rolled back."""
         ...
-
-
-class Batch:
-    """Events that somebody has taken along, and what writes them. Call `failed` unless they were written."""
-
-    def __init__(self, ledger: Ledger, rows: list[Row], *and_: Statement) -> None:
-        self._ledger = ledger
-        self._rows = rows
-        parts = (rows[first : first + BATCH_SIZE] for first in range(0, len(rows), BATCH_SIZE))
-        events = (("ledger_events", (ledger.run_id, _json_array(part))) for part in parts)
-        #: One transaction: the events, and what goes with them.
-        self.statements: tuple[Statement, ...] = (*_BEGIN, *events, *and_, ("commit", ()))
-
-    def failed(self, error: ErrorDetails | None) -> None:
-        """Keep the events for another time; `error` is what the server said, None if nobody knows."""
-        self._ledger.give_back(self._rows)
-        if error is not None:
-            self._ledger.refused(error)
 
 
 class Ledger:
@@ -215,10 +188,10 @@ class Ledger:
         if not self.answers or not self._rows:
             return None
         rows, self._rows = self._rows, []
-        return Batch(self, rows, *self._run_row())
+        return Batch(self.run_id, rows, *self._run_row(), give_back=self._give_back)
 
-    def give_back(self, rows: list[Row]) -> None:
-        """Take events back that were not, or perhaps not, written. Too many are thrown away, the oldest first."""
+    def _give_back(self, rows: list[Row], error: ErrorDetails | None) -> None:
+        """Take the events of a batch back. Too many are thrown away, the oldest first."""
         if self.on:
             kept = rows + self._rows
             self._rows = kept[-MOST_KEPT:]
@@ -226,19 +199,21 @@ class Ledger:
             self._news.set()
         else:
             self._claims.forget(rows)
+        if error is not None:
+            self._refused(error)
 
-    def refused(self, error: ErrorDetails) -> None:
+    def _refused(self, error: ErrorDetails) -> None:
         """Hear what the server said to a batch."""
         if error.sqlstate in GONE:
             self.problem = f"the ledger in schema {self.schema} is not written any longer: {error.message}"
             self._claims.forget(self._rows)
             self._rows = []
-        elif error.sqlstate in _UNSUITABLE:
-            self._rows = [(seq, _ascii(event)) for seq, event in self._rows]
+        elif error.sqlstate in UNSUITABLE:
+            self._rows = [(seq, in_ascii(event)) for seq, event in self._rows]
             if self._begin is not None:
-                plan, event, resolved = map(_ascii, self._begin)
+                plan, event, resolved = map(in_ascii, self._begin)
                 self._begin = (plan, event, resolved)
-            self._end = None if self._end is None else _ascii(self._end)
+            self._end = None if self._end is None else in_ascii(self._end)
         else:
             self._stuck = error
 
@@ -253,7 +228,7 @@ class Ledger:
         statement = ("ledger_unprove", (self.run_id, step, str(attempt)))
         try:
             async with asyncio.timeout(LAST_TRY):
-                replies = await self.together(*_BEGIN, statement, ("commit", ()))
+                replies = await self.together(*BEGIN, statement, ("commit", ()))
         except (GatewayError, TimeoutError):
             return False
         error = first_error(replies)
@@ -278,10 +253,10 @@ class Ledger:
         rows, self._rows = self._rows[:BATCH_SIZE], self._rows[BATCH_SIZE:]
         begin, last = self._begin, None if self._rows else self._end
         ended = () if last is None else (("ledger_end", (self.run_id, last)),)
-        batch = Batch(self, rows, *self._run_row(), *ended)
+        batch = Batch(self.run_id, rows, *self._run_row(), *ended, give_back=self._give_back)
         error = await self._transact(batch)
         if error is not None:
-            return error.sqlstate in _UNSUITABLE
+            return error.sqlstate in UNSUITABLE
         self._stuck = None
         self._begin = None if self._begin is begin else self._begin
         self._end = None if self._end is last else self._end
@@ -317,17 +292,3 @@ class Ledger:
             if not await self.write():
                 await asyncio.sleep(TRY_AGAIN)
                 self._news.set()
-
-
-def first_error(replies: Sequence[Reply]) -> ErrorDetails | None:
-    """Return the error that ended a transaction, if one did; the replies after it only repeat that it has ended."""
-    return next((reply.error for reply in replies if reply.error is not None), None)
-
-
-def _json_array(rows: Sequence[Row]) -> str:
-    return "[" + ",".join(f"[{seq},{event}]" for seq, event in rows) + "]"
-
-
-def _ascii(text: str) -> str:
-    """Return JSON, or a name, that every encoding has."""
-    return _ESCAPED.sub("?", text.encode("ascii", "replace").decode())

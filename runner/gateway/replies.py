@@ -33,6 +33,11 @@ class Reply:
     position: int | None = None
 
 
+def first_error(replies: Sequence[Reply]) -> ErrorDetails | None:
+    """Return the error that ended a transaction, if one did; the replies after it only repeat that it has ended."""
+    return next((reply.error for reply in replies if reply.error is not None), None)
+
+
 def last_or_error(replies: Sequence[Reply]) -> Reply:
     """Return the last reply of a transaction, or the error that kept it from coming."""
     return next((reply for reply in replies if reply.error is not None), replies[-1])

@@ -20,9 +20,9 @@ from runner.gateway.draining import RowColumns, describe_rows, drain, handles, i
 from runner.gateway.ending import end_by_output, read_end
 from runner.gateway.following import Follower, Monitor
 from runner.gateway.launching import WAIT, Launching, refusal
-from runner.gateway.ledger import LOCKED_LEDGER, Ledger, first_error
+from runner.gateway.ledger import LOCKED_LEDGER, Ledger
 from runner.gateway.output import NoticeCollector, is_workers_own
-from runner.gateway.replies import Reply, Row
+from runner.gateway.replies import Reply, Row, first_error
 from runner.gateway.session import Session, TurnedAwayError
 
 QUERY_CANCELED = "57014"

@@ -1,0 +1,61 @@
+"""What is written to the ledger at one time: a few statements, one transaction, and what its failure means.
+
+Apart from the queue (`ledger.py`), which knows what is to be written and when: here is how. A batch may travel with a
+launch as well as on the monitor session.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+
+from runner.engine.events import ErrorDetails
+from runner.gateway.claims import Row
+from runner.gateway.session import Statement
+
+#: Events of one statement.
+BATCH_SIZE = 2_000
+
+#: What no repetition mends: the ledger, or the right to it, is gone, or the server has become read-only.
+GONE = frozenset({"42P01", "42703", "42883", "3F000", "42501", "25006", "0A000"})
+#: The server's encoding lacks a character, or JSON has one that no text of PostgreSQL may hold; see `in_ascii`.
+UNSUITABLE = frozenset({"22P05", "22P02", "22021"})
+
+#: How a transaction on the ledger begins that must neither be READ ONLY nor hold anybody up.
+BEGIN: tuple[Statement, ...] = (("ledger_begin", ()), ("ledger_limits", ()))
+
+_ESCAPED = re.compile(r"\\u[0-9a-f]{4}")
+
+
+class Batch:
+    """Events that somebody has taken along, and what writes them. Call `failed` unless they were written.
+
+    `give_back` is for events that were not, or perhaps not, written: with what the server said, None if nobody knows.
+    """
+
+    def __init__(
+        self,
+        run_id: str,
+        rows: list[Row],
+        *and_: Statement,
+        give_back: Callable[[list[Row], ErrorDetails | None], None],
+    ) -> None:
+        self._rows = rows
+        self._give_back = give_back
+        parts = (rows[first : first + BATCH_SIZE] for first in range(0, len(rows), BATCH_SIZE))
+        events = (("ledger_events", (run_id, _json_array(part))) for part in parts)
+        #: One transaction: the events, and what goes with them.
+        self.statements: tuple[Statement, ...] = (*BEGIN, *events, *and_, ("commit", ()))
+
+    def failed(self, error: ErrorDetails | None) -> None:
+        """Keep the events for another time; `error` is what the server said, None if nobody knows."""
+        self._give_back(self._rows, error)
+
+
+def in_ascii(text: str) -> str:
+    """Return JSON, or a name, that every encoding has."""
+    return _ESCAPED.sub("?", text.encode("ascii", "replace").decode())
+
+
+def _json_array(rows: Sequence[Row]) -> str:
+    return "[" + ",".join(f"[{seq},{event}]" for seq, event in rows) + "]"
