@@ -38,14 +38,12 @@ from runner.gateway.proving import ProvingWorker
 from runner.gateway.queries import query
 from runner.gateway.reading import ReadingSession
 from runner.gateway.refused import RefusedWorker
-from runner.gateway.replies import Reply, Row
+from runner.gateway.server import check_server, raise_refusal, refuse_standby
 from runner.gateway.session import ConnectionCheck, Session, TurnedAwayError
 from runner.gateway.worker import LaunchedWorker
 from runner.identity import runner_name
 from runner.sql.params import quote_identifier
 
-_OLDEST_SERVER = 140_000
-ON_STANDBY = "the server is a standby, and pg_background can start no worker on one."
 #: What every session begins with, in this order.
 _PREPARATION = (("path", ()), ("pin", ()), ("unlimit", ()))
 
@@ -222,16 +220,12 @@ class PgGateway:
 
     async def _examine(self, session: Session) -> ServerInfo:
         replies = await session.run(("server", ()))
-        _raise_first(replies, PreflightError)
+        raise_refusal(replies, PreflightError)
         info = check_server(replies[0].rows[0])
         self._extension_schema = quote_identifier(info.extension_schema)
         loaded, standby, system = await session.run(("load", ()), ("standby", ()), ("system", ()))
-        _raise_first([loaded], PreflightError)
-        if standby.rows and standby.rows[0][0] == "t":
-            raise PreflightError(
-                ON_STANDBY,
-                hint="Connect to the primary (target_session_attrs=primary in --dsn).",
-            )
+        raise_refusal([loaded], PreflightError)
+        refuse_standby(standby)
         return replace(
             info,
             connection=recorded(self._asked, **session.target),
@@ -271,7 +265,7 @@ class PgGateway:
         )
         async with _ready(session):
             replies = await session.run(*_PREPARATION, *((("load", ()),) if load else ()))
-            _raise_first(replies, ConnectionFailedError)
+            raise_refusal(replies, ConnectionFailedError)
         path, role, process = replies[0].rows[0]
         session.search_path, session.role, session.process = path or "", role or "", int(process or 0)
         session.launched = int(replies[-1].rows[0][1] or 0) if load else 0  # a pooled session has had other users
@@ -302,42 +296,3 @@ async def _ready(session: Session) -> AsyncIterator[None]:
         if isinstance(error, ServerLostError):
             raise ConnectionFailedError(error.message) from error
         raise
-
-
-def _raise_first(replies: list[Reply], kind: type[PreflightError]) -> None:
-    for reply in replies:
-        if reply.error is not None:
-            raise kind(f"the server refuses to be used by jobplan: {reply.error.message}")
-
-
-def check_server(row: Row) -> ServerInfo:
-    """Read the `server` query's row. PreflightError, with what to do, if plans cannot run there."""
-    version, number, extension, schema, database, user, workers, allowed, available = row
-    if int(number or 0) < _OLDEST_SERVER:
-        raise PreflightError(f"PostgreSQL {version} is too old: jobplan needs 14 or later.")
-    if extension is None or schema is None:
-        hint = (
-            f"A superuser can create it: CREATE EXTENSION pg_background; in database {database}."
-            if available == "t"
-            else "Install the package (Debian: postgresql-NN-pg-background), then CREATE EXTENSION pg_background."
-        )
-        raise PreflightError(f'the extension pg_background is not in database "{database}".', hint=hint)
-    if int(extension.partition(".")[0]) < 2:
-        raise PreflightError(
-            f"pg_background {extension} is too old: jobplan needs 2.0 or later.",
-            hint="Install a newer package, then ALTER EXTENSION pg_background UPDATE.",
-        )
-    if allowed != "t":
-        raise PreflightError(
-            f'the role "{user}" may not use pg_background.',
-            hint=f"GRANT pgbackground_role TO {quote_identifier(user or '')};",
-        )
-    return ServerInfo(
-        version=version or "",
-        version_number=int(number or 0),
-        extension_version=extension,
-        extension_schema=schema,
-        database=database or "",
-        user=user or "",
-        max_worker_processes=int(workers or 0),
-    )

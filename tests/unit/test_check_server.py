@@ -7,8 +7,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runner.errors import PreflightError
 from runner.gateway.conninfo import recorded, with_keepalives, without_password
-from runner.gateway.pg import check_server
 from runner.gateway.replies import Row
+from runner.gateway.server import check_server
 
 GOOD: Row = ("18.1", "180001", "2.0", "ext", "app", "deploy", "64", "t", "t")
 

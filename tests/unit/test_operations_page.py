@@ -29,7 +29,7 @@ from runner.errors import JobplanError, OpenQuestionError
 from runner.gateway.activity import read_leftover
 from runner.gateway.base import Chronicle, GroupHolder
 from runner.gateway.fake import FakeGateway
-from runner.gateway.pg import ON_STANDBY
+from runner.gateway.server import ON_STANDBY
 from runner.identity import worker_name
 from runner.records.journal import Journal
 from runner.records.record import find_run
