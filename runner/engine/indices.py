@@ -1,7 +1,8 @@
 """The indices of a run's state: what is in use, who waits in which order, and who is left to be looked at.
 
 Each of them follows from the records (`invariants` says how); they exist so that a decision need not look at all of
-them. A record is taken out of the indices of its present state before it gets another one.
+them. A record is taken out of the indices of its present state before it gets another one. Whose events have holes may
+not be in them: such a state is read and never decided on, but it must be there to be read.
 """
 
 from __future__ import annotations
@@ -52,7 +53,9 @@ def enqueue(state: RunState, record: StepRecord) -> None:
 
 def _dequeue(state: RunState, record: StepRecord) -> None:
     entry = (state.place(record), record.key)
-    group = state.ready[record.kind]
+    group = state.ready.get(record.kind, [])
+    if not _has(group, entry):
+        return
     if entry == group[0]:
         heads = state.heads[record.shared]
         _remove(heads, entry)
@@ -68,9 +71,8 @@ def _dequeue(state: RunState, record: StepRecord) -> None:
 
 
 def overtake(state: RunState, record: StepRecord) -> None:
-    """Count it; at the end of its patience the step moves up, if it waits: a record with holes may not say so."""
-    waits = record.state in (StepState.READY, StepState.QUEUED)
-    if waits and record.overtaken + 1 == state.patience:
+    """Count it; at the end of its patience the step moves up."""
+    if record.overtaken + 1 == state.patience:
         _dequeue(state, record)
         record.overtaken += 1
         enqueue(state, record)
@@ -115,5 +117,11 @@ def _forget(index: dict[str, None], key: str) -> None:
         index.clear()
 
 
+def _has(ordered: list[Any], entry: object) -> bool:
+    place = bisect.bisect_left(ordered, entry)
+    return place < len(ordered) and bool(ordered[place] == entry)
+
+
 def _remove(ordered: list[Any], entry: object) -> None:
-    del ordered[bisect.bisect_left(ordered, entry)]
+    if _has(ordered, entry):
+        del ordered[bisect.bisect_left(ordered, entry)]

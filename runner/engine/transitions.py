@@ -32,9 +32,6 @@ def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> Non
 
 
 def _step_queued(state: RunState, record: StepRecord, event: ev.StepQueued) -> None:
-    if record.state is not StepState.READY:  # a record with holes
-        leave(state, record)
-        enqueue(state, record)
     told_of(state, record)
     _move(record, StepState.QUEUED, event.at)
     record.queued_because = event.reason
@@ -153,7 +150,7 @@ def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDefe
     not even asked.
     """
     leave(state, record)
-    record.attempt -= 1
+    record.attempt = event.attempt - 1
     record.started_at = record.started_at if record.attempt else None
     record.launched_at = None
     record.cancel_reason = None

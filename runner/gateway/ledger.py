@@ -26,8 +26,8 @@ from runner.gateway.session import Statement
 BATCH_EVERY = 0.25
 TRY_AGAIN = 3.0
 LAST_TRY = 5.0
-#: Events that are kept while none can be written.
-MOST_KEPT = 100_000
+#: Events that are kept while none can be written; then it is given up.
+MOST_KEPT = 500_000
 
 #: Why a worker cannot be asked for: its absent row would be taken for proof, because one was announced before.
 LOCKED_LEDGER = "somebody has locked the ledger, which has to be told first that the step runs without its commit row"
@@ -66,8 +66,9 @@ class Ledger:
         self._launching: dict[tuple[str, int], Row] = {}
         self._claims = Claims()
         self._begin: tuple[str, str, str] | None = None
-        #: Whether there is something to be written without which what follows cannot be understood.
-        self._urgent = False
+        #: Events without which what follows cannot be understood, as long as nobody knows that they are written.
+        self._urgent: set[int] = set()
+        self._landed = asyncio.Event()
         self._end: str | None = None
         self._stuck: ErrorDetails | None = None
         self._news = asyncio.Event()
@@ -122,33 +123,34 @@ class Ledger:
     def recall(self, known: Sequence[Known]) -> None:
         """Hear which events of the run it has, in order; no other runner of it writes any more."""
         self._known = known
-        self._last = max([self._last, *(seq for seq, _ in known[-1:])])
+        self._last = known[-1][0] if known else 0
 
     def complete(self, told: Sequence[EventKey], text: Callable[[int], str]) -> None:
         """Take what an earlier runner's record has and this one lacks; `text` gives an event as JSON, by its place."""
         if self.on:
-            found = [(seq, text(place)) for place, seq in missing(self._known, told)]
-            self._rows += found
-            self._last = max([self._last, *(seq for seq, _ in found[-1:])])
+            self._rows += [(seq, text(place)) for place, seq in missing(self._known, told)]
+            self._last = max(self._last, self._rows[-1][0] if self._rows else 0)
         self._known = ()
 
     def begin(self, plan: str, event: str, resolved: str) -> None:
         """Take the run's own row: the plan's name, the event that begins it, and the resolved plan, both as JSON."""
         if self.on:
             self._begin = (plan, event, resolved)
-            self._urgent = True
             self._end = None
 
-    def take(self, event: str) -> None:
-        """Take one event as JSON."""
+    def take(self, event: str, of: tuple[str, int] | None = None) -> None:
+        """Take one event as JSON; what is said `of` an attempt comes after the event that announces it."""
         if self.on:
+            if of is not None:
+                self._release(of)
             self._rows.append((self._next(), event))
             self._news.set()
 
-    def take_expanded(self, event: str) -> None:
-        """Take the event that says which instances a step has, which is written before any of them is launched."""
+    def take_first(self, event: str) -> None:
+        """Take an event without which what follows cannot be understood: it is written before any further launch."""
         self.take(event)
-        self._urgent = True
+        if self.on:
+            self._urgent.add(self._last)
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
         """Take the event that announces a worker, which is written when that is asked for, or else at the end."""
@@ -172,9 +174,12 @@ class Ledger:
     # --- what is written ----------------------------------------------------------------------------------------------
 
     async def before_launch(self) -> None:
-        """Return when all is written without which a launch cannot be understood, or when it cannot be written now."""
-        if self._urgent and self.answers and await self.write():
-            self._urgent = False
+        """Return when all is written without which a launch cannot be understood, or when it cannot be written now.
+
+        Nothing else may come between this and `ahead`, which takes along what is left; much of that is not left to it.
+        """
+        if self.answers and (self._urgent or len(self._rows) > BATCH_SIZE):
+            await self.write()
 
     def ahead(self, step: str, attempt: int, *, commit_row: bool) -> Batch | None:
         """Take along what has not been written yet: what is about to be done must be recorded first.
@@ -188,26 +193,38 @@ class Ledger:
         if not self.answers or not self._rows:
             return None
         rows, self._rows = self._rows, []
-        return Batch(self.run_id, rows, *self._run_row(), give_back=self._give_back)
+        return Batch(self.run_id, rows, *self._run_row(), taker=self)
 
-    def _give_back(self, rows: list[Row], error: ErrorDetails | None) -> None:
-        """Take the events of a batch back. Too many are thrown away, the oldest first."""
-        if self.on:
-            kept = rows + self._rows
-            self._rows = kept[-MOST_KEPT:]
-            self._claims.forget(kept[:-MOST_KEPT])
-            self._news.set()
-        else:
-            self._claims.forget(rows)
-        if error is not None:
+    def let_go(self, rows: list[Row]) -> None:
+        """Hear that these events are written."""
+        self._urgent.difference_update(seq for seq, _ in rows)
+        self._landed.set()
+
+    def keep(self, rows: list[Row], error: ErrorDetails | None) -> None:
+        """Take these events back, and hear what the server said."""
+        self._rows = rows + self._rows
+        if not self.on:
+            self._throw_away()
+        elif len(self._rows) > MOST_KEPT:
+            self.give_up(f"more than {MOST_KEPT:,} events wait for it")
+        elif error is not None:
             self._refused(error)
+        self._news.set()
+        self._landed.set()
+
+    def give_up(self, why: str) -> None:
+        """Write nothing more."""
+        self.problem = f"the ledger in schema {self.schema} is not written any longer: {why}"
+        self._throw_away()
+
+    def _throw_away(self) -> None:
+        self._claims.forget(self._rows)
+        self._rows = []
 
     def _refused(self, error: ErrorDetails) -> None:
         """Hear what the server said to a batch."""
         if error.sqlstate in GONE:
-            self.problem = f"the ledger in schema {self.schema} is not written any longer: {error.message}"
-            self._claims.forget(self._rows)
-            self._rows = []
+            self.give_up(error.message)
         elif error.sqlstate in UNSUITABLE:
             self._rows = [(seq, in_ascii(event)) for seq, event in self._rows]
             if self._begin is not None:
@@ -240,10 +257,18 @@ class Ledger:
     async def write(self) -> bool:
         """Write what is there; false if it could not be."""
         async with self._writing:
-            while self._has_news and self.on:
+            await self._first_things()
+            while self._has_news:
                 if not await self._write_batch():
                     return False
+                await self._first_things()
         return True
+
+    async def _first_things(self) -> None:
+        """Wait while a launch has taken something urgent along: should that fail, nothing may have gone ahead of it."""
+        while self.on and self._urgent and not self._urgent <= {seq for seq, _ in self._rows}:
+            self._landed.clear()
+            await self._landed.wait()
 
     @property
     def _has_news(self) -> bool:
@@ -253,7 +278,7 @@ class Ledger:
         rows, self._rows = self._rows[:BATCH_SIZE], self._rows[BATCH_SIZE:]
         begin, last = self._begin, None if self._rows else self._end
         ended = () if last is None else (("ledger_end", (self.run_id, last)),)
-        batch = Batch(self.run_id, rows, *self._run_row(), *ended, give_back=self._give_back)
+        batch = Batch(self.run_id, rows, *self._run_row(), *ended, taker=self)
         error = await self._transact(batch)
         if error is not None:
             return error.sqlstate in UNSUITABLE
@@ -280,7 +305,9 @@ class Ledger:
         except GatewayError as lost:
             error = ErrorDetails(message=lost.message)
         finally:
-            if error is not None:
+            if error is None:
+                batch.written()
+            else:
                 batch.failed(told)
         return error
 

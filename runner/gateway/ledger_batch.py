@@ -7,7 +7,8 @@ launch as well as on the monitor session.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from runner.engine.events import ErrorDetails
 from runner.gateway.claims import Row
@@ -27,29 +28,36 @@ BEGIN: tuple[Statement, ...] = (("ledger_begin", ()), ("ledger_limits", ()))
 _ESCAPED = re.compile(r"\\u[0-9a-f]{4}")
 
 
+class Taker(Protocol):
+    """Who has the events of a batch until it is known what became of them."""
+
+    def keep(self, rows: list[Row], error: ErrorDetails | None) -> None:
+        """Take events back that were not, or perhaps not, written; `error` is what the server said, if known."""
+        ...
+
+    def let_go(self, rows: list[Row]) -> None:
+        """Hear that events are written."""
+        ...
+
+
 class Batch:
-    """Events that somebody has taken along, and what writes them. Call `failed` unless they were written.
+    """Events that somebody takes along, and what writes them. Call `written` or `failed` when that is over."""
 
-    `give_back` is for events that were not, or perhaps not, written: with what the server said, None if nobody knows.
-    """
-
-    def __init__(
-        self,
-        run_id: str,
-        rows: list[Row],
-        *and_: Statement,
-        give_back: Callable[[list[Row], ErrorDetails | None], None],
-    ) -> None:
+    def __init__(self, run_id: str, rows: list[Row], *also: Statement, taker: Taker) -> None:
         self._rows = rows
-        self._give_back = give_back
+        self._taker = taker
         parts = (rows[first : first + BATCH_SIZE] for first in range(0, len(rows), BATCH_SIZE))
         events = (("ledger_events", (run_id, _json_array(part))) for part in parts)
         #: One transaction: the events, and what goes with them.
-        self.statements: tuple[Statement, ...] = (*BEGIN, *events, *and_, ("commit", ()))
+        self.statements: tuple[Statement, ...] = (*BEGIN, *events, *also, ("commit", ()))
+
+    def written(self) -> None:
+        """Tell that the server has committed it."""
+        self._taker.let_go(self._rows)
 
     def failed(self, error: ErrorDetails | None) -> None:
         """Keep the events for another time; `error` is what the server said, None if nobody knows."""
-        self._give_back(self._rows, error)
+        self._taker.keep(self._rows, error)
 
 
 def in_ascii(text: str) -> str:

@@ -13,15 +13,12 @@ EventKey = tuple[str, str, str | None, int | None]
 #: An event's number in the ledger, and what it is.
 Known = tuple[int, EventKey]
 
-#: Who goes on with a run may have to wait, and tells so before it has read anything: nothing follows from it.
-_WAITING = "group_waiting"
-
 
 def missing(known: Sequence[Known], told: Sequence[EventKey]) -> Iterator[tuple[int, int]]:
     """Yield, of each event in `told` that is not `known`, its place there and a number that keeps the order.
 
     Both are in order. An event that came in between, where no numbers are free, is left out; so is what came last, if
-    the ledger has events that the journal does not: then it is not known which of them came first.
+    the ledger has other events after the last that both have: then it is not known which of them came first.
     """
     places: dict[EventKey, deque[int]] = defaultdict(deque)
     for seq, key in known:
@@ -37,6 +34,5 @@ def missing(known: Sequence[Known], told: Sequence[EventKey]) -> Iterator[tuple[
             yield from zip(waiting, range(before + 1, seq), strict=False)
         waiting.clear()
         before = seq
-    if all(not left or key[1] == _WAITING for key, left in places.items()):
-        last = max([0, *(seq for seq, _ in known[-1:])])
-        yield from zip(waiting, range(last + 1, last + 1 + len(waiting)), strict=True)
+    if before == (known[-1][0] if known else 0):
+        yield from zip(waiting, range(before + 1, before + 1 + len(waiting)), strict=True)

@@ -89,7 +89,6 @@ class PgGateway:
 
     async def launch(self, request: LaunchRequest) -> WorkerHandle:
         """Ask for a worker on a session that tracks no other; one that proves what it does, where that is possible."""
-        await self.ledger.before_launch()
         row = await self._commits.row_for(request)
         if not row and request.label is not None:
             label = request.label

@@ -120,6 +120,7 @@ class LaunchedWorker:
         """Return the replies without those to what comes before, which fails by itself: then nothing was asked for."""
         label, batch = self._request.label, None
         if ledger is not None and label is not None:
+            await ledger.before_launch()
             batch = ledger.ahead(label.step, label.attempt, commit_row=bool(first))
         before = batch.statements if batch is not None else ()
         self.writes_commit_row, self._first = bool(first), first
@@ -129,7 +130,9 @@ class LaunchedWorker:
             replies = await self.session.run_together(*before, *self._launching.statements(first))
             error, known = first_error(replies[: len(before)]), True
         finally:
-            if batch is not None and (error is not None or not known):
+            if batch is not None and known and error is None:
+                batch.written()
+            elif batch is not None:
                 batch.failed(error)
         if error is None:
             return replies[len(before) :]

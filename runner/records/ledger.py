@@ -35,12 +35,12 @@ class LedgerWriter(Protocol):
         """Take the run's own row: the plan's name, the event that begins it, and the resolved plan as JSON."""
         ...
 
-    def take(self, event: str) -> None:
-        """Take one event."""
+    def take(self, event: str, of: tuple[str, int] | None = None) -> None:
+        """Take one event; what is said `of` an attempt, a step and a number, comes after what announces it."""
         ...
 
-    def take_expanded(self, event: str) -> None:
-        """Take the event that says which instances a step has, to be written before any of them is launched."""
+    def take_first(self, event: str) -> None:
+        """Take an event without which what follows cannot be understood, to be written before any further launch."""
         ...
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
@@ -61,19 +61,21 @@ class LedgerSink:
         self._history = history
 
     def handle(self, event: ev.Event, state: RunState) -> None:
-        """Hand the event over."""
-        if not self._ledger.on:
+        """Hand the event over. What happens before a run is taken up is a wait, and of no consequence."""
+        if not self._ledger.on or (self._history and not isinstance(event, ev.RunResumed)):
             return
         text = self._text(event)
         if isinstance(event, ev.RunResumed):
-            self._ledger.complete([_key(told) for told in self._history], lambda n: self._text(self._history[n]))
+            self._complete()
         if isinstance(event, ev.RunStarted | ev.RunResumed):
             resolved = _suitable_json(resolved_json(state.plan).encode("utf-8", "replace"))
             self._ledger.begin(state.plan.name, text, resolved)
         if isinstance(event, ev.AttemptLaunching):
             self._ledger.take_launching(text, event.step, event.attempt)
-        elif isinstance(event, ev.StepExpanded):
-            self._ledger.take_expanded(text)
+        elif isinstance(event, ev.AttemptEvent):
+            self._ledger.take(text, (event.step, event.attempt))
+        elif isinstance(event, ev.RunStarted | ev.RunResumed | ev.StepExpanded):
+            self._ledger.take_first(text)
         else:
             self._ledger.take(text)
         if isinstance(event, ev.RunFinished):
@@ -87,6 +89,11 @@ class LedgerSink:
 
     def close(self) -> None:
         """Do nothing: the gateway writes what is left when it is closed."""
+
+    def _complete(self) -> None:
+        """Have written what only the journal has heard of."""
+        history, self._history = self._history, ()
+        self._ledger.complete([_key(told) for told in history], lambda place: self._text(history[place]))
 
     def _text(self, event: ev.Event) -> str:
         return _suitable_json(to_line(event, self._run_id).rstrip(b"\n"))

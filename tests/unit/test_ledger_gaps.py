@@ -14,7 +14,7 @@ def known(*numbered: tuple[int, str]) -> list[Known]:
 
 
 def key(name: str) -> EventKey:
-    return ("then", "group_waiting" if name == "wait" else name, None, None)
+    return ("then", name, None, None)
 
 
 @pytest.mark.parametrize(
@@ -36,8 +36,8 @@ def key(name: str) -> EventKey:
         # the journal was lost for a while, or is not the latest: what came last in it may have come before
         (((1, "a"), (2, "x")), "abc", []),
         (((1, "a"), (3, "c"), (4, "x")), "abcd", [(1, 2)]),
-        # who goes on has waited for its turn after it had read the journal
-        (((1, "a"), (2, "wait")), "ab", [(1, 3)]),
+        # what only the ledger has is older than the last that both have
+        (((1, "a"), (2, "x"), (3, "r"), (4, "c")), "arcde", [(3, 5), (4, 6)]),
     ],
 )
 def test_what_is_missing(ledger: tuple[tuple[int, str], ...], journal: str, found: list[tuple[int, int]]) -> None:

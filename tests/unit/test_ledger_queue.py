@@ -107,8 +107,8 @@ async def test_what_was_taken_is_written_in_order_and_once() -> None:
     ledger = await opened(server)
     ledger.recall([(3, key("x")), (7, key("y"))])
     ledger.begin("p", event("run_started"), "{}")
-    for name in ("a", "b"):
-        ledger.take(event(name))
+    ledger.take_first(event("a"))
+    ledger.take(event("b"))
     await ledger.before_launch()
     assert server.statements == ["ledger_begin", "ledger_limits", "ledger_events", "ledger_run", "commit"]
     ledger.take(event("c"))
@@ -160,7 +160,7 @@ async def test_instances_are_written_before_one_of_them_is_launched() -> None:
     ledger.take(event("a"))
     await ledger.before_launch()
     assert not server.written
-    ledger.take_expanded(event("expanded"))
+    ledger.take_first(event("expanded"))
     ledger.take_launching(event("launch"), "s[1]", 1)
     server.errors = [None]
     await ledger.before_launch()
@@ -172,6 +172,58 @@ async def test_instances_are_written_before_one_of_them_is_launched() -> None:
     await ledger.before_launch()
     assert not server.written
     await ledger.close()
+
+
+async def test_nothing_goes_ahead_of_instances_that_another_launch_has_taken_along() -> None:
+    server = Server()
+    ledger = await opened(server)
+    ledger.take_first(event("expanded"))
+    ledger.take_launching(event("launch-1"), "y", 1)
+    batch = ledger.ahead("y", 1, commit_row=False)
+    assert batch is not None
+    ledger.take(event("ready"))
+    ledger.take_launching(event("launch-2"), "z[1]", 1)
+    waiting = asyncio.create_task(ledger.before_launch())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    assert not server.written
+    batch.failed(None)
+    await waiting
+    assert server.written == [(1, "expanded"), (2, "launch-1"), (3, "ready")]
+    ledger.take_first(event("more"))
+    batch = ledger.ahead("z[1]", 1, commit_row=False)
+    assert batch is not None
+    await server.together(*batch.statements)
+    waiting = asyncio.create_task(ledger.before_launch())
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    batch.written()
+    await waiting
+    await ledger.close()
+
+
+async def test_what_is_said_of_an_attempt_comes_after_its_announcement() -> None:
+    """A launch may be put off, or stopped, before anybody is asked for a worker."""
+    server = Server()
+    ledger = await opened(server)
+    ledger.take_launching(event("launch-2"), "s", 2)
+    ledger.take(event("deferred"), ("s", 2))
+    await ledger.close()
+    assert server.written == [(1, "launch-2"), (2, "deferred")]
+
+
+async def test_a_ledger_that_is_out_of_reach_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is thrown away would be a hole in the record, of which nobody would know."""
+    monkeypatch.setattr(module, "MOST_KEPT", 3)
+    server = Server()
+    ledger = await opened(server)
+    for name in "abcd":
+        ledger.take(event(name))
+    server.errors = ["55P03"]
+    assert not await ledger.write()
+    assert ledger.problem == "the ledger in schema jobplan is not written any longer: more than 3 events wait for it"
+    await ledger.close()
+    assert not server.written
 
 
 async def test_a_launch_takes_the_run_s_own_row_along_as_long_as_that_is_not_written() -> None:
@@ -368,12 +420,12 @@ class Writer:
     def begin(self, plan: str, event: str, resolved: str) -> None:
         self.told.append(("begin", plan, json.loads(event)["event"], json.loads(resolved)["name"]))
 
-    def take(self, event: str) -> None:
+    def take(self, event: str, of: tuple[str, int] | None = None) -> None:
         self.texts.append(event)
-        self.told.append(("take", json.loads(event)["event"]))
+        self.told.append(("take", json.loads(event)["event"], *map(str, of or ())))
 
-    def take_expanded(self, event: str) -> None:
-        self.told.append(("expanded", json.loads(event)["event"]))
+    def take_first(self, event: str) -> None:
+        self.told.append(("first", json.loads(event)["event"]))
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
         self.told.append(("launching", json.loads(event)["event"], step, str(attempt)))
@@ -389,16 +441,19 @@ def test_the_sink_tells_beginnings_launches_and_the_end_apart() -> None:
     sink = LedgerSink(writer, "r", history)
     resumed = ev.RunResumed(at=0.0, jobplan="0", file="", sha256="", host="", os_pid=1, slots=1, steps=1)
     launching = ev.AttemptLaunching(at=0.0, step="a", attempt=2, application_name="", timeout=None)
+    waits = ev.GroupWaiting(at=0.0, message="")
     expanded = ev.StepExpanded(at=0.0, step="a", items=())
-    for happened in (resumed, expanded, launching, ev.RunFinished(at=0.0, exit_code=0, steps={})):
+    lost = ev.AttemptLost(at=0.0, step="a", attempt=2, message="")
+    for happened in (waits, resumed, expanded, launching, lost, ev.RunFinished(at=0.0, exit_code=0, steps={})):
         sink.handle(happened, state)
     assert writer.told == [
         ("complete", "step_ready", "a", "step_ready"),
         ("complete", "run_timed_out", None, "run_timed_out"),
         ("begin", "test", "run_resumed", "test"),
-        ("take", "run_resumed"),
-        ("expanded", "step_expanded"),
+        ("first", "run_resumed"),
+        ("first", "step_expanded"),
         ("launching", "attempt_launching", "a", "2"),
+        ("take", "attempt_lost", "a", "2"),
         ("take", "run_finished"),
         ("end", "run_finished"),
     ]
