@@ -18,6 +18,9 @@ from runner.gateway.replies import Reply, columns_of, error_details, position_of
 
 _TUPLES = pq.ExecStatus.TUPLES_OK
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
+#: Whoever has locked the ledger's tables keeps statements on them from being parsed, too: that has the ledger's limits.
+_LEDGER = "ledger_"
+_LIMITS = "ledger_limits"
 _ERRORS = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED})
 
 
@@ -48,6 +51,9 @@ class Pipeline:
     def prepare(self, name: str) -> None:
         """Prepare a named statement that is not prepared yet; before a transaction, because it ends with a Sync."""
         if name not in self._prepared:
+            if name.startswith(_LEDGER) and name != _LIMITS:
+                self.prepare(_LIMITS)
+                self.execute(_LIMITS, ())
             self._libpq.send_prepare(name.encode(), self._queries(name))
             self._libpq.pipeline_sync()
             self._prepared.add(name)

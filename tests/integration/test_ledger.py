@@ -16,7 +16,7 @@ from runner.engine.encoding import to_json
 from runner.gateway.ledger_admin import LedgerAdmin
 from runner.sql.params import quote_identifier
 from tests.builders import Recorder, plan, step
-from tests.integration.houses import RealHouse, ask, real_run, run_one, run_plan, until, value
+from tests.integration.houses import PATIENCE, RealHouse, ask, real_run, run_one, run_plan, until, value
 
 COMMITTED = "SELECT step FROM jobplan.commits WHERE committed ORDER BY step"
 EVENTS = "SELECT body FROM jobplan.events WHERE run = %s ORDER BY seq"
@@ -340,6 +340,21 @@ async def test_a_lock_on_the_ledger_does_not_hold_up_the_run(ledger: str, table:
     gapless = "SELECT count(*) = max(seq) AND min(seq) = 1 FROM jobplan.events WHERE run = 'ledger-locked'"
     assert value(ledger, gapless)
     assert value(ledger, "SELECT exit_code FROM jobplan.runs") == 0
+    assert value(ledger, CLAIMED_IN_VAIN) == 0
+
+
+async def test_a_ledger_that_is_locked_all_the_time_holds_nothing_up(ledger: str) -> None:
+    """Not even in sessions that have never written to it: to have a statement parsed takes a lock already."""
+    steps = [step(f"s{number}", "SELECT pg_sleep(0.2)") for number in range(6)]
+    run, record = real_run(ledger, plan(*steps, slots=3), run_id="ledger-shut", ledger="jobplan")
+    with psycopg.connect(ledger) as locker:
+        locker.execute("LOCK TABLE jobplan.events IN EXCLUSIVE MODE")
+        async with asyncio.timeout(PATIENCE):
+            result = await run.execute()
+    assert result.exit_code == 0
+    assert len(record.of(ev.StepFinished)) == 6
+    assert result.ledger_problem is not None
+    assert "could not be written" in result.ledger_problem
     assert value(ledger, CLAIMED_IN_VAIN) == 0
 
 
