@@ -78,3 +78,12 @@ async def hold_run(gateway: Gateway, run_id: str) -> None:
             f"run {run_id} is under way: its runner is connected from {holder.host}, since {holder.since}.",
             hint="Follow it with jobplan attach, or stop it with jobplan cancel.",
         )
+
+
+def taken_up(run_id: str, where: str) -> GroupHeldError:
+    """Return the end of a runner that has lost its run to another one."""
+    return GroupHeldError(
+        f"another runner has taken run {run_id} up, {where}, while this one had no connection. This one stops, and "
+        "leaves its workers to that one.",
+        hint="Follow it with jobplan attach, or stop it with jobplan cancel.",
+    )

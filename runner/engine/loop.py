@@ -16,7 +16,7 @@ from functools import partial
 from runner.clock import Clock
 from runner.engine import events as ev
 from runner.engine.activity import LiveWorker
-from runner.engine.beginning import RunContext, hold_run, resumed, started
+from runner.engine.beginning import RunContext, hold_run, resumed, started, taken_up
 from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import apply
 from runner.engine.performing import Performer, builtin_values, launching, values_for
@@ -194,6 +194,8 @@ class Run:
         while not self._abandoned:
             if self._crash is not None:
                 raise self._crash
+            if self._gateway.taken_up is not None:
+                raise taken_up(self._context.run_id, self._gateway.taken_up)
             self._hear_cancel()
             self._read_inbox()
             if self._gateway.group_lost and not self.state.stopping and not self.state.finalizing:

@@ -228,6 +228,11 @@ class Gateway(Protocol):
         """Say whether another run took the group while the connection was lost."""
         ...
 
+    @property
+    def taken_up(self) -> str | None:
+        """Say where and since when another runner has this run, if it was taken up while the connection was lost."""
+        ...
+
     def take_cancel(self) -> str | None:
         """Return who has asked through the server for the run to be stopped; each request is told once."""
         ...

@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from runner.engine.events import ErrorDetails, Outcome
 from runner.errors import GatewayError, ServerLostError
 from runner.gateway.base import Chronicle, LaunchRequest, WorkerEnd
+from runner.gateway.earlier import Known
 from runner.gateway.ledger import Ledger
 from runner.gateway.ledger_batch import BEGIN, GONE
 from runner.gateway.ledger_found import Surroundings
-from runner.gateway.ledger_gaps import Known
 from runner.gateway.output import takes_commit_row
 from runner.gateway.queries import query
 from runner.gateway.replies import Reply, first_error

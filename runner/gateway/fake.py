@@ -111,6 +111,7 @@ class FakeGateway:
         #: Sessions of an earlier runner: how many each look finds.
         self.sessions_left: list[int] = []
         self.group_lost = False
+        self.taken_up: str | None = None
         #: Who asks for the run to be stopped; told once.
         self.cancel_request: str | None = None
         self.step_cancels: list[StepCancel] = []

@@ -16,9 +16,9 @@ from typing import Protocol
 from runner.engine.events import ErrorDetails
 from runner.errors import GatewayError
 from runner.gateway.claims import Claims, Row
+from runner.gateway.earlier import EarlierRecord, EventKey, Known
 from runner.gateway.ledger_batch import BATCH_SIZE, BEGIN, GONE, UNSUITABLE, Batch, in_ascii
 from runner.gateway.ledger_found import Surroundings, surroundings, unfit, why_not
-from runner.gateway.ledger_gaps import EventKey, Known, missing
 from runner.gateway.replies import Reply, first_error
 from runner.gateway.session import Statement
 
@@ -38,6 +38,10 @@ class Asked(Protocol):
 
     async def run(self, *statements: Statement) -> list[Reply]:
         """Run named statements, one reply for each."""
+        ...
+
+    async def run_together(self, *statements: Statement) -> list[Reply]:
+        """Run named statements as one transaction."""
         ...
 
 
@@ -61,7 +65,7 @@ class Ledger:
         self._rows: list[Row] = []
         #: The number of the last event; a run that is gone on with has some already.
         self._last = 0
-        self._known: Sequence[Known] = ()
+        self._earlier = EarlierRecord()
         #: Events that announce a worker which has not been asked for yet, by step and attempt.
         self._launching: dict[tuple[str, int], Row] = {}
         self._claims = Claims()
@@ -122,15 +126,14 @@ class Ledger:
 
     def recall(self, known: Sequence[Known]) -> None:
         """Hear which events of the run it has, in order; no other runner of it writes any more."""
-        self._known = known
+        self._earlier = EarlierRecord(known)
         self._last = known[-1][0] if known else 0
 
     def complete(self, told: Sequence[EventKey], text: Callable[[int], str]) -> None:
         """Take what an earlier runner's record has and this one lacks; `text` gives an event as JSON, by its place."""
         if self.on:
-            self._rows += [(seq, text(place)) for place, seq in missing(self._known, told)]
+            self._rows += [(seq, text(place)) for place, seq in self._earlier.missing(told)]
             self._last = max(self._last, self._rows[-1][0] if self._rows else 0)
-        self._known = ()
 
     def begin(self, plan: str, event: str, resolved: str) -> None:
         """Take the run's own row: the plan's name, the event that begins it, and the resolved plan, both as JSON."""
@@ -151,6 +154,7 @@ class Ledger:
         self.take(event)
         if self.on:
             self._urgent.add(self._last)
+            self._earlier.goes_on(event)
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
         """Take the event that announces a worker, which is written when that is asked for, or else at the end."""
@@ -237,6 +241,16 @@ class Ledger:
     def disclaim(self, step: str, attempt: int) -> bool:
         """Take back that the attempt's worker has a commit row, where that is not written yet; false if it may be."""
         return self._claims.withdraw(step, attempt, self._rows)
+
+    async def taken_up(self, session: Asked) -> str | None:
+        """Say where and when another runner has taken the run up since; None if none has, or nobody can say."""
+        if not self.on:
+            return None
+        replies = await session.run_together(*BEGIN, ("ledger_takeovers", (self.run_id,)), ("commit", ()))
+        if first_error(replies) is None:
+            return self._earlier.taken_up_since(replies[-2].rows)
+        await session.run(("rollback", ()))
+        return None
 
     async def unprove(self, step: str, attempt: int) -> bool:
         """Record that a worker without a commit row follows: nobody may take its absence for proof. False: not yet."""

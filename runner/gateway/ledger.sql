@@ -294,6 +294,13 @@ FROM {ledger}.events
 WHERE run = $1::text
 ORDER BY seq
 
+-- name: ledger_takeovers
+-- $1 run. When it was taken up, and where, the latest last.
+SELECT body ->> 'at', body ->> 'host'
+FROM {ledger}.events
+WHERE run = $1::text AND event = 'run_resumed'
+ORDER BY seq
+
 -- name: ledger_unprove
 -- $1 run, $2 step, $3 attempt. Its worker has failed because of the commit row, and another one follows without it.
 UPDATE {ledger}.events

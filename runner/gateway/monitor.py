@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from runner.engine.events import Worker
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.base import GroupHolder, LeftBehind, StepCancel
-from runner.gateway.replies import Reply
+from runner.gateway.replies import Reply, Row
 from runner.gateway.requests import CancelAnswer, HeardRequests
 from runner.gateway.session import Session
 from runner.identity import run_of, runner_name, worker_name
@@ -29,10 +29,20 @@ RECONNECT_EVERY = 1.0
 
 
 class MonitorSession:
-    """See the module's docstring. `connect` opens a session that can run the queries."""
+    """See the module's docstring. `connect` opens a session that can run the queries.
 
-    def __init__(self, *, connect: Callable[[], Awaitable[Session]], run_id: str) -> None:
+    `again` is told of each later session, before anything else runs on it.
+    """
+
+    def __init__(
+        self,
+        *,
+        connect: Callable[[], Awaitable[Session]],
+        run_id: str,
+        again: Callable[[Session], Awaitable[None]],
+    ) -> None:
         self._connect = connect
+        self._again = again
         self._run_id = run_id
         self._prefix = worker_name(run_id, "")
         self._session: Session | None = None
@@ -42,10 +52,15 @@ class MonitorSession:
         self._task: asyncio.Task[None] | None = None
         #: The groups that this run has taken, and whether it holds them now.
         self._groups: dict[str, bool] = {}
+        self._run_group = f"run:{run_id}"
+        #: The sessions that have held them: process and start.
+        self._own: set[tuple[str | None, ...]] = set()
         self._requests = HeardRequests(run_id)
         self._heard = asyncio.Event()
         self._answers: list[CancelAnswer] = []
         self.group_lost = False
+        #: Where another runner of this run is connected from, if one has taken it up.
+        self.taken_up: str | None = None
 
     @property
     def connected(self) -> bool:
@@ -181,14 +196,17 @@ class MonitorSession:
 
         ServerLostError if the server does not come back within a minute.
         """
-        if (await self._run_patiently("hold_group", (group,))).rows[0][0] == "t":
-            self._groups[group] = True
-            return None
-        return _holder(await self._run_patiently("group_holder", (group,)))
+        held = (await self._run_patiently("hold_group", (group,))).rows[0][0] == "t"
+        holder = await self._run_patiently("group_holder", (group,))
+        if not held:
+            return _holder(holder)
+        self._groups[group] = True
+        self._own.update(map(_session_of, holder.rows))
+        return None
 
     async def hold_run(self) -> GroupHolder | None:
         """Be the only runner of the run, as `hold_group`."""
-        return await self.hold_group(f"run:{self._run_id}")
+        return await self.hold_group(self._run_group)
 
     async def left_behind(self) -> LeftBehind:
         """Find the run's workers, and the runners' sessions but for this one. Call it before there are others.
@@ -216,8 +234,14 @@ class MonitorSession:
         for group in self._groups:
             held, holder = await session.run(("hold_group", (group,)), ("group_holder", (group,)))
             self._groups[group] = bool(held.rows) and held.rows[0][0] == "t"
-            others = [row for row in holder.rows if run_of(row[0] or "") != self._run_id]
-            self.group_lost = self.group_lost or (not self._groups[group] and bool(others))
+            if self._groups[group]:
+                self._own.update(map(_session_of, holder.rows))
+                continue
+            others = [row for row in holder.rows if _session_of(row) not in self._own]
+            self.group_lost = self.group_lost or any(run_of(row[0] or "") != self._run_id for row in others)
+            if group == self._run_group and others:
+                self.taken_up = f"from {others[0][1]}, since {others[0][2]}"
+        await self._again(session)
 
     async def _look(self) -> None:
         while True:
@@ -277,6 +301,10 @@ class MonitorSession:
         return reply
 
 
+def _session_of(holder: Row) -> tuple[str | None, ...]:
+    return holder[3], holder[2]
+
+
 def _holder(reply: Reply) -> GroupHolder:
-    name, host, since = reply.rows[0] if reply.rows else ("", "", "")
+    name, host, since, _ = reply.rows[0] if reply.rows else ("", "", "", "")
     return GroupHolder(run=run_of(name or ""), host=host or "", since=since or "")

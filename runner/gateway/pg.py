@@ -68,13 +68,15 @@ class PgGateway:
         self._names: set[str] = set()
         self._launched: dict[str, LaunchedWorker] = {}
         self._one_at_a_time = asyncio.Lock()
-        self._monitor = MonitorSession(connect=self._connect, run_id=run_id)
+        self._monitor = MonitorSession(connect=self._connect, run_id=run_id, again=self._look_for_another_runner)
         self._reading = ReadingSession(self._connect)
         self._ledger_schema = "" if ledger_schema is None else quote_identifier(ledger_schema)
         #: What the run tells goes here.
         self.ledger = Ledger(run_id, ledger_schema)
         self._commits = Commits(self.ledger)
         self._past = past
+        #: Since when, and from where, another runner has the run, which then is this one's no longer.
+        self.taken_up: str | None = None
 
     async def open(self) -> ServerInfo:
         """Connect and check the server, and what stands before it."""
@@ -252,7 +254,18 @@ class PgGateway:
                 await self._monitor.reconnected()
             raise CapacityError(f"no connection for another worker: {error.message}") from error
         self._sessions.add(session)
+        # Who takes the run up waits until its last runner has no session left: this one may be later than that.
+        await self._monitor.reconnected()
+        if self.taken_up is not None:
+            self._idle.append(session)
+            raise CapacityError("another runner has taken the run up")
         return session
+
+    async def _look_for_another_runner(self, session: Session) -> None:
+        """Find out, after the monitor session was lost, whether the run was taken up meanwhile: then let go of it."""
+        self.taken_up = self.taken_up or self._monitor.taken_up or await self.ledger.taken_up(session)
+        if self.taken_up is not None:
+            self.ledger.give_up("another runner has taken the run up")
 
     async def _connect(self, *, load: bool = False, check: ConnectionCheck | None = None) -> Session:
         """Open a session; `load` makes it a launcher session. ConnectionFailedError if it cannot be."""

@@ -298,9 +298,9 @@ WHERE a.pid = $1::int4
 SELECT pg_try_advisory_lock(hashtextextended('jobplan:' || $1::text, 0))
 
 -- name: group_holder
--- $1 group. Who holds it: application_name, where it connected from, and since when.
+-- $1 group. Who holds it: application_name, where it connected from, since when, and pid.
 SELECT a.application_name, coalesce(host(a.client_addr), 'the same host as the server'),
-       to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+       to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), a.pid
 FROM pg_locks AS l
 JOIN pg_stat_activity AS a USING (pid)
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1

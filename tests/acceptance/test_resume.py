@@ -294,6 +294,37 @@ def test_an_old_copy_learns_from_the_ledger_how_its_last_workers_ended(jobplan: 
     assert "clean: its last worker has done its work (says ledger)" in resumed.err
 
 
+@pytest.mark.parametrize("over", [False, True], ids=["under way", "over"])
+def test_a_runner_that_was_asleep_while_another_took_the_run_up_stops(
+    jobplan: Jobplan, done: Database, over: bool
+) -> None:
+    """Such as a virtual machine that was paused, and whose connections the server has given up meanwhile."""
+    assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
+    plan = jobplan.plan("""
+        - {id: one, sql: "INSERT INTO done SELECT 'one' FROM pg_sleep(2)"}
+        - {id: two, sql: "INSERT INTO done SELECT 'two' FROM pg_sleep(2)", needs: [one]}
+        - {id: last, sql: "INSERT INTO done VALUES ('last')", needs: [two]}
+    """)
+    sleeper = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
+    until(lambda: jobplan.happened("attempt_running"))
+    run = str(jobplan.events()[0]["run"])
+    until(lambda: done.value("SELECT count(*) FROM jobplan.events WHERE event = 'attempt_running'") > 0)
+    sleeper.send(signal.SIGSTOP)
+    done.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'jobplan:{run}:runner'")
+    other = jobplan.start("resume", run, "--from-ledger", "--dsn", done.dsn, "--journal", "elsewhere")
+    until(lambda: done.value("SELECT count(*) FROM jobplan.events WHERE event = 'run_resumed'") > 0)
+    if over:
+        assert other.ended().code == 0
+    sleeper.send(signal.SIGCONT)
+    stopped = sleeper.ended()
+    assert stopped.code == 6
+    assert f"another runner has taken run {run} up" in stopped.err
+    if not over:
+        assert other.ended().code == 0
+    assert done.column("SELECT step FROM done ORDER BY step") == ["last", "one", "two"]
+    assert done.value("SELECT exit_code FROM jobplan.runs") == 0
+
+
 def test_a_journal_without_a_whole_line_may_be_one_that_was_damaged(jobplan: Jobplan, done: Database) -> None:
     assert jobplan("run", jobplan.plan("- {id: bad, sql: SELECT 1/0}"), "--dsn", done.dsn).code == 1
     (events,) = (jobplan.folder / ".jobplan" / "runs").glob("*/events.jsonl")

@@ -12,8 +12,8 @@ from runner.engine import events as ev
 from runner.engine.state import initial_state
 from runner.errors import GatewayError
 from runner.gateway import ledger as module
+from runner.gateway.earlier import EventKey
 from runner.gateway.ledger import Ledger
-from runner.gateway.ledger_gaps import EventKey
 from runner.gateway.replies import Reply
 from runner.records.ledger import LedgerSink
 from tests.builders import plan, step
@@ -38,6 +38,9 @@ class Server:
     async def run(self, *statements: Statement) -> list[Reply]:
         answers = {"ledger_found": self.found, "ledger_version": (self.version,)}
         return [Reply(rows=(answers[name],)) for name, _ in statements]
+
+    async def run_together(self, *statements: Statement) -> list[Reply]:
+        return await self.together(*statements)
 
     async def together(self, *statements: Statement) -> list[Reply]:
         if self.hangs:

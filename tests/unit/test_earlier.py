@@ -1,4 +1,4 @@
-"""Which events a ledger lacks of what a journal has, and the numbers that are free for them."""
+"""What a ledger lacks of what a journal has, the numbers that are free for it, and takeovers that are unheard of."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from runner.gateway.ledger_gaps import EventKey, Known, missing
+from runner.gateway.earlier import EarlierRecord, EventKey, Known, missing
 
 
 def known(*numbered: tuple[int, str]) -> list[Known]:
@@ -51,3 +51,17 @@ def test_whatever_a_ledger_has_lost_is_found_in_its_place() -> None:
         has = [(seq, name) for seq, name in enumerate(told, start=1) if random.random() < 0.7]
         found = list(missing(has, told))
         assert found == [(seq - 1, seq) for seq in range(1, len(told) + 1) if seq not in {s for s, _ in has}], seed
+
+
+def test_a_takeover_of_which_this_runner_has_not_heard() -> None:
+    def taken_up(at: str) -> EventKey:
+        return (at, "run_resumed", None, None)
+
+    record = EarlierRecord([(1, key("a")), (2, taken_up("10:00"))])
+    assert list(record.missing([key("a"), taken_up("10:00"), taken_up("11:00")])) == [(2, 3)]
+    assert list(record.missing([key("a")])) == [(0, 1)]  # of an empty ledger: what was missing is told once
+    record.goes_on('{"event": "step_expanded", "at": "11:30"}')
+    record.goes_on('{"event": "run_resumed", "at": "12:00"}')
+    heard = [("10:00", "a"), ("11:00", "b"), ("12:00", "c")]
+    assert record.taken_up_since(heard) is None
+    assert record.taken_up_since([*heard, ("13:00", "d")]) == "on d, at 13:00"
