@@ -249,22 +249,26 @@ class _Inquiry:
 
     def _of_end(self, record: StepRecord) -> ev.Settled | None:
         """Believe who had the whole record: the runner that ended the run says how each step stood."""
+        return _settled(record, "ledger", succeeded=True) if self._end_of(record) in _DONE else None
+
+    def _end_of(self, record: StepRecord) -> str | None:
+        """Return the state in which the step ended, as the record has it, or the end of the run tells."""
         end = self._state.finished
-        if end is None or not record.unproven or end.steps.get(record.key) not in _DONE:
-            return None
-        return _settled(record, "ledger", succeeded=True)
+        return record.state if record.final or end is None else end.steps.get(record.key)
 
     async def _of_ledger(self, record: StepRecord) -> ev.Settled | None:
         committed = await self._gateway.committed(record.key, record.attempt)
         if committed and record.step.repeat is not None:
             return await self._of_iteration(record)
-        if committed and record.state is StepState.FAILED:
+        if committed and self._end_of(record) == StepState.FAILED:
             return None  # the record has a hole where it stood what was wrong with that
         return None if committed is None else _settled(record, "ledger", succeeded=committed)
 
     async def _question(self, record: StepRecord) -> str:
-        failed = record.state is StepState.FAILED and await self._gateway.committed(record.key, record.attempt)
-        return question_of_work_in_vain(record) if failed else question(record)
+        failed = self._end_of(record) == StepState.FAILED
+        if failed and await self._gateway.committed(record.key, record.attempt):
+            return question_of_work_in_vain(record)
+        return question(record)
 
     async def _of_iteration(self, record: StepRecord) -> ev.Settled:
         """One iteration has committed; whether it was the last one is for `until` to say, or for another one."""

@@ -30,6 +30,8 @@ _NO_RIGHT = frozenset({"42P01", "3F000", "42501"})
 _READ_ONLY_TRANSACTION = "25006"
 #: Somebody has locked what a statement needs.
 _LOCK_NOT_AVAILABLE = "55P03"
+#: Where PostgreSQL says that it waited for a row of the same key that is not committed yet; names are not translated.
+_KEY = '"commits_pkey"'
 #: Seconds after which a worker has given up waiting for the ledger, by its own clock. Nobody gives a step such a
 #: lock_timeout, and who does gets another attempt at a step that has done nothing.
 _GAVE_UP = (COMMIT_ROW_LOCK_TIMEOUT - 0.01, COMMIT_ROW_LOCK_TIMEOUT + 0.29)
@@ -81,6 +83,10 @@ class Commits:
     def is_taken(self, error: ErrorDetails) -> bool:
         """Say whether a unique violation is that of the row: another worker of the attempt has committed."""
         return (error.schema, error.table) == (self._ledger.schema, "commits")
+
+    def is_awaited(self, error: ErrorDetails) -> bool:
+        """Say whether the worker gave up waiting for another one of its attempt, whose row may be about to come."""
+        return error.sqlstate == _LOCK_NOT_AVAILABLE and _KEY in (error.context or "")
 
     async def unprove(self, step: str, attempt: int) -> bool:
         """Record that a worker without a row follows; false if that cannot be recorded now."""
@@ -145,7 +151,7 @@ class Commits:
         if not self._ledger.on:
             return None
         asked = ("ledger_chronicle", (self._ledger.run_id,))
-        reply = await self._ask_patiently(*BEGIN, asked, ("commit", ()))
+        reply = await self._ask_patiently(*BEGIN, ("ledger_patience", ()), asked, ("commit", ()))
         known: list[Known] = []
         launched: set[tuple[str, int]] = set()
         takeovers: dict[str, str] = {}

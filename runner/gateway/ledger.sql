@@ -294,6 +294,10 @@ FROM {ledger}.events
 WHERE run = $1::text
 ORDER BY seq
 
+-- name: ledger_patience
+-- A run of a million events takes its time to be read, before anything is started.
+SELECT set_config('statement_timeout', '60s', true)
+
 -- name: ledger_takeovers
 -- $1 run. When it was taken up, and where, the latest last.
 SELECT body ->> 'at', body ->> 'host'

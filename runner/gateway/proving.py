@@ -65,17 +65,19 @@ class ProvingWorker:
         if end.proven or end.detached:
             return end
         if error is None or error.sqlstate in _STOPPED:
-            return await self._settle(end)
+            return await self._settle(end, fence=end.lost)
         if error.sqlstate == _UNIQUE_VIOLATION and self._commits.is_taken(error):
-            return await self._settle(end)
+            return await self._settle(end, fence=end.lost)
+        if self._commits.is_awaited(error):
+            return await self._settle(end, fence=True)
         because_of_us = error.sqlstate == _NOT_FIRST or await self._commits.made_fail(self._request, end)
         if because_of_us and await self._launch_again():
             return await self._inner.ended(seen=seen, lost=lost)
         return end
 
-    async def _settle(self, end: WorkerEnd) -> WorkerEnd:
+    async def _settle(self, end: WorkerEnd, *, fence: bool) -> WorkerEnd:
         try:
-            committed = await self._commits.committed(self._label.step, self._label.attempt, fence=end.lost)
+            committed = await self._commits.committed(self._label.step, self._label.attempt, fence=fence)
         except ServerLostError as error:
             return replace(end, reason=f"{end.reason}; {error.message}" if end.reason else error.message)
         if committed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 
+import psycopg
 import pytest
 
 from runner.embedded import EmbeddedServer, start_server
@@ -93,6 +94,26 @@ async def test_a_second_worker_of_an_attempt_that_has_committed_changes_nothing(
         assert (await run_one(house, "INSERT INTO witness VALUES (1)")).proven
         assert (await run_one(house, "INSERT INTO witness VALUES (1)")).proven
         assert value(ledger, "SELECT count(*) FROM witness") == 1
+
+
+@pytest.mark.parametrize("commits", [True, False])
+async def test_a_second_worker_of_an_attempt_waits_for_what_becomes_of_the_first(ledger: str, commits: bool) -> None:
+    """It gives up waiting for the key of the row, and that is no sign of a ledger that somebody has locked."""
+    async with RealHouse(ledger, "ledger-rival", ledger="jobplan") as house:
+        ask(ledger, "CREATE TABLE witness (n int)")
+        with psycopg.connect(ledger) as first:
+            first.execute("INSERT INTO jobplan.commits VALUES ('ledger-rival', 'step', 1, true)")
+            second = (await Follower(house, "step", "INSERT INTO witness VALUES (1)").launch()).follow()
+            await asyncio.sleep(4)
+            assert not second.task.done()
+            if commits:
+                first.commit()
+            else:
+                first.rollback()
+        end = await second.ended()
+        assert end.proven is commits
+        assert value(ledger, "SELECT count(*) FROM witness") == 0
+        assert ask(ledger, COMMITS, house.run_id) == [("step", commits)]
 
 
 async def test_a_worker_that_says_nothing_of_its_end_has_not_committed(ledger: str) -> None:

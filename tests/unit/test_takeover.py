@@ -515,6 +515,25 @@ async def test_a_failure_whose_attempt_a_record_with_holes_does_not_tell(
         await resume(p, gateway, kept)
 
 
+@pytest.mark.parametrize(("sql_of_a", "asks"), [("select 1", None), ("insert", "has committed")])
+async def test_the_end_of_a_run_tells_how_a_step_ended_whose_own_end_is_missing(
+    sql_of_a: str, asks: str | None
+) -> None:
+    p = plan(step("a", sql_of_a, expect=Expect(rows_min=1)), step("b", "fails"))
+    fails = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
+    gateway = FakeGateway(scripts={"insert": UNMET, "select 1": Script(row_count=1), "fails": fails})
+    _, first = await execute(p, gateway, run_id=RUN)
+    lost = (ev.AttemptFinished, ev.StepChecking, ev.StepChecked, ev.StepFinished)
+    kept = [event for event in first.events if not (isinstance(event, lost) and event.step == "a")]
+    gateway.commits["a", 1] = True
+    if asks is None:
+        _, record = await resume(p, gateway, kept)
+        assert _settled(record) == {"a": ("succeeded", "ledger")}
+    else:
+        with pytest.raises(OpenQuestionError, match=asks):
+            await resume(p, gateway, kept)
+
+
 async def test_what_a_record_with_holes_leaves_open_is_settled_as_ever() -> None:
     p = plan(step("a", "select 1", verify=sql("select true")), step("b", "fails", needs=["a"]))
     gateway = FakeGateway()
