@@ -14,13 +14,13 @@ from runner.engine.events import ErrorDetails, Outcome
 from runner.errors import GatewayError, ServerLostError
 from runner.gateway.base import Chronicle, LaunchRequest, WorkerEnd
 from runner.gateway.earlier import Known
-from runner.gateway.ledger import Ledger
+from runner.gateway.ledger import LAST_TRY, Ledger
 from runner.gateway.ledger_batch import BEGIN, GONE
 from runner.gateway.ledger_found import Surroundings
 from runner.gateway.output import takes_commit_row
 from runner.gateway.queries import query
 from runner.gateway.replies import Reply, first_error
-from runner.gateway.session import Statement
+from runner.gateway.session import Session, Statement
 from runner.gateway.settings import COMMIT_ROW_LOCK_TIMEOUT, lock_timeout
 from runner.sql.params import quote_identifier, quote_literal
 
@@ -89,8 +89,20 @@ class Commits:
         return error.sqlstate == _LOCK_NOT_AVAILABLE and _KEY in (error.context or "")
 
     async def unprove(self, step: str, attempt: int) -> bool:
-        """Record that a worker without a row follows; false if that cannot be recorded now."""
-        return await self._ledger.unprove(step, attempt)
+        """Record that a worker without a row follows: nobody may take its absence for proof. False: not yet."""
+        if self._ledger.disclaim(step, attempt):
+            return True
+        statement = ("ledger_unprove", (self._ledger.run_id, step, str(attempt)))
+        try:
+            async with asyncio.timeout(LAST_TRY):
+                replies = await self._ledger.together(*BEGIN, statement, ("commit", ()))
+        except (GatewayError, TimeoutError):
+            return False
+        error = first_error(replies)
+        if error is not None:
+            return error.sqlstate in GONE
+        self._ledger.disclaimed(step, (int(row[0] or 0) for row in replies[2].rows))
+        return self._ledger.disclaim(step, attempt)
 
     async def made_fail(self, request: LaunchRequest, end: WorkerEnd) -> bool:
         """Say whether a step failed because of the row, and not by what the plan has in it.
@@ -169,6 +181,17 @@ class Commits:
                     takeovers.popitem()
         self._ledger.recall(known)
         return Chronicle(launched=frozenset(launched), takeovers=takeovers)
+
+    async def taken_up(self, session: Session) -> str | None:
+        """Say where and when another runner has taken the run up since; None if none has, or nobody can say."""
+        if not self._ledger.on:
+            return None
+        asked = ("ledger_takeovers", (self._ledger.run_id,))
+        replies = await session.run_together(*BEGIN, asked, ("commit", ()))
+        if first_error(replies) is None:
+            return self._ledger.earlier.taken_up_since(replies[-2].rows)
+        await session.run(("rollback", ()))
+        return None
 
     async def _ask_patiently(self, *statements: Statement) -> Reply:
         """Ask as `_ask`, again and again while something is in the way. ServerLostError if nobody can say."""

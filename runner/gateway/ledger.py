@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from runner.engine.events import ErrorDetails
 from runner.errors import GatewayError
 from runner.gateway.claims import Claims, Row
 from runner.gateway.earlier import EarlierRecord, EventKey, Known
-from runner.gateway.ledger_batch import BATCH_SIZE, BEGIN, GONE, UNSUITABLE, Batch, in_ascii
+from runner.gateway.ledger_batch import BATCH_SIZE, GONE, UNSUITABLE, Batch, in_ascii
 from runner.gateway.ledger_found import Surroundings, surroundings, unfit, why_not
 from runner.gateway.replies import Reply, first_error
 from runner.gateway.session import Statement
@@ -38,10 +38,6 @@ class Asked(Protocol):
 
     async def run(self, *statements: Statement) -> list[Reply]:
         """Run named statements, one reply for each."""
-        ...
-
-    async def run_together(self, *statements: Statement) -> list[Reply]:
-        """Run named statements as one transaction."""
         ...
 
 
@@ -65,7 +61,7 @@ class Ledger:
         self._rows: list[Row] = []
         #: The number of the last event; a run that is gone on with has some already.
         self._last = 0
-        self._earlier = EarlierRecord()
+        self.earlier = EarlierRecord()
         #: Events that announce a worker which has not been asked for yet, by step and attempt.
         self._launching: dict[tuple[str, int], Row] = {}
         self._claims = Claims()
@@ -126,13 +122,13 @@ class Ledger:
 
     def recall(self, known: Sequence[Known]) -> None:
         """Hear which events of the run it has, in order; no other runner of it writes any more."""
-        self._earlier = EarlierRecord(known)
+        self.earlier = EarlierRecord(known)
         self._last = known[-1][0] if known else 0
 
     def complete(self, told: Sequence[EventKey], text: Callable[[int], str]) -> None:
         """Take what an earlier runner's record has and this one lacks; `text` gives an event as JSON, by its place."""
         if self.on:
-            self._rows += [(seq, text(place)) for place, seq in self._earlier.missing(told)]
+            self._rows += [(seq, text(place)) for place, seq in self.earlier.missing(told)]
             self._last = max(self._last, self._rows[-1][0] if self._rows else 0)
 
     def begin(self, plan: str, event: str, resolved: str) -> None:
@@ -154,7 +150,7 @@ class Ledger:
         self.take(event)
         if self.on:
             self._urgent.add(self._last)
-            self._earlier.goes_on(event)
+            self.earlier.goes_on(event)
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
         """Take the event that announces a worker, which is written when that is asked for, or else at the end."""
@@ -242,31 +238,9 @@ class Ledger:
         """Take back that the attempt's worker has a commit row, where that is not written yet; false if it may be."""
         return self._claims.withdraw(step, attempt, self._rows)
 
-    async def taken_up(self, session: Asked) -> str | None:
-        """Say where and when another runner has taken the run up since; None if none has, or nobody can say."""
-        if not self.on:
-            return None
-        replies = await session.run_together(*BEGIN, ("ledger_takeovers", (self.run_id,)), ("commit", ()))
-        if first_error(replies) is None:
-            return self._earlier.taken_up_since(replies[-2].rows)
-        await session.run(("rollback", ()))
-        return None
-
-    async def unprove(self, step: str, attempt: int) -> bool:
-        """Record that a worker without a commit row follows: nobody may take its absence for proof. False: not yet."""
-        if self.disclaim(step, attempt):
-            return True
-        statement = ("ledger_unprove", (self.run_id, step, str(attempt)))
-        try:
-            async with asyncio.timeout(LAST_TRY):
-                replies = await self.together(*BEGIN, statement, ("commit", ()))
-        except (GatewayError, TimeoutError):
-            return False
-        error = first_error(replies)
-        if error is not None:
-            return error.sqlstate in GONE
-        self._claims.withdrawn(step, (int(row[0] or 0) for row in replies[2].rows))
-        return self.disclaim(step, attempt)
+    def disclaimed(self, step: str, seqs: Iterable[int]) -> None:
+        """Hear that these announcements do not say it any longer in the ledger itself."""
+        self._claims.withdrawn(step, seqs)
 
     async def write(self) -> bool:
         """Write what is there; false if it could not be."""

@@ -263,7 +263,7 @@ class PgGateway:
 
     async def _look_for_another_runner(self, session: Session) -> None:
         """Find out, after the monitor session was lost, whether the run was taken up meanwhile: then let go of it."""
-        self.taken_up = self.taken_up or self._monitor.taken_up or await self.ledger.taken_up(session)
+        self.taken_up = self.taken_up or self._monitor.taken_up or await self._commits.taken_up(session)
         if self.taken_up is not None:
             self.ledger.give_up("another runner has taken the run up")
 

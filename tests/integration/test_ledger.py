@@ -370,7 +370,7 @@ async def test_a_step_does_not_run_without_its_row_before_the_ledger_knows(
     ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a resume would take the missing row for proof that the step has not committed, and run it twice."""
-    monkeypatch.setattr("runner.gateway.ledger.LAST_TRY", 0.3)
+    monkeypatch.setattr("runner.gateway.commits.LAST_TRY", 0.3)
     ask(ledger, "CREATE TABLE witness (n int)")
     steps = (step("first", "SELECT pg_sleep(1)"), step("a", "INSERT INTO witness VALUES (1)", needs=["first"]))
     run, record = real_run(ledger, plan(*steps), run_id="ledger-told", ledger="jobplan")

@@ -12,6 +12,7 @@ from runner.engine import events as ev
 from runner.engine.state import initial_state
 from runner.errors import GatewayError
 from runner.gateway import ledger as module
+from runner.gateway.commits import Commits
 from runner.gateway.earlier import EventKey
 from runner.gateway.ledger import Ledger
 from runner.gateway.replies import Reply
@@ -38,9 +39,6 @@ class Server:
     async def run(self, *statements: Statement) -> list[Reply]:
         answers = {"ledger_found": self.found, "ledger_version": (self.version,)}
         return [Reply(rows=(answers[name],)) for name, _ in statements]
-
-    async def run_together(self, *statements: Statement) -> list[Reply]:
-        return await self.together(*statements)
 
     async def together(self, *statements: Statement) -> list[Reply]:
         if self.hangs:
@@ -83,6 +81,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("BATCH_EVERY", "TRY_AGAIN"):
         monkeypatch.setattr(module, name, 0.0)
     monkeypatch.setattr(module, "LAST_TRY", 0.2)
+    monkeypatch.setattr("runner.gateway.commits.LAST_TRY", 0.2)
 
 
 @pytest.mark.parametrize(
@@ -323,9 +322,9 @@ async def test_a_worker_that_was_announced_with_a_row_runs_without_one_when_the_
     ledger = await opened(server)
     await launched(ledger, server)
     server.errors = ["55P03", None]
-    assert [await ledger.unprove("s", 1) for _ in range(3)] == [False, False, True]
-    assert await ledger.unprove("s", 1)
-    assert await ledger.unprove("t", 1)  # of which nothing was announced
+    assert [await Commits(ledger).unprove("s", 1) for _ in range(3)] == [False, False, True]
+    assert await Commits(ledger).unprove("s", 1)
+    assert await Commits(ledger).unprove("t", 1)  # of which nothing was announced
     assert server.statements.count("ledger_unprove") == 1
     await ledger.close()
     assert not server.claims
@@ -347,9 +346,9 @@ async def test_an_announcement_on_its_way_cannot_be_taken_back_yet() -> None:
     ledger.take_launching(event("launch"), "s", 1)
     batch = ledger.ahead("s", 1, commit_row=True)
     assert batch is not None
-    assert not await ledger.unprove("s", 1)  # the UPDATE has not found it
+    assert not await Commits(ledger).unprove("s", 1)  # the UPDATE has not found it
     await server.together(*batch.statements)
-    assert await ledger.unprove("s", 1)
+    assert await Commits(ledger).unprove("s", 1)
     await ledger.close()
 
 
@@ -359,7 +358,7 @@ async def test_what_was_announced_before_a_worker_was_put_off_counts_too() -> No
     await launched(ledger, server)
     await launched(ledger, server, error="55P03")
     assert not ledger.disclaim("s", 1)
-    assert await ledger.unprove("s", 1)
+    assert await Commits(ledger).unprove("s", 1)
     await ledger.close()
     assert server.written == [(1, "launch"), (2, "launch")]
 
