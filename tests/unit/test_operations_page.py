@@ -181,6 +181,9 @@ def _resumed() -> Iterator[str]:
     held.run_held_by = GroupHolder(run="260131-k7f3qz", host="10.0.0.7", since="")
     lingering = FakeGateway()
     lingering.sessions_left = [2] * 10_000
+    lost = FakeGateway()
+    lost.taken_up = "on db2, at 2026-01-31T00:00:00Z"
+    yield _refused(lost, Takeover())
     newer = FakeGateway()
     newer.told = Chronicle(launched=frozenset({("slow", 1)}))
     yield _refused(newer, Takeover(known=Chronicle()))
