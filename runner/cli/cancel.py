@@ -45,7 +45,7 @@ def cancel(
 
     RUN is a run's id or how it begins. Workers of detach steps are left alone unless --detached or --step asks for
     them. A living runner starts nothing more and reports by whom. The exit code is 7 if a worker is still there when
-    --timeout is over, or if the runner does not take the request.
+    --timeout is over, or if the runner does not take the request or does not answer it.
     """
     from runner.reports.cancel import cancel_data, cancel_lines
 
@@ -88,6 +88,7 @@ async def _cancel(wanted: str, step: str | None, dsn: str, *, detached: bool, pa
         by=request.by,
         step=step,
         concerned=stopped.answer.steps if stopped.answer is not None else None,
+        answered=stopped.answer is not None,
         at=activity.at,
         asked=[(worker, stopped.seconds.get(worker.worker)) for worker in stopped.asked],
         left=stopped.left,

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from runner.engine.events import Worker
 from runner.errors import UsageError
-from runner.identity import WorkerLabel, step_of, worker_name
+from runner.identity import WorkerLabel, runner_name, step_of, worker_name
+from runner.sql.params import quote_literal
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +138,12 @@ class Activity:
     user: str
     sees_all: bool
     runs: tuple[LiveRun, ...] = ()
+
+
+def end_sessions(run: str) -> str:
+    """Return the SQL that ends what the server still has of a runner whose machine is gone."""
+    name = quote_literal(runner_name(run)).lstrip()
+    return f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {name};"  # noqa: S608
 
 
 def find_run(runs: Sequence[LiveRun], wanted: str) -> LiveRun:

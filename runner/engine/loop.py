@@ -176,9 +176,10 @@ class Run:
             )
             if concurrency.on_conflict is OnConflict.FAIL:
                 raise GroupHeldError(message + ".", hint="Wait for its end, or say on_conflict: wait.")
-            by = self._gateway.take_cancel()
-            if by is not None:
-                raise GroupHeldError(f"cancelled by {by} while {message}.")
+            asked = self._gateway.take_cancel()
+            if asked is not None:
+                self._gateway.answer(asked, steps=self._open_steps())
+                raise GroupHeldError(f"cancelled by {asked.by} while {message}.")
             if holder != told:
                 self._emit(ev.GroupWaiting(at=self._clock.now(), message=message))
                 told = holder
@@ -213,15 +214,19 @@ class Run:
 
     def _hear_cancel(self) -> None:
         """Take what is asked for through the server. It comes before the ends of the workers that it explains."""
-        by = self._gateway.take_cancel()
-        if by is not None:
-            self._emit(ev.RunCancelled(at=self._clock.now(), by=by))
+        stop = self._gateway.take_cancel()
+        if stop is not None:
+            self._emit(ev.RunCancelled(at=self._clock.now(), by=stop.by))
+            self._gateway.answer(stop, steps=self._open_steps())
         while (asked := self._gateway.take_step_cancel()) is not None:
             known = asked.step in self.state.records
             wanted = concerned(self.state, asked.step)
             for key in wanted:
                 self._emit(ev.StepCancelRequested(at=self._clock.now(), step=key, by=asked.by))
             self._gateway.answer(asked, steps=len(wanted) if known else None)
+
+    def _open_steps(self) -> int:
+        return sum(not record.final for record in self.state.records.values())
 
     def _look_at_ledger(self) -> None:
         problem = self._gateway.ledger_problem

@@ -113,6 +113,14 @@ class Chronicle:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RunCancel:
+    """Somebody, `by`, asks through the server for the run to be stopped; `key` is what the answer refers to."""
+
+    by: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StepCancel:
     """Somebody, `by`, asks through the server for a step to be stopped; `key` is what the answer refers to."""
 
@@ -233,15 +241,15 @@ class Gateway(Protocol):
         """Say where and since when another runner has this run, if it was taken up while the connection was lost."""
         ...
 
-    def take_cancel(self) -> str | None:
-        """Return who has asked through the server for the run to be stopped; each request is told once."""
+    def take_cancel(self) -> RunCancel | None:
+        """Return a request for the run to be stopped; each is told once, and wants an answer."""
         ...
 
     def take_step_cancel(self) -> StepCancel | None:
         """Return a request for one step to be stopped; each is told once, and wants an answer."""
         ...
 
-    def answer(self, request: StepCancel, *, steps: int | None) -> None:
+    def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
         """Have who asks told how many steps that concerns which are not over; None: the run has no such step."""
         ...
 

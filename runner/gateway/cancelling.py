@@ -21,7 +21,7 @@ SIGNAL_EVERY = 5.0
 #: Seconds without a worker after which a run whose runner lives is believed to start none: until then one that was
 #: being launched has appeared.
 QUIET = 1.5
-#: Seconds without a worker for which the answer of a runner is awaited that was asked about one step.
+#: Seconds for which the answer of a living runner is awaited: without one nobody knows whether it has heard.
 ANSWER_WITHIN = 10.0
 #: Seconds for which a worker may be there without the text that says whose it is.
 _LABEL_BY = 2.0
@@ -43,7 +43,7 @@ class Stopped:
     heeded: bool
     refused: str | None
     leftovers: tuple[Leftover, ...]
-    #: What a living runner says to a request about one step; None: nothing, or it was not asked.
+    #: What a runner that was alive has said to the request; None: nothing.
     answer: CancelAnswer | None
 
 
@@ -68,15 +68,17 @@ class Stopper:
     _targets: dict[Worker, _Target] = field(default_factory=dict)
     _relations: set[str] = field(default_factory=set)
     _refused: str | None = None
+    _heeded: bool = True
     _answer: CancelAnswer | None = None
 
     async def stop(self, patience: float) -> Stopped:
         """Do it; `patience` is how many seconds workers are waited for. ServerLostError if the server is gone."""
-        if self.request.step is not None:
-            await self.observer.hear(self._hear)
+        await self.observer.hear(self._hear)
         await self.observer.notify(self.request.to_payload())
+        self._heeded = not self.run.alive or await self.observer.is_heeded(self.run.runner[0])
         loop = asyncio.get_running_loop()
-        until, quiet_since = loop.time() + patience, loop.time()
+        told_at = quiet_since = loop.time()
+        until = told_at + patience
         while True:
             activity = await self.observer.look()
             now = loop.time()
@@ -86,20 +88,19 @@ class Stopper:
             await self._signal(wanted, now)
             if wanted:
                 quiet_since = now
-            elif run is None or not run.alive or self._is_quiet(now - quiet_since):
+            alive = run is not None and run.alive
+            awaited = alive and self._heeded and self._answer is None and now - told_at < ANSWER_WITHIN
+            if not wanted and (not alive or (now - quiet_since >= QUIET and not awaited)):
                 break
-            if now >= until or (wanted and all(self._targets[worker.worker].refused for worker in wanted)):
+            if now >= until:
+                break
+            if wanted and not awaited and all(self._targets[worker.worker].refused for worker in wanted):
                 break
             await asyncio.sleep(LOOK_EVERY)
         return await self._result(run, wanted)
 
     def _hear(self, payload: str) -> None:
         self._answer = read_answer(payload, self.request) or self._answer
-
-    def _is_quiet(self, seconds: float) -> bool:
-        """Say whether a living runner starts no such worker any more, as far as one can know from outside."""
-        awaited = self.request.step is not None and self._answer is None
-        return seconds >= (ANSWER_WITHIN if awaited else QUIET)
 
     def _is_wanted(self, worker: LiveWorker, activity: Activity) -> bool:
         """Say whether to stop it.
@@ -159,7 +160,7 @@ class Stopper:
             still=tuple(wanted),
             left=left if self.request.step is None else (),
             runner_alive=run is not None and run.alive,
-            heeded=run is None or not run.alive or await self.observer.is_heeded(run.runner[0]),
+            heeded=run is None or not run.alive or self._heeded,
             refused=self._refused,
             leftovers=leftovers,
             answer=self._answer,

@@ -22,6 +22,7 @@ from runner.gateway.base import (
     LeftBehind,
     Query,
     QueryResult,
+    RunCancel,
     ServerInfo,
     StepCancel,
     WorkerEnd,
@@ -115,7 +116,8 @@ class FakeGateway:
         #: Who asks for the run to be stopped; told once.
         self.cancel_request: str | None = None
         self.step_cancels: list[StepCancel] = []
-        self.answers: list[tuple[str, int | None]] = []
+        #: What was answered, and about which step; None: about the run.
+        self.answers: list[tuple[str | None, int | None]] = []
         #: Why no ledger is written; `ledger`: there is one, and every virtual worker writes its commit row.
         self.ledger_problem: str | None = None
         self.ledger = ledger
@@ -192,18 +194,18 @@ class FakeGateway:
         await asyncio.sleep(0)
         return self.held_by
 
-    def take_cancel(self) -> str | None:
+    def take_cancel(self) -> RunCancel | None:
         """Tell the request once."""
         by, self.cancel_request = self.cancel_request, None
-        return by
+        return None if by is None else RunCancel(by=by, key="run")
 
     def take_step_cancel(self) -> StepCancel | None:
         """Tell each request once."""
         return self.step_cancels.pop(0) if self.step_cancels else None
 
-    def answer(self, request: StepCancel, *, steps: int | None) -> None:
+    def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
         """Note it."""
-        self.answers.append((request.step, steps))
+        self.answers.append((request.step if isinstance(request, StepCancel) else None, steps))
 
     async def look(self) -> tuple[LiveWorker, ...]:
         """See nothing: nobody watches this double."""

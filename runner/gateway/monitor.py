@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from runner.engine.events import Worker
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
-from runner.gateway.base import GroupHolder, LeftBehind, StepCancel
+from runner.gateway.base import GroupHolder, LeftBehind, RunCancel, StepCancel
 from runner.gateway.replies import Reply, Row
 from runner.gateway.requests import CancelAnswer, HeardRequests
 from runner.gateway.session import Session
@@ -120,15 +120,15 @@ class MonitorSession:
         """
         await self._run("cancel", (str(worker.pid), worker.backend_start, worker.application_name))
 
-    def take_cancel(self) -> str | None:
-        """Return who has asked through the server for the run to be stopped; each request is told once."""
+    def take_cancel(self) -> RunCancel | None:
+        """Return a request for the run to be stopped; each is told once."""
         return self._requests.take_cancel()
 
     def take_step_cancel(self) -> StepCancel | None:
         """Return who has asked for a step to be stopped; each request is told once."""
         return self._requests.take_step_cancel()
 
-    def answer(self, request: StepCancel, *, steps: int | None) -> None:
+    def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
         """Have who asks told how many steps that concerns; None: there is no such step."""
         self._answers.append(CancelAnswer(run=self._run_id, key=request.key, steps=steps))
         self._heard.set()

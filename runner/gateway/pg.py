@@ -22,6 +22,7 @@ from runner.gateway.base import (
     LeftBehind,
     Query,
     QueryResult,
+    RunCancel,
     ServerInfo,
     StepCancel,
     WorkerHandle,
@@ -160,15 +161,15 @@ class PgGateway:
         """Say whether another run took the group while the connection was lost."""
         return self._monitor.group_lost
 
-    def take_cancel(self) -> str | None:
-        """Return who has asked for the run to be stopped, once."""
+    def take_cancel(self) -> RunCancel | None:
+        """Return a request for the run to be stopped, once."""
         return self._monitor.take_cancel()
 
     def take_step_cancel(self) -> StepCancel | None:
         """Return a request for one step to be stopped, once."""
         return self._monitor.take_step_cancel()
 
-    def answer(self, request: StepCancel, *, steps: int | None) -> None:
+    def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
         """Have who asks told what that concerns."""
         self._monitor.answer(request, steps=steps)
 

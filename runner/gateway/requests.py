@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from runner.gateway.base import StepCancel
+from runner.gateway.base import RunCancel, StepCancel
 from runner.identity import worker_name
 
 #: The channel; NOTIFY reaches who listens in the same database.
@@ -35,7 +35,7 @@ class CancelRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelAnswer:
-    """What the runner says to a request about a step: how many steps it concerns; None: the run has no such step."""
+    """What the runner says to a request: how many steps that are not over it concerns; None: there is no such step."""
 
     run: str
     key: str
@@ -88,7 +88,7 @@ class HeardRequests:
         self._keys: set[str] = set()
         self._to_check: list[tuple[CancelRequest, int]] = []
         self._accepted: list[CancelRequest] = []
-        self._not_taken: list[str] = []
+        self._not_taken: list[CancelRequest] = []
         self._steps_not_taken: list[CancelRequest] = []
 
     def hear(self, channel: str, payload: str, sender: int) -> bool:
@@ -115,7 +115,7 @@ class HeardRequests:
         named = CancelRequest(run=request.run, step=request.step, by=f"{request.by} (role {role})", key=request.key)
         self._accepted.append(named)
         if named.step is None:
-            self._not_taken.append(named.by)
+            self._not_taken.append(named)
         else:
             self._steps_not_taken.append(named)
 
@@ -126,9 +126,12 @@ class HeardRequests:
         request = self._steps_not_taken.pop(0)
         return StepCancel(step=request.step or "", by=request.by, key=request.key)
 
-    def take_cancel(self) -> str | None:
+    def take_cancel(self) -> RunCancel | None:
         """Return who wants the run stopped, the first one first, each once."""
-        return self._not_taken.pop(0) if self._not_taken else None
+        if not self._not_taken:
+            return None
+        request = self._not_taken.pop(0)
+        return RunCancel(by=request.by, key=request.key)
 
     def by_whom(self, application_name: str) -> str | None:
         """Return who last asked for this worker's end, or that of its run."""

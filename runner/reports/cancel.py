@@ -8,7 +8,7 @@ from typing import Any
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
-from runner.engine.activity import LiveRun, LiveWorker
+from runner.engine.activity import LiveRun, LiveWorker, end_sessions
 from runner.reports.status import worker_data
 from runner.sql.params import quote_identifier
 
@@ -29,16 +29,18 @@ class Cancelled:
     refused: str | None
     user: str
     leftovers: Sequence[tuple[str, tuple[str, ...]]]
-    #: The step that was meant, if not the run; and how many a living runner says that are not over, None for silence.
+    #: The step that was meant, if not the run; and how many of it the runner says that are not over.
     step: str | None = None
     concerned: int | None = None
+    #: Whether the runner has said that it has heard.
+    answered: bool = False
     #: False: the runner lives, and takes no request from this role.
     heeded: bool = True
 
     @property
     def unanswered(self) -> bool:
-        """Say whether a step was meant that has no worker, and nobody knows whether it will get one."""
-        return self.step is not None and not self.asked and self.runner_alive and self.concerned is None
+        """Say whether a runner lives of which nobody knows whether it has heard, and so whether it starts more."""
+        return self.runner_alive and self.heeded and not self.answered
 
     @property
     def still(self) -> list[LiveWorker]:
@@ -51,12 +53,9 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
     for worker, seconds in done.asked:
         who = f"{worker.step} (pid {worker.worker.pid})"
         yield f"{who}: STILL RUNNING" if seconds is None else f"{who}: gone after {format_duration(seconds)}"
-    if not done.asked and done.step is None:
-        yield f"run {done.run.run} has no worker to stop"
-    if done.step is not None:
-        yield from _step_lines(done, done.step)
-    elif done.runner_alive and done.heeded:
-        yield "its runner is alive and was told: it starts nothing more but finally steps, and reports by whom"
+    if not done.asked:
+        yield f"{f'run {done.run.run}' if done.step is None else done.step} has no worker to stop"
+    yield from _runner_lines(done)
     for worker in done.left:
         yield _left_words(worker)
     if any(worker.detached for worker in done.left):
@@ -74,15 +73,18 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
         yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(repairs))
 
 
-def _step_lines(done: Cancelled, step: str) -> Iterator[str]:
-    if not done.asked:
-        yield f"{step} has no worker to stop"
-    if not done.runner_alive or not done.heeded:
+def _runner_lines(done: Cancelled) -> Iterator[str]:
+    if not done.runner_alive:
+        if done.run.alive:
+            yield "its runner has ended the run" if done.answered else "its runner has gone meanwhile"
+    elif not done.heeded:
         return
-    if done.concerned is None:
-        yield (
-            "its runner is alive and has not answered: it may begin the step again; see jobplan status " + done.run.run
-        )
+    elif not done.answered:
+        what = "start more" if done.step is None else "begin the step again"
+        yield f"its runner is alive and has not answered: it may {what}; see jobplan status {done.run.run}"
+        yield f"  if its machine is gone, end its sessions, then cancel again: {end_sessions(done.run.run)}"
+    elif done.step is None:
+        yield "its runner is alive and was told: it starts nothing more but finally steps, and reports by whom"
     elif done.concerned or done.asked:
         yield "its runner is alive and was told: it does not begin the step again, goes on, and reports by whom"
     else:
@@ -110,6 +112,7 @@ def cancel_data(done: Cancelled) -> dict[str, Any]:
         "by": done.by,
         "runner_alive": done.runner_alive,
         "runner_heeds": done.runner_alive and done.heeded,
+        "runner_answered": done.answered,
         "step": done.step,
         "steps_not_over": done.concerned,
         "stopped": [

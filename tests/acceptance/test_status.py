@@ -123,6 +123,7 @@ def test_a_living_runner_reports_by_whom_it_was_cancelled(jobplan: Jobplan, db: 
     done = on_call("cancel", run)
     ran = started.ended()
     assert (done.code, ran.code) == (0, 1)
+    assert done.out.splitlines()[4].startswith(("its runner has ended the run", "its runner is alive and was told"))
     events = jobplan.events()
     (told,) = [event for event in events if event["event"] == "run_cancelled"]
     assert "@" in told["by"]
@@ -232,6 +233,33 @@ def test_a_worker_that_does_not_heed_is_exit_7(jobplan: Jobplan, db: Database, o
         os.kill(pid, signal.SIGCONT)
     assert done.code == 7
     assert f"deaf (pid {pid}): STILL RUNNING" in done.out
+    assert started.ended().code == 1
+
+
+def test_a_runner_that_does_not_answer_is_exit_7(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+    plan = jobplan.plan(
+        """
+        - {id: one, sql: SELECT pg_sleep(240)}
+        - {id: two, sql: SELECT pg_sleep(240)}
+        - {id: later, sql: CREATE TABLE witness (), needs: [one]}
+        """,
+        defaults=PATIENT,
+    )
+    started = jobplan.start("run", plan, "--dsn", db.dsn)
+    db.until_workers("one", "two")
+    labelled(db)
+    run = run_of(db)
+    started.send(signal.SIGSTOP)  # as a machine that is suspended, or has gone
+    try:
+        step = on_call("cancel", run, "--step", "two")
+        whole = json.loads(on_call("cancel", run, "--format", "json").out)
+    finally:
+        started.send(signal.SIGCONT)
+    assert step.code == 7
+    assert "two (pid " in step.out
+    assert "its runner is alive and has not answered: it may begin the step again" in step.out
+    assert [worker["step"] for worker in whole["stopped"]] == ["one"]
+    assert (whole["runner_alive"], whole["runner_answered"]) == (True, False)
     assert started.ended().code == 1
 
 

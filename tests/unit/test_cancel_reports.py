@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
+from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession, end_sessions
 from runner.engine.events import Worker
 from runner.identity import worker_name
 from runner.reports.attach import HEARTBEAT, Follower, attach_data, attach_lines
@@ -52,7 +52,8 @@ def test_what_has_gone() -> None:
 
 
 def test_what_is_left_alone_and_how_to_stop_it() -> None:
-    assert list(cancel_lines(replace(DONE, asked=[], left=[AWAY, NOTE], runner_alive=True))) == [
+    done = replace(DONE, asked=[], left=[AWAY, NOTE], runner_alive=True, answered=True)
+    assert list(cancel_lines(done)) == [
         f"run {RUN} has no worker to stop",
         "its runner is alive and was told: it starts nothing more but finally steps, and reports by whom",
         "away (pid 3): a detach step, left alone, ends by 2026-01-01T00:05:00Z",
@@ -214,20 +215,48 @@ def test_a_worker_that_takes_anothers_place_is_another_one(pid: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "alive", "concerned", "said"),
+    ("asked", "concerned", "said"),
     [
-        ([(A, 0.3)], True, 1, "its runner is alive and was told: it does not begin the step again, goes on, and"),
-        ([], True, 2, "its runner is alive and was told: it does not begin the step again, goes on, and"),
-        ([], True, 0, "its runner is alive, and says that the step is over"),
-        ([], True, None, "its runner is alive and has not answered: it may begin the step again"),
+        ([(A, 0.3)], 1, "its runner is alive and was told: it does not begin the step again, goes on, and"),
+        ([], 2, "its runner is alive and was told: it does not begin the step again, goes on, and"),
+        ([], 0, "its runner is alive, and says that the step is over"),
     ],
 )
 def test_what_a_living_runner_says_to_a_request_about_a_step(
-    asked: list[tuple[LiveWorker, float | None]], alive: bool, concerned: int | None, said: str
+    asked: list[tuple[LiveWorker, float | None]], concerned: int, said: str
 ) -> None:
-    done = replace(DONE, asked=asked, runner_alive=alive, step="a", concerned=concerned)
+    done = replace(DONE, asked=asked, runner_alive=True, step="a", concerned=concerned, answered=True)
     *first, last = cancel_lines(done)
     assert first == (["a (pid 1): gone after 300ms"] if asked else ["a has no worker to stop"])
     assert last.startswith(said)
-    assert done.unanswered is (concerned is None)
+    assert not done.unanswered
     assert cancel_data(done)["steps_not_over"] == concerned
+
+
+@pytest.mark.parametrize("asked", [[], [(A, 0.3)]])
+@pytest.mark.parametrize(("step", "may"), [(None, "start more"), ("a", "begin the step again")])
+def test_a_living_runner_that_does_not_answer_may_go_on(
+    asked: list[tuple[LiveWorker, float | None]], step: str | None, may: str
+) -> None:
+    done = replace(DONE, asked=asked, runner_alive=True, step=step)
+    assert done.unanswered
+    assert list(cancel_lines(done))[1:] == [
+        f"its runner is alive and has not answered: it may {may}; see jobplan status {RUN}",
+        f"  if its machine is gone, end its sessions, then cancel again: {end_sessions(RUN)}",
+    ]
+    assert cancel_data(done)["runner_answered"] is False
+
+
+def test_the_sql_that_ends_a_runners_sessions_is_safe_to_copy() -> None:
+    begin = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = "
+    assert end_sessions(RUN) == f"{begin}'jobplan:{RUN}:runner';"
+    assert end_sessions("x' OR 'a' = 'a") == f"{begin}'jobplan:x'' OR ''a'' = ''a:runner';"
+
+
+@pytest.mark.parametrize(
+    ("answered", "said"), [(True, "its runner has ended the run"), (False, "its runner has gone meanwhile")]
+)
+def test_a_runner_that_has_gone_when_the_workers_have(answered: bool, said: str) -> None:
+    done = replace(DONE, run=replace(DONE.run, runner=(RunnerSession(pid=9),)), answered=answered)
+    assert list(cancel_lines(done))[-1] == said
+    assert not done.unanswered

@@ -50,6 +50,7 @@ async def test_a_cancelled_run_stops_what_waits_and_lets_go_of_what_may_go_on() 
     assert code == 1
     assert states == {"a": "cancelled", "stays": "cancelled", "away": "detached", "later": "skipped"}
     assert [event.by for event in recorder.of(ev.RunCancelled)] == [BY]
+    assert gateway.answers == [(None, 4)]
     reasons = {event.step: event.reason for event in recorder.of(ev.AttemptCancelRequested)}
     assert reasons == {"a": ev.CancelReason.CANCEL, "stays": ev.CancelReason.CANCEL}
     (skipped,) = recorder.of(ev.StepSkipped)
@@ -99,6 +100,7 @@ async def test_who_waits_for_the_group_gives_up() -> None:
     with pytest.raises(GroupHeldError, match=r"cancelled by alice@laptop \(role dba\) while run other holds"):
         await run.execute()
     assert recorder.events == []
+    assert gateway.answers == [(None, 1)]
 
 
 @pytest.mark.parametrize("outcome", [ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN])

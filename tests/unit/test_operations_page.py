@@ -127,7 +127,7 @@ def _cancelled() -> Iterator[str]:
     ]
     leftovers = [(one.what, one.repair) for one in (read_leftover(*names) for names in found)]
     done = Cancelled(
-        run=LiveRun(run=RUN, database="app"),
+        run=LiveRun(run=RUN, database="app", runner=(RunnerSession(pid=9),)),
         by="me",
         at=NOW,
         asked=[(A, 0.3)],
@@ -136,11 +136,14 @@ def _cancelled() -> Iterator[str]:
         refused=None,
         user="dba",
         leftovers=leftovers,
+        answered=True,
     )
     yield from cancel_lines(done)
     yield from cancel_lines(replace(done, heeded=False))
+    yield from cancel_lines(replace(done, runner_alive=False))
     yield from cancel_lines(replace(done, step="a", concerned=1))
-    yield from cancel_lines(replace(done, step="a", asked=[]))
+    silent = replace(done, run=replace(done.run, run="260131-k7f3qz"), answered=False)
+    yield from cancel_lines(silent)
     yield from cancel_lines(replace(done, asked=[(A, None)], refused="permission denied to terminate process"))
 
 

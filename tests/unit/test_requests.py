@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from runner.gateway.base import RunCancel
 from runner.gateway.requests import CHANNEL, CancelAnswer, CancelRequest, HeardRequests, read_answer, read_request
 from runner.identity import worker_name
 
@@ -47,13 +48,19 @@ def test_nothing_that_is_not_printable_reaches_a_terminal() -> None:
     known = HeardRequests(RUN)
     known.hear(CHANNEL, payload, 1)
     known.judge(*known.to_check[0], "dba")
-    assert known.take_cancel() == "?[2Jevil? (role dba)"
+    asked = known.take_cancel()
+    assert asked is not None
+    assert asked.by == "?[2Jevil? (role dba)"
 
 
 def test_a_run_is_cancelled_once_by_each_request() -> None:
     again = CancelRequest(run=RUN, step=None, by="carol@host", key="3")
     known = heard(WHOLE, WHOLE, again)
-    assert [known.take_cancel() for _ in range(3)] == ["alice@laptop (role dba)", "carol@host (role dba)", None]
+    assert [known.take_cancel() for _ in range(3)] == [
+        RunCancel(by="alice@laptop (role dba)", key="1"),
+        RunCancel(by="carol@host (role dba)", key="3"),
+        None,
+    ]
 
 
 def test_a_request_that_was_heard_is_not_heard_again() -> None:
