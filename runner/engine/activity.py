@@ -14,6 +14,9 @@ from runner.errors import UsageError
 from runner.identity import WorkerLabel, runner_name, step_of, worker_name
 from runner.sql.params import quote_literal
 
+#: Seconds from which on the silence of a runner's sessions is worth telling.
+SILENT_FROM = 10.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Other:
@@ -96,11 +99,15 @@ class LiveWorker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerSession:
-    """A session that a run's runner has; `host` is empty where it came through a socket."""
+    """A session that a run's runner has; `host` is empty where it came through a socket.
+
+    `heard_at` is when the server last heard of the runner there; None: this role may not see it.
+    """
 
     pid: int
     host: str = ""
     started_at: float | None = None
+    heard_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +128,17 @@ class LiveRun:
     def alive(self) -> bool:
         """Say whether its runner has a session on the server."""
         return bool(self.runner)
+
+    def silence(self, now: float) -> float | None:
+        """Return for how many seconds its runner has been silent; None if it is not, or nobody can say.
+
+        A living runner looks at its workers every second, so this one is held up, or its machine has gone and the
+        server has not noticed.
+        """
+        if not self.runner or any(session.heard_at is None for session in self.runner):
+            return None
+        seconds = now - max(session.heard_at or 0.0 for session in self.runner)
+        return seconds if seconds >= SILENT_FROM else None
 
     @property
     def orphans(self) -> tuple[LiveWorker, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from runner.engine import events as ev
+from runner.engine.activity import end_sessions
 from runner.engine.takeover import Findings
 from runner.errors import GroupHeldError
 from runner.gateway.base import Gateway, ServerInfo
@@ -76,7 +77,8 @@ async def hold_run(gateway: Gateway, run_id: str) -> None:
     if holder is not None:
         raise GroupHeldError(
             f"run {run_id} is under way: its runner is connected from {holder.host}, since {holder.since}.",
-            hint="Follow it with jobplan attach, or stop it with jobplan cancel.",
+            hint="Follow it with jobplan attach, or stop it with jobplan cancel. "
+            f"If its machine is gone, and the server has not noticed: {end_sessions(run_id)}",
         )
 
 

@@ -186,7 +186,7 @@ def read_runs(sessions: Sequence[Row], blocking: Sequence[Row], progress: Sequen
         name = row[2] or ""
         run = run_of(name)
         if _is_runner(row, run):
-            runners[run].append(RunnerSession(pid=int(row[0] or 0), host=row[11] or "", started_at=_number(row[10])))
+            runners[run].append(_runner(row))
         elif row[3] in (_WORKER, None):
             pid = row[0] or ""
             workers[run].append(_worker(row, told.get(pid), tuple(blocked_by[pid]), tuple(blocks[pid])))
@@ -204,10 +204,16 @@ def _is_runner(row: Row, run: str) -> bool:
     return row[3] in (_CLIENT, None) and row[2] == runner_name(run)
 
 
+def _runner(row: Row) -> RunnerSession:
+    return RunnerSession(
+        pid=int(row[0] or 0), host=row[11] or "", started_at=_number(row[10]), heard_at=_number(row[12])
+    )
+
+
 def _worker(
     row: Row, progress: Progress | None, blocked_by: tuple[Other, ...], blocks: tuple[Other, ...]
 ) -> LiveWorker:
-    pid, backend_start, name, kind, database, user, state, wait_type, wait, text, started, _ = row
+    pid, backend_start, name, kind, database, user, state, wait_type, wait, text, started, _, _ = row
     label = WorkerLabel.from_query(text or "")
     run = run_of(name or "")
     return LiveWorker(

@@ -7,10 +7,13 @@ SELECT extract(epoch FROM clock_timestamp()), current_setting('server_version'),
 
 -- name: live_sessions
 -- Every session that has a name of jobplan's. A role without rights on it sees a NULL for backend_type and
--- "<insufficient privilege>" for its text. A worker's parallel workers have its name too, and are not told.
+-- "<insufficient privilege>" for its text. A worker's parallel workers have its name too, and are not told. The last
+-- column is when its client was heard of last; while the server works for it, that is now.
 SELECT pid, to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), application_name,
        backend_type, datname, usename, state, wait_event_type, wait_event, query,
-       extract(epoch FROM backend_start), host(client_addr)
+       extract(epoch FROM backend_start), host(client_addr),
+       extract(epoch FROM CASE WHEN state = 'active' AND wait_event_type IS DISTINCT FROM 'Client' THEN clock_timestamp()
+                               ELSE greatest(query_start, state_change) END)
 FROM pg_stat_activity
 WHERE starts_with(application_name, 'jobplan:')
   AND (backend_type IS NULL OR backend_type IN ('client backend', 'pg_background'))

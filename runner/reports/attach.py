@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runner.durations import format_duration
-from runner.engine.activity import Activity, LiveRun, LiveWorker
+from runner.engine.activity import Activity, LiveRun, LiveWorker, end_sessions
 from runner.engine.events import Worker
-from runner.reports.status import RecordSummary, blocked_words, progress_words, worker_data, worker_words
+from runner.reports.status import RecordSummary, blocked_words, progress_words, silent_words, worker_data, worker_words
 
 #: Seconds between two lines that say what runs while nothing changes.
 HEARTBEAT = 60.0
@@ -38,6 +38,7 @@ class Follower:
     gone: list[Gone] = field(default_factory=list)
     _there: dict[Worker, LiveWorker] = field(default_factory=dict)
     _runner_alive: bool | None = None
+    _runner_silent: bool = False
     _told_at: float = 0.0
 
     def follow(self, activity: Activity) -> tuple[list[str], bool]:
@@ -57,6 +58,10 @@ class Follower:
                 yield self._note_gone(worker, now)
         for key, worker in there.items():
             yield from _news(self._there.get(key), worker, now)
+        silent = silent_words(run, now) if run is not None else ""
+        if run is not None and silent and not self._runner_silent:
+            yield f"its runner is {silent}; if its machine is gone: {end_sessions(run.run)}"
+        self._runner_silent = bool(silent)
         alive = run is not None and run.alive
         if alive != self._runner_alive and (run is not None or self._runner_alive):
             yield "its runner is alive, and will report" if alive else "its runner has gone"

@@ -1,7 +1,7 @@
 """What lives on a server, for a person on call and for programs. Pure: the same look gives the same text.
 
-Worst first: runs whose runner has gone and left workers that somebody should wait for, then blocked workers, then who
-has run longest.
+Worst first: runs whose runner has gone and left workers that somebody should wait for, then those whose runner is
+silent, then blocked workers, then who has run longest.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
-from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress
+from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession, end_sessions
 from runner.identity import run_of, step_of
 from runner.reports.visible import visible
 from runner.sql.params import quote_identifier
@@ -56,7 +56,7 @@ def status_lines(
     server = f"PostgreSQL {activity.version.partition(' ')[0]}, {activity.database}"
     counts = f"{_counted(runs, 'run')}, {_counted(workers, 'worker')}" if runs else "nothing of jobplan lives here"
     yield _fit(f"{rfc3339(activity.at)[11:19]}Z {server}: {counts}", width)
-    for run in sorted(activity.runs, key=_badness):
+    for run in _worst_runs_first(activity):
         yield ""
         yield from _run_lines(run, activity.at, width, (records or {}).get(run.run))
     if any(not worker.visible for run in activity.runs for worker in run.workers):
@@ -65,9 +65,13 @@ def status_lines(
         yield f"  GRANT {_SEE} TO {quote_identifier(activity.user)};"
 
 
-def _badness(run: LiveRun) -> tuple[bool, bool, str]:
+def _worst_runs_first(activity: Activity) -> list[LiveRun]:
+    return sorted(activity.runs, key=lambda run: _badness(run, activity.at))
+
+
+def _badness(run: LiveRun, now: float) -> tuple[bool, bool, bool, str]:
     blocked = any(worker.blocked_by for worker in run.workers)
-    return (not run.orphans, not blocked, run.run)
+    return (not run.orphans, run.silence(now) is None, not blocked, run.run)
 
 
 def worst_first(run: LiveRun) -> list[LiveWorker]:
@@ -85,6 +89,8 @@ def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | Non
             yield from _wrap(f"  {step}: has committed, says its row in the ledger", width)
     for worker in worst_first(run):
         yield from _worker_lines(worker, now, width)
+    if run.silence(now) is not None:
+        yield f"  if its machine is gone: {end_sessions(run.run)}"
     if run.workers:
         yield f"  follow: jobplan attach {run.run}   stop: jobplan cancel {run.run}"
 
@@ -98,14 +104,27 @@ def _unseen(run: LiveRun, record: RecordSummary) -> list[str]:
 def _runner_words(run: LiveRun, now: float, record: RecordSummary | None) -> str:
     if run.alive:
         first = run.runner[0]
-        since = "" if first.started_at is None else f" for {format_duration(now - first.started_at)}"
-        words = f"runner alive{f' on {first.host}' if first.host else ''}{since}"
+        words = f"runner {silent_words(run, now) or _alive_words(first, now)}"
         return words if run.workers else f"{words}, no worker now"
     orphans = len(run.orphans)
     if orphans:
         return f"RUNNER GONE, {_counted(orphans, 'worker')} without it"
     ended = "it has finished" if record is not None and record.finished else "runner gone"
     return f"{ended}, {_counted(len(run.workers), 'detached worker')}"
+
+
+def _alive_words(session: RunnerSession, now: float) -> str:
+    since = "" if session.started_at is None else f" for {format_duration(now - session.started_at)}"
+    return f"alive{f' on {session.host}' if session.host else ''}{since}"
+
+
+def silent_words(run: LiveRun, now: float) -> str:
+    """Say that the runner has sessions and says nothing on them; empty if it is not so, or not for this role to see."""
+    silence = run.silence(now)
+    host = run.runner[0].host if run.runner else ""
+    return (
+        "" if silence is None else f"connected{f' from {host}' if host else ''}, silent for {format_duration(silence)}"
+    )
 
 
 def _worker_lines(worker: LiveWorker, now: float, width: int) -> Iterator[str]:
@@ -236,9 +255,7 @@ def status_data(activity: Activity, *, records: Mapping[str, RecordSummary] | No
         "database": activity.database,
         "user": activity.user,
         "sees_all": activity.sees_all,
-        "runs": [
-            _run_data(run, activity.at, (records or {}).get(run.run)) for run in sorted(activity.runs, key=_badness)
-        ],
+        "runs": [_run_data(run, activity.at, (records or {}).get(run.run)) for run in _worst_runs_first(activity)],
     }
 
 
@@ -250,9 +267,15 @@ def _run_data(run: LiveRun, now: float, record: RecordSummary | None) -> dict[st
         "runner": {
             "alive": run.alive,
             "sessions": [
-                {"pid": session.pid, "host": session.host or None, "since": _time(session.started_at)}
+                {
+                    "pid": session.pid,
+                    "host": session.host or None,
+                    "since": _time(session.started_at),
+                    "heard": _time(session.heard_at),
+                }
                 for session in run.runner
             ],
+            "silent_seconds": None if (silence := run.silence(now)) is None else round(silence, 3),
         },
         "workers": [worker_data(worker, now) for worker in worst_first(run)],
         "record": None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,7 +237,9 @@ def test_a_worker_that_does_not_heed_is_exit_7(jobplan: Jobplan, db: Database, o
     assert started.ended().code == 1
 
 
-def test_a_runner_that_does_not_answer_is_exit_7(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+def test_a_runner_that_does_not_answer_is_exit_7(
+    jobplan: Jobplan, db: Database, on_call: OnCall, tmp_path: Path
+) -> None:
     plan = jobplan.plan(
         """
         - {id: one, sql: SELECT pg_sleep(240)}
@@ -251,6 +254,11 @@ def test_a_runner_that_does_not_answer_is_exit_7(jobplan: Jobplan, db: Database,
     run = run_of(db)
     started.send(signal.SIGSTOP)  # as a machine that is suspended, or has gone
     try:
+        until(lambda: ", silent for 1" in on_call("status", run).out)
+        copied = shutil.copytree(jobplan.folder / ".jobplan", tmp_path / "copied")
+        refused = jobplan("resume", run, "--journal", copied / "runs")
+        assert (refused.code, f"run {run} is under way: its runner is connected" in refused.err) == (6, True)
+        assert f"application_name = 'jobplan:{run}:runner'" in refused.err
         step = on_call("cancel", run, "--step", "two")
         whole = json.loads(on_call("cancel", run, "--format", "json").out)
     finally:

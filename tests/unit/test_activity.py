@@ -22,7 +22,7 @@ def session(
     visible = kind is not None
     seen: tuple[str | None, ...] = (START, name, kind, "app", "u") if visible else (None, name, None, "app", "u")
     state = ("active", "Lock" if wait else None, wait, query) if visible else (None, None, None, query)
-    return (str(pid), *seen, *state, "1000.5" if visible else None, "10.0.0.1")
+    return (str(pid), *seen, *state, "1000.5" if visible else None, "10.0.0.1", "1001.5" if visible else None)
 
 
 def worker(pid: int, step: str, *, on_finish: str = "wait", run: str = RUN, label_run: str = "") -> Row:
@@ -39,6 +39,7 @@ def test_sessions_become_runs_with_runners_and_workers() -> None:
     (seen,) = first.workers
     assert (seen.query, seen.started_at, seen.deadline) == ("VACUUM t", 1000.5, 1300.5)
     assert (seen.worker.backend_start, first.plan, first.runner[0].host) == (START, "nightly", "10.0.0.1")
+    assert first.runner[0].heard_at == 1001.5
 
 
 def test_detached_workers_of_a_dead_runner_are_no_orphans() -> None:
@@ -62,6 +63,7 @@ def test_who_is_not_for_this_role_to_see_is_known_by_name() -> None:
     (seen,) = run.workers
     assert (run.alive, seen.step, seen.visible, seen.query, seen.worker.backend_start) == (True, "a", False, "", "")
     assert (seen.deadline, seen.detached) == (None, False)
+    assert run.silence(5000.0) is None
 
 
 def test_a_label_of_another_run_is_not_believed() -> None:

@@ -154,6 +154,17 @@ def test_a_runner_that_lives_or_goes_is_told() -> None:
     assert one.follow(look(4))[1] is False
 
 
+def test_a_runner_that_falls_silent_is_told_once() -> None:
+    one = follower()
+    one.follow(look(1, runner=True))
+    runner = RunnerSession(pid=9, host="10.0.0.7", heard_at=NOW)
+    silent = replace(look(12, runner=True), runs=(LiveRun(run=RUN, database="app", runner=(runner,)),))
+    assert one.follow(silent)[0] == [
+        f"its runner is connected from 10.0.0.7, silent for 12.0s; if its machine is gone: {end_sessions(RUN)}"
+    ]
+    assert one.follow(replace(silent, at=NOW + 13.0)) == ([], True)
+
+
 def test_locks_and_phases_are_told_when_they_change() -> None:
     one = follower()
     one.follow(look(1, A))

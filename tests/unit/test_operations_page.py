@@ -103,6 +103,7 @@ def _said() -> Iterator[str]:
         look(LiveRun(run=RUN, database="app", workers=workers, runner=(runner,))),
         look(LiveRun(run=RUN, database="app", workers=(AWAY,))),
         look(LiveRun(run=RUN, database="app", runner=(RunnerSession(pid=1),))),
+        look(LiveRun(run=RUN, database="app", runner=(replace(runner, heard_at=NOW - 250.0),))),
         look(),
     ):
         yield from status_lines(activity, width=200)
