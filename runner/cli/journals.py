@@ -12,10 +12,13 @@ from runner.records.folder import DEFAULT_ROOT
 
 
 def journal_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option --journal, as `journal: Path`; JOBPLAN_JOURNAL comes after it."""
+    """Give a command the option --journal, as `journal: Path`; JOBPLAN_JOURNAL comes after it.
+
+    Whether it may be read is for who reads it to say: that is no wrong usage, and who only asks the server needs none.
+    """
     return click.option(
         "--journal",
-        type=click.Path(path_type=Path),
+        type=click.Path(path_type=Path, readable=False),
         envvar="JOBPLAN_JOURNAL",
         default=DEFAULT_ROOT,
         show_default=True,

@@ -13,8 +13,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import click
 import pytest
 
+from runner.cli import cli
+from runner.cli.connection import dsn_of_run
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.state import initial_state
@@ -310,11 +313,11 @@ def without_privileges() -> Iterator[None]:
     if os.geteuid() != 0:
         yield
         return
-    os.seteuid(65534)
+    os.setresuid(65534, 65534, 0)  # the real one too: access(2) goes by it
     try:
         yield
     finally:
-        os.seteuid(0)
+        os.setresuid(0, 0, 0)
 
 
 @pytest.fixture
@@ -356,6 +359,24 @@ def test_journals_that_are_all_somebody_else_s(shared: Path) -> None:
         assert past_runs(root, "p", before=1.0) == ()
         assert has_journal(root / RUN)
     root.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [("runs", []), ("show", [RUN]), ("resume", [RUN]), ("status", [RUN]), ("cancel", [RUN]), ("attach", [RUN])],
+)
+def test_a_folder_that_is_somebody_else_s_is_no_wrong_usage(shared: Path, command: str, arguments: list[str]) -> None:
+    root = shared / "runs"
+    root.mkdir(mode=0)
+    found = cli.get_command(click.Context(cli), command)
+    assert found is not None
+    with without_privileges():
+        context = found.make_context(command, [*arguments, "--journal", str(root)])
+        assert context.params["journal"] == root
+        assert dsn_of_run("", root, RUN) == dsn_of_run(None, root, RUN) == ""
+        if command in ("runs", "show"):
+            with pytest.raises(RecordError, match="cannot be read: Permission denied"):
+                found.invoke(context)
 
 
 def swap(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
