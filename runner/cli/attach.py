@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.connection import dsn_of_run, dsn_option
+from runner.cli.connection import dsn_argument, dsn_of_run, dsn_option
 from runner.cli.journals import journal_option
 from runner.cli.ledger_options import ledger_schema
 from runner.cli.saying import say_json, say_lines
@@ -38,19 +38,20 @@ def attach(run: str, dsn: str | None, *, journal: Path, form: str) -> None:
     """
     from runner.reports.attach import attach_data, attach_lines
 
-    follower, leftovers, record, at = asyncio.run(_attach(run, dsn_of_run(dsn, journal, run), journal))
+    where = dsn_argument(dsn)
+    follower, leftovers, record, at = asyncio.run(_attach(run, dsn_of_run(dsn, journal, run), journal, where))
     pairs = [(one.what, one.repair) for one in leftovers]
     if form == "json":
         say_json(attach_data(follower.run, follower.gone, pairs, record, now=at))
     else:
-        say_lines(attach_lines(follower.run, follower.gone, pairs, record))
+        say_lines(attach_lines(follower.run, follower.gone, pairs, record, where=where))
 
 
 async def _attach(
-    wanted: str, dsn: str, journal: Path
+    wanted: str, dsn: str, journal: Path, where: str
 ) -> tuple[Follower, tuple[Leftover, ...], RecordSummary | None, float]:
     from runner.cli.enriching import recorded_runs
-    from runner.engine.activity import find_run
+    from runner.cli.finding import find_live_run
     from runner.gateway.activity import Observer
     from runner.reports.attach import Follower
 
@@ -58,7 +59,7 @@ async def _attach(
     observer = await Observer.connect(dsn, ledger=ledger)
     try:
         activity = await observer.look()
-        run = find_run(activity.runs, wanted)
+        run = find_live_run(activity, wanted, journal, where)
         if run.database and run.database != activity.database:
             await observer.close()
             observer = await Observer.connect(dsn, database=run.database, ledger=ledger)

@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import getpass
 import os
 import secrets
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.connection import dsn_of_run, dsn_option
+from runner.cli.connection import dsn_argument, dsn_of_run, dsn_option
 from runner.cli.journals import journal_option
 from runner.cli.saying import say_json, say_lines
 from runner.durations import parse_duration
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
-    from runner.engine.activity import LiveRun
+    from runner.engine.activity import Activity, LiveRun
     from runner.reports.cancel import Cancelled
 
 #: The exit code when something that should have gone is still there.
 EXIT_STILL_RUNNING = 7
 #: A notification carries 8,000 bytes, and a character may take 12 of them.
 _LONGEST_STEP = 500
+#: Characters of an id such as 260131-k7f3qz that mean one run: its date, the hyphen, and one more.
+_LEAST_OF_AN_ID = len("260131-k")
 
 
 @click.command()
@@ -43,17 +47,27 @@ def cancel(
 ) -> int:
     """Stop a run's workers, wait until they have gone, and say what is left behind.
 
-    RUN is a run's id or how it begins. Workers of detach steps are left alone unless --detached or --step asks for
-    them. A living runner starts nothing more and reports by whom. The exit code is 7 if a worker is still there when
-    --timeout is over, or if the runner does not take the request or does not answer it.
+    RUN is a run's id or how it begins, with one character more than its date. Workers of detach steps are left alone
+    unless --detached or --step asks for them. A living runner starts nothing more and reports by whom. The exit code
+    is 7 if a worker is still there when --timeout is over, or if the runner does not take the request or does not
+    answer it.
     """
+    from runner.cli.finding import find_live_run
     from runner.reports.cancel import cancel_data, cancel_lines
 
     try:
         seconds = parse_duration(timeout)
     except ValueError as error:
         raise UsageError(f"--timeout: {error}.") from error
-    done = asyncio.run(_cancel(run, step, dsn_of_run(dsn, journal, run), detached=detached, patience=seconds))
+    where = dsn_argument(dsn)
+
+    def find(activity: Activity) -> LiveRun:
+        found = find_live_run(activity, run, journal, where)
+        _check_meant(found.run, run)
+        return found
+
+    done = asyncio.run(_cancel(find, step, dsn_of_run(dsn, journal, run), detached=detached, patience=seconds))
+    done = dataclasses.replace(done, where=where)
     if form == "json":
         say_json(cancel_data(done))
     else:
@@ -61,8 +75,9 @@ def cancel(
     return EXIT_STILL_RUNNING if done.still or done.unanswered or not done.heeded else 0
 
 
-async def _cancel(wanted: str, step: str | None, dsn: str, *, detached: bool, patience: float) -> Cancelled:
-    from runner.engine.activity import find_run
+async def _cancel(
+    find: Callable[[Activity], LiveRun], step: str | None, dsn: str, *, detached: bool, patience: float
+) -> Cancelled:
     from runner.gateway.activity import Observer
     from runner.gateway.cancelling import Stopper
     from runner.gateway.requests import CancelRequest
@@ -71,7 +86,7 @@ async def _cancel(wanted: str, step: str | None, dsn: str, *, detached: bool, pa
     observer = await Observer.connect(dsn)
     try:
         activity = await observer.look()
-        run = find_run(activity.runs, wanted)
+        run = find(activity)
         _check_step(run, step)
         if run.database and run.database != activity.database:
             await observer.close()
@@ -98,6 +113,16 @@ async def _cancel(wanted: str, step: str | None, dsn: str, *, detached: bool, pa
         user=activity.user,
         leftovers=[(one.what, one.repair) for one in stopped.leftovers],
     )
+
+
+def _check_meant(run: str, wanted: str) -> None:
+    """UsageError if so little of an id was written that it is every run's of a day, a month or a year."""
+    if run != wanted and len(wanted) < _LEAST_OF_AN_ID:
+        raise UsageError(
+            f"{wanted!r} is too little of an id to cancel a run by: it would be any run of those days.",
+            hint="Write its date and at least one character of the rest: "
+            f"{run[:_LEAST_OF_AN_ID]} would do for run {run}.",
+        )
 
 
 def _check_step(run: LiveRun, step: str | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +25,20 @@ def dsn_option(function: _F) -> _F:
 def chosen_dsn(given: str | None) -> str:
     """Return the connection string: the option's, else JOBPLAN_DSN; empty: libpq's own environment says it all."""
     return given if given is not None else os.environ.get("JOBPLAN_DSN", "")
+
+
+def dsn_argument(given: str | None) -> str:
+    """Return what a command that is told needs behind it to reach the same server, with a space in front.
+
+    Nothing if no --dsn was typed: the environment is still there. No password: who types it has it, or is asked where
+    libpq looks.
+    """
+    if not given:
+        return ""
+    from runner.gateway.conninfo import without_password
+
+    target = without_password(given)
+    return f" --dsn {shlex.quote(target)}" if target else ""
 
 
 def dsn_of_run(given: str | None, journal: Path, run: str | None) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import shlex
 import signal
 from dataclasses import dataclass
 from pathlib import Path
 
 from runner.api import new_run
+from runner.cli.connection import dsn_argument
 from runner.cli.history import History
 from runner.cli.looking import LOOK_EVERY, LOOK_SELDOM, Looker
 from runner.cli.watching import Watching
@@ -24,7 +24,6 @@ from runner.engine.sink import Sink
 from runner.engine.state import RunState
 from runner.engine.takeover import Takeover
 from runner.errors import RecordError
-from runner.gateway.conninfo import without_password
 from runner.plan.model import Plan
 from runner.records.journal import Journal
 from runner.records.past import past_runs
@@ -159,7 +158,6 @@ _EMBEDDED = Afterlife(instead="the embedded server is removed now, and with it w
 
 
 def _commands(given: str | None, run_id: str) -> Afterlife:
-    """Write the commands out in full, without a password: who types them has it, or is asked where libpq looks."""
-    target = without_password(given) if given else ""
-    where = f" --dsn {shlex.quote(target)}" if target else ""
+    """Write the commands out in full."""
+    where = dsn_argument(given)
     return Afterlife(follow=f"jobplan attach {run_id}{where}", stop=f"jobplan cancel {run_id} --detached{where}")

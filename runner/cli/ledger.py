@@ -151,6 +151,8 @@ def _as_text(found: LedgerStatus) -> str:
         lines.append(f"started: {found.first} to {found.last}")
     if found.remedy is not None:
         lines.append(f"not written by this jobplan: use {found.remedy}")
+    elif found.standby:
+        lines.append("this server is a standby: runs, and their ledger, are written on its primary")
     elif not found.writable:
         lines.append("this role may not write to it: jobplan ledger install --grant ROLE")
     return "\n".join(lines)

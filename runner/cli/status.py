@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.connection import dsn_of_run, dsn_option
+from runner.cli.connection import dsn_argument, dsn_of_run, dsn_option
 from runner.cli.journals import journal_option
 from runner.cli.ledger_options import ledger_schema
 from runner.cli.saying import say_json, say_lines
@@ -41,35 +41,44 @@ def status(run: str | None, dsn: str | None, *, journal: Path, watch: bool, ever
     is one line.
     """
     try:
-        dsn = dsn_of_run(dsn, journal, run)
-        asyncio.run(_status(run, dsn, journal=journal, every=every if watch else None, form=form))
+        look = _Look(journal=journal, dsn=dsn_of_run(dsn, journal, run), where=dsn_argument(dsn), form=form)
+        asyncio.run(_status(run, look, every=every if watch else None))
     except KeyboardInterrupt:
         if not watch:
             raise
     return 0
 
 
-async def _status(wanted: str | None, dsn: str, *, journal: Path, every: float | None, form: str) -> None:
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class _Look:
+    """How to look, and how to show it; `where` is what a command needs behind it to reach the same server."""
+
+    journal: Path
+    dsn: str
+    where: str
+    form: str
+
+
+async def _status(wanted: str | None, look: _Look, *, every: float | None) -> None:
     from runner.cli.enriching import recorded_runs
+    from runner.cli.finding import find_live_run
     from runner.gateway.activity import Observer
 
     ledger = ledger_schema()
-    observer = await Observer.connect(dsn, ledger=ledger)
+    observer = await Observer.connect(look.dsn, ledger=ledger)
     try:
-        looked = _narrowed(await observer.look(), wanted)
-        _show(looked, form, await recorded_runs(observer, looked, journal, ledger), again=every is not None)
-        while every is not None and (wanted is None or looked.runs):
+        looked = await observer.look()
+        run = None if wanted is None else find_live_run(looked, wanted, look.journal, look.where).run
+        while True:
+            looked = _only(looked, run)
+            records = await recorded_runs(observer, looked, look.journal, ledger)
+            _show(looked, look, records, run=run, again=every is not None)
+            if every is None or (run is not None and not looked.runs):
+                return
             await asyncio.sleep(every)
-            looked = _only(await observer.look(), looked.runs[0].run if wanted is not None else None)
-            _show(looked, form, await recorded_runs(observer, looked, journal, ledger), again=True)
+            looked = await observer.look()
     finally:
         await observer.close()
-
-
-def _narrowed(activity: Activity, wanted: str | None) -> Activity:
-    from runner.engine.activity import find_run
-
-    return activity if wanted is None else dataclasses.replace(activity, runs=(find_run(activity.runs, wanted),))
 
 
 def _only(activity: Activity, run: str | None) -> Activity:
@@ -77,16 +86,18 @@ def _only(activity: Activity, run: str | None) -> Activity:
     return dataclasses.replace(activity, runs=tuple(one for one in activity.runs if run in (None, one.run)))
 
 
-def _show(activity: Activity, form: str, records: Mapping[str, RecordSummary], *, again: bool) -> None:
+def _show(
+    activity: Activity, look: _Look, records: Mapping[str, RecordSummary], *, run: str | None, again: bool
+) -> None:
     from runner.reports.status import status_data, status_lines
 
-    if form == "json":
+    if look.form == "json":
         say_json(status_data(activity, records=records), indent=None if again else 2)
         sys.stdout.flush()
         return
     terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else 80
-    lines = list(status_lines(activity, width=width, records=records))
+    width = shutil.get_terminal_size().columns if terminal else None
+    lines = list(status_lines(activity, width=width, records=records, run=run, where=look.where))
     if again and terminal:
         click.echo(_HOME_AND_CLEAR, nl=False)
     say_lines([*lines, ""] if again and not terminal else lines)

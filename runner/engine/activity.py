@@ -148,7 +148,10 @@ class LiveRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
-    """One look at a server. `sees_all`: this role may see the texts of everybody's workers."""
+    """One look at a server. `sees_all`: this role may see the texts of everybody's workers.
+
+    On a `standby` nothing runs, and what its primary runs is not seen.
+    """
 
     at: float
     version: str
@@ -156,6 +159,11 @@ class Activity:
     user: str
     sees_all: bool
     runs: tuple[LiveRun, ...] = ()
+    standby: bool = False
+
+
+#: Why nothing is seen on a standby.
+ON_A_STANDBY = "This server is a standby, and runs live on its primary (target_session_attrs=primary in --dsn)."
 
 
 def end_sessions(run: str) -> str:
@@ -164,10 +172,11 @@ def end_sessions(run: str) -> str:
     return f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {name};"  # noqa: S608
 
 
-def find_run(runs: Sequence[LiveRun], wanted: str) -> LiveRun:
+def find_run(runs: Sequence[LiveRun], wanted: str, *, otherwise: str = "Nothing of jobplan lives there.") -> LiveRun:
     """Return the run whose id is `wanted` or begins with it.
 
-    UsageError, naming the runs that are there, if it is none or more than one.
+    UsageError, naming the runs that are there, if it is none or more than one; `otherwise` is what it says if none is
+    there.
     """
     found = [run for run in runs if run.run == wanted] or [run for run in runs if run.run.startswith(wanted)]
     if len(found) == 1:
@@ -175,5 +184,5 @@ def find_run(runs: Sequence[LiveRun], wanted: str) -> LiveRun:
     there = ", ".join(run.run for run in (found or runs))
     if found:
         raise UsageError(f"{wanted!r} begins more than one run that lives on the server: {there}.")
-    hint = f"There are: {there}." if runs else "Nothing of jobplan lives there."
+    hint = f"There are: {there}." if runs else otherwise
     raise UsageError(f"no run {wanted!r} lives on the server.", hint=hint)

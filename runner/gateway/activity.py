@@ -76,13 +76,14 @@ class Observer:
         place, sessions, blocking, progress = await self._run(
             ("whereabouts", ()), ("live_sessions", ()), ("blocking", ()), ("progress", ())
         )
-        at, version, database, user, sees_all = place.rows[0]
+        at, version, database, user, sees_all, standby = place.rows[0]
         return Activity(
             at=float(at or 0.0),
             version=version or "",
             database=database or "",
             user=user or "",
             sees_all=sees_all == "t",
+            standby=standby == "t",
             runs=read_runs(sessions.rows, blocking.rows, progress.rows),
         )
 

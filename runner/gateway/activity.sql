@@ -1,9 +1,10 @@
 -- What jobplan asks of a server about runs that it did not start itself. Nothing here needs the extension.
 
 -- name: whereabouts
--- The server's clock, its version, where and who this session is, and whether it may see the texts of others.
+-- The server's clock, its version, where and who this session is, whether it may see the texts of others, and whether
+-- the server is a standby.
 SELECT extract(epoch FROM clock_timestamp()), current_setting('server_version'), current_database(), session_user,
-       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
+       pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), pg_is_in_recovery()
 
 -- name: live_sessions
 -- Every session that has a name of jobplan's. A role without rights on it sees a NULL for backend_type and

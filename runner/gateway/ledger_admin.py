@@ -34,12 +34,14 @@ _WHO_MAY = (
 class LedgerStatus:
     """What there is; times are as the server writes them, in UTC.
 
-    `version` is None if there is no ledger, or if this role may not look into it (`readable`).
+    `version` is None if there is no ledger, or if this role may not look into it (`readable`). On a
+    `standby` nobody can write.
     """
 
     schema: str
     version: int | None = None
     writable: bool = False
+    standby: bool = False
     readable: bool = True
     runs: int = 0
     unfinished: int = 0
@@ -125,6 +127,7 @@ class LedgerAdmin:
             schema=self._schema,
             version=version,
             writable=found[2] is False and found[3] is True,
+            standby=found[2] is True,
             runs=runs,
             unfinished=unfinished,
             events=events,

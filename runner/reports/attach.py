@@ -99,14 +99,16 @@ def attach_lines(
     gone: Sequence[Gone],
     leftovers: Sequence[tuple[str, tuple[str, ...]]],
     record: RecordSummary | None = None,
+    *,
+    where: str = "",
 ) -> Iterator[str]:
-    """Yield the lines that sum up."""
+    """Yield the lines that sum up; `where` is what a command needs behind it to reach the same server."""
     for one in gone:
         yield gone_words(one) + _recorded_words(one.worker.step, record)
     yield f"run {run.run}: nothing of it lives on the server any longer"
     if record is not None:
         yield f"its record: {record.steps} ({record.where})"
-        yield from _open_words(run, gone, record)
+        yield from _open_words(run, gone, record, where)
     elif gone:
         yield "how a worker ended is known to its runner and to the run's record only; the server does not keep it"
     for what, repairs in leftovers:
@@ -114,11 +116,12 @@ def attach_lines(
         yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(repairs))
 
 
-def _open_words(run: LiveRun, gone: Sequence[Gone], record: RecordSummary) -> Iterator[str]:
+def _open_words(run: LiveRun, gone: Sequence[Gone], record: RecordSummary, where: str) -> Iterator[str]:
     known = record.committed | frozenset(record.ends)
     if record.counts and not record.finished and any(one.worker.step not in known for one in gone):
         how = " --from-ledger" if record.source == "ledger" else ""
-        yield f"it does not say how each of them ended; jobplan resume {run.run}{how} finds out, and finishes the run"
+        command = f"jobplan resume {run.run}{how}{where}"
+        yield f"it does not say how each of them ended; {command} finds out, and finishes the run"
 
 
 def _recorded_words(step: str, record: RecordSummary | None) -> str:

@@ -32,6 +32,8 @@ class Cancelled:
     #: The step that was meant, if not the run; and how many of it the runner says that are not over.
     step: str | None = None
     concerned: int | None = None
+    #: What a command needs behind it to reach the same server.
+    where: str = ""
     #: Whether the runner has said that it has heard.
     answered: bool = False
     #: False: the runner lives, and takes no request from this role.
@@ -59,7 +61,7 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
     for worker in done.left:
         yield _left_words(worker)
     if any(worker.detached for worker in done.left):
-        yield f"  stop them too: jobplan cancel {done.run.run} --detached"
+        yield f"  stop them too: jobplan cancel {done.run.run} --detached{done.where}"
     if not done.heeded:
         yield "its runner is alive and goes on: it takes no request from a role that may not stop its workers"
     if done.still:
@@ -81,7 +83,7 @@ def _runner_lines(done: Cancelled) -> Iterator[str]:
         return
     elif not done.answered:
         what = "start more" if done.step is None else "begin the step again"
-        yield f"its runner is alive and has not answered: it may {what}; see jobplan status {done.run.run}"
+        yield f"its runner is alive and has not answered: it may {what}; see jobplan status {done.run.run}{done.where}"
         yield f"  if its machine is gone, end its sessions, then cancel again: {end_sessions(done.run.run)}"
     elif done.step is None:
         yield "its runner is alive and was told: it starts nothing more but finally steps, and reports by whom"
@@ -100,7 +102,8 @@ def _left_words(worker: LiveWorker) -> str:
 
 def _still_lines(done: Cancelled) -> Iterator[str]:
     if done.refused is None:
-        yield "it stops when it next looks for a signal; see what it is at: jobplan status " + done.run.run
+        command = f"jobplan status {done.run.run}{done.where}"
+        yield f"it stops when it next looks for a signal; see what it is at: {command}"
         return
     yield f"not allowed: {done.refused}"
 

@@ -13,7 +13,16 @@ from typing import Any
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
-from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession, end_sessions
+from runner.engine.activity import (
+    ON_A_STANDBY,
+    Activity,
+    LiveRun,
+    LiveWorker,
+    Other,
+    Progress,
+    RunnerSession,
+    end_sessions,
+)
 from runner.identity import run_of, step_of
 from runner.reports.visible import visible
 from runner.sql.params import quote_identifier
@@ -22,6 +31,7 @@ from runner.sql.params import quote_identifier
 _SEE = "pg_read_all_stats"
 _QUEUE_FULL = "IPC: MessageQueuePutMessage"
 _NARROWEST = 40
+_ENDLESS = 1_000_000
 #: Lines that one fact may take.
 _MOST_LINES = 4
 #: Characters of a step's id on a line.
@@ -48,18 +58,32 @@ class RecordSummary:
 
 
 def status_lines(
-    activity: Activity, *, width: int = 80, records: Mapping[str, RecordSummary] | None = None
+    activity: Activity,
+    *,
+    width: int | None = 80,
+    records: Mapping[str, RecordSummary] | None = None,
+    run: str | None = None,
+    where: str = "",
 ) -> Iterator[str]:
-    """Yield the lines that describe one look; none is longer than `width`, but for commands to copy."""
-    width = max(width, _NARROWEST)
-    runs, workers = len(activity.runs), sum(len(run.workers) for run in activity.runs)
+    """Yield the lines that describe one look; none is longer than `width`, but for commands to copy. None: no limit.
+
+    `run` is the only one that was wanted, if it was not all of them; `where` is what a command needs behind it to reach
+    the same server.
+    """
+    width = _ENDLESS if width is None else max(width, _NARROWEST)
+    runs, workers = len(activity.runs), sum(len(one.workers) for one in activity.runs)
+    nothing = "nothing of jobplan lives here" if run is None else f"nothing of run {run} lives here any longer"
     server = f"PostgreSQL {activity.version.partition(' ')[0]}, {activity.database}"
-    counts = f"{_counted(runs, 'run')}, {_counted(workers, 'worker')}" if runs else "nothing of jobplan lives here"
+    counts = f"{_counted(runs, 'run')}, {_counted(workers, 'worker')}" if runs else nothing
     yield _fit(f"{rfc3339(activity.at)[11:19]}Z {server}: {counts}", width)
-    for run in _worst_runs_first(activity):
+    if activity.standby:
+        yield from _wrap(ON_A_STANDBY, width)
+    for one in _worst_runs_first(activity):
         yield ""
-        yield from _run_lines(run, activity.at, width, (records or {}).get(run.run))
-    if any(not worker.visible for run in activity.runs for worker in run.workers):
+        yield from _run_lines(one, activity.at, width, (records or {}).get(one.run))
+        if one.workers:
+            yield f"  follow: jobplan attach {one.run}{where}   stop: jobplan cancel {one.run}{where}"
+    if any(not worker.visible for one in activity.runs for worker in one.workers):
         yield ""
         yield "Some workers belong to roles whose work this one may not see. A superuser can allow it:"
         yield f"  GRANT {_SEE} TO {quote_identifier(activity.user)};"
@@ -91,8 +115,6 @@ def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | Non
         yield from _worker_lines(worker, now, width)
     if run.silence(now) is not None:
         yield f"  if its machine is gone: {end_sessions(run.run)}"
-    if run.workers:
-        yield f"  follow: jobplan attach {run.run}   stop: jobplan cancel {run.run}"
 
 
 def _unseen(run: LiveRun, record: RecordSummary) -> list[str]:
@@ -255,6 +277,7 @@ def status_data(activity: Activity, *, records: Mapping[str, RecordSummary] | No
         "database": activity.database,
         "user": activity.user,
         "sees_all": activity.sees_all,
+        "standby": activity.standby,
         "runs": [_run_data(run, activity.at, (records or {}).get(run.run)) for run in _worst_runs_first(activity)],
     }
 

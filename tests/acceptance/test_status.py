@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from tests.acceptance.console import Database, Jobplan, Ran, Started, until
 
@@ -95,7 +96,6 @@ def test_after_kill_9_another_shell_sees_stops_and_follows_what_is_left(
     assert f"run {run} of trial: RUNNER GONE, 4 workers without it (" in shown.out
     for step in ("a", "b[*/ x]", "b[größe]", "c", "away (detach)"):
         assert f"  {step}: pid " in shown.out
-    assert all(len(line) <= 80 for line in shown.out.splitlines())
     data = json.loads(on_call("status", "--format", "json", run[:9]).out)
     (told,) = data["runs"]
     assert (told["run"], told["runner"]["alive"], len(told["workers"])) == (run, False, 5)
@@ -282,12 +282,27 @@ def test_unknown_runs_servers_and_durations(on_call: OnCall, jobplan: Jobplan, d
         assert unknown.code == 2
         assert "no run 'nonsense' lives on the server" in unknown.err
         assert run in unknown.err
+        assert "Its record" not in unknown.err
         nowhere = on_call(command, "x", "--dsn", "host=127.0.0.1 port=1")
         assert nowhere.code == 4
+    for short in (run[:2], run[:7]):
+        assert on_call("status", short).code == 0
+        too_little = on_call("cancel", short)
+        assert (too_little.code, f"{short!r} is too little of an id to cancel a run by" in too_little.err) == (2, True)
+        assert f"{run[:8]} would do for run {run}." in too_little.err
+    assert db.workers() == ["one"]
     assert on_call("cancel", run, "--timeout", "soon").code == 2
     assert on_call("cancel", run, "--step", "x" * 501).code == 2
+    hidden = "not for every terminal"
+    shown = on_call("status", "--dsn", make_conninfo(db.dsn, password=hidden)).out
+    assert (f"attach {run} --dsn " in shown, hidden in shown) == (True, False)
     assert on_call("cancel", run).code == 0
     started.ended()
+    for command in ("status", "cancel", "attach"):
+        gone = jobplan(command, run[:9], "--dsn", db.dsn)
+        assert (gone.code, f"no run {run[:9]!r} lives on the server" in gone.err) == (2, True)
+        assert f"Its record is in .jobplan/runs/{run}: jobplan show {run} says how it was" in gone.err
+        assert f"jobplan resume {run} --dsn " in gone.err
 
 
 def test_watch_looks_again_until_the_run_has_gone(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
@@ -297,7 +312,14 @@ def test_watch_looks_again_until_the_run_has_gone(jobplan: Jobplan, db: Database
     db.until_workers("one")
     run = run_of(db)
     watching = on_call.start("status", run, "--watch", "--every", "0.2", "--format", "json")
-    until(lambda: bool(db.column(LOOKED)))
+    reading = on_call.start("status", run, "--watch", "--every", "0.2")
+    seen: set[int] = set()
+
+    def both_have_looked() -> bool:
+        seen.update(db.column(LOOKED))
+        return len(seen) == 2
+
+    until(both_have_looked)
     started.send(signal.SIGINT)
     started.ended()
     watched = watching.ended()
@@ -305,6 +327,7 @@ def test_watch_looks_again_until_the_run_has_gone(jobplan: Jobplan, db: Database
     looks = [json.loads(line) for line in watched.out.splitlines()]
     assert [worker["step"] for worker in looks[0]["runs"][0]["workers"]] == ["one"]
     assert looks[-1]["runs"] == []
+    assert reading.ended().out.rstrip().endswith(f": nothing of run {run} lives here any longer")
 
 
 def test_a_worker_that_is_blocked_by_somebody_names_them(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:

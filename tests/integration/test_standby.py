@@ -65,7 +65,17 @@ def test_the_commands_say_what_is_the_matter(standby: str, tmp_path: Path) -> No
             told = jobplan(*command, "--dsn", standby)
             assert told.code == 4, told.out + told.err
             assert "pg_background can start no worker on a standby" in told.out
-        assert "nothing of jobplan lives here" in jobplan("status", "--dsn", standby).out
-        assert jobplan("ledger", "status", "--dsn", standby).code == 3
+        told = jobplan("status", "--dsn", standby)
+        assert told.code == 0
+        assert "nothing of jobplan lives here" in told.out
+        assert "This server is a standby, and runs live on its primary" in told.out
+        for name in ("status", "attach", "cancel"):
+            refused = jobplan(name, "260101-abcdef", "--dsn", standby)
+            assert refused.code == 2
+            assert "This server is a standby, and runs live on its primary" in refused.err
+        ledger = jobplan("ledger", "status", "--dsn", standby)
+        assert ledger.code == 3
+        assert "this server is a standby: runs, and their ledger, are written on its primary" in ledger.out
+        assert "role" not in ledger.out
     finally:
         jobplan.close()

@@ -9,7 +9,7 @@ import pytest
 from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession, end_sessions
 from runner.engine.events import Worker
 from runner.identity import worker_name
-from runner.reports.attach import HEARTBEAT, Follower, attach_data, attach_lines
+from runner.reports.attach import HEARTBEAT, Follower, Gone, attach_data, attach_lines
 from runner.reports.cancel import Cancelled, cancel_data, cancel_lines
 from runner.reports.status import RecordSummary
 from tests.builders import looked_label
@@ -256,6 +256,21 @@ def test_a_living_runner_that_does_not_answer_may_go_on(
         f"  if its machine is gone, end its sessions, then cancel again: {end_sessions(RUN)}",
     ]
     assert cancel_data(done)["runner_answered"] is False
+
+
+def test_commands_lead_to_the_same_server() -> None:
+    done = replace(DONE, asked=[(A, None)], left=[AWAY], runner_alive=True, where=" --dsn dbname=app")
+    commands = [line.split("jobplan ")[1] for line in cancel_lines(done) if "jobplan " in line]
+    assert commands == [
+        f"status {RUN} --dsn dbname=app",
+        f"cancel {RUN} --detached --dsn dbname=app",
+        f"status {RUN} --dsn dbname=app",
+    ]
+    record = RecordSummary(plan="p", steps="1 running", where="ledger", source="ledger", counts={"running": 1})
+    gone = Gone(worker=A, seconds=1.0, at_deadline=False)
+    assert f"jobplan resume {RUN} --from-ledger --dsn dbname=app finds out" in "".join(
+        attach_lines(DONE.run, [gone], [], record, where=" --dsn dbname=app")
+    )
 
 
 def test_the_sql_that_ends_a_runners_sessions_is_safe_to_copy() -> None:

@@ -18,6 +18,8 @@ import click
 import pytest
 
 from runner.cli import cli
+from runner.cli.cancel import _check_meant
+from runner.cli.finding import find_live_run
 from runner.cli.resume import changed, finished_line
 from runner.engine import events as ev
 from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
@@ -114,6 +116,14 @@ def _said() -> Iterator[str]:
         committed=frozenset({"commits"}),
     )
     yield from status_lines(look(LiveRun(run=RUN, database="app", workers=(A,))), width=200, records={RUN: record})
+    yield from status_lines(look(), run="260131-k7f3qz", width=200)
+    yield from status_lines(replace(look(), standby=True), width=200)
+    with pytest.raises(JobplanError) as caught:
+        find_live_run(look(), "RUN", Path("/nowhere"), "")
+    yield str(caught.value)
+    with pytest.raises(JobplanError) as caught:
+        _check_meant(RUN, "26")
+    yield str(caught.value)
     yield ON_STANDBY
     yield from _cancelled()
     yield from _followed()

@@ -209,6 +209,26 @@ def test_a_silent_runner_comes_before_one_that_looks_after_its_run() -> None:
     assert [run["run"] for run in status_data(look(lively, silent))["runs"]] == [DEAD, ALIVE]
 
 
+def test_nothing_and_why() -> None:
+    head = "00:00:00Z PostgreSQL 18.6, app: "
+    assert list(status_lines(look())) == [f"{head}nothing of jobplan lives here"]
+    assert list(status_lines(look(), run=DEAD, width=None)) == [f"{head}nothing of run {DEAD} lives here any longer"]
+    assert list(status_lines(replace(look(), standby=True), width=None)) == [
+        f"{head}nothing of jobplan lives here",
+        "This server is a standby, and runs live on its primary (target_session_attrs=primary in --dsn).",
+    ]
+    assert status_data(replace(look(), standby=True))["standby"] is True
+
+
+def test_commands_lead_to_the_same_server_and_what_is_piped_is_whole() -> None:
+    lines = list(status_lines(STORY, width=None, where=" --dsn dbname=app"))
+    assert f"  follow: jobplan attach {DEAD} --dsn dbname=app   stop: jobplan cancel {DEAD} --dsn dbname=app" in lines
+    assert (
+        "    waits for ShareLock on t, held up by pid 4711 (alice, idle in transaction for 12m00s): UPDATE orders"
+        in lines
+    )
+
+
 def test_programs_get_the_same() -> None:
     data = json.loads(json.dumps(status_data(STORY)))
     assert [run["run"] for run in data["runs"]] == [DEAD, ALIVE]
