@@ -225,6 +225,25 @@ def _retrying(event: ev.StepRetrying, state: RunState) -> str:
     return f"{event.step}: another attempt in {delay} after: {error_text(error)}"
 
 
+def _by_whom(record: StepRecord, state: RunState) -> str | None:
+    """Return who asked through the server for a step's end: for one with instances, for that of any of them."""
+    if record.instances is None:
+        return record.last.cancelled_by if record.last is not None else None
+    names = dict.fromkeys(
+        one.cancelled_by or _by_whom(one, state)
+        for one in (state.records[key] for key in record.instances)
+        if one.state is StepState.CANCELLED
+    )
+    return ", ".join(name for name in names if name is not None) or None
+
+
+def _is_by_somebody_else(record: StepRecord, state: RunState) -> bool:
+    if record.instances is None:
+        return record.cancel_reason is None
+    ended = (state.records[key] for key in record.instances)
+    return any(one.state is StepState.CANCELLED and one.cancel_reason is None for one in ended)
+
+
 def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
     record = state.records[event.step]
     words = f"{event.step}: {event.state.replace('_', ' ')}"
@@ -234,10 +253,10 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
     last_stopped = record.last is not None and record.last.outcome in (ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN)
     if event.state == StepState.CANCELLED and record.cancelled_by is not None and not last_stopped:
         return f"{words}: {error_text(event.error)}"
-    by = record.last.cancelled_by if record.last is not None else None
+    by = _by_whom(record, state)
     if by is not None:
         words += f" by {by}" if event.state == StepState.CANCELLED else f", {by} having asked for its end"
-    elif event.state == StepState.CANCELLED and record.cancel_reason is None:
+    elif event.state == StepState.CANCELLED and _is_by_somebody_else(record, state):
         words += " by somebody else on the server"
     if event.error is not None:
         place = place_in_plan(event.error, record, state, run_id)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable
 
 import pytest
 
 from runner.engine import events as ev
+from runner.engine.fold import apply
 from runner.engine.loop import Run
 from runner.engine.scheduler import run_status
 from runner.engine.settling import settle
-from runner.engine.state import StepState
+from runner.engine.state import StepState, initial_state
 from runner.errors import GroupHeldError
 from runner.gateway.base import GroupHolder, StepCancel
 from runner.gateway.fake import FakeGateway, Script
 from runner.plan.model import Concurrency, ForEach, Need, NeedOn, OnConflict, OnRunnerExit, Plan, Retry, Step
+from runner.reports.plain import Plain, Verbosity, lines_for
 from tests.builders import Recorder, new_run, plan, step
 
 BY = "alice@laptop (role dba)"
@@ -174,6 +177,27 @@ async def test_a_request_for_a_step_means_its_instances() -> None:
     assert [event.step for event in recorder.of(ev.StepCancelRequested)] == ["a[x]", "a[y]", "a[z]"]
     assert len(gateway.launched) == 1
     assert gateway.answers == [("a", 3)]
+    state, told = initial_state(plan(each, slots=1)), io.StringIO()
+    sink = Plain(told, "260101-abcdef", Verbosity.NORMAL)
+    for event in recorder.events:
+        apply(state, event)
+        sink.handle(event, state)
+    (line,) = (line for line in told.getvalue().splitlines() if "Z a: " in line and "cancelled" in line)
+    assert f" by {BY}" in line
+    assert "somebody else" not in line
+
+
+async def test_a_step_whose_instances_ctrl_c_has_stopped_blames_nobody() -> None:
+    each = step("a", "long", for_each=ForEach(as_="t", items=("x", "y")))
+    run, recorder = new_run(plan(each), FakeGateway(scripts={"long": LONG}))
+    task = asyncio.create_task(run.execute())
+    async with asyncio.timeout(20):
+        while len(recorder.of(ev.AttemptRunning)) < 2:  # noqa: ASYNC110 - the run sets no event
+            await asyncio.sleep(0)
+        run.interrupt(2)
+        state = (await task).state
+    (end,) = recorder.of(ev.StepFinished, "a")
+    assert "by " not in "".join(lines_for(end, state, Verbosity.NORMAL, "260101-abcdef"))
 
 
 async def test_a_request_for_what_is_not_there_or_over_is_answered() -> None:
