@@ -271,12 +271,20 @@ def read_leftover(kind: str, name: str, parent: str) -> Leftover:
             repair=(f"ALTER TABLE {parent} DETACH PARTITION {name} FINALIZE;",),
         )
     drop = f"DROP INDEX CONCURRENTLY {name};"
-    if _is_copy(name):
+    of_reindex = _of_reindex(name)
+    if of_reindex == "_ccnew":
         return Leftover(what=f"index {name} of {parent} is a copy that nobody finished", repair=(drop,))
+    if of_reindex == "_ccold":
+        return Leftover(
+            what=f"index {name} of {parent} is the old one, and the new one is in its place", repair=(drop,)
+        )
     return Leftover(what=f"index {name} of {parent} is INVALID", repair=(f"REINDEX INDEX CONCURRENTLY {name};", drop))
 
 
-def _is_copy(name: str) -> bool:
-    """Say whether REINDEX CONCURRENTLY made it: it numbers the name if the first one is taken."""
+def _of_reindex(name: str) -> str | None:
+    """Return the suffix that REINDEX CONCURRENTLY gave it; it numbers the name if the first one is taken.
+
+    The new index is `_ccnew` until both swap their names; from then on the old one is `_ccold`.
+    """
     stem = name.strip('"').rstrip("0123456789")
-    return stem.endswith(("_ccnew", "_ccold"))
+    return next((suffix for suffix in ("_ccnew", "_ccold") if stem.endswith(suffix)), None)

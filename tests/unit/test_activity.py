@@ -6,7 +6,7 @@ import pytest
 
 from runner.engine.activity import find_run
 from runner.errors import UsageError
-from runner.gateway.activity import read_runs
+from runner.gateway.activity import read_leftover, read_runs
 from runner.gateway.replies import Row
 from runner.identity import WorkerLabel, runner_name, worker_name
 from tests.builders import looked_label
@@ -125,3 +125,15 @@ def test_a_label_is_kept_as_it_was_written() -> None:
     (run,) = read_runs([worker(1, "größe[*/]")], [], [])
     assert run.workers[0].label == looked_label(RUN, "größe[*/]")
     assert isinstance(run.workers[0].label, WorkerLabel)
+
+
+@pytest.mark.parametrize("name", ["public.i_{}", 'public."I x_{}"', "i_{}2"])
+@pytest.mark.parametrize(
+    ("suffix", "what"),
+    [("ccnew", "a copy that nobody finished"), ("ccold", "the old one, and the new one is in its place")],
+)
+def test_what_a_reindex_concurrently_leaves(name: str, suffix: str, what: str) -> None:
+    index = name.format(suffix)
+    found = read_leftover("index", index, "t")
+    assert found.what == f"index {index} of t is {what}"
+    assert found.repair == (f"DROP INDEX CONCURRENTLY {index};",)

@@ -134,6 +134,7 @@ def _cancelled() -> Iterator[str]:
     found = [
         ("index", "i", "t"),
         ("index", "i_ccnew", "t"),
+        ("index", "i_ccold", "t"),
         ("partition", "p1", "p"),
     ]
     leftovers = [(one.what, one.repair) for one in (read_leftover(*names) for names in found)]
