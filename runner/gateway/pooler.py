@@ -18,6 +18,7 @@ from runner.errors import PreflightError
 PATIENCE = 10.0
 #: Who is asked for its process, one after the other; the pattern has no period that a pool could be in step with.
 _TURNS = (0, 0, 1, 0, 1, 1, 0, 1)
+SHARED = "a connection pooler stands before the server and gives each transaction another session"
 _HINT = "Connect to PostgreSQL itself (its own host and port in --dsn), or to a pool that keeps sessions."
 
 
@@ -44,9 +45,7 @@ async def refuse_shared_sessions(connection: psycopg.AsyncConnection[Any], conni
     served = [{process for who, process in zip(_TURNS, processes, strict=True) if who == turn} for turn in (0, 1)]
     if served[0] & served[1] or max(map(len, served)) > 1:
         raise PreflightError(
-            "a connection pooler stands before the server and gives each transaction another session (pool_mode is"
-            " transaction or statement); a run needs sessions of its own.",
-            hint=_HINT,
+            f"{SHARED} (pool_mode is transaction or statement); a run needs sessions of its own.", hint=_HINT
         )
 
 

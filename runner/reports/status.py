@@ -130,7 +130,9 @@ def _runner_words(run: LiveRun, now: float, record: RecordSummary | None) -> str
         return words if run.workers else f"{words}, no worker now"
     orphans = len(run.orphans)
     if orphans:
-        return f"RUNNER GONE, {_counted(orphans, 'worker')} without it"
+        unseen = any(not worker.visible for worker in run.orphans)
+        perhaps = "; some may be detached, which this role may not see" if unseen else ""
+        return f"RUNNER GONE, {_counted(orphans, 'worker')} without it{perhaps}"
     ended = "it has finished" if record is not None and record.finished else "runner gone"
     return f"{ended}, {_counted(len(run.workers), 'detached worker')}"
 
@@ -228,8 +230,10 @@ def progress_words(progress: Progress) -> str:
     """Say what the server tells of a maintenance command."""
     of = f" of {progress.relation}" if progress.relation else ""
     words = f"{progress.command}{of}: {progress.phase}"
+    if progress.done > progress.total > 0:
+        return words  # the server counts on while it begins anew, or finds more than it expected
     if progress.total:
-        share = min(100, 100 * progress.done // progress.total)
+        share = 100 * progress.done // progress.total
         return f"{words}, {share}% ({progress.done:,} of {progress.total:,} {progress.unit})"
     return f"{words}, {progress.done:,} {progress.unit}" if progress.done else words
 

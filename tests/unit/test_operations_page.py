@@ -31,6 +31,7 @@ from runner.errors import JobplanError, OpenQuestionError
 from runner.gateway.activity import read_leftover
 from runner.gateway.base import Chronicle, GroupHolder
 from runner.gateway.fake import FakeGateway
+from runner.gateway.pooler import SHARED
 from runner.gateway.server import ON_STANDBY
 from runner.identity import worker_name
 from runner.records.journal import Journal
@@ -116,6 +117,10 @@ def _said() -> Iterator[str]:
         committed=frozenset({"commits"}),
     )
     yield from status_lines(look(LiveRun(run=RUN, database="app", workers=(A,))), width=200, records={RUN: record})
+    over = replace(record, finished=True)
+    yield from status_lines(look(LiveRun(run=RUN, database="app", workers=(AWAY,))), width=200, records={RUN: over})
+    unseen = replace(A, visible=False, label=None)
+    yield from status_lines(look(LiveRun(run=RUN, database="app", workers=(unseen,))), width=200)
     yield from status_lines(look(), run="260131-k7f3qz", width=200)
     yield from status_lines(replace(look(), standby=True), width=200)
     with pytest.raises(JobplanError) as caught:
@@ -124,6 +129,8 @@ def _said() -> Iterator[str]:
     with pytest.raises(JobplanError) as caught:
         _check_meant(RUN, "26")
     yield str(caught.value)
+    yield from ("sorry, too many clients already", "remaining connection slots are reserved")  # the server's
+    yield SHARED
     yield ON_STANDBY
     yield from _cancelled()
     yield from _followed()

@@ -169,7 +169,7 @@ def test_what_a_worker_is_at(changes: dict[str, Any], expected: str) -> None:
         (Progress(command="VACUUM", phase="p", relation="t", done=1, total=3), "VACUUM of t: p, 33% (1 of 3 blocks)"),
         (Progress(command="COPY", phase="file", done=1234, unit="rows"), "COPY: file, 1,234 rows"),
         (Progress(command="ANALYZE", phase="initializing"), "ANALYZE: initializing"),
-        (Progress(command="VACUUM", phase="p", done=5, total=3), "VACUUM: p, 100% (5 of 3 blocks)"),
+        (Progress(command="VACUUM", phase="p", done=5, total=3), "VACUUM: p"),
     ],
 )
 def test_progress(progress: Progress, expected: str) -> None:
@@ -207,6 +207,14 @@ def test_a_silent_runner_comes_before_one_that_looks_after_its_run() -> None:
     silent = LiveRun(run=DEAD, database="app", runner=(RunnerSession(pid=1, heard_at=NOW - 60.0),))
     lively = LiveRun(run=ALIVE, database="app", runner=(RunnerSession(pid=2, heard_at=NOW),))
     assert [run["run"] for run in status_data(look(lively, silent))["runs"]] == [DEAD, ALIVE]
+
+
+def test_who_may_not_see_a_worker_cannot_know_whether_it_is_a_detached_one() -> None:
+    workers = (worker(DEAD, "a", 1), replace(worker(DEAD, "b", 2), visible=False, label=None))
+    words = "RUNNER GONE, 2 workers without it; some may be detached, which this role may not see (database app)"
+    assert f"run {DEAD} of nightly: {words}" in list(
+        status_lines(look(LiveRun(run=DEAD, database="app", workers=workers)), width=None)
+    )
 
 
 def test_nothing_and_why() -> None:
