@@ -11,6 +11,7 @@ import click
 from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.journals import journal_option
 from runner.cli.ledger_options import ledger_schema, schema_option
+from runner.cli.next_command import written_out
 from runner.cli.saying import say, say_json
 from runner.durations import parse_duration
 from runner.errors import UsageError
@@ -97,7 +98,8 @@ def restore(run: str, dsn: str | None, schema: str | None, journal: Path) -> Non
     from runner.records.restoring import restore_journal
 
     found = _admin(dsn, schema).read(run)
-    say(str(restore_journal(journal, found.run_id, found.plans, found.events)))
+    instead = written_out("resume", found.run_id, journal=journal, dsn=chosen_dsn(dsn))
+    say(str(restore_journal(journal, found.run_id, found.plans, found.events, instead=instead)))
 
 
 @ledger.command()

@@ -15,6 +15,7 @@ from runner.cli.course import Course, conduct
 from runner.cli.exits import EXIT_CODES, exit_code_of
 from runner.cli.journals import journal_option
 from runner.cli.ledger_options import ledger_schema, no_ledger_option
+from runner.cli.next_command import written_out
 from runner.cli.reporting import report_option, wanted_reports
 from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
@@ -149,14 +150,15 @@ def _resume(options: Options) -> int:
 
 
 def _restored(options: Options) -> str:
-    """Write the journal anew from the ledger, and return the run's id. RecordError if there is a journal already."""
+    """Write the journal from the ledger, and return the run's id. RecordError if there is one that knows more."""
     from runner.gateway.ledger_admin import LedgerAdmin
     from runner.records.restoring import restore_journal
 
     if options.ledger is None:
         raise UsageError("--from-ledger and --no-ledger exclude each other.")
     found = LedgerAdmin(options.dsn, options.ledger).read(options.run)
-    restore_journal(options.journal, found.run_id, found.plans, found.events)
+    instead = written_out("resume", found.run_id, journal=options.journal, dsn=options.dsn)
+    restore_journal(options.journal, found.run_id, found.plans, found.events, instead=instead)
     return found.run_id
 
 

@@ -28,6 +28,8 @@ _WHO_MAY = (
     "To make one takes CREATE on the database, or on an empty schema of that name. To change or remove one takes its"
     " owner, who lets others write to it and read it with jobplan ledger install --grant ROLE."
 )
+#: A record is not found by making a ledger: whoever asks for it may have come to another server.
+_WHERE_THE_RUN_WAS = "Is that where the run was? Else say where with --dsn, or which schema with JOBPLAN_LEDGER_SCHEMA."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,7 @@ class LedgerAdmin:
     def upgrade(self, jobplan: str) -> tuple[int, int]:
         """Bring the ledger to this jobplan's version; the version before and the one now."""
         with self._connected() as connection:
-            version = self._installed_version(connection)
+            version = self._installed_version(connection, "Make it: jobplan ledger install")
             if version > VERSION:
                 raise self._too_new(version)
             if version < VERSION:
@@ -160,10 +162,13 @@ class LedgerAdmin:
     def read(self, name: str) -> LedgerRun:
         """Return the record of a run, by its id, its beginning, or `last`. RecordError if there is none, or several."""
         with self._connected() as connection:
-            self._require(self._installed_version(connection))
+            self._require(self._installed_version(connection, _WHERE_THE_RUN_WAS))
             found = [run for (run,) in connection.execute(self._block("ledger_find").encode(), [name]).fetchall()]
             if not found:
-                raise RecordError(f"there is no run {name!r} in the ledger in schema {self._schema}.")
+                raise RecordError(
+                    f"there is no run {name!r} in the ledger in schema {self._schema} of {_place(connection)}.",
+                    hint=_WHERE_THE_RUN_WAS,
+                )
             if len(found) > 1 and name not in ("last", found[0]):
                 raise RecordError(
                     f"{name!r} can be more than one run: {', '.join(found)} and perhaps others.",
@@ -231,11 +236,10 @@ class LedgerAdmin:
         (version,) = connection.execute(self._block("ledger_version").encode()).fetchall()[0]
         return int(version)
 
-    def _installed_version(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int:
+    def _installed_version(self, connection: psycopg.Connection[tuple[Any, ...]], hint: str | None = None) -> int:
         version = self._version(connection)
         if version is None:
-            hint = "Make it: jobplan ledger install"
-            raise RecordError(f"there is no ledger in schema {self._schema}.", hint=hint)
+            raise no_ledger(self._schema, _place(connection), hint)
         return version
 
     def _require(self, version: int) -> None:
@@ -254,6 +258,15 @@ class LedgerAdmin:
             self._do(connection, self._block(STEPS[to]))
             connection.execute(self._block("ledger_mark").encode(), [to, jobplan])
         self._do(connection, self._block("ledger_views"))
+
+
+def no_ledger(schema: str, place: str, hint: str | None) -> RecordError:
+    """Return the error for a ledger that is not there."""
+    return RecordError(f"there is no ledger in schema {schema} of {place}.", hint=hint)
+
+
+def _place(connection: psycopg.Connection[tuple[Any, ...]]) -> str:
+    return f"the database {connection.info.dbname} on {connection.info.host or 'this machine'}"
 
 
 def _quoted_role(role: str) -> str:

@@ -12,14 +12,20 @@ from runner.engine.decoding import from_json
 from runner.engine.state import initial_state
 from runner.errors import RecordError
 from runner.plan.resolved import plan_from_json
+from runner.records.folder import has_journal
 from runner.records.journal import Journal
+from runner.records.record import read_record
 from runner.records.told import state_told
 
 
-def restore_journal(root: Path, run_id: str, plans: Mapping[str, str], events: Sequence[Mapping[str, Any]]) -> Path:
+def restore_journal(
+    root: Path, run_id: str, plans: Mapping[str, str], events: Sequence[Mapping[str, Any]], *, instead: str
+) -> Path:
     """Write a run's journal from its events and its plans, by their SHA-256, both as JSON; return its folder.
 
-    RecordError if there is one already, if it cannot be written, or if this version cannot read what is there.
+    A journal that is there is gone on with if the ledger has all of its events: somebody restored it before, and the
+    run was refused then. RecordError if it has others, which names the command to go on by it `instead`; if it cannot
+    be written; or if this version cannot read what is there.
     """
     known = {digest: plan_from_json(text) for digest, text in plans.items()}
     history = [from_json(event) for event in events]
@@ -33,11 +39,31 @@ def restore_journal(root: Path, run_id: str, plans: Mapping[str, str], events: S
             f"the record that the ledger has of run {run_id} cannot be used: {error.message}",
             hint="Resume it where its journal is: that completes the ledger, too.",
         ) from error
-    with contextlib.closing(Journal.create(root, run_id, known[started.sha256])) as journal:
-        state = initial_state(known[started.sha256])
-        for event in history:
-            journal.handle(event, state)
+    begun = known[started.sha256]
+    there = has_journal(root / run_id)
+    if not there or _lacking(root, run_id, history, instead):
+        journal = Journal.reopen(root, run_id, begun) if there else Journal.create(root, run_id, begun)
+        with contextlib.closing(journal):
+            state = initial_state(begun)
+            for event in _lacking(root, run_id, history, instead) if there else history:
+                journal.handle(event, state)
     for digest, plan in known.items():
         if digest != started.sha256:
             Journal.reopen(root, run_id, plan).close()
     return root / run_id
+
+
+def _lacking(root: Path, run_id: str, history: Sequence[ev.Event], instead: str) -> Sequence[ev.Event]:
+    """Return the events that the ledger has and the journal lacks. RecordError unless they continue it.
+
+    That somebody waits to go on with a run is told to its journal alone, and is of no consequence.
+    """
+    kept = [event for event in read_record(root, run_id).events if not isinstance(event, ev.GroupWaiting)]
+    told = [event for event in history if not isinstance(event, ev.GroupWaiting)]
+    if told[: len(kept)] != kept:
+        raise RecordError(
+            f"there is a run {run_id} in {root} already, and its journal has what the ledger does not have: it is not "
+            "overwritten.",
+            hint=f"Go on by it: {instead}",
+        )
+    return told[len(kept) :]

@@ -7,9 +7,11 @@ import signal
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
 from tests.acceptance.console import Database, Jobplan, until
 
+_WHERE_ELSE = " Is that where the run was? Else say where with --dsn, or which schema with JOBPLAN_LEDGER_SCHEMA."
 STEPS = """
     - {id: one, sql: INSERT INTO done VALUES ('one')}
     - {id: two, sql: SELECT 1/0, allow_failure: true}
@@ -74,10 +76,25 @@ def test_a_schema_that_cannot_be_is_refused(jobplan: Jobplan, arguments: tuple[s
 
 
 def test_what_cannot_be_done_is_said_in_a_line(jobplan: Jobplan, done: Database) -> None:
-    for command in (("upgrade",), ("purge", "--older-than", "1d"), ("remove", "--yes"), ("restore", "last")):
+    database, host = done.value("SELECT current_database()"), conninfo_to_dict(done.dsn)["host"]
+    for command, advice in (
+        (("upgrade",), " Make it: jobplan ledger install"),
+        (("purge", "--older-than", "1d"), ""),
+        (("remove", "--yes"), ""),
+        (("restore", "last"), _WHERE_ELSE),
+    ):
         ran = jobplan("ledger", *command, "--dsn", done.dsn)
         assert ran.code == 4
-        assert ran.err == "jobplan: there is no ledger in schema jobplan. Make it: jobplan ledger install\n"
+        assert ran.err == (
+            f"jobplan: there is no ledger in schema jobplan of the database {database} on {host}.{advice}\n"
+        )
+    resumed = jobplan("resume", "last", "--from-ledger", "--dsn", done.dsn)
+    assert resumed.code == 4
+    assert f"of the database {database} on {host}.{_WHERE_ELSE}" in resumed.err
+    assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
+    unknown = jobplan("resume", "260101-abcdef", "--from-ledger", "--dsn", done.dsn)
+    assert unknown.code == 4
+    assert f"in schema jobplan of the database {database} on {host}.{_WHERE_ELSE}" in unknown.err
     assert jobplan("ledger", "purge", "--older-than", "long ago", "--dsn", done.dsn).code == 2
 
 

@@ -208,13 +208,14 @@ async def test_a_journal_is_restored_as_it_was(database: str, tmp_path: Path) ->
     steps = (step("a", "SELECT 'ä'"), step("b", "SELECT 1/0"), step("c", "VACUUM", needs=["a"]))
     result, record = await run_plan(database, plan(*steps), run_id="restored", ledger="jobplan")
     found = admin.read("restored")
-    restore_journal(tmp_path, found.run_id, found.plans, found.events)
+    restore_journal(tmp_path, found.run_id, found.plans, found.events, instead="")
     restored = read_record(tmp_path, "restored")
     assert [event.name for event in restored.events] == [event.name for event in record.events]
     assert restored.state.counts() == result.state.counts()
     assert restored.plan.steps == plan(*steps).steps
-    with pytest.raises(RecordError, match="already"):
-        restore_journal(tmp_path, found.run_id, found.plans, found.events)
+    before = (tmp_path / "restored" / "events.jsonl").read_bytes()
+    restore_journal(tmp_path, found.run_id, found.plans, found.events, instead="")
+    assert (tmp_path / "restored" / "events.jsonl").read_bytes() == before
 
 
 async def test_what_a_killed_runner_has_left_can_be_restored(database: str, tmp_path: Path) -> None:
@@ -228,7 +229,7 @@ async def test_what_a_killed_runner_has_left_can_be_restored(database: str, tmp_
     await asyncio.gather(task, return_exceptions=True)
     strike(database, "killed", LAUNCHERS)
     found = admin.read("last")
-    restore_journal(tmp_path, found.run_id, found.plans, found.events)
+    restore_journal(tmp_path, found.run_id, found.plans, found.events, instead="")
     restored = read_record(tmp_path, "killed")
     assert restored.state.records["a"].attempt == 1
     assert not restored.state.records["a"].final
@@ -237,4 +238,4 @@ async def test_what_a_killed_runner_has_left_can_be_restored(database: str, tmp_
 
 def test_a_run_without_a_beginning_cannot_be_restored(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="does not have the beginning"):
-        restore_journal(tmp_path, "r", {}, [])
+        restore_journal(tmp_path, "r", {}, [], instead="")

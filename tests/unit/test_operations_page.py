@@ -23,6 +23,7 @@ from runner.cli.finding import find_live_run
 from runner.cli.resume import changed, finished_line
 from runner.engine import events as ev
 from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
+from runner.engine.encoding import to_json
 from runner.engine.events import Worker
 from runner.engine.scripts import run_started
 from runner.engine.state import initial_state
@@ -31,11 +32,14 @@ from runner.errors import JobplanError, OpenQuestionError
 from runner.gateway.activity import read_leftover
 from runner.gateway.base import Chronicle, GroupHolder
 from runner.gateway.fake import FakeGateway
+from runner.gateway.ledger_admin import no_ledger
 from runner.gateway.pooler import SHARED
 from runner.gateway.server import ON_STANDBY
 from runner.identity import worker_name
+from runner.plan.canonical import resolved_json, sha256
 from runner.records.journal import Journal
 from runner.records.record import find_run
+from runner.records.restoring import restore_journal
 from runner.reports.attach import Follower, attach_lines
 from runner.reports.cancel import Cancelled, cancel_lines
 from runner.reports.plain import Verbosity, lines_for
@@ -199,6 +203,7 @@ def _resumed() -> Iterator[str]:
     yield finished_line(RUN)
     yield _refused_journal()
     yield from _journals_that_are_in_the_way()
+    yield str(no_ledger("jobplan", "the database app on db1", None))
     held = FakeGateway()
     held.run_held_by = GroupHolder(run="260131-k7f3qz", host="10.0.0.7", since="")
     lingering = FakeGateway()
@@ -243,8 +248,9 @@ def _journals_that_are_in_the_way() -> Iterator[str]:
         journal = Journal.create(root, "260131-k7f3qz", p)
         journal.handle(run_started(p, NOW), initial_state(p))
         journal.close()
+        known = to_json(replace(run_started(p, NOW - 1.0), sha256=sha256(p)), "260131-k7f3qz")
         with pytest.raises(JobplanError) as caught:
-            Journal.create(root, "260131-k7f3qz", p)
+            restore_journal(root, "260131-k7f3qz", {sha256(p): resolved_json(p)}, [known], instead="")
         yield str(caught.value).replace(folder + "/", "")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Path, "iterdir", _refuse)
