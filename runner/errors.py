@@ -7,7 +7,7 @@ command line maps them once, from these classes.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -80,12 +80,23 @@ class PreflightError(JobplanError):
 
 
 class OpenQuestionError(PreflightError):
-    """A run cannot be taken up before a person has said what only a person can find out."""
+    """A run cannot be taken up before a person has said what only a person can find out.
 
-    def __init__(self, questions: Sequence[str]) -> None:
+    `questions` are by step; `stopped` says of each worker that was stopped before they were asked who it was.
+    """
+
+    def __init__(self, questions: Mapping[str, str], *, stopped: Sequence[str] = (), hint: str | None = None) -> None:
         count = "one question is" if len(questions) == 1 else f"{len(questions)} questions are"
-        super().__init__("\n".join([f"nothing was started: {count} open.", *questions]))
-        self.questions = tuple(questions)
+        lines = [f"nothing was started: {count} open.", *questions.values()]
+        if stopped:
+            lines.insert(1, f"stopped before that: {', '.join(stopped)}.")
+        super().__init__("\n".join([*lines, ""] if hint else lines), hint=hint)
+        self.questions = dict(questions)
+        self.stopped = tuple(stopped)
+
+    def answered_by(self, command: str) -> OpenQuestionError:
+        """Return the same questions with the command that answers all of them."""
+        return OpenQuestionError(self.questions, stopped=self.stopped, hint=f"Then say all of it: {command}")
 
 
 class ConnectionFailedError(PreflightError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -21,9 +21,10 @@ from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
 from runner.engine.chronicle import chronicle_of
+from runner.engine.open_questions import mark_option
 from runner.engine.resumed import items_that_stay, steps_over
 from runner.engine.takeover import Orphans, Takeover
-from runner.errors import JobplanError, PlanError, RecordError, UsageError
+from runner.errors import JobplanError, OpenQuestionError, PlanError, RecordError, UsageError
 from runner.lint import read_plan
 from runner.plan.differences import differences
 from runner.plan.model import Plan
@@ -123,6 +124,8 @@ def _resume(options: Options) -> int:
     record = read_record(options.journal, record.run_id)  # nobody else writes to it any longer
     if _is_done(record, plan):
         journal.close()
+        if options.marks:
+            raise mark_in_vain(next(iter(options.marks)), record.run_id)
         options.watching.say(finished_line(record.run_id))
         return 0
     course = Course(
@@ -146,7 +149,20 @@ def _resume(options: Options) -> int:
             known=chronicle_of(record.events),
         ),
     )
-    return conduct(course, MonotonicClock())
+    try:
+        return conduct(course, MonotonicClock())
+    except OpenQuestionError as error:
+        raise error.answered_by(_answer(options, record.run_id, error.questions)) from error
+
+
+def _answer(options: Options, run_id: str, asked: Iterable[str]) -> str:
+    """Return this command once more, with an answer to each question that is still to be written."""
+    flags = [("--allow-changed", options.allow_changed), ("--no-ledger", options.ledger is None)]
+    more = [flag for flag, given in flags if given]
+    more += [word for report in options.reports for word in ("--report", report)]
+    given = [f"{step}={outcome}" for step, outcome in options.marks.items()]
+    marks = [mark_option(text) for text in (*given, *(f"{step}=…" for step in asked))]
+    return " ".join([written_out("resume", run_id, journal=options.journal, dsn=options.dsn, more=more), *marks])
 
 
 def _restored(options: Options) -> str:
@@ -165,6 +181,11 @@ def _restored(options: Options) -> str:
 def finished_line(run_id: str) -> str:
     """Return what is said of a run that needs no finishing."""
     return f"run {run_id} is finished: nothing is left to do."
+
+
+def mark_in_vain(step: str, run_id: str) -> UsageError:
+    """Return the refusal of a mark on a run that needs no finishing: it must not seem to have been heard."""
+    return UsageError(f"--mark {step}: run {run_id} is finished, and a mark changes nothing.")
 
 
 def _marks(texts: tuple[str, ...]) -> dict[str, ev.Outcome]:

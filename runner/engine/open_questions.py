@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 
 from runner.clock import rfc3339
@@ -28,6 +29,15 @@ def is_open(record: StepRecord) -> bool:
 #: States that follow on a worker's end when there is another one to come, or none is wanted any more: a record with
 #: holes may lack that end.
 _GOES_ON = frozenset({StepState.RETRYING, StepState.PENDING, StepState.READY, StepState.QUEUED, StepState.SKIPPED})
+
+
+def is_unbegun(record: StepRecord) -> bool:
+    """Say whether there is nothing to say of the step's work: no worker was ever asked for, and it has not failed."""
+    return record.attempt == 0 and not is_open(record) and record.state not in _JUDGED
+
+
+#: States that say something of a step although no worker was asked for: a condition stood in its way, or nobody knows.
+_JUDGED = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, StepState.UNKNOWN})
 
 
 def left_unproven(state: RunState, resumed: ev.RunResumed) -> Iterator[str]:
@@ -59,7 +69,7 @@ def question(record: StepRecord) -> str:
     who = f" (pid {record.worker.pid})" if record.worker is not None else ""
     return (
         f"{record.key}: the worker{who}{when} has gone, and nothing proves what it did. Look, and say "
-        f"--mark '{record.key}=succeeded' if its work is done, --mark '{record.key}=failed' to run it again."
+        f"{_mark(record, 'succeeded')} if its work is done, {_mark(record, 'failed')} to run it again."
     )
 
 
@@ -67,5 +77,15 @@ def question_of_work_in_vain(record: StepRecord) -> str:
     """Ask what the work of a step that failed by its result is worth."""
     return (
         f"{record.key}: its worker has committed, and the step failed all the same, by what the plan expects of it. "
-        f"Say --mark '{record.key}=succeeded' if that is as it should be, --mark '{record.key}=failed' to run it again."
+        f"Say {_mark(record, 'succeeded')} if that is as it should be, {_mark(record, 'failed')} to run it again."
     )
+
+
+def mark_option(text: str) -> str:
+    """Write --mark for a shell; quoted whatever is in it, because the keys of instances have brackets."""
+    quoted = shlex.quote(text)
+    return f"--mark {quoted}" if quoted != text else f"--mark '{text}'"
+
+
+def _mark(record: StepRecord, outcome: str) -> str:
+    return mark_option(f"{record.key}={outcome}")

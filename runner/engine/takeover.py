@@ -15,7 +15,7 @@ from runner.clock import Clock
 from runner.engine import events as ev
 from runner.engine.chronicle import check_chronicle
 from runner.engine.conditions import Conditions
-from runner.engine.open_questions import committed_in_vain, is_open, question, question_of_work_in_vain
+from runner.engine.open_questions import committed_in_vain, is_open, is_unbegun, question, question_of_work_in_vain
 from runner.engine.resumed import finally_starts_again, is_kept, steps_known
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.errors import OpenQuestionError, PreflightError, UsageError
@@ -120,10 +120,11 @@ class _Inquiry:
     async def findings(self) -> Findings:
         alive = await self._alive()
         await self._check_record()
-        if self._takeover.orphans is Orphans.CANCEL:
-            await self._stop({key: worker for key, worker in alive.items() if self._is_orphan(key)}, cancel=True)
-            alive = {key: worker for key, worker in alive.items() if not self._is_orphan(key)}
-        self._check_marks(alive)
+        cancel = self._takeover.orphans is Orphans.CANCEL
+        orphans = {key: worker for key, worker in alive.items() if cancel and self._is_orphan(key)}
+        alive = {key: worker for key, worker in alive.items() if key not in orphans}
+        self._check_marks(alive)  # before anything is stopped: a mark that is refused must leave all as it was
+        await self._stop(orphans, cancel=True)
         settled, questions = await self._settle(alive, in_finally=False)
         at_best = {found.step: found.outcome for found in settled} | dict.fromkeys(questions, ev.Outcome.SUCCEEDED)
         again = finally_starts_again(self._state, at_best, self._plan)
@@ -135,7 +136,7 @@ class _Inquiry:
         settled, questions = [*settled, *more], questions | further
         self._check_plan(alive)
         if questions:
-            raise OpenQuestionError(list(questions.values()))
+            raise OpenQuestionError(questions, stopped=[f"{key} (pid {orphans[key].pid})" for key in orphans])
         adopted = [
             ev.Adopted(step=key, attempt=max(self._state.records[key].attempt, 1), worker=worker)
             for key, worker in alive.items()
@@ -207,6 +208,11 @@ class _Inquiry:
                 raise UsageError(f"--mark {key}: it is {record.state} already.")
             if key in alive:
                 raise UsageError(f"--mark {key}: its worker (pid {alive[key].pid}) still runs.")
+            if is_unbegun(record):
+                raise UsageError(
+                    f"--mark {key}: it has not been begun, so there is nothing to say of it.",
+                    hint="To leave a step out, begin a new run with --exclude or --select.",
+                )
 
     def _check_plan(self, alive: Mapping[str, ev.Worker]) -> None:
         """See to it that the plan, should it have been changed, still has what runs."""

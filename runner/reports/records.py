@@ -7,7 +7,7 @@ from typing import Any
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
-from runner.engine.events import GroupWaiting
+from runner.engine.events import Event, GroupWaiting, RunResumed, Settled
 from runner.engine.state import FINAL, StepRecord, StepState
 from runner.records.record import Record
 from runner.records.summary import Standing, Summary
@@ -80,16 +80,30 @@ def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
     if record.torn:
         yield "the last line of its events was not written to its end, and is left out"
     yield ""
-    rows = [("STEP", "STATE", "ATTEMPTS", "TOOK", ""), *map(_step_row, record.state.records.values())]
+    marks = marked(record.events)
+    steps = (_step_row(step, marks.get(step.key)) for step in record.state.records.values())
+    rows = [("STEP", "STATE", "ATTEMPTS", "TOOK", ""), *steps]
     yield from _table(rows)
 
 
-def _step_row(record: StepRecord) -> tuple[str, ...]:
+def marked(events: Iterable[Event]) -> Mapping[str, Settled]:
+    """Return what persons have said of steps when the run was taken up, by step; the last word counts."""
+    resumed = (event for event in events if isinstance(event, RunResumed))
+    return {said.step: said for event in resumed for said in event.settled if said.by not in _NOBODY}
+
+
+#: What settles an outcome without a person.
+_NOBODY = frozenset({"ledger", "verify", "idempotent", "repeat"})
+
+
+def _step_row(record: StepRecord, mark: Settled | None) -> tuple[str, ...]:
     took = ""
     if record.started_at is not None and record.ended_at is not None:
         took = format_duration(record.ended_at - record.started_at)
     attempts = str(record.attempt) if record.attempt else ""
-    return (record.key, record.state.replace("_", " "), attempts, took, _remark(record))
+    said = "" if mark is None else f"marked {mark.outcome} by {mark.by}"
+    remark = "; ".join(text for text in (_remark(record), said) if text)
+    return (record.key, record.state.replace("_", " "), attempts, took, remark)
 
 
 def _remark(record: StepRecord) -> str:
@@ -110,6 +124,7 @@ def _remark(record: StepRecord) -> str:
 def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
     """Return what is known of a run as JSON values; what is not known is null."""
     started, finished = record.started, record.state.finished
+    marks = marked(record.events)
     return {
         "run": record.run_id,
         "folder": str(record.folder),
@@ -127,11 +142,11 @@ def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
         "system_identifier": None if started is None else started.system_identifier,
         "database": None if started is None else started.database,
         "user": None if started is None else started.user,
-        "steps": [_step_json(step) for step in record.state.records.values()],
+        "steps": [_step_json(step, marks.get(step.key)) for step in record.state.records.values()],
     }
 
 
-def _step_json(record: StepRecord) -> Mapping[str, Any]:
+def _step_json(record: StepRecord, mark: Settled | None) -> Mapping[str, Any]:
     last = record.last
     error = record.check_error or (last.error if last is not None else None)
     return {
@@ -141,6 +156,8 @@ def _step_json(record: StepRecord) -> Mapping[str, Any]:
         "started_at": _moment(record.started_at),
         "ended_at": _moment(record.ended_at),
         "error": None if error is None else error_text(error),
+        "marked": None if mark is None else mark.outcome.value,
+        "marked_by": None if mark is None else mark.by,
         "skipped": None if record.skip is None else record.skip.reason.value,
         "pid": None if record.worker is None else record.worker.pid,
         "backend_start": None if record.worker is None else record.worker.backend_start,

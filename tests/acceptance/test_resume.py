@@ -87,6 +87,9 @@ def test_the_way_from_a_killed_runner_to_a_finished_run(jobplan: Jobplan, done: 
     assert asked.code == 4
     assert "--mark 'four=succeeded'" in asked.err
     assert "--mark 'one" not in asked.err
+    unbegun = jobplan("resume", run, "--mark", "last=succeeded", "--mark", "four=failed")
+    assert unbegun.code == 2
+    assert "--mark last: it has not been begun" in unbegun.err
     finished = jobplan("resume", run, "--mark", "four=failed")
     assert finished.code == 0, finished.err
     assert done.value("SELECT string_agg(step, ' ' ORDER BY step) FROM done") == "four last one three two"
@@ -106,6 +109,10 @@ def test_the_way_from_a_killed_runner_to_a_finished_run(jobplan: Jobplan, done: 
     assert states == dict.fromkeys(("one", "two", "three", "four", "last"), "succeeded")
     again = jobplan("resume", run)
     assert (again.code, again.lines) == (0, [f"run {run} is finished: nothing is left to do."])
+    marked = jobplan("resume", run, "--mark", "four=failed")
+    assert marked.code == 2
+    assert f"--mark four: run {run} is finished, and a mark changes nothing" in marked.err
+    assert "marked failed by " in jobplan("show", run).out
     assert recorded(jobplan, run) == events
 
 
@@ -140,6 +147,33 @@ def test_workers_that_live_can_be_stopped_first(jobplan: Jobplan, done: Database
     assert ran.code == 0, ran.err
     assert "has not done its work; it runs again (says verify)" in ran.err
     assert done.value("SELECT count(*) FROM done") == 1
+
+
+def test_the_command_that_answers_all_questions_can_be_pasted(jobplan: Jobplan, done: Database) -> None:
+    plan = jobplan.plan("""
+        - {id: lives, sql: "INSERT INTO done SELECT 'lives' FROM pg_sleep(60)"}
+        - id: each
+          for_each: {items: ["it's"], as: item}
+          sql: INSERT INTO done SELECT :'item' FROM pg_sleep(60)
+    """)
+    started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl", "--journal", "my runs")
+    until(lambda: len(done.workers()) == 2)
+    until(lambda: sum(event["event"] == "attempt_running" for event in jobplan.events()) == 2)
+    started.send(signal.SIGKILL)
+    started.ended()
+    quicken(done)
+    asked = jobplan("resume", "last", "--orphans", "cancel", "--journal", "my runs")
+    assert asked.code == 4
+    assert "stopped before that: lives (pid " in asked.err
+    command = asked.err.splitlines()[-1].partition("Then say all of it: jobplan ")[2]
+    assert command.endswith("""--journal 'my runs' --mark 'lives=…' --mark 'each[it'"'"'s]=…'""")
+    assert jobplan(*shlex.split(command)).code == 2
+    finished = jobplan(*shlex.split(command.replace("…", "succeeded")))
+    assert finished.code == 0, finished.err
+    assert done.value("SELECT count(*) FROM done") == 0
+    steps = json.loads(jobplan("show", "last", "--journal", "my runs", "--format", "json").out)["steps"]
+    assert [step["marked"] for step in steps] == ["succeeded", None, "succeeded"]
+    assert all("@" in step["marked_by"] for step in steps if step["marked"])
 
 
 def test_while_one_resume_runs_another_is_refused(jobplan: Jobplan, done: Database) -> None:

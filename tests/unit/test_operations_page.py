@@ -20,7 +20,7 @@ import pytest
 from runner.cli import cli
 from runner.cli.cancel import _check_meant
 from runner.cli.finding import find_live_run
-from runner.cli.resume import changed, finished_line
+from runner.cli.resume import changed, finished_line, mark_in_vain
 from runner.engine import events as ev
 from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
 from runner.engine.encoding import to_json
@@ -198,9 +198,11 @@ def _resumed() -> Iterator[str]:
     state = initial_state(plan(step("slow", "select 1")))
     for event in (ev.RunResumed(adopted=(slow,), **about), ev.RunResumed(settled=(proven, again, iterated), **about)):
         yield from lines_for(event, state, Verbosity.NORMAL, RUN)
-    yield from str(OpenQuestionError(["q"])).splitlines()
+    yield from str(OpenQuestionError({"q": "q"}, stopped=["slow (pid 1)"])).splitlines()
     yield str(changed("plan.yaml", "260131-k7f3qz", ["step a is new"]))
     yield finished_line(RUN)
+    yield str(mark_in_vain("slow", RUN))
+    yield _refused(FakeGateway(), Takeover(marks={"slow": ev.Outcome.FAILED}))
     yield _refused_journal()
     yield from _journals_that_are_in_the_way()
     yield str(no_ledger("jobplan", "the database app on db1", None))

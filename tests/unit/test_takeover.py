@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shlex
 from collections.abc import Sequence
 from typing import Any
 
@@ -167,8 +168,8 @@ async def test_what_is_left_is_asked_and_nothing_is_started() -> None:
     with pytest.raises(OpenQuestionError) as caught:
         await resume(p, gateway, recorded)
     assert len(caught.value.questions) == 2
-    assert "--mark 'a=succeeded'" in caught.value.questions[0]
-    assert "--mark 'b=failed'" in caught.value.questions[1]
+    assert "--mark 'a=succeeded'" in caught.value.questions["a"]
+    assert "--mark 'b=failed'" in caught.value.questions["b"]
     assert not gateway.launched
 
 
@@ -273,15 +274,62 @@ async def test_a_step_that_failed_runs_again_and_needs_no_answer() -> None:
         ("done", "succeeded already"),
         ("lives", "still runs"),
         ("each", r"each\[1\]"),
+        ("after", r"has not been begun, so there is nothing to say of it\. .* --exclude"),
+        ("note", "has not been begun"),
     ],
 )
 async def test_a_mark_that_contradicts_what_is_known_is_refused(key: str, message: str) -> None:
     each = step("each", "select 1", for_each=ForEach(as_="t", items=("1", "2")))
-    p = plan(step("done", "select 1"), each, step("lives", "long", needs=["done", "each"]))
+    after = step("after", "select 1", needs=["lives"])
+    p = plan(
+        step("done", "select 1"),
+        each,
+        step("lives", "long", needs=["done", "each"]),
+        after,
+        finally_=(step("note", "select 1"),),
+    )
     gateway = FakeGateway(scripts={"long": LONG})
     recorded = await killed(p, gateway, ev.AttemptRunning, "lives")
     with pytest.raises(UsageError, match=message):
         await resume(p, gateway, recorded, marks={key: ev.Outcome.SUCCEEDED})
+
+
+@pytest.mark.parametrize("sqlstate", ["XX000", "57014", "57P01"])
+async def test_a_step_that_somebody_has_mended_by_hand_is_marked(sqlstate: str) -> None:
+    p = plan(step("a", "bad"), step("b", "select 1", needs=["a"]))
+    gateway = FakeGateway(scripts={"bad": Script(error=ev.ErrorDetails(message="no", sqlstate=sqlstate))})
+    first, record = await execute(p, gateway, run_id=RUN)
+    assert first.exit_code != 0
+    result, _ = await resume(p, gateway, record.events, marks={"a": ev.Outcome.SUCCEEDED})
+    assert _states(result) == {"a": "succeeded", "b": "succeeded"}
+    assert [request.sql for request in gateway.launched] == ["bad", "select 1"]
+
+
+async def test_who_is_asked_is_told_what_was_stopped_before() -> None:
+    p = plan(step("a", "long"))
+    gateway = FakeGateway(scripts={"long": LONG})
+    recorded = await killed(p, gateway, ev.AttemptRunning, "a")
+    with pytest.raises(OpenQuestionError, match=r"is open\.\nstopped before that: a \(pid \d+\)\.\na: the worker"):
+        await resume(p, gateway, recorded, orphans=Orphans.CANCEL)
+
+
+async def test_nothing_is_stopped_if_a_mark_is_refused() -> None:
+    p = plan(step("a", "long", idempotent=True))
+    gateway = FakeGateway(scripts={"long": LONG})
+    recorded = await killed(p, gateway, ev.AttemptRunning, "a")
+    with pytest.raises(UsageError, match="no such step"):
+        await resume(p, gateway, recorded, orphans=Orphans.CANCEL, marks={"x": ev.Outcome.FAILED})
+    assert (await gateway.left_behind()).workers
+
+
+@pytest.mark.parametrize("item", ["naïve'q", "1", "a b", "$(x)"])
+async def test_a_question_can_be_answered_by_pasting_whatever_an_item_is(item: str) -> None:
+    p = plan(step("z", "select 1", for_each=ForEach(as_="t", items=(item,))))
+    gateway, recorded = await crashed(p, f"z[{item}]")
+    with pytest.raises(OpenQuestionError) as caught:
+        await resume(p, gateway, recorded)
+    ((key, question),) = caught.value.questions.items()
+    assert f"{key}=succeeded" in shlex.split(question.partition(", and say ")[2].partition(" if its")[0])
 
 
 async def test_a_run_that_has_a_runner_is_not_taken_up() -> None:
@@ -428,7 +476,7 @@ async def test_a_finally_step_is_asked_about_together_with_what_decides_whether_
     recorded = await killed(p, gateway, ev.AttemptLaunching, "f")
     with pytest.raises(OpenQuestionError) as caught:
         await resume(p, gateway, recorded)
-    assert [question.partition(":")[0] for question in caught.value.questions] == ["a", "f"]
+    assert list(caught.value.questions) == ["a", "f"]
     both = {"a": ev.Outcome.SUCCEEDED, "f": ev.Outcome.SUCCEEDED}
     result, record = await resume(p, gateway, recorded, marks=both)
     assert not record.of(ev.AttemptLaunching)
@@ -493,7 +541,7 @@ async def test_a_record_with_holes_leaves_open_what_was_found_out_and_not_told()
     recorded = await with_holes(p, gateway, ev.AttemptLaunching, "b")
     with pytest.raises(OpenQuestionError) as caught:
         await resume(p, gateway, recorded)
-    assert [question.partition(":")[0] for question in caught.value.questions] == ["a"]
+    assert list(caught.value.questions) == ["a"]
 
 
 @pytest.mark.parametrize(("committed", "asks"), [(True, "has committed"), (None, "nothing proves"), (False, None)])
