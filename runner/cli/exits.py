@@ -58,7 +58,7 @@ def report_error(error: JobplanError) -> None:
         _report_problems(error.problems)
     text = str(error)
     if isinstance(error, ConnectionFailedError) and error.hint is None:
-        text += f"{'' if text.endswith(('.', '?')) else '.'} {_WHERE}"
+        text += f"{'' if text.endswith(('.', '?')) else '.'} {connection_hint(text)}"
     say(f"jobplan: {text}", err=True)
 
 
@@ -74,6 +74,17 @@ def _report_problems(problems: Iterable[Problem]) -> None:
             click.echo(line, err=True, color=True)
 
 
+def connection_hint(message: str) -> str:
+    """Say what to do about a connection that failed: libpq tells no SQLSTATE of one, so the message has to do."""
+    return _FULL if any(text in message for text in _NO_ROOM) else _WHERE
+
+
+#: What PostgreSQL says to whoever it has no connection left for (53300).
+_NO_ROOM = ("connection slots are reserved", "too many clients already", "too many connections for")
+_FULL = (
+    "The server has no connection left for this role: end a session, or come as a role that has reserved ones (a "
+    "superuser, or from PostgreSQL 16 on a member of pg_use_reserved_connections)."
+)
 _WHERE = "Say where the server is, and who you are, with --dsn, JOBPLAN_DSN or libpq's PGHOST and so on."
 
 

@@ -30,6 +30,7 @@ from runner.plan.differences import differences
 from runner.plan.model import Plan
 from runner.plan.resolved import sha256
 from runner.records.journal import Journal
+from runner.records.lines import from_ledger
 from runner.records.record import Record, read_record
 
 
@@ -210,7 +211,7 @@ def _started(record: Record) -> ev.RunStarted:
     if record.started is None and record.torn:
         raise RecordError(
             f"the journal {record.folder} has no whole line: the run never began, or it was damaged.",
-            hint="With a ledger: jobplan resume RUN --from-ledger --journal NEW_FOLDER.",
+            hint=from_ledger(record.run_id),
         )
     if record.started is None:
         raise RecordError(f"run {record.run_id} never began: there is nothing to go on with.", hint="Use jobplan run.")

@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from runner.errors import RecordError
+
+
+def from_ledger(run_id: str) -> str:
+    """Say how to go on with a run without its journal."""
+    return f"With a ledger: jobplan resume {shlex.quote(run_id)} --from-ledger --journal NEW_FOLDER."
+
+
+def damaged(run_id: str) -> str:
+    """Say what has become of a journal that does not fit together, and what to do."""
+    return f"The journal was damaged or changed. {from_ledger(run_id)}"
 
 
 def intact_length(data: bytes) -> int:
@@ -33,5 +44,5 @@ def read_lines(path: Path, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
         found = None
     if found is None or len(found) != len(lines) or not all(isinstance(line, dict) for line in found):
         number = next(number for number, line in enumerate(lines, start=1) if not _is_event(line))
-        raise RecordError(f"{path}:{number}: this line is no event.", hint="The journal was damaged or changed.")
+        raise RecordError(f"{path}:{number}: this line is no event.", hint=damaged(path.parent.name))
     yield from enumerate(found, start=1)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import runner
 from runner.engine import events as ev
 from runner.engine.decoding import from_json
 from runner.engine.fold import apply
@@ -17,12 +19,13 @@ from runner.errors import RecordError
 from runner.plan.model import Plan
 from runner.plan.resolved import plan_from_json
 from runner.records.folder import DIGEST, EVENTS, LATER_PLANS, PLAN, journals
-from runner.records.lines import intact_length, read_lines
+from runner.records.lines import damaged, from_ledger, intact_length, read_lines
 from runner.records.summary import list_records
 
 #: The name of the run that was started last.
 LAST = "last"
 _LIST = "jobplan runs lists what there is; --journal DIR or JOBPLAN_JOURNAL says where."
+_ELSEWHERE = "If it was started elsewhere, and a ledger knows it: jobplan resume {run} --from-ledger."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,17 +54,21 @@ def find_run(root: Path, name: str) -> str:
     if name == LAST:
         summaries = list_records(root)
         if not summaries:
-            raise RecordError(f"there is no run in {root}.", hint=_LIST)
+            raise RecordError(f"there is no run in {root}.", hint=_where_else(name))
         return summaries[0].run_id
     found = [folder.name for folder in journals(root) if name and folder.name.startswith(name)]
     if name in found:
         return name
     if not found:
-        raise RecordError(f"there is no run {name!r} in {root}.", hint=_LIST)
+        raise RecordError(f"there is no run {name!r} in {root}.", hint=_where_else(name))
     if len(found) > 1:
         listed = ", ".join(found[:5]) + (" and others" if len(found) > 5 else "")
         raise RecordError(f"{name!r} can be more than one run: {listed}.", hint="Write more of its id.")
     return found[0]
+
+
+def _where_else(name: str) -> str:
+    return f"{_LIST} {_ELSEWHERE.format(run=shlex.quote(name))}"
 
 
 def read_record(root: Path, run_id: str) -> Record:
@@ -74,7 +81,9 @@ def read_record(root: Path, run_id: str) -> Record:
         plans = _Plans(folder)
         data = (folder / EVENTS).read_bytes()
     except OSError as error:
-        raise RecordError(f"the record {folder} cannot be read: {error.strerror} ({error.filename}).") from error
+        raise RecordError(
+            f"the record {folder} cannot be read: {error.strerror} ({error.filename}).", hint=from_ledger(folder.name)
+        ) from error
     events = tuple(_events(folder, list(read_lines(folder / EVENTS, data))))
     state = _fold(folder, plans, events)
     resumed = [event for event in events if isinstance(event, ev.RunResumed)]
@@ -99,7 +108,7 @@ class _Plans:
         if (folder / DIGEST).read_text(encoding="ascii", errors="replace").split()[:1] != [self.first]:
             raise RecordError(
                 f"{folder / PLAN} is not the plan that was run: its SHA-256 is not the one in {DIGEST}.",
-                hint="It was damaged or changed.",
+                hint=damaged(folder.name),
             )
         self._texts = {self.first: text}
         for path in folder.glob(LATER_PLANS):
@@ -110,7 +119,7 @@ class _Plans:
         """Return the plan with this hash, as it was read from `file`. RecordError if it is not there."""
         if sha256 not in self._texts:
             raise RecordError(
-                f"the record {self._folder} lacks the plan {sha256[:16]}.", hint="It was damaged or changed."
+                f"the record {self._folder} lacks the plan {sha256[:16]}.", hint=damaged(self._folder.name)
             )
         return dataclasses.replace(plan_from_json(self._texts[sha256].decode(errors="replace")), file=file)
 
@@ -120,14 +129,20 @@ def _events(folder: Path, lines: list[tuple[int, dict[str, Any]]]) -> Iterator[e
         try:
             yield from_json(data)
         except RecordError as error:
-            raise RecordError(
-                f"{folder / EVENTS}:{number}: {error.message}{_written_by(data for _, data in lines)}", hint=error.hint
-            ) from error
+            version = _written_by(data for _, data in lines)
+            said = f" The run was recorded by jobplan {version}." if version else ""
+            hint = damaged(folder.name) if _is_own(version) else error.hint
+            raise RecordError(f"{folder / EVENTS}:{number}: {error.message}{said}", hint=hint) from error
+
+
+def _is_own(version: str) -> bool:
+    """Say whether this very version has written a record, which it can read unless somebody has changed it."""
+    return version == runner.__version__
 
 
 def _written_by(lines: Iterator[Mapping[str, Any]]) -> str:
     versions = [line["jobplan"] for line in lines if isinstance(line.get("jobplan"), str)]
-    return f" The run was recorded by jobplan {versions[-1]}." if versions else ""
+    return versions[-1] if versions else ""
 
 
 def _fold(folder: Path, plans: _Plans, events: tuple[ev.Event, ...]) -> RunState:
@@ -141,6 +156,6 @@ def _fold(folder: Path, plans: _Plans, events: tuple[ev.Event, ...]) -> RunState
         except (LookupError, ValueError) as error:
             raise RecordError(
                 f"{folder / EVENTS}:{number}: {event.name} does not follow from the lines before it.",
-                hint="The journal was damaged or changed.",
+                hint=damaged(folder.name),
             ) from error
     return state

@@ -398,3 +398,31 @@ def test_a_journal_without_a_whole_line_may_be_one_that_was_damaged(jobplan: Job
     assert ran.code == 4
     assert "has no whole line: the run never began, or it was damaged" in ran.err
     assert "--from-ledger" in ran.err
+
+
+@pytest.mark.parametrize("damage", ["half a line", "a byte", "a value", "no plan", "another plan"])
+def test_a_damaged_journal_says_how_the_run_is_gone_on_with(jobplan: Jobplan, done: Database, damage: str) -> None:
+    assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
+    assert jobplan("run", jobplan.plan("- {id: bad, sql: SELECT 1/0}"), "--dsn", done.dsn).code == 1
+    (events,) = (jobplan.folder / ".jobplan" / "runs").glob("*/events.jsonl")
+    lines = events.read_bytes().splitlines(keepends=True)
+    plan = events.with_name("plan.json")
+    match damage:
+        case "half a line":
+            lines[2] = lines[2][:20] + b"\n"
+        case "a byte":
+            lines[2] = b"\xff" + lines[2]
+        case "a value":
+            lines = [line.replace(b'"attempt": 1', b'"attempt": "1"') for line in lines]
+        case "no plan":
+            plan.unlink()
+        case _:
+            plan.write_bytes(plan.read_bytes().replace(b"1/0", b"1/1"))
+    events.write_bytes(b"".join(lines))
+    ran = jobplan("resume", "last")
+    assert ran.code == 4
+    command = ran.err.partition("With a ledger: jobplan ")[2].strip().rstrip(".")
+    assert command.endswith("--from-ledger --journal NEW_FOLDER")
+    assert "the version of jobplan that wrote it" not in ran.err
+    again = jobplan(*shlex.split(command), "--dsn", done.dsn, "--mark", "bad=succeeded")
+    assert again.code == 0, again.err

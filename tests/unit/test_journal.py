@@ -8,14 +8,18 @@ import fcntl
 import hashlib
 import json
 import os
+import re
+import shlex
 import stat
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import click
 import pytest
 
+from runner import __version__
 from runner.cli import cli
 from runner.cli.connection import dsn_of_run
 from runner.engine import events as ev
@@ -305,6 +309,7 @@ def test_a_run_that_is_not_there(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecordError, match="there is no run") as refused:
         read_record(tmp_path / "nowhere", name)
     assert "jobplan runs" in (refused.value.hint or "")
+    assert f"jobplan resume {shlex.quote(name)} --from-ledger" in (refused.value.hint or "")
 
 
 @contextlib.contextmanager
@@ -406,13 +411,32 @@ def test_a_record_that_was_changed_says_where(
 ) -> None:
     path = keep(tmp_path, started(), READY, LAUNCHING) / file
     path.write_bytes(change(path.read_bytes()))
-    with pytest.raises(RecordError, match=says):
+    with pytest.raises(RecordError, match=says) as refused:
         read_record(tmp_path, RUN)
+    if "dreamt" not in says and "recorded by" not in says:
+        assert refused.value.hint == (
+            "The journal was damaged or changed. "
+            f"With a ledger: jobplan resume {RUN} --from-ledger --journal NEW_FOLDER."
+        )
+
+
+@pytest.mark.parametrize(
+    ("version", "hint"), [("0.9", "Read the record with"), (__version__, "was damaged or changed")]
+)
+def test_what_this_version_wrote_and_cannot_read_was_damaged(tmp_path: Path, version: str, hint: str) -> None:
+    folder = keep(tmp_path, replace(started(), jobplan=version), LAUNCHING)
+    path = folder / "events.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"attempt": 1', b'"attempt": "1"'))
+    with pytest.raises(RecordError, match=f":2: .*recorded by jobplan {re.escape(version)}") as refused:
+        read_record(tmp_path, RUN)
+    assert hint in (refused.value.hint or "")
 
 
 def test_a_record_without_its_plan_cannot_be_read(tmp_path: Path) -> None:
     (keep(tmp_path, started()) / "plan.json").unlink()
-    with pytest.raises(RecordError, match=r"No such file or directory .*plan\.json"):
+    with pytest.raises(
+        RecordError, match=r"No such file or directory .*plan\.json.*--from-ledger --journal NEW_FOLDER"
+    ):
         read_record(tmp_path, RUN)
 
 

@@ -19,6 +19,7 @@ import pytest
 
 from runner.cli import cli
 from runner.cli.cancel import _check_meant
+from runner.cli.exits import connection_hint
 from runner.cli.finding import find_live_run
 from runner.cli.resume import changed, finished_line, mark_in_vain
 from runner.engine import events as ev
@@ -38,6 +39,7 @@ from runner.gateway.server import ON_STANDBY
 from runner.identity import worker_name
 from runner.plan.canonical import resolved_json, sha256
 from runner.records.journal import Journal
+from runner.records.lines import damaged
 from runner.records.record import find_run
 from runner.records.restoring import restore_journal
 from runner.reports.attach import Follower, attach_lines
@@ -205,6 +207,10 @@ def _resumed() -> Iterator[str]:
     yield _refused(FakeGateway(), Takeover(marks={"slow": ev.Outcome.FAILED}))
     yield _refused_journal()
     yield from _journals_that_are_in_the_way()
+    yield from (damaged(RUN), connection_hint("too many clients already"))
+    with pytest.raises(JobplanError) as caught:
+        find_run(Path("nowhere"), RUN)
+    yield str(caught.value)
     yield str(no_ledger("jobplan", "the database app on db1", None))
     held = FakeGateway()
     held.run_held_by = GroupHolder(run="260131-k7f3qz", host="10.0.0.7", since="")
