@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 
@@ -70,6 +71,7 @@ def question(record: StepRecord) -> str:
     return (
         f"{record.key}: the worker{who}{when} has gone, and nothing proves what it did. Look, and say "
         f"{_mark(record, 'succeeded')} if its work is done, {_mark(record, 'failed')} to run it again."
+        f"{_half_done(record)}"
     )
 
 
@@ -79,6 +81,17 @@ def question_of_work_in_vain(record: StepRecord) -> str:
         f"{record.key}: its worker has committed, and the step failed all the same, by what the plan expects of it. "
         f"Say {_mark(record, 'succeeded')} if that is as it should be, {_mark(record, 'failed')} to run it again."
     )
+
+
+#: What leaves an INVALID index behind when it is broken off (extension note 10). Which one it would be, only who has
+#: seen the worker's locks can tell, so the question names where to look.
+_BUILDS = re.compile(r"\bINDEX\b.*\bCONCURRENTLY\b", re.IGNORECASE | re.DOTALL)
+
+
+def _half_done(record: StepRecord) -> str:
+    if not _BUILDS.search(record.step.sql.text):
+        return ""
+    return " It may have left an INVALID index behind: jobplan doctor shows those, and how to repair them."
 
 
 def mark_option(text: str) -> str:

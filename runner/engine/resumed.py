@@ -148,6 +148,7 @@ def keep_facts(old: StepRecord, new: StepRecord) -> None:
     if new.final:
         new.iteration, new.since = old.iteration, old.since
         new.last, new.worker = old.last, old.worker
+        new.gone = new.state is StepState.DETACHED  # one that lives is followed again, and is not at its end here
         new.launched_at, new.started_at, new.ended_at = old.launched_at, old.started_at, old.ended_at
     if new.state in HOLDING or new.state is StepState.SETTLING:
         new.attempts_before, new.iteration = old.attempts_before, old.iteration

@@ -107,6 +107,8 @@ class StepRecord:
     #: When the run was taken up, the last attempt was open, and this record does not say what was found out about it:
     #: a ledger need not have the end of what was recorded, and whoever took the run up had the journal.
     unproven: bool = False
+    #: The worker that was let go of did not live any more when the run was taken up.
+    gone: bool = False
     last: ev.AttemptFinished | None = None
     skip: ev.StepSkipped | None = None
     queued_because: str = ""

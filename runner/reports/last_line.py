@@ -24,7 +24,7 @@ def last_line(state: RunState, *, run_id: str, seconds: float, record: str | Non
     text = f"run {run_id}: {tally} in {format_duration(seconds)}"
     if record:
         text += f"; record: {record}"
-    if any(r.state is StepState.DETACHED or r.state in HOLDING for r in state.records.values()):
+    if any((r.state is StepState.DETACHED and not r.gone) or r.state in HOLDING for r in state.records.values()):
         text += f"; {afterlife.instead}" if afterlife.instead else ""
         text += f"; follow what lives on: {afterlife.follow}" if afterlife.follow else ""
         text += f"; stop it: {afterlife.stop}" if afterlife.stop else ""

@@ -113,6 +113,8 @@ def _remark(record: StepRecord) -> str:
     if record.state in FINAL and record.state is not StepState.DETACHED:
         error = record.check_error or (last.error if last is not None else None)
         return error_text(error) if error is not None else (last.command_tag if last is not None else "")
+    if record.gone:
+        return "its worker had gone when the run was taken up"
     if record.worker is None:
         return ""
     deadline = last.deadline if last is not None else record.server_end

@@ -426,3 +426,41 @@ def test_a_damaged_journal_says_how_the_run_is_gone_on_with(jobplan: Jobplan, do
     assert "the version of jobplan that wrote it" not in ran.err
     again = jobplan(*shlex.split(command), "--dsn", done.dsn, "--mark", "bad=succeeded")
     assert again.code == 0, again.err
+
+
+def test_what_was_let_go_of_and_stopped_is_not_said_to_live_on(jobplan: Jobplan, done: Database) -> None:
+    plan = jobplan.plan("""
+        - {id: away, sql: SELECT pg_sleep(60), on_finish: detach}
+        - {id: bad, sql: SELECT count(*) FROM missing}
+    """)
+    ran = jobplan("run", plan, "--dsn", done.dsn)
+    assert ran.code == 1
+    assert "follow what lives on" in ran.last_line
+    run = str(
+        done.value(
+            "SELECT split_part(application_name, ':', 2) FROM pg_stat_activity WHERE backend_type = "
+            "'pg_background' AND datname = current_database()"
+        )
+    )
+    still = jobplan("resume", run)
+    assert "follow what lives on" in still.last_line
+    assert jobplan("cancel", run, "--detached", "--dsn", done.dsn).code == 0
+    gone = jobplan("resume", run)
+    assert gone.code == 1
+    assert "1 failed, 1 detached" in gone.last_line
+    assert "jobplan attach" not in gone.last_line
+    assert "its worker had gone when the run was taken up" in jobplan("show", run).out
+
+
+def test_who_is_asked_about_an_index_finds_what_is_left_of_it(jobplan: Jobplan, done: Database) -> None:
+    plan = jobplan.plan("- {id: build, sql: CREATE INDEX CONCURRENTLY done_i ON done (step)}")
+    with psycopg.connect(done.dsn) as keeper:
+        keeper.execute("LOCK TABLE done IN ROW EXCLUSIVE MODE")
+        run = kill_runner(jobplan, done, plan, "build")
+        until(lambda: done.value("SELECT count(*) FROM pg_index WHERE NOT indisvalid") > 0)
+        done.terminate("build")
+        done.until_workers()
+    asked = jobplan("resume", run)
+    assert asked.code == 4
+    assert "It may have left an INVALID index behind: jobplan doctor shows those" in asked.err
+    assert "done_i" in jobplan("doctor", "--dsn", done.dsn).out

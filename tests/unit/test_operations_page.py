@@ -26,6 +26,7 @@ from runner.engine import events as ev
 from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
 from runner.engine.encoding import to_json
 from runner.engine.events import Worker
+from runner.engine.open_questions import question
 from runner.engine.scripts import run_started
 from runner.engine.state import initial_state
 from runner.engine.takeover import Takeover
@@ -203,6 +204,7 @@ def _resumed() -> Iterator[str]:
     yield from str(OpenQuestionError({"q": "q"}, stopped=["slow (pid 1)"])).splitlines()
     yield str(changed("plan.yaml", "260131-k7f3qz", ["step a is new"]))
     yield finished_line(RUN)
+    yield question(initial_state(plan(step("i", "reindex index concurrently i"))).records["i"])
     yield str(mark_in_vain("slow", RUN))
     yield _refused(FakeGateway(), Takeover(marks={"slow": ev.Outcome.FAILED}))
     yield _refused_journal()

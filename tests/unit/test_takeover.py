@@ -21,6 +21,7 @@ from runner.gateway.base import GroupHolder, LaunchRequest, LeftBehind
 from runner.gateway.fake import FakeGateway, Script
 from runner.identity import worker_name
 from runner.plan.model import Expect, ForEach, Plan, Repeat
+from runner.reports.last_line import Afterlife, last_line
 from runner.reports.plain import Plain
 from tests.builders import Recorder, execute, plan, sql, step
 
@@ -303,6 +304,32 @@ async def test_a_step_that_somebody_has_mended_by_hand_is_marked(sqlstate: str) 
     result, _ = await resume(p, gateway, record.events, marks={"a": ev.Outcome.SUCCEEDED})
     assert _states(result) == {"a": "succeeded", "b": "succeeded"}
     assert [request.sql for request in gateway.launched] == ["bad", "select 1"]
+
+
+@pytest.mark.parametrize("lives", [True, False])
+async def test_what_lives_on_is_followed_only_if_it_does(lives: bool) -> None:
+    p = plan(step("d", "long", detach=True), step("a", "fails"), slots=2)
+    fails = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
+    gateway = FakeGateway(scripts={"long": LONG, "fails": fails})
+    _, first = await execute(p, gateway, run_id=RUN)
+    if not lives:
+        gateway.alive.clear()
+    gateway.scripts = {}
+    result, _ = await resume(p, gateway, first.events)
+    assert _states(result) == {"d": "detached", "a": "succeeded"}
+    line = last_line(result.state, run_id=RUN, seconds=1.0, record=None, afterlife=Afterlife(follow="F", stop="S"))
+    assert ("follow what lives on: F; stop it: S" in line) is lives
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("create index  concurrently i on t (x)", True), ("create index i on t (x)", False)]
+)
+async def test_who_is_asked_about_an_index_is_told_where_a_half_built_one_is_seen(text: str, told: bool) -> None:
+    p = plan(step("a", text))
+    gateway, recorded = await crashed(p, "a")
+    with pytest.raises(OpenQuestionError) as caught:
+        await resume(p, gateway, recorded)
+    assert ("INVALID index behind: jobplan doctor" in caught.value.questions["a"]) is told
 
 
 async def test_who_is_asked_is_told_what_was_stopped_before() -> None:
