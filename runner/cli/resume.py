@@ -117,18 +117,22 @@ def resume(
 
 
 def _resume(options: Options) -> int:
-    record = read_record(options.journal, _restored(options) if options.from_ledger else options.run)
+    record = read_record(options.journal, _restored(options) if options.from_ledger else options.run, notices=False)
     started = _started(record)
     plan = _plan(record, started, options)
     destinations = wanted_reports(options.reports, *([Path(plan.file)] if plan.file else []))
     journal = Journal.reopen(options.journal, record.run_id, plan)
-    record = read_record(options.journal, record.run_id)  # nobody else writes to it any longer
+    # nobody else writes to it any longer; what reports and the ledger have to hear is read once it is needed
+    goes_on = not _is_done(record, plan)
+    record = read_record(options.journal, record.run_id, notices=goes_on)
     if _is_done(record, plan):
         journal.close()
         if options.marks:
             raise mark_in_vain(next(iter(options.marks)), record.run_id)
         options.watching.say(finished_line(record.run_id))
         return 0
+    if not goes_on:  # another runner has, between the two looks
+        record = read_record(options.journal, record.run_id)
     course = Course(
         plan=plan,
         run_id=record.run_id,

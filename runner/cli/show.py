@@ -30,7 +30,7 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int
     from runner.reports.kinds import report_text, write_report
     from runner.reports.records import record_json, record_lines
 
-    record = read_record(journal, run)
+    record = read_record(journal, run, notices=bool(wanted))
     locked = is_locked(record.folder)
     started = record.started
     past = kept_past(record.folder) if wanted else ()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +35,25 @@ def _is_event(line: bytes) -> bool:
         return False
 
 
-def read_lines(path: Path, data: bytes) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number of each whole line of a journal, and what it says. RecordError at one that says nothing."""
+#: How the line of a notice begins. A step can have said hundreds of thousands of them, and they change no state.
+_NOTICE = b'{"event": "attempt_notice", '
+
+
+def read_lines(path: Path, data: bytes, *, notices: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each whole line of a journal, and what it says. RecordError at one that says nothing.
+
+    Without `notices` their lines are not even looked into, but for the last one: it says how far the journal goes.
+    """
     lines = data[: intact_length(data)].split(b"\n")[:-1]
+    numbers: Sequence[int] = range(1, len(lines) + 1)
+    if not notices:
+        numbers = [n for n in numbers if n == len(lines) or not lines[n - 1].startswith(_NOTICE)]
+        lines = [lines[n - 1] for n in numbers]
     try:
         found = json.loads(b"[" + b",".join(lines) + b"]")
     except ValueError:
         found = None
     if found is None or len(found) != len(lines) or not all(isinstance(line, dict) for line in found):
-        number = next(number for number, line in enumerate(lines, start=1) if not _is_event(line))
+        number = next(number for number, line in zip(numbers, lines, strict=True) if not _is_event(line))
         raise RecordError(f"{path}:{number}: this line is no event.", hint=damaged(path.parent.name))
-    yield from enumerate(found, start=1)
+    yield from zip(numbers, found, strict=True)

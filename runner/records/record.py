@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +71,10 @@ def _where_else(name: str) -> str:
     return f"{_LIST} {_ELSEWHERE.format(run=shlex.quote(name))}"
 
 
-def read_record(root: Path, run_id: str) -> Record:
+def read_record(root: Path, run_id: str, *, notices: bool = True) -> Record:
     """Return the record of a run, by its id, its beginning, or `last`; the run may be going on.
+
+    Without `notices` its events lack what workers have said, which takes most of the time and changes no state.
 
     RecordError, with what to do, if there is none, more than one, or one that this version cannot read.
     """
@@ -84,8 +86,9 @@ def read_record(root: Path, run_id: str) -> Record:
         raise RecordError(
             f"the record {folder} cannot be read: {error.strerror} ({error.filename}).", hint=from_ledger(folder.name)
         ) from error
-    events = tuple(_events(folder, list(read_lines(folder / EVENTS, data))))
-    state = _fold(folder, plans, events)
+    lines = list(read_lines(folder / EVENTS, data, notices=notices))
+    events = tuple(_events(folder, lines))
+    state = _fold(folder, plans, events, [number for number, _ in lines])
     resumed = [event for event in events if isinstance(event, ev.RunResumed)]
     return Record(
         run_id=folder.name,
@@ -145,10 +148,10 @@ def _written_by(lines: Iterator[Mapping[str, Any]]) -> str:
     return versions[-1] if versions else ""
 
 
-def _fold(folder: Path, plans: _Plans, events: tuple[ev.Event, ...]) -> RunState:
+def _fold(folder: Path, plans: _Plans, events: tuple[ev.Event, ...], numbers: Sequence[int]) -> RunState:
     started = next((event for event in events if isinstance(event, ev.RunStarted)), None)
     state = initial_state(plans.get(plans.first, started.file if started else ""))
-    for number, event in enumerate(events, start=1):
+    for number, event in zip(numbers, events, strict=True):
         if isinstance(event, ev.RunResumed):
             state.plan = plans.get(event.sha256, event.file)
         try:

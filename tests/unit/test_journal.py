@@ -440,6 +440,25 @@ def test_a_record_without_its_plan_cannot_be_read(tmp_path: Path) -> None:
         read_record(tmp_path, RUN)
 
 
+def notice(message: str) -> ev.AttemptNotice:
+    """Return what a worker says."""
+    return ev.AttemptNotice(at=2.5, step="a", attempt=1, notice=ev.Notice(severity="NOTICE", message=message))
+
+
+def test_notices_are_left_out_where_nobody_wants_them(tmp_path: Path) -> None:
+    keep(tmp_path, started(), READY, LAUNCHING, notice("1"), notice("2"))
+    whole, short = read_record(tmp_path, RUN), read_record(tmp_path, RUN, notices=False)
+    assert short.events == (*whole.events[:3], whole.events[4])
+    assert short.state == whole.state
+
+
+def test_what_is_not_looked_into_counts_as_a_line_all_the_same(tmp_path: Path) -> None:
+    path = keep(tmp_path, started(), READY, LAUNCHING, notice("1"), READY) / "events.jsonl"
+    path.write_bytes(path.read_bytes().replace(b'"step_ready"', b'"step_dreamt"').replace(b"dreamt", b"ready", 1))
+    with pytest.raises(RecordError, match=r"events\.jsonl:5: the event 'step_dreamt'"):
+        read_record(tmp_path, RUN, notices=False)
+
+
 def test_the_state_is_that_of_applying_the_events(tmp_path: Path) -> None:
     state = initial_state(PLAN)
     events = (started(), READY, LAUNCHING)
