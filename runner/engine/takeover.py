@@ -121,7 +121,7 @@ class _Inquiry:
         alive = await self._alive()
         await self._check_record()
         cancel = self._takeover.orphans is Orphans.CANCEL
-        orphans = {key: worker for key, worker in alive.items() if cancel and self._is_orphan(key)}
+        orphans = {key: alive[key] for key in self._state.records if cancel and key in alive and self._is_orphan(key)}
         alive = {key: worker for key, worker in alive.items() if key not in orphans}
         self._check_marks(alive)  # before anything is stopped: a mark that is refused must leave all as it was
         await self._stop(orphans, cancel=True)
