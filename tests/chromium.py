@@ -20,7 +20,7 @@ _WRAPPER = """\
 #!/bin/sh
 # Starts the unpacked Chromium with the libraries and fonts that came with it.
 root={root}
-export LD_LIBRARY_PATH="$root/usr/lib/{triplet}" FONTCONFIG_SYSROOT="$root"
+export LD_LIBRARY_PATH="{libraries}" FONTCONFIG_SYSROOT="$root"
 exec "$root/usr/lib/chromium/chromium-headless-shell" "$@"
 """
 
@@ -52,7 +52,16 @@ def fetched(base: Path) -> Path:
                 _install(staging, base / "chromium")
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
+        wrapper = _wrapper(base / "chromium" / "root")
+        if program.read_text(encoding="utf-8") != wrapper:  # of an earlier version of this module
+            program.write_text(wrapper, encoding="utf-8")
     return program
+
+
+def _wrapper(root: Path) -> str:
+    """Return what starts the program; some libraries lie in folders of their own, which Debian's build knows of."""
+    folders = {library.parent.relative_to(root) for library in root.glob("usr/lib/*-linux-gnu/**/lib*.so*")}
+    return _WRAPPER.format(root=root, libraries=":".join(f"$root/{folder}" for folder in sorted(folders)))
 
 
 def _install(staging: Path, target: Path) -> None:
@@ -65,10 +74,8 @@ def _install(staging: Path, target: Path) -> None:
     for file in sorted(files):
         if not file.name.startswith("libc6_"):  # the host's own fits its own loader
             run_program(["dpkg-deb", "--extract", str(file), str(root)])
-    triplet = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}[source.architecture]
     program = staging / "finished" / "chromium"
-    program.write_text(_WRAPPER.format(root=target / "root", triplet=triplet), encoding="utf-8")
-    program.chmod(0o755)
+    program.touch(mode=0o755)
     shutil.rmtree(target, ignore_errors=True)
     (staging / "finished").rename(target)
 

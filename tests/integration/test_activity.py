@@ -24,6 +24,12 @@ from tests.integration.houses import Follower, RealHouse, ask, real_run, run_pla
 LONG = "SELECT pg_sleep(120)"
 
 
+@pytest.fixture(autouse=True)
+def answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most runs here have no runner that could answer, and it is not waited for long."""
+    monkeypatch.setattr("runner.gateway.cancelling.ANSWER_WITHIN", 2.0)
+
+
 @contextlib.asynccontextmanager
 async def observing(dsn: str) -> AsyncIterator[Observer]:
     """Open an observer and close it."""
