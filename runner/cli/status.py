@@ -89,7 +89,8 @@ def _only(activity: Activity, run: str | None) -> Activity:
 def _show(
     activity: Activity, look: _Look, records: Mapping[str, RecordSummary], *, run: str | None, again: bool
 ) -> None:
-    from runner.reports.status import status_data, status_lines
+    from runner.reports.status import status_lines
+    from runner.reports.status_data import status_data
 
     if look.form == "json":
         say_json(status_data(activity, records=records), indent=None if again else 2)

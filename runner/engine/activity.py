@@ -169,7 +169,7 @@ ON_A_STANDBY = "This server is a standby, and runs live on its primary (target_s
 def end_sessions(run: str) -> str:
     """Return the SQL that ends what the server still has of a runner whose machine is gone."""
     name = quote_literal(runner_name(run)).lstrip()
-    return f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {name};"  # noqa: S608
+    return f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {name};"  # noqa: S608 - a literal
 
 
 def find_run(runs: Sequence[LiveRun], wanted: str, *, otherwise: str = "Nothing of jobplan lives there.") -> LiveRun:

@@ -13,7 +13,8 @@ from typing import Any
 from runner.durations import format_duration
 from runner.engine.activity import Activity, LiveRun, LiveWorker, end_sessions
 from runner.engine.events import Worker
-from runner.reports.status import RecordSummary, blocked_words, progress_words, silent_words, worker_data, worker_words
+from runner.reports.status import RecordSummary, blocked_words, progress_words, silent_words, worker_words
+from runner.reports.status_data import worker_data
 
 #: Seconds between two lines that say what runs while nothing changes.
 HEARTBEAT = 60.0

@@ -9,7 +9,7 @@ from typing import Any
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.activity import LiveRun, LiveWorker, end_sessions
-from runner.reports.status import worker_data
+from runner.reports.status_data import worker_data
 from runner.sql.params import quote_identifier
 
 

@@ -1,4 +1,4 @@
-"""What lives on a server, for a person on call and for programs. Pure: the same look gives the same text.
+"""What lives on a server, for a person on call. Pure: the same look gives the same text.
 
 Worst first: runs whose runner has gone and left workers that somebody should wait for, then those whose runner is
 silent, then blocked workers, then who has run longest.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
@@ -78,7 +77,7 @@ def status_lines(
     yield _fit(f"{rfc3339(activity.at)[11:19]}Z {server}: {counts}", width)
     if activity.standby:
         yield from _wrap(ON_A_STANDBY, width)
-    for one in _worst_runs_first(activity):
+    for one in worst_runs_first(activity):
         yield ""
         yield from _run_lines(one, activity.at, width, (records or {}).get(one.run))
         if one.workers:
@@ -89,7 +88,8 @@ def status_lines(
         yield f"  GRANT {_SEE} TO {quote_identifier(activity.user)};"
 
 
-def _worst_runs_first(activity: Activity) -> list[LiveRun]:
+def worst_runs_first(activity: Activity) -> list[LiveRun]:
+    """Return the runs that a person has to look at before the others."""
     return sorted(activity.runs, key=lambda run: _badness(run, activity.at))
 
 
@@ -268,101 +268,3 @@ def _wrap(line: str, width: int) -> list[str]:
 
 def _counted(number: int, thing: str) -> str:
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
-
-
-# --- for programs -----------------------------------------------------------------------------------------------------
-
-
-def status_data(activity: Activity, *, records: Mapping[str, RecordSummary] | None = None) -> dict[str, Any]:
-    """Return one look as JSON values; times are RFC 3339, what is not known is null."""
-    return {
-        "at": rfc3339(activity.at),
-        "server": activity.version,
-        "database": activity.database,
-        "user": activity.user,
-        "sees_all": activity.sees_all,
-        "standby": activity.standby,
-        "runs": [_run_data(run, activity.at, (records or {}).get(run.run)) for run in _worst_runs_first(activity)],
-    }
-
-
-def _run_data(run: LiveRun, now: float, record: RecordSummary | None) -> dict[str, Any]:
-    return {
-        "run": run.run,
-        "plan": run.plan or (record.plan if record is not None else None),
-        "database": run.database,
-        "runner": {
-            "alive": run.alive,
-            "sessions": [
-                {
-                    "pid": session.pid,
-                    "host": session.host or None,
-                    "since": _time(session.started_at),
-                    "heard": _time(session.heard_at),
-                }
-                for session in run.runner
-            ],
-            "silent_seconds": None if (silence := run.silence(now)) is None else round(silence, 3),
-        },
-        "workers": [worker_data(worker, now) for worker in worst_first(run)],
-        "record": None
-        if record is None
-        else {
-            "source": record.source,
-            "where": record.where,
-            "at": _time(record.at) if record.at else None,
-            "finished": record.finished,
-            "counts": dict(record.counts),
-            "steps": record.ends,
-            "committed": sorted(record.committed),
-        },
-    }
-
-
-def worker_data(worker: LiveWorker, now: float) -> dict[str, Any]:
-    """Return a worker as JSON values."""
-    label, progress = worker.label, worker.progress
-    return {
-        "step": worker.step,
-        "attempt": None if label is None else label.attempt,
-        "on_finish": None if label is None else label.on_finish,
-        "pid": worker.worker.pid,
-        "backend_start": worker.worker.backend_start or None,
-        "application_name": worker.worker.application_name,
-        "database": worker.database,
-        "user": worker.user,
-        "visible": worker.visible,
-        "state": worker.state or None,
-        "wait": worker.wait or None,
-        "query": worker.query or None,
-        "age_seconds": None if worker.started_at is None else round(max(0.0, now - worker.started_at), 3),
-        "deadline": _time(worker.deadline),
-        "blocked_by": [_other_data(other) for other in worker.blocked_by],
-        "blocks": [_other_data(other) for other in worker.blocks],
-        "progress": None
-        if progress is None
-        else {
-            "command": progress.command,
-            "phase": progress.phase,
-            "relation": progress.relation or None,
-            "done": progress.done,
-            "total": progress.total,
-            "unit": progress.unit,
-        },
-    }
-
-
-def _other_data(other: Other) -> dict[str, Any]:
-    return {
-        "pid": other.pid,
-        "application_name": other.name or None,
-        "user": other.user or None,
-        "state": other.state or None,
-        "query": other.query or None,
-        "lock": other.lock or None,
-        "transaction_seconds": None if other.seconds is None else round(max(0.0, other.seconds), 3),
-    }
-
-
-def _time(seconds: float | None) -> str | None:
-    return None if seconds is None else rfc3339(seconds)

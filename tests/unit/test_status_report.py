@@ -11,7 +11,8 @@ import pytest
 from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession, end_sessions
 from runner.engine.events import Worker
 from runner.identity import worker_name
-from runner.reports.status import RecordSummary, progress_words, status_data, status_lines
+from runner.reports.status import RecordSummary, progress_words, status_lines
+from runner.reports.status_data import status_data
 from tests.builders import looked_label
 
 NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
