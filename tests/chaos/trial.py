@@ -151,14 +151,14 @@ class Trial:
         report = ["--report", f"jsonl={self._folder / name}.jsonl"]
         if not self._known_run():
             return ["run", self._folder / "plan.yaml", *self._where(), *report]
-        if self._ledger and self._random.random() < 0.25:
-            self._move()
+        if self._ledger and self._random.random() < 0.25 and self._move():
+            self._marks = {}  # they answer what the record asked that has stayed behind; this one may know it
         marks = [part for key, state in self._marks.items() for part in ("--mark", f"{key}={state}")]
         orphans = self._random.choice((["--orphans", "wait"], ["--orphans", "cancel"], []))
         return ["resume", self._known_run(), *self._where(), *orphans, *marks, *report]
 
-    def _move(self) -> None:
-        """Go on from another machine, which has nothing of the run but what is in the ledger."""
+    def _move(self) -> bool:
+        """Go on from another machine, which has nothing of the run but what is in the ledger; false if it cannot."""
         home = self._lane.disk.folder / f"trial-{self._number}-{len(self._homes)}"
         name = f"{len(self._phases)}-restore"
         attack = Attack(self._lane, self._folder, name, run_id=self._known_run, others=self._others)
@@ -168,6 +168,7 @@ class Trial:
         self._phases.append(Phase(command=name, code=ended.code, stderr=ended.err))
         if ended.code == 0:
             self._homes.append(home)
+        return ended.code == 0
 
     def _where(self) -> list[str | Path]:
         ledger = [] if self._ledger else ["--no-ledger"]
