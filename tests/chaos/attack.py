@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypeVar
 
 import psycopg
 
@@ -21,6 +21,7 @@ from tests.chaos.disk import SmallDisk
 from tests.chaos.faults import Fault, Planned, strike
 
 ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
 
 #: Seconds after which a command that should have ended is a violation: a lost server is waited for for a minute.
 PATIENCE = 100.0
@@ -50,14 +51,28 @@ class Lane:
 
     def reach(self) -> psycopg.Connection[Any]:
         """Connect to the lane's database; again and again while the server starts."""
-        end = time.monotonic() + 30
-        while True:
-            try:
-                return self.connect()
-            except psycopg.OperationalError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.05)
+        return _patiently(self.connect)
+
+    def ask(self, query: bytes) -> list[tuple[Any, ...]]:
+        """Run a query that only reads; again if the server goes down just then, because something has struck it."""
+
+        def once() -> list[tuple[Any, ...]]:
+            with self.connect() as connection:
+                return connection.execute(query).fetchall()
+
+        return _patiently(once)
+
+
+def _patiently(do: Callable[[], T]) -> T:
+    """Do it, again and again while the server is away."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return do()
+        except psycopg.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(0.05)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

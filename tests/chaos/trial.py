@@ -213,9 +213,8 @@ class Trial:
     def _alive(self) -> list[str]:
         """Return the keys of the run's workers that live."""
         prefix = f"jobplan:{self._known_run()}:"
-        query = "SELECT application_name FROM pg_stat_activity WHERE backend_type = 'pg_background' ORDER BY 1"
-        with self._lane.reach() as connection:
-            names = [str(name) for (name,) in connection.execute(query).fetchall()]
+        query = b"SELECT application_name FROM pg_stat_activity WHERE backend_type = 'pg_background' ORDER BY 1"
+        names = [str(name) for (name,) in self._lane.ask(query)]
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     def _hidden(self) -> list[str]:
