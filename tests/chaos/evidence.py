@@ -44,10 +44,14 @@ class Effects:
         """Return the rows of a step or an instance."""
         return [row for row in self.rows if row.key == key]
 
-    def is_there(self, step: ChaosStep, key: str) -> bool:
-        """Say whether a step's or an instance's effect is there as a whole."""
+    def times(self, step: ChaosStep, key: str) -> int:
+        """Return how often the effect of a step or an instance that leaves rows is there as a whole."""
+        return sum(row.part == last_part(step.work) for row in self.of(key))
+
+    def is_there(self, step: ChaosStep, key: str, *, known: int = 0) -> bool:
+        """Say whether a step's or an instance's effect is there as a whole, beside those `known`: `finally` repeats."""
         if step.work in COUNTED:
-            return any(row.part == last_part(step.work) for row in self.of(key))
+            return self.times(step, key) > known
         return 0 not in self.moved[step.id] if step.work is Work.BATCHES else key in self.done
 
 

@@ -18,7 +18,7 @@ from tests.chaos.evidence import Effects, Event, Evidence, Phase, read_effects
 from tests.chaos.faults import Fault, Planned, draw, draw_between, strike
 from tests.chaos.plans import random_plan
 from tests.chaos.sampler import samples_of
-from tests.chaos.witness import CODES, Violation, all_claims, judge
+from tests.chaos.witness import CODES, Claims, Violation, all_claims, judge, read_claims
 from tests.chaos.work import Work
 
 #: Seconds for which the last workers of a run may live on; the longest detach step takes little more than one.
@@ -179,17 +179,21 @@ class Trial:
         return [command, self._known_run(), *where]
 
     def _answer(self, asked: Sequence[str]) -> None:
-        """Answer as a person would who looks: what is there was done; what an index left behind goes."""
+        """Answer as a person would who looks: what is there was done; what an index left behind goes.
+
+        They know from the record how often it was done before: `finally` runs once more with each resumption.
+        """
         self._marks = {}
         if not asked:
             return
         self._asked += len(asked)
         self._until_no_worker()
+        claims = read_claims(list(_events(self._files()[-1:])))
         with self._lane.reach() as connection:
             effects = read_effects(connection, self._plan, self._run_id)
             for key in asked:
                 step = self._plan.step_of(key)
-                there = effects.is_there(step, key)
+                there = effects.is_there(step, key, known=claims.get(key, Claims()).count("succeeded"))
                 self._marks[key] = "succeeded" if there else "failed"
                 if step.work is Work.INDEX and not there:
                     connection.execute(f"DROP INDEX IF EXISTS {self._plan.schema}.i_{step.id}".encode())

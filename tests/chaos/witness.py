@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.chaos.evidence import Event, Evidence, Phase, Row
+from tests.chaos.evidence import Event, Evidence, Phase
 from tests.chaos.plans import ChaosStep
 from tests.chaos.work import ATOMIC, COUNTED, GRADUAL, IN_LEDGER, Work, last_part, parts
 
@@ -126,11 +126,6 @@ def _each(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[tuple[Ch
             yield step, key, claims.get(key, Claims())
 
 
-def _complete(step: ChaosStep, rows: Sequence[Row]) -> int:
-    """Return how many complete effects the rows are."""
-    return sum(row.part == last_part(step.work) for row in rows)
-
-
 def _missing(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     """No effect is missing that was reported as succeeded."""
     told = read_claims(evidence.reported)  # what a journal that broke off does not have
@@ -138,7 +133,7 @@ def _missing(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
         said = (claim, told.get(key, Claims()))
         succeeded = max(max(each.count("succeeded"), each.state == "succeeded") for each in said)
         if step.work in COUNTED:
-            there = _complete(step, evidence.effects.of(key))
+            there = evidence.effects.times(step, key)
             if there < succeeded:
                 yield f"{key} was reported as succeeded {succeeded} times, and its effect is there {there} times"
         elif step.work is Work.BATCHES:
@@ -153,7 +148,7 @@ def _missing(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
 def _twice(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     """No effect is there twice, unless the step is idempotent, or of `finally`, which every ending has anew."""
     for step, key, _ in _each(evidence, claims):
-        there = _complete(step, evidence.effects.of(key)) if step.work in COUNTED else 0
+        there = evidence.effects.times(step, key) if step.work in COUNTED else 0
         if there > 1 and not step.idempotent and not step.final:
             yield f"{key} is not idempotent, and its effect is there {there} times"
         if step.work is Work.BATCHES and max(evidence.effects.moved[step.id]) > 1:
@@ -164,7 +159,7 @@ def _denied(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     """Nothing is reported as failed, cancelled or not begun whose effect is there, unless it was said to be unknown."""
     for step, key, claim in _each(evidence, claims):
         if step.work in COUNTED:
-            there = _complete(step, evidence.effects.of(key))
+            there = evidence.effects.times(step, key)
         elif step.work in GRADUAL or step.work is Work.BATCHES:
             continue
         else:
