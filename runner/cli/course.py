@@ -100,6 +100,8 @@ def _conduct(course: Course, clock: Clock) -> int:
 
         for number in _SIGNALS:
             loop.add_signal_handler(number, interrupt, int(number))
+        # Whoever leans on Ctrl-C fills what wakes the loop; one byte in it wakes as well as thousands.
+        signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
         try:
             async with looker.looking(run, course.run_id, every=LOOK_EVERY if course.watching.live else LOOK_SELDOM):
                 return await run.execute()
