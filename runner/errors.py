@@ -79,6 +79,14 @@ class PreflightError(JobplanError):
     """Nothing was started: the server, the extension or a privilege is not as the plan needs it."""
 
 
+class RequirementsUnmetError(PreflightError):
+    """Nothing was started: the server does not meet the plan's `requires`."""
+
+
+class RunSkippedError(RequirementsUnmetError):
+    """As `RequirementsUnmetError`, and the plan says `otherwise: skip`: not running is the right outcome."""
+
+
 class OpenQuestionError(PreflightError):
     """A run cannot be taken up before a person has said what only a person can find out.
 

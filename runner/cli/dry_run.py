@@ -80,7 +80,8 @@ def dry_run_command(
     """Say what a plan would do on a server, with nothing executed.
 
     Every statement is marked as checked, partly checked or not checkable, and why: evidence, not a promise. The exit
-    code is 0, 3 if a step would fail (with --strict also for warnings), 4 if a run would start nothing.
+    code is 0, 3 if a step would fail (with --strict also for warnings), 4 if a run would start nothing, 9 if the
+    server does not meet the plan's `requires` (0 with `otherwise: skip`).
     """
     loaded = read_plan(plan, **parameter_values(params, params_file))
     left_out = Selection(select=select, exclude=exclude, assume_done=assume_done).left_out(loaded)
@@ -173,7 +174,12 @@ def _data(result: DryRun, format_: str) -> Iterable[str]:
 
 
 def exit_code(result: DryRun, *, strict: bool) -> int:
-    """Return 4 if a run would start nothing, 3 if a step would fail, else 0; with `strict` warnings count."""
+    """Return 9 if `requires` is not met (0 if a run would be skipped then), 4 if a run would start nothing else.
+
+    3 if a step would fail, else 0; with `strict` warnings count.
+    """
+    if result.unmet:
+        return 0 if result.skipped else 9
     if result.refused:
         return 4
     return 3 if result.errors or (strict and result.warnings) else 0

@@ -18,6 +18,8 @@ from runner.errors import (
     PreflightError,
     Problem,
     RecordError,
+    RequirementsUnmetError,
+    RunSkippedError,
     ServerLostError,
     UsageError,
 )
@@ -25,6 +27,8 @@ from runner.errors import (
 _CODES: tuple[tuple[type[JobplanError], int], ...] = (
     (UsageError, 2),
     (PlanError, 3),
+    (RunSkippedError, 0),
+    (RequirementsUnmetError, 9),
     (PreflightError, 4),
     (GroupHeldError, 6),
     (RecordError, 4),
@@ -34,7 +38,8 @@ _CODES: tuple[tuple[type[JobplanError], int], ...] = (
 #: The table that `jobplan run --help` prints.
 EXIT_CODES = """\b
 Exit codes:
-  0         every step succeeded, was skipped, allowed to fail, or detached
+  0         every step succeeded, was skipped, allowed to fail, or detached; or `requires` is not met and says
+            otherwise: skip
   1         a step failed, timed out or was cancelled; or the journal or a report broke off
   2         wrong usage
   3         the plan is invalid
@@ -42,6 +47,7 @@ Exit codes:
   5         run_timeout ended the run
   6         another run holds the concurrency group
   7         an outcome is unknown, or a worker runs on that should not
+  9         nothing was started: the server does not meet the plan's `requires`
   70        a bug in jobplan
   130, 143  interrupted by Ctrl-C or SIGTERM
 """

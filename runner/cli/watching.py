@@ -18,7 +18,7 @@ from runner.cli.looking import Looker
 from runner.cli.saying import say
 from runner.engine.events import Event
 from runner.engine.sink import Sink
-from runner.errors import JobplanError, PlanError, UsageError
+from runner.errors import JobplanError, PlanError, RunSkippedError, UsageError
 from runner.reports import github
 from runner.reports.log import JsonLog, json_line, log_line
 from runner.reports.plain import Plain, Verbosity
@@ -100,4 +100,5 @@ class Watching:
             place = problem.position
             where = {"file": place.file, "line": place.line, "column": place.column, "code": problem.code}
             self.say(problem.message, level=str(problem.severity), event="problem", **where)
-        self.say(str(error), level="error", event="error")
+        skipped = isinstance(error, RunSkippedError)
+        self.say(str(error), level="info" if skipped else "error", event="skipped" if skipped else "error")

@@ -92,11 +92,10 @@ class Run:
             ending.callback(self._close_sinks)
             ending.push_async_callback(self._gateway.close)
             ending.push_async_callback(self._performer.give_up)
-            info = await self._gateway.open()
             values = builtin_values(self._plan, self._context.run_id)
+            info = await self._gateway.open(lambda found: check_requirements(self._plan, found, self._gateway, values))
             if self._takeover is not None:
                 self._takeover.check_server(info)
-            await check_requirements(self._plan, info, self._gateway, values)
             self._ledger_problem = self._gateway.ledger_problem
             await hold_run(self._gateway, self._context.run_id)
             await self._hold_group()

@@ -5,7 +5,7 @@ The same contract suite runs against both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,7 +19,8 @@ class ServerInfo:
     """What a run needs to know, and a report to say, about the server.
 
     `connection` leads there again, without a password; `system_identifier` is the cluster's, if this role may know it;
-    `ledger` is the schema of the ledger, if one is written.
+    `ledger` is the schema of the ledger, if one is written. Before the server is found ready, `extension_version` and
+    `extension_schema` may be empty: there is no extension.
     """
 
     version: str
@@ -32,6 +33,11 @@ class ServerInfo:
     connection: str = ""
     system_identifier: str | None = None
     ledger: str | None = None
+    standby: bool = False
+
+
+#: Is given the server as it is found, before it is judged whether it is ready, and may refuse it.
+FirstLook = Callable[[ServerInfo], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,8 +192,8 @@ class WorkerHandle(Protocol):
 class Gateway(Protocol):
     """Everything a run asks of a server."""
 
-    async def open(self) -> ServerInfo:
-        """Connect and check that the server can run plans.
+    async def open(self, first: FirstLook | None = None) -> ServerInfo:
+        """Connect, let `first` judge the server, and check that the server can run plans.
 
         ConnectionFailedError or PreflightError, with what to do, if it cannot.
         """

@@ -17,6 +17,7 @@ from runner.engine.events import ErrorDetails, Notice, Worker
 from runner.errors import CapacityError, JobplanError
 from runner.gateway.base import (
     Chronicle,
+    FirstLook,
     GroupHolder,
     LaunchRequest,
     LeftBehind,
@@ -129,10 +130,16 @@ class FakeGateway:
         self._answers = answers or {}
         self._refuses = refuses
 
-    async def open(self) -> ServerInfo:
+    async def open(self, first: FirstLook | None = None) -> ServerInfo:
         """Give a server's description."""
+        info = self._info()
+        if first is not None:
+            await first(info)
         if self._refuses is not None:
             raise self._refuses
+        return info
+
+    def _info(self) -> ServerInfo:
         return ServerInfo(
             version="18.0 (fake)",
             version_number=180_000,

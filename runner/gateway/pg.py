@@ -17,6 +17,7 @@ from runner.errors import CapacityError, ConnectionFailedError, PreflightError, 
 from runner.gateway.activity import read_runs
 from runner.gateway.base import (
     Chronicle,
+    FirstLook,
     GroupHolder,
     LaunchRequest,
     LeftBehind,
@@ -39,7 +40,7 @@ from runner.gateway.proving import ProvingWorker
 from runner.gateway.queries import query
 from runner.gateway.reading import ReadingSession
 from runner.gateway.refused import RefusedWorker
-from runner.gateway.server import check_server, raise_refusal, refuse_standby
+from runner.gateway.server import check_server, describe_server, raise_refusal, refuse_standby
 from runner.gateway.session import ConnectionCheck, Session, TurnedAwayError
 from runner.gateway.worker import LaunchedWorker
 from runner.identity import runner_name
@@ -79,11 +80,11 @@ class PgGateway:
         #: Since when, and from where, another runner has the run, which then is this one's no longer.
         self.taken_up: str | None = None
 
-    async def open(self) -> ServerInfo:
-        """Connect and check the server, and what stands before it."""
+    async def open(self, first: FirstLook | None = None) -> ServerInfo:
+        """Connect, let `first` judge the server, and check the server and a pooler in front of it."""
         session = await self._connect(check=lambda connection: refuse_shared_sessions(connection, self._conninfo))
         async with _ready(session):
-            info = await self._examine(session)
+            info = await self._examine(session, first)
             await self.ledger.open(session, self._monitor)
             if self._past is not None and self.ledger.on:
                 self._past.tell(await read_past(session, self._past.plan))
@@ -220,14 +221,17 @@ class PgGateway:
         await self._reading.close()
         await self._monitor.close()
 
-    async def _examine(self, session: Session) -> ServerInfo:
-        replies = await session.run(("server", ()))
-        raise_refusal(replies, PreflightError)
-        info = check_server(replies[0].rows[0])
+    async def _examine(self, session: Session, first: FirstLook | None) -> ServerInfo:
+        server, standby = await session.run(("server", ()), ("standby", ()))
+        raise_refusal([server], PreflightError)
+        info = describe_server(server.rows[0], standby)
+        if first is not None:
+            await first(info)
+        check_server(server.rows[0])
         self._extension_schema = quote_identifier(info.extension_schema)
-        loaded, standby, system = await session.run(("load", ()), ("standby", ()), ("system", ()))
+        loaded, system = await session.run(("load", ()), ("system", ()))
         raise_refusal([loaded], PreflightError)
-        refuse_standby(standby)
+        refuse_standby(info)
         return replace(
             info,
             connection=recorded(self._asked, **session.target),

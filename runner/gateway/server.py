@@ -23,18 +23,33 @@ def raise_refusal(replies: Sequence[Reply], kind: type[PreflightError]) -> None:
         raise kind(f"the server refuses to be used by jobplan: {error.message}")
 
 
-def refuse_standby(reply: Reply) -> None:
-    """Read the `standby` query's reply. PreflightError if the server is one."""
-    if reply.rows and reply.rows[0][0] == "t":
+def refuse_standby(info: ServerInfo) -> None:
+    """PreflightError if the server is a standby."""
+    if info.standby:
         raise PreflightError(
             ON_STANDBY,
             hint="Connect to the primary (target_session_attrs=primary in --dsn).",
         )
 
 
-def check_server(row: Row) -> ServerInfo:
+def describe_server(row: Row, standby: Reply) -> ServerInfo:
+    """Read the replies to `server` and `standby`, without a judgement."""
+    version, number, extension, schema, database, user, workers, _, _ = row
+    return ServerInfo(
+        version=version or "",
+        version_number=int(number or 0),
+        extension_version=extension or "",
+        extension_schema=schema or "",
+        database=database or "",
+        user=user or "",
+        max_worker_processes=int(workers or 0),
+        standby=bool(standby.rows) and standby.rows[0][0] == "t",
+    )
+
+
+def check_server(row: Row) -> None:
     """Read the `server` query's row. PreflightError, with what to do, if plans cannot run there."""
-    version, number, extension, schema, database, user, workers, allowed, available = row
+    version, number, extension, schema, database, user, _, allowed, available = row
     if int(number or 0) < _OLDEST_SERVER:
         raise PreflightError(f"PostgreSQL {version} is too old: jobplan needs 14 or later.")
     if extension is None or schema is None:
@@ -54,12 +69,3 @@ def check_server(row: Row) -> ServerInfo:
             f'the role "{user}" may not use pg_background.',
             hint=f"GRANT pgbackground_role TO {quote_identifier(user or '')};",
         )
-    return ServerInfo(
-        version=version or "",
-        version_number=int(number or 0),
-        extension_version=extension,
-        extension_schema=schema,
-        database=database or "",
-        user=user or "",
-        max_worker_processes=int(workers or 0),
-    )

@@ -13,7 +13,7 @@ from runner.plan.declarations import declare_params
 from runner.plan.fields import Fields
 from runner.plan.files import PlanFiles
 from runner.plan.includes import Includes, PlanFile
-from runner.plan.model import Budget, Concurrency, OnConflict, OnFailure, Param, Plan, Requires, Value
+from runner.plan.model import Budget, Concurrency, OnConflict, OnFailure, Otherwise, Param, Plan, Requires, Value
 from runner.plan.nodes import Mapping as MappingNode
 from runner.plan.nodes import Scalar
 from runner.plan.params import resolve_values
@@ -115,6 +115,7 @@ def _requires(fields: Fields, scope: Scope, report: Report) -> Requires:
         standby=requires.boolean("standby"),
         role=requires.text("role") or None,
         preconditions=checks,
+        otherwise=requires.choice("otherwise", Otherwise.FAIL) if requires.has("otherwise") else None,
     )
 
 

@@ -57,6 +57,13 @@ class OnFailure(enum.StrEnum):
     CANCEL = "cancel"
 
 
+class Otherwise(enum.StrEnum):
+    """What a requirement that is not met does to the run: it fails, or it is skipped."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
 class OnConflict(enum.StrEnum):
     """What a run does when another one holds its concurrency group."""
 
@@ -126,7 +133,11 @@ class Check:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Requires:
-    """What must be true of the server before anything starts."""
+    """What must be true of the server before anything starts.
+
+    `otherwise` is what an unmet requirement does to the run; None: it fails. (The default is None so that the hash of a
+    plan that does not set it stays as it is.)
+    """
 
     databases: tuple[str, ...] = ()
     server_version: str | None = None
@@ -134,6 +145,7 @@ class Requires:
     standby: bool | None = None
     role: str | None = None
     preconditions: tuple[Check, ...] = ()
+    otherwise: Otherwise | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

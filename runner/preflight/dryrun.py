@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runner.errors import Problem, Severity
 from runner.gateway.inspection import Inspector
 from runner.lint.sources import Sources
-from runner.plan.model import Plan
+from runner.plan.model import Otherwise, Plan
 from runner.preflight.activity import SNAPSHOT_AGE, activity_problems, lock_reports
 from runner.preflight.disk import Disks, disk_problems
 from runner.preflight.durations import MAX_RUNS, Durations, FirstOf, KnownDurations, MostRuns, from_ledger
@@ -18,8 +18,10 @@ from runner.preflight.schedule import forecast, schedule_problems
 from runner.preflight.server import examine
 from runner.preflight.statements import StatementLook
 
+#: The finding for a requirement that is not met.
+_UNMET = "JP520"
 #: Findings about the server with which a run would start nothing.
-_REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP506", "JP507", "JP508", "JP510", "JP520"})
+_REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP506", "JP507", "JP508", "JP510", _UNMET})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +58,10 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     schedule = forecast(plan, durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
     problems += schedule_problems(plan, schedule, durations)
     problems += looked.problems
+    unmet = any(one.code == _UNMET for one in problems)
+    skipped = unmet and plan.requires.otherwise is Otherwise.SKIP and not looked.unevaluated
+    if skipped:
+        problems = [replace(one, severity=Severity.WARNING) if one.code == _UNMET else one for one in problems]
     return DryRun(
         plan=plan.name,
         file=plan.file,
@@ -65,7 +71,9 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
         statements=tuple(looked.reports),
         locks=lock_reports(plan, locks, durations),
         schedule=schedule,
-        refused=any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems),
+        refused=unmet or any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems),
+        unmet=unmet,
+        skipped=skipped,
     )
 
 

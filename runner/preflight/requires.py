@@ -10,7 +10,7 @@ from runner.gateway.inspection import Inspector
 from runner.identity import run_of
 from runner.plan.model import OnConflict, Plan
 from runner.preflight.finding import problem
-from runner.preflight.requirements import version_fits
+from runner.preflight.requirements import not_a_member, unmet_by_server
 from runner.preflight.server import Demand, Examined, Level
 
 
@@ -36,13 +36,13 @@ def demand_of(plan: Plan) -> Demand:
 async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspector) -> AsyncIterator[Problem]:
     """Yield every requirement that does not hold, but for the plan's own preconditions, which are statements."""
     top = Position(file=plan.file, line=1, column=1)
-    for sentence in _broken(plan, facts):
+    for sentence in unmet_by_server(plan.requires, facts):
         yield problem("JP520", sentence, top)
     role = plan.requires.role
     if role is not None:
         rows = await inspector.rows("may_be", role)
         if not rows or rows[0][0] != "t":
-            yield problem("JP520", f'"{facts.user}" is not a member of the role "{role}"', top)
+            yield problem("JP520", not_a_member(facts.user, role), top)
     if plan.concurrency is not None:
         holders = await inspector.rows("group_held", plan.concurrency.group)
         for name, since in holders:
@@ -50,16 +50,3 @@ async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspec
             then = "a run would wait for it" if waits else "a run would fail at once"
             message = f"run {run_of(name or '')} holds the group {plan.concurrency.group} since {since}: {then}"
             yield problem("JP521", message, top)
-
-
-def _broken(plan: Plan, facts: ServerFacts) -> Iterator[str]:
-    requires = plan.requires
-    if requires.databases and facts.database not in requires.databases:
-        yield f'database is "{facts.database}", required is {" or ".join(requires.databases)}'
-    if requires.server_version and not version_fits(facts.version, requires.server_version):
-        yield f"server_version is {facts.version}, required is {requires.server_version}"
-    installed = facts.extension_version
-    if requires.extension_version and installed and not version_fits(installed, requires.extension_version):
-        yield f"extension_version is {installed}, required is {requires.extension_version}"
-    if requires.standby is not None and facts.standby is not requires.standby:
-        yield "the server is no standby" if requires.standby else "the server is a standby"

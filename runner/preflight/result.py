@@ -44,7 +44,10 @@ class StatementReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DryRun:
-    """Everything that a dry run found. `problems` come worst first; `refused`: a run would start nothing."""
+    """Everything that a dry run found. `problems` come worst first; `refused`: a run would start nothing.
+
+    `unmet`: because the server does not meet the plan's `requires`. `skipped`: and the plan says `otherwise: skip`.
+    """
 
     plan: str
     file: str
@@ -55,6 +58,8 @@ class DryRun:
     locks: tuple[LockReport, ...] = ()
     schedule: Schedule | None = None
     refused: bool = False
+    unmet: bool = False
+    skipped: bool = False
 
     @property
     def errors(self) -> int:

@@ -41,6 +41,8 @@ class Looked:
     #: What the lists of for_each gave, by step.
     rows: dict[str, Rows] = field(default_factory=dict)
     units: list[tuple[Unit, Sight]] = field(default_factory=list)
+    #: A precondition of the plan could not be evaluated.
+    unevaluated: bool = False
 
 
 class StatementLook:
@@ -206,17 +208,20 @@ class StatementLook:
         for unit in units_of(check.sql, self._values, step=None, instance="requires", key=key):
             if isinstance(unit, Unreadable):
                 self._broken(check, unit.message, unit.position)
+                self._looked.unevaluated = True
                 continue
             await self._survey([unit])
             sight = self._sight(unit)
             verdict = await self._examiner.examine(unit, sight)
             for one in verdict.findings:
                 self._broken(check, one.message, unit.within(one.offset))
+                self._looked.unevaluated = True
             if not verdict.findings:
                 if is_harmless(unit, sight):
                     answer = await self._answer(unit, sight)
                     if answer is not True:
                         self._broken(check, answer or "", check.sql.start)
+                        self._looked.unevaluated |= isinstance(answer, str)
                 else:
                     verdict.why.append(_NOT_ASKED)
             self._looked.reports.append(report_of(unit, verdict))

@@ -126,7 +126,7 @@ def test_what_the_plan_requires_of_the_server(jobplan: Jobplan, db: Database) ->
         ONE,
         requires="{database: [somewhere_else], preconditions: [{sql: SELECT false, message: it is not the hour}]}",
     )
-    refused(jobplan("run", plan, "--dsn", db.dsn), 4, "somewhere_else", "it is not the hour")
+    refused(jobplan("run", plan, "--dsn", db.dsn), 9, "somewhere_else", "it is not the hour")
 
 
 @pytest.mark.parametrize(("path", "says"), [("missing/events.jsonl", "No such file"), (".", "Is a directory")])

@@ -7,8 +7,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runner.errors import PreflightError
 from runner.gateway.conninfo import recorded, with_keepalives, without_password
-from runner.gateway.replies import Row
-from runner.gateway.server import check_server
+from runner.gateway.replies import Reply, Row
+from runner.gateway.server import check_server, describe_server
 
 GOOD: Row = ("18.1", "180001", "2.0", "ext", "app", "deploy", "64", "t", "t")
 
@@ -20,7 +20,8 @@ def changed(**columns: str | None) -> Row:
 
 
 def test_a_server_that_is_ready_is_described() -> None:
-    info = check_server(GOOD)
+    check_server(GOOD)
+    info = describe_server(GOOD, Reply(rows=(("f",),)))
     assert (info.version, info.version_number, info.extension_version) == ("18.1", 180_001, "2.0")
     assert (info.extension_schema, info.database, info.user, info.max_worker_processes) == ("ext", "app", "deploy", 64)
 

@@ -28,6 +28,7 @@ def _object(result: DryRun) -> dict[str, Any]:
             "role": facts.user,
         },
         "would_start": not result.refused,
+        "would_skip": result.skipped,
         "errors": result.errors,
         "warnings": result.warnings,
         "findings": [problem_object(problem) for problem in result.problems],

@@ -154,7 +154,15 @@ def summary(result: DryRun) -> str:
     where = f'PostgreSQL {facts.version}, database "{facts.database}", role "{facts.user}"'
     counts = [f"{result.count(coverage)} {coverage.value}" for coverage in Coverage if result.count(coverage)]
     found = [_count(result.errors, "error"), _count(result.warnings, "warning")]
-    bad = "would start nothing" if result.refused else "would fail" if result.errors else ""
+    bad = (
+        "would be skipped"
+        if result.skipped
+        else "would start nothing"
+        if result.refused
+        else "would fail"
+        if result.errors
+        else ""
+    )
     verdict = bad or "nothing speaks against it"
     told = ", ".join(filter(None, (verdict, *found)))
     return f"{result.plan} on {where}: {told}; statements: {', '.join(counts) or 'none'}."
