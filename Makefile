@@ -7,14 +7,16 @@ PYTEST_ARGS ?=
 WORKERS ?= 3
 CHAOS_ARGS ?=
 
-.PHONY: help demo test check bench chaos docs clean
+.PHONY: help demo test unit check bench chaos docs site clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   run plans/quickstart.yaml on a throwaway PostgreSQL with pg_background"
 	@echo "make test   run every test (PYTEST_ARGS='-k name' narrows it, WORKERS=0 runs them in one process)"
+	@echo "make unit   run the tests that need no server"
 	@echo "make check  lint and types"
 	@echo "make docs   write docs/rules.md and docs/plan-reference.md anew, from the rules and the schema"
+	@echo "make site   build the documentation as a site in build/site; a broken link fails"
 	@echo "make chaos  random plans under faults, judged by what they left behind (CHAOS_ARGS='--runs 50 --seed 3')"
 	@echo "make bench  benchmarks: prints a table, stores JSON in benchmarks/results/"
 
@@ -38,6 +40,9 @@ demo: $(VENV)/.runtime
 test: $(VENV)/.dev
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
+unit: $(VENV)/.dev
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow" tests/unit $(PYTEST_ARGS)
+
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,6 +56,13 @@ chaos: $(VENV)/.dev
 
 docs: $(VENV)/.runtime
 	$(BIN)/python -m runner.reference docs
+
+$(VENV)/.site: $(VENV)/bin/pip pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check "$$($(BIN)/python -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["site"][0])')"
+	@touch $@
+
+site: $(VENV)/.site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
