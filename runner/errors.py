@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from runner.slugs import slug_of
 
 
 class Severity(enum.StrEnum):
@@ -31,8 +33,24 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Cause:
+    """What several problems have in common, so that they are reported as one.
+
+    Problems with one code and one `key` are one group. `part` names this one in the list, such as a step; `hint` is
+    what mends all of them.
+    """
+
+    key: str
+    part: str
+    hint: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong in a plan: where, what, a stable code (`JP…`), and what would mend it."""
+    """One thing that is wrong in a plan: where, what, a stable code (`JP…`), and what would mend it.
+
+    `also` has the other places with their steps, if the problem stands for several with the same cause.
+    """
 
     position: Position
     code: str
@@ -40,6 +58,13 @@ class Problem:
     hint: str | None = None
     severity: Severity = Severity.ERROR
     step: str | None = None
+    also: tuple[tuple[Position, str | None], ...] = ()
+    cause: Cause | None = field(default=None, compare=False, repr=False)
+
+    @property
+    def slug(self) -> str:
+        """The readable name of the code."""
+        return slug_of(self.code)
 
     def __str__(self) -> str:
         text = f"{self.position}: {self.severity} {self.code}: {self.message}"

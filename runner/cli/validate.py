@@ -13,7 +13,7 @@ import click
 from runner.cli.color import color_option, wants_color
 from runner.cli.saying import say_json_text
 from runner.errors import UsageError
-from runner.reports.problems import Lines, Style, Verdict, distinct, problem_lines, summary
+from runner.reports.problems import Lines, Style, Verdict, distinct, legend, problem_lines, summary
 
 if TYPE_CHECKING:
     from runner.reference.codes import Explanation
@@ -62,24 +62,32 @@ def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -
     from runner.lint import Sources, load_plan
 
     verdicts = []
+    codes: set[str] = set()
     sources = Sources()
     gc.disable()  # a process of its own, that ends soon: nothing is won by looking through a million objects
     gc.freeze()  # nor, when it ends, through all that was imported
-    for path in dict.fromkeys(plans):
+    paths = list(dict.fromkeys(plans))
+    for path in paths:
         loaded = load_plan(path, sources=sources)
         steps = None if loaded.plan is None else len(loaded.plan.steps) + len(loaded.plan.finally_)
         verdict = Verdict(file=str(path), steps=steps, problems=loaded.problems)
         verdicts.append(verdict)
+        codes.update(problem.code for problem in verdict.problems)
         if show:
-            for line in _shown(verdict, sources.lines, style, quiet=quiet):
+            known = codes if path == paths[-1] else ()
+            for line in _shown(verdict, sources.lines, style, known, quiet=quiet):
                 click.echo(line, color=True)
     return verdicts
 
 
-def _shown(verdict: Verdict, lines: Lines, style: Style, *, quiet: bool) -> Iterator[str]:
+def _shown(verdict: Verdict, lines: Lines, style: Style, codes: Iterable[str], *, quiet: bool) -> Iterator[str]:
+    """Yield what is printed of one plan; with `codes`, those of all plans, how to read more about them."""
     for problem in verdict.problems:
         yield from problem_lines(problem, lines, style)
     if not quiet:
+        explained = legend(codes)
+        if explained is not None:
+            yield explained
         yield summary(verdict)
 
 
@@ -113,6 +121,7 @@ def _explained(explanation: Explanation, style: Style) -> Iterator[str]:
     yield f"{style.bold(explanation.code)} ({explanation.severity}): {explanation.title}"
     yield ""
     yield click.wrap_text(explanation.why, width=100, preserve_paragraphs=True)
+    yield f"\n{style.bold('Slug')}: {explanation.slug}"
     for word, example in (("Wrong", explanation.wrong), ("Right", explanation.right)):
         yield f"\n{style.bold(word)}:"
         yield from (f"    {line}".rstrip() for line in example.splitlines())

@@ -20,6 +20,7 @@ from runner.lint.table import RULES
 from runner.plan.loading import Loaded, without_collection
 from runner.plan.loading import load_plan as load_unchecked
 from runner.plan.model import Plan
+from runner.plan.report import grouped
 
 _MAX_MESSAGE = 400  # characters
 #: Rules that look at nothing but the SQL text of one step.
@@ -35,7 +36,7 @@ def lint(plan: Plan, sources: Sources | None = None) -> tuple[Problem, ...]:
     """
     codes = [rule.code for rule in RULES]
     kept = without_ignored(_problems(plan, RULES), plan, sources or Sources(), codes)
-    return tuple(sorted(dict.fromkeys(kept), key=_order(plan)))
+    return grouped(sorted(dict.fromkeys(kept), key=_order(plan)))
 
 
 def load_plan(
@@ -104,8 +105,9 @@ def _problems(plan: Plan, rules: Iterable[Rule]) -> Iterable[Problem]:
             code=rule.code,
             message=finding.message,
             hint=finding.hint,
-            severity=rule.severity,
+            severity=finding.severity or rule.severity,
             step=finding.step,
+            cause=finding.cause,
         )
         for rule in rules
         for finding in rule.check(subject)
@@ -122,7 +124,7 @@ def _with_sql_alone(draft: Plan, problems: tuple[Problem, ...], sources: Sources
     rules = {rule.code for rule in _OF_SQL_ALONE}
     kept = without_ignored(_problems(draft, _OF_SQL_ALONE), draft, sources, rules)
     found = [problem for problem in kept if problem.code in rules and problem.position not in told]
-    return tuple(sorted((*problems, *dict.fromkeys(found)), key=_order(draft))) if found else problems
+    return grouped(sorted((*problems, *dict.fromkeys(found)), key=_order(draft))) if found else problems
 
 
 def _order(plan: Plan) -> Callable[[Problem], tuple[int, Position, str, str]]:

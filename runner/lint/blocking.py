@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
 
-from runner.errors import Severity
+from runner.errors import Cause, Severity
 from runner.lint.created import Created
 from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, StepSql, Subject
@@ -17,7 +17,9 @@ from runner.sql.facts import settings_changed
 from runner.sql.kinds import StatementKind as Kind
 from runner.sql.lockmodes import LockMode, RelationLock, conflict
 from runner.sql.locks import locks_taken, sweeping_lock
+from runner.sql.options import is_concurrent
 from runner.sql.relations import Relation
+from runner.sql.rollback import outlives_rollback
 
 # The bulk of most plans; none of them takes a lock that a writer would wait for.
 _GENTLE = frozenset({Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE, Kind.ANALYZE, Kind.DO, Kind.CALL})
@@ -42,7 +44,14 @@ def _first_strong(rank: int, step: StepSql, created: Created) -> Finding | None:
         what = None if never_waits(statement) else _strong_lock(place, created)
         if what is not None:
             message = f"{statement.kind} takes {what}: as long as it waits, so does everybody behind it"
-            return place.finding(message, hint="set `lock_timeout`, such as 5s, and `retry` on lock_not_available")
+            part = f"{statement.kind} in `{step.step.id}`"
+            if is_concurrent(statement):  # what waits for old transactions needs longer, and cannot simply be repeated
+                return place.finding(message, hint="set `lock_timeout` to 1m or more")
+            if any(outlives_rollback(each) for each in step.statements):
+                return place.finding(message, hint="set `lock_timeout`, such as 5s")
+            hint = "set `lock_timeout`, such as 5s, and `retry` on lock_not_available"
+            cause = Cause(key="lock_timeout", part=part, hint=f"{hint}, in each step or in `defaults`")
+            return place.finding(message, hint=hint, cause=cause)
     return None
 
 
@@ -146,7 +155,7 @@ _VALIDATE = "ALTER TABLE orders VALIDATE CONSTRAINT total_ck"
 RULES = (
     Rule(
         code="JP332",
-        severity=Severity.ERROR,
+        severity=Severity.WARNING,
         title="NOT VALID and VALIDATE in one step",
         why=(
             "Adding a constraint NOT VALID takes its strong lock for a moment, and VALIDATE CONSTRAINT then reads the "

@@ -96,7 +96,7 @@ _BUILD = "- id: build\n  sql: CREATE INDEX CONCURRENTLY orders_customer_idx ON o
 RULES = (
     Rule(
         code="JP330",
-        severity=Severity.ERROR,
+        severity=Severity.WARNING,
         title="CONCURRENTLY with a short lock_timeout",
         why=(
             "CREATE INDEX, DROP INDEX, REINDEX and DETACH PARTITION wait, when they run CONCURRENTLY, for every "
@@ -112,7 +112,7 @@ RULES = (
     ),
     Rule(
         code="JP331",
-        severity=Severity.ERROR,
+        severity=Severity.WARNING,
         title="CREATE INDEX CONCURRENTLY IF NOT EXISTS without verify",
         why=(
             "A build that fails or is cancelled leaves an INVALID index behind, which no query uses and which every "

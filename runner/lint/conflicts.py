@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from runner.durations import format_duration
-from runner.errors import Severity
+from runner.errors import Cause, Severity
 from runner.lint.contention import Meeting, Outcome, find_contention
 from runner.lint.locking.held import Held, Nature
 from runner.lint.locking.reading import Locking
@@ -39,14 +39,29 @@ _SHARES = _Shares()
 
 
 def findings_of(meeting: Meeting) -> Iterator[Finding]:
-    """Yield what is to be said of two steps that meet, and of those that are only counted."""
+    """Yield what is to be said of two steps that meet, and of those that are only counted.
+
+    Pairs that meet on one relation with one outcome have one cause.
+    """
     step, held = _place(meeting)
     position = step.sql.position(held.offset)
-    yield Finding(position=position, message=_message(meeting), hint=_hint(meeting), step=step.id)
+    yield Finding(
+        position=position, message=_message(meeting), hint=_hint(meeting), step=step.id, cause=_cause(meeting)
+    )
     if meeting.more:
-        pairs = "1 more pair of steps does" if meeting.more == 1 else f"{meeting.more} more pairs of steps do"
-        message = f"{pairs} the same on {held.name}"
-        yield Finding(position=position, message=message, step=step.id)
+        pairs = "1 more pair of steps" if meeting.more == 1 else f"{meeting.more} more pairs of steps"
+        message = f"{pairs} do the same on {held.name}" if meeting.more > 1 else f"{pairs} does the same on {held.name}"
+        yield Finding(position=position, message=message, step=step.id, cause=_cause(meeting, pairs))
+
+
+def _cause(meeting: Meeting, part: str | None = None) -> Cause:
+    one, other = meeting.one, meeting.other
+    held = _place(meeting)[1]
+    if meeting.with_itself:
+        return Cause(key=f"{held.name} {one.id}", part=part or f"instances of `{one.id}`")
+    across = one.sql.final != other.sql.final
+    hint = None if across else "order them with `needs`, or give all of them a common name in `exclusive`"
+    return Cause(key=f"{held.name} {across}", part=part or f"`{one.id}` and `{other.id}`", hint=hint)
 
 
 def _place(meeting: Meeting) -> tuple[Locking, Held]:
@@ -164,7 +179,7 @@ CODES_OF_OUTCOMES = {Outcome.FAILURE: "JP401", Outcome.WAIT: "JP402", Outcome.DE
 RULES = (
     Rule(
         code="JP401",
-        severity=Severity.ERROR,
+        severity=Severity.WARNING,
         title="CONCURRENTLY beside a conflicting statement",
         why=(
             "CREATE INDEX and REINDEX CONCURRENTLY hold a lock on the table while they wait for every transaction "

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from runner.durations import format_duration
-from runner.errors import Severity
+from runner.errors import Cause, Severity
 from runner.lint.places import statements, step_finding
 from runner.lint.rule import Finding, Rule, StepSql, Subject
 from runner.lint.width import widest
@@ -26,7 +26,9 @@ def _no_limit(subject: Subject) -> Iterator[Finding]:
     for step in subject.steps:
         if step.step.timeout is None:
             message = f"nothing ends `{step.step.id}`: its `timeout` is `none`"
-            yield step_finding(step, message, hint="choose a limit that it never reaches when all is well")
+            hint = "choose a limit that it never reaches when all is well"
+            cause = Cause(key="timeout", part=f"`{step.step.id}`")
+            yield step_finding(step, message, hint=hint, cause=cause)
 
 
 def _timeout_in_sql(subject: Subject) -> Iterator[Finding]:

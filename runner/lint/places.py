@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from runner.errors import Cause, Severity
 from runner.lint.rule import Finding, StepSql, Subject
 from runner.sql.kinds import StatementKind
 from runner.sql.parse import Statement
@@ -34,10 +35,20 @@ class Place:
         """The statement's own text in lower case, to see what cannot be in it before its tree is walked."""
         return self.own_text.lower()
 
-    def finding(self, message: str, *, hint: str | None = None, offset: int | None = None) -> Finding:
+    def finding(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        offset: int | None = None,
+        severity: Severity | None = None,
+        cause: Cause | None = None,
+    ) -> Finding:
         """Return a finding at the character at `offset` of the step's SQL, or where the statement begins."""
         position = self.step.position(self.statement.start if offset is None else offset)
-        return Finding(position=position, message=message, hint=hint, step=self.step.step.id)
+        return Finding(
+            position=position, message=message, hint=hint, step=self.step.step.id, severity=severity, cause=cause
+        )
 
 
 #: All statements, and those of each kind.
@@ -70,6 +81,6 @@ def _places(subject: Subject) -> _Places:
     return places, by_kind
 
 
-def step_finding(step: StepSql, message: str, *, hint: str | None = None) -> Finding:
+def step_finding(step: StepSql, message: str, *, hint: str | None = None, cause: Cause | None = None) -> Finding:
     """Return a finding about a step as a whole, or about one of its keys: it stands where the step begins."""
-    return Finding(position=step.step.position, message=message, hint=hint, step=step.step.id)
+    return Finding(position=step.step.position, message=message, hint=hint, step=step.step.id, cause=cause)

@@ -69,7 +69,7 @@ _VERIFY = "verify: SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclas
 RULES = (
     Rule(
         code="JP360",
-        severity=Severity.ERROR,
+        severity=Severity.WARNING,
         title="retry of what a rollback does not take back",
         why=(
             "What fails in a worker has been rolled back, so most statements may be tried again. Some leave something "

@@ -10,19 +10,25 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.errors import Position, Severity
+from runner.errors import Cause, Position, Severity
 from runner.plan.model import Plan, Sql, Step
+from runner.slugs import slug_of
 from runner.sql.parse import Statement, Template
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One place where a rule does not hold."""
+    """One place where a rule does not hold.
+
+    `severity` is that of the rule unless this finding weighs more or less; findings with one `cause` are reported once.
+    """
 
     position: Position
     message: str
     hint: str | None = None
     step: str | None = None
+    severity: Severity | None = None
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,3 +103,8 @@ class Rule:
     wrong: str
     right: str
     check: Callable[[Subject], Iterable[Finding]]
+
+    @property
+    def slug(self) -> str:
+        """The rule's readable name."""
+        return slug_of(self.code)

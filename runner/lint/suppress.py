@@ -20,14 +20,19 @@ from runner.lint.rule import Finding, Rule, Subject
 from runner.lint.sources import Sources
 from runner.lint.steplines import StepLines
 from runner.plan.model import Plan, Step
+from runner.slugs import CODES_BY_SLUG, slug_of
 
 #: How many comments are read: each may be a problem, and a stranger's file may be full of them.
 MAX_COMMENTS: Final = 10_000
 _MAX_HINTS = 100  # each takes a comparison with every code
-_MAX_WORD = 20
+_MAX_WORD = 40
 
-_COMMENT = re.compile(r"(?:^|(?<=\s))#\s*jobplan:\s*ignore\b(?:\s*=\s*(\w+(?:\s*,\s*[A-Za-z]+[0-9]+)*))?")
-_CODE = re.compile(r"\w+")
+#: After a comma only what looks like a code or a slug is one: a reason may follow in words.
+_COMMENT = re.compile(
+    r"(?:^|(?<=\s))#\s*jobplan:\s*ignore\b"
+    r"(?:\s*=\s*([\w-]+(?:\s*,\s*(?:[A-Za-z]+[0-9]+|[A-Za-z0-9]+(?:-[A-Za-z0-9]+)+)(?![\w-]))*))?"
+)
+_CODE = re.compile(r"[\w-]+")
 
 #: What a comment silences, of one code: a step by its id, a line by its file and number, or the plan (None).
 _Target = tuple[str, str | tuple[str, int] | None]
@@ -35,10 +40,14 @@ _Target = tuple[str, str | tuple[str, int] | None]
 
 @dataclass(slots=True)
 class _Ignores:
-    """What the comments of a plan say: each one's codes by what they silence, and what is wrong with the comments."""
+    """What the comments of a plan say: each one's codes by what they silence, and what is wrong with the comments.
+
+    `codes` and `words` have the code of each place and how it is written, which may be as a slug.
+    """
 
     places: dict[_Target, list[Position]] = field(default_factory=lambda: defaultdict(list))
     codes: dict[Position, str] = field(default_factory=dict)
+    words: dict[Position, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -58,15 +67,18 @@ def without_ignored(
         if not hits:
             yield problem
     yield from ignores.problems
-    for position, code in ignores.codes.items():
+    for position in ignores.codes:
         if position not in used:
-            message = f"`ignore={code}` silences nothing: the rule finds nothing here"
+            word = ignores.words[position]
+            message = f"`ignore={word}` silences nothing: the rule finds nothing here"
             yield _problem(_UNUSED, position, message, "remove the code from the comment")
 
 
 def nearest_code(word: str, known: Iterable[str]) -> str | None:
-    """Return a hint that names the code nearest to `word`, None if none is near."""
-    near = difflib.get_close_matches(word[:_MAX_WORD].upper(), sorted(known), n=1)
+    """Return a hint that names the code or slug nearest to `word`, None if none is near."""
+    codes = sorted(known)
+    near = difflib.get_close_matches(word[:_MAX_WORD].upper(), codes, n=1)
+    near = near or difflib.get_close_matches(word[:_MAX_WORD].lower(), [slug_of(code) for code in codes], n=1)
     return f"did you mean {near[0]}?" if near else None
 
 
@@ -107,9 +119,10 @@ def _read_comment(place: Position, comment: re.Match[str], steps: StepLines, ign
     targets: list[str | tuple[str, int] | None] = [*(steps.at(place.line, alone=alone) or (None,))]
     targets += [(place.file, line) for line in range(place.line, place.line + 1 + alone)]
     for word in _CODE.finditer(comment.string, *comment.span(1)):
-        code = word.group()
+        code = CODES_BY_SLUG.get(word.group(), word.group())
         position = Position(file=place.file, line=place.line, column=word.start() + 1)
         ignores.codes[position] = code
+        ignores.words[position] = word.group()
         for target in targets:
             ignores.places[code, target].append(position)
 
@@ -148,8 +161,8 @@ _UNKNOWN = Rule(
     severity=Severity.WARNING,
     title="A comment that ignores no rule",
     why=(
-        "Only the rules about SQL and locks (JP3xx and above) can be ignored, by their codes. What keeps a plan from "
-        "being read or understood cannot."
+        "Only the rules about SQL and locks (JP3xx and above) can be ignored, by their codes or slugs. What keeps a "
+        "plan from being read or understood cannot."
     ),
     wrong="- id: clean  # jobplan: ignore=everything",
     right="- id: clean  # jobplan: ignore=JP300",

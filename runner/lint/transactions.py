@@ -10,7 +10,7 @@ from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, StepSql, Subject
 from runner.sql.facts import parameter_symbols
 from runner.sql.kinds import StatementKind as Kind
-from runner.sql.transactions import refused_by_worker, without_effect
+from runner.sql.transactions import cannot_stand_alone, refused_by_worker, without_effect
 
 _SYMBOL = re.compile(r"\$[0-9]")
 # Nothing that comes after a lock or a cursor makes use of it if it is one of these.
@@ -34,14 +34,19 @@ def _listening(subject: Subject) -> Iterator[Finding]:
         if place.statement.kind is Kind.LISTEN:
             yield place.finding("a worker refuses LISTEN: it has no client that could be told", hint="NOTIFY works")
         else:
-            yield place.finding("UNLISTEN does nothing: the session of a worker is new, and it cannot LISTEN")
+            message = "UNLISTEN does nothing: the session of a worker is new, and it cannot LISTEN"
+            yield place.finding(message, hint="leave it out", severity=Severity.WARNING)
 
 
 def _client_copy(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject, Kind.COPY_FROM, Kind.COPY_TO):
-        reason = refused_by_worker(place.statement) or without_effect(place.statement)
+        refused = refused_by_worker(place.statement)
+        reason = refused or without_effect(place.statement)
         if reason is not None:
-            yield place.finding(reason, hint="name a file or a PROGRAM of the server, or use psql")
+            # To read every row without keeping one can be what is meant: it finds damaged pages.
+            severity = Severity.WARNING if refused is None else None
+            hint = "name a file or a PROGRAM of the server, or use psql"
+            yield place.finding(reason, hint=hint, severity=severity)
 
 
 def _useless_lock(subject: Subject) -> Iterator[Finding]:
@@ -50,16 +55,20 @@ def _useless_lock(subject: Subject) -> Iterator[Finding]:
 
 
 def _at_the_end(rank: int, step: StepSql) -> Iterator[Finding]:
+    lone = len(step.statements) == 1
     for statement in reversed(step.statements):
         if statement.kind not in _IDLE:
             return
         place = Place(rank=rank, step=step, statement=statement)
+        severity = Severity.ERROR if lone and cannot_stand_alone(statement) is not None else None
         if statement.kind is Kind.LOCK:
             message = "nothing runs under this lock: it is released when the text of the step ends"
-            yield place.finding(message, hint="write the statements that need the lock behind it, in the same step")
+            hint = "write the statements that need the lock behind it, in the same step"
+            yield place.finding(message, hint=hint, severity=severity)
         elif statement.kind is Kind.DECLARE_CURSOR:
             message = "nothing reads this cursor: it is closed when the text of the step ends"
-            yield place.finding(message, hint="FETCH from it in the same step, or write the query itself")
+            hint = "FETCH from it in the same step, or write the query itself"
+            yield place.finding(message, hint=hint, severity=severity)
 
 
 def _numbered_parameters(subject: Subject) -> Iterator[Finding]:
@@ -99,7 +108,8 @@ RULES = (
         title="LISTEN or UNLISTEN",
         why=(
             "A background worker has no client, so PostgreSQL refuses LISTEN in it (0A000), and there is nothing that "
-            "UNLISTEN could end. NOTIFY is fine: it reaches the sessions that listen when the step commits."
+            "UNLISTEN could end (a warning: it does nothing). NOTIFY is fine: it reaches the sessions that listen when "
+            "the step commits."
         ),
         wrong="- id: tell\n  sql: LISTEN cache_invalidated",
         right="- id: tell\n  sql: NOTIFY cache_invalidated",
@@ -111,23 +121,28 @@ RULES = (
         title="COPY from or to a client",
         why=(
             "COPY FROM STDIN reads from the client and COPY TO STDOUT writes to it, and a background worker has none. "
-            "The first fails (08003). The second is worse: it reports success, and the rows have gone nowhere. A file "
-            "or a PROGRAM of the server works, for roles that may use it."
+            "The first fails (08003), an error. The second reports success, and the rows have gone nowhere: a warning, "
+            "because it still reads the whole table. A file or a PROGRAM of the server works, for roles that may use "
+            "it."
         ),
-        wrong="- id: export\n  sql: COPY orders TO STDOUT (FORMAT csv)",
-        right="- id: export\n  sql: COPY orders TO '/var/lib/postgresql/export/orders.csv' (FORMAT csv)",
+        wrong="- id: load\n  sql: COPY orders FROM STDIN (FORMAT csv)",
+        right="- id: load\n  sql: COPY orders FROM '/var/lib/postgresql/import/orders.csv' (FORMAT csv)",
         check=_client_copy,
     ),
     Rule(
         code="JP313",
-        severity=Severity.ERROR,
+        severity=Severity.WARNING,
         title="A lock or a cursor that nothing uses",
         why=(
             "Locks are held, and cursors open, until their transaction ends, and a step's transaction ends with its "
             "text. A LOCK or DECLARE with nothing behind it protects and reads nothing, also no later step: each runs "
-            "in a session of its own. As the only statement of a step the server refuses them (25P01)."
+            "in a session of its own. Behind other statements that is a warning; as the only statement of a step the "
+            "server refuses them (25P01), which is an error."
         ),
-        wrong="- id: freeze\n  sql: LOCK TABLE prices IN EXCLUSIVE MODE\n  lock_timeout: 5s",
+        wrong=(
+            "- id: freeze\n  sql: |\n    UPDATE prices SET amount = amount * 1.02 WHERE country = 'DE';\n"
+            "    LOCK TABLE prices IN EXCLUSIVE MODE\n  lock_timeout: 5s"
+        ),
         right=(
             "- id: freeze\n  sql: |\n    LOCK TABLE prices IN EXCLUSIVE MODE;\n"
             "    UPDATE prices SET amount = amount * 1.02 WHERE country = 'DE'\n  lock_timeout: 5s"

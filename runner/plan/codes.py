@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from runner.errors import Severity
 from runner.plan.codes_of_form import CODES_OF_FORM
 from runner.plan.codes_of_meaning import CODES_OF_MEANING
 
@@ -23,12 +24,22 @@ class Code:
     why: str
     wrong: str
     right: str
+    severity: Severity = Severity.ERROR
 
+
+#: Codes of what may go wrong but need not.
+_RISKS: Final = frozenset({"JP210"})
 
 #: Every code of this floor, in order.
 CODES: Final = MappingProxyType(
     {
-        code: Code(title=title, why=why, wrong=wrong, right=right)
+        code: Code(
+            title=title,
+            why=why,
+            wrong=wrong,
+            right=right,
+            severity=Severity.WARNING if code in _RISKS else Severity.ERROR,
+        )
         for code, (title, why, wrong, right) in (CODES_OF_FORM | CODES_OF_MEANING).items()
     }
 )

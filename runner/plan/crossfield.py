@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from collections.abc import Mapping as MappingABC
 
+from runner.errors import Cause, Severity
 from runner.plan.graph import find_cycles
 from runner.plan.model import Budget, Need, NeedOn
 from runner.plan.nodes import Mapping, Node, Scalar
@@ -48,7 +49,10 @@ def _check_policy(draft: Draft) -> None:
     for key, code, example in (("timeout", "JP204", "10m"), ("on_finish", "JP205", "wait")):
         if not draft.fields.has(key):
             message = f"{named} has no `{key}`, and `defaults` has none either"
-            draft.fields.add(draft.fields, code, message, hint=f"write `{key}: {example}` in the step or in `defaults`")
+            hint = f"write `{key}: {example}` in the step or in `defaults`"
+            part = f"`{draft.step.id}`" if draft.step.id else f"the step at line {draft.fields.position.line}"
+            cause = Cause(key=key, part=part, hint=f"write `{key}: {example}` in `defaults`")
+            draft.fields.add(draft.fields, code, message, hint=hint, cause=cause)
 
 
 def _check_needs(draft: Draft, by_id: MappingABC[str, Draft], hidden: MappingABC[str, str]) -> None:
@@ -125,7 +129,9 @@ def _check_run_timeout(draft: Draft, run_timeout: float) -> None:
     if draft.finally_ or not step.waits or step.timeout is None or step.timeout <= run_timeout:
         return
     message = f"`timeout` is {draft.fields.text('timeout')}, but `run_timeout` ends the whole run before that"
-    draft.fields.add(draft.place("timeout"), "JP210", message)
+    part = f"`{step.id}`" if step.id else f"the step at line {draft.fields.position.line}"
+    cause = Cause(key=draft.fields.text("timeout"), part=part)
+    draft.fields.add(draft.place("timeout"), "JP210", message, severity=Severity.WARNING, cause=cause)
 
 
 def _check_cycles(by_id: MappingABC[str, Draft]) -> None:

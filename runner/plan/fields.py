@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import TypeVar
 
 from runner.durations import parse_duration
-from runner.errors import Position
+from runner.errors import Cause, Position, Severity
 from runner.plan.nodes import Mapping, Node, Scalar, Sequence
 from runner.plan.report import Placed, Report
 
@@ -140,6 +140,15 @@ class Fields:
             return default
         return seconds
 
-    def add(self, where: Placed | Position, code: str, message: str, *, hint: str | None = None) -> None:
+    def add(
+        self,
+        where: Placed | Position,
+        code: str,
+        message: str,
+        *,
+        hint: str | None = None,
+        severity: Severity = Severity.ERROR,
+        cause: Cause | None = None,
+    ) -> None:
         """Report a problem of this mapping's step."""
-        self.report.add(where, code, message, hint=hint, step=self.step)
+        self.report.add(where, code, message, hint=hint, step=self.step, severity=severity, cause=cause)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Final, Protocol
 
-from runner.errors import Position, Problem, Severity
+from runner.errors import Cause, Position, Problem, Severity
 
 #: How many words are compared for hints, in all: ten thousand misspelt names are not worth minutes.
 MAX_COMPARED: Final = 50_000
@@ -52,15 +53,34 @@ class Report:
         self._problems: dict[tuple[Position, str, str], Problem] = {}
         self._files: dict[str, int] = {}
         self._untold = False
+        self._causes: set[tuple[str, str]] = set()
+        self._alike: list[Problem] = []
 
     def add(
-        self, where: Placed | Position, code: str, message: str, *, hint: str | None = None, step: str | None = None
+        self,
+        where: Placed | Position,
+        code: str,
+        message: str,
+        *,
+        hint: str | None = None,
+        step: str | None = None,
+        severity: Severity = Severity.ERROR,
+        cause: Cause | None = None,
     ) -> None:
-        """Note an error; the same one at the same place (a default that many steps use) is noted once."""
+        """Note a problem; the same one at the same place (a default that many steps use) is noted once.
+
+        Of those with one `cause` only the first counts: the others are listed with it.
+        """
         position = where if isinstance(where, Position) else where.position
-        if len(self._problems) < MAX_PROBLEMS:
-            problem = Problem(position=position, code=code, message=message, hint=hint, step=step)
+        problem = Problem(
+            position=position, code=code, message=message, hint=hint, severity=severity, step=step, cause=cause
+        )
+        if cause is not None and (code, cause.key) in self._causes:
+            self._alike.append(problem)
+        elif len(self._problems) < MAX_PROBLEMS:
             self._problems.setdefault((position, code, message), problem)
+            if cause is not None:
+                self._causes.add((code, cause.key))
         elif (position, code, message) not in self._problems:
             self._untold = True
 
@@ -85,11 +105,44 @@ class Report:
         def place(problem: Problem) -> tuple[int, Position, str, str]:
             return (self._files.get(problem.position.file, last), problem.position, problem.code, problem.message)
 
-        told = sorted(self._problems.values(), key=place)
+        told = list(grouped(sorted((*self._problems.values(), *self._alike), key=place)))
         if self._untold:
             message = f"there are more than {MAX_PROBLEMS:,} problems; the rest is not told"
             told.append(Problem(position=told[-1].position, code="JP016", message=message))
         return tuple(told)
+
+
+#: How many members of a group are named.
+_NAMED: Final = 5
+
+
+def grouped(problems: Iterable[Problem]) -> tuple[Problem, ...]:
+    """Return the problems with one in place of all those that have the same code and cause.
+
+    It stands where the first one stands and lists the others in its message and in `also`. Without a cause, problems
+    are alike if they say the same of the same place: a file that several steps run.
+    """
+    groups: dict[object, list[Problem]] = {}
+    for problem in problems:
+        cause = problem.cause
+        key = (problem.code, problem.position, problem.message) if cause is None else (problem.code, cause.key)
+        groups.setdefault(key, []).append(problem)
+    return tuple(_merged(group) if len(group) > 1 else group[0] for group in groups.values())
+
+
+def _merged(group: Sequence[Problem]) -> Problem:
+    first, others = group[0], group[1:]
+    also = tuple((other.position, other.step) for other in others)
+    if first.cause is None:
+        return replace(first, also=also)
+    parts = list(dict.fromkeys(other.cause.part for other in others if other.cause is not None))
+    named = ", ".join(parts[:_NAMED])
+    if len(parts) > _NAMED:
+        named += f" and {len(parts) - _NAMED:,} more"
+    elif len(parts) > 1:
+        named = f"{', '.join(parts[:-1])} and {parts[-1]}"
+    message = f"{first.message}; the same holds for {named}"
+    return replace(first, message=message, hint=first.cause.hint or first.hint, also=also)
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str | None:

@@ -24,6 +24,7 @@ from runner.lint.subject import read_subject
 from runner.lint.suppress import without_ignored
 from runner.lint.table import RULES
 from runner.plan.model import Plan
+from runner.plan.report import grouped
 from runner.preflight.seen import Sight
 from runner.preflight.texts import Unit
 from runner.sql.facts import is_cascading
@@ -207,8 +208,9 @@ def conflict_problems(plan: Plan, locks: LocksOfSteps, sources: Sources) -> tupl
             code=code,
             message=finding.message,
             hint=finding.hint,
-            severity=severities.get(code, Severity.WARNING),
+            severity=finding.severity or severities.get(code, Severity.WARNING),
             step=finding.step,
+            cause=finding.cause,
         )
         for meeting in find_contention(subject, steps)
         for code in (CODES_OF_OUTCOMES[meeting.outcome],)
@@ -216,7 +218,7 @@ def conflict_problems(plan: Plan, locks: LocksOfSteps, sources: Sources) -> tupl
     ]
     codes = set(CODES_OF_OUTCOMES.values())
     kept = without_ignored(found, plan, sources, [rule.code for rule in RULES])
-    return tuple(problem for problem in kept if problem.code in codes)
+    return grouped(problem for problem in kept if problem.code in codes)
 
 
 def _locking(sql: StepSql, instances: dict[str, list[RealLock]], named: set[Lockable]) -> Locking:

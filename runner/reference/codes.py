@@ -11,6 +11,7 @@ from runner.lint.suppress import nearest_code
 from runner.lint.table import RULES
 from runner.plan.codes import CODES
 from runner.preflight.codes import CODES as CODES_OF_DRY_RUN
+from runner.slugs import code_of, slug_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,13 +25,18 @@ class Explanation:
     wrong: str
     right: str
 
+    @property
+    def slug(self) -> str:
+        """The readable name of the code."""
+        return slug_of(self.code)
+
 
 @lru_cache(maxsize=1)
 def explanations() -> MappingProxyType[str, Explanation]:
     """Return the explanation of every code, in the order of the codes."""
     found = {
         code: Explanation(
-            code=code, severity=Severity.ERROR, title=entry.title, why=entry.why, wrong=entry.wrong, right=entry.right
+            code=code, severity=entry.severity, title=entry.title, why=entry.why, wrong=entry.wrong, right=entry.right
         )
         for code, entry in CODES.items()
     }
@@ -56,9 +62,9 @@ def explanations() -> MappingProxyType[str, Explanation]:
 
 
 def explain(code: str) -> Explanation:
-    """Return the explanation of a code, in upper or lower case; UsageError if there is none."""
+    """Return the explanation of a code or slug, in upper or lower case; UsageError if there is none."""
     known = explanations()
-    found = known.get(code.strip().upper())
+    found = known.get(code_of(code) or "")
     if found is None:
         hint = nearest_code(code, known)
         raise UsageError(f"There is no code {code!r}.", hint=f"{hint[0].upper()}{hint[1:]}" if hint else None)

@@ -86,9 +86,10 @@ def _rules() -> Iterator[str]:
     for prefix, title in _GROUPS:
         group = [entry for entry in entries if entry.code.startswith(prefix)]
         if group:
-            yield f"\n**{title}**\n\n| code | | |\n|---|---|---|"
+            yield f"\n**{title}**\n\n| code | slug | | |\n|---|---|---|---|"
             for entry in group:
-                yield f"| [{entry.code}](#{entry.code.lower()}) | {entry.severity} | {_cell(entry.title)} |"
+                link = f"[{entry.code}](#{entry.code.lower()})"
+                yield f"| {link} | `{entry.slug}` | {entry.severity} | {_cell(entry.title)} |"
     for prefix, title in _GROUPS:
         group = [entry for entry in entries if entry.code.startswith(prefix)]
         if group:
@@ -101,6 +102,7 @@ def _rules() -> Iterator[str]:
 def _rule(entry: Explanation) -> Iterator[str]:
     yield f'\n<a id="{entry.code.lower()}"></a>\n'
     yield f"### {entry.code}: {entry.title}\n"
+    yield f"`{entry.slug}`\n"
     yield f"*{entry.severity.capitalize()}.* {entry.why}\n"
     yield f"Wrong:\n\n{_fenced(entry.wrong)}\n"
     yield f"Right:\n\n{_fenced(entry.right)}"

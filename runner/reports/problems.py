@@ -10,6 +10,7 @@ from typing import Final
 
 from runner.errors import Problem, Severity
 from runner.reports.visible import visible
+from runner.slugs import with_slug
 
 #: Returns the lines of a file by its name, as problems tell it; none for one that cannot be read.
 Lines = Callable[[str], Sequence[str]]
@@ -64,7 +65,8 @@ def problem_lines(problem: Problem, lines: Lines, style: Style) -> Iterator[str]
         return
     tint = _RED if problem.severity is Severity.ERROR else _YELLOW
     place = style.bold(f"{_printable(str(problem.position))}:")
-    yield f"{place} {style.paint(f'{problem.severity} {problem.code}', tint)}: {_printable(problem.message)}"
+    head = style.paint(f"{problem.severity} {with_slug(problem.code)}", tint)
+    yield f"{place} {head}: {_printable(problem.message)}"
     yield from _excerpt(problem, lines, style, tint)
     if problem.hint:
         yield f"  {style.paint('help:', _CYAN)} {_printable(problem.hint)}"
@@ -77,6 +79,14 @@ def summary(verdict: Verdict) -> str:
         return f"{_printable(verdict.file)}: invalid, {', '.join(filter(None, counts))}"
     steps = _count(verdict.steps or 0, "step") or "no steps"
     return f"{_printable(verdict.file)}: {', '.join(filter(None, ('valid', steps, *counts)))}"
+
+
+def legend(codes: Iterable[str]) -> str | None:
+    """Return one line with the slugs of the codes that were reported and how to read more; None without codes."""
+    named = sorted(set(codes))
+    if not named:
+        return None
+    return f"jobplan validate --explain CODE explains {', '.join(map(with_slug, named))}"
 
 
 def distinct(verdicts: Iterable[Verdict]) -> list[Problem]:

@@ -33,17 +33,22 @@ def workflow_command(name: str, properties: Mapping[str, str], message: str) -> 
     return f"::{name}{' ' if told else ''}{told}::{_data(message)}"
 
 
-def problem_object(problem: Problem) -> dict[str, str | int | None]:
-    """Return a problem as a JSON object."""
+def problem_object(problem: Problem) -> dict[str, object]:
+    """Return a problem as a JSON object; `also` lists the other places that have the same cause."""
     return {
         "file": problem.position.file,
         "line": problem.position.line,
         "column": problem.position.column,
         "severity": problem.severity.value,
         "code": problem.code,
+        "slug": problem.slug,
         "message": problem.message,
         "hint": problem.hint,
         "step": problem.step,
+        "also": [
+            {"file": place.file, "line": place.line, "column": place.column, "step": step}
+            for place, step in problem.also
+        ],
     }
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import quote
 
 from runner.errors import Position, Problem, Severity
+from runner.slugs import slug_of
 
 _SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
@@ -52,6 +53,7 @@ def sarif_text(problems: Iterable[Problem], kinds: Mapping[str, Kind], version: 
 def _rule(code: str, kind: Kind) -> dict[str, Any]:
     return {
         "id": code,
+        "name": slug_of(code),
         "shortDescription": {"text": kind.title},
         "fullDescription": {"text": kind.why},
         "help": {

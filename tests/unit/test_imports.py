@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 #: What everybody may use: errors, time, durations, names.
-GROUND = ("runner.errors", "runner.clock", "runner.durations", "runner.identity", "runner.structure")
+GROUND = ("runner.errors", "runner.slugs", "runner.clock", "runner.durations", "runner.identity", "runner.structure")
 #: Facts and state of a run, which those who keep or show them read.
 FACTS = (
     "runner.engine.events",
@@ -34,7 +34,8 @@ BASIS = (*GROUND, "runner.sql", "runner.plan.model", "runner.plan.graph")
 
 #: Who may import what. The first prefix that fits a module is its room; a room may always import itself.
 ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
-    ("runner.errors", (), "the ground stands on nothing of ours"),
+    ("runner.slugs", (), "names of codes are a table"),
+    ("runner.errors", ("runner.slugs",), "a problem knows the readable name of its code"),
     ("runner.clock", (), "the ground stands on nothing of ours"),
     ("runner.durations", (), "the ground stands on nothing of ours"),
     ("runner.structure", (), "reading dataclasses from JSON knows none of them"),

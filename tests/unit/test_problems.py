@@ -37,7 +37,7 @@ def test_a_problem_is_one_line_outside_a_terminal() -> None:
 
 def test_a_terminal_shows_the_line_with_a_caret_and_the_hint() -> None:
     assert shown(problem(2, 5, hint="do better"), "one\ntwo: three") == [
-        "a.yaml:2:5: error JP300: no good",
+        "a.yaml:2:5: error JP300 sql-syntax: no good",
         "  2 | two: three",
         "    |     ^",
         "  help: do better",
@@ -77,7 +77,7 @@ def test_nothing_in_a_file_commands_the_terminal() -> None:
 def test_colour_is_added_and_changes_nothing_else() -> None:
     told = problem(1, 2, hint="do better")
     colored = "\n".join(shown(told, "abc", Style(excerpt=True, color=True)))
-    assert "\x1b[1;31merror JP300\x1b[0m" in colored
+    assert "\x1b[1;31merror JP300 sql-syntax\x1b[0m" in colored
     plain = colored
     for code in ("1", "2", "36", "1;31", "0"):
         plain = plain.replace(f"\x1b[{code}m", "")
@@ -110,9 +110,11 @@ def test_json_has_every_key_always() -> None:
         "column": 3,
         "severity": "error",
         "code": "JP300",
+        "slug": "sql-syntax",
         "message": "no good",
         "hint": None,
         "step": "a",
+        "also": [],
     }
     assert told[1].keys() == told[0].keys()
     assert (told[1]["severity"], told[1]["hint"]) == ("warning", "ö")

@@ -13,6 +13,7 @@ from runner.preflight.result import Coverage, DryRun, StatementReport
 from runner.reports.preflight.gantt import schedule_lines
 from runner.reports.problems import Lines, Style, problem_lines
 from runner.reports.visible import visible
+from runner.slugs import with_slug
 
 #: Locks that are shown, the largest relations first.
 _MAX_LOCKS = 12
@@ -55,7 +56,8 @@ def _problem(problem: Problem, lines: Lines, style: Style) -> Iterator[str]:
         return
     tint = "1;31" if problem.severity is Severity.ERROR else "1;33"
     hint = f" ({problem.hint})" if problem.hint and not style.excerpt else ""
-    head = style.paint(f"{problem.severity} {problem.code}", tint)
+    name = with_slug(problem.code) if style.excerpt else problem.code
+    head = style.paint(f"{problem.severity} {name}", tint)
     yield f"{style.bold('server:')} {head}: {visible(' '.join(problem.message.split()))}{visible(hint)}"
     if problem.hint and style.excerpt:
         yield f"  {style.paint('help:', '36')} {visible(problem.hint)}"
