@@ -37,6 +37,10 @@ class Detach(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate(Command):
-    """Evaluate the step's conditions of this phase on a read-only session; they take no slot."""
+    """Evaluate the step's conditions of this phase on a read-only session.
+
+    Before a launch the step holds its slots meanwhile; in the other phases it takes none.
+    """
 
     phase: CheckPhase
+    overtook: tuple[str, ...] = ()

@@ -85,10 +85,10 @@ class Conditions:
         return queried_items(self._step, result.columns, result.rows)
 
     async def _before(self) -> tuple[ev.Verdict, ev.ErrorDetails | None]:
-        if self._step.if_ is not None and not await self._holds(self._step.if_, "if"):
+        if self._step.if_ is not None and not await self._holds(self._step.if_, "if", before_launch=True):
             return ev.Verdict.SKIP, None
         for check in self._step.preconditions:
-            if not await self._holds(check.sql, "preconditions"):
+            if not await self._holds(check.sql, "preconditions", before_launch=True):
                 return ev.Verdict.FAIL, ev.ErrorDetails(message=check.message)
         return ev.Verdict.PROCEED, None
 
@@ -111,9 +111,9 @@ class Conditions:
         if self._step.verify is not None:
             yield "verify", self._step.verify
 
-    async def _holds(self, sql: Sql, name: str) -> bool:
+    async def _holds(self, sql: Sql, name: str, *, before_launch: bool = False) -> bool:
         """Say whether the condition is true; NULL and no row at all are not."""
-        result = await self._query(sql, name)
+        result = await self._query(sql, name, before_launch=before_launch)
         if not result.boolean:
             message = f"{name} has to give one boolean, and gives {', '.join(result.columns) or 'nothing'}"
             raise ConditionError(ev.ErrorDetails(message=message))
@@ -121,12 +121,13 @@ class Conditions:
             raise ConditionError(ev.ErrorDetails(message=f"{name} has to give one boolean, not {len(result.rows)}"))
         return bool(result.rows) and result.rows[0][0] == "t"
 
-    async def _query(self, sql: Sql, name: str) -> QueryResult:
+    async def _query(self, sql: Sql, name: str, *, before_launch: bool = False) -> QueryResult:
         try:
             text = render(sql.text, self._values)
         except TemplateError as error:
             raise ConditionError(ev.ErrorDetails(message=f"{name}: {error.message}")) from error
-        result = await self._gateway.query(Query(sql=text, role=self._step.role, search_path=self._step.search_path))
+        query = Query(sql=text, role=self._step.role, search_path=self._step.search_path, before_launch=before_launch)
+        result = await self._gateway.query(query)
         if result.error is not None:
             raise ConditionError(_named(result.error, name))
         return result

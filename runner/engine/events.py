@@ -320,10 +320,14 @@ class StepCancelRequested(StepEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepChecking(StepEvent):
-    """The step's SQL conditions are being evaluated, or the query that gives its items."""
+    """The step's SQL conditions are being evaluated, or the query that gives its items.
+
+    Before a launch the step holds its slots from here on; `overtook` is then what it is in AttemptLaunching.
+    """
 
     name: ClassVar[str] = "step_checking"
     phase: CheckPhase
+    overtook: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -453,17 +457,25 @@ class AttemptFinished(AttemptEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepRetrying(StepEvent):
-    """The attempt did not succeed and another one follows at `until`; the slot is free meanwhile."""
+    """The attempt did not succeed and another one follows at `until`; the slot is free meanwhile.
+
+    `error` is there if no worker was launched: an unmet precondition, or one that could not be evaluated.
+    """
 
     name: ClassVar[str] = "step_retrying"
     next_attempt: int
     until: float
+    error: ErrorDetails | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepFinished(StepEvent):
-    """The step has its last state: succeeded, failed, timed_out, cancelled, detached, unknown or failed_allowed."""
+    """The step has its last state: succeeded, failed, timed_out, cancelled, detached, unknown or failed_allowed.
+
+    `because` says why a loop that succeeded was stopped before its own end.
+    """
 
     name: ClassVar[str] = "step_finished"
     state: str
     error: ErrorDetails | None = None
+    because: str | None = None

@@ -22,10 +22,12 @@ def leave(state: RunState, record: StepRecord) -> None:
             _dequeue(state, record)
             _forget(state.fresh, record.key)
         case StepState.LAUNCHING | StepState.RUNNING:
-            for name, amount in record.needs.items():
-                _give_back(state, name, amount)
+            _release(state, record)
             _forget(state.active, record.key)
             forget_server_end(state, record)
+        case StepState.CHECKING:
+            give_way(state, record)
+            _forget(state.cleared, record.key)
         case StepState.SETTLING:
             _forget(state.settling, record.key)
         case StepState.EXPANDED:
@@ -103,11 +105,26 @@ def forget_server_end(state: RunState, record: StepRecord) -> None:
         _remove(state.server_ends, (record.server_end, record.key))
 
 
-def _give_back(state: RunState, name: str, amount: int) -> None:
+def hold(state: RunState, record: StepRecord) -> None:
+    """Take what the step needs: its slots, its pools, its exclusive names."""
+    for name, amount in record.needs.items():
+        state.used[name] += amount
+
+
+def give_way(state: RunState, record: StepRecord) -> None:
+    """Free what the step holds while its conditions are evaluated."""
+    if record.holds:
+        record.holds = False
+        _release(state, record)
+    _forget(state.checking, record.key)
+
+
+def _release(state: RunState, record: StepRecord) -> None:
     """Free what was held; what is not in use has no entry, so that each decision copies only what is."""
-    state.used[name] -= amount
-    if not state.used[name]:
-        del state.used[name]
+    for name, amount in record.needs.items():
+        state.used[name] -= amount
+        if not state.used[name]:
+            del state.used[name]
 
 
 def _forget(index: dict[str, None], key: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from runner.engine.events import CheckPhase
 from runner.engine.state import HOLDING, Kind, Place, RunState, StepRecord, StepState
 
 _ByState = Mapping[StepState, Sequence[StepRecord]]
@@ -15,7 +16,7 @@ def validate(state: RunState) -> None:
     by_state: defaultdict[StepState, list[StepRecord]] = defaultdict(list)
     for record in state.records.values():
         by_state[record.state].append(record)
-    _validate_holding(state, [record for held in HOLDING for record in by_state[held]])
+    _validate_holding(state, [record for held in HOLDING for record in by_state[held]], by_state[StepState.CHECKING])
     _validate_waiting(state, by_state)
     _validate_pending(state, {record.key for record in by_state[StepState.PENDING]})
     _validate_instances(state, by_state)
@@ -29,9 +30,16 @@ def validate(state: RunState) -> None:
     _same("unfinished before finally", unfinished.count(False), state.main_unfinished)
 
 
-def _validate_holding(state: RunState, holding: Sequence[StepRecord]) -> None:
+def _validate_holding(state: RunState, holding: Sequence[StepRecord], checking: Sequence[StepRecord]) -> None:
+    before = [record for record in checking if record.phase is CheckPhase.BEFORE]
+    cleared = {record.key for record in before if record.gate is not None}
+    _same("whose conditions hold", cleared, set(state.cleared))
+    holds = {record.key for record in before if record.holds}
+    _same("with slots, whose conditions are evaluated", holds - cleared, set(state.checking))
+    if any(record.holds for record in state.records.values() if record.key not in holds):
+        raise AssertionError("a step holds slots for its conditions, and none is evaluated")
     used: Counter[str] = Counter()
-    for record in holding:
+    for record in (*holding, *(record for record in before if record.holds)):
         used.update(record.needs)
     _same("in use", used, state.used)
     for name, amount in used.items():

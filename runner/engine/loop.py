@@ -322,7 +322,7 @@ class Run:
                 self._emit(ev.AttemptDetachRequested(at=now, step=step, attempt=attempt))
                 return partial(self._performer.detach, step)
             case Evaluate():
-                self._emit(ev.StepChecking(at=now, step=step, phase=command.phase))
+                self._emit(ev.StepChecking(at=now, step=step, phase=command.phase, overtook=command.overtook))
                 return partial(self._performer.evaluate, command)
         raise TypeError(f"{command!r} is no order")
 

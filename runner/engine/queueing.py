@@ -11,29 +11,47 @@ import heapq
 import itertools
 from collections.abc import Iterator, Mapping
 
-from runner.engine.commands import Launch
+from runner.engine.commands import Evaluate, Launch
+from runner.engine.events import CheckPhase
 from runner.engine.state import SLOTS, Kind, RunState, StepRecord
 from runner.engine.transitions import SERVER_CAPACITY
 
+#: Seconds for which a step holds its slots while its conditions are evaluated, although others could have them.
+HOLD_FOR = 1.0
 
-def launches(state: RunState, now: float) -> Iterator[Launch]:
-    """Hand out what is free, best place first; who does not fit may be overtaken, but not for ever."""
-    if state.stopping or not state.ready:
+
+def launches(state: RunState, now: float) -> Iterator[Launch | Evaluate]:
+    """Launch the steps whose conditions hold, then hand out what is free, best place first.
+
+    A step that does not fit may be overtaken, but not for ever. A step with `if` or preconditions has them evaluated
+    with its slots in hand, so that between the answer and the launch nothing can come.
+    """
+    if state.stopping:
         return
     used = dict(state.used)
     allowance = _allowance(state, now)
+    for key in state.cleared:
+        record = state.records[key]
+        if not record.holds:
+            if allowance <= 0 or _lacking(state, record, used):
+                continue
+            allowance -= 1
+            for name, amount in record.needs.items():
+                used[name] = used.get(name, 0) + amount
+        yield Launch(step=key, attempt=record.attempt + 1, timeout=_timeout(state, record, now))
+    if not state.ready:
+        return
     passed: list[StepRecord] = []
     for record in itertools.islice(_fitting(state, used, passed), max(allowance, 0)):
         wanted = record.needs.keys()
         overtook = tuple(other.key for other in passed if not wanted.isdisjoint(_lacking(state, other, used)))
         for name, amount in record.needs.items():
             used[name] = used.get(name, 0) + amount
-        yield Launch(
-            step=record.key,
-            attempt=record.attempt + 1,
-            timeout=_timeout(state, record, now),
-            overtook=overtook,
-        )
+        if record.conditional:
+            yield Evaluate(step=record.key, attempt=record.attempt, phase=CheckPhase.BEFORE, overtook=overtook)
+        else:
+            timeout = _timeout(state, record, now)
+            yield Launch(step=record.key, attempt=record.attempt + 1, timeout=timeout, overtook=overtook)
 
 
 def _fitting(state: RunState, used: dict[str, int], passed: list[StepRecord]) -> Iterator[StepRecord]:
@@ -96,10 +114,24 @@ def _allowance(state: RunState, now: float) -> int:
     """Return how many workers may be asked for: as many as the server last gave, and a probe now and then."""
     if state.ceiling is None:
         return state.capacity[SLOTS]
-    below = state.ceiling - len(state.active)
+    below = state.ceiling - state.asked_for
     if below <= 0 and now >= state.probe_at:
         return 1
     return below
+
+
+def gives_way_at(state: RunState) -> float | None:
+    """Return when the next step whose conditions take long gives its slots to others; None if no step is to.
+
+    It does so once: the next time it holds them until the answer is there, or it might never start.
+    """
+    began = [r.since for r in map(state.records.__getitem__, state.checking) if not r.gave_way]
+    return min(began) + HOLD_FOR if began else None
+
+
+def waits_again(state: RunState, record: StepRecord, now: float) -> bool:
+    """Say whether the conditions of the step hold, but others have its slots: what they say is of no use by then."""
+    return not record.holds and (_allowance(state, now) <= 0 or bool(_lacking(state, record, state.used)))
 
 
 def _timeout(state: RunState, record: StepRecord, now: float) -> float | None:

@@ -38,7 +38,9 @@ def has_succeeded(record: StepRecord) -> bool:
     last = record.last
     succeeded = last is not None and last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED
     unjudged = record.state is StepState.FAILED and record.verdict is ev.Verdict.ERROR
-    return succeeded and (unjudged or record.state in (StepState.SETTLING, StepState.CHECKING))
+    checked_after = record.state is StepState.CHECKING and record.phase is not ev.CheckPhase.BEFORE
+    settling = record.state is StepState.SETTLING and record.gate is None
+    return succeeded and (unjudged or checked_after or settling)
 
 
 def steps_over(state: RunState, settled: Mapping[str, ev.Outcome], plan: Plan) -> frozenset[str]:

@@ -15,7 +15,7 @@ from runner.engine import events as ev
 from runner.engine.commands import Cancel, Command, Detach, Evaluate
 from runner.engine.items import literal_items
 from runner.engine.needs import need_met
-from runner.engine.queueing import launches, why_queued
+from runner.engine.queueing import HOLD_FOR, gives_way_at, launches, waits_again, why_queued
 from runner.engine.settling import last_word, not_begun, settle
 from runner.engine.state import BAD, HOLDING, SLOTS, RunState, StepRecord, StepState
 from runner.plan.model import OnFailure, OnRunnerExit
@@ -66,7 +66,11 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
         # What they end may be all that was left: then there is nothing to drain, and nothing to stop.
         yield from ended
         return
-    unwanted = [state.records[key] for key in state.unwanted if state.records[key].state in _WAITING]
+    unwanted = [
+        record
+        for record in map(state.records.__getitem__, state.unwanted)
+        if record.state in _WAITING or record.key in state.cleared
+    ]
     if unwanted:
         yield from (not_begun(record, now) for record in unwanted)
         return
@@ -85,6 +89,7 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
     if state.stopping:
         yield from _drain(state, now)
         return
+    yield from _give_way(state, now)
     for _, key in _due(state.retrying, now):
         yield ev.StepReady(at=now, step=key)
     yield from _queue_timeouts(state, now)
@@ -105,7 +110,7 @@ def _shortage(state: RunState) -> str:
 def _release(state: RunState, record: StepRecord, now: float) -> ev.Event | None:
     """A pending step is ready if all its needs are met, and skipped as soon as one of them never can be.
 
-    None if its conditions or its items have to be evaluated first.
+    None if its items have to be queried first.
     """
     for need in record.step.needs:
         needed = state.records[need.step]
@@ -115,19 +120,11 @@ def _release(state: RunState, record: StepRecord, now: float) -> ev.Event | None
         return not_begun(record, now)
     if state.stopping:
         return _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
-    if record.verdict is ev.Verdict.SKIP:
-        return _skip(record, ev.SkipReason.CONDITION, "if is false", now)
-    if record.step.for_each is not None and record.step.for_each.sql is None:
+    if record.step.for_each is None:
+        return ev.StepReady(at=now, step=record.key)
+    if record.step.for_each.sql is None:
         return ev.StepExpanded(at=now, step=record.key, items=literal_items(record.step))
-    return None if _phase_before(record) else ev.StepReady(at=now, step=record.key)
-
-
-def _phase_before(record: StepRecord) -> ev.CheckPhase | None:
-    """Return what has to be evaluated before the step may start."""
-    if record.step.for_each is not None:
-        return ev.CheckPhase.ITEMS
-    conditional = record.step.if_ is not None or record.step.preconditions
-    return ev.CheckPhase.BEFORE if conditional and record.verdict is None else None
+    return None
 
 
 def _skip(record: StepRecord, reason: ev.SkipReason, because: str, now: float) -> ev.StepSkipped:
@@ -145,7 +142,9 @@ def _why_stopping(state: RunState) -> str:
 
 
 def _drain(state: RunState, now: float) -> Iterator[ev.Event]:
-    """Nothing more starts: who waits for a slot is skipped, who waits for a retry keeps its last failure."""
+    """Nothing more starts: what waits for a slot, or for its launch, is skipped; a retry keeps its last failure."""
+    for key in state.cleared:
+        yield _end_waiting(state, state.records[key], now)
     for group in state.ready.values():
         for _, key in group:
             yield _end_waiting(state, state.records[key], now)
@@ -157,6 +156,18 @@ def _end_waiting(state: RunState, record: StepRecord, now: float) -> ev.Event:
     if record.last is None:
         return _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
     return last_word(record, record.last, now)
+
+
+def _give_way(state: RunState, now: float) -> Iterator[ev.StepQueued]:
+    """A condition that takes long keeps no slot from the other steps."""
+    moment = gives_way_at(state)
+    if moment is not None and now >= moment:
+        for record in map(state.records.__getitem__, state.checking):
+            if not record.gave_way and now >= record.since + HOLD_FOR:
+                yield ev.StepQueued(at=now, step=record.key, reason="its conditions are still being evaluated")
+    for record in map(state.records.__getitem__, state.cleared):
+        if waits_again(state, record, now):
+            yield _queued(state, record, now)
 
 
 def _queue_timeouts(state: RunState, now: float) -> Iterator[ev.Event]:
@@ -174,11 +185,8 @@ def _queued(state: RunState, record: StepRecord, now: float) -> ev.StepQueued:
 
 def _evaluations(state: RunState) -> Iterator[Evaluate]:
     """Have evaluated what keeps released steps from starting and ended attempts from being settled."""
-    for key in state.released:
-        record = state.records[key]
-        phase = _phase_before(record)
-        if phase is not None:
-            yield Evaluate(step=key, attempt=record.attempt, phase=phase)
+    for key in state.released:  # only those whose items come from a query are still there
+        yield Evaluate(step=key, attempt=state.records[key].attempt, phase=ev.CheckPhase.ITEMS)
     for key in state.settling:
         yield Evaluate(step=key, attempt=state.records[key].attempt, phase=ev.CheckPhase.AFTER)
 
@@ -238,6 +246,7 @@ def _wake_at(state: RunState, now: float) -> float | None:
     moments: list[float | None] = [state.deadline] if not state.timing_out else []
     moments += [moment for moment, _ in (*state.retrying[:1], *state.queue_timed[:1])]
     moments += [end + GRACE for end, _ in state.server_ends[:1]]
+    moments.append(gives_way_at(state))
     if (state.ceiling is not None and state.ready) or (state.ceiling is None and state.short_told):
         moments.append(state.probe_at)
     # A probe that is due but was not ordered would not help: nobody who waits fits. Only an event can change that.

@@ -23,8 +23,8 @@ def settle(state: RunState, record: StepRecord, now: float) -> ev.StepEvent | No
     if record.queue_timed_out:
         return _failed(record, f"no slot within its queue_timeout of {record.step.queue_timeout:g} s", now)
     last = record.last
-    if last is None:
-        return _check_failed(record, now)
+    if record.gate is not None or last is None:
+        return _not_launched(state, record, now)
     outcome = _outcome(record, last)
     if outcome is ev.Outcome.UNKNOWN and record.step.verify is not None:
         return _settle_unknown(state, record, last, now)
@@ -33,8 +33,8 @@ def settle(state: RunState, record: StepRecord, now: float) -> ev.StepEvent | No
     return _after_success(state, record, last, now)
 
 
-def last_word(record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepFinished:
-    """Return the last state of a step that has no further attempt."""
+def last_word(record: StepRecord, last: ev.AttemptFinished, now: float, *, detail: str = "") -> ev.StepFinished:
+    """Return the last state of a step that has no further attempt; `detail` says why, if its error does not."""
     if last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.FAIL:
         return _check_failed(record, now)
     final = StepState(_outcome(record, last).value)
@@ -44,7 +44,10 @@ def last_word(record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.St
         return ev.StepFinished(
             at=now, step=record.key, state=StepState.CANCELLED, error=ev.ErrorDetails(message=message)
         )
-    return _finished(record, final, _error(record, last), now)
+    error = _error(record, last)
+    if detail:
+        error = replace(error or ev.ErrorDetails(message=f"the attempt is {final}"), detail=detail)
+    return _finished(record, final, error, now)
 
 
 def not_begun(record: StepRecord, now: float) -> ev.StepFinished:
@@ -79,6 +82,42 @@ def _after_success(state: RunState, record: StepRecord, last: ev.AttemptFinished
     if record.verdict in (ev.Verdict.FAIL, ev.Verdict.ERROR):
         return _check_failed(record, now)
     return _finished(record, StepState.SUCCEEDED, None, now)
+
+
+def _not_launched(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:
+    """Conditions stood in the way of a launch, whose slots are free again, or there are no items to be had.
+
+    A false `if` skips the step. Before a later iteration it ends the loop, whose work so far is a success; before a
+    further attempt the failure that asked for it stays the step's last word. An unmet precondition is a failure of the
+    step, and is tried again as `retry` says.
+    """
+    if record.gate is None:
+        return _check_failed(record, now)
+    if record.gate is not ev.Verdict.SKIP:
+        return _retry_gate(state, record, now)
+    if record.tries and record.last is not None:
+        return last_word(record, record.last, now, detail="not tried again: if is false")
+    if record.iteration > 1:
+        because = f"if is false: stopped after {record.iteration - 1} iterations"
+        return _finished(record, StepState.SUCCEEDED, None, now, because=because)
+    return ev.StepSkipped(at=now, step=record.key, reason=ev.SkipReason.CONDITION, because="if is false")
+
+
+def _retry_gate(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:
+    retry = record.step.retry
+    sqlstate = record.gate_error.sqlstate if record.gate_error is not None else None
+    wanted = not retry.on or sqlstate in retry.on
+    if not wanted or state.stopping or record.cancelled_by is not None or _used_up(record):
+        return _finished(record, StepState.FAILED, record.gate_error, now)
+    until = now + retry.delay_before(record.tries + record.refused + 1)
+    return ev.StepRetrying(
+        at=now, step=record.key, next_attempt=record.attempt + 1, until=until, error=record.gate_error
+    )
+
+
+def _used_up(record: StepRecord) -> bool:
+    """Say whether the iteration has no further attempt; a launch that a precondition prevented counts as one."""
+    return record.tries + record.refused >= record.step.retry.max_attempts
 
 
 def _has_conditions_after(record: StepRecord) -> bool:
@@ -124,7 +163,7 @@ def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
     if last.outcome is ev.Outcome.UNKNOWN:
         again = record.step.idempotent and record.tries < max(retry.max_attempts, UNKNOWN_ATTEMPTS)
         return max(UNKNOWN_DELAY, retry.delay_before(record.tries + 1)) if again else None
-    if record.tries >= retry.max_attempts:
+    if _used_up(record):
         return None
     outcome = _outcome(record, last)
     if outcome is ev.Outcome.TIMED_OUT:
@@ -132,7 +171,7 @@ def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
     else:
         sqlstate = last.error.sqlstate if last.error else None
         wanted = outcome is ev.Outcome.FAILED and (not retry.on or sqlstate in retry.on)
-    return retry.delay_before(record.tries + 1) if wanted else None
+    return retry.delay_before(record.tries + record.refused + 1) if wanted else None
 
 
 def _outcome(record: StepRecord, last: ev.AttemptFinished) -> ev.Outcome:
@@ -174,9 +213,11 @@ def _failed(record: StepRecord, message: str, now: float) -> ev.StepFinished:
     return _finished(record, StepState.FAILED, ev.ErrorDetails(message=message), now)
 
 
-def _finished(record: StepRecord, final: StepState, error: ev.ErrorDetails | None, now: float) -> ev.StepFinished:
+def _finished(
+    record: StepRecord, final: StepState, error: ev.ErrorDetails | None, now: float, *, because: str | None = None
+) -> ev.StepFinished:
     allow = record.step.allow_failure
     allowed = allow is not None and allow.allows(error.sqlstate if error else None)
     if allowed and final in (StepState.FAILED, StepState.TIMED_OUT):
         final = StepState.FAILED_ALLOWED
-    return ev.StepFinished(at=now, step=record.key, state=final, error=error)
+    return ev.StepFinished(at=now, step=record.key, state=final, error=error, because=because)

@@ -95,8 +95,9 @@ class _Simulator:
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self._scripts: dict[tuple[str, int], AttemptScript] = {}
-        #: What was evaluated: phase of a step after so many attempts. Nothing changes its answer, so it is asked once.
-        self._evaluated: set[tuple[str, int, ev.CheckPhase]] = set()
+        #: What was evaluated: phase of a step after so many attempts, and launches that its conditions prevented. It is
+        #: evaluated once, unless the launch that followed was deferred, or its slots were given to another step.
+        self._evaluated: set[tuple[str, int, ev.CheckPhase, int, bool]] = set()
         #: Attempts whose worker lives, and until when: also those that were detached.
         self._workers: dict[tuple[str, int], float] = {}
 
@@ -197,16 +198,16 @@ class _Simulator:
                     self._at(self._now, lambda: self._end(command.step, command.attempt, ev.Outcome.DETACHED))
 
     def _evaluate(self, command: Evaluate) -> None:
-        asked = (command.step, command.attempt, command.phase)
+        record = self._state.records[command.step]
+        asked = (command.step, command.attempt, command.phase, record.refused, record.gave_way)
         if asked in self._evaluated:
             raise RuntimeError(
                 f"the scheduler does not come to rest: at {self._now} it asks again what {command.step} "
                 f"({command.phase}, after {command.attempt} attempts) was asked before"
             )
         self._evaluated.add(asked)
-        record = self._state.records[command.step]
         script = self._checks(record.step, command.phase, command.attempt)
-        self._emit(ev.StepChecking(at=self._now, step=command.step, phase=command.phase))
+        self._emit(ev.StepChecking(at=self._now, step=command.step, phase=command.phase, overtook=command.overtook))
         self._at(self._now + script.duration, lambda: self._emit(checked(record, command.phase, script, self._now)))
 
     def _launch(self, command: Launch) -> None:
@@ -231,6 +232,7 @@ class _Simulator:
             self._emit(ev.StepSkipped(at=self._now, step=step, reason=ev.SkipReason.CONDITION))
         elif not self._has_room():
             self._emit(ev.AttemptDeferred(at=self._now, step=step, attempt=attempt, message="no worker is free"))
+            self._evaluated.discard((step, attempt - 1, ev.CheckPhase.BEFORE, record.refused, record.gave_way))
         elif record.cancel_reason is not None:
             self._emit(finished(record, ev.Outcome.CANCELLED, script, self._now))
         else:

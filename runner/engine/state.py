@@ -90,8 +90,19 @@ class StepRecord:
     #: The iteration of a repeat, from 1, and the attempts made before it.
     iteration: int = 1
     attempts_before: int = 0
+    #: What the query for items or the conditions after the last attempt said.
     verdict: ev.Verdict | None = None
     check_error: ev.ErrorDetails | None = None
+    #: What is evaluated, or was the last time.
+    phase: ev.CheckPhase | None = None
+    #: What `if` and the preconditions said before the next launch; None if they are still to be evaluated. `refused`
+    #: counts the launches of this iteration that an unmet precondition, or one that failed, has prevented.
+    gate: ev.Verdict | None = None
+    gate_error: ev.ErrorDetails | None = None
+    refused: int = 0
+    #: Whether the step holds its slots while its conditions are evaluated, and whether a slow one has cost it them.
+    holds: bool = False
+    gave_way: bool = False
     since: float = 0.0
     ready_at: float | None = None
     launched_at: float | None = None
@@ -145,6 +156,11 @@ class StepRecord:
         """How many attempts there were in this iteration."""
         return self.attempt - self.attempts_before
 
+    @property
+    def conditional(self) -> bool:
+        """Say whether conditions are evaluated before each launch; those of a for_each concern its instances."""
+        return self.step.for_each is None and (self.step.if_ is not None or bool(self.step.preconditions))
+
 
 @dataclass(slots=True, kw_only=True)
 class RunState:
@@ -168,6 +184,9 @@ class RunState:
     #: Pending steps that are now certain to start or never to start, in the order in which that became so.
     released: dict[str, None] = field(default_factory=dict)
     settling: dict[str, None] = field(default_factory=dict)
+    #: Steps that hold their slots while their conditions are evaluated, and steps to be launched next.
+    checking: dict[str, None] = field(default_factory=dict)
+    cleared: dict[str, None] = field(default_factory=dict)
     #: Steps that somebody has asked to stop, and that are not over.
     unwanted: dict[str, None] = field(default_factory=dict)
     active: dict[str, None] = field(default_factory=dict)
@@ -239,6 +258,11 @@ class RunState:
     def patience(self) -> int:
         """How often a step may be overtaken before it goes first and reserves what it lacks."""
         return OVERTAKES_PER_SLOT * self.capacity[SLOTS]
+
+    @property
+    def asked_for(self) -> int:
+        """How many workers there are or are about to be: those of steps that hold their slots."""
+        return len(self.active) + len(self.checking) + sum(self.records[key].holds for key in self.cleared)
 
     def place(self, record: StepRecord) -> Place:
         """Return where the step stands among those that wait for a slot."""

@@ -12,7 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 from runner.engine import events as ev
-from runner.engine.indices import enqueue, expect_server_end, forget_server_end, leave, overtake, told_of, wait_until
+from runner.engine.indices import (
+    enqueue,
+    expect_server_end,
+    forget_server_end,
+    give_way,
+    hold,
+    leave,
+    overtake,
+    told_of,
+    wait_until,
+)
 from runner.engine.needs import need_met
 from runner.engine.state import BAD, RunState, StepRecord, StepState, new_record
 
@@ -24,6 +34,8 @@ SERVER_CAPACITY = "server capacity"
 
 def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> None:
     leave(state, record)
+    record.gate = record.gate_error = None
+    record.gave_way = False
     record.ready_at = event.at
     record.overtaken = 0
     enqueue(state, record)
@@ -32,6 +44,14 @@ def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> Non
 
 
 def _step_queued(state: RunState, record: StepRecord, event: ev.StepQueued) -> None:
+    """A step whose conditions take long gives its slots back meanwhile; if they are taken then, it queues again."""
+    if record.key in state.checking:
+        give_way(state, record)
+        record.gave_way = True
+        return
+    if record.key in state.cleared:
+        leave(state, record)
+        enqueue(state, record)
     told_of(state, record)
     _move(record, StepState.QUEUED, event.at)
     record.queued_because = event.reason
@@ -61,19 +81,43 @@ def _cancelled(state: RunState, record: StepRecord, by: str | None) -> None:
 
 
 def _step_checking(state: RunState, record: StepRecord, event: ev.StepChecking) -> None:
+    """Before a launch the step holds its slots while its conditions are evaluated: nothing else can take them."""
     leave(state, record)
+    record.phase = event.phase
+    if event.phase is ev.CheckPhase.BEFORE:
+        record.gate = record.gate_error = None
+        record.holds = True
+        hold(state, record)
+        state.checking[record.key] = None
+        for key in event.overtook:
+            overtake(state, state.records[key])
+        if _beyond_ceiling(state):
+            state.probe_at = event.at + PROBE_INTERVAL
     _move(record, StepState.CHECKING, event.at)
 
 
 def _step_checked(state: RunState, record: StepRecord, event: ev.StepChecked) -> None:
-    """Where the step goes on is up to the next decision: among those that may start, or among those that ended."""
-    record.verdict = event.verdict
-    record.check_error = event.error
-    if event.phase is ev.CheckPhase.AFTER or event.verdict in (ev.Verdict.FAIL, ev.Verdict.ERROR):
-        _settle(state, record, event.at)
+    """What follows is decided next: the step is launched with the slots that it holds, or settled without them."""
+    if event.phase is ev.CheckPhase.BEFORE:
+        _gate_evaluated(state, record, event)
     else:
-        _move(record, StepState.PENDING, event.at)
-        state.released[record.key] = None
+        record.verdict, record.check_error = event.verdict, event.error
+        _settle(state, record, event.at)
+
+
+def _gate_evaluated(state: RunState, record: StepRecord, event: ev.StepChecked) -> None:
+    record.gate, record.gate_error = event.verdict, event.error
+    if event.verdict is not ev.Verdict.PROCEED:
+        record.refused += event.verdict is not ev.Verdict.SKIP
+        _settle(state, record, event.at)
+    elif record.state is StepState.CHECKING:
+        state.checking.pop(record.key, None)
+        state.cleared[record.key] = None
+
+
+def _beyond_ceiling(state: RunState) -> bool:
+    """Say whether more workers are asked for than the server last gave."""
+    return state.ceiling is not None and state.asked_for > state.ceiling
 
 
 def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) -> None:
@@ -107,11 +151,13 @@ def _step_repeating(state: RunState, record: StepRecord, event: ev.StepRepeating
     wait_until(state, record, event.until)
     record.iteration = event.next_iteration
     record.attempts_before = record.attempt
+    record.refused = 0
     _move(record, StepState.RETRYING, event.at)
 
 
 def _step_retrying(state: RunState, record: StepRecord, event: ev.StepRetrying) -> None:
     leave(state, record)
+    record.gate = record.gate_error = None
     wait_until(state, record, event.until)
     _move(record, StepState.RETRYING, event.at)
 
@@ -122,9 +168,9 @@ def _step_finished(state: RunState, record: StepRecord, event: ev.StepFinished) 
 
 def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLaunching) -> None:
     leave(state, record)
-    for name, amount in record.needs.items():
-        state.used[name] += amount
+    hold(state, record)
     state.active[record.key] = None
+    record.gate = record.gate_error = None
     record.attempt = event.attempt
     record.launched_at = event.at
     record.started_at = event.at if record.started_at is None else record.started_at
@@ -137,7 +183,7 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     expect_server_end(state, record)
     for key in event.overtook:
         overtake(state, state.records[key])
-    if state.ceiling is not None and len(state.active) > state.ceiling:
+    if _beyond_ceiling(state):
         state.probe = record.key
         state.probe_at = event.at + PROBE_INTERVAL
     _move(record, StepState.LAUNCHING, event.at)

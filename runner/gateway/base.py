@@ -65,13 +65,17 @@ class LaunchRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """A condition or a list of items: one statement, run READ ONLY, with limits of its own in seconds."""
+    """A condition or a list of items: one statement, run READ ONLY, with limits of its own in seconds.
+
+    `before_launch` says that a step holds its slots for it, so that a launcher session is free.
+    """
 
     sql: str
     role: str | None = None
     search_path: str | None = None
     timeout: float = 30.0
     lock_timeout: float = 5.0
+    before_launch: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,7 +38,7 @@ from runner.gateway.past import PastWanted, read_past
 from runner.gateway.pooler import refuse_shared_sessions
 from runner.gateway.proving import ProvingWorker
 from runner.gateway.queries import query
-from runner.gateway.reading import ReadingSession
+from runner.gateway.reading import ReadingSession, read
 from runner.gateway.refused import RefusedWorker
 from runner.gateway.server import check_server, describe_server, raise_refusal, refuse_standby
 from runner.gateway.session import ConnectionCheck, Session, TurnedAwayError
@@ -46,6 +46,9 @@ from runner.gateway.worker import LaunchedWorker
 from runner.identity import runner_name
 from runner.sql.params import quote_identifier
 
+#: How many steps have conditions evaluated at the same time before their launches. Each needs a launcher session, which
+#: is there because the step holds its slots; but a condition that takes long gives these to another step.
+MOST_BEFORE_LAUNCH = 4
 #: What every session begins with, in this order.
 _PREPARATION = (("path", ()), ("pin", ()), ("unlimit", ()))
 
@@ -70,6 +73,7 @@ class PgGateway:
         self._names: set[str] = set()
         self._launched: dict[str, LaunchedWorker] = {}
         self._one_at_a_time = asyncio.Lock()
+        self._before_launch = asyncio.Semaphore(MOST_BEFORE_LAUNCH)
         self._monitor = MonitorSession(connect=self._connect, run_id=run_id, again=self._look_for_another_runner)
         self._reading = ReadingSession(self._connect)
         self._ledger_schema = "" if ledger_schema is None else quote_identifier(ledger_schema)
@@ -185,6 +189,11 @@ class PgGateway:
         A connection for it is waited for as that of the monitor session is: a server that has none to give now says
         nothing of the step.
         """
+        if query.before_launch:
+            async with self._before_launch:
+                result = await self._query_before_launch(query)
+            if result is not None:
+                return result
         now, lost = asyncio.get_running_loop().time, False
         until = now() + RECONNECT_FOR
         while True:
@@ -199,6 +208,23 @@ class PgGateway:
                     raise
                 lost = True
                 await self._monitor.reconnected()
+
+    async def _query_before_launch(self, query: Query) -> QueryResult | None:
+        """Run a condition on the launcher session that its step is about to need; None if there is no such session."""
+        try:
+            session = await self._session()
+        except CapacityError:
+            return None
+        try:
+            result = await read(session, query)
+        except ServerLostError:
+            self._drop(session)
+            return None
+        except BaseException:
+            self._drop(session)  # the reply is still to come
+            raise
+        self._idle.append(session)
+        return result
 
     async def look(self) -> tuple[LiveWorker, ...]:
         """Ask on the monitor session what the run's workers do: a run has no connection for onlookers."""

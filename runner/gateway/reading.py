@@ -1,6 +1,7 @@
-"""The session on which conditions and lists of items are read: never a launcher's, never the monitor's.
+"""The session on which conditions and lists of items are read: never that of a worker, never the monitor's.
 
 A condition may take seconds, and while it does no worker may go unwatched. The session is opened when first needed.
+What is evaluated before a launch has the idle launcher session of that launch instead (docs/decisions/0018).
 """
 
 from __future__ import annotations
@@ -16,6 +17,17 @@ from runner.gateway.settings import query_settings
 _BOOLEAN = 16
 
 
+async def read(session: Session, query: Query) -> QueryResult:
+    """Run a query read-only on this session and leave nothing in it. ServerLostError if the session is lost."""
+    reply = await session.query(("settings", (query_settings(query, session.search_path),)), query.sql)
+    return QueryResult(
+        columns=tuple(column.name for column in reply.columns),
+        rows=reply.rows,
+        boolean=len(reply.columns) == 1 and reply.columns[0].type == _BOOLEAN,
+        error=reply.error,
+    )
+
+
 class ReadingSession:
     """Runs one query at a time; a lost connection is opened anew by the next one."""
 
@@ -27,14 +39,7 @@ class ReadingSession:
     async def query(self, query: Query) -> QueryResult:
         """Run a query read-only. ServerLostError if the session is lost, ConnectionFailedError if there is none."""
         async with self._lock:
-            session = await self._live_session()
-            reply = await session.query(("settings", (query_settings(query, session.search_path),)), query.sql)
-        return QueryResult(
-            columns=tuple(column.name for column in reply.columns),
-            rows=reply.rows,
-            boolean=len(reply.columns) == 1 and reply.columns[0].type == _BOOLEAN,
-            error=reply.error,
-        )
+            return await read(await self._live_session(), query)
 
     async def close(self) -> None:
         """Close the session if there is one."""

@@ -25,6 +25,14 @@ _ORDERS = (ev.AttemptLaunching, ev.AttemptCancelRequested, ev.AttemptDetachReque
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
+def _is_routine(event: ev.Event, state: RunState) -> bool:
+    """Say whether the record can do without the event: the launch that follows says that the conditions hold."""
+    if not isinstance(event, ev.StepChecking | ev.StepChecked) or event.phase is not ev.CheckPhase.BEFORE:
+        return False
+    holds = isinstance(event, ev.StepChecking) or event.verdict is ev.Verdict.PROCEED
+    return holds and state.records[event.step].iteration > 1
+
+
 class EventFile(Protocol):
     """What a journal asks of the file that it appends to."""
 
@@ -111,8 +119,13 @@ class Journal:
             opened.pop_all()
         return cls(folder, run_id, file, size=size)
 
-    def handle(self, event: ev.Event, state: RunState) -> None:  # noqa: ARG002 - the event says it all
-        """Write one line. JournalLostError if it cannot be written to its end."""
+    def handle(self, event: ev.Event, state: RunState) -> None:
+        """Write one line. JournalLostError if it cannot be written to its end.
+
+        That the conditions of a later iteration were evaluated and hold is not written: a loop may have thousands.
+        """
+        if _is_routine(event, state):
+            return
         line = to_line(event, self._run_id)
         try:
             _append(self._file, line)

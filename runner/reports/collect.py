@@ -270,7 +270,7 @@ def _wait_after(event: ev.StepEvent, record: StepRecord, at: float) -> Wait | No
         case ev.StepChecking():
             kind, why = Waiting.CHECKING, str(event.phase)
         case ev.StepRetrying():
-            kind, why = Waiting.RETRYING, error_text(record.last.error if record.last else None)
+            kind, why = Waiting.RETRYING, error_text(event.error or (record.last.error if record.last else None))
         case ev.StepRepeating():
             kind = Waiting.PAUSING
         case _:

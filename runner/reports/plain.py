@@ -219,10 +219,11 @@ def _again(record: StepRecord) -> str:
 
 
 def _retrying(event: ev.StepRetrying, state: RunState) -> str:
-    last = state.records[event.step].last
-    error = last.error if last else None
     delay = format_duration(max(0.0, event.until - event.at))
-    return f"{event.step}: another attempt in {delay} after: {error_text(error)}"
+    if event.error is not None:
+        return f"{event.step}: not launched ({error_text(event.error)}); its conditions are evaluated again in {delay}"
+    last = state.records[event.step].last
+    return f"{event.step}: another attempt in {delay} after: {error_text(last.error if last else None)}"
 
 
 def _by_whom(record: StepRecord, state: RunState) -> str | None:
@@ -268,7 +269,7 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
         since = f"{last.worker.backend_start.partition('.')[0].rstrip('Z')}Z"  # microseconds are in the events
         limit = f", ends by {rfc3339(last.deadline)[:19]}Z" if last.deadline is not None else ""
         words += f" (pid {last.worker.pid} since {since}{limit})"
-    return words
+    return f"{words}: {event.because}" if event.because else words
 
 
 def error_text(error: ev.ErrorDetails | None) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import TypeGuard
 
 from runner.engine import events as ev
-from runner.engine.commands import Launch
+from runner.engine.commands import Command, Evaluate, Launch
 from runner.engine.invariants import validate
 from runner.engine.scheduler import Decision
 from runner.engine.settling import UNKNOWN_ATTEMPTS
@@ -26,6 +27,7 @@ class Inspector:
         self.checking: set[str] = set()
         self.unwanted: set[str] = set()
         self.before: dict[str, ev.Verdict] = {}
+        self.refused: Counter[str] = Counter()
         self.launched: Counter[str] = Counter()
         self.iterations: Counter[str] = Counter()
         self.overtaken: Counter[str] = Counter()
@@ -41,9 +43,10 @@ class Inspector:
             self.event(state, what)
             validate(state)
         elif what.commands:
-            launches = [command for command in what.commands if isinstance(command, Launch)]
-            self.overtaking(state, launches)
-            self.ceiling(state, len(launches))
+            asked = [c for c in what.commands if isinstance(c, Launch) or is_before(c)]
+            starts = [command for command in asked if not state.records[command.step].holds]
+            self.overtaking(state, starts)
+            self.ceiling(state, len(starts))
         elif not what.events:
             self.rest(state)
 
@@ -57,14 +60,12 @@ class Inspector:
         match event:
             case ev.AttemptLaunching():
                 self.launching(state, event)
-            case ev.AttemptDeferred():
-                self.launched[event.step] -= 1
-                self.held.pop(event.step)
-            case ev.AttemptFinished():
-                self.held.pop(event.step)
+            case ev.AttemptDeferred() | ev.AttemptFinished() | ev.StepQueued():
+                self.launched[event.step] -= isinstance(event, ev.AttemptDeferred)
+                self.held.pop(event.step, None)
+                self.before.pop(event.step, None)
             case ev.StepChecking():
-                assert event.step not in self.checking, f"{event.step} is asked for twice"
-                self.checking.add(event.step)
+                self.holding(state, event)
             case ev.StepChecked():
                 self.checked(event)
             case ev.StepExpanded():
@@ -86,11 +87,13 @@ class Inspector:
                 pass
 
     def checked(self, event: ev.StepChecked) -> None:
-        """What was asked is answered once, and whether a step may start is asked once."""
+        """What was asked is answered once; a step that may not start gives its slots back."""
         self.checking.remove(event.step)
         if event.phase is ev.CheckPhase.BEFORE:
-            assert event.step not in self.before, f"{event.step} is asked for again"
             self.before[event.step] = event.verdict
+            if event.verdict is not ev.Verdict.PROCEED:
+                self.held.pop(event.step, None)
+                self.refused[event.step] += event.verdict is not ev.Verdict.SKIP
 
     def expanded(self, state: RunState, event: ev.StepExpanded) -> None:
         """Items are fixed once, and each has a key of its own."""
@@ -103,7 +106,7 @@ class Inspector:
     def repeating(self, state: RunState, event: ev.StepRepeating) -> None:
         """An iteration follows another one that had the attempts it may have, and there are not too many."""
         self.iterations[event.step] += 1
-        self.launched[event.step] = 0
+        self.launched[event.step] = self.refused[event.step] = 0
         repeat = state.records[event.step].step.repeat
         assert repeat is not None
         assert event.next_iteration == self.iterations[event.step] + 1 <= repeat.max_iterations
@@ -111,7 +114,8 @@ class Inspector:
     def ended(self, state: RunState, event: ev.StepFinished | ev.StepSkipped) -> None:
         """A step ends after its instances; nobody ends twice, nobody with a worker that is still there."""
         held = self.held.pop(event.step, None)
-        assert held is None or isinstance(event, ev.StepSkipped), f"{event.step} ended, but its worker has not"
+        waits = self.before.pop(event.step, None) is ev.Verdict.PROCEED
+        assert held is None or waits or isinstance(event, ev.StepSkipped), f"{event.step} ended, but its worker has not"
         assert event.step not in self.checking
         record = state.records[event.step]
         assert all(state.records[key].final for key in record.instances or ())
@@ -123,17 +127,13 @@ class Inspector:
         """A launch is within every budget, its needs are met, and the run is not stopping."""
         record = state.records[event.step]
         step = record.step
-        parent = state.records[record.parent or event.step].step
-        assert record.in_finally is (self.open_main == 0), f"{step.id} started in the wrong part of the run"
-        assert not self.stopping, f"{step.id} started in a run that stops"
-        assert self.unwanted.isdisjoint({step.id, parent.id}), f"{step.id} started although somebody wants it stopped"
-        for need in parent.needs:
-            assert met(need, state.records[need.step]), f"{step.id} started although {need} is not met"
         conditional = step.if_ is not None or bool(step.preconditions)
-        assert self.before.get(step.id) is (ev.Verdict.PROCEED if conditional else None), f"{step.id} was not let start"
+        said = self.before.pop(step.id, None)
+        assert said is (ev.Verdict.PROCEED if conditional else None), f"{step.id} was not let start"
+        parent = self.may_start(state, record)
         self.launched[event.step] += 1
         most = max(step.retry.max_attempts, UNKNOWN_ATTEMPTS if step.idempotent else 1)
-        assert self.launched[event.step] <= most, f"{step.id} is tried too often"
+        assert self.launched[event.step] + self.refused[event.step] <= most, f"{step.id} is tried too often"
         self.held[event.step] = record
         self.budgets(parent)
         if self.plan.run_timeout is not None and step.waits and not record.in_finally:
@@ -144,6 +144,29 @@ class Inspector:
         if step.timeout is not None:
             assert event.timeout is not None
             assert event.timeout <= step.timeout
+
+    def holding(self, state: RunState, event: ev.StepChecking) -> None:
+        """Conditions before a launch are evaluated with the slots in hand, when nothing else keeps the step from it."""
+        assert event.step not in self.checking, f"{event.step} is asked for twice"
+        self.checking.add(event.step)
+        if event.phase is not ev.CheckPhase.BEFORE:
+            return
+        record = state.records[event.step]
+        assert record.step.if_ is not None or record.step.preconditions
+        parent = self.may_start(state, record)
+        self.held[event.step] = record
+        self.budgets(parent)
+
+    def may_start(self, state: RunState, record: StepRecord) -> Step:
+        """The step's needs are met, and neither the run is stopping nor is the step to be stopped."""
+        step = record.step
+        parent = state.records[record.parent or step.id].step
+        assert record.in_finally is (self.open_main == 0), f"{step.id} started in the wrong part of the run"
+        assert not self.stopping, f"{step.id} started in a run that stops"
+        assert self.unwanted.isdisjoint({step.id, parent.id}), f"{step.id} started although somebody wants it stopped"
+        for need in parent.needs:
+            assert met(need, state.records[need.step]), f"{step.id} started although {need} is not met"
+        return parent
 
     def budgets(self, parent: Step) -> None:
         """No budget is exceeded by those who hold slots now."""
@@ -157,12 +180,18 @@ class Inspector:
             siblings = sum(held.parent == parent.id for held in self.held.values())
             assert siblings <= parent.for_each.max_parallel
 
-    def overtaking(self, state: RunState, launches: list[Launch]) -> None:
+    def overtaking(self, state: RunState, launches: list[Launch | Evaluate]) -> None:
         """Nobody who is the best of its kind is overtaken for what it lacks more often than its patience allows."""
         used = dict(state.used)
         gone: set[str] = set()
         for launch in launches:
             record = state.records[launch.step]
+            if launch.step in state.cleared:
+                assert isinstance(launch, Launch)
+                assert not launch.overtook
+                assert not lacking(state, record, used), f"{launch.step} is launched beyond a budget"
+                used.update({name: used.get(name, 0) + amount for name, amount in record.needs.items()})
+                continue
             expected = set()
             for head in heads(state, gone):
                 lacks = lacking(state, head, used)
@@ -178,7 +207,7 @@ class Inspector:
 
     def ceiling(self, state: RunState, launches: int) -> None:
         """A server that has refused is asked for no more than it gave, but for one probe a second."""
-        if state.ceiling is None or not launches or len(state.active) + launches <= state.ceiling:
+        if state.ceiling is None or not launches or state.asked_for + launches <= state.ceiling:
             return
         now = state.probe_at
         assert launches == 1
@@ -202,6 +231,11 @@ class Inspector:
                 if state.place(r) < state.place(record) and lacking(state, r, state.used) & record.needs.keys()
             ]
             assert behind, f"{record.key} fits and waits for nothing"
+
+
+def is_before(command: Command) -> TypeGuard[Evaluate]:
+    """Say whether it has conditions evaluated before a launch, for which the step takes its slots."""
+    return isinstance(command, Evaluate) and command.phase is ev.CheckPhase.BEFORE
 
 
 def met(need: Need, record: StepRecord) -> bool:

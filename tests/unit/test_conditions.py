@@ -149,7 +149,7 @@ async def test_a_condition_names_the_item_and_is_asked_as_the_step_would_run() -
     of = record(if_=sql("select :'t'"), role="auditor", search_path="app")
     server = Scripted({"select 'x'": YES})
     await Conditions(server, of, {"t": "x"}).evaluate(BEFORE, 7.0)
-    assert server.asked == [Query(sql="select 'x'", role="auditor", search_path="app")]
+    assert server.asked == [Query(sql="select 'x'", role="auditor", search_path="app", before_launch=True)]
 
 
 async def test_a_value_that_a_condition_cannot_have_is_an_error_of_the_condition() -> None:

@@ -96,9 +96,9 @@ def checked(verdict: ev.Verdict, phase: ev.CheckPhase = ev.CheckPhase.BEFORE) ->
 @pytest.mark.parametrize(
     ("events", "state"),
     [
-        ((CHECKING,), StepState.CHECKING),
-        ((CHECKING, checked(ev.Verdict.PROCEED)), StepState.PENDING),
-        ((CHECKING, checked(ev.Verdict.SKIP)), StepState.PENDING),
+        ((dataclasses.replace(CHECKING, phase=ev.CheckPhase.ITEMS),), StepState.CHECKING),
+        ((dataclasses.replace(CHECKING, phase=ev.CheckPhase.AFTER),), StepState.CHECKING),
+        ((CHECKING, checked(ev.Verdict.SKIP)), StepState.SETTLING),
         ((CHECKING, checked(ev.Verdict.FAIL)), StepState.SETTLING),
         ((CHECKING, checked(ev.Verdict.ERROR, ev.CheckPhase.ITEMS)), StepState.SETTLING),
         ((CHECKING, checked(ev.Verdict.PROCEED, ev.CheckPhase.AFTER)), StepState.SETTLING),
@@ -111,6 +111,23 @@ def checked(verdict: ev.Verdict, phase: ev.CheckPhase = ev.CheckPhase.BEFORE) ->
 def test_where_a_step_waits_that_holds_nothing(events: tuple[ev.Event, ...], state: StepState) -> None:
     folded = fold(*events)
     assert (folded.records["a"].state, folded.used, list(folded.active)) == (state, {}, [])
+
+
+@pytest.mark.parametrize("events", [(CHECKING,), (CHECKING, checked(ev.Verdict.PROCEED))])
+def test_a_step_holds_its_slots_while_its_conditions_are_evaluated_before_a_launch(
+    events: tuple[ev.Event, ...],
+) -> None:
+    folded = fold(*events)
+    assert (folded.records["a"].state, list(folded.active)) == (StepState.CHECKING, [])
+    assert (folded.used["slots"], folded.used["pool:io"]) == (2, 2)
+
+
+@pytest.mark.parametrize("verdict", list(ev.Verdict))
+def test_a_record_may_leave_out_that_conditions_were_evaluated(verdict: ev.Verdict) -> None:
+    whole = fold(CHECKING, checked(verdict), LAUNCHING, RUNNING, ENDED)
+    short = fold(LAUNCHING, RUNNING, ENDED)
+    whole.records["a"].phase, whole.records["a"].refused = None, 0
+    assert whole == short
 
 
 def test_an_instance_is_its_step_for_one_item() -> None:

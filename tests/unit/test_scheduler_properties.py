@@ -40,7 +40,7 @@ def check_run(random: Random) -> Simulation:
         watch=Inspector(plan),
     )
     assert all(record.final for record in run.state.records.values())
-    assert not run.state.active
+    assert [*run.state.active, *run.state.checking, *run.state.cleared, *run.state.used] == []
     assert all(earlier.at <= later.at for earlier, later in zip(run.events, run.events[1:], strict=False))
     again = initial_state(plan)
     for event in run.events:
@@ -128,6 +128,7 @@ def test_the_random_runs_meet_every_rule() -> None:
         *("condition", "upstream", "drained", "not_selected", "exit 0", "exit 1", "exit 5", "exit 7", "exit 130"),
         *("cancel interrupt", "cancel on_failure", "cancel run_timeout", "cancel timeout"),
         *("before proceed", "before skip", "before fail", "before error", "items error"),
+        *("gave way", "conditions evaluated again", "stopped by its condition"),
         *("after proceed", "after fail", "after error", "after again", "step_repeating", "no items", "4 items"),
         *("finally after interrupted", "finally after timed_out", "finally after failed", "finally interrupted"),
         *("run_cancelled", "step_cancel_requested", "cancel cancel", "finally after cancelled", "finally cancelled"),
@@ -138,6 +139,7 @@ def test_the_random_runs_meet_every_rule() -> None:
 
 
 def what_happened(run: Simulation) -> Iterator[str]:
+    yield from _evaluations(run)
     for event in run.events:
         yield event.name
         match event:
@@ -164,6 +166,20 @@ def what_happened(run: Simulation) -> Iterator[str]:
         yield _asked(record)
     yield f"finally {'interrupted' if run.state.finally_interrupted else 'not interrupted'}"
     yield f"finally {'cancelled' if run.state.finally_cancelled else 'not cancelled'}"
+
+
+def _evaluations(run: Simulation) -> Iterator[str]:
+    evaluated = [e.step for e in run.events if isinstance(e, ev.StepChecking) and e.phase is ev.CheckPhase.BEFORE]
+    if len(evaluated) > len(set(evaluated)):
+        yield "conditions evaluated again"
+    for event in run.events:
+        match event:
+            case ev.StepQueued(reason="its conditions are still being evaluated"):
+                yield "gave way"
+            case ev.StepFinished() if event.because:
+                yield "stopped by its condition"
+            case _:
+                pass
 
 
 def _asked(record: StepRecord) -> str:

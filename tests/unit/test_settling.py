@@ -55,18 +55,6 @@ def test_a_step_that_must_not_start_says_why() -> None:
     assert message(run, "a") == "scripted before fail"
 
 
-def test_conditions_take_no_slot_and_count_no_queue_time() -> None:
-    slow = CheckScript(duration=50.0)
-    run = play(plan(step("a", if_=SQL, queue_timeout=5.0), step("b"), slots=1), verdicts={"a": [slow]})
-    assert (launches(run, "b"), launches(run, "a"), code(run)) == ([0.0], [50.0], 0)
-
-
-def test_conditions_before_a_step_are_asked_once() -> None:
-    again = step("a", if_=SQL, retry=Retry(max_attempts=3))
-    run = play(plan(again), {"a": [script(O.FAILED)]})
-    assert (phases(run), len(launches(run, "a"))) == (["before"], 3)
-
-
 def test_a_step_that_is_asked_about_while_the_run_stops_is_drained() -> None:
     slow = CheckScript(duration=9.0)
     run = play(plan(step("a", if_=SQL), step("b", "a")), verdicts={"a": [slow]}, interrupts=[1.0])
