@@ -33,13 +33,17 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unparsed:
-    """A SQL text that PostgreSQL's grammar refuses: what it says, and where. `step` is None for the plan's own."""
+    """A SQL text that could not be parsed: what is wrong, and where. `step` is None for the plan's own.
+
+    `refused` says that the grammar refuses it; otherwise it is too long or too deep to be looked at.
+    """
 
     position: Position
     message: str
     hint: str | None = None
     step: str | None = None
     meta_command: bool = False
+    refused: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -49,6 +49,7 @@ class _Reader:
                 message=parsed.message,
                 hint=parsed.hint,
                 step=step,
+                refused=not isinstance(parsed, SqlSyntaxError) or parsed.refused,
                 meta_command=parsed.message.startswith("\\"),  # nothing that PostgreSQL says begins with a backslash
             )
         )

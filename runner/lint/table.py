@@ -11,6 +11,7 @@ from runner.lint import (
     concurrently,
     conflicts,
     hygiene,
+    options,
     retrying,
     safety,
     suppress,
@@ -21,6 +22,7 @@ from runner.lint.rule import Rule
 
 _MODULES: Final = (
     syntax,
+    options,
     transactions,
     alone,
     concurrently,

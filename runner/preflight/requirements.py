@@ -2,30 +2,15 @@
 
 from __future__ import annotations
 
-import operator
-import re
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Protocol
 
 from runner.errors import RequirementsUnmetError, RunSkippedError
 from runner.gateway.base import Gateway, Query, ServerInfo
 from runner.plan.model import Otherwise, Plan, Requires, Value
+from runner.plan.versions import version_fits
 from runner.sql.params import quote_literal, render
-
-Version = tuple[int, ...]
-
-_COMPARATORS: Mapping[str, Callable[[int, int], bool]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    ">": operator.gt,
-    "<": operator.lt,
-    "!=": operator.ne,
-    "==": operator.eq,
-    "": operator.eq,
-}
-_CONSTRAINT = re.compile(r"(>=|<=|>|<|==|!=)?\s*(\d+(?:\.\d+)*)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,34 +99,3 @@ async def _holds(gateway: Gateway, sql: str) -> bool | str:
     if not result.boolean or len(result.rows) != 1:
         return "the condition does not give one boolean"
     return result.rows[0][0] == "t"
-
-
-def version_fits(version: str, constraints: str) -> bool:
-    """Say whether a version such as `16.4` satisfies constraints such as `>=14, <18`.
-
-    Only as many parts count as the constraint names: 16.4 is `==16` and `<=16`. What follows the numbers of a version
-    (`18beta1`, `16.4 (Debian …)`) does not count.
-    """
-    found = re.match(r"\d+(?:\.\d+)*", version, re.ASCII)
-    numbers = _numbers(found.group()) if found else ()
-    return all(_fits(numbers, part.strip()) for part in constraints.split(","))
-
-
-def _fits(version: Version, constraint: str) -> bool:
-    match = _CONSTRAINT.fullmatch(constraint)
-    if match is None:
-        return False
-    wanted = _numbers(match.group(2))
-    compared = _compare(version[: len(wanted)], wanted)
-    return _COMPARATORS[match.group(1) or ""](compared, 0)
-
-
-def _compare(left: Version, right: Version) -> int:
-    for a, b in zip_longest(left, right, fillvalue=0):
-        if a != b:
-            return -1 if a < b else 1
-    return 0
-
-
-def _numbers(text: str) -> Version:
-    return tuple(int(part) for part in text.split("."))

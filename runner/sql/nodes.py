@@ -25,12 +25,16 @@ _HELD: dict[type, int] = dict.fromkeys((str, int, bool, float, bytes), _PLAIN)
 
 
 class TreeError(Exception):
-    """The text is no SQL; `cursor` counts characters from 1, 0 is unknown. Never leaves runner.sql."""
+    """The text cannot be parsed; `cursor` counts characters from 1, 0 is unknown. Never leaves runner.sql.
 
-    def __init__(self, message: str, cursor: int) -> None:
+    `refused` says that the grammar does not know the text; otherwise it is too long or too deep to be looked at.
+    """
+
+    def __init__(self, message: str, cursor: int, *, refused: bool = True) -> None:
         super().__init__(message)
         self.message = message
         self.cursor = cursor
+        self.refused = refused
 
 
 def _allow_deep_trees() -> None:
@@ -65,7 +69,8 @@ def parse_tree(text: str) -> Tree:
         return _parse(text)
     tokens = _count_tokens(text)
     if tokens > MAX_TOKENS:
-        raise TreeError(f"the SQL text has {tokens:,} tokens; jobplan checks {MAX_TOKENS:,} at most", 0)
+        message = f"the SQL text has {tokens:,} tokens; jobplan reads {MAX_TOKENS:,} at most"
+        raise TreeError(message, 0, refused=False)
     return _parse(text) if tokens <= _SHORT else _with_deep_stack(lambda: _parse(text))
 
 
@@ -104,7 +109,7 @@ def _parse(text: str) -> Tree:
     except PgQueryError as error:
         raise TreeError(error.message, error.cursorpos) from None
     except DecodeError:
-        raise TreeError("the statement is nested too deeply to be checked", 0) from None
+        raise TreeError("the statement is nested too deeply to be read", 0, refused=False) from None
 
 
 def unwrap(node: Tree) -> Tree:

@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from runner.errors import JobplanError
+from runner.sql.comments import has_comments, without_comments
 from runner.sql.kinds import StatementKind, kind_of
 from runner.sql.nodes import Tree, TreeError, parse_tree, replace_names, unwrap
 from runner.sql.params import SETS_APART, Form, Reference, Scalar, bare_text, plain_text, references
-from runner.sql.tokens import ScanError, TokenKind, character_offsets, check_characters, tokenize
+from runner.sql.tokens import ScanError, TokenKind, character_offsets, readable, tokenize
 
+#: The version of PostgreSQL whose grammar the parser has.
+GRAMMAR = 18
 #: Begins a name that stands for a parameter without a value. A noncharacter, which no real name has.
 PLACEHOLDER = "\ufdd0"
 
@@ -26,11 +29,15 @@ _META_COMMAND = re.compile(r"^[ \t]*(\\[A-Za-z?!.]+)", re.MULTILINE)
 
 
 class SqlSyntaxError(JobplanError):
-    """PostgreSQL's grammar refuses the text; `offset` counts characters from 0."""
+    """PostgreSQL's grammar refuses the text; `offset` counts characters from 0.
 
-    def __init__(self, message: str, offset: int, *, hint: str | None = None) -> None:
+    `refused` is false for a text that is only too long or too deep to be read: a server may well accept it.
+    """
+
+    def __init__(self, message: str, offset: int, *, hint: str | None = None, refused: bool = True) -> None:
         super().__init__(" ".join(message.split()), hint=hint)  # it may quote a piece of the text, with its line breaks
         self.offset = offset
+        self.refused = refused
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,14 +75,24 @@ def parse_statements(text: str) -> tuple[Statement, ...]:
 def _statements(text: str, written: str) -> tuple[Statement, ...]:
     """Parse `text`; `written` is as long, and has the parameters in it for which values stand in `text`."""
     try:
-        check_characters(text)
-        tree = parse_tree(text)
+        read, tree = _read(readable(text))
     except ScanError as error:
         raise SqlSyntaxError(error.message, error.offset) from None
     except TreeError as error:
         raise _syntax_error(text, error) from None
-    at = character_offsets(text)
+    at = character_offsets(read)
     return tuple(_statement(written, raw, at) for raw in tree.stmts)
+
+
+def _read(text: str) -> tuple[str, Tree]:
+    """Return the text as it was parsed, with or without its comments, and its tree."""
+    try:
+        return text, parse_tree(text)
+    except TreeError as error:
+        if not error.refused or not has_comments(text):
+            raise
+    bare = without_comments(text)
+    return bare, parse_tree(bare)
 
 
 def parse_template(text: str, known: Mapping[str, Scalar] | None = None) -> Template:
@@ -156,7 +173,7 @@ def _syntax_error(text: str, error: TreeError) -> SqlSyntaxError:
     offset = min(max(error.cursor - 1, 0), len(text))
     meta = _meta_command(text, offset)
     if meta is None:
-        return SqlSyntaxError(error.message.replace(PLACEHOLDER, ""), offset)
+        return SqlSyntaxError(error.message.replace(PLACEHOLDER, ""), offset, refused=error.refused)
     hint = "A worker runs SQL only; use what it stands for, COPY for \\copy or a query on the catalog for \\d."
     return SqlSyntaxError(f"{meta.group(1)} is a command of psql, not SQL", meta.start(1), hint=hint)
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from postgast import PgQueryError, pg_query_pb2, scan
 
+from runner.sql.comments import MANY_COMMENTS, strip_comments
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
@@ -111,8 +113,23 @@ def tokenize(text: str) -> tuple[Token, ...]:
 
     ScanError if it cannot be scanned.
     """
+    text = readable(text)
     at = character_offsets(text)
     return tuple(_token(token, text, at) for token in _scan(text))
+
+
+def readable(text: str) -> str:
+    """Return what scanner and parser are given: without comments if there are many, for which they take too long.
+
+    ScanError for what no text can hold, and for a comment among many that is never closed.
+    """
+    check_characters(text)
+    if text.count("/*") <= MANY_COMMENTS:
+        return text
+    bare, unclosed = strip_comments(text)
+    if unclosed is not None:
+        raise ScanError("unterminated /* comment", unclosed)
+    return bare
 
 
 class AroundColon(NamedTuple):
@@ -132,6 +149,7 @@ def around_colons(text: str) -> Iterator[AroundColon]:
     Line comments are left out: to PostgreSQL they are white space, also within a string constant. ScanError as
     `tokenize` raises it. Only these tokens are looked at, because most texts have a hundred others.
     """
+    text = readable(text)
     scanned = _scan(text)
     if "--" in text:
         scanned = [token for token in scanned if token.token != _LINE_COMMENT]
@@ -149,7 +167,6 @@ def around_colons(text: str) -> Iterator[AroundColon]:
 
 
 def _scan(text: str) -> Sequence[Any]:
-    check_characters(text)
     try:
         tokens: Sequence[Any] = scan(text).tokens
     except PgQueryError as error:

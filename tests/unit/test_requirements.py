@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.preflight.requirements import version_fits
+from runner.plan.versions import version_fits
 
 
 @pytest.mark.parametrize(
