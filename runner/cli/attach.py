@@ -17,7 +17,7 @@ from runner.clock import rfc3339
 
 if TYPE_CHECKING:
     from runner.engine.activity import Activity
-    from runner.gateway.activity import Leftover
+    from runner.engine.events import Leftover
     from runner.reports.attach import Follower
     from runner.reports.status import RecordSummary
 

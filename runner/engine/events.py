@@ -92,10 +92,25 @@ class ErrorDetails:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notice:
-    """A message that a worker sent while it ran."""
+    """A message that a worker sent while it ran.
+
+    `routine` is the server's function that sent it: unlike the message, it is the same in every language.
+    """
 
     severity: str
     message: str
+    sqlstate: str | None = None
+    detail: str | None = None
+    hint: str | None = None
+    routine: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftover:
+    """What a statement that failed has left in the database, and SQL that repairs it: one of `repair` is enough."""
+
+    what: str
+    repair: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -438,7 +453,9 @@ class AttemptFinished(AttemptEvent):
     """The worker has gone, or was detached.
 
     `started_at` and `finished_at` are the server's own clock; `deadline` is when the server ends a detached worker.
-    `cancelled_by` is who asked through the server for it to be stopped.
+    `cancelled_by` is who asked through the server for it to be stopped. `warnings` counts the server's WARNINGs;
+    `skipped` is the one by which a maintenance command said that it left an object out, although all of it committed.
+    `leftovers` is what this attempt, and those before it, have left half done and is still there.
     """
 
     name: ClassVar[str] = "attempt_finished"
@@ -453,6 +470,9 @@ class AttemptFinished(AttemptEvent):
     notices_dropped: int = 0
     result: Rows | None = None
     cancelled_by: str | None = None
+    warnings: int | None = None
+    skipped: ErrorDetails | None = None
+    leftovers: tuple[Leftover, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -473,9 +493,11 @@ class StepFinished(StepEvent):
     """The step has its last state: succeeded, failed, timed_out, cancelled, detached, unknown or failed_allowed.
 
     `because` says why a loop that succeeded was stopped before its own end.
+    `committed`: its work is committed, and the step failed because its `expect`, `verify` or another check was not met.
     """
 
     name: ClassVar[str] = "step_finished"
     state: str
     error: ErrorDetails | None = None
     because: str | None = None
+    committed: bool | None = None

@@ -1,4 +1,4 @@
-"""`expect`: whether the last statement gave what the plan wanted, as far as its rows alone tell."""
+"""`expect`: whether the last statement gave what the plan wanted, as far as its rows and WARNINGs tell."""
 
 from __future__ import annotations
 
@@ -22,6 +22,9 @@ def unmet_expectation(step: Step, last: AttemptFinished) -> str | None:
     expect = step.expect
     if expect is None:
         return None
+    unexpected = _wrong_warnings(expect, last.warnings or 0)
+    if unexpected is not None:
+        return unexpected
     if not last.command_tag and last.row_count is None and last.result is None:
         wants_any = expect.has_value or expect.rows_min is not None or expect.rows_max is not None
         return "it has committed, but what it gave was lost with its session" if wants_any else None
@@ -29,8 +32,15 @@ def unmet_expectation(step: Step, last: AttemptFinished) -> str | None:
 
 
 def _wrong_number(expect: Expect, rows: int) -> str | None:
-    least, most = expect.rows_min, expect.rows_max
-    if (least is None or rows >= least) and (most is None or rows <= most):
+    return _outside(expect.rows_min, expect.rows_max, rows, "rows")
+
+
+def _wrong_warnings(expect: Expect, warnings: int) -> str | None:
+    return _outside(expect.warnings_min, expect.warnings_max, warnings, "warnings")
+
+
+def _outside(least: int | None, most: int | None, got: int, things: str) -> str | None:
+    if (least is None or got >= least) and (most is None or got <= most):
         return None
     if least == most:
         wanted = f"{least}"
@@ -40,7 +50,7 @@ def _wrong_number(expect: Expect, rows: int) -> str | None:
         wanted = f"at most {most}"
     else:
         wanted = f"{least} to {most}"
-    return f"expected {wanted} rows, got {rows}"
+    return f"expected {wanted} {things}, got {got}"
 
 
 def _wrong_value(expect: Expect, last: AttemptFinished) -> str | None:

@@ -10,6 +10,7 @@ from runner.clock import rfc3339
 from runner.engine import events as ev
 from runner.engine.resumed import finally_starts_again, has_succeeded, is_kept
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
+from runner.sql.nature import nature_of
 
 
 def is_open(record: StepRecord) -> bool:
@@ -52,16 +53,20 @@ def left_unproven(state: RunState, resumed: ev.RunResumed) -> Iterator[str]:
 
 
 def committed_in_vain(record: StepRecord) -> bool:
-    """Say whether the step failed although its worker had committed: by what it expects of the result.
+    """Say whether the step's work is committed although it failed, so that it must not simply run again.
 
-    A check has changed nothing, and what repeats itself is made to run again.
+    A text that only reads has changed nothing: it is a check, which may run again.
     """
-    last = record.last
-    if last is None or record.state is not StepState.FAILED or has_succeeded(record):
-        return False
-    if record.step.repeat is not None:
-        return False
-    return last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag != "SELECT"
+    failed = record.committed and record.state is StepState.FAILED and not has_succeeded(record)
+    return failed and not nature_of(record.step.sql.text).only_reads
+
+
+def may_run_again(record: StepRecord) -> bool:
+    """Say whether the step may run again whatever its last worker did: the plan says so, or every statement of it.
+
+    A text that the plan calls idempotent; or one that only reads, rebuilds or gathers, such as VACUUM and REINDEX.
+    """
+    return record.step.idempotent or nature_of(record.step.sql.text).idempotent
 
 
 def question(record: StepRecord) -> str:
@@ -76,10 +81,10 @@ def question(record: StepRecord) -> str:
 
 
 def question_of_work_in_vain(record: StepRecord) -> str:
-    """Ask what the work of a step that failed by its result is worth."""
+    """Ask what the work of a step is worth that is committed and whose check failed."""
     return (
-        f"{record.key}: its worker has committed, and the step failed all the same, by what the plan expects of it. "
-        f"Say {_mark(record, 'succeeded')} if that is as it should be, {_mark(record, 'failed')} to run it again."
+        f"{record.key}: its worker has committed, but its check failed, so it is not run again by itself. Say "
+        f"{_mark(record, 'succeeded')} if its work is as it should be, {_mark(record, 'failed')} to run it again."
     )
 
 

@@ -2,14 +2,50 @@
 
 from __future__ import annotations
 
-from runner.engine.events import CancelReason, ErrorDetails, Outcome
+import re
+from collections.abc import Iterable
+
+from runner.engine.events import CancelReason, ErrorDetails, Notice, Outcome
 from runner.gateway.base import WorkerEnd
+from runner.sql.nature import Nature
 
 _QUERY_CANCELED = "57014"
 #: Ways in which somebody stops a worker: a cancel or statement timeout, a terminate, a shutdown of the server.
 _STOPPED = frozenset({_QUERY_CANCELED, "57P01", "57P02", "57P03"})
 #: Seconds by which the server's own timer may be early against its own clock.
 _TIMER_SLACK = 0.005
+#: The server's functions that warn when VACUUM, ANALYZE, REINDEX or CLUSTER leaves an object out: it may not touch it,
+#: gets no lock, finds it gone, or finds that it is of a kind that it cannot treat. Their names are the same in every
+#: language. From PostgreSQL 14 to 18, commands/vacuum.c, analyze.c, cluster.c, indexcmds.c and catalog/index.c.
+_SKIPS = frozenset(
+    {
+        *("vacuum_is_permitted_for_relation", "vacuum_is_relation_owner", "vacuum_open_relation"),
+        *("expand_vacuum_rel", "get_all_vacuum_rels", "vacuum_rel", "analyze_rel"),
+        *("cluster_is_permitted_for_relation", "get_tables_to_cluster", "cluster_multiple_rels", "cluster_rel"),
+        *("ReindexMultipleTables", "ReindexMultipleInternal", "ReindexPartitions", "ReindexRelationConcurrently"),
+        *("reindex_relation", "reindex_index"),
+    }
+)
+_SYSTEM_CATALOGS = "ReindexMultipleTables"
+#: An index that an earlier attempt has left INVALID: REINDEX leaves it out, and it is reported as left behind.
+_UNFINISHED_COPY = re.compile(r"_cc(?:new|old)\d*\b")
+
+
+def skipped(notices: Iterable[Notice], nature: Nature) -> ErrorDetails | None:
+    """Return the WARNING by which a maintenance command says that it left an object out, None if there is none.
+
+    REINDEX DATABASE CONCURRENTLY always leaves the system catalogs out before PostgreSQL 16: that is what it is for.
+    """
+    for notice in notices:
+        if notice.severity != "WARNING" or notice.routine not in _SKIPS:
+            continue
+        if nature.whole_database and notice.routine == _SYSTEM_CATALOGS:
+            continue
+        if not _UNFINISHED_COPY.search(notice.message):
+            return ErrorDetails(
+                message=notice.message, sqlstate=notice.sqlstate, detail=notice.detail, hint=notice.hint
+            )
+    return None
 
 
 def classify(

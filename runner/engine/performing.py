@@ -6,6 +6,7 @@ Each attempt and each evaluation is a task of its own. None of them raises: what
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 
@@ -14,13 +15,15 @@ from runner.engine import events as ev
 from runner.engine.commands import Evaluate, Launch
 from runner.engine.conditions import Conditions
 from runner.engine.expectations import rows_wanted
-from runner.engine.outcome import classify
+from runner.engine.leftovers import left_by
+from runner.engine.outcome import classify, skipped
 from runner.engine.scheduler import run_status
 from runner.engine.state import RunState, StepRecord
 from runner.errors import CapacityError, GatewayError
 from runner.gateway.base import Gateway, LaunchRequest, WorkerEnd, WorkerHandle
 from runner.identity import WorkerLabel, worker_name
-from runner.plan.model import OnFinish, Plan, Value
+from runner.plan.model import OnFinish, Plan, Step, Value
+from runner.sql.nature import nature_of
 from runner.sql.params import TemplateError, render
 
 #: Outcomes that somebody's cancel explains; what failed or timed out did so by itself.
@@ -67,6 +70,9 @@ class Performer:
         self._values = builtin_values(state.plan, run_id)
         self._attempts: dict[str, _Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        #: What was half done in the database before the first step that may leave something so: None if not known.
+        self._half_done_before: frozenset[int] | None = None
+        self._looks_first = asyncio.Lock()
 
     def launch(self, command: Launch, application_name: str) -> None:
         """Begin to follow a worker from launch to end."""
@@ -123,13 +129,15 @@ class Performer:
     async def _follow(self, record: StepRecord, command: Launch, application_name: str) -> None:
         key, attempt = command.step, command.attempt
         try:
-            handle = await self._gateway.launch(self._request(record, command, application_name))
+            request = self._request(record, command, application_name)
+            await self._look_first(request.sql)
+            handle = await self._gateway.launch(request)
         except CapacityError as error:
             message = error.message
             self._post(ev.AttemptDeferred(at=self._clock.now(), step=key, attempt=attempt, message=message))
             return
         except (TemplateError, GatewayError) as error:
-            self._finished(record, command, WorkerEnd(error=ev.ErrorDetails(message=error.message)))
+            await self._finished(record, command, WorkerEnd(error=ev.ErrorDetails(message=error.message)))
             return
         await self._await_end(record, command, handle)
 
@@ -153,7 +161,28 @@ class Performer:
         except GatewayError as error:
             lost(error.message)
             end = WorkerEnd(lost=True, reason=error.message)
-        self._finished(record, command, end)
+        await self._finished(record, command, end)
+
+    async def _look_first(self, sql: str) -> None:
+        """Note what is half done in the database already, once, before the first CONCURRENTLY command of the run."""
+        if not nature_of(sql).builds:
+            return
+        async with self._looks_first:
+            if self._half_done_before is None:
+                with contextlib.suppress(GatewayError):
+                    self._half_done_before = frozenset(one.oid for one in await self._gateway.half_done())
+
+    async def _leftovers(self, record: StepRecord, outcome: ev.Outcome) -> tuple[ev.Leftover, ...]:
+        """Return what the step's attempts have left half done: all that have failed, and this one if it has."""
+        before, last = self._half_done_before, record.last
+        retried = last is not None and bool(last.leftovers)
+        if before is None or (outcome is ev.Outcome.SUCCEEDED and not retried) or outcome is ev.Outcome.DETACHED:
+            return ()
+        try:
+            builds = nature_of(render(record.step.sql.text, self._values_for(record))).builds
+            return left_by(builds, await self._gateway.half_done(), before) if builds else ()
+        except (TemplateError, GatewayError):
+            return ()
 
     def _request(self, record: StepRecord, command: Launch, application_name: str) -> LaunchRequest:
         step = record.step
@@ -180,9 +209,16 @@ class Performer:
             ),
         )
 
-    def _finished(self, record: StepRecord, command: Launch, end: WorkerEnd) -> None:
-        now = self._clock.now()
+    async def _finished(self, record: StepRecord, command: Launch, end: WorkerEnd) -> None:
         outcome, error = classify(end, timeout=command.timeout, cancelled=record.cancel_reason)
+        left_out = None
+        if outcome is ev.Outcome.SUCCEEDED and end.warnings and not _judges_warnings(record.step):
+            nature = nature_of(record.step.sql.text)
+            left_out = skipped(end.notices, nature)
+            if left_out is not None and nature.idempotent:  # it may run again, so it is a failure like any other
+                outcome, error, left_out = ev.Outcome.FAILED, left_out, None
+        leftovers = await self._leftovers(record, outcome)
+        now = self._clock.now()
         for notice in end.notices:
             self._post(ev.AttemptNotice(at=now, step=record.key, attempt=command.attempt, notice=notice))
         ends_by = None
@@ -204,8 +240,16 @@ class Performer:
                 notices_dropped=end.notices_dropped,
                 result=end.result,
                 cancelled_by=end.cancelled_by if outcome in _MAYBE_CANCELLED else None,
+                warnings=end.warnings or None,
+                skipped=left_out,
+                leftovers=leftovers,
             )
         )
+
+
+def _judges_warnings(step: Step) -> bool:
+    """Say whether the plan itself says how many WARNINGs the step may have."""
+    return step.expect is not None and step.expect.judges_warnings
 
 
 def _proven(end: WorkerEnd, *, committed: bool | None) -> WorkerEnd:

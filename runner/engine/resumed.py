@@ -146,7 +146,8 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
 
 
 def keep_facts(old: StepRecord, new: StepRecord) -> None:
-    """Let attempts go on counting, and keep what is known of the last one of a step that is over."""
+    """Go on counting attempts, warnings and rows, and keep what is known of the last attempt of a step that is over."""
+    new.warnings, new.iterations, new.rows = old.warnings, old.iterations, old.rows
     if new.final:
         new.iteration, new.since = old.iteration, old.since
         new.last, new.worker = old.last, old.worker
@@ -187,7 +188,7 @@ def _ended(record: StepRecord) -> ev.StepEvent:
     if record.skip is not None and record.state is StepState.SKIPPED:
         return record.skip
     state = record.state if record.state in _OVER else StepState.SUCCEEDED
-    return ev.StepFinished(at=record.since, step=record.key, state=state)
+    return ev.StepFinished(at=record.since, step=record.key, state=state, committed=record.committed or None)
 
 
 _OVER = (StepState.SUCCEEDED, StepState.FAILED_ALLOWED, StepState.DETACHED)

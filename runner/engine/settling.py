@@ -68,10 +68,11 @@ def _error(record: StepRecord, last: ev.AttemptFinished) -> ev.ErrorDetails | No
 
 
 def _after_success(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent | None:
-    """The worker did its work; whether that is what the plan wanted is another question."""
-    problem = unmet_expectation(record.step, last)
+    """The work is committed; see whether it is what the plan wants. No attempt follows if it is not."""
+    problem = last.skipped or unmet_expectation(record.step, last)
     if problem is not None:
-        return _failed(record, problem, now)
+        error = ev.ErrorDetails(message=problem) if isinstance(problem, str) else problem
+        return _finished(record, StepState.FAILED, error, now, committed=True)
     repeat = record.step.repeat
     if repeat is not None and repeat.until_sql is None and last.row_count != 0:
         return _repeat(state, record, last, now)
@@ -80,7 +81,7 @@ def _after_success(state: RunState, record: StepRecord, last: ev.AttemptFinished
     if record.verdict is ev.Verdict.AGAIN:
         return _repeat(state, record, last, now)
     if record.verdict in (ev.Verdict.FAIL, ev.Verdict.ERROR):
-        return _check_failed(record, now)
+        return _check_failed(record, now, committed=True)
     return _finished(record, StepState.SUCCEEDED, None, now)
 
 
@@ -205,8 +206,8 @@ def _was_drained(record: StepRecord) -> bool:
     return record.skip is not None and record.skip.reason is ev.SkipReason.DRAINED
 
 
-def _check_failed(record: StepRecord, now: float) -> ev.StepFinished:
-    return _finished(record, StepState.FAILED, record.check_error, now)
+def _check_failed(record: StepRecord, now: float, *, committed: bool = False) -> ev.StepFinished:
+    return _finished(record, StepState.FAILED, record.check_error, now, committed=committed)
 
 
 def _failed(record: StepRecord, message: str, now: float) -> ev.StepFinished:
@@ -214,10 +215,18 @@ def _failed(record: StepRecord, message: str, now: float) -> ev.StepFinished:
 
 
 def _finished(
-    record: StepRecord, final: StepState, error: ev.ErrorDetails | None, now: float, *, because: str | None = None
+    record: StepRecord,
+    final: StepState,
+    error: ev.ErrorDetails | None,
+    now: float,
+    *,
+    because: str | None = None,
+    committed: bool = False,
 ) -> ev.StepFinished:
     allow = record.step.allow_failure
     allowed = allow is not None and allow.allows(error.sqlstate if error else None)
     if allowed and final in (StepState.FAILED, StepState.TIMED_OUT):
         final = StepState.FAILED_ALLOWED
-    return ev.StepFinished(at=now, step=record.key, state=final, error=error, because=because)
+    return ev.StepFinished(
+        at=now, step=record.key, state=final, error=error, because=because, committed=committed or None
+    )

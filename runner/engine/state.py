@@ -121,6 +121,17 @@ class StepRecord:
     #: The worker that was let go of did not live any more when the run was taken up.
     gone: bool = False
     last: ev.AttemptFinished | None = None
+    #: Its work is committed, and it failed because a check of it was not met.
+    committed: bool = False
+    #: WARNINGs of its workers, in all attempts; and those of the present attempt so far.
+    warnings: int = 0
+    warned: int = 0
+    #: Iterations of a repeat that have committed, and the rows that they were about, in all.
+    iterations: int = 0
+    rows: int = 0
+    #: Whether the present attempt is announced: of the iterations of a repeat, only one every few seconds is.
+    announced: bool = True
+    announced_at: float = 0.0
     skip: ev.StepSkipped | None = None
     queued_because: str = ""
     #: Who has asked for the step to be stopped, apart from the rest of the run.

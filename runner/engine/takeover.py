@@ -15,7 +15,14 @@ from runner.clock import Clock
 from runner.engine import events as ev
 from runner.engine.chronicle import check_chronicle
 from runner.engine.conditions import Conditions
-from runner.engine.open_questions import committed_in_vain, is_open, is_unbegun, question, question_of_work_in_vain
+from runner.engine.open_questions import (
+    committed_in_vain,
+    is_open,
+    is_unbegun,
+    may_run_again,
+    question,
+    question_of_work_in_vain,
+)
 from runner.engine.resumed import finally_starts_again, is_kept, steps_known
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.errors import OpenQuestionError, PreflightError, UsageError
@@ -240,13 +247,15 @@ class _Inquiry:
             elif moot:
                 continue
             elif is_open(record):
-                found = self._of_end(record) or await self._of_ledger(record) or await self._of_plan(record)
+                found = self._of_end(record) or await self._of_ledger(record)
+                in_vain = found is None and await self._committed_in_vain(record)
+                found = found or await self._of_plan(record, committed=in_vain)
                 if found is None:
-                    questions[key] = await self._question(record)
+                    questions[key] = question_of_work_in_vain(record) if in_vain else question(record)
                 else:
                     settled.append(found)
             elif committed_in_vain(record):
-                found = await self._of_plan(record)
+                found = await self._of_plan(record, committed=True)
                 if found is None:
                     questions[key] = question_of_work_in_vain(record)
                 else:
@@ -270,11 +279,10 @@ class _Inquiry:
             return None  # the record has a hole where it stood what was wrong with that
         return None if committed is None else _settled(record, "ledger", succeeded=committed)
 
-    async def _question(self, record: StepRecord) -> str:
+    async def _committed_in_vain(self, record: StepRecord) -> bool:
+        """Say whether the step failed although the ledger has that it committed; the journal lacks why."""
         failed = self._end_of(record) == StepState.FAILED
-        if failed and await self._gateway.committed(record.key, record.attempt):
-            return question_of_work_in_vain(record)
-        return question(record)
+        return failed and bool(await self._gateway.committed(record.key, record.attempt))
 
     async def _of_iteration(self, record: StepRecord) -> ev.Settled:
         """One iteration has committed; whether it was the last one is for `until` to say, or for another one."""
@@ -285,12 +293,16 @@ class _Inquiry:
                 return _settled(record, "ledger", succeeded=True)
         return ev.Settled(step=record.key, outcome=ev.Outcome.UNKNOWN, by="repeat")
 
-    async def _of_plan(self, record: StepRecord) -> ev.Settled | None:
-        """Ask `verify`; a step that may run again needs no proof."""
+    async def _of_plan(self, record: StepRecord, *, committed: bool) -> ev.Settled | None:
+        """Evaluate `verify`; a step that may run again needs no evidence.
+
+        Of a step that is `committed`, a `verify` that is false says only that its check still fails: the work is done,
+        and it is not repeated for that.
+        """
         checked = await Conditions(self._gateway, record, self._values(record)).verify()
-        if checked is not None:
+        if checked is not None and (checked or not committed):
             return _settled(record, "verify", succeeded=checked)
-        if record.step.idempotent:
+        if may_run_again(record):
             return ev.Settled(step=record.key, outcome=ev.Outcome.UNKNOWN, by="idempotent")
         return None
 

@@ -28,6 +28,10 @@ from runner.engine.state import BAD, RunState, StepRecord, StepState, new_record
 
 #: Seconds between two attempts to get more workers from a server that has just refused one.
 PROBE_INTERVAL = 1.0
+#: Seconds between two iterations of a repeat that are announced.
+ANNOUNCE_EVERY = 5.0
+#: The severity of the server's messages that are counted, in every language.
+WARNING = "WARNING"
 #: What a step waits for that the server had no worker for.
 SERVER_CAPACITY = "server capacity"
 
@@ -163,7 +167,18 @@ def _step_retrying(state: RunState, record: StepRecord, event: ev.StepRetrying) 
 
 
 def _step_finished(state: RunState, record: StepRecord, event: ev.StepFinished) -> None:
+    record.committed = bool(event.committed) or _failed_after_commit(record, event)
     _finish(state, record, StepState(event.state), event.at)
+
+
+def _failed_after_commit(record: StepRecord, event: ev.StepFinished) -> bool:
+    """Derive `committed` for a journal of a version that did not record it.
+
+    A repeat is left out: it also fails when its iterations, all of them committed, were not enough.
+    """
+    last = record.last
+    succeeded = last is not None and last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED
+    return event.state == StepState.FAILED and succeeded and record.step.repeat is None
 
 
 def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLaunching) -> None:
@@ -180,6 +195,8 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     record.detaching = False
     record.lost = False
     record.unproven = False
+    record.warned = 0
+    _announce(record, event.at)
     expect_server_end(state, record)
     for key in event.overtook:
         overtake(state, state.records[key])
@@ -187,6 +204,12 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
         state.probe = record.key
         state.probe_at = event.at + PROBE_INTERVAL
     _move(record, StepState.LAUNCHING, event.at)
+
+
+def _announce(record: StepRecord, at: float) -> None:
+    record.announced = record.iteration == 1 or record.tries > 1 or at - record.announced_at >= ANNOUNCE_EVERY
+    if record.announced:
+        record.announced_at = at
 
 
 def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDeferred) -> None:
@@ -235,6 +258,11 @@ def _attempt_lost(_: RunState, record: StepRecord, __: ev.AttemptLost) -> None:
     record.lost = True
 
 
+def _attempt_notice(_: RunState, record: StepRecord, event: ev.AttemptNotice) -> None:
+    if event.notice.severity == WARNING:
+        record.warned += 1
+
+
 def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFinished) -> None:
     _got_worker(state, record, event.at)
     record.last = event
@@ -242,6 +270,10 @@ def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFini
     record.check_error = None
     record.worker = event.worker or record.worker
     record.ended_at = event.at
+    record.warnings += event.warnings or 0
+    if record.step.repeat is not None and event.outcome is ev.Outcome.SUCCEEDED:
+        record.iterations += 1
+        record.rows += event.row_count or 0
     _settle(state, record, event.at)
 
 
@@ -264,6 +296,7 @@ TRANSITIONS: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any], N
     ev.AttemptCancelRequested: _attempt_cancel_requested,
     ev.AttemptDetachRequested: _attempt_detach_requested,
     ev.AttemptLost: _attempt_lost,
+    ev.AttemptNotice: _attempt_notice,
     ev.AttemptFinished: _attempt_finished,
 }
 

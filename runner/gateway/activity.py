@@ -10,12 +10,12 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 
 from psycopg.conninfo import make_conninfo
 
 from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
-from runner.engine.events import Worker
+from runner.engine.events import Leftover, Worker
+from runner.engine.leftovers import HalfDone, read_leftover
 from runner.errors import ConnectionFailedError, GatewayError, PreflightError, ServerLostError
 from runner.gateway.conninfo import with_keepalives
 from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR
@@ -38,14 +38,6 @@ _DETACH = re.compile(r"\bdetach\s+partition\b", re.IGNORECASE)
 
 class SignalRefusedError(GatewayError):
     """The role may not stop the worker."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leftover:
-    """What a statement that was broken off has left behind, and what to do about it, as SQL."""
-
-    what: str
-    repair: tuple[str, ...]
 
 
 class Observer:
@@ -128,8 +120,8 @@ class Observer:
     async def leftovers(self, relations: Iterable[str], workers: Iterable[LiveWorker]) -> tuple[Leftover, ...]:
         """Return what these workers, which locked these relations, have left half done (extension note 10)."""
         detached = any(_DETACH.search(worker.query) for worker in workers)
-        (reply,) = await self._run(("leftovers", (json.dumps(sorted(relations)), str(detached))))
-        return tuple(read_leftover(*(value or "" for value in row)) for row in reply.rows)
+        (reply,) = await self._run(("leftovers", (json.dumps(sorted(relations)), str(detached), "false")))
+        return tuple(read_leftover(one.kind, one.shown, one.parent) for one in map(half_done, reply.rows))
 
     async def _run(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         return [_checked(reply) for reply in await self._try(*statements)]
@@ -259,32 +251,24 @@ def _progress(row: Row) -> Progress:
     )
 
 
+#: Parameters of `leftovers` for all that is half done in the database.
+ALL_LEFTOVERS = ("[]", "false", "true")
+
+
+def half_done(row: Row) -> HalfDone:
+    """Read a row of `leftovers`."""
+    kind, shown, parent, oid, schema, name, table_schema, table = (value or "" for value in row)
+    return HalfDone(
+        oid=int(oid or 0),
+        kind=kind,
+        shown=shown,
+        parent=parent,
+        schema=schema,
+        name=name,
+        table_schema=table_schema,
+        table=table,
+    )
+
+
 def _number(text: str | None) -> float | None:
     return None if text is None else float(text)
-
-
-def read_leftover(kind: str, name: str, parent: str) -> Leftover:
-    """Put a row of `leftovers` into words."""
-    if kind == "partition":
-        return Leftover(
-            what=f"{name} is only half detached from {parent}",
-            repair=(f"ALTER TABLE {parent} DETACH PARTITION {name} FINALIZE;",),
-        )
-    drop = f"DROP INDEX CONCURRENTLY {name};"
-    of_reindex = _of_reindex(name)
-    if of_reindex == "_ccnew":
-        return Leftover(what=f"index {name} of {parent} is a copy that nobody finished", repair=(drop,))
-    if of_reindex == "_ccold":
-        return Leftover(
-            what=f"index {name} of {parent} is the old one, and the new one is in its place", repair=(drop,)
-        )
-    return Leftover(what=f"index {name} of {parent} is INVALID", repair=(f"REINDEX INDEX CONCURRENTLY {name};", drop))
-
-
-def _of_reindex(name: str) -> str | None:
-    """Return the suffix that REINDEX CONCURRENTLY gave it; it numbers the name if the first one is taken.
-
-    The new index is `_ccnew` until both swap their names; from then on the old one is `_ccold`.
-    """
-    stem = name.strip('"').rstrip("0123456789")
-    return next((suffix for suffix in ("_ccnew", "_ccold") if stem.endswith(suffix)), None)

@@ -108,24 +108,37 @@ WHERE l.pid IN (SELECT value::int4 FROM json_array_elements_text($1::json)) AND 
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 
 -- name: leftovers
--- $1 relation OIDs as JSON array, $2 whether a partition was being detached. What a statement that was broken off leaves
--- of them (note 10), and nobody is at work on: the kind, what, and of which table. A partitioned index is invalid until
--- all of its parts are attached. DETACH CONCURRENTLY waits without a lock on anything, so there $1 does not help.
+-- $1 relation OIDs as JSON array, $2 whether a partition was being detached, $3 true for the whole database, whatever $1
+-- and $2 say. What a statement that was broken off leaves (note 10), and nobody is at work on: the kind, what, and of
+-- which table; then the OID, the plain names, and those of the table, which for an index of a TOAST table is the one that
+-- this belongs to. A partitioned index is invalid until all of its parts are attached. DETACH CONCURRENTLY waits without
+-- a lock on anything, so there $1 does not help.
 WITH touched AS (SELECT value::oid AS oid FROM json_array_elements_text($1::json))
-SELECT 'index', i.indexrelid::regclass::text, i.indrelid::regclass::text
+SELECT 'index', i.indexrelid::regclass::text, i.indrelid::regclass::text,
+       c.oid, n.nspname, c.relname, tn.nspname, t.relname
 FROM pg_index AS i
 JOIN pg_class AS c ON c.oid = i.indexrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+LEFT JOIN pg_class AS m ON m.reltoastrelid = i.indrelid
+JOIN pg_class AS t ON t.oid = coalesce(m.oid, i.indrelid)
+JOIN pg_namespace AS tn ON tn.oid = t.relnamespace
 WHERE NOT i.indisvalid AND c.relkind = 'i'
-  AND (i.indrelid IN (SELECT oid FROM touched)
+  AND ($3::bool
+       OR i.indrelid IN (SELECT oid FROM touched)
        OR i.indexrelid IN (SELECT oid FROM touched)
-       OR i.indrelid IN (SELECT reltoastrelid FROM pg_class JOIN touched USING (oid)))
+       OR m.oid IN (SELECT oid FROM touched))
   AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS p
                   WHERE p.datname = current_database() AND p.relid = i.indrelid)
 UNION ALL
-SELECT 'partition', h.inhrelid::regclass::text, h.inhparent::regclass::text
+SELECT 'partition', h.inhrelid::regclass::text, h.inhparent::regclass::text,
+       c.oid, n.nspname, c.relname, tn.nspname, t.relname
 FROM pg_inherits AS h
+JOIN pg_class AS c ON c.oid = h.inhrelid
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+JOIN pg_class AS t ON t.oid = h.inhparent
+JOIN pg_namespace AS tn ON tn.oid = t.relnamespace
 WHERE h.inhdetachpending
-  AND ($2::bool OR h.inhparent IN (SELECT oid FROM touched) OR h.inhrelid IN (SELECT oid FROM touched))
+  AND ($3::bool OR $2::bool OR h.inhparent IN (SELECT oid FROM touched) OR h.inhrelid IN (SELECT oid FROM touched))
   AND NOT EXISTS (SELECT FROM pg_stat_activity AS a
                   WHERE a.state = 'active' AND a.pid <> pg_backend_pid() AND a.query ~* '\mdetach\s+partition\M')
 ORDER BY 1, 2

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from runner.engine.activity import LiveWorker
 from runner.engine.events import ErrorDetails, Notice, Rows, Worker
+from runner.engine.leftovers import HalfDone
 from runner.identity import WorkerLabel
 
 
@@ -163,6 +164,8 @@ class WorkerEnd:
     finished_at: float | None = None
     notices: tuple[Notice, ...] = ()
     notices_dropped: int = 0
+    #: WARNINGs, those that were dropped included.
+    warnings: int = 0
     result: Rows | None = None
     cancelled_by: str | None = None
 
@@ -274,6 +277,13 @@ class Gateway(Protocol):
 
     async def look(self) -> tuple[LiveWorker, ...]:
         """Return what the run's workers do now, as far as this role may see. GatewayError if nobody can look now."""
+        ...
+
+    async def half_done(self) -> tuple[HalfDone, ...]:
+        """Return the INVALID indexes and half detached partitions of the database that nobody works on.
+
+        GatewayError if nobody can look now.
+        """
         ...
 
     async def close(self) -> None:

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from runner.engine.activity import Activity, LiveRun, LiveWorker
-from runner.engine.events import Worker
-from runner.gateway.activity import Leftover, Observer, SignalRefusedError
+from runner.engine.events import Leftover, Worker
+from runner.gateway.activity import Observer, SignalRefusedError
 from runner.gateway.requests import CancelAnswer, CancelRequest, read_answer
 
 #: Seconds between two looks, and between two signals to the same worker.

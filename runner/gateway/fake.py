@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 from runner.engine.activity import LiveWorker
 from runner.engine.events import ErrorDetails, Notice, Worker
+from runner.engine.leftovers import HalfDone
 from runner.errors import CapacityError, JobplanError
 from runner.gateway.base import (
     Chronicle,
@@ -123,6 +124,7 @@ class FakeGateway:
         self.ledger_problem: str | None = None
         self.ledger = ledger
         self.launched: list[LaunchRequest] = []
+        self.left_half_done: list[HalfDone] = []
         self.alive: dict[str, FakeWorker] = {}
         self.most_alive = 0
         self.closed = False
@@ -218,6 +220,11 @@ class FakeGateway:
         """See nothing: nobody watches this double."""
         await asyncio.sleep(0)
         return ()
+
+    async def half_done(self) -> tuple[HalfDone, ...]:
+        """Say what a test has left half done."""
+        await asyncio.sleep(0)
+        return tuple(self.left_half_done)
 
     async def query(self, query: Query) -> QueryResult:
         """Answer a query: the prepared answer, or a constant boolean."""
@@ -351,4 +358,5 @@ class FakeWorker:
             started_at=self._started,
             finished_at=finished,
             notices=script.notices,
+            warnings=sum(notice.severity == "WARNING" for notice in script.notices),
         )

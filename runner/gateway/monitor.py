@@ -165,9 +165,9 @@ class MonitorSession:
             reply = await self._run("may_stop", (str(sender),))
             self._requests.judge(request, sender, reply.rows[0][0] if reply.rows else None)
 
-    async def tell(self, name: str) -> Reply:
-        """Run a query without parameters that only looks. GatewayError if nobody can look now."""
-        return await self._run(name, ())
+    async def tell(self, name: str, parameters: Sequence[str] = ()) -> Reply:
+        """Run a query that only looks. GatewayError if nobody can look now."""
+        return await self._run(name, parameters)
 
     async def free_workers(self) -> tuple[int, frozenset[str]]:
         """Return how many of max_worker_processes only this run may have taken, and the names of its own workers.

@@ -56,20 +56,27 @@ _MAY_SEND_ROWS = frozenset(
 
 
 class NoticeCollector:
-    """Keeps notices up to `NOTICE_CAP` bytes and counts the rest."""
+    """Keeps notices up to `NOTICE_CAP` bytes, and as many bytes of WARNINGs beside them, and counts the rest.
+
+    Whatever a step writes with VERBOSE or RAISE NOTICE, it takes no room from its WARNINGs.
+    """
 
     def __init__(self) -> None:
         self.kept: list[Notice] = []
         self.dropped = 0
-        self._bytes = 0
+        self.warnings = 0
+        self._bytes = {True: 0, False: 0}
 
     def __call__(self, notice: Notice) -> None:
         """Take one notice."""
-        size = len(notice.message.encode("utf-8", "replace"))
-        if self._bytes + size > NOTICE_CAP:
+        warns = notice.severity == "WARNING"
+        self.warnings += warns
+        texts = (notice.message, notice.detail or "", notice.hint or "")
+        size = sum(len(text.encode("utf-8", "replace")) for text in texts)
+        if self._bytes[warns] + size > NOTICE_CAP:
             self.dropped += 1
             return
-        self._bytes += size
+        self._bytes[warns] += size
         self.kept.append(notice)
 
 

@@ -13,8 +13,9 @@ from dataclasses import replace
 
 from runner.engine.activity import LiveWorker
 from runner.engine.events import Worker
+from runner.engine.leftovers import HalfDone
 from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
-from runner.gateway.activity import read_runs
+from runner.gateway.activity import ALL_LEFTOVERS, half_done, read_runs
 from runner.gateway.base import (
     Chronicle,
     FirstLook,
@@ -231,6 +232,10 @@ class PgGateway:
         replies = [await self._monitor.tell(name) for name in ("live_sessions", "blocking", "progress")]
         runs = read_runs(*(reply.rows for reply in replies))
         return tuple(self._with_report(worker) for run in runs if run.run == self._run_id for worker in run.workers)
+
+    async def half_done(self) -> tuple[HalfDone, ...]:
+        """Ask on the monitor session what is half done in the database."""
+        return tuple(map(half_done, (await self._monitor.tell("leftovers", ALL_LEFTOVERS)).rows))
 
     def _with_report(self, worker: LiveWorker) -> LiveWorker:
         """Add what only the session that launched it can read: what the step tells of its own progress."""

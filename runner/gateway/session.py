@@ -281,7 +281,16 @@ class Session:
     def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if self.on_notice is not None:
             severity = diagnostic.severity_nonlocalized or diagnostic.severity or "NOTICE"
-            self.on_notice(Notice(severity=severity, message=diagnostic.message_primary or ""))
+            self.on_notice(
+                Notice(
+                    severity=severity,
+                    message=diagnostic.message_primary or "",
+                    sqlstate=_told(diagnostic.sqlstate),
+                    detail=diagnostic.message_detail,
+                    hint=diagnostic.message_hint,
+                    routine=diagnostic.source_function if severity == "WARNING" else None,
+                )
+            )
 
     def _break(self, why: str) -> None:
         if self._lost is None:
@@ -293,3 +302,8 @@ class Session:
 
     def _loss(self) -> ServerLostError:
         return (TurnedAwayError if self._pipeline.turned_away else ServerLostError)(self._lost or "")
+
+
+def _told(sqlstate: str | None) -> str | None:
+    """Return a message's SQLSTATE, None for that of success, which most messages have."""
+    return None if sqlstate == "00000" else sqlstate

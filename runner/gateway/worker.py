@@ -297,4 +297,10 @@ class LaunchedWorker:
     def _complete(self, end: WorkerEnd) -> WorkerEnd:
         """Add who it was, and the notices: they come until the last moment."""
         notices = self._notices
-        return replace(end, worker=self.worker, notices=tuple(notices.kept), notices_dropped=notices.dropped)
+        return replace(
+            end,
+            worker=self.worker,
+            notices=tuple(notices.kept),
+            notices_dropped=notices.dropped,
+            warnings=notices.warnings,
+        )

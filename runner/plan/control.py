@@ -106,23 +106,31 @@ def read_expect(fields: Fields) -> Expect | None:
     expect = fields.mapping("expect")
     if expect is None:
         return None
-    low = high = None
-    rows = expect.mapping("rows")
-    if rows is not None:
-        low = rows.integer("min", 0) if rows.has("min") else None
-        high = rows.integer("max", 0) if rows.has("max") else None
-        if low is not None and high is not None and low > high:
-            rows.add(rows, "JP229", "`min` is above `max`")
-    elif expect.scalar("rows") is not None:
-        low = high = expect.integer("rows", 0)
+    rows_min, rows_max = _range(expect, "rows")
+    warnings_min, warnings_max = _range(expect, "warnings")
     value = expect.scalar("value")
     return Expect(
-        rows_min=low,
-        rows_max=high,
+        rows_min=rows_min,
+        rows_max=rows_max,
+        warnings_min=warnings_min,
+        warnings_max=warnings_max,
         value=None if value is None else value.value,
         has_value=value is not None,
         sql=read_sql(expect, "sql"),
     )
+
+
+def _range(expect: Fields, key: str) -> tuple[int | None, int | None]:
+    """Return the least and the most that a key of `expect` allows, which is a number or {min, max}."""
+    bounds = expect.mapping(key)
+    if bounds is None:
+        exact = expect.integer(key, 0) if expect.scalar(key) is not None else None
+        return exact, exact
+    low = bounds.integer("min", 0) if bounds.has("min") else None
+    high = bounds.integer("max", 0) if bounds.has("max") else None
+    if low is not None and high is not None and low > high:
+        bounds.add(bounds, "JP229", "`min` is above `max`")
+    return low, high
 
 
 def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:

@@ -210,13 +210,20 @@ class AllowFailure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expect:
-    """What the last statement must give: a number of rows, one value, or rows for which a SQL condition holds."""
+    """What the last statement must give, and the step: rows, one value, a SQL condition that holds, WARNINGs."""
 
     rows_min: int | None = None
     rows_max: int | None = None
+    warnings_min: int | None = None
+    warnings_max: int | None = None
     value: Value | None = None
     has_value: bool = False
     sql: Sql | None = None
+
+    @property
+    def judges_warnings(self) -> bool:
+        """Say whether it says how many WARNINGs of the server the step may have."""
+        return self.warnings_min is not None or self.warnings_max is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from runner.engine.activity import find_run
+from runner.engine.leftovers import read_leftover
 from runner.errors import UsageError
-from runner.gateway.activity import read_leftover, read_runs
+from runner.gateway.activity import read_runs
 from runner.gateway.replies import Row
 from runner.identity import WorkerLabel, runner_name, worker_name
 from tests.builders import looked_label

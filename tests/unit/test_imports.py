@@ -28,6 +28,7 @@ FACTS = (
     "runner.engine.decoding",
     "runner.engine.activity",
     "runner.engine.past",
+    "runner.engine.leftovers",
 )
 #: A plan as data, and SQL.
 BASIS = (*GROUND, "runner.sql", "runner.plan.model", "runner.plan.graph")
@@ -77,13 +78,16 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     (
         "runner.engine.outcome",
-        (*GROUND, "runner.engine.events", "runner.gateway.base"),
+        (*GROUND, "runner.sql", "runner.engine.events", "runner.gateway.base"),
         "what a worker's end means is judged from the gateway's own words",
     ),
     ("runner.engine", (*BASIS, "runner.plan"), "the scheduler is pure: it knows neither server nor record"),
     (
         "runner.gateway",
-        (*BASIS, "runner.engine.events", "runner.engine.commands", "runner.engine.activity", "runner.engine.past"),
+        (
+            *(*BASIS, "runner.engine.events", "runner.engine.commands", "runner.engine.activity", "runner.engine.past"),
+            "runner.engine.leftovers",
+        ),
         "the gateway speaks to the server, and in events",
     ),
     (

@@ -26,12 +26,12 @@ from runner.engine import events as ev
 from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
 from runner.engine.encoding import to_json
 from runner.engine.events import Worker
+from runner.engine.leftovers import read_leftover
 from runner.engine.open_questions import question
 from runner.engine.scripts import run_started
 from runner.engine.state import initial_state
 from runner.engine.takeover import Takeover
 from runner.errors import JobplanError, OpenQuestionError
-from runner.gateway.activity import read_leftover
 from runner.gateway.base import Chronicle, GroupHolder
 from runner.gateway.fake import FakeGateway
 from runner.gateway.ledger_admin import no_ledger

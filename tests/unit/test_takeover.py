@@ -164,7 +164,7 @@ async def test_then_an_idempotent_step_runs_again() -> None:
 
 
 async def test_what_is_left_is_asked_and_nothing_is_started() -> None:
-    p = plan(step("a", "select 1"), step("b", "select 2"), step("c", "select 3", needs=["a"]))
+    p = plan(step("a", "work 1"), step("b", "work 2"), step("c", "work 3", needs=["a"]))
     gateway, recorded = await crashed(p, "b")
     with pytest.raises(OpenQuestionError) as caught:
         await resume(p, gateway, recorded)
@@ -222,8 +222,8 @@ UNMET = Script(command_tag="INSERT", row_count=0)
     ("keys", "launches"),
     [
         ({"idempotent": True}, 1),
-        ({"verify": sql("select false")}, 1),
-        ({"repeat": Repeat(max_iterations=1)}, 1),
+        ({"idempotent": True, "verify": sql("select false")}, 1),
+        ({"verify": sql("select true")}, 0),
     ],
 )
 async def test_a_step_that_committed_and_failed_runs_again_where_the_plan_says_so(
@@ -238,8 +238,9 @@ async def test_a_step_that_committed_and_failed_runs_again_where_the_plan_says_s
     assert len(gateway.launched) == launches
 
 
-async def test_a_step_that_committed_and_failed_is_otherwise_asked_about() -> None:
-    p = plan(step("a", "insert", expect=Expect(rows_min=1)))
+@pytest.mark.parametrize("keys", [{}, {"verify": sql("select false")}, {"repeat": Repeat(max_iterations=1)}])
+async def test_a_step_that_committed_and_failed_is_otherwise_asked_about(keys: dict[str, Any]) -> None:
+    p = plan(step("a", "insert", expect=Expect(rows_min=1), **keys))
     gateway = FakeGateway(scripts={"insert": UNMET})
     _, record = await execute(p, gateway, run_id=RUN)
     gateway.commits["a", 1] = True
@@ -250,10 +251,11 @@ async def test_a_step_that_committed_and_failed_is_otherwise_asked_about() -> No
 
 
 async def test_a_check_that_failed_is_made_again() -> None:
-    p = plan(step("a", "check", expect=Expect(rows_min=1)))
-    gateway = FakeGateway(scripts={"check": Script(row_count=0)})
+    check = "SELECT FROM t WHERE bad"
+    p = plan(step("a", check, expect=Expect(rows_min=1)))
+    gateway = FakeGateway(scripts={check: Script(row_count=0)})
     _, record = await execute(p, gateway, run_id=RUN)
-    gateway.scripts = {"check": Script(row_count=1)}
+    gateway.scripts = {check: Script(row_count=1)}
     result, _ = await resume(p, gateway, record.events)
     assert result.exit_code == 0
 
@@ -351,7 +353,7 @@ async def test_nothing_is_stopped_if_a_mark_is_refused() -> None:
 
 @pytest.mark.parametrize("item", ["naïve'q", "1", "a b", "$(x)"])
 async def test_a_question_can_be_answered_by_pasting_whatever_an_item_is(item: str) -> None:
-    p = plan(step("z", "select 1", for_each=ForEach(as_="t", items=(item,))))
+    p = plan(step("z", "work", for_each=ForEach(as_="t", items=(item,))))
     gateway, recorded = await crashed(p, f"z[{item}]")
     with pytest.raises(OpenQuestionError) as caught:
         await resume(p, gateway, recorded)
@@ -563,7 +565,7 @@ async def with_holes(of: Plan, gateway: FakeGateway, last: type[ev.Event], key: 
 
 
 async def test_a_record_with_holes_leaves_open_what_was_found_out_and_not_told() -> None:
-    p = plan(step("a", "select 1"), step("b", "long", needs=["a"], idempotent=True))
+    p = plan(step("a", "work"), step("b", "long", needs=["a"], idempotent=True))
     gateway = FakeGateway(scripts={"long": LONG})
     recorded = await with_holes(p, gateway, ev.AttemptLaunching, "b")
     with pytest.raises(OpenQuestionError) as caught:
