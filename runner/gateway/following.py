@@ -71,6 +71,11 @@ class Follower:
         """Let go of the worker as soon as it has been seen."""
         self.detaching = True
 
+    @property
+    def has_orders(self) -> bool:
+        """Say whether the worker is to be cancelled or detached."""
+        return self._cancelling or self.detaching
+
     async def look_after(self, seen: Callable[[Worker], None]) -> None:
         """Find out who the worker is, and signal it if it is to be cancelled; again after a while if it stays.
 

@@ -9,12 +9,6 @@ from runner.gateway.output import cannot_send_rows, launched_text, sends_no_rows
 from runner.gateway.session import Statement
 from runner.gateway.settings import COMMIT_ROW_LOCK_TIMEOUT, plain_settings, with_lock_timeout, worker_settings
 
-#: Milliseconds of the first wait, which travels with the launch: a fast step needs no second round trip for it. So much
-#: for each worker of the run, since they share the server's cores, and one takes the longer the more there are.
-FIRST_WAIT = 25
-#: Milliseconds of every further wait. A waiting session holds a snapshot, which CREATE INDEX CONCURRENTLY waits for
-#: and which stops VACUUM from cleaning, so no wait is longer (extension note 3).
-WAIT = 250
 #: "No worker to give now" (extension note 9), and "no connection to give now", which a launcher session needs.
 _CAPACITY_SQLSTATES = {
     "53000": "max_worker_processes is used up",
@@ -39,30 +33,33 @@ def refusal(error: ErrorDetails) -> CapacityError | LaunchRefusedError:
 
 
 class Launching:
-    """How one worker is asked for on a session of `role` and `search_path`, as one of the run's `workers`."""
+    """How one worker is launched on a session of `role` and `search_path`.
 
-    def __init__(self, request: LaunchRequest, *, role: str, search_path: str, workers: int) -> None:
+    `first_wait` is how many milliseconds the session waits for its end in the same round trip.
+    """
+
+    def __init__(self, request: LaunchRequest, *, role: str, search_path: str, first_wait: int) -> None:
         self._request = request
         self._search_path = search_path
         #: The role whose rights the worker has; "none" is that of the login.
         self.role = role if request.role is None else request.role
         # In the transaction of `wait` the role is taken already, and it need not have the rights of who took it.
         own_role = request.role is None
-        self._drain_ended = (("drain_ended", (self.role,)),) if own_role and sends_no_rows(request) else ()
+        #: Reads the output of a worker that has succeeded; it travels with `wait`.
+        self.drain_ended = (("drain_ended", (self.role,)),) if own_role and sends_no_rows(request) else ()
         #: Whether one statement launches, waits and drains. In one statement with the launch, an output that cannot be
         #: read would take the outcome with it. Settings of the plan's would reach it too: how the outcome is written
         #: (client_encoding), when the session is ended.
         self.at_once = own_role and not request.settings and cannot_send_rows(request)
-        #: Milliseconds of the first wait, as text.
-        self.first_wait = str(min(FIRST_WAIT * workers, WAIT))
+        self._first_wait = str(first_wait)
 
     def statements(self, first: str) -> tuple[Statement, ...]:
         """Return what asks for the worker and waits a moment for it; `first` are the statements of its commit row."""
         request, path = self._request, self._search_path
-        text, size, wait = launched_text(request, first), str(request.output_buffer), self.first_wait
+        text, size, wait = launched_text(request, first), str(request.output_buffer), self._first_wait
         if first:
             request = with_lock_timeout(request, COMMIT_ROW_LOCK_TIMEOUT)
         if self.at_once:
             return ("nothing", ()), ("launch_at_once", (text, size, *plain_settings(request, path), wait))
         launch = ("launch", (text, size, worker_settings(request, path)))
-        return ("begin", ()), launch, ("commit", ()), ("wait", (wait, self.role)), *self._drain_ended
+        return ("begin", ()), launch, ("commit", ()), ("wait", (wait, self.role)), *self.drain_ended

@@ -20,7 +20,13 @@ from runner.gateway.base import LaunchRequest
 from runner.identity import without_comment
 from runner.sql.kinds import StatementKind
 from runner.sql.parse import Statement, parse_statements, returns_rows
-from runner.sql.transactions import is_session_only, may_come_second, may_have_to_stand_alone, must_stand_alone
+from runner.sql.transactions import (
+    is_session_only,
+    may_come_second,
+    may_have_to_stand_alone,
+    must_stand_alone,
+    waits_for_transactions,
+)
 
 #: Says in pg_stat_activity what it is for. SET needs no privilege, takes no lock and gives no row.
 MARKER = "SET LOCAL jobplan.rows TO 'discarded'"
@@ -99,6 +105,11 @@ def cannot_send_rows(request: LaunchRequest) -> bool:
     return not request.rows and _read(request.sql).nothing_else
 
 
+def waits_for_snapshots(sql: str) -> bool:
+    """Say whether a statement waits until every older snapshot of the database is released; true if nobody can say."""
+    return _read(sql).waits_for_snapshots
+
+
 def last_statement(sql: str) -> str:
     """Return the text of the last statement; the whole text if the parser does not know it."""
     return _read(sql).last
@@ -155,7 +166,8 @@ class _Text:
     `gives_rows`: its last statement gives rows that can be kept in the worker. `tags_only`: none are left then; CALL
     may give a row that only the server knows of, and so may what the parser does not know. `takes_row`: a commit row
     may come first; where it `locks`, only if the isolation level is READ COMMITTED. `nothing_else`: neither a rule nor
-    COPY can send anything but tags all the same.
+    COPY can send anything but tags all the same. `waits_for_snapshots`: a statement waits until every older snapshot of
+    the database is released; so it is assumed of what the parser does not know.
     """
 
     set_apart: str
@@ -166,6 +178,7 @@ class _Text:
     takes_row: bool = False
     locks: bool = False
     nothing_else: bool = False
+    waits_for_snapshots: bool = True
 
 
 @lru_cache(maxsize=1024)
@@ -187,6 +200,7 @@ def _read(sql: str) -> _Text:
         takes_row=_takes_row(statements),
         locks=any(not may_come_second(statement, read_committed=False) for statement in statements),
         nothing_else=len(statements) == 1 and (returns_rows(last) or last.kind not in _MAY_SEND_ROWS),
+        waits_for_snapshots=any(map(waits_for_transactions, statements)),
     )
 
 

@@ -35,6 +35,7 @@ from runner.gateway.following import AdoptedWorker
 from runner.gateway.launching import LaunchRefusedError
 from runner.gateway.ledger import LOCKED_LEDGER, Ledger
 from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR, MonitorSession
+from runner.gateway.output import waits_for_snapshots
 from runner.gateway.past import PastWanted, read_past
 from runner.gateway.pooler import refuse_shared_sessions
 from runner.gateway.proving import ProvingWorker
@@ -72,6 +73,8 @@ class PgGateway:
         self._idle: list[Session] = []
         self._sessions: set[Session] = set()
         self._names: set[str] = set()
+        #: The workers of this run whose statement waits for snapshots, by name.
+        self._waiting_for_snapshots: set[str] = set()
         self._launched: dict[str, LaunchedWorker] = {}
         self._one_at_a_time = asyncio.Lock()
         self._before_launch = asyncio.Semaphore(MOST_BEFORE_LAUNCH)
@@ -114,16 +117,20 @@ class PgGateway:
                 await self._keep_reserve(request.reserve)
                 self._names.add(request.application_name)
         self._names.add(request.application_name)
+        if waits_for_snapshots(request.sql):
+            self._waiting_for_snapshots.add(request.application_name)
         try:
             return await self._launch_on_a_session(request, first)
         except BaseException:
-            self._names.discard(request.application_name)
+            self._forget(request.application_name)
             raise
 
     async def _launch_on_a_session(self, request: LaunchRequest, first: str) -> WorkerHandle:
         while True:
             session = await self._session()
-            worker = LaunchedWorker(request, session, self._monitor, self._over, workers=len(self._names))
+            worker = LaunchedWorker(
+                request, session, self._monitor, self._over, snapshots_matter=self._snapshots_matter
+            )
             try:
                 await worker.launch(first, self.ledger)
             except TurnedAwayError:
@@ -137,6 +144,14 @@ class PgGateway:
             else:
                 self._launched[worker.name] = worker
                 return worker
+
+    def _snapshots_matter(self) -> bool:
+        """Say whether a worker of this run waits for snapshots, so that no session of it may hold one for long."""
+        return bool(self._waiting_for_snapshots)
+
+    def _forget(self, name: str) -> None:
+        self._names.discard(name)
+        self._waiting_for_snapshots.discard(name)
 
     async def hold_run(self) -> GroupHolder | None:
         """Be the only runner of this run, for as long as the monitor session lives; who else is, if somebody is."""
@@ -321,7 +336,7 @@ class PgGateway:
 
     def _over(self, worker: LaunchedWorker) -> None:
         """Take a worker's session back, unless it is lost or may still track something."""
-        self._names.discard(worker.name)
+        self._forget(worker.name)
         self._launched.pop(worker.name, None)
         worker.session.on_notice = None
         if worker.session_free and not worker.session.lost:

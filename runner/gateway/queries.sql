@@ -122,8 +122,8 @@ FROM (
 ) AS taken
 
 -- name: wait
--- $1 milliseconds, never more than 250: the statement holds a snapshot for so long (note 3); $2 role. The session
--- tracks one worker at a time (note 2), so it is the only row of the list. No row: this session has no handle.
+-- $1 milliseconds, never more than waiting.SLICE: the statement holds a snapshot for so long (note 3); $2 role. The
+-- session tracks one worker at a time (note 2), so it is the only row of the list. No row: this session has no handle.
 WITH me AS MATERIALIZED (SELECT set_config('role', $2::text, true) AS role)
 SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
        extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at)
@@ -133,15 +133,19 @@ FROM me,
      LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i
 
 -- name: follow
--- As `wait`, and what the worker has told of its own progress by then: a percentage and a message. A statement of its own,
--- because what is launched first of all need not know it.
-WITH me AS MATERIALIZED (SELECT set_config('role', $2::text, true) AS role)
+-- $1 role. The row of `wait` without the wait, and what the worker has reported of its own progress by then: a percentage
+-- and a message. The statement holds its snapshot for less than a millisecond. Whether the worker has ended is what
+-- pg_background_wait says, which is called only when it can return at once; the outcome is read after that.
+WITH me AS MATERIALIZED (SELECT set_config('role', $1::text, true) AS role)
 SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
        extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at),
        (p.told).progress_pct, (p.told).progress_msg
 FROM me,
      LATERAL (SELECT pid, cookie FROM {ext}.pg_background_list WHERE me.role IS NOT NULL LIMIT 1) AS h,
-     LATERAL {ext}.pg_background_wait(h.pid, h.cookie, $1::int4) AS w(done),
+     LATERAL {ext}.pg_background_result_info(h.pid, h.cookie) AS n,
+     LATERAL (
+       SELECT CASE WHEN n.completed THEN {ext}.pg_background_wait(h.pid, h.cookie, 1) ELSE false END AS done OFFSET 0
+     ) AS w,
      LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i,
      LATERAL (
        SELECT CASE WHEN NOT w.done THEN {ext}.pg_background_get_progress(h.pid, h.cookie) END AS told OFFSET 0

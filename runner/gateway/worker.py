@@ -19,15 +19,18 @@ from runner.gateway.base import LaunchRequest, WorkerEnd
 from runner.gateway.draining import RowColumns, describe_rows, drain, handles, is_free
 from runner.gateway.ending import end_by_output, read_end
 from runner.gateway.following import Follower, Monitor
-from runner.gateway.launching import WAIT, Launching, refusal
+from runner.gateway.launching import Launching, refusal
 from runner.gateway.ledger import LOCKED_LEDGER, Ledger
 from runner.gateway.output import NoticeCollector, is_workers_own
 from runner.gateway.replies import Reply, Row, first_error
 from runner.gateway.session import Session, TurnedAwayError
+from runner.gateway.waiting import IDENTIFY_AFTER, IN_SERVER, LEAST_SLICE, SLICE, Pauses
 
 QUERY_CANCELED = "57014"
 #: Waits that may fail for another reason than a cancel while the session lives.
 FAILING_WAITS = 5
+#: Seconds between two looks whether a worker waits for the session that reads its output.
+LOOK_WHILE_READING = 0.25
 #: Somebody broke off what ran: of a launching statement nobody knows whether the worker had been asked for.
 _BROKEN_OFF = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
 
@@ -35,8 +38,8 @@ _BROKEN_OFF = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
 class LaunchedWorker:
     """A handle of the extension; see `base.WorkerHandle`.
 
-    `over` is called once, when the worker has gone or was let go of, or when nobody follows it any longer. The session
-    may be used again if `session_free`. `workers` is how many the run has, this one among them.
+    `over` is called once, when the worker has ended or was detached, or when it is not followed any longer. The session
+    may be used again if `session_free`. While `snapshots_matter`, the session does not wait in the server.
     """
 
     def __init__(
@@ -46,7 +49,7 @@ class LaunchedWorker:
         monitor: Monitor,
         over: Callable[[LaunchedWorker], None],
         *,
-        workers: int = 1,
+        snapshots_matter: Callable[[], bool] = lambda: False,
     ) -> None:
         self.session = session
         self.session_free = False
@@ -54,7 +57,10 @@ class LaunchedWorker:
         self._first = ""
         self.writes_commit_row = False
         self._request = request
-        self._launching = Launching(request, role=session.role, search_path=session.search_path, workers=workers)
+        self._snapshots_matter = snapshots_matter
+        self._pauses = Pauses()
+        first_wait = LEAST_SLICE if snapshots_matter() else SLICE
+        self._launching = Launching(request, role=session.role, search_path=session.search_path, first_wait=first_wait)
         self._role = self._launching.role
         self._drained: Reply | None = None
         self._columns = RowColumns()
@@ -81,10 +87,12 @@ class LaunchedWorker:
     def cancel(self) -> None:
         """Have the worker asked to stop."""
         self._follower.cancel()
+        self._pauses.interrupt()
 
     def detach(self) -> None:
-        """Let go of the worker as soon as it has been seen."""
+        """Detach the worker as soon as it has been seen."""
         self._follower.detach()
+        self._pauses.interrupt()
 
     async def launch(self, first: str = "", ledger: Ledger | None = None) -> None:
         """Ask for the worker and wait a moment for it; `first` are the statements that write its commit row, if any.
@@ -126,6 +134,7 @@ class LaunchedWorker:
         self.writes_commit_row, self._first = bool(first), first
         error: ErrorDetails | None = None
         known = False
+        self._pauses.begin()
         try:
             replies = await self.session.run_together(*before, *self._launching.statements(first))
             error, known = first_error(replies[: len(before)]), True
@@ -195,7 +204,8 @@ class LaunchedWorker:
 
     async def _follow(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         while self._row is None or self._row[2] != "t":
-            await self._follower.look_after(seen)
+            if self._follower.has_orders or self._pauses.elapsed >= IDENTIFY_AFTER:
+                await self._follower.look_after(seen)
             if self._leaving:
                 self._row = await self._row_of(("let_go", (self._role,)))
                 if self._row is not None and self._row[2] != "t":
@@ -204,14 +214,20 @@ class LaunchedWorker:
             elif self._blocked and self._row is not None:
                 return await self._drain_running(self._row, seen, lost)
             else:
-                # without `drain_ended`: who takes long shall cost the server little
-                milliseconds = self._launching.first_wait if self.worker is None else str(WAIT)
-                self._row = await self._row_of(("follow", (milliseconds, self._role)))
-                self._hear_progress(self._row)
+                await self._look()
         end, self.session_free = await read_end(
             self.session, self._request, self._row, self._drained, role=self._role, first=self._first
         )
         return self._complete(end)
+
+    async def _look(self) -> None:
+        """Look whether the worker has ended: after a wait in the server at first, after a pause here later."""
+        if self._pauses.elapsed < IN_SERVER and not self._snapshots_matter():
+            self._row = await self._row_of(("wait", (str(SLICE), self._role)), *self._launching.drain_ended)
+        elif await self._pauses.pause():
+            # without `drain_ended`: a worker that runs for long shall cost the server little
+            self._row = await self._row_of(("follow", (self._role,)))
+            self._hear_progress(self._row)
 
     def _hear_progress(self, row: Row | None) -> None:
         if row is not None and row[2] != "t" and row[8] is not None:
@@ -263,7 +279,7 @@ class LaunchedWorker:
         reading = asyncio.ensure_future(drain(self.session, handle, columns, rows=rows))
         why = ""
         try:
-            while not (await asyncio.wait({reading}, timeout=WAIT / 1000))[0]:
+            while not (await asyncio.wait({reading}, timeout=LOOK_WHILE_READING))[0]:
                 await self._follower.look_after(seen)
                 why = "" if self._leaving else await self._why_break_off()
                 if self._leaving or why:

@@ -117,6 +117,15 @@ _SESSION_ONLY = frozenset(
 _CURSOR_HOLD = 0x0020  # CURSOR_OPT_HOLD, parsenodes.h
 
 
+def waits_for_transactions(statement: Statement) -> bool:
+    """Say whether the command waits for the end of other transactions that have locked nothing it needs.
+
+    Builds CONCURRENTLY wait for every older snapshot in the database; the other commands wait for every transaction
+    that uses the table.
+    """
+    return statement.kind in _WAITING and is_concurrent(statement)
+
+
 def _is_client_copy(statement: Statement) -> bool:
     return not statement.node.filename
 
@@ -180,6 +189,9 @@ _ALONE: Mapping[StatementKind, Callable[[Statement], str | None]] = {
     _K.CREATE_SUBSCRIPTION: _create_subscription,
     _K.ALTER_SUBSCRIPTION: _alter_subscription,
 }
+
+
+_WAITING = frozenset({_K.CREATE_INDEX, _K.DROP_INDEX, _K.REINDEX, _K.ALTER_TABLE})
 
 
 def _arguments(statement: Statement) -> dict[str, str]:

@@ -172,7 +172,11 @@ class Case:
 
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.gateway.worker.WAIT", 0)
+    """Look at the worker without any pause, and look it up at once; it has left the phase of waits in the server."""
+    monkeypatch.setattr("runner.gateway.worker.LOOK_WHILE_READING", 0)
+    monkeypatch.setattr("runner.gateway.worker.IN_SERVER", 0)
+    monkeypatch.setattr("runner.gateway.worker.IDENTIFY_AFTER", 0)
+    monkeypatch.setattr("runner.gateway.waiting.pause_after", lambda _: 0)
 
 
 # --- the launch -------------------------------------------------------------------------------------------------------
@@ -275,18 +279,6 @@ async def test_a_step_without_settings_is_launched_and_ends_in_one_statement() -
     assert case.session.asked == ["nothing", "launch_at_once"]
     assert case.session.launched == 1
     assert case.over == [True]
-
-
-@pytest.mark.parametrize(("workers", "milliseconds"), [(1, "25"), (4, "100"), (16, "250")])
-async def test_the_first_wait_is_the_longer_the_more_workers_there_are(
-    monkeypatch: pytest.MonkeyPatch, workers: int, milliseconds: str
-) -> None:
-    monkeypatch.setattr("runner.gateway.worker.WAIT", 250)
-    session = Scripted({"launch_at_once": [at_once(SUCCEEDED, proven=True)]})
-    request = LaunchRequest(sql="SELECT 1", application_name=NAME)
-    worker = LaunchedWorker(request, session, Eyes(), lambda _: None, workers=workers)
-    await worker.launch()
-    assert session.parameters["launch_at_once"][-1] == milliseconds
 
 
 async def test_who_has_not_ended_in_that_statement_is_waited_for() -> None:
