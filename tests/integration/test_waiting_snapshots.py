@@ -1,0 +1,291 @@
+"""Extension note 3: what our sessions hold while they wait, read from their statements and from the server itself."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from runner.engine import events as ev
+from runner.gateway.pipeline import Pipeline
+from runner.gateway.waiting import LEAST_SLICE, SLICE
+from runner.identity import runner_name
+from tests.builders import plan, step
+from tests.integration.houses import (
+    LAUNCHERS,
+    Follower,
+    RealHouse,
+    ask,
+    real_run,
+    run_one,
+    run_plan,
+    strike,
+    until,
+    value,
+)
+
+GATEWAY = Path(__file__).resolve().parents[2] / "runner" / "gateway"
+LONG = "SELECT pg_sleep(120)"
+LOUD = "DO $$ BEGIN FOR i IN 1..2000 LOOP RAISE NOTICE '% %', i, repeat('y', 100); END LOOP; END $$"
+
+
+def blocks() -> dict[str, str]:
+    """Return the text of every named statement of the gateway."""
+    found: dict[str, str] = {}
+    for file in GATEWAY.glob("*.sql"):
+        for block in file.read_text(encoding="utf-8").split("-- name: ")[1:]:
+            name, _, body = block.partition("\n")
+            found[name.strip()] = re.sub(r"(?m)^--.*$", "", body)
+    return found
+
+
+def waits(text: str, parameters: Sequence[str]) -> list[int]:
+    """Return for how many milliseconds a statement waits in the server, one number for each call."""
+    arguments = re.findall(r"pg_background_wait\([^;]*?, *(\$\d+|\d+)(?:::int4)?\)", text)
+    assert len(arguments) == text.count("pg_background_wait(")
+    return [int(parameters[int(one[1:]) - 1] if one.startswith("$") else one) for one in arguments]
+
+
+def all_waits(statements: Sequence[tuple[str, tuple[str, ...]]]) -> list[int]:
+    """Return the waits of all these statements."""
+    texts = blocks()
+    return [ms for name, parameters in statements for ms in waits(texts[name.partition(":")[0]], parameters)]
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[str, ...]]]:
+    """Keep every named statement that a session sends, with its parameters."""
+    kept: list[tuple[str, tuple[str, ...]]] = []
+    execute = Pipeline.execute
+
+    def keeping(self: Pipeline, name: str, parameters: Sequence[str]) -> None:
+        kept.append((name, tuple(parameters)))
+        execute(self, name, parameters)
+
+    monkeypatch.setattr(Pipeline, "execute", keeping)
+    return kept
+
+
+def test_no_statement_sleeps_or_waits_in_the_server_but_by_the_extensions_bounded_wait() -> None:
+    for name, text in blocks().items():
+        assert not re.search(r"pg_sleep|pg_background_(run|outcome|drain|wait_any|purge)\b", text), name
+        assert len(re.findall(r"pg_background_wait\(", text)) == len(re.findall(r"pg_background_wait", text)), name
+
+
+async def test_no_statement_of_a_run_waits_in_the_server_for_longer_than_a_slice(
+    database: str, sent: list[tuple[str, tuple[str, ...]]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runner.gateway.monitor.LOOK_EVERY", 0.2)
+    ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) AS i")
+    steps = (
+        *(step(f"fast{n}", "SELECT 1") for n in range(20)),
+        step("slow", "SELECT pg_sleep(1.5)"),
+        step("settings", "SELECT pg_sleep(0.3)", settings={"work_mem": "8MB"}),
+        step("rows", "SELECT 1 AS a", capture_rows=1),
+        step("fails", "SELECT 1/0"),
+        step("too_slow", LONG, timeout=0.3),
+        step("loud", LOUD),
+        step("detached", "SELECT pg_sleep(30)", detach=True),
+        step("index", "CREATE INDEX CONCURRENTLY i ON t (i)", needs=["rows"]),
+        step("reindex", "REINDEX TABLE CONCURRENTLY t", needs=["index"]),
+    )
+    _, record = await run_plan(database, plan(*steps, slots=6))
+    assert record.outcomes()["reindex"] is ev.Outcome.SUCCEEDED
+    texts = blocks()
+    waited = [(name, ms) for name, parameters in sent for ms in waits(texts[name.partition(":")[0]], parameters)]
+    assert {"launch_at_once", "wait", "follow", "let_go"} <= {name for name, _ in waited}
+    assert {(name, ms) for name, ms in waited if not 0 < ms <= SLICE} == set()
+
+
+@pytest.mark.parametrize("sql", ["CREATE INDEX CONCURRENTLY i ON t (i)", "REINDEX TABLE CONCURRENTLY t"])
+@pytest.mark.parametrize("settings", [{}, {"maintenance_work_mem": "32MB"}])
+async def test_a_step_that_waits_for_snapshots_is_never_waited_for_in_the_server(
+    database: str, sent: list[tuple[str, tuple[str, ...]]], sql: str, settings: dict[str, str]
+) -> None:
+    ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) AS i")
+    async with RealHouse(database, "waits-concurrently") as house:
+        assert (await run_one(house, sql, settings=settings)).proven
+        during = all_waits(sent)
+        sent.clear()
+        assert (await run_one(house, "SELECT 1", "after")).proven
+        after = all_waits(sent)
+    assert set(during) == {LEAST_SLICE}
+    assert set(after) == {SLICE}
+
+
+async def test_no_other_session_of_the_run_waits_in_the_server_beside_a_step_that_waits_for_snapshots(
+    database: str, sent: list[tuple[str, tuple[str, ...]]]
+) -> None:
+    ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) AS i")
+    async with RealHouse(database, "waits-beside") as house:
+        with psycopg.connect(database) as holder:
+            holder.execute("INSERT INTO t VALUES (0)")
+            index = await Follower(house, "index", "CREATE INDEX CONCURRENTLY i ON t (i)").running()
+            sent.clear()
+            assert (await run_one(house, "SELECT 1", "beside")).proven
+            assert (await run_one(house, "SELECT pg_sleep(0.2)", "slower")).proven
+            beside = all_waits(sent)
+            holder.rollback()
+        assert (await index.ended()).proven
+    assert set(beside) == {LEAST_SLICE}
+
+
+async def test_sessions_hardly_ever_hold_a_snapshot_while_steps_run(database: str) -> None:
+    """Each held one in all looks before; what is left are statements of a tenth of a millisecond."""
+    run_id = "waits-snapshots"
+    run, record = real_run(database, plan(*(step(f"s{n}", "SELECT pg_sleep(4)") for n in range(3))), run_id=run_id)
+    task = asyncio.create_task(run.execute())
+    await until(lambda: len(record.of(ev.AttemptRunning)) == 3)
+    looks = held = 0
+    query = "SELECT count(backend_xmin), count(*) FROM pg_stat_activity WHERE application_name = %s"
+    with psycopg.connect(database, autocommit=True) as witness:
+        while not record.of(ev.AttemptFinished):
+            ((snapshots, sessions),) = witness.execute(query.encode(), (runner_name(run_id),)).fetchall()
+            held += bool(snapshots)
+            looks += 1
+            assert sessions == 4
+            await asyncio.sleep(0.01)
+    assert (await task).exit_code == 0
+    assert looks > 20
+    assert held / looks < 0.25
+
+
+async def test_no_session_sits_idle_in_a_transaction(database: str) -> None:
+    run_id = "waits-idle"
+    steps = (step("settings", "SELECT pg_sleep(1)", settings={"work_mem": "8MB"}), step("fails", "SELECT 1/0"))
+    run, _ = real_run(database, plan(*steps), run_id=run_id)
+    task = asyncio.create_task(run.execute())
+    # one that takes a look to another is in between two statements of one round trip
+    query = """SELECT pid, xact_start FROM pg_stat_activity
+      WHERE application_name = %s AND state LIKE 'idle in transaction%%'"""
+    seen: list[tuple[Any, ...]] = []
+    with psycopg.connect(database, autocommit=True) as witness:
+        while not task.done():
+            seen += witness.execute(query.encode(), (runner_name(run_id),)).fetchall()
+            await asyncio.sleep(0.02)
+    await task
+    assert len(seen) == len(set(seen))
+
+
+# --- every way to end is noticed, however the session waits -----------------------------------------------------------
+
+
+@pytest.fixture(params=["in the server", "in the runner"])
+def _rhythm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait in one way only, from the launch to the end."""
+    if request.param == "in the server":
+        monkeypatch.setattr("runner.gateway.worker.IN_SERVER", 3600.0)
+    else:
+        monkeypatch.setattr("runner.gateway.worker.IN_SERVER", 0.0)
+        monkeypatch.setattr("runner.gateway.worker.SLICE", LEAST_SLICE)
+
+
+@pytest.mark.usefixtures("_rhythm")
+@pytest.mark.parametrize("sql", ["SELECT 1", "SELECT pg_sleep(0.3)", "VACUUM", "SELECT 1; SELECT 2"])
+async def test_a_success_is_noticed(dsn: str, sql: str) -> None:
+    async with RealHouse(dsn, "waits-success") as house:
+        end = await run_one(house, sql)
+        assert end.proven
+        assert end.started_at is not None
+        assert end.finished_at is not None
+        assert not house.alive()
+        assert house.connections() == 2
+
+
+@pytest.mark.usefixtures("_rhythm")
+@pytest.mark.parametrize("sql", ["SELECT 1/0", "SELECT 1/(pg_sleep(0.3) IS NULL)::int"])
+async def test_a_failure_is_noticed_with_its_error(dsn: str, sql: str) -> None:
+    async with RealHouse(dsn, "waits-failure") as house:
+        end = await run_one(house, sql)
+        assert end.error is not None
+        assert end.error.sqlstate == "22012"
+        assert not end.proven
+
+
+@pytest.mark.usefixtures("_rhythm")
+async def test_a_timeout_is_noticed(dsn: str) -> None:
+    async with RealHouse(dsn, "waits-timeout") as house:
+        end = await run_one(house, LONG, timeout=0.2)
+        assert end.error is not None
+        assert end.error.sqlstate == "57014"
+
+
+@pytest.mark.usefixtures("_rhythm")
+async def test_a_worker_that_somebody_else_terminates_is_noticed(dsn: str) -> None:
+    async with RealHouse(dsn, "waits-killed") as house:
+        follower = await Follower(house, "step", LONG).running()
+        assert ask(dsn, "SELECT pg_terminate_backend(%s)", follower.seen[0].pid) == [(True,)]
+        end = await follower.ended()
+        assert not end.proven
+        assert not end.lost
+        assert end.error is not None
+
+
+@pytest.mark.usefixtures("_rhythm")
+async def test_a_worker_that_ends_without_a_word_is_no_success(dsn: str) -> None:
+    """It says nothing of its end itself: completed, no error, and no evidence (extension note 5)."""
+    async with RealHouse(dsn, "waits-silent") as house:
+        end = await run_one(house, LONG, settings={"transaction_timeout": "300ms"})
+        assert not end.proven
+        assert not house.alive()
+
+
+@pytest.mark.usefixtures("_rhythm")
+async def test_a_cancel_is_carried_out_and_noticed(dsn: str) -> None:
+    async with RealHouse(dsn, "waits-cancel") as house:
+        follower = (await Follower(house, "step", LONG).launch()).follow()
+        follower.handle.cancel()
+        end = await follower.ended()
+        assert end.error is not None
+        assert end.error.sqlstate == "57014"
+        assert not house.alive()
+
+
+@pytest.mark.usefixtures("_rhythm")
+async def test_a_detach_is_carried_out_and_the_worker_goes_on(database: str) -> None:
+    ask(database, "CREATE TABLE witness (n int)")
+    async with RealHouse(database, "waits-detach") as house:
+        follower = await Follower(house, "step", "SELECT pg_sleep(1); INSERT INTO witness VALUES (1)").launch()
+        follower.follow().handle.detach()
+        end = await follower.ended()
+        assert end.detached
+        assert end.worker is not None
+        assert (await run_one(house, "SELECT 1", "after")).proven
+        await until(lambda: value(database, "SELECT count(*) FROM witness") == 1)
+
+
+@pytest.mark.usefixtures("_rhythm")
+async def test_a_session_that_is_lost_leaves_a_worker_that_is_followed(dsn: str) -> None:
+    async with RealHouse(dsn, "waits-lost") as house:
+        follower = await Follower(house, "step", "SELECT pg_sleep(1)").running()
+        assert strike(dsn, house.run_id, LAUNCHERS)
+        end = await follower.ended()
+        assert end.lost
+        assert end.worker == follower.seen[0]
+        assert follower.lost
+
+
+@pytest.mark.usefixtures("_rhythm")
+async def test_a_full_queue_is_noticed_and_read(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("runner.gateway.monitor.LOOK_EVERY", 0.2)
+    async with RealHouse(dsn, "waits-loud") as house:
+        end = await run_one(house, LOUD)
+        assert end.proven
+        assert len(end.notices) + end.notices_dropped == 2000
+
+
+async def test_no_fast_end_is_missed_when_the_runner_only_looks(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launch may return a garbage pid (extension note 2): the look asks the session's only handle instead."""
+    monkeypatch.setattr("runner.gateway.worker.IN_SERVER", 0.0)
+    monkeypatch.setattr("runner.gateway.worker.SLICE", LEAST_SLICE)
+    steps = [step(f"s{n}", "SELECT 1" if n % 5 else "SELECT 1/0") for n in range(400)]
+    result, record = await run_plan(dsn, plan(*steps, slots=4))
+    assert result.exit_code == 1
+    for n, outcome in enumerate(record.outcomes()[f"s{n}"] for n in range(400)):
+        assert outcome is (ev.Outcome.SUCCEEDED if n % 5 else ev.Outcome.FAILED)
+    assert not record.of(ev.AttemptLost)
