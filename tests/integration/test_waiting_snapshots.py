@@ -90,9 +90,9 @@ async def test_no_statement_of_a_run_waits_in_the_server_for_longer_than_a_slice
         step("fails", "SELECT 1/0"),
         step("too_slow", LONG, timeout=0.3),
         step("loud", LOUD),
-        step("detached", "SELECT pg_sleep(30)", detach=True),
         step("index", "CREATE INDEX CONCURRENTLY i ON t (i)", needs=["rows"]),
         step("reindex", "REINDEX TABLE CONCURRENTLY t", needs=["index"]),
+        step("detached", "SELECT pg_sleep(30)", detach=True, needs=["reindex"]),
     )
     _, record = await run_plan(database, plan(*steps, slots=6))
     assert record.outcomes()["reindex"] is ev.Outcome.SUCCEEDED
