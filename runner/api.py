@@ -42,18 +42,29 @@ def load_plan(
     return read_plan(path, given=params, params_file=params_file)
 
 
-def run_plan(plan: Plan, *, dsn: str = "", sinks: Sequence[Sink] = (), ledger: str | None = LEDGER) -> RunResult:
+def run_plan(
+    plan: Plan,
+    *,
+    dsn: str = "",
+    sinks: Sequence[Sink] = (),
+    ledger: str | None = LEDGER,
+    trusted_roles: Sequence[str] = (),
+) -> RunResult:
     """Run a plan to its end and return how it ended; `sinks` are given every event.
 
     `dsn` is a libpq connection; what it leaves out comes from libpq's environment. `ledger` is the schema of the
-    ledger, which is written if it is there; None: no ledger. PreflightError if nothing could be started. Not to be
+    ledger, which is written if it is there and belongs to the session's role, a superuser or one of `trusted_roles`;
+    None: no ledger. PreflightError if nothing could be started. Not to be
     called from a running event loop.
     """
     clock = MonotonicClock()
 
     async def execute() -> RunResult:
         run_id = new_run_id(clock.now())
-        return await new_run(plan, dsn=dsn, run_id=run_id, clock=clock, sinks=sinks, ledger=ledger).execute()
+        run = new_run(
+            plan, dsn=dsn, run_id=run_id, clock=clock, sinks=sinks, ledger=ledger, trusted_roles=trusted_roles
+        )
+        return await run.execute()
 
     return asyncio.run(execute())
 
@@ -70,18 +81,20 @@ def new_run(
     earlier: RunState | None = None,
     takeover: Takeover | None = None,
     ledger: str | None = None,
+    trusted_roles: Sequence[str] = (),
     past: Callable[[Sequence[PastRun]], None] | None = None,
 ) -> Run:
     """Put a run on a real server together; nothing happens before its `execute`. Steps `left_out` are not selected.
 
     `earlier` and `takeover` go on with a run: see `Run`; `history` are its events so far. `ledger` is the schema of the
-    ledger, None for no ledger. `past` is told once what the ledger knows of earlier runs of the plan.
+    ledger, None for no ledger, and `trusted_roles` are those whose ledger is believed besides the session's own role
+    and superusers. `past` is told once what the ledger knows of earlier runs of the plan.
     """
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
     )
     wanted = None if past is None else PastWanted(plan=plan.name, tell=past)
-    gateway = PgGateway(dsn, run_id, ledger_schema=ledger, past=wanted)
+    gateway = PgGateway(dsn, run_id, ledger_schema=ledger, trusted_roles=trusted_roles, past=wanted)
     return Run(
         plan,
         gateway=gateway,

@@ -11,8 +11,8 @@ import click
 
 from runner.cli.connection import dsn_argument, dsn_of_run, dsn_option
 from runner.cli.journals import journal_option
-from runner.cli.ledger_options import ledger_schema
-from runner.cli.saying import say_json, say_lines
+from runner.cli.ledger_options import ledger_schema, trust_option
+from runner.cli.saying import say, say_json, say_lines
 from runner.clock import rfc3339
 
 if TYPE_CHECKING:
@@ -29,8 +29,9 @@ _EVERY = 1.0
 @click.argument("run")
 @dsn_option
 @journal_option
+@trust_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def attach(run: str, dsn: str | None, *, journal: Path, form: str) -> None:
+def attach(run: str, dsn: str | None, *, journal: Path, trusted_roles: tuple[str, ...], form: str) -> None:
     """Follow a run's workers until they have gone, detached and orphaned ones too.
 
     RUN is a run's id or how it begins. Nothing is changed: Ctrl-C only stops the following. How a worker ended is known
@@ -39,7 +40,9 @@ def attach(run: str, dsn: str | None, *, journal: Path, form: str) -> None:
     from runner.reports.attach import attach_data, attach_lines
 
     where = dsn_argument(dsn)
-    follower, leftovers, record, at = asyncio.run(_attach(run, dsn_of_run(dsn, journal, run), journal, where))
+    follower, leftovers, record, at = asyncio.run(
+        _attach(run, dsn_of_run(dsn, journal, run), journal, where, trusted_roles)
+    )
     pairs = [(one.what, one.repair) for one in leftovers]
     if form == "json":
         say_json(attach_data(follower.run, follower.gone, pairs, record, now=at))
@@ -48,7 +51,7 @@ def attach(run: str, dsn: str | None, *, journal: Path, form: str) -> None:
 
 
 async def _attach(
-    wanted: str, dsn: str, journal: Path, where: str
+    wanted: str, dsn: str, journal: Path, where: str, trusted_roles: tuple[str, ...]
 ) -> tuple[Follower, tuple[Leftover, ...], RecordSummary | None, float]:
     from runner.cli.enriching import recorded_runs
     from runner.cli.finding import find_live_run
@@ -56,13 +59,13 @@ async def _attach(
     from runner.reports.attach import Follower
 
     ledger = ledger_schema()
-    observer = await Observer.connect(dsn, ledger=ledger)
+    observer = await Observer.connect(dsn, ledger=ledger, trusted_roles=trusted_roles)
     try:
         activity = await observer.look()
         run = find_live_run(activity, wanted, journal, where)
         if run.database and run.database != activity.database:
             await observer.close()
-            observer = await Observer.connect(dsn, database=run.database, ledger=ledger)
+            observer = await Observer.connect(dsn, database=run.database, ledger=ledger, trusted_roles=trusted_roles)
         follower = Follower(run)
         relations: set[str] = set()
         while _tell(follower, activity):
@@ -72,6 +75,8 @@ async def _attach(
             activity = await observer.look()
         last = dataclasses.replace(activity, database=run.database or activity.database, runs=(follower.run,))
         record = (await recorded_runs(observer, last, journal, ledger)).get(run.run)
+        if observer.ledger_ignored is not None:
+            say(f"jobplan: {observer.ledger_ignored}", err=True)
         leftovers = await observer.leftovers(relations, [one.worker for one in follower.gone])
     finally:
         await observer.close()

@@ -51,6 +51,7 @@ class Course:
     left_out: frozenset[str] = frozenset()
     embedded: bool = False
     ledger: str | None = None
+    trusted_roles: tuple[str, ...] = ()
     history: tuple[Event, ...] = ()
     earlier: RunState | None = None
     takeover: Takeover | None = None
@@ -88,6 +89,7 @@ def _conduct(course: Course, clock: Clock) -> int:
             earlier=course.earlier,
             takeover=course.takeover,
             ledger=course.ledger,
+            trusted_roles=course.trusted_roles,
             past=history.add if _wants_history(course) else None,
         )
         loop, task = asyncio.get_running_loop(), asyncio.current_task()

@@ -15,6 +15,7 @@ from runner import __version__
 from runner.cli.color import color_option, wants_color
 from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.journals import journal_option
+from runner.cli.ledger_options import trust_option
 from runner.cli.parameters import parameter_options, parameter_values
 from runner.cli.saying import say_json_text
 from runner.cli.selection import Selection, selection_options
@@ -55,6 +56,7 @@ FORMATS = ("text", "json", "github", "sarif", "markdown")
     help="How long a step takes (repeatable): vacuum=10m.",
 )
 @journal_option
+@trust_option
 @click.option("--what-if", metavar="slots=A..B", help="Compare the makespan with so many slots: slots=1..16.")
 @click.option("--no-explain", is_flag=True, help="Do not EXPLAIN: planning may run functions that are marked STABLE.")
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
@@ -71,6 +73,7 @@ def dry_run_command(
     assume_done: bool,
     assumed: tuple[str, ...],
     journal: Path,
+    trusted_roles: tuple[str, ...],
     what_if: str | None,
     no_explain: bool,
     strict: bool,
@@ -91,6 +94,7 @@ def dry_run_command(
         assumed=_assumed(assumed, loaded),
         durations=recorded(journal, loaded.name),
         what_if=_slots(what_if),
+        trusted_roles=trusted_roles,
     )
     return tell(loaded, chosen_dsn(dsn), wishes, strict=strict, format_=format_, color=color)
 

@@ -10,7 +10,7 @@ import click
 
 from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.journals import journal_option
-from runner.cli.ledger_options import ledger_schema, schema_option
+from runner.cli.ledger_options import ledger_schema, schema_option, trust_option
 from runner.cli.next_command import written_out
 from runner.cli.saying import say, say_json
 from runner.durations import parse_duration
@@ -35,8 +35,9 @@ def ledger() -> None:
 @ledger.command()
 @dsn_option
 @schema_option
+@trust_option
 @click.option("--grant", "grants", multiple=True, metavar="ROLE", help="Let ROLE write to it and read it; repeatable.")
-def install(dsn: str | None, schema: str | None, grants: tuple[str, ...]) -> None:
+def install(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], grants: tuple[str, ...]) -> None:
     """Make the ledger, in a schema of its own.
 
     It takes the right to create a schema in the database, or to create in a schema that is there, and no superuser.
@@ -44,7 +45,7 @@ def install(dsn: str | None, schema: str | None, grants: tuple[str, ...]) -> Non
     """
     from runner import __version__
 
-    admin = _admin(dsn, schema)
+    admin = _admin(dsn, schema, trusted_roles)
     made = admin.install(__version__, grants)
     say(f"the ledger is {'in' if made else 'already in'} schema {ledger_schema(schema)}")
     for role in grants:
@@ -54,25 +55,29 @@ def install(dsn: str | None, schema: str | None, grants: tuple[str, ...]) -> Non
 @ledger.command()
 @dsn_option
 @schema_option
-def upgrade(dsn: str | None, schema: str | None) -> None:
+@trust_option
+def upgrade(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...]) -> None:
     """Bring the ledger to the version that this jobplan writes; what is in it stays."""
     from runner import __version__
 
-    before, now = _admin(dsn, schema).upgrade(__version__)
+    before, now = _admin(dsn, schema, trusted_roles).upgrade(__version__)
     say(f"the ledger is of version {now}{' already' if before == now else f' now; it was {before}'}")
 
 
 @ledger.command()
 @dsn_option
 @schema_option
+@trust_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_context
-def status(context: click.Context, dsn: str | None, schema: str | None, form: str) -> None:
+def status(
+    context: click.Context, dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], form: str
+) -> None:
     """Say whether there is a ledger, and how much is in it.
 
     Ends with 0 if runs can be written to it, and with 3 if there is none or this role or jobplan cannot write to it.
     """
-    found = _admin(dsn, schema).status()
+    found = _admin(dsn, schema, trusted_roles).status()
     if form == "json":
         data = dataclasses.asdict(found) | {
             "installed": found.version is not None or not found.readable,
@@ -89,15 +94,16 @@ def status(context: click.Context, dsn: str | None, schema: str | None, form: st
 @click.argument("run", metavar="RUN")
 @dsn_option
 @schema_option
+@trust_option
 @journal_option
-def restore(run: str, dsn: str | None, schema: str | None, journal: Path) -> None:
+def restore(run: str, dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], journal: Path) -> None:
     """Write the journal of RUN anew from the ledger, to show or resume it where its journal is not.
 
     RUN is an id, its beginning, or `last`.
     """
     from runner.records.restoring import restore_journal
 
-    found = _admin(dsn, schema).read(run)
+    found = _admin(dsn, schema, trusted_roles).read(run)
     instead = written_out("resume", found.run_id, journal=journal, dsn=chosen_dsn(dsn))
     say(str(restore_journal(journal, found.run_id, found.plans, found.events, instead=instead)))
 
@@ -105,27 +111,29 @@ def restore(run: str, dsn: str | None, schema: str | None, journal: Path) -> Non
 @ledger.command()
 @dsn_option
 @schema_option
+@trust_option
 @click.option("--older-than", required=True, metavar="DURATION", help="Runs that ended longer ago, such as 90d.")
-def purge(dsn: str | None, schema: str | None, older_than: str) -> None:
+def purge(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], older_than: str) -> None:
     """Delete old runs from the ledger. One that lives is kept, however old."""
     try:
         age = parse_duration(older_than, for_server=False)
     except ValueError as error:
         raise UsageError(f"--older-than: {error}.") from error
-    deleted = _admin(dsn, schema).purge(age)
+    deleted = _admin(dsn, schema, trusted_roles).purge(age)
     say(f"{deleted} run{'' if deleted == 1 else 's'} deleted")
 
 
 @ledger.command()
 @dsn_option
 @schema_option
+@trust_option
 @click.option("--yes", is_flag=True, help="Do not ask.")
-def remove(dsn: str | None, schema: str | None, *, yes: bool) -> None:
+def remove(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], *, yes: bool) -> None:
     """Drop the ledger with all that is in it; what somebody else has made in its schema stays.
 
     A run that is writing to it goes on without it.
     """
-    admin = _admin(dsn, schema)
+    admin = _admin(dsn, schema, trusted_roles)
     found = admin.status()
     if found.version is not None and not yes:
         click.confirm(f"Drop the ledger in schema {found.schema}, with {found.runs} runs?", abort=True, err=True)
@@ -133,10 +141,10 @@ def remove(dsn: str | None, schema: str | None, *, yes: bool) -> None:
     say(f"the ledger is gone{'' if gone else f'; schema {found.schema} stays, because other things are in it'}")
 
 
-def _admin(dsn: str | None, schema: str | None) -> LedgerAdmin:
+def _admin(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...]) -> LedgerAdmin:
     from runner.gateway.ledger_admin import LedgerAdmin
 
-    return LedgerAdmin(chosen_dsn(dsn), ledger_schema(schema))
+    return LedgerAdmin(chosen_dsn(dsn), ledger_schema(schema), trusted_roles)
 
 
 def _as_text(found: LedgerStatus) -> str:

@@ -14,7 +14,7 @@ from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.course import Course, conduct
 from runner.cli.exits import EXIT_CODES, exit_code_of
 from runner.cli.journals import journal_option
-from runner.cli.ledger_options import ledger_schema, no_ledger_option
+from runner.cli.ledger_options import ledger_schema, no_ledger_option, trust_option
 from runner.cli.next_command import written_out
 from runner.cli.reporting import report_option, wanted_reports
 from runner.cli.watching import Watching, watching_options
@@ -46,6 +46,7 @@ class Options:
     allow_changed: bool
     reports: tuple[str, ...]
     ledger: str | None
+    trusted_roles: tuple[str, ...]
     from_ledger: bool
     watching: Watching
 
@@ -74,6 +75,7 @@ class Options:
 )
 @report_option
 @no_ledger_option
+@trust_option
 @watching_options
 def resume(
     run: str,
@@ -86,6 +88,7 @@ def resume(
     from_ledger: bool,
     reports: tuple[str, ...],
     no_ledger: bool,
+    trusted_roles: tuple[str, ...],
     verbose: bool,
     quiet: bool,
     log_format: str,
@@ -107,6 +110,7 @@ def resume(
             allow_changed=allow_changed,
             reports=reports,
             ledger=None if no_ledger else ledger_schema(),
+            trusted_roles=trusted_roles,
             from_ledger=from_ledger,
             watching=watching,
         )
@@ -142,6 +146,7 @@ def _resume(options: Options) -> int:
         watching=options.watching,
         reports=destinations,
         ledger=options.ledger,
+        trusted_roles=options.trusted_roles,
         left_out=frozenset(started.left_out),
         history=record.events,
         earlier=record.state,
@@ -177,7 +182,7 @@ def _restored(options: Options) -> str:
 
     if options.ledger is None:
         raise UsageError("--from-ledger and --no-ledger exclude each other.")
-    found = LedgerAdmin(options.dsn, options.ledger).read(options.run)
+    found = LedgerAdmin(options.dsn, options.ledger, options.trusted_roles).read(options.run)
     instead = written_out("resume", found.run_id, journal=options.journal, dsn=options.dsn)
     restore_journal(options.journal, found.run_id, found.plans, found.events, instead=instead)
     return found.run_id

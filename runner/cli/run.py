@@ -13,7 +13,7 @@ from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.course import Course, conduct
 from runner.cli.exits import EXIT_CODES, exit_code_of
 from runner.cli.journals import journal_option
-from runner.cli.ledger_options import ledger_schema, no_ledger_option
+from runner.cli.ledger_options import ledger_schema, no_ledger_option, trust_option
 from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
 from runner.cli.reporting import report_option, wanted_reports
 from runner.cli.selection import Selection, selection_options
@@ -41,6 +41,7 @@ class Options:
     watching: Watching
     journal: Path
     ledger: str | None
+    trusted_roles: tuple[str, ...]
 
 
 @click.command(epilog=EXIT_CODES)
@@ -54,6 +55,7 @@ class Options:
 @report_option
 @journal_option
 @no_ledger_option
+@trust_option
 @watching_options
 def run(
     plan: Path,
@@ -70,6 +72,7 @@ def run(
     reports: tuple[str, ...],
     journal: Path,
     no_ledger: bool,
+    trusted_roles: tuple[str, ...],
     verbose: bool,
     quiet: bool,
     log_format: str,
@@ -94,6 +97,7 @@ def run(
         watching=watching,
         journal=journal,
         ledger=None if no_ledger else ledger_schema(),
+        trusted_roles=trusted_roles,
     )
     try:
         loaded = _load(options)
@@ -104,7 +108,10 @@ def run(
                 from runner.preflight.dryrun import Wishes
                 from runner.preflight.durations import recorded
 
-                return tell(loaded, conninfo, Wishes(left_out=left_out, durations=recorded(journal, loaded.name)))
+                wishes = Wishes(
+                    left_out=left_out, durations=recorded(journal, loaded.name), trusted_roles=trusted_roles
+                )
+                return tell(loaded, conninfo, wishes)
             return _run(loaded, left_out, options, conninfo, embedded=embedded)
     except JobplanError as error:
         watching.tell_error(error)
@@ -146,5 +153,6 @@ def _run(plan: Plan, left_out: frozenset[str], options: Options, conninfo: str, 
         left_out=left_out,
         embedded=embedded,
         ledger=options.ledger,
+        trusted_roles=options.trusted_roles,
     )
     return conduct(course, clock)

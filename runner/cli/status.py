@@ -14,8 +14,8 @@ import click
 
 from runner.cli.connection import dsn_argument, dsn_of_run, dsn_option
 from runner.cli.journals import journal_option
-from runner.cli.ledger_options import ledger_schema
-from runner.cli.saying import say_json, say_lines
+from runner.cli.ledger_options import ledger_schema, trust_option
+from runner.cli.saying import say, say_json, say_lines
 
 if TYPE_CHECKING:
     from runner.engine.activity import Activity
@@ -28,12 +28,22 @@ _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 @click.argument("run", required=False)
 @dsn_option
 @journal_option
+@trust_option
 @click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
 @click.option(
     "--every", type=click.FloatRange(min=0.1), default=2.0, show_default=True, metavar="SECONDS", help="With --watch."
 )
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def status(run: str | None, dsn: str | None, *, journal: Path, watch: bool, every: float, form: str) -> int:
+def status(
+    run: str | None,
+    dsn: str | None,
+    *,
+    journal: Path,
+    trusted_roles: tuple[str, ...],
+    watch: bool,
+    every: float,
+    form: str,
+) -> int:
     """Say what lives on the server: runs, their runners and workers, and who waits for whom.
 
     RUN is a run's id or how it begins. Everything is read from the server, so it does not matter where the run was
@@ -41,7 +51,13 @@ def status(run: str | None, dsn: str | None, *, journal: Path, watch: bool, ever
     is one line.
     """
     try:
-        look = _Look(journal=journal, dsn=dsn_of_run(dsn, journal, run), where=dsn_argument(dsn), form=form)
+        look = _Look(
+            journal=journal,
+            dsn=dsn_of_run(dsn, journal, run),
+            where=dsn_argument(dsn),
+            form=form,
+            trusted_roles=trusted_roles,
+        )
         asyncio.run(_status(run, look, every=every if watch else None))
     except KeyboardInterrupt:
         if not watch:
@@ -57,6 +73,7 @@ class _Look:
     dsn: str
     where: str
     form: str
+    trusted_roles: tuple[str, ...] = ()
 
 
 async def _status(wanted: str | None, look: _Look, *, every: float | None) -> None:
@@ -65,13 +82,17 @@ async def _status(wanted: str | None, look: _Look, *, every: float | None) -> No
     from runner.gateway.activity import Observer
 
     ledger = ledger_schema()
-    observer = await Observer.connect(look.dsn, ledger=ledger)
+    observer = await Observer.connect(look.dsn, ledger=ledger, trusted_roles=look.trusted_roles)
     try:
         looked = await observer.look()
         run = None if wanted is None else find_live_run(looked, wanted, look.journal, look.where).run
+        reported = None
         while True:
             looked = _only(looked, run)
             records = await recorded_runs(observer, looked, look.journal, ledger)
+            if observer.ledger_ignored is not None and observer.ledger_ignored != reported:
+                reported = observer.ledger_ignored
+                say(f"jobplan: {reported}", err=True)
             _show(looked, look, records, run=run, again=every is not None)
             if every is None or (run is not None and not looked.runs):
                 return

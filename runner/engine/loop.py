@@ -96,7 +96,8 @@ class Run:
             info = await self._gateway.open(lambda found: check_requirements(self._plan, found, self._gateway, values))
             if self._takeover is not None:
                 self._takeover.check_server(info)
-            self._ledger_problem = self._gateway.ledger_problem
+            # an ignored ledger is reported by an event of its own, also where the run is resumed
+            self._ledger_problem = None if self._gateway.ledger_ignored else self._gateway.ledger_problem
             await hold_run(self._gateway, self._context.run_id)
             await self._hold_group()
             if self._takeover is None:

@@ -43,21 +43,32 @@ class SignalRefusedError(GatewayError):
 class Observer:
     """See the module's docstring. Open it with `connect`."""
 
-    def __init__(self, conninfo: str, session: Session, ledger: str = "") -> None:
+    def __init__(self, conninfo: str, session: Session, ledger: str = "", trusted_roles: Sequence[str] = ()) -> None:
         self._conninfo = conninfo
         self._session = session
         self._ledger = ledger
+        self._trusted_roles = tuple(trusted_roles)
+        #: Why a ledger that is there is not read, once that was tried.
+        self.ledger_ignored: str | None = None
 
     @classmethod
-    async def connect(cls, conninfo: str, *, database: str | None = None, ledger: str = "") -> Observer:
+    async def connect(
+        cls,
+        conninfo: str,
+        *,
+        database: str | None = None,
+        ledger: str = "",
+        trusted_roles: Sequence[str] = (),
+    ) -> Observer:
         """Open it; `database` overrules the one that the connection string names, `ledger` is the schema of a ledger.
 
+        `trusted_roles` are those whose ledger is believed, besides the session's own role and superusers.
         ConnectionFailedError if the server cannot be reached.
         """
         given = with_keepalives(conninfo)
         if database is not None:
             given = make_conninfo(given, dbname=database)
-        return cls(given, await _open(given, ledger), ledger)
+        return cls(given, await _open(given, ledger), ledger, trusted_roles)
 
     async def close(self) -> None:
         """Close the session."""
@@ -84,9 +95,14 @@ class Observer:
         if not self._ledger:
             return {}
         try:
-            return await read_recorded(self._session, self._ledger, runs)
+            return await read_recorded(
+                self._session, self._ledger, runs, trusted_roles=self._trusted_roles, ignored=self._ignore
+            )
         except ServerLostError:
             return {}
+
+    def _ignore(self, why: str) -> None:
+        self.ledger_ignored = why
 
     async def hear(self, heard: Callable[[str], None]) -> None:
         """Have the payload of each notification of a runner's passed on; not what is said while the server is away."""

@@ -271,6 +271,11 @@ class Gateway(Protocol):
         """Say why the ledger is not written, or not any longer; None if it is, or was never wanted."""
         ...
 
+    @property
+    def ledger_ignored(self) -> bool:
+        """Say whether there is a ledger that is not written because it belongs to a role that is not trusted."""
+        ...
+
     async def query(self, query: Query) -> QueryResult:
         """Run a statement of the plan's that only reads. ServerLostError if the server cannot be reached."""
         ...

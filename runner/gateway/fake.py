@@ -122,6 +122,7 @@ class FakeGateway:
         self.answers: list[tuple[str | None, int | None]] = []
         #: Why no ledger is written; `ledger`: there is one, and every virtual worker writes its commit row.
         self.ledger_problem: str | None = None
+        self.ledger_ignored = False
         self.ledger = ledger
         self.launched: list[LaunchRequest] = []
         self.left_half_done: list[HalfDone] = []

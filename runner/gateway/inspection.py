@@ -29,6 +29,7 @@ from runner.gateway.facts import (
     RecordedDuration,
     ServerFacts,
 )
+from runner.gateway.ledger_trust import distrust_statement, why_ignored
 from runner.gateway.pooler import refuse_shared_sessions
 from runner.gateway.queries import query
 from runner.gateway.replies import Reply, Row
@@ -76,6 +77,8 @@ class Inspector:
         self._limits = dict(_LIMITS)
         #: What the login role has; the session's own is pinned.
         self.search_path = ""
+        #: Why ledgers that this role could read are not read.
+        self.ignored_ledgers: list[str] = []
 
     @classmethod
     async def connect(cls, conninfo: str, application_name: str) -> Inspector:
@@ -205,14 +208,22 @@ class Inspector:
         """Return the transactions whose snapshot a build CONCURRENTLY would wait for; `older_than` is seconds."""
         return tuple(map(_old, await self.rows("snapshots", str(older_than))))
 
-    async def recorded(self, plan: str, runs: int) -> dict[str, RecordedDuration]:
-        """Return what a ledger in this database says of a plan's steps in so many of its latest runs."""
-        place = await self.rows("ledger_place")
-        if not place:
-            return {}
-        self._schema[1] = quote_identifier(place[0][0] or "")
-        found = await self.reply("ledger_durations", plan, str(runs))  # one of another version says nothing
-        return {row[0] or "": _recorded(row) for row in found.rows}
+    async def recorded(self, plan: str, runs: int, trusted_roles: Sequence[str] = ()) -> dict[str, RecordedDuration]:
+        """Return what a ledger in this database says of a plan's steps in so many of its latest runs.
+
+        The first one whose owners are trusted is read; the others are listed in `ignored_ledgers`.
+        """
+        for (name,) in await self.rows("ledger_place"):
+            schema = name or ""
+            statement, parameters = distrust_statement(schema, trusted_roles)
+            why = why_ignored(await self.reply(statement, *parameters), schema)
+            if why is not None:
+                self.ignored_ledgers.append(why)
+                continue
+            self._schema[1] = quote_identifier(schema)
+            found = await self.reply("ledger_durations", plan, str(runs))  # one of another version says nothing
+            return {row[0] or "": _recorded(row) for row in found.rows}
+        return {}
 
     @property
     def host(self) -> str:

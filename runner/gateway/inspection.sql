@@ -316,7 +316,7 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
 SELECT pg_has_role(r.oid, 'member') FROM pg_roles AS r WHERE r.rolname = $1::text
 
 -- name: ledger_place
--- The schema of a ledger in this database that this role may read, if there is one.
+-- The schemas of ledgers in this database that this role may read. Whose they are says `ledger_distrust`.
 SELECT n.nspname
 FROM pg_class AS v
 JOIN pg_namespace AS n ON n.oid = v.relnamespace
@@ -324,7 +324,7 @@ WHERE v.relname = 'durations' AND v.relkind = 'v'
   AND EXISTS (SELECT FROM pg_class AS c WHERE c.relnamespace = n.oid AND c.relname = 'commits' AND c.relkind = 'r')
   AND has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(v.oid, 'SELECT')
 ORDER BY 1
-LIMIT 1
+LIMIT 20
 
 -- name: ledger_durations
 -- $1 plan, $2 runs. How long its steps have taken in so many of its latest runs, in seconds: step, runs, median and 95th

@@ -19,6 +19,7 @@ from runner.gateway.claims import Claims, Row
 from runner.gateway.earlier import EarlierRecord, EventKey, Known
 from runner.gateway.ledger_batch import BATCH_SIZE, GONE, UNSUITABLE, Batch, in_ascii
 from runner.gateway.ledger_found import Surroundings, surroundings, unfit, why_not
+from runner.gateway.ledger_trust import distrust_statement, why_ignored
 from runner.gateway.replies import Reply, first_error
 from runner.gateway.session import Statement
 
@@ -52,9 +53,12 @@ class Link(Protocol):
 class Ledger:
     """See the module's docstring. Without a schema it is off and everything here does nothing."""
 
-    def __init__(self, run_id: str, schema: str | None) -> None:
+    def __init__(self, run_id: str, schema: str | None, trusted_roles: Sequence[str] = ()) -> None:
         self.run_id = run_id
         self.schema = schema
+        self._trusted_roles = tuple(trusted_roles)
+        #: Whether there is one that is not written because of its owner.
+        self.ignored = False
         #: Why it is not written, although it was wanted.
         self.problem: str | None = None
         self.surroundings: Surroundings | None = None
@@ -87,11 +91,18 @@ class Ledger:
         return self.on and self._stuck is None
 
     async def open(self, session: Asked, link: Link) -> None:
-        """Look whether there is a ledger that may be written; `problem` says why not. `link` is for what follows."""
+        """Look whether there is a ledger that may be written; `problem` says why not. `link` is for what follows.
+
+        Nothing of it is read before its owners are known to be trusted.
+        """
         if self.schema is None:
             return
-        (found,) = await session.run(("ledger_found", (self.schema,)))
-        self.problem = why_not(found, self.schema)
+        distrust, found = await session.run(
+            distrust_statement(self.schema, self._trusted_roles), ("ledger_found", (self.schema,))
+        )
+        self.problem = why_ignored(distrust, self.schema)
+        self.ignored = self.problem is not None and distrust.error is None
+        self.problem = self.problem or why_not(found, self.schema)
         if self.problem is not None:
             return
         (version,) = await session.run(("ledger_version", ()))

@@ -349,8 +349,8 @@ WHERE began IS NOT NULL AND ended IS NOT NULL AND state IS NOT NULL
 ORDER BY started_at, run, step
 
 -- name: ledger_session
--- What an administrator's session begins with: names mean what they say, and nothing waits longer than $1 for a lock.
-SELECT set_config('search_path', 'pg_catalog, pg_temp', false), set_config('lock_timeout', $1::text, false),
+-- What an administrator's session begins with, after `pin`: nothing waits longer than $1 for a lock.
+SELECT set_config('lock_timeout', $1::text, false),
        set_config('default_transaction_read_only', 'off', false)
 
 -- name: ledger_alone

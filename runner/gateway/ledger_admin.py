@@ -13,6 +13,7 @@ import psycopg
 from runner.errors import ConnectionFailedError, RecordError, UsageError
 from runner.gateway.conninfo import with_keepalives
 from runner.gateway.ledger_found import VERSION
+from runner.gateway.ledger_trust import distrust_statement, distrusted, ignored, remedy
 from runner.gateway.queries import query
 from runner.sql.params import TemplateError, quote_identifier
 
@@ -76,8 +77,9 @@ class LedgerRun:
 class LedgerAdmin:
     """Does one thing on a connection of its own, in one transaction, or all of nothing. RecordError if it cannot."""
 
-    def __init__(self, conninfo: str, schema: str) -> None:
+    def __init__(self, conninfo: str, schema: str, trusted_roles: Sequence[str] = ()) -> None:
         self._conninfo = with_keepalives(conninfo)
+        self._trusted_roles = tuple(trusted_roles)
         self._schema = schema
         try:
             self._quoted = quote_identifier(schema)
@@ -96,6 +98,7 @@ class LedgerAdmin:
                 self._require(version)
             for role in grants:
                 self._do(connection, self._block("ledger_grant").replace("{role}", _quoted_role(role)))
+            self._require_trust(connection)  # once more: of what was there before, a part may have been adopted
         return version is None
 
     def upgrade(self, jobplan: str) -> tuple[int, int]:
@@ -199,12 +202,21 @@ class LedgerAdmin:
             raise ConnectionFailedError(" ".join(str(error).split())) from error
         with connection:
             try:
+                connection.execute(query("pin"))
                 connection.execute(query("ledger_session"), [LOCK_TIMEOUT])
                 with connection.transaction():
                     connection.execute(query("ledger_alone"))
+                    self._require_trust(connection)
                     yield connection
             except psycopg.Error as error:
                 raise self._explained(error) from error
+
+    def _require_trust(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        """Refuse a ledger, or a schema for one, in which an object belongs to a role that is not trusted."""
+        block, parameters = distrust_statement(self._schema, self._trusted_roles)
+        found = distrusted(connection.execute(query(block), parameters).fetchall())
+        if found is not None:
+            raise RecordError(f"{ignored(self._schema, found)}.", hint=remedy(found))
 
     def _explained(self, error: psycopg.Error) -> RecordError:
         message = error.diag.message_primary or " ".join(str(error).split())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
 from runner.engine.activity import LiveWorker
@@ -59,12 +59,19 @@ class PgGateway:
     """Runs steps on a server; see `base.Gateway`.
 
     `conninfo` is libpq's (keywords or URI; what it leaves out comes from libpq's environment), `run_id` goes into the
-    names of all sessions. `ledger_schema` is where the ledger is looked for; None: nowhere. `past` is a plan, and
-    who is told of its earlier runs as soon as the server is open, if there is a ledger.
+    names of all sessions. `ledger_schema` is where the ledger is looked for; None: nowhere. `trusted_roles` are those
+    whose ledger is believed, besides the session's own role and superusers. `past` is a plan, and what takes its
+    previous runs as soon as the server is open, if there is a ledger.
     """
 
     def __init__(
-        self, conninfo: str, run_id: str, *, ledger_schema: str | None = None, past: PastWanted | None = None
+        self,
+        conninfo: str,
+        run_id: str,
+        *,
+        ledger_schema: str | None = None,
+        trusted_roles: Sequence[str] = (),
+        past: PastWanted | None = None,
     ) -> None:
         self._asked = conninfo
         self._conninfo = with_keepalives(conninfo)
@@ -82,7 +89,7 @@ class PgGateway:
         self._reading = ReadingSession(self._connect)
         self._ledger_schema = "" if ledger_schema is None else quote_identifier(ledger_schema)
         #: What the run tells goes here.
-        self.ledger = Ledger(run_id, ledger_schema)
+        self.ledger = Ledger(run_id, ledger_schema, trusted_roles)
         self._commits = Commits(self.ledger)
         self._past = past
         #: Since when, and from where, another runner has the run, which then is this one's no longer.
@@ -198,6 +205,11 @@ class PgGateway:
     def ledger_problem(self) -> str | None:
         """Say why the ledger is not written, although it was wanted."""
         return self.ledger.problem
+
+    @property
+    def ledger_ignored(self) -> bool:
+        """Say whether there is a ledger that is not written because of its owner."""
+        return self.ledger.ignored
 
     async def query(self, query: Query) -> QueryResult:
         """Run a statement of the plan's that only reads; again if its session was lost, because it can do no harm.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from runner.gateway.ledger_found import VERSION
+from runner.gateway.ledger_trust import distrust_statement, why_ignored
 from runner.gateway.past import Together
 
 
@@ -20,9 +21,23 @@ class Recorded:
     commits: frozenset[tuple[str, int]]
 
 
-async def read_recorded(session: Together, schema: str, runs: Iterable[str]) -> dict[str, Recorded]:
-    """Return what there is of these runs; nothing if there is no ledger that may be read, or it is slow to answer."""
-    (readable,) = await session.run(("ledger_readable", (schema,)))
+async def read_recorded(
+    session: Together,
+    schema: str,
+    runs: Iterable[str],
+    *,
+    trusted_roles: Sequence[str] = (),
+    ignored: Callable[[str], None] = lambda _: None,
+) -> dict[str, Recorded]:
+    """Return what there is of these runs; nothing if there is no ledger that may be read, or it is slow to answer.
+
+    A ledger whose owners are not trusted is not read; `ignored` is given the reason.
+    """
+    distrust, readable = await session.run(distrust_statement(schema, trusted_roles), ("ledger_readable", (schema,)))
+    why = why_ignored(distrust, schema)
+    if why is not None:
+        ignored(why)
+        return {}
     if readable.error is not None or readable.rows != (("t",),):
         return {}
     (version,) = await session.run(("ledger_version", ()))

@@ -102,6 +102,13 @@ CODES_OF_SERVER: Final = {
         "a CREATE INDEX CONCURRENTLY that was cancelled",
         "DROP INDEX CONCURRENTLY i;",
     ),
+    "JP515": (
+        _W,
+        "A ledger that is ignored",
+        "The owner of a table decides what is executed, with your rights, when you read or write it.",
+        "CREATE SCHEMA jobplan AUTHORIZATION guest;",
+        "ALTER SCHEMA jobplan OWNER TO dba;",
+    ),
     "JP520": (
         _E,
         "A requirement of the plan does not hold",

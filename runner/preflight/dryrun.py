@@ -12,7 +12,7 @@ from runner.preflight.activity import SNAPSHOT_AGE, activity_problems, lock_repo
 from runner.preflight.disk import Disks, disk_problems
 from runner.preflight.durations import MAX_RUNS, Durations, FirstOf, KnownDurations, MostRuns, from_ledger
 from runner.preflight.locking import conflict_problems, read_locks
-from runner.preflight.requires import demand_of, requirement_problems, server_problems
+from runner.preflight.requires import demand_of, ledger_problems, requirement_problems, server_problems
 from runner.preflight.result import DryRun
 from runner.preflight.schedule import forecast, schedule_problems
 from runner.preflight.server import examine
@@ -37,6 +37,8 @@ class Wishes:
     durations: Durations = field(default_factory=lambda: KnownDurations({}))
     #: Budgets to compare, in slots.
     what_if: tuple[int, ...] = ()
+    #: Roles whose ledger is believed, besides the session's own and superusers.
+    trusted_roles: tuple[str, ...] = ()
 
 
 async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
@@ -53,7 +55,8 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     held, snapshots = await inspector.activity(), await inspector.snapshots(SNAPSHOT_AGE)
     problems += activity_problems(plan, locks, held, snapshots)
     problems += disk_problems(looked.units, disks)
-    ledger = from_ledger(await inspector.recorded(plan.name, MAX_RUNS))
+    ledger = from_ledger(await inspector.recorded(plan.name, MAX_RUNS, wishes.trusted_roles))
+    problems += ledger_problems(plan, inspector.ignored_ledgers)
     durations = FirstOf([wishes.assumed, MostRuns([ledger, wishes.durations])])
     schedule = forecast(plan, durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
     problems += schedule_problems(plan, schedule, durations)

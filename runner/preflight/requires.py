@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 
 from runner.errors import Position, Problem, Severity
 from runner.gateway.facts import ServerFacts
@@ -26,6 +26,12 @@ def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Prob
         position = plan.budget.position if check.name in capacity else top
         message = f"{check.name}: {outcome.found}; needed: {outcome.needed}"
         yield problem(check.code, message, position, hint=outcome.mend or None, severity=severity)
+
+
+def ledger_problems(plan: Plan, ignored: Iterable[str]) -> Iterator[Problem]:
+    """Yield a problem for each ledger that is not read because of its owner."""
+    for why in ignored:
+        yield problem("JP515", why, Position(file=plan.file, line=1, column=1))
 
 
 def demand_of(plan: Plan) -> Demand:

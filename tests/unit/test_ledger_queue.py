@@ -38,7 +38,7 @@ class Server:
 
     async def run(self, *statements: Statement) -> list[Reply]:
         answers = {"ledger_found": self.found, "ledger_version": (self.version,)}
-        return [Reply(rows=(answers[name],)) for name, _ in statements]
+        return [Reply(rows=(answers[name],) if name in answers else ()) for name, _ in statements]
 
     async def together(self, *statements: Statement) -> list[Reply]:
         if self.hangs:
