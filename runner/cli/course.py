@@ -16,6 +16,7 @@ from runner.api import new_run
 from runner.cli.connection import dsn_argument
 from runner.cli.history import History
 from runner.cli.looking import LOOK_EVERY, LOOK_SELDOM, Looker
+from runner.cli.unblocked_output import unblocked_output
 from runner.cli.watching import Watching
 from runner.clock import Clock
 from runner.engine.events import Event
@@ -60,7 +61,8 @@ class Course:
 def conduct(course: Course, clock: Clock) -> int:
     """Run to the end, close the journal, and return the exit code."""
     try:
-        return _conduct(course, clock)
+        with unblocked_output():
+            return _conduct(course, clock)
     finally:
         with contextlib.suppress(RecordError):  # the run has said so already
             course.journal.close()
