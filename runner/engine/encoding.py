@@ -12,7 +12,7 @@ from runner.clock import rfc3339
 from runner.engine.events import Event
 
 #: Fields that hold a moment, besides `at`.
-TIMES = frozenset({"until", "deadline", "started_at", "finished_at"})
+TIMES = frozenset({"until", "deadline", "started_at", "finished_at", "waiting_since"})
 
 
 def to_json(event: Event, run: str) -> dict[str, Any]:

@@ -71,6 +71,10 @@ class Worker:
     application_name: str
 
 
+#: A worker as the monitor names it: its process, and when that began.
+Identity = tuple[int, str]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorDetails:
     """A PostgreSQL error as the server gave it, or one of jobplan's own, which has no SQLSTATE.
@@ -111,6 +115,32 @@ class Leftover:
 
     what: str
     repair: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocker:
+    """A session that holds, or awaits before us, the lock that a worker waits for.
+
+    `seconds` is how long its transaction had been open. A prepared transaction has the pid 0. Empty texts and None: not
+    visible to this role.
+    """
+
+    pid: int
+    name: str = ""
+    user: str = ""
+    state: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockWait:
+    """What a worker waits for now, as `AttemptBlocked` has it; `seconds` is how long it has waited so far."""
+
+    mode: str
+    lock: str
+    relation: str | None = None
+    by: tuple[Blocker, ...] = ()
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -415,6 +445,36 @@ class AttemptRunning(AttemptEvent):
 
     name: ClassVar[str] = "attempt_running"
     worker: Worker
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptBlocked(AttemptEvent):
+    """The worker has been waiting for a lock since `waiting_since`, `seconds` before this event.
+
+    `mode` and `lock` are pg_locks' mode and locktype, `relation` is the table or index, if the lock names one. Only
+    waits of a second or more are recorded; each further one of the same attempt must last twice as long as the one
+    before, up to a minute. Recorded again while the worker waits: other sessions hold the lock now.
+    """
+
+    name: ClassVar[str] = "attempt_blocked"
+    mode: str
+    lock: str
+    relation: str | None = None
+    by: tuple[Blocker, ...] = ()
+    waiting_since: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptUnblocked(AttemptEvent):
+    """The worker does not wait for that lock any longer: it got it, or it ended. It had waited for `seconds`."""
+
+    name: ClassVar[str] = "attempt_unblocked"
+    mode: str
+    lock: str
+    relation: str | None = None
+    by: tuple[Blocker, ...] = ()
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

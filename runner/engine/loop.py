@@ -19,6 +19,7 @@ from runner.engine.activity import LiveWorker
 from runner.engine.beginning import RunContext, hold_run, resumed, started, taken_up
 from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import apply
+from runner.engine.lock_waits import LockWaits
 from runner.engine.performing import Performer, builtin_values, launching, values_for
 from runner.engine.scheduler import decide, exit_code
 from runner.engine.sink import Sink
@@ -79,6 +80,8 @@ class Run:
         self._interrupts = 0
         self._record_errors: list[RecordError] = []
         self._ledger_problem: str | None = None
+        self._lock_waits = LockWaits(self.state)
+        gateway.watch_locks(self._note_lock_waits)
         self._performer = Performer(
             self.state, gateway, clock, context.run_id, post=self._post, crashed=self._notice_crash
         )
@@ -284,7 +287,13 @@ class Run:
     def _close_sinks(self) -> None:
         self._ask_sinks(lambda sink: sink.close())
 
+    def _note_lock_waits(self, waits: Mapping[ev.Identity, ev.LockWait]) -> None:
+        for event in self._lock_waits.look(waits, self._clock.now()):
+            self._post(event)
+
     def _post(self, event: ev.Event) -> None:
+        if isinstance(event, ev.AttemptFinished):
+            self._inbox.extend(self._lock_waits.end(event))
         self._inbox.append(event)
         self._news.set()
 

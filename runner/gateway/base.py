@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from runner.engine.activity import LiveWorker
-from runner.engine.events import ErrorDetails, Notice, Rows, Worker
+from runner.engine.events import ErrorDetails, Identity, LockWait, Notice, Rows, Worker
 from runner.engine.leftovers import HalfDone
 from runner.identity import WorkerLabel
 
@@ -278,6 +278,10 @@ class Gateway(Protocol):
 
     async def query(self, query: Query) -> QueryResult:
         """Run a statement of the plan's that only reads. ServerLostError if the server cannot be reached."""
+        ...
+
+    def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
+        """Have `seen` called after each regular look at the run's workers, with those that wait for a lock."""
         ...
 
     async def look(self) -> tuple[LiveWorker, ...]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from runner.engine.activity import LiveWorker
-from runner.engine.events import ErrorDetails, Notice, Worker
+from runner.engine.events import ErrorDetails, Identity, LockWait, Notice, Worker
 from runner.engine.leftovers import HalfDone
 from runner.errors import CapacityError, JobplanError
 from runner.gateway.base import (
@@ -129,6 +129,7 @@ class FakeGateway:
         self.alive: dict[str, FakeWorker] = {}
         self.most_alive = 0
         self.closed = False
+        self.see_locks: Callable[[Mapping[Identity, LockWait]], None] = lambda _: None
         self.scripts = scripts or {}
         self._answers = answers or {}
         self._refuses = refuses
@@ -155,6 +156,10 @@ class FakeGateway:
             system_identifier="7",
             ledger="jobplan" if self.ledger and self.ledger_problem is None else None,
         )
+
+    def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
+        """Keep what a test calls to have virtual workers wait for locks."""
+        self.see_locks = seen
 
     async def launch(self, request: LaunchRequest) -> FakeWorker:
         """Start a virtual worker."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from runner.engine.events import Worker
+from runner.engine.events import Blocker, Identity, LockWait, Worker
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.base import GroupHolder, LeftBehind, RunCancel, StepCancel
 from runner.gateway.replies import Reply, Row
@@ -49,6 +49,7 @@ class MonitorSession:
         self._lock = asyncio.Lock()
         self._lost_at: float | None = None
         self._blocked: frozenset[tuple[str, str]] = frozenset()
+        self._seen_locks: Callable[[Mapping[Identity, LockWait]], None] = lambda _: None
         self._task: asyncio.Task[None] | None = None
         #: The groups that this run has taken, and whether it holds them now.
         self._groups: dict[str, bool] = {}
@@ -89,6 +90,10 @@ class MonitorSession:
     async def reconnected(self) -> None:
         """Wait until the session is there. ServerLostError if it has not come back in a minute since it was lost."""
         await self._run_patiently("now", ())
+
+    def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
+        """Call `seen` after each look, with the workers that wait for a lock."""
+        self._seen_locks = seen
 
     def is_blocked(self, worker: Worker) -> bool:
         """Say whether the worker was last seen stopped by its full output queue."""
@@ -257,6 +262,7 @@ class MonitorSession:
                     if self._session is not None and not all(self._groups.values()):
                         await self._hold_again(self._session)
                 self._blocked = frozenset((row[0] or "", row[1] or "") for row in reply.rows if row[3] == "t")
+                self._seen_locks({(int(row[0] or 0), row[1] or ""): _lock_wait(row[4]) for row in reply.rows if row[4]})
 
     async def _run(self, name: str, parameters: Sequence[str]) -> Reply:
         """Run the query, but not while the server is away: `_look` finds out when it is back."""
@@ -299,6 +305,25 @@ class MonitorSession:
         if reply.error is not None:
             raise GatewayError(f"the server refuses to tell about the run's workers: {reply.error.message}")
         return reply
+
+
+def _lock_wait(text: str) -> LockWait:
+    """Read the last column of `workers`."""
+    told = json.loads(text)
+    return LockWait(
+        mode=told["mode"],
+        lock=told["lock"],
+        relation=told["relation"],
+        seconds=max(0.0, float(told["seconds"] or 0.0)),
+        by=tuple(
+            Blocker(pid=pid, name=name or "", user=user or "", state=state or "", seconds=_rounded(seconds))
+            for pid, name, user, state, seconds in told["by"] or ()
+        ),
+    )
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(max(0.0, float(seconds)), 3)
 
 
 def _session_of(holder: Row) -> tuple[str | None, ...]:

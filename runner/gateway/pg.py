@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from runner.engine.activity import LiveWorker
-from runner.engine.events import Worker
+from runner.engine.events import Identity, LockWait, Worker
 from runner.engine.leftovers import HalfDone
 from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
 from runner.gateway.activity import ALL_LEFTOVERS, half_done, read_runs
@@ -253,6 +253,10 @@ class PgGateway:
             raise
         self._idle.append(session)
         return result
+
+    def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
+        """Have `seen` called after each of the monitor's looks."""
+        self._monitor.watch_locks(seen)
 
     async def look(self) -> tuple[LiveWorker, ...]:
         """Ask on the monitor session what the run's workers do: a run has no connection for onlookers."""

@@ -246,11 +246,34 @@ WHERE backend_type = 'pg_background'
            AND to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') = $3::text))
 
 -- name: workers
--- $1 beginning of application names. All workers of a run, and whether one is stopped by its full queue (note 4).
-SELECT pid, to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), application_name,
-       wait_event = 'MessageQueuePutMessage'
-FROM pg_stat_activity
-WHERE backend_type = 'pg_background' AND starts_with(application_name, $1::text)
+-- $1 beginning of application names. All workers of a run, whether one is stopped by its full queue (note 4), and which
+-- lock it waits for, as JSON. pg_locks and pg_blocking_pids are asked only about a worker that does wait. Who waits for a
+-- row waits for the transaction that changed it, and holds a lock on the tuple, which names the table.
+SELECT a.pid, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), a.application_name,
+       a.wait_event = 'MessageQueuePutMessage', w.lock
+FROM pg_stat_activity AS a
+LEFT JOIN LATERAL (
+  SELECT json_build_object(
+      'mode', l.mode,
+      'lock', l.locktype,
+      'seconds', extract(epoch FROM clock_timestamp() - l.waitstart),
+      'relation', (
+        SELECT t.relation::regclass::text
+        FROM pg_locks AS t
+        WHERE t.pid = a.pid AND t.relation IS NOT NULL AND (t.locktype = 'tuple' OR NOT t.granted)
+          AND t.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        ORDER BY t.granted
+        LIMIT 1),
+      'by', (
+        SELECT json_agg(json_build_array(b.pid, o.application_name, o.usename, o.state,
+                                         extract(epoch FROM clock_timestamp() - o.xact_start)) ORDER BY b.pid)
+        FROM (SELECT DISTINCT unnest(pg_blocking_pids(a.pid)) AS pid) AS b
+        LEFT JOIN pg_stat_activity AS o ON o.pid = b.pid)) AS lock
+  FROM pg_locks AS l
+  WHERE a.wait_event_type = 'Lock' AND l.pid = a.pid AND NOT l.granted
+  LIMIT 1
+) AS w ON true
+WHERE a.backend_type = 'pg_background' AND starts_with(a.application_name, $1::text)
 
 -- name: sessions
 -- $1 application_name of a run's own sessions. Those of another runner: while one of them is there, it may still be

@@ -20,7 +20,7 @@ from runner.plan.model import OnFinish, Plan, Value
 from runner.reports.lanes import assign_lanes
 from runner.reports.places import launched_sql, named_values
 from runner.reports.plain import Verbosity, error_text, lines_for
-from runner.reports.report import AttemptReport, Message, RunReport, StepReport, Wait, Waiting
+from runner.reports.report import AttemptReport, LockWaitReport, Message, RunReport, StepReport, Wait, Waiting
 from runner.sql.params import plain_text
 
 
@@ -54,6 +54,8 @@ class _Step:
     notices: list[ev.Notice] = field(default_factory=list)
     waits: list[Wait] = field(default_factory=list)
     open: Wait | None = None
+    #: The wait for a lock that is not over.
+    blocked: LockWaitReport | None = None
     error: ev.ErrorDetails | None = None
 
 
@@ -94,6 +96,9 @@ class _Telling:
             if record is None or not record.final:
                 step.error = None
             last = step.attempts[-1] if step.attempts else None
+            if key not in adopted:
+                _end_lock_wait(step, event.at)
+                last = step.attempts[-1] if step.attempts else None
             if last is not None and key not in adopted and (last.outcome is None or key in outcomes):
                 outcome = outcomes.get(key, ev.Outcome.UNKNOWN)
                 ended = last.ended_at if last.outcome is not None else _ms(event.at)
@@ -138,6 +143,7 @@ class _Telling:
 
     def _step(self, record: StepRecord, values: Mapping[str, Value]) -> StepReport:
         told, step = self.steps.get(record.key, _Step()), record.step
+        _end_lock_wait(told, self.last_at)
         attempts = tuple(self._ended(attempt, told) for attempt in told.attempts)
         waits = told.waits if told.open is None else [*told.waits, replace(told.open, until=_ms(self.last_at))]
         return StepReport(
@@ -218,10 +224,30 @@ def _keep_attempt(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
             step.attempts[-1] = replace(step.attempts[-1], cancel_reason=event.reason)
         case ev.AttemptLost():
             step.attempts[-1] = replace(step.attempts[-1], lost=event.message)
+        case ev.AttemptBlocked():
+            since = _ms(event.waiting_since if step.blocked is None else step.blocked.since)
+            step.blocked = LockWaitReport(
+                since=since,
+                until=since,
+                mode=event.mode,
+                lock=event.lock,
+                relation=event.relation,
+                by=event.by,
+            )
+        case ev.AttemptUnblocked() if step.blocked is not None:
+            _end_lock_wait(step, step.blocked.since + event.seconds)
         case ev.AttemptFinished():
+            _end_lock_wait(step, event.at)
             step.attempts[-1] = _finished(step.attempts[-1], event, step.notices)
         case _:
             pass
+
+
+def _end_lock_wait(step: _Step, at: float) -> None:
+    if step.blocked is not None and step.attempts:
+        wait = replace(step.blocked, until=max(step.blocked.since, _ms(at)))
+        step.attempts[-1] = replace(step.attempts[-1], lock_waits=(*step.attempts[-1].lock_waits, wait))
+    step.blocked = None
 
 
 def _finished(attempt: AttemptReport, event: ev.AttemptFinished, notices: list[ev.Notice]) -> AttemptReport:
@@ -243,7 +269,15 @@ def _finished(attempt: AttemptReport, event: ev.AttemptFinished, notices: list[e
 
 
 #: Events that say what a step waits for from now on; any other one that moves the step ends the wait.
-_INFORM = (ev.AttemptNotice, ev.AttemptRunning, ev.AttemptCancelRequested, ev.AttemptDetachRequested, ev.AttemptLost)
+_INFORM = (
+    ev.AttemptNotice,
+    ev.AttemptRunning,
+    ev.AttemptBlocked,
+    ev.AttemptUnblocked,
+    ev.AttemptCancelRequested,
+    ev.AttemptDetachRequested,
+    ev.AttemptLost,
+)
 
 
 def _keep_wait(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:

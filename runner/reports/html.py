@@ -105,6 +105,9 @@ def _tiles(report: RunReport) -> Iterator[str]:
     waited = sum(step.waited for step in report.leaves)
     if waited >= 0.1:
         yield _tile(format_duration(waited), "waiting for slots")
+    blocked = sum(step.blocked for step in report.leaves)
+    if blocked:
+        yield _tile(format_duration(blocked), "waiting for locks")
 
 
 def _tile(number: str, words: str, style: str = "") -> str:
@@ -125,8 +128,10 @@ def _legend(report: RunReport) -> str:
     seen = {one.outcome or StepState.RUNNING for step in report.steps for one in step.attempts}
     states = [state for state in StepState if state in seen]
     words = (f'<span class="{_state_class(state)}"><i></i>{state.replace("_", " ")}</span>' for state in states)
+    locked = any(one.lock_waits for step in report.steps for one in step.attempts)
+    locks = '<span class="blocked"><i></i>waiting for a lock</span>' if locked else ""
     hint = '<span class="hint">ctrl + wheel zooms, drag moves</span>'
-    return f'{"".join(words)}<span class="hatched"><i></i>waiting</span>{hint}'
+    return f'{"".join(words)}<span class="hatched"><i></i>waiting</span>{locks}{hint}'
 
 
 def _critical(report: RunReport) -> str:

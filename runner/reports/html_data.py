@@ -10,7 +10,7 @@ from runner.engine.events import ErrorDetails
 from runner.reports.layout import lay_out
 from runner.reports.places import excerpt
 from runner.reports.report import AttemptReport, RunReport, StepReport
-from runner.reports.text import result_words, skip_words
+from runner.reports.text import lock_wait_words, result_words, skip_words
 
 #: More lanes than this are only drawn if they were used.
 _LANES = 32
@@ -81,6 +81,9 @@ def _attempt(attempt: AttemptReport) -> dict[str, Any]:
         "deadline": attempt.deadline,
         "cancel_reason": attempt.cancel_reason,
         "lost": attempt.lost,
+        "lock_waits": [
+            {"since": wait.since, "until": wait.until, "words": lock_wait_words(wait)} for wait in attempt.lock_waits
+        ],
         "notices": [(notice.severity, notice.message) for notice in attempt.notices],
         "notices_dropped": attempt.notices_dropped,
         "result": dataclasses.asdict(attempt.result) if attempt.result is not None else None,

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 from runner.durations import format_duration
 from runner.engine.state import StepState
 from runner.reports.report import AttemptReport, RunReport, StepReport
-from runner.reports.text import error_block, result_words, skip_words, xml_text
+from runner.reports.text import error_block, lock_wait_words, result_words, skip_words, xml_text
 
 _FAILURES = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED})
 #: States that are no end: the run was killed, or the report was made before it was over.
@@ -114,6 +114,7 @@ def _said(step: StepReport) -> Iterator[str]:
         yield f"failed, which is allowed: {step.error.message}"
     for attempt in step.attempts:
         yield _attempt(attempt)
+        yield from map(lock_wait_words, attempt.lock_waits)
         yield from (f"{notice.severity}:  {notice.message}" for notice in attempt.notices)
         if attempt.notices_dropped:
             yield f"{attempt.notices_dropped} more notices were dropped"

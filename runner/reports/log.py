@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, TextIO
 
 from runner.clock import rfc3339
 from runner.engine import events as ev
 from runner.engine.encoding import to_json
 from runner.engine.state import BAD, RunState, StepState
+from runner.reports.lock_waits import LongWaits, blocked_line, unblocked_line
 from runner.reports.plain import HEARTBEAT, Verbosity, heartbeat, lines_for
 from runner.reports.sights import Sight
 from runner.reports.visible import visible_json
@@ -36,11 +38,14 @@ class JsonLog:
         self._run_id = run_id
         self._verbosity = verbosity
         self._look = look
+        self._long_waits = LongWaits()
         self._last_line = 0.0
 
     def handle(self, event: ev.Event, state: RunState) -> None:
         """Write the event if it is worth a line."""
         lines = list(lines_for(event, state, self._verbosity, self._run_id))
+        if self._long_waits.take(event) and isinstance(event, ev.AttemptUnblocked) and not lines:
+            lines = [unblocked_line(event)] if self._verbosity > Verbosity.QUIET else []
         if lines or self._verbosity is Verbosity.VERBOSE:
             message = "\n".join(lines) or event.name.replace("_", " ")
             self._write(event.at, to_json(event, self._run_id) | {"level": level(event), "message": message})
@@ -49,7 +54,12 @@ class JsonLog:
         """Do nothing: what was handled was written."""
 
     def tick(self, now: float, state: RunState) -> None:
-        """Write a heartbeat if nothing has been said for a while."""
+        """Write a line for each wait for a lock that has become long, and a heartbeat after a while of silence."""
+        for wait in self._long_waits.due(now):
+            if self._verbosity > Verbosity.QUIET:
+                told = replace(wait, at=now, seconds=round(now - wait.waiting_since, 3))
+                message = blocked_line(wait, now)
+                self._write(now, to_json(told, self._run_id) | {"level": level(wait), "message": message})
         if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
             self._write(now, log_line(now, "info", "heartbeat", heartbeat(state, now, self._look()), run=self._run_id))
 
@@ -80,6 +90,7 @@ _LEVELS: dict[type[ev.Event], str] = {
     ev.RunTimedOut: "error",
     ev.StepRetrying: "warning",
     ev.AttemptLost: "warning",
+    ev.AttemptBlocked: "warning",
     ev.AttemptCancelRequested: "warning",
     ev.CapacityShort: "warning",
     ev.RunInterrupted: "warning",

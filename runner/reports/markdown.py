@@ -14,13 +14,15 @@ from runner.durations import format_duration
 from runner.engine.events import Rows
 from runner.engine.state import StepState
 from runner.reports.report import RunReport, StepReport, run_end
-from runner.reports.text import error_block, result_words, skip_words
+from runner.reports.text import error_block, lock_wait_words, result_words, skip_words
 from runner.reports.visible import visible
 
 #: Characters after which nothing more is told, and how long one text may be in a table and in a block.
 LIMIT = 60_000
 CELL = 160
 BLOCK = 2_000
+#: Waits for locks that are listed.
+_WAITS = 10
 
 _SIGNS = {
     StepState.SUCCEEDED: "✅",
@@ -45,6 +47,8 @@ def markdown_text(report: RunReport) -> str:
     shown, left_out = _fitting(rows, room)
     table = ["| step | state | time | waited | result |", "|---|---|--:|--:|---|", *shown]
     told.append("\n".join(table) + (f"\n\n_{left_out} more steps are not shown._" if left_out else ""))
+    waited = list(_lock_waits(report))
+    told += _fitting(waited, LIMIT - sum(len(part) + 2 for part in told))[0]
     captured = [part for step in report.leaves for part in _captured(step)]
     told += _fitting(captured, LIMIT - sum(len(part) + 2 for part in told))[0]
     return "\n\n".join(told) + "\n"
@@ -108,6 +112,17 @@ def _result(step: StepReport) -> str:
     if step.state is StepState.SKIPPED:
         return code(skip_words(step), table=True)
     return code(result_words(step.attempts[-1]), table=True) if step.attempts else ""
+
+
+def _lock_waits(report: RunReport) -> Iterator[str]:
+    """Yield a list of the longest waits for locks, if there was any."""
+    waits = [(step, wait) for step in report.leaves for attempt in step.attempts for wait in attempt.lock_waits]
+    if not waits:
+        return
+    waits.sort(key=lambda found: -found[1].seconds)
+    lines = [f"- {code(step.key)} {code(lock_wait_words(wait))}" for step, wait in waits[:_WAITS]]
+    left_out = [f"- _and {len(waits) - _WAITS} shorter waits_"] if len(waits) > _WAITS else []
+    yield "\n".join(["Waits for locks:", "", *lines, *left_out])
 
 
 def _captured(step: StepReport) -> Iterator[str]:

@@ -14,6 +14,7 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
+from runner.reports.lock_waits import LongWaits, blocked_line, unblocked_line
 from runner.reports.places import place_in_plan
 from runner.reports.sights import Sight, sight_words
 from runner.reports.text import tag_words
@@ -50,6 +51,7 @@ class Plain:
         self._run_id = run_id
         self._verbosity = verbosity
         self._look = look
+        self._long_waits = LongWaits()
         self._last_line = 0.0
         self._unread = False
 
@@ -57,12 +59,18 @@ class Plain:
         """Write what the event means to a person."""
         for line in lines_for(event, state, self._verbosity, self._run_id):
             self._write(event.at, line)
+        long = self._long_waits.take(event)
+        if long and isinstance(event, ev.AttemptUnblocked) and self._verbosity is Verbosity.NORMAL:
+            self._write(event.at, unblocked_line(event))
 
     def flush(self) -> None:
         """Do nothing: each line is written at once."""
 
     def tick(self, now: float, state: RunState) -> None:
-        """Write a heartbeat if nothing has been said for a while."""
+        """Write a line for each wait for a lock that has become long, and a heartbeat after a while of silence."""
+        for wait in self._long_waits.due(now):
+            if self._verbosity > Verbosity.QUIET:
+                self._write(now, blocked_line(wait, now))
         if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
             self._write(now, heartbeat(state, now, self._look()))
 
@@ -200,6 +208,10 @@ def _detail(event: ev.Event) -> Iterator[str]:
             yield f"{event.step}: iteration {event.next_iteration} follows"
         case ev.AttemptRunning():
             yield f"{event.step}: running (pid {event.worker.pid})"
+        case ev.AttemptBlocked():
+            yield blocked_line(event, event.at)
+        case ev.AttemptUnblocked():
+            yield unblocked_line(event)
         case ev.AttemptNotice():
             yield from (f"{event.step}: {event.notice.severity}: {line}" for line in event.notice.message.splitlines())
         case ev.AttemptFinished() if event.notices_dropped:

@@ -46,6 +46,8 @@ def _of_run(report: RunReport) -> Iterator[tuple[str, str, _Samples]]:
     yield "run_slots", "The budget of slots.", [({}, report.slots)]
     yield "run_slots_used", "The most slots that were held at once.", [({}, report.slots_used)]
     yield "run_retries", "Attempts that followed one that had not succeeded.", [({}, retries)]
+    locks = sum(step.blocked for step in report.leaves)
+    yield "run_lock_wait_seconds", "How long workers waited for locks, in waits of 1 s or more.", [({}, locks)]
     yield "run_steps", "Steps by their last state.", [({"state": name}, counts[name]) for name in counts]
 
 
@@ -59,6 +61,12 @@ def _of_steps(steps: tuple[StepReport, ...]) -> Iterator[tuple[str, str, _Sample
         [(_step(step), step.seconds) for step in ran],
     )
     yield "step_queue_duration_seconds", "How long the step waited for slots and pools.", queued
+    blocked = [(_step(step), step.blocked) for step in ran]
+    yield (
+        "step_lock_wait_seconds",
+        "How long the workers of the step waited for locks, in waits of 1 s or more.",
+        blocked,
+    )
     yield "step_attempts", "Workers that the step had.", [(_step(step), len(step.attempts)) for step in ran]
     yield (
         "step_retries",

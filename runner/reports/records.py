@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from runner.clock import rfc3339
@@ -11,7 +12,10 @@ from runner.engine.events import Event, GroupWaiting, RunResumed, Settled
 from runner.engine.state import FINAL, StepRecord, StepState
 from runner.records.record import Record
 from runner.records.summary import Standing, Summary
+from runner.reports.collect import run_report
 from runner.reports.plain import error_text
+from runner.reports.report import LockWaitReport, StepReport
+from runner.reports.text import lock_wait_words
 
 
 def run_lines(runs: Sequence[Summary]) -> Iterator[str]:
@@ -81,9 +85,14 @@ def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
         yield "the last line of its events was not written to its end, and is left out"
     yield ""
     marks = marked(record.events)
-    steps = (_step_row(step, marks.get(step.key)) for step in record.state.records.values())
-    rows = [("STEP", "STATE", "ATTEMPTS", "TOOK", ""), *steps]
-    yield from _table(rows)
+    told = _told(record)
+    steps = record.state.records
+    rows = (_step_row(step, marks.get(key)) for key, step in steps.items())
+    head, *lines = _table([("STEP", "STATE", "ATTEMPTS", "TOOK", ""), *rows])
+    yield head
+    for line, key in zip(lines, steps, strict=True):
+        yield line
+        yield from (f"    {words}" for words in _more(told.get(key)))
 
 
 def marked(events: Iterable[Event]) -> Mapping[str, Settled]:
@@ -94,6 +103,26 @@ def marked(events: Iterable[Event]) -> Mapping[str, Settled]:
 
 #: What settles an outcome without a person.
 _NOBODY = frozenset({"ledger", "verify", "idempotent", "repeat"})
+
+
+def _told(record: Record) -> Mapping[str, StepReport]:
+    """Return what reports say of each step."""
+    if record.started is None:
+        return {}
+    return {step.key: step for step in run_report(record.plan, record.run_id, record.events).steps}
+
+
+def _more(step: StepReport | None) -> Iterator[str]:
+    """Yield what else is known of a step, a line for each thing."""
+    waits = [wait for attempt in step.attempts for wait in attempt.lock_waits] if step is not None else []
+    waits.sort(key=lambda wait: -wait.seconds)
+    yield from map(lock_wait_words, waits[:_WAITS])
+    if len(waits) > _WAITS:
+        yield f"and {len(waits) - _WAITS} shorter waits for locks"
+
+
+#: Waits for locks that are shown of a step, the longest ones.
+_WAITS = 3
 
 
 def _step_row(record: StepRecord, mark: Settled | None) -> tuple[str, ...]:
@@ -127,6 +156,7 @@ def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
     """Return what is known of a run as JSON values; what is not known is null."""
     started, finished = record.started, record.state.finished
     marks = marked(record.events)
+    told = _told(record)
     return {
         "run": record.run_id,
         "folder": str(record.folder),
@@ -144,11 +174,11 @@ def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
         "system_identifier": None if started is None else started.system_identifier,
         "database": None if started is None else started.database,
         "user": None if started is None else started.user,
-        "steps": [_step_json(step, marks.get(step.key)) for step in record.state.records.values()],
+        "steps": [_step_json(step, marks.get(key), told.get(key)) for key, step in record.state.records.items()],
     }
 
 
-def _step_json(record: StepRecord, mark: Settled | None) -> Mapping[str, Any]:
+def _step_json(record: StepRecord, mark: Settled | None, told: StepReport | None) -> Mapping[str, Any]:
     last = record.last
     error = record.check_error or (last.error if last is not None else None)
     return {
@@ -164,6 +194,23 @@ def _step_json(record: StepRecord, mark: Settled | None) -> Mapping[str, Any]:
         "pid": None if record.worker is None else record.worker.pid,
         "backend_start": None if record.worker is None else record.worker.backend_start,
         "deadline": None if last is None else _moment(last.deadline),
+        "lock_waits": [
+            _lock_wait_json(attempt.number, wait)
+            for attempt in (told.attempts if told is not None else ())
+            for wait in attempt.lock_waits
+        ],
+    }
+
+
+def _lock_wait_json(attempt: int, wait: LockWaitReport) -> Mapping[str, Any]:
+    return {
+        "attempt": attempt,
+        "since": _moment(wait.since),
+        "seconds": wait.seconds,
+        "mode": wait.mode,
+        "lock": wait.lock,
+        "relation": wait.relation,
+        "by": [asdict(one) for one in wait.by],
     }
 
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runner.engine.events import CancelReason, ErrorDetails, Notice, Outcome, Rows, SkipReason, Worker
+from runner.engine.events import Blocker, CancelReason, ErrorDetails, Notice, Outcome, Rows, SkipReason, Worker
 from runner.engine.past import PastRun
 from runner.engine.state import BAD, StepState
 from runner.plan.model import Need
@@ -37,6 +37,23 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LockWaitReport:
+    """A span of time in which a worker waited for a lock; the other fields are those of `AttemptBlocked`."""
+
+    since: float
+    until: float
+    mode: str
+    lock: str
+    relation: str | None = None
+    by: tuple[Blocker, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """How long the worker waited."""
+        return round(self.until - self.since, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptReport:
     """One worker of a step. Without an `outcome` it was still running when the events ended.
 
@@ -59,6 +76,7 @@ class AttemptReport:
     deadline: float | None = None
     cancel_reason: CancelReason | None = None
     lost: str | None = None
+    lock_waits: tuple[LockWaitReport, ...] = ()
     notices: tuple[Notice, ...] = ()
     notices_dropped: int = 0
     result: Rows | None = None
@@ -107,6 +125,11 @@ class StepReport:
     def waited(self) -> float:
         """How long it waited for its slots and pools."""
         return round(sum(wait.until - wait.since for wait in self.waits if wait.kind is Waiting.QUEUED), 3)
+
+    @property
+    def blocked(self) -> float:
+        """How long its workers waited for locks, as far as that was recorded."""
+        return round(sum(wait.seconds for attempt in self.attempts for wait in attempt.lock_waits), 3)
 
     @property
     def retries(self) -> int:

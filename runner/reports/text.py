@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 
+from runner.durations import format_duration
 from runner.engine.events import ErrorDetails
 from runner.engine.state import StepState
+from runner.reports.lock_waits import holder_words, lock_words
 from runner.reports.places import excerpt
-from runner.reports.report import AttemptReport, StepReport
+from runner.reports.report import AttemptReport, LockWaitReport, StepReport
 
 #: Commands whose number of rows says something.
 _COUNTING = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "FETCH", "MOVE"})
@@ -30,6 +32,13 @@ def skip_words(step: StepReport) -> str:
     """Say why the step was skipped."""
     reason = step.skip_reason.replace("_", " ") if step.skip_reason else ""
     return f"{reason}: {step.because}" if step.because else reason
+
+
+def lock_wait_words(wait: LockWaitReport) -> str:
+    """Say for which lock a worker waited, how long, and who held it."""
+    holder = holder_words(wait.by)
+    lock = lock_words(wait.mode, wait.lock, wait.relation)
+    return f"waited {format_duration(wait.seconds)} for {lock}{f', held by {holder}' if holder else ''}"
 
 
 def result_words(attempt: AttemptReport) -> str:

@@ -160,5 +160,5 @@ def test_a_run_that_never_began_leaves_no_history_behind(jobplan: Jobplan, db: D
     assert jobplan("run", fine, "--dsn", db.dsn, "--journal", "theirs").code == 0
     plan = jobplan.plan("- {id: a, sql: SELECT 1}", requires="{preconditions: [{sql: SELECT false, message: not now}]}")
     ran = jobplan("run", plan, "--dsn", db.dsn, *report)
-    assert (ran.code, "not now" in ran.err) == (4, True)
+    assert (ran.code, "not now" in ran.err) == (9, True)
     assert list((jobplan.folder / ".jobplan" / "runs").iterdir()) == []

@@ -32,6 +32,8 @@ const gantt = (() => {
       `${clock(attempt.launched_at)} UTC, +${duration(attempt.launched_at - begin)}`,
       wait >= 0.001 ? `waited ${duration(wait)} for its slot` : "",
       attempt.pid ? `pid ${attempt.pid}` : "",
+      ...attempt.lock_waits.slice(0, 4).map((wait) => cut(wait.words, 200)),
+      attempt.lock_waits.length > 4 ? `and ${attempt.lock_waits.length - 4} more waits for locks` : "",
       attempt.error ? cut(attempt.error.message, 300) : attempt.result_words,
     ];
   }
@@ -52,7 +54,9 @@ const gantt = (() => {
     hatch.append(drawn("line", {x1: 0, y1: 0, x2: 0, y2: 6, class: "hatching"}));
     const clip = drawn("clipPath", {id: "plot"});
     clip.append(drawn("rect", {x: label, y: 0, width: width - label, height}));
-    defs.append(hatch, clip);
+    const locked = drawn("pattern", {id: "locked", width: 7, height: 7, patternUnits: "userSpaceOnUse", patternTransform: "rotate(-45)"});
+    locked.append(drawn("line", {x1: 0, y1: 0, x2: 0, y2: 7, class: "locking"}));
+    defs.append(hatch, locked, clip);
     svg.append(defs);
     const letters = Math.floor((label - 10) / 6.4);
     for (let lane = 0; lane < lanes; lane++) {
@@ -111,6 +115,10 @@ const gantt = (() => {
         rect.setAttribute("aria-label", `${step.key} attempt ${attempt.number}: ${words(state)}`);
       }
       group.append(rect);
+      for (const wait of attempt.lock_waits) {
+        const from = x(wait.since), to = Math.min(left + wide, x(wait.until));
+        group.append(drawn("rect", {class: "blocked", x: from, y: y + 3, width: Math.max(1.5, to - from), height: tall - 6}));
+      }
       if (BAD.has(state)) {
         const middle = y + tall / 2, at = left + Math.min(wide - 1, 9), half = Math.min(3.5, wide / 2 - 0.5);
         if (half > 1) {

@@ -139,6 +139,7 @@ const steps = (() => {
       (attempt.outcome ? words(attempt.outcome) : "not over") + (attempt.cancel_reason ? ` (asked to stop: ${words(attempt.cancel_reason)})` : ""),
       attempt.pid ? String(attempt.pid) : "",
       [attempt.error ? errorText(attempt.error) : attempt.result_words, attempt.lost ? `session lost: ${attempt.lost}` : "",
+        ...shortened(attempt.lock_waits).map((wait) => (wait === null ? "…" : wait.words)),
         attempt.deadline ? `ends by ${clock(attempt.deadline)} UTC` : ""].filter(Boolean).join("\n"),
     ])));
   }
