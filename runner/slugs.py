@@ -76,6 +76,7 @@ SLUGS: Final = MappingProxyType(
         "JP302": "sql-not-checked",
         "JP303": "unknown-option",
         "JP304": "option-needs-newer-server",
+        "JP305": "invisible-character",
         "JP310": "transaction-control",
         "JP311": "listen-in-worker",
         "JP312": "client-copy",

@@ -26,6 +26,9 @@ _MAX_MESSAGE = 400  # characters
 #: Rules that look at nothing but the SQL text of one step.
 _OF_SQL_ALONE = (*syntax.RULES, *transactions.RULES, *alone.RULES)
 
+#: Problems with the parameters of a SQL text.
+_OF_PARAMETERS = frozenset({"JP220", "JP221"})
+
 __all__ = ["RULES", "Sources", "lint", "load_plan", "read_plan"]
 
 
@@ -121,9 +124,16 @@ def _with_sql_alone(draft: Plan, problems: tuple[Problem, ...], sources: Sources
     closed, is not told a second time.
     """
     told = {problem.position for problem in problems}
+    # A parameter that cannot stand where it does is read as a number, which may be no SQL.
+    lines = {(one.position.file, one.position.line) for one in problems if one.code in _OF_PARAMETERS}
     rules = {rule.code for rule in _OF_SQL_ALONE}
     kept = without_ignored(_problems(draft, _OF_SQL_ALONE), draft, sources, rules)
-    found = [problem for problem in kept if problem.code in rules and problem.position not in told]
+    found = [
+        problem
+        for problem in kept
+        if problem.code in rules and problem.position not in told
+        if problem.code != "JP300" or (problem.position.file, problem.position.line) not in lines
+    ]
     return grouped(sorted((*problems, *dict.fromkeys(found)), key=_order(draft))) if found else problems
 
 

@@ -13,6 +13,7 @@ from runner.lint.width import widest
 from runner.sql.effects import Effect, effect
 from runner.sql.facts import settings_changed
 from runner.sql.kinds import StatementKind as Kind
+from runner.sql.psql import client_parts
 from runner.sql.transactions import is_session_only
 
 #: Seconds that a worker may go on without a run that looks after it.
@@ -53,6 +54,8 @@ def _without_effect(subject: Subject) -> Iterator[Finding]:
     needed = {need.step for step in subject.steps for need in step.step.needs}
     for step in subject.steps:
         found = step.statements
+        if client_parts(step.step.sql.text):
+            continue  # what it was meant to do is a problem of its own
         if not found or not _TOLD_ELSEWHERE.isdisjoint(each.kind for each in found) or _says_something(step):
             continue
         if all(map(is_session_only, found)):

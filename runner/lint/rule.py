@@ -86,13 +86,15 @@ class StepSql:
 class Subject:
     """What rules look at: the plan, each step with its parsed SQL (`finally` last), and what does not parse.
 
-    `preconditions` are those of the plan's `requires`; `shared` is what one rule has found and others can use again.
+    `preconditions` are those of the plan's `requires`; `invisible` are characters in SQL that no reader sees;
+    `shared` is what one rule has found and others can use again.
     """
 
     plan: Plan
     steps: tuple[StepSql, ...]
     preconditions: tuple[QuerySql, ...] = ()
     unparsed: tuple[Unparsed, ...] = ()
+    invisible: tuple[Finding, ...] = ()
     shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 

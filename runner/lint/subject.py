@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from runner.lint.rule import QuerySql, StepSql, Subject, Unparsed
+from runner.lint.rule import Finding, QuerySql, StepSql, Subject, Unparsed
 from runner.plan.model import Plan, Sql, Step, Value
 from runner.sql.params import TemplateError
 from runner.sql.parse import SqlSyntaxError, Template, parse_template
+from runner.sql.psql import client_parts
+from runner.sql.tokens import invisible_characters, name_of
 
 
 def read_subject(plan: Plan) -> Subject:
@@ -19,7 +21,13 @@ def read_subject(plan: Plan) -> Subject:
     )
     checks = plan.requires.preconditions
     preconditions = tuple(reader.query("requires.preconditions", check.sql, None) for check in checks)
-    return Subject(plan=plan, steps=steps, preconditions=preconditions, unparsed=tuple(reader.unparsed))
+    return Subject(
+        plan=plan,
+        steps=steps,
+        preconditions=preconditions,
+        unparsed=tuple(reader.unparsed),
+        invisible=tuple(reader.invisible),
+    )
 
 
 class _Reader:
@@ -28,6 +36,7 @@ class _Reader:
         #: The same text is often there many times: a `verify` in defaults, a file that several steps run.
         self._parsed: dict[str, Template | SqlSyntaxError | TemplateError] = {}
         self.unparsed: list[Unparsed] = []
+        self.invisible: list[Finding] = []
 
     def step(self, step: Step, *, final: bool) -> StepSql:
         template = self._template(step.sql, step.id)
@@ -41,8 +50,22 @@ class _Reader:
         parsed = self._parsed.get(sql.text)
         if parsed is None:
             parsed = self._parsed[sql.text] = self._parse(sql.text)
+        for part in client_parts(sql.text):
+            if part.command is not None:
+                message = f"{part.command} is a command of psql, not SQL"
+                place = sql.position(part.start)
+                self.unparsed.append(
+                    Unparsed(position=place, message=message, hint=part.hint, step=step, meta_command=True)
+                )
+        invisible = invisible_characters(sql.text)
+        for offset in invisible:
+            message = f"{name_of(sql.text[offset])} stands in the SQL, and PostgreSQL takes it for a part of a name"
+            hint = "write a plain space, or remove it"
+            self.invisible.append(Finding(position=sql.position(offset), message=message, hint=hint, step=step))
         if isinstance(parsed, Template):
             return parsed
+        if invisible:
+            return None  # the syntax error, if that is what it is, has its reason
         self.unparsed.append(
             Unparsed(
                 position=sql.position(parsed.offset),
@@ -50,7 +73,6 @@ class _Reader:
                 hint=parsed.hint,
                 step=step,
                 refused=not isinstance(parsed, SqlSyntaxError) or parsed.refused,
-                meta_command=parsed.message.startswith("\\"),  # nothing that PostgreSQL says begins with a backslash
             )
         )
         return None

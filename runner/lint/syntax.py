@@ -44,6 +44,10 @@ def _meta_command(subject: Subject) -> Iterable[Finding]:
     return (_finding(text) for text in subject.unparsed if text.meta_command)
 
 
+def _invisible(subject: Subject) -> Iterable[Finding]:
+    return subject.invisible
+
+
 def _finding(text: Unparsed) -> Finding:
     return Finding(position=text.position, message=text.message, hint=text.hint, step=text.step)
 
@@ -87,5 +91,19 @@ RULES = (
         wrong='requires: {server_version: ">=19"}\n…\nsql: SOME NEW COMMAND audit',
         right='requires: {server_version: ">=19"}\n…\nsql: DELETE FROM audit WHERE old',
         check=_not_checked,
+    ),
+    Rule(
+        code="JP305",
+        severity=Severity.ERROR,
+        title="An invisible character in SQL",
+        why=(
+            "A no-break space, a zero-width space and their like look like a space or like nothing, and to PostgreSQL "
+            "they are letters of a name: `DELETE FROM audit` and a WHERE behind a no-break space can be one name and "
+            "an alias, without any condition. They come from web pages and word processors. In strings, quoted names "
+            "and comments they are allowed."
+        ),
+        wrong='sql: "DELETE FROM\\u00a0audit"',
+        right="sql: DELETE FROM audit",
+        check=_invisible,
     ),
 )

@@ -17,6 +17,7 @@ from runner.errors import Position
 from runner.plan.nodes import Mapping, Node, Scalar, Sequence, Source
 from runner.plan.report import Report
 from runner.plan.scalars import NOT_ALWAYS_TEXT, resolve_plain
+from runner.sql.tokens import INVISIBLE, name_of
 
 #: How deep collections may be nested. The language needs six levels.
 MAX_DEPTH: Final = 64
@@ -264,6 +265,8 @@ def _syntax_hint(source: Source, line: int, column: int, told: str) -> str | Non
     character = raw[column - 1 : column]
     if character == "\t":
         return "YAML does not allow tabs for indentation; use spaces"
+    if (found := INVISIBLE.search(raw)) is not None:
+        return f"{name_of(found.group())} stands in this line, which looks like a space or like nothing; remove it"
     if character in ("@", "`", "%"):
         return f"a value cannot begin with `{character}`; put it in quotes"
     return next((hint for words, hint in _SYNTAX_HINTS if words in told), None)

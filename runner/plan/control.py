@@ -8,6 +8,7 @@ from runner.plan.conditions import CONDITIONS, sqlstates
 from runner.plan.fields import Fields
 from runner.plan.model import AllowFailure, Check, Expect, ForEach, Need, NeedOn, Repeat, Retry, Sql, Value
 from runner.plan.nodes import Mapping, Node, Scalar, sql_of
+from runner.sql.comments import has_comments, without_comments
 
 _TIMEOUT = "timeout"
 _QUERY_CANCELED = "57014"
@@ -30,8 +31,9 @@ def read_sql(fields: Fields, key: str) -> Sql | None:
 
 
 def is_empty(sql: Sql) -> bool:
-    """Say whether a text has nothing but white space and semicolons."""
-    return not sql.text.strip(" \t\r\n\f\v;")
+    """Say whether a text has nothing but white space, semicolons and comments."""
+    text = without_comments(sql.text) if has_comments(sql.text) else sql.text
+    return not text.strip(" \t\r\n\f\v;")
 
 
 def read_needs(fields: Fields, prefix: str) -> tuple[tuple[Need, Node], ...]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import re
+import stat
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from runner.errors import Position
 from runner.plan.composer import compose
 from runner.plan.nodes import Mapping, Scalar, Source
 from runner.plan.report import Report
+from runner.sql.tokens import name_of
 
 #: The largest plan, include or params file that is read (bytes).
 MAX_BYTES: Final = 20_000_000
@@ -25,10 +27,15 @@ _WIDE_MARKS: Final = (
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
 # What YAML 1.2 calls printable, without the separators that YAML 1.1 takes for line breaks and 1.2 does not: two
-# readers of the same file would count its lines differently.
+# readers of the same file would count its lines differently. Nor those that turn the direction of writing around: what
+# a reviewer sees would not be what runs.
 _UNPRINTABLE = re.compile(
-    "[^\\t\\n\\r -~\\xa0-\\u2027\\u202a-\\ud7ff\\ue000-\\ufefe\\uff00-\\ufffd\\U00010000-\\U0010ffff]"
+    "[^\\t\\n\\r -~\\xa0-\\u061b\\u061d-\\u200d\\u2010-\\u2027\\u202f-\\u2065\\u206a-\\ud7ff"
+    "\\ue000-\\ufefe\\uff00-\\ufffd\\U00010000-\\U0010ffff]"
 )
+_TURNING: Final = re.compile("[\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
+#: Two escapes of JSON that stand for one character: YAML has none of the kind, and json.dumps writes them.
+_SURROGATES: Final = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})", re.IGNORECASE)
 # Not needed in a plan, and each one makes the parser compare it with all before it.
 _TAG_DIRECTIVE = re.compile(r"^%TAG", re.MULTILINE)
 
@@ -40,6 +47,10 @@ def read_text(path: Path, name: str, report: Report, *, limit: int = MAX_BYTES) 
     """Return the text of a UTF-8 file without its byte order mark, or None and a problem; `limit` is in bytes."""
     start = Position(file=name, line=1, column=1)
     try:
+        if (special := _special(path)) is not None:
+            hint = "write it to a file first"
+            report.add(start, "JP001", f"the file cannot be read: it is {special}, not a file", hint=hint)
+            return None
         with path.open("rb") as file:
             data = file.read(limit + 1)
     except (OSError, ValueError) as error:
@@ -50,6 +61,21 @@ def read_text(path: Path, name: str, report: Report, *, limit: int = MAX_BYTES) 
         report.add(start, "JP002", f"the file is larger than {limit:,} bytes")
         return None
     return decode(data, name, report)
+
+
+_SPECIAL: Final = (
+    (stat.S_ISFIFO, "a named pipe"),
+    (stat.S_ISSOCK, "a socket"),
+)
+
+
+def _special(path: Path) -> str | None:
+    """Return what a path is if reading it may wait for ever; None for files, and what is not there."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return None  # opening it says so
+    return next((name for is_one, name in _SPECIAL if is_one(mode)), None)
 
 
 def decode(data: bytes, name: str, report: Report) -> str | None:
@@ -75,7 +101,7 @@ def parse(text: str, name: str, report: Report, *, hint: str | None = PLAN_HINT)
     """
     report.names_file(name)
     if bad := _UNPRINTABLE.search(text):
-        message = f"the character U+{ord(bad.group()):04X} is not allowed in a plan"
+        message = f"the character {name_of(bad.group())} is not allowed in a plan"
         report.add(_position(name, text[: bad.start()]), "JP004", message, hint="remove it")
         return None
     if directive := _TAG_DIRECTIVE.search(text):
@@ -83,7 +109,7 @@ def parse(text: str, name: str, report: Report, *, hint: str | None = PLAN_HINT)
         report.add(_position(name, text[: directive.start()]), "JP014", message, hint="leave the tags out")
         return None
     known = report.count
-    root = compose(Source(name, text), report)
+    root = compose(Source(name, _with_pairs_joined(text)), report)
     if isinstance(root, Mapping):
         return root
     if report.count > known:
@@ -93,6 +119,25 @@ def parse(text: str, name: str, report: Report, *, hint: str | None = PLAN_HINT)
     else:
         report.add(root, "JP008", "the file must be a mapping, `key: value` and so on", hint=hint)
     return None
+
+
+def turning_character(text: str) -> int | None:
+    """Return where a character stands that turns the direction of writing around, None if there is none."""
+    found = None if text.isascii() else _TURNING.search(text)
+    return None if found is None else found.start()
+
+
+def _with_pairs_joined(text: str) -> str:
+    """Return the text with a character in place of each pair of escapes that stands for one; not where `\\\\` is."""
+    return _SURROGATES.sub(_joined, text) if "\\u" in text or "\\U" in text else text
+
+
+def _joined(pair: re.Match[str]) -> str:
+    backslashes = len(before := pair.string[: pair.start()]) - len(before.rstrip("\\"))
+    if backslashes % 2:
+        return pair.group()  # the first backslash is itself escaped
+    code = 0x10000 + ((int(pair[1], 16) - 0xD800) << 10) + int(pair[2], 16) - 0xDC00
+    return f"\\U{code:08x}"
 
 
 def read(path: Path, name: str, report: Report, *, hint: str | None = PLAN_HINT) -> Mapping | None:

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runner.plan.document import read_text
+from runner.plan.document import read_text, turning_character
 from runner.plan.model import Sql
 from runner.plan.nodes import sql_of_file
 from runner.plan.report import Placed, Report
+from runner.sql.tokens import name_of
 
 #: The largest SQL file (bytes).
 MAX_SQL_BYTES: Final = 10_000_000
@@ -63,6 +64,9 @@ class PlanFiles:
             self._report.names_file(file.name)
             text = read_text(file.path, file.name, self._report, limit=MAX_SQL_BYTES)
             sql = None if text is None else sql_of_file(file.name, text)
+            if sql is not None and (turning := turning_character(sql.text)) is not None:
+                message = f"the character {name_of(sql.text[turning])} is not allowed in SQL of a plan"
+                self._report.add(sql.position(turning), "JP004", message, hint="remove it")
             if sql is not None and "\0" in sql.text:
                 place = sql.position(sql.text.index("\0"))
                 self._report.add(

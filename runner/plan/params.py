@@ -204,7 +204,7 @@ _PARSERS: Final[Mapping[ParamType, Callable[[str], Value]]] = {
 
 def _check_length(text: str) -> None:
     if len(text) > MAX_NUMBER:
-        raise ValueError(f"has more than {MAX_NUMBER} characters")
+        raise ValueError(f"has more than {MAX_NUMBER} characters, which is out of range")
 
 
 def _check_characters(text: str) -> None:

@@ -21,6 +21,11 @@ _INTEGER = re.compile(r"[+-]?(?:0|[1-9][0-9]*)")
 _FLOAT = re.compile(r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 
 
+def is_long_integer(text: str) -> bool:
+    """Return whether a text is a whole number with more characters than are read as one."""
+    return len(text) > MAX_DIGITS and _INTEGER.fullmatch(text) is not None
+
+
 def resolve_plain(text: str) -> str | int | float | bool | None:
     """Return what a plain (unquoted) scalar means."""
     if text[:1] in _NUMBER_STARTS and len(text) <= MAX_DIGITS:

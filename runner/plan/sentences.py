@@ -11,6 +11,7 @@ from runner.durations import parse_duration
 from runner.plan.conditions import CONDITIONS
 from runner.plan.nodes import Mapping, Node, Scalar
 from runner.plan.report import Guesses, listed
+from runner.sql.tokens import INVISIBLE, name_of
 
 _TYPE_WORDS = {
     "string": "text",
@@ -57,6 +58,8 @@ _UNIT_WORDS = (
     (r"(?:hours?|hrs?)", "h"),
     (r"days?", "d"),
 )
+#: Characters beyond which no number of a plan makes sense.
+_LONG_NUMBER = 9
 _SIZE_UNITS = {"": "kB", "b": "B", "k": "kB", "kb": "kB", "kib": "kB", "m": "MB", "mb": "MB", "mib": "MB", "g": "GB"}
 
 
@@ -107,7 +110,14 @@ def not_in(about: About, label: str, node: Node, allowed: list[Any], guesses: Gu
 
 def out_of_range(about: About, label: str, node: Scalar, bound: str) -> Told:
     """Say what the bound is."""
+    if len(node.text) > _LONG_NUMBER:
+        return Told(f"{about.phrase(label)}: {_quoted(node.text)} is out of range; it must be {bound}")
     return Told(f"{about.phrase(label)} must be {bound}, not {node.text}")
+
+
+def huge(about: About, label: str, node: Scalar) -> Told:
+    """Say that a whole number has far too many digits."""
+    return Told(f"{about.phrase(label)}: {_quoted(node.text)} is out of range; it has {len(node.text):,} digits")
 
 
 def empty(about: About, label: str) -> Told:
@@ -128,6 +138,10 @@ def twice(label: str, node: Node) -> Told:
 
 def unknown_key(about: About, label: str, key: str, known: Collection[str], guesses: Guesses) -> Told:
     """Say that there is no such key, and which one was probably meant."""
+    hint: str | None
+    if (invisible := INVISIBLE.search(key)) is not None:
+        hint = f"{name_of(invisible.group())} stands in it, which looks like a space or like nothing; remove it"
+        return Told(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
     meant = _ELSEWHERE.get(key)
     hint = f"did you mean `{meant}`?" if meant in known else guesses.did_you_mean(key, known)
     if hint is None and len(known) <= 8:
@@ -147,6 +161,9 @@ def not_one(about: About, label: str, keys: list[str], node: Mapping) -> Told:
 
 
 def _quoted(text: str) -> str:
+    """Quote a text of the file; characters that cannot be seen are written out."""
+    if not text.isascii():
+        text = INVISIBLE.sub(lambda found: f"<U+{ord(found.group()):04X}>", text)
     shown = " ".join(text.split())
     return f"`{shown[:57]}…`" if len(shown) > 60 else f"`{shown}`"
 
@@ -176,7 +193,9 @@ def _type_hint(about: About, node: Node, kinds: Collection[str]) -> str | None:
 
 def _form_hint(about: About, text: str) -> str | None:
     """Return the text that was probably meant."""
-    meant = None
+    if (invisible := INVISIBLE.search(text)) is not None:
+        return f"{name_of(invisible.group())} stands in it, which looks like a space or like nothing; remove it"
+    meant: str | None = None
     for title, mend in _MENDERS.items():
         if (about.title or "").startswith(title):
             meant = mend(text.strip()[:100])

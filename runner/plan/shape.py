@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias
 from runner.plan import sentences
 from runner.plan.nodes import Mapping, Node, Scalar, Sequence
 from runner.plan.report import Report
+from runner.plan.scalars import is_long_integer
 
 JsonSchema: TypeAlias = dict[str, Any]
 
@@ -72,6 +73,11 @@ def kind_of(node: Node) -> str:
             return "integer"
         return _KINDS[type(node.value)]
     return "object" if isinstance(node, Mapping) else "array"
+
+
+def is_huge(node: Scalar) -> bool:
+    """Return whether a plain scalar is a whole number of so many digits that it is read as text."""
+    return not node.style and isinstance(node.value, str) and is_long_integer(node.text)
 
 
 class _Compiler:
@@ -134,7 +140,9 @@ class _Compiler:
 
         def check_any(node: Node, label: str, walk: Walk) -> None:
             check = by_kind.get(kind_of(node))
-            if check is None:
+            if check is None and "integer" in by_kind and isinstance(node, Scalar) and is_huge(node):
+                walk.add(node, "JP105", sentences.huge(told, label, node))
+            elif check is None:
                 walk.add(node, "JP103", sentences.wrong_type(told, label, node, expected, by_kind.keys()))
             else:
                 check(node, label, walk)
@@ -243,7 +251,9 @@ def _scalar(part: JsonSchema, types: list[str], told: sentences.About) -> Check:
     expected = part.get("title") or sentences.type_words(types)
 
     def check_scalar(node: Node, label: str, walk: Walk) -> None:
-        if not isinstance(node, Scalar) or kind_of(node) not in kinds:
+        if isinstance(node, Scalar) and "integer" in kinds and is_huge(node):
+            walk.add(node, "JP105", sentences.huge(told, label, node))
+        elif not isinstance(node, Scalar) or kind_of(node) not in kinds:
             walk.add(node, "JP103", sentences.wrong_type(told, label, node, expected, kinds))
         elif isinstance(node.value, int | float) and not isinstance(node.value, bool):
             if low is not None and node.value < low:

@@ -9,6 +9,8 @@ finds comments in linear time, as scan.l does: not in strings, quoted identifier
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 #: A text with more openings than this is read without its comments.
 MANY_COMMENTS = 200
@@ -47,29 +49,44 @@ def strip_comments(text: str) -> tuple[str, int | None]:
     parts: list[str] = []
     done = position = 0
     after_string = False
-    while (found := _PIECE.search(text, position)) is not None:
-        if text[position : found.start()].strip():
+    for piece in pieces(text):
+        if text[position : piece.start].strip():
             after_string = False
-        kind = found.lastgroup
-        position = found.end()
+        position = piece.end
+        if piece.kind == "open":
+            return "".join(parts) + text[done:], piece.start
+        if piece.kind == "line" or (piece.kind == "block" and not (after_string and _string_follows(text, position))):
+            parts += (text[done : piece.start], _NO_BREAK.sub(" ", text[piece.start : position]))
+            done = position
+        elif piece.kind != "block":
+            after_string = piece.kind in {"string", "escape"}
+    return "".join(parts) + text[done:], None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a text whose characters are not SQL's own: a comment, a string, a quoted name, a dollar quote.
+
+    `kind` is `line`, `block`, `open` for a comment that is never closed, `escape`, `string`, `name` or `dollar`.
+    """
+
+    kind: str
+    start: int
+    end: int
+
+
+def pieces(text: str, position: int = 0, before: int | None = None) -> Iterator[Piece]:
+    """Yield the pieces that begin between two places, one after the other."""
+    last = len(text) if before is None else before
+    while (found := _PIECE.search(text, position)) is not None and found.start() < last:
+        kind, position = found.lastgroup or "", found.end()
         if kind == "dollar":
             closing = text.find(found.group(), position)
             position = len(text) if closing < 0 else closing + len(found.group())
-            after_string = False
         elif kind == "block":
             end = _block_end(text, position)
-            if end is None:
-                return "".join(parts) + text[done:], found.start()
-            position = end
-            if not (after_string and _string_follows(text, end)):
-                parts += (text[done : found.start()], _NO_BREAK.sub(" ", text[found.start() : end]))
-                done = end
-        elif kind == "line":
-            parts += (text[done : found.start()], " " * (position - found.start()))
-            done = position
-        else:
-            after_string = kind != "name"
-    return "".join(parts) + text[done:], None
+            kind, position = ("open", len(text)) if end is None else (kind, end)
+        yield Piece(kind, found.start(), position)
 
 
 def _block_end(text: str, position: int) -> int | None:

@@ -16,7 +16,7 @@ from runner.sql.comments import has_comments, without_comments
 from runner.sql.kinds import StatementKind, kind_of
 from runner.sql.nodes import Tree, TreeError, parse_tree, replace_names, unwrap
 from runner.sql.params import SETS_APART, Form, Reference, Scalar, bare_text, plain_text, references
-from runner.sql.tokens import ScanError, TokenKind, character_offsets, readable, tokenize
+from runner.sql.tokens import ScanError, character_offsets, readable
 
 #: The version of PostgreSQL whose grammar the parser has.
 GRAMMAR = 18
@@ -25,7 +25,6 @@ PLACEHOLDER = "\ufdd0"
 
 #: Values that are quoted by quotes alone.
 _SIMPLE = re.compile(r"[A-Za-z0-9_]{1,63}")
-_META_COMMAND = re.compile(r"^[ \t]*(\\[A-Za-z?!.]+)", re.MULTILINE)
 
 
 class SqlSyntaxError(JobplanError):
@@ -171,25 +170,4 @@ def _stand_in(text: str, reference: Reference, values: Mapping[str, str | float 
 
 def _syntax_error(text: str, error: TreeError) -> SqlSyntaxError:
     offset = min(max(error.cursor - 1, 0), len(text))
-    meta = _meta_command(text, offset)
-    if meta is None:
-        return SqlSyntaxError(error.message.replace(PLACEHOLDER, ""), offset, refused=error.refused)
-    hint = "A worker runs SQL only; use what it stands for, COPY for \\copy or a query on the catalog for \\d."
-    return SqlSyntaxError(f"{meta.group(1)} is a command of psql, not SQL", meta.start(1), hint=hint)
-
-
-def _meta_command(text: str, offset: int) -> re.Match[str] | None:
-    """Return the first psql command that begins a line at or before the error, outside strings and comments."""
-    try:
-        hidden = [
-            (token.start, token.end)
-            for token in tokenize(text)
-            if token.kind in {TokenKind.STRING, TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT}
-        ]
-    except ScanError:
-        hidden = []  # `\echo it's` cannot be scanned at all
-    for match in _META_COMMAND.finditer(text):
-        begin = match.start(1)
-        if begin <= offset and not any(start <= begin < end for start, end in hidden):
-            return match
-    return None
+    return SqlSyntaxError(error.message.replace(PLACEHOLDER, ""), offset, refused=error.refused)

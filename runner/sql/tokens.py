@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
+import unicodedata
 from bisect import bisect_left, bisect_right
 from functools import cache
 from operator import attrgetter
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from postgast import PgQueryError, pg_query_pb2, scan
 
-from runner.sql.comments import MANY_COMMENTS, strip_comments
+from runner.sql.comments import MANY_COMMENTS, pieces, strip_comments
+from runner.sql.psql import without_client_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -66,6 +68,32 @@ class ScanError(Exception):
         super().__init__(message)
         self.message = " ".join(message.split())  # it may quote a piece of the text, with its line breaks
         self.offset = offset
+
+
+#: White space to a reader, and a letter of a name to PostgreSQL: spaces that are not ASCII, and characters of no width.
+INVISIBLE = re.compile(
+    "[\\x85\\xa0\\xad\\u034f\\u1680\\u180e\\u2000-\\u200f\\u2028-\\u202f\\u205f-\\u206f\\u3000\\ufeff]"
+)
+
+
+def name_of(character: str) -> str:
+    """Return a character's code point and name: `U+00A0 (NO-BREAK SPACE)`."""
+    name = unicodedata.name(character, "")
+    return f"U+{ord(character):04X} ({name})" if name else f"U+{ord(character):04X}"
+
+
+def invisible_characters(text: str) -> tuple[int, ...]:
+    """Return where invisible characters stand outside of strings, quoted names and comments."""
+    if text.isascii() or not INVISIBLE.search(text):
+        return ()
+    hidden = [(piece.start, piece.end) for piece in pieces(text)]
+    found: list[int] = []
+    for place in INVISIBLE.finditer(text):
+        while hidden and hidden[0][1] <= place.start():
+            hidden.pop(0)
+        if not hidden or place.start() < hidden[0][0]:
+            found.append(place.start())
+    return tuple(found)
 
 
 def check_characters(text: str) -> None:
@@ -119,11 +147,13 @@ def tokenize(text: str) -> tuple[Token, ...]:
 
 
 def readable(text: str) -> str:
-    """Return what scanner and parser are given: without comments if there are many, for which they take too long.
+    """Return what scanner and parser are given: without what is for psql, and without comments if there are many.
 
-    ScanError for what no text can hold, and for a comment among many that is never closed.
+    They take too long for nested ones. ScanError for what no text can hold, and for a comment among many that is never
+    closed.
     """
     check_characters(text)
+    text = without_client_parts(text)
     if text.count("/*") <= MANY_COMMENTS:
         return text
     bare, unclosed = strip_comments(text)

@@ -1,0 +1,190 @@
+r"""What is meant for psql in a SQL text: its commands, and the data behind `COPY … FROM stdin`.
+
+A worker runs SQL without psql, so none of it can run. It is found all at once, and the SQL around it is read as if it
+were not there. Outside of strings, quoted names and comments a backslash is never SQL.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from runner.sql.comments import Piece, pieces, without_comments
+
+_COMMAND = re.compile(r"\\(?:[A-Za-z]+\+?|[?!;.\\])")
+#: Commands whose argument is the rest of the line, backslashes included.
+_WHOLE_LINE = frozenset({"\\copy", "\\!", "\\w", "\\write", "\\o", "\\out", "\\echo", "\\qecho", "\\warn", "\\prompt"})
+#: Commands that send the query before them, as a semicolon does.
+_SENDS = frozenset({"\\g", "\\gx", "\\gexec", "\\gset", "\\gdesc", "\\watch", "\\crosstabview", "\\;"})
+_LINE_END = re.compile(r"[\n\r]|\Z")
+_DATA_END = re.compile(r"^\\\.[ \t]*$", re.MULTILINE)
+_FROM_STDIN = re.compile(r"\s*COPY\b.*\bFROM\s+STDIN\b", re.IGNORECASE | re.DOTALL)
+_NO_BREAK = re.compile(r"[^\n\r]")
+_AFTER_STATEMENT = re.compile(r"[ \t]*\r?\n")
+
+_VARIABLE = "declare it in `params`, and write :'name', :\"name\" or :name"
+_FORMAT = "leave it out: nothing is printed; `capture` keeps rows for the report"
+_FILE = "use `sql_file`, in a step of its own for each file, or `include` for a file with steps"
+_CONDITION = "give a step of its own an `if: SELECT …`"
+_CATALOG = "query the catalog: `psql -E` shows the query behind the command"
+_SAY = "leave it out, or RAISE NOTICE in a DO block: the report shows the step's `description` and its notices"
+#: What the plan language has instead, by command.
+_INSTEAD: Final[Mapping[str, str]] = {
+    "\\set": _VARIABLE,
+    "\\unset": _VARIABLE,
+    "\\prompt": _VARIABLE,
+    "\\bind": _VARIABLE,
+    "\\bind_named": _VARIABLE,
+    "\\parse": _VARIABLE,
+    "\\gset": "use `for_each: {sql: <this query>, as: x}`: its columns are :'x.column' in the step's `sql`",
+    "\\gexec": (
+        "use `for_each: {sql: <a query for the names>, as: x}`, and write the statement that it builds in `sql`, with "
+        ':"x" or :"x.column" for a name'
+    ),
+    "\\copy": "COPY with a file or PROGRAM of the server; a file of the client is loaded with psql before the run",
+    "\\i": _FILE,
+    "\\ir": _FILE,
+    "\\include": _FILE,
+    "\\include_relative": _FILE,
+    "\\if": _CONDITION,
+    "\\elif": _CONDITION,
+    "\\else": _CONDITION,
+    "\\endif": _CONDITION,
+    "\\watch": "use `repeat: {until: …, pause: …, max_iterations: …}`",
+    "\\c": "a run works in one database: name it with --dsn, and make other databases plans of their own",
+    "\\connect": "a run works in one database: name it with --dsn, and make other databases plans of their own",
+    "\\g": "write a semicolon; `capture` keeps rows for the report",
+    "\\gx": "write a semicolon; `capture` keeps rows for the report",
+    "\\gdesc": "write a semicolon",
+    "\\crosstabview": "write a semicolon",
+    "\\;": "write a semicolon",
+    "\\o": "use `capture`, which keeps rows for the report",
+    "\\out": "use `capture`, which keeps rows for the report",
+    "\\echo": _SAY,
+    "\\qecho": _SAY,
+    "\\warn": _SAY,
+    "\\!": "run the command outside of the plan; COPY … PROGRAM runs one on the server",
+    "\\q": "leave it out: a step ends with its text",
+    "\\quit": "leave it out: a step ends with its text",
+    "\\timing": "leave it out: the report has the time of every step",
+    "\\x": _FORMAT,
+    "\\a": _FORMAT,
+    "\\t": _FORMAT,
+    "\\f": _FORMAT,
+    "\\pset": _FORMAT,
+    "\\encoding": "leave it out: a plan and its files are UTF-8",
+    "\\password": "ALTER ROLE … PASSWORD with a hash, outside of the plan",
+    "\\.": "it ends the data of a COPY … FROM stdin, which a worker cannot read",
+}
+_OTHERWISE = "leave it out, or write the SQL that it stands for"
+_OF_PSQL = "leave it out: a step is one transaction, which ends at its first error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientPart:
+    """A part of a text that is for psql: a command with its arguments, or the data of a COPY if `command` is None.
+
+    `start` and `end` count characters, `hint` says what a plan has instead.
+    """
+
+    command: str | None
+    start: int
+    end: int
+    hint: str
+
+
+def client_parts(text: str) -> tuple[ClientPart, ...]:
+    """Return what is meant for psql, in the order of the text."""
+    return _parts(text) if "\\" in text else ()
+
+
+def without_client_parts(text: str) -> str:
+    """Return the text with spaces in place of what is meant for psql; a command that sends a query is a semicolon."""
+    done = 0
+    kept: list[str] = []
+    for part in client_parts(text):
+        blank = _NO_BREAK.sub(" ", text[part.start : part.end])
+        if part.command in _SENDS:
+            blank = f";{blank[1:]}"
+        kept += (text[done : part.start], blank)
+        done = part.end
+    return "".join(kept) + text[done:] if kept else text
+
+
+@lru_cache(maxsize=256)
+def _parts(text: str) -> tuple[ClientPart, ...]:
+    return tuple(_find(text))
+
+
+def _find(text: str) -> Iterator[ClientPart]:
+    position = statement = 0
+    while position < len(text):
+        at, piece = _next(text, position)
+        if piece is not None:
+            position = piece.end
+        elif at is None:
+            return
+        elif text[at] == ";":
+            position = at + 1
+            if _FROM_STDIN.match(without_comments(text[statement:at])) and (data := _data(text, position)):
+                yield ClientPart(command=None, start=data[0], end=data[1], hint="")
+                position = data[1]
+            statement = position
+        else:
+            part = _command(text, at)
+            if part is None:
+                position = at + 1
+                continue
+            if part.command != "\\\\":
+                yield part
+            position = part.end
+            if part.command in _SENDS:
+                statement = position
+
+
+_MARK = re.compile(r"[;\\]")
+
+
+def _next(text: str, position: int) -> tuple[int | None, Piece | None]:
+    """Return the next semicolon or backslash, or the string, name or comment that begins before it."""
+    mark = _MARK.search(text, position)
+    if mark is None:
+        return None, None
+    piece = next(pieces(text, position, mark.start()), None)
+    return (mark.start(), None) if piece is None else (None, piece)
+
+
+def _command(text: str, at: int) -> ClientPart | None:
+    """Return the command at a backslash, with its arguments: to the next command or the end of the line."""
+    found = _COMMAND.match(text, at)
+    if found is None:
+        return None
+    name = found.group().removesuffix("+")
+    line_end = _line_end(text, found.end())
+    end = line_end
+    if name in {"\\;", "\\\\"}:
+        end = found.end()
+    elif name not in _WHOLE_LINE:
+        following = re.compile(r"(?<=\s)\\[A-Za-z]+|\\\\").search(text, found.end(), line_end)
+        end = following.start() if following is not None else line_end
+    hint = _INSTEAD.get(name) or (_CATALOG if name.startswith(("\\d", "\\l", "\\s", "\\z")) else _OTHERWISE)
+    if name in {"\\set", "\\unset"} and re.match(r"\s+[A-Z_]+\b", text[found.end() : end]):
+        hint = _OF_PSQL
+    return ClientPart(command=name, start=at, end=end, hint=hint)
+
+
+def _line_end(text: str, position: int) -> int:
+    found = _LINE_END.search(text, position)
+    return found.start() if found is not None else len(text)
+
+
+def _data(text: str, position: int) -> tuple[int, int] | None:
+    r"""Return where the data of a COPY begins and ends, the line `\.` included; None if there are none."""
+    line = _AFTER_STATEMENT.match(text, position)
+    if line is None:
+        return None
+    end = _DATA_END.search(text, line.end())
+    return (line.end(), end.end()) if end is not None else None
