@@ -71,6 +71,8 @@ SLUGS: Final = MappingProxyType(
         "JP232": "duplicate-need",
         "JP233": "id-too-long",
         "JP234": "need-across-finally",
+        "JP240": "misplaced-parameter",
+        "JP241": "parameter-shown-as-text",
         "JP300": "sql-syntax",
         "JP301": "psql-command",
         "JP302": "sql-not-checked",

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from runner.engine import events as ev
 from runner.engine.items import queried_items
+from runner.engine.session import for_list, with_values
 from runner.engine.state import StepRecord
 from runner.errors import GatewayError
 from runner.gateway.base import Query, QueryResult
@@ -124,9 +125,10 @@ class Conditions:
     async def _query(self, sql: Sql, name: str, *, before_launch: bool = False) -> QueryResult:
         try:
             text = render(sql.text, self._values)
+            step = with_values(for_list(self._step), self._values)
         except TemplateError as error:
             raise ConditionError(ev.ErrorDetails(message=f"{name}: {error.message}")) from error
-        query = Query(sql=text, role=self._step.role, search_path=self._step.search_path, before_launch=before_launch)
+        query = Query(sql=text, role=step.role, search_path=step.search_path, before_launch=before_launch)
         result = await self._gateway.query(query)
         if result.error is not None:
             raise ConditionError(_named(result.error, name))

@@ -18,6 +18,7 @@ from runner.engine.expectations import rows_wanted
 from runner.engine.leftovers import left_by
 from runner.engine.outcome import classify, skipped
 from runner.engine.scheduler import run_status
+from runner.engine.session import with_values
 from runner.engine.state import RunState, StepRecord
 from runner.errors import CapacityError, GatewayError
 from runner.gateway.base import Gateway, LaunchRequest, WorkerEnd, WorkerHandle
@@ -185,9 +186,10 @@ class Performer:
             return ()
 
     def _request(self, record: StepRecord, command: Launch, application_name: str) -> LaunchRequest:
-        step = record.step
+        values = self._values_for(record)
+        step = with_values(record.step, values)
         return LaunchRequest(
-            sql=render(step.sql.text, self._values_for(record)),
+            sql=render(step.sql.text, values),
             application_name=application_name,
             timeout=command.timeout,
             lock_timeout=step.lock_timeout,

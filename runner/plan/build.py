@@ -17,6 +17,7 @@ from runner.plan.model import Budget, Concurrency, OnConflict, OnFailure, Otherw
 from runner.plan.nodes import Mapping as MappingNode
 from runner.plan.nodes import Scalar
 from runner.plan.params import resolve_values
+from runner.plan.plaintexts import check_plain_texts
 from runner.plan.report import Report
 from runner.plan.schema import check_shape
 from runner.plan.scope import Scope, check_references, plan_scope
@@ -46,6 +47,8 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
     requires = _requires(fields, plan_scope(params, status=False), report)
     drafts = _drafts(parts, params, files, report)
     check_steps(drafts, budget, run_timeout, _hidden(parts))
+    for part in parts:
+        check_plain_texts(part.fields, params, report)
     return Plan(
         name=fields.text("name"),
         budget=budget or Budget(slots=1),

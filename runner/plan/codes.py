@@ -28,7 +28,7 @@ class Code:
 
 
 #: Codes of what may go wrong but need not.
-_RISKS: Final = frozenset({"JP210"})
+_RISKS: Final = frozenset({"JP241", "JP210"})
 
 #: Every code of this floor, in order.
 CODES: Final = MappingProxyType(

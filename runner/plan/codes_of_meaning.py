@@ -225,4 +225,19 @@ CODES_OF_MEANING: Final = {
         "finally:\n  - id: note\n    needs: [vacuum]",
         "finally:\n  - id: note",
     ),
+    "JP240": (
+        "A parameter where none can stand",
+        (
+            "In `role`, `search_path`, `settings` and `touches` a parameter is one whole name or the whole value of a "
+            "setting, so that no value can become more than that. Other keys take none, and would use its name as text."
+        ),
+        "search_path: tenant_:n, public",
+        'search_path: :"tenant", public',
+    ),
+    "JP241": (
+        "A parameter in a text that is only shown",
+        "Descriptions and messages are shown as they are written; a parameter's name stands in them, not its value.",
+        "message: fewer than :least rows",
+        "message: fewer rows than the parameter least",
+    ),
 }

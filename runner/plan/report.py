@@ -88,6 +88,10 @@ class Report:
         """Take note of a file that is read, so that problems come in the order of the files."""
         self._files.setdefault(name, len(self._files))
 
+    def has_at(self, position: Position) -> bool:
+        """Say whether something is wrong there already: one mistake is one problem."""
+        return any(known == position for known, _, _ in self._problems)
+
     @property
     def count(self) -> int:
         """Return how many problems there are."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
@@ -11,6 +11,7 @@ from typing import Final
 from runner.plan.model import ForEach, Param, ParamType, Sql, Value
 from runner.plan.report import Report
 from runner.sql.params import Form, Reference, TemplateError, in_brackets, references
+from runner.sql.session import Place, named_in
 
 #: Built in everywhere, and in finally steps only.
 RUN_NAMES = ("run.id", "run.name")
@@ -87,6 +88,20 @@ def check_references(sql: Sql, scope: Scope, report: Report, *, step: str | None
     except TemplateError as error:
         report.add(sql.position(error.offset), "JP222", error.message, hint=error.hint, step=step)
         return
+    _report_wrong(sql, found, scope, report, step)
+
+
+def check_names(sql: Sql, place: Place, scope: Scope, report: Report, *, step: str | None) -> None:
+    """Report every parameter that a role, a setting or a list of names has wrongly."""
+    try:
+        found = named_in(sql.text, place, lambda name: scope.find(name) is not None)
+    except TemplateError as error:
+        report.add(sql.position(error.offset), "JP240", error.message, hint=error.hint, step=step)
+        return
+    _report_wrong(sql, found, scope, report, step)
+
+
+def _report_wrong(sql: Sql, found: Iterable[Reference], scope: Scope, report: Report, step: str | None) -> None:
     wrong = (problem for reference in found if (problem := _wrong(reference, scope, report)))
     for number, (reference, code, message, guess) in enumerate(islice(wrong, MAX_WRONG)):
         looked_at = number < _MAX_SLICES and code == "JP220" and reference.form is Form.BARE

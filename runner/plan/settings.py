@@ -1,12 +1,15 @@
-"""Server settings that a step asks for: their names, and those that jobplan needs for itself."""
+"""What a step sets for its session: names of settings, those that jobplan needs for itself, and parameters in them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Final
 
 from runner.plan.fields import Fields
-from runner.plan.nodes import Scalar
+from runner.plan.nodes import Scalar, sql_of
+from runner.plan.scope import Scope, check_names
+from runner.sql.session import Place, place_of_setting
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
 
@@ -57,3 +60,24 @@ def read_settings(fields: Fields) -> dict[str, str]:
             seen[lower] = name
             found[name] = ("on" if node.value else "off") if isinstance(node.value, bool) else node.text
     return found
+
+
+def check_parameters(fields: Fields, scope: Scope) -> None:
+    """Report every parameter that `role`, `search_path`, `settings` or `touches` has wrongly."""
+    for node, place in _texts(fields):
+        if ":" in node.text:
+            check_names(sql_of(node), place, scope, fields.report, step=fields.step)
+
+
+def _texts(fields: Fields) -> Iterator[tuple[Scalar, Place]]:
+    for key, place in (("role", Place.ROLE), ("search_path", Place.SEARCH_PATH)):
+        node = fields.scalar(key)
+        if node is not None:
+            yield node, place
+    settings = fields.mapping("settings") if fields.has("settings") else None
+    for name, value in settings.pairs() if settings is not None else ():
+        if isinstance(value, Scalar):
+            yield value, place_of_setting(name)
+    for item in fields.items("touches"):
+        if isinstance(item, Scalar):
+            yield item, Place.TOUCHES

@@ -19,7 +19,7 @@ from runner.plan.nodes import Mapping as MappingNode
 from runner.plan.nodes import Node, Scalar
 from runner.plan.report import Placed, Report
 from runner.plan.scope import Scope, check_references
-from runner.plan.settings import read_settings
+from runner.plan.settings import check_parameters, read_settings
 
 MAX_ID: Final = 63
 #: What pg_background takes for a queue; fewer than 64 bytes it refuses, and below 1 kB not even an error fits.
@@ -78,6 +78,7 @@ class StepReader:
         inner = scope.with_items(for_each)
         for sql in _texts(step):
             check_references(sql, inner, self.report, step=fields.step)
+        check_parameters(fields, inner)
         return Draft(step=step, fields=fields, needs=needs, finally_=finally_)
 
     def _fields(self, file: PlanFile, node: MappingNode) -> Fields:

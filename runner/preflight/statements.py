@@ -6,11 +6,13 @@ catalog, and then one statement after the other, in an order in which the steps 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from runner.engine.events import Item, Rows
 from runner.engine.items import literal_items, queried_items
+from runner.engine.session import for_list, with_values
 from runner.errors import Position, Problem, Severity
 from runner.gateway.inspection import Inspector
 from runner.plan.graph import topological_order
@@ -28,6 +30,7 @@ from runner.preflight.verdict import Examiner, refused_setting, report_of
 from runner.sql.changes import changes
 from runner.sql.facts import functions_called
 from runner.sql.objects import Action, Change, Sort
+from runner.sql.params import TemplateError
 
 _NOT_ASKED = "it was not asked: it calls a function that may do more than read"
 
@@ -65,7 +68,8 @@ class StatementLook:
             await self._required(check)
         steps = [step for step in self._in_order() if step.id not in left_out]
         for step in steps:
-            await self._enter(step)
+            for resolved in self._resolved(step):
+                await self._enter(resolved)
         lists = {step.id: self._list_unit(step) for step in steps}
         self._note_changes(steps)
         await self._survey([unit for unit in lists.values() if unit is not None])
@@ -88,6 +92,20 @@ class StatementLook:
 
     async def _survey(self, units: list[Unit]) -> None:
         await survey(units, self._rooms, self._inspector)
+
+    def _resolved(self, step: Step, items: tuple[Item, ...] = ()) -> list[Step]:
+        """Return the step with the values of its parameters in its role, path and settings: once for each that differs.
+
+        Empty if they have the item of a query in them, which is not known yet. What has no value there is reported with
+        the statements.
+        """
+        found: list[Step] = []
+        for values in [item.values for item in items or literal_items(step)[:MAX_INSTANCES]] or [{}]:
+            with contextlib.suppress(TemplateError):
+                resolved = with_values(step, {**self._values, **values})
+                if resolved not in found:
+                    found.append(resolved)
+        return found
 
     async def _enter(self, step: Step) -> None:
         """See in what a step runs, and tell what the server refuses of it."""
@@ -136,7 +154,11 @@ class StatementLook:
         for_each = step.for_each
         if for_each is None or for_each.sql is None:
             return None
-        for unit in units_of(for_each.sql, self._values, step=step, instance=step.id, key="for_each.sql"):
+        try:
+            asked = with_values(for_list(step), self._values)
+        except TemplateError:
+            return None  # reported with the statements
+        for unit in units_of(for_each.sql, self._values, step=asked, instance=step.id, key="for_each.sql"):
             if isinstance(unit, Unit):
                 return unit
             self._unreadable(unit)
@@ -154,6 +176,9 @@ class StatementLook:
         if step.for_each is not None and len(items) > MAX_INSTANCES:
             message = f"of {len(items)} items the first {MAX_INSTANCES} are looked at"
             self._report_step(step, message, Coverage.PARTLY)
+        if step.for_each is not None and step.for_each.sql is not None and items and not self._resolved(step):
+            for resolved in self._resolved(step, items[:MAX_INSTANCES]):
+                await self._enter(resolved)
         found = []
         for unit in step_units(step, self._values, items):
             if isinstance(unit, Unit):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from runner.engine.events import Item
+from runner.engine.session import with_values
 from runner.errors import Position
 from runner.plan.model import Plan, Sql, Step, Value
 from runner.sql.assignments import assigned, settings_after
@@ -121,6 +122,11 @@ def step_units(step: Step, values: Mapping[str, Value | None], items: tuple[Item
 
 
 def _instance(step: Step, instance: str, values: Mapping[str, Value | None]) -> Iterator[Unit | Unreadable]:
+    try:
+        step = with_values(step, values)
+    except TemplateError as error:
+        yield Unreadable(step=step, instance=instance, key="sql", message=error.message, position=step.position)
+        return
     for key, sql in _texts(step):
         yield from units_of(sql, values, step=step, instance=instance, key=key)
 

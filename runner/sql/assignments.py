@@ -11,11 +11,10 @@ from runner.sql.kinds import StatementKind
 from runner.sql.nodes import Tree, find, label, strings, unwrap
 from runner.sql.params import quote_identifier
 from runner.sql.parse import Statement
+from runner.sql.session import LISTS
 
 _K = StatementKind
 
-#: Settings whose value is a list of names, which SET quotes and set_config does not.
-_LISTS = frozenset({"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"})
 #: The name that stands for every setting but the role.
 ALL = "all"
 
@@ -56,7 +55,7 @@ def _set(node: Tree) -> Iterator[tuple[str, str | None]]:
             values = [_constant(argument) for argument in node.args]
             if values and None not in values:
                 shown = [value for value in values if value is not None]
-                yield name, ", ".join(map(quote_identifier, shown) if name in _LISTS else shown)
+                yield name, ", ".join(map(quote_identifier, shown) if name in LISTS else shown)
         case "VAR_SET_DEFAULT" | "VAR_RESET":
             yield name, None
         case "VAR_RESET_ALL":

@@ -26,7 +26,8 @@ MAX_IDENTIFIER_BYTES = 63
 
 _WORD = r"[A-Za-z_][A-Za-z0-9_]*"
 _BARE_NAME = re.compile(_WORD)
-_QUOTED_NAME = re.compile(rf"{_WORD}(?:\.{_WORD})*")
+#: The names that a parameter may have, with the columns of an item.
+PARAMETER_NAME = re.compile(rf"{_WORD}(?:\.{_WORD})*")
 _DOT_NAME = re.compile(rf"\.{_WORD}")
 _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 
@@ -154,7 +155,7 @@ def quote_literal(value: str) -> str:
     jobplan's are: in Shift JIS a character may end in the byte of a backslash. TemplateError if it holds a NUL or half
     of a surrogate pair.
     """
-    _check_value(value)
+    check_value(value)
     quoted = value.replace("'", "''")
     if "\\" in quoted:
         doubled = quoted.replace("\\", "\\\\")
@@ -168,7 +169,7 @@ def quote_identifier(value: str) -> str:
     TemplateError if it is empty, holds a NUL or half of a surrogate pair, or takes more than 63 bytes in UTF-8:
     PostgreSQL would cut it and use another name without saying so.
     """
-    _check_value(value)
+    check_value(value)
     if not value:
         raise TemplateError("an identifier cannot be empty")
     if len(value.encode()) > MAX_IDENTIFIER_BYTES:
@@ -207,11 +208,11 @@ def _reference(text: str, around: AroundColon) -> Reference:
     colon, name = around.colon, around.name
     form = {"'": Form.LITERAL, '"': Form.IDENTIFIER}.get(name.text[0], Form.BARE)
     bare = name.text if form is Form.BARE else name.text[1:-1]
-    pattern = _BARE_NAME if form is Form.BARE else _QUOTED_NAME
+    pattern = _BARE_NAME if form is Form.BARE else PARAMETER_NAME
     if not pattern.fullmatch(bare):
         raise TemplateError(_not_a_name(name, bare), offset=colon, hint=_COLON_HINT)
     if form is Form.BARE and _DOT_NAME.match(text, name.end):
-        path = _QUOTED_NAME.match(text, name.start)
+        path = PARAMETER_NAME.match(text, name.start)
         dotted = path.group() if path else bare
         raise TemplateError(f":{dotted} has a dot: write :'{dotted}' or :\"{dotted}\"", offset=colon)
     if form is Form.LITERAL and around.quoted:
@@ -261,7 +262,8 @@ def _spaced(text: str, reference: Reference, value: str) -> str:
     return f"{prefix}{value}{suffix}"
 
 
-def _check_value(value: str) -> None:
+def check_value(value: str) -> None:
+    """Raise TemplateError for what PostgreSQL cannot hold: a NUL, or half of a surrogate pair."""
     try:
         check_characters(value)
     except ScanError as error:

@@ -114,7 +114,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         "runner.preflight",
         (
             *(*BASIS, "runner.plan", "runner.lint", "runner.gateway", "runner.engine.events", "runner.engine.items"),
-            *("runner.engine.simulate", "runner.engine.scripts"),
+            *("runner.engine.simulate", "runner.engine.scripts", "runner.engine.session"),
         ),
         "looks at a server, runs nothing but the scheduler on a virtual clock",
     ),

@@ -53,7 +53,7 @@ def test_a_relation_in_touches_is_read_as_postgresql_reads_it(text: str, expecte
     ],
 )
 def test_a_name_without_a_schema_is_in_the_first_of_the_path(path: str | None, schema: str) -> None:
-    (named,) = naming_of(step("a", "", search_path=path)).read(Relation(None, "t"))
+    (named,) = naming_of(step("a", "", search_path=path), {}).read(Relation(None, "t"))
     assert named.on == Lockable(schema, "t")
 
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from runner.lint.locking.held import Lockable
-from runner.plan.model import Step
-from runner.sql.parse import placeholder
+from runner.plan.model import Step, Value
+from runner.sql.params import TemplateError
+from runner.sql.parse import PLACEHOLDER, placeholder
 from runner.sql.relations import Relation
+from runner.sql.session import Place, named_in, render_names
 
 _IDENTIFIER = re.compile(r'"(?:[^"]|"")+"|[^\s",.]+')
 _NOT_SEARCHED_FIRST = frozenset({"$user", "pg_catalog", "pg_temp"})
@@ -58,30 +60,55 @@ class Naming:
             return
         for item in self.items:
             named = Relation(_filled_in(relation.schema, item), _filled_in(relation.name, item) or "")
-            if not self._varies(named):
-                yield from self._named(item.number, named)
+            if not self._varies(named, item):
+                yield from self._named(item, named)
 
-    def _named(self, item: int | None, relation: Relation) -> Iterator[Named]:
-        schema = relation.schema or self.schema
+    def _named(self, item: Item | None, relation: Relation) -> Iterator[Named]:
+        schema = relation.schema or self._first(item)
         if schema is not None and not schema.startswith("pg_temp"):  # which no other session sees
-            yield Named(item=item, relation=relation, on=Lockable(schema, relation.name))
+            yield Named(
+                item=None if item is None else item.number, relation=relation, on=Lockable(schema, relation.name)
+            )
 
-    def _varies(self, relation: Relation) -> bool:
-        return any(self._is_item(part) for part in (relation.schema, relation.name))
+    def _first(self, item: Item | None) -> str | None:
+        return self.schema if item is None else _filled_in(self.schema, item)
+
+    def _varies(self, relation: Relation, item: Item | None = None) -> bool:
+        return any(self._is_item(part) for part in (relation.schema or self._first(item), relation.name))
 
     def _is_item(self, part: str | None) -> bool:
         parameter = placeholder(part) if part is not None and self.as_ is not None else None
         return parameter is not None and parameter.partition(".")[0] == self.as_
 
 
-def naming_of(step: Step) -> Naming:
-    """Return how names are read in a step's SQL."""
-    path = (name for name in identifiers(step.search_path or "") if name not in _NOT_SEARCHED_FIRST)
-    schema = next(path, _DEFAULT)
+def naming_of(step: Step, known: Mapping[str, Value]) -> Naming:
+    """Return how names are read in a step's SQL; `known` are values of parameters."""
+    path = _stand_in(step.search_path or "", Place.SEARCH_PATH, known)
+    names = () if path is None else (name for name in identifiers(path) if name not in _NOT_SEARCHED_FIRST)
+    schema = next(iter(names), None if path is None else _DEFAULT)
     if step.for_each is None:
         return Naming(schema=schema)
     items = tuple(_item(step.for_each.as_, number, given) for number, given in enumerate(step.for_each.items))
     return Naming(schema=schema, as_=step.for_each.as_, items=items)
+
+
+def touched_by(step: Step, known: Mapping[str, Value]) -> Iterator[Relation]:
+    """Yield the relations that `touches` names; names of an item are placeholders, as in the step's SQL."""
+    for text in step.touches:
+        names = _stand_in(text, Place.TOUCHES, known)
+        relation = None if names is None else relation_in(names)
+        if relation is not None:
+            yield relation
+
+
+def _stand_in(text: str, place: Place, known: Mapping[str, Value]) -> str | None:
+    """Return a list of names with its parameters as in a parsed text; None if one of them cannot be a name."""
+    try:
+        named = named_in(text, place, lambda name: name in known)
+        values = {found.name: known.get(found.name, PLACEHOLDER + found.name) for found in named}
+        return render_names(text, place, values)
+    except TemplateError:
+        return None
 
 
 @lru_cache(maxsize=256)

@@ -7,14 +7,15 @@ its opaque SQL locks.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from runner.lint.locking.foreign import ForeignKeys
 from runner.lint.locking.held import Held, Lockable, Nature
-from runner.lint.locking.names import Named, Naming, naming_of, relation_in
+from runner.lint.locking.names import Named, Naming, naming_of, touched_by
 from runner.lint.locking.texts import TextLock, TextStatement, hides_names, is_gentle, read_text, words_in
 from runner.lint.rule import StepSql, Subject
+from runner.plan.model import Value
 from runner.sql.facts import created_index
 from runner.sql.foreign import foreign_keys
 from runner.sql.lockmodes import LockMode, Target, conflict
@@ -41,7 +42,7 @@ class Locking:
 
 def read_locking(subject: Subject) -> tuple[Locking, ...]:
     """Return the locks of each step, in the plan's order."""
-    reader = _Reader()
+    reader = _Reader(subject.plan.values)
     strong = {number: sql for number, sql in enumerate(subject.steps) if not _is_gentle(sql)}
     for sql in strong.values():
         reader.note(sql)
@@ -75,14 +76,15 @@ def _may_name(sql: StepSql, wanted: frozenset[str] | None) -> bool:
 class _Reader:
     """What is known of the whole plan while its steps are read."""
 
-    def __init__(self) -> None:
+    def __init__(self, known: Mapping[str, Value]) -> None:
+        self._known = known
         self._texts: dict[int, tuple[TextStatement, ...]] = {}
         self._tables: dict[Lockable, Named] = {}
         self._keys = ForeignKeys()
 
     def note(self, sql: StepSql) -> None:
         """Remember the indexes and foreign keys that a step creates."""
-        naming = naming_of(sql.step)
+        naming = naming_of(sql.step, self._known)
         for statement in self._text(sql.template):
             made = created_index(statement.parsed)
             if made is not None and made.index is not None:
@@ -109,9 +111,9 @@ class _Reader:
 
     def step(self, sql: StepSql) -> Locking:
         """Return the locks of a step."""
-        naming = naming_of(sql.step)
+        naming = naming_of(sql.step, self._known)
         text = self._text(sql.template)
-        held = list(_touched(sql, text, naming))
+        held = list(_touched(sql, text, naming, self._known))
         for statement in text:
             held += self._own_locks(statement, naming)
             held += self._keys.spread(statement, naming)
@@ -168,12 +170,14 @@ def _held(statement: TextStatement, lock: TextLock, on: Lockable, name: str, ite
     )
 
 
-def _touched(sql: StepSql, text: tuple[TextStatement, ...], naming: Naming) -> Iterator[Held]:
+def _touched(
+    sql: StepSql, text: tuple[TextStatement, ...], naming: Naming, known: Mapping[str, Value]
+) -> Iterator[Held]:
     """Yield the locks that `touches` tells of, as if the first opaque statement took them, or else the last one."""
     if not sql.step.touches or not text:
         return
     statement = next((statement for statement in text if is_opaque(statement.parsed)), text[-1])
-    for relation in filter(None, map(relation_in, sql.step.touches)):
+    for relation in touched_by(sql.step, known):
         for named in naming.read(relation):
             yield Held(
                 on=named.on,
