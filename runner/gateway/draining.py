@@ -37,7 +37,7 @@ class RowColumns:
 
 
 async def drain(
-    session: Session, handle: Handle, columns: RowColumns | None = None, *, rows: int = 0
+    session: Session, handle: Handle, columns: RowColumns | None = None, *, rows: int = 0, patience: float | None = None
 ) -> tuple[Reply, float]:
     """Read everything until the worker has gone; return its command tags, and the server's time then.
 
@@ -51,7 +51,7 @@ async def drain(
         statement = (
             (f"read_rows:{definitions}", (*handle, str(rows))) if rows else (f"drain_rows:{definitions}", handle)
         )
-    reply, now = await session.run(statement, ("now", ()))
+    reply, now = await session.run(statement, ("now", ()), patience=patience)
     return reply, float(now.rows[0][0] or 0.0) if now.rows else 0.0
 
 

@@ -46,6 +46,10 @@ class Monitor(Protocol):
         """Say whether the worker was last seen stopped by its full output queue."""
         ...
 
+    async def reconnected(self) -> None:
+        """Wait until the server answers. ServerLostError if it has not answered for a minute."""
+        ...
+
     async def cancelled_by(self, application_name: str) -> str | None:
         """Return who has asked through the server for the worker's end."""
         ...

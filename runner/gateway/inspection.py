@@ -33,7 +33,7 @@ from runner.gateway.ledger_trust import distrust_statement, why_ignored
 from runner.gateway.pooler import refuse_shared_sessions
 from runner.gateway.queries import query
 from runner.gateway.replies import Reply, Row
-from runner.gateway.session import Session
+from runner.gateway.session import LONG_ANSWER_WITHIN, Session
 from runner.sql.mentions import Mention, Named
 from runner.sql.params import quote_identifier
 from runner.sql.relations import Relation
@@ -92,6 +92,7 @@ class Inspector:
             application_name=application_name,
             queries=lambda name: query(name, extension_schema=schema[0], ledger=schema[1]),
             check=lambda connection: refuse_shared_sessions(connection, conninfo),
+            patience=LONG_ANSWER_WITHIN,
         )
         inspector = cls(session, schema)
         replies = await session.run(("path", ()), ("pin", ()), ("unlimit", ()))

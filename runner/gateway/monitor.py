@@ -16,7 +16,7 @@ from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.base import GroupHolder, LeftBehind, RunCancel, StepCancel
 from runner.gateway.replies import Reply, Row
 from runner.gateway.requests import CancelAnswer, HeardRequests
-from runner.gateway.session import Session
+from runner.gateway.session import LONG_ANSWER_WITHIN, Session
 from runner.identity import run_of, runner_name, worker_name
 
 #: Seconds between two looks at the run's workers.
@@ -191,7 +191,8 @@ class MonitorSession:
         async with self._lock:
             if self._session is None or self._session.lost:
                 raise GatewayError("the monitor session is lost")
-            replies = await self._session.run_together(*statements)
+            slow = any(name == "ledger_patience" for name, _ in statements)
+            replies = await self._session.run_together(*statements, patience=LONG_ANSWER_WITHIN if slow else None)
             if any(reply.error is not None for reply in replies):
                 await self._session.run(("rollback", ()))
             return replies

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import select
 from collections.abc import Awaitable, Callable, Sequence
 
 import psycopg
@@ -23,6 +25,13 @@ from runner.gateway.replies import Reply, last_or_error, one_line
 ConnectionCheck = Callable[[psycopg.AsyncConnection[tuple[object, ...]]], Awaitable[None]]
 #: The name of a block of queries.sql, and its parameters as text.
 Statement = tuple[str, Sequence[str]]
+
+#: Seconds without a byte from the server after which a session counts as lost. What the server does for a run by itself
+#: takes milliseconds; a network that still acknowledges packets, but delivers none, would otherwise be waited for for
+#: ever, and with it timeouts, signals and cancel requests.
+ANSWER_WITHIN = 30.0
+#: As much for statements of the plan and of reports, which have a statement_timeout of up to 30 seconds each.
+LONG_ANSWER_WITHIN = 120.0
 
 #: What stands before a statement that is explained; positions in its errors count it.
 EXPLAIN = "EXPLAIN (FORMAT JSON) "
@@ -39,6 +48,9 @@ class Session:
         self, connection: psycopg.AsyncConnection[tuple[object, ...]], queries: Callable[[str], bytes]
     ) -> None:
         self._connection = connection
+        self._patience = ANSWER_WITHIN
+        self._alarm: asyncio.TimerHandle | None = None
+        self._arrived_at = 0.0
         self._libpq = connection.pgconn
         self._pipeline = Pipeline(self._libpq, queries)
         self._waiting: asyncio.Future[list[Reply]] | None = None
@@ -66,9 +78,11 @@ class Session:
         application_name: str,
         queries: Callable[[str], bytes],
         check: ConnectionCheck | None = None,
+        patience: float | None = None,
     ) -> Session:
         """Open a session; `check` may refuse the connection before anything else runs on it.
 
+        `patience` is how many seconds the server may be silent while it has something to answer (`ANSWER_WITHIN`).
         ConnectionFailedError, with the server's own words, if it cannot be opened.
         """
         try:
@@ -81,11 +95,16 @@ class Session:
             async with contextlib.AsyncExitStack() as refused:
                 refused.push_async_callback(connection.close)
                 if check is not None:
-                    await check(connection)
+                    async with asyncio.timeout(ANSWER_WITHIN):
+                        await check(connection)
                 refused.pop_all()
         except psycopg.Error as error:
             raise ConnectionFailedError(one_line(str(error))) from error
-        return cls(connection, queries)
+        except TimeoutError as error:
+            raise ConnectionFailedError(_silent(ANSWER_WITHIN)) from error
+        session = cls(connection, queries)
+        session._patience = ANSWER_WITHIN if patience is None else patience
+        return session
 
     @property
     def lost(self) -> bool:
@@ -114,10 +133,11 @@ class Session:
         if self._lost is None:
             self._read()
 
-    async def run(self, *statements: Statement) -> list[Reply]:
+    async def run(self, *statements: Statement, patience: float | None = None) -> list[Reply]:
         """Run named statements, each with its parameters as text, in one round trip; one reply for each.
 
-        An error of one does not keep the next from running. ServerLostError if the connection breaks.
+        An error of one does not keep the next from running. ServerLostError if the connection breaks, or the server is
+        silent for `patience` seconds (infinity is allowed); the default is the session's.
         """
 
         def send() -> None:
@@ -126,9 +146,9 @@ class Session:
                 self._pipeline.execute(name, parameters)
                 self._pipeline.sync(name)
 
-        return await self._exchange(send)
+        return await self._exchange(send, patience)
 
-    async def run_together(self, *statements: Statement) -> list[Reply]:
+    async def run_together(self, *statements: Statement, patience: float | None = None) -> list[Reply]:
         """Run named statements as `run` does, but as one transaction: an error of one keeps the next from running.
 
         What `begin` and `commit` enclose is a transaction of its own. Both sides are woken once, not for each reply.
@@ -141,7 +161,7 @@ class Session:
                 self._pipeline.execute(name, parameters)
             self._pipeline.sync(*(name for name, _ in statements))
 
-        return await self._exchange(send)
+        return await self._exchange(send, patience)
 
     async def query(self, setup: Statement, sql: str) -> Reply:
         """Run a named statement and then one statement of the plan's, in one transaction; the reply of the latter.
@@ -155,7 +175,7 @@ class Session:
             self._pipeline.query(sql)
             self._pipeline.sync(setup[0], columns=True)
 
-        return last_or_error(await self._exchange(send))
+        return last_or_error(await self._exchange(send, LONG_ANSWER_WITHIN))
 
     async def describe(self, setup: Statement, sql: str) -> Reply:
         """Say which columns one statement of the plan's would give, without running it; `setup` as for `query`."""
@@ -166,7 +186,7 @@ class Session:
             self._pipeline.describe(sql)
             self._pipeline.sync(setup[0], columns=True)
 
-        return last_or_error(await self._exchange(send))
+        return last_or_error(await self._exchange(send, LONG_ANSWER_WITHIN))
 
     async def probe(self, settings: str, sql: str, *, explain: bool) -> list[Reply]:
         """Have the server look at one statement without running it; everything is rolled back.
@@ -189,7 +209,7 @@ class Session:
             self._pipeline.execute("rollback", ())
             self._pipeline.sync("rollback")
 
-        return (await self._exchange(send))[1:-1]
+        return (await self._exchange(send, LONG_ANSWER_WITHIN))[1:-1]
 
     async def read(self, settings: str, sql: str) -> Reply:
         """Run one statement of the plan's that only reads, in a READ ONLY transaction that is rolled back."""
@@ -204,15 +224,17 @@ class Session:
             self._pipeline.execute("rollback", ())
             self._pipeline.sync("rollback")
 
-        return last_or_error((await self._exchange(send))[:-1])
+        return last_or_error((await self._exchange(send, LONG_ANSWER_WITHIN))[:-1])
 
-    async def _exchange(self, send: Callable[[], None]) -> list[Reply]:
+    async def _exchange(self, send: Callable[[], None], patience: float | None = None) -> list[Reply]:
         """Send, and wait for one reply to everything that was sent."""
         if self._lost is not None:
             raise TurnedAwayError(self._lost)
         if self._waiting is not None:
             raise RuntimeError("a session runs one thing at a time")
         self._waiting = self._loop.create_future()
+        self._arrived_at = self._loop.time()
+        self._expect_answer(self._patience if patience is None else patience)
         try:
             send()
             self._flush()
@@ -227,6 +249,28 @@ class Session:
             raise self._loss() from error
         finally:
             self._waiting = None
+            if self._alarm is not None:
+                self._alarm.cancel()
+
+    def _expect_answer(self, seconds: float) -> None:
+        if seconds < math.inf:
+            self._alarm = self._loop.call_at(self._arrived_at + seconds, self._overdue, seconds)
+
+    def _overdue(self, seconds: float) -> None:
+        """Give the connection up, unless the server has sent something in the meantime.
+
+        After a pause of this process (a suspended machine) the answer may be there, and was not read yet.
+        """
+        socket = select.poll()
+        socket.register(self._socket, select.POLLIN)
+        if socket.poll(0):
+            self._read()
+        if self._waiting is None or self._waiting.done():
+            return
+        if self._loop.time() < self._arrived_at + seconds:
+            self._expect_answer(seconds)
+        else:
+            self._break(_silent(seconds))
 
     async def cancel(self) -> None:
         """Have the server break off the statement that runs on this session now; without a connection for that, not."""
@@ -256,6 +300,7 @@ class Session:
             self._loop.remove_writer(self._socket)
 
     def _read(self) -> None:
+        self._arrived_at = self._loop.time()
         try:
             try:
                 self._libpq.consume_input()
@@ -302,6 +347,10 @@ class Session:
 
     def _loss(self) -> ServerLostError:
         return (TurnedAwayError if self._pipeline.turned_away else ServerLostError)(self._lost or "")
+
+
+def _silent(seconds: float) -> str:
+    return f"the server has not answered for {seconds:g} seconds"
 
 
 def _told(sqlstate: str | None) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -276,10 +277,11 @@ class LaunchedWorker:
         if columns.problem is not None:
             columns = self._columns
         rows = self._request.rows
-        reading = asyncio.ensure_future(drain(self.session, handle, columns, rows=rows))
+        reading = asyncio.ensure_future(drain(self.session, handle, columns, rows=rows, patience=math.inf))
         why = ""
         try:
             while not (await asyncio.wait({reading}, timeout=LOOK_WHILE_READING))[0]:
+                await self._monitor.reconnected()  # this session may be silent while it reads; the server may not
                 await self._follower.look_after(seen)
                 why = "" if self._leaving else await self._why_break_off()
                 if self._leaving or why:

@@ -61,7 +61,7 @@ class Scripted(Session):
     def backend_pid(self) -> int:
         return 4711
 
-    async def run(self, *statements: tuple[str, Iterable[str]]) -> list[Reply]:
+    async def run(self, *statements: tuple[str, Iterable[str]], patience: float | None = None) -> list[Reply]:  # noqa: ARG002
         await asyncio.sleep(0)
         replies = []
         for name, parameters in statements:
@@ -123,6 +123,9 @@ class Eyes:
 
     def is_blocked(self, worker: Worker) -> bool:  # noqa: ARG002 - the protocol's
         return self.blocked
+
+    async def reconnected(self) -> None:
+        """It was never away for long."""
 
     async def cancelled_by(self, application_name: str) -> str | None:
         assert application_name == NAME

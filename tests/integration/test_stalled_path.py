@@ -1,0 +1,185 @@
+"""A network that acknowledges every packet and delivers none, as a tunnel can: limits and signals work all the same."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+
+from runner.engine import events as ev
+from runner.engine.loop import Run, RunResult
+from runner.engine.state import StepState
+from runner.errors import ConnectionFailedError, ServerLostError
+from runner.gateway.base import Query
+from runner.gateway.pg import PgGateway
+from tests.builders import Recorder, plan, step
+from tests.integration.houses import RealHouse, ask, real_run, until, value
+
+
+class Tunnel:
+    """Forwards connections to the test's server until it is stalled: then it reads, and delivers nothing."""
+
+    def __init__(self, target: str) -> None:
+        self._dsn = target
+        parts = conninfo_to_dict(target)
+        self._host, self._port = str(parts.get("host", "")), int(str(parts.get("port", 5432)))
+        self._delivers = threading.Event()
+        self._delivers.set()
+        self._closed = False
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._start(self._accept)
+
+    def close(self) -> None:
+        """End every connection."""
+        self._closed = True
+        self._delivers.set()
+        for one in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        for one in (self._listener, *self._sockets):
+            one.close()
+
+    @property
+    def dsn(self) -> str:
+        """The connection through the tunnel."""
+        port = str(self._listener.getsockname()[1])
+        return make_conninfo(self._dsn, host="127.0.0.1", port=port, connect_timeout="2")
+
+    def stall(self) -> None:
+        """Deliver nothing from now on; connections stay, and new ones are accepted."""
+        self._delivers.clear()
+
+    def resume(self) -> None:
+        """Deliver everything that was held back."""
+        self._delivers.set()
+
+    def _start(self, work: Callable[[], None]) -> None:
+        thread = threading.Thread(target=work)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self._host.startswith("/"):
+                server = socket.socket(socket.AF_UNIX)
+                server.connect(f"{self._host}/.s.PGSQL.{self._port}")
+            else:
+                server = socket.create_connection((self._host, self._port))
+            self._sockets += [client, server]
+            self._start(partial(self._forward, client, server))
+            self._start(partial(self._forward, server, client))
+
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self._delivers.wait()
+                if self._closed:
+                    return
+                target.sendall(data)
+            target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def tunnel(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tunnel]:
+    """A tunnel to the server; a second of silence is too long, and two seconds without a server."""
+    monkeypatch.setattr("runner.gateway.session.ANSWER_WITHIN", 1.0)
+    monkeypatch.setattr("runner.gateway.session.LONG_ANSWER_WITHIN", 1.0)
+    monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 2.0)
+    monkeypatch.setattr("runner.gateway.pg.RECONNECT_FOR", 2.0)
+    made = Tunnel(dsn)
+    yield made
+    made.close()
+
+
+LONG = "SELECT pg_sleep(120)"
+
+
+async def until_running(run: Run, recorder: Recorder) -> asyncio.Task[RunResult]:
+    """Begin a run, and wait until its worker has been seen on the server."""
+    ending = asyncio.create_task(run.execute())
+    await until(lambda: ending.done() or any(isinstance(event, ev.AttemptRunning) for event in recorder.events))
+    return ending
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_stays(dsn: str) -> Iterator[None]:
+    yield
+    ask(dsn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_background'")
+
+
+async def test_run_timeout_ends_a_run_behind_a_stalled_path(tunnel: Tunnel) -> None:
+    run, recorder = real_run(tunnel.dsn, plan(step("long", LONG, timeout=600.0), run_timeout=3.0))
+    ending = await until_running(run, recorder)
+    tunnel.stall()
+    result = await asyncio.wait_for(ending, 40)
+    assert result.exit_code == 5
+    assert result.state.records["long"].state is StepState.UNKNOWN
+    [lost] = [event for event in recorder.events if isinstance(event, ev.AttemptLost)]
+    assert "has not answered for 1 seconds" in lost.message
+
+
+async def test_a_signal_ends_a_run_behind_a_stalled_path(tunnel: Tunnel) -> None:
+    run, recorder = real_run(tunnel.dsn, plan(step("long", LONG)))
+    ending = await until_running(run, recorder)
+    tunnel.stall()
+    run.interrupt(signal.SIGTERM)
+    result = await asyncio.wait_for(ending, 40)
+    assert result.state.records["long"].state is StepState.UNKNOWN
+
+
+async def test_a_path_that_stalls_for_a_moment_loses_nothing(
+    tunnel: Tunnel, monkeypatch: pytest.MonkeyPatch, dsn: str
+) -> None:
+    monkeypatch.setattr("runner.gateway.session.ANSWER_WITHIN", 20.0)
+    run, recorder = real_run(tunnel.dsn, plan(step("some", "SELECT pg_sleep(3)")))
+    ending = await until_running(run, recorder)
+    tunnel.stall()
+    await until(lambda: not ask(dsn, "SELECT FROM pg_stat_activity WHERE backend_type = 'pg_background'"))
+    tunnel.resume()
+    result = await asyncio.wait_for(ending, 40)
+    assert result.exit_code == 0
+    assert result.state.records["some"].state is StepState.SUCCEEDED
+
+
+async def test_a_condition_behind_a_stalled_path_does_not_wait_for_ever(tunnel: Tunnel, dsn: str) -> None:
+    gateway = PgGateway(tunnel.dsn, "stalled-condition")
+    await gateway.open()
+    reading = asyncio.create_task(gateway.query(Query(sql="SELECT pg_sleep(60) IS NULL")))
+    await until(lambda: value(dsn, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60) IS NULL'"))
+    tunnel.stall()
+    with pytest.raises(ServerLostError):
+        await asyncio.wait_for(reading, 40)
+    await gateway.close()
+
+
+async def test_connecting_through_a_stalled_path_is_given_up(tunnel: Tunnel) -> None:
+    tunnel.stall()
+    house = RealHouse(tunnel.dsn, "stalled-connect")
+    with pytest.raises(ConnectionFailedError):
+        await asyncio.wait_for(house.gateway.open(), 40)
+
+
+async def test_the_output_of_a_worker_behind_a_stalled_path_is_not_waited_for_for_ever(tunnel: Tunnel) -> None:
+    notices = "FOR i IN 1..100000 LOOP RAISE NOTICE '%', repeat('n', 1000); END LOOP"
+    loud = f"DO $$ BEGIN {notices}; PERFORM pg_sleep(60); END $$"
+    run, recorder = real_run(tunnel.dsn, plan(step("loud", loud, timeout=600.0), run_timeout=6.0))
+    ending = await until_running(run, recorder)
+    await asyncio.sleep(2)
+    tunnel.stall()
+    result = await asyncio.wait_for(ending, 60)
+    assert result.state.records["loud"].state is StepState.UNKNOWN
