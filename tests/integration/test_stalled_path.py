@@ -129,7 +129,7 @@ async def test_run_timeout_ends_a_run_behind_a_stalled_path(tunnel: Tunnel) -> N
     result = await asyncio.wait_for(ending, 40)
     assert result.exit_code == 5
     assert result.state.records["long"].state is StepState.UNKNOWN
-    [lost] = [event for event in recorder.events if isinstance(event, ev.AttemptLost)]
+    lost = next(event for event in recorder.events if isinstance(event, ev.AttemptLost))
     assert "has not answered for 1 seconds" in lost.message
 
 
