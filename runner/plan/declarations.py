@@ -11,7 +11,8 @@ from runner.plan.fields import Fields
 from runner.plan.model import Param, ParamType, Value
 from runner.plan.nodes import Mapping as MappingNode
 from runner.plan.nodes import Node, Scalar
-from runner.plan.params import check_value, compile_pattern, measure, parse_value
+from runner.plan.params import check_value, measure, parse_value
+from runner.plan.patterns import compile_pattern
 
 _PATTERN_TYPES = (ParamType.STRING, ParamType.IDENTIFIER)
 _ORDERED_TYPES = (ParamType.INTEGER, ParamType.NUMBER, ParamType.DURATION)

@@ -7,7 +7,6 @@ checked alike wherever it comes from: by its type, and by the declaration's enum
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from decimal import Decimal
@@ -16,14 +15,13 @@ from typing import Final
 from runner.durations import format_duration, parse_duration
 from runner.errors import Position, Problem
 from runner.plan.model import Param, ParamType, Value
+from runner.plan.patterns import MAX_MATCHED, TooSlowError, matches
 from runner.plan.report import Guesses, listed
 
 #: What the environment's variables are called: this and the parameter's name in upper case.
 ENVIRONMENT_PREFIX: Final = "JOBPLAN_PARAM_"
 #: The longest integer or number (characters); PostgreSQL's numeric takes far more, no key or count needs it.
 MAX_NUMBER: Final = 100
-#: The longest value that is matched against a pattern: what bounds a careless pattern's time is its author.
-MAX_MATCHED: Final = 1_000
 #: The longest name that PostgreSQL keeps (NAMEDATALEN - 1, bytes).
 MAX_IDENTIFIER: Final = 63
 
@@ -53,7 +51,11 @@ def check_value(param: Param, value: Value) -> None:
         text = str(value)
         if len(text) > MAX_MATCHED:
             raise ValueError(f"has more than {MAX_MATCHED:,} characters, too many to match its pattern")
-        if not compile_pattern(param.pattern).fullmatch(text):
+        try:
+            found = matches(param.pattern, text)
+        except TooSlowError as error:
+            raise ValueError(f"is {_shown(value)}, and {_shown(param.pattern)} {error}") from None
+        if not found:
             raise ValueError(f"is {_shown(value)}, which does not match `{param.pattern}`")
     size = measure(param.type, value)
     if size is not None and param.minimum is not None and size < Decimal(param.minimum):
@@ -67,16 +69,6 @@ def measure(param_type: ParamType, value: Value) -> Decimal | None:
     if param_type is ParamType.DURATION:
         return Decimal(parse_duration(str(value)))
     return Decimal(str(value)) if param_type in (ParamType.INTEGER, ParamType.NUMBER) else None
-
-
-def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Return a declaration's pattern, which a value must match as a whole; ValueError if it is not one."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of constructs that may change their meaning; they still have one
-            return re.compile(pattern)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"is no regular expression: {error}") from None
 
 
 def resolve_values(
@@ -204,7 +196,7 @@ _PARSERS: Final[Mapping[ParamType, Callable[[str], Value]]] = {
 
 def _check_length(text: str) -> None:
     if len(text) > MAX_NUMBER:
-        raise ValueError(f"has more than {MAX_NUMBER} characters, which is out of range")
+        raise ValueError(f"is out of range: it has more than {MAX_NUMBER} characters")
 
 
 def _check_characters(text: str) -> None:

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from runner.errors import Position
 from runner.plan.model import Param, ParamType, Value
-from runner.plan.params import check_value, compile_pattern, parse_value, resolve_values
+from runner.plan.params import check_value, parse_value, resolve_values
+from runner.plan.patterns import compile_pattern
 
 _START = Position(file="p", line=1, column=1)
 
@@ -61,12 +62,12 @@ def test_a_value_is_read_by_its_type(kind: str, raw: object, value: Value) -> No
         ("integer", "1.0", "is `1.0`, not a whole number"),
         ("integer", "five", "is `five`, not a whole number"),
         ("integer", "٣", "is `٣`, not a whole number"),
-        ("integer", "1" * 101, "has more than 100 characters"),
+        ("integer", "1" * 101, "is out of range: it has more than 100 characters"),
         ("integer", True, "is `true`, a boolean; put it in quotes if the text is meant"),
         ("number", "NaN", "is `NaN`, not a number like 3 or 0.25"),
         ("number", float("inf"), "is `inf`, not a number like 3 or 0.25"),
         ("number", "1;DROP", "is `1;DROP`, not a number like 3 or 0.25"),
-        ("number", "0." + "1" * 100, "has more than 100 characters"),
+        ("number", "0." + "1" * 100, "is out of range: it has more than 100 characters"),
         ("boolean", "yes", "is `yes`; write `true` or `false`"),
         ("boolean", 1, "is `1`; write `true` or `false`"),
         ("boolean", None, "is `None`; write `true` or `false`"),
