@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from runner.gateway.replies import Row
@@ -13,23 +13,36 @@ from runner.sql.relations import Relation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexFacts:
-    """An index of a table. `whole`: unique, valid and on columns alone, as REFRESH CONCURRENTLY wants it."""
+    """An index of a table. `whole`: unique, valid and on columns alone, as REFRESH CONCURRENTLY wants it.
+
+    `columns` are those of its key, `plain` says that it has neither expressions nor a predicate.
+    """
 
     relation: Relation
     valid: bool
     whole: bool
     bytes: int
+    unique: bool = False
+    plain: bool = True
+    columns: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedFacts:
-    """The table of an index, what the role may do with it, and the constraint that the index belongs to."""
+    """The table of an index, what the role may do with it, and the constraint that the index belongs to.
+
+    `part_of` is the index of the partitioned table that this index is a part of; `clusterable` says that CLUSTER can
+    use it.
+    """
 
     relation: Relation
     valid: bool
     owned: bool
     maintained: bool
     constraint: str | None
+    method: str = "btree"
+    clusterable: bool = True
+    part_of: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +118,10 @@ class RelationFacts:
     views: tuple[Relation, ...]
     reads: tuple[Relation, ...]
     size: Size | None = None
+    #: Column → its type; whether policies hide rows from the role; the index by which the table was clustered.
+    types: Mapping[str, str] = field(default_factory=dict)
+    row_security: bool = False
+    clustered: str | None = None
 
     @property
     def all_bytes(self) -> int:
@@ -202,6 +219,9 @@ def read_relation(text: str) -> RelationFacts:
         triggers=tuple(map(_trigger, found["triggers"])),
         views=tuple(map(_relation, found["views"])),
         reads=tuple(map(_relation, found["reads"])),
+        types=found["types"],
+        row_security=bool(found["row_security"]),
+        clustered=found["clustered"],
     )
 
 
@@ -244,7 +264,15 @@ def _relation(found: Mapping[str, Any]) -> Relation:
 
 
 def _index(found: Mapping[str, Any]) -> IndexFacts:
-    return IndexFacts(relation=_relation(found), valid=found["valid"], whole=found["whole"], bytes=found["bytes"])
+    return IndexFacts(
+        relation=_relation(found),
+        valid=found["valid"],
+        whole=found["whole"],
+        bytes=found["bytes"],
+        unique=found["unique"],
+        plain=found["plain"],
+        columns=frozenset(found["columns"]),
+    )
 
 
 def _indexed(found: Mapping[str, Any]) -> IndexedFacts:
@@ -254,6 +282,9 @@ def _indexed(found: Mapping[str, Any]) -> IndexedFacts:
         owned=found["owned"],
         maintained=found["maintained"],
         constraint=found["constraint"],
+        method=found["method"],
+        clusterable=found["clusterable"],
+        part_of=found["part_of"],
     )
 
 

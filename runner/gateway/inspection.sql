@@ -95,12 +95,13 @@ WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation'
   AND n.nspname NOT IN ('pg_catalog', 'pg_toast')
 
 -- name: surroundings
--- In the settings of a step: who it runs as, the schemas in which its names are looked up, and which of the roles it has
--- that may use the server's files and programs, as JSON.
+-- In the settings of a step: its role, the schemas in which its names are looked up, which of the roles it has that may
+-- use the server's files and programs, as JSON, and whether the role is a superuser.
 SELECT current_user, pg_catalog.to_json(pg_catalog.current_schemas(true)),
        (SELECT coalesce(pg_catalog.json_agg(r.name), '[]')
         FROM (VALUES ('pg_read_server_files'), ('pg_write_server_files'), ('pg_execute_server_program')) AS r(name)
-        WHERE pg_catalog.pg_has_role(r.name, 'USAGE'))
+        WHERE pg_catalog.pg_has_role(r.name, 'USAGE')),
+       (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user)
 
 -- name: mentioned
 -- $1 JSON array of [sort, schema or null, name], $2 JSON array of the schemas that are searched, $3 role. One row for each
@@ -176,22 +177,36 @@ SELECT w.n - 1, json_build_object(
   'populated', c.relispopulated,
   'columns', (SELECT coalesce(json_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute AS a
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  'types', (SELECT coalesce(json_object_agg(a.attname, a.atttypid::regtype), '{}') FROM pg_attribute AS a
+            WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+  'row_security', c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role($3::name, c.relowner, 'USAGE'))
+    AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles AS r WHERE r.rolname = $3::name),
+  'clustered', (SELECT x.relname FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
+                WHERE i.indrelid = c.oid AND i.indisclustered LIMIT 1),
   'constraints', (SELECT coalesce(json_agg(k.conname), '[]') FROM pg_constraint AS k WHERE k.conrelid = c.oid),
   'indexes', (SELECT coalesce(json_agg(json_build_object(
                 'schema', xn.nspname, 'name', x.relname, 'valid', i.indisvalid,
+                'unique', i.indisunique OR i.indisexclusion, 'plain', i.indpred IS NULL AND i.indexprs IS NULL,
+                'columns', (SELECT coalesce(json_agg(a.attname), '[]') FROM pg_attribute AS a
+                            WHERE a.attrelid = i.indrelid
+                              AND a.attnum = ANY ((i.indkey::int2[])[0:i.indnkeyatts - 1])),
                 'whole', i.indisunique AND i.indisvalid AND i.indimmediate
                          AND i.indpred IS NULL AND i.indexprs IS NULL AND 0 <> ALL (i.indkey),
                 'bytes', x.relpages::int8 * current_setting('block_size')::int8)), '[]')
               FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
               JOIN pg_namespace AS xn ON xn.oid = x.relnamespace WHERE i.indrelid = c.oid),
   'index_of', (SELECT json_build_object(
-                 'schema', tn.nspname, 'name', t.relname, 'valid', i.indisvalid,
+                 'schema', tn.nspname, 'name', t.relname, 'valid', i.indisvalid, 'method', am.amname,
+                 'clusterable', am.amname IN ('btree', 'gist') AND i.indpred IS NULL,
+                 'part_of', (SELECT pi.relname FROM pg_inherits AS h JOIN pg_class AS pi ON pi.oid = h.inhparent
+                             WHERE h.inhrelid = c.oid LIMIT 1),
                  'owned', pg_has_role($3::name, t.relowner, 'USAGE'),
                  'maintained', CASE WHEN current_setting('server_version_num')::int4 >= 170000
                                     THEN has_table_privilege($3::name, t.oid, 'MAINTAIN') ELSE false END,
                  'constraint', (SELECT k.conname FROM pg_constraint AS k
                                 WHERE k.conindid = i.indexrelid AND k.contype IN ('p', 'u', 'x') LIMIT 1))
                FROM pg_index AS i JOIN pg_class AS t ON t.oid = i.indrelid
+               JOIN pg_am AS am ON am.oid = c.relam
                JOIN pg_namespace AS tn ON tn.oid = t.relnamespace WHERE i.indexrelid = c.oid),
   'partition_of', (SELECT json_build_object('schema', pn.nspname, 'name', p.relname, 'pending', h.inhdetachpending)
                    FROM pg_inherits AS h JOIN pg_class AS p ON p.oid = h.inhparent

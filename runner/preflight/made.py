@@ -1,20 +1,27 @@
 """What the plan's earlier steps make of the catalog, so that a step is judged by what it will find.
 
 Changes are looked up by name, the latest one that surely or possibly comes before. Whether a step comes before another
-one is the graph's word; where it says nothing the two may run in any order.
+one is the graph's word; where it says nothing the two may run in any order. Alterations, which cannot be followed, are
+looked up by the relations and names that a statement depends on.
 """
 
 from __future__ import annotations
 
 import enum
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from runner.plan.graph import ancestors, topological_order
-from runner.plan.model import Plan
+from runner.plan.model import Plan, Step
+from runner.sql.alterations import Alteration, Aspect
 from runner.sql.objects import Action, Change, Sort
 from runner.sql.relations import Relation
+
+#: The kind of a change that only adds what an extension brings.
+EXTENSION = "extension"
+#: The kind of a change that creates something of an unknown name, and alters and drops nothing.
+CREATES = "creates"
 
 
 class When(enum.Enum):
@@ -22,6 +29,8 @@ class When(enum.Enum):
 
     BEFORE = "before it"
     PERHAPS = "before or after it"
+    #: The step has a condition, may fail without consequence, or has a list that is not known yet.
+    IF = "before it, if it happens at all"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,11 +48,36 @@ class Made:
         return f"{self.change.action.value} by step `{self.step}`"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Altered:
+    """An alteration and the step that makes it; `number` is the statement's in that step."""
+
+    alteration: Alteration
+    step: str
+    number: int
+
+    @property
+    def said(self) -> str:
+        """Return a clause: "step `x` changes the privileges of t before it"."""
+        return f"step `{self.step}` changes {self.alteration.what} before it"
+
+
+_NOTHING = Alteration(aspect=Aspect.RELATION)
+_ANY_ROLE = Alteration(aspect=Aspect.ROLE)
+
+
+def may_not_happen(step: Step) -> bool:
+    """Return whether the plan goes on without what the step does."""
+    listed = step.for_each is not None and step.for_each.sql is not None
+    return step.if_ is not None or bool(step.allow_failure) or listed
+
+
 class Changes:
     """All changes of a plan. `note` them first, in any order, then ask."""
 
     def __init__(self, plan: Plan) -> None:
         steps = (*plan.steps, *plan.finally_)
+        self._uncertain = {step.id for step in steps if may_not_happen(step)}
         self._needs = {step.id: tuple(need.step for need in step.needs) for step in steps}
         self._place = {name: number for number, name in enumerate(topological_order(self._needs))}
         self._final = {step.id for step in plan.finally_}
@@ -52,6 +86,67 @@ class Changes:
         self._schemas: dict[str, list[Made]] = defaultdict(list)
         self._anything: list[Made] = []
         self._before: dict[str, frozenset[str]] = {}
+        self._altered_relations: dict[str, list[Altered]] = defaultdict(list)
+        self._altered_others: list[Altered] = []
+
+    def clear(self) -> None:
+        """Forget everything that was noted."""
+        for kept in (self._relations, self._parts, self._schemas, self._altered_relations):
+            kept.clear()
+        self._anything.clear()
+        self._altered_others.clear()
+
+    def note_alterations(self, step: str, number: int, alterations: Iterable[Alteration]) -> None:
+        """Take note of what a statement of a step alters."""
+        for alteration in alterations:
+            altered = Altered(alteration=alteration, step=step, number=number)
+            if alteration.relation is None:
+                self._altered_others.append(altered)
+            else:
+                self._altered_relations[alteration.relation.name].append(altered)
+
+    def altered(self, step: str, number: int, relations: Collection[Relation]) -> Iterator[Altered]:
+        """Yield alterations that come, or may come, before a statement: of these relations, and of no relation."""
+        for name in {relation.name for relation in relations}:
+            for one in self._altered_relations.get(name, ()):
+                found = one.alteration.relation
+                if self._comes_before(one, step, number) and any(_is(found, other) for other in relations):
+                    yield one
+        yield from (one for one in self._altered_others if self._comes_before(one, step, number))
+
+    def steps_before(self, step: str) -> list[str]:
+        """Return the steps that come, or may come, before a step, in an order in which they can run."""
+        names = sorted(self._place, key=self._place.__getitem__)
+        found = (Altered(alteration=_NOTHING, step=name, number=0) for name in names if name != step)
+        return [one.step for one in found if self._comes_before(one, step, 0)]
+
+    def makes_role(self, step: str, number: int, role: str) -> Altered | None:
+        """Return what comes, or may come, before a statement and creates the role or lets a session take it."""
+        found = (one for one in self._altered_others if self._comes_before(one, step, number))
+        for one in found:
+            alteration = one.alteration
+            if alteration.aspect is Aspect.ROLE or (alteration.aspect is Aspect.PRIVILEGE and not alteration.name):
+                return one
+        opaque = self.may_be_opaque(step, number)
+        return Altered(alteration=_ANY_ROLE, step=opaque.step, number=opaque.number) if opaque and role else None
+
+    def _comes_before(self, one: Altered, step: str, number: int) -> bool:
+        return self._is_before(one, step, number) or self._may_be_before(one, step)
+
+    def may_be_opaque(self, step: str, number: int) -> Made | None:
+        """Return a statement that surely or possibly comes before another one and may have made anything at all."""
+        return self._last(self._anything, step, number)
+
+    def dropped_perhaps(self, relation: Relation, step: str, number: int) -> Made | None:
+        """Return a statement before another one that drops the relation, if it happens at all or in that order."""
+        found = [
+            made
+            for made in (*self._relations.get(relation.name, ()), *self._schemas.get(relation.schema or "", ()))
+            if made.change.action is Action.DROP
+            and (made.change.relation is None or _is(made.change.relation, relation))
+            and (self._is_before(made, step, number) or self._may_be_before(made, step))
+        ]
+        return found[-1] if found else None
 
     def note(self, step: str, number: int, changes: Iterable[Change]) -> None:
         """Take note of what a statement of a step changes."""
@@ -96,11 +191,6 @@ class Changes:
         ]
         return self._last(found, step, number)
 
-    def altered(self, relation: Relation, step: str, number: int) -> Made | None:
-        """Return the last change before a statement that alters the relation."""
-        found = [made for made in self._relations.get(relation.name, ()) if _is(made.change.relation, relation)]
-        return self._last(found, step, number)
-
     def has_unique_index(self, relation: Relation, step: str, number: int) -> bool:
         """Return whether a statement before creates a unique index on the relation."""
         found = [
@@ -111,7 +201,7 @@ class Changes:
     def opaque(self, step: str, number: int) -> Made | None:
         """Return the last statement that surely comes before another one and may have made anything at all."""
         made = self._last(self._anything, step, number)
-        return made if made is not None and made.when is When.BEFORE else None
+        return made if made is not None and made.when is not When.PERHAPS else None
 
     def _implied(self, relation: Relation) -> list[Made]:
         stem = relation.name
@@ -126,24 +216,30 @@ class Changes:
         return found
 
     def _last(self, everything: Sequence[Made], step: str, number: int) -> Made | None:
-        found = [made for made in everything if made.step == step or not made.change.temporary]
+        """Return the last change before a statement; a DROP that may not happen is not followed."""
+        found = [
+            made
+            for made in everything
+            if (made.step == step or not made.change.temporary)
+            and not (made.step != step and made.step in self._uncertain and made.change.action is Action.DROP)
+        ]
         sure = [made for made in found if self._is_before(made, step, number)]
         if sure:
-            return max(reversed(sure), key=lambda made: (self._place[made.step], made.number))
+            last = max(reversed(sure), key=lambda made: (self._place[made.step], made.number))
+            uncertain = last.step != step and last.step in self._uncertain
+            return replace(last, when=When.IF) if uncertain else last
         perhaps = (made for made in found if self._may_be_before(made, step))
         made = next(perhaps, None)
-        if made is None:
-            return None
-        return Made(change=made.change, step=made.step, number=made.number, when=When.PERHAPS)
+        return None if made is None else replace(made, when=When.PERHAPS)
 
-    def _is_before(self, made: Made, step: str, number: int) -> bool:
+    def _is_before(self, made: Made | Altered, step: str, number: int) -> bool:
         if made.step == step:
             return made.number < number
         if step in self._final and made.step not in self._final:
             return True
         return made.step in self._ancestors(step)
 
-    def _may_be_before(self, made: Made, step: str) -> bool:
+    def _may_be_before(self, made: Made | Altered, step: str) -> bool:
         if made.step == step or (made.step in self._final and step not in self._final):
             return False
         return step not in self._ancestors(made.step)

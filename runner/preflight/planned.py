@@ -18,8 +18,9 @@ from runner.gateway.inspection import BOOLEAN, Probe
 from runner.gateway.replies import Reply
 from runner.gateway.session import EXPLAIN
 from runner.lint.locking.names import relation_in
+from runner.preflight.certainty import doubt
 from runner.preflight.finding import Finding
-from runner.preflight.made import Made
+from runner.preflight.made import CREATES, EXTENSION, Made
 from runner.preflight.seen import Sight
 from runner.preflight.texts import Unit
 from runner.sql.effects import Effect, effect, effect_of_call
@@ -50,6 +51,13 @@ _NAMES: dict[str, tuple[str, Sort]] = {
     "42883": ("JP603", Sort.FUNCTION),
     "42704": ("JP603", Sort.TYPE),
 }
+#: Reasons that may be gone when something has been created.
+_MENDED_BY_CREATING = frozenset(
+    {
+        *("42P01", "3F000", "42883", "42704", "42846", "42804", "42P10", "42P18", "22P02", "42725", "42703"),
+        *("JP522", "JP601", "JP603", "JP615", "JP621", "JP622", "JP623"),
+    }
+)
 _PRIVILEGE = "42501"
 _READ_ONLY = "25006"
 #: What PL/pgSQL says of a command that changes something, in a function that is not VOLATILE.
@@ -122,7 +130,7 @@ def judge(unit: Unit, probe: Probe, sight: Sight, *, start: int = 0) -> Judged:
         return Judged(findings=shape)
     if probe.explain.error is not None:
         judged = _failed(unit, probe.explain, sight, shift=len(EXPLAIN) - start, planning=True)
-        return Judged(findings=(*shape, *judged.findings), why=judged.why)
+        return Judged(findings=(*shape, *judged.findings), why=judged.why, blind=judged.blind)
     cost, rows = _estimates(probe.explain)
     return Judged(findings=shape, cost=cost, rows=rows)
 
@@ -160,20 +168,49 @@ def _failed(unit: Unit, reply: Reply, sight: Sight, *, shift: int, planning: boo
         return Judged(findings=(Finding(code="JP620", message=message, offset=offset),), why=(error.message,))
     if planning and (state == _READ_ONLY or (state == _NOT_SUPPORTED and run_by_the_planner(unit, sight))):
         return _writes_while_planned(unit, error, sight, offset)
+    finding = _finding(error, sight, state, offset, planning=planning)
     if state in _NAMES:
-        return _unknown_name(unit, reply, error, sight, offset)
+        made = _made_name(unit, reply, error, sight, offset)
+        if made is not None:
+            return made
     if state == _TAKEN and planning:  # the catalog says more about it
         return Judged(why=("it was not explained, because the name is taken",))
+    return uncertain(unit, sight, finding, state) or Judged(findings=(finding,), why=("the server refuses it",))
+
+
+def uncertain(unit: Unit, sight: Sight, finding: Finding, reason: str) -> Judged | None:
+    """Return what is said instead of a finding that earlier steps may have made wrong, None if it is certain.
+
+    `reason` is the SQLSTATE, or the finding's code.
+    """
+    why = doubt(unit, sight, reason, finding.message)
+    if why is not None:
+        return Judged(why=(f"{finding.message}, as things stand; {why}",), blind=True)
+    opaque = sight.opaque()
+    if opaque is None or (reason == "42601" and finding.message.startswith("syntax error")):
+        return None
+    if opaque.change.kind in {CREATES, EXTENSION} and reason not in _MENDED_BY_CREATING:
+        return None
+    verb = "create it" if reason in _NAMES or finding.code in {"JP601", "JP603"} else "change that"
+    message = f"{finding.message}; step `{opaque.step}` may {verb}"
+    if opaque.change.kind == EXTENSION:
+        return Judged(why=(message,), blind=True)
+    return Judged(findings=(Finding(code="JP617", message=message, offset=finding.offset),), why=(message,))
+
+
+def _finding(error: ErrorDetails, sight: Sight, state: str, offset: int, *, planning: bool) -> Finding:
+    """Return the finding for an error of the server, if it is certain."""
+    if state in _NAMES:
+        return Finding(code=_NAMES[state][0], message=error.message, offset=offset, hint=error.hint)
     if state == _PRIVILEGE:
         message = f'role "{sight.around.role}": {error.message}'
         schema = _SCHEMA.fullmatch(error.message)
         hint = error.hint
         if schema is not None:
             hint = f"GRANT USAGE ON SCHEMA {quote_identifier(schema[1])} TO {quote_identifier(sight.around.role)};"
-        return Judged(findings=(Finding(code="JP610", message=message, offset=offset, hint=hint),))
+        return Finding(code="JP610", message=message, offset=offset, hint=hint)
     severity = Severity.WARNING if planning and state[:2] in {"P0", "55", "XX", "53"} else None
-    finding = Finding(code="JP606", message=error.message, offset=offset, hint=error.hint, severity=severity)
-    return Judged(findings=(finding,), why=("the server refuses it",))
+    return Finding(code="JP606", message=error.message, offset=offset, hint=error.hint, severity=severity)
 
 
 def _writes_while_planned(unit: Unit, error: ErrorDetails, sight: Sight, offset: int) -> Judged:
@@ -185,18 +222,13 @@ def _writes_while_planned(unit: Unit, error: ErrorDetails, sight: Sight, offset:
     )
 
 
-def _unknown_name(unit: Unit, reply: Reply, error: ErrorDetails, sight: Sight, offset: int) -> Judged:
-    code, sort = _NAMES[error.sqlstate or ""]
+def _made_name(unit: Unit, reply: Reply, error: ErrorDetails, sight: Sight, offset: int) -> Judged | None:
+    """Return what is said of a name that an earlier step creates, None if none does."""
+    sort = _NAMES[error.sqlstate or ""][1]
     name = _name_at(unit, offset - unit.statement.start, string=sort is Sort.RELATION) if reply.position else None
     name = name or _in_quotes(error.message)
     made = _made(unit, sort, name, sight)
-    if made is not None:
-        return Judged(why=(f"{name} is {made.told}",), blind=True)
-    opaque = sight.opaque()
-    if opaque is not None:
-        message = f"{error.message}; step `{opaque.step}` may create it"
-        return Judged(findings=(Finding(code="JP617", message=message, offset=offset),), why=(message,))
-    return Judged(findings=(Finding(code=code, message=error.message, offset=offset, hint=error.hint),))
+    return Judged(why=(f"{name} is {made.told}",), blind=True) if made is not None else None
 
 
 def _made(unit: Unit, sort: Sort, name: str | None, sight: Sight) -> Made | None:

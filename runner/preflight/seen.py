@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from runner.gateway.catalog import NamedFacts, RelationFacts, SchemaFacts
-from runner.preflight.made import Changes, Made, When
+from runner.preflight.made import Altered, Changes, Made, When
 from runner.preflight.surroundings import Surroundings
-from runner.preflight.texts import Unit
+from runner.preflight.texts import MADE_UP, Unit
 from runner.sql.mentions import Named
 from runner.sql.objects import Action, Sort
 from runner.sql.relations import Relation
@@ -36,12 +37,13 @@ class Seen:
     relation: Relation
     facts: RelationFacts | None = None
     made: Made | None = None
+    why: str = ""
 
     @property
     def why_not(self) -> str:
         """Say why nothing is known of it."""
         if self.made is None:
-            return "nothing is known"
+            return self.why or "nothing is known"
         if self.made.change.sort is Sort.ANYTHING:
             return f"perhaps created by what step `{self.made.step}` runs"
         return self.made.told
@@ -57,6 +59,29 @@ class Sight:
         #: Conditions before the step see nothing of it, those after it all of it.
         before = unit.key in {"if", "preconditions", "for_each.sql"}
         self._number = unit.number if unit.key == "sql" else -1 if before else 1_000_000
+        self._computed = unit.computed
+
+    @property
+    def step(self) -> str:
+        """Return the step of the statement, empty for a precondition of the plan."""
+        return self._step
+
+    @property
+    def computed(self) -> frozenset[str]:
+        """Return the settings to which the step gives a value that is known only when it runs."""
+        return self._computed
+
+    def altered(self, relations: Collection[Relation]) -> Iterator[Altered]:
+        """Yield what earlier steps alter of these relations, and beside relations."""
+        if self._step:
+            placed = {self._around.placed(relation) for relation in relations}
+            yield from self._changes.altered(self._step, self._number, placed)
+
+    def dropped_perhaps(self, relation: Relation) -> Made | None:
+        """Return an earlier statement that drops the relation, if it happens at all or in that order."""
+        if not self._step:
+            return None
+        return self._changes.dropped_perhaps(self._around.placed(relation), self._step, self._number)
 
     @property
     def around(self) -> Surroundings:
@@ -65,6 +90,11 @@ class Sight:
 
     def relation(self, relation: Relation) -> Seen:
         """Return what the statement finds under this name."""
+        if MADE_UP in relation.name or MADE_UP in (relation.schema or ""):
+            return Seen(state=State.UNKNOWN, relation=relation, why="its name is an item of for_each")
+        if relation.schema is None and "search_path" in self._computed:
+            why = "the step gives search_path a value that is known only when it runs"
+            return Seen(state=State.UNKNOWN, relation=relation, why=why)
         facts = self._around.relations.get(relation)
         placed = self._around.placed(relation)
         made = self._changes.of_relation(placed, self._step, self._number) if self._step else None
@@ -75,12 +105,17 @@ class Sight:
         elif made.change.action is Action.DROP:
             state = State.GONE
         elif made.change.sort is Sort.SCHEMA:
-            state = State.MISSING
-        elif facts is not None and made.change.guarded and not self._was_dropped(placed, made):
+            moved = made.change.kind == "renamed" or made.when is When.IF
+            state = State.NEW if moved else State.MISSING
+        elif facts is not None and self._was_there(placed, made):
             state = State.THERE
         else:
             state = State.NEW
         return Seen(state=state, relation=relation, facts=facts if state is State.THERE else None, made=made)
+
+    def _was_there(self, relation: Relation, made: Made) -> bool:
+        """Return whether what an earlier step creates was there before: IF NOT EXISTS, OR REPLACE, or a condition."""
+        return (made.change.guarded or made.when is When.IF) and not self._was_dropped(relation, made)
 
     def _was_dropped(self, relation: Relation, made: Made) -> bool:
         earlier = self._changes.of_relation(relation, made.step, made.number)
@@ -94,7 +129,7 @@ class Sight:
         implied = self._changes.implied(relation, self._step, self._number)
         if implied is not None and implied.when is When.BEFORE:
             return Seen(state=State.NEW, relation=relation, made=implied)
-        opaque = self._changes.opaque(self._step, self._number)
+        opaque = self._changes.may_be_opaque(self._step, self._number)
         state = State.MISSING if opaque is None else State.UNKNOWN
         return Seen(state=state, relation=relation, made=opaque)
 
@@ -112,8 +147,8 @@ class Sight:
         return self._around.named.get((sort, name))
 
     def opaque(self) -> Made | None:
-        """Return the last statement before that may have made anything."""
-        return self._changes.opaque(self._step, self._number) if self._step else None
+        """Return a statement that comes, or may come, before and may have made anything."""
+        return self._changes.may_be_opaque(self._step, self._number) if self._step else None
 
     def indexes_made_on(self, relation: Relation) -> bool:
         """Return whether an earlier statement creates a unique index on the relation."""

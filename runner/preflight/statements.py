@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from runner.engine.events import Item, Rows
 from runner.engine.items import literal_items, queried_items
@@ -17,21 +17,25 @@ from runner.errors import Position, Problem, Severity
 from runner.gateway.inspection import Inspector
 from runner.plan.graph import topological_order
 from runner.plan.model import Check, Plan, Step
+from runner.preflight.consequences import Consequences, only_reads
 from runner.preflight.disk import Disks
 from runner.preflight.finding import Finding, problem
-from runner.preflight.made import Changes
+from runner.preflight.made import CREATES, Changes
 from runner.preflight.planned import is_harmless
 from runner.preflight.result import Coverage, StatementReport
 from runner.preflight.seen import Sight
 from runner.preflight.surroundings import Rooms
 from runner.preflight.survey import survey
-from runner.preflight.texts import MAX_INSTANCES, Unit, Unreadable, base_values, step_units, units_of
+from runner.preflight.texts import MADE_UP, MAX_INSTANCES, Unit, Unreadable, base_values, step_units, units_of
 from runner.preflight.verdict import Examiner, refused_setting, report_of
+from runner.sql.alterations import alterations
 from runner.sql.changes import changes
 from runner.sql.facts import functions_called
 from runner.sql.objects import Action, Change, Sort
 from runner.sql.params import TemplateError
 
+#: How many of several steps a sentence names.
+_NAMED = 3
 _NOT_ASKED = "it was not asked: it calls a function that may do more than read"
 
 
@@ -61,21 +65,24 @@ class StatementLook:
         #: Instances whose `if` is false as things stand.
         self._skipped: set[str] = set()
         self._values = base_values(plan)
+        #: Steps whose own SQL does more than read.
+        self._writers: set[str] = set()
 
     async def look(self, *, left_out: frozenset[str] = frozenset()) -> Looked:
         """Look at what the plan requires, and at every statement but those of steps that are `left_out`."""
         for check in self._plan.requires.preconditions:
             await self._required(check)
         steps = [step for step in self._in_order() if step.id not in left_out]
+        self._note_changes(steps)
         for step in steps:
             for resolved in self._resolved(step):
                 await self._enter(resolved)
         lists = {step.id: self._list_unit(step) for step in steps}
-        self._note_changes(steps)
         await self._survey([unit for unit in lists.values() if unit is not None])
         units = {step.id: await self._units(step, lists[step.id]) for step in steps}
         everything = [unit for step in steps for unit in units[step.id]]
         await self._survey(everything)
+        self._note_again(everything)
         self._note_functions(everything)
         for unit in everything:
             await self._look_at(unit)
@@ -108,12 +115,13 @@ class StatementLook:
         return found
 
     async def _enter(self, step: Step) -> None:
-        """See in what a step runs, and tell what the server refuses of it."""
+        """Take the role and settings of a step, and report what the server refuses, unless an earlier step mends it."""
         for condition in (False, True):
             room = await self._rooms.of_step(step, condition=condition)
             if room.error is not None:
-                refused = refused_setting(room, 0, () if step.role is None else ("role",))
-                self._tell(refused, f"step `{step.id}`: {refused.message}", step.position, step)
+                if self._changes.makes_role(step.id, 0, step.role or "") is None:
+                    refused = refused_setting(room, 0, () if step.role is None else ("role",))
+                    self._tell(refused, f"step `{step.id}`: {refused.message}", step.position, step)
                 return
 
     def _tell(
@@ -126,7 +134,7 @@ class StatementLook:
     # --- what is to be looked at --------------------------------------------------------------------------------------
 
     def _note_changes(self, steps: list[Step]) -> None:
-        """Take note of what every step changes; items of a query are not known yet, and what they name neither."""
+        """Take note of what every step changes, as its text names it; the items of a query are not known yet."""
         for step in steps:
             items = literal_items(step)
             variants = [item.values for item in items] if items else [{}]
@@ -138,6 +146,18 @@ class StatementLook:
                 for unit in units:
                     if isinstance(unit, Unit):
                         self._changes.note(step.id, unit.number, changes(unit.statement))
+                        self._changes.note_alterations(step.id, unit.number, alterations(unit.statement))
+                        if not only_reads(unit.statement):
+                            self._writers.add(step.id)
+
+    def _note_again(self, units: list[Unit]) -> None:
+        """Take note of all changes again, now that the catalog says which relations the names stand for."""
+        self._changes.clear()
+        for unit in units:
+            if unit.step is not None and unit.key == "sql":
+                found = Consequences(unit, self._rooms.known(unit))
+                self._changes.note(unit.step.id, unit.number, found.changes)
+                self._changes.note_alterations(unit.step.id, unit.number, found.alterations)
 
     def _note_functions(self, units: list[Unit]) -> None:
         """A VOLATILE function that is not built in may have made anything before the next statement."""
@@ -145,6 +165,10 @@ class StatementLook:
         for unit in units:
             if unit.step is None or unit.key != "sql":
                 continue
+            unnamed = [change for change in changes(unit.statement) if MADE_UP in str(change.relation)]
+            if unnamed:
+                kind = CREATES if all(change.action is Action.CREATE for change in unnamed) else ""
+                self._changes.note(unit.step.id, unit.number, (replace(anything[0], kind=kind),))
             known = self._rooms.known(unit).functions
             called = (facts for call in functions_called(unit.statement) for facts in known.get(call.name, ()))
             if any(facts.volatility == "v" and facts.extension is None for facts in called):
@@ -179,17 +203,30 @@ class StatementLook:
         if step.for_each is not None and step.for_each.sql is not None and items and not self._resolved(step):
             for resolved in self._resolved(step, items[:MAX_INSTANCES]):
                 await self._enter(resolved)
+        if step.for_each is not None and not items:
+            items = self._made_up(step)
+        return self._readable(step, items)
+
+    def _readable(self, step: Step, items: tuple[Item, ...]) -> list[Unit]:
         found = []
         for unit in step_units(step, self._values, items):
             if isinstance(unit, Unit):
                 found.append(unit)
-                if step.for_each is not None and step.for_each.sql is not None and unit.key == "sql":
-                    self._changes.note(step.id, unit.number, changes(unit.statement))
-            else:
+            elif not any(MADE_UP in item.key for item in items):
                 self._unreadable(unit)
-        if step.for_each is not None and not items:
-            self._report_step(step, "the list of for_each is empty now: there is nothing to do", Coverage.CHECKED)
         return found
+
+    def _made_up(self, step: Step) -> tuple[Item, ...]:
+        """Return an item that stands for those that earlier steps may add to a list that is empty now, if any may."""
+        before = [name for name in self._changes.steps_before(step.id) if name in self._writers]
+        rows = self._looked.rows.get(step.id)
+        if not before or rows is None:
+            self._report_step(step, "the list of for_each is empty now: there is nothing to do", Coverage.CHECKED)
+            return ()
+        named = ", ".join(f"`{name}`" for name in before[:_NAMED]) + (", …" if len(before) > _NAMED else "")
+        why = f"the list of for_each is empty now; step{'s' if len(before) > 1 else ''} {named} may fill it"
+        self._report_step(step, f"{why}; the SQL was checked with a made-up item", Coverage.NOT)
+        return queried_items(step, rows.columns, [[MADE_UP] * len(rows.columns)])
 
     def _unreadable(self, unit: Unreadable) -> None:
         self._tell(Finding(code="JP606", message=unit.message, offset=0), unit.message, unit.position, unit.step)
@@ -259,8 +296,7 @@ class StatementLook:
         """Look at one statement, note what was found, and say whether it could be run now as far as is known."""
         sight = self._sight(unit)
         verdict = await self._examiner.examine(unit, sight)
-        findings = verdict.findings
-        good = not findings and not verdict.blind
+        good = not verdict.findings and not verdict.blind
         if good and unit.key in {"if", "preconditions"}:
             if not is_harmless(unit, sight):
                 verdict.notes.append(_NOT_ASKED)
@@ -268,13 +304,14 @@ class StatementLook:
                 verdict.notes.append("it is false now")
                 if unit.key == "if":
                     self._skipped.add(unit.instance)
+        if unit.instance in self._skipped:
+            verdict.skip()
+        else:
+            self._looked.units.append((unit, sight))
         self._looked.reports.append(report_of(unit, verdict))
-        self._looked.units.append((unit, sight))
-        skipped = unit.instance in self._skipped
-        then = "; its `if` is false now, and the step would be skipped" if skipped else ""
-        for one in dict.fromkeys(findings):
-            severity = Severity.WARNING if skipped else None
-            self._tell(one, one.message + then, unit.within(one.offset), unit.step, severity)
+        for one in dict.fromkeys(verdict.findings):
+            severity = Severity.WARNING if MADE_UP in unit.instance else None
+            self._tell(one, one.message, unit.within(one.offset), unit.step, severity)
         return good
 
     async def _answer(self, unit: Unit, sight: Sight) -> bool | str:

@@ -25,6 +25,7 @@ class Surroundings:
     #: Of the server: 160004.
     version: int
     role: str = ""
+    superuser: bool = False
     schemas: Sequence[str] = ()
     error: str | None = None
     #: Which of PostgreSQL's roles it has that may use the server's files and programs.
@@ -93,7 +94,8 @@ class Rooms:
             if reply.error is not None:
                 room.error = reply.error.message
             else:
-                role, schemas, outside = reply.rows[0]
+                role, schemas, outside, superuser = reply.rows[0]
+                room.superuser = superuser == "t"
                 room.role, room.schemas = role or "", json.loads(schemas or "[]")
                 room.outside = frozenset(json.loads(outside or "[]"))
         return self._rooms[name]

@@ -33,6 +33,8 @@ async def survey(units: Sequence[Unit], rooms: Rooms, inspector: Inspector) -> N
     for facts in await inspector.functions(sorted(names)):
         (builtin if facts.schema == "pg_catalog" else own)[facts.name].append(facts)
     for key, room in found.items():
+        if room.error is not None:  # as which role nobody knows: nothing is to be asked
+            continue
         room.functions |= own
         room.builtin |= builtin
         await _of_room(by_room[key], room, inspector)

@@ -12,12 +12,14 @@ from runner.engine.events import Item
 from runner.engine.session import with_values
 from runner.errors import Position
 from runner.plan.model import Plan, Sql, Step, Value
-from runner.sql.assignments import assigned, settings_after
+from runner.sql.assignments import assigned, computed_after, settings_after
 from runner.sql.params import Rendered, TemplateError, render_traced
 from runner.sql.parse import SqlSyntaxError, Statement, parse_statements
 
 #: Instances of one step that are looked at; the others differ in their item alone.
 MAX_INSTANCES = 100
+#: Part of the values of an item that stands for all those that a list may have when its step runs.
+MADE_UP = "jobplan_item"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +27,8 @@ class Unit:
     """One statement. `key` is the plan's key that holds it, `instance` the step's id with its item.
 
     `number` counts the statements of `text` from 0, `last` says that no other one follows, `alone` that it is the only
-    one. `settings` are what the statements before it have set. `origin` turns an offset in `text` into one in the
-    plan's own text.
+    one. `settings` are what the statements before it have set, `computed` the settings to which they give a value that
+    is known only when they run. `origin` turns an offset in `text` into one in the plan's own text.
     """
 
     step: Step | None
@@ -38,6 +40,7 @@ class Unit:
     last: bool = True
     alone: bool = True
     settings: tuple[tuple[str, str], ...] = ()
+    computed: frozenset[str] = frozenset()
     text: str = field(default="", repr=False)
     locate: Callable[[int], Position] = field(repr=False, compare=False)
     origin: Callable[[int], int] = field(repr=False, compare=False)
@@ -89,6 +92,7 @@ def units_of(
         yield Unreadable(step=step, instance=instance, key=key, message=error.message, position=position)
         return
     settings: tuple[tuple[str, str], ...] = ()
+    computed: frozenset[str] = frozenset()
     for number, statement in enumerate(statements):
         unit = Unit(
             step=step,
@@ -100,12 +104,14 @@ def units_of(
             last=number == len(statements) - 1,
             alone=len(statements) == 1,
             settings=settings,
+            computed=computed,
             text=rendered.text,
             locate=_locator(sql, rendered, statement.start),
             origin=rendered.original,
         )
         yield unit
         settings = unit.settings_after
+        computed = computed_after(computed, statement)
 
 
 def _locator(sql: Sql, rendered: Rendered, start: int) -> Callable[[int], Position]:

@@ -5,13 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
+from runner.errors import Severity
 from runner.gateway.inspection import Inspector, Probe
+from runner.preflight.certainty import breakable
+from runner.preflight.codes import CODES
 from runner.preflight.commands.existence import absent
 from runner.preflight.commands.names import is_guarded_away
 from runner.preflight.commands.table import NOT_CHECKABLE, check_command, left_open
 from runner.preflight.disk import Disks, disk_note
 from runner.preflight.finding import Finding
-from runner.preflight.planned import ANALYSED, EXPLAINED, Judged, judge, may_do_anything, run_by_the_planner
+from runner.preflight.planned import (
+    ANALYSED,
+    EXPLAINED,
+    Judged,
+    judge,
+    may_do_anything,
+    run_by_the_planner,
+    uncertain,
+)
 from runner.preflight.result import Coverage, StatementReport
 from runner.preflight.rows import check_row_rights, fired_triggers
 from runner.preflight.seen import Seen, Sight, State
@@ -48,6 +59,27 @@ class Verdict:
             return Coverage.NOT
         return Coverage.PARTLY if self.why or self.findings else Coverage.CHECKED
 
+    def skip(self) -> None:
+        """Turn findings into notes: the `if` of the step is false now, and nothing of it would run."""
+        self.notes += [f"{one.code}: {one.message}" for one in self.findings]
+        if self.findings:
+            self.why.append("its `if` is false now, and the step would be skipped")
+        self.findings = []
+
+    def keep_certain(self, unit: Unit, sight: Sight) -> None:
+        """Leave out errors that earlier steps may have made wrong, and say why nothing is known there."""
+        kept = []
+        for one in self.findings:
+            severity = one.severity or CODES[one.code].severity
+            other = uncertain(unit, sight, one, one.code) if severity is Severity.ERROR else None
+            if other is None:
+                kept.append(one)
+                continue
+            kept += other.findings
+            self.why += other.why
+            self.blind = True
+        self.findings = kept
+
     def take(self, judged: Judged, probe: Probe | None = None) -> None:
         """Take over what the server's answers mean."""
         self.findings += judged.findings
@@ -81,6 +113,8 @@ class Examiner:
             verdict = await self._setting(unit, sight)
         else:
             verdict = await self._command(unit, sight)
+        if not (verdict.blind or verdict.findings) and unit.key == "sql":
+            verdict.why += breakable(unit, sight)
         if not verdict.blind:
             verdict.why += fired_triggers(unit, sight)
             note = disk_note(unit, sight, self._disks)
@@ -95,6 +129,7 @@ class Examiner:
         if unit.statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
             known = {(one.offset, one.code) for one in verdict.findings}
             verdict.findings += (one for one in check_command(unit, sight) if (one.offset, one.code) not in known)
+        verdict.keep_certain(unit, sight)
         if verdict.why or verdict.findings:
             verdict.blind = bool(verdict.why)
             return verdict
@@ -110,6 +145,7 @@ class Examiner:
             # The server names the first right that is missing, and not what grants it.
             verdict.findings = rights.findings if refused and rights.findings else verdict.findings + rights.findings
             verdict.why += rights.why
+            verdict.keep_certain(unit, sight)
         if unit.statement.kind is _K.CALL:
             verdict.why.append(NOT_CHECKABLE[_K.CALL])
         elif unsafe is not None:
@@ -129,12 +165,14 @@ class Examiner:
         after = await self._rooms.after(unit)
         if after.error is not None:
             verdict.findings.append(refused_setting(after, unit.statement.start, dict(assigned(unit.statement))))
+            verdict.keep_certain(unit, sight)
         return verdict
 
     async def _command(self, unit: Unit, sight: Sight) -> Verdict:
         verdict = Verdict()
         verdict.take(judge(unit, await self._probe(unit, sight, explain=False), sight))
         verdict.findings += check_command(unit, sight)
+        verdict.keep_certain(unit, sight)
         unseen = [sight.relation(one.relation) for one in needed(unit.statement)]
         if any(seen.state in _UNSEEN for seen in unseen):
             verdict.why, verdict.blind = why_unseen(unseen), True

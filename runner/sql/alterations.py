@@ -24,30 +24,32 @@ _K = StatementKind
 class Aspect(enum.Enum):
     """What is altered."""
 
-    COLUMN = "a column"
+    COLUMN = "column"
     #: A unique or exclusion constraint, or a unique index.
-    KEY = "a unique key"
-    CONSTRAINT = "a constraint"
+    KEY = "unique key"
+    CONSTRAINT = "constraint"
     #: A trigger, rule or policy, by name.
-    ATTACHED = "a trigger, rule or policy"
-    PARTITION = "a partition"
-    INHERITANCE = "its parents"
-    #: Whether a materialized view is filled, an index valid, a table clustered.
-    STATE = "its state"
+    ATTACHED = "trigger, rule or policy"
+    PARTITION = "partition"
+    INHERITANCE = "parents"
+    #: Whether a materialized view is filled, by which index a table was clustered, whether an index is valid.
+    FILLING = "content"
+    CLUSTERING = "clustering"
+    VALIDITY = "validity"
     #: Something else about a relation.
-    RELATION = "the relation"
-    TYPE = "a type"
-    FUNCTION = "a function"
+    RELATION = "definition"
+    TYPE = "type"
+    FUNCTION = "function"
     #: Operators, operator classes and casts.
-    OPERATOR = "an operator or cast"
+    OPERATOR = "operator or cast"
     #: A collation, server, publication, text search configuration and the like, by name.
-    OBJECT = "an object"
+    OBJECT = "object"
     PRIVILEGE = "privileges"
-    ROLE = "a role"
+    ROLE = "role"
     #: What new sessions begin with.
     SETTING = "settings of new sessions"
     #: An extension: types, functions and operators of unknown names.
-    EXTENSION = "an extension"
+    EXTENSION = "extension"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +57,7 @@ class Alteration:
     """Something that is altered. Without `relation` it concerns no relation, or any; without `name` any object.
 
     `removes` says that it can make a later statement fail that would succeed without it; `old` is a name or an enum
-    value that is gone after it, `value` a label that is added to an enum.
+    value that is gone after it, `value` a label that is added to an enum. `guarded` says IF NOT EXISTS.
     """
 
     aspect: Aspect
@@ -64,13 +66,14 @@ class Alteration:
     removes: bool = False
     old: str = ""
     value: str = ""
+    guarded: bool = False
 
     @property
     def what(self) -> str:
         """Return words for what is altered: `the column t.b`."""
         named = f" {Relation(None, self.name)}" if self.name else ""
         of = f" of {self.relation}" if self.relation is not None else ""
-        return f"{self.aspect.value}{named}{of}"
+        return f"the {self.aspect.value}{named}{of}"
 
 
 def alterations(statement: Statement) -> tuple[Alteration, ...]:
@@ -105,7 +108,7 @@ def _subcommand(command: Tree, relation: Relation) -> Iterator[Alteration]:
     subtype = label(command, "subtype")
     definition = unwrap(getattr(command, "def"))
     if subtype == "AT_AddColumn":
-        yield Alteration(aspect=_A.COLUMN, relation=relation, name=definition.colname)
+        yield Alteration(aspect=_A.COLUMN, relation=relation, name=definition.colname, guarded=command.missing_ok)
         for constraint in map(unwrap, definition.constraints):
             yield from _constraint(constraint, relation)
     elif subtype == "AT_DropColumn":
@@ -130,8 +133,8 @@ def _subcommand(command: Tree, relation: Relation) -> Iterator[Alteration]:
         yield Alteration(aspect=_A.KEY, relation=part, removes=True)
     elif subtype in {"AT_AddInherit", "AT_DropInherit", "AT_AddOf", "AT_DropOf"}:
         yield Alteration(aspect=_A.INHERITANCE, relation=relation, removes=True)
-    elif subtype in {"AT_ClusterOn", "AT_DropCluster", "AT_ReplicaIdentity"}:
-        yield Alteration(aspect=_A.STATE, relation=relation, removes=subtype == "AT_DropCluster")
+    elif subtype in {"AT_ClusterOn", "AT_DropCluster"}:
+        yield Alteration(aspect=_A.CLUSTERING, relation=relation, removes=subtype == "AT_DropCluster")
     elif subtype not in _HARMLESS:
         yield Alteration(aspect=_A.RELATION, relation=relation)
 
@@ -149,7 +152,14 @@ _OF_COLUMN = frozenset(
 _HARMLESS = frozenset(
     {
         *("AT_SetStatistics", "AT_SetStorage", "AT_SetCompression", "AT_SetOptions", "AT_ResetOptions"),
-        *("AT_SetRelOptions", "AT_ResetRelOptions", "AT_SetLogged", "AT_SetTableSpace", "AT_SetAccessMethod"),
+        *(
+            "AT_SetRelOptions",
+            "AT_ResetRelOptions",
+            "AT_SetLogged",
+            "AT_ReplicaIdentity",
+            "AT_SetTableSpace",
+            "AT_SetAccessMethod",
+        ),
     }
 )
 _KEYS = frozenset({"CONSTR_UNIQUE", "CONSTR_PRIMARY", "CONSTR_EXCLUSION"})
@@ -168,14 +178,19 @@ def _constraint(node: Tree, relation: Relation) -> Iterator[Alteration]:
 
 def _index(node: Tree) -> Iterator[Alteration]:
     if node.unique:
-        yield Alteration(aspect=_A.KEY, relation=relation_of(node.relation), name=node.idxname)
-    yield Alteration(aspect=_A.STATE, relation=relation_of(node.relation))
+        relation, guarded = relation_of(node.relation), node.if_not_exists
+        yield Alteration(aspect=_A.KEY, relation=relation, name=node.idxname, guarded=guarded)
 
 
-def _state(node: Tree) -> Iterator[Alteration]:
-    """REFRESH, CLUSTER and REINDEX: a view is filled or emptied, a table clustered, an index valid."""
+def _refreshed(node: Tree) -> Iterator[Alteration]:
+    yield Alteration(aspect=_A.FILLING, relation=relation_of(node.relation), removes=node.skip_data)
+
+
+def _rebuilt(node: Tree) -> Iterator[Alteration]:
+    """CLUSTER remembers its index; REINDEX makes an index valid that an interrupted build has left INVALID."""
+    aspect = _A.CLUSTERING if node.DESCRIPTOR.name == "ClusterStmt" else _A.VALIDITY
     relation = relation_of(node.relation) if node.HasField("relation") else None
-    yield Alteration(aspect=_A.STATE, relation=relation, removes=bool(getattr(node, "skip_data", False)))
+    yield Alteration(aspect=aspect, relation=relation)
 
 
 def _view(node: Tree) -> Iterator[Alteration]:
@@ -385,9 +400,9 @@ def _setting(_: Tree) -> Iterator[Alteration]:
 _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "AlterTableStmt": _table,
     "IndexStmt": _index,
-    "RefreshMatViewStmt": _state,
-    "ClusterStmt": _state,
-    "ReindexStmt": _state,
+    "RefreshMatViewStmt": _refreshed,
+    "ClusterStmt": _rebuilt,
+    "ReindexStmt": _rebuilt,
     "ViewStmt": _view,
     "CreateStmt": _created_table,
     "CreateSchemaStmt": _created_schema,

@@ -48,6 +48,32 @@ def settings_after(
     return tuple(found.items())
 
 
+def computed_after(before: frozenset[str], statement: Statement) -> frozenset[str]:
+    """Return the settings whose value is known only when the text runs, after this statement.
+
+    These are settings that `set_config` gives the value of an expression, in a query of any kind. If the name itself is
+    an expression, it may be any, and all that names depend on counts.
+    """
+    plain = statement.kind is _K.SELECT
+    known = {name for name, _ in assigned(statement)}
+    if ALL in known:
+        return before & {"role"}
+    found: set[str] = set()
+    for call in find(statement.node, "FuncCall") if statement.kind in _WITH_CALLS else ():
+        if strings(call.funcname)[-1] == "set_config":
+            name, value = [*map(_constant, list(call.args)[:2]), None, None][:2]
+            if name is None:
+                found |= _NAMING
+            elif value is None or not plain:
+                found.add(name.lower())
+    return before - known | found
+
+
+#: On these it depends what a name in a statement means.
+_NAMING = frozenset({"search_path", "role"})
+_WITH_CALLS = frozenset({_K.SELECT, _K.SELECT_INTO, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_TABLE_AS})
+
+
 def _set(node: Tree) -> Iterator[tuple[str, str | None]]:
     name = node.name.lower()
     match label(node, "kind"):

@@ -61,6 +61,47 @@ def called_procedure(statement: Statement) -> Relation | None:
     return relation_named(strings(statement.node.funccall.funcname))
 
 
+def only_creates(statement: Statement) -> bool:
+    """Return whether a DO in PL/pgSQL can create things and change rows, but alters, drops and grants nothing.
+
+    Its commands are looked for in the body and in its string constants; what it executes from a variable, and the
+    functions that it calls by PERFORM or CALL, may do anything.
+    """
+    body = _body(statement) if statement.kind is StatementKind.DO else None
+    if body is None or body.language != "plpgsql":
+        return False
+    read = _words(body.text)
+    for index, word in enumerate(read):
+        names = set(_LETTERS.findall(word.name)) if word.string else {word.name}
+        if names & _ALTERING:
+            return False
+        following = read[index + 1] if index + 1 < len(read) else None
+        if word.name == "EXECUTE" and not (following is not None and (following.string or following.name == "FORMAT")):
+            return False
+    return bool(read)
+
+
+_LETTERS = re.compile(r"[A-Z_]+")
+_ALTERING = frozenset(
+    {
+        *(
+            "ALTER",
+            "DROP",
+            "GRANT",
+            "REVOKE",
+            "REFRESH",
+            "REINDEX",
+            "CLUSTER",
+            "REASSIGN",
+            "SET_CONFIG",
+            "SET",
+            "RESET",
+        ),
+        *("CALL", "PERFORM", "IMPORT", "TRUNCATE", "RENAME", "DISCARD", "COMMENT", "REPLACE"),
+    }
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Body:
     """A body, its language in lower case, and the node that has its place."""

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from runner.sql.alterations import object_name
+from runner.sql.bodies import only_creates
 from runner.sql.details import created_schema, is_temporary
 from runner.sql.facts import created_index, created_relations, dropped_relations, is_guarded
 from runner.sql.kinds import StatementKind
 from runner.sql.locks import is_opaque
-from runner.sql.nodes import label, strings, unwrap
+from runner.sql.nodes import Tree, label, strings, unwrap
 from runner.sql.objects import Action, Change, Sort
 from runner.sql.parse import Statement
 from runner.sql.parts import added_columns, parts
@@ -19,6 +21,7 @@ from runner.sql.relations import Relation, relation_named, relation_of
 
 _K = StatementKind
 
+_OPAQUE = frozenset({_K.CREATE_EXTENSION, _K.ALTER_EXTENSION})
 _QUERIES = frozenset({_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.VACUUM, _K.ANALYZE, _K.REINDEX})
 
 
@@ -28,8 +31,10 @@ def changes(statement: Statement) -> tuple[Change, ...]:
     if kind in _QUERIES:  # most statements of most plans; they change nothing, and need not be searched
         return ()
     # What can be prepared changes nothing in the catalog.
-    if (kind is not _K.EXECUTE and is_opaque(statement)) or kind in {_K.CREATE_EXTENSION, _K.ALTER_EXTENSION}:
-        return (Change(action=Action.CREATE, sort=Sort.ANYTHING, offset=statement.start),)
+    imports = statement.node.DESCRIPTOR.name == "ImportForeignSchemaStmt"
+    if (kind is not _K.EXECUTE and is_opaque(statement)) or kind in _OPAQUE or imports:
+        kind_of_change = "extension" if imports or kind in _OPAQUE else "creates" if only_creates(statement) else ""
+        return (Change(action=Action.CREATE, sort=Sort.ANYTHING, kind=kind_of_change, offset=statement.start),)
     return (*made(statement), *_unmade(statement), *_altered(statement), *_renamed(statement))
 
 
@@ -48,7 +53,14 @@ _TYPES: Mapping[str, str] = {
     "CreateEnumStmt": "type_name",
     "CreateRangeStmt": "type_name",
     "CreateDomainStmt": "domainname",
-    "DefineStmt": "defnames",
+}
+#: What CREATE AGGREGATE, TYPE and the like make; of operators and collations only the kind is followed.
+_DEFINED: Mapping[str, Sort] = {"OBJECT_TYPE": Sort.TYPE, "OBJECT_AGGREGATE": Sort.FUNCTION}
+#: Fields of what CREATE SCHEMA has in it, where the names of relations are.
+_ELEMENTS: Mapping[str, tuple[str, str]] = {
+    "CreateStmt": ("relation", "r"),
+    "ViewStmt": ("view", "v"),
+    "CreateSeqStmt": ("sequence", "S"),
 }
 
 
@@ -80,6 +92,8 @@ def made(statement: Statement) -> Iterator[Change]:
     schema = created_schema(statement)
     if schema is not None:
         yield Change(action=Action.CREATE, sort=Sort.SCHEMA, name=schema, guarded=guarded, offset=offset)
+    if statement.kind is _K.CREATE_SCHEMA:
+        yield from _elements(statement, schema)
     if statement.kind is _K.CREATE_FUNCTION:
         name = relation_named(strings(node.funcname))
         yield Change(action=Action.CREATE, sort=Sort.FUNCTION, relation=name, guarded=guarded, offset=offset)
@@ -90,6 +104,22 @@ def made(statement: Statement) -> Iterator[Change]:
         held = getattr(node, names)
         relation = relation_of(held) if names == "typevar" else relation_named(strings(held))
         yield Change(action=Action.CREATE, sort=Sort.TYPE, relation=relation, offset=offset)
+    if node.DESCRIPTOR.name == "DefineStmt":
+        sort = _DEFINED.get(label(node, "kind"))
+        if sort is not None:
+            yield Change(
+                action=Action.CREATE, sort=sort, relation=relation_named(strings(node.defnames)), offset=offset
+            )
+
+
+def _elements(statement: Statement, schema: str | None) -> Iterator[Change]:
+    """Yield the relations that CREATE SCHEMA makes in the schema."""
+    for element in map(unwrap, statement.node.schema_elts):
+        field, kind = _ELEMENTS.get(element.DESCRIPTOR.name, ("", ""))
+        if field:
+            named = relation_of(getattr(element, field))
+            relation = Relation(named.schema or schema, named.name)
+            yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=relation, kind=kind, offset=statement.start)
 
 
 def _unmade(statement: Statement) -> Iterator[Change]:
@@ -101,6 +131,10 @@ def _unmade(statement: Statement) -> Iterator[Change]:
             yield Change(
                 action=Action.DROP, sort=Sort.ROLE, name=role.rolename, guarded=guarded, offset=statement.start
             )
+    if statement.kind is _K.DROP_OTHER and label(statement.node, "remove_type") in {"OBJECT_TYPE", "OBJECT_DOMAIN"}:
+        for dropped in map(unwrap, statement.node.objects):
+            relation = relation_named(strings(dropped.names))
+            yield Change(action=Action.DROP, sort=Sort.TYPE, relation=relation, guarded=guarded, offset=statement.start)
     if statement.kind is _K.DROP_SCHEMA:
         for node in statement.node.objects:
             yield Change(
@@ -137,7 +171,10 @@ def _dropped_parts(statement: Statement) -> frozenset[str]:
 
 def _renamed(statement: Statement) -> Iterator[Change]:
     node, offset = statement.node, statement.start
-    if statement.kind not in {_K.RENAME, _K.SET_SCHEMA} or not node.HasField("relation"):
+    if statement.kind not in {_K.RENAME, _K.SET_SCHEMA}:
+        return
+    if not node.HasField("relation"):
+        yield from _renamed_object(statement)
         return
     relation = relation_of(node.relation)
     if statement.kind is _K.SET_SCHEMA:
@@ -154,3 +191,28 @@ def _renamed(statement: Statement) -> Iterator[Change]:
         yield Change(action=Action.DROP, sort=Sort.RELATION, relation=relation, offset=offset)
         renamed = Relation(relation.schema, node.newname)
         yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=renamed, offset=offset)
+
+
+def _renamed_object(statement: Statement) -> Iterator[Change]:
+    """Yield the old and the new name of a schema, role, type or function."""
+    node, offset = statement.node, statement.start
+    what = label(node, "rename_type" if statement.kind is _K.RENAME else "object_type")
+    if what in {"OBJECT_SCHEMA", "OBJECT_ROLE"}:
+        sort = Sort.SCHEMA if what == "OBJECT_SCHEMA" else Sort.ROLE
+        yield Change(action=Action.DROP, sort=sort, name=node.subname, offset=offset)
+        yield Change(action=Action.CREATE, sort=sort, name=node.newname, kind="renamed", offset=offset)
+        return
+    types, functions = {"OBJECT_TYPE", "OBJECT_DOMAIN"}, {"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_AGGREGATE"}
+    if what not in types | functions:
+        return
+    old = object_name(unwrap(node.object))
+    new = Relation(None, node.newname) if statement.kind is _K.RENAME else Relation(node.newschema, old)
+    sort = Sort.TYPE if what in types else Sort.FUNCTION
+    yield Change(action=Action.CREATE, sort=sort, relation=new, offset=offset)
+    if sort is Sort.TYPE and statement.kind is _K.RENAME:
+        yield Change(action=Action.DROP, sort=sort, relation=_object_relation(unwrap(node.object)), offset=offset)
+
+
+def _object_relation(node: Tree) -> Relation:
+    names = node.names if node.DESCRIPTOR.name == "TypeName" else node.items
+    return relation_named(strings(names))

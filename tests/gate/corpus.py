@@ -320,7 +320,7 @@ RIGHTS = Group(
         GRANT CREATE ON SCHEMA public TO gate_nobody
         GRANT USAGE ON SCHEMA s1 TO gate_nobody
         REASSIGN OWNED BY gate_owner TO gate_nobody
-        GRANT pg_write_all_data, pg_read_all_data TO gate_nobody -- REVOKE pg_write_all_data, pg_read_all_data FROM gate_nobody
+        GRANT pg_read_all_data TO gate_nobody -- REVOKE pg_read_all_data FROM gate_nobody
         DO $$ BEGIN EXECUTE 'GRANT ALL ON t TO gate_nobody'; END $$
     """,
     uses="""

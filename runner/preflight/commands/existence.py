@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from runner.gateway.catalog import RelationFacts
 from runner.preflight.finding import Finding
+from runner.preflight.made import EXTENSION
 from runner.preflight.seen import Seen, Sight, State
 from runner.preflight.texts import Unit
 from runner.sql.changes import changes
@@ -48,7 +49,7 @@ def absent(relation: Relation, offset: int, seen: Seen, sight: Sight, *, missing
     elif seen.state is State.GONE and seen.made is not None:
         message = f"{relation} is dropped by step `{seen.made.step}`"
         yield Finding(code="JP604", message=message, offset=offset)
-    elif seen.state is State.UNKNOWN and seen.made is not None:
+    elif seen.state is State.UNKNOWN and seen.made is not None and seen.made.change.kind != EXTENSION:
         message = f"there is no {relation}; step `{seen.made.step}` may create it"
         yield Finding(code="JP617", message=message, offset=offset)
     elif seen.state is State.MISSING:

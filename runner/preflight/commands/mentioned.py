@@ -57,9 +57,4 @@ def _absent(one: Mention, made: Made | None, sight: Sight) -> Iterator[Finding]:
     # Every table has a type of its own name.
     if one.sort is Named.TYPE and sight.relation(one.name).state in {State.THERE, State.NEW, State.PERHAPS}:
         return
-    message = f"there is no {what} {one.name}"
-    opaque = sight.opaque()
-    if opaque is not None:
-        yield Finding(code="JP617", message=f"{message}; step `{opaque.step}` may create it", offset=one.offset)
-    else:
-        yield Finding(code=code, message=message, offset=one.offset)
+    yield Finding(code=code, message=f"there is no {what} {one.name}", offset=one.offset)

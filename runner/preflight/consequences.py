@@ -1,0 +1,123 @@
+"""What a statement changes, with the relations that its names stand for, and what goes along with them.
+
+The text says `DROP INDEX i` and `DROP TABLE t CASCADE`; the catalog says of which table the index is, and which views
+are dropped with the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from runner.preflight.surroundings import Surroundings
+from runner.preflight.texts import Unit
+from runner.sql.alterations import Alteration, Aspect, alterations
+from runner.sql.changes import changes
+from runner.sql.facts import created_index, is_cascading
+from runner.sql.kinds import StatementKind
+from runner.sql.objects import Action, Change, Sort
+from runner.sql.parse import Statement
+from runner.sql.relations import Relation
+
+_K = StatementKind
+_PLACED = frozenset({Sort.RELATION, Sort.COLUMN, Sort.CONSTRAINT, Sort.UNIQUE})
+_READS = frozenset(
+    {
+        *(_K.SELECT, _K.SHOW, _K.SET, _K.RESET, _K.ANALYZE, _K.VACUUM, _K.CHECKPOINT, _K.REINDEX, _K.CLUSTER),
+        *(_K.LOCK, _K.NOTIFY, _K.COMMENT, _K.COPY_TO, _K.SET_TRANSACTION, _K.SET_CONSTRAINTS),
+    }
+)
+
+
+def only_reads(statement: Statement) -> bool:
+    """Return whether the statement is of a kind that adds or changes no rows and no objects."""
+    return statement.kind in _READS
+
+
+class Consequences:
+    """The changes and alterations of one statement in its surroundings."""
+
+    def __init__(self, unit: Unit, around: Surroundings) -> None:
+        self._unit = unit
+        self._around = around
+        self._fixed = "search_path" not in unit.computed and around.error is None
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Return what is created and dropped by name."""
+        found = tuple(self._placed(change) for change in changes(self._unit.statement))
+        if self._unit.statement.kind is _K.RENAME and len(found) == 2 and found[0].relation is not None:
+            old, new = found
+            if new.sort is Sort.RELATION and new.relation is not None and old.relation is not None:
+                new = replace(new, relation=Relation(old.relation.schema, new.relation.name))
+            found = (old, new)
+        return (*found, *self._along(found))
+
+    @property
+    def alterations(self) -> tuple[Alteration, ...]:
+        """Return what is altered, and what goes along with what is dropped."""
+        placed = (self._placed_alteration(one) for one in alterations(self._unit.statement))
+        found = [one for one in placed if not self._is_guarded_away(one)]
+        for change in changes(self._unit.statement):
+            if change.action is Action.DROP and change.sort is Sort.RELATION and change.relation is not None:
+                found += self._of_dropped(change.relation)
+        if self._unit.statement.kind is _K.DROP_INDEX:
+            found = [one for one in found if one.relation is not None or one.aspect is not Aspect.KEY] or found
+        return tuple(found)
+
+    def _is_guarded_away(self, one: Alteration) -> bool:
+        """Return whether IF NOT EXISTS makes it nothing, because the column or index is there."""
+        facts = self._around.relations.get(one.relation) if one.guarded and one.relation is not None else None
+        if facts is None:
+            return False
+        return one.name in (facts.columns if one.aspect is Aspect.COLUMN else {x.relation.name for x in facts.indexes})
+
+    def _placed(self, change: Change) -> Change:
+        if change.relation is None or change.temporary or change.sort not in _PLACED or not self._fixed:
+            return change
+        index = created_index(self._unit.statement)
+        if index is not None and change.kind == "i":
+            schema = self._around.placed(index.table).schema
+            return replace(change, relation=Relation(schema, change.relation.name))
+        return replace(change, relation=self._around.placed(change.relation))
+
+    def _placed_alteration(self, one: Alteration) -> Alteration:
+        if one.relation is None or not self._fixed:
+            return one
+        return replace(one, relation=self._around.placed(one.relation))
+
+    def _along(self, found: tuple[Change, ...]) -> Iterator[Change]:
+        """Yield the views and foreign keys that CASCADE drops."""
+        if not is_cascading(self._unit.statement):
+            return
+        dropped = [one for one in found if one.action is Action.DROP and one.sort is Sort.RELATION]
+        seen = {one.relation for one in dropped}
+        stack = list(seen)
+        while stack:
+            relation = stack.pop()
+            facts = self._around.relations.get(relation) if relation is not None else None
+            if facts is None:
+                continue
+            for view in facts.views:
+                if view not in seen:
+                    seen.add(view)
+                    stack.append(view)
+                    yield Change(action=Action.DROP, sort=Sort.RELATION, relation=view, offset=dropped[0].offset)
+            for key in facts.referenced_by:
+                yield Change(
+                    action=Action.DROP,
+                    sort=Sort.CONSTRAINT,
+                    relation=key.relation,
+                    name=key.constraint,
+                    offset=dropped[0].offset,
+                )
+
+    def _of_dropped(self, relation: Relation) -> Iterator[Alteration]:
+        facts = self._around.relations.get(relation)
+        if facts is None:
+            return
+        if facts.index_of is not None:
+            yield Alteration(aspect=Aspect.KEY, relation=facts.index_of.relation, removes=True, old=relation.name)
+            yield Alteration(aspect=Aspect.CLUSTERING, relation=facts.index_of.relation, removes=True)
+        if facts.partition_of is not None:
+            yield Alteration(aspect=Aspect.PARTITION, relation=facts.partition_of, removes=True, old=relation.name)

@@ -1,0 +1,121 @@
+"""The columns that a query names, and whether a name can be of one relation only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runner.sql.kinds import StatementKind
+from runner.sql.nodes import Tree, find, unwrap, walk
+from runner.sql.parse import Statement
+from runner.sql.relations import Relation, relation_of
+from runner.sql.tokens import ScanError, TokenKind, tokenize
+
+_K = StatementKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnUse:
+    """A column that a query surely takes from this relation; `alone` says that only its relations can have the name."""
+
+    relation: Relation
+    name: str
+    offset: int
+    alone: bool
+
+
+def column_uses(statement: Statement) -> Iterator[ColumnUse]:
+    """Yield the columns of a query by the relations that they can be of.
+
+    The target columns of INSERT and UPDATE, and qualified names, are of one relation. Of a name without a qualifier
+    every relation of the query is yielded with `alone`, if the query has nothing but relations that could have it.
+    """
+    node = statement.node
+    yield from _targets(node, statement)
+    relations = _relations(node)
+    plain = not any(next(find(node, name), None) is not None for name in _OTHER_SOURCES)
+    outputs = {target.name for target in find(node, "ResTarget") if target.name}
+    for reference in find(node, "ColumnRef"):
+        fields = [unwrap(field) for field in reference.fields]
+        names = [field.sval for field in fields if field.DESCRIPTOR.name == "String"]
+        if len(names) != len(fields):
+            continue
+        offset = statement.offset(reference)
+        if len(names) == 2:
+            found = {relation for alias, relation in relations if alias == names[0]}
+            for relation in found if len(found) == 1 else ():
+                yield ColumnUse(relation=relation, name=names[1], offset=offset, alone=False)
+        elif len(names) == 1 and plain and names[0] not in outputs:
+            for _, relation in relations:
+                yield ColumnUse(relation=relation, name=names[0], offset=offset, alone=True)
+
+
+#: What gives columns in FROM and is no relation.
+_OTHER_SOURCES = ("RangeSubselect", "RangeFunction", "CommonTableExpr", "RangeTableFunc", "JsonTable", "SubLink")
+
+
+def _targets(node: Tree, statement: Statement) -> Iterator[ColumnUse]:
+    for inner in walk(node):
+        name = inner.DESCRIPTOR.name
+        if name == "InsertStmt":
+            columns = inner.cols
+        elif name == "UpdateStmt":
+            columns = inner.target_list
+        else:
+            continue
+        relation = relation_of(inner.relation)
+        for column in map(unwrap, columns):
+            if column.name:
+                yield ColumnUse(relation=relation, name=column.name, offset=statement.offset(column), alone=False)
+
+
+def _relations(node: Tree) -> list[tuple[str, Relation]]:
+    """Return the relations of all levels of a query, with the names by which columns are qualified."""
+    return [(found.alias.aliasname or found.relname, relation_of(found)) for found in find(node, "RangeVar")]
+
+
+def has_star(statement: Statement) -> bool:
+    """Return whether a query takes all columns of something: `*`, `t.*`."""
+    return next(find(statement.node, "A_Star"), None) is not None
+
+
+def inserts_by_position(statement: Statement) -> bool:
+    """Return whether it is an INSERT without a list of columns."""
+    return statement.kind is _K.INSERT and not statement.node.cols
+
+
+def conflict_columns(statement: Statement) -> tuple[frozenset[str], str] | None:
+    """Return the columns of ON CONFLICT (…) and the constraint of ON CONFLICT ON CONSTRAINT, None without either.
+
+    An expression or a predicate gives no columns: which index it means only the server can tell.
+    """
+    if statement.kind is not _K.INSERT or not statement.node.HasField("on_conflict_clause"):
+        return None
+    clause = statement.node.on_conflict_clause
+    if not clause.HasField("infer"):
+        return None
+    infer = clause.infer
+    if infer.conname:
+        return frozenset(), infer.conname
+    elements = [unwrap(element) for element in infer.index_elems]
+    if infer.HasField("where_clause") or not all(element.name for element in elements):
+        return None
+    return frozenset(element.name for element in elements), ""
+
+
+def words(sql: str) -> frozenset[str]:
+    """Return the names, keywords and string constants of a text, names as PostgreSQL folds them."""
+    try:
+        tokens = list(tokenize(sql))
+    except ScanError:
+        return frozenset()
+    found = set()
+    for token in tokens:
+        if token.kind is TokenKind.WORD:
+            found.add(token.text.lower())
+        elif token.kind is TokenKind.QUOTED_IDENTIFIER:
+            found.add(token.text[1:-1].replace('""', '"'))
+        elif token.kind is TokenKind.STRING:
+            text = token.text.strip("'").replace("''", "'")
+            found |= {text, *text.replace('"', "").split(".")}
+    return frozenset(found)
