@@ -28,6 +28,7 @@ from runner.errors import RecordError
 from runner.plan.model import Plan
 from runner.records.journal import Journal
 from runner.records.past import past_runs
+from runner.reports.destinations import STDOUT
 from runner.reports.kinds import open_report
 from runner.reports.last_line import Afterlife, last_line
 
@@ -75,7 +76,9 @@ def _conduct(course: Course, clock: Clock) -> int:
         for event, report in itertools.product(course.history, reports):
             report.handle(event, course.earlier)
     looker = Looker(history)
-    watching = course.watching.sinks(course.run_id, looker, course.history)
+    watching = course.watching.sinks(
+        course.run_id, looker, course.history, stdout=all(path != STDOUT for _, path in course.reports)
+    )
     sinks: list[Sink] = [course.journal, *watching, *reports]
     interrupted: list[int] = []
 
@@ -124,11 +127,12 @@ def _conduct(course: Course, clock: Clock) -> int:
     if result.ledger_problem is not None:
         course.watching.say(f"jobplan: {result.ledger_problem}", level="warning", event="warning")
     kept = f"{course.journal.folder}{' (it breaks off)' if course.journal.lost else ''}"
+    written = (str(report.path) for report in reports if not report.broken and report.path != STDOUT)
     line = last_line(
         result.state,
         run_id=course.run_id,
         seconds=clock.now() - (result.state.started_at or began),
-        record=", ".join([kept, *(str(report.path) for report in reports if not report.broken)]),
+        record=", ".join([kept, *written]),
         afterlife=_EMBEDDED if course.embedded else _commands(course.given_dsn, course.run_id),
     )
     course.watching.say(line, event="summary", run=course.run_id, exit_code=result.exit_code)

@@ -16,7 +16,7 @@ from runner.cli.exits import EXIT_CODES, exit_code_of
 from runner.cli.journals import journal_option
 from runner.cli.ledger_options import ledger_schema, no_ledger_option, trust_option
 from runner.cli.next_command import written_out
-from runner.cli.reporting import report_option, wanted_reports
+from runner.cli.reporting import files_of_recorded, protect, report_option, wanted_reports
 from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
@@ -124,7 +124,9 @@ def _resume(options: Options) -> int:
     record = read_record(options.journal, _restored(options) if options.from_ledger else options.run, notices=False)
     started = _started(record)
     plan = _plan(record, started, options)
-    destinations = wanted_reports(options.reports, *([Path(plan.file)] if plan.file else []))
+    destinations = wanted_reports(options.reports)
+    if destinations:
+        protect(destinations, files_of_recorded(plan))
     journal = Journal.reopen(options.journal, record.run_id, plan)
     # nobody else writes to it any longer; what reports and the ledger have to hear is read once it is needed
     goes_on = not _is_done(record, plan)

@@ -15,7 +15,7 @@ from runner.cli.exits import EXIT_CODES, exit_code_of
 from runner.cli.journals import journal_option
 from runner.cli.ledger_options import ledger_schema, no_ledger_option, trust_option
 from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
-from runner.cli.reporting import report_option, wanted_reports
+from runner.cli.reporting import files_of, protect, report_option, wanted_reports
 from runner.cli.selection import Selection, selection_options
 from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
@@ -93,7 +93,7 @@ def run(
         dsn=chosen_dsn(dsn),
         slots=slots,
         selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
-        reports=wanted_reports(reports, plan),
+        reports=wanted_reports(reports, plan, params_file),
         watching=watching,
         journal=journal,
         ledger=None if no_ledger else ledger_schema(),
@@ -101,6 +101,7 @@ def run(
     )
     try:
         loaded = _load(options)
+        protect(options.reports, files_of(loaded))
         left_out = options.selection.left_out(loaded)
         with _server(options, embedded=embedded) as conninfo:
             if dry_run:

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 
 from runner.cli.journals import journal_option
-from runner.cli.reporting import report_option, wanted_reports
+from runner.cli.reporting import protect, report_option, wanted_reports
 from runner.cli.saying import say_json, say_lines
+from runner.reports.destinations import STDOUT
 
 
 @click.command()
@@ -20,7 +21,8 @@ from runner.cli.saying import say_json, say_lines
 def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int:
     """Show what is recorded of a run: RUN is its id, the beginning of one, or `last`.
 
-    Nothing but its journal is read, so this says what was known when its last line was written.
+    Nothing but its journal is read, so this says what was known when its last line was written. With `--report KIND=-`
+    the report is printed instead.
     """
     wanted = wanted_reports(reports)
     gc.disable()  # a process of its own, that ends soon: nothing is won by looking through a million objects
@@ -32,12 +34,18 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int
 
     record = read_record(journal, run, notices=bool(wanted))
     locked = is_locked(record.folder)
+    if wanted:
+        from runner.cli.reporting import files_of_recorded
+
+        protect(wanted, files_of_recorded(record.plan))
     started = record.started
     past = kept_past(record.folder) if wanted else ()
     if past is None:
         past = past_runs(journal, record.plan.name, started.at) if started is not None else ()
     for kind, path in wanted:
         write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events, past))
+    if any(path == STDOUT for _, path in wanted):
+        return 0  # what is read from standard output is the report, and nothing else
     if form == "json":
         say_json(record_json(record, locked=locked))
     else:

@@ -56,13 +56,14 @@ class Watching:
         verbosity = Verbosity.VERBOSE if verbose else Verbosity.QUIET if quiet else Verbosity.NORMAL
         return cls(verbosity=verbosity, json=log_format == "json", color=color)
 
-    def sinks(self, run_id: str, looker: Looker, history: Sequence[Event] = ()) -> list[Sink]:
+    def sinks(self, run_id: str, looker: Looker, history: Sequence[Event] = (), *, stdout: bool = True) -> list[Sink]:
         """Return what tells of a run on standard error, and what GitHub Actions shows by itself.
 
-        `history` is what has happened before, if the run is taken up.
+        `history` is what has happened before, if the run is resumed. Not `stdout`: a report goes there, and annotations
+        to standard error, where GitHub reads them too.
         """
         told = self._telling(run_id, looker)
-        annotated = github.from_environment(os.environ, sys.stdout, run_id, history)
+        annotated = github.from_environment(os.environ, sys.stdout if stdout else sys.stderr, run_id, history)
         return [told] if annotated is None else [told, annotated]
 
     @property

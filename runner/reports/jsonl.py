@@ -5,35 +5,34 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 
 from runner.engine.encoding import to_line
 from runner.engine.events import Event
 from runner.engine.state import RunState
 from runner.errors import RecordError
+from runner.reports.destinations import Destination
 
 
 class JsonLines:
-    """A sink that writes each event to a file as it happens. `path` is overwritten; `broken`: it lacks events."""
+    """A sink that writes each event as it happens. `broken`: events are missing in the report."""
 
     def __init__(self, path: Path, run_id: str) -> None:
         self.path = path
         self.broken = False
         self._run_id = run_id
         try:
-            self._file = path.open("wb")
+            self._place = Destination.of(path)
+            self._place.stream(b"")
         except OSError as error:
             raise self._refused(error) from error
 
     def handle(self, event: Event, state: RunState) -> None:  # noqa: ARG002 - the event says it all
         """Write one line."""
         try:
-            self._file.write(to_line(event, self._run_id))
-            self._file.flush()
+            self._place.stream(to_line(event, self._run_id))
         except OSError as error:
-            with contextlib.suppress(OSError):  # what is left in the buffer is refused again
-                self._file.close()
+            self.close()
             raise self._refused(error) from error
 
     def flush(self) -> None:
@@ -45,7 +44,7 @@ class JsonLines:
     def close(self) -> None:
         """Close the file."""
         try:
-            self._file.close()
+            self._place.close()
         except OSError as error:
             raise self._refused(error) from error
 

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +17,7 @@ from runner.engine.state import RunState
 from runner.errors import RecordError
 from runner.plan.model import Plan
 from runner.reports.collect import run_report
+from runner.reports.destinations import Destination
 from runner.reports.html import html_page
 from runner.reports.jsonl import JsonLines
 from runner.reports.junit import junit_xml
@@ -49,21 +48,16 @@ def report_text(kind: str, plan: Plan, run_id: str, events: Sequence[Event], his
 def write_report(kind: str, path: Path, text: str) -> None:
     """Write a report so that a reader finds the old one or the new one, never half of one. RecordError if it cannot be.
 
-    A path that is no ordinary file, such as /dev/stdout, is written to as it is.
+    What is not a regular file at this path is not replaced: see `destinations`.
     """
     try:
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8", errors="backslashreplace")
-            return
-        part = _part(path)
-        try:
-            part.write_text(text, encoding="utf-8", errors="backslashreplace")
-            part.replace(path.resolve())
-        except OSError:
-            _drop(part)
-            raise
+        Destination.of(path).write(text)
     except OSError as error:
-        raise RecordError(f"the {kind} report {path} cannot be written: {error.strerror}") from error
+        raise _refused(kind, path, error) from error
+
+
+def _refused(kind: str, path: Path, error: OSError) -> RecordError:
+    return RecordError(f"the {kind} report {path} cannot be written: {error.strerror}")
 
 
 class ReportFile:
@@ -81,7 +75,10 @@ class ReportFile:
         self._history = history
         self._events: list[Event] = []
         self._plan: Plan | None = None
-        self._try()
+        try:
+            self._place = Destination.of(path)
+        except OSError as error:
+            raise _refused(kind, path, error) from error
 
     def handle(self, event: Event, state: RunState) -> None:
         """Keep the event."""
@@ -98,37 +95,14 @@ class ReportFile:
         """Write the report."""
         if self._plan is None or not any(event.name == "run_started" for event in self._events):
             self.broken = True
+            self._place.close()
             return
+        text = report_text(self._kind, self._plan, self._run_id, self._events, self._history())
         try:
-            text = report_text(self._kind, self._plan, self._run_id, self._events, self._history())
-            write_report(self._kind, self.path, text)
-        except RecordError:
-            self.broken = True
-            raise
-
-    def _try(self) -> None:
-        """Find out before the run whether there is room for the report."""
-        if self.path.exists() and not self.path.is_file():
-            return
-        try:
-            with _part(self.path).open("w", encoding="utf-8"):
-                pass
+            self._place.write(text)
         except OSError as error:
-            raise RecordError(f"the {self._kind} report {self.path} cannot be written: {error.strerror}") from error
-        _drop(_part(self.path))
-
-
-def _part(path: Path) -> Path:
-    """Return where the report is while it is written: beside it, under a name that no collector of textfiles reads.
-
-    Nobody else uses it: two runs may write the same report at the same time.
-    """
-    return path.resolve().with_name(f".jobplan-{os.getpid()}.part")
-
-
-def _drop(part: Path) -> None:
-    with contextlib.suppress(OSError):
-        part.unlink()
+            self.broken = True
+            raise _refused(self._kind, self.path, error) from error
 
 
 def open_report(
