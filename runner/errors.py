@@ -100,6 +100,10 @@ class PlanError(JobplanError):
         self.problems = problems
 
 
+class ParameterError(PlanError):
+    """The plan is valid; the values given for its parameters are not, or one is missing."""
+
+
 class PreflightError(JobplanError):
     """Nothing was started: the server, the extension or a privilege is not as the plan needs it."""
 

@@ -14,6 +14,7 @@ from runner.errors import (
     ConnectionFailedError,
     GroupHeldError,
     JobplanError,
+    ParameterError,
     PlanError,
     PreflightError,
     Problem,
@@ -26,6 +27,7 @@ from runner.errors import (
 
 _CODES: tuple[tuple[type[JobplanError], int], ...] = (
     (UsageError, 2),
+    (ParameterError, 2),
     (PlanError, 3),
     (RunSkippedError, 0),
     (RequirementsUnmetError, 9),
@@ -41,7 +43,7 @@ Exit codes:
   0         every step succeeded, was skipped, allowed to fail, or detached; or `requires` is not met and says
             otherwise: skip
   1         a step failed, timed out or was cancelled; or the journal or a report broke off
-  2         wrong usage
+  2         wrong usage: an option, or a parameter's value that is wrong or missing
   3         the plan is invalid
   4         nothing was started: no connection, the server is not ready, or no journal can be kept
   5         run_timeout ended the run

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from runner.errors import PlanError, Position, Problem, Severity
+from runner.errors import ParameterError, PlanError, Position, Problem, Severity
 from runner.lint import alone, syntax, transactions
 from runner.lint.rule import Rule
 from runner.lint.sources import Sources
@@ -20,6 +20,7 @@ from runner.lint.table import RULES
 from runner.plan.loading import Loaded, without_collection
 from runner.plan.loading import load_plan as load_unchecked
 from runner.plan.model import Plan
+from runner.plan.params import OF_GIVEN_VALUES
 from runner.plan.report import grouped
 
 _MAX_MESSAGE = 400  # characters
@@ -80,6 +81,8 @@ def read_plan(
 ) -> Plan:
     """Return a plan that is ready to run; PlanError, with every error but no warning, if it is invalid.
 
+    ParameterError, which is one, if nothing is wrong but the values of its parameters.
+
     Without `require_values`, parameters may be without one: the plan is only to be looked at.
     """
     loaded = load_plan(
@@ -88,6 +91,8 @@ def read_plan(
     if loaded.plan is None:
         errors = tuple(problem for problem in loaded.problems if problem.severity is Severity.ERROR)
         count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
+        if all(problem.code in OF_GIVEN_VALUES for problem in errors):
+            raise ParameterError(f"{path} cannot run with these parameters: {count}", errors)
         raise PlanError(f"{path} is not a valid plan: {count}", errors)
     return loaded.plan
 

@@ -166,8 +166,12 @@ CODES_OF_MEANING: Final = {
         "# a.yaml\nparams: {days: {type: integer}}",
     ),
     "JP225": (
-        "A declaration that contradicts itself",
-        "The default and the enum must be what the type, pattern, minimum and maximum allow.",
+        "A value that its declaration or its form does not allow",
+        (
+            "The default and the enum must be what the type, pattern, minimum and maximum allow. A number that SQL "
+            "would get in another form than the plan has it, such as 1.10 in `items`, may be meant as a text, which "
+            "has quotes."
+        ),
         "days: {type: integer, minimum: 1, default: 0}",
         "days: {type: integer, minimum: 1, default: 90}",
     ),

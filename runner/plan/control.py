@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from decimal import Decimal
 
 from runner.plan.conditions import CONDITIONS, sqlstates
 from runner.plan.fields import Fields
 from runner.plan.model import AllowFailure, Check, Expect, ForEach, Need, NeedOn, Repeat, Retry, Sql, Value
 from runner.plan.nodes import Mapping, Node, Scalar, sql_of
+from runner.plan.scalars import read_otherwise
 from runner.sql.comments import has_comments, without_comments
 
 _TIMEOUT = "timeout"
@@ -111,6 +113,9 @@ def read_expect(fields: Fields) -> Expect | None:
     rows_min, rows_max = _range(expect, "rows")
     warnings_min, warnings_max = _range(expect, "warnings")
     value = expect.scalar("value")
+    if value is not None and isinstance(value.value, float) and Decimal(value.text) != Decimal(str(value.value)):
+        message = f"`value` is the number {value.text}, and would be compared as {value.value}"
+        expect.add(value, "JP225", message, hint="write fewer digits, or put it in quotes to compare the text")
     return Expect(
         rows_min=rows_min,
         rows_max=rows_max,
@@ -194,14 +199,25 @@ def _items(for_each: Fields) -> tuple[Value | dict[str, Value], ...]:
     return tuple(items)
 
 
+def _check_number(fields: Fields, node: Scalar, what: str) -> None:
+    """Report a number that SQL would not get as it is written: whether a text or a number is meant, nobody can say."""
+    other = read_otherwise(node.value, node.text)
+    if other is not None:
+        message = f"{what} is the number {node.text}, and SQL would get {other}"
+        fields.add(node, "JP225", message, hint=f"put it in quotes if the text is meant, or write {other}")
+
+
 def _item(for_each: Fields, node: Node) -> tuple[Value | dict[str, Value] | None, object]:
     """Return an item, None if a part of it is bad, and its texts."""
     if isinstance(node, Scalar):
+        _check_number(for_each, node, "this item")
         return node.value, node.text
     if not isinstance(node, Mapping):
         return None, None
     parts = {key: part for key, part in for_each.within(node).pairs() if isinstance(part, Scalar)}
     values = {key: part.value for key, part in parts.items() if part.value is not None}
+    for key, part in parts.items():
+        _check_number(for_each, part, f"`{key}`")
     if not values or len(values) < len(node.values):
         return None, None
     return values, tuple(sorted((key, part.text) for key, part in parts.items()))

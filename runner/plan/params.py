@@ -20,6 +20,8 @@ from runner.plan.report import Guesses, listed
 
 #: What the environment's variables are called: this and the parameter's name in upper case.
 ENVIRONMENT_PREFIX: Final = "JOBPLAN_PARAM_"
+#: Codes of what is wrong with the values that are given for a run, and not with the plan.
+OF_GIVEN_VALUES: Final = frozenset({"JP226", "JP227", "JP228"})
 #: The longest integer or number (characters); PostgreSQL's numeric takes far more, no key or count needs it.
 MAX_NUMBER: Final = 100
 #: The longest name that PostgreSQL keeps (NAMEDATALEN - 1, bytes).
@@ -45,7 +47,7 @@ def parse_value(param_type: ParamType, raw: object) -> Value:
 
 def check_value(param: Param, value: Value) -> None:
     """Raise ValueError, as parse_value does, if the declaration forbids the value."""
-    if param.enum and value not in param.enum:
+    if param.enum and not _is_one_of(param, value):
         raise ValueError(f"is {_shown(value)}; allowed is {listed(str(allowed) for allowed in param.enum)}")
     if param.pattern is not None:
         text = str(value)
@@ -62,6 +64,13 @@ def check_value(param: Param, value: Value) -> None:
         raise ValueError(f"is {_shown(value)}, below the minimum of {_bound(param.type, param.minimum)}")
     if size is not None and param.maximum is not None and size > Decimal(param.maximum):
         raise ValueError(f"is {_shown(value)}, above the maximum of {_bound(param.type, param.maximum)}")
+
+
+def _is_one_of(param: Param, value: Value) -> bool:
+    """Say whether the enum has the value; a number in it may be written in another way."""
+    if param.type is ParamType.NUMBER:
+        return any(Decimal(str(allowed)) == Decimal(str(value)) for allowed in param.enum)
+    return value in param.enum
 
 
 def measure(param_type: ParamType, value: Value) -> Decimal | None:

@@ -26,6 +26,13 @@ def is_long_integer(text: str) -> bool:
     return len(text) > MAX_DIGITS and _INTEGER.fullmatch(text) is not None
 
 
+def read_otherwise(value: object, text: str) -> str | None:
+    """Return the form that a number has from now on, if the file has another: `1.10` becomes 1.1, `1e3` 1000.0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or str(value) == text:
+        return None
+    return str(value)
+
+
 def resolve_plain(text: str) -> str | int | float | bool | None:
     """Return what a plain (unquoted) scalar means."""
     if text[:1] in _NUMBER_STARTS and len(text) <= MAX_DIGITS:

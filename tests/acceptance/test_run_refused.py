@@ -73,7 +73,7 @@ def test_an_invalid_plan_gives_every_problem(jobplan: Jobplan) -> None:
 def test_a_required_parameter_is_asked_for(jobplan: Jobplan, db: Database) -> None:
     plan = jobplan.plan(ONE, params="{word: {type: string}}")
     ran = jobplan("run", plan, "--dsn", db.dsn)
-    assert ran.code == 3
+    assert ran.code == 2
     assert "word" in ran.err
     assert "--param" in ran.err
 
@@ -202,3 +202,27 @@ def test_a_role_that_may_not_know_the_cluster_does_without(jobplan: Jobplan, db:
     finally:
         db.run("GRANT EXECUTE ON FUNCTION pg_control_system TO public")
         db.run("DROP ROLE jobplan_plain")
+
+
+@pytest.mark.parametrize("command", ["run", "dry-run"])
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([], "the parameter `days` has no default, and no value was given"),
+        (["--param", "days=ninety"], "`ninety`, not a whole number"),
+        (["--param", "days=1", "--param", "dasy=2"], "did you mean `days`?"),
+    ],
+)
+def test_a_value_of_a_parameter_that_is_missing_or_wrong_is_wrong_usage(
+    jobplan: Jobplan, command: str, given: list[str], says: str
+) -> None:
+    plan = jobplan.plan("- {id: a, sql: 'DELETE FROM t WHERE d < :days'}", params="{days: {type: integer}}")
+    ran = jobplan(command, plan, *given)
+    assert ran.code == 2
+    assert says in ran.err
+    assert "cannot run with these parameters: 1 problem" in ran.err
+
+
+def test_a_plan_that_is_invalid_besides_is_an_invalid_plan(jobplan: Jobplan) -> None:
+    plan = jobplan.plan("- {id: a, sql: 'SELECT :day'}", params="{days: {type: integer}}")
+    assert jobplan("run", plan).code == 3
