@@ -12,6 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+#: The severity of the server's messages that are counted and shown; the same in every language.
+WARNING = "WARNING"
+
 
 class Outcome(enum.StrEnum):
     """How one attempt, that is one worker, ended. `unknown`: it has gone, and nothing proves what it did."""

@@ -7,7 +7,7 @@ text is not about, is not this step's doing (extension note 10).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from runner.engine.events import Leftover
@@ -86,10 +86,3 @@ def read_leftover(kind: str, name: str, parent: str) -> Leftover:
             what=f"index {name} of {parent} is the old one, and the new one is in its place", repair=(drop,)
         )
     return Leftover(what=f"index {name} of {parent} is INVALID", repair=(f"REINDEX INDEX CONCURRENTLY {name};", drop))
-
-
-def leftover_lines(leftovers: Iterable[Leftover]) -> Iterator[str]:
-    """Yield what is left behind, and each way to repair it on a line of its own."""
-    for one in leftovers:
-        yield f"left behind: {one.what}"
-        yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(one.repair))

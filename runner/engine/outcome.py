@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from runner.engine.events import CancelReason, ErrorDetails, Notice, Outcome
+from runner.engine.events import WARNING, CancelReason, ErrorDetails, Notice, Outcome
 from runner.gateway.base import WorkerEnd
 from runner.sql.nature import Nature
 
@@ -37,7 +37,7 @@ def skipped(notices: Iterable[Notice], nature: Nature) -> ErrorDetails | None:
     REINDEX DATABASE CONCURRENTLY always leaves the system catalogs out before PostgreSQL 16: that is what it is for.
     """
     for notice in notices:
-        if notice.severity != "WARNING" or notice.routine not in _SKIPS:
+        if notice.severity != WARNING or notice.routine not in _SKIPS:
             continue
         if nature.whole_database and notice.routine == _SYSTEM_CATALOGS:
             continue

@@ -121,6 +121,8 @@ class StepRecord:
     #: The worker that was let go of did not live any more when the run was taken up.
     gone: bool = False
     last: ev.AttemptFinished | None = None
+    #: Why the step, which is over, did not succeed; an attempt's own error is in `last`.
+    error: ev.ErrorDetails | None = None
     #: Its work is committed, and it failed because a check of it was not met.
     committed: bool = False
     #: WARNINGs of its workers, in all attempts; and those of the present attempt so far.
@@ -129,6 +131,8 @@ class StepRecord:
     #: Iterations of a repeat that have committed, and the rows that they were about, in all.
     iterations: int = 0
     rows: int = 0
+    #: The command tag of the last attempt that committed.
+    tag: str = ""
     #: Whether the present attempt is announced: of the iterations of a repeat, only one every few seconds is.
     announced: bool = True
     announced_at: float = 0.0

@@ -30,8 +30,6 @@ from runner.engine.state import BAD, RunState, StepRecord, StepState, new_record
 PROBE_INTERVAL = 1.0
 #: Seconds between two iterations of a repeat that are announced.
 ANNOUNCE_EVERY = 5.0
-#: The severity of the server's messages that are counted, in every language.
-WARNING = "WARNING"
 #: What a step waits for that the server had no worker for.
 SERVER_CAPACITY = "server capacity"
 
@@ -167,6 +165,7 @@ def _step_retrying(state: RunState, record: StepRecord, event: ev.StepRetrying) 
 
 
 def _step_finished(state: RunState, record: StepRecord, event: ev.StepFinished) -> None:
+    record.error = event.error
     record.committed = bool(event.committed) or _failed_after_commit(record, event)
     _finish(state, record, StepState(event.state), event.at)
 
@@ -259,7 +258,7 @@ def _attempt_lost(_: RunState, record: StepRecord, __: ev.AttemptLost) -> None:
 
 
 def _attempt_notice(_: RunState, record: StepRecord, event: ev.AttemptNotice) -> None:
-    if event.notice.severity == WARNING:
+    if event.notice.severity == ev.WARNING:
         record.warned += 1
 
 
@@ -271,9 +270,11 @@ def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFini
     record.worker = event.worker or record.worker
     record.ended_at = event.at
     record.warnings += event.warnings or 0
-    if record.step.repeat is not None and event.outcome is ev.Outcome.SUCCEEDED:
-        record.iterations += 1
-        record.rows += event.row_count or 0
+    if event.outcome is ev.Outcome.SUCCEEDED:
+        record.tag = event.command_tag
+        if record.step.repeat is not None:
+            record.iterations += 1
+            record.rows += event.row_count or 0
     _settle(state, record, event.at)
 
 

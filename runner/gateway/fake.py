@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from runner.engine.activity import LiveWorker
-from runner.engine.events import ErrorDetails, Identity, LockWait, Notice, Worker
+from runner.engine.events import WARNING, ErrorDetails, Identity, LockWait, Notice, Worker
 from runner.engine.leftovers import HalfDone
 from runner.errors import CapacityError, JobplanError
 from runner.gateway.base import (
@@ -364,5 +364,5 @@ class FakeWorker:
             started_at=self._started,
             finished_at=finished,
             notices=script.notices,
-            warnings=sum(notice.severity == "WARNING" for notice in script.notices),
+            warnings=sum(notice.severity == WARNING for notice in script.notices),
         )

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from runner.engine.events import ErrorDetails, Notice
+from runner.engine.events import WARNING, ErrorDetails, Notice
 from runner.errors import JobplanError
 from runner.gateway.base import LaunchRequest
 from runner.identity import without_comment
@@ -75,7 +75,7 @@ class NoticeCollector:
 
     def __call__(self, notice: Notice) -> None:
         """Take one notice."""
-        warns = notice.severity == "WARNING"
+        warns = notice.severity == WARNING
         self.warnings += warns
         texts = (notice.message, notice.detail or "", notice.hint or "")
         size = sum(len(text.encode("utf-8", "replace")) for text in texts)

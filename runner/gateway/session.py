@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import psycopg
 from psycopg import pq
 
-from runner.engine.events import Notice
+from runner.engine.events import WARNING, Notice
 from runner.errors import ConnectionFailedError, ServerLostError
 from runner.gateway.pipeline import Pipeline
 from runner.gateway.replies import Reply, last_or_error, one_line
@@ -333,7 +333,7 @@ class Session:
                     sqlstate=_told(diagnostic.sqlstate),
                     detail=diagnostic.message_detail,
                     hint=diagnostic.message_hint,
-                    routine=diagnostic.source_function if severity == "WARNING" else None,
+                    routine=diagnostic.source_function if severity == WARNING else None,
                 )
             )
 

@@ -35,19 +35,22 @@ def _is_event(line: bytes) -> bool:
         return False
 
 
-#: How the line of a notice begins. A step can have said hundreds of thousands of them, and they change no state.
+#: How the line of a notice begins. A step can have sent hundreds of thousands of them, and they change no state.
 _NOTICE = b'{"event": "attempt_notice", '
+#: What is in the line of a WARNING, which is always shown; what a message quotes has its own quotes escaped.
+_WARNS = b'"severity": "WARNING"'
 
 
 def read_lines(path: Path, data: bytes, *, notices: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield the number of each whole line of a journal, and what it says. RecordError at one that says nothing.
 
-    Without `notices` their lines are not even looked into, but for the last one: it says how far the journal goes.
+    Without `notices` the lines of those that are no WARNING are not parsed, but for the last line: it says how far the
+    journal goes.
     """
     lines = data[: intact_length(data)].split(b"\n")[:-1]
     numbers: Sequence[int] = range(1, len(lines) + 1)
     if not notices:
-        numbers = [n for n in numbers if n == len(lines) or not lines[n - 1].startswith(_NOTICE)]
+        numbers = [n for n in numbers if n == len(lines) or not _is_left_out(lines[n - 1])]
         lines = [lines[n - 1] for n in numbers]
     try:
         found = json.loads(b"[" + b",".join(lines) + b"]")
@@ -57,3 +60,7 @@ def read_lines(path: Path, data: bytes, *, notices: bool = True) -> Iterator[tup
         number = next(number for number, line in zip(numbers, lines, strict=True) if not _is_event(line))
         raise RecordError(f"{path}:{number}: this line is no event.", hint=damaged(path.parent.name))
     yield from zip(numbers, found, strict=True)
+
+
+def _is_left_out(line: bytes) -> bool:
+    return line.startswith(_NOTICE) and _WARNS not in line

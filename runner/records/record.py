@@ -74,7 +74,8 @@ def _where_else(name: str) -> str:
 def read_record(root: Path, run_id: str, *, notices: bool = True) -> Record:
     """Return the record of a run, by its id, its beginning, or `last`; the run may be going on.
 
-    Without `notices` its events lack what workers have said, which takes most of the time and changes no state.
+    Without `notices` its events lack what workers have sent but for WARNINGs: it takes most of the time and changes no
+    state.
 
     RecordError, with what to do, if there is none, more than one, or one that this version cannot read.
     """

@@ -12,7 +12,8 @@ from typing import Any
 
 from runner.durations import format_duration
 from runner.engine.activity import Activity, LiveRun, LiveWorker, end_sessions
-from runner.engine.events import Worker
+from runner.engine.events import Leftover, Worker
+from runner.reports.outcomes import leftover_lines
 from runner.reports.status import RecordSummary, blocked_words, progress_words, silent_words, worker_words
 from runner.reports.status_data import worker_data
 
@@ -112,9 +113,7 @@ def attach_lines(
         yield from _open_words(run, gone, record, where)
     elif gone:
         yield "how a worker ended is known to its runner and to the run's record only; the server does not keep it"
-    for what, repairs in leftovers:
-        yield f"left behind: {what}"
-        yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(repairs))
+    yield from leftover_lines(Leftover(what=what, repair=repairs) for what, repairs in leftovers)
 
 
 def _open_words(run: LiveRun, gone: Sequence[Gone], record: RecordSummary, where: str) -> Iterator[str]:

@@ -9,6 +9,8 @@ from typing import Any
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.activity import LiveRun, LiveWorker, end_sessions
+from runner.engine.events import Leftover
+from runner.reports.outcomes import leftover_lines
 from runner.reports.status_data import worker_data
 from runner.sql.params import quote_identifier
 
@@ -70,9 +72,7 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
         rights = "pg_signal_backend, pg_read_all_stats"
         yield f"  a superuser can allow it: GRANT {rights} TO {quote_identifier(done.user)};"
         yield "  (workers of a superuser are for superusers only)"
-    for what, repairs in done.leftovers:
-        yield f"left behind: {what}"
-        yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(repairs))
+    yield from leftover_lines(Leftover(what=what, repair=repairs) for what, repairs in done.leftovers)
 
 
 def _runner_lines(done: Cancelled) -> Iterator[str]:

@@ -166,6 +166,10 @@ class _Telling:
             skip_reason=record.skip.reason if record.skip else None,
             because=record.skip.because if record.skip else "",
             error=told.error,
+            committed=record.committed,
+            iterations=record.iterations,
+            rows=record.rows,
+            tag=record.tag,
             attempts=attempts,
             waits=tuple(waits),
         )
@@ -264,6 +268,8 @@ def _finished(attempt: AttemptReport, event: ev.AttemptFinished, notices: list[e
         deadline=_ms(event.deadline),
         notices=tuple(notices),
         notices_dropped=event.notices_dropped,
+        warnings=event.warnings or 0,
+        leftovers=event.leftovers,
         result=event.result,
     )
 

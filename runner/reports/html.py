@@ -18,8 +18,9 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.state import FINAL, StepState
 from runner.reports.html_data import page_json
+from runner.reports.outcomes import failure_words, leftover_words
 from runner.reports.report import RunReport, StepReport, run_end
-from runner.reports.text import result_words, skip_words, xml_text
+from runner.reports.text import skip_words, step_result_words, xml_text
 
 _SCRIPTS = ("base.js", "steps.js", "gantt.js", "dag.js")
 #: Heading, what it sorts by, and the classes of its column.
@@ -102,6 +103,8 @@ def _tiles(report: RunReport) -> Iterator[str]:
     retries = sum(step.retries for step in report.leaves)
     if retries:
         yield _tile(str(retries), "retries" if retries > 1 else "retry")
+    if report.warnings:
+        yield _tile(f"{report.warnings:,}", "warnings" if report.warnings > 1 else "warning")
     waited = sum(step.waited for step in report.leaves)
     if waited >= 0.1:
         yield _tile(format_duration(waited), "waiting for slots")
@@ -176,10 +179,13 @@ def _result(step: StepReport) -> str:
     if step.error is not None:
         message = step.error.message
         text = message if step.error.sqlstate is None else f"{message} (SQLSTATE {step.error.sqlstate})"
+        text = failure_words(text, committed=step.committed)
     elif step.state is StepState.SKIPPED:
         text = skip_words(step)
     else:
-        text = result_words(step.attempts[-1]) if step.attempts else ""
+        text = step_result_words(step)
+    if step.leftovers:
+        text += f"; left behind: {leftover_words(step.leftovers)}"
     return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 from runner.engine.events import ErrorDetails
 from runner.reports.layout import lay_out
+from runner.reports.outcomes import COMMITTED, leftover_lines
 from runner.reports.places import excerpt
 from runner.reports.report import AttemptReport, RunReport, StepReport
-from runner.reports.text import lock_wait_words, result_words, skip_words
+from runner.reports.text import lock_wait_words, result_words, skip_words, step_result_words
 
 #: More lanes than this are only drawn if they were used.
 _LANES = 32
@@ -59,7 +60,9 @@ def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
         "waited": step.waited,
         "skipped": skip_words(step),
         "error": _error(step.error, step.sql),
-        "result_words": result_words(step.attempts[-1]) if step.attempts else "",
+        "result_words": step_result_words(step),
+        "committed": COMMITTED if step.committed else "",
+        "leftovers": list(leftover_lines(step.leftovers)),
         "waits": [dataclasses.asdict(wait) for wait in step.waits],
         "attempts": [_attempt(attempt) for attempt in step.attempts],
     }

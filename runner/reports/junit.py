@@ -13,8 +13,9 @@ from xml.etree import ElementTree as ET
 
 from runner.durations import format_duration
 from runner.engine.state import StepState
+from runner.reports.outcomes import failure_words, leftover_lines
 from runner.reports.report import AttemptReport, RunReport, StepReport
-from runner.reports.text import error_block, lock_wait_words, result_words, skip_words, xml_text
+from runner.reports.text import error_block, lock_wait_words, result_words, skip_words, step_result_words, xml_text
 
 _FAILURES = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED})
 #: States that are no end: the run was killed, or the report was made before it was over.
@@ -100,18 +101,22 @@ def _case(report: RunReport, step: StepReport) -> ET.Element:
 def _trouble(step: StepReport, kind: str) -> ET.Element:
     error = step.error
     words = step.state.replace("_", " ") if step.state in _ENDED else f"not over: {step.state}"
-    message = f"{words}: {error.message}" if error else words
+    message = f"{words}: {failure_words(error.message, committed=step.committed)}" if error else words
     told = ET.Element(
         kind, {"message": xml_text(message), "type": error.sqlstate if error and error.sqlstate else words}
     )
-    told.text = xml_text(error_block(error, step.sql)) if error else words
+    said = [*([error_block(error, step.sql)] if error else [words]), *leftover_lines(step.leftovers)]
+    told.text = xml_text("\n".join(said))
     return told
 
 
 def _said(step: StepReport) -> Iterator[str]:
     """Yield what each attempt did and said."""
     if step.state is StepState.FAILED_ALLOWED and step.error is not None:
-        yield f"failed, which is allowed: {step.error.message}"
+        yield f"failed, which is allowed: {failure_words(step.error.message, committed=step.committed)}"
+    if step.iterations:
+        yield step_result_words(step)
+    yield from leftover_lines(step.leftovers)
     for attempt in step.attempts:
         yield _attempt(attempt)
         yield from map(lock_wait_words, attempt.lock_waits)

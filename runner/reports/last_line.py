@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from runner.durations import format_duration
 from runner.engine.state import HOLDING, RunState, StepState
+from runner.reports.outcomes import counted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,10 +19,12 @@ class Afterlife:
 
 
 def last_line(state: RunState, *, run_id: str, seconds: float, record: str | None, afterlife: Afterlife) -> str:
-    """Sum up the run: how many of each state, how long, where the record is, and how to find what lives on."""
+    """Sum up the run: how many of each state, how long, WARNINGs, where the record is, how to find what lives on."""
     counts = state.counts()
     tally = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in StepState if counts[name])
     text = f"run {run_id}: {tally} in {format_duration(seconds)}"
+    warnings = sum(record.warnings for record in state.records.values())
+    text += f"; {counted(warnings, 'warning')} of the server" if warnings else ""
     if record:
         text += f"; record: {record}"
     if any((r.state is StepState.DETACHED and not r.gone) or r.state in HOLDING for r in state.records.values()):

@@ -96,8 +96,12 @@ class Live:
 
     def _staying(self, event: ev.Event, state: RunState) -> list[str]:
         """Return the lines that stay: of the run as a whole, and of what does not go as it should."""
-        usual = isinstance(event, ev.StepEvent) and not isinstance(event, _NOTED)
+        warns = isinstance(event, ev.AttemptNotice) and event.notice.severity == ev.WARNING
+        usual = isinstance(event, ev.StepEvent) and not isinstance(event, _NOTED) and not warns
         fine = isinstance(event, ev.StepFinished) and event.state not in (*BAD, StepState.FAILED_ALLOWED)
+        if fine and isinstance(event, ev.StepFinished):
+            last = state.records[event.step].last
+            fine = last is None or not last.leftovers
         return [] if usual or fine else list(lines_for(event, state, Verbosity.NORMAL, self._run_id))
 
     def _draw(self, now: float, state: RunState) -> None:

@@ -80,6 +80,8 @@ def level(event: ev.Event) -> str:
     if isinstance(event, ev.StepFinished):
         allowed = event.state == StepState.FAILED_ALLOWED
         return "error" if event.state in BAD else "warning" if allowed else "info"
+    if isinstance(event, ev.AttemptNotice) and event.notice.severity == ev.WARNING:
+        return "warning"
     if isinstance(event, ev.RunFinished):
         return "info" if event.exit_code == 0 else "error"
     return _LEVELS.get(type(event), "info")

@@ -13,8 +13,9 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import Rows
 from runner.engine.state import StepState
+from runner.reports.outcomes import SHOWN_WARNINGS, counted, leftover_lines, warning_texts
 from runner.reports.report import RunReport, StepReport, run_end
-from runner.reports.text import error_block, lock_wait_words, result_words, skip_words
+from runner.reports.text import error_block, lock_wait_words, skip_words, state_words, step_result_words
 from runner.reports.visible import visible
 
 #: Characters after which nothing more is told, and how long one text may be in a table and in a block.
@@ -42,6 +43,7 @@ def markdown_text(report: RunReport) -> str:
     told, left_out = _fitting(parts, LIMIT // 2)
     if left_out:
         told.append(f"_{left_out} more steps did not succeed._")
+    told += _fitting([part for step in report.leaves for part in _warned(step)], LIMIT // 6)[0]
     rows = list(_rows(report))
     room = LIMIT - sum(len(part) + 2 for part in told)
     shown, left_out = _fitting(rows, room)
@@ -70,6 +72,7 @@ def _head(report: RunReport) -> str:
     tally = " · ".join(
         f"{_SIGNS.get(name, '▶️')} {counts[name]} {name.replace('_', ' ')}" for name in StepState if counts[name]
     )
+    tally += f" · ⚠️ {counted(report.warnings, 'warning')}" if report.warnings else ""
     good = report.exit_code == 0
     server = f"PostgreSQL {code(report.server.partition(' ')[0])}, pg_background {code(report.extension)}"
     slots = f"{report.slots_used} of {report.slots} slots used"
@@ -85,22 +88,32 @@ def _head(report: RunReport) -> str:
 
 
 def _troubled(step: StepReport) -> bool:
-    return step.bad or step.state is StepState.FAILED_ALLOWED
+    return step.bad or step.state is StepState.FAILED_ALLOWED or bool(step.leftovers)
 
 
 def _trouble(step: StepReport) -> str:
-    words = f"{_SIGNS[step.state]} **{code(step.key)}** {step.state.replace('_', ' ')}"
+    words = f"{_SIGNS.get(step.state, '▶️')} **{code(step.key)}** {state_words(step)}"
     if step.started_at is not None:
         words += f" after {format_duration(step.seconds)}"
     if len(step.attempts) > 1:
         words += f", {len(step.attempts)} attempts"
-    return f"{words}\n\n{block(error_block(step.error, step.sql))}" if step.error else words
+    lines = [error_block(step.error, step.sql)] if step.error else []
+    lines += leftover_lines(step.leftovers)
+    return f"{words}\n\n{block(_lines(lines))}" if lines else words
+
+
+def _warned(step: StepReport) -> Iterator[str]:
+    texts = [text for attempt in step.attempts for text in warning_texts(attempt.notices)]
+    if texts:
+        shown = [f"WARNING: {text}" for text in texts[:SHOWN_WARNINGS]]
+        shown += ["…"] if len(texts) > SHOWN_WARNINGS else []
+        yield f"⚠️ {counted(step.warnings, 'warning')} of {code(step.key)}\n\n{block(_lines(shown))}"
 
 
 def _rows(report: RunReport) -> Iterator[str]:
     """Yield a row for each step: first those that did not succeed, then the others in the plan's order."""
     for step in sorted(report.leaves, key=lambda step: not step.bad):
-        state = f"{_SIGNS.get(step.state, '▶️')} {step.state.replace('_', ' ')}"
+        state = f"{_SIGNS.get(step.state, '▶️')} {step.state.replace('_', ' ')}{', committed' if step.committed else ''}"
         time = format_duration(step.seconds) if step.attempts else ""
         waited = format_duration(step.waited) if step.waited >= 0.1 else ""
         yield f"| {code(step.key, table=True)} | {state} | {time} | {waited} | {_result(step)} |"
@@ -111,7 +124,7 @@ def _result(step: StepReport) -> str:
         return code(step.error.message, table=True)
     if step.state is StepState.SKIPPED:
         return code(skip_words(step), table=True)
-    return code(result_words(step.attempts[-1]), table=True) if step.attempts else ""
+    return code(step_result_words(step), table=True)
 
 
 def _lock_waits(report: RunReport) -> Iterator[str]:

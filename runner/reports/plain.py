@@ -15,9 +15,18 @@ from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.reports.lock_waits import LongWaits, blocked_line, unblocked_line
+from runner.reports.outcomes import (
+    SHOWN_WARNINGS,
+    counted,
+    failure_words,
+    leftover_lines,
+    leftover_words,
+    sum_of,
+    tag_words,
+    warning_texts,
+)
 from runner.reports.places import place_in_plan
 from runner.reports.sights import Sight, sight_words
-from runner.reports.text import tag_words
 from runner.reports.visible import visible
 
 #: Seconds between two heartbeat lines.
@@ -93,9 +102,9 @@ def lines_for(event: ev.Event, state: RunState, verbosity: Verbosity, run_id: st
     if verbosity >= Verbosity.NORMAL:
         yield from _progress(event, state, run_id)
     elif isinstance(event, ev.StepFinished) and event.state in _ALARMING:
-        yield _finished(event, state, run_id)
+        yield from _finished_lines(event, state, run_id)
     if verbosity >= Verbosity.VERBOSE:
-        yield from _detail(event)
+        yield from _detail(event, state)
 
 
 _ALARMING = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, StepState.UNKNOWN})
@@ -108,7 +117,7 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
     match event:
         case ev.RunStarted():
             yield (
-                f"run {run_id} of {event.plan}: {_counted(event.steps, 'step')}, {_counted(event.slots, 'slot')}, on "
+                f"run {run_id} of {event.plan}: {counted(event.steps, 'step')}, {counted(event.slots, 'slot')}, on "
                 f"{event.database} (PostgreSQL {event.server.partition(' ')[0]}, pg_background {event.extension})"
             )
         case ev.RunResumed():
@@ -155,7 +164,7 @@ def _of_the_server(event: ev.Event) -> Iterator[str]:
 def _taken_up(event: ev.RunResumed, state: RunState) -> str:
     done = sum(1 for record in state.records.values() if record.final and record.instances is None)
     rest = len(state.records) - sum(1 for record in state.records.values() if record.instances is not None) - done
-    text = f"{_counted(done, 'step')} done, {rest - len(event.adopted)} to run"
+    text = f"{counted(done, 'step')} done, {rest - len(event.adopted)} to run"
     return f"{text}; still running: {_some([found.step for found in event.adopted])}" if event.adopted else text
 
 
@@ -174,9 +183,13 @@ def _settled(found: ev.Settled, record: StepRecord | None) -> str:
 def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterator[str]:
     match event:
         case ev.AttemptLaunching():
-            again = _again(state.records[event.step])
+            record = state.records[event.step]
             limit = "no timeout" if event.timeout is None else f"timeout {format_duration(event.timeout)}"
-            yield f"{event.step}: started{again} ({limit})"
+            so_far = f"; {sum_of(record)} so far" if record.iteration > 1 else ""
+            if record.announced:
+                yield f"{event.step}: started{_again(record)} ({limit}{so_far})"
+        case ev.AttemptNotice() if event.notice.severity == ev.WARNING:
+            yield from _warning(event, state.records[event.step])
         case ev.AttemptCancelRequested():
             yield f"{event.step}: asked to stop ({event.reason.replace('_', ' ')})"
         case ev.StepCancelRequested():
@@ -189,14 +202,23 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
             why = f": {event.because}" if event.because else ""
             yield f"{event.step}: skipped ({event.reason.replace('_', ' ')}{why})"
         case ev.StepExpanded():
-            yield f"{event.step}: {_counted(len(event.items), 'item')}"
+            yield f"{event.step}: {counted(len(event.items), 'item')}"
         case ev.StepFinished():
-            yield _finished(event, state, run_id)
+            yield from _finished_lines(event, state, run_id)
         case _:
             pass
 
 
-def _detail(event: ev.Event) -> Iterator[str]:
+def _warning(event: ev.AttemptNotice, record: StepRecord) -> Iterator[str]:
+    if record.warned <= SHOWN_WARNINGS:
+        yield from (f"{event.step}: WARNING: {text}" for text in warning_texts([event.notice]))
+    elif record.warned == SHOWN_WARNINGS + 1:
+        yield f"{event.step}: WARNING: … and more, which its record has"
+
+
+def _detail(event: ev.Event, state: RunState) -> Iterator[str]:
+    if isinstance(event, ev.AttemptRunning) and not state.records[event.step].announced:
+        return
     match event:
         case ev.RunStarted() if event.ledger_problem is not None:
             yield f"no ledger: {event.ledger_problem}"
@@ -204,7 +226,7 @@ def _detail(event: ev.Event) -> Iterator[str]:
             yield f"ledger: schema {event.ledger}"
         case ev.StepQueued():
             yield f"{event.step}: queued ({event.reason})"
-        case ev.StepRepeating():
+        case ev.StepRepeating() if state.records[event.step].announced:
             yield f"{event.step}: iteration {event.next_iteration} follows"
         case ev.AttemptRunning():
             yield f"{event.step}: running (pid {event.worker.pid})"
@@ -212,16 +234,12 @@ def _detail(event: ev.Event) -> Iterator[str]:
             yield blocked_line(event, event.at)
         case ev.AttemptUnblocked():
             yield unblocked_line(event)
-        case ev.AttemptNotice():
+        case ev.AttemptNotice() if event.notice.severity != ev.WARNING:
             yield from (f"{event.step}: {event.notice.severity}: {line}" for line in event.notice.message.splitlines())
         case ev.AttemptFinished() if event.notices_dropped:
             yield f"{event.step}: {event.notices_dropped} more notices were dropped"
         case _:
             pass
-
-
-def _counted(number: int, thing: str) -> str:
-    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def _again(record: StepRecord) -> str:
@@ -235,7 +253,9 @@ def _retrying(event: ev.StepRetrying, state: RunState) -> str:
     if event.error is not None:
         return f"{event.step}: not launched ({error_text(event.error)}); its conditions are evaluated again in {delay}"
     last = state.records[event.step].last
-    return f"{event.step}: another attempt in {delay} after: {error_text(last.error if last else None)}"
+    words = f"{event.step}: another attempt in {delay} after: {error_text(last.error if last else None)}"
+    left = leftover_words(last.leftovers) if last is not None else ""
+    return f"{words}; left behind so far: {left}" if left else words
 
 
 def _by_whom(record: StepRecord, state: RunState) -> str | None:
@@ -257,12 +277,22 @@ def _is_by_somebody_else(record: StepRecord, state: RunState) -> bool:
     return any(one.state is StepState.CANCELLED and one.cancel_reason is None for one in ended)
 
 
+def _finished_lines(event: ev.StepFinished, state: RunState, run_id: str) -> Iterator[str]:
+    yield _finished(event, state, run_id)
+    last = state.records[event.step].last
+    if last is not None:
+        yield from (f"{event.step}: {line}" for line in leftover_lines(last.leftovers))
+
+
 def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
     record = state.records[event.step]
+    summed = sum_of(record)
     words = f"{event.step}: {event.state.replace('_', ' ')}"
     if record.started_at is not None and record.ended_at is not None:
         word = "after" if event.state == StepState.DETACHED else "in"
-        words += f" {word} {format_duration(record.ended_at - record.started_at)}{_again(record)}"
+        again = "" if summed else _again(record)
+        words += f" {word} {format_duration(record.ended_at - record.started_at)}{again}"
+        words += f" ({summed})" if summed else ""
     last_stopped = record.last is not None and record.last.outcome in (ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN)
     if event.state == StepState.CANCELLED and record.cancelled_by is not None and not last_stopped:
         return f"{words}: {error_text(event.error)}"
@@ -273,9 +303,10 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
         words += " by somebody else on the server"
     if event.error is not None:
         place = place_in_plan(event.error, record, state, run_id)
-        return f"{words}: {error_text(event.error)}{f' at {place}' if place is not None and place.file else ''}"
+        why = failure_words(error_text(event.error), committed=record.committed)
+        return f"{words}: {why}{f' at {place}' if place is not None and place.file else ''}"
     last = record.last
-    if last is not None and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag:
+    if last is not None and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag and not summed:
         words += f" ({tag_words(last.command_tag, last.row_count)})"
     if last is not None and last.outcome is ev.Outcome.DETACHED and last.worker is not None:
         since = f"{last.worker.backend_start.partition('.')[0].rstrip('Z')}Z"  # microseconds are in the events

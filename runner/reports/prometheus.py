@@ -48,6 +48,7 @@ def _of_run(report: RunReport) -> Iterator[tuple[str, str, _Samples]]:
     yield "run_retries", "Attempts that followed one that had not succeeded.", [({}, retries)]
     locks = sum(step.blocked for step in report.leaves)
     yield "run_lock_wait_seconds", "How long workers waited for locks, in waits of 1 s or more.", [({}, locks)]
+    yield "run_warnings", "WARNINGs that the server sent to workers.", [({}, report.warnings)]
     yield "run_steps", "Steps by their last state.", [({"state": name}, counts[name]) for name in counts]
 
 
@@ -73,6 +74,7 @@ def _of_steps(steps: tuple[StepReport, ...]) -> Iterator[tuple[str, str, _Sample
         "Attempts that followed one that had not succeeded.",
         [(_step(step), step.retries) for step in ran],
     )
+    yield "step_warnings", "WARNINGs that the server sent.", [(_step(step), step.warnings) for step in ran]
     yield (
         "step_state",
         "1 for the last state of the step.",

@@ -13,6 +13,7 @@ from runner.engine.state import FINAL, StepRecord, StepState
 from runner.records.record import Record
 from runner.records.summary import Standing, Summary
 from runner.reports.collect import run_report
+from runner.reports.outcomes import SHOWN_WARNINGS, failure_words, leftover_lines, sum_of, warning_texts
 from runner.reports.plain import error_text
 from runner.reports.report import LockWaitReport, StepReport
 from runner.reports.text import lock_wait_words
@@ -119,6 +120,16 @@ def _more(step: StepReport | None) -> Iterator[str]:
     yield from map(lock_wait_words, waits[:_WAITS])
     if len(waits) > _WAITS:
         yield f"and {len(waits) - _WAITS} shorter waits for locks"
+    if step is not None:
+        texts = _warnings(step)
+        yield from (f"WARNING: {text}" for text in texts[:SHOWN_WARNINGS])
+        if step.warnings > SHOWN_WARNINGS:
+            yield f"and {step.warnings - SHOWN_WARNINGS:,} more WARNINGs"
+        yield from leftover_lines(step.leftovers)
+
+
+def _warnings(step: StepReport) -> list[str]:
+    return [text for attempt in step.attempts for text in warning_texts(attempt.notices)]
 
 
 #: Waits for locks that are shown of a step, the longest ones.
@@ -140,8 +151,10 @@ def _remark(record: StepRecord) -> str:
         return f"{record.skip.reason.replace('_', ' ')}{f': {record.skip.because}' if record.skip.because else ''}"
     last = record.last
     if record.state in FINAL and record.state is not StepState.DETACHED:
-        error = record.check_error or (last.error if last is not None else None)
-        return error_text(error) if error is not None else (last.command_tag if last is not None else "")
+        error = record.error or record.check_error or (last.error if last is not None else None)
+        if error is not None and record.state is not StepState.SUCCEEDED:
+            return failure_words(error_text(error), committed=record.committed)
+        return sum_of(record) or (last.command_tag if last is not None else "")
     if record.gone:
         return "its worker had gone when the run was taken up"
     if record.worker is None:
@@ -174,13 +187,14 @@ def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
         "system_identifier": None if started is None else started.system_identifier,
         "database": None if started is None else started.database,
         "user": None if started is None else started.user,
+        "warnings": sum(step.warnings for step in record.state.records.values()),
         "steps": [_step_json(step, marks.get(key), told.get(key)) for key, step in record.state.records.items()],
     }
 
 
 def _step_json(record: StepRecord, mark: Settled | None, told: StepReport | None) -> Mapping[str, Any]:
     last = record.last
-    error = record.check_error or (last.error if last is not None else None)
+    error = record.error or record.check_error or (last.error if last is not None else None)
     return {
         "step": record.key,
         "state": record.state.value,
@@ -188,6 +202,13 @@ def _step_json(record: StepRecord, mark: Settled | None, told: StepReport | None
         "started_at": _moment(record.started_at),
         "ended_at": _moment(record.ended_at),
         "error": None if error is None else error_text(error),
+        "committed": record.committed,
+        "command_tag": record.tag or None,
+        "iterations": record.iterations if record.step.repeat is not None else None,
+        "rows_in_all": record.rows if record.step.repeat is not None else None,
+        "warnings": record.warnings,
+        "warning_texts": _warnings(told) if told is not None else [],
+        "leftovers": [{"what": one.what, "repair": list(one.repair)} for one in last.leftovers] if last else [],
         "marked": None if mark is None else mark.outcome.value,
         "marked_by": None if mark is None else mark.by,
         "skipped": None if record.skip is None else record.skip.reason.value,

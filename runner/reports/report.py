@@ -11,7 +11,17 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runner.engine.events import Blocker, CancelReason, ErrorDetails, Notice, Outcome, Rows, SkipReason, Worker
+from runner.engine.events import (
+    Blocker,
+    CancelReason,
+    ErrorDetails,
+    Leftover,
+    Notice,
+    Outcome,
+    Rows,
+    SkipReason,
+    Worker,
+)
 from runner.engine.past import PastRun
 from runner.engine.state import BAD, StepState
 from runner.plan.model import Need
@@ -79,6 +89,8 @@ class AttemptReport:
     lock_waits: tuple[LockWaitReport, ...] = ()
     notices: tuple[Notice, ...] = ()
     notices_dropped: int = 0
+    warnings: int = 0
+    leftovers: tuple[Leftover, ...] = ()
     result: Rows | None = None
 
     @property
@@ -92,6 +104,7 @@ class StepReport:
     """One step, or one instance of a for_each. `parent` is what it is an instance of.
 
     `sql` is what the server was given, if the parameters could be put in. A step with `instances` took no slot itself.
+    `committed`: it failed by a check of its work, which is committed. `iterations`, `rows` and `tag` sum up a repeat.
     """
 
     key: str
@@ -113,6 +126,10 @@ class StepReport:
     skip_reason: SkipReason | None = None
     because: str = ""
     error: ErrorDetails | None = None
+    committed: bool = False
+    iterations: int = 0
+    rows: int = 0
+    tag: str = ""
     attempts: tuple[AttemptReport, ...] = ()
     waits: tuple[Wait, ...] = ()
 
@@ -135,6 +152,16 @@ class StepReport:
     def retries(self) -> int:
         """How many attempts followed one that had not succeeded."""
         return len(self.attempts) - len({attempt.iteration for attempt in self.attempts})
+
+    @property
+    def warnings(self) -> int:
+        """How many WARNINGs the server sent, in all attempts."""
+        return sum(attempt.warnings for attempt in self.attempts)
+
+    @property
+    def leftovers(self) -> tuple[Leftover, ...]:
+        """What the step has left half done, as of its last attempt."""
+        return self.attempts[-1].leftovers if self.attempts else ()
 
     @property
     def bad(self) -> bool:
@@ -192,6 +219,11 @@ class RunReport:
     def leaves(self) -> tuple[StepReport, ...]:
         """The steps that are counted: a step with instances is told by these."""
         return tuple(step for step in self.steps if not step.instances)
+
+    @property
+    def warnings(self) -> int:
+        """How many WARNINGs the server sent."""
+        return sum(step.warnings for step in self.leaves)
 
     def counts(self) -> Counter[StepState]:
         """Count the steps by state, as the last line of a run does."""

@@ -8,11 +8,10 @@ from runner.durations import format_duration
 from runner.engine.events import ErrorDetails
 from runner.engine.state import StepState
 from runner.reports.lock_waits import holder_words, lock_words
+from runner.reports.outcomes import COMMITTED, sum_words, tag_words
 from runner.reports.places import excerpt
 from runner.reports.report import AttemptReport, LockWaitReport, StepReport
 
-#: Commands whose number of rows says something.
-_COUNTING = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "FETCH", "MOVE"})
 #: What XML 1.0 does not allow, in whatever form. Source: https://www.w3.org/TR/xml/#charsets
 _NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
@@ -25,6 +24,8 @@ def xml_text(text: str) -> str:
 def state_words(step: StepReport) -> str:
     """Say the step's state in words: with the reason if it was skipped."""
     words = step.state.replace("_", " ")
+    if step.committed:
+        return f"{words} ({COMMITTED})"
     return f"{words} ({skip_words(step)})" if step.state is StepState.SKIPPED else words
 
 
@@ -46,9 +47,11 @@ def result_words(attempt: AttemptReport) -> str:
     return tag_words(attempt.command_tag, attempt.row_count)
 
 
-def tag_words(tag: str, row_count: int | None) -> str:
-    """Write a command tag as psql does: `DELETE 3`, but `VACUUM`."""
-    return f"{tag} {row_count}" if row_count is not None and tag in _COUNTING else tag
+def step_result_words(step: StepReport) -> str:
+    """Say what the step did: its last attempt, or all of its iterations."""
+    if step.iterations:
+        return sum_words(step.tag, step.rows, step.iterations)
+    return result_words(step.attempts[-1]) if step.attempts else ""
 
 
 def error_fields(error: ErrorDetails) -> tuple[tuple[str, str], ...]:

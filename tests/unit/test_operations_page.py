@@ -27,7 +27,7 @@ from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progres
 from runner.engine.encoding import to_json
 from runner.engine.events import Worker
 from runner.engine.leftovers import read_leftover
-from runner.engine.open_questions import question
+from runner.engine.open_questions import question, question_of_work_in_vain
 from runner.engine.scripts import run_started
 from runner.engine.state import initial_state
 from runner.engine.takeover import Takeover
@@ -205,6 +205,7 @@ def _resumed() -> Iterator[str]:
     yield str(changed("plan.yaml", "260131-k7f3qz", ["step a is new"]))
     yield finished_line(RUN)
     yield question(initial_state(plan(step("i", "reindex index concurrently i"))).records["i"])
+    yield question_of_work_in_vain(initial_state(plan(step("four", "insert"))).records["four"])
     yield str(mark_in_vain("slow", RUN))
     yield _refused(FakeGateway(), Takeover(marks={"slow": ev.Outcome.FAILED}))
     yield _refused_journal()

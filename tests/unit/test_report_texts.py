@@ -13,9 +13,9 @@ from runner.engine import events as ev
 from runner.reports.collect import run_report
 from runner.reports.junit import junit_xml
 from runner.reports.markdown import LIMIT, block, code, markdown_text
+from runner.reports.outcomes import tag_words
 from runner.reports.prometheus import prometheus_text
 from runner.reports.report import RunReport
-from runner.reports.text import tag_words
 from tests.unit.plays import plan, play, script, step
 from tests.unit.told import HOSTILE_ITEM, RUN, everything
 

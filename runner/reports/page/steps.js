@@ -72,10 +72,11 @@ const steps = (() => {
       ["needs", step.needs.map(([key, on]) => (on === "success" ? key : `${key} (on ${on})`)).join(", ")], ["pools", step.pools.join(", ")],
       ["slots", step.slots > 1 ? String(step.slots) : ""], ["timeout", step.timeout === null ? "none" : duration(step.timeout)],
       ["on finish", step.detaches ? "detach" : ""], ["tags", step.tags.join(", ")], ["instance of", step.parent || ""],
-      ["skipped", step.skipped],
+      ["skipped", step.skipped], ["outcome", step.committed],
     ].filter(([, value]) => value);
     parts.push(element("div", {class: "facts"}, ...facts.map(([name, value]) => element("span", {}, `${name} `, element("b", {}, value)))));
     if (step.error) parts.push(heading("Error"), element("pre", {class: "error"}, errorText(step.error)));
+    if (step.leftovers.length) parts.push(heading("Left behind"), element("pre", {class: "notices"}, step.leftovers.join("\n")));
     if (step.waits.length) parts.push(heading("Waits"), data(["since", "for", "why"], shortened(step.waits).map((wait) =>
       wait === null ? ["…", "", ""] : [`+${duration(wait.since - run.started_at)}`, duration(wait.until - wait.since), wait.why ? `${wait.kind}: ${wait.why}` : wait.kind])));
     if (step.attempts.length) parts.push(heading("Attempts"), attemptTable(step));
