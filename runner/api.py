@@ -94,7 +94,8 @@ def new_run(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
     )
     wanted = None if past is None else PastWanted(plan=plan.name, tell=past)
-    gateway = PgGateway(dsn, run_id, ledger_schema=ledger, trusted_roles=trusted_roles, past=wanted)
+    roles = takeover.roles if takeover is not None else ()
+    gateway = PgGateway(dsn, run_id, ledger_schema=ledger, trusted_roles=trusted_roles, past=wanted, roles=roles)
     return Run(
         plan,
         gateway=gateway,

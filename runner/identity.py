@@ -1,10 +1,11 @@
-"""Names that identify a run and its workers on the server.
+"""Names and labels of runs and workers: what a person reads on the server, and what a worker claims to be.
 
-A worker inherits its launcher's application_name, and that name, with pid and backend_start, is what finds it again
-from any session (extension note 1). PostgreSQL cuts names at 63 bytes and replaces what is not printable ASCII, so a
-step id that is long or holds an item in another script is cut and replaced here, with a hash. The rest of what must be
-known without any record, the full id among it, stands in a comment in front of what the worker runs: pg_stat_activity
-shows it (docs/decisions/0009).
+A worker is its pid, backend_start and database on one server (docs/decisions/0020). Its application_name and its label
+are claims: they are shown, and they find a worker whose pid is not known yet, but they prove nothing, because a step
+can change its own name and any role can take one. A worker inherits its launcher's application_name (extension note 1).
+PostgreSQL cuts names at 63 bytes and replaces what is not printable ASCII, so a step id that is long or holds an item
+in another script is cut and replaced here, with a hash. The label, a comment in front of what the worker runs, has the
+rest; pg_stat_activity shows it (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from runner.clock import rfc3339
 PREFIX = "jobplan"
 _MAX_BYTES = 63
 _ALPHABET = "abcdefghjkmnpqrstvwxyz23456789"
-_HASH_LENGTH = 6
+#: Hexadecimal digits of the hash in a name or id that was cut: 64 bits. Earlier versions wrote fewer.
+_HASH_LENGTH = 16
+_EARLIER_HASH_LENGTHS = (6,)
+#: The step id that would give a worker the name of the runner's own sessions.
+_RUNNER = "runner"
 _NOT_PRINTABLE_ASCII = re.compile(r"[^ -~]")
 #: Bytes of a step's id in a comment; the whole comment then stays well within the smallest usual
 #: track_activity_query_size, which is 1024.
@@ -41,7 +46,7 @@ def new_run_id(now: float) -> str:
 
 def runner_name(run_id: str) -> str:
     """Return the application_name of the runner's own sessions."""
-    return f"{PREFIX}:{run_id}:runner"
+    return f"{PREFIX}:{run_id}:{_RUNNER}"
 
 
 def run_of(application_name: str) -> str:
@@ -57,16 +62,32 @@ def step_of(application_name: str) -> str:
 
 
 def worker_name(run_id: str, step: str) -> str:
-    """Return the application_name of a step's worker: printable ASCII, 63 bytes at most."""
+    """Return the application_name of a step's worker: printable ASCII, 63 bytes at most, never that of the runner."""
+    return _name(run_id, step, _HASH_LENGTH)
+
+
+def has_name_of(application_name: str, run_id: str, step: str) -> bool:
+    """Say whether a worker of this step has, or had in an earlier version of jobplan, this application_name."""
+    plain = f"{PREFIX}:{run_id}:{step}"
+    earlier = (_name(run_id, step, length) for length in _EARLIER_HASH_LENGTHS)
+    return application_name in (worker_name(run_id, step), *earlier) or application_name == plain
+
+
+def is_of_step(found: str, step: str) -> bool:
+    """Say whether `found`, an id as a label has it, which may be cut, is that of this step."""
+    return found == step or any(found == _cut(step, length) for length in (_HASH_LENGTH, *_EARLIER_HASH_LENGTHS))
+
+
+def _name(run_id: str, step: str, hash_length: int) -> str:
     name = f"{PREFIX}:{run_id}:{step}"
     ascii_name = _NOT_PRINTABLE_ASCII.sub("?", name)
-    if ascii_name == name and len(name) <= _MAX_BYTES:
+    if ascii_name == name and len(name) <= _MAX_BYTES and step != _RUNNER:
         return name
-    return ascii_name[: _MAX_BYTES - _HASH_LENGTH - 1] + _digest(step)
+    return ascii_name[: _MAX_BYTES - hash_length - 1] + _digest(step, hash_length)
 
 
-def _digest(step: str) -> str:
-    return "~" + hashlib.sha256(step.encode()).hexdigest()[:_HASH_LENGTH]
+def _digest(step: str, length: int) -> str:
+    return "~" + hashlib.sha256(step.encode()).hexdigest()[:length]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +110,7 @@ class WorkerLabel:
         fields: dict[str, Any] = {
             "run": self.run,
             "plan": self.plan,
-            "step": _cut(self.step),
+            "step": _cut(self.step, _HASH_LENGTH),
             "attempt": self.attempt,
             "on_finish": self.on_finish,
             "timeout": None if self.timeout is None else round(self.timeout, 3),
@@ -136,15 +157,42 @@ def _escaped(value: object) -> str:
     return _JSON.encode(value).replace("*", "\\u002a").replace("/", "\\u002f")
 
 
-def _cut(step: str) -> str:
+def _cut(step: str, hash_length: int) -> str:
     """Cut a long id, as `worker_name` does."""
     if len(step) <= _MAX_STEP_BYTES // _MOST_ESCAPED - 1 or len(_escaped(step)) <= _MAX_STEP_BYTES:
         return step
-    room = _MAX_STEP_BYTES - _HASH_LENGTH - 3
+    room = _MAX_STEP_BYTES - hash_length - 3
     kept = ""
     for character in step:
         room -= len(_escaped(character)) - 2
         if room < 0:
             break
         kept += character
-    return kept + _digest(step)
+    return kept + _digest(step, hash_length)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """What the text of a worker says that it is: `step` and `attempt` are None where the text is cut before them."""
+
+    run: str
+    step: str | None = None
+    attempt: int | None = None
+
+    @classmethod
+    def from_query(cls, text: str) -> Claim | None:
+        """Read a label, as much of it as track_activity_query_size leaves; None if the text does not begin with one."""
+        label = WorkerLabel.from_query(text)
+        if label is not None:
+            return cls(run=label.run, step=label.step, attempt=label.attempt)
+        found = _CUT_COMMENT.match(text)
+        if found is None or text.find("*/", found.end()) >= 0:
+            return None
+        run, step = found.groups()
+        return cls(run=str(json.loads(run)), step=None if step is None else str(json.loads(step)))
+
+
+_STRING = r'"(?:[^"\\]|\\(?:["\\bfnrt/]|u[0-9a-fA-F]{4}))*"'
+_CUT_COMMENT = re.compile(
+    rf'/\* jobplan \{{"run":({_STRING})(?:,"plan":{_STRING})?(?:,"step":({_STRING}))?',
+)

@@ -16,6 +16,7 @@ import click
 
 from runner.cli.connection import dsn_argument, dsn_of_run, dsn_option
 from runner.cli.journals import journal_option
+from runner.cli.ledger_options import ledger_schema
 from runner.cli.saying import say_json, say_lines
 from runner.durations import parse_duration
 from runner.errors import UsageError
@@ -66,7 +67,8 @@ def cancel(
         _check_meant(found.run, run)
         return found
 
-    done = asyncio.run(_cancel(find, step, dsn_of_run(dsn, journal, run), detached=detached, patience=seconds))
+    server = dsn_of_run(dsn, journal, run)
+    done = asyncio.run(_cancel(run, find, step, server, journal=journal, detached=detached, patience=seconds))
     done = dataclasses.replace(done, where=where)
     if form == "json":
         say_json(cancel_data(done))
@@ -76,21 +78,32 @@ def cancel(
 
 
 async def _cancel(
-    find: Callable[[Activity], LiveRun], step: str | None, dsn: str, *, detached: bool, patience: float
+    wanted: str,
+    find: Callable[[Activity], LiveRun],
+    step: str | None,
+    dsn: str,
+    *,
+    journal: Path,
+    detached: bool,
+    patience: float,
 ) -> Cancelled:
+    from runner.cli.enriching import recall_workers
     from runner.gateway.activity import Observer
     from runner.gateway.cancelling import Stopper
     from runner.gateway.requests import CancelRequest
     from runner.reports.cancel import Cancelled
 
-    observer = await Observer.connect(dsn)
+    ledger = ledger_schema()
+    observer = await Observer.connect(dsn, ledger=ledger)
     try:
-        activity = await observer.look()
+        activity = await recall_workers(observer, await observer.look(), journal, wanted)
         run = find(activity)
-        _check_step(run, step)
         if run.database and run.database != activity.database:
             await observer.close()
-            observer = await Observer.connect(dsn, database=run.database)
+            observer = await Observer.connect(dsn, database=run.database, ledger=ledger)
+            activity = await recall_workers(observer, await observer.look(), journal, wanted)
+            run = find(activity)
+        _check_step(run, step)
         request = CancelRequest(run=run.run, step=step, by=_myself(), key=secrets.token_hex(8))
         stopper = Stopper(observer=observer, run=run, request=request, detached=detached)
         stopped = await stopper.stop(patience)

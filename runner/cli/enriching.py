@@ -1,4 +1,4 @@
-"""What records know of runs that live on a server, for `jobplan status` and `jobplan attach`.
+"""What records know of runs that live on a server, for `jobplan status`, `jobplan cancel` and `jobplan attach`.
 
 The journal, if it is on this machine, and the ledger, if there is one that this role may read. Where both are, that one
 counts that has heard of the run last.
@@ -6,6 +6,7 @@ counts that has heard of the run last.
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from runner.errors import RecordError
 from runner.reports.status import RecordSummary
 
 if TYPE_CHECKING:
-    from runner.engine.activity import Activity
+    from runner.engine.activity import Activity, KnownWorkers
     from runner.gateway.activity import Observer
     from runner.gateway.recorded import Recorded
 
@@ -26,6 +27,56 @@ async def recorded_runs(observer: Observer, activity: Activity, journal: Path, l
     told = {run: _of_ledger(found, ledger) for run, found in (await observer.recorded(there)).items()}
     kept = {run.run: found for run in activity.runs if (found := _of_journal(journal, run.run)) is not None}
     return {run: max(_both(kept.get(run), told.get(run)), key=lambda found: found.at) for run in kept | told}
+
+
+async def recall_workers(observer: Observer, activity: Activity, journal: Path, wanted: str | None = None) -> Activity:
+    """Have `observer` know the workers that records know by their pid, and return the activity with them.
+
+    Read are the records of the runs that were seen and of `wanted`, a run's id or its beginning; without it, those of
+    all runs in `journal` that did not end, if workers live that say nothing of a run.
+    """
+    from runner.engine.activity import KnownWorkers
+    from runner.records.told import state_told
+
+    known = KnownWorkers()
+    for run, recorded in (await observer.recorded([run.run for run in activity.runs])).items():
+        with contextlib.suppress(RecordError):
+            state, _ = state_told(recorded.plans, recorded.events)
+            roles = [str(event["user"]) for event in recorded.events if event.get("user")]
+            known |= KnownWorkers.of(run, state, roles)
+    for run in _runs_to_recall(activity, journal, wanted):
+        found = _known_to_journal(journal, run)
+        known = known if found is None else known | found
+    observer.known = known
+    return observer.last_look()
+
+
+def _runs_to_recall(activity: Activity, journal: Path, wanted: str | None) -> set[str]:
+    from runner.records.folder import has_journal
+    from runner.records.record import find_run
+    from runner.records.summary import Standing, list_records
+
+    runs = {run.run for run in activity.runs if has_journal(journal / run.run)}
+    with contextlib.suppress(RecordError):
+        if wanted is not None:
+            runs.add(find_run(journal, wanted))
+        elif activity.others:
+            open_ = (Standing.RUNNING, Standing.BROKEN_OFF)
+            runs.update(record.run_id for record in list_records(journal) if record.standing in open_)
+    return runs
+
+
+def _known_to_journal(journal: Path, run: str) -> KnownWorkers | None:
+    from runner.engine import events as ev
+    from runner.engine.activity import KnownWorkers
+    from runner.records.record import read_record
+
+    try:
+        record = read_record(journal, run, notices=False)
+    except RecordError:
+        return None
+    roles = [event.user for event in record.events if isinstance(event, ev.RunStarted | ev.RunResumed)]
+    return KnownWorkers.of(run, record.state, roles)
 
 
 def _both(*found: RecordSummary | None) -> list[RecordSummary]:

@@ -159,12 +159,19 @@ def _resume(options: Options) -> int:
             database=started.database,
             system_identifier=started.system_identifier,
             known=chronicle_of(record.events),
+            roles=_roles(record, started),
         ),
     )
     try:
         return conduct(course, MonotonicClock())
     except OpenQuestionError as error:
         raise error.answered_by(_answer(options, record.run_id, error.questions)) from error
+
+
+def _roles(record: Record, started: ev.RunStarted) -> frozenset[str]:
+    """Return the roles that have run the run so far."""
+    resumed = {event.user for event in record.events if isinstance(event, ev.RunResumed) and event.user}
+    return frozenset({started.user, *resumed})
 
 
 def _answer(options: Options, run_id: str, asked: Iterable[str]) -> str:

@@ -77,14 +77,14 @@ class _Look:
 
 
 async def _status(wanted: str | None, look: _Look, *, every: float | None) -> None:
-    from runner.cli.enriching import recorded_runs
+    from runner.cli.enriching import recall_workers, recorded_runs
     from runner.cli.finding import find_live_run
     from runner.gateway.activity import Observer
 
     ledger = ledger_schema()
     observer = await Observer.connect(look.dsn, ledger=ledger, trusted_roles=look.trusted_roles)
     try:
-        looked = await observer.look()
+        looked = await recall_workers(observer, await observer.look(), look.journal, wanted)
         run = None if wanted is None else find_live_run(looked, wanted, look.journal, look.where).run
         reported = None
         while True:
@@ -97,7 +97,7 @@ async def _status(wanted: str | None, look: _Look, *, every: float | None) -> No
             if every is None or (run is not None and not looked.runs):
                 return
             await asyncio.sleep(every)
-            looked = await observer.look()
+            looked = await recall_workers(observer, await observer.look(), look.journal, wanted)
     finally:
         await observer.close()
 

@@ -1,17 +1,19 @@
-"""What lives on a server now, as data: runs, their runners' sessions and their workers, who waits for whom.
+"""What lives on a server now, as data: runs, their runners' sessions and their workers, and which waits for which.
 
-Everything here was read from the server alone, so it holds for runs whose runner was killed, or runs elsewhere. Times
-are seconds since the epoch on the server's clock.
+It is read from the server, so it holds for runs whose runner was killed, or runs elsewhere. Names and labels there are
+claims; where a record knows a worker by its pid and backend_start (`KnownWorkers`), that counts. Times are seconds
+since the epoch on the server's clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from runner.engine.events import Worker
+from runner.engine.state import HOLDING, RunState, StepState
 from runner.errors import UsageError
-from runner.identity import WorkerLabel, runner_name, step_of, worker_name
+from runner.identity import Claim, WorkerLabel, has_name_of, is_of_step, runner_name, step_of
 from runner.sql.params import quote_literal
 
 #: Seconds from which on the silence of a runner's sessions is worth telling.
@@ -56,14 +58,82 @@ class Reported:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KnownWorkers:
+    """What records know of workers: each one's label by its identity, labels of those that may live, and each run's
+    roles.
+
+    A worker that the record has not seen is found by its name where its text does not say what it is.
+    """
+
+    by_identity: Mapping[Worker, WorkerLabel] = field(default_factory=dict)
+    under_way: tuple[WorkerLabel, ...] = ()
+    roles: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: str, state: RunState, roles: Iterable[str] = ()) -> KnownWorkers:
+        """Return what a run's record knows."""
+        by_identity: dict[Worker, WorkerLabel] = {}
+        under_way: list[WorkerLabel] = []
+        for record in state.records.values():
+            label = WorkerLabel(
+                run=run,
+                plan=state.plan.name,
+                step=record.key,
+                attempt=record.attempt,
+                on_finish=str(record.step.on_finish),
+                timeout=record.timeout,
+                in_finally=record.in_finally,
+            )
+            if record.worker is not None:
+                by_identity[record.worker] = label
+            if record.state in HOLDING or record.state is StepState.DETACHED:
+                under_way.append(label)
+        known = frozenset(role for role in roles if role)
+        return cls(by_identity=by_identity, under_way=tuple(under_way), roles={run: known} if known else {})
+
+    def __or__(self, other: KnownWorkers) -> KnownWorkers:
+        """Return what both know."""
+        roles = {run: self.roles.get(run, frozenset()) | other.roles.get(run, frozenset()) for run in self.roles}
+        return KnownWorkers(
+            by_identity={**self.by_identity, **other.by_identity},
+            under_way=(*self.under_way, *(label for label in other.under_way if label not in self.under_way)),
+            roles={**other.roles, **roles},
+        )
+
+    def label_of(self, worker: Worker, text: str) -> WorkerLabel | None:
+        """Return the label of a worker with this text, if it is known: the record's, else the one in the text."""
+        known = self.by_identity.get(worker)
+        label = known or WorkerLabel.from_query(text)
+        claim = Claim.from_query(text)
+        if label is not None or (text and claim is None):
+            return label
+        name = worker.application_name
+        found = [
+            one
+            for one in self.under_way
+            if (
+                has_name_of(name, one.run, one.step)
+                if claim is None or claim.step is None
+                else claim.run == one.run and is_of_step(claim.step, one.step)
+            )
+        ]
+        return found[0] if len(found) == 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LiveWorker:
-    """A worker on the server. Without `visible` this role sees its name and pid only."""
+    """A worker on the server. Without `visible` this role sees its name and pid only.
+
+    `label` is the record's, else the one in the worker's text. `foreign`: its role is none of the run's, so that what
+    it says of itself is not believed.
+    """
 
     worker: Worker
     run: str
     database: str
     user: str
     visible: bool = True
+    foreign: bool = False
     label: WorkerLabel | None = None
     started_at: float | None = None
     state: str = ""
@@ -91,10 +161,15 @@ class LiveWorker:
             return None
         return self.started_at + self.label.timeout
 
+    def is_worker_of(self, run: str, step: str) -> bool:
+        """Say whether it says that it works for this very step: its label counts more than its name."""
+        if self.label is not None:
+            return self.label.run == run and is_of_step(self.label.step, step)
+        return has_name_of(self.worker.application_name, run, step)
+
     def is_of(self, step: str) -> bool:
         """Say whether it works for this step, or for an instance of it."""
-        name = self.worker.application_name
-        return name == worker_name(self.run, step) or self.step == step or self.step.startswith(f"{step}[")
+        return self.is_worker_of(self.run, step) or self.step == step or self.step.startswith(f"{step}[")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +183,7 @@ class RunnerSession:
     host: str = ""
     started_at: float | None = None
     heard_at: float | None = None
+    user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,8 +218,8 @@ class LiveRun:
 
     @property
     def orphans(self) -> tuple[LiveWorker, ...]:
-        """The workers that somebody ought to wait for, and nobody does."""
-        return () if self.alive else tuple(worker for worker in self.workers if not worker.detached)
+        """The workers that a runner ought to wait for, and that have none."""
+        return () if self.alive else tuple(one for one in self.workers if not one.detached and not one.foreign)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,6 +236,8 @@ class Activity:
     sees_all: bool
     runs: tuple[LiveRun, ...] = ()
     standby: bool = False
+    #: How many workers of pg_background say nothing of a run, and are known to no record that was read.
+    others: int = 0
 
 
 #: Why nothing is seen on a standby.

@@ -55,7 +55,7 @@ def started(
     )
 
 
-def resumed(plan: Plan, context: RunContext, found: Findings, at: float) -> ev.RunResumed:
+def resumed(plan: Plan, context: RunContext, found: Findings, *, user: str, at: float) -> ev.RunResumed:
     """Return the event of a run that goes on with this plan, after what was `found` of its workers."""
     return ev.RunResumed(
         at=at,
@@ -68,6 +68,8 @@ def resumed(plan: Plan, context: RunContext, found: Findings, at: float) -> ev.R
         steps=len(plan.steps) + len(plan.finally_),
         settled=found.settled,
         adopted=found.adopted,
+        user=user,
+        foreign=found.foreign,
     )
 
 
@@ -76,7 +78,7 @@ async def hold_run(gateway: Gateway, run_id: str) -> None:
     holder = await gateway.hold_run()
     if holder is not None:
         raise GroupHeldError(
-            f"run {run_id} is under way: its runner is connected from {holder.host}, since {holder.since}.",
+            f"run {run_id} is under way: its runner is connected {holder}.",
             hint="Follow it with jobplan attach, or stop it with jobplan cancel. "
             f"If its machine is gone, and the server has not noticed: {end_sessions(run_id)}",
         )

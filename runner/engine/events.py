@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 #: The severity of the server's messages that are counted and shown; the same in every language.
@@ -67,11 +67,15 @@ class Verdict(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worker:
-    """Who a worker is, across sessions: all three must be seen together before it may be signalled (trap 1)."""
+    """What a worker is, across sessions: its pid and backend_start, in the run's database on the run's server.
+
+    Both must be seen together before it may be signalled (trap 1). `application_name` is what it was called when it was
+    seen: a claim, which a step can change, and no part of the identity.
+    """
 
     pid: int
     backend_start: str
-    application_name: str
+    application_name: str = field(compare=False)
 
 
 #: A worker as the monitor names it: its process, and when that began.
@@ -206,11 +210,12 @@ class Settled:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Adopted:
-    """An attempt of an earlier runner whose worker lives."""
+    """An attempt of an earlier runner whose worker lives; `age` is for how many seconds, by the server's clock."""
 
     step: str
     attempt: int
     worker: Worker
+    age: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,7 +223,8 @@ class RunResumed(Event):
     """Another runner takes the run up, with the plan of this `sha256`.
 
     What succeeded stays as it is, and so does what `settled` says succeeded; `adopted` workers, also those that were
-    let go of, keep their slots and are followed; all other steps begin anew.
+    detached, keep their slots and are followed; all other steps begin anew. `user` is the role that resumes it;
+    `foreign` are sessions and workers of other roles that had the run's name and were left alone.
     """
 
     name: ClassVar[str] = "run_resumed"
@@ -231,6 +237,8 @@ class RunResumed(Event):
     steps: int
     settled: tuple[Settled, ...] = ()
     adopted: tuple[Adopted, ...] = ()
+    user: str = ""
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -444,10 +452,14 @@ class AttemptDeferred(AttemptEvent):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptRunning(AttemptEvent):
-    """The worker was seen in pg_stat_activity. A worker that is over in a few milliseconds is never seen there."""
+    """The worker was seen in pg_stat_activity. A worker that is over in a few milliseconds is never seen there.
+
+    `age` is for how many seconds it had lived then, by the server's clock: its timeout counts from its beginning.
+    """
 
     name: ClassVar[str] = "attempt_running"
     worker: Worker
+    age: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

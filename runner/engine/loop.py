@@ -115,7 +115,7 @@ class Run:
                     )
                 )
             else:
-                await self._take_up(self._takeover, values)
+                await self._take_up(self._takeover, values, user=info.user)
             self._leave_out()
             self._under_way = True
             await self._until_over()
@@ -149,7 +149,7 @@ class Run:
             self._abandoned = True
             self._news.set()
 
-    async def _take_up(self, takeover: Takeover, values: Mapping[str, Value]) -> None:
+    async def _take_up(self, takeover: Takeover, values: Mapping[str, Value], *, user: str) -> None:
         """Go on with the run: find out what became of its workers, and follow those that live."""
         found = await look_into(
             self.state,
@@ -161,7 +161,7 @@ class Run:
             clock=self._clock,
         )
         self.state.plan = self._plan
-        self._emit(resumed(self._plan, self._context, found, self._clock.now()))
+        self._emit(resumed(self._plan, self._context, found, user=user, at=self._clock.now()))
         for adopted in found.adopted:
             self._performer.adopt(adopted)
 
@@ -173,10 +173,7 @@ class Run:
             holder = await self._gateway.hold_group(concurrency.group)
             if holder is None:
                 return
-            message = (
-                f"run {holder.run} holds the concurrency group {concurrency.group!r}, "
-                f"from {holder.host}, since {holder.since}"
-            )
+            message = f"run {holder.run} holds the concurrency group {concurrency.group!r}, {holder}"
             if concurrency.on_conflict is OnConflict.FAIL:
                 raise GroupHeldError(message + ".", hint="Wait for its end, or say on_conflict: wait.")
             asked = self._gateway.take_cancel()

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 
-from runner.clock import Clock
+from runner.clock import Clock, parse_rfc3339
 from runner.engine import events as ev
 from runner.engine.commands import Evaluate, Launch
 from runner.engine.conditions import Conditions
@@ -83,7 +83,7 @@ class Performer:
     def adopt(self, adopted: ev.Adopted) -> None:
         """Begin to follow a worker that an earlier runner has left."""
         record = self._state.records[adopted.step]
-        handle = self._gateway.adopt(adopted.worker, awaited=record.step.waits)
+        handle = self._gateway.adopt(adopted.worker, step=adopted.step, awaited=record.step.waits)
         self._attempts[adopted.step] = _Attempt()
         command = Launch(step=adopted.step, attempt=adopted.attempt, timeout=record.timeout)
         self._begin(self._await_end(record, command, handle, orphan=True))
@@ -148,7 +148,8 @@ class Performer:
         key, attempt = command.step, command.attempt
 
         def seen(worker: ev.Worker) -> None:
-            self._post(ev.AttemptRunning(at=self._clock.now(), step=key, attempt=attempt, worker=worker))
+            now = self._clock.now()
+            self._post(ev.AttemptRunning(at=now, step=key, attempt=attempt, worker=worker, age=handle.age))
 
         def lost(message: str) -> None:
             self._post(ev.AttemptLost(at=self._clock.now(), step=key, attempt=attempt, message=message))
@@ -223,9 +224,7 @@ class Performer:
         now = self._clock.now()
         for notice in end.notices:
             self._post(ev.AttemptNotice(at=now, step=record.key, attempt=command.attempt, notice=notice))
-        ends_by = None
-        if end.detached and command.timeout is not None and record.launched_at is not None:
-            ends_by = record.launched_at + command.timeout
+        ends_by = _ends_by(end.worker, record, command.timeout) if end.detached else None
         self._post(
             ev.AttemptFinished(
                 at=now,
@@ -252,6 +251,16 @@ class Performer:
 def _judges_warnings(step: Step) -> bool:
     """Say whether the plan itself says how many WARNINGs the step may have."""
     return step.expect is not None and step.expect.judges_warnings
+
+
+def _ends_by(worker: ev.Worker | None, record: StepRecord, timeout: float | None) -> float | None:
+    """Return when the server ends a detached worker: by its own clock, if it has said when the worker began."""
+    if timeout is None:
+        return None
+    with contextlib.suppress(ValueError):
+        if worker is not None:
+            return parse_rfc3339(worker.backend_start) + timeout
+    return None if record.launched_at is None else record.launched_at + timeout
 
 
 def _proven(end: WorkerEnd, *, committed: bool | None) -> WorkerEnd:

@@ -168,7 +168,9 @@ def _items(state: RunState, record: StepRecord, step: Step) -> tuple[ev.Item, ..
 
 def _under_way(adopted: ev.Adopted, record: StepRecord, now: float) -> Iterator[ev.StepEvent]:
     step, attempt, worker = adopted.step, adopted.attempt, adopted.worker
-    at = now if record.launched_at is None else record.launched_at
+    # the recorded moment of the launch is of another runner's clock: the age that the server gives the worker counts
+    launched = now if record.launched_at is None else record.launched_at
+    at = launched if adopted.age is None else now - adopted.age
     yield ev.AttemptLaunching(
         at=at, step=step, attempt=attempt, application_name=worker.application_name, timeout=record.timeout
     )

@@ -106,6 +106,8 @@ class StepRecord:
     since: float = 0.0
     ready_at: float | None = None
     launched_at: float | None = None
+    #: When the worker began, by its age on the server's clock; None as long as that is not known.
+    begun_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
     timeout: float | None = None
@@ -157,9 +159,10 @@ class StepRecord:
     @property
     def server_end(self) -> float | None:
         """The moment at which the server ends the worker; None if it does not, or if it was asked for before."""
-        if self.timeout is None or self.launched_at is None or self.cancel_reason is not None or self.detaching:
+        begun = self.launched_at if self.begun_at is None else self.begun_at
+        if self.timeout is None or begun is None or self.cancel_reason is not None or self.detaching:
             return None
-        return self.launched_at + self.timeout
+        return begun + self.timeout
 
     @property
     def final(self) -> bool:

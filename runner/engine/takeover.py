@@ -1,7 +1,9 @@
-"""Finds out, before a run is taken up, what became of the workers that its last runner has left.
+"""Finds out, before a run is resumed, what became of the workers that its last runner has left.
 
-Nothing is guessed: a worker that lives is followed or stopped; one that has gone is settled by the ledger, by `verify`,
-or by a person; a step that may run again does so; and what is left are questions, without whose answers nothing starts.
+A worker is its pid and backend_start, as the record has them. One that the record has not seen is found by its label,
+or by its name where it shows no text, if its role may be the run's. Nothing is guessed: a worker that lives is followed
+or stopped; one that has ended is settled by the ledger, by `verify`, or by a person; a step that may run again does so;
+and what is left are questions, without whose answers nothing starts.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ from runner.engine.open_questions import (
 from runner.engine.resumed import finally_starts_again, is_kept, steps_known
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.errors import OpenQuestionError, PreflightError, UsageError
-from runner.gateway.base import Chronicle, Gateway, ServerInfo
-from runner.identity import worker_name
+from runner.gateway.base import Chronicle, Gateway, LeftBehind, LeftWorker, ServerInfo
+from runner.identity import has_name_of, is_of_step, run_of
 from runner.plan.model import Plan, Value
 
 #: Seconds that the sessions of a runner that is gone get to notice it, and between two looks at them.
@@ -60,6 +62,8 @@ class Takeover:
     system_identifier: str | None = None
     #: What its journal knows, if it was begun elsewhere than in this process.
     known: Chronicle | None = None
+    #: The roles that have run it.
+    roles: frozenset[str] = frozenset()
 
     def check_server(self, info: ServerInfo) -> None:
         """See to it that this is the server and the database of the run. PreflightError if it is another one."""
@@ -83,6 +87,7 @@ class Findings:
 
     settled: tuple[ev.Settled, ...] = ()
     adopted: tuple[ev.Adopted, ...] = ()
+    foreign: tuple[str, ...] = ()
 
 
 async def look_into(
@@ -123,6 +128,8 @@ class _Inquiry:
         self._run_id = run_id
         self._values = values
         self._clock = clock
+        self._ages: dict[ev.Worker, float | None] = {}
+        self._foreign: tuple[str, ...] = ()
 
     async def findings(self) -> Findings:
         alive = await self._alive()
@@ -145,42 +152,118 @@ class _Inquiry:
         if questions:
             raise OpenQuestionError(questions, stopped=[f"{key} (pid {orphans[key].pid})" for key in orphans])
         adopted = [
-            ev.Adopted(step=key, attempt=max(self._state.records[key].attempt, 1), worker=worker)
+            ev.Adopted(
+                step=key,
+                attempt=max(self._state.records[key].attempt, 1),
+                worker=worker,
+                age=self._ages.get(worker),
+            )
             for key, worker in alive.items()
         ]
-        return Findings(settled=tuple(settled), adopted=tuple(adopted))
+        return Findings(settled=tuple(settled), adopted=tuple(adopted), foreign=self._foreign)
 
     async def _alive(self) -> dict[str, ev.Worker]:
         """Return the workers that live, by step, once no session is left that might launch another one."""
+        known = [record.worker for record in self._state.records.values() if record.worker is not None]
         until = self._clock.now() + SESSIONS_LINGER
-        left = await self._gateway.left_behind()
+        left = await self._gateway.left_behind(known)
         while left.sessions:
             if self._clock.now() >= until:
                 raise PreflightError(
                     f"run {self._run_id}: sessions of its last runner are still connected ({left.sessions}).",
-                    hint="If that runner is gone, end them with pg_terminate_backend; their application_name is "
+                    hint="If that runner has ended, end them with pg_terminate_backend; their application_name is "
                     f"jobplan:{self._run_id}:runner.",
                 )
             await asyncio.sleep(LOOK)
-            left = await self._gateway.left_behind()
-        until = self._clock.now() + ON_ITS_WAY
-        while self._clock.now() < until and self._expected() - {worker.application_name for worker in left.workers}:
+            left = await self._gateway.left_behind(known)
+        now = self._clock.now()
+        soon, until = now + ON_ITS_WAY, now + SESSIONS_LINGER
+        while self._awaited(left) and self._clock.now() < (until if left.starting else soon):
             await asyncio.sleep(LOOK)
-            left = await self._gateway.left_behind()
+            left = await self._gateway.left_behind(known)
+        self._foreign = left.foreign
+        self._ages = {worker.worker: worker.age for worker in left.workers}
         if left.unseen:
             raise PreflightError(
                 f"run {self._run_id}: {left.unseen} of its workers belong to a role whose work yours may not see.",
                 hint="Resume as that role, or GRANT pg_read_all_stats and pg_signal_backend to yours.",
             )
-        steps = {worker_name(self._run_id, key): key for key in self._state.records}
+        return self._by_step(left)
+
+    def _awaited(self, left: LeftBehind) -> set[str]:
+        """Return the steps whose worker was requested and never seen: one may only just have been started."""
+        asked_for = {
+            key for key, record in self._state.records.items() if record.state in HOLDING and record.worker is None
+        }
+        return asked_for - {key for key in asked_for for worker in left.workers if self._claims(worker, key)}
+
+    def _by_step(self, left: LeftBehind) -> dict[str, ev.Worker]:
+        """Return these workers by the step that each works for. PreflightError if that cannot be said of one."""
+        steps = {record.worker: key for key, record in self._state.records.items() if record.worker is not None}
+        alive = {steps[one.worker]: one.worker for one in left.workers if one.worker in steps}
         for worker in left.workers:
-            if worker.application_name not in steps:
-                raise PreflightError(
-                    f"run {self._run_id}: the worker {worker.application_name} (pid {worker.pid}) lives, and the "
-                    "record does not know its step.",
-                    hint="Wait for its end, or stop it with jobplan cancel.",
-                )
-        return {steps[worker.application_name]: worker for worker in left.workers}
+            if worker.worker in steps:
+                continue
+            key = self._step_of(worker, alive)
+            if key is not None:
+                alive[key] = worker.worker
+        awaited = sorted(self._awaited(left))
+        for worker in left.workers if awaited else ():
+            if not (worker.readable or worker.worker in alive.values() or self._has_run_name(worker)):
+                raise self._perhaps(worker, awaited)
+        return alive
+
+    def _step_of(self, worker: LeftWorker, alive: Mapping[str, ev.Worker]) -> str | None:
+        """Return the step of a worker that the record has not seen; None if it is none that the run has launched."""
+        found = [key for key in self._state.records if self._claims(worker, key)]
+        if len(found) > 1:  # names that were cut may be the same
+            found = [key for key in found if key in self._awaited(LeftBehind())]
+        if worker.claim is None and not found:
+            if not self._has_run_name(worker) or self._is_made_by_a_step(worker):
+                return None
+        elif worker.claim is None and found[0] in alive:
+            return None  # a worker that the step has launched itself has inherited its name
+        if len(found) != 1:
+            raise self._unknown(worker, "the record does not know its step")
+        key = found[0]
+        if key in alive:
+            raise self._unknown(worker, f"another one of its step does (pid {alive[key].pid})")
+        attempt = max(self._state.records[key].attempt, 1)
+        if worker.claim is not None and worker.claim.attempt not in (None, attempt):
+            raise self._unknown(worker, f"is one of attempt {worker.claim.attempt}, and the record knows {attempt}")
+        return key
+
+    def _claims(self, worker: LeftWorker, key: str) -> bool:
+        """Say whether a worker that the record has not seen says of itself that it works for this step."""
+        name, claim = worker.worker.application_name, worker.claim
+        if claim is None:
+            return not worker.readable and has_name_of(name, self._run_id, key)
+        if claim.run != self._run_id:
+            return False
+        return has_name_of(name, self._run_id, key) if claim.step is None else is_of_step(claim.step, key)
+
+    def _has_run_name(self, worker: LeftWorker) -> bool:
+        return run_of(worker.worker.application_name) == self._run_id
+
+    def _is_made_by_a_step(self, worker: LeftWorker) -> bool:
+        """Say whether a step has launched it itself: it has inherited the step's name, and its text has no label."""
+        name = worker.worker.application_name
+        return worker.readable and any(has_name_of(name, self._run_id, key) for key in self._state.records)
+
+    def _unknown(self, worker: LeftWorker, why: str) -> PreflightError:
+        name, pid = worker.worker.application_name, worker.worker.pid
+        return PreflightError(
+            f"run {self._run_id}: the worker {name} (pid {pid}) lives, and {why}.",
+            hint="Wait for its end, or stop it with jobplan cancel.",
+        )
+
+    def _perhaps(self, worker: LeftWorker, steps: list[str]) -> PreflightError:
+        name, pid = worker.worker.application_name, worker.worker.pid
+        return PreflightError(
+            f"run {self._run_id}: a worker was launched and never seen ({', '.join(steps[:4])}), and the worker "
+            f"{name!r} (pid {pid}) shows no text, so it may be this one.",
+            hint="Wait for its end, or set track_activities = on.",
+        )
 
     async def _check_record(self) -> None:
         """See to it that the journal is not an old copy, as far as a ledger can tell, which hears that we go on."""
@@ -188,18 +271,13 @@ class _Inquiry:
         if told is not None and self._takeover.known is not None:
             check_chronicle(self._run_id, self._takeover.known, told)
 
-    def _expected(self) -> set[str]:
-        """Return the names of workers that were asked for and never seen: one may only just have been started."""
-        asked_for = (record for record in self._state.records.values() if record.state in HOLDING)
-        return {worker_name(self._run_id, record.key) for record in asked_for if record.worker is None}
-
     def _is_orphan(self, key: str) -> bool:
         """Say whether the run has to see the end of this worker: it is none that it was to let go of."""
         return not is_kept(self._state.records[key], {})
 
     async def _stop(self, workers: Mapping[str, ev.Worker], *, cancel: bool) -> None:
-        """Wait until these workers have gone, having asked them to stop if `cancel`."""
-        handles = [self._gateway.adopt(worker) for worker in workers.values()]
+        """Wait until these workers have ended, having asked them to stop if `cancel`."""
+        handles = [self._gateway.adopt(worker, step=key) for key, worker in workers.items()]
         for handle in handles if cancel else ():
             handle.cancel()
         await asyncio.gather(*(handle.ended(seen=lambda _: None, lost=lambda _: None) for handle in handles))

@@ -190,6 +190,7 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     record.started_at = event.at if record.started_at is None else record.started_at
     record.timeout = event.timeout
     record.worker = None
+    record.begun_at = None
     record.cancel_reason = None
     record.detaching = False
     record.lost = False
@@ -239,6 +240,10 @@ def _run_short(state: RunState, event: ev.AttemptDeferred) -> None:
 
 def _attempt_running(state: RunState, record: StepRecord, event: ev.AttemptRunning) -> None:
     record.worker = event.worker
+    if event.age is not None:
+        forget_server_end(state, record)
+        record.begun_at = event.at - event.age
+        expect_server_end(state, record)
     _move(record, StepState.RUNNING, event.at)
     _got_worker(state, record, event.at)
 

@@ -10,10 +10,11 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 from psycopg.conninfo import make_conninfo
 
-from runner.engine.activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
+from runner.engine.activity import Activity, KnownWorkers, LiveRun, LiveWorker, Other, Progress, RunnerSession
 from runner.engine.events import Leftover, Worker
 from runner.engine.leftovers import HalfDone, read_leftover
 from runner.errors import ConnectionFailedError, GatewayError, PreflightError, ServerLostError
@@ -24,7 +25,7 @@ from runner.gateway.queries import query
 from runner.gateway.recorded import Recorded, read_recorded
 from runner.gateway.replies import Reply, Row
 from runner.gateway.session import Session
-from runner.identity import WorkerLabel, run_of, runner_name
+from runner.identity import PREFIX, Claim, run_of, runner_name
 from runner.sql.params import quote_identifier
 
 #: What the session is called; nothing of jobplan's that belongs to a run has such a name.
@@ -50,6 +51,9 @@ class Observer:
         self._trusted_roles = tuple(trusted_roles)
         #: Why a ledger that is there is not read, once that was tried.
         self.ledger_ignored: str | None = None
+        #: What records know of workers, whatever these are called now.
+        self.known = KnownWorkers()
+        self._seen: list[Reply] = []
 
     @classmethod
     async def connect(
@@ -76,9 +80,12 @@ class Observer:
 
     async def look(self) -> Activity:
         """Say what lives on the server now. ServerLostError if it does not come back within a minute."""
-        place, sessions, blocking, progress = await self._run(
-            ("whereabouts", ()), ("live_sessions", ()), ("blocking", ()), ("progress", ())
-        )
+        self._seen = await self._run(("whereabouts", ()), ("live_sessions", ()), ("blocking", ()), ("progress", ()))
+        return self.last_look()
+
+    def last_look(self) -> Activity:
+        """Say what the last look has found, with what is `known` now."""
+        place, sessions, blocking, progress = self._seen
         at, version, database, user, sees_all, standby = place.rows[0]
         return Activity(
             at=float(at or 0.0),
@@ -87,7 +94,8 @@ class Observer:
             user=user or "",
             sees_all=sees_all == "t",
             standby=standby == "t",
-            runs=read_runs(sessions.rows, blocking.rows, progress.rows),
+            runs=read_runs(sessions.rows, blocking.rows, progress.rows, self.known),
+            others=sum(row[3] == _WORKER and _run_of(row, self.known) is None for row in sessions.rows),
         )
 
     async def recorded(self, runs: Iterable[str]) -> dict[str, Recorded]:
@@ -119,11 +127,11 @@ class Observer:
         return not reply.rows
 
     async def signal(self, worker: Worker) -> bool:
-        """Ask the worker to stop, if pid, backend_start and application_name are seen together.
+        """Ask the worker to stop, if its pid and backend_start are seen together in this session's database.
 
-        False: it is not there any longer. SignalRefusedError if this role may not.
+        False: it has ended. SignalRefusedError if this role may not.
         """
-        (reply,) = await self._try(("cancel", (str(worker.pid), worker.backend_start, worker.application_name)))
+        (reply,) = await self._try(("cancel", (str(worker.pid), worker.backend_start)))
         if reply.error is not None and reply.error.sqlstate == _NOT_PERMITTED:
             raise SignalRefusedError(f"{reply.error.message}.", hint=reply.error.detail)
         return bool(_checked(reply).rows)
@@ -180,8 +188,11 @@ def _checked(reply: Reply) -> Reply:
     return reply
 
 
-def read_runs(sessions: Sequence[Row], blocking: Sequence[Row], progress: Sequence[Row]) -> tuple[LiveRun, ...]:
+def read_runs(
+    sessions: Sequence[Row], blocking: Sequence[Row], progress: Sequence[Row], known: KnownWorkers | None = None
+) -> tuple[LiveRun, ...]:
     """Put together what `live_sessions`, `blocking` and `progress` gave, in the order in which the runs began."""
+    known = known or KnownWorkers()
     blocked_by: dict[str, list[Other]] = defaultdict(list)
     blocks: dict[str, list[Other]] = defaultdict(list)
     for row in blocking:
@@ -192,41 +203,80 @@ def read_runs(sessions: Sequence[Row], blocking: Sequence[Row], progress: Sequen
     workers: dict[str, list[LiveWorker]] = defaultdict(list)
     databases: dict[str, str] = {}
     for row in sessions:
-        name = row[2] or ""
-        run = run_of(name)
+        run = _run_of(row, known)
+        if run is None:
+            continue
         if _is_runner(row, run):
+            if known.roles.get(run) and row[5] not in known.roles[run]:
+                continue
             runners[run].append(_runner(row))
         elif row[3] in (_WORKER, None):
             pid = row[0] or ""
-            workers[run].append(_worker(row, told.get(pid), tuple(blocked_by[pid]), tuple(blocks[pid])))
+            seen = _worker(row, run, known)
+            workers[run].append(
+                replace(
+                    seen,
+                    progress=told.get(pid),
+                    blocked_by=tuple(blocked_by[pid]),
+                    blocks=tuple(blocks[pid]),
+                )
+            )
         else:
             continue
         databases.setdefault(run, row[4] or "")
     return tuple(
-        LiveRun(run=run, database=database, runner=tuple(runners[run]), workers=tuple(workers[run]))
+        LiveRun(
+            run=run,
+            database=database,
+            runner=tuple(runners[run]),
+            workers=tuple(_judged(worker, runners[run], known) for worker in workers[run]),
+        )
         for run, database in databases.items()
     )
 
 
+def _run_of(row: Row, known: KnownWorkers) -> str | None:
+    """Return the run of a session: by its identity, else by its label, else by its name; None if it has none."""
+    name = row[2] or ""
+    if row[3] == _WORKER:
+        label = known.by_identity.get(_identity(row))
+        claim = Claim.from_query(row[9] or "")
+        if label is not None or claim is not None:
+            return label.run if label is not None else claim.run if claim is not None else None
+    return run_of(name) if name.startswith(f"{PREFIX}:") else None
+
+
+def _judged(worker: LiveWorker, runners: Sequence[RunnerSession], known: KnownWorkers) -> LiveWorker:
+    """Say of a worker whose role is none of the run's that it is foreign, unless the record knows it."""
+    roles = known.roles.get(worker.run) or frozenset(session.user for session in runners)
+    foreign = bool(roles) and worker.user not in roles and worker.worker not in known.by_identity
+    return replace(worker, foreign=foreign)
+
+
 def _is_runner(row: Row, run: str) -> bool:
-    """Say whether it is a runner's; who may not see what kind of session it is goes by the name."""
+    """Say whether it is a runner's; where this role may not see the kind of session, its name counts."""
     return row[3] in (_CLIENT, None) and row[2] == runner_name(run)
+
+
+def _identity(row: Row) -> Worker:
+    return Worker(pid=int(row[0] or 0), backend_start=row[1] or "", application_name=row[2] or "")
 
 
 def _runner(row: Row) -> RunnerSession:
     return RunnerSession(
-        pid=int(row[0] or 0), host=row[11] or "", started_at=_number(row[10]), heard_at=_number(row[12])
+        pid=int(row[0] or 0),
+        host=row[11] or "",
+        started_at=_number(row[10]),
+        heard_at=_number(row[12]),
+        user=row[5] or "",
     )
 
 
-def _worker(
-    row: Row, progress: Progress | None, blocked_by: tuple[Other, ...], blocks: tuple[Other, ...]
-) -> LiveWorker:
-    pid, backend_start, name, kind, database, user, state, wait_type, wait, text, started, _, _ = row
-    label = WorkerLabel.from_query(text or "")
-    run = run_of(name or "")
+def _worker(row: Row, run: str, known: KnownWorkers) -> LiveWorker:
+    _, _, _, kind, database, user, state, wait_type, wait, text, started, _, _ = row
+    label = known.label_of(_identity(row), "" if text == _HIDDEN else text or "") if kind is not None else None
     return LiveWorker(
-        worker=Worker(pid=int(pid or 0), backend_start=backend_start or "", application_name=name or ""),
+        worker=_identity(row),
         run=run,
         database=database or "",
         user=user or "",
@@ -236,9 +286,6 @@ def _worker(
         state=state or "",
         wait=f"{wait_type}: {wait}" if wait else "",
         query="" if text == _HIDDEN else plan_text(text or ""),
-        progress=progress,
-        blocked_by=blocked_by,
-        blocks=blocks,
     )
 
 

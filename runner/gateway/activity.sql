@@ -7,21 +7,23 @@ SELECT extract(epoch FROM clock_timestamp()), current_setting('server_version'),
        pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), pg_is_in_recovery()
 
 -- name: live_sessions
--- Every session that has a name of jobplan's. A role without rights on it sees a NULL for backend_type and
--- "<insufficient privilege>" for its text. A worker's parallel workers have its name too, and are not told. The last
--- column is when its client was heard of last; while the server works for it, that is now.
+-- Every worker of the extension, whatever it calls itself, and every session that has a name of jobplan's. A role without
+-- rights on it sees a NULL for backend_type and "<insufficient privilege>" for its text. A worker's parallel workers have
+-- its name too, and are left out. The last column is when its client was heard of last; while the server works for it,
+-- that is now.
 SELECT pid, to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), application_name,
        backend_type, datname, usename, state, wait_event_type, wait_event, query,
        extract(epoch FROM backend_start), host(client_addr),
        extract(epoch FROM CASE WHEN state = 'active' AND wait_event_type IS DISTINCT FROM 'Client' THEN clock_timestamp()
                                ELSE greatest(query_start, state_change) END)
 FROM pg_stat_activity
-WHERE starts_with(application_name, 'jobplan:')
-  AND (backend_type IS NULL OR backend_type IN ('client backend', 'pg_background'))
+WHERE backend_type = 'pg_background'
+   OR (starts_with(application_name, 'jobplan:') AND (backend_type IS NULL OR backend_type = 'client backend'))
 ORDER BY backend_start, pid
 
 -- name: blocking
--- Who waits for whom, where one of both has a name of jobplan's: the waiting one, the lock, the other one.
+-- Which session waits for which, where one of both is a worker or has a name of jobplan's: the waiting one, the lock, the
+-- other one.
 -- pg_blocking_pids takes the lock manager's locks for a moment, so only those are asked about that do wait.
 WITH waiting AS (
   SELECT l.pid, min(l.mode || CASE
@@ -41,6 +43,7 @@ JOIN pg_stat_activity AS a ON a.pid = w.pid
 CROSS JOIN LATERAL (SELECT DISTINCT unnest(pg_blocking_pids(w.pid)) AS pid) AS b
 LEFT JOIN pg_stat_activity AS o ON o.pid = b.pid
 WHERE starts_with(a.application_name, 'jobplan:') OR starts_with(o.application_name, 'jobplan:')
+   OR 'pg_background' IN (a.backend_type, o.backend_type)
 ORDER BY w.pid, b.pid
 
 -- name: progress

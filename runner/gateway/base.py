@@ -5,14 +5,14 @@ The same contract suite runs against both.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 from runner.engine.activity import LiveWorker
 from runner.engine.events import ErrorDetails, Identity, LockWait, Notice, Rows, Worker
 from runner.engine.leftovers import HalfDone
-from runner.identity import WorkerLabel
+from runner.identity import Claim, WorkerLabel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,24 +91,49 @@ class QueryResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GroupHolder:
-    """Who holds a concurrency group: a run, where from, and since when (as the server writes it)."""
+    """The session that holds a concurrency group: its run, host, and start (as the server writes it), role and pid."""
 
     run: str
     host: str
     since: str
+    role: str = ""
+    pid: int = 0
+
+    def __str__(self) -> str:
+        """Describe it in a sentence."""
+        session = f" (role {self.role}, pid {self.pid})" if self.role else ""
+        return f"from {self.host}, since {self.since}{session}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftWorker:
+    """A worker on the server that is, or may be, one that an earlier runner of the run has launched.
+
+    `claim` is what its text says that it is, None if that is no label; `readable` is whether it has a text at all.
+    `age` is for how many seconds it has lived, by the server's clock.
+    """
+
+    worker: Worker
+    claim: Claim | None = None
+    readable: bool = True
+    age: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LeftBehind:
     """What an earlier runner of this run has left on the server: its workers, and how many sessions of its own.
 
-    While there are such sessions, one of them may still be about to launch a worker. `unseen` counts workers that this
-    role may not see: nothing can be said of them.
+    While there are such sessions, one of them may still be about to launch a worker. `unseen` counts workers that are
+    not visible to this role: nothing can be said of them. `starting` counts workers that have no name and no text yet,
+    so that any of them may be the run's. `foreign` names sessions and workers of other roles that have the run's name,
+    and are none of it.
     """
 
-    workers: tuple[Worker, ...] = ()
+    workers: tuple[LeftWorker, ...] = ()
     sessions: int = 0
     unseen: int = 0
+    starting: int = 0
+    foreign: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,6 +203,11 @@ class WorkerHandle(Protocol):
         """Who it is, once it has been seen on the server."""
         ...
 
+    @property
+    def age(self) -> float | None:
+        """For how many seconds the worker had lived, by the server's clock, when it was first seen; None: not known."""
+        ...
+
     def cancel(self) -> None:
         """Have the worker asked to stop; `ended` tells when it has gone. Repeated calls change nothing."""
         ...
@@ -218,8 +248,11 @@ class Gateway(Protocol):
         """Be the only runner of this run; who else is, if somebody is. A dead runner is none."""
         ...
 
-    async def left_behind(self) -> LeftBehind:
-        """Find what an earlier runner of this run has left. ServerLostError if the server cannot be reached."""
+    async def left_behind(self, known: Collection[Worker] = ()) -> LeftBehind:
+        """Find what an earlier runner of this run has left; `known` are workers that it has seen.
+
+        ServerLostError if the server cannot be reached.
+        """
         ...
 
     async def committed(self, step: str, attempt: int) -> bool | None:
@@ -236,8 +269,8 @@ class Gateway(Protocol):
         """
         ...
 
-    def adopt(self, worker: Worker, *, awaited: bool = True) -> WorkerHandle:
-        """Follow a worker of an earlier runner to its end; unless it is `awaited` it counts as let go of then."""
+    def adopt(self, worker: Worker, *, step: str, awaited: bool = True) -> WorkerHandle:
+        """Follow an earlier runner's worker of a step to its end; unless it is `awaited` it counts as detached then."""
         ...
 
     async def hold_group(self, group: str) -> GroupHolder | None:

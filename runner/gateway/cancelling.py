@@ -23,7 +23,7 @@ SIGNAL_EVERY = 5.0
 QUIET = 1.5
 #: Seconds for which the answer of a living runner is awaited: without one nobody knows whether it has heard.
 ANSWER_WITHIN = 10.0
-#: Seconds for which a worker may be there without the text that says whose it is.
+#: Seconds for which a worker may be there without the text that says which step it works for.
 _LABEL_BY = 2.0
 
 
@@ -105,15 +105,19 @@ class Stopper:
     def _is_wanted(self, worker: LiveWorker, activity: Activity) -> bool:
         """Say whether to stop it.
 
-        What `finally` starts only now is not what somebody wanted stopped. A worker that is so new that the server does
-        not show its text yet might be one of a detach step: the next look will tell.
+        What `finally` starts only now is not what the request means. A worker of which neither the server nor a record
+        says what step it works for may be one of a detach step: without --detached it is left alone. A new one may be
+        without its text for a moment.
         """
         if worker.worker in self._targets:
             return True
+        if worker.foreign:
+            return False
         if self.request.step is not None:
             return worker.is_of(self.request.step)
-        if worker.label is None and worker.started_at is not None and activity.at - worker.started_at < _LABEL_BY:
-            return False
+        if worker.label is None and worker.visible:
+            old = worker.started_at is None or activity.at - worker.started_at >= _LABEL_BY
+            return self.detached and old
         if worker.detached:
             return self.detached
         starts_now = worker.label is not None and worker.label.in_finally

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from runner.engine.activity import LiveWorker
@@ -22,6 +22,7 @@ from runner.gateway.base import (
     GroupHolder,
     LaunchRequest,
     LeftBehind,
+    LeftWorker,
     Query,
     QueryResult,
     RunCancel,
@@ -29,6 +30,7 @@ from runner.gateway.base import (
     StepCancel,
     WorkerEnd,
 )
+from runner.identity import Claim
 
 _SLEEP = re.compile(r"pg_sleep\(([0-9.]+)\)", re.IGNORECASE)
 _RAISE = re.compile(r"raise\s+(\w+)\s+'([^']*)'(?:\s+using\s+([^;]*))?", re.IGNORECASE)
@@ -180,11 +182,11 @@ class FakeGateway:
         await asyncio.sleep(0)
         return self.run_held_by
 
-    async def left_behind(self) -> LeftBehind:
+    async def left_behind(self, known: Collection[Worker] = ()) -> LeftBehind:  # noqa: ARG002 - it sees them all
         """Find the virtual workers that live."""
         await asyncio.sleep(0)
         sessions = self.sessions_left.pop(0) if self.sessions_left else 0
-        return LeftBehind(workers=tuple(worker.identity for worker in self.alive.values()), sessions=sessions)
+        return LeftBehind(workers=tuple(worker.left for worker in self.alive.values()), sessions=sessions)
 
     async def committed(self, step: str, attempt: int) -> bool | None:
         """Say what a ledger would."""
@@ -196,9 +198,9 @@ class FakeGateway:
         await asyncio.sleep(0)
         return self.told
 
-    def adopt(self, worker: Worker, *, awaited: bool = True) -> FakeWorker:
+    def adopt(self, worker: Worker, *, step: str, awaited: bool = True) -> FakeWorker:  # noqa: ARG002 - see `alive`
         """Follow a virtual worker that an earlier runner has left."""
-        left = self.alive[worker.application_name]
+        left = next(one for one in self.alive.values() if one.identity == worker)
         left.worker = worker
         left.awaited = awaited
         left.orphaned = True
@@ -282,6 +284,18 @@ class FakeWorker:
         """Who it is, whether anybody has seen it or not."""
         name = self._request.application_name
         return Worker(pid=self._pid, backend_start=str(self._started), application_name=name)
+
+    @property
+    def left(self) -> LeftWorker:
+        """What a later runner sees of it."""
+        label, age = self._request.label, time.time() - self._started
+        claim = None if label is None else Claim(run=label.run, step=label.step, attempt=label.attempt)
+        return LeftWorker(worker=self.identity, claim=claim, readable=label is not None, age=age)
+
+    @property
+    def age(self) -> float | None:
+        """For how many seconds it had lived, by the server's clock, when it was first seen."""
+        return None
 
     def cancel(self) -> None:
         """Have the worker stop at once, if it heeds that."""

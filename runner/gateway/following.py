@@ -1,6 +1,7 @@
-"""Follows a worker by its identity: finds it, signals it if it is to stop, and sees when it has gone.
+"""Follows a worker by its identity, its pid and backend_start: finds it, signals it if it is to stop, sees its end.
 
-That is all that can be done for a worker whose launcher session is lost, or was another runner's.
+That is all that can be done for a worker whose launcher session is lost, or was another runner's. Until a worker has
+been seen it is looked for by what is known of its launch (`Sought`); then its name means nothing any more.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from runner.engine.events import Worker
@@ -23,15 +25,29 @@ LOOKS_IN_VAIN = 12
 SIGNAL_AGAIN = 20
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """What is known of a worker that nobody has seen yet: what finds it among all workers.
+
+    `name` is its application_name and `label` the comment in front of its text, both only claims; `pid` is what the
+    launch returned, 0 if it did not, and `since` the server's time of the launch, as the server writes backend_start.
+    """
+
+    name: str
+    label: str = ""
+    pid: int = 0
+    since: str = ""
+
+
 class Monitor(Protocol):
     """What a worker needs from the run's monitor session. GatewayError if nobody can look now."""
 
-    async def identify(self, application_name: str, pid: int) -> Worker | None:
-        """Find the worker in pg_stat_activity."""
+    async def identify(self, sought: Sought) -> tuple[Worker, float] | None:
+        """Find the worker in pg_stat_activity, and for how many seconds it has lived by the server's clock."""
         ...
 
-    async def lives(self, application_name: str, worker: Worker | None) -> bool:
-        """Say whether the worker is there. ServerLostError if the server cannot be reached again."""
+    async def lives(self, sought: Sought, worker: Worker | None) -> bool:
+        """Say whether the worker is there, or one that may be it. ServerLostError if the server cannot be reached."""
         ...
 
     async def waits_for(self, worker: Worker, session_pid: int) -> bool:
@@ -50,18 +66,19 @@ class Monitor(Protocol):
         """Wait until the server answers. ServerLostError if it has not answered for a minute."""
         ...
 
-    async def cancelled_by(self, application_name: str) -> str | None:
-        """Return who has asked through the server for the worker's end."""
+    async def cancelled_by(self, step: str) -> str | None:
+        """Return the role that has requested, through the server, the end of this step's worker."""
         ...
 
 
 class Follower:
-    """See the module's docstring. `worker` is who it is, once it has been seen on the server."""
+    """See the module's docstring. `worker` is its identity, once it has been seen on the server."""
 
-    def __init__(self, name: str, monitor: Monitor, *, worker: Worker | None = None) -> None:
-        self.name = name
+    def __init__(self, sought: Sought, monitor: Monitor, *, worker: Worker | None = None) -> None:
+        self.sought = sought
         self.worker = worker
-        self.pid = 0
+        #: For how many seconds the worker had lived, by the server's clock, when it was first seen.
+        self.age: float | None = None
         self.detaching = False
         self._monitor = monitor
         self._cancelling = False
@@ -72,7 +89,7 @@ class Follower:
         self._cancelling = True
 
     def detach(self) -> None:
-        """Let go of the worker as soon as it has been seen."""
+        """Detach the worker as soon as it has been seen."""
         self.detaching = True
 
     @property
@@ -87,8 +104,9 @@ class Follower:
         """
         with contextlib.suppress(GatewayError):
             if self.worker is None:
-                self.worker = await self._monitor.identify(self.name, self.pid)
-                if self.worker is not None:
+                found = await self._monitor.identify(self.sought)
+                if found is not None:
+                    self.worker, self.age = found
                     seen(self.worker)
             if self._cancelling and self.worker is not None:
                 if self._signals_in == 0:
@@ -97,13 +115,14 @@ class Follower:
                 self._signals_in -= 1
 
     async def gone(self, seen: Callable[[Worker], None]) -> bool:
-        """Wait until the worker has gone; false if it was let go of before.
+        """Wait until the worker has ended; false if it was detached before.
 
-        One that was never seen may be on its way: a launch that was broken off may have asked for it a moment ago.
-        ServerLostError if the server cannot be reached again.
+        One that was never seen may still be starting: a launch that was interrupted may have requested it a moment ago.
+        After `LOOKS_IN_VAIN` looks this returns all the same, with `worker` still None: not seen is not proof of an
+        end. ServerLostError if the server cannot be reached again.
         """
         in_vain = 0
-        while (there := await self._monitor.lives(self.name, self.worker)) or self.worker is None:
+        while (there := await self._monitor.lives(self.sought, self.worker)) or self.worker is None:
             in_vain = 0 if there else in_vain + 1
             if in_vain > LOOKS_IN_VAIN:
                 break
@@ -118,32 +137,38 @@ _ORPHANED = "the runner that had launched it is gone"
 
 
 class AdoptedWorker:
-    """The worker of a runner that is gone; see `base.WorkerHandle`. Nobody hears from it any longer (trap 1).
+    """The worker of a runner that has ended; see `base.WorkerHandle`. Only that runner could read its result (trap 1).
 
-    Unless it is `awaited`, it counts as let go of when it has gone.
+    Unless it is `awaited`, it counts as detached when it has ended. `step` is the step that it works for.
     """
 
-    def __init__(self, worker: Worker, monitor: Monitor, *, awaited: bool = True) -> None:
+    def __init__(self, worker: Worker, monitor: Monitor, *, step: str, awaited: bool = True) -> None:
         self._awaited = awaited
-        self._follower = Follower(worker.application_name, monitor, worker=worker)
+        self._step = step
+        self._follower = Follower(Sought(name=worker.application_name), monitor, worker=worker)
         self._monitor = monitor
 
     @property
     def worker(self) -> Worker | None:
-        """Who it is."""
+        """Its identity."""
         return self._follower.worker
+
+    @property
+    def age(self) -> float | None:
+        """For how many seconds it had lived, by the server's clock, when it was first seen."""
+        return self._follower.age
 
     def cancel(self) -> None:
         """Have the worker asked to stop."""
         self._follower.cancel()
 
     def detach(self) -> None:
-        """Let go of the worker."""
+        """Detach the worker."""
         self._follower.detach()
 
     async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:  # noqa: ARG002 - everybody knows
         """Wait until the worker has gone or was let go of."""
         if not await self._follower.gone(seen) or not self._awaited:
             return WorkerEnd(worker=self.worker, detached=True)
-        by = await self._monitor.cancelled_by(self._follower.name)
+        by = await self._monitor.cancelled_by(self._step)
         return WorkerEnd(worker=self.worker, lost=True, reason=_ORPHANED, cancelled_by=by)

@@ -6,6 +6,7 @@ from runner.engine.events import ErrorDetails
 from runner.errors import CapacityError, GatewayError
 from runner.gateway.base import LaunchRequest
 from runner.gateway.output import cannot_send_rows, launched_text, sends_no_rows
+from runner.gateway.replies import Reply
 from runner.gateway.session import Statement
 from runner.gateway.settings import COMMIT_ROW_LOCK_TIMEOUT, plain_settings, with_lock_timeout, worker_settings
 
@@ -15,6 +16,11 @@ _CAPACITY_SQLSTATES = {
     "53400": "pg_background.max_workers is used up",
     "53300": "there are too many connections",
 }
+
+
+#: Columns of the moment of the launch, in the rows of `launch` and `launch_at_once`.
+_MOMENT = 2
+_MOMENT_AT_ONCE = 9
 
 
 class LaunchRefusedError(GatewayError):
@@ -52,6 +58,10 @@ class Launching:
         #: (client_encoding), when the session is ended.
         self.at_once = own_role and not request.settings and cannot_send_rows(request)
         self._first_wait = str(first_wait)
+
+    def moment_of(self, launched: Reply) -> str | None:
+        """Return the server's time before the launch, from the launch's reply; the worker has not begun earlier."""
+        return launched.rows[0][_MOMENT_AT_ONCE if self.at_once else _MOMENT]
 
     def statements(self, first: str) -> tuple[Statement, ...]:
         """Return what asks for the worker and waits a moment for it; `first` are the statements of its commit row."""

@@ -9,15 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from runner.engine.events import Blocker, Identity, LockWait, Worker
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
-from runner.gateway.base import GroupHolder, LeftBehind, RunCancel, StepCancel
+from runner.gateway.base import GroupHolder, LeftBehind, LeftWorker, RunCancel, StepCancel
+from runner.gateway.following import Sought
 from runner.gateway.replies import Reply, Row
 from runner.gateway.requests import CancelAnswer, HeardRequests
 from runner.gateway.session import LONG_ANSWER_WITHIN, Session
-from runner.identity import run_of, runner_name, worker_name
+from runner.identity import PREFIX, Claim, run_of, runner_name, worker_name
 
 #: Seconds between two looks at the run's workers.
 LOOK_EVERY = 1.0
@@ -31,7 +32,8 @@ RECONNECT_EVERY = 1.0
 class MonitorSession:
     """See the module's docstring. `connect` opens a session that can run the queries.
 
-    `again` is told of each later session, before anything else runs on it.
+    `again` is called with each later session, before anything else runs on it. `roles` have run the run before: their
+    sessions and workers are believed to be the run's, like those of this session's own role (docs/decisions/0020).
     """
 
     def __init__(
@@ -40,11 +42,12 @@ class MonitorSession:
         connect: Callable[[], Awaitable[Session]],
         run_id: str,
         again: Callable[[Session], Awaitable[None]],
+        roles: Collection[str] = (),
     ) -> None:
         self._connect = connect
         self._again = again
         self._run_id = run_id
-        self._prefix = worker_name(run_id, "")
+        self._roles = json.dumps(sorted(roles))
         self._session: Session | None = None
         self._lock = asyncio.Lock()
         self._lost_at: float | None = None
@@ -54,6 +57,8 @@ class MonitorSession:
         #: The groups that this run has taken, and whether it holds them now.
         self._groups: dict[str, bool] = {}
         self._run_group = f"run:{run_id}"
+        #: A session of a role that cannot be the run's, and holds the run's lock.
+        self._foreign_holder: str | None = None
         #: The sessions that have held them: process and start.
         self._own: set[tuple[str | None, ...]] = set()
         self._requests = HeardRequests(run_id)
@@ -99,18 +104,19 @@ class MonitorSession:
         """Say whether the worker was last seen stopped by its full output queue."""
         return (str(worker.pid), worker.backend_start) in self._blocked
 
-    async def identify(self, application_name: str, pid: int) -> Worker | None:
-        """Find the worker; `pid` only decides between two of the same name. GatewayError if nobody can look now."""
-        reply = await self._run("identify", (application_name, str(pid)))
+    async def identify(self, sought: Sought) -> tuple[Worker, float] | None:
+        """Find the worker, and for how many seconds it has lived. GatewayError if the server cannot be asked now."""
+        reply = await self._run("identify", (sought.name, str(sought.pid), sought.since, sought.label))
         if not reply.rows:
             return None
-        found, backend_start, name = reply.rows[0]
-        return Worker(pid=int(found or 0), backend_start=backend_start or "", application_name=name or "")
+        pid, backend_start, name, age = reply.rows[0]
+        worker = Worker(pid=int(pid or 0), backend_start=backend_start or "", application_name=name or "")
+        return worker, max(0.0, float(age or 0.0))
 
-    async def lives(self, application_name: str, worker: Worker | None) -> bool:
-        """Say whether the worker is there; `worker` is who it was seen to be. ServerLostError after a minute."""
-        pid, start = (worker.pid, worker.backend_start) if worker else (0, "")
-        reply = await self._run_patiently("lives", (application_name, str(pid), start))
+    async def lives(self, sought: Sought, worker: Worker | None) -> bool:
+        """Say whether the worker is there; `worker` is its identity if it was seen. ServerLostError after a minute."""
+        pid, start = (worker.pid, worker.backend_start) if worker else (sought.pid, "")
+        reply = await self._run_patiently("lives", (sought.name, str(pid), start, sought.label, sought.since))
         return bool(reply.rows)
 
     async def waits_for(self, worker: Worker, session_pid: int) -> bool:
@@ -119,11 +125,8 @@ class MonitorSession:
         return bool(reply.rows)
 
     async def cancel(self, worker: Worker) -> None:
-        """Signal the worker if pid, backend_start and application_name are seen together.
-
-        GatewayError if nobody can look now.
-        """
-        await self._run("cancel", (str(worker.pid), worker.backend_start, worker.application_name))
+        """Signal the worker if its pid and backend_start are seen together. GatewayError if that cannot be done now."""
+        await self._run("cancel", (str(worker.pid), worker.backend_start))
 
     def take_cancel(self) -> RunCancel | None:
         """Return a request for the run to be stopped; each is told once."""
@@ -145,15 +148,15 @@ class MonitorSession:
                 await self._run("notify", (self._answers[0].to_payload(),))
                 del self._answers[0]
 
-    async def cancelled_by(self, application_name: str) -> str | None:
-        """Return who has asked through the server for this worker's end, if somebody has.
+    async def cancelled_by(self, step: str) -> str | None:
+        """Return the role that has requested, through the server, the end of this step's worker.
 
-        Whoever asks says so before they signal, so what concerns a worker that has gone is here with the next answer.
+        A request is sent before the signal, so what concerns a worker that has ended is here with the next answer.
         """
         with contextlib.suppress(GatewayError):
             await self._run("now", ())
             await self._check_requests()
-        return self._requests.by_whom(application_name)
+        return self._requests.by_whom(step)
 
     async def _listen(self, session: Session) -> None:
         """Hear requests on this session. Where that is not possible, workers can still be signalled."""
@@ -174,14 +177,14 @@ class MonitorSession:
         """Run a query that only looks. GatewayError if nobody can look now."""
         return await self._run(name, parameters)
 
-    async def free_workers(self) -> tuple[int, frozenset[str]]:
-        """Return how many of max_worker_processes only this run may have taken, and the names of its own workers.
+    async def free_workers(self) -> tuple[int, frozenset[int]]:
+        """Return how many of max_worker_processes are free, and the pids of all workers of the extension.
 
         As far as this role can see. ServerLostError if the server does not come back within a minute.
         """
-        reply = await self._run_patiently("free_workers", (self._prefix,))
-        free, own = reply.rows[0]
-        return int(free or 0), frozenset(json.loads(own or "[]"))
+        reply = await self._run_patiently("free_workers", ())
+        free, pids = reply.rows[0]
+        return int(free or 0), frozenset(json.loads(pids or "[]"))
 
     async def together(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         """Run statements as one transaction, which is rolled back after an error in one of them.
@@ -198,12 +201,12 @@ class MonitorSession:
             return replies
 
     async def hold_group(self, group: str) -> GroupHolder | None:
-        """Take the concurrency group for as long as this session lives, or say who holds it.
+        """Take the concurrency group for as long as this session lives, or return the session that holds it.
 
         ServerLostError if the server does not come back within a minute.
         """
         held = (await self._run_patiently("hold_group", (group,))).rows[0][0] == "t"
-        holder = await self._run_patiently("group_holder", (group,))
+        holder = await self._run_patiently("group_holder", (self._roles, group))
         if not held:
             return _holder(holder)
         self._groups[group] = True
@@ -211,26 +214,35 @@ class MonitorSession:
         return None
 
     async def hold_run(self) -> GroupHolder | None:
-        """Be the only runner of the run, as `hold_group`."""
-        return await self.hold_group(self._run_group)
+        """Be the only runner of the run, as `hold_group`.
 
-    async def left_behind(self) -> LeftBehind:
+        Any role can take an advisory lock of this key, so a session of a role that cannot be the run's does not count:
+        the run begins, and takes the lock as soon as it is free.
+        """
+        group = self._run_group
+        holder = await self.hold_group(group)
+        if holder is None or not await self._is_held_by_others(group):
+            return holder
+        self._groups[group] = False
+        self._foreign_holder = (
+            f"pid {holder.pid} of role {holder.role} holds the advisory lock of this run, and is none of its runners"
+        )
+        return None
+
+    async def _is_held_by_others(self, group: str) -> bool:
+        """Say whether the group is held by a session whose role cannot be the run's."""
+        rows = (await self._run_patiently("group_holder", (self._roles, group))).rows
+        return bool(rows) and not any(_may_be_ours(row) for row in rows)
+
+    async def left_behind(self, known: Collection[Worker] = ()) -> LeftBehind:
         """Find the run's workers, and the runners' sessions but for this one. Call it before there are others.
 
-        ServerLostError if the server does not come back within a minute.
+        `known` are workers that have been seen before, whatever they are called now. ServerLostError if the server does
+        not come back within a minute.
         """
-        workers = await self._run_patiently("workers", (self._prefix,))
-        own = runner_name(self._run_id)
-        sessions = await self._run_patiently("sessions", (own,))
-        unseen = await self._run_patiently("unseen", (self._prefix, own))
-        return LeftBehind(
-            workers=tuple(
-                Worker(pid=int(row[0] or 0), backend_start=row[1] or "", application_name=row[2] or "")
-                for row in workers.rows
-            ),
-            sessions=len(sessions.rows),
-            unseen=int(unseen.rows[0][0] or 0),
-        )
+        workers = await self._run_patiently("left_workers", (self._roles,))
+        sessions = await self._run_patiently("sessions", (self._roles, runner_name(self._run_id)))
+        return left_behind(self._run_id, workers.rows, sessions.rows, known=known, foreign=[self._foreign_holder or ""])
 
     async def _hold_again(self, session: Session) -> None:
         """A new session does not hold what the old one did; somebody may have taken it meanwhile.
@@ -238,14 +250,15 @@ class MonitorSession:
         After a failure of the network that may be our own old session, until the server finds out that it is dead.
         """
         for group in self._groups:
-            held, holder = await session.run(("hold_group", (group,)), ("group_holder", (group,)))
+            held, holder = await session.run(("hold_group", (group,)), ("group_holder", (self._roles, group)))
             self._groups[group] = bool(held.rows) and held.rows[0][0] == "t"
             if self._groups[group]:
                 self._own.update(map(_session_of, holder.rows))
                 continue
             others = [row for row in holder.rows if _session_of(row) not in self._own]
-            self.group_lost = self.group_lost or any(run_of(row[0] or "") != self._run_id for row in others)
-            if group == self._run_group and others:
+            if group != self._run_group:
+                self.group_lost = self.group_lost or any(run_of(row[0] or "") != self._run_id for row in others)
+            elif others := [row for row in others if _may_be_ours(row)]:
                 self.taken_up = f"from {others[0][1]}, since {others[0][2]}"
         await self._again(session)
 
@@ -259,7 +272,7 @@ class MonitorSession:
             await self._send_answers()
             with contextlib.suppress(GatewayError, ConnectionFailedError):
                 async with self._lock:
-                    reply = await self._attempt("workers", (self._prefix,))
+                    reply = await self._attempt("workers", ())
                     if self._session is not None and not all(self._groups.values()):
                         await self._hold_again(self._session)
                 self._blocked = frozenset((row[0] or "", row[1] or "") for row in reply.rows if row[3] == "t")
@@ -331,6 +344,61 @@ def _session_of(holder: Row) -> tuple[str | None, ...]:
     return holder[3], holder[2]
 
 
+def _may_be_ours(holder: Row) -> bool:
+    return holder[5] == "t"
+
+
 def _holder(reply: Reply) -> GroupHolder:
-    name, host, since, _ = reply.rows[0] if reply.rows else ("", "", "", "")
-    return GroupHolder(run=run_of(name or ""), host=host or "", since=since or "")
+    name, host, since, pid, role, _ = reply.rows[0] if reply.rows else ("", "", "", "", "", "")
+    return GroupHolder(run=run_of(name or ""), host=host or "", since=since or "", role=role or "", pid=int(pid or 0))
+
+
+def left_behind(
+    run_id: str, workers: Sequence[Row], sessions: Sequence[Row], *, known: Collection[Worker], foreign: Sequence[str]
+) -> LeftBehind:
+    """Read what `left_workers` and `sessions` gave: what of it is the run's, or may be, and what only says so."""
+    runner, prefix = runner_name(run_id), worker_name(run_id, "")
+    found: list[LeftWorker] = []
+    others = [text for text in foreign if text]
+    others += [
+        f"pid {pid} of role {role} is called {runner}, and is none of this run's runners"
+        for pid, role, trusted in sessions
+        if trusted != "t"
+    ]
+    unseen = starting = 0
+    for pid, start, name, text, role, trusted, age, visible, without_database in workers:
+        worker = Worker(pid=int(pid or 0), backend_start=start or "", application_name=name or "")
+        claim = Claim.from_query(text or "")
+        named = (name or "").startswith(prefix)
+        if visible != "t":
+            if named and name != runner and trusted == "t":
+                unseen += 1
+            elif named and name != runner:
+                others.append(_foreign_worker(worker, role))
+        elif worker in known:
+            found.append(LeftWorker(worker=worker, claim=claim, readable=bool(text), age=float(age or 0.0)))
+        elif without_database == "t":
+            starting += 1
+        elif (claim.run == run_id if claim is not None else named) and trusted != "t":
+            others.append(_foreign_worker(worker, role))
+        elif trusted == "t" and (named or (claim.run == run_id if claim is not None else _says_nothing(name, text))):
+            found.append(LeftWorker(worker=worker, claim=claim, readable=bool(text), age=float(age or 0.0)))
+    return LeftBehind(
+        workers=tuple(found),
+        sessions=sum(trusted == "t" for _, _, trusted in sessions),
+        unseen=unseen,
+        starting=starting,
+        foreign=tuple(others),
+    )
+
+
+def _says_nothing(name: str | None, text: str | None) -> bool:
+    """Say whether a worker shows no text (track_activities is off), and has no name of another run's."""
+    return not text and not (name or "").startswith(f"{PREFIX}:")
+
+
+def _foreign_worker(worker: Worker, role: str | None) -> str:
+    return (
+        f"the worker pid {worker.pid} of role {role} has the name or label of this run ({worker.application_name}), "
+        "and is none of its workers"
+    )

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
-from runner.engine.activity import LiveWorker
+from runner.engine.activity import KnownWorkers, LiveWorker
 from runner.engine.events import Identity, LockWait, Worker
 from runner.engine.leftovers import HalfDone
 from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
@@ -61,7 +61,7 @@ class PgGateway:
     `conninfo` is libpq's (keywords or URI; what it leaves out comes from libpq's environment), `run_id` goes into the
     names of all sessions. `ledger_schema` is where the ledger is looked for; None: nowhere. `trusted_roles` are those
     whose ledger is believed, besides the session's own role and superusers. `past` is a plan, and what takes its
-    previous runs as soon as the server is open, if there is a ledger.
+    previous runs as soon as the server is open, if there is a ledger. `roles` have run the run before.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class PgGateway:
         ledger_schema: str | None = None,
         trusted_roles: Sequence[str] = (),
         past: PastWanted | None = None,
+        roles: Collection[str] = (),
     ) -> None:
         self._asked = conninfo
         self._conninfo = with_keepalives(conninfo)
@@ -79,13 +80,16 @@ class PgGateway:
         self._extension_schema = ""
         self._idle: list[Session] = []
         self._sessions: set[Session] = set()
-        self._names: set[str] = set()
-        #: The workers of this run whose statement waits for snapshots, by name.
-        self._waiting_for_snapshots: set[str] = set()
-        self._launched: dict[str, LaunchedWorker] = {}
+        #: Launches under way, and the workers that were launched and followed.
+        self._launching = 0
+        self._launched: set[LaunchedWorker] = set()
+        #: Requests of this run whose statement waits for snapshots, by their identity.
+        self._waiting_for_snapshots: set[int] = set()
         self._one_at_a_time = asyncio.Lock()
         self._before_launch = asyncio.Semaphore(MOST_BEFORE_LAUNCH)
-        self._monitor = MonitorSession(connect=self._connect, run_id=run_id, again=self._look_for_another_runner)
+        self._monitor = MonitorSession(
+            connect=self._connect, run_id=run_id, again=self._look_for_another_runner, roles=roles
+        )
         self._reading = ReadingSession(self._connect)
         self._ledger_schema = "" if ledger_schema is None else quote_identifier(ledger_schema)
         #: What the run tells goes here.
@@ -122,15 +126,18 @@ class PgGateway:
         if request.reserve:
             async with self._one_at_a_time:
                 await self._keep_reserve(request.reserve)
-                self._names.add(request.application_name)
-        self._names.add(request.application_name)
+                self._launching += 1
+        else:
+            self._launching += 1
         if waits_for_snapshots(request.sql):
-            self._waiting_for_snapshots.add(request.application_name)
+            self._waiting_for_snapshots.add(id(request))
         try:
             return await self._launch_on_a_session(request, first)
         except BaseException:
-            self._forget(request.application_name)
+            self._waiting_for_snapshots.discard(id(request))
             raise
+        finally:
+            self._launching -= 1
 
     async def _launch_on_a_session(self, request: LaunchRequest, first: str) -> WorkerHandle:
         while True:
@@ -149,24 +156,20 @@ class PgGateway:
                 self._over(worker)
                 raise
             else:
-                self._launched[worker.name] = worker
+                self._launched.add(worker)
                 return worker
 
     def _snapshots_matter(self) -> bool:
         """Say whether a worker of this run waits for snapshots, so that no session of it may hold one for long."""
         return bool(self._waiting_for_snapshots)
 
-    def _forget(self, name: str) -> None:
-        self._names.discard(name)
-        self._waiting_for_snapshots.discard(name)
-
     async def hold_run(self) -> GroupHolder | None:
         """Be the only runner of this run, for as long as the monitor session lives; who else is, if somebody is."""
         return await self._monitor.hold_run()
 
-    async def left_behind(self) -> LeftBehind:
+    async def left_behind(self, known: Collection[Worker] = ()) -> LeftBehind:
         """Find what an earlier runner of this run has left on the server."""
-        return await self._monitor.left_behind()
+        return await self._monitor.left_behind(known)
 
     async def committed(self, step: str, attempt: int) -> bool | None:
         """Say whether an attempt whose worker has gone has committed; None if no ledger tells."""
@@ -176,9 +179,9 @@ class PgGateway:
         """Return what the ledger knows of this run; None if there is none that tells."""
         return await self._commits.chronicle()
 
-    def adopt(self, worker: Worker, *, awaited: bool = True) -> WorkerHandle:
+    def adopt(self, worker: Worker, *, step: str, awaited: bool = True) -> WorkerHandle:
         """Follow a worker of an earlier runner by its identity."""
-        return AdoptedWorker(worker, self._monitor, awaited=awaited)
+        return AdoptedWorker(worker, self._monitor, step=step, awaited=awaited)
 
     async def hold_group(self, group: str) -> GroupHolder | None:
         """Take a concurrency group on the monitor session, or say who holds it."""
@@ -260,8 +263,11 @@ class PgGateway:
 
     async def look(self) -> tuple[LiveWorker, ...]:
         """Ask on the monitor session what the run's workers do: a run has no connection for onlookers."""
-        replies = [await self._monitor.tell(name) for name in ("live_sessions", "blocking", "progress")]
-        runs = read_runs(*(reply.rows for reply in replies))
+        sessions, blocking, progress = [
+            (await self._monitor.tell(name)).rows for name in ("live_sessions", "blocking", "progress")
+        ]
+        own = {one.worker: one.label for one in self._launched if one.worker is not None and one.label is not None}
+        runs = read_runs(sessions, blocking, progress, KnownWorkers(by_identity=own))
         return tuple(self._with_report(worker) for run in runs if run.run == self._run_id for worker in run.workers)
 
     async def half_done(self) -> tuple[HalfDone, ...]:
@@ -270,7 +276,7 @@ class PgGateway:
 
     def _with_report(self, worker: LiveWorker) -> LiveWorker:
         """Add what only the session that launched it can read: what the step tells of its own progress."""
-        launched = self._launched.get(worker.worker.application_name)
+        launched = next((one for one in self._launched if one.worker == worker.worker), None)
         return worker if launched is None or launched.reported is None else replace(worker, reported=launched.reported)
 
     async def close(self) -> None:
@@ -302,8 +308,8 @@ class PgGateway:
 
     async def _keep_reserve(self, reserve: int) -> None:
         """Refuse a launch that would leave too few; a worker that is not yet seen on the server counts already."""
-        free, own = await self._monitor.free_workers()
-        free -= len(own | self._names)
+        free, pids = await self._monitor.free_workers()
+        free -= self._launching + sum(worker.pid not in pids for worker in self._launched)
         if free <= reserve:
             raise CapacityError(f"{free} of max_worker_processes are free, and budget.reserve keeps {reserve}")
 
@@ -352,8 +358,8 @@ class PgGateway:
 
     def _over(self, worker: LaunchedWorker) -> None:
         """Take a worker's session back, unless it is lost or may still track something."""
-        self._forget(worker.name)
-        self._launched.pop(worker.name, None)
+        self._launched.discard(worker)
+        self._waiting_for_snapshots.discard(id(worker.request))
         worker.session.on_notice = None
         if worker.session_free and not worker.session.lost:
             self._idle.append(worker.session)

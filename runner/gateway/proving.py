@@ -48,6 +48,11 @@ class ProvingWorker:
         """Who it is, once it has been seen on the server."""
         return self._inner.worker
 
+    @property
+    def age(self) -> float | None:
+        """For how many seconds it had lived, by the server's clock, when it was first seen."""
+        return self._inner.age
+
     def cancel(self) -> None:
         """Have the worker asked to stop."""
         self._cancelled = True

@@ -8,6 +8,9 @@ from importlib import resources
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
+#: Stands for the block `trusted` in other blocks.
+_TRUSTED = "{trusted}"
+
 
 @cache
 def _blocks() -> dict[str, str]:
@@ -33,4 +36,6 @@ def query(name: str, *, extension_schema: str = "", ledger: str = "") -> bytes:
     """
     block, _, columns = name.partition(":")
     text = _blocks()[block].replace("{ext}", extension_schema).replace("{columns}", columns)
+    if _TRUSTED in text:
+        text = text.replace(_TRUSTED, _blocks()["trusted"])
     return text.replace("{ledger}", ledger).encode()

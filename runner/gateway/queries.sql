@@ -69,13 +69,21 @@ ROLLBACK
 
 -- name: launch
 -- $1 SQL, $2 queue size in bytes, $3 settings as in `settings`.
--- One statement is one transaction: the settings are local to it, and the worker inherits them (notes, "The API").
+-- One statement is one transaction: the settings are local to it, and the worker inherits them (notes, "The API"). The
+-- last column is the moment before the launch: the worker's backend_start is not earlier.
 WITH settings AS MATERIALIZED (
   SELECT count(set_config(s.key, s.value, true)) AS n FROM json_each_text($3::json) AS s
 )
-SELECT h.pid, h.cookie
+SELECT h.pid, h.cookie, to_char(statement_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"')
 FROM settings,
      LATERAL {ext}.pg_background_launch(CASE WHEN settings.n >= 0 THEN $1::text END, $2::int4, '') AS h
+
+-- name: trusted
+-- A piece of other queries, with $1 roles that have run the run, as JSON array: whether the role r, if there is one, may
+-- be the run's. It is if it is this session's, one of $1, a superuser, or a member of this session's. A superuser is a
+-- member of every role, so what this session's role is a member of says nothing.
+coalesce(r.rolname = session_user OR r.rolsuper OR pg_has_role(r.oid, session_user, 'MEMBER')
+         OR r.rolname IN (SELECT json_array_elements_text($1::json)), false)
 
 -- name: nothing
 -- Nothing at all, in front of `launch_at_once`: who has a reply to it knows that the session was not at its end before.
@@ -84,10 +92,11 @@ FROM settings,
 -- $1 SQL, $2 queue size in bytes, $3 application_name, $4 pg_background.worker_timeout, $5 lock_timeout, empty for that
 -- of the session, $6 search_path, $7 milliseconds as for `wait`. `launch`, `wait` and `drain_ended` in one statement: each
 -- one by itself costs as much as all of them here, and most of what a step of some milliseconds takes beside its worker.
--- The session has its own name again before it waits. As many rows as there are command tags if the worker has succeeded
+-- The session has its own name again before it waits. The last column but one is as in `launch`. As many rows as there are command tags if the worker has succeeded
 -- (`proven`, which it may do right after the wait), else one, as `wait` gives it.
 SELECT h.pid, h.cookie, w.done OR p.proven, i.row_count, i.command_tag, i.has_error,
-       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), p.proven, r.t
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), p.proven,
+       to_char(statement_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), r.t
 FROM (
        SELECT current_setting('application_name') AS own,
               set_config('application_name', $3::text, true) AS name,
@@ -107,19 +116,16 @@ FROM (
      LEFT JOIN LATERAL {ext}.pg_background_result(CASE WHEN p.proven THEN h.pid END, h.cookie) AS r(t text) ON true
 
 -- name: free_workers
--- $1 beginning of the application names of the run's workers. How many of max_worker_processes nobody but this run has
--- taken, as far as this role can see, and the names of the run's own workers as JSON. Autovacuum and the server's own
--- processes do not count against it, logical replication and parallel query do (note 9).
-SELECT current_setting('max_worker_processes')::int4 - count(*) FILTER (WHERE own IS NOT TRUE),
-       coalesce(json_agg(application_name) FILTER (WHERE own), '[]')
-FROM (
-  SELECT application_name, backend_type = 'pg_background' AND starts_with(application_name, $1::text) AS own
-  FROM pg_stat_activity
-  WHERE backend_type NOT IN (
-    'client backend', 'autovacuum launcher', 'autovacuum worker', 'background writer', 'checkpointer', 'archiver',
-    'startup', 'walreceiver', 'walsender', 'walwriter', 'walsummarizer', 'slotsync worker', 'io worker',
-    'standalone backend', 'logger')
-) AS taken
+-- How many of max_worker_processes are free, as far as this role can see, and the pids of all workers of the extension as
+-- JSON. Autovacuum and the server's own processes do not count against it, logical replication and parallel query do
+-- (note 9).
+SELECT current_setting('max_worker_processes')::int4 - count(*),
+       coalesce(json_agg(pid) FILTER (WHERE backend_type = 'pg_background'), '[]')
+FROM pg_stat_activity
+WHERE backend_type NOT IN (
+  'client backend', 'autovacuum launcher', 'autovacuum worker', 'background writer', 'checkpointer', 'archiver',
+  'startup', 'walreceiver', 'walsender', 'walwriter', 'walsummarizer', 'slotsync worker', 'io worker',
+  'standalone backend', 'logger')
 
 -- name: wait
 -- $1 milliseconds, never more than waiting.SLICE: the statement holds a snapshot for so long (note 3); $2 role. The
@@ -227,26 +233,50 @@ LIMIT $4::int4
 SELECT extract(epoch FROM clock_timestamp())
 
 -- name: identify
--- $1 application_name, $2 pid. A pid that a launch returned may be garbage (note 2), so it only breaks ties. The start
--- is written so that it means the same to every session, whatever its DateStyle and TimeZone.
-SELECT pid, to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), application_name
-FROM pg_stat_activity
-WHERE backend_type = 'pg_background' AND application_name = $1::text
-ORDER BY (pid = $2::int4) DESC, backend_start DESC
+-- $1 application_name, $2 pid that the launch returned, $3 moment of the launch as `launch` gives it, $4 label; 0 and empty
+-- if not known. The pid may be garbage (note 2), so it counts only with a worker that began after the launch. Name and
+-- label are claims: they count only for this role's workers in this database, a name only if the text says nothing else.
+-- Of a text that was cut (track_activity_query_size), the beginning counts. The start is written so that it means the
+-- same to every session, whatever its DateStyle and TimeZone. The last column is for how many seconds it has lived.
+SELECT pid, start, application_name, extract(epoch FROM clock_timestamp() - backend_start)
+FROM (
+  SELECT pid, backend_start, application_name, usename, coalesce(query, '') AS query,
+         to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS start
+  FROM pg_stat_activity
+  WHERE backend_type = 'pg_background' AND datname = current_database()
+) AS a
+WHERE (pid = $2::int4 AND $3::text <> '' AND start >= $3::text)
+   OR (usename = session_user AND (
+         ($4::text <> '' AND query <> '' AND (starts_with(query, $4::text)
+           OR (application_name = $1::text AND starts_with($4::text, query))))
+         OR (application_name = $1::text AND (query = '' OR $4::text = ''))))
+ORDER BY (pid = $2::int4 AND $3::text <> '' AND start >= $3::text) DESC, (query <> '') DESC, backend_start DESC
 LIMIT 1
 
 -- name: lives
--- $1 application_name, $2 pid, $3 backend_start. A row if the worker is there: who has changed its own name is known by
--- the other two.
-SELECT pid
-FROM pg_stat_activity
-WHERE backend_type = 'pg_background'
-  AND (application_name = $1::text
-       OR (pid = $2::int4
-           AND to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') = $3::text))
+-- $1 application_name, $2 pid, $3 backend_start, empty as long as nobody has seen the worker, $4 label, $5 moment of the
+-- launch, as for `identify`. A row if the worker is there. One that was seen is its pid and backend_start, whatever it
+-- calls itself now. One that was not seen is looked for as `identify` does, and a worker that is only starting has no
+-- name, no database and no text yet: it may be this one, if it has the pid, or if that is not known and it is slow.
+SELECT a.pid
+FROM (
+  SELECT pid, backend_start, backend_type, application_name, datid, datname, usename, coalesce(query, '') AS query,
+         to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS start
+  FROM pg_stat_activity
+  WHERE coalesce(backend_type, 'pg_background') = 'pg_background'
+) AS a
+WHERE CASE WHEN $3::text <> '' THEN a.pid = $2::int4 AND a.start = $3::text AND a.backend_type IS NOT NULL
+           ELSE (a.pid = $2::int4 AND coalesce(a.start >= $5::text, true))
+             OR ($2::int4 = 0 AND a.datid IS NULL AND a.backend_start < clock_timestamp() - interval '1 second'
+                 AND a.backend_type IS NOT NULL)
+             OR (a.datname = current_database() AND a.usename = session_user AND (
+                   ($4::text <> '' AND a.query <> '' AND (starts_with(a.query, $4::text)
+                     OR (a.application_name = $1::text AND starts_with($4::text, a.query))))
+                   OR (a.application_name = $1::text AND (a.query = '' OR $4::text = ''))))
+      END
 
 -- name: workers
--- $1 beginning of application names. All workers of a run, whether one is stopped by its full queue (note 4), and which
+-- All workers of this database, whatever they are called, whether one is stopped by its full queue (note 4), and which
 -- lock it waits for, as JSON. pg_locks and pg_blocking_pids are asked only about a worker that does wait. Who waits for a
 -- row waits for the transaction that changed it, and holds a lock on the tuple, which names the table.
 SELECT a.pid, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), a.application_name,
@@ -273,22 +303,28 @@ LEFT JOIN LATERAL (
   WHERE a.wait_event_type = 'Lock' AND l.pid = a.pid AND NOT l.granted
   LIMIT 1
 ) AS w ON true
-WHERE a.backend_type = 'pg_background' AND starts_with(a.application_name, $1::text)
+WHERE a.backend_type = 'pg_background' AND a.datname = current_database()
+
+-- name: left_workers
+-- $1 roles that have run the run, as JSON array. All workers of this database, and those that are only starting, which
+-- have no database, name or text yet: pid, start, name, text, role, whether that role may be the run's, for how many
+-- seconds it has lived, and whether it is visible to this role. A role may be the run's if it is this session's, one of
+-- $1, a superuser, or a member of this session's.
+SELECT a.pid, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), a.application_name, left(a.query, 2000), a.usename,
+       {trusted}, extract(epoch FROM clock_timestamp() - a.backend_start), a.backend_type IS NOT NULL, a.datid IS NULL
+FROM pg_stat_activity AS a
+LEFT JOIN pg_roles AS r ON r.oid = a.usesysid
+WHERE (a.backend_type = 'pg_background' AND (a.datid IS NULL OR a.datname = current_database()))
+   OR (a.backend_type IS NULL AND a.datname = current_database())
 
 -- name: sessions
--- $1 application_name of a run's own sessions. Those of another runner: while one of them is there, it may still be
--- about to launch a worker.
-SELECT pid
-FROM pg_stat_activity
-WHERE coalesce(backend_type, 'client backend') = 'client backend'
-  AND application_name = $1::text AND pid <> pg_backend_pid()
-
--- name: unseen
--- $1 beginning of the application names of the run's workers, $2 application_name of its own sessions. Whom this role
--- may not see: of others only the name is shown.
-SELECT count(*)
-FROM pg_stat_activity
-WHERE backend_type IS NULL AND starts_with(application_name, $1::text) AND application_name <> $2::text
+-- $1 roles as for `left_workers`, $2 application_name of a run's own sessions. Those of another runner: while one of them
+-- is there, it may still be about to launch a worker. pid, role, whether that role may be the run's, its kind.
+SELECT a.pid, a.usename, {trusted}
+FROM pg_stat_activity AS a
+LEFT JOIN pg_roles AS r ON r.oid = a.usesysid
+WHERE coalesce(a.backend_type, 'client backend') = 'client backend' AND a.datname = current_database()
+  AND a.application_name = $2::text AND a.pid <> pg_backend_pid()
 
 -- name: waits_for
 -- $1 pid of a worker, $2 pid of a launcher session. A row if the worker waits for that session's snapshot (note 3).
@@ -298,11 +334,12 @@ WHERE pid = $1::int4 AND wait_event_type = 'Lock'
   AND CASE WHEN wait_event = 'virtualxid' THEN $2::int4 = ANY (pg_blocking_pids(pid)) END
 
 -- name: cancel
--- $1 pid, $2 backend_start, $3 application_name: signalled only if all three are seen together (note 2). It is the same
--- SIGTERM as the extension's own cancel, but works from any session. No row: the worker has gone.
+-- $1 pid, $2 backend_start: signalled only if both are seen together on a worker in this database (note 2), whatever it
+-- calls itself. It is the same SIGTERM as the extension's own cancel, but works from any session. No row: the worker has
+-- ended.
 SELECT pg_terminate_backend(pid)
 FROM pg_stat_activity
-WHERE backend_type = 'pg_background' AND pid = $1::int4 AND application_name = $3::text
+WHERE backend_type = 'pg_background' AND datname = current_database() AND pid = $1::int4
   AND to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') = $2::text
 
 -- name: listen
@@ -325,11 +362,13 @@ WHERE a.pid = $1::int4
 SELECT pg_try_advisory_lock(hashtextextended('jobplan:' || $1::text, 0))
 
 -- name: group_holder
--- $1 group. Who holds it: application_name, where it connected from, since when, and pid.
+-- $1 roles as for `left_workers`, $2 group. Who holds it: application_name, where it connected from, since when, pid, role,
+-- and whether that role may be the run's.
 SELECT a.application_name, coalesce(host(a.client_addr), 'the same host as the server'),
-       to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), a.pid
+       to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), a.pid, a.usename, {trusted}
 FROM pg_locks AS l
 JOIN pg_stat_activity AS a USING (pid)
+LEFT JOIN pg_roles AS r ON r.oid = a.usesysid
 WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-  AND (l.classid::int8 << 32) | l.objid::int8 = hashtextextended('jobplan:' || $1::text, 0)
+  AND (l.classid::int8 << 32) | l.objid::int8 = hashtextextended('jobplan:' || $2::text, 0)

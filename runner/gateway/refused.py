@@ -12,6 +12,7 @@ class RefusedWorker:
     """The handle of a worker that never was; see `base.WorkerHandle`."""
 
     worker: Worker | None = None
+    age: float | None = None
 
     def __init__(self, error: ErrorDetails) -> None:
         self._error = error

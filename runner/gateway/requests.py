@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.gateway.base import RunCancel, StepCancel
-from runner.identity import worker_name
 
 #: The channel; NOTIFY reaches who listens in the same database.
 CHANNEL = "jobplan"
@@ -133,13 +132,10 @@ class HeardRequests:
         request = self._not_taken.pop(0)
         return RunCancel(by=request.by, key=request.key)
 
-    def by_whom(self, application_name: str) -> str | None:
-        """Return who last asked for this worker's end, or that of its run."""
-        return next((one.by for one in reversed(self._accepted) if _concerns(one, application_name)), None)
+    def by_whom(self, step: str) -> str | None:
+        """Return the requester of the last request that concerns this step's workers: for the step, or for the run."""
+        return next((one.by for one in reversed(self._accepted) if _concerns(one, step)), None)
 
 
-def _concerns(request: CancelRequest, application_name: str) -> bool:
-    if request.step is None:
-        return True
-    name = worker_name(request.run, request.step)
-    return application_name == name or application_name.startswith(f"{name}[")
+def _concerns(request: CancelRequest, step: str) -> bool:
+    return request.step is None or step == request.step or step.startswith(f"{request.step}[")

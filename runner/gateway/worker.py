@@ -19,13 +19,14 @@ from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
 from runner.gateway.draining import RowColumns, describe_rows, drain, handles, is_free
 from runner.gateway.ending import end_by_output, read_end
-from runner.gateway.following import Follower, Monitor
+from runner.gateway.following import Follower, Monitor, Sought
 from runner.gateway.launching import Launching, refusal
 from runner.gateway.ledger import LOCKED_LEDGER, Ledger
 from runner.gateway.output import NoticeCollector, is_workers_own
 from runner.gateway.replies import Reply, Row, first_error
 from runner.gateway.session import Session, TurnedAwayError
 from runner.gateway.waiting import IDENTIFY_AFTER, IN_SERVER, LEAST_SLICE, SLICE, Pauses
+from runner.identity import WorkerLabel, step_of
 
 QUERY_CANCELED = "57014"
 #: Waits that may fail for another reason than a cancel while the session lives.
@@ -57,7 +58,7 @@ class LaunchedWorker:
         #: What comes before the plan's own text, and whether there is a commit row in it.
         self._first = ""
         self.writes_commit_row = False
-        self._request = request
+        self.request = request
         self._snapshots_matter = snapshots_matter
         self._pauses = Pauses()
         first_wait = LEAST_SLICE if snapshots_matter() else SLICE
@@ -67,7 +68,8 @@ class LaunchedWorker:
         self._columns = RowColumns()
         self._monitor = monitor
         self._over = over
-        self._follower = Follower(request.application_name, monitor)
+        label = "" if request.label is None else request.label.to_comment()
+        self._follower = Follower(Sought(name=request.application_name, label=label), monitor)
         self._row: Row | None = None
         self._failures = 0
         self._lost: str | None = None
@@ -76,14 +78,29 @@ class LaunchedWorker:
         self._notices = NoticeCollector()
 
     @property
-    def name(self) -> str:
-        """The worker's application_name."""
-        return self._request.application_name
+    def pid(self) -> int:
+        """The worker's process, as far as it is known; 0 if not."""
+        return self._follower.sought.pid if self.worker is None else self.worker.pid
+
+    @property
+    def label(self) -> WorkerLabel | None:
+        """What was written in front of its text."""
+        return self.request.label
+
+    @property
+    def _step(self) -> str:
+        label = self.request.label
+        return step_of(self.request.application_name) if label is None else label.step
 
     @property
     def worker(self) -> Worker | None:
         """Who it is, once it has been seen on the server."""
         return self._follower.worker
+
+    @property
+    def age(self) -> float | None:
+        """For how many seconds it had lived, by the server's clock, when it was first seen."""
+        return self._follower.age
 
     def cancel(self) -> None:
         """Have the worker asked to stop."""
@@ -117,7 +134,9 @@ class LaunchedWorker:
             await self._refused(launched.error)
             return
         self.session.launched += 1
-        self._follower.pid = int(launched.rows[0][0] or 0)
+        self._follower.sought = replace(
+            self._follower.sought, pid=int(launched.rows[0][0] or 0), since=self._launching.moment_of(launched) or ""
+        )
         if self._launching.at_once:
             self._row = row = launched.rows[0]
             if row[8] == "t":
@@ -127,7 +146,7 @@ class LaunchedWorker:
 
     async def _ask_for_it(self, first: str, ledger: Ledger | None) -> list[Reply]:
         """Return the replies without those to what comes before, which fails by itself: then nothing was asked for."""
-        label, batch = self._request.label, None
+        label, batch = self.request.label, None
         if ledger is not None and label is not None:
             await ledger.before_launch()
             batch = ledger.ahead(label.step, label.attempt, commit_row=bool(first))
@@ -158,9 +177,9 @@ class LaunchedWorker:
 
     async def _describe_early(self) -> None:
         """Describe the rows that are wanted while the worker cannot yet have locked what that takes."""
-        if self._request.rows:
+        if self.request.rows:
             try:
-                self._columns = await describe_rows(self.session, self._request)
+                self._columns = await describe_rows(self.session, self.request)
             except ServerLostError as error:
                 raise TurnedAwayError(error.message) from error
 
@@ -201,7 +220,7 @@ class LaunchedWorker:
         """Say who asked for the end, where somebody may have brought it about."""
         if end.proven or end.detached or (end.error is not None and end.error.sqlstate not in _BROKEN_OFF):
             return end
-        return replace(end, cancelled_by=await self._monitor.cancelled_by(self.name))
+        return replace(end, cancelled_by=await self._monitor.cancelled_by(self._step))
 
     async def _follow(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         while self._row is None or self._row[2] != "t":
@@ -217,7 +236,7 @@ class LaunchedWorker:
             else:
                 await self._look()
         end, self.session_free = await read_end(
-            self.session, self._request, self._row, self._drained, role=self._role, first=self._first
+            self.session, self.request, self._row, self._drained, role=self._role, first=self._first
         )
         return self._complete(end)
 
@@ -241,7 +260,7 @@ class LaunchedWorker:
     @property
     def _leaving(self) -> bool:
         """Say whether the worker is to be let go of now: it was asked for, or a detach step's queue is full."""
-        return self.worker is not None and (self._follower.detaching or (self._blocked and self._request.detachable))
+        return self.worker is not None and (self._follower.detaching or (self._blocked and self.request.detachable))
 
     async def _row_of(self, *statements: tuple[str, Sequence[str]]) -> Row | None:
         """Run `wait` or `let_go`; None if somebody has cancelled the statement, which says nothing of the worker."""
@@ -273,10 +292,10 @@ class LaunchedWorker:
         snapshot (note 3), which lets the worker end, but not say how.
         """
         handle = (row[0] or "", row[1] or "", self._role)
-        columns = await describe_rows(self.session, self._request)
+        columns = await describe_rows(self.session, self.request)
         if columns.problem is not None:
             columns = self._columns
-        rows = self._request.rows
+        rows = self.request.rows
         reading = asyncio.ensure_future(drain(self.session, handle, columns, rows=rows, patience=math.inf))
         why = ""
         try:
@@ -292,7 +311,7 @@ class LaunchedWorker:
             await asyncio.gather(reading, return_exceptions=True)
         if reply.error is None or is_workers_own(reply.error):
             self.session_free = reply.error is None or await is_free(self.session)
-            end = end_by_output(reply, columns, self._request, first=self._first, started=row[6], finished=now)
+            end = end_by_output(reply, columns, self.request, first=self._first, started=row[6], finished=now)
             return self._complete(end)
         self.session_free = await is_free(self.session)
         if self._leaving and not why:

@@ -62,7 +62,7 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
     yield from _runner_lines(done)
     for worker in done.left:
         yield _left_words(worker)
-    if any(worker.detached for worker in done.left):
+    if any(worker.detached or (worker.label is None and not worker.foreign) for worker in done.left):
         yield f"  stop them too: jobplan cancel {done.run.run} --detached{done.where}"
     if not done.heeded:
         yield "its runner is alive and goes on: it takes no request from a role that may not stop its workers"
@@ -94,6 +94,14 @@ def _runner_lines(done: Cancelled) -> Iterator[str]:
 
 
 def _left_words(worker: LiveWorker) -> str:
+    name = worker.worker.application_name
+    if worker.foreign:
+        return f"pid {worker.worker.pid} ({name}): of role {worker.user}, which is none of this run's: left alone"
+    if worker.label is None and worker.visible:
+        return (
+            f"pid {worker.worker.pid} ({name}): neither its text nor a record says whether its step is a detach step: "
+            "left alone (track_activities and track_activity_query_size decide what the server shows)"
+        )
     if worker.label is not None and worker.label.in_finally and not worker.detached:
         return f"{worker.step} (pid {worker.worker.pid}): a finally step, left alone"
     limit = f", ends by {rfc3339(worker.deadline)[:19]}Z" if worker.deadline is not None else ", no timeout"

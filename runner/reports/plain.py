@@ -123,6 +123,7 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
         case ev.RunResumed():
             yield f"run {run_id} goes on: {_taken_up(event, state)}"
             yield from (f"{found.step}: {_settled(found, state.records.get(found.step))}" for found in event.settled)
+            yield from (f"left alone: {one}" for one in event.foreign)
         case _:
             yield from _of_the_server(event)
             yield from _no_more(event, state)
@@ -195,7 +196,7 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
         case ev.StepCancelRequested():
             yield f"{event.step}: {event.by} asks for it to be stopped, and it is not begun any more"
         case ev.AttemptLost():
-            yield f"{event.step}: its session was lost ({event.message}); following the worker by its name"
+            yield f"{event.step}: its session was lost ({event.message}); following the worker by its pid"
         case ev.StepRetrying():
             yield _retrying(event, state)
         case ev.StepSkipped() if event.reason is not ev.SkipReason.NOT_SELECTED:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from runner.durations import format_duration
 from runner.engine.activity import LiveWorker, Other, Progress
-from runner.identity import step_of, worker_name
+from runner.identity import step_of
 
 _QUEUE_FULL = "IPC: MessageQueuePutMessage"
 
@@ -29,9 +29,9 @@ class Sight:
 
 
 def sights(run_id: str, workers: Iterable[LiveWorker], steps: Iterable[str]) -> dict[str, Sight]:
-    """Return a sight for each of the steps that has a worker: found by its name, which a long step id is cut in."""
-    by_name = {worker.worker.application_name: worker for worker in workers}
-    found = ((step, by_name.get(worker_name(run_id, step))) for step in steps)
+    """Return a sight for each of the steps that has a worker."""
+    there = tuple(workers)
+    found = ((step, next((worker for worker in there if worker.is_worker_of(run_id, step)), None)) for step in steps)
     return {step: sight(worker) for step, worker in found if worker is not None}
 
 

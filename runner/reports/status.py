@@ -185,6 +185,10 @@ def worker_words(worker: LiveWorker, now: float) -> str:
     if not worker.visible:
         return f"pid {worker.worker.pid}, the rest is not for this role to see"
     words = [_alarm_words(worker), f"pid {worker.worker.pid}"]
+    if worker.foreign:
+        words.append(f"of role {worker.user}, which is none of this run's: what it is called proves nothing")
+    elif run_of(worker.worker.application_name) != worker.run:
+        words.append(f"which calls itself {worker.worker.application_name!r}")
     if worker.started_at is not None:
         words.append(f"for {format_duration(max(0.0, now - worker.started_at))}")
     words.append(_limit_words(worker, now))

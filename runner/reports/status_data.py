@@ -69,6 +69,7 @@ def worker_data(worker: LiveWorker, now: float) -> dict[str, Any]:
         "database": worker.database,
         "user": worker.user,
         "visible": worker.visible,
+        "foreign": worker.foreign,
         "state": worker.state or None,
         "wait": worker.wait or None,
         "query": worker.query or None,

@@ -215,7 +215,7 @@ async def test_nobody_is_signalled_who_is_not_seen_there_and_then(dsn: str) -> N
         seen = follower.seen[0]
         for wrong in (
             Worker(pid=seen.pid, backend_start="2001-01-01T00:00:00.000000Z", application_name=seen.application_name),
-            Worker(pid=seen.pid, backend_start=seen.backend_start, application_name="jobplan:other:a"),
+            Worker(pid=seen.pid + 1, backend_start=seen.backend_start, application_name=seen.application_name),
         ):
             assert await observer.signal(wrong) is False
         assert house.alive() == {follower.name}

@@ -240,13 +240,13 @@ async def orphan(house: House) -> Worker:
     await until(lambda: house.connections() <= 1)
     left = await house.gateway.left_behind()
     assert not left.sessions
-    assert left.workers == tuple(follower.seen)
-    return left.workers[0]
+    assert [one.worker for one in left.workers] == follower.seen
+    return left.workers[0].worker
 
 
 async def test_an_orphan_is_followed_and_nobody_knows_how_it_ended(house: House, orphan: Worker) -> None:
     follower = Follower(house, "step", LONG)
-    follower.handle = house.gateway.adopt(orphan)
+    follower.handle = house.gateway.adopt(orphan, step="step")
     assert follower.handle.worker == orphan
     follower.handle.cancel()
     end = await follower.follow().ended()
@@ -257,7 +257,7 @@ async def test_an_orphan_is_followed_and_nobody_knows_how_it_ended(house: House,
 
 async def test_an_orphan_that_nobody_awaits_was_let_go_of(house: House, orphan: Worker) -> None:
     follower = Follower(house, "step", LONG)
-    follower.handle = house.gateway.adopt(orphan, awaited=False)
+    follower.handle = house.gateway.adopt(orphan, step="step", awaited=False)
     follower.handle.cancel()
     end = await follower.follow().ended()
     assert (end.lost, end.detached, end.worker) == (False, True, orphan)
@@ -265,7 +265,7 @@ async def test_an_orphan_that_nobody_awaits_was_let_go_of(house: House, orphan: 
 
 async def test_an_orphan_can_be_let_go_of(house: House, orphan: Worker) -> None:
     follower = Follower(house, "step", LONG)
-    follower.handle = house.gateway.adopt(orphan)
+    follower.handle = house.gateway.adopt(orphan, step="step")
     follower.handle.detach()
     assert (await follower.follow().ended()).detached
     assert house.alive() == {orphan.application_name}

@@ -12,9 +12,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 import runner
 from runner.engine import events as ev
+from runner.gateway.following import Sought
 from runner.gateway.queries import query
 from runner.gateway.session import Session
 from tests.builders import plan, step
@@ -48,7 +50,7 @@ async def test_a_worker_is_found_and_stopped_by_its_name(dsn: str, key: str) -> 
         await follower.ended()
 
 
-async def test_a_signal_needs_pid_start_and_name_together(dsn: str) -> None:
+async def test_a_signal_needs_pid_and_start_together_in_the_workers_database(dsn: str) -> None:
     async with RealHouse(dsn, "notes-triple") as house:
         follower = await Follower(house, "step", LONG).running()
         worker = follower.seen[0]
@@ -58,14 +60,15 @@ async def test_a_signal_needs_pid_start_and_name_together(dsn: str) -> None:
             other.execute("SET datestyle = 'German'; SET timezone = 'Asia/Kathmandu'")
             text = b"%s".join(re.split(rb"\$\d", query("cancel")))
             wrong = [
-                (os.getpid(), worker.application_name, worker.backend_start),
-                (worker.pid, worker.application_name, "2001-01-01T00:00:00.000000Z"),
-                (worker.pid, worker.application_name + "x", worker.backend_start),
+                (os.getpid(), worker.backend_start),
+                (worker.pid, "2001-01-01T00:00:00.000000Z"),
             ]
-            for pid, name, start in wrong:
-                assert other.execute(text, (str(pid), name, start)).fetchall() == []
+            for pid, start in wrong:
+                assert other.execute(text, (str(pid), start)).fetchall() == []
+            with psycopg.connect(make_conninfo(dsn, dbname="postgres")) as elsewhere:
+                assert elsewhere.execute(text, (str(worker.pid), worker.backend_start)).fetchall() == []
             assert house.alive() == {follower.name}
-            right = (str(worker.pid), worker.application_name, worker.backend_start)
+            right = (str(worker.pid), worker.backend_start)
             assert other.execute(cancel, right).fetchall() == [(True,)]
         assert (await follower.ended()).error is not None
 
@@ -98,8 +101,11 @@ async def test_a_garbage_pid_identifies_nobody_else(dsn: str) -> None:
         one = await Follower(house, "one", LONG).running()
         two = await Follower(house, "two", LONG).running()
         monitor = house.gateway._monitor
-        assert await monitor.identify(two.name, one.seen[0].pid) == two.seen[0]
-        assert await monitor.identify(two.name, 0) == two.seen[0]
+        since = two.seen[0].backend_start
+        for pid in (one.seen[0].pid, 0):
+            found = await monitor.identify(Sought(name=two.name, pid=pid, since=since))
+            assert found is not None
+            assert found[0] == two.seen[0]
         house.end()
         await one.ended()
         await two.ended()

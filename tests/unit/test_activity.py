@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.engine.activity import find_run
+from runner.engine.activity import KnownWorkers, find_run
 from runner.engine.leftovers import read_leftover
 from runner.errors import UsageError
 from runner.gateway.activity import read_runs
@@ -67,10 +67,17 @@ def test_who_is_not_for_this_role_to_see_is_known_by_name() -> None:
     assert run.silence(5000.0) is None
 
 
-def test_a_label_of_another_run_is_not_believed() -> None:
+def test_a_worker_that_takes_the_name_of_another_run_is_found_by_its_label() -> None:
     (run,) = read_runs([worker(1, "a", label_run="260131-zzzzzz")], [], [])
-    assert run.workers[0].label is None
-    assert run.workers[0].step == "a"
+    assert (run.run, run.workers[0].step) == ("260131-zzzzzz", "a")
+    assert run.workers[0].worker.application_name == worker_name(RUN, "a")
+
+
+def test_a_worker_that_a_record_knows_is_found_whatever_it_says() -> None:
+    (seen,) = read_runs([worker(1, "a", label_run="260131-zzzzzz")], [], [])[0].workers
+    known = KnownWorkers(by_identity={seen.worker: looked_label(RUN, "b")})
+    (run,) = read_runs([worker(1, "a", label_run="260131-zzzzzz")], [], [], known)
+    assert (run.run, run.workers[0].step) == (RUN, "b")
 
 
 def test_who_waits_for_whom_is_told_on_both_sides() -> None:

@@ -8,7 +8,6 @@ import pytest
 
 from runner.gateway.base import RunCancel
 from runner.gateway.requests import CHANNEL, CancelAnswer, CancelRequest, HeardRequests, read_answer, read_request
-from runner.identity import worker_name
 
 RUN = "260131-k7f3qz"
 WHOLE = CancelRequest(run=RUN, step=None, by="alice@laptop", key="1")
@@ -72,19 +71,19 @@ def test_a_step_that_is_cancelled_cancels_no_run() -> None:
     known = heard(STEP)
     assert known.take_cancel() is None
     for step in ("vacuum", "vacuum[orders]", "vacuum[größe]"):
-        assert known.by_whom(worker_name(RUN, step)) == "bob@host (role dba)"
+        assert known.by_whom(step) == "bob@host (role dba)"
     for step in ("vacuum2", "other"):
-        assert known.by_whom(worker_name(RUN, step)) is None
+        assert known.by_whom(step) is None
 
 
 def test_a_run_that_is_cancelled_explains_every_worker() -> None:
-    assert heard(WHOLE).by_whom(worker_name(RUN, "any")) == "alice@laptop (role dba)"
+    assert heard(WHOLE).by_whom("any") == "alice@laptop (role dba)"
 
 
 def test_who_may_stop_nothing_is_not_believed() -> None:
     known = heard(WHOLE, STEP, role=None)
     assert known.take_cancel() is None
-    assert known.by_whom(worker_name(RUN, "vacuum")) is None
+    assert known.by_whom("vacuum") is None
     assert known.to_check == ()
     assert known.hear(CHANNEL, WHOLE.to_payload(), 43)  # from somebody else it may be true
 

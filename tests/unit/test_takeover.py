@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import pytest
@@ -418,12 +418,12 @@ async def test_a_worker_that_appears_late_is_not_taken_for_one_that_has_gone(mon
     looks = 0
     look = gateway.left_behind
 
-    async def left_behind() -> LeftBehind:
+    async def left_behind(known: Collection[ev.Worker] = ()) -> LeftBehind:
         nonlocal looks
         looks += 1
         if looks == 3:
             await gateway.launch(LaunchRequest(sql="long", application_name=worker_name(RUN, "a")))
-        return await look()
+        return await look(known)
 
     monkeypatch.setattr(gateway, "left_behind", left_behind)
     monkeypatch.setattr("runner.engine.takeover.LOOK", 0.0)

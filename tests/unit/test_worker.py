@@ -12,10 +12,12 @@ from runner.engine.activity import Reported
 from runner.engine.events import ErrorDetails, Worker
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
+from runner.gateway.following import Sought
 from runner.gateway.launching import LaunchRefusedError
 from runner.gateway.replies import Reply, Row
 from runner.gateway.session import Session, TurnedAwayError
 from runner.gateway.worker import LaunchedWorker
+from runner.identity import step_of
 
 NAME = "jobplan:run:step"
 WORKER = Worker(pid=42, backend_start="2026-01-31T00:00:00.000000Z", application_name=NAME)
@@ -108,10 +110,10 @@ class Eyes:
         self.looks -= 1
         return self.looks >= 0
 
-    async def identify(self, application_name: str, pid: int) -> Worker | None:  # noqa: ARG002 - the protocol's
-        return WORKER if self._look() else None
+    async def identify(self, sought: Sought) -> tuple[Worker, float] | None:  # noqa: ARG002 - the protocol's
+        return (WORKER, 0.5) if self._look() else None
 
-    async def lives(self, application_name: str, worker: Worker | None) -> bool:  # noqa: ARG002 - the protocol's
+    async def lives(self, sought: Sought, worker: Worker | None) -> bool:  # noqa: ARG002 - the protocol's
         return self._look()
 
     async def waits_for(self, worker: Worker, session_pid: int) -> bool:  # noqa: ARG002 - the protocol's
@@ -127,8 +129,8 @@ class Eyes:
     async def reconnected(self) -> None:
         """It was never away for long."""
 
-    async def cancelled_by(self, application_name: str) -> str | None:
-        assert application_name == NAME
+    async def cancelled_by(self, step: str) -> str | None:
+        assert step == step_of(NAME)
         return self.who
 
 
@@ -144,7 +146,7 @@ class Case:
         **answers: Answer | Sequence[Answer],
     ) -> None:
         defaults: dict[str, Answer | Sequence[Answer]] = {
-            "launch": Reply(rows=(("42", "7"),)),
+            "launch": Reply(rows=(("42", "7", "2026-01-31T00:00:00.000000Z"),)),
             "load": FREE,
             "error": DETAILS,
             "drain": TAGS,
@@ -272,7 +274,7 @@ async def test_who_asked_is_said_of_a_worker_that_is_lost() -> None:
 
 def at_once(told: Reply, *, proven: bool, tags: Sequence[str] = ("DO",)) -> Reply:
     """Return what `launch_at_once` gives, from what `wait` would."""
-    return Reply(rows=tuple((*told.rows[0], "t" if proven else "f", tag) for tag in tags))
+    return Reply(rows=tuple((*told.rows[0], "t" if proven else "f", WORKER.backend_start, tag) for tag in tags))
 
 
 async def test_a_step_without_settings_is_launched_and_ends_in_one_statement() -> None:
