@@ -104,6 +104,7 @@ SLUGS: Final = MappingProxyType(
         "JP360": "unsafe-retry",
         "JP361": "no-result-to-expect",
         "JP362": "until-no-rows-uncounted",
+        "JP363": "query-canceled-caught",
         "JP370": "timeout-none",
         "JP371": "statement-timeout-in-sql",
         "JP372": "long-detach",

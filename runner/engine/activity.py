@@ -7,6 +7,7 @@ since the epoch on the server's clock.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,6 +17,11 @@ from runner.errors import UsageError
 from runner.identity import Claim, WorkerLabel, has_name_of, is_of_step, runner_name, step_of
 from runner.sql.params import quote_literal
 
+#: How a text begins to catch what a cancel, a timeout and a terminate raise in a worker (57014), and a loop.
+_CATCHES = re.compile(
+    r"\bwhen\b[\w\s']*?(?:query_canceled|operator_intervention|sqlstate\s*'570(?:14|00)')", re.IGNORECASE
+)
+_LOOP = re.compile(r"\bloop\b", re.IGNORECASE)
 #: Seconds from which on the silence of a runner's sessions is worth telling.
 SILENT_FROM = 10.0
 
@@ -166,6 +172,11 @@ class LiveWorker:
         if self.label is not None:
             return self.label.run == run and is_of_step(self.label.step, step)
         return has_name_of(self.worker.application_name, run, step)
+
+    @property
+    def catches_cancel(self) -> bool:
+        """Say whether its text, as far as the server shows it, catches a cancel in a loop: nothing may end it then."""
+        return _LOOP.search(self.query) is not None and _CATCHES.search(self.query) is not None
 
     def is_of(self, step: str) -> bool:
         """Say whether it works for this step, or for an instance of it."""

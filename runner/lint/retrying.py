@@ -1,4 +1,4 @@
-"""Rules about what a step's keys ask of its statements: to run again, and to give a result."""
+"""Rules about what a step's keys ask of its statements: to run again, to give a result, and to stop."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from runner.errors import Severity
 from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, StepSql, Subject
+from runner.sql.bodies import catching_loop
+from runner.sql.kinds import StatementKind
 from runner.sql.results import no_row_count, no_rows_to_read, rows_out_of_reach
 from runner.sql.rollback import outlives_rollback
 
@@ -61,6 +63,15 @@ def _endless_repeat(subject: Subject) -> Iterator[Finding]:
             message = f"`until: no_rows` needs a number of rows, and {reason}"
             place = Place(rank=rank, step=step, statement=step.statements[-1])
             yield place.finding(message, hint="write `until: SELECT …`, or end the step with the statement that counts")
+
+
+def _caught_cancel(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject, StatementKind.DO, StatementKind.CREATE_FUNCTION):
+        offset = catching_loop(place.statement, place.text) if "loop" in place.lower_text else None
+        if offset is not None:
+            message = "this handler catches query_canceled in a loop: no cancel and no timeout ends it"
+            hint = "raise the error again (RAISE;), leave the loop (EXIT;), or catch other errors only"
+            yield place.finding(message, hint=hint, offset=offset)
 
 
 _BUILD = "CREATE INDEX CONCURRENTLY orders_customer_idx ON orders (customer_id)"
@@ -122,5 +133,28 @@ RULES = (
             "  repeat: {until: no_rows, max_iterations: 100}"
         ),
         check=_endless_repeat,
+    ),
+    Rule(
+        code="JP363",
+        severity=Severity.WARNING,
+        title="A loop that catches query_canceled",
+        why=(
+            "A cancel, the step's timeout and also pg_terminate_backend() reach a worker as one error, query_canceled "
+            "(57014). A loop that catches it goes on: `jobplan cancel` and Ctrl-C have no effect, the timeout passes, "
+            "and only a restart of the server ends the worker before its loop ends. WHEN OTHERS does not catch this "
+            "error; a handler has to name query_canceled, its class operator_intervention, or SQLSTATE '57014'. The "
+            "rule reads DO blocks and the functions and procedures that the plan creates, not those that exist already."
+        ),
+        wrong=(
+            "- id: drain\n  sql: |\n    DO $$ BEGIN\n      LOOP\n        BEGIN\n          PERFORM process_next();\n"
+            "        EXCEPTION WHEN query_canceled THEN\n          RAISE NOTICE 'going on';\n        END;\n"
+            "      END LOOP;\n    END $$"
+        ),
+        right=(
+            "- id: drain\n  sql: |\n    DO $$ BEGIN\n      LOOP\n        BEGIN\n          PERFORM process_next();\n"
+            "        EXCEPTION WHEN OTHERS THEN\n          RAISE NOTICE 'going on: %', SQLERRM;\n        END;\n"
+            "      END LOOP;\n    END $$"
+        ),
+        check=_caught_cancel,
     ),
 )

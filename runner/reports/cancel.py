@@ -11,6 +11,7 @@ from runner.durations import format_duration
 from runner.engine.activity import LiveRun, LiveWorker, end_sessions
 from runner.engine.events import Leftover
 from runner.reports.outcomes import leftover_lines
+from runner.reports.status import UNSTOPPABLE
 from runner.reports.status_data import worker_data
 from runner.sql.params import quote_identifier
 
@@ -111,7 +112,10 @@ def _left_words(worker: LiveWorker) -> str:
 def _still_lines(done: Cancelled) -> Iterator[str]:
     if done.refused is None:
         command = f"jobplan status {done.run.run}{done.where}"
-        yield f"it stops when it next looks for a signal; see what it is at: {command}"
+        caught = [worker for worker in done.still if worker.catches_cancel]
+        yield from (f"{worker.step} (pid {worker.worker.pid}): {UNSTOPPABLE}" for worker in caught)
+        if len(caught) < len(done.still):
+            yield f"it stops when it next looks for a signal; see what it is at: {command}"
         return
     yield f"not allowed: {done.refused}"
 

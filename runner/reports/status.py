@@ -196,9 +196,15 @@ def worker_words(worker: LiveWorker, now: float) -> str:
     return ", ".join(word for word in words if word)
 
 
+#: What is true of a worker whose text catches the error that a cancel and a timeout raise.
+UNSTOPPABLE = "its SQL catches query_canceled: neither its timeout nor a cancel may end it"
+
+
 def _limit_words(worker: LiveWorker, now: float) -> str:
     if worker.label is None:
         return ""
+    if worker.catches_cancel:
+        return UNSTOPPABLE
     if worker.deadline is None:
         return "no timeout"
     left = worker.deadline - now

@@ -75,6 +75,7 @@ def worker_data(worker: LiveWorker, now: float) -> dict[str, Any]:
         "query": worker.query or None,
         "age_seconds": None if worker.started_at is None else round(max(0.0, now - worker.started_at), 3),
         "deadline": _time(worker.deadline),
+        "catches_cancel": worker.catches_cancel,
         "blocked_by": [_other_data(other) for other in worker.blocked_by],
         "blocks": [_other_data(other) for other in worker.blocks],
         "progress": None

@@ -20,8 +20,12 @@ _COMMENTS = frozenset({TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT})
 #: After these a command begins.
 _BEFORE_COMMAND = frozenset({"", ";", "BEGIN", "THEN", "ELSE", "LOOP", ">>"})
 _WRITES = frozenset({"UPDATE", "DELETE", "MERGE"})
+#: Conditions that catch what a cancel raises, 57014, by its name, its class or its code.
+_CAUGHT = frozenset({"QUERY_CANCELED", "OPERATOR_INTERVENTION", "57014", "57000"})
+#: Levels of RAISE that raise no error.
+_TELLS = frozenset({"DEBUG", "LOG", "INFO", "NOTICE", "WARNING"})
 _LOOP = re.compile(r"\bloop\b", re.IGNORECASE)
-_OPENING = re.compile(r"\$\w*\$")
+_OPENING = re.compile(r"(?:as\s*)?\$\w*\$", re.IGNORECASE)
 _WRITING_STRING = re.compile(r"[^A-Za-z]*(?:update|delete|merge)\b", re.IGNORECASE)
 
 
@@ -40,6 +44,22 @@ def writing_loop(statement: Statement, text: str) -> int | None:
         return None
     loop = _writing_loop(words)
     return None if loop is None else _offset(statement.offset(body.node), text, loop)
+
+
+def catching_loop(statement: Statement, text: str) -> int | None:
+    """Return the offset in `text` of a handler in a loop that catches a cancel and goes on, None if there is none.
+
+    The extension turns a cancel, a timeout and a terminate into the same error, query_canceled, so that nothing ends
+    such a loop but itself. WHEN OTHERS does not catch that error.
+    """
+    creates = statement.kind is StatementKind.CREATE_FUNCTION
+    if not (creates or statement.kind is StatementKind.DO) or not _LOOP.search(text, statement.start, statement.end):
+        return None
+    body = _body(statement)
+    if body is None or body.language != "plpgsql":
+        return None
+    handler = _catching_handler(_words(body.text))
+    return None if handler is None else _offset(statement.offset(body.node), text, handler)
 
 
 def committing_procedure(statement: Statement) -> Relation | None:
@@ -164,6 +184,48 @@ def _writing_loop(words: tuple[_Word, ...]) -> int | None:
             return outermost
         before = word.name
     return None
+
+
+def _catching_handler(words: tuple[_Word, ...]) -> int | None:
+    """Return where a handler begins in a loop that catches a cancel and neither leaves the loop nor raises an error."""
+    depth, before = 0, ""
+    for index, word in enumerate(words):
+        if word.name == "LOOP":
+            depth += -1 if before == "END" else 1
+        elif word.name == "WHEN" and depth > 0 and before in {"EXCEPTION", ";"}:
+            conditions, handler = _handler(words[index + 1 :])
+            if not _CAUGHT.isdisjoint(conditions) and not _leaves(handler):
+                return word.offset
+        before = word.name
+    return None
+
+
+def _handler(words: tuple[_Word, ...]) -> tuple[list[str], tuple[_Word, ...]]:
+    """Return the conditions of a handler, whose WHEN came before, and what it does."""
+    then = next((at for at, word in enumerate(words) if word.name == "THEN"), len(words))
+    conditions = [word.name.strip("'").strip('"') for word in words[:then]]
+    depth, rest = 0, words[then + 1 :]
+    for at, word in enumerate(rest):
+        if depth == 0 and word.begins and word.name in {"WHEN", "END"}:
+            return conditions, rest[:at]
+        opens = (word.begins and word.name in {"BEGIN", "IF", "CASE"}) or word.name == "LOOP"
+        ends = at > 0 and rest[at - 1].name == "END"
+        if word.name == "END" and word.begins:
+            depth -= 1
+        elif opens and not ends:
+            depth += 1
+    return conditions, rest
+
+
+def _leaves(handler: tuple[_Word, ...]) -> bool:
+    """Say whether a handler leaves the loop or raises an error, as far as its commands tell."""
+    for at, word in enumerate(handler):
+        if word.begins and word.name in {"EXIT", "RETURN"}:
+            return True
+        level = handler[at + 1].name if at + 1 < len(handler) else ";"
+        if word.begins and word.name == "RAISE" and level not in _TELLS:
+            return True
+    return False
 
 
 def _is_write(words: tuple[_Word, ...], index: int) -> bool:
