@@ -72,7 +72,7 @@ class Observer:
         given = with_keepalives(conninfo)
         if database is not None:
             given = make_conninfo(given, dbname=database)
-        return cls(given, await _open(given, ledger), ledger, trusted_roles)
+        return cls(given, await _open(given, ledger, trusted_roles), ledger, trusted_roles)
 
     async def close(self) -> None:
         """Close the session."""
@@ -157,7 +157,7 @@ class Observer:
         while True:
             try:
                 if self._session.lost:
-                    self._session = await _open(self._conninfo, self._ledger)
+                    self._session = await _open(self._conninfo, self._ledger, self._trusted_roles)
                 return await self._session.run(*statements)
             except (ServerLostError, ConnectionFailedError) as error:
                 until = until or loop.time() + RECONNECT_FOR
@@ -166,10 +166,12 @@ class Observer:
             await asyncio.sleep(RECONNECT_EVERY)
 
 
-async def _open(conninfo: str, ledger: str) -> Session:
+async def _open(conninfo: str, ledger: str, trusted_roles: Sequence[str]) -> Session:
     quoted = quote_identifier(ledger) if ledger else ""
     session = await Session.connect(
-        conninfo, application_name=APPLICATION_NAME, queries=lambda name: query(name, ledger=quoted)
+        conninfo,
+        application_name=APPLICATION_NAME,
+        queries=lambda name: query(name, ledger=quoted, trusted=trusted_roles),
     )
     try:
         await session.run(("pin", ()), ("unlimit", ()))

@@ -6,10 +6,12 @@ was announced with a row must not run without one before that is taken back.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 
-#: What the event has in it that announces a worker whose text has a commit row.
+#: What the event has in it that announces a worker whose text has a commit row; the SHA-256 of its proof follows.
 COMMIT_ROW = '"commit_row":true'
+_ANNOUNCED = re.compile(rf',{COMMIT_ROW},"proof":"[0-9a-f]+"')
 
 #: An event as JSON, and its number.
 Row = tuple[int, str]
@@ -21,12 +23,12 @@ class Claims:
     def __init__(self) -> None:
         self._claims: dict[str, tuple[int, set[int]]] = {}
 
-    def announce(self, step: str, attempt: int, row: Row) -> Row:
-        """Return the event as one that announces a commit row."""
+    def announce(self, step: str, attempt: int, row: Row, digest: str) -> Row:
+        """Return the event as one that announces a commit row; `digest` is the SHA-256 of the row's proof."""
         seq, event = row
         claimed, seqs = self._claims.get(step, (attempt, set()))
         self._claims[step] = (attempt, {*seqs, seq} if claimed == attempt else {seq})
-        return seq, f"{event[:-1]},{COMMIT_ROW}}}"
+        return seq, f'{event[:-1]},{COMMIT_ROW},"proof":"{digest}"}}'
 
     def withdraw(self, step: str, attempt: int, rows: list[Row]) -> bool:
         """Take it back in those of `rows`, which nobody has written yet; false if others may have been written."""
@@ -35,7 +37,7 @@ class Claims:
             return True
         for number, (seq, event) in enumerate(rows):
             if seq in seqs:
-                rows[number] = (seq, event.replace(f",{COMMIT_ROW}", ""))
+                rows[number] = (seq, _ANNOUNCED.sub("", event))
                 seqs.discard(seq)
         return not seqs
 

@@ -14,9 +14,10 @@ from runner.engine.events import ErrorDetails, Outcome
 from runner.errors import GatewayError, ServerLostError
 from runner.gateway.base import Chronicle, LaunchRequest, WorkerEnd
 from runner.gateway.earlier import Known
-from runner.gateway.ledger import LAST_TRY, Ledger
+from runner.gateway.ledger import LAST_TRY, Ledger, digest_of
 from runner.gateway.ledger_batch import BEGIN, GONE
 from runner.gateway.ledger_found import Surroundings
+from runner.gateway.ledger_text import read
 from runner.gateway.output import takes_commit_row
 from runner.gateway.queries import query
 from runner.gateway.replies import Reply, first_error
@@ -44,6 +45,8 @@ _GOOD = frozenset({"succeeded", "failed_allowed"})
 
 _PLACES = re.compile(r"\{\w+\}")
 _OFF = frozenset({"off", "of", "false", "fals", "fal", "fa", "f", "no", "n", "0"})
+#: Settings with which the row could not be bound to its writer.
+_UNBINDING = frozenset({"session_authorization", "row_security"})
 _READ_ONLY = frozenset({"default_transaction_read_only", "transaction_read_only"})
 _READ_COMMITTED = frozenset({"read committed", "read uncommitted"})
 
@@ -64,17 +67,18 @@ class Commits:
         settings = {name.lower(): value for name, value in request.settings.items()}
         if not takes_commit_row(request.sql, read_committed=_is_read_committed(settings, around)):
             return ""
-        if _is_read_only(settings, around) or "session_authorization" in settings:
+        if _is_read_only(settings, around) or not around.row_security or _UNBINDING & settings.keys():
             return ""
-        if not (around.unicode or label.step.isascii()) or await self._is_locked():
+        if await self._is_locked():
             return ""
         if not await self._may(_role(request, around)):
             return ""
         values = {
             "{ledger}": quote_identifier(self._ledger.schema or ""),
             "{run}": quote_literal(label.run),
-            "{step}": quote_literal(label.step),
+            "{step}": quote_literal(self._ledger.text(label.step)),
             "{attempt}": str(label.attempt),
+            "{proof}": quote_literal(self._ledger.proof(label.step, label.attempt)),
             "{lock_timeout}": quote_literal(lock_timeout(request, around.lock_timeout)),
         }
         text = query("ledger_row", ledger="{ledger}").decode()
@@ -92,7 +96,7 @@ class Commits:
         """Record that a worker without a row follows: nobody may take its absence for proof. False: not yet."""
         if self._ledger.disclaim(step, attempt):
             return True
-        statement = ("ledger_unprove", (self._ledger.run_id, step, str(attempt)))
+        statement = ("ledger_unprove", self._key(step, attempt))
         try:
             async with asyncio.timeout(LAST_TRY):
                 replies = await self._ledger.together(*BEGIN, statement, ("commit", ()))
@@ -126,23 +130,41 @@ class Commits:
         `fence`: nobody has seen it end, so one that might still begin is kept from committing; then false is for ever.
         ServerLostError if nobody can say.
         """
-        key = (self._ledger.run_id, step, str(attempt))
-        fenced = (("ledger_fence", key),) if fence else ()
-        reply = await self._ask_patiently(*BEGIN, *fenced, ("ledger_committed", key), ("commit", ()))
+        return await self._settled(
+            (self._ledger.run_id, step, str(attempt)), self._ledger.proof(step, attempt), fence=fence
+        )
+
+    def _key(self, step: str, attempt: int) -> tuple[str, str, str]:
+        return self._ledger.run_id, self._ledger.text(step), str(attempt)
+
+    async def _settled(self, key: tuple[str, str, str], proof: str, *, fence: bool) -> bool:
+        fenced = (("ledger_fence", (*key, proof)),) if fence else ()
+        asked = ("ledger_committed", (*key, digest_of(proof)))
+        reply = await self._ask_patiently(*BEGIN, *fenced, asked, ("commit", ()))
         return bool(reply.rows) and reply.rows[0][0] == "t"
 
     async def of_an_orphan(self, step: str, attempt: int) -> bool | None:
-        """Say whether an attempt of an earlier runner has committed; None if the ledger cannot tell. As `committed`."""
+        """Say whether an attempt of a previous runner has committed; None if the ledger cannot tell. As `committed`.
+
+        A row counts only with the proof that its launch announced. That there is none counts only if it is kept from
+        coming, for which the key of the run is needed: only the login role that ran it, and superusers, can read that.
+        """
         if not self._ledger.on:
             return None
-        key = (self._ledger.run_id, step, str(attempt))
-        written, error = await self._ask(("begin", ()), ("ledger_committed", key), ("commit", ()))
-        if error is None and written.rows:
-            return written.rows[0][0] == "t"
+        key = self._key(step, attempt)
         expected, error = await self._ask(("begin", ()), ("ledger_expected", key), ("commit", ()))
         if error is not None or not expected.rows or expected.rows[0][0] != "t":
             return await self._as_seen(key)
-        return await self.committed(step, attempt, fence=True)
+        digest = expected.rows[0][1]
+        if (
+            digest is None
+        ):  # announced by version 1 of the ledger, in which any role that it was granted to wrote any row
+            return None
+        written, error = await self._ask(("begin", ()), ("ledger_committed", (*key, digest)), ("commit", ()))
+        if error is None and written.rows:
+            return written.rows[0][0] == "t"
+        proof = self._ledger.proof_of(step, attempt, digest)
+        return None if proof is None else await self._settled(key, proof, fence=True)
 
     async def _as_seen(self, key: Sequence[str]) -> bool | None:
         """Say what a runner has seen of an attempt without a row that this run's journal does not have."""
@@ -164,10 +186,12 @@ class Commits:
             return None
         asked = ("ledger_chronicle", (self._ledger.run_id,))
         reply = await self._ask_patiently(*BEGIN, ("ledger_patience", ()), asked, ("commit", ()))
+        keys = await self._ask_patiently(*BEGIN, ("ledger_keys", (self._ledger.run_id,)), ("commit", ()))
         known: list[Known] = []
         launched: set[tuple[str, int]] = set()
         takeovers: dict[str, str] = {}
-        for seq, at, event, step, attempt, host in reply.rows:
+        for seq, at, event, stored_step, attempt, host in reply.rows:
+            step = None if stored_step is None else read(stored_step)
             key = (at or "", event or "", step, None if attempt is None else int(attempt))
             known.append((int(seq or 0), key))
             match event:
@@ -179,7 +203,7 @@ class Commits:
                     takeovers[at or ""] = host or ""
                 case "record_lost" if takeovers:
                     takeovers.popitem()
-        self._ledger.recall(known)
+        self._ledger.recall(known, [(key or "", own == "t") for key, own in keys.rows])
         return Chronicle(launched=frozenset(launched), takeovers=takeovers)
 
     async def taken_up(self, session: Session) -> str | None:

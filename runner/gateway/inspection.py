@@ -29,6 +29,7 @@ from runner.gateway.facts import (
     RecordedDuration,
     ServerFacts,
 )
+from runner.gateway.ledger_text import read
 from runner.gateway.ledger_trust import distrust_statement, why_ignored
 from runner.gateway.pooler import refuse_shared_sessions
 from runner.gateway.queries import query
@@ -223,7 +224,7 @@ class Inspector:
                 continue
             self._schema[1] = quote_identifier(schema)
             found = await self.reply("ledger_durations", plan, str(runs))  # one of another version says nothing
-            return {row[0] or "": _recorded(row) for row in found.rows}
+            return {read(row[0] or ""): _recorded(row) for row in found.rows}
         return {}
 
     @property

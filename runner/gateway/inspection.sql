@@ -345,9 +345,9 @@ LIMIT 20
 -- $1 plan, $2 runs. How long its steps have taken in so many of its latest runs, in seconds: step, runs, median and 95th
 -- percentile of whole steps that succeeded, with their pauses and retries, and the 95th percentile of their attempts.
 WITH latest AS MATERIALIZED (
-  SELECT r.run FROM {ledger}.runs AS r WHERE r.plan = $1::text ORDER BY r.started_at DESC LIMIT $2::int4),
+  SELECT r.run, r.writer FROM {ledger}.runs AS r WHERE r.plan = $1::text ORDER BY r.started_at DESC LIMIT $2::int4),
 happened AS MATERIALIZED (
-  SELECT e.run, e.step, e.event, e.at, e.body FROM {ledger}.events AS e JOIN latest USING (run)
+  SELECT e.run, e.step, e.event, e.at, e.body FROM {ledger}.events AS e JOIN latest USING (run, writer)
   WHERE e.event IN ('attempt_launching', 'attempt_finished', 'step_finished')),
 took AS (
   SELECT e.step, extract(epoch FROM e.at - min(b.at))::float8 AS seconds

@@ -10,6 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
+import hmac
+import secrets
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
@@ -17,8 +20,9 @@ from runner.engine.events import ErrorDetails
 from runner.errors import GatewayError
 from runner.gateway.claims import Claims, Row
 from runner.gateway.earlier import EarlierRecord, EventKey, Known
-from runner.gateway.ledger_batch import BATCH_SIZE, GONE, UNSUITABLE, Batch, in_ascii
+from runner.gateway.ledger_batch import BATCH_SIZE, GONE, UNSUITABLE, Batch
 from runner.gateway.ledger_found import Surroundings, surroundings, unfit, why_not
+from runner.gateway.ledger_text import stored, stored_event, stored_json
 from runner.gateway.ledger_trust import distrust_statement, why_ignored
 from runner.gateway.replies import Reply, first_error
 from runner.gateway.session import Statement
@@ -29,6 +33,10 @@ TRY_AGAIN = 3.0
 LAST_TRY = 5.0
 #: Events that are kept while none can be written; then it is given up.
 MOST_KEPT = 500_000
+
+#: How often the ledger is looked for again when the statement was cancelled.
+_LOOKS = 20
+_CANCELED = "57014"
 
 #: Why a worker cannot be asked for: its absent row would be taken for proof, because one was announced before.
 LOCKED_LEDGER = "somebody has locked the ledger, which has to be told first that the step runs without its commit row"
@@ -62,6 +70,11 @@ class Ledger:
         #: Why it is not written, although it was wanted.
         self.problem: str | None = None
         self.surroundings: Surroundings | None = None
+        #: From which the proofs of commit rows are made; see `proof`.
+        self._key = secrets.token_hex(32)
+        self._other_keys: tuple[str, ...] = ()
+        #: Whether the database can hold every character.
+        self._unicode = True
         self._rows: list[Row] = []
         #: The number of the last event; a run that is gone on with has some already.
         self._last = 0
@@ -97,9 +110,11 @@ class Ledger:
         """
         if self.schema is None:
             return
-        distrust, found = await session.run(
-            distrust_statement(self.schema, self._trusted_roles), ("ledger_found", (self.schema,))
-        )
+        looks = distrust_statement(self.schema, self._trusted_roles), ("ledger_found", (self.schema,))
+        distrust, found = await session.run(*looks)
+        for _ in range(_LOOKS):
+            if any(reply.error is not None and reply.error.sqlstate == _CANCELED for reply in (distrust, found)):
+                distrust, found = await session.run(*looks)
         self.problem = why_ignored(distrust, self.schema)
         self.ignored = self.problem is not None and distrust.error is None
         self.problem = self.problem or why_not(found, self.schema)
@@ -110,6 +125,7 @@ class Ledger:
         if self.problem is not None:
             return
         self.surroundings = surroundings(found)
+        self._unicode = self.surroundings.unicode
         self._link = link
         self._task = asyncio.create_task(self._write_on())
 
@@ -131,21 +147,35 @@ class Ledger:
 
     # --- what the run tells -------------------------------------------------------------------------------------------
 
-    def recall(self, known: Sequence[Known]) -> None:
-        """Hear which events of the run it has, in order; no other runner of it writes any more."""
+    def proof(self, step: str, attempt: int) -> str:
+        """Return what the commit row of an attempt of this runner's has in it, and no other row can have."""
+        return _proof(self._key, step, attempt)
+
+    def proof_of(self, step: str, attempt: int, digest: str) -> str | None:
+        """Return the proof with this SHA-256 of an attempt of any runner whose key is known; None if it is none's."""
+        proofs = (_proof(key, step, attempt) for key in (self._key, *self._other_keys))
+        return next((proof for proof in proofs if digest_of(proof) == digest), None)
+
+    def recall(self, known: Sequence[Known], keys: Sequence[tuple[str, bool]] = ()) -> None:
+        """Take the events of the run that the ledger has, in order; no other runner of it writes any more.
+
+        `keys` are those of the run that this role may read, and whether each is its own.
+        """
+        self._key = next((key for key, own in keys if own), self._key)
+        self._other_keys = tuple(key for key, own in keys if not own)
         self.earlier = EarlierRecord(known)
         self._last = known[-1][0] if known else 0
 
     def complete(self, told: Sequence[EventKey], text: Callable[[int], str]) -> None:
         """Take what an earlier runner's record has and this one lacks; `text` gives an event as JSON, by its place."""
         if self.on:
-            self._rows += [(seq, text(place)) for place, seq in self.earlier.missing(told)]
+            self._rows += [(seq, self._event(text(place))) for place, seq in self.earlier.missing(told)]
             self._last = max(self._last, self._rows[-1][0] if self._rows else 0)
 
     def begin(self, plan: str, event: str, resolved: str) -> None:
         """Take the run's own row: the plan's name, the event that begins it, and the resolved plan, both as JSON."""
         if self.on:
-            self._begin = (plan, event, resolved)
+            self._begin = (plan, self._event(event), stored_json(resolved, unicode=self._unicode))
             self._end = None
 
     def take(self, event: str, of: tuple[str, int] | None = None) -> None:
@@ -153,7 +183,7 @@ class Ledger:
         if self.on:
             if of is not None:
                 self._release(of)
-            self._rows.append((self._next(), event))
+            self._rows.append((self._next(), self._event(event)))
             self._news.set()
 
     def take_first(self, event: str) -> None:
@@ -167,7 +197,7 @@ class Ledger:
         """Take the event that announces a worker, which is written when that is asked for, or else at the end."""
         if self.on:
             self._release((step, attempt))
-            self._launching[step, attempt] = (self._next(), event)
+            self._launching[step, attempt] = (self._next(), self._event(event))
 
     def _next(self) -> int:
         self._last += 1
@@ -180,7 +210,14 @@ class Ledger:
     def end(self, event: str) -> None:
         """Take the event that ends the run, as JSON."""
         if self.on:
-            self._end = event
+            self._end = self._event(event)
+
+    def text(self, text: str) -> str:
+        """Return a text, such as the name of a step, as this ledger holds it."""
+        return stored(text, unicode=self._unicode)
+
+    def _event(self, event: str) -> str:
+        return stored_event(event, unicode=self._unicode)
 
     # --- what is written ----------------------------------------------------------------------------------------------
 
@@ -199,7 +236,9 @@ class Ledger:
         """
         key = (step, attempt)
         if commit_row and key in self._launching:
-            self._launching[key] = self._claims.announce(step, attempt, self._launching[key])
+            self._launching[key] = self._claims.announce(
+                step, attempt, self._launching[key], digest_of(self.proof(step, attempt))
+            )
         self._release(key)
         if not self.answers or not self._rows:
             return None
@@ -234,14 +273,15 @@ class Ledger:
 
     def _refused(self, error: ErrorDetails) -> None:
         """Hear what the server said to a batch."""
-        if error.sqlstate in GONE:
+        if error.sqlstate in GONE or (error.sqlstate in UNSUITABLE and not self._unicode):
             self.give_up(error.message)
         elif error.sqlstate in UNSUITABLE:
-            self._rows = [(seq, in_ascii(event)) for seq, event in self._rows]
+            self._unicode = False
+            self._rows = [(seq, self._event(event)) for seq, event in self._rows]
             if self._begin is not None:
-                plan, event, resolved = map(in_ascii, self._begin)
-                self._begin = (plan, event, resolved)
-            self._end = None if self._end is None else in_ascii(self._end)
+                plan, event, resolved = self._begin
+                self._begin = (plan, self._event(event), stored_json(resolved, unicode=False))
+            self._end = None if self._end is None else self._event(self._end)
         else:
             self._stuck = error
 
@@ -294,7 +334,7 @@ class Ledger:
 
     def _run_row(self) -> tuple[Statement, ...]:
         """Return what writes the run's own row, as long as nobody knows that it is there."""
-        return () if self._begin is None else (("ledger_run", (self.run_id, *self._begin)),)
+        return () if self._begin is None else (("ledger_run", (self.run_id, *self._begin, self._key)),)
 
     async def _transact(self, batch: Batch) -> ErrorDetails | None:
         error: ErrorDetails | None = ErrorDetails(message="the wait for the server was given up")
@@ -318,3 +358,12 @@ class Ledger:
             if not await self.write():
                 await asyncio.sleep(TRY_AGAIN)
                 self._news.set()
+
+
+def _proof(key: str, step: str, attempt: int) -> str:
+    return hmac.new(key.encode(), f"{attempt} {step}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+
+def digest_of(proof: str) -> str:
+    """Return what a launch announces of a proof: its SHA-256."""
+    return hashlib.sha256(proof.encode()).hexdigest()

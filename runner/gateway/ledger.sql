@@ -55,6 +55,49 @@ COMMENT ON TABLE {ledger}.commits IS
   'A row that an attempt wrote in its own transaction: it is there if and only if the attempt has committed. Where it '
   'says that it has not, a runner wrote it when the worker had gone, and the attempt never can.';
 
+-- name: ledger_version_2
+-- Every row is bound to the login role that writes it, and a commit row to the launch that announced it: `proof` is known
+-- to the launcher and its worker only, until the row is there. Rows of version 1 have no writer. A policy binds roles to
+-- which the ledger was granted; its owner and superusers are not bound.
+ALTER TABLE {ledger}.runs ADD COLUMN writer name NOT NULL DEFAULT '';
+ALTER TABLE {ledger}.plans ADD COLUMN writer name NOT NULL DEFAULT '';
+ALTER TABLE {ledger}.events ADD COLUMN writer name NOT NULL DEFAULT '';
+ALTER TABLE {ledger}.commits ADD COLUMN writer name NOT NULL DEFAULT '', ADD COLUMN proof text NOT NULL DEFAULT '';
+ALTER TABLE {ledger}.runs ALTER COLUMN writer SET DEFAULT session_user, DROP CONSTRAINT runs_pkey,
+  ADD CONSTRAINT runs_pkey PRIMARY KEY (run, writer);
+ALTER TABLE {ledger}.plans ALTER COLUMN writer SET DEFAULT session_user, DROP CONSTRAINT plans_pkey,
+  ADD CONSTRAINT plans_pkey PRIMARY KEY (run, sha256, writer);
+ALTER TABLE {ledger}.events ALTER COLUMN writer SET DEFAULT session_user, DROP CONSTRAINT events_pkey,
+  ADD CONSTRAINT events_pkey PRIMARY KEY (run, seq, writer);
+ALTER TABLE {ledger}.commits ALTER COLUMN writer SET DEFAULT session_user, DROP CONSTRAINT commits_pkey,
+  ADD CONSTRAINT commits_pkey PRIMARY KEY (run, step, attempt, proof);
+CREATE TABLE {ledger}.keys (
+  run text NOT NULL,
+  writer name NOT NULL DEFAULT session_user,
+  key text NOT NULL,
+  PRIMARY KEY (run, writer)
+);
+ALTER TABLE {ledger}.runs ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {ledger}.plans ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {ledger}.events ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {ledger}.commits ENABLE ROW LEVEL SECURITY;
+ALTER TABLE {ledger}.keys ENABLE ROW LEVEL SECURITY;
+CREATE POLICY readable ON {ledger}.runs FOR SELECT USING (true);
+CREATE POLICY readable ON {ledger}.plans FOR SELECT USING (true);
+CREATE POLICY readable ON {ledger}.events FOR SELECT USING (true);
+CREATE POLICY readable ON {ledger}.commits FOR SELECT USING (true);
+CREATE POLICY readable ON {ledger}.keys FOR SELECT USING (writer = session_user);
+CREATE POLICY inserted ON {ledger}.runs FOR INSERT WITH CHECK (writer = session_user);
+CREATE POLICY inserted ON {ledger}.plans FOR INSERT WITH CHECK (writer = session_user);
+CREATE POLICY inserted ON {ledger}.events FOR INSERT WITH CHECK (writer = session_user);
+CREATE POLICY inserted ON {ledger}.commits FOR INSERT WITH CHECK (writer = session_user);
+CREATE POLICY inserted ON {ledger}.keys FOR INSERT WITH CHECK (writer = session_user);
+CREATE POLICY changed ON {ledger}.runs FOR UPDATE USING (writer = session_user);
+CREATE POLICY changed ON {ledger}.events FOR UPDATE USING (writer = session_user);
+COMMENT ON TABLE {ledger}.keys IS
+  'One row for each run and login role that has run it: the secret from which the proofs of its commit rows are made. '
+  'Only that role can read it.';
+
 -- name: ledger_mark
 -- $1 version that the ledger has been brought to, $2 by which jobplan.
 INSERT INTO {ledger}.meta (version, jobplan) VALUES ($1::integer, $2::text)
@@ -82,21 +125,22 @@ SELECT l.run, r.plan, l.step, l.attempt,
        f.body #>> '{error,detail}' AS detail,
        f.body #>> '{error,hint}' AS hint,
        (f.body #>> '{worker,pid}')::integer AS pid,
-       l.body ->> 'application_name' AS application_name
+       l.body ->> 'application_name' AS application_name,
+       l.writer
 FROM (
-  SELECT DISTINCT ON (run, step, attempt) run, step, attempt, event, at, body
+  SELECT DISTINCT ON (run, writer, step, attempt) run, writer, step, attempt, event, at, body
   FROM {ledger}.events
   WHERE event IN ('attempt_launching', 'attempt_deferred')
-  ORDER BY run, step, attempt, seq DESC
+  ORDER BY run, writer, step, attempt, seq DESC
 ) AS l
 LEFT JOIN (
-  SELECT DISTINCT ON (run, step, attempt) run, step, attempt, at, body
+  SELECT DISTINCT ON (run, writer, step, attempt) run, writer, step, attempt, at, body
   FROM {ledger}.events
   WHERE event = 'attempt_finished'
-  ORDER BY run, step, attempt, seq DESC
-) AS f USING (run, step, attempt)
-LEFT JOIN {ledger}.commits AS c USING (run, step, attempt)
-LEFT JOIN {ledger}.runs AS r USING (run)
+  ORDER BY run, writer, step, attempt, seq DESC
+) AS f USING (run, writer, step, attempt)
+LEFT JOIN {ledger}.commits AS c USING (run, writer, step, attempt)
+LEFT JOIN {ledger}.runs AS r USING (run, writer)
 WHERE l.event = 'attempt_launching';
 COMMENT ON VIEW {ledger}.attempts IS 'Every worker that was asked for: when, how long, how it ended and why.';
 
@@ -107,7 +151,8 @@ SELECT a.plan, a.run, a.step, a.attempt, a.launched_at, now() - a.launched_at AS
        EXISTS (
          SELECT FROM pg_catalog.pg_stat_activity AS s WHERE s.application_name = 'jobplan:' || a.run || ':runner'
        ) AS runner_lives,
-       a.outcome
+       a.outcome,
+       a.writer
 FROM (
   SELECT run FROM {ledger}.runs WHERE finished_at IS NULL
   UNION
@@ -128,10 +173,11 @@ SELECT f.at AS failed_at, r.plan, f.run, f.step, f.attempt, f.body ->> 'outcome'
        f.body #>> '{error,message}' AS message,
        f.body #>> '{error,detail}' AS detail,
        f.body #>> '{error,hint}' AS hint,
-       f.body #>> '{error,context}' AS context
+       f.body #>> '{error,context}' AS context,
+       f.writer
 FROM {ledger}.events AS f
-LEFT JOIN {ledger}.runs AS r USING (run)
-LEFT JOIN {ledger}.commits AS c USING (run, step, attempt)
+LEFT JOIN {ledger}.runs AS r USING (run, writer)
+LEFT JOIN {ledger}.commits AS c USING (run, writer, step, attempt)
 WHERE f.event = 'attempt_finished'
   AND f.at > now() - interval '7 days'
   AND f.body ->> 'outcome' NOT IN ('succeeded', 'detached')
@@ -146,11 +192,11 @@ SELECT r.plan, f.step, count(*) AS n,
        (array_agg(f.took ORDER BY f.at DESC))[1] AS last,
        max(f.at) AS last_at
 FROM (
-  SELECT run, step, at, (body ->> 'finished_at')::timestamptz - (body ->> 'started_at')::timestamptz AS took
+  SELECT run, writer, step, at, (body ->> 'finished_at')::timestamptz - (body ->> 'started_at')::timestamptz AS took
   FROM {ledger}.events
   WHERE event = 'attempt_finished' AND body ->> 'outcome' = 'succeeded'
 ) AS f
-JOIN {ledger}.runs AS r USING (run)
+JOIN {ledger}.runs AS r USING (run, writer)
 WHERE f.took IS NOT NULL
 GROUP BY r.plan, f.step;
 COMMENT ON VIEW {ledger}.durations IS 'How long each step takes when it succeeds, over all runs that are kept.';
@@ -159,13 +205,21 @@ COMMENT ON VIEW {ledger}.durations IS 'How long each step takes when it succeeds
 -- What a role needs to run plans with the ledger, and to read it. "{role}" is quoted.
 GRANT USAGE ON SCHEMA {ledger} TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA {ledger} TO {role};
-GRANT INSERT ON {ledger}.runs, {ledger}.plans, {ledger}.events, {ledger}.commits TO {role};
+GRANT INSERT ON {ledger}.runs, {ledger}.plans, {ledger}.events, {ledger}.commits, {ledger}.keys TO {role};
 GRANT UPDATE ON {ledger}.runs, {ledger}.events TO {role};
+
+-- name: ledger_grantees
+-- $1 schema. Roles that were granted a ledger of version 1; what a later version has besides is granted to them too.
+SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
+FROM pg_class AS c
+JOIN pg_namespace AS n ON n.oid = c.relnamespace
+CROSS JOIN LATERAL aclexplode(c.relacl) AS a
+WHERE n.nspname = $1::text AND c.relname = 'commits' AND a.privilege_type = 'INSERT' AND a.grantee <> c.relowner
 
 -- name: ledger_remove
 -- Only what is the ledger's: what somebody else has made in the schema, or on top of it, stays and is told of.
 DROP VIEW IF EXISTS {ledger}.durations, {ledger}.failures, {ledger}.running, {ledger}.attempts;
-DROP TABLE IF EXISTS {ledger}.commits, {ledger}.events, {ledger}.plans, {ledger}.runs, {ledger}.meta;
+DROP TABLE IF EXISTS {ledger}.commits, {ledger}.events, {ledger}.plans, {ledger}.runs, {ledger}.meta, {ledger}.keys;
 
 -- name: ledger_found
 -- $1 schema. Whether there is one in which this role may write, and what settings a worker of its would inherit. The
@@ -174,17 +228,18 @@ SELECT n.oid IS NOT NULL,
        m.oid IS NOT NULL,
        pg_is_in_recovery(),
        has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(m.oid, 'SELECT') AND (
-         SELECT count(*) = 4
+         SELECT count(*) >= 4
                 AND bool_and(has_table_privilege(t.oid, 'SELECT') AND has_table_privilege(t.oid, 'INSERT'))
-                AND bool_and(t.relname IN ('plans', 'commits') OR has_table_privilege(t.oid, 'UPDATE'))
+                AND bool_and(t.relname IN ('plans', 'commits', 'keys') OR has_table_privilege(t.oid, 'UPDATE'))
          FROM pg_class AS t
-         WHERE t.relnamespace = n.oid AND t.relname IN ('runs', 'plans', 'events', 'commits')
+         WHERE t.relnamespace = n.oid AND t.relname IN ('runs', 'plans', 'events', 'commits', 'keys')
        ),
        current_user,
        current_setting('server_encoding'),
        current_setting('default_transaction_read_only'),
        current_setting('default_transaction_isolation'),
-       current_setting('lock_timeout')
+       current_setting('lock_timeout'),
+       current_setting('row_security')
 FROM (SELECT) AS one
 LEFT JOIN pg_namespace AS n ON n.nspname = $1::text
 LEFT JOIN pg_class AS m ON m.relnamespace = n.oid AND m.relname = 'meta' AND m.relkind = 'r'
@@ -211,7 +266,7 @@ WHERE r.rolname = $1::text
 
 -- name: ledger_row
 -- What comes first in a worker's text. Its lock_timeout is a short one at first: the ledger holds nobody up for long.
-INSERT INTO {ledger}.commits (run, step, attempt, committed) VALUES ({run}, {step}, {attempt}, true);
+INSERT INTO {ledger}.commits (run, step, attempt, committed, proof) VALUES ({run}, {step}, {attempt}, true, {proof});
 SET LOCAL lock_timeout TO {lock_timeout};
 
 -- name: ledger_free
@@ -227,27 +282,30 @@ BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE
 -- runner that outlives a crash of the server would never write again what that took back. In a transaction of its own,
 -- so that no worker inherits them.
 SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', '200ms', true),
-       set_config('statement_timeout', '5s', true)
+       set_config('statement_timeout', '5s', true), set_config('row_security', 'on', true)
 
 -- name: ledger_run
--- $1 run, $2 plan, $3 run_started or run_resumed as JSON, $4 the resolved plan as JSON. A run that is resumed goes on,
+-- $1 run, $2 plan, $3 run_started or run_resumed as JSON, $4 the resolved plan as JSON, $5 the run's key. A run that is resumed goes on,
 -- and began when its first event says, although that may have been told only now.
 WITH e AS (
   SELECT $3::jsonb AS body
 ), resolved AS (
   INSERT INTO {ledger}.plans (run, sha256, resolved)
   SELECT $1::text, e.body ->> 'sha256', $4::json FROM e
-  ON CONFLICT (run, sha256) DO NOTHING
+  ON CONFLICT (run, sha256, writer) DO NOTHING
+), key AS (
+  INSERT INTO {ledger}.keys (run, key) VALUES ($1::text, $5::text) ON CONFLICT (run, writer) DO NOTHING
 )
 INSERT INTO {ledger}.runs (run, plan, file, sha256, jobplan, host, os_pid, started_at)
 SELECT $1::text, $2::text, coalesce(e.body ->> 'file', ''), e.body ->> 'sha256', e.body ->> 'jobplan',
        e.body ->> 'host', (e.body ->> 'os_pid')::integer,
        coalesce(
-         (SELECT at FROM {ledger}.events WHERE run = $1::text AND event = 'run_started' ORDER BY seq LIMIT 1),
+         (SELECT at FROM {ledger}.events
+          WHERE run = $1::text AND event = 'run_started' AND writer IN {writers} ORDER BY seq LIMIT 1),
          (e.body ->> 'at')::timestamptz
        )
 FROM e
-ON CONFLICT (run) DO UPDATE
+ON CONFLICT (run, writer) DO UPDATE
 SET sha256 = excluded.sha256, jobplan = excluded.jobplan, host = excluded.host, os_pid = excluded.os_pid,
     finished_at = NULL, exit_code = NULL
 
@@ -257,20 +315,22 @@ INSERT INTO {ledger}.events (run, seq, at, event, step, attempt, body)
 SELECT $1::text, (e.item ->> 0)::integer, (e.item -> 1 ->> 'at')::timestamptz, e.item -> 1 ->> 'event',
        e.item -> 1 ->> 'step', (e.item -> 1 ->> 'attempt')::integer, e.item -> 1
 FROM jsonb_array_elements($2::jsonb) AS e(item)
-ON CONFLICT (run, seq) DO NOTHING
+ON CONFLICT (run, seq, writer) DO NOTHING
 
 -- name: ledger_end
 -- $1 run, $2 run_finished as JSON.
 UPDATE {ledger}.runs
 SET finished_at = (e.body ->> 'at')::timestamptz, exit_code = (e.body ->> 'exit_code')::integer
 FROM (SELECT $2::jsonb) AS e(body)
-WHERE run = $1::text
+WHERE run = $1::text AND writer = session_user
 
 -- name: ledger_expected
--- $1 run, $2 step, $3 attempt. Whether the attempt's worker, or the last one of several, had a commit row in its text.
-SELECT coalesce((body ->> 'commit_row')::boolean, false)
+-- $1 run, $2 step, $3 attempt. Whether the attempt's worker, or the last one of several, had a commit row in its text,
+-- and the SHA-256 of that row's proof, which a launch by version 1 of the ledger did not announce.
+SELECT coalesce((body ->> 'commit_row')::boolean, false), body ->> 'proof'
 FROM {ledger}.events
 WHERE run = $1::text AND event = 'attempt_launching' AND step = $2::text AND attempt = $3::integer
+  AND writer IN {writers}
 ORDER BY seq DESC
 LIMIT 1
 
@@ -279,20 +339,28 @@ LIMIT 1
 SELECT f.body ->> 'outcome', (
          SELECT s.body ->> 'state' FROM {ledger}.events AS s
          WHERE s.run = f.run AND s.event = 'step_finished' AND s.step = f.step AND s.seq > f.seq
+           AND s.writer IN {writers}
          ORDER BY s.seq
          LIMIT 1
        )
 FROM {ledger}.events AS f
 WHERE f.run = $1::text AND f.event = 'attempt_finished' AND f.step = $2::text AND f.attempt = $3::integer
+  AND f.writer IN {writers}
 ORDER BY f.seq DESC
 LIMIT 1
 
 -- name: ledger_chronicle
 -- $1 run. All that it has of it, in order: number, when, event, step, attempt, host.
-SELECT seq, body ->> 'at', event, step, attempt, body ->> 'host'
+SELECT DISTINCT ON (seq) seq, body ->> 'at', event, step, attempt, body ->> 'host'
 FROM {ledger}.events
-WHERE run = $1::text
-ORDER BY seq
+WHERE run = $1::text AND writer IN {writers}
+ORDER BY seq, writer <> session_user, writer
+
+-- name: ledger_keys
+-- $1 run. The keys of the run that this role may read, its own first.
+SELECT key, writer = session_user FROM {ledger}.keys
+WHERE run = $1::text AND writer IN {writers}
+ORDER BY writer <> session_user, writer
 
 -- name: ledger_patience
 -- A run of a million events takes its time to be read, before anything is started.
@@ -302,25 +370,30 @@ SELECT set_config('statement_timeout', '60s', true)
 -- $1 run. When it was taken up, and where, the latest last.
 SELECT body ->> 'at', body ->> 'host'
 FROM {ledger}.events
-WHERE run = $1::text AND event = 'run_resumed'
+WHERE run = $1::text AND event = 'run_resumed' AND writer IN {writers}
 ORDER BY seq
 
 -- name: ledger_unprove
 -- $1 run, $2 step, $3 attempt. Its worker has failed because of the commit row, and another one follows without it.
 UPDATE {ledger}.events
-SET body = body - 'commit_row'
+SET body = body - 'commit_row' - 'proof'
 WHERE run = $1::text AND event = 'attempt_launching' AND step = $2::text AND attempt = $3::integer
+  AND writer = session_user
 RETURNING seq
 
 -- name: ledger_fence
--- $1 run, $2 step, $3 attempt; the worker has gone. Takes the place of its row, so that one that nobody has seen and
--- that might still begin cannot commit any more. While its transaction is open this waits for it.
-INSERT INTO {ledger}.commits (run, step, attempt, committed) VALUES ($1::text, $2::text, $3::integer, false)
-ON CONFLICT (run, step, attempt) DO NOTHING
+-- $1 run, $2 step, $3 attempt, $4 proof; the worker has ended. Takes the place of its row, so that a worker that was not
+-- seen and that might still begin cannot commit any more. While its transaction is open this waits for it.
+INSERT INTO {ledger}.commits (run, step, attempt, committed, proof)
+VALUES ($1::text, $2::text, $3::integer, false, $4::text)
+ON CONFLICT (run, step, attempt, proof) DO NOTHING
 
 -- name: ledger_committed
--- $1 run, $2 step, $3 attempt. No row: nobody has written one.
-SELECT committed FROM {ledger}.commits WHERE run = $1::text AND step = $2::text AND attempt = $3::integer
+-- $1 run, $2 step, $3 attempt, $4 SHA-256 of the row's proof, as hexadecimal digits. No row: the worker has not written
+-- it. A row of a role that is not trusted, or with another proof, is none.
+SELECT committed FROM {ledger}.commits
+WHERE run = $1::text AND step = $2::text AND attempt = $3::integer
+  AND encode(sha256(convert_to(proof, 'UTF8')), 'hex') = $4::text AND writer IN {writers}
 
 -- name: ledger_hurry
 -- Nobody waits long for what a run can do without.
@@ -330,7 +403,7 @@ SELECT set_config('statement_timeout', '1s', true), set_config('lock_timeout', '
 -- $1 plan, $2 how many runs. The last runs that have ended, the oldest first, and of each step that was launched: seconds
 -- from its first launch to the end of its last attempt, and its last state.
 WITH latest AS MATERIALIZED (
-  SELECT run, started_at FROM {ledger}.runs
+  SELECT run, writer, started_at FROM {ledger}.runs
   WHERE plan = $1::text AND finished_at IS NOT NULL
   ORDER BY started_at DESC LIMIT $2::int4
 ), told AS (
@@ -339,9 +412,9 @@ WITH latest AS MATERIALIZED (
          max(e.at) FILTER (WHERE e.event = 'attempt_finished') AS ended,
          (array_agg(e.body ->> 'state' ORDER BY e.seq DESC) FILTER (WHERE e.event = 'step_finished'))[1] AS state
   FROM latest AS l
-  JOIN {ledger}.events AS e USING (run)
+  JOIN {ledger}.events AS e USING (run, writer)
   WHERE e.event IN ('attempt_launching', 'attempt_finished', 'step_finished')
-  GROUP BY l.run, l.started_at, e.step
+  GROUP BY l.run, l.writer, l.started_at, e.step
 )
 SELECT run, extract(epoch FROM started_at), step, round(extract(epoch FROM ended - began), 3), state
 FROM told
@@ -370,21 +443,25 @@ SELECT (SELECT count(*) FROM {ledger}.runs), (SELECT count(*) FROM {ledger}.runs
 -- name: ledger_purge
 -- $1 seconds. How many runs were deleted. A run lives while one of its sessions or workers does.
 WITH old AS MATERIALIZED (
-  SELECT r.run
+  SELECT r.run, r.writer
   FROM {ledger}.runs AS r
-  WHERE coalesce(r.finished_at, (SELECT max(e.at) FROM {ledger}.events AS e WHERE e.run = r.run), r.started_at)
+  WHERE coalesce(r.finished_at,
+                 (SELECT max(e.at) FROM {ledger}.events AS e WHERE e.run = r.run AND e.writer = r.writer),
+                 r.started_at)
         < now() - make_interval(secs => $1::float8)
     AND NOT EXISTS (
       SELECT FROM pg_stat_activity AS s WHERE starts_with(s.application_name, 'jobplan:' || r.run || ':')
     )
 ), events AS (
-  DELETE FROM {ledger}.events AS e USING old WHERE e.run = old.run
+  DELETE FROM {ledger}.events AS e USING old WHERE e.run = old.run AND e.writer = old.writer
 ), commits AS (
-  DELETE FROM {ledger}.commits AS c USING old WHERE c.run = old.run
+  DELETE FROM {ledger}.commits AS c USING old WHERE c.run = old.run AND c.writer = old.writer
+), keys AS (
+  DELETE FROM {ledger}.keys AS k USING old WHERE k.run = old.run AND k.writer = old.writer
 ), plans AS (
-  DELETE FROM {ledger}.plans AS p USING old WHERE p.run = old.run
+  DELETE FROM {ledger}.plans AS p USING old WHERE p.run = old.run AND p.writer = old.writer
 ), runs AS (
-  DELETE FROM {ledger}.runs AS r USING old WHERE r.run = old.run RETURNING 1
+  DELETE FROM {ledger}.runs AS r USING old WHERE r.run = old.run AND r.writer = old.writer RETURNING 1
 )
 SELECT count(*) FROM runs
 
@@ -396,20 +473,31 @@ SELECT EXISTS (
 )
 
 -- name: ledger_find
--- $1 a run's id, its beginning, or `last`. The runs that may be meant, the latest first.
-SELECT run FROM {ledger}.runs
+-- $1 a run's id, its beginning, or `last`. The runs that may be meant, the latest first, those of trusted writers before
+-- others: run, whether a trusted role has written it, and a writer.
+SELECT run, bool_or(writer IN {writers}), min(writer)
+FROM {ledger}.runs
 WHERE $1::text = 'last' OR starts_with(run, $1::text)
-ORDER BY run = $1::text DESC, started_at DESC
+GROUP BY run
+ORDER BY 2 DESC, run = $1::text DESC, max(started_at) DESC
 LIMIT 2
 
+-- name: ledger_writers
+-- $1 run. The login roles that have written its events, and whether each is trusted.
+SELECT writer, writer IN {writers} FROM {ledger}.events WHERE run = $1::text GROUP BY writer ORDER BY writer
+
 -- name: ledger_plans
--- $1 run. Its plans: the SHA-256 by which events speak of each, and JSON.
-SELECT sha256, resolved::text FROM {ledger}.plans WHERE run = $1::text
+-- $1 run, $2 writers as JSON array. Its plans: the SHA-256 by which events speak of each, and JSON.
+SELECT sha256, resolved::text FROM {ledger}.plans
+WHERE run = $1::text AND writer::text IN (SELECT json_array_elements_text($2::json))
 
 -- name: ledger_commits
--- $1 run. Its attempts that are known to have committed.
-SELECT step, attempt FROM {ledger}.commits WHERE run = $1::text AND committed
+-- $1 run, $2 writers as JSON array. Its attempts that are known to have committed.
+SELECT step, attempt FROM {ledger}.commits
+WHERE run = $1::text AND committed AND writer::text IN (SELECT json_array_elements_text($2::json))
 
 -- name: ledger_history
--- $1 run. Its events as JSON, in order.
-SELECT (body - 'commit_row')::text FROM {ledger}.events WHERE run = $1::text ORDER BY seq
+-- $1 run, $2 writers as JSON array. Its events as JSON, in order.
+SELECT DISTINCT ON (seq) (body - 'commit_row' - 'proof')::text FROM {ledger}.events
+WHERE run = $1::text AND writer::text IN (SELECT json_array_elements_text($2::json))
+ORDER BY seq, writer <> session_user, writer

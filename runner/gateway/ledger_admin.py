@@ -13,12 +13,13 @@ import psycopg
 from runner.errors import ConnectionFailedError, RecordError, UsageError
 from runner.gateway.conninfo import with_keepalives
 from runner.gateway.ledger_found import VERSION
-from runner.gateway.ledger_trust import distrust_statement, distrusted, ignored, remedy
+from runner.gateway.ledger_text import read_event
+from runner.gateway.ledger_trust import OPTION, distrust_statement, distrusted, ignored, remedy
 from runner.gateway.queries import query
 from runner.sql.params import TemplateError, quote_identifier
 
 #: The blocks that bring a ledger from the version before to each.
-STEPS: Mapping[int, str] = {1: "ledger_version_1"}
+STEPS: Mapping[int, str] = {1: "ledger_version_1", 2: "ledger_version_2"}
 #: How long anything waits for a lock: a step that runs has one on the commit rows.
 LOCK_TIMEOUT = "5s"
 _NAME = "jobplan:ledger"
@@ -87,13 +88,18 @@ class LedgerAdmin:
             raise UsageError(f"--schema {schema!r}: {error.message}") from error
 
     def install(self, jobplan: str, grants: Sequence[str] = ()) -> bool:
-        """Make the ledger unless it is there, and give the roles what runs need; false if it was there already."""
+        """Make the ledger unless it is there, and give the roles what runs need; false if it was there already.
+
+        One of an older version is brought up to date, as by `upgrade`.
+        """
         with self._connected() as connection:
             version = self._version(connection)
             if version is None:
                 if not self._schema_exists(connection):
                     self._do(connection, f"CREATE SCHEMA {self._quoted}")
                 self._bring_up(connection, 0, jobplan)
+            elif version < VERSION:
+                self._bring_up(connection, version, jobplan)
             else:
                 self._require(version)
             for role in grants:
@@ -166,7 +172,10 @@ class LedgerAdmin:
         """Return the record of a run, by its id, its beginning, or `last`. RecordError if there is none, or several."""
         with self._connected() as connection:
             self._require(self._installed_version(connection, _WHERE_THE_RUN_WAS))
-            found = [run for (run,) in connection.execute(self._block("ledger_find").encode(), [name]).fetchall()]
+            listed = connection.execute(self._block("ledger_find").encode(), [name]).fetchall()
+            found = [run for run, trusted, _ in listed if trusted]
+            if listed and not found:
+                raise _of_a_stranger(listed[0][0], listed[0][2])
             if not found:
                 raise RecordError(
                     f"there is no run {name!r} in the ledger in schema {self._schema} of {_place(connection)}.",
@@ -177,12 +186,14 @@ class LedgerAdmin:
                     f"{name!r} can be more than one run: {', '.join(found)} and perhaps others.",
                     hint="Write more of its id.",
                 )
-            plans = connection.execute(self._block("ledger_plans").encode(), [found[0]]).fetchall()
-            events = connection.execute(self._block("ledger_history").encode(), [found[0]]).fetchall()
+            told_by = connection.execute(self._block("ledger_writers").encode(), [found[0]]).fetchall()
+            asked = [found[0], json.dumps([writer for writer, trusted in told_by if trusted])]
+            plans = connection.execute(self._block("ledger_plans").encode(), asked).fetchall()
+            events = connection.execute(self._block("ledger_history").encode(), asked).fetchall()
         return LedgerRun(
             run_id=found[0],
             plans=dict(plans),
-            events=tuple(json.loads(event) for (event,) in events),
+            events=tuple(read_event(json.loads(event)) for (event,) in events),
         )
 
     # --- how ----------------------------------------------------------------------------------------------------------
@@ -231,7 +242,7 @@ class LedgerAdmin:
         return RecordError(f"the ledger in schema {self._schema}: {message}.", hint=hint)
 
     def _block(self, name: str) -> str:
-        return query(name, ledger=self._quoted).decode()
+        return query(name, ledger=self._quoted, trusted=self._trusted_roles).decode()
 
     def _do(self, connection: psycopg.Connection[tuple[Any, ...]], statements: str) -> None:
         connection.execute(statements.encode())
@@ -270,6 +281,21 @@ class LedgerAdmin:
             self._do(connection, self._block(STEPS[to]))
             connection.execute(self._block("ledger_mark").encode(), [to, jobplan])
         self._do(connection, self._block("ledger_views"))
+        for (role,) in connection.execute(query("ledger_grantees"), [self._schema]).fetchall() if version else ():
+            self._do(connection, self._block("ledger_grant").replace("{role}", role))
+
+
+def _of_a_stranger(run: str, writer: str) -> RecordError:
+    """Return the error for a run whose record was written by a role that is not trusted: its SQL would be executed."""
+    if not writer:
+        return RecordError(
+            f"run {run} was recorded before version 2 of the ledger, in which rows have no writer.",
+            hint="It cannot be restored from the ledger: resume it where its journal is.",
+        )
+    return RecordError(
+        f"run {run} was recorded by role {writer}, which is neither this session's role nor a superuser.",
+        hint=f"Restore and resume it as {writer}, or, if you trust that role with your rights: {OPTION} {writer}.",
+    )
 
 
 def no_ledger(schema: str, place: str, hint: str | None) -> RecordError:

@@ -6,7 +6,6 @@ launch as well as on the monitor session.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -19,13 +18,11 @@ BATCH_SIZE = 2_000
 
 #: What no repetition mends: the ledger, or the right to it, is gone, or the server has become read-only.
 GONE = frozenset({"42P01", "42703", "42883", "3F000", "42501", "25006", "0A000"})
-#: The server's encoding lacks a character, or JSON has one that no text of PostgreSQL may hold; see `in_ascii`.
+#: The server's encoding lacks a character, or JSON has one that no text of PostgreSQL may hold; see `ledger_text`.
 UNSUITABLE = frozenset({"22P05", "22P02", "22021"})
 
 #: How a transaction on the ledger begins that must neither be READ ONLY nor hold anybody up.
 BEGIN: tuple[Statement, ...] = (("ledger_begin", ()), ("ledger_limits", ()))
-
-_ESCAPED = re.compile(r"\\u[0-9a-f]{4}")
 
 
 class Taker(Protocol):
@@ -58,11 +55,6 @@ class Batch:
     def failed(self, error: ErrorDetails | None) -> None:
         """Keep the events for another time; `error` is what the server said, None if nobody knows."""
         self._taker.keep(self._rows, error)
-
-
-def in_ascii(text: str) -> str:
-    """Return JSON, or a name, that every encoding has."""
-    return _ESCAPED.sub("?", text.encode("ascii", "replace").decode())
 
 
 def _json_array(rows: Sequence[Row]) -> str:

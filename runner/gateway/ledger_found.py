@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from runner.gateway.replies import Reply
 
 #: The version of the ledger that this jobplan writes.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,17 +19,19 @@ class Surroundings:
     read_only: bool
     isolation: str
     lock_timeout: str
+    row_security: bool = True
 
 
 def surroundings(found: Reply) -> Surroundings:
     """Read them from what `ledger_found` gave."""
-    *_, role, encoding, read_only, isolation, lock_timeout = (value or "" for value in found.rows[0])
+    *_, role, encoding, read_only, isolation, lock_timeout, row_security = (value or "" for value in found.rows[0])
     return Surroundings(
         role=role,
         unicode=encoding == "UTF8",
         read_only=read_only != "off",
         isolation=isolation,
         lock_timeout=lock_timeout,
+        row_security=row_security == "on",
     )
 
 

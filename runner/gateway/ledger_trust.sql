@@ -74,3 +74,9 @@ FROM real
 WHERE owner NOT IN (SELECT oid FROM trusted)
 ORDER BY rank, classid, objid
 LIMIT 3
+
+-- name: ledger_believed
+-- Stands for "{writers}": the login roles whose rows in a ledger are believed. "{roles}" are those that the user names, as
+-- a JSON array in a literal.
+(SELECT rolname FROM pg_roles
+ WHERE rolsuper OR rolname = session_user OR rolname::text IN (SELECT json_array_elements_text({roles}::json)))

@@ -38,7 +38,8 @@ _BETWEEN = f"\n;{NEXT}"
 
 #: What `ledger_row` puts in front of a step's text.
 _COMMIT_ROW = re.compile(
-    r"""\AINSERT INTO "(?:[^"]|"")*"\.commits \(run, step, attempt, committed\) VALUES \(.*?, true\);\n"""
+    r"""\AINSERT INTO "(?:[^"]|"")*"\.commits \(run, step, attempt, committed, proof\) """
+    r"""VALUES \(.*?, true, '[0-9a-f]*'\);\n"""
     r"""SET LOCAL lock_timeout TO '[^']*';\n""",
     re.DOTALL,
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runner.engine.past import PastRun
+from runner.gateway.ledger_text import read
 from runner.gateway.replies import Reply
 from runner.gateway.session import Statement
 
@@ -46,5 +47,5 @@ async def read_past(session: Together, plan: str) -> tuple[PastRun, ...]:
     steps: dict[str, dict[str, tuple[float, str]]] = {}
     for run, started_at, step, seconds, state in reply.rows:
         starts[run or ""] = float(started_at or 0.0)
-        steps.setdefault(run or "", {})[step or ""] = (float(seconds or 0.0), state or "")
+        steps.setdefault(run or "", {})[read(step or "")] = (float(seconds or 0.0), state or "")
     return tuple(PastRun(run=run, started_at=at, steps=steps[run]) for run, at in starts.items())

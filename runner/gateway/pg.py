@@ -92,6 +92,7 @@ class PgGateway:
         )
         self._reading = ReadingSession(self._connect)
         self._ledger_schema = "" if ledger_schema is None else quote_identifier(ledger_schema)
+        self._trusted_roles = tuple(trusted_roles)
         #: What the run tells goes here.
         self.ledger = Ledger(run_id, ledger_schema, trusted_roles)
         self._commits = Commits(self.ledger)
@@ -345,7 +346,12 @@ class PgGateway:
         session = await Session.connect(
             self._conninfo,
             application_name=runner_name(self._run_id),
-            queries=lambda name: query(name, extension_schema=self._extension_schema, ledger=self._ledger_schema),
+            queries=lambda name: query(
+                name,
+                extension_schema=self._extension_schema,
+                ledger=self._ledger_schema,
+                trusted=self._trusted_roles,
+            ),
             check=check,
         )
         async with _ready(session):

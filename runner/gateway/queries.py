@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+
+from runner.sql.params import quote_literal
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
@@ -27,9 +31,10 @@ def _strip_comments(body: str) -> str:
     return "\n".join(line for line in body.splitlines() if line and not line.startswith("--"))
 
 
-def query(name: str, *, extension_schema: str = "", ledger: str = "") -> bytes:
+def query(name: str, *, extension_schema: str = "", ledger: str = "", trusted: Sequence[str] = ()) -> bytes:
     """Return the named block; the extension's schema and the `ledger`'s are already quoted.
 
+    "{writers}" are the roles whose rows in a ledger are believed: the session's own, superusers and those in `trusted`.
     KeyError if there is none of that name.
 
     What follows a colon in the name stands for "{columns}": a column definition list, as the server wrote it.
@@ -38,4 +43,9 @@ def query(name: str, *, extension_schema: str = "", ledger: str = "") -> bytes:
     text = _blocks()[block].replace("{ext}", extension_schema).replace("{columns}", columns)
     if _TRUSTED in text:
         text = text.replace(_TRUSTED, _blocks()["trusted"])
-    return text.replace("{ledger}", ledger).encode()
+    text = text.replace("{ledger}", ledger)
+    return text.replace("{writers}", _writers(trusted)).encode() if "{writers}" in text else text.encode()
+
+
+def _writers(trusted: Sequence[str]) -> str:
+    return _blocks()["ledger_believed"].strip().replace("{roles}", quote_literal(json.dumps(sorted(trusted))))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runner.gateway.ledger_found import VERSION
+from runner.gateway.ledger_text import read, read_event
 from runner.gateway.ledger_trust import distrust_statement, why_ignored
 from runner.gateway.past import Together
 
@@ -45,7 +46,13 @@ async def read_recorded(
         return {}
     found = {}
     for run in runs:
-        asked = tuple((name, (run,)) for name in ("ledger_plans", "ledger_history", "ledger_commits"))
+        (told_by,) = await session.run(("ledger_writers", (run,)))
+        writers = _writers(told_by.rows)
+        if told_by.error is not None or not writers:
+            continue
+        asked = tuple(
+            (name, (run, json.dumps(writers))) for name in ("ledger_plans", "ledger_history", "ledger_commits")
+        )
         replies = await session.run_together(("begin", ()), ("ledger_hurry", ()), *asked, ("commit", ()))
         if any(reply.error is not None for reply in replies):
             await session.run(("rollback", ()))
@@ -54,7 +61,17 @@ async def read_recorded(
         if events:
             found[run] = Recorded(
                 plans={sha256 or "": text or "" for sha256, text in plans},
-                events=tuple(json.loads(event or "{}") for (event,) in events),
-                commits=frozenset((step or "", int(attempt or 0)) for step, attempt in commits),
+                events=tuple(read_event(json.loads(event or "{}")) for (event,) in events),
+                commits=frozenset((read(step or ""), int(attempt or 0)) for step, attempt in commits),
             )
     return found
+
+
+def _writers(rows: Iterable[Sequence[str | None]]) -> list[str]:
+    """Return the roles whose events of a run are shown: the trusted ones, else the only one that has written any.
+
+    Here a record is shown only; nothing is executed by it.
+    """
+    believed = {row[0] or "": row[1] == "t" for row in rows}
+    trusted = [writer for writer, is_trusted in believed.items() if is_trusted]
+    return trusted or (list(believed) if len(believed) == 1 else [])

@@ -32,7 +32,7 @@ def test_from_install_to_remove(jobplan: Jobplan, done: Database) -> None:
     installed = jobplan("ledger", "install", env=env)
     assert (installed.code, installed.out) == (0, "the ledger is in schema jobplan\n")
     assert jobplan("ledger", "install", env=env).out == "the ledger is already in schema jobplan\n"
-    assert jobplan("ledger", "upgrade", env=env).out == "the ledger is of version 1 already\n"
+    assert jobplan("ledger", "upgrade", env=env).out == "the ledger is of version 2 already\n"
     ran = jobplan("run", jobplan.plan(STEPS), "-v", env=env)
     assert ran.code == 0
     assert "ledger: schema jobplan" in ran.lines

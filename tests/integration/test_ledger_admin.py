@@ -28,10 +28,10 @@ async def test_from_nothing_to_nothing(database: str) -> None:
     assert (before.version, before.remedy) == (None, "jobplan ledger install")
     assert admin.install("1.2.3")
     assert not admin.install("1.2.3")
-    assert ask(database, "SELECT version, jobplan FROM jobplan.meta") == [(1, "1.2.3")]
+    assert ask(database, "SELECT version, jobplan FROM jobplan.meta ORDER BY 1") == [(1, "1.2.3"), (2, "1.2.3")]
     await run_plan(database, plan(step("a", "SELECT 1")), ledger="jobplan")
     status = admin.status()
-    assert (status.version, status.writable, status.runs, status.unfinished) == (1, True, 1, 0)
+    assert (status.version, status.writable, status.runs, status.unfinished) == (2, True, 1, 0)
     assert status.remedy is None
     assert status.events > 4
     assert status.bytes > 0
@@ -102,7 +102,7 @@ def test_what_others_have_made_of_it_keeps_it(database: str) -> None:
     ask(database, "CREATE VIEW public.mine AS SELECT * FROM jobplan.failures")
     with pytest.raises(RecordError, match=r"view public\.mine depends"):
         admin.remove()
-    assert admin.status().version == 1
+    assert admin.status().version == 2
 
 
 def test_a_lock_is_not_waited_for_long(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,22 +114,23 @@ def test_a_lock_is_not_waited_for_long(database: str, monkeypatch: pytest.Monkey
         with pytest.raises(RecordError, match="lock timeout") as caught:
             admin.remove()
     assert caught.value.hint is not None
-    assert admin.status().version == 1
+    assert admin.status().version == 2
 
 
 def test_an_older_ledger_is_brought_up_with_what_is_in_it(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     admin = LedgerAdmin(database, "jobplan")
     admin.install("1")
     ask(database, "INSERT INTO jobplan.commits VALUES ('r', 's', 1, true)")
-    monkeypatch.setattr(ledger_admin, "VERSION", 2)
-    monkeypatch.setattr(ledger_admin, "STEPS", {1: "ledger_version_1", 2: "ledger_free"})
+    monkeypatch.setattr(ledger_admin, "VERSION", 3)
+    monkeypatch.setattr(ledger_admin, "STEPS", {**ledger_admin.STEPS, 3: "ledger_free"})
     assert admin.status().remedy == "jobplan ledger upgrade"
-    for action in (lambda: admin.install("2"), lambda: admin.purge(0.0), lambda: admin.read("last")):
-        with pytest.raises(RecordError, match="is of version 1"):
+    for action in (lambda: admin.purge(0.0), lambda: admin.read("last")):
+        with pytest.raises(RecordError, match="is of version 2"):
             action()
-    assert admin.upgrade("2") == (1, 2)
-    assert admin.upgrade("2") == (2, 2)
-    assert ask(database, "SELECT version, jobplan FROM jobplan.meta ORDER BY 1") == [(1, "1"), (2, "2")]
+    assert admin.upgrade("2") == (2, 3)
+    assert admin.upgrade("2") == (3, 3)
+    found = ask(database, "SELECT version, jobplan FROM jobplan.meta ORDER BY 1")
+    assert found == [(1, "1"), (2, "1"), (3, "2")]
     assert value(database, "SELECT committed FROM jobplan.commits")
 
 

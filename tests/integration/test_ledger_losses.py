@@ -81,7 +81,12 @@ async def test_a_worker_without_the_row_stays_unknown(ledger: str, text: str) ->
 async def test_a_late_worker_is_kept_from_committing(ledger: str) -> None:
     """The fence: once a run has said that an attempt did not commit, no worker of it can, wherever it was."""
     async with RealHouse(ledger, "ledger-late", ledger="jobplan") as house:
-        assert ask(ledger, "INSERT INTO jobplan.commits VALUES ('ledger-late', 'step', 1, false) RETURNING 1")
+        proof = house.gateway.ledger.proof("step", 1)
+        fence = (
+            "INSERT INTO jobplan.commits (run, step, attempt, committed, proof)"
+            " VALUES ('ledger-late', 'step', 1, false, %s) RETURNING 1"
+        )
+        assert ask(ledger, fence, proof)
         end = await run_one(house, "CREATE TABLE witness ()")
         assert end.error is not None
         assert end.error.sqlstate == "23505"
@@ -102,7 +107,11 @@ async def test_a_second_worker_of_an_attempt_waits_for_what_becomes_of_the_first
     async with RealHouse(ledger, "ledger-rival", ledger="jobplan") as house:
         ask(ledger, "CREATE TABLE witness (n int)")
         with psycopg.connect(ledger) as first:
-            first.execute("INSERT INTO jobplan.commits VALUES ('ledger-rival', 'step', 1, true)")
+            first.execute(
+                "INSERT INTO jobplan.commits (run, step, attempt, committed, proof)"
+                " VALUES ('ledger-rival', 'step', 1, true, %s)",
+                [house.gateway.ledger.proof("step", 1)],
+            )
             second = (await Follower(house, "step", "INSERT INTO witness VALUES (1)").launch()).follow()
             await asyncio.sleep(4)
             assert not second.task.done()

@@ -14,19 +14,19 @@ from runner.errors import GatewayError
 from runner.gateway import ledger as module
 from runner.gateway.commits import Commits
 from runner.gateway.earlier import EventKey
-from runner.gateway.ledger import Ledger
+from runner.gateway.ledger import Ledger, digest_of
 from runner.gateway.replies import Reply
 from runner.records.ledger import LedgerSink
 from tests.builders import plan, step
 
-FOUND = ("t", "t", "f", "t", "me", "UTF8", "off", "read committed", "0")
+FOUND = ("t", "t", "f", "t", "me", "UTF8", "off", "read committed", "0", "on")
 Statement = tuple[str, Sequence[str]]
 
 
 class Server:
     """Answers as a session and as a link; `errors` come first, None is the absence of a server."""
 
-    def __init__(self, *found: str | None, version: str = "1") -> None:
+    def __init__(self, *found: str | None, version: str = "2") -> None:
         self.found = found or FOUND
         self.version = version
         self.errors: list[str | None] = []
@@ -91,7 +91,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         (("t", "f", "f", None), "1", "there is none in schema jobplan"),
         (("t", "t", "t", "t"), "1", "the server is a standby, in which nothing can be written"),
         (("t", "t", "f", "f"), "1", "this role may not write to the one in schema jobplan"),
-        (("t", "t", "f", "t"), "2", "the one in schema jobplan is of version 2, and this jobplan writes 1"),
+        (("t", "t", "f", "t"), "3", "the one in schema jobplan is of version 3, and this jobplan writes 2"),
     ],
 )
 async def test_why_it_is_not_written(found: tuple[str | None, ...], version: str, problem: str) -> None:
@@ -131,7 +131,7 @@ async def test_a_launch_takes_along_what_has_happened_but_no_other_launch() -> N
     assert [name for name, _ in batch.statements] == ["ledger_begin", "ledger_limits", "ledger_events", "commit"]
     assert json.loads(batch.statements[2][1][1]) == [
         [1, {"event": "a"}],
-        [2, {"event": "launch-1", "commit_row": True}],
+        [2, {"event": "launch-1", "commit_row": True, "proof": digest_of(ledger.proof("s", 1))}],
     ]
     other = ledger.ahead("t", 1, commit_row=False)
     assert other is not None
@@ -296,13 +296,17 @@ async def test_what_can_never_be_written_is_given_up(error: str) -> None:
     assert server.written == []
 
 
-async def test_a_character_that_the_server_does_not_have_costs_that_character() -> None:
+async def test_a_character_that_the_server_does_not_have_is_escaped() -> None:
     server = Server()
     ledger = await opened(server)
     ledger.take('{"event": "ä\\u00e4"}')
     server.errors = ["22P05"]
     assert await ledger.write()
-    assert server.written == [(1, "??")]
+    assert server.written == [(1, "U&\\00E4\\00E4")]
+    ledger.take('{"event": "\\u0416"}')
+    server.errors = ["22P05"]
+    assert await ledger.write()
+    assert ledger.problem is not None
     await ledger.close()
 
 

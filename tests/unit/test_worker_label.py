@@ -137,7 +137,7 @@ def test_the_text_without_its_commit_row_is_the_plans_own() -> None:
     for step, schema in (("a", "jobplan"), ("s[it's; ', true);]", 'my"ledger'), ("s[\\'\n]", "x")):
         names = {"ledger": quote_identifier(schema), "step": quote_literal(step)}
         row = query("ledger_row", ledger="{ledger}").decode()
-        row = row.format(**names, run="'r'", attempt="2", lock_timeout="'5s'") + "\n"
+        row = row.format(**names, run="'r'", attempt="2", lock_timeout="'5s'", proof="'0a'") + "\n"
         launched = f"{LABEL.to_comment()} {row}INSERT INTO t VALUES (1)\n;{NEXT}; VACUUM t\n;{MARKER}"
         assert plan_text(launched) == "INSERT INTO t VALUES (1); VACUUM t"
     own = "INSERT INTO \"x\".commits (run, step, attempt, committed) VALUES ('r', 's', 1, true)"
