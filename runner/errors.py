@@ -156,6 +156,10 @@ class ServerLostError(GatewayError):
     """A session to the server is gone."""
 
 
+class UnstoppableError(JobplanError):
+    """A worker is still running although it was asked to stop for long."""
+
+
 class RecordError(JobplanError):
     """The run's record or a report cannot be written or read."""
 

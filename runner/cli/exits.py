@@ -22,6 +22,7 @@ from runner.errors import (
     RequirementsUnmetError,
     RunSkippedError,
     ServerLostError,
+    UnstoppableError,
     UsageError,
 )
 
@@ -35,6 +36,7 @@ _CODES: tuple[tuple[type[JobplanError], int], ...] = (
     (GroupHeldError, 6),
     (RecordError, 4),
     (ServerLostError, 7),
+    (UnstoppableError, 7),
 )
 
 #: The table that `jobplan run --help` prints.

@@ -516,6 +516,18 @@ class AttemptLost(AttemptEvent):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptUnstoppable(AttemptEvent):
+    """The worker was asked to stop again and again for `seconds`, and is still running: its SQL catches the cancel.
+
+    The run starts nothing more, and does not wait for it. What the worker does is open, as for a killed runner.
+    """
+
+    name: ClassVar[str] = "attempt_unstoppable"
+    worker: Worker
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptNotice(AttemptEvent):
     """A notice of a worker, as far as the cap on their size allows."""
 

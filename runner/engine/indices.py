@@ -24,6 +24,7 @@ def leave(state: RunState, record: StepRecord) -> None:
         case StepState.LAUNCHING | StepState.RUNNING:
             _release(state, record)
             _forget(state.active, record.key)
+            state.unstoppable.pop(record.key, None)
             forget_server_end(state, record)
         case StepState.CHECKING:
             give_way(state, record)

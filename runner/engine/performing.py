@@ -154,10 +154,14 @@ class Performer:
         def lost(message: str) -> None:
             self._post(ev.AttemptLost(at=self._clock.now(), step=key, attempt=attempt, message=message))
 
+        def unstoppable(worker: ev.Worker, seconds: float) -> None:
+            now = self._clock.now()
+            self._post(ev.AttemptUnstoppable(at=now, step=key, attempt=attempt, worker=worker, seconds=seconds))
+
         self._attempts[key].handle = handle
         self._attempts[key].pass_on()
         try:
-            end = await handle.ended(seen=seen, lost=lost)
+            end = await handle.ended(seen=seen, lost=lost, unstoppable=unstoppable)
             if orphan and end.lost:
                 end = _proven(end, committed=await self._gateway.committed(key, attempt))
         except GatewayError as error:

@@ -50,7 +50,7 @@ def decide(state: RunState, now: float) -> Decision:
         return Decision(commands=commands)
     if state.fresh:
         return Decision(events=tuple(_queued(state, state.records[key], now) for key in state.fresh))
-    return Decision(wake_at=_wake_at(state, now), over=state.unfinished == 0)
+    return Decision(wake_at=_wake_at(state, now), over=state.unfinished == 0 or state.stuck)
 
 
 # --- facts that follow ------------------------------------------------------------------------------------------------
@@ -269,6 +269,8 @@ def run_status(state: RunState) -> str:
 
 def exit_code(state: RunState) -> int:
     """Return the exit code that the run's end deserves (design: interrupted, run_timeout, unknown, failed, success)."""
+    if state.unstoppable:
+        return 7
     if state.interrupted is not None:
         return 128 + state.interrupted
     if state.timed_out:

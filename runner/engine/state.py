@@ -223,6 +223,8 @@ class RunState:
     interrupted: int | None = None
     cancelled_by: str | None = None
     timed_out: bool = False
+    #: Steps whose workers are still running although they were asked to stop for long: they are not waited for.
+    unstoppable: dict[str, None] = field(default_factory=dict)
     drained_by: str | None = None
     #: The journal is lost: what is launched now could never be accounted for.
     record_lost: bool = False
@@ -264,6 +266,12 @@ class RunState:
     def draining(self) -> bool:
         """Say whether a failure keeps other steps from starting now."""
         return self.drained_by is not None and not self.finalizing
+
+    @property
+    def stuck(self) -> bool:
+        """Say whether nothing can happen any more but the end of workers that cannot be stopped."""
+        waiting = (self.settling, self.checking, self.cleared, self.released, self.ready, self.retrying)
+        return bool(self.unstoppable) and self.active.keys() == self.unstoppable.keys() and not any(waiting)
 
     @property
     def deadline(self) -> float | None:

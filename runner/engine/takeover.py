@@ -27,7 +27,7 @@ from runner.engine.open_questions import (
 )
 from runner.engine.resumed import finally_starts_again, is_kept, steps_known
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
-from runner.errors import OpenQuestionError, PreflightError, UsageError
+from runner.errors import OpenQuestionError, PreflightError, UnstoppableError, UsageError
 from runner.gateway.base import Chronicle, Gateway, LeftBehind, LeftWorker, ServerInfo
 from runner.identity import has_name_of, is_of_step, run_of
 from runner.plan.model import Plan, Value
@@ -276,11 +276,16 @@ class _Inquiry:
         return not is_kept(self._state.records[key], {})
 
     async def _stop(self, workers: Mapping[str, ev.Worker], *, cancel: bool) -> None:
-        """Wait until these workers have ended, having asked them to stop if `cancel`."""
+        """Wait until these workers have ended, having asked them to stop if `cancel`.
+
+        UnstoppableError if one of them is still running after that.
+        """
         handles = [self._gateway.adopt(worker, step=key) for key, worker in workers.items()]
         for handle in handles if cancel else ():
             handle.cancel()
-        await asyncio.gather(*(handle.ended(seen=lambda _: None, lost=lambda _: None) for handle in handles))
+        await asyncio.gather(
+            *(handle.ended(seen=lambda _: None, lost=lambda _: None, unstoppable=_refuse) for handle in handles)
+        )
 
     def _check_marks(self, alive: Mapping[str, ev.Worker]) -> None:
         for key in self._takeover.marks:
@@ -387,3 +392,10 @@ class _Inquiry:
 
 def _settled(record: StepRecord, by: str, *, succeeded: bool) -> ev.Settled:
     return ev.Settled(step=record.key, outcome=ev.Outcome.SUCCEEDED if succeeded else ev.Outcome.FAILED, by=by)
+
+
+def _refuse(worker: ev.Worker, seconds: float) -> None:
+    raise UnstoppableError(
+        f"{worker.application_name} (pid {worker.pid}) is still running after {seconds:g} s of requests to stop.",
+        hint="Its SQL catches the cancel, or it does not look for signals; nothing was started.",
+    )

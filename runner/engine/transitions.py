@@ -258,6 +258,11 @@ def _attempt_detach_requested(state: RunState, record: StepRecord, _: ev.Attempt
     record.detaching = True
 
 
+def _attempt_unstoppable(state: RunState, record: StepRecord, event: ev.AttemptUnstoppable) -> None:
+    state.unstoppable[record.key] = None
+    state.drained_by = state.drained_by or f"the worker of {record.key} cannot be stopped (pid {event.worker.pid})"
+
+
 def _attempt_lost(_: RunState, record: StepRecord, __: ev.AttemptLost) -> None:
     record.lost = True
 
@@ -301,6 +306,7 @@ TRANSITIONS: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any], N
     ev.AttemptRunning: _attempt_running,
     ev.AttemptCancelRequested: _attempt_cancel_requested,
     ev.AttemptDetachRequested: _attempt_detach_requested,
+    ev.AttemptUnstoppable: _attempt_unstoppable,
     ev.AttemptLost: _attempt_lost,
     ev.AttemptNotice: _attempt_notice,
     ev.AttemptFinished: _attempt_finished,

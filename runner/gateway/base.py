@@ -195,6 +195,14 @@ class WorkerEnd:
     cancelled_by: str | None = None
 
 
+#: Is given a worker that is still running, and for how many seconds it has been asked to stop.
+Unstoppable = Callable[[Worker, float], None]
+
+
+def ignored(_worker: Worker, _seconds: float) -> None:
+    """Wait on."""
+
+
 class WorkerHandle(Protocol):
     """One worker that was launched, from launch to end."""
 
@@ -216,11 +224,14 @@ class WorkerHandle(Protocol):
         """Let go of the worker as soon as it has been seen on the server; `ended` then returns."""
         ...
 
-    async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+    async def ended(
+        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: Unstoppable = ignored
+    ) -> WorkerEnd:
         """Wait until the worker has gone or was let go of. Call it once.
 
         `seen` is called when the worker was found in pg_stat_activity, which for a worker that ends within
-        milliseconds never happens; `lost` when its launcher session is gone and it is followed by identity only.
+        milliseconds never happens; `lost` when its launcher session is gone and it is followed by identity only;
+        `unstoppable` once when the worker has been asked to stop for long, and is still running.
         ServerLostError if the server cannot be reached again.
         """
         ...

@@ -28,7 +28,9 @@ from runner.gateway.base import (
     RunCancel,
     ServerInfo,
     StepCancel,
+    Unstoppable,
     WorkerEnd,
+    ignored,
 )
 from runner.identity import Claim
 
@@ -46,7 +48,8 @@ _CANCELED = "57014"
 class Script:
     """What a worker does: it runs for `seconds` (None: until somebody stops it), then succeeds unless it has an error.
 
-    `heeds_cancel` is false for one that does not stop when it is asked to. `loses_session`: its launcher session is
+    `heeds_cancel` is false for one that does not stop when it is asked to, and `unstoppable` true if it has been asked
+    for long already. `loses_session`: its launcher session is
     lost at once. `crash` is raised while it is followed, as a bug would be.
     """
 
@@ -57,6 +60,7 @@ class Script:
     row_count: int | None = 1
     seen: bool = True
     heeds_cancel: bool = True
+    unstoppable: bool = False
     loses_session: bool = False
     crash: Exception | None = None
 
@@ -274,6 +278,7 @@ class FakeWorker:
         self._started = time.time()
         self._finished: float | None = None
         self._stopped = False
+        self._ignores = False
         self._timer: asyncio.TimerHandle | None = None
         limits = [limit for limit in (script.seconds, request.timeout) if limit is not None]
         if limits:
@@ -301,6 +306,9 @@ class FakeWorker:
         """Have the worker stop at once, if it heeds that."""
         if self._script.heeds_cancel:
             self._end(stopped=True)
+        elif self._script.unstoppable:
+            self._ignores = True
+            self._news.set()
 
     def detach(self) -> None:
         """Let go of the worker."""
@@ -312,7 +320,9 @@ class FakeWorker:
         self._lost = True
         self._news.set()
 
-    async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+    async def ended(
+        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: Unstoppable = ignored
+    ) -> WorkerEnd:
         """Follow the virtual worker to its end."""
         await asyncio.sleep(0)
         if self._refusal is not None:
@@ -322,6 +332,9 @@ class FakeWorker:
         told = False
         while self._finished is None:
             self._see(seen)
+            if self._ignores and self.worker is not None:
+                self._ignores = False
+                unstoppable(self.worker, 30.0)
             if self._lost and not told:
                 told = True
                 lost("the virtual launcher session is gone")

@@ -14,15 +14,17 @@ from typing import Protocol
 
 from runner.engine.events import Worker
 from runner.errors import GatewayError
-from runner.gateway.base import WorkerEnd
+from runner.gateway.base import Unstoppable, WorkerEnd, ignored
 
 #: Seconds between two looks at a worker that nobody else can tell about.
 LOOK = 0.25
 #: Looks that find nothing before a worker that was never seen counts as gone. Between the launch and the row in
 #: pg_stat_activity lies the postmaster's fork, and no view shows a worker that is asked for and not yet there.
 LOOKS_IN_VAIN = 12
-#: Looks after which a worker that was asked to stop and still runs is asked again.
+#: Looks after which a worker that was asked to stop and still runs is asked again, and how often it is asked before it
+#: is reported as one that cannot be stopped: 30 seconds after the first time.
 SIGNAL_AGAIN = 20
+SIGNALS = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,8 @@ class Follower:
         self._monitor = monitor
         self._cancelling = False
         self._signals_in = 0
+        self._signals = 0
+        self.unstoppable: Unstoppable = ignored
 
     def cancel(self) -> None:
         """Have the worker asked to stop."""
@@ -112,6 +116,9 @@ class Follower:
                 if self._signals_in == 0:
                     await self._monitor.cancel(self.worker)
                     self._signals_in = SIGNAL_AGAIN
+                    self._signals += 1
+                    if self._signals == SIGNALS:
+                        self.unstoppable(self.worker, (SIGNALS - 1) * SIGNAL_AGAIN * LOOK)
                 self._signals_in -= 1
 
     async def gone(self, seen: Callable[[Worker], None]) -> bool:
@@ -166,8 +173,15 @@ class AdoptedWorker:
         """Detach the worker."""
         self._follower.detach()
 
-    async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:  # noqa: ARG002 - everybody knows
-        """Wait until the worker has gone or was let go of."""
+    async def ended(
+        self,
+        *,
+        seen: Callable[[Worker], None],
+        lost: Callable[[str], None],  # noqa: ARG002 - it is known to be lost
+        unstoppable: Unstoppable = ignored,
+    ) -> WorkerEnd:
+        """Wait until the worker has ended or was detached."""
+        self._follower.unstoppable = unstoppable
         if not await self._follower.gone(seen) or not self._awaited:
             return WorkerEnd(worker=self.worker, detached=True)
         by = await self._monitor.cancelled_by(self._step)

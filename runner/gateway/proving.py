@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from runner.engine.events import Worker
 from runner.errors import CapacityError, ServerLostError
-from runner.gateway.base import LaunchRequest, WorkerEnd, WorkerHandle
+from runner.gateway.base import LaunchRequest, Unstoppable, WorkerEnd, WorkerHandle, ignored
 from runner.gateway.commits import Commits
 from runner.identity import WorkerLabel
 
@@ -63,9 +63,11 @@ class ProvingWorker:
         self._detached = True
         self._inner.detach()
 
-    async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+    async def ended(
+        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: Unstoppable = ignored
+    ) -> WorkerEnd:
         """Follow the worker to its end, and settle what it did."""
-        end = await self._inner.ended(seen=seen, lost=lost)
+        end = await self._inner.ended(seen=seen, lost=lost, unstoppable=unstoppable)
         error = end.error
         if end.proven or end.detached:
             return end
@@ -77,7 +79,7 @@ class ProvingWorker:
             return await self._settle(end, fence=True)
         because_of_us = error.sqlstate == _NOT_FIRST or await self._commits.made_fail(self._request, end)
         if because_of_us and await self._launch_again():
-            return await self._inner.ended(seen=seen, lost=lost)
+            return await self._inner.ended(seen=seen, lost=lost, unstoppable=unstoppable)
         return end
 
     async def _settle(self, end: WorkerEnd, *, fence: bool) -> WorkerEnd:

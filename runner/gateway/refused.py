@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from runner.engine.events import ErrorDetails, Worker
 from runner.gateway.base import WorkerEnd
 
@@ -23,6 +21,6 @@ class RefusedWorker:
     def detach(self) -> None:
         """Do nothing: there is nothing to let go of."""
 
-    async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:  # noqa: ARG002
+    async def ended(self, **_: object) -> WorkerEnd:
         """Return the refusal."""
         return WorkerEnd(error=self._error)

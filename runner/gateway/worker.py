@@ -16,7 +16,7 @@ from dataclasses import replace
 from runner.engine.activity import Reported
 from runner.engine.events import ErrorDetails, Worker
 from runner.errors import CapacityError, GatewayError, ServerLostError
-from runner.gateway.base import LaunchRequest, WorkerEnd
+from runner.gateway.base import LaunchRequest, Unstoppable, WorkerEnd, ignored
 from runner.gateway.draining import RowColumns, describe_rows, drain, handles, is_free
 from runner.gateway.ending import end_by_output, read_end
 from runner.gateway.following import Follower, Monitor, Sought
@@ -201,8 +201,11 @@ class LaunchedWorker:
         self.session_free = not self.session.lost
         raise refusal(error)
 
-    async def ended(self, *, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+    async def ended(
+        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: Unstoppable = ignored
+    ) -> WorkerEnd:
         """Follow the worker to its end."""
+        self._follower.unstoppable = unstoppable
         try:
             return await self._explained(await self._to_its_end(seen, lost))
         finally:

@@ -226,6 +226,8 @@ def _keep_attempt(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
             step.attempts[-1] = replace(step.attempts[-1], worker=event.worker)
         case ev.AttemptCancelRequested():
             step.attempts[-1] = replace(step.attempts[-1], cancel_reason=event.reason)
+        case ev.AttemptUnstoppable():
+            step.attempts[-1] = replace(step.attempts[-1], worker=event.worker)
         case ev.AttemptLost():
             step.attempts[-1] = replace(step.attempts[-1], lost=event.message)
         case ev.AttemptBlocked():
@@ -282,6 +284,7 @@ _INFORM = (
     ev.AttemptUnblocked,
     ev.AttemptCancelRequested,
     ev.AttemptDetachRequested,
+    ev.AttemptUnstoppable,
     ev.AttemptLost,
 )
 

@@ -140,7 +140,14 @@ class Live:
             self._gone = True
 
 
-_NOTED = (ev.StepFinished, ev.StepRetrying, ev.AttemptCancelRequested, ev.AttemptLost, ev.StepQueueTimedOut)
+_NOTED = (
+    ev.StepFinished,
+    ev.StepRetrying,
+    ev.AttemptCancelRequested,
+    ev.AttemptUnstoppable,
+    ev.AttemptLost,
+    ev.StepQueueTimedOut,
+)
 
 
 def _style(event: ev.Event) -> str:

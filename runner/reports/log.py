@@ -91,6 +91,7 @@ _LEVELS: dict[type[ev.Event], str] = {
     ev.GroupLost: "error",
     ev.RunTimedOut: "error",
     ev.StepRetrying: "warning",
+    ev.AttemptUnstoppable: "error",
     ev.AttemptLost: "warning",
     ev.AttemptBlocked: "warning",
     ev.AttemptCancelRequested: "warning",

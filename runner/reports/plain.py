@@ -197,6 +197,11 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
             yield f"{event.step}: {event.by} asks for it to be stopped, and it is not begun any more"
         case ev.AttemptLost():
             yield f"{event.step}: its session was lost ({event.message}); following the worker by its pid"
+        case ev.AttemptUnstoppable():
+            yield (
+                f"{event.step}: cannot be stopped: its worker (pid {event.worker.pid}) is still running after "
+                f"{format_duration(event.seconds)} of requests to stop; the run does not wait for it"
+            )
         case ev.StepRetrying():
             yield _retrying(event, state)
         case ev.StepSkipped() if event.reason is not ev.SkipReason.NOT_SELECTED:

@@ -209,6 +209,38 @@ async def test_a_lost_session_makes_the_outcome_unknown() -> None:
     assert "launcher session is gone" in error.message
 
 
+# --- workers that cannot be stopped -----------------------------------------------------------------------------------
+
+STUBBORN = Script(seconds=None, heeds_cancel=False, unstoppable=True)
+
+
+async def test_a_worker_that_cannot_be_stopped_ends_the_run_with_7_and_nothing_more_starts() -> None:
+    gateway = world(stubborn=STUBBORN)
+    steps = (
+        step("a", "stubborn"),
+        step("later", "select 1", needs=["a"]),
+        step("retried", "stubborn", exclusive=frozenset({"x"})),
+        step("excluded", "select 1", exclusive=frozenset({"x"}), needs=["retried"]),
+    )
+    run, record = new_run(plan(*steps), gateway)
+    run._sinks.append(Trap(ev.AttemptRunning, lambda: run.interrupt(int(signal.SIGTERM)), key="retried"))
+    result = await run.execute()
+    assert result.exit_code == 7
+    assert record.outcomes() == {}
+    assert {event.step for event in record.events if isinstance(event, ev.AttemptUnstoppable)} == {"a", "retried"}
+    assert not record.of(ev.AttemptLaunching, "later")
+    assert result.state.records["a"].state is StepState.RUNNING
+
+
+async def test_other_workers_are_waited_for_beside_one_that_cannot_be_stopped() -> None:
+    gateway = world(stubborn=STUBBORN, slow=Script(seconds=0.5))
+    run, record = new_run(plan(step("a", "stubborn"), step("b", "slow"), step("c", "select 1", needs=["b"])), gateway)
+    run._sinks.append(Trap(ev.AttemptRunning, lambda: run.interrupt(int(signal.SIGTERM)), key="a"))
+    result = await run.execute()
+    assert result.exit_code == 7
+    assert record.outcomes() == {"b": ev.Outcome.CANCELLED}
+
+
 # --- interrupts -------------------------------------------------------------------------------------------------------
 
 
