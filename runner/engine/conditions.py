@@ -83,7 +83,10 @@ class Conditions:
         if repeated:
             message = f"for_each: its columns need names of their own, and {repeated[0]} is not one"
             raise ConditionError(ev.ErrorDetails(message=message))
-        return queried_items(self._step, result.columns, result.rows)
+        try:
+            return queried_items(self._step, result.columns, result.rows)
+        except ValueError as error:
+            raise ConditionError(ev.ErrorDetails(message=f"for_each: an item {error}")) from error
 
     async def _before(self) -> tuple[ev.Verdict, ev.ErrorDetails | None]:
         if self._step.if_ is not None and not await self._holds(self._step.if_, "if", before_launch=True):

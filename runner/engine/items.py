@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from runner.engine.events import Item
-from runner.plan.model import Step, Value
+from runner.plan.model import ForEach, ParamType, Step, Value
+from runner.sql.qualified import QualifiedName, qualified_name
 
 #: Characters of an item that its instance's key shows.
 _KEY_LENGTH = 60
@@ -18,15 +19,18 @@ def literal_items(step: Step) -> tuple[Item, ...]:
     if for_each is None:
         return ()
     rows = [item if isinstance(item, Mapping) else {"": item} for item in for_each.items]
-    return _items(step.id, for_each.as_, _with_only_column(rows))
+    return _items(step, for_each, _with_only_column(rows))
 
 
 def queried_items(step: Step, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> tuple[Item, ...]:
-    """Return the items that a query gave; a single column is also the item itself."""
+    """Return the items that a query gave; a single column is also the item itself.
+
+    ValueError, with a sentence that begins after "the value", for one that is no relation where the items are.
+    """
     if step.for_each is None:
         return ()
     named = [dict(zip(columns, row, strict=True)) for row in rows]
-    return _items(step.id, step.for_each.as_, _with_only_column(named))
+    return _items(step, step.for_each, _with_only_column(named))
 
 
 def _with_only_column(rows: Sequence[Mapping[str, Value | None]]) -> Sequence[Mapping[str, Value | None]]:
@@ -37,13 +41,26 @@ def _with_only_column(rows: Sequence[Mapping[str, Value | None]]) -> Sequence[Ma
     return [{"": value, name: value} for row in rows for name, value in row.items()]
 
 
-def _items(step_id: str, as_: str, rows: Sequence[Mapping[str, Value | None]]) -> tuple[Item, ...]:
+def typed(for_each: ForEach | None, values: Mapping[str, Value | None]) -> Mapping[str, Value | None]:
+    """Return an item's values as the type of the items has them: a record keeps plain texts. ValueError as above."""
+    if for_each is None or for_each.type is not ParamType.RELATION:
+        return values
+    if for_each.as_ not in values:
+        raise ValueError("has several columns; an item of type relation is one name")
+    if None in values.values():
+        raise ValueError("is NULL, which is no relation's name")
+    return {name: qualified_name(str(value)) for name, value in values.items()}
+
+
+def _items(step: Step, for_each: ForEach, rows: Sequence[Mapping[str, Value | None]]) -> tuple[Item, ...]:
     seen: Counter[str] = Counter()
     keys: set[str] = set()
     items = []
     for row in rows:
-        values = {f"{as_}.{name}" if name else as_: value for name, value in row.items()}
-        items.append(Item(key=_new_key(step_id, _label(row), seen, keys), values=values))
+        as_ = for_each.as_
+        values = typed(for_each, {f"{as_}.{name}" if name else as_: value for name, value in row.items()})
+        label = _label(row if for_each.type is None else {"": values[as_]})
+        items.append(Item(key=_new_key(step.id, label, seen, keys), values=values))
     return tuple(items)
 
 
@@ -69,4 +86,6 @@ def _label(row: Mapping[str, Value | None]) -> str:
 def _shown(value: Value | None) -> str:
     if value is None:
         return "NULL"
+    if isinstance(value, QualifiedName):
+        return value.label
     return str(value).lower() if isinstance(value, bool) else str(value)

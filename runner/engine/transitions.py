@@ -23,6 +23,7 @@ from runner.engine.indices import (
     told_of,
     wait_until,
 )
+from runner.engine.items import typed
 from runner.engine.needs import need_met
 from runner.engine.state import BAD, RunState, StepRecord, StepState, new_record
 
@@ -138,7 +139,8 @@ def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) 
         step = replace(record.step, id=item.key, needs=(), for_each=None)
         instance = new_record(step, (priority, path, order, number))
         instance.needs, instance.kind, instance.shared = record.needs, record.kind, record.shared
-        instance.values, instance.parent, instance.in_finally = item.values, record.key, record.in_finally
+        instance.values = typed(record.step.for_each, item.values)
+        instance.parent, instance.in_finally = record.key, record.in_finally
         instance.attempt = instance.attempts_before = state.attempts_made.get(item.key, 0)
         _cancelled(state, instance, record.cancelled_by)
         state.records[item.key] = instance

@@ -7,10 +7,23 @@ from decimal import Decimal
 
 from runner.plan.conditions import CONDITIONS, sqlstates
 from runner.plan.fields import Fields
-from runner.plan.model import AllowFailure, Check, Expect, ForEach, Need, NeedOn, Repeat, Retry, Sql, Value
+from runner.plan.model import (
+    AllowFailure,
+    Check,
+    Expect,
+    ForEach,
+    Need,
+    NeedOn,
+    ParamType,
+    Repeat,
+    Retry,
+    Sql,
+    Value,
+)
 from runner.plan.nodes import Mapping, Node, Scalar, sql_of
 from runner.plan.scalars import read_otherwise
 from runner.sql.comments import has_comments, without_comments
+from runner.sql.qualified import qualified_name
 
 _TIMEOUT = "timeout"
 _QUERY_CANCELED = "57014"
@@ -153,6 +166,7 @@ def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:
     parallel = for_each.integer("max_parallel", 0)
     return ForEach(
         as_=as_,
+        type=_item_type(for_each),
         items=_items(for_each),
         sql=read_sql(for_each, "sql"),
         max_parallel=parallel or None,
@@ -197,6 +211,22 @@ def _items(for_each: Fields) -> tuple[Value | dict[str, Value], ...]:
         seen.add(written)
         items.append(item)
     return tuple(items)
+
+
+def _item_type(for_each: Fields) -> ParamType | None:
+    """Return the type of the items, of which the schema allows `relation` only; each must be the name of one."""
+    if not for_each.text("type"):
+        return None
+    for node in for_each.items("items"):
+        parts = [part for _, part in for_each.within(node).pairs()] if isinstance(node, Mapping) else [node]
+        if len(parts) != 1:
+            for_each.add(node, "JP225", "an item of type relation is one name, not several columns")
+        elif isinstance(parts[0], Scalar):
+            try:
+                qualified_name(parts[0].text)
+            except ValueError as error:
+                for_each.add(parts[0], "JP225", f"this item {error}")
+    return ParamType.RELATION
 
 
 def _check_number(fields: Fields, node: Scalar, what: str) -> None:

@@ -14,7 +14,7 @@ from runner.plan.nodes import Node, Scalar
 from runner.plan.params import check_value, measure, parse_value
 from runner.plan.patterns import compile_pattern
 
-_PATTERN_TYPES = (ParamType.STRING, ParamType.IDENTIFIER)
+_PATTERN_TYPES = (ParamType.STRING, ParamType.IDENTIFIER, ParamType.RELATION)
 _ORDERED_TYPES = (ParamType.INTEGER, ParamType.NUMBER, ParamType.DURATION)
 _NOWHERE = Position(file="", line=1, column=1)
 
@@ -81,7 +81,7 @@ def _pattern(kind: ParamType, fields: Fields) -> str | None:
     if node is None:
         return None
     if kind not in _PATTERN_TYPES:
-        fields.add(node, "JP225", f"a parameter of type {kind} has no `pattern`; string and identifier have")
+        fields.add(node, "JP225", f"a parameter of type {kind} has no `pattern`; string, identifier and relation have")
         return None
     try:
         compile_pattern(node.text)

@@ -33,6 +33,7 @@ class ParamType(enum.StrEnum):
     BOOLEAN = "boolean"
     DURATION = "duration"
     TIMESTAMP = "timestamp"
+    RELATION = "relation"
 
 
 class OnFinish(enum.StrEnum):
@@ -228,9 +229,13 @@ class Expect:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForEach:
-    """One instance of the step for each item: literal items, or the rows of a query. `as_` names the item in SQL."""
+    """One instance of the step for each item: literal items, or the rows of a query. `as_` names the item in SQL.
+
+    With `type` relation each item is the name of a relation, which SQL gets part by part.
+    """
 
     as_: str
+    type: ParamType | None = None
     items: tuple[Value | Mapping[str, Value], ...] = ()
     sql: Sql | None = None
     max_parallel: int | None = None

@@ -17,6 +17,7 @@ from runner.errors import Position, Problem
 from runner.plan.model import Param, ParamType, Value
 from runner.plan.patterns import MAX_MATCHED, TooSlowError, matches
 from runner.plan.report import Guesses, listed
+from runner.sql.qualified import qualified_name
 
 #: What the environment's variables are called: this and the parameter's name in upper case.
 ENVIRONMENT_PREFIX: Final = "JOBPLAN_PARAM_"
@@ -43,6 +44,12 @@ def parse_value(param_type: ParamType, raw: object) -> Value:
     if param_type is ParamType.BOOLEAN:
         return _boolean(raw)
     return _PARSERS[param_type](_text(raw, number=param_type in (ParamType.INTEGER, ParamType.NUMBER)))
+
+
+def typed_values(params: Mapping[str, Param], values: Mapping[str, Value]) -> Mapping[str, Value]:
+    """Return values that were read again as plain texts with the types that they have in a plan."""
+    relations = {name for name, param in params.items() if param.type is ParamType.RELATION} & values.keys()
+    return {**values, **{name: qualified_name(str(values[name])) for name in relations}}
 
 
 def check_value(param: Param, value: Value) -> None:
@@ -200,6 +207,7 @@ _PARSERS: Final[Mapping[ParamType, Callable[[str], Value]]] = {
     ParamType.NUMBER: _number,
     ParamType.DURATION: _duration,
     ParamType.TIMESTAMP: _timestamp,
+    ParamType.RELATION: qualified_name,
 }
 
 

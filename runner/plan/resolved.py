@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from runner.errors import Position, RecordError
 from runner.plan.canonical import resolved_json, sha256
 from runner.plan.model import Plan, Sql, Value
+from runner.plan.params import typed_values
 from runner.structure import WRONG, as_mapping, new_converter, what_is_wrong
 
 __all__ = ["plan_from_json", "resolved_json", "sha256"]
@@ -25,6 +27,7 @@ def plan_from_json(text: str) -> Plan:
     """
     try:
         plan: Plan = _READ(as_mapping(json.loads(text)), Plan)
+        plan = replace(plan, values=typed_values(plan.params, plan.values))
     except WRONG as error:
         raise RecordError(
             f"the recorded plan {what_is_wrong(error)}.",

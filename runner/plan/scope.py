@@ -23,16 +23,20 @@ _MAX_SLICES: Final = 5
 _SLICE_HINT: Final = "if an array slice is meant, write a space after the colon"
 
 _BARE_TYPES = frozenset({ParamType.INTEGER, ParamType.NUMBER, ParamType.BOOLEAN})
-_IDENTIFIER_TYPES = frozenset({ParamType.STRING, ParamType.IDENTIFIER})
+_IDENTIFIER_TYPES = frozenset({ParamType.STRING, ParamType.IDENTIFIER, ParamType.RELATION})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Name:
-    """What is known of a name: whether it may be bare (a number or boolean), and whether it may be an identifier."""
+    """What is known of a name: whether it may be bare (a number or boolean), and whether it may be an identifier.
+
+    A `relation` is one with its schema, and cannot stand where one name does.
+    """
 
     what: str
     bare: bool = False
     identifier: bool = True
+    relation: bool = False
 
 
 _NO_NAMES: Mapping[str, Name] = MappingProxyType({})
@@ -65,6 +69,7 @@ class Scope:
 
 
 _RUN_NAME = Name(what="a text")
+_RELATION = Name(what="a relation", relation=True)
 _UNKNOWN_COLUMN = Name(what="a column of a query, whose type is not known yet")
 
 
@@ -77,6 +82,7 @@ def plan_scope(params: Mapping[str, Param], *, status: bool) -> Scope:
             what=f"{article} {param.type}",
             bare=param.type in _BARE_TYPES,
             identifier=param.type in _IDENTIFIER_TYPES,
+            relation=param.type is ParamType.RELATION,
         )
     return Scope(names=names)
 
@@ -98,7 +104,18 @@ def check_names(sql: Sql, place: Place, scope: Scope, report: Report, *, step: s
     except TemplateError as error:
         report.add(sql.position(error.offset), "JP240", error.message, hint=error.hint, step=step)
         return
+    if place in _ONE_NAME:
+        for reference in found:
+            name = scope.find(reference.name)
+            if name is not None and name.relation:
+                message = f"`{reference}` is a relation, and {place.value[1]} takes no name with a schema"
+                hint = "declare a parameter of type identifier for it"
+                report.add(sql.position(reference.start), "JP221", message, hint=hint, step=step)
     _report_wrong(sql, found, scope, report, step)
+
+
+#: Where a relation's name cannot stand.
+_ONE_NAME: Final = frozenset({Place.ROLE, Place.SEARCH_PATH, Place.LIST_SETTING})
 
 
 def _report_wrong(sql: Sql, found: Iterable[Reference], scope: Scope, report: Report, step: str | None) -> None:
@@ -132,15 +149,18 @@ def _wrong_form(reference: Reference, name: Name) -> tuple[str, str] | None:
 
 
 def _item_names(for_each: ForEach) -> dict[str, Name]:
+    is_relation = for_each.type is ParamType.RELATION
     if for_each.sql is not None:
-        return {for_each.as_: _UNKNOWN_COLUMN}
+        return {for_each.as_: _RELATION if is_relation else _UNKNOWN_COLUMN}
     mappings = [item for item in for_each.items if isinstance(item, Mapping)]
     scalars = [item for item in for_each.items if not isinstance(item, Mapping)]
     if scalars:
-        return {for_each.as_: _item_name(scalars)}
+        return {for_each.as_: _RELATION if is_relation else _item_name(scalars)}
     # All items have the keys of the first, or the plan is invalid.
     columns = {key: [item[key] for item in mappings if key in item] for key in next(iter(mappings), {})}
-    names = {f"{for_each.as_}.{key}": _item_name(values) for key, values in columns.items()}
+    names = {
+        f"{for_each.as_}.{key}": _RELATION if is_relation else _item_name(values) for key, values in columns.items()
+    }
     if len(columns) == 1:
         names[for_each.as_] = next(iter(names.values()))
     return names

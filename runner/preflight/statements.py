@@ -257,7 +257,13 @@ class StatementLook:
             self._tell(Finding(code="JP619", message=wrong, offset=0), wrong, unit.at(0), step)
             return None
         self._looked.rows[step.id] = Rows(columns=result.columns, rows=result.rows)
-        return queried_items(step, result.columns, result.rows)
+        try:
+            return queried_items(step, result.columns, result.rows)
+        except ValueError as error:
+            del self._looked.rows[step.id]
+            message = f"for_each: an item {error}"
+            self._tell(Finding(code="JP619", message=message, offset=0), message, unit.at(0), step)
+            return None
 
     # --- one statement ------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,8 @@ from typing import Any
 from google.protobuf.message import DecodeError, Message
 from postgast import PgQueryError, parse, pg_query_pb2, scan
 
+from runner.sql.qualified import QualifiedName
+
 Tree = Any
 _Wrapper = pg_query_pb2.Node
 
@@ -165,11 +167,16 @@ def walk(node: Tree) -> Iterator[Tree]:
 def replace_names(node: Tree, mark: str, names: Mapping[str, str]) -> None:
     """Give every string in and below `node` that is `mark` and one of `names` the name's value.
 
+    A relation's name becomes a name with its schema where a relation is named; in a string it is one text.
+
     A loop of its own, because every text with parameters goes through it.
     """
+    qualified = any(isinstance(name, QualifiedName) for name in names.values())
     stack = [unwrap(node)]
     while stack:
         current = stack.pop()
+        if qualified:
+            _qualify(current, mark, names)
         for field, value in current.ListFields():
             held = _HELD.get(type(value))
             if held is None:
@@ -179,7 +186,27 @@ def replace_names(node: Tree, mark: str, names: Mapping[str, str]) -> None:
             elif held == _MESSAGES:
                 stack += map(unwrap, value)
             elif type(value) is str and value.startswith(mark):
-                setattr(current, field.name, names.get(value.removeprefix(mark), value))
+                setattr(current, field.name, str(names.get(value.removeprefix(mark), value)))
+
+
+def _qualify(node: Tree, mark: str, names: Mapping[str, str]) -> None:
+    """Give a relation that is named by one mark alone both parts of a relation's name."""
+    kind = type(node)
+    if kind is pg_query_pb2.RangeVar and node.relname.startswith(mark):
+        parts = _parts(node.relname, mark, names)
+        if parts and not (len(parts) > 1 and node.schemaname):
+            node.relname = parts[-1]
+            node.schemaname = parts[-2] if len(parts) > 1 else node.schemaname
+    elif kind is pg_query_pb2.List and len(node.items) == 1 and type(unwrap(node.items[0])) is pg_query_pb2.String:
+        parts = _parts(unwrap(node.items[0]).sval, mark, names)
+        if parts:
+            del node.items[:]
+            node.items.extend(pg_query_pb2.Node(string=pg_query_pb2.String(sval=part)) for part in parts)
+
+
+def _parts(text: str, mark: str, names: Mapping[str, str]) -> tuple[str, ...]:
+    name = names.get(text.removeprefix(mark)) if text.startswith(mark) else None
+    return name.parts if isinstance(name, QualifiedName) else ()
 
 
 def find(node: Tree, name: str) -> Iterator[Tree]:

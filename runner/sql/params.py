@@ -16,6 +16,7 @@ from decimal import Decimal
 from functools import lru_cache
 
 from runner.errors import JobplanError
+from runner.sql.qualified import QualifiedName
 from runner.sql.tokens import AroundColon, ScanError, Token, TokenKind, around_colons, check_characters, tokenize
 
 #: What a parameter can be. A number may also be a str that holds its exact decimal form.
@@ -178,6 +179,13 @@ def quote_identifier(value: str) -> str:
     return f'"{doubled}"'
 
 
+def quote_name(value: str | float | Decimal) -> str:
+    """Return a value as a quoted identifier; a relation's name part by part. TemplateError as `quote_identifier`."""
+    if isinstance(value, QualifiedName):
+        return ".".join(map(quote_identifier, value.parts))
+    return quote_identifier(plain_text(value))
+
+
 def plain_text(value: str | float | Decimal) -> str:
     """Return the text of a value, unquoted; TemplateError for a number that is not finite."""
     if isinstance(value, str):
@@ -239,7 +247,7 @@ def _value(reference: Reference, values: Mapping[str, Scalar]) -> str:
         if reference.form is Form.LITERAL:
             return quote_literal(plain_text(value))
         if reference.form is Form.IDENTIFIER:
-            return quote_identifier(plain_text(value))
+            return quote_name(value)
         return bare_text(value)
     except TemplateError as error:
         message = f"{reference}: {error.message}"

@@ -16,6 +16,7 @@ from runner.sql.comments import has_comments, without_comments
 from runner.sql.kinds import StatementKind, kind_of
 from runner.sql.nodes import Tree, TreeError, parse_tree, replace_names, unwrap
 from runner.sql.params import SETS_APART, Form, Reference, Scalar, bare_text, plain_text, references
+from runner.sql.qualified import QualifiedName
 from runner.sql.tokens import ScanError, character_offsets, readable
 
 #: The version of PostgreSQL whose grammar the parser has.
@@ -161,7 +162,13 @@ def _stand_in(text: str, reference: Reference, values: Mapping[str, str | float 
     quote = reference.form.value
     apart = not before or before in SETS_APART or before == "."
     known = values.get(reference.name)
-    if apart and isinstance(known, str) and len(known) + 2 <= length and _SIMPLE.fullmatch(known):
+    if (
+        apart
+        and isinstance(known, str)
+        and not isinstance(known, QualifiedName)
+        and len(known) + 2 <= length
+        and _SIMPLE.fullmatch(known)
+    ):
         return f"{quote}{known}{quote}".ljust(length)  # mostly there is room, and no need to look for the mark later
     # Next to `E` or `"` a space must stay between the two, and there is no room for a mark. No valid SQL has that.
     start = f"{quote}{PLACEHOLDER}" if apart else f" {quote}"

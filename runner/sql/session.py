@@ -20,7 +20,9 @@ from runner.sql.params import (
     check_value,
     plain_text,
     quote_identifier,
+    quote_name,
 )
+from runner.sql.qualified import QualifiedName
 
 #: Settings whose value is a list of names, which are quoted one by one (GUC_LIST_QUOTE in PostgreSQL's guc_tables.c).
 LISTS = frozenset({"search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries"})
@@ -99,18 +101,22 @@ def _rendered(text: str, place: Place, values: Mapping[str, Scalar], quote: Call
     parts: list[str] = []
     done = 0
     for reference, start in _named_in(text, place, lambda name: name in values):
-        parts += (text[done:start], _value(reference, values, quote))
+        parts += (text[done:start], _value(reference, place, values, quote))
         done = reference.end
     return "".join(parts) + text[done:]
 
 
-def _value(reference: Reference, values: Mapping[str, Scalar], quote: Callable[[str], str]) -> str:
+def _value(reference: Reference, place: Place, values: Mapping[str, Scalar], quote: Callable[[str], str]) -> str:
     if reference.name not in values:
         raise TemplateError(f"{reference}: no such parameter", offset=reference.start)
     value = values[reference.name]
     if value is None:
         raise TemplateError(f"{reference}: NULL is not a value here", offset=reference.start)
+    if isinstance(value, QualifiedName) and place not in (Place.TOUCHES, Place.SETTING):
+        raise TemplateError(f"{reference}: a relation is not one name", offset=reference.start)
     try:
+        if place is Place.TOUCHES:
+            return quote_name(value)
         return quote(plain_text(value))
     except TemplateError as error:
         raise TemplateError(f"{reference}: {error.message}", offset=reference.start, hint=error.hint) from None

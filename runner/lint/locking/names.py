@@ -13,9 +13,10 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from runner.lint.locking.held import Lockable
-from runner.plan.model import Step, Value
+from runner.plan.model import ForEach, ParamType, Step, Value
 from runner.sql.params import TemplateError
 from runner.sql.parse import PLACEHOLDER, placeholder
+from runner.sql.qualified import QualifiedName, qualified_name
 from runner.sql.relations import Relation
 from runner.sql.session import Place, named_in, render_names
 
@@ -59,7 +60,7 @@ class Naming:
             yield from self._named(None, relation)
             return
         for item in self.items:
-            named = Relation(_filled_in(relation.schema, item), _filled_in(relation.name, item) or "")
+            named = _named_by(relation, item)
             if not self._varies(named, item):
                 yield from self._named(item, named)
 
@@ -88,7 +89,7 @@ def naming_of(step: Step, known: Mapping[str, Value]) -> Naming:
     schema = next(iter(names), None if path is None else _DEFAULT)
     if step.for_each is None:
         return Naming(schema=schema)
-    items = tuple(_item(step.for_each.as_, number, given) for number, given in enumerate(step.for_each.items))
+    items = tuple(_item(step.for_each, number, given) for number, given in enumerate(step.for_each.items))
     return Naming(schema=schema, as_=step.for_each.as_, items=items)
 
 
@@ -127,10 +128,12 @@ def _folded(found: str) -> str:
     return found[1:-1].replace('""', '"') if found.startswith('"') else found.lower()
 
 
-def _item(as_: str, number: int, given: object) -> Item:
+def _item(for_each: ForEach, number: int, given: object) -> Item:
+    as_ = for_each.as_
+    read = qualified_name if for_each.type is ParamType.RELATION else str
     if not isinstance(given, Mapping):
-        return Item(number=number, values={as_: str(given)})
-    values = {f"{as_}.{column}": str(value) for column, value in given.items()}
+        return Item(number=number, values={as_: read(str(given))})
+    values = {f"{as_}.{column}": read(str(value)) for column, value in given.items()}
     if len(values) == 1:
         values[as_] = next(iter(values.values()))
     return Item(number=number, values=values)
@@ -139,3 +142,11 @@ def _item(as_: str, number: int, given: object) -> Item:
 def _filled_in(part: str | None, item: Item) -> str | None:
     parameter = placeholder(part) if part is not None else None
     return part if parameter is None else item.values.get(parameter, part)
+
+
+def _named_by(relation: Relation, item: Item) -> Relation:
+    """Return the relation with an item's names in it; one of type relation has its schema with it."""
+    name = _filled_in(relation.name, item) or ""
+    if relation.schema is None and isinstance(name, QualifiedName):
+        return Relation(name.parts[-2] if len(name.parts) > 1 else None, name.parts[-1])
+    return Relation(_filled_in(relation.schema, item), name)
