@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from runner.errors import Severity
 from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, Subject
-from runner.sql.bodies import called_procedure, committing_procedure
+from runner.sql.bodies import called_procedure, committing_procedure, ends_transaction_for_sure
 from runner.sql.kinds import StatementKind as Kind
 from runner.sql.relations import Relation
 from runner.sql.transactions import must_stand_alone
@@ -32,20 +32,28 @@ def _commits_in_company(subject: Subject) -> Iterator[Finding]:
     if not places:
         return
     committing: defaultdict[str, set[Relation]] = defaultdict(set)
+    certainly: set[Relation] = set()
     for place in statements(subject, Kind.CREATE_FUNCTION):
         procedure = committing_procedure(place.statement)
         if procedure is not None:
             committing[procedure.name].add(procedure)
+            if ends_transaction_for_sure(place.statement):
+                certainly.add(procedure)
     for place in places:
         statement = place.statement
         called = called_procedure(statement)
         if must_stand_alone(statement) is not None:
             message = "the DO block ends a transaction that it shares with the other statements of the step"
+            certain = ends_transaction_for_sure(statement)
         elif called is not None and any(called.may_be(one) for one in committing.get(called.name, ())):
             message = f"`{called}` ends a transaction that it shares with the other statements of the step"
+            certain = called in certainly
         else:
             continue
-        yield place.finding(message, hint="make it a step of its own, and connect the steps with `needs`")
+        if not certain:
+            message = f"{message} if it reaches its COMMIT or ROLLBACK"
+        hint = "make it a step of its own, and connect the steps with `needs`"
+        yield place.finding(message, hint=hint, severity=None if certain else Severity.WARNING)
 
 
 RULES = (
@@ -74,9 +82,9 @@ RULES = (
         title="COMMIT inside DO or CALL, beside other statements",
         why=(
             "A DO block or a procedure may end transactions only if it is the whole text of the step; beside other "
-            "statements the transaction is not its own, and its first COMMIT or ROLLBACK fails with 2D000. jobplan "
-            "reads DO blocks, and procedures that the plan itself creates; what other procedures do, only the server "
-            "knows."
+            "statements the transaction is not its own, and its first COMMIT or ROLLBACK fails with 2D000. That is an "
+            "error if the COMMIT is always reached, and a warning if a condition decides. jobplan reads DO blocks, and "
+            "procedures that the plan itself creates; what other procedures do, only the server knows."
         ),
         wrong=(
             "- id: purge\n  sql: |\n    SET work_mem = '256MB';\n    DO $$ BEGIN\n"

@@ -12,8 +12,8 @@ from runner.lint.created import Created
 from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, StepSql, Subject
 from runner.sql.alter import AlterAction, AlterKind, Constraint, alter_actions
-from runner.sql.details import main_relation, never_waits
-from runner.sql.facts import settings_changed
+from runner.sql.details import checked_domain, main_relation, never_waits
+from runner.sql.facts import created_index, settings_changed
 from runner.sql.kinds import StatementKind as Kind
 from runner.sql.lockmodes import LockMode, RelationLock, conflict
 from runner.sql.locks import locks_taken, sweeping_lock
@@ -109,43 +109,128 @@ def _is_pending(
 
 def _checked_at_once(subject: Subject) -> Iterator[Finding]:
     created = Created(subject)
-    validated = _validated_tables(subject)
+    proofs = _Proofs(subject)
     for place in statements(subject, Kind.ALTER_TABLE):
         table = main_relation(place.statement)
-        if table is None or created.is_new(table, place):
-            continue
-        proven = any(other.may_be(table) for other in validated.get(table.name, ()))
+        if table is not None and not created.is_new(table, place):
+            for action in alter_actions(place.statement):
+                if action.other is not None and action.kind is AlterKind.ATTACH_PARTITION:
+                    told = None if created.is_new(action.other, place) else _slow_attach(action.other, proofs)
+                else:
+                    told = _slow_check(action, table, proofs)
+                if told is not None:
+                    where = f" while it holds {action.lock} on `{table}`" if told[2] else ""
+                    yield place.finding(f"{told[0]}{where}", hint=told[1], offset=action.offset)
+        proofs.note(place)
+    for place in statements(subject, Kind.OTHER):
+        checked = checked_domain(place.statement)
+        if checked is not None:
+            message = (
+                f"ALTER DOMAIN … {checked[1]} reads every table that has a column of `{checked[0]}`, and nobody can "
+                "write to them meanwhile"
+            )
+            hint = "add the constraint NOT VALID, and ALTER DOMAIN … VALIDATE CONSTRAINT in the next step"
+            yield place.finding(message, hint=hint)
+
+
+class _Proofs:
+    """What the plan has shown of its tables so far: columns that have no NULL, partitions with a checked bound."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._pending: dict[tuple[str, str | None], tuple[str, ...]] = {}
+        self._filled: defaultdict[str, set[tuple[Relation, str | None]]] = defaultdict(set)
+        self._checked: defaultdict[str, set[Relation]] = defaultdict(set)
+        self._indexes: dict[str, tuple[Relation, tuple[str, ...]]] = {}
+        for place in statements(subject, Kind.CREATE_INDEX):
+            made = created_index(place.statement)
+            if made is not None and made.index is not None:
+                self._indexes[made.index.name] = (made.table, made.columns)
+
+    def note(self, place: Place) -> None:
+        """Remember what an ALTER TABLE adds, validates or sets."""
+        table = main_relation(place.statement)
+        if table is None:
+            return
+        column: str | None = None
         for action in alter_actions(place.statement):
-            told = _slow_check(action, proven=proven)
-            if told is not None:
-                message = f"{told[0]} while it holds {action.lock} on `{table}`"
-                yield place.finding(message, hint=told[1], offset=action.offset)
+            if action.kind is AlterKind.ADD_COLUMN:
+                column = action.name
+            elif action.kind is AlterKind.SET_NOT_NULL:
+                self._filled[table.name].add((table, action.name))
+            elif action.kind is AlterKind.VALIDATE_CONSTRAINT:
+                self._validated(table, action)
+            elif action.kind is AlterKind.ADD_CONSTRAINT:
+                if action.inline and action.constraint is Constraint.NOT_NULL:
+                    self._filled[table.name].add((table, column))
+                elif action.not_valid:
+                    self._pending[table.name, action.name] = action.filled
+                else:
+                    self._filled[table.name].update((table, name) for name in action.filled)
+                    if action.constraint is Constraint.CHECK:
+                        self._checked[table.name].add(table)
+
+    def _validated(self, table: Relation, action: AlterAction) -> None:
+        self._checked[table.name].add(table)
+        columns = self._pending.get((table.name, action.name))
+        if columns is None:  # a constraint that is not the plan's: nothing is known of it
+            self._filled[table.name].add((table, None))
+        else:
+            self._filled[table.name].update((table, name) for name in columns)
+
+    def is_filled(self, table: Relation, column: str | None) -> bool:
+        """Return whether the plan has proven that a column has no NULL, or may have."""
+        known = self._filled.get(table.name, ())
+        return any(other.may_be(table) and name in {column, None} for other, name in known)
+
+    def is_checked(self, table: Relation) -> bool:
+        """Return whether the plan has validated a CHECK of a table."""
+        return any(other.may_be(table) for other in self._checked.get(table.name, ()))
+
+    def columns_of(self, index: str | None) -> tuple[str, ...]:
+        """Return the columns of an index that the plan creates, none of another one."""
+        return self._indexes[index][1] if index in self._indexes else ()
 
 
-def _validated_tables(subject: Subject) -> Mapping[str, set[Relation]]:
-    found: defaultdict[str, set[Relation]] = defaultdict(set)
-    for place in statements(subject, Kind.ALTER_TABLE):
-        table = main_relation(place.statement)
-        kinds = {action.kind for action in alter_actions(place.statement)}
-        if table is not None and AlterKind.VALIDATE_CONSTRAINT in kinds:
-            found[table.name].add(table)
-    return found
+_Told = tuple[str, str, bool]
 
 
-def _slow_check(action: AlterAction, *, proven: bool) -> tuple[str, str] | None:
-    """Return what takes long and what to do instead; `proven` says that the plan validates a CHECK of the table."""
-    if action.kind is AlterKind.SET_NOT_NULL and not proven:
-        hint = "add CHECK (… IS NOT NULL) NOT VALID, validate it in the next step, then SET NOT NULL reads nothing"
-        return f"SET NOT NULL reads every row for `{action.name}`", hint
-    if action.kind is not AlterKind.ADD_CONSTRAINT or not action.scans:
+def _slow_attach(partition: Relation, proofs: _Proofs) -> _Told | None:
+    if proofs.is_checked(partition):
         return None
+    hint = "add a CHECK like the partition's bound, NOT VALID, and validate it before: then nothing is read"
+    return f"ATTACH PARTITION reads every row of `{partition}`, which nobody can use meanwhile", hint, False
+
+
+def _slow_check(action: AlterAction, table: Relation, proofs: _Proofs) -> _Told | None:
+    """Return what takes long, what to do instead, and whether the lock is worth naming."""
+    if action.kind is AlterKind.SET_NOT_NULL and not proofs.is_filled(table, action.name):
+        hint = "add CHECK (… IS NOT NULL) NOT VALID, validate it in the next step, then SET NOT NULL reads nothing"
+        return f"SET NOT NULL reads every row for `{action.name}`", hint, True
+    if action.kind is not AlterKind.ADD_CONSTRAINT:
+        return None
+    if action.constraint is Constraint.PRIMARY_KEY and action.using_index:
+        open_ = [name for name in proofs.columns_of(action.index) if not proofs.is_filled(table, name)]
+        if open_:
+            hint = "prove it before, by a validated CHECK (… IS NOT NULL) and SET NOT NULL: then nothing is read"
+            return f"PRIMARY KEY USING INDEX reads every row if `{open_[0]}` is not NOT NULL yet,", hint, True
+        return None
+    return _slow_constraint(action) if action.scans else None
+
+
+def _slow_constraint(action: AlterAction) -> _Told | None:
     match action.constraint:
         case Constraint.CHECK | Constraint.FOREIGN_KEY | Constraint.NOT_NULL:
             hint = "add it NOT VALID, and VALIDATE CONSTRAINT in the next step"
-            return f"the new {action.constraint} constraint reads every row", hint
-        case Constraint.UNIQUE | Constraint.PRIMARY_KEY:
+            return f"the new {action.constraint} constraint reads every row", hint, True
+        case Constraint.UNIQUE:
             hint = "CREATE UNIQUE INDEX CONCURRENTLY, then ADD CONSTRAINT … USING INDEX"
-            return f"the new {action.constraint} constraint builds an index", hint
+            return "the new UNIQUE constraint builds an index", hint, True
+        case Constraint.PRIMARY_KEY:
+            hint = "CREATE UNIQUE INDEX CONCURRENTLY, SET NOT NULL behind a validated CHECK, then … USING INDEX"
+            return "the new PRIMARY KEY constraint builds an index", hint, True
+        case Constraint.EXCLUDE:
+            hint = "no way lets others write: choose a quiet hour, and say so: `# jobplan: ignore=check-under-lock`"
+            return "the new EXCLUDE constraint builds an index", hint, True
     return None
 
 
@@ -196,8 +281,10 @@ RULES = (
             "ADD CONSTRAINT and SET NOT NULL read the whole table, and UNIQUE or PRIMARY KEY build an index, under "
             "ACCESS EXCLUSIVE (a foreign key under SHARE ROW EXCLUSIVE, on both tables). CHECK and FOREIGN KEY can be "
             "added NOT VALID and validated in a later step under a weak lock; NOT NULL too from version 18 on, and in "
-            "any version SET NOT NULL reads nothing where a validated CHECK proves it. A unique constraint can take "
-            "over an index that was built CONCURRENTLY."
+            "any version SET NOT NULL reads nothing where a validated CHECK of that column proves it. A unique "
+            "constraint can take over an index that was built CONCURRENTLY; a primary key reads the table even so, "
+            "unless its columns are NOT NULL. ATTACH PARTITION reads the new partition unless a validated CHECK proves "
+            "its bound, and ALTER DOMAIN every table that uses the domain. For EXCLUDE there is no other way."
         ),
         wrong=(
             "- id: add_check\n  lock_timeout: 5s\n  sql: ALTER TABLE orders ADD CONSTRAINT total_ck CHECK (total >= 0)"

@@ -11,8 +11,20 @@ from runner.lint.contention import Meeting, Outcome, find_contention
 from runner.lint.locking.held import Held, Nature
 from runner.lint.locking.reading import Locking
 from runner.lint.rule import Finding, Rule, Subject
+from runner.plan.versions import allowed_versions
 
 _CONCURRENT = frozenset({Nature.BUILD, Nature.DROP, Nature.DETACH})
+
+
+#: The first version in which an ADD COLUMN that gets in between makes a DETACH … CONCURRENTLY fail.
+_GETS_IN_BETWEEN = 18
+
+
+def _is_harmless_before(meeting: Meeting) -> bool:
+    held, other = meeting.held, meeting.other_held
+    natures = {held.nature, other.nature}
+    added = any("ADD COLUMN" in one.what for one in (held, other))
+    return meeting.outcome is Outcome.FAILURE and natures == {Nature.DETACH, Nature.PLAIN} and added
 
 
 class _Shares(threading.local):
@@ -27,8 +39,10 @@ class _Shares(threading.local):
         if self._subject is not subject or outcome not in self._shares:
             self._subject = subject
             self._shares = {each: [] for each in Outcome}
+            newest = max(allowed_versions(subject.plan.requires.server_version), default=_GETS_IN_BETWEEN)
             for meeting in find_contention(subject):
-                self._shares[meeting.outcome].extend(findings_of(meeting))
+                if newest >= _GETS_IN_BETWEEN or not _is_harmless_before(meeting):
+                    self._shares[meeting.outcome].extend(findings_of(meeting))
         share = self._shares.pop(outcome)
         if not self._shares:
             self._subject = None
@@ -93,7 +107,8 @@ def _failure(meeting: Meeting) -> str:
         return f"{start}: the two wait for each other, and PostgreSQL ends one as a deadlock (40P01)"
     if other_held.nature is Nature.DETACH:
         return f"{start}: PostgreSQL detaches only one partition of a table at a time (55000)"
-    return f"{start}: it can fail in between and leave the partition half detached"
+    version = f" (version {_GETS_IN_BETWEEN} and later)" if _is_harmless_before(meeting) else ""
+    return f"{start}: it can fail in between and leave the partition half detached{version}"
 
 
 def _deadlock(meeting: Meeting) -> str:

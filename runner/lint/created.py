@@ -52,11 +52,6 @@ class Created:
         self._read_once()
         return self._schemas.get(schema, _NEVER) < _where(place)
 
-    def schema_is_own(self, schema: str) -> bool:
-        """Return whether the plan creates the schema anywhere."""
-        self._read_once()
-        return schema in self._schemas
-
     def _found(self, relation: Relation, place: Place) -> Iterator[_Where]:
         self._read_once()
         for step in (place.rank,) if self._is_item(relation) else (None, place.rank):

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from runner.errors import Severity
 from runner.lint.created import Created
 from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, Subject
-from runner.sql.alter import AlterAction, AlterKind, Rewrite, alter_actions
+from runner.sql.alter import AlterAction, AlterKind, Constraint, Rewrite, alter_actions
 from runner.sql.bodies import writing_loop
-from runner.sql.details import main_relation, vacuumed_relations, widened_columns
+from runner.sql.details import (
+    constrained_domain,
+    main_relation,
+    moved_tablespace,
+    steady_function,
+    vacuumed_relations,
+)
 from runner.sql.facts import server_wide, unfiltered_writes
 from runner.sql.kinds import StatementKind as Kind
 from runner.sql.losses import Loss, losses
 from runner.sql.options import enabled
+from runner.sql.parse import Statement
+from runner.sql.relations import Relation
 
 # Every function that acts on the whole server begins so; looking for it first spares most statements a walk.
 _SERVER_FUNCTION = "pg_"
@@ -28,20 +36,76 @@ _OF_DATABASE = _QUERIES | {
 
 def _rewrites(subject: Subject) -> Iterator[Finding]:
     created = Created(subject)
+    known = _Known(subject)
     for place in statements(subject, Kind.ALTER_TABLE, Kind.ALTER_MATERIALIZED_VIEW):
         table = main_relation(place.statement)
         if table is None or created.is_new(table, place):
             continue
-        widened = widened_columns(place.statement)
         for action in alter_actions(place.statement):
-            if action.rewrite is not Rewrite.NO and not _is_widening(action, widened):
-                verb = "writes" if action.rewrite is Rewrite.YES else "may write"
+            rewrite = known.rewrite(action)
+            if rewrite is not Rewrite.NO:
+                verb = "writes" if rewrite is Rewrite.YES else "may write"
                 message = f"{action.kind} {verb} all of `{table}` anew, and nobody can read it meanwhile"
-                yield place.finding(message, hint="add a column, fill it in batches, then switch", offset=action.offset)
+                yield place.finding(message, hint=_instead_of_rewrite(action), offset=action.offset)
+    for place in statements(subject, Kind.MOVE_ALL):
+        message = (
+            f"all that is in the tablespace `{moved_tablespace(place.statement)}` is copied, and nobody can read it"
+        )
+        hint = "move one table after another, each in a step of its own with a `lock_timeout`"
+        yield place.finding(message, hint=hint)
 
 
-def _is_widening(action: AlterAction, widened: frozenset[str]) -> bool:
-    return action.kind is AlterKind.SET_TYPE and action.name in widened
+def _instead_of_rewrite(action: AlterAction) -> str:
+    if action.kind is AlterKind.SET_TYPE:
+        return "a dry run knows the old type and whether it matters; or add a column, fill it in batches, then switch"
+    if action.kind is AlterKind.ADD_COLUMN:
+        return "add the column without it, set the default for new rows, and fill the column in batches"
+    return "choose a quiet hour, and say so: `# jobplan: ignore=table-rewrite`"
+
+
+class _Known:
+    """What the plan itself says of types and functions, so that a new column is judged by it."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._domains: set[Relation] | None = None
+        self._steady: set[str] = set()
+
+    def rewrite(self, action: AlterAction) -> Rewrite:
+        """Return whether a subcommand writes the table anew."""
+        if action.kind is not AlterKind.ADD_COLUMN or (action.type is None and not action.calls):
+            return action.rewrite
+        if self._domains is None:
+            everything = list(statements(self._subject))
+            self._domains = {one for one in map(constrained_domain, _nodes(everything)) if one is not None}
+            self._steady = {one for one in map(steady_function, _nodes(everything)) if one is not None}
+        if action.type is not None and any(action.type.may_be(domain) for domain in self._domains):
+            return Rewrite.YES
+        unknown = action.rewrite is Rewrite.MAYBE and not self._steady.issuperset(action.calls)
+        return action.rewrite if unknown or action.rewrite is Rewrite.YES else Rewrite.NO
+
+
+def _nodes(places: Iterable[Place]) -> Iterator[Statement]:
+    return (place.statement for place in places)
+
+
+def _new_not_null(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject, Kind.ALTER_TABLE):
+        table = main_relation(place.statement)
+        if table is None or created.is_new(table, place):
+            continue
+        column = None
+        for action in alter_actions(place.statement):
+            if action.kind is AlterKind.ADD_COLUMN:
+                column = None if action.has_default else action
+            elif column is not None and action.constraint in {Constraint.NOT_NULL, Constraint.PRIMARY_KEY}:
+                if action.inline:
+                    message = f"the new column `{column.name}` is NOT NULL and has no default"
+                    message += f": this fails (23502) if `{table}` has rows"
+                    hint = "give it a DEFAULT; or add it without NOT NULL, fill it, and prove it with a validated CHECK"
+                    yield place.finding(message, hint=hint, offset=column.offset)
+                column = None
 
 
 def _full_vacuum(subject: Subject) -> Iterator[Finding]:
@@ -85,9 +149,10 @@ def _destructive(subject: Subject) -> Iterator[Finding]:
 
 
 def _is_own(loss: Loss, created: Created, place: Place) -> bool:
+    """Return whether what is lost is surely the plan's own: created above, where there was none before."""
     if loss.schema is not None:
-        return created.schema_is_own(loss.schema)
-    return loss.relation is not None and created.is_own(loss.relation, place)
+        return created.schema_is_new(loss.schema, place)
+    return loss.relation is not None and created.is_new(loss.relation, place)
 
 
 def _whole_server(subject: Subject) -> Iterator[Finding]:
@@ -121,13 +186,29 @@ RULES = (
             "A changed column type, a new column with a volatile default or a stored generated value, SET LOGGED, SET "
             "TABLESPACE and SET ACCESS METHOD write the table anew under ACCESS EXCLUSIVE: nobody reads or writes it "
             "meanwhile, it needs as much disk space again, and all of it goes through the WAL to every replica. A new "
-            "column with a constant or stable default rewrites nothing, nor does a wider or unlimited varchar. Only "
-            "the server knows the old type, so the rule does not count a change to text, varchar or numeric without a "
-            "limit."
+            "column with a constant or stable default rewrites nothing, nor does one of an enum or another type; a "
+            "domain does if it has a constraint. Only the server knows the old type of a column: from varchar to text, "
+            "or to a longer varchar, nothing is written anew, and from integer to text or numeric everything is."
         ),
         wrong=f"- id: widen\n  lock_timeout: 5s\n  sql: {_TYPE}",
         right="- id: add_wide_column\n  lock_timeout: 5s\n  sql: ALTER TABLE orders ADD COLUMN id_wide bigint",
         check=_rewrites,
+    ),
+    Rule(
+        code="JP336",
+        severity=Severity.WARNING,
+        title="A new column that is NOT NULL and has no default",
+        why=(
+            "ADD COLUMN … NOT NULL, or PRIMARY KEY, without a DEFAULT fails with 23502 as soon as the table has one "
+            "row, because the new column is NULL in it. A constant DEFAULT costs nothing: it is kept beside the table. "
+            "Tables that the plan creates are exempt."
+        ),
+        wrong="- id: add_region\n  lock_timeout: 5s\n  sql: ALTER TABLE orders ADD COLUMN region text NOT NULL",
+        right=(
+            "- id: add_region\n  lock_timeout: 5s\n"
+            "  sql: ALTER TABLE orders ADD COLUMN region text NOT NULL DEFAULT 'unknown'"
+        ),
+        check=_new_not_null,
     ),
     Rule(
         code="JP351",
@@ -165,7 +246,8 @@ RULES = (
             "DROP TABLE, DROP COLUMN, TRUNCATE, DROP SCHEMA … CASCADE, DROP OWNED and DROP DATABASE remove data that "
             "only a backup brings back, and any other DROP … CASCADE removes what it does not name. A reviewer should "
             "see that somebody meant it. What can be made again from its definition (an index, a view, a function) is "
-            "exempt, and so is what the plan itself creates."
+            "exempt, and so is what the plan itself creates in a statement above. A CREATE with IF NOT EXISTS makes "
+            "nothing the plan's own, nor does one below a DROP: the table may have been there, with its rows."
         ),
         wrong="- id: clean\n  lock_timeout: 5s\n  sql: DROP TABLE audit_2019",
         right="- id: clean  # jobplan: ignore=JP353\n  lock_timeout: 5s\n  sql: DROP TABLE audit_2019",

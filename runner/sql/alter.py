@@ -9,11 +9,11 @@ import enum
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-from runner.sql.functions import STABLE, VOLATILE
+from runner.sql.functions import READERS, STABLE, VOLATILE
 from runner.sql.lockmodes import LockMode
 from runner.sql.nodes import Tree, find, label, strings, unwrap
 from runner.sql.parse import Statement
-from runner.sql.relations import Relation, relation_of
+from runner.sql.relations import Relation, relation_named, relation_of
 
 
 class AlterKind(enum.StrEnum):
@@ -68,7 +68,10 @@ class AlterAction:
     """One subcommand. `scans` says that it may read the whole table while it holds its lock.
 
     `name` is the column, constraint, trigger or tablespace; `other` is the referenced table, the parent or the
-    partition, and `other_lock` the lock on that one. `has_default` is for a new column.
+    partition, and `other_lock` the lock on that one. `has_default` is for a new column. `type` is its type, if that is
+    not one of PostgreSQL's own, and `calls` are functions in its default of which nothing is known. `filled` are the
+    columns that a constraint keeps from being NULL, `index` is the one that it takes over, and `inline` says that it is
+    written with a new column.
     """
 
     kind: AlterKind
@@ -81,6 +84,11 @@ class AlterAction:
     not_valid: bool = False
     using_index: bool = False
     has_default: bool = False
+    type: Relation | None = None
+    calls: tuple[str, ...] = ()
+    filled: tuple[str, ...] = ()
+    index: str | None = None
+    inline: bool = False
     other: Relation | None = None
     other_lock: LockMode | None = None
 
@@ -168,12 +176,15 @@ def _add_column(command: Tree, statement: Statement) -> Iterator[AlterAction]:
         name=column.colname,
         rewrite=rewrite,
         has_default=bool(defaults) or rewrite is Rewrite.YES,
+        type=_foreign_type(strings(column.type_name.names)),
+        calls=tuple(_unknown_calls(column)),
     )
     for constraint in map(unwrap, column.constraints):
         for action in _constraint_actions(constraint, statement):
             # A column of NULLs refers to nothing, and one with a default has no NULLs: the server does not look.
             unseen = {Constraint.FOREIGN_KEY: not defaults, Constraint.NOT_NULL: "CONSTR_GENERATED" not in defaults}
-            yield replace(action, lock=_AE, scans=not unseen.get(action.constraint or Constraint.CHECK, False))
+            scans = not unseen.get(action.constraint or Constraint.CHECK, False)
+            yield replace(action, lock=_AE, inline=True, scans=scans)
 
 
 def _add_constraint(command: Tree, statement: Statement) -> Iterator[AlterAction]:
@@ -204,6 +215,8 @@ def _constraint_actions(node: Tree, statement: Statement) -> Iterator[AlterActio
         constraint=constraint,
         not_valid=node.skip_validation,
         using_index=bool(node.indexname),
+        filled=tuple(_filled(node)),
+        index=node.indexname or None,
         other=relation_of(node.pktable) if foreign else None,
         other_lock=_SRE if foreign else None,
     )
@@ -284,25 +297,56 @@ _TYPES = frozenset(  # beside those that are keywords, which the parser qualifie
 
 
 def _column_rewrite(column: Tree) -> Rewrite:
-    """A stable default is computed once and kept beside the table; a volatile one is different in every row."""
-    verdicts = [_type_rewrite(strings(column.type_name.names))]
+    """A stable default is computed once and kept beside the table; a volatile one is different in every row.
+
+    A type that PostgreSQL does not bring rewrites nothing, unless it is a domain with a constraint.
+    """
+    if strings(column.type_name.names)[-1] in _SERIAL:
+        return Rewrite.YES
+    verdicts = [Rewrite.MAYBE] if any(True for _ in _unknown_calls(column)) else []
     for constraint in map(unwrap, column.constraints):
         kind = label(constraint, "contype")
         if kind == "CONSTR_IDENTITY" or (kind == "CONSTR_GENERATED" and constraint.generated_kind == "s"):
-            verdicts.append(Rewrite.YES)
-        elif kind == "CONSTR_DEFAULT":
-            verdicts += (_volatility(strings(call.funcname)[-1]) for call in find(constraint.raw_expr, "FuncCall"))
-    return next((verdict for verdict in (Rewrite.YES, Rewrite.MAYBE) if verdict in verdicts), Rewrite.NO)
-
-
-def _type_rewrite(names: tuple[str, ...]) -> Rewrite:
-    """A type that PostgreSQL does not bring may be a domain, whose constraint is checked by writing every row."""
-    if names[-1] in _SERIAL:
+            return Rewrite.YES
+    if any(name in VOLATILE for name in _default_calls(column)):
         return Rewrite.YES
-    return Rewrite.NO if names[0] == "pg_catalog" or names[-1] in _TYPES else Rewrite.MAYBE
+    return verdicts[0] if verdicts else Rewrite.NO
 
 
-def _volatility(function: str) -> Rewrite:
-    if function in VOLATILE:
-        return Rewrite.YES
-    return Rewrite.NO if function in STABLE else Rewrite.MAYBE
+def _foreign_type(names: tuple[str, ...]) -> Relation | None:
+    """Return the type if PostgreSQL does not bring it: it may be a domain."""
+    if names[0] == "pg_catalog" or (len(names) == 1 and names[0] in _TYPES | _SERIAL):
+        return None
+    return relation_named(names)
+
+
+def _default_calls(column: Tree) -> Iterator[str]:
+    for constraint in map(unwrap, column.constraints):
+        if label(constraint, "contype") == "CONSTR_DEFAULT":
+            yield from (strings(call.funcname)[-1] for call in find(constraint.raw_expr, "FuncCall"))
+
+
+def _unknown_calls(column: Tree) -> Iterator[str]:
+    """Yield the functions in a default that are neither known to be volatile nor known not to be."""
+    for name in _default_calls(column):
+        if name not in VOLATILE and name not in STABLE and name not in READERS:
+            yield name
+
+
+def _filled(constraint: Tree) -> Iterator[str]:
+    """Yield the columns that a constraint keeps from being NULL: NOT NULL, or CHECK (… IS NOT NULL AND …)."""
+    kind = label(constraint, "contype")
+    if kind == "CONSTR_NOTNULL":
+        yield from strings(constraint.keys)
+    elif kind == "CONSTR_CHECK":
+        yield from _not_null(unwrap(constraint.raw_expr))
+
+
+def _not_null(expression: Tree) -> Iterator[str]:
+    if expression.DESCRIPTOR.name == "NullTest" and label(expression, "nulltesttype") == "IS_NOT_NULL":
+        column = unwrap(expression.arg)
+        if column.DESCRIPTOR.name == "ColumnRef" and all(field.HasField("string") for field in column.fields):
+            yield strings(column.fields)[-1]
+    elif expression.DESCRIPTOR.name == "BoolExpr" and label(expression, "boolop") == "AND_EXPR":
+        for part in map(unwrap, expression.args):
+            yield from _not_null(part)

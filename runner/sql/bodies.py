@@ -1,24 +1,28 @@
-"""What the PL/pgSQL bodies of DO and CREATE PROCEDURE tell: loops that write, and procedures that commit.
+"""What the bodies of DO, functions and procedures show: loops that write, commits, and what they cannot run.
 
-Read with the scanner, like PL/pgSQL itself finds its keywords; libpg_query's PL/pgSQL parser refuses bodies that name a
-type outside pg_catalog.
+Read with the scanner, like PL/pgSQL itself finds its keywords. libpg_query's PL/pgSQL parser judges the syntax only: it
+refuses bodies that name a type outside pg_catalog.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 
+from postgast import PgQueryError, parse_plpgsql
+
+from runner.sql.comments import without_comments
 from runner.sql.kinds import StatementKind
 from runner.sql.nodes import Tree, strings, unwrap
-from runner.sql.parse import Statement
+from runner.sql.parse import SqlSyntaxError, Statement, parse_statements
 from runner.sql.relations import Relation, relation_named
 from runner.sql.tokens import ScanError, Token, TokenKind, tokenize
+from runner.sql.transactions import must_stand_alone
 
 _COMMENTS = frozenset({TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT})
 #: After these a command begins.
-_BEFORE_COMMAND = frozenset({"", ";", "BEGIN", "THEN", "ELSE", "LOOP", ">>"})
+_BEFORE_COMMAND = frozenset({"", ";", "BEGIN", "THEN", "ELSE", "LOOP", ">>", "EXCEPTION"})
 _WRITES = frozenset({"UPDATE", "DELETE", "MERGE"})
 #: Conditions that catch what a cancel raises, 57014, by its name, its class or its code.
 _CAUGHT = frozenset({"QUERY_CANCELED", "OPERATOR_INTERVENTION", "57014", "57000"})
@@ -122,6 +126,197 @@ _ALTERING = frozenset(
 )
 
 
+def ends_transaction_for_sure(statement: Statement) -> bool:
+    """Return whether a DO or CREATE PROCEDURE in PL/pgSQL reaches a COMMIT or ROLLBACK whatever its conditions are."""
+    body = _body(statement)
+    return body is not None and any(
+        command.certain and command.name in _ENDS for command in _commands(_words(body.text))
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BodyProblem:
+    """Something in a body that cannot run; `certain` if it fails as soon as the statement runs."""
+
+    message: str
+    offset: int
+    certain: bool
+
+
+def body_syntax_error(statement: Statement, text: str) -> BodyProblem | None:
+    """Return what the grammar refuses in the body of a DO or a function in SQL or PL/pgSQL."""
+    body = _body(statement)
+    if body is None:
+        return None
+    if body.language == "sql":
+        try:
+            parse_statements(body.text)
+        except SqlSyntaxError as error:
+            found = _place(statement, body, text, error.offset)
+            return BodyProblem(message=error.message, offset=found, certain=True) if error.refused else None
+        return None
+    if body.language != "plpgsql" or len(body.text) > _LONGEST_BODY:
+        return None
+    message = _plpgsql_error(without_comments(body.text))
+    if message is None:
+        return None
+    near = re.search(r'at or near "(.+)"$', message, re.DOTALL)
+    offset = body.text.find(near[1]) if near is not None and body.text.count(near[1]) == 1 else 0
+    return BodyProblem(message=message, offset=_place(statement, body, text, offset), certain=True)
+
+
+def refused_in_body(statement: Statement, text: str) -> Iterator[BodyProblem]:
+    """Yield the commands of a PL/pgSQL body that no function can run: VACUUM, … CONCURRENTLY, a COMMIT that fails.
+
+    A function's body is not run by creating it, so nothing in it is certain.
+    """
+    body = _body(statement)
+    if body is None or body.language != "plpgsql" or len(body.text) > _LONGEST_BODY:
+        return
+    runs = statement.kind is StatementKind.DO
+    words = _words(body.text)
+    for command in _commands(words):
+        reason = _refusal(command, words, body.text, procedure=runs or bool(statement.node.is_procedure))
+        if reason is not None:
+            offset = _place(statement, body, text, words[command.index].offset)
+            yield BodyProblem(message=reason, offset=offset, certain=runs and command.certain)
+
+
+_LONGEST_BODY = 200_000
+_ENDS = frozenset({"COMMIT", "ROLLBACK"})
+_MAY_STAND_ALONE = frozenset({"VACUUM", "CREATE", "DROP", "REINDEX", "CLUSTER", "ALTER", "DISCARD", "EXECUTE"})
+#: After one of these, what follows may not be reached.
+_LEAVES = frozenset({"RETURN", "EXIT", "CONTINUE", "RAISE"})
+_TAG = "$jobplan_body$"
+
+
+def _plpgsql_error(body: str) -> str | None:
+    """Return what PL/pgSQL's grammar says; other complaints, about names and types, may be the parser's own."""
+    if _TAG in body:
+        return None
+    for head in ("DO LANGUAGE plpgsql", "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS"):
+        try:
+            parse_plpgsql(f"{head} {_TAG}{body}{_TAG}")
+        except PgQueryError as error:
+            message = " ".join(str(error.message).split())
+            if message.startswith("syntax error"):
+                return message
+        except ValueError:  # for some bodies it writes what is no JSON
+            return None
+        else:
+            return None
+    return None
+
+
+def _place(statement: Statement, body: _Body, text: str, offset: int) -> int:
+    return _offset(statement.offset(body.node), text, offset)
+
+
+def _refusal(command: _Command, words: Sequence[_Word], body: str, *, procedure: bool) -> str | None:
+    """Say why a command in a body fails, None if it does not."""
+    if command.name in _ENDS:
+        if command.protected:
+            return f"{command.name} in a block with an EXCEPTION clause cannot end the transaction (2D000)"
+        return None if procedure else f"{command.name} in a function cannot end the transaction (2D000)"
+    end = next((word.offset for word in words[command.index :] if word.name == ";"), len(body))
+    piece = body[words[command.index].offset : end]
+    if command.name == "EXECUTE":
+        following = words[command.index + 1] if command.index + 1 < len(words) else None
+        if following is None or not following.string:
+            return None
+        literal = body[following.offset :][: len(following.name)]
+        piece = literal.strip("'").replace("''", "'")
+    try:
+        parsed = parse_statements(piece)
+    except SqlSyntaxError:
+        return None
+    alone = (must_stand_alone(one) for one in parsed if one.kind is not StatementKind.DO)
+    reason = next((one for one in alone if one is not None), None)
+    return None if reason is None else f"{reason.split(' cannot run')[0]} cannot be executed from a function (25001)"
+
+
+@dataclass(slots=True)
+class _Frame:
+    """A construct that is open: `conditional` if what is in it may not be reached, `handles` in an EXCEPTION clause."""
+
+    kind: str
+    conditional: bool = False
+    handles: bool = False
+    commands: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Command:
+    """A command of a body, as the number of its first word; `protected` in a block that has an EXCEPTION clause."""
+
+    name: str
+    index: int
+    certain: bool
+    protected: bool
+
+
+def _commands(words: Sequence[_Word]) -> tuple[_Command, ...]:
+    """Return the commands that end transactions or may have to stand alone, in the order of the body."""
+    stack: list[_Frame] = []
+    found: dict[int, bool] = {}
+    protected: set[int] = set()
+    header, left = "", False
+    for index, word in enumerate(words):
+        before = words[index - 1].name if index else ""
+        header = word.name if word.begins else header
+        opened = None if before == "END" else _opened(word, header)
+        if word.name == "END":
+            _close(stack, words[index + 1].name if index + 1 < len(words) else "", protected)
+        elif opened is not None:
+            stack.append(opened)
+        elif word.begins and word.name == "EXCEPTION" and stack and stack[-1].kind == "BEGIN":
+            stack[-1].conditional = stack[-1].handles = True
+        elif word.begins and word.name in _LEAVES:
+            left = left or not _only_tells(words, index)
+        elif word.begins and word.name in _ENDS | _MAY_STAND_ALONE:
+            found[index] = not left and not any(frame.conditional for frame in stack)
+            for frame in stack:
+                if not frame.handles:
+                    frame.commands.append(index)
+    return tuple(
+        _Command(
+            name=words[index].name,
+            index=index,
+            certain=certain and index not in protected,  # a handler may catch the error
+            protected=index in protected,
+        )
+        for index, certain in found.items()
+    )
+
+
+def _opened(word: _Word, header: str) -> _Frame | None:
+    """Return the construct that a word opens; `header` is the first word of its command."""
+    if word.begins and word.name == "BEGIN":
+        return _Frame("BEGIN")
+    if (word.begins and word.name == "IF") or word.name == "CASE":
+        return _Frame(word.name, conditional=True)
+    if word.name == "LOOP":
+        return _Frame("LOOP", conditional=header in {"FOR", "WHILE", "FOREACH"})
+    return None
+
+
+def _close(stack: list[_Frame], following: str, protected: set[int]) -> None:
+    """End the construct that an END closes."""
+    kind = following if following in {"IF", "LOOP", "CASE"} else None
+    while stack:
+        frame = stack.pop()
+        if frame.handles:
+            protected.update(frame.commands)
+        if kind is None or frame.kind == kind:
+            return
+
+
+def _only_tells(words: Sequence[_Word], index: int) -> bool:
+    """Return whether a RAISE does not end anything."""
+    following = words[index + 1].name if index + 1 < len(words) else ""
+    return words[index].name == "RAISE" and following in {"DEBUG", "LOG", "INFO", "NOTICE", "WARNING"}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Body:
     """A body, its language in lower case, and the node that has its place."""
@@ -132,6 +327,8 @@ class _Body:
 
 
 def _body(statement: Statement) -> _Body | None:
+    if statement.kind not in {StatementKind.DO, StatementKind.CREATE_FUNCTION}:
+        return None
     fields = statement.node.DESCRIPTOR.fields_by_name
     options = {
         node.defname: node for node in map(unwrap, getattr(statement.node, "args" if "args" in fields else "options"))

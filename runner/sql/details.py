@@ -1,11 +1,11 @@
-"""Details of a statement on which its weight depends: ONLY, NOWAIT, TEMPORARY, WITH NO DATA, a type that is wider."""
+"""Details of a statement on which its weight depends: ONLY, NOWAIT, TEMPORARY, WITH NO DATA, a domain's constraint."""
 
 from __future__ import annotations
 
 from runner.sql.kinds import StatementKind
-from runner.sql.nodes import Tree, find, label, strings, unwrap
+from runner.sql.nodes import find, label, strings, unwrap
 from runner.sql.parse import Statement
-from runner.sql.relations import Relation, relation_of
+from runner.sql.relations import Relation, relation_named, relation_of
 
 _K = StatementKind
 
@@ -94,23 +94,50 @@ def leaves_out_data(statement: Statement) -> bool:
     return statement.kind is _K.REFRESH_MATERIALIZED_VIEW and bool(statement.node.skip_data)
 
 
-# From the types that are mostly widened to these, the stored form stays as it is and the table is not written anew.
-_UNLIMITED = frozenset({"text", "varchar", "numeric", "varbit"})
+def holds_its_rows(statement: Statement) -> bool:
+    """Return whether it is an INSERT whose rows stand in the text: VALUES or DEFAULT VALUES, no query."""
+    if statement.kind is not _K.INSERT:
+        return False
+    if not statement.node.HasField("select_stmt"):
+        return True
+    return bool(unwrap(statement.node.select_stmt).values_lists)
 
 
-def widened_columns(statement: Statement) -> frozenset[str]:
-    """Return the columns that ALTER TABLE gives a type without a limit, such as text, and no USING.
-
-    From varchar(n) to text nothing is rewritten; from integer to text it is, which only the server can tell.
-    """
-    if statement.kind is not _K.ALTER_TABLE:
-        return frozenset()
-    commands = (unwrap(command) for command in statement.node.cmds)
-    retyped = (command for command in commands if label(command, "subtype") == "AT_AlterColumnType")
-    return frozenset(command.name for command in retyped if _is_unlimited(unwrap(getattr(command, "def"))))
+def moved_tablespace(statement: Statement) -> str | None:
+    """Return the tablespace whose tables or views `ALTER … ALL IN TABLESPACE` moves, None for other statements."""
+    return str(statement.node.orig_tablespacename) if statement.kind is _K.MOVE_ALL else None
 
 
-def _is_unlimited(column: Tree) -> bool:
-    kind = column.type_name
-    plain = not kind.typmods and not kind.array_bounds and not column.HasField("raw_default")
-    return plain and strings(kind.names)[-1] in _UNLIMITED
+def checked_domain(statement: Statement) -> tuple[Relation, str] | None:
+    """Return the domain and the clause, if ALTER DOMAIN checks every row of every table that uses it."""
+    node = statement.node
+    if node.DESCRIPTOR.name != "AlterDomainStmt":
+        return None
+    domain = relation_named(strings(node.type_name))
+    if node.subtype == "O":
+        return domain, "SET NOT NULL"
+    if node.subtype == "C" and not unwrap(getattr(node, "def")).skip_validation:
+        return domain, "ADD CONSTRAINT"
+    return None
+
+
+def constrained_domain(statement: Statement) -> Relation | None:
+    """Return the domain that the statement creates with a constraint, or gives one; None for other statements."""
+    node = statement.node
+    if node.DESCRIPTOR.name == "CreateDomainStmt":
+        kinds = {label(unwrap(constraint), "contype") for constraint in node.constraints}
+        return relation_named(strings(node.domainname)) if kinds & {"CONSTR_CHECK", "CONSTR_NOTNULL"} else None
+    if node.DESCRIPTOR.name == "AlterDomainStmt" and node.subtype in {"C", "O"}:
+        return relation_named(strings(node.type_name))
+    return None
+
+
+def steady_function(statement: Statement) -> str | None:
+    """Return the name of the function that the statement creates as IMMUTABLE or STABLE."""
+    if statement.kind is not _K.CREATE_FUNCTION:
+        return None
+    options = {option.defname: option for option in map(unwrap, statement.node.options)}
+    given = options.get("volatility")
+    if given is None or unwrap(given.arg).sval == "volatile":
+        return None
+    return strings(statement.node.funcname)[-1]

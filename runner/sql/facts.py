@@ -9,6 +9,7 @@ from functools import reduce
 
 from runner.sql.kinds import StatementKind
 from runner.sql.nodes import Tree, find, label, strings, unwrap, walk
+from runner.sql.options import enabled
 from runner.sql.parse import Statement
 from runner.sql.relations import Relation, RelationUse, Use, relation_named, relation_of
 
@@ -43,10 +44,11 @@ class ParameterSymbol:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreatedIndex:
-    """An index and its table; `index` is None if PostgreSQL chooses the name."""
+    """An index, its table and its plain columns; `index` is None if PostgreSQL chooses the name."""
 
     index: Relation | None
     table: Relation
+    columns: tuple[str, ...] = ()
 
 
 class ReindexTarget(enum.Enum):
@@ -101,8 +103,10 @@ def is_cascading(statement: Statement) -> bool:
 
 
 def parameter_symbols(statement: Statement) -> tuple[ParameterSymbol, ...]:
-    """Return every `$n`, except where one is meant: in PREPARE and in the body of a function."""
+    """Return every `$n`, except where one is meant: in PREPARE, a function's body and EXPLAIN (GENERIC_PLAN)."""
     if statement.kind in {_K.PREPARE, _K.CREATE_FUNCTION}:
+        return ()
+    if statement.kind is _K.EXPLAIN and enabled(statement, "generic_plan"):
         return ()
     found = find(statement.node, "ParamRef")
     return tuple(ParameterSymbol(number=node.number, offset=statement.offset(node)) for node in found)
@@ -147,7 +151,8 @@ def created_index(statement: Statement) -> CreatedIndex | None:
         return None
     table = relation_of(statement.node.relation)
     name = statement.node.idxname
-    return CreatedIndex(index=Relation(table.schema, name) if name else None, table=table)
+    columns = tuple(element.name for element in map(unwrap, statement.node.index_params) if element.name)
+    return CreatedIndex(index=Relation(table.schema, name) if name else None, table=table, columns=columns)
 
 
 def created_relations(statement: Statement) -> tuple[Relation, ...]:

@@ -74,5 +74,9 @@ STABLE = frozenset(
 #: Give another value in every row.
 VOLATILE = frozenset(
     {"random", "gen_random_uuid", "uuidv4", "uuidv7", "uuid_generate_v1", "uuid_generate_v4", "clock_timestamp"}
-    | {"timeofday", "nextval", "setval", "txid_current", "pg_current_xact_id"}
+    | {"timeofday", "nextval", "setval", "currval", "lastval", "txid_current", "pg_current_xact_id", "random_normal"}
+    | {"pg_sleep", "pg_sleep_for", "pg_sleep_until", "pg_sequence_last_value", "pg_blocking_pids", "pg_is_in_recovery"}
+    | {"pg_current_wal_lsn", "pg_last_wal_receive_lsn", "pg_last_wal_replay_lsn", "pg_last_xact_replay_timestamp"}
+    | {"pg_tablespace_size", "pg_database_size", "pg_relation_size", "pg_total_relation_size", "pg_table_size"}
+    | {"pg_indexes_size", "pg_partition_tree", "pg_partition_ancestors", "set_config", "pg_notify"}
 )

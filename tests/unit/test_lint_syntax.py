@@ -109,3 +109,101 @@ def test_the_versions_that_a_range_admits() -> None:
     assert allowed_versions("==16.3") == (16,)
     assert allowed_versions(">16.3, <17") == (16,)
     assert allowed_versions("<14") == ()
+
+
+@pytest.mark.parametrize(
+    ("versions", "expected"), [("", 1), (">=14", 1), (">=18", 1), (">=14, <18", 0), ("17", 0), ("<=16.4", 0)]
+)
+def test_a_column_that_is_added_beside_a_detach_fails_from_version_18_on(
+    tmp_path: Path, versions: str, expected: int
+) -> None:
+    requires = f'requires: {{server_version: "{versions}"}}\n' if versions else ""
+    path = tmp_path / "plan.yaml"
+    path.write_text(
+        f"{_HEAD.replace('slots: 1', 'slots: 2')}{requires}steps:\n"
+        "  - {id: a, sql: ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY, verify: SELECT true}\n"
+        "  - {id: b, sql: ALTER TABLE p ADD COLUMN c int}\n"
+    )
+    assert [problem.code for problem in load_plan(path).problems].count("JP401") == expected
+
+
+@pytest.mark.parametrize(
+    ("sql", "severity"),
+    [
+        ("SET work_mem = '1GB'; DO $$ BEGIN DELETE FROM t; COMMIT; END $$", Severity.ERROR),
+        ("SELECT 1; DO $$ BEGIN LOOP DELETE FROM t; COMMIT; EXIT WHEN NOT FOUND; END LOOP; END $$", Severity.ERROR),
+        ("SELECT 1; DO $$ BEGIN IF random() > 2 THEN COMMIT; END IF; END $$", Severity.WARNING),
+        ("SELECT 1; DO $$ BEGIN FOR r IN SELECT 1 LOOP COMMIT; END LOOP; END $$", Severity.WARNING),
+        ("SELECT 1; DO $$ BEGIN IF random() > 2 THEN RETURN; END IF; COMMIT; END $$", Severity.WARNING),
+        ("SELECT 1; DO $$ BEGIN PERFORM 1; EXCEPTION WHEN others THEN ROLLBACK; END $$", Severity.WARNING),
+        ("SELECT 1; DO $$ BEGIN CASE WHEN true THEN COMMIT; ELSE NULL; END CASE; END $$", Severity.WARNING),
+    ],
+)
+def test_a_commit_beside_others_is_an_error_only_if_it_is_always_reached(
+    tmp_path: Path, sql: str, severity: Severity
+) -> None:
+    (problem,) = [problem for problem in found(tmp_path, sql) if problem.code == "JP321"]
+    assert problem.severity is severity
+
+
+@pytest.mark.parametrize(
+    ("sql", "code", "severity"),
+    [
+        ("LOCK TABLE t", "JP313", Severity.ERROR),
+        ("DECLARE c CURSOR FOR SELECT 1", "JP313", Severity.ERROR),
+        ("UPDATE t SET a = 1 WHERE b; LOCK TABLE t", "JP313", Severity.WARNING),
+        ("DECLARE c CURSOR WITH HOLD FOR SELECT 1", "JP313", Severity.WARNING),
+        ("LISTEN c", "JP311", Severity.ERROR),
+        ("UNLISTEN c", "JP311", Severity.WARNING),
+        ("COPY t FROM STDIN", "JP312", Severity.ERROR),
+        ("COPY t TO STDOUT", "JP312", Severity.WARNING),
+        ("DO $$ BEGIN VACUUM t; END $$", "JP323", Severity.ERROR),
+        ("DO $$ BEGIN IF true THEN VACUUM t; END IF; END $$", "JP323", Severity.WARNING),
+        ("DO $$ BEGIN EXECUTE 'VACUUM t'; EXCEPTION WHEN others THEN NULL; END $$", "JP323", Severity.WARNING),
+        ("CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS 'BEGIN COMMIT; END'", "JP323", Severity.WARNING),
+        ("ALTER TYPE m ADD VALUE 'a'; SELECT 'a'::m, 1 FROM t", "JP322", Severity.ERROR),
+        ("ALTER TYPE m ADD VALUE IF NOT EXISTS 'a'; SELECT 'a'::m, 1 FROM t", "JP322", Severity.WARNING),
+        ("ALTER TYPE m ADD VALUE 'a'; INSERT INTO t VALUES ('a')", "JP322", Severity.WARNING),
+    ],
+)
+def test_what_is_certain_is_an_error_and_what_may_be_is_a_warning(
+    tmp_path: Path, sql: str, code: str, severity: Severity
+) -> None:
+    assert [problem.severity for problem in found(tmp_path, sql) if problem.code == code] == [severity]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DO $$ BEGIN DELETE FORM t; END $$",
+        "DO $$ BEGIN IF false THEN SELEC 1; END IF; END $$",
+        "DO $$ BEGIN IF true THEN PERFORM 1; END $$",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELEC 1'",
+        "CREATE FUNCTION f(a int) RETURNS int LANGUAGE plpgsql AS $$ BEGIN RETURN a +; END $$",
+        "CREATE PROCEDURE p() LANGUAGE plpgsql AS $$ BEGIN DELETE FROM; END $$",
+    ],
+)
+def test_a_syntax_error_in_a_body_is_an_error(tmp_path: Path, sql: str) -> None:
+    errors = [problem for problem in found(tmp_path, sql) if problem.severity is Severity.ERROR]
+    assert [problem.code for problem in errors] == ["JP306"]
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "DO $$ DECLARE x mytype; r t%ROWTYPE; BEGIN SELECT 1 INTO x; END $$",
+        "DO $$ BEGIN PERFORM 1 WHERE 1 NOT -- why\n IN (2); END $$",
+        "DO LANGUAGE plpython3u $$ import x $$",
+        "CREATE FUNCTION f(a s.t) RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.x := a; RETURN NEW; END $$",
+        "CREATE FUNCTION f(a int) RETURNS int LANGUAGE sql AS 'SELECT $1 + a'",
+        "CREATE FUNCTION f(a int) RETURNS int LANGUAGE sql RETURN a + 1",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'lib', 'symbol'",
+        "CREATE FUNCTION f() RETURNS SETOF int LANGUAGE plpgsql AS $$ BEGIN RETURN QUERY SELECT 1; RETURN; END $$",
+    ],
+)
+def test_a_body_that_a_server_reads_has_no_finding(tmp_path: Path, sql: str) -> None:
+    assert [problem for problem in found(tmp_path, sql) if problem.code in {"JP306", "JP323"}] == []
+
+
+def test_the_parameter_of_a_generic_plan_is_none_of_a_client(tmp_path: Path) -> None:
+    assert "JP314" not in [problem.code for problem in found(tmp_path, "EXPLAIN (GENERIC_PLAN) SELECT $1::int")]

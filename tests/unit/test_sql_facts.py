@@ -152,9 +152,11 @@ def test_reindex_targets(sql: str, target: ReindexTarget | None) -> None:
 
 def test_an_index_is_created_in_its_tables_schema() -> None:
     assert created_index(_parse("CREATE INDEX i ON s.t (a)")) == CreatedIndex(
-        index=Relation("s", "i"), table=Relation("s", "t")
+        index=Relation("s", "i"), table=Relation("s", "t"), columns=("a",)
     )
-    assert created_index(_parse("CREATE INDEX ON t (a)")) == CreatedIndex(index=None, table=Relation(None, "t"))
+    assert created_index(_parse("CREATE INDEX ON t (a)")) == CreatedIndex(
+        index=None, table=Relation(None, "t"), columns=("a",)
+    )
     assert created_index(_parse("VACUUM")) is None
 
 
