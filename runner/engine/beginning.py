@@ -55,8 +55,10 @@ def started(
     )
 
 
-def resumed(plan: Plan, context: RunContext, found: Findings, *, user: str, at: float) -> ev.RunResumed:
-    """Return the event of a run that goes on with this plan, after what was `found` of its workers."""
+def resumed(
+    plan: Plan, context: RunContext, found: Findings, *, items: tuple[ev.Expansion, ...], user: str, at: float
+) -> ev.RunResumed:
+    """Return the event of a run that is resumed with this plan and these items; `found` says what its workers did."""
     return ev.RunResumed(
         at=at,
         jobplan=context.jobplan,
@@ -70,6 +72,7 @@ def resumed(plan: Plan, context: RunContext, found: Findings, *, user: str, at: 
         adopted=found.adopted,
         user=user,
         foreign=found.foreign,
+        expansions=items,
     )
 
 

@@ -197,6 +197,22 @@ class RunStarted(Event):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One item of a for_each: the key of its instance, and its values by the names that SQL uses."""
+
+    key: str
+    values: Mapping[str, str | int | float | bool | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expansion:
+    """The items with which a step goes on when the run is resumed."""
+
+    step: str
+    items: tuple[Item, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Settled:
     """What was found out, before a run is taken up, of an attempt that nothing had proven: how it ended, and from what.
 
@@ -225,6 +241,7 @@ class RunResumed(Event):
     What succeeded stays as it is, and so does what `settled` says succeeded; `adopted` workers, also those that were
     detached, keep their slots and are followed; all other steps begin anew. `user` is the role that resumes it;
     `foreign` are sessions and workers of other roles that had the run's name and were left alone.
+    `expansions` are the items of steps that had some already: one that was there before has its old key.
     """
 
     name: ClassVar[str] = "run_resumed"
@@ -239,6 +256,7 @@ class RunResumed(Event):
     adopted: tuple[Adopted, ...] = ()
     user: str = ""
     foreign: tuple[str, ...] = ()
+    expansions: tuple[Expansion, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -394,14 +412,6 @@ class StepChecked(StepEvent):
     phase: CheckPhase
     verdict: Verdict
     error: ErrorDetails | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
-    """One item of a for_each: the key of its instance, and its values by the names that SQL uses."""
-
-    key: str
-    values: Mapping[str, str | int | float | bool | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,7 +59,7 @@ def _turn(state: RunState, event: ev.Event) -> None:
 
 def _run_resumed(state: RunState, event: ev.RunResumed) -> None:
     """Begin anew with what is kept. `state.plan` is the plan of this event already, should it have been changed."""
-    old = replace(state)
+    old = replace(state, expansions={found.step: found.items for found in event.expansions})
     fresh = initial_state(state.plan)
     for field in fields(RunState):
         setattr(state, field.name, getattr(fresh, field.name))

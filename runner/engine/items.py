@@ -1,9 +1,15 @@
-"""The items of a for_each: from literal items or a query's rows to instances with keys of their own."""
+"""The items of a for_each: from literal items or a query's rows to instances with keys of their own.
+
+An instance is its whole item. Its key only shows it: it is short, and different from that of any other item. So an item
+that was there before keeps its key when a run is resumed with other items, or in another order, whatever it looks like.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
+import json
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from runner.engine.events import Item
 from runner.plan.model import ForEach, ParamType, Step, Value
@@ -13,13 +19,22 @@ from runner.sql.qualified import QualifiedName, qualified_name
 _KEY_LENGTH = 60
 
 
-def literal_items(step: Step) -> tuple[Item, ...]:
-    """Return the items that the plan itself lists."""
+def literal_items(step: Step, before: Sequence[Item] = ()) -> tuple[Item, ...]:
+    """Return the items that the plan itself lists; one that is among those of `before` keeps its key."""
     for_each = step.for_each
     if for_each is None:
         return ()
     rows = [item if isinstance(item, Mapping) else {"": item} for item in for_each.items]
-    return _items(step, for_each, _with_only_column(rows))
+    return _items(step, for_each, _with_only_column(rows), before)
+
+
+def identity_of(item: Item) -> str:
+    """Return what an item is: the values of all its columns, as JSON. Its key is only how it is shown.
+
+    The name that the plan gives to items (`as`) is no part of it.
+    """
+    columns = {name.partition(".")[2]: value for name, value in item.values.items()}
+    return json.dumps(columns, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
 
 def queried_items(step: Step, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> tuple[Item, ...]:
@@ -52,15 +67,22 @@ def typed(for_each: ForEach | None, values: Mapping[str, Value | None]) -> Mappi
     return {name: qualified_name(str(value)) for name, value in values.items()}
 
 
-def _items(step: Step, for_each: ForEach, rows: Sequence[Mapping[str, Value | None]]) -> tuple[Item, ...]:
+def _items(
+    step: Step, for_each: ForEach, rows: Sequence[Mapping[str, Value | None]], before: Sequence[Item] = ()
+) -> tuple[Item, ...]:
+    kept: defaultdict[str, deque[str]] = defaultdict(deque)
+    for item in before:
+        kept[identity_of(item)].append(item.key)
     seen: Counter[str] = Counter()
-    keys: set[str] = set()
+    keys = {item.key for item in before}
     items = []
     for row in rows:
         as_ = for_each.as_
         values = typed(for_each, {f"{as_}.{name}" if name else as_: value for name, value in row.items()})
         label = _label(row if for_each.type is None else {"": values[as_]})
-        items.append(Item(key=_new_key(step.id, label, seen, keys), values=values))
+        item = Item(key="", values=values)
+        known = kept[identity_of(item)]
+        items.append(replace(item, key=known.popleft() if known else _new_key(step.id, label, seen, keys)))
     return tuple(items)
 
 

@@ -21,6 +21,7 @@ from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import apply
 from runner.engine.lock_waits import LockWaits
 from runner.engine.performing import Performer, builtin_values, launching, values_for
+from runner.engine.resumed import expansions
 from runner.engine.scheduler import decide, exit_code
 from runner.engine.sink import Sink
 from runner.engine.state import RunState, concerned, initial_state
@@ -160,8 +161,9 @@ class Run:
             values=lambda record: values_for(self.state, record, values),
             clock=self._clock,
         )
+        items = expansions(self.state, self._plan)
         self.state.plan = self._plan
-        self._emit(resumed(self._plan, self._context, found, user=user, at=self._clock.now()))
+        self._emit(resumed(self._plan, self._context, found, items=items, user=user, at=self._clock.now()))
         for adopted in found.adopted:
             self._performer.adopt(adopted)
 

@@ -92,6 +92,16 @@ def steps_known(state: RunState, steps: Iterable[Step]) -> set[str]:
     return known
 
 
+def expansions(state: RunState, plan: Plan) -> tuple[ev.Expansion, ...]:
+    """Return the items with which each step goes on that has instances already, and whose items the plan lists."""
+    found = []
+    for step in (*plan.steps, *plan.finally_):
+        record = state.records.get(step.id)
+        if record is not None and record.instances and step.for_each is not None and step.for_each.sql is None:
+            found.append(ev.Expansion(step=step.id, items=_items(state, record, step)))
+    return tuple(found)
+
+
 def items_that_stay(state: RunState, plan: Plan) -> Iterator[str]:
     """Yield a line for each step of a changed plan whose items the run has fixed, and that would now be others.
 
@@ -160,10 +170,16 @@ def keep_facts(old: StepRecord, new: StepRecord) -> None:
 
 
 def _items(state: RunState, record: StepRecord, step: Step) -> tuple[ev.Item, ...]:
-    """Return the items to go on with: those that the plan lists now, or those that its query gave."""
-    if step.for_each is not None and step.for_each.sql is None:
-        return literal_items(step)
-    return tuple(ev.Item(key=key, values=state.records[key].values) for key in record.instances or ())
+    """Return the items to go on with: those that the plan lists now, or those that its query gave.
+
+    An item that the run has had before is that instance, wherever it stands now.
+    """
+    before = tuple(ev.Item(key=key, values=state.records[key].values) for key in record.instances or ())
+    if step.for_each is None or step.for_each.sql is not None:
+        return before
+    if state.expansions is None:
+        return literal_items(step, before)
+    return state.expansions.get(step.id) or literal_items(step)  # records of earlier versions do not have them
 
 
 def _under_way(adopted: ev.Adopted, record: StepRecord, now: float) -> Iterator[ev.StepEvent]:

@@ -216,6 +216,8 @@ class RunState:
     finalizing: bool = False
     finally_interrupted: bool = False
     finally_cancelled: bool = False
+    #: The items with which steps go on, as the event of the resumption has them; None: it is still to be decided.
+    expansions: Mapping[str, tuple[ev.Item, ...]] | None = None
     #: How many attempts steps have had before the run was taken up that may come again as instances.
     attempts_made: Mapping[str, int] = field(default_factory=dict)
     started_at: float | None = None

@@ -212,3 +212,45 @@ def test_a_step_called_runner_is_no_runner_also_for_a_role_that_sees_only_names(
     cancelled = jobplan("cancel", run, "--dsn", done.dsn)
     assert cancelled.code == 0, cancelled.err
     assert not workers(done)
+
+
+# --- items ------------------------------------------------------------------------------------------------------------
+
+PAIRS = """
+    - id: load
+      for_each:
+        items: [{items}]
+        as: t
+      sql: >
+        INSERT INTO done SELECT :'t.who' || '/' || :'t.what'
+        FROM pg_sleep(CASE :'t.what' WHEN 'c' THEN 60 ELSE 0 END)
+    - {{id: last, sql: "INSERT INTO done VALUES ('last')", needs: [load]}}
+"""
+ONE, OTHER, THIRD = '{who: a, what: "b,c"}', '{who: "a,b", what: c}', '{who: x, what: "y"}'
+
+
+def test_items_that_look_the_same_are_not_mixed_up_when_they_are_reordered(jobplan: Jobplan, done: Database) -> None:
+    plan = jobplan.plan(PAIRS.format(items=f"{ONE}, {OTHER}"))
+    started = jobplan.start("run", plan, "--dsn", done.dsn, "--no-ledger", "--report", "jsonl=events.jsonl")
+    until(lambda: any(event["event"] == "attempt_finished" for event in events_so_far(jobplan)))
+    until(lambda: len(workers(done)) == 1)
+    started.send(signal.SIGKILL)
+    started.ended()
+    run = str(jobplan.events()[0]["run"])
+    done.run(f"SELECT pg_terminate_backend({workers(done)[0]})")
+    until(lambda: not workers(done))
+    text = PAIRS.replace("WHEN 'c' THEN 60", "WHEN 'c' THEN 0").format(items=f"{OTHER}, {THIRD}, {ONE}")
+    jobplan.plan(text)
+    asked = jobplan("resume", run, "--allow-changed", "--no-ledger")
+    assert asked.code == 4, asked.err
+    assert "--mark 'load[a,b,c#2]=" in asked.err
+    finished = jobplan("resume", run, "--allow-changed", "--no-ledger", "--mark", "load[a,b,c#2]=failed")
+    assert finished.code == 0, finished.err
+    assert done.column("SELECT step FROM done ORDER BY 1") == ["a,b/c", "a/b,c", "last", "x/y"]
+    assert jobplan("show", run).code == 0
+    assert jobplan("resume", run, "--allow-changed", "--no-ledger").code == 0
+
+
+def events_so_far(jobplan: Jobplan) -> list[dict[str, Any]]:
+    """Return what the run has reported, which may be nothing yet."""
+    return jobplan.events() if (jobplan.folder / "events.jsonl").exists() else []

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.engine import events as ev
-from runner.engine.items import literal_items, queried_items
+from runner.engine.items import identity_of, literal_items, queried_items
 from runner.engine.scheduler import run_status
 from runner.engine.scripts import CheckScript
 from runner.plan.model import AllowFailure, ForEach, Need, NeedOn, OnFailure, Repeat
@@ -281,3 +281,48 @@ def test_ten_thousand_instances_are_as_many_launches() -> None:
     run = play(plan(step("a", for_each=QUERY), slots=8), verdicts={"a": [items]}, watch=None)
     assert sum(isinstance(event, ev.AttemptLaunching) for event in run.events) == 10_000
     assert ends(run)["a"] == "succeeded"
+
+
+# --- an instance is its whole item ------------------------------------------------------------------------------------
+
+
+COLLIDING = [
+    ({"who": "a", "what": "b,c"}, {"who": "a,b", "what": "c"}),
+    ("a b", "a  b"),
+    ("x" * 80 + "1", "x" * 80 + "2"),
+    ("a\u2028", "a?"),
+    (True, "true"),
+    (1, "1"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), COLLIDING)
+def test_items_that_look_the_same_keep_their_keys_in_another_order(one: Any, other: Any) -> None:
+    first = literal_items(step("a", for_each=each(one, other)))
+    assert len({item.key for item in first}) == 2
+    turned = literal_items(step("a", for_each=each(other, one)), first)
+    assert {identity_of(item): item.key for item in turned} == {identity_of(item): item.key for item in first}
+    assert [item.key for item in turned] == [item.key for item in reversed(first)]
+
+
+@pytest.mark.parametrize(("one", "other"), COLLIDING)
+def test_an_item_that_takes_the_place_of_one_that_looks_the_same_gets_a_key_of_its_own(one: Any, other: Any) -> None:
+    (before,) = first = literal_items(step("a", for_each=each(one)))
+    (after,) = literal_items(step("a", for_each=each(other)), first)
+    assert after.key != before.key
+
+
+def test_equal_items_are_as_many_instances_as_there_are_of_them() -> None:
+    first = literal_items(step("a", for_each=each("x", "x", "y")))
+    again = literal_items(step("a", for_each=each("y", "x", "x", "x")), first)
+    assert sorted(item.key for item in again) == ["a[x#2]", "a[x#3]", "a[x]", "a[y]"]
+    assert [item.key for item in again][:3] == ["a[y]", "a[x]", "a[x#2]"]
+
+
+@given(st.lists(st.one_of(st.text(max_size=4), st.integers(0, 3), st.booleans()), max_size=8), st.randoms())
+def test_whatever_the_order_an_item_keeps_its_key(items: list[Any], random: Any) -> None:
+    first = literal_items(step("a", for_each=each(*items)))
+    turned = list(items)
+    random.shuffle(turned)
+    again = literal_items(step("a", for_each=each(*turned)), first)
+    assert sorted((identity_of(i), i.key) for i in again) == sorted((identity_of(i), i.key) for i in first)
