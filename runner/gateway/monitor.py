@@ -15,7 +15,7 @@ from runner.engine.events import Blocker, Identity, LockWait, Worker
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.base import GroupHolder, LeftBehind, LeftWorker, RunCancel, StepCancel
 from runner.gateway.following import Sought
-from runner.gateway.replies import Reply, Row
+from runner.gateway.replies import Reply, Row, first_error
 from runner.gateway.requests import CancelAnswer, HeardRequests
 from runner.gateway.session import LONG_ANSWER_WITHIN, Session
 from runner.identity import PREFIX, Claim, run_of, runner_name, worker_name
@@ -183,8 +183,25 @@ class MonitorSession:
         As far as this role can see. ServerLostError if the server does not come back within a minute.
         """
         reply = await self._run_patiently("free_workers", ())
-        free, pids = reply.rows[0]
-        return int(free or 0), frozenset(json.loads(pids or "[]"))
+        return _free_workers(reply)
+
+    async def claim_worker(self, number: int) -> tuple[int, frozenset[int]]:
+        """Announce launch `number` to the other runs on the server, and return what `free_workers` does.
+
+        Workers that other runs are launching count as taken. The claim is given up with `unclaim`, or with the session.
+        """
+        _, claims, reply = await self._run_all_patiently(
+            ("claim", (str(number),)), ("claims", ()), ("free_workers", ())
+        )
+        free, pids = _free_workers(reply)
+        return free - int(claims.rows[0][0] or 0), pids
+
+    async def unclaim(self, number: int, pid: int | None) -> bool:
+        """Give up a claim, if `pid` is given only if that process is seen. GatewayError if nobody can be asked now."""
+        if pid is None:
+            await self._run("unclaim_now", (str(number),))
+            return True
+        return bool((await self._run("unclaim", (str(number), str(pid)))).rows)
 
     async def together(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         """Run statements as one transaction, which is rolled back after an error in one of them.
@@ -289,12 +306,15 @@ class MonitorSession:
                 raise GatewayError(error.message) from error
 
     async def _run_patiently(self, name: str, parameters: Sequence[str]) -> Reply:
-        """Run the query, if need be again and again: until the server has been away, or refuses it, for a minute."""
+        return (await self._run_all_patiently((name, parameters)))[0]
+
+    async def _run_all_patiently(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+        """Run queries, if need be again and again: until the server is away, or refuses them, for a minute."""
         failing_since: float | None = None
         while True:
             try:
                 async with self._lock:
-                    return await self._attempt(name, parameters)
+                    return await self._attempt_all(*statements)
             except (GatewayError, ConnectionFailedError) as error:
                 now = asyncio.get_running_loop().time()
                 failing_since = self._lost_at or failing_since or now
@@ -303,6 +323,9 @@ class MonitorSession:
             await asyncio.sleep(RECONNECT_EVERY)
 
     async def _attempt(self, name: str, parameters: Sequence[str]) -> Reply:
+        return (await self._attempt_all((name, parameters)))[0]
+
+    async def _attempt_all(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         try:
             if self._session is None or self._session.lost:
                 if self._session is not None:
@@ -310,15 +333,16 @@ class MonitorSession:
                 self._session = await self._connect()
                 await self._listen(self._session)
                 await self._hold_again(self._session)
-            (reply,) = await self._session.run((name, parameters))
+            replies = await self._session.run(*statements)
         except (ServerLostError, ConnectionFailedError):
             if self._lost_at is None:
                 self._lost_at = asyncio.get_running_loop().time()
             raise
         self._lost_at = None
-        if reply.error is not None:
-            raise GatewayError(f"the server refuses to tell about the run's workers: {reply.error.message}")
-        return reply
+        error = first_error(replies)
+        if error is not None:
+            raise GatewayError(f"the server refuses a query about the run's workers: {error.message}")
+        return replies
 
 
 def _lock_wait(text: str) -> LockWait:
@@ -338,6 +362,11 @@ def _lock_wait(text: str) -> LockWait:
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(max(0.0, float(seconds)), 3)
+
+
+def _free_workers(reply: Reply) -> tuple[int, frozenset[int]]:
+    free, pids = reply.rows[0]
+    return int(free or 0), frozenset(json.loads(pids or "[]"))
 
 
 def _session_of(holder: Row) -> tuple[str | None, ...]:

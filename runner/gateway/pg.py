@@ -14,7 +14,7 @@ from dataclasses import replace
 from runner.engine.activity import KnownWorkers, LiveWorker
 from runner.engine.events import Identity, LockWait, Worker
 from runner.engine.leftovers import HalfDone
-from runner.errors import CapacityError, ConnectionFailedError, PreflightError, ServerLostError
+from runner.errors import CapacityError, ConnectionFailedError, GatewayError, PreflightError, ServerLostError
 from runner.gateway.activity import ALL_LEFTOVERS, half_done, read_runs
 from runner.gateway.base import (
     Chronicle,
@@ -51,6 +51,10 @@ from runner.sql.params import quote_identifier
 #: How many steps have conditions evaluated at the same time before their launches. Each needs a launcher session, which
 #: is there because the step holds its slots; but a condition that takes long gives these to another step.
 MOST_BEFORE_LAUNCH = 4
+#: How often, and after how many seconds, a launched worker is looked for before its claim is given up. Between the
+#: launch and the row in pg_stat_activity lies the postmaster's fork; a worker may also have ended by then.
+_LOOKS_FOR_WORKER = 25
+_LOOK_FOR_WORKER = 0.02
 #: What every session begins with, in this order.
 _PREPARATION = (("path", ()), ("pin", ()), ("unlimit", ()))
 
@@ -86,6 +90,9 @@ class PgGateway:
         #: Requests of this run whose statement waits for snapshots, by their identity.
         self._waiting_for_snapshots: set[int] = set()
         self._one_at_a_time = asyncio.Lock()
+        #: How many launches were announced to other runs because of a reserve, and what gives the claims up again.
+        self._claims = 0
+        self._unclaiming: set[asyncio.Task[None]] = set()
         self._before_launch = asyncio.Semaphore(MOST_BEFORE_LAUNCH)
         self._monitor = MonitorSession(
             connect=self._connect, run_id=run_id, again=self._look_for_another_runner, roles=roles
@@ -124,21 +131,29 @@ class PgGateway:
         return ProvingWorker(worker, request, request.label, self._commits, lambda: self._launch(request))
 
     async def _launch(self, request: LaunchRequest, first: str = "") -> WorkerHandle:
+        claim: int | None = None
         if request.reserve:
             async with self._one_at_a_time:
-                await self._keep_reserve(request.reserve)
+                claim = await self._keep_reserve(request.reserve)
                 self._launching += 1
         else:
             self._launching += 1
         if waits_for_snapshots(request.sql):
             self._waiting_for_snapshots.add(id(request))
+        launched: WorkerHandle | None = None
         try:
-            return await self._launch_on_a_session(request, first)
+            launched = await self._launch_on_a_session(request, first)
         except BaseException:
             self._waiting_for_snapshots.discard(id(request))
             raise
+        else:
+            return launched
         finally:
             self._launching -= 1
+            if claim is not None:
+                task = asyncio.ensure_future(self._give_up_claim(claim, launched))
+                self._unclaiming.add(task)
+                task.add_done_callback(self._unclaiming.discard)
 
     async def _launch_on_a_session(self, request: LaunchRequest, first: str) -> WorkerHandle:
         while True:
@@ -282,6 +297,8 @@ class PgGateway:
 
     async def close(self) -> None:
         """Write the rest of the ledger and close every session; workers go on."""
+        for task in self._unclaiming:
+            task.cancel()
         await self.ledger.close()
         for session in self._sessions:
             session.discard()
@@ -307,12 +324,32 @@ class PgGateway:
             system_identifier=system.rows[0][0] if system.rows else None,
         )
 
-    async def _keep_reserve(self, reserve: int) -> None:
-        """Refuse a launch that would leave too few; a worker that is not yet seen on the server counts already."""
-        free, pids = await self._monitor.free_workers()
+    async def _keep_reserve(self, reserve: int) -> int:
+        """Refuse a launch that would leave too few, and return the number of its claim if it may go on.
+
+        A worker that is not yet seen on the server counts already: of this run by what is known here, of other runs
+        by their claims. Two runs that look at the same moment see each other's claim, and at least one of them waits.
+        """
+        self._claims += 1
+        claim = self._claims
+        free, pids = await self._monitor.claim_worker(claim)
         free -= self._launching + sum(worker.pid not in pids for worker in self._launched)
         if free <= reserve:
+            await self._give_up_claim(claim, None)
             raise CapacityError(f"{free} of max_worker_processes are free, and budget.reserve keeps {reserve}")
+        return claim
+
+    async def _give_up_claim(self, claim: int, worker: WorkerHandle | None) -> None:
+        """Give up a claim when its worker is seen, has ended, or was not seen for long enough."""
+        with contextlib.suppress(GatewayError):  # then the session is lost, and its claims with it
+            if isinstance(worker, LaunchedWorker) and worker.pid and not worker.ended_at_once:
+                for _ in range(_LOOKS_FOR_WORKER):
+                    if await self._monitor.unclaim(claim, worker.pid):
+                        return
+                    if worker not in self._launched:
+                        break
+                    await asyncio.sleep(_LOOK_FOR_WORKER)
+            await self._monitor.unclaim(claim, None)
 
     async def _session(self) -> Session:
         while self._idle:

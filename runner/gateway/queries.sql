@@ -115,6 +115,25 @@ FROM (
      ) AS p
      LEFT JOIN LATERAL {ext}.pg_background_result(CASE WHEN p.proven THEN h.pid END, h.cookie) AS r(t text) ON true
 
+-- name: claim
+-- $1 number of the launch. Announces a launch to every other run on the server: advisory locks are seen in pg_locks from
+-- all databases and by all roles, although they exclude nothing in another database. 1785684592 stands for jobplan.
+SELECT pg_advisory_lock(1785684592, $1::int4)
+
+-- name: claims
+-- Launches that other sessions have announced. Read before `free_workers`: a claim is given up only when its worker is
+-- in pg_stat_activity, so a launch cannot be missed in both.
+SELECT count(*) FROM pg_locks
+WHERE locktype = 'advisory' AND classid = 1785684592 AND objsubid = 2 AND granted AND pid <> pg_backend_pid()
+
+-- name: unclaim
+-- $1 number of the launch, $2 pid of its worker. One row if the worker is seen and the claim is given up.
+SELECT pg_advisory_unlock(1785684592, $1::int4) FROM pg_stat_activity WHERE pid = $2::int4
+
+-- name: unclaim_now
+-- $1 number of the launch.
+SELECT pg_advisory_unlock(1785684592, $1::int4)
+
 -- name: free_workers
 -- How many of max_worker_processes are free, as far as this role can see, and the pids of all workers of the extension as
 -- JSON. Autovacuum and the server's own processes do not count against it, logical replication and parallel query do

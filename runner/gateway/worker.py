@@ -83,6 +83,11 @@ class LaunchedWorker:
         return self._follower.sought.pid if self.worker is None else self.worker.pid
 
     @property
+    def ended_at_once(self) -> bool:
+        """Say whether the worker had ended when its launch was answered."""
+        return self._row is not None and self._row[2] == "t"
+
+    @property
     def label(self) -> WorkerLabel | None:
         """What was written in front of its text."""
         return self.request.label

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from runner.embedded import EmbeddedServer
 from runner.engine import events as ev
@@ -100,6 +101,23 @@ async def test_the_reserve_is_left_free_by_however_many_slots(small_server: Embe
         result, record = await run_plan(small_server.dsn, plan(*steps, slots=5, reserve=3))
     assert result.exit_code == 0
     assert all_succeeded(record, 12)
+    assert most == [2]
+
+
+async def test_the_reserve_is_left_free_by_concurrent_runs_in_several_databases(
+    small_server: EmbeddedServer,
+) -> None:
+    """Each run looks, then launches; without announcing that, two of them would take the same free worker."""
+    plans = [plan(*(step(f"s{n}", "SELECT pg_sleep(0.05)") for n in range(15)), slots=4, reserve=3) for _ in range(3)]
+    ask(small_server.dsn, "CREATE DATABASE elsewhere")
+    elsewhere = make_conninfo(small_server.dsn, dbname="elsewhere")
+    ask(elsewhere, "CREATE EXTENSION IF NOT EXISTS pg_background")
+    databases = [small_server.dsn, small_server.dsn, elsewhere]
+    async with most_workers(small_server.dsn) as most:
+        results = await asyncio.gather(*(run_plan(dsn, of) for dsn, of in zip(databases, plans, strict=True)))
+    assert [result.exit_code for result, _ in results] == [0, 0, 0]
+    for _, record in results:
+        assert all_succeeded(record, 15)
     assert most == [2]
 
 
