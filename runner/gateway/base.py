@@ -48,6 +48,7 @@ class LaunchRequest:
     `reserve` is the number of the server's worker slots that must stay free after the launch. A `detachable` worker is
     let go of when its output queue is full; any other one has its output drained. `rows` is how many rows of the last
     statement's result are wanted; without any they stay in the worker. `label` is written in front of the SQL.
+    `as_text`: the last statement is rewritten so that all its columns are text.
     """
 
     sql: str
@@ -62,6 +63,7 @@ class LaunchRequest:
     detachable: bool = False
     rows: int = 0
     label: WorkerLabel | None = None
+    as_text: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

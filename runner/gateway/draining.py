@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from runner.engine.events import Rows
 from runner.gateway.base import LaunchRequest
-from runner.gateway.output import discards_rows, last_statement
+from runner.gateway.output import discards_rows, last_statement, row_columns_as_text
 from runner.gateway.replies import Reply
 from runner.gateway.session import Session
 from runner.gateway.settings import description_settings
@@ -62,8 +62,10 @@ async def describe_rows(session: Session, request: LaunchRequest) -> RowColumns:
     does not know; all others stay in the worker. Asked in the worker's own settings, and never for long: the worker may
     hold the locks that it takes.
     """
-    if discards_rows(request):
-        return RowColumns()
+    if discards_rows(request) or request.as_text:
+        as_text = row_columns_as_text(request)
+        texts = ", ".join(f"c{number} pg_catalog.text" for number, _ in enumerate(as_text))
+        return RowColumns(names=as_text, definitions=texts)
     settings = description_settings(request, session.search_path)
     described = await session.describe(("settings", (settings,)), last_statement(request.sql))
     if described.error is not None:

@@ -13,18 +13,26 @@ from runner.engine.events import ErrorDetails
 from runner.errors import ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
 from runner.gateway.draining import Handle, RowColumns, describe_rows, drain, is_free, read_rows, void_rows
-from runner.gateway.output import discards_rows, is_workers_own, plan_position, statement_tag
+from runner.gateway.output import discards_rows, is_workers_own, own_tag, plan_position, statement_tag
 from runner.gateway.replies import Reply, Row
 from runner.gateway.session import Session
 
 
 async def read_end(
-    session: Session, request: LaunchRequest, row: Row, drained: Reply | None, *, role: str, first: str
+    session: Session,
+    request: LaunchRequest,
+    row: Row,
+    drained: Reply | None,
+    *,
+    role: str,
+    first: str,
+    described: RowColumns,
 ) -> tuple[WorkerEnd, bool]:
     """Return what a worker that has ended says, and whether the session is free; the notices are fetched with it.
 
     `row` has the outcome, `drained` the output if that was read with it; `role` may ask about the worker, `first` comes
-    before the plan's own text in its.
+    before the plan's own text in its. `described` are the columns of its rows as they were before it was launched, for
+    the case that they cannot be described any more.
     """
     handle = (row[0] or "", row[1] or "", role)
     _, _, _, row_count, tag, has_error, started, finished = row[:8]
@@ -40,6 +48,7 @@ async def read_end(
         columns = RowColumns()
         if request.rows and error is None:
             columns = await describe_rows(session, request)
+            columns = described if columns.problem is not None and described.problem is None else columns
         drained = drained or (await drain(session, handle, columns, rows=request.rows))[0]
         free = drained.error is None or await is_free(session)
         if drained.error is not None and error is None and is_workers_own(drained.error):
@@ -54,7 +63,7 @@ async def read_end(
     end = WorkerEnd(
         proven=proven and error is None,
         error=error,
-        command_tag=tag or "",
+        command_tag=own_tag(request, tag) or "",
         row_count=None if row_count is None else int(row_count),
         started_at=None if started is None else float(started),
         finished_at=None if finished is None else float(finished),

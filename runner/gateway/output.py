@@ -18,6 +18,7 @@ from runner.engine.events import WARNING, ErrorDetails, Notice
 from runner.errors import JobplanError
 from runner.gateway.base import LaunchRequest
 from runner.identity import without_comment
+from runner.sql.astext import AsText, as_text, may_change_names, without_rewriting
 from runner.sql.kinds import StatementKind
 from runner.sql.parse import Statement, parse_statements, returns_rows
 from runner.sql.transactions import (
@@ -116,6 +117,29 @@ def last_statement(sql: str) -> str:
     return _read(sql).last
 
 
+def row_columns_as_text(request: LaunchRequest) -> tuple[str, ...]:
+    """Return the names of the columns of a last statement that is rewritten; none if it is not."""
+    form = _read(request.sql).form if request.as_text else None
+    return form.columns if form is not None else ()
+
+
+def can_be_text(sql: str) -> bool:
+    """Say whether the last statement can be rewritten so that all its columns are text."""
+    return _read(sql).form is not None
+
+
+def must_be_text(sql: str) -> bool:
+    """Say whether it should be: what comes before it in the text may change what another session makes of it."""
+    text = _read(sql)
+    return text.form is not None and text.changes_names
+
+
+def own_tag(request: LaunchRequest, tag: str | None) -> str | None:
+    """Return the command tag of the plan's last statement, whatever it was rewritten to."""
+    form = _read(request.sql).form if request.as_text else None
+    return tag if form is None or not tag else form.tag
+
+
 def takes_commit_row(sql: str, *, read_committed: bool) -> bool:
     """Say whether a statement that writes a row may come first in the worker's transaction and change nothing else.
 
@@ -131,7 +155,12 @@ def launched_text(request: LaunchRequest, first: str = "") -> str:
 
     `first` are statements of ours that come before the plan's, in the same transaction, each with its semicolon.
     """
-    text = _read(request.sql).set_apart
+    read = _read(request.sql)
+    text = read.set_apart
+    if request.as_text and read.form is not None:
+        at = len(text) - len(request.sql) + read.last_start
+        behind = at + len(read.last)
+        text = f"{text[:at]}{read.form.before}{text[at:behind]}{read.form.after}"
     if first:
         text = f"{first}\n{text}"
     if discards_rows(request):
@@ -146,17 +175,22 @@ def plan_position(request: LaunchRequest, first: str, position: int) -> int | No
     offset -= len(first) + 1 if first else 0
     if offset < 0:
         return None
+    read = _read(request.sql)
     between = len(_BETWEEN)
-    for end in _read(request.sql).ends:
+    for end in read.ends:
         if end <= offset < end + between:
             return None
         offset -= between if offset >= end else 0
+    if request.as_text and read.form is not None and offset >= read.last_start:
+        offset -= len(read.form.before)
+        if not read.last_start <= offset <= read.last_start + len(read.last):
+            return None
     return min(offset, len(request.sql)) + 1
 
 
 def plan_text(launched: str) -> str:
     """Return the plan's own text of what was launched, as far as the server has kept it."""
-    text = _COMMIT_ROW.sub("", without_comment(launched))
+    text = without_rewriting(_COMMIT_ROW.sub("", without_comment(launched)))
     return text.replace(f"\n;{NEXT}", "").replace(f"\n;{MARKER}", "")
 
 
@@ -168,7 +202,9 @@ class _Text:
     may give a row that only the server knows of, and so may what the parser does not know. `takes_row`: a commit row
     may come first; where it `locks`, only if the isolation level is READ COMMITTED. `nothing_else`: neither a rule nor
     COPY can send anything but tags all the same. `waits_for_snapshots`: a statement waits until every older snapshot of
-    the database is released; so it is assumed of what the parser does not know.
+    the database is released; so it is assumed of what the parser does not know. `form` is how to write the last
+    statement, which begins at `last_start`, so that its rows are text; `changes_names`: the statements before it may
+    change what it means.
     """
 
     set_apart: str
@@ -180,6 +216,9 @@ class _Text:
     locks: bool = False
     nothing_else: bool = False
     waits_for_snapshots: bool = True
+    last_start: int = 0
+    form: AsText | None = None
+    changes_names: bool = False
 
 
 @lru_cache(maxsize=1024)
@@ -202,6 +241,9 @@ def _read(sql: str) -> _Text:
         locks=any(not may_come_second(statement, read_committed=False) for statement in statements),
         nothing_else=len(statements) == 1 and (returns_rows(last) or last.kind not in _MAY_SEND_ROWS),
         waits_for_snapshots=any(map(waits_for_transactions, statements)),
+        last_start=last.start,
+        form=as_text(last),
+        changes_names=may_change_names(statements[:-1]),
     )
 
 

@@ -22,7 +22,7 @@ from runner.gateway.ending import end_by_output, read_end
 from runner.gateway.following import Follower, Monitor, Sought
 from runner.gateway.launching import Launching, refusal
 from runner.gateway.ledger import LOCKED_LEDGER, Ledger
-from runner.gateway.output import NoticeCollector, is_workers_own
+from runner.gateway.output import NoticeCollector, can_be_text, is_workers_own, must_be_text
 from runner.gateway.replies import Reply, Row, first_error
 from runner.gateway.session import Session, TurnedAwayError
 from runner.gateway.waiting import IDENTIFY_AFTER, IN_SERVER, LEAST_SLICE, SLICE, Pauses
@@ -61,8 +61,10 @@ class LaunchedWorker:
         self.request = request
         self._snapshots_matter = snapshots_matter
         self._pauses = Pauses()
-        first_wait = LEAST_SLICE if snapshots_matter() else SLICE
-        self._launching = Launching(request, role=session.role, search_path=session.search_path, first_wait=first_wait)
+        if request.rows and must_be_text(request.sql):
+            self.request = replace(request, as_text=True)
+        self._first_wait = LEAST_SLICE if snapshots_matter() else SLICE
+        self._launching = self._prepared()
         self._role = self._launching.role
         self._drained: Reply | None = None
         self._columns = RowColumns()
@@ -180,13 +182,25 @@ class LaunchedWorker:
             raise CapacityError(LOCKED_LEDGER)
         return await self._ask_for_it("", None)
 
+    def _prepared(self) -> Launching:
+        session = self.session
+        return Launching(self.request, role=session.role, search_path=session.search_path, first_wait=self._first_wait)
+
     async def _describe_early(self) -> None:
-        """Describe the rows that are wanted while the worker cannot yet have locked what that takes."""
-        if self.request.rows:
-            try:
-                self._columns = await describe_rows(self.session, self.request)
-            except ServerLostError as error:
-                raise TurnedAwayError(error.message) from error
+        """Describe the rows that are wanted while the worker cannot yet have locked what that takes.
+
+        What cannot be described has its last statement rewritten, so that its rows are text.
+        """
+        if not self.request.rows:
+            return
+        try:
+            self._columns = await describe_rows(self.session, self.request)
+        except ServerLostError as error:
+            raise TurnedAwayError(error.message) from error
+        if self._columns.problem is not None and can_be_text(self.request.sql):
+            self.request = replace(self.request, as_text=True)
+            self._launching = self._prepared()
+            self._columns = await describe_rows(self.session, self.request)
 
     async def _refused(self, error: ErrorDetails) -> None:
         """Raise what the launch's error means, unless it came after the worker had been asked for."""
@@ -244,7 +258,13 @@ class LaunchedWorker:
             else:
                 await self._look()
         end, self.session_free = await read_end(
-            self.session, self.request, self._row, self._drained, role=self._role, first=self._first
+            self.session,
+            self.request,
+            self._row,
+            self._drained,
+            role=self._role,
+            first=self._first,
+            described=self._columns,
         )
         return self._complete(end)
 

@@ -9,7 +9,7 @@ from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, StepSql, Subject
 from runner.sql.bodies import catching_loop
 from runner.sql.kinds import StatementKind
-from runner.sql.results import no_row_count, no_rows_to_read, rows_out_of_reach
+from runner.sql.results import columns_out_of_reach, no_row_count, no_rows_to_read, rows_out_of_reach
 from runner.sql.rollback import outlives_rollback
 
 
@@ -38,6 +38,9 @@ def _missing_result(step: StepSql, place: Place) -> Iterator[Finding]:
         reason = no_rows_to_read(place.statement)
         if reason is not None:
             yield place.finding(f"`expect.value` needs a row, and {reason}", hint=hint)
+        elif (reason := columns_out_of_reach(step.statements)) is not None:
+            hint = "name the columns instead of `*`; data-modifying WITH is a statement of its own"
+            yield place.finding(f"`expect.value` cannot be read: {reason}", hint=hint)
     elif step.step.capture_rows:
         reason = rows_out_of_reach(place.statement)  # to capture nothing of the others does no harm
         if reason is not None:
@@ -105,8 +108,9 @@ RULES = (
             "`expect` looks at the result of the last statement of the step. `expect.value` needs a row, which DDL, "
             "DO and maintenance commands never return, and INSERT, UPDATE, DELETE and MERGE only with RETURNING; the "
             "rows of EXECUTE and FETCH cannot be read, also not by `capture`, because only the worker's own session "
-            "knows their columns. `expect.rows` needs a number of rows, which the command tag has for queries, "
-            "INSERT, UPDATE, DELETE, MERGE and COPY. What any other step has done is a question for `verify`."
+            "knows their columns. Nor can `SELECT *` from a temporary table of the step; name the columns. "
+            "`expect.rows` needs a number of rows, which the command tag has for queries, INSERT, UPDATE, DELETE, "
+            "MERGE and COPY. What any other step has done is a question for `verify`."
         ),
         wrong="- id: analyze\n  sql: ANALYZE audit\n  expect: {rows: 1}",
         right=(

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from runner.sql.astext import as_text
+from runner.sql.details import is_temporary
+from runner.sql.facts import created_relations
 from runner.sql.kinds import StatementKind
 from runner.sql.parse import Statement, returns_rows
+from runner.sql.relations import query_relations
 
 _K = StatementKind
 
@@ -28,6 +34,22 @@ def rows_out_of_reach(statement: Statement) -> str | None:
     if statement.kind in _OF_SESSION:
         return f"the columns of {statement.kind} are known only while the worker runs"
     return None
+
+
+def columns_out_of_reach(statements: Sequence[Statement]) -> str | None:
+    """Say why the columns of the last statement are known only while the worker runs, None if they may be known.
+
+    Another session cannot parse it, because it reads a temporary table that the text creates, and it does not name its
+    columns, so that it cannot be rewritten to give text.
+    """
+    last = statements[-1]
+    if not returns_rows(last) or as_text(last) is not None:
+        return None
+    made = {relation for one in statements[:-1] if is_temporary(one) for relation in created_relations(one)}
+    found = next((use.relation for use in query_relations(last) if any(use.relation.may_be(one) for one in made)), None)
+    if found is None:
+        return None
+    return f"the columns of the temporary table {found} are known only while the worker runs"
 
 
 def no_rows_to_read(statement: Statement) -> str | None:

@@ -1,0 +1,170 @@
+"""A step's last statement rewritten so that it gives its rows as text, whose columns are known before it runs.
+
+The extension gives the rows of a worker only to who names their types exactly, and those are found out by having the
+server parse the statement in another session. That fails for what only the worker's own session knows: a temporary
+table, a search_path that the step sets, a table that it has just renamed. Text is then the type of every column, and
+each value is written by its type's own output function, as it would be otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from runner.sql.effects import Effect, effect
+from runner.sql.kinds import StatementKind
+from runner.sql.nodes import Tree, find, label, strings, unwrap
+from runner.sql.parse import Statement
+
+_K = StatementKind
+
+_NAME = "jobplan_rows"
+_CHANGES_ROWS = frozenset({_K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE})
+_SETS = frozenset({_K.SET, _K.RESET})
+_VALUE = "CASE WHEN pg_catalog.num_nulls({0}) OPERATOR(pg_catalog.=) 1 THEN NULL ELSE pg_catalog.format('%s', {0}) END"
+_SHOWN = re.compile(
+    rf"WITH {_NAME} \([c\d, ]+\) AS MATERIALIZED \(\n|\n\) SELECT CASE WHEN pg_catalog\.num_nulls\(c1\).*"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AsText:
+    """What comes before and after the statement, the names of its columns, and its own command tag."""
+
+    before: str
+    after: str
+    columns: tuple[str, ...]
+    tag: str
+
+
+def as_text(statement: Statement) -> AsText | None:
+    """Return how to write a statement so that its rows are text; None where that cannot be.
+
+    A `*` hides how many columns there are, and data-modifying WITH may stand only at the top of a statement.
+    """
+    targets = _targets(statement)
+    if targets is None or _has_modifying_with(statement):
+        return None
+    names = tuple(targets)
+    aliases = [f"c{number}" for number in range(1, len(names) + 1)]
+    values = ", ".join(map(_VALUE.format, aliases))
+    return AsText(
+        before=f"WITH {_NAME} ({', '.join(aliases)}) AS MATERIALIZED (\n",
+        after=f"\n) SELECT {values} FROM {_NAME}",  # noqa: S608 - our own names and numbers
+        columns=names,
+        tag=str(statement.kind),
+    )
+
+
+def without_rewriting(text: str) -> str:
+    """Return a text without what `as_text` has put around its last statement, as far as the server has kept it."""
+    return _SHOWN.sub("", text)
+
+
+def may_change_names(statements: Sequence[Statement]) -> bool:
+    """Say whether these statements may change what a later one means: its tables, its columns, their types."""
+    return any(
+        statement.kind in _SETS or (statement.kind not in _CHANGES_ROWS and effect(statement) is not Effect.READS)
+        for statement in statements
+    )
+
+
+def _has_modifying_with(statement: Statement) -> bool:
+    own = statement.node
+    names = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
+    return any(node is not own for name in names for node in find(own, name))
+
+
+def _targets(statement: Statement) -> list[str] | None:
+    node = statement.node
+    if statement.kind is _K.SELECT:
+        return _of_select(node)
+    if statement.kind in _CHANGES_ROWS and node.HasField("returning_clause"):
+        return _named(node.returning_clause.exprs)
+    return None
+
+
+def _of_select(node: Tree) -> list[str] | None:
+    while label(node, "op") != "SETOP_NONE":
+        node = unwrap(node.larg)
+    if node.values_lists:
+        return [f"column{number}" for number, _ in enumerate(unwrap(node.values_lists[0]).items, start=1)]
+    return _named(node.target_list)
+
+
+def _named(targets: Sequence[Tree]) -> list[str] | None:
+    nodes = [unwrap(target) for target in targets]
+    if not nodes or any(_is_star(unwrap(node.val)) for node in nodes):
+        return None
+    return [node.name or _figured(unwrap(node.val)) or "?column?" for node in nodes]
+
+
+def _is_star(value: Tree) -> bool:
+    return any(unwrap(part).DESCRIPTOR.name == "A_Star" for part in _parts(value))
+
+
+def _parts(value: Tree) -> Iterator[Tree]:
+    fields = {"ColumnRef": "fields", "A_Indirection": "indirection"}
+    yield from getattr(value, fields.get(value.DESCRIPTOR.name, ""), ())
+
+
+_CONSTANT_NAMES = {
+    "A_ArrayExpr": "array",
+    "RowExpr": "row",
+    "CoalesceExpr": "coalesce",
+    "GroupingFunc": "grouping",
+    "XmlSerialize": "xmlserialize",
+    "JsonParseExpr": "json",
+    "JsonScalarExpr": "json_scalar",
+    "JsonSerializeExpr": "json_serialize",
+    "JsonObjectConstructor": "json_object",
+    "JsonArrayConstructor": "json_array",
+    "JsonArrayQueryConstructor": "json_array",
+    "JsonObjectAgg": "json_objectagg",
+    "JsonArrayAgg": "json_arrayagg",
+}
+
+
+def _figured(value: Tree) -> str:
+    """Return the name that PostgreSQL gives to a column without one; empty where it gives none.
+
+    Source: FigureColname in src/backend/parser/parse_target.c.
+    """
+    kind = value.DESCRIPTOR.name
+    match kind:
+        case "ColumnRef" | "A_Indirection":
+            last = [unwrap(part).sval for part in _parts(value) if unwrap(part).DESCRIPTOR.name == "String"]
+            name = last[-1] if last else _figured(unwrap(value.arg))
+        case "FuncCall":
+            name = strings(value.funcname)[-1]
+        case "TypeCast":
+            name = _figured(unwrap(value.arg)) or strings(value.type_name.names)[-1]
+        case "CollateClause":
+            name = _figured(unwrap(value.arg))
+        case "CaseExpr":
+            name = (_figured(unwrap(value.defresult)) if value.HasField("defresult") else "") or "case"
+        case "MinMaxExpr":
+            name = "greatest" if label(value, "op") == "IS_GREATEST" else "least"
+        case "A_Expr":
+            name = "nullif" if label(value, "kind") == "AEXPR_NULLIF" else ""
+        case "SQLValueFunction":
+            name = label(value, "op").removeprefix("SVFOP_").removesuffix("_N").lower()
+        case "XmlExpr":
+            name = label(value, "op").removeprefix("IS_").lower()
+        case "SubLink":
+            name = _of_sublink(value)
+        case _:
+            name = _CONSTANT_NAMES.get(kind, "")
+    return name
+
+
+def _of_sublink(value: Tree) -> str:
+    match label(value, "sub_link_type"):
+        case "EXISTS_SUBLINK":
+            return "exists"
+        case "ARRAY_SUBLINK":
+            return "array"
+        case "EXPR_SUBLINK":
+            return (_of_select(unwrap(value.subselect)) or [""])[0]
+    return ""
