@@ -69,12 +69,13 @@ READER_PREFIXES = ("pg_get_", "pg_stat_get_", "pg_stat_file")
 #: Give the same value in a whole statement.
 STABLE = frozenset(
     {"now", "transaction_timestamp", "statement_timestamp", "current_setting", "to_timestamp", "timezone"}
+    | {"txid_current", "pg_current_xact_id"}
 )
 
 #: Give another value in every row.
 VOLATILE = frozenset(
     {"random", "gen_random_uuid", "uuidv4", "uuidv7", "uuid_generate_v1", "uuid_generate_v4", "clock_timestamp"}
-    | {"timeofday", "nextval", "setval", "currval", "lastval", "txid_current", "pg_current_xact_id", "random_normal"}
+    | {"timeofday", "nextval", "setval", "currval", "lastval", "random_normal"}
     | {"pg_sleep", "pg_sleep_for", "pg_sleep_until", "pg_sequence_last_value", "pg_blocking_pids", "pg_is_in_recovery"}
     | {"pg_current_wal_lsn", "pg_last_wal_receive_lsn", "pg_last_wal_replay_lsn", "pg_last_xact_replay_timestamp"}
     | {"pg_tablespace_size", "pg_database_size", "pg_relation_size", "pg_total_relation_size", "pg_table_size"}
