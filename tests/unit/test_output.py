@@ -146,3 +146,14 @@ def test_a_place_in_what_was_launched_is_one_in_the_plan(sql: str, *, labelled: 
         assert plan_position(a_request, first, 1) is None
     if NEXT in text:
         assert plan_position(a_request, first, text.index(NEXT) + 1) is None
+
+
+def test_warnings_have_room_of_their_own_and_are_all_counted() -> None:
+    collect = NoticeCollector()
+    for _ in range(3):
+        collect(Notice(severity="INFO", message="x" * (NOTICE_CAP // 2)))
+    collect(Notice(severity="WARNING", message="skipping"))
+    for _ in range(3):
+        collect(Notice(severity="WARNING", message="y" * (NOTICE_CAP // 2)))
+    assert [notice.severity for notice in collect.kept] == ["INFO", "INFO", "WARNING", "WARNING"]
+    assert (collect.dropped, collect.warnings) == (3, 4)
