@@ -13,6 +13,7 @@ from runner.lint import (
     hygiene,
     inside,
     options,
+    parameters,
     retrying,
     safety,
     sharing,
@@ -34,6 +35,7 @@ _MODULES: Final = (
     safety,
     retrying,
     hygiene,
+    parameters,
     conflicts,
     suppress,
 )

@@ -8,6 +8,7 @@ from runner.sql.astext import as_text
 from runner.sql.details import is_temporary
 from runner.sql.facts import created_relations
 from runner.sql.kinds import StatementKind
+from runner.sql.nodes import Tree, strings, unwrap
 from runner.sql.parse import Statement, returns_rows
 from runner.sql.relations import query_relations
 
@@ -66,3 +67,47 @@ def no_row_count(statement: Statement) -> str | None:
         return None
     name = "this statement" if statement.kind is _K.OTHER else str(statement.kind)
     return f"{name} reports none"
+
+
+def names_already_quoted(statement: Statement) -> dict[str, bool]:
+    """Return the columns of a query by name, and whether each is a name that has its quotes and its schema already.
+
+    So are the text of a regclass, what quote_ident and format('%I') give, and names joined by a dot.
+    """
+    targets = statement.node.target_list if statement.kind is StatementKind.SELECT else ()
+    found = (unwrap(target) for target in targets)
+    return {target.name or _own_name(target.val): _is_quoted(target.val) for target in found}
+
+
+def _own_name(value: Tree) -> str:
+    node = unwrap(value)
+    match node.DESCRIPTOR.name:
+        case "TypeCast":
+            inner = _own_name(node.arg)
+            return inner or strings(node.type_name.names)[-1]
+        case "ColumnRef":
+            return next((part.sval for part in map(unwrap, reversed(node.fields)) if hasattr(part, "sval")), "")
+        case "FuncCall":
+            return strings(node.funcname)[-1]
+    return ""
+
+
+def _is_quoted(value: Tree) -> bool:
+    node = unwrap(value)
+    match node.DESCRIPTOR.name:
+        case "TypeCast":
+            return strings(node.type_name.names)[-1] == "regclass" or _is_quoted(node.arg)
+        case "FuncCall":
+            name = strings(node.funcname)[-1]
+            formats = name == "format" and "%I" in _text(node.args[0]) if node.args else False
+            return name == "quote_ident" or formats
+        case "A_Expr" if strings(node.name) == ("||",):
+            return (
+                _text(node.lexpr) == "." or _text(node.rexpr) == "." or _is_quoted(node.lexpr) or _is_quoted(node.rexpr)
+            )
+    return False
+
+
+def _text(value: Tree) -> str:
+    node = unwrap(value)
+    return str(node.sval.sval) if node.DESCRIPTOR.name == "A_Const" else ""
