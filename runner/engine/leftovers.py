@@ -38,13 +38,16 @@ class HalfDone:
     table: str = ""
 
 
-def left_by(builds: Sequence[Build], now: Iterable[HalfDone], before: frozenset[int]) -> tuple[Leftover, ...]:
-    """Return what these statements can have left half done, among what is half done `now` and was not `before`."""
-    return tuple(
-        read_leftover(one.kind, one.shown, one.parent)
-        for one in now
-        if one.oid not in before and any(_may_be_of(one, build) for build in builds)
-    )
+def left_by(
+    builds: Sequence[Build], now: Iterable[HalfDone], before: frozenset[int], *, known: Sequence[Leftover] = ()
+) -> tuple[Leftover, ...]:
+    """Return what these statements can have left half done, among what is half done `now` and was not `before`.
+
+    `known` is what earlier attempts of the step have left: it is theirs also if it was there before this runner began.
+    """
+    matching = (one for one in now if any(_may_be_of(one, build) for build in builds))
+    found = [(one, read_leftover(one.kind, one.shown, one.parent)) for one in matching]
+    return tuple(left for one, left in found if one.oid not in before or left in known)
 
 
 def _may_be_of(found: HalfDone, build: Build) -> bool:

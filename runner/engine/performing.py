@@ -180,13 +180,12 @@ class Performer:
 
     async def _leftovers(self, record: StepRecord, outcome: ev.Outcome) -> tuple[ev.Leftover, ...]:
         """Return what the step's attempts have left half done: all that have failed, and this one if it has."""
-        before, last = self._half_done_before, record.last
-        retried = last is not None and bool(last.leftovers)
-        if before is None or (outcome is ev.Outcome.SUCCEEDED and not retried) or outcome is ev.Outcome.DETACHED:
+        before, known = self._half_done_before, record.leftovers
+        if before is None or (outcome is ev.Outcome.SUCCEEDED and not known) or outcome is ev.Outcome.DETACHED:
             return ()
         try:
             builds = nature_of(render(record.step.sql.text, self._values_for(record))).builds
-            return left_by(builds, await self._gateway.half_done(), before) if builds else ()
+            return left_by(builds, await self._gateway.half_done(), before, known=known) if builds else ()
         except (TemplateError, GatewayError):
             return ()
 

@@ -158,6 +158,7 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
 def keep_facts(old: StepRecord, new: StepRecord) -> None:
     """Go on counting attempts, warnings and rows, and keep what is known of the last attempt of a step that is over."""
     new.warnings, new.iterations, new.rows, new.tag = old.warnings, old.iterations, old.rows, old.tag
+    new.leftovers = old.leftovers
     if new.final:
         new.iteration, new.since = old.iteration, old.since
         new.last, new.worker = old.last, old.worker

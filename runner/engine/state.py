@@ -127,6 +127,8 @@ class StepRecord:
     error: ev.ErrorDetails | None = None
     #: Its work is committed, and it failed because a check of it was not met.
     committed: bool = False
+    #: What its attempts have left half done, as of the last one that ended.
+    leftovers: tuple[ev.Leftover, ...] = ()
     #: WARNINGs of its workers, in all attempts; and those of the present attempt so far.
     warnings: int = 0
     warned: int = 0

@@ -282,6 +282,7 @@ def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFini
     record.worker = event.worker or record.worker
     record.ended_at = event.at
     record.warnings += event.warnings or 0
+    record.leftovers = event.leftovers
     if event.outcome is ev.Outcome.SUCCEEDED:
         record.tag = event.command_tag
         if record.step.repeat is not None:

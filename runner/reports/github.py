@@ -10,6 +10,7 @@ from runner.engine import events as ev
 from runner.engine.state import BAD, RunState, StepState
 from runner.reports.collect import run_report
 from runner.reports.markdown import markdown_text
+from runner.reports.outcomes import failure_words
 from runner.reports.places import place_in_plan
 from runner.reports.plain import error_text
 from runner.reports.problems_data import workflow_command
@@ -86,7 +87,7 @@ def annotated(event: ev.Event, state: RunState, run_id: str, workspace: str = ""
     if place.file:
         properties |= {"file": _relative(place.file, workspace), "line": str(place.line), "col": str(place.column)}
     kind = "warning" if event.state == StepState.FAILED_ALLOWED else "error"
-    yield workflow_command(kind, properties, error_text(event.error))
+    yield workflow_command(kind, properties, failure_words(error_text(event.error), committed=record.committed))
 
 
 def _relative(file: str, workspace: str) -> str:

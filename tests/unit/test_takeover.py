@@ -174,6 +174,32 @@ async def test_what_is_left_is_asked_and_nothing_is_started() -> None:
     assert not gateway.launched
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "VACUUM t",
+        "ANALYZE",
+        "REINDEX TABLE CONCURRENTLY t",
+        "REFRESH MATERIALIZED VIEW m",
+        "CHECKPOINT",
+        "SELECT 1 FROM t",
+    ],
+)
+async def test_what_is_idempotent_by_nature_needs_no_answer(text: str) -> None:
+    gateway, recorded = await crashed(plan(step("a", text)), "a")
+    result, record = await resume(plan(step("a", text)), gateway, recorded)
+    assert _settled(record) == {"a": ("unknown", "idempotent")}
+    assert [request.sql for request in gateway.launched] == [text]
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("text", ["SELECT f()", "CREATE INDEX CONCURRENTLY i ON t (a)", "CALL p()", "DELETE FROM t"])
+async def test_what_may_not_run_twice_is_asked_about(text: str) -> None:
+    gateway, recorded = await crashed(plan(step("a", text)), "a")
+    with pytest.raises(OpenQuestionError):
+        await resume(plan(step("a", text)), gateway, recorded)
+
+
 async def test_an_answer_settles() -> None:
     p = plan(step("a", "select 1"), step("b", "select 2"), step("c", "select 3", needs=["a"]))
     gateway, recorded = await crashed(p, "b")
