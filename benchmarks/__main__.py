@@ -15,7 +15,18 @@ from benchmarks.machine import facts
 
 #: Each is a module of this package with `measure(bench) -> Iterator[Figure]`.
 NAMES = (
-    *("throughput", "chain", "ledger", "psql_make", "idle", "snapshots", "scheduler", "startup", "validation"),
+    *(
+        "throughput",
+        "chain",
+        "maintenance",
+        "ledger",
+        "psql_make",
+        "idle",
+        "snapshots",
+        "scheduler",
+        "startup",
+        "validation",
+    ),
     "report",
     "dry_run",
 )

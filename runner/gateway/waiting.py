@@ -22,8 +22,8 @@ LEAST_SLICE = 1
 IN_SERVER = 0.06
 #: Seconds between two looks from then on: at least; for each square root of a second since the launch; and from `LONG`
 #: seconds since the launch on. A look costs a fifth of a millisecond, so the best interval grows with the square root.
-_LEAST_PAUSE = 0.002
-_PAUSE = 0.03
+_LEAST_PAUSE = 0.003
+_PAUSE = 0.025
 _LONG = 5.0
 _LONG_PAUSE = 0.25
 #: Seconds since the launch after which the worker is looked up in pg_stat_activity.
