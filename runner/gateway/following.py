@@ -21,9 +21,9 @@ LOOK = 0.25
 #: Looks that find nothing before a worker that was never seen counts as gone. Between the launch and the row in
 #: pg_stat_activity lies the postmaster's fork, and no view shows a worker that is asked for and not yet there.
 LOOKS_IN_VAIN = 12
-#: Looks after which a worker that was asked to stop and still runs is asked again, and how often it is asked before it
-#: is reported as one that cannot be stopped: 30 seconds after the first time.
-SIGNAL_AGAIN = 20
+#: Seconds after which a worker that was asked to stop and still runs is asked again, and how often it is asked before
+#: it is reported as one that cannot be stopped: 30 seconds after the first time.
+SIGNAL_AGAIN = 5.0
 SIGNALS = 7
 
 
@@ -84,7 +84,8 @@ class Follower:
         self.detaching = False
         self._monitor = monitor
         self._cancelling = False
-        self._signals_in = 0
+        #: When the worker is to be signalled next, by the clock of the event loop.
+        self._signal_at = 0.0
         self._signals = 0
         self.unstoppable: Unstoppable = ignored
 
@@ -113,13 +114,13 @@ class Follower:
                     self.worker, self.age = found
                     seen(self.worker)
             if self._cancelling and self.worker is not None:
-                if self._signals_in == 0:
+                now = asyncio.get_running_loop().time()
+                if now >= self._signal_at:
                     await self._monitor.cancel(self.worker)
-                    self._signals_in = SIGNAL_AGAIN
+                    self._signal_at = now + SIGNAL_AGAIN
                     self._signals += 1
                     if self._signals == SIGNALS:
-                        self.unstoppable(self.worker, (SIGNALS - 1) * SIGNAL_AGAIN * LOOK)
-                self._signals_in -= 1
+                        self.unstoppable(self.worker, (SIGNALS - 1) * SIGNAL_AGAIN)
 
     async def gone(self, seen: Callable[[Worker], None]) -> bool:
         """Wait until the worker has ended; false if it was detached before.

@@ -9,6 +9,7 @@ from runner.gateway.output import cannot_send_rows, launched_text, sends_no_rows
 from runner.gateway.replies import Reply
 from runner.gateway.session import Statement
 from runner.gateway.settings import COMMIT_ROW_LOCK_TIMEOUT, plain_settings, with_lock_timeout, worker_settings
+from runner.gateway.waiting import SLICE
 
 #: "No worker to give now" (extension note 9), and "no connection to give now", which a launcher session needs.
 _CAPACITY_SQLSTATES = {
@@ -16,6 +17,8 @@ _CAPACITY_SQLSTATES = {
     "53400": "pg_background.max_workers is used up",
     "53300": "there are too many connections",
 }
+#: The statement that waits once more for a worker that was launched at once.
+WAIT_AT_ONCE = "wait_at_once"
 
 
 #: Columns of the moment of the launch, in the rows of `launch` and `launch_at_once`.
@@ -41,10 +44,10 @@ def refusal(error: ErrorDetails) -> CapacityError | LaunchRefusedError:
 class Launching:
     """How one worker is launched on a session of `role` and `search_path`.
 
-    `first_wait` is how many milliseconds the session waits for its end in the same round trip.
+    `first_wait` is how many milliseconds the statement waits for its end, `slices` how many further ones follow.
     """
 
-    def __init__(self, request: LaunchRequest, *, role: str, search_path: str, first_wait: int) -> None:
+    def __init__(self, request: LaunchRequest, *, role: str, search_path: str, first_wait: int, slices: int) -> None:
         self._request = request
         self._search_path = search_path
         #: The role whose rights the worker has; "none" is that of the login.
@@ -52,12 +55,20 @@ class Launching:
         # In the transaction of `wait` the role is taken already, and it need not have the rights of who took it.
         own_role = request.role is None
         #: Reads the output of a worker that has succeeded; it travels with `wait`.
-        self.drain_ended = (("drain_ended", (self.role,)),) if own_role and sends_no_rows(request) else ()
+        drain_ended = (("drain_ended", (self.role,)),) if own_role and sends_no_rows(request) else ()
         #: Whether one statement launches, waits and drains. In one statement with the launch, an output that cannot be
         #: read would take the outcome with it. Settings of the plan's would reach it too: how the outcome is written
         #: (client_encoding), when the session is ended.
         self.at_once = own_role and not request.settings and cannot_send_rows(request)
+        #: What waits in the server for the worker once more, with a snapshot of its own, and reads its output.
+        self.slice: tuple[Statement, ...] = (("wait", (str(SLICE), self.role)), *drain_ended)
         self._first_wait = str(first_wait)
+        self._first = (("wait", (self._first_wait, self.role)), *drain_ended)
+        #: What follows a launch at once in the same round trip, each in a transaction of its own.
+        self.then: tuple[Statement, ...] = ()
+        if self.at_once:
+            self.slice = ((WAIT_AT_ONCE, (str(SLICE),)),)
+            self.then = self.slice * slices
 
     def moment_of(self, launched: Reply) -> str | None:
         """Return the server's time before the launch, from the launch's reply; the worker has not begun earlier."""
@@ -66,10 +77,10 @@ class Launching:
     def statements(self, first: str) -> tuple[Statement, ...]:
         """Return what asks for the worker and waits a moment for it; `first` are the statements of its commit row."""
         request, path = self._request, self._search_path
-        text, size, wait = launched_text(request, first), str(request.output_buffer), self._first_wait
+        text, size = launched_text(request, first), str(request.output_buffer)
         if first:
             request = with_lock_timeout(request, COMMIT_ROW_LOCK_TIMEOUT)
         if self.at_once:
-            return ("nothing", ()), ("launch_at_once", (text, size, *plain_settings(request, path), wait))
+            return ("nothing", ()), ("launch_at_once", (text, size, *plain_settings(request, path), self._first_wait))
         launch = ("launch", (text, size, worker_settings(request, path)))
-        return ("begin", ()), launch, ("commit", ()), ("wait", (wait, self.role)), *self.drain_ended
+        return ("begin", ()), launch, ("commit", ()), *self._first

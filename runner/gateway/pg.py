@@ -44,6 +44,7 @@ from runner.gateway.reading import ReadingSession, read
 from runner.gateway.refused import RefusedWorker
 from runner.gateway.server import check_server, describe_server, raise_refusal, refuse_standby
 from runner.gateway.session import ConnectionCheck, Session, TurnedAwayError
+from runner.gateway.waiting import Rhythm
 from runner.gateway.worker import LaunchedWorker
 from runner.identity import runner_name
 from runner.sql.params import quote_identifier
@@ -87,8 +88,7 @@ class PgGateway:
         #: Launches under way, and the workers that were launched and followed.
         self._launching = 0
         self._launched: set[LaunchedWorker] = set()
-        #: Requests of this run whose statement waits for snapshots, by their identity.
-        self._waiting_for_snapshots: set[int] = set()
+        self._rhythm = Rhythm()
         self._one_at_a_time = asyncio.Lock()
         #: How many launches were announced to other runs because of a reserve, and what gives the claims up again.
         self._claims = 0
@@ -138,13 +138,12 @@ class PgGateway:
                 self._launching += 1
         else:
             self._launching += 1
-        if waits_for_snapshots(request.sql):
-            self._waiting_for_snapshots.add(id(request))
+        self._rhythm.begin(request, for_snapshots=waits_for_snapshots(request.sql))
         launched: WorkerHandle | None = None
         try:
             launched = await self._launch_on_a_session(request, first)
         except BaseException:
-            self._waiting_for_snapshots.discard(id(request))
+            self._rhythm.end(request)
             raise
         else:
             return launched
@@ -158,9 +157,7 @@ class PgGateway:
     async def _launch_on_a_session(self, request: LaunchRequest, first: str) -> WorkerHandle:
         while True:
             session = await self._session()
-            worker = LaunchedWorker(
-                request, session, self._monitor, self._over, snapshots_matter=self._snapshots_matter
-            )
+            worker = LaunchedWorker(request, session, self._monitor, self._over, rhythm=self._rhythm)
             try:
                 await worker.launch(first, self.ledger)
             except TurnedAwayError:
@@ -174,10 +171,6 @@ class PgGateway:
             else:
                 self._launched.add(worker)
                 return worker
-
-    def _snapshots_matter(self) -> bool:
-        """Say whether a worker of this run waits for snapshots, so that no session of it may hold one for long."""
-        return bool(self._waiting_for_snapshots)
 
     async def hold_run(self) -> GroupHolder | None:
         """Be the only runner of this run, for as long as the monitor session lives; who else is, if somebody is."""
@@ -402,7 +395,7 @@ class PgGateway:
     def _over(self, worker: LaunchedWorker) -> None:
         """Take a worker's session back, unless it is lost or may still track something."""
         self._launched.discard(worker)
-        self._waiting_for_snapshots.discard(id(worker.request))
+        self._rhythm.end(worker.asked)
         worker.session.on_notice = None
         if worker.session_free and not worker.session.lost:
             self._idle.append(worker.session)

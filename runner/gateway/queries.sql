@@ -115,6 +115,19 @@ FROM (
      ) AS p
      LEFT JOIN LATERAL {ext}.pg_background_result(CASE WHEN p.proven THEN h.pid END, h.cookie) AS r(t text) ON true
 
+-- name: wait_at_once
+-- $1 milliseconds as for `wait`. The row of `launch_at_once` for the worker that it has launched; no row if its output has
+-- been read already. It may follow such a launch in the same round trip, in a transaction and with a snapshot of its own.
+SELECT h.pid, h.cookie, w.done OR p.proven, i.row_count, i.command_tag, i.has_error,
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), p.proven, r.t
+FROM (SELECT pid, cookie FROM {ext}.pg_background_list LIMIT 1) AS h,
+     LATERAL {ext}.pg_background_wait(h.pid, h.cookie, $1::int4) AS w(done),
+     LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i,
+     LATERAL (
+       SELECT i.completed AND NOT i.has_error AND i.command_tag <> '' AND i.finished_at IS NOT NULL AS proven
+     ) AS p
+     LEFT JOIN LATERAL {ext}.pg_background_result(CASE WHEN p.proven THEN h.pid END, h.cookie) AS r(t text) ON true
+
 -- name: claim
 -- $1 number of the launch. Announces a launch to every other run on the server: advisory locks are seen in pg_locks from
 -- all databases and by all roles, although they exclude nothing in another database. 1785684592 stands for jobplan.

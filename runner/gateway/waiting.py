@@ -1,11 +1,11 @@
-"""When a session looks whether its worker has ended.
+"""How the sessions of a run wait for its workers: in the server for some milliseconds, and then in the runner.
 
 A session that waits inside the server holds a snapshot. VACUUM cannot remove what that snapshot may still see, and
 CREATE INDEX and REINDEX CONCURRENTLY wait in several of their phases until it is released: the worker's own command,
 another step's, and every other client's. So a session waits in the server only during the first moments of a worker, in
-slices of `SLICE`, and not at all while a step of the run waits for snapshots itself. After that the runner sleeps, and
-each look at the worker is a statement that waits for nothing. docs/decisions/0016-waiting-holds-no-snapshot.md has the
-measurements.
+slices of some milliseconds with a snapshot each, and not at all while a step of the run waits for snapshots itself.
+After that the runner sleeps, and each look at the worker is a statement that waits for nothing. The measurements behind
+the numbers are in docs/decisions/0016-waiting-holds-no-snapshot.md.
 """
 
 from __future__ import annotations
@@ -13,15 +13,25 @@ from __future__ import annotations
 import asyncio
 import math
 
-#: Milliseconds that one statement waits in the server at most. The launch and its first slice are one statement, and
-#: the launch itself takes some milliseconds.
-SLICE = 10
-#: Milliseconds of the slice that travels with a launch while snapshots matter. 0 would mean: without end.
+from runner.gateway.base import LaunchRequest
+
+#: Milliseconds that one statement waits in the server at most.
+SLICE = 15
+#: Milliseconds of the slice that is part of a launch: at most, and less by one for each other worker, because the
+#: launch itself takes the longer the more there are. At least, and while snapshots matter; 0 would mean: without end.
+FIRST_SLICE = 12
 LEAST_SLICE = 1
-#: Seconds since the launch for which a session waits in the server. A worker that ends by then is seen at once.
+#: Slices that follow a launch in its round trip at most.
+MOST_SLICES = 4
+#: Seconds since the launch for which a session waits in the server, and how long the steps of a run usually take at
+#: most for that to be worth it.
 IN_SERVER = 0.06
-#: Seconds between two looks from then on: at least; for each square root of a second since the launch; and from `LONG`
-#: seconds since the launch on. A look costs a fifth of a millisecond, so the best interval grows with the square root.
+_SHORT = 0.25
+#: How much the latest step counts in what is usual, and the seconds from which on a step counts no more.
+_WEIGHT = 0.15
+_LONGEST = 2.0
+#: Seconds between two looks: at least; for each square root of a second since the launch; and from `_LONG` seconds
+#: since the launch on. A look costs a fifth of a millisecond, so the best interval grows with the root of the time.
 _LEAST_PAUSE = 0.003
 _PAUSE = 0.025
 _LONG = 5.0
@@ -35,6 +45,49 @@ def pause_after(elapsed: float) -> float:
     if elapsed >= _LONG:
         return _LONG_PAUSE
     return max(_LEAST_PAUSE, _PAUSE * math.sqrt(max(elapsed, 0.0)))
+
+
+class Rhythm:
+    """What the sessions of one run share: which workers there are, and how long the run's steps usually take."""
+
+    def __init__(self) -> None:
+        self._workers: set[int] = set()
+        self._for_snapshots: set[int] = set()
+        #: Seconds that a step takes, and slices after the one of its launch, as the latest steps have it.
+        self._seconds = 0.0
+        self._slices = 0.0
+
+    def begin(self, request: LaunchRequest, *, for_snapshots: bool) -> None:
+        """Take a worker; `for_snapshots`: its statement waits until older snapshots are released."""
+        self._workers.add(id(request))
+        if for_snapshots:
+            self._for_snapshots.add(id(request))
+
+    def end(self, request: LaunchRequest) -> None:
+        """Forget a worker."""
+        self._workers.discard(id(request))
+        self._for_snapshots.discard(id(request))
+
+    @property
+    def snapshots_matter(self) -> bool:
+        """Say whether a worker of the run waits for snapshots, so that no session of it waits in the server."""
+        return bool(self._for_snapshots)
+
+    def first_slices(self) -> tuple[int, int]:
+        """Return the milliseconds of the slice that is part of a launch, and how many further ones follow it."""
+        if self.snapshots_matter:
+            return LEAST_SLICE, 0
+        return max(LEAST_SLICE, FIRST_SLICE - len(self._workers) + 1), min(MOST_SLICES, round(self._slices))
+
+    def waits_in_server(self, elapsed: float) -> bool:
+        """Say whether a session may wait in the server for a worker that was launched `elapsed` seconds ago."""
+        return elapsed < IN_SERVER and self._seconds < _SHORT and not self.snapshots_matter
+
+    def learn(self, seconds: float, slices: int) -> None:
+        """Take how long a step has taken, and how many slices it needed after the one of its launch."""
+        self._seconds += (min(seconds, _LONGEST) - self._seconds) * _WEIGHT
+        needed = slices if self._seconds < _SHORT else 0
+        self._slices += (needed - self._slices) * _WEIGHT
 
 
 class Pauses:

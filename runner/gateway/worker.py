@@ -20,17 +20,19 @@ from runner.gateway.base import LaunchRequest, Unstoppable, WorkerEnd, ignored
 from runner.gateway.draining import RowColumns, describe_rows, drain, handles, is_free
 from runner.gateway.ending import end_by_output, read_end
 from runner.gateway.following import Follower, Monitor, Sought
-from runner.gateway.launching import Launching, refusal
+from runner.gateway.launching import WAIT_AT_ONCE, Launching, refusal
 from runner.gateway.ledger import LOCKED_LEDGER, Ledger
 from runner.gateway.output import NoticeCollector, can_be_text, is_workers_own, must_be_text
 from runner.gateway.replies import Reply, Row, first_error
 from runner.gateway.session import Session, TurnedAwayError
-from runner.gateway.waiting import IDENTIFY_AFTER, IN_SERVER, LEAST_SLICE, SLICE, Pauses
+from runner.gateway.waiting import IDENTIFY_AFTER, Pauses, Rhythm
 from runner.identity import WorkerLabel, step_of
 
 QUERY_CANCELED = "57014"
 #: Waits that may fail for another reason than a cancel while the session lives.
 FAILING_WAITS = 5
+#: How many times the time since the launch must have passed until a worker that was not found is looked up again.
+_IDENTIFY_AGAIN = 1.5
 #: Seconds between two looks whether a worker waits for the session that reads its output.
 LOOK_WHILE_READING = 0.25
 #: Somebody broke off what ran: of a launching statement nobody knows whether the worker had been asked for.
@@ -41,7 +43,7 @@ class LaunchedWorker:
     """A handle of the extension; see `base.WorkerHandle`.
 
     `over` is called once, when the worker has ended or was detached, or when it is not followed any longer. The session
-    may be used again if `session_free`. While `snapshots_matter`, the session does not wait in the server.
+    may be used again if `session_free`. `rhythm` is shared by the workers of the run.
     """
 
     def __init__(
@@ -51,19 +53,23 @@ class LaunchedWorker:
         monitor: Monitor,
         over: Callable[[LaunchedWorker], None],
         *,
-        snapshots_matter: Callable[[], bool] = lambda: False,
+        rhythm: Rhythm,
     ) -> None:
         self.session = session
         self.session_free = False
         #: What comes before the plan's own text, and whether there is a commit row in it.
         self._first = ""
         self.writes_commit_row = False
-        self.request = request
-        self._snapshots_matter = snapshots_matter
+        #: What was asked for, and what is launched: some rows have to be sent as text.
+        self.asked = self.request = request
+        self._rhythm = rhythm
         self._pauses = Pauses()
         if request.rows and must_be_text(request.sql):
             self.request = replace(request, as_text=True)
-        self._first_wait = LEAST_SLICE if snapshots_matter() else SLICE
+        self._identify_after = IDENTIFY_AFTER
+        #: How many slices the session has waited in the server after the one that was part of the launch.
+        self._slices = 0
+        self._first_slices = rhythm.first_slices()
         self._launching = self._prepared()
         self._role = self._launching.role
         self._drained: Reply | None = None
@@ -131,25 +137,35 @@ class LaunchedWorker:
         self.session.on_notice = self._notices
         await self._describe_early()
         try:
-            _, launched, *replies = await self._ask_for_it(first, ledger)
+            _, launched, *more = await self._ask_for_it(first, ledger)
         except TurnedAwayError:
             raise
         except ServerLostError as error:
             self._lost = str(error)
             return
-        if launched.error is not None:
+        at_once = self._launching.at_once
+        if launched.error is not None and not (at_once and any(reply.rows for reply in more)):
             await self._refused(launched.error)
             return
         self.session.launched += 1
-        self._follower.sought = replace(
-            self._follower.sought, pid=int(launched.rows[0][0] or 0), since=self._launching.moment_of(launched) or ""
-        )
-        if self._launching.at_once:
-            self._row = row = launched.rows[0]
-            if row[8] == "t":
-                self._drained = Reply(rows=tuple(tag[-1:] for tag in launched.rows))
+        if at_once:
+            self._row = self._note_at_once(launched, *more)
         else:
-            self._row = self._note(replies[1], replies[2:])
+            self._row = self._note(more[1], more[2:])
+        if launched.rows:
+            pid, since = launched.rows[0][0], self._launching.moment_of(launched)
+            self._follower.sought = replace(self._follower.sought, pid=int(pid or 0), since=since or "")
+
+    def _note_at_once(self, *replies: Reply) -> Row | None:
+        """Return what a launch and the slices after it have told: the last one that has told anything."""
+        row: Row | None = None
+        for number, reply in enumerate(replies):
+            if row is None or row[2] != "t":
+                self._slices += number > 0
+                row = reply.rows[0] if reply.rows else row
+                if row is not None and row[2] == "t" and row[8] == "t":
+                    self._drained = Reply(rows=tuple(tag[-1:] for tag in reply.rows))
+        return row
 
     async def _ask_for_it(self, first: str, ledger: Ledger | None) -> list[Reply]:
         """Return the replies without those to what comes before, which fails by itself: then nothing was asked for."""
@@ -163,7 +179,9 @@ class LaunchedWorker:
         known = False
         self._pauses.begin()
         try:
-            replies = await self.session.run_together(*before, *self._launching.statements(first))
+            replies = await self.session.run_together(
+                *before, *self._launching.statements(first), then=self._launching.then
+            )
             error, known = first_error(replies[: len(before)]), True
         finally:
             if batch is not None and known and error is None:
@@ -184,7 +202,10 @@ class LaunchedWorker:
 
     def _prepared(self) -> Launching:
         session = self.session
-        return Launching(self.request, role=session.role, search_path=session.search_path, first_wait=self._first_wait)
+        first_wait, slices = self._first_slices
+        return Launching(
+            self.request, role=session.role, search_path=session.search_path, first_wait=first_wait, slices=slices
+        )
 
     async def _describe_early(self) -> None:
         """Describe the rows that are wanted while the worker cannot yet have locked what that takes.
@@ -246,7 +267,8 @@ class LaunchedWorker:
 
     async def _follow(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         while self._row is None or self._row[2] != "t":
-            if self._follower.has_orders or self._pauses.elapsed >= IDENTIFY_AFTER:
+            if self._follower.has_orders or self._pauses.elapsed >= self._identify_after:
+                self._identify_after = max(IDENTIFY_AFTER, _IDENTIFY_AGAIN * self._pauses.elapsed)
                 await self._follower.look_after(seen)
             if self._leaving:
                 self._row = await self._row_of(("let_go", (self._role,)))
@@ -257,6 +279,7 @@ class LaunchedWorker:
                 return await self._drain_running(self._row, seen, lost)
             else:
                 await self._look()
+        self._rhythm.learn(self._pauses.elapsed, self._slices)
         end, self.session_free = await read_end(
             self.session,
             self.request,
@@ -270,8 +293,9 @@ class LaunchedWorker:
 
     async def _look(self) -> None:
         """Look whether the worker has ended: after a wait in the server at first, after a pause here later."""
-        if self._pauses.elapsed < IN_SERVER and not self._snapshots_matter():
-            self._row = await self._row_of(("wait", (str(SLICE), self._role)), *self._launching.drain_ended)
+        if self._rhythm.waits_in_server(self._pauses.elapsed):
+            self._slices += 1
+            self._row = await self._row_of(*self._launching.slice)
         elif await self._pauses.pause():
             # without `drain_ended`: a worker that runs for long shall cost the server little
             self._row = await self._row_of(("follow", (self._role,)))
@@ -291,9 +315,9 @@ class LaunchedWorker:
         return self.worker is not None and (self._follower.detaching or (self._blocked and self.request.detachable))
 
     async def _row_of(self, *statements: tuple[str, Sequence[str]]) -> Row | None:
-        """Run `wait` or `let_go`; None if somebody has cancelled the statement, which says nothing of the worker."""
+        """Ask about the worker; None if the statement was cancelled, which says nothing of the worker."""
         reply, *drained = await self.session.run(*statements)
-        row = self._note(reply, drained)
+        row = self._note_at_once(reply) if statements[0][0] == WAIT_AT_ONCE else self._note(reply, drained)
         if row is None and reply.error is None:
             raise ServerLostError("the extension has forgotten the worker")
         if reply.error is not None and reply.error.sqlstate != QUERY_CANCELED:

@@ -8,18 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.gateway.base import LaunchRequest
+from runner.gateway.base import LaunchRequest, WorkerEnd
 from runner.gateway.output import waits_for_snapshots
-from runner.gateway.waiting import LEAST_SLICE, SLICE, Pauses, pause_after
+from runner.gateway.replies import Reply
+from runner.gateway.waiting import FIRST_SLICE, LEAST_SLICE, MOST_SLICES, SLICE, Pauses, Rhythm, pause_after
 from runner.gateway.worker import LaunchedWorker
-from tests.unit.test_worker import FAILED, NAME, RUNNING, SUCCEEDED, Eyes, Scripted, at_once
+from tests.unit.test_worker import CANCELLED, FAILED, NAME, RUNNING, SUCCEEDED, Answer, Eyes, Scripted, at_once
 
 #: Milliseconds that a snapshot of ours may last.
 LONGEST_SNAPSHOT = 20
 
 
-def test_a_slice_leaves_room_for_the_launch_in_the_same_statement() -> None:
-    assert 0 < LEAST_SLICE < SLICE <= LONGEST_SNAPSHOT / 2
+def test_no_slice_is_longer_than_a_snapshot_of_ours_may_be() -> None:
+    assert 0 < LEAST_SLICE < FIRST_SLICE < SLICE < LONGEST_SNAPSHOT
 
 
 @given(st.floats(min_value=0.0, max_value=1e7))
@@ -116,73 +117,185 @@ def test_a_statement_that_does_not_wait_for_snapshots_is_recognized(sql: str) ->
 # --- what the session is asked, and when ------------------------------------------------------------------------------
 
 
-def launched(session: Scripted, *, matter: bool | list[bool] = False, plain: bool = True) -> LaunchedWorker:
-    """Return a worker; `matter` says whether snapshots matter, always or from one question to the next."""
-    answers = matter if isinstance(matter, list) else []
+class Fixed(Rhythm):
+    """A rhythm with the given slices; the answers say whether a session may wait in the server, one look each."""
+
+    def __init__(self, first: int = SLICE, slices: int = 0, *answers: bool) -> None:
+        super().__init__()
+        self._given = (first, slices)
+        self._answers = list(answers)
+        self.learned: list[int] = []
+
+    def first_slices(self) -> tuple[int, int]:
+        return self._given
+
+    def waits_in_server(self, elapsed: float) -> bool:  # noqa: ARG002 - the rhythm's
+        return bool(self._answers) and self._answers.pop(0)
+
+    def learn(self, seconds: float, slices: int) -> None:
+        assert seconds >= 0
+        self.learned.append(slices)
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "session" in request.node.name or "worker" in request.node.name:
+        monkeypatch.setattr("runner.gateway.waiting.pause_after", lambda _: 0.0)
+
+
+async def follow(session: Scripted, rhythm: Rhythm, *, plain: bool = True) -> tuple[LaunchedWorker, WorkerEnd]:
+    """Launch a worker and follow it to its end; `plain` launches it in one statement."""
     request = LaunchRequest(
         sql="DO $$ BEGIN END $$", application_name=NAME, settings={} if plain else {"work_mem": "8MB"}
     )
-
-    def snapshots_matter() -> bool:
-        return answers.pop(0) if answers else bool(matter)
-
-    return LaunchedWorker(request, session, Eyes(), lambda _: None, snapshots_matter=snapshots_matter)
+    worker = LaunchedWorker(request, session, Eyes(), lambda _: None, rhythm=rhythm)
+    await worker.launch()
+    return worker, await worker.ended(seen=lambda _: None, lost=lambda _: None)
 
 
-@pytest.mark.parametrize(("matter", "milliseconds"), [(False, SLICE), (True, LEAST_SLICE)])
-async def test_the_first_wait_is_shortest_while_snapshots_matter(matter: bool, milliseconds: int) -> None:
-    session = Scripted({"launch_at_once": [at_once(SUCCEEDED, proven=True)]})
-    await launched(session, matter=matter).launch()
-    assert session.parameters["launch_at_once"][-1] == str(milliseconds)
+DONE = at_once(SUCCEEDED, proven=True)
+STILL = at_once(RUNNING, proven=False)
 
 
-@pytest.mark.parametrize(("matter", "milliseconds"), [(False, SLICE), (True, LEAST_SLICE)])
-async def test_the_first_wait_of_a_step_with_settings_is_no_longer(matter: bool, milliseconds: int) -> None:
+def test_the_first_slice_is_the_shorter_the_more_workers_there_are() -> None:
+    rhythm = Rhythm()
+    firsts = []
+    requests = [LaunchRequest(sql="SELECT 1", application_name=f"w{number}") for number in range(40)]
+    for number in range(40):
+        rhythm.begin(requests[number], for_snapshots=False)
+        firsts.append(rhythm.first_slices()[0])
+    assert firsts[0] == FIRST_SLICE
+    assert firsts == sorted(firsts, reverse=True)
+    assert firsts[-1] == LEAST_SLICE
+
+
+def test_no_session_waits_in_the_server_while_a_worker_waits_for_snapshots() -> None:
+    rhythm = Rhythm()
+    one, other = (LaunchRequest(sql=sql, application_name=NAME) for sql in ("SELECT 1", "REINDEX TABLE CONCURRENTLY t"))
+    rhythm.begin(one, for_snapshots=False)
+    assert rhythm.waits_in_server(0.0)
+    rhythm.begin(other, for_snapshots=True)
+    for _ in range(20):
+        rhythm.learn(0.02, 2)
+    assert rhythm.first_slices() == (LEAST_SLICE, 0)
+    assert not rhythm.waits_in_server(0.0)
+    rhythm.end(other)
+    assert rhythm.first_slices()[0] > LEAST_SLICE
+    assert rhythm.waits_in_server(0.0)
+
+
+def test_slices_that_were_needed_travel_with_the_next_launches() -> None:
+    rhythm = Rhythm()
+    assert rhythm.first_slices()[1] == 0
+    for _ in range(40):
+        rhythm.learn(0.04, 2)
+    assert rhythm.first_slices()[1] == 2
+    for _ in range(40):
+        rhythm.learn(0.2, 20)
+    assert rhythm.first_slices()[1] == MOST_SLICES
+    for _ in range(40):
+        rhythm.learn(0.003, 0)
+    assert rhythm.first_slices()[1] == 0
+
+
+def test_a_run_of_long_steps_does_not_wait_in_the_server_after_the_first_slice() -> None:
+    rhythm = Rhythm()
+    for _ in range(40):
+        rhythm.learn(3600.0, 4)
+    assert not rhythm.waits_in_server(0.0)
+    assert rhythm.first_slices()[1] == 0
+    for _ in range(40):
+        rhythm.learn(0.003, 0)
+    assert rhythm.waits_in_server(0.0)
+
+
+async def test_a_session_sends_the_first_slice_with_the_launch() -> None:
+    session = Scripted({"launch_at_once": [DONE]})
+    rhythm = Fixed(7)
+    _, end = await follow(session, rhythm)
+    assert end.proven
+    assert session.parameters["launch_at_once"][-1] == "7"
+    assert session.asked == ["nothing", "launch_at_once"]
+    assert rhythm.learned == [0]
+
+
+async def test_a_session_sends_the_first_slice_of_a_step_with_settings_too() -> None:
     session = Scripted({"launch": [FAILED], "wait": [SUCCEEDED]})
-    await launched(session, matter=matter, plain=False).launch()
-    assert session.parameters["wait"][0] == str(milliseconds)
+    await follow(session, Fixed(7, 3), plain=False)
+    assert session.parameters["wait"][0] == "7"
+    assert session.asked.count("wait") == 1
 
 
-async def test_a_young_worker_is_waited_for_in_the_server_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.gateway.worker.IN_SERVER", 3600.0)
-    session = Scripted({"launch_at_once": [at_once(RUNNING, proven=False)], "wait": [RUNNING, RUNNING, SUCCEEDED]})
-    worker = launched(session)
-    await worker.launch()
-    end = await worker.ended(seen=lambda _: None, lost=lambda _: None)
-    assert end.proven
-    assert session.asked.count("wait") == 3
-    assert "follow" not in session.asked
-    assert session.parameters["wait"][0] == str(SLICE)
-
-
-async def test_a_worker_that_ends_during_a_slice_has_its_output_read_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.gateway.worker.IN_SERVER", 3600.0)
-    told = SUCCEEDED.rows[0]
-    session = Scripted(
-        {
-            "launch_at_once": [at_once(RUNNING, proven=False)],
-            "wait": [SUCCEEDED],
-            "drain_ended": [type(SUCCEEDED)(rows=((*told, "DO"),))],
-        }
-    )
-    worker = launched(session)
-    await worker.launch()
-    end = await worker.ended(seen=lambda _: None, lost=lambda _: None)
-    assert end.proven
-    assert session.asked == ["nothing", "launch_at_once", "wait", "drain_ended"]
+@pytest.mark.parametrize("needed", [0, 1, 2, 3])
+async def test_a_worker_may_end_in_any_slice_of_its_launch(needed: int) -> None:
+    replies: list[Answer] = [*[STILL] * needed, DONE, *[Reply()] * (3 - needed)]
+    session = Scripted({"launch_at_once": replies[:1], "wait_at_once": replies[1:]})
+    rhythm = Fixed(7, 3)
+    worker, end = await follow(session, rhythm)
+    assert (end.proven, end.command_tag) == (True, "DO")
+    assert session.asked == ["nothing", "launch_at_once", *["wait_at_once"] * 3]
+    assert session.parameters["wait_at_once"] == (str(SLICE),)
+    assert session.launched == 1
+    assert rhythm.learned == [needed]
     assert worker.session_free
 
 
-async def test_a_session_stops_waiting_in_the_server_when_a_step_that_waits_for_snapshots_is_launched(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr("runner.gateway.worker.IN_SERVER", 3600.0)
-    monkeypatch.setattr("runner.gateway.waiting.pause_after", lambda _: 0.0)
+async def test_a_worker_that_ends_in_no_slice_of_its_launch_is_followed() -> None:
+    session = Scripted({"launch_at_once": [STILL], "wait_at_once": [STILL, STILL], "wait": [RUNNING, SUCCEEDED]})
+    rhythm = Fixed(7, 2)
+    _, end = await follow(session, rhythm)
+    assert end.proven
+    assert session.asked.count("wait_at_once") == 2
+    assert session.asked.count("follow") == 2
+    assert rhythm.learned == [2]
+
+
+async def test_a_failed_worker_is_told_by_every_slice_that_follows() -> None:
+    failed = at_once(FAILED, proven=False)
+    details = Reply(rows=(("22012", "division by zero", *[None] * 7),))
+    session = Scripted({"launch_at_once": [STILL], "wait_at_once": [failed, failed], "error": [details]})
+    _, end = await follow(session, Fixed(7, 2))
+    assert end.error is not None
+    assert end.error.sqlstate == "22012"
+
+
+async def test_a_worker_whose_launch_was_cancelled_after_it_is_known_by_a_later_slice() -> None:
+    """The statement launched it and was broken off while it waited: the next one has its handle, and its end."""
+    session = Scripted({"launch_at_once": [Reply(error=CANCELLED)], "wait_at_once": [STILL, DONE], "load": []})
+    worker, end = await follow(session, Fixed(7, 2))
+    assert end.proven
+    assert session.launched == 1
+    assert worker.session_free
+    assert "load" not in session.asked
+
+
+async def test_a_slice_that_was_cancelled_says_nothing_of_the_worker() -> None:
+    cancelled = Reply(error=CANCELLED)
     session = Scripted(
-        {"launch_at_once": [at_once(RUNNING, proven=False)], "wait": [RUNNING, RUNNING, SUCCEEDED], "drain": [RUNNING]}
+        {"launch_at_once": [STILL], "wait_at_once": [cancelled, cancelled], "wait": [RUNNING, SUCCEEDED]}
     )
-    worker = launched(session, matter=[False, False, True, True])
-    await worker.launch()
-    await worker.ended(seen=lambda _: None, lost=lambda _: None)
-    looks = [name for name in session.asked if name in ("wait", "follow")]
-    assert looks == ["wait", "follow", "follow"]
+    _, end = await follow(session, Fixed(7, 2))
+    assert end.proven
+
+
+async def test_a_worker_is_waited_for_in_the_server_for_as_long_as_the_rhythm_says() -> None:
+    session = Scripted(
+        {"launch_at_once": [STILL], "wait_at_once": [STILL, STILL], "wait": [SUCCEEDED], "drain": [Reply()]}
+    )
+    _, end = await follow(session, Fixed(7, 0, True, True, False))
+    assert end.proven
+    assert session.asked[2:5] == ["wait_at_once", "wait_at_once", "follow"]
+
+
+async def test_a_worker_that_ends_during_a_slice_has_its_output_read_with_it() -> None:
+    session = Scripted({"launch_at_once": [STILL], "wait_at_once": [DONE]})
+    worker, end = await follow(session, Fixed(7, 0, True))
+    assert (end.proven, end.command_tag) == (True, "DO")
+    assert session.asked == ["nothing", "launch_at_once", "wait_at_once"]
+    assert worker.session_free
+
+
+async def test_a_session_whose_extension_has_forgotten_the_worker_has_lost_it() -> None:
+    session = Scripted({"launch_at_once": [STILL], "wait_at_once": [Reply()]})
+    _, end = await follow(session, Fixed(7, 0, True))
+    assert end.lost

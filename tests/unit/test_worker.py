@@ -16,6 +16,7 @@ from runner.gateway.following import Sought
 from runner.gateway.launching import LaunchRefusedError
 from runner.gateway.replies import Reply, Row
 from runner.gateway.session import Session, TurnedAwayError
+from runner.gateway.waiting import Rhythm
 from runner.gateway.worker import LaunchedWorker
 from runner.identity import step_of
 
@@ -81,7 +82,13 @@ class Scripted(Session):
             replies.append(answer)
         return replies
 
-    run_together = run
+    async def run_together(
+        self,
+        *statements: tuple[str, Iterable[str]],
+        then: Iterable[tuple[str, Iterable[str]]] = (),
+        patience: float | None = None,
+    ) -> list[Reply]:
+        return await self.run(*statements, *then, patience=patience)
 
     async def describe(self, *_: object) -> Reply:
         return Reply()
@@ -164,7 +171,7 @@ class Case:
             detachable=detachable,
             settings={"work_mem": "8MB"} if settings is None else settings,
         )
-        self.worker = LaunchedWorker(request, self.session, self.eyes, self._is_over)
+        self.worker = LaunchedWorker(request, self.session, self.eyes, self._is_over, rhythm=Rhythm())
 
     def _is_over(self, worker: LaunchedWorker) -> None:
         self.over.append(worker.session_free)
@@ -179,7 +186,7 @@ class Case:
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the worker without any pause, and look it up at once; it has left the phase of waits in the server."""
     monkeypatch.setattr("runner.gateway.worker.LOOK_WHILE_READING", 0)
-    monkeypatch.setattr("runner.gateway.worker.IN_SERVER", 0)
+    monkeypatch.setattr("runner.gateway.waiting.IN_SERVER", 0)
     monkeypatch.setattr("runner.gateway.worker.IDENTIFY_AFTER", 0)
     monkeypatch.setattr("runner.gateway.waiting.pause_after", lambda _: 0)
 
