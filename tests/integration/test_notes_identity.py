@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -189,9 +190,9 @@ async def test_a_step_that_ends_at_once_takes_one_round_trip(dsn: str, monkeypat
         trips: list[tuple[str, ...]] = []
 
         def counted(run: Callable[..., Awaitable[object]]) -> Callable[..., Awaitable[object]]:
-            async def counting(self: Session, *statements: tuple[str, tuple[str, ...]]) -> object:
+            async def counting(self: Session, *statements: tuple[str, tuple[str, ...]], **keys: Any) -> object:
                 trips.append(tuple(name for name, _ in statements))
-                return await run(self, *statements)
+                return await run(self, *statements, **keys)
 
             return counting
 
