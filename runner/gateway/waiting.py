@@ -77,7 +77,8 @@ class Rhythm:
         """Return the milliseconds of the slice that is part of a launch, and how many further ones follow it."""
         if self.snapshots_matter:
             return LEAST_SLICE, 0
-        return max(LEAST_SLICE, FIRST_SLICE - len(self._workers) + 1), min(MOST_SLICES, round(self._slices))
+        others = max(0, len(self._workers) - 1)
+        return max(LEAST_SLICE, FIRST_SLICE - others), min(MOST_SLICES, round(self._slices))
 
     def waits_in_server(self, elapsed: float) -> bool:
         """Say whether a session may wait in the server for a worker that was launched `elapsed` seconds ago."""

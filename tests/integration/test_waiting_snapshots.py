@@ -289,3 +289,18 @@ async def test_no_fast_end_is_missed_when_the_runner_only_looks(dsn: str, monkey
     for n, outcome in enumerate(record.outcomes()[f"s{n}"] for n in range(400)):
         assert outcome is (ev.Outcome.SUCCEEDED if n % 5 else ev.Outcome.FAILED)
     assert not record.of(ev.AttemptLost)
+
+
+async def test_no_worker_that_has_ended_keeps_the_others_from_waiting(database: str) -> None:
+    ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 10) AS i; CREATE TYPE pair AS (a int, b int)")
+    async with RealHouse(database, "waits-forgets") as house:
+        await run_one(house, "CREATE INDEX CONCURRENTLY i ON t (i)", "a", rows=1)
+        await run_one(house, "REINDEX TABLE CONCURRENTLY nowhere", "b")
+        await run_one(house, "WHAT IS THIS", "c", rows=1)
+        await run_one(house, "SELECT ROW(1, 2)::pair, ROW(1, 2)", "d", rows=1)
+        await run_one(house, "REINDEX TABLE CONCURRENTLY t", "e", settings={"work_mem": "nonsense"})
+        left = await Follower(house, "f", LONG).running()
+        left.handle.detach()
+        assert (await left.ended()).detached
+        assert not house.gateway._rhythm.snapshots_matter
+        assert house.gateway._rhythm.first_slices()[0] == FIRST_SLICE
