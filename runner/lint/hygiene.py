@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from runner.durations import format_duration
@@ -13,14 +13,16 @@ from runner.lint.width import widest
 from runner.sql.effects import Effect, effect
 from runner.sql.facts import settings_changed
 from runner.sql.kinds import StatementKind as Kind
+from runner.sql.parse import Statement
 from runner.sql.psql import client_parts
-from runner.sql.transactions import is_session_only
+from runner.sql.sessions import SessionState, session_state, state_of
 
 #: Seconds that a worker may go on without a run that looks after it.
 LONGEST_DETACHED: Final = 86_400.0
 
 # Without effect as well, which is an error with a rule of its own.
-_TOLD_ELSEWHERE = frozenset({Kind.LISTEN, Kind.UNLISTEN, Kind.LOCK, Kind.DECLARE_CURSOR, Kind.COPY_TO})
+_TOLD_ELSEWHERE = frozenset({Kind.LISTEN, Kind.UNLISTEN, Kind.COPY_TO})
+_TOLD_AT_THE_END = frozenset({Kind.LOCK, Kind.DECLARE_CURSOR})
 
 
 def _no_limit(subject: Subject) -> Iterator[Finding]:
@@ -56,14 +58,38 @@ def _without_effect(subject: Subject) -> Iterator[Finding]:
         found = step.statements
         if client_parts(step.step.sql.text):
             continue  # what it was meant to do is a problem of its own
-        if not found or not _TOLD_ELSEWHERE.isdisjoint(each.kind for each in found) or _says_something(step):
+        if not found or _is_told_elsewhere(found):
             continue
-        if all(map(is_session_only, found)):
-            message = f"`{step.step.id}` changes only its own session, which ends with the step"
-            yield step_finding(step, message, hint="put it into the step that it is for, or use `settings` there")
+        state = session_state(found)
+        if state is not None and (_takes_locks_alone(found) or not _says_something(step)):
+            message = f"`{step.step.id}` only {state.value}, and that ends with the step: its session ends"
+            yield step_finding(step, message, hint=_IN_ONE_STEP.get(state, "put it into the step that uses it"))
+        elif _says_something(step):
+            continue
         elif step.step.id not in needed and all(effect(each) is Effect.READS for each in found):
             message = f"`{step.step.id}` only reads, and nothing looks at what it read or waits for it"
             yield step_finding(step, message, hint="add `expect`, `verify` or `capture`, or remove the step")
+
+
+def _is_told_elsewhere(found: Sequence[Statement]) -> bool:
+    """Say whether another rule tells of the step: of what a worker refuses, and of a lock or cursor at the end."""
+    kinds = {each.kind for each in found}
+    return not kinds.isdisjoint(_TOLD_ELSEWHERE) or found[-1].kind in _TOLD_AT_THE_END
+
+
+def _takes_locks_alone(found: Sequence[Statement]) -> bool:
+    """Say whether a step does nothing but take locks: that it has got one is not worth knowing when it is gone."""
+    return all(state_of(each) is SessionState.LOCK for each in found)
+
+
+_IN_ONE_STEP: Final = {
+    SessionState.SETTINGS: "put it into the step that it is for, or use `settings` there",
+    SessionState.LOCK: (
+        "put the statements that need the lock behind it, in the same step; between steps use `exclusive`, between "
+        "runs `concurrency`"
+    ),
+    SessionState.TEMPORARY: "put the statements that use them into the same step, or create an UNLOGGED table",
+}
 
 
 def _says_something(step: StepSql) -> bool:
@@ -136,8 +162,10 @@ RULES = (
         title="A step without effect",
         why=(
             "The rows of a query stay in the worker unless `expect`, `verify` or `capture` looks at them, so a step "
-            "that only reads and that no step needs costs time and tells nothing. Neither does a step that only SETs: "
-            "each step runs in a session of its own, which ends with it. The rule counts a query as reading only if "
+            "that only reads and that no step needs costs time and tells nothing. Each step runs in a session of its "
+            "own, which ends with it: so a step that only SETs (or calls set_config), takes an advisory lock, makes "
+            "temporary tables or views, PREPAREs or LOADs leaves nothing for the steps after it. The rule counts a "
+            "query as reading only if "
             "every function in it is known to; steps with `on_finish: detach` are exempt, because reading alone warms "
             "a cache."
         ),

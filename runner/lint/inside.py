@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runner.errors import Severity
+from runner.lint.parameters import STOPS_AT_A_COLON, in_body
 from runner.lint.places import statements
 from runner.lint.rule import Finding, Rule, Subject
 from runner.sql.bodies import body_syntax_error, refused_in_body
@@ -15,7 +16,10 @@ def _syntax_error(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject, Kind.DO, Kind.CREATE_FUNCTION):
         problem = body_syntax_error(place.statement, place.text)
         if problem is not None:
-            yield place.finding(f"{problem.message}, in the body", offset=problem.offset)
+            offset, hint = problem.offset, None
+            if STOPS_AT_A_COLON in problem.message:
+                offset, hint = in_body(subject, place.step, place.statement) or (offset, None)
+            yield place.finding(f"{problem.message}, in the body", offset=offset, hint=hint)
 
 
 def _refused(subject: Subject) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from typing import Final, NamedTuple
 from runner.errors import Severity
 from runner.lint.rule import Finding, QuerySql, Rule, StepSql, Subject
 from runner.plan.model import ForEach, ParamType, Sql, Step
+from runner.sql.bodies import body_syntax_error
 from runner.sql.kinds import StatementKind as Kind
 from runner.sql.params import Form, Reference
 from runner.sql.parse import Statement, Template
@@ -16,6 +17,8 @@ from runner.sql.qualified import qualified_name
 from runner.sql.results import names_already_quoted
 from runner.sql.tokens import ScanError, Token, TokenKind, tokenize
 
+#: What the grammar says of a body with a parameter in it.
+STOPS_AT_A_COLON: Final = 'at or near ":"'
 #: What looks like a parameter. Not the colon of a cast, of `host:port`, of `a[1:n]`, or of `{"key":"value"}`.
 _LIKE_A_PARAMETER: Final = re.compile(r"""(?<![:A-Za-z0-9"\]]):(?:'([\w.]+)'|"([\w.]+)"|''([\w.]+)''|([A-Za-z_]\w*))""")
 _INTERVAL: Final = re.compile(r"\s*:(\w+)\s+(year|month|week|day|hour|minute|min|second|sec)s?\s*", re.IGNORECASE)
@@ -62,6 +65,8 @@ def _is_item(for_each: ForEach, name: str) -> bool:
 def _not_replaced(subject: Subject) -> Iterator[Finding]:
     for text in _texts(subject):
         for place, name, token in _unreplaced(subject, text):
+            if _stops_the_body(text, place.start()):
+                continue  # an error, which has the same hint
             what = _WHAT.get(token.text[:1], "a string")
             written = text.sql.text[place.start() : place.end()]
             yield Finding(
@@ -73,6 +78,24 @@ def _not_replaced(subject: Subject) -> Iterator[Finding]:
 
 
 _WHAT: Final = {"$": "a dollar quote", '"': "a quoted name"}
+
+
+def in_body(subject: Subject, step: StepSql, statement: Statement) -> tuple[int, str] | None:
+    """Return where the first parameter of a statement stands in its body, and what to write; None if it has none."""
+    if step.template is None:
+        return None
+    text = _Text(step, step.step.sql, step.template)
+    for place, name, token in _unreplaced(subject, text):
+        if statement.start <= place.start() < statement.end:
+            return place.start(), f"parameters are not replaced here: {_instead(subject, text, name, token)}"
+    return None
+
+
+def _stops_the_body(text: _Text, offset: int) -> bool:
+    """Say whether the grammar refuses the body for a parameter in it: then that is the problem."""
+    statement = _statement_at(text.template, offset)
+    problem = body_syntax_error(statement, text.sql.text) if statement is not None and text.step is not None else None
+    return problem is not None and STOPS_AT_A_COLON in problem.message
 
 
 def _unreplaced(subject: Subject, text: _Text) -> Iterator[tuple[re.Match[str], str, Token]]:

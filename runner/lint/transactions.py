@@ -10,6 +10,8 @@ from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, StepSql, Subject
 from runner.sql.facts import parameter_symbols
 from runner.sql.kinds import StatementKind as Kind
+from runner.sql.parse import Statement
+from runner.sql.sessions import SessionState, session_state, state_of
 from runner.sql.transactions import cannot_stand_alone, refused_by_worker, without_effect
 
 _SYMBOL = re.compile(r"\$[0-9]")
@@ -57,11 +59,12 @@ def _useless_lock(subject: Subject) -> Iterator[Finding]:
 def _at_the_end(rank: int, step: StepSql) -> Iterator[Finding]:
     lone = len(step.statements) == 1
     for statement in reversed(step.statements):
-        if statement.kind not in _IDLE:
+        advisory = not lone and _is_useless_advisory(step, statement)
+        if statement.kind not in _IDLE and not advisory:
             return
         place = Place(rank=rank, step=step, statement=statement)
         severity = Severity.ERROR if lone and cannot_stand_alone(statement) is not None else None
-        if statement.kind is Kind.LOCK:
+        if statement.kind is Kind.LOCK or advisory:
             message = "nothing runs under this lock: it is released when the text of the step ends"
             hint = "write the statements that need the lock behind it, in the same step"
             yield place.finding(message, hint=hint, severity=severity)
@@ -69,6 +72,13 @@ def _at_the_end(rank: int, step: StepSql) -> Iterator[Finding]:
             message = "nothing reads this cursor: it is closed when the text of the step ends"
             hint = "FETCH from it in the same step, or write the query itself"
             yield place.finding(message, hint=hint, severity=severity)
+
+
+def _is_useless_advisory(step: StepSql, statement: Statement) -> bool:
+    """Say whether a query takes advisory locks only, in a text that does more: one that does not has another rule."""
+    looked_at = step.step.expect is not None or step.step.capture_rows > 0
+    locks = statement.kind is Kind.SELECT and state_of(statement) is SessionState.LOCK
+    return locks and not looked_at and session_state(step.statements) is None
 
 
 def _numbered_parameters(subject: Subject) -> Iterator[Finding]:
@@ -135,7 +145,8 @@ RULES = (
         title="A lock or a cursor that nothing uses",
         why=(
             "Locks are held, and cursors open, until their transaction ends, and a step's transaction ends with its "
-            "text. A LOCK or DECLARE with nothing behind it protects and reads nothing, also no later step: each runs "
+            "text. A LOCK, an advisory lock or a DECLARE with nothing behind it protects and reads nothing, also no "
+            "later step: each runs "
             "in a session of its own. Behind other statements that is a warning; as the only statement of a step the "
             "server refuses them (25P01), which is an error."
         ),

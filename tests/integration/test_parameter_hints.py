@@ -54,7 +54,7 @@ def test_the_advised_form_gives_the_value(
 ) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(STEP.format(sql=written, key=""), "utf-8")
-    (hint,) = [problem.hint or "" for problem in load_plan(path).problems if problem.code == "JP381"]
+    (hint,) = [problem.hint or "" for problem in load_plan(path).problems if problem.code in ("JP306", "JP381")]
     settings = re.search(r"settings: \{.*?\}(?=`)", hint)
     assert (settings is not None) is (key == "settings")
     for piece in re.findall(r"make_interval\([^)]*\)|current_setting\('[^']*'\)(?:::int)?", hint):

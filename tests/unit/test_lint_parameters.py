@@ -31,6 +31,12 @@ def found(tmp_path: Path, steps: str, head: str = HEAD) -> list[tuple[str, str, 
     return [(p.code, p.message, p.hint) for p in loaded.problems if p.code in ("JP380", "JP381", "JP382")]
 
 
+def errors(tmp_path: Path, steps: str) -> list[tuple[str, str, str | None, int, int]]:
+    path = tmp_path / "plan.yaml"
+    path.write_text(HEAD + steps, "utf-8")
+    return [(p.code, p.message, p.hint, p.position.line, p.position.column) for p in load_plan(path).problems]
+
+
 def step(sql: str, **keys: str) -> str:
     rest = "".join(f"    {name}: {value}\n" for name, value in keys.items())
     lines = "".join(f"      {line}\n" for line in sql.splitlines())
@@ -51,21 +57,6 @@ def step(sql: str, **keys: str) -> str:
         ("DELETE FROM t WHERE w = E'\\n :who'", "a string", "|| :'who' ||"),
         ("DELETE FROM t WHERE w = $$:'who'$$", "`:'who'` stands in a dollar quote", "|| :'who' ||"),
         ('DELETE FROM "t_:who"', "a quoted name", 'write :"who"'),
-        (
-            "DO $$ BEGIN DELETE FROM t WHERE n < :days; END $$",
-            "`:days` stands in a dollar quote",
-            "write `settings: {app.days: \":days\"}`, and in the body current_setting('app.days')::int",
-        ),
-        (
-            "DO $body$ BEGIN DELETE FROM t WHERE w = :'who'; END $body$",
-            "`:'who'` stands in a dollar quote",
-            "write `settings: {app.who: \":'who'\"}`, and in the body current_setting('app.who')",
-        ),
-        (
-            "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT :days $$",
-            "a dollar quote",
-            "make it an argument of the function",
-        ),
         ("DELETE FROM t WHERE run = 'x :''run.id'' y'", "`:''run.id''` stands in a string", "|| :'run.id' ||"),
     ],
 )
@@ -100,11 +91,45 @@ def test_conditions_and_lists_are_looked_at_too(tmp_path: Path) -> None:
     assert [one[0] for one in found(tmp_path, steps)] == ["JP381", "JP381"]
 
 
+@pytest.mark.parametrize(
+    ("sql", "column", "hint"),
+    [
+        (
+            "DO $$ BEGIN DELETE FROM t WHERE n < :days; END $$",
+            43,
+            "write `settings: {app.days: \":days\"}`, and in the body current_setting('app.days')::int",
+        ),
+        (
+            "DO $body$ BEGIN DELETE FROM t WHERE w = :'who' OR n = :days; END $body$",
+            47,
+            "write `settings: {app.who: \":'who'\"}`, and in the body current_setting('app.who')",
+        ),
+        (
+            "CREATE FUNCTION f() RETURNS int LANGUAGE sql AS $$ SELECT :days $$",
+            65,
+            "make it an argument of the function",
+        ),
+    ],
+)
+def test_a_parameter_that_stops_a_body_is_one_error_with_the_form_that_works(
+    tmp_path: Path, sql: str, column: int, hint: str
+) -> None:
+    ((code, _, advised, line, at),) = errors(tmp_path, step(sql))
+    assert (code, line, at) == ("JP306", 14, column)
+    assert hint in (advised or "")
+
+
+def test_a_parameter_in_a_string_of_a_body_is_a_warning(tmp_path: Path) -> None:
+    sql = "DO $$ BEGIN DELETE FROM t WHERE at < now() - interval ':days days'; END $$"
+    ((code, _, hint),) = found(tmp_path, step(sql))
+    assert (code, "current_setting('app.days')" in (hint or "")) == ("JP381", True)
+
+
 def test_an_item_in_a_body_is_not_replaced_and_not_unused(tmp_path: Path) -> None:
-    steps = step("DO $$ BEGIN PERFORM :'i'; END $$", for_each="{items: [a, b], as: i}")
-    ((code, message, hint),) = found(tmp_path, steps)
-    assert (code, message[:6]) == ("JP381", "`:'i'`")
-    assert "app.i: \":'i'\"" in (hint or "")
+    ((code, _, hint, *_),) = errors(
+        tmp_path, step("DO $$ BEGIN PERFORM :'i'; END $$", for_each="{items: [a, b], as: i}")
+    )
+    assert (code, "app.i: \":'i'\"" in (hint or "")) == ("JP306", True)
 
 
 def test_what_nothing_uses_is_told_where_it_is_declared(tmp_path: Path) -> None:
