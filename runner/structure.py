@@ -38,7 +38,7 @@ def new_converter() -> cattrs.Converter:
 
 
 #: What `structure` raises when the values do not fit.
-WRONG = (ForbiddenExtraKeysError, KeyError, TypeError, ValueError, AttributeError)
+WRONG = (ForbiddenExtraKeysError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 def what_is_wrong(error: Exception) -> str:

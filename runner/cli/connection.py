@@ -49,7 +49,7 @@ def dsn_of_run(given: str | None, journal: Path, run: str | None) -> str:
     from runner.records.record import find_run, read_record
 
     try:
-        started = read_record(journal, find_run(journal, run)).started
+        started = read_record(journal, find_run(journal, run), own=True).started
     except RecordError:
         return dsn
     return started.connection if started is not None else dsn

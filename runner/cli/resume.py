@@ -121,7 +121,8 @@ def resume(
 
 
 def _resume(options: Options) -> int:
-    record = read_record(options.journal, _restored(options) if options.from_ledger else options.run, notices=False)
+    run = _restored(options) if options.from_ledger else options.run
+    record = read_record(options.journal, run, notices=False, own=True)
     started = _started(record)
     plan = _plan(record, started, options)
     destinations = wanted_reports(options.reports)
@@ -130,7 +131,7 @@ def _resume(options: Options) -> int:
     journal = Journal.reopen(options.journal, record.run_id, plan)
     # nobody else writes to it any longer; what reports and the ledger have to hear is read once it is needed
     goes_on = not _is_done(record, plan)
-    record = read_record(options.journal, record.run_id, notices=goes_on)
+    record = read_record(options.journal, record.run_id, notices=goes_on, own=True)
     if _is_done(record, plan):
         journal.close()
         if options.marks:
@@ -138,7 +139,7 @@ def _resume(options: Options) -> int:
         options.watching.say(finished_line(record.run_id))
         return 0
     if not goes_on:  # another runner has, between the two looks
-        record = read_record(options.journal, record.run_id)
+        record = read_record(options.journal, record.run_id, own=True)
     course = Course(
         plan=plan,
         run_id=record.run_id,

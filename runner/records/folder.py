@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 from runner.errors import RecordError
+from runner.records.files import open_regular, read_regular
 
 #: Where journals are, from the folder that jobplan is called in.
 DEFAULT_ROOT = Path(".jobplan") / "runs"
@@ -93,7 +94,7 @@ def lock(events: int, folder: Path) -> None:
 
 def is_locked(folder: Path) -> bool:
     """Say whether a runner is writing this journal now. OSError if that cannot be found out."""
-    events = os.open(folder / EVENTS, os.O_RDONLY)
+    events = open_regular(folder / EVENTS)
     try:
         return not _locked(events, fcntl.LOCK_SH)
     finally:
@@ -111,8 +112,8 @@ def _locked(file: int, how: int) -> bool:
 def _writer(folder: Path) -> str:
     """Say who wrote last that it begins or goes on with the run."""
     found = "another process"
-    with contextlib.suppress(OSError, ValueError):
-        for line in (folder / EVENTS).read_bytes().splitlines():
+    with contextlib.suppress(OSError, ValueError, RecordError):
+        for line in read_regular(folder / EVENTS).splitlines():
             if b'"os_pid"' in line:
                 data = json.loads(line)
                 found = f"process {data['os_pid']} on {data['host']}"

@@ -17,7 +17,9 @@ from runner.engine.state import RunState
 from runner.errors import JournalLostError, RecordError
 from runner.plan.canonical import resolved_json, sha256
 from runner.plan.model import Plan
+from runner.records.files import open_regular, read_regular
 from runner.records.folder import DIGEST, EVENTS, PLAN, fsync_folder, later_plan, lock, make_root, refused
+from runner.records.head import HEAD, Head
 from runner.records.lines import intact_length
 
 #: Announcements of something that is then done: not to be done before they are durable.
@@ -59,12 +61,13 @@ class Journal:
     Nothing is left of a run that never began.
     """
 
-    def __init__(self, folder: Path, run_id: str, file: EventFile, *, size: int = 0) -> None:
+    def __init__(self, folder: Path, run_id: str, file: EventFile, *, size: int = 0, head: Head | None = None) -> None:
         self.folder = folder
         #: The events after the journal was lost are missing in it.
         self.lost = False
         self._run_id = run_id
         self._file = file
+        self._head = head
         self._size = size
         self._begun = size > 0
         #: Where the first order is that is not yet durable, and whether anything else is not.
@@ -89,7 +92,9 @@ class Journal:
         try:
             _write_new(folder / PLAN, resolved_json(plan).encode())
             _write_new(folder / DIGEST, f"{sha256(plan)}  {PLAN}\n".encode())
-            journal = cls(folder, run_id, _open(folder, os.O_CREAT | os.O_EXCL))
+            file = _open(folder, os.O_CREAT | os.O_EXCL)
+            journal = cls(folder, run_id, file, head=Head(folder, create=True))
+            journal._confirm()
             fsync_folder(folder)
             fsync_folder(root)
         except OSError as error:
@@ -108,16 +113,17 @@ class Journal:
             try:
                 file = _open(folder, 0)
                 opened.callback(file.close)
-                data = (folder / EVENTS).read_bytes()  # not there if it was removed before the lock was taken
+                data = read_regular(folder / EVENTS)  # not there if it was removed before the lock was taken
                 size = intact_length(data)
                 file.truncate(size)
                 _keep_plan(folder, plan)
+                head = Head(folder, data[:size]) if (folder / HEAD).exists() else None
             except FileNotFoundError as error:
                 raise RecordError(f"there is no run {run_id} in {root}.", hint="jobplan runs lists them.") from error
             except OSError as error:
                 raise refused(folder, error) from error
             opened.pop_all()
-        return cls(folder, run_id, file, size=size)
+        return cls(folder, run_id, file, size=size, head=head)
 
     def handle(self, event: ev.Event, state: RunState) -> None:
         """Write one line. JournalLostError if it cannot be written to its end.
@@ -134,6 +140,8 @@ class Journal:
         if self._order is None and isinstance(event, _ORDERS):
             self._order = self._size
         self._size += len(line)
+        if self._head is not None:
+            self._head.add(line)
         self._dirty = True
         self._begun = self._begun or isinstance(event, ev.RunStarted)
 
@@ -159,16 +167,24 @@ class Journal:
                 _remove(self.folder)
             with contextlib.suppress(OSError):
                 self._file.close()
+            if self._head is not None:
+                with contextlib.suppress(OSError):
+                    self._head.close()
 
     def _make_durable(self) -> None:
         if not self._dirty:
             return
         try:
             _sync(self._file.fileno())
+            self._confirm()
         except OSError as error:
             raise self._lose(error) from error
         self._order = None
         self._dirty = False
+
+    def _confirm(self) -> None:
+        if self._head is not None:
+            self._head.confirm()
 
     def _lose(self, error: OSError) -> JournalLostError:
         """Take back half a line, and orders that are now not carried out: the journal is true as far as it goes."""
@@ -180,7 +196,7 @@ class Journal:
 
 def _open(folder: Path, flags: int) -> EventFile:
     """Open the events for appending, and take the lock on them."""
-    descriptor = os.open(folder / EVENTS, os.O_RDWR | os.O_APPEND | flags, 0o600)
+    descriptor = open_regular(folder / EVENTS, os.O_RDWR | os.O_APPEND | flags)
     try:
         lock(descriptor, folder)
         return os.fdopen(descriptor, "ab", buffering=0)
@@ -192,7 +208,7 @@ def _open(folder: Path, flags: int) -> EventFile:
 def _keep_plan(folder: Path, plan: Plan) -> None:
     """Write a plan down that was changed since the run began."""
     text, digest = resolved_json(plan).encode(), sha256(plan)
-    if (folder / PLAN).read_bytes() != text:
+    if read_regular(folder / PLAN) != text:
         with contextlib.suppress(FileExistsError):
             _write_new(folder / later_plan(digest), text)
         fsync_folder(folder)
@@ -216,6 +232,6 @@ def _write_new(path: Path, data: bytes) -> None:
 def _remove(folder: Path) -> None:
     """Remove a journal that never began, and nothing else that somebody may have put beside it."""
     with contextlib.suppress(OSError):
-        for name in (EVENTS, PLAN, DIGEST):
+        for name in (EVENTS, PLAN, DIGEST, HEAD):
             (folder / name).unlink(missing_ok=True)
         folder.rmdir()

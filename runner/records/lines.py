@@ -31,7 +31,7 @@ def intact_length(data: bytes) -> int:
 def _is_event(line: bytes) -> bool:
     try:
         return isinstance(json.loads(line), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -54,7 +54,7 @@ def read_lines(path: Path, data: bytes, *, notices: bool = True) -> Iterator[tup
         lines = [lines[n - 1] for n in numbers]
     try:
         found = json.loads(b"[" + b",".join(lines) + b"]")
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if found is None or len(found) != len(lines) or not all(isinstance(line, dict) for line in found):
         number = next(number for number, line in zip(numbers, lines, strict=True) if not _is_event(line))

@@ -10,6 +10,7 @@ from typing import Any
 
 from runner.engine.past import PastRun
 from runner.errors import RecordError
+from runner.records.files import read_regular
 from runner.records.folder import EVENTS
 from runner.records.lines import read_lines
 from runner.records.summary import Standing, Summary, list_records
@@ -60,7 +61,7 @@ def keep_past(folder: Path, runs: Iterable[PastRun]) -> None:
 def kept_past(folder: Path) -> tuple[PastRun, ...] | None:
     """Return the earlier runs that a run has kept in its folder; None if there are none, or nobody can read them."""
     try:
-        told = json.loads((folder / KEPT).read_text(encoding="utf-8"))
+        told = json.loads(read_regular(folder / KEPT).decode())
         return tuple(
             PastRun(
                 run=str(one["run"]),
@@ -69,7 +70,7 @@ def kept_past(folder: Path) -> tuple[PastRun, ...] | None:
             )
             for one in told
         )
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, RecordError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
 
 
@@ -77,7 +78,7 @@ def _steps(path: Path) -> dict[str, tuple[float, str]]:
     try:
         if path.stat().st_size > _LARGEST:
             return {}
-        return durations(line for _, line in read_lines(path, path.read_bytes()))
+        return durations(line for _, line in read_lines(path, read_regular(path)))
     except (OSError, RecordError, KeyError, TypeError, ValueError):
         return {}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from runner.clock import rfc3339
 from runner.engine.state import FINAL, HOLDING, RunState, StepState
 from runner.errors import RecordError
+from runner.records.files import open_regular
 from runner.records.folder import EVENTS, lock
 from runner.records.record import read_record
 from runner.records.summary import Standing, Summary, list_records
@@ -90,7 +91,7 @@ def workers_end(state: RunState) -> float:
 def _remove(run: Summary) -> str:
     """Remove a run's folder, out of sight at once; say why that cannot be."""
     try:
-        events = os.open(run.folder / EVENTS, os.O_RDWR)
+        events = open_regular(run.folder / EVENTS, os.O_RDWR)
         try:
             lock(events, run.folder)
             away = run.folder.with_name(f".{run.run_id}.removed")

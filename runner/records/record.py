@@ -18,7 +18,9 @@ from runner.engine.state import RunState, initial_state
 from runner.errors import RecordError
 from runner.plan.model import Plan
 from runner.plan.resolved import plan_from_json
+from runner.records.files import read_regular, require_owner
 from runner.records.folder import DIGEST, EVENTS, LATER_PLANS, PLAN, journals
+from runner.records.head import HEAD, check_head, read_head
 from runner.records.lines import damaged, from_ledger, intact_length, read_lines
 from runner.records.summary import list_records
 
@@ -71,18 +73,23 @@ def _where_else(name: str) -> str:
     return f"{_LIST} {_ELSEWHERE.format(run=shlex.quote(name))}"
 
 
-def read_record(root: Path, run_id: str, *, notices: bool = True) -> Record:
+def read_record(root: Path, run_id: str, *, notices: bool = True, own: bool = False, whole: bool = True) -> Record:
     """Return the record of a run, by its id, its beginning, or `last`; the run may be going on.
 
     Without `notices` its events lack what workers have sent but for WARNINGs: it takes most of the time and changes no
     state.
 
+    `own`: its SQL is executed, so that no other user may have been able to write it. Not `whole`: it may have been cut.
+
     RecordError, with what to do, if there is none, more than one, or one that this version cannot read.
     """
     folder = root / find_run(root, run_id)
+    if own:
+        require_owner(root, folder, (EVENTS, PLAN, DIGEST, LATER_PLANS, HEAD))
     try:
         plans = _Plans(folder)
-        data = (folder / EVENTS).read_bytes()
+        head = read_head(folder)  # before the events, to which a runner may be appending
+        data = read_regular(folder / EVENTS)
     except OSError as error:
         raise RecordError(
             f"the record {folder} cannot be read: {error.strerror} ({error.filename}).", hint=from_ledger(folder.name)
@@ -90,6 +97,8 @@ def read_record(root: Path, run_id: str, *, notices: bool = True) -> Record:
     lines = list(read_lines(folder / EVENTS, data, notices=notices))
     events = tuple(_events(folder, lines))
     state = _fold(folder, plans, events, [number for number, _ in lines])
+    if whole:
+        check_head(folder, head, data)
     resumed = [event for event in events if isinstance(event, ev.RunResumed)]
     return Record(
         run_id=folder.name,
@@ -107,16 +116,18 @@ class _Plans:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        text = (folder / PLAN).read_bytes()
+        if folder.is_symlink():
+            raise RecordError(f"{folder} is a symbolic link, and a journal is a folder.", hint="It is not read.")
+        text = read_regular(folder / PLAN)
         self.first = hashlib.sha256(text).hexdigest()
-        if (folder / DIGEST).read_text(encoding="ascii", errors="replace").split()[:1] != [self.first]:
+        if read_regular(folder / DIGEST).decode("ascii", "replace").split()[:1] != [self.first]:
             raise RecordError(
                 f"{folder / PLAN} is not the plan that was run: its SHA-256 is not the one in {DIGEST}.",
                 hint=damaged(folder.name),
             )
         self._texts = {self.first: text}
         for path in folder.glob(LATER_PLANS):
-            later = path.read_bytes()
+            later = read_regular(path)
             self._texts[hashlib.sha256(later).hexdigest()] = later
 
     def get(self, sha256: str, file: str) -> Plan:

@@ -58,7 +58,7 @@ def _lacking(root: Path, run_id: str, history: Sequence[ev.Event], instead: str)
 
     That somebody waits to go on with a run is told to its journal alone, and is of no consequence.
     """
-    kept = [event for event in read_record(root, run_id).events if not isinstance(event, ev.GroupWaiting)]
+    kept = [event for event in read_record(root, run_id, whole=False).events if not isinstance(event, ev.GroupWaiting)]
     told = [event for event in history if not isinstance(event, ev.GroupWaiting)]
     if told[: len(kept)] != kept:
         raise RecordError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.clock import parse_rfc3339
+from runner.errors import RecordError
+from runner.records.files import open_regular
 from runner.records.folder import EVENTS, is_locked, journals
 from runner.records.lines import intact_length
 
@@ -64,7 +67,7 @@ def list_records(root: Path) -> tuple[Summary, ...]:
 def _summary(folder: Path) -> Summary:
     try:
         locked = is_locked(folder)
-        with (folder / EVENTS).open("rb") as file:
+        with os.fdopen(open_regular(folder / EVENTS), "rb") as file:
             first = next((line for line in _first_lines(file) if line.get("event") == "run_started"), None)
             last, waits = _last_line(file)
         return _summed_up(folder, first, last, locked=locked, waits=waits)
@@ -72,7 +75,9 @@ def _summary(folder: Path) -> Summary:
         return Summary(
             run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem=error.strerror or str(error)
         )
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except RecordError as error:
+        return Summary(run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem=error.message)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
         return Summary(
             run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem="its events are damaged"
         )

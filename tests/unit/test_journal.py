@@ -96,6 +96,7 @@ def test_what_is_in_the_folder_and_who_may_read_it(tmp_path: Path) -> None:
     assert (tmp_path / ".jobplan" / ".gitignore").read_text() == "*\n"
     assert mode(folder) == 0o700
     assert {path.name: mode(path) for path in folder.iterdir()} == {
+        "events.head": 0o600,
         "events.jsonl": 0o600,
         "plan.json": 0o600,
         "plan.sha256": 0o600,
