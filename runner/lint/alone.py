@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator
 
-from runner.errors import Severity
+from runner.errors import Cause, Severity
 from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, Subject
 from runner.sql.bodies import called_procedure, committing_procedure, ends_transaction_for_sure
@@ -24,7 +24,9 @@ def _alone(subject: Subject) -> Iterator[Finding]:
         if reason is not None:
             count = len(place.step.statements)
             message = f"{reason}, and the {count} statements of this step are one"
-            yield place.finding(message, hint="make it a step of its own, and connect the steps with `needs`")
+            hint = "make it a step of its own, and connect the steps with `needs`"
+            cause = Cause(key=place.step.step.id, part=f"{place.statement.kind} behind it", hint=hint)
+            yield place.finding(message, hint=hint, cause=cause)
 
 
 def _commits_in_company(subject: Subject) -> Iterator[Finding]:

@@ -223,10 +223,10 @@ def _slow_constraint(action: AlterAction) -> _Told | None:
             hint = "add it NOT VALID, and VALIDATE CONSTRAINT in the next step"
             return f"the new {action.constraint} constraint reads every row", hint, True
         case Constraint.UNIQUE:
-            hint = "CREATE UNIQUE INDEX CONCURRENTLY, then ADD CONSTRAINT … USING INDEX"
+            hint = "CREATE UNIQUE INDEX CONCURRENTLY in a step with a `verify`, then ADD CONSTRAINT … USING INDEX"
             return "the new UNIQUE constraint builds an index", hint, True
         case Constraint.PRIMARY_KEY:
-            hint = "CREATE UNIQUE INDEX CONCURRENTLY, SET NOT NULL behind a validated CHECK, then … USING INDEX"
+            hint = "SET NOT NULL behind a validated CHECK, a unique index CONCURRENTLY with `verify`, then USING INDEX"
             return "the new PRIMARY KEY constraint builds an index", hint, True
         case Constraint.EXCLUDE:
             hint = "no way lets others write: choose a quiet hour, and say so: `# jobplan: ignore=check-under-lock`"

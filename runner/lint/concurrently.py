@@ -18,6 +18,8 @@ from runner.sql.options import is_concurrent
 #: Seconds. The least that a command which waits for other transactions must be allowed to wait for each of them.
 SHORTEST_WAIT: Final = 60.0
 
+#: What a command that builds CONCURRENTLY needs, so that no other rule objects.
+_ALONE = "alone in its step, with a `verify` and a `lock_timeout` of 1m or more"
 _WAITING = (Kind.CREATE_INDEX, Kind.DROP_INDEX, Kind.REINDEX, Kind.ALTER_TABLE)
 
 
@@ -62,7 +64,7 @@ def _index_build(subject: Subject) -> Iterator[Finding]:
         as_the_table = is_guarded(place.statement) and created.is_own(table, place)
         if not as_the_table and not created.is_new(table, place):
             message = f"nobody can write to `{table}` until the index is built"
-            hint = "CREATE INDEX CONCURRENTLY; on a partitioned table, ON ONLY and then each partition"
+            hint = f"CREATE INDEX CONCURRENTLY, {_ALONE}; on a partitioned table, ON ONLY and then each partition"
             yield place.finding(message, hint=hint)
 
 
@@ -76,7 +78,7 @@ def _reindex(subject: Subject) -> Iterator[Finding]:
             continue
         what = f"`{relation}`" if relation is not None else "each index in turn"
         message = f"while REINDEX rebuilds {what}, nobody can write to the table, and hardly anybody can read it"
-        yield place.finding(message, hint="REINDEX … CONCURRENTLY")
+        yield place.finding(message, hint=f"REINDEX … CONCURRENTLY, {_ALONE}")
 
 
 def _refresh(subject: Subject) -> Iterator[Finding]:

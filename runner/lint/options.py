@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator
 
 from runner.errors import Severity
@@ -9,7 +10,7 @@ from runner.lint.places import Place, statements
 from runner.lint.rule import Finding, Rule, Subject
 from runner.plan.versions import SUPPORTED, allowed_versions
 from runner.sql.kinds import StatementKind as Kind
-from runner.sql.versions import VersionNeed, version_needs
+from runner.sql.versions import OPTIONS, VersionNeed, version_needs
 
 # The bulk of most plans. What they can have that is new stands in a word that is looked for first.
 _ROWS = frozenset({Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.DO, Kind.CALL})
@@ -19,7 +20,14 @@ _NEEDS = "version needs"
 def _unknown_option(subject: Subject) -> Iterator[Finding]:
     for place, need in _needs(subject):
         if need.since is None:
-            yield place.finding(f"no version of PostgreSQL has {need.what}", offset=need.offset)
+            near = difflib.get_close_matches(_option(need), OPTIONS.get(place.statement.kind, ()), n=1)
+            hint = f"did you mean {near[0].upper()}?" if near else "remove it"
+            yield place.finding(f"no version of PostgreSQL has {need.what}", hint=hint, offset=need.offset)
+
+
+def _option(need: VersionNeed) -> str:
+    """Return the word in parentheses: `VACUUM (ANALYSE)` is about `analyse`."""
+    return need.what.partition("(")[2].partition(" ")[0].rstrip(")").lower()
 
 
 def _newer_option(subject: Subject) -> Iterator[Finding]:
@@ -59,7 +67,7 @@ RULES = (
             "The grammar takes any word as an option, and the command refuses it when it runs (42601). The known "
             f"options are those of PostgreSQL {SUPPORTED[0]} to {SUPPORTED[-1]}."
         ),
-        wrong="- id: tidy\n  sql: VACUUM (analyse) audit",
+        wrong="- id: tidy\n  sql: VACUUM (ANALIZE) audit",
         right="- id: tidy\n  sql: VACUUM (ANALYZE) audit",
         check=_unknown_option,
     ),

@@ -162,7 +162,9 @@ def _whole_server(subject: Subject) -> Iterator[Finding]:
         what = server_wide(place.statement)
         if what is not None:
             message = f"{what} acts on the whole server, not only on this database"
-            yield place.finding(message, hint="keep it in a plan of its own, with `requires: {role: …}`")
+            yield place.finding(
+                message, hint="if that is meant, say so beside the step: `# jobplan: ignore=server-wide`"
+            )
 
 
 def _loop_in_one_transaction(subject: Subject) -> Iterator[Finding]:

@@ -131,7 +131,14 @@ def _check_run_timeout(draft: Draft, run_timeout: float) -> None:
     message = f"`timeout` is {draft.fields.text('timeout')}, but `run_timeout` ends the whole run before that"
     part = f"`{step.id}`" if step.id else f"the step at line {draft.fields.position.line}"
     cause = Cause(key=draft.fields.text("timeout"), part=part)
-    draft.fields.add(draft.place("timeout"), "JP210", message, severity=Severity.WARNING, cause=cause)
+    draft.fields.add(
+        draft.place("timeout"),
+        "JP210",
+        message,
+        hint="raise `run_timeout`, or shorten `timeout`",
+        severity=Severity.WARNING,
+        cause=cause,
+    )
 
 
 def _check_cycles(by_id: MappingABC[str, Draft]) -> None:

@@ -247,7 +247,7 @@ HOSTILE: dict[str, tuple[Callable[[], str | bytes], str]] = {
     "every byte": (lambda: bytes(range(256)) * 1_000, "JP003"),
     "a tab": (lambda: HEAD + "steps:\n\t- id: a\n", "JP005"),
     "nothing": (lambda: "", "JP006"),
-    "100,000 brackets in SQL": (lambda: sql("SELECT " + "(" * 100_000 + "1" + ")" * 100_000), "JP300"),
+    "100,000 brackets in SQL": (lambda: sql("SELECT " + "(" * 100_000 + "1" + ")" * 100_000), "JP302"),
     "100,000 operands in SQL": (lambda: sql("SELECT 1" + "+1" * 100_000), ""),
     "50,000 statements in a step": (lambda: sql("VACUUM;" * 50_000), ""),
     "20,000 parameters in a step": (
