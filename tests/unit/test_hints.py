@@ -43,6 +43,8 @@ _LONG = "lock_timeout: 1m"
 _CHECK = "ALTER TABLE t ADD CONSTRAINT c CHECK (v IS NOT NULL) NOT VALID"
 _VALIDATE = "ALTER TABLE t VALIDATE CONSTRAINT c"
 _TRY = "DO $$ BEGIN\n  LOOP\n    BEGIN PERFORM f(); EXCEPTION WHEN {} THEN NULL; END;\n  END LOOP;\nEND $$"
+_DAYS = "params: {days: {type: integer, default: 90}}\n"
+_IN_STRING = "DELETE FROM t WHERE v > :days AND at < now() - interval ':days days'"
 _ANALYZE = _step("ANALYZE t", name="b", needs="a")
 _PROVEN = (
     _step(_CHECK, _LOCK, name="p1")
@@ -351,6 +353,21 @@ ROWS: list[tuple[str, str, str]] = [
         + _step("LOCK TABLE u;\nLOCK TABLE t;\nUPDATE t SET v = 1 WHERE v = 2", _LOCK, name="b", needs="a")
         + _step("VACUUM w", name="c"),
     ),
+    (
+        "JP380",
+        _step('VACUUM :"t"', "for_each: {items: [public.orders], as: t}"),
+        _step('VACUUM :"t"', "for_each: {items: [public.orders], as: t, type: relation}"),
+    ),
+    (
+        "JP381",
+        f"{_DAYS}steps:\n{_step(_IN_STRING)}",
+        f"{_DAYS}steps:\n{_step('DELETE FROM t WHERE v > :days AND at < now() - make_interval(days => :days)')}",
+    ),
+    (
+        "JP382",
+        _step("VACUUM orders", "for_each: {items: [orders, audit], as: t}"),
+        _step('VACUUM :"t"', "for_each: {items: [orders, audit], as: t}"),
+    ),
     ("JP901", _step("VACUUM t", comment="  # jobplan: ignore=JP300"), _step("VACUUM t")),
     (
         "JP902",
@@ -391,10 +408,8 @@ def test_a_hint_that_is_followed_leaves_no_finding(tmp_path: Path, code: str, ba
     assert codes(tmp_path, good) == []
 
 
-@pytest.mark.parametrize(
-    ("code", "bad"), [row[:2] for row in ROWS], ids=[f"{row[0]}-{n}" for n, row in enumerate(ROWS)]
-)
-def test_every_finding_of_a_rule_says_what_to_do(tmp_path: Path, code: str, bad: str) -> None:
+@pytest.mark.parametrize(("code", "bad", "good"), ROWS, ids=_IDS)
+def test_every_finding_of_a_rule_says_what_to_do(tmp_path: Path, code: str, bad: str, good: str) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(_plan(bad), encoding="utf-8")
     (problem,) = load_plan(path).problems
