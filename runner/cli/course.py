@@ -135,7 +135,14 @@ def _conduct(course: Course, clock: Clock) -> int:
         record=", ".join([kept, *written]),
         afterlife=_EMBEDDED if course.embedded else _commands(course.given_dsn, course.run_id),
     )
-    course.watching.say(line, event="summary", run=course.run_id, exit_code=result.exit_code)
+    course.watching.say(
+        line,
+        event="summary",
+        run=course.run_id,
+        exit_code=result.exit_code,
+        counts={str(state): number for state, number in result.state.counts().items()},
+        duration=None if result.state.finished is None else result.state.finished.duration,
+    )
     if result.record_errors and result.exit_code == 0:
         return 1
     return result.exit_code

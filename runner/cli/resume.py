@@ -256,7 +256,7 @@ def _plan(record: Record, started: ev.RunStarted, options: Options) -> Plan:
         present, budget=dataclasses.replace(present.budget, slots=min(started.slots, present.budget.slots))
     )
     if sha256(present) == sha256(recorded):
-        return recorded
+        return present  # the same plan, with its places in files
     changes = list(differences(recorded, present))
     if not options.allow_changed:
         raise changed(recorded.file, record.run_id, changes)

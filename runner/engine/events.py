@@ -338,11 +338,15 @@ class CapacityRestored(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFinished(Event):
-    """The run is over. `steps` has the last state of every step."""
+    """The run is over. `steps` has the last state of every step.
+
+    `duration` is how long its runners worked on it, in seconds: not the time between two of them.
+    """
 
     name: ClassVar[str] = "run_finished"
     exit_code: int
     steps: Mapping[str, str]
+    duration: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -589,6 +593,9 @@ class StepRetrying(StepEvent):
 class StepFinished(StepEvent):
     """The step has its last state: succeeded, failed, timed_out, cancelled, detached, unknown or failed_allowed.
 
+    `duration` is in seconds, from the first launch to the end of the last attempt, for each runner of the run, summed
+    up; `rows` the last command's; `attempt` the number of the last attempt; `file` and `line` the place of the error in
+    the plan's files, else that of the step. They are filled in as the event is recorded (`facts`).
     `because` says why a loop that succeeded was stopped before its own end.
     `committed`: its work is committed, and the step failed because its `expect`, `verify` or another check was not met.
     """
@@ -598,3 +605,8 @@ class StepFinished(StepEvent):
     error: ErrorDetails | None = None
     because: str | None = None
     committed: bool | None = None
+    duration: float | None = None
+    rows: int | None = None
+    attempt: int | None = None
+    file: str | None = None
+    line: int | None = None

@@ -64,6 +64,9 @@ def _run_resumed(state: RunState, event: ev.RunResumed) -> None:
     for field in fields(RunState):
         setattr(state, field.name, getattr(fresh, field.name))
     state.started_at = event.at
+    if old.started_at is not None:
+        last = [record.since for record in old.records.values()] + ([old.finished.at] if old.finished else [])
+        state.took_before = old.took_before + max(0.0, max(last) - old.started_at)
     state.attempts_made = {**old.attempts_made, **{key: record.attempt for key, record in old.records.items()}}
     for change in carried_over(old, event, state.records):
         apply(state, change)

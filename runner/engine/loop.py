@@ -21,6 +21,7 @@ from runner.engine.commands import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.fold import apply
 from runner.engine.lock_waits import LockWaits
 from runner.engine.performing import Performer, builtin_values, launching, values_for
+from runner.engine.places import with_facts
 from runner.engine.resumed import expansions
 from runner.engine.scheduler import decide, exit_code
 from runner.engine.sink import Sink
@@ -122,7 +123,7 @@ class Run:
             await self._until_over()
             steps = {key: str(record.state) for key, record in self.state.records.items()}
             self._flush()
-            self._emit(ev.RunFinished(at=self._clock.now(), exit_code=exit_code(self.state), steps=steps))
+            self._emit(self._finished(steps))
             self._flush()
         problem = self._gateway.ledger_problem
         return RunResult(
@@ -259,7 +260,15 @@ class Run:
         self._news.clear()
         self._tick()
 
+    def _finished(self, steps: Mapping[str, str]) -> ev.RunFinished:
+        now = self._clock.now()
+        begun = now if self.state.started_at is None else self.state.started_at
+        took = round(self.state.took_before + max(0.0, now - begun), 3)
+        return ev.RunFinished(at=now, exit_code=exit_code(self.state), steps=steps, duration=took)
+
     def _emit(self, event: ev.Event) -> None:
+        if isinstance(event, ev.StepFinished):
+            event = with_facts(event, self.state.records[event.step], self.state, self._context.run_id)
         apply(self.state, event)
         self._each_sink(lambda sink: sink.handle(event, self.state))
 

@@ -164,6 +164,11 @@ def keep_facts(old: StepRecord, new: StepRecord) -> None:
         new.last, new.worker = old.last, old.worker
         new.gone = new.state is StepState.DETACHED  # one that lives is followed again, and is not at its end here
         new.launched_at, new.started_at, new.ended_at = old.launched_at, old.started_at, old.ended_at
+        new.took_before = old.took_before
+    elif new.started_at is None:
+        new.took_before = old.took or 0.0
+    else:  # its worker lives, or is to be judged: that attempt began when it was launched
+        new.took_before = old.took_before + max(0.0, new.started_at - (old.started_at or new.started_at))
     if new.state in HOLDING or new.state is StepState.SETTLING:
         new.attempts_before, new.iteration = old.attempts_before, old.iteration
     else:

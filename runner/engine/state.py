@@ -110,6 +110,8 @@ class StepRecord:
     begun_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
+    #: Seconds that the step took under earlier runners of this run.
+    took_before: float = 0.0
     timeout: float | None = None
     retry_at: float | None = None
     overtaken: int = 0
@@ -165,6 +167,17 @@ class StepRecord:
         if self.timeout is None or begun is None or self.cancel_reason is not None or self.detaching:
             return None
         return begun + self.timeout
+
+    @property
+    def took(self) -> float | None:
+        """How long it took, for each runner from its first launch to the end of its last attempt; None: it has no end.
+
+        The time between two runners is not in it, nor an attempt whose end nobody has recorded.
+        """
+        ended = self.ended_at is not None and self.started_at is not None and self.ended_at >= self.started_at
+        if not ended:
+            return self.took_before or None
+        return self.took_before + (self.ended_at or 0.0) - (self.started_at or 0.0)
 
     @property
     def final(self) -> bool:
@@ -223,6 +236,8 @@ class RunState:
     #: How many attempts steps have had before the run was taken up that may come again as instances.
     attempts_made: Mapping[str, int] = field(default_factory=dict)
     started_at: float | None = None
+    #: How many seconds earlier runners worked on the run.
+    took_before: float = 0.0
     finished: ev.RunFinished | None = None
     interrupted: int | None = None
     cancelled_by: str | None = None

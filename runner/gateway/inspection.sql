@@ -343,17 +343,30 @@ LIMIT 20
 
 -- name: ledger_durations
 -- $1 plan, $2 runs. How long its steps have taken in so many of its latest runs, in seconds: step, runs, median and 95th
--- percentile of whole steps that succeeded, with their pauses and retries, and the 95th percentile of their attempts.
+-- percentile of whole steps that succeeded, with their pauses and retries, and the 95th percentile of their attempts. The
+-- time between two runners of a run does not count.
 WITH latest AS MATERIALIZED (
   SELECT r.run, r.writer FROM {ledger}.runs AS r WHERE r.plan = $1::text ORDER BY r.started_at DESC LIMIT $2::int4),
 happened AS MATERIALIZED (
-  SELECT e.run, e.step, e.event, e.at, e.body FROM {ledger}.events AS e JOIN latest USING (run, writer)
-  WHERE e.event IN ('attempt_launching', 'attempt_finished', 'step_finished')),
+  SELECT e.run, e.writer, e.step, e.attempt, e.event, e.at, e.body,
+         count(*) FILTER (WHERE e.event = 'run_resumed') OVER (PARTITION BY e.run, e.writer ORDER BY e.seq) AS runner
+  FROM {ledger}.events AS e JOIN latest USING (run, writer)
+  WHERE e.event IN ('attempt_launching', 'attempt_finished', 'step_finished', 'run_resumed')),
+timed AS (
+  SELECT run, writer, step, min(runner) AS runner, max(at) FILTER (WHERE event = 'attempt_launching') AS began,
+         max(at) FILTER (WHERE event = 'attempt_finished') AS ended
+  FROM happened WHERE event IN ('attempt_launching', 'attempt_finished')
+  GROUP BY run, writer, step, attempt),
+spans AS (
+  SELECT run, writer, step, runner, min(began) AS began, max(ended) AS ended
+  FROM timed WHERE began IS NOT NULL AND ended IS NOT NULL
+  GROUP BY run, writer, step, runner),
 took AS (
-  SELECT e.step, extract(epoch FROM e.at - min(b.at))::float8 AS seconds
-  FROM happened AS e JOIN happened AS b ON b.run = e.run AND b.step = e.step AND b.event = 'attempt_launching'
+  SELECT s.step, extract(epoch FROM sum(CASE WHEN s.runner = e.runner THEN e.at ELSE s.ended END - s.began))::float8
+         AS seconds
+  FROM happened AS e JOIN spans AS s USING (run, writer, step)
   WHERE e.event = 'step_finished' AND e.body ->> 'state' = 'succeeded'
-  GROUP BY e.run, e.step, e.at),
+  GROUP BY e.run, e.writer, s.step, e.at),
 attempts AS (
   SELECT e.step, percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM
            (e.body ->> 'finished_at')::timestamptz - (e.body ->> 'started_at')::timestamptz)::float8) AS p95

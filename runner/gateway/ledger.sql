@@ -401,24 +401,35 @@ SELECT set_config('statement_timeout', '1s', true), set_config('lock_timeout', '
 
 -- name: ledger_past
 -- $1 plan, $2 how many runs. The last runs that have ended, the oldest first, and of each step that was launched: seconds
--- from its first launch to the end of its last attempt, and its last state.
+-- from its first launch to the end of its last attempt, for each runner of the run, summed up; and its last state.
 WITH latest AS MATERIALIZED (
   SELECT run, writer, started_at FROM {ledger}.runs
   WHERE plan = $1::text AND finished_at IS NOT NULL
   ORDER BY started_at DESC LIMIT $2::int4
-), told AS (
-  SELECT l.run, l.started_at, e.step,
-         min(e.at) FILTER (WHERE e.event = 'attempt_launching') AS began,
-         max(e.at) FILTER (WHERE e.event = 'attempt_finished') AS ended,
-         (array_agg(e.body ->> 'state' ORDER BY e.seq DESC) FILTER (WHERE e.event = 'step_finished'))[1] AS state
+), happened AS (
+  SELECT l.run, l.writer, l.started_at, e.seq, e.step, e.attempt, e.event, e.at, e.body,
+         count(*) FILTER (WHERE e.event = 'run_resumed') OVER (PARTITION BY l.run, l.writer ORDER BY e.seq) AS runner
   FROM latest AS l
   JOIN {ledger}.events AS e USING (run, writer)
-  WHERE e.event IN ('attempt_launching', 'attempt_finished', 'step_finished')
-  GROUP BY l.run, l.writer, l.started_at, e.step
+  WHERE e.event IN ('attempt_launching', 'attempt_finished', 'step_finished', 'run_resumed')
+), attempts AS (
+  SELECT run, writer, step, attempt, min(runner) AS runner,
+         max(at) FILTER (WHERE event = 'attempt_launching') AS began,
+         max(at) FILTER (WHERE event = 'attempt_finished') AS ended
+  FROM happened WHERE event IN ('attempt_launching', 'attempt_finished')
+  GROUP BY run, writer, step, attempt
+), spans AS (
+  SELECT run, writer, step, runner, max(ended) - min(began) AS took
+  FROM attempts WHERE began IS NOT NULL AND ended IS NOT NULL
+  GROUP BY run, writer, step, runner
+), states AS (
+  SELECT run, writer, started_at, step, (array_agg(body ->> 'state' ORDER BY seq DESC))[1] AS state
+  FROM happened WHERE event = 'step_finished'
+  GROUP BY run, writer, started_at, step
 )
-SELECT run, extract(epoch FROM started_at), step, round(extract(epoch FROM ended - began), 3), state
-FROM told
-WHERE began IS NOT NULL AND ended IS NOT NULL AND state IS NOT NULL
+SELECT run, extract(epoch FROM started_at), step, round(extract(epoch FROM sum(took)), 3), state
+FROM spans JOIN states USING (run, writer, step)
+GROUP BY run, writer, started_at, step, state
 ORDER BY started_at, run, step
 
 -- name: ledger_session

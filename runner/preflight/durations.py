@@ -14,6 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from runner.engine.past import StepTimes
 from runner.gateway.facts import RecordedDuration
 
 #: Runs that are looked at, the latest ones: what was true a year ago says little about tonight.
@@ -147,24 +148,21 @@ def _events(path: Path) -> Iterator[Mapping[str, Any]]:
 
 
 def _durations(events: Iterable[Mapping[str, Any]], plan: str) -> Iterator[tuple[str, float, bool]]:
-    """Yield each attempt that succeeded, and each step with the seconds from its first launch to its end.
+    """Yield each attempt that succeeded, and each step that did, with the seconds that it took.
 
     The last value says whether it is the whole step, with its pauses and retries.
     """
-    began: dict[str, float] = {}
-    launched: dict[str, float] = {}
+    times = StepTimes()
     for event in events:
-        name, step = event.get("event"), event.get("step")
+        name, step = str(event.get("event")), event.get("step")
         if name == "run_started" and event.get("plan") != plan:
             return
-        if name == "attempt_launching" and isinstance(step, str):
-            launched[step] = _moment(event)
-            began.setdefault(step, launched[step])
-        elif name == "attempt_finished" and event.get("outcome") == "succeeded" and step in launched:
-            yield str(step), max(_moment(event) - launched[str(step)], 0.0), False
-        elif name == "step_finished" and event.get("state") == "succeeded" and step in began:
-            seconds = _moment(event) - began[str(step)]
-            if seconds >= 0:
+        attempt = times.take(name, str(step), _moment(event))
+        if attempt is not None and event.get("outcome") == "succeeded":
+            yield str(step), attempt, False
+        elif name == "step_finished" and event.get("state") == "succeeded":
+            seconds = times.seconds(str(step), until=_moment(event))
+            if seconds is not None:
                 yield str(step), seconds, True
 
 

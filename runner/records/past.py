@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from runner.engine.past import PastRun
+from runner.engine.past import PastRun, StepTimes
 from runner.errors import RecordError
 from runner.records.files import read_regular
 from runner.records.folder import EVENTS
@@ -84,23 +84,20 @@ def _steps(path: Path) -> dict[str, tuple[float, str]]:
 
 
 def durations(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, str]]:
-    """Return each launched step's seconds, from the first launch to the last attempt's end, and its last state."""
-    began: dict[str, float] = {}
-    ended: dict[str, float] = {}
-    states: dict[str, str] = {}
+    """Return the seconds and the last state of each step of which an attempt has ended."""
+    times, states = StepTimes(), dict[str, str]()
     for line in lines:
-        match line["event"]:
-            case "attempt_launching":
-                began.setdefault(line["step"], _moment(line))
-            case "attempt_finished":
-                ended[line["step"]] = _moment(line)
-            case "step_finished":
-                states[line["step"]] = line["state"]
-    return {
-        step: (round(ended[step] - at, 3), states[step])
-        for step, at in began.items()
-        if step in ended and step in states
-    }
+        event, step = line["event"], line.get("step", "")
+        if event in _TIMED:
+            times.take(event, step, _moment(line))
+        elif event == "step_finished":
+            states[step] = line["state"]
+    found = ((step, times.seconds(step), state) for step, state in states.items())
+    return {step: (round(seconds, 3), state) for step, seconds, state in found if seconds is not None}
+
+
+#: What `StepTimes` takes.
+_TIMED = frozenset({"run_resumed", "attempt_launching", "attempt_deferred", "attempt_finished"})
 
 
 def _moment(line: Mapping[str, Any]) -> float:

@@ -51,6 +51,8 @@ class Summary:
     started_at: float | None = None
     ended_at: float | None = None
     exit_code: int | None = None
+    #: How long its runners worked on a finished run, in seconds.
+    took: float | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
     problem: str = ""
 
@@ -92,6 +94,7 @@ def _summed_up(
         return Summary(run_id=folder.name, folder=folder, standing=standing)
     finished = last["event"] == "run_finished" and not (waits and locked)
     open_ = Standing.RUNNING if locked else Standing.BROKEN_OFF
+    began, ended = parse_rfc3339(first["at"]), parse_rfc3339(last["at"])
     return Summary(
         run_id=folder.name,
         folder=folder,
@@ -99,9 +102,10 @@ def _summed_up(
         plan=first["plan"],
         host=first["host"],
         os_pid=first["os_pid"],
-        started_at=parse_rfc3339(first["at"]),
-        ended_at=parse_rfc3339(last["at"]),
+        started_at=began,
+        ended_at=ended,
         exit_code=last["exit_code"] if finished else None,
+        took=last.get("duration", ended - began) if finished else None,
         steps=_counted(last["steps"]) if finished else {},
     )
 

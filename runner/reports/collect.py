@@ -13,12 +13,12 @@ from typing import Any
 
 from runner.engine import events as ev
 from runner.engine.fold import apply
+from runner.engine.places import launched_sql, named_values
 from runner.engine.scheduler import run_status
 from runner.engine.state import SLOTS, RunState, StepRecord, initial_state
 from runner.plan.graph import longest_path
 from runner.plan.model import OnFinish, Plan, Value
 from runner.reports.lanes import assign_lanes
-from runner.reports.places import launched_sql, named_values
 from runner.reports.plain import Verbosity, error_text, lines_for
 from runner.reports.report import AttemptReport, LockWaitReport, Message, RunReport, StepReport, Wait, Waiting
 from runner.sql.params import plain_text
@@ -57,6 +57,8 @@ class _Step:
     #: The wait for a lock that is not over.
     blocked: LockWaitReport | None = None
     error: ev.ErrorDetails | None = None
+    file: str = ""
+    line: int | None = None
 
 
 @dataclass(slots=True)
@@ -77,7 +79,7 @@ class _Telling:
             _keep_attempt(step, self.state.records[event.step], event)
             _keep_wait(step, self.state.records[event.step], event)
             if isinstance(event, ev.StepFinished):
-                step.error = event.error
+                step.error, step.file, step.line = event.error, event.file or "", event.line
         elif isinstance(event, ev.RunStarted):
             self.started = event
         else:
@@ -135,6 +137,7 @@ class _Telling:
             started_at=_ms(started.at),
             finished_at=_ms(self.last_at),
             exit_code=None if finished is None else finished.exit_code,
+            took=None if finished is None else finished.duration,
             steps=steps,
             spans=spans,
             critical=_critical(plan, spans),
@@ -163,9 +166,12 @@ class _Telling:
             ready_at=_ms(record.ready_at),
             started_at=_ms(record.started_at),
             ended_at=_ms(record.ended_at),
+            seconds=round(record.took or 0.0, 3),
             skip_reason=record.skip.reason if record.skip else None,
             because=record.skip.because if record.skip else "",
             error=told.error,
+            file=told.file,
+            line=told.line,
             committed=record.committed,
             iterations=record.iterations,
             rows=record.rows,
@@ -330,11 +336,13 @@ def _spans(steps: tuple[StepReport, ...]) -> dict[str, float]:
             starts[key] = min(starts.get(key, step.started_at), step.started_at)
         if step.ended_at is not None:
             ends[key] = max(ends.get(key, step.ended_at), step.ended_at)
-    return {
-        step.key: round(ends[step.key] - starts[step.key], 3) if step.key in starts and step.key in ends else 0.0
-        for step in steps
-        if step.parent is None
-    }
+    return {step.key: _span(step, starts, ends) for step in steps if step.parent is None}
+
+
+def _span(step: StepReport, starts: Mapping[str, float], ends: Mapping[str, float]) -> float:
+    if not step.instances:
+        return step.seconds
+    return round(ends[step.key] - starts[step.key], 3) if step.key in starts and step.key in ends else 0.0
 
 
 def _critical(plan: Plan, spans: Mapping[str, float]) -> tuple[str, ...]:

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TextIO
 
 from runner.engine import events as ev
+from runner.engine.places import place_in_plan
 from runner.engine.state import BAD, RunState, StepState
 from runner.reports.collect import run_report
 from runner.reports.markdown import markdown_text
 from runner.reports.outcomes import failure_words
-from runner.reports.places import place_in_plan
 from runner.reports.plain import error_text
 from runner.reports.problems_data import workflow_command
 

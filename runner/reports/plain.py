@@ -13,6 +13,7 @@ from typing import TextIO
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
+from runner.engine.places import place_in_plan
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.reports.lock_waits import LongWaits, blocked_line, unblocked_line
 from runner.reports.outcomes import (
@@ -25,7 +26,6 @@ from runner.reports.outcomes import (
     tag_words,
     warning_texts,
 )
-from runner.reports.places import place_in_plan
 from runner.reports.sights import Sight, sight_words
 from runner.reports.visible import visible
 
@@ -294,10 +294,10 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
     record = state.records[event.step]
     summed = sum_of(record)
     words = f"{event.step}: {event.state.replace('_', ' ')}"
-    if record.started_at is not None and record.ended_at is not None:
+    if record.took is not None:
         word = "after" if event.state == StepState.DETACHED else "in"
         again = "" if summed else _again(record)
-        words += f" {word} {format_duration(record.ended_at - record.started_at)}{again}"
+        words += f" {word} {format_duration(record.took)}{again}"
         words += f" ({summed})" if summed else ""
     last_stopped = record.last is not None and record.last.outcome in (ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN)
     if event.state == StepState.CANCELLED and record.cancelled_by is not None and not last_stopped:

@@ -13,7 +13,7 @@ from runner.engine.state import FINAL, StepRecord, StepState
 from runner.records.record import Record
 from runner.records.summary import Standing, Summary
 from runner.reports.collect import run_report
-from runner.reports.outcomes import SHOWN_WARNINGS, failure_words, leftover_lines, sum_of, warning_texts
+from runner.reports.outcomes import SHOWN_WARNINGS, failure_words, leftover_lines, sum_of, tag_words, warning_texts
 from runner.reports.plain import error_text
 from runner.reports.report import LockWaitReport, StepReport
 from runner.reports.text import lock_wait_words
@@ -27,9 +27,7 @@ def run_lines(runs: Sequence[Summary]) -> Iterator[str]:
 
 def _run_row(run: Summary) -> tuple[str, ...]:
     started = "" if run.started_at is None else f"{rfc3339(run.started_at)[:19]}Z"
-    took = ""
-    if run.standing is Standing.FINISHED and run.started_at is not None and run.ended_at is not None:
-        took = format_duration(run.ended_at - run.started_at)
+    took = "" if run.took is None else format_duration(run.took)
     ended = f"exit {run.exit_code}" if run.exit_code is not None else run.standing.replace("_", " ")
     steps = ", ".join(f"{run.steps[state]} {state.replace('_', ' ')}" for state in StepState if run.steps.get(state))
     return (run.run_id, run.plan, started, took, ended, run.problem or steps)
@@ -48,6 +46,7 @@ def runs_json(runs: Iterable[Summary]) -> list[dict[str, Any]]:
             "started_at": _moment(run.started_at),
             "ended_at": _moment(run.ended_at),
             "exit_code": run.exit_code,
+            "seconds": run.took,
             "steps": dict(run.steps),
             "problem": run.problem or None,
         }
@@ -88,7 +87,7 @@ def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
     marks = marked(record.events)
     told = _told(record)
     steps = record.state.records
-    rows = (_step_row(step, marks.get(key)) for key, step in steps.items())
+    rows = (_step_row(step, marks.get(key), told.get(key)) for key, step in steps.items())
     head, *lines = _table([("STEP", "STATE", "ATTEMPTS", "TOOK", ""), *rows])
     yield head
     for line, key in zip(lines, steps, strict=True):
@@ -136,25 +135,24 @@ def _warnings(step: StepReport) -> list[str]:
 _WAITS = 3
 
 
-def _step_row(record: StepRecord, mark: Settled | None) -> tuple[str, ...]:
-    took = ""
-    if record.started_at is not None and record.ended_at is not None:
-        took = format_duration(record.ended_at - record.started_at)
+def _step_row(record: StepRecord, mark: Settled | None, told: StepReport | None) -> tuple[str, ...]:
+    took = "" if record.took is None else format_duration(record.took)
     attempts = str(record.attempt) if record.attempt else ""
     said = "" if mark is None else f"marked {mark.outcome} by {mark.by}"
-    remark = "; ".join(text for text in (_remark(record), said) if text)
+    remark = "; ".join(text for text in (_remark(record, told), said) if text)
     return (record.key, record.state.replace("_", " "), attempts, took, remark)
 
 
-def _remark(record: StepRecord) -> str:
+def _remark(record: StepRecord, told: StepReport | None) -> str:
     if record.skip is not None:
         return f"{record.skip.reason.replace('_', ' ')}{f': {record.skip.because}' if record.skip.because else ''}"
     last = record.last
     if record.state in FINAL and record.state is not StepState.DETACHED:
         error = record.error or record.check_error or (last.error if last is not None else None)
         if error is not None and record.state is not StepState.SUCCEEDED:
-            return failure_words(error_text(error), committed=record.committed)
-        return sum_of(record) or (last.command_tag if last is not None else "")
+            place = f" at {told.file}:{told.line}" if told is not None and told.file else ""
+            return f"{failure_words(error_text(error), committed=record.committed)}{place}"
+        return sum_of(record) or (tag_words(last.command_tag, last.row_count) if last is not None else "")
     if record.gone:
         return "its worker had gone when the run was taken up"
     if record.worker is None:
@@ -201,6 +199,10 @@ def _step_json(record: StepRecord, mark: Settled | None, told: StepReport | None
         "attempts": record.attempt,
         "started_at": _moment(record.started_at),
         "ended_at": _moment(record.ended_at),
+        "seconds": None if record.took is None else round(record.took, 3),
+        "rows": last.row_count if last is not None else None,
+        "file": (told.file or None) if told is not None else None,
+        "line": told.line if told is not None else None,
         "error": None if error is None else error_text(error),
         "committed": record.committed,
         "command_tag": record.tag or None,

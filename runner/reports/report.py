@@ -104,6 +104,8 @@ class StepReport:
     """One step, or one instance of a for_each. `parent` is what it is an instance of.
 
     `sql` is what the server was given, if the parameters could be put in. A step with `instances` took no slot itself.
+    `seconds` are those from its first launch to the end of its last attempt, with the waits between them, for each
+    runner of the run, summed up; 0 without an attempt.
     `committed`: it failed by a check of its work, which is committed. `iterations`, `rows` and `tag` sum up a repeat.
     """
 
@@ -123,20 +125,19 @@ class StepReport:
     ready_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
+    seconds: float = 0.0
     skip_reason: SkipReason | None = None
     because: str = ""
     error: ErrorDetails | None = None
+    #: The place of the error in the plan's files, else that of the step, as it was recorded.
+    file: str = ""
+    line: int | None = None
     committed: bool = False
     iterations: int = 0
     rows: int = 0
     tag: str = ""
     attempts: tuple[AttemptReport, ...] = ()
     waits: tuple[Wait, ...] = ()
-
-    @property
-    def seconds(self) -> float:
-        """From the first launch to the end of the last attempt, with the waits between; 0 without an attempt."""
-        return 0.0 if self.started_at is None or self.ended_at is None else round(self.ended_at - self.started_at, 3)
 
     @property
     def waited(self) -> float:
@@ -209,10 +210,13 @@ class RunReport:
     critical: tuple[str, ...]
     messages: tuple[Message, ...]
     history: tuple[PastRun, ...] = ()
+    took: float | None = None
 
     @property
     def seconds(self) -> float:
-        """How long the run took."""
+        """How long the run took; if it was resumed, without the time between its runners."""
+        if self.took is not None:
+            return self.took
         return round(self.finished_at - self.started_at, 3)
 
     @property

@@ -107,14 +107,14 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
     ),
     (
         "runner.reports",
-        (*BASIS, *FACTS, "runner.engine.scheduler", "runner.engine.queueing"),
+        (*BASIS, *FACTS, "runner.engine.scheduler", "runner.engine.queueing", "runner.engine.places"),
         "reports are sinks for events",
     ),
     (
         "runner.preflight",
         (
             *(*BASIS, "runner.plan", "runner.lint", "runner.gateway", "runner.engine.events", "runner.engine.items"),
-            *("runner.engine.simulate", "runner.engine.scripts", "runner.engine.session"),
+            *("runner.engine.simulate", "runner.engine.scripts", "runner.engine.session", "runner.engine.past"),
         ),
         "looks at a server, runs nothing but the scheduler on a virtual clock",
     ),
