@@ -1,4 +1,4 @@
-"""Nightly scripts of DBAs, as plans: each validates, is dry-run without an error, runs, and may run again the next night."""
+"""Nightly scripts of DBAs, as plans: each validates, is dry-run without an error, and runs two nights in a row."""
 
 from __future__ import annotations
 
