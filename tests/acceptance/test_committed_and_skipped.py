@@ -37,7 +37,10 @@ COMMITTED = {
     "volatile": ("SELECT pay()", "expect: {value: 42}"),
     "warned": ("{insert}; SELECT 1", "expect: {warnings: 1}"),
     "iterated": ("{insert}", "{expect: {rows: 9}, repeat: {until: no_rows, max_iterations: 3}}"),
-    "unreadable": ("{insert}; SELECT gone() FROM generate_series(1, 1)", "expect: {value: 1}"),
+    "unreadable": (
+        "{insert}; DO $$ BEGIN CREATE TEMP TABLE made AS SELECT 1 AS one; END $$; SELECT * FROM made",
+        "expect: {value: 1}",
+    ),
 }
 
 
@@ -56,7 +59,6 @@ def test_a_step_that_committed_is_not_repeated_for_its_check(jobplan: Jobplan, d
     for key in COMMITTED:
         db.run(f"CREATE TABLE {key} (id int)")
     db.run(f"CREATE FUNCTION pay() RETURNS int LANGUAGE sql AS $$ {_PAYS} $$")
-    db.run("CREATE FUNCTION gone() RETURNS int LANGUAGE plpgsql AS 'BEGIN DROP FUNCTION gone(); RETURN 1; END'")
     if ledger:
         assert jobplan("ledger", "install", "--dsn", db.dsn).code == 0
     ran = _run(jobplan, db, "".join(_committing(key, *texts) for key, texts in COMMITTED.items()))
