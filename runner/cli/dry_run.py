@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -16,15 +17,15 @@ from runner.cli.color import color_option, wants_color
 from runner.cli.connection import chosen_dsn, dsn_option
 from runner.cli.journals import journal_option
 from runner.cli.ledger_options import trust_option
-from runner.cli.parameters import parameter_options, parameter_values
+from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
 from runner.cli.saying import say_json_text
 from runner.cli.selection import Selection, selection_options
 from runner.durations import parse_duration
-from runner.errors import ConnectionFailedError, ServerLostError, UsageError
+from runner.errors import ConnectionFailedError, ParameterError, Problem, ServerLostError, UsageError
 from runner.gateway.inspection import Inspector
-from runner.lint import Sources, read_plan
+from runner.lint import Sources, invalid_plan, load_plan
 from runner.plan.model import Plan
-from runner.preflight.dryrun import Wishes, dry_run
+from runner.preflight.dryrun import Wishes, dry_run, readable_draft
 from runner.preflight.durations import Duration, KnownDurations, recorded
 from runner.preflight.result import DryRun
 from runner.reference.codes import explanations
@@ -86,7 +87,8 @@ def dry_run_command(
     code is 0, 3 if a step would fail (with --strict also for warnings), 4 if a run would start nothing, 9 if the
     server does not meet the plan's `requires` (0 with `otherwise: skip`).
     """
-    loaded = read_plan(plan, **parameter_values(params, params_file))
+    readable = read_to_look(plan, parameter_values(params, params_file))
+    loaded = readable.plan
     left_out = Selection(select=select, exclude=exclude, assume_done=assume_done).left_out(loaded)
     wishes = Wishes(
         explain=not no_explain,
@@ -95,8 +97,34 @@ def dry_run_command(
         durations=recorded(journal, loaded.name),
         what_if=_slots(what_if),
         trusted_roles=trusted_roles,
+        found=readable.found,
+        well_formed=readable.well_formed,
     )
     return tell(loaded, chosen_dsn(dsn), wishes, strict=strict, format_=format_, color=color)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Readable:
+    """A plan to look at, and what is wrong with it offline; `well_formed` is False if its form has errors."""
+
+    plan: Plan
+    found: tuple[Problem, ...]
+    well_formed: bool
+
+
+def read_to_look(path: Path, values: ParameterValues) -> Readable:
+    """Return a plan to look at, with its offline findings.
+
+    PlanError only if nothing of it can be read, ParameterError if nothing is wrong but the values of its parameters.
+    """
+    loaded = load_plan(path, require_values=True, **values)
+    if loaded.plan is None and isinstance(error := invalid_plan(path, loaded), ParameterError):
+        raise error
+    if loaded.unjudged is not None:
+        return Readable(plan=loaded.unjudged, found=loaded.problems, well_formed=True)
+    if loaded.draft is None or not (loaded.draft.steps or loaded.draft.finally_):
+        raise invalid_plan(path, loaded)
+    return Readable(plan=readable_draft(loaded.draft), found=loaded.problems, well_formed=False)
 
 
 def _assumed(texts: tuple[str, ...], plan: Plan) -> KnownDurations:

@@ -100,27 +100,38 @@ def run(
         trusted_roles=trusted_roles,
     )
     try:
-        loaded = _load(options)
+        if dry_run:
+            return _dry_run(options, embedded=embedded)
+        loaded = _load(read_plan(options.plan, **options.parameters), options)
         protect(options.reports, files_of(loaded))
         left_out = options.selection.left_out(loaded)
         with _server(options, embedded=embedded) as conninfo:
-            if dry_run:
-                from runner.cli.dry_run import tell
-                from runner.preflight.dryrun import Wishes
-                from runner.preflight.durations import recorded
-
-                wishes = Wishes(
-                    left_out=left_out, durations=recorded(journal, loaded.name), trusted_roles=trusted_roles
-                )
-                return tell(loaded, conninfo, wishes)
             return _run(loaded, left_out, options, conninfo, embedded=embedded)
     except JobplanError as error:
         watching.tell_error(error)
         return exit_code_of(error)
 
 
-def _load(options: Options) -> Plan:
-    plan = read_plan(options.plan, **options.parameters)
+def _dry_run(options: Options, *, embedded: bool) -> int:
+    from runner.cli.dry_run import read_to_look, tell
+    from runner.preflight.dryrun import Wishes
+    from runner.preflight.durations import recorded
+
+    readable = read_to_look(options.plan, options.parameters)
+    plan = _load(readable.plan, options)
+    wishes = Wishes(
+        left_out=options.selection.left_out(plan),
+        durations=recorded(options.journal, plan.name),
+        trusted_roles=options.trusted_roles,
+        found=readable.found,
+        well_formed=readable.well_formed,
+    )
+    with _server(options, embedded=embedded) as conninfo:
+        return tell(plan, conninfo, wishes)
+
+
+def _load(plan: Plan, options: Options) -> Plan:
+    """Return the plan with as many slots as --slots allows."""
     if options.slots is None or options.slots >= plan.budget.slots:
         return plan
     wide = [step.id for step in (*plan.steps, *plan.finally_) if step.slots > options.slots]

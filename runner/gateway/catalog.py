@@ -118,8 +118,11 @@ class RelationFacts:
     views: tuple[Relation, ...]
     reads: tuple[Relation, ...]
     size: Size | None = None
-    #: Column → its type; whether policies hide rows from the role; the index by which the table was clustered.
+    #: Column → its type, in order, and the types' OIDs; constraints that a child has from its parent alone; whether
+    #: policies hide rows from the role; the index by which the table was clustered.
     types: Mapping[str, str] = field(default_factory=dict)
+    oids: tuple[int, ...] = ()
+    inherited: frozenset[str] = frozenset()
     row_security: bool = False
     clustered: str | None = None
 
@@ -220,6 +223,8 @@ def read_relation(text: str) -> RelationFacts:
         views=tuple(map(_relation, found["views"])),
         reads=tuple(map(_relation, found["reads"])),
         types=found["types"],
+        oids=tuple(found["oids"]),
+        inherited=frozenset(found["inherited"]),
         row_security=bool(found["row_security"]),
         clustered=found["clustered"],
     )

@@ -197,6 +197,11 @@ class Inspector:
         rows = await self.rows("schemas", json.dumps(list(names)), role) if names else ()
         return {facts.name: facts for facts in map(read_schema, rows)}
 
+    async def labels(self, enums: Sequence[str]) -> set[tuple[str, str]]:
+        """Return the labels of enums of these names, each with the enum's name."""
+        rows = await self.rows("labels", json.dumps(list(enums))) if enums else ()
+        return {(row[0] or "", row[1] or "") for row in rows}
+
     async def functions(self, names: Sequence[str]) -> tuple[FunctionFacts, ...]:
         """Return the functions of these names, PostgreSQL's own included."""
         rows = await self.rows("functions", json.dumps(list(names))) if names else ()

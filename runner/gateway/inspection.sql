@@ -95,13 +95,23 @@ WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation'
   AND n.nspname NOT IN ('pg_catalog', 'pg_toast')
 
 -- name: surroundings
--- In the settings of a step: its role, the schemas in which its names are looked up, which of the roles it has that may
--- use the server's files and programs, as JSON, and whether the role is a superuser.
+-- In the settings of a step: its role, the schemas in which its names are looked up, which of PostgreSQL's roles it has
+-- that a command may need, as JSON, the database, and what else the role can do, as JSON.
 SELECT current_user, pg_catalog.to_json(pg_catalog.current_schemas(true)),
        (SELECT coalesce(pg_catalog.json_agg(r.name), '[]')
-        FROM (VALUES ('pg_read_server_files'), ('pg_write_server_files'), ('pg_execute_server_program')) AS r(name)
-        WHERE pg_catalog.pg_has_role(r.name, 'USAGE')),
-       (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = current_user)
+        FROM (VALUES ('pg_read_server_files'), ('pg_write_server_files'), ('pg_execute_server_program'),
+                     ('pg_checkpoint'), ('pg_maintain')) AS r(name)
+        JOIN pg_catalog.pg_roles AS known ON known.rolname OPERATOR(pg_catalog.=) r.name
+        WHERE pg_catalog.pg_has_role(known.oid, 'USAGE')),
+       pg_catalog.current_database(),
+       (SELECT coalesce(pg_catalog.json_agg(a.name), '[]')
+        FROM pg_catalog.pg_roles AS r, pg_catalog.pg_database AS d,
+             LATERAL (VALUES ('superuser', r.rolsuper), ('creates_databases', r.rolcreatedb),
+                             ('creates_roles', r.rolcreaterole), ('bypasses_policies', r.rolbypassrls),
+                             ('owns_database', pg_catalog.pg_has_role(d.datdba, 'USAGE')),
+                             ('creates_schemas', pg_catalog.has_database_privilege(d.oid, 'CREATE'))) AS a(name, has)
+        WHERE r.rolname OPERATOR(pg_catalog.=) current_user AND a.has
+          AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
 
 -- name: mentioned
 -- $1 JSON array of [sort, schema or null, name], $2 JSON array of the schemas that are searched, $3 role. One row for each
@@ -135,6 +145,13 @@ SELECT n.nspname, has_schema_privilege($2::name, n.oid, 'USAGE'), has_schema_pri
        pg_has_role($2::name, n.nspowner, 'USAGE')
 FROM pg_namespace AS n
 WHERE n.nspname IN (SELECT json_array_elements_text($1::json))
+
+-- name: labels
+-- $1 names as JSON array. The labels of the enums of these names.
+SELECT t.typname, e.enumlabel
+FROM pg_enum AS e
+JOIN pg_type AS t ON t.oid = e.enumtypid
+WHERE t.typname IN (SELECT json_array_elements_text($1::json))
 
 -- name: functions
 -- $1 names as JSON array. Functions of these names: schema, name, volatility, language, whether that is trusted, and
@@ -177,13 +194,17 @@ SELECT w.n - 1, json_build_object(
   'populated', c.relispopulated,
   'columns', (SELECT coalesce(json_agg(a.attname ORDER BY a.attnum), '[]') FROM pg_attribute AS a
               WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
-  'types', (SELECT coalesce(json_object_agg(a.attname, a.atttypid::regtype), '{}') FROM pg_attribute AS a
+  'types', (SELECT coalesce(json_object_agg(a.attname, a.atttypid::regtype ORDER BY a.attnum), '{}') FROM pg_attribute AS a
             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
   'row_security', c.relrowsecurity AND (c.relforcerowsecurity OR NOT pg_has_role($3::name, c.relowner, 'USAGE'))
     AND NOT (SELECT r.rolsuper OR r.rolbypassrls FROM pg_roles AS r WHERE r.rolname = $3::name),
   'clustered', (SELECT x.relname FROM pg_index AS i JOIN pg_class AS x ON x.oid = i.indexrelid
                 WHERE i.indrelid = c.oid AND i.indisclustered LIMIT 1),
+  'oids', (SELECT coalesce(json_agg(a.atttypid::int8 ORDER BY a.attnum), '[]') FROM pg_attribute AS a
+           WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
   'constraints', (SELECT coalesce(json_agg(k.conname), '[]') FROM pg_constraint AS k WHERE k.conrelid = c.oid),
+  'inherited', (SELECT coalesce(json_agg(k.conname), '[]') FROM pg_constraint AS k
+                WHERE k.conrelid = c.oid AND k.coninhcount > 0 AND NOT k.conislocal),
   'indexes', (SELECT coalesce(json_agg(json_build_object(
                 'schema', xn.nspname, 'name', x.relname, 'valid', i.indisvalid,
                 'unique', i.indisunique OR i.indisexclusion, 'plain', i.indpred IS NULL AND i.indexprs IS NULL,

@@ -30,7 +30,7 @@ _OF_SQL_ALONE = (*syntax.RULES, *transactions.RULES, *alone.RULES)
 #: Problems with the parameters of a SQL text.
 _OF_PARAMETERS = frozenset({"JP220", "JP221"})
 
-__all__ = ["RULES", "Sources", "lint", "load_plan", "read_plan"]
+__all__ = ["RULES", "Sources", "invalid_plan", "lint", "load_plan", "read_plan"]
 
 
 def lint(plan: Plan, sources: Sources | None = None) -> tuple[Problem, ...]:
@@ -68,7 +68,8 @@ def load_plan(
             problems = _with_sql_alone(loaded.draft, problems, sources or Sources())
     invalid = any(problem.severity is Severity.ERROR for problem in problems)
     plan = None if invalid else loaded.plan
-    return Loaded(plan=plan, problems=tuple(map(_shortened, problems)), draft=loaded.draft)
+    shown = tuple(map(_shortened, problems))
+    return Loaded(plan=plan, problems=shown, draft=loaded.draft, unjudged=loaded.unjudged)
 
 
 def read_plan(
@@ -89,12 +90,17 @@ def read_plan(
         path, given=given, params_file=params_file, environment=environment, require_values=require_values
     )
     if loaded.plan is None:
-        errors = tuple(problem for problem in loaded.problems if problem.severity is Severity.ERROR)
-        count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
-        if all(problem.code in OF_GIVEN_VALUES for problem in errors):
-            raise ParameterError(f"{path} cannot run with these parameters: {count}", errors)
-        raise PlanError(f"{path} is not a valid plan: {count}", errors)
+        raise invalid_plan(path, loaded)
     return loaded.plan
+
+
+def invalid_plan(path: str | Path, loaded: Loaded) -> PlanError:
+    """Return the error that lists every error of a plan, but no warning."""
+    errors = tuple(problem for problem in loaded.problems if problem.severity is Severity.ERROR)
+    count = f"{len(errors)} problem{'s' if len(errors) > 1 else ''}"
+    if all(problem.code in OF_GIVEN_VALUES for problem in errors):
+        return ParameterError(f"{path} cannot run with these parameters: {count}", errors)
+    return PlanError(f"{path} is not a valid plan: {count}", errors)
 
 
 def _shortened(problem: Problem) -> Problem:

@@ -21,12 +21,14 @@ class Loaded:
     """What came of a file: the plan if there is no error, and everything that was found, in file order.
 
     `draft` is the plan as far as it could be understood, also with errors: its SQL texts can be relied on, each by
-    itself, and nothing else. None if the file could not be read.
+    itself, and nothing else. None if the file could not be read. `unjudged` is the plan if its form has no error, also
+    if rules about its SQL find some.
     """
 
     plan: Plan | None
     problems: tuple[Problem, ...]
     draft: Plan | None = None
+    unjudged: Plan | None = None
 
 
 def load_plan(
@@ -55,7 +57,8 @@ def load_plan(
                 require_values=require_values,
             )
             plan = build_plan(root, Path(path), report, inputs)
-    return Loaded(plan=None if report.has_errors else plan, problems=report.problems(), draft=plan)
+    valid = None if report.has_errors else plan
+    return Loaded(plan=valid, problems=report.problems(), draft=plan, unjudged=valid)
 
 
 @contextlib.contextmanager

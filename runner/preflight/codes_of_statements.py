@@ -171,4 +171,25 @@ CODES_OF_STATEMENTS: Final = {
         "sql: CREATE EXTENSION postgis",
         "apt-get install postgresql-18-postgis-3",
     ),
+    "JP624": (
+        _E,
+        "The server is too old for it",
+        "The parser knows the newest version of PostgreSQL; this server has no such option, setting or privilege.",
+        "sql: VACUUM (BUFFER_USAGE_LIMIT '1MB') orders",
+        "sql: VACUUM orders",
+    ),
+    "JP625": (
+        _W,
+        "Row-level security hides rows",
+        "Policies decide which rows the role sees: a statement that changes none succeeds as well.",
+        "sql: UPDATE agents SET armed_at = now()",
+        'settings: {row_security: "off"}',
+    ),
+    "JP627": (
+        _E,
+        "An enum value in the transaction that adds it",
+        "A step is one transaction, and a new value cannot be used before that has ended (55P04).",
+        "sql: ALTER TYPE mood ADD VALUE 'shy'; UPDATE t SET m = 'shy'",
+        "- id: a\n  sql: ALTER TYPE mood ADD VALUE 'shy'\n- id: b\n  needs: [a]\n  sql: UPDATE t SET m = 'shy'",
+    ),
 }

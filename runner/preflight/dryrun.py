@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from runner.errors import Problem, Severity
 from runner.gateway.inspection import Inspector
 from runner.lint.sources import Sources
+from runner.plan.graph import find_cycles
 from runner.plan.model import Otherwise, Plan
 from runner.preflight.activity import SNAPSHOT_AGE, activity_problems, lock_reports
 from runner.preflight.disk import Disks, disk_problems
@@ -39,6 +41,50 @@ class Wishes:
     what_if: tuple[int, ...] = ()
     #: Roles whose ledger is believed, besides the session's own and superusers.
     trusted_roles: tuple[str, ...] = ()
+    #: What is wrong with the plan offline; it is part of the report.
+    found: tuple[Problem, ...] = ()
+    #: False if the plan is a draft: there is no schedule of it, and no search for steps that exclude each other.
+    well_formed: bool = True
+
+
+#: Offline findings about locks, which are looked for again on real relations.
+_OF_LOCKS = frozenset({"JP401", "JP402", "JP403"})
+
+
+def readable_draft(draft: Plan) -> Plan:
+    """Return a plan with errors in its form so that its SQL can be looked at: each id once, and no impossible needs."""
+    steps = {step.id: step for step in reversed((*draft.steps, *draft.finally_))}
+    names = set(steps)
+    final = {step.id for step in draft.finally_}
+    known = {
+        name: replace(step, needs=tuple(need for need in step.needs if need.step in names and need.step != name))
+        for name, step in steps.items()
+    }
+    for cycle in find_cycles({name: [need.step for need in step.needs] for name, step in known.items()}):
+        for name in cycle:
+            known[name] = replace(known[name], needs=())
+    ordered = [known[step.id] for step in dict.fromkeys((*draft.steps, *draft.finally_)) if step is steps[step.id]]
+    return replace(
+        draft,
+        steps=tuple(step for step in ordered if step.id not in final),
+        finally_=tuple(step for step in ordered if step.id in final),
+    )
+
+
+def _together(found: Sequence[Problem], problems: Sequence[Problem]) -> list[Problem]:
+    """Return offline findings and those of the server, without what the server's say again, or say better."""
+    errors = [one for one in found if one.severity is Severity.ERROR]
+    places = {(one.position.file, one.position.line, one.position.column) for one in errors}
+    unreadable = {one.step for one in errors if one.code.startswith(("JP2", "JP30")) and one.step is not None}
+    codes = {one.code for one in problems}
+    kept = [one for one in found if one.code not in _OF_LOCKS or one.code not in codes]
+    said = [
+        one
+        for one in problems
+        if one.code != "JP606"
+        or not (one.step in unreadable or (one.position.file, one.position.line, one.position.column) in places)
+    ]
+    return [*kept, *said]
 
 
 async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
@@ -51,16 +97,18 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     disks = Disks(directory[0], inspector.host)
     looked = await StatementLook(plan, inspector, disks, explain=wishes.explain).look(left_out=wishes.left_out)
     locks = read_locks(looked.units)
-    problems += conflict_problems(plan, locks, Sources())
+    problems += conflict_problems(plan, locks, Sources()) if wishes.well_formed else ()
     held, snapshots = await inspector.activity(), await inspector.snapshots(SNAPSHOT_AGE)
     problems += activity_problems(plan, locks, held, snapshots)
     problems += disk_problems(looked.units, disks)
     ledger = from_ledger(await inspector.recorded(plan.name, MAX_RUNS, wishes.trusted_roles))
     problems += ledger_problems(plan, inspector.ignored_ledgers)
     durations = FirstOf([wishes.assumed, MostRuns([ledger, wishes.durations])])
-    schedule = forecast(plan, durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
-    problems += schedule_problems(plan, schedule, durations)
-    problems += looked.problems
+    schedule = None
+    if wishes.well_formed:
+        schedule = forecast(plan, durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
+        problems += schedule_problems(plan, schedule, durations)
+    problems = _together(wishes.found, [*problems, *looked.problems])
     unmet = any(one.code == _UNMET for one in problems)
     skipped = unmet and plan.requires.otherwise is Otherwise.SKIP and not looked.unevaluated
     if skipped:

@@ -114,6 +114,10 @@ class Changes:
                     yield one
         yield from (one for one in self._altered_others if self._comes_before(one, step, number))
 
+    def surely(self, one: Altered, step: str, number: int) -> bool:
+        """Return whether an alteration certainly comes before a statement."""
+        return self._is_before(one, step, number) and (one.step == step or one.step not in self._uncertain)
+
     def steps_before(self, step: str) -> list[str]:
         """Return the steps that come, or may come, before a step, in an order in which they can run."""
         names = sorted(self._place, key=self._place.__getitem__)

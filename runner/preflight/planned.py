@@ -19,6 +19,7 @@ from runner.gateway.replies import Reply
 from runner.gateway.session import EXPLAIN
 from runner.lint.locking.names import relation_in
 from runner.preflight.certainty import doubt
+from runner.preflight.commands.followed import new_label
 from runner.preflight.finding import Finding
 from runner.preflight.made import CREATES, EXTENSION, Made
 from runner.preflight.seen import Sight
@@ -183,6 +184,9 @@ def uncertain(unit: Unit, sight: Sight, finding: Finding, reason: str) -> Judged
 
     `reason` is the SQLSTATE, or the finding's code.
     """
+    label = new_label(unit, sight, _last_quoted(finding.message)) if reason == "22P02" else None
+    if label is not None:
+        return Judged(findings=(label,), why=("the server refuses it",))
     why = doubt(unit, sight, reason, finding.message)
     if why is not None:
         return Judged(why=(f"{finding.message}, as things stand; {why}",), blind=True)
@@ -264,6 +268,11 @@ def _name_at(unit: Unit, offset: int, *, string: bool) -> str | None:
             break
         name += token.text
     return name.rstrip(".") or None
+
+
+def _last_quoted(message: str) -> str:
+    found: list[str] = _QUOTED.findall(message)
+    return found[-1] if found else ""
 
 
 def _in_quotes(message: str) -> str | None:

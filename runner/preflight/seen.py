@@ -77,6 +77,14 @@ class Sight:
             placed = {self._around.placed(relation) for relation in relations}
             yield from self._changes.altered(self._step, self._number, placed)
 
+    def surely(self, one: Altered) -> bool:
+        """Return whether an alteration certainly comes before the statement."""
+        return self._changes.surely(one, self._step, self._number)
+
+    def dropped(self, relation: Relation) -> Made | None:
+        """Return the last change before the statement that creates or drops the relation."""
+        return self._changes.of_relation(self._around.placed(relation), self._step, self._number)
+
     def dropped_perhaps(self, relation: Relation) -> Made | None:
         """Return an earlier statement that drops the relation, if it happens at all or in that order."""
         if not self._step:

@@ -36,6 +36,8 @@ from runner.sql.params import TemplateError
 
 #: How many of several steps a sentence names.
 _NAMED = 3
+#: What the server says of a text with more than one statement that it has read without a syntax error.
+_SEVERAL = "multiple commands"
 _NOT_ASKED = "it was not asked: it calls a function that may do more than read"
 
 
@@ -77,7 +79,7 @@ class StatementLook:
         for step in steps:
             for resolved in self._resolved(step):
                 await self._enter(resolved)
-        lists = {step.id: self._list_unit(step) for step in steps}
+        lists = {step.id: await self._list_unit(step) for step in steps}
         await self._survey([unit for unit in lists.values() if unit is not None])
         units = {step.id: await self._units(step, lists[step.id]) for step in steps}
         everything = [unit for step in steps for unit in units[step.id]]
@@ -174,7 +176,7 @@ class StatementLook:
             if any(facts.volatility == "v" and facts.extension is None for facts in called):
                 self._changes.note(unit.step.id, unit.number, anything)
 
-    def _list_unit(self, step: Step) -> Unit | None:
+    async def _list_unit(self, step: Step) -> Unit | None:
         for_each = step.for_each
         if for_each is None or for_each.sql is None:
             return None
@@ -185,7 +187,7 @@ class StatementLook:
         for unit in units_of(for_each.sql, self._values, step=asked, instance=step.id, key="for_each.sql"):
             if isinstance(unit, Unit):
                 return unit
-            self._unreadable(unit)
+            await self._unreadable(unit)
         return None
 
     async def _units(self, step: Step, listed: Unit | None) -> list[Unit]:
@@ -205,15 +207,15 @@ class StatementLook:
                 await self._enter(resolved)
         if step.for_each is not None and not items:
             items = self._made_up(step)
-        return self._readable(step, items)
+        return await self._readable(step, items)
 
-    def _readable(self, step: Step, items: tuple[Item, ...]) -> list[Unit]:
+    async def _readable(self, step: Step, items: tuple[Item, ...]) -> list[Unit]:
         found = []
         for unit in step_units(step, self._values, items):
             if isinstance(unit, Unit):
                 found.append(unit)
             elif not any(MADE_UP in item.key for item in items):
-                self._unreadable(unit)
+                await self._unreadable(unit)
         return found
 
     def _made_up(self, step: Step) -> tuple[Item, ...]:
@@ -228,8 +230,19 @@ class StatementLook:
         self._report_step(step, f"{why}; the SQL was checked with a made-up item", Coverage.NOT)
         return queried_items(step, rows.columns, [[MADE_UP] * len(rows.columns)])
 
-    def _unreadable(self, unit: Unreadable) -> None:
-        self._tell(Finding(code="JP606", message=unit.message, offset=0), unit.message, unit.position, unit.step)
+    async def _unreadable(self, unit: Unreadable) -> None:
+        """Report a text that cannot be read, unless the server reads it: its grammar may be newer than the parser's."""
+        message = unit.message
+        if unit.text is not None:
+            probe = await self._inspector.probe((), unit.text, explain=False)
+            error = probe.parse.error
+            if error is None or error.sqlstate != "42601" or _SEVERAL in error.message:
+                why = "jobplan's grammar does not know this syntax, and the server does: nothing else was checked"
+                if unit.step is not None:
+                    self._report_step(unit.step, why, Coverage.NOT, unit.key)
+                return
+            message = error.message
+        self._tell(Finding(code="JP606", message=message, offset=0), message, unit.position, unit.step)
 
     def _report_step(self, step: Step, why: str, coverage: Coverage, key: str = "for_each") -> None:
         self._looked.reports.append(

@@ -25,7 +25,10 @@ class Surroundings:
     #: Of the server: 160004.
     version: int
     role: str = ""
-    superuser: bool = False
+    database: str = ""
+    #: What the role can do that is no privilege on an object: superuser, creates_roles, owns_database and the like.
+    abilities: frozenset[str] = frozenset()
+    abilities_known: bool = False
     schemas: Sequence[str] = ()
     error: str | None = None
     #: Which of PostgreSQL's roles it has that may use the server's files and programs.
@@ -35,7 +38,14 @@ class Surroundings:
     #: By name: one's own and those of extensions, and PostgreSQL's.
     functions: dict[str, Sequence[FunctionFacts]] = field(default_factory=dict)
     builtin: dict[str, Sequence[FunctionFacts]] = field(default_factory=dict)
+    #: Labels that enums have now, of those to which the plan adds one: the enum's name and the label.
+    labels: set[tuple[str, str]] = field(default_factory=set)
     named: dict[tuple[Named, Relation], NamedFacts] = field(default_factory=dict)
+
+    @property
+    def superuser(self) -> bool:
+        """Whether the role is a superuser."""
+        return "superuser" in self.abilities
 
     def placed(self, relation: Relation) -> Relation:
         """Return the relation with its schema: where it is found, else where it would be created."""
@@ -94,8 +104,10 @@ class Rooms:
             if reply.error is not None:
                 room.error = reply.error.message
             else:
-                role, schemas, outside, superuser = reply.rows[0]
-                room.superuser = superuser == "t"
+                role, schemas, outside, database, abilities = reply.rows[0]
+                room.database = database or ""
+                room.abilities = frozenset(json.loads(abilities or "[]")) | frozenset(json.loads(outside or "[]"))
+                room.abilities_known = True
                 room.role, room.schemas = role or "", json.loads(schemas or "[]")
                 room.outside = frozenset(json.loads(outside or "[]"))
         return self._rooms[name]

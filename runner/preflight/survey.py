@@ -12,7 +12,9 @@ from runner.lint.locking.names import relation_in
 from runner.preflight.surroundings import Rooms, Surroundings
 from runner.preflight.texts import Unit
 from runner.sql.alter import alter_actions
+from runner.sql.alterations import alterations
 from runner.sql.changes import changes
+from runner.sql.details import clustering_index, main_relation, reindexed_name
 from runner.sql.facts import created_index, functions_called
 from runner.sql.mentions import mentions
 from runner.sql.needs import needed
@@ -49,13 +51,18 @@ async def _of_room(units: Sequence[Unit], room: Surroundings, inspector: Inspect
     placed = {room.placed(relation) for relation in made}
     indexes = (index for index in (created_index(unit.statement) for unit in units) if index is not None)
     placed |= {Relation(room.placed(one.table).schema, one.index.name) for one in indexes if one.index is not None}
+    clustered = ((main_relation(unit.statement), clustering_index(unit.statement)) for unit in units)
+    placed |= {Relation(room.placed(table).schema, index) for table, index in clustered if table is not None and index}
     await _fill(room, placed, inspector)
     fresh = [facts for name, facts in room.relations.items() if name not in known]
     await _fill(room, {other for facts in fresh for other in _others(facts)}, inspector)
     schemas = {one.schema for one in (*room.relations, *placed, *named) if one.schema}
     schemas |= {one.name for one in changed if one.name and one.relation is None}
+    schemas |= {name for name in (reindexed_name(unit.statement) for unit in units) if name}
     room.known_schemas |= await inspector.schemas(sorted(schemas), room.role)
     await _measure(room, inspector)
+    enums = {one.name for unit in units for one in alterations(unit.statement) if one.value}
+    room.labels |= await inspector.labels(sorted(enums))
     mentioned = [one for unit in units for one in mentions(unit.statement) if (one.sort, one.name) not in room.named]
     room.named |= await inspector.mentioned(mentioned, room.schemas, room.role)
 

@@ -66,13 +66,17 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
-    """A text that cannot be sent, because a value does not fit in it: what is wrong, and where."""
+    """A text that cannot be read: a value does not fit in it, or the parser refuses it. What is wrong, and where.
+
+    `text` is the text with its values if only the parser refuses it: a server may know newer syntax.
+    """
 
     step: Step | None
     instance: str
     key: str
     message: str
     position: Position
+    text: str | None = None
 
 
 def base_values(plan: Plan) -> Mapping[str, Value]:
@@ -86,10 +90,17 @@ def units_of(
     """Yield the statements of one text with its values."""
     try:
         rendered = render_traced(sql.text, values)
-        statements = parse_statements(rendered.text)
-    except (TemplateError, SqlSyntaxError) as error:
-        position = sql.position(error.offset if isinstance(error, TemplateError) else 0)
+    except TemplateError as error:
+        position = sql.position(error.offset)
         yield Unreadable(step=step, instance=instance, key=key, message=error.message, position=position)
+        return
+    try:
+        statements = parse_statements(rendered.text)
+    except SqlSyntaxError as error:
+        position = sql.position(rendered.original(error.offset))
+        yield Unreadable(
+            step=step, instance=instance, key=key, message=error.message, position=position, text=rendered.text
+        )
         return
     settings: tuple[tuple[str, str], ...] = ()
     computed: frozenset[str] = frozenset()

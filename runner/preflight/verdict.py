@@ -10,7 +10,9 @@ from runner.gateway.inspection import Inspector, Probe
 from runner.preflight.certainty import breakable
 from runner.preflight.codes import CODES
 from runner.preflight.commands.existence import absent
+from runner.preflight.commands.followed import check_gone
 from runner.preflight.commands.names import is_guarded_away
+from runner.preflight.commands.options import view_columns, view_there
 from runner.preflight.commands.table import NOT_CHECKABLE, check_command, left_open
 from runner.preflight.disk import Disks, disk_note
 from runner.preflight.finding import Finding
@@ -29,6 +31,7 @@ from runner.preflight.seen import Seen, Sight, State
 from runner.preflight.surroundings import Rooms, Surroundings
 from runner.preflight.texts import Unit
 from runner.sql.assignments import assigned
+from runner.sql.details import view_aliases
 from runner.sql.inner import inner_query
 from runner.sql.kinds import StatementKind
 from runner.sql.needs import needed
@@ -130,6 +133,8 @@ class Examiner:
             known = {(one.offset, one.code) for one in verdict.findings}
             verdict.findings += (one for one in check_command(unit, sight) if (one.offset, one.code) not in known)
         verdict.keep_certain(unit, sight)
+        if not verdict.findings:
+            verdict.findings += check_gone(unit, sight)
         if verdict.why or verdict.findings:
             verdict.blind = bool(verdict.why)
             return verdict
@@ -193,6 +198,15 @@ class Examiner:
         probe = await self._inspector.probe(sight.around.settings, sql, explain=explain)
         judged = judge(unit, probe, sight, start=start)
         verdict.findings += judged.findings
+        replaced = view_there(unit, sight)
+        if replaced is not None and replaced.kind == "v" and probe.parse.error is None:
+            names = tuple(column.name for column in probe.parse.columns)
+            given = view_aliases(unit.statement)
+            names = (*given, *names[len(given) :])
+            wrong = view_columns(replaced, names, tuple(column.type for column in probe.parse.columns))
+            if wrong is not None:
+                verdict.findings.append(Finding(code="JP606", message=wrong, offset=unit.statement.start))
+                verdict.keep_certain(unit, sight)
         verdict.why += judged.why
         verdict.blind = judged.blind
         verdict.cost, verdict.rows = judged.cost, judged.rows

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runner.sql.kinds import StatementKind
-from runner.sql.nodes import Tree, find, unwrap, walk
+from runner.sql.nodes import Tree, find, label, strings, unwrap, walk
 from runner.sql.parse import Statement
 from runner.sql.relations import Relation, relation_of
 from runner.sql.tokens import ScanError, TokenKind, tokenize
@@ -101,6 +101,42 @@ def conflict_columns(statement: Statement) -> tuple[frozenset[str], str] | None:
     if infer.HasField("where_clause") or not all(element.name for element in elements):
         return None
     return frozenset(element.name for element in elements), ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DefaultConstant:
+    """A string constant that is the default of a column: of a new one of the type `type`, or of `column`."""
+
+    value: str
+    offset: int
+    type: str = ""
+    relation: Relation | None = None
+    column: str = ""
+
+
+def default_constants(statement: Statement) -> Iterator[DefaultConstant]:
+    """Yield the string constants that CREATE TABLE and ALTER TABLE make the defaults of columns."""
+    node = statement.node
+    for column in find(node, "ColumnDef"):
+        kind = strings(column.type_name.names)
+        for constraint in map(unwrap, column.constraints):
+            if constraint.HasField("raw_expr") and kind:
+                for value in _constant(constraint.raw_expr):
+                    yield DefaultConstant(value=value, offset=statement.offset(constraint), type=kind[-1])
+    if node.DESCRIPTOR.name == "AlterTableStmt":
+        for command in map(unwrap, node.cmds):
+            if label(command, "subtype") == "AT_ColumnDefault":
+                for value in _constant(getattr(command, "def")):
+                    relation = relation_of(node.relation)
+                    yield DefaultConstant(value=value, offset=statement.start, relation=relation, column=command.name)
+
+
+def _constant(wrapped: Tree) -> Iterator[str]:
+    node = unwrap(wrapped)
+    if node.DESCRIPTOR.name == "TypeCast":
+        node = unwrap(node.arg)
+    if node.DESCRIPTOR.name == "A_Const" and node.HasField("sval"):
+        yield node.sval.sval
 
 
 def words(sql: str) -> frozenset[str]:

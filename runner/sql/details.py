@@ -141,3 +141,37 @@ def steady_function(statement: Statement) -> str | None:
     if given is None or unwrap(given.arg).sval == "volatile":
         return None
     return strings(statement.node.funcname)[-1]
+
+
+def clustering_index(statement: Statement) -> str:
+    """Return the index that CLUSTER names, empty if it names none."""
+    name: str = statement.node.indexname if statement.kind is _K.CLUSTER else ""
+    return name
+
+
+def reindexed_name(statement: Statement) -> str:
+    """Return the schema or database that REINDEX names, empty if it names a table or index, or nothing."""
+    name: str = statement.node.name if statement.kind is _K.REINDEX else ""
+    return name
+
+
+def vacuums_columns(statement: Statement) -> bool:
+    """Return whether VACUUM or ANALYZE names columns."""
+    named = statement.kind in {_K.VACUUM, _K.ANALYZE}
+    return named and any(unwrap(item).va_cols for item in statement.node.rels)
+
+
+def replaced_view(statement: Statement) -> Relation | None:
+    """Return the view of CREATE OR REPLACE VIEW, None for another statement."""
+    replaces = statement.kind is _K.CREATE_VIEW and statement.node.replace
+    return relation_of(statement.node.view) if replaces else None
+
+
+def view_aliases(statement: Statement) -> tuple[str, ...]:
+    """Return the names that CREATE VIEW gives its columns, as far as it names them."""
+    return strings(statement.node.aliases) if statement.kind is _K.CREATE_VIEW else ()
+
+
+def is_partitioned(statement: Statement) -> bool:
+    """Return whether it is CREATE TABLE … PARTITION BY."""
+    return statement.kind is _K.CREATE_TABLE and bool(statement.node.HasField("partspec"))

@@ -66,11 +66,27 @@ def mentions(statement: Statement) -> tuple[Mention, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _types(statement: Statement) -> Iterator[Mention]:
+def type_names(statement: Statement) -> Iterator[tuple[Relation, int]]:
+    """Yield the types that a statement names, but for those that the grammar makes of other words."""
+    words = {unwrap(option.arg).location for option in _options(statement.node)}  # `off` reads as the name of a type
     for node in find(statement.node, "TypeName"):
         parts = strings(node.names)
+        if node.location in words:
+            continue
         if parts and not node.pct_type and not (len(parts) == 1 and parts[0] in _SERIAL):
-            yield Mention(sort=Named.TYPE, name=relation_named(parts), offset=statement.offset(node))
+            yield relation_named(parts), statement.offset(node)
+
+
+def _types(statement: Statement) -> Iterator[Mention]:
+    for name, offset in type_names(statement):
+        yield Mention(sort=Named.TYPE, name=name, offset=offset)
+
+
+def _options(node: Tree) -> Iterator[Tree]:
+    """Yield the options whose value the parser reads as the name of a type."""
+    for option in find(node, "DefElem"):
+        if option.HasField("arg") and unwrap(option.arg).DESCRIPTOR.name == "TypeName":
+            yield option
 
 
 def _functions(statement: Statement) -> Iterator[Mention]:

@@ -74,11 +74,23 @@ def needed(statement: Statement) -> tuple[Needed, ...]:
             )
     if statement.kind is _K.CREATE_TABLE:
         found.update(_of_new_table(statement))
+    if statement.kind is _K.CREATE_SCHEMA:
+        found = _outside_of_schema(statement, found)
+    if statement.kind in {_K.ALTER_SEQUENCE, _K.CREATE_SEQUENCE}:
+        main = relation_of(statement.node.sequence)
+        found = {key: one if key == main else _plain(one) for key, one in found.items()}
     if statement.kind is _K.ALTER_TABLE:
         # What else it names may be of any kind, and is owned or referred to: the server says more when it runs.
         main = relation_of(statement.node.relation)
         found = {key: one if key == main else _plain(one) for key, one in found.items()}
     return tuple(found.values())
+
+
+def _outside_of_schema(statement: Statement, found: dict[Relation, Needed]) -> dict[Relation, Needed]:
+    """Leave out what CREATE SCHEMA makes itself, which its views name without the schema."""
+    new = {change.relation.name for change in made(statement) if change.relation is not None}
+    own = {None, statement.node.schemaname}
+    return {key: one for key, one in found.items() if not (key.name in new and key.schema in own)}
 
 
 def _plain(one: Needed) -> Needed:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from runner.sql.kinds import StatementKind
 from runner.sql.nodes import Tree, label, strings, unwrap
 from runner.sql.objects import Part, Sort
 from runner.sql.parse import Statement
-from runner.sql.relations import Relation, relation_of
+from runner.sql.relations import Relation, relation_named, relation_of
 
 _K = StatementKind
 
@@ -25,48 +25,87 @@ _OLD_CONSTRAINT = frozenset({"AT_ValidateConstraint", "AT_DropConstraint", "AT_A
 
 def parts(statement: Statement) -> tuple[Part, ...]:
     """Return the columns and constraints that must be there, or must not be there yet."""
-    if statement.node.DESCRIPTOR.name == "AlterTableStmt":
-        return tuple(_altered_parts(statement))
-    if statement.kind is _K.CREATE_INDEX:
-        node = statement.node
-        elements = map(unwrap, (*node.index_params, *node.index_including_params))
-        names = [element.name for element in elements if element.name]
-        return tuple(_column(statement, relation_of(node.relation), name) for name in names)
-    if statement.kind in {_K.COPY_FROM, _K.COPY_TO}:
-        names = list(strings(statement.node.attlist))
-        return tuple(_column(statement, relation_of(statement.node.relation), name) for name in names)
-    if statement.kind in {_K.ANALYZE, _K.VACUUM}:
-        return tuple(
-            _column(statement, relation_of(rel.relation), name)
-            for rel in map(unwrap, statement.node.rels)
-            for name in strings(rel.va_cols)
-        )
-    return ()
+    reader = _READERS.get(statement.node.DESCRIPTOR.name)
+    return tuple(reader(statement)) if reader is not None else ()
+
+
+def _indexed(statement: Statement) -> Iterator[Part]:
+    node = statement.node
+    for element in map(unwrap, (*node.index_params, *node.index_including_params)):
+        if element.name:
+            yield _column(statement, relation_of(node.relation), element.name)
+
+
+def _copied(statement: Statement) -> Iterator[Part]:
+    for name in strings(statement.node.attlist):
+        yield _column(statement, relation_of(statement.node.relation), name)
+
+
+def _vacuumed(statement: Statement) -> Iterator[Part]:
+    for rel in map(unwrap, statement.node.rels):
+        for name in strings(rel.va_cols):
+            yield _column(statement, relation_of(rel.relation), name)
+
+
+def _commented(statement: Statement) -> Iterator[Part]:
+    if label(statement.node, "objtype") == "OBJECT_COLUMN":
+        names = strings(unwrap(statement.node.object).items)
+        if len(names) > 1:
+            yield _column(statement, relation_named(names[:-1]), names[-1])
+
+
+def _owner_of_sequence(statement: Statement) -> Iterator[Part]:
+    for option in map(unwrap, statement.node.options):
+        if option.defname == "owned_by":
+            names = strings(unwrap(option.arg).items)
+            if len(names) > 1:
+                yield _column(statement, relation_named(names[:-1]), names[-1])
+
+
+def _renamed_column(statement: Statement) -> Iterator[Part]:
+    node = statement.node
+    if label(node, "rename_type") != "OBJECT_COLUMN" or not node.HasField("relation") or node.missing_ok:
+        return
+    relation = relation_of(node.relation)
+    yield _column(statement, relation, node.subname)
+    yield Part(relation=relation, sort=Sort.COLUMN, name=node.newname, exists=False, offset=statement.start)
 
 
 def _column(statement: Statement, relation: Relation, name: str) -> Part:
     return Part(relation=relation, sort=Sort.COLUMN, name=name, exists=True, offset=statement.start)
 
 
+#: Subcommands that the server does before it adds columns, whatever their order in the text.
+_FIRST = frozenset({"AT_DropColumn", "AT_DropConstraint", "AT_AlterColumnType"})
+
+
 def _altered_parts(statement: Statement) -> Iterator[Part]:
+    """The server drops first, then changes types, adds columns and constraints, and does the rest at last."""
     relation, offset = relation_of(statement.node.relation), statement.start
-    added: set[str] = set()
-    for command in map(unwrap, statement.node.cmds):
-        subtype = label(command, "subtype")
+    commands = [(label(command, "subtype"), command) for command in map(unwrap, statement.node.cmds)]
+    dropped = {command.name for subtype, command in commands if subtype in {"AT_DropColumn", "AT_DropConstraint"}}
+    added = {_definition(command).colname for subtype, command in commands if subtype == "AT_AddColumn"}
+    constraints = {_definition(command).conname for subtype, command in commands if subtype == "AT_AddConstraint"}
+    for subtype, command in commands:
         if command.missing_ok:
-            if subtype == "AT_AddColumn":
-                added.add(unwrap(getattr(command, "def")).colname)
             continue
         if subtype == "AT_AddColumn":
-            name = unwrap(getattr(command, "def")).colname
-            added.add(name)
-            yield Part(relation=relation, sort=Sort.COLUMN, name=name, exists=False, offset=offset)
-        elif subtype in _OLD_COLUMN and command.name and command.name not in added:
+            name = _definition(command).colname
+            if name not in dropped:
+                yield Part(relation=relation, sort=Sort.COLUMN, name=name, exists=False, offset=offset)
+        elif subtype in _OLD_COLUMN and command.name and (subtype in _FIRST or command.name not in added):
             yield Part(relation=relation, sort=Sort.COLUMN, name=command.name, exists=True, offset=offset)
         elif subtype in _OLD_CONSTRAINT:
-            yield Part(relation=relation, sort=Sort.CONSTRAINT, name=command.name, exists=True, offset=offset)
+            name = command.name or getattr(_definition(command), "conname", "")
+            if name and (subtype in _FIRST or name not in constraints):
+                yield Part(relation=relation, sort=Sort.CONSTRAINT, name=name, exists=True, offset=offset)
         elif subtype == "AT_AddConstraint":
-            yield from _constraint_parts(unwrap(getattr(command, "def")), relation, offset, added)
+            parts_of = _constraint_parts(_definition(command), relation, offset, added)
+            yield from (part for part in parts_of if part.exists or part.name not in dropped)
+
+
+def _definition(command: Tree) -> Tree:
+    return unwrap(getattr(command, "def"))  # a keyword of Python
 
 
 def _constraint_parts(constraint: Tree, relation: Relation, offset: int, added: set[str]) -> Iterator[Part]:
@@ -83,3 +122,15 @@ def added_columns(statement: Statement) -> frozenset[str]:
         return frozenset()
     commands = (command for command in map(unwrap, statement.node.cmds) if label(command, "subtype") == "AT_AddColumn")
     return frozenset(unwrap(getattr(command, "def")).colname for command in commands)
+
+
+_READERS: Mapping[str, Callable[[Statement], Iterator[Part]]] = {
+    "AlterTableStmt": _altered_parts,
+    "IndexStmt": _indexed,
+    "CopyStmt": _copied,
+    "VacuumStmt": _vacuumed,
+    "CommentStmt": _commented,
+    "RenameStmt": _renamed_column,
+    "CreateSeqStmt": _owner_of_sequence,
+    "AlterSeqStmt": _owner_of_sequence,
+}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from runner.errors import Severity
 from runner.gateway.catalog import RelationFacts
 from runner.preflight.finding import Finding
 from runner.preflight.made import EXTENSION
 from runner.preflight.seen import Seen, Sight, State
 from runner.preflight.texts import Unit
 from runner.sql.changes import changes
+from runner.sql.kinds import StatementKind
 from runner.sql.needs import needed
 from runner.sql.objects import Action, Needed, Sort
 from runner.sql.parts import parts
@@ -79,7 +81,10 @@ def check_kind(unit: Unit, sight: Sight) -> Iterator[Finding]:
         if one.kinds and facts.kind not in one.kinds:
             what = KINDS.get(facts.kind, "something else")
             message = f"{unit.statement.kind} does not work on {one.relation}, which is {what}"
-            yield Finding(code="JP607", message=message, offset=one.offset)
+            skips = unit.statement.kind in {StatementKind.VACUUM, StatementKind.ANALYZE}
+            message += f": {unit.statement.kind} would skip it with a warning" if skips else ""
+            severity = Severity.WARNING if skips else None
+            yield Finding(code="JP607", message=message, offset=one.offset, severity=severity)
 
 
 def check_parts(unit: Unit, sight: Sight) -> Iterator[Finding]:
@@ -89,6 +94,8 @@ def check_parts(unit: Unit, sight: Sight) -> Iterator[Finding]:
         if seen.facts is None:
             continue
         names = seen.facts.columns if part.sort is Sort.COLUMN else seen.facts.constraints
+        if part.sort is Sort.CONSTRAINT and not part.exists and part.name in seen.facts.inherited:
+            continue  # it merges with the parent's
         made = sight.part(part.sort, part.name, part.relation)
         there = part.name in names if made is None else made.change.action is Action.CREATE
         if part.exists and not there:

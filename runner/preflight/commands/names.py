@@ -6,9 +6,11 @@ from collections.abc import Iterator
 
 from runner.preflight.commands.existence import KINDS
 from runner.preflight.finding import Finding
+from runner.preflight.made import When
 from runner.preflight.seen import Seen, Sight, State
 from runner.preflight.texts import Unit
 from runner.sql.changes import changes
+from runner.sql.details import created_schema
 from runner.sql.facts import created_index, is_guarded
 from runner.sql.objects import Action, Sort
 from runner.sql.params import quote_identifier
@@ -17,16 +19,18 @@ from runner.sql.relations import Relation
 
 def check_new_names(unit: Unit, sight: Sight) -> Iterator[Finding]:
     """A name that is created must be free, and its schema there and open."""
+    creates_schema = created_schema(unit.statement) is not None  # what it has in it is new with it
     for change in changes(unit.statement):
         if change.action is not Action.CREATE:
             continue
         if change.sort is Sort.SCHEMA:
             facts, made = sight.schema(change.name)
             there = facts is not None if made is None else made.change.action is Action.CREATE
-            if there and not change.guarded:
+            unsure = made is not None and made.when is not When.BEFORE
+            if there and not change.guarded and not unsure:
                 message = f"there is a schema {Relation(None, change.name)} already"
                 yield Finding(code="JP608", message=message, offset=change.offset)
-        elif change.sort is Sort.RELATION and change.relation is not None:
+        elif change.sort is Sort.RELATION and change.relation is not None and not creates_schema:
             yield from _new_name(unit, sight, change.relation, guarded=change.guarded, offset=change.offset)
 
 
@@ -47,7 +51,8 @@ def _new_name(unit: Unit, sight: Sight, relation: Relation, *, guarded: bool, of
 
 
 def _is_made(relation: Relation, seen: Seen) -> bool:
-    made = seen.made.change.relation if seen.made is not None and seen.state is State.NEW else None
+    sure = seen.made is not None and seen.state is State.NEW and seen.made.when is When.BEFORE
+    made = seen.made.change.relation if sure and seen.made is not None else None
     return made is not None and made.name == relation.name
 
 

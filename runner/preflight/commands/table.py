@@ -6,8 +6,23 @@ from collections.abc import Callable, Iterator, Mapping
 
 from runner.preflight.commands.dependents import check_dependents
 from runner.preflight.commands.existence import check_dropped_schemas, check_existence, check_kind, check_parts
+from runner.preflight.commands.followed import check_gone, check_new_labels
+from runner.preflight.commands.maintenance import (
+    check_abilities,
+    check_clustering,
+    check_index_parts,
+    check_reindexing,
+    check_vacuum_options,
+)
 from runner.preflight.commands.mentioned import check_mentioned
 from runner.preflight.commands.names import check_new_names
+from runner.preflight.commands.options import (
+    check_parameters,
+    check_partitioned_cluster,
+    check_replaced_kind,
+    check_subcommands,
+    check_versions,
+)
 from runner.preflight.commands.partitions import check_detaching, check_partitioned
 from runner.preflight.commands.rebuilding import check_leftovers, check_refreshing
 from runner.preflight.commands.rights import check_files, check_rights
@@ -45,6 +60,18 @@ CHECKS: tuple[Callable[[Unit, Sight], Iterator[Finding]], ...] = (
     check_detaching,
     check_dependents,
     check_leftovers,
+    check_versions,
+    check_parameters,
+    check_subcommands,
+    check_partitioned_cluster,
+    check_replaced_kind,
+    check_clustering,
+    check_reindexing,
+    check_vacuum_options,
+    check_index_parts,
+    check_abilities,
+    check_gone,
+    check_new_labels,
 )
 
 #: Commands of which the catalog says all that matters; of others it says a part, and of the rest nothing.

@@ -1,0 +1,196 @@
+"""What CLUSTER, REINDEX, VACUUM and the like refuse before they look at a row: clashes, catalogs, other databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runner.preflight.commands.existence import there
+from runner.preflight.finding import Finding
+from runner.preflight.seen import Sight, State
+from runner.preflight.texts import Unit
+from runner.sql.details import (
+    clustering_index,
+    created_schema,
+    main_relation,
+    reindexed_name,
+    vacuumed_relations,
+    vacuums_columns,
+)
+from runner.sql.facts import ReindexTarget, dropped_relations, is_guarded, reindex_target
+from runner.sql.kinds import StatementKind
+from runner.sql.options import enabled, is_concurrent, options
+from runner.sql.params import quote_identifier
+from runner.sql.relations import Relation
+
+_K = StatementKind
+_SYSTEM = frozenset({"pg_catalog", "pg_toast"})
+#: Kilobytes that BUFFER_USAGE_LIMIT takes, beside 0.
+_BUFFERS = (128, 16_777_216)
+_UNITS = {"b": 1 / 1024, "kb": 1, "mb": 1024, "gb": 1024**2, "tb": 1024**3, "": 1}
+
+
+def _refused(message: str, offset: int, hint: str | None = None) -> Finding:
+    return Finding(code="JP606", message=message, offset=offset, hint=hint)
+
+
+def check_clustering(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """CLUSTER needs an index of its table that it can follow, or one that it has followed before."""
+    statement = unit.statement
+    table = main_relation(statement) if statement.kind is _K.CLUSTER else None
+    facts = sight.relation(table).facts if table is not None else None
+    if table is None or facts is None:
+        return
+    name = clustering_index(statement)
+    if not name:
+        if facts.clustered is None:
+            hint = f"CLUSTER {table} USING index;"
+            yield _refused(f"{table} has never been clustered, and no index is named", statement.start, hint)
+        return
+    index = sight.relation(Relation(facts.relation.schema, name))
+    if index.state is State.GONE and index.made is not None:
+        message = f"the index {Relation(None, name)} is {index.made.told}"
+        yield Finding(code="JP604", message=message, offset=statement.start)
+    elif index.state is State.MISSING:
+        message = f"there is no index {Relation(None, name)} in the schema of {table}"
+        yield Finding(code="JP601", message=message, offset=statement.start)
+    elif index.facts is not None:
+        of = index.facts.index_of
+        if of is None or of.relation != facts.relation:
+            yield _refused(f"{Relation(None, name)} is no index of {table}", statement.start)
+        elif not of.clusterable:
+            yield _refused(f"CLUSTER cannot follow the index {Relation(None, name)} ({of.method})", statement.start)
+        elif not of.valid:
+            yield _refused(f"the index {Relation(None, name)} is INVALID", statement.start)
+
+
+def check_reindexing(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """REINDEX SYSTEM and DATABASE take the current database alone; catalogs cannot be rebuilt CONCURRENTLY."""
+    statement = unit.statement
+    target = reindex_target(statement)
+    if target is None:
+        return
+    name, concurrent = reindexed_name(statement), is_concurrent(statement)
+    if target in {ReindexTarget.DATABASE, ReindexTarget.SYSTEM}:
+        if name and name != sight.around.database:
+            message = f"REINDEX works on the current database, {Relation(None, sight.around.database)}"
+            yield _refused(message, statement.start, "connect to the other database")
+        if concurrent and target is ReindexTarget.SYSTEM:
+            yield _refused("system catalogs cannot be rebuilt CONCURRENTLY", statement.start)
+        may = sight.around.abilities & {"superuser", "owns_database", "pg_maintain"}
+        if not may and sight.around.abilities_known:
+            yield _denied(f"{statement.kind} {target.name}", "the owner of the database", sight, statement.start)
+    elif target is ReindexTarget.SCHEMA:
+        yield from _schema(unit, sight, name)
+    elif concurrent:
+        for one, facts in there(unit, sight):
+            if facts.relation.schema in _SYSTEM and (facts.relation.schema == "pg_catalog" or facts.kind == "t"):
+                yield _refused("system catalogs cannot be rebuilt CONCURRENTLY", one.offset)
+
+
+def _schema(unit: Unit, sight: Sight, name: str) -> Iterator[Finding]:
+    facts, made = sight.schema(name)
+    if made is not None:
+        return
+    if facts is None:
+        yield Finding(code="JP601", message=f"there is no schema {Relation(None, name)}", offset=unit.statement.start)
+    elif not facts.owned and "pg_maintain" not in sight.around.abilities:
+        yield _denied("REINDEX SCHEMA", "the owner of the schema", sight, unit.statement.start)
+
+
+def _denied(what: str, needed: str, sight: Sight, offset: int) -> Finding:
+    message = f'role "{sight.around.role}" may not run {what}: it is not {needed}'
+    return Finding(code="JP610", message=message, offset=offset)
+
+
+def check_abilities(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """Commands that rights on no relation decide: CHECKPOINT, CREATE SCHEMA, DATABASE and ROLE."""
+    if not sight.around.abilities_known:
+        return
+    abilities, role = sight.around.abilities, quote_identifier(sight.around.role)
+    statement = unit.statement
+    wanted, hint = {
+        _K.CHECKPOINT: (
+            {"superuser", "pg_checkpoint"},
+            f"GRANT pg_checkpoint TO {role};" if sight.around.version >= 150_000 else None,
+        ),
+        _K.CREATE_SCHEMA: (
+            {"superuser", "creates_schemas"},
+            f"GRANT CREATE ON DATABASE {quote_identifier(sight.around.database)} TO {role};",
+        ),
+        _K.CREATE_DATABASE: ({"superuser", "creates_databases"}, f"ALTER ROLE {role} CREATEDB;"),
+        _K.CREATE_ROLE: ({"superuser", "creates_roles"}, f"ALTER ROLE {role} CREATEROLE;"),
+    }.get(statement.kind, (set(), None))
+    if wanted and not wanted & abilities:
+        schema = created_schema(statement) if is_guarded(statement) else None
+        if schema is not None and sight.schema(schema)[0] is not None:
+            return
+        message = f'role "{sight.around.role}" may not run {statement.kind}'
+        yield Finding(code="JP610", message=message, offset=statement.start, hint=hint)
+
+
+def check_vacuum_options(unit: Unit, _: Sight) -> Iterator[Finding]:
+    """Options of VACUUM and ANALYZE that exclude each other, or values that they do not take."""
+    statement = unit.statement
+    if statement.kind not in {_K.VACUUM, _K.ANALYZE}:
+        return
+    given = options(statement)
+    tables = vacuumed_relations(statement)
+    full = enabled(statement, "full")
+    analyze = statement.kind is _K.ANALYZE or enabled(statement, "analyze")
+    columns = vacuums_columns(statement)
+    clashes = (
+        (full and _number(given.get("parallel")) > 0, "VACUUM FULL cannot work in parallel"),
+        (full and enabled(statement, "disable_page_skipping"), "FULL and DISABLE_PAGE_SKIPPING exclude each other"),
+        (
+            full and "buffer_usage_limit" in given and not analyze,
+            "BUFFER_USAGE_LIMIT has no effect on VACUUM FULL, and is refused",
+        ),
+        ("parallel" in given and given["parallel"] is None, "PARALLEL needs a number"),
+        (not 0 <= _number(given.get("parallel")) <= 1_024, "PARALLEL takes 0 to 1024 workers"),
+        (columns and not analyze, "columns can be named for ANALYZE only: VACUUM (ANALYZE) t (column)"),
+        (enabled(statement, "only_database_stats") and bool(tables), "ONLY_DATABASE_STATS takes no table"),
+        (
+            enabled(statement, "only_database_stats") and bool(given.keys() - {"only_database_stats", "verbose"}),
+            "ONLY_DATABASE_STATS excludes other options",
+        ),
+        ("process_toast" in given and full and not enabled(statement, "process_toast"), "FULL needs PROCESS_TOAST"),
+        (not _is_cleanup(given.get("index_cleanup", "auto")), "INDEX_CLEANUP takes AUTO, ON or OFF"),
+        (not _is_limit(given.get("buffer_usage_limit", "0")), "BUFFER_USAGE_LIMIT takes 0, or 128 kB to 16 GB"),
+    )
+    for clash, message in clashes:
+        if clash:
+            yield _refused(message, statement.start)
+
+
+def _number(text: str | None) -> int:
+    try:
+        return int(text or "0")
+    except ValueError:
+        return -1
+
+
+def _is_cleanup(text: str | None) -> bool:
+    return text is None or text.lower() in {"auto", "on", "off", "true", "false", "1", "0", "yes", "no"}
+
+
+def _is_limit(text: str | None) -> bool:
+    digits = (text or "").strip().rstrip("BkKMGTmgtb ")
+    unit = (text or "").strip()[len(digits) :].strip().lower()
+    if not digits.isdigit() or unit not in _UNITS:
+        return False
+    size = int(digits) * _UNITS[unit]
+    return size == 0 or _BUFFERS[0] <= size <= _BUFFERS[1]
+
+
+def check_index_parts(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """An index of a partition goes with the index of the partitioned table, not by itself."""
+    if unit.statement.kind is not _K.DROP_INDEX:
+        return
+    together = {sight.around.placed(relation).name for relation in dropped_relations(unit.statement)}
+    for one, facts in there(unit, sight):
+        part_of = facts.index_of.part_of if facts.index_of is not None else None
+        if part_of is not None and part_of not in together:
+            message = (
+                f"{one.relation} is a part of the index {Relation(None, part_of)}, and cannot be dropped by itself"
+            )
+            yield Finding(code="JP609", message=message, offset=one.offset, hint=f"DROP INDEX {part_of};")

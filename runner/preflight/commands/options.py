@@ -1,0 +1,133 @@
+"""Options and subcommands that this server, or this kind of relation, does not have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runner.gateway.catalog import RelationFacts
+from runner.preflight.commands.existence import KINDS, there
+from runner.preflight.finding import Finding
+from runner.preflight.seen import Sight
+from runner.preflight.texts import Unit
+from runner.sql.alter import AlterKind, Constraint, alter_actions
+from runner.sql.details import is_partitioned, main_relation, replaced_view
+from runner.sql.kinds import StatementKind
+from runner.sql.relations import Relation
+from runner.sql.storage import given_parameters, index_method, refused_parameter, table_method
+from runner.sql.versions import unmet_needs
+
+_K = StatementKind
+
+
+def check_versions(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """Yield options, privileges, settings and clauses that the server's version does not have."""
+    for need in unmet_needs(unit.statement, sight.around.version // 10_000):
+        if need.since is not None:
+            message = f"{need.reason}; this server is {sight.around.version // 10_000}"
+            yield Finding(code="JP624", message=message, offset=need.offset)
+        else:
+            yield Finding(code="JP606", message=f"no version of PostgreSQL has {need.what}", offset=need.offset)
+
+
+def check_parameters(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """Yield storage parameters that are unknown for this kind of relation, or out of range."""
+    given = given_parameters(unit.statement)
+    if not given:
+        return
+    kind, method = _kind_of(unit, sight)
+    for one in given:
+        refused = refused_parameter(one, kind, method)
+        if refused is not None:
+            yield Finding(code="JP606", message=refused, offset=one.offset)
+
+
+def _kind_of(unit: Unit, sight: Sight) -> tuple[str, str]:
+    """Return the letter of the relation whose parameters are set, empty if it is not known, and an index's method."""
+    statement = unit.statement
+    match statement.kind:
+        case _K.CREATE_TABLE:
+            if table_method(statement) not in {"", "heap"}:
+                return "", ""
+            return ("p" if is_partitioned(statement) else "r"), ""
+        case _K.CREATE_VIEW:
+            return "v", ""
+        case _K.CREATE_INDEX:
+            return "i", index_method(statement)
+    table = main_relation(statement)
+    facts = sight.relation(table).facts if table is not None else None
+    if facts is None:
+        return "", ""
+    return ("i" if facts.kind == "I" else facts.kind), facts.index_of.method if facts.index_of is not None else ""
+
+
+#: Subcommands that change columns or constraints, and are not for views, materialized views, indexes and sequences.
+_OF_TABLES = frozenset(
+    {
+        *(AlterKind.ADD_COLUMN, AlterKind.DROP_COLUMN, AlterKind.SET_TYPE, AlterKind.SET_NOT_NULL),
+        *(AlterKind.ADD_CONSTRAINT, AlterKind.VALIDATE_CONSTRAINT, AlterKind.DROP_CONSTRAINT),
+        *(AlterKind.INHERIT, AlterKind.NO_INHERIT, AlterKind.SET_EXPRESSION),
+        *(AlterKind.DETACH_PARTITION, AlterKind.DETACH_PARTITION_CONCURRENTLY),
+    }
+)
+_NOT_TABLES = frozenset("vmSiI")
+
+
+def check_subcommands(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """Yield subcommands of ALTER TABLE that the relation's kind, or a partitioned table of this version, refuses."""
+    statement = unit.statement
+    table = main_relation(statement)
+    facts = sight.relation(table).facts if table is not None else None
+    if table is None or facts is None:
+        return
+    for action in alter_actions(statement):
+        if facts.kind in _NOT_TABLES and action.kind in _OF_TABLES:
+            message = f"{action.kind.value} does not work on {table}, which is {KINDS[facts.kind]}"
+            yield Finding(code="JP607", message=message, offset=action.offset)
+        if facts.kind != "p":
+            continue
+        foreign = action.constraint is Constraint.FOREIGN_KEY and action.not_valid
+        if foreign and sight.around.version < 180_000:
+            hint = "add the key to each partition NOT VALID and validate it there, then add it to the partitioned table"
+            yield _partitioned("ADD FOREIGN KEY … NOT VALID", 18, table, action.offset, hint)
+        elif action.kind is AlterKind.SET_ACCESS_METHOD and sight.around.version < 170_000:
+            yield _partitioned("SET ACCESS METHOD", 17, table, action.offset)
+
+
+def check_partitioned_cluster(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """CLUSTER works on partitioned tables from version 15 on."""
+    if unit.statement.kind is _K.CLUSTER and sight.around.version < 150_000:
+        for one, facts in there(unit, sight):
+            if facts.kind == "p":
+                yield _partitioned("CLUSTER", 15, one.relation, one.offset)
+
+
+def _partitioned(what: str, since: int, table: Relation, offset: int, hint: str | None = None) -> Finding:
+    message = f"{what} works on a partitioned table, such as {table}, from PostgreSQL {since} on"
+    return Finding(code="JP611", message=message, offset=offset, hint=hint)
+
+
+def view_there(unit: Unit, sight: Sight) -> RelationFacts | None:
+    """Return the view that CREATE OR REPLACE VIEW replaces, None if there is none yet."""
+    view = replaced_view(unit.statement)
+    return sight.relation(view).facts if view is not None else None
+
+
+def check_replaced_kind(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """CREATE OR REPLACE VIEW replaces views alone."""
+    facts = view_there(unit, sight)
+    if facts is not None and facts.kind != "v":
+        message = f"{facts.relation} is {KINDS.get(facts.kind, 'no view')}, and no view that could be replaced"
+        yield Finding(code="JP607", message=message, offset=unit.statement.start)
+
+
+def view_columns(facts: RelationFacts, names: tuple[str, ...], oids: tuple[int, ...]) -> str | None:
+    """Return why a view cannot be replaced by a query with these columns, None if it can: it may only get more."""
+    old = tuple(facts.types)
+    if len(names) < len(old):
+        return f"the query leaves out columns of the view {facts.relation}: {', '.join(old[len(names) :])}"
+    for place, name in enumerate(old):
+        if names[place] != name:
+            return f"the query calls the column {name} of the view {facts.relation} {names[place]}"
+        if oids[place] != facts.oids[place]:
+            return f"the query gives the column {name} of the view {facts.relation} another type"
+    return None
