@@ -63,7 +63,7 @@ def readable_draft(draft: Plan) -> Plan:
     for cycle in find_cycles({name: [need.step for need in step.needs] for name, step in known.items()}):
         for name in cycle:
             known[name] = replace(known[name], needs=())
-    ordered = [known[step.id] for step in dict.fromkeys((*draft.steps, *draft.finally_)) if step is steps[step.id]]
+    ordered = [known[step.id] for step in (*draft.steps, *draft.finally_) if step is steps[step.id]]
     return replace(
         draft,
         steps=tuple(step for step in ordered if step.id not in final),
