@@ -13,7 +13,7 @@ import click
 from runner.errors import JobplanError, Position, UsageError
 from runner.lint import read_plan
 from runner.plan.model import Plan
-from runner.records.folder import has_journal
+from runner.records.folder import PLAN, has_journal
 from runner.reports.destinations import STDOUT, identity_of, is_device
 from runner.reports.kinds import KINDS
 from runner.sql.params import plain_text
@@ -56,8 +56,13 @@ def protect(reports: Reports, files: Iterable[Path]) -> None:
     for _, path in reports:
         if _identity(path) in inputs:
             raise UsageError(f"--report would overwrite {path}, which the plan or the command reads.")
-        if path != STDOUT and any(has_journal(folder) for folder in Path(os.path.realpath(path)).parents):
+        if path != STDOUT and any(map(_is_journal, Path(os.path.realpath(path)).parents)):
             raise UsageError(f"--report would write {path} into the journal of a run.", hint="Name another folder.")
+
+
+def _is_journal(folder: Path) -> bool:
+    """Say whether a folder is that of a run's journal, and not one in which a report is called events.jsonl."""
+    return has_journal(folder) and (not os.access(folder, os.X_OK) or (folder / PLAN).exists())
 
 
 def files_of(plan: Plan) -> frozenset[Path]:

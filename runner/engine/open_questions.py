@@ -55,10 +55,9 @@ def left_unproven(state: RunState, resumed: ev.RunResumed) -> Iterator[str]:
 def committed_in_vain(record: StepRecord) -> bool:
     """Say whether the step's work is committed although it failed, so that it must not simply run again.
 
-    A text that only reads has changed nothing: it is a check, which may run again.
+    A text that only reads commits nothing: it is a check, which may run again.
     """
-    failed = record.committed and record.state is StepState.FAILED and not has_succeeded(record)
-    return failed and not nature_of(record.step.sql.text).only_reads
+    return record.committed and record.state is StepState.FAILED and not has_succeeded(record)
 
 
 def may_run_again(record: StepRecord) -> bool:

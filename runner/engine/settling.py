@@ -10,6 +10,7 @@ from dataclasses import replace
 from runner.engine import events as ev
 from runner.engine.expectations import unmet_expectation
 from runner.engine.state import BAD, RunState, StepRecord, StepState
+from runner.sql.nature import nature_of
 
 #: Seconds before a step of unknown outcome runs again, and how often that may happen without a `retry` of its own.
 UNKNOWN_DELAY = 1.0
@@ -72,7 +73,7 @@ def _after_success(state: RunState, record: StepRecord, last: ev.AttemptFinished
     problem = last.skipped or unmet_expectation(record.step, last)
     if problem is not None:
         error = ev.ErrorDetails(message=problem) if isinstance(problem, str) else problem
-        return _finished(record, StepState.FAILED, error, now, committed=True)
+        return _finished(record, StepState.FAILED, error, now, committed=_has_committed(record))
     repeat = record.step.repeat
     if repeat is not None and repeat.until_sql is None and last.row_count != 0:
         return _repeat(state, record, last, now)
@@ -81,8 +82,13 @@ def _after_success(state: RunState, record: StepRecord, last: ev.AttemptFinished
     if record.verdict is ev.Verdict.AGAIN:
         return _repeat(state, record, last, now)
     if record.verdict in (ev.Verdict.FAIL, ev.Verdict.ERROR):
-        return _check_failed(record, now, committed=True)
+        return _check_failed(record, now, committed=_has_committed(record))
     return _finished(record, StepState.SUCCEEDED, None, now)
+
+
+def _has_committed(record: StepRecord) -> bool:
+    """Say whether the worker, which succeeded, has committed anything: a text that only reads has not."""
+    return not nature_of(record.step.sql.text).only_reads
 
 
 def _not_launched(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:

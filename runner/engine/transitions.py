@@ -26,6 +26,7 @@ from runner.engine.indices import (
 from runner.engine.items import typed
 from runner.engine.needs import need_met
 from runner.engine.state import BAD, RunState, StepRecord, StepState, new_record
+from runner.sql.nature import nature_of
 
 #: Seconds between two attempts to get more workers from a server that has just refused one.
 PROBE_INTERVAL = 1.0
@@ -179,7 +180,9 @@ def _failed_after_commit(record: StepRecord, event: ev.StepFinished) -> bool:
     """
     last = record.last
     succeeded = last is not None and last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED
-    return event.state == StepState.FAILED and succeeded and record.step.repeat is None
+    if event.state != StepState.FAILED or not succeeded or record.step.repeat is not None:
+        return False
+    return not nature_of(record.step.sql.text).only_reads
 
 
 def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLaunching) -> None:

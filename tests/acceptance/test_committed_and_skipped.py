@@ -94,7 +94,11 @@ def test_a_person_or_idempotent_lets_a_committed_step_run_again(jobplan: Jobplan
 
 def test_a_check_that_only_reads_is_made_again(jobplan: Jobplan, db: Database) -> None:
     db.run("CREATE TABLE bonus (id int)")
-    assert _run(jobplan, db, "- {id: look, sql: SELECT count(*) FROM bonus, expect: {value: 1}}").code == 1
+    ran = _run(jobplan, db, "- {id: look, sql: SELECT count(*) FROM bonus, expect: {value: 1}}")
+    assert ran.code == 1
+    assert re.search(r"look: failed in \S+: expected 1, got 0", ran.err)
+    assert not any("committed" in event for event in jobplan.events())
+    assert _shown(jobplan)["steps"][0]["committed"] is False
     db.run("INSERT INTO bonus VALUES (1)")
     assert jobplan("resume", "last", "--dsn", db.dsn, "--journal", "runs").code == 0
 
