@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from runner.engine.events import ErrorDetails
 from runner.errors import CapacityError, GatewayError
 from runner.gateway.base import LaunchRequest
@@ -44,7 +46,8 @@ def refusal(error: ErrorDetails) -> CapacityError | LaunchRefusedError:
 class Launching:
     """How one worker is launched on a session of `role` and `search_path`.
 
-    `first_wait` is how many milliseconds the statement waits for its end, `slices` how many further ones follow.
+    `first_wait` is how many milliseconds the statement waits for its end. Where one statement launches and waits,
+    `slices` further waits follow in the same round trip.
     """
 
     def __init__(self, request: LaunchRequest, *, role: str, search_path: str, first_wait: int, slices: int) -> None:
@@ -60,19 +63,26 @@ class Launching:
         #: read would take the outcome with it. Settings of the plan's would reach it too: how the outcome is written
         #: (client_encoding), when the session is ended.
         self.at_once = own_role and not request.settings and cannot_send_rows(request)
-        #: What waits in the server for the worker once more, with a snapshot of its own, and reads its output.
-        self.slice: tuple[Statement, ...] = (("wait", (str(SLICE), self.role)), *drain_ended)
         self._first_wait = str(first_wait)
         self._first = (("wait", (self._first_wait, self.role)), *drain_ended)
-        #: What follows a launch at once in the same round trip, each in a transaction of its own.
-        self.then: tuple[Statement, ...] = ()
+        #: What waits in the server for the worker once more, with a snapshot of its own, and reads its output.
+        self.slice: tuple[Statement, ...] = (("wait", (str(SLICE), self.role)), *drain_ended)
         if self.at_once:
             self.slice = ((WAIT_AT_ONCE, (str(SLICE),)),)
-            self.then = self.slice * slices
+        self._slices = slices if self.at_once else 0
+
+    @property
+    def in_block(self) -> bool:
+        """Say whether the launch is in a transaction block, which an error leaves open."""
+        return not self.at_once or self._slices > 0
 
     def moment_of(self, launched: Reply) -> str | None:
         """Return the server's time before the launch, from the launch's reply; the worker has not begun earlier."""
         return launched.rows[0][_MOMENT_AT_ONCE if self.at_once else _MOMENT]
+
+    def slices_in(self, replies: Sequence[Reply]) -> Sequence[Reply]:
+        """Return the replies of the slices among those that came after the one of the launch itself."""
+        return replies[1::2]
 
     def statements(self, first: str) -> tuple[Statement, ...]:
         """Return what asks for the worker and waits a moment for it; `first` are the statements of its commit row."""
@@ -81,6 +91,9 @@ class Launching:
         if first:
             request = with_lock_timeout(request, COMMIT_ROW_LOCK_TIMEOUT)
         if self.at_once:
-            return ("nothing", ()), ("launch_at_once", (text, size, *plain_settings(request, path), self._first_wait))
+            at_once = ("launch_at_once", (text, size, *plain_settings(request, path), self._first_wait))
+            if not self._slices:
+                return ("nothing", ()), at_once
+            return ("begin", ()), at_once, *(("chain", ()), *self.slice) * self._slices, ("commit", ())
         launch = ("launch", (text, size, worker_settings(request, path)))
         return ("begin", ()), launch, ("commit", ()), *self._first

@@ -63,6 +63,10 @@ BEGIN
 -- See `begin`.
 COMMIT
 
+-- name: chain
+-- Ends a transaction, and with it its snapshots, and begins the next one.
+COMMIT AND CHAIN
+
 -- name: rollback
 -- What `begin` needs when `launch` has failed.
 ROLLBACK
@@ -117,7 +121,7 @@ FROM (
 
 -- name: wait_at_once
 -- $1 milliseconds as for `wait`. The row of `launch_at_once` for the worker that it has launched; no row if its output has
--- been read already. It may follow such a launch in the same round trip, in a transaction and with a snapshot of its own.
+-- been read already. It may follow such a launch in the same round trip, after `chain`, with a snapshot of its own.
 SELECT h.pid, h.cookie, w.done OR p.proven, i.row_count, i.command_tag, i.has_error,
        extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), p.proven, r.t
 FROM (SELECT pid, cookie FROM {ext}.pg_background_list LIMIT 1) AS h,

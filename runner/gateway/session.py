@@ -148,24 +148,18 @@ class Session:
 
         return await self._exchange(send, patience)
 
-    async def run_together(
-        self, *statements: Statement, then: Sequence[Statement] = (), patience: float | None = None
-    ) -> list[Reply]:
+    async def run_together(self, *statements: Statement, patience: float | None = None) -> list[Reply]:
         """Run named statements as `run` does, but as one transaction: an error of one keeps the next from running.
 
         What `begin` and `commit` enclose is a transaction of its own. Both sides are woken once, not for each reply.
-        The statements in `then` follow in the same round trip, each as a transaction of its own.
         """
 
         def send() -> None:
-            for name, _ in (*statements, *then):
+            for name, _ in statements:
                 self._pipeline.prepare(name)
             for name, parameters in statements:
                 self._pipeline.execute(name, parameters)
             self._pipeline.sync(*(name for name, _ in statements))
-            for name, parameters in then:
-                self._pipeline.execute(name, parameters)
-                self._pipeline.sync(name)
 
         return await self._exchange(send, patience)
 

@@ -22,11 +22,11 @@ SLICE = 15
 FIRST_SLICE = 12
 LEAST_SLICE = 1
 #: Slices that follow a launch in its round trip at most.
-MOST_SLICES = 4
+MOST_SLICES = 12
 #: Seconds since the launch for which a session waits in the server, and how long the steps of a run usually take at
 #: most for that to be worth it.
-IN_SERVER = 0.06
-_SHORT = 0.25
+IN_SERVER = 0.2
+_SHORT = 0.2
 #: How much the latest step counts in what is usual, and the seconds from which on a step counts no more.
 _WEIGHT = 0.15
 _LONGEST = 2.0

@@ -143,18 +143,24 @@ class LaunchedWorker:
         except ServerLostError as error:
             self._lost = str(error)
             return
-        at_once = self._launching.at_once
-        if launched.error is not None and not (at_once and any(reply.rows for reply in more)):
+        if launched.error is not None:
             await self._refused(launched.error)
             return
         self.session.launched += 1
-        if at_once:
-            self._row = self._note_at_once(launched, *more)
-        else:
+        if not self._launching.at_once:
             self._row = self._note(more[1], more[2:])
-        if launched.rows:
-            pid, since = launched.rows[0][0], self._launching.moment_of(launched)
-            self._follower.sought = replace(self._follower.sought, pid=int(pid or 0), since=since or "")
+        else:
+            self._row = self._note_at_once(launched, *self._launching.slices_in(more))
+            if first_error(more) is not None:
+                await self._roll_back()
+        self._follower.sought = replace(
+            self._follower.sought, pid=int(launched.rows[0][0] or 0), since=self._launching.moment_of(launched) or ""
+        )
+
+    async def _roll_back(self) -> None:
+        """End the transaction block that an error has left open. A session that is lost is noticed at the next look."""
+        with contextlib.suppress(ServerLostError):
+            await self.session.run(("rollback", ()))
 
     def _note_at_once(self, *replies: Reply) -> Row | None:
         """Return what a launch and the slices after it have told: the last one that has told anything."""
@@ -179,9 +185,7 @@ class LaunchedWorker:
         known = False
         self._pauses.begin()
         try:
-            replies = await self.session.run_together(
-                *before, *self._launching.statements(first), then=self._launching.then
-            )
+            replies = await self.session.run_together(*before, *self._launching.statements(first))
             error, known = first_error(replies[: len(before)]), True
         finally:
             if batch is not None and known and error is None:
@@ -228,7 +232,7 @@ class LaunchedWorker:
         active = 0
         launched: int | None = None
         with contextlib.suppress(ServerLostError):
-            if not self._launching.at_once:
+            if self._launching.in_block:
                 await self.session.run(("rollback", ()))
             active, launched = await handles(self.session)
         if active and launched is not None:

@@ -175,9 +175,11 @@ async def test_no_session_sits_idle_in_a_transaction(database: str) -> None:
 # --- every way to end is noticed, however the session waits -----------------------------------------------------------
 
 
-@pytest.fixture(params=["in the server", "in the runner"])
+@pytest.fixture(params=["in the server", "in the runner", "in the launch"])
 def _rhythm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait in one way only, from the launch to the end."""
+    if request.param == "in the launch":
+        monkeypatch.setattr("runner.gateway.waiting.Rhythm.first_slices", lambda _: (LEAST_SLICE, 12))
     if request.param == "in the server":
         monkeypatch.setattr("runner.gateway.waiting.IN_SERVER", 3600.0)
     else:
@@ -236,6 +238,24 @@ async def test_a_worker_that_ends_without_a_word_is_no_success(dsn: str) -> None
 
 
 @pytest.mark.usefixtures("_rhythm")
+async def test_statements_that_somebody_cancels_lose_nothing(dsn: str) -> None:
+    async with RealHouse(dsn, "waits-struck") as house:
+        await run_one(house, "SELECT 1", "first")  # its session is there before anything is struck
+        launch = asyncio.create_task(Follower(house, "step", "SELECT pg_sleep(0.5)").launch())
+        while not launch.done():
+            strike(dsn, house.run_id, LAUNCHERS, "pg_cancel_backend")
+            await asyncio.sleep(0.002)
+        follower = (await launch).follow()
+        while not follower.task.done():
+            strike(dsn, house.run_id, LAUNCHERS, "pg_cancel_backend")
+            await asyncio.sleep(0.05)
+        end = await follower.ended()
+        # cancelled before the worker had been requested: then nothing is known, and nothing is claimed
+        assert end.proven or end.lost
+        assert (await run_one(house, "SELECT 1", "after")).proven
+
+
+@pytest.mark.usefixtures("_rhythm")
 async def test_a_cancel_is_carried_out_and_noticed(dsn: str) -> None:
     async with RealHouse(dsn, "waits-cancel") as house:
         follower = (await Follower(house, "step", LONG).launch()).follow()
@@ -279,14 +299,13 @@ async def test_a_full_queue_is_noticed_and_read(dsn: str, monkeypatch: pytest.Mo
         assert len(end.notices) + end.notices_dropped == 2000
 
 
-async def test_no_fast_end_is_missed_when_the_runner_only_looks(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("_rhythm")
+async def test_no_fast_end_is_missed(dsn: str) -> None:
     """A launch may return a garbage pid (extension note 2): the look asks the session's only handle instead."""
-    monkeypatch.setattr("runner.gateway.waiting.IN_SERVER", 0.0)
-    monkeypatch.setattr("runner.gateway.waiting.FIRST_SLICE", LEAST_SLICE)
-    steps = [step(f"s{n}", "SELECT 1" if n % 5 else "SELECT 1/0") for n in range(400)]
+    steps = [step(f"s{n}", "SELECT 1" if n % 5 else "SELECT 1/0") for n in range(200)]
     result, record = await run_plan(dsn, plan(*steps, slots=4))
     assert result.exit_code == 1
-    for n, outcome in enumerate(record.outcomes()[f"s{n}"] for n in range(400)):
+    for n, outcome in enumerate(record.outcomes()[f"s{n}"] for n in range(200)):
         assert outcome is (ev.Outcome.SUCCEEDED if n % 5 else ev.Outcome.FAILED)
     assert not record.of(ev.AttemptLost)
 

@@ -233,7 +233,7 @@ async def test_a_worker_may_end_in_any_slice_of_its_launch(needed: int) -> None:
     rhythm = Fixed(7, 3)
     worker, end = await follow(session, rhythm)
     assert (end.proven, end.command_tag) == (True, "DO")
-    assert session.asked == ["nothing", "launch_at_once", *["wait_at_once"] * 3]
+    assert session.asked == ["begin", "launch_at_once", *["chain", "wait_at_once"] * 3, "commit"]
     assert session.parameters["wait_at_once"] == (str(SLICE),)
     assert session.launched == 1
     assert rhythm.learned == [needed]
@@ -259,14 +259,15 @@ async def test_a_failed_worker_is_told_by_every_slice_that_follows() -> None:
     assert end.error.sqlstate == "22012"
 
 
-async def test_a_worker_whose_launch_was_cancelled_after_it_is_known_by_a_later_slice() -> None:
-    """The statement launched it and was broken off while it waited: the next one has its handle, and its end."""
-    session = Scripted({"launch_at_once": [Reply(error=CANCELLED)], "wait_at_once": [STILL, DONE], "load": []})
-    worker, end = await follow(session, Fixed(7, 2))
+async def test_a_worker_whose_launch_was_cancelled_after_it_is_followed() -> None:
+    """The statement launched it and was cancelled while it waited; the rest of the transaction block was skipped."""
+    cancelled = Reply(error=CANCELLED)
+    tracks = Reply(rows=(("1", "1"),))
+    session = Scripted({"launch_at_once": [cancelled], "load": [tracks], "wait": [RUNNING, SUCCEEDED]})
+    _, end = await follow(session, Fixed(7, 2))
     assert end.proven
     assert session.launched == 1
-    assert worker.session_free
-    assert "load" not in session.asked
+    assert session.asked.index("rollback") < session.asked.index("load")
 
 
 async def test_a_slice_that_was_cancelled_says_nothing_of_the_worker() -> None:
@@ -276,6 +277,7 @@ async def test_a_slice_that_was_cancelled_says_nothing_of_the_worker() -> None:
     )
     _, end = await follow(session, Fixed(7, 2))
     assert end.proven
+    assert session.asked.index("rollback") < session.asked.index("follow")
 
 
 async def test_a_worker_is_waited_for_in_the_server_for_as_long_as_the_rhythm_says() -> None:

@@ -82,13 +82,7 @@ class Scripted(Session):
             replies.append(answer)
         return replies
 
-    async def run_together(
-        self,
-        *statements: tuple[str, Iterable[str]],
-        then: Iterable[tuple[str, Iterable[str]]] = (),
-        patience: float | None = None,
-    ) -> list[Reply]:
-        return await self.run(*statements, *then, patience=patience)
+    run_together = run
 
     async def describe(self, *_: object) -> Reply:
         return Reply()
