@@ -27,6 +27,9 @@ MOST_SLICES = 12
 #: most for that to be worth it.
 IN_SERVER = 0.2
 _SHORT = 0.2
+#: Slices are sent with a launch once steps need so many on average; then so many times as many, because a slice that is
+#: not needed costs less than a round trip.
+_RARE, _SPARE = 0.2, 1.5
 #: How much the latest step counts in what is usual, and the seconds from which on a step counts no more.
 _WEIGHT = 0.15
 _LONGEST = 2.0
@@ -78,7 +81,8 @@ class Rhythm:
         if self.snapshots_matter:
             return LEAST_SLICE, 0
         others = max(0, len(self._workers) - 1)
-        return max(LEAST_SLICE, FIRST_SLICE - others), min(MOST_SLICES, round(self._slices))
+        slices = math.ceil(_SPARE * self._slices) + 1 if self._slices >= _RARE else 0
+        return max(LEAST_SLICE, FIRST_SLICE - others), min(MOST_SLICES, slices)
 
     def waits_in_server(self, elapsed: float) -> bool:
         """Say whether a session may wait in the server for a worker that was launched `elapsed` seconds ago."""

@@ -189,9 +189,9 @@ def test_slices_that_were_needed_travel_with_the_next_launches() -> None:
     assert rhythm.first_slices()[1] == 0
     for _ in range(40):
         rhythm.learn(0.04, 2)
-    assert rhythm.first_slices()[1] == 2
+    assert rhythm.first_slices()[1] == 4
     for _ in range(40):
-        rhythm.learn(0.2, 20)
+        rhythm.learn(0.1, 20)
     assert rhythm.first_slices()[1] == MOST_SLICES
     for _ in range(40):
         rhythm.learn(0.003, 0)
