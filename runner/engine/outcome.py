@@ -26,6 +26,8 @@ _SKIPS = frozenset(
         *("reindex_relation", "reindex_index"),
     }
 )
+#: What a plan says if that is as it should be.
+_MAY_SKIP = "A step that may skip objects says so: expect: {warnings: {max: N}}, or allow_failure."
 _SYSTEM_CATALOGS = "ReindexMultipleTables"
 #: An index that an earlier attempt has left INVALID: REINDEX leaves it out, and it is reported as left behind.
 _UNFINISHED_COPY = re.compile(r"_cc(?:new|old)\d*\b")
@@ -43,7 +45,7 @@ def skipped(notices: Iterable[Notice], nature: Nature) -> ErrorDetails | None:
             continue
         if not _UNFINISHED_COPY.search(notice.message):
             return ErrorDetails(
-                message=notice.message, sqlstate=notice.sqlstate, detail=notice.detail, hint=notice.hint
+                message=notice.message, sqlstate=notice.sqlstate, detail=notice.detail, hint=notice.hint or _MAY_SKIP
             )
     return None
 

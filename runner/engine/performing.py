@@ -24,7 +24,7 @@ from runner.errors import CapacityError, GatewayError
 from runner.gateway.base import Gateway, LaunchRequest, WorkerEnd, WorkerHandle
 from runner.identity import WorkerLabel, worker_name
 from runner.plan.model import OnFinish, Plan, Step, Value
-from runner.sql.nature import nature_of
+from runner.sql.nature import builds_of, nature_of
 from runner.sql.params import TemplateError, render
 
 #: Outcomes that somebody's cancel explains; what failed or timed out did so by itself.
@@ -171,7 +171,7 @@ class Performer:
 
     async def _look_first(self, sql: str) -> None:
         """Note what is half done in the database already, once, before the first CONCURRENTLY command of the run."""
-        if not nature_of(sql).builds:
+        if not builds_of(sql):
             return
         async with self._looks_first:
             if self._half_done_before is None:
@@ -184,7 +184,7 @@ class Performer:
         if before is None or (outcome is ev.Outcome.SUCCEEDED and not known) or outcome is ev.Outcome.DETACHED:
             return ()
         try:
-            builds = nature_of(render(record.step.sql.text, self._values_for(record))).builds
+            builds = builds_of(render(record.step.sql.text, self._values_for(record)))
             return left_by(builds, await self._gateway.half_done(), before, known=known) if builds else ()
         except (TemplateError, GatewayError):
             return ()

@@ -119,24 +119,24 @@ def last_statement(sql: str) -> str:
 
 def row_columns_as_text(request: LaunchRequest) -> tuple[str, ...]:
     """Return the names of the columns of a last statement that is rewritten; none if it is not."""
-    form = _read(request.sql).form if request.as_text else None
+    form = _form(request.sql)[0] if request.as_text else None
     return form.columns if form is not None else ()
 
 
 def can_be_text(sql: str) -> bool:
     """Say whether the last statement can be rewritten so that all its columns are text."""
-    return _read(sql).form is not None
+    return _form(sql)[0] is not None
 
 
 def must_be_text(sql: str) -> bool:
     """Say whether it should be: what comes before it in the text may change what another session makes of it."""
-    text = _read(sql)
-    return text.form is not None and text.changes_names
+    form, changes_names = _form(sql)
+    return form is not None and changes_names
 
 
 def own_tag(request: LaunchRequest, tag: str | None) -> str | None:
     """Return the command tag of the plan's last statement, whatever it was rewritten to."""
-    form = _read(request.sql).form if request.as_text else None
+    form = _form(request.sql)[0] if request.as_text else None
     return tag if form is None or not tag else form.tag
 
 
@@ -157,10 +157,11 @@ def launched_text(request: LaunchRequest, first: str = "") -> str:
     """
     read = _read(request.sql)
     text = read.set_apart
-    if request.as_text and read.form is not None:
+    form = _form(request.sql)[0] if request.as_text else None
+    if form is not None:
         at = len(text) - len(request.sql) + read.last_start
         behind = at + len(read.last)
-        text = f"{text[:at]}{read.form.before}{text[at:behind]}{read.form.after}"
+        text = f"{text[:at]}{form.before}{text[at:behind]}{form.after}"
     if first:
         text = f"{first}\n{text}"
     if discards_rows(request):
@@ -181,8 +182,9 @@ def plan_position(request: LaunchRequest, first: str, position: int) -> int | No
         if end <= offset < end + between:
             return None
         offset -= between if offset >= end else 0
-    if request.as_text and read.form is not None and offset >= read.last_start:
-        offset -= len(read.form.before)
+    form = _form(request.sql)[0] if request.as_text else None
+    if form is not None and offset >= read.last_start:
+        offset -= len(form.before)
         if not read.last_start <= offset <= read.last_start + len(read.last):
             return None
     return min(offset, len(request.sql)) + 1
@@ -202,9 +204,8 @@ class _Text:
     may give a row that only the server knows of, and so may what the parser does not know. `takes_row`: a commit row
     may come first; where it `locks`, only if the isolation level is READ COMMITTED. `nothing_else`: neither a rule nor
     COPY can send anything but tags all the same. `waits_for_snapshots`: a statement waits until every older snapshot of
-    the database is released; so it is assumed of what the parser does not know. `form` is how to write the last
-    statement, which begins at `last_start`, so that its rows are text; `changes_names`: the statements before it may
-    change what it means.
+    the database is released; so it is assumed of what the parser does not know. The last statement
+    begins at `last_start`.
     """
 
     set_apart: str
@@ -217,8 +218,6 @@ class _Text:
     nothing_else: bool = False
     waits_for_snapshots: bool = True
     last_start: int = 0
-    form: AsText | None = None
-    changes_names: bool = False
 
 
 @lru_cache(maxsize=1024)
@@ -242,9 +241,20 @@ def _read(sql: str) -> _Text:
         nothing_else=len(statements) == 1 and (returns_rows(last) or last.kind not in _MAY_SEND_ROWS),
         waits_for_snapshots=any(map(waits_for_transactions, statements)),
         last_start=last.start,
-        form=as_text(last),
-        changes_names=may_change_names(statements[:-1]),
     )
+
+
+@lru_cache(maxsize=256)
+def _form(sql: str) -> tuple[AsText | None, bool]:
+    """Return how to write the last statement so that its rows are text, and whether those before it may change names.
+
+    Apart from `_read`, because few steps want to see rows.
+    """
+    try:
+        statements = parse_statements(sql)
+    except JobplanError:
+        return None, False
+    return (as_text(statements[-1]), may_change_names(statements[:-1])) if statements else (None, False)
 
 
 def _takes_row(statements: Sequence[Statement]) -> bool:

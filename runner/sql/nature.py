@@ -75,6 +75,11 @@ def nature_of(text: str) -> Nature:
     )
 
 
+def builds_of(text: str) -> tuple[Build, ...]:
+    """Return the statements of a text that leave something half done when they fail; cheap for most texts."""
+    return nature_of(text).builds if _CONCURRENTLY.search(text) else ()
+
+
 def _builds(statement: Statement) -> Iterator[Build]:
     if not is_concurrent(statement):
         return

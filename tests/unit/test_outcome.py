@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from runner.engine.events import CancelReason, ErrorDetails, Outcome
-from runner.engine.outcome import classify
+from runner.engine.events import CancelReason, ErrorDetails, Notice, Outcome
+from runner.engine.outcome import classify, skipped
 from runner.gateway.base import WorkerEnd
+from runner.sql.nature import nature_of
 
 STOPPED = ErrorDetails(message="canceling statement", sqlstate="57014")
 TERMINATED = ErrorDetails(message="terminating connection", sqlstate="57P01")
@@ -119,3 +120,32 @@ def test_a_cancel_by_somebody_does_not_hide_a_timeout(error: ErrorDetails, expec
 
 def test_a_worker_that_somebody_stopped_before_it_began_was_cancelled() -> None:
     assert outcome(WorkerEnd(cancelled_by="alice")) is Outcome.CANCELLED
+
+
+def _warning(message: str, routine: str | None, severity: str = "WARNING") -> Notice:
+    return Notice(severity=severity, message=message, sqlstate="01000", routine=routine)
+
+
+@pytest.mark.parametrize(
+    ("notice", "sql", "fails"),
+    [
+        (_warning("keine Berechtigung, wird übersprungen", "vacuum_is_permitted_for_relation"), "VACUUM t", True),
+        (_warning('skipping "t" --- only table or database owner can vacuum it', "vacuum_is_relation_owner"), "", True),
+        (_warning("пропускается", "expand_vacuum_rel"), "VACUUM t", True),
+        (_warning("permission denied to cluster", "cluster_is_permitted_for_relation"), "CLUSTER", True),
+        (_warning("cannot reindex system catalogs concurrently, skipping all", "ReindexMultipleTables"),
+         "REINDEX SCHEMA CONCURRENTLY pg_catalog", True),
+        (_warning("cannot reindex system catalogs concurrently, skipping all", "ReindexMultipleTables"),
+         "REINDEX DATABASE CONCURRENTLY d", False),
+        (_warning('skipping reindex of invalid index "public.i"', "ReindexRelationConcurrently"), "", True),
+        (_warning('skipping reindex of invalid index "public.i_ccnew1"', "ReindexRelationConcurrently"), "", False),
+        (_warning("cutoff for removing and freezing tuples is far in the past", "vacuum_get_cutoffs"), "VACUUM", False),
+        (_warning("skipping what I like", "exec_stmt_raise"), "", False),
+        (_warning("skipping", None), "VACUUM", False),
+        (_warning('relation "t" does not exist, skipping', "vacuum_rel", severity="NOTICE"), "", False),
+    ],
+)  # fmt: skip
+def test_what_says_that_it_left_an_object_out(notice: Notice, sql: str, *, fails: bool) -> None:
+    found = skipped([_warning("something else", "exec_stmt_raise"), notice], nature_of(sql))
+    assert (found is not None) is fails
+    assert found is None or found.message == notice.message
