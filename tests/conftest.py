@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
 
 from runner.embedded import start_server
+from runner.plan.versions import version_fits
 
 _NUMBERS = itertools.count(1)
 
@@ -36,6 +37,48 @@ def server_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
         return
     with start_server(progress=print) as server:
         yield server.dsn
+
+
+@pytest.fixture(scope="session")
+def server_version(server_dsn: str) -> str:
+    """The version of the server that the tests use, such as `18.1`."""
+    return _version_of(server_dsn)
+
+
+def _version_of(dsn: str) -> str:
+    with psycopg.connect(dsn) as connection:
+        row = connection.execute("SHOW server_version").fetchone()
+    assert row is not None
+    return str(row[0])
+
+
+def _unmet(marker: pytest.Mark, version: str) -> str | None:
+    """Return why a test with this mark cannot run on a server of a version, None if it can."""
+    (versions,) = marker.args
+    reason = marker.kwargs["reason"]
+    return None if version_fits(version, versions) else f"needs PostgreSQL {versions}: {reason} (this is {version})"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip the tests for other versions than that of the given server, before their fixtures ask anything of it."""
+    marked = [(item, marker) for item in items for marker in item.iter_markers("pg")]
+    given = config.getoption("--test-dsn")
+    if not given or not marked:
+        return
+    version = _version_of(given)
+    for item, marker in marked:
+        reason = _unmet(marker, version)
+        if reason is not None:
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def _right_version(request: pytest.FixtureRequest) -> None:
+    """Skip the tests for other versions than that of the server that the tests have started."""
+    for marker in request.node.iter_markers("pg"):
+        reason = _unmet(marker, request.getfixturevalue("server_version"))
+        if reason is not None:
+            pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")

@@ -118,6 +118,7 @@ def standby() -> Iterator[str]:
         yield dsn
 
 
+@pytest.mark.pg(">= 15", reason="the standby is made with pg_backup_start()")
 def test_on_a_standby(jobplan: Jobplan, standby: str) -> None:
     """The same unit of cron on both nodes of a pair: the one that is the primary runs the plan."""
     for requires, code in (("{standby: false}", 9), ("{standby: false, otherwise: skip}", 0), (None, 4)):

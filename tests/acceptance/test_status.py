@@ -287,7 +287,11 @@ def test_unknown_runs_servers_and_durations(on_call: OnCall, jobplan: Jobplan, d
         nowhere = on_call(command, "x", "--dsn", "host=127.0.0.1 port=1")
         assert nowhere.code == 4
     for short in (run[:2], run[:7]):
-        assert on_call("status", short).code == 0
+        looked = on_call("status", short)
+        if "begins more than one run" in looked.err:
+            assert run in looked.err  # another process of tests has a run on the same server
+            continue
+        assert looked.code == 0
         too_little = on_call("cancel", short)
         assert (too_little.code, f"{short!r} is too little of an id to cancel a run by" in too_little.err) == (2, True)
         assert f"{run[:8]} would do for run {run}." in too_little.err

@@ -26,7 +26,7 @@ def new_role(database: str) -> Iterator[Callable[..., str]]:
     made: list[str] = []
 
     def make(options: str = "", *settings: str, grant: bool = True) -> str:
-        name = f"jobplan_test_role_{next(_NUMBERS)}"
+        name = f"jobplan_test_role_{os.getpid()}_{next(_NUMBERS)}"  # two test runs may share a given server
         ask(database, f"DROP ROLE IF EXISTS {name}")
         ask(database, f"CREATE ROLE {name} LOGIN {options}")
         made.append(name)

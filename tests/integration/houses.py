@@ -23,9 +23,11 @@ from tests.builders import Recorder, new_run
 #: Seconds after which a test gives up on something that must happen.
 PATIENCE = 60.0
 #: All sessions of a run but its first, the monitor.
-LAUNCHERS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s ORDER BY backend_start OFFSET 1"
-MONITORS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s ORDER BY backend_start LIMIT 1"
-SESSIONS = "SELECT pid FROM pg_stat_activity WHERE application_name = %s AND backend_type = 'client backend'"
+#: The sessions of this database: another process of tests may use the same server.
+HERE = "pg_stat_activity WHERE datname = current_database()"
+LAUNCHERS = f"SELECT pid FROM {HERE} AND application_name = %s ORDER BY backend_start OFFSET 1"
+MONITORS = f"SELECT pid FROM {HERE} AND application_name = %s ORDER BY backend_start LIMIT 1"
+SESSIONS = f"SELECT pid FROM {HERE} AND application_name = %s AND backend_type = 'client backend'"
 
 
 def ask(dsn: str, query: str, *parameters: object) -> list[tuple[Any, ...]]:
@@ -102,7 +104,7 @@ class RealHouse:
 
     def alive(self) -> set[str]:
         """Ask the server."""
-        query = "SELECT application_name FROM pg_stat_activity WHERE backend_type = 'pg_background'"
+        query = f"SELECT application_name FROM {HERE} AND backend_type = 'pg_background'"
         return {name for (name,) in ask(self.dsn, query) if name.startswith(worker_name(self.run_id, ""))}
 
     def lose_session(self, name: str) -> None:  # noqa: ARG002 - the only launcher session of the test
@@ -112,7 +114,7 @@ class RealHouse:
 
     def connections(self) -> int:
         """Ask the server."""
-        query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend' AND application_name = %s"
+        query = f"SELECT count(*) FROM {HERE} AND backend_type = 'client backend' AND application_name = %s"
         return int(value(self.dsn, query, runner_name(self.run_id)))
 
     async def succeed(self) -> None:
@@ -123,7 +125,7 @@ class RealHouse:
 
     def end(self) -> None:
         """Terminate the workers."""
-        query = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_background' AND "
+        query = f"SELECT pg_terminate_backend(pid) FROM {HERE} AND backend_type = 'pg_background' AND "
         ask(self.dsn, query + "starts_with(application_name, %s)", worker_name(self.run_id, ""))
 
 

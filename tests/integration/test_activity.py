@@ -182,6 +182,7 @@ async def test_a_role_without_rights_sees_names_and_signals_nothing(
         assert house.alive() == {follower.name}
 
 
+@pytest.mark.pg(">= 16", reason="the wording of permission denied")
 async def test_a_role_that_sees_but_may_not_signal_is_refused(new_role: Callable[..., str], database: str) -> None:
     role = new_role("IN ROLE pg_read_all_stats")
     async with RealHouse(new_role(), "live-seer") as house, observing(role) as observer:

@@ -185,6 +185,7 @@ def test_who_may_use_files_of_the_server(reviewed: str, copy: str, tmp_path: Pat
     assert errors(dry_run(written(tmp_path, steps_of(sql)), reviewed)) == []
 
 
+@pytest.mark.pg(">= 17", reason="the privilege MAINTAIN")
 def test_partitions_that_vacuum_would_skip_are_told(reviewed: str, copy: str, tmp_path: Path) -> None:
     ask(copy, f"GRANT MAINTAIN ON shop.events TO {ROLE}")
     result = dry_run(written(tmp_path, steps_of("VACUUM shop.events")), reviewed)

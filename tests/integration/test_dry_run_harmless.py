@@ -136,6 +136,7 @@ def written(folder: Path, steps: str) -> Path:
 
 
 @pytest.mark.parametrize("explain", [True, False], ids=["explain", "no-explain"])
+@pytest.mark.pg(">= 15", reason="pg_stat_force_next_flush()")
 def test_nothing_is_executed(
     quiet: str, tmp_path: Path, explain: bool, checked: Callable[[Path, str, bool], DryRun]
 ) -> None:

@@ -129,6 +129,7 @@ async def test_a_flood_from_a_table_that_the_worker_has_locked_is_read(
     assert end.result.rows[0][0] == "1"
 
 
+@pytest.mark.pg(">= 16", reason="GRANT … WITH INHERIT")
 async def test_rows_of_a_role_whose_rights_are_not_inherited_are_read(
     database: str, new_role: Callable[..., str]
 ) -> None:

@@ -16,7 +16,7 @@ from runner.engine.encoding import to_json
 from runner.gateway.ledger_admin import LedgerAdmin
 from runner.sql.params import quote_identifier
 from tests.builders import Recorder, plan, step
-from tests.integration.houses import PATIENCE, RealHouse, ask, real_run, run_one, run_plan, until, value
+from tests.integration.houses import HERE, PATIENCE, RealHouse, ask, real_run, run_one, run_plan, until, value
 
 COMMITTED = "SELECT step FROM jobplan.commits WHERE committed ORDER BY step"
 EVENTS = "SELECT body FROM jobplan.events WHERE run = %s ORDER BY seq"
@@ -375,7 +375,7 @@ async def test_a_step_does_not_run_without_its_row_before_the_ledger_knows(
     ask(ledger, "CREATE TABLE witness (n int)")
     steps = (step("first", "SELECT pg_sleep(1)"), step("a", "INSERT INTO witness VALUES (1)", needs=["first"]))
     run, record = real_run(ledger, plan(*steps), run_id="ledger-told", ledger="jobplan")
-    refused = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND backend_type = 'pg_background'"
+    refused = f"SELECT count(*) FROM {HERE} AND wait_event_type = 'Lock' AND backend_type = 'pg_background'"
     with psycopg.connect(ledger) as locker:
         task = asyncio.create_task(run.execute())
         await until(lambda: record.of(ev.AttemptRunning, "first"))

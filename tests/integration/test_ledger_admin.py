@@ -225,7 +225,12 @@ async def test_what_a_killed_runner_has_left_can_be_restored(database: str, tmp_
     admin.install("0")
     run, record = real_run(database, plan(step("a", "SELECT pg_sleep(1)")), run_id="killed", ledger="jobplan")
     task = asyncio.create_task(run.execute())
-    await until(lambda: ask(database, "SELECT FROM pg_stat_activity WHERE application_name = 'jobplan:killed:a'"))
+    await until(
+        lambda: ask(
+            database,
+            "SELECT FROM pg_stat_activity WHERE application_name = 'jobplan:killed:a'",
+        )
+    )
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     strike(database, "killed", LAUNCHERS)

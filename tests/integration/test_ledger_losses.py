@@ -125,6 +125,7 @@ async def test_a_second_worker_of_an_attempt_waits_for_what_becomes_of_the_first
         assert ask(ledger, COMMITS, house.run_id) == [("step", commits)]
 
 
+@pytest.mark.pg(">= 17", reason="transaction_timeout")
 async def test_a_worker_that_says_nothing_of_its_end_has_not_committed(ledger: str) -> None:
     """Extension note 5: transaction_timeout ends it with completed and without an error."""
     async with RealHouse(ledger, "ledger-silent", ledger="jobplan") as house:

@@ -186,7 +186,12 @@ async def test_a_vacuum_that_also_analyzes_does_not_get_along_with_a_build(house
     ("second", "states", "pending"),
     [
         ("ALTER TABLE events DETACH PARTITION events_2 CONCURRENTLY", {None, "55000"}, 0),
-        ("ALTER TABLE events ADD COLUMN c int", {None, "42804"}, 1),
+        pytest.param(
+            "ALTER TABLE events ADD COLUMN c int",
+            {None, "42804"},
+            1,
+            marks=pytest.mark.pg(">= 18", reason="before, an ADD COLUMN that gets in between does no harm"),
+        ),
         ("ANALYZE events", {None}, 0),
         ("CREATE INDEX ON events (b)", {None}, 0),
         ("ALTER TABLE events ATTACH PARTITION events_9 FOR VALUES IN (9)", {None}, 0),

@@ -15,7 +15,7 @@ from runner.engine import events as ev
 from tests.builders import Recorder, plan, step
 from tests.integration.houses import ask, run_plan, value
 
-WORKERS = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_background'"
+WORKERS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'pg_background'"
 
 
 @contextmanager

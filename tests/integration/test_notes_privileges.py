@@ -150,6 +150,7 @@ async def test_an_ordinary_role_can_do_everything(new_role: Callable[..., str]) 
 
 
 @pytest.mark.parametrize("how", ["WITH INHERIT TRUE, SET TRUE", "WITH INHERIT FALSE, SET TRUE"])
+@pytest.mark.pg(">= 16", reason="GRANT … WITH INHERIT")
 async def test_a_step_takes_another_role_also_one_whose_rights_are_not_inherited(
     database: str, new_role: Callable[..., str], how: str
 ) -> None:

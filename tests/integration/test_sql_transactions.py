@@ -85,6 +85,7 @@ def worker_sql(new_database: Callable[[], str]) -> Iterator[Callable[[str], str 
         yield run
 
 
+@pytest.mark.pg(">= 16", reason="REINDEX DATABASE without a name")
 def test_what_must_stand_alone_is_what_a_shared_transaction_refuses(worker_sql: Callable[[str], str | None]) -> None:
     """After `SELECT 1`, whatever must stand alone is refused before it does anything; the rest ends in a division."""
     wrong = []
@@ -111,6 +112,7 @@ def test_what_cannot_stand_alone_is_refused_alone(worker_sql: Callable[[str], st
     assert worker_sql("DECLARE c CURSOR WITH HOLD FOR SELECT 1") is None
 
 
+@pytest.mark.pg(">= 16", reason="any_value(), pg_input_is_valid()")
 def test_the_functions_that_are_listed_exist(dsn: str) -> None:
     listed = (READERS | WRITERS | STABLE | VOLATILE) - {
         *("dblink_exec", "pg_prewarm", "uuid_generate_v1", "uuid_generate_v4"),  # of extensions
@@ -124,6 +126,7 @@ def test_the_functions_that_are_listed_exist(dsn: str) -> None:
     assert listed - set(itertools.chain.from_iterable(rows)) == set()
 
 
+@pytest.mark.pg(">= 15", reason="the volatility of timezone()")
 def test_the_functions_of_known_volatility_have_it(dsn: str) -> None:
     with psycopg.connect(dsn) as connection:
         rows = connection.execute(

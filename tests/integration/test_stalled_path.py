@@ -20,7 +20,7 @@ from runner.errors import ConnectionFailedError, ServerLostError
 from runner.gateway.base import Query
 from runner.gateway.pg import PgGateway
 from tests.builders import Recorder, plan, step
-from tests.integration.houses import RealHouse, ask, real_run, until, value
+from tests.integration.houses import HERE, RealHouse, ask, real_run, until, value
 
 
 class Tunnel:
@@ -119,7 +119,10 @@ async def until_running(run: Run, recorder: Recorder) -> asyncio.Task[RunResult]
 @pytest.fixture(autouse=True)
 def _no_worker_stays(dsn: str) -> Iterator[None]:
     yield
-    ask(dsn, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_background'")
+    ask(
+        dsn,
+        f"SELECT pg_terminate_backend(pid) FROM {HERE} AND backend_type = 'pg_background'",
+    )
 
 
 async def test_run_timeout_ends_a_run_behind_a_stalled_path(tunnel: Tunnel) -> None:
@@ -149,7 +152,14 @@ async def test_a_path_that_stalls_for_a_moment_loses_nothing(
     run, recorder = real_run(tunnel.dsn, plan(step("some", "SELECT pg_sleep(3)")))
     ending = await until_running(run, recorder)
     tunnel.stall()
-    await until(lambda: not ask(dsn, "SELECT FROM pg_stat_activity WHERE backend_type = 'pg_background'"))
+    await until(
+        lambda: (
+            not ask(
+                dsn,
+                f"SELECT FROM {HERE} AND backend_type = 'pg_background'",
+            )
+        )
+    )
     tunnel.resume()
     result = await asyncio.wait_for(ending, 40)
     assert result.exit_code == 0
@@ -160,7 +170,12 @@ async def test_a_condition_behind_a_stalled_path_does_not_wait_for_ever(tunnel: 
     gateway = PgGateway(tunnel.dsn, "stalled-condition")
     await gateway.open()
     reading = asyncio.create_task(gateway.query(Query(sql="SELECT pg_sleep(60) IS NULL")))
-    await until(lambda: value(dsn, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE '%pg_sleep(60) IS NULL'"))
+    await until(
+        lambda: value(
+            dsn,
+            f"SELECT count(*) FROM {HERE} AND query LIKE '%pg_sleep(60) IS NULL'",
+        )
+    )
     tunnel.stall()
     with pytest.raises(ServerLostError):
         await asyncio.wait_for(reading, 40)

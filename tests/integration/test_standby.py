@@ -17,6 +17,8 @@ from tests.builders import plan, step
 from tests.integration.houses import run_plan
 from tests.integration.standby import standby_of, until_replayed
 
+pytestmark = pytest.mark.pg(">= 15", reason="the standby is made with pg_backup_start()")
+
 
 @pytest.fixture(scope="module")
 def standby() -> Iterator[str]:

@@ -229,6 +229,7 @@ async def test_a_worker_that_somebody_else_terminates_is_noticed(dsn: str) -> No
 
 
 @pytest.mark.usefixtures("_rhythm")
+@pytest.mark.pg(">= 17", reason="transaction_timeout")
 async def test_a_worker_that_ends_without_a_word_is_no_success(dsn: str) -> None:
     """It says nothing of its end itself: completed, no error, and no evidence (extension note 5)."""
     async with RealHouse(dsn, "waits-silent") as house:
