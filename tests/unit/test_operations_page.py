@@ -107,6 +107,10 @@ def _said() -> Iterator[str]:
         worker("f", 6, age=310.0),
         replace(worker("g", 7), visible=False),
         replace(worker("h", 8), blocked_by=(Other(pid=0),)),
+        replace(
+            worker("i", 9),
+            query="DO $$ BEGIN LOOP BEGIN … EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP; END $$",
+        ),
     )
     for activity in (
         look(LiveRun(run=RUN, database="app", workers=workers[:4])),
