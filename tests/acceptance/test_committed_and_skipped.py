@@ -161,7 +161,7 @@ def test_a_maintenance_command_that_skipped_its_object_failed(jobplan: Jobplan, 
         - {id: vacuum, sql: VACUUM audit}
         - {id: both, sql: "VACUUM (ANALYZE) mine, audit", needs: [{step: vacuum, on: done}]}
         - {id: analyze, sql: ANALYZE audit}
-        - {id: mixed, sql: "INSERT INTO mine VALUES (1); ANALYZE audit"}
+        - {id: mixed, sql: "INSERT INTO mine VALUES (1); ANALYZE audit", retry: {max_attempts: 3, delay: 10ms}}
         - {id: allowed, sql: ANALYZE audit, allow_failure: true, needs: [{step: analyze, on: done}]}
         - {id: counted, sql: ANALYZE audit, expect: {warnings: {max: 1}}, needs: [allowed]}
         """
