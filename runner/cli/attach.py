@@ -64,8 +64,11 @@ async def _attach(
         activity = await recall_workers(observer, await observer.look(), journal, wanted)
         run = find_live_run(activity, wanted, journal, where)
         if run.database and run.database != activity.database:
+            there = await Observer.connect(
+                dsn, database=run.database, ledger=ledger, trusted_roles=trusted_roles, beside=observer
+            )
             await observer.close()
-            observer = await Observer.connect(dsn, database=run.database, ledger=ledger, trusted_roles=trusted_roles)
+            observer = there
             activity = await recall_workers(observer, await observer.look(), journal, wanted)
         follower = Follower(run)
         relations: set[str] = set()

@@ -99,8 +99,9 @@ async def _cancel(
         activity = await recall_workers(observer, await observer.look(), journal, wanted)
         run = find(activity)
         if run.database and run.database != activity.database:
+            there = await Observer.connect(dsn, database=run.database, ledger=ledger, beside=observer)
             await observer.close()
-            observer = await Observer.connect(dsn, database=run.database, ledger=ledger)
+            observer = there
             activity = await recall_workers(observer, await observer.look(), journal, wanted)
             run = find(activity)
         _check_step(run, step)

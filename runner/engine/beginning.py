@@ -49,6 +49,7 @@ def started(
         steps=len(plan.steps) + len(plan.finally_),
         connection=info.connection,
         system_identifier=info.system_identifier,
+        place=info.place,
         ledger=info.ledger,
         ledger_problem=ledger_problem,
         left_out=tuple(sorted(left_out)),
@@ -56,7 +57,7 @@ def started(
 
 
 def resumed(
-    plan: Plan, context: RunContext, found: Findings, *, items: tuple[ev.Expansion, ...], user: str, at: float
+    plan: Plan, context: RunContext, found: Findings, *, items: tuple[ev.Expansion, ...], info: ServerInfo, at: float
 ) -> ev.RunResumed:
     """Return the event of a run that is resumed with this plan and these items; `found` says what its workers did."""
     return ev.RunResumed(
@@ -70,7 +71,8 @@ def resumed(
         steps=len(plan.steps) + len(plan.finally_),
         settled=found.settled,
         adopted=found.adopted,
-        user=user,
+        user=info.user,
+        place=info.place,
         foreign=found.foreign,
         expansions=items,
     )

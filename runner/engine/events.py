@@ -168,10 +168,30 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a session is: its database, and the server process by the moment at which it began.
+
+    `started` and `seen`, which is now, are by the server's clock, as it writes backend_start. `timeline` and `flushed`,
+    a position in the WAL, are None on a standby; `system_identifier` is None if the role may not execute
+    pg_control_system().
+    """
+
+    database: str
+    database_oid: int
+    started: str
+    seen: str
+    standby: bool = False
+    timeline: int | None = None
+    flushed: int | None = None
+    system_identifier: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunStarted(Event):
     """The run begins; nothing has been launched. `sha256` is that of the resolved plan.
 
-    `connection` leads to the server again, without a password; `system_identifier` says whether it is still the same.
+    `connection` leads to the server again, without a password; `system_identifier` and `place` say whether it is still
+    the same.
     `ledger` is the schema of the ledger that is written, `ledger_problem` why none is although it was looked for.
     """
 
@@ -191,6 +211,7 @@ class RunStarted(Event):
     steps: int
     connection: str = ""
     system_identifier: str | None = None
+    place: Place | None = None
     ledger: str | None = None
     ledger_problem: str | None = None
     left_out: tuple[str, ...] = ()
@@ -256,6 +277,7 @@ class RunResumed(Event):
     adopted: tuple[Adopted, ...] = ()
     user: str = ""
     foreign: tuple[str, ...] = ()
+    place: Place | None = None
     expansions: tuple[Expansion, ...] = ()
 
 

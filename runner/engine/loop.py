@@ -28,7 +28,7 @@ from runner.engine.sink import Sink
 from runner.engine.state import RunState, concerned, initial_state
 from runner.engine.takeover import Takeover, look_into
 from runner.errors import GroupHeldError, JournalLostError, RecordError
-from runner.gateway.base import Gateway
+from runner.gateway.base import Gateway, ServerInfo
 from runner.plan.model import OnConflict, Plan, Value
 from runner.preflight.requirements import check_requirements
 
@@ -117,7 +117,7 @@ class Run:
                     )
                 )
             else:
-                await self._take_up(self._takeover, values, user=info.user)
+                await self._take_up(self._takeover, values, info)
             self._leave_out()
             self._under_way = True
             await self._until_over()
@@ -151,7 +151,7 @@ class Run:
             self._abandoned = True
             self._news.set()
 
-    async def _take_up(self, takeover: Takeover, values: Mapping[str, Value], *, user: str) -> None:
+    async def _take_up(self, takeover: Takeover, values: Mapping[str, Value], info: ServerInfo) -> None:
         """Go on with the run: find out what became of its workers, and follow those that live."""
         found = await look_into(
             self.state,
@@ -164,7 +164,7 @@ class Run:
         )
         items = expansions(self.state, self._plan)
         self.state.plan = self._plan
-        self._emit(resumed(self._plan, self._context, found, items=items, user=user, at=self._clock.now()))
+        self._emit(resumed(self._plan, self._context, found, items=items, info=info, at=self._clock.now()))
         for adopted in found.adopted:
             self._performer.adopt(adopted)
 

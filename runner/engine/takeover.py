@@ -25,6 +25,7 @@ from runner.engine.open_questions import (
     question,
     question_of_work_in_vain,
 )
+from runner.engine.place import WrongServerError, place_after
 from runner.engine.resumed import finally_starts_again, is_kept, steps_known
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.errors import OpenQuestionError, PreflightError, UnstoppableError, UsageError
@@ -41,6 +42,9 @@ _DONE = frozenset({StepState.SUCCEEDED, StepState.FAILED_ALLOWED})
 ON_ITS_WAY = 3.0
 
 
+_RIGHT_ONE = "Say the right one with --dsn."
+
+
 class Orphans(enum.StrEnum):
     """What becomes of workers that live although their runner is gone."""
 
@@ -52,7 +56,7 @@ class Orphans(enum.StrEnum):
 class Takeover:
     """How a run is to be taken up. `marks` is what a person, `by`, says of outcomes that nothing proves.
 
-    `database` and `system_identifier` say where the run was begun, as far as that is known.
+    `database`, `system_identifier` and `place` say where the run was, as far as that is known.
     """
 
     orphans: Orphans = Orphans.WAIT
@@ -60,24 +64,30 @@ class Takeover:
     by: str = ""
     database: str = ""
     system_identifier: str | None = None
+    place: ev.Place | None = None
     #: What its journal knows, if it was begun elsewhere than in this process.
     known: Chronicle | None = None
     #: The roles that have run it.
     roles: frozenset[str] = frozenset()
 
     def check_server(self, info: ServerInfo) -> None:
-        """See to it that this is the server and the database of the run. PreflightError if it is another one."""
+        """See to it that this is the server and the database of the run. PreflightError if it may be another one."""
         if self.database and info.database != self.database:
             raise PreflightError(
-                f"the run is one of the database {self.database}, and this is {info.database}.",
-                hint="Say the right one with --dsn.",
+                f"the run is one of the database {self.database}, and this is {info.database}.", hint=_RIGHT_ONE
             )
-        known = self.system_identifier is not None and info.system_identifier is not None
-        if known and info.system_identifier != self.system_identifier:
+        if self.place is not None and info.place is not None:
+            try:
+                place_after(self.place, info.place)
+            except WrongServerError as error:
+                raise PreflightError(error.message, hint=_RIGHT_ONE) from error
+        elif None not in (self.system_identifier, info.system_identifier) and (
+            info.system_identifier != self.system_identifier
+        ):
             raise PreflightError(
                 f"this server is not the one that the run was begun on: its system identifier is "
                 f"{info.system_identifier}, and that one's was {self.system_identifier}.",
-                hint="Say the right one with --dsn.",
+                hint=_RIGHT_ONE,
             )
 
 

@@ -15,8 +15,9 @@ from dataclasses import replace
 from psycopg.conninfo import make_conninfo
 
 from runner.engine.activity import Activity, KnownWorkers, LiveRun, LiveWorker, Other, Progress, RunnerSession
-from runner.engine.events import Leftover, Worker
+from runner.engine.events import Leftover, Place, Worker
 from runner.engine.leftovers import HalfDone, read_leftover
+from runner.engine.place import place_after
 from runner.errors import ConnectionFailedError, GatewayError, PreflightError, ServerLostError
 from runner.gateway.conninfo import with_keepalives
 from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR
@@ -25,6 +26,7 @@ from runner.gateway.queries import query
 from runner.gateway.recorded import Recorded, read_recorded
 from runner.gateway.replies import Reply, Row
 from runner.gateway.session import Session
+from runner.gateway.whereabouts import WHERE, address_of, leads_back, read_place
 from runner.identity import PREFIX, Claim, run_of, runner_name
 from runner.sql.params import quote_identifier
 
@@ -54,6 +56,9 @@ class Observer:
         #: What records know of workers, whatever these are called now.
         self.known = KnownWorkers()
         self._seen: list[Reply] = []
+        #: Where it looks; a later session of it must be there too.
+        self.place: Place | None = None
+        self.address = ("", "")
 
     @classmethod
     async def connect(
@@ -63,16 +68,47 @@ class Observer:
         database: str | None = None,
         ledger: str = "",
         trusted_roles: Sequence[str] = (),
+        beside: Observer | None = None,
     ) -> Observer:
         """Open it; `database` overrules the one that the connection string names, `ledger` is the schema of a ledger.
 
         `trusted_roles` are those whose ledger is believed, besides the session's own role and superusers.
+        `beside`: on the same server as another observer, whatever else the connection string leads to.
         ConnectionFailedError if the server cannot be reached.
         """
         given = with_keepalives(conninfo)
+        if beside is not None and beside.pinned:
+            given = beside.pinned
         if database is not None:
             given = make_conninfo(given, dbname=database)
-        return cls(given, await _open(given, ledger, trusted_roles), ledger, trusted_roles)
+        observer = cls(given, await _open(given, ledger, trusted_roles), ledger, trusted_roles)
+        try:
+            if beside is not None and beside.place is not None:
+                observer.place, observer.address = replace(beside.place, database_oid=0), beside.address
+            await observer.check_place()
+        except BaseException:
+            await observer.close()
+            raise
+        return observer
+
+    @property
+    def pinned(self) -> str:
+        """What leads to the server that it is on, and nowhere else; empty if nothing else can."""
+        return leads_back(self._conninfo, self._session)
+
+    async def check_place(self) -> None:
+        """See to it that the session is on the server that was looked at before. ConnectionFailedError if it is not."""
+        try:
+            found = read_place(*await self._session.run(*WHERE))
+        except ServerLostError as error:
+            raise ConnectionFailedError(error.message) from error
+        address = address_of(self._session)
+        if self.place is not None:
+            before = self.place
+            if not before.database_oid:  # that of another database
+                before = replace(before, database=found.database, database_oid=found.database_oid)
+            found = place_after(before, found, moved=address != self.address)
+        self.place, self.address = found, address
 
     async def close(self) -> None:
         """Close the session."""
@@ -147,6 +183,13 @@ class Observer:
         (reply,) = await self._run(("leftovers", (json.dumps(sorted(relations)), str(detached), "false")))
         return tuple(read_leftover(one.kind, one.shown, one.parent) for one in map(half_done, reply.rows))
 
+    async def _check_again(self) -> None:
+        try:
+            await self.check_place()
+        except ConnectionFailedError:
+            self._session.discard()  # the next try opens another one
+            raise
+
     async def _run(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         return [_checked(reply) for reply in await self._try(*statements)]
 
@@ -158,6 +201,7 @@ class Observer:
             try:
                 if self._session.lost:
                     self._session = await _open(self._conninfo, self._ledger, self._trusted_roles)
+                    await self._check_again()
                 return await self._session.run(*statements)
             except (ServerLostError, ConnectionFailedError) as error:
                 until = until or loop.time() + RECONNECT_FOR

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from runner.engine.activity import LiveWorker
-from runner.engine.events import ErrorDetails, Identity, LockWait, Notice, Rows, Worker
+from runner.engine.events import ErrorDetails, Identity, LockWait, Notice, Place, Rows, Worker
 from runner.engine.leftovers import HalfDone
 from runner.identity import Claim, WorkerLabel
 
@@ -33,6 +33,8 @@ class ServerInfo:
     max_worker_processes: int
     connection: str = ""
     system_identifier: str | None = None
+    #: What tells the run's database and server from others, if it is known.
+    place: Place | None = None
     ledger: str | None = None
     standby: bool = False
 

@@ -32,6 +32,20 @@ def _parts(conninfo: str) -> dict[str, str]:
     return {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value}
 
 
+def pinned(conninfo: str, *, host: str, address: str, port: str) -> str:
+    """Return the connection string with only this host, where a session has led: the same server, as long as it is
+    there.
+
+    `address` is empty for a socket. Empty: it leads nowhere else anyway.
+    """
+    parts = _parts(conninfo)
+    here = {"host": host, "hostaddr": address, "port": port}
+    if not host or "service" in parts or all(parts.get(name, "") == value for name, value in here.items() if value):
+        return ""
+    rest = {name: value for name, value in parts.items() if name not in {*here, "load_balance_hosts"}}
+    return make_conninfo("", **{**rest, **{name: value for name, value in here.items() if value}})
+
+
 #: How libpq marks what must not be shown: passwords, keys and secrets, also those that later versions bring.
 _HIDDEN = b"*"
 

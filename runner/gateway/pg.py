@@ -12,8 +12,9 @@ from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequen
 from dataclasses import replace
 
 from runner.engine.activity import KnownWorkers, LiveWorker
-from runner.engine.events import Identity, LockWait, Worker
+from runner.engine.events import Identity, LockWait, Place, Worker
 from runner.engine.leftovers import HalfDone
+from runner.engine.place import place_after
 from runner.errors import CapacityError, ConnectionFailedError, GatewayError, PreflightError, ServerLostError
 from runner.gateway.activity import ALL_LEFTOVERS, half_done, read_runs
 from runner.gateway.base import (
@@ -45,6 +46,7 @@ from runner.gateway.refused import RefusedWorker
 from runner.gateway.server import check_server, describe_server, raise_refusal, refuse_standby
 from runner.gateway.session import ConnectionCheck, Session, TurnedAwayError
 from runner.gateway.waiting import Rhythm
+from runner.gateway.whereabouts import WHERE, address_of, leads_back, read_place
 from runner.gateway.worker import LaunchedWorker
 from runner.identity import runner_name
 from runner.sql.params import quote_identifier
@@ -104,6 +106,10 @@ class PgGateway:
         self.ledger = Ledger(run_id, ledger_schema, trusted_roles)
         self._commits = Commits(self.ledger)
         self._past = past
+        #: Where the run's first session was, or the last one that may replace it; and what leads there.
+        self._place: Place | None = None
+        self._address = ("", "")
+        self._pinned = ""
         #: Since when, and from where, another runner has the run, which then is this one's no longer.
         self.taken_up: str | None = None
 
@@ -308,13 +314,13 @@ class PgGateway:
             await first(info)
         check_server(server.rows[0])
         self._extension_schema = quote_identifier(info.extension_schema)
-        loaded, system = await session.run(("load", ()), ("system", ()))
-        raise_refusal([loaded], PreflightError)
+        raise_refusal(await session.run(("load", ())), PreflightError)
         refuse_standby(info)
         return replace(
             info,
             connection=recorded(self._asked, **session.target),
-            system_identifier=system.rows[0][0] if system.rows else None,
+            system_identifier=None if self._place is None else self._place.system_identifier,
+            place=self._place,
         )
 
     async def _keep_reserve(self, reserve: int) -> int:
@@ -348,7 +354,8 @@ class PgGateway:
         while self._idle:
             session = self._idle.pop()
             session.notice_loss()
-            if not session.lost:
+            elsewhere = self._place is not None and session.server_started != self._place.started
+            if not session.lost and not elsewhere:
                 return session
             self._drop(session)
         try:
@@ -372,9 +379,19 @@ class PgGateway:
             self.ledger.give_up("another runner has taken the run up")
 
     async def _connect(self, *, load: bool = False, check: ConnectionCheck | None = None) -> Session:
-        """Open a session; `load` makes it a launcher session. ConnectionFailedError if it cannot be."""
+        """Open a session on the run's server; `load` makes it a launcher session. ConnectionFailedError if it cannot
+        be.
+
+        The server on which the run is comes first, and then whatever else the connection string leads to.
+        """
+        if self._pinned:
+            with contextlib.suppress(ConnectionFailedError):
+                return await self._connect_to(self._pinned, load=load, check=check)
+        return await self._connect_to(self._conninfo, load=load, check=check)
+
+    async def _connect_to(self, conninfo: str, *, load: bool, check: ConnectionCheck | None) -> Session:
         session = await Session.connect(
-            self._conninfo,
+            conninfo,
             application_name=runner_name(self._run_id),
             queries=lambda name: query(
                 name,
@@ -385,12 +402,24 @@ class PgGateway:
             check=check,
         )
         async with _ready(session):
-            replies = await session.run(*_PREPARATION, *((("load", ()),) if load else ()))
+            loading = (("load", ()),) if load else ()
+            place, system, *replies = await session.run(*WHERE, *_PREPARATION, *loading)
+            self._note_place(session, read_place(place, system))
             raise_refusal(replies, ConnectionFailedError)
         path, role, process = replies[0].rows[0]
         session.search_path, session.role, session.process = path or "", role or "", int(process or 0)
         session.launched = int(replies[-1].rows[0][1] or 0) if load else 0  # a pooled session has had other users
         return session
+
+    def _note_place(self, session: Session, found: Place) -> None:
+        """Compare where the session is with where the run is. WrongServerError if it is elsewhere."""
+        address = address_of(session)
+        if self._place is not None:
+            moved = address != self._address
+            found = place_after(self._place, found, alive=self._monitor.connected, moved=moved)
+        self._place, self._address = found, address
+        session.server_started = found.started
+        self._pinned = leads_back(self._conninfo, session)
 
     def _over(self, worker: LaunchedWorker) -> None:
         """Take a worker's session back, unless it is lost or may still track something."""

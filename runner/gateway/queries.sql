@@ -37,6 +37,16 @@ LEFT JOIN pg_extension e ON e.extname = 'pg_background'
 LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
 LEFT JOIN pg_proc f ON f.pronamespace = n.oid AND f.proname = 'pg_background_launch' AND f.pronargs = 3
 
+-- name: place
+-- Where the session is: its database, when this server process began, the time, whether it is a standby, and on a primary its
+-- timeline in hexadecimal digits and how far its WAL is on disk. Every role may ask for that.
+SELECT d.datname, d.oid, to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+       to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), pg_is_in_recovery(),
+       CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END,
+       CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_flush_lsn() - '0/0'::pg_lsn END
+FROM pg_database AS d
+WHERE d.datname = current_database()
+
 -- name: system
 -- Which cluster this is, whatever leads to it. A role that may not ask gets an error, and does without.
 SELECT system_identifier FROM pg_control_system()

@@ -66,6 +66,8 @@ class Session:
         self.process = 0
         #: How many workers it has launched, as far as is known here.
         self.launched = 0
+        #: When the server process began that it is on.
+        self.server_started = ""
         connection.add_notice_handler(self._notice)
         self._socket = self._libpq.socket
         self._loop.add_reader(self._socket, self._read)
@@ -117,6 +119,11 @@ class Session:
         libpq = self._libpq
         found = {"host": libpq.host, "port": libpq.port, "user": libpq.user, "database": libpq.db}
         return {name: value.decode() for name, value in found.items()}
+
+    @property
+    def address(self) -> str:
+        """The network address of the server; empty if it was reached through a socket."""
+        return self._libpq.hostaddr.decode() if self._libpq.hostaddr else ""
 
     @property
     def backend_pid(self) -> int:

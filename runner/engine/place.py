@@ -1,0 +1,63 @@
+"""Which server and database a run is on, and whether a later session can be there.
+
+A connection string may lead to more than one server: it may name several hosts, `load_balance_hosts` may choose among
+them, a name may have several addresses, a proxy may switch, and after a failover it leads elsewhere. So every session
+of a run is compared with the first one before it is used, and so is the server of a resumption. What is compared, and
+why, is in docs/decisions/0020-identity.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runner.engine.events import Place
+from runner.errors import ConnectionFailedError
+
+
+class WrongServerError(ConnectionFailedError):
+    """The connection leads to another server or database than the run's, or that cannot be excluded."""
+
+
+def place_after(before: Place, found: Place, *, alive: bool = False, moved: bool = False) -> Place:
+    """Return what is known of the run's server with a session at `found`. WrongServerError if that may be another one.
+
+    `alive`: the run has a session there that works, so that its server cannot have been restarted. `moved`: the session
+    was reached through another host or port than before.
+    """
+    problem = _problem(before, found, alive=alive, moved=moved)
+    if problem:
+        raise WrongServerError(f"the connection leads to another server than the run's: {problem}.")
+    if (found.database, found.database_oid) != (before.database, before.database_oid):
+        raise WrongServerError(
+            f"the connection leads to the database {found.database} (oid {found.database_oid}), and the run is one of "
+            f"{before.database} (oid {before.database_oid})."
+        )
+    known = (found.flushed or 0) >= (before.flushed or 0) or found.timeline != before.timeline
+    return found if known else replace(found, flushed=before.flushed)
+
+
+def _problem(before: Place, found: Place, *, alive: bool, moved: bool) -> str:
+    """Return why a session is not on the run's server; empty if it may be there."""
+    identifiers = before.system_identifier, found.system_identifier
+    if None not in identifiers and found.system_identifier != before.system_identifier:
+        return f"its system identifier is {found.system_identifier}, and the run's is {before.system_identifier}"
+    if found.started == before.started:
+        return ""
+    same_timeline = found.timeline == before.timeline
+    problems = {
+        "it is a standby": found.standby,
+        "it was started since, and this role cannot see whether it is the same cluster (a superuser can allow it: "
+        "GRANT EXECUTE ON FUNCTION pg_control_system() TO the role)": None in identifiers,
+        "the run's server still serves the run, and this one was started at another time": alive,
+        f"it is on timeline {found.timeline}, and the run's is on {before.timeline}": (
+            (found.timeline or 0) < (before.timeline or 0)
+        ),
+        "it is a copy of the run's: it was not promoted, and it was up while the run's server was another one": (
+            same_timeline and found.started < before.seen
+        ),
+        "it is a copy of the run's: it was not promoted, and it has another host or port": same_timeline and moved,
+        "it is an older copy of the run's: it lacks WAL that the run's has written": (
+            same_timeline and (found.flushed or 0) < (before.flushed or 0)
+        ),
+    }
+    return next((words for words, true in problems.items() if true), "")
