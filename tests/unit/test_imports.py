@@ -29,6 +29,7 @@ FACTS = (
     "runner.engine.activity",
     "runner.engine.past",
     "runner.engine.leftovers",
+    "runner.engine.place",
 )
 #: A plan as data, and SQL.
 BASIS = (*GROUND, "runner.sql", "runner.plan.model", "runner.plan.graph")
@@ -87,6 +88,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (
             *(*BASIS, "runner.engine.events", "runner.engine.commands", "runner.engine.activity", "runner.engine.past"),
             "runner.engine.leftovers",
+            "runner.engine.place",
         ),
         "the gateway speaks to the server, and in events",
     ),
