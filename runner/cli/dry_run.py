@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import shutil
 import sys
@@ -199,7 +200,7 @@ def _data(result: DryRun, format_: str) -> Iterable[str]:
         case "json":
             return (dry_run_json(result),)
         case "github":
-            return github_lines(result.problems)
+            return github_lines(result.problems, os.environ.get("GITHUB_WORKSPACE", ""))
         case "markdown":
             return dry_run_markdown(result)
     return (sarif_text(result.problems, explanations(), __version__),)

@@ -67,8 +67,8 @@ def report_error(error: JobplanError) -> None:
     if isinstance(error, PlanError):
         _report_problems(error.problems)
     text = str(error)
-    if isinstance(error, ConnectionFailedError) and error.hint is None:
-        text += f"{'' if text.endswith(('.', '?')) else '.'} {connection_hint(text)}"
+    if isinstance(error, ConnectionFailedError):
+        text = f"{error.message}{'' if error.message.endswith(('.', '?')) else '.'} {error.hint or _remedy(error)}"
     say(f"jobplan: {text}", err=True)
 
 
@@ -84,18 +84,10 @@ def _report_problems(problems: Iterable[Problem]) -> None:
             click.echo(line, err=True, color=True)
 
 
-def connection_hint(message: str) -> str:
-    """Say what to do about a connection that failed: libpq tells no SQLSTATE of one, so the message has to do."""
-    return _FULL if any(text in message for text in _NO_ROOM) else _WHERE
+def _remedy(error: ConnectionFailedError) -> str:
+    from runner.gateway.connecting import remedy_for
 
-
-#: What PostgreSQL says to whoever it has no connection left for (53300).
-_NO_ROOM = ("connection slots are reserved", "too many clients already", "too many connections for")
-_FULL = (
-    "The server has no connection left for this role: end a session, or come as a role that has reserved ones (a "
-    "superuser, or from PostgreSQL 16 on a member of pg_use_reserved_connections)."
-)
-_WHERE = "Say where the server is, and who you are, with --dsn, JOBPLAN_DSN or libpq's PGHOST and so on."
+    return remedy_for(error.message)
 
 
 def report_bug(error: Exception) -> None:

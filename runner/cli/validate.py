@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,8 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 from runner.cli.color import color_option, wants_color
-from runner.cli.saying import say_json_text
+from runner.cli.saying import say, say_json_text
 from runner.errors import UsageError
+from runner.plan.discovery import find_plans
 from runner.reports.problems import Lines, Style, Verdict, distinct, legend, problem_lines, summary
 
 if TYPE_CHECKING:
@@ -33,8 +35,10 @@ def validate(
 ) -> int:
     """Check plans without a server: schema, names, budget, SQL and what it would do to the database.
 
-    Every problem of every plan is reported at once, with file, line and column. The exit code is 3 if a plan has an
-    error, and with --strict also for warnings. A comment `# jobplan: ignore=CODE` beside a step silences a rule.
+    A folder stands for the plans in it and below it: files *.yaml and *.yml that have the keys of a plan. Hidden files,
+    included files and the YAML of other programs are left out. Every problem of every plan is reported at once, with
+    file, line and column. The exit code is 3 if a plan has an error, and with --strict also for warnings. A comment
+    `# jobplan: ignore=CODE` beside a step silences a rule.
     """
     style = _style(color)
     if explain is not None:
@@ -46,11 +50,27 @@ def validate(
         raise UsageError("Which plans? Name at least one file.", hint="Try: jobplan validate plans/*.yaml")
     if Path("-") in plans:
         raise UsageError("A plan is read from a file, not from standard input.", hint="Its other files are beside it.")
-    verdicts = _verdicts(plans, style, show=format_ == "text", quiet=quiet)
+    shown = format_ == "text"
+    verdicts = _verdicts(_in_folders(plans, show=shown and not quiet), style, show=shown, quiet=quiet)
     if format_ != "text":
         _write(verdicts, format_)
     failed = any(verdict.errors or (strict and verdict.warnings) for verdict in verdicts)
     return 3 if failed else 0
+
+
+def _in_folders(plans: Iterable[Path], *, show: bool) -> Iterator[Path]:
+    """Yield the plans: files as they were named, and those found in folders. UsageError if a folder has none."""
+    for path in plans:
+        if not path.is_dir():
+            yield path
+            continue
+        found = find_plans(path)
+        if show:
+            for file, why in found.left_out:
+                say(f"{file}: left out: {why}", err=True)
+        if not found.plans:
+            raise UsageError(f"there is no plan in the folder {path}.", hint="Name its files, or another folder.")
+        yield from found.plans
 
 
 def _style(color: str) -> Style:
@@ -96,7 +116,7 @@ def _write(verdicts: list[Verdict], format_: str) -> None:
     if format_ == "github":
         from runner.reports.problems_data import github_lines
 
-        for line in github_lines(problems):
+        for line in github_lines(problems, os.environ.get("GITHUB_WORKSPACE", "")):
             say_json_text(line)
     elif format_ == "json":
         from runner.reports.problems_data import json_text

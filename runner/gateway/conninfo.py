@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from psycopg import ProgrammingError, pq
+from psycopg import OperationalError, ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner.errors import ConnectionFailedError
+from runner.gateway.connecting import not_a_connection_string
 
 #: How soon a network that swallows everything is noticed: a run must not wait for hours on a session that is dead.
 _KEEPALIVES = {
@@ -23,9 +24,14 @@ def with_keepalives(conninfo: str) -> str:
     ConnectionFailedError if it is not a connection string.
     """
     try:
-        return make_conninfo(conninfo, **{**_KEEPALIVES, **_parts(conninfo)})
+        parts = _parts(conninfo)
+        if "://" in parts.get("dbname", ""):
+            raise ConnectionFailedError(
+                "this is no connection string: dbname is a URI.", hint="Give the URI itself, without dbname= before it."
+            )
+        return make_conninfo(conninfo, **{**_KEEPALIVES, **parts})
     except ProgrammingError as error:
-        raise ConnectionFailedError(f"this is no connection string: {' '.join(str(error).split())}") from error
+        raise not_a_connection_string(error) from None  # the cause would repeat what is hidden here
 
 
 def _parts(conninfo: str) -> dict[str, str]:
@@ -69,7 +75,10 @@ def recorded(conninfo: str, *, host: str, port: str, user: str, database: str) -
 
 
 def _open_parts(conninfo: str) -> dict[str, str]:
-    options = pq.Conninfo.parse(conninfo.encode())
+    try:
+        options = pq.Conninfo.parse(conninfo.encode())
+    except OperationalError as error:
+        raise not_a_connection_string(error) from None
     return {
         option.keyword.decode(): option.val.decode() for option in options if option.val and option.dispchar != _HIDDEN
     }

@@ -10,7 +10,8 @@ from typing import Any
 
 import psycopg
 
-from runner.errors import ConnectionFailedError, RecordError, UsageError
+from runner.errors import RecordError, UsageError
+from runner.gateway.connecting import connection_failed
 from runner.gateway.conninfo import with_keepalives
 from runner.gateway.ledger_found import VERSION
 from runner.gateway.ledger_text import read_event
@@ -210,7 +211,7 @@ class LedgerAdmin:
                 cursor_factory=psycopg.RawCursor,
             )
         except psycopg.Error as error:
-            raise ConnectionFailedError(" ".join(str(error).split())) from error
+            raise connection_failed(error, self._conninfo) from error
         with connection:
             try:
                 connection.execute(query("pin"))

@@ -13,6 +13,7 @@ from typing import Any
 import psycopg
 
 from runner.errors import PreflightError
+from runner.gateway.connecting import hide_secrets
 
 #: Seconds that the pooler gets to serve a second connection.
 PATIENCE = 10.0
@@ -38,7 +39,7 @@ async def refuse_shared_sessions(connection: psycopg.AsyncConnection[Any], conni
             async with second:
                 processes = [await _process((connection, second)[turn]) for turn in _TURNS]
     except (TimeoutError, psycopg.Error) as error:
-        why = " ".join(str(error).split()) or f"it did not answer within {PATIENCE:g} s"
+        why = hide_secrets(" ".join(str(error).split()), conninfo) or f"it did not answer within {PATIENCE:g} s"
         raise PreflightError(
             f"a connection pooler stands before the server and gives no second session: {why}.", hint=_HINT
         ) from error

@@ -18,6 +18,7 @@ from psycopg import pq
 
 from runner.engine.events import WARNING, Notice
 from runner.errors import ConnectionFailedError, ServerLostError
+from runner.gateway.connecting import connection_failed
 from runner.gateway.pipeline import Pipeline
 from runner.gateway.replies import Reply, last_or_error, one_line
 
@@ -101,7 +102,7 @@ class Session:
                         await check(connection)
                 refused.pop_all()
         except psycopg.Error as error:
-            raise ConnectionFailedError(one_line(str(error))) from error
+            raise connection_failed(error, conninfo) from error
         except TimeoutError as error:
             raise ConnectionFailedError(_silent(ANSWER_WITHIN)) from error
         session = cls(connection, queries)

@@ -13,7 +13,7 @@ from runner.reports.collect import run_report
 from runner.reports.markdown import markdown_text
 from runner.reports.outcomes import failure_words
 from runner.reports.plain import error_text
-from runner.reports.problems_data import workflow_command
+from runner.reports.problems_data import repository_path, workflow_command
 
 
 class GithubActions:
@@ -74,8 +74,8 @@ class GithubActions:
 def annotated(event: ev.Event, state: RunState, run_id: str, workspace: str = "") -> Iterator[str]:
     """Yield the workflow command that an event is worth: an error, or a warning for a failure that is allowed.
 
-    It stands at the place in the step's SQL that the server complained of, else at the step; places are relative to
-    the folder `workspace`.
+    It stands at the place in the step's SQL that the server complained of, else at the step; files are relative to the
+    folder `workspace`, else to their repository.
     """
     if not isinstance(event, ev.StepFinished) or not (event.state in BAD or event.state == StepState.FAILED_ALLOWED):
         return
@@ -85,14 +85,13 @@ def annotated(event: ev.Event, state: RunState, run_id: str, workspace: str = ""
     place = place_in_plan(event.error, record, state, run_id) or record.step.position
     properties = {"title": f"{event.step} {event.state.replace('_', ' ')}"}
     if place.file:
-        properties |= {"file": _relative(place.file, workspace), "line": str(place.line), "col": str(place.column)}
+        properties |= {
+            "file": repository_path(place.file, workspace),
+            "line": str(place.line),
+            "col": str(place.column),
+        }
     kind = "warning" if event.state == StepState.FAILED_ALLOWED else "error"
     yield workflow_command(kind, properties, failure_words(error_text(event.error), committed=record.committed))
-
-
-def _relative(file: str, workspace: str) -> str:
-    path = Path(file)
-    return str(path.relative_to(workspace)) if workspace and path.is_relative_to(workspace) else file
 
 
 def from_environment(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 
 from runner.errors import Problem
 from runner.reports.visible import visible_json, visible_lines
@@ -15,11 +17,16 @@ def json_text(problems: Iterable[Problem]) -> str:
     return visible_json(text)
 
 
-def github_lines(problems: Iterable[Problem]) -> Iterator[str]:
-    """Yield a workflow command for each problem."""
+def github_lines(problems: Iterable[Problem], workspace: str = "") -> Iterator[str]:
+    """Yield a workflow command for each problem; `workspace` is GITHUB_WORKSPACE."""
     for problem in problems:
         place = problem.position
-        properties = {"file": place.file, "line": str(place.line), "col": str(place.column), "title": problem.code}
+        properties = {
+            "file": repository_path(place.file, workspace),
+            "line": str(place.line),
+            "col": str(place.column),
+            "title": problem.code,
+        }
         message = f"{problem.message}\n{problem.hint}" if problem.hint else problem.message
         yield workflow_command(problem.severity, properties, message)
 
@@ -31,6 +38,23 @@ def workflow_command(name: str, properties: Mapping[str, str], message: str) -> 
     """
     told = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
     return f"::{name}{' ' if told else ''}{told}::{_data(message)}"
+
+
+def repository_path(file: str, workspace: str) -> str:
+    """Return a file as GitHub names it: relative to the workspace, else to the root of its git repository.
+
+    `file` is relative to the present folder, which may be any. Outside of both it stays as it is.
+    """
+    if not file:
+        return file
+    given, real = os.path.abspath(file), os.path.realpath(file)  # noqa: PTH100 - without following links
+    if workspace:
+        root = os.path.abspath(workspace)  # noqa: PTH100
+        for path, top in ((given, root), (real, os.path.realpath(root))):
+            if path.startswith(f"{top.rstrip('/')}/"):
+                return os.path.relpath(path, top)
+    found = next((folder for folder in Path(given).parents if (folder / ".git").exists()), None)
+    return file if found is None else os.path.relpath(given, found)
 
 
 def problem_object(problem: Problem) -> dict[str, object]:

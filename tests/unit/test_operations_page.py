@@ -19,7 +19,6 @@ import pytest
 
 from runner.cli import cli
 from runner.cli.cancel import _check_meant
-from runner.cli.exits import connection_hint
 from runner.cli.finding import find_live_run
 from runner.cli.resume import changed, finished_line, mark_in_vain
 from runner.engine import events as ev
@@ -33,6 +32,7 @@ from runner.engine.state import initial_state
 from runner.engine.takeover import Takeover
 from runner.errors import JobplanError, OpenQuestionError
 from runner.gateway.base import Chronicle, GroupHolder
+from runner.gateway.connecting import remedy_for
 from runner.gateway.fake import FakeGateway
 from runner.gateway.ledger_admin import no_ledger
 from runner.gateway.pooler import SHARED
@@ -214,7 +214,7 @@ def _resumed() -> Iterator[str]:
     yield _refused(FakeGateway(), Takeover(marks={"slow": ev.Outcome.FAILED}))
     yield _refused_journal()
     yield from _journals_that_are_in_the_way()
-    yield from (damaged(RUN), connection_hint("too many clients already"))
+    yield from (damaged(RUN), remedy_for("too many clients already"))
     with pytest.raises(JobplanError) as caught:
         find_run(Path("nowhere"), RUN)
     yield str(caught.value)

@@ -1,0 +1,227 @@
+"""Why a connection failed, as libpq and the server say it, and what to do about it.
+
+libpq gives no SQLSTATE for a connection that failed, so the kind is found in the text; a server whose messages are not
+in English gets the general remedy. What is said never holds a part of a password.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from urllib.parse import unquote
+
+from psycopg import pq
+from psycopg.conninfo import conninfo_to_dict
+
+from runner.errors import ConnectionFailedError
+
+#: Where to say what is wrong; every remedy that needs a better connection string ends with it.
+_WITH = "--dsn, JOBPLAN_DSN or libpq's own environment"
+WHERE = "Say where the server is, and who you are, with --dsn, JOBPLAN_DSN or libpq's PGHOST and so on."
+FULL = (
+    "The server has no connection left for this role: end a session, or come as a role that has reserved ones (a "
+    "superuser, or from PostgreSQL 16 on a member of pg_use_reserved_connections)."
+)
+
+#: What a message has in it, and the remedy: the first that fits counts. Later entries are more general.
+_REMEDIES: tuple[tuple[str, str], ...] = (
+    (
+        r"connection slots are reserved|too many clients already|too many connections for|sorry, too many clients",
+        FULL,
+    ),
+    (
+        r"invalid response|expected authentication request|unsupported frontend protocol",
+        f"What listens there is not PostgreSQL: check host= and port= in {_WITH}.",
+    ),
+    (
+        r"no pg_hba\.conf entry .*no encryption|SSL connection is required|no pg_hba\.conf entry .*SSL off",
+        (
+            f"The server takes this connection with TLS only, or from elsewhere: sslmode=require in "
+            f"{_WITH}, or a line "
+            "for it in the server's pg_hba.conf."
+        ),
+    ),
+    (
+        r"no pg_hba\.conf entry|pg_hba\.conf rejects",
+        (
+            "The server's pg_hba.conf does not let this role come from this host to this database: "
+            "add a line there and "
+            f"reload the server, or name another role, database or host with {_WITH}."
+        ),
+    ),
+    (
+        (
+            r"server does not support SSL|SSL error|certificate verify failed|root certificate|server certificate"
+            r"|SSL SYSCALL|negotiated|sslmode|certificate file|private key file|SSL negotiation"
+        ),
+        (
+            f"TLS could not be set up: check sslmode, sslrootcert and the host's name in {_WITH}; "
+            f"sslmode=prefer does "
+            "without."
+        ),
+    ),
+    (
+        r"no password supplied|password authentication failed.*no password",
+        (
+            "The server wants a password: put it into a password file (~/.pgpass, or PGPASSFILE names one) or into "
+            "PGPASSWORD; --dsn is visible to other users of this machine."
+        ),
+    ),
+    (
+        r"[Pp]eer authentication failed|[Ii]dent authentication failed",
+        (
+            "The server compares the user of this machine with the role: run this as that user, name "
+            "the role with user=, "
+            "or connect with a password over TCP (host=localhost) in --dsn."
+        ),
+    ),
+    (
+        r"authentication failed|authentication method|SCRAM|no user name specified|GSSAPI",
+        (
+            "Check the role and its password: user= in --dsn, and ~/.pgpass, PGPASSFILE or "
+            "PGPASSWORD; the server's log "
+            "says why it refused."
+        ),
+    ),
+    (
+        r'role "[^"]*" does not exist|role .* is not permitted to log in',
+        f"Name a role that exists and may log in: user= in {_WITH} (without it, it is the user of this machine).",
+    ),
+    (
+        r'database "[^"]*" does not exist|not currently accepting connections|permission denied for database',
+        f"Name a database that exists and that this role may connect to: dbname= in {_WITH}; psql -l lists them.",
+    ),
+    (
+        r"definition of service|service file",
+        f"Name a service that pg_service.conf has (PGSERVICEFILE says where it is), or use host= in {_WITH}.",
+    ),
+    (
+        (
+            r"translate host name|resolve host|Name or service not known|name resolution|nodename nor servname"
+            r"|No address associated"
+        ),
+        (
+            f"No such host is known: check host= in {_WITH}, and the DNS of this machine. A @ in a "
+            f"password of a URI is "
+            "written %40."
+        ),
+    ),
+    (
+        r"Connection refused",
+        (
+            f"Nothing listens there: start the server, or check host= and port= in {_WITH}; a server "
+            f"listens on TCP only "
+            "where its listen_addresses says so."
+        ),
+    ),
+    (
+        r"on socket .*No such file or directory|No such file or directory",
+        f"There is no socket there: start the server, or say where it is with host= and port= in {_WITH}.",
+    ),
+    (
+        r"on socket .*Permission denied",
+        f"This user may not use the socket (unix_socket_permissions): connect over TCP with host=localhost in {_WITH}.",
+    ),
+    (
+        r"timeout expired|timed out|No route to host|[Nn]etwork is unreachable|Host is unreachable|within \d+ s",
+        (
+            "The host does not answer: check the network, a firewall, and host= and port= in --dsn; "
+            "connect_timeout= there "
+            "says how long to wait."
+        ),
+    ),
+    (
+        r"the database system is|not yet accepting connections|recovery mode",
+        (
+            "The server is starting, stopping or recovering: try again in a moment; its log says how "
+            "far it is. --dsn can "
+            "name another one."
+        ),
+    ),
+    (
+        r"session is read-only|session is not read-only|hot standby mode|server is not in",
+        "The server is not of the kind that target_session_attrs asks for: name the right one with host= in --dsn.",
+    ),
+    (
+        r"closed the connection unexpectedly|Connection reset",
+        "The server, or a proxy before it, closed the connection: its log says why. Check host= and port= in --dsn.",
+    ),
+    (
+        r"no connection string",
+        (
+            "Write host=… dbname=… user=…, or postgresql://user@host/dbname, in --dsn or "
+            "JOBPLAN_DSN; in a URI, @ : / and % "
+            "of a name or a password are written %40 %3A %2F and %25. Keep the password out of it: "
+            "~/.pgpass or PGPASSFILE."
+        ),
+    ),
+)
+
+
+def remedy_for(message: str) -> str:
+    """Say what to do about a connection that failed with this message."""
+    return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, message)), WHERE)
+
+
+def connection_failed(error: BaseException, conninfo: str) -> ConnectionFailedError:
+    """Return the error for a connection that could not be made, without a part of a password, and with its remedy."""
+    message = hide_secrets(" ".join(str(error).split()), conninfo)
+    return ConnectionFailedError(message, hint=remedy_for(message))
+
+
+def not_a_connection_string(error: BaseException) -> ConnectionFailedError:
+    """Return the error for what is no connection string.
+
+    libpq quotes the words that it does not understand, and such a word may be the end of a password: none is repeated,
+    but for the name of an option.
+    """
+    text = " ".join(str(error).split())
+    option = re.search(r'invalid (?:URI query parameter|connection option)[^"]*"(\w{1,40})"', text)
+    if option is not None:
+        told = f"this is no connection string: it has no option {option.group(1)!r}"
+    else:
+        told = f"this is no connection string: {_QUOTED.sub('…', text)}"
+    return ConnectionFailedError(told, hint=remedy_for("no connection string"))
+
+
+_QUOTED = re.compile(r"""(["']).*\1""")
+
+
+def hide_secrets(text: str, conninfo: str) -> str:
+    """Return the text without what may be a part of a password in the connection string."""
+    for secret in sorted(_secrets(conninfo), key=len, reverse=True):
+        text = text.replace(secret, "…")
+    return text
+
+
+def _secrets(conninfo: str) -> set[str]:
+    """Return what libpq took for a password, and what it may have taken for something else because of a bad URI."""
+    found: set[str] = set()
+    try:
+        parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value}
+        found |= {
+            parts[option.keyword.decode()]
+            for option in pq.Conninfo.get_defaults()
+            if option.dispchar == b"*" and option.keyword.decode() in parts
+        }
+    except Exception:  # noqa: BLE001 - what libpq cannot read is looked at as text below
+        parts = {}
+    if "://" in conninfo:
+        found |= set(_of_uri(conninfo.partition("://")[2]))
+    odd = (parts.get(name, "") for name in ("host", "dbname", "user", "port"))
+    found |= {value for value in odd if "://" in value or "@" in value}
+    return {secret for secret in found if len(secret) > 1}
+
+
+def _of_uri(rest: str) -> Iterable[str]:
+    """Yield what lies between the first colon and the last @ of a URI, as a whole and in the parts "
+    "that it may have."""
+    before, at, _ = rest.rpartition("@")
+    _, colon, password = before.partition(":")
+    if not at or not colon:
+        return
+    for piece in (password, *re.split(r"[@/:?#]", password)):
+        yield piece
+        yield unquote(piece)
+    if "@" in password or "/" in password:
+        yield rest.rpartition("@")[0].partition("@")[2] + "@" + rest.rpartition("@")[2].split("/")[0]
