@@ -17,7 +17,7 @@ from runner.plan.scalars import is_long_integer
 
 JsonSchema: TypeAlias = dict[str, Any]
 
-_NOTES: Final = frozenset({"$schema", "title", "description", "definitions"})
+_NOTES: Final = frozenset({"$schema", "$id", "title", "description", "definitions"})
 _KEYWORDS: Final = {
     "string": frozenset({"pattern", "minLength", "maxLength"}),
     "integer": frozenset({"minimum", "maximum"}),

@@ -106,7 +106,9 @@ def _altered(unit: Unit, sight: Sight) -> Rewritten | None:
     actions = alter_actions(unit.statement)
     if facts is None:
         return None
-    anew = {action.rewrite for action in actions} - {Rewrite.NO}
+    # A type that PostgreSQL does not bring may be a domain with a constraint, which is checked by writing every row.
+    foreign = {Rewrite.MAYBE for action in actions if action.type is not None}
+    anew = (foreign | {action.rewrite for action in actions}) - {Rewrite.NO}
     moves = any(action.kind is AlterKind.SET_TABLESPACE for action in actions)
     if not anew and not moves:
         return None

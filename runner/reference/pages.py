@@ -59,6 +59,15 @@ completes and explains them when the plan's first line names the schema, as `job
 # yaml-language-server: $schema=plan-v1.schema.json
 ```
 
+A file that plans `include` is no plan of its own. Its first line names the part of the schema that it follows:
+
+```yaml
+# yaml-language-server: $schema=plan-v1.schema.json#/definitions/fragment
+```
+
+The schema's `$id` is `urn:jobplan:schema:plan-v1`; other tools refer to an included file as
+`urn:jobplan:schema:plan-v1#/definitions/fragment`.
+
 Keys in **bold** are required. Keys that begin with `x-` are a team's own, and ignored. What the schema cannot say, such
 as a cycle of `needs`, is in the [rules](rules.md). `plans/quickstart.yaml` is a plan to read first.
 """

@@ -11,6 +11,8 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from referencing import Registry
+from referencing.jsonschema import DRAFT7
 
 from runner.plan.document import parse
 from runner.plan.nodes import Mapping, Node, Scalar
@@ -147,3 +149,16 @@ def test_unusable_values_are_told_by_their_identity() -> None:
     bad = check_shape(root, Report())
     assert id(root.values["name"]) in bad
     assert id(root.values["budget"]) not in bad
+
+
+def test_an_included_file_follows_the_fragment_that_the_schema_s_id_names() -> None:
+    identity = schema()["$id"]
+    assert identity == "urn:jobplan:schema:plan-v1"
+    registry: Registry[Any] = Registry().with_resource(identity, DRAFT7.create_resource(schema()))
+    fragment = jsonschema.Draft7Validator({"$ref": f"{identity}#/definitions/fragment"}, registry=registry)
+    whole = jsonschema.Draft7Validator(schema())
+    included = {"steps": [{"id": "a", "sql": "VACUUM"}]}
+    assert fragment.is_valid(included)
+    assert not whole.is_valid(included)
+    assert not fragment.is_valid({**included, "budget": {"slots": 1}})
+    assert not fragment.is_valid({"steps": []})
