@@ -6,21 +6,33 @@ from collections.abc import Iterator
 
 from benchmarks import plans
 from benchmarks.bench import Bench
-from benchmarks.figures import Figure, ratios, take_turns
+from benchmarks.figures import Figure, below, ratios, take_turns
 from benchmarks.in_server import Limit
 
 _NAME = "chain"
-_STEPS = 200
+#: What a step sleeps, in milliseconds, and how many of them follow each other.
+_CHAINS = ((0, 200), (10, 50), (100, 15), (400, 6))
+#: What an edge may add: milliseconds up to a step of `_FAST` milliseconds, a share of the step's time above.
+_FAST, _EDGE, _SHARE = 20, 2.0, 0.05
 
 
 def measure(bench: Bench) -> Iterator[Figure]:
-    """Run a chain at a budget of four slots, of which it can only use one."""
-    work = plans.chain(_STEPS, "select 1", slots=4)
-    with Limit(bench.dsn, 1) as limit:
+    """Run chains at a budget of four slots, of which they can only use one."""
+    for milliseconds, steps in _CHAINS:
+        sql = f"select pg_sleep({milliseconds / 1000})" if milliseconds else "select 1"
+        yield from _chain(bench, sql, milliseconds, steps)
+
+
+def _chain(bench: Bench, sql: str, milliseconds: int, steps: int) -> Iterator[Figure]:
+    work = plans.chain(steps, sql, slots=4)
+    with Limit(bench.dsn, 1, sql) as limit:
         plans.run(work, bench.dsn)
-        sides = {"limit": lambda: limit.seconds(_STEPS), "jobplan": lambda: plans.run(work, bench.dsn).wall}
+        sides = {"limit": lambda: limit.seconds(steps), "jobplan": lambda: plans.run(work, bench.dsn).wall}
         taken = take_turns(sides, bench.rounds(7))
-    per_step = {name: [seconds / _STEPS * 1000 for seconds in times] for name, times in taken.items()}
-    yield Figure.median(_NAME, "jobplan", per_step["jobplan"], "ms/step")
-    yield Figure.median(_NAME, "in the server", per_step["limit"], "ms/step")
-    yield Figure.median(_NAME, "times as long as in the server", ratios(per_step["jobplan"], per_step["limit"]), "")
+    ours, least = ([seconds / steps * 1000 for seconds in taken[name]] for name in ("jobplan", "limit"))
+    edges = [mine - other for mine, other in zip(ours, least, strict=True)]
+    target = _EDGE if milliseconds < _FAST else _SHARE * milliseconds
+    yield Figure.median(_NAME, f"{sql}: an edge over the same in the server", edges, "ms", below(target))
+    yield Figure.median(_NAME, f"{sql}: jobplan", ours, "ms/step")
+    yield Figure.median(_NAME, f"{sql}: in the server", least, "ms/step")
+    yield Figure.median(_NAME, f"{sql}: times as long as in the server", ratios(ours, least), "")

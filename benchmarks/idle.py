@@ -1,8 +1,8 @@
 """What a run costs while nothing happens: the runner's CPU, what it asks of the server, and the snapshots it holds.
 
 The CPU is taken in the middle of a run whose steps sleep: starting takes more of it than all the rest, and is never
-quite the same. For what it asks, steps that sleep for long are set against the same that sleep for a moment, so that
-starting, connecting and ending cancel out. Each is a `jobplan run` in a process of its own.
+quite the same. For what it asks, steps that sleep for long are set against the same that sleep for six seconds, so that
+starting, connecting, the first looks and ending cancel out. Each is a `jobplan run` in a process of its own.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from benchmarks.snapshots import LONGEST, Watcher
 _NAME = "idle"
 _ROOT = Path(__file__).resolve().parents[1]
 _STEPS = 8
-_LONG, _SHORT = 20.0, 2.0
+_LONG, _SHORT = 22.0, 6.0
 #: Seconds after its beginning, and before its end, at which a run is at rest.
-_SETTLED = 4.0
-#: Percent of one core, and statements for each second and step: the design's budgets.
-_CPU, _STATEMENTS = 1.0, 5.0
+_SETTLED = 6.0
+#: Percent of one core, statements for each second and step, percent of the looks at which a session has a snapshot:
+#: the design's budgets.
+_CPU, _STATEMENTS, _HELD = 1.0, 5.0, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +53,8 @@ def measure(bench: Bench) -> Iterator[Figure]:
         yield _figure(f"{_STEPS} sleeping steps: the runner's CPU", long.at_rest * 100, "% of a core", _CPU)
     yield _figure(f"{_STEPS} sleeping steps: statements a second", statements, "for each step", _STATEMENTS)
     yield _figure(f"{_STEPS} sleeping steps: longest snapshot", watcher.longest * 1000, "ms", LONGEST)
+    held = 100 * watcher.held / max(1, watcher.looks)
+    yield _figure(f"{_STEPS} sleeping steps: looks at which a session has a snapshot", held, "%", _HELD)
     whole = long.cpu / _LONG * 100
     yield Figure(benchmark=_NAME, what=f"the same with start and end, {_LONG:g} s", value=whole, unit="% of a core")
 

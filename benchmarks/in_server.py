@@ -14,7 +14,7 @@ DO $loop$
 DECLARE h pg_background_handle;
 BEGIN
   FOR i IN 1..{count} LOOP
-    h := pg_background_launch('select 1', 0, '');
+    h := pg_background_launch('{sql}', 0, '');
     PERFORM pg_background_wait(h.pid, h.cookie, 250);
     PERFORM pg_background_detach(h.pid, h.cookie);
     COMMIT;
@@ -23,9 +23,10 @@ END $loop$"""
 
 
 class Limit:
-    """Sessions that are connected and warm; use as a context manager."""
+    """Sessions that are connected and warm, and what their workers run; use as a context manager."""
 
-    def __init__(self, dsn: str, sessions: int) -> None:
+    def __init__(self, dsn: str, sessions: int, sql: str = "select 1") -> None:
+        self._sql = sql
         self._connections = [psycopg.connect(dsn, autocommit=True) for _ in range(sessions)]
         self._loop(1)
 
@@ -47,7 +48,7 @@ class Limit:
 
         def work(connection: psycopg.Connection[tuple[object, ...]]) -> None:
             try:
-                connection.execute(_LOOP.format(count=count).encode())
+                connection.execute(_LOOP.format(count=count, sql=self._sql).encode())
             except psycopg.Error as error:
                 failed.append(error)
 
