@@ -181,6 +181,8 @@ def _type_hint(about: About, node: Node, kinds: Collection[str]) -> str | None:
         return None
     text = node.text[:60]
     if isinstance(node.value, str):
+        if _PARAMETER.fullmatch(text.strip()):
+            return _NO_PARAMETER
         word = text.lower()
         if "boolean" in kinds and word in _BOOLEANS:
             return f"write `{_BOOLEANS[word]}`"
@@ -191,10 +193,17 @@ def _type_hint(about: About, node: Node, kinds: Collection[str]) -> str | None:
     return f"write it as a list: [{text}]" if "array" in kinds else None
 
 
+#: What a parameter looks like where none can stand.
+_PARAMETER = re.compile(r""":(?:'[\w.]+'|"[\w.]+"|[A-Za-z_]\w*)""")
+_NO_PARAMETER = "parameters do not work here: write the value itself"
+
+
 def _form_hint(about: About, text: str) -> str | None:
     """Return the text that was probably meant."""
     if (invisible := INVISIBLE.search(text)) is not None:
         return f"{name_of(invisible.group())} stands in it, which looks like a space or like nothing; remove it"
+    if _PARAMETER.fullmatch(text.strip()):
+        return _NO_PARAMETER
     meant: str | None = None
     for title, mend in _MENDERS.items():
         if (about.title or "").startswith(title):

@@ -64,22 +64,25 @@ def state_of(statement: Statement, own: frozenset[Relation] = frozenset()) -> Se
         return _OF_KIND.get(statement.kind, SessionState.OTHER)
     if statement.kind is _K.SELECT:
         return _of_query(statement)
+    if not _is_of_temporary(statement, own):
+        return None
     calls = (effect_of_call(call) for call in functions_called(statement))
-    only_reads = all(found is Effect.READS for found in calls)
-    return SessionState.TEMPORARY if only_reads and _is_of_temporary(statement, own) else None
+    return SessionState.TEMPORARY if all(found is Effect.READS for found in calls) else None
 
 
 def _is_of_temporary(statement: Statement, own: frozenset[Relation]) -> bool:
     """Say whether the statement creates something temporary, or changes one of the text's `own` temporary tables."""
     if statement.kind in _CREATES:
         return is_temporary(statement)
+    if not own:
+        return False
     index = created_index(statement)
     if index is not None:
         return index.table in own
-    if statement.kind not in _CHANGES_ROWS:
+    if statement.kind not in _CHANGES_ROWS or relation_of(statement.node.relation) not in own:
         return False
     writes = sum(node.DESCRIPTOR.name in _WRITES for node in walk(statement.node))
-    return writes <= 1 and relation_of(statement.node.relation) in own
+    return writes <= 1
 
 
 def _of_query(statement: Statement) -> SessionState | None:

@@ -5,9 +5,13 @@ from __future__ import annotations
 import pytest
 
 from runner.engine import events as ev
+from runner.engine.fold import apply
+from runner.engine.open_questions import is_open
 from runner.engine.queueing import HOLD_FOR
+from runner.engine.resumed import has_succeeded, is_kept
 from runner.engine.scripts import CheckScript
 from runner.engine.simulate import Simulation
+from runner.engine.state import initial_state
 from runner.plan.model import Check, ForEach, Repeat, Retry
 from tests.unit.plays import SQL, code, ends, launches, message, plan, play, script, step
 
@@ -161,3 +165,48 @@ def test_a_launch_that_the_server_defers_is_evaluated_again() -> None:
     assert ends(run)["a"] == "succeeded"
     assert len(evaluated(run)) == sum(isinstance(event, ev.AttemptDeferred) for event in run.events) + 1
     assert evaluated(run)[-1] == launches(run, "a")[-1]
+
+
+@pytest.mark.parametrize(
+    "last",
+    [
+        ev.StepChecking(at=2.0, step="a", phase=ev.CheckPhase.BEFORE),
+        ev.StepChecked(at=2.0, step="a", phase=ev.CheckPhase.BEFORE, verdict=V.PROCEED),
+        ev.StepChecked(at=2.0, step="a", phase=ev.CheckPhase.BEFORE, verdict=V.FAIL),
+        ev.StepChecked(at=2.0, step="a", phase=ev.CheckPhase.BEFORE, verdict=V.ERROR),
+    ],
+)
+@pytest.mark.parametrize("iterations", [0, 1])
+def test_a_runner_that_dies_while_conditions_are_evaluated_leaves_nothing_open(
+    last: ev.StepEvent, iterations: int
+) -> None:
+    """No worker was asked for: the step begins anew, and its conditions are evaluated again."""
+    more = script(O.SUCCEEDED, row_count=5)
+    whole = play(plan(step("a", repeat=LOOP, **GATED)), {"a": [more]}, {"a": [V.PROCEED, V.SKIP]})
+    state = initial_state(plan(step("a", repeat=LOOP, **GATED)))
+    seen = 0
+    for event in whole.events:
+        if isinstance(event, ev.StepChecking):
+            if seen == iterations:
+                break
+            seen += 1
+        apply(state, event)
+    apply(state, ev.StepChecking(at=2.0, step="a", phase=ev.CheckPhase.BEFORE))
+    if not isinstance(last, ev.StepChecking):
+        apply(state, last)
+    record = state.records["a"]
+    assert record.attempt == iterations
+    assert [check(record) for check in (is_open, has_succeeded)] == [False, False]
+    assert not is_kept(record, {})
+
+
+def test_conditions_that_are_being_evaluated_leave_a_run_that_stops_nothing_to_launch() -> None:
+    checks = {"a": [CheckScript(duration=0.5)]}
+    run = play(plan(step("a", if_=SQL)), verdicts=checks, interrupts=[0.2])
+    assert (ends(run)["a"], launches(run, "a"), code(run)) == ("skipped", [], 130)
+
+
+def test_a_step_whose_end_was_asked_for_is_not_launched_when_its_conditions_hold() -> None:
+    checks = {"a": [CheckScript(duration=0.5)]}
+    run = play(plan(step("a", if_=SQL)), verdicts=checks, cancels=[(0.2, "a")])
+    assert (ends(run)["a"], launches(run, "a")) == ("cancelled", [])
