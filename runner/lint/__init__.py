@@ -15,7 +15,7 @@ from runner.lint import alone, syntax, transactions
 from runner.lint.rule import Rule
 from runner.lint.sources import Sources
 from runner.lint.subject import read_subject
-from runner.lint.suppress import without_ignored
+from runner.lint.suppress import enabled, without_ignored
 from runner.lint.table import RULES
 from runner.plan.loading import Loaded, without_collection
 from runner.plan.loading import load_plan as load_unchecked
@@ -39,7 +39,10 @@ def lint(plan: Plan, sources: Sources | None = None) -> tuple[Problem, ...]:
     `sources` are the files' lines, where they have been read already.
     """
     codes = [rule.code for rule in RULES]
-    kept = without_ignored(_problems(plan, RULES), plan, sources or Sources(), codes)
+    sources = sources or Sources()
+    wanted = enabled(plan, sources, {rule.code for rule in RULES if rule.optional})
+    rules = [rule for rule in RULES if not rule.optional or rule.code in wanted]
+    kept = without_ignored(_problems(plan, rules), plan, sources, codes)
     return grouped(sorted(dict.fromkeys(kept), key=_order(plan)))
 
 

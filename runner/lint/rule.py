@@ -100,7 +100,10 @@ class Subject:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A row of the table. `why`, `wrong` and `right` are what `--explain` prints: Markdown, and YAML examples."""
+    """A row of the table. `why`, `wrong` and `right` are what `--explain` prints: Markdown, and YAML examples.
+
+    An `optional` rule finds nothing unless a comment of the plan asks for it.
+    """
 
     code: str
     severity: Severity
@@ -109,6 +112,7 @@ class Rule:
     wrong: str
     right: str
     check: Callable[[Subject], Iterable[Finding]]
+    optional: bool = False
 
     @property
     def slug(self) -> str:

@@ -14,6 +14,7 @@ from runner.sql.details import (
     constrained_domain,
     main_relation,
     moved_tablespace,
+    renamed,
     steady_function,
     vacuumed_relations,
 )
@@ -176,6 +177,16 @@ def _loop_in_one_transaction(subject: Subject) -> Iterator[Finding]:
             yield place.finding(message, hint=hint, offset=offset)
 
 
+def _renames(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject, Kind.RENAME, Kind.SET_SCHEMA):
+        found = renamed(place.statement)
+        if found is not None and not created.is_new(found[0], place):
+            message = f"{found[1]}, and every client that uses the old one fails from then on"
+            hint = "keep the old name as a view, or add a column and write both, until no client uses it"
+            yield place.finding(message, hint=hint)
+
+
 _TYPE = "ALTER TABLE orders ALTER COLUMN id TYPE bigint"
 _BATCH = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < now() - interval '1 year' LIMIT 10000)"
 
@@ -285,5 +296,26 @@ RULES = (
         ),
         right=f"- id: purge\n  sql: {_BATCH}\n  repeat: {{until: no_rows, max_iterations: 5000}}",
         check=_loop_in_one_transaction,
+    ),
+    Rule(
+        code="JP356",
+        severity=Severity.WARNING,
+        title="A rename that breaks running clients",
+        why=(
+            "A table or column has its new name as soon as the step commits, and applications that were started before "
+            "still use the old one. Where plans run beside an application, a rename takes several deployments; where "
+            "the application is stopped, it is harmless. So the rule is optional: a comment in the plan, `# jobplan: "
+            "enable=rename-breaks-clients`, asks for it."
+        ),
+        wrong=(
+            "# jobplan: enable=rename-breaks-clients\nsteps:\n  - id: rename\n    lock_timeout: 5s\n"
+            "    sql: ALTER TABLE orders RENAME COLUMN state TO status"
+        ),
+        right=(
+            "# jobplan: enable=rename-breaks-clients\nsteps:\n  - id: add_status\n    lock_timeout: 5s\n"
+            "    sql: ALTER TABLE orders ADD COLUMN status text"
+        ),
+        check=_renames,
+        optional=True,
     ),
 )

@@ -32,6 +32,7 @@ _COMMENT = re.compile(
     r"(?:^|(?<=\s))#\s*jobplan:\s*ignore\b"
     r"(?:\s*=\s*([\w-]+(?:\s*,\s*(?:[A-Za-z]+[0-9]+|[A-Za-z0-9]+(?:-[A-Za-z0-9]+)+)(?![\w-]))*))?"
 )
+_ENABLE = re.compile(r"(?:^|(?<=\s))#\s*jobplan:\s*enable\s*=\s*([\w-]+(?:\s*,\s*[\w-]+)*)")
 _CODE = re.compile(r"[\w-]+")
 
 #: What a comment silences, of one code: a step by its id, a line by its file and number, or the plan (None).
@@ -72,6 +73,20 @@ def without_ignored(
             word = ignores.words[position]
             message = f"`ignore={word}` silences nothing: the rule finds nothing here"
             yield _problem(_UNUSED, position, message, "remove the code from the comment")
+
+
+def enabled(plan: Plan, sources: Sources, optional: Collection[str]) -> frozenset[str]:
+    """Return the optional rules that comments of the plan's files ask for, by their codes."""
+    files = dict.fromkeys((plan.file, *(step.position.file for step in (*plan.steps, *plan.finally_))))
+    words = (
+        word
+        for file in files
+        for line in sources.lines(file)
+        if "jobplan:" in line
+        for found in _ENABLE.finditer(line)
+        for word in _CODE.findall(found[1])
+    )
+    return frozenset(CODES_BY_SLUG.get(word, word) for word in words) & frozenset(optional)
 
 
 def nearest_code(word: str, known: Iterable[str]) -> str | None:

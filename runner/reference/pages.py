@@ -45,6 +45,9 @@ else for what is about the plan as a whole. Say why behind the code:
 - id: rebuild  # jobplan: ignore=JP341 nobody else uses the database on Sundays
 ```
 
+Code and slug name a rule alike: `ignore=JP341` is `ignore=index-blocks-writes`. A rule that its text calls optional
+finds nothing unless a comment anywhere in the plan asks for it: `# jobplan: enable=rename-breaks-clients`.
+
 A code is never given to another rule.
 """
 _REFERENCE_HEAD: Final = f"""\

@@ -132,6 +132,29 @@ def constrained_domain(statement: Statement) -> Relation | None:
     return None
 
 
+def renamed(statement: Statement) -> tuple[Relation, str] | None:
+    """Return the relation that clients know by another name afterwards, and what is renamed, as a clause."""
+    node = statement.node
+    if statement.kind is _K.SET_SCHEMA and label(node, "object_type") in _KNOWN_TO_CLIENTS:
+        relation = relation_of(node.relation)
+        return relation, f"`{relation}` moves to another schema"
+    if statement.kind is not _K.RENAME:
+        return None
+    what = label(node, "rename_type")
+    if what == "OBJECT_COLUMN":
+        relation = relation_of(node.relation)
+        return relation, f"the column `{node.subname}` of `{relation}` gets another name"
+    if what in _KNOWN_TO_CLIENTS:
+        relation = relation_of(node.relation)
+        return relation, f"`{relation}` gets another name"
+    return None
+
+
+_KNOWN_TO_CLIENTS = frozenset(
+    {"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_SEQUENCE", "OBJECT_FOREIGN_TABLE"}
+)
+
+
 def steady_function(statement: Statement) -> str | None:
     """Return the name of the function that the statement creates as IMMUTABLE or STABLE."""
     if statement.kind is not _K.CREATE_FUNCTION:

@@ -270,6 +270,16 @@ ROWS: list[tuple[str, str, str]] = [
         _step("DELETE FROM t WHERE v = 1", "repeat: {until: no_rows, max_iterations: 10}"),
     ),
     (
+        "JP356",
+        f"# jobplan: enable=JP356\nsteps:\n{_step('ALTER TABLE t RENAME COLUMN v TO w', _LOCK)}",
+        f"# jobplan: enable=JP356\nsteps:\n{_step('ALTER TABLE t ADD COLUMN w int', _LOCK)}",
+    ),
+    (
+        "JP356",
+        f"# jobplan: enable=rename-breaks-clients\nsteps:\n{_step('ALTER TABLE t RENAME TO u', _LOCK)}",
+        f"# jobplan: enable=rename-breaks-clients\nsteps:\n{_step('CREATE VIEW u AS SELECT * FROM t')}",
+    ),
+    (
         "JP360",
         _step(_UNIQUE, _VERIFY, "retry: {max_attempts: 3, delay: 1s}"),
         _step(_UNIQUE, _VERIFY),
