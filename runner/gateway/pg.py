@@ -1,7 +1,8 @@
 """The real gateway: PostgreSQL with pg_background.
 
 A run has one monitor session, and one launcher session for each worker that runs at the same time, opened when first
-needed and used again: `slots` + 1 connections at most, and one more if the plan has conditions in SQL.
+needed and used again: `slots` + 1 connections at most, and one more if the plan has conditions in SQL. Conditions
+before a launch that take long can take MOST_BEFORE_LAUNCH more.
 """
 
 from __future__ import annotations

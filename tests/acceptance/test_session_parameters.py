@@ -141,3 +141,28 @@ def test_a_dry_run_looks_into_the_schema_of_each_item(jobplan: Jobplan, db: Data
     said = dry.out + dry.err
     assert dry.code != 0
     assert said.count("there is no relation t in ") == 1
+
+
+def test_a_dry_run_tells_which_value_the_server_refuses(jobplan: Jobplan, db: Database) -> None:
+    db.run("CREATE TABLE t (x int)")
+    plan = jobplan.plan(
+        """
+        - id: good
+          settings: {work_mem: ":'mem'"}
+          sql: INSERT INTO t VALUES (1)
+        - id: bad
+          for_each: {items: [4MB, lots], as: m}
+          settings: {work_mem: ":'m'"}
+          sql: INSERT INTO t VALUES (2)
+        - id: nobody
+          role: :"who"
+          sql: INSERT INTO t VALUES (1)
+        """,
+        params="{mem: {type: string, default: 8MB}, who: {type: identifier, default: no_such_role}}",
+    )
+    dry = jobplan("dry-run", plan, "--dsn", db.dsn)
+    said = dry.out + dry.err
+    assert dry.code != 0
+    assert 'invalid value for parameter "work_mem": "lots"' in said
+    assert "no_such_role" in said
+    assert "8MB" not in said
