@@ -137,7 +137,12 @@ class OpenQuestionError(PreflightError):
 
 
 class ConnectionFailedError(PreflightError):
-    """The server could not be reached, or refused the connection."""
+    """The server could not be reached, or refused the connection.
+
+    `unnamed`: nothing said which server is meant, so libpq's defaults were tried.
+    """
+
+    unnamed = False
 
 
 class EmbeddedServerError(PreflightError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import traceback
 from collections.abc import Iterable
@@ -66,10 +67,28 @@ def report_error(error: JobplanError) -> None:
     """Say what is wrong, where, and what to do; a plan's problems as `jobplan validate` tells them."""
     if isinstance(error, PlanError):
         _report_problems(error.problems)
-    text = str(error)
-    if isinstance(error, ConnectionFailedError):
-        text = f"{error.message}{'' if error.message.endswith(('.', '?')) else '.'} {error.hint or _remedy(error)}"
-    say(f"jobplan: {text}", err=True)
+    say(f"jobplan: {error_sentence(error)}", err=True)
+
+
+def error_sentence(error: JobplanError) -> str:
+    """Return what is wrong and what to do about it."""
+    if not isinstance(error, ConnectionFailedError):
+        return str(error)
+    stop = "" if error.message.endswith((".", "?")) else "."
+    return f"{error.message}{stop} {error.hint or _remedy(error)}{_embedded_server() if error.unnamed else ''}"
+
+
+def _embedded_server() -> str:
+    """Mention the user's embedded server, if it runs: without a connection string it is not asked."""
+    from runner.embedded.persistent import find_kept
+
+    try:
+        running = find_kept()
+    except (JobplanError, OSError):
+        return ""
+    if running is None:
+        return ""
+    return f' Your embedded server is running: eval "$(jobplan server env)", or --dsn {shlex.quote(running.dsn)}'
 
 
 def _report_problems(problems: Iterable[Problem]) -> None:

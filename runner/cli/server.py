@@ -62,23 +62,54 @@ def status(context: click.Context, form: str) -> None:
         context.exit(EXIT_NOT_RUNNING)
 
 
+@server.command()
+def env() -> None:
+    """Print what makes the server this shell's: eval "$(jobplan server env)".
+
+    JOBPLAN_DSN is for jobplan, PGHOST and so on are for psql and other programs.
+    """
+    click.echo("\n".join(environment_lines(_running())))
+
+
+def environment_lines(running: KeptServer) -> list[str]:
+    """Return statements for a POSIX shell; each ends in a semicolon, should line ends be lost on the way."""
+    ours = {"JOBPLAN_DSN": running.dsn, **psql_variables(running)}
+    return [
+        *(f"export {name}={shlex.quote(value)};" for name, value in ours.items()),
+        f"unset {' '.join(_IN_THE_WAY)};",
+    ]
+
+
+def _running() -> KeptServer:
+    running = find_kept()
+    if running is None:
+        raise EmbeddedServerError("The embedded server is not running.", hint="Start it: jobplan server start")
+    return running
+
+
 @server.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
 def psql(arguments: tuple[str, ...]) -> None:
     """Open psql on the server, with psql's own ARGS (after --, where ours have the same name)."""
-    running = find_kept()
-    if running is None:
-        raise EmbeddedServerError("The embedded server is not running.", hint="Start it: jobplan server start")
+    running = _running()
     program = str(running.bin_dir / "psql")
     os.execve(program, [program, *arguments], psql_environment(dict(os.environ), running))  # noqa: S606 (our own psql)
 
 
 def psql_environment(environ: dict[str, str], running: KeptServer) -> dict[str, str]:
     """Return `environ` with the server as psql's default: its own arguments still win, a database's name for one."""
+    others = {name: value for name, value in environ.items() if name not in _IN_THE_WAY}
+    return {**others, **psql_variables(running)}
+
+
+#: What would lead libpq to another server.
+_IN_THE_WAY = ("PGSERVICE", "PGHOSTADDR", "PGPASSWORD")
+
+
+def psql_variables(running: KeptServer) -> dict[str, str]:
+    """Return the variables that lead libpq to the server."""
     host, port = socket_of(running.dsn)
-    ours = {"PGHOST": host, "PGPORT": port, "PGUSER": "postgres", "PGDATABASE": "postgres"}
-    others = {name: value for name, value in environ.items() if name not in {"PGSERVICE", "PGHOSTADDR", "PGPASSWORD"}}
-    return {**others, **ours}
+    return {"PGHOST": host, "PGPORT": port, "PGUSER": "postgres", "PGDATABASE": "postgres"}
 
 
 def socket_of(dsn: str) -> tuple[str, str]:
@@ -126,6 +157,7 @@ def _as_text(running: KeptServer) -> str:
             f"data:    {running.data_dir}",
             f"log:     {running.log_file}",
             f"use it:  export JOBPLAN_DSN={shlex.quote(running.dsn)}",
+            'or:      eval "$(jobplan server env)"',
         ]
     )
 

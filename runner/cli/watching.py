@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from runner.cli.color import color_option, wants_color
-from runner.cli.exits import report_error
+from runner.cli.exits import error_sentence, report_error
 from runner.cli.looking import Looker
 from runner.cli.saying import say
 from runner.engine.events import Event
@@ -102,4 +102,4 @@ class Watching:
             where = {"file": place.file, "line": place.line, "column": place.column, "code": problem.code}
             self.say(problem.message, level=str(problem.severity), event="problem", **where)
         skipped = isinstance(error, RunSkippedError)
-        self.say(str(error), level="info" if skipped else "error", event="skipped" if skipped else "error")
+        self.say(error_sentence(error), level="info" if skipped else "error", event="skipped" if skipped else "error")

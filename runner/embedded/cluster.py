@@ -7,11 +7,15 @@ template1, so that every database of a copy has it.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
+import os
 import re
 import shutil
+import stat
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,6 +91,49 @@ def scram_verifier(password: str, salt: bytes) -> str:
 def is_ours(data_dir: Path) -> bool:
     """Tell whether `data_dir` was made here; a cluster of anybody else's is never started or changed."""
     return (data_dir / SETTINGS_FILE).exists()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeBy:
+    """Which major version the data of an embedded server are of, and the programs that ran on them last, if known."""
+
+    data_dir: Path
+    major: int
+    programs: Path | None
+
+
+def made_by(data_dir: Path) -> MadeBy | None:
+    """Return what made the data there; None if there are none of an embedded server."""
+    if not is_ours(data_dir):
+        return None
+    try:
+        major = int((data_dir / "PG_VERSION").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return MadeBy(data_dir=data_dir, major=major, programs=_noted_programs(data_dir))
+
+
+def note_programs(data_dir: Path, bin_dir: Path) -> None:
+    """Remember beside the data which programs run on them. Not in them: they may be another account's."""
+    with contextlib.suppress(OSError):  # the version alone says enough
+        write_file(programs_file(data_dir), f"{bin_dir}\n")
+
+
+def programs_file(data_dir: Path) -> Path:
+    """Return where `note_programs` writes."""
+    return data_dir.with_name(f"{data_dir.name}.programs")
+
+
+def _noted_programs(data_dir: Path) -> Path | None:
+    """Read what `note_programs` wrote, if nobody else can have written it: it names programs that are run."""
+    path = programs_file(data_dir)
+    try:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+            return None
+        return Path(path.read_text(encoding="utf-8").rstrip("\n"))
+    except (OSError, ValueError):
+        return None
 
 
 def ensure_template(cache: Path, installation: Installation, account: Account, progress: Callable[[str], None]) -> Path:

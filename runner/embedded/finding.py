@@ -14,7 +14,7 @@ from runner.embedded.programs import run_program
 from runner.errors import EmbeddedServerError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 PROGRAMS_VARIABLE = "JOBPLAN_PG_BIN"
 OLDEST_MAJOR = 14
@@ -106,12 +106,25 @@ def find_installed(environ: Mapping[str, str], root: Path = Path("/")) -> Instal
                 f"{PROGRAMS_VARIABLE} cannot be used: {error.message}",
                 hint="Set it to the folder of PostgreSQL's programs, such as the one that pg_config --bindir prints.",
             ) from error
-    for bin_dir in dict.fromkeys(_candidates(environ, root)):
-        try:
-            return inspect(bin_dir)
-        except EmbeddedServerError:
-            continue  # most have no pg_background; the next may
-    return None
+    return next(usable(dict.fromkeys(_candidates(environ, root))), None)
+
+
+def find_major(
+    major: int, first: Path | None, environ: Mapping[str, str], root: Path = Path("/")
+) -> Installation | None:
+    """Return programs that can start data of this major version; None if there are none.
+
+    `first` are those that ran on the data last: a PostgreSQL that was installed since then must not take their place.
+    """
+    candidates = [*([first] if first is not None else []), *_candidates(environ, root)]
+    return next((found for found in usable(dict.fromkeys(candidates)) if found.major == major), None)
+
+
+def usable(folders: Iterable[Path]) -> Iterator[Installation]:
+    """Yield those of the folders that hold a PostgreSQL that can be used: most have no pg_background."""
+    for bin_dir in folders:
+        with contextlib.suppress(EmbeddedServerError):
+            yield inspect(bin_dir)
 
 
 def _candidates(environ: Mapping[str, str], root: Path) -> Iterator[Path]:

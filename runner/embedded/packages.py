@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runner.embedded import debian, locks
-from runner.embedded.finding import inspect
+from runner.embedded.finding import inspect, usable
 from runner.embedded.places import CACHE_VARIABLE
 from runner.embedded.programs import run_program
 from runner.errors import EmbeddedServerError
@@ -51,12 +51,13 @@ def find_cached(cache: Path, environ: Mapping[str, str]) -> Installation | None:
     """Return the newest of the packages in the cache, for the suite that is wanted; None if there are none."""
     suite = environ.get(debian.SUITE_VARIABLE) or debian.DEFAULT_SUITE
     found = sorted(_folder(cache).glob(f"{_safe(suite)}_*/root/usr/lib/postgresql/*/bin"))
-    for bin_dir in reversed(found):
-        try:
-            return inspect(bin_dir)
-        except EmbeddedServerError:
-            continue  # damaged, or made on a machine of another kind: it is fetched again
-    return None
+    return next(usable(reversed(found)), None)  # what is damaged, or of another kind of machine, is fetched again
+
+
+def find_cached_major(cache: Path, major: int) -> Installation | None:
+    """Return the newest of the packages in the cache, of any suite, that can start data of this major version."""
+    found = sorted(_folder(cache).glob(f"*/root/usr/lib/postgresql/{major}/bin"))
+    return next((one for one in usable(reversed(found)) if one.major == major), None)
 
 
 def install(cache: Path, environ: Mapping[str, str], progress: Callable[[str], None]) -> Installation:

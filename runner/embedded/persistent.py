@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from runner.embedded import locks, watchdog
+from runner.embedded import cluster, locks, watchdog
 from runner.embedded.account import server_account, write_file
 from runner.embedded.places import cache_folder
 from runner.embedded.server import start_server
@@ -79,6 +79,7 @@ def stop_kept(*, mode: Mode = "fast", remove_data: bool = False) -> bool:
             (home / name).unlink(missing_ok=True)
         if remove_data:
             shutil.rmtree(home / "data", ignore_errors=True)
+            cluster.programs_file(home / "data").unlink(missing_ok=True)
         return running is not None
 
 

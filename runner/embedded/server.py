@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from runner.embedded import cluster, packages, watchdog
 from runner.embedded.account import reachable, server_account
-from runner.embedded.finding import find_installed
+from runner.embedded.finding import PROGRAMS_VARIABLE, find_installed, find_major
 from runner.embedded.folders import make_server_folder, start_watchdog, sweep
 from runner.embedded.places import CACHE_VARIABLE, cache_folder, choose_base, is_plain
 from runner.embedded.postmaster import Postmaster
@@ -120,7 +120,8 @@ def start_server(
     account = server_account()
     with _files_at_fault():
         cache = cache_folder(os.environ, account)
-        installation = _provide(cache, progress)
+        made_by = None if data_dir is None else cluster.made_by(data_dir)
+        installation = _provide(cache, progress) if made_by is None else _provide_again(cache, made_by, progress)
         template = cluster.ensure_template(cache, installation, account, progress)
         parts = _Parts(installation=installation, template=template, account=account, settings=settings or {})
         sweep()
@@ -166,6 +167,40 @@ def _provide(cache: Path, progress: Callable[[str], None]) -> Installation:
         ) from error
 
 
+def _provide_again(cache: Path, made_by: cluster.MadeBy, progress: Callable[[str], None]) -> Installation:
+    """Return the programs that made the data, or others of their major version.
+
+    EmbeddedServerError if there are none: data of one major version cannot be started by another.
+    """
+    named = find_installed(os.environ) if os.environ.get(PROGRAMS_VARIABLE) else None
+    if named is not None:
+        _check_version(made_by, named)
+        return named
+    found = find_major(made_by.major, made_by.programs, os.environ) or packages.find_cached_major(cache, made_by.major)
+    why = "no PostgreSQL of that version with pg_background 2 is on this machine"
+    if found is None:
+        try:
+            found = packages.install(cache, os.environ, progress)
+        except EmbeddedServerError as error:
+            why += f", and Debian's packages could not be brought: {error.message.rstrip('.')}"
+    if found is None or found.major != made_by.major:
+        where = f" ({made_by.programs})" if made_by.programs is not None else ""
+        raise EmbeddedServerError(
+            f"The data in {made_by.data_dir} are PostgreSQL {made_by.major}'s{where}, and {why}.",
+            hint=f"Install postgresql-{made_by.major} and its pg_background, or name its programs in "
+            f"{PROGRAMS_VARIABLE}; or throw the data away: jobplan server stop --remove-data",
+        )
+    return found
+
+
+def _check_version(made_by: cluster.MadeBy, installation: Installation) -> None:
+    if made_by.major != installation.major:
+        raise EmbeddedServerError(
+            f"The data in {made_by.data_dir} are PostgreSQL {made_by.major}'s, and this is {installation.version}.",
+            hint="Remove them, or name the programs of that version in JOBPLAN_PG_BIN.",
+        )
+
+
 def _check_data_dir(data_dir: Path, parts: _Parts) -> None:
     """Refuse a data directory that is not ours, that another major version made, that is in use or out of reach."""
     if not is_plain(data_dir):
@@ -176,12 +211,9 @@ def _check_data_dir(data_dir: Path, parts: _Parts) -> None:
         return
     if not cluster.is_ours(data_dir):
         raise EmbeddedServerError(f"{data_dir} is neither empty nor an embedded server's.")
-    made_by = (data_dir / "PG_VERSION").read_text(encoding="utf-8").strip()
-    if made_by != str(parts.installation.major):
-        raise EmbeddedServerError(
-            f"The data in {data_dir} are PostgreSQL {made_by}'s, and this is {parts.installation.version}.",
-            hint="Remove them, or name the older programs in JOBPLAN_PG_BIN.",
-        )
+    made_by = cluster.made_by(data_dir)
+    if made_by is not None:
+        _check_version(made_by, parts.installation)
     if watchdog.postmaster_pid(data_dir) is not None:
         raise EmbeddedServerError(f"A server is running on {data_dir} already.")
 
@@ -203,6 +235,8 @@ def _start(parts: _Parts, folder: ServerFolder, leash: list[int], progress: Call
     )
     port = postmaster.start_on_free_port(folder.socket_dir, parts.settings)
     dsn = f"postgresql://postgres@/postgres?host={quote(str(folder.socket_dir), safe='/')}&port={port}"
+    if not inside:
+        cluster.note_programs(data_dir, parts.installation.bin_dir)
     password = secrets.token_urlsafe(24)
     _set_password(parts, dsn, password)
     return EmbeddedServer(

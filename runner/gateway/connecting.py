@@ -6,11 +6,12 @@ in English gets the general remedy. What is said never holds a part of a passwor
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 from urllib.parse import unquote
 
-from psycopg import pq
+from psycopg import ProgrammingError, pq
 from psycopg.conninfo import conninfo_to_dict
 
 from runner.errors import ConnectionFailedError
@@ -166,7 +167,19 @@ def remedy_for(message: str) -> str:
 def connection_failed(error: BaseException, conninfo: str) -> ConnectionFailedError:
     """Return the error for a connection that could not be made, without a part of a password, and with its remedy."""
     message = hide_secrets(" ".join(str(error).split()), conninfo)
-    return ConnectionFailedError(message, hint=remedy_for(message))
+    failed = ConnectionFailedError(message, hint=remedy_for(message))
+    failed.unnamed = _is_unnamed(conninfo)
+    return failed
+
+
+def _is_unnamed(conninfo: str) -> bool:
+    """Say whether neither the connection string nor the environment names a server."""
+    try:
+        parts = conninfo_to_dict(conninfo)
+    except ProgrammingError:
+        return False
+    names = {"host": "PGHOST", "hostaddr": "PGHOSTADDR", "service": "PGSERVICE", "port": "PGPORT"}
+    return not any(parts.get(name) or os.environ.get(variable) for name, variable in names.items())
 
 
 def not_a_connection_string(error: BaseException) -> ConnectionFailedError:
