@@ -166,7 +166,6 @@ SLUGS: Final = MappingProxyType(
         "JP623": "missing-extension",
         "JP624": "statement-needs-newer-server",
         "JP625": "rows-hidden-by-policy",
-        "JP627": "enum-value-too-early",
         "JP701": "lock-held-now",
         "JP702": "old-snapshot-now",
         "JP801": "timeout-too-short",

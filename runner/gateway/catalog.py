@@ -124,6 +124,8 @@ class RelationFacts:
     oids: tuple[int, ...] = ()
     inherited: frozenset[str] = frozenset()
     row_security: bool = False
+    #: Triggers, rules and policies, by sort and name.
+    attached: frozenset[tuple[str, str]] = frozenset()
     clustered: str | None = None
 
     @property
@@ -224,6 +226,7 @@ def read_relation(text: str) -> RelationFacts:
         reads=tuple(map(_relation, found["reads"])),
         types=found["types"],
         oids=tuple(found["oids"]),
+        attached=frozenset((sort, name) for sort, name in found["attached"]),
         inherited=frozenset(found["inherited"]),
         row_security=bool(found["row_security"]),
         clustered=found["clustered"],

@@ -266,6 +266,10 @@ SELECT w.n - 1, json_build_object(
                FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid
                WHERE g.tgrelid = c.oid AND NOT g.tgisinternal AND g.tgenabled <> 'D'
                  AND f.pronamespace <> 'pg_catalog'::regnamespace),
+  'attached', (SELECT coalesce(json_agg(json_build_array(b.sort, b.name)), '[]') FROM (
+                 SELECT 'trigger', g.tgname FROM pg_trigger AS g WHERE g.tgrelid = c.oid AND NOT g.tgisinternal
+                 UNION ALL SELECT 'rule', w.rulename FROM pg_rewrite AS w WHERE w.ev_class = c.oid
+                 UNION ALL SELECT 'policy', y.polname FROM pg_policy AS y WHERE y.polrelid = c.oid) AS b(sort, name)),
   'views', (SELECT coalesce(json_agg(DISTINCT jsonb_build_object('schema', vn.nspname, 'name', v.relname)), '[]')
             FROM pg_depend AS d JOIN pg_rewrite AS rw ON rw.oid = d.objid JOIN pg_class AS v ON v.oid = rw.ev_class
             JOIN pg_namespace AS vn ON vn.oid = v.relnamespace

@@ -68,6 +68,8 @@ def doubt(unit: Unit, sight: Sight, reason: str, message: str = "") -> str | Non
 def breakable(unit: Unit, sight: Sight) -> Iterator[str]:
     """Yield what earlier steps alter so that a statement which is right now may fail when it runs."""
     relations = relations_of(unit, sight)
+    if "role" in sight.computed:
+        yield "the step takes a role that is known only when it runs"
     for one in sight.altered(relations):
         alteration = one.alteration
         if (alteration.removes or alteration.aspect is _A.COLUMN) and _may_break(alteration, one, unit, sight):

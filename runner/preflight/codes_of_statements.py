@@ -185,11 +185,4 @@ CODES_OF_STATEMENTS: Final = {
         "sql: UPDATE agents SET armed_at = now()",
         'settings: {row_security: "off"}',
     ),
-    "JP627": (
-        _E,
-        "An enum value in the transaction that adds it",
-        "A step is one transaction, and a new value cannot be used before that has ended (55P04).",
-        "sql: ALTER TYPE mood ADD VALUE 'shy'; UPDATE t SET m = 'shy'",
-        "- id: a\n  sql: ALTER TYPE mood ADD VALUE 'shy'\n- id: b\n  needs: [a]\n  sql: UPDATE t SET m = 'shy'",
-    ),
 }

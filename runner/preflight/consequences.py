@@ -13,6 +13,7 @@ from runner.preflight.surroundings import Surroundings
 from runner.preflight.texts import Unit
 from runner.sql.alterations import Alteration, Aspect, alterations
 from runner.sql.changes import changes
+from runner.sql.details import adopted_indexes
 from runner.sql.facts import created_index, is_cascading
 from runner.sql.kinds import StatementKind
 from runner.sql.objects import Action, Change, Sort
@@ -87,7 +88,8 @@ class Consequences:
         return replace(one, relation=self._around.placed(one.relation))
 
     def _along(self, found: tuple[Change, ...]) -> Iterator[Change]:
-        """Yield the views and foreign keys that CASCADE drops."""
+        """Yield the indexes that go with a column, and the views and foreign keys that CASCADE drops."""
+        yield from self._indexes_gone(found)
         if not is_cascading(self._unit.statement):
             return
         dropped = [one for one in found if one.action is Action.DROP and one.sort is Sort.RELATION]
@@ -111,6 +113,20 @@ class Consequences:
                     name=key.constraint,
                     offset=dropped[0].offset,
                 )
+
+    def _indexes_gone(self, found: tuple[Change, ...]) -> Iterator[Change]:
+        for one in found:
+            facts = self._around.relations.get(one.relation) if one.relation is not None else None
+            if facts is None or one.sort is not Sort.COLUMN or one.action is not Action.DROP or one.kind == "renamed":
+                continue
+            for index in facts.indexes:
+                if one.name in index.columns:
+                    yield Change(action=Action.DROP, sort=Sort.RELATION, relation=index.relation, offset=one.offset)
+        for old, new in adopted_indexes(self._unit.statement):
+            schema = found[0].relation.schema if found and found[0].relation is not None else None
+            if old != new:
+                yield Change(action=Action.DROP, sort=Sort.RELATION, relation=Relation(schema, old), kind="renamed")
+                yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=Relation(schema, new), kind="i")
 
     def _of_dropped(self, relation: Relation) -> Iterator[Alteration]:
         facts = self._around.relations.get(relation)

@@ -11,6 +11,7 @@ from runner.lint.sources import Sources
 from runner.plan.graph import find_cycles
 from runner.plan.model import Otherwise, Plan
 from runner.preflight.activity import SNAPSHOT_AGE, activity_problems, lock_reports
+from runner.preflight.commands.followed import NEW_LABEL
 from runner.preflight.disk import Disks, disk_problems
 from runner.preflight.durations import MAX_RUNS, Durations, FirstOf, KnownDurations, MostRuns, from_ledger
 from runner.preflight.locking import conflict_problems, read_locks
@@ -77,7 +78,12 @@ def _together(found: Sequence[Problem], problems: Sequence[Problem]) -> list[Pro
     places = {(one.position.file, one.position.line, one.position.column) for one in errors}
     unreadable = {one.step for one in errors if one.code.startswith(("JP2", "JP30")) and one.step is not None}
     codes = {one.code for one in problems}
-    kept = [one for one in found if one.code not in _OF_LOCKS or one.code not in codes]
+    certain = {one.step for one in problems if one.code == NEW_LABEL}
+    kept = [
+        one
+        for one in found
+        if not (one.code in _OF_LOCKS and one.code in codes) and not (one.code == NEW_LABEL and one.step in certain)
+    ]
     said = [
         one
         for one in problems

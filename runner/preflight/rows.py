@@ -10,6 +10,7 @@ from runner.preflight.texts import Unit
 from runner.sql.kinds import StatementKind
 from runner.sql.needs import needed
 from runner.sql.params import quote_identifier
+from runner.sql.relations import Use, query_relations
 from runner.sql.rights import row_rights
 
 _K = StatementKind
@@ -62,3 +63,26 @@ def fired_triggers(unit: Unit, sight: Sight) -> list[str]:
         if event in trigger.fires
     )
     return list(dict.fromkeys(told))
+
+
+def hidden_rows(unit: Unit, sight: Sight) -> RowRights:
+    """Return what row-level security hides from the role: a statement that changes no rows for it succeeds as well."""
+    found = RowRights()
+    settings = {name.lower(): value for name, value in sight.around.settings}
+    if settings.get("row_security", "on").lower() in {"off", "false", "no", "0"}:
+        return found  # the server raises an error where a policy would hide rows
+    aware = any("." in name for name in settings)
+    role = sight.around.role
+    for use in query_relations(unit.statement):
+        facts = sight.relation(use.relation).facts
+        if facts is None or not facts.row_security:
+            continue
+        told = f'row-level security is active on {use.relation} for role "{role}": policies decide which rows it sees'
+        found.why.append(told)
+        if use.use is not Use.READ and unit.statement.kind in _CHANGES and not aware:
+            hint = 'with `settings: {row_security: "off"}` the server reports an error instead of hiding rows'
+            found.findings.append(Finding(code="JP625", message=told, offset=use.offset, hint=hint))
+    return found
+
+
+_CHANGES = frozenset({_K.UPDATE, _K.DELETE, _K.MERGE})

@@ -14,7 +14,8 @@ from runner.preflight.texts import Unit
 from runner.sql.alter import alter_actions
 from runner.sql.alterations import alterations
 from runner.sql.changes import changes
-from runner.sql.details import clustering_index, main_relation, reindexed_name
+from runner.sql.columns import regclass_constants
+from runner.sql.details import clustering_index, main_relation, named_indexes, reindexed_name
 from runner.sql.facts import created_index, functions_called
 from runner.sql.mentions import mentions
 from runner.sql.needs import needed
@@ -53,6 +54,12 @@ async def _of_room(units: Sequence[Unit], room: Surroundings, inspector: Inspect
     placed |= {Relation(room.placed(one.table).schema, one.index.name) for one in indexes if one.index is not None}
     clustered = ((main_relation(unit.statement), clustering_index(unit.statement)) for unit in units)
     placed |= {Relation(room.placed(table).schema, index) for table, index in clustered if table is not None and index}
+    placed |= {
+        Relation(room.placed(table).schema, index)
+        for unit in units
+        for index in named_indexes(unit.statement)
+        if (table := main_relation(unit.statement)) is not None
+    }
     await _fill(room, placed, inspector)
     fresh = [facts for name, facts in room.relations.items() if name not in known]
     await _fill(room, {other for facts in fresh for other in _others(facts)}, inspector)
@@ -83,6 +90,7 @@ async def _measure(room: Surroundings, inspector: Inspector) -> None:
 def _relations(unit: Unit) -> Iterator[Relation]:
     yield from (use.relation for use in query_relations(unit.statement))
     yield from (one.relation for one in needed(unit.statement))
+    yield from (relation for relation, _ in regclass_constants(unit.statement))
     yield from (action.other for action in alter_actions(unit.statement) if action.other is not None)
     if unit.step is not None and unit.key == "sql":
         yield from filter(None, map(relation_in, unit.step.touches))

@@ -10,7 +10,7 @@ from runner.gateway.inspection import Inspector, Probe
 from runner.preflight.certainty import breakable
 from runner.preflight.codes import CODES
 from runner.preflight.commands.existence import absent
-from runner.preflight.commands.followed import check_gone
+from runner.preflight.commands.followed import check_filled, check_gone
 from runner.preflight.commands.names import is_guarded_away
 from runner.preflight.commands.options import view_columns, view_there
 from runner.preflight.commands.table import NOT_CHECKABLE, check_command, left_open
@@ -26,7 +26,7 @@ from runner.preflight.planned import (
     uncertain,
 )
 from runner.preflight.result import Coverage, StatementReport
-from runner.preflight.rows import check_row_rights, fired_triggers
+from runner.preflight.rows import check_row_rights, fired_triggers, hidden_rows
 from runner.preflight.seen import Seen, Sight, State
 from runner.preflight.surroundings import Rooms, Surroundings
 from runner.preflight.texts import Unit
@@ -119,6 +119,9 @@ class Examiner:
         if not (verdict.blind or verdict.findings) and unit.key == "sql":
             verdict.why += breakable(unit, sight)
         if not verdict.blind:
+            hidden = hidden_rows(unit, sight)
+            verdict.findings += hidden.findings
+            verdict.why += hidden.why
             verdict.why += fired_triggers(unit, sight)
             note = disk_note(unit, sight, self._disks)
             verdict.notes += [note] if note is not None else []
@@ -134,7 +137,8 @@ class Examiner:
             verdict.findings += (one for one in check_command(unit, sight) if (one.offset, one.code) not in known)
         verdict.keep_certain(unit, sight)
         if not verdict.findings:
-            verdict.findings += check_gone(unit, sight)
+            verdict.findings += (*check_gone(unit, sight), *check_filled(unit, sight))
+            verdict.keep_certain(unit, sight)
         if verdict.why or verdict.findings:
             verdict.blind = bool(verdict.why)
             return verdict

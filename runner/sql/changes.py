@@ -185,10 +185,10 @@ def _renamed(statement: Statement) -> Iterator[Change]:
     what = label(node, "rename_type")
     if what in {"OBJECT_COLUMN", "OBJECT_TABCONSTRAINT"}:
         sort = Sort.COLUMN if what == "OBJECT_COLUMN" else Sort.CONSTRAINT
-        yield Change(action=Action.DROP, sort=sort, relation=relation, name=node.subname, offset=offset)
+        yield Change(action=Action.DROP, sort=sort, relation=relation, name=node.subname, kind="renamed", offset=offset)
         yield Change(action=Action.CREATE, sort=sort, relation=relation, name=node.newname, offset=offset)
     elif what in {"OBJECT_TABLE", "OBJECT_INDEX", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_SEQUENCE"}:
-        yield Change(action=Action.DROP, sort=Sort.RELATION, relation=relation, offset=offset)
+        yield Change(action=Action.DROP, sort=Sort.RELATION, relation=relation, kind="renamed", offset=offset)
         renamed = Relation(relation.schema, node.newname)
         yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=renamed, offset=offset)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -137,6 +138,26 @@ def _constant(wrapped: Tree) -> Iterator[str]:
         node = unwrap(node.arg)
     if node.DESCRIPTOR.name == "A_Const" and node.HasField("sval"):
         yield node.sval.sval
+
+
+_SEQUENCE_FUNCTIONS = frozenset({"nextval", "setval", "currval"})
+_PLAIN_NAME = re.compile(r"(?:([a-z_][a-z0-9_]*)\.)?([a-z_][a-z0-9_]*)")
+
+
+def regclass_constants(statement: Statement) -> Iterator[tuple[Relation, int]]:
+    """Yield the relations that stand in a query as text: `nextval('s')`, `'t'::regclass`. Quoted names are left out."""
+    node = statement.node
+    found = [call.args[0] for call in find(node, "FuncCall") if _is_sequence_call(call)]
+    found += [cast.arg for cast in find(node, "TypeCast") if strings(cast.type_name.names)[-1:] == ("regclass",)]
+    for wrapped in found:
+        for text in _constant(wrapped):
+            match = _PLAIN_NAME.fullmatch(text)
+            if match is not None:
+                yield Relation(match[1], match[2]), statement.start
+
+
+def _is_sequence_call(call: Tree) -> bool:
+    return bool(call.args) and strings(call.funcname)[-1] in _SEQUENCE_FUNCTIONS
 
 
 def words(sql: str) -> frozenset[str]:

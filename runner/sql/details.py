@@ -67,6 +67,8 @@ def is_computed(statement: Statement) -> bool:
         return True
     if any(unwrap(element).DESCRIPTOR.name == "TableLikeClause" for element in node.table_elts):
         return True
+    if next(find(node, "CollateClause"), None) is not None:
+        return True
     return any(label(constraint, "contype") in _COMPUTED for constraint in find(node, "Constraint"))
 
 
@@ -198,3 +200,23 @@ def view_aliases(statement: Statement) -> tuple[str, ...]:
 def is_partitioned(statement: Statement) -> bool:
     """Return whether it is CREATE TABLE … PARTITION BY."""
     return statement.kind is _K.CREATE_TABLE and bool(statement.node.HasField("partspec"))
+
+
+def adopted_indexes(statement: Statement) -> tuple[tuple[str, str], ...]:
+    """Return the indexes that ADD CONSTRAINT … USING INDEX takes, with the names that they have from then on."""
+    if statement.kind is not _K.ALTER_TABLE:
+        return ()
+    added = (one for one in map(unwrap, statement.node.cmds) if label(one, "subtype") == "AT_AddConstraint")
+    constraints = [unwrap(getattr(one, "def")) for one in added]
+    return tuple((one.indexname, one.conname or one.indexname) for one in constraints if one.indexname)
+
+
+def named_indexes(statement: Statement) -> tuple[str, ...]:
+    """Return the indexes of its table that ALTER TABLE names: CLUSTER ON, REPLICA IDENTITY, ADD … USING INDEX."""
+    if statement.node.DESCRIPTOR.name != "AlterTableStmt":
+        return ()
+    commands = list(map(unwrap, statement.node.cmds))
+    clustered = [one.name for one in commands if label(one, "subtype") == "AT_ClusterOn"]
+    identity = [unwrap(getattr(one, "def")) for one in commands if label(one, "subtype") == "AT_ReplicaIdentity"]
+    found = [*clustered, *(one.name for one in identity if one.name)]
+    return (*found, *(old for old, _ in adopted_indexes(statement)))

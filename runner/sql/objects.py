@@ -65,7 +65,7 @@ class Change:
     """A change of the catalog. A schema or role has no `relation`; a column or constraint has a relation and a `name`.
 
     `guarded` says IF NOT EXISTS, IF EXISTS or OR REPLACE; `kind` is the letter of pg_class.relkind of what is created,
-    `renamed` for a schema that has another name from then on, `extension` for what an extension's script creates,
+    `renamed` for what has another name from then on, `extension` for what an extension's script creates,
     `creates` for a DO that alters and drops nothing.
     """
 

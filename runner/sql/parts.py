@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from runner.sql.kinds import StatementKind
 from runner.sql.nodes import Tree, label, strings, unwrap
@@ -27,6 +28,48 @@ def parts(statement: Statement) -> tuple[Part, ...]:
     """Return the columns and constraints that must be there, or must not be there yet."""
     reader = _READERS.get(statement.node.DESCRIPTOR.name)
     return tuple(reader(statement)) if reader is not None else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attached:
+    """A trigger, rule or policy of a table that must be there (`exists`), or must not be there yet."""
+
+    relation: Relation
+    sort: str
+    name: str
+    exists: bool
+
+
+_DROPPED_ATTACHED = {"OBJECT_TRIGGER": "trigger", "OBJECT_RULE": "rule", "OBJECT_POLICY": "policy"}
+
+
+def attached(statement: Statement) -> Iterator[Attached]:
+    """Yield the triggers, rules and policies that a statement drops, switches, changes or creates."""
+    node = statement.node
+    match node.DESCRIPTOR.name:
+        case "DropStmt" if not node.missing_ok and label(node, "remove_type") in _DROPPED_ATTACHED:
+            sort = _DROPPED_ATTACHED[label(node, "remove_type")]
+            for dropped in map(unwrap, node.objects):
+                names = strings(dropped.items)
+                yield Attached(relation=relation_named(names[:-1]), sort=sort, name=names[-1], exists=True)
+        case "AlterTableStmt":
+            for command in map(unwrap, node.cmds):
+                subtype = label(command, "subtype")
+                if (
+                    command.name
+                    and subtype.endswith(("Trig", "Rule"))
+                    and subtype.startswith(("AT_Enable", "AT_Disable"))
+                ):
+                    sort = "rule" if subtype.endswith("Rule") else "trigger"
+                    yield Attached(relation=relation_of(node.relation), sort=sort, name=command.name, exists=True)
+        case "CreateTrigStmt" if not node.replace:
+            yield Attached(relation=relation_of(node.relation), sort="trigger", name=node.trigname, exists=False)
+        case "RuleStmt" if not node.replace:
+            yield Attached(relation=relation_of(node.relation), sort="rule", name=node.rulename, exists=False)
+        case "CreatePolicyStmt":
+            yield Attached(relation=relation_of(node.table), sort="policy", name=node.policy_name, exists=False)
+        case "AlterPolicyStmt":
+            yield Attached(relation=relation_of(node.table), sort="policy", name=node.policy_name, exists=True)
 
 
 def _indexed(statement: Statement) -> Iterator[Part]:

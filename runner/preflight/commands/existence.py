@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping
 from runner.errors import Severity
 from runner.gateway.catalog import RelationFacts
 from runner.preflight.finding import Finding
-from runner.preflight.made import EXTENSION
+from runner.preflight.made import EXTENSION, When
 from runner.preflight.seen import Seen, Sight, State
 from runner.preflight.texts import Unit
 from runner.sql.changes import changes
 from runner.sql.kinds import StatementKind
 from runner.sql.needs import needed
 from runner.sql.objects import Action, Needed, Sort
-from runner.sql.parts import parts
+from runner.sql.parts import attached, parts
 from runner.sql.relations import Relation
 
 #: Letters of pg_class.relkind.
@@ -107,13 +107,32 @@ def check_parts(unit: Unit, sight: Sight) -> Iterator[Finding]:
             yield Finding(code="JP608", message=message, offset=part.offset)
 
 
+def check_attached(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """Yield triggers, rules and policies that are not there, or are there already."""
+    for one in attached(unit.statement):
+        facts = sight.relation(one.relation).facts
+        if facts is None:
+            continue
+        there_now = (one.sort, one.name) in facts.attached
+        if one.exists and not there_now:
+            message = f"{one.relation} has no {one.sort} {Relation(None, one.name)}"
+            yield Finding(code="JP602", message=message, offset=unit.statement.start)
+        elif not one.exists and there_now:
+            message = f"{one.relation} has a {one.sort} {Relation(None, one.name)} already"
+            yield Finding(code="JP608", message=message, offset=unit.statement.start)
+
+
 def check_dropped_schemas(unit: Unit, sight: Sight) -> Iterator[Finding]:
     """Yield schemas that are to be dropped and are not there, or are somebody else's."""
     for change in changes(unit.statement):
         if change.sort is not Sort.SCHEMA or change.action is not Action.DROP:
             continue
         facts, made = sight.schema(change.name)
-        if made is None and facts is None and not change.guarded:
+        gone = made is not None and made.change.action is Action.DROP and made.when is When.BEFORE
+        if gone and made is not None and not change.guarded:
+            message = f"the schema {Relation(None, change.name)} is {made.told}"
+            yield Finding(code="JP604", message=message, offset=change.offset)
+        elif made is None and facts is None and not change.guarded:
             message = f"there is no schema {Relation(None, change.name)}"
             yield Finding(code="JP601", message=message, offset=change.offset)
         elif made is None and facts is not None and not facts.owned:

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from runner.errors import Severity
 from runner.gateway.catalog import RelationFacts
 from runner.preflight.finding import Finding
 from runner.preflight.made import When
-from runner.preflight.seen import Sight
+from runner.preflight.seen import Sight, State
 from runner.preflight.texts import Unit
 from runner.sql.alterations import Aspect
-from runner.sql.columns import column_uses, conflict_columns, default_constants
+from runner.sql.columns import column_uses, conflict_columns, default_constants, regclass_constants
 from runner.sql.facts import functions_called
+from runner.sql.kinds import StatementKind
 from runner.sql.mentions import defines, type_names
 from runner.sql.objects import Action, Sort
 from runner.sql.relations import Relation, query_relations
+
+#: The rule about new enum values; here it is certain that the constant is of the type.
+NEW_LABEL = "JP322"
 
 
 def check_gone(unit: Unit, sight: Sight) -> Iterator[Finding]:
@@ -25,6 +30,28 @@ def check_gone(unit: Unit, sight: Sight) -> Iterator[Finding]:
     yield from _arbiters(unit, sight)
     yield from _types(unit, sight)
     yield from _functions(unit, sight)
+    for relation, offset in regclass_constants(unit.statement):
+        seen = sight.relation(relation)
+        if seen.state is State.GONE and seen.made is not None:
+            yield Finding(code="JP604", message=f"{relation} is {seen.made.told}", offset=offset)
+
+
+_READS_ROWS = frozenset(
+    {
+        *(StatementKind.SELECT, StatementKind.SELECT_INTO, StatementKind.INSERT, StatementKind.UPDATE),
+        *(StatementKind.DELETE, StatementKind.MERGE),
+    }
+)
+
+
+def check_filled(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """A materialized view that was never filled cannot be read; EXPLAIN does not say so."""
+    for use in query_relations(unit.statement) if unit.statement.kind in _READS_ROWS else ():
+        facts = sight.relation(use.relation).facts
+        if facts is not None and facts.kind == "m" and not facts.populated:
+            message = f"{use.relation} has never been filled, and cannot be read"
+            hint = f"REFRESH MATERIALIZED VIEW {use.relation};"
+            yield Finding(code="JP615", message=message, offset=use.offset, hint=hint)
 
 
 def _columns(unit: Unit, sight: Sight) -> Iterator[Finding]:
@@ -76,7 +103,8 @@ def _arbiters(unit: Unit, sight: Sight) -> Iterator[Finding]:
 def _dropped(index: Relation, table: Relation, sight: Sight) -> str | None:
     """Return how an earlier step surely drops an index, or the constraint of its name."""
     for made in (sight.dropped(index), sight.part(Sort.CONSTRAINT, index.name, table)):
-        if made is not None and made.change.action is Action.DROP and made.when is When.BEFORE:
+        gone = made is not None and made.change.action is Action.DROP and made.change.kind != "renamed"
+        if gone and made is not None and made.when is When.BEFORE:
             return made.told
     return None
 
@@ -118,7 +146,7 @@ def new_label(unit: Unit, sight: Sight, value: str) -> Finding | None:
             continue
         message = f"'{value}' is added to the type {enum} in the same transaction, and cannot be used in it"
         hint = "add the value in a step of its own"
-        return Finding(code="JP627", message=message, offset=unit.statement.start, hint=hint)
+        return Finding(code=NEW_LABEL, message=message, offset=unit.statement.start, hint=hint, severity=Severity.ERROR)
     return None
 
 

@@ -12,12 +12,14 @@ from runner.sql.details import (
     clustering_index,
     created_schema,
     main_relation,
+    named_indexes,
     reindexed_name,
     vacuumed_relations,
     vacuums_columns,
 )
 from runner.sql.facts import ReindexTarget, dropped_relations, is_guarded, reindex_target
 from runner.sql.kinds import StatementKind
+from runner.sql.locks import locks_taken
 from runner.sql.options import enabled, is_concurrent, options
 from runner.sql.params import quote_identifier
 from runner.sql.relations import Relation
@@ -61,6 +63,22 @@ def check_clustering(unit: Unit, sight: Sight) -> Iterator[Finding]:
             yield _refused(f"CLUSTER cannot follow the index {Relation(None, name)} ({of.method})", statement.start)
         elif not of.valid:
             yield _refused(f"the index {Relation(None, name)} is INVALID", statement.start)
+
+
+def check_named_indexes(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """CLUSTER ON, REPLICA IDENTITY USING INDEX and ADD CONSTRAINT USING INDEX take an index of the table."""
+    table = main_relation(unit.statement)
+    facts = sight.relation(table).facts if table is not None else None
+    for name in named_indexes(unit.statement) if facts is not None else ():
+        if table is None or facts is None:
+            continue
+        index = sight.relation(Relation(facts.relation.schema, name))
+        if index.state is State.GONE and index.made is not None:
+            message = f"the index {Relation(None, name)} is {index.made.told}"
+            yield Finding(code="JP604", message=message, offset=unit.statement.start)
+        elif index.state is State.MISSING:
+            message = f"there is no index {Relation(None, name)} of {table}"
+            yield Finding(code="JP601", message=message, offset=unit.statement.start)
 
 
 def check_reindexing(unit: Unit, sight: Sight) -> Iterator[Finding]:
@@ -126,6 +144,29 @@ def check_abilities(unit: Unit, sight: Sight) -> Iterator[Finding]:
             return
         message = f'role "{sight.around.role}" may not run {statement.kind}'
         yield Finding(code="JP610", message=message, offset=statement.start, hint=hint)
+
+
+#: Mode of LOCK → the privileges of which one is needed; every stronger mode needs one of those that change rows.
+_LOCK_RIGHTS = {
+    "ACCESS_SHARE": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"}),
+    "ROW_SHARE": frozenset({"UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"}),
+    "ROW_EXCLUSIVE": frozenset({"INSERT", "UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"}),
+}
+_STRONG = frozenset({"UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"})
+
+
+def check_locking(unit: Unit, sight: Sight) -> Iterator[Finding]:
+    """LOCK needs a privilege that goes with its mode."""
+    if unit.statement.kind is not _K.LOCK:
+        return
+    modes = {lock.relation: lock.mode for lock in locks_taken(unit.statement)}
+    for one, facts in there(unit, sight):
+        mode = modes.get(one.relation)
+        wanted = _LOCK_RIGHTS.get(mode.name if mode is not None else "", _STRONG)
+        if not (facts.owned or wanted & facts.privileges):
+            message = f'role "{sight.around.role}" has no privilege on {one.relation} that lets it take this lock'
+            hint = f"GRANT UPDATE ON {facts.relation} TO {quote_identifier(sight.around.role)};"
+            yield Finding(code="JP610", message=message, offset=one.offset, hint=hint)
 
 
 def check_vacuum_options(unit: Unit, _: Sight) -> Iterator[Finding]:

@@ -30,7 +30,7 @@ def check_new_names(unit: Unit, sight: Sight) -> Iterator[Finding]:
             if there and not change.guarded and not unsure:
                 message = f"there is a schema {Relation(None, change.name)} already"
                 yield Finding(code="JP608", message=message, offset=change.offset)
-        elif change.sort is Sort.RELATION and change.relation is not None and not creates_schema:
+        elif change.sort is Sort.RELATION and change.relation is not None and not (creates_schema or change.temporary):
             yield from _new_name(unit, sight, change.relation, guarded=change.guarded, offset=change.offset)
 
 
@@ -61,6 +61,9 @@ def _open_schema(relation: Relation, sight: Sight, offset: int) -> Iterator[Find
         return
     facts, made = sight.schema(relation.schema)
     if made is not None:
+        if made.change.action is Action.DROP and made.when is When.BEFORE:
+            message = f"the schema {Relation(None, relation.schema)} is {made.told}"
+            yield Finding(code="JP604", message=message, offset=offset)
         return
     if facts is None:
         yield Finding(code="JP601", message=f"there is no schema {Relation(None, relation.schema)}", offset=offset)

@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from runner.preflight.commands.dependents import check_dependents
-from runner.preflight.commands.existence import check_dropped_schemas, check_existence, check_kind, check_parts
+from runner.preflight.commands.existence import (
+    check_attached,
+    check_dropped_schemas,
+    check_existence,
+    check_kind,
+    check_parts,
+)
 from runner.preflight.commands.followed import check_gone, check_new_labels
 from runner.preflight.commands.maintenance import (
     check_abilities,
     check_clustering,
     check_index_parts,
+    check_locking,
+    check_named_indexes,
     check_reindexing,
     check_vacuum_options,
 )
@@ -70,6 +78,9 @@ CHECKS: tuple[Callable[[Unit, Sight], Iterator[Finding]], ...] = (
     check_vacuum_options,
     check_index_parts,
     check_abilities,
+    check_named_indexes,
+    check_locking,
+    check_attached,
     check_gone,
     check_new_labels,
 )

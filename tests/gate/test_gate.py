@@ -1,0 +1,60 @@
+"""A sample of the corpus, each plan run for real and dry: no false error, and no failure that was called checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.gate.corpus import Case, every_case, sample
+from tests.gate.trial import Outcome, Range, Result, compare
+
+#: Pairs that are always run; the others are a sample.
+NAMED = (
+    "types: ALTER TYPE mood ADD VALUE 'shy' -> UPDATE t SET m = 'shy' WHERE id = 1",
+    "keys: ALTER TABLE t ADD CONSTRAINT t_bu UNIQUE (b) -> INSERT INTO t (id, b) VALUES (1, 1) ON CONFLICT (b) DO NOTHING",
+    "columns: ALTER TABLE t ALTER COLUMN j TYPE jsonb USING j::jsonb -> UPDATE t SET j = NULL WHERE j ? 'k'",
+    "partitions: ALTER TABLE p DETACH PARTITION p_default -> ALTER TABLE p DETACH PARTITION p_1 CONCURRENTLY",
+    "upkeep: REFRESH MATERIALIZED VIEW mv -> REFRESH MATERIALIZED VIEW CONCURRENTLY mv",
+    "rights: GRANT SELECT ON t TO gate_nobody -> SELECT count(*) FROM t as gate_nobody",
+    "columns: ALTER TABLE t RENAME COLUMN b TO x -> UPDATE t SET b = 1",
+    "columns: ALTER TABLE t DROP COLUMN b -> DELETE FROM t WHERE b = 1",
+    "keys: DROP INDEX t_c -> INSERT INTO t (id, c) VALUES (1, 'c1') ON CONFLICT (c) DO NOTHING",
+    "one transaction: ALTER TYPE mood ADD VALUE 'shy' + UPDATE t SET m = 'shy' WHERE id = 1",
+    "alone: - -> REINDEX SYSTEM CONCURRENTLY gate_here",
+    "alone: - -> REINDEX DATABASE CONCURRENTLY otherdb",
+    "alone: - -> CLUSTER t",
+)
+CASES = {case.name: case for case in every_case()}
+CHOSEN = tuple(dict.fromkeys((*(CASES[name] for name in NAMED), *sample(every_case(), 150))))
+
+
+@pytest.fixture(scope="module")
+def field(server_dsn: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Range]:
+    """A server with the corpus' roles and its template database."""
+    made = Range(server_dsn, tmp_path_factory.mktemp("gate"))
+    yield made
+    made.close()
+
+
+def tried(field: Range, case: Case) -> Result:
+    """Run the case and dry-run it."""
+    plan = field.plan(case)
+    dry = field.dry_run(plan)
+    return compare(case, field.run(case, plan), dry)
+
+
+def test_there_are_enough_pairs() -> None:
+    assert len(CHOSEN) >= 150
+    assert len({case.group for case in CHOSEN}) == len({case.group for case in every_case()})
+
+
+@pytest.mark.parametrize("case", CHOSEN, ids=lambda case: case.name.replace(" ", "-"))
+def test_a_dry_run_says_what_the_run_does(field: Range, case: Case) -> None:
+    result = tried(field, case)
+    assert result.outcome not in {Outcome.FALSE_ALARM, Outcome.MISSED}, (result.real, result.said)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name.split(":")[0] in {"alone", "one transaction"}])
+def test_what_always_fails_is_an_error(field: Range, name: str) -> None:
+    assert tried(field, CASES[name]).outcome is Outcome.FOUND
