@@ -12,7 +12,7 @@ from tests.gate.trial import Outcome, Range, Result, compare
 #: Pairs that are always run; the others are a sample.
 NAMED = (
     "types: ALTER TYPE mood ADD VALUE 'shy' -> UPDATE t SET m = 'shy' WHERE id = 1",
-    "keys: ALTER TABLE t ADD CONSTRAINT t_bu UNIQUE (b) -> INSERT INTO t (id, b) VALUES (1, 1) ON CONFLICT (b) DO NOTHING",
+    "keys: ALTER TABLE t ADD CONSTRAINT t_bu UNIQUE (b) -> INSERT INTO t (id, b) VALUES (1, 1) ON CONFLICT (b) DO NOTHING",  # noqa: E501 -- a name
     "columns: ALTER TABLE t ALTER COLUMN j TYPE jsonb USING j::jsonb -> UPDATE t SET j = NULL WHERE j ? 'k'",
     "partitions: ALTER TABLE p DETACH PARTITION p_default -> ALTER TABLE p DETACH PARTITION p_1 CONCURRENTLY",
     "upkeep: REFRESH MATERIALIZED VIEW mv -> REFRESH MATERIALIZED VIEW CONCURRENTLY mv",
