@@ -14,6 +14,7 @@ from runner.errors import Cause, Position, Severity
 from runner.plan.model import Plan, Sql, Step
 from runner.slugs import slug_of
 from runner.sql.parse import Statement, Template
+from runner.sql.versions import NewerSyntax
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,8 @@ class Finding:
 class Unparsed:
     """A SQL text that could not be parsed: what is wrong, and where. `step` is None for the plan's own.
 
-    `refused` says that the grammar refuses it; otherwise it is too long or too deep to be looked at.
+    `refused` says that the grammar refuses it; otherwise it is too long or too deep to be looked at. `newer` is the
+    syntax of a version newer than the grammar's that it seems to use.
     """
 
     position: Position
@@ -44,6 +46,7 @@ class Unparsed:
     step: str | None = None
     meta_command: bool = False
     refused: bool = True
+    newer: NewerSyntax | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,6 +10,7 @@ from runner.sql.params import TemplateError
 from runner.sql.parse import SqlSyntaxError, Template, parse_template
 from runner.sql.psql import client_parts
 from runner.sql.tokens import invisible_characters, name_of
+from runner.sql.versions import newer_syntax
 
 
 def read_subject(plan: Plan) -> Subject:
@@ -73,6 +74,7 @@ class _Reader:
                 hint=parsed.hint,
                 step=step,
                 refused=not isinstance(parsed, SqlSyntaxError) or parsed.refused,
+                newer=newer_syntax(sql.text, parsed.offset) if isinstance(parsed, SqlSyntaxError) else None,
             )
         )
         return None

@@ -14,30 +14,33 @@ _KNOWN = frozenset(range(SUPPORTED[0], GRAMMAR + 1))
 
 
 def _syntax_error(subject: Subject) -> Iterable[Finding]:
-    may_be_newer = _is_for_newer_servers(subject)
-    for text in subject.unparsed:
-        if text.refused and not text.meta_command and not may_be_newer:
-            yield _finding(text)
+    return (_finding(text) for text in subject.unparsed if not text.meta_command and _is_wrong(text, subject))
 
 
 def _not_checked(subject: Subject) -> Iterable[Finding]:
-    may_be_newer = _is_for_newer_servers(subject)
     for text in subject.unparsed:
-        if text.meta_command:
+        if text.meta_command or _is_wrong(text, subject):
             continue
-        if not text.refused:
-            message, hint = f"not checked: {text.message}", "the server runs it; a dry run asks the server"
-            yield Finding(position=text.position, message=message, hint=hint, step=text.step)
-        elif may_be_newer:
-            message = (
-                f"not checked: {text.message} in the syntax of PostgreSQL {GRAMMAR}, and the plan needs a newer one"
-            )
-            yield Finding(position=text.position, message=message, hint="a dry run asks the server", step=text.step)
+        message, hint = f"not checked: {text.message}", "a dry run asks the server"
+        if text.refused:
+            message += f", read as PostgreSQL {GRAMMAR} syntax"
+        if text.refused and text.newer is not None:
+            message += f"; {text.newer.what} came with version {text.newer.since}"
+        yield Finding(position=text.position, message=message, hint=hint, step=text.step)
 
 
-def _is_for_newer_servers(subject: Subject) -> bool:
-    """Return whether the plan runs only on servers that are newer than the grammar."""
-    return _KNOWN.isdisjoint(allowed_versions(subject.plan.requires.server_version))
+def _is_wrong(text: Unparsed, subject: Subject) -> bool:
+    """Return whether every version that the plan may run on refuses a text, as far as that is known.
+
+    A plan that does not name its versions may run on newer ones than the grammar's, if that is what its syntax is.
+    """
+    if not text.refused:
+        return False
+    wanted = subject.plan.requires.server_version
+    allowed = allowed_versions(wanted)
+    if text.newer is not None and (wanted is None or max(allowed, default=0) >= text.newer.since):
+        return False
+    return not _KNOWN.isdisjoint(allowed) or not allowed
 
 
 def _meta_command(subject: Subject) -> Iterable[Finding]:
@@ -60,8 +63,8 @@ RULES = (
         why=(
             "PostgreSQL would refuse the text when the step's turn comes, perhaps hours into the run. Every text is "
             f"read with PostgreSQL's own grammar, that of version {GRAMMAR}. An older server refuses some of what "
-            "passes here, which a dry run finds; a plan whose `requires.server_version` admits newer versions only is "
-            "not checked (JP302)."
+            "passes here, which a dry run finds. What looks like newer syntax, and a plan whose "
+            "`requires.server_version` admits newer versions only, is not checked (JP302)."
         ),
         wrong="sql: DELETE FORM audit",
         right="sql: DELETE FROM audit",
@@ -85,11 +88,11 @@ RULES = (
         title="SQL that is not checked",
         why=(
             "jobplan cannot read the text, and a server may well run it: it has more than 100,000 tokens, it is nested "
-            "very deeply, or the plan runs only on servers whose syntax is newer than the parser's. No other rule "
-            "looks at it. A dry run lets the server read it."
+            "very deeply, it looks like syntax of a version newer than the parser's, or the plan runs only on such "
+            "versions. No other rule looks at it. A dry run lets the server read it."
         ),
-        wrong='requires: {server_version: ">=19"}\n…\nsql: SOME NEW COMMAND audit',
-        right='requires: {server_version: ">=19"}\n…\nsql: DELETE FROM audit WHERE old',
+        wrong="sql: REPACK audit",
+        right="sql: VACUUM audit",
         check=_not_checked,
     ),
     Rule(

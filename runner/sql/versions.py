@@ -7,10 +7,12 @@ dry run with the server. Sources: each command's page in the documentation of ve
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from runner.sql.comments import pieces, without_comments
 from runner.sql.kinds import StatementKind
 from runner.sql.nodes import Tree, find, label, unwrap, walk
 from runner.sql.parse import Statement
@@ -178,6 +180,55 @@ def unmet_needs(statement: Statement, major: int) -> tuple[VersionNeed, ...]:
 def impossible_needs(statement: Statement) -> tuple[VersionNeed, ...]:
     """Return what no version has."""
     return tuple(need for need in version_needs(statement) if need.since is None)
+
+
+#: Syntax that came after the parser's version, as it looks without comments and strings, and its first version.
+_NEWER_SYNTAX: Final = tuple(
+    (re.compile(pattern, re.IGNORECASE | re.DOTALL), what, since)
+    for pattern, what, since in (
+        (r"^\s*(?:EXPLAIN\b.*)?REPACK\b", "REPACK", 19),
+        (r"^\s*WAIT\s+FOR\b", "WAIT FOR", 19),
+        (r"^\s*CHECKPOINT\s*\(", "CHECKPOINT with options", 19),
+        (r"\bGROUP\s+BY\s+ALL\b", "GROUP BY ALL", 19),
+        (r"\b(?:IGNORE|RESPECT)\s+NULLS\b", "IGNORE NULLS or RESPECT NULLS", 19),
+        (r"\b(?:MERGE|SPLIT)\s+PARTITIONS?\b", "MERGE or SPLIT PARTITION", 19),
+        (r"\bPROPERTY\s+GRAPH\b|\bGRAPH_TABLE\s*\(", "property graphs", 19),
+        (r"\bFOR\s+PORTION\s+OF\b", "FOR PORTION OF", 19),
+        (r"\bON\s+CONFLICT\b.*\bDO\s+SELECT\b", "ON CONFLICT DO SELECT", 19),
+        (r"\bALL\s+(?:TABLES|SEQUENCES)\b.*\bEXCEPT\b", "publications with EXCEPT", 19),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewerSyntax:
+    """Syntax of a version that is newer than the parser's: what it is, and the first version that has it."""
+
+    what: str
+    since: int
+
+
+def newer_syntax(text: str, offset: int) -> NewerSyntax | None:
+    """Return the newer syntax that the statement at `offset` seems to use, None if it is like none that is known.
+
+    `text` is one that the parser refuses. It is recognized by its words, so it is a guess, and nothing is certain.
+    """
+    bare = list(without_comments(text))
+    for piece in pieces(text):
+        if piece.kind not in {"line", "block"}:
+            bare[piece.start : piece.end] = "x" * (piece.end - piece.start)
+    written = "".join(bare)
+    start = written.rfind(";", 0, offset) + 1
+    end = written.find(";", offset)
+    statement = written[start : len(written) if end < 0 else end][:_LONGEST]
+    for pattern, what, since in _NEWER_SYNTAX:
+        if pattern.search(statement):
+            return NewerSyntax(what=what, since=since)
+    return None
+
+
+#: Characters of a statement that are looked at.
+_LONGEST: Final = 20_000
 
 
 def _need(what: str, since: int | None, statement: Statement, node: Tree | None = None) -> Iterator[VersionNeed]:

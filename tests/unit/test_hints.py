@@ -64,11 +64,7 @@ ROWS: list[tuple[str, str, str]] = [
         _step("SELECT format('VACUUM %I', relname) FROM pg_stat_user_tables \\gexec"),
         _step('VACUUM :"x"', "for_each: {sql: SELECT relname FROM pg_stat_user_tables, as: x, max_parallel: 1}"),
     ),
-    (
-        "JP302",
-        f'requires: {{server_version: ">=19"}}\nsteps:\n{_step("REPACK t")}',
-        f'requires: {{server_version: ">=19"}}\nsteps:\n{_step("VACUUM t")}',
-    ),
+    ("JP302", _step("REPACK t"), _step("VACUUM t")),
     ("JP303", _step("VACUUM (ANALIZE) t"), _step("VACUUM (ANALYZE) t")),
     (
         "JP304",

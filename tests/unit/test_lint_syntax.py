@@ -26,21 +26,52 @@ def test_a_text_of_more_than_100_000_tokens_is_a_warning(tmp_path: Path) -> None
     assert problem.message.startswith("not checked: the SQL text has ")
 
 
-def test_syntax_that_no_released_version_has_is_an_error(tmp_path: Path) -> None:
-    (problem,) = found(tmp_path, "REPACK t")
+@pytest.mark.parametrize("sql", ["DO_SOMETHING t", "SELEC 1", "DELETE FORM t", "SELECT 1 FROM t GROUP BU a"])
+def test_syntax_that_no_version_has_is_an_error(tmp_path: Path, sql: str) -> None:
+    (problem,) = found(tmp_path, sql)
+    assert (problem.code, problem.severity) == ("JP300", Severity.ERROR)
+
+
+_NEWER = (
+    "REPACK t",
+    "REPACK (CONCURRENTLY) t",
+    "WAIT FOR LSN '0/1'",
+    "CHECKPOINT (MODE FAST)",
+    "INSERT INTO u SELECT a, count(*) FROM t GROUP BY ALL",
+    "INSERT INTO u SELECT lag(a) IGNORE NULLS OVER (ORDER BY b) FROM t",
+    "ALTER TABLE p MERGE PARTITIONS (p1, p2) INTO p3",
+    "ALTER TABLE p SPLIT /* c */ PARTITION p1 INTO (PARTITION p2 FOR VALUES FROM (1) TO (2))",
+    "UPDATE t FOR PORTION OF valid FROM '2026-01-01' TO '2026-02-01' SET a = 1 WHERE b",
+    "INSERT INTO t VALUES (1) ON CONFLICT (a) DO SELECT RETURNING a",
+    "CREATE PROPERTY GRAPH g VERTEX TABLES (t)",
+    "CREATE PUBLICATION p FOR ALL TABLES EXCEPT (TABLE t)",
+)
+
+
+@pytest.mark.parametrize("sql", _NEWER)
+@pytest.mark.parametrize("versions", ["", ">=19", ">=14"])
+def test_syntax_that_came_after_the_parser_is_not_checked(tmp_path: Path, sql: str, versions: str) -> None:
+    head = f'requires: {{server_version: "{versions}"}}\n' if versions else ""
+    (problem,) = found(tmp_path, sql, head)
+    assert (problem.code, problem.severity) == ("JP302", Severity.WARNING)
+    assert "read as PostgreSQL 18 syntax" in problem.message
+
+
+@pytest.mark.parametrize("sql", _NEWER)
+def test_it_is_an_error_where_no_admitted_version_has_it(tmp_path: Path, sql: str) -> None:
+    (problem,) = found(tmp_path, sql, 'requires: {server_version: ">=14, <19"}\n')
     assert (problem.code, problem.severity) == ("JP300", Severity.ERROR)
 
 
 @pytest.mark.parametrize("versions", [">=19", ">18", "==19", ">=19, <21"])
-def test_newer_syntax_is_not_checked_if_only_newer_servers_run_the_plan(tmp_path: Path, versions: str) -> None:
-    (problem,) = found(tmp_path, "REPACK t", f'requires: {{server_version: "{versions}"}}\n')
+def test_no_syntax_is_checked_if_only_newer_servers_run_the_plan(tmp_path: Path, versions: str) -> None:
+    (problem,) = found(tmp_path, "DO_SOMETHING t", f'requires: {{server_version: "{versions}"}}\n')
     assert (problem.code, problem.severity) == ("JP302", Severity.WARNING)
 
 
-@pytest.mark.parametrize("versions", [">=18", ">=14", "<19", "!=18"])
-def test_newer_syntax_is_an_error_if_a_known_version_may_run_the_plan(tmp_path: Path, versions: str) -> None:
-    (problem,) = found(tmp_path, "REPACK t", f'requires: {{server_version: "{versions}"}}\n')
-    assert (problem.code, problem.severity) == ("JP300", Severity.ERROR)
+def test_words_of_newer_syntax_in_strings_and_other_statements_are_none(tmp_path: Path) -> None:
+    for sql in ("SELEC 'REPACK t GROUP BY ALL'", "SELEC 1; REPACK t", "SELEC 1 -- GROUP BY ALL"):
+        assert [problem.code for problem in found(tmp_path, sql)] == ["JP300"]
 
 
 @pytest.mark.parametrize(
