@@ -148,9 +148,9 @@ class Observer:
     def _ignore(self, why: str) -> None:
         self.ledger_ignored = why
 
-    async def hear(self, heard: Callable[[str], None]) -> None:
-        """Have the payload of each notification of a runner's passed on; not what is said while the server is away."""
-        self._session.on_notification = lambda _, payload, __: heard(payload)
+    async def hear(self, heard: Callable[[str, int], None]) -> None:
+        """Pass on the payload of each notification and the process that sent it; not those sent while disconnected."""
+        self._session.on_notification = lambda _, payload, sender: heard(payload, sender)
         await self._run(("listen", ()))
 
     async def notify(self, payload: str) -> None:

@@ -23,6 +23,8 @@ SIGNAL_EVERY = 5.0
 QUIET = 1.5
 #: Seconds for which the answer of a living runner is awaited: without one nobody knows whether it has heard.
 ANSWER_WITHIN = 10.0
+#: Answers that are kept until the next look.
+_MOST_ANSWERS = 100
 #: Seconds for which a worker may be there without the text that says which step it works for.
 _LABEL_BY = 2.0
 
@@ -70,6 +72,8 @@ class Stopper:
     _refused: str | None = None
     _heeded: bool = True
     _answer: CancelAnswer | None = None
+    #: Answers that nobody has judged yet, each with the process that sent it.
+    _heard: list[tuple[CancelAnswer, int]] = field(default_factory=list)
 
     async def stop(self, patience: float) -> Stopped:
         """Do it; `patience` is how many seconds workers are waited for. ServerLostError if the server is gone."""
@@ -83,6 +87,7 @@ class Stopper:
             activity = await self.observer.look()
             now = loop.time()
             run = next((run for run in activity.runs if run.run == self.run.run), None)
+            self._judge_answers(activity, run)
             wanted = [worker for worker in run.workers if self._is_wanted(worker, activity)] if run else []
             self._note_gone({worker.worker for worker in wanted}, now)
             await self._signal(wanted, now)
@@ -99,8 +104,25 @@ class Stopper:
             await asyncio.sleep(LOOK_EVERY)
         return await self._result(run, wanted)
 
-    def _hear(self, payload: str) -> None:
-        self._answer = read_answer(payload, self.request) or self._answer
+    def _hear(self, payload: str, sender: int) -> None:
+        answer = read_answer(payload, self.request)
+        if answer is not None and len(self._heard) < _MOST_ANSWERS:
+            self._heard.append((answer, sender))
+
+    def _judge_answers(self, activity: Activity, run: LiveRun | None) -> None:
+        """Believe an answer only if it comes from a session of the run whose role could be the runner's.
+
+        Any role can send a notification, and take a runner's application_name. So all sessions with that name must have
+        one role, which is that of the run's workers if it has any; else only the role of this session is believed.
+        """
+        sessions = {one.pid: one.user for look in (self.run, run) if look is not None for one in look.runner}
+        roles = set(sessions.values())
+        workers = {one.user for look in (self.run, run) if look is not None for one in look.workers if not one.foreign}
+        agreed = len(roles) == 1 and (not workers or roles <= workers)
+        for answer, sender in self._heard:
+            if sender in sessions and (agreed or sessions[sender] == activity.user):
+                self._answer = answer
+        self._heard.clear()
 
     def _is_wanted(self, worker: LiveWorker, activity: Activity) -> bool:
         """Say whether to stop it.

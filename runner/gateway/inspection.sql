@@ -407,3 +407,62 @@ GROUP BY t.step
 -- name: data_directory
 -- Where the server keeps its data; no row for a role that may not know.
 SELECT setting FROM pg_settings WHERE name = 'data_directory'
+
+-- name: own_code
+-- $1 names that a statement has in it, $2 its operators, both as JSON arrays. Functions that planning or reading the
+-- statement could execute and that are neither PostgreSQL's own nor an extension's: by a name in the statement, or
+-- because a relation, a type, an operator or a cast of that name leads to them (views, policies, defaults, constraints,
+-- indexes, partition keys, domains). Only the catalogs are read. Triggers are left out: planning fires none.
+WITH RECURSIVE words AS (
+  SELECT json_array_elements_text($1::json) AS word
+), own AS (
+  SELECT p.oid, p.proname FROM pg_proc AS p
+  WHERE p.oid >= 16384 AND NOT EXISTS (
+    SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+), operators AS (
+  SELECT o.oid FROM pg_operator AS o
+  WHERE o.oid >= 16384 AND o.oprcode IN (SELECT oid FROM own)
+    AND o.oprname::text IN (SELECT json_array_elements_text($2::json))
+), casts AS (
+  SELECT c.castfunc AS oid FROM pg_cast AS c WHERE c.oid >= 16384 AND c.castfunc IN (SELECT oid FROM own)
+), reached (classid, objid) AS (
+  SELECT 'pg_class'::regclass::oid, oid FROM pg_class WHERE oid >= 16384 AND relname::text IN (SELECT word FROM words)
+  UNION
+  SELECT 'pg_type'::regclass::oid, oid FROM pg_type
+  WHERE oid >= 16384 AND typtype <> 'c' AND typname::text IN (SELECT word FROM words)
+  UNION
+  SELECT n.classid, n.objid
+  FROM reached AS r
+  CROSS JOIN LATERAL (
+    SELECT d.refclassid AS classid, d.refobjid AS objid
+    FROM pg_depend AS d
+    WHERE d.classid = r.classid AND d.objid = r.objid AND d.refobjid >= 16384
+      AND d.refclassid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass,
+                           'pg_opclass'::regclass, 'pg_opfamily'::regclass)
+    UNION ALL SELECT 'pg_rewrite'::regclass, w.oid FROM pg_rewrite AS w
+      WHERE r.classid = 'pg_class'::regclass AND w.ev_class = r.objid
+    UNION ALL SELECT 'pg_policy'::regclass, p.oid FROM pg_policy AS p
+      WHERE r.classid = 'pg_class'::regclass AND p.polrelid = r.objid
+    UNION ALL SELECT 'pg_attrdef'::regclass, a.oid FROM pg_attrdef AS a
+      WHERE r.classid = 'pg_class'::regclass AND a.adrelid = r.objid
+    UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint AS c
+      WHERE r.classid = 'pg_class'::regclass AND c.conrelid = r.objid AND c.contype IN ('c', 'x')
+    UNION ALL SELECT 'pg_constraint'::regclass, c.oid FROM pg_constraint AS c
+      WHERE r.classid = 'pg_type'::regclass AND c.contypid = r.objid
+    UNION ALL SELECT 'pg_class'::regclass, i.indexrelid FROM pg_index AS i
+      WHERE r.classid = 'pg_class'::regclass AND i.indrelid = r.objid
+    UNION ALL SELECT 'pg_class'::regclass, i.inhrelid FROM pg_inherits AS i
+      WHERE r.classid = 'pg_class'::regclass AND i.inhparent = r.objid
+    UNION ALL SELECT 'pg_statistic_ext'::regclass, s.oid FROM pg_statistic_ext AS s
+      WHERE r.classid = 'pg_class'::regclass AND s.stxrelid = r.objid
+  ) AS n
+), found AS (
+  SELECT oid FROM own WHERE proname::text IN (SELECT word FROM words)
+  UNION SELECT objid FROM reached WHERE classid = 'pg_proc'::regclass AND objid IN (SELECT oid FROM own)
+  UNION SELECT o.oprcode FROM pg_operator AS o WHERE o.oid IN (SELECT oid FROM operators)
+  UNION SELECT oid FROM casts
+)
+SELECT format('%I.%I()', n.nspname, p.proname)
+FROM found JOIN pg_proc AS p USING (oid) JOIN pg_namespace AS n ON n.oid = p.pronamespace
+ORDER BY 1
+LIMIT 3

@@ -255,7 +255,7 @@ class StatementLook:
         if not await self._look_at(unit):
             self._report_step(step, "its items are not known before its list can be read", Coverage.NOT, "sql")
             return None
-        if not is_harmless(unit, sight):
+        if not await self._is_harmless(unit, sight):
             why = "its list was not read: it calls a function that may do more than read"
             self._report_step(step, why, Coverage.NOT, "sql")
             return None
@@ -298,7 +298,7 @@ class StatementLook:
                 self._broken(check, one.message, unit.within(one.offset))
                 self._looked.unevaluated = True
             if not verdict.findings:
-                if is_harmless(unit, sight):
+                if await self._is_harmless(unit, sight):
                     answer = await self._answer(unit, sight)
                     if answer is not True:
                         self._broken(check, answer or "", check.sql.start)
@@ -317,7 +317,7 @@ class StatementLook:
         verdict = await self._examiner.examine(unit, sight)
         good = not verdict.findings and not verdict.blind
         if good and unit.key in {"if", "preconditions"}:
-            if not is_harmless(unit, sight):
+            if not await self._is_harmless(unit, sight):
                 verdict.notes.append(_NOT_ASKED)
             elif await self._answer(unit, sight) is False:
                 verdict.notes.append("it is false now")
@@ -332,6 +332,10 @@ class StatementLook:
             severity = Severity.WARNING if MADE_UP in unit.instance else None
             self._tell(one, one.message, unit.within(one.offset), unit.step, severity)
         return good
+
+    async def _is_harmless(self, unit: Unit, sight: Sight) -> bool:
+        """Return whether a query may be run: it only reads, and by functions of PostgreSQL's own and of extensions."""
+        return is_harmless(unit, sight) and await self._examiner.own_code.of(unit.sql) is None
 
     async def _answer(self, unit: Unit, sight: Sight) -> bool | str:
         """Return what a condition says now, or in words why it says nothing. NULL is not true."""

@@ -16,13 +16,12 @@ from runner.preflight.commands.options import view_columns, view_there
 from runner.preflight.commands.table import NOT_CHECKABLE, check_command, left_open
 from runner.preflight.disk import Disks, disk_note
 from runner.preflight.finding import Finding
+from runner.preflight.own_code import OwnCode
 from runner.preflight.planned import (
     ANALYSED,
     EXPLAINED,
     Judged,
     judge,
-    may_do_anything,
-    run_by_the_planner,
     uncertain,
 )
 from runner.preflight.result import Coverage, StatementReport
@@ -101,6 +100,8 @@ class Examiner:
         self._rooms = rooms
         self._disks = disks
         self._explain = explain
+        #: What a look at a statement would execute.
+        self.own_code = OwnCode(inspector)
 
     async def examine(self, unit: Unit, sight: Sight) -> Verdict:
         """Return what can be said of a statement."""
@@ -142,9 +143,9 @@ class Examiner:
         if verdict.why or verdict.findings:
             verdict.blind = bool(verdict.why)
             return verdict
-        functions = run_by_the_planner(unit, sight)
-        unsafe = may_do_anything(functions)
-        plannable = unit.statement.kind in EXPLAINED and unsafe is None and not is_guarded_away(unit, sight)
+        plannable = unit.statement.kind in EXPLAINED and not is_guarded_away(unit, sight)
+        unsafe = await self.own_code.of(unit.sql) if plannable else None
+        plannable = plannable and unsafe is None
         explain = self._explain and plannable
         probe = await self._probe(unit, sight, explain=explain)
         verdict.take(judge(unit, probe, sight), probe)
@@ -158,13 +159,9 @@ class Examiner:
         if unit.statement.kind is _K.CALL:
             verdict.why.append(NOT_CHECKABLE[_K.CALL])
         elif unsafe is not None:
-            told = f"it was not explained: planning may run {unsafe.name}(), in the untrusted {unsafe.language}"
-            verdict.why.append(told)
+            verdict.why.append(f"it was not explained: planning could execute {unsafe}, which a dry run never does")
         elif plannable and not self._explain:
             verdict.why.append("it was not explained (--no-explain): costs and the rights on functions are not known")
-        if explain and functions:
-            names = ", ".join(f"{facts.name}()" for facts in functions)
-            verdict.notes.append(f"planning may have run {names}: marked STABLE or IMMUTABLE, and held to reading")
         return verdict
 
     async def _setting(self, unit: Unit, sight: Sight) -> Verdict:
@@ -198,7 +195,7 @@ class Examiner:
             return
         start, sql = inner
         explain = self._explain and unit.statement.kind is not _K.CREATE_VIEW
-        explain = explain and may_do_anything(run_by_the_planner(unit, sight)) is None
+        explain = explain and await self.own_code.of(sql) is None
         probe = await self._inspector.probe(sight.around.settings, sql, explain=explain)
         judged = judge(unit, probe, sight, start=start)
         verdict.findings += judged.findings
