@@ -152,11 +152,15 @@ class LockWait:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rows:
-    """Rows of a result as PostgreSQL writes them; `problem` says why there are none although some were wanted."""
+    """Rows of a result as PostgreSQL writes them; `problem` says why there are none although some were wanted.
+
+    `cut` is how many bytes of their values were left out, if any were.
+    """
 
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str | None, ...], ...] = ()
     problem: str | None = None
+    cut: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

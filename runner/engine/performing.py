@@ -16,6 +16,7 @@ from runner.engine.commands import Evaluate, Launch
 from runner.engine.conditions import Conditions
 from runner.engine.expectations import rows_wanted
 from runner.engine.leftovers import left_by
+from runner.engine.limits import limited_rows
 from runner.engine.outcome import classify, skipped
 from runner.engine.scheduler import run_status
 from runner.engine.session import with_values
@@ -242,7 +243,7 @@ class Performer:
                 worker=end.worker,
                 deadline=ends_by,
                 notices_dropped=end.notices_dropped,
-                result=end.result,
+                result=None if end.result is None else limited_rows(end.result),
                 cancelled_by=end.cancelled_by if outcome in _MAYBE_CANCELLED else None,
                 warnings=end.warnings or None,
                 skipped=left_out,

@@ -97,7 +97,8 @@ def read_rows(reply: Reply, columns: RowColumns) -> tuple[Rows, int | None]:
     if not columns.definitions:
         return Rows(), None
     total = int(reply.rows[0][-1] or 0) if reply.rows else 0
-    return Rows(columns=columns.names, rows=tuple(row[:-1] for row in reply.rows)), total
+    cut = sum(int(row[-2] or 0) for row in reply.rows)
+    return Rows(columns=columns.names, rows=tuple(row[:-2] for row in reply.rows), cut=cut or None), total
 
 
 async def handles(session: Session) -> tuple[int, int]:

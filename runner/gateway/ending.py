@@ -10,6 +10,7 @@ import contextlib
 from dataclasses import replace
 
 from runner.engine.events import ErrorDetails
+from runner.engine.limits import limited_error
 from runner.errors import ServerLostError
 from runner.gateway.base import LaunchRequest, WorkerEnd
 from runner.gateway.draining import Handle, RowColumns, describe_rows, drain, is_free, read_rows, void_rows
@@ -100,7 +101,7 @@ async def _read_error(session: Session, handle: Handle) -> ErrorDetails:
         return reply.error or ErrorDetails(message="the worker failed, and the server has forgotten how")
     sqlstate, message, *rest = reply.rows[0]
     detail, hint, context, schema, table, column, constraint = rest
-    return ErrorDetails(
+    found = ErrorDetails(
         message=message or "",
         sqlstate=sqlstate,
         detail=detail,
@@ -111,6 +112,7 @@ async def _read_error(session: Session, handle: Handle) -> ErrorDetails:
         column=column,
         constraint=constraint,
     )
+    return limited_error(found)
 
 
 def _placed(error: ErrorDetails | None, raised: Reply, request: LaunchRequest, first: str) -> ErrorDetails | None:

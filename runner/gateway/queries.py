@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
+from runner.engine.limits import VALUE_BYTES
 from runner.sql.params import quote_literal
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -41,10 +42,31 @@ def query(name: str, *, extension_schema: str = "", ledger: str = "", trusted: S
     """
     block, _, columns = name.partition(":")
     text = _blocks()[block].replace("{ext}", extension_schema).replace("{columns}", columns)
+    if "{outputs}" in text:
+        text = text.replace("{outputs}", _outputs(columns))
     if _TRUSTED in text:
         text = text.replace(_TRUSTED, _blocks()["trusted"])
     text = text.replace("{ledger}", ledger)
     return text.replace("{writers}", _writers(trusted)).encode() if "{writers}" in text else text.encode()
+
+
+def _outputs(columns: str) -> str:
+    """Return the expressions that write the columns of a definition list `c0 …, c1 …` as text, none without end.
+
+    One more gives the bytes that were left out.
+
+    `num_nulls` because IS NULL is also true of a row whose columns are all null.
+    """
+    first = 0 if columns.startswith("c0 ") else 1
+    names: list[str] = []
+    while re.search(rf"(?:^|, )c{first + len(names)} ", columns):
+        names.append(f"r.c{first + len(names)}")
+    written = [f"CASE WHEN num_nulls({name}) = 0 THEN left(format('%s', {name}), {VALUE_BYTES}) END" for name in names]
+    cut = (
+        f"octet_length(format('%s', {name})) - octet_length(left(format('%s', {name}), {VALUE_BYTES}))"
+        for name in names
+    )
+    return ", ".join([*written, " + ".join(cut) or "0"])
 
 
 def _writers(trusted: Sequence[str]) -> str:

@@ -267,9 +267,10 @@ FROM me,
      LATERAL {ext}.pg_background_result(CASE WHEN me.role IS NOT NULL THEN $1::int4 END, $2::int8) AS r({columns})
 
 -- name: read_rows
--- As `drain_rows`, and $4 is how many rows are wanted; the last column counts them all.
+-- As `drain_rows`, and $4 is how many rows are wanted; the last column counts them all. "{outputs}" are the columns as
+-- PostgreSQL writes them, each with as many characters as are kept at most: no row is too large for the runner.
 WITH me AS MATERIALIZED (SELECT set_config('role', $3::text, true) AS role)
-SELECT r.*, count(*) OVER ()
+SELECT {outputs}, count(*) OVER ()
 FROM me,
      LATERAL {ext}.pg_background_result(CASE WHEN me.role IS NOT NULL THEN $1::int4 END, $2::int8) AS r({columns})
 LIMIT $4::int4

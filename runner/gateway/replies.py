@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from psycopg import pq
 
 from runner.engine.events import ErrorDetails
+from runner.engine.limits import limited_error
 
 Row = tuple[str | None, ...]
 
@@ -69,13 +70,13 @@ def position_of(result: pq.abc.PGresult) -> int | None:
 
 
 def error_details(result: pq.abc.PGresult) -> ErrorDetails:
-    """Keep everything that the server says of an error."""
+    """Return what the server says of an error, long texts cut."""
 
     def field(code: pq.DiagnosticField) -> str | None:
         data = result.error_field(code)
         return data.decode("utf-8", "replace") if data else None
 
-    return ErrorDetails(
+    found = ErrorDetails(
         message=field(_DIAG.MESSAGE_PRIMARY) or one_line(result.error_message.decode("utf-8", "replace")),
         sqlstate=field(_DIAG.SQLSTATE),
         detail=field(_DIAG.MESSAGE_DETAIL),
@@ -86,6 +87,7 @@ def error_details(result: pq.abc.PGresult) -> ErrorDetails:
         column=field(_DIAG.COLUMN_NAME),
         constraint=field(_DIAG.CONSTRAINT_NAME),
     )
+    return limited_error(found)
 
 
 def one_line(text: str) -> str:

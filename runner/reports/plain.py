@@ -316,6 +316,8 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
         words += f" ({tag_words(last.command_tag, last.row_count)})"
     if last is not None and last.result is not None and last.result.problem is not None:
         words += f"; its rows cannot be read: {last.result.problem}"
+    if last is not None and last.result is not None and last.result.cut:
+        words += f"; {last.result.cut:,} bytes of its rows were left out"
     if last is not None and last.outcome is ev.Outcome.DETACHED and last.worker is not None:
         since = f"{last.worker.backend_start.partition('.')[0].rstrip('Z')}Z"  # microseconds are in the events
         limit = f", ends by {rfc3339(last.deadline)[:19]}Z" if last.deadline is not None else ""

@@ -139,7 +139,7 @@ FAULTS = (
     Fault(
         id="STABLE and writes",
         code="JP613",
-        seed=(WRITES,),
+        seed=(WRITES, "ALTER EXTENSION pg_background ADD FUNCTION shop.noted()"),
         steps="- {id: a, sql: SELECT 1 FROM shop.orders WHERE id = shop.noted()}",
         warning=True,
         says="noted()",

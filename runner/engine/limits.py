@@ -1,0 +1,63 @@
+"""How many bytes of what a server sends are kept: records are read by people, and a journal must not grow by gigabytes.
+
+What is left out is always said: at the end of a text, and for rows in a number of their own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from runner.engine.events import ErrorDetails, Rows
+
+#: Bytes of the message, the detail and the context of an error, each.
+TEXT_BYTES = 16_384
+#: Bytes of one value of a captured row, and of all values together.
+VALUE_BYTES = 65_536
+ROWS_BYTES = 1_048_576
+
+
+def limited_text(text: str, limit: int = TEXT_BYTES) -> str:
+    """Return a text, or its beginning and how many bytes were left out."""
+    if len(text) <= limit // 4:
+        return text
+    data = text.encode("utf-8", "surrogatepass")
+    if len(data) <= limit:
+        return text
+    kept = data[:limit].decode("utf-8", "ignore")
+    return f"{kept}… ({len(data) - len(kept.encode()):,} more bytes were left out)"
+
+
+def limited_error(error: ErrorDetails) -> ErrorDetails:
+    """Return an error of which no text is longer than `TEXT_BYTES`."""
+
+    def cut(text: str | None) -> str | None:
+        return None if text is None else limited_text(text)
+
+    return replace(
+        error,
+        message=limited_text(error.message),
+        detail=cut(error.detail),
+        hint=cut(error.hint),
+        context=cut(error.context),
+    )
+
+
+def limited_rows(rows: Rows) -> Rows:
+    """Return rows of which no value is longer than `VALUE_BYTES`, nor all together than `ROWS_BYTES`."""
+    left, cut = ROWS_BYTES, rows.cut or 0
+    kept: list[tuple[str | None, ...]] = []
+    for row in rows.rows:
+        values: list[str | None] = []
+        for value in row:
+            size = 0 if value is None else len(value.encode("utf-8", "surrogatepass"))
+            room = min(VALUE_BYTES, left)
+            if value is None or size <= room:
+                values.append(value)
+                left -= size
+                continue
+            beginning = value.encode("utf-8", "surrogatepass")[:room].decode("utf-8", "ignore")
+            values.append(beginning)
+            left -= len(beginning.encode())
+            cut += size - len(beginning.encode())
+        kept.append(tuple(values))
+    return replace(rows, rows=tuple(kept), cut=cut or None)
