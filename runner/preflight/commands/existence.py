@@ -82,9 +82,17 @@ def check_kind(unit: Unit, sight: Sight) -> Iterator[Finding]:
             what = KINDS.get(facts.kind, "something else")
             message = f"{unit.statement.kind} does not work on {one.relation}, which is {what}"
             skips = unit.statement.kind in {StatementKind.VACUUM, StatementKind.ANALYZE}
-            message += f": {unit.statement.kind} would skip it with a warning" if skips else ""
-            severity = Severity.WARNING if skips else None
+            message += f": {unit.statement.kind} would skip it with a WARNING" if skips else ""
+            severity = skip_severity(unit) if skips else None
             yield Finding(code="JP607", message=message, offset=one.offset, severity=severity)
+
+
+def skip_severity(unit: Unit) -> Severity | None:
+    """Return how grave it is that a maintenance command skips an object: its step fails, unless that is allowed."""
+    step = unit.step
+    judged = step is not None and step.expect is not None and step.expect.judges_warnings
+    allowed = step is not None and step.allow_failure is not None
+    return Severity.WARNING if judged or allowed else None
 
 
 def check_parts(unit: Unit, sight: Sight) -> Iterator[Finding]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runner.errors import Severity
 from runner.gateway.catalog import RelationFacts
-from runner.preflight.commands.existence import there
+from runner.preflight.commands.existence import skip_severity, there
 from runner.preflight.finding import Finding
 from runner.preflight.seen import Sight
 from runner.preflight.texts import Unit
@@ -36,7 +35,7 @@ def check_rights(unit: Unit, sight: Sight) -> Iterator[Finding]:
             right = _right(one.right, sight)
             message = f'role "{role}" has no {right.value} on {one.relation}, which belongs to "{facts.owner}"'
             if unit.statement.kind in _SKIPS:
-                message += f": {unit.statement.kind} would skip it with a warning"
+                message += f": {unit.statement.kind} would skip it with a WARNING"
             yield Finding(code="JP610", message=message, offset=one.offset, hint=_grant(right, facts, role))
         elif unit.statement.kind in _SKIPS and facts.kind == "p" and facts.unmaintained and not facts.of_database:
             yield _partitions(unit, facts, one.offset, role)
@@ -61,9 +60,9 @@ def _partitions(unit: Unit, facts: RelationFacts, offset: int, role: str) -> Fin
     names = ", ".join(map(str, facts.unmaintained[:_NAMED])) + (", …" if len(facts.unmaintained) > _NAMED else "")
     message = (
         f'role "{role}" may not maintain {len(facts.unmaintained)} of the partitions of {facts.relation}: '
-        f"{unit.statement.kind} would skip {names} with a warning"
+        f"{unit.statement.kind} would skip {names} with a WARNING"
     )
-    return Finding(code="JP610", message=message, offset=offset, severity=Severity.WARNING)
+    return Finding(code="JP610", message=message, offset=offset, severity=skip_severity(unit))
 
 
 def _may(right: Right, facts: RelationFacts, unit: Unit) -> bool:
