@@ -32,7 +32,10 @@ from runner.reports.destinations import STDOUT
 from runner.reports.kinds import open_report
 from runner.reports.last_line import Afterlife, last_line
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: Signals that end a run in an orderly way: Ctrl-C, kill and systemd, a terminal that is closed, `alarm` of a wrapper.
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+#: Signals that would end the process at once, without a look at its workers, and that mean nothing to a run.
+_MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +85,8 @@ def _conduct(course: Course, clock: Clock) -> int:
     sinks: list[Sink] = [course.journal, *watching, *reports]
     interrupted: list[int] = []
 
+    signals = _signals_that_end()
+
     async def execute() -> RunResult:
         run = new_run(
             course.plan,
@@ -105,15 +110,17 @@ def _conduct(course: Course, clock: Clock) -> int:
                 interrupted.append(number)
                 task.cancel()  # still connecting, or waiting for the concurrency group: there is nothing to look after
 
-        for number in _SIGNALS:
+        for number in signals:
             loop.add_signal_handler(number, interrupt, int(number))
+        for number in _MEANINGLESS:
+            signal.signal(number, signal.SIG_IGN)
         # Whoever leans on Ctrl-C fills what wakes the loop; one byte in it wakes as well as thousands.
         signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
         try:
             async with looker.looking(run, course.run_id, every=LOOK_EVERY if course.watching.live else LOOK_SELDOM):
                 return await run.execute()
         finally:
-            _ignore_signals(loop)
+            _ignore_signals(loop, signals)
 
     began = clock.now()
     try:
@@ -148,16 +155,25 @@ def _conduct(course: Course, clock: Clock) -> int:
     return result.exit_code
 
 
-def _ignore_signals(loop: asyncio.AbstractEventLoop) -> None:
+def _signals_that_end() -> tuple[signal.Signals, ...]:
+    """Return the signals that end the run. Under nohup SIGHUP is ignored, and stays so."""
+    return tuple(number for number in _ENDING if number != signal.SIGHUP or not _is_ignored(number))
+
+
+def _is_ignored(number: signal.Signals) -> bool:
+    return signal.getsignal(number) is signal.SIG_IGN
+
+
+def _ignore_signals(loop: asyncio.AbstractEventLoop, signals: tuple[signal.Signals, ...]) -> None:
     """Let the run's own exit code stand, whatever comes while there is nothing left but to tell it.
 
     The loop would go on writing signals to a pipe that it closes before it lets go of them.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    for number in _SIGNALS:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    for number in signals:
         loop.remove_signal_handler(number)
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 def _wants_history(course: Course) -> bool:

@@ -54,7 +54,8 @@ Exit codes:
   7         an outcome is unknown, or a worker runs on that should not
   9         nothing was started: the server does not meet the plan's `requires`
   70        a bug in jobplan
-  130, 143  interrupted by Ctrl-C or SIGTERM
+  129, 130  interrupted by SIGHUP, by Ctrl-C
+  142, 143  interrupted by SIGALRM, by SIGTERM
 """
 
 

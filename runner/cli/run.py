@@ -80,8 +80,8 @@ def run(
 ) -> int:
     """Run a plan.
 
-    The first Ctrl-C or SIGTERM starts nothing more and looks after what runs, by each step's on_runner_exit; the second
-    stops waiting for that.
+    The first Ctrl-C, SIGTERM or SIGHUP starts nothing more and looks after what runs, by each step's on_runner_exit;
+    the second stops waiting for that.
     """
     watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
     if embedded and dsn is not None:

@@ -287,7 +287,7 @@ class RunResumed(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunInterrupted(Event):
-    """Ctrl-C or SIGTERM arrived; nothing more is launched. `signal` is its number."""
+    """Ctrl-C, SIGTERM, SIGHUP or SIGALRM arrived; nothing more is launched. `signal` is its number."""
 
     name: ClassVar[str] = "run_interrupted"
     signal: int

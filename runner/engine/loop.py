@@ -143,7 +143,7 @@ class Run:
         return await self._gateway.look()
 
     def interrupt(self, signal: int) -> None:
-        """Take Ctrl-C or SIGTERM: the first begins an orderly end, the second stops waiting for it."""
+        """Take a signal: the first begins an orderly end, the second stops waiting for it."""
         self._interrupts += 1
         if self._interrupts == 1:
             self._post(ev.RunInterrupted(at=self._clock.now(), signal=signal))

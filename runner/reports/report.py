@@ -240,7 +240,9 @@ _ENDS = {
     1: "failed",
     5: "timed out",
     7: "unknown",
+    129: "interrupted",
     130: "interrupted",
+    142: "interrupted",
     143: "interrupted",
 }
 

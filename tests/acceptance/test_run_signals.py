@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import subprocess
+import sys
 
 import pytest
 
-from tests.acceptance.console import PATIENCE, Database, Jobplan, until
+from tests.acceptance.console import PATIENCE, Database, Jobplan, clean_environment, until
 
 BOTH = """
     - {id: stops, sql: INSERT INTO done SELECT 'stops' FROM pg_sleep(60)}
@@ -18,7 +20,9 @@ BOTH = """
     """
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGALRM, 142)]
+)
 def test_the_first_signal_stops_or_detaches_by_on_runner_exit(
     jobplan: Jobplan, db: Database, number: signal.Signals, code: int
 ) -> None:
@@ -44,6 +48,25 @@ def test_the_first_signal_stops_or_detaches_by_on_runner_exit(
     }
     db.until_workers()
     assert db.column("SELECT step FROM done ORDER BY 1") == ["away", "interrupted", "stays"]
+
+
+def test_nohup_keeps_a_run_from_ending_with_its_terminal(jobplan: Jobplan, db: Database) -> None:
+    """And what means nothing to a run does not kill its runner: SIGUSR1, SIGUSR2, and a pipe that nobody reads."""
+    plan = jobplan.plan("- {id: slow, sql: SELECT pg_sleep(3)}")
+    line = f"trap '' HUP; exec '{sys.executable}' -m runner run '{plan}' --dsn '{db.dsn}' --report jsonl=events.jsonl"
+    process = subprocess.Popen(
+        ["bash", "-c", line],
+        cwd=jobplan.folder,
+        env=clean_environment(),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+    )
+    until(lambda: jobplan.happened("attempt_running"))
+    for number in (signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
+        process.send_signal(number)
+    process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0
+    assert jobplan.events()[-1]["steps"] == {"slow": "succeeded"}
 
 
 def test_the_second_signal_stops_waiting_and_says_what_still_runs(jobplan: Jobplan, db: Database) -> None:
