@@ -11,7 +11,7 @@ from runner.errors import Problem, Severity
 from runner.preflight.activity import LockReport
 from runner.preflight.result import Coverage, DryRun, StatementReport
 from runner.reports.preflight.gantt import schedule_lines
-from runner.reports.problems import Lines, Style, problem_lines
+from runner.reports.problems import Lines, Style, legend, problem_lines
 from runner.reports.visible import visible
 from runner.slugs import with_slug
 
@@ -34,7 +34,9 @@ def dry_run_lines(result: DryRun, lines: Lines, style: Style, *, width: int = 10
     """
     for problem in result.problems:
         yield from _problem(problem, lines, style)
-    if result.problems:
+    explained = legend(problem.code for problem in result.problems)
+    if explained is not None:
+        yield from _wrapped(explained, width, first="", rest="  ") if style.excerpt else (explained,)
         yield ""
     yield from _statements(result.statements, style, width)
     yield ""
