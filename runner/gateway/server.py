@@ -56,7 +56,8 @@ def check_server(row: Row) -> None:
         hint = (
             f"A superuser can create it: CREATE EXTENSION pg_background; in database {database}."
             if available == "t"
-            else "Install the package (Debian: postgresql-NN-pg-background), then CREATE EXTENSION pg_background."
+            else "Install pg_background on the server's machine (Debian has a package for PostgreSQL 18; for other "
+            "versions build it from source), then CREATE EXTENSION pg_background."
         )
         raise PreflightError(f'the extension pg_background is not in database "{database}".', hint=hint)
     if int(extension.partition(".")[0]) < 2:

@@ -30,6 +30,7 @@ from runner.sql.kinds import StatementKind
 from runner.sql.objects import Action, Sort
 from runner.sql.params import quote_identifier
 from runner.sql.tokens import ScanError, TokenKind, tokenize
+from runner.sql.versions import GRAMMAR
 
 _K = StatementKind
 
@@ -213,6 +214,10 @@ def _finding(error: ErrorDetails, sight: Sight, state: str, offset: int, *, plan
         if schema is not None:
             hint = f"GRANT USAGE ON SCHEMA {quote_identifier(schema[1])} TO {quote_identifier(sight.around.role)};"
         return Finding(code="JP610", message=message, offset=offset, hint=hint)
+    major = sight.around.version // 10_000
+    if state == "42601" and error.message.startswith("syntax error") and major < GRAMMAR:
+        hint = f"it was read as PostgreSQL {GRAMMAR} syntax; the server is {major}"
+        return Finding(code="JP606", message=error.message, offset=offset, hint=hint)
     severity = Severity.WARNING if planning and state[:2] in {"P0", "55", "XX", "53"} else None
     return Finding(code="JP606", message=error.message, offset=offset, hint=error.hint, severity=severity)
 

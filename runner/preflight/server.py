@@ -110,8 +110,7 @@ def _extension(facts: ServerFacts, _: Demand) -> Outcome:
     installed, available = facts.extension_version, facts.available_version
     if installed is None:
         if available is None:
-            package = f"postgresql-{facts.version_number // 10_000}-pg-background"
-            return _error("not installed on the machine", needed, f"apt-get install {package}")
+            return _error("not installed on the machine", needed, _installation(facts.version_number // 10_000))
         found = f'not in database "{facts.database}"'
         return _error(found, needed, "CREATE EXTENSION pg_background;")
     if int(installed.partition(".")[0]) < 2:
@@ -120,6 +119,21 @@ def _extension(facts: ServerFacts, _: Demand) -> Outcome:
     if available is not None and available != installed:
         return _warning(f"{found}; {available} is installed", needed, "ALTER EXTENSION pg_background UPDATE;")
     return _ok(found, needed)
+
+
+#: Major versions of PostgreSQL for which Debian has a package of pg_background 2.
+_PACKAGED = frozenset({18})
+
+
+def _installation(major: int) -> str:
+    """Return how pg_background gets onto the server's machine."""
+    if major in _PACKAGED:
+        return f"apt-get install postgresql-{major}-pg-background"
+    newest = max(_PACKAGED)
+    return (
+        f"Build pg_background 2 from source with the pg_config of PostgreSQL {major} (make install): "
+        f"there are packages for PostgreSQL {newest} only."
+    )
 
 
 def _privileges(facts: ServerFacts, _: Demand) -> Outcome:

@@ -12,7 +12,7 @@ from runner.preflight.codes import CODES
 from runner.preflight.commands.existence import absent
 from runner.preflight.commands.followed import check_filled, check_gone
 from runner.preflight.commands.names import is_guarded_away
-from runner.preflight.commands.options import view_columns, view_there
+from runner.preflight.commands.options import check_versions, view_columns, view_there
 from runner.preflight.commands.table import NOT_CHECKABLE, check_command, left_open
 from runner.preflight.disk import Disks, disk_note
 from runner.preflight.finding import Finding
@@ -35,6 +35,7 @@ from runner.sql.inner import inner_query
 from runner.sql.kinds import StatementKind
 from runner.sql.needs import needed
 from runner.sql.relations import Relation, query_relations
+from runner.sql.versions import foreign_options
 
 _K = StatementKind
 #: Characters of a statement that reports show.
@@ -133,6 +134,7 @@ class Examiner:
 
     async def _planned(self, unit: Unit, sight: Sight) -> Verdict:
         verdict = _of_relations(unit, sight)
+        verdict.findings += check_versions(unit, sight)
         if unit.statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
             known = {(one.offset, one.code) for one in verdict.findings}
             verdict.findings += (one for one in check_command(unit, sight) if (one.offset, one.code) not in known)
@@ -156,6 +158,9 @@ class Examiner:
             verdict.findings = rights.findings if refused and rights.findings else verdict.findings + rights.findings
             verdict.why += rights.why
             verdict.keep_certain(unit, sight)
+        foreign = foreign_options(unit.statement)
+        if foreign:
+            verdict.why.append(f"PostgreSQL has no option {', '.join(foreign)}: a module of the server may add it")
         if unit.statement.kind is _K.CALL:
             verdict.why.append(NOT_CHECKABLE[_K.CALL])
         elif unsafe is not None:
@@ -166,7 +171,7 @@ class Examiner:
 
     async def _setting(self, unit: Unit, sight: Sight) -> Verdict:
         """Have the server try the value, in a transaction that is rolled back."""
-        verdict = Verdict()
+        verdict = Verdict(findings=list(check_versions(unit, sight)))
         verdict.take(judge(unit, await self._probe(unit, sight, explain=False), sight))
         after = await self._rooms.after(unit)
         if after.error is not None:

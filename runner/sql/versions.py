@@ -19,6 +19,8 @@ from runner.sql.parse import Statement
 
 _K = StatementKind
 
+#: The version whose grammar the parser reads.
+GRAMMAR: Final = 18
 #: An option that every supported version has.
 ALWAYS: Final = 0
 
@@ -175,6 +177,14 @@ def version_needs(statement: Statement) -> tuple[VersionNeed, ...]:
 def unmet_needs(statement: Statement, major: int) -> tuple[VersionNeed, ...]:
     """Return what a server of this major version does not have."""
     return tuple(need for need in version_needs(statement) if not need.met_by(major))
+
+
+def foreign_options(statement: Statement) -> tuple[str, ...]:
+    """Return the options that PostgreSQL itself never had, of a command to which modules can add options."""
+    if statement.kind not in _OPEN:
+        return ()
+    known = OPTIONS[statement.kind]
+    return tuple(option.defname for option in _given(statement.node) if option.defname.lower() not in known)
 
 
 def impossible_needs(statement: Statement) -> tuple[VersionNeed, ...]:
