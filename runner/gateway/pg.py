@@ -236,7 +236,9 @@ class PgGateway:
         A connection for it is waited for as that of the monitor session is: a server that has none to give now says
         nothing of the step.
         """
-        if query.before_launch:
+        # A session's advisory lock outlives the condition: such conditions share the one session of the others, so that
+        # what one of them has locked is locked for none of them.
+        if query.before_launch and "advisory" not in query.sql.lower():
             async with self._before_launch:
                 result = await self._query_before_launch(query)
             if result is not None:

@@ -19,7 +19,7 @@ _BOOLEAN = 16
 
 async def read(session: Session, query: Query) -> QueryResult:
     """Run a query read-only on this session and leave nothing in it. ServerLostError if the session is lost."""
-    reply = await session.query(("settings", (query_settings(query, session.search_path),)), query.sql)
+    reply = await session.read(query_settings(query, session.search_path), query.sql)
     return QueryResult(
         columns=tuple(column.name for column in reply.columns),
         rows=reply.rows,

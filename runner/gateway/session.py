@@ -171,22 +171,8 @@ class Session:
 
         return await self._exchange(send, patience)
 
-    async def query(self, setup: Statement, sql: str) -> Reply:
-        """Run a named statement and then one statement of the plan's, in one transaction; the reply of the latter.
-
-        The extended protocol takes one statement only, so nothing in `sql` can end the transaction and go on.
-        """
-
-        def send() -> None:
-            self._pipeline.prepare(setup[0])
-            self._pipeline.execute(*setup)
-            self._pipeline.query(sql)
-            self._pipeline.sync(setup[0], columns=True)
-
-        return last_or_error(await self._exchange(send, LONG_ANSWER_WITHIN))
-
     async def describe(self, setup: Statement, sql: str) -> Reply:
-        """Say which columns one statement of the plan's would give, without running it; `setup` as for `query`."""
+        """Say which columns one statement of the plan's would give, without running it; `setup` comes before it."""
 
         def send() -> None:
             self._pipeline.prepare(setup[0])
