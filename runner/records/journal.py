@@ -7,6 +7,7 @@ before they are carried out, so that not even a crash of the machine can lead to
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from pathlib import Path
 from typing import Protocol
@@ -74,6 +75,8 @@ class Journal:
         self._order: int | None = None
         self._dirty = False
         self._closed = False
+        #: Whether the file is one in the folder, which could be removed there.
+        self._watched = False
 
     @classmethod
     def create(cls, root: Path, run_id: str, plan: Plan) -> Journal:
@@ -100,6 +103,7 @@ class Journal:
         except OSError as error:
             _remove(folder)
             raise refused(folder, error) from error
+        journal._watched = True
         return journal
 
     @classmethod
@@ -123,7 +127,9 @@ class Journal:
             except OSError as error:
                 raise refused(folder, error) from error
             opened.pop_all()
-        return cls(folder, run_id, file, size=size, head=head)
+        journal = cls(folder, run_id, file, size=size, head=head)
+        journal._watched = True
+        return journal
 
     def handle(self, event: ev.Event, state: RunState) -> None:
         """Write one line. JournalLostError if it cannot be written to its end.
@@ -151,8 +157,8 @@ class Journal:
             self._make_durable()
 
     def tick(self, now: float, state: RunState) -> None:  # noqa: ARG002 - the protocol's parameters
-        """Make durable what no order has followed."""
-        self._make_durable()
+        """Make durable what no order has followed, and notice a journal that was removed."""
+        self._make_durable(look=True)
 
     def close(self) -> None:
         """Make everything durable and give the lock back. JournalLostError if the end is not kept."""
@@ -171,16 +177,31 @@ class Journal:
                 with contextlib.suppress(OSError):
                     self._head.close()
 
-    def _make_durable(self) -> None:
-        if not self._dirty:
+    def _make_durable(self, *, look: bool = False) -> None:
+        if not self._dirty and not (look and self._begun):
             return
         try:
+            self._check_place()
+            if not self._dirty:
+                return
             _sync(self._file.fileno())
             self._confirm()
         except OSError as error:
             raise self._lose(error) from error
         self._order = None
         self._dirty = False
+
+    def _check_place(self) -> None:
+        """OSError if the file that is written is no longer the one in the folder: nobody would find what is in it."""
+        if not self._watched:
+            return
+        own = os.fstat(self._file.fileno())
+        try:
+            there = (self.folder / EVENTS).lstat()
+        except FileNotFoundError:
+            raise OSError(errno.ENOENT, "it was removed or moved") from None
+        if not os.path.samestat(own, there):
+            raise OSError(errno.ESTALE, "another file is in its place")
 
     def _confirm(self) -> None:
         if self._head is not None:
