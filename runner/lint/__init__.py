@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.errors import ParameterError, PlanError, Position, Problem, Severity
-from runner.lint import alone, syntax, transactions
+from runner.lint import alone, inside, options, syntax, transactions
 from runner.lint.rule import Rule
 from runner.lint.sources import Sources
 from runner.lint.subject import read_subject
@@ -25,7 +25,7 @@ from runner.plan.report import grouped
 
 _MAX_MESSAGE = 400  # characters
 #: Rules that look at nothing but the SQL text of one step.
-_OF_SQL_ALONE = (*syntax.RULES, *transactions.RULES, *alone.RULES)
+_OF_SQL_ALONE = (*syntax.RULES, *transactions.RULES, *alone.RULES, *inside.RULES, *options.RULES)
 
 #: Problems with the parameters of a SQL text.
 _OF_PARAMETERS = frozenset({"JP220", "JP221"})

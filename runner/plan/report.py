@@ -139,7 +139,8 @@ def _merged(group: Sequence[Problem]) -> Problem:
     also = tuple((other.position, other.step) for other in others)
     if first.cause is None:
         return replace(first, also=also)
-    parts = list(dict.fromkeys(other.cause.part for other in others if other.cause is not None))
+    names = dict.fromkeys(other.cause.part for other in others if other.cause is not None)
+    parts = sorted(names, key=lambda part: part[:1].isdigit())  # what is only counted comes last
     named = ", ".join(parts[:_NAMED])
     if len(parts) > _NAMED:
         named += f" and {len(parts) - _NAMED:,} more"

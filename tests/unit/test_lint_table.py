@@ -138,5 +138,7 @@ def test_what_sql_tells_by_itself_is_told_together_with_other_errors(tmp_path: P
     file.write_text(
         "version: 1\nname: p\nbudget: {slots: 1}\ndefaults: {timeout: 1m, on_finish: wait}\nsteps:\n"
         "  - {id: tidy, sql: VACUUM a; VACUUM b, nonsense: 1}\n  - {id: begin, sql: BEGIN, needs: [tdy]}\n"
+        "  - {id: odd, sql: VACUUM (nonsense) t}\n  - {id: body, sql: DO $$ BEGIN SELEC 1; END $$}\n"
     )
-    assert [problem.code for problem in load_plan(file).problems] == ["JP320", "JP101", "JP310", "JP202"]
+    told = [problem.code for problem in load_plan(file).problems]
+    assert told == ["JP320", "JP101", "JP310", "JP202", "JP303", "JP306"]
