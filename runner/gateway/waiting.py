@@ -40,7 +40,7 @@ _PAUSE = 0.025
 _LONG = 5.0
 _LONG_PAUSE = 0.25
 #: Seconds since the launch after which the worker is looked up in pg_stat_activity.
-IDENTIFY_AFTER = 0.04
+IDENTIFY_AFTER = 0.1
 
 
 def pause_after(elapsed: float) -> float:
