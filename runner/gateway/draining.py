@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from runner.engine.events import Rows
 from runner.gateway.base import LaunchRequest
-from runner.gateway.output import discards_rows, last_statement, row_columns_as_text
+from runner.gateway.output import discards_rows, last_statement, names_set, row_columns_as_text
 from runner.gateway.replies import Reply
 from runner.gateway.session import Session
 from runner.gateway.settings import description_settings
@@ -66,7 +66,7 @@ async def describe_rows(session: Session, request: LaunchRequest) -> RowColumns:
         as_text = row_columns_as_text(request)
         texts = ", ".join(f"c{number} pg_catalog.text" for number, _ in enumerate(as_text))
         return RowColumns(names=as_text, definitions=texts)
-    settings = description_settings(request, session.search_path)
+    settings = description_settings(request, session.search_path, names_set(request.sql))
     described = await session.describe(("settings", (settings,)), last_statement(request.sql))
     if described.error is not None:
         return RowColumns(problem=described.error.message)

@@ -10,7 +10,7 @@ those of a text with several, so that each sees what the one before has done: do
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +18,7 @@ from runner.engine.events import WARNING, ErrorDetails, Notice
 from runner.errors import JobplanError
 from runner.gateway.base import LaunchRequest
 from runner.identity import without_comment
+from runner.sql.assignments import assigned, settings_after
 from runner.sql.astext import AsText, as_text, may_change_names, without_rewriting
 from runner.sql.kinds import StatementKind
 from runner.sql.parse import Statement, parse_statements, returns_rows
@@ -45,6 +46,8 @@ _COMMIT_ROW = re.compile(
     re.DOTALL,
 )
 
+#: Settings on which it depends what a name means.
+_NAMING = frozenset({"search_path", "role"})
 #: Bytes of notices that are kept for each attempt.
 NOTICE_CAP = 65_536
 
@@ -138,6 +141,19 @@ def own_tag(request: LaunchRequest, tag: str | None) -> str | None:
     """Return the command tag of the plan's last statement, whatever it was rewritten to."""
     form = _form(request.sql)[0] if request.as_text else None
     return tag if form is None or not tag else form.tag
+
+
+@lru_cache(maxsize=256)
+def names_set(sql: str) -> Mapping[str, str]:
+    """Return the search_path and the role that the text sets before its last statement, where they are constants."""
+    try:
+        statements = parse_statements(sql)
+    except JobplanError:
+        return {}
+    found: tuple[tuple[str, str], ...] = ()
+    for statement in statements[:-1]:
+        found = settings_after(found, assigned(statement))
+    return {name: value for name, value in found if name in _NAMING}
 
 
 def takes_commit_row(sql: str, *, read_committed: bool) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 
 from runner.durations import to_milliseconds
@@ -52,9 +53,12 @@ def plain_settings(request: LaunchRequest, search_path: str) -> tuple[str, str, 
     return request.application_name, _milliseconds(request.timeout), lock_timeout, path
 
 
-def description_settings(request: LaunchRequest, search_path: str) -> str:
-    """Return the settings in which the worker's statement is described, which must not wait for the worker's locks."""
-    settings = json.loads(worker_settings(request, search_path))
+def description_settings(request: LaunchRequest, search_path: str, own: Mapping[str, str]) -> str:
+    """Return the settings in which the worker's statement is described, which must not wait for the worker's locks.
+
+    `own` are those that the text itself has set before, as far as names depend on them.
+    """
+    settings = {**json.loads(worker_settings(request, search_path)), **own}
     role = settings.pop("role", None)
     settings["lock_timeout"] = _milliseconds(_DESCRIPTION_LOCK_TIMEOUT)
     return json.dumps(settings if role is None else {**settings, "role": role})
