@@ -22,13 +22,15 @@ def unmet_expectation(step: Step, last: AttemptFinished) -> str | None:
     expect = step.expect
     if expect is None:
         return None
-    unexpected = _wrong_warnings(expect, last.warnings or 0)
-    if unexpected is not None:
-        return unexpected
     if not last.command_tag and last.row_count is None and last.result is None:
-        wants_any = expect.has_value or expect.rows_min is not None or expect.rows_max is not None
-        return "it has committed, but what it gave was lost with its session" if wants_any else None
-    return _wrong_number(expect, last.row_count or 0) or (_wrong_value(expect, last) if expect.has_value else None)
+        wants_rows = expect.has_value or expect.rows_min is not None or expect.rows_max is not None
+        lost = "it has committed, but what it gave was lost with its session"
+        return lost if wants_rows or expect.judges_warnings else None
+    return (
+        _wrong_warnings(expect, last.warnings or 0)
+        or _wrong_number(expect, last.row_count or 0)
+        or (_wrong_value(expect, last) if expect.has_value else None)
+    )
 
 
 def _wrong_number(expect: Expect, rows: int) -> str | None:

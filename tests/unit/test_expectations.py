@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -138,3 +139,24 @@ def test_rows_that_nobody_wanted_cannot_be_a_problem() -> None:
 )
 def test_how_many_rows_are_wanted(keys: dict[str, Any], rows: int) -> None:
     assert rows_wanted(step("a", **keys)) == rows
+
+
+@pytest.mark.parametrize(
+    ("expect", "warnings", "problem"),
+    [
+        (Expect(warnings_min=0, warnings_max=0), None, None),
+        (Expect(warnings_min=0, warnings_max=0), 2, "expected 0 warnings, got 2"),
+        (Expect(warnings_max=2), 2, None),
+        (Expect(warnings_min=1), None, "expected at least 1 warnings, got 0"),
+        (Expect(rows_min=1), 3, None),
+    ],
+)
+def test_the_number_of_warnings(expect: Expect, warnings: int | None, problem: str | None) -> None:
+    last = replace(ended(1), warnings=warnings)
+    assert unmet_expectation(step("a", expect=expect), last) == problem
+
+
+def test_warnings_that_were_lost_with_the_session_cannot_be_judged() -> None:
+    lost = replace(ended(None), command_tag="")
+    assert "lost with its session" in (unmet_expectation(step("a", expect=Expect(warnings_max=0)), lost) or "")
+    assert unmet_expectation(step("a", expect=Expect(sql=SQL)), lost) is None
