@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import shlex
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,4 +194,5 @@ _EMBEDDED = Afterlife(instead="the embedded server is removed now, and with it w
 def _commands(given: str | None, run_id: str) -> Afterlife:
     """Write the commands out in full."""
     where = dsn_argument(given)
-    return Afterlife(follow=f"jobplan attach {run_id}{where}", stop=f"jobplan cancel {run_id} --detached{where}")
+    named = shlex.quote(run_id)
+    return Afterlife(follow=f"jobplan attach {named}{where}", stop=f"jobplan cancel {named} --detached{where}")

@@ -39,7 +39,8 @@ def _record_words(journal: Path, wanted: str, where: str) -> str:
         run = find_run(journal, wanted)
     except RecordError as error:
         return f"{error.message} So --dsn must say where it is." if isinstance(error.__cause__, OSError) else ""
-    named = run if journal == DEFAULT_ROOT else f"{run} --journal {shlex.quote(str(journal))}"
+    more = "" if journal == DEFAULT_ROOT else f" --journal {shlex.quote(str(journal))}"
+    named = shlex.quote(run) + more
     return (
         f"Its record is in {journal / run}: jobplan show {named} says how it was, and jobplan resume {named}{where}"
         " finishes what is left of it."

@@ -5,6 +5,7 @@ The ledger, where there is one, knows of every worker that was asked for, whoeve
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from runner.clock import rfc3339
@@ -37,6 +38,6 @@ def check_chronicle(run_id: str, journal: Chronicle, ledger: Chronicle) -> None:
     raise RecordError(
         f"this journal of run {run_id} is not its latest: the ledger knows that {' and '.join(since)}, and the journal "
         "does not. Nothing was started.",
-        hint=f"Resume it where it went on, or with what the ledger has: jobplan resume {run_id} --from-ledger "
-        "--journal NEW_FOLDER.",
+        hint=f"Resume it where it went on, or with what the ledger has: jobplan resume {shlex.quote(run_id)} "
+        "--from-ledger --journal NEW_FOLDER.",
     )

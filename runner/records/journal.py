@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shlex
 from pathlib import Path
 from typing import Protocol
 
@@ -88,7 +89,8 @@ class Journal:
         except FileExistsError as error:
             raise RecordError(
                 f"there is a run {run_id} in {root} already, and its journal is not overwritten.",
-                hint=f"jobplan resume {run_id} goes on by that journal; --journal NEW_FOLDER begins another.",
+                hint=f"jobplan resume {shlex.quote(run_id)} goes on by that journal; "
+                "--journal NEW_FOLDER begins another.",
             ) from error
         except OSError as error:
             raise refused(folder, error) from error

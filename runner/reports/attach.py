@@ -6,6 +6,7 @@ whether that was when its timeout ran out, and what it has left half done.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,7 +121,7 @@ def _open_words(run: LiveRun, gone: Sequence[Gone], record: RecordSummary, where
     known = record.committed | frozenset(record.ends)
     if record.counts and not record.finished and any(one.worker.step not in known for one in gone):
         how = " --from-ledger" if record.source == "ledger" else ""
-        command = f"jobplan resume {run.run}{how}{where}"
+        command = f"jobplan resume {shlex.quote(run.run)}{how}{where}"
         yield f"it does not say how each of them ended; {command} finds out, and finishes the run"
 
 

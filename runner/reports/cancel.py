@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +65,7 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
     for worker in done.left:
         yield _left_words(worker)
     if any(worker.detached or (worker.label is None and not worker.foreign) for worker in done.left):
-        yield f"  stop them too: jobplan cancel {done.run.run} --detached{done.where}"
+        yield f"  stop them too: jobplan cancel {shlex.quote(done.run.run)} --detached{done.where}"
     if not done.heeded:
         yield "its runner is alive and goes on: it takes no request from a role that may not stop its workers"
     if done.still:
@@ -84,7 +85,8 @@ def _runner_lines(done: Cancelled) -> Iterator[str]:
         return
     elif not done.answered:
         what = "start more" if done.step is None else "begin the step again"
-        yield f"its runner is alive and has not answered: it may {what}; see jobplan status {done.run.run}{done.where}"
+        see = f"jobplan status {shlex.quote(done.run.run)}{done.where}"
+        yield f"its runner is alive and has not answered: it may {what}; see {see}"
         yield f"  if its machine is gone, end its sessions, then cancel again: {end_sessions(done.run.run)}"
     elif done.step is None:
         yield "its runner is alive and was told: it starts nothing more but finally steps, and reports by whom"
@@ -111,7 +113,7 @@ def _left_words(worker: LiveWorker) -> str:
 
 def _still_lines(done: Cancelled) -> Iterator[str]:
     if done.refused is None:
-        command = f"jobplan status {done.run.run}{done.where}"
+        command = f"jobplan status {shlex.quote(done.run.run)}{done.where}"
         caught = [worker for worker in done.still if worker.catches_cancel]
         yield from (f"{worker.step} (pid {worker.worker.pid}): {UNSTOPPABLE}" for worker in caught)
         if len(caught) < len(done.still):

@@ -6,6 +6,7 @@ silent, then blocked workers, then who has run longest.
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -81,7 +82,8 @@ def status_lines(
         yield ""
         yield from _run_lines(one, activity.at, width, (records or {}).get(one.run))
         if one.workers:
-            yield f"  follow: jobplan attach {one.run}{where}   stop: jobplan cancel {one.run}{where}"
+            named = shlex.quote(one.run)  # a name that any role may give its session
+            yield f"  follow: jobplan attach {named}{where}   stop: jobplan cancel {named}{where}"
     if any(not worker.visible for one in activity.runs for worker in one.workers):
         yield ""
         yield "Some workers belong to roles whose work this one may not see. A superuser can allow it:"
