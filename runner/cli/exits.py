@@ -50,7 +50,7 @@ Exit codes:
   3         the plan is invalid
   4         nothing was started: no connection, the server is not ready, or no journal can be kept
   5         run_timeout ended the run
-  6         another run holds the concurrency group
+  6         another run holds the concurrency group, or has taken it while this one had no connection
   7         an outcome is unknown, or a worker runs on that should not
   9         nothing was started: the server does not meet the plan's `requires`
   70        a bug in jobplan

@@ -47,6 +47,7 @@ def _turn(state: RunState, event: ev.Event) -> None:
         case ev.RecordLost():
             state.record_lost = True
         case ev.GroupLost():
+            state.group_lost = True
             state.drained_by = "another run took the concurrency group"
         case ev.CapacityShort():
             state.short_told = True

@@ -264,6 +264,8 @@ def run_status(state: RunState) -> str:
         return "timed_out"
     if state.cancelled_by is not None:
         return "cancelled"
+    if state.group_lost:
+        return "failed"
     return "succeeded" if state.first_bad is None else "failed"
 
 
@@ -278,4 +280,10 @@ def exit_code(state: RunState) -> int:
     states = {record.state for record in state.records.values()}
     if StepState.UNKNOWN in states or any(not record.final for record in state.records.values()):
         return 7
-    return 1 if states & BAD or state.record_lost or state.cancelled_by is not None else 0
+    if states & BAD or state.record_lost or state.cancelled_by is not None:
+        return 1
+    return 6 if state.group_lost and any(_was_drained(record) for record in state.records.values()) else 0
+
+
+def _was_drained(record: StepRecord) -> bool:
+    return record.skip is not None and record.skip.reason is ev.SkipReason.DRAINED

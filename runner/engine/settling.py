@@ -36,7 +36,7 @@ def settle(state: RunState, record: StepRecord, now: float) -> ev.StepEvent | No
 
 def last_word(record: StepRecord, last: ev.AttemptFinished, now: float, *, detail: str = "") -> ev.StepFinished:
     """Return the last state of a step that has no further attempt; `detail` says why, if its error does not."""
-    if last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.FAIL:
+    if last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.FAIL and not may_still_begin(record):
         return _check_failed(record, now)
     final = StepState(_outcome(record, last).value)
     if final is StepState.SUCCEEDED:
@@ -152,7 +152,14 @@ def _settle_unknown(state: RunState, record: StepRecord, last: ev.AttemptFinishe
         return None
     if record.verdict is ev.Verdict.PROCEED:
         return _finished(record, StepState.SUCCEEDED, None, now)
+    if may_still_begin(record) and not record.step.idempotent:
+        return _finished(record, StepState.UNKNOWN, _error(record, last), now)
     return _retry_or_end(state, record, last, now)
+
+
+def may_still_begin(record: StepRecord) -> bool:
+    """Say whether the worker was never seen: then a `verify` that is false does not mean that it has done nothing."""
+    return record.worker is None and record.lost
 
 
 def _retry_or_end(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent:

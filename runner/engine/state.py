@@ -245,6 +245,8 @@ class RunState:
     #: Steps whose workers are still running although they were asked to stop for long: they are not waited for.
     unstoppable: dict[str, None] = field(default_factory=dict)
     drained_by: str | None = None
+    #: Another run has taken the concurrency group.
+    group_lost: bool = False
     #: The journal is lost: what is launched now could never be accounted for.
     record_lost: bool = False
     first_bad: str | None = None

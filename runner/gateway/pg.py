@@ -63,6 +63,10 @@ _LOOK_FOR_WORKER = 0.02
 _PREPARATION = (("path", ()), ("pin", ()), ("unlimit", ()))
 
 
+#: Seconds that the server gets to notice that a session was closed, before another one is opened in its place.
+_SESSION_ENDS = 0.1
+
+
 class PgGateway:
     """Runs steps on a server; see `base.Gateway`.
 
@@ -251,7 +255,11 @@ class PgGateway:
             except ConnectionFailedError as error:
                 if now() >= until:
                     raise ServerLostError(error.message) from error
-                await asyncio.sleep(RECONNECT_EVERY)
+                if self._idle:  # the server may be short of connections
+                    self._drop(self._idle.pop())
+                    await asyncio.sleep(_SESSION_ENDS)
+                else:
+                    await asyncio.sleep(RECONNECT_EVERY)
             except ServerLostError:
                 if lost:
                     raise
@@ -362,7 +370,7 @@ class PgGateway:
                 return session
             self._drop(session)
         try:
-            session = await self._connect(load=True)
+            session = await self._connect_launcher()
         except ConnectionFailedError as error:
             if not self._monitor.connected:
                 await self._monitor.reconnected()
@@ -374,6 +382,16 @@ class PgGateway:
             self._idle.append(session)
             raise CapacityError("another runner has taken the run up")
         return session
+
+    async def _connect_launcher(self) -> Session:
+        """Open a launcher session; if the server has none to give, give up the idle session of conditions for it."""
+        try:
+            return await self._connect(load=True)
+        except ConnectionFailedError:
+            if not await self._reading.release():
+                raise
+            await asyncio.sleep(_SESSION_ENDS)
+            return await self._connect(load=True)
 
     async def _look_for_another_runner(self, session: Session) -> None:
         """Find out, after the monitor session was lost, whether the run was taken up meanwhile: then let go of it."""

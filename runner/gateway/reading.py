@@ -46,6 +46,14 @@ class ReadingSession:
         if self._session is not None:
             await self._session.close()
 
+    async def release(self) -> bool:
+        """Close the session if it is idle, because there are too few; false if there was none to close."""
+        if self._session is None or self._lock.locked():
+            return False
+        await self.close()
+        self._session = None
+        return True
+
     async def _live_session(self) -> Session:
         if self._session is not None and not self._session.lost:
             return self._session

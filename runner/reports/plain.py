@@ -183,12 +183,12 @@ def _settled(found: ev.Settled, record: StepRecord | None) -> str:
 
 def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterator[str]:
     match event:
-        case ev.AttemptLaunching():
+        case ev.AttemptRunning():
             record = state.records[event.step]
-            limit = "no timeout" if event.timeout is None else f"timeout {format_duration(event.timeout)}"
             so_far = f"; {sum_of(record)} so far" if record.iteration > 1 else ""
-            if record.announced:
-                yield f"{event.step}: started{_again(record)} ({limit}{so_far})"
+            yield from _started(record, so_far)
+        case ev.AttemptFinished() if state.records[event.step].worker is None and _had_worker(event):
+            yield from _started(state.records[event.step])  # it ended before it was seen on the server
         case ev.AttemptNotice() if event.notice.severity == ev.WARNING:
             yield from _warning(event, state.records[event.step])
         case ev.AttemptCancelRequested():
@@ -213,6 +213,17 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
             yield from _finished_lines(event, state, run_id)
         case _:
             pass
+
+
+def _started(record: StepRecord, so_far: str = "") -> Iterator[str]:
+    """Say that there is a worker: it was seen, or it has ended. A launch that is only requested may be refused."""
+    limit = "no timeout" if record.timeout is None else f"timeout {format_duration(record.timeout)}"
+    if record.announced:
+        yield f"{record.key}: started{_again(record)} ({limit}{so_far})"
+
+
+def _had_worker(event: ev.AttemptFinished) -> bool:
+    return event.started_at is not None or event.outcome is ev.Outcome.SUCCEEDED
 
 
 def _warning(event: ev.AttemptNotice, record: StepRecord) -> Iterator[str]:

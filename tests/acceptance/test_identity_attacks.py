@@ -254,3 +254,32 @@ def test_items_that_look_the_same_are_not_mixed_up_when_they_are_reordered(jobpl
 def events_so_far(jobplan: Jobplan) -> list[dict[str, Any]]:
     """Return what the run has reported, which may be nothing yet."""
     return jobplan.events() if (jobplan.folder / "events.jsonl").exists() else []
+
+
+# --- labels that are not there ----------------------------------------------------------------------------------------
+
+MIXED = """
+    - {id: waits, sql: "SELECT pg_sleep(60)"}
+    - {id: away, sql: "SELECT pg_sleep(60)", on_finish: detach}
+"""
+
+
+@pytest.mark.parametrize("hidden", ["track_activities", "no journal"])
+def test_cancel_without_labels_leaves_detach_steps_alone(
+    jobplan: Jobplan, done: Database, tmp_path: Path, hidden: str
+) -> None:
+    database = done.value("SELECT quote_ident(current_database())")
+    done.run(f"ALTER DATABASE {database} SET track_activities = off")
+    run = kill_when_seen(jobplan, done, jobplan.plan(MIXED), 2)
+    journal = jobplan.folder / ".jobplan" / "runs" if hidden == "track_activities" else tmp_path / "none"
+    cancelled = jobplan("cancel", run, "--dsn", done.dsn, "--journal", journal, "--timeout", "5s")
+    assert cancelled.code == 0, cancelled.err
+    if hidden == "track_activities":
+        assert done.workers() == ["away"]
+        assert "away" in cancelled.out
+    else:
+        assert done.workers() == ["away", "waits"]
+        assert cancelled.out.count("left alone (track_activities") == 2
+    all_of_them = jobplan("cancel", run, "--dsn", done.dsn, "--journal", journal, "--detached")
+    assert all_of_them.code == 0, all_of_them.err
+    assert not done.workers()
