@@ -26,8 +26,8 @@ RUNNING = ev.AttemptRunning(
 )
 
 
-def ended(outcome: ev.Outcome, **keys: float) -> ev.AttemptFinished:
-    return ev.AttemptFinished(at=2.0, step="a", attempt=1, outcome=outcome, command_tag="SELECT", **keys)
+def ended(outcome: ev.Outcome, started_at: float | None = None) -> ev.AttemptFinished:
+    return ev.AttemptFinished(at=2.0, step="a", attempt=1, outcome=outcome, command_tag="SELECT", started_at=started_at)
 
 
 def test_launches_that_the_server_does_not_grant_start_nothing() -> None:
