@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
@@ -89,6 +91,7 @@ _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; every exit code of jobplan is decided here."""
     _open_closed_streams()
+    _escape_what_an_encoding_lacks()
     try:
         code = cli.main(args=arguments, prog_name="jobplan", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -103,12 +106,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = exit_code_of(error)
     except BrokenPipeError:
         code = 141
+    except MemoryError:
+        click.echo("jobplan: out of memory", err=True)
+        code = 1
     except OSError as error:
-        if error.errno not in _UNWRITABLE:
-            report_bug(error)
-        else:
+        if error.errno in _UNWRITABLE:
             click.echo(f"jobplan: the output cannot be written: {error.strerror}", err=True)
-        code = 1 if error.errno in _UNWRITABLE else 70
+            code = 1
+        elif not _has_working_directory():
+            click.echo("jobplan: the working directory does not exist any more: change to another one.", err=True)
+            code = 2
+        else:
+            report_bug(error)
+            code = 70
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit code 70
         report_bug(error)
         code = 70
@@ -128,6 +138,21 @@ def _drop_what_nobody_takes() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, number)
             os.close(nowhere)
+
+
+def _has_working_directory() -> bool:
+    try:
+        Path.cwd()
+    except OSError:
+        return False
+    return True
+
+
+def _escape_what_an_encoding_lacks() -> None:
+    """Have characters that standard output or standard error cannot write escaped: no message may be lost over one."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _open_closed_streams() -> None:

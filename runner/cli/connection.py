@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import click
 
-from runner.errors import RecordError
+from runner.errors import RecordError, UsageError
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -23,8 +23,17 @@ def dsn_option(function: _F) -> _F:
 
 
 def chosen_dsn(given: str | None) -> str:
-    """Return the connection string: the option's, else JOBPLAN_DSN; empty: libpq's own environment says it all."""
-    return given if given is not None else os.environ.get("JOBPLAN_DSN", "")
+    """Return the connection string: the option's, else JOBPLAN_DSN; empty: libpq's own environment says it all.
+
+    UsageError if it is not UTF-8.
+    """
+    dsn = given if given is not None else os.environ.get("JOBPLAN_DSN", "")
+    try:
+        dsn.encode()
+    except UnicodeEncodeError as error:
+        source = "--dsn" if given is not None else "JOBPLAN_DSN"
+        raise UsageError(f"{source} is not UTF-8: libpq takes no other connection string.") from error
+    return dsn
 
 
 def dsn_argument(given: str | None) -> str:

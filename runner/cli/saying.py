@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -28,5 +30,13 @@ def say_json(value: Any, *, indent: int | None = 2) -> None:  # noqa: ANN401 - w
 
 
 def say_json_text(text: str) -> None:
-    """Print what is JSON already."""
-    click.echo(visible_json(text))
+    """Print what is JSON already, with escapes for what the output's encoding lacks."""
+    written = visible_json(text)
+    try:
+        written.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        written = _NOT_ASCII.sub(lambda found: json.dumps(found.group())[1:-1], written)
+    click.echo(written)
+
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7f]")

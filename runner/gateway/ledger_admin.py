@@ -258,6 +258,11 @@ class LedgerAdmin:
         if not row[1]:
             return None
         (version,) = connection.execute(self._block("ledger_version").encode()).fetchall()[0]
+        if version is None:
+            raise RecordError(
+                f"the ledger in schema {self._schema} has no version: its table meta is empty.",
+                hint="It was damaged. Drop it with DROP SCHEMA, or write its version into meta again.",
+            )
         return int(version)
 
     def _installed_version(self, connection: psycopg.Connection[tuple[Any, ...]], hint: str | None = None) -> int:

@@ -51,7 +51,9 @@ def unfit(reply: Reply, schema: str) -> str | None:
     """Say why it cannot, from the version that `ledger_version` gave; None if it can."""
     if reply.error is not None or not reply.rows:
         return f"the one in schema {schema} cannot be read: {reply.error.message if reply.error else 'no answer'}"
-    version = int(reply.rows[0][0] or 0)
+    if reply.rows[0][0] is None:
+        return f"the one in schema {schema} has no version: its table meta is empty"
+    version = int(reply.rows[0][0])
     if version == VERSION:
         return None
     remedy = "jobplan ledger upgrade" if version < VERSION else "a newer jobplan"

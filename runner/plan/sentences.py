@@ -101,10 +101,21 @@ def wrong_form(about: About, label: str, node: Scalar) -> Told:
     return Told(f"{about.phrase(label)}: {_quoted(node.text)} is not {about.title}", _form_hint(about, node.text))
 
 
+#: What is asked for by whoever wants a parameter that is recorded nowhere, and a type that only parameters have.
+_SECRETS = frozenset({"secret", "password", "credential", "token"})
+_A_PARAMETER_S_TYPE = "identifier"
+NO_SECRETS = (
+    "no parameter is secret: a worker's SQL is in pg_stat_activity, the server's log, the journal and the ledger. Keep "
+    "the secret on the server, where the SQL reads it: a user mapping, or a table that only the step's role may read"
+)
+
+
 def not_in(about: About, label: str, node: Node, allowed: list[Any], guesses: Guesses) -> Told:
     """Say which values are allowed."""
     words = [str(word) for word in allowed]
     hint = guesses.did_you_mean(node.text, words) if isinstance(node, Scalar) else None
+    if _A_PARAMETER_S_TYPE in words and isinstance(node, Scalar) and node.text.lower() in _SECRETS:
+        hint = NO_SECRETS
     return Told(f"{about.phrase(label)} must be {listed(words)}, not {_shown(node)}", hint)
 
 
