@@ -28,6 +28,7 @@ from runner.reports.outcomes import (
 )
 from runner.reports.sights import Sight, sight_words
 from runner.reports.visible import visible
+from runner.sql.nature import nature_of
 
 #: Seconds between two heartbeat lines.
 HEARTBEAT = 60.0
@@ -192,7 +193,9 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
         case ev.AttemptNotice() if event.notice.severity == ev.WARNING:
             yield from _warning(event, state.records[event.step])
         case ev.AttemptCancelRequested():
-            yield f"{event.step}: asked to stop ({event.reason.replace('_', ' ')})"
+            goes_on = nature_of(state.records[event.step].step.sql.text).catches_cancel
+            may_not = "; its SQL catches query_canceled in a loop, so it may not" if goes_on else ""
+            yield f"{event.step}: asked to stop ({event.reason.replace('_', ' ')}){may_not}"
         case ev.StepCancelRequested():
             yield f"{event.step}: {event.by} asks for it to be stopped, and it is not begun any more"
         case ev.AttemptLost():

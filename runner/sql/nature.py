@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from runner.errors import JobplanError
+from runner.sql.bodies import catching_loop
 from runner.sql.details import main_relation
 from runner.sql.effects import Effect, effect
 from runner.sql.facts import ReindexTarget, created_index, reindex_target
@@ -50,12 +51,14 @@ class Nature:
     `only_reads`: every statement only reads, so that it is a check which may run again. `idempotent`: every statement
     only reads, or is one of those that may run again because they do the same work again. `builds` are statements that
     leave something half done when they fail. `whole_database`: it rebuilds the indexes of the whole database.
+    `catches_cancel`: a loop of it catches a cancel and goes on, so that nothing ends it.
     """
 
     only_reads: bool = False
     idempotent: bool = False
     builds: tuple[Build, ...] = ()
     whole_database: bool = False
+    catches_cancel: bool = False
 
 
 @lru_cache(maxsize=4096)
@@ -72,6 +75,7 @@ def nature_of(text: str) -> Nature:
         and all(only or one.kind in _IDEMPOTENT for one, only in zip(statements, reads, strict=True)),
         builds=tuple(build for one in statements for build in _builds(one)) if _CONCURRENTLY.search(text) else (),
         whole_database=any(reindex_target(one) is ReindexTarget.DATABASE for one in statements),
+        catches_cancel=any(one.kind is _K.DO and catching_loop(one, text) is not None for one in statements),
     )
 
 

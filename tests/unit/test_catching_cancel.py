@@ -6,14 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from runner.engine import events as ev
 from runner.engine.activity import LiveWorker
 from runner.engine.events import Worker
+from runner.engine.state import initial_state
 from runner.lint import load_plan
+from runner.reports.plain import Verbosity, lines_for
 from runner.reports.status import worker_words
 from runner.reports.status_data import worker_data
 from runner.sql.bodies import catching_loop
 from runner.sql.parse import parse_statements
-from tests.builders import looked_label
+from tests.builders import looked_label, plan, step
 
 _LOOP = "FOR i IN 1..9 LOOP BEGIN PERFORM pg_sleep(9); EXCEPTION WHEN {} THEN {}; END; END LOOP;"
 
@@ -108,3 +111,13 @@ def test_status_promises_no_end_that_the_text_prevents() -> None:
     plain = _live("DO $$ BEGIN " + _LOOP.format("OTHERS", "NULL"))
     assert "at most" in worker_words(plain, 101.0)
     assert worker_data(plain, 101.0)["catches_cancel"] is False
+
+
+@pytest.mark.parametrize(("condition", "words"), [("query_canceled", "so it may not"), ("OTHERS", "")])
+def test_progress_says_so_when_the_worker_is_asked_to_stop(condition: str, words: str) -> None:
+    text = f"DO $$ BEGIN {_LOOP.format(condition, 'NULL')} END $$"
+    state = initial_state(plan(step("a", text)))
+    event = ev.AttemptCancelRequested(at=1.0, step="a", attempt=1, reason=ev.CancelReason.INTERRUPT)
+    (line,) = lines_for(event, state, Verbosity.NORMAL, "r")
+    assert line.startswith("a: asked to stop (interrupt)")
+    assert line.endswith(words or "(interrupt)")
