@@ -43,11 +43,14 @@ _TAG_DIRECTIVE = re.compile(r"^%TAG", re.MULTILINE)
 PLAN_HINT: Final = "a plan begins with `version: 1`"
 
 
-def read_text(path: Path, name: str, report: Report, *, limit: int = MAX_BYTES) -> str | None:
-    """Return the text of a UTF-8 file without its byte order mark, or None and a problem; `limit` is in bytes."""
+def read_text(path: Path, name: str, report: Report, *, limit: int = MAX_BYTES, pipe: bool = False) -> str | None:
+    """Return the text of a UTF-8 file without its byte order mark, or None and a problem; `limit` is in bytes.
+
+    A pipe is read only where `pipe` allows it: a stranger's plan could be one that nothing is ever written to.
+    """
     start = Position(file=name, line=1, column=1)
     try:
-        if (special := _special(path)) is not None:
+        if not pipe and (special := _special(path)) is not None:
             hint = "write it to a file first"
             report.add(start, "JP001", f"the file cannot be read: it is {special}, not a file", hint=hint)
             return None
@@ -140,10 +143,10 @@ def _joined(pair: re.Match[str]) -> str:
     return f"\\U{code:08x}"
 
 
-def read(path: Path, name: str, report: Report, *, hint: str | None = PLAN_HINT) -> Mapping | None:
-    """Return the mapping that a YAML file is, or None and problems."""
+def read(path: Path, name: str, report: Report, *, hint: str | None = PLAN_HINT, pipe: bool = False) -> Mapping | None:
+    """Return the mapping that a YAML file is, or None and problems; `pipe` as `read_text` takes it."""
     report.names_file(name)
-    text = read_text(path, name, report)
+    text = read_text(path, name, report, pipe=pipe)
     return None if text is None else parse(text, name, report, hint=hint)
 
 

@@ -75,5 +75,5 @@ def without_collection() -> Iterator[None]:
 
 def _read_values(path: Path, report: Report) -> dict[str, object]:
     """Return a params file's values; whether they fit is seen when the plan is built with them."""
-    root = read(path, str(path), report, hint="a params file has `name: value` on each line")
+    root = read(path, str(path), report, hint="a params file has `name: value` on each line", pipe=True)
     return {} if root is None else {name: raw_value(node) for name, node in root.values.items()}

@@ -248,3 +248,18 @@ def test_copy_with_its_data_is_said_to_be_impossible_at_the_copy(tmp_path: Path,
 @pytest.mark.parametrize("sql", ["UPDATE t SET a = '\\d', b = E'\\\\x', c = $$\\i x$$ WHERE \"\\q\" = 1 -- \\d\n"])
 def test_a_backslash_in_strings_names_and_comments_is_no_command(tmp_path: Path, sql: str) -> None:
     assert load_sql(tmp_path, sql) == []
+
+
+def test_values_of_parameters_can_come_through_a_pipe(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    path.write_text(f"{_HEAD}params: {{n: {{type: integer}}}}\nsteps: [{{id: a, sql: 'DELETE FROM t WHERE v = :n'}}]\n")
+    reader, writer = os.pipe()
+    os.write(writer, b"n: 3\n")
+    os.close(writer)
+    try:
+        loaded = load_plan(path, params_file=f"/dev/fd/{reader}", require_values=True)
+    finally:
+        os.close(reader)
+    assert loaded.problems == ()
+    assert loaded.plan is not None
+    assert loaded.plan.values["n"] == 3
