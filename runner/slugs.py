@@ -137,6 +137,7 @@ SLUGS: Final = MappingProxyType(
         "JP513": "prepared-transactions",
         "JP514": "invalid-indexes",
         "JP515": "ledger-not-trusted",
+        "JP516": "worker-text-hidden",
         "JP520": "requirement-unmet",
         "JP521": "group-held",
         "JP522": "role-not-takable",

@@ -111,3 +111,6 @@ class ServerFacts:
     old_transactions: tuple[OldTransaction, ...] = ()
     prepared: tuple[PreparedTransaction, ...] = ()
     invalid_indexes: tuple[InvalidIndex, ...] = ()
+    #: Whether sessions show their text in pg_stat_activity, and how many bytes of it.
+    shows_text: bool = True
+    text_size: int = 1024

@@ -282,6 +282,8 @@ def _server(row: Row, capacity: Capacity, announced_pid: int) -> ServerFacts:
         sees_all=row[11] == "t",
         read_only=row[12] == "on",
         read_only_source=row[13] or "",
+        shows_text=row[14] == "on",
+        text_size=int(row[15] or 0),
         capacity=capacity,
     )
 

@@ -20,7 +20,9 @@ SELECT current_setting('server_version'),
        has_function_privilege(f.oid, 'EXECUTE'),
        pg_has_role('pg_read_all_stats', 'member'),
        (SELECT setting FROM pg_settings WHERE name = 'default_transaction_read_only'),
-       (SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only')
+       (SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only'),
+       current_setting('track_activities'),
+       (SELECT setting FROM pg_settings WHERE name = 'track_activity_query_size')
 FROM (SELECT) AS one
 LEFT JOIN pg_extension AS e ON e.extname = 'pg_background'
 LEFT JOIN pg_namespace AS n ON n.oid = e.extnamespace

@@ -109,6 +109,13 @@ CODES_OF_SERVER: Final = {
         "CREATE SCHEMA jobplan AUTHORIZATION guest;",
         "ALTER SCHEMA jobplan OWNER TO dba;",
     ),
+    "JP516": (
+        _W,
+        "Workers do not show their text",
+        "jobplan cancel leaves a worker alone if neither its text nor a record says whether its step is a detach step.",
+        "track_activities = off, or track_activity_query_size = 100",
+        "track_activities = on and track_activity_query_size = 1024",
+    ),
     "JP520": (
         _E,
         "A requirement of the plan does not hold",

@@ -69,6 +69,11 @@ class Examined:
     outcome: Outcome
 
 
+#: Bytes of a worker's text that its label may take (`identity.WorkerLabel`), and PostgreSQL's default for what is
+#: shown.
+_LABEL_SIZE = 1024
+
+
 def examine(facts: ServerFacts, demand: Demand) -> tuple[Examined, ...]:
     """Return what every check finds, in the order of the table."""
     return tuple(Examined(check=check, outcome=check.check(facts, demand)) for check in CHECKS)
@@ -242,6 +247,17 @@ def _sight(facts: ServerFacts, _: Demand) -> Outcome:
     return _warning(found, needed, f"GRANT pg_read_all_stats TO {quote_identifier(facts.user)};")
 
 
+def _text(facts: ServerFacts, _: Demand) -> Outcome:
+    needed = f"a worker shows the label in front of its text: track_activities on, {_LABEL_SIZE} bytes or more"
+    size = f"track_activity_query_size = {facts.text_size}"
+    if not facts.shows_text:
+        return _warning("track_activities = off", needed, "ALTER SYSTEM SET track_activities = on; (and reload)")
+    if facts.text_size < _LABEL_SIZE:
+        mend = f"ALTER SYSTEM SET track_activity_query_size = {_LABEL_SIZE}; (and restart)"
+        return _warning(size, needed, mend)
+    return _ok(size, needed)
+
+
 def _old_transactions(facts: ServerFacts, _: Demand) -> Outcome:
     needed = "no old transaction: VACUUM cannot clean up behind it, and CONCURRENTLY waits for it"
     old = facts.old_transactions
@@ -296,6 +312,7 @@ CHECKS: tuple[ServerCheck, ...] = (
     ServerCheck(name="parallel queries", code="JP509", check=_parallel),
     ServerCheck(name="connections", code="JP510", check=_connections),
     ServerCheck(name="sight", code="JP511", check=_sight),
+    ServerCheck(name="labels", code="JP516", check=_text),
     ServerCheck(name="old transactions", code="JP512", check=_old_transactions),
     ServerCheck(name="prepared transactions", code="JP513", check=_prepared),
     ServerCheck(name="invalid indexes", code="JP514", check=_invalid_indexes),

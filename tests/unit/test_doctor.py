@@ -168,3 +168,16 @@ def test_json_has_every_check() -> None:
     assert document["ready"] is True
     assert [one["check"] for one in document["checks"]] == [check.name for check in CHECKS]
     assert all(one["mend"] is None for one in document["checks"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        ({"shows_text": False}, "track_activities = off"),
+        ({"text_size": 100}, "track_activity_query_size = 100"),
+    ],
+)
+def test_a_server_that_hides_labels_is_warned_about(changes: dict[str, Any], found: str) -> None:
+    (one,) = [each for each in examine(replace(HEALTHY, **changes), Demand()) if each.check.code == "JP516"]
+    assert (one.outcome.level, one.outcome.found) == (Level.WARNING, found)
+    assert one.outcome.mend.startswith("ALTER SYSTEM SET track_activit")
