@@ -12,6 +12,7 @@ from psycopg.rows import dict_row
 
 from runner.engine import events as ev
 from runner.gateway.ledger_admin import LedgerAdmin
+from runner.plan.model import Expect
 from tests.builders import plan, step
 from tests.integration.houses import LAUNCHERS, ask, real_run, run_plan, strike, until, value
 
@@ -33,21 +34,29 @@ def rows(dsn: str, query: str) -> list[dict[str, object]]:
 
 async def test_every_query_of_the_manual_gives_what_it_says(ledger: str) -> None:
     noisy = "DO $$ BEGIN RAISE NOTICE 'hello'; END $$"
-    steps = [step("a", "SELECT 1"), step("b", "SELECT 1/0"), step("c", noisy)]
+    ask(ledger, "CREATE TABLE paid (id int)")
+    check = Expect(value=42, has_value=True)
+    steps = [
+        *(step("a", "SELECT 1"), step("b", "SELECT 1/0"), step("c", noisy)),
+        step("d", "INSERT INTO paid VALUES (1) RETURNING 41", expect=check),
+    ]
     for _ in range(2):
         await run_plan(ledger, plan(*steps), ledger="jobplan")
     found = {query: rows(ledger, query) for query in QUERIES}
-    assert len(found) == 8
+    assert len(found) == 9
+    in_vain = next(result for query, result in found.items() if "check_failed" in query)
+    assert [(row["step"], row["check_failed"]) for row in in_vain] == [("d", "expected 42, got 41")] * 2
     by_view = {view: result for query, result in found.items() for view in re.findall(r"FROM jobplan\.(\w+)", query)}
     assert by_view["running"] == []
     assert [(row["step"], row["sqlstate"]) for row in by_view["failures"]] == [("b", "22012")] * 2
     durations = next(result for query, result in found.items() if "longest" in query)
-    assert {row["step"]: row["n"] for row in durations} == {"a": 2, "c": 2}
+    assert {row["step"]: row["n"] for row in durations} == {"a": 2, "c": 2, "d": 2}
     attempts = next(result for query, result in found.items() if "attempt, outcome" in query)
     assert {row["step"]: (row["outcome"], row["committed"]) for row in attempts} == {
         "a": ("succeeded", True),
         "b": ("failed", False),
         "c": ("succeeded", False),
+        "d": ("succeeded", True),
     }
     notices = next(result for query, result in found.items() if "severity" in query)
     assert [row["message"] for row in notices] == ["hello"] * 2
