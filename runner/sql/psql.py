@@ -120,41 +120,35 @@ def _parts(text: str) -> tuple[ClientPart, ...]:
 
 
 def _find(text: str) -> Iterator[ClientPart]:
+    """Go through the text once: each string and comment is looked for once, and each semicolon or backslash."""
     position = statement = 0
-    while position < len(text):
-        at, piece = _next(text, position)
-        if piece is not None:
+    piece: Piece | None = None
+    looked_from = -1
+    last_data_end = text.rfind("\\.")
+    while (mark := _MARK.search(text, position)) is not None:
+        at = mark.start()
+        if looked_from < 0 or (piece is not None and piece.start < position):
+            piece, looked_from = next(pieces(text, position), None), position
+        if piece is not None and piece.start < at:
             position = piece.end
-        elif at is None:
-            return
-        elif text[at] == ";":
+            continue
+        if text[at] == ";":
             position = at + 1
-            if _FROM_STDIN.match(without_comments(text[statement:at])) and (data := _data(text, position)):
-                yield ClientPart(command=None, start=data[0], end=data[1], hint="")
-                position = data[1]
+            if position < last_data_end and _FROM_STDIN.match(without_comments(text[statement:at])):
+                data = _data(text, position)
+                if data is not None:
+                    yield ClientPart(command=None, start=data[0], end=data[1], hint="")
+                    position = data[1]
             statement = position
-        else:
-            part = _command(text, at)
-            if part is None:
-                position = at + 1
-                continue
-            if part.command != "\\\\":
-                yield part
-            position = part.end
-            if part.command in _SENDS:
-                statement = position
+            continue
+        part = _command(text, at)
+        position = at + 1 if part is None else part.end
+        if part is not None and part.command != "\\\\":
+            yield part
+            statement = position if part.command in _SENDS else statement
 
 
 _MARK = re.compile(r"[;\\]")
-
-
-def _next(text: str, position: int) -> tuple[int | None, Piece | None]:
-    """Return the next semicolon or backslash, or the string, name or comment that begins before it."""
-    mark = _MARK.search(text, position)
-    if mark is None:
-        return None, None
-    piece = next(pieces(text, position, mark.start()), None)
-    return (mark.start(), None) if piece is None else (None, piece)
 
 
 def _command(text: str, at: int) -> ClientPart | None:

@@ -86,12 +86,13 @@ def invisible_characters(text: str) -> tuple[int, ...]:
     """Return where invisible characters stand outside of strings, quoted names and comments."""
     if text.isascii() or not INVISIBLE.search(text):
         return ()
-    hidden = [(piece.start, piece.end) for piece in pieces(text)]
+    hidden = iter(pieces(text))
+    piece = next(hidden, None)
     found: list[int] = []
     for place in INVISIBLE.finditer(text):
-        while hidden and hidden[0][1] <= place.start():
-            hidden.pop(0)
-        if not hidden or place.start() < hidden[0][0]:
+        while piece is not None and piece.end <= place.start():
+            piece = next(hidden, None)
+        if piece is None or place.start() < piece.start:
             found.append(place.start())
     return tuple(found)
 

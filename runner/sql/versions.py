@@ -194,9 +194,9 @@ def impossible_needs(statement: Statement) -> tuple[VersionNeed, ...]:
 
 #: Syntax that came after the parser's version, as it looks without comments and strings, and its first version.
 _NEWER_SYNTAX: Final = tuple(
-    (re.compile(pattern, re.IGNORECASE | re.DOTALL), what, since)
+    (tuple(re.compile(part, re.IGNORECASE) for part in pattern.split(" … ")), what, since)
     for pattern, what, since in (
-        (r"^\s*(?:EXPLAIN\b.*)?REPACK\b", "REPACK", 19),
+        (r"^\s*REPACK\b", "REPACK", 19),
         (r"^\s*WAIT\s+FOR\b", "WAIT FOR", 19),
         (r"^\s*CHECKPOINT\s*\(", "CHECKPOINT with options", 19),
         (r"\bGROUP\s+BY\s+ALL\b", "GROUP BY ALL", 19),
@@ -204,8 +204,8 @@ _NEWER_SYNTAX: Final = tuple(
         (r"\b(?:MERGE|SPLIT)\s+PARTITIONS?\b", "MERGE or SPLIT PARTITION", 19),
         (r"\bPROPERTY\s+GRAPH\b|\bGRAPH_TABLE\s*\(", "property graphs", 19),
         (r"\bFOR\s+PORTION\s+OF\b", "FOR PORTION OF", 19),
-        (r"\bON\s+CONFLICT\b.*\bDO\s+SELECT\b", "ON CONFLICT DO SELECT", 19),
-        (r"\bALL\s+(?:TABLES|SEQUENCES)\b.*\bEXCEPT\b", "publications with EXCEPT", 19),
+        (r"\bON\s+CONFLICT\b … \bDO\s+SELECT\b", "ON CONFLICT DO SELECT", 19),
+        (r"\bALL\s+(?:TABLES|SEQUENCES)\b … \bEXCEPT\b", "publications with EXCEPT", 19),
     )
 )
 
@@ -231,10 +231,21 @@ def newer_syntax(text: str, offset: int) -> NewerSyntax | None:
     start = written.rfind(";", 0, offset) + 1
     end = written.find(";", offset)
     statement = written[start : len(written) if end < 0 else end][:_LONGEST]
-    for pattern, what, since in _NEWER_SYNTAX:
-        if pattern.search(statement):
+    for parts, what, since in _NEWER_SYNTAX:
+        if _in_order(parts, statement):
             return NewerSyntax(what=what, since=since)
     return None
+
+
+def _in_order(parts: tuple[re.Pattern[str], ...], statement: str) -> bool:
+    """Return whether all parts are in a statement, one after the other."""
+    position = 0
+    for part in parts:
+        found = part.search(statement, position)
+        if found is None:
+            return False
+        position = found.end()
+    return True
 
 
 #: Characters of a statement that are looked at.

@@ -263,3 +263,18 @@ def test_values_of_parameters_can_come_through_a_pipe(tmp_path: Path) -> None:
     assert loaded.problems == ()
     assert loaded.plan is not None
     assert loaded.plan.values["n"] == 3
+
+
+@pytest.mark.parametrize(
+    ("sql", "code"),
+    [
+        ("COPY t FROM STDIN;\n" * 30_000 + "\\x", "JP301"),
+        (";" * 1_000_000 + "\\x", "JP301"),
+        ("\\x\n" * 30_000, "JP301"),
+        ("SELECT 'a';" * 30_000 + "\\x", "JP301"),
+        ("SELEC '\u00a0' \u00a0;" * 20_000, "JP305"),
+        ("SELEC " + "ON CONFLICT " * 40_000, "JP300"),
+    ],
+)
+def test_a_long_text_of_client_commands_and_odd_characters_ends(tmp_path: Path, sql: str, code: str) -> None:
+    assert code in {problem.code for problem in load_sql(tmp_path, sql)}
