@@ -48,6 +48,10 @@ def _client_copy(subject: Subject) -> Iterator[Finding]:
             # To read every row without keeping one can be what is meant: it finds damaged pages.
             severity = Severity.WARNING if refused is None else None
             hint = "name a file or a PROGRAM of the server, or use psql"
+            if place.statement.kind is Kind.COPY_FROM:
+                hint = (
+                    "write few rows as INSERT … VALUES; name a file or a PROGRAM of the server; or load them with psql"
+                )
             yield place.finding(reason, hint=hint, severity=severity)
 
 
