@@ -88,6 +88,7 @@ ROOMS: tuple[tuple[str, tuple[str, ...], str], ...] = (
         (
             *(*BASIS, "runner.engine.events", "runner.engine.commands", "runner.engine.activity", "runner.engine.past"),
             "runner.engine.leftovers",
+            "runner.engine.limits",
             "runner.engine.place",
         ),
         "the gateway speaks to the server, and in events",
