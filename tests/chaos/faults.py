@@ -45,11 +45,19 @@ class Fault(enum.StrEnum):
     NO_WORKERS = "no_workers"
     CANCEL_COMMAND = "cancel_command"
     RIVAL = "rival"
+    SLOW_START = "slow_start"
 
 
 #: Faults that strike everybody on the server: only on a server that one trial has for itself.
 SERVER_WIDE = frozenset(
-    {Fault.RESTART_FAST, Fault.RESTART_IMMEDIATE, Fault.CRASH, Fault.NO_CONNECTIONS, Fault.NO_WORKERS}
+    {
+        Fault.RESTART_FAST,
+        Fault.RESTART_IMMEDIATE,
+        Fault.CRASH,
+        Fault.NO_CONNECTIONS,
+        Fault.NO_WORKERS,
+        Fault.SLOW_START,
+    }
 )
 #: Faults that the process of the runner is told of or dies of.
 SIGNALS = frozenset({Fault.SIGKILL, Fault.SIGINT, Fault.SIGTERM, Fault.SIGINT_TWICE})
@@ -155,7 +163,10 @@ def strike(fault: Fault, target: Target, random: Random) -> bool:
     return _OTHERS[fault](target, random)
 
 
-_MINE = "application_name LIKE 'jobplan:' || %(run)s || ':%%' AND pid <> pg_backend_pid()"
+_MINE = (
+    "(application_name LIKE 'jobplan:' || %(run)s || ':%%' OR query LIKE '/* jobplan _\"run\":\"' || %(run)s || '\"%%')"
+    " AND pid <> pg_backend_pid()"
+)
 _WORKERS = f"{_MINE} AND backend_type = 'pg_background'"
 _SESSIONS = f"{_MINE} AND backend_type = 'client backend'"
 _ON_SESSIONS: Mapping[Fault, str] = {
@@ -267,6 +278,17 @@ def _use_up_workers(target: Target, random: Random) -> bool:
     return True
 
 
+def _start_slowly(target: Target, random: Random) -> bool:
+    """Stop the postmaster for longer than a worker that was never seen is waited for: none starts meanwhile."""
+    postmaster = target.server.pid
+    os.kill(postmaster, signal.SIGSTOP)
+    try:
+        time.sleep(random.uniform(2.0, 6.0))
+    finally:
+        os.kill(postmaster, signal.SIGCONT)
+    return True
+
+
 @contextlib.contextmanager
 def _filler(target: Target) -> Iterator[psycopg.Connection[Any]]:
     with target.connect() as connection:
@@ -289,4 +311,5 @@ _OTHERS: Mapping[Fault, Callable[[Target, Random], bool]] = {
     Fault.NO_WORKERS: _use_up_workers,
     Fault.CANCEL_COMMAND: _cancel,
     Fault.RIVAL: _rival,
+    Fault.SLOW_START: _start_slowly,
 }

@@ -170,9 +170,12 @@ def _document(random: Random, schema: str, step: ChaosStep) -> dict[str, Any]:
     """Return a step's piece of the plan's file."""
     place = Place(schema=schema, step=step.id, item=":'t'" if step.items else "''")
     seconds = random.uniform(0.2, 1.2) if step.detach else random.uniform(0.0, 0.3)
+    text = work.sql(step.work, place, random, seconds)
+    if step.work in work.RENAMES and random.random() < 0.25:
+        text = f"{work.rename(random)}; {text}"
     document: dict[str, Any] = {
         "id": step.id,
-        "sql": work.sql(step.work, place, random, seconds),
+        "sql": text,
         **({"needs": [{"step": other, "on": when} for other, when in step.needs.items()]} if step.needs else {}),
         **({"for_each": _for_each(step)} if step.items else {}),
         **({"on_finish": "detach"} if step.detach else {}),

@@ -22,9 +22,12 @@ _EVERY = 0.02
 _AWAY = 0.1
 #: Looks for which a worker that has just begun may have no name of its own yet.
 _NAMELESS = 25
-_WORKERS = """
-SELECT application_name FROM pg_stat_activity
-WHERE backend_type = 'pg_background' ORDER BY 1
+#: The names of workers by the label in their text: a step may have changed its application_name.
+WORKERS = """
+SELECT coalesce('jobplan:' || (l.label ->> 'run') || ':' || (l.label ->> 'step'), a.application_name)
+FROM pg_stat_activity AS a,
+     LATERAL (SELECT substring(a.query FROM '^/[*] jobplan ([{][^*]*[}]) [*]/')::json AS label) AS l
+WHERE a.backend_type = 'pg_background' ORDER BY 1
 """
 
 
@@ -38,7 +41,7 @@ def watch(conninfo: str, path: Path) -> None:
                 with psycopg.connect(conninfo, autocommit=True, application_name="chaos:sampler") as connection:
                     while os.getppid() == parent:
                         look += 1
-                        names = [name for (name,) in connection.execute(_WORKERS).fetchall()]
+                        names = [name for (name,) in connection.execute(WORKERS).fetchall()]
                         if names != last:
                             file.write(json.dumps({"look": look, "workers": names}) + "\n")
                             last = names

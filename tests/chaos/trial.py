@@ -17,7 +17,7 @@ from tests.chaos.attack import Attack, Ended, Lane
 from tests.chaos.evidence import Effects, Event, Evidence, Phase, read_effects
 from tests.chaos.faults import Fault, Planned, draw, draw_between, strike
 from tests.chaos.plans import random_plan
-from tests.chaos.sampler import samples_of
+from tests.chaos.sampler import WORKERS, samples_of
 from tests.chaos.witness import CODES, Claims, Violation, all_claims, judge, read_claims
 from tests.chaos.work import Work
 
@@ -122,7 +122,12 @@ class Trial:
         return drawn
 
     def _command(self, faults: Sequence[Planned]) -> Ended:
-        """Run or resume, and note what came of it and of what was done beside it and after it."""
+        """Run or resume, and note what came of it and of what was done beside it and after it.
+
+        Each command may have a clock of its own: a run is resumed on another host, and clocks differ.
+        """
+        if self._clock is not None:
+            self._clock.write_text(f"{self._random.choice((-7200, -120, 0, 120, 7200)):+d}s\n", encoding="utf-8")
         name = f"{len(self._phases)}-{'resume' if self._known_run() else 'run'}"
         arguments = self._arguments(name)
         attack = Attack(self._lane, self._folder, name, run_id=self._known_run, others=self._others, clock=self._clock)
@@ -217,8 +222,7 @@ class Trial:
     def _alive(self) -> list[str]:
         """Return the keys of the run's workers that live."""
         prefix = f"jobplan:{self._known_run()}:"
-        query = b"SELECT application_name FROM pg_stat_activity WHERE backend_type = 'pg_background' ORDER BY 1"
-        names = [str(name) for (name,) in self._lane.ask(query)]
+        names = [str(name) for (name,) in self._lane.ask(WORKERS.encode())]
         return [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
 
     def _hidden(self) -> list[str]:

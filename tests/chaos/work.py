@@ -41,6 +41,8 @@ IN_LEDGER = ATOMIC - {Work.BLOCK} | {Work.BATCHES}
 GRADUAL = frozenset({Work.VACUUM, Work.REINDEX})
 #: Works that never succeed.
 HOPELESS = frozenset({Work.FAILS, Work.REFUSED, Work.SLOW})
+#: Works that may change the name of their worker first.
+RENAMES = frozenset({Work.INSERT, Work.PARTS, Work.FAILS, Work.SLOW})
 #: Numbers in the queue of BATCHES, and how many an iteration moves.
 QUEUE = 6
 BATCH = 2
@@ -143,6 +145,11 @@ def sql(work: Work, place: Place, random: Random, seconds: float) -> str:
         seconds=seconds,
         batch=BATCH,
     )
+
+
+def rename(random: Random) -> str:
+    """Return a statement that changes the worker's application_name, by which nobody may know it."""
+    return f"SET application_name = '{random.choice(('renamed', '', 'jobplan:260101-aaaaaa:a'))}'"
 
 
 def parts(work: Work) -> int:
