@@ -131,6 +131,8 @@ def _may_break(alteration: Alteration, one: Altered, unit: Unit, sight: Sight) -
 
 def _column_may_break(alteration: Alteration, unit: Unit, *, named: bool) -> bool:
     """A column that is new matters to what takes all of them; one that is changed also to what names it."""
+    if alteration.relation is None:  # whatever columns CASCADE drops
+        return alteration.removes
     positional = inserts_by_position(unit.statement)
     star = has_star(unit.statement) and unit.statement.kind is not _K.SELECT
     return positional or star or (alteration.removes and named)

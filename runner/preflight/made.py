@@ -175,7 +175,8 @@ class Changes:
         ]
         if relation.schema is not None:  # IF NOT EXISTS leaves what is in a schema alone, IF EXISTS does not
             schemas = self._schemas.get(relation.schema, ())
-            found += (made for made in schemas if made.change.action is Action.DROP or not made.change.guarded)
+            # CREATE SCHEMA can have the relation in it, and then that counts: of two at once the last one does.
+            found[:0] = [made for made in schemas if made.change.action is Action.DROP or not made.change.guarded]
         return self._last(found, step, number)
 
     def implied(self, relation: Relation, step: str, number: int) -> Made | None:

@@ -305,6 +305,8 @@ def _dropped(node: Tree) -> Iterator[Alteration]:
     if label(node, "behavior") == "DROP_CASCADE" and kind != "OBJECT_INDEX":
         yield Alteration(aspect=_A.CONSTRAINT, removes=True)
         yield Alteration(aspect=_A.FUNCTION, removes=True)
+        if kind in {"OBJECT_TYPE", "OBJECT_DOMAIN", "OBJECT_EXTENSION"}:
+            yield Alteration(aspect=_A.COLUMN, removes=True)
 
 
 def object_name(node: Tree) -> str:

@@ -44,7 +44,9 @@ def check_dependents(unit: Unit, sight: Sight) -> Iterator[Finding]:
 
 
 def _stays(relation: Relation, sight: Sight) -> bool:
-    return sight.relation(relation).state in {State.THERE, State.MISSING}
+    seen = sight.relation(relation)
+    renamed = seen.state is State.GONE and seen.made is not None and seen.made.change.kind == "renamed"
+    return renamed or seen.state in {State.THERE, State.MISSING}
 
 
 def _is_dropped(key: KeyFacts, sight: Sight) -> bool:

@@ -123,7 +123,7 @@ def _functions(unit: Unit, sight: Sight) -> Iterator[Finding]:
     """A function that is dropped is missing only if no other one has its name."""
     for call in functions_called(unit.statement):
         own = sight.around.functions.get(call.name, ())
-        if len(own) != 1 or sight.around.builtin.get(call.name):
+        if call.schema is not None or len(own) != 1 or sight.around.builtin.get(call.name):
             continue
         gone = [
             one

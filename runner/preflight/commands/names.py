@@ -58,6 +58,8 @@ def _is_made(relation: Relation, seen: Seen) -> bool:
 
 def _open_schema(relation: Relation, sight: Sight, offset: int) -> Iterator[Finding]:
     if relation.schema is None:
+        if sight.around.error is None and "search_path" not in sight.computed:
+            yield Finding(code="JP601", message="search_path has no schema that anything is created in", offset=offset)
         return
     facts, made = sight.schema(relation.schema)
     if made is not None:
