@@ -20,6 +20,7 @@ from runner.plan.model import (
     OnFailure,
     OnFinish,
     OnRunnerExit,
+    Otherwise,
     ParamType,
     Plan,
     Requires,
@@ -73,6 +74,7 @@ def test_its_requirements(plan: Plan) -> None:
         standby=False,
         role="maintenance",
         preconditions=(check,),
+        otherwise=Otherwise.FAIL,
     )
 
 
@@ -122,7 +124,7 @@ def test_every_key_of_a_step(plan: Plan) -> None:
         max_attempts=5, delay=1.0, backoff=1.5, max_delay=90.0, on=frozenset({"55P03", "40P01", "timeout"})
     )
     assert step.allow_failure == AllowFailure(sqlstates=frozenset({"42P01", "57014"}))
-    assert step.for_each == ForEach(as_="part", items=("north", "south"), max_parallel=2)
+    assert step.for_each == ForEach(as_="part", items=("north", "south"), max_parallel=2, type=ParamType.RELATION)
     assert step.repeat is not None
     assert (step.repeat.until_sql, step.repeat.pause, step.repeat.max_iterations) == (None, 0.2, 5000)
     assert step.settings == {
@@ -162,7 +164,7 @@ def test_other_forms_of_the_same_keys(plan: Plan) -> None:
     assert settle.for_each == ForEach(as_="item", items=({"table": "a", "size": 1}, {"table": "b", "size": 2}))
     assert settle.repeat is not None
     assert settle.repeat.until_sql is not None
-    assert settle.expect == Expect(value=0, has_value=True)
+    assert settle.expect == Expect(value=0, has_value=True, warnings_min=0, warnings_max=0)
     assert refresh.on_finish is OnFinish.DETACH
 
 
