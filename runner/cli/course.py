@@ -149,7 +149,7 @@ def _conduct(course: Course, clock: Clock) -> int:
         run=course.run_id,
         exit_code=result.exit_code,
         counts={str(state): number for state, number in result.state.counts().items()},
-        duration=None if result.state.finished is None else result.state.finished.duration,
+        duration=round(result.state.took_before + clock.now() - (result.state.started_at or began), 3),
     )
     if result.record_errors and result.exit_code == 0:
         return 1

@@ -366,7 +366,7 @@ class CapacityRestored(Event):
 class RunFinished(Event):
     """The run is over. `steps` has the last state of every step.
 
-    `duration` is how long its runners worked on it, in seconds: not the time between two of them.
+    `duration` is how long its runners worked on it, in seconds, if it was resumed: not the time between two of them.
     """
 
     name: ClassVar[str] = "run_finished"

@@ -263,7 +263,8 @@ class Run:
     def _finished(self, steps: Mapping[str, str]) -> ev.RunFinished:
         now = self._clock.now()
         begun = now if self.state.started_at is None else self.state.started_at
-        took = round(self.state.took_before + max(0.0, now - begun), 3)
+        resumed_after = self.state.took_before  # else it is the time since run_started
+        took = round(resumed_after + max(0.0, now - begun), 3) if resumed_after else None
         return ev.RunFinished(at=now, exit_code=exit_code(self.state), steps=steps, duration=took)
 
     def _emit(self, event: ev.Event) -> None:
