@@ -60,7 +60,8 @@ def test_otherwise_fail_is_the_default(jobplan: Jobplan, db: Database) -> None:
 
 
 def test_a_met_requirement_changes_nothing(jobplan: Jobplan, db: Database) -> None:
-    plan = jobplan.plan(ONE, requires="{standby: false, server_version: '>=14', otherwise: skip}")
+    requires = "{standby: false, server_version: '>=14', otherwise: skip}"
+    plan = jobplan.plan("- {id: one, sql: ANALYZE pg_class}", requires=requires, budget="{slots: 1}")
     assert jobplan("run", plan, "--dsn", db.dsn).code == 0
     assert jobplan("dry-run", plan, "--dsn", db.dsn, "--strict").code == 0
 

@@ -266,9 +266,9 @@ def test_the_server_is_asked_once_for_each_statement(
     trips: list[object] = []
     exchange = Session._exchange
 
-    async def counted(session: Session, send: Callable[[], None]) -> list[Reply]:
+    async def counted(session: Session, send: Callable[[], None], patience: float | None = None) -> list[Reply]:
         trips.append(send)
-        return await exchange(session, send)
+        return await exchange(session, send, patience)
 
     monkeypatch.setattr(Session, "_exchange", counted)
     result = dry_run(plan, shop)
