@@ -51,15 +51,25 @@ def validate(
     if Path("-") in plans:
         raise UsageError("A plan is read from a file, not from standard input.", hint="Its other files are beside it.")
     shown = format_ == "text"
-    verdicts = _verdicts(_in_folders(plans, show=shown and not quiet), style, show=shown, quiet=quiet)
+    empty: list[Path] = []
+    verdicts = _verdicts(_in_folders(plans, empty, show=shown and not quiet), style, show=shown, quiet=quiet)
     if format_ != "text":
         _write(verdicts, format_)
     failed = any(verdict.errors or (strict and verdict.warnings) for verdict in verdicts)
+    if empty and not failed:
+        raise _no_plan_in(empty)
+    if empty:
+        say(f"jobplan: {_no_plan_in(empty)}", err=True)
     return 3 if failed else 0
 
 
-def _in_folders(plans: Iterable[Path], *, show: bool) -> Iterator[Path]:
-    """Yield the plans: files as they were named, and those found in folders. UsageError if a folder has none."""
+def _no_plan_in(folders: list[Path]) -> UsageError:
+    named = ", ".join(map(str, folders))
+    return UsageError(f"there is no plan in the folder {named}.", hint="Name its files, or another folder.")
+
+
+def _in_folders(plans: Iterable[Path], empty: list[Path], *, show: bool) -> Iterator[Path]:
+    """Yield the plans: files as they were named, and those found in folders; `empty` is given folders without any."""
     for path in plans:
         if not path.is_dir():
             yield path
@@ -69,7 +79,7 @@ def _in_folders(plans: Iterable[Path], *, show: bool) -> Iterator[Path]:
             for file, why in found.left_out:
                 say(f"{file}: left out: {why}", err=True)
         if not found.plans:
-            raise UsageError(f"there is no plan in the folder {path}.", hint="Name its files, or another folder.")
+            empty.append(path)
         yield from found.plans
 
 

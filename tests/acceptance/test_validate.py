@@ -182,7 +182,7 @@ def test_wrong_usage(arguments: list[str], message: str) -> None:
 def test_a_folder_and_a_file_that_is_not_there(tmp_path: Path) -> None:
     done = jobplan("validate", tmp_path, tmp_path / "nothing.yaml")
     assert done.returncode == 3
-    assert f"{tmp_path}:1:1: error JP001: the file cannot be read: Is a directory" in done.stdout
+    assert f"there is no plan in the folder {tmp_path}" in done.stderr
     assert "nothing.yaml:1:1: error JP001: the file cannot be read: No such file or directory" in done.stdout
 
 
