@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Find words of `.ci/words.toml` in tracked files, print each place, and exit 1 if there is one.
 
-A word is matched without regard to case, also as a part of a name (`goes_on`, `test_a_role_is_told`). An exception names
-a file, a text of the line and a reason; one that matches nothing is an error too, so that the list stays true.
+A word is matched without regard to case, also as a part of a name (`test_a_role_is_told`). An exception names a file, a
+text of the line and a reason; one that matches nothing is an error too, so that the list stays true.
 """
 
 from __future__ import annotations
