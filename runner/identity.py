@@ -2,7 +2,8 @@
 
 A worker is its pid, backend_start and database on one server (docs/decisions/0020). Its application_name and its label
 are claims: they are shown, and they find a worker whose pid is not known yet, but they prove nothing, because a step
-can change its own name and any role can take one. A worker inherits its launcher's application_name (extension note 1).
+can change its own name and any role can take one. A worker inherits its launcher's application_name
+(pg_background.md#handles-are-session-local).
 PostgreSQL cuts names at 63 bytes and replaces what is not printable ASCII, so a step id that is long or holds an item
 in another script is cut and replaced here, with a hash. The label, a comment in front of what the worker runs, has the
 rest; pg_stat_activity shows it (docs/decisions/0009).

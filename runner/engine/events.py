@@ -69,7 +69,8 @@ class Verdict(enum.StrEnum):
 class Worker:
     """What a worker is, across sessions: its pid and backend_start, in the run's database on the run's server.
 
-    Both must be seen together before it may be signalled (trap 1). `application_name` is what it was called when it was
+    Both must be seen together before it may be signalled (pg_background.md#handles-are-session-local).
+    `application_name` is what it was called when it was
     seen: a claim, which a step can change, and no part of the identity.
     """
 

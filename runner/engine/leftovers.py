@@ -1,7 +1,7 @@
 """What a CONCURRENTLY command that did not succeed has left half done, and the SQL that repairs it.
 
 The server is asked what is half done in the whole database; what was there before the run began, and what the step's
-text is not about, is not this step's doing (extension note 10).
+text is not about, is not this step's doing (pg_background.md#what-concurrently-leaves-behind).
 """
 
 from __future__ import annotations

@@ -87,7 +87,8 @@ def question_of_work_in_vain(record: StepRecord) -> str:
     )
 
 
-#: What leaves an INVALID index behind when it is broken off (extension note 10). Which one it would be, only who has
+#: What leaves an INVALID index behind when it is broken off (pg_background.md#what-concurrently-leaves-behind). Which
+#: one it would be, only who has
 #: seen the worker's locks can tell, so the question names where to look.
 _BUILDS = re.compile(r"\bINDEX\b.*\bCONCURRENTLY\b", re.IGNORECASE | re.DOTALL)
 

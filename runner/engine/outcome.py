@@ -56,7 +56,8 @@ def classify(
     """Return the outcome of an attempt and what there is to say about it.
 
     `timeout` is what the server enforced, in seconds; `cancelled` is why jobplan asked the worker to stop, if it did.
-    57014 means a timeout or a cancel, and only our own record tells them apart (extension note 6).
+    57014 means a timeout or a cancel, and only our own record tells them apart
+    (pg_background.md#timeouts-are-armed-at-launch).
     """
     if end.detached:
         return Outcome.DETACHED, None
@@ -102,7 +103,9 @@ def _ran_out(end: WorkerEnd, timeout: float | None) -> bool:
 
 
 def _without_evidence(end: WorkerEnd, *, cancelled: CancelReason | None) -> tuple[Outcome, ErrorDetails]:
-    """The worker has gone, and the extension knows of no error: that alone is not success (extension note 5)."""
+    """The worker has gone, and the extension knows of no error: that alone is not success
+    (pg_background.md#completed-is-not-success).
+    """
     if end.started_at is None:
         error = ErrorDetails(message="the worker ended before it began with its SQL")
         return _did_nothing(end, cancelled), error

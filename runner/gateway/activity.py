@@ -178,7 +178,9 @@ class Observer:
         return frozenset(row[0] or "" for row in reply.rows)
 
     async def leftovers(self, relations: Iterable[str], workers: Iterable[LiveWorker]) -> tuple[Leftover, ...]:
-        """Return what these workers, which locked these relations, have left half done (extension note 10)."""
+        """Return what these workers, which locked these relations, have left half done
+        (pg_background.md#what-concurrently-leaves-behind).
+        """
         detached = any(_DETACH.search(worker.query) for worker in workers)
         (reply,) = await self._run(("leftovers", (json.dumps(sorted(relations)), str(detached), "false")))
         return tuple(read_leftover(one.kind, one.shown, one.parent) for one in map(half_done, reply.rows))

@@ -112,7 +112,8 @@ WHERE l.pid IN (SELECT value::int4 FROM json_array_elements_text($1::json)) AND 
 
 -- name: leftovers
 -- $1 relation OIDs as JSON array, $2 whether a partition was being detached, $3 true for the whole database, whatever $1
--- and $2 say. What a statement that was broken off leaves (note 10), and nobody is at work on: the kind, what, and of
+-- and $2 say. What a statement that was broken off leaves (pg_background.md#what-concurrently-leaves-behind), and
+-- nobody is at work on: the kind, what, and of
 -- which table; then the OID, the plain names, and those of the table, which for an index of a TOAST table is the one that
 -- this belongs to. A partitioned index is invalid until all of its parts are attached. DETACH CONCURRENTLY waits without
 -- a lock on anything, so there $1 does not help.

@@ -174,7 +174,8 @@ class WorkerEnd:
     """What is known of a worker that has gone or was let go of.
 
     Exactly one of five: `detached`; `lost` (nobody can say what it did); `rolled_back` (nobody saw its end, but it is
-    certain that it has not committed); `error`; or `proven`, which is the evidence of success (extension note 5). None
+    certain that it has not committed); `error`; or `proven`, which is the evidence of success
+    (pg_background.md#completed-is-not-success). None
     of them: the worker has gone and the extension knows no error, which is not success. `reason` says why nobody can
     say; `cancelled_by` who asked through the server for the worker's end. Times are the server's, in seconds since the
     epoch.

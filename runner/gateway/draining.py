@@ -1,4 +1,5 @@
-"""Reading what a worker has sent: its notices, and whatever rows stand between it and its end (extension note 4).
+"""Reading what a worker has sent: its notices, and whatever rows stand between it and its end
+(pg_background.md#full-output-queue).
 
 Reading consumes: the handle is free afterwards, also if the reading fails once it has begun.
 """

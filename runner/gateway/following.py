@@ -145,7 +145,8 @@ _ORPHANED = "the runner that had launched it is gone"
 
 
 class AdoptedWorker:
-    """The worker of a runner that has ended; see `base.WorkerHandle`. Only that runner could read its result (trap 1).
+    """The worker of a runner that has ended; see `base.WorkerHandle`. Only that runner could read its result
+    (pg_background.md#handles-are-session-local).
 
     Unless it is `awaited`, it counts as detached when it has ended. `step` is the step that it works for.
     """

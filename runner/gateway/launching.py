@@ -13,7 +13,8 @@ from runner.gateway.session import Statement
 from runner.gateway.settings import COMMIT_ROW_LOCK_TIMEOUT, plain_settings, with_lock_timeout, worker_settings
 from runner.gateway.waiting import SLICE
 
-#: "No worker to give now" (extension note 9), and "no connection to give now", which a launcher session needs.
+#: "No worker to give now" (pg_background.md#capacity-errors), and "no connection to give now", which a launcher
+#: session needs.
 _CAPACITY_SQLSTATES = {
     "53000": "max_worker_processes is used up",
     "53400": "pg_background.max_workers is used up",

@@ -1,6 +1,7 @@
 """What a worker sends back: rows that nobody asked for, command tags, and notices.
 
-A worker stops for ever when its output queue is full and nobody reads it (extension note 4), and some rows cannot be
+A worker stops for ever when its output queue is full and nobody reads it (pg_background.md#full-output-queue), and
+some rows cannot be
 read at all because their type has no name in a column list (void). So rows that nobody asked for never leave the
 worker: a statement that returns some is followed by one that does not, and then the extension sends only its command
 tag. The record of why, and of what was weighed against it: docs/decisions/0002. Another such statement stands between
@@ -94,7 +95,8 @@ class NoticeCollector:
 def discards_rows(request: LaunchRequest) -> bool:
     """Say whether the rows of the last statement are to be kept in the worker: there are some, and nobody wants them.
 
-    Not those of CALL: a procedure that commits must be the only statement (extension note 7). SQL that the parser does
+    Not those of CALL: a procedure that commits must be the only statement
+    (pg_background.md#one-statement-or-one-transaction). SQL that the parser does
     not know is left alone.
     """
     return not request.rows and _read(request.sql).gives_rows

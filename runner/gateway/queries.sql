@@ -1,6 +1,7 @@
 -- Everything that jobplan asks of a server, in named blocks. "{ext}" is the schema of pg_background, quoted.
 -- `path` and `pin` are the first statements of a session; in all others a name can only mean what is in pg_catalog
--- (note 15). A role that a step takes is set in the statement itself, because only who has its rights may ask about its
+-- (pg_background.md#helper-functions-use-search-path). A role that a step takes is set in the statement itself,
+-- because only who has its rights may ask about its
 -- worker; the right to call the extension's functions is checked before, for the login role.
 
 -- name: path
@@ -58,7 +59,7 @@ SELECT pg_is_in_recovery()
 
 -- name: load
 -- How many handles the session has, and how many workers it has launched. It also loads the extension's library, without
--- which its settings do not exist yet (note 6).
+-- which its settings do not exist yet (pg_background.md#timeouts-are-armed-at-launch).
 SELECT workers_active, workers_launched FROM {ext}.pg_background_stats()
 
 -- name: settings
@@ -164,7 +165,7 @@ SELECT pg_advisory_unlock(1785684592, $1::int4)
 -- name: free_workers
 -- How many of max_worker_processes are free, as far as this role can see, and the pids of all workers of the extension as
 -- JSON. Autovacuum and the server's own processes do not count against it, logical replication and parallel query do
--- (note 9).
+-- (pg_background.md#capacity-errors).
 SELECT current_setting('max_worker_processes')::int4 - count(*),
        coalesce(json_agg(pid) FILTER (WHERE backend_type = 'pg_background'), '[]')
 FROM pg_stat_activity
@@ -174,8 +175,10 @@ WHERE backend_type NOT IN (
   'standalone backend', 'logger')
 
 -- name: wait
--- $1 milliseconds, never more than waiting.SLICE: the statement holds a snapshot for so long (note 3); $2 role. The
--- session tracks one worker at a time (note 2), so it is the only row of the list. No row: this session has no handle.
+-- $1 milliseconds, never more than waiting.SLICE: the statement holds a snapshot for so long
+-- (pg_background.md#waiting-holds-a-snapshot); $2 role. The
+-- session tracks one worker at a time (pg_background.md#one-worker-per-session), so it is the only row of the list. No
+-- row: this session has no handle.
 WITH me AS MATERIALIZED (SELECT set_config('role', $2::text, true) AS role)
 SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
        extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at)
@@ -219,7 +222,7 @@ FROM me,
 
 -- name: let_go
 -- $1 role. The same row as that of `wait`, and the worker is detached unless it has gone: it goes on and commits
--- (note 8). A wait of 0 would be one without end.
+-- (pg_background.md#workers-outlive-their-launcher). A wait of 0 would be one without end.
 WITH me AS MATERIALIZED (SELECT set_config('role', $1::text, true) AS role)
 SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
        extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at),
@@ -238,7 +241,8 @@ FROM me,
      LATERAL {ext}.pg_background_error_info(CASE WHEN me.role IS NOT NULL THEN $1::int4 END, $2::int8) AS e
 
 -- name: drain
--- $1 pid, $2 cookie, $3 role. Notices, command tags, and the end of the handle (note 11). Blocks until the worker has
+-- $1 pid, $2 cookie, $3 role. Notices, command tags, and the end of the handle
+-- (pg_background.md#notices-arrive-with-the-result). Blocks until the worker has
 -- gone. For a statement that sends no rows.
 WITH me AS MATERIALIZED (SELECT set_config('role', $3::text, true) AS role)
 SELECT r.t
@@ -281,7 +285,8 @@ SELECT extract(epoch FROM clock_timestamp())
 
 -- name: identify
 -- $1 application_name, $2 pid that the launch returned, $3 moment of the launch as `launch` gives it, $4 label; 0 and empty
--- if not known. The pid may be garbage (note 2), so it counts only with a worker that began after the launch. Name and
+-- if not known. The pid may be garbage (pg_background.md#one-worker-per-session), so it counts only with a worker that
+-- began after the launch. Name and
 -- label are claims: they count only for this role's workers in this database, a name only if the text says nothing else.
 -- Of a text that was cut (track_activity_query_size), the beginning counts. The start is written so that it means the
 -- same to every session, whatever its DateStyle and TimeZone. The last column is for how many seconds it has lived.
@@ -323,7 +328,8 @@ WHERE CASE WHEN $3::text <> '' THEN a.pid = $2::int4 AND a.start = $3::text AND 
       END
 
 -- name: workers
--- All workers of this database, whatever they are called, whether one is stopped by its full queue (note 4), and which
+-- All workers of this database, whatever they are called, whether one is stopped by its full queue
+-- (pg_background.md#full-output-queue), and which
 -- lock it waits for, as JSON. pg_locks and pg_blocking_pids are asked only about a worker that does wait. Who waits for a
 -- row waits for the transaction that changed it, and holds a lock on the tuple, which names the table.
 SELECT a.pid, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), a.application_name,
@@ -374,14 +380,16 @@ WHERE coalesce(a.backend_type, 'client backend') = 'client backend' AND a.datnam
   AND a.application_name = $2::text AND a.pid <> pg_backend_pid()
 
 -- name: waits_for
--- $1 pid of a worker, $2 pid of a launcher session. A row if the worker waits for that session's snapshot (note 3).
+-- $1 pid of a worker, $2 pid of a launcher session. A row if the worker waits for that session's snapshot
+-- (pg_background.md#waiting-holds-a-snapshot).
 SELECT pid
 FROM pg_stat_activity
 WHERE pid = $1::int4 AND wait_event_type = 'Lock'
   AND CASE WHEN wait_event = 'virtualxid' THEN $2::int4 = ANY (pg_blocking_pids(pid)) END
 
 -- name: cancel
--- $1 pid, $2 backend_start: signalled only if both are seen together on a worker in this database (note 2), whatever it
+-- $1 pid, $2 backend_start: signalled only if both are seen together on a worker in this database
+-- (pg_background.md#one-worker-per-session), whatever it
 -- calls itself. It is the same SIGTERM as the extension's own cancel, but works from any session. No row: the worker has
 -- ended.
 SELECT pg_terminate_backend(pid)

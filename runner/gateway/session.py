@@ -60,7 +60,8 @@ class Session:
         self.on_notice: Callable[[Notice], None] | None = None
         #: Takes a notification: its channel, its payload, and the backend that sent it.
         self.on_notification: Callable[[str, str, int], None] | None = None
-        #: What the login role or the database gives; the session's own search_path is pinned (extension note 15).
+        #: What the login role or the database gives; the session's own search_path is pinned
+        #: (pg_background.md#helper-functions-use-search-path).
         self.search_path = ""
         self.role = "none"
         #: The process that serves this session, by its own word.
@@ -272,7 +273,7 @@ class Session:
             await self._connection.cancel_safe()
 
     async def close(self) -> None:
-        """Close the connection; a worker that it launched goes on (extension note 8)."""
+        """Close the connection; a worker that it launched goes on (pg_background.md#workers-outlive-their-launcher)."""
         self.discard()
 
     def discard(self) -> None:

@@ -1,4 +1,6 @@
-"""Settings that are local to one transaction: what a worker inherits (extension note 6), and a query's limits."""
+"""Settings that are local to one transaction: what a worker inherits (pg_background.md#timeouts-are-armed-at-launch),
+and a query's limits.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One worker from launch to end, on a launcher session that tracks no other (extension note 2).
+"""One worker from launch to end, on a launcher session that tracks no other (pg_background.md#one-worker-per-session).
 
 The outcome is read before anything is consumed; only then are the notices fetched, which also frees the handle
 (`ending.py`). With a worker that sends no rows, both travel in one round trip. When the session is lost the worker is
@@ -342,10 +342,11 @@ class LaunchedWorker:
         return row
 
     async def _drain_running(self, row: Row, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
-        """Read on until the worker has gone, because its full queue keeps it from ending (extension note 4).
+        """Read on until the worker has gone, because its full queue keeps it from ending
+        (pg_background.md#full-output-queue).
 
         The one statement of ours that may hold a snapshot for long. So it is broken off when the worker waits for that
-        snapshot (note 3), which lets the worker end, but not say how.
+        snapshot (pg_background.md#waiting-holds-a-snapshot), which lets the worker end, but not say how.
         """
         handle = (row[0] or "", row[1] or "", self._role)
         columns = await describe_rows(self.session, self.request)
@@ -381,7 +382,9 @@ class LaunchedWorker:
         return ""
 
     async def _follow_lost(self, why: str, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
-        """Nobody will hear from the worker any longer, but it is there (extension note 8): follow it by identity."""
+        """Nobody will hear from the worker any longer, but it is there
+        (pg_background.md#workers-outlive-their-launcher): follow it by identity.
+        """
         lost(why)
         if not await self._follower.gone(seen):
             return self._complete(WorkerEnd(detached=True))

@@ -22,7 +22,7 @@ from runner.plan.model import OnFinish, Plan, Retry, Step
 from runner.preflight.durations import Duration, Durations
 from runner.preflight.finding import problem
 
-#: Seconds from the order to launch a worker to its first statement (extension note 13).
+#: Seconds from the order to launch a worker to its first statement (pg_background.md#what-a-worker-costs).
 _LAUNCH = 0.003
 #: Seconds that a step of unknown duration is given when nothing is known of any other.
 _NOMINAL = 1.0

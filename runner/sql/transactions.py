@@ -1,7 +1,8 @@
 """What a statement demands of the transaction that it runs in.
 
 A worker runs its whole text as one transaction; a text that is a single statement runs as it would by itself in psql
-(extension note 7). Most functions here return a reason, as a clause that begins with the command, or None.
+(pg_background.md#one-statement-or-one-transaction). Most functions here return a reason, as a clause that begins with
+the command, or None.
 """
 
 from __future__ import annotations

@@ -247,7 +247,9 @@ def _restart_immediate(target: Target, _: Random) -> bool:
 
 
 def _crash(target: Target, random: Random) -> bool:
-    """Kill a process of the run's with SIGKILL: the postmaster then restarts everything (extension note 14)."""
+    """Kill a process of the run's with SIGKILL: the postmaster then restarts everything
+    (pg_background.md#sigkill-restarts-the-cluster).
+    """
     with contextlib.suppress(psycopg.OperationalError), target.connect() as connection:
         rows = connection.execute(
             f"SELECT pid FROM pg_stat_activity WHERE {_MINE}".encode(), {"run": target.run_id}

@@ -127,7 +127,7 @@ async def test_a_second_worker_of_an_attempt_waits_for_what_becomes_of_the_first
 
 @pytest.mark.pg(">= 17", reason="transaction_timeout")
 async def test_a_worker_that_says_nothing_of_its_end_has_not_committed(ledger: str) -> None:
-    """Extension note 5: transaction_timeout ends it with completed and without an error."""
+    """pg_background.md#completed-is-not-success: transaction_timeout ends it with completed and without an error."""
     async with RealHouse(ledger, "ledger-silent", ledger="jobplan") as house:
         end = await run_one(house, LONG, settings={"transaction_timeout": "300ms"})
         assert end.rolled_back or (end.error is not None and end.error.sqlstate == "25P04")

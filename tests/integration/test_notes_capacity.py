@@ -1,4 +1,4 @@
-"""Extension note 9: a server that has no worker to give makes steps wait; it never makes them fail."""
+"""pg_background.md#capacity-errors: a server that has no worker to give makes steps wait; it never makes them fail."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extension notes 1, 2, 8, 12, 13 and 14: who a worker is, whose handle is whose, and who may end it."""
+"""How pg_background behaves: what identifies a worker, which session has its handle, and what ends it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extension notes 5, 6, 7 and 10: what proves success, who ended a worker, and what one worker may do."""
+"""How pg_background behaves: the evidence of success, what ended a worker, and what one worker may do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.builders import Recorder, plan, sql, step
 from tests.integration.houses import RealHouse, ask, real_run, run_one, run_plan, until, value
 
 LONG = "SELECT pg_sleep(120)"
-#: Timeouts of transactions end a worker without a word (extension note 5).
+#: Timeouts of transactions end a worker without a word (pg_background.md#completed-is-not-success).
 NEEDS_TIMEOUT = pytest.mark.pg(">= 17", reason="transaction_timeout")
 TRANSACTION_TIMEOUT = "SET transaction_timeout = '200ms'; SELECT pg_sleep(60)"
 

@@ -1,4 +1,6 @@
-"""Extension note 15 and the rights that a run needs: any schema, any search_path, an ordinary role."""
+"""pg_background.md#helper-functions-use-search-path and the rights that a run needs: any schema, any search_path, an
+ordinary role.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Extension notes 3, 4 and 11: waiting holds no snapshot for long, output never stops a worker, notices arrive."""
+"""How pg_background behaves: waiting holds no snapshot for long, output never stops a worker, notices arrive."""
 
 from __future__ import annotations
 

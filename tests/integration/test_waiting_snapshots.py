@@ -1,4 +1,6 @@
-"""Extension note 3: what our sessions hold while they wait, read from their statements and from the server itself."""
+"""pg_background.md#waiting-holds-a-snapshot: what our sessions hold while they wait, read from their statements and
+from the server itself.
+"""
 
 from __future__ import annotations
 
@@ -231,7 +233,9 @@ async def test_a_worker_that_somebody_else_terminates_is_noticed(dsn: str) -> No
 @pytest.mark.usefixtures("_rhythm")
 @pytest.mark.pg(">= 17", reason="transaction_timeout")
 async def test_a_worker_that_ends_without_a_word_is_no_success(dsn: str) -> None:
-    """It says nothing of its end itself: completed, no error, and no evidence (extension note 5)."""
+    """It says nothing of its end itself: completed, no error, and no evidence
+    (pg_background.md#completed-is-not-success).
+    """
     async with RealHouse(dsn, "waits-silent") as house:
         end = await run_one(house, LONG, settings={"transaction_timeout": "300ms"})
         assert not end.proven
@@ -302,7 +306,9 @@ async def test_a_full_queue_is_noticed_and_read(dsn: str, monkeypatch: pytest.Mo
 
 @pytest.mark.usefixtures("_rhythm")
 async def test_no_fast_end_is_missed(dsn: str) -> None:
-    """A launch may return a garbage pid (extension note 2): the look asks the session's only handle instead."""
+    """A launch may return a garbage pid (pg_background.md#one-worker-per-session): the look asks the session's only
+    handle instead.
+    """
     steps = [step(f"s{n}", "SELECT 1" if n % 5 else "SELECT 1/0") for n in range(200)]
     result, record = await run_plan(dsn, plan(*steps, slots=4))
     assert result.exit_code == 1

@@ -80,7 +80,8 @@ Kind = tuple[LockMode, Nature]
 def verdict(one: Kind, other: Kind) -> Verdict | None:
     """Say what two locks on one place do to each other, None if they get along.
 
-    What the two natures do was measured on a server of version 18 (extension note 10 has the short form):
+    What the two natures do was measured on a server of version 18 (pg_background.md#what-concurrently-leaves-behind
+    has the short form):
 
     - CREATE INDEX and REINDEX CONCURRENTLY wait for older snapshots while they hold their lock; who queues behind it
       has such a snapshot, so the two end in a deadlock. Only a VACUUM without ANALYZE queues without one.
