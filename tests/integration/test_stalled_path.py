@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
-import socket
-import threading
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner.engine import events as ev
 from runner.engine.loop import Run, RunResult
@@ -21,77 +16,7 @@ from runner.gateway.base import Query
 from runner.gateway.pg import PgGateway
 from tests.builders import Recorder, plan, step
 from tests.integration.houses import HERE, RealHouse, ask, real_run, until, value
-
-
-class Tunnel:
-    """Forwards connections to the test's server until it is stalled: then it reads, and delivers nothing."""
-
-    def __init__(self, target: str) -> None:
-        self._dsn = target
-        parts = conninfo_to_dict(target)
-        self._host, self._port = str(parts.get("host", "")), int(str(parts.get("port", 5432)))
-        self._delivers = threading.Event()
-        self._delivers.set()
-        self._closed = False
-        self._sockets: list[socket.socket] = []
-        self._threads: list[threading.Thread] = []
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self._start(self._accept)
-
-    def close(self) -> None:
-        """End every connection."""
-        self._closed = True
-        self._delivers.set()
-        for one in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
-        for thread in self._threads:
-            thread.join()
-        for one in (self._listener, *self._sockets):
-            one.close()
-
-    @property
-    def dsn(self) -> str:
-        """The connection through the tunnel."""
-        port = str(self._listener.getsockname()[1])
-        return make_conninfo(self._dsn, host="127.0.0.1", port=port, connect_timeout="2")
-
-    def stall(self) -> None:
-        """Deliver nothing from now on; connections stay, and new ones are accepted."""
-        self._delivers.clear()
-
-    def resume(self) -> None:
-        """Deliver everything that was held back."""
-        self._delivers.set()
-
-    def _start(self, work: Callable[[], None]) -> None:
-        thread = threading.Thread(target=work)
-        self._threads.append(thread)
-        thread.start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            if self._host.startswith("/"):
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(f"{self._host}/.s.PGSQL.{self._port}")
-            else:
-                server = socket.create_connection((self._host, self._port))
-            self._sockets += [client, server]
-            self._start(partial(self._forward, client, server))
-            self._start(partial(self._forward, server, client))
-
-    def _forward(self, source: socket.socket, target: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                self._delivers.wait()
-                if self._closed:
-                    return
-                target.sendall(data)
-            target.shutdown(socket.SHUT_WR)
+from tests.tunnel import Tunnel
 
 
 @pytest.fixture
