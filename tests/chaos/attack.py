@@ -12,29 +12,38 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import psycopg
 
 from runner.embedded import EmbeddedServer
 from tests.chaos.disk import SmallDisk
 from tests.chaos.faults import Fault, Planned, strike
+from tests.chaos.pipe import UnreadPipe
+from tests.tunnel import Tunnel
 
 ROOT = Path(__file__).parents[2]
 T = TypeVar("T")
 
 #: Seconds after which a command that should have ended is a violation: a lost server is waited for for a minute.
 PATIENCE = 100.0
+#: The same where the path can stall: an answer is waited for, then a lost server, and that more than once.
+_PATIENCE_STALLED = 240.0
 #: Seconds between two looks at what a run has recorded.
 _LOOK = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """Where trials take place, one after the other: a server, a database on it, a small disk, and who watches."""
+    """Where trials take place, one after the other: a server, a database on it, a small disk, and who watches.
+
+    `second` leads to a database of the same name on a second cluster, `neighbour` to another one on the same server.
+    """
 
     server: EmbeddedServer
     conninfo: str
+    second: str
+    neighbour: str
     disk: SmallDisk
     samples: Path
     server_wide: bool
@@ -100,6 +109,7 @@ class Attack:
         run_id: Callable[[], str],
         others: Callable[[str], Sequence[str | Path]],
         clock: Path | None = None,
+        tunnel: Tunnel | None = None,
     ) -> None:
         self.server = lane.server
         self.beside_it: list[tuple[str, Ended]] = []
@@ -109,6 +119,8 @@ class Attack:
         self._run_id = run_id
         self._others = others
         self._clock = clock
+        self._tunnel = tunnel
+        self._pipe: UnreadPipe | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -123,28 +135,43 @@ class Attack:
         began = time.monotonic()
         before = events()
         struck = []
-        with self._started(self._name, arguments) as process:
+        patience = PATIENCE if self._tunnel is None else _PATIENCE_STALLED
+        piped = any(planned.fault is Fault.FULL_PIPE for planned in faults)
+        with self._started(self._name, arguments, piped=piped) as process:
             self._process = process
             for planned in faults:
                 if not self._awaited(planned, lambda: events() - before):
                     break
                 if strike(planned.fault, self, random):
                     struck.append(planned.fault.value)
-            ended = self._ended(self._name, process, began + PATIENCE)
-        return replace(ended, faults=tuple(struck))
+            code = self._code(process, began + patience)
+        self._pipe = None
+        self.deliver()
+        return replace(self._ended(self._name, code), faults=tuple(struck))
 
     def beside(self, command: str) -> bool:
         """Have another process do something with the run, to its end."""
         if not self.run_id:
             return False
         name = f"{self._name}-{command}-{len(self.beside_it)}"
+        patience = PATIENCE if self._tunnel is None else _PATIENCE_STALLED
         with self._started(name, self._others(command)) as process:
-            self.beside_it.append((name, self._ended(name, process, time.monotonic() + PATIENCE)))
+            code = self._code(process, time.monotonic() + patience)
+        self.beside_it.append((name, self._ended(name, code)))
         return True
 
     @contextlib.contextmanager
-    def _started(self, name: str, arguments: Sequence[str | Path]) -> Iterator[subprocess.Popen[bytes]]:
-        with (self._folder / f"{name}.out").open("wb") as out, (self._folder / f"{name}.err").open("wb") as err:
+    def _started(
+        self, name: str, arguments: Sequence[str | Path], *, piped: bool = False
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        with contextlib.ExitStack() as opened:
+            out = opened.enter_context((self._folder / f"{name}.out").open("wb"))
+            err: int | IO[bytes]
+            if piped:
+                self._pipe = opened.enter_context(contextlib.closing(UnreadPipe(self._folder / f"{name}.err")))
+                err = self._pipe.write_end
+            else:
+                err = opened.enter_context((self._folder / f"{name}.err").open("wb"))
             process = subprocess.Popen(
                 [sys.executable, "-m", "runner", *map(str, arguments)],
                 cwd=self._folder,
@@ -154,6 +181,8 @@ class Attack:
                 stderr=err,
                 start_new_session=True,
             )
+            if piped and self._pipe is not None:
+                self._pipe.started()
             try:
                 yield process
             finally:
@@ -161,11 +190,13 @@ class Attack:
                     process.kill()
                     process.wait()
 
-    def _ended(self, name: str, process: subprocess.Popen[bytes], end: float) -> Ended:
+    def _code(self, process: subprocess.Popen[bytes], end: float) -> int | None:
         """Wait for a process; one that does not end has no code."""
-        code: int | None = None
         with contextlib.suppress(subprocess.TimeoutExpired):
-            code = process.wait(max(1.0, end - time.monotonic()))
+            return process.wait(max(1.0, end - time.monotonic()))
+        return None
+
+    def _ended(self, name: str, code: int | None) -> Ended:
         out, err = (self._folder / f"{name}.{kind}" for kind in ("out", "err"))
         return Ended(code=code, out=_text(out), err=_text(err))
 
@@ -209,6 +240,27 @@ class Attack:
     def free_disk(self) -> None:
         """Give the room back."""
         self._lane.disk.free()
+
+    def fill_pipe(self) -> bool:
+        """Let standard error have no room, and read nothing of it."""
+        return self._pipe is not None and self._pipe.fill()
+
+    def read_pipe(self) -> None:
+        """Read what is in standard error, and go on reading."""
+        if self._pipe is not None:
+            self._pipe.read()
+
+    def stall(self) -> bool:
+        """Deliver nothing more between the runner and the server."""
+        if self._tunnel is None:
+            return False
+        self._tunnel.stall()
+        return True
+
+    def deliver(self) -> None:
+        """Deliver what was held back, and what follows."""
+        if self._tunnel is not None:
+            self._tunnel.resume()
 
     def jump_clock(self, seconds: float) -> bool:
         """Move the runner's wall clock."""

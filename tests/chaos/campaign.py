@@ -25,6 +25,7 @@ from runner.embedded import EmbeddedServer, start_server
 from runner.embedded.debian import SUITE_VARIABLE
 from runner.errors import EmbeddedServerError
 from tests.chaos.attack import ROOT, Lane
+from tests.chaos.circumstances import MAX_WORKERS
 from tests.chaos.disk import small_disk
 from tests.chaos.sampler import strangers_of
 from tests.chaos.trial import Trial
@@ -37,7 +38,7 @@ _OWN_LANES = 2
 _SERVER_WIDE = 0.3
 #: The witness wants to know when a transaction has committed.
 _SETTINGS = {"track_commit_timestamp": "on", "max_parallel_workers": "0"}
-_SMALL = {**_SETTINGS, "max_connections": "24", "max_worker_processes": "14"}
+_SMALL = {**_SETTINGS, "max_connections": "24", "max_worker_processes": str(MAX_WORKERS)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,7 @@ class Campaign:
                 wide = is_server_wide(self._order.seed, number)
                 (self._own if wide else self._shared).put(number)
         with contextlib.ExitStack() as stack:
+            self._second = stack.enter_context(start_server(progress=self._tell, settings=_SETTINGS))
             lanes = [(lane, self._shared) for lane in stack.enter_context(self._lanes("shared", _SHARED_LANES))]
             for each in range(_OWN_LANES):
                 (own,) = stack.enter_context(self._lanes(f"own-{each}", 1))
@@ -127,7 +129,9 @@ class Campaign:
                 lanes.append(
                     Lane(
                         server=server,
-                        conninfo=_new_database(server, f"lane{number}"),
+                        conninfo=_new_database(server, f"lane_{name}_{number}".replace("-", "_")),
+                        second=_new_database(self._second, f"lane_{name}_{number}".replace("-", "_")),
+                        neighbour=_new_database(server, f"neighbour{number}"),
                         disk=disk,
                         samples=samples,
                         server_wide=server_wide,
@@ -193,18 +197,34 @@ def summary(order: Order, verdicts: Sequence[dict[str, Any]]) -> str:
         return ", ".join(f"{name} {count}" for name, count in sorted(counter.items())) or "none"
 
     bad = [verdict for verdict in verdicts if verdict["violations"]]
+    finished = sum(verdict["number"] >= 0 for verdict in verdicts)  # a stranger's verdict belongs to no trial
     commands = sum(len(verdict["codes"]) for verdict in known)
     with_ledger, alone = (sum(verdict[name] for verdict in known) for name in ("ledger", "server_wide"))
     lines = [
-        f"seed {order.seed}: {len(verdicts)} trials, {with_ledger} with the ledger, {alone} on a server of their own",
+        f"seed {order.seed}: {finished} of {order.runs} trials finished{_why_not_all(order, finished)}",
+        f"trials: {with_ledger} with the ledger, {alone} on a server of their own",
         f"commands: {commands}",
         f"faults: {counts('faults')}",
         f"exit codes: {counts('codes')}",
         f"attempts: {counts('outcomes')}",
         f"steps: {counts('states')}",
         f"questions answered: {sum(verdict['marks'] for verdict in known)}",
-        f"violations: {sum(len(verdict['violations']) for verdict in bad)} in {len(bad)} trials",
+        f"violations: {_violations(finished, bad)}",
     ]
     if bad:
         lines.append(f"evidence: {order.folder}")
     return "\n".join(lines)
+
+
+def _why_not_all(order: Order, finished: int) -> str:
+    if finished >= order.runs or order.seconds is None:
+        return ""
+    return f" (the limit of {order.seconds / 60:g} minutes was reached; the same command finishes the others)"
+
+
+def _violations(finished: int, bad: Sequence[dict[str, Any]]) -> str:
+    count = sum(len(verdict["violations"]) for verdict in bad)
+    if not count:
+        return f"none in {finished} trials" if finished else "unknown, because no trial was finished"
+    where = ", ".join(str(verdict["number"]) if verdict["number"] >= 0 else "the sampler" for verdict in bad)
+    return f"{count} in {len(bad)} of {finished} trials ({where})"

@@ -5,7 +5,7 @@ Reading the database needs a connection and nothing of jobplan: the judge must n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,7 @@ import psycopg
 from psycopg import sql
 
 from tests.chaos import work
-from tests.chaos.plans import ChaosPlan, ChaosStep
+from tests.chaos.plans import ChaosPlan, ChaosStep, witness_name
 from tests.chaos.work import COUNTED, QUEUE, Place, Work, last_part
 
 #: An event as jobplan writes it, read from JSON.
@@ -95,6 +95,12 @@ class Evidence:
     reported: Sequence[Event] = ()
     samples: Sequence[Sample] = ()
     ledger: bool = False
+    #: What the run has left on another cluster to which its connection string leads too.
+    astray: Effects = field(default_factory=Effects)
+    #: How many workers of the extension the server had, and in how many looks in a row; and how many it may have while
+    #: every run on it keeps the same reserve.
+    taken: Sequence[tuple[int, int]] = ()
+    most: int | None = None
 
     @property
     def faults(self) -> frozenset[str]:
@@ -109,13 +115,34 @@ FROM {schema}.witness WHERE run = %s ORDER BY at
 """
 
 
-def read_effects(connection: psycopg.Connection[Any], plan: ChaosPlan, run_id: str) -> Effects:
-    """Read what the run has left behind."""
+def item_keys(events: Iterable[Event]) -> Mapping[tuple[str, str], str]:
+    """Return the keys that a run has given to colliding items, by the step and what its rows call the item."""
+    keys: dict[tuple[str, str], str] = {}
+    for event in events:
+        expansions = [event] if event["event"] == "step_expanded" else event.get("expansions", ())
+        for expansion in expansions:
+            for item in expansion["items"]:
+                values = {name.partition(".")[2]: value for name, value in item["values"].items()}
+                if "who" in values:
+                    keys[expansion["step"], witness_name(values)] = item["key"]
+    return keys
+
+
+def read_effects(
+    connection: psycopg.Connection[Any], plan: ChaosPlan, run_id: str, keys: Mapping[tuple[str, str], str]
+) -> Effects:
+    """Read what the run has left behind. `keys` are those of `item_keys`."""
     query = sql.SQL(_ROWS).format(schema=sql.Identifier(plan.schema))
     rows = connection.execute(query, (run_id,)).fetchall()
     batches = {step.id for step in plan.steps if step.work is Work.BATCHES}
     kept = [
-        Row(key=_key(plan, step, item), part=part, txid=txid, at=at, committed=committed or at)
+        Row(
+            key=keys.get((step, item)) or plan.step_of(step).witnessed(item),
+            part=part,
+            txid=txid,
+            at=at,
+            committed=committed or at,
+        )
         for step, item, part, txid, at, committed in rows
         if step not in batches
     ]
@@ -127,10 +154,6 @@ def read_effects(connection: psycopg.Connection[Any], plan: ChaosPlan, run_id: s
     }
     done = {step.id for step in plan.steps if _in_catalogs(step) and _is_done(connection, plan, step)}
     return Effects(rows=tuple(kept), done=frozenset(done), moved=moved)
-
-
-def _key(plan: ChaosPlan, step: str, item: str) -> str:
-    return f"{step}[{item}]" if plan.step_of(step).items else step
 
 
 def _in_catalogs(step: ChaosStep) -> bool:

@@ -46,6 +46,9 @@ class Fault(enum.StrEnum):
     CANCEL_COMMAND = "cancel_command"
     RIVAL = "rival"
     SLOW_START = "slow_start"
+    FULL_PIPE = "full_pipe"
+    STALL = "stall"
+    ASLEEP = "asleep"
 
 
 #: Faults that strike everybody on the server: only on a server that one trial has for itself.
@@ -79,6 +82,9 @@ _WEIGHTS: Mapping[Fault, int] = {
     Fault.CLOCK_JUMP: 2,
     Fault.CANCEL_COMMAND: 2,
     Fault.RIVAL: 2,
+    Fault.FULL_PIPE: 3,
+    Fault.STALL: 12,
+    Fault.ASLEEP: 3,
 }
 #: What somebody may do to the workers that a dead runner has left, before the run is taken up again.
 _BETWEEN = (Fault.TERMINATE_WORKER, Fault.CANCEL_WORKER, Fault.CANCEL_COMMAND)
@@ -86,6 +92,8 @@ _BETWEEN_ALONE = (Fault.RESTART_FAST, Fault.RESTART_IMMEDIATE, Fault.CRASH)
 
 #: Seconds for which a shortage lasts.
 _SHORTAGE = (0.3, 2.5)
+#: Seconds for which a path delivers nothing: also longer than an answer is waited for, and for good (None).
+_STALLS = (0.5, 2.0, 2.0, 4.0, 4.0, 8.0, 8.0, 36.0, None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +133,22 @@ class Target(Protocol):
 
     def free_disk(self) -> None:
         """Give the room back."""
+        ...
+
+    def fill_pipe(self) -> bool:
+        """Let standard error have no room, and read nothing of it; False if that cannot be done here."""
+        ...
+
+    def read_pipe(self) -> None:
+        """Read what is in standard error, and go on reading."""
+        ...
+
+    def stall(self) -> bool:
+        """Deliver nothing more between the runner and the server; False if that cannot be done here."""
+        ...
+
+    def deliver(self) -> None:
+        """Deliver what was held back, and what follows."""
         ...
 
     def jump_clock(self, seconds: float) -> bool:
@@ -236,6 +260,36 @@ def _rival(target: Target, _: Random) -> bool:
     return target.beside("resume")
 
 
+def _fill_pipe(target: Target, random: Random) -> bool:
+    """Read nothing of the runner's standard error, to its end or for a while."""
+    struck = target.fill_pipe()
+    if random.random() < 0.5:
+        time.sleep(random.uniform(*_SHORTAGE))
+        target.read_pipe()
+    return struck
+
+
+def _stall(target: Target, random: Random) -> bool:
+    """Deliver nothing, to the runner's end or for a while; every packet is acknowledged."""
+    struck = target.stall()
+    seconds = random.choice(_STALLS)
+    if seconds is not None:
+        time.sleep(seconds)
+        target.deliver()
+    return struck
+
+
+def _sleep(target: Target, random: Random) -> bool:
+    """Let the runner's machine sleep and its sessions end, have the run resumed elsewhere or here, and wake it up."""
+    if not target.run_id or not target.signal(signal.SIGSTOP):
+        return False
+    try:
+        _on_sessions(Fault.TERMINATE_SESSIONS, target)
+        return target.beside(random.choice(("takeover", "takeover", "resume")))
+    finally:
+        target.signal(signal.SIGCONT)
+
+
 def _restart_fast(target: Target, _: Random) -> bool:
     target.server.restart("fast")
     return True
@@ -314,4 +368,7 @@ _OTHERS: Mapping[Fault, Callable[[Target, Random], bool]] = {
     Fault.CANCEL_COMMAND: _cancel,
     Fault.RIVAL: _rival,
     Fault.SLOW_START: _start_slowly,
+    Fault.FULL_PIPE: _fill_pipe,
+    Fault.STALL: _stall,
+    Fault.ASLEEP: _sleep,
 }

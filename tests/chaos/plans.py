@@ -15,6 +15,16 @@ from tests.chaos.work import Place, Work
 POOLS = ("io", "cpu")
 LOCKS = ("orders", "lines")
 ITEMS = ("a", "b", "c", "d")
+_LONG = "orders_" * 12
+_CUT = _LONG[:59] + "\N{HORIZONTAL ELLIPSIS}"
+#: Items whose keys differ only by a number: the same text after joining, and the same beginning of long names. The keys
+#: are those of this order.
+PAIRS: Mapping[str, Mapping[str, str]] = {
+    "a,b,c,d": {"who": "a", "what": "b,c,d"},
+    "a,b,c,d#2": {"who": "a,b", "what": "c,d"},
+    _CUT: {"who": f"{_LONG}1", "what": "x"},
+    f"{_CUT}#2": {"who": f"{_LONG}2", "what": "x"},
+}
 
 #: How often each kind of work is drawn.
 _WEIGHTS = {
@@ -41,12 +51,13 @@ _DETACHED = (Work.INSERT, Work.PARTS, Work.BLOCK, Work.CALL, Work.FLOOD, Work.FA
 class ChaosStep:
     """A step as the judge knows it. `slots`, `pools`, `exclusive` and `max_parallel` are what it may not exceed.
 
-    `final`: it is one of `finally`, which has slots of its own.
+    `final`: it is one of `finally`, which has slots of its own. `colliding`: its items are those of PAIRS.
     """
 
     id: str
     work: Work
     items: tuple[str, ...] = ()
+    colliding: bool = False
     idempotent: bool = False
     verify: bool = False
     detach: bool = False
@@ -63,6 +74,18 @@ class ChaosStep:
         """The keys of what runs: the step itself, or its instances."""
         return tuple(f"{self.id}[{item}]" for item in self.items) if self.items else (self.id,)
 
+    def witnessed(self, item: str) -> str:
+        """Return the key of an item as its rows name it, if the items have the order of the plan as it was drawn."""
+        if not self.items:
+            return self.id
+        names = {witness_name(pair): name for name, pair in PAIRS.items()} if self.colliding else {}
+        return f"{self.id}[{names.get(item, item)}]"
+
+
+def witness_name(pair: Mapping[str, str]) -> str:
+    """Return how the rows of a step name one of PAIRS."""
+    return f"{pair['who']}/{pair['what']}"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosPlan:
@@ -75,6 +98,7 @@ class ChaosPlan:
     slots: int
     pools: Mapping[str, int]
     group: bool
+    reserve: int = 0
 
     def step_of(self, key: str) -> ChaosStep:
         """Return the step that a key belongs to. KeyError if the plan has none such."""
@@ -85,8 +109,8 @@ class ChaosPlan:
         raise KeyError(key)
 
 
-def random_plan(random: Random, schema: str) -> ChaosPlan:
-    """Draw a plan that works in a schema of its own."""
+def random_plan(random: Random, schema: str, *, reserve: int = 0) -> ChaosPlan:
+    """Draw a plan that works in a schema of its own, and that leaves so many of the server's workers free."""
     slots = random.randint(1, 4)
     pools = {name: random.randint(1, 2) for name in POOLS}
     steps: list[ChaosStep] = []
@@ -101,7 +125,7 @@ def random_plan(random: Random, schema: str) -> ChaosPlan:
     document: dict[str, Any] = {
         "version": 1,
         "name": schema,
-        "budget": {"slots": slots, "pools": pools},
+        "budget": {"slots": slots, "pools": pools, **({"reserve": reserve} if reserve else {})},
         "defaults": {"timeout": "20s", "lock_timeout": "5s", "on_finish": "wait"},
         **({"concurrency": {"group": schema, "on_conflict": "fail"}} if group else {}),
         **({"on_failure": random.choice(("drain", "cancel"))} if random.random() < 0.15 else {}),
@@ -118,7 +142,30 @@ def random_plan(random: Random, schema: str) -> ChaosPlan:
         slots=slots,
         pools=pools,
         group=group,
+        reserve=reserve,
     )
+
+
+def reordered(text: str) -> str:
+    """Return the plan's file with the items of each step in another order, as an editor could leave it."""
+    document = yaml.safe_load(text)
+    for step in (*document["steps"], *document.get("finally", ())):
+        if "for_each" in step:
+            items = step["for_each"]["items"]
+            step["for_each"]["items"] = [*items[1:], items[0]]
+    return yaml.safe_dump(document, sort_keys=False, width=110)
+
+
+def companion(name: str, reserve: int) -> str:
+    """Return the file of a plan that does nothing but take workers, with the same reserve."""
+    document = {
+        "version": 1,
+        "name": name,
+        "budget": {"slots": 4, "reserve": reserve},
+        "defaults": {"timeout": "20s", "on_finish": "wait"},
+        "steps": [{"id": f"w{number}", "sql": "SELECT pg_sleep(0.15)", "idempotent": True} for number in range(12)],
+    }
+    return yaml.safe_dump(document, sort_keys=False)
 
 
 def _setup(schema: str, steps: Sequence[ChaosStep]) -> str:
@@ -140,13 +187,17 @@ def _draw(
     """Draw a step that may need some of those before it, and append it with its piece of the file."""
     detach = random.random() < 0.12
     drawn = random.choice(_DETACHED) if detach else _random_work(random)
-    items = tuple(ITEMS[: random.randint(1, 4)]) if drawn in _EACH and random.random() < 0.2 else ()
+    items = tuple(ITEMS[: random.randint(1, 4)]) if drawn in _EACH and random.random() < 0.3 else ()
+    colliding = bool(items) and random.random() < 0.5
+    if colliding:
+        items = tuple(PAIRS)
     needable = [step for step in before if not step.detach]
     needed = random.sample(needable, min(len(needable), random.choice((0, 0, 1, 1, 2))))
     step = ChaosStep(
         id=key,
         work=drawn,
         items=items,
+        colliding=colliding,
         idempotent=random.random() < 0.35,
         verify=not detach and random.random() < 0.3,
         detach=detach,
@@ -168,7 +219,8 @@ def _random_work(random: Random) -> Work:
 
 def _document(random: Random, schema: str, step: ChaosStep) -> dict[str, Any]:
     """Return a step's piece of the plan's file."""
-    place = Place(schema=schema, step=step.id, item=":'t'" if step.items else "''")
+    item = ":'t.who' || '/' || :'t.what'" if step.colliding else ":'t'"
+    place = Place(schema=schema, step=step.id, item=item if step.items else "''")
     seconds = random.uniform(0.2, 1.2) if step.detach else random.uniform(0.0, 0.3)
     text = work.sql(step.work, place, random, seconds)
     if step.work in work.RENAMES and random.random() < 0.25:
@@ -203,4 +255,5 @@ def _document(random: Random, schema: str, step: ChaosStep) -> dict[str, Any]:
 
 def _for_each(step: ChaosStep) -> dict[str, Any]:
     limit = {"max_parallel": step.max_parallel} if step.max_parallel else {}
-    return {"items": list(step.items), "as": "t", **limit}
+    items = [dict(PAIRS[item]) for item in step.items] if step.colliding else list(step.items)
+    return {"items": items, "as": "t", **limit}

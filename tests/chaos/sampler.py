@@ -67,6 +67,19 @@ def samples_of(lines: Iterable[str], run_id: str) -> list[Sample]:
     return [Sample(workers=workers, seen=end - begun) for (begun, workers), end in zip(changes, ends, strict=False)]
 
 
+def taken_of(lines: Iterable[str]) -> list[tuple[int, int]]:
+    """Return how many workers of all runs the server had, and in how many looks in a row, from the lines of `watch`."""
+    changes: list[tuple[int, int]] = []
+    for line in lines:
+        if not line.endswith("}\n"):
+            break
+        record = json.loads(line)
+        if not changes or changes[-1][0] != len(record["workers"]):
+            changes.append((len(record["workers"]), record["look"]))
+    following = [look for _, look in changes[1:]]
+    return [(count, end - begun) for (count, begun), end in zip(changes, following, strict=False)]
+
+
 def strangers_of(lines: Iterable[str], known: Sequence[str]) -> list[str]:
     """Return the names of workers, from the lines of `watch`, by which nobody could find them.
 

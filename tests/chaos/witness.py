@@ -260,7 +260,7 @@ def _ending(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     bad = sorted(f"{key} {claim.state}" for key, claim in claims.items() if claim.state not in _GOOD)
     if last.code == 0 and bad:
         yield f"{last.command} ended with 0, and these are not well: {', '.join(bad)}"
-    if last.code == 1 and not bad and "record" not in last.stderr:
+    if last.code == 1 and not bad and "record" not in last.stderr and "full_pipe" not in last.faults:
         yield f"{last.command} ended with 1, and every step is well"
 
 
@@ -289,6 +289,22 @@ def _left(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
             yield f"{last.command} was over, and the worker of {key}, which is {states}, lived on"
 
 
+def _astray(evidence: Evidence, _: Mapping[str, Claims]) -> Iterator[str]:
+    """No step ran on another cluster than that of the run."""
+    keys = {row.key for row in evidence.astray.rows} | evidence.astray.done
+    keys |= {key for key, moved in evidence.astray.moved.items() if any(moved)}
+    yield from (f"{key} ran on the second cluster" for key in sorted(keys))
+
+
+def _reserve(evidence: Evidence, _: Mapping[str, Claims]) -> Iterator[str]:
+    """Runs that keep the same reserve leave it free, however many there are."""
+    if evidence.most is None:
+        return
+    for count, looks in evidence.taken:
+        if count > evidence.most and looks >= _LOOKS:
+            yield f"{count} workers in {looks} looks in a row, and the reserve leaves {evidence.most}"
+
+
 _RULES: tuple[Callable[[Evidence, Mapping[str, Claims]], Iterator[str]], ...] = (
     _missing,
     _twice,
@@ -300,4 +316,6 @@ _RULES: tuple[Callable[[Evidence, Mapping[str, Claims]], Iterator[str]], ...] = 
     _budget,
     _ending,
     _left,
+    _astray,
+    _reserve,
 )

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+import yaml
 
+from runner.engine.items import literal_items
 from runner.lint import load_plan
+from runner.plan.model import ForEach
+from tests.builders import step as step_of_plan
 from tests.chaos import plans
-from tests.chaos.evidence import Effects, Event, Evidence, Phase, Row, Sample
-from tests.chaos.plans import ChaosPlan, ChaosStep
-from tests.chaos.sampler import samples_of, strangers_of
+from tests.chaos.campaign import Order, summary
+from tests.chaos.circumstances import cut
+from tests.chaos.evidence import Effects, Event, Evidence, Phase, Row, Sample, item_keys
+from tests.chaos.pipe import UnreadPipe
+from tests.chaos.plans import PAIRS, ChaosPlan, ChaosStep, reordered, witness_name
+from tests.chaos.sampler import samples_of, strangers_of, taken_of
 from tests.chaos.witness import judge, read_claims
 from tests.chaos.work import HOPELESS, Work
 
@@ -248,6 +258,79 @@ def test_a_cancel_that_finds_nothing_is_no_violation() -> None:
     assert rules(a_plan(INSERT), [], phase=replace(late, command="0-run")) == ["ending"]
 
 
+def test_what_ran_on_a_second_cluster_is_found() -> None:
+    there = [row("a")]
+    assert rules(a_plan(INSERT), ran("a", "succeeded"), *there, astray=Effects(rows=(row("a"),))) == ["astray"]
+    assert rules(a_plan(INSERT), ran("a", "succeeded"), *there, astray=Effects(moved={"b": (0, 1)})) == ["astray"]
+    assert rules(a_plan(INSERT), ran("a", "succeeded"), *there, astray=Effects(moved={"b": (0, 0)})) == []
+
+
+def test_a_reserve_that_is_not_kept_is_found() -> None:
+    def found(*taken: tuple[int, int], most: int | None = 2) -> list[str]:
+        return rules(a_plan(INSERT), ran("a", "failed"), taken=taken, most=most)
+
+    assert found((2, 50), (3, 1)) == []
+    assert found((3, 2)) == ["reserve"]
+    assert found((9, 9), most=None) == []
+
+
+def test_the_sampler_counts_the_workers_of_all_runs() -> None:
+    lines = [
+        '{"look": 1, "workers": []}\n',
+        '{"look": 4, "workers": ["jobplan:r:a", "jobplan:q:a"]}\n',
+        '{"look": 6, "workers": ["jobplan:r:b", "jobplan:q:a"]}\n',
+        '{"look": 9, "workers": []}\n',
+    ]
+    assert taken_of(lines) == [(0, 3), (2, 5)]
+
+
+def test_rows_of_colliding_items_belong_to_the_keys_that_the_run_gave_them() -> None:
+    items = [{"key": "a[a,b]", "values": {"t.who": "a,b", "t.what": ""}}]
+    later = [{"key": "a[a,b#2]", "values": {"t.who": "a", "t.what": "b"}}, {"key": "a[x]", "values": {"t": "x"}}]
+    resumed = {"event": "run_resumed", "expansions": [{"step": "a", "items": later}]}
+    keys = item_keys([{"event": "step_expanded", "step": "a", "items": items}, resumed, launch("a")])
+    assert keys == {("a", "a,b/"): "a[a,b]", ("a", "a/b"): "a[a,b#2]"}
+
+
+def test_the_keys_of_colliding_items_are_those_that_jobplan_gives_them() -> None:
+    colliding = next(step for seed in range(99) for step in _drawn(seed).steps if step.colliding)
+    each = ForEach(as_="t", items=tuple(PAIRS.values()))
+    given = literal_items(replace(step_of_plan(colliding.id, "SELECT 1"), for_each=each))
+    assert {(item.key, f"{item.values['t.who']}/{item.values['t.what']}") for item in given} == {
+        (colliding.witnessed(witness_name(pair)), witness_name(pair)) for pair in PAIRS.values()
+    }
+    assert tuple(item.key for item in given) == colliding.keys
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_journal_is_cut_at_the_end_of_a_line_or_in_the_middle_of_one(seed: int) -> None:
+    whole = b'{"event": 1}\n{"event": 2}\n'
+    left = cut(whole, Random(seed))  # noqa: S311 - a reproducible generator is wanted
+    assert whole.startswith(left)
+    assert left != whole
+
+
+def test_items_in_another_order_are_the_same_items() -> None:
+    drawn = next(plan for plan in map(_drawn, range(99)) if any(step.items for step in plan.steps))
+    documents = [yaml.safe_load(text) for text in (drawn.text, reordered(drawn.text))]
+    each, other = ([step["for_each"]["items"] for step in of["steps"] if "for_each" in step] for of in documents)
+    assert each == [[*items[-1:], *items[:-1]] for items in other]
+
+
+def test_a_pipe_that_is_full_is_read_to_its_end_later(tmp_path: Path) -> None:
+    pipe = UnreadPipe(tmp_path / "err")
+    process = subprocess.Popen(["sh", "-c", "read go; echo said >&2"], stdin=subprocess.PIPE, stderr=pipe.write_end)
+    pipe.started()
+    assert pipe.fill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.communicate(b"go\n", timeout=0.2)
+    assert process.poll() is None
+    pipe.read()
+    assert process.wait(timeout=60) == 0
+    pipe.close()
+    assert (tmp_path / "err").read_bytes() == b"said\n"
+
+
 def test_samples_tell_how_long_workers_were_seen_together() -> None:
     lines = [
         '{"look": 1, "workers": []}\n',
@@ -301,3 +384,23 @@ def test_every_kind_of_work_is_drawn() -> None:
     drawn = {step.work for seed in range(60) for step in _drawn(seed).steps}
     assert drawn == set(Work)
     assert drawn > HOPELESS
+
+
+def a_verdict(number: int, *violations: str) -> dict[str, Any]:
+    lists: dict[str, Any] = {name: [] for name in ("faults", "codes", "outcomes", "states")}
+    return {"number": number, "ledger": True, "server_wide": False, "marks": 0, "violations": violations, **lists}
+
+
+def test_the_summary_says_how_many_trials_were_finished() -> None:
+    def said(verdicts: list[dict[str, Any]], seconds: float | None = 120.0) -> list[str]:
+        return summary(Order(runs=6, seed=3, seconds=seconds, folder=Path("x")), verdicts).splitlines()
+
+    every = [a_verdict(number) for number in range(6)]
+    assert said(every)[0].startswith("seed 3: 6 of 6 trials finished")
+    assert said(every)[-1] == "violations: none in 6 trials"
+    limited = said(every[:2])
+    assert "2 of 6 trials finished (the limit of 2 minutes was reached" in limited[0]
+    assert limited[-1] == "violations: none in 2 trials"
+    assert said([])[-1] == "violations: unknown, because no trial was finished"
+    bad = [*every[:3], a_verdict(3, "twice: a", "left: b"), {"number": -1, "violations": ["stranger: x"]}]
+    assert "violations: 3 in 2 of 4 trials (3, the sampler)" in said(bad)
