@@ -390,13 +390,24 @@ def test_a_runner_that_was_asleep_while_another_took_the_run_up_stops(
     assert done.value("SELECT exit_code FROM jobplan.runs") == 0
 
 
-def test_a_journal_without_a_whole_line_may_be_one_that_was_damaged(jobplan: Jobplan, done: Database) -> None:
+@pytest.mark.parametrize(
+    ("head", "message"),
+    [
+        (True, "ends early: it has 0 of the 6 lines that were written. The journal was damaged or changed."),
+        (False, "has no whole line: the run never began, or it was damaged"),  # as versions without a head left it
+    ],
+)
+def test_a_journal_without_a_whole_line_may_be_one_that_was_damaged(
+    jobplan: Jobplan, done: Database, head: bool, message: str
+) -> None:
     assert jobplan("run", jobplan.plan("- {id: bad, sql: SELECT 1/0}"), "--dsn", done.dsn).code == 1
     (events,) = (jobplan.folder / ".jobplan" / "runs").glob("*/events.jsonl")
     events.write_bytes(b"\xff\xfe damaged")
+    if not head:
+        events.with_name("events.head").unlink()
     ran = jobplan("resume", "last")
     assert ran.code == 4
-    assert "has no whole line: the run never began, or it was damaged" in ran.err
+    assert message in ran.err
     assert "--from-ledger" in ran.err
 
 

@@ -8,6 +8,8 @@ from runner.cli.exits import report_error
 from runner.errors import ConnectionFailedError
 
 FULL = "The server has no connection left for this role: end a session, or come as a role"
+ROLE = "Name a role that exists and may log in"
+HOST = "No such host is known"
 WHERE = "Say where the server is, and who you are, with --dsn"
 
 
@@ -18,8 +20,9 @@ WHERE = "Say where the server is, and who you are, with --dsn"
         ("FATAL: sorry, too many clients already", FULL),
         ('FATAL: too many connections for role "app"', FULL),
         ('FATAL: too many connections for database "app"', FULL),
-        ('FATAL: role "nobody" does not exist', WHERE),
-        ("could not translate host name", WHERE),
+        ('FATAL: role "nobody" does not exist', ROLE),
+        ("could not translate host name", HOST),
+        ("something that no remedy knows", WHERE),
     ],
 )
 def test_the_advice_fits_why_there_is_no_connection(
