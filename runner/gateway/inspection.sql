@@ -411,29 +411,25 @@ GROUP BY t.step
 SELECT setting FROM pg_settings WHERE name = 'data_directory'
 
 -- name: own_code
--- $1 names that a statement has in it, $2 its operators, both as JSON arrays. Functions that planning or reading the
--- statement could execute and that are neither PostgreSQL's own nor an extension's: by a name in the statement, or
--- because a relation, a type, an operator or a cast of that name leads to them (views, policies, defaults, constraints,
--- indexes, partition keys, domains). Only the catalogs are read. Triggers are left out: planning fires none.
+-- $1 names that statements have in them, $2 their operators, both as JSON arrays. Functions that planning or reading such
+-- a statement could execute and that are neither PostgreSQL's own nor an extension's, with the word that leads to them:
+-- their own name, or that of a relation, a type or an operator (views, policies, defaults, constraints, indexes,
+-- partition keys, domains); of casts, which no word names, the word is empty. At most three functions for each word.
+-- Only the catalogs are read. Triggers are left out: planning fires none.
 WITH RECURSIVE words AS (
   SELECT json_array_elements_text($1::json) AS word
 ), own AS (
   SELECT p.oid, p.proname FROM pg_proc AS p
   WHERE p.oid >= 16384 AND NOT EXISTS (
     SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
-), operators AS (
-  SELECT o.oid FROM pg_operator AS o
-  WHERE o.oid >= 16384 AND o.oprcode IN (SELECT oid FROM own)
-    AND o.oprname::text IN (SELECT json_array_elements_text($2::json))
-), casts AS (
-  SELECT c.castfunc AS oid FROM pg_cast AS c WHERE c.oid >= 16384 AND c.castfunc IN (SELECT oid FROM own)
-), reached (classid, objid) AS (
-  SELECT 'pg_class'::regclass::oid, oid FROM pg_class WHERE oid >= 16384 AND relname::text IN (SELECT word FROM words)
+), reached (word, classid, objid) AS (
+  SELECT c.relname::text, 'pg_class'::regclass::oid, c.oid FROM pg_class AS c
+  WHERE c.oid >= 16384 AND c.relname::text IN (SELECT word FROM words)
   UNION
-  SELECT 'pg_type'::regclass::oid, oid FROM pg_type
-  WHERE oid >= 16384 AND typtype <> 'c' AND typname::text IN (SELECT word FROM words)
+  SELECT t.typname::text, 'pg_type'::regclass::oid, t.oid FROM pg_type AS t
+  WHERE t.oid >= 16384 AND t.typtype <> 'c' AND t.typname::text IN (SELECT word FROM words)
   UNION
-  SELECT n.classid, n.objid
+  SELECT r.word, n.classid, n.objid
   FROM reached AS r
   CROSS JOIN LATERAL (
     SELECT d.refclassid AS classid, d.refobjid AS objid
@@ -459,12 +455,13 @@ WITH RECURSIVE words AS (
       WHERE r.classid = 'pg_class'::regclass AND s.stxrelid = r.objid
   ) AS n
 ), found AS (
-  SELECT oid FROM own WHERE proname::text IN (SELECT word FROM words)
-  UNION SELECT objid FROM reached WHERE classid = 'pg_proc'::regclass AND objid IN (SELECT oid FROM own)
-  UNION SELECT o.oprcode FROM pg_operator AS o WHERE o.oid IN (SELECT oid FROM operators)
-  UNION SELECT oid FROM casts
+  SELECT proname::text AS word, oid FROM own WHERE proname::text IN (SELECT word FROM words)
+  UNION SELECT word, objid FROM reached WHERE classid = 'pg_proc'::regclass AND objid IN (SELECT oid FROM own)
+  UNION SELECT o.oprname::text, o.oprcode FROM pg_operator AS o
+    WHERE o.oid >= 16384 AND o.oprcode IN (SELECT oid FROM own)
+      AND o.oprname::text IN (SELECT json_array_elements_text($2::json))
+  UNION SELECT '', c.castfunc FROM pg_cast AS c WHERE c.oid >= 16384 AND c.castfunc IN (SELECT oid FROM own)
 )
-SELECT format('%I.%I()', n.nspname, p.proname)
-FROM found JOIN pg_proc AS p USING (oid) JOIN pg_namespace AS n ON n.oid = p.pronamespace
-ORDER BY 1
-LIMIT 3
+SELECT f.word, unnest((array_agg(DISTINCT format('%I.%I()', n.nspname, p.proname)))[1:3])
+FROM found AS f JOIN pg_proc AS p USING (oid) JOIN pg_namespace AS n ON n.oid = p.pronamespace
+GROUP BY f.word

@@ -86,6 +86,7 @@ class StatementLook:
         await self._survey(everything)
         self._note_again(everything)
         self._note_functions(everything)
+        await self._examiner.own_code.learn(unit.sql for unit in everything)
         for unit in everything:
             await self._look_at(unit)
         place = {step.id: number for number, step in enumerate(steps)}

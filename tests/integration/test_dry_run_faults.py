@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from runner.errors import Severity
-from runner.gateway.queries import query
+from runner.gateway.ledger_admin import LedgerAdmin
 from runner.gateway.replies import Reply
 from runner.gateway.session import Session
 from runner.preflight.result import Coverage
@@ -297,10 +297,7 @@ def test_what_a_function_may_have_created_is_no_error(copy: str, tmp_path: Path)
 
 
 def test_the_ledger_tells_how_long_steps_take(copy: str, tmp_path: Path) -> None:
-    ask(copy, "CREATE SCHEMA records")
-    for block in ("ledger_version_1", "ledger_views"):
-        with psycopg.connect(copy, autocommit=True) as connection:
-            connection.execute(query(block, ledger="records"))
+    LedgerAdmin(copy, "records").install("0")
     ask(
         copy,
         "INSERT INTO records.runs (run, plan, sha256, jobplan, host, os_pid, started_at)"
