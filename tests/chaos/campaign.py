@@ -193,7 +193,7 @@ def summary(order: Order, verdicts: Sequence[dict[str, Any]]) -> str:
     known: list[dict[str, Any]] = [verdict for verdict in verdicts if "codes" in verdict]
 
     def counts(name: str) -> str:
-        counter = Counter(str(each) for verdict in known for each in verdict[name])
+        counter = Counter(str(each) for verdict in known for each in verdict.get(name, ()))
         return ", ".join(f"{name} {count}" for name, count in sorted(counter.items())) or "none"
 
     bad = [verdict for verdict in verdicts if verdict["violations"]]
@@ -205,6 +205,7 @@ def summary(order: Order, verdicts: Sequence[dict[str, Any]]) -> str:
         f"trials: {with_ledger} with the ledger, {alone} on a server of their own",
         f"commands: {commands}",
         f"faults: {counts('faults')}",
+        f"circumstances: {counts('circumstances')}",
         f"exit codes: {counts('codes')}",
         f"attempts: {counts('outcomes')}",
         f"steps: {counts('states')}",

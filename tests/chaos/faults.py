@@ -83,7 +83,7 @@ _WEIGHTS: Mapping[Fault, int] = {
     Fault.CANCEL_COMMAND: 2,
     Fault.RIVAL: 2,
     Fault.FULL_PIPE: 3,
-    Fault.STALL: 12,
+    Fault.STALL: 3,
     Fault.ASLEEP: 3,
 }
 #: What somebody may do to the workers that a dead runner has left, before the run is taken up again.
@@ -161,6 +161,8 @@ def draw(random: Random, *, server_wide: bool, possible: frozenset[Fault]) -> li
     weights = {fault: weight for fault, weight in _WEIGHTS.items() if fault in possible}
     count = random.choice((1, 1, 1, 2, 2, 3))
     faults = random.choices(list(weights), list(weights.values()), k=count)
+    if Fault.STALL in possible and random.random() < 0.6:  # few trials have a path that can stall
+        faults[-1] = Fault.STALL
     if server_wide:
         faults[0] = random.choice(sorted(SERVER_WIDE & possible))
     planned = [_planned(random, fault) for fault in faults]

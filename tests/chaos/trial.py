@@ -44,6 +44,7 @@ class Verdict:
     ledger: bool
     seconds: float
     faults: Sequence[str]
+    circumstances: Sequence[str]
     codes: Sequence[int | None]
     outcomes: Sequence[str]
     states: Sequence[str]
@@ -110,7 +111,8 @@ class Trial:
             server_wide=self._lane.server_wide,
             ledger=self._ledger,
             seconds=round(time.monotonic() - begun, 2),
-            faults=[*(fault for phase in self._phases for fault in phase.faults), *self._circumstances.names],
+            faults=[fault for phase in self._phases for fault in phase.faults],
+            circumstances=self._circumstances.names,
             codes=[phase.code for phase in self._phases],
             outcomes=[outcome for claim in claims.values() for outcome in claim.outcomes.values()],
             states=[claim.state or "none" for claim in claims.values()],
