@@ -111,6 +111,7 @@ SLUGS: Final = MappingProxyType(
         "JP361": "no-result-to-expect",
         "JP362": "until-no-rows-uncounted",
         "JP363": "query-canceled-caught",
+        "JP364": "own-temporary-table-checked",
         "JP370": "timeout-none",
         "JP371": "statement-timeout-in-sql",
         "JP372": "long-detach",

@@ -6,10 +6,19 @@ from collections.abc import Iterator
 
 from runner.errors import Severity
 from runner.lint.places import Place, statements
-from runner.lint.rule import Finding, Rule, StepSql, Subject
+from runner.lint.rule import Finding, QuerySql, Rule, StepSql, Subject
 from runner.sql.bodies import catching_loop
+from runner.sql.details import is_temporary
+from runner.sql.facts import created_relations
 from runner.sql.kinds import StatementKind
-from runner.sql.results import columns_out_of_reach, no_row_count, no_rows_to_read, rows_out_of_reach
+from runner.sql.relations import RelationUse, query_relations
+from runner.sql.results import (
+    columns_out_of_reach,
+    no_row_count,
+    no_rows_to_read,
+    rows_out_of_reach,
+    temporary_relations,
+)
 from runner.sql.rollback import outlives_rollback
 
 
@@ -75,6 +84,61 @@ def _caught_cancel(subject: Subject) -> Iterator[Finding]:
             message = "this handler catches query_canceled in a loop: no cancel and no timeout ends it"
             hint = "raise the error again (RAISE;), leave the loop (EXIT;), or catch other errors only"
             yield place.finding(message, hint=hint, offset=offset)
+
+
+#: What is evaluated behind a step's worker, on a session of jobplan's own.
+_ASKED_AFTERWARDS = frozenset({"verify", "expect.sql", "repeat.until"})
+_OWN_SCHEMA = "pg_temp"
+
+
+def _own_temporary(subject: Subject) -> Iterator[Finding]:
+    for step in subject.steps:
+        queries = [query for query in step.queries if query.key in _ASKED_AFTERWARDS]
+        made = {relation.name for relation in temporary_relations(step.statements)} if queries else set()
+        if not made:
+            continue
+        for query in queries:
+            uses = [use for statement in query.statements for use in query_relations(statement)]
+            for use in uses:
+                if use.relation.name in made and use.relation.schema in {None, _OWN_SCHEMA}:
+                    yield _out_of_reach(subject, step, query, use)
+
+
+def _out_of_reach(subject: Subject, step: StepSql, query: QuerySql, use: RelationUse) -> Finding:
+    name = use.relation.name
+    certain = use.relation.schema == _OWN_SCHEMA or name not in _permanent_names(subject)
+    return Finding(
+        position=query.sql.position(use.offset),
+        message=f"`{query.key}` cannot see the temporary table `{name}`: only the session of the step's worker has it",
+        hint=(
+            "end the step with a query that reads it, and judge that by `expect: {value: …}`; if another table is "
+            "meant, name its schema"
+        ),
+        step=step.step.id,
+        severity=Severity.ERROR if certain else Severity.WARNING,
+    )
+
+
+def _permanent_names(subject: Subject) -> frozenset[str]:
+    """Return the names that the plan's SQL uses where no temporary relation of that name can be meant."""
+    known: frozenset[str] | None = subject.shared.get("permanent names")
+    if known is None:
+        names: set[str] = set()
+        for step in subject.steps:
+            made: set[str] = set()
+            for statement in step.statements:
+                names.update(
+                    use.relation.name
+                    for use in query_relations(statement)
+                    if use.relation.schema not in {None, _OWN_SCHEMA} or use.relation.name not in made
+                )
+                created = {relation.name for relation in created_relations(statement)}
+                if is_temporary(statement):
+                    made |= created
+                else:
+                    names |= created
+        known = subject.shared["permanent names"] = frozenset(names)
+    return known
 
 
 _BUILD = "CREATE INDEX CONCURRENTLY orders_customer_idx ON orders (customer_id)"
@@ -160,5 +224,27 @@ RULES = (
             "      END LOOP;\n    END $$"
         ),
         check=_caught_cancel,
+    ),
+    Rule(
+        code="JP364",
+        severity=Severity.ERROR,
+        title="A check of a temporary table of the step",
+        why=(
+            "`verify`, `expect.sql` and a query of `repeat.until` are evaluated behind the step, on another session: a "
+            "temporary table ended with the session of the step's worker. The step would commit, and its check would "
+            "fail with 42P01. The rows of the last statement are read in the worker's own session; `expect.value` and "
+            "`expect.rows` judge those. It is a warning where other SQL of the plan uses a permanent table of that "
+            "name, which the check reads instead."
+        ),
+        wrong=(
+            "- id: pay\n  sql: |\n    CREATE TEMP TABLE due AS SELECT id FROM invoices WHERE paid_at IS NULL;\n"
+            "    INSERT INTO payments SELECT id FROM due\n  verify: SELECT count(*) > 0 FROM due"
+        ),
+        right=(
+            "- id: pay\n  sql: |\n    CREATE TEMP TABLE due AS SELECT id FROM invoices WHERE paid_at IS NULL;\n"
+            "    INSERT INTO payments SELECT id FROM due;\n    SELECT count(*) > 0 FROM due\n"
+            "  expect: {value: true}"
+        ),
+        check=_own_temporary,
     ),
 )

@@ -44,7 +44,7 @@ def is_temporary(statement: Statement) -> bool:
     node = statement.node
     for name in _PERSISTENCE.get(statement.kind, ()):
         node = getattr(node, name)
-    return statement.kind in _PERSISTENCE and node.relpersistence == "t"
+    return statement.kind in _PERSISTENCE and (node.relpersistence == "t" or node.schemaname == "pg_temp")
 
 
 def created_schema(statement: Statement) -> str | None:

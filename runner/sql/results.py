@@ -10,7 +10,7 @@ from runner.sql.facts import created_relations
 from runner.sql.kinds import StatementKind
 from runner.sql.nodes import Tree, strings, unwrap
 from runner.sql.parse import Statement, returns_rows
-from runner.sql.relations import query_relations
+from runner.sql.relations import Relation, query_relations
 
 _K = StatementKind
 
@@ -46,11 +46,16 @@ def columns_out_of_reach(statements: Sequence[Statement]) -> str | None:
     last = statements[-1]
     if not returns_rows(last) or as_text(last) is not None:
         return None
-    made = {relation for one in statements[:-1] if is_temporary(one) for relation in created_relations(one)}
+    made = temporary_relations(statements[:-1])
     found = next((use.relation for use in query_relations(last) if any(use.relation.may_be(one) for one in made)), None)
     if found is None:
         return None
     return f"the columns of the temporary table {found} are known only while the worker runs"
+
+
+def temporary_relations(statements: Sequence[Statement]) -> frozenset[Relation]:
+    """Return the temporary tables, views and sequences that the statements create by name."""
+    return frozenset(relation for one in statements if is_temporary(one) for relation in created_relations(one))
 
 
 def no_rows_to_read(statement: Statement) -> str | None:

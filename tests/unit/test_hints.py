@@ -327,6 +327,11 @@ ROWS: list[tuple[str, str, str]] = [
         + _step("VACUUM u", name="c"),
         f"budget: {{slots: 2}}\nsteps:\n{_step(_UNIQUE, _VERIFY)}{_ANALYZE}{_step('VACUUM u', name='c')}",
     ),
+    (
+        "JP364",
+        _step("CREATE TEMP TABLE w AS SELECT v FROM t", "verify: SELECT count(*) > 0 FROM w"),
+        _step("CREATE TEMP TABLE w AS SELECT v FROM t; SELECT count(*) > 0 FROM w", "expect: {value: true}"),
+    ),
     ("JP363", _step(_TRY.format("query_canceled")), _step(_TRY.format("OTHERS"))),
     (
         "JP402",

@@ -31,3 +31,30 @@ def test_a_value_that_could_never_be_read_is_refused(tmp_path: Path, sql: str, *
     )
     found = [problem.code for problem in load_plan(plan).problems if problem.severity == "error"]
     assert found == (["JP361"] if refused else [])
+
+
+@pytest.mark.parametrize(
+    ("sql", "verify", "severity"),
+    [
+        ("CREATE TEMP TABLE w (i int); INSERT INTO t SELECT i FROM w", "SELECT count(*) = 0 FROM w", "error"),
+        ("SELECT 1 AS i INTO TEMP w", "SELECT true WHERE EXISTS (SELECT FROM w)", "error"),
+        ("CREATE TABLE pg_temp.w (i int)", "SELECT count(*) = 0 FROM pg_temp.w", "error"),
+        ("CREATE TEMP TABLE w ON COMMIT DROP AS TABLE t", "SELECT count(*) = 0 FROM w", "error"),
+        ("CREATE TEMP TABLE w AS SELECT * FROM w", "SELECT count(*) = 0 FROM w", "warning"),
+        ("CREATE TEMP TABLE w AS SELECT * FROM app.w", "SELECT count(*) = 0 FROM w", "warning"),
+        ("CREATE TEMP TABLE w AS TABLE t", "SELECT count(*) = 0 FROM app.w", None),
+        ("CREATE TEMP TABLE w AS TABLE t", "WITH w AS (SELECT 1) SELECT count(*) = 1 FROM w", None),
+        ("CREATE UNLOGGED TABLE w AS TABLE t", "SELECT count(*) = 0 FROM w", None),
+    ],
+)
+def test_a_check_that_names_the_steps_own_temporary_table(
+    tmp_path: Path, sql: str, verify: str, severity: str | None
+) -> None:
+    plan = tmp_path / "plan.yaml"
+    plan.write_text(
+        "version: 1\nname: n\nbudget: {slots: 1}\ndefaults: {timeout: 1m, on_finish: wait}\n"
+        f'steps:\n  - id: a\n    sql: "{sql}"\n    verify: "{verify}"\n',
+        encoding="utf-8",
+    )
+    found = [str(problem.severity) for problem in load_plan(plan).problems if problem.code == "JP364"]
+    assert found == ([severity] if severity else [])
