@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runner.engine.events import Leftover
 from runner.sql.nature import Build
@@ -46,13 +46,23 @@ def left_by(
     `known` is what earlier attempts of the step have left: it is theirs also if it was there before this runner began.
     """
     matching = (one for one in now if any(_may_be_of(one, build) for build in builds))
-    found = [(one, read_leftover(one.kind, one.shown, one.parent)) for one in matching]
+    dropped = [build.dropped for build in builds if build.dropped is not None]
+    found = [(one, _leftover(one, dropped)) for one in matching]
     return tuple(left for one, left in found if one.oid not in before or left in known)
+
+
+def _leftover(found: HalfDone, dropped: Sequence[Relation]) -> Leftover:
+    left = read_leftover(found.kind, found.shown, found.parent)
+    if not any(_is(one, found.schema, found.name) for one in dropped):
+        return left
+    return replace(left, repair=left.repair[-1:])  # a step that drops an index does not want it built anew
 
 
 def _may_be_of(found: HalfDone, build: Build) -> bool:
     if build.detaches or found.kind == "partition":
         return build.detaches and found.kind == "partition" and _is(build.table, found.table_schema, found.table)
+    if build.dropped is not None:
+        return _is(build.dropped, found.schema, found.name)
     of_reindex = _OF_REINDEX.fullmatch(found.name)
     if build.rebuilt is not None:
         stem = of_reindex["stem"] if of_reindex is not None else None
@@ -83,7 +93,7 @@ def read_leftover(kind: str, name: str, parent: str) -> Leftover:
     of_reindex = _OF_REINDEX.fullmatch(name.strip('"'))
     suffix = of_reindex["suffix"] if of_reindex is not None else None
     if suffix == "_ccnew":
-        return Leftover(what=f"index {name} of {parent} is a copy that nobody finished", repair=(drop,))
+        return Leftover(what=f"index {name} of {parent} is an unfinished copy", repair=(drop,))
     if suffix == "_ccold":
         return Leftover(
             what=f"index {name} of {parent} is the old one, and the new one is in its place", repair=(drop,)

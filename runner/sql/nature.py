@@ -15,7 +15,7 @@ from runner.errors import JobplanError
 from runner.sql.bodies import catching_loop
 from runner.sql.details import main_relation
 from runner.sql.effects import Effect, effect
-from runner.sql.facts import ReindexTarget, created_index, reindex_target
+from runner.sql.facts import ReindexTarget, created_index, dropped_relations, reindex_target
 from runner.sql.kinds import StatementKind
 from runner.sql.options import is_concurrent
 from runner.sql.parse import Statement, parse_template
@@ -34,12 +34,14 @@ class Build:
     """A statement that, if it fails, leaves something behind that a rollback does not take back.
 
     `table` is None where it may be any table, of `schema` if that is given. `index` is the index that it builds, None
-    if the server names it; `rebuilt` the one that REINDEX INDEX builds anew. `detaches`: it detaches a partition.
+    if the server names it; `rebuilt` the one that REINDEX INDEX builds anew; `dropped` the one that DROP INDEX drops.
+    `detaches`: it detaches a partition.
     """
 
     table: Relation | None = None
     index: str | None = None
     rebuilt: Relation | None = None
+    dropped: Relation | None = None
     schema: str | None = None
     detaches: bool = False
 
@@ -96,6 +98,8 @@ def _builds(statement: Statement) -> Iterator[Build]:
         yield Build(table=None if relation is None else _known(relation), detaches=True)
     elif statement.kind is _K.REINDEX:
         yield _rebuild(statement)
+    elif statement.kind is _K.DROP_INDEX:
+        yield from (Build(dropped=relation) for relation in dropped_relations(statement) if relation.known)
 
 
 def _rebuild(statement: Statement) -> Build:

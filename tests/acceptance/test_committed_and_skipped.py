@@ -330,3 +330,16 @@ def test_a_repeat_reports_the_sum_of_its_iterations(jobplan: Jobplan, db: Databa
     assert (step["rows_in_all"], step["iterations"]) == (1000, 5)
     for report in ("run.md", "run.xml", "run.html"):
         assert "DELETE 1,000 in 5 iterations" in (jobplan.folder / report).read_text(encoding="utf-8")
+
+
+def test_an_index_whose_drop_was_broken_off_is_left_behind(jobplan: Jobplan, db: Database) -> None:
+    db.run("CREATE TABLE t (id int)")
+    db.run("CREATE INDEX t_id ON t (id)")
+    with db.elsewhere("reader") as reader:
+        reader.execute("SELECT * FROM t")
+        ran = _run(jobplan, db, "- {id: remove, sql: DROP INDEX CONCURRENTLY t_id, timeout: 700ms}")
+    assert ran.code == 1
+    assert db.value("SELECT NOT indisvalid FROM pg_index WHERE indexrelid = 't_id'::regclass")
+    assert "remove: left behind: index public.t_id of public.t is INVALID" in ran.err
+    assert "remove:   DROP INDEX CONCURRENTLY public.t_id;" in ran.err
+    assert "REINDEX" not in ran.err

@@ -287,7 +287,7 @@ async def test_what_a_broken_off_statement_leaves_is_told_with_what_repairs_it(d
             'REINDEX INDEX CONCURRENTLY public."new I";',
             'DROP INDEX CONCURRENTLY public."new I";',
         ),
-        'index public."old I_ccnew" of public."T x" is a copy that nobody finished': (
+        'index public."old I_ccnew" of public."T x" is an unfinished copy': (
             'DROP INDEX CONCURRENTLY public."old I_ccnew";',
         ),
         "public.p1 is only half detached from public.p": ("ALTER TABLE public.p DETACH PARTITION public.p1 FINALIZE;",),

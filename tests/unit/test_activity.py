@@ -138,7 +138,7 @@ def test_a_label_is_kept_as_it_was_written() -> None:
 @pytest.mark.parametrize("name", ["public.i_{}", 'public."I x_{}"', "i_{}2"])
 @pytest.mark.parametrize(
     ("suffix", "what"),
-    [("ccnew", "a copy that nobody finished"), ("ccold", "the old one, and the new one is in its place")],
+    [("ccnew", "an unfinished copy"), ("ccold", "the old one, and the new one is in its place")],
 )
 def test_what_a_reindex_concurrently_leaves(name: str, suffix: str, what: str) -> None:
     index = name.format(suffix)

@@ -112,6 +112,11 @@ _LONG = "i" * 63
         ("ALTER TABLE p DETACH PARTITION p1", _P, False),
         ("ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY", _index("i", table="p"), False),
         ("REINDEX TABLE CONCURRENTLY p", _P, False),
+        ("DROP INDEX CONCURRENTLY i", _index("i"), True),
+        ("DROP INDEX CONCURRENTLY IF EXISTS public.i", _index("i"), True),
+        ("DROP INDEX CONCURRENTLY s.i", _index("i"), False),
+        ("DROP INDEX CONCURRENTLY i", _index("i_ccnew"), False),
+        ("DROP INDEX i", _index("i"), False),
     ],
 )  # fmt: skip
 def test_only_what_the_text_is_about_is_listed(sql: str, found: HalfDone, *, listed: bool) -> None:
