@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import queue
@@ -36,6 +37,8 @@ _SHARED_LANES = 2
 _OWN_LANES = 2
 #: The share of trials that have a fault which strikes the whole server.
 _SERVER_WIDE = 0.3
+#: The oid of the first database of a campaign.
+_FIRST_OID = 100_001
 #: The witness wants to know when a transaction has committed.
 _SETTINGS = {"track_commit_timestamp": "on", "max_parallel_workers": "0"}
 _SMALL = {**_SETTINGS, "max_connections": "24", "max_worker_processes": str(MAX_WORKERS)}
@@ -83,6 +86,7 @@ class Campaign:
         self._lock = threading.Lock()
         self.verdicts: list[dict[str, Any]] = []
         self._end = time.monotonic() + order.seconds if order.seconds else None
+        self._oids = itertools.count(_FIRST_OID)
         self._shared: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._own: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._faketime = find_faketime(tell)
@@ -125,13 +129,14 @@ class Campaign:
             stack.enter_context(_watched(server, samples))
             lanes = []
             for number in range(count):
+                database, oid = f"lane_{name}_{number}".replace("-", "_"), next(self._oids)
                 disk = stack.enter_context(small_disk(self._order.folder / f"disk-{name}-{number}"))
                 lanes.append(
                     Lane(
                         server=server,
-                        conninfo=_new_database(server, f"lane_{name}_{number}".replace("-", "_")),
-                        second=_new_database(self._second, f"lane_{name}_{number}".replace("-", "_")),
-                        neighbour=_new_database(server, f"neighbour{number}"),
+                        conninfo=_new_database(server, database, oid),
+                        second=_new_database(self._second, database, oid),
+                        neighbour=_new_database(server, f"neighbour{number}", next(self._oids)),
                         disk=disk,
                         samples=samples,
                         server_wide=server_wide,
@@ -178,10 +183,14 @@ def _watched(server: EmbeddedServer, samples: Path) -> Iterator[None]:
         process.wait()
 
 
-def _new_database(server: EmbeddedServer, name: str) -> str:
-    """Make a database with the ledger in it, which half of the trials use, and return the connection to it."""
+def _new_database(server: EmbeddedServer, name: str, oid: int) -> str:
+    """Make a database with the ledger in it, which half of the trials use, and return the connection to it.
+
+    A second cluster can have a database of the same name and oid, as a copy has. PostgreSQL 14 chooses the oid itself.
+    """
     with psycopg.connect(server.dsn, autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE {name}".encode())
+        chosen = f" OID = {oid}" if connection.info.server_version >= 150000 else ""
+        connection.execute(f"CREATE DATABASE {name}{chosen}".encode())
     conninfo = make_conninfo(server.dsn, dbname=name)
     command = [sys.executable, "-m", "runner", "ledger", "install", "--dsn", conninfo]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

@@ -23,7 +23,7 @@ from tests.chaos.plans import companion
 
 #: What a reserve leaves of the workers of a small server, which has MAX_WORKERS.
 MAX_WORKERS = 14
-_LEFT = (2, 3, 4)
+_LEFT = (1, 2, 3)
 #: Workers of the server's own: the launcher of logical replication.
 _OWN = 1
 

@@ -102,7 +102,7 @@ class Trial:
         evidence = self._evidence()
         violations = judge(evidence)
         if not done:
-            violations.append(Violation(rule="done", message=f"not done after {len(self._phases)} commands"))
+            violations.append(Violation(rule="done", message=f"not done after {self._commands} commands"))
         if not gone:
             violations.append(Violation(rule="gone", message=f"workers live on: {', '.join(self._alive())}"))
         claims = all_claims(evidence)
@@ -128,7 +128,7 @@ class Trial:
         """Run the plan, and resume it until it is done; False if that takes too many commands."""
         companion = Companion(self._lane, self._folder, self._circumstances.reserve, self._random)
         ended = self._first(companion)
-        while len(self._phases) < _COMMANDS:
+        while self._commands < _COMMANDS:
             if ended.code not in CODES or ended.code in _OVER or (ended.code == 1 and not ended.faults):
                 return True
             self._answer(sorted(set(_ASKED.findall(ended.err))))
