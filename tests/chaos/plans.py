@@ -100,6 +100,11 @@ class ChaosPlan:
     group: bool
     reserve: int = 0
 
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The keys of everything that runs."""
+        return tuple(key for step in self.steps for key in step.keys)
+
     def step_of(self, key: str) -> ChaosStep:
         """Return the step that a key belongs to. KeyError if the plan has none such."""
         identity = key.partition("[")[0]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import psycopg
 
+from runner.identity import worker_name
 from tests.chaos.evidence import Sample
 
 #: Seconds between two looks, and before the next try where there is no server.
@@ -50,8 +51,14 @@ def watch(conninfo: str, path: Path) -> None:
                 time.sleep(_AWAY)
 
 
-def samples_of(lines: Iterable[str], run_id: str) -> list[Sample]:
-    """Read what was seen of one run, from the lines of `watch`."""
+def key_of(name: str, run_id: str, keys: Iterable[str]) -> str:
+    """Return the key in a worker's name: a long one is cut there, and a worker that begins shows no label yet."""
+    cut = {worker_name(run_id, key): key for key in keys}
+    return cut.get(name, name.removeprefix(f"jobplan:{run_id}:"))
+
+
+def samples_of(lines: Iterable[str], run_id: str, keys: Sequence[str] = ()) -> list[Sample]:
+    """Read what was seen of one run with these keys, from the lines of `watch`."""
     prefix = f"jobplan:{run_id}:"
     changes: list[tuple[int, tuple[str, ...]]] = []
     look = 0
@@ -60,7 +67,7 @@ def samples_of(lines: Iterable[str], run_id: str) -> list[Sample]:
             break  # it is just being written
         record = json.loads(line)
         look = record["look"]
-        workers = tuple(name.removeprefix(prefix) for name in record["workers"] if name.startswith(prefix))
+        workers = tuple(key_of(name, run_id, keys) for name in record["workers"] if name.startswith(prefix))
         if not changes or changes[-1][1] != workers:
             changes.append((look, workers))
     ends = [*(begun for begun, _ in changes[1:]), look + 1]

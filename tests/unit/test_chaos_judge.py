@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from runner.engine.items import literal_items
+from runner.identity import worker_name
 from runner.lint import load_plan
 from runner.plan.model import ForEach
 from tests.builders import step as step_of_plan
@@ -345,6 +346,12 @@ def test_samples_tell_how_long_workers_were_seen_together() -> None:
         (("a", "b"), 1),
     ]
     assert samples_of([], "r") == []
+
+
+def test_a_sample_has_the_key_of_a_worker_whose_name_is_cut() -> None:
+    key = f"a[{'orders_' * 12}]"
+    lines = [f'{{"look": 1, "workers": ["{worker_name("r", key)}"]}}\n', '{"look": 2, "workers": []}\n']
+    assert samples_of(lines, "r", (key, "b"))[0].workers == (key,)
 
 
 def test_workers_by_a_name_that_says_nothing_are_found() -> None:
