@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from runner.clock import Clock
 from runner.engine import events as ev
@@ -27,6 +28,7 @@ from runner.engine.scheduler import decide, exit_code
 from runner.engine.sink import Sink
 from runner.engine.state import RunState, concerned, initial_state
 from runner.engine.takeover import Takeover, look_into
+from runner.engine.write_ahead import Order, WriteAhead
 from runner.errors import GroupHeldError, JournalLostError, RecordError
 from runner.gateway.base import Gateway, ServerInfo
 from runner.plan.model import OnConflict, Plan, Value
@@ -87,6 +89,7 @@ class Run:
         self._performer = Performer(
             self.state, gateway, clock, context.run_id, post=self._post, crashed=self._notice_crash
         )
+        self._write_ahead = WriteAhead(self._flush, crashed=self._notice_crash)
 
     async def execute(self) -> RunResult:
         """Run the plan to its end and return how it ended.
@@ -97,6 +100,7 @@ class Run:
             ending.callback(self._close_sinks)
             ending.push_async_callback(self._gateway.close)
             ending.push_async_callback(self._performer.give_up)
+            ending.push_async_callback(self._write_ahead.close)
             values = builtin_values(self._plan, self._context.run_id)
             info = await self._gateway.open(lambda found: check_requirements(self._plan, found, self._gateway, values))
             if self._takeover is not None:
@@ -121,10 +125,11 @@ class Run:
             self._leave_out()
             self._under_way = True
             await self._until_over()
+            await self._write_ahead.settle()
             steps = {key: str(record.state) for key, record in self.state.records.items()}
-            self._flush()
+            await self._make_durable()
             self._emit(self._finished(steps))
-            self._flush()
+            await self._make_durable()
         problem = self._gateway.ledger_problem
         return RunResult(
             state=self.state,
@@ -247,6 +252,7 @@ class Run:
         if now - self._ticked >= TICK:
             self._ticked = now
             self._each_sink(lambda sink: sink.tick(now, self.state))
+            self._write_ahead.carry_out()
 
     async def _sleep(self, wake_at: float | None) -> None:
         """Wait for news, but not beyond `wake_at` or the next tick."""
@@ -275,9 +281,7 @@ class Run:
 
     def _each_sink(self, call: Callable[[Sink], None]) -> None:
         """Have every sink do something; who fails is given nothing more, and a lost journal is told to the others."""
-        for error in self._ask_sinks(call):
-            if isinstance(error, JournalLostError) and self.state.finished is None:
-                self._emit(ev.RecordLost(at=self._clock.now(), message=error.message))
+        self._lost_records(self._ask_sinks(call))
 
     def _ask_sinks(self, call: Callable[[Sink], None]) -> list[RecordError]:
         errors = []
@@ -287,14 +291,43 @@ class Run:
             except RecordError as error:
                 self._sinks.remove(sink)
                 errors.append(error)
-        self._record_errors += errors
         return errors
 
-    def _flush(self) -> None:
-        self._each_sink(lambda sink: sink.flush())
+    def _lost_records(self, errors: Sequence[RecordError]) -> None:
+        self._record_errors += errors
+        for error in errors:
+            if isinstance(error, JournalLostError) and self.state.finished is None:
+                self._emit(ev.RecordLost(at=self._clock.now(), message=error.message))
+
+    def _flush(self) -> Coroutine[Any, Any, None] | None:
+        """Have every sink make durable what it was given; what is returned waits for those that need time for it."""
+        waits: list[tuple[Sink, Coroutine[Any, Any, None]]] = []
+
+        def flush(sink: Sink) -> None:
+            wait = sink.flush()
+            if wait is not None:
+                waits.append((sink, wait))
+
+        self._each_sink(flush)
+        return self._flushed(waits) if waits else None
+
+    async def _flushed(self, waits: Sequence[tuple[Sink, Coroutine[Any, Any, None]]]) -> None:
+        for sink, wait in waits:
+            try:
+                await wait
+            except RecordError as error:
+                if sink in self._sinks:
+                    self._sinks.remove(sink)
+                    self._lost_records([error])
+                    self._news.set()
+
+    async def _make_durable(self) -> None:
+        wait = self._flush()
+        if wait is not None:
+            await wait
 
     def _close_sinks(self) -> None:
-        self._ask_sinks(lambda sink: sink.close())
+        self._record_errors += self._ask_sinks(lambda sink: sink.close())
 
     def _note_lock_waits(self, waits: Mapping[ev.Identity, ev.LockWait]) -> None:
         for event in self._lock_waits.look(waits, self._clock.now()):
@@ -307,25 +340,29 @@ class Run:
         self._news.set()
 
     def _carry_out(self, commands: Sequence[Command]) -> None:
-        """Record what is about to be done, make that durable once for all of it, then have it done."""
-        if not commands:
-            return
-        orders = [self._announce(command) for command in commands]
-        self._flush()
-        for command, order in zip(commands, orders, strict=True):
-            if self.state.record_lost and isinstance(command, Launch):
-                self._emit(
-                    ev.AttemptDeferred(
-                        at=self._clock.now(),
-                        step=command.step,
-                        attempt=command.attempt,
-                        message="the journal is lost",
-                    )
-                )
-            else:
+        """Record what is about to be done, and have it done once that is durable: one flush for all of it."""
+        orders = []
+        for command in commands:
+            order = self._announce(command)
+            if isinstance(command, Evaluate):  # it only reads
                 order()
+            else:
+                orders.append(partial(self._perform, command, order))
+        if orders:
+            self._write_ahead.carry_out(orders)
 
-    def _announce(self, command: Command) -> Callable[[], None]:
+    def _perform(self, command: Command, order: Order) -> None:
+        """Do what was recorded. Nothing is launched without a journal, or after a second signal."""
+        if isinstance(command, Launch) and (self.state.record_lost or self._abandoned):
+            message = "the journal is lost" if self.state.record_lost else "the runner was interrupted"
+            self._emit(
+                ev.AttemptDeferred(at=self._clock.now(), step=command.step, attempt=command.attempt, message=message)
+            )
+            self._news.set()
+        elif self.state.records[command.step].attempt == command.attempt:  # else its launch was deferred meanwhile
+            order()
+
+    def _announce(self, command: Command) -> Order:
         """Record what is about to be done, and return what does it."""
         now = self._clock.now()
         step, attempt = command.step, command.attempt

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from runner.engine.events import Event
 from runner.engine.state import RunState
@@ -19,12 +20,16 @@ class Sink(Protocol):
         """
         ...
 
-    def flush(self) -> None:
-        """Make durable what was handled: called before any order is carried out, and at the end. Errors as above."""
+    def flush(self) -> Coroutine[Any, Any, None] | None:
+        """Make durable what was handled: called before any order is carried out, after a tick, and at the end.
+
+        A sink that has to wait for a disk returns what waits, and the event loop goes on meanwhile. It is awaited
+        before the next flush; events may be handled before that. Errors as above, from here or from what waits.
+        """
         ...
 
     def tick(self, now: float, state: RunState) -> None:
-        """Be given the time, about once a second, while something runs."""
+        """Be given the time, about once a second, while something runs. Errors as above."""
         ...
 
     def close(self) -> None:

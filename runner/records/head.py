@@ -46,10 +46,14 @@ class Head:
         self._lines += 1
         self._size += len(line)
 
-    def confirm(self) -> None:
-        """Write down that everything so far is durable."""
+    def confirmation(self) -> bytes:
+        """Return what confirms everything so far, to be written once it is durable."""
         found = {"lines": self._lines, "bytes": self._size, "sha256": self._sha256.hexdigest()}
-        os.pwrite(self._file, f"{json.dumps(found):<{_SIZE - 1}}\n".encode(), 0)
+        return f"{json.dumps(found):<{_SIZE - 1}}\n".encode()
+
+    def confirm(self, confirmation: bytes) -> None:
+        """Write down how much is durable. The file itself is made durable when it is closed."""
+        os.pwrite(self._file, confirmation, 0)
 
     def close(self) -> None:
         """Make it durable and close it."""

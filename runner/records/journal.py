@@ -1,17 +1,21 @@
 """The journal: a run's events on disk, each before what it announces is done.
 
 A line is handed to the operating system at once, so that killing the runner loses nothing; orders are made durable
-before they are carried out, so that not even a crash of the machine can lead to a step being run twice by mistake.
+before they are carried out, so that not even a crash of the machine can lead to a step being run twice by mistake. A
+thread waits for the disk, and further lines are written meanwhile.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
 import shlex
+from collections import deque
+from collections.abc import Coroutine
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from runner.engine import events as ev
 from runner.engine.encoding import to_line
@@ -72,9 +76,10 @@ class Journal:
         self._head = head
         self._size = size
         self._begun = size > 0
-        #: Where the first order is that is not yet durable, and whether anything else is not.
-        self._order: int | None = None
-        self._dirty = False
+        #: How many bytes are durable. From the first order that is not, where each line begins; no text for an order.
+        self._durable = size
+        self._undurable: deque[tuple[int, bytes | None]] = deque()
+        self._tick_due = False
         self._closed = False
         #: Whether the file is one in the folder, which could be removed there.
         self._watched = False
@@ -99,7 +104,8 @@ class Journal:
             _write_new(folder / DIGEST, f"{sha256(plan)}  {PLAN}\n".encode())
             file = _open(folder, os.O_CREAT | os.O_EXCL)
             journal = cls(folder, run_id, file, head=Head(folder, create=True))
-            journal._confirm()
+            if journal._head is not None:
+                journal._head.confirm(journal._head.confirmation())
             fsync_folder(folder)
             fsync_folder(root)
         except OSError as error:
@@ -145,22 +151,26 @@ class Journal:
             _append(self._file, line)
         except OSError as error:
             raise self._lose(error) from error
-        if self._order is None and isinstance(event, _ORDERS):
-            self._order = self._size
+        is_order = isinstance(event, _ORDERS)
+        if is_order or self._undurable:
+            self._undurable.append((self._size, None if is_order else line))
         self._size += len(line)
         if self._head is not None:
             self._head.add(line)
-        self._dirty = True
         self._begun = self._begun or isinstance(event, ev.RunStarted)
 
-    def flush(self) -> None:
-        """Make orders durable, with everything before them. JournalLostError if they cannot be."""
-        if self._order is not None:
-            self._make_durable()
+    def flush(self) -> Coroutine[Any, Any, None] | None:
+        """Make orders durable, and after a tick everything. What is returned raises JournalLostError if it cannot be.
+
+        After a tick, it is also noticed that the journal was removed.
+        """
+        due = self._tick_due and (self._begun or self._durable < self._size)
+        self._tick_due = False
+        return self._flush() if self._undurable or due else None
 
     def tick(self, now: float, state: RunState) -> None:  # noqa: ARG002 - the protocol's parameters
-        """Make durable what no order has followed, and notice a journal that was removed."""
-        self._make_durable(look=True)
+        """Have the next flush make durable what no order has followed."""
+        self._tick_due = True
 
     def close(self) -> None:
         """Make everything durable and give the lock back. JournalLostError if the end is not kept."""
@@ -168,8 +178,11 @@ class Journal:
             return
         self._closed = True
         try:
-            if not self.lost:
-                self._make_durable()
+            if not self.lost and self._durable < self._size:
+                self._sync()
+                self._confirm(self._size, self._confirmation())
+        except OSError as error:
+            raise self._lose(error) from error
         finally:
             if not self._begun:
                 _remove(self.folder)
@@ -179,19 +192,22 @@ class Journal:
                 with contextlib.suppress(OSError):
                     self._head.close()
 
-    def _make_durable(self, *, look: bool = False) -> None:
-        if not self._dirty and not (look and self._begun):
-            return
+    async def _flush(self) -> None:
+        """Make durable what is written now; what is written meanwhile has to wait for the next time."""
+        size, confirmation = self._size, self._confirmation()
         try:
-            self._check_place()
-            if not self._dirty:
-                return
-            _sync(self._file.fileno())
-            self._confirm()
+            await asyncio.to_thread(self._sync)
+            if not self.lost:
+                self._confirm(size, confirmation)
         except OSError as error:
-            raise self._lose(error) from error
-        self._order = None
-        self._dirty = False
+            if not self.lost:
+                raise self._lose(error) from error
+
+    def _sync(self) -> None:
+        """Make the file durable. It is called in a thread, and changes nothing here."""
+        self._check_place()
+        if self._durable < self._size:
+            _sync(self._file.fileno())
 
     def _check_place(self) -> None:
         """OSError if the file that is written is no longer the one in the folder: nobody would find what is in it."""
@@ -205,15 +221,32 @@ class Journal:
         if not os.path.samestat(own, there):
             raise OSError(errno.ESTALE, "another file is in its place")
 
-    def _confirm(self) -> None:
-        if self._head is not None:
-            self._head.confirm()
+    def _confirmation(self) -> bytes | None:
+        return None if self._head is None else self._head.confirmation()
+
+    def _confirm(self, size: int, confirmation: bytes | None) -> None:
+        """Take note that the first `size` bytes are durable."""
+        if self._head is not None and confirmation is not None:
+            self._head.confirm(confirmation)
+        self._durable = size
+        while self._undurable and (self._undurable[0][0] < size or self._undurable[0][1] is not None):
+            self._undurable.popleft()
 
     def _lose(self, error: OSError) -> JournalLostError:
-        """Take back half a line, and orders that are now not carried out: the journal is true as far as it goes."""
+        """Take back half a line, and orders that are now not carried out: the journal is true as far as it goes.
+
+        Other lines that follow such an order are kept, if there is room for them.
+        """
         self.lost = True
+        size = self._undurable[0][0] if self._undurable else self._size
         with contextlib.suppress(OSError):
-            self._file.truncate(self._size if self._order is None else self._order)
+            self._file.truncate(size)
+            try:
+                for line in (line for _, line in self._undurable if line is not None):
+                    _append(self._file, line)
+                    size += len(line)
+            except OSError:
+                self._file.truncate(size)
         return JournalLostError(f"the journal {self.folder} cannot be written any more: {error.strerror}")
 
 

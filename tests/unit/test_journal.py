@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import fcntl
@@ -12,6 +13,7 @@ import re
 import shlex
 import stat
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +32,7 @@ from runner.gateway.fake import FakeGateway
 from runner.plan.canonical import resolved_json, sha256
 from runner.plan.model import Plan
 from runner.records.folder import has_journal, is_locked
+from runner.records.head import read_head
 from runner.records.journal import Journal
 from runner.records.past import past_runs
 from runner.records.pruning import prune
@@ -247,19 +250,32 @@ def lines(disk: Disk) -> list[str]:
     return [json.loads(line)["event"] for line in disk.data.splitlines()]
 
 
+def flush(journal: Journal) -> None:
+    """Flush, and wait for the disk."""
+    wait = journal.flush()
+    if wait is not None:
+        asyncio.run(wait)
+
+
+def flush_after_tick(journal: Journal) -> None:
+    """Do what a run does about once a second."""
+    journal.tick(0.0, STATE)
+    flush(journal)
+
+
 def test_orders_are_made_durable_once_and_what_is_no_order_at_the_next_tick(synced: list[int]) -> None:
     journal = Journal(Path("x"), RUN, Disk(10_000))
     journal.handle(READY, STATE)
-    journal.flush()
+    flush(journal)
     assert synced == []
     journal.handle(LAUNCHING, STATE)
     journal.handle(LAUNCHING, STATE)
-    journal.flush()
-    journal.flush()
+    flush(journal)
+    flush(journal)
     assert len(synced) == 1
     journal.handle(READY, STATE)
-    journal.tick(0.0, STATE)
-    journal.tick(1.0, STATE)
+    flush_after_tick(journal)
+    flush_after_tick(journal)
     assert len(synced) == 2
     journal.close()
     journal.close()
@@ -278,7 +294,7 @@ def test_half_a_line_is_taken_back(synced: list[int]) -> None:
     assert (disk.closed, synced) == (True, [])
 
 
-@pytest.mark.parametrize("act", [Journal.flush, Journal.close, lambda journal: journal.tick(0.0, STATE)])
+@pytest.mark.parametrize("act", [flush, Journal.close, flush_after_tick])
 def test_orders_that_are_not_durable_are_taken_back(act: Callable[[Journal], None]) -> None:
     disk = Disk(10_000, syncs=False)
     journal = Journal(Path("x"), RUN, disk)
@@ -290,6 +306,110 @@ def test_orders_that_are_not_durable_are_taken_back(act: Callable[[Journal], Non
     assert lines(disk) == ["step_ready"]
     journal.close()
     assert disk.closed
+
+
+class SlowSync:
+    """Takes the place of fdatasync: it returns, or fails, when it is told to."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self.go_on = threading.Event()
+        self.error: OSError | None = None
+
+    def __call__(self, _: int) -> None:
+        """Wait."""
+        self.begun.set()
+        assert self.go_on.wait(30)
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowSync]:
+    """Have a disk that waits until it is told to go on."""
+    disk = SlowSync()
+    monkeypatch.setattr("runner.records.journal._sync", disk)
+    yield disk
+    disk.go_on.set()
+
+
+async def _begin_flush(journal: Journal, slow: SlowSync) -> asyncio.Task[None]:
+    wait = journal.flush()
+    assert wait is not None
+    flushing = asyncio.create_task(wait)
+    assert await asyncio.to_thread(slow.begun.wait, 30)
+    return flushing
+
+
+async def test_lines_are_written_while_the_disk_is_waited_for_and_only_what_came_before_is_confirmed(
+    tmp_path: Path, slow: SlowSync
+) -> None:
+    journal = Journal.create(tmp_path, RUN, PLAN)
+    journal.handle(started(), STATE)
+    journal.handle(LAUNCHING, STATE)
+    flushing = await _begin_flush(journal, slow)
+    journal.handle(READY, STATE)
+    journal.handle(replace(LAUNCHING, step="b"), STATE)
+    assert len((journal.folder / "events.jsonl").read_bytes().splitlines()) == 4
+    assert not flushing.done()
+    slow.go_on.set()
+    await flushing
+    head = read_head(journal.folder)
+    assert head is not None
+    assert head.lines == 2
+    second = journal.flush()
+    assert second is not None, "the second launch was announced after the flush had begun"
+    await second
+    head = read_head(journal.folder)
+    assert head is not None
+    assert head.lines == 4
+    assert journal.flush() is None
+    journal.close()
+
+
+async def test_a_flush_that_fails_takes_back_all_orders_since_it_began_and_keeps_the_other_lines(
+    tmp_path: Path, slow: SlowSync
+) -> None:
+    journal = Journal.create(tmp_path, RUN, PLAN)
+    journal.handle(started(), STATE)
+    journal.handle(LAUNCHING, STATE)
+    flushing = await _begin_flush(journal, slow)
+    journal.handle(replace(READY, step="b"), STATE)
+    journal.handle(replace(LAUNCHING, step="b"), STATE)
+    slow.error = OSError(errno.EIO, os.strerror(errno.EIO))
+    slow.go_on.set()
+    with pytest.raises(JournalLostError, match="Input/output error"):
+        await flushing
+    assert journal.lost
+    journal.close()
+    record = read_record(tmp_path, RUN)
+    assert [(event.name, getattr(event, "step", None)) for event in record.events] == [
+        ("run_started", None),
+        ("step_ready", "b"),
+    ]
+    assert not record.torn
+
+
+async def test_a_line_that_cannot_be_written_during_a_flush_takes_the_orders_back_and_confirms_nothing(
+    tmp_path: Path, slow: SlowSync, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal.create(tmp_path, RUN, PLAN)
+    journal.handle(started(), STATE)
+    journal.handle(LAUNCHING, STATE)
+    flushing = await _begin_flush(journal, slow)
+    with monkeypatch.context() as patched:
+        patched.setattr("runner.records.journal._append", _full)
+        with pytest.raises(JournalLostError, match="No space left"):
+            journal.handle(READY, STATE)
+    slow.go_on.set()
+    await flushing  # the journal is lost already: it says so once
+    journal.close()
+    record = read_record(tmp_path, RUN)
+    assert [event.name for event in record.events] == ["run_started"]
+
+
+def _full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -36,9 +38,10 @@ class Fragile:
         """Take an event."""
         self._take(event)
 
-    def flush(self) -> None:
+    def flush(self) -> Coroutine[Any, Any, None] | None:
         """Take a flush."""
         self._take(None)
+        return None
 
     def tick(self, now: float, state: RunState) -> None:  # noqa: ARG002 - the protocol's parameters
         """Break if told to."""
@@ -183,3 +186,166 @@ async def test_a_journal_that_cannot_be_closed_after_a_refusal_says_so_to_nobody
     with pytest.raises(RecordError, match="refused"):
         await run.execute()
     assert record.events == []
+
+
+# --- a disk that takes its time ---------------------------------------------------------------------------------------
+
+
+class SlowDisk(Fragile):
+    """A sink whose flushes after the launch of `key` was announced wait until `free` is set, and may fail then."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__()
+        self.free = asyncio.Event()
+        self.waiting = asyncio.Event()
+        self.fails = False
+        self.ticks = 0
+        self._slow = launching(key)
+
+    def flush(self) -> Coroutine[Any, Any, None] | None:
+        """Wait for the disk if it is slow now."""
+        return self._wait() if any(self._slow(what) for what in self.seen) else None
+
+    def tick(self, now: float, state: RunState) -> None:  # noqa: ARG002 - the protocol's parameters
+        """Count."""
+        self.ticks += 1
+
+    async def _wait(self) -> None:
+        self.waiting.set()
+        await self.free.wait()
+        if self.fails:
+            raise self.error
+
+
+async def _until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(30):
+        while not holds():  # noqa: ASYNC110 - the run sets no event
+            await asyncio.sleep(0.002)
+
+
+def _launched(gateway: FakeGateway) -> list[str]:
+    return [request.application_name.rpartition(":")[2] for request in gateway.launched]
+
+
+async def test_while_the_disk_is_slow_ends_and_ticks_are_handled_and_the_launch_waits() -> None:
+    gateway = FakeGateway(scripts={"nap": NAP})
+    disk = SlowDisk("b")
+    of = plan(step("long", "nap"), step("a", "select 1"), step("b", "select 1", needs=["a"]))
+    run, record = new_run(of, gateway, disk)
+    execution = asyncio.create_task(run.execute())
+    await disk.waiting.wait()
+    run._ticked -= 60.0
+    await _until(lambda: "long" in record.outcomes() and disk.ticks > 0)
+    assert sorted(_launched(gateway)) == ["a", "long"]
+    disk.free.set()
+    result = await execution
+    assert result.exit_code == 0
+    assert _launched(gateway)[2:] == ["b"]
+
+
+async def test_launches_that_come_while_the_disk_is_slow_share_the_next_flush() -> None:
+    gateway = FakeGateway(scripts={"nap": NAP})
+    disk = SlowDisk("b")
+    of = plan(
+        step("a", "select 1"),
+        step("n1", "nap"),
+        step("n2", "nap"),
+        step("b", "select 1", needs=["a"]),
+        step("c", "select 1", needs=["n1"]),
+        step("d", "select 1", needs=["n2"]),
+    )
+    run, record = new_run(of, gateway, disk)
+    execution = asyncio.create_task(run.execute())
+    await _until(lambda: {"c", "d"} <= {event.step for event in record.of(ev.AttemptLaunching)})
+    assert sorted(_launched(gateway)) == ["a", "n1", "n2"]
+    before = record.flushes
+    disk.free.set()
+    assert (await execution).exit_code == 0
+    assert sorted(_launched(gateway)[3:]) == ["b", "c", "d"]
+    assert record.flushes == before + 1 + 2  # one for c and d, and around the end
+
+
+async def test_a_slow_flush_that_fails_launches_nothing_of_what_waits() -> None:
+    gateway = FakeGateway(scripts={"nap": NAP})
+    disk = SlowDisk("b")
+    disk.fails = True
+    of = plan(
+        step("a", "select 1"),
+        step("n", "nap"),
+        step("b", "select 1", needs=["a"]),
+        step("c", "select 1", needs=["n"]),
+        finally_=(step("last", "select 1"),),
+    )
+    run, record = new_run(of, gateway, disk)
+    execution = asyncio.create_task(run.execute())
+    await _until(lambda: "c" in {event.step for event in record.of(ev.AttemptLaunching)})
+    disk.free.set()
+    result = await execution
+    assert sorted(_launched(gateway)) == ["a", "n"]
+    assert [event.step for event in record.of(ev.AttemptDeferred)] == ["b", "c"]
+    assert [event.message for event in record.of(ev.RecordLost)] == [FULL.message]
+    assert (result.record_errors, result.exit_code) == ([FULL], 1)
+
+
+async def test_a_signal_while_the_disk_is_slow_cancels_what_runs_and_then_what_was_to_be_launched() -> None:
+    gateway = FakeGateway(scripts={"forever": Script(seconds=None)})
+    disk = SlowDisk("b")
+    of = plan(step("a", "select 1"), step("b", "forever", needs=["a"]), step("c", "select 1", needs=["b"]))
+    run, record = new_run(of, gateway, disk)
+    execution = asyncio.create_task(run.execute())
+    await disk.waiting.wait()
+    run.interrupt(2)
+    await _until(lambda: bool(record.of(ev.AttemptCancelRequested, "b")))
+    assert _launched(gateway) == ["a"]
+    disk.free.set()
+    result = await execution
+    assert _launched(gateway) == ["a", "b"]
+    assert record.outcomes()["b"] is ev.Outcome.CANCELLED
+    assert result.exit_code == 130
+
+
+async def test_a_cancel_of_a_launch_that_a_lost_journal_prevents_is_dropped() -> None:
+    gateway = FakeGateway(scripts={"forever": Script(seconds=None)})
+    disk = SlowDisk("b")
+    disk.fails = True
+    run, record = new_run(plan(step("a", "select 1"), step("b", "forever", needs=["a"])), gateway, disk)
+    execution = asyncio.create_task(run.execute())
+    await disk.waiting.wait()
+    run.interrupt(15)
+    await _until(lambda: bool(record.of(ev.AttemptCancelRequested, "b")))
+    disk.free.set()
+    result = await execution
+    assert _launched(gateway) == ["a"]
+    assert [event.step for event in record.of(ev.AttemptDeferred)] == ["b"]
+    assert result.exit_code == 143
+
+
+async def test_after_a_second_signal_what_waits_for_the_disk_is_not_launched() -> None:
+    gateway = FakeGateway()
+    disk = SlowDisk("b")
+    run, record = new_run(plan(step("a", "select 1"), step("b", "select 1", needs=["a"])), gateway, disk)
+    execution = asyncio.create_task(run.execute())
+    await disk.waiting.wait()
+    run.interrupt(2)
+    run.interrupt(2)
+    disk.free.set()
+    result = await execution
+    assert _launched(gateway) == ["a"]
+    assert [(event.step, event.message) for event in record.of(ev.AttemptDeferred)] == [
+        ("b", "the runner was interrupted")
+    ]
+    assert result.exit_code == 130
+
+
+async def test_a_run_that_is_cut_short_waits_for_its_flush_and_launches_nothing() -> None:
+    gateway = FakeGateway()
+    disk = SlowDisk("b")
+    run, record = new_run(plan(step("a", "select 1"), step("b", "select 1", needs=["a"])), gateway, disk)
+    execution = asyncio.create_task(run.execute())
+    await disk.waiting.wait()
+    execution.cancel()
+    asyncio.get_running_loop().call_soon(disk.free.set)
+    with pytest.raises(asyncio.CancelledError):
+        await execution
+    assert record.closed
+    assert _launched(gateway) == ["a"]
