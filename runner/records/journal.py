@@ -38,7 +38,8 @@ def _is_routine(event: ev.Event, state: RunState) -> bool:
     if not isinstance(event, ev.StepChecking | ev.StepChecked) or event.phase is not ev.CheckPhase.BEFORE:
         return False
     holds = isinstance(event, ev.StepChecking) or event.verdict is ev.Verdict.PROCEED
-    return holds and state.records[event.step].iteration > 1
+    record = state.records.get(event.step)  # a journal is restored by the state of the beginning, without instances
+    return holds and record is not None and record.iteration > 1
 
 
 class EventFile(Protocol):

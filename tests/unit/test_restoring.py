@@ -11,10 +11,12 @@ import pytest
 
 from runner.engine import events as ev
 from runner.engine.encoding import to_json
+from runner.engine.items import literal_items
 from runner.engine.scripts import run_started
 from runner.engine.state import initial_state
 from runner.errors import RecordError
 from runner.plan.canonical import resolved_json, sha256
+from runner.plan.model import ForEach
 from runner.records.folder import EVENTS
 from runner.records.journal import Journal
 from runner.records.record import read_record
@@ -72,3 +74,17 @@ def test_what_only_the_journal_knows_is_not_overwritten(tmp_path: Path, of_the_l
     with pytest.raises(RecordError, match=r"already.*not overwritten. Go on by it: jobplan resume R"):
         restore(tmp_path, *of_the_ledger)
     assert path.read_bytes() == before
+
+
+def test_conditions_of_an_instance_are_restored(tmp_path: Path) -> None:
+    """The state at the beginning of a run, by which nothing is left out of the journal, has no instances yet."""
+    of = plan(step("a", "select :'t'", for_each=ForEach(as_="t", items=("x", "y"))))
+    history = (
+        replace(run_started(of, 1.0), sha256=sha256(of)),
+        ev.StepExpanded(at=2.0, step="a", items=literal_items(of.steps[0])),
+        ev.StepChecking(at=3.0, step="a[x]", phase=ev.CheckPhase.BEFORE),
+        ev.StepChecked(at=4.0, step="a[x]", phase=ev.CheckPhase.BEFORE, verdict=ev.Verdict.PROCEED),
+    )
+    for _ in range(2):
+        restore_journal(tmp_path, RUN, {sha256(of): resolved_json(of)}, told(*history), instead="")
+        assert read_record(tmp_path, RUN).events == history
