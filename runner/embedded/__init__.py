@@ -1,6 +1,6 @@
-"""A real PostgreSQL with pg_background in seconds, for trying and testing: nothing to set up, no root, no trace.
+"""A throwaway PostgreSQL with pg_background, for trials and tests: no setup, no root, nothing left behind.
 
-Production brings its own server.
+It is not meant for production.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who runs PostgreSQL: it refuses to run as root, so root hands its programs to an ordinary account."""
+"""The account that runs PostgreSQL. PostgreSQL refuses to run as root, so root uses an ordinary account for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.errors import EmbeddedServerError
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: In the order of preference: the account that PostgreSQL's packages make, then the one every Unix has.
+#: In order of preference: the account that PostgreSQL's packages create, then the one that every Unix has.
 _STAND_INS = ("postgres", "nobody")
 
 
@@ -21,7 +21,7 @@ _STAND_INS = ("postgres", "nobody")
 class Account:
     """The account that owns the server's files and runs its programs.
 
-    `drop` says that it is not ours: programs have to be handed to it, and files given to it.
+    `drop`: it is not the account of this process. Programs are started as this account, and files are given to it.
     """
 
     name: str
@@ -31,14 +31,14 @@ class Account:
 
     @property
     def listed(self) -> bool:
-        """Whether the system has a name for it; initdb refuses to work for a bare number."""
+        """Whether the system has a name for it; initdb refuses a user id without a name."""
         return self.name != str(self.uid)
 
 
 def server_account() -> Account:
-    """Return the account to run PostgreSQL as: our own or, for root, `postgres` or `nobody`.
+    """Return the account to run PostgreSQL as: that of this process or, for root, `postgres` or `nobody`.
 
-    EmbeddedServerError if we are root and neither exists.
+    EmbeddedServerError if this process is root and neither exists.
     """
     if os.geteuid() != 0:
         return Account(name=_name_of(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), drop=False)
@@ -57,14 +57,14 @@ def server_account() -> Account:
 def _name_of(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
-    except KeyError:  # containers are often run with a number that has no entry
+    except KeyError:  # containers often run with a user id that has no entry
         return str(uid)
 
 
 def reachable(folder: Path, account: Account) -> bool:
-    """Tell whether `account` may pass through `folder` and everything above it.
+    """Return whether `account` may enter `folder` and every folder above it.
 
-    For another account than our own the permission bits have to tell: it gets no group but its own.
+    For an account other than that of this process the permission bits decide: it has no group but its own.
     """
     if not account.drop:
         return os.access(folder, os.X_OK)
@@ -83,7 +83,7 @@ def _may_pass(status: os.stat_result, account: Account) -> bool:
 
 
 def make_folder(path: Path, account: Account) -> None:
-    """Make `path`, or take it over if it is there, as a folder that only `account` (and root) can enter."""
+    """Create the folder `path`, or reuse it if it exists, so that only `account` (and root) can enter it."""
     path.mkdir(mode=0o700, exist_ok=True)
     if account.drop:
         os.chown(path, account.uid, account.gid, follow_symlinks=False)
@@ -91,9 +91,9 @@ def make_folder(path: Path, account: Account) -> None:
 
 
 def write_file(path: Path, text: str, account: Account | None = None) -> None:
-    """Write a file of `account`'s, or our own, that nobody else can read.
+    """Write a file that belongs to `account` (or to the account of this process) and that no other user can read.
 
-    It always makes a new one: in a folder that belongs to another account, root follows no link that lies there.
+    It always creates a new file, so that root never follows a symbolic link in a folder of another account.
     """
     path.unlink(missing_ok=True)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)

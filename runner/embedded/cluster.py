@@ -1,6 +1,6 @@
-"""The data directory of an embedded server: a template made once, copied for each server, and its settings.
+"""The data directory of an embedded server: a template that is made once and copied for each server, and the settings.
 
-initdb takes seconds, a copy of what it made takes a tenth of one. The template has the extension in `postgres` and in
+initdb takes seconds, a copy of its result a tenth of a second. The template has the extension in `postgres` and in
 template1, so that every database of a copy has it.
 """
 
@@ -31,22 +31,22 @@ if TYPE_CHECKING:
     from runner.embedded.finding import Installation
 
 SETTINGS_FILE = "jobplan.conf"
-#: What our connection strings and the server's own folder depend on.
+#: The connection strings and the server's own folder depend on these.
 RESERVED_SETTINGS = frozenset({"listen_addresses", "port", "unix_socket_directories", "unix_socket_permissions"})
 
-#: Counted up when the making of a template changes, so that the ones made before are not used any longer.
+#: Increased when the way a template is made changes, so that existing templates are not used any more.
 _TEMPLATE_FORMAT = 1
 _STAGING_PREFIX = ".new-"
 _SETTING_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)?")
 _SCRAM_ITERATIONS = 4096
-#: Where packaged builds look for time zones: the host's, not the ones that came with them.
+#: Packaged builds use the host's time zone files, not their own.
 _UTC_DATA = Path("/usr/share/zoneinfo/UTC")
 
 
 def server_settings(*, port: int, socket_dir: Path, extra: Mapping[str, str]) -> dict[str, str]:
-    """Return an embedded server's settings; `extra` is the caller's and wins.
+    """Return an embedded server's settings; `extra` has the caller's, which override the defaults.
 
-    EmbeddedServerError if `extra` has a name that cannot be one, or one that our connection strings depend on.
+    EmbeddedServerError if `extra` has an invalid name, or one that the connection strings depend on.
     """
     for name in extra:
         if not _SETTING_NAME.fullmatch(name):
@@ -60,9 +60,9 @@ def server_settings(*, port: int, socket_dir: Path, extra: Mapping[str, str]) ->
         "unix_socket_directories": str(socket_dir),
         "unix_socket_permissions": "0700",
         "max_worker_processes": "64",
-        "fsync": "off",  # for trying and testing: a crash of the machine may lose everything
+        "fsync": "off",  # for trials and tests: a crash of the machine may lose all data
         "autovacuum": "on",
-        # the same everywhere; GMT is the only zone that needs no time zone data, which small containers lack
+        # the same on every machine; only GMT needs no time zone data, which small containers lack
         "timezone": zone,
         "log_timezone": zone,
         **extra,
@@ -70,7 +70,7 @@ def server_settings(*, port: int, socket_dir: Path, extra: Mapping[str, str]) ->
 
 
 def render_settings(settings: Mapping[str, str]) -> str:
-    """Write settings as a configuration file, every value quoted; EmbeddedServerError if one has a line break."""
+    """Return the text of a configuration file, every value quoted; EmbeddedServerError if one has a line break."""
     lines = ["# Written at each start by jobplan's embedded server."]
     for name, value in settings.items():
         if "\n" in value or "\r" in value:
@@ -80,7 +80,7 @@ def render_settings(settings: Mapping[str, str]) -> str:
 
 
 def scram_verifier(password: str, salt: bytes) -> str:
-    """Return what PostgreSQL stores of a password (RFC 5802, 7677): so the password itself is never sent or logged."""
+    """Return the form in which PostgreSQL stores a password (RFC 5802, 7677), so that the password is never logged."""
     salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, _SCRAM_ITERATIONS)
     stored_key = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
     server_key = hmac.digest(salted, b"Server Key", "sha256")
@@ -89,13 +89,13 @@ def scram_verifier(password: str, salt: bytes) -> str:
 
 
 def is_ours(data_dir: Path) -> bool:
-    """Tell whether `data_dir` was made here; a cluster of anybody else's is never started or changed."""
+    """Return whether jobplan made `data_dir`; no other cluster is ever started or changed."""
     return (data_dir / SETTINGS_FILE).exists()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MadeBy:
-    """Which major version the data of an embedded server are of, and the programs that ran on them last, if known."""
+    """The major version of an embedded server's data, and the programs that last ran on them, if known."""
 
     data_dir: Path
     major: int
@@ -103,7 +103,7 @@ class MadeBy:
 
 
 def made_by(data_dir: Path) -> MadeBy | None:
-    """Return what made the data there; None if there are none of an embedded server."""
+    """Return what made the data in `data_dir`; None if they are not those of an embedded server."""
     if not is_ours(data_dir):
         return None
     try:
@@ -114,18 +114,18 @@ def made_by(data_dir: Path) -> MadeBy | None:
 
 
 def note_programs(data_dir: Path, bin_dir: Path) -> None:
-    """Remember beside the data which programs run on them. Not in them: they may be another account's."""
-    with contextlib.suppress(OSError):  # the version alone says enough
+    """Record which programs run on the data, in a file beside them, because the data may belong to another account."""
+    with contextlib.suppress(OSError):  # the version alone is enough to find programs
         write_file(programs_file(data_dir), f"{bin_dir}\n")
 
 
 def programs_file(data_dir: Path) -> Path:
-    """Return where `note_programs` writes."""
+    """Return the file that `note_programs` writes."""
     return data_dir.with_name(f"{data_dir.name}.programs")
 
 
 def _noted_programs(data_dir: Path) -> Path | None:
-    """Read what `note_programs` wrote, if nobody else can have written it: it names programs that are run."""
+    """Return what `note_programs` wrote, unless another user can write the file: it names programs to execute."""
     path = programs_file(data_dir)
     try:
         status = path.lstat()
@@ -137,7 +137,7 @@ def _noted_programs(data_dir: Path) -> Path | None:
 
 
 def ensure_template(cache: Path, installation: Installation, account: Account, progress: Callable[[str], None]) -> Path:
-    """Return the template for `installation`, made if there is none yet."""
+    """Return the template for `installation`; make it if there is none yet."""
     templates = cache / "templates"
     if not templates.is_dir():
         templates.mkdir(exist_ok=True)
@@ -167,7 +167,7 @@ def _reserve(templates: Path, account: Account) -> Path:
 
 
 def template_name(installation: Installation, account: Account) -> str:
-    """Return a name that changes with everything a template depends on."""
+    """Return a name that is different for every combination of what a template depends on."""
     made_of = (_TEMPLATE_FORMAT, installation.bin_dir, installation.build, installation.extension, account.uid)
     return f"{installation.version}-{hashlib.sha256(repr(made_of).encode()).hexdigest()[:12]}"
 
@@ -175,8 +175,8 @@ def template_name(installation: Installation, account: Account) -> str:
 def _make_cluster(data_dir: Path, installation: Installation, account: Account) -> None:
     if not account.listed:
         raise EmbeddedServerError(
-            f"PostgreSQL's initdb needs a name for the user {account.uid}, and /etc/passwd has none.",
-            hint="Give the number an entry there, or run as a user that has one.",
+            f"PostgreSQL's initdb needs a name for the user id {account.uid}, and /etc/passwd has none.",
+            hint="Add an entry for it, or run jobplan as a user that has one.",
         )
     arguments = [
         installation.program("initdb"),
@@ -190,7 +190,7 @@ def _make_cluster(data_dir: Path, installation: Installation, account: Account) 
     ]
     run_program(arguments, account=account, own_session=True)
     for database in ("template1", "postgres"):
-        # single-user mode: no server has to be started; without the setting it would end well whatever failed
+        # single-user mode needs no server; without exit_on_error it returns 0 even when a statement failed
         single = [installation.program("postgres"), "--single", "-F", "-j", "-D", str(data_dir)]
         single += ["-c", "exit_on_error=on"]
         run_program([*single, database], account=account, stdin="CREATE EXTENSION pg_background;\n\n", own_session=True)
@@ -200,7 +200,7 @@ def _make_cluster(data_dir: Path, installation: Installation, account: Account) 
 
 
 def locale_options(major: int, known: frozenset[str]) -> list[str]:
-    """Return initdb's options for C.UTF-8: the builtin one where there is one (17), else the system's if it has it."""
+    """Return initdb's options for C.UTF-8: of the builtin provider (17 or later), else of the system."""
     if major >= 17:
         return ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
     for name in ("C.UTF-8", "C.utf8"):
@@ -215,7 +215,7 @@ def _locale_names() -> frozenset[str]:
 
 
 def copy_template(template: Path, data_dir: Path, account: Account) -> None:
-    """Make `data_dir` a copy of the template, complete or not at all, sharing blocks where the file system can."""
+    """Make `data_dir` a copy of the template, completely or not at all; copy-on-write if possible."""
     staging = data_dir.with_name(f"{data_dir.name}{_STAGING_PREFIX}")
     shutil.rmtree(staging, ignore_errors=True)
     make_folder(staging, account)
@@ -223,6 +223,6 @@ def copy_template(template: Path, data_dir: Path, account: Account) -> None:
     try:
         run_program(["cp", "-a", "--reflink=auto", source, str(staging)], account=account)
     except EmbeddedServerError:
-        # other than GNU's; with GNU's this repeats what is wrong
+        # cp of another system than GNU; with GNU's cp this repeats the error
         run_program(["cp", "-Rp", source, str(staging)], account=account)
     staging.rename(data_dir)

@@ -1,7 +1,7 @@
-"""Fetching Debian's packages of PostgreSQL with pg_background, beside the system and without touching it.
+"""Fetch Debian's packages of PostgreSQL with pg_background without changing the system.
 
-apt works with folders of its own here: it neither reads nor writes the system's package state, needs no root, and
-checks Debian's signatures against the keyring that the host already has.
+apt works in a private folder: it neither reads nor writes the system's package state, needs no root, and checks
+Debian's signatures against the keyring that the host already has.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ _KEYRINGS = ("debian-archive-keyring.pgp", "debian-archive-keyring.gpg")
 _SUITE = re.compile(r"[a-z][a-z0-9./-]*")
 _PACKAGE = re.compile(r"postgresql-(\d+)-pg-background")
 _URI_LINE = re.compile(r"^'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)", re.MULTILINE)
-#: What a host may have configured to run after an update or an installation; nothing here is the host's business.
+#: Hooks that a host may have configured for updates and installations. They are cleared: the host's packages do not
+#: change.
 _HOOKS = (
     "APT::Update::Pre-Invoke",
     "APT::Update::Post-Invoke",
@@ -47,7 +48,7 @@ _HOOKS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """Where packages come from, for which machine, and whose signature they must have."""
+    """The mirror of the packages, the architecture, and the keyring that must have signed them."""
 
     mirror: str
     suite: str
@@ -57,7 +58,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """A package file that apt would fetch: its name and version from the file's name, its size in bytes."""
+    """A package file that apt would fetch: name and version from the file's name, size in bytes."""
 
     name: str
     version: str
@@ -65,19 +66,19 @@ class Package:
 
 
 def find_source(environ: Mapping[str, str]) -> Source:
-    """Return Debian's mirror for this machine; EmbeddedServerError says why there is none."""
+    """Return Debian's mirror for this machine; EmbeddedServerError with the reason if there is none."""
     missing = [tool for tool in _TOOLS if shutil.which(tool, path=environ.get("PATH")) is None]
     if missing:
         raise EmbeddedServerError(f"this is not a Debian-family system ({', '.join(missing)} not found)")
     architecture = run_program(["dpkg", "--print-architecture"]).strip()
     if architecture not in _ARCHITECTURES:
-        raise EmbeddedServerError(f"there is no recipe for the architecture {architecture}")
+        raise EmbeddedServerError(f"the architecture {architecture} is not supported")
     suite = environ.get(SUITE_VARIABLE) or DEFAULT_SUITE
     if not _SUITE.fullmatch(suite):
         raise EmbeddedServerError(f"{SUITE_VARIABLE} is not the name of a suite: {suite!r}")
     mirror = environ.get(MIRROR_VARIABLE) or _mirror_of_host()
     if mirror is None:
-        raise EmbeddedServerError(f"apt has no source of Debian's own packages here; set {MIRROR_VARIABLE}")
+        raise EmbeddedServerError(f"apt is not configured with a Debian mirror; set {MIRROR_VARIABLE}")
     if re.search(r"[\s\[\]]", mirror) or not urlsplit(mirror).scheme:
         raise EmbeddedServerError(f"{MIRROR_VARIABLE} is not the address of a mirror: {mirror!r}")
     return Source(mirror=mirror, suite=suite, architecture=architecture, keyring=_keyring())
@@ -87,11 +88,11 @@ def _keyring(folder: Path = Path("/usr/share/keyrings")) -> Path:
     for name in _KEYRINGS:
         if (folder / name).is_file():
             return folder / name
-    raise EmbeddedServerError("Debian's keys are not here; install the package debian-archive-keyring")
+    raise EmbeddedServerError("Debian's archive keys are missing; install the package debian-archive-keyring")
 
 
 def _mirror_of_host() -> str | None:
-    # --no-release-info: a fresh container has no package lists yet, and would show no target at all
+    # --no-release-info: a fresh container has no package lists yet, and apt then shows no target without it
     return parse_mirror(run_program(["apt-get", "indextargets"], environment=_apt_environment())) or parse_mirror(
         run_program(["apt-get", "indextargets", "--no-release-info"], environment=_apt_environment())
     )
@@ -100,8 +101,8 @@ def _mirror_of_host() -> str | None:
 def parse_mirror(targets: str) -> str | None:
     """Return the site of Debian's own archive from what `apt-get indextargets` prints; None if there is none.
 
-    Lists that have been fetched say whose they are (Origin). Without them, only an address that ends like Debian's
-    mirrors do is taken for one.
+    A package list that was fetched has an Origin. Without one, only an address that ends as Debian's mirrors do
+    is accepted.
     """
     unnamed = None
     for target in _paragraphs(targets):
@@ -137,7 +138,7 @@ def parse_uris(text: str) -> tuple[Package, ...]:
 
 
 def render_configuration(folder: Path) -> str:
-    """Write apt's configuration for working in `folder` alone, whatever the host has configured."""
+    """Return an apt configuration that uses `folder` only and ignores the host's configuration."""
     settings = {
         "Dir::Etc::sourcelist": str(folder / "sources.list"),
         "Dir::Etc::sourceparts": "/dev/null",
@@ -148,7 +149,7 @@ def render_configuration(folder: Path) -> str:
         "Dir::State::status": "/dev/null",
         "Dir::Cache": str(folder / "cache"),
         "Dir::Cache::archives": str(folder / "archives"),
-        # containers switch these files off and compress the lists, and apt then reads everything anew for each command
+        # containers disable these files and compress the lists; apt would then read all lists for each command
         "Dir::Cache::pkgcache": "pkgcache.bin",
         "Dir::Cache::srcpkgcache": "srcpkgcache.bin",
         "Acquire::GzipIndexes": "0",
@@ -159,7 +160,7 @@ def render_configuration(folder: Path) -> str:
         "APT::Install-Recommends": "0",
         "APT::Install-Suggests": "0",
         "APT::Get::AllowUnauthenticated": "0",
-        "APT::Update::Error-Mode": "any",  # else an unreachable mirror is only a warning
+        "APT::Update::Error-Mode": "any",  # otherwise an unreachable mirror is only a warning
         "Acquire::AllowInsecureRepositories": "0",
         "Acquire::AllowDowngradeToInsecureRepositories": "0",
         "Acquire::Languages": "none",
@@ -172,13 +173,13 @@ def render_configuration(folder: Path) -> str:
 
 
 def render_sources(source: Source) -> str:
-    """Write the one line of sources: one architecture, package lists only, Debian's signature required."""
+    """Return the line of sources.list: one architecture, package lists only, Debian's signature required."""
     options = f"arch={source.architecture} signed-by={source.keyring} target=Packages"
     return f"deb [{options}] {source.mirror} {source.suite} main\n"
 
 
 class Apt:
-    """apt in a private folder: what it knows and fetches lies there, and goes when the folder goes."""
+    """apt in a private folder, which holds its state and the fetched packages."""
 
     def __init__(self, folder: Path, source: Source) -> None:
         self.archives = folder / "archives"
@@ -210,5 +211,5 @@ class Apt:
 
 
 def _apt_environment() -> dict[str, str]:
-    """Return our environment for apt, which knows proxies from it, with messages that can be read."""
+    """Return this process's environment, which may name proxies, with untranslated messages."""
     return {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}

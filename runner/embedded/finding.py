@@ -1,4 +1,4 @@
-"""Finding a PostgreSQL on this machine that has the extension."""
+"""Find an installed PostgreSQL that has the extension."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PROGRAMS_VARIABLE = "JOBPLAN_PG_BIN"
 OLDEST_MAJOR = 14
-#: The API that jobplan calls has its names since 2.0.
+#: The functions that jobplan calls exist since 2.0.
 OLDEST_EXTENSION = 2
 _NEEDED = ("postgres", "initdb", "pg_ctl", "psql")
 _FOLDER_PATTERNS = ("usr/lib/postgresql/*/bin", "usr/pgsql-*/bin")
@@ -28,9 +28,9 @@ _DEFAULT_VERSION = re.compile(r"^\s*default_version\s*=\s*'(\d+)", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Installation:
-    """PostgreSQL's programs, and the version they say they are.
+    """The folder of PostgreSQL's programs, and their version.
 
-    `build` is their whole answer, `extension` the control file of the extension that they would install.
+    `build` is the whole output of `postgres --version`, `extension` the text of the extension's control file.
     """
 
     bin_dir: Path
@@ -40,14 +40,14 @@ class Installation:
     extension: str
 
     def program(self, name: str) -> str:
-        """Return the path of one of its programs."""
+        """Return the path of the program `name`."""
         return str(self.bin_dir / name)
 
 
 def parse_version(answer: str) -> tuple[int, str]:
-    """Return major and full version from what `postgres --version` says, such as `(18, "18.6")`.
+    """Return major and full version from the output of `postgres --version`, such as `(18, "18.6")`.
 
-    ValueError if that is no such answer.
+    ValueError if it has another form.
     """
     match = _VERSION.search(answer)
     if match is None:
@@ -62,9 +62,9 @@ def parse_extension_major(control: str) -> int | None:
 
 
 def inspect(bin_dir: Path) -> Installation:
-    """Return what lies in `bin_dir`.
+    """Return the installation in `bin_dir`.
 
-    EmbeddedServerError says why it is not a PostgreSQL that can be used: not there, too old, without the extension.
+    EmbeddedServerError with the reason if it cannot be used: programs missing, too old, or without the extension.
     """
     missing = [name for name in _NEEDED if not os.access(bin_dir / name, os.X_OK)]
     if missing:
@@ -86,7 +86,7 @@ def inspect(bin_dir: Path) -> Installation:
 
 
 def _share_folder(bin_dir: Path, major: int) -> Path:
-    """Ask pg_config; packages that keep it apart have the folder at Debian's place, or else beside the programs."""
+    """Ask pg_config; where it is not installed, try Debian's folder, then the one beside the programs."""
     if os.access(bin_dir / "pg_config", os.X_OK):
         return Path(run_program([str(bin_dir / "pg_config"), "--sharedir"]).strip())
     of_debian = bin_dir.parents[3] / "share" / "postgresql" / str(major) if len(bin_dir.parents) > 3 else bin_dir
@@ -96,7 +96,7 @@ def _share_folder(bin_dir: Path, major: int) -> Path:
 def find_installed(environ: Mapping[str, str], root: Path = Path("/")) -> Installation | None:
     """Return the first usable PostgreSQL: JOBPLAN_PG_BIN, pg_config's, then the newest of the system's folders.
 
-    None if there is none. EmbeddedServerError if JOBPLAN_PG_BIN is set and is not one: who names it wants that one.
+    None if there is none. EmbeddedServerError if JOBPLAN_PG_BIN is set and cannot be used: no other replaces it.
     """
     if named := environ.get(PROGRAMS_VARIABLE):
         try:
@@ -114,14 +114,14 @@ def find_major(
 ) -> Installation | None:
     """Return programs that can start data of this major version; None if there are none.
 
-    `first` are those that ran on the data last: a PostgreSQL that was installed since then must not take their place.
+    `first` is the folder of the programs that last ran on the data. It is preferred to a PostgreSQL installed later.
     """
     candidates = [*([first] if first is not None else []), *_candidates(environ, root)]
     return next((found for found in usable(dict.fromkeys(candidates)) if found.major == major), None)
 
 
 def usable(folders: Iterable[Path]) -> Iterator[Installation]:
-    """Yield those of the folders that hold a PostgreSQL that can be used: most have no pg_background."""
+    """Yield the usable installations among the folders; most have no pg_background."""
     for bin_dir in folders:
         with contextlib.suppress(EmbeddedServerError):
             yield inspect(bin_dir)
@@ -130,7 +130,7 @@ def usable(folders: Iterable[Path]) -> Iterator[Installation]:
 def _candidates(environ: Mapping[str, str], root: Path) -> Iterator[Path]:
     pg_config = shutil.which("pg_config", path=environ.get("PATH"))
     if pg_config is not None:
-        with contextlib.suppress(EmbeddedServerError):  # Debian's fails when no server package is there
+        with contextlib.suppress(EmbeddedServerError):  # Debian's pg_config fails when no server package is installed
             yield Path(run_program([pg_config, "--bindir"]).strip())
     found = [bin_dir for pattern in _FOLDER_PATTERNS for bin_dir in root.glob(pattern)]
     yield from sorted(found, key=_major_in_name, reverse=True)

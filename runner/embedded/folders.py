@@ -1,8 +1,8 @@
-"""Each server's own folder: its socket, its log, mostly its data, and a lock that says that somebody still wants it.
+"""Each server's own folder: its socket, its log, usually its data, and a lock that is held while the server is in use.
 
-The owner and its watchdog hold the lock, and the kernel drops it when both are dead; that also holds across containers
-that share a folder for temporary files, where process numbers would not. A server that is meant to outlive its command
-has no holder: it is wanted for as long as its postmaster lives.
+The owner and its watchdog hold the lock, and the kernel releases it when both have ended. That also works between
+containers that share a folder for temporary files, where process ids would not. A kept server, which outlives its
+command, has no holder: it is in use as long as its postmaster runs.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ if TYPE_CHECKING:
 
 _RECORD = "server.json"
 _LOCK = "lock"
-#: A folder without a record is either being made now or was left by somebody who died at that.
+#: A folder without a record is either being made now, or the process that made it was killed.
 _BEING_MADE_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What a folder says about its server: where the data are, and whether it outlives its command (`keep`)."""
+    """The record in a server's folder: where the data are, and whether the server outlives its command (`keep`)."""
 
     data_dir: Path
     keep: bool
@@ -47,7 +47,7 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFolder:
-    """A server's own folder, and the descriptor that holds its lock."""
+    """A server's own folder, and the file descriptor that holds its lock."""
 
     path: Path
     record: Record
@@ -60,7 +60,7 @@ class ServerFolder:
 
 
 def make_server_folder(base: Path, account: Account, data_dir: Path | None, *, keep: bool) -> ServerFolder:
-    """Make a folder for a new server and lock it; the data lie in it unless `data_dir` says otherwise."""
+    """Make a folder for a new server and lock it; the data are in it unless `data_dir` names another place."""
     path = Path(tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=base))
     lock = locks.hold_shared(path / _LOCK)
     record = Record(data_dir=data_dir or path / "data", keep=keep)
@@ -69,19 +69,21 @@ def make_server_folder(base: Path, account: Account, data_dir: Path | None, *, k
     folder = ServerFolder(path=path, record=record, lock=lock)
     make_folder(folder.socket_dir, account)
     if account.drop:
-        path.chmod(0o711)  # the account passes through it to what it owns in it
+        path.chmod(0o711)  # the account has to reach its own folders in it
     return folder
 
 
 def start_watchdog(folder: ServerFolder) -> int:
-    """Start the process that stops the server when we are gone; return the descriptor whose closing tells it so."""
+    """Start the process that stops the server when this one ends; closing the returned descriptor triggers it."""
     if not sys.executable:
-        raise EmbeddedServerError("Python does not know its own program, which the server's watchdog needs.")
+        raise EmbeddedServerError(
+            "sys.executable is empty: the server's watchdog cannot be started without Python's program."
+        )
     reader, writer = os.pipe()
     arguments = [sys.executable, "-I", "-S", watchdog.__file__, f"--pipe={reader}", f"--owner={os.getpid()}"]
     arguments += [f"--data={folder.record.data_dir}", f"--folder={folder.path}"]
     try:
-        # it leaves this process at once, by forking, so that there is never a child of ours to wait for
+        # it forks at once, so that this process never has a child to wait for
         done = subprocess.run(
             arguments,
             stdin=subprocess.DEVNULL,
@@ -97,19 +99,19 @@ def start_watchdog(folder: ServerFolder) -> int:
         os.close(reader)
     if done.returncode != 0:
         os.close(writer)
-        raise EmbeddedServerError("The process that watches over the embedded server could not be started.")
+        raise EmbeddedServerError("The embedded server's watchdog process could not be started.")
     return writer
 
 
 def sweep(bases: Iterable[Path] | None = None) -> tuple[Path, ...]:
-    """Remove what servers left behind whose owner and watchdog are gone, and return those folders.
+    """Remove the folders of servers whose owner and watchdog have ended, and return those folders.
 
-    Only our own folders are looked at, and none that somebody holds.
+    Folders of other users, and folders whose lock is held, stay.
     """
     removed = []
     for base in temp_bases() if bases is None else bases:
         for path in sorted(base.glob(f"{FOLDER_PREFIX}*")):
-            with contextlib.suppress(OSError):  # somebody else was faster
+            with contextlib.suppress(OSError):  # another process was faster
                 if _sweep_one(path):
                     removed.append(path)
     return tuple(removed)
@@ -136,16 +138,16 @@ def _sweep_one(path: Path) -> bool:
 
 
 def read_record(path: Path) -> Record | None:
-    """Return what the folder `path` says about its server; None if it says nothing that can be read."""
+    """Return the record in the folder `path`; None if there is none that can be read."""
     try:
-        said = json.loads((path / _RECORD).read_text(encoding="utf-8"))
-        return Record(data_dir=Path(said["data_dir"]), keep=bool(said["keep"]))
+        fields = json.loads((path / _RECORD).read_text(encoding="utf-8"))
+        return Record(data_dir=Path(fields["data_dir"]), keep=bool(fields["keep"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def is_alive(data_dir: Path, path: Path) -> bool:
-    """Tell whether the server on `data_dir` runs: we see its process, or its socket in the folder `path` answers."""
+    """Return whether the server on `data_dir` runs: its process is visible, or its socket in `path` accepts."""
     return watchdog.postmaster_pid(data_dir) is not None or any(map(_answers, (path / "s").glob(".s.PGSQL.*[0-9]")))
 
 

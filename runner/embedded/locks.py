@@ -1,4 +1,4 @@
-"""Two jobplans at once: advisory locks that the kernel drops when their holder dies."""
+"""Advisory locks on files, between jobplan processes; the kernel releases them when their holder ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def exclusive(path: Path, when_waiting: Callable[[], None] | None = None) -> Iterator[None]:
-    """Hold the lock file `path` alone; `when_waiting` is called once if somebody else has it now."""
+    """Hold an exclusive lock on the file `path`; `when_waiting` is called once if another process holds it now."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         if not _try_lock(descriptor):
@@ -28,9 +28,9 @@ def exclusive(path: Path, when_waiting: Callable[[], None] | None = None) -> Ite
 
 @contextlib.contextmanager
 def exclusive_if_free(path: Path) -> Iterator[bool]:
-    """Hold the lock file `path` alone if nobody has it now, and say whether we do.
+    """Hold an exclusive lock on the file `path` if it is free, and yield whether it is held.
 
-    FileNotFoundError if there is no such file: looking must not make one.
+    FileNotFoundError if there is no such file: it is not created.
     """
     descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
     try:
@@ -40,7 +40,7 @@ def exclusive_if_free(path: Path) -> Iterator[bool]:
 
 
 def hold_shared(path: Path) -> int:
-    """Make the lock file `path`, lock it together with others, and return the descriptor that holds it."""
+    """Create the lock file `path`, take a shared lock on it, and return the file descriptor that holds the lock."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_SH)
     return descriptor

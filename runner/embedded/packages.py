@@ -1,7 +1,7 @@
-"""Installing Debian's packages into the cache: complete or not at all, once, whoever else is at it.
+"""Install Debian's packages into the cache: completely or not at all, and once, also with several processes.
 
-The packages are built for a newer C library than the host's, so that each program is started through the loader that
-came with it.
+The packages are built for a newer C library than the host's, so each program is started through the loader of its own
+packages.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ if TYPE_CHECKING:
     from runner.embedded.finding import Installation
 
 _STAGING_PREFIX = ".new-"
-#: For each architecture: the folder of its libraries, and the loader in it.
+#: By architecture: the folder of the libraries, and the loader in it.
 _LOADERS = {
     "amd64": ("x86_64-linux-gnu", "ld-linux-x86-64.so.2"),
     "arm64": ("aarch64-linux-gnu", "ld-linux-aarch64.so.1"),
 }
-#: apt's lists and indexes take 150 MB while it works, the packages 60, unpacked they take 250; and a reserve.
+#: apt's lists and indexes take 150 MB while it works, the packages 60 MB, unpacked 250 MB; the rest is a reserve.
 _SPACE_NEEDED = 640 * 2**20
 _UNSAFE = re.compile(r"[^A-Za-z0-9.+~-]+")
 
-#: PostgreSQL finds its other folders from the name that it is started with, so that the program keeps it (--argv0).
+#: PostgreSQL derives its other folders from the name that it is started with, so the program keeps that (--argv0).
 _WRAPPER = """\
 #!/bin/sh
-# Starts the program beside this file with the loader and the libraries that came with it.
+# Starts the program beside this file with the loader and the libraries of its own packages.
 here=${{0%/*}}
 libraries=$here/../../../{triplet}
 exec "$libraries/{loader}" --library-path "$libraries:$here/../lib" --argv0 "$0" "$0.bin" "$@"
@@ -48,20 +48,20 @@ exec "$libraries/{loader}" --library-path "$libraries:$here/../lib" --argv0 "$0"
 
 
 def find_cached(cache: Path, environ: Mapping[str, str]) -> Installation | None:
-    """Return the newest of the packages in the cache, for the suite that is wanted; None if there are none."""
+    """Return the newest PostgreSQL in the cache for the configured suite; None if there is none."""
     suite = environ.get(debian.SUITE_VARIABLE) or debian.DEFAULT_SUITE
     found = sorted(_folder(cache).glob(f"{_safe(suite)}_*/root/usr/lib/postgresql/*/bin"))
-    return next(usable(reversed(found)), None)  # what is damaged, or of another kind of machine, is fetched again
+    return next(usable(reversed(found)), None)  # a damaged one, or one of another architecture, is fetched again
 
 
 def find_cached_major(cache: Path, major: int) -> Installation | None:
-    """Return the newest of the packages in the cache, of any suite, that can start data of this major version."""
+    """Return the newest PostgreSQL in the cache, of any suite, with this major version; None if there is none."""
     found = sorted(_folder(cache).glob(f"*/root/usr/lib/postgresql/{major}/bin"))
     return next((one for one in usable(reversed(found)) if one.major == major), None)
 
 
 def install(cache: Path, environ: Mapping[str, str], progress: Callable[[str], None]) -> Installation:
-    """Bring PostgreSQL and the extension into the cache and return them; what is there already is only found.
+    """Install PostgreSQL and the extension into the cache, unless they are there, and return them.
 
     EmbeddedServerError if this machine, its network or its disk does not allow it.
     """
@@ -71,7 +71,7 @@ def install(cache: Path, environ: Mapping[str, str], progress: Callable[[str], N
         _folder(cache).chmod(stat.S_IMODE(cache.stat().st_mode) & 0o755)
     waiting = "another jobplan is fetching PostgreSQL; waiting for it"
     with locks.exclusive(cache / "packages.lock", lambda: progress(waiting)):
-        installed = find_cached(cache, environ)  # by somebody who was faster
+        installed = find_cached(cache, environ)  # another process may have installed it meanwhile
         if installed is not None:
             return installed
         for leftover in _folder(cache).glob(f"{_STAGING_PREFIX}*"):
@@ -90,12 +90,12 @@ def _folder(cache: Path) -> Path:
 
 
 def _safe(text: str) -> str:
-    """Make part of a file's name of a version: an epoch's colon would cut the loader's library path."""
+    """Return a version as part of a file name; the loader's library path cannot have the colon of an epoch."""
     return _UNSAFE.sub("-", text)
 
 
 def _install_from(staging: Path, source: debian.Source, progress: Callable[[str], None]) -> Installation:
-    """Fetch and unpack in `staging`, try the result, and only then move it to where it will be found."""
+    """Fetch and unpack in `staging`, check the result, and only then move it to its place in the cache."""
     _check_space(staging)
     progress(f"looking for PostgreSQL with pg_background in Debian {source.suite}")
     package, needed, files = _fetch(debian.Apt(staging, source), source, progress)
@@ -114,7 +114,7 @@ def _install_from(staging: Path, source: debian.Source, progress: Callable[[str]
     target = staging.parent / _safe_key(key)
     for folder in (finished, root):
         folder.chmod(stat.S_IMODE(staging.parent.stat().st_mode))
-    shutil.rmtree(target, ignore_errors=True)  # found to be damaged, or we would not be here
+    shutil.rmtree(target, ignore_errors=True)  # damaged, otherwise `find_cached` would have returned it
     finished.rename(target)
     return replace(installation, bin_dir=target / bin_dir.relative_to(finished))
 
@@ -122,7 +122,7 @@ def _install_from(staging: Path, source: debian.Source, progress: Callable[[str]
 def _fetch(
     apt: debian.Apt, source: debian.Source, progress: Callable[[str], None]
 ) -> tuple[str, tuple[debian.Package, ...], tuple[Path, ...]]:
-    """Fetch the newest package of the extension; return its name, all that it needs, and their files."""
+    """Fetch the newest package of the extension; return its name, all packages that it needs, and their files."""
     apt.update()
     package = debian.newest_package(apt.package_names())
     if package is None:
@@ -141,8 +141,8 @@ def _check_space(folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if free < _SPACE_NEEDED:
         raise EmbeddedServerError(
-            f"{folder.parent} has {free // 2**20} MB free, and {_SPACE_NEEDED // 2**20} MB are needed for it to work;"
-            f" set {CACHE_VARIABLE} to a folder with room"
+            f"{folder.parent} has {free // 2**20} MB free, and the installation needs {_SPACE_NEEDED // 2**20} MB;"
+            f" set {CACHE_VARIABLE} to a folder with enough space"
         )
 
 
@@ -156,12 +156,12 @@ def _unpack(files: Iterable[Path], root: Path) -> None:
 
 
 def _drop_special_bits(root: Path) -> None:
-    """Take set-user-id and the like from every file: unpacked by root, `passwd` would be a way to become root.
+    """Remove set-user-id and similar bits from every file: unpacked by root, `passwd` would be a way to become root.
 
-    Folders are made enterable on the way, so that they can be removed again by who unpacked them.
+    Folders get mode 755, so that the user that unpacked them can remove them.
     """
     for folder, _, names in os.walk(root):
-        os.chmod(folder, 0o755)  # noqa: PTH101, S103 (a Path for each of 9,000 files takes its time)
+        os.chmod(folder, 0o755)  # noqa: PTH101, S103 (a Path for each of 9,000 files is slow)
         for name in names:
             path = os.path.join(folder, name)  # noqa: PTH118 (the same)
             mode = os.lstat(path).st_mode
@@ -170,7 +170,7 @@ def _drop_special_bits(root: Path) -> None:
 
 
 def _wrap_programs(bin_dir: Path, architecture: str) -> None:
-    """Put a wrapper in the place of each program; its own file goes beside it, as NAME.bin."""
+    """Replace each program with a wrapper; the program itself becomes NAME.bin beside it."""
     triplet, loader = _LOADERS[architecture]
     for program in sorted(bin_dir.iterdir()):
         with program.open("rb") as file:

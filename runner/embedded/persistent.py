@@ -1,7 +1,7 @@
-"""The one embedded server of a user that outlives its command: `jobplan server start` and what goes with it.
+"""The kept server: the one embedded server of a user that outlives its command (`jobplan server start`).
 
-Its data are kept from one start to the next. What a later command has to know about it lies in a state file beside
-them, its password only in a password file of libpq's form that nobody else can read.
+Its data are kept from one start to the next. A state file beside them has what later commands need; the password is
+only in a password file for libpq, which no other user can read.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ _PASSWORDS = "pgpass"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeptServer:
-    """The user's running server: no password in it; `passfile` has the one that `tcp_dsn` needs.
+    """The user's running server, without its password: `passfile` has the one that `tcp_dsn` needs.
 
-    `started_at` is in seconds since the epoch.
+    `started_at` is in seconds since the Unix epoch.
     """
 
     dsn: str
@@ -51,7 +51,9 @@ class KeptServer:
 def start_kept(progress: Callable[[str], None]) -> tuple[KeptServer, bool]:
     """Start the user's server and return it with True, or with False if it is running already."""
     home = _home()
-    with locks.exclusive(home / "lock", lambda: progress("another jobplan is starting or stopping it; waiting")):
+    with locks.exclusive(
+        home / "lock", lambda: progress("another jobplan is starting or stopping the server; waiting for it")
+    ):
         running = _read(home)
         if running is not None:
             return running, False
@@ -64,12 +66,12 @@ def start_kept(progress: Callable[[str], None]) -> tuple[KeptServer, bool]:
 
 
 def find_kept() -> KeptServer | None:
-    """Return the user's server if it is running."""
+    """Return the user's server; None if it is not running."""
     return _read(_home())
 
 
 def stop_kept(*, mode: Mode = "fast", remove_data: bool = False) -> bool:
-    """Stop the user's server; False if none was running. Its data stay unless `remove_data`."""
+    """Stop the user's server; False if none was running. Its data are kept unless `remove_data`."""
     home = _home()
     with locks.exclusive(home / "lock"):
         running = _read(home)
@@ -93,7 +95,7 @@ def _home() -> Path:
 
 
 def _hand_over(home: Path, server: EmbeddedServer) -> KeptServer:
-    """Write down what later commands need, and let the server go on by itself."""
+    """Write the state file for later commands, and detach the server from this process."""
     _write(home, server)
     kept = _read(home)
     if kept is None:
@@ -120,7 +122,7 @@ def _write(home: Path, server: EmbeddedServer) -> None:
 
 
 def _read(home: Path) -> KeptServer | None:
-    """Return what the state file says if the server that it speaks of is alive."""
+    """Return the server of the state file; None if it does not run."""
     try:
         state = json.loads((home / _STATE).read_text(encoding="utf-8"))
         data_dir = Path(state["data_dir"])

@@ -1,8 +1,8 @@
-"""Where things may lie: the cache that is kept, and the short path of a server's own folder.
+"""Choose the folder of the cache and the folder that holds a server's own folder.
 
-Three limits meet here. A unix socket's path has at most 107 bytes. The account that runs PostgreSQL has to reach
-programs and data, and root's home is usually closed to it. Programs are executed from the cache, so nobody else may
-be able to write there.
+Three limits apply. A unix socket's path has at most 107 bytes. The account that runs PostgreSQL has to reach programs
+and data, and root's home is usually closed to it. Programs are executed from the cache, so no other user may be able
+to write to it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from runner.embedded.account import Account
 
 CACHE_VARIABLE = "JOBPLAN_CACHE_DIR"
-#: What the name of every server's own folder begins with.
+#: The prefix of the name of every server's own folder.
 FOLDER_PREFIX = "jobplan-pg-"
 
 #: sun_path has 108 bytes on Linux, the last of them NUL; macOS has 104.
 _SOCKET_PATH_MAX = 103
-#: What is added to the base: the folder's random name, the socket's folder and the longest name of a socket.
+#: The longest path below the base: the folder's random name, the socket's folder and the name of the socket.
 _SOCKET_SUFFIX = f"/{FOLDER_PREFIX}xxxxxxxx/s/.s.PGSQL.65535.lock"
 _SYSTEM_CACHE = Path("/var/cache/jobplan")
 _SERVER_SPACE = 256 * 1024 * 1024
@@ -37,23 +37,23 @@ _UNUSABLE = re.compile(r"[\"$`\\:;,%\n\r]")
 
 
 def is_plain(path: Path) -> bool:
-    """Tell whether PostgreSQL's programs and the loader can take `path`: blanks yes; `$`, `:`, `,`, `"` no."""
+    """Return whether PostgreSQL's programs and the loader accept `path`: blanks yes; `$`, `:`, `,`, `"` no."""
     return not _UNUSABLE.search(str(path))
 
 
 def fits_socket(base: Path) -> bool:
-    """Tell whether a server's socket under `base` keeps within the limit for a unix socket's path."""
+    """Return whether the path of a server's socket under `base` is within the limit."""
     return len(os.fsencode(base)) + len(_SOCKET_SUFFIX) <= _SOCKET_PATH_MAX
 
 
 def temp_bases() -> tuple[Path, ...]:
-    """Return the folders in which servers' own folders may lie, best first."""
+    """Return the folders that may hold servers' own folders, in order of preference."""
     bases = [Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp")]  # noqa: S108 (each server makes a private folder in it)
     return tuple(dict.fromkeys(base.resolve() for base in bases if base.is_dir()))
 
 
 def choose_base(account: Account) -> Path:
-    """Return the first folder for temporary files that is short, open to `account`, writable and has room.
+    """Return the first temporary folder with a short path that `account` can reach and that is writable and has space.
 
     EmbeddedServerError if there is none.
     """
@@ -64,17 +64,17 @@ def choose_base(account: Account) -> Path:
             return base
     tried = ", ".join(str(base) for base in temp_bases())
     raise EmbeddedServerError(
-        f"No folder for temporary files is writable, open to {account.name}, short enough for a socket's path and"
-        f" has {_SERVER_SPACE // 2**20} MB free (tried {tried}).",
-        hint="Set TMPDIR to one that is.",
+        f"No temporary folder is writable, accessible to the account {account.name}, short enough for a socket's path"
+        f" and has {_SERVER_SPACE // 2**20} MB free (tried {tried}).",
+        hint="Set TMPDIR to a folder that is.",
     )
 
 
 def cache_candidates(environ: Mapping[str, str], account: Account) -> tuple[Path, ...]:
-    """Return where the cache may be, best first; an explicit JOBPLAN_CACHE_DIR is the only one.
+    """Return the candidates for the cache in order of preference; JOBPLAN_CACHE_DIR is the only one if it is set.
 
-    Root gets a place of the system: its home is closed to the account that runs PostgreSQL, and a HOME inherited from
-    somebody else would make root execute that person's files.
+    Root gets a system folder: its home is closed to the account that runs PostgreSQL, and with a HOME inherited from
+    another user root would execute files of that user.
     """
     if explicit := environ.get(CACHE_VARIABLE):
         return (Path(explicit).absolute(),)
@@ -90,9 +90,9 @@ def cache_candidates(environ: Mapping[str, str], account: Account) -> tuple[Path
 
 
 def cache_folder(environ: Mapping[str, str], account: Account) -> Path:
-    """Return the cache folder, made if it was not there.
+    """Return the cache folder; create it if it does not exist.
 
-    EmbeddedServerError, with the reason, if no place can be used.
+    EmbeddedServerError with the reasons if no folder can be used.
     """
     refusals = []
     for place in cache_candidates(environ, account):
@@ -101,26 +101,26 @@ def cache_folder(environ: Mapping[str, str], account: Account) -> Path:
             return place
         refusals.append(f"{place} {refusal}")
     raise EmbeddedServerError(
-        f"There is no place for the embedded server's files: {'; '.join(refusals)}.",
-        hint=f"Set {CACHE_VARIABLE} to a folder that you can write and {account.name} can reach.",
+        f"No folder can be used for the embedded server's files: {'; '.join(refusals)}.",
+        hint=f"Set {CACHE_VARIABLE} to a folder that you can write to and that the account {account.name} can reach.",
     )
 
 
 def _try_cache(place: Path, account: Account, *, trusted: bool) -> str | None:
-    """Make `place` usable and return None, or say why it is not."""
+    """Make `place` usable and return None, or return the reason why it is not usable."""
     if not is_plain(place):
-        return "has a character in its path that the programs cannot take"
+        return "has a character in its path that PostgreSQL's programs do not accept"
     try:
         if not place.is_dir():
             place.mkdir(parents=True, exist_ok=True)
             place.chmod(0o755 if account.drop else 0o700)
         status = place.lstat() if not trusted else place.stat()
     except OSError as error:
-        return f"cannot be made ({error.strerror or error})"
+        return f"cannot be created ({error.strerror or error})"
     if not os.access(place, os.W_OK | os.X_OK):
         return "is not writable"
     if not reachable(place, account):
         return f"is closed to the account {account.name}"
     if not trusted and (status.st_uid != os.geteuid() or status.st_mode & 0o022):
-        return "could be written by somebody else"
+        return "can be written by another user"
     return None

@@ -1,4 +1,4 @@
-"""Starting the postmaster on a data directory that is ready, and showing its log when it does not start."""
+"""Start the postmaster on a prepared data directory, and show its log when it does not start."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runner.embedded.account import Account
 
 _START_SECONDS = 60
-#: Another program may take a free port between our asking for one and the server's taking it.
+#: Another program may take a free port between the search for one and the server's start.
 _PORT_ATTEMPTS = 5
 _PORT_TAKEN = "Address already in use"
 _LOG_LINES = 6
@@ -27,7 +27,7 @@ _LOG_LINES = 6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Postmaster:
-    """What it takes to start a server, once and again: programs, data, log, and the account that owns them."""
+    """Everything needed to start a server, and to start it again: programs, data, log, and the owning account."""
 
     bin_dir: Path
     data_dir: Path
@@ -35,7 +35,7 @@ class Postmaster:
     account: Account
 
     def start(self) -> None:
-        """Start it and wait until it takes connections; EmbeddedServerError shows its log if it does not."""
+        """Start it and wait until it accepts connections; EmbeddedServerError with its log if it does not."""
         arguments = [str(self.bin_dir / "pg_ctl"), "start", "--silent", "--wait", f"--timeout={_START_SECONDS}"]
         arguments += ["-D", str(self.data_dir), "-l", str(self.log_file)]
         try:
@@ -44,7 +44,7 @@ class Postmaster:
             raise EmbeddedServerError(f"The embedded server did not start{self._log_tail()}") from error
 
     def start_on_free_port(self, socket_dir: Path, extra: Mapping[str, str]) -> int:
-        """Start it with the embedded server's settings and `extra` ones, and return the port that it got."""
+        """Start it with the embedded server's settings and `extra`, and return its port."""
         write_file(self.log_file, "", self.account)
         for attempt in range(1, _PORT_ATTEMPTS + 1):
             port = _free_port()
@@ -61,10 +61,10 @@ class Postmaster:
         raise EmbeddedServerError("No free port was found on 127.0.0.1.")
 
     def pid(self) -> int:
-        """Return its process; EmbeddedServerError if it does not run."""
+        """Return its process id; EmbeddedServerError if it does not run."""
         pid = watchdog.postmaster_pid(self.data_dir)
         if pid is None:
-            raise EmbeddedServerError(f"The embedded server does not run{self._log_tail()}")
+            raise EmbeddedServerError(f"The embedded server is not running{self._log_tail()}")
         return pid
 
     def _read_log(self) -> str:

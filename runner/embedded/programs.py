@@ -1,4 +1,4 @@
-"""Starting other programs: a clean environment, the right account, and errors that show what the program said."""
+"""Run other programs with a clean environment and the right account; errors show the program's output."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def server_environment(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the little that PostgreSQL's programs need.
+    """Return the environment for PostgreSQL's programs.
 
-    The caller's PG… variables would send psql elsewhere, and LD_… ones would load libraries that do not fit.
+    The caller's PG… variables could connect psql to another server, and LD_… variables load the wrong libraries.
     """
     return {"PATH": environ.get("PATH", _DEFAULT_PATH), "LC_ALL": "C", "HOME": "/"}
 
@@ -35,8 +35,8 @@ def run_program(
 ) -> str:
     """Run a program to its end and return what it wrote to stdout.
 
-    With an `account` to drop to it runs as that. `own_session` keeps the terminal's Ctrl-C away from it and from what
-    it leaves running. EmbeddedServerError, with the program's last lines, if it cannot be started or fails.
+    It runs as `account` if that is given. With `own_session`, Ctrl-C in the terminal does not reach it or the processes
+    that it starts. EmbeddedServerError, with the program's last lines, if it cannot be started or fails.
     """
     dropped = account if account is not None and account.drop else None
     try:
@@ -56,15 +56,15 @@ def run_program(
             extra_groups=[dropped.gid] if dropped else None,
         )
     except (OSError, subprocess.SubprocessError) as error:
-        who = f" as {dropped.name}" if dropped else ""
-        raise EmbeddedServerError(f"{arguments[0]} could not be started{who}: {error}.") from error
+        as_account = f" as {dropped.name}" if dropped else ""
+        raise EmbeddedServerError(f"{arguments[0]} could not be started{as_account}: {error}.") from error
     if done.returncode != 0:
-        raise EmbeddedServerError(f"{arguments[0]} failed: {_last_words(done)}")
+        raise EmbeddedServerError(f"{arguments[0]} failed: {_last_lines(done)}")
     return done.stdout
 
 
-def _last_words(done: subprocess.CompletedProcess[str]) -> str:
+def _last_lines(done: subprocess.CompletedProcess[str]) -> str:
     lines = [line for line in (done.stderr or done.stdout).splitlines() if line.strip()]
     if lines:
         return "\n".join(lines[-_LAST_LINES:])
-    return f"it ended with code {done.returncode} and said nothing."
+    return f"it ended with exit code {done.returncode} and without output."

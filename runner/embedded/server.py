@@ -1,4 +1,4 @@
-"""A running embedded server: started, restarted and stopped here."""
+"""Start, restart and stop an embedded server."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ Mode = Literal["fast", "immediate"]
 _WAYS_OUT = """Do one of these:
   - run jobplan in the container that docs/embedded-server.md describes;
   - install your system's package of the extension: postgresql-NN-pg-background, or pg_background_NN;
-  - give the --dsn of a server that has it."""
+  - give --dsn with a server that has the extension."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmbeddedServer:
     """A running PostgreSQL that has pg_background in the database `postgres` and in every one that is created.
 
-    `dsn` goes through the private socket and needs no password; `tcp_dsn` is for programs that only speak TCP, and
-    holds one. Use it as a context manager, or call `stop`; else it stops with this process, unless it is a kept one.
+    `dsn` uses the private socket and needs no password; `tcp_dsn` is for programs that need TCP, and contains the
+    password. Use it as a context manager, or call `stop`; otherwise it stops with this process, unless it is kept.
     """
 
     dsn: str
@@ -51,11 +51,11 @@ class EmbeddedServer:
     bin_dir: Path
     _postmaster: Postmaster = field(repr=False)
     _folder: ServerFolder = field(repr=False)
-    _leash: list[int] = field(repr=False)  # descriptors that are closed once, by the first stop
+    _held: list[int] = field(repr=False)  # file descriptors; the first `stop` closes them
 
     @property
     def pid(self) -> int:
-        """The postmaster's process; EmbeddedServerError if it does not run."""
+        """The postmaster's process id; EmbeddedServerError if it does not run."""
         return self._postmaster.pid()
 
     @property
@@ -66,24 +66,24 @@ class EmbeddedServer:
     def stop(self, mode: Mode = "fast") -> None:
         """Stop the server and remove its folder; a second call does nothing.
 
-        Data that lie elsewhere (`data_dir` was given) stay.
+        Data in another folder (`data_dir` was given) are kept.
         """
-        if not self._leash:
+        if not self._held:
             return
         watchdog.tear_down(self.data_dir, self._folder.path, fast=mode == "fast")
-        _let_go(self._leash)
+        _close(self._held)
 
     def restart(self, mode: Mode = "fast") -> None:
         """Stop the server and start it again on the same data, port and socket.
 
-        With `immediate` that is a crash, to its clients and to its own recovery.
+        With `immediate` this is a crash for its clients, and it starts with crash recovery.
         """
         watchdog.stop_postmaster(self.data_dir, fast=mode == "fast")
         self._postmaster.start()
 
     def leave_running(self) -> None:
-        """Let a kept server go on without this process; after this, `stop` does nothing."""
-        _let_go(self._leash)
+        """Detach a kept server from this process; after this, `stop` does nothing."""
+        _close(self._held)
 
     def __enter__(self) -> Self:
         return self
@@ -96,7 +96,7 @@ class EmbeddedServer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """What a server is made of, all found before anything of it is made."""
+    """What a new server needs; all of it is found before anything is created."""
 
     installation: Installation
     template: Path
@@ -111,14 +111,14 @@ def start_server(
     settings: Mapping[str, str] | None = None,
     keep: bool = False,
 ) -> EmbeddedServer:
-    """Start a PostgreSQL with pg_background, found on this machine or brought to it, and return it.
+    """Start a PostgreSQL with pg_background, found on this machine or installed into the cache, and return it.
 
-    It stops with this process, also when that is killed; `keep` makes it outlive it. The data are thrown away with it
-    unless `data_dir` says where they lie: there, data of an earlier server are taken up. `progress` is given short
-    lines for a person. EmbeddedServerError says what to do where this is not possible.
+    It stops when this process ends, also when that is killed, unless `keep`. Its data are removed when it stops unless
+    `data_dir` names their folder; data of a previous server in that folder are used again. `progress` is called with
+    short lines for the user. EmbeddedServerError has a hint where this is not possible.
     """
     account = server_account()
-    with _files_at_fault():
+    with _file_errors():
         cache = cache_folder(os.environ, account)
         made_by = None if data_dir is None else cluster.made_by(data_dir)
         installation = _provide(cache, progress) if made_by is None else _provide_again(cache, made_by, progress)
@@ -129,31 +129,31 @@ def start_server(
             data_dir = data_dir.absolute()
             _check_data_dir(data_dir, parts)
         folder = make_server_folder(choose_base(account), account, data_dir, keep=keep)
-        leash = [folder.lock]
+        held = [folder.lock]
         try:
             if not keep:
-                leash.append(start_watchdog(folder))
-            return _start(parts, folder, leash, progress)
-        except BaseException:  # Ctrl-C as well: nothing may stay behind
+                held.append(start_watchdog(folder))
+            return _start(parts, folder, held, progress)
+        except BaseException:  # Ctrl-C as well: nothing is left behind
             watchdog.tear_down(folder.record.data_dir, folder.path, fast=False)
-            _let_go(leash)
+            _close(held)
             raise
 
 
 @contextlib.contextmanager
-def _files_at_fault() -> Iterator[None]:
-    """Turn what the file system refuses (a full disk, no locks on a network drive) into an error that helps."""
+def _file_errors() -> Iterator[None]:
+    """Turn an error of the file system (a full disk, no locks on a network drive) into one with a hint."""
     try:
         yield
     except OSError as error:
         raise EmbeddedServerError(
-            f"The embedded server's files cannot be made: {error}.",
-            hint=f"Set {CACHE_VARIABLE} and TMPDIR to folders on a local disk with room.",
+            f"The embedded server's files cannot be created: {error}.",
+            hint=f"Set {CACHE_VARIABLE} and TMPDIR to folders on a local disk with enough space.",
         ) from error
 
 
 def _provide(cache: Path, progress: Callable[[str], None]) -> Installation:
-    """Return PostgreSQL with the extension: the machine's own, or from the cache, or from Debian."""
+    """Return PostgreSQL with the extension: an installed one, or from the cache, or from Debian."""
     installation = find_installed(os.environ) or packages.find_cached(cache, os.environ)
     if installation is not None:
         return installation
@@ -162,13 +162,13 @@ def _provide(cache: Path, progress: Callable[[str], None]) -> Installation:
     except EmbeddedServerError as error:
         raise EmbeddedServerError(
             "This machine has no PostgreSQL 14 or later with the extension pg_background 2, and Debian's packages could"
-            f" not be brought: {error.message.rstrip('.')}.",
+            f" not be installed: {error.message.rstrip('.')}.",
             hint=_WAYS_OUT,
         ) from error
 
 
 def _provide_again(cache: Path, made_by: cluster.MadeBy, progress: Callable[[str], None]) -> Installation:
-    """Return the programs that made the data, or others of their major version.
+    """Return the programs that made the data, or others of the same major version.
 
     EmbeddedServerError if there are none: data of one major version cannot be started by another.
     """
@@ -182,13 +182,13 @@ def _provide_again(cache: Path, made_by: cluster.MadeBy, progress: Callable[[str
         try:
             found = packages.install(cache, os.environ, progress)
         except EmbeddedServerError as error:
-            why += f", and Debian's packages could not be brought: {error.message.rstrip('.')}"
+            why += f", and Debian's packages could not be installed: {error.message.rstrip('.')}"
     if found is None or found.major != made_by.major:
         where = f" ({made_by.programs})" if made_by.programs is not None else ""
         raise EmbeddedServerError(
-            f"The data in {made_by.data_dir} are PostgreSQL {made_by.major}'s{where}, and {why}.",
+            f"The data in {made_by.data_dir} are those of PostgreSQL {made_by.major}{where}, and {why}.",
             hint=f"Install postgresql-{made_by.major} and its pg_background, or name its programs in "
-            f"{PROGRAMS_VARIABLE}; or throw the data away: jobplan server stop --remove-data",
+            f"{PROGRAMS_VARIABLE}; or remove the data: jobplan server stop --remove-data",
         )
     return found
 
@@ -196,33 +196,34 @@ def _provide_again(cache: Path, made_by: cluster.MadeBy, progress: Callable[[str
 def _check_version(made_by: cluster.MadeBy, installation: Installation) -> None:
     if made_by.major != installation.major:
         raise EmbeddedServerError(
-            f"The data in {made_by.data_dir} are PostgreSQL {made_by.major}'s, and this is {installation.version}.",
+            f"The data in {made_by.data_dir} are those of PostgreSQL {made_by.major},"
+            f" and this is {installation.version}.",
             hint="Remove them, or name the programs of that version in JOBPLAN_PG_BIN.",
         )
 
 
 def _check_data_dir(data_dir: Path, parts: _Parts) -> None:
-    """Refuse a data directory that is not ours, that another major version made, that is in use or out of reach."""
+    """Refuse a data directory that jobplan or this major version did not make, or that is in use or not reachable."""
     if not is_plain(data_dir):
-        raise EmbeddedServerError(f"{data_dir} has a character that PostgreSQL's programs cannot take.")
+        raise EmbeddedServerError(f"{data_dir} has a character that PostgreSQL's programs do not accept.")
     if not data_dir.parent.is_dir() or not reachable(data_dir.parent, parts.account):
-        raise EmbeddedServerError(f"{data_dir.parent} is not there or is closed to the account {parts.account.name}.")
+        raise EmbeddedServerError(f"{data_dir.parent} does not exist or is closed to the account {parts.account.name}.")
     if not data_dir.exists() or not any(data_dir.iterdir()):
         return
     if not cluster.is_ours(data_dir):
-        raise EmbeddedServerError(f"{data_dir} is neither empty nor an embedded server's.")
+        raise EmbeddedServerError(f"{data_dir} is neither empty nor the data directory of an embedded server.")
     made_by = cluster.made_by(data_dir)
     if made_by is not None:
         _check_version(made_by, parts.installation)
     if watchdog.postmaster_pid(data_dir) is not None:
-        raise EmbeddedServerError(f"A server is running on {data_dir} already.")
+        raise EmbeddedServerError(f"A server is already running on {data_dir}.")
 
 
-def _start(parts: _Parts, folder: ServerFolder, leash: list[int], progress: Callable[[str], None]) -> EmbeddedServer:
+def _start(parts: _Parts, folder: ServerFolder, held: list[int], progress: Callable[[str], None]) -> EmbeddedServer:
     """Give the folder's server its data, start it, and set its password."""
     data_dir = folder.record.data_dir
     if cluster.is_ours(data_dir):
-        watchdog.stop_postmaster(data_dir)  # backends of one that was killed hold on to the data
+        watchdog.stop_postmaster(data_dir)  # backends of a postmaster that was killed may still use the data
     else:
         cluster.copy_template(parts.template, data_dir, parts.account)
     progress(f"starting PostgreSQL {parts.installation.version}")
@@ -248,17 +249,17 @@ def _start(parts: _Parts, folder: ServerFolder, leash: list[int], progress: Call
         bin_dir=postmaster.bin_dir,
         _postmaster=postmaster,
         _folder=folder,
-        _leash=leash,
+        _held=held,
     )
 
 
 def _set_password(parts: _Parts, dsn: str, password: str) -> None:
-    """Store the password's verifier, through psql's stdin: other users see command lines."""
+    """Store the password's verifier, through psql's stdin, because other users can see command lines."""
     statement = f"ALTER ROLE postgres PASSWORD '{cluster.scram_verifier(password, secrets.token_bytes(16))}'"
     psql = [parts.installation.program("psql"), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", dsn]
     run_program(psql, account=parts.account, stdin=statement, own_session=True)
 
 
-def _let_go(leash: list[int]) -> None:
-    while leash:
-        os.close(leash.pop())
+def _close(held: list[int]) -> None:
+    while held:
+        os.close(held.pop())

@@ -1,10 +1,10 @@
-"""Stops a server when the command that started it is gone, and holds the one way in which a server is stopped.
+"""Stop a server when the command that started it has ended. All other code stops servers through this module too.
 
-It is started as a program of its own, `python -I -S watchdog.py …`, and stays when its owner is killed. It holds the
-read end of a pipe: the owner's death closes the write end. Only the standard library, nothing of ours: it has to start
-fast, and to work whatever the owner's import path was.
+It is started as a program, `python -I -S watchdog.py …`, and continues when its owner is killed. It holds the read end
+of a pipe; the kernel closes the write end when the owner ends. It imports only the standard library, so that it starts
+fast and does not depend on the owner's import path.
 
-Nothing here ever sends SIGKILL to a backend: that would make the postmaster restart all others.
+It never sends SIGKILL to a backend: the postmaster would then restart all others.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _REMOVE_PATIENCE = 10.0
 
 
 def process_started(pid: int) -> str | None:
-    """Return a mark of when process `pid` was started, to tell it from a later one with its number.
+    """Return the start time of process `pid`, which distinguishes it from a later process with the same id.
 
-    None if there is none, or if it is dead and only waits for its parent to notice.
+    None if there is no such process, or if it is a zombie.
     """
     if Path("/proc/self/stat").exists():
         try:
@@ -45,7 +45,7 @@ def process_started(pid: int) -> str | None:
 
 
 def postmaster_pid(data_dir: Path) -> int | None:
-    """Return the process that serves `data_dir`, from postmaster.pid; None if there is none alive."""
+    """Return the process id of the postmaster of `data_dir`, from postmaster.pid; None if it does not run."""
     try:
         first_line = (data_dir / "postmaster.pid").read_text(encoding="utf-8", errors="replace").split("\n", 1)[0]
         pid = int(first_line)
@@ -55,23 +55,24 @@ def postmaster_pid(data_dir: Path) -> int | None:
 
 
 def _serves(pid: int, data_dir: Path) -> bool:
-    """Tell whether the process is the postmaster of `data_dir`: after a crash, its number may be another program's."""
+    """Return whether the process is the postmaster of `data_dir`: after a crash, another program may have its id."""
     try:
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
-        return True  # a system that does not show it
+        return True  # a system that does not show command lines
     return _data_argument(data_dir) in command
 
 
 def _data_argument(data_dir: Path) -> bytes:
-    """Return how the data directory stands in the command line of every program that works on it."""
+    """Return the data directory as an argument in the command line of every program that works on it."""
     return b"\0-D\0" + os.fsencode(data_dir) + b"\0"
 
 
 def _stragglers(data_dir: Path) -> list[int]:
-    """Return the processes of a server whose postmaster is gone.
+    """Return the process ids of a server whose postmaster has ended.
 
-    Their titles may have overwritten their command lines, and where they work is not shown to everybody: either tells.
+    A process title may have replaced the command line, and only some users can read the working directory; a match in
+    either is enough.
     """
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
@@ -92,7 +93,7 @@ def _signal(pid: int, number: signal.Signals) -> None:
         os.kill(pid, number)
 
 
-def _wait_gone(pid: int, seconds: float) -> bool:
+def _wait_for_end(pid: int, seconds: float) -> bool:
     started, deadline = process_started(pid), time.monotonic() + seconds
     while started is not None and process_started(pid) == started:
         if time.monotonic() > deadline:
@@ -102,30 +103,30 @@ def _wait_gone(pid: int, seconds: float) -> bool:
 
 
 def stop_postmaster(data_dir: Path, *, fast: bool = True) -> bool:
-    """Stop the server on `data_dir` and wait until it is gone; False if none was running.
+    """Stop the server on `data_dir` and wait until it has ended; False if none was running.
 
-    Fast lets it write everything out; after some seconds, or with `fast` false, it is told to drop everything. A
-    postmaster that does not even do that within ten seconds is hung, and is killed: it, and none of its backends.
+    A fast shutdown writes a checkpoint; after some seconds, or without `fast`, an immediate shutdown follows. If the
+    postmaster does not end within ten seconds of that, it is killed, but none of its backends.
     """
     pid = postmaster_pid(data_dir)
     if pid is not None:
         steps = [(signal.SIGINT, _FAST_PATIENCE)] if fast else []
         for number, patience in [*steps, (signal.SIGQUIT, _QUIT_PATIENCE), (signal.SIGKILL, _STRAGGLER_PATIENCE)]:
             _signal(pid, number)
-            if _wait_gone(pid, patience):
+            if _wait_for_end(pid, patience):
                 break
     for straggler in _stragglers(data_dir):
         _signal(straggler, signal.SIGQUIT)
-        _wait_gone(straggler, _STRAGGLER_PATIENCE)
+        _wait_for_end(straggler, _STRAGGLER_PATIENCE)
     _drop_stale_locks(data_dir)
     return pid is not None
 
 
 def _drop_stale_locks(data_dir: Path) -> None:
-    """Remove the lock files of a postmaster that was killed, where PostgreSQL would take it for alive.
+    """Remove the lock files of a postmaster that was killed, where PostgreSQL would consider it to be running.
 
-    It only asks whether the process number is in use: by another program now, or by the dead postmaster itself, which
-    nobody waits for in a container whose first process is no init. A number that is not in use it deals with itself.
+    PostgreSQL only checks whether the process id is in use. Another program may have it now, or the postmaster may be a
+    zombie in a container whose first process is no init. PostgreSQL handles an id that is not in use.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         pid_file = data_dir / "postmaster.pid"
@@ -139,13 +140,13 @@ def tear_down(data_dir: Path, folder: Path, *, fast: bool = True) -> None:
     """Stop the server on `data_dir` and remove the server's own folder with everything in it."""
     stop_postmaster(data_dir, fast=fast)
     _remove(folder)
-    if _stragglers(data_dir):  # one that was being started while we stopped
+    if _stragglers(data_dir):  # a server that was being started meanwhile
         stop_postmaster(data_dir, fast=False)
         _remove(folder)
 
 
 def _remove(folder: Path) -> None:
-    """Remove a folder, also one that a copy is still being made into: the copy ends when its target is gone."""
+    """Remove a folder, also while files are being copied into it: the copy fails when its target has been removed."""
     deadline = time.monotonic() + _REMOVE_PATIENCE
     shutil.rmtree(folder, ignore_errors=True)
     while folder.exists() and time.monotonic() < deadline:
@@ -154,7 +155,7 @@ def _remove(folder: Path) -> None:
 
 
 def _detach() -> None:
-    """Leave the owner: no child of its, so that it has nothing to wait for, and deaf to the terminal."""
+    """Fork, so that the owner has no child to wait for, and ignore signals from the terminal."""
     if os.fork():
         os._exit(0)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
@@ -163,9 +164,9 @@ def _detach() -> None:
 
 
 def _watch(pipe: int, owner: int, owner_started: str | None, folder: Path) -> None:
-    """Return when the owner is gone or has removed the folder itself.
+    """Return when the owner has ended or has removed the folder itself.
 
-    The owner's process is looked at as well: a child that it forked may hold the pipe open beyond its death.
+    The owner's process is checked as well as the pipe: a child of the owner may hold the pipe open.
     """
     while True:
         readable, _, _ = select.select([pipe], [], [], _OWNER_CHECK)
@@ -174,8 +175,8 @@ def _watch(pipe: int, owner: int, owner_started: str | None, folder: Path) -> No
 
 
 def main() -> None:
-    """Hold the folder's lock, wait for the owner's end, and clear away what it left."""
-    parser = argparse.ArgumentParser(description="Stops a throwaway PostgreSQL when its owner is gone.")
+    """Hold the folder's lock, wait until the owner ends, stop the server and remove the folder."""
+    parser = argparse.ArgumentParser(description="Stop a throwaway PostgreSQL when its owner has ended.")
     parser.add_argument("--pipe", type=int, required=True)
     parser.add_argument("--owner", type=int, required=True)
     parser.add_argument("--data", type=Path, required=True)
@@ -190,7 +191,7 @@ def main() -> None:
     finally:
         if options.folder.exists():
             tear_down(options.data, options.folder)
-            # one that was being started in this very moment has not written its pid by then
+            # a server that was being started at that moment may not have written its pid file yet
             time.sleep(1.0)
             tear_down(options.data, options.folder, fast=False)
 

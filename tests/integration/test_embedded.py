@@ -181,7 +181,7 @@ def test_two_at_once_do_not_disturb_each_other(server: EmbeddedServer, monkeypat
     finally:
         first.stop()
         second.stop()
-    with pytest.raises(EmbeddedServerError, match="does not run"):
+    with pytest.raises(EmbeddedServerError, match="is not running"):
         _ = second.pid
 
 
@@ -229,7 +229,7 @@ def test_data_that_are_not_ours_are_left_alone(server: EmbeddedServer, open_fold
     (open_folder / "data").mkdir()
     precious = open_folder / "data" / "PG_VERSION"
     precious.write_text("18\n", encoding="utf-8")
-    with pytest.raises(EmbeddedServerError, match="neither empty nor an embedded server's"):
+    with pytest.raises(EmbeddedServerError, match="neither empty nor the data directory of an embedded server"):
         start_server(progress=_quiet, data_dir=open_folder / "data")
     assert precious.exists()
     assert server.pid > 0

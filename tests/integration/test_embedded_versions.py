@@ -100,7 +100,7 @@ def test_a_postgresql_that_was_installed_later_changes_nothing(
     (cache / "server" / "data" / "PG_VERSION").write_text("15\n", encoding="utf-8")
     gone = jobplan("server", "start", PATH=path)
     assert gone.returncode == 4
-    assert "are PostgreSQL 15's" in gone.stderr
+    assert "are those of PostgreSQL 15" in gone.stderr
     assert "jobplan server stop --remove-data" in gone.stderr
     (cache / "server" / "data" / "PG_VERSION").write_text(f"{version}\n", encoding="utf-8")
     assert jobplan("server", "start", PATH=path).returncode == 0

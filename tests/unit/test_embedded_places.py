@@ -74,13 +74,13 @@ def test_programs_are_not_run_from_where_others_can_write(tmp_path: Path, monkey
     planted.mkdir()
     planted.chmod(0o777)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    with pytest.raises(EmbeddedServerError, match="could be written by somebody else"):
+    with pytest.raises(EmbeddedServerError, match="can be written by another user"):
         cache_folder({}, _ME)
 
 
 def test_every_refusal_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
-    with pytest.raises(EmbeddedServerError, match=r"cannot be made.*JOBPLAN_CACHE_DIR"):
+    with pytest.raises(EmbeddedServerError, match=r"cannot be created.*JOBPLAN_CACHE_DIR"):
         cache_folder({"JOBPLAN_CACHE_DIR": str(tmp_path / "file" / "cache")}, _ME)
     with pytest.raises(EmbeddedServerError, match="a character in its path"):
         cache_folder({"JOBPLAN_CACHE_DIR": str(tmp_path / "a:b")}, _ME)
