@@ -1,4 +1,4 @@
-"""A checked document to a `Plan`: the files in a row, the parameters, the steps, and the rules between them."""
+"""Build a `Plan` from a checked document: included files, parameters, steps, and the rules between steps."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from runner.plan.steps import Draft, StepReader
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """What a plan is built with besides its files: the values of its parameters, by where they come from."""
+    """The values of a plan's parameters, by their source."""
 
     given: Mapping[str, str] = field(default_factory=dict)
     file_values: Mapping[str, object] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Inputs:
 
 
 def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) -> Plan:
-    """Return the plan that a file says; it is only to be used if nothing was reported."""
+    """Return the plan of a file; it must not be used if an error was reported."""
     fields = Fields(root.values, root, report, check_shape(root, report))
     main = PlanFile(fields=fields, name=root.source.name)
     files = PlanFiles(path, report)
@@ -149,7 +149,7 @@ def _drafts(parts: tuple[PlanFile, ...], params: Mapping[str, Param], files: Pla
 
 
 def _hidden(parts: tuple[PlanFile, ...]) -> dict[str, str]:
-    """Return the ids as their included files write them, with what the prefix made of them."""
+    """Return each id as its included file has it, with the id after the prefix was added."""
     ids = ((part, step.values.get("id")) for part in parts if part.prefix for step in _mappings(part, "steps"))
     return {node.text: part.prefix + node.text for part, node in ids if isinstance(node, Scalar)}
 

@@ -1,6 +1,6 @@
-"""The resolved plan as it is written down: one JSON text for what runs, and a hash of that.
+"""Write the resolved plan: one JSON text for what runs, and its hash.
 
-Apart from `resolved`, which reads it: a run only writes, and does not wait for what reading takes.
+`resolved` reads it. The modules are separate because a run only writes, and reading has slow imports.
 """
 
 from __future__ import annotations

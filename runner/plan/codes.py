@@ -1,7 +1,7 @@
-"""The registry of problem codes: what each one means, why it is a problem, and how the plan is mended.
+"""The registry of problem codes: what each one means, why it is a problem, and how to fix the plan.
 
 Codes are stable: a code is never given to another problem, and a retired one is never used again. JP0xx: the file is
-not readable YAML. JP1xx: the schema forbids it. JP2xx: it does not make sense as a whole. JP3xx and above belong to the
+not readable YAML. JP1xx: the schema forbids it. JP2xx: the plan as a whole is not valid. JP3xx and above belong to the
 safety rules of `runner.lint`.
 """
 
@@ -18,7 +18,7 @@ from runner.plan.codes_of_meaning import CODES_OF_MEANING
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Code:
-    """One kind of problem, as `--explain` tells it; `wrong` and `right` are short examples of a plan or a command."""
+    """One kind of problem, as `--explain` prints it; `wrong` and `right` are short examples of a plan or a command."""
 
     title: str
     why: str
@@ -27,10 +27,10 @@ class Code:
     severity: Severity = Severity.ERROR
 
 
-#: Codes of what may go wrong but need not.
+#: Codes of problems that are warnings.
 _RISKS: Final = frozenset({"JP241", "JP210"})
 
-#: Every code of this floor, in order.
+#: Every code of this package, in order.
 CODES: Final = MappingProxyType(
     {
         code: Code(

@@ -1,4 +1,4 @@
-"""Problem codes of a file's form: JP0xx, what keeps YAML from being read, and JP1xx, what the schema forbids."""
+"""Problem codes of a file's form: JP0xx, the YAML cannot be read, and JP1xx, the schema forbids it."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ CODES_OF_FORM: Final = {
     "JP002": (
         "The file is too large",
         (
-            "A plan is read whole, also in CI from a stranger's pull request; 20 MB is more than any plan needs, and "
-            "10 MB more than any SQL file."
+            "A plan is read into memory, also in CI from an unknown user's pull request. 20 MB is more than any plan "
+            "needs, and 10 MB more than any SQL file."
         ),
         "a generated plan of 100,000 steps",
         "a step with `for_each`, or several plans",
     ),
     "JP003": (
         "The file is not UTF-8",
-        "YAML and SQL files are read as UTF-8; guessing another encoding would change texts without a word.",
+        "YAML and SQL files are read as UTF-8; guessing another encoding could change texts without a warning.",
         "a file saved as UTF-16 or Latin-1",
         "the same file saved as UTF-8",
     ),
     "JP004": (
         "A character that is not allowed",
         (
-            "Control characters are invisible in an editor, PostgreSQL cannot hold NUL, and U+2028 is a line break "
-            "for some readers and none for others."
+            "Control characters are invisible in an editor, PostgreSQL cannot store NUL, and only some YAML readers "
+            "take U+2028 as a line break."
         ),
         'sql: "SELECT \\0"',
         "sql: SELECT 0",
     ),
     "JP005": (
         "This is not YAML",
-        "The parser cannot make sense of the text. Mostly it is the indentation, a tab, or a value that needs quotes.",
+        "The parser cannot read the text. Usual causes are the indentation, a tab, or a value that needs quotes.",
         "description: after hours: vacuum",
         'description: "after hours: vacuum"',
     ),
@@ -50,13 +50,13 @@ CODES_OF_FORM: Final = {
     ),
     "JP007": (
         "More than one document",
-        "`---` begins a second document, and nobody could say which of the two is the plan.",
+        "`---` begins a second document, and it is not clear which of the two is the plan.",
         "version: 1\n---\nversion: 1",
         "two files",
     ),
     "JP008": (
         "The top level is not a mapping",
-        "A plan is keys and values; a list or a single text is something else.",
+        "A plan is a mapping of keys to values, not a list or a single text.",
         "- id: vacuum\n  sql: VACUUM",
         "steps:\n  - id: vacuum\n    sql: VACUUM",
     ),
@@ -67,35 +67,35 @@ CODES_OF_FORM: Final = {
         'x-shards: {"1": north}',
     ),
     "JP010": (
-        "A key is there twice",
+        "A key is repeated",
         (
-            "Most YAML readers keep the last one without a word; a second `timeout` far below the first has cost more"
-            " than one night."
+            "Most YAML readers keep the last one without a warning, so a second `timeout` far below the first would be "
+            "easy to miss."
         ),
         "timeout: 10m\nslots: 1\ntimeout: 2h",
         "timeout: 2h\nslots: 1",
     ),
     "JP011": (
         "An alias of nothing, or of itself",
-        "`*name` repeats what `&name` marked before it.",
+        "`*name` repeats the value that an earlier `&name` marks.",
         "retry: *often",
         "x-often: &often {max_attempts: 5}\n…\nretry: *often",
     ),
     "JP012": (
         "Nested too deep",
-        "No part of the plan language is deeper than a few levels; a file that is would only stress its readers.",
+        "No part of the plan language is nested more than a few levels deep.",
         "x-a: [[[[[…]]]]]",
         "x-a: []",
     ),
     "JP013": (
         "Too many values",
-        "Aliases of aliases can make a few lines stand for billions of values. More than a million are refused.",
+        "Aliases of aliases can expand a few lines to billions of values. More than a million are refused.",
         "x-a: &a [*b, *b, *b, …]",
         "fewer aliases, or a smaller plan",
     ),
     "JP014": (
         "A tag",
-        "Tags tell a YAML reader which type to make. A plan's types are given by its keys.",
+        "A tag sets the type of a value for a YAML reader. In a plan, the key determines the type.",
         "timeout: !!python/name:os.system 10m",
         "timeout: 10m",
     ),
@@ -107,26 +107,26 @@ CODES_OF_FORM: Final = {
     ),
     "JP016": (
         "Too many problems",
-        "After the first 1,000 the rest is not told; most of them are probably one problem.",
+        "Only the first 1,000 problems are reported; most of them probably have one cause.",
         "a file that is no plan",
         "a plan",
     ),
     "JP101": (
         "An unknown key",
-        "A misspelt key would be ignored, and with it what it was meant to say. A team's own keys begin with `x-`.",
+        "A misspelt key would otherwise be ignored. A team's own keys begin with `x-`.",
         "tiemout: 10m",
         "timeout: 10m",
     ),
     "JP102": (
         "A required key is missing",
-        "There is nothing sensible to assume for it.",
+        "There is no sensible default for it.",
         "budget: {}",
         "budget: {slots: 4}",
     ),
     "JP103": (
         "A value of the wrong type",
         (
-            "The key takes a text, a number, a list or a mapping, and this is another one. Only `true` and `false` "
+            "The key takes a value of another type: a text, a number, a list or a mapping. Only `true` and `false` "
             "are booleans; `yes` and `on` are texts."
         ),
         "idempotent: yes",
@@ -140,25 +140,25 @@ CODES_OF_FORM: Final = {
     ),
     "JP105": (
         "A number out of range",
-        "Outside its range the number means nothing.",
+        "The number has no meaning outside its range.",
         "slots: 0",
         "slots: 1",
     ),
     "JP106": (
         "A text that does not have the right form",
-        "Names, durations, sizes and versions are written in one way each, so that everybody reads them alike.",
+        "Names, durations, sizes and versions each have one form, so that they cannot be misread.",
         "timeout: 30",
         "timeout: 30s",
     ),
     "JP107": (
         "An empty value, or one that is too long",
-        "A list, a mapping or a text that says nothing is mostly a line that was forgotten.",
+        "An empty list, mapping or text usually means that a line was forgotten.",
         "steps: []",
         "steps:\n  - id: vacuum\n    sql: VACUUM",
     ),
     "JP108": (
         "The same item twice",
-        "Each item of this list counts once; the second was probably meant to be another.",
+        "Each item of this list counts once; the second was probably meant to be a different one.",
         "tags: [nightly, nightly]",
         "tags: [nightly, weekly]",
     ),

@@ -8,7 +8,7 @@ from typing import Final
 CODES_OF_MEANING: Final = {
     "JP201": (
         "Two steps with one id",
-        "Records, reports and `needs` know a step by its id, in `steps`, in `finally` and in included files.",
+        "Records, reports and `needs` refer to a step by its id, in `steps`, in `finally` and in included files.",
         "- id: vacuum\n  sql: VACUUM a\n- id: vacuum\n  sql: VACUUM b",
         "- id: vacuum_a\n  sql: VACUUM a\n- id: vacuum_b\n  sql: VACUUM b",
     ),
@@ -20,34 +20,34 @@ CODES_OF_MEANING: Final = {
     ),
     "JP203": (
         "Steps that need each other",
-        "Each would wait for the other for ever.",
+        "Each step would wait for the other forever.",
         "- id: a\n  needs: [b]\n- id: b\n  needs: [a]",
         "- id: a\n- id: b\n  needs: [a]",
     ),
     "JP204": (
         "No timeout",
         (
-            "A step that nothing stops can hold its locks until somebody wakes up. So there is no built-in default: "
-            "the step or `defaults` must say, be it `none`."
+            "A step without a limit can hold its locks for hours before a person notices. So there is no built-in "
+            "default: set it in the step or in `defaults`, if need be to `none`."
         ),
         "- id: vacuum\n  sql: VACUUM",
         "- id: vacuum\n  sql: VACUUM\n  timeout: 1h",
     ),
     "JP205": (
         "No on_finish",
-        "Whether the run waits for a step or leaves it behind in the server is the author's decision, in every case.",
+        "The plan must say for every step whether the run waits for it or may end before it does.",
         "- id: vacuum\n  sql: VACUUM",
         "- id: vacuum\n  sql: VACUUM\n  on_finish: wait",
     ),
     "JP206": (
         "A detach step is needed",
-        "The run may be over before a detach step is, so nothing can depend on how it ends.",
+        "The run may end before a detach step does, so no step can depend on its outcome.",
         "- id: refresh\n  on_finish: detach\n- id: report\n  needs: [refresh]",
         "- id: refresh\n  on_finish: wait\n- id: report\n  needs: [refresh]",
     ),
     "JP207": (
         "A step wider than the budget",
-        "It would wait for slots that the run never has.",
+        "It would wait forever for slots that the run does not have.",
         "budget: {slots: 2}\n…\nslots: 4",
         "budget: {slots: 4}\n…\nslots: 4",
     ),
@@ -59,13 +59,13 @@ CODES_OF_MEANING: Final = {
     ),
     "JP209": (
         "A step that takes more than a pool has",
-        "It would wait for ever.",
+        "It would wait forever.",
         "budget: {slots: 4, pools: {heavy_io: 1}}\n…\npools: {heavy_io: 2}",
         "budget: {slots: 4, pools: {heavy_io: 2}}\n…\npools: {heavy_io: 2}",
     ),
     "JP210": (
         "A timeout longer than the run's",
-        "run_timeout ends the run first, so the step never has as long as it says. Detach steps may outlive the run.",
+        "`run_timeout` ends the run first, so the step never gets its whole timeout. Detach steps may outlive the run.",
         "run_timeout: 1h\n…\ntimeout: 2h",
         "run_timeout: 3h\n…\ntimeout: 2h",
     ),
@@ -80,55 +80,52 @@ CODES_OF_MEANING: Final = {
     ),
     "JP212": (
         "A setting that jobplan needs for itself",
-        "It would break what another key of the step promises, or the session that watches the worker.",
+        "It would break another key of the step, or the session that observes the worker.",
         "settings: {statement_timeout: 10min}",
         "timeout: 10m",
     ),
     "JP213": (
-        "No name of a setting",
+        "Not the name of a setting",
         "Settings have names like work_mem, and those of extensions a prefix with a dot.",
         "settings: {work mem: 64MB}",
         "settings: {work_mem: 64MB}",
     ),
     "JP214": (
         "A setting twice",
-        "PostgreSQL does not tell upper case from lower case in the names of settings.",
+        "Names of settings are case-insensitive in PostgreSQL.",
         "settings: {work_mem: 64MB, Work_Mem: 1GB}",
         "settings: {work_mem: 64MB}",
     ),
     "JP215": (
-        "A duration that cannot be",
-        (
-            "Each unit stands once, the longest first; PostgreSQL counts up to 24 days; and zero would mean no limit "
-            "to it."
-        ),
+        "A duration that is not valid",
+        ("Each unit is written once, the longest first. PostgreSQL's limit is 24 days, and it takes zero as no limit."),
         "timeout: 0s",
         "timeout: none",
     ),
     "JP216": (
-        "A buffer that cannot be",
-        "pg_background refuses queues of more than 256 MB, and below 1 kB not even an error fits in.",
+        "A buffer size that is not valid",
+        "pg_background refuses queues of more than 256 MB, and below 1 kB not even an error message fits.",
         "output_buffer: 1GB",
         "output_buffer: 16MB",
     ),
     "JP217": (
         "A file outside the plan's folder",
         (
-            "A plan is reviewed with its folder: what runs must be what the folder's history shows. Symbolic links "
-            "are followed before the question is asked."
+            "A plan is reviewed together with its folder, so everything that runs must be in it. Symbolic links are "
+            "resolved before the check."
         ),
         "sql_file: ../../home/me/try.sql",
         "sql_file: sql/refresh.sql",
     ),
     "JP218": (
-        "A file that is not there",
+        "A file that does not exist",
         "Paths are relative to the file that names them.",
         "sql_file: refresh.sql",
         "sql_file: sql/refresh.sql",
     ),
     "JP219": (
         "No SQL",
-        "PostgreSQL runs an empty text without an error, and the step would have done nothing.",
+        "PostgreSQL accepts an empty text without an error, and the step would do nothing.",
         'sql: ";"',
         "sql: VACUUM",
     ),
@@ -142,48 +139,48 @@ CODES_OF_MEANING: Final = {
         "params:\n  days: {type: integer}\n…\nsql: SELECT :days",
     ),
     "JP221": (
-        "A parameter in a form that it cannot have",
-        'Only numbers and booleans can stand in SQL as they are; a text needs quotes, and :"name" makes an identifier.',
+        "A parameter in a form that its type does not allow",
+        "Only numbers and booleans can be written as :name. A text needs :'name', and an identifier :\"name\".",
         "sql: SELECT * FROM :table",
         'sql: SELECT * FROM :"table"',
     ),
     "JP222": (
         "SQL that cannot be scanned",
-        "Where a quote is never closed, or a colon introduces nothing, nobody can say what is a parameter.",
+        "With an unclosed quote, or a colon that introduces nothing, parameters cannot be recognized.",
         "sql: SELECT 'it''s, :days",
         "sql: SELECT 'it''s', :days",
     ),
     "JP223": (
         "Files that include each other",
-        "There would be no end; nor can a plan have more than 1,000 includes.",
+        "The includes would never end. A plan can have 1,000 includes at most.",
         "# a.yaml\ninclude: [a.yaml]",
         "# a.yaml\ninclude: [b.yaml]",
     ),
     "JP224": (
         "A parameter declared in two ways",
-        "Several files may declare one parameter, if they agree on everything.",
+        "Several files may declare one parameter if all declarations are equal.",
         "# a.yaml\nparams: {days: {type: integer}}\n# b.yaml\nparams: {days: {type: string}}",
         "# a.yaml\nparams: {days: {type: integer}}",
     ),
     "JP225": (
         "A value that its declaration or its form does not allow",
         (
-            "The default and the enum must be what the type, pattern, minimum and maximum allow. A number that SQL "
-            "would get in another form than the plan has it, such as 1.10 in `items`, may be meant as a text, which "
-            "has quotes."
+            "Type, pattern, minimum and maximum must allow the default and each value of the enum. A number that SQL "
+            "would get in another form than the plan has, such as 1.10 in `items`, may be meant as a text, which "
+            "needs quotes."
         ),
         "days: {type: integer, minimum: 1, default: 0}",
         "days: {type: integer, minimum: 1, default: 90}",
     ),
     "JP226": (
-        "A value that a parameter cannot have",
-        "Values are checked before anything runs, wherever they come from.",
+        "A value that the parameter does not allow",
+        "Values from every source are checked before anything runs.",
         "jobplan run plan.yaml --param days=ninety",
         "jobplan run plan.yaml --param days=90",
     ),
     "JP227": (
         "A value for a parameter that the plan does not have",
-        "It would have no effect; the name is probably misspelt.",
+        "The value would have no effect; the name is probably misspelt.",
         "jobplan run plan.yaml --param dasy=90",
         "jobplan run plan.yaml --param days=90",
     ),
@@ -200,47 +197,47 @@ CODES_OF_MEANING: Final = {
         "expect: {rows: {min: 1, max: 10}}",
     ),
     "JP230": (
-        "Items that do not go together",
-        "Instances are named by their items, so each item stands once; and all have the same keys.",
+        "Items that do not match each other",
+        "Instances are named after their items, so each item is listed once, and all have the same keys.",
         "for_each: {items: [orders, {table: audit}]}",
         "for_each: {items: [orders, audit]}",
     ),
     "JP231": (
         "An item's name that is taken",
-        "SQL could not tell the item from the parameter.",
+        "In SQL the item could not be distinguished from the parameter.",
         "params: {table: {type: identifier}}\n…\nfor_each: {items: [a, b], as: table}",
         "params: {table: {type: identifier}}\n…\nfor_each: {items: [a, b], as: part}",
     ),
     "JP232": (
         "A step needed twice",
-        "One of the two was probably meant to be another.",
+        "One of the two was probably meant to be a different step.",
         "needs: [a, {step: a}]",
         "needs: [a, b]",
     ),
     "JP233": (
         "An id that is too long with its prefix",
-        "Ids have 63 characters at most, the prefix of an included file counted.",
+        "Ids have 63 characters at most, including the prefix of an included file.",
         "include:\n  - {file: a.yaml, as: a_very_long_prefix_…}",
         "include:\n  - {file: a.yaml, as: a}",
     ),
     "JP234": (
         "A need between steps and finally",
-        "Finally steps start when all other steps are over, so neither can wait for the other.",
+        "Finally steps start when all other steps have ended, so neither kind can wait for the other.",
         "finally:\n  - id: note\n    needs: [vacuum]",
         "finally:\n  - id: note",
     ),
     "JP240": (
-        "A parameter where none can stand",
+        "A parameter where none is allowed",
         (
             "In `role`, `search_path`, `settings` and `touches` a parameter is one whole name or the whole value of a "
-            "setting, so that no value can become more than that. Other keys take none, and would use its name as text."
+            "setting, so that a value cannot add anything else. Other keys would use the parameter's name as text."
         ),
         "search_path: tenant_:n, public",
         'search_path: :"tenant", public',
     ),
     "JP241": (
-        "A parameter in a text that is only shown",
-        "Descriptions and messages are shown as they are written; a parameter's name stands in them, not its value.",
+        "A parameter in a text that is only displayed",
+        "Descriptions and messages are displayed as written, with the parameter's name instead of its value.",
         "message: fewer than :least rows",
         "message: fewer rows than the parameter least",
     ),

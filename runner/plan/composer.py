@@ -1,7 +1,7 @@
-"""YAML text to nodes, from the parser's events: in one pass, without recursion, and within bounds.
+"""Build nodes from the YAML parser's events: in one pass, without recursion, and within bounds.
 
-PyYAML's own composer would do the same, but it calls itself for each level of nesting, copies nothing but counts
-nothing either, keeps no more than one problem, and takes seven times as long as its parser.
+PyYAML's own composer recurses for each level of nesting, does not limit what aliases expand to, stops at the first
+problem, and takes seven times as long as its parser.
 """
 
 from __future__ import annotations
@@ -21,27 +21,27 @@ from runner.sql.tokens import INVISIBLE, name_of
 
 #: How deep collections may be nested. The language needs six levels.
 MAX_DEPTH: Final = 64
-#: How many nodes a file may stand for once its aliases are followed.
+#: How many nodes a file may have once its aliases are expanded.
 MAX_NODES: Final = 1_000_000
 
 _Loader: type[yaml.CSafeLoader | yaml.SafeLoader] = yaml.CSafeLoader if yaml.__with_libyaml__ else yaml.SafeLoader
 _MERGE = "<<"
 _TOO_DEEP = f"this is nested more than {MAX_DEPTH} levels deep"
-#: What libyaml says that has a limit of its own, and meets it where it looks ahead.
+#: The error of a libyaml with a nesting limit of its own, which it reaches while it reads ahead.
 _LOOKED_TOO_DEEP = "maximum nesting depth"
 _STARTS = (events.MappingStartEvent, events.SequenceStartEvent)
 _ENDS = (events.MappingEndEvent, events.SequenceEndEvent)
 
 
 class _Mark(Protocol):
-    """A place as the parser tells it: line and column count from 0."""
+    """A place as the parser returns it: line and column count from 0."""
 
     line: int
     column: int
 
 
 class _Event(Protocol):
-    """What the composer uses of PyYAML's events, whose own types do not say that a parsed one always has marks."""
+    """The attributes of PyYAML's events that the composer uses. The types of PyYAML make marks optional."""
 
     start_mark: _Mark
     anchor: str
@@ -53,7 +53,7 @@ class _ScalarEvent(_Event, Protocol):
     style: str | None
 
 
-#: What the parser says, and what probably went wrong.
+#: Words of the parser's message, and the probable mistake.
 _SYNTAX_HINTS: Final = (
     ("mapping values", "a value with a colon and a space in it needs quotes, or the indentation is wrong"),
     ("quoted scalar", "a quote is opened here and never closed"),
@@ -69,7 +69,7 @@ class _StopReading(Exception):  # noqa: N818 - carries no error of its own: the 
 
 @dataclass(slots=True)
 class _Open:
-    """A collection whose end has not come yet."""
+    """A collection whose end has not been read yet."""
 
     mapping: bool
     line: int
@@ -83,7 +83,7 @@ class _Open:
 
 
 def compose(source: Source, report: Report) -> Node | None:
-    """Return the one document's root, None if there is none; what is wrong with the YAML goes to `report`."""
+    """Return the root of the single document, None if there is none; problems go to `report`."""
     loader = _Loader(source.text)
     try:
         return _Composer(source, report, loader).read()
@@ -107,7 +107,7 @@ class _Composer:
         self._documents = 0
 
     def read(self) -> Node | None:
-        """Return the root. Half of a large plan's time goes by in here, so finished nodes are put in place inline."""
+        """Return the root. Half of the time for a large plan is spent here, so finished nodes are added inline."""
         get_event: Callable[[], Any] = self._loader.get_event
         stack = self._stack
         total = 0
@@ -131,7 +131,7 @@ class _Composer:
             else:
                 continue
             if total > MAX_NODES:
-                self._add(event, "JP013", f"the file stands for more than {MAX_NODES:,} values, aliases followed")
+                self._add(event, "JP013", f"the file has more than {MAX_NODES:,} values, with aliases expanded")
                 raise _StopReading
             if not stack:
                 self._root = node
@@ -147,7 +147,7 @@ class _Composer:
                 parent.key = None
 
     def _is_over(self, event: _Event, kind: type[object]) -> bool:
-        """Say whether the document is at its end, or should be."""
+        """Return whether the document has ended, or a second one begins."""
         if kind is events.DocumentStartEvent:
             self._documents += 1
             if self._documents > 1:
@@ -197,25 +197,26 @@ class _Composer:
         node = self._anchors.get(name)
         if node is None:
             message = f"`*{name}` is an alias of itself" if name in self._anchors else f"there is no anchor `&{name}`"
-            hint = "an anchor `&name` stands before the aliases `*name` that repeat it"
+            hint = "write the anchor `&name` before the aliases `*name` that repeat it"
             self._add(event, "JP011", message, hint=hint)
             raise _StopReading
         return node, 1 if isinstance(node, Scalar) else node.size
 
     def _pair(self, parent: _Open, key: Node, value: Node) -> None:
         if not isinstance(key, Scalar) or not isinstance(key.value, str):
-            told = f"`{key.text}` is not text" if isinstance(key, Scalar) else "this key is not text"
-            self._add(key, "JP009", f"{told}; every key of a plan is", hint="put the key in quotes")
+            subject = f"`{key.text}`" if isinstance(key, Scalar) else "this key"
+            message = f"{subject} is not text; every key of a plan must be"
+            self._add(key, "JP009", message, hint="put the key in quotes")
         elif key.value in parent.keys:
             first = parent.keys[key.value]
-            message = f"`{key.value}` is here twice; it stands at line {first.line}, column {first.column} already"
+            message = f"the key `{key.value}` is repeated; it is already at line {first.line}, column {first.column}"
             self._add(key, "JP010", message)
         else:
             parent.values[key.value] = value
             parent.keys[key.value] = key
 
     def _merge(self, into: _Open) -> None:
-        """Give a mapping the keys of the mapping or mappings under its `<<`; its own keys are stronger."""
+        """Add the keys of the mapping or mappings under `<<`; keys that the mapping has itself take precedence."""
         del into.keys[_MERGE]
         merge = into.values.pop(_MERGE)
         for part in merge.items if isinstance(merge, Sequence) else (merge,):
@@ -245,28 +246,28 @@ def _is_unicode(text: str) -> bool:
 
 
 def _report_syntax(error: yaml.MarkedYAMLError, source: Source, report: Report) -> None:
-    told = " ".join(part for part in (error.context, error.problem) if part)
+    message = " ".join(part for part in (error.context, error.problem) if part)
     begins, stops = error.context_mark, error.problem_mark
-    # Where an open quote was found to be open is the end of the file; where it begins is what to look at.
-    mark = begins if begins and (stops is None or "quoted scalar" in told) else stops
+    # An unclosed quote is reported at the end of the file; the useful place is where the quote begins.
+    mark = begins if begins and (stops is None or "quoted scalar" in message) else stops
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     if begins and begins.line + 1 < line:
-        told += f"; it begins at line {begins.line + 1}"
+        message += f"; it begins at line {begins.line + 1}"
     position = Position(file=source.name, line=line, column=column)
     if error.problem is not None and _LOOKED_TOO_DEEP in error.problem:
         report.add(position, "JP012", _TOO_DEEP)
         return
-    report.add(position, "JP005", f"this is not YAML: {told}", hint=_syntax_hint(source, line, column, told))
+    report.add(position, "JP005", f"this is not YAML: {message}", hint=_syntax_hint(source, line, column, message))
 
 
-def _syntax_hint(source: Source, line: int, column: int, told: str) -> str | None:
-    """Return what probably went wrong; the parser names what it missed, not what to write."""
+def _syntax_hint(source: Source, line: int, column: int, message: str) -> str | None:
+    """Return the probable mistake: the parser names the token that it expected, not what to write."""
     raw = source.lines[line - 1] if line <= len(source.lines) else ""
     character = raw[column - 1 : column]
     if character == "\t":
         return "YAML does not allow tabs for indentation; use spaces"
     if (found := INVISIBLE.search(raw)) is not None:
-        return f"{name_of(found.group())} stands in this line, which looks like a space or like nothing; remove it"
+        return f"{name_of(found.group())} is in this line, which is invisible or looks like a space; remove it"
     if character in ("@", "`", "%"):
         return f"a value cannot begin with `{character}`; put it in quotes"
-    return next((hint for words, hint in _SYNTAX_HINTS if words in told), None)
+    return next((hint for words, hint in _SYNTAX_HINTS if words in message), None)

@@ -267,7 +267,7 @@ CONDITIONS = MappingProxyType({line.split()[0]: tuple(line.split()[1:]) for line
 
 
 def sqlstates(condition: str) -> tuple[str, ...]:
-    """Return the SQLSTATEs that a condition name, or a SQLSTATE itself, stands for; KeyError if there is none.
+    """Return the SQLSTATEs of a condition name or of a SQLSTATE itself; KeyError if there is none.
 
     Any SQLSTATE of an error is taken, because functions may raise their own; the classes 00, 01 and 02 are no errors.
     """

@@ -1,4 +1,4 @@
-"""The keys of a step that say when and how often it runs: needs, retry, allow_failure, for_each, repeat, expect."""
+"""Read the keys of a step for when and how often it runs: needs, retry, allow_failure, for_each, repeat, expect."""
 
 from __future__ import annotations
 
@@ -40,19 +40,19 @@ def read_sql(fields: Fields, key: str) -> Sql | None:
         return None
     sql = sql_of(node)
     if is_empty(sql):
-        fields.add(node, "JP219", f"`{key}` holds no SQL")
+        fields.add(node, "JP219", f"`{key}` has no SQL")
         return None
     return sql
 
 
 def is_empty(sql: Sql) -> bool:
-    """Say whether a text has nothing but white space, semicolons and comments."""
+    """Return whether a text has only white space, semicolons and comments."""
     text = without_comments(sql.text) if has_comments(sql.text) else sql.text
     return not text.strip(" \t\r\n\f\v;")
 
 
 def read_needs(fields: Fields, prefix: str) -> tuple[tuple[Need, Node], ...]:
-    """Return what a step needs, and where it says so; `prefix` is that of the included file's ids."""
+    """Return what a step needs, with the node of each; `prefix` is that of the included file's ids."""
     found: list[tuple[Need, Node]] = []
     for node in fields.items("needs"):
         if isinstance(node, Scalar):
@@ -107,7 +107,7 @@ def read_allow_failure(fields: Fields) -> AllowFailure | None:
 
 
 def read_checks(fields: Fields, key: str = "preconditions") -> tuple[Check, ...]:
-    """Return the SQL conditions under a key, with what to say when one does not hold."""
+    """Return the SQL conditions under a key, each with its message."""
     checks = []
     for node in fields.items(key):
         if isinstance(node, Mapping):
@@ -119,7 +119,7 @@ def read_checks(fields: Fields, key: str = "preconditions") -> tuple[Check, ...]
 
 
 def read_expect(fields: Fields) -> Expect | None:
-    """Return what the last statement must give."""
+    """Return what the step must produce."""
     expect = fields.mapping("expect")
     if expect is None:
         return None
@@ -141,7 +141,7 @@ def read_expect(fields: Fields) -> Expect | None:
 
 
 def _range(expect: Fields, key: str) -> tuple[int | None, int | None]:
-    """Return the least and the most that a key of `expect` allows, which is a number or {min, max}."""
+    """Return the minimum and maximum of a key of `expect`, which is a number or {min, max}."""
     bounds = expect.mapping(key)
     if bounds is None:
         exact = expect.integer(key, 0) if expect.scalar(key) is not None else None
@@ -154,7 +154,7 @@ def _range(expect: Fields, key: str) -> tuple[int | None, int | None]:
 
 
 def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:
-    """Return the items of a step, or the query that gives them."""
+    """Return the items of a step, or the query that returns them."""
     for_each = fields.mapping("for_each")
     if for_each is None:
         return None
@@ -174,7 +174,7 @@ def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:
 
 
 def read_repeat(fields: Fields) -> Repeat | None:
-    """Return how a step is run again and again."""
+    """Return how a step is repeated."""
     repeat = fields.mapping("repeat")
     if repeat is None:
         return None
@@ -187,7 +187,7 @@ def _states(fields: Fields, node: Scalar) -> tuple[str, ...]:
     try:
         return sqlstates(node.text)
     except KeyError:
-        message = f"PostgreSQL has no error that is called `{node.text}`"
+        message = f"PostgreSQL has no error condition `{node.text}`"
         fields.add(node, "JP211", message, hint=fields.report.guesses.did_you_mean(node.text, _ERRORS))
         return ()
 
@@ -199,13 +199,13 @@ def _items(for_each: Fields) -> tuple[Value | dict[str, Value], ...]:
     for node in for_each.items("items"):
         item, written = _item(for_each, node)
         if item is None:
-            continue  # the schema has said what is wrong with it
+            continue  # the schema check has reported it
         keys = frozenset(item) if isinstance(item, dict) else None
         if not items:
             shape = keys
         elif keys != shape:
-            for_each.add(node, "JP230", "this item has other keys than the first; all items must have the same")
-        # By their texts: 1 and "1" would be two instances of one name.
+            for_each.add(node, "JP230", "this item does not have the same keys as the first; all items must")
+        # Compare the texts: 1 and "1" would be two instances with one name.
         if written in seen:
             for_each.add(node, "JP230", "this item is in `items` twice")
         seen.add(written)
@@ -214,7 +214,7 @@ def _items(for_each: Fields) -> tuple[Value | dict[str, Value], ...]:
 
 
 def _item_type(for_each: Fields) -> ParamType | None:
-    """Return the type of the items, of which the schema allows `relation` only; each must be the name of one."""
+    """Return the type of the items; the schema allows only `relation`, and each item must be a relation's name."""
     if not for_each.text("type"):
         return None
     for node in for_each.items("items"):
@@ -230,7 +230,7 @@ def _item_type(for_each: Fields) -> ParamType | None:
 
 
 def _check_number(fields: Fields, node: Scalar, what: str) -> None:
-    """Report a number that SQL would not get as it is written: whether a text or a number is meant, nobody can say."""
+    """Report a number that SQL would get in another form: it is not clear whether a text or a number is meant."""
     other = read_otherwise(node.value, node.text)
     if other is not None:
         message = f"{what} is the number {node.text}, and SQL would get {other}"
@@ -238,7 +238,7 @@ def _check_number(fields: Fields, node: Scalar, what: str) -> None:
 
 
 def _item(for_each: Fields, node: Node) -> tuple[Value | dict[str, Value] | None, object]:
-    """Return an item, None if a part of it is bad, and its texts."""
+    """Return an item, or None if a part of it is not valid, and its texts."""
     if isinstance(node, Scalar):
         _check_number(for_each, node, "this item")
         return node.value, node.text

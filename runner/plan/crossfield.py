@@ -1,4 +1,4 @@
-"""The rules between steps, and between steps and the budget: what no single value can be blamed for."""
+"""The rules between steps, and between steps and the budget."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SHOWN = 12
 def check_steps(
     drafts: Sequence[Draft], budget: Budget | None, run_timeout: float | None, hidden: MappingABC[str, str]
 ) -> None:
-    """Report what is wrong between the steps; `budget` is None if the plan's own is unusable.
+    """Report problems between the steps; `budget` is None if the plan's budget is not valid.
 
     `hidden` has the ids as written in included files, with the ids that the prefix made of them.
     """
@@ -39,7 +39,7 @@ def _by_id(drafts: Iterable[Draft]) -> dict[str, Draft]:
             continue
         first = by_id.setdefault(draft.step.id, draft)
         if first is not draft:
-            message = f"the id `{draft.step.id}` is taken by the step at {first.step.position}"
+            message = f"the id `{draft.step.id}` is already used by the step at {first.step.position}"
             draft.fields.add(draft.place("id"), "JP201", message)
     return by_id
 
@@ -58,7 +58,7 @@ def _check_policy(draft: Draft) -> None:
 def _check_needs(draft: Draft, by_id: MappingABC[str, Draft], hidden: MappingABC[str, str]) -> None:
     forms: dict[str, tuple[type, NeedOn]] = {}
     for need, node in draft.needs:
-        # The same words twice are against the schema already.
+        # The schema already forbids the same text twice.
         form = (type(node), need.on)
         if forms.setdefault(need.step, form) != form:
             draft.fields.add(node, "JP232", f"`{need.step}` is in `needs` twice")
@@ -72,7 +72,7 @@ def _check_needs(draft: Draft, by_id: MappingABC[str, Draft], hidden: MappingABC
 def _report_unknown(
     draft: Draft, need: Need, node: Node, by_id: MappingABC[str, Draft], hidden: MappingABC[str, str]
 ) -> None:
-    """Report a need of nothing in the words of its file: an included one knows its ids without the prefix."""
+    """Report a need of an unknown step with the id as its file has it: without the prefix of an included file."""
     word = node.values["step"] if isinstance(node, Mapping) else node
     written = word.text if isinstance(word, Scalar) else need.step
     prefix = need.step.removesuffix(written)
@@ -91,12 +91,12 @@ def _report_unknown(
 def _check_need(draft: Draft, need: Need, node: Node, needed: Draft) -> None:
     if needed.finally_ != draft.finally_:
         if draft.finally_:
-            message = f"`{need.step}` is over before any finally step starts; those can only need each other"
+            message = f"`{need.step}` has ended before any finally step starts; those can only need each other"
         else:
-            message = f"`{need.step}` is a finally step, which starts when all others are over"
+            message = f"`{need.step}` is a finally step, which starts when all other steps have ended"
         draft.fields.add(node, "JP234", message)
     elif not needed.step.waits:
-        message = f"`{need.step}` is a detach step: the run may be over before it is, so nothing can need it"
+        message = f"`{need.step}` is a detach step: the run may end before it does, so no step can need it"
         draft.fields.add(node, "JP206", message, hint=f"make `{need.step}` a step with `on_finish: wait`")
 
 
@@ -144,13 +144,13 @@ def _check_run_timeout(draft: Draft, run_timeout: float) -> None:
 def _check_cycles(by_id: MappingABC[str, Draft]) -> None:
     needs = {step_id: [need.step for need, _ in draft.needs] for step_id, draft in by_id.items()}
     for step_id, needed in needs.items():
-        # Between steps and finally steps the need itself is the problem.
+        # A need between a step and a finally step is a problem by itself.
         needs[step_id] = [need for need in needed if need in by_id and by_id[need].finally_ == by_id[step_id].finally_]
     for cycle in find_cycles(needs):
         draft = by_id[cycle[0]]
         node = next(node for need, node in draft.needs if need.step == cycle[1])
         shown = cycle if len(cycle) <= _SHOWN else (*cycle[: _SHOWN - 2], "…", cycle[-2], cycle[-1])
-        message = f"these steps need each other in a circle: {' → '.join(shown)}"
+        message = f"these steps need each other in a cycle: {' → '.join(shown)}"
         if len(cycle) == 2:
             message = f"`{cycle[0]}` needs itself"
         draft.fields.add(node, "JP203", message)

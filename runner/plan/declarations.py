@@ -1,4 +1,4 @@
-"""The `params` of a plan, and of the files that it includes, as declarations."""
+"""Read the parameter declarations of a plan and of the files that it includes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def declare_params(files: Iterable[Fields]) -> dict[str, Param]:
                 continue
             known = params.setdefault(name, param)
             if replace(known, position=_NOWHERE) != replace(param, position=_NOWHERE):
-                message = f"the parameter `{name}` is declared otherwise at {known.position}"
-                file.add(param.position, "JP224", message, hint="declare it once, or in the same words")
+                message = f"the parameter `{name}` is declared differently at {known.position}"
+                file.add(param.position, "JP224", message, hint="declare it once, or with the same keys and values")
     return params
 
 
 def raw_value(node: Node) -> object:
-    """Return a scalar's value; a number with a fraction as an exact decimal. None for what is no single value."""
+    """Return a scalar's value; a number with a fraction as an exact decimal. None for a list or mapping."""
     if not isinstance(node, Scalar):
         return None
     return Decimal(node.text) if isinstance(node.value, float) else node.value

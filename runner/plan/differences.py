@@ -1,4 +1,4 @@
-"""What differs between two plans, as a person who takes a run up with a changed plan has to read it."""
+"""The differences between two plans, for a user who resumes a run with a changed plan."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from runner.plan.model import Plan
 from runner.plan.resolved import resolved_json
 
-#: Characters of a value that are shown, and of these, those before the first that is not the same.
+#: How many characters of a value are shown, and how many of these precede the first difference.
 _SHOWN = 60
 _BEFORE = 20
 
 
 def differences(old: Plan, new: Plan) -> Iterator[str]:
-    """Yield a line for each key of the plan, and each key of a step, whose value is not the same."""
+    """Yield a line for each key of the plan, and each key of a step, whose value differs."""
     before, after = json.loads(resolved_json(old)), json.loads(resolved_json(new))
     for section in ("steps", "finally"):
         yield from _steps(_by_id(before.pop(section, ())), _by_id(after.pop(section, ())))
@@ -30,10 +30,10 @@ def _by_id(steps: Iterator[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
 def _steps(before: Mapping[str, Mapping[str, Any]], after: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     for key in before:
         if key not in after:
-            yield f"step {key} is not in it any more"
+            yield f"step {key} was removed"
         else:
             yield from _keys(f"step {key}: ", before[key], after[key])
-    yield from (f"step {key} is new" for key in after if key not in before)
+    yield from (f"step {key} was added" for key in after if key not in before)
 
 
 def _keys(where: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
@@ -49,7 +49,7 @@ def _keys(where: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> It
 
 
 def _shown(old: object, new: object) -> tuple[str, str]:
-    """Return both on a line; of long ones that part in which they begin to differ."""
+    """Return both on one line; of long values the part in which they begin to differ."""
     one, other = _flat(old), _flat(new)
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
     begin = max(0, same - _BEFORE) if max(len(one), len(other)) > _SHOWN else 0

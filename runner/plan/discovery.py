@@ -1,8 +1,8 @@
-"""Finds the plans in a folder, and says which other YAML files there are no plans.
+"""Find the plans in a folder, and the YAML files that are not plans.
 
-A plan is known by the keys at the left margin, without reading the YAML: a plan that cannot be read must be found too,
-and its problems reported. A folder of plans also holds what is included, and a repository holds the YAML of other
-programs, some of which have `steps` (Azure Pipelines) or `version` (Docker Compose).
+A plan is recognized by its keys at the left margin, without parsing the YAML: a plan with a syntax error must be found
+too, so that its problems are reported. A folder of plans also holds included files, and a repository holds the YAML of
+other programs, some of which have `steps` (Azure Pipelines) or `version` (Docker Compose).
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ _SUFFIXES = (".yaml", ".yml")
 _KEY = re.compile(r"""^["']?([A-Za-z_][\w-]*)["']?[ \t]*:""", re.MULTILINE)
 #: The same in a mapping that is written on one line, as JSON is.
 _FLOW_KEY = re.compile(r"""[{,]\s*["']?([A-Za-z_][\w-]*)["']?\s*:""")
-#: Keys of a plan that no included file has, and that other programs do not have beside `steps`.
+#: Keys of a plan that an included file does not have, and that other programs do not use together with `steps`.
 _OF_A_PLAN = frozenset({"version", "budget", "defaults", "params", "requires", "finally", "concurrency", "run_timeout"})
-#: Bytes of a file that are looked at.
+#: How many bytes of a file are read.
 _LOOKED_AT = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundPlans:
-    """The plans of a folder, and the other YAML files with the reason why they are none."""
+    """The plans of a folder, and the other YAML files with the reason why they are not plans."""
 
     plans: tuple[Path, ...]
     left_out: tuple[tuple[Path, str], ...]
 
 
 def find_plans(folder: Path) -> FoundPlans:
-    """Look through a folder and the folders below it, in the order of their names.
+    """Search a folder and the folders below it, in the order of their names.
 
     Hidden files and folders are left out, and links to folders are not followed. UsageError if a folder cannot be read.
     """
@@ -62,7 +62,7 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
 
 
 def _no_plan(path: Path) -> str | None:
-    """Return why a file is no plan; None if it is one, or if it cannot be read, which its own check reports."""
+    """Return why a file is not a plan; None if it is one, or if it cannot be read, which validation reports."""
     try:
         with path.open("rb") as file:
             text = file.read(_LOOKED_AT).decode("utf-8", "replace")
@@ -72,7 +72,7 @@ def _no_plan(path: Path) -> str | None:
     if text.lstrip().startswith("{"):
         keys |= set(_FLOW_KEY.findall(text))
     if "steps" not in keys:
-        return "it is no plan, it has no steps"
+        return "it is not a plan: it has no steps"
     if not keys & _OF_A_PLAN:
-        return "it is no plan by itself; included files are checked with the plan that includes them"
+        return "it is not a plan; included files are checked with the plan that includes them"
     return None

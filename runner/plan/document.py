@@ -1,6 +1,6 @@
-"""A plan file to nodes with positions: bytes are checked, decoded and composed, and nothing in them can make it raise.
+"""Read a plan file to nodes with positions: check, decode and compose its bytes. No content makes it raise.
 
-The bounds are there because plans are read in CI from whoever opens a pull request.
+It has limits because CI reads plans from pull requests of unknown users.
 """
 
 from __future__ import annotations
@@ -21,32 +21,32 @@ from runner.sql.tokens import name_of
 MAX_BYTES: Final = 20_000_000
 
 _WIDE_MARKS: Final = (
-    (codecs.BOM_UTF32_LE, "UTF-32"),  # before UTF-16: its mark begins with the other's
+    (codecs.BOM_UTF32_LE, "UTF-32"),  # before UTF-16, whose mark is a prefix of this one
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
 )
-# What YAML 1.2 calls printable, without the separators that YAML 1.1 takes for line breaks and 1.2 does not: two
-# readers of the same file would count its lines differently. Nor those that turn the direction of writing around: what
-# a reviewer sees would not be what runs.
+# All but what YAML 1.2 calls printable. Separators that only YAML 1.1 takes as line breaks are excluded too, because
+# readers would count lines differently, and characters that change the text direction, because a reviewer would not see
+# what runs.
 _UNPRINTABLE = re.compile(
     "[^\\t\\n\\r -~\\xa0-\\u061b\\u061d-\\u200d\\u2010-\\u2027\\u202f-\\u2065\\u206a-\\ud7ff"
     "\\ue000-\\ufefe\\uff00-\\ufffd\\U00010000-\\U0010ffff]"
 )
-_TURNING: Final = re.compile("[\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
-#: Two escapes of JSON that stand for one character: YAML has none of the kind, and json.dumps writes them.
+_DIRECTIONAL: Final = re.compile("[\\u061c\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]")
+#: Two JSON escapes for one character: json.dumps writes them, and YAML does not have them.
 _SURROGATES: Final = re.compile(r"\\u(d[89ab][0-9a-f]{2})\\u(d[c-f][0-9a-f]{2})", re.IGNORECASE)
-# Not needed in a plan, and each one makes the parser compare it with all before it.
+# Not needed in a plan, and the parser compares each one with all previous ones.
 _TAG_DIRECTIVE = re.compile(r"^%TAG", re.MULTILINE)
 
-#: What to write into a plan that is empty.
+#: The hint for an empty plan.
 PLAN_HINT: Final = "a plan begins with `version: 1`"
 
 
 def read_text(path: Path, name: str, report: Report, *, limit: int = MAX_BYTES, pipe: bool = False) -> str | None:
     """Return the text of a UTF-8 file without its byte order mark, or None and a problem; `limit` is in bytes.
 
-    A pipe is read only where `pipe` allows it: a stranger's plan could be one that nothing is ever written to.
+    A pipe is read only with `pipe`: an untrusted plan could be a pipe without a writer, and reading would not end.
     """
     start = Position(file=name, line=1, column=1)
     try:
@@ -73,11 +73,11 @@ _SPECIAL: Final = (
 
 
 def _special(path: Path) -> str | None:
-    """Return what a path is if reading it may wait for ever; None for files, and what is not there."""
+    """Return the kind of a path if reading it may wait forever; None for files and for missing paths."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        return None  # opening it says so
+        return None  # opening it reports that
     return next((name for is_one, name in _SPECIAL if is_one(mode)), None)
 
 
@@ -100,7 +100,7 @@ def decode(data: bytes, name: str, report: Report) -> str | None:
 def parse(text: str, name: str, report: Report, *, hint: str | None = PLAN_HINT) -> Mapping | None:
     """Return the mapping that a YAML text is, or None and problems.
 
-    `name` is the file's, as problems tell it; `hint` says how such a file begins.
+    `name` is the file's name in problems; `hint` says how such a file begins.
     """
     report.names_file(name)
     if bad := _UNPRINTABLE.search(text):
@@ -124,14 +124,14 @@ def parse(text: str, name: str, report: Report, *, hint: str | None = PLAN_HINT)
     return None
 
 
-def turning_character(text: str) -> int | None:
-    """Return where a character stands that turns the direction of writing around, None if there is none."""
-    found = None if text.isascii() else _TURNING.search(text)
+def directional_character(text: str) -> int | None:
+    """Return the offset of a character that changes the text direction, None if there is none."""
+    found = None if text.isascii() else _DIRECTIONAL.search(text)
     return None if found is None else found.start()
 
 
 def _with_pairs_joined(text: str) -> str:
-    """Return the text with a character in place of each pair of escapes that stands for one; not where `\\\\` is."""
+    """Return the text with each pair of surrogate escapes replaced by one escape; not after an escaped backslash."""
     return _SURROGATES.sub(_joined, text) if "\\u" in text or "\\U" in text else text
 
 
@@ -151,6 +151,6 @@ def read(path: Path, name: str, report: Report, *, hint: str | None = PLAN_HINT,
 
 
 def _position(name: str, before: str) -> Position:
-    """Return the place of the character after `before`, which begins the file."""
+    """Return the position of the character after `before`, the text from the start of the file."""
     lines = before.replace("\r\n", "\n").replace("\r", "\n").split("\n")
     return Position(file=name, line=len(lines), column=len(lines[-1]) + 1)

@@ -1,4 +1,4 @@
-"""Typed access to a mapping of the plan: what the schema has refused reads as if it were not there."""
+"""Typed access to a mapping of the plan. A value that the schema does not allow reads as absent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _NONE = "none"
 
 @lru_cache(maxsize=1024)
 def _seconds(text: str) -> float | str:
-    """Return the seconds, or what is wrong."""
+    """Return the seconds, or the error."""
     try:
         return parse_duration(text)
     except ValueError as error:
@@ -28,7 +28,7 @@ def _seconds(text: str) -> float | str:
 
 
 class Fields:
-    """A mapping's values by key, without those that the schema has refused (`bad`, by `id()`)."""
+    """A mapping's values by key, without those that the schema does not allow (`bad`, by `id()`)."""
 
     __slots__ = ("_values", "bad", "place", "report", "step")
 
@@ -54,20 +54,20 @@ class Fields:
 
     @property
     def present(self) -> KeysView[str]:
-        """Return the keys that are there, be their values good or bad."""
+        """Return all keys, also those with values that are not valid."""
         return self._values.keys()
 
     def has(self, key: str) -> bool:
-        """Say whether the key is there, be its value good or bad."""
+        """Return whether the key exists, also with a value that is not valid."""
         return key in self._values
 
     def node(self, key: str) -> Node | None:
-        """Return the key's node, None if there is none or it is bad."""
+        """Return the key's node, None if there is none or it is not valid."""
         node = self._values.get(key)
         return None if node is None or id(node) in self.bad else node
 
     def key(self, name: str) -> Placed:
-        """Return where a key is written, or the mapping if the key has come from elsewhere."""
+        """Return the node of a key, or the mapping if the key comes from elsewhere."""
         keys = self.place.keys if isinstance(self.place, Mapping) else {}
         return keys.get(name, self.place)
 
@@ -77,7 +77,7 @@ class Fields:
         return node if isinstance(node, Scalar) and id(node) not in self.bad else None
 
     def items(self, key: str) -> tuple[Node, ...]:
-        """Return the good items of a list."""
+        """Return the valid items of a list."""
         node = self._values.get(key)
         if not isinstance(node, Sequence) or id(node) in self.bad:
             return ()
@@ -93,7 +93,7 @@ class Fields:
         return Fields(node.values, node, self.report, self.bad, step=self.step)
 
     def pairs(self) -> tuple[tuple[str, Node], ...]:
-        """Return every key with its good value."""
+        """Return every key that has a valid value."""
         return tuple((key, node) for key, node in self._values.items() if id(node) not in self.bad)
 
     def text(self, key: str, default: str = "") -> str:
@@ -116,7 +116,7 @@ class Fields:
         return float(node.value) if node is not None and isinstance(node.value, int | float) else default
 
     def boolean(self, key: str) -> bool | None:
-        """Return true or false, None if neither is there."""
+        """Return true or false, None if the key has neither."""
         node = self.scalar(key)
         return node.value if node is not None and isinstance(node.value, bool) else None
 
@@ -136,7 +136,7 @@ class Fields:
             return default
         if seconds == 0 and not zero:
             hint = "write `none` for no limit" if key.endswith("timeout") and key != "run_timeout" else None
-            self.add(node, "JP215", f"`{key}` must be longer than zero", hint=hint)
+            self.add(node, "JP215", f"`{key}` must be greater than zero", hint=hint)
             return default
         return seconds
 

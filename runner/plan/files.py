@@ -1,7 +1,7 @@
-"""The files that a plan names: SQL files and includes. None of them may lie outside the plan's folder.
+"""The files that a plan names: SQL files and includes. None of them may be outside the plan's folder.
 
-The folder is the border because a plan is reviewed as a whole: what runs is what the folder's history shows. Symbolic
-links are followed before the question is asked.
+A plan is reviewed together with its folder, so everything that runs must be in it. Symbolic links are resolved before
+the check.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from runner.plan.document import read_text, turning_character
+from runner.plan.document import directional_character, read_text
 from runner.plan.model import Sql
 from runner.plan.nodes import sql_of_file
 from runner.plan.report import Placed, Report
@@ -23,14 +23,14 @@ MAX_SQL_BYTES: Final = 10_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FoundFile:
-    """A file that exists within the plan's folder: where it really is, and its name as problems tell it."""
+    """A file in the plan's folder: its path without symbolic links, and its name in problems."""
 
     path: Path
     name: str
 
 
 class PlanFiles:
-    """Finds files relative to the file that names them, and reads each SQL file once."""
+    """Find files relative to the file that names them, and read each SQL file once."""
 
     def __init__(self, plan: Path, report: Report) -> None:
         self._root = Path(os.path.realpath(plan.parent))
@@ -40,7 +40,7 @@ class PlanFiles:
     def find(
         self, relative: str, named_in: str, place: Placed, key: str, *, step: str | None = None
     ) -> FoundFile | None:
-        """Return the file, or None and a problem; `named_in` is the name of the file that says `relative`."""
+        """Return the file, or None and a problem; `named_in` is the name of the file that contains `relative`."""
         name = os.path.normpath(Path(named_in).parent / relative)
         try:
             path = Path(os.path.realpath(name))
@@ -50,8 +50,8 @@ class PlanFiles:
             self._report.add(place, "JP218", f"`{key}`: {error}", step=step)
             return None
         if not inside:
-            hint = "move the file beside the plan, or the plan up to it"
-            self._report.add(place, "JP217", f"`{key}` leaves the plan's folder", hint=hint, step=step)
+            hint = "move the file into the plan's folder, or the plan to a folder above it"
+            self._report.add(place, "JP217", f"`{key}` is outside the plan's folder", hint=hint, step=step)
             return None
         if not exists:
             self._report.add(place, "JP218", f"`{key}`: there is no file {name}", step=step)
@@ -64,13 +64,13 @@ class PlanFiles:
             self._report.names_file(file.name)
             text = read_text(file.path, file.name, self._report, limit=MAX_SQL_BYTES)
             sql = None if text is None else sql_of_file(file.name, text)
-            if sql is not None and (turning := turning_character(sql.text)) is not None:
-                message = f"the character {name_of(sql.text[turning])} is not allowed in SQL of a plan"
-                self._report.add(sql.position(turning), "JP004", message, hint="remove it")
+            if sql is not None and (directional := directional_character(sql.text)) is not None:
+                message = f"the character {name_of(sql.text[directional])} is not allowed in SQL of a plan"
+                self._report.add(sql.position(directional), "JP004", message, hint="remove it")
             if sql is not None and "\0" in sql.text:
                 place = sql.position(sql.text.index("\0"))
                 self._report.add(
-                    place, "JP004", "there is a NUL character here, which PostgreSQL cannot hold", hint="remove it"
+                    place, "JP004", "there is a NUL character here, which PostgreSQL cannot store", hint="remove it"
                 )
             self._sql[file.path] = sql
         return self._sql[file.path]

@@ -1,4 +1,4 @@
-"""Questions about who waits for whom, for any names: order, cycles, the longest path, all that lies before or after.
+"""Algorithms on the graph of needs: order, cycles, the longest path, ancestors and descendants.
 
 A graph is a mapping from each name to the names it needs. Names that are needed but are no keys are ignored. Nothing
 here recurses: a chain may be as long as a plan.
@@ -10,12 +10,12 @@ import heapq
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
 
-#: name → the names it needs.
+#: Name → the names that it needs.
 Needs = Mapping[str, Collection[str]]
 
 
 def topological_order(needs: Needs) -> tuple[str, ...]:
-    """Return the names so that each comes after what it needs; the mapping's own order decides where that leaves room.
+    """Return the names so that each comes after those that it needs, otherwise in the mapping's order.
 
     ValueError if there is a cycle.
     """
@@ -40,7 +40,7 @@ def topological_order(needs: Needs) -> tuple[str, ...]:
 
 
 def find_cycles(needs: Needs) -> tuple[tuple[str, ...], ...]:
-    """Return one shortest cycle for each knot of names that wait for each other: `(a, b, a)` if a needs b needs a.
+    """Return one shortest cycle for each set of names that need each other: `(a, b, a)` if a needs b needs a.
 
     Each begins with the name of the knot that comes first in the mapping.
     """
@@ -74,17 +74,17 @@ def longest_path(needs: Needs, weights: Mapping[str, float]) -> tuple[float, tup
 
 
 def ancestors(needs: Needs, names: Iterable[str]) -> frozenset[str]:
-    """Return everything that the names need, directly or not; a name itself only if another one needs it."""
+    """Return all names that these need, directly or not; one of them itself only if another one needs it."""
     return _reachable(needs, names)
 
 
 def descendants(needs: Needs, names: Iterable[str]) -> frozenset[str]:
-    """Return everything that needs one of the names, directly or not."""
+    """Return all names that need one of these, directly or not."""
     return _reachable(_dependents(needs), names)
 
 
 def _is_in_order(needs: Needs) -> bool:
-    """Say whether each name comes after what it needs in the mapping already, as people write their plans."""
+    """Return whether the mapping already has each name after those that it needs, as is usual in plans."""
     before: set[str] = set()
     for name, needed in needs.items():
         for need in needed:
@@ -151,7 +151,7 @@ def _components(needs: Needs) -> list[list[str]]:
 
 
 def _rindex(path: list[str], name: str) -> int:
-    """Return where `name` is; from the end, because a component is what was found last."""
+    """Return the index of `name`, searched from the end, where the names of the current component are."""
     at = len(path) - 1
     while path[at] != name:
         at -= 1

@@ -1,4 +1,4 @@
-"""Included files: read, checked like the plan itself, and put in a row with it, each with its prefix for ids."""
+"""Included files: read them, check them like the plan itself, and list them with it, each with its prefix for ids."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from runner.plan.nodes import Mapping, Node, Scalar
 from runner.plan.report import Report
 from runner.plan.schema import check_shape
 
-#: How many includes a plan may have, those of included files counted each time; a chain doubles at every level.
+#: How many includes a plan may have in all. A file that is included twice counts twice, with its own includes.
 MAX_INCLUDES: Final = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanFile:
-    """The plan's file or an included one: what it says, its name, and the prefix of its steps' ids."""
+    """The plan's file or an included one: its fields, its name, and the prefix of its steps' ids."""
 
     fields: Fields
     name: str
@@ -28,7 +28,7 @@ class PlanFile:
 
 
 class Includes:
-    """Follows `include` from the plan's file on."""
+    """Follow `include`, beginning with the plan's file."""
 
     def __init__(self, files: PlanFiles, report: Report) -> None:
         self._files = files
@@ -52,7 +52,7 @@ class Includes:
                 continue
             if file.path in chain:
                 message = f"`{relative.text}` includes itself" + (
-                    ", by way of others" if file.path != chain[-1] else ""
+                    ", through other files" if file.path != chain[-1] else ""
                 )
                 self._report.add(relative, "JP223", message)
                 continue
@@ -70,10 +70,10 @@ class Includes:
         return found
 
     def _has_room(self, fields: Fields, place: Scalar) -> bool:
-        """Say whether all files together stay within what one file may stand for."""
+        """Return whether all files together are within the limit for one file; report a problem if not."""
         self._size += fields.place.size if isinstance(fields.place, Mapping) else 0
         if self._size > MAX_NODES:
-            self._report.add(place, "JP013", f"the included files stand for more than {MAX_NODES:,} values")
+            self._report.add(place, "JP013", f"the included files have more than {MAX_NODES:,} values")
             return False
         return True
 

@@ -1,4 +1,4 @@
-"""A plan's file to a plan: the one way in for everything that needs one."""
+"""Load a plan from its file. All code that needs a plan uses `load_plan`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from runner.plan.report import Report
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What came of a file: the plan if there is no error, and everything that was found, in file order.
+    """The result of loading a file: the plan if there is no error, and every problem, in file order.
 
-    `draft` is the plan as far as it could be understood, also with errors: its SQL texts can be relied on, each by
-    itself, and nothing else. None if the file could not be read. `unjudged` is the plan if its form has no error, also
-    if rules about its SQL find some.
+    `draft` is the plan as far as it could be built, also with errors; only its single SQL texts are reliable. None if
+    the file could not be read. `unjudged` is the plan if its form has no error, also if rules about its SQL find some.
     """
 
     plan: Plan | None
@@ -42,7 +41,7 @@ def load_plan(
     """Read a plan, with every problem that it has; nothing in the file can make this raise.
 
     `given` are `--param` texts, `params_file` a YAML or JSON mapping, `environment` the process's environment, in that
-    order of strength. `require_values` makes a parameter without any value an error.
+    order of precedence. `require_values` makes a parameter without any value an error.
     """
     report = Report()
     plan = None
@@ -63,7 +62,7 @@ def load_plan(
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Hold the garbage collector: a large plan is a million objects and no cycles, and looking takes half the time."""
+    """Pause the garbage collector: a large plan has a million objects and no cycles; collection doubles the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -74,6 +73,6 @@ def without_collection() -> Iterator[None]:
 
 
 def _read_values(path: Path, report: Report) -> dict[str, object]:
-    """Return a params file's values; whether they fit is seen when the plan is built with them."""
+    """Return a params file's values; they are checked when the plan is built."""
     root = read(path, str(path), report, hint="a params file has `name: value` on each line", pipe=True)
     return {} if root is None else {name: raw_value(node) for name, node in root.values.items()}

@@ -1,6 +1,6 @@
-"""The plan as the rest of jobplan sees it: frozen, checked, and free of YAML.
+"""The checked plan, which all other packages use: frozen and independent of YAML.
 
-Whoever holds a `Plan` may rely on it: every name resolves, every step has a timeout and an on-finish policy, there is
+Every `Plan` satisfies this: every name resolves, every step has a timeout and an on-finish policy, there is
 no cycle, and no step is wider than the budget. Durations are seconds as float, `None` means "no limit".
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 
 from runner.errors import Position
 
-#: What a parameter or an item may hold once it has been read: JSON's scalars. Numbers keep their written form.
+#: The value of a parameter or an item: a JSON scalar. Numbers keep their written form.
 Value = str | int | float | bool
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
@@ -37,21 +37,21 @@ class ParamType(enum.StrEnum):
 
 
 class OnFinish(enum.StrEnum):
-    """Whether the run is over before the step is (wait), or may end while its worker goes on (detach)."""
+    """Whether the run waits for the step (wait), or may end while its worker continues (detach)."""
 
     WAIT = "wait"
     DETACH = "detach"
 
 
 class OnRunnerExit(enum.StrEnum):
-    """What becomes of a step's worker when the runner is interrupted."""
+    """What happens to a step's worker when the runner is interrupted."""
 
     CANCEL = "cancel"
     DETACH = "detach"
 
 
 class OnFailure(enum.StrEnum):
-    """What a failed step means for the rest: go on, start nothing more, or also cancel what runs."""
+    """What a failed step causes: continue, start no more steps, or also cancel running steps."""
 
     CONTINUE = "continue"
     DRAIN = "drain"
@@ -59,7 +59,7 @@ class OnFailure(enum.StrEnum):
 
 
 class Otherwise(enum.StrEnum):
-    """What a requirement that is not met does to the run: it fails, or it is skipped."""
+    """What an unmet requirement causes: the run fails, or is skipped."""
 
     FAIL = "fail"
     SKIP = "skip"
@@ -73,7 +73,7 @@ class OnConflict(enum.StrEnum):
 
 
 class NeedOn(enum.StrEnum):
-    """Which end of the needed step lets the dependent one start."""
+    """Which outcome of the needed step allows the dependent step to start."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -105,7 +105,7 @@ class Sql:
 
 @lru_cache(maxsize=16)
 def _line_ends(text: str) -> list[int]:
-    """Return where the line breaks are; kept, because a long text with many problems is asked once for each."""
+    """Return where the line breaks are; cached, because a long text with many problems is searched once for each."""
     return [found.start() for found in re.finditer("\n", text)]
 
 
@@ -126,7 +126,7 @@ class Param:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Check:
-    """A SQL condition and the sentence that is said when it does not hold."""
+    """A SQL condition, and the message if it does not hold."""
 
     sql: Sql
     message: str
@@ -136,8 +136,8 @@ class Check:
 class Requires:
     """What must be true of the server before anything starts.
 
-    `otherwise` is what an unmet requirement does to the run; None: it fails. (The default is None so that the hash of a
-    plan that does not set it stays as it is.)
+    `otherwise` is what an unmet requirement causes; None means that the run fails. (The default is None so that the
+    hash of a plan without the key does not change.)
     """
 
     databases: tuple[str, ...] = ()
@@ -151,7 +151,7 @@ class Requires:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How much of the server a run may take: workers at once, workers it must leave free, and named pools."""
+    """How much of the server a run may use: concurrent workers, workers that it leaves free, and named pools."""
 
     slots: int
     reserve: int = 0
@@ -169,7 +169,7 @@ class Concurrency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """One edge of the graph: the step that must be over, and how it must have ended."""
+    """One edge of the graph: the step that must have ended, and with which outcome."""
 
     step: str
     on: NeedOn = NeedOn.SUCCESS
@@ -205,13 +205,13 @@ class AllowFailure:
     sqlstates: frozenset[str] | None = None
 
     def allows(self, sqlstate: str | None) -> bool:
-        """Say whether a failure with this SQLSTATE is allowed."""
+        """Return whether a failure with this SQLSTATE is allowed."""
         return self.sqlstates is None or sqlstate in self.sqlstates
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expect:
-    """What the last statement must give, and the step: rows, one value, a SQL condition that holds, WARNINGs."""
+    """What a step must produce: rows or one value of its last statement, a SQL condition that holds, WARNINGs."""
 
     rows_min: int | None = None
     rows_max: int | None = None
@@ -223,7 +223,7 @@ class Expect:
 
     @property
     def judges_warnings(self) -> bool:
-        """Say whether it says how many WARNINGs of the server the step may have."""
+        """Return whether it limits the number of WARNINGs from the server."""
         return self.warnings_min is not None or self.warnings_max is not None
 
 
@@ -231,7 +231,7 @@ class Expect:
 class ForEach:
     """One instance of the step for each item: literal items, or the rows of a query. `as_` names the item in SQL.
 
-    With `type` relation each item is the name of a relation, which SQL gets part by part.
+    With `type` relation each item is the name of a relation, and each part of it is quoted separately in SQL.
     """
 
     as_: str
@@ -243,7 +243,7 @@ class ForEach:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Repeat:
-    """Run the step again until it gives no rows (`until_sql` is None) or a SQL condition holds."""
+    """Run the step again until it returns no rows (`until_sql` is None) or a SQL condition holds."""
 
     max_iterations: int
     until_sql: Sql | None = None
@@ -252,7 +252,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One SQL text of the plan and everything that is known about how it may run."""
+    """One SQL text of the plan, with its limits and everything that decides how it runs."""
 
     id: str
     sql: Sql
@@ -287,7 +287,7 @@ class Step:
 
     @property
     def waits(self) -> bool:
-        """Say whether the run is not over before this step is."""
+        """Return whether the run waits for this step."""
         return self.on_finish is OnFinish.WAIT
 
 

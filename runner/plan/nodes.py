@@ -1,4 +1,4 @@
-"""What a YAML file says, and where: scalars, sequences and mappings that know their place.
+"""The nodes of a YAML file: scalars, sequences and mappings with their positions.
 
 Nodes are named tuples, not dataclasses: a plan of 10,000 steps has a quarter of a million of them, and a frozen
 dataclass takes four times as long to make.
@@ -17,7 +17,7 @@ ScalarValue: TypeAlias = str | int | float | bool | None
 
 
 class Source:
-    """One file: its name as problems tell it, and its text."""
+    """One file: its name in problems, and its text."""
 
     __slots__ = ("_lines", "name", "text")
 
@@ -36,7 +36,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LineStarts(SequenceABC[Position]):
-    """The starts of adjacent lines in one column. They are made when asked for: a file may be nothing but lines."""
+    """The starts of adjacent lines in one column. They are created on access: a file may have very many lines."""
 
     file: str
     first_line: int
@@ -58,7 +58,7 @@ class LineStarts(SequenceABC[Position]):
 
 
 class Scalar(NamedTuple):
-    """A scalar: `text` as written (unquoted), `value` as YAML 1.2 reads it; `style` is empty for a plain one."""
+    """A scalar: `text` as written (without quotes), `value` as YAML 1.2 reads it; `style` is empty for a plain one."""
 
     source: Source
     line: int
@@ -89,7 +89,7 @@ class Sequence(NamedTuple):
 
 
 class Mapping(NamedTuple):
-    """A mapping: its values by key, and for each key the scalar that wrote it. Merged keys (`<<`) are among them."""
+    """A mapping: its values by key, and the scalar of each key. Merged keys (`<<`) are included."""
 
     source: Source
     line: int
@@ -108,10 +108,10 @@ Node: TypeAlias = Scalar | Sequence | Mapping
 
 
 def sql_of(scalar: Scalar) -> Sql:
-    """Return the scalar's text as SQL that knows its place.
+    """Return the scalar's text as SQL with its position.
 
-    Each line's start is known when the text stands in the file as it is: literal blocks, and scalars on one line
-    without escapes. The source itself is the proof: where it reads otherwise, only the start is known.
+    The start of each line is known if the file has the text unchanged: literal blocks, and scalars on one line without
+    escapes. The text is compared with the source; where they differ, only the start is known.
     """
     starts = _block_starts(scalar) if scalar.style == "|" else _inline_start(scalar)
     if starts is None:
@@ -120,7 +120,7 @@ def sql_of(scalar: Scalar) -> Sql:
 
 
 def sql_of_file(name: str, text: str) -> Sql:
-    """Return the text of a whole file as SQL; `name` is the file's, as problems tell it."""
+    """Return the text of a whole file as SQL; `name` is the file's name in problems."""
     starts = LineStarts(file=name, first_line=1, column=1, lines=text.count("\n") + 1)
     return Sql(text=text, start=starts[0], line_starts=starts)
 

@@ -1,7 +1,7 @@
-"""Typed parameters: what a value may be, and which of the places that give one is the strongest.
+"""Typed parameters: which values they allow, and which source of a value has precedence.
 
-A value comes from `--param`, a params file, the environment or the plan's default, in that order of strength, and is
-checked alike wherever it comes from: by its type, and by the declaration's enum, pattern, minimum and maximum.
+A value comes from `--param`, a params file, the environment or the plan's default, in that order of precedence. It is
+checked in the same way for every source: by its type, and by the declaration's enum, pattern, minimum and maximum.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from runner.plan.patterns import MAX_MATCHED, TooSlowError, matches
 from runner.plan.report import Guesses, listed
 from runner.sql.qualified import qualified_name
 
-#: What the environment's variables are called: this and the parameter's name in upper case.
+#: The prefix of an environment variable for a parameter; the parameter's name in upper case follows.
 ENVIRONMENT_PREFIX: Final = "JOBPLAN_PARAM_"
-#: Codes of what is wrong with the values that are given for a run, and not with the plan.
+#: Codes of problems with the values given for a run, not with the plan.
 OF_GIVEN_VALUES: Final = frozenset({"JP226", "JP227", "JP228"})
 #: The longest integer or number (characters); PostgreSQL's numeric takes far more, no key or count needs it.
 MAX_NUMBER: Final = 100
@@ -38,8 +38,8 @@ _TIMESTAMP = re.compile(
 def parse_value(param_type: ParamType, raw: object) -> Value:
     """Return `raw` (text, or a scalar of YAML or JSON) as a value of the type.
 
-    A number keeps its exact decimal form, as text; a duration and a timestamp stay as written, which PostgreSQL reads
-    alike. ValueError, with a sentence that begins after "the value", if it is not of the type.
+    A number keeps its exact decimal form, as text; a duration and a timestamp stay as written, which PostgreSQL can
+    read. ValueError, with a sentence that continues "the value", if it is not of the type.
     """
     if param_type is ParamType.BOOLEAN:
         return _boolean(raw)
@@ -47,7 +47,7 @@ def parse_value(param_type: ParamType, raw: object) -> Value:
 
 
 def typed_values(params: Mapping[str, Param], values: Mapping[str, Value]) -> Mapping[str, Value]:
-    """Return values that were read again as plain texts with the types that they have in a plan."""
+    """Return values that were read back as plain texts with the types that they have in a plan."""
     relations = {name for name, param in params.items() if param.type is ParamType.RELATION} & values.keys()
     return {**values, **{name: qualified_name(str(values[name])) for name in relations}}
 
@@ -74,7 +74,7 @@ def check_value(param: Param, value: Value) -> None:
 
 
 def _is_one_of(param: Param, value: Value) -> bool:
-    """Say whether the enum has the value; a number in it may be written in another way."""
+    """Return whether the enum has the value; numbers are compared by value, not by text."""
     if param.type is ParamType.NUMBER:
         return any(Decimal(str(allowed)) == Decimal(str(value)) for allowed in param.enum)
     return value in param.enum
@@ -97,8 +97,8 @@ def resolve_values(
 ) -> tuple[dict[str, Value], tuple[Problem, ...]]:
     """Return the value of every parameter that has one, and a problem for each that is wrong.
 
-    A problem stands at the parameter's declaration; one with a name that is not declared stands at `start`. Variables
-    of the environment that are not declared are left alone: they may be another plan's.
+    A problem has the position of the parameter's declaration, or `start` if the name is not declared. Environment
+    variables without a declaration are ignored: they may be for another plan.
     """
     values: dict[str, Value] = {}
     problems = []
@@ -106,24 +106,24 @@ def resolve_values(
     for names, source in ((given, "--param"), (file_values, "the params file")):
         for name in names:
             if name not in params:
-                message = f"the plan has no parameter `{name}`, which {source} gives a value"
+                message = f"the plan has no parameter `{name}`, for which {source} gives a value"
                 problems.append(
                     Problem(position=start, code="JP227", message=message, hint=guesses.did_you_mean(name, params))
                 )
     for name, param in params.items():
         variable = ENVIRONMENT_PREFIX + name.upper()
         sources = ((given, name, "--param"), (file_values, name, "the params file"), (environment, variable, variable))
-        found = next(((source[key], told) for source, key, told in sources if key in source), None)
+        found = next(((source[key], origin) for source, key, origin in sources if key in source), None)
         if found is None:
             if param.default is not None:
                 values[name] = param.default
             continue
-        raw, told = found
+        raw, origin = found
         try:
             value = parse_value(param.type, raw)
             check_value(param, value)
         except ValueError as error:
-            message = f"the value of `{name}` from {told} {error}"
+            message = f"the value of `{name}` from {origin} {error}"
             problems.append(Problem(position=param.position, code="JP226", message=message))
         else:
             values[name] = value
@@ -131,7 +131,7 @@ def resolve_values(
 
 
 def _text(raw: object, *, number: bool) -> str:
-    """Return a scalar as text; `number` says that a number is meant."""
+    """Return a scalar as text; with `number` it may be a number."""
     match raw:
         case str():
             _check_characters(raw)
@@ -143,7 +143,7 @@ def _text(raw: object, *, number: bool) -> str:
                 return str(raw)
             raise ValueError(f"is the number {raw}; put it in quotes if the text is meant")
         case _:
-            raise ValueError("is no single text, number or boolean")
+            raise ValueError("is not a single text, number or boolean")
 
 
 def _boolean(raw: object) -> bool:
@@ -160,7 +160,7 @@ def _string(text: str) -> str:
 
 def _identifier(text: str) -> str:
     if not text:
-        raise ValueError("is empty, which no identifier is")
+        raise ValueError("is empty; an identifier is not")
     if (size := len(text.encode())) > MAX_IDENTIFIER:
         raise ValueError(f"is {size} bytes long; PostgreSQL cuts identifiers to {MAX_IDENTIFIER}")
     return text
@@ -218,7 +218,7 @@ def _check_length(text: str) -> None:
 
 def _check_characters(text: str) -> None:
     if "\0" in text:
-        raise ValueError("contains a NUL character, which PostgreSQL cannot hold")
+        raise ValueError("contains a NUL character, which PostgreSQL cannot store")
     try:
         text.encode()
     except UnicodeEncodeError:

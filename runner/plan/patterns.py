@@ -1,4 +1,4 @@
-"""A declaration's `pattern` against a value, in bounded time.
+"""Match a value against the `pattern` of a declaration, in bounded time.
 
 Python's engine backtracks, and for a pattern such as `(a+)+b` forty letters take it years. CI checks the plans of
 strangers' pull requests, so no pattern may take long. Simple patterns cannot, and are matched here. Every other one is
@@ -38,9 +38,9 @@ warnings.simplefilter("ignore")
 pattern, text = json.load(sys.stdin)
 print(int(re.fullmatch(pattern, text) is not None))
 """
-#: Pieces of a pattern: an escape, a set, the opening of a group, a quantifier.
+#: A piece of a pattern: an escape, a set, the start or end of a group, a quantifier.
 _PIECE: Final = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(|\)|[*+?]|\{\d*,?\d*\}|.", re.DOTALL)
-#: How many choices a simple pattern may leave to the engine: those of two stars.
+#: How many choices a simple pattern may leave to the engine: as many as two stars.
 _MOST_CHOICES: Final = 3_000_000
 
 
@@ -49,17 +49,17 @@ class TooSlowError(ValueError):
 
 
 def compile_pattern(pattern: str) -> re.Pattern[str]:
-    """Return a pattern, which a value must match as a whole; ValueError if it is not one."""
+    """Return a compiled pattern that must match the whole value; ValueError if it is not a regular expression."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of constructs that may change their meaning; they still have one
+            warnings.simplefilter("ignore")  # warnings about constructs whose meaning may change; they are still valid
             return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        raise ValueError(f"is no regular expression: {error}") from None
+        raise ValueError(f"is not a regular expression: {error}") from None
 
 
 def matches(pattern: str, text: str) -> bool:
-    """Return whether a pattern matches a whole text; ValueError if it is none, TooSlowError if it takes too long."""
+    """Return whether a pattern matches a whole text; ValueError if it is not one, TooSlowError if it takes too long."""
     compiled = compile_pattern(pattern)
     if is_simple(pattern):
         return compiled.fullmatch(text) is not None
@@ -94,7 +94,7 @@ def is_simple(pattern: str) -> bool:
 
 
 def _repeats(piece: str) -> int | None:
-    """Return how many numbers of repetitions a quantifier allows, None for what is no quantifier."""
+    """Return how many numbers of repetitions a quantifier allows, None if it is not a quantifier."""
     if piece in {"*", "+"}:
         return MAX_MATCHED + 1
     if piece == "?":
@@ -104,7 +104,7 @@ def _repeats(piece: str) -> int | None:
     low, comma, high = piece[1:-1].partition(",")
     least = int(low[:9] or "0")
     most = (int(high[:9]) if high else MAX_MATCHED) if comma else least
-    # Even an exact number repeats a group, which may have choices of its own each time.
+    # Also an exact number repeats a group, and the group may have choices each time.
     return max(min(most, MAX_MATCHED) - least + 1, 1) if comma else 1
 
 
@@ -119,7 +119,7 @@ def _elsewhere(pattern: str, text: str) -> bool:
         while _SPENT and _SPENT[0][0] < now - _WINDOW:
             _SPENT.popleft()
         if sum(seconds for _, seconds in _SPENT) > _ALL_SECONDS:
-            raise TooSlowError("cannot be matched: the patterns before it took too long")
+            raise TooSlowError("cannot be matched: previous patterns took too long")
         try:
             return _in_process(pattern, text)
         finally:

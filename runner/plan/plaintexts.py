@@ -1,6 +1,6 @@
-"""Keys of a plan that take no parameters: where one is written all the same, its name would be used as text.
+"""Find parameters in keys that take none, where the parameter's name would be used as text.
 
-Which keys take parameters is a short list; everything else is found here, so that a new key cannot be forgotten.
+The few keys that take parameters are listed; every other key is checked, so that a new key cannot be forgotten.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from runner.plan.nodes import Mapping, Node, Scalar, Sequence
 from runner.plan.report import Report
 from runner.plan.scope import RUN_NAMES, RUN_STATUS
 
-#: Keys whose texts take parameters, and are read elsewhere. `params` declares them.
+#: Keys whose texts may contain parameters; other modules read them. `params` declares parameters.
 _TAKE_PARAMETERS: Final = frozenset(
     {"sql", "if", "verify", "until", "role", "search_path", "settings", "touches", "params"}
 )
-#: Keys whose texts are only shown to people.
+#: Keys whose texts are only displayed.
 _SHOWN: Final = frozenset({"description", "owner", "tags", "message"})
-#: A word after a colon that follows no letter: `at 10:days` is a text, `of :days` is not.
+#: A word after a colon that does not follow a letter: `at 10:days` is a text, `of :days` is not.
 _REFERENCE: Final = re.compile(
     r"""(?<![:\w]):(?:'(?P<literal>[\w.]+)'|"(?P<identifier>[\w.]+)"|(?P<bare>[A-Za-z_]\w*)(?!\w))"""
 )
 
 
 def check_plain_texts(file: Fields, params: Collection[str], report: Report) -> None:
-    """Report every parameter in a text that takes none: an error, or a warning if the text is only shown."""
+    """Report each parameter in a text that takes none: an error, or a warning if the text is only displayed."""
     known = {*params, *RUN_NAMES, RUN_STATUS}
     for key, node in file.pairs():
         if key in ("steps", "finally") and isinstance(node, Sequence):
@@ -47,7 +47,7 @@ def _check(key: str, node: Node, known: AbstractSet[str], report: Report, *, ste
             if known.isdisjoint({reference, reference.partition(".")[0]}) or report.has_at(scalar.position):
                 continue
             if name in _SHOWN:
-                message = f"`{name}` takes no parameters: `{found.group()}` is shown as it stands there"
+                message = f"`{name}` takes no parameters: `{found.group()}` would be displayed as text"
                 hint = "leave out the colon"
                 report.add(scalar, "JP241", message, hint=hint, step=step, severity=Severity.WARNING)
             else:
@@ -57,7 +57,7 @@ def _check(key: str, node: Node, known: AbstractSet[str], report: Report, *, ste
 
 
 def _texts(key: str, node: Node, take: AbstractSet[str]) -> Iterator[tuple[str, Scalar]]:
-    """Yield each scalar that takes no parameters, with the key that holds it; those under `take` do."""
+    """Yield each scalar that may not contain parameters, with its key; the keys in `take` are left out."""
     if isinstance(node, Scalar):
         if ":" in node.text:
             yield key, node
@@ -71,7 +71,7 @@ def _texts(key: str, node: Node, take: AbstractSet[str]) -> Iterator[tuple[str, 
 
 
 def _items_of(step: Node) -> set[str]:
-    """Return the name of a step's item; its columns follow a dot, which is looked up without them."""
+    """Return the name of a step's item; its columns follow a dot and are not part of the name."""
     for_each = step.values.get("for_each") if isinstance(step, Mapping) else None
     as_ = for_each.values.get("as") if isinstance(for_each, Mapping) else None
     return {as_.text} if isinstance(as_, Scalar) else {"item"} if for_each is not None else set()

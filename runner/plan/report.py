@@ -1,4 +1,4 @@
-"""Where problems are collected: everything that is wrong with a plan is told at once, each thing once."""
+"""Collect the problems of a plan, so that all are reported at once, and each of them once."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from typing import Final, Protocol
 
 from runner.errors import Cause, Position, Problem, Severity
 
-#: How many words are compared for hints, in all: ten thousand misspelt names are not worth minutes.
+#: How many words are compared for hints in all: with ten thousand misspelt names it would take minutes.
 MAX_COMPARED: Final = 50_000
-#: How many problems are told. Nobody reads more, and the services that show them take no more.
+#: How many problems are reported. Services that display them accept no more.
 MAX_PROBLEMS: Final = 1_000
 _MAX_WORD: Final = 100
 
 
 class Placed(Protocol):
-    """Anything that knows its place in a file."""
+    """Anything with a position in a file."""
 
     @property
     def position(self) -> Position:
-        """Return the place."""
+        """Return the position."""
         ...
 
 
 class Guesses:
-    """Finds the known word that was probably meant, as long as that does not take too long for all words together."""
+    """Find the known word that was probably meant; the number of comparisons for all words together is limited."""
 
     def __init__(self) -> None:
         self._left = MAX_COMPARED
 
     @property
     def spent(self) -> bool:
-        """Say whether there will be no more hints."""
+        """Return whether the limit is used up, so that there are no more hints."""
         return self._left < 0
 
     def did_you_mean(self, word: str, known: Collection[str]) -> str | None:
@@ -52,7 +52,7 @@ class Report:
         self.guesses = Guesses()
         self._problems: dict[tuple[Position, str, str], Problem] = {}
         self._files: dict[str, int] = {}
-        self._untold = False
+        self._truncated = False
         self._causes: set[tuple[str, str]] = set()
         self._alike: list[Problem] = []
 
@@ -67,9 +67,9 @@ class Report:
         severity: Severity = Severity.ERROR,
         cause: Cause | None = None,
     ) -> None:
-        """Note a problem; the same one at the same place (a default that many steps use) is noted once.
+        """Add a problem; the same one at the same place (a default that many steps use) is added once.
 
-        Of those with one `cause` only the first counts: the others are listed with it.
+        Of problems with one `cause` only the first counts; the others are listed with it.
         """
         position = where if isinstance(where, Position) else where.position
         problem = Problem(
@@ -82,14 +82,14 @@ class Report:
             if cause is not None:
                 self._causes.add((code, cause.key))
         elif (position, code, message) not in self._problems:
-            self._untold = True
+            self._truncated = True
 
     def names_file(self, name: str) -> None:
-        """Take note of a file that is read, so that problems come in the order of the files."""
+        """Record that a file is read, so that problems come in the order of the files."""
         self._files.setdefault(name, len(self._files))
 
     def has_at(self, position: Position) -> bool:
-        """Say whether something is wrong there already: one mistake is one problem."""
+        """Return whether a problem at this position is known: one mistake is one problem."""
         return any(known == position for known, _, _ in self._problems)
 
     @property
@@ -99,7 +99,7 @@ class Report:
 
     @property
     def has_errors(self) -> bool:
-        """Say whether anything that makes the plan invalid was found."""
+        """Return whether there is a problem that makes the plan invalid."""
         return any(problem.severity is Severity.ERROR for problem in self._problems.values())
 
     def problems(self) -> tuple[Problem, ...]:
@@ -109,11 +109,11 @@ class Report:
         def place(problem: Problem) -> tuple[int, Position, str, str]:
             return (self._files.get(problem.position.file, last), problem.position, problem.code, problem.message)
 
-        told = list(grouped(sorted((*self._problems.values(), *self._alike), key=place)))
-        if self._untold:
-            message = f"there are more than {MAX_PROBLEMS:,} problems; the rest is not told"
-            told.append(Problem(position=told[-1].position, code="JP016", message=message))
-        return tuple(told)
+        reported = list(grouped(sorted((*self._problems.values(), *self._alike), key=place)))
+        if self._truncated:
+            message = f"there are more than {MAX_PROBLEMS:,} problems; the rest is not reported"
+            reported.append(Problem(position=reported[-1].position, code="JP016", message=message))
+        return tuple(reported)
 
 
 #: How many members of a group are named.
@@ -123,8 +123,8 @@ _NAMED: Final = 5
 def grouped(problems: Iterable[Problem]) -> tuple[Problem, ...]:
     """Return the problems with one in place of all those that have the same code and cause.
 
-    It stands where the first one stands and lists the others in its message and in `also`. Without a cause, problems
-    are alike if they say the same of the same place: a file that several steps run.
+    It has the position of the first and lists the others in its message and in `also`. Without a cause, problems are
+    grouped if they have the same message and position, as in a file that several steps run.
     """
     groups: dict[object, list[Problem]] = {}
     for problem in problems:
@@ -140,7 +140,7 @@ def _merged(group: Sequence[Problem]) -> Problem:
     if first.cause is None:
         return replace(first, also=also)
     names = dict.fromkeys(other.cause.part for other in others if other.cause is not None)
-    parts = sorted(names, key=lambda part: part[:1].isdigit())  # what is only counted comes last
+    parts = sorted(names, key=lambda part: part[:1].isdigit())  # parts that are only a number come last
     named = ", ".join(parts[:_NAMED])
     if len(parts) > _NAMED:
         named += f" and {len(parts) - _NAMED:,} more"
@@ -151,7 +151,7 @@ def _merged(group: Sequence[Problem]) -> Problem:
 
 
 def did_you_mean(word: str, known: Collection[str]) -> str | None:
-    """Return a hint for one word alone, as `Guesses.did_you_mean` does."""
+    """Return a hint for a single word, as `Guesses.did_you_mean` does."""
     return Guesses().did_you_mean(word, known)
 
 

@@ -1,6 +1,6 @@
-"""The resolved plan: what will run, with every default and parameter value in it, as JSON and as a hash of that.
+"""The resolved plan: what runs, with every default and parameter value, as JSON, and the hash of the JSON.
 
-The JSON can be read again, so that a run can be gone on with, or looked at, without the files that it came from.
+The JSON can be read back, so that a run can be resumed or displayed without its plan files.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["plan_from_json", "resolved_json", "sha256"]
 
 
 def plan_from_json(text: str) -> Plan:
-    """Return the plan that `resolved_json` wrote: what runs is the same, and so is its SHA-256.
+    """Return the plan that `resolved_json` wrote; it runs the same steps and has the same SHA-256.
 
-    Positions and the file's name are not in it, and mappings come in the order of their names. RecordError if the text
-    is no resolved plan, or one of a version of jobplan that knows more than this one.
+    It has no positions and no file name, and its mappings are sorted by key. RecordError if the text is not a resolved
+    plan, or has fields of a later version of jobplan.
     """
     try:
         plan: Plan = _READ(as_mapping(json.loads(text)), Plan)
@@ -42,14 +42,14 @@ _ITEM = Value | Mapping[str, Value]
 
 def _sql(text: object, _: object) -> Sql:
     if not isinstance(text, str):
-        raise TypeError(f"{text!r} is no SQL")
+        raise TypeError(f"{text!r} is not SQL")
     return Sql(text=text, start=_NOWHERE)
 
 
 def _item(value: Any, _: object) -> Any:  # noqa: ANN401 - a scalar or an object of scalars
     scalars = value.values() if isinstance(value, dict) else (value,)
     if not all(isinstance(scalar, str | int | float) for scalar in scalars):
-        raise TypeError(f"{value!r} is no item")
+        raise TypeError(f"{value!r} is not an item")
     return value
 
 

@@ -1,8 +1,8 @@
-"""The plan language's keys, from `schemas/plan-v1.schema.json`: the one place that lists them, for editors and for us.
+"""The plan language's keys, from `schemas/plan-v1.schema.json`: which editors and jobplan use.
 
-The file is interpreted by `shape`, not by the jsonschema library: that takes a quarter of a millisecond and more for
-each step (several seconds for a large plan), 100 ms to import, and tells violations as dumps of the schema. The tests
-hold our reading of the file against jsonschema's.
+`shape` interprets the file, not the jsonschema library: that takes at least a quarter of a millisecond for each step
+(several seconds for a large plan) and 100 ms to import, and it reports violations as dumps of the schema. Tests compare
+the results of both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def schema_text() -> str:
     packaged = resources.files("runner") / "schemas" / _FILE
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")
-    # A wheel has the schemas inside the package; a checkout has them once, at the top where people and editors look.
+    # A wheel has the schemas inside the package; a checkout has them at the top, where users and editors find them.
     return (Path(__file__).resolve().parents[2] / "schemas" / _FILE).read_text(encoding="utf-8")
 
 
@@ -45,7 +45,7 @@ def _check(definition: str | None) -> Check:
 def check_shape(root: Node, report: Report, *, definition: str | None = None) -> frozenset[int]:
     """Report what the schema forbids, and return the `id()` of every node whose value must not be used.
 
-    `definition` names the part of the schema that the file must follow, None the whole: a plan.
+    `definition` names the part of the schema that the file must follow; None means the whole schema, for a plan.
     """
     walk = Walk(report)
     _check(definition)(root, "the file" if definition else "the plan", walk)

@@ -1,4 +1,4 @@
-"""Which names a SQL text of the plan may use, and in which form: parameters, the run's words, for_each items."""
+"""The names that a SQL text of the plan may use, and their forms: parameters, `run.…` names, for_each items."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from runner.plan.report import Report
 from runner.sql.params import Form, Reference, TemplateError, in_brackets, references
 from runner.sql.session import Place, named_in
 
-#: Built in everywhere, and in finally steps only.
+#: Names that are built in everywhere, and in finally steps only.
 RUN_NAMES = ("run.id", "run.name")
 RUN_STATUS = "run.status"
-#: How many wrong references of one text are reported: each is looked up from the text's start.
+#: How many wrong references of one text are reported: the position of each is searched from the text's start.
 MAX_WRONG: Final = 100
-#: For how many of them the text is scanned once more, to see whether an array slice was meant.
+#: For how many of them the text is scanned again to find out whether an array slice was meant.
 _MAX_SLICES: Final = 5
 _SLICE_HINT: Final = "if an array slice is meant, write a space after the colon"
 
@@ -28,7 +28,7 @@ _IDENTIFIER_TYPES = frozenset({ParamType.STRING, ParamType.IDENTIFIER, ParamType
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Name:
-    """What is known of a name: whether it may be bare (a number or boolean), and whether it may be an identifier.
+    """What is known about a name: whether it may be bare (a number or boolean), and whether it may be an identifier.
 
     A `relation` is one with its schema, and cannot stand where one name does.
     """
@@ -44,7 +44,7 @@ _NO_NAMES: Mapping[str, Name] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scope:
-    """The names that are known, those of a step's items apart.
+    """The known names; those of a step's items are kept separately.
 
     `open_prefix` allows any name that begins with it: the columns of a query's rows.
     """
@@ -54,7 +54,7 @@ class Scope:
     open_prefix: str | None = None
 
     def find(self, name: str) -> Name | None:
-        """Return what is known of a name, None if it is unknown."""
+        """Return what is known about a name, None if it is unknown."""
         found = self.items.get(name) or self.names.get(name)
         if found is None and self.open_prefix is not None and name.startswith(self.open_prefix):
             return _UNKNOWN_COLUMN
@@ -74,7 +74,7 @@ _UNKNOWN_COLUMN = Name(what="a column of a query, whose type is not known yet")
 
 
 def plan_scope(params: Mapping[str, Param], *, status: bool) -> Scope:
-    """Return what every SQL text of the plan may name; `status` adds what only finally steps know."""
+    """Return the names for every SQL text of the plan; `status` adds those of finally steps."""
     names = dict.fromkeys((*RUN_NAMES, *([RUN_STATUS] if status else [])), _RUN_NAME)
     for name, param in params.items():
         article = "an" if param.type in (ParamType.INTEGER, ParamType.IDENTIFIER) else "a"
@@ -88,7 +88,7 @@ def plan_scope(params: Mapping[str, Param], *, status: bool) -> Scope:
 
 
 def check_references(sql: Sql, scope: Scope, report: Report, *, step: str | None) -> None:
-    """Report every parameter that a SQL text names wrongly."""
+    """Report every parameter that a SQL text uses wrongly."""
     try:
         found = references(sql.text)
     except TemplateError as error:
@@ -98,7 +98,7 @@ def check_references(sql: Sql, scope: Scope, report: Report, *, step: str | None
 
 
 def check_names(sql: Sql, place: Place, scope: Scope, report: Report, *, step: str | None) -> None:
-    """Report every parameter that a role, a setting or a list of names has wrongly."""
+    """Report every parameter that a role, a setting or a list of names uses wrongly."""
     try:
         found = named_in(sql.text, place, lambda name: scope.find(name) is not None)
     except TemplateError as error:
@@ -108,13 +108,13 @@ def check_names(sql: Sql, place: Place, scope: Scope, report: Report, *, step: s
         for reference in found:
             name = scope.find(reference.name)
             if name is not None and name.relation:
-                message = f"`{reference}` is a relation, and {place.value[1]} takes no name with a schema"
+                message = f"`{reference}` is a relation, and {place.value[1]} cannot have a name with a schema"
                 hint = "declare a parameter of type identifier for it"
                 report.add(sql.position(reference.start), "JP221", message, hint=hint, step=step)
     _report_wrong(sql, found, scope, report, step)
 
 
-#: Where a relation's name cannot stand.
+#: Where a relation's name is not allowed.
 _ONE_NAME: Final = frozenset({Place.ROLE, Place.SEARCH_PATH, Place.LIST_SETTING})
 
 
@@ -127,13 +127,13 @@ def _report_wrong(sql: Sql, found: Iterable[Reference], scope: Scope, report: Re
 
 
 def _wrong(reference: Reference, scope: Scope, report: Report) -> tuple[Reference, str, str, str | None] | None:
-    """Return what is wrong with a reference: code, message and hint."""
+    """Return the problem of a reference: code, message and hint."""
     name = scope.find(reference.name)
     if name is not None:
         found = _wrong_form(reference, name)
         return (reference, "JP221", *found) if found else None
     if reference.name == RUN_STATUS:
-        return reference, "JP220", f"`{reference}`: only finally steps know how the run ended", None
+        return reference, "JP220", f"`{reference}`: only finally steps can use the status of the run", None
     hint = report.guesses.did_you_mean(reference.name, [*scope.items, *scope.names])
     return reference, "JP220", f"`{reference}`: there is no parameter `{reference.name}`", hint
 

@@ -18,8 +18,8 @@ def not_selected(
 ) -> frozenset[str]:
     """Return the ids of the steps that are left out; those of `finally` always run.
 
-    UsageError if a selector matches nothing, if nothing is left, or if a selected step needs one that is left out and
-    nobody says, with `assume_done`, that this is done.
+    UsageError if a selector matches nothing, if no step is left, or if a selected step needs one that is left out,
+    unless `assume_done` declares those to be done.
     """
     needs = {step.id: tuple(need.step for need in step.needs) for step in plan.steps}
     chosen = _matching(plan, needs, select) if select else set(needs)
@@ -61,5 +61,5 @@ def _check_needs(steps: Iterable[Step], chosen: set[str]) -> None:
         if missing:
             raise UsageError(
                 f"{step.id} needs {missing[0]}, which is not selected.",
-                hint=f"Select +{step.id}, or say --assume-done.",
+                hint=f"Select +{step.id}, or add --assume-done.",
             )

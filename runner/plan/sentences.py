@@ -1,4 +1,4 @@
-"""What is said about a value that the schema forbids: plain sentences for somebody who has never read a schema."""
+"""The messages for values that the schema forbids, for readers who do not know JSON Schema."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TYPE_WORDS = {
 }
 _BOOLEANS = {"true": "true", "yes": "true", "on": "true", "y": "true"}
 _BOOLEANS |= {"false": "false", "no": "false", "off": "false", "n": "false"}
-#: What other tools call it.
+#: Keys of other tools, and the key of a plan that means the same.
 _ELSEWHERE = {
     "after": "needs",
     "command": "sql",
@@ -58,12 +58,12 @@ _UNIT_WORDS = (
     (r"(?:hours?|hrs?)", "h"),
     (r"days?", "d"),
 )
-#: Characters beyond which no number of a plan makes sense.
+#: No number in a plan needs more characters than this.
 _LONG_NUMBER = 9
 _SIZE_UNITS = {"": "kB", "b": "B", "k": "kB", "kb": "kB", "kib": "kB", "m": "MB", "mb": "MB", "mib": "MB", "g": "GB"}
 
 
-class Told(NamedTuple):
+class Wording(NamedTuple):
     """A message and a hint."""
 
     message: str
@@ -71,108 +71,108 @@ class Told(NamedTuple):
 
 
 class About(NamedTuple):
-    """What a part of the schema is about: its title, and whether it is about the items of a list."""
+    """What a part of the schema describes: its title, and whether it describes the items of a list."""
 
     title: str | None
     item: bool
 
     def phrase(self, label: str) -> str:
-        """Name what is wrong."""
+        """Return the name of the wrong value for a message."""
         if self.item:
             return "a step" if self.title == "a step" else f"an item of `{label}`"
         return label if " " in label else f"`{label}`"
 
 
 def type_words(types: Iterable[str]) -> str:
-    """Say what types are expected."""
+    """Return the expected types in words."""
     return " or ".join(_TYPE_WORDS[name] for name in types)
 
 
-def wrong_type(about: About, label: str, node: Node, expected: str, kinds: Collection[str]) -> Told:
-    """Say that a value is not of the type, or not of any of the types, that it must have."""
+def wrong_type(about: About, label: str, node: Node, expected: str, kinds: Collection[str]) -> Wording:
+    """A value has the wrong type."""
     if isinstance(node, Scalar) and node.value is None:
-        return Told(f"{about.phrase(label)} has no value; it must be {expected}")
+        return Wording(f"{about.phrase(label)} has no value; it must be {expected}")
     message = f"{about.phrase(label)} must be {expected}, not {_shown(node)}"
-    return Told(message, _type_hint(about, node, kinds))
+    return Wording(message, _type_hint(about, node, kinds))
 
 
-def wrong_form(about: About, label: str, node: Scalar) -> Told:
-    """Say that a text does not have the form that it must have."""
-    return Told(f"{about.phrase(label)}: {_quoted(node.text)} is not {about.title}", _form_hint(about, node.text))
+def wrong_form(about: About, label: str, node: Scalar) -> Wording:
+    """A text does not have the required form."""
+    return Wording(f"{about.phrase(label)}: {_quoted(node.text)} is not {about.title}", _form_hint(about, node.text))
 
 
-#: What is asked for by whoever wants a parameter that is recorded nowhere, and a type that only parameters have.
+#: Types that users try for a parameter that is not recorded, and a type that only parameters have.
 _SECRETS = frozenset({"secret", "password", "credential", "token"})
 _A_PARAMETER_S_TYPE = "identifier"
 NO_SECRETS = (
     "no parameter is secret: a worker's SQL is in pg_stat_activity, the server's log, the journal and the ledger. Keep "
-    "the secret on the server, where the SQL reads it: a user mapping, or a table that only the step's role may read"
+    "the secret on the server, where the SQL reads it: in a user mapping, or a table that only the step's role may read"
 )
 
 
-def not_in(about: About, label: str, node: Node, allowed: list[Any], guesses: Guesses) -> Told:
-    """Say which values are allowed."""
+def not_in(about: About, label: str, node: Node, allowed: list[Any], guesses: Guesses) -> Wording:
+    """A value is not one of those allowed."""
     words = [str(word) for word in allowed]
     hint = guesses.did_you_mean(node.text, words) if isinstance(node, Scalar) else None
     if _A_PARAMETER_S_TYPE in words and isinstance(node, Scalar) and node.text.lower() in _SECRETS:
         hint = NO_SECRETS
-    return Told(f"{about.phrase(label)} must be {listed(words)}, not {_shown(node)}", hint)
+    return Wording(f"{about.phrase(label)} must be {listed(words)}, not {_shown(node)}", hint)
 
 
-def out_of_range(about: About, label: str, node: Scalar, bound: str) -> Told:
-    """Say what the bound is."""
+def out_of_range(about: About, label: str, node: Scalar, bound: str) -> Wording:
+    """A number is below or above its bound."""
     if len(node.text) > _LONG_NUMBER:
-        return Told(f"{about.phrase(label)}: {_quoted(node.text)} is out of range; it must be {bound}")
-    return Told(f"{about.phrase(label)} must be {bound}, not {node.text}")
+        return Wording(f"{about.phrase(label)}: {_quoted(node.text)} is out of range; it must be {bound}")
+    return Wording(f"{about.phrase(label)} must be {bound}, not {node.text}")
 
 
-def huge(about: About, label: str, node: Scalar) -> Told:
-    """Say that a whole number has far too many digits."""
-    return Told(f"{about.phrase(label)}: {_quoted(node.text)} is out of range; it has {len(node.text):,} digits")
+def huge(about: About, label: str, node: Scalar) -> Wording:
+    """A whole number has far too many digits."""
+    return Wording(f"{about.phrase(label)}: {_quoted(node.text)} is out of range; it has {len(node.text):,} digits")
 
 
-def empty(about: About, label: str) -> Told:
-    """Say that there must be something."""
-    return Told(f"{about.phrase(label)} must not be empty")
+def empty(about: About, label: str) -> Wording:
+    """A value is empty."""
+    return Wording(f"{about.phrase(label)} must not be empty")
 
 
-def too_long(about: About, label: str, at_most: int) -> Told:
-    """Say how long the text may be."""
-    return Told(f"{about.phrase(label)} must have at most {at_most} characters")
+def too_long(about: About, label: str, at_most: int) -> Wording:
+    """A text is too long."""
+    return Wording(f"{about.phrase(label)} must have at most {at_most} characters")
 
 
-def twice(label: str, node: Node) -> Told:
-    """Say that an item stands in a list twice."""
+def twice(label: str, node: Node) -> Wording:
+    """A list has an item twice."""
     what = _quoted(node.text) if isinstance(node, Scalar) else "this item"
-    return Told(f"{what} is in `{label}` twice")
+    return Wording(f"{what} is in `{label}` twice")
 
 
-def unknown_key(about: About, label: str, key: str, known: Collection[str], guesses: Guesses) -> Told:
-    """Say that there is no such key, and which one was probably meant."""
+def unknown_key(about: About, label: str, key: str, known: Collection[str], guesses: Guesses) -> Wording:
+    """A key is unknown; the hint names the one that was probably meant."""
     hint: str | None
     if (invisible := INVISIBLE.search(key)) is not None:
-        hint = f"{name_of(invisible.group())} stands in it, which looks like a space or like nothing; remove it"
-        return Told(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
+        hint = f"{name_of(invisible.group())} is in it, which is invisible or looks like a space; remove it"
+        return Wording(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
     meant = _ELSEWHERE.get(key)
     hint = f"did you mean `{meant}`?" if meant in known else guesses.did_you_mean(key, known)
     if hint is None and len(known) <= 8:
         hint = f"its keys are {listed(known, last='and')}"
-    return Told(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
+    return Wording(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
 
 
-def missing(about: About, label: str, key: str) -> Told:
-    """Say which key is missing."""
-    return Told(f"{about.phrase(label)} has no `{key}`, which is required")
+def missing(about: About, label: str, key: str) -> Wording:
+    """A required key is missing."""
+    return Wording(f"{about.phrase(label)} has no `{key}`, which is required")
 
 
-def not_one(about: About, label: str, keys: list[str], node: Mapping) -> Told:
-    """Say that exactly one of some keys must be there."""
+def not_one(about: About, label: str, keys: list[str], node: Mapping) -> Wording:
+    """A mapping does not have exactly one of some keys."""
     found = "has both" if any(key in node.values for key in keys) else "has neither"
-    return Told(f"{about.phrase(label)} must have exactly one of {listed(keys, last='and')}; this one {found}")
+    return Wording(f"{about.phrase(label)} must have exactly one of {listed(keys, last='and')}; this one {found}")
 
 
 def _quoted(text: str) -> str:
-    """Quote a text of the file; characters that cannot be seen are written out."""
+    """Quote a text of the file; write invisible characters as their code points."""
     if not text.isascii():
         text = INVISIBLE.sub(lambda found: f"<U+{ord(found.group()):04X}>", text)
     shown = " ".join(text.split())
@@ -204,15 +204,15 @@ def _type_hint(about: About, node: Node, kinds: Collection[str]) -> str | None:
     return f"write it as a list: [{text}]" if "array" in kinds else None
 
 
-#: What a parameter looks like where none can stand.
+#: A parameter in a place where parameters are not substituted.
 _PARAMETER = re.compile(r""":(?:'[\w.]+'|"[\w.]+"|[A-Za-z_]\w*)""")
-_NO_PARAMETER = "parameters do not work here: write the value itself"
+_NO_PARAMETER = "parameters are not substituted here: write the value itself"
 
 
 def _form_hint(about: About, text: str) -> str | None:
-    """Return the text that was probably meant."""
+    """Return a hint with the text that was probably meant."""
     if (invisible := INVISIBLE.search(text)) is not None:
-        return f"{name_of(invisible.group())} stands in it, which looks like a space or like nothing; remove it"
+        return f"{name_of(invisible.group())} is in it, which is invisible or looks like a space; remove it"
     if _PARAMETER.fullmatch(text.strip()):
         return _NO_PARAMETER
     meant: str | None = None

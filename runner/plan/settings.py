@@ -1,4 +1,4 @@
-"""What a step sets for its session: names of settings, those that jobplan needs for itself, and parameters in them."""
+"""The settings of a step: their names, those that a step cannot set, and parameters in their values."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from runner.sql.session import Place, place_of_setting
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
 
 _TIMEOUT = "use `timeout`"
-_DEFAULT = "use `default_{}`, which a worker's transaction begins with"
+_DEFAULT = "use `default_{}`, which applies to the worker's transaction"
 _SESSION = "it would act on jobplan's own session, not on the worker"
 
-#: Settings that a step cannot have, in lower case, and what to do instead. Each would break what another key promises,
-#: or the session that launches and watches the worker.
+#: Settings that a step cannot have, in lower case, and what to do instead. Each would break another key of the step, or
+#: the session that launches and observes the worker.
 FORBIDDEN: Final = {
-    "application_name": "jobplan sets it: it tells whose worker that is",
+    "application_name": "jobplan sets it, to identify the worker",
     "client_encoding": "jobplan's sessions are UTF8",
     "idle_in_transaction_session_timeout": _SESSION,
     "idle_session_timeout": _SESSION,
@@ -33,7 +33,7 @@ FORBIDDEN: Final = {
     "transaction_deferrable": _DEFAULT.format("transaction_deferrable"),
     "transaction_isolation": _DEFAULT.format("transaction_isolation"),
     "transaction_read_only": _DEFAULT.format("transaction_read_only"),
-    "transaction_timeout": f"{_TIMEOUT}: a worker that this one stops looks as if it had succeeded",
+    "transaction_timeout": f"{_TIMEOUT}: a worker that it stops looks as if it had succeeded",
 }
 _OURS = "pg_background."
 
@@ -47,12 +47,15 @@ def read_settings(fields: Fields) -> dict[str, str]:
     seen: dict[str, str] = {}
     for name, node in settings.pairs():
         lower = name.lower()
-        hint = "jobplan sets what it needs of them" if lower.startswith(_OURS) else FORBIDDEN.get(lower)
+        hint = "jobplan sets these itself" if lower.startswith(_OURS) else FORBIDDEN.get(lower)
         if hint is not None:
             fields.add(settings.key(name), "JP212", f"`{name}` cannot be set by a step", hint=hint)
         elif not _NAME.fullmatch(name):
             fields.add(
-                settings.key(name), "JP213", f"`{name}` is no name of a setting", hint="like work_mem, or myapp.tenant"
+                settings.key(name),
+                "JP213",
+                f"`{name}` is not the name of a setting",
+                hint="like work_mem, or myapp.tenant",
             )
         elif lower in seen:
             fields.add(settings.key(name), "JP214", f"`{name}` and `{seen[lower]}` are the same setting")
@@ -63,7 +66,7 @@ def read_settings(fields: Fields) -> dict[str, str]:
 
 
 def check_parameters(fields: Fields, scope: Scope) -> None:
-    """Report every parameter that `role`, `search_path`, `settings` or `touches` has wrongly."""
+    """Report every parameter that is not allowed in `role`, `search_path`, `settings` or `touches`."""
     for node, place in _texts(fields):
         if ":" in node.text:
             check_names(sql_of(node), place, scope, fields.report, step=fields.step)

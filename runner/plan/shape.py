@@ -1,7 +1,7 @@
-"""Checks made from a JSON Schema: each part of the schema becomes a function that looks at one node.
+"""Compile a JSON Schema to checks: each part of the schema becomes a function that checks one node.
 
-The subset of draft-07 that the plan's schema uses, and no more: a keyword that is not known here is an error when the
-schema is compiled, so that nothing the file says can go unchecked.
+It supports the subset of draft-07 that the plan's schema uses. An unknown keyword is an error when the schema is
+compiled, so that no part of the schema is ignored.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _KINDS: Final = {str: "string", bool: "boolean", int: "integer", float: "number"
 
 
 class Walk:
-    """One pass over a document: where problems go, which nodes are unusable, and which step is being looked at."""
+    """The state of one pass over a document: the report, the unusable nodes, and the current step."""
 
     __slots__ = ("bad", "report", "step")
 
@@ -50,24 +50,24 @@ class Walk:
         self.bad: set[int] = set()
         self.step: str | None = None
 
-    def add(self, node: Node, code: str, told: sentences.Told, *, bad: bool = True) -> None:
-        """Report a problem; `bad` says that the node's value must not be used."""
-        self.report.add(node, code, told.message, hint=told.hint, step=self.step)
+    def add(self, node: Node, code: str, wording: sentences.Wording, *, bad: bool = True) -> None:
+        """Report a problem; with `bad` the node's value must not be used."""
+        self.report.add(node, code, wording.message, hint=wording.hint, step=self.step)
         if bad:
             self.bad.add(id(node))
 
 
-#: Looks at one node under the key (or name) that it has in the document.
+#: Checks one node; the text is its key (or name) in the document.
 Check: TypeAlias = Callable[[Node, str, Walk], None]
 
 
 def compile_check(root: JsonSchema, part: JsonSchema) -> Check:
-    """Return the check that `part` of the schema `root` stands for; ValueError if it uses an unknown keyword."""
+    """Return the check for `part` of the schema `root`; ValueError if it uses an unknown keyword."""
     return _Compiler(root).compile(part, item=False)
 
 
 def kind_of(node: Node) -> str:
-    """Return the JSON type of a node; a whole number that is written as `2.0` is an integer, as draft-07 has it."""
+    """Return the JSON type of a node; as in draft-07, a whole number written as `2.0` is an integer."""
     if isinstance(node, Scalar):
         if type(node.value) is float and node.value.is_integer():
             return "integer"
@@ -76,7 +76,7 @@ def kind_of(node: Node) -> str:
 
 
 def is_huge(node: Scalar) -> bool:
-    """Return whether a plain scalar is a whole number of so many digits that it is read as text."""
+    """Return whether a plain scalar is a whole number with so many digits that it is read as text."""
     return not node.style and isinstance(node.value, str) and is_long_integer(node.text)
 
 
@@ -105,33 +105,33 @@ class _Compiler:
         return part, step
 
     def _compile(self, part: JsonSchema, *, item: bool) -> Check:
-        told = sentences.About(title=part.get("title"), item=item)
+        about = sentences.About(title=part.get("title"), item=item)
         if "anyOf" in part:
             _known(part, {"anyOf"})
-            return self._any_of(part["anyOf"], told)
+            return self._any_of(part["anyOf"], about)
         if "enum" in part or "const" in part:
             _known(part, {"enum", "const"})
-            return _one_of(part["enum"] if "enum" in part else [part["const"]], told)
+            return _one_of(part["enum"] if "enum" in part else [part["const"]], about)
         if "type" not in part:
             _known(part, set())
             return _anything
         types = part["type"] if isinstance(part["type"], list) else [part["type"]]
         _known(part, {"type"}.union(*(_KEYWORDS[name] for name in types)))
         if types == ["object"]:
-            return self._object(part, told)
+            return self._object(part, about)
         if types == ["array"]:
-            return self._array(part, told)
-        return _text(part, told) if types == ["string"] else _scalar(part, types, told)
+            return self._array(part, about)
+        return _text(part, about) if types == ["string"] else _scalar(part, types, about)
 
-    def _any_of(self, parts: list[JsonSchema], told: sentences.About) -> Check:
-        """Return a check that lets the node's type choose the part; the parts' types must differ."""
+    def _any_of(self, parts: list[JsonSchema], about: sentences.About) -> Check:
+        """Return a check that chooses the part by the node's type; the parts' types must differ."""
         by_kind: dict[str, Check] = {}
         titles = []
         for part in parts:
             resolved, _ = self._resolve(part)
             types = resolved["type"] if isinstance(resolved["type"], list) else [resolved["type"]]
             titles.append(resolved.get("title") or sentences.type_words(types))
-            check = self.compile(part, item=told.item)
+            check = self.compile(part, item=about.item)
             for kind in [*types, *(["integer"] if "number" in types else [])]:
                 if kind in by_kind:
                     raise ValueError(f"two parts of anyOf are of type {kind}")
@@ -141,33 +141,33 @@ class _Compiler:
         def check_any(node: Node, label: str, walk: Walk) -> None:
             check = by_kind.get(kind_of(node))
             if check is None and "integer" in by_kind and isinstance(node, Scalar) and is_huge(node):
-                walk.add(node, "JP105", sentences.huge(told, label, node))
+                walk.add(node, "JP105", sentences.huge(about, label, node))
             elif check is None:
-                walk.add(node, "JP103", sentences.wrong_type(told, label, node, expected, by_kind.keys()))
+                walk.add(node, "JP103", sentences.wrong_type(about, label, node, expected, by_kind.keys()))
             else:
                 check(node, label, walk)
 
         return check_any
 
-    def _array(self, part: JsonSchema, told: sentences.About) -> Check:
+    def _array(self, part: JsonSchema, about: sentences.About) -> Check:
         check_item = self.compile(part["items"], item=True)
         at_least = part.get("minItems", 0)
         unique = part.get("uniqueItems", False)
 
         def check_array(node: Node, label: str, walk: Walk) -> None:
             if not isinstance(node, Sequence):
-                walk.add(node, "JP103", sentences.wrong_type(told, label, node, "a list", ("array",)))
+                walk.add(node, "JP103", sentences.wrong_type(about, label, node, "a list", ("array",)))
                 return
             for item in node.items:
                 check_item(item, label, walk)
             if len(node.items) < at_least:
-                walk.add(node, "JP107", sentences.empty(told, label), bad=False)
+                walk.add(node, "JP107", sentences.empty(about, label), bad=False)
             if unique and len(node.items) > 1:
                 _check_unique(node, label, walk)
 
         return check_array
 
-    def _object(self, part: JsonSchema, told: sentences.About) -> Check:
+    def _object(self, part: JsonSchema, about: sentences.About) -> Check:
         properties = {key: self.compile(value, item=False) for key, value in part.get("properties", {}).items()}
         ignored = _prefix(part.get("patternProperties", {}))
         additional = part.get("additionalProperties", False)
@@ -177,12 +177,12 @@ class _Compiler:
         either = [choice["required"][0] for choice in part.get("oneOf", ())]
         at_least = part.get("minProperties", 0)
 
-        def unknown_key(key: str, label: str, walk: Walk) -> sentences.Told:
-            return sentences.unknown_key(told, label, key, properties, walk.report.guesses)
+        def unknown_key(key: str, label: str, walk: Walk) -> sentences.Wording:
+            return sentences.unknown_key(about, label, key, properties, walk.report.guesses)
 
         def check_object(node: Node, label: str, walk: Walk) -> None:
             if not isinstance(node, Mapping):
-                walk.add(node, "JP103", sentences.wrong_type(told, label, node, "a mapping", ("object",)))
+                walk.add(node, "JP103", sentences.wrong_type(about, label, node, "a mapping", ("object",)))
                 return
             for key, value in node.values.items():
                 check = properties.get(key, check_other)
@@ -193,12 +193,12 @@ class _Compiler:
                 if check_name is not None:
                     check_name(node.keys[key], key, walk)
             if len(node.values) < at_least:
-                walk.add(node, "JP107", sentences.empty(told, label), bad=False)
+                walk.add(node, "JP107", sentences.empty(about, label), bad=False)
             for key in required:
                 if key not in node.values:
-                    walk.add(node, "JP102", sentences.missing(told, label, key), bad=False)
+                    walk.add(node, "JP102", sentences.missing(about, label, key), bad=False)
             if either and sum(key in node.values for key in either) != 1:
-                walk.add(node, "JP109", sentences.not_one(told, label, either, node), bad=False)
+                walk.add(node, "JP109", sentences.not_one(about, label, either, node), bad=False)
 
         return check_object
 
@@ -208,7 +208,7 @@ def _anything(node: Node, label: str, walk: Walk) -> None:
 
 
 def _for_step(check: Check) -> Check:
-    """Return the same check, which names the step in the problems that it finds."""
+    """Return the same check that also sets the step of the problems that it finds."""
 
     def check_step(node: Node, label: str, walk: Walk) -> None:
         step = node.values.get("id") if isinstance(node, Mapping) else None
@@ -219,47 +219,47 @@ def _for_step(check: Check) -> Check:
     return check_step
 
 
-def _one_of(allowed: list[Any], told: sentences.About) -> Check:
+def _one_of(allowed: list[Any], about: sentences.About) -> Check:
     def check_enum(node: Node, label: str, walk: Walk) -> None:
         if not (isinstance(node, Scalar) and type(node.value) is not bool and node.value in allowed):
-            walk.add(node, "JP104", sentences.not_in(told, label, node, allowed, walk.report.guesses))
+            walk.add(node, "JP104", sentences.not_in(about, label, node, allowed, walk.report.guesses))
 
     return check_enum
 
 
-def _text(part: JsonSchema, told: sentences.About) -> Check:
+def _text(part: JsonSchema, about: sentences.About) -> Check:
     # `$` would also match before a line break at the end; JSON Schema's (ECMAScript's) does not.
     search = re.compile(re.sub(r"\$$", r"\\Z", part["pattern"])).search if "pattern" in part else None
     at_least, at_most = part.get("minLength", 0), part.get("maxLength")
 
     def check_text(node: Node, label: str, walk: Walk) -> None:
         if not isinstance(node, Scalar) or type(node.value) is not str:
-            walk.add(node, "JP103", sentences.wrong_type(told, label, node, told.title or "text", ("string",)))
+            walk.add(node, "JP103", sentences.wrong_type(about, label, node, about.title or "text", ("string",)))
         elif at_most is not None and len(node.value) > at_most:
-            walk.add(node, "JP107", sentences.too_long(told, label, at_most))
+            walk.add(node, "JP107", sentences.too_long(about, label, at_most))
         elif len(node.value) < at_least:
-            walk.add(node, "JP107", sentences.empty(told, label))
+            walk.add(node, "JP107", sentences.empty(about, label))
         elif search and not search(node.value):
-            walk.add(node, "JP106", sentences.wrong_form(told, label, node))
+            walk.add(node, "JP106", sentences.wrong_form(about, label, node))
 
     return check_text
 
 
-def _scalar(part: JsonSchema, types: list[str], told: sentences.About) -> Check:
+def _scalar(part: JsonSchema, types: list[str], about: sentences.About) -> Check:
     kinds = frozenset(types) | ({"integer"} if "number" in types else set())
     low, high = part.get("minimum"), part.get("maximum")
     expected = part.get("title") or sentences.type_words(types)
 
     def check_scalar(node: Node, label: str, walk: Walk) -> None:
         if isinstance(node, Scalar) and "integer" in kinds and is_huge(node):
-            walk.add(node, "JP105", sentences.huge(told, label, node))
+            walk.add(node, "JP105", sentences.huge(about, label, node))
         elif not isinstance(node, Scalar) or kind_of(node) not in kinds:
-            walk.add(node, "JP103", sentences.wrong_type(told, label, node, expected, kinds))
+            walk.add(node, "JP103", sentences.wrong_type(about, label, node, expected, kinds))
         elif isinstance(node.value, int | float) and not isinstance(node.value, bool):
             if low is not None and node.value < low:
-                walk.add(node, "JP105", sentences.out_of_range(told, label, node, f"at least {low}"))
+                walk.add(node, "JP105", sentences.out_of_range(about, label, node, f"at least {low}"))
             elif high is not None and node.value > high:
-                walk.add(node, "JP105", sentences.out_of_range(told, label, node, f"at most {high}"))
+                walk.add(node, "JP105", sentences.out_of_range(about, label, node, f"at most {high}"))
 
     return check_scalar
 
@@ -274,7 +274,7 @@ def _check_unique(node: Sequence, label: str, walk: Walk) -> None:
 
 
 def _plain(node: Node) -> object:
-    """Return something hashable that is equal for equal nodes; true is not 1."""
+    """Return a hashable value that is equal for equal nodes; true is not 1."""
     if isinstance(node, Scalar):
         return (isinstance(node.value, bool), node.value)
     if isinstance(node, Sequence):

@@ -1,4 +1,4 @@
-"""One step of the file to a `Step`: the defaults merged, each key read, each SQL text's parameters checked."""
+"""Build a `Step`: merge the defaults, read each key, and check the parameters of each SQL text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from runner.plan.scope import Scope, check_references
 from runner.plan.settings import check_parameters, read_settings
 
 MAX_ID: Final = 63
-#: What pg_background takes for a queue; fewer than 64 bytes it refuses, and below 1 kB not even an error fits.
+#: The queue sizes that pg_background accepts. It refuses fewer than 64 bytes, and below 1 kB no error message fits.
 MIN_BUFFER: Final = 1_024
 MAX_BUFFER: Final = 268_435_456
 _DEFAULT_BUFFER = 65_536
@@ -33,7 +33,7 @@ _NOTHING = Sql(text="", start=Position(file="", line=1, column=1))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Draft:
-    """A step with the places that the rules between steps need for their problems."""
+    """A step with the positions that the rules between steps need for their problems."""
 
     step: Step
     fields: Fields
@@ -41,13 +41,13 @@ class Draft:
     finally_: bool
 
     def place(self, key: str) -> Placed:
-        """Return where a key's value is, or the step if it has none."""
+        """Return the node of a key's value, or the step if it has none."""
         return self.fields.node(key) or self.fields
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepReader:
-    """What reading a step takes besides the step: defaults, parameters, files."""
+    """What is needed to read a step besides the step: defaults, parameters, files."""
 
     defaults: Mapping[str, Node]
     params: Mapping[str, Param]
@@ -56,7 +56,7 @@ class StepReader:
     bad: frozenset[int]
 
     def read(self, file: PlanFile, node: MappingNode, scope: Scope, *, finally_: bool = False) -> Draft:
-        """Return the step; where something is wrong with it, that is reported, and a harmless value stands in."""
+        """Return the step; report each problem, and use a harmless value instead of one that is not valid."""
         fields = self._fields(file, node)
         needs = control.read_needs(fields, file.prefix)
         for_each = control.read_for_each(fields, self.params)
@@ -97,12 +97,12 @@ class StepReader:
         found = self.files.find(node.text, file.name, node, "sql_file", step=fields.step)
         sql = None if found is None else self.files.sql(found)
         if found is not None and sql is not None and control.is_empty(sql):
-            fields.add(node, "JP219", f"{found.name} holds no SQL")
+            fields.add(node, "JP219", f"{found.name} has no SQL")
         return sql
 
 
 def _texts(step: Step) -> Iterable[Sql]:
-    """Return every SQL text of a step that is asked once for each of its instances."""
+    """Return every SQL text of a step that is executed for each of its instances."""
     until = step.repeat.until_sql if step.repeat else None
     expect = step.expect.sql if step.expect else None
     checks = (check.sql for check in step.preconditions)
@@ -133,8 +133,8 @@ def _buffer(fields: Fields) -> int:
     return size
 
 
-#: What becomes of the other keys: the field of `Step`, and how it is read. A key that is not there is not looked at: in
-#: a large plan most steps have a fifth of them.
+#: The other keys: for each the field of `Step`, and how to read it. Absent keys are skipped, because most steps of a
+#: large plan have a fifth of the keys.
 _READERS: Final[Mapping[str, tuple[str, Callable[[Fields], Any]]]] = {
     "lock_timeout": ("lock_timeout", lambda fields: fields.duration("lock_timeout")),
     "queue_timeout": ("queue_timeout", lambda fields: fields.duration("queue_timeout")),

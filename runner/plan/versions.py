@@ -12,7 +12,7 @@ Version = tuple[int, ...]
 
 #: The versions of PostgreSQL on which plans run.
 SUPPORTED: Final = (14, 15, 16, 17, 18)
-#: How many later versions are asked for: a plan may require one that does not exist yet.
+#: How many later versions are tried: a plan may require one that does not exist yet.
 _LATER = 5
 _MINORS = 100
 
@@ -45,10 +45,10 @@ def allowed_versions(constraints: str | None) -> tuple[int, ...]:
 
 
 def version_fits(version: str, constraints: str) -> bool:
-    """Say whether a version such as `16.4` satisfies constraints such as `>=14, <18`.
+    """Return whether a version such as `16.4` satisfies constraints such as `>=14, <18`.
 
-    Only as many parts count as the constraint names: 16.4 is `==16` and `<=16`. What follows the numbers of a version
-    (`18beta1`, `16.4 (Debian …)`) does not count.
+    Only as many parts are compared as the constraint has: 16.4 is `==16` and `<=16`. Text after the numbers of a
+    version (`18beta1`, `16.4 (Debian …)`) is ignored.
     """
     found = re.match(r"\d+(?:\.\d+)*", version, re.ASCII)
     numbers = _numbers(found.group()) if found else ()

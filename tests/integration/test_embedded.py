@@ -245,7 +245,7 @@ def test_data_with_a_place_of_their_own_are_taken_up_again(
         psycopg.connect(first.dsn, autocommit=True) as connection,
     ):
         connection.execute("CREATE TABLE kept AS SELECT 1 AS a")
-        with pytest.raises(EmbeddedServerError, match=r"running on .* already"):
+        with pytest.raises(EmbeddedServerError, match=r"already running on"):
             start_server(progress=_quiet, data_dir=place)
         assert _ask(first.dsn, "SELECT 1") == 1
     with start_server(progress=_quiet, data_dir=place) as second:

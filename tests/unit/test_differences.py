@@ -20,8 +20,8 @@ def test_each_key_of_each_step_is_told() -> None:
     )
     assert list(differences(old, new)) == [
         "step a: timeout: 60.0 -> 5.0",
-        "step b is not in it any more",
-        "step c is new",
+        "step b was removed",
+        "step c was added",
         "step f: sql: select 3 -> select 3 where true",
     ]
 

@@ -51,13 +51,13 @@ def test_a_value_is_read_by_its_type(kind: str, raw: object, value: Value) -> No
 @pytest.mark.parametrize(
     ("kind", "raw", "told"),
     [
-        ("string", "a\0b", "contains a NUL character, which PostgreSQL cannot hold"),
+        ("string", "a\0b", "contains a NUL character, which PostgreSQL cannot store"),
         ("string", "\udce4", "is not UTF-8 text"),
         ("string", 5, "is the number 5; put it in quotes if the text is meant"),
         ("string", True, "is `true`, a boolean; put it in quotes if the text is meant"),
-        ("string", None, "is no single text, number or boolean"),
-        ("string", [1], "is no single text, number or boolean"),
-        ("identifier", "", "is empty, which no identifier is"),
+        ("string", None, "is not a single text, number or boolean"),
+        ("string", [1], "is not a single text, number or boolean"),
+        ("identifier", "", "is empty; an identifier is not"),
         ("identifier", "ä" * 32, "is 64 bytes long; PostgreSQL cuts identifiers to 63"),
         ("integer", "1.0", "is `1.0`, not a whole number"),
         ("integer", "five", "is `five`, not a whole number"),
@@ -135,7 +135,7 @@ def test_what_a_declaration_allows(param: Param, raw: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["(", "[z-a]", "(?P<a", "*"])
 def test_a_pattern_that_is_none(pattern: str) -> None:
-    with pytest.raises(ValueError, match="is no regular expression"):
+    with pytest.raises(ValueError, match="is not a regular expression"):
         compile_pattern(pattern)
 
 
@@ -175,8 +175,8 @@ def test_all_bad_values_are_told_at_once() -> None:
     )
     assert not values
     assert [str(problem) for problem in problems] == [
-        "p:1:1: error JP227: the plan has no parameter `dasy`, which --param gives a value (did you mean `days`?)",
-        "p:7:3: error JP226: the value of `days` from the params file is no single text, number or boolean",
+        "p:1:1: error JP227: the plan has no parameter `dasy`, for which --param gives a value (did you mean `days`?)",
+        "p:7:3: error JP226: the value of `days` from the params file is not a single text, number or boolean",
         "p:7:3: error JP226: the value of `shards` from JOBPLAN_PARAM_SHARDS is `many`, not a whole number",
     ]
 

@@ -121,4 +121,4 @@ def test_many_hostile_patterns_share_one_limit(tmp_path: Path, monkeypatch: pyte
     path.write_text(f"{_HEAD}params:\n{rows}steps: [{{id: s, sql: VACUUM t}}]\n")
     problems = [problem for problem in load_plan(path).problems if problem.code == "JP225"]
     assert len(problems) == 200
-    assert sum("the patterns before it took too long" in problem.message for problem in problems) > 150
+    assert sum("previous patterns took too long" in problem.message for problem in problems) > 150

@@ -257,7 +257,7 @@ def test_an_item_is_a_parameter_in_its_own_step(tmp_path: Path, written: str) ->
 )
 def test_a_key_of_another_form_says_that_it_takes_none(tmp_path: Path, key: str, written: str) -> None:
     found = problems(tmp_path, f"sql: DELETE FROM t WHERE n = :n\n{key.format(written)}")
-    assert "parameters do not work here: write the value itself" in {one[4] for one in found}, found
+    assert "parameters are not substituted here: write the value itself" in {one[4] for one in found}, found
 
 
 def test_an_expected_text_is_a_text(tmp_path: Path) -> None:
