@@ -57,5 +57,5 @@ class Bench:
 
     @property
     def dsn(self) -> str:
-        """The database in which plans run; whoever watches them connects to `server.dsn` instead."""
+        """The database in which plans run; sessions that observe them connect to `server.dsn` instead."""
         return make_conninfo(self.server.dsn, dbname=_DATABASE)

@@ -12,7 +12,7 @@ from pathlib import Path
 def apart(postmaster: int) -> Iterator[bool]:
     """Give this process the last core and the server the others; say False, and do nothing, where that cannot be.
 
-    The server's processes to come inherit what their parent has. At the end everybody may use all of them again.
+    New processes of the server inherit the CPUs of their parent. At the end all processes may use all CPUs again.
     """
     ours = os.sched_getaffinity(0) if hasattr(os, "sched_setaffinity") else set()
     if len(ours) < 2:

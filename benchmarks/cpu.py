@@ -1,4 +1,4 @@
-"""What processes have used of the CPU; the server's workers live for milliseconds, so their parent has to tell."""
+"""Measure the CPU time of processes; the server's workers live for milliseconds, so the parent's total is read."""
 
 from __future__ import annotations
 

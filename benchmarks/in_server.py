@@ -8,7 +8,7 @@ from typing import Self
 
 import psycopg
 
-#: One worker after the other: launch, wait until it has gone, forget it. Each one is a transaction of its own.
+#: One worker after the other: launch it, wait until it has ended, discard its handle. Each is its own transaction.
 _LOOP = """
 DO $loop$
 DECLARE h pg_background_handle;

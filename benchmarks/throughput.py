@@ -19,7 +19,7 @@ _SQL = "select 1"
 _SLOTS = (1, 2, 4, 8, 16)
 #: The share of the limit that is asked for once there is a second slot to work in while the runner thinks.
 _SHARE = 0.85
-#: Seconds after which the last sessions and workers have ended, and their CPU is told by the postmaster.
+#: Seconds after which the last sessions and workers have ended, and the postmaster's CPU time includes theirs.
 _ENDING = 0.3
 
 

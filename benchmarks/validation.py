@@ -38,7 +38,7 @@ steps:
 #: Four steps that a maintenance plan may have, over and over: each group works on a table of its own.
 _GROUP = """\
   - id: purge_{n}
-    description: Delete the rows of table {n} that nobody may ask for any more.
+    description: Delete the rows of table {n} that are past their retention period.
     sql: |
       DELETE FROM :"schema".events_{n} WHERE id IN (
         SELECT id FROM :"schema".events_{n} WHERE at < now() - make_interval(days => :days) LIMIT 10000)

@@ -1,4 +1,4 @@
-"""Time as a parameter: whoever needs the time is handed a Clock, so that tests never sleep to make time pass."""
+"""Time as a parameter: code that needs the time gets a Clock, so that tests do not sleep to let time pass."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Tells the time in seconds since the Unix epoch; it never goes backwards."""
+    """A source of the time in seconds since the Unix epoch; it never goes backwards."""
 
     def now(self) -> float:
         """Return the seconds since 1970-01-01 00:00 UTC."""
@@ -16,10 +16,10 @@ class Clock(Protocol):
 
 
 class MonotonicClock:
-    """The wall clock when it was made, carried on by the monotonic clock.
+    """The wall clock at its creation, advanced by the monotonic clock.
 
-    A run's timeline is therefore of one piece: neither an NTP step nor a suspended laptop's correction can make a
-    timeout fire early or an event precede its cause.
+    Corrections of the wall clock, by NTP or after a suspend, can therefore not make a timeout fire early or an event
+    precede its cause.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class MonotonicClock:
 
 
 class ManualClock:
-    """A clock that only moves when told to, for tests and for simulated schedules."""
+    """A clock that only `advance` moves, for tests and for simulated schedules."""
 
     def __init__(self, start: float = 0.0) -> None:
         self._now = start
@@ -41,7 +41,7 @@ class ManualClock:
         return self._now
 
     def advance(self, seconds: float) -> None:
-        """Move on by `seconds`; ValueError if that is negative."""
+        """Advance by `seconds`; ValueError if that is negative."""
         if seconds < 0:
             raise ValueError("a clock does not go backwards")
         self._now += seconds
@@ -53,7 +53,7 @@ def rfc3339(seconds: float) -> str:
 
 
 def parse_rfc3339(text: str) -> float:
-    """Return the seconds since the epoch that `rfc3339` wrote. ValueError or TypeError if it is no such moment."""
+    """Return the seconds since the epoch from the text of `rfc3339`. ValueError or TypeError if it is another text."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")

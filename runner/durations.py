@@ -1,4 +1,4 @@
-"""Durations as people write them in a plan: `500ms`, `30s`, `10m`, `2h`, `1d`, and sums such as `1h30m`."""
+"""Durations as written in a plan: `500ms`, `30s`, `10m`, `2h`, `1d`, and sums such as `1h30m`."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ MAX_SECONDS = 2_147_483.647
 
 
 def parse_duration(text: str, *, for_server: bool = True) -> float:
-    """Return the seconds that `text` means.
+    """Return the seconds of the duration `text`.
 
-    ValueError, with a sentence that says what is expected, if it is not a duration, if its units are not in
+    ValueError, with a sentence about what is expected, if it is not a duration, if its units are not in
     descending order, or if it is `for_server` and longer than PostgreSQL can count in milliseconds.
     """
     if not _WHOLE.fullmatch(text):
@@ -31,7 +31,7 @@ def parse_duration(text: str, *, for_server: bool = True) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """Write seconds the way a person reads them: `3ms`, `1.25s`, `2m05s`, `3h04m`, `2d03h`."""
+    """Return seconds in a readable form: `3ms`, `1.25s`, `2m05s`, `3h04m`, `2d03h`."""
     if seconds < 0:
         return "-" + format_duration(-seconds)
     if seconds < 0.9995:

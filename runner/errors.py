@@ -1,7 +1,7 @@
-"""The one error tree, and the form of a problem found in a plan.
+"""The error classes, and the problems found in a plan.
 
-Every error that a person can meet says what happened, to which step, and what to do. Exit codes are not here: the
-command line maps them once, from these classes.
+Every error that a user can see says what happened, to which step, and what to do. Exit codes are not here: the command
+line maps these classes to them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from runner.slugs import slug_of
 
 
 class Severity(enum.StrEnum):
-    """How much a problem weighs: errors make a plan invalid, warnings only under `--strict`."""
+    """How serious a problem is: errors make a plan invalid, warnings only with `--strict`."""
 
     ERROR = "error"
     WARNING = "warning"
@@ -36,8 +36,8 @@ class Position:
 class Cause:
     """What several problems have in common, so that they are reported as one.
 
-    Problems with one code and one `key` are one group. `part` names this one in the list, such as a step; `hint` is
-    what mends all of them.
+    Problems with the same code and `key` are one group. `part` names this one in the list, such as a step; `hint` says
+    how to fix all of them.
     """
 
     key: str
@@ -47,9 +47,9 @@ class Cause:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One thing that is wrong in a plan: where, what, a stable code (`JP…`), and what would mend it.
+    """One problem of a plan: position, message, a stable code (`JP…`), and a hint how to fix it.
 
-    `also` has the other places with their steps, if the problem stands for several with the same cause.
+    `also` has the other positions and steps if the problem represents several with the same cause.
     """
 
     position: Position
@@ -74,7 +74,7 @@ class Problem:
 class JobplanError(Exception):
     """Base of every error that jobplan raises on purpose.
 
-    `hint` says what to do about it, as a sentence of its own.
+    `hint` says what to do, as a separate sentence.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -89,7 +89,7 @@ class JobplanError(Exception):
 
 
 class UsageError(JobplanError):
-    """The command line or a call asks for something that does not exist or does not fit together."""
+    """The command line or a call names something that does not exist, or combines options that exclude each other."""
 
 
 class PlanError(JobplanError):
@@ -101,11 +101,11 @@ class PlanError(JobplanError):
 
 
 class ParameterError(PlanError):
-    """The plan is valid; the values given for its parameters are not, or one is missing."""
+    """The plan is valid, but a value for a parameter is not valid or is missing."""
 
 
 class PreflightError(JobplanError):
-    """Nothing was started: the server, the extension or a privilege is not as the plan needs it."""
+    """Nothing was started: the server, the extension or a privilege does not meet the plan's needs."""
 
 
 class RequirementsUnmetError(PreflightError):
@@ -113,13 +113,13 @@ class RequirementsUnmetError(PreflightError):
 
 
 class RunSkippedError(RequirementsUnmetError):
-    """As `RequirementsUnmetError`, and the plan says `otherwise: skip`: not running is the right outcome."""
+    """As `RequirementsUnmetError`, with `otherwise: skip` in the plan: the run counts as skipped, not as failed."""
 
 
 class OpenQuestionError(PreflightError):
-    """A run cannot be taken up before a person has said what only a person can find out.
+    """A run cannot be resumed before a person has answered questions that jobplan cannot answer.
 
-    `questions` are by step; `stopped` says of each worker that was stopped before they were asked who it was.
+    `questions` are by step; `stopped` describes each worker that was stopped before the questions arose.
     """
 
     def __init__(self, questions: Mapping[str, str], *, stopped: Sequence[str] = (), hint: str | None = None) -> None:
@@ -139,7 +139,7 @@ class OpenQuestionError(PreflightError):
 class ConnectionFailedError(PreflightError):
     """The server could not be reached, or refused the connection.
 
-    `unnamed`: nothing said which server is meant, so libpq's defaults were tried.
+    `unnamed`: no server was specified, so libpq's defaults were tried.
     """
 
     unnamed = False
@@ -154,15 +154,15 @@ class GroupHeldError(JobplanError):
 
 
 class GatewayError(JobplanError):
-    """The server refused or broke off something that jobplan asked of it while a plan was running."""
+    """The server refused or interrupted a request of jobplan while a plan was running."""
 
 
 class ServerLostError(GatewayError):
-    """A session to the server is gone."""
+    """A session to the server was lost."""
 
 
 class UnstoppableError(JobplanError):
-    """A worker is still running although it was asked to stop for long."""
+    """A worker is still running although it was asked to stop repeatedly."""
 
 
 class RecordError(JobplanError):
@@ -170,8 +170,8 @@ class RecordError(JobplanError):
 
 
 class JournalLostError(RecordError):
-    """The journal of a run cannot be written any more: nothing may be launched that it does not announce."""
+    """The journal of a run cannot be written any more. Nothing may be launched that is not in the journal."""
 
 
 class CapacityError(GatewayError):
-    """The server has no worker to give now: max_worker_processes, the reserve, or connections are used up."""
+    """The server has no free worker now: max_worker_processes, the reserve, or connections are used up."""

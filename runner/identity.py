@@ -1,12 +1,12 @@
-"""Names and labels of runs and workers: what a person reads on the server, and what a worker claims to be.
+"""Names and labels of runs and workers, as users see them on the server.
 
 A worker is its pid, backend_start and database on one server (docs/decisions/0020). Its application_name and its label
-are claims: they are shown, and they find a worker whose pid is not known yet, but they prove nothing, because a step
-can change its own name and any role can take one. A worker inherits its launcher's application_name
+are claims: they are displayed, and they find a worker whose pid is not known yet, but they are no evidence, because a
+step can change its own name and any role can use one. A worker inherits its launcher's application_name
 (pg_background.md#handles-are-session-local).
-PostgreSQL cuts names at 63 bytes and replaces what is not printable ASCII, so a step id that is long or holds an item
-in another script is cut and replaced here, with a hash. The label, a comment in front of what the worker runs, has the
-rest; pg_stat_activity shows it (docs/decisions/0009).
+PostgreSQL cuts names at 63 bytes and replaces what is not printable ASCII, so a long step id, or one with an
+item in another script, is cut and replaced here, with a hash. The label, a comment before the worker's SQL, has the
+whole id; pg_stat_activity shows it (docs/decisions/0009).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _NOT_PRINTABLE_ASCII = re.compile(r"[^ -~]")
 #: Bytes of a step's id in a comment; the whole comment then stays well within the smallest usual
 #: track_activity_query_size, which is 1024.
 _MAX_STEP_BYTES = 500
-#: Bytes of what is written for a character beyond the Basic Multilingual Plane.
+#: Bytes of the escape for a character beyond the Basic Multilingual Plane.
 _MOST_ESCAPED = 12
 _JSON = json.JSONEncoder(separators=(",", ":"))
 _COMMENT = re.compile(r"/\* jobplan (\{[^*]*\}) \*/ ?")
@@ -51,13 +51,13 @@ def runner_name(run_id: str) -> str:
 
 
 def run_of(application_name: str) -> str:
-    """Return the run id in the name of a worker or of a runner's session; the name itself if it is none of ours."""
+    """Return the run id in the name of a worker or of a runner's session; or the name itself if it is not jobplan's."""
     prefix, _, rest = application_name.partition(":")
     return rest.partition(":")[0] if prefix == PREFIX else application_name
 
 
 def step_of(application_name: str) -> str:
-    """Return the step in the name of a worker, as far as it is in it; empty if it is none of ours."""
+    """Return the step in the name of a worker, possibly cut; empty if jobplan did not make the name."""
     prefix, _, rest = application_name.partition(":")
     return rest.partition(":")[2] if prefix == PREFIX else ""
 
@@ -68,14 +68,14 @@ def worker_name(run_id: str, step: str) -> str:
 
 
 def has_name_of(application_name: str, run_id: str, step: str) -> bool:
-    """Say whether a worker of this step has, or had in an earlier version of jobplan, this application_name."""
+    """Return whether a worker of this step has this application_name, in this or a previous version of jobplan."""
     plain = f"{PREFIX}:{run_id}:{step}"
     earlier = (_name(run_id, step, length) for length in _EARLIER_HASH_LENGTHS)
     return application_name in (worker_name(run_id, step), *earlier) or application_name == plain
 
 
 def is_of_step(found: str, step: str) -> bool:
-    """Say whether `found`, an id as a label has it, which may be cut, is that of this step."""
+    """Return whether `found`, an id from a label, which may be cut, is that of this step."""
     return found == step or any(found == _cut(step, length) for length in (_HASH_LENGTH, *_EARLIER_HASH_LENGTHS))
 
 
@@ -93,9 +93,9 @@ def _digest(step: str, length: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerLabel:
-    """What a worker carries with it for who has nothing but the server: `timeout` is seconds, None for no limit.
+    """The description of a worker, for users who see only the server: `timeout` is seconds, None for no limit.
 
-    `on_finish` is the plan's word, wait or detach; `in_finally`: the step runs when the rest of the run is over.
+    `on_finish` is wait or detach, as in the plan; `in_finally`: the step is one of `finally`.
     """
 
     run: str
@@ -107,7 +107,7 @@ class WorkerLabel:
     in_finally: bool = False
 
     def to_comment(self) -> str:
-        """Return the SQL comment that says it: ASCII, at most 1,000 bytes, and nothing in it can end it."""
+        """Return the label as a SQL comment: ASCII, at most 1,000 bytes; no value in it can end the comment."""
         fields: dict[str, Any] = {
             "run": self.run,
             "plan": self.plan,
@@ -122,9 +122,9 @@ class WorkerLabel:
 
     @classmethod
     def from_query(cls, text: str) -> WorkerLabel | None:
-        """Read the comment at the beginning of a worker's text; None if there is none, or not all of it.
+        """Read the comment at the start of a worker's text; None if there is none, or if it is not complete.
 
-        A step's id that was too long comes back cut, with its hash.
+        A step's id that was too long is returned cut, with its hash.
         """
         found = _COMMENT.match(text)
         try:
@@ -148,13 +148,13 @@ class WorkerLabel:
 
 
 def without_comment(text: str) -> str:
-    """Return a worker's text as the plan has it, without the comment in front."""
+    """Return a worker's text without the comment before it, as it is in the plan."""
     found = _COMMENT.match(text)
     return text[found.end() :] if found else text
 
 
 def _escaped(value: object) -> str:
-    """Write JSON in which nothing begins or ends a comment: PostgreSQL's comments nest."""
+    """Return JSON that neither begins nor ends a comment: PostgreSQL's comments nest."""
     return _JSON.encode(value).replace("*", "\\u002a").replace("/", "\\u002f")
 
 
@@ -174,7 +174,7 @@ def _cut(step: str, hash_length: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What the text of a worker says that it is: `step` and `attempt` are None where the text is cut before them."""
+    """The identity that a worker's text claims; `step` and `attempt` are None if the text is cut before them."""
 
     run: str
     step: str | None = None
@@ -182,7 +182,7 @@ class Claim:
 
     @classmethod
     def from_query(cls, text: str) -> Claim | None:
-        """Read a label, as much of it as track_activity_query_size leaves; None if the text does not begin with one."""
+        """Read a label, which track_activity_query_size may have cut; None if the text does not begin with one."""
         label = WorkerLabel.from_query(text)
         if label is not None:
             return cls(run=label.run, step=label.step, attempt=label.attempt)

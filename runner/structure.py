@@ -1,7 +1,7 @@
-"""JSON values back into frozen dataclasses: the exact inverse of how events and plans are written down.
+"""Read JSON values into frozen dataclasses: the exact inverse of how events and plans are written.
 
-Nothing is converted on the way and nothing is left out: a value of the wrong type, a missing field or one that this
-version does not know is an error, because what is read here decides what is run again.
+No value is converted or ignored: a value of the wrong type, a missing field or an unknown field is an error, because
+the result decides which steps run again.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from cattrs.gen import make_dict_structure_fn, override
 
 _SCALARS = frozenset({str, int, float, bool, types.NoneType})
 
-#: Takes JSON values and the type that they are to become.
+#: Takes JSON values and the target type.
 _Hook = Callable[[Any, Any], Any]
 
 
 def new_converter() -> cattrs.Converter:
     """Return a converter whose `structure` reads dataclasses from JSON values.
 
-    A field that may be absent (None, or an empty tuple) need not be there. It raises what `what_is_wrong` explains.
+    A field whose empty value is None or an empty tuple may be absent. `what_is_wrong` explains its errors.
     """
     converter = cattrs.Converter(detailed_validation=False, forbid_extra_keys=True)
-    converter.register_structure_hook(enum.StrEnum, lambda value, kind: kind(value))  # or they would stay texts
+    converter.register_structure_hook(
+        enum.StrEnum, lambda value, kind: kind(value)
+    )  # otherwise they would stay strings
     for kind in (str, int, float, bool):
         converter.register_structure_hook(kind, _exactly(frozenset({kind})))
     converter.register_structure_hook_factory(_is_union_of_scalars, lambda kind: _exactly(_members(kind)))
@@ -37,12 +39,12 @@ def new_converter() -> cattrs.Converter:
     return converter
 
 
-#: What `structure` raises when the values do not fit.
+#: The errors that `structure` raises for values that do not match.
 WRONG = (ForbiddenExtraKeysError, KeyError, TypeError, ValueError, AttributeError, RecursionError)
 
 
 def what_is_wrong(error: Exception) -> str:
-    """Say, as the end of a sentence, why values could not be read."""
+    """Return, as the end of a sentence, why values could not be read."""
     if isinstance(error, ForbiddenExtraKeysError):
         return f"has the unknown field {', '.join(sorted(map(str, error.extra_fields)))}"
     if isinstance(error, KeyError):
@@ -59,7 +61,7 @@ def _is_union_of_scalars(kind: object) -> bool:
 
 
 def _exactly(kinds: frozenset[type]) -> _Hook:
-    """Let a value pass as it is if it is of one of these types; JSON writes whole floats as integers at times."""
+    """Return a check that a value is of one of these types; JSON may write whole floats as integers."""
     allowed = kinds | {int} if float in kinds else kinds
 
     def check(value: Any, _: object) -> Any:  # noqa: ANN401 - JSON values have no narrower type
@@ -72,7 +74,7 @@ def _exactly(kinds: frozenset[type]) -> _Hook:
 
 
 def _dataclass_hook(kind: Any, converter: cattrs.Converter) -> _Hook:  # noqa: ANN401 - any dataclass
-    """Read a dataclass; a field such as `if_`, whose name is a word of Python's, is written without the underscore."""
+    """Read a dataclass; a field such as `if_`, whose name is a Python keyword, is written without the underscore."""
     fields = dataclasses.fields(kind)
     options: dict[str, Any] = {
         field.name: override(rename=field.name[:-1]) for field in fields if field.name.endswith("_")
@@ -94,7 +96,7 @@ _NEVER = object()
 
 
 def _empty(kind: object) -> object:
-    """Return what the writer leaves out of a field of this type, or `_NEVER`."""
+    """Return the value that the writer omits for a field of this type, or `_NEVER`."""
     if typing.get_origin(kind) is tuple:
         return ()
     return None if types.NoneType in typing.get_args(kind) else _NEVER

@@ -1,1 +1,1 @@
-"""What every code and every key means: for `--explain`, for reports, and for the pages that are made from it."""
+"""The meaning of every code and every key: for `--explain`, for reports, and for the generated pages."""

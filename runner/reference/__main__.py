@@ -1,4 +1,4 @@
-"""`python -m runner.reference docs` writes the pages anew; a test holds them to what they are made from."""
+"""`python -m runner.reference docs` writes the generated pages; a test checks that they are up to date."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every code that a problem can have, explained: what `--explain`, the documentation and reports say about it."""
+"""The explanation of every problem code, for `--explain`, the documentation and reports."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runner.slugs import code_of, slug_of
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """What a code means; `why` is Markdown, `wrong` and `right` are pieces of a plan, of SQL, or a command."""
+    """The explanation of a code; `why` is Markdown, `wrong` and `right` are parts of a plan, SQL, or a command."""
 
     code: str
     severity: Severity

@@ -1,4 +1,4 @@
-"""`docs/rules.md` and `docs/plan-reference.md`, made from the rules, the registries of codes and the schema."""
+"""Generate `docs/rules.md` and `docs/plan-reference.md` from the rules, the registries of codes and the schema."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _GROUPS: Final = (
     ("JP1", "The schema"),
     ("JP2", "The plan as a whole"),
     ("JP3", "SQL and how it runs"),
-    ("JP4", "Steps that meet"),
+    ("JP4", "Steps that conflict"),
     ("JP5", "The server"),
     ("JP6", "Statements on a server"),
     ("JP7", "Locks that are held now"),
     ("JP8", "The schedule"),
     ("JP9", "Comments"),
 )
-#: How an example begins that is a piece of a plan.
+#: The start of an example that is part of a plan.
 _YAML: Final = re.compile(r"[-\[{#%&*!?\"']|[\w.$-]+:(\s|$)")
 _KINDS: Final = {"string": "text", "object": "mapping"}
 _RULES_HEAD: Final = f"""\
@@ -38,17 +38,17 @@ Errors make a plan invalid (exit code 3), warnings only with `validate --strict`
 server: `jobplan dry-run` finds them ([how](dry-run.md)), and `jobplan doctor` those of the server alone.
 `jobplan validate --explain CODE` prints one of them.
 
-A comment silences a rule of JP3xx and JP4xx: for the step in whose lines or directly above which it stands; anywhere
-else for what is about the plan as a whole. Say why behind the code:
+A comment silences a rule of JP3xx and JP4xx: for a step if it is in the step's lines or directly above them, otherwise
+for the plan as a whole. Give the reason after the code:
 
 ```yaml
-- id: rebuild  # jobplan: ignore=JP341 nobody else uses the database on Sundays
+- id: rebuild  # jobplan: ignore=JP341 no application uses the database on Sundays
 ```
 
-Code and slug name a rule alike: `ignore=JP341` is `ignore=index-blocks-writes`. A rule that its text calls optional
-finds nothing unless a comment anywhere in the plan asks for it: `# jobplan: enable=rename-breaks-clients`.
+A rule can be named by its code or its slug: `ignore=JP341` is `ignore=index-blocks-writes`. A rule that is described as
+optional is only checked if a comment anywhere in the plan enables it: `# jobplan: enable=rename-breaks-clients`.
 
-A code is never given to another rule.
+A code is never reused for another rule.
 """
 _REFERENCE_HEAD: Final = f"""\
 {_MADE}
@@ -62,7 +62,7 @@ completes and explains them when the plan's first line names the schema, as `job
 # yaml-language-server: $schema=plan-v1.schema.json
 ```
 
-A file that plans `include` is no plan of its own. Its first line names the part of the schema that it follows:
+A file that plans `include` is not a plan. Its first line names the part of the schema that it follows:
 
 ```yaml
 # yaml-language-server: $schema=plan-v1.schema.json#/definitions/fragment
@@ -71,8 +71,8 @@ A file that plans `include` is no plan of its own. Its first line names the part
 The schema's `$id` is `urn:jobplan:schema:plan-v1`; other tools refer to an included file as
 `urn:jobplan:schema:plan-v1#/definitions/fragment`.
 
-Keys in **bold** are required. Keys that begin with `x-` are a team's own, and ignored. What the schema cannot say, such
-as a cycle of `needs`, is in the [rules](rules.md). `plans/quickstart.yaml` is a plan to read first.
+Keys in **bold** are required. Keys that begin with `x-` are a team's own, and ignored. Rules that the schema cannot
+express, such as no cycles of `needs`, are in the [rules](rules.md). `plans/quickstart.yaml` is a plan to read first.
 """
 
 
@@ -168,7 +168,7 @@ def _has_own_section(key: str) -> bool:
 
 
 def _mapping_in(node: _Schema) -> _Schema | None:
-    """Return the mapping with keys of its own that a value is, or a list or mapping of; None if it is none."""
+    """Return the mapping with its own keys that a value, or each of its items, is; None if there is none."""
     node = _resolved(node)
     if "properties" in node:
         return node
