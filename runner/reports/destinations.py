@@ -99,6 +99,13 @@ class Destination:
         while data:
             data = data[os.write(self._descriptor, data) :]
 
+    def try_to_open(self) -> None:
+        """Raise OSError if `stream` could not open an existing file. It stays as it is: the run may never begin."""
+        if self._descriptor is None and self.path.exists():
+            if not self._in_place:
+                _check_replaceable(self.path)
+            os.close(os.open(self.path, os.O_WRONLY))
+
     def close(self) -> None:
         """Close what is open."""
         if self._descriptor is not None:

@@ -23,7 +23,7 @@ class JsonLines:
         self._run_id = run_id
         try:
             self._place = Destination.of(path)
-            self._place.stream(b"")
+            self._place.try_to_open()
         except OSError as error:
             raise self._refused(error) from error
 

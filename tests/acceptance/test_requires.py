@@ -54,6 +54,20 @@ def test_otherwise_skip_ends_with_0_and_one_line(jobplan: Jobplan, db: Database,
     assert (data["would_start"], data["would_skip"]) == (False, True)
 
 
+@pytest.mark.parametrize("otherwise", ["skip", "fail"])
+def test_a_run_that_does_not_begin_leaves_the_report_of_the_run_before(
+    jobplan: Jobplan, db: Database, otherwise: str
+) -> None:
+    report = ("--report", "jsonl=run.jsonl", "--report", "junit=run.xml")
+    assert jobplan("run", jobplan.plan(ONE), "--dsn", db.dsn, *report).code == 0
+    before = [(jobplan.folder / name).read_bytes() for name in ("run.jsonl", "run.xml")]
+    plan = jobplan.plan(ONE, requires=f"{{database: somewhere_else, otherwise: {otherwise}}}")
+    assert jobplan("run", plan, "--dsn", db.dsn, *report).code == (0 if otherwise == "skip" else 9)
+    assert [(jobplan.folder / name).read_bytes() for name in ("run.jsonl", "run.xml")] == before
+    assert jobplan("run", plan, "--dsn", db.dsn, "--report", "jsonl=new.jsonl").code == (0 if otherwise == "skip" else 9)
+    assert not (jobplan.folder / "new.jsonl").exists()
+
+
 def test_otherwise_fail_is_the_default(jobplan: Jobplan, db: Database) -> None:
     plan = jobplan.plan(ONE, requires="{database: somewhere_else, otherwise: fail}")
     assert jobplan("run", plan, "--dsn", db.dsn).code == 9
