@@ -87,7 +87,7 @@ class Performer:
         handle = self._gateway.adopt(adopted.worker, step=adopted.step, awaited=record.step.waits)
         self._attempts[adopted.step] = _Attempt()
         command = Launch(step=adopted.step, attempt=adopted.attempt, timeout=record.timeout)
-        self._begin(self._await_end(record, command, handle, orphan=True))
+        self._begin(self._follow_adopted(record, command, handle))
 
     def evaluate(self, command: Evaluate) -> None:
         """Begin to evaluate a step's conditions."""
@@ -142,6 +142,12 @@ class Performer:
             await self._finished(record, command, WorkerEnd(error=ev.ErrorDetails(message=error.message)))
             return
         await self._await_end(record, command, handle)
+
+    async def _follow_adopted(self, record: StepRecord, command: Launch, handle: WorkerHandle) -> None:
+        """Follow a worker of an earlier runner; what it is at work on does not count as half done before."""
+        with contextlib.suppress(TemplateError):
+            await self._look_first(render(record.step.sql.text, self._values_for(record)))
+        await self._await_end(record, command, handle, orphan=True)
 
     async def _await_end(
         self, record: StepRecord, command: Launch, handle: WorkerHandle, *, orphan: bool = False

@@ -31,6 +31,14 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
         FULL,
     ),
     (
+        r"invalid port number|bad value for|invalid integer value|invalid \"?\w+\"? value|could not match \d+",
+        f"An option of the connection has a value that it cannot have: correct it in {_WITH}.",
+    ),
+    (
+        r"GSSAPI encryption required|GSSAPI support",
+        f"Encryption by GSSAPI needs a Kerberos ticket (kinit): get one, or check gssencmode in {_WITH}.",
+    ),
+    (
         r"invalid response|expected authentication request|unsupported frontend protocol",
         f"What listens there is not PostgreSQL: check host= and port= in {_WITH}.",
     ),
@@ -166,10 +174,20 @@ def remedy_for(message: str) -> str:
 
 def connection_failed(error: BaseException, conninfo: str) -> ConnectionFailedError:
     """Return the error for a connection that could not be made, without a part of a password, and with its remedy."""
-    message = hide_secrets(" ".join(str(error).split()), conninfo)
+    message = hide_secrets(_on_one_line(str(error)), conninfo)
     failed = ConnectionFailedError(message, hint=remedy_for(message))
     failed.unnamed = _is_unnamed(conninfo)
     return failed
+
+
+def _on_one_line(text: str) -> str:
+    """Join the lines of a message; libpq puts a question of its own on a line without ending the one before."""
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    joined = ""
+    for line in filter(None, lines):
+        ends = not joined or joined[-1] in ".?!:;,"
+        joined += line if not joined else f" {line}" if ends or not line[0].isupper() else f". {line}"
+    return joined
 
 
 def _is_unnamed(conninfo: str) -> bool:

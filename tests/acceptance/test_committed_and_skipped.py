@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 from typing import Any
 
 import pytest
@@ -343,3 +344,23 @@ def test_an_index_whose_drop_was_broken_off_is_left_behind(jobplan: Jobplan, db:
     assert "remove: left behind: index public.t_id of public.t is INVALID" in ran.err
     assert "remove:   DROP INDEX CONCURRENTLY public.t_id;" in ran.err
     assert "REINDEX" not in ran.err
+
+
+def test_a_worker_that_a_resumption_follows_lists_what_it_leaves(jobplan: Jobplan, db: Database) -> None:
+    db.run("CREATE TABLE t (id int)")
+    steps = """
+        - {id: build, sql: CREATE INDEX CONCURRENTLY t_id ON t (id), timeout: 25s, on_runner_exit: detach,
+           verify: SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('t_id')}
+        """
+    with db.elsewhere("writer") as writer:
+        writer.execute("INSERT INTO t VALUES (1)")
+        started = jobplan.start("run", jobplan.plan(steps), "--dsn", db.dsn, "--journal", "runs")
+        db.until_workers("build")
+        until(lambda: db.value("SELECT count(*) FROM pg_index WHERE NOT indisvalid") == 1)
+        started.send(signal.SIGKILL)
+        started.ended()
+        resumed = jobplan.start("resume", "last", "--journal", "runs")
+        assert resumed.ended().code == 1
+    (build,) = _shown(jobplan)["steps"]
+    assert build["attempts"] == 1
+    assert [left["what"] for left in build["leftovers"]] == ["index public.t_id of public.t is INVALID"]

@@ -37,6 +37,13 @@ MESSAGES = [
     ('connection to server at "10.255.255.1", port 5432 failed: timeout expired', "connect_timeout"),
     ("connection timeout expired", "connect_timeout"),
     ('connection to server at "10.0.0.9" failed: No route to host', "firewall"),
+    ('connection is bad: invalid port number: "99999"', "a value that it cannot have"),
+    ("bad value for connect_timeout: 'abc'", "a value that it cannot have"),
+    ('invalid integer value "x" for connection option "keepalives"', "a value that it cannot have"),
+    ('connection is bad: invalid sslmode value: "foo"', "a value that it cannot have"),
+    ('invalid "ssl_min_protocol_version" value: "x"', "a value that it cannot have"),
+    ("could not match 3 port numbers to 2 hosts", "a value that it cannot have"),
+    ("connection is bad: GSSAPI encryption required but no credential cache", "kinit"),
     ("server does not support SSL, but SSL was required", "sslmode=prefer"),
     ("SSL error: certificate verify failed", "sslrootcert"),
     ('root certificate file "/root/.postgresql/root.crt" does not exist', "sslrootcert"),
@@ -124,3 +131,9 @@ def test_no_message_of_the_server_or_of_libpq_shows_a_password(conninfo: str, me
 def test_an_option_that_does_not_exist_is_named() -> None:
     with pytest.raises(ConnectionFailedError, match="no option 'hots'"):
         with_keepalives("hots=here")
+
+
+def test_lines_of_libpq_are_joined_as_sentences() -> None:
+    error = OSError("connection failed: Connection refused\n\tIs the server running on that host?\nfailed:\n - one")
+    message = connection_failed(error, "host=x").message
+    assert message == "connection failed: Connection refused. Is the server running on that host? failed: - one"
