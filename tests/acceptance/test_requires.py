@@ -64,7 +64,9 @@ def test_a_run_that_does_not_begin_leaves_the_report_of_the_run_before(
     plan = jobplan.plan(ONE, requires=f"{{database: somewhere_else, otherwise: {otherwise}}}")
     assert jobplan("run", plan, "--dsn", db.dsn, *report).code == (0 if otherwise == "skip" else 9)
     assert [(jobplan.folder / name).read_bytes() for name in ("run.jsonl", "run.xml")] == before
-    assert jobplan("run", plan, "--dsn", db.dsn, "--report", "jsonl=new.jsonl").code == (0 if otherwise == "skip" else 9)
+    assert jobplan("run", plan, "--dsn", db.dsn, "--report", "jsonl=new.jsonl").code == (
+        0 if otherwise == "skip" else 9
+    )
     assert not (jobplan.folder / "new.jsonl").exists()
 
 
