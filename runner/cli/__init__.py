@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import errno
+import gc
 import importlib
 import io
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 import click
 
@@ -58,7 +60,7 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
-        module = importlib.import_module(f"runner.cli.{name}")
+        module = _import(f"runner.cli.{name}")
         command = getattr(module, f"{name}_command", None) or getattr(module, name)
         return command if isinstance(command, click.Command) else None
 
@@ -66,6 +68,17 @@ class _LazyGroup(click.Group):
         """List the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(_COMMANDS.items()))
+
+
+def _import(name: str) -> ModuleType:
+    """Import a module without garbage collection: modules are no garbage, and looking for it takes a seventh longer."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        return importlib.import_module(name)
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _print_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's signature

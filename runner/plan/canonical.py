@@ -24,7 +24,12 @@ def resolved_json(plan: Plan) -> str:
 
 def sha256(plan: Plan) -> str:
     """Return the SHA-256 of the resolved plan, in hexadecimal."""
-    return hashlib.sha256(resolved_json(plan).encode()).hexdigest()
+    return sha256_of(resolved_json(plan))
+
+
+def sha256_of(resolved: str) -> str:
+    """Return the SHA-256 of a plan's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(resolved.encode()).hexdigest()
 
 
 def _plain(value: object) -> Any:  # noqa: ANN401 - JSON values have no narrower type

@@ -21,7 +21,7 @@ from runner.engine import events as ev
 from runner.engine.encoding import to_line
 from runner.engine.state import RunState
 from runner.errors import JournalLostError, RecordError
-from runner.plan.canonical import resolved_json, sha256
+from runner.plan.canonical import resolved_json, sha256_of
 from runner.plan.model import Plan
 from runner.records.files import open_regular, read_regular
 from runner.records.folder import DIGEST, EVENTS, PLAN, fsync_folder, later_plan, lock, make_root, refused
@@ -101,8 +101,9 @@ class Journal:
         except OSError as error:
             raise refused(folder, error) from error
         try:
-            _write_new(folder / PLAN, resolved_json(plan).encode())
-            _write_new(folder / DIGEST, f"{sha256(plan)}  {PLAN}\n".encode())
+            resolved = resolved_json(plan)
+            _write_new(folder / PLAN, resolved.encode())
+            _write_new(folder / DIGEST, f"{sha256_of(resolved)}  {PLAN}\n".encode())
             file = _open(folder, os.O_CREAT | os.O_EXCL)
             journal = cls(folder, run_id, file, head=Head(folder, create=True))
             if journal._head is not None:
@@ -264,7 +265,8 @@ def _open(folder: Path, flags: int) -> EventFile:
 
 def _keep_plan(folder: Path, plan: Plan) -> None:
     """Write a plan down that was changed since the run began."""
-    text, digest = resolved_json(plan).encode(), sha256(plan)
+    resolved = resolved_json(plan)
+    text, digest = resolved.encode(), sha256_of(resolved)
     if read_regular(folder / PLAN) != text:
         with contextlib.suppress(FileExistsError):
             _write_new(folder / later_plan(digest), text)
