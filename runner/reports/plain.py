@@ -188,10 +188,13 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
             record = state.records[event.step]
             so_far = f"; {sum_of(record)} so far" if record.iteration > 1 else ""
             yield from _started(record, so_far)
-        case ev.AttemptFinished() if state.records[event.step].worker is None and _had_worker(event):
+        case ev.AttemptFinished() if _unseen(state.records[event.step]) and _had_worker(event):
             yield from _started(state.records[event.step])  # it ended before it was seen on the server
         case ev.AttemptNotice() if event.notice.severity == ev.WARNING:
-            yield from _warning(event, state.records[event.step])
+            record = state.records[event.step]
+            if record.worker is None and record.warned == 1:
+                yield from _started(record)
+            yield from _warning(event, record)
         case ev.AttemptCancelRequested():
             goes_on = nature_of(state.records[event.step].step.sql.text).catches_cancel
             may_not = "; its SQL catches query_canceled in a loop, so it may not" if goes_on else ""
@@ -223,6 +226,11 @@ def _started(record: StepRecord, so_far: str = "") -> Iterator[str]:
     limit = "no timeout" if record.timeout is None else f"timeout {format_duration(record.timeout)}"
     if record.announced:
         yield f"{record.key}: started{_again(record)} ({limit}{so_far})"
+
+
+def _unseen(record: StepRecord) -> bool:
+    """Say whether nothing has shown yet that there is a worker: neither the server's list nor a WARNING."""
+    return record.worker is None and not record.warned
 
 
 def _had_worker(event: ev.AttemptFinished) -> bool:

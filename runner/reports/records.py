@@ -151,7 +151,8 @@ def _remark(record: StepRecord, told: StepReport | None) -> str:
         error = record.error or record.check_error or (last.error if last is not None else None)
         if error is not None and record.state is not StepState.SUCCEEDED:
             place = f" at {told.file}:{told.line}" if told is not None and told.file else ""
-            return f"{failure_words(error_text(error), committed=record.committed)}{place}"
+            why = f"{failure_words(error_text(error), committed=record.committed)}{place}"
+            return "; ".join(part for part in (sum_of(record), why) if part)
         return sum_of(record) or (tag_words(last.command_tag, last.row_count) if last is not None else "")
     if record.gone:
         return "its worker had gone when the run was taken up"

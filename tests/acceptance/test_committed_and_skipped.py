@@ -364,3 +364,20 @@ def test_a_worker_that_a_resumption_follows_lists_what_it_leaves(jobplan: Jobpla
     (build,) = _shown(jobplan)["steps"]
     assert build["attempts"] == 1
     assert [left["what"] for left in build["leftovers"]] == ["index public.t_id of public.t is INVALID"]
+
+
+def test_a_warning_follows_the_line_that_its_step_has_started(jobplan: Jobplan, db: Database) -> None:
+    steps = """
+        - id: warns
+          sql: DO $$ BEGIN RAISE WARNING 'look'; RAISE WARNING 'again'; END $$
+        - id: loop
+          sql: INSERT INTO t VALUES (1), (2)
+          repeat: {until: SELECT false, max_iterations: 3}
+        """
+    db.run("CREATE TABLE t (id int)")
+    ran = _run(jobplan, db, steps)
+    told = [line.partition(" (")[0] for line in ran.lines if line.startswith("warns:")]
+    assert told[:3] == ["warns: started", "warns: WARNING: look", "warns: WARNING: again"]
+    assert ran.err.count("warns: started") == 1
+    shown = jobplan("show", "last", "--journal", "runs").out
+    assert "INSERT 6 in 3 iterations; not done after max_iterations (3)" in shown
