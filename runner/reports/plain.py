@@ -191,10 +191,7 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
         case ev.AttemptFinished() if _unseen(state.records[event.step]) and _had_worker(event):
             yield from _started(state.records[event.step])  # it ended before it was seen on the server
         case ev.AttemptNotice() if event.notice.severity == ev.WARNING:
-            record = state.records[event.step]
-            if record.worker is None and record.warned == 1:
-                yield from _started(record)
-            yield from _warning(event, record)
+            yield from _warning(event, state.records[event.step])
         case ev.AttemptCancelRequested():
             goes_on = nature_of(state.records[event.step].step.sql.text).catches_cancel
             may_not = "; its SQL catches query_canceled in a loop, so it may not" if goes_on else ""
@@ -238,6 +235,8 @@ def _had_worker(event: ev.AttemptFinished) -> bool:
 
 
 def _warning(event: ev.AttemptNotice, record: StepRecord) -> Iterator[str]:
+    if record.worker is None and record.warned == 1:  # it ended before it was seen on the server
+        yield from _started(record)
     if record.warned <= SHOWN_WARNINGS:
         yield from (f"{event.step}: WARNING: {text}" for text in warning_texts([event.notice]))
     elif record.warned == SHOWN_WARNINGS + 1:
