@@ -1,6 +1,6 @@
-"""What each subcommand of ALTER TABLE does: its lock, and whether it reads or rewrites the whole table.
+"""The effect of each subcommand of ALTER TABLE: its lock, and whether it reads or rewrites the whole table.
 
-Sources: the ALTER TABLE page of the PostgreSQL documentation, and what a server of version 18 was seen to lock.
+Sources: the ALTER TABLE page of the PostgreSQL documentation, and the locks observed on a server of version 18.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from runner.sql.relations import Relation, relation_named, relation_of
 
 
 class AlterKind(enum.StrEnum):
-    """The subcommands that are told apart; every other one is OTHER."""
+    """The subcommands that are distinguished; every other one is OTHER."""
 
     ADD_COLUMN = "ADD COLUMN"
     DROP_COLUMN = "DROP COLUMN"
@@ -56,7 +56,7 @@ class Constraint(enum.StrEnum):
 
 
 class Rewrite(enum.Enum):
-    """Whether a subcommand writes the table anew; MAYBE depends on what only the server knows."""
+    """Whether a subcommand rewrites the table; MAYBE depends on what only the server knows."""
 
     NO = "no"
     MAYBE = "maybe"
@@ -65,13 +65,13 @@ class Rewrite(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AlterAction:
-    """One subcommand. `scans` says that it may read the whole table while it holds its lock.
+    """One subcommand. `scans`: it may read the whole table while it holds its lock.
 
     `name` is the column, constraint, trigger or tablespace; `other` is the referenced table, the parent or the
-    partition, and `other_lock` the lock on that one. `has_default` is for a new column. `type` is its type, if that is
-    not one of PostgreSQL's own, and `calls` are functions in its default of which nothing is known. `filled` are the
-    columns that a constraint keeps from being NULL, `index` is the one that it takes over, and `inline` says that it is
-    written with a new column.
+    partition, and `other_lock` the lock on that one. `has_default` is for a new column. `type` is its type, if it is
+    not built into PostgreSQL, and `calls` are unknown functions in its default. `filled` are the
+    columns that a constraint keeps from being NULL, `index` is the one that it uses, and `inline`: it is part of the
+    definition of a new column.
     """
 
     kind: AlterKind
@@ -96,7 +96,7 @@ class AlterAction:
 def alter_actions(statement: Statement) -> tuple[AlterAction, ...]:
     """Return the subcommands of ALTER TABLE (or INDEX, VIEW, …), none for any other statement.
 
-    A constraint that is written with a column that is added is an action of its own.
+    A constraint in the definition of an added column is a separate action.
     """
     if statement.node.DESCRIPTOR.name != "AlterTableStmt":
         return ()
@@ -105,7 +105,7 @@ def alter_actions(statement: Statement) -> tuple[AlterAction, ...]:
 
 _SUE, _SRE, _AE = LockMode.SHARE_UPDATE_EXCLUSIVE, LockMode.SHARE_ROW_EXCLUSIVE, LockMode.ACCESS_EXCLUSIVE
 
-# Those that are not here are OTHER and take ACCESS EXCLUSIVE.
+# Other subcommands are OTHER and take ACCESS EXCLUSIVE.
 _PLAIN: dict[str, tuple[AlterKind, LockMode]] = {
     "AT_DropColumn": (AlterKind.DROP_COLUMN, _AE),
     "AT_SetNotNull": (AlterKind.SET_NOT_NULL, _AE),
@@ -181,7 +181,7 @@ def _add_column(command: Tree, statement: Statement) -> Iterator[AlterAction]:
     )
     for constraint in map(unwrap, column.constraints):
         for action in _constraint_actions(constraint, statement):
-            # A column of NULLs refers to nothing, and one with a default has no NULLs: the server does not look.
+            # The server does not scan: a column of NULLs refers to nothing, and one with a default has no NULLs.
             unseen = {Constraint.FOREIGN_KEY: not defaults, Constraint.NOT_NULL: "CONSTR_GENERATED" not in defaults}
             scans = not unseen.get(action.constraint or Constraint.CHECK, False)
             yield replace(action, lock=_AE, inline=True, scans=scans)
@@ -299,7 +299,7 @@ _TYPES = frozenset(  # beside those that are keywords, which the parser qualifie
 def _column_rewrite(column: Tree) -> Rewrite:
     """A stable default is computed once and kept beside the table; a volatile one is different in every row.
 
-    A type that PostgreSQL does not bring rewrites nothing, unless it is a domain with a constraint.
+    A type that is not built in causes no rewrite, unless it is a domain with a constraint.
     """
     if strings(column.type_name.names)[-1] in _SERIAL:
         return Rewrite.YES
@@ -314,7 +314,7 @@ def _column_rewrite(column: Tree) -> Rewrite:
 
 
 def _foreign_type(names: tuple[str, ...]) -> Relation | None:
-    """Return the type if PostgreSQL does not bring it: it may be a domain."""
+    """Return the type if it is not built in: it may be a domain."""
     if names[0] == "pg_catalog" or (len(names) == 1 and names[0] in _TYPES | _SERIAL):
         return None
     return relation_named(names)

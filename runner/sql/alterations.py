@@ -1,8 +1,8 @@
-"""What a statement changes that a later statement may depend on, beside the names that it creates and drops.
+"""What a statement changes that a later statement may depend on, besides the names that it creates and drops.
 
-`changes` has the names, which a dry run follows one by one. What is here cannot be followed: the type of a column, a
-privilege, an operator. A statement that depends on it is judged with care after that. Everything that can make a later
-statement possible, or impossible, has to be here; a command that is not known alters anything.
+`changes` has the names, which a dry run tracks individually. The changes here cannot be tracked: the type of a column,
+a privilege, an operator. A later statement that depends on one is judged with caution. Everything that can make a later
+statement possible or impossible must be here; an unknown command may alter anything.
 
 Sources: each command's page in the PostgreSQL documentation.
 """
@@ -56,8 +56,8 @@ class Aspect(enum.Enum):
 class Alteration:
     """Something that is altered. Without `relation` it concerns no relation, or any; without `name` any object.
 
-    `removes` says that it can make a later statement fail that would succeed without it; `old` is a name or an enum
-    value that is gone after it, `value` a label that is added to an enum. `guarded` says IF NOT EXISTS.
+    `removes`: it can make a later statement fail that would succeed without it; `old` is a name or an enum value that
+    does not exist afterwards, `value` a label that is added to an enum. `guarded`: with IF NOT EXISTS.
     """
 
     aspect: Aspect
@@ -70,14 +70,14 @@ class Alteration:
 
     @property
     def what(self) -> str:
-        """Return words for what is altered: `the column t.b`."""
+        """Return a description of what is altered: `the column t.b`."""
         named = f" {Relation(None, self.name)}" if self.name else ""
         of = f" of {self.relation}" if self.relation is not None else ""
         return f"the {self.aspect.value}{named}{of}"
 
 
 def alterations(statement: Statement) -> tuple[Alteration, ...]:
-    """Return what the statement alters, as far as its text tells; none for a query."""
+    """Return what the statement alters, as far as its text shows; none for a query."""
     if statement.kind in _NOTHING:
         return ()
     reader = _READERS.get(statement.node.DESCRIPTOR.name)
@@ -148,7 +148,7 @@ _OF_COLUMN = frozenset(
         *("AT_SetExpression", "AT_DropExpression", "AT_AddIdentity", "AT_SetIdentity", "AT_DropIdentity"),
     }
 )
-#: Nothing that a later statement can depend on.
+#: Subcommands that change nothing that a later statement can depend on.
 _HARMLESS = frozenset(
     {
         *("AT_SetStatistics", "AT_SetStorage", "AT_SetCompression", "AT_SetOptions", "AT_ResetOptions"),

@@ -1,4 +1,4 @@
-"""What a statement sets for the statements after it: SET, RESET, SET ROLE, and set_config with constants.
+"""The settings that a statement makes for those after it: SET, RESET, SET ROLE, and set_config with constants.
 
 Sources: the pages of SET, RESET and SET ROLE in the PostgreSQL documentation.
 """
@@ -20,9 +20,9 @@ ALL = "all"
 
 
 def assigned(statement: Statement) -> tuple[tuple[str, str | None], ...]:
-    """Return names and values in the order in which they are set; None is back to what it was before the text.
+    """Return names and values in the order in which they are set; None restores the value from before the text.
 
-    RESET ALL has the name ALL. What is set to something that only the server can compute is left out.
+    RESET ALL has the name ALL. Settings with a value that only the server can compute are left out.
     """
     node = statement.node
     match statement.kind:
@@ -36,7 +36,7 @@ def assigned(statement: Statement) -> tuple[tuple[str, str | None], ...]:
 def settings_after(
     before: tuple[tuple[str, str], ...], assignments: tuple[tuple[str, str | None], ...]
 ) -> tuple[tuple[str, str], ...]:
-    """Return what is set after these assignments, by name and value, if `before` was set."""
+    """Return the settings after these assignments, by name, if those before were `before`."""
     found: dict[str, str] = dict(before)
     for name, value in assignments:
         if name == ALL:

@@ -1,7 +1,7 @@
-"""A step's last statement rewritten so that it gives its rows as text, whose columns are known before it runs.
+"""Rewrite a step's last statement so that it returns its rows as text, with columns that are known before it runs.
 
-The extension gives the rows of a worker only to who names their types exactly, and those are found out by having the
-server parse the statement in another session. That fails for what only the worker's own session knows: a temporary
+The extension returns the rows of a worker only if the caller names their types exactly. These are found by having the
+server parse the statement in another session. That fails for objects that only the worker's session knows: a temporary
 table, a search_path that the step sets, a table that it has just renamed. Text is then the type of every column, and
 each value is written by its type's own output function, as it would be otherwise.
 """
@@ -39,9 +39,9 @@ class AsText:
 
 
 def as_text(statement: Statement) -> AsText | None:
-    """Return how to write a statement so that its rows are text; None where that cannot be.
+    """Return how to write a statement so that its rows are text; None if that is not possible.
 
-    A `*` hides how many columns there are, and data-modifying WITH may stand only at the top of a statement.
+    A `*` hides the number of columns, and data-modifying WITH is only allowed at the top of a statement.
     """
     targets = _targets(statement)
     if targets is None or _has_modifying_with(statement):
@@ -58,12 +58,12 @@ def as_text(statement: Statement) -> AsText | None:
 
 
 def without_rewriting(text: str) -> str:
-    """Return a text without what `as_text` has put around its last statement, as far as the server has kept it."""
+    """Return a text without what `as_text` added around its last statement, as far as the server kept it."""
     return _SHOWN.sub("", text)
 
 
 def may_change_names(statements: Sequence[Statement]) -> bool:
-    """Say whether these statements may change what a later one means: its tables, its columns, their types."""
+    """Return whether these statements may change the meaning of a later one: its tables, its columns, their types."""
     return any(
         statement.kind in _SETS or (statement.kind not in _CHANGES_ROWS and effect(statement) is not Effect.READS)
         for statement in statements

@@ -1,7 +1,7 @@
-"""What the bodies of DO, functions and procedures show: loops that write, commits, and what they cannot run.
+"""Analyze the bodies of DO, functions and procedures: loops that write, commits, and commands that cannot run there.
 
-Read with the scanner, like PL/pgSQL itself finds its keywords. libpg_query's PL/pgSQL parser judges the syntax only: it
-refuses bodies that name a type outside pg_catalog.
+They are read with the scanner, which PL/pgSQL itself uses to find its keywords. libpg_query's PL/pgSQL parser is used
+for the syntax only: it refuses bodies that name a type outside pg_catalog.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from runner.sql.tokens import ScanError, Token, TokenKind, tokenize
 from runner.sql.transactions import must_stand_alone
 
 _COMMENTS = frozenset({TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT})
-#: After these a command begins.
+#: A command begins after each of these.
 _BEFORE_COMMAND = frozenset({"", ";", "BEGIN", "THEN", "ELSE", "LOOP", ">>", "EXCEPTION"})
 _WRITES = frozenset({"UPDATE", "DELETE", "MERGE"})
-#: Conditions that catch what a cancel raises, 57014, by its name, its class or its code.
+#: Conditions that catch the error of a cancel, 57014, by its name, its class or its code.
 _CAUGHT = frozenset({"QUERY_CANCELED", "OPERATOR_INTERVENTION", "57014", "57000"})
 #: Levels of RAISE that raise no error.
-_TELLS = frozenset({"DEBUG", "LOG", "INFO", "NOTICE", "WARNING"})
+_HARMLESS_RAISES = frozenset({"DEBUG", "LOG", "INFO", "NOTICE", "WARNING"})
 _LOOP = re.compile(r"\bloop\b", re.IGNORECASE)
 _OPENING = re.compile(r"(?:as\s*)?\$\w*\$", re.IGNORECASE)
 _WRITING_STRING = re.compile(r"[^A-Za-z]*(?:update|delete|merge)\b", re.IGNORECASE)
@@ -36,7 +36,7 @@ _WRITING_STRING = re.compile(r"[^A-Za-z]*(?:update|delete|merge)\b", re.IGNORECA
 def writing_loop(statement: Statement, text: str) -> int | None:
     """Return the offset in `text` of a loop in a DO that updates or deletes and never commits, None if there is none.
 
-    `text` is what the statement was parsed from. A body that is not quoted with dollars only has a beginning.
+    `text` is what the statement was parsed from. In a body without dollar quotes, only the start is known.
     """
     if statement.kind is not StatementKind.DO or not _LOOP.search(text, statement.start, statement.end):
         return None
@@ -51,10 +51,10 @@ def writing_loop(statement: Statement, text: str) -> int | None:
 
 
 def catching_loop(statement: Statement, text: str) -> int | None:
-    """Return the offset in `text` of a handler in a loop that catches a cancel and goes on, None if there is none.
+    """Return the offset in `text` of a handler in a loop that catches a cancel and continues, None if there is none.
 
-    The extension turns a cancel, a timeout and a terminate into the same error, query_canceled, so that nothing ends
-    such a loop but itself. WHEN OTHERS does not catch that error.
+    The extension turns a cancel, a timeout and a terminate into the same error, query_canceled, so such a loop
+    cannot be stopped from outside. WHEN OTHERS does not catch that error.
     """
     creates = statement.kind is StatementKind.CREATE_FUNCTION
     if not (creates or statement.kind is StatementKind.DO) or not _LOOP.search(text, statement.start, statement.end):
@@ -88,8 +88,8 @@ def called_procedure(statement: Statement) -> Relation | None:
 def only_creates(statement: Statement) -> bool:
     """Return whether a DO in PL/pgSQL can create things and change rows, but alters, drops and grants nothing.
 
-    Its commands are looked for in the body and in its string constants; what it executes from a variable, and the
-    functions that it calls by PERFORM or CALL, may do anything.
+    Commands are searched in the body and in its string constants; SQL that it executes from a variable, and functions
+    that it calls by PERFORM or CALL, may do anything.
     """
     body = _body(statement) if statement.kind is StatementKind.DO else None
     if body is None or body.language != "plpgsql":
@@ -127,7 +127,7 @@ _ALTERING = frozenset(
 
 
 def ends_transaction_for_sure(statement: Statement) -> bool:
-    """Return whether a DO or CREATE PROCEDURE in PL/pgSQL reaches a COMMIT or ROLLBACK whatever its conditions are."""
+    """Return whether a DO or CREATE PROCEDURE in PL/pgSQL always reaches a COMMIT or ROLLBACK."""
     body = _body(statement)
     return body is not None and any(
         command.certain and command.name in _ENDS for command in _commands(_words(body.text))
@@ -136,7 +136,7 @@ def ends_transaction_for_sure(statement: Statement) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyProblem:
-    """Something in a body that cannot run; `certain` if it fails as soon as the statement runs."""
+    """A command in a body that cannot run; `certain` if it fails whenever the statement runs."""
 
     message: str
     offset: int
@@ -144,7 +144,7 @@ class BodyProblem:
 
 
 def body_syntax_error(statement: Statement, text: str) -> BodyProblem | None:
-    """Return what the grammar refuses in the body of a DO or a function in SQL or PL/pgSQL."""
+    """Return the syntax error in the body of a DO or a function in SQL or PL/pgSQL."""
     body = _body(statement)
     if body is None:
         return None
@@ -168,7 +168,7 @@ def body_syntax_error(statement: Statement, text: str) -> BodyProblem | None:
 def refused_in_body(statement: Statement, text: str) -> Iterator[BodyProblem]:
     """Yield the commands of a PL/pgSQL body that no function can run: VACUUM, … CONCURRENTLY, a COMMIT that fails.
 
-    A function's body is not run by creating it, so nothing in it is certain.
+    Creating a function does not run its body, so nothing in it is certain.
     """
     body = _body(statement)
     if body is None or body.language != "plpgsql" or len(body.text) > _LONGEST_BODY:
@@ -185,13 +185,13 @@ def refused_in_body(statement: Statement, text: str) -> Iterator[BodyProblem]:
 _LONGEST_BODY = 200_000
 _ENDS = frozenset({"COMMIT", "ROLLBACK"})
 _MAY_STAND_ALONE = frozenset({"VACUUM", "CREATE", "DROP", "REINDEX", "CLUSTER", "ALTER", "DISCARD", "EXECUTE"})
-#: After one of these, what follows may not be reached.
+#: Commands after which the rest may not be reached.
 _LEAVES = frozenset({"RETURN", "EXIT", "CONTINUE", "RAISE"})
 _TAG = "$jobplan_body$"
 
 
 def _plpgsql_error(body: str) -> str | None:
-    """Return what PL/pgSQL's grammar says; other complaints, about names and types, may be the parser's own."""
+    """Return the error of PL/pgSQL's grammar; other errors, about names and types, may be limits of the parser."""
     if _TAG in body:
         return None
     for head in ("DO LANGUAGE plpgsql", "CREATE FUNCTION f() RETURNS int LANGUAGE plpgsql AS"):
@@ -201,7 +201,7 @@ def _plpgsql_error(body: str) -> str | None:
             message = " ".join(str(error.message).split())
             if message.startswith("syntax error"):
                 return message
-        except ValueError:  # for some bodies it writes what is no JSON
+        except ValueError:  # for some bodies its output is not valid JSON
             return None
         else:
             return None
@@ -213,7 +213,7 @@ def _place(statement: Statement, body: _Body, text: str, offset: int) -> int:
 
 
 def _refusal(command: _Command, words: Sequence[_Word], body: str, *, procedure: bool) -> str | None:
-    """Say why a command in a body fails, None if it does not."""
+    """Return why a command in a body fails, None if it does not."""
     if command.name in _ENDS:
         if command.protected:
             return f"{command.name} in a block with an EXCEPTION clause cannot end the transaction (2D000)"
@@ -272,7 +272,7 @@ def _commands(words: Sequence[_Word]) -> tuple[_Command, ...]:
         elif word.begins and word.name == "EXCEPTION" and stack and stack[-1].kind == "BEGIN":
             stack[-1].conditional = stack[-1].handles = True
         elif word.begins and word.name in _LEAVES:
-            left = left or not _only_tells(words, index)
+            left = left or not _raises_no_error(words, index)
         elif word.begins and word.name in _ENDS | _MAY_STAND_ALONE:
             found[index] = not left and not any(frame.conditional for frame in stack)
             for frame in stack:
@@ -311,15 +311,15 @@ def _close(stack: list[_Frame], following: str, protected: set[int]) -> None:
             return
 
 
-def _only_tells(words: Sequence[_Word], index: int) -> bool:
-    """Return whether a RAISE does not end anything."""
+def _raises_no_error(words: Sequence[_Word], index: int) -> bool:
+    """Return whether a RAISE raises no error."""
     following = words[index + 1].name if index + 1 < len(words) else ""
     return words[index].name == "RAISE" and following in {"DEBUG", "LOG", "INFO", "NOTICE", "WARNING"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Body:
-    """A body, its language in lower case, and the node that has its place."""
+    """A body, its language in lower case, and the node that has its position."""
 
     text: str
     language: str
@@ -343,7 +343,7 @@ def _body(statement: Statement) -> _Body | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Word:
-    """A token in upper case; `begins` says that it stands where a command begins."""
+    """A token in upper case; `begins`: it is at the start of a command."""
 
     name: str
     offset: int
@@ -384,7 +384,7 @@ def _writing_loop(words: tuple[_Word, ...]) -> int | None:
 
 
 def _catching_handler(words: tuple[_Word, ...]) -> int | None:
-    """Return where a handler begins in a loop that catches a cancel and neither leaves the loop nor raises an error."""
+    """Return where a handler in a loop begins that catches a cancel and neither leaves the loop nor raises an error."""
     depth, before = 0, ""
     for index, word in enumerate(words):
         if word.name == "LOOP":
@@ -415,12 +415,12 @@ def _handler(words: tuple[_Word, ...]) -> tuple[list[str], tuple[_Word, ...]]:
 
 
 def _leaves(handler: tuple[_Word, ...]) -> bool:
-    """Say whether a handler leaves the loop or raises an error, as far as its commands tell."""
+    """Return whether a handler leaves the loop or raises an error, as far as its commands show."""
     for at, word in enumerate(handler):
         if word.begins and word.name in {"EXIT", "RETURN"}:
             return True
         level = handler[at + 1].name if at + 1 < len(handler) else ";"
-        if word.begins and word.name == "RAISE" and level not in _TELLS:
+        if word.begins and word.name == "RAISE" and level not in _HARMLESS_RAISES:
             return True
     return False
 

@@ -1,4 +1,4 @@
-"""What a statement changes in the catalog, as far as its text tells.
+"""What a statement changes in the catalog, as far as its text shows.
 
 Sources: each command's page in the PostgreSQL documentation.
 """
@@ -26,11 +26,11 @@ _QUERIES = frozenset({_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.V
 
 
 def changes(statement: Statement) -> tuple[Change, ...]:
-    """Return what the statement changes in the catalog, as far as its text tells."""
+    """Return what the statement changes in the catalog, as far as its text shows."""
     kind = statement.kind
     if kind in _QUERIES:  # most statements of most plans; they change nothing, and need not be searched
         return ()
-    # What can be prepared changes nothing in the catalog.
+    # A statement that can be prepared changes nothing in the catalog.
     imports = statement.node.DESCRIPTOR.name == "ImportForeignSchemaStmt"
     if (kind is not _K.EXECUTE and is_opaque(statement)) or kind in _OPAQUE or imports:
         kind_of_change = "extension" if imports or kind in _OPAQUE else "creates" if only_creates(statement) else ""
@@ -47,16 +47,16 @@ _RELKINDS: Mapping[StatementKind, str] = {
     _K.CREATE_VIEW: "v",
     _K.CREATE_SEQUENCE: "S",
 }
-#: Statements that make types, and where the tree has their names.
+#: Statements that create types, and the fields of the tree with their names.
 _TYPES: Mapping[str, str] = {
     "CompositeTypeStmt": "typevar",
     "CreateEnumStmt": "type_name",
     "CreateRangeStmt": "type_name",
     "CreateDomainStmt": "domainname",
 }
-#: What CREATE AGGREGATE, TYPE and the like make; of operators and collations only the kind is followed.
+#: What CREATE AGGREGATE, TYPE and the like create; of operators and collations only the kind is tracked.
 _DEFINED: Mapping[str, Sort] = {"OBJECT_TYPE": Sort.TYPE, "OBJECT_AGGREGATE": Sort.FUNCTION}
-#: Fields of what CREATE SCHEMA has in it, where the names of relations are.
+#: Fields with names of relations, in the elements of CREATE SCHEMA.
 _ELEMENTS: Mapping[str, tuple[str, str]] = {
     "CreateStmt": ("relation", "r"),
     "ViewStmt": ("view", "v"),

@@ -17,7 +17,7 @@ _K = StatementKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnUse:
-    """A column that a query surely takes from this relation; `alone` says that only its relations can have the name."""
+    """A column that a query takes from this relation; `alone`: only the query's relations can have the name."""
 
     relation: Relation
     name: str
@@ -51,7 +51,7 @@ def column_uses(statement: Statement) -> Iterator[ColumnUse]:
                 yield ColumnUse(relation=relation, name=names[0], offset=offset, alone=True)
 
 
-#: What gives columns in FROM and is no relation.
+#: Nodes in FROM that have columns and are not relations.
 _OTHER_SOURCES = ("RangeSubselect", "RangeFunction", "CommonTableExpr", "RangeTableFunc", "JsonTable", "SubLink")
 
 
@@ -88,7 +88,7 @@ def inserts_by_position(statement: Statement) -> bool:
 def conflict_columns(statement: Statement) -> tuple[frozenset[str], str] | None:
     """Return the columns of ON CONFLICT (…) and the constraint of ON CONFLICT ON CONSTRAINT, None without either.
 
-    An expression or a predicate gives no columns: which index it means only the server can tell.
+    An expression or a predicate gives no columns: only the server knows which index it means.
     """
     if statement.kind is not _K.INSERT or not statement.node.HasField("on_conflict_clause"):
         return None
@@ -145,7 +145,7 @@ _PLAIN_NAME = re.compile(r"(?:([a-z_][a-z0-9_]*)\.)?([a-z_][a-z0-9_]*)")
 
 
 def regclass_constants(statement: Statement) -> Iterator[tuple[Relation, int]]:
-    """Yield the relations that stand in a query as text: `nextval('s')`, `'t'::regclass`. Quoted names are left out."""
+    """Yield the relations that a query names as text: `nextval('s')`, `'t'::regclass`. Quoted names are left out."""
     node = statement.node
     found = [call.args[0] for call in find(node, "FuncCall") if _is_sequence_call(call)]
     found += [cast.arg for cast in find(node, "TypeCast") if strings(cast.type_name.names)[-1:] == ("regclass",)]

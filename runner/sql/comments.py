@@ -2,8 +2,8 @@
 
 libpg_query's scanner hands comments to its grammar as tokens, so a comment inside a token of two words
 (`NOT -- why` and `IN` on the next line, `NULLS /* x */ LAST`), or between two parts of a string constant, is a syntax
-error to it and none to a server. And its time for nested comments grows with the square of their depth. This module
-finds comments in linear time, as scan.l does: not in strings, quoted identifiers and dollar quotes.
+error for the parser but not for a server. The parser's time for nested comments also grows with the square of the
+depth. This module finds comments in linear time, as scan.l does: not in strings, quoted identifiers and dollar quotes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: A text with more openings than this is read without its comments.
+#: A text with more comment starts than this is parsed without its comments.
 MANY_COMMENTS = 200
 
 _PIECE = re.compile(
@@ -31,12 +31,12 @@ _NO_BREAK = re.compile(r"[^\n\r]")
 
 
 def has_comments(text: str) -> bool:
-    """Return whether there may be a comment in the text; one that looks so in a string counts."""
+    """Return whether the text may have a comment; a string that looks like one counts."""
     return "--" in text or "/*" in text
 
 
 def without_comments(text: str) -> str:
-    """Return the text with spaces in place of comments, so that every offset in characters stays as it is.
+    """Return the text with spaces in place of comments, so that every offset in characters stays the same.
 
     A block comment between two string constants stays: PostgreSQL joins strings over line comments only. So does one
     that is never closed.

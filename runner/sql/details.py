@@ -1,4 +1,4 @@
-"""Details of a statement on which its weight depends: ONLY, NOWAIT, TEMPORARY, WITH NO DATA, a domain's constraint."""
+"""Details of a statement that decide its cost: ONLY, NOWAIT, TEMPORARY, WITH NO DATA, a domain's constraint."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _HAVE_RELATION = frozenset(
 
 
 def main_relation(statement: Statement) -> Relation | None:
-    """Return the relation that an ALTER, CREATE INDEX, CLUSTER, REINDEX, REFRESH or COPY FROM is about."""
+    """Return the relation that an ALTER, CREATE INDEX, CLUSTER, REINDEX, REFRESH or COPY FROM changes."""
     if statement.kind not in _HAVE_RELATION or not statement.node.HasField("relation"):
         return None
     return relation_of(statement.node.relation)
@@ -52,7 +52,7 @@ def created_schema(statement: Statement) -> str | None:
     return statement.node.schemaname or None if statement.kind is _K.CREATE_SCHEMA else None
 
 
-#: What a new table may have whose fitting only the server can tell; a key's columns are its own.
+#: Parts of a new table that only the server can check; a key's columns are in the table itself.
 _COMPUTED = frozenset(
     {"CONSTR_DEFAULT", "CONSTR_CHECK", "CONSTR_FOREIGN", "CONSTR_GENERATED", "CONSTR_EXCLUSION", "CONSTR_IDENTITY"}
 )
@@ -97,7 +97,7 @@ def leaves_out_data(statement: Statement) -> bool:
 
 
 def holds_its_rows(statement: Statement) -> bool:
-    """Return whether it is an INSERT whose rows stand in the text: VALUES or DEFAULT VALUES, no query."""
+    """Return whether it is an INSERT with the rows in its text: VALUES or DEFAULT VALUES, no query."""
     if statement.kind is not _K.INSERT:
         return False
     if not statement.node.HasField("select_stmt"):
@@ -135,7 +135,7 @@ def constrained_domain(statement: Statement) -> Relation | None:
 
 
 def renamed(statement: Statement) -> tuple[Relation, str] | None:
-    """Return the relation that clients know by another name afterwards, and what is renamed, as a clause."""
+    """Return the relation that has another name for clients afterwards, and a clause that says what is renamed."""
     node = statement.node
     if statement.kind is _K.SET_SCHEMA and label(node, "object_type") in _KNOWN_TO_CLIENTS:
         relation = relation_of(node.relation)

@@ -1,4 +1,4 @@
-"""Whether a statement only reads: a careful guess, because a function can do anything."""
+"""Whether a statement only reads: a cautious guess, because a function can do anything."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Effect(enum.Enum):
 
 
 def effect(statement: Statement) -> Effect:
-    """Return READS only if every function that is called is a known one, WRITES only if something surely writes.
+    """Return READS only if every called function is known to read only, WRITES only if a part certainly writes.
 
-    Locking rows (FOR UPDATE) counts as writing, as it does to a read-only transaction.
+    Row locks (FOR UPDATE) count as writing, as they do in a read-only transaction.
     """
     node = statement.node
     match statement.kind:

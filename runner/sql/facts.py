@@ -1,4 +1,4 @@
-"""What rules about statements ask of them: does it filter, guard itself, change settings, reach beyond its database?"""
+"""Facts about statements for the rules: filters, guards, settings, functions, effects outside the database."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class SettingChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ParameterSymbol:
-    """A `$1`, which nothing gives a value in a worker."""
+    """A `$1`, which has no value in a worker."""
 
     number: int
     offset: int
@@ -52,7 +52,7 @@ class CreatedIndex:
 
 
 class ReindexTarget(enum.Enum):
-    """What REINDEX is told to rebuild."""
+    """What a REINDEX rebuilds."""
 
     INDEX = "REINDEX_OBJECT_INDEX"
     TABLE = "REINDEX_OBJECT_TABLE"
@@ -89,13 +89,13 @@ def _has_cte(statement: Statement) -> bool:
 
 
 def is_guarded(statement: Statement) -> bool:
-    """Return whether it says IF EXISTS, IF NOT EXISTS or OR REPLACE, so that running it again does not fail."""
+    """Return whether it has IF EXISTS, IF NOT EXISTS or OR REPLACE, so that running it again does not fail."""
     node = statement.node
     return any(bool(getattr(node, field, False)) for field in ("missing_ok", "if_not_exists", "replace"))
 
 
 def is_cascading(statement: Statement) -> bool:
-    """Return whether it says CASCADE, also in a subcommand of ALTER TABLE."""
+    """Return whether it has CASCADE, also in a subcommand of ALTER TABLE."""
     nodes = [statement.node, *map(unwrap, getattr(statement.node, "cmds", ()))]
     return any(
         label(node, "behavior") == "DROP_CASCADE" for node in nodes if "behavior" in node.DESCRIPTOR.fields_by_name

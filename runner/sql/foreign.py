@@ -1,7 +1,7 @@
-"""Foreign keys that a statement makes, and the row changes for which PostgreSQL looks at the other side of one.
+"""Foreign keys that a statement creates, and row changes for which PostgreSQL checks the other table of one.
 
-A foreign key spreads locks: to delete a parent's row, the server queries the child, and the other way round.
-Sources: CREATE TABLE in the PostgreSQL documentation, ri_triggers.c; the modes are held against a server by a test.
+A foreign key extends locks to the other table: to delete a parent's row the server queries the child, and the reverse.
+Sources: CREATE TABLE in the PostgreSQL documentation, ri_triggers.c; a test compares the modes with a server.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _K = StatementKind
 class ForeignKey:
     """A foreign key: `columns` of `child` refer to `referenced` of `parent` (empty: to its primary key).
 
-    `on_delete` and `on_update` are the locks on the child when a row of the parent goes or its key changes.
+    `on_delete` and `on_update` are the locks on the child when a row of the parent is deleted or its key changes.
     """
 
     name: str

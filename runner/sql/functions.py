@@ -1,12 +1,12 @@
-"""PostgreSQL's own functions that surely read only, those that surely do more, and those of known volatility.
+"""Built-in functions that only read, those that do more, and those of known volatility.
 
-The lists are short of what PostgreSQL has on purpose: what is on neither of them counts as unknown. An integration test
-holds them against pg_proc.
+The lists are not complete: a function on neither of them counts as unknown. An integration test compares them with
+pg_proc.
 """
 
 from __future__ import annotations
 
-#: Change data, settings or the server, or take a lock that lasts.
+#: Functions that change data, settings or the server, or take a lock that lasts.
 WRITERS = frozenset(
     {
         *("nextval", "setval", "pg_notify", "set_config", "dblink_exec", "pg_reload_conf", "pg_rotate_logfile"),
@@ -20,10 +20,10 @@ WRITER_PREFIXES = (
     *("pg_clear_", "pg_sync_", "pg_file_"),
 )
 
-#: Run SQL that they are given.
+#: Functions that run SQL from their arguments.
 RUNS_SQL_PREFIXES = ("query_to_xml", "cursor_to_xml", "table_to_xml", "schema_to_xml", "database_to_xml", "ts_stat")
 
-#: Read at most.
+#: Functions that only read.
 READERS = frozenset(
     {
         *("count", "sum", "avg", "min", "max", "bool_and", "bool_or", "every", "string_agg", "array_agg"),
@@ -66,13 +66,13 @@ READERS = frozenset(
 )
 READER_PREFIXES = ("pg_get_", "pg_stat_get_", "pg_stat_file")
 
-#: Give the same value in a whole statement.
+#: Functions with the same value in a whole statement.
 STABLE = frozenset(
     {"now", "transaction_timestamp", "statement_timestamp", "current_setting", "to_timestamp", "timezone"}
     | {"txid_current", "pg_current_xact_id"}
 )
 
-#: Give another value in every row.
+#: Functions with a different value in every row.
 VOLATILE = frozenset(
     {"random", "gen_random_uuid", "uuidv4", "uuidv7", "uuid_generate_v1", "uuid_generate_v4", "clock_timestamp"}
     | {"timeofday", "nextval", "setval", "currval", "lastval", "random_normal"}

@@ -1,4 +1,4 @@
-"""The query inside a command that the planner does not take: that of CREATE VIEW and of COPY (query) TO."""
+"""The query inside a command that EXPLAIN does not accept: CREATE VIEW and COPY (query) TO."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ _COMMENTS = frozenset({TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT})
 
 
 def inner_query(statement: Statement, sql: str) -> tuple[int, str] | None:
-    """Return the query's offset in the statement's own text `sql`, and the query; None if it has none to be asked.
+    """Return the query's offset in the statement's own text `sql`, and the query; None if there is none to explain.
 
-    A recursive view's query names the view itself, and so cannot be asked before the view is there.
+    The query of a recursive view names the view, and cannot be explained before the view exists.
     """
     try:
         tokens = [token for token in tokenize(sql) if token.kind not in _COMMENTS]

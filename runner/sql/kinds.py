@@ -1,4 +1,4 @@
-"""What kind of statement a statement is: as fine as a rule about running it needs, and no finer."""
+"""The kinds of statements, as detailed as the rules need."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from runner.sql.nodes import Tree, label, unwrap
 class StatementKind(enum.StrEnum):
     """The SQL commands that something in jobplan treats differently; every other one is OTHER."""
 
-    #: That of the text, to which a member is equal; an enum's own is a call into Python, and kinds are looked up a lot.
+    #: The hash of the text, to which a member is equal; Enum's own hash is slower, and kinds are often dict keys.
     __hash__ = str.__hash__
 
     SELECT = "SELECT"

@@ -1,8 +1,8 @@
-"""The table locks that a statement takes, as far as its text tells.
+"""The table locks that a statement takes, as far as its text shows.
 
-Sources: "Explicit Locking" and each command's page in the PostgreSQL documentation, held against a server of version
-18 by the integration tests. What only the server knows is not here: partitions and children, tables behind views and
-foreign keys of existing tables, what CASCADE reaches, and whatever functions, DO, CALL and EXECUTE run.
+Sources: "Explicit Locking" and each command's page in the PostgreSQL documentation; integration tests compare
+them with a server of version 18. What only the server knows is not here: partitions and children, tables of views and
+foreign keys of existing tables, what CASCADE reaches, and what functions, DO, CALL and EXECUTE run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a statement destroys: data that no definition brings back.
+"""What a statement destroys: data that cannot be restored from a definition.
 
-A view, an index or a function can be made again from its definition, so dropping one is no loss; CASCADE is, because
-the statement does not say what it drops.
+A view, an index or a function can be created again from its definition, so dropping one is no loss; CASCADE is one,
+because the statement does not name what it drops.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _K = StatementKind
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loss:
-    """What goes: `what` as a clause (`DROP TABLE removes audit`); the relation or schema, where it is one."""
+    """What is lost: `what` as a clause (`DROP TABLE removes audit`); the relation or schema, where it is one."""
 
     what: str
     relation: Relation | None = None

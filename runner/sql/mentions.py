@@ -1,6 +1,7 @@
-"""What a command names that is no relation: types, functions, roles, tablespaces, extensions, languages.
+"""Names in a command other than relations: types, functions, roles, tablespaces, extensions, languages.
 
-The planner finds these itself in the statements that it takes; of all others only the catalog can tell before they run.
+EXPLAIN checks these in the statements that it accepts; for all others only the catalog shows before they run whether
+the names exist.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Named(enum.Enum):
     FUNCTION = "function"
     ROLE = "role"
     TABLESPACE = "tablespace"
-    #: One that can be installed, and one that is.
+    #: An extension that can be installed, and one that is installed.
     AVAILABLE_EXTENSION = "available extension"
     EXTENSION = "extension"
     LANGUAGE = "language"
@@ -37,7 +38,7 @@ class Mention:
     offset: int
 
 
-#: Statements whose types and functions must be there when they run. Others may name what is not there, such as DROP.
+#: Statements whose types and functions must exist when they run. Others, such as DROP, may name missing ones.
 _DEFINITIONS = frozenset(
     {
         *("CreateStmt", "CreateForeignTableStmt", "AlterTableStmt", "IndexStmt", "CreateStatsStmt"),
@@ -45,7 +46,7 @@ _DEFINITIONS = frozenset(
         *("CreateFunctionStmt", "CommentStmt", "GrantStmt"),
     }
 )
-#: What the grammar turns into an integer and a sequence; no such types exist.
+#: Names that the grammar turns into an integer and a sequence; they are not types.
 _SERIAL = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"})
 _TABLESPACE_FIELDS = ("tablespacename", "table_space")
 

@@ -1,7 +1,7 @@
-"""What is known of a step's whole text by its nature: whether it may run again, and what it may leave half done.
+"""Properties of a step's whole text: whether it may run again, and what it may leave half done.
 
-A step's text is known when the plan is built, with its parameters as placeholders. It is judged once, when somebody
-asks: most runs never do.
+The text is known when the plan is built, with its parameters as placeholders. It is analyzed on first use and cached,
+because most runs never need the result.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _K = StatementKind
 
 #: A second run of these does the same work again and leaves the same state.
 _IDEMPOTENT = frozenset({_K.VACUUM, _K.ANALYZE, _K.REFRESH_MATERIALIZED_VIEW, _K.REINDEX, _K.CLUSTER, _K.CHECKPOINT})
-#: What may leave something half done; to parse a text takes longer than to look for the word.
+#: Words of statements that may leave something half done; searching for them is faster than parsing.
 _CONCURRENTLY = re.compile("concurrently", re.IGNORECASE)
 
 
@@ -53,7 +53,7 @@ class Nature:
     `only_reads`: every statement only reads, so that it is a check which may run again. `idempotent`: every statement
     only reads, or is one of those that may run again because they do the same work again. `builds` are statements that
     leave something half done when they fail. `whole_database`: it rebuilds the indexes of the whole database.
-    `catches_cancel`: a loop of it catches a cancel and goes on, so that nothing ends it.
+    `catches_cancel`: a loop of it catches a cancel and continues, so it cannot be stopped.
     """
 
     only_reads: bool = False

@@ -1,4 +1,4 @@
-"""The relations that must be there for a statement, of which kind, and what one must be allowed to do with them.
+"""The relations that must exist for a statement, their kinds, and the privileges needed on them.
 
 Sources: each command's page in the PostgreSQL documentation.
 """
@@ -56,7 +56,7 @@ _RIGHTS: Mapping[StatementKind, tuple[Right, str]] = {
 
 
 def needed(statement: Statement) -> tuple[Needed, ...]:
-    """Return the relations that must be there for the statement, each once, in the order of the text."""
+    """Return the relations that must exist for the statement, each once, in the order of the text."""
     right, kinds = _RIGHTS.get(statement.kind, (Right.NONE, ""))
     if statement.kind is _K.REINDEX:
         index = label(statement.node, "kind") == "REINDEX_OBJECT_INDEX"

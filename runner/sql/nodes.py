@@ -1,4 +1,4 @@
-"""Reading the parser's trees: the only place that knows how its messages are built.
+"""Read the parser's trees. Only this module knows the structure of its messages.
 
 Every child is wrapped in a one-of message; a field that is not set reads as its type's empty value. The parser's types
 have no usable stubs, hence `Any`; nothing above runner.sql sees a tree.
@@ -27,9 +27,9 @@ _HELD: dict[type, int] = dict.fromkeys((str, int, bool, float, bytes), _PLAIN)
 
 
 class TreeError(Exception):
-    """The text cannot be parsed; `cursor` counts characters from 1, 0 is unknown. Never leaves runner.sql.
+    """The text cannot be parsed; `cursor` counts characters from 1, 0 is unknown. It is not raised outside runner.sql.
 
-    `refused` says that the grammar does not know the text; otherwise it is too long or too deep to be looked at.
+    `refused`: the grammar does not accept the text; otherwise the text is too long or too deep to be parsed.
     """
 
     def __init__(self, message: str, cursor: int, *, refused: bool = True) -> None:
@@ -57,7 +57,7 @@ _allow_deep_trees()
 #: Tokens up to which any text fits the ordinary stack: the parser's C code recurses once for each operator of a chain,
 #: and takes some 450 bytes each time. A text has no more tokens than characters.
 _SHORT = 15_000
-#: Tokens beyond which a text is not looked at: a chain of so many operators would take minutes.
+#: A text with more tokens is not parsed: a chain of so many operators would take minutes.
 MAX_TOKENS = 100_000
 _STACK_BYTES = 128 * 1024 * 1024
 
@@ -84,7 +84,7 @@ def _count_tokens(text: str) -> int:
 
 
 def _with_deep_stack(work: Callable[[], Tree]) -> Tree:
-    """Do the work where a deep recursion in C has room: an overflow would end the process without a word."""
+    """Run `work` with a large stack: a stack overflow in C would end the process without a message."""
     outcome: list[Tree | TreeError] = []
 
     def run() -> None:

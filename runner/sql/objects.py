@@ -1,4 +1,4 @@
-"""Words for what a statement demands of the catalog, and for what it changes there."""
+"""What a statement requires of the catalog, and what it changes there."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from runner.sql.relations import Relation
 
 
 class Right(enum.Enum):
-    """What somebody must be allowed to do with a relation."""
+    """The privilege that a role needs on a relation."""
 
     NONE = "no privilege"
     OWN = "ownership"
@@ -26,7 +26,7 @@ class Right(enum.Enum):
 class Needed:
     """A relation that must be there. `kinds` are letters of pg_class.relkind, none for any; `offset` is in characters.
 
-    With `missing_ok` the statement says IF EXISTS.
+    `missing_ok`: the statement has IF EXISTS.
     """
 
     relation: Relation
@@ -45,7 +45,7 @@ class Action(enum.Enum):
 
 
 class Sort(enum.Enum):
-    """What sort of object it is, as far as names clash or not."""
+    """The kind of object, as far as it matters for conflicts of names."""
 
     RELATION = "relation"
     SCHEMA = "schema"
@@ -56,7 +56,7 @@ class Sort(enum.Enum):
     ROLE = "role"
     #: A unique index on columns, without WHERE; its `name` and relation are the table's.
     UNIQUE = "unique index"
-    #: Nobody can tell: DO, CALL, an extension's script.
+    #: Unknown: DO, CALL, an extension's script.
     ANYTHING = "anything"
 
 
@@ -64,7 +64,7 @@ class Sort(enum.Enum):
 class Change:
     """A change of the catalog. A schema or role has no `relation`; a column or constraint has a relation and a `name`.
 
-    `guarded` says IF NOT EXISTS, IF EXISTS or OR REPLACE; `kind` is the letter of pg_class.relkind of what is created,
+    `guarded`: with IF NOT EXISTS, IF EXISTS or OR REPLACE; `kind` is the letter of pg_class.relkind of what is created,
     `renamed` for what has another name from then on, `extension` for what an extension's script creates,
     `creates` for a DO that alters and drops nothing.
     """

@@ -1,8 +1,8 @@
 """Parameters in SQL, in psql's own forms: `:'name'`, `:"name"` and bare `:name`.
 
 A value never becomes SQL: it is quoted, or it is a number, and it is set apart from its neighbours so that PostgreSQL's
-scanner sees exactly one value where the reference stood. Where the references are is PostgreSQL's scanner's word, not
-a regular expression's, so strings, comments, dollar quotes, casts and `:=` are left alone by construction.
+scanner sees exactly one value where the reference stood. PostgreSQL's scanner finds the
+references, not a regular expression, so strings, comments, dollar quotes, casts and `:=` are never changed.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def references(text: str) -> tuple[Reference, ...]:
 
 @lru_cache(maxsize=4096)
 def _references(text: str) -> tuple[Reference, ...]:
-    """Find them; kept, because a text is read with its plan, judged with it, and rendered again and again."""
+    """Find them; cached, because a text is read and checked with its plan, and rendered many times."""
     try:
         return tuple(_reference(text, around) for around in around_colons(text) if _is_name(around.name))
     except ScanError as error:

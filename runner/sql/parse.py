@@ -54,7 +54,7 @@ class Statement:
     at: Callable[[int], int] = field(repr=False, compare=False)
 
     def offset(self, node: Tree) -> int:
-        """Return where a node of this statement stands; the statement's start if the parser does not tell."""
+        """Return where a node of this statement stands; the statement's start if the parser does not return it."""
         return self.at(node.location) if node.location > 0 else self.start
 
 
@@ -129,7 +129,7 @@ def placeholder(name: str) -> str | None:
 
 
 def returns_rows(statement: Statement) -> bool:
-    """Return whether a statement is of a kind that gives rows.
+    """Return whether a statement is of a kind that returns rows.
 
     True for EXECUTE, which may; false for CALL, whose row of OUT parameters only the server knows of.
     """

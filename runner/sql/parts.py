@@ -1,4 +1,4 @@
-"""The columns and constraints that must be there for a statement, or must not be there yet."""
+"""The columns and constraints that must exist for a statement, or must not exist yet."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OLD_CONSTRAINT = frozenset({"AT_ValidateConstraint", "AT_DropConstraint", "AT_A
 
 
 def parts(statement: Statement) -> tuple[Part, ...]:
-    """Return the columns and constraints that must be there, or must not be there yet."""
+    """Return the columns and constraints that must exist, or must not exist yet."""
     reader = _READERS.get(statement.node.DESCRIPTOR.name)
     return tuple(reader(statement)) if reader is not None else ()
 

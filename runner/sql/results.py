@@ -1,4 +1,4 @@
-"""What a statement gives back that a plan can look at: rows, a number of rows, or neither."""
+"""What a statement returns that a plan can check: rows, a number of rows, or neither."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _OF_SESSION = frozenset({_K.EXECUTE, _K.FETCH})
 
 
 def rows_out_of_reach(statement: Statement) -> str | None:
-    """Say why the rows of the statement cannot be read, None if they can, or if it has none.
+    """Return why the rows of the statement cannot be read, None if they can, or if it has none.
 
     The columns must be known before the worker starts, and those of a prepared statement or a cursor are known only in
     the session that has it.
@@ -38,7 +38,7 @@ def rows_out_of_reach(statement: Statement) -> str | None:
 
 
 def columns_out_of_reach(statements: Sequence[Statement]) -> str | None:
-    """Say why the columns of the last statement are known only while the worker runs, None if they may be known.
+    """Return why the columns of the last statement are known only while the worker runs, None if they may be known.
 
     Another session cannot parse it, because it reads a temporary table that the text creates, and it does not name its
     columns, so that it cannot be rewritten to give text.
@@ -59,7 +59,7 @@ def temporary_relations(statements: Sequence[Statement]) -> frozenset[Relation]:
 
 
 def no_rows_to_read(statement: Statement) -> str | None:
-    """Say why there is no row to look at, None if there may be one; CALL may give one."""
+    """Return why there is no row to check, None if there may be one; CALL may return one."""
     name = "this statement" if statement.kind is _K.OTHER else str(statement.kind)
     if statement.kind is _K.CALL or returns_rows(statement):
         return rows_out_of_reach(statement)
@@ -67,7 +67,7 @@ def no_rows_to_read(statement: Statement) -> str | None:
 
 
 def no_row_count(statement: Statement) -> str | None:
-    """Say why nobody knows how many rows the statement was about, None if the server says so."""
+    """Return why the number of affected rows is unknown, None if the server reports it."""
     if statement.kind in _COUNT:
         return None
     name = "this statement" if statement.kind is _K.OTHER else str(statement.kind)

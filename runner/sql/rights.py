@@ -1,4 +1,4 @@
-"""What a query must be allowed to do with the relations that it names, where nobody asks the planner.
+"""The privileges that a query needs on the relations that it names, where the planner is not asked.
 
 Sources: the privileges that the pages of SELECT, INSERT, UPDATE, DELETE and MERGE in the PostgreSQL documentation name.
 """

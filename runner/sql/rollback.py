@@ -1,6 +1,6 @@
 """What a failed attempt leaves behind: the statements that a rollback does not take back.
 
-A worker's text is one transaction, so what fails has not happened, and may be tried again. These are the exceptions.
+A worker's text is one transaction, so a failed text has no effect and can be run again. These are the exceptions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _OUTSIDE = frozenset(
 
 
 def outlives_rollback(statement: Statement) -> str | None:
-    """Say what a failed attempt leaves behind so that a second one would not do the same, None if nothing.
+    """Return what a failed attempt leaves behind that changes the effect of a second one, None if nothing.
 
     CALL counts, because only the server knows whether the procedure commits.
     """

@@ -1,7 +1,7 @@
 """PostgreSQL's own scanner, with offsets that count characters.
 
-The scanner tells byte offsets, editors and plans count characters; everything above this module counts characters
-only. It is also the one place that knows the scanner's token names.
+The scanner returns byte offsets, while editors and plans count characters; all other modules count characters only.
+Only this module knows the scanner's token names.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ class Token(NamedTuple):
 
 
 class ScanError(Exception):
-    """The text is no SQL, not even for the scanner: an unterminated string, a character that cannot be sent.
+    """The scanner refuses the text: an unterminated string, a character that cannot be sent.
 
-    `offset` counts characters from 0. Never leaves runner.sql: its users say what it means for them.
+    `offset` counts characters from 0. It is not raised outside runner.sql: its users convert it.
     """
 
     def __init__(self, message: str, offset: int) -> None:

@@ -1,4 +1,4 @@
-"""What a statement demands of the transaction that it runs in.
+"""What a statement requires of the transaction that it runs in.
 
 A worker runs its whole text as one transaction; a text that is a single statement runs as it would by itself in psql
 (pg_background.md#one-statement-or-one-transaction). Most functions here return a reason, as a clause that begins with
@@ -22,7 +22,7 @@ _NO_BLOCK = "cannot run inside a transaction block"
 
 
 def must_stand_alone(statement: Statement) -> str | None:
-    """Say why the statement cannot share a text with another one: the server would raise 25001 or 2D000."""
+    """Return why the statement cannot share a text with another one: the server would raise 25001 or 2D000."""
     if statement.kind is _K.DO:
         ends = "COMMIT" in _body_commands(statement)
         return "DO with COMMIT or ROLLBACK in it cannot end a transaction that it shares" if ends else None
@@ -31,7 +31,7 @@ def must_stand_alone(statement: Statement) -> str | None:
 
 
 def may_have_to_stand_alone(statement: Statement) -> str | None:
-    """Say what the server might know that would make the statement one that must stand alone."""
+    """Return what, if the server knows it to be so, requires the statement to run alone."""
     if must_stand_alone(statement) is not None:
         return None
     match statement.kind:
@@ -47,7 +47,7 @@ def may_have_to_stand_alone(statement: Statement) -> str | None:
 
 
 def cannot_stand_alone(statement: Statement) -> str | None:
-    """Say why the statement is refused (25P01), or does nothing, without others in the same text."""
+    """Return why the statement is refused (25P01), or does nothing, without others in the same text."""
     match statement.kind:
         case _K.LOCK:
             return "LOCK TABLE needs other statements in the same transaction"
@@ -83,7 +83,7 @@ _BEFORE_WRITING = frozenset({"pg_create_logical_replication_slot", "pg_copy_logi
 
 
 def refused_by_worker(statement: Statement) -> str | None:
-    """Say why a worker of pg_background refuses the statement."""
+    """Return why a worker of pg_background refuses the statement."""
     match statement.kind:
         case _K.TRANSACTION:
             return "BEGIN, COMMIT, ROLLBACK and savepoints are not possible: a worker's text is one transaction"
@@ -95,7 +95,7 @@ def refused_by_worker(statement: Statement) -> str | None:
 
 
 def without_effect(statement: Statement) -> str | None:
-    """Say why a worker accepts the statement although it does nothing: it concerns a client or session that ends."""
+    """Return why a worker accepts the statement although it has no effect: it concerns a client or an ended session."""
     match statement.kind:
         case _K.COPY_TO if _is_client_copy(statement):
             return "COPY TO STDOUT sends its rows nowhere: a worker has no client"
@@ -119,7 +119,7 @@ _CURSOR_HOLD = 0x0020  # CURSOR_OPT_HOLD, parsenodes.h
 
 
 def waits_for_transactions(statement: Statement) -> bool:
-    """Say whether the command waits for the end of other transactions that have locked nothing it needs.
+    """Return whether the command waits for other transactions to end that hold no conflicting lock.
 
     Builds CONCURRENTLY wait for every older snapshot in the database; the other commands wait for every transaction
     that uses the table.
