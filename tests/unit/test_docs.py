@@ -52,3 +52,13 @@ def test_what_comments_cite_of_the_extension_is_there() -> None:
     ):
         for cited in re.findall(r"pg_background\.md#([\w-]+)", source.read_text(encoding="utf-8")):
             assert cited in known, f"{source}: #{cited}"
+
+
+@pytest.mark.parametrize("name", ["docs/architecture.md", "CONTRIBUTING.md"])
+def test_every_module_that_a_page_names_is_there(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    named = {*re.findall(r"`((?:runner/)?[a-z_]+/[a-z_/]*(?:[a-z_]+\.(?:py|sql))?)`", text)}
+    assert len(named) > 5
+    for path in named:
+        places = [ROOT / path, ROOT / "runner" / path]
+        assert any(place.exists() for place in places), f"{name} names {path}"
