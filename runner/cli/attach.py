@@ -53,7 +53,7 @@ def attach(run: str, dsn: str | None, *, journal: Path, trusted_roles: tuple[str
 async def _attach(
     wanted: str, dsn: str, journal: Path, where: str, trusted_roles: tuple[str, ...]
 ) -> tuple[Follower, tuple[Leftover, ...], RecordSummary | None, float]:
-    from runner.cli.enriching import recall_workers, recorded_runs
+    from runner.cli.enriching import check_cluster, recall_workers, recorded_runs
     from runner.cli.finding import find_live_run
     from runner.gateway.activity import Observer
     from runner.reports.attach import Follower
@@ -63,6 +63,7 @@ async def _attach(
     try:
         activity = await recall_workers(observer, await observer.look(), journal, wanted)
         run = find_live_run(activity, wanted, journal, where)
+        check_cluster(observer, journal, run.run)
         if run.database and run.database != activity.database:
             there = await Observer.connect(
                 dsn, database=run.database, ledger=ledger, trusted_roles=trusted_roles, beside=observer

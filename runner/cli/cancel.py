@@ -87,7 +87,7 @@ async def _cancel(
     detached: bool,
     patience: float,
 ) -> Cancelled:
-    from runner.cli.enriching import recall_workers
+    from runner.cli.enriching import check_cluster, recall_workers
     from runner.gateway.activity import Observer
     from runner.gateway.cancelling import Stopper
     from runner.gateway.requests import CancelRequest
@@ -98,6 +98,7 @@ async def _cancel(
     try:
         activity = await recall_workers(observer, await observer.look(), journal, wanted)
         run = find(activity)
+        check_cluster(observer, journal, run.run)
         if run.database and run.database != activity.database:
             there = await Observer.connect(dsn, database=run.database, ledger=ledger, beside=observer)
             await observer.close()

@@ -11,21 +11,31 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runner.engine.place import WrongServerError, on_another_server
 from runner.engine.state import FINAL, HOLDING, RunState
 from runner.errors import RecordError
 from runner.reports.status import RecordSummary
 
 if TYPE_CHECKING:
     from runner.engine.activity import Activity, KnownWorkers
+    from runner.engine.events import Place
     from runner.gateway.activity import Observer
     from runner.gateway.recorded import Recorded
 
 
 async def recorded_runs(observer: Observer, activity: Activity, journal: Path, ledger: str) -> dict[str, RecordSummary]:
-    """Return what is recorded of the runs that were seen; `ledger` is the schema of the one that `observer` asks."""
+    """Return what is recorded of the runs that were seen; `ledger` is the schema of the one that `observer` asks.
+
+    A journal of a run on another server is left out, although the run has the same id.
+    """
     there = [run.run for run in activity.runs if run.database in ("", activity.database)]
     told = {run: _of_ledger(found, ledger) for run, found in (await observer.recorded(there)).items()}
-    kept = {run.run: found for run in activity.runs if (found := _of_journal(journal, run.run)) is not None}
+    kept = {
+        run.run: found
+        for run in activity.runs
+        if not on_another_server(_recorded_place(journal, run.run), observer.place)
+        and (found := _of_journal(journal, run.run)) is not None
+    }
     return {run: max(_both(kept.get(run), told.get(run)), key=lambda found: found.at) for run in kept | told}
 
 
@@ -45,10 +55,35 @@ async def recall_workers(observer: Observer, activity: Activity, journal: Path, 
             roles = [str(event["user"]) for event in recorded.events if event.get("user")]
             known |= KnownWorkers.of(run, state, roles)
     for run in _runs_to_recall(activity, journal, wanted):
+        if on_another_server(_recorded_place(journal, run), observer.place):
+            continue
         found = _known_to_journal(journal, run)
         known = known if found is None else known | found
     observer.known = known
     return observer.last_look()
+
+
+def check_cluster(observer: Observer, journal: Path, run: str) -> None:
+    """WrongServerError if the journal has a run of this id that is on another server than `observer`."""
+    problem = on_another_server(_recorded_place(journal, run), observer.place)
+    if problem:
+        raise WrongServerError(
+            f"run {run} of the journal {journal / run} is on another server: {problem}.",
+            hint="Give the connection of the run's server with --dsn, or leave this journal out with --journal.",
+        )
+
+
+def _recorded_place(journal: Path, run: str) -> Place | None:
+    """Return where a run of the journal was last; None if that is not known."""
+    from runner.records.folder import has_journal
+    from runner.records.record import read_record
+
+    if not has_journal(journal / run):
+        return None
+    try:
+        return read_record(journal, run, notices=False).place
+    except RecordError:
+        return None
 
 
 def _runs_to_recall(activity: Activity, journal: Path, wanted: str | None) -> set[str]:

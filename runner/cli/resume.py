@@ -159,7 +159,7 @@ def _resume(options: Options) -> int:
             by=_person(),
             database=started.database,
             system_identifier=started.system_identifier,
-            place=_place(record, started),
+            place=record.place,
             known=chronicle_of(record.events),
             roles=_roles(record, started),
         ),
@@ -168,12 +168,6 @@ def _resume(options: Options) -> int:
         return conduct(course, MonotonicClock())
     except OpenQuestionError as error:
         raise error.answered_by(_answer(options, record.run_id, error.questions)) from error
-
-
-def _place(record: Record, started: ev.RunStarted) -> ev.Place | None:
-    """Return where the run was last; None: its record is of an earlier version, which did not say that."""
-    resumed = [event.place for event in record.events if isinstance(event, ev.RunResumed) and event.place is not None]
-    return resumed[-1] if resumed else started.place
 
 
 def _roles(record: Record, started: ev.RunStarted) -> frozenset[str]:

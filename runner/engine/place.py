@@ -36,6 +36,16 @@ def place_after(before: Place, found: Place, *, alive: bool = False, moved: bool
     return found if known else replace(found, flushed=before.flushed)
 
 
+def on_another_server(recorded: Place | None, found: Place | None) -> str:
+    """Say in words that a session is on another server than the recorded one; empty if it may be there.
+
+    Databases are not compared, because a run is looked for from any of them.
+    """
+    if recorded is None or found is None or found.standby:
+        return ""
+    return _problem(recorded, found, alive=False, moved=False)
+
+
 def _problem(before: Place, found: Place, *, alive: bool, moved: bool) -> str:
     """Return why a session is not on the run's server; empty if it may be there."""
     identifiers = before.system_identifier, found.system_identifier

@@ -15,7 +15,7 @@ from runner.errors import GatewayError, ServerLostError
 from runner.gateway.base import Chronicle, LaunchRequest, WorkerEnd
 from runner.gateway.earlier import Known
 from runner.gateway.ledger import LAST_TRY, Ledger, digest_of
-from runner.gateway.ledger_batch import BEGIN, GONE
+from runner.gateway.ledger_batch import GONE
 from runner.gateway.ledger_found import Surroundings
 from runner.gateway.ledger_text import read
 from runner.gateway.output import takes_commit_row
@@ -71,7 +71,7 @@ class Commits:
             return ""
         if await self._is_locked():
             return ""
-        if not await self._may(_role(request, around)):
+        if not await self._may(_role(request, around)) or not await self._ledger.is_the_same():
             return ""
         values = {
             "{ledger}": quote_identifier(self._ledger.schema or ""),
@@ -99,13 +99,13 @@ class Commits:
         statement = ("ledger_unprove", self._key(step, attempt))
         try:
             async with asyncio.timeout(LAST_TRY):
-                replies = await self._ledger.together(*BEGIN, statement, ("commit", ()))
+                replies = await self._ledger.together(*self._ledger.begins, statement, ("commit", ()))
         except (GatewayError, TimeoutError):
             return False
         error = first_error(replies)
         if error is not None:
             return error.sqlstate in GONE
-        self._ledger.disclaimed(step, (int(row[0] or 0) for row in replies[2].rows))
+        self._ledger.disclaimed(step, (int(row[0] or 0) for row in replies[-2].rows))
         return self._ledger.disclaim(step, attempt)
 
     async def made_fail(self, request: LaunchRequest, end: WorkerEnd) -> bool:
@@ -140,7 +140,7 @@ class Commits:
     async def _settled(self, key: tuple[str, str, str], proof: str, *, fence: bool) -> bool:
         fenced = (("ledger_fence", (*key, proof)),) if fence else ()
         asked = ("ledger_committed", (*key, digest_of(proof)))
-        reply = await self._ask_patiently(*BEGIN, *fenced, asked, ("commit", ()))
+        reply = await self._ask_patiently(*self._ledger.begins, *fenced, asked, ("commit", ()))
         return bool(reply.rows) and reply.rows[0][0] == "t"
 
     async def of_an_orphan(self, step: str, attempt: int) -> bool | None:
@@ -185,8 +185,8 @@ class Commits:
         if not self._ledger.on:
             return None
         asked = ("ledger_chronicle", (self._ledger.run_id,))
-        reply = await self._ask_patiently(*BEGIN, ("ledger_patience", ()), asked, ("commit", ()))
-        keys = await self._ask_patiently(*BEGIN, ("ledger_keys", (self._ledger.run_id,)), ("commit", ()))
+        reply = await self._ask_patiently(*self._ledger.begins, ("ledger_patience", ()), asked, ("commit", ()))
+        keys = await self._ask_patiently(*self._ledger.begins, ("ledger_keys", (self._ledger.run_id,)), ("commit", ()))
         known: list[Known] = []
         launched: set[tuple[str, int]] = set()
         takeovers: dict[str, str] = {}
@@ -211,7 +211,7 @@ class Commits:
         if not self._ledger.on:
             return None
         asked = ("ledger_takeovers", (self._ledger.run_id,))
-        replies = await session.run_together(*BEGIN, asked, ("commit", ()))
+        replies = await session.run_together(*self._ledger.begins, asked, ("commit", ()))
         if first_error(replies) is None:
             return self._ledger.earlier.taken_up_since(replies[-2].rows)
         await session.run(("rollback", ()))

@@ -20,7 +20,7 @@ from runner.engine.events import ErrorDetails
 from runner.errors import GatewayError
 from runner.gateway.claims import Claims, Row
 from runner.gateway.earlier import EarlierRecord, EventKey, Known
-from runner.gateway.ledger_batch import BATCH_SIZE, GONE, UNSUITABLE, Batch
+from runner.gateway.ledger_batch import BATCH_SIZE, GONE, REPLACED, UNSUITABLE, WAS_REPLACED, Batch, begin
 from runner.gateway.ledger_found import Surroundings, surroundings, unfit, why_not
 from runner.gateway.ledger_text import stored, stored_event, stored_json
 from runner.gateway.ledger_trust import distrust_statement, why_ignored
@@ -31,6 +31,8 @@ from runner.gateway.session import Statement
 BATCH_EVERY = 0.25
 TRY_AGAIN = 3.0
 LAST_TRY = 5.0
+#: Seconds for which its tables are taken for those that were seen last.
+SEEN_FOR = 0.25
 #: Events that are kept while none can be written; then it is given up.
 MOST_KEPT = 500_000
 
@@ -83,6 +85,9 @@ class Ledger:
         self._launching: dict[tuple[str, int], Row] = {}
         self._claims = Claims()
         self._begin: tuple[str, str, str] | None = None
+        self._begins: tuple[Statement, ...] = begin("", "[]")
+        #: When its tables were last seen to be those that were found, by the event loop's clock.
+        self._seen_at = 0.0
         #: Events without which what follows cannot be understood, as long as nobody knows that they are written.
         self._urgent: set[int] = set()
         self._landed = asyncio.Event()
@@ -103,6 +108,30 @@ class Ledger:
         """Say whether it can be written now, as far as is known."""
         return self.on and self._stuck is None
 
+    @property
+    def begins(self) -> tuple[Statement, ...]:
+        """Return the statements with which each transaction on it begins."""
+        return self._begins
+
+    async def is_the_same(self) -> bool:
+        """Say whether its tables are still those that were found; false: it is given up.
+
+        A worker that writes its commit row executes what the owner of the table has put there. What was seen a moment
+        ago is not asked again.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._seen_at < SEEN_FOR:
+            return True
+        try:
+            error = first_error(await self.together(*self.begins, ("commit", ())))
+        except GatewayError:
+            return True
+        if error is None:
+            self._seen_at = loop.time()
+        elif error.sqlstate == REPLACED:
+            self.give_up(WAS_REPLACED)
+        return self.on
+
     async def open(self, session: Asked, link: Link) -> None:
         """Look whether there is a ledger that may be written; `problem` says why not. `link` is for what follows.
 
@@ -110,11 +139,12 @@ class Ledger:
         """
         if self.schema is None:
             return
-        looks = distrust_statement(self.schema, self._trusted_roles), ("ledger_found", (self.schema,))
-        distrust, found = await session.run(*looks)
+        # The tables are found first: what takes their names after that is either judged, or recognised as other tables.
+        looks = ("ledger_found", (self.schema,)), distrust_statement(self.schema, self._trusted_roles)
+        found, distrust = await session.run(*looks)
         for _ in range(_LOOKS):
             if any(reply.error is not None and reply.error.sqlstate == _CANCELED for reply in (distrust, found)):
-                distrust, found = await session.run(*looks)
+                found, distrust = await session.run(*looks)
         self.problem = why_ignored(distrust, self.schema)
         self.ignored = self.problem is not None and distrust.error is None
         self.problem = self.problem or why_not(found, self.schema)
@@ -126,6 +156,8 @@ class Ledger:
             return
         self.surroundings = surroundings(found)
         self._unicode = self.surroundings.unicode
+        self._begins = begin(self.schema, self.surroundings.tables)
+        self._seen_at = asyncio.get_running_loop().time()
         self._link = link
         self._task = asyncio.create_task(self._write_on())
 
@@ -243,10 +275,11 @@ class Ledger:
         if not self.answers or not self._rows:
             return None
         rows, self._rows = self._rows, []
-        return Batch(self.run_id, rows, *self._run_row(), taker=self)
+        return Batch(self.run_id, rows, *self._run_row(), first=self.begins, taker=self)
 
     def let_go(self, rows: list[Row]) -> None:
         """Hear that these events are written."""
+        self._seen_at = asyncio.get_running_loop().time()
         self._urgent.difference_update(seq for seq, _ in rows)
         self._landed.set()
 
@@ -274,7 +307,7 @@ class Ledger:
     def _refused(self, error: ErrorDetails) -> None:
         """Hear what the server said to a batch."""
         if error.sqlstate in GONE or (error.sqlstate in UNSUITABLE and not self._unicode):
-            self.give_up(error.message)
+            self.give_up(WAS_REPLACED if error.sqlstate == REPLACED else error.message)
         elif error.sqlstate in UNSUITABLE:
             self._unicode = False
             self._rows = [(seq, self._event(event)) for seq, event in self._rows]
@@ -317,7 +350,7 @@ class Ledger:
         rows, self._rows = self._rows[:BATCH_SIZE], self._rows[BATCH_SIZE:]
         begin, last = self._begin, None if self._rows else self._end
         ended = () if last is None else (("ledger_end", (self.run_id, last)),)
-        batch = Batch(self.run_id, rows, *self._run_row(), *ended, taker=self)
+        batch = Batch(self.run_id, rows, *self._run_row(), *ended, first=self.begins, taker=self)
         error = await self._transact(batch)
         if error is not None:
             return error.sqlstate in UNSUITABLE

@@ -234,6 +234,9 @@ SELECT n.oid IS NOT NULL,
          FROM pg_class AS t
          WHERE t.relnamespace = n.oid AND t.relname IN ('runs', 'plans', 'events', 'commits', 'keys')
        ),
+       (SELECT jsonb_agg(t.oid::text)
+        FROM pg_class AS t
+        WHERE t.relnamespace = n.oid AND t.relname IN ('meta', 'runs', 'plans', 'events', 'commits', 'keys')),
        current_user,
        current_setting('server_encoding'),
        current_setting('default_transaction_read_only'),
@@ -283,6 +286,19 @@ BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE
 -- so that no worker inherits them.
 SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', '200ms', true),
        set_config('statement_timeout', '5s', true), set_config('row_security', 'on', true)
+
+-- name: ledger_same
+-- $1 schema, $2 JSON array of the OIDs of its tables. An error (42704) if the tables are no longer those whose owners
+-- were found to be trusted: another role may have made those that have their names now.
+SELECT CASE
+         WHEN (
+           SELECT count(*)
+           FROM jsonb_array_elements_text($2::jsonb) AS t(oid)
+           JOIN pg_class AS c ON c.oid = t.oid::oid
+           JOIN pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname = $1::text
+         ) < jsonb_array_length($2::jsonb)
+         THEN current_setting('jobplan.the_ledger_was_replaced')
+       END
 
 -- name: ledger_run
 -- $1 run, $2 plan, $3 run_started or run_resumed as JSON, $4 the resolved plan as JSON, $5 the run's key. A run that is resumed goes on,
@@ -452,7 +468,8 @@ SELECT (SELECT count(*) FROM {ledger}.runs), (SELECT count(*) FROM {ledger}.runs
        (SELECT to_char(max(started_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') FROM {ledger}.runs)
 
 -- name: ledger_purge
--- $1 seconds. How many runs were deleted. A run lives while one of its sessions or workers does.
+-- $1 seconds. How many runs were deleted. A run lives while one of its sessions or workers does, whatever a worker calls
+-- itself: its pid is enough to keep the run.
 WITH old AS MATERIALIZED (
   SELECT r.run, r.writer
   FROM {ledger}.runs AS r
@@ -462,6 +479,13 @@ WITH old AS MATERIALIZED (
         < now() - make_interval(secs => $1::float8)
     AND NOT EXISTS (
       SELECT FROM pg_stat_activity AS s WHERE starts_with(s.application_name, 'jobplan:' || r.run || ':')
+    )
+    AND NOT EXISTS (
+      SELECT
+      FROM {ledger}.events AS e
+      JOIN pg_stat_activity AS s ON s.pid::text = e.body #>> '{worker,pid}'
+      WHERE e.run = r.run AND e.writer = r.writer AND e.event = 'attempt_running'
+        AND coalesce(s.backend_type, 'pg_background') = 'pg_background'
     )
 ), events AS (
   DELETE FROM {ledger}.events AS e USING old WHERE e.run = old.run AND e.writer = old.writer

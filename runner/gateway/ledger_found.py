@@ -8,6 +8,8 @@ from runner.gateway.replies import Reply
 
 #: The version of the ledger that this jobplan writes.
 VERSION = 2
+#: The column of the tables in what `ledger_found` gives.
+_TABLES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +22,8 @@ class Surroundings:
     isolation: str
     lock_timeout: str
     row_security: bool = True
+    #: The OIDs of the ledger's tables, as JSON.
+    tables: str = "[]"
 
 
 def surroundings(found: Reply) -> Surroundings:
@@ -32,6 +36,7 @@ def surroundings(found: Reply) -> Surroundings:
         isolation=isolation,
         lock_timeout=lock_timeout,
         row_security=row_security == "on",
+        tables=found.rows[0][_TABLES] or "[]",
     )
 
 

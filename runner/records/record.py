@@ -47,6 +47,12 @@ class Record:
         """What the run said when it began; None if it never did."""
         return next((event for event in self.events if isinstance(event, ev.RunStarted)), None)
 
+    @property
+    def place(self) -> ev.Place | None:
+        """Where the run was last; None if its record is of an earlier version, which did not say that."""
+        said = (event.place for event in reversed(self.events) if isinstance(event, ev.RunStarted | ev.RunResumed))
+        return next((place for place in said if place is not None), None)
+
 
 def find_run(root: Path, name: str) -> str:
     """Return the id of the run that is meant by an id, by its beginning, or by `last`.

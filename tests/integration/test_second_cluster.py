@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -12,6 +13,7 @@ from runner.embedded import EmbeddedServer, start_server
 from runner.engine import events as ev
 from runner.gateway.activity import Observer
 from runner.plan.model import Need
+from tests.acceptance.console import Jobplan
 from tests.builders import plan, step
 from tests.integration.houses import ask, real_run, until, value
 from tests.integration.standby import standby_of, until_replayed
@@ -29,6 +31,14 @@ def second() -> Iterator[EmbeddedServer]:
     """A copy of it, which has the same system identifier: the hardest case of another cluster."""
     with start_server(progress=print) as server:
         yield server
+
+
+@pytest.fixture
+def jobplan(tmp_path: Path) -> Iterator[Jobplan]:
+    """The command, in an empty folder."""
+    command = Jobplan(tmp_path)
+    yield command
+    command.close()
 
 
 def both(*conninfos: str, **more: str) -> str:
@@ -157,3 +167,34 @@ async def test_status_does_not_take_another_cluster_for_the_one_that_it_looked_a
             await observer.look()
     finally:
         await observer.close()
+
+
+async def test_cancel_attach_and_status_do_not_take_a_run_of_that_id_on_another_cluster_for_the_journal_s(
+    first: EmbeddedServer, second: EmbeddedServer, jobplan: Jobplan
+) -> None:
+    """Two clusters have a run of one id, as after a copy of the first; the journal here is that of the first one."""
+    for server in (first, second):
+        ask(server.dsn, "CREATE TABLE gate ()")
+    written = jobplan.plan("- {id: slow, sql: SELECT pg_sleep(60)}", defaults="{timeout: 5m, on_finish: wait}")
+    mine = jobplan.start("run", written, "--dsn", first.dsn, "--report", "jsonl=events.jsonl")
+    await until(lambda: jobplan.happened("attempt_running"))
+    run_id = str(jobplan.events()[0]["run"])
+    theirs, record = real_run(second.dsn, plan(step("slow", "SELECT pg_sleep(60)")), run_id=run_id)
+    task = asyncio.create_task(theirs.execute())
+    await until(lambda: len(record.of(ev.AttemptRunning)) == 1)
+    for command in ("cancel", "attach"):
+        refused = await asyncio.to_thread(jobplan, command, run_id, "--dsn", second.dsn)
+        assert refused.code == 4, refused.err
+        assert "is on another server" in refused.err
+    told = await asyncio.to_thread(jobplan, "status", run_id, "--dsn", second.dsn)
+    assert told.code == 0, told.err
+    assert ".jobplan" not in told.out, "the journal of the other run is left out"
+    assert mine.alive
+    assert not task.done()
+    elsewhere = await asyncio.to_thread(jobplan, "cancel", run_id, "--dsn", second.dsn, "--journal", "none")
+    assert elsewhere.code == 0, elsewhere.err
+    await task
+    assert mine.alive
+    own = await asyncio.to_thread(jobplan, "cancel", run_id)
+    assert own.code == 0, own.err
+    assert mine.ended().code == 1

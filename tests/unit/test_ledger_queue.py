@@ -19,7 +19,7 @@ from runner.gateway.replies import Reply
 from runner.records.ledger import LedgerSink
 from tests.builders import plan, step
 
-FOUND = ("t", "t", "f", "t", "me", "UTF8", "off", "read committed", "0", "on")
+FOUND = ("t", "t", "f", "t", "[]", "me", "UTF8", "off", "read committed", "0", "on")
 Statement = tuple[str, Sequence[str]]
 
 
@@ -112,7 +112,14 @@ async def test_what_was_taken_is_written_in_order_and_once() -> None:
     ledger.take_first(event("a"))
     ledger.take(event("b"))
     await ledger.before_launch()
-    assert server.statements == ["ledger_begin", "ledger_limits", "ledger_events", "ledger_run", "commit"]
+    assert server.statements == [
+        "ledger_begin",
+        "ledger_limits",
+        "ledger_same",
+        "ledger_events",
+        "ledger_run",
+        "commit",
+    ]
     ledger.take(event("c"))
     ledger.end(event("run_finished"))
     await ledger.close()
@@ -128,14 +135,20 @@ async def test_a_launch_takes_along_what_has_happened_but_no_other_launch() -> N
     ledger.take_launching(event("launch-2"), "t", 1)
     batch = ledger.ahead("s", 1, commit_row=True)
     assert batch is not None
-    assert [name for name, _ in batch.statements] == ["ledger_begin", "ledger_limits", "ledger_events", "commit"]
-    assert json.loads(batch.statements[2][1][1]) == [
+    assert [name for name, _ in batch.statements] == [
+        "ledger_begin",
+        "ledger_limits",
+        "ledger_same",
+        "ledger_events",
+        "commit",
+    ]
+    assert json.loads(batch.statements[3][1][1]) == [
         [1, {"event": "a"}],
         [2, {"event": "launch-1", "commit_row": True, "proof": digest_of(ledger.proof("s", 1))}],
     ]
     other = ledger.ahead("t", 1, commit_row=False)
     assert other is not None
-    assert json.loads(other.statements[2][1][1]) == [[3, {"event": "launch-2"}]]
+    assert json.loads(other.statements[3][1][1]) == [[3, {"event": "launch-2"}]]
     await ledger.close()
 
 
@@ -146,7 +159,7 @@ async def test_no_launch_goes_ahead_of_what_has_happened_before_it_however_much_
     ledger.take_launching(event("launch"), "s", 1)
     batch = ledger.ahead("s", 1, commit_row=False)
     assert batch is not None
-    assert [name for name, _ in batch.statements[2:]] == [*["ledger_events"] * 3, "commit"]
+    assert [name for name, _ in batch.statements[3:]] == [*["ledger_events"] * 3, "commit"]
     rows = [
         row for name, parameters in batch.statements if name == "ledger_events" for row in json.loads(parameters[1])
     ]
@@ -237,9 +250,9 @@ async def test_a_launch_takes_the_run_s_own_row_along_as_long_as_that_is_not_wri
     await ledger.before_launch()
     batch = ledger.ahead("s", 1, commit_row=False)
     assert batch is not None
-    assert [name for name, _ in batch.statements[2:]] == ["ledger_events", "ledger_run", "commit"]
+    assert [name for name, _ in batch.statements[3:]] == ["ledger_events", "ledger_run", "commit"]
     await ledger.close()
-    assert server.statements[2:] == ["ledger_run", "commit"]
+    assert server.statements[3:] == ["ledger_run", "commit"]
 
 
 async def test_what_an_earlier_runner_has_recorded_elsewhere_is_written_first() -> None:
