@@ -69,6 +69,18 @@ class TriggerFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DependentFacts:
+    """What keeps a relation from being dropped, in the server's words, beside views and foreign keys.
+
+    It is a relation (a child, a column of the row's type), a policy of `relation`, or `function`.
+    """
+
+    what: str
+    relation: Relation | None = None
+    function: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
     """The bytes of a relation now: all of it, with indexes, TOAST and partitions, and its indexes alone."""
 
@@ -117,6 +129,7 @@ class RelationFacts:
     triggers: tuple[TriggerFacts, ...]
     views: tuple[Relation, ...]
     reads: tuple[Relation, ...]
+    dependents: tuple[DependentFacts, ...] = ()
     size: Size | None = None
     #: Column → its type, in order, and the types' OIDs; constraints that a child has from its parent alone; whether
     #: policies hide rows from the role; the index by which the table was clustered.
@@ -224,6 +237,7 @@ def read_relation(text: str) -> RelationFacts:
         triggers=tuple(map(_trigger, found["triggers"])),
         views=tuple(map(_relation, found["views"])),
         reads=tuple(map(_relation, found["reads"])),
+        dependents=tuple(map(_dependent, found["dependents"])),
         types=found["types"],
         oids=tuple(found["oids"]),
         attached=frozenset((sort, name) for sort, name in found["attached"]),
@@ -231,6 +245,11 @@ def read_relation(text: str) -> RelationFacts:
         row_security=bool(found["row_security"]),
         clustered=found["clustered"],
     )
+
+
+def _dependent(found: dict[str, Any]) -> DependentFacts:
+    relation = _relation(found) if found["name"] is not None else None
+    return DependentFacts(what=found["what"], relation=relation, function=found["function"])
 
 
 def read_function(row: Row) -> FunctionFacts:

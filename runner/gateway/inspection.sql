@@ -138,6 +138,7 @@ WHERE CASE w.wanted->>0
   WHEN 'tablespace' THEN s.open IS NOT NULL
   WHEN 'available extension' THEN EXISTS (SELECT FROM pg_available_extensions AS e WHERE e.name = w.wanted->>2)
   WHEN 'extension' THEN EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = w.wanted->>2)
+  WHEN 'access method' THEN EXISTS (SELECT FROM pg_am AS a WHERE a.amname = w.wanted->>2)
   WHEN 'language' THEN EXISTS (SELECT FROM pg_language AS l WHERE l.lanname = w.wanted->>2)
 END
 
@@ -277,6 +278,20 @@ SELECT w.n - 1, json_build_object(
             JOIN pg_namespace AS vn ON vn.oid = v.relnamespace
             WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
               AND d.refobjid = c.oid AND v.oid <> c.oid),
+  'dependents', (SELECT coalesce(json_agg(DISTINCT jsonb_build_object(
+                   'what', pg_describe_object(d.classid, d.objid, 0), 'schema', rn.nspname, 'name', r.relname,
+                   'function', f.proname)), '[]')
+                 FROM pg_depend AS d
+                 LEFT JOIN pg_policy AS y ON d.classid = 'pg_policy'::regclass AND y.oid = d.objid
+                 LEFT JOIN pg_proc AS f ON d.classid = 'pg_proc'::regclass AND f.oid = d.objid
+                 LEFT JOIN pg_class AS r ON r.oid = CASE WHEN d.classid = 'pg_class'::regclass THEN d.objid ELSE y.polrelid END
+                 LEFT JOIN pg_namespace AS rn ON rn.oid = r.relnamespace
+                 WHERE d.deptype = 'n' AND (r.oid IS NOT NULL OR f.oid IS NOT NULL) AND r.oid IS DISTINCT FROM c.oid
+                   AND (d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid
+                     OR d.refclassid = 'pg_type'::regclass AND d.refobjid IN (c.reltype, (
+                       SELECT t.typarray FROM pg_type AS t WHERE t.oid = c.reltype AND t.typarray <> 0)) AND c.reltype <> 0)
+                   AND NOT EXISTS (SELECT FROM pg_depend AS o WHERE o.classid = d.classid AND o.objid = d.objid
+                     AND o.refclassid = 'pg_class'::regclass AND o.refobjid = c.oid AND o.deptype IN ('a', 'i'))),
   'reads', (WITH RECURSIVE read(oid, kind) AS (
               SELECT c.oid, c.relkind
               UNION

@@ -44,9 +44,16 @@ _DEPENDS: dict[str, frozenset[Aspect]] = {
     "JP618": frozenset({_A.PARTITION}),
     "JP621": frozenset({_A.ROLE}),
 }
+#: How the messages of the scanner and the grammar begin.
+_UNREAD = ("syntax error", "trailing junk", "invalid binary integer", "invalid octal integer", "invalid hexadecimal")
 #: Aspects that matter only where the statement has the name in it.
 _NAMED = frozenset({_A.FUNCTION, _A.OBJECT, _A.ATTACHED})
 _EVERYTHING = frozenset(_A) - {_A.PRIVILEGE}
+
+
+def is_syntax_error(sqlstate: str, message: str) -> bool:
+    """Return whether the server could not read the text; in class 42601 are other errors too."""
+    return sqlstate == "42601" and message.startswith(_UNREAD)
 
 
 def doubt(unit: Unit, sight: Sight, reason: str, message: str = "") -> str | None:
@@ -56,7 +63,7 @@ def doubt(unit: Unit, sight: Sight, reason: str, message: str = "") -> str | Non
     """
     if MADE_UP in message:
         return "it depends on the item of for_each, which is not known before the step runs"
-    if reason in {"42601", "JP607"} and (message.startswith("syntax error") or reason == "JP607"):
+    if reason == "JP607" or is_syntax_error(reason, message):
         return None
     computed = sight.computed & {"search_path", "role"}
     if computed:

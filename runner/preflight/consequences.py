@@ -62,9 +62,19 @@ class Consequences:
         for change in changes(self._unit.statement):
             if change.action is Action.DROP and change.sort is Sort.RELATION and change.relation is not None:
                 found += self._of_dropped(change.relation)
+        found += self._of_child_columns(found)
         if self._unit.statement.kind is _K.DROP_INDEX:
             found = [one for one in found if one.relation is not None or one.aspect is not Aspect.KEY] or found
         return tuple(found)
+
+    def _of_child_columns(self, found: list[Alteration]) -> list[Alteration]:
+        """Return what is altered of the children's columns along with the parent's."""
+        along = []
+        for one in found:
+            facts = self._around.relations.get(one.relation) if one.relation is not None else None
+            if facts is not None and one.aspect in {Aspect.COLUMN, Aspect.CONSTRAINT}:
+                along += [replace(one, relation=child) for child in facts.children]
+        return along
 
     def _is_guarded_away(self, one: Alteration) -> bool:
         """Return whether IF NOT EXISTS makes it nothing, because the column or index is there."""
@@ -90,6 +100,7 @@ class Consequences:
     def _along(self, found: tuple[Change, ...]) -> Iterator[Change]:
         """Yield the indexes that go with a column, and the views and foreign keys that CASCADE drops."""
         yield from self._indexes_gone(found)
+        yield from self._of_children(found)
         if not is_cascading(self._unit.statement):
             return
         dropped = [one for one in found if one.action is Action.DROP and one.sort is Sort.RELATION]
@@ -113,6 +124,17 @@ class Consequences:
                     name=key.constraint,
                     offset=dropped[0].offset,
                 )
+
+    def _of_children(self, found: tuple[Change, ...]) -> Iterator[Change]:
+        """Yield the columns that children get, lose or rename with their parent."""
+        for one in found:
+            facts = self._around.relations.get(one.relation) if one.relation is not None else None
+            if facts is None or one.sort is not Sort.COLUMN:
+                continue
+            dropped = one.action is Action.DROP and one.kind != "renamed"
+            if dropped and facts.kind != "p":  # a child keeps a column that it has declared itself
+                continue
+            yield from (replace(one, relation=child) for child in facts.children)
 
     def _indexes_gone(self, found: tuple[Change, ...]) -> Iterator[Change]:
         for one in found:

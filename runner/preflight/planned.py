@@ -18,7 +18,7 @@ from runner.gateway.inspection import BOOLEAN, Probe
 from runner.gateway.replies import Reply
 from runner.gateway.session import EXPLAIN
 from runner.lint.locking.names import relation_in
-from runner.preflight.certainty import doubt
+from runner.preflight.certainty import doubt, is_syntax_error
 from runner.preflight.commands.followed import new_label
 from runner.preflight.finding import Finding
 from runner.preflight.made import CREATES, EXTENSION, Made
@@ -45,6 +45,8 @@ EXPLAINED = frozenset(
     {_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}
 )
 
+#: How the hint for a syntax error of an older server begins.
+READ_AS = "it was read as"
 #: SQLSTATE → the code of the finding, and what sort of object may be created by an earlier step.
 _NAMES: dict[str, tuple[str, Sort]] = {
     "42P01": ("JP601", Sort.RELATION),
@@ -192,7 +194,7 @@ def uncertain(unit: Unit, sight: Sight, finding: Finding, reason: str) -> Judged
     if why is not None:
         return Judged(why=(f"{finding.message}, as things stand; {why}",), blind=True)
     opaque = sight.opaque()
-    if opaque is None or (reason == "42601" and finding.message.startswith("syntax error")):
+    if opaque is None or is_syntax_error(reason, finding.message):
         return None
     if opaque.change.kind in {CREATES, EXTENSION} and reason not in _MENDED_BY_CREATING:
         return None
@@ -215,8 +217,8 @@ def _finding(error: ErrorDetails, sight: Sight, state: str, offset: int, *, plan
             hint = f"GRANT USAGE ON SCHEMA {quote_identifier(schema[1])} TO {quote_identifier(sight.around.role)};"
         return Finding(code="JP610", message=message, offset=offset, hint=hint)
     major = sight.around.version // 10_000
-    if state == "42601" and error.message.startswith("syntax error") and major < GRAMMAR:
-        hint = f"it was read as PostgreSQL {GRAMMAR} syntax; the server is {major}"
+    if is_syntax_error(state, error.message) and major < GRAMMAR:
+        hint = f"{READ_AS} PostgreSQL {GRAMMAR} syntax; the server is {major}"
         return Finding(code="JP606", message=error.message, offset=offset, hint=hint)
     severity = Severity.WARNING if planning and state[:2] in {"P0", "55", "XX", "53"} else None
     return Finding(code="JP606", message=error.message, offset=offset, hint=error.hint, severity=severity)

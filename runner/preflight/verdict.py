@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from runner.errors import Severity
@@ -12,7 +12,7 @@ from runner.preflight.codes import CODES
 from runner.preflight.commands.existence import absent
 from runner.preflight.commands.followed import check_filled, check_gone
 from runner.preflight.commands.names import is_guarded_away
-from runner.preflight.commands.options import check_versions, view_columns, view_there
+from runner.preflight.commands.options import check_versions, result_columns, view_columns, view_there
 from runner.preflight.commands.table import NOT_CHECKABLE, check_command, left_open
 from runner.preflight.disk import Disks, disk_note
 from runner.preflight.finding import Finding
@@ -20,6 +20,7 @@ from runner.preflight.own_code import OwnCode
 from runner.preflight.planned import (
     ANALYSED,
     EXPLAINED,
+    READ_AS,
     Judged,
     judge,
     uncertain,
@@ -38,6 +39,8 @@ from runner.sql.relations import Relation, query_relations
 from runner.sql.versions import foreign_options
 
 _K = StatementKind
+#: The finding for what a later version brought.
+_NEWER = "JP624"
 #: Characters of a statement that reports show.
 _SHOWN = 100
 _UNSEEN = frozenset({State.NEW, State.PERHAPS, State.UNKNOWN})
@@ -158,6 +161,12 @@ class Examiner:
             verdict.findings = rights.findings if refused and rights.findings else verdict.findings + rights.findings
             verdict.why += rights.why
             verdict.keep_certain(unit, sight)
+        inner = inner_query(unit.statement, unit.sql) if plannable and not (verdict.findings or verdict.blind) else None
+        if inner is not None:
+            verdict.findings += wrong_columns(
+                unit, await self._inspector.probe(sight.around.settings, inner[1], explain=False)
+            )
+            verdict.keep_certain(unit, sight)
         foreign = foreign_options(unit.statement)
         if foreign:
             verdict.why.append(f"PostgreSQL has no option {', '.join(foreign)}: a module of the server may add it")
@@ -182,7 +191,10 @@ class Examiner:
     async def _command(self, unit: Unit, sight: Sight) -> Verdict:
         verdict = Verdict()
         verdict.take(judge(unit, await self._probe(unit, sight, explain=False), sight))
-        verdict.findings += check_command(unit, sight)
+        found = list(check_command(unit, sight))
+        if any(one.code == _NEWER for one in found):  # then the server does not read the text either
+            verdict.findings = [one for one in verdict.findings if not (one.hint or "").startswith(READ_AS)]
+        verdict.findings += found
         verdict.keep_certain(unit, sight)
         unseen = [sight.relation(one.relation) for one in needed(unit.statement)]
         if any(seen.state in _UNSEEN for seen in unseen):
@@ -204,6 +216,7 @@ class Examiner:
         probe = await self._inspector.probe(sight.around.settings, sql, explain=explain)
         judged = judge(unit, probe, sight, start=start)
         verdict.findings += judged.findings
+        verdict.findings += wrong_columns(unit, probe)
         replaced = view_there(unit, sight)
         if replaced is not None and replaced.kind == "v" and probe.parse.error is None:
             names = tuple(column.name for column in probe.parse.columns)
@@ -216,6 +229,16 @@ class Examiner:
         verdict.why += judged.why
         verdict.blind = judged.blind
         verdict.cost, verdict.rows = judged.cost, judged.rows
+
+
+def wrong_columns(unit: Unit, probe: Probe) -> Iterator[Finding]:
+    """Yield what is wrong with the columns that a query gives a new relation."""
+    creates = unit.statement.kind in {_K.CREATE_VIEW, _K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}
+    if not creates or probe.parse.error is not None:
+        return
+    wrong = result_columns(tuple(column.name for column in probe.parse.columns), view_aliases(unit.statement))
+    if wrong is not None:
+        yield Finding(code="JP606", message=wrong, offset=unit.statement.start)
 
 
 def refused_setting(room: Surroundings, offset: int, names: Iterable[str]) -> Finding:

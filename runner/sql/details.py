@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
+
 from runner.sql.kinds import StatementKind
-from runner.sql.nodes import find, label, strings, unwrap
+from runner.sql.nodes import Tree, find, label, strings, unwrap
 from runner.sql.parse import Statement
 from runner.sql.relations import Relation, relation_named, relation_of
 
@@ -70,6 +73,38 @@ def is_computed(statement: Statement) -> bool:
     if next(find(node, "CollateClause"), None) is not None:
         return True
     return any(label(constraint, "contype") in _COMPUTED for constraint in find(node, "Constraint"))
+
+
+def computes(statement: Statement) -> bool:
+    """Return whether an ALTER TABLE has an expression that is no constant, or a key that refers to another table."""
+    if statement.kind is not _K.ALTER_TABLE:
+        return False
+    for constraint in find(statement.node, "Constraint"):
+        kind = label(constraint, "contype")
+        constant = kind == "CONSTR_DEFAULT" and _is_constant(unwrap(constraint.raw_expr))
+        if kind in _COMPUTED - {"CONSTR_IDENTITY"} and not constant:
+            return True
+    defaults = (
+        command for command in map(unwrap, statement.node.cmds) if label(command, "subtype") == "AT_ColumnDefault"
+    )
+    given = (unwrap(getattr(command, "def")) for command in defaults if command.HasField("def"))
+    return not all(map(_is_constant, given))
+
+
+def _is_constant(node: Tree) -> bool:
+    return node.DESCRIPTOR.name == "A_Const" or (node.DESCRIPTOR.name == "TypeCast" and _is_constant(unwrap(node.arg)))
+
+
+def repeated_parts(statement: Statement) -> Iterator[str]:
+    """Yield what a CREATE TABLE has twice and may have once: a column of one name, a primary key."""
+    if statement.kind is not _K.CREATE_TABLE:
+        return
+    columns = [one for one in map(unwrap, statement.node.table_elts) if one.DESCRIPTOR.name == "ColumnDef"]
+    counted = Counter(column.colname for column in columns)
+    yield from (f"the column {Relation(None, name)}" for name, number in counted.items() if number > 1)
+    kinds = [label(constraint, "contype") for constraint in find(statement.node, "Constraint")]
+    if kinds.count("CONSTR_PRIMARY") > 1:
+        yield "a primary key"
 
 
 def role_for_file(statement: Statement) -> str | None:
@@ -193,7 +228,9 @@ def replaced_view(statement: Statement) -> Relation | None:
 
 
 def view_aliases(statement: Statement) -> tuple[str, ...]:
-    """Return the names that CREATE VIEW gives its columns, as far as it names them."""
+    """Return the names that CREATE VIEW or CREATE … AS gives its columns, as far as it names them."""
+    if statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
+        return strings(statement.node.into.col_names)
     return strings(statement.node.aliases) if statement.kind is _K.CREATE_VIEW else ()
 
 

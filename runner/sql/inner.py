@@ -1,4 +1,4 @@
-"""The query inside a command that EXPLAIN does not accept: CREATE VIEW and COPY (query) TO."""
+"""The query inside a command: that of CREATE [MATERIALIZED] VIEW, CREATE TABLE AS, and COPY (query) TO."""
 
 from __future__ import annotations
 
@@ -24,13 +24,16 @@ def inner_query(statement: Statement, sql: str) -> tuple[int, str] | None:
     match statement.kind:
         case _K.CREATE_VIEW if "recursive" not in {token.text.lower() for token in tokens[:4]}:
             return _of_view(tokens, sql)
+        case _K.CREATE_TABLE_AS | _K.CREATE_MATERIALIZED_VIEW:
+            found = _of_view(tokens, sql)
+            return found if found is not None and found[1][:7].lower() != "execute" else None
         case _K.COPY_TO | _K.COPY_FROM if statement.node.HasField("query"):
             return _in_brackets(tokens, sql)
     return None
 
 
 def _of_view(tokens: Sequence[Token], sql: str) -> tuple[int, str] | None:
-    """It begins behind the first AS outside of brackets, and ends before WITH … CHECK OPTION."""
+    """It begins behind the first AS outside of brackets, and ends before WITH … CHECK OPTION or WITH … DATA."""
     depth = 0
     for number, token in enumerate(tokens):
         depth += {"(": 1, ")": -1}.get(token.text, 0)
@@ -41,6 +44,9 @@ def _of_view(tokens: Sequence[Token], sql: str) -> tuple[int, str] | None:
             if last[-2:] == ["check", "option"]:
                 words = 4 if last[0] == "with" and last[1] in {"local", "cascaded"} else 3
                 rest = rest[:-words]
+                end = rest[-1].end if rest else 0
+            elif last[-1:] == ["data"] and "with" in last[-3:-1]:
+                rest = rest[: -2 if last[-2] == "with" else -3]
                 end = rest[-1].end if rest else 0
             return (rest[0].start, sql[rest[0].start : end]) if rest else None
     return None

@@ -27,6 +27,7 @@ class Named(enum.Enum):
     AVAILABLE_EXTENSION = "available extension"
     EXTENSION = "extension"
     LANGUAGE = "language"
+    ACCESS_METHOD = "access method"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +60,7 @@ def defines(statement: Statement) -> bool:
 def mentions(statement: Statement) -> tuple[Mention, ...]:
     """Return what the statement names beside relations, each once, in the order of the tree."""
     node = statement.node
-    found = [*_roles(statement), *_tablespaces(statement), *_extensions(statement)]
+    found = [*_roles(statement), *_tablespaces(statement), *_extensions(statement), *_access_methods(statement)]
     if defines(statement):
         found += [*_types(statement), *_functions(statement), *_languages(statement)]
     elif node.DESCRIPTOR.name == "DropStmt" and not node.missing_ok:
@@ -126,6 +127,17 @@ def _tablespaces(statement: Statement) -> Iterator[Mention]:
             names += _text(inner)
         for name in filter(None, names):
             yield _plain(statement, Named.TABLESPACE, name)
+
+
+def _access_methods(statement: Statement) -> Iterator[Mention]:
+    for inner in walk(statement.node):
+        name = ""
+        if "access_method" in inner.DESCRIPTOR.fields_by_name and inner.DESCRIPTOR.name != "DefElem":
+            name = inner.access_method
+        elif inner.DESCRIPTOR.name == "AlterTableCmd" and label(inner, "subtype") == "AT_SetAccessMethod":
+            name = inner.name
+        if name:
+            yield _plain(statement, Named.ACCESS_METHOD, name)
 
 
 def _extensions(statement: Statement) -> Iterator[Mention]:

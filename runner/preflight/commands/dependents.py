@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from runner.gateway.catalog import KeyFacts
+from runner.gateway.catalog import DependentFacts, KeyFacts
 from runner.preflight.commands.existence import there
 from runner.preflight.finding import Finding
 from runner.preflight.seen import Sight, State
@@ -41,6 +41,22 @@ def check_dependents(unit: Unit, sight: Sight) -> Iterator[Finding]:
         if views:
             message = f"{', '.join(views)} depend{'s' if len(views) == 1 else ''} on {one.relation}"
             yield Finding(code="JP609", message=message, offset=one.offset)
+        others_left = () if statement.kind is _K.TRUNCATE else facts.dependents
+        stay = [each.what for each in others_left if each.relation not in together and _remains(each, sight)]
+        if stay:
+            message = f"{', '.join(stay)} depend{'s' if len(stay) == 1 else ''} on {one.relation}"
+            yield Finding(code="JP609", message=message, offset=one.offset)
+
+
+def _remains(one: DependentFacts, sight: Sight) -> bool:
+    """Return whether it is still there, as far as earlier steps tell."""
+    if one.function is not None:
+        made = sight.part(Sort.FUNCTION, one.function)
+        return made is None or made.change.action is not Action.DROP
+    if one.relation is None or not _stays(one.relation, sight):
+        return False
+    altered = sight.altered(frozenset({one.relation}))
+    return not any(each.alteration.relation is not None and each.alteration.removes for each in altered)
 
 
 def _stays(relation: Relation, sight: Sight) -> bool:

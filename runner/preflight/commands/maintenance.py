@@ -8,6 +8,7 @@ from runner.preflight.commands.existence import there
 from runner.preflight.finding import Finding
 from runner.preflight.seen import Sight, State
 from runner.preflight.texts import Unit
+from runner.sql.alter import alter_actions
 from runner.sql.details import (
     clustering_index,
     created_schema,
@@ -79,6 +80,13 @@ def check_named_indexes(unit: Unit, sight: Sight) -> Iterator[Finding]:
         elif index.state is State.MISSING:
             message = f"there is no index {Relation(None, name)} of {table}"
             yield Finding(code="JP601", message=message, offset=unit.statement.start)
+    adopted = {action.index for action in alter_actions(unit.statement) if action.using_index}
+    for index_facts in facts.indexes if facts is not None else ():
+        if index_facts.relation.name in adopted and not (index_facts.unique and index_facts.plain):
+            message = (
+                f"the index {index_facts.relation} is not unique, or not on columns alone, and cannot be a constraint"
+            )
+            yield Finding(code="JP606", message=message, offset=unit.statement.start)
 
 
 def check_reindexing(unit: Unit, sight: Sight) -> Iterator[Finding]:

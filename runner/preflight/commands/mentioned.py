@@ -21,6 +21,7 @@ _CODES: Mapping[Named, tuple[str, str]] = {
     Named.AVAILABLE_EXTENSION: ("JP623", "extension that could be installed"),
     Named.EXTENSION: ("JP623", "extension installed"),
     Named.LANGUAGE: ("JP623", "language"),
+    Named.ACCESS_METHOD: ("JP623", "access method"),
 }
 #: What an earlier statement may have made.
 _SORTS: Mapping[Named, Sort] = {Named.TYPE: Sort.TYPE, Named.FUNCTION: Sort.FUNCTION, Named.ROLE: Sort.ROLE}

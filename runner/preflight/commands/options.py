@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from runner.gateway.catalog import RelationFacts
@@ -10,7 +11,7 @@ from runner.preflight.finding import Finding
 from runner.preflight.seen import Sight
 from runner.preflight.texts import Unit
 from runner.sql.alter import AlterKind, Constraint, alter_actions
-from runner.sql.details import is_partitioned, main_relation, replaced_view
+from runner.sql.details import is_partitioned, main_relation, repeated_parts, replaced_view
 from runner.sql.kinds import StatementKind
 from runner.sql.relations import Relation
 from runner.sql.storage import given_parameters, index_method, refused_parameter, table_method
@@ -69,6 +70,9 @@ _OF_TABLES = frozenset(
         *(AlterKind.DETACH_PARTITION, AlterKind.DETACH_PARTITION_CONCURRENTLY),
     }
 )
+#: Subcommands that ALTER TABLE ONLY refuses for a table that has children, or partitions.
+_WITH_CHILDREN = frozenset({AlterKind.ADD_COLUMN})
+_WITH_PARTITIONS = frozenset({AlterKind.ADD_COLUMN, AlterKind.DROP_COLUMN})
 _NOT_TABLES = frozenset("vmSiI")
 
 
@@ -83,14 +87,37 @@ def check_subcommands(unit: Unit, sight: Sight) -> Iterator[Finding]:
         if facts.kind in _NOT_TABLES and action.kind in _OF_TABLES:
             message = f"{action.kind.value} does not work on {table}, which is {KINDS[facts.kind]}"
             yield Finding(code="JP607", message=message, offset=action.offset)
+        alone = facts.children and not statement.node.relation.inh
+        if alone and action.kind in (_WITH_PARTITIONS if facts.kind == "p" else _WITH_CHILDREN):
+            message = f"{action.kind.value} of {table} alone does not work: it has children"
+            hint = "leave out ONLY: its children change with it"
+            yield Finding(code="JP606", message=message, offset=action.offset, hint=hint)
         if facts.kind != "p":
             continue
+        if action.kind in {AlterKind.SET_LOGGED, AlterKind.SET_UNLOGGED} and sight.around.version >= 180_000:
+            message = f"{action.kind.value} does not work on {table}, which is {KINDS[facts.kind]}"
+            yield Finding(code="JP607", message=message, offset=action.offset, hint="set it on each partition")
         foreign = action.constraint is Constraint.FOREIGN_KEY and action.not_valid
         if foreign and sight.around.version < 180_000:
             hint = "add the key to each partition NOT VALID and validate it there, then add it to the partitioned table"
             yield _partitioned("ADD FOREIGN KEY … NOT VALID", 18, table, action.offset, hint)
         elif action.kind is AlterKind.SET_ACCESS_METHOD and sight.around.version < 170_000:
             yield _partitioned("SET ACCESS METHOD", 17, table, action.offset)
+
+
+def check_repeated(unit: Unit, _: Sight) -> Iterator[Finding]:
+    """Yield what a new table has twice."""
+    for what in repeated_parts(unit.statement):
+        yield Finding(code="JP606", message=f"the table has {what} twice", offset=unit.statement.start)
+
+
+def result_columns(names: tuple[str, ...], given: tuple[str, ...]) -> str | None:
+    """Return why a relation cannot have the columns of a query, `given` new names; None if it can."""
+    if len(given) > len(names):
+        return f"{len(given)} column names are given, and the query has {len(names)} columns"
+    counted = Counter((*given, *names[len(given) :]))
+    twice = [str(Relation(None, name)) for name, number in counted.items() if number > 1]
+    return f"the column {', '.join(twice)} comes more than once: give it a name of its own" if twice else None
 
 
 def check_partitioned_cluster(unit: Unit, sight: Sight) -> Iterator[Finding]:

@@ -27,6 +27,7 @@ from runner.preflight.commands.names import check_new_names
 from runner.preflight.commands.options import (
     check_parameters,
     check_partitioned_cluster,
+    check_repeated,
     check_replaced_kind,
     check_subcommands,
     check_versions,
@@ -38,10 +39,11 @@ from runner.preflight.finding import Finding
 from runner.preflight.seen import Sight
 from runner.preflight.texts import Unit
 from runner.sql.alter import AlterKind, alter_actions
-from runner.sql.details import is_computed
+from runner.sql.details import computes, is_computed
 from runner.sql.facts import is_cascading
 from runner.sql.kinds import StatementKind
 from runner.sql.mentions import defines
+from runner.sql.nodes import label
 from runner.sql.parse import Statement
 
 _K = StatementKind
@@ -70,6 +72,7 @@ CHECKS: tuple[Callable[[Unit, Sight], Iterator[Finding]], ...] = (
     check_leftovers,
     check_versions,
     check_parameters,
+    check_repeated,
     check_subcommands,
     check_partitioned_cluster,
     check_replaced_kind,
@@ -114,21 +117,29 @@ _ALTERS: Mapping[AlterKind, str] = {
 
 def left_open(statement: Statement) -> tuple[str, ...]:
     """Return what the catalog does not tell of a command, as sentences."""
-    if statement.kind is _K.ALTER_TABLE:
-        found = [_ALTERS.get(action.kind, _ROWS if action.scans else "") for action in alter_actions(statement)]
-        return tuple(dict.fromkeys(filter(None, found)))
-    if statement.kind is _K.CREATE_TABLE and not is_computed(statement):
+    kind = statement.kind
+    if kind is _K.ALTER_TABLE:
+        return _left_open_by_alter(statement)
+    if kind is _K.CREATE_VIEW and label(statement.node, "with_check_option") != "NO_CHECK_OPTION":
+        return (_UPDATABLE,)
+    if kind is _K.DROP_SCHEMA and not is_cascading(statement):
+        return ("whether it is empty shows when it runs",)
+    if kind in FULLY or kind is _K.DROP_SCHEMA or (kind is _K.CREATE_TABLE and not is_computed(statement)):
         return ()
-    if statement.kind is _K.DROP_SCHEMA:
-        return () if is_cascading(statement) else ("whether it is empty shows when it runs",)
-    if statement.kind in PARTLY:
-        return (PARTLY[statement.kind],)
-    if statement.kind in FULLY:
-        return ()
+    if kind in PARTLY:
+        return (PARTLY[kind],)
     return (_ALTERS[AlterKind.OTHER] if defines(statement) else _LITTLE,)
 
 
+def _left_open_by_alter(statement: Statement) -> tuple[str, ...]:
+    found = [_ALTERS.get(action.kind, _ROWS if action.scans else "") for action in alter_actions(statement)]
+    found += [_COMPUTES] if _ROWS not in found and computes(statement) else []
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
 _LITTLE = "its syntax and the relations and roles that it names were checked, no more"
+_COMPUTES = "whether its expressions can be computed, and its keys be referred to, shows when it runs"
+_UPDATABLE = "whether it can be updated, as WITH CHECK OPTION wants, shows when it is created"
 _ROWS = "whether its rows keep to the new constraint shows when it runs"
 NOT_CHECKABLE: Mapping[StatementKind, str] = {
     _K.DO: "what a DO block runs is known only while it runs",
