@@ -181,4 +181,5 @@ def relations_of(unit: Unit, sight: Sight) -> frozenset[Relation]:
         found |= {facts.partition_of} if facts.partition_of is not None else set()
         found |= {facts.index_of.relation} if facts.index_of is not None else set()
         found |= {index.relation for index in facts.indexes}
+        found |= {one.relation for one in facts.dependents if one.relation is not None}
     return frozenset(found)

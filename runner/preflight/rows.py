@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from runner.preflight.finding import Finding
 from runner.preflight.seen import Sight
 from runner.preflight.texts import Unit
+from runner.sql.facts import functions_called
 from runner.sql.kinds import StatementKind
 from runner.sql.needs import needed
 from runner.sql.params import quote_identifier
@@ -63,6 +64,17 @@ def fired_triggers(unit: Unit, sight: Sight) -> list[str]:
         if event in trigger.fires
     )
     return list(dict.fromkeys(told))
+
+
+def sequences_used(unit: Unit, sight: Sight) -> list[str]:
+    """Return what only a run tells of functions of sequences: the planner asks for no right on the sequence."""
+    called = {call.name for call in functions_called(unit.statement)}
+    told = []
+    if called & {"nextval", "setval"} and not sight.around.superuser:
+        told.append("whether the role may use the sequence shows when it runs")
+    if called & {"currval", "lastval"}:
+        told.append("whether its session has called nextval() before shows when it runs")
+    return told
 
 
 def hidden_rows(unit: Unit, sight: Sight) -> RowRights:

@@ -26,7 +26,7 @@ from runner.preflight.planned import (
     uncertain,
 )
 from runner.preflight.result import Coverage, StatementReport
-from runner.preflight.rows import check_row_rights, fired_triggers, hidden_rows
+from runner.preflight.rows import check_row_rights, fired_triggers, hidden_rows, sequences_used
 from runner.preflight.seen import Seen, Sight, State
 from runner.preflight.surroundings import Rooms, Surroundings
 from runner.preflight.texts import Unit
@@ -127,7 +127,7 @@ class Examiner:
             hidden = hidden_rows(unit, sight)
             verdict.findings += hidden.findings
             verdict.why += hidden.why
-            verdict.why += fired_triggers(unit, sight)
+            verdict.why += (*fired_triggers(unit, sight), *sequences_used(unit, sight))
             note = disk_note(unit, sight, self._disks)
             verdict.notes += [note] if note is not None else []
         return verdict

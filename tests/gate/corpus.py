@@ -46,6 +46,13 @@ CREATE TABLE s1.a (id int);
 CREATE TABLE own (id int PRIMARY KEY, tenant int);
 INSERT INTO own SELECT i, 1 FROM generate_series(1, 5) i;
 ALTER TABLE own OWNER TO gate_owner;
+CREATE TABLE par (a int CONSTRAINT pos CHECK (a > 0), b int NOT NULL);
+CREATE TABLE kid (c int) INHERITS (par);
+CREATE TABLE orphan (a int, b int, c int);
+CREATE TABLE model (id int);
+CREATE TABLE rowed (r model);
+CREATE TABLE shape (id int);
+CREATE FUNCTION of_shape(shape) RETURNS int LANGUAGE sql AS 'SELECT 1';
 CREATE TABLE victim (id int);
 INSERT INTO victim VALUES (1);
 """
@@ -732,12 +739,74 @@ ALONE = Group(
         CREATE DOMAIN w AS nowhere
         CREATE PUBLICATION pub FOR TABLE nowhere
         CREATE PUBLICATION pub FOR TABLE v
+        ALTER TABLE p SET UNLOGGED
+        ALTER TABLE t SET ACCESS METHOD nowhere
+        CREATE TABLE w (id int) USING nowhere
+        CREATE TABLE w (id int) USING heap
+        ALTER TABLE t ADD COLUMN x int GENERATED ALWAYS AS (random()) STORED
+        ALTER TABLE t ADD COLUMN x int DEFAULT b
+        ALTER TABLE t ADD COLUMN x int DEFAULT 3
+        ALTER TABLE t ADD COLUMN x int REFERENCES parent (nope)
+        ALTER TABLE t ADD COLUMN x int REFERENCES t (b)
+        ALTER TABLE t ADD CONSTRAINT x UNIQUE USING INDEX t_b
+        ALTER TABLE t ADD CONSTRAINT x UNIQUE USING INDEX t_c
+        CREATE TABLE w (id int, id text)
+        CREATE TABLE w (id int PRIMARY KEY, PRIMARY KEY (id))
+        CREATE TABLE w (x, y) AS SELECT id FROM t
+        CREATE TABLE w (x) AS SELECT id, b FROM t WITH NO DATA
+        CREATE TABLE w AS SELECT id, id FROM t
+        CREATE TABLE w AS TABLE t WITH DATA
+        CREATE VIEW w AS SELECT id, id FROM t
+        CREATE VIEW w (x, y) AS SELECT id, id FROM t
+        CREATE VIEW w (x, y, z) AS SELECT id, b FROM t
+        CREATE VIEW w AS SELECT 1 AS x WITH CHECK OPTION
+        CREATE VIEW w AS SELECT id FROM t WITH CHECK OPTION
+        CREATE MATERIALIZED VIEW w AS SELECT id, id FROM t
+        CREATE SCHEMA pg_mine
+        SELECT currval('sq')
+        role=gate_nobody SELECT nextval('sq')
+    """,
+)
+
+CHILDREN = Group(
+    name="children",
+    changes="""
+        ALTER TABLE kid NO INHERIT par
+        ALTER TABLE par ADD COLUMN z int
+        ALTER TABLE par DROP COLUMN a
+        ALTER TABLE par RENAME COLUMN a TO aa
+        ALTER TABLE par DROP CONSTRAINT pos
+        ALTER TABLE orphan ADD CONSTRAINT pos CHECK (a > 0), ALTER b SET NOT NULL
+        DROP TABLE rowed
+        DROP FUNCTION of_shape(shape)
+        -
+    """,
+    uses="""
+        ALTER TABLE kid DROP CONSTRAINT pos
+        ALTER TABLE kid ADD CONSTRAINT pos CHECK (a > 0)
+        ALTER TABLE kid ADD CONSTRAINT pos CHECK (a > 1)
+        ALTER TABLE kid ADD COLUMN z int
+        ALTER TABLE kid RENAME COLUMN a TO aa
+        SELECT a FROM kid
+        SELECT z FROM kid
+        ALTER TABLE orphan INHERIT par
+        ALTER TABLE ONLY par ADD COLUMN q int
+        ALTER TABLE ONLY p DROP COLUMN id
+        CREATE TABLE other (a int, CONSTRAINT pos CHECK (a > 0)) INHERITS (par)
+        CREATE TABLE other (CONSTRAINT pos CHECK (a > 9)) INHERITS (par)
+        DROP TABLE par
+        DROP TABLE par, kid
+        DROP TABLE par CASCADE
+        DROP TABLE model
+        DROP TABLE model CASCADE
+        DROP TABLE shape
+        TRUNCATE par
     """,
 )
 
 GROUPS = (
     *(COLUMNS, KEYS, TYPES, ENUMS, FUNCTIONS, RIGHTS, ROLE_CHANGES, NAMES, PARTITIONS, UPKEEP, OBJECTS, SETTINGS),
-    *(OPAQUE, ALONE),
+    *(OPAQUE, ALONE, CHILDREN),
 )
 
 

@@ -24,6 +24,16 @@ NAMED = (
     "alone: - -> REINDEX SYSTEM CONCURRENTLY gate_here",
     "alone: - -> REINDEX DATABASE CONCURRENTLY otherdb",
     "alone: - -> CLUSTER t",
+    "alone: - -> CREATE TABLE w (x, y) AS SELECT id FROM t",
+    "alone: - -> CREATE VIEW w AS SELECT id, id FROM t",
+    "alone: - -> ALTER TABLE t SET ACCESS METHOD nowhere",
+    "alone: - -> CREATE TABLE w (id int PRIMARY KEY, PRIMARY KEY (id))",
+    "children: - -> DROP TABLE par",
+    "children: - -> DROP TABLE model",
+    "children: DROP TABLE rowed -> DROP TABLE model",
+    "children: DROP FUNCTION of_shape(shape) -> DROP TABLE shape",
+    "children: ALTER TABLE par ADD COLUMN z int -> ALTER TABLE kid ADD COLUMN z int",
+    "children: ALTER TABLE kid NO INHERIT par -> DROP TABLE par",
 )
 CASES = {case.name: case for case in every_case()}
 CHOSEN = tuple(dict.fromkeys((*(CASES[name] for name in NAMED), *sample(every_case(), 150))))

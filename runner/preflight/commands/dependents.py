@@ -9,6 +9,7 @@ from runner.preflight.commands.existence import there
 from runner.preflight.finding import Finding
 from runner.preflight.seen import Sight, State
 from runner.preflight.texts import Unit
+from runner.sql.alterations import Aspect
 from runner.sql.facts import is_cascading
 from runner.sql.kinds import StatementKind
 from runner.sql.objects import Action, Sort
@@ -56,7 +57,7 @@ def _remains(one: DependentFacts, sight: Sight) -> bool:
     if one.relation is None or not _stays(one.relation, sight):
         return False
     altered = sight.altered(frozenset({one.relation}))
-    return not any(each.alteration.relation is not None and each.alteration.removes for each in altered)
+    return not any(each.alteration.aspect is Aspect.ATTACHED and each.alteration.removes for each in altered)
 
 
 def _stays(relation: Relation, sight: Sight) -> bool:

@@ -146,6 +146,9 @@ def check_abilities(unit: Unit, sight: Sight) -> Iterator[Finding]:
         _K.CREATE_DATABASE: ({"superuser", "creates_databases"}, f"ALTER ROLE {role} CREATEDB;"),
         _K.CREATE_ROLE: ({"superuser", "creates_roles"}, f"ALTER ROLE {role} CREATEROLE;"),
     }.get(statement.kind, (set(), None))
+    new = created_schema(statement) if statement.kind is _K.CREATE_SCHEMA else None
+    if new is not None and new.startswith("pg_"):
+        yield _refused(f"the name {new} is one of the system's: it begins with pg_", statement.start)
     if wanted and not wanted & abilities:
         schema = created_schema(statement) if is_guarded(statement) else None
         if schema is not None and sight.schema(schema)[0] is not None:
