@@ -51,13 +51,15 @@ def check_dependents(unit: Unit, sight: Sight) -> Iterator[Finding]:
 
 def _remains(one: DependentFacts, sight: Sight) -> bool:
     """Return whether it is still there, as far as earlier steps tell."""
+    altered = [each.alteration for each in sight.altered([] if one.relation is None else [one.relation])]
     if one.function is not None:
         made = sight.part(Sort.FUNCTION, one.function)
-        return made is None or made.change.action is not Action.DROP
+        dropped = made is not None and made.change.action is Action.DROP
+        removed = any(each.aspect is Aspect.FUNCTION and one.function in {each.name, each.old, ""} for each in altered)
+        return not (dropped or removed)
     if one.relation is None or not _stays(one.relation, sight):
         return False
-    altered = sight.altered(frozenset({one.relation}))
-    return not any(each.alteration.aspect is Aspect.ATTACHED and each.alteration.removes for each in altered)
+    return not any(each.aspect is Aspect.ATTACHED and each.removes for each in altered)
 
 
 def _stays(relation: Relation, sight: Sight) -> bool:
