@@ -210,7 +210,7 @@ GOOD = resolved_json(drawn_plan(1))
         ("{}", "lacks the field name"),
         (GOOD[:-1] + ',"colour":"red"}', "has the unknown field colour"),
         (GOOD.replace('"slots":', '"slotz":', 1), "has the unknown field slotz"),
-        (GOOD.replace('"sql":"select 1"', '"sql":7', 1), "7 is no SQL"),
+        (GOOD.replace('"sql":"select 1"', '"sql":7', 1), "7 is not SQL"),
     ],
 )
 def test_json_that_is_no_plan_is_refused(text: str, says: str) -> None:
