@@ -150,7 +150,7 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
         elif record.key in adopted:
             yield from _under_way(adopted[record.key], record, resumed.at)
         elif record.key in over:
-            yield _ended(record)
+            yield _ended(record, settled)
         elif record.key not in settled and has_succeeded(record):
             yield from _to_be_judged(record)
 
@@ -208,7 +208,10 @@ def _to_be_judged(record: StepRecord) -> Iterator[ev.StepEvent]:
         yield record.last
 
 
-def _ended(record: StepRecord) -> ev.StepEvent:
+def _ended(record: StepRecord, settled: Mapping[str, ev.Outcome]) -> ev.StepEvent:
+    """Return the end of a step that is over. What was found out about its last worker counts more than its record."""
+    if record.key in settled:
+        return ev.StepFinished(at=record.since, step=record.key, state=StepState.SUCCEEDED)
     if record.skip is not None and record.state is StepState.SKIPPED:
         return record.skip
     state = record.state if record.state in _OVER else StepState.SUCCEEDED

@@ -138,6 +138,18 @@ def test_a_detached_step_stays_so_but_an_awaited_one_that_was_let_go_of_does_not
     assert len(launches(second, "a")) == 1
 
 
+def test_the_answer_about_a_detached_worker_is_not_asked_again_and_its_dependents_run() -> None:
+    """An interrupted runner detached it; then evidence, or a person, said that its work was done."""
+    p = plan(step("a", on_runner_exit=OnRunnerExit.DETACH), step("b", "a"), step("c"))
+    first = play(p, {"a": [script(ev.Outcome.SUCCEEDED, duration=50.0)]}, interrupts=[2.0])
+    assert ends(first)["a"] == "detached"
+    settled = (ev.Settled(step="a", outcome=ev.Outcome.SUCCEEDED, by="somebody"),)
+    second = take_up(p, first.events, settled=settled)
+    assert ends(second) == {"a": "succeeded", "b": "succeeded", "c": "succeeded"}
+    assert launches(second, "a") == []
+    assert is_kept(second.state.records["a"], {})
+
+
 def test_items_are_kept_and_only_the_rest_of_them_runs() -> None:
     p = plan(step("a", for_each=ForEach(as_="t", sql=step("x").sql)), step("b", "a"))
     first = play(p, {"a[y]": [script(ev.Outcome.FAILED)]}, {"a": [gives("x", "y", "z")]})
