@@ -129,6 +129,10 @@ def _tablespaces(statement: Statement) -> Iterator[Mention]:
             yield _plain(statement, Named.TABLESPACE, name)
 
 
+#: What the parser writes into CREATE INDEX without USING; it is always there.
+_DEFAULT_INDEX_METHOD = "btree"
+
+
 def _access_methods(statement: Statement) -> Iterator[Mention]:
     for inner in walk(statement.node):
         name = ""
@@ -136,7 +140,7 @@ def _access_methods(statement: Statement) -> Iterator[Mention]:
             name = inner.access_method
         elif inner.DESCRIPTOR.name == "AlterTableCmd" and label(inner, "subtype") == "AT_SetAccessMethod":
             name = inner.name
-        if name:
+        if name and name != _DEFAULT_INDEX_METHOD:
             yield _plain(statement, Named.ACCESS_METHOD, name)
 
 
