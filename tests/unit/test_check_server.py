@@ -34,7 +34,7 @@ def test_a_server_that_is_ready_is_described() -> None:
         (
             changed(extension=None, schema=None, allowed=None, available="f"),
             'not in database "app"',
-            "Install the package",
+            "Install pg_background",
         ),
         (changed(extension="1.6"), "1.6 is too old", "ALTER EXTENSION pg_background UPDATE"),
         (changed(extension="1.10"), "1.10 is too old", "ALTER EXTENSION"),
