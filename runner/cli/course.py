@@ -17,7 +17,6 @@ from runner.api import new_run
 from runner.cli.connection import dsn_argument
 from runner.cli.history import History
 from runner.cli.looking import LOOK_EVERY, LOOK_SELDOM, Looker
-from runner.cli.unblocked_output import unblocked_output
 from runner.cli.watching import Watching
 from runner.clock import Clock
 from runner.engine.events import Event
@@ -66,8 +65,7 @@ class Course:
 def conduct(course: Course, clock: Clock) -> int:
     """Run to the end, close the journal, and return the exit code."""
     try:
-        with unblocked_output():
-            return _conduct(course, clock)
+        return _conduct(course, clock)
     finally:
         with contextlib.suppress(RecordError):  # the run has said so already
             course.journal.close()

@@ -17,6 +17,7 @@ from runner.cli.journals import journal_option
 from runner.cli.ledger_options import ledger_schema, no_ledger_option, trust_option
 from runner.cli.next_command import written_out
 from runner.cli.reporting import files_of_recorded, protect, report_option, wanted_reports
+from runner.cli.unblocked_output import unblocked_output
 from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
@@ -100,24 +101,25 @@ def resume(
     are followed; an outcome that nothing proves is settled by the ledger, by `verify`, or by you.
     """
     watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
-    try:
-        options = Options(
-            run=run,
-            dsn=chosen_dsn(dsn),
-            journal=journal,
-            orphans=Orphans(orphans),
-            marks=_marks(marks),
-            allow_changed=allow_changed,
-            reports=reports,
-            ledger=None if no_ledger else ledger_schema(),
-            trusted_roles=trusted_roles,
-            from_ledger=from_ledger,
-            watching=watching,
-        )
-        return _resume(options)
-    except JobplanError as error:
-        watching.tell_error(error)
-        return exit_code_of(error)
+    with unblocked_output():
+        try:
+            options = Options(
+                run=run,
+                dsn=chosen_dsn(dsn),
+                journal=journal,
+                orphans=Orphans(orphans),
+                marks=_marks(marks),
+                allow_changed=allow_changed,
+                reports=reports,
+                ledger=None if no_ledger else ledger_schema(),
+                trusted_roles=trusted_roles,
+                from_ledger=from_ledger,
+                watching=watching,
+            )
+            return _resume(options)
+        except JobplanError as error:
+            watching.tell_error(error)
+            return exit_code_of(error)
 
 
 def _resume(options: Options) -> int:

@@ -17,6 +17,7 @@ from runner.cli.ledger_options import ledger_schema, no_ledger_option, trust_opt
 from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
 from runner.cli.reporting import files_of, protect, report_option, wanted_reports
 from runner.cli.selection import Selection, selection_options
+from runner.cli.unblocked_output import unblocked_output
 from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
 from runner.errors import JobplanError, UsageError
@@ -99,17 +100,20 @@ def run(
         ledger=None if no_ledger else ledger_schema(),
         trusted_roles=trusted_roles,
     )
-    try:
-        if dry_run:
-            return _dry_run(options, embedded=embedded)
-        loaded = _load(read_plan(options.plan, **options.parameters), options)
-        protect(options.reports, files_of(loaded))
-        left_out = options.selection.left_out(loaded)
-        with _server(options, embedded=embedded) as conninfo:
-            return _run(loaded, left_out, options, conninfo, embedded=embedded)
-    except JobplanError as error:
-        watching.tell_error(error)
-        return exit_code_of(error)
+    with contextlib.ExitStack() as output:
+        if not dry_run:  # what a dry run prints is its result, which a pager may read slowly
+            output.enter_context(unblocked_output())
+        try:
+            if dry_run:
+                return _dry_run(options, embedded=embedded)
+            loaded = _load(read_plan(options.plan, **options.parameters), options)
+            protect(options.reports, files_of(loaded))
+            left_out = options.selection.left_out(loaded)
+            with _server(options, embedded=embedded) as conninfo:
+                return _run(loaded, left_out, options, conninfo, embedded=embedded)
+        except JobplanError as error:
+            watching.tell_error(error)
+            return exit_code_of(error)
 
 
 def _dry_run(options: Options, *, embedded: bool) -> int:

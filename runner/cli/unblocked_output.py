@@ -24,6 +24,8 @@ PROGRESS_LIMIT = 1 << 20
 REPORT_LIMIT = 1 << 28
 #: Seconds without any progress after which the end of a run does not wait for the reader any more.
 PATIENCE = 5.0
+#: As much for reports on standard output, which a person may read slowly.
+REPORT_PATIENCE = 60.0
 #: Bytes of one write: a slow reader is seen to make progress.
 _PIECE = 1 << 14
 
@@ -164,4 +166,4 @@ def unblocked_output() -> Iterator[None]:
         for name, stream_ in real.items():
             setattr(sys, name, stream_)
         for stream in replaced:
-            stream.drain()
+            stream.drain(REPORT_PATIENCE if stream.fileno() == 1 else PATIENCE)

@@ -91,3 +91,20 @@ def test_cancel_is_answered_by_a_run_whose_standard_error_is_not_read(jobplan: J
         assert asked.code == 0, asked.err
         assert run.code() == 1
     assert jobplan.events()[-1]["steps"] == {"sleeps": "cancelled"}
+
+
+def test_a_resume_whose_standard_error_is_not_read_ends(jobplan: Jobplan, db: Database) -> None:
+    """It reports what has changed, and asks its questions, before the run goes on."""
+    plan = jobplan.plan("- {id: items, for_each: {items: [a, b], as: i}, sql: \"SELECT 1/0, :'i'\"}")
+    assert jobplan("run", plan, "--dsn", db.dsn).code == 1
+    jobplan.plan("- {id: items, for_each: {items: [b, a, c], as: i}, sql: \"SELECT 1, :'i'\"}")
+    arguments = ("resume", "last", "--dsn", db.dsn, "--allow-changed")
+    with blocked(jobplan.folder, "stderr", *arguments) as run:
+        assert run.code() == 0
+
+
+def test_an_error_on_a_standard_error_that_is_not_read_ends_the_command(jobplan: Jobplan) -> None:
+    with blocked(jobplan.folder, "stderr", "run", "no-such-plan.yaml") as run:
+        assert run.code() != 0
+    with blocked(jobplan.folder, "stderr", "resume", "no-such-run") as run:
+        assert run.code() != 0
