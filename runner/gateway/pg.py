@@ -424,7 +424,8 @@ class PgGateway:
         )
         async with _ready(session):
             loading = (("load", ()),) if load else ()
-            place, system, *replies = await session.run(*WHERE, *_PREPARATION, *loading)
+            # the path is pinned before anything else is parsed, or names would mean what the role's path makes of them
+            *replies, place, system = await session.run(*_PREPARATION, *loading, *WHERE)
             self._note_place(session, read_place(place, system))
             raise_refusal(replies, ConnectionFailedError)
         path, role, process = replies[0].rows[0]

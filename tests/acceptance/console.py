@@ -46,6 +46,11 @@ def _without_time(line: str) -> str:
     return rest if len(time_of_day) == 9 and time_of_day[2] == time_of_day[5] == ":" else line
 
 
+def _heed_hangups() -> None:
+    """Take SIGHUP as a terminal's command does, also where the tests were started with nohup."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 class Started:
     """A command under way, in a session of its own, so that signals reach nobody else."""
 
@@ -59,6 +64,7 @@ class Started:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            preexec_fn=_heed_hangups,  # noqa: PLW1509 - no thread of this process holds a lock that it could need
         )
 
     def send(self, number: signal.Signals) -> None:
