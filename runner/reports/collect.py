@@ -166,7 +166,7 @@ class _Telling:
             ready_at=_ms(record.ready_at),
             started_at=_ms(record.started_at),
             ended_at=_ms(record.ended_at),
-            seconds=round(record.took or 0.0, 3),
+            seconds=_took(record),
             skip_reason=record.skip.reason if record.skip else None,
             because=record.skip.because if record.skip else "",
             error=told.error,
@@ -347,6 +347,14 @@ def _span(step: StepReport, starts: Mapping[str, float], ends: Mapping[str, floa
 
 def _critical(plan: Plan, spans: Mapping[str, float]) -> tuple[str, ...]:
     return longest_path({step.id: tuple(need.step for need in step.needs) for step in plan.steps}, spans)[1]
+
+
+def _took(record: StepRecord) -> float:
+    """Return how long the step took, from times as the journal has them: its reports are the same as the run's own."""
+    started, ended = record.started_at, record.ended_at
+    if record.took is None or started is None or ended is None or ended < started:
+        return round(record.took or 0.0, 3)
+    return round(record.took_before + float(_ms(ended)) - float(_ms(started)), 3)
 
 
 def _ms(seconds: Any) -> Any:  # noqa: ANN401 - float to float and None to None
