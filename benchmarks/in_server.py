@@ -15,7 +15,7 @@ DECLARE h pg_background_handle;
 BEGIN
   FOR i IN 1..{count} LOOP
     h := pg_background_launch('{sql}', 0, '');
-    PERFORM pg_background_wait(h.pid, h.cookie, 250);
+    WHILE NOT pg_background_wait(h.pid, h.cookie, 250) LOOP NULL; END LOOP;
     PERFORM pg_background_detach(h.pid, h.cookie);
     COMMIT;
   END LOOP;
