@@ -9,7 +9,7 @@ from pathlib import Path
 from benchmarks import plans
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, at_least, ratios, take_turns
-from runner.gateway.ledger_admin import LedgerAdmin
+from runner.gateway.ledger.admin import LedgerAdmin
 
 _NAME = "ledger"
 _SCHEMA = "jobplan_benchmark"

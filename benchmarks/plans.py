@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from runner.clock import MonotonicClock
-from runner.engine.beginning import RunContext
-from runner.engine.loop import Run
-from runner.engine.sink import Sink
+from runner.engine.ports import Sink
 from runner.errors import Position
-from runner.gateway.pg import PgGateway
+from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id
 from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Sql, Step
 from runner.records.journal import Journal
-from runner.records.ledger import LedgerSink
-from runner.reports.plain import Plain, Verbosity
+from runner.records.ledger_sink import LedgerSink
+from runner.reports.progress import Plain, Verbosity
+from runner.run.loop import Run
+from runner.run.start import RunContext
 
 _START = Position(file="benchmark", line=1, column=1)
 

@@ -15,10 +15,9 @@ from benchmarks import plans
 from benchmarks.bench import Bench
 from benchmarks.figures import Figure, below
 from runner.engine import events as ev
-from runner.engine.scripts import AttemptScript
-from runner.engine.simulate import simulate
+from runner.engine.simulation import AttemptScript, simulate
 from runner.plan.model import Budget, Plan, Step
-from runner.reports.kinds import report_text
+from runner.reports.report_kinds import report_text
 from tests.chromium import chromium
 
 _NAME = "report"

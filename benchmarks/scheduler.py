@@ -15,8 +15,7 @@ from benchmarks.bench import Bench
 from benchmarks.figures import Figure, below
 from runner.engine import events as ev
 from runner.engine.scheduler import Decision, decide
-from runner.engine.scripts import AttemptScript
-from runner.engine.simulate import simulate
+from runner.engine.simulation import AttemptScript, simulate
 from runner.engine.state import RunState
 from runner.plan.model import Budget, Plan, Retry, Step
 

@@ -9,17 +9,19 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from runner._version import installed_version
+
 if TYPE_CHECKING:
-    from runner.api import load_plan, run_plan
+    from runner.run.api import load_plan, run_plan
 
 __all__ = ["__version__", "load_plan", "run_plan"]
 
-_HOMES = {"load_plan": "runner.api", "run_plan": "runner.api"}
+_HOMES = {"load_plan": "runner.run.api", "run_plan": "runner.run.api"}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type of whatever is asked for
     if name == "__version__":
-        return importlib.import_module("importlib.metadata").version("jobplan")
+        return installed_version()
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'runner' has no attribute {name!r}")

@@ -30,23 +30,6 @@ class MonotonicClock:
         return self._offset + time.monotonic()
 
 
-class ManualClock:
-    """A clock that only `advance` moves, for tests and for simulated schedules."""
-
-    def __init__(self, start: float = 0.0) -> None:
-        self._now = start
-
-    def now(self) -> float:
-        """Return the time that was set."""
-        return self._now
-
-    def advance(self, seconds: float) -> None:
-        """Advance by `seconds`; ValueError if that is negative."""
-        if seconds < 0:
-            raise ValueError("a clock does not go backwards")
-        self._now += seconds
-
-
 def rfc3339(seconds: float) -> str:
     """Format seconds since the epoch as RFC 3339 in UTC with milliseconds: `2026-01-02T03:04:05.678Z`."""
     return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -11,7 +11,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from runner.embedded import debian, locks
+from runner.embedded import debian_packages, server_folders
 from runner.embedded.programs import run_program
 
 VARIABLE = "JOBPLAN_TEST_CHROMIUM"
@@ -45,7 +45,7 @@ def fetched(base: Path) -> Path:
     """Return Debian's Chromium from a cache folder, which is filled if it is empty."""
     base.mkdir(parents=True, exist_ok=True)
     program = base / "chromium" / "chromium"
-    with locks.exclusive(base / "chromium.lock"):
+    with server_folders.exclusive(base / "chromium.lock"):
         if not program.exists():
             staging = Path(tempfile.mkdtemp(prefix=".new-", dir=base))
             try:
@@ -65,8 +65,8 @@ def _wrapper(root: Path) -> str:
 
 
 def _install(staging: Path, target: Path) -> None:
-    source = debian.find_source({**os.environ, debian.SUITE_VARIABLE: _codename()})
-    apt = debian.Apt(staging / "apt", source)
+    source = debian_packages.find_source({**os.environ, debian_packages.SUITE_VARIABLE: _codename()})
+    apt = debian_packages.Apt(staging / "apt", source)
     apt.update()
     files = {*apt.fetch("chromium-headless-shell"), *apt.fetch("fonts-dejavu-core")}
     root = staging / "finished" / "root"
@@ -85,4 +85,4 @@ def _codename() -> str:
         name, _, value = line.partition("=")
         if name == "VERSION_CODENAME":
             return value.strip('"')
-    return debian.DEFAULT_SUITE
+    return debian_packages.DEFAULT_SUITE

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from psycopg.conninfo import make_conninfo
 
 from runner.embedded import start_server
-from runner.plan.versions import version_fits
+from runner.plan.version_ranges import version_fits
 
 _NUMBERS = itertools.count(1)
 

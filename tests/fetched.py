@@ -8,34 +8,34 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from runner.embedded import debian, locks
-from runner.embedded.account import server_account
-from runner.embedded.packages import _LOADERS, _drop_special_bits, _unpack
-from runner.embedded.places import cache_folder
+from runner.embedded import debian_packages, server_folders
+from runner.embedded.debian_packages import _LOADERS, _drop_special_bits, _unpack
+from runner.embedded.programs import server_account
+from runner.embedded.server_folders import cache_folder
 
 
-def fetch_package(name: str, environ: Mapping[str, str] | None = None) -> tuple[Path, debian.Source]:
+def fetch_package(name: str, environ: Mapping[str, str] | None = None) -> tuple[Path, debian_packages.PackageSource]:
     """Return the root of a Debian package that is unpacked with all that it needs, and where it came from.
 
     It is kept in the embedded server's cache. EmbeddedServerError where that is not possible.
     """
     environ = environ if environ is not None else os.environ
-    source = debian.find_source(environ)
+    source = debian_packages.find_source(environ)
     tools = cache_folder(environ, server_account()) / "tools"
     if not tools.is_dir():
         tools.mkdir(exist_ok=True)
         tools.chmod(0o755)
     root = tools / f"{name}_{source.suite}_{source.architecture}"
-    with locks.exclusive(tools.parent / "tools.lock"):
+    with server_folders.exclusive(tools.parent / "tools.lock"):
         if not root.is_dir():
             _bring(name, source, root)
     return root, source
 
 
-def _bring(name: str, source: debian.Source, root: Path) -> None:
+def _bring(name: str, source: debian_packages.PackageSource, root: Path) -> None:
     staging = Path(tempfile.mkdtemp(prefix=".new-", dir=root.parent))
     try:
-        apt = debian.Apt(staging, source)
+        apt = debian_packages.Apt(staging, source)
         apt.update()
         finished = staging / "finished"
         finished.mkdir()

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import click
 
-from runner.cli.exits import exit_code_of, report_bug, report_error
+from runner.cli.exit_codes import exit_code_of, report_bug, report_error
 from runner.errors import JobplanError
 
 _COMMANDS = {

@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.connection import dsn_argument, dsn_of_run, dsn_option
-from runner.cli.journals import journal_option
-from runner.cli.ledger_options import ledger_schema, trust_option
-from runner.cli.saying import say, say_json, say_lines
+from runner.cli.console import say, say_json, say_lines
+from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
 from runner.clock import rfc3339
 
 if TYPE_CHECKING:
-    from runner.engine.activity import Activity
     from runner.engine.events import Leftover
-    from runner.reports.attach import Follower
-    from runner.reports.status import RecordSummary
+    from runner.engine.server_activity import Activity
+    from runner.reports.attach_report import AttachedRun
+    from runner.reports.server_status import RecordSummary
 
 #: Seconds between two looks.
 _EVERY = 1.0
@@ -37,7 +35,7 @@ def attach(run: str, dsn: str | None, *, journal: Path, trusted_roles: tuple[str
     RUN is a run's id or how it begins. Nothing is changed: Ctrl-C only stops the following. How a worker ended is known
     to its runner and to the run's record; what the server shows of it is told, and what is left half done.
     """
-    from runner.reports.attach import attach_data, attach_lines
+    from runner.reports.attach_report import attach_data, attach_lines
 
     where = dsn_argument(dsn)
     follower, leftovers, record, at = asyncio.run(
@@ -52,11 +50,10 @@ def attach(run: str, dsn: str | None, *, journal: Path, trusted_roles: tuple[str
 
 async def _attach(
     wanted: str, dsn: str, journal: Path, where: str, trusted_roles: tuple[str, ...]
-) -> tuple[Follower, tuple[Leftover, ...], RecordSummary | None, float]:
-    from runner.cli.enriching import check_cluster, recall_workers, recorded_runs
-    from runner.cli.finding import find_live_run
-    from runner.gateway.activity import Observer
-    from runner.reports.attach import Follower
+) -> tuple[AttachedRun, tuple[Leftover, ...], RecordSummary | None, float]:
+    from runner.cli.live_runs import check_cluster, find_live_run, recall_workers, recorded_runs
+    from runner.gateway.observer import Observer
+    from runner.reports.attach_report import AttachedRun
 
     ledger = ledger_schema()
     observer = await Observer.connect(dsn, ledger=ledger, trusted_roles=trusted_roles)
@@ -71,7 +68,7 @@ async def _attach(
             await observer.close()
             observer = there
             activity = await recall_workers(observer, await observer.look(), journal, wanted)
-        follower = Follower(run)
+        follower = AttachedRun(run)
         relations: set[str] = set()
         while _tell(follower, activity):
             pids = [w.worker.pid for live in activity.runs if live.run == run.run for w in live.workers]
@@ -88,7 +85,7 @@ async def _attach(
     return follower, leftovers, record, activity.at
 
 
-def _tell(follower: Follower, activity: Activity) -> bool:
+def _tell(follower: AttachedRun, activity: Activity) -> bool:
     lines, more = follower.follow(activity)
     say_lines((f"{rfc3339(activity.at)[11:19]}Z {line}" for line in lines), err=True)
     return more

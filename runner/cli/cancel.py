@@ -14,16 +14,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.connection import dsn_argument, dsn_of_run, dsn_option
-from runner.cli.journals import journal_option
-from runner.cli.ledger_options import ledger_schema
-from runner.cli.saying import say_json, say_lines
+from runner.cli.console import say_json, say_lines
+from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema
 from runner.durations import parse_duration
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
-    from runner.engine.activity import Activity, LiveRun
-    from runner.reports.cancel import Cancelled
+    from runner.engine.server_activity import Activity, LiveRun
+    from runner.reports.stop_report import Cancelled
 
 #: The exit code when something that should have gone is still there.
 EXIT_STILL_RUNNING = 7
@@ -53,8 +51,8 @@ def cancel(
     is 7 if a worker is still there when --timeout is over, or if the runner does not take the request or does not
     answer it.
     """
-    from runner.cli.finding import find_live_run
-    from runner.reports.cancel import cancel_data, cancel_lines
+    from runner.cli.live_runs import find_live_run
+    from runner.reports.stop_report import cancel_data, cancel_lines
 
     try:
         seconds = parse_duration(timeout)
@@ -87,11 +85,10 @@ async def _cancel(
     detached: bool,
     patience: float,
 ) -> Cancelled:
-    from runner.cli.enriching import check_cluster, recall_workers
-    from runner.gateway.activity import Observer
-    from runner.gateway.cancelling import Stopper
-    from runner.gateway.requests import CancelRequest
-    from runner.reports.cancel import Cancelled
+    from runner.cli.live_runs import check_cluster, recall_workers
+    from runner.gateway.cancel_requests import CancelRequest
+    from runner.gateway.observer import Observer, Stopper
+    from runner.reports.stop_report import Cancelled
 
     ledger = ledger_schema()
     observer = await Observer.connect(dsn, ledger=ledger)

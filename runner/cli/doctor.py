@@ -7,15 +7,14 @@ import sys
 
 import click
 
-from runner.cli.color import color_option, wants_color
-from runner.cli.connection import chosen_dsn, dsn_option
-from runner.cli.saying import say_json_text
+from runner.cli.console import color_option, say_json_text, wants_color
+from runner.cli.options import chosen_dsn, dsn_option
 from runner.errors import ConnectionFailedError, ServerLostError
-from runner.gateway.facts import ServerFacts
 from runner.gateway.inspection import Inspector
-from runner.preflight.server import Demand, Level, examine
-from runner.reports.preflight.doctor import doctor_json, doctor_lines
-from runner.reports.problems import Style
+from runner.gateway.server_facts import ServerFacts
+from runner.preflight.doctor import Demand, Level, examine
+from runner.reports.doctor_report import doctor_json, doctor_lines
+from runner.reports.plan_problems import Style
 
 
 @click.command()

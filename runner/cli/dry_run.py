@@ -14,28 +14,29 @@ from pathlib import Path
 import click
 
 from runner import __version__
-from runner.cli.color import color_option, wants_color
-from runner.cli.connection import chosen_dsn, dsn_option
-from runner.cli.journals import journal_option
-from runner.cli.ledger_options import trust_option
-from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
-from runner.cli.saying import say_json_text
-from runner.cli.selection import Selection, selection_options
+from runner.cli.console import color_option, say_json_text, wants_color
+from runner.cli.options import (
+    ParameterValues,
+    Selection,
+    chosen_dsn,
+    dsn_option,
+    journal_option,
+    parameter_options,
+    parameter_values,
+    selection_options,
+    trust_option,
+)
 from runner.durations import parse_duration
 from runner.errors import ConnectionFailedError, ParameterError, Problem, ServerLostError, UsageError
 from runner.gateway.inspection import Inspector
 from runner.lint import Sources, invalid_plan, load_plan
 from runner.plan.model import Plan
-from runner.preflight.dryrun import Wishes, dry_run, readable_draft
-from runner.preflight.durations import Duration, KnownDurations, recorded
-from runner.preflight.result import DryRun
-from runner.reference.codes import explanations
-from runner.reports.preflight.data import dry_run_json
-from runner.reports.preflight.markdown import dry_run_markdown
-from runner.reports.preflight.text import dry_run_lines
-from runner.reports.problems import Style
-from runner.reports.problems_data import github_lines
-from runner.reports.sarif import sarif_text
+from runner.preflight.dry_run import Wishes, dry_run, readable_draft
+from runner.preflight.dry_run_result import DryRun
+from runner.preflight.step_durations import Duration, KnownDurations, recorded
+from runner.reference.explanations import explanations
+from runner.reports.dry_run_report import dry_run_json, dry_run_lines, dry_run_markdown
+from runner.reports.plan_problems import Style, github_lines, sarif_text
 
 _WHAT_IF = re.compile(r"slots=([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", re.ASCII)
 _MAX_SLOTS = 256

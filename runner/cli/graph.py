@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from runner.cli.selection import Selection, selection_options
+from runner.cli.options import Selection, selection_options
 
 _FORMS = ("text", "mermaid", "dot")
 
@@ -30,7 +30,7 @@ def graph(
     jobplan graph plans/nightly.yaml --format dot | dot -Tsvg > plan.svg
     """
     from runner.lint import read_plan
-    from runner.reports.graph import FORMS, plan_graph
+    from runner.reports.plan_graph import FORMS, plan_graph
 
     loaded = read_plan(plan, require_values=False)
     left_out = Selection(select=select, exclude=exclude, assume_done=assume_done).left_out(loaded)

@@ -4,11 +4,119 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Final
 
 import click
 
-from runner.cli.first_plan import PLAN, README
 from runner.errors import UsageError
+
+#: The plan; its table has a name that no one's own table has.
+PLAN: Final = """\
+# yaml-language-server: $schema=plan-v1.schema.json
+version: 1
+name: first
+description: A first plan, to try and to change. It makes a table of its own, fills it, purges it and checks it.
+owner: nobody yet
+
+params:
+  keep_days: {type: integer, default: 30, minimum: 1, description: Days of visits to keep.}
+
+budget:
+  slots: 2              # at most 2 workers of this run at any moment
+  reserve: 1            # and always leave one of the server's worker slots free
+
+run_timeout: 10m
+on_failure: drain       # when a step fails, start nothing more and let finish what runs
+
+defaults:
+  timeout: 1m           # the server itself stops a step that takes longer
+  lock_timeout: 5s      # and one that queues longer than this for a lock
+  on_finish: wait       # the run is not over before the step is; detach would leave it behind in the server
+
+steps:
+  - id: create_table
+    sql: CREATE TABLE IF NOT EXISTS jobplan_first_visits (at timestamptz NOT NULL, page text NOT NULL)
+
+  - id: fill
+    needs: [create_table]
+    sql: |
+      INSERT INTO jobplan_first_visits
+      SELECT now() - n * interval '1 hour', 'page ' || n % 10 FROM generate_series(1, 2000) AS n
+
+  - id: purge
+    description: Delete what is too old. It may run again, so it is tried again when a lock is not to be had.
+    needs: [fill]
+    sql: DELETE FROM jobplan_first_visits WHERE at < now() - make_interval(days => :keep_days)
+    idempotent: true
+    retry: {max_attempts: 3, delay: 1s, backoff: 2, on: [lock_not_available, deadlock_detected]}
+
+  - id: vacuum
+    needs: [purge]
+    sql: VACUUM (ANALYZE) jobplan_first_visits
+
+  - id: check
+    description: Fail, and with it the run, if anything old is left.
+    needs: [purge]
+    sql: SELECT count(*) FROM jobplan_first_visits WHERE at < now() - make_interval(days => :keep_days)
+    expect: {value: 0}
+"""
+
+#: How to go on; `{folder}` is where the plans are.
+README: Final = """\
+# Plans
+
+SQL that runs on our databases with jobplan: who may take how much of the server,
+what is stopped when, and what has to be true afterwards.
+
+    jobplan validate {folder}/*.yaml               # needs no server
+    jobplan run --embedded {folder}/first.yaml     # on a throwaway PostgreSQL
+    jobplan run --dsn service=staging {folder}/first.yaml --param keep_days=7
+
+An editor with a YAML language server completes and explains every key: the first line of a plan names the schema beside
+it (`plan-v1.schema.json`; `jobplan schema` prints the one of the installed version). `jobplan validate --explain JP204`
+says what a code means; a comment `# jobplan: ignore=JP341` beside a step silences a rule there.
+
+## In CI
+
+GitHub Actions, `.github/workflows/plans.yaml`:
+
+```yaml
+on: [pull_request]
+jobs:
+  plans:
+    runs-on: ubuntu-latest
+    steps:
+      - uses: actions/checkout@v4
+      - uses: actions/setup-python@v5
+        with: {{python-version: "3.12"}}
+      - run: pip install jobplan
+      - run: jobplan validate --strict --format github {folder}/*.yaml
+```
+
+GitLab CI, `.gitlab-ci.yml`:
+
+```yaml
+plans:
+  image: python:3.12
+  script:
+    - pip install jobplan
+    - jobplan validate --strict {folder}/*.yaml
+```
+
+Before each commit, `.pre-commit-config.yaml`:
+
+```yaml
+repos:
+  - repo: local
+    hooks:
+      - id: jobplan
+        name: jobplan validate
+        language: python
+        additional_dependencies: [jobplan]
+        entry: jobplan validate --strict
+        files: ^{folder}/.*\\.yaml$
+```
+"""
 
 
 @click.command()
@@ -18,7 +126,7 @@ def init(folder: Path) -> None:
 
     Nothing is asked, and nothing is overwritten: if one of the files is there already, none is written.
     """
-    from runner.plan.schema import schema_text
+    from runner.plan.schema_check import schema_text
 
     shown = folder.as_posix()
     files = {

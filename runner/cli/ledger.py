@@ -8,16 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.connection import chosen_dsn, dsn_option
-from runner.cli.journals import journal_option
-from runner.cli.ledger_options import ledger_schema, schema_option, trust_option
-from runner.cli.next_command import written_out
-from runner.cli.saying import say, say_json
+from runner.cli.console import say, say_json
+from runner.cli.options import (
+    chosen_dsn,
+    dsn_option,
+    journal_option,
+    ledger_schema,
+    schema_option,
+    trust_option,
+    written_out,
+)
 from runner.durations import parse_duration
 from runner.errors import UsageError
 
 if TYPE_CHECKING:
-    from runner.gateway.ledger_admin import LedgerAdmin, LedgerStatus
+    from runner.gateway.ledger.admin import LedgerAdmin, LedgerStatus
 
 #: What `status` ends with when there is no ledger, as other programs' status commands do.
 EXIT_NOT_THERE = 3
@@ -101,7 +106,7 @@ def restore(run: str, dsn: str | None, schema: str | None, trusted_roles: tuple[
 
     RUN is an id, its beginning, or `last`.
     """
-    from runner.records.restoring import restore_journal
+    from runner.records.ledger_restore import restore_journal
 
     found = _admin(dsn, schema, trusted_roles).read(run)
     instead = written_out("resume", found.run_id, journal=journal, dsn=chosen_dsn(dsn))
@@ -142,7 +147,7 @@ def remove(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], 
 
 
 def _admin(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...]) -> LedgerAdmin:
-    from runner.gateway.ledger_admin import LedgerAdmin
+    from runner.gateway.ledger.admin import LedgerAdmin
 
     return LedgerAdmin(chosen_dsn(dsn), ledger_schema(schema), trusted_roles)
 

@@ -10,33 +10,37 @@ from pathlib import Path
 
 import click
 
-from runner.cli.connection import chosen_dsn, dsn_option
-from runner.cli.course import Course, conduct
-from runner.cli.exits import EXIT_CODES, exit_code_of
-from runner.cli.journals import journal_option
-from runner.cli.ledger_options import ledger_schema, no_ledger_option, trust_option
-from runner.cli.next_command import written_out
-from runner.cli.reporting import files_of_recorded, protect, report_option, wanted_reports
+from runner.cli.exit_codes import EXIT_CODES, exit_code_of
+from runner.cli.options import (
+    chosen_dsn,
+    dsn_option,
+    files_of_recorded,
+    journal_option,
+    ledger_schema,
+    no_ledger_option,
+    protect,
+    report_option,
+    trust_option,
+    wanted_reports,
+    written_out,
+)
+from runner.cli.run_control import Course, Watching, conduct, watching_options
 from runner.cli.unblocked_output import unblocked_output
-from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
-from runner.engine.chronicle import chronicle_of
-from runner.engine.open_questions import mark_option
-from runner.engine.resumed import items_that_stay, steps_over
-from runner.engine.takeover import Orphans, Takeover
+from runner.engine.resume_state import items_that_stay, mark_option, steps_over
 from runner.errors import JobplanError, OpenQuestionError, PlanError, RecordError, UsageError
 from runner.lint import read_plan
-from runner.plan.differences import differences
 from runner.plan.model import Plan
-from runner.plan.resolved import sha256
+from runner.plan.resolved import differences, sha256
 from runner.records.journal import Journal
-from runner.records.lines import from_ledger
+from runner.records.journal_files import from_ledger
 from runner.records.record import Record, read_record
+from runner.run.takeover import Orphans, Takeover, chronicle_of
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class ResumeOptions:
     """What the command line asked for."""
 
     run: str
@@ -103,7 +107,7 @@ def resume(
     watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
     with unblocked_output():
         try:
-            options = Options(
+            options = ResumeOptions(
                 run=run,
                 dsn=chosen_dsn(dsn),
                 journal=journal,
@@ -122,7 +126,7 @@ def resume(
             return exit_code_of(error)
 
 
-def _resume(options: Options) -> int:
+def _resume(options: ResumeOptions) -> int:
     run = _restored(options) if options.from_ledger else options.run
     record = read_record(options.journal, run, notices=False, own=True)
     started = _started(record)
@@ -178,7 +182,7 @@ def _roles(record: Record, started: ev.RunStarted) -> frozenset[str]:
     return frozenset({started.user, *resumed})
 
 
-def _answer(options: Options, run_id: str, asked: Iterable[str]) -> str:
+def _answer(options: ResumeOptions, run_id: str, asked: Iterable[str]) -> str:
     """Return this command once more, with an answer to each question that is still to be written."""
     flags = [("--allow-changed", options.allow_changed), ("--no-ledger", options.ledger is None)]
     more = [flag for flag, given in flags if given]
@@ -188,10 +192,10 @@ def _answer(options: Options, run_id: str, asked: Iterable[str]) -> str:
     return " ".join([written_out("resume", run_id, journal=options.journal, dsn=options.dsn, more=more), *marks])
 
 
-def _restored(options: Options) -> str:
+def _restored(options: ResumeOptions) -> str:
     """Write the journal from the ledger, and return the run's id. RecordError if there is one that knows more."""
-    from runner.gateway.ledger_admin import LedgerAdmin
-    from runner.records.restoring import restore_journal
+    from runner.gateway.ledger.admin import LedgerAdmin
+    from runner.records.ledger_restore import restore_journal
 
     if options.ledger is None:
         raise UsageError("--from-ledger and --no-ledger exclude each other.")
@@ -240,7 +244,7 @@ def _started(record: Record) -> ev.RunStarted:
     return record.started
 
 
-def _plan(record: Record, started: ev.RunStarted, options: Options) -> Plan:
+def _plan(record: Record, started: ev.RunStarted, options: ResumeOptions) -> Plan:
     """Return the plan to go on with: the recorded one, unless the file has changed and that is allowed."""
     recorded = record.plan
     path = Path(recorded.file)

@@ -9,16 +9,26 @@ from pathlib import Path
 
 import click
 
-from runner.cli.connection import chosen_dsn, dsn_option
-from runner.cli.course import Course, conduct
-from runner.cli.exits import EXIT_CODES, exit_code_of
-from runner.cli.journals import journal_option
-from runner.cli.ledger_options import ledger_schema, no_ledger_option, trust_option
-from runner.cli.parameters import ParameterValues, parameter_options, parameter_values
-from runner.cli.reporting import files_of, protect, report_option, wanted_reports
-from runner.cli.selection import Selection, selection_options
+from runner.cli.exit_codes import EXIT_CODES, exit_code_of
+from runner.cli.options import (
+    ParameterValues,
+    Selection,
+    chosen_dsn,
+    dsn_option,
+    files_of,
+    journal_option,
+    ledger_schema,
+    no_ledger_option,
+    parameter_options,
+    parameter_values,
+    protect,
+    report_option,
+    selection_options,
+    trust_option,
+    wanted_reports,
+)
+from runner.cli.run_control import Course, Watching, conduct, watching_options
 from runner.cli.unblocked_output import unblocked_output
-from runner.cli.watching import Watching, watching_options
 from runner.clock import MonotonicClock
 from runner.errors import JobplanError, UsageError
 from runner.identity import new_run_id
@@ -28,7 +38,7 @@ from runner.records.journal import Journal
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
+class RunOptions:
     """What the command line asked for."""
 
     plan: Path
@@ -87,7 +97,7 @@ def run(
     watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
     if embedded and dsn is not None:
         raise UsageError("--embedded and --dsn exclude each other.")
-    options = Options(
+    options = RunOptions(
         plan=plan,
         parameters=parameter_values(params, params_file),
         given_dsn=dsn,
@@ -116,10 +126,10 @@ def run(
             return exit_code_of(error)
 
 
-def _dry_run(options: Options, *, embedded: bool) -> int:
+def _dry_run(options: RunOptions, *, embedded: bool) -> int:
     from runner.cli.dry_run import read_to_look, tell
-    from runner.preflight.dryrun import Wishes
-    from runner.preflight.durations import recorded
+    from runner.preflight.dry_run import Wishes
+    from runner.preflight.step_durations import recorded
 
     readable = read_to_look(options.plan, options.parameters)
     plan = _load(readable.plan, options)
@@ -134,7 +144,7 @@ def _dry_run(options: Options, *, embedded: bool) -> int:
         return tell(plan, conninfo, wishes)
 
 
-def _load(plan: Plan, options: Options) -> Plan:
+def _load(plan: Plan, options: RunOptions) -> Plan:
     """Return the plan with as many slots as --slots allows."""
     if options.slots is None or options.slots >= plan.budget.slots:
         return plan
@@ -145,7 +155,7 @@ def _load(plan: Plan, options: Options) -> Plan:
 
 
 @contextlib.contextmanager
-def _server(options: Options, *, embedded: bool) -> Iterator[str]:
+def _server(options: RunOptions, *, embedded: bool) -> Iterator[str]:
     if not embedded:
         yield options.dsn
         return
@@ -155,7 +165,7 @@ def _server(options: Options, *, embedded: bool) -> Iterator[str]:
         yield server.dsn
 
 
-def _run(plan: Plan, left_out: frozenset[str], options: Options, conninfo: str, *, embedded: bool) -> int:
+def _run(plan: Plan, left_out: frozenset[str], options: RunOptions, conninfo: str, *, embedded: bool) -> int:
     clock = MonotonicClock()
     run_id = new_run_id(clock.now())
     course = Course(

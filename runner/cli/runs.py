@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from runner.cli.journals import journal_option
-from runner.cli.saying import say, say_json, say_lines
+from runner.cli.console import say, say_json, say_lines
+from runner.cli.options import journal_option
 from runner.durations import parse_duration
 from runner.errors import UsageError
 
@@ -25,8 +25,8 @@ def runs(journal: Path, *, prune: bool, older_than: str | None, keep: int | None
 
     With --prune, records are removed instead, and listed. A run stays while it is under way or its workers may live.
     """
-    from runner.records.summary import list_records
-    from runner.reports.records import run_lines, runs_json
+    from runner.records.summaries import list_records
+    from runner.reports.run_records import run_lines, runs_json
 
     if prune:
         return _prune(journal, older_than, keep, force=force, form=form)
@@ -44,7 +44,7 @@ def runs(journal: Path, *, prune: bool, older_than: str | None, keep: int | None
 
 def _prune(root: Path, older_than: str | None, keep: int | None, *, force: bool, form: str) -> int:
     from runner.records.pruning import prune
-    from runner.reports.records import run_lines, runs_json
+    from runner.reports.run_records import run_lines, runs_json
 
     if older_than is None and keep is None:
         raise UsageError("Which runs? Say --older-than 30d, --keep 20, or both.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from runner.plan.schema import schema_text
+from runner.plan.schema_check import schema_text
 
 
 @click.command()

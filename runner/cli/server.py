@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import click
 
 from runner.durations import format_duration
-from runner.embedded.persistent import KeptServer, find_kept, start_kept, stop_kept
+from runner.embedded.kept_server import KeptServer, find_kept, start_kept, stop_kept
 from runner.errors import EmbeddedServerError
 
 #: What `status` ends with when no server is running, as other programs' status commands do.

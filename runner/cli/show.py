@@ -7,9 +7,8 @@ from pathlib import Path
 
 import click
 
-from runner.cli.journals import journal_option
-from runner.cli.reporting import protect, report_option, wanted_reports
-from runner.cli.saying import say_json, say_lines
+from runner.cli.console import say_json, say_lines
+from runner.cli.options import journal_option, protect, report_option, wanted_reports
 from runner.reports.destinations import STDOUT
 
 
@@ -26,16 +25,16 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int
     """
     wanted = wanted_reports(reports)
     gc.disable()  # a process of its own, that ends soon: nothing is won by looking through a million objects
-    from runner.records.folder import is_locked
-    from runner.records.past import kept_past, past_runs
     from runner.records.record import read_record
-    from runner.reports.kinds import report_text, write_report
-    from runner.reports.records import record_json, record_lines
+    from runner.records.run_folders import is_locked
+    from runner.records.summaries import kept_past, past_runs
+    from runner.reports.report_kinds import report_text, write_report
+    from runner.reports.run_records import record_json, record_lines
 
     record = read_record(journal, run, notices=bool(wanted))
     locked = is_locked(record.folder)
     if wanted:
-        from runner.cli.reporting import files_of_recorded
+        from runner.cli.options import files_of_recorded
 
         protect(wanted, files_of_recorded(record.plan))
     started = record.started

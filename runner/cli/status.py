@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.connection import dsn_argument, dsn_of_run, dsn_option
-from runner.cli.journals import journal_option
-from runner.cli.ledger_options import ledger_schema, trust_option
-from runner.cli.saying import say, say_json, say_lines
+from runner.cli.console import say, say_json, say_lines
+from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
 
 if TYPE_CHECKING:
-    from runner.engine.activity import Activity
-    from runner.reports.status import RecordSummary
+    from runner.engine.server_activity import Activity
+    from runner.reports.server_status import RecordSummary
 
 _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 
@@ -77,9 +75,8 @@ class _Look:
 
 
 async def _status(wanted: str | None, look: _Look, *, every: float | None) -> None:
-    from runner.cli.enriching import recall_workers, recorded_runs
-    from runner.cli.finding import find_live_run
-    from runner.gateway.activity import Observer
+    from runner.cli.live_runs import find_live_run, recall_workers, recorded_runs
+    from runner.gateway.observer import Observer
 
     ledger = ledger_schema()
     observer = await Observer.connect(look.dsn, ledger=ledger, trusted_roles=look.trusted_roles)
@@ -110,8 +107,7 @@ def _only(activity: Activity, run: str | None) -> Activity:
 def _show(
     activity: Activity, look: _Look, records: Mapping[str, RecordSummary], *, run: str | None, again: bool
 ) -> None:
-    from runner.reports.status import status_lines
-    from runner.reports.status_data import status_data
+    from runner.reports.server_status import status_data, status_lines
 
     if look.form == "json":
         say_json(status_data(activity, records=records), indent=None if again else 2)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.color import color_option, wants_color
-from runner.cli.saying import say, say_json_text
+from runner.cli.console import color_option, say, say_json_text, wants_color
 from runner.errors import UsageError
-from runner.plan.discovery import find_plans
-from runner.reports.problems import Lines, Style, Verdict, distinct, legend, problem_lines, summary
+from runner.plan.plan_files import find_plans
+from runner.reports.plan_problems import Lines, PlanVerdict, Style, distinct, legend, problem_lines, summary
 
 if TYPE_CHECKING:
-    from runner.reference.codes import Explanation
+    from runner.reference.explanations import Explanation
 
 _FORMATS = ("text", "json", "github", "sarif")
 
@@ -88,7 +87,7 @@ def _style(color: str) -> Style:
     return Style(color=colored, excerpt=colored or sys.stdout.isatty())
 
 
-def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -> list[Verdict]:
+def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -> list[PlanVerdict]:
     from runner.lint import Sources, load_plan
 
     verdicts = []
@@ -100,7 +99,7 @@ def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -
     for path in paths:
         loaded = load_plan(path, sources=sources)
         steps = None if loaded.plan is None else len(loaded.plan.steps) + len(loaded.plan.finally_)
-        verdict = Verdict(file=str(path), steps=steps, problems=loaded.problems)
+        verdict = PlanVerdict(file=str(path), steps=steps, problems=loaded.problems)
         verdicts.append(verdict)
         codes.update(problem.code for problem in verdict.problems)
         if show:
@@ -110,7 +109,7 @@ def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -
     return verdicts
 
 
-def _shown(verdict: Verdict, lines: Lines, style: Style, codes: Iterable[str], *, quiet: bool) -> Iterator[str]:
+def _shown(verdict: PlanVerdict, lines: Lines, style: Style, codes: Iterable[str], *, quiet: bool) -> Iterator[str]:
     """Yield what is printed of one plan; with `codes`, those of all plans, how to read more about them."""
     for problem in verdict.problems:
         yield from problem_lines(problem, lines, style)
@@ -121,27 +120,27 @@ def _shown(verdict: Verdict, lines: Lines, style: Style, codes: Iterable[str], *
         yield summary(verdict)
 
 
-def _write(verdicts: list[Verdict], format_: str) -> None:
+def _write(verdicts: list[PlanVerdict], format_: str) -> None:
     problems = distinct(verdicts)
     if format_ == "github":
-        from runner.reports.problems_data import github_lines
+        from runner.reports.plan_problems import github_lines
 
         for line in github_lines(problems, os.environ.get("GITHUB_WORKSPACE", "")):
             say_json_text(line)
     elif format_ == "json":
-        from runner.reports.problems_data import json_text
+        from runner.reports.plan_problems import json_text
 
         say_json_text(json_text(problems))
     else:
         from runner import __version__
-        from runner.reference.codes import explanations
-        from runner.reports.sarif import sarif_text
+        from runner.reference.explanations import explanations
+        from runner.reports.plan_problems import sarif_text
 
         say_json_text(sarif_text(problems, explanations(), __version__))
 
 
 def _explain(code: str, style: Style) -> None:
-    from runner.reference.codes import explain
+    from runner.reference.explanations import explain
 
     for line in _explained(explain(code), style):
         click.echo(line, color=True)

@@ -19,16 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from runner.embedded import locks
-from runner.embedded.account import make_folder, write_file
-from runner.embedded.programs import run_program
+from runner.embedded import server_folders
+from runner.embedded.programs import make_folder, run_program, write_file
 from runner.errors import EmbeddedServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from runner.embedded.account import Account
-    from runner.embedded.finding import Installation
+    from runner.embedded.installations import Installation
+    from runner.embedded.programs import Account
 
 SETTINGS_FILE = "jobplan.conf"
 #: The connection strings and the server's own folder depend on these.
@@ -145,7 +144,7 @@ def ensure_template(cache: Path, installation: Installation, account: Account, p
     target = templates / template_name(installation, account)
     if target.is_dir():
         return target
-    with locks.exclusive(cache / "templates.lock"):
+    with server_folders.exclusive(cache / "templates.lock"):
         if target.is_dir():
             return target
         for leftover in templates.glob(f"{_STAGING_PREFIX}*"):

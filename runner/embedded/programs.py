@@ -1,17 +1,23 @@
-"""Run other programs with a clean environment and the right account; errors show the program's output."""
+"""Run other programs with a clean environment and the right account; errors show the program's output.
+
+PostgreSQL refuses to run as root, so root uses an ordinary account for it.
+"""
 
 from __future__ import annotations
 
 import os
+import pwd
+import stat
 import subprocess
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from runner.errors import EmbeddedServerError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
-    from runner.embedded.account import Account
 
 _LAST_LINES = 8
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -68,3 +74,93 @@ def _last_lines(done: subprocess.CompletedProcess[str]) -> str:
     if lines:
         return "\n".join(lines[-_LAST_LINES:])
     return f"it ended with exit code {done.returncode} and without output."
+
+
+#: In order of preference: the account that PostgreSQL's packages create, then the one that every Unix has.
+_STAND_INS = ("postgres", "nobody")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """The account that owns the server's files and runs its programs.
+
+    `drop`: it is not the account of this process. Programs are started as this account, and files are given to it.
+    """
+
+    name: str
+    uid: int
+    gid: int
+    drop: bool
+
+    @property
+    def listed(self) -> bool:
+        """Whether the system has a name for it; initdb refuses a user id without a name."""
+        return self.name != str(self.uid)
+
+
+def server_account() -> Account:
+    """Return the account to run PostgreSQL as: that of this process or, for root, `postgres` or `nobody`.
+
+    EmbeddedServerError if this process is root and neither exists.
+    """
+    if os.geteuid() != 0:
+        return Account(name=_name_of(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), drop=False)
+    for name in _STAND_INS:
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        return Account(name=name, uid=entry.pw_uid, gid=entry.pw_gid, drop=True)
+    raise EmbeddedServerError(
+        "PostgreSQL does not run as root, and this machine has neither an account postgres nor nobody.",
+        hint="Run jobplan as an ordinary user, or use --dsn.",
+    )
+
+
+def _name_of(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:  # containers often run with a user id that has no entry
+        return str(uid)
+
+
+def reachable(folder: Path, account: Account) -> bool:
+    """Return whether `account` may enter `folder` and every folder above it.
+
+    For an account other than that of this process the permission bits decide: it has no group but its own.
+    """
+    if not account.drop:
+        return os.access(folder, os.X_OK)
+    try:
+        return all(_may_pass(place.stat(), account) for place in (folder, *folder.parents))
+    except OSError:
+        return False
+
+
+def _may_pass(status: os.stat_result, account: Account) -> bool:
+    if status.st_uid == account.uid:
+        return bool(status.st_mode & stat.S_IXUSR)
+    if status.st_gid == account.gid:
+        return bool(status.st_mode & stat.S_IXGRP)
+    return bool(status.st_mode & stat.S_IXOTH)
+
+
+def make_folder(path: Path, account: Account) -> None:
+    """Create the folder `path`, or reuse it if it exists, so that only `account` (and root) can enter it."""
+    path.mkdir(mode=0o700, exist_ok=True)
+    if account.drop:
+        os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    path.chmod(0o700)
+
+
+def write_file(path: Path, text: str, account: Account | None = None) -> None:
+    """Write a file that belongs to `account` (or to the account of this process) and that no other user can read.
+
+    It always creates a new file, so that root never follows a symbolic link in a folder of another account.
+    """
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        if account is not None and account.drop:
+            os.fchown(descriptor, account.uid, account.gid)
+        file.write(text)

@@ -1,31 +1,104 @@
-"""Start, restart and stop an embedded server."""
+"""Start, restart and stop an embedded server, and show the postmaster's log when it does not start."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import secrets
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import quote
 
-from runner.embedded import cluster, packages, watchdog
-from runner.embedded.account import reachable, server_account
-from runner.embedded.finding import PROGRAMS_VARIABLE, find_installed, find_major
-from runner.embedded.folders import make_server_folder, start_watchdog, sweep
-from runner.embedded.places import CACHE_VARIABLE, cache_folder, choose_base, is_plain
-from runner.embedded.postmaster import Postmaster
-from runner.embedded.programs import run_program
+from runner.embedded import cluster, debian_packages, watchdog
+from runner.embedded.installations import PROGRAMS_VARIABLE, find_installed, find_major
+from runner.embedded.programs import reachable, run_program, server_account, write_file
+from runner.embedded.server_folders import (
+    CACHE_VARIABLE,
+    cache_folder,
+    choose_base,
+    is_plain,
+    make_server_folder,
+    start_watchdog,
+    sweep,
+)
 from runner.errors import EmbeddedServerError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-    from runner.embedded.account import Account
-    from runner.embedded.finding import Installation
-    from runner.embedded.folders import ServerFolder
+    from runner.embedded.installations import Installation
+    from runner.embedded.programs import Account
+    from runner.embedded.server_folders import ServerFolder
+
+
+_START_SECONDS = 60
+#: Another program may take a free port between the search for one and the server's start.
+_PORT_ATTEMPTS = 5
+_PORT_TAKEN = "Address already in use"
+_LOG_LINES = 6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postmaster:
+    """Everything needed to start a server, and to start it again: programs, data, log, and the owning account."""
+
+    bin_dir: Path
+    data_dir: Path
+    log_file: Path
+    account: Account
+
+    def start(self) -> None:
+        """Start it and wait until it accepts connections; EmbeddedServerError with its log if it does not."""
+        arguments = [str(self.bin_dir / "pg_ctl"), "start", "--silent", "--wait", f"--timeout={_START_SECONDS}"]
+        arguments += ["-D", str(self.data_dir), "-l", str(self.log_file)]
+        try:
+            run_program(arguments, account=self.account, own_session=True)
+        except EmbeddedServerError as error:
+            raise EmbeddedServerError(f"The embedded server did not start{self._log_tail()}") from error
+
+    def start_on_free_port(self, socket_dir: Path, extra: Mapping[str, str]) -> int:
+        """Start it with the embedded server's settings and `extra`, and return its port."""
+        write_file(self.log_file, "", self.account)
+        for attempt in range(1, _PORT_ATTEMPTS + 1):
+            port = _free_port()
+            settings = cluster.server_settings(port=port, socket_dir=socket_dir, extra=extra)
+            write_file(self.data_dir / cluster.SETTINGS_FILE, cluster.render_settings(settings), self.account)
+            try:
+                self.start()
+            except EmbeddedServerError:
+                if attempt == _PORT_ATTEMPTS or _PORT_TAKEN not in self._read_log():
+                    raise
+                write_file(self.log_file, "", self.account)
+            else:
+                return port
+        raise EmbeddedServerError("No free port was found on 127.0.0.1.")
+
+    def pid(self) -> int:
+        """Return its process id; EmbeddedServerError if it does not run."""
+        pid = watchdog.postmaster_pid(self.data_dir)
+        if pid is None:
+            raise EmbeddedServerError(f"The embedded server is not running{self._log_tail()}")
+        return pid
+
+    def _read_log(self) -> str:
+        with contextlib.suppress(OSError):
+            return self.log_file.read_text(encoding="utf-8", errors="replace")
+        return ""
+
+    def _log_tail(self) -> str:
+        lines = self._read_log().splitlines()[-_LOG_LINES:]
+        return ":\n" + "\n".join(lines) if lines else "."
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
 
 Mode = Literal["fast", "immediate"]
 
@@ -154,11 +227,11 @@ def _file_errors() -> Iterator[None]:
 
 def _provide(cache: Path, progress: Callable[[str], None]) -> Installation:
     """Return PostgreSQL with the extension: an installed one, or from the cache, or from Debian."""
-    installation = find_installed(os.environ) or packages.find_cached(cache, os.environ)
+    installation = find_installed(os.environ) or debian_packages.find_cached(cache, os.environ)
     if installation is not None:
         return installation
     try:
-        return packages.install(cache, os.environ, progress)
+        return debian_packages.install(cache, os.environ, progress)
     except EmbeddedServerError as error:
         raise EmbeddedServerError(
             "This machine has no PostgreSQL 14 or later with the extension pg_background 2, and Debian's packages could"
@@ -176,11 +249,13 @@ def _provide_again(cache: Path, made_by: cluster.MadeBy, progress: Callable[[str
     if named is not None:
         _check_version(made_by, named)
         return named
-    found = find_major(made_by.major, made_by.programs, os.environ) or packages.find_cached_major(cache, made_by.major)
+    found = find_major(made_by.major, made_by.programs, os.environ) or debian_packages.find_cached_major(
+        cache, made_by.major
+    )
     why = "no PostgreSQL of that version with pg_background 2 is on this machine"
     if found is None:
         try:
-            found = packages.install(cache, os.environ, progress)
+            found = debian_packages.install(cache, os.environ, progress)
         except EmbeddedServerError as error:
             why += f", and Debian's packages could not be installed: {error.message.rstrip('.')}"
     if found is None or found.major != made_by.major:

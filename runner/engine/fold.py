@@ -1,19 +1,388 @@
 """How each event changes the state of a run.
 
-`apply` is the only thing that changes a `RunState`, and it reads nothing but the event, so that the same events give
-the same state in a live run, from a journal, and in a simulated schedule. What becomes of one step is a table,
-`transitions`; what the whole run is at, and what is kept of it when it is taken up, is said here.
+`apply` is the only function that changes a `RunState`, and it reads nothing but the event, so that the same events
+give the same state in a live run, from a journal, and in a simulated schedule. A table has the transition of each
+event of a step or an attempt. A transition takes the step out of the indices of its present state first and puts it
+into those of the next one, so that the indices agree with the records after every event.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from typing import Any
 
 from runner.engine import events as ev
-from runner.engine.open_questions import left_unproven
-from runner.engine.resumed import carried_over, keep_facts
-from runner.engine.state import RunState, initial_state
-from runner.engine.transitions import TRANSITIONS
+from runner.engine.for_each_items import typed
+from runner.engine.resume_state import carried_over, keep_facts, left_unproven
+from runner.engine.state import (
+    BAD,
+    RunState,
+    StepRecord,
+    StepState,
+    enqueue,
+    expect_server_end,
+    forget_server_end,
+    give_way,
+    hold,
+    initial_state,
+    leave,
+    need_met,
+    new_record,
+    overtake,
+    told_of,
+    wait_until,
+)
+from runner.sql.text_traits import nature_of
+
+#: Seconds between two attempts to get more workers from a server that has just refused one.
+PROBE_INTERVAL = 1.0
+#: Seconds between two iterations of a repeat that are announced.
+ANNOUNCE_EVERY = 5.0
+#: What a step waits for that the server had no worker for.
+SERVER_CAPACITY = "server capacity"
+
+
+def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> None:
+    leave(state, record)
+    record.gate = record.gate_error = None
+    record.gave_way = False
+    record.ready_at = event.at
+    record.overtaken = 0
+    enqueue(state, record)
+    state.fresh[record.key] = None
+    _move(record, StepState.READY, event.at)
+
+
+def _step_queued(state: RunState, record: StepRecord, event: ev.StepQueued) -> None:
+    """A step whose conditions take long gives its slots back meanwhile; if they are taken then, it queues again."""
+    if record.key in state.checking:
+        give_way(state, record)
+        record.gave_way = True
+        return
+    if record.key in state.cleared:
+        leave(state, record)
+        enqueue(state, record)
+    told_of(state, record)
+    _move(record, StepState.QUEUED, event.at)
+    record.queued_because = event.reason
+
+
+def _step_skipped(state: RunState, record: StepRecord, event: ev.StepSkipped) -> None:
+    record.skip = event
+    _finish(state, record, StepState.SKIPPED, event.at)
+
+
+def _step_queue_timed_out(state: RunState, record: StepRecord, event: ev.StepQueueTimedOut) -> None:
+    record.queue_timed_out = True
+    _settle(state, record, event.at)
+
+
+def _step_cancel_requested(state: RunState, record: StepRecord, event: ev.StepCancelRequested) -> None:
+    """What it is at decides how it ends; one that has not had its turn yet is looked at at once."""
+    _cancelled(state, record, event.by)
+    if record.state is StepState.PENDING:
+        state.released[record.key] = None
+
+
+def _cancelled(state: RunState, record: StepRecord, by: str | None) -> None:
+    record.cancelled_by = by
+    if by is not None:
+        state.unwanted[record.key] = None
+
+
+def _step_checking(state: RunState, record: StepRecord, event: ev.StepChecking) -> None:
+    """Before a launch the step holds its slots while its conditions are evaluated: nothing else can take them."""
+    leave(state, record)
+    record.phase = event.phase
+    if event.phase is ev.CheckPhase.BEFORE:
+        record.gate = record.gate_error = None
+        record.holds = True
+        hold(state, record)
+        state.checking[record.key] = None
+        for key in event.overtook:
+            overtake(state, state.records[key])
+        if _beyond_ceiling(state):
+            state.probe_at = event.at + PROBE_INTERVAL
+    _move(record, StepState.CHECKING, event.at)
+
+
+def _step_checked(state: RunState, record: StepRecord, event: ev.StepChecked) -> None:
+    """What follows is decided next: the step is launched with the slots that it holds, or settled without them."""
+    if event.phase is ev.CheckPhase.BEFORE:
+        _gate_evaluated(state, record, event)
+    else:
+        record.verdict, record.check_error = event.verdict, event.error
+        _settle(state, record, event.at)
+
+
+def _gate_evaluated(state: RunState, record: StepRecord, event: ev.StepChecked) -> None:
+    record.gate, record.gate_error = event.verdict, event.error
+    if event.verdict is not ev.Verdict.PROCEED:
+        record.refused += event.verdict is not ev.Verdict.SKIP
+        _settle(state, record, event.at)
+    elif record.state is StepState.CHECKING:
+        state.checking.pop(record.key, None)
+        state.cleared[record.key] = None
+
+
+def _beyond_ceiling(state: RunState) -> bool:
+    """Say whether more workers are asked for than the server last gave."""
+    return state.ceiling is not None and state.asked_for > state.ceiling
+
+
+def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) -> None:
+    """Each item becomes a record of its own; the step itself only waits for them, or has nothing to do."""
+    leave(state, record)
+    record.instances = tuple(item.key for item in event.items)
+    record.open_instances = len(event.items)
+    state.unwanted.pop(record.key, None)
+    if not event.items:
+        _settle(state, record, event.at)
+        return
+    state.expanded += 1
+    _move(record, StepState.EXPANDED, event.at)
+    priority, path, order, _ = record.rank
+    for number, item in enumerate(event.items, start=1):
+        step = replace(record.step, id=item.key, needs=(), for_each=None)
+        instance = new_record(step, (priority, path, order, number))
+        instance.needs, instance.kind, instance.shared = record.needs, record.kind, record.shared
+        instance.values = typed(record.step.for_each, item.values)
+        instance.parent, instance.in_finally = record.key, record.in_finally
+        instance.attempt = instance.attempts_before = state.attempts_made.get(item.key, 0)
+        _cancelled(state, instance, record.cancelled_by)
+        state.records[item.key] = instance
+        state.dependents[item.key] = []
+        state.released[item.key] = None
+    state.unfinished += len(event.items)
+    state.main_unfinished += 0 if record.in_finally else len(event.items)
+
+
+def _step_repeating(state: RunState, record: StepRecord, event: ev.StepRepeating) -> None:
+    leave(state, record)
+    wait_until(state, record, event.until)
+    record.iteration = event.next_iteration
+    record.attempts_before = record.attempt
+    record.refused = 0
+    _move(record, StepState.RETRYING, event.at)
+
+
+def _step_retrying(state: RunState, record: StepRecord, event: ev.StepRetrying) -> None:
+    leave(state, record)
+    record.gate = record.gate_error = None
+    wait_until(state, record, event.until)
+    _move(record, StepState.RETRYING, event.at)
+
+
+def _step_finished(state: RunState, record: StepRecord, event: ev.StepFinished) -> None:
+    record.error = event.error
+    record.committed = bool(event.committed) or _failed_after_commit(record, event)
+    _finish(state, record, StepState(event.state), event.at)
+
+
+def _failed_after_commit(record: StepRecord, event: ev.StepFinished) -> bool:
+    """Derive `committed` for a journal of a version that did not record it.
+
+    A repeat is left out: it also fails when its iterations, all of them committed, were not enough.
+    """
+    last = record.last
+    succeeded = last is not None and last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED
+    if event.state != StepState.FAILED or not succeeded or record.step.repeat is not None:
+        return False
+    return not nature_of(record.step.sql.text).only_reads
+
+
+def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLaunching) -> None:
+    leave(state, record)
+    hold(state, record)
+    state.active[record.key] = None
+    record.gate = record.gate_error = None
+    record.attempt = event.attempt
+    record.launched_at = event.at
+    record.started_at = event.at if record.started_at is None else record.started_at
+    record.timeout = event.timeout
+    record.worker = None
+    record.begun_at = None
+    record.cancel_reason = None
+    record.detaching = False
+    record.lost = False
+    record.unproven = False
+    record.warned = 0
+    _announce(record, event.at)
+    expect_server_end(state, record)
+    for key in event.overtook:
+        overtake(state, state.records[key])
+    if _beyond_ceiling(state):
+        state.probe = record.key
+        state.probe_at = event.at + PROBE_INTERVAL
+    _move(record, StepState.LAUNCHING, event.at)
+
+
+def _announce(record: StepRecord, at: float) -> None:
+    record.announced = record.iteration == 1 or record.tries > 1 or at - record.announced_at >= ANNOUNCE_EVERY
+    if record.announced:
+        record.announced_at = at
+
+
+def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDeferred) -> None:
+    """Back into the queue; the attempt did not happen, so its number is free again.
+
+    It is queued without a word of its own: CapacityShort speaks for all of them, once. Without a journal the server was
+    not even asked.
+    """
+    leave(state, record)
+    record.attempt = event.attempt - 1
+    record.started_at = record.started_at if record.attempt else None
+    record.launched_at = None
+    record.cancel_reason = None
+    record.detaching = False
+    if not state.record_lost:
+        _run_short(state, event)
+    record.queued_because = SERVER_CAPACITY
+    enqueue(state, record)
+    _move(record, StepState.QUEUED, event.at)
+
+
+def _run_short(state: RunState, event: ev.AttemptDeferred) -> None:
+    state.ceiling = len(state.active)
+    state.probe = None
+    state.probe_at = event.at + PROBE_INTERVAL
+    state.short_message = event.message
+
+
+def _attempt_running(state: RunState, record: StepRecord, event: ev.AttemptRunning) -> None:
+    record.worker = event.worker
+    if event.age is not None:
+        forget_server_end(state, record)
+        record.begun_at = event.at - event.age
+        expect_server_end(state, record)
+    _move(record, StepState.RUNNING, event.at)
+    _got_worker(state, record, event.at)
+
+
+def _attempt_cancel_requested(state: RunState, record: StepRecord, event: ev.AttemptCancelRequested) -> None:
+    forget_server_end(state, record)
+    record.cancel_reason = event.reason
+
+
+def _attempt_detach_requested(state: RunState, record: StepRecord, _: ev.AttemptDetachRequested) -> None:
+    forget_server_end(state, record)
+    record.detaching = True
+
+
+def _attempt_unstoppable(state: RunState, record: StepRecord, event: ev.AttemptUnstoppable) -> None:
+    state.unstoppable[record.key] = None
+    state.drained_by = state.drained_by or f"the worker of {record.key} cannot be stopped (pid {event.worker.pid})"
+
+
+def _attempt_lost(_: RunState, record: StepRecord, __: ev.AttemptLost) -> None:
+    record.lost = True
+
+
+def _attempt_notice(_: RunState, record: StepRecord, event: ev.AttemptNotice) -> None:
+    if event.notice.severity == ev.WARNING:
+        record.warned += 1
+
+
+def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFinished) -> None:
+    _got_worker(state, record, event.at)
+    record.last = event
+    record.verdict = None
+    record.check_error = None
+    record.worker = event.worker or record.worker
+    record.ended_at = event.at
+    record.warnings += event.warnings or 0
+    record.leftovers = event.leftovers
+    if event.outcome is ev.Outcome.SUCCEEDED:
+        record.tag = event.command_tag
+        if record.step.repeat is not None:
+            record.iterations += 1
+            record.rows += event.row_count or 0
+    _settle(state, record, event.at)
+
+
+#: What each event does to the record of its step; an event that is not here only informs.
+TRANSITIONS: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any], None]] = {
+    ev.StepReady: _step_ready,
+    ev.StepQueued: _step_queued,
+    ev.StepSkipped: _step_skipped,
+    ev.StepQueueTimedOut: _step_queue_timed_out,
+    ev.StepCancelRequested: _step_cancel_requested,
+    ev.StepChecking: _step_checking,
+    ev.StepChecked: _step_checked,
+    ev.StepExpanded: _step_expanded,
+    ev.StepRepeating: _step_repeating,
+    ev.StepRetrying: _step_retrying,
+    ev.StepFinished: _step_finished,
+    ev.AttemptLaunching: _attempt_launching,
+    ev.AttemptDeferred: _attempt_deferred,
+    ev.AttemptRunning: _attempt_running,
+    ev.AttemptCancelRequested: _attempt_cancel_requested,
+    ev.AttemptDetachRequested: _attempt_detach_requested,
+    ev.AttemptUnstoppable: _attempt_unstoppable,
+    ev.AttemptLost: _attempt_lost,
+    ev.AttemptNotice: _attempt_notice,
+    ev.AttemptFinished: _attempt_finished,
+}
+
+
+def _move(record: StepRecord, to: StepState, at: float) -> None:
+    record.state = to
+    record.since = at
+
+
+def _got_worker(state: RunState, record: StepRecord, at: float) -> None:
+    """End the shortage if this was the attempt that asked for more than the server last gave.
+
+    Other workers prove nothing: they are among those that it gave. Should the end be premature, the next refusal says
+    so; `probe_at` keeps CapacityRestored back until then.
+    """
+    if state.probe == record.key:
+        state.ceiling = None
+        state.probe = None
+        state.probe_at = at + PROBE_INTERVAL
+
+
+def _settle(state: RunState, record: StepRecord, at: float) -> None:
+    leave(state, record)
+    state.settling[record.key] = None
+    _move(record, StepState.SETTLING, at)
+
+
+def _finish(state: RunState, record: StepRecord, to: StepState, at: float) -> None:
+    leave(state, record)
+    state.unwanted.pop(record.key, None)
+    _move(record, to, at)
+    state.unfinished -= 1
+    if not record.in_finally:
+        state.main_unfinished -= 1
+    if record.parent is not None:
+        _instance_finished(state, state.records[record.parent], at)
+    if to in BAD and state.first_bad is None and not record.in_finally:
+        state.first_bad = record.key
+    for key, on in state.dependents[record.key]:
+        dependent = state.records[key]
+        dependent.unmet -= 1
+        its_turn = dependent.unmet == 0 and (state.finalizing or not dependent.in_finally)
+        certain = its_turn or not need_met(on, to, record.skip)
+        if certain and dependent.state is StepState.PENDING:
+            state.released[key] = None
+    if state.main_unfinished == 0 and not state.finalizing and state.plan.finally_:
+        _begin_finally(state)
+
+
+def _instance_finished(state: RunState, parent: StepRecord, at: float) -> None:
+    parent.open_instances -= 1
+    if parent.open_instances == 0:
+        _settle(state, parent, at)
+
+
+def _begin_finally(state: RunState) -> None:
+    state.finalizing = True
+    for step in state.plan.finally_:
+        record = state.records[step.id]
+        if not record.unmet and record.state is StepState.PENDING:
+            state.released[step.id] = None
 
 
 def apply(state: RunState, event: ev.Event) -> None:

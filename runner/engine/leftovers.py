@@ -11,8 +11,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from runner.engine.events import Leftover
-from runner.sql.nature import Build
 from runner.sql.relations import Relation
+from runner.sql.text_traits import Build
 
 #: What REINDEX CONCURRENTLY adds to an index's name, with a number if the name is taken.
 _OF_REINDEX = re.compile(r"(?P<stem>.*)(?P<suffix>_ccnew|_ccold)\d*", re.DOTALL)

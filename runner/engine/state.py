@@ -1,14 +1,18 @@
-"""The state of a run: one record a step, and the indices that make a decision cheap (who is ready, what is in use).
+"""The state of a run: one record a step, and the indices that make a decision cheap (what is ready, what is in use).
 
-Only `fold.apply` changes it; `invariants.validate` checks the indices, for tests.
+Only `fold.apply` changes it. Each index follows from the records (`invariants.validate` checks it, for tests); they
+exist so that a decision need not look at all of them. A record leaves the indices of its present state before it gets
+another one. A state of events with holes is read and never decided on, so its records may be missing from the indices.
 """
 
 from __future__ import annotations
 
+import bisect
 import enum
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from runner.engine import events as ev
 from runner.plan.model import NeedOn, Plan, Step, Value
@@ -394,3 +398,150 @@ def _remaining_path(steps: Sequence[Step]) -> dict[str, int]:
             if not open_dependents[need.step]:
                 leaves.append(by_id[need.step])
     return length
+
+
+def leave(state: RunState, record: StepRecord) -> None:
+    """Take the step out of the index that its present state put it into."""
+    match record.state:
+        case StepState.PENDING:
+            _forget(state.released, record.key)
+        case StepState.READY | StepState.QUEUED:
+            _dequeue(state, record)
+            _forget(state.fresh, record.key)
+        case StepState.LAUNCHING | StepState.RUNNING:
+            _release(state, record)
+            _forget(state.active, record.key)
+            state.unstoppable.pop(record.key, None)
+            forget_server_end(state, record)
+        case StepState.CHECKING:
+            give_way(state, record)
+            _forget(state.cleared, record.key)
+        case StepState.SETTLING:
+            _forget(state.settling, record.key)
+        case StepState.EXPANDED:
+            state.expanded -= 1
+        case StepState.RETRYING:
+            _remove(state.retrying, (record.retry_at, record.key))
+        case _:
+            pass
+
+
+def enqueue(state: RunState, record: StepRecord) -> None:
+    """Put the step among those that wait for a slot."""
+    entry = (state.place(record), record.key)
+    group = state.ready.setdefault(record.kind, [])
+    if not group or entry < group[0]:
+        heads = state.heads.setdefault(record.shared, [])
+        if group:
+            _remove(heads, group[0])
+        bisect.insort(heads, entry)
+    bisect.insort(group, entry)
+    deadline = record.queue_deadline
+    if deadline is not None:
+        bisect.insort(state.queue_timed, (deadline, record.key))
+
+
+def _dequeue(state: RunState, record: StepRecord) -> None:
+    entry = (state.place(record), record.key)
+    group = state.ready.get(record.kind, [])
+    if not _has(group, entry):
+        return
+    if entry == group[0]:
+        heads = state.heads[record.shared]
+        _remove(heads, entry)
+        if len(group) > 1:
+            bisect.insort(heads, group[1])
+        if not heads:
+            del state.heads[record.shared]
+    _remove(group, entry)
+    if not group:
+        del state.ready[record.kind]
+    if record.queue_deadline is not None:
+        _remove(state.queue_timed, (record.queue_deadline, record.key))
+
+
+def overtake(state: RunState, record: StepRecord) -> None:
+    """Count it; at the end of its patience the step moves up."""
+    if record.overtaken + 1 == state.patience:
+        _dequeue(state, record)
+        record.overtaken += 1
+        enqueue(state, record)
+    else:
+        record.overtaken += 1
+
+
+def told_of(state: RunState, record: StepRecord) -> None:
+    """Note that something was said about why the step waits."""
+    _forget(state.fresh, record.key)
+
+
+def wait_until(state: RunState, record: StepRecord, moment: float) -> None:
+    """Put the step among those that have another attempt or iteration, which is due at `moment`."""
+    record.retry_at = moment
+    bisect.insort(state.retrying, (moment, record.key))
+
+
+def expect_server_end(state: RunState, record: StepRecord) -> None:
+    """Put the worker among those that the server ends, if it does."""
+    if record.server_end is not None:
+        bisect.insort(state.server_ends, (record.server_end, record.key))
+
+
+def forget_server_end(state: RunState, record: StepRecord) -> None:
+    """Take the worker out of these: call it before it is asked to stop or let go of."""
+    if record.server_end is not None:
+        _remove(state.server_ends, (record.server_end, record.key))
+
+
+def hold(state: RunState, record: StepRecord) -> None:
+    """Take what the step needs: its slots, its pools, its exclusive names."""
+    for name, amount in record.needs.items():
+        state.used[name] += amount
+
+
+def give_way(state: RunState, record: StepRecord) -> None:
+    """Free what the step holds while its conditions are evaluated."""
+    if record.holds:
+        record.holds = False
+        _release(state, record)
+    _forget(state.checking, record.key)
+
+
+def _release(state: RunState, record: StepRecord) -> None:
+    """Free what was held; what is not in use has no entry, so that each decision copies only what is."""
+    for name, amount in record.needs.items():
+        state.used[name] -= amount
+        if not state.used[name]:
+            del state.used[name]
+
+
+def _forget(index: dict[str, None], key: str) -> None:
+    """Take a step out of an index. A dict that was large is slow to walk even when it is empty, until it is cleared."""
+    index.pop(key, None)
+    if not index:
+        index.clear()
+
+
+def _has(ordered: list[Any], entry: object) -> bool:
+    place = bisect.bisect_left(ordered, entry)
+    return place < len(ordered) and bool(ordered[place] == entry)
+
+
+def _remove(ordered: list[Any], entry: object) -> None:
+    if _has(ordered, entry):
+        del ordered[bisect.bisect_left(ordered, entry)]
+
+
+def need_met(on: NeedOn, state: StepState, skip: ev.StepSkipped | None) -> bool:
+    """Say whether a step that ended in `state` lets a dependent start that needs it `on`.
+
+    A step skipped by its own condition counts as a success: there was nothing to do. So does one that was not selected:
+    whoever selects says that it is done.
+    """
+    if on is NeedOn.DONE:
+        return True
+    if on is NeedOn.FAILURE:
+        return state in BAD
+    if state is StepState.SKIPPED:
+        return skip is not None and skip.reason in (ev.SkipReason.CONDITION, ev.SkipReason.NOT_SELECTED)
+    return state in (StepState.SUCCEEDED, StepState.FAILED_ALLOWED)

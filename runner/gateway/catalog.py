@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runner.gateway.replies import Row
+from runner.gateway.session import Row
 from runner.sql.relations import Relation
 
 

@@ -12,11 +12,9 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from runner.engine.activity import LiveWorker
 from runner.engine.events import WARNING, ErrorDetails, Identity, LockWait, Notice, Worker
 from runner.engine.leftovers import HalfDone
-from runner.errors import CapacityError, JobplanError
-from runner.gateway.base import (
+from runner.engine.ports import (
     Chronicle,
     FirstLook,
     GroupHolder,
@@ -32,6 +30,8 @@ from runner.gateway.base import (
     WorkerEnd,
     ignored,
 )
+from runner.engine.server_activity import LiveWorker
+from runner.errors import CapacityError, JobplanError
 from runner.identity import Claim
 
 _SLEEP = re.compile(r"pg_sleep\(([0-9.]+)\)", re.IGNORECASE)
@@ -259,7 +259,7 @@ def _bad_settings(settings: Mapping[str, str]) -> Iterator[ErrorDetails]:
 
 
 class FakeWorker:
-    """A virtual worker; see `base.WorkerHandle`. It runs from its launch on, whether anybody follows it or not."""
+    """A virtual worker; see `ports.WorkerHandle`. It runs from its launch on, whether anybody follows it or not."""
 
     def __init__(
         self, gateway: FakeGateway, request: LaunchRequest, script: Script, *, pid: int, refusal: ErrorDetails | None

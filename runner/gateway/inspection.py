@@ -6,8 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from runner.engine.ports import QueryResult
 from runner.errors import ConnectionFailedError, PreflightError
-from runner.gateway.base import QueryResult
 from runner.gateway.catalog import (
     FunctionFacts,
     HeldLock,
@@ -20,8 +20,11 @@ from runner.gateway.catalog import (
     read_relation,
     read_schema,
 )
-from runner.gateway.conninfo import with_keepalives
-from runner.gateway.facts import (
+from runner.gateway.connecting import with_keepalives
+from runner.gateway.ledger.storage import distrust_statement, read, why_ignored
+from runner.gateway.queries import query
+from runner.gateway.server_checks import refuse_shared_sessions
+from runner.gateway.server_facts import (
     Capacity,
     InvalidIndex,
     OldTransaction,
@@ -29,14 +32,9 @@ from runner.gateway.facts import (
     RecordedDuration,
     ServerFacts,
 )
-from runner.gateway.ledger_text import read
-from runner.gateway.ledger_trust import distrust_statement, why_ignored
-from runner.gateway.pooler import refuse_shared_sessions
-from runner.gateway.queries import query
-from runner.gateway.replies import Reply, Row
-from runner.gateway.session import LONG_ANSWER_WITHIN, Session
-from runner.sql.mentions import Mention, Named
-from runner.sql.params import quote_identifier
+from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session
+from runner.sql.catalog_needs import Mention, ObjectSort
+from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation
 
 #: Milliseconds: nobody waits long for one who only looks, and it keeps nobody waiting.
@@ -185,7 +183,7 @@ class Inspector:
 
     async def mentioned(
         self, wanted: Sequence[Mention], schemas: Sequence[str], role: str
-    ) -> dict[tuple[Named, Relation], NamedFacts]:
+    ) -> dict[tuple[ObjectSort, Relation], NamedFacts]:
         """Return what is there of what statements name beside relations."""
         names = [[one.sort.value, one.name.schema, one.name.name] for one in wanted]
         rows = await self.rows("mentioned", json.dumps(names), json.dumps(list(schemas)), role) if wanted else ()

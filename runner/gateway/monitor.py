@@ -12,12 +12,11 @@ import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from runner.engine.events import Blocker, Identity, LockWait, Worker
+from runner.engine.ports import GroupHolder, LeftBehind, LeftWorker, RunCancel, StepCancel
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
-from runner.gateway.base import GroupHolder, LeftBehind, LeftWorker, RunCancel, StepCancel
-from runner.gateway.following import Sought
-from runner.gateway.replies import Reply, Row, first_error
-from runner.gateway.requests import CancelAnswer, HeardRequests
-from runner.gateway.session import LONG_ANSWER_WITHIN, Session
+from runner.gateway.cancel_requests import CancelAnswer, HeardRequests
+from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session, first_error
+from runner.gateway.worker_follower import Sought
 from runner.identity import PREFIX, Claim, run_of, runner_name, worker_name
 
 #: Seconds between two looks at the run's workers.

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from functools import cache
 from importlib import resources
 
-from runner.engine.limits import VALUE_BYTES
-from runner.sql.params import quote_literal
+from runner.engine.size_limits import VALUE_BYTES
+from runner.sql.placeholders import quote_literal
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 

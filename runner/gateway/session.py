@@ -1,8 +1,10 @@
-"""One session to the server, driven through libpq directly.
+"""One session to the server, driven through libpq directly: connection, pipeline, replies.
 
-psycopg connects; from then on its libpq wrapper is used without the cursor layer, because a run makes a few round trips
-for each step and the cost of each is what bounds its throughput (docs/decisions/0001). Every statement is a
-transaction of its own: in pipeline mode each one is followed by a Sync, so that no snapshot outlives it.
+psycopg connects; from then on its libpq wrapper is used without the cursor layer, because a run makes a few round
+trips for each step and the cost of each limits its throughput (docs/decisions/0001). Every statement is a transaction
+of its own: in pipeline mode each one is followed by a Sync, so that no snapshot outlives it. A statement is prepared
+when it is first run, in a transaction of its own in front; the error of a failed preparation stands where the
+statement's reply would have been. A reply is rows of text, columns, or the error with its details.
 """
 
 from __future__ import annotations
@@ -11,16 +13,201 @@ import asyncio
 import contextlib
 import math
 import select
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 
 import psycopg
 from psycopg import pq
 
-from runner.engine.events import WARNING, Notice
+from runner.engine.events import WARNING, ErrorDetails, Notice
+from runner.engine.size_limits import limited_error
 from runner.errors import ConnectionFailedError, ServerLostError
 from runner.gateway.connecting import connection_failed
-from runner.gateway.pipeline import Pipeline
-from runner.gateway.replies import Reply, last_or_error, one_line
+
+Row = tuple[str | None, ...]
+
+_DIAG = pq.DiagnosticField
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """A column of a result: its name, the OID of its type, and its type modifier."""
+
+    name: str
+    type: int
+    modifier: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What one statement gave: rows of text, or an error; `position` is its place in the statement, counted from 1."""
+
+    rows: tuple[Row, ...] = ()
+    columns: tuple[Column, ...] = ()
+    error: ErrorDetails | None = None
+    position: int | None = None
+
+
+def first_error(replies: Sequence[Reply]) -> ErrorDetails | None:
+    """Return the error that ended a transaction, if one did; the replies after it only repeat that it has ended."""
+    return next((reply.error for reply in replies if reply.error is not None), None)
+
+
+def last_or_error(replies: Sequence[Reply]) -> Reply:
+    """Return the last reply of a transaction, or the error that kept it from coming."""
+    return next((reply for reply in replies if reply.error is not None), replies[-1])
+
+
+def columns_of(result: pq.abc.PGresult) -> tuple[Column, ...]:
+    """Describe the columns of a result."""
+
+    def column(number: int) -> Column:
+        name = (result.fname(number) or b"").decode("utf-8", "replace")
+        return Column(name=name, type=result.ftype(number), modifier=result.fmod(number))
+
+    return tuple(column(number) for number in range(result.nfields))
+
+
+def rows_of(result: pq.abc.PGresult) -> tuple[Row, ...]:
+    """Read the rows of a result, whatever encoding errors are in them."""
+    value, columns = result.get_value, range(result.nfields)
+    return tuple(
+        tuple([None if (data := value(row, column)) is None else data.decode("utf-8", "replace") for column in columns])
+        for row in range(result.ntuples)
+    )
+
+
+def position_of(result: pq.abc.PGresult) -> int | None:
+    """Say where in its statement an error is, in characters counted from 1, if the server says so."""
+    data = result.error_field(_DIAG.STATEMENT_POSITION)
+    return int(data) if data else None
+
+
+def error_details(result: pq.abc.PGresult) -> ErrorDetails:
+    """Return what the server says of an error, long texts cut."""
+
+    def field(code: pq.DiagnosticField) -> str | None:
+        data = result.error_field(code)
+        return data.decode("utf-8", "replace") if data else None
+
+    found = ErrorDetails(
+        message=field(_DIAG.MESSAGE_PRIMARY) or one_line(result.error_message.decode("utf-8", "replace")),
+        sqlstate=field(_DIAG.SQLSTATE),
+        detail=field(_DIAG.MESSAGE_DETAIL),
+        hint=field(_DIAG.MESSAGE_HINT),
+        context=field(_DIAG.CONTEXT),
+        schema=field(_DIAG.SCHEMA_NAME),
+        table=field(_DIAG.TABLE_NAME),
+        column=field(_DIAG.COLUMN_NAME),
+        constraint=field(_DIAG.CONSTRAINT_NAME),
+    )
+    return limited_error(found)
+
+
+def one_line(text: str) -> str:
+    """Put a message of libpq's, which may have several lines, on one."""
+    return " ".join(text.split())
+
+
+_TUPLES = pq.ExecStatus.TUPLES_OK
+_SYNC = pq.ExecStatus.PIPELINE_SYNC
+#: Whoever has locked the ledger's tables keeps statements on them from being parsed, too: that has the ledger's limits.
+_LEDGER = "ledger_"
+_LIMITS = "ledger_limits"
+_ERRORS = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED})
+
+
+@dataclass(slots=True)
+class _Expected:
+    """A Sync that is still to come, and what stands before it: a statement's preparation, or executions."""
+
+    names: tuple[str, ...]
+    preparation: bool = False
+    columns: bool = False
+
+
+class Pipeline:
+    """See the module's docstring. `queries` gives the text of a named block; errors are psycopg's."""
+
+    def __init__(self, libpq: pq.abc.PGconn, queries: Callable[[str], bytes]) -> None:
+        self._libpq = libpq
+        self._queries = queries
+        self._prepared: set[str] = set()
+        self._expected: deque[_Expected] = deque()
+        self._replies: list[Reply] = []
+        self._unprepared: ErrorDetails | None = None
+        #: Whether the session was ended before anything of what was sent had run.
+        self.turned_away = False
+        libpq.nonblocking = 1
+        libpq.enter_pipeline_mode()
+
+    def prepare(self, name: str) -> None:
+        """Prepare a named statement that is not prepared yet; before a transaction, because it ends with a Sync."""
+        if name not in self._prepared:
+            if name.startswith(_LEDGER) and name != _LIMITS:
+                self.prepare(_LIMITS)
+                self.execute(_LIMITS, ())
+            self._libpq.send_prepare(name.encode(), self._queries(name))
+            self._libpq.pipeline_sync()
+            self._prepared.add(name)
+            self._expected.append(_Expected((name,), preparation=True))
+
+    def execute(self, name: str, parameters: Sequence[str]) -> None:
+        """Run a named statement that was prepared."""
+        self._libpq.send_query_prepared(name.encode(), [value.encode() for value in parameters])
+
+    def query(self, sql: str) -> None:
+        """Run a statement of the plan's."""
+        self._libpq.send_query_params(sql.encode(), None)
+
+    def describe(self, sql: str) -> None:
+        """Have a statement of the plan's parsed and its columns described: two replies."""
+        self._libpq.send_prepare(b"", sql.encode())
+        self._libpq.send_describe_prepared(b"")
+
+    def sync(self, *names: str, columns: bool = False) -> None:
+        """End a transaction; `names` are those of the statements in it that had to be prepared."""
+        self._libpq.pipeline_sync()
+        self._expected.append(_Expected(names, columns=columns))
+
+    def take(self) -> list[Reply] | None:
+        """Take what has come; return the replies once everything that was sent has been answered."""
+        while self._expected:
+            if self._libpq.is_busy():
+                return None
+            result = self._libpq.get_result()
+            if result is not None:
+                self._take(result)
+            elif self._libpq.status == pq.ConnStatus.BAD:
+                return None
+        replies, self._replies = self._replies, []
+        return replies
+
+    def _take(self, result: pq.abc.PGresult) -> None:
+        status = result.status
+        expected = self._expected[0]
+        if status == _SYNC:
+            self._expected.popleft()
+        elif status in _ERRORS:
+            self._take_error(expected, result)
+        elif not expected.preparation:
+            columns = columns_of(result) if expected.columns else ()
+            rows = rows_of(result) if status == _TUPLES else ()
+            self._replies.append(Reply(rows=rows, columns=columns))
+
+    def _take_error(self, expected: _Expected, result: pq.abc.PGresult) -> None:
+        if not self._replies and result.error_field(pq.DiagnosticField.SEVERITY_NONLOCALIZED) == b"FATAL":
+            self.turned_away = True
+        error = error_details(result)
+        if expected.preparation:
+            self._prepared.difference_update(expected.names)
+            self._unprepared = error
+        else:
+            unprepared = not self._prepared.issuperset(expected.names)
+            told = self._unprepared if unprepared and self._unprepared else error
+            self._replies.append(Reply(error=told, position=position_of(result)))
+
 
 #: Looks at a connection that nothing has been run on yet, and raises what speaks against it.
 ConnectionCheck = Callable[[psycopg.AsyncConnection[tuple[object, ...]]], Awaitable[None]]

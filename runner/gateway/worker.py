@@ -1,8 +1,9 @@
 """One worker from launch to end, on a launcher session that tracks no other (pg_background.md#one-worker-per-session).
 
-The outcome is read before anything is consumed; only then are the notices fetched, which also frees the handle
-(`ending.py`). With a worker that sends no rows, both travel in one round trip. When the session is lost the worker is
-followed by its identity, and what it did stays unknown.
+The launch is a few statements in one transaction, and a refusal of theirs has a meaning. The outcome is read before
+anything is consumed; only then are the notices fetched, which also frees the handle (`worker_output`). With a worker
+that sends no rows, both travel in one round trip. When the session is lost the worker is followed by its identity, and
+its outcome stays unknown.
 """
 
 from __future__ import annotations
@@ -13,20 +14,124 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from runner.engine.activity import Reported
 from runner.engine.events import ErrorDetails, Worker
+from runner.engine.ports import LaunchRequest, Unstoppable, WorkerEnd, ignored
+from runner.engine.server_activity import Reported
 from runner.errors import CapacityError, GatewayError, ServerLostError
-from runner.gateway.base import LaunchRequest, Unstoppable, WorkerEnd, ignored
-from runner.gateway.draining import RowColumns, describe_rows, drain, handles, is_free
-from runner.gateway.ending import end_by_output, read_end
-from runner.gateway.following import Follower, Monitor, Sought
-from runner.gateway.launching import WAIT_AT_ONCE, Launching, refusal
-from runner.gateway.ledger import LOCKED_LEDGER, Ledger
-from runner.gateway.output import NoticeCollector, can_be_text, is_workers_own, must_be_text
-from runner.gateway.replies import Reply, Row, first_error
-from runner.gateway.session import Session, TurnedAwayError
-from runner.gateway.waiting import IDENTIFY_AFTER, Pauses, Rhythm
+from runner.gateway.ledger.writer import LOCKED_LEDGER, Ledger
+from runner.gateway.polling import IDENTIFY_AFTER, SLICE, Pauses, Rhythm
+from runner.gateway.session import Reply, Row, Session, Statement, TurnedAwayError, first_error
+from runner.gateway.transaction_settings import (
+    COMMIT_ROW_LOCK_TIMEOUT,
+    plain_settings,
+    with_lock_timeout,
+    worker_settings,
+)
+from runner.gateway.worker_follower import Follower, Monitor, Sought
+from runner.gateway.worker_output import (
+    NoticeCollector,
+    RowColumns,
+    can_be_text,
+    cannot_send_rows,
+    describe_rows,
+    drain,
+    end_by_output,
+    handles,
+    is_free,
+    is_workers_own,
+    launched_text,
+    must_be_text,
+    read_end,
+    sends_no_rows,
+)
 from runner.identity import WorkerLabel, step_of
+
+#: "No worker to give now" (pg_background.md#capacity-errors), and "no connection to give now", which a launcher
+#: session needs.
+_CAPACITY_SQLSTATES = {
+    "53000": "max_worker_processes is used up",
+    "53400": "pg_background.max_workers is used up",
+    "53300": "there are too many connections",
+}
+#: The statement that waits once more for a worker that was launched at once.
+WAIT_AT_ONCE = "wait_at_once"
+
+
+#: Columns of the moment of the launch, in the rows of `launch` and `launch_at_once`.
+_MOMENT = 2
+_MOMENT_AT_ONCE = 9
+
+
+class LaunchRefusedError(GatewayError):
+    """The server refused the launch itself: a setting, a role, a privilege."""
+
+    def __init__(self, details: ErrorDetails) -> None:
+        super().__init__(details.message)
+        self.details = details
+
+
+def refusal(error: ErrorDetails) -> CapacityError | LaunchRefusedError:
+    """Return what an error before the worker had been asked for means: a shortage, or the step's own fault."""
+    if error.sqlstate in _CAPACITY_SQLSTATES:
+        return CapacityError(f"{_CAPACITY_SQLSTATES[error.sqlstate]} ({error.message})")
+    return LaunchRefusedError(error)
+
+
+class Launching:
+    """How one worker is launched on a session of `role` and `search_path`.
+
+    `first_wait` is how many milliseconds the statement waits for its end. Where one statement launches and waits,
+    `slices` further waits follow in the same round trip.
+    """
+
+    def __init__(self, request: LaunchRequest, *, role: str, search_path: str, first_wait: int, slices: int) -> None:
+        self._request = request
+        self._search_path = search_path
+        #: The role whose rights the worker has; "none" is that of the login.
+        self.role = role if request.role is None else request.role
+        # In the transaction of `wait` the role is taken already, and it need not have the rights of who took it.
+        own_role = request.role is None
+        #: Reads the output of a worker that has succeeded; it travels with `wait`.
+        drain_ended = (("drain_ended", (self.role,)),) if own_role and sends_no_rows(request) else ()
+        #: Whether one statement launches, waits and drains. In one statement with the launch, an output that cannot be
+        #: read would take the outcome with it. Settings of the plan's would reach it too: how the outcome is written
+        #: (client_encoding), when the session is ended.
+        self.at_once = own_role and not request.settings and cannot_send_rows(request)
+        self._first_wait = str(first_wait)
+        self._first = (("wait", (self._first_wait, self.role)), *drain_ended)
+        #: What waits in the server for the worker once more, with a snapshot of its own, and reads its output.
+        self.slice: tuple[Statement, ...] = (("wait", (str(SLICE), self.role)), *drain_ended)
+        if self.at_once:
+            self.slice = ((WAIT_AT_ONCE, (str(SLICE),)),)
+        self._slices = slices if self.at_once else 0
+
+    @property
+    def in_block(self) -> bool:
+        """Say whether the launch is in a transaction block, which an error leaves open."""
+        return not self.at_once or self._slices > 0
+
+    def moment_of(self, launched: Reply) -> str | None:
+        """Return the server's time before the launch, from the launch's reply; the worker has not begun earlier."""
+        return launched.rows[0][_MOMENT_AT_ONCE if self.at_once else _MOMENT]
+
+    def slices_in(self, replies: Sequence[Reply]) -> Sequence[Reply]:
+        """Return the replies of the slices among those that came after the one of the launch itself."""
+        return replies[1::2]
+
+    def statements(self, first: str) -> tuple[Statement, ...]:
+        """Return what asks for the worker and waits a moment for it; `first` are the statements of its commit row."""
+        request, path = self._request, self._search_path
+        text, size = launched_text(request, first), str(request.output_buffer)
+        if first:
+            request = with_lock_timeout(request, COMMIT_ROW_LOCK_TIMEOUT)
+        if self.at_once:
+            at_once = ("launch_at_once", (text, size, *plain_settings(request, path), self._first_wait))
+            if not self._slices:
+                return ("nothing", ()), at_once
+            return ("begin", ()), at_once, *(("chain", ()), *self.slice) * self._slices, ("commit", ())
+        launch = ("launch", (text, size, worker_settings(request, path)))
+        return ("begin", ()), launch, ("commit", ()), *self._first
+
 
 QUERY_CANCELED = "57014"
 #: Waits that may fail for another reason than a cancel while the session lives.
@@ -40,7 +145,7 @@ _BROKEN_OFF = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
 
 
 class LaunchedWorker:
-    """A handle of the extension; see `base.WorkerHandle`.
+    """A handle of the extension; see `ports.WorkerHandle`.
 
     `over` is called once, when the worker has ended or was detached, or when it is not followed any longer. The session
     may be used again if `session_free`. `rhythm` is shared by the workers of the run.

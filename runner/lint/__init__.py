@@ -11,21 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from runner.errors import ParameterError, PlanError, Position, Problem, Severity
-from runner.lint import alone, inside, options, syntax, transactions
+from runner.lint.parameter_rules import BODY_RULES
 from runner.lint.rule import Rule
-from runner.lint.sources import Sources
-from runner.lint.subject import read_subject
-from runner.lint.suppress import enabled, without_ignored
-from runner.lint.table import RULES
+from runner.lint.rule_table import RULES
+from runner.lint.suppressions import Sources, enabled, without_ignored
+from runner.lint.syntax_rules import GRAMMAR_RULES, OPTION_RULES
+from runner.lint.transaction_rules import ALONE_RULES, WORKER_RULES
 from runner.plan.loading import Loaded, without_collection
 from runner.plan.loading import load_plan as load_unchecked
 from runner.plan.model import Plan
-from runner.plan.params import OF_GIVEN_VALUES
-from runner.plan.report import grouped
+from runner.plan.parameters import OF_GIVEN_VALUES
+from runner.plan.parsed_sql import read_subject
+from runner.plan.problem_collector import grouped
 
 _MAX_MESSAGE = 400  # characters
 #: Rules that look at nothing but the SQL text of one step.
-_OF_SQL_ALONE = (*syntax.RULES, *transactions.RULES, *alone.RULES, *inside.RULES, *options.RULES)
+_OF_SQL_ALONE = (*GRAMMAR_RULES, *WORKER_RULES, *ALONE_RULES, *BODY_RULES, *OPTION_RULES)
 
 #: Problems with the parameters of a SQL text.
 _OF_PARAMETERS = frozenset({"JP220", "JP221"})

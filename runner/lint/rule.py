@@ -1,4 +1,4 @@
-"""What a rule is, and what it looks at.
+"""What a rule is, and what rules share: findings with their places, and what a plan itself creates.
 
 A rule is one function in a table: it looks at a whole plan whose SQL has been parsed once, and yields findings. Code,
 severity and the words that explain it stand beside it, and the documentation is made from them.
@@ -6,15 +6,18 @@ severity and the words that explain it stand beside it, and the documentation is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any
+import heapq
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from runner.errors import Cause, Position, Severity
-from runner.plan.model import Plan, Sql, Step
+from runner.plan.parsed_sql import StepSql, Subject
 from runner.slugs import slug_of
-from runner.sql.parse import Statement, Template
-from runner.sql.versions import NewerSyntax
+from runner.sql.facts import created_index, created_relations, created_schema, is_guarded, is_temporary
+from runner.sql.relations import Relation
+from runner.sql.statements import Statement, StatementKind, placeholder
+from runner.sql.statements import StatementKind as Kind
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,75 +33,6 @@ class Finding:
     step: str | None = None
     severity: Severity | None = None
     cause: Cause | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unparsed:
-    """A SQL text that could not be parsed: what is wrong, and where. `step` is None for the plan's own.
-
-    `refused` says that the grammar refuses it; otherwise it is too long or too deep to be looked at. `newer` is the
-    syntax of a version newer than the grammar's that it seems to use.
-    """
-
-    position: Position
-    message: str
-    hint: str | None = None
-    step: str | None = None
-    meta_command: bool = False
-    refused: bool = True
-    newer: NewerSyntax | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuerySql:
-    """A SQL text that jobplan itself asks on a read-only session, with the key that holds it: `if`, `expect.sql`."""
-
-    key: str
-    sql: Sql
-    template: Template | None
-
-    @property
-    def statements(self) -> tuple[Statement, ...]:
-        """The statements of the text, none if it does not parse."""
-        return self.template.statements if self.template is not None else ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepSql:
-    """A step and its SQL as parsed; `template` is None when it does not parse, which has a rule of its own.
-
-    `queries` are its conditions, checks and lists in the order of the keys; `final` says that it is in `finally`.
-    """
-
-    step: Step
-    template: Template | None
-    queries: tuple[QuerySql, ...] = ()
-    final: bool = False
-
-    @property
-    def statements(self) -> tuple[Statement, ...]:
-        """The statements of the step, none if its SQL does not parse."""
-        return self.template.statements if self.template is not None else ()
-
-    def position(self, offset: int) -> Position:
-        """Return the place in the file of the character at `offset` of the step's SQL."""
-        return self.step.sql.position(offset)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
-    """What rules look at: the plan, each step with its parsed SQL (`finally` last), and what does not parse.
-
-    `preconditions` are those of the plan's `requires`; `invisible` are characters in SQL that no reader sees;
-    `shared` is what one rule has found and others can use again.
-    """
-
-    plan: Plan
-    steps: tuple[StepSql, ...]
-    preconditions: tuple[QuerySql, ...] = ()
-    unparsed: tuple[Unparsed, ...] = ()
-    invisible: tuple[Finding, ...] = ()
-    shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,3 +55,164 @@ class Rule:
     def slug(self) -> str:
         """The rule's readable name."""
         return slug_of(self.code)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementPlace:
+    """A statement of a step; `rank` is the step's number in the plan, counted from 0."""
+
+    rank: int
+    step: StepSql
+    statement: Statement
+
+    @property
+    def text(self) -> str:
+        """The whole SQL text that the statement is part of."""
+        return self.step.step.sql.text
+
+    @property
+    def own_text(self) -> str:
+        """The statement's own text."""
+        return self.text[self.statement.start : self.statement.end]
+
+    @property
+    def lower_text(self) -> str:
+        """The statement's own text in lower case, to see what cannot be in it before its tree is walked."""
+        return self.own_text.lower()
+
+    def finding(
+        self,
+        message: str,
+        *,
+        hint: str | None = None,
+        offset: int | None = None,
+        severity: Severity | None = None,
+        cause: Cause | None = None,
+    ) -> Finding:
+        """Return a finding at the character at `offset` of the step's SQL, or where the statement begins."""
+        position = self.step.position(self.statement.start if offset is None else offset)
+        return Finding(
+            position=position, message=message, hint=hint, step=self.step.step.id, severity=severity, cause=cause
+        )
+
+
+#: All statements, and those of each kind.
+_Places = tuple[list[StatementPlace], dict[StatementKind, list[StatementPlace]]]
+
+
+def statements(subject: Subject, *kinds: StatementKind) -> Iterator[StatementPlace]:
+    """Yield every statement of the plan's steps, or those of some kinds only, in the order of the plan."""
+    places, by_kind = _places(subject)
+    if not kinds:
+        return iter(places)
+    return heapq.merge(
+        *(by_kind[kind] for kind in kinds if kind in by_kind), key=lambda place: (place.rank, place.statement.start)
+    )
+
+
+def _places(subject: Subject) -> _Places:
+    """Find the statements once for all rules: most look for kinds that few steps of a large plan have."""
+    known: _Places | None = subject.shared.get("places")
+    if known is not None:
+        return known
+    places: list[StatementPlace] = []
+    by_kind: dict[StatementKind, list[StatementPlace]] = {}
+    for rank, step in enumerate(subject.steps):
+        for statement in step.statements:
+            place = StatementPlace(rank=rank, step=step, statement=statement)
+            places.append(place)
+            by_kind.setdefault(statement.kind, []).append(place)
+    subject.shared["places"] = places, by_kind
+    return places, by_kind
+
+
+def step_finding(step: StepSql, message: str, *, hint: str | None = None, cause: Cause | None = None) -> Finding:
+    """Return a finding about a step as a whole, or about one of its keys: it stands where the step begins."""
+    return Finding(position=step.step.position, message=message, hint=hint, step=step.step.id, cause=cause)
+
+
+_CREATES = (
+    *(Kind.CREATE_TABLE, Kind.CREATE_FOREIGN_TABLE, Kind.CREATE_TABLE_AS, Kind.SELECT_INTO, Kind.CREATE_VIEW),
+    *(Kind.CREATE_MATERIALIZED_VIEW, Kind.CREATE_SEQUENCE, Kind.CREATE_INDEX, Kind.CREATE_SCHEMA),
+)
+
+#: A step's number and an offset in its SQL: what is above what in the plan.
+_Where = tuple[int, int]
+_NEVER: _Where = (sys.maxsize, 0)
+
+
+class Created:
+    """The relations and schemas that the plan creates, each with the first place where it surely was not there before.
+
+    A temporary table, and one that has an item of for_each in its name, is another one in every step.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._read = False
+        self._relations: dict[tuple[int | None, str | None, str], _Where] = {}
+        self._of_any_schema: dict[tuple[int | None, str], _Where] = {}
+        self._schemas: dict[str, _Where] = {}
+
+    def is_new(self, relation: Relation, place: StatementPlace) -> bool:
+        """Return whether the plan has created the relation above `place`, where there was none before.
+
+        What says IF NOT EXISTS or OR REPLACE may have been there, unless it is temporary.
+        """
+        return any(where < _where(place) for where in self._found(relation, place))
+
+    def is_own(self, relation: Relation, place: StatementPlace) -> bool:
+        """Return whether the plan creates the relation anywhere, be it again after it has dropped it."""
+        return any(True for _ in self._found(relation, place))
+
+    def schema_is_new(self, schema: str, place: StatementPlace) -> bool:
+        """Return whether the plan has created the schema above `place`, where there was none before."""
+        self._read_once()
+        return self._schemas.get(schema, _NEVER) < _where(place)
+
+    def _found(self, relation: Relation, place: StatementPlace) -> Iterator[_Where]:
+        self._read_once()
+        for step in (place.rank,) if self._is_item(relation) else (None, place.rank):
+            if relation.schema is None:
+                found = [self._of_any_schema.get((step, relation.name))]
+            else:
+                found = [self._relations.get((step, schema, relation.name)) for schema in (relation.schema, None)]
+            yield from (where for where in found if where is not None)
+        # What is in a schema that may have been there may be anybody's.
+        schema = _NEVER if relation.schema is None else self._schemas.get(relation.schema, _NEVER)
+        if schema != _NEVER:
+            yield schema
+
+    def _is_item(self, relation: Relation) -> bool:
+        names = (placeholder(part) for part in (relation.schema, relation.name) if part is not None)
+        return any(name is not None and name not in self._subject.plan.params for name in names)
+
+    def _read_once(self) -> None:
+        """Read the plan when the first question comes: most plans have nothing to ask about."""
+        if not self._read:
+            self._read = True
+            for place in statements(self._subject, *_CREATES):
+                self._note(place)
+
+    def _note(self, place: StatementPlace) -> None:
+        statement = place.statement
+        temporary = is_temporary(statement)
+        where = _where(place) if temporary or not is_guarded(statement) else _NEVER
+        schema = created_schema(statement)
+        if schema is not None:
+            self._schemas[schema] = min(where, self._schemas.get(schema, _NEVER))
+        index = created_index(statement)
+        if index is not None and index.index is not None:
+            self._add(index.index, where if self.is_new(index.table, place) else _NEVER, place, temporary=False)
+        for relation in created_relations(statement):
+            self._add(relation, where, place, temporary=temporary)
+
+    def _add(self, relation: Relation, where: _Where, place: StatementPlace, *, temporary: bool) -> None:
+        step = place.rank if temporary or self._is_item(relation) else None
+        full, short = (step, relation.schema, relation.name), (step, relation.name)
+        self._relations[full] = min(where, self._relations.get(full, _NEVER))
+        self._of_any_schema[short] = min(where, self._of_any_schema.get(short, _NEVER))
+
+
+def _where(place: StatementPlace) -> _Where:
+    return (place.rank, place.statement.start)

@@ -1,19 +1,317 @@
-"""Load a plan from its file. All code that needs a plan uses `load_plan`."""
+"""Load a plan from its file: read, check, build, and check the rules between steps. Every caller uses `load_plan`."""
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
-from runner.errors import Problem
-from runner.plan.build import Inputs, build_plan
-from runner.plan.declarations import raw_value
-from runner.plan.document import read
-from runner.plan.model import Plan
-from runner.plan.report import Report
+from runner.errors import Cause, Problem, Severity
+from runner.plan import steps
+from runner.plan.graph import find_cycles
+from runner.plan.model import (
+    Budget,
+    Concurrency,
+    Need,
+    NeedOn,
+    OnConflict,
+    OnFailure,
+    Otherwise,
+    Param,
+    Plan,
+    Requires,
+    Value,
+)
+from runner.plan.parameters import declare_params, raw_value, resolve_values
+from runner.plan.plan_files import Includes, PlanFile, PlanFiles
+from runner.plan.problem_collector import Report
+from runner.plan.schema_check import check_shape
+from runner.plan.sql_scope import Scope, check_plain_texts, check_references, plan_scope
+from runner.plan.steps import Draft, StepReader
+from runner.plan.yaml_nodes import Fields, Node, Scalar
+from runner.plan.yaml_nodes import Mapping as MappingNode
+from runner.plan.yaml_reader import read
+
+_SHOWN = 12
+
+
+def check_steps(
+    drafts: Sequence[Draft], budget: Budget | None, run_timeout: float | None, hidden: Mapping[str, str]
+) -> None:
+    """Report problems between the steps; `budget` is None if the plan's budget is not valid.
+
+    `hidden` has the ids as written in included files, with the ids that the prefix made of them.
+    """
+    by_id = _by_id(drafts)
+    for draft in drafts:
+        _check_policy(draft)
+        _check_needs(draft, by_id, hidden)
+        if budget is not None:
+            _check_budget(draft, budget)
+        if run_timeout is not None:
+            _check_run_timeout(draft, run_timeout)
+    _check_cycles(by_id)
+
+
+def _by_id(drafts: Iterable[Draft]) -> dict[str, Draft]:
+    by_id: dict[str, Draft] = {}
+    for draft in drafts:
+        if not draft.step.id:
+            continue
+        first = by_id.setdefault(draft.step.id, draft)
+        if first is not draft:
+            message = f"the id `{draft.step.id}` is already used by the step at {first.step.position}"
+            draft.fields.add(draft.place("id"), "JP201", message)
+    return by_id
+
+
+def _check_policy(draft: Draft) -> None:
+    named = f"the step `{draft.step.id}`" if draft.step.id else "this step"
+    for key, code, example in (("timeout", "JP204", "10m"), ("on_finish", "JP205", "wait")):
+        if not draft.fields.has(key):
+            message = f"{named} has no `{key}`, and `defaults` has none either"
+            hint = f"write `{key}: {example}` in the step or in `defaults`"
+            part = f"`{draft.step.id}`" if draft.step.id else f"the step at line {draft.fields.position.line}"
+            cause = Cause(key=key, part=part, hint=f"write `{key}: {example}` in `defaults`")
+            draft.fields.add(draft.fields, code, message, hint=hint, cause=cause)
+
+
+def _check_needs(draft: Draft, by_id: Mapping[str, Draft], hidden: Mapping[str, str]) -> None:
+    forms: dict[str, tuple[type, NeedOn]] = {}
+    for need, node in draft.needs:
+        # The schema already forbids the same text twice.
+        form = (type(node), need.on)
+        if forms.setdefault(need.step, form) != form:
+            draft.fields.add(node, "JP232", f"`{need.step}` is in `needs` twice")
+        needed = by_id.get(need.step)
+        if needed is None:
+            _report_unknown(draft, need, node, by_id, hidden)
+        else:
+            _check_need(draft, need, node, needed)
+
+
+def _report_unknown(
+    draft: Draft, need: Need, node: Node, by_id: Mapping[str, Draft], hidden: Mapping[str, str]
+) -> None:
+    """Report a need of an unknown step with the id as its file has it: without the prefix of an included file."""
+    word = node.values["step"] if isinstance(node, MappingNode) else node
+    written = word.text if isinstance(word, Scalar) else need.step
+    prefix = need.step.removesuffix(written)
+    guesses = draft.fields.report.guesses
+    if meant := hidden.get(need.step):
+        hint: str | None = f"did you mean `{meant}`?"
+    elif prefix and not guesses.spent:
+        known = [step_id.removeprefix(prefix) for step_id in by_id if step_id.startswith(prefix)]
+        hint = guesses.did_you_mean(written, known)
+    else:
+        hint = guesses.did_you_mean(written, by_id)
+    where = " in this file" if prefix else ""
+    draft.fields.add(node, "JP202", f"there is no step `{written}`{where}", hint=hint)
+
+
+def _check_need(draft: Draft, need: Need, node: Node, needed: Draft) -> None:
+    if needed.finally_ != draft.finally_:
+        if draft.finally_:
+            message = f"`{need.step}` has ended before any finally step starts; those can only need each other"
+        else:
+            message = f"`{need.step}` is a finally step, which starts when all other steps have ended"
+        draft.fields.add(node, "JP234", message)
+    elif not needed.step.waits:
+        message = f"`{need.step}` is a detach step: the run may end before it does, so no step can need it"
+        draft.fields.add(node, "JP206", message, hint=f"make `{need.step}` a step with `on_finish: wait`")
+
+
+def _check_budget(draft: Draft, budget: Budget) -> None:
+    step = draft.step
+    if step.slots > budget.slots:
+        message = f"`slots` is {step.slots}, but the budget has only {budget.slots}"
+        draft.fields.add(draft.place("slots"), "JP207", message, hint="it could never start")
+    places = _pool_places(draft) if step.pools else {}
+    for pool, weight in step.pools.items():
+        limit = budget.pools.get(pool)
+        if limit is None:
+            hint = draft.fields.report.guesses.did_you_mean(pool, budget.pools)
+            hint = hint or f"declare it: `budget: {{pools: {{{pool}: 1}}}}`"
+            draft.fields.add(places[pool], "JP208", f"the budget has no pool `{pool}`", hint=hint)
+        elif weight > limit:
+            message = f"the step takes {weight} of the pool `{pool}`, which has only {limit}"
+            draft.fields.add(places[pool], "JP209", message, hint="it could never start")
+
+
+def _pool_places(draft: Draft) -> Mapping[str, Scalar]:
+    node = draft.fields.node("pools")
+    if isinstance(node, MappingNode):
+        return node.keys
+    return {item.text: item for item in draft.fields.items("pools") if isinstance(item, Scalar)}
+
+
+def _check_run_timeout(draft: Draft, run_timeout: float) -> None:
+    step = draft.step
+    if draft.finally_ or not step.waits or step.timeout is None or step.timeout <= run_timeout:
+        return
+    message = f"`timeout` is {draft.fields.text('timeout')}, but `run_timeout` ends the whole run before that"
+    part = f"`{step.id}`" if step.id else f"the step at line {draft.fields.position.line}"
+    cause = Cause(key=draft.fields.text("timeout"), part=part)
+    draft.fields.add(
+        draft.place("timeout"),
+        "JP210",
+        message,
+        hint="raise `run_timeout`, or shorten `timeout`",
+        severity=Severity.WARNING,
+        cause=cause,
+    )
+
+
+def _check_cycles(by_id: Mapping[str, Draft]) -> None:
+    needs = {step_id: [need.step for need, _ in draft.needs] for step_id, draft in by_id.items()}
+    for step_id, needed in needs.items():
+        # A need between a step and a finally step is a problem by itself.
+        needs[step_id] = [need for need in needed if need in by_id and by_id[need].finally_ == by_id[step_id].finally_]
+    for cycle in find_cycles(needs):
+        draft = by_id[cycle[0]]
+        node = next(node for need, node in draft.needs if need.step == cycle[1])
+        shown = cycle if len(cycle) <= _SHOWN else (*cycle[: _SHOWN - 2], "…", cycle[-2], cycle[-1])
+        message = f"these steps need each other in a cycle: {' → '.join(shown)}"
+        if len(cycle) == 2:
+            message = f"`{cycle[0]}` needs itself"
+        draft.fields.add(node, "JP203", message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """The values of a plan's parameters, by their source."""
+
+    given: Mapping[str, str] = field(default_factory=dict)
+    file_values: Mapping[str, object] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    require_values: bool = False
+
+
+def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) -> Plan:
+    """Return the plan of a file; it must not be used if an error was reported."""
+    fields = Fields(root.values, root, report, check_shape(root, report))
+    main = PlanFile(fields=fields, name=root.source.name)
+    files = PlanFiles(path, report)
+    parts = Includes(files, report).collect(main, path.resolve())
+    params = declare_params(part.fields for part in parts)
+    values = _values(params, fields, report, inputs)
+    budget = _budget(fields)
+    run_timeout = fields.duration("run_timeout")
+    requires = _requires(fields, plan_scope(params, status=False), report)
+    drafts = _drafts(parts, params, files, report)
+    check_steps(drafts, budget, run_timeout, _hidden(parts))
+    for part in parts:
+        check_plain_texts(part.fields, params, report)
+    return Plan(
+        name=fields.text("name"),
+        budget=budget or Budget(slots=1),
+        steps=tuple(draft.step for draft in drafts if not draft.finally_),
+        finally_=tuple(draft.step for draft in drafts if draft.finally_),
+        description=fields.text("description"),
+        owner=fields.text("owner"),
+        tags=frozenset(fields.texts("tags")),
+        params=MappingProxyType(params),
+        values=MappingProxyType(values),
+        requires=requires,
+        concurrency=_concurrency(fields),
+        run_timeout=run_timeout,
+        on_failure=fields.choice("on_failure", OnFailure.CONTINUE),
+        file=root.source.name,
+    )
+
+
+def _values(params: Mapping[str, Param], fields: Fields, report: Report, inputs: Inputs) -> dict[str, Value]:
+    values, problems = resolve_values(
+        params,
+        given=inputs.given,
+        file_values=inputs.file_values,
+        environment=inputs.environment,
+        start=fields.position,
+    )
+    wrong = {problem.position for problem in problems}
+    for problem in problems:
+        report.add(problem.position, problem.code, problem.message, hint=problem.hint)
+    if inputs.require_values:
+        for name, param in params.items():
+            if name not in values and param.position not in wrong:
+                message = f"the parameter `{name}` has no default, and no value was given"
+                report.add(param.position, "JP228", message, hint=f"give one: --param {name}=…")
+    return values
+
+
+def _budget(fields: Fields) -> Budget | None:
+    budget = fields.mapping("budget")
+    if budget is None:
+        return None
+    pools = budget.mapping("pools")
+    limits = {name: pools.integer(name, 1) for name, _ in pools.pairs()} if pools else {}
+    slots = budget.scalar("slots")
+    if slots is None:
+        return None
+    return Budget(
+        slots=budget.integer("slots", 1),
+        reserve=budget.integer("reserve", 0),
+        pools=MappingProxyType(limits),
+        position=slots.position,
+    )
+
+
+def _requires(fields: Fields, scope: Scope, report: Report) -> Requires:
+    requires = fields.mapping("requires")
+    if requires is None:
+        return Requires()
+    database = requires.text("database")
+    checks = steps.read_checks(requires)
+    for check in checks:
+        check_references(check.sql, scope, report, step=None)
+    return Requires(
+        databases=(database,) if database else requires.texts("database"),
+        server_version=requires.text("server_version") or None,
+        extension_version=requires.text("extension_version") or None,
+        standby=requires.boolean("standby"),
+        role=requires.text("role") or None,
+        preconditions=checks,
+        otherwise=requires.choice("otherwise", Otherwise.FAIL) if requires.has("otherwise") else None,
+    )
+
+
+def _concurrency(fields: Fields) -> Concurrency | None:
+    concurrency = fields.mapping("concurrency")
+    if concurrency is None:
+        return None
+    return Concurrency(
+        group=concurrency.text("group", fields.text("name")),
+        on_conflict=concurrency.choice("on_conflict", OnConflict.FAIL),
+    )
+
+
+def _drafts(parts: tuple[PlanFile, ...], params: Mapping[str, Param], files: PlanFiles, report: Report) -> list[Draft]:
+    main = parts[-1]
+    node = main.fields.node("defaults")
+    defaults = node.values if isinstance(node, MappingNode) else {}
+    scope = plan_scope(params, status=False)
+    last_scope = plan_scope(params, status=True)
+    drafts: list[Draft] = []
+    for part in parts:
+        bad = part.fields.bad | main.fields.bad
+        reader = StepReader(defaults=defaults, params=params, files=files, report=report, bad=bad)
+        drafts += (reader.read(part, step, scope) for step in _mappings(part, "steps"))
+        if part is main:
+            drafts += (reader.read(part, step, last_scope, finally_=True) for step in _mappings(part, "finally"))
+    return drafts
+
+
+def _hidden(parts: tuple[PlanFile, ...]) -> dict[str, str]:
+    """Return each id as its included file has it, with the id after the prefix was added."""
+    ids = ((part, step.values.get("id")) for part in parts if part.prefix for step in _mappings(part, "steps"))
+    return {node.text: part.prefix + node.text for part, node in ids if isinstance(node, Scalar)}
+
+
+def _mappings(part: PlanFile, key: str) -> Iterator[MappingNode]:
+    return (node for node in part.fields.items(key) if isinstance(node, MappingNode))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

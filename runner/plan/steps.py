@@ -1,25 +1,345 @@
-"""Build a `Step`: merge the defaults, read each key, and check the parameters of each SQL text."""
+"""Build a `Step`: merge the defaults, read each key, and check the settings and the parameters of each SQL text."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from itertools import chain
 from types import MappingProxyType
 from typing import Any, Final
 
 from runner.errors import Position
-from runner.plan import control
-from runner.plan.fields import Fields
-from runner.plan.files import PlanFiles
-from runner.plan.includes import PlanFile
-from runner.plan.model import Need, OnFinish, OnRunnerExit, Param, Sql, Step
-from runner.plan.nodes import Mapping as MappingNode
-from runner.plan.nodes import Node, Scalar
-from runner.plan.report import Placed, Report
-from runner.plan.scope import Scope, check_references
-from runner.plan.settings import check_parameters, read_settings
+from runner.plan.model import (
+    AllowFailure,
+    Check,
+    Expect,
+    ForEach,
+    Need,
+    NeedOn,
+    OnFinish,
+    OnRunnerExit,
+    Param,
+    ParamType,
+    Repeat,
+    Retry,
+    Sql,
+    Step,
+    Value,
+)
+from runner.plan.plan_files import PlanFile, PlanFiles
+from runner.plan.problem_collector import Placed, Report
+from runner.plan.sql_scope import Scope, check_names, check_references
+from runner.plan.sqlstates import CONDITIONS, sqlstates
+from runner.plan.yaml_nodes import Fields, Node, Scalar, read_otherwise, sql_of
+from runner.plan.yaml_nodes import Mapping as MappingNode
+from runner.sql.qualified_names import qualified_name
+from runner.sql.session_settings import SettingPlace, place_of_setting
+from runner.sql.tokens import has_comments, without_comments
+
+_TIMEOUT_WORD = "timeout"
+_QUERY_CANCELED = "57014"
+_NO_ROWS = "no_rows"
+_DEFAULT_ITEM = "item"
+_ERRORS = (*CONDITIONS, _TIMEOUT_WORD)
+_RUN = "run"
+
+
+def read_sql(fields: Fields, key: str) -> Sql | None:
+    """Return the SQL text under a key; a text without any SQL is a problem."""
+    node = fields.scalar(key)
+    if node is None:
+        return None
+    sql = sql_of(node)
+    if is_empty(sql):
+        fields.add(node, "JP219", f"`{key}` has no SQL")
+        return None
+    return sql
+
+
+def is_empty(sql: Sql) -> bool:
+    """Return whether a text has only white space, semicolons and comments."""
+    text = without_comments(sql.text) if has_comments(sql.text) else sql.text
+    return not text.strip(" \t\r\n\f\v;")
+
+
+def read_needs(fields: Fields, prefix: str) -> tuple[tuple[Need, Node], ...]:
+    """Return what a step needs, with the node of each; `prefix` is that of the included file's ids."""
+    found: list[tuple[Need, Node]] = []
+    for node in fields.items("needs"):
+        if isinstance(node, Scalar):
+            found.append((Need(step=prefix + node.text), node))
+        elif isinstance(node, MappingNode):
+            need = fields.within(node)
+            step = need.scalar("step")
+            if step is not None:
+                found.append((Need(step=prefix + step.text, on=need.choice("on", NeedOn.SUCCESS)), node))
+    return tuple(found)
+
+
+def read_retry(fields: Fields) -> Retry:
+    """Return when a step is tried again."""
+    retry = fields.mapping("retry")
+    if retry is None:
+        return Retry()
+    delay = retry.duration("delay", 0.0, zero=True) or 0.0
+    max_delay = retry.duration("max_delay")
+    if max_delay is not None and max_delay < delay:
+        retry.add(retry.scalar("max_delay") or retry, "JP229", "`max_delay` is shorter than `delay`")
+    on: set[str] = set()
+    for node in retry.items("on"):
+        if not isinstance(node, Scalar):
+            continue
+        if node.text == _TIMEOUT_WORD:
+            on.add(_TIMEOUT_WORD)
+        elif _QUERY_CANCELED in (found := _states(retry, node)):
+            message = f"`{node.text}` is both a timeout and a cancel; a cancel is never retried"
+            retry.add(node, "JP211", message, hint="write `timeout`")
+        else:
+            on.update(found)
+    return Retry(
+        max_attempts=retry.integer("max_attempts", 1),
+        delay=delay,
+        backoff=retry.number("backoff", 1.0),
+        max_delay=max_delay,
+        on=frozenset(on),
+    )
+
+
+def read_allow_failure(fields: Fields) -> AllowFailure | None:
+    """Return which failures do not count."""
+    allowed = fields.boolean("allow_failure")
+    if allowed is not None:
+        return AllowFailure() if allowed else None
+    nodes = fields.items("allow_failure")
+    if not nodes:
+        return None
+    states = (_states(fields, node) for node in nodes if isinstance(node, Scalar))
+    return AllowFailure(sqlstates=frozenset(state for found in states for state in found))
+
+
+def read_checks(fields: Fields, key: str = "preconditions") -> tuple[Check, ...]:
+    """Return the SQL conditions under a key, each with its message."""
+    checks = []
+    for node in fields.items(key):
+        if isinstance(node, MappingNode):
+            check = fields.within(node)
+            sql = read_sql(check, "sql")
+            if sql is not None:
+                checks.append(Check(sql=sql, message=check.text("message")))
+    return tuple(checks)
+
+
+def read_expect(fields: Fields) -> Expect | None:
+    """Return what the step must produce."""
+    expect = fields.mapping("expect")
+    if expect is None:
+        return None
+    rows_min, rows_max = _range(expect, "rows")
+    warnings_min, warnings_max = _range(expect, "warnings")
+    value = expect.scalar("value")
+    if value is not None and isinstance(value.value, float) and Decimal(value.text) != Decimal(str(value.value)):
+        message = f"`value` is the number {value.text}, and would be compared as {value.value}"
+        expect.add(value, "JP225", message, hint="write fewer digits, or put it in quotes to compare the text")
+    return Expect(
+        rows_min=rows_min,
+        rows_max=rows_max,
+        warnings_min=warnings_min,
+        warnings_max=warnings_max,
+        value=None if value is None else value.value,
+        has_value=value is not None,
+        sql=read_sql(expect, "sql"),
+    )
+
+
+def _range(expect: Fields, key: str) -> tuple[int | None, int | None]:
+    """Return the minimum and maximum of a key of `expect`, which is a number or {min, max}."""
+    bounds = expect.mapping(key)
+    if bounds is None:
+        exact = expect.integer(key, 0) if expect.scalar(key) is not None else None
+        return exact, exact
+    low = bounds.integer("min", 0) if bounds.has("min") else None
+    high = bounds.integer("max", 0) if bounds.has("max") else None
+    if low is not None and high is not None and low > high:
+        bounds.add(bounds, "JP229", "`min` is above `max`")
+    return low, high
+
+
+def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:
+    """Return the items of a step, or the query that returns them."""
+    for_each = fields.mapping("for_each")
+    if for_each is None:
+        return None
+    as_ = for_each.text("as", _DEFAULT_ITEM)
+    if as_ == _RUN or as_ in params:
+        place = for_each.scalar("as") or for_each
+        taken = "jobplan's own" if as_ == _RUN else "a parameter's"
+        for_each.add(place, "JP231", f"the item cannot be called `{as_}`: that name is {taken}", hint="set `as`")
+    parallel = for_each.integer("max_parallel", 0)
+    return ForEach(
+        as_=as_,
+        type=_item_type(for_each),
+        items=_items(for_each),
+        sql=read_sql(for_each, "sql"),
+        max_parallel=parallel or None,
+    )
+
+
+def read_repeat(fields: Fields) -> Repeat | None:
+    """Return how a step is repeated."""
+    repeat = fields.mapping("repeat")
+    if repeat is None:
+        return None
+    until = None if repeat.text("until") == _NO_ROWS else read_sql(repeat, "until")
+    pause = repeat.duration("pause", 0.0, zero=True) or 0.0
+    return Repeat(max_iterations=repeat.integer("max_iterations", 1), until_sql=until, pause=pause)
+
+
+def _states(fields: Fields, node: Scalar) -> tuple[str, ...]:
+    try:
+        return sqlstates(node.text)
+    except KeyError:
+        message = f"PostgreSQL has no error condition `{node.text}`"
+        fields.add(node, "JP211", message, hint=fields.report.guesses.did_you_mean(node.text, _ERRORS))
+        return ()
+
+
+def _items(for_each: Fields) -> tuple[Value | dict[str, Value], ...]:
+    items: list[Value | dict[str, Value]] = []
+    shape: object = None
+    seen = set()
+    for node in for_each.items("items"):
+        item, written = _item(for_each, node)
+        if item is None:
+            continue  # the schema check has reported it
+        keys = frozenset(item) if isinstance(item, dict) else None
+        if not items:
+            shape = keys
+        elif keys != shape:
+            for_each.add(node, "JP230", "this item does not have the same keys as the first; all items must")
+        # Compare the texts: 1 and "1" would be two instances with one name.
+        if written in seen:
+            for_each.add(node, "JP230", "this item is in `items` twice")
+        seen.add(written)
+        items.append(item)
+    return tuple(items)
+
+
+def _item_type(for_each: Fields) -> ParamType | None:
+    """Return the type of the items; the schema allows only `relation`, and each item must be a relation's name."""
+    if not for_each.text("type"):
+        return None
+    for node in for_each.items("items"):
+        parts = [part for _, part in for_each.within(node).pairs()] if isinstance(node, MappingNode) else [node]
+        if len(parts) != 1:
+            for_each.add(node, "JP225", "an item of type relation is one name, not several columns")
+        elif isinstance(parts[0], Scalar):
+            try:
+                qualified_name(parts[0].text)
+            except ValueError as error:
+                for_each.add(parts[0], "JP225", f"this item {error}")
+    return ParamType.RELATION
+
+
+def _check_number(fields: Fields, node: Scalar, what: str) -> None:
+    """Report a number that SQL would get in another form: it is not clear whether a text or a number is meant."""
+    other = read_otherwise(node.value, node.text)
+    if other is not None:
+        message = f"{what} is the number {node.text}, and SQL would get {other}"
+        fields.add(node, "JP225", message, hint=f"put it in quotes if the text is meant, or write {other}")
+
+
+def _item(for_each: Fields, node: Node) -> tuple[Value | dict[str, Value] | None, object]:
+    """Return an item, or None if a part of it is not valid, and its texts."""
+    if isinstance(node, Scalar):
+        _check_number(for_each, node, "this item")
+        return node.value, node.text
+    if not isinstance(node, MappingNode):
+        return None, None
+    parts = {key: part for key, part in for_each.within(node).pairs() if isinstance(part, Scalar)}
+    values = {key: part.value for key, part in parts.items() if part.value is not None}
+    for key, part in parts.items():
+        _check_number(for_each, part, f"`{key}`")
+    if not values or len(values) < len(node.values):
+        return None, None
+    return values, tuple(sorted((key, part.text) for key, part in parts.items()))
+
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_$]*(\.[A-Za-z_][A-Za-z0-9_$]*)*")
+
+_TIMEOUT = "use `timeout`"
+_DEFAULT = "use `default_{}`, which applies to the worker's transaction"
+_SESSION = "it would act on jobplan's own session, not on the worker"
+
+#: Settings that a step cannot have, in lower case, and what to do instead. Each would break another key of the step, or
+#: the session that launches and observes the worker.
+FORBIDDEN: Final = {
+    "application_name": "jobplan sets it, to identify the worker",
+    "client_encoding": "jobplan's sessions are UTF8",
+    "idle_in_transaction_session_timeout": _SESSION,
+    "idle_session_timeout": _SESSION,
+    "lock_timeout": "use `lock_timeout`, a key of the step",
+    "role": "use `role`, a key of the step",
+    "search_path": "use `search_path`, a key of the step",
+    "session_authorization": "use `role`, a key of the step",
+    "standard_conforming_strings": "the quoting of parameters depends on it",
+    "statement_timeout": _TIMEOUT,
+    "transaction_deferrable": _DEFAULT.format("transaction_deferrable"),
+    "transaction_isolation": _DEFAULT.format("transaction_isolation"),
+    "transaction_read_only": _DEFAULT.format("transaction_read_only"),
+    "transaction_timeout": f"{_TIMEOUT}: a worker that it stops looks as if it had succeeded",
+}
+_OURS = "pg_background."
+
+
+def read_settings(fields: Fields) -> dict[str, str]:
+    """Return a step's settings; the values as SET takes them."""
+    settings = fields.mapping("settings")
+    if settings is None:
+        return {}
+    found: dict[str, str] = {}
+    seen: dict[str, str] = {}
+    for name, node in settings.pairs():
+        lower = name.lower()
+        hint = "jobplan sets these itself" if lower.startswith(_OURS) else FORBIDDEN.get(lower)
+        if hint is not None:
+            fields.add(settings.key(name), "JP212", f"`{name}` cannot be set by a step", hint=hint)
+        elif not _NAME.fullmatch(name):
+            fields.add(
+                settings.key(name),
+                "JP213",
+                f"`{name}` is not the name of a setting",
+                hint="like work_mem, or myapp.tenant",
+            )
+        elif lower in seen:
+            fields.add(settings.key(name), "JP214", f"`{name}` and `{seen[lower]}` are the same setting")
+        elif isinstance(node, Scalar):
+            seen[lower] = name
+            found[name] = ("on" if node.value else "off") if isinstance(node.value, bool) else node.text
+    return found
+
+
+def check_parameters(fields: Fields, scope: Scope) -> None:
+    """Report every parameter that is not allowed in `role`, `search_path`, `settings` or `touches`."""
+    for node, place in _setting_texts(fields):
+        if ":" in node.text:
+            check_names(sql_of(node), place, scope, fields.report, step=fields.step)
+
+
+def _setting_texts(fields: Fields) -> Iterator[tuple[Scalar, SettingPlace]]:
+    for key, place in (("role", SettingPlace.ROLE), ("search_path", SettingPlace.SEARCH_PATH)):
+        node = fields.scalar(key)
+        if node is not None:
+            yield node, place
+    settings = fields.mapping("settings") if fields.has("settings") else None
+    for name, value in settings.pairs() if settings is not None else ():
+        if isinstance(value, Scalar):
+            yield value, place_of_setting(name)
+    for item in fields.items("touches"):
+        if isinstance(item, Scalar):
+            yield item, SettingPlace.TOUCHES
+
 
 MAX_ID: Final = 63
 #: The queue sizes that pg_background accepts. It refuses fewer than 64 bytes, and below 1 kB no error message fits.
@@ -58,8 +378,8 @@ class StepReader:
     def read(self, file: PlanFile, node: MappingNode, scope: Scope, *, finally_: bool = False) -> Draft:
         """Return the step; report each problem, and use a harmless value instead of one that is not valid."""
         fields = self._fields(file, node)
-        needs = control.read_needs(fields, file.prefix)
-        for_each = control.read_for_each(fields, self.params)
+        needs = read_needs(fields, file.prefix)
+        for_each = read_for_each(fields, self.params)
         on_finish = fields.choice("on_finish", OnFinish.WAIT)
         leaves = OnRunnerExit.CANCEL if on_finish is OnFinish.WAIT else OnRunnerExit.DETACH
         step = Step(
@@ -93,10 +413,10 @@ class StepReader:
     def _main_sql(self, file: PlanFile, fields: Fields) -> Sql | None:
         node = fields.scalar("sql_file")
         if node is None or fields.has("sql"):
-            return control.read_sql(fields, "sql")
+            return read_sql(fields, "sql")
         found = self.files.find(node.text, file.name, node, "sql_file", step=fields.step)
         sql = None if found is None else self.files.sql(found)
-        if found is not None and sql is not None and control.is_empty(sql):
+        if found is not None and sql is not None and is_empty(sql):
             fields.add(node, "JP219", f"{found.name} has no SQL")
         return sql
 
@@ -142,15 +462,15 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[Fields], Any]]]] = {
     "pools": ("pools", _pools),
     "exclusive": ("exclusive", lambda fields: frozenset(fields.texts("exclusive"))),
     "priority": ("priority", lambda fields: fields.integer("priority", 0)),
-    "retry": ("retry", control.read_retry),
+    "retry": ("retry", read_retry),
     "idempotent": ("idempotent", lambda fields: fields.boolean("idempotent") or False),
-    "allow_failure": ("allow_failure", control.read_allow_failure),
-    "if": ("if_", lambda fields: control.read_sql(fields, "if")),
-    "preconditions": ("preconditions", control.read_checks),
-    "verify": ("verify", lambda fields: control.read_sql(fields, "verify")),
-    "expect": ("expect", control.read_expect),
+    "allow_failure": ("allow_failure", read_allow_failure),
+    "if": ("if_", lambda fields: read_sql(fields, "if")),
+    "preconditions": ("preconditions", read_checks),
+    "verify": ("verify", lambda fields: read_sql(fields, "verify")),
+    "expect": ("expect", read_expect),
     "capture": ("capture_rows", _capture),
-    "repeat": ("repeat", control.read_repeat),
+    "repeat": ("repeat", read_repeat),
     "settings": ("settings", lambda fields: MappingProxyType(read_settings(fields))),
     "role": ("role", lambda fields: fields.text("role") or None),
     "search_path": ("search_path", lambda fields: fields.text("search_path") or None),

@@ -14,13 +14,12 @@ from statistics import median
 
 from runner.durations import format_duration
 from runner.engine import events as ev
-from runner.engine.scripts import AttemptScript, CheckScript
-from runner.engine.simulate import Simulation, simulate
+from runner.engine.simulation import AttemptScript, CheckScript, Simulation, simulate
 from runner.errors import Position, Problem
 from runner.plan.graph import longest_path
 from runner.plan.model import OnFinish, Plan, Retry, Step
-from runner.preflight.durations import Duration, Durations
-from runner.preflight.finding import problem
+from runner.preflight.codes import problem
+from runner.preflight.step_durations import Duration, Durations
 
 #: Seconds from the order to launch a worker to its first statement (pg_background.md#what-a-worker-costs).
 _LAUNCH = 0.003

@@ -23,10 +23,8 @@ from runner.engine.state import RunState
 from runner.errors import JournalLostError, RecordError
 from runner.plan.canonical import resolved_json, sha256_of
 from runner.plan.model import Plan
-from runner.records.files import open_regular, read_regular
-from runner.records.folder import DIGEST, EVENTS, PLAN, fsync_folder, later_plan, lock, make_root, refused
-from runner.records.head import HEAD, Head
-from runner.records.lines import intact_length
+from runner.records.journal_files import HEAD, Head, intact_length, open_regular, read_regular
+from runner.records.run_folders import DIGEST, EVENTS, PLAN, fsync_folder, later_plan, lock, make_root, refused
 
 #: Announcements of something that is then done: not to be done before they are durable.
 _ORDERS = (ev.AttemptLaunching, ev.AttemptCancelRequested, ev.AttemptDetachRequested)

@@ -11,10 +11,10 @@ from pathlib import Path
 from runner.clock import rfc3339
 from runner.engine.state import FINAL, HOLDING, RunState, StepState
 from runner.errors import RecordError
-from runner.records.files import open_regular
-from runner.records.folder import EVENTS, lock
+from runner.records.journal_files import open_regular
 from runner.records.record import read_record
-from runner.records.summary import Standing, Summary, list_records
+from runner.records.run_folders import EVENTS, lock
+from runner.records.summaries import Standing, Summary, list_records
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import runner
+from runner._version import installed_version
 from runner.engine import events as ev
 from runner.engine.decoding import from_json
 from runner.engine.fold import apply
@@ -18,11 +18,19 @@ from runner.engine.state import RunState, initial_state
 from runner.errors import RecordError
 from runner.plan.model import Plan
 from runner.plan.resolved import plan_from_json
-from runner.records.files import read_regular, require_owner
-from runner.records.folder import DIGEST, EVENTS, LATER_PLANS, PLAN, journals
-from runner.records.head import HEAD, check_head, read_head
-from runner.records.lines import damaged, from_ledger, intact_length, read_lines
-from runner.records.summary import list_records
+from runner.records.journal_files import (
+    HEAD,
+    check_head,
+    damaged,
+    from_ledger,
+    intact_length,
+    read_head,
+    read_lines,
+    read_regular,
+    require_owner,
+)
+from runner.records.run_folders import DIGEST, EVENTS, LATER_PLANS, PLAN, journals
+from runner.records.summaries import list_records
 
 #: The name of the run that was started last.
 LAST = "last"
@@ -158,7 +166,7 @@ def _events(folder: Path, lines: list[tuple[int, dict[str, Any]]]) -> Iterator[e
 
 def _is_own(version: str) -> bool:
     """Say whether this very version has written a record, which it can read unless somebody has changed it."""
-    return version == runner.__version__
+    return version == installed_version()
 
 
 def _written_by(lines: Iterator[Mapping[str, Any]]) -> str:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from runner.plan.schema import schema
-from runner.reference.codes import Explanation, explanations
+from runner.plan.schema_check import schema
+from runner.reference.explanations import Explanation, explanations
 
 _Schema = dict[str, Any]
 

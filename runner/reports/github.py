@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TextIO
 
 from runner.engine import events as ev
-from runner.engine.places import place_in_plan
 from runner.engine.state import BAD, RunState, StepState
-from runner.reports.collect import run_report
+from runner.engine.step_sql import place_in_plan
 from runner.reports.markdown import markdown_text
-from runner.reports.outcomes import failure_words
-from runner.reports.plain import error_text
-from runner.reports.problems_data import repository_path, workflow_command
+from runner.reports.messages import failure_words
+from runner.reports.plan_problems import repository_path, workflow_command
+from runner.reports.progress import error_text
+from runner.reports.report_builder import run_report
 
 
 class GithubActions:

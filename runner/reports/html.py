@@ -1,26 +1,195 @@
 """The run as one HTML page that needs nothing else: no network, no server, light and dark, on paper too.
 
 The page's own style and scripts lie in `page/`. Its content security policy allows these, by their hashes, and nothing
-else: should text from the server ever become markup, it could still neither run nor load anything.
+else: should text from the server ever become markup, it could still neither run nor load anything. The scripts get the
+report as JSON that cannot end the element it stands in, and the layout of the plan's graph.
 """
 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
 from string import Template
+from typing import Any
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
+from runner.engine.events import ErrorDetails
 from runner.engine.state import FINAL, StepState
-from runner.reports.html_data import page_json
-from runner.reports.outcomes import failure_words, leftover_words
-from runner.reports.report import RunReport, StepReport, run_end
-from runner.reports.text import skip_words, step_result_words, xml_text
+from runner.plan.graph import topological_order
+from runner.reports.messages import (
+    COMMITTED,
+    failure_words,
+    leftover_lines,
+    leftover_words,
+    lock_wait_words,
+    result_words,
+    skip_words,
+    step_result_words,
+    xml_text,
+)
+from runner.reports.plan_problems import excerpt
+from runner.reports.run_report import AttemptReport, RunReport, StepReport, run_end
+
+#: A column with more steps than this is broken into several, side by side.
+TALLEST = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """For each name its column and row; rows may be halves, because short columns stand in the middle."""
+
+    places: Mapping[str, tuple[int, float]]
+    columns: int
+    rows: int
+
+
+def lay_out(needs: Mapping[str, Sequence[str]], last: Sequence[str] = ()) -> Layout:
+    """Return the places of all names; those in `last` come in columns of their own after all others.
+
+    A name stands right of everything that it needs, and near the middle of it.
+    """
+    layers = _layers({name: needed for name, needed in needs.items() if name not in last})
+    tail = _layers({name: [need for need in needs[name] if need in last] for name in last})
+    columns: list[list[str]] = []
+    row_of: dict[str, float] = {}
+    for layer in (*layers, *tail):
+        ordered = sorted(layer, key=lambda name: _middle(needs[name], row_of))
+        parts = [ordered[start : start + TALLEST] for start in range(0, len(ordered), TALLEST)]
+        row_of.update((name, row - len(part) / 2) for part in parts for row, name in enumerate(part))
+        columns += parts
+    rows = max(map(len, columns), default=0)
+    places = {
+        name: (number, row + (rows - len(column)) / 2)
+        for number, column in enumerate(columns)
+        for row, name in enumerate(column)
+    }
+    return Layout(places=places, columns=len(columns), rows=rows)
+
+
+def _layers(needs: Mapping[str, Sequence[str]]) -> list[list[str]]:
+    depth: dict[str, int] = {}
+    for name in topological_order(needs):
+        depth[name] = 1 + max((depth[need] for need in needs[name] if need in depth), default=-1)
+    layers: list[list[str]] = [[] for _ in range(max(depth.values(), default=-1) + 1)]
+    for name, at in depth.items():
+        layers[at].append(name)
+    return layers
+
+
+def _middle(needed: Sequence[str], row_of: Mapping[str, float]) -> float:
+    rows = [row_of[name] for name in needed if name in row_of]
+    return sum(rows) / len(rows) if rows else 0.0
+
+
+#: More lanes than this are only drawn if they were used.
+_LANES = 32
+
+
+def page_json(report: RunReport) -> str:
+    """Return the data as JSON without a character that means something to an HTML parser."""
+    text = json.dumps(_run(report), ensure_ascii=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _run(report: RunReport) -> dict[str, Any]:
+    used = 1 + max((lane for step in report.steps for one in step.attempts for lane in one.lanes), default=-1)
+    texts: dict[str, int] = {}
+    return {
+        "run": report.run,
+        "started_at": report.started_at,
+        "finished_at": report.finished_at,
+        "lanes": max(used, min(report.slots, _LANES)),
+        "critical": report.critical,
+        "steps": [_step(step, texts) for step in report.steps],
+        "texts": list(texts),
+        "graph": _graph(report),
+        "history": [{"run": past.run, "at": past.started_at, "steps": past.steps} for past in report.history],
+    }
+
+
+def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
+    return {
+        "key": step.key,
+        "state": str(step.state),
+        "sql": texts.setdefault(step.sql, len(texts)),
+        "description": step.description,
+        "tags": step.tags,
+        "pools": step.pools,
+        "needs": [(need.step, str(need.on)) for need in step.needs],
+        "parent": step.parent,
+        "instances": step.instances,
+        "detaches": step.detaches,
+        "slots": step.slots,
+        "timeout": step.timeout,
+        "started_at": step.started_at,
+        "seconds": step.seconds,
+        "waited": step.waited,
+        "skipped": skip_words(step),
+        "error": _error(step.error, step.sql),
+        "result_words": step_result_words(step),
+        "committed": COMMITTED if step.committed else "",
+        "leftovers": list(leftover_lines(step.leftovers)),
+        "waits": [dataclasses.asdict(wait) for wait in step.waits],
+        "attempts": [_attempt(attempt) for attempt in step.attempts],
+    }
+
+
+def _attempt(attempt: AttemptReport) -> dict[str, Any]:
+    return {
+        "number": attempt.number,
+        "iteration": attempt.iteration,
+        "launched_at": attempt.launched_at,
+        "ended_at": attempt.ended_at,
+        "server_started_at": attempt.server_started_at,
+        "server_finished_at": attempt.server_finished_at,
+        "lanes": attempt.lanes,
+        "outcome": attempt.outcome,
+        "error": _error(attempt.error, ""),
+        "result_words": result_words(attempt),
+        "pid": attempt.worker.pid if attempt.worker else None,
+        "deadline": attempt.deadline,
+        "cancel_reason": attempt.cancel_reason,
+        "lost": attempt.lost,
+        "lock_waits": [
+            {"since": wait.since, "until": wait.until, "words": lock_wait_words(wait)} for wait in attempt.lock_waits
+        ],
+        "notices": [(notice.severity, notice.message) for notice in attempt.notices],
+        "notices_dropped": attempt.notices_dropped,
+        "result": dataclasses.asdict(attempt.result) if attempt.result is not None else None,
+    }
+
+
+def _error(error: ErrorDetails | None, sql: str) -> dict[str, Any] | None:
+    if error is None:
+        return None
+    told = {name: text for name, text in dataclasses.asdict(error).items() if text is not None}
+    return told | {"excerpt": list(excerpt(error, sql))}
+
+
+def _graph(report: RunReport) -> dict[str, Any]:
+    steps = {step.key: step for step in report.steps if step.parent is None}
+    needs = {key: [need.step for need in step.needs] for key, step in steps.items()}
+    layout = lay_out(needs, last=[key for key, step in steps.items() if step.in_finally])
+    return {
+        "nodes": [
+            {"key": key, "column": column, "row": row, "seconds": report.spans[key]}
+            for key, (column, row) in layout.places.items()
+        ],
+        "edges": [(need.step, key, str(need.on)) for key, step in steps.items() for need in step.needs],
+        "columns": layout.columns,
+        "rows": layout.rows,
+    }
+
 
 _SCRIPTS = ("base.js", "steps.js", "gantt.js", "dag.js")
 #: Heading, what it sorts by, and the classes of its column.

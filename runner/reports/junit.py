@@ -13,9 +13,17 @@ from xml.etree import ElementTree as ET
 
 from runner.durations import format_duration
 from runner.engine.state import StepState
-from runner.reports.outcomes import failure_words, leftover_lines
-from runner.reports.report import AttemptReport, RunReport, StepReport
-from runner.reports.text import error_block, lock_wait_words, result_words, skip_words, step_result_words, xml_text
+from runner.reports.messages import (
+    error_block,
+    failure_words,
+    leftover_lines,
+    lock_wait_words,
+    result_words,
+    skip_words,
+    step_result_words,
+    xml_text,
+)
+from runner.reports.run_report import AttemptReport, RunReport, StepReport
 
 _FAILURES = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED})
 #: States that are no end: the run was killed, or the report was made before it was over.

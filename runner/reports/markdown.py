@@ -13,10 +13,19 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import Rows
 from runner.engine.state import StepState
-from runner.reports.outcomes import SHOWN_WARNINGS, counted, leftover_lines, warning_texts
-from runner.reports.report import RunReport, StepReport, run_end
-from runner.reports.text import error_block, lock_wait_words, skip_words, state_words, step_result_words
-from runner.reports.visible import visible
+from runner.reports.messages import (
+    SHOWN_WARNINGS,
+    counted,
+    error_block,
+    leftover_lines,
+    lock_wait_words,
+    skip_words,
+    state_words,
+    step_result_words,
+    warning_texts,
+)
+from runner.reports.run_report import RunReport, StepReport, run_end
+from runner.reports.terminal_text import visible
 
 #: Characters after which nothing more is told, and how long one text may be in a table and in a block.
 LIMIT = 60_000

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from runner.engine.state import FINAL
-from runner.reports.report import RunReport, StepReport
+from runner.reports.run_report import RunReport, StepReport
 
 #: name, help, and samples (labels, value).
 _Samples = Iterable[tuple[dict[str, str], float]]

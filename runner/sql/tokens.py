@@ -1,7 +1,16 @@
-"""PostgreSQL's own scanner, with offsets that count characters.
+"""The scanner: tokens of SQL text, its comments, and the parts of it that are meant for psql.
 
-The scanner returns byte offsets, while editors and plans count characters; all other modules count characters only.
-Only this module knows the scanner's token names.
+PostgreSQL's own scanner returns byte offsets, while editors and plans count characters; all other modules count
+characters only. Only this module knows the scanner's token names.
+
+Comments are replaced by white space of the same length before a text is scanned: libpg_query hands them to its grammar
+as tokens, so a comment inside a token of two words (`NOT -- why` and `IN` on the next line), or between two parts of a
+string constant, is a syntax error for the parser but not for a server. The parser's time for nested comments also
+grows with the square of the depth; here they are found in linear time, as scan.l does: not in strings, quoted
+identifiers and dollar quotes.
+
+A worker runs SQL without psql, so neither psql's commands nor the data behind `COPY … FROM stdin` can run. All of them
+are found at once, and the SQL around them is read as if they were absent.
 """
 
 from __future__ import annotations
@@ -10,17 +19,279 @@ import enum
 import re
 import unicodedata
 from bisect import bisect_left, bisect_right
-from functools import cache
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, lru_cache
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from postgast import PgQueryError, pg_query_pb2, scan
 
-from runner.sql.comments import MANY_COMMENTS, pieces, strip_comments
-from runner.sql.psql import without_client_parts
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+
+#: A text with more comment starts than this is parsed without its comments.
+MANY_COMMENTS = 200
+
+_PIECE = re.compile(
+    r"""
+      (?P<line>--[^\n\r]*)
+    | (?P<block>/\*)
+    | (?P<escape>(?<![\w$])[eE]'(?:[^'\\]*(?:(?:\\.|'')[^'\\]*)*)'?)
+    | (?P<string>'[^']*(?:''[^']*)*'?)
+    | (?P<name>"[^"]*(?:""[^"]*)*"?)
+    | (?P<dollar>(?<![\w$])\$(?:[^\W\d]\w*)?\$)
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_EDGE = re.compile(r"/\*|\*/")
+_NO_BREAK = re.compile(r"[^\n\r]")
+
+
+def has_comments(text: str) -> bool:
+    """Return whether the text may have a comment; a string that looks like one counts."""
+    return "--" in text or "/*" in text
+
+
+def without_comments(text: str) -> str:
+    """Return the text with spaces in place of comments, so that every offset in characters stays the same.
+
+    A block comment between two string constants stays: PostgreSQL joins strings over line comments only. So does one
+    that is never closed.
+    """
+    return strip_comments(text)[0]
+
+
+def strip_comments(text: str) -> tuple[str, int | None]:
+    """Return what `without_comments` does, and where a block comment begins that is never closed."""
+    parts: list[str] = []
+    done = position = 0
+    after_string = False
+    for piece in pieces(text):
+        if text[position : piece.start].strip():
+            after_string = False
+        position = piece.end
+        if piece.kind == "open":
+            return "".join(parts) + text[done:], piece.start
+        if piece.kind == "line" or (piece.kind == "block" and not (after_string and _string_follows(text, position))):
+            parts += (text[done : piece.start], _NO_BREAK.sub(" ", text[piece.start : position]))
+            done = position
+        elif piece.kind != "block":
+            after_string = piece.kind in {"string", "escape"}
+    return "".join(parts) + text[done:], None
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A part of a text whose characters are not SQL's own: a comment, a string, a quoted name, a dollar quote.
+
+    `kind` is `line`, `block`, `open` for a comment that is never closed, `escape`, `string`, `name` or `dollar`.
+    """
+
+    kind: str
+    start: int
+    end: int
+
+
+def pieces(text: str, position: int = 0, before: int | None = None) -> Iterator[Piece]:
+    """Yield the pieces that begin between two places, one after the other."""
+    last = len(text) if before is None else before
+    while (found := _PIECE.search(text, position)) is not None and found.start() < last:
+        kind, position = found.lastgroup or "", found.end()
+        if kind == "dollar":
+            closing = text.find(found.group(), position)
+            position = len(text) if closing < 0 else closing + len(found.group())
+        elif kind == "block":
+            end = _block_end(text, position)
+            kind, position = ("open", len(text)) if end is None else (kind, end)
+        yield Piece(kind, found.start(), position)
+
+
+def _block_end(text: str, position: int) -> int | None:
+    """Return where the comment ends whose opening is before `position`; comments can be nested."""
+    depth = 1
+    while depth:
+        edge = _EDGE.search(text, position)
+        if edge is None:
+            return None
+        depth += 1 if edge.group() == "/*" else -1
+        position = edge.end()
+    return position
+
+
+def _string_follows(text: str, position: int) -> bool:
+    return text[position : position + 1_000].lstrip().startswith("'")
+
+
+_COMMAND = re.compile(r"\\(?:[A-Za-z]+\+?|[?!;.\\])")
+#: Commands whose argument is the rest of the line, backslashes included.
+_WHOLE_LINE = frozenset({"\\copy", "\\!", "\\w", "\\write", "\\o", "\\out", "\\echo", "\\qecho", "\\warn", "\\prompt"})
+#: Commands that send the query before them, as a semicolon does.
+_SENDS = frozenset({"\\g", "\\gx", "\\gexec", "\\gset", "\\gdesc", "\\watch", "\\crosstabview", "\\;"})
+_LINE_END = re.compile(r"[\n\r]|\Z")
+_DATA_END = re.compile(r"^\\\.[ \t]*$", re.MULTILINE)
+_FROM_STDIN = re.compile(r"\s*COPY\b.*\bFROM\s+STDIN\b", re.IGNORECASE | re.DOTALL)
+_AFTER_STATEMENT = re.compile(r"[ \t]*\r?\n")
+
+_VARIABLE = "declare it in `params`, and write :'name', :\"name\" or :name"
+_FORMAT = "leave it out: nothing is printed; `capture` keeps rows for the report"
+_FILE = "use `sql_file`, in a step of its own for each file, or `include` for a file with steps"
+_CONDITION = "give a step of its own an `if: SELECT …`"
+_CATALOG = "query the catalog: `psql -E` shows the query behind the command"
+_SAY = "leave it out, or RAISE NOTICE in a DO block: the report shows the step's `description` and its notices"
+#: What the plan language has instead, by command.
+_INSTEAD: Final[Mapping[str, str]] = {
+    "\\set": _VARIABLE,
+    "\\unset": _VARIABLE,
+    "\\prompt": _VARIABLE,
+    "\\bind": _VARIABLE,
+    "\\bind_named": _VARIABLE,
+    "\\parse": _VARIABLE,
+    "\\gset": "use `for_each: {sql: <this query>, as: x}`: its columns are :'x.column' in the step's `sql`",
+    "\\gexec": (
+        "use `for_each: {sql: <a query for the names>, as: x}`, and write the statement that it builds in `sql`, with "
+        ':"x" or :"x.column" for a name'
+    ),
+    "\\copy": "COPY with a file or PROGRAM of the server; a file of the client is loaded with psql before the run",
+    "\\i": _FILE,
+    "\\ir": _FILE,
+    "\\include": _FILE,
+    "\\include_relative": _FILE,
+    "\\if": _CONDITION,
+    "\\elif": _CONDITION,
+    "\\else": _CONDITION,
+    "\\endif": _CONDITION,
+    "\\watch": "use `repeat: {until: …, pause: …, max_iterations: …}`",
+    "\\c": "a run works in one database: name it with --dsn, and make other databases plans of their own",
+    "\\connect": "a run works in one database: name it with --dsn, and make other databases plans of their own",
+    "\\g": "write a semicolon; `capture` keeps rows for the report",
+    "\\gx": "write a semicolon; `capture` keeps rows for the report",
+    "\\gdesc": "write a semicolon",
+    "\\crosstabview": "write a semicolon",
+    "\\;": "write a semicolon",
+    "\\o": "use `capture`, which keeps rows for the report",
+    "\\out": "use `capture`, which keeps rows for the report",
+    "\\echo": _SAY,
+    "\\qecho": _SAY,
+    "\\warn": _SAY,
+    "\\!": "run the command outside of the plan; COPY … PROGRAM runs one on the server",
+    "\\q": "leave it out: a step ends with its text",
+    "\\quit": "leave it out: a step ends with its text",
+    "\\timing": "leave it out: the report has the time of every step",
+    "\\x": _FORMAT,
+    "\\a": _FORMAT,
+    "\\t": _FORMAT,
+    "\\f": _FORMAT,
+    "\\pset": _FORMAT,
+    "\\encoding": "leave it out: a plan and its files are UTF-8",
+    "\\password": "ALTER ROLE … PASSWORD with a hash, outside of the plan",
+    "\\.": "it ends the data of a COPY … FROM stdin, which a worker cannot read",
+}
+_OTHERWISE = "leave it out, or write the SQL that it stands for"
+_OF_PSQL = "leave it out: a step is one transaction, which ends at its first error"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientPart:
+    """A part of a text that is for psql: a command with its arguments, or the data of a COPY if `command` is None.
+
+    `start` and `end` count characters, `hint` says what a plan has instead.
+    """
+
+    command: str | None
+    start: int
+    end: int
+    hint: str
+
+
+def client_parts(text: str) -> tuple[ClientPart, ...]:
+    """Return what is meant for psql, in the order of the text."""
+    return _parts(text) if "\\" in text else ()
+
+
+def without_client_parts(text: str) -> str:
+    """Return the text with spaces in place of what is meant for psql; a command that sends a query is a semicolon."""
+    done = 0
+    kept: list[str] = []
+    for part in client_parts(text):
+        blank = _NO_BREAK.sub(" ", text[part.start : part.end])
+        if part.command in _SENDS:
+            blank = f";{blank[1:]}"
+        kept += (text[done : part.start], blank)
+        done = part.end
+    return "".join(kept) + text[done:] if kept else text
+
+
+@lru_cache(maxsize=256)
+def _parts(text: str) -> tuple[ClientPart, ...]:
+    return tuple(_find(text))
+
+
+def _find(text: str) -> Iterator[ClientPart]:
+    """Go through the text once: each string and comment is looked for once, and each semicolon or backslash."""
+    position = statement = 0
+    piece: Piece | None = None
+    looked_from = -1
+    last_data_end = text.rfind("\\.")
+    while (mark := _MARK.search(text, position)) is not None:
+        at = mark.start()
+        if looked_from < 0 or (piece is not None and piece.start < position):
+            piece, looked_from = next(pieces(text, position), None), position
+        if piece is not None and piece.start < at:
+            position = piece.end
+            continue
+        if text[at] == ";":
+            position = at + 1
+            if position < last_data_end and _FROM_STDIN.match(without_comments(text[statement:at])):
+                data = _data(text, position)
+                if data is not None:
+                    yield ClientPart(command=None, start=data[0], end=data[1], hint="")
+                    position = data[1]
+            statement = position
+            continue
+        part = _command(text, at)
+        position = at + 1 if part is None else part.end
+        if part is not None and part.command != "\\\\":
+            yield part
+            statement = position if part.command in _SENDS else statement
+
+
+_MARK = re.compile(r"[;\\]")
+
+
+def _command(text: str, at: int) -> ClientPart | None:
+    """Return the command at a backslash, with its arguments: to the next command or the end of the line."""
+    found = _COMMAND.match(text, at)
+    if found is None:
+        return None
+    name = found.group().removesuffix("+")
+    line_end = _line_end(text, found.end())
+    end = line_end
+    if name in {"\\;", "\\\\"}:
+        end = found.end()
+    elif name not in _WHOLE_LINE:
+        following = re.compile(r"(?<=\s)\\[A-Za-z]+|\\\\").search(text, found.end(), line_end)
+        end = following.start() if following is not None else line_end
+    hint = _INSTEAD.get(name) or (_CATALOG if name.startswith(("\\d", "\\l", "\\s", "\\z")) else _OTHERWISE)
+    if name in {"\\set", "\\unset"} and re.match(r"\s+[A-Z_]+\b", text[found.end() : end]):
+        hint = _OF_PSQL
+    return ClientPart(command=name, start=at, end=end, hint=hint)
+
+
+def _line_end(text: str, position: int) -> int:
+    found = _LINE_END.search(text, position)
+    return found.start() if found is not None else len(text)
+
+
+def _data(text: str, position: int) -> tuple[int, int] | None:
+    r"""Return where the data of a COPY begins and ends, the line `\.` included; None if there are none."""
+    line = _AFTER_STATEMENT.match(text, position)
+    if line is None:
+        return None
+    end = _DATA_END.search(text, line.end())
+    return (line.end(), end.end()) if end is not None else None
+
 
 _STRINGS = frozenset({"SCONST", "USCONST", "BCONST", "XCONST"})
 _NO_KEYWORD = pg_query_pb2.NO_KEYWORD

@@ -1,19 +1,17 @@
-"""What a statement requires of the transaction that it runs in.
+"""What a statement requires of the transaction that it runs in, and what a rollback of it does not undo.
 
 A worker runs its whole text as one transaction; a text that is a single statement runs as it would by itself in psql
 (pg_background.md#one-statement-or-one-transaction). Most functions here return a reason, as a clause that begins with
-the command, or None.
+the command, or None. A failed text has no effect and can be run again; the exceptions are in `outlives_rollback`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from runner.sql.facts import functions_called
-from runner.sql.kinds import StatementKind
-from runner.sql.nodes import label, unwrap
-from runner.sql.options import enabled, is_concurrent, options
-from runner.sql.parse import Statement
+from runner.sql.facts import enabled, functions_called, is_concurrent, main_relation, options
+from runner.sql.statements import Statement, StatementKind
+from runner.sql.syntax_tree import label, unwrap
 from runner.sql.tokens import ScanError, Token, TokenKind, tokenize
 
 _K = StatementKind
@@ -225,3 +223,34 @@ def _body_commands(statement: Statement) -> frozenset[str]:
 
 def _is_comment(token: Token) -> bool:
     return token.kind in {TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT}
+
+
+_COPY = frozenset({_K.COPY_FROM, _K.COPY_TO})
+_QUERIES = frozenset({_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_TABLE_AS})
+
+#: Functions that act outside the transaction: in another session, in a file.
+_OUTSIDE = frozenset(
+    {
+        *("dblink_exec", "dblink_send_query", "lo_export", "pg_file_write", "pg_file_unlink", "pg_file_rename"),
+        *("pg_background_launch", "pg_background_submit"),
+    }
+)
+
+
+def outlives_rollback(statement: Statement) -> str | None:
+    """Return what a failed attempt leaves behind that changes the effect of a second one, None if nothing.
+
+    CALL counts, because only the server knows whether the procedure commits.
+    """
+    kind = statement.kind
+    if kind is _K.CREATE_INDEX and is_concurrent(statement):
+        return "a failed CREATE INDEX CONCURRENTLY leaves an INVALID index that has the name"
+    if kind is _K.ALTER_TABLE and is_concurrent(statement):
+        return f"a failed DETACH … CONCURRENTLY leaves the partition of `{main_relation(statement)}` half detached"
+    if kind is _K.CALL or (kind is _K.DO and must_stand_alone(statement) is not None):
+        return f"what the {'procedure' if kind is _K.CALL else 'DO block'} committed before it failed stays"
+    if kind in _COPY and statement.node.is_program:
+        return f"{kind} PROGRAM has run its program, whatever becomes of the transaction"
+    called = functions_called(statement) if kind in _QUERIES else ()
+    outside = next((call.name for call in called if call.name in _OUTSIDE), None)
+    return f"what {outside}() does is outside of the transaction" if outside is not None else None

@@ -11,9 +11,9 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from runner.engine import events as ev
-from runner.engine.past import PastRun
-from runner.reports.collect import run_report
+from runner.engine.ports import PastRun
 from runner.reports.html import html_page
+from runner.reports.report_builder import run_report
 from tests.chromium import chromium
 from tests.unit.plays import plan, play, script, step
 from tests.unit.told import AT, HOSTILE, HOSTILE_ITEM, LONG, RUN, everything

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from runner.preflight.durations import recorded
-from runner.records.past import past_runs
+from runner.preflight.step_durations import recorded
+from runner.records.summaries import past_runs
 from tests.acceptance.console import Database, Jobplan, until
 
 #: A step that fails, what is said of it, and the line of the plan: the step's is 6.

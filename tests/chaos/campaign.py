@@ -23,7 +23,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from runner.embedded import EmbeddedServer, start_server
-from runner.embedded.debian import SUITE_VARIABLE
+from runner.embedded.debian_packages import SUITE_VARIABLE
 from runner.errors import EmbeddedServerError
 from tests.chaos.attack import ROOT, Lane
 from tests.chaos.circumstances import MAX_WORKERS

@@ -15,15 +15,15 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from runner.api import run_plan
 from runner.cli.dry_run import look
 from runner.engine import events as ev
 from runner.engine.state import RunState
 from runner.errors import Problem, Severity
 from runner.plan.loading import load_plan
 from runner.plan.model import Plan
-from runner.preflight.dryrun import Wishes
-from runner.preflight.result import Coverage, DryRun
+from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run_result import Coverage, DryRun
+from runner.run.api import run_plan
 from tests.gate.corpus import BASE, ROLES, Case
 
 

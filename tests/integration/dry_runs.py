@@ -10,8 +10,8 @@ from runner import load_plan
 from runner.cli.dry_run import look
 from runner.errors import Problem, Severity
 from runner.plan.model import Plan
-from runner.preflight.dryrun import Wishes
-from runner.preflight.result import DryRun, StatementReport
+from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run_result import DryRun, StatementReport
 
 PLANS = Path(__file__).parents[2] / "plans"
 ROLE = "jobplan_test_reviewed"

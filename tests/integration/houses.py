@@ -10,14 +10,13 @@ from typing import Any, Protocol, Self
 import psycopg
 
 from runner.engine.events import Worker
-from runner.engine.loop import Run, RunResult
-from runner.engine.sink import Sink
-from runner.gateway.base import Gateway, LaunchRequest, WorkerEnd, WorkerHandle
+from runner.engine.ports import Gateway, LaunchRequest, Sink, WorkerEnd, WorkerHandle
 from runner.gateway.fake import FakeGateway, FakeWorker
-from runner.gateway.pg import PgGateway
+from runner.gateway.postgres import PgGateway
 from runner.identity import WorkerLabel, new_run_id, runner_name, worker_name
 from runner.plan.model import Plan
-from runner.records.ledger import LedgerSink
+from runner.records.ledger_sink import LedgerSink
+from runner.run.loop import Run, RunResult
 from tests.builders import Recorder, new_run
 
 #: Seconds after which a test gives up on something that must happen.

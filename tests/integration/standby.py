@@ -18,9 +18,9 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner.embedded import EmbeddedServer, watchdog
-from runner.embedded.account import server_account
 from runner.embedded.cluster import SETTINGS_FILE
-from runner.embedded.postmaster import Postmaster
+from runner.embedded.programs import server_account
+from runner.embedded.server import Postmaster
 
 #: What a running server has that its backup must not.
 _LEFT_OUT = shutil.ignore_patterns("postmaster.pid", "postmaster.opts", "pg_internal.init", "pgsql_tmp*")

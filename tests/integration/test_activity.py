@@ -10,13 +10,12 @@ import psycopg
 import pytest
 
 from runner.engine import events as ev
-from runner.engine.activity import Activity, LiveRun, LiveWorker
 from runner.engine.events import Worker
+from runner.engine.server_activity import Activity, LiveRun, LiveWorker
 from runner.errors import ConnectionFailedError
-from runner.gateway.activity import APPLICATION_NAME, Observer, SignalRefusedError
-from runner.gateway.cancelling import Stopper
-from runner.gateway.ledger_admin import LedgerAdmin
-from runner.gateway.requests import CancelRequest
+from runner.gateway.cancel_requests import CancelRequest
+from runner.gateway.ledger.admin import LedgerAdmin
+from runner.gateway.observer import APPLICATION_NAME, Observer, SignalRefusedError, Stopper
 from runner.identity import runner_name
 from tests.builders import looked_label, plan, step
 from tests.integration.houses import Follower, RealHouse, ask, real_run, run_plan, until
@@ -27,7 +26,7 @@ LONG = "SELECT pg_sleep(120)"
 @pytest.fixture(autouse=True)
 def answers_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Most runs here have no runner that could answer, and it is not waited for long."""
-    monkeypatch.setattr("runner.gateway.cancelling.ANSWER_WITHIN", 2.0)
+    monkeypatch.setattr("runner.gateway.observer.ANSWER_WITHIN", 2.0)
 
 
 @contextlib.asynccontextmanager

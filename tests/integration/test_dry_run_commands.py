@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from runner.preflight.result import Coverage
+from runner.preflight.dry_run_result import Coverage
 from tests.integration.dry_runs import ROLE, codes, dry_run, errors, reports, told, written
 from tests.integration.houses import ask
 

@@ -11,8 +11,8 @@ import pytest
 
 from runner.cli.dry_run import exit_code, look
 from runner.plan.loading import load_plan
-from runner.preflight.dryrun import Wishes
-from runner.preflight.result import Coverage, DryRun, StatementReport
+from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run_result import Coverage, DryRun, StatementReport
 from tests.integration.dry_runs import codes, errors
 
 HEAD = (

@@ -11,10 +11,9 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from runner.errors import Severity
-from runner.gateway.ledger_admin import LedgerAdmin
-from runner.gateway.replies import Reply
-from runner.gateway.session import Session
-from runner.preflight.result import Coverage
+from runner.gateway.ledger.admin import LedgerAdmin
+from runner.gateway.session import Reply, Session
+from runner.preflight.dry_run_result import Coverage
 from tests.integration.dry_runs import PLANS, ROLE, codes, dry_run, errors, shipped, written
 from tests.integration.houses import ask
 
@@ -325,10 +324,10 @@ def test_a_disk_that_is_too_small(copy: str, tmp_path: Path, monkeypatch: pytest
     ask(copy, "CREATE TABLE shop.large AS SELECT n, repeat('x', 500) AS word FROM generate_series(1, 5000) AS n")
     ask(copy, "ANALYZE shop.large")
     plan = written(tmp_path, "- {id: a, sql: VACUUM FULL shop.large}\n- {id: b, needs: [a], sql: VACUUM shop.large}")
-    monkeypatch.setattr("runner.preflight.disk.Disks.free", lambda *_: 1_000_000)
+    monkeypatch.setattr("runner.preflight.disk_space.Disks.free", lambda *_: 1_000_000)
     (problem,) = [one for one in dry_run(plan, copy).problems if one.code == "JP616"]
     assert problem.step == "a"
-    monkeypatch.setattr("runner.preflight.disk.Disks.free", lambda *_: None)
+    monkeypatch.setattr("runner.preflight.disk_space.Disks.free", lambda *_: None)
     assert "JP616" not in codes(list(dry_run(plan, copy).problems))
 
 

@@ -14,8 +14,8 @@ import pytest
 from runner import load_plan
 from runner.cli.dry_run import look
 from runner.embedded import EmbeddedServer, start_server
-from runner.preflight.dryrun import Wishes
-from runner.preflight.result import Coverage, DryRun
+from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run_result import Coverage, DryRun
 from tests.integration.houses import ask, until, value
 
 SEED = """

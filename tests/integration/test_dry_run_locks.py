@@ -14,9 +14,9 @@ import pytest
 from runner import load_plan
 from runner.cli.dry_run import look
 from runner.errors import Problem, Severity
-from runner.preflight.dryrun import Wishes
-from runner.preflight.durations import Duration, KnownDurations
-from runner.preflight.result import DryRun
+from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run_result import DryRun
+from runner.preflight.step_durations import Duration, KnownDurations
 from tests.integration.houses import ask
 
 HEAD = """

@@ -10,9 +10,9 @@ import pytest
 
 from runner import load_plan
 from runner.cli.dry_run import look
-from runner.preflight.dryrun import Wishes
-from runner.preflight.own_code import words_of
-from runner.preflight.result import Coverage
+from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run_result import Coverage
+from runner.preflight.planned_queries import words_of
 from tests.integration.houses import ask, value
 
 SEED = """

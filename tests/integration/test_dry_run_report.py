@@ -10,10 +10,10 @@ import pytest
 
 from runner.cli import main
 from runner.cli.dry_run import look, read_to_look
-from runner.cli.parameters import parameter_values
+from runner.cli.options import parameter_values
 from runner.errors import PlanError
-from runner.preflight.dryrun import Wishes
-from runner.preflight.result import DryRun
+from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run_result import DryRun
 
 HEAD = (
     "version: 1\nname: trial\nbudget: {slots: 1}\ndefaults: {timeout: 1m, lock_timeout: 5s, on_finish: wait}\nsteps:\n"

@@ -9,16 +9,15 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from runner.api import run_plan
 from runner.cli.dry_run import look
 from runner.errors import Problem
 from runner.gateway.inspection import Inspector
-from runner.gateway.replies import Reply
-from runner.gateway.session import Session
+from runner.gateway.session import Reply, Session
 from runner.lint import load_plan
 from runner.plan.model import Plan
-from runner.preflight.dryrun import Wishes
-from runner.preflight.result import Coverage, DryRun
+from runner.preflight.dry_run import Wishes
+from runner.preflight.dry_run_result import Coverage, DryRun
+from runner.run.api import run_plan
 
 HEAD = "version: 1\nname: t\nbudget: {slots: 1}\ndefaults: {timeout: 1m, lock_timeout: 5s, on_finish: wait}\nsteps:\n"
 

@@ -14,11 +14,11 @@ import pytest
 from runner.cli.dry_run import look
 from runner.errors import Problem
 from runner.gateway.catalog import RelationFacts
-from runner.gateway.facts import ServerFacts
 from runner.gateway.inspection import Inspector
+from runner.gateway.server_facts import ServerFacts
 from runner.plan.loading import load_plan
-from runner.preflight.dryrun import Wishes
-from runner.preflight.server import Demand, examine
+from runner.preflight.doctor import Demand, examine
+from runner.preflight.dry_run import Wishes
 from runner.sql.relations import Relation
 
 HEAD = "version: 1\nname: t\nbudget: {slots: 1}\ndefaults: {timeout: 1m, lock_timeout: 5s, on_finish: wait}\nsteps:\n"

@@ -13,7 +13,7 @@ import pytest
 from runner.cli.dry_run import look
 from runner.embedded import EmbeddedServer, start_server
 from runner.errors import ConnectionFailedError
-from runner.preflight.dryrun import Wishes
+from runner.preflight.dry_run import Wishes
 from tests.integration.dry_runs import dry_run, errors, told, written
 from tests.integration.houses import ask, until
 

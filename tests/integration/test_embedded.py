@@ -18,7 +18,7 @@ import psycopg
 import pytest
 
 from runner.embedded import EmbeddedServer, start_server
-from runner.embedded.folders import sweep
+from runner.embedded.server_folders import sweep
 from runner.embedded.watchdog import process_started
 from runner.errors import EmbeddedServerError
 

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from runner.embedded import EmbeddedServer, start_server
-from runner.embedded.finding import find_major
+from runner.embedded.installations import find_major
 from tests.acceptance.console import clean_environment
 
 Command = Callable[..., subprocess.CompletedProcess[str]]

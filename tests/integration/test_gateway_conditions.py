@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from runner.engine.events import ErrorDetails
-from runner.gateway.base import Query, QueryResult
-from runner.gateway.pg import MOST_BEFORE_LAUNCH
+from runner.engine.ports import Query, QueryResult
+from runner.gateway.postgres import MOST_BEFORE_LAUNCH
 from tests.integration.houses import HERE, LAUNCHERS, Follower, RealHouse, ask, strike, until
 
 _NUMBERS = itertools.count(1)

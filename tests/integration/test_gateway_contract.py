@@ -9,8 +9,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from runner.engine.events import Worker
+from runner.engine.ports import LaunchRequest, LeftBehind, Query
 from runner.errors import CapacityError
-from runner.gateway.base import LaunchRequest, LeftBehind, Query
 from tests.integration.houses import FakeHouse, Follower, House, RealHouse, run_one, until
 
 RAISES = """DO $$ BEGIN

@@ -13,9 +13,9 @@ from psycopg.conninfo import conninfo_to_dict
 from runner.embedded import EmbeddedServer
 from runner.embedded.server import Mode
 from runner.engine import events as ev
+from runner.engine.ports import Query
 from runner.engine.state import StepState
 from runner.errors import ServerLostError
-from runner.gateway.base import Query
 from runner.identity import runner_name
 from runner.plan.model import Need, NeedOn
 from tests.builders import plan, sql, step
@@ -107,7 +107,7 @@ async def test_a_condition_waits_for_a_connection(database: str, new_role: Calla
 async def test_a_condition_that_gets_no_connection_is_given_up(
     new_role: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.gateway.pg.RECONNECT_FOR", 0.0)
+    monkeypatch.setattr("runner.gateway.postgres.RECONNECT_FOR", 0.0)
     async with RealHouse(new_role("CONNECTION LIMIT 1"), "losses-none") as house:
         with pytest.raises(ServerLostError, match="too many connections"):
             await house.gateway.query(Query(sql="SELECT true"))

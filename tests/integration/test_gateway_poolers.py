@@ -15,12 +15,12 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
-from runner.embedded.account import make_folder, server_account, write_file
+from runner.embedded.programs import make_folder, server_account, write_file
 from runner.errors import PreflightError
 from runner.gateway.inspection import Inspector
-from runner.gateway.pg import PgGateway
+from runner.gateway.postgres import PgGateway
 from runner.plan.model import Plan
-from runner.preflight.server import Demand, Level, examine
+from runner.preflight.doctor import Demand, Level, examine
 from tests.builders import plan, step
 from tests.fetched import fetch_program
 from tests.integration.houses import PATIENCE, ask, run_plan, value
@@ -161,6 +161,6 @@ async def test_a_pool_that_keeps_sessions_runs_plans(pool: Pool, database: str) 
 
 
 async def test_a_pool_of_one_session_is_refused(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.gateway.pooler.PATIENCE", 1.0)
+    monkeypatch.setattr("runner.gateway.server_checks.PATIENCE", 1.0)
     with pytest.raises(PreflightError, match="gives no second session: it did not answer within 1 s"):
         await PgGateway(pool("session", size=1), "pooled-one").open()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from runner.engine.events import Rows
-from runner.gateway.base import WorkerEnd
+from runner.engine.ports import WorkerEnd
 from tests.integration.houses import RealHouse, ask, run_one, value
 
 

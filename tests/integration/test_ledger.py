@@ -13,8 +13,8 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runner.engine import events as ev
 from runner.engine.encoding import to_json
-from runner.gateway.ledger_admin import LedgerAdmin
-from runner.sql.params import quote_identifier
+from runner.gateway.ledger.admin import LedgerAdmin
+from runner.sql.placeholders import quote_identifier
 from tests.builders import Recorder, plan, step
 from tests.integration.houses import HERE, PATIENCE, RealHouse, ask, real_run, run_one, run_plan, until, value
 
@@ -371,7 +371,7 @@ async def test_a_step_does_not_run_without_its_row_before_the_ledger_knows(
     ledger: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a resume would take the missing row for proof that the step has not committed, and run it twice."""
-    monkeypatch.setattr("runner.gateway.commits.LAST_TRY", 0.3)
+    monkeypatch.setattr("runner.gateway.ledger.commit_rows.LAST_TRY", 0.3)
     ask(ledger, "CREATE TABLE witness (n int)")
     steps = (step("first", "SELECT pg_sleep(1)"), step("a", "INSERT INTO witness VALUES (1)", needs=["first"]))
     run, record = real_run(ledger, plan(*steps), run_id="ledger-told", ledger="jobplan")
@@ -393,7 +393,7 @@ async def test_a_step_does_not_run_without_its_row_before_the_ledger_knows(
 
 
 async def test_a_lock_until_after_the_end_is_told_of(ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.gateway.ledger.LAST_TRY", 1.0)
+    monkeypatch.setattr("runner.gateway.ledger.writer.LAST_TRY", 1.0)
     run, record = real_run(ledger, plan(step("a", QUICK), step("b", QUICK, needs=["a"])), ledger="jobplan")
     with psycopg.connect(ledger) as locker:
         task = asyncio.create_task(run.execute())

@@ -12,10 +12,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runner.engine import events as ev
 from runner.errors import ConnectionFailedError, RecordError, UsageError
-from runner.gateway import ledger_admin
-from runner.gateway.ledger_admin import LedgerAdmin
+from runner.gateway.ledger import admin as ledger_admin
+from runner.gateway.ledger.admin import LedgerAdmin
+from runner.records.ledger_restore import restore_journal
 from runner.records.record import read_record
-from runner.records.restoring import restore_journal
 from tests.builders import plan, step
 from tests.integration.houses import LAUNCHERS, ask, real_run, run_plan, strike, until, value
 

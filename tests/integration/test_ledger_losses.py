@@ -12,7 +12,7 @@ from runner.embedded import EmbeddedServer, start_server
 from runner.embedded.server import Mode
 from runner.engine import events as ev
 from runner.engine.state import StepState
-from runner.gateway.ledger_admin import LedgerAdmin
+from runner.gateway.ledger.admin import LedgerAdmin
 from runner.plan.model import Need, NeedOn, OnFailure
 from tests.builders import plan, sql, step
 from tests.integration.houses import (

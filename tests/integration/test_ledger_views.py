@@ -11,7 +11,7 @@ import pytest
 from psycopg.rows import dict_row
 
 from runner.engine import events as ev
-from runner.gateway.ledger_admin import LedgerAdmin
+from runner.gateway.ledger.admin import LedgerAdmin
 from runner.plan.model import Expect
 from tests.builders import plan, step
 from tests.integration.houses import LAUNCHERS, ask, real_run, run_plan, strike, until, value

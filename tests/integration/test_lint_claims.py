@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from runner.gateway.base import WorkerEnd
+from runner.engine.ports import WorkerEnd
 from runner.lint import lint
 from runner.plan.loading import load_plan
 from tests.integration.houses import Follower, RealHouse, ask, run_one, run_plan, until, value

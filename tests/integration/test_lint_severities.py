@@ -10,8 +10,8 @@ import pytest
 
 from runner.errors import Severity
 from runner.lint import load_plan
-from runner.sql.functions import READERS, STABLE, VOLATILE
-from runner.sql.parse import parse_statements
+from runner.sql.builtin_functions import READERS, STABLE, VOLATILE
+from runner.sql.statements import parse_statements
 
 SETUP = """
     CREATE TYPE mood AS ENUM ('sad', 'ok');

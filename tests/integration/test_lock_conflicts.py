@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import psycopg
 import pytest
 
-from runner.gateway.base import WorkerEnd
-from runner.lint.conflicts import RULES
-from runner.lint.subject import read_subject
+from runner.engine.ports import WorkerEnd
+from runner.lint.lock_conflict_rules import RULES
+from runner.plan.parsed_sql import read_subject
 from tests.builders import plan, step
 from tests.integration.houses import Follower, RealHouse, ask, until, value
 

@@ -17,9 +17,9 @@ from psycopg.conninfo import make_conninfo
 
 import runner
 from runner.engine import events as ev
-from runner.gateway.following import Sought
 from runner.gateway.queries import query
 from runner.gateway.session import Session
+from runner.gateway.worker_follower import Sought
 from tests.builders import plan, step
 from tests.integration.houses import Follower, RealHouse, ask, run_one, run_plan, until, value
 

@@ -141,7 +141,7 @@ async def test_a_step_that_swallows_the_timeout_is_stopped_by_the_second_line(
 
 
 async def test_a_worker_that_swallows_a_cancel_is_asked_again(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.gateway.following.SIGNAL_AGAIN", 2)
+    monkeypatch.setattr("runner.gateway.worker_follower.SIGNAL_AGAIN", 2)
     text = """DO $$ BEGIN
       BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN RAISE NOTICE 'swallowed'; END;
       PERFORM pg_sleep(60);

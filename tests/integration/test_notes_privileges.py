@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from runner.embedded import EmbeddedServer
 from runner.engine import events as ev
 from runner.errors import ConnectionFailedError, PreflightError
-from runner.gateway.pg import PgGateway
+from runner.gateway.postgres import PgGateway
 from runner.plan.model import OnRunnerExit
 from tests.builders import plan, sql, step
 from tests.integration.houses import RealHouse, ask, real_run, run_one, run_plan, until, value

@@ -10,10 +10,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from runner.engine.loop import Run
-from runner.gateway.pg import PgGateway
+from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id
-from runner.reports.sights import Sight, forwards, sights
+from runner.reports.worker_activity import WorkerView, forwards, sights
+from runner.run.loop import Run
 from tests.builders import new_run, plan, step
 
 #: What was seen: phase and share, in order.
@@ -25,7 +25,7 @@ async def watched(run: Run, run_id: str, every: float = 0.02) -> Seen:
     seen: Seen = []
 
     async def look() -> None:
-        before: dict[str, Sight] = {}
+        before: dict[str, WorkerView] = {}
         while True:
             workers = await run.look() if run.state.started_at is not None else ()
             before = forwards(before, sights(run_id, workers, ["slow"]))

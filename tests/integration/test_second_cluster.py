@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner.embedded import EmbeddedServer, start_server
 from runner.engine import events as ev
-from runner.gateway.activity import Observer
+from runner.gateway.observer import Observer
 from runner.plan.model import Need
 from tests.acceptance.console import Jobplan
 from tests.builders import plan, step
@@ -158,7 +158,7 @@ async def test_a_role_that_cannot_see_the_system_identifier_runs_and_is_refused_
 async def test_status_does_not_take_another_cluster_for_the_one_that_it_looked_at(
     first: EmbeddedServer, second: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.gateway.activity.RECONNECT_FOR", 3.0)
+    monkeypatch.setattr("runner.gateway.observer.RECONNECT_FOR", 3.0)
     observer = await Observer.connect(both(first.dsn, second.dsn))
     try:
         assert (await observer.look()).database == "postgres"

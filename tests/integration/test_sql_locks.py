@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from runner.sql.alter import AlterKind, Rewrite, alter_actions
-from runner.sql.lockmodes import LockMode, RelationLock, Target, conflict, strongest
-from runner.sql.locks import locks_taken, sweeping_lock
-from runner.sql.parse import parse_statements
+from runner.sql.alter_table import AlterKind, Rewrite, alter_actions
+from runner.sql.lock_modes import LockMode, RelationLock, Target, conflict, strongest
+from runner.sql.statements import parse_statements
+from runner.sql.table_locks import locks_taken, sweeping_lock
 
 _MODES = {mode.pg_name: mode for mode in LockMode}
 

@@ -10,7 +10,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
-from runner.sql.params import MAX_IDENTIFIER_BYTES, Scalar, render
+from runner.sql.placeholders import MAX_IDENTIFIER_BYTES, Scalar, render
 
 _BATCH = 500
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import psycopg
 import pytest
 
-from runner.sql.functions import READERS, STABLE, VOLATILE, WRITERS
-from runner.sql.parse import parse_statements
+from runner.sql.builtin_functions import READERS, STABLE, VOLATILE, WRITERS
+from runner.sql.statements import parse_statements
 from runner.sql.transactions import (
     cannot_stand_alone,
     may_have_to_stand_alone,

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from runner.engine import events as ev
-from runner.engine.loop import Run, RunResult
+from runner.engine.ports import Query
 from runner.engine.state import StepState
 from runner.errors import ConnectionFailedError, ServerLostError
-from runner.gateway.base import Query
-from runner.gateway.pg import PgGateway
+from runner.gateway.postgres import PgGateway
+from runner.run.loop import Run, RunResult
 from tests.builders import Recorder, plan, step
 from tests.integration.houses import HERE, RealHouse, ask, real_run, until, value
 from tests.tunnel import Tunnel
@@ -25,7 +25,7 @@ def tunnel(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tunnel]:
     monkeypatch.setattr("runner.gateway.session.ANSWER_WITHIN", 1.0)
     monkeypatch.setattr("runner.gateway.session.LONG_ANSWER_WITHIN", 1.0)
     monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 2.0)
-    monkeypatch.setattr("runner.gateway.pg.RECONNECT_FOR", 2.0)
+    monkeypatch.setattr("runner.gateway.postgres.RECONNECT_FOR", 2.0)
     made = Tunnel(dsn)
     yield made
     made.close()

@@ -10,8 +10,8 @@ import pytest
 
 from runner.embedded import start_server
 from runner.errors import PreflightError
-from runner.gateway.activity import Observer
-from runner.gateway.ledger_admin import LedgerAdmin
+from runner.gateway.ledger.admin import LedgerAdmin
+from runner.gateway.observer import Observer
 from tests.acceptance.console import Jobplan
 from tests.builders import plan, step
 from tests.integration.houses import run_plan

@@ -8,9 +8,9 @@ import pytest
 
 from runner.clock import MonotonicClock
 from runner.engine.state import initial_state
-from runner.engine.takeover import Takeover
 from runner.errors import PreflightError
-from runner.gateway.pg import PgGateway
+from runner.gateway.postgres import PgGateway
+from runner.run.takeover import Takeover
 from tests.builders import new_run, plan, step
 from tests.integration.houses import Follower, RealHouse, ask
 
@@ -20,7 +20,7 @@ RUN = "260101-unseen"
 async def test_workers_that_a_role_may_not_see_are_not_taken_for_gone(
     database: str, new_role: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.engine.takeover.ON_ITS_WAY", 0.0)
+    monkeypatch.setattr("runner.run.takeover.ON_ITS_WAY", 0.0)
     p = plan(step("a", "SELECT pg_sleep(60)", idempotent=True))
     weak = new_role()
     async with RealHouse(database, RUN) as house:

@@ -14,8 +14,8 @@ import psycopg
 import pytest
 
 from runner.engine import events as ev
-from runner.gateway.pipeline import Pipeline
-from runner.gateway.waiting import FIRST_SLICE, LEAST_SLICE, SLICE
+from runner.gateway.polling import FIRST_SLICE, LEAST_SLICE, SLICE
+from runner.gateway.session import Pipeline
 from runner.identity import runner_name
 from tests.builders import plan, step
 from tests.integration.houses import (
@@ -181,12 +181,12 @@ async def test_no_session_sits_idle_in_a_transaction(database: str) -> None:
 def _rhythm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait in one way only, from the launch to the end."""
     if request.param == "in the launch":
-        monkeypatch.setattr("runner.gateway.waiting.Rhythm.first_slices", lambda _: (LEAST_SLICE, 12))
+        monkeypatch.setattr("runner.gateway.polling.Rhythm.first_slices", lambda _: (LEAST_SLICE, 12))
     if request.param == "in the server":
-        monkeypatch.setattr("runner.gateway.waiting.IN_SERVER", 3600.0)
+        monkeypatch.setattr("runner.gateway.polling.IN_SERVER", 3600.0)
     else:
-        monkeypatch.setattr("runner.gateway.waiting.IN_SERVER", 0.0)
-        monkeypatch.setattr("runner.gateway.waiting.FIRST_SLICE", LEAST_SLICE)
+        monkeypatch.setattr("runner.gateway.polling.IN_SERVER", 0.0)
+        monkeypatch.setattr("runner.gateway.polling.FIRST_SLICE", LEAST_SLICE)
 
 
 @pytest.mark.usefixtures("_rhythm")

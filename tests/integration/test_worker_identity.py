@@ -12,10 +12,10 @@ from runner.embedded import EmbeddedServer
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.state import StepState, initial_state
-from runner.engine.takeover import Takeover
-from runner.gateway.pg import PgGateway
+from runner.gateway.postgres import PgGateway
 from runner.identity import runner_name
 from runner.plan.model import Concurrency, Need, OnConflict
+from runner.run.takeover import Takeover
 from tests.builders import new_run, plan, sql, step
 from tests.integration.houses import LAUNCHERS, SESSIONS, Follower, RealHouse, ask, real_run, strike, until, value
 

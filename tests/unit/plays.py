@@ -9,8 +9,7 @@ from typing import Any
 
 from runner.engine import events as ev
 from runner.engine.invariants import validate
-from runner.engine.scripts import AttemptScript, CheckScript
-from runner.engine.simulate import Simulation, simulate
+from runner.engine.simulation import AttemptScript, CheckScript, Simulation, simulate
 from runner.errors import Position
 from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Sql, Step
 

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from runner.engine import events as ev
-from runner.engine.scripts import AttemptScript, CheckScript
+from runner.engine.simulation import AttemptScript, CheckScript
 from runner.errors import Position
 from runner.plan.model import (
     AllowFailure,

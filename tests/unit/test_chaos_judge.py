@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from runner.engine.items import literal_items
+from runner.engine.for_each_items import literal_items
 from runner.identity import worker_name
 from runner.lint import load_plan
 from runner.plan.model import ForEach

@@ -10,11 +10,10 @@ import pytest
 
 from runner.errors import Cause, Position, Problem, Severity
 from runner.lint import load_plan
-from runner.plan.report import grouped
-from runner.reference.codes import explain, explanations
+from runner.plan.problem_collector import grouped
+from runner.reference.explanations import explain, explanations
 from runner.reference.pages import rules_markdown
-from runner.reports.problems import legend
-from runner.reports.problems_data import json_text
+from runner.reports.plan_problems import json_text, legend
 from runner.slugs import SLUGS, code_of, slug_of, with_slug
 
 _HEAD = "version: 1\nname: example\nbudget: {slots: 4}\ndefaults: {timeout: 10m, on_finish: wait}\n"

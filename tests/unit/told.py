@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from runner.engine import events as ev
-from runner.engine.scripts import AttemptScript
-from runner.engine.simulate import Simulation
+from runner.engine.simulation import AttemptScript, Simulation
 from runner.errors import Position
 from runner.plan.model import AllowFailure, ForEach, Need, NeedOn, Plan, Repeat, Retry, Sql
 from tests.unit.plays import IDLE, gives, plan, play, script, step

@@ -1,0 +1,198 @@
+"""The run on a server that a command means, and what records have of it, for `status`, `cancel` and `attach`.
+
+Records are the journal, if it is on this machine, and the ledger, if there is one that this role may read. Where both
+exist, the one with the later event counts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runner.engine.run_location import WrongServerError, on_another_server
+from runner.engine.state import FINAL, HOLDING, RunState
+from runner.errors import RecordError, UsageError
+from runner.reports.server_status import RecordSummary
+
+if TYPE_CHECKING:
+    from runner.engine.events import Place
+    from runner.engine.server_activity import Activity, KnownWorkers, LiveRun
+    from runner.gateway.ledger.reader import Recorded
+    from runner.gateway.observer import Observer
+
+
+def find_live_run(activity: Activity, wanted: str, journal: Path, where: str) -> LiveRun:
+    """Return the run on the server that is meant by an id or its beginning; UsageError, with what to do, if none is.
+
+    `where` is what a command needs behind it to reach the server.
+    """
+    from runner.engine.server_activity import ON_A_STANDBY, find_run
+
+    if activity.standby:
+        return find_run(activity.runs, wanted, otherwise=ON_A_STANDBY)
+    try:
+        return find_run(activity.runs, wanted)
+    except UsageError as error:
+        if any(run.run.startswith(wanted) for run in activity.runs):
+            raise
+        words = [_record_words(journal, wanted, where), error.hint or ""]
+        raise UsageError(error.message, hint=" ".join(word for word in words if word)) from error
+
+
+def _record_words(journal: Path, wanted: str, where: str) -> str:
+    """Say that its record is here, or that nobody can know because it may not be read; else nothing."""
+    from runner.records.record import find_run
+    from runner.records.run_folders import DEFAULT_ROOT
+
+    try:
+        run = find_run(journal, wanted)
+    except RecordError as error:
+        return f"{error.message} So --dsn must say where it is." if isinstance(error.__cause__, OSError) else ""
+    more = "" if journal == DEFAULT_ROOT else f" --journal {shlex.quote(str(journal))}"
+    named = shlex.quote(run) + more
+    return (
+        f"Its record is in {journal / run}: jobplan show {named} says how it was, and jobplan resume {named}{where}"
+        " finishes what is left of it."
+    )
+
+
+async def recorded_runs(observer: Observer, activity: Activity, journal: Path, ledger: str) -> dict[str, RecordSummary]:
+    """Return what is recorded of the runs that were seen; `ledger` is the schema of the one that `observer` asks.
+
+    A journal of a run on another server is left out, although the run has the same id.
+    """
+    there = [run.run for run in activity.runs if run.database in ("", activity.database)]
+    told = {run: _of_ledger(found, ledger) for run, found in (await observer.recorded(there)).items()}
+    kept = {
+        run.run: found
+        for run in activity.runs
+        if not on_another_server(_recorded_place(journal, run.run), observer.place)
+        and (found := _of_journal(journal, run.run)) is not None
+    }
+    return {run: max(_both(kept.get(run), told.get(run)), key=lambda found: found.at) for run in kept | told}
+
+
+async def recall_workers(observer: Observer, activity: Activity, journal: Path, wanted: str | None = None) -> Activity:
+    """Have `observer` know the workers that records know by their pid, and return the activity with them.
+
+    Read are the records of the runs that were seen and of `wanted`, a run's id or its beginning; without it, those of
+    all runs in `journal` that did not end, if workers live that say nothing of a run.
+    """
+    from runner.engine.server_activity import KnownWorkers
+    from runner.records.ledger_restore import state_told
+
+    known = KnownWorkers()
+    for run, recorded in (await observer.recorded([run.run for run in activity.runs])).items():
+        with contextlib.suppress(RecordError):
+            state, _ = state_told(recorded.plans, recorded.events)
+            roles = [str(event["user"]) for event in recorded.events if event.get("user")]
+            known |= KnownWorkers.of(run, state, roles)
+    for run in _runs_to_recall(activity, journal, wanted):
+        if on_another_server(_recorded_place(journal, run), observer.place):
+            continue
+        found = _known_to_journal(journal, run)
+        known = known if found is None else known | found
+    observer.known = known
+    return observer.last_look()
+
+
+def check_cluster(observer: Observer, journal: Path, run: str) -> None:
+    """WrongServerError if the journal has a run of this id that is on another server than `observer`."""
+    problem = on_another_server(_recorded_place(journal, run), observer.place)
+    if problem:
+        raise WrongServerError(
+            f"run {run} of the journal {journal / run} is on another server: {problem}.",
+            hint="Give the connection of the run's server with --dsn, or leave this journal out with --journal.",
+        )
+
+
+def _recorded_place(journal: Path, run: str) -> Place | None:
+    """Return where a run of the journal was last; None if that is not known."""
+    from runner.records.record import read_record
+    from runner.records.run_folders import has_journal
+
+    if not has_journal(journal / run):
+        return None
+    try:
+        return read_record(journal, run, notices=False).place
+    except RecordError:
+        return None
+
+
+def _runs_to_recall(activity: Activity, journal: Path, wanted: str | None) -> set[str]:
+    from runner.records.record import find_run
+    from runner.records.run_folders import has_journal
+    from runner.records.summaries import Standing, list_records
+
+    runs = {run.run for run in activity.runs if has_journal(journal / run.run)}
+    with contextlib.suppress(RecordError):
+        if wanted is not None:
+            runs.add(find_run(journal, wanted))
+        elif activity.others:
+            open_ = (Standing.RUNNING, Standing.BROKEN_OFF)
+            runs.update(record.run_id for record in list_records(journal) if record.standing in open_)
+    return runs
+
+
+def _known_to_journal(journal: Path, run: str) -> KnownWorkers | None:
+    from runner.engine import events as ev
+    from runner.engine.server_activity import KnownWorkers
+    from runner.records.record import read_record
+
+    try:
+        record = read_record(journal, run, notices=False)
+    except RecordError:
+        return None
+    roles = [event.user for event in record.events if isinstance(event, ev.RunStarted | ev.RunResumed)]
+    return KnownWorkers.of(run, record.state, roles)
+
+
+def _both(*found: RecordSummary | None) -> list[RecordSummary]:
+    return [one for one in found if one is not None]
+
+
+def _of_journal(journal: Path, run: str) -> RecordSummary | None:
+    from runner.records.record import read_record
+    from runner.records.run_folders import has_journal
+
+    folder = journal / run
+    if not has_journal(folder):
+        return None
+    try:
+        record = read_record(journal, run)
+    except RecordError as error:
+        return RecordSummary(plan="", steps=f"its record cannot be read: {error.message}", where=str(folder))
+    at = record.events[-1].at if record.events else 0.0
+    return _summed_up(record.state, at=at, where=str(folder), source="journal")
+
+
+def _of_ledger(recorded: Recorded, schema: str) -> RecordSummary:
+    from runner.records.ledger_restore import state_told
+
+    where = f"ledger in schema {schema}"
+    try:
+        state, at = state_told(recorded.plans, recorded.events)
+    except RecordError as error:
+        return RecordSummary(plan="", steps=f"its record cannot be read: {error.message}", where=where, source="ledger")
+    return _summed_up(state, at=at, where=where, source="ledger", commits=recorded.commits)
+
+
+def _summed_up(
+    state: RunState, *, at: float, where: str, source: str, commits: frozenset[tuple[str, int]] = frozenset()
+) -> RecordSummary:
+    counts = state.counts()
+    open_ = (record for record in state.records.values() if record.state in HOLDING)
+    return RecordSummary(
+        plan=state.plan.name,
+        steps=", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in counts),
+        where=where,
+        source=source,
+        at=at,
+        finished=state.finished is not None,
+        ends={key: str(step.state) for key, step in state.records.items() if step.state in FINAL},
+        counts=Counter({str(name): number for name, number in counts.items()}),
+        committed=frozenset(record.key for record in open_ if (record.key, record.attempt) in commits),
+    )

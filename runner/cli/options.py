@@ -1,0 +1,322 @@
+"""The options that commands share: --dsn, --journal, the ledger, parameters, the selection of steps, --report.
+
+A command's `--help` imports this module, so it imports what is heavy only where a value is used. `written_out` is the
+inverse: the next command, written so that it can be pasted where this one was typed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
+
+import click
+
+from runner.errors import JobplanError, Position, RecordError, UsageError
+from runner.records.run_folders import DEFAULT_ROOT, PLAN, has_journal
+from runner.reports.destinations import STDOUT, identity_of, is_device
+
+if TYPE_CHECKING:
+    from runner.plan.model import Plan
+
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def dsn_option(function: _F) -> _F:
+    """Add --dsn."""
+    return click.option(
+        "--dsn", metavar="CONNINFO", help="libpq connection; else JOBPLAN_DSN, else PGHOST, PGSERVICE and so on."
+    )(function)
+
+
+def chosen_dsn(given: str | None) -> str:
+    """Return the connection string: the option's, else JOBPLAN_DSN; empty: libpq's own environment says it all.
+
+    UsageError if it is not UTF-8.
+    """
+    dsn = given if given is not None else os.environ.get("JOBPLAN_DSN", "")
+    try:
+        dsn.encode()
+    except UnicodeEncodeError as error:
+        source = "--dsn" if given is not None else "JOBPLAN_DSN"
+        raise UsageError(f"{source} is not UTF-8: libpq takes no other connection string.") from error
+    return dsn
+
+
+def dsn_argument(given: str | None) -> str:
+    """Return what a command that is told needs behind it to reach the same server, with a space in front.
+
+    Nothing if no --dsn was typed: the environment is still there. No password: who types it has it, or is asked where
+    libpq looks.
+    """
+    if not given:
+        return ""
+    from runner.gateway.connecting import without_password
+
+    target = without_password(given)
+    return f" --dsn {shlex.quote(target)}" if target else ""
+
+
+def dsn_of_run(given: str | None, journal: Path, run: str | None) -> str:
+    """Return the connection string for a run: as `chosen_dsn`, else the one that its record names, if there is one."""
+    dsn = chosen_dsn(given)
+    if dsn or given is not None or run is None:
+        return dsn
+    from runner.records.record import find_run, read_record
+
+    try:
+        started = read_record(journal, find_run(journal, run), own=True).started
+    except RecordError:
+        return dsn
+    return started.connection if started is not None else dsn
+
+
+def written_out(name: str, run: str, *, journal: Path, dsn: str, more: Iterable[str] = ()) -> str:
+    """Return a command on a run, with where its journal and its server are if somebody has said so, without a password.
+
+    `more` are further arguments.
+    """
+    words = ["jobplan", name, run]
+    if journal != DEFAULT_ROOT:
+        words += ["--journal", str(journal)]
+    return " ".join([shlex.join(words) + dsn_argument(dsn), *map(shlex.quote, more)])
+
+
+def journal_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option --journal, as `journal: Path`; JOBPLAN_JOURNAL comes after it.
+
+    Whether it may be read is for who reads it to say: that is no wrong usage, and who only asks the server needs none.
+    """
+    return click.option(
+        "--journal",
+        type=click.Path(path_type=Path, readable=False),
+        envvar="JOBPLAN_JOURNAL",
+        default=DEFAULT_ROOT,
+        show_default=True,
+        metavar="DIR",
+        help="The folder of the runs' journals; else JOBPLAN_JOURNAL.",
+    )(command)
+
+
+#: The schema of the ledger unless somebody chose another one.
+DEFAULT_SCHEMA = "jobplan"
+_VARIABLE = "JOBPLAN_LEDGER_SCHEMA"
+_TRUSTED_VARIABLE = "JOBPLAN_TRUST_LEDGER_ROLES"
+#: Bytes of a name, of which PostgreSQL would cut off the rest without saying so.
+_MAX_BYTES = 63
+
+
+def schema_option(function: _F) -> _F:
+    """Add --schema."""
+    return click.option(
+        "--schema", metavar="NAME", help=f"The schema of the ledger; else {_VARIABLE}, else {DEFAULT_SCHEMA}."
+    )(function)
+
+
+def no_ledger_option(function: _F) -> _F:
+    """Add --no-ledger."""
+    return click.option(
+        "--no-ledger", is_flag=True, help=f"Leave the ledger in the database alone ({_VARIABLE} names its schema)."
+    )(function)
+
+
+def trust_option(function: _F) -> _F:
+    """Add --trust-ledger-role, as `trusted_roles`: roles whose ledger, and whose rows in one, are believed."""
+    return click.option(
+        "--trust-ledger-role",
+        "trusted_roles",
+        multiple=True,
+        metavar="ROLE",
+        callback=_with_environment,
+        help=f"Believe a ledger, and rows in it, that belong to ROLE; repeatable. Also {_TRUSTED_VARIABLE}=ROLE,…",
+    )(function)
+
+
+def _with_environment(context: click.Context, option: click.Parameter, given: tuple[str, ...]) -> tuple[str, ...]:  # noqa: ARG001 - click's protocol
+    named = (role.strip() for role in os.environ.get(_TRUSTED_VARIABLE, "").split(","))
+    return tuple(dict.fromkeys([*given, *filter(None, named)]))
+
+
+def ledger_schema(given: str | None = None) -> str:
+    """Return the schema: the option's, else the environment's, else the default. UsageError if it cannot be one."""
+    schema = given if given is not None else os.environ.get(_VARIABLE) or DEFAULT_SCHEMA
+    source = "--schema" if given is not None else _VARIABLE
+    if not schema or len(schema.encode(errors="replace")) > _MAX_BYTES or not schema.isprintable():
+        raise UsageError(f"{source} {schema!r} is not the name of a schema.")
+    return schema
+
+
+class ParameterValues(TypedDict):
+    """Where values come from, the strongest first; the keyword arguments of `read_plan`."""
+
+    given: Mapping[str, str]
+    params_file: Path | None
+    environment: Mapping[str, str]
+
+
+def parameter_options(function: _F) -> _F:
+    """Add --param and --params-file."""
+    function = click.option(
+        "--params-file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="YAML or JSON file with values of parameters.",
+    )(function)
+    return click.option(
+        "--param",
+        "params",
+        multiple=True,
+        metavar="NAME=VALUE",
+        help="Value of a parameter (repeatable). Also: JOBPLAN_PARAM_<NAME>.",
+    )(function)
+
+
+def parameter_values(params: tuple[str, ...], params_file: Path | None) -> ParameterValues:
+    """Read the options. UsageError if a --param is not NAME=VALUE or comes twice."""
+    given: dict[str, str] = {}
+    for text in params:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise UsageError(f"--param {text!r} is not NAME=VALUE.")
+        if name in given:
+            raise UsageError(f"--param {name} is given twice.")
+        given[name] = value
+    return ParameterValues(given=given, params_file=params_file, environment=dict(os.environ))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """What the options said."""
+
+    select: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    assume_done: bool = False
+
+    def left_out(self, plan: Plan) -> frozenset[str]:
+        """Return the ids of the steps that are not to run. UsageError if the selection makes no sense."""
+        from runner.plan.graph import not_selected
+
+        return not_selected(plan, self.select, self.exclude, assume_done=self.assume_done)
+
+
+def selection_options(function: _F) -> _F:
+    """Add --select, --exclude and --assume-done."""
+    function = click.option(
+        "--assume-done", is_flag=True, help="Take what selected steps need and is not selected as done."
+    )(function)
+    function = click.option(
+        "--exclude", multiple=True, metavar="SELECTOR", help="Leave these steps out; the same selectors; repeatable."
+    )(function)
+    return click.option(
+        "-s",
+        "--select",
+        multiple=True,
+        metavar="SELECTOR",
+        help="Run only these steps: an id, a glob, tag:x, +id (with all it needs), id+ (with all that needs it).",
+    )(function)
+
+
+def report_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option --report, as `reports: tuple[str, ...]`, which `wanted_reports` reads."""
+    from runner.reports.report_kinds import KINDS
+
+    known = ", ".join(KINDS)
+    return click.option(
+        "--report",
+        "reports",
+        multiple=True,
+        metavar="KIND=PATH",
+        help=f"Write a report ({known}); PATH - is standard output; repeatable.",
+    )(command)
+
+
+Reports = tuple[tuple[str, Path], ...]
+
+
+def wanted_reports(texts: tuple[str, ...], *inputs: Path | None) -> Reports:
+    """Return the kinds and paths; `-` is standard output.
+
+    UsageError if a kind is not known, two reports go to one place, or one would overwrite one of the `inputs`.
+    """
+    reports = tuple(_report(text) for text in texts)
+    taken: set[tuple[object, ...]] = set()
+    for _, path in reports:
+        place = _identity(path)
+        if place in taken and not is_device(path):
+            raise UsageError(f"--report would overwrite {path}, which is another report.")
+        taken.add(place)
+    protect(reports, [path for path in inputs if path is not None])
+    return reports
+
+
+def protect(reports: Reports, files: Iterable[Path]) -> None:
+    """UsageError if a report would overwrite one of these files, under whatever name, or a run's journal."""
+    inputs = {_identity(file) for file in files} if reports else set()
+    for _, path in reports:
+        if _identity(path) in inputs:
+            raise UsageError(f"--report would overwrite {path}, which the plan or the command reads.")
+        if path != STDOUT and any(map(_is_journal, Path(os.path.realpath(path)).parents)):
+            raise UsageError(f"--report would write {path} into the journal of a run.", hint="Name another folder.")
+
+
+def _is_journal(folder: Path) -> bool:
+    """Say whether a folder is that of a run's journal, and not one in which a report is called events.jsonl."""
+    return has_journal(folder) and (not os.access(folder, os.X_OK) or (folder / PLAN).exists())
+
+
+def files_of(plan: Plan) -> frozenset[Path]:
+    """Return every file that a plan was read from: its own, its includes and its SQL files."""
+    return frozenset(Path(file) for file in {plan.file, *_files(plan)} if file)
+
+
+def files_of_recorded(plan: Plan) -> frozenset[Path]:
+    """As `files_of`, for a plan from a record, which does not know its files: as its file is now."""
+    if not plan.file:
+        return frozenset()
+    from runner.lint import read_plan
+    from runner.sql.placeholders import plain_text
+
+    given = {name: plain_text(value) for name, value in plan.values.items()}
+    try:
+        return files_of(read_plan(Path(plan.file), given=given)) | {Path(plan.file)}
+    except JobplanError:
+        return frozenset({Path(plan.file)})
+
+
+def _files(value: object) -> Iterator[str]:
+    if isinstance(value, Position):
+        yield value.file
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield from _files(getattr(value, field.name))
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _files(item)
+    elif isinstance(value, tuple | frozenset):
+        for item in value:
+            yield from _files(item)
+
+
+def _identity(path: Path) -> tuple[object, ...]:
+    try:
+        return identity_of(path)
+    except ValueError as error:
+        raise UsageError(f"--report {path}: {error}.") from None
+
+
+def _report(text: str) -> tuple[str, Path]:
+    from runner.reports.report_kinds import KINDS
+
+    kind, equals, path = text.partition("=")
+    if not equals or not path:
+        raise UsageError(f"--report {text!r} is not KIND=PATH.")
+    if kind not in KINDS:
+        raise UsageError(f"--report knows no kind {kind!r}; it knows {', '.join(KINDS)}.")
+    if path == str(STDOUT):
+        return kind, STDOUT
+    return kind, Path(path) if Path(path) != STDOUT else Path.cwd() / path  # ./- is a file of that name

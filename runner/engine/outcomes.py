@@ -1,0 +1,439 @@
+"""What the end of a worker means: its outcome, its `expect`, and the next state of its step.
+
+Pure, like the scheduler that calls it. An outcome is never guessed. Conditions in SQL are evaluated elsewhere; here
+only their verdict counts. A step whose attempt has ended gets another attempt, another iteration, or its last state.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
+
+from runner.engine import events as ev
+from runner.engine.events import WARNING, AttemptFinished, CancelReason, ErrorDetails, Notice, Outcome
+from runner.engine.ports import WorkerEnd
+from runner.engine.state import BAD, RunState, StepRecord, StepState
+from runner.plan.model import Expect, Step, Value
+from runner.sql.text_traits import TextTraits, nature_of
+
+_QUERY_CANCELED = "57014"
+#: Ways in which somebody stops a worker: a cancel or statement timeout, a terminate, a shutdown of the server.
+_STOPPED = frozenset({_QUERY_CANCELED, "57P01", "57P02", "57P03"})
+#: Seconds by which the server's own timer may be early against its own clock.
+_TIMER_SLACK = 0.005
+#: The server's functions that warn when VACUUM, ANALYZE, REINDEX or CLUSTER leaves an object out: it may not touch it,
+#: gets no lock, finds it gone, or finds that it is of a kind that it cannot treat. Their names are the same in every
+#: language. From PostgreSQL 14 to 18, commands/vacuum.c, analyze.c, cluster.c, indexcmds.c and catalog/index.c.
+_SKIPS = frozenset(
+    {
+        *("vacuum_is_permitted_for_relation", "vacuum_is_relation_owner", "vacuum_open_relation"),
+        *("expand_vacuum_rel", "get_all_vacuum_rels", "vacuum_rel", "analyze_rel"),
+        *("cluster_is_permitted_for_relation", "get_tables_to_cluster", "cluster_multiple_rels", "cluster_rel"),
+        *("ReindexMultipleTables", "ReindexMultipleInternal", "ReindexPartitions", "ReindexRelationConcurrently"),
+        *("reindex_relation", "reindex_index"),
+    }
+)
+#: What a plan says if that is as it should be.
+_MAY_SKIP = "A step that may skip objects says so: expect: {warnings: {max: N}}, or allow_failure."
+_SYSTEM_CATALOGS = "ReindexMultipleTables"
+#: An index that an earlier attempt has left INVALID: REINDEX leaves it out, and it is reported as left behind.
+_UNFINISHED_COPY = re.compile(r"_cc(?:new|old)\d*\b")
+
+
+def skipped(notices: Iterable[Notice], nature: TextTraits) -> ErrorDetails | None:
+    """Return the WARNING by which a maintenance command says that it left an object out, None if there is none.
+
+    REINDEX DATABASE CONCURRENTLY always leaves the system catalogs out before PostgreSQL 16: that is what it is for.
+    """
+    for notice in notices:
+        if notice.severity != WARNING or notice.routine not in _SKIPS:
+            continue
+        if nature.whole_database and notice.routine == _SYSTEM_CATALOGS:
+            continue
+        if not _UNFINISHED_COPY.search(notice.message):
+            return ErrorDetails(
+                message=notice.message, sqlstate=notice.sqlstate, detail=notice.detail, hint=notice.hint or _MAY_SKIP
+            )
+    return None
+
+
+def classify(
+    end: WorkerEnd, *, timeout: float | None, cancelled: CancelReason | None
+) -> tuple[Outcome, ErrorDetails | None]:
+    """Return the outcome of an attempt and what there is to say about it.
+
+    `timeout` is what the server enforced, in seconds; `cancelled` is why jobplan asked the worker to stop, if it did.
+    57014 means a timeout or a cancel, and only our own record tells them apart
+    (pg_background.md#timeouts-are-armed-at-launch).
+    """
+    if end.detached:
+        return Outcome.DETACHED, None
+    if end.proven:
+        return Outcome.SUCCEEDED, None
+    if end.rolled_back:
+        why = f": {end.reason}" if end.reason else ""
+        error = ErrorDetails(message=f"the worker has gone and has not committed, so its transaction did nothing{why}")
+        return _did_nothing(end, cancelled), error
+    if end.lost:
+        why = f": {end.reason}" if end.reason else ""
+        return Outcome.UNKNOWN, ErrorDetails(message=f"the worker has gone and nobody can say what it did{why}")
+    if end.error is not None:
+        return _of_error(end, end.error, timeout=timeout, cancelled=cancelled), end.error
+    return _without_evidence(end, cancelled=cancelled)
+
+
+def _of_error(end: WorkerEnd, error: ErrorDetails, *, timeout: float | None, cancelled: CancelReason | None) -> Outcome:
+    if error.sqlstate not in _STOPPED:
+        return Outcome.FAILED
+    if cancelled is not None:
+        return _stopped_by_us(cancelled)
+    ran_out = error.sqlstate == _QUERY_CANCELED and _ran_out(end, timeout)
+    return Outcome.TIMED_OUT if ran_out else Outcome.CANCELLED
+
+
+def _did_nothing(end: WorkerEnd, cancelled: CancelReason | None) -> Outcome:
+    """Return the outcome of a worker that has certainly not done its work, although it has said no error."""
+    if cancelled is not None:
+        return _stopped_by_us(cancelled)
+    return Outcome.FAILED if end.cancelled_by is None else Outcome.CANCELLED
+
+
+def _stopped_by_us(cancelled: CancelReason) -> Outcome:
+    by_clock = cancelled in (CancelReason.TIMEOUT, CancelReason.RUN_TIMEOUT)
+    return Outcome.TIMED_OUT if by_clock else Outcome.CANCELLED
+
+
+def _ran_out(end: WorkerEnd, timeout: float | None) -> bool:
+    if timeout is None or end.started_at is None or end.finished_at is None:
+        return False
+    return end.finished_at - end.started_at >= timeout - _TIMER_SLACK
+
+
+def _without_evidence(end: WorkerEnd, *, cancelled: CancelReason | None) -> tuple[Outcome, ErrorDetails]:
+    """The worker has gone, and the extension knows of no error: that alone is not success
+    (pg_background.md#completed-is-not-success).
+    """
+    if end.started_at is None:
+        error = ErrorDetails(message="the worker ended before it began with its SQL")
+        return _did_nothing(end, cancelled), error
+    return Outcome.UNKNOWN, ErrorDetails(
+        message="the worker ended without saying how; a setting such as transaction_timeout may have stopped it"
+    )
+
+
+def rows_wanted(step: Step) -> int:
+    """Return how many rows of the result the plan needs to see; their number alone is known without any."""
+    wants_value = step.expect is not None and step.expect.has_value
+    return max(step.capture_rows, 2 if wants_value else 0)
+
+
+def unmet_expectation(step: Step, last: AttemptFinished) -> str | None:
+    """Return what is wrong with the result, or None if it is as expected.
+
+    Rows that were only to be captured and cannot be read are no failure: the work is done, and the record says why.
+    """
+    expect = step.expect
+    if expect is None:
+        return None
+    if not last.command_tag and last.row_count is None and last.result is None:
+        wants_rows = expect.has_value or expect.rows_min is not None or expect.rows_max is not None
+        lost = "it has committed, but what it gave was lost with its session"
+        return lost if wants_rows or expect.judges_warnings else None
+    return (
+        _wrong_warnings(expect, last.warnings or 0)
+        or _wrong_number(expect, last.row_count or 0)
+        or (_wrong_value(expect, last) if expect.has_value else None)
+    )
+
+
+def _wrong_number(expect: Expect, rows: int) -> str | None:
+    return _outside(expect.rows_min, expect.rows_max, rows, "rows")
+
+
+def _wrong_warnings(expect: Expect, warnings: int) -> str | None:
+    return _outside(expect.warnings_min, expect.warnings_max, warnings, "warnings")
+
+
+def _outside(least: int | None, most: int | None, got: int, things: str) -> str | None:
+    if (least is None or got >= least) and (most is None or got <= most):
+        return None
+    if least == most:
+        wanted = f"{least}"
+    elif most is None:
+        wanted = f"at least {least}"
+    elif least is None:
+        wanted = f"at most {most}"
+    else:
+        wanted = f"{least} to {most}"
+    return f"expected {wanted} {things}, got {got}"
+
+
+def _wrong_value(expect: Expect, last: AttemptFinished) -> str | None:
+    result = last.result
+    if result is not None and result.problem is not None:
+        return f"its rows cannot be read: {result.problem}"
+    rows = result.rows if result is not None else ()
+    columns = len(result.columns) if result is not None else 0
+    if len(rows) != 1 or columns != 1:
+        return f"expected one value, got {last.row_count or 0} rows of {columns} columns"
+    (got,) = rows[0]
+    if same_value(expect.value, got):
+        return None
+    return f"expected {_shown(expect.value)}, got {'NULL' if got is None else got}"
+
+
+def same_value(wanted: Value | None, got: str | None) -> bool:
+    """Compare a YAML value with PostgreSQL's text of one: numbers by value, booleans as t and f, the rest as text."""
+    if wanted is None or got is None:
+        return wanted is None and got is None
+    if isinstance(wanted, bool):
+        return got == ("t" if wanted else "f")
+    if isinstance(wanted, str):
+        return wanted == got
+    try:
+        number, other = Decimal(str(wanted)), Decimal(got)
+        # PostgreSQL's NaN equals itself.
+        return number == other or (number.is_nan() and other.is_nan())
+    except InvalidOperation:
+        return False
+
+
+def _shown(value: Value | None) -> str:
+    if value is None:
+        return "NULL"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+#: Seconds before a step of unknown outcome runs again, and how often that may happen without a `retry` of its own.
+UNKNOWN_DELAY = 1.0
+UNKNOWN_ATTEMPTS = 3
+
+
+def settle(state: RunState, record: StepRecord, now: float) -> ev.StepEvent | None:
+    """Return what follows from the end of an attempt, or of all instances; None if conditions come first."""
+    if record.instances is not None:
+        return _of_instances(state, record, now)
+    if record.queue_timed_out:
+        return _failed(record, f"no slot within its queue_timeout of {record.step.queue_timeout:g} s", now)
+    last = record.last
+    if record.gate is not None or last is None:
+        return _not_launched(state, record, now)
+    outcome = _outcome(record, last)
+    if outcome is ev.Outcome.UNKNOWN and record.step.verify is not None:
+        return _settle_unknown(state, record, last, now)
+    if outcome is not ev.Outcome.SUCCEEDED:
+        return _retry_or_end(state, record, last, now)
+    return _after_success(state, record, last, now)
+
+
+def last_word(record: StepRecord, last: ev.AttemptFinished, now: float, *, detail: str = "") -> ev.StepFinished:
+    """Return the last state of a step that has no further attempt; `detail` says why, if its error does not."""
+    if last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.FAIL and not may_still_begin(record):
+        return _check_failed(record, now)
+    final = StepState(_outcome(record, last).value)
+    if final is StepState.SUCCEEDED:
+        done = record.iteration if record.tries else record.iteration - 1
+        message = f"stopped after {done} of at most {_iterations(record)} iterations"
+        return ev.StepFinished(
+            at=now, step=record.key, state=StepState.CANCELLED, error=ev.ErrorDetails(message=message)
+        )
+    error = _error(record, last)
+    if detail:
+        error = replace(error or ev.ErrorDetails(message=f"the attempt is {final}"), detail=detail)
+    return _finished(record, final, error, now)
+
+
+def not_begun(record: StepRecord, now: float) -> ev.StepFinished:
+    """Return the last state of a step that somebody has asked to stop while it had no worker."""
+    before = "it was begun" if record.last is None else f"attempt {record.attempt + 1}"
+    failure = record.last.error if record.last is not None else None
+    after = f", which was to come after: {failure.message}" if failure is not None else ""
+    error = ev.ErrorDetails(message=f"{record.cancelled_by} asked for its end before {before}{after}")
+    return ev.StepFinished(at=now, step=record.key, state=StepState.CANCELLED, error=error)
+
+
+def _error(record: StepRecord, last: ev.AttemptFinished) -> ev.ErrorDetails | None:
+    """Return the attempt's error; that `verify` could not settle it is a detail of it."""
+    if last.outcome is not ev.Outcome.UNKNOWN or record.check_error is None:
+        return last.error
+    error = last.error or ev.ErrorDetails(message="nothing proves what the worker did")
+    return replace(error, detail=error.detail or record.check_error.message)
+
+
+def _after_success(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent | None:
+    """The work is committed; see whether it is what the plan wants. No attempt follows if it is not."""
+    problem = last.skipped or unmet_expectation(record.step, last)
+    if problem is not None:
+        error = ev.ErrorDetails(message=problem) if isinstance(problem, str) else problem
+        return _finished(record, StepState.FAILED, error, now, committed=_has_committed(record))
+    repeat = record.step.repeat
+    if repeat is not None and repeat.until_sql is None and last.row_count != 0:
+        return _repeat(state, record, last, now)
+    if record.verdict is None and _has_conditions_after(record):
+        return None
+    if record.verdict is ev.Verdict.AGAIN:
+        return _repeat(state, record, last, now)
+    if record.verdict in (ev.Verdict.FAIL, ev.Verdict.ERROR):
+        return _check_failed(record, now, committed=_has_committed(record))
+    return _finished(record, StepState.SUCCEEDED, None, now)
+
+
+def _has_committed(record: StepRecord) -> bool:
+    """Say whether the worker, which succeeded, has committed anything: a text that only reads has not."""
+    return not nature_of(record.step.sql.text).only_reads
+
+
+def _not_launched(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:
+    """Conditions stood in the way of a launch, whose slots are free again, or there are no items to be had.
+
+    A false `if` skips the step. Before a later iteration it ends the loop, whose work so far is a success; before a
+    further attempt the failure that asked for it stays the step's last word. An unmet precondition is a failure of the
+    step, and is tried again as `retry` says.
+    """
+    if record.gate is None:
+        return _check_failed(record, now)
+    if record.gate is not ev.Verdict.SKIP:
+        return _retry_gate(state, record, now)
+    if record.tries and record.last is not None:
+        return last_word(record, record.last, now, detail="not tried again: if is false")
+    if record.iteration > 1:
+        because = f"if is false: stopped after {record.iteration - 1} iterations"
+        return _finished(record, StepState.SUCCEEDED, None, now, because=because)
+    return ev.StepSkipped(at=now, step=record.key, reason=ev.SkipReason.CONDITION, because="if is false")
+
+
+def _retry_gate(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:
+    retry = record.step.retry
+    sqlstate = record.gate_error.sqlstate if record.gate_error is not None else None
+    wanted = not retry.on or sqlstate in retry.on
+    if not wanted or state.stopping or record.cancelled_by is not None or _used_up(record):
+        return _finished(record, StepState.FAILED, record.gate_error, now)
+    until = now + retry.delay_before(record.tries + record.refused + 1)
+    return ev.StepRetrying(
+        at=now, step=record.key, next_attempt=record.attempt + 1, until=until, error=record.gate_error
+    )
+
+
+def _used_up(record: StepRecord) -> bool:
+    """Say whether the iteration has no further attempt; a launch that a precondition prevented counts as one."""
+    return record.tries + record.refused >= record.step.retry.max_attempts
+
+
+def _has_conditions_after(record: StepRecord) -> bool:
+    step = record.step
+    until = step.repeat is not None and step.repeat.until_sql is not None
+    return until or step.verify is not None or (step.expect is not None and step.expect.sql is not None)
+
+
+def _repeat(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent:
+    repeat = record.step.repeat
+    if repeat is None or record.iteration >= repeat.max_iterations:
+        return _failed(record, f"not done after max_iterations ({_iterations(record)})", now)
+    if state.stopping or record.cancelled_by is not None:
+        return last_word(record, last, now)
+    return ev.StepRepeating(at=now, step=record.key, next_iteration=record.iteration + 1, until=now + repeat.pause)
+
+
+def _iterations(record: StepRecord) -> int:
+    return record.step.repeat.max_iterations if record.step.repeat is not None else 1
+
+
+def _settle_unknown(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent | None:
+    """`verify` says what the worker did. If it cannot, the outcome stays unknown; an idempotent step runs again."""
+    if record.verdict is None:
+        return None
+    if record.verdict is ev.Verdict.PROCEED:
+        return _finished(record, StepState.SUCCEEDED, None, now)
+    if may_still_begin(record) and not record.step.idempotent:
+        return _finished(record, StepState.UNKNOWN, _error(record, last), now)
+    return _retry_or_end(state, record, last, now)
+
+
+def may_still_begin(record: StepRecord) -> bool:
+    """Say whether the worker was never seen: then a `verify` that is false does not mean that it has done nothing."""
+    return record.worker is None and record.lost
+
+
+def _retry_or_end(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent:
+    by_us = record.cancel_reason not in (None, ev.CancelReason.TIMEOUT)
+    asked_to_stop = by_us or record.cancelled_by is not None or last.cancelled_by is not None
+    delay = None if state.stopping or asked_to_stop else _retry_delay(record, last)
+    if delay is None:
+        return last_word(record, last, now)
+    return ev.StepRetrying(at=now, step=record.key, next_attempt=record.attempt + 1, until=now + delay)
+
+
+def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
+    """Return the seconds before the next attempt, or None if there is none."""
+    retry = record.step.retry
+    if last.outcome is ev.Outcome.UNKNOWN:
+        again = record.step.idempotent and record.tries < max(retry.max_attempts, UNKNOWN_ATTEMPTS)
+        return max(UNKNOWN_DELAY, retry.delay_before(record.tries + 1)) if again else None
+    if _used_up(record):
+        return None
+    outcome = _outcome(record, last)
+    if outcome is ev.Outcome.TIMED_OUT:
+        wanted = not retry.on or "timeout" in retry.on
+    else:
+        sqlstate = last.error.sqlstate if last.error else None
+        wanted = outcome is ev.Outcome.FAILED and (not retry.on or sqlstate in retry.on)
+    return retry.delay_before(record.tries + record.refused + 1) if wanted else None
+
+
+def _outcome(record: StepRecord, last: ev.AttemptFinished) -> ev.Outcome:
+    """Return how the attempt ended; a cancel by the second line is a timeout, and nothing else."""
+    overdue = record.cancel_reason is ev.CancelReason.TIMEOUT and last.outcome is ev.Outcome.CANCELLED
+    return ev.Outcome.TIMED_OUT if overdue else last.outcome
+
+
+def _of_instances(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:
+    """A step with instances is as good as the worst of them; without any it had nothing to do."""
+    states = {state.records[key].state for key in record.instances or ()}
+    if not states & BAD and any(_was_drained(state.records[key]) for key in record.instances or ()):
+        return ev.StepSkipped(
+            at=now, step=record.key, reason=ev.SkipReason.DRAINED, because="not all of its instances were run"
+        )
+    final = next((bad for bad in _WORST_FIRST if bad in states), StepState.SUCCEEDED)
+    return ev.StepFinished(at=now, step=record.key, state=final)
+
+
+_WORST_FIRST = (
+    StepState.UNKNOWN,
+    StepState.FAILED,
+    StepState.TIMED_OUT,
+    StepState.CANCELLED,
+    StepState.FAILED_ALLOWED,
+    StepState.DETACHED,
+)
+
+
+def _was_drained(record: StepRecord) -> bool:
+    return record.skip is not None and record.skip.reason is ev.SkipReason.DRAINED
+
+
+def _check_failed(record: StepRecord, now: float, *, committed: bool = False) -> ev.StepFinished:
+    return _finished(record, StepState.FAILED, record.check_error, now, committed=committed)
+
+
+def _failed(record: StepRecord, message: str, now: float) -> ev.StepFinished:
+    return _finished(record, StepState.FAILED, ev.ErrorDetails(message=message), now)
+
+
+def _finished(
+    record: StepRecord,
+    final: StepState,
+    error: ev.ErrorDetails | None,
+    now: float,
+    *,
+    because: str | None = None,
+    committed: bool = False,
+) -> ev.StepFinished:
+    allow = record.step.allow_failure
+    allowed = allow is not None and allow.allows(error.sqlstate if error else None)
+    if allowed and final in (StepState.FAILED, StepState.TIMED_OUT):
+        final = StepState.FAILED_ALLOWED
+    return ev.StepFinished(
+        at=now, step=record.key, state=final, error=error, because=because, committed=committed or None
+    )

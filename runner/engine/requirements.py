@@ -1,0 +1,101 @@
+"""What a plan requires of the server before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from runner.engine.ports import Gateway, Query, ServerInfo
+from runner.errors import RequirementsUnmetError, RunSkippedError
+from runner.plan.model import Otherwise, Plan, Requires, Value
+from runner.plan.version_ranges import version_fits
+from runner.sql.placeholders import quote_literal, render
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unmet:
+    """A requirement that is not met. Not `certain`: it could not be evaluated, so the run is never skipped for it."""
+
+    sentence: str
+    certain: bool = True
+
+
+async def check_requirements(plan: Plan, info: ServerInfo, gateway: Gateway, values: Mapping[str, Value]) -> None:
+    """Return if the server meets the plan's `requires`. `values` are what SQL may name.
+
+    RequirementsUnmetError, with every requirement that is not met, if it does not; RunSkippedError if the plan says
+    `otherwise: skip` and every one of them could be evaluated.
+    """
+    unmet = [one async for one in _unmet(plan, info, gateway, values)]
+    if not unmet:
+        return
+    sentences = "; ".join(one.sentence for one in unmet)
+    if is_skipped(plan.requires, unmet):
+        raise RunSkippedError(f"skipped, nothing was started: {sentences} (requires: otherwise: skip).")
+    raise RequirementsUnmetError(f"the server is not as the plan requires it: {sentences}")
+
+
+def is_skipped(requires: Requires, unmet: list[Unmet]) -> bool:
+    """Say whether these unmet requirements end the run as one that is skipped."""
+    return requires.otherwise is Otherwise.SKIP and bool(unmet) and all(one.certain for one in unmet)
+
+
+async def _unmet(plan: Plan, info: ServerInfo, gateway: Gateway, values: Mapping[str, Value]) -> AsyncIterator[Unmet]:
+    requires = plan.requires
+    for sentence in unmet_by_server(requires, info):
+        yield Unmet(sentence=sentence)
+    if requires.role:
+        member = f"SELECT pg_catalog.pg_has_role({quote_literal(requires.role)}, 'member')"
+        if await _holds(gateway, member) is not True:
+            yield Unmet(sentence=not_a_member(info.user, requires.role))
+    for check in requires.preconditions:
+        answer = await _holds(gateway, render(check.sql.text, values))
+        if isinstance(answer, str):
+            yield Unmet(sentence=f"{check.message} ({answer})", certain=False)
+        elif not answer:
+            yield Unmet(sentence=check.message)
+
+
+class _Server(Protocol):
+    """What requirements ask of a server's description."""
+
+    @property
+    def version(self) -> str: ...
+    @property
+    def extension_version(self) -> str | None: ...
+    @property
+    def database(self) -> str: ...
+    @property
+    def standby(self) -> bool: ...
+
+
+def unmet_by_server(requires: Requires, server: _Server) -> Iterator[str]:
+    """Yield a sentence for each requirement that the server's own description does not meet."""
+    if requires.databases and server.database not in requires.databases:
+        yield f'database is "{server.database}", required is {" or ".join(requires.databases)}'
+    if requires.server_version and not version_fits(server.version, requires.server_version):
+        yield f"server_version is {server.version}, required is {requires.server_version}"
+    if requires.extension_version:
+        if not server.extension_version:
+            missing = f'the extension pg_background is not in database "{server.database}"'
+            yield f"{missing}, required is extension_version {requires.extension_version}"
+        elif not version_fits(server.extension_version, requires.extension_version):
+            yield f"extension_version is {server.extension_version}, required is {requires.extension_version}"
+    if requires.standby is not None and server.standby is not requires.standby:
+        yield "the server is no standby" if requires.standby else "the server is a standby"
+
+
+def not_a_member(user: str, role: str) -> str:
+    """Return the sentence for a role that the session's role is not a member of."""
+    return f'"{user}" is not a member of the role "{role}"'
+
+
+async def _holds(gateway: Gateway, sql: str) -> bool | str:
+    """Return what the condition says, or in words why it says nothing. NULL is not true."""
+    result = await gateway.query(Query(sql=sql))
+    if result.error is not None:
+        return result.error.message
+    if not result.boolean or len(result.rows) != 1:
+        return "the condition does not give one boolean"
+    return result.rows[0][0] == "t"

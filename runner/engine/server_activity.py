@@ -1,0 +1,387 @@
+"""What runs on a server now, as data: runs, their runners' sessions, their workers, and which waits for which.
+
+It is read from the server, so it also holds for runs whose runner was killed, or is on another machine. Names and
+labels there are claims; where a record knows a worker by its pid and backend_start (`KnownWorkers`), that counts.
+Times are seconds since the epoch on the server's clock.
+
+`LockWaits` is pure: `look` takes the result of one look and returns events. A worker that takes thousands of locks one
+after the other must not fill the journal, so a wait is recorded only once it has lasted `FIRST` seconds, and each
+further wait of the same attempt only once it has lasted twice as long as the previous one, up to `LONGEST`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runner.engine import events as ev
+from runner.engine.events import Worker
+from runner.engine.state import HOLDING, RunState, StepState
+from runner.errors import UsageError
+from runner.identity import Claim, WorkerLabel, has_name_of, is_of_step, runner_name, step_of
+from runner.sql.placeholders import quote_literal
+
+#: How a text begins to catch what a cancel, a timeout and a terminate raise in a worker (57014), and a loop.
+_CATCHES = re.compile(
+    r"\bwhen\b[\w\s']*?(?:query_canceled|operator_intervention|sqlstate\s*'570(?:14|00)')", re.IGNORECASE
+)
+_LOOP = re.compile(r"\bloop\b", re.IGNORECASE)
+#: Seconds from which on the silence of a runner's sessions is worth telling.
+SILENT_FROM = 10.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Other:
+    """A session at the other end of a lock that is waited for.
+
+    `lock` is what is waited for (`ShareLock on orders`). `seconds` is how long its transaction has been open; None and
+    empty texts: this role may not see it, or it is a prepared transaction, whose pid is 0.
+    """
+
+    pid: int
+    name: str = ""
+    user: str = ""
+    state: str = ""
+    query: str = ""
+    lock: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What one of the server's pg_stat_progress_ views says; `total` 0: it says no total."""
+
+    command: str
+    phase: str
+    relation: str = ""
+    done: int = 0
+    total: int = 0
+    unit: str = "blocks"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reported:
+    """What a step has told of its own progress, with pg_background_report_progress; only its launcher can read it."""
+
+    percent: int
+    message: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownWorkers:
+    """What records know of workers: each one's label by its identity, labels of those that may live, and each run's
+    roles.
+
+    A worker that the record has not seen is found by its name where its text does not say what it is.
+    """
+
+    by_identity: Mapping[Worker, WorkerLabel] = field(default_factory=dict)
+    under_way: tuple[WorkerLabel, ...] = ()
+    roles: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, run: str, state: RunState, roles: Iterable[str] = ()) -> KnownWorkers:
+        """Return what a run's record knows."""
+        by_identity: dict[Worker, WorkerLabel] = {}
+        under_way: list[WorkerLabel] = []
+        for record in state.records.values():
+            label = WorkerLabel(
+                run=run,
+                plan=state.plan.name,
+                step=record.key,
+                attempt=record.attempt,
+                on_finish=str(record.step.on_finish),
+                timeout=record.timeout,
+                in_finally=record.in_finally,
+            )
+            if record.worker is not None:
+                by_identity[record.worker] = label
+            if record.state in HOLDING or record.state is StepState.DETACHED:
+                under_way.append(label)
+        known = frozenset(role for role in roles if role)
+        return cls(by_identity=by_identity, under_way=tuple(under_way), roles={run: known} if known else {})
+
+    def __or__(self, other: KnownWorkers) -> KnownWorkers:
+        """Return what both know."""
+        roles = {run: self.roles.get(run, frozenset()) | other.roles.get(run, frozenset()) for run in self.roles}
+        return KnownWorkers(
+            by_identity={**self.by_identity, **other.by_identity},
+            under_way=(*self.under_way, *(label for label in other.under_way if label not in self.under_way)),
+            roles={**other.roles, **roles},
+        )
+
+    def label_of(self, worker: Worker, text: str) -> WorkerLabel | None:
+        """Return the label of a worker with this text, if it is known: the record's, else the one in the text."""
+        known = self.by_identity.get(worker)
+        label = known or WorkerLabel.from_query(text)
+        claim = Claim.from_query(text)
+        if label is not None or (text and claim is None):
+            return label
+        name = worker.application_name
+        found = [
+            one
+            for one in self.under_way
+            if (
+                has_name_of(name, one.run, one.step)
+                if claim is None or claim.step is None
+                else claim.run == one.run and is_of_step(claim.step, one.step)
+            )
+        ]
+        return found[0] if len(found) == 1 else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveWorker:
+    """A worker on the server. Without `visible` this role sees its name and pid only.
+
+    `label` is the record's, else the one in the worker's text. `foreign`: its role is none of the run's, so that what
+    it says of itself is not believed.
+    """
+
+    worker: Worker
+    run: str
+    database: str
+    user: str
+    visible: bool = True
+    foreign: bool = False
+    label: WorkerLabel | None = None
+    started_at: float | None = None
+    state: str = ""
+    wait: str = ""
+    query: str = ""
+    progress: Progress | None = None
+    reported: Reported | None = None
+    blocked_by: tuple[Other, ...] = ()
+    blocks: tuple[Other, ...] = ()
+
+    @property
+    def step(self) -> str:
+        """The step's id: from the label, else what is left of it in the name."""
+        return self.label.step if self.label is not None else step_of(self.worker.application_name)
+
+    @property
+    def detached(self) -> bool:
+        """Say whether its step may go on without the run; not known is no."""
+        return self.label is not None and self.label.on_finish == "detach"
+
+    @property
+    def deadline(self) -> float | None:
+        """The moment at which the server ends it; None: it does not, or nobody knows."""
+        if self.label is None or self.label.timeout is None or self.started_at is None:
+            return None
+        return self.started_at + self.label.timeout
+
+    def is_worker_of(self, run: str, step: str) -> bool:
+        """Say whether it says that it works for this very step: its label counts more than its name."""
+        if self.label is not None:
+            return self.label.run == run and is_of_step(self.label.step, step)
+        return has_name_of(self.worker.application_name, run, step)
+
+    @property
+    def catches_cancel(self) -> bool:
+        """Say whether its text, as far as the server shows it, catches a cancel in a loop: nothing may end it then."""
+        return _LOOP.search(self.query) is not None and _CATCHES.search(self.query) is not None
+
+    def is_of(self, step: str) -> bool:
+        """Say whether it works for this step, or for an instance of it."""
+        return self.is_worker_of(self.run, step) or self.step == step or self.step.startswith(f"{step}[")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunnerSession:
+    """A session that a run's runner has; `host` is empty where it came through a socket.
+
+    `heard_at` is when the server last heard of the runner there; None: this role may not see it.
+    """
+
+    pid: int
+    host: str = ""
+    started_at: float | None = None
+    heard_at: float | None = None
+    user: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveRun:
+    """What is left of a run on the server."""
+
+    run: str
+    database: str
+    runner: tuple[RunnerSession, ...] = ()
+    workers: tuple[LiveWorker, ...] = ()
+
+    @property
+    def plan(self) -> str:
+        """The plan's name, if a worker tells it."""
+        return next((worker.label.plan for worker in self.workers if worker.label is not None), "")
+
+    @property
+    def alive(self) -> bool:
+        """Say whether its runner has a session on the server."""
+        return bool(self.runner)
+
+    def silence(self, now: float) -> float | None:
+        """Return for how many seconds its runner has been silent; None if it is not, or nobody can say.
+
+        A living runner looks at its workers every second, so this one is held up, or its machine has gone and the
+        server has not noticed.
+        """
+        if not self.runner or any(session.heard_at is None for session in self.runner):
+            return None
+        seconds = now - max(session.heard_at or 0.0 for session in self.runner)
+        return seconds if seconds >= SILENT_FROM else None
+
+    @property
+    def orphans(self) -> tuple[LiveWorker, ...]:
+        """The workers that a runner ought to wait for, and that have none."""
+        return () if self.alive else tuple(one for one in self.workers if not one.detached and not one.foreign)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Activity:
+    """One look at a server. `sees_all`: this role may see the texts of everybody's workers.
+
+    On a `standby` nothing runs, and what its primary runs is not seen.
+    """
+
+    at: float
+    version: str
+    database: str
+    user: str
+    sees_all: bool
+    runs: tuple[LiveRun, ...] = ()
+    standby: bool = False
+    #: How many workers of pg_background say nothing of a run, and are known to no record that was read.
+    others: int = 0
+
+
+#: Why nothing is seen on a standby.
+ON_A_STANDBY = "This server is a standby, and runs live on its primary (target_session_attrs=primary in --dsn)."
+
+
+def end_sessions(run: str) -> str:
+    """Return the SQL that ends what the server still has of a runner whose machine is gone."""
+    name = quote_literal(runner_name(run)).lstrip()
+    return f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {name};"  # noqa: S608 - a literal
+
+
+def find_run(runs: Sequence[LiveRun], wanted: str, *, otherwise: str = "Nothing of jobplan lives there.") -> LiveRun:
+    """Return the run whose id is `wanted` or begins with it.
+
+    UsageError, naming the runs that are there, if it is none or more than one; `otherwise` is what it says if none is
+    there.
+    """
+    found = [run for run in runs if run.run == wanted] or [run for run in runs if run.run.startswith(wanted)]
+    if len(found) == 1:
+        return found[0]
+    there = ", ".join(run.run for run in (found or runs))
+    if found:
+        raise UsageError(f"{wanted!r} begins more than one run that lives on the server: {there}.")
+    hint = f"There are: {there}." if runs else otherwise
+    raise UsageError(f"no run {wanted!r} lives on the server.", hint=hint)
+
+
+#: Seconds after which the first wait of an attempt is recorded, and the most that later ones must last.
+FIRST = 1.0
+LONGEST = 64.0
+#: Seconds by which the start of one and the same wait may seem to differ between two looks.
+_TOLERANCE = 1.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Watched:
+    """What is known of one attempt: the wait that is recorded and not over, and how long the next one must last."""
+
+    attempt: int
+    open: ev.AttemptBlocked | None = None
+    threshold: float = FIRST
+    told_at: float = 0.0
+
+
+class LockWaits:
+    """Remembers, for each step with a worker, what is recorded of its waits."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+        self._watched: dict[str, _Watched] = {}
+
+    def look(self, waits: Mapping[ev.Identity, ev.LockWait], now: float) -> list[ev.AttemptEvent]:
+        """Return what one look at the workers is worth: `waits` has those that wait for a lock."""
+        if not waits and not self._watched:
+            return []
+        events: list[ev.AttemptEvent] = []
+        for key in self._state.active:
+            record = self._state.records[key]
+            if record.worker is None:
+                continue
+            wait = waits.get((record.worker.pid, record.worker.backend_start))
+            watched = self._watched.get(key)
+            if watched is None or watched.attempt != record.attempt:
+                if wait is None:
+                    continue
+                watched = self._watched[key] = _Watched(attempt=record.attempt)
+            events += _changes(key, watched, wait, now)
+        return events
+
+    def end(self, finished: ev.AttemptFinished) -> list[ev.AttemptEvent]:
+        """Return the end of a wait that ends because its worker has; a detached worker may go on waiting."""
+        watched = self._watched.pop(finished.step, None)
+        if watched is None or watched.open is None or watched.attempt != finished.attempt:
+            return []
+        return [] if finished.outcome is ev.Outcome.DETACHED else [_over(watched, finished.at, ended=finished.at)]
+
+
+def _changes(key: str, watched: _Watched, wait: ev.LockWait | None, now: float) -> list[ev.AttemptEvent]:
+    events: list[ev.AttemptEvent] = []
+    if watched.open is not None and (wait is None or not _is_same(watched.open, wait, now)):
+        events.append(_over(watched, now, ended=now if wait is None else now - wait.seconds))
+    if wait is None:
+        return events
+    if watched.open is not None:
+        others = {one.pid for one in watched.open.by} != {one.pid for one in wait.by}
+        due = others and now - watched.told_at >= watched.threshold
+    else:
+        due = wait.seconds >= watched.threshold
+    if due:
+        watched.open = ev.AttemptBlocked(
+            at=now,
+            step=key,
+            attempt=watched.attempt,
+            mode=wait.mode,
+            lock=wait.lock,
+            relation=wait.relation,
+            by=wait.by,
+            waiting_since=now - wait.seconds if watched.open is None else watched.open.waiting_since,
+            seconds=_ms(wait.seconds),
+        )
+        watched.told_at = now
+        watched.threshold = min(LONGEST, 2 * watched.threshold)
+        events.append(watched.open)
+    return events
+
+
+def _is_same(blocked: ev.AttemptBlocked, wait: ev.LockWait, now: float) -> bool:
+    began = now - wait.seconds
+    lock = (blocked.mode, blocked.lock, blocked.relation) == (wait.mode, wait.lock, wait.relation)
+    return lock and began <= blocked.waiting_since + _TOLERANCE
+
+
+def _over(watched: _Watched, now: float, *, ended: float) -> ev.AttemptUnblocked:
+    blocked, watched.open = watched.open, None
+    if blocked is None:
+        raise ValueError("no wait is open")
+    return ev.AttemptUnblocked(
+        at=now,
+        step=blocked.step,
+        attempt=blocked.attempt,
+        mode=blocked.mode,
+        lock=blocked.lock,
+        relation=blocked.relation,
+        by=blocked.by,
+        seconds=_ms(max(blocked.seconds, ended - blocked.waiting_since)),
+    )
+
+
+def _ms(seconds: float) -> float:
+    return round(seconds, 3)

@@ -1,0 +1,361 @@
+"""The scheduler on a virtual clock: what a plan would do, given how long each attempt takes and how it ends.
+
+It serves the dry run's schedule and the property tests. A script says what the simulated server does. It is also the
+shortest statement of what a loop owes the scheduler:
+
+1. `decide` is called again after everything that happens, and no later than `wake_at`.
+2. Its events are applied in order, its commands performed in order; then it is called again, at the same moment, until
+   it gives neither.
+3. A command gives its event at once: Launch an AttemptLaunching (or, in its place, a StepSkipped: condition), Cancel
+   an AttemptCancelRequested, Detach an AttemptDetachRequested, Evaluate a StepChecking. Nothing is decided between two
+   commands of one decision.
+4. Every AttemptLaunching is followed by exactly one of AttemptDeferred, AttemptFinished and StepSkipped, whatever else
+   happens: a cancel or a detach may come too late, and then the attempt ends as it would have.
+5. Every StepChecking is followed by exactly one StepChecked, or StepExpanded, whatever else happens.
+6. Events never go back in time.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from runner.engine import events as ev
+from runner.engine.fold import apply
+from runner.engine.for_each_items import queried_items
+from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
+from runner.engine.scheduler import Decision, decide, exit_code
+from runner.engine.state import RunState, StepRecord, concerned, initial_state
+from runner.plan.model import Plan, Step
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptScript:
+    """What one attempt will do. Times are seconds.
+
+    `launch` passes before the server gives a worker or refuses one; the worker then takes `duration`, unless its
+    timeout ends it before, or a cancel does, which it heeds after `cancel_latency`. With `seen` false it is over
+    before anybody has seen it run. With `skip` the step's condition turns out to be false instead. A success gives
+    `row_count` rows, of which `result` shows some.
+    """
+
+    duration: float
+    outcome: ev.Outcome = ev.Outcome.SUCCEEDED
+    sqlstate: str | None = None
+    launch: float = 0.0
+    cancel_latency: float = 0.0
+    seen: bool = True
+    skip: bool = False
+    heeds_timeout: bool = True
+    row_count: int | None = 0
+    result: ev.Rows | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckScript:
+    """What the conditions of one phase will say, `duration` seconds after they were asked.
+
+    Items are the `rows` of a query, unless the verdict is ERROR.
+    """
+
+    duration: float = 0.0
+    verdict: ev.Verdict = ev.Verdict.PROCEED
+    rows: ev.Rows = field(default_factory=ev.Rows)
+
+
+#: Script an attempt of a step by its number; the step of an instance has the instance's id.
+Attempts = Callable[[Step, int], AttemptScript]
+#: Script the evaluation of a phase after a number of attempts, 0 before the first.
+Checks = Callable[[Step, ev.CheckPhase, int], CheckScript]
+
+
+def all_hold(_: Step, __: ev.CheckPhase, ___: int) -> CheckScript:
+    """Say that conditions hold and that queries give no items: there is no server to ask."""
+    return CheckScript()
+
+
+def checked(record: StepRecord, phase: ev.CheckPhase, script: CheckScript, at: float) -> ev.StepEvent:
+    """Return the event that an evaluation ends with."""
+    if phase is ev.CheckPhase.ITEMS and script.verdict is not ev.Verdict.ERROR:
+        items = queried_items(record.step, script.rows.columns, script.rows.rows)
+        return ev.StepExpanded(at=at, step=record.key, items=items)
+    wrong = script.verdict in (ev.Verdict.FAIL, ev.Verdict.ERROR)
+    error = ev.ErrorDetails(message=f"scripted {phase} {script.verdict}") if wrong else None
+    return ev.StepChecked(at=at, step=record.key, phase=phase, verdict=script.verdict, error=error)
+
+
+def finished(record: StepRecord, outcome: ev.Outcome, script: AttemptScript, at: float) -> ev.AttemptFinished:
+    """Return the event that an attempt ends with."""
+    failed, succeeded = outcome is ev.Outcome.FAILED, outcome is ev.Outcome.SUCCEEDED
+    return ev.AttemptFinished(
+        at=at,
+        step=record.key,
+        attempt=record.attempt,
+        outcome=outcome,
+        error=ev.ErrorDetails(message="scripted", sqlstate=script.sqlstate) if failed else None,
+        row_count=script.row_count if succeeded else None,
+        result=script.result if succeeded else None,
+    )
+
+
+def run_started(plan: Plan, at: float) -> ev.RunStarted:
+    """Return the event that a simulated run begins with."""
+    return ev.RunStarted(
+        at=at,
+        jobplan="",
+        plan=plan.name,
+        file=plan.file,
+        sha256="",
+        host="",
+        os_pid=0,
+        server="",
+        extension="",
+        database="",
+        user="",
+        slots=plan.budget.slots,
+        steps=len(plan.steps) + len(plan.finally_),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Simulation:
+    """A run that has ended: its events in order, its last state, and how many seconds it took."""
+
+    events: tuple[ev.Event, ...]
+    state: RunState
+    makespan: float
+
+
+_SOMEBODY = "somebody@simulated"
+
+#: Called after each event that was applied and after each decision that was taken, with the state as it then is.
+Watcher = Callable[[RunState, ev.Event | Decision], None]
+
+
+def simulate(
+    plan: Plan,
+    *,
+    durations: Attempts,
+    checks: Checks = all_hold,
+    capacity: Callable[[float], int] | None = None,
+    start: float = 0.0,
+    interrupts: Sequence[float] = (),
+    cancels: Sequence[tuple[float, str | None]] = (),
+    not_selected: Collection[str] = (),
+    history: Sequence[ev.Event] = (),
+    watch: Watcher | None = None,
+) -> Simulation:
+    """Run the plan on a virtual clock that begins at `start` seconds.
+
+    `durations` scripts each attempt of each step, `checks` what its conditions say; `capacity` tells how many workers
+    the server has for this run at a given moment (as many as are asked for, if it is None). At `interrupts` somebody
+    presses Ctrl-C; at `cancels` somebody asks for a step, or for all of the run, to be stopped; steps that are
+    `not_selected` are skipped at once. `history` is what has happened to the run before, if it is not to begin: its
+    last event is a RunResumed, at which the clock goes on. RuntimeError if the scheduler does not come to an end.
+    """
+    simulator = _Simulator(plan, durations=durations, checks=checks, capacity=capacity, start=start, watch=watch)
+    return simulator.run(interrupts, cancels, not_selected, history)
+
+
+class _Simulator:
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        durations: Attempts,
+        checks: Checks,
+        capacity: Callable[[float], int] | None,
+        start: float,
+        watch: Watcher | None,
+    ) -> None:
+        self._plan = plan
+        self._durations = durations
+        self._checks = checks
+        self._capacity = capacity
+        self._start = start
+        self._now = start
+        self._watch = watch
+        self._state = initial_state(plan)
+        self._events: list[ev.Event] = []
+        #: What will happen: moment, a number that keeps equal moments in order, and what to do then.
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._number = 0
+        self._scripts: dict[tuple[str, int], AttemptScript] = {}
+        #: What was evaluated: phase of a step after so many attempts, and launches that its conditions prevented. It is
+        #: evaluated once, unless the launch that followed was deferred, or its slots were given to another step.
+        self._evaluated: set[tuple[str, int, ev.CheckPhase, int, bool]] = set()
+        #: Attempts whose worker lives, and until when: also those that were detached.
+        self._workers: dict[tuple[str, int], float] = {}
+
+    def run(
+        self,
+        interrupts: Sequence[float],
+        cancels: Sequence[tuple[float, str | None]],
+        not_selected: Collection[str],
+        history: Sequence[ev.Event],
+    ) -> Simulation:
+        if history:
+            self._take_up(history)
+        else:
+            self._emit(run_started(self._plan, self._start))
+        for moment in interrupts:
+            self._at(moment, lambda: self._emit(ev.RunInterrupted(at=self._now, signal=2)))
+        for moment, step in cancels:
+            self._at(moment, partial(self._ask_for_the_end, step))
+        for key in not_selected:
+            self._emit(ev.StepSkipped(at=self._now, step=key, reason=ev.SkipReason.NOT_SELECTED))
+        while True:
+            decision = self._settle()
+            if decision.over:
+                break
+            self._wait(decision.wake_at)
+        states = {key: str(record.state) for key, record in self._state.records.items()}
+        self._emit(ev.RunFinished(at=self._now, exit_code=exit_code(self._state), steps=states))
+        return Simulation(events=tuple(self._events), state=self._state, makespan=self._now - self._start)
+
+    def _ask_for_the_end(self, step: str | None) -> None:
+        if step is None:
+            self._emit(ev.RunCancelled(at=self._now, by=_SOMEBODY))
+        for key in concerned(self._state, step) if step is not None else ():
+            self._emit(ev.StepCancelRequested(at=self._now, step=key, by=_SOMEBODY))
+
+    def _take_up(self, history: Sequence[ev.Event]) -> None:
+        for event in history:
+            apply(self._state, event)
+        self._start = self._now = history[-1].at
+        for record in map(self._state.records.__getitem__, self._state.active):
+            self._scripts[record.key, record.attempt] = self._durations(record.step, record.attempt)
+            self._start_worker(record, self._scripts[record.key, record.attempt])
+
+    def _settle(self) -> Decision:
+        """Ask until nothing more follows at this moment."""
+        for _ in range(20 + 10 * (len(self._plan.steps) + len(self._plan.finally_))):
+            decision = decide(self._state, self._now)
+            if self._watch is not None:
+                self._watch(self._state, decision)
+            for event in decision.events:
+                self._emit(event)
+            for command in decision.commands:
+                self._perform(command)
+            if not decision.events and not decision.commands:
+                return decision
+        raise RuntimeError(f"the scheduler does not come to rest at {self._now}")
+
+    def _wait(self, wake_at: float | None) -> None:
+        if wake_at is not None and wake_at <= self._now:
+            raise RuntimeError(f"the scheduler wants to be woken at {wake_at}, which is past at {self._now}")
+        if self._agenda and (wake_at is None or self._agenda[0][0] <= wake_at):
+            moment, _, happen = heapq.heappop(self._agenda)
+            self._now = max(self._now, moment)
+            happen()
+        elif wake_at is not None:
+            self._now = wake_at
+        else:
+            raise RuntimeError(f"the run is not over at {self._now}, and nothing will ever happen")
+
+    def _emit(self, event: ev.Event) -> None:
+        self._events.append(event)
+        apply(self._state, event)
+        if self._watch is not None:
+            self._watch(self._state, event)
+
+    def _at(self, moment: float, happen: Callable[[], None]) -> None:
+        self._number += 1
+        heapq.heappush(self._agenda, (moment, self._number, happen))
+
+    # --- commands -----------------------------------------------------------------------------------------------------
+
+    def _perform(self, command: Command) -> None:
+        match command:
+            case Launch():
+                self._launch(command)
+            case Evaluate():
+                self._evaluate(command)
+            case Cancel():
+                self._emit(
+                    ev.AttemptCancelRequested(
+                        at=self._now, step=command.step, attempt=command.attempt, reason=command.reason
+                    )
+                )
+                self._cancel(command.step, command.attempt)
+            case Detach():
+                self._emit(ev.AttemptDetachRequested(at=self._now, step=command.step, attempt=command.attempt))
+                if (command.step, command.attempt) in self._workers:
+                    self._at(self._now, lambda: self._end(command.step, command.attempt, ev.Outcome.DETACHED))
+
+    def _evaluate(self, command: Evaluate) -> None:
+        record = self._state.records[command.step]
+        asked = (command.step, command.attempt, command.phase, record.refused, record.gave_way)
+        if asked in self._evaluated:
+            raise RuntimeError(
+                f"the scheduler does not come to rest: at {self._now} it asks again what {command.step} "
+                f"({command.phase}, after {command.attempt} attempts) was asked before"
+            )
+        self._evaluated.add(asked)
+        script = self._checks(record.step, command.phase, command.attempt)
+        self._emit(ev.StepChecking(at=self._now, step=command.step, phase=command.phase, overtook=command.overtook))
+        self._at(self._now + script.duration, lambda: self._emit(checked(record, command.phase, script, self._now)))
+
+    def _launch(self, command: Launch) -> None:
+        step, attempt = command.step, command.attempt
+        script = self._durations(self._state.records[step].step, attempt)
+        self._scripts[step, attempt] = script
+        self._emit(
+            ev.AttemptLaunching(
+                at=self._now,
+                step=step,
+                attempt=attempt,
+                application_name=f"jobplan:simulated:{step}",
+                timeout=command.timeout,
+                overtook=command.overtook,
+            )
+        )
+        self._at(self._now + script.launch, lambda: self._launched(step, attempt))
+
+    def _launched(self, step: str, attempt: int) -> None:
+        record, script = self._state.records[step], self._scripts[step, attempt]
+        if script.skip:
+            self._emit(ev.StepSkipped(at=self._now, step=step, reason=ev.SkipReason.CONDITION))
+        elif not self._has_room():
+            self._emit(ev.AttemptDeferred(at=self._now, step=step, attempt=attempt, message="no worker is free"))
+            self._evaluated.discard((step, attempt - 1, ev.CheckPhase.BEFORE, record.refused, record.gave_way))
+        elif record.cancel_reason is not None:
+            self._emit(finished(record, ev.Outcome.CANCELLED, script, self._now))
+        else:
+            self._start_worker(record, script)
+
+    def _has_room(self) -> bool:
+        self._workers = {attempt: until for attempt, until in self._workers.items() if until > self._now}
+        return self._capacity is None or len(self._workers) < self._capacity(self._now)
+
+    def _start_worker(self, record: StepRecord, script: AttemptScript) -> None:
+        step, attempt = record.key, record.attempt
+        duration, outcome = script.duration, script.outcome
+        if script.heeds_timeout and record.timeout is not None and duration > record.timeout:
+            duration, outcome = record.timeout, ev.Outcome.TIMED_OUT
+        self._workers[step, attempt] = self._now + duration
+        if script.seen or record.detaching:
+            worker = ev.Worker(pid=len(self._events), backend_start="", application_name=f"jobplan:simulated:{step}")
+            self._emit(ev.AttemptRunning(at=self._now, step=step, attempt=attempt, worker=worker))
+        if record.detaching:
+            self._end(step, attempt, ev.Outcome.DETACHED)
+        else:
+            self._at(self._now + duration, lambda: self._end(step, attempt, outcome))
+
+    def _cancel(self, step: str, attempt: int) -> None:
+        script = self._scripts[step, attempt]
+        if (step, attempt) in self._workers:
+            moment = self._now + script.cancel_latency
+            self._workers[step, attempt] = moment
+            self._at(moment, lambda: self._end(step, attempt, ev.Outcome.CANCELLED))
+
+    def _end(self, step: str, attempt: int, outcome: ev.Outcome) -> None:
+        """Finish the attempt, unless something else has ended it before."""
+        record = self._state.records[step]
+        if record.attempt != attempt or step not in self._state.active:
+            return
+        if outcome is not ev.Outcome.DETACHED:
+            self._workers.pop((step, attempt), None)
+        self._emit(finished(record, outcome, self._scripts[step, attempt], self._now))

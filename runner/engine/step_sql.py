@@ -1,0 +1,118 @@
+"""The SQL of one step as it is sent: session settings with the values of its parameters, and where its errors stand.
+
+The values are those of one instance, so this is done immediately before each launch and each condition. A place in the
+SQL that the server was given is found again in the plan's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from types import MappingProxyType
+from typing import Any
+
+from runner.engine import events as ev
+from runner.engine.scheduler import run_status
+from runner.engine.state import RunState, StepRecord
+from runner.errors import Position
+from runner.plan.model import Plan, Step, Value
+from runner.sql.placeholders import Rendered, TemplateError, render_traced
+from runner.sql.session_settings import SettingPlace, named_in, render_names, render_role, render_setting
+
+
+class SessionError(TemplateError):
+    """A value cannot stand in `role`, `search_path`, `settings` or `touches`; the message names the key."""
+
+
+def with_values(step: Step, values: Mapping[str, Value | None]) -> Step:
+    """Return the step with values in what it sets and touches. SessionError if one of them cannot stand there."""
+    if not _has_parameters(step):
+        return step
+    path, touched = (
+        partial(render_names, place=SettingPlace.SEARCH_PATH),
+        partial(render_names, place=SettingPlace.TOUCHES),
+    )
+    settings = {
+        name: _value(f"settings.{name}", partial(render_setting, name), text, values)
+        for name, text in step.settings.items()
+    }
+    return replace(
+        step,
+        role=step.role and _value("role", render_role, step.role, values),
+        search_path=step.search_path and _value("search_path", path, step.search_path, values),
+        settings=MappingProxyType(settings),
+        touches=tuple(_value("touches", touched, name, values) for name in step.touches),
+    )
+
+
+def for_list(step: Step) -> Step:
+    """Return the step as its `for_each.sql` runs: what names the item is left out, for there is no item yet."""
+    if step.for_each is None or not _has_parameters(step):
+        return step
+    as_ = step.for_each.as_
+
+    def of_item(text: str | None, place: SettingPlace) -> bool:
+        named = named_in(text, place, lambda name: name.partition(".")[0] == as_) if text is not None else ()
+        return any(reference.name.partition(".")[0] == as_ for reference in named)
+
+    return replace(
+        step,
+        role=None if of_item(step.role, SettingPlace.ROLE) else step.role,
+        search_path=None if of_item(step.search_path, SettingPlace.SEARCH_PATH) else step.search_path,
+        settings={},
+        touches=(),
+    )
+
+
+def _has_parameters(step: Step) -> bool:
+    texts = (step.role or "", step.search_path or "", *step.settings.values(), *step.touches)
+    return any(":" in text for text in texts)
+
+
+def _value(key: str, render: Callable[..., str], text: str, values: Mapping[str, Value | None]) -> str:
+    try:
+        return render(text, values=values)
+    except TemplateError as error:
+        raise SessionError(f"{key}: {error.message}", hint=error.hint) from None
+
+
+def named_values(plan: Plan, run_id: str) -> Mapping[str, Value]:
+    """Return what the SQL of every step may name."""
+    return {**plan.values, "run.id": run_id, "run.name": plan.name}
+
+
+def launched_sql(record: StepRecord, values: Mapping[str, Value], status: str) -> Rendered:
+    """Put the values in, as for the server; a text in which they do not fit stays as it stands in the plan."""
+    own: dict[str, Any] = {**values, **record.values}
+    if record.in_finally:
+        own["run.status"] = status
+    try:
+        return render_traced(record.step.sql.text, own)
+    except TemplateError:
+        return Rendered(text=record.step.sql.text, values=())
+
+
+def place_in_plan(error: ev.ErrorDetails | None, record: StepRecord, state: RunState, run_id: str) -> Position | None:
+    """Return the place in the plan's file that the server complained of; None if it named none."""
+    if error is None or error.position is None:
+        return None
+    sql = launched_sql(record, named_values(state.plan, run_id), run_status(state))
+    return record.step.sql.position(min(sql.original(error.position - 1), len(record.step.sql.text)))
+
+
+def with_facts(event: ev.StepFinished, record: StepRecord, state: RunState, run_id: str) -> ev.StepFinished:
+    """Return the end of a step with what a log or a record of it needs: how long, how many rows, and where.
+
+    `record` is the step's before the event. A step that is only the sum of its instances has no attempts of its own.
+    """
+    place = place_in_plan(event.error, record, state, run_id) or record.step.position
+    known = replace(event, file=place.file or None, line=place.line if place.file else None)
+    if record.instances is not None or not record.attempt:
+        return known
+    return replace(
+        known,
+        duration=None if record.took is None else round(record.took, 3),
+        rows=record.rows if record.iterations else record.last.row_count if record.last is not None else None,
+        attempt=record.attempt,
+    )

@@ -1,0 +1,1 @@
+"""The ledger: the record of runs in the database, beside the journal on disk."""

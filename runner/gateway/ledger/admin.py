@@ -1,0 +1,317 @@
+"""Administration of the ledger as a whole: install, upgrade, inspect, purge, remove."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+from runner.errors import RecordError, UsageError
+from runner.gateway.connecting import connection_failed, with_keepalives
+from runner.gateway.ledger.storage import OPTION, VERSION, distrust_statement, distrusted, ignored, read_event, remedy
+from runner.gateway.queries import query
+from runner.sql.placeholders import TemplateError, quote_identifier
+
+#: The blocks that bring a ledger from the version before to each.
+STEPS: Mapping[int, str] = {1: "ledger_version_1", 2: "ledger_version_2"}
+#: How long anything waits for a lock: a step that runs has one on the commit rows.
+LOCK_TIMEOUT = "5s"
+_NAME = "jobplan:ledger"
+_LOCKED = "55P03"
+_DEPENDED_ON = "2BP01"
+_NO_RIGHT = "42501"
+_WHO_MAY = (
+    "To make one takes CREATE on the database, or on an empty schema of that name. To change or remove one takes its"
+    " owner, who lets others write to it and read it with jobplan ledger install --grant ROLE."
+)
+#: A record is not found by making a ledger: whoever asks for it may have come to another server.
+_WHERE_THE_RUN_WAS = "Is that where the run was? Else say where with --dsn, or which schema with JOBPLAN_LEDGER_SCHEMA."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerStatus:
+    """What there is; times are as the server writes them, in UTC.
+
+    `version` is None if there is no ledger, or if this role may not look into it (`readable`). On a
+    `standby` nobody can write.
+    """
+
+    schema: str
+    version: int | None = None
+    writable: bool = False
+    standby: bool = False
+    readable: bool = True
+    runs: int = 0
+    unfinished: int = 0
+    events: int = 0
+    bytes: int = 0
+    first: str | None = None
+    last: str | None = None
+
+    @property
+    def remedy(self) -> str | None:
+        """The command that makes it usable by this jobplan; None if it is."""
+        if not self.readable:
+            return "jobplan ledger install --grant ROLE"
+        if self.version is None:
+            return "jobplan ledger install"
+        if self.version < VERSION:
+            return "jobplan ledger upgrade"
+        return "a newer jobplan" if self.version > VERSION else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerRun:
+    """What the ledger has of a run: its plans as JSON, by their SHA-256, and its events, as far as it has them."""
+
+    run_id: str
+    plans: Mapping[str, str]
+    events: tuple[Mapping[str, Any], ...]
+
+
+class LedgerAdmin:
+    """Does one thing on a connection of its own, in one transaction, or all of nothing. RecordError if it cannot."""
+
+    def __init__(self, conninfo: str, schema: str, trusted_roles: Sequence[str] = ()) -> None:
+        self._conninfo = with_keepalives(conninfo)
+        self._trusted_roles = tuple(trusted_roles)
+        self._schema = schema
+        try:
+            self._quoted = quote_identifier(schema)
+        except TemplateError as error:
+            raise UsageError(f"--schema {schema!r}: {error.message}") from error
+
+    def install(self, jobplan: str, grants: Sequence[str] = ()) -> bool:
+        """Make the ledger unless it is there, and give the roles what runs need; false if it was there already.
+
+        One of an older version is brought up to date, as by `upgrade`.
+        """
+        with self._connected() as connection:
+            version = self._version(connection)
+            if version is None:
+                if not self._schema_exists(connection):
+                    self._do(connection, f"CREATE SCHEMA {self._quoted}")
+                self._bring_up(connection, 0, jobplan)
+            elif version < VERSION:
+                self._bring_up(connection, version, jobplan)
+            else:
+                self._require(version)
+            for role in grants:
+                self._do(connection, self._block("ledger_grant").replace("{role}", _quoted_role(role)))
+            self._require_trust(connection)  # once more: of what was there before, a part may have been adopted
+        return version is None
+
+    def upgrade(self, jobplan: str) -> tuple[int, int]:
+        """Bring the ledger to this jobplan's version; the version before and the one now."""
+        with self._connected() as connection:
+            version = self._installed_version(connection, "Make it: jobplan ledger install")
+            if version > VERSION:
+                raise self._too_new(version)
+            if version < VERSION:
+                self._bring_up(connection, version, jobplan)
+        return version, VERSION
+
+    def status(self) -> LedgerStatus:
+        """Look at the ledger."""
+        try:
+            return self._look()
+        except RecordError as error:
+            if isinstance(error.__cause__, psycopg.errors.InsufficientPrivilege):
+                return LedgerStatus(schema=self._schema, readable=False)
+            raise
+
+    def _look(self) -> LedgerStatus:
+        with self._connected() as connection:
+            version = self._version(connection)
+            if version is None:
+                return LedgerStatus(schema=self._schema)
+            (found,) = connection.execute(query("ledger_found"), [self._schema]).fetchall()
+            (row,) = connection.execute(self._block("ledger_status").encode(), [self._schema]).fetchall()
+            runs, unfinished, events, size, first, last = row
+        return LedgerStatus(
+            schema=self._schema,
+            version=version,
+            writable=found[2] is False and found[3] is True,
+            standby=found[2] is True,
+            runs=runs,
+            unfinished=unfinished,
+            events=events,
+            bytes=size,
+            first=first,
+            last=last,
+        )
+
+    def purge(self, older_than: float) -> int:
+        """Delete runs that ended more than `older_than` seconds ago; how many. One that lives is kept.
+
+        A run that has no end, because its runner was killed, is as old as its last event.
+        """
+        with self._connected() as connection:
+            self._require(self._installed_version(connection))
+            (row,) = connection.execute(self._block("ledger_purge").encode(), [older_than]).fetchall()
+        return int(row[0])
+
+    def remove(self) -> bool:
+        """Drop the ledger, and its schema if nothing else is in it; true if the schema is gone too."""
+        with self._connected() as connection:
+            self._installed_version(connection)
+            self._do(connection, self._block("ledger_remove"))
+            others = connection.execute(self._block("ledger_others").encode(), [self._schema]).fetchall()
+            if others[0][0]:
+                return False
+            self._do(connection, f"DROP SCHEMA {self._quoted}")
+        return True
+
+    def read(self, name: str) -> LedgerRun:
+        """Return the record of a run, by its id, its beginning, or `last`. RecordError if there is none, or several."""
+        with self._connected() as connection:
+            self._require(self._installed_version(connection, _WHERE_THE_RUN_WAS))
+            listed = connection.execute(self._block("ledger_find").encode(), [name]).fetchall()
+            found = [run for run, trusted, _ in listed if trusted]
+            if listed and not found:
+                raise _of_a_stranger(listed[0][0], listed[0][2])
+            if not found:
+                raise RecordError(
+                    f"there is no run {name!r} in the ledger in schema {self._schema} of {_place(connection)}.",
+                    hint=_WHERE_THE_RUN_WAS,
+                )
+            if len(found) > 1 and name not in ("last", found[0]):
+                raise RecordError(
+                    f"{name!r} can be more than one run: {', '.join(found)} and perhaps others.",
+                    hint="Write more of its id.",
+                )
+            told_by = connection.execute(self._block("ledger_writers").encode(), [found[0]]).fetchall()
+            asked = [found[0], json.dumps([writer for writer, trusted in told_by if trusted])]
+            plans = connection.execute(self._block("ledger_plans").encode(), asked).fetchall()
+            events = connection.execute(self._block("ledger_history").encode(), asked).fetchall()
+        return LedgerRun(
+            run_id=found[0],
+            plans=dict(plans),
+            events=tuple(read_event(json.loads(event)) for (event,) in events),
+        )
+
+    # --- how ----------------------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """Open a connection and a transaction in which nothing waits for long and nobody else does the same."""
+        try:
+            connection = psycopg.connect(
+                self._conninfo,
+                autocommit=True,
+                application_name=_NAME,
+                client_encoding="UTF8",
+                cursor_factory=psycopg.RawCursor,
+            )
+        except psycopg.Error as error:
+            raise connection_failed(error, self._conninfo) from error
+        with connection:
+            try:
+                connection.execute(query("pin"))
+                connection.execute(query("ledger_session"), [LOCK_TIMEOUT])
+                with connection.transaction():
+                    connection.execute(query("ledger_alone"))
+                    self._require_trust(connection)
+                    yield connection
+            except psycopg.Error as error:
+                raise self._explained(error) from error
+
+    def _require_trust(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
+        """Refuse a ledger, or a schema for one, in which an object belongs to a role that is not trusted."""
+        block, parameters = distrust_statement(self._schema, self._trusted_roles)
+        found = distrusted(connection.execute(query(block), parameters).fetchall())
+        if found is not None:
+            raise RecordError(f"{ignored(self._schema, found)}.", hint=remedy(found))
+
+    def _explained(self, error: psycopg.Error) -> RecordError:
+        message = error.diag.message_primary or " ".join(str(error).split())
+        hint = None
+        if error.sqlstate == _LOCKED:
+            hint = "Somebody works with it, perhaps a step that is running. Try again when that is over."
+        elif error.sqlstate == _NO_RIGHT:
+            hint = _WHO_MAY
+        elif error.sqlstate == _DEPENDED_ON:
+            detail = " ".join((error.diag.message_detail or "").split())
+            hint = f"{detail}. Drop that first, or keep the ledger."
+        return RecordError(f"the ledger in schema {self._schema}: {message}.", hint=hint)
+
+    def _block(self, name: str) -> str:
+        return query(name, ledger=self._quoted, trusted=self._trusted_roles).decode()
+
+    def _do(self, connection: psycopg.Connection[tuple[Any, ...]], statements: str) -> None:
+        connection.execute(statements.encode())
+
+    def _schema_exists(self, connection: psycopg.Connection[tuple[Any, ...]]) -> bool:
+        found = connection.execute("SELECT 1 FROM pg_namespace WHERE nspname = $1", [self._schema])
+        return bool(found.fetchall())
+
+    def _version(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
+        """Return the version of the ledger that is there, None if there is none."""
+        (row,) = connection.execute(query("ledger_found"), [self._schema]).fetchall()
+        if not row[1]:
+            return None
+        (version,) = connection.execute(self._block("ledger_version").encode()).fetchall()[0]
+        if version is None:
+            raise RecordError(
+                f"the ledger in schema {self._schema} has no version: its table meta is empty.",
+                hint="It was damaged. Drop it with DROP SCHEMA, or write its version into meta again.",
+            )
+        return int(version)
+
+    def _installed_version(self, connection: psycopg.Connection[tuple[Any, ...]], hint: str | None = None) -> int:
+        version = self._version(connection)
+        if version is None:
+            raise no_ledger(self._schema, _place(connection), hint)
+        return version
+
+    def _require(self, version: int) -> None:
+        if version > VERSION:
+            raise self._too_new(version)
+        if version < VERSION:
+            hint = "Bring it up to date: jobplan ledger upgrade"
+            raise RecordError(f"the ledger in schema {self._schema} is of version {version}.", hint=hint)
+
+    def _too_new(self, version: int) -> RecordError:
+        message = f"the ledger in schema {self._schema} is of version {version}, and this jobplan knows {VERSION}."
+        return RecordError(message, hint="Use a newer jobplan.")
+
+    def _bring_up(self, connection: psycopg.Connection[tuple[Any, ...]], version: int, jobplan: str) -> None:
+        for to in range(version + 1, VERSION + 1):
+            self._do(connection, self._block(STEPS[to]))
+            connection.execute(self._block("ledger_mark").encode(), [to, jobplan])
+        self._do(connection, self._block("ledger_views"))
+        for (role,) in connection.execute(query("ledger_grantees"), [self._schema]).fetchall() if version else ():
+            self._do(connection, self._block("ledger_grant").replace("{role}", role))
+
+
+def _of_a_stranger(run: str, writer: str) -> RecordError:
+    """Return the error for a run whose record was written by a role that is not trusted: its SQL would be executed."""
+    if not writer:
+        return RecordError(
+            f"run {run} was recorded before version 2 of the ledger, in which rows have no writer.",
+            hint="It cannot be restored from the ledger: resume it where its journal is.",
+        )
+    return RecordError(
+        f"run {run} was recorded by role {writer}, which is neither this session's role nor a superuser.",
+        hint=f"Restore and resume it as {writer}, or, if you trust that role with your rights: {OPTION} {writer}.",
+    )
+
+
+def no_ledger(schema: str, place: str, hint: str | None) -> RecordError:
+    """Return the error for a ledger that is not there."""
+    return RecordError(f"there is no ledger in schema {schema} of {place}.", hint=hint)
+
+
+def _place(connection: psycopg.Connection[tuple[Any, ...]]) -> str:
+    return f"the database {connection.info.dbname} on {connection.info.host or 'this machine'}"
+
+
+def _quoted_role(role: str) -> str:
+    try:
+        return quote_identifier(role)
+    except TemplateError as error:
+        raise UsageError(f"--grant {role!r}: {error.message}") from error

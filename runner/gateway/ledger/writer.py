@@ -1,0 +1,514 @@
+"""The ledger as a run writes it: a queue of events, batches, and whether it may be written.
+
+Events are kept until a session carries them: a launch, in whose round trip they are written before the worker is
+requested, or else the monitor session, in batches of a few statements and one transaction. What cannot be written now
+is retried, and what can never be written is reported once: the ledger neither delays a run nor ends it. What a
+previous runner has recorded on its disk only is written first.
+
+A runner that takes over a run reads the absence of an announced commit row as evidence that the attempt has not
+committed. So a worker that was announced with a row must not run without one before that is withdrawn (`Claims`). The
+row itself is the worker's: `commit_rows`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from runner.engine.events import ErrorDetails
+from runner.errors import GatewayError
+from runner.gateway.ledger.reader import EarlierRecord, EventKey, Known
+from runner.gateway.ledger.storage import (
+    InheritedSettings,
+    distrust_statement,
+    stored,
+    stored_event,
+    stored_json,
+    surroundings,
+    unfit,
+    why_ignored,
+    why_not,
+)
+from runner.gateway.session import Reply, Statement, first_error
+
+#: What the event has in it that announces a worker whose text has a commit row; the SHA-256 of its proof follows.
+COMMIT_ROW = '"commit_row":true'
+_ANNOUNCED = re.compile(rf',{COMMIT_ROW},"proof":"[0-9a-f]+"')
+
+#: An event as JSON, and its number.
+Row = tuple[int, str]
+
+
+class Claims:
+    """See the module's docstring. Only the last attempt of a step is remembered: no other can be launched again."""
+
+    def __init__(self) -> None:
+        self._claims: dict[str, tuple[int, set[int]]] = {}
+
+    def announce(self, step: str, attempt: int, row: Row, digest: str) -> Row:
+        """Return the event as one that announces a commit row; `digest` is the SHA-256 of the row's proof."""
+        seq, event = row
+        claimed, seqs = self._claims.get(step, (attempt, set()))
+        self._claims[step] = (attempt, {*seqs, seq} if claimed == attempt else {seq})
+        return seq, f'{event[:-1]},{COMMIT_ROW},"proof":"{digest}"}}'
+
+    def withdraw(self, step: str, attempt: int, rows: list[Row]) -> bool:
+        """Take it back in those of `rows`, which nobody has written yet; false if others may have been written."""
+        claimed, seqs = self._claims.get(step, (attempt, set()))
+        if claimed != attempt or not seqs:
+            return True
+        for number, (seq, event) in enumerate(rows):
+            if seq in seqs:
+                rows[number] = (seq, _ANNOUNCED.sub("", event))
+                seqs.discard(seq)
+        return not seqs
+
+    def withdrawn(self, step: str, seqs: Iterable[int]) -> None:
+        """Note that these do not say it any longer in the ledger itself."""
+        _, claimed = self._claims.get(step, (0, set()))
+        claimed.difference_update(seqs)
+
+    def forget(self, rows: Iterable[Row]) -> None:
+        """Note that these events are thrown away."""
+        gone = {seq for seq, event in rows if COMMIT_ROW in event}
+        for _, seqs in self._claims.values() if gone else ():
+            seqs.difference_update(gone)
+
+
+#: Events of one statement.
+BATCH_SIZE = 2_000
+
+#: What no repetition mends: the ledger, or the right to it, is gone, or the server has become read-only.
+GONE = frozenset({"42P01", "42703", "42883", "3F000", "42501", "25006", "0A000", "42704"})
+#: What `ledger_same` raises when the tables are no longer those that were found, and what that means.
+REPLACED = "42704"
+WAS_REPLACED = "its tables are no longer those that were found when the run began"
+#: The server's encoding lacks a character, or JSON has one that no text of PostgreSQL may hold; see `storage`.
+UNSUITABLE = frozenset({"22P05", "22P02", "22021"})
+
+
+def begin(schema: str, tables: str) -> tuple[Statement, ...]:
+    """Return how a transaction on the ledger begins that must neither be READ ONLY nor hold up the run.
+
+    `tables` are the OIDs of the ledger's tables as JSON; the transaction fails if other tables have their names now.
+    """
+    return ("ledger_begin", ()), ("ledger_limits", ()), ("ledger_same", (schema, tables))
+
+
+class Taker(Protocol):
+    """Who has the events of a batch until it is known what became of them."""
+
+    def keep(self, rows: list[Row], error: ErrorDetails | None) -> None:
+        """Take events back that were not, or perhaps not, written; `error` is what the server said, if known."""
+        ...
+
+    def let_go(self, rows: list[Row]) -> None:
+        """Hear that events are written."""
+        ...
+
+
+class Batch:
+    """Events that somebody takes along, and what writes them. Call `written` or `failed` when that is over."""
+
+    def __init__(
+        self, run_id: str, rows: list[Row], *also: Statement, first: Sequence[Statement], taker: Taker
+    ) -> None:
+        self._rows = rows
+        self._taker = taker
+        parts = (rows[first : first + BATCH_SIZE] for first in range(0, len(rows), BATCH_SIZE))
+        events = (("ledger_events", (run_id, _json_array(part))) for part in parts)
+        #: One transaction: the events, and what goes with them.
+        self.statements: tuple[Statement, ...] = (*first, *events, *also, ("commit", ()))
+
+    def written(self) -> None:
+        """Tell that the server has committed it."""
+        self._taker.let_go(self._rows)
+
+    def failed(self, error: ErrorDetails | None) -> None:
+        """Keep the events for another time; `error` is what the server said, None if nobody knows."""
+        self._taker.keep(self._rows, error)
+
+
+def _json_array(rows: Sequence[Row]) -> str:
+    return "[" + ",".join(f"[{seq},{event}]" for seq, event in rows) + "]"
+
+
+#: Seconds between two batches, after one that could not be written, and for the last one of a run.
+BATCH_EVERY = 0.25
+TRY_AGAIN = 3.0
+LAST_TRY = 5.0
+#: Seconds for which its tables are taken for those that were seen last.
+SEEN_FOR = 0.25
+#: Events that are kept while none can be written; then it is given up.
+MOST_KEPT = 500_000
+
+#: How often the ledger is looked for again when the statement was cancelled.
+_LOOKS = 20
+_CANCELED = "57014"
+
+#: Why a worker cannot be asked for: its absent row would be taken for proof, because one was announced before.
+LOCKED_LEDGER = "somebody has locked the ledger, which has to be told first that the step runs without its commit row"
+
+
+class LedgerSession(Protocol):
+    """The session on which a ledger is looked for. ServerLostError if it breaks."""
+
+    async def run(self, *statements: Statement) -> list[Reply]:
+        """Run named statements, one reply for each."""
+        ...
+
+
+class Link(Protocol):
+    """What the ledger needs from the run's monitor session. GatewayError if nobody can be asked now."""
+
+    async def together(self, *statements: Statement) -> list[Reply]:
+        """Run named statements as one transaction; after an error in one it is rolled back."""
+        ...
+
+
+class Ledger:
+    """See the module's docstring. Without a schema it is off and everything here does nothing."""
+
+    def __init__(self, run_id: str, schema: str | None, trusted_roles: Sequence[str] = ()) -> None:
+        self.run_id = run_id
+        self.schema = schema
+        self._trusted_roles = tuple(trusted_roles)
+        #: Whether there is one that is not written because of its owner.
+        self.ignored = False
+        #: Why it is not written, although it was wanted.
+        self.problem: str | None = None
+        self.surroundings: InheritedSettings | None = None
+        #: From which the proofs of commit rows are made; see `proof`.
+        self._key = secrets.token_hex(32)
+        self._other_keys: tuple[str, ...] = ()
+        #: Whether the database can hold every character.
+        self._unicode = True
+        self._rows: list[Row] = []
+        #: The number of the last event; a run that is gone on with has some already.
+        self._last = 0
+        self.earlier = EarlierRecord()
+        #: Events that announce a worker which has not been asked for yet, by step and attempt.
+        self._launching: dict[tuple[str, int], Row] = {}
+        self._claims = Claims()
+        self._begin: tuple[str, str, str] | None = None
+        self._begins: tuple[Statement, ...] = begin("", "[]")
+        #: When its tables were last seen to be those that were found, by the event loop's clock.
+        self._seen_at = 0.0
+        #: Events without which what follows cannot be understood, as long as nobody knows that they are written.
+        self._urgent: set[int] = set()
+        self._landed = asyncio.Event()
+        self._end: str | None = None
+        self._stuck: ErrorDetails | None = None
+        self._news = asyncio.Event()
+        self._writing = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
+        self._link: Link | None = None
+
+    @property
+    def on(self) -> bool:
+        """Say whether it is written, be it later."""
+        return self.surroundings is not None and self.problem is None
+
+    @property
+    def answers(self) -> bool:
+        """Say whether it can be written now, as far as is known."""
+        return self.on and self._stuck is None
+
+    @property
+    def begins(self) -> tuple[Statement, ...]:
+        """Return the statements with which each transaction on it begins."""
+        return self._begins
+
+    async def is_the_same(self) -> bool:
+        """Say whether its tables are still those that were found; false: it is given up.
+
+        A worker that writes its commit row executes what the owner of the table has put there. What was seen a moment
+        ago is not asked again.
+        """
+        loop = asyncio.get_running_loop()
+        if loop.time() - self._seen_at < SEEN_FOR:
+            return True
+        try:
+            error = first_error(await self.together(*self.begins, ("commit", ())))
+        except GatewayError:
+            return True
+        if error is None:
+            self._seen_at = loop.time()
+        elif error.sqlstate == REPLACED:
+            self.give_up(WAS_REPLACED)
+        return self.on
+
+    async def open(self, session: LedgerSession, link: Link) -> None:
+        """Look whether there is a ledger that may be written; `problem` says why not. `link` is for what follows.
+
+        Nothing of it is read before its owners are known to be trusted.
+        """
+        if self.schema is None:
+            return
+        # The tables are found first: what takes their names after that is either judged, or recognised as other tables.
+        looks = ("ledger_found", (self.schema,)), distrust_statement(self.schema, self._trusted_roles)
+        found, distrust = await session.run(*looks)
+        for _ in range(_LOOKS):
+            if any(reply.error is not None and reply.error.sqlstate == _CANCELED for reply in (distrust, found)):
+                found, distrust = await session.run(*looks)
+        self.problem = why_ignored(distrust, self.schema)
+        self.ignored = self.problem is not None and distrust.error is None
+        self.problem = self.problem or why_not(found, self.schema)
+        if self.problem is not None:
+            return
+        (version,) = await session.run(("ledger_version", ()))
+        self.problem = unfit(version, self.schema)
+        if self.problem is not None:
+            return
+        self.surroundings = surroundings(found)
+        self._unicode = self.surroundings.unicode
+        self._begins = begin(self.schema, self.surroundings.tables)
+        self._seen_at = asyncio.get_running_loop().time()
+        self._link = link
+        self._task = asyncio.create_task(self._write_on())
+
+    async def close(self) -> None:
+        """Write what is left, but not for long."""
+        if self._task is None:
+            return
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._release(*list(self._launching))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_TRY):
+                while not await self.write():  # noqa: ASYNC110 - it is the server that has to change its mind
+                    await asyncio.sleep(BATCH_EVERY)
+        if self._has_news and self.on:
+            why = f": {self._stuck.message}" if self._stuck is not None else ""
+            self.problem = f"the last events could not be written to the ledger{why}"
+
+    # --- what the run tells -------------------------------------------------------------------------------------------
+
+    def proof(self, step: str, attempt: int) -> str:
+        """Return what the commit row of an attempt of this runner's has in it, and no other row can have."""
+        return _proof(self._key, step, attempt)
+
+    def proof_of(self, step: str, attempt: int, digest: str) -> str | None:
+        """Return the proof with this SHA-256 of an attempt of any runner whose key is known; None if it is none's."""
+        proofs = (_proof(key, step, attempt) for key in (self._key, *self._other_keys))
+        return next((proof for proof in proofs if digest_of(proof) == digest), None)
+
+    def recall(self, known: Sequence[Known], keys: Sequence[tuple[str, bool]] = ()) -> None:
+        """Take the events of the run that the ledger has, in order; no other runner of it writes any more.
+
+        `keys` are those of the run that this role may read, and whether each is its own.
+        """
+        self._key = next((key for key, own in keys if own), self._key)
+        self._other_keys = tuple(key for key, own in keys if not own)
+        self.earlier = EarlierRecord(known)
+        self._last = known[-1][0] if known else 0
+
+    def complete(self, told: Sequence[EventKey], text: Callable[[int], str]) -> None:
+        """Take what an earlier runner's record has and this one lacks; `text` gives an event as JSON, by its place."""
+        if self.on:
+            self._rows += [(seq, self._event(text(place))) for place, seq in self.earlier.missing(told)]
+            self._last = max(self._last, self._rows[-1][0] if self._rows else 0)
+
+    def begin(self, plan: str, event: str, resolved: str) -> None:
+        """Take the run's own row: the plan's name, the event that begins it, and the resolved plan, both as JSON."""
+        if self.on:
+            self._begin = (plan, self._event(event), stored_json(resolved, unicode=self._unicode))
+            self._end = None
+
+    def take(self, event: str, of: tuple[str, int] | None = None) -> None:
+        """Take one event as JSON; what is said `of` an attempt comes after the event that announces it."""
+        if self.on:
+            if of is not None:
+                self._release(of)
+            self._rows.append((self._next(), self._event(event)))
+            self._news.set()
+
+    def take_first(self, event: str) -> None:
+        """Take an event without which what follows cannot be understood: it is written before any further launch."""
+        self.take(event)
+        if self.on:
+            self._urgent.add(self._last)
+            self.earlier.goes_on(event)
+
+    def take_launching(self, event: str, step: str, attempt: int) -> None:
+        """Take the event that announces a worker, which is written when that is asked for, or else at the end."""
+        if self.on:
+            self._release((step, attempt))
+            self._launching[step, attempt] = (self._next(), self._event(event))
+
+    def _next(self) -> int:
+        self._last += 1
+        return self._last
+
+    def _release(self, *keys: tuple[str, int]) -> None:
+        """Let these announcements be written like any other event."""
+        self._rows += [self._launching.pop(key) for key in keys if key in self._launching]
+
+    def end(self, event: str) -> None:
+        """Take the event that ends the run, as JSON."""
+        if self.on:
+            self._end = self._event(event)
+
+    def text(self, text: str) -> str:
+        """Return a text, such as the name of a step, as this ledger holds it."""
+        return stored(text, unicode=self._unicode)
+
+    def _event(self, event: str) -> str:
+        return stored_event(event, unicode=self._unicode)
+
+    # --- what is written ----------------------------------------------------------------------------------------------
+
+    async def before_launch(self) -> None:
+        """Return when all is written without which a launch cannot be understood, or when it cannot be written now.
+
+        Nothing else may come between this and `ahead`, which takes along what is left; much of that is not left to it.
+        """
+        if self.answers and (self._urgent or len(self._rows) > BATCH_SIZE):
+            await self.write()
+
+    def ahead(self, step: str, attempt: int, *, commit_row: bool) -> Batch | None:
+        """Take along what has not been written yet: what is about to be done must be recorded first.
+
+        `commit_row`: the text of the worker that is about to be asked for has one in it.
+        """
+        key = (step, attempt)
+        if commit_row and key in self._launching:
+            self._launching[key] = self._claims.announce(
+                step, attempt, self._launching[key], digest_of(self.proof(step, attempt))
+            )
+        self._release(key)
+        if not self.answers or not self._rows:
+            return None
+        rows, self._rows = self._rows, []
+        return Batch(self.run_id, rows, *self._run_row(), first=self.begins, taker=self)
+
+    def let_go(self, rows: list[Row]) -> None:
+        """Hear that these events are written."""
+        self._seen_at = asyncio.get_running_loop().time()
+        self._urgent.difference_update(seq for seq, _ in rows)
+        self._landed.set()
+
+    def keep(self, rows: list[Row], error: ErrorDetails | None) -> None:
+        """Take these events back, and hear what the server said."""
+        self._rows = rows + self._rows
+        if not self.on:
+            self._throw_away()
+        elif len(self._rows) > MOST_KEPT:
+            self.give_up(f"more than {MOST_KEPT:,} events wait for it")
+        elif error is not None:
+            self._refused(error)
+        self._news.set()
+        self._landed.set()
+
+    def give_up(self, why: str) -> None:
+        """Write nothing more."""
+        self.problem = f"the ledger in schema {self.schema} is not written any longer: {why}"
+        self._throw_away()
+
+    def _throw_away(self) -> None:
+        self._claims.forget(self._rows)
+        self._rows = []
+
+    def _refused(self, error: ErrorDetails) -> None:
+        """Hear what the server said to a batch."""
+        if error.sqlstate in GONE or (error.sqlstate in UNSUITABLE and not self._unicode):
+            self.give_up(WAS_REPLACED if error.sqlstate == REPLACED else error.message)
+        elif error.sqlstate in UNSUITABLE:
+            self._unicode = False
+            self._rows = [(seq, self._event(event)) for seq, event in self._rows]
+            if self._begin is not None:
+                plan, event, resolved = self._begin
+                self._begin = (plan, self._event(event), stored_json(resolved, unicode=False))
+            self._end = None if self._end is None else self._event(self._end)
+        else:
+            self._stuck = error
+
+    def disclaim(self, step: str, attempt: int) -> bool:
+        """Take back that the attempt's worker has a commit row, where that is not written yet; false if it may be."""
+        return self._claims.withdraw(step, attempt, self._rows)
+
+    def disclaimed(self, step: str, seqs: Iterable[int]) -> None:
+        """Hear that these announcements do not say it any longer in the ledger itself."""
+        self._claims.withdrawn(step, seqs)
+
+    async def write(self) -> bool:
+        """Write what is there; false if it could not be."""
+        async with self._writing:
+            await self._first_things()
+            while self._has_news:
+                if not await self._write_batch():
+                    return False
+                await self._first_things()
+        return True
+
+    async def _first_things(self) -> None:
+        """Wait while a launch has taken something urgent along: should that fail, nothing may have gone ahead of it."""
+        while self.on and self._urgent and not self._urgent <= {seq for seq, _ in self._rows}:
+            self._landed.clear()
+            await self._landed.wait()
+
+    @property
+    def _has_news(self) -> bool:
+        return self.on and (bool(self._rows) or self._begin is not None or self._end is not None)
+
+    async def _write_batch(self) -> bool:
+        rows, self._rows = self._rows[:BATCH_SIZE], self._rows[BATCH_SIZE:]
+        begin, last = self._begin, None if self._rows else self._end
+        ended = () if last is None else (("ledger_end", (self.run_id, last)),)
+        batch = Batch(self.run_id, rows, *self._run_row(), *ended, first=self.begins, taker=self)
+        error = await self._transact(batch)
+        if error is not None:
+            return error.sqlstate in UNSUITABLE
+        self._stuck = None
+        self._begin = None if self._begin is begin else self._begin
+        self._end = None if self._end is last else self._end
+        return True
+
+    async def together(self, *statements: Statement) -> list[Reply]:
+        """Run statements as one transaction on the monitor session. GatewayError if nobody can be asked now."""
+        if self._link is None:
+            raise GatewayError("there is no ledger")
+        return await self._link.together(*statements)
+
+    def _run_row(self) -> tuple[Statement, ...]:
+        """Return what writes the run's own row, as long as nobody knows that it is there."""
+        return () if self._begin is None else (("ledger_run", (self.run_id, *self._begin, self._key)),)
+
+    async def _transact(self, batch: Batch) -> ErrorDetails | None:
+        error: ErrorDetails | None = ErrorDetails(message="the wait for the server was given up")
+        told = None
+        try:
+            error = told = first_error(await self.together(*batch.statements))
+        except GatewayError as lost:
+            error = ErrorDetails(message=lost.message)
+        finally:
+            if error is None:
+                batch.written()
+            else:
+                batch.failed(told)
+        return error
+
+    async def _write_on(self) -> None:
+        while True:
+            await self._news.wait()
+            await asyncio.sleep(BATCH_EVERY)
+            self._news.clear()
+            if not await self.write():
+                await asyncio.sleep(TRY_AGAIN)
+                self._news.set()
+
+
+def _proof(key: str, step: str, attempt: int) -> str:
+    return hmac.new(key.encode(), f"{attempt} {step}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()[:32]
+
+
+def digest_of(proof: str) -> str:
+    """Return what a launch announces of a proof: its SHA-256."""
+    return hashlib.sha256(proof.encode()).hexdigest()

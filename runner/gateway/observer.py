@@ -1,0 +1,565 @@
+"""A session that looks at all runs on a server from outside, and stops their workers.
+
+It needs no extension and no record, only the server. A lost connection is opened anew, for up to a minute. The runner
+is notified first and in a transaction of its own, so that it knows which user stopped a worker before it sees the
+worker's end. Only a worker that is seen at that moment is signalled (docs/decisions/0003).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+
+from psycopg.conninfo import make_conninfo
+
+from runner.engine.events import Leftover, Place, Worker
+from runner.engine.leftovers import HalfDone, read_leftover
+from runner.engine.run_location import place_after
+from runner.engine.server_activity import Activity, KnownWorkers, LiveRun, LiveWorker, Other, Progress, RunnerSession
+from runner.errors import ConnectionFailedError, GatewayError, PreflightError, ServerLostError
+from runner.gateway.cancel_requests import CancelAnswer, CancelRequest, read_answer
+from runner.gateway.connecting import with_keepalives
+from runner.gateway.ledger.reader import Recorded, read_recorded
+from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR
+from runner.gateway.queries import query
+from runner.gateway.server_checks import WHERE, address_of, leads_back, read_place
+from runner.gateway.session import Reply, Row, Session
+from runner.gateway.worker_output import plan_text
+from runner.identity import PREFIX, Claim, run_of, runner_name
+from runner.sql.placeholders import quote_identifier
+
+#: What the session is called; nothing of jobplan's that belongs to a run has such a name.
+APPLICATION_NAME = "jobplan looking"
+_WORKER = "pg_background"
+_CLIENT = "client backend"
+_NOT_PERMITTED = "42501"
+_HIDDEN = "<insufficient privilege>"
+_DETACH = re.compile(r"\bdetach\s+partition\b", re.IGNORECASE)
+
+
+class SignalRefusedError(GatewayError):
+    """The role may not stop the worker."""
+
+
+class Observer:
+    """See the module's docstring. Open it with `connect`."""
+
+    def __init__(self, conninfo: str, session: Session, ledger: str = "", trusted_roles: Sequence[str] = ()) -> None:
+        self._conninfo = conninfo
+        self._session = session
+        self._ledger = ledger
+        self._trusted_roles = tuple(trusted_roles)
+        #: Why a ledger that is there is not read, once that was tried.
+        self.ledger_ignored: str | None = None
+        #: What records know of workers, whatever these are called now.
+        self.known = KnownWorkers()
+        self._seen: list[Reply] = []
+        #: Where it looks; a later session of it must be there too.
+        self.place: Place | None = None
+        self.address = ("", "")
+
+    @classmethod
+    async def connect(
+        cls,
+        conninfo: str,
+        *,
+        database: str | None = None,
+        ledger: str = "",
+        trusted_roles: Sequence[str] = (),
+        beside: Observer | None = None,
+    ) -> Observer:
+        """Open it; `database` overrules the one that the connection string names, `ledger` is the schema of a ledger.
+
+        `trusted_roles` are those whose ledger is believed, besides the session's own role and superusers.
+        `beside`: on the same server as another observer, whatever else the connection string leads to.
+        ConnectionFailedError if the server cannot be reached.
+        """
+        given = with_keepalives(conninfo)
+        if beside is not None and beside.pinned:
+            given = beside.pinned
+        if database is not None:
+            given = make_conninfo(given, dbname=database)
+        observer = cls(given, await _open(given, ledger, trusted_roles), ledger, trusted_roles)
+        try:
+            if beside is not None and beside.place is not None:
+                observer.place, observer.address = replace(beside.place, database_oid=0), beside.address
+            await observer.check_place()
+        except BaseException:
+            await observer.close()
+            raise
+        return observer
+
+    @property
+    def pinned(self) -> str:
+        """What leads to the server that it is on, and nowhere else; empty if nothing else can."""
+        return leads_back(self._conninfo, self._session)
+
+    async def check_place(self) -> None:
+        """See to it that the session is on the server that was looked at before. ConnectionFailedError if it is not."""
+        try:
+            found = read_place(*await self._session.run(*WHERE))
+        except ServerLostError as error:
+            raise ConnectionFailedError(error.message) from error
+        address = address_of(self._session)
+        if self.place is not None:
+            before = self.place
+            if not before.database_oid:  # that of another database
+                before = replace(before, database=found.database, database_oid=found.database_oid)
+            found = place_after(before, found, moved=address != self.address)
+        self.place, self.address = found, address
+
+    async def close(self) -> None:
+        """Close the session."""
+        await self._session.close()
+
+    async def look(self) -> Activity:
+        """Say what lives on the server now. ServerLostError if it does not come back within a minute."""
+        self._seen = await self._run(("whereabouts", ()), ("live_sessions", ()), ("blocking", ()), ("progress", ()))
+        return self.last_look()
+
+    def last_look(self) -> Activity:
+        """Say what the last look has found, with what is `known` now."""
+        place, sessions, blocking, progress = self._seen
+        at, version, database, user, sees_all, standby = place.rows[0]
+        return Activity(
+            at=float(at or 0.0),
+            version=version or "",
+            database=database or "",
+            user=user or "",
+            sees_all=sees_all == "t",
+            standby=standby == "t",
+            runs=read_runs(sessions.rows, blocking.rows, progress.rows, self.known),
+            others=sum(row[3] == _WORKER and _run_of(row, self.known) is None for row in sessions.rows),
+        )
+
+    async def recorded(self, runs: Iterable[str]) -> dict[str, Recorded]:
+        """Return what a ledger in this session's database has of these runs; nothing if none tells."""
+        if not self._ledger:
+            return {}
+        try:
+            return await read_recorded(
+                self._session, self._ledger, runs, trusted_roles=self._trusted_roles, ignored=self._ignore
+            )
+        except ServerLostError:
+            return {}
+
+    def _ignore(self, why: str) -> None:
+        self.ledger_ignored = why
+
+    async def hear(self, heard: Callable[[str, int], None]) -> None:
+        """Pass on the payload of each notification and the process that sent it; not those sent while disconnected."""
+        self._session.on_notification = lambda _, payload, sender: heard(payload, sender)
+        await self._run(("listen", ()))
+
+    async def notify(self, payload: str) -> None:
+        """Tell the runners that listen in this session's database."""
+        await self._run(("notify", (payload,)))
+
+    async def is_heeded(self, runner: RunnerSession) -> bool:
+        """Say whether this runner takes requests from this session's role: only if that may stop its workers anyway."""
+        (reply,) = await self._run(("not_heeded", (str(runner.pid),)))
+        return not reply.rows
+
+    async def signal(self, worker: Worker) -> bool:
+        """Ask the worker to stop, if its pid and backend_start are seen together in this session's database.
+
+        False: it has ended. SignalRefusedError if this role may not.
+        """
+        (reply,) = await self._try(("cancel", (str(worker.pid), worker.backend_start)))
+        if reply.error is not None and reply.error.sqlstate == _NOT_PERMITTED:
+            raise SignalRefusedError(f"{reply.error.message}.", hint=reply.error.detail)
+        return bool(_checked(reply).rows)
+
+    async def locked(self, pids: Iterable[int]) -> frozenset[str]:
+        """Return the OIDs of the relations that these sessions hold or await locks on, in this session's database."""
+        (reply,) = await self._run(("locked", (json.dumps(list(pids)),)))
+        return frozenset(row[0] or "" for row in reply.rows)
+
+    async def leftovers(self, relations: Iterable[str], workers: Iterable[LiveWorker]) -> tuple[Leftover, ...]:
+        """Return what these workers, which locked these relations, have left half done
+        (pg_background.md#what-concurrently-leaves-behind).
+        """
+        detached = any(_DETACH.search(worker.query) for worker in workers)
+        (reply,) = await self._run(("leftovers", (json.dumps(sorted(relations)), str(detached), "false")))
+        return tuple(read_leftover(one.kind, one.shown, one.parent) for one in map(half_done, reply.rows))
+
+    async def _check_again(self) -> None:
+        try:
+            await self.check_place()
+        except ConnectionFailedError:
+            self._session.discard()  # the next try opens another one
+            raise
+
+    async def _run(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+        return [_checked(reply) for reply in await self._try(*statements)]
+
+    async def _try(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+        """Run statements that do no harm when they run twice."""
+        loop = asyncio.get_running_loop()
+        until: float | None = None
+        while True:
+            try:
+                if self._session.lost:
+                    self._session = await _open(self._conninfo, self._ledger, self._trusted_roles)
+                    await self._check_again()
+                return await self._session.run(*statements)
+            except (ServerLostError, ConnectionFailedError) as error:
+                until = until or loop.time() + RECONNECT_FOR
+                if loop.time() >= until:
+                    raise ServerLostError(f"the server is gone: {error.message}") from error
+            await asyncio.sleep(RECONNECT_EVERY)
+
+
+async def _open(conninfo: str, ledger: str, trusted_roles: Sequence[str]) -> Session:
+    quoted = quote_identifier(ledger) if ledger else ""
+    session = await Session.connect(
+        conninfo,
+        application_name=APPLICATION_NAME,
+        queries=lambda name: query(name, ledger=quoted, trusted=trusted_roles),
+    )
+    try:
+        await session.run(("pin", ()), ("unlimit", ()))
+    except ServerLostError as error:
+        session.discard()
+        raise ConnectionFailedError(error.message) from error
+    except BaseException:
+        session.discard()
+        raise
+    return session
+
+
+def _checked(reply: Reply) -> Reply:
+    if reply.error is not None:
+        raise PreflightError(f"the server refuses to tell what lives on it: {reply.error.message}")
+    return reply
+
+
+def read_runs(
+    sessions: Sequence[Row], blocking: Sequence[Row], progress: Sequence[Row], known: KnownWorkers | None = None
+) -> tuple[LiveRun, ...]:
+    """Put together what `live_sessions`, `blocking` and `progress` gave, in the order in which the runs began."""
+    known = known or KnownWorkers()
+    blocked_by: dict[str, list[Other]] = defaultdict(list)
+    blocks: dict[str, list[Other]] = defaultdict(list)
+    for row in blocking:
+        blocked_by[row[0] or ""].append(_other(row[7:], row[6]))
+        blocks[row[7] or ""].append(_other(row[:6], row[6]))
+    told = {row[0] or "": _progress(row) for row in progress}
+    runners: dict[str, list[RunnerSession]] = defaultdict(list)
+    workers: dict[str, list[LiveWorker]] = defaultdict(list)
+    databases: dict[str, str] = {}
+    for row in sessions:
+        run = _run_of(row, known)
+        if run is None:
+            continue
+        if _is_runner(row, run):
+            if known.roles.get(run) and row[5] not in known.roles[run]:
+                continue
+            runners[run].append(_runner(row))
+        elif row[3] in (_WORKER, None):
+            pid = row[0] or ""
+            seen = _worker(row, run, known)
+            workers[run].append(
+                replace(
+                    seen,
+                    progress=told.get(pid),
+                    blocked_by=tuple(blocked_by[pid]),
+                    blocks=tuple(blocks[pid]),
+                )
+            )
+        else:
+            continue
+        databases.setdefault(run, row[4] or "")
+    return tuple(
+        LiveRun(
+            run=run,
+            database=database,
+            runner=tuple(runners[run]),
+            workers=tuple(_judged(worker, runners[run], known) for worker in workers[run]),
+        )
+        for run, database in databases.items()
+    )
+
+
+def _run_of(row: Row, known: KnownWorkers) -> str | None:
+    """Return the run of a session: by its identity, else by its label, else by its name; None if it has none."""
+    name = row[2] or ""
+    if row[3] == _WORKER:
+        label = known.by_identity.get(_identity(row))
+        claim = Claim.from_query(row[9] or "")
+        if label is not None or claim is not None:
+            return label.run if label is not None else claim.run if claim is not None else None
+    return run_of(name) if name.startswith(f"{PREFIX}:") else None
+
+
+def _judged(worker: LiveWorker, runners: Sequence[RunnerSession], known: KnownWorkers) -> LiveWorker:
+    """Say of a worker whose role is none of the run's that it is foreign, unless the record knows it."""
+    roles = known.roles.get(worker.run) or frozenset(session.user for session in runners)
+    foreign = bool(roles) and worker.user not in roles and worker.worker not in known.by_identity
+    return replace(worker, foreign=foreign)
+
+
+def _is_runner(row: Row, run: str) -> bool:
+    """Say whether it is a runner's; where this role may not see the kind of session, its name counts."""
+    return row[3] in (_CLIENT, None) and row[2] == runner_name(run)
+
+
+def _identity(row: Row) -> Worker:
+    return Worker(pid=int(row[0] or 0), backend_start=row[1] or "", application_name=row[2] or "")
+
+
+def _runner(row: Row) -> RunnerSession:
+    return RunnerSession(
+        pid=int(row[0] or 0),
+        host=row[11] or "",
+        started_at=_number(row[10]),
+        heard_at=_number(row[12]),
+        user=row[5] or "",
+    )
+
+
+def _worker(row: Row, run: str, known: KnownWorkers) -> LiveWorker:
+    _, _, _, kind, database, user, state, wait_type, wait, text, started, _, _ = row
+    label = known.label_of(_identity(row), "" if text == _HIDDEN else text or "") if kind is not None else None
+    return LiveWorker(
+        worker=_identity(row),
+        run=run,
+        database=database or "",
+        user=user or "",
+        visible=kind is not None,
+        label=label if label is not None and label.run == run else None,
+        started_at=_number(started),
+        state=state or "",
+        wait=f"{wait_type}: {wait}" if wait else "",
+        query="" if text == _HIDDEN else plan_text(text or ""),
+    )
+
+
+def _other(row: Row, lock: str | None) -> Other:
+    pid, name, user, state, text, seconds = row
+    return Other(
+        pid=int(pid or 0),
+        name=name or "",
+        user=user or "",
+        state=state or "",
+        query="" if text == _HIDDEN else plan_text(text or ""),
+        lock=lock or "",
+        seconds=_number(seconds),
+    )
+
+
+def _progress(row: Row) -> Progress:
+    _, command, phase, relation, done, total, unit = row
+    return Progress(
+        command=command or "",
+        phase=phase or "",
+        relation=relation or "",
+        done=int(done or 0),
+        total=int(total or 0),
+        unit=unit or "",
+    )
+
+
+#: Parameters of `leftovers` for all that is half done in the database.
+ALL_LEFTOVERS = ("[]", "false", "true")
+
+
+def half_done(row: Row) -> HalfDone:
+    """Read a row of `leftovers`."""
+    kind, shown, parent, oid, schema, name, table_schema, table = (value or "" for value in row)
+    return HalfDone(
+        oid=int(oid or 0),
+        kind=kind,
+        shown=shown,
+        parent=parent,
+        schema=schema,
+        name=name,
+        table_schema=table_schema,
+        table=table,
+    )
+
+
+def _number(text: str | None) -> float | None:
+    return None if text is None else float(text)
+
+
+#: Seconds between two looks, and between two signals to the same worker.
+LOOK_EVERY = 0.25
+SIGNAL_EVERY = 5.0
+#: Seconds without a worker after which a run whose runner lives is believed to start none: until then one that was
+#: being launched has appeared.
+QUIET = 1.5
+#: Seconds for which the answer of a living runner is awaited: without one nobody knows whether it has heard.
+ANSWER_WITHIN = 10.0
+#: Answers that are kept until the next look.
+_MOST_ANSWERS = 100
+#: Seconds for which a worker may be there without the text that says which step it works for.
+_LABEL_BY = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """What came of it. `seconds` is how long each worker that has gone took; `still` are those that have not.
+
+    `left` are workers of detach steps, which were left alone; `refused` says why some could not be signalled.
+    """
+
+    asked: tuple[LiveWorker, ...]
+    seconds: dict[Worker, float]
+    still: tuple[LiveWorker, ...]
+    left: tuple[LiveWorker, ...]
+    runner_alive: bool
+    #: Whether a living runner takes requests from this role.
+    heeded: bool
+    refused: str | None
+    leftovers: tuple[Leftover, ...]
+    #: What a runner that was alive has said to the request; None: nothing.
+    answer: CancelAnswer | None
+
+
+@dataclass(slots=True)
+class _Target:
+    worker: LiveWorker
+    asked_at: float
+    signalled_at: float | None = None
+    refused: bool = False
+    gone_after: float | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class Stopper:
+    """Stops one run, or one step of it. `detached`: workers of detach steps too; `told` hears of each that is asked."""
+
+    observer: Observer
+    run: LiveRun
+    request: CancelRequest
+    detached: bool = False
+    told: Callable[[LiveWorker], None] = lambda _: None
+    _targets: dict[Worker, _Target] = field(default_factory=dict)
+    _relations: set[str] = field(default_factory=set)
+    _refused: str | None = None
+    _heeded: bool = True
+    _answer: CancelAnswer | None = None
+    #: Answers that nobody has judged yet, each with the process that sent it.
+    _heard: list[tuple[CancelAnswer, int]] = field(default_factory=list)
+
+    async def stop(self, patience: float) -> Stopped:
+        """Do it; `patience` is how many seconds workers are waited for. ServerLostError if the server is gone."""
+        await self.observer.hear(self._hear)
+        await self.observer.notify(self.request.to_payload())
+        self._heeded = not self.run.alive or await self.observer.is_heeded(self.run.runner[0])
+        loop = asyncio.get_running_loop()
+        told_at = quiet_since = loop.time()
+        until = told_at + patience
+        while True:
+            activity = await self.observer.look()
+            now = loop.time()
+            run = next((run for run in activity.runs if run.run == self.run.run), None)
+            self._judge_answers(activity, run)
+            wanted = [worker for worker in run.workers if self._is_wanted(worker, activity)] if run else []
+            self._note_gone({worker.worker for worker in wanted}, now)
+            await self._signal(wanted, now)
+            if wanted:
+                quiet_since = now
+            alive = run is not None and run.alive
+            awaited = alive and self._heeded and self._answer is None and now - told_at < ANSWER_WITHIN
+            if not wanted and (not alive or (now - quiet_since >= QUIET and not awaited)):
+                break
+            if now >= until:
+                break
+            if wanted and not awaited and all(self._targets[worker.worker].refused for worker in wanted):
+                break
+            await asyncio.sleep(LOOK_EVERY)
+        return await self._result(run, wanted)
+
+    def _hear(self, payload: str, sender: int) -> None:
+        answer = read_answer(payload, self.request)
+        if answer is not None and len(self._heard) < _MOST_ANSWERS:
+            self._heard.append((answer, sender))
+
+    def _judge_answers(self, activity: Activity, run: LiveRun | None) -> None:
+        """Believe an answer only if it comes from a session of the run whose role could be the runner's.
+
+        Any role can send a notification, and take a runner's application_name. So all sessions with that name must have
+        one role, which is that of the run's workers if it has any; else only the role of this session is believed.
+        """
+        sessions = {one.pid: one.user for look in (self.run, run) if look is not None for one in look.runner}
+        roles = set(sessions.values())
+        workers = {one.user for look in (self.run, run) if look is not None for one in look.workers if not one.foreign}
+        agreed = len(roles) == 1 and (not workers or roles <= workers)
+        for answer, sender in self._heard:
+            if sender in sessions and (agreed or sessions[sender] == activity.user):
+                self._answer = answer
+        self._heard.clear()
+
+    def _is_wanted(self, worker: LiveWorker, activity: Activity) -> bool:
+        """Say whether to stop it.
+
+        What `finally` starts only now is not what the request means. A worker of which neither the server nor a record
+        says what step it works for may be one of a detach step: without --detached it is left alone. A new one may be
+        without its text for a moment.
+        """
+        if worker.worker in self._targets:
+            return True
+        if worker.foreign:
+            return False
+        if self.request.step is not None:
+            return worker.is_of(self.request.step)
+        if worker.label is None and worker.visible:
+            old = worker.started_at is None or activity.at - worker.started_at >= _LABEL_BY
+            return self.detached and old
+        if worker.detached:
+            return self.detached
+        starts_now = worker.label is not None and worker.label.in_finally
+        return not starts_now or any(worker.worker == before.worker for before in self.run.workers)
+
+    async def _signal(self, wanted: list[LiveWorker], now: float) -> None:
+        new = [worker for worker in wanted if worker.worker not in self._targets]
+        for worker in new:
+            self._targets[worker.worker] = _Target(worker=worker, asked_at=now)
+            self.told(worker)
+        if wanted:
+            self._relations |= await self.observer.locked(worker.worker.pid for worker in wanted)
+        for worker in wanted:
+            target = self._targets[worker.worker]
+            due = target.signalled_at is None or now - target.signalled_at >= SIGNAL_EVERY
+            if due and not target.refused:
+                target.signalled_at = now
+                await self._signal_one(target)
+
+    async def _signal_one(self, target: _Target) -> None:
+        if not target.worker.visible:
+            target.refused = True
+            self._refused = "this role may not see what these workers are, and signals nothing that it has not seen"
+            return
+        try:
+            await self.observer.signal(target.worker.worker)
+        except SignalRefusedError as error:
+            target.refused = True
+            self._refused = str(error)
+
+    def _note_gone(self, there: set[Worker], now: float) -> None:
+        for key, target in self._targets.items():
+            if key not in there and target.gone_after is None:
+                target.gone_after = now - target.asked_at
+
+    async def _result(self, run: LiveRun | None, wanted: list[LiveWorker]) -> Stopped:
+        kept = {worker.worker for worker in wanted}
+        left = tuple(worker for worker in run.workers if worker.worker not in kept) if run is not None else ()
+        asked = tuple(target.worker for target in self._targets.values())
+        leftovers = await self.observer.leftovers(self._relations, asked) if asked else ()
+        return Stopped(
+            asked=asked,
+            seconds={key: t.gone_after for key, t in self._targets.items() if t.gone_after is not None},
+            still=tuple(wanted),
+            left=left if self.request.step is None else (),
+            runner_alive=run is not None and run.alive,
+            heeded=run is None or not run.alive or self._heeded,
+            refused=self._refused,
+            leftovers=leftovers,
+            answer=self._answer,
+        )

@@ -1,0 +1,528 @@
+"""The real gateway: PostgreSQL with pg_background.
+
+A run has one monitor session, and one launcher session for each worker that runs at the same time, opened when first
+needed and used again: `slots` + 1 connections at most, and one more if the plan has conditions in SQL. Conditions
+before a launch that take long can take MOST_BEFORE_LAUNCH more.
+
+A condition may take seconds, and meanwhile every worker must be watched, so conditions and lists of items have a
+session of their own, opened when first needed. Conditions before a launch use the idle launcher session of that launch
+(docs/decisions/0018).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import replace
+
+from runner.engine.events import Identity, LockWait, Place, Worker
+from runner.engine.leftovers import HalfDone
+from runner.engine.ports import (
+    Chronicle,
+    FirstLook,
+    GroupHolder,
+    LaunchRequest,
+    LeftBehind,
+    Query,
+    QueryResult,
+    RunCancel,
+    ServerInfo,
+    StepCancel,
+    WorkerHandle,
+)
+from runner.engine.run_location import place_after
+from runner.engine.server_activity import KnownWorkers, LiveWorker
+from runner.errors import CapacityError, ConnectionFailedError, GatewayError, PreflightError, ServerLostError
+from runner.gateway.connecting import recorded, with_keepalives
+from runner.gateway.ledger.commit_rows import Commits, ProvingWorker
+from runner.gateway.ledger.reader import PastWanted, read_past
+from runner.gateway.ledger.writer import LOCKED_LEDGER, Ledger
+from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR, MonitorSession
+from runner.gateway.observer import ALL_LEFTOVERS, half_done, read_runs
+from runner.gateway.polling import Rhythm
+from runner.gateway.queries import query
+from runner.gateway.server_checks import (
+    WHERE,
+    address_of,
+    check_server,
+    describe_server,
+    leads_back,
+    raise_refusal,
+    read_place,
+    refuse_shared_sessions,
+    refuse_standby,
+)
+from runner.gateway.session import ConnectionCheck, Session, TurnedAwayError
+from runner.gateway.transaction_settings import query_settings
+from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
+from runner.gateway.worker_follower import AdoptedWorker, RefusedWorker
+from runner.gateway.worker_output import waits_for_snapshots
+from runner.identity import runner_name
+from runner.sql.placeholders import quote_identifier
+
+#: The OID of pg_catalog.bool.
+_BOOLEAN = 16
+
+
+async def read(session: Session, query: Query) -> QueryResult:
+    """Run a query read-only on this session and leave nothing in it. ServerLostError if the session is lost."""
+    reply = await session.read(query_settings(query, session.search_path), query.sql)
+    return QueryResult(
+        columns=tuple(column.name for column in reply.columns),
+        rows=reply.rows,
+        boolean=len(reply.columns) == 1 and reply.columns[0].type == _BOOLEAN,
+        error=reply.error,
+    )
+
+
+class ReadingSession:
+    """Runs one query at a time; a lost connection is opened anew by the next one."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Session]]) -> None:
+        self._connect = connect
+        self._session: Session | None = None
+        self._lock = asyncio.Lock()
+
+    async def query(self, query: Query) -> QueryResult:
+        """Run a query read-only. ServerLostError if the session is lost, ConnectionFailedError if there is none."""
+        async with self._lock:
+            return await read(await self._live_session(), query)
+
+    async def close(self) -> None:
+        """Close the session if there is one."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def release(self) -> bool:
+        """Close the session if it is idle, because there are too few; false if there was none to close."""
+        if self._session is None or self._lock.locked():
+            return False
+        await self.close()
+        self._session = None
+        return True
+
+    async def _live_session(self) -> Session:
+        if self._session is not None and not self._session.lost:
+            return self._session
+        await self.close()
+        self._session = await self._connect()
+        return self._session
+
+
+#: How many steps have conditions evaluated at the same time before their launches. Each needs a launcher session, which
+#: is there because the step holds its slots; but a condition that takes long gives these to another step.
+MOST_BEFORE_LAUNCH = 4
+#: How often, and after how many seconds, a launched worker is looked for before its claim is given up. Between the
+#: launch and the row in pg_stat_activity lies the postmaster's fork; a worker may also have ended by then.
+_LOOKS_FOR_WORKER = 25
+_LOOK_FOR_WORKER = 0.02
+#: What every session begins with, in this order.
+_PREPARATION = (("path", ()), ("pin", ()), ("unlimit", ()))
+
+
+#: Seconds that the server gets to notice that a session was closed, before another one is opened in its place.
+_SESSION_ENDS = 0.1
+
+
+class PgGateway:
+    """Runs steps on a server; see `ports.Gateway`.
+
+    `conninfo` is libpq's (keywords or URI; what it leaves out comes from libpq's environment), `run_id` goes into the
+    names of all sessions. `ledger_schema` is where the ledger is looked for; None: nowhere. `trusted_roles` are those
+    whose ledger is believed, besides the session's own role and superusers. `past` is a plan, and what takes its
+    previous runs as soon as the server is open, if there is a ledger. `roles` have run the run before.
+    """
+
+    def __init__(
+        self,
+        conninfo: str,
+        run_id: str,
+        *,
+        ledger_schema: str | None = None,
+        trusted_roles: Sequence[str] = (),
+        past: PastWanted | None = None,
+        roles: Collection[str] = (),
+    ) -> None:
+        self._asked = conninfo
+        self._conninfo = with_keepalives(conninfo)
+        self._run_id = run_id
+        self._extension_schema = ""
+        self._idle: list[Session] = []
+        self._sessions: set[Session] = set()
+        #: Launches under way, and the workers that were launched and followed.
+        self._launching = 0
+        self._launched: set[LaunchedWorker] = set()
+        self._rhythm = Rhythm()
+        self._one_at_a_time = asyncio.Lock()
+        #: How many launches were announced to other runs because of a reserve, and what gives the claims up again.
+        self._claims = 0
+        self._unclaiming: set[asyncio.Task[None]] = set()
+        self._before_launch = asyncio.Semaphore(MOST_BEFORE_LAUNCH)
+        self._monitor = MonitorSession(
+            connect=self._connect, run_id=run_id, again=self._look_for_another_runner, roles=roles
+        )
+        self._reading = ReadingSession(self._connect)
+        self._ledger_schema = "" if ledger_schema is None else quote_identifier(ledger_schema)
+        self._trusted_roles = tuple(trusted_roles)
+        #: What the run tells goes here.
+        self.ledger = Ledger(run_id, ledger_schema, trusted_roles)
+        self._commits = Commits(self.ledger)
+        self._past = past
+        #: Where the run's first session was, or the last one that may replace it; and what leads there.
+        self._place: Place | None = None
+        self._address = ("", "")
+        self._pinned = ""
+        #: Since when, and from where, another runner has the run, which then is this one's no longer.
+        self.taken_up: str | None = None
+
+    async def open(self, first: FirstLook | None = None) -> ServerInfo:
+        """Connect, let `first` judge the server, and check the server and a pooler in front of it."""
+        session = await self._connect(check=lambda connection: refuse_shared_sessions(connection, self._conninfo))
+        async with _ready(session):
+            info = await self._examine(session, first)
+            await self.ledger.open(session, self._monitor)
+            if self._past is not None and self.ledger.on:
+                self._past.tell(await read_past(session, self._past.plan))
+            await self._monitor.open(session)
+        return replace(info, ledger=self.ledger.schema if self.ledger.on else None)
+
+    async def launch(self, request: LaunchRequest) -> WorkerHandle:
+        """Ask for a worker on a session that tracks no other; one that proves what it does, where that is possible."""
+        row = await self._commits.row_for(request)
+        if not row and request.label is not None:
+            label = request.label
+            if not await self._commits.unprove(label.step, label.attempt):
+                raise CapacityError(LOCKED_LEDGER)
+        worker = await self._launch(request, row)
+        if request.label is None or not isinstance(worker, LaunchedWorker) or not worker.writes_commit_row:
+            return worker
+        return ProvingWorker(worker, request, request.label, self._commits, lambda: self._launch(request))
+
+    async def _launch(self, request: LaunchRequest, first: str = "") -> WorkerHandle:
+        claim: int | None = None
+        if request.reserve:
+            async with self._one_at_a_time:
+                claim = await self._keep_reserve(request.reserve)
+                self._launching += 1
+        else:
+            self._launching += 1
+        self._rhythm.begin(request, for_snapshots=waits_for_snapshots(request.sql))
+        launched: WorkerHandle | None = None
+        try:
+            launched = await self._launch_on_a_session(request, first)
+        except BaseException:
+            self._rhythm.end(request)
+            raise
+        else:
+            return launched
+        finally:
+            self._launching -= 1
+            if claim is not None:
+                task = asyncio.ensure_future(self._give_up_claim(claim, launched))
+                self._unclaiming.add(task)
+                task.add_done_callback(self._unclaiming.discard)
+
+    async def _launch_on_a_session(self, request: LaunchRequest, first: str) -> WorkerHandle:
+        while True:
+            session = await self._session()
+            worker = LaunchedWorker(request, session, self._monitor, self._over, rhythm=self._rhythm)
+            try:
+                await worker.launch(first, self.ledger)
+            except TurnedAwayError:
+                self._drop(worker.session)
+            except LaunchRefusedError as error:
+                self._over(worker)
+                return RefusedWorker(error.details)
+            except BaseException:
+                self._over(worker)
+                raise
+            else:
+                self._launched.add(worker)
+                return worker
+
+    async def hold_run(self) -> GroupHolder | None:
+        """Be the only runner of this run, for as long as the monitor session lives; who else is, if somebody is."""
+        return await self._monitor.hold_run()
+
+    async def left_behind(self, known: Collection[Worker] = ()) -> LeftBehind:
+        """Find what an earlier runner of this run has left on the server."""
+        return await self._monitor.left_behind(known)
+
+    async def committed(self, step: str, attempt: int) -> bool | None:
+        """Say whether an attempt whose worker has gone has committed; None if no ledger tells."""
+        return await self._commits.of_an_orphan(step, attempt)
+
+    async def chronicle(self) -> Chronicle | None:
+        """Return what the ledger knows of this run; None if there is none that tells."""
+        return await self._commits.chronicle()
+
+    def adopt(self, worker: Worker, *, step: str, awaited: bool = True) -> WorkerHandle:
+        """Follow a worker of an earlier runner by its identity."""
+        return AdoptedWorker(worker, self._monitor, step=step, awaited=awaited)
+
+    async def hold_group(self, group: str) -> GroupHolder | None:
+        """Take a concurrency group on the monitor session, or say who holds it."""
+        return await self._monitor.hold_group(group)
+
+    @property
+    def group_lost(self) -> bool:
+        """Say whether another run took the group while the connection was lost."""
+        return self._monitor.group_lost
+
+    def take_cancel(self) -> RunCancel | None:
+        """Return a request for the run to be stopped, once."""
+        return self._monitor.take_cancel()
+
+    def take_step_cancel(self) -> StepCancel | None:
+        """Return a request for one step to be stopped, once."""
+        return self._monitor.take_step_cancel()
+
+    def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
+        """Have who asks told what that concerns."""
+        self._monitor.answer(request, steps=steps)
+
+    @property
+    def ledger_problem(self) -> str | None:
+        """Say why the ledger is not written, although it was wanted."""
+        return self.ledger.problem
+
+    @property
+    def ledger_ignored(self) -> bool:
+        """Say whether there is a ledger that is not written because of its owner."""
+        return self.ledger.ignored
+
+    async def query(self, query: Query) -> QueryResult:
+        """Run a statement of the plan's that only reads; again if its session was lost, because it can do no harm.
+
+        A connection for it is waited for as that of the monitor session is: a server that has none to give now says
+        nothing of the step.
+        """
+        # A session's advisory lock outlives the condition: such conditions share the one session of the others, so that
+        # what one of them has locked is locked for none of them.
+        if query.before_launch and "advisory" not in query.sql.lower():
+            async with self._before_launch:
+                result = await self._query_before_launch(query)
+            if result is not None:
+                return result
+        now, lost = asyncio.get_running_loop().time, False
+        until = now() + RECONNECT_FOR
+        while True:
+            try:
+                return await self._reading.query(query)
+            except ConnectionFailedError as error:
+                if now() >= until:
+                    raise ServerLostError(error.message) from error
+                if self._idle:  # the server may be short of connections
+                    self._drop(self._idle.pop())
+                    await asyncio.sleep(_SESSION_ENDS)
+                else:
+                    await asyncio.sleep(RECONNECT_EVERY)
+            except ServerLostError:
+                if lost:
+                    raise
+                lost = True
+                await self._monitor.reconnected()
+
+    async def _query_before_launch(self, query: Query) -> QueryResult | None:
+        """Run a condition on the launcher session that its step is about to need; None if there is no such session."""
+        try:
+            session = await self._session()
+        except CapacityError:
+            return None
+        try:
+            result = await read(session, query)
+        except ServerLostError:
+            self._drop(session)
+            return None
+        except BaseException:
+            self._drop(session)  # the reply is still to come
+            raise
+        self._idle.append(session)
+        return result
+
+    def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
+        """Have `seen` called after each of the monitor's looks."""
+        self._monitor.watch_locks(seen)
+
+    async def look(self) -> tuple[LiveWorker, ...]:
+        """Ask on the monitor session what the run's workers do: a run has no connection for onlookers."""
+        sessions, blocking, progress = [
+            (await self._monitor.tell(name)).rows for name in ("live_sessions", "blocking", "progress")
+        ]
+        own = {one.worker: one.label for one in self._launched if one.worker is not None and one.label is not None}
+        runs = read_runs(sessions, blocking, progress, KnownWorkers(by_identity=own))
+        return tuple(self._with_report(worker) for run in runs if run.run == self._run_id for worker in run.workers)
+
+    async def half_done(self) -> tuple[HalfDone, ...]:
+        """Ask on the monitor session what is half done in the database."""
+        return tuple(map(half_done, (await self._monitor.tell("leftovers", ALL_LEFTOVERS)).rows))
+
+    def _with_report(self, worker: LiveWorker) -> LiveWorker:
+        """Add what only the session that launched it can read: what the step tells of its own progress."""
+        launched = next((one for one in self._launched if one.worker == worker.worker), None)
+        return worker if launched is None or launched.reported is None else replace(worker, reported=launched.reported)
+
+    async def close(self) -> None:
+        """Write the rest of the ledger and close every session; workers go on."""
+        for task in self._unclaiming:
+            task.cancel()
+        await self.ledger.close()
+        for session in self._sessions:
+            session.discard()
+        self._sessions.clear()
+        self._idle.clear()
+        await self._reading.close()
+        await self._monitor.close()
+
+    async def _examine(self, session: Session, first: FirstLook | None) -> ServerInfo:
+        server, standby = await session.run(("server", ()), ("standby", ()))
+        raise_refusal([server], PreflightError)
+        info = describe_server(server.rows[0], standby)
+        if first is not None:
+            await first(info)
+        check_server(server.rows[0])
+        self._extension_schema = quote_identifier(info.extension_schema)
+        raise_refusal(await session.run(("load", ())), PreflightError)
+        refuse_standby(info)
+        return replace(
+            info,
+            connection=recorded(self._asked, **session.target),
+            system_identifier=None if self._place is None else self._place.system_identifier,
+            place=self._place,
+        )
+
+    async def _keep_reserve(self, reserve: int) -> int:
+        """Refuse a launch that would leave too few, and return the number of its claim if it may go on.
+
+        A worker that is not yet seen on the server counts already: of this run by what is known here, of other runs
+        by their claims. Two runs that look at the same moment see each other's claim, and at least one of them waits.
+        """
+        self._claims += 1
+        claim = self._claims
+        free, pids = await self._monitor.claim_worker(claim)
+        free -= self._launching + sum(worker.pid not in pids for worker in self._launched)
+        if free <= reserve:
+            await self._give_up_claim(claim, None)
+            raise CapacityError(f"{free} of max_worker_processes are free, and budget.reserve keeps {reserve}")
+        return claim
+
+    async def _give_up_claim(self, claim: int, worker: WorkerHandle | None) -> None:
+        """Give up a claim when its worker is seen, has ended, or was not seen for long enough."""
+        with contextlib.suppress(GatewayError):  # then the session is lost, and its claims with it
+            if isinstance(worker, LaunchedWorker) and worker.pid and not worker.ended_at_once:
+                for _ in range(_LOOKS_FOR_WORKER):
+                    if await self._monitor.unclaim(claim, worker.pid):
+                        return
+                    if worker not in self._launched:
+                        break
+                    await asyncio.sleep(_LOOK_FOR_WORKER)
+            await self._monitor.unclaim(claim, None)
+
+    async def _session(self) -> Session:
+        while self._idle:
+            session = self._idle.pop()
+            session.notice_loss()
+            elsewhere = self._place is not None and session.server_started != self._place.started
+            if not session.lost and not elsewhere:
+                return session
+            self._drop(session)
+        try:
+            session = await self._connect_launcher()
+        except ConnectionFailedError as error:
+            if not self._monitor.connected:
+                await self._monitor.reconnected()
+            raise CapacityError(f"no connection for another worker: {error.message}") from error
+        self._sessions.add(session)
+        # Who takes the run up waits until its last runner has no session left: this one may be later than that.
+        await self._monitor.reconnected()
+        if self.taken_up is not None:
+            self._idle.append(session)
+            raise CapacityError("another runner has taken the run up")
+        return session
+
+    async def _connect_launcher(self) -> Session:
+        """Open a launcher session; if the server has none to give, give up the idle session of conditions for it."""
+        try:
+            return await self._connect(load=True)
+        except ConnectionFailedError:
+            if not await self._reading.release():
+                raise
+            await asyncio.sleep(_SESSION_ENDS)
+            return await self._connect(load=True)
+
+    async def _look_for_another_runner(self, session: Session) -> None:
+        """Find out, after the monitor session was lost, whether the run was taken up meanwhile: then let go of it."""
+        self.taken_up = self.taken_up or self._monitor.taken_up or await self._commits.taken_up(session)
+        if self.taken_up is not None:
+            self.ledger.give_up("another runner has taken the run up")
+
+    async def _connect(self, *, load: bool = False, check: ConnectionCheck | None = None) -> Session:
+        """Open a session on the run's server; `load` makes it a launcher session. ConnectionFailedError if it cannot
+        be.
+
+        The server on which the run is comes first, and then whatever else the connection string leads to.
+        """
+        if self._pinned:
+            with contextlib.suppress(ConnectionFailedError):
+                return await self._connect_to(self._pinned, load=load, check=check)
+        return await self._connect_to(self._conninfo, load=load, check=check)
+
+    async def _connect_to(self, conninfo: str, *, load: bool, check: ConnectionCheck | None) -> Session:
+        session = await Session.connect(
+            conninfo,
+            application_name=runner_name(self._run_id),
+            queries=lambda name: query(
+                name,
+                extension_schema=self._extension_schema,
+                ledger=self._ledger_schema,
+                trusted=self._trusted_roles,
+            ),
+            check=check,
+        )
+        async with _ready(session):
+            loading = (("load", ()),) if load else ()
+            # the path is pinned before anything else is parsed, or names would mean what the role's path makes of them
+            *replies, place, system = await session.run(*_PREPARATION, *loading, *WHERE)
+            self._note_place(session, read_place(place, system))
+            raise_refusal(replies, ConnectionFailedError)
+        path, role, process = replies[0].rows[0]
+        session.search_path, session.role, session.process = path or "", role or "", int(process or 0)
+        session.launched = int(replies[-1].rows[0][1] or 0) if load else 0  # a pooled session has had other users
+        return session
+
+    def _note_place(self, session: Session, found: Place) -> None:
+        """Compare where the session is with where the run is. WrongServerError if it is elsewhere."""
+        address = address_of(session)
+        if self._place is not None:
+            moved = address != self._address
+            found = place_after(self._place, found, alive=self._monitor.connected, moved=moved)
+        self._place, self._address = found, address
+        session.server_started = found.started
+        self._pinned = leads_back(self._conninfo, session)
+
+    def _over(self, worker: LaunchedWorker) -> None:
+        """Take a worker's session back, unless it is lost or may still track something."""
+        self._launched.discard(worker)
+        self._rhythm.end(worker.asked)
+        worker.session.on_notice = None
+        if worker.session_free and not worker.session.lost:
+            self._idle.append(worker.session)
+        else:
+            self._drop(worker.session)
+
+    def _drop(self, session: Session) -> None:
+        self._sessions.discard(session)
+        session.discard()
+
+
+@contextlib.asynccontextmanager
+async def _ready(session: Session) -> AsyncIterator[None]:
+    """Close the session if it cannot be made ready. ConnectionFailedError if it is lost meanwhile."""
+    try:
+        yield
+    except BaseException as error:
+        session.discard()
+        if isinstance(error, ServerLostError):
+            raise ConnectionFailedError(error.message) from error
+        raise

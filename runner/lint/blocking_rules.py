@@ -1,0 +1,493 @@
+"""Rules about locks that all other sessions wait for, and about CONCURRENTLY, which avoids them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
+from typing import Final
+
+from runner.durations import format_duration
+from runner.errors import Cause, Severity
+from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
+from runner.plan.parsed_sql import StepSql, Subject
+from runner.sql.alter_table import AlterAction, AlterKind, Constraint, alter_actions
+from runner.sql.facts import (
+    ReindexTarget,
+    checked_domain,
+    created_index,
+    is_concurrent,
+    is_guarded,
+    leaves_out_data,
+    leaves_out_partitions,
+    main_relation,
+    never_waits,
+    reindex_target,
+    settings_changed,
+)
+from runner.sql.lock_modes import LockMode, RelationLock, conflict
+from runner.sql.relations import Relation
+from runner.sql.statements import StatementKind as Kind
+from runner.sql.table_locks import locks_taken, sweeping_lock
+from runner.sql.transactions import outlives_rollback
+
+# The bulk of most plans; none of them takes a lock that a writer would wait for.
+_GENTLE = frozenset({Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE, Kind.ANALYZE, Kind.DO, Kind.CALL})
+
+
+def _unbounded_wait(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for rank, step in enumerate(subject.steps):
+        if step.step.lock_timeout is None:
+            found = _first_strong(rank, step, created)
+            if found is not None:
+                yield found
+
+
+def _first_strong(rank: int, step: StepSql, created: Created) -> Finding | None:
+    for statement in step.statements:
+        if statement.kind in _GENTLE:
+            continue
+        place = StatementPlace(rank=rank, step=step, statement=statement)
+        if _bounds_wait(place):
+            return None
+        what = None if never_waits(statement) else _strong_lock(place, created)
+        if what is not None:
+            message = f"{statement.kind} takes {what}: as long as it waits, so does everybody behind it"
+            part = f"{statement.kind} in `{step.step.id}`"
+            if is_concurrent(statement):  # what waits for old transactions needs longer, and cannot simply be repeated
+                return place.finding(message, hint="set `lock_timeout` to 1m or more")
+            if any(outlives_rollback(each) for each in step.statements):
+                return place.finding(message, hint="set `lock_timeout`, such as 5s")
+            hint = "set `lock_timeout`, such as 5s, and `retry` on lock_not_available"
+            cause = Cause(key="lock_timeout", part=part, hint=f"{hint}, in each step or in `defaults`")
+            return place.finding(message, hint=hint, cause=cause)
+    return None
+
+
+def _bounds_wait(place: StatementPlace) -> bool:
+    if "lock_timeout" not in place.lower_text:
+        return False
+    return any(change.name == "lock_timeout" for change in settings_changed(place.statement))
+
+
+def _strong_lock(place: StatementPlace, created: Created) -> str | None:
+    """Return the first lock that stops writers, as a clause, on something that others may use."""
+    sweep = sweeping_lock(place.statement)
+    if sweep is not None and _stops_writers(sweep.mode):
+        if sweep.schema is None:
+            return f"{sweep.mode} locks on one table after the other"
+        if not created.schema_is_new(sweep.schema, place):
+            return f"{sweep.mode} locks on what is in `{Relation(None, sweep.schema)}`"
+    taken = (lock for lock in locks_taken(place.statement) if _stops_writers(lock.mode))
+    found = next((lock for lock in taken if not created.is_new(lock.relation, place)), None)
+    return _told(found) if found is not None else None
+
+
+def _stops_writers(mode: LockMode) -> bool:
+    return conflict(mode, LockMode.ROW_EXCLUSIVE)
+
+
+def _told(lock: RelationLock) -> str:
+    article = "an" if lock.mode in {LockMode.ACCESS_EXCLUSIVE, LockMode.EXCLUSIVE} else "a"
+    return f"{article} {lock.mode} lock on `{lock.relation}`"
+
+
+def _validated_at_once(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for _, places in groupby(statements(subject, Kind.ALTER_TABLE), key=attrgetter("rank")):
+        pending: defaultdict[tuple[str, str | None], list[Relation]] = defaultdict(list)
+        for place in places:
+            table = main_relation(place.statement)
+            if table is None or created.is_new(table, place):
+                continue
+            for action in alter_actions(place.statement):
+                if action.kind is AlterKind.ADD_CONSTRAINT and action.not_valid:
+                    pending[table.name, action.name].append(table)
+                elif action.kind is AlterKind.VALIDATE_CONSTRAINT and _is_pending(table, action.name, pending):
+                    message = f"`{action.name}` is validated under the lock of the ALTER TABLE that added it"
+                    yield place.finding(message, hint="VALIDATE CONSTRAINT belongs into a step of its own")
+
+
+def _is_pending(
+    table: Relation, name: str | None, pending: Mapping[tuple[str, str | None], Sequence[Relation]]
+) -> bool:
+    """Return whether the constraint was added above; one that was added without a name may be any."""
+    found = (other for added in (name, None) for other in pending.get((table.name, added), ()))
+    return any(table.may_be(other) for other in found)
+
+
+def _checked_at_once(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    proofs = _Proofs(subject)
+    for place in statements(subject, Kind.ALTER_TABLE):
+        table = main_relation(place.statement)
+        if table is not None and not created.is_new(table, place):
+            for action in alter_actions(place.statement):
+                if action.other is not None and action.kind is AlterKind.ATTACH_PARTITION:
+                    told = None if created.is_new(action.other, place) else _slow_attach(action.other, proofs)
+                else:
+                    told = _slow_check(action, table, proofs)
+                if told is not None:
+                    where = f" while it holds {action.lock} on `{table}`" if told[2] else ""
+                    yield place.finding(f"{told[0]}{where}", hint=told[1], offset=action.offset)
+        proofs.note(place)
+    for place in statements(subject, Kind.OTHER):
+        checked = checked_domain(place.statement)
+        if checked is not None:
+            message = (
+                f"ALTER DOMAIN … {checked[1]} reads every table that has a column of `{checked[0]}`, and nobody can "
+                "write to them meanwhile"
+            )
+            hint = "add the constraint NOT VALID, and ALTER DOMAIN … VALIDATE CONSTRAINT in the next step"
+            yield place.finding(message, hint=hint)
+
+
+class _Proofs:
+    """What the plan has shown of its tables so far: columns that have no NULL, partitions with a checked bound."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._pending: dict[tuple[str, str | None], tuple[str, ...]] = {}
+        self._filled: defaultdict[str, set[tuple[Relation, str | None]]] = defaultdict(set)
+        self._checked: defaultdict[str, set[Relation]] = defaultdict(set)
+        self._indexes: dict[str, tuple[Relation, tuple[str, ...]]] = {}
+        for place in statements(subject, Kind.CREATE_INDEX):
+            made = created_index(place.statement)
+            if made is not None and made.index is not None:
+                self._indexes[made.index.name] = (made.table, made.columns)
+
+    def note(self, place: StatementPlace) -> None:
+        """Remember what an ALTER TABLE adds, validates or sets."""
+        table = main_relation(place.statement)
+        if table is None:
+            return
+        column: str | None = None
+        for action in alter_actions(place.statement):
+            if action.kind is AlterKind.ADD_COLUMN:
+                column = action.name
+            elif action.kind is AlterKind.SET_NOT_NULL:
+                self._filled[table.name].add((table, action.name))
+            elif action.kind is AlterKind.VALIDATE_CONSTRAINT:
+                self._validated(table, action)
+            elif action.kind is AlterKind.ADD_CONSTRAINT:
+                if action.inline and action.constraint is Constraint.NOT_NULL:
+                    self._filled[table.name].add((table, column))
+                elif action.not_valid:
+                    self._pending[table.name, action.name] = action.filled
+                else:
+                    self._filled[table.name].update((table, name) for name in action.filled)
+                    if action.constraint is Constraint.CHECK:
+                        self._checked[table.name].add(table)
+
+    def _validated(self, table: Relation, action: AlterAction) -> None:
+        self._checked[table.name].add(table)
+        columns = self._pending.get((table.name, action.name))
+        if columns is None:  # a constraint that is not the plan's: nothing is known of it
+            self._filled[table.name].add((table, None))
+        else:
+            self._filled[table.name].update((table, name) for name in columns)
+
+    def is_filled(self, table: Relation, column: str | None) -> bool:
+        """Return whether the plan has proven that a column has no NULL, or may have."""
+        known = self._filled.get(table.name, ())
+        return any(other.may_be(table) and name in {column, None} for other, name in known)
+
+    def is_checked(self, table: Relation) -> bool:
+        """Return whether the plan has validated a CHECK of a table."""
+        return any(other.may_be(table) for other in self._checked.get(table.name, ()))
+
+    def columns_of(self, index: str | None) -> tuple[str, ...]:
+        """Return the columns of an index that the plan creates, none of another one."""
+        return self._indexes[index][1] if index in self._indexes else ()
+
+
+_Told = tuple[str, str, bool]
+
+
+def _slow_attach(partition: Relation, proofs: _Proofs) -> _Told | None:
+    if proofs.is_checked(partition):
+        return None
+    hint = "add a CHECK like the partition's bound, NOT VALID, and validate it before: then nothing is read"
+    return f"ATTACH PARTITION reads every row of `{partition}`, which nobody can use meanwhile", hint, False
+
+
+def _slow_check(action: AlterAction, table: Relation, proofs: _Proofs) -> _Told | None:
+    """Return what takes long, what to do instead, and whether the lock is worth naming."""
+    if action.kind is AlterKind.SET_NOT_NULL and not proofs.is_filled(table, action.name):
+        hint = "add CHECK (… IS NOT NULL) NOT VALID, validate it in the next step, then SET NOT NULL reads nothing"
+        return f"SET NOT NULL reads every row for `{action.name}`", hint, True
+    if action.kind is not AlterKind.ADD_CONSTRAINT:
+        return None
+    if action.constraint is Constraint.PRIMARY_KEY and action.using_index:
+        open_ = [name for name in proofs.columns_of(action.index) if not proofs.is_filled(table, name)]
+        if open_:
+            hint = "prove it before, by a validated CHECK (… IS NOT NULL) and SET NOT NULL: then nothing is read"
+            return f"PRIMARY KEY USING INDEX reads every row if `{open_[0]}` is not NOT NULL yet,", hint, True
+        return None
+    return _slow_constraint(action) if action.scans else None
+
+
+def _slow_constraint(action: AlterAction) -> _Told | None:
+    match action.constraint:
+        case Constraint.CHECK | Constraint.FOREIGN_KEY | Constraint.NOT_NULL:
+            hint = "add it NOT VALID, and VALIDATE CONSTRAINT in the next step"
+            return f"the new {action.constraint} constraint reads every row", hint, True
+        case Constraint.UNIQUE:
+            hint = "CREATE UNIQUE INDEX CONCURRENTLY in a step with a `verify`, then ADD CONSTRAINT … USING INDEX"
+            return "the new UNIQUE constraint builds an index", hint, True
+        case Constraint.PRIMARY_KEY:
+            hint = "SET NOT NULL behind a validated CHECK, a unique index CONCURRENTLY with `verify`, then USING INDEX"
+            return "the new PRIMARY KEY constraint builds an index", hint, True
+        case Constraint.EXCLUDE:
+            hint = "no way lets others write: choose a quiet hour, and say so: `# jobplan: ignore=check-under-lock`"
+            return "the new EXCLUDE constraint builds an index", hint, True
+    return None
+
+
+_ADD = "ALTER TABLE orders ADD CONSTRAINT total_ck CHECK (total >= 0) NOT VALID"
+_VALIDATE = "ALTER TABLE orders VALIDATE CONSTRAINT total_ck"
+
+LOCK_RULES = (
+    Rule(
+        code="JP332",
+        severity=Severity.WARNING,
+        title="NOT VALID and VALIDATE in one step",
+        why=(
+            "Adding a constraint NOT VALID takes its strong lock for a moment, and VALIDATE CONSTRAINT then reads the "
+            "table under SHARE UPDATE EXCLUSIVE, which lets everybody else work. Locks are kept until the transaction "
+            "ends, and a step is one transaction: in the same step the table is read under the first lock, ACCESS "
+            "EXCLUSIVE or for a foreign key SHARE ROW EXCLUSIVE, and the two-part form has gained nothing."
+        ),
+        wrong=f"- id: add_check\n  lock_timeout: 5s\n  sql: |\n    {_ADD};\n    {_VALIDATE}",
+        right=(
+            f"- id: add_check\n  lock_timeout: 5s\n  sql: {_ADD}\n- id: validate_check\n  needs: [add_check]\n"
+            f"  sql: {_VALIDATE}"
+        ),
+        check=_validated_at_once,
+    ),
+    Rule(
+        code="JP333",
+        severity=Severity.WARNING,
+        title="A strong lock without lock_timeout",
+        why=(
+            "A statement that waits for a lock stands in a queue, and whoever asks for a conflicting lock later "
+            "stands behind it. So an ALTER TABLE that waits for one long report stops every query on the table, "
+            "although it has not begun. With `lock_timeout` it gives up (55P03), the queue dissolves, and a `retry` "
+            "tries again. Meant are the modes that stop writers, SHARE and above; tables that the plan creates are "
+            "exempt."
+        ),
+        wrong="- id: add_column\n  sql: ALTER TABLE orders ADD COLUMN note text",
+        right=(
+            "- id: add_column\n  sql: ALTER TABLE orders ADD COLUMN note text\n  lock_timeout: 5s\n"
+            "  retry: {max_attempts: 10, delay: 30s, on: [lock_not_available]}"
+        ),
+        check=_unbounded_wait,
+    ),
+    Rule(
+        code="JP334",
+        severity=Severity.WARNING,
+        title="A constraint that is checked while the table is locked",
+        why=(
+            "ADD CONSTRAINT and SET NOT NULL read the whole table, and UNIQUE or PRIMARY KEY build an index, under "
+            "ACCESS EXCLUSIVE (a foreign key under SHARE ROW EXCLUSIVE, on both tables). CHECK and FOREIGN KEY can be "
+            "added NOT VALID and validated in a later step under a weak lock; NOT NULL too from version 18 on, and in "
+            "any version SET NOT NULL reads nothing where a validated CHECK of that column proves it. A unique "
+            "constraint can take over an index that was built CONCURRENTLY; a primary key reads the table even so, "
+            "unless its columns are NOT NULL. ATTACH PARTITION reads the new partition unless a validated CHECK proves "
+            "its bound, and ALTER DOMAIN every table that uses the domain. For EXCLUDE there is no other way."
+        ),
+        wrong=(
+            "- id: add_check\n  lock_timeout: 5s\n  sql: ALTER TABLE orders ADD CONSTRAINT total_ck CHECK (total >= 0)"
+        ),
+        right=(
+            f"- id: add_check\n  lock_timeout: 5s\n  sql: {_ADD}\n- id: validate_check\n  needs: [add_check]\n"
+            f"  sql: {_VALIDATE}"
+        ),
+        check=_checked_at_once,
+    ),
+)
+
+
+#: Seconds. The least that a command which waits for other transactions must be allowed to wait for each of them.
+SHORTEST_WAIT: Final = 60.0
+
+_LONG = "alone in its step, with a `lock_timeout` of 1m or more"
+#: What a command that builds CONCURRENTLY needs, so that no other rule objects.
+_ALONE = "alone in its step, with a `verify` and a `lock_timeout` of 1m or more"
+_WAITING = (Kind.CREATE_INDEX, Kind.DROP_INDEX, Kind.REINDEX, Kind.ALTER_TABLE)
+
+
+def _called(place: StatementPlace) -> str:
+    name = "DETACH PARTITION" if place.statement.kind is Kind.ALTER_TABLE else place.statement.kind
+    return f"{name} CONCURRENTLY"
+
+
+def _short_lock_timeout(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject, *_WAITING):
+        limit = place.step.step.lock_timeout
+        if limit is not None and limit < SHORTEST_WAIT and is_concurrent(place.statement):
+            message = f"{_called(place)} fails when one older transaction goes on for {format_duration(limit)}"
+            hint = "set this step's `lock_timeout` to 1m or more; it waits without blocking reads or writes"
+            yield place.finding(message, hint=hint)
+
+
+def _may_keep_invalid(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject, Kind.CREATE_INDEX):
+        statement = place.statement
+        if is_concurrent(statement) and is_guarded(statement) and place.step.step.verify is None:
+            message = "an INVALID index of this name, left by a build that failed, would count as existing"
+            yield place.finding(message, hint="verify with SELECT indisvalid FROM pg_index …")
+
+
+def _not_verified(subject: Subject) -> Iterator[Finding]:
+    # REINDEX may run again and does the same work, so an unknown outcome is no question.
+    for place in statements(subject, Kind.CREATE_INDEX, Kind.ALTER_TABLE):
+        statement = place.statement
+        if place.step.step.verify is not None or is_guarded(statement) or not is_concurrent(statement):
+            continue
+        message = f"if the outcome of {_called(place)} is unknown, nothing tells whether it was completed"
+        yield place.finding(message, hint="add a `verify` that asks the catalog, such as indisvalid in pg_index")
+
+
+def _index_build(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject, Kind.CREATE_INDEX):
+        table = main_relation(place.statement)
+        if table is None or is_concurrent(place.statement) or leaves_out_partitions(place.statement):
+            continue
+        # IF NOT EXISTS on a table that the plan creates IF NOT EXISTS: both are there already, or the table is new.
+        as_the_table = is_guarded(place.statement) and created.is_own(table, place)
+        if not as_the_table and not created.is_new(table, place):
+            message = f"nobody can write to `{table}` until the index is built"
+            hint = f"CREATE INDEX CONCURRENTLY, {_ALONE}; on a partitioned table, ON ONLY and then each partition"
+            yield place.finding(message, hint=hint)
+
+
+def _reindex(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject, Kind.REINDEX):
+        relation = main_relation(place.statement)
+        if is_concurrent(place.statement) or reindex_target(place.statement) is ReindexTarget.SYSTEM:
+            continue
+        if relation is not None and (relation.schema == "pg_catalog" or created.is_new(relation, place)):
+            continue
+        what = f"`{relation}`" if relation is not None else "each index in turn"
+        message = f"while REINDEX rebuilds {what}, nobody can write to the table, and hardly anybody can read it"
+        yield place.finding(
+            message, hint="REINDEX … CONCURRENTLY, alone in its step, with a `lock_timeout` of 1m or more"
+        )
+
+
+def _refresh(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject, Kind.REFRESH_MATERIALIZED_VIEW):
+        view = main_relation(place.statement)
+        if view is None or is_concurrent(place.statement) or leaves_out_data(place.statement):
+            continue
+        if not created.is_new(view, place):
+            message = f"nobody can read `{view}` until it is refreshed"
+            yield place.finding(message, hint="REFRESH … CONCURRENTLY, which needs a unique index on the view")
+
+
+_VERIFY = "\n  verify: SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('orders_customer_idx')"
+_BUILD = "- id: build\n  sql: CREATE INDEX CONCURRENTLY orders_customer_idx ON orders (customer_id)"
+
+CONCURRENTLY_RULES = (
+    Rule(
+        code="JP330",
+        severity=Severity.WARNING,
+        title="CONCURRENTLY with a short lock_timeout",
+        why=(
+            "CREATE INDEX, DROP INDEX, REINDEX and DETACH PARTITION wait, when they run CONCURRENTLY, for every "
+            "transaction that uses the table, and builds also for every older snapshot in the database. Each wait is "
+            "a lock wait that lock_timeout ends (55P03), and what it leaves is an INVALID index or a partition half "
+            "detached. While it waits, reads and writes go on, so a short limit protects nobody. One minute is the "
+            "least that jobplan accepts: the transactions of an application are over by then, and only a report, a "
+            "dump or a forgotten session is older."
+        ),
+        wrong=f"{_BUILD}\n  lock_timeout: 5s{_VERIFY}",
+        right=f"{_BUILD}\n  lock_timeout: 15m{_VERIFY}",
+        check=_short_lock_timeout,
+    ),
+    Rule(
+        code="JP331",
+        severity=Severity.WARNING,
+        title="CREATE INDEX CONCURRENTLY IF NOT EXISTS without verify",
+        why=(
+            "A build that fails or is cancelled leaves an INVALID index behind, which no query uses and which every "
+            'write still has to maintain. IF NOT EXISTS looks at the name only: it says "already exists, skipping" '
+            "and reports success, so the index is missing until somebody wonders why queries are slow. A `verify` "
+            "that asks for `indisvalid` makes the step fail instead. Dropping the leftover first, with DROP INDEX "
+            "CONCURRENTLY IF EXISTS, makes the plan mend itself."
+        ),
+        wrong=(
+            "- id: build\n  sql: CREATE INDEX CONCURRENTLY IF NOT EXISTS orders_customer_idx ON orders (customer_id)"
+        ),
+        right=(
+            "- id: build\n"
+            f"  sql: CREATE INDEX CONCURRENTLY IF NOT EXISTS orders_customer_idx ON orders (customer_id){_VERIFY}"
+        ),
+        check=_may_keep_invalid,
+    ),
+    Rule(
+        code="JP340",
+        severity=Severity.WARNING,
+        title="CONCURRENTLY without verify",
+        why=(
+            "CREATE INDEX and DETACH PARTITION commit on their way if they run CONCURRENTLY, so they can end half done "
+            "and leave something behind: an INVALID index, a partition that is pending detach. When the connection or "
+            "the server is lost, the outcome of a step is unknown, and `verify` is what settles it: without one the "
+            "step counts as failed, although the index may be there, and the next attempt fails because it is. "
+            "REINDEX CONCURRENTLY can run again."
+        ),
+        wrong=_BUILD,
+        right=f"{_BUILD}{_VERIFY}",
+        check=_not_verified,
+    ),
+    Rule(
+        code="JP341",
+        severity=Severity.WARNING,
+        title="An index build that blocks writes",
+        why=(
+            "CREATE INDEX holds a SHARE lock on the table until the index is built: reads go on, every INSERT, UPDATE "
+            "and DELETE waits. CONCURRENTLY reads the table twice and takes longer, but holds SHARE UPDATE EXCLUSIVE, "
+            "which lets writes pass. It must be the only statement of its step, and is not possible on a partitioned "
+            "table: create the index ON ONLY that table, build one on each partition, and attach them. Tables that "
+            "the plan itself creates are exempt."
+        ),
+        wrong="- id: build\n  sql: CREATE INDEX orders_customer_idx ON orders (customer_id)\n  lock_timeout: 5s",
+        right=f"{_BUILD}{_VERIFY}",
+        check=_index_build,
+    ),
+    Rule(
+        code="JP342",
+        severity=Severity.WARNING,
+        title="REINDEX without CONCURRENTLY",
+        why=(
+            "REINDEX holds a SHARE lock on the table, which stops writes, and ACCESS EXCLUSIVE on the index that it "
+            "rebuilds. Planning a query opens every index of its table, so most reads wait too. REINDEX CONCURRENTLY "
+            "(version 12 and later) builds a copy beside the old index and exchanges them. System catalogs cannot be "
+            "rebuilt concurrently and are exempt."
+        ),
+        wrong="- id: rebuild\n  sql: REINDEX INDEX orders_customer_idx\n  lock_timeout: 5s",
+        right="- id: rebuild\n  sql: REINDEX INDEX CONCURRENTLY orders_customer_idx",
+        check=_reindex,
+    ),
+    Rule(
+        code="JP343",
+        severity=Severity.WARNING,
+        title="REFRESH MATERIALIZED VIEW without CONCURRENTLY",
+        why=(
+            "REFRESH holds ACCESS EXCLUSIVE on the view while its query runs, so even reading the old rows waits. "
+            "With CONCURRENTLY it holds EXCLUSIVE, which lets reads pass, and applies only the differences. That "
+            "needs a unique index on plain columns, without WHERE, and a view that has been filled once."
+        ),
+        wrong="- id: refresh\n  sql: REFRESH MATERIALIZED VIEW sales_by_day\n  lock_timeout: 5s",
+        right="- id: refresh\n  sql: REFRESH MATERIALIZED VIEW CONCURRENTLY sales_by_day\n  lock_timeout: 5s",
+        check=_refresh,
+    ),
+)
+
+
+RULES = (*CONCURRENTLY_RULES, *LOCK_RULES)

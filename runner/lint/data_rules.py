@@ -1,0 +1,321 @@
+"""Rules about statements that do much more than their length suggests: whole tables, lost data, other databases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from runner.errors import Severity
+from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
+from runner.plan.parsed_sql import Subject
+from runner.sql.alter_table import AlterAction, AlterKind, Constraint, Rewrite, alter_actions
+from runner.sql.facts import (
+    constrained_domain,
+    enabled,
+    main_relation,
+    moved_tablespace,
+    renamed,
+    server_wide,
+    steady_function,
+    unfiltered_writes,
+    vacuumed_relations,
+)
+from runner.sql.plpgsql_bodies import writing_loop
+from runner.sql.relations import Relation
+from runner.sql.statement_effects import Loss, losses
+from runner.sql.statements import Statement
+from runner.sql.statements import StatementKind as Kind
+
+# Every function that acts on the whole server begins so; looking for it first spares most statements a walk.
+_SERVER_FUNCTION = "pg_"
+_QUERIES = frozenset({Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE})
+# Only a function in them can reach further.
+_OF_DATABASE = _QUERIES | {
+    *(Kind.VACUUM, Kind.ANALYZE, Kind.REINDEX, Kind.REFRESH_MATERIALIZED_VIEW, Kind.TRUNCATE, Kind.DO, Kind.CALL),
+    *(Kind.CREATE_TABLE, Kind.CREATE_TABLE_AS, Kind.CREATE_INDEX, Kind.ALTER_TABLE, Kind.DROP_TABLE),
+}
+
+
+def _rewrites(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    known = _Known(subject)
+    for place in statements(subject, Kind.ALTER_TABLE, Kind.ALTER_MATERIALIZED_VIEW):
+        table = main_relation(place.statement)
+        if table is None or created.is_new(table, place):
+            continue
+        for action in alter_actions(place.statement):
+            rewrite = known.rewrite(action)
+            if rewrite is not Rewrite.NO:
+                verb = "writes" if rewrite is Rewrite.YES else "may write"
+                message = f"{action.kind} {verb} all of `{table}` anew, and nobody can read it meanwhile"
+                yield place.finding(message, hint=_instead_of_rewrite(action), offset=action.offset)
+    for place in statements(subject, Kind.MOVE_ALL):
+        message = (
+            f"all that is in the tablespace `{moved_tablespace(place.statement)}` is copied, and nobody can read it"
+        )
+        hint = "move one table after another, each in a step of its own with a `lock_timeout`"
+        yield place.finding(message, hint=hint)
+
+
+def _instead_of_rewrite(action: AlterAction) -> str:
+    if action.kind is AlterKind.SET_TYPE:
+        return "a dry run knows the old type and whether it matters; or add a column, fill it in batches, then switch"
+    if action.kind is AlterKind.ADD_COLUMN:
+        return "add the column without it, set the default for new rows, and fill the column in batches"
+    return "choose a quiet hour, and say so: `# jobplan: ignore=table-rewrite`"
+
+
+class _Known:
+    """What the plan itself says of types and functions, so that a new column is judged by it."""
+
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
+        self._domains: set[Relation] | None = None
+        self._steady: set[str] = set()
+
+    def rewrite(self, action: AlterAction) -> Rewrite:
+        """Return whether a subcommand writes the table anew."""
+        if action.kind is not AlterKind.ADD_COLUMN or (action.type is None and not action.calls):
+            return action.rewrite
+        if self._domains is None:
+            everything = list(statements(self._subject))
+            self._domains = {one for one in map(constrained_domain, _nodes(everything)) if one is not None}
+            self._steady = {one for one in map(steady_function, _nodes(everything)) if one is not None}
+        if action.type is not None and any(action.type.may_be(domain) for domain in self._domains):
+            return Rewrite.YES
+        unknown = action.rewrite is Rewrite.MAYBE and not self._steady.issuperset(action.calls)
+        return action.rewrite if unknown or action.rewrite is Rewrite.YES else Rewrite.NO
+
+
+def _nodes(places: Iterable[StatementPlace]) -> Iterator[Statement]:
+    return (place.statement for place in places)
+
+
+def _new_not_null(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject, Kind.ALTER_TABLE):
+        table = main_relation(place.statement)
+        if table is None or created.is_new(table, place):
+            continue
+        column = None
+        for action in alter_actions(place.statement):
+            if action.kind is AlterKind.ADD_COLUMN:
+                column = None if action.has_default else action
+            elif column is not None and action.constraint in {Constraint.NOT_NULL, Constraint.PRIMARY_KEY}:
+                if action.inline:
+                    message = f"the new column `{column.name}` is NOT NULL and has no default"
+                    message += f": this fails (23502) if `{table}` has rows"
+                    hint = "give it a DEFAULT; or add it without NOT NULL, fill it, and prove it with a validated CHECK"
+                    yield place.finding(message, hint=hint, offset=column.offset)
+                column = None
+
+
+def _full_vacuum(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject, Kind.VACUUM, Kind.CLUSTER):
+        statement = place.statement
+        if statement.kind is Kind.VACUUM and not enabled(statement, "full"):
+            continue
+        main = main_relation(statement)
+        named = (main,) if main is not None else vacuumed_relations(statement)
+        if named and all(created.is_new(relation, place) for relation in named):
+            continue
+        name = "VACUUM FULL" if statement.kind is Kind.VACUUM else "CLUSTER"
+        what = ", ".join(f"`{relation}`" for relation in named) or "every table of the database"
+        message = f"{name} writes {what} anew, and nobody can read it meanwhile"
+        yield place.finding(
+            message, hint="plain VACUUM keeps a table from growing; pg_repack shrinks one beside its use"
+        )
+
+
+def _without_where(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject):
+        text = place.lower_text
+        if "update" not in text and "delete" not in text:
+            continue
+        for use in unfiltered_writes(place.statement):
+            if not created.is_new(use.relation, place):
+                message = f"every row of `{use.relation}` is changed: there is no WHERE"
+                yield place.finding(message, hint="write WHERE true if that is meant", offset=use.offset)
+
+
+def _destructive(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject):
+        if place.statement.kind not in _QUERIES:
+            for loss in losses(place.statement):
+                if not _is_own(loss, created, place):
+                    hint = "if that is meant, say so beside the step: `# jobplan: ignore=JP353`"
+                    yield place.finding(loss.what, hint=hint)
+
+
+def _is_own(loss: Loss, created: Created, place: StatementPlace) -> bool:
+    """Return whether what is lost is surely the plan's own: created above, where there was none before."""
+    if loss.schema is not None:
+        return created.schema_is_new(loss.schema, place)
+    return loss.relation is not None and created.is_new(loss.relation, place)
+
+
+def _whole_server(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject):
+        if place.statement.kind in _OF_DATABASE and _SERVER_FUNCTION not in place.lower_text:
+            continue
+        what = server_wide(place.statement)
+        if what is not None:
+            message = f"{what} acts on the whole server, not only on this database"
+            yield place.finding(
+                message, hint="if that is meant, say so beside the step: `# jobplan: ignore=server-wide`"
+            )
+
+
+def _loop_in_one_transaction(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject, Kind.DO):
+        offset = writing_loop(place.statement, place.text)
+        if offset is not None:
+            message = "the batches of this loop are one transaction, because it never commits"
+            hint = "COMMIT in the loop, or write one batch and let `repeat` run it again"
+            yield place.finding(message, hint=hint, offset=offset)
+
+
+def _renames(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for place in statements(subject, Kind.RENAME, Kind.SET_SCHEMA):
+        found = renamed(place.statement)
+        if found is not None and not created.is_new(found[0], place):
+            message = f"{found[1]}, and every client that uses the old one fails from then on"
+            hint = "keep the old name as a view, or add a column and write both, until no client uses it"
+            yield place.finding(message, hint=hint)
+
+
+_TYPE = "ALTER TABLE orders ALTER COLUMN id TYPE bigint"
+_BATCH = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < now() - interval '1 year' LIMIT 10000)"
+
+RULES = (
+    Rule(
+        code="JP350",
+        severity=Severity.WARNING,
+        title="A table that is written anew",
+        why=(
+            "A changed column type, a new column with a volatile default or a stored generated value, SET LOGGED, SET "
+            "TABLESPACE and SET ACCESS METHOD write the table anew under ACCESS EXCLUSIVE: nobody reads or writes it "
+            "meanwhile, it needs as much disk space again, and all of it goes through the WAL to every replica. A new "
+            "column with a constant or stable default rewrites nothing, nor does one of an enum or another type; a "
+            "domain does if it has a constraint. Only the server knows the old type of a column: from varchar to text, "
+            "or to a longer varchar, nothing is written anew, and from integer to text or numeric everything is."
+        ),
+        wrong=f"- id: widen\n  lock_timeout: 5s\n  sql: {_TYPE}",
+        right="- id: add_wide_column\n  lock_timeout: 5s\n  sql: ALTER TABLE orders ADD COLUMN id_wide bigint",
+        check=_rewrites,
+    ),
+    Rule(
+        code="JP336",
+        severity=Severity.WARNING,
+        title="A new column that is NOT NULL and has no default",
+        why=(
+            "ADD COLUMN … NOT NULL, or PRIMARY KEY, without a DEFAULT fails with 23502 as soon as the table has one "
+            "row, because the new column is NULL in it. A constant DEFAULT costs nothing: it is kept beside the table. "
+            "Tables that the plan creates are exempt."
+        ),
+        wrong="- id: add_region\n  lock_timeout: 5s\n  sql: ALTER TABLE orders ADD COLUMN region text NOT NULL",
+        right=(
+            "- id: add_region\n  lock_timeout: 5s\n"
+            "  sql: ALTER TABLE orders ADD COLUMN region text NOT NULL DEFAULT 'unknown'"
+        ),
+        check=_new_not_null,
+    ),
+    Rule(
+        code="JP351",
+        severity=Severity.WARNING,
+        title="VACUUM FULL or CLUSTER",
+        why=(
+            "Both write the table and its indexes into new files under ACCESS EXCLUSIVE: nobody reads or writes the "
+            "table until they are done, and the old and the new files take their space at the same time. Plain VACUUM "
+            "makes the space of deleted rows usable again beside reads and writes, which is what routine maintenance "
+            "needs; REINDEX CONCURRENTLY shrinks indexes."
+        ),
+        wrong="- id: shrink\n  lock_timeout: 5s\n  sql: VACUUM FULL audit",
+        right="- id: tidy\n  sql: VACUUM (ANALYZE) audit",
+        check=_full_vacuum,
+    ),
+    Rule(
+        code="JP352",
+        severity=Severity.WARNING,
+        title="UPDATE or DELETE without WHERE",
+        why=(
+            "It changes every row: mostly a condition was forgotten. Where it was not, it locks each row until the "
+            "step ends and leaves as many dead rows as the table has, for which the table's file grows to twice its "
+            "size. `WHERE true` tells the reader, and this rule, that all rows are meant. Tables that the plan "
+            "creates are exempt."
+        ),
+        wrong="- id: close\n  sql: UPDATE accounts SET open = false",
+        right="- id: close\n  sql: UPDATE accounts SET open = false WHERE last_login < now() - interval '1 year'",
+        check=_without_where,
+    ),
+    Rule(
+        code="JP353",
+        severity=Severity.WARNING,
+        title="A statement that destroys data",
+        why=(
+            "DROP TABLE, DROP COLUMN, TRUNCATE, DROP SCHEMA … CASCADE, DROP OWNED and DROP DATABASE remove data that "
+            "only a backup brings back, and any other DROP … CASCADE removes what it does not name. A reviewer should "
+            "see that somebody meant it. What can be made again from its definition (an index, a view, a function) is "
+            "exempt, and so is what the plan itself creates in a statement above. A CREATE with IF NOT EXISTS makes "
+            "nothing the plan's own, nor does one below a DROP: the table may have been there, with its rows."
+        ),
+        wrong="- id: clean\n  lock_timeout: 5s\n  sql: DROP TABLE audit_2019",
+        right="- id: clean  # jobplan: ignore=JP353\n  lock_timeout: 5s\n  sql: DROP TABLE audit_2019",
+        check=_destructive,
+    ),
+    Rule(
+        code="JP354",
+        severity=Severity.WARNING,
+        title="A statement about the whole server",
+        why=(
+            "Roles, databases, tablespaces, ALTER SYSTEM, CHECKPOINT, and functions such as pg_reload_conf() or "
+            "pg_terminate_backend() act on every database of the server, also on those whose owners have never read "
+            "this plan. They need strong privileges too, which the rest of a plan should not run with."
+        ),
+        wrong="- id: more_memory\n  sql: ALTER SYSTEM SET work_mem = '64MB'",
+        right="- id: report\n  settings: {work_mem: 64MB}\n  sql: INSERT INTO report SELECT * FROM slow_view",
+        check=_whole_server,
+    ),
+    Rule(
+        code="JP355",
+        severity=Severity.WARNING,
+        title="A loop in DO without COMMIT",
+        why=(
+            "A DO block that never commits is one transaction, however many turns its loop has. The rows of all "
+            "batches stay locked until the last one, an error in the last one undoes them all, and VACUUM cannot "
+            "remove what they deleted before the end. With COMMIT in the loop each batch is over when it is over; "
+            "then the block must be the only statement of the step. With `repeat` each batch is a worker with a "
+            "timeout and a retry of its own, and the plan shows how far it is."
+        ),
+        wrong=(
+            f"- id: purge\n  sql: |\n    DO $$ BEGIN\n      LOOP\n        {_BATCH};\n"
+            "        EXIT WHEN NOT FOUND;\n      END LOOP;\n    END $$"
+        ),
+        right=f"- id: purge\n  sql: {_BATCH}\n  repeat: {{until: no_rows, max_iterations: 5000}}",
+        check=_loop_in_one_transaction,
+    ),
+    Rule(
+        code="JP356",
+        severity=Severity.WARNING,
+        title="A rename that breaks running clients",
+        why=(
+            "A table or column has its new name as soon as the step commits, and applications that were started before "
+            "still use the old one. Where plans run beside an application, a rename takes several deployments; where "
+            "the application is stopped, it is harmless. So the rule is optional: a comment in the plan, `# jobplan: "
+            "enable=rename-breaks-clients`, asks for it."
+        ),
+        wrong=(
+            "# jobplan: enable=rename-breaks-clients\nsteps:\n  - id: rename\n    lock_timeout: 5s\n"
+            "    sql: ALTER TABLE orders RENAME COLUMN state TO status"
+        ),
+        right=(
+            "# jobplan: enable=rename-breaks-clients\nsteps:\n  - id: add_status\n    lock_timeout: 5s\n"
+            "    sql: ALTER TABLE orders ADD COLUMN status text"
+        ),
+        check=_renames,
+        optional=True,
+    ),
+)

@@ -1,0 +1,291 @@
+"""Rules about steps that can run at the same time and whose table locks exclude each other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+
+from runner.durations import format_duration
+from runner.errors import Cause, Severity
+from runner.lint.rule import Finding, Rule
+from runner.locks.conflicts import Held, LockTiming
+from runner.locks.contention import ContentionResult, Meeting, find_contention
+from runner.locks.step_locks import Locking
+from runner.plan.parsed_sql import Subject
+from runner.plan.version_ranges import allowed_versions
+
+_CONCURRENT = frozenset({LockTiming.BUILD, LockTiming.DROP, LockTiming.DETACH})
+
+
+#: The first version in which an ADD COLUMN that gets in between makes a DETACH … CONCURRENTLY fail.
+_GETS_IN_BETWEEN = 18
+
+
+def _is_harmless_before(meeting: Meeting) -> bool:
+    held, other = meeting.held, meeting.other_held
+    natures = {held.nature, other.nature}
+    added = any("ADD COLUMN" in one.what for one in (held, other))
+    return meeting.outcome is ContentionResult.FAILURE and natures == {LockTiming.DETACH, LockTiming.PLAIN} and added
+
+
+class _Shares(threading.local):
+    """The findings of one subject, found together and taken rule by rule; with the last share the subject goes."""
+
+    def __init__(self) -> None:
+        self._subject: Subject | None = None
+        self._shares: dict[ContentionResult, list[Finding]] = {}
+
+    def take(self, subject: Subject, outcome: ContentionResult) -> Sequence[Finding]:
+        """Return a rule's findings; they are looked for if the rule has had its share already."""
+        if self._subject is not subject or outcome not in self._shares:
+            self._subject = subject
+            self._shares = {each: [] for each in ContentionResult}
+            newest = max(allowed_versions(subject.plan.requires.server_version), default=_GETS_IN_BETWEEN)
+            for meeting in find_contention(subject):
+                if newest >= _GETS_IN_BETWEEN or not _is_harmless_before(meeting):
+                    self._shares[meeting.outcome].extend(findings_of(meeting))
+        share = self._shares.pop(outcome)
+        if not self._shares:
+            self._subject = None
+        return share
+
+
+_SHARES = _Shares()
+
+
+def findings_of(meeting: Meeting) -> Iterator[Finding]:
+    """Yield what is to be said of two steps that meet, and of those that are only counted.
+
+    Pairs that meet on one relation with one outcome have one cause.
+    """
+    step, held = _place(meeting)
+    position = step.sql.position(held.offset)
+    yield Finding(
+        position=position, message=_message(meeting), hint=_hint(meeting), step=step.id, cause=_cause(meeting)
+    )
+    if meeting.more:
+        pairs = "1 more pair of steps" if meeting.more == 1 else f"{meeting.more} more pairs of steps"
+        message = f"{pairs} do the same on {held.name}" if meeting.more > 1 else f"{pairs} does the same on {held.name}"
+        yield Finding(position=position, message=message, step=step.id, cause=_cause(meeting, pairs))
+
+
+def _cause(meeting: Meeting, part: str | None = None) -> Cause:
+    one, other = meeting.one, meeting.other
+    held = _place(meeting)[1]
+    if meeting.with_itself:
+        return Cause(key=f"{held.name} {one.id}", part=part or f"instances of `{one.id}`")
+    across = one.sql.final != other.sql.final
+    hint = None if across else "order them with `needs`, or give all of them a common name in `exclusive`"
+    return Cause(key=f"{held.name} {across}", part=part or f"`{one.id}` and `{other.id}`", hint=hint)
+
+
+def _place(meeting: Meeting) -> tuple[Locking, Held]:
+    """Return where a finding stands: at the CONCURRENTLY that it is about, or else in the later step of the plan."""
+    if meeting.outcome is ContentionResult.FAILURE and meeting.other_held.nature not in _CONCURRENT:
+        return meeting.one, meeting.held
+    return meeting.other, meeting.other_held
+
+
+def _message(meeting: Meeting) -> str:
+    match meeting.outcome:
+        case ContentionResult.FAILURE:
+            return _failure(meeting)
+        case ContentionResult.DEADLOCK:
+            return _deadlock(meeting)
+        case ContentionResult.WAIT:
+            return _wait(meeting)
+
+
+def _failure(meeting: Meeting) -> str:
+    step, held = _place(meeting)
+    at_one = held is meeting.held
+    other, other_held = (meeting.other, meeting.other_held) if at_one else (meeting.one, meeting.held)
+    beside = "in another instance of the step" if meeting.with_itself else f"in `{other.id}`"
+    start = (
+        f"{held.what} in `{step.id}` can run beside {_command(other_held)} {beside}, on {_relation(held, other_held)}"
+    )
+    if held.nature is not LockTiming.DETACH:
+        return f"{start}: the two wait for each other, and PostgreSQL ends one as a deadlock (40P01)"
+    if other_held.nature is LockTiming.DETACH:
+        return f"{start}: PostgreSQL detaches only one partition of a table at a time (55000)"
+    version = f" (version {_GETS_IN_BETWEEN} and later)" if _is_harmless_before(meeting) else ""
+    return f"{start}: it can fail in between and leave the partition half detached{version}"
+
+
+def _deadlock(meeting: Meeting) -> str:
+    found = meeting.deadlock
+    if found is None:
+        return _wait(meeting)
+    mine = f"has {found.has.name} ({found.has.what}) and wants {found.wants.name} ({found.wants.what})"
+    its = f"{found.other_has.name} ({found.other_has.what}) and wants {found.other_wants.name}"
+    if meeting.with_itself:
+        start = f"two instances of `{meeting.one.id}` can end in a deadlock (40P01): one {mine}"
+        return f"{start}, the other has {its} ({found.other_wants.what})"
+    start = f"`{meeting.one.id}` and `{meeting.other.id}` can end in a deadlock (40P01): `{meeting.one.id}` {mine}"
+    return f"{start}, `{meeting.other.id}` has {its} ({found.other_wants.what})"
+
+
+def _wait(meeting: Meeting) -> str:
+    relation = _relation(meeting.held, meeting.other_held)
+    mine, its = _with_mode(meeting.held), _with_mode(meeting.other_held)
+    if meeting.with_itself:
+        start = f"instances of `{meeting.one.id}` can run at the same time and exclude each other on {relation}"
+        commands = mine if mine == its else f"{mine}, {its}"
+        return f"{start} ({commands}): {_patience(meeting)}"
+    start = f"`{meeting.one.id}` ({mine}) and `{meeting.other.id}` ({its}) can run at the same time"
+    return f"{start} and exclude each other on {relation}: {_patience(meeting)}"
+
+
+def _command(held: Held) -> str:
+    return f"{held.what} (by the foreign key {held.via})" if held.via else held.what
+
+
+def _with_mode(held: Held) -> str:
+    via = f" by the foreign key {held.via}" if held.via else ""
+    return f"{held.what}: {held.mode}{via}"
+
+
+def _relation(held: Held, other: Held) -> str:
+    """Name what both lock: the relation itself where one of them locks every table."""
+    return other.name if held.on.sweeping else held.name
+
+
+def _patience(meeting: Meeting) -> str:
+    one, other = meeting.one.sql.step, meeting.other.sql.step
+    if one.lock_timeout is None and other.lock_timeout is None:
+        return "the later one waits until the other is over"
+    if one.lock_timeout == other.lock_timeout:
+        return f"the later one waits, and fails after its lock_timeout of {_limit(one.lock_timeout)}"
+    limits = f"{_limit(one.lock_timeout)} for `{one.id}`, {_limit(other.lock_timeout)} for `{other.id}`"
+    return f"the later one waits, and fails after its lock_timeout ({limits})"
+
+
+def _limit(seconds: float | None) -> str:
+    return "none" if seconds is None else format_duration(seconds).replace(".0s", "s")
+
+
+def _hint(meeting: Meeting) -> str:
+    one, other = meeting.one, meeting.other
+    if meeting.with_itself:
+        return "give the step's `for_each` a `max_parallel: 1`"
+    if one.sql.final != other.sql.final:
+        return f"let the run wait for `{one.id}` (`on_finish: wait`), whose worker goes on beside the finally steps"
+    apart = "give both a common name in `exclusive`, or a pool of 1"
+    first, second = (one, other) if one.sql.step.waits else (other, one)
+    if not first.sql.step.waits:
+        return apart
+    return f"order them (`needs: [{first.id}]` in `{second.id}`), or {apart}"
+
+
+def _failing(subject: Subject) -> Iterable[Finding]:
+    return _SHARES.take(subject, ContentionResult.FAILURE)
+
+
+def _waiting(subject: Subject) -> Iterable[Finding]:
+    return _SHARES.take(subject, ContentionResult.WAIT)
+
+
+def _deadlocking(subject: Subject) -> Iterable[Finding]:
+    return _SHARES.take(subject, ContentionResult.DEADLOCK)
+
+
+#: The codes of what two steps can come to.
+CODES_OF_OUTCOMES = {
+    ContentionResult.FAILURE: "JP401",
+    ContentionResult.WAIT: "JP402",
+    ContentionResult.DEADLOCK: "JP403",
+}
+
+RULES = (
+    Rule(
+        code="JP401",
+        severity=Severity.WARNING,
+        title="CONCURRENTLY beside a conflicting statement",
+        why=(
+            "CREATE INDEX and REINDEX CONCURRENTLY hold a lock on the table while they wait for every transaction "
+            "that has an older snapshot. A statement that queues for a conflicting lock on that table has such a "
+            "snapshot: the two wait for each other until PostgreSQL ends one of them (40P01), and a build that is "
+            "ended leaves an invalid index behind. That concerns ANALYZE, VACUUM (ANALYZE), VACUUM FULL, other "
+            "index builds and nearly all DDL; reads, row changes and plain VACUUM get along with it. DROP INDEX "
+            "CONCURRENTLY does the same to a step that has used the table earlier in its transaction. DETACH "
+            "PARTITION CONCURRENTLY fails beside another one of the same table (55000), and DDL that gets in "
+            "between can leave its partition half detached. "
+            "Steps overlap unless the graph, the slots, a pool or an `exclusive` name keeps them apart."
+        ),
+        wrong=(
+            "- id: index_customer\n"
+            "  sql: CREATE INDEX CONCURRENTLY orders_customer_idx ON orders (customer_id)\n"
+            "- id: statistics\n"
+            "  sql: ANALYZE orders"
+        ),
+        right=(
+            "- id: index_customer\n"
+            "  sql: CREATE INDEX CONCURRENTLY orders_customer_idx ON orders (customer_id)\n"
+            "- id: statistics\n"
+            "  needs: [index_customer]\n"
+            "  sql: ANALYZE orders"
+        ),
+        check=_failing,
+    ),
+    Rule(
+        code="JP402",
+        severity=Severity.WARNING,
+        title="Steps that can overlap and exclude each other",
+        why=(
+            "The steps can run at the same time, and their table locks conflict (PostgreSQL's table of lock modes, "
+            "in the chapter on explicit locking). Whichever comes second takes a slot, waits, and fails after its "
+            "`lock_timeout`; while it queues for a strong lock, everybody else who wants the table queues behind "
+            "it. An order of your own makes the run predictable. "
+            "The rule knows the locks that SQL text tells of, and the foreign keys and the indexes that the plan "
+            "itself creates. A name without a schema counts as one in the first schema of the step's `search_path` "
+            "(`public` by default). For opaque SQL (DO, CALL, functions) `touches` names the relations; they count "
+            "as written to (ROW EXCLUSIVE)."
+        ),
+        wrong=(
+            "- id: vacuum_orders\n  sql: VACUUM orders\n- id: add_note\n  sql: ALTER TABLE orders ADD COLUMN note text"
+        ),
+        right=(
+            "- id: vacuum_orders\n"
+            "  sql: VACUUM orders\n"
+            "  exclusive: [orders]\n"
+            "- id: add_note\n"
+            "  sql: ALTER TABLE orders ADD COLUMN note text\n"
+            "  exclusive: [orders]"
+        ),
+        check=_waiting,
+    ),
+    Rule(
+        code="JP403",
+        severity=Severity.WARNING,
+        title="Steps that can end in a deadlock",
+        why=(
+            "The statements of a step are one transaction, which keeps its locks to the end. Two steps that lock "
+            "the same tables in different orders, or that both begin with a weak lock and then want a strong one, "
+            "can each hold what the other waits for. PostgreSQL ends one of them (40P01) after deadlock_timeout, "
+            "and its work is lost. The rule looks at table locks; rows that two steps change in different orders "
+            "can do the same."
+        ),
+        wrong=(
+            "- id: load_orders\n"
+            "  sql: |\n"
+            "    TRUNCATE orders;\n"
+            "    TRUNCATE customers\n"
+            "- id: load_customers\n"
+            "  sql: |\n"
+            "    TRUNCATE customers;\n"
+            "    TRUNCATE orders"
+        ),
+        right=(
+            "- id: load_orders\n"
+            "  sql: |\n"
+            "    TRUNCATE orders;\n"
+            "    TRUNCATE customers\n"
+            "- id: load_customers\n"
+            "  needs: [load_orders]\n"
+            "  sql: |\n"
+            "    TRUNCATE customers;\n"
+            "    TRUNCATE orders"
+        ),
+        check=_deadlocking,
+    ),
+)

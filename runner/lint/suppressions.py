@@ -1,0 +1,270 @@
+"""Comments that silence a rule: `# jobplan: ignore=JP341` beside a step, for a team that accepts the risk.
+
+A comment belongs to the step in whose lines it stands, or directly above which it stands; anywhere else it belongs to
+the plan, and silences what is about no step. Besides, it silences what is found in its own line, or in the line below
+if it has a line to itself. A parsed plan has neither comments nor the ends of its steps, so both are read from the
+plan's files.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Final
+
+from runner.errors import Position, Problem, Severity
+from runner.lint.rule import Finding, Rule
+from runner.plan.model import Plan, Step
+from runner.plan.parsed_sql import Subject
+from runner.plan.yaml_reader import MAX_BYTES
+from runner.slugs import CODES_BY_SLUG, slug_of
+
+
+class Sources:
+    """The lines of files, each read when it is first asked for. Files that cannot be read have none.
+
+    Lines are counted as problems count them; bytes that are not UTF-8 become replacement characters.
+    """
+
+    def __init__(self) -> None:
+        self._lines: dict[str, Sequence[str]] = {}
+
+    def lines(self, file: str) -> Sequence[str]:
+        """Return the lines of a file, without their ends."""
+        if file not in self._lines:
+            self._lines[file] = _read(Path(file))
+        return self._lines[file]
+
+
+def _read(path: Path) -> Sequence[str]:
+    try:
+        # A pipe has been read already, and reading it again could wait for ever.
+        if not path.is_file():
+            return ()
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES)
+    except (OSError, ValueError):
+        return ()
+    return data.decode("utf-8-sig", "replace").replace("\r\n", "\n").replace("\r", "\n").split("\n")
+
+
+_DASH = re.compile(r" *- +")
+#: What may stand between a comment and the step that it is above: comments, and a dash with a line to itself.
+_ABOVE = re.compile(r"\s*(?:#.*|-\s*)")
+_NOTHING: frozenset[str] = frozenset()
+
+
+class StepLines:
+    """The lines of one file. Everything is looked at once, so that many comments cost no more than the file is long."""
+
+    def __init__(self, lines: Sequence[str], steps: Iterable[Step]) -> None:
+        ids: defaultdict[int, set[str]] = defaultdict(set)
+        columns: dict[int, int] = {}
+        for step in steps:
+            line = step.position.line
+            ids[line].add(step.id)
+            columns[line] = min(step.position.column, columns.get(line, step.position.column))
+        self._ids = {line: frozenset(found) for line, found in ids.items()}
+        self._starts = sorted(ids)
+        self._ends: dict[int, int] = {}
+        self._above: dict[int, int] = {}
+        for start, after in pairwise((*self._starts, len(lines) + 1)):
+            self._ends[start] = _end(lines, start, after, columns[start])
+            above = start - 1
+            while above > 0 and above not in self._ids and _ABOVE.fullmatch(lines[above - 1]):
+                self._above[above] = start
+                above -= 1
+
+    def at(self, line: int, *, alone: bool) -> frozenset[str]:
+        """Return the ids of the steps that a comment in a line belongs to; `alone` says that nothing else is in it."""
+        if alone and line in self._above:
+            return self._ids[self._above[line]]
+        index = bisect_right(self._starts, line) - 1
+        if index < 0 or line > self._ends[self._starts[index]]:
+            return _NOTHING
+        return self._ids[self._starts[index]]
+
+
+def _end(lines: Sequence[str], start: int, after: int, column: int) -> int:
+    """Return the last line of the step that begins in line `start`; another one begins in `after`, or the file ends.
+
+    Lines of a block are indented more than the dash before it.
+    """
+    before = lines[start - 1][: column - 1] if start <= len(lines) else ""
+    indent = before.index("-") if _DASH.fullmatch(before) else column - 2
+    for number in range(start + 1, after):
+        line = lines[number - 1]
+        words = line.lstrip(" ")
+        if words and not words.startswith("#") and len(line) - len(words) <= indent:
+            return number - 1
+    return after - 1
+
+
+#: How many comments are read: each may be a problem, and a stranger's file may be full of them.
+MAX_COMMENTS: Final = 10_000
+_MAX_HINTS = 100  # each takes a comparison with every code
+_MAX_WORD = 40
+
+#: After a comma only what looks like a code or a slug is one: a reason may follow in words.
+_COMMENT = re.compile(
+    r"(?:^|(?<=\s))#\s*jobplan:\s*ignore\b"
+    r"(?:\s*=\s*([\w-]+(?:\s*,\s*(?:[A-Za-z]+[0-9]+|[A-Za-z0-9]+(?:-[A-Za-z0-9]+)+)(?![\w-]))*))?"
+)
+_ENABLE = re.compile(r"(?:^|(?<=\s))#\s*jobplan:\s*enable\s*=\s*([\w-]+(?:\s*,\s*[\w-]+)*)")
+_CODE = re.compile(r"[\w-]+")
+
+#: What a comment silences, of one code: a step by its id, a line by its file and number, or the plan (None).
+_Target = tuple[str, str | tuple[str, int] | None]
+
+
+@dataclass(slots=True)
+class _Ignores:
+    """What the comments of a plan say: each one's codes by what they silence, and what is wrong with the comments.
+
+    `codes` and `words` have the code of each place and how it is written, which may be as a slug.
+    """
+
+    places: dict[_Target, list[Position]] = field(default_factory=lambda: defaultdict(list))
+    codes: dict[Position, str] = field(default_factory=dict)
+    words: dict[Position, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def without_ignored(
+    problems: Iterable[Problem], plan: Plan, sources: Sources, known: Collection[str]
+) -> Iterator[Problem]:
+    """Yield the problems that no comment of the plan silences, then those with the comments themselves.
+
+    `known` are the rules' codes; a comment that names another one, or silences nothing, is a problem.
+    """
+    ignores = _read_ignores(plan, sources, frozenset(known) - {_UNUSED.code, _UNKNOWN.code})
+    used: set[Position] = set()
+    for problem in problems:
+        line = (problem.position.file, problem.position.line)
+        hits = [*ignores.places.get((problem.code, line), ()), *ignores.places.get((problem.code, problem.step), ())]
+        used.update(hits)
+        if not hits:
+            yield problem
+    yield from ignores.problems
+    for position in ignores.codes:
+        if position not in used:
+            word = ignores.words[position]
+            message = f"`ignore={word}` silences nothing: the rule finds nothing here"
+            yield _problem(_UNUSED, position, message, "remove the code from the comment")
+
+
+def enabled(plan: Plan, sources: Sources, optional: Collection[str]) -> frozenset[str]:
+    """Return the optional rules that comments of the plan's files ask for, by their codes."""
+    files = dict.fromkeys((plan.file, *(step.position.file for step in (*plan.steps, *plan.finally_))))
+    words = (
+        word
+        for file in files
+        for line in sources.lines(file)
+        if "jobplan:" in line
+        for found in _ENABLE.finditer(line)
+        for word in _CODE.findall(found[1])
+    )
+    return frozenset(CODES_BY_SLUG.get(word, word) for word in words) & frozenset(optional)
+
+
+def nearest_code(word: str, known: Iterable[str]) -> str | None:
+    """Return a hint that names the code or slug nearest to `word`, None if none is near."""
+    codes = sorted(known)
+    near = difflib.get_close_matches(word[:_MAX_WORD].upper(), codes, n=1)
+    near = near or difflib.get_close_matches(word[:_MAX_WORD].lower(), [slug_of(code) for code in codes], n=1)
+    return f"did you mean {near[0]}?" if near else None
+
+
+def _read_ignores(plan: Plan, sources: Sources, known: Collection[str]) -> _Ignores:
+    ignores = _Ignores()
+    steps_by_file: dict[str, list[Step]] = {plan.file: []}
+    for step in (*plan.steps, *plan.finally_):
+        steps_by_file.setdefault(step.position.file, []).append(step)
+    left = MAX_COMMENTS
+    for file, steps in steps_by_file.items():
+        lines = sources.lines(file)
+        comments = list(islice(_comments(lines), left + 1))
+        step_lines = StepLines(lines, steps if comments else ())
+        for number, comment in comments:
+            place = Position(file=file, line=number, column=comment.start() + 1)
+            if left == 0:
+                message = f"more than {MAX_COMMENTS:,} comments ignore rules; this one and those after it do not count"
+                ignores.problems.append(_problem(_UNKNOWN, place, message, None))
+                break
+            left -= 1
+            _read_comment(place, comment, step_lines, ignores)
+    _refuse_unknown(ignores, known)
+    return ignores
+
+
+def _comments(lines: Sequence[str]) -> Iterator[tuple[int, re.Match[str]]]:
+    for number, line in enumerate(lines, 1):
+        if "jobplan:" in line and (found := _COMMENT.search(line)):
+            yield number, found
+
+
+def _read_comment(place: Position, comment: re.Match[str], steps: StepLines, ignores: _Ignores) -> None:
+    if comment[1] is None:
+        hint = "write `# jobplan: ignore=JP341`, with commas between several codes"
+        ignores.problems.append(_problem(_UNKNOWN, place, "the comment names no code to ignore", hint))
+        return
+    alone = not comment.string[: comment.start()].strip()
+    targets: list[str | tuple[str, int] | None] = [*(steps.at(place.line, alone=alone) or (None,))]
+    targets += [(place.file, line) for line in range(place.line, place.line + 1 + alone)]
+    for word in _CODE.finditer(comment.string, *comment.span(1)):
+        code = CODES_BY_SLUG.get(word.group(), word.group())
+        position = Position(file=place.file, line=place.line, column=word.start() + 1)
+        ignores.codes[position] = code
+        ignores.words[position] = word.group()
+        for target in targets:
+            ignores.places[code, target].append(position)
+
+
+def _refuse_unknown(ignores: _Ignores, known: Collection[str]) -> None:
+    unknown = [(position, code) for position, code in ignores.codes.items() if code not in known]
+    for index, (position, code) in enumerate(unknown):
+        del ignores.codes[position]
+        hint = nearest_code(code, known) if index < _MAX_HINTS else None
+        ignores.problems.append(_problem(_UNKNOWN, position, f"`{code}` is no rule that can be ignored", hint))
+
+
+def _problem(rule: Rule, position: Position, message: str, hint: str | None) -> Problem:
+    return Problem(position=position, code=rule.code, message=message, hint=hint, severity=rule.severity)
+
+
+def _found_by_comments(_: Subject) -> Iterable[Finding]:
+    """Find nothing: whether a comment silences something is known when all other rules are done."""
+    return ()
+
+
+_UNUSED = Rule(
+    code="JP901",
+    severity=Severity.WARNING,
+    title="A comment that ignores nothing",
+    why=(
+        "The rule finds nothing where the comment stands: the step was mended, or the comment stands beside another "
+        "one. Left alone, it would silence the rule on the day when it is right."
+    ),
+    wrong="- id: clean  # jobplan: ignore=JP301\n  sql: DELETE FROM audit WHERE old",
+    right="- id: clean\n  sql: DELETE FROM audit WHERE old",
+    check=_found_by_comments,
+)
+_UNKNOWN = Rule(
+    code="JP902",
+    severity=Severity.WARNING,
+    title="A comment that ignores no rule",
+    why=(
+        "Only the rules about SQL and locks (JP3xx and above) can be ignored, by their codes or slugs. What keeps a "
+        "plan from being read or understood cannot."
+    ),
+    wrong="- id: clean  # jobplan: ignore=everything",
+    right="- id: clean  # jobplan: ignore=JP300",
+    check=_found_by_comments,
+)
+RULES = (_UNUSED, _UNKNOWN)

@@ -1,0 +1,393 @@
+"""Rules about the transaction of a step: what a worker refuses, what must run alone, what statements do together."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import groupby
+from operator import attrgetter
+
+from runner.errors import Cause, Severity
+from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
+from runner.plan.parsed_sql import StepSql, Subject
+from runner.sql.definition_changes import AddedValue, added_value, created_types, value_used
+from runner.sql.facts import holds_its_rows, parameter_symbols, unfiltered_writes
+from runner.sql.lock_modes import LockMode, RelationLock, conflict
+from runner.sql.plpgsql_bodies import called_procedure, committing_procedure, ends_transaction_for_sure
+from runner.sql.relations import Relation
+from runner.sql.statement_effects import SessionState, session_state, state_of
+from runner.sql.statements import Statement
+from runner.sql.statements import StatementKind as Kind
+from runner.sql.table_locks import locks_taken, row_changes
+from runner.sql.transactions import cannot_stand_alone, must_stand_alone, refused_by_worker, without_effect
+
+_SYMBOL = re.compile(r"\$[0-9]")
+# Nothing that comes after a lock or a cursor makes use of it if it is one of these.
+_IDLE = frozenset(
+    {
+        *(Kind.LOCK, Kind.DECLARE_CURSOR, Kind.CLOSE, Kind.SET, Kind.RESET, Kind.SET_TRANSACTION),
+        *(Kind.SET_CONSTRAINTS, Kind.DEALLOCATE, Kind.DISCARD),
+    }
+)
+
+
+def _transaction_control(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject, Kind.TRANSACTION):
+        word = place.own_text.split(maxsplit=1)[0].upper()
+        message = f"a worker refuses {word}: the whole text of a step is one transaction already"
+        yield place.finding(message, hint="leave it out; what must commit by itself is a step of its own")
+
+
+def _listening(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject, Kind.LISTEN, Kind.UNLISTEN):
+        if place.statement.kind is Kind.LISTEN:
+            yield place.finding("a worker refuses LISTEN: it has no client that could be told", hint="NOTIFY works")
+        else:
+            message = "UNLISTEN does nothing: the session of a worker is new, and it cannot LISTEN"
+            yield place.finding(message, hint="leave it out", severity=Severity.WARNING)
+
+
+def _client_copy(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject, Kind.COPY_FROM, Kind.COPY_TO):
+        refused = refused_by_worker(place.statement)
+        reason = refused or without_effect(place.statement)
+        if reason is not None:
+            # To read every row without keeping one can be what is meant: it finds damaged pages.
+            severity = Severity.WARNING if refused is None else None
+            hint = "name a file or a PROGRAM of the server, or use psql"
+            if place.statement.kind is Kind.COPY_FROM:
+                hint = (
+                    "write few rows as INSERT … VALUES; name a file or a PROGRAM of the server; or load them with psql"
+                )
+            yield place.finding(reason, hint=hint, severity=severity)
+
+
+def _useless_lock(subject: Subject) -> Iterator[Finding]:
+    for rank, step in enumerate(subject.steps):
+        yield from reversed(list(_at_the_end(rank, step)))
+
+
+def _at_the_end(rank: int, step: StepSql) -> Iterator[Finding]:
+    lone = len(step.statements) == 1
+    for statement in reversed(step.statements):
+        advisory = not lone and _is_useless_advisory(step, statement)
+        if statement.kind not in _IDLE and not advisory:
+            return
+        place = StatementPlace(rank=rank, step=step, statement=statement)
+        severity = Severity.ERROR if lone and cannot_stand_alone(statement) is not None else None
+        if statement.kind is Kind.LOCK or advisory:
+            message = "nothing runs under this lock: it is released when the text of the step ends"
+            hint = "write the statements that need the lock behind it, in the same step"
+            yield place.finding(message, hint=hint, severity=severity)
+        elif statement.kind is Kind.DECLARE_CURSOR:
+            message = "nothing reads this cursor: it is closed when the text of the step ends"
+            hint = "FETCH from it in the same step, or write the query itself"
+            yield place.finding(message, hint=hint, severity=severity)
+
+
+def _is_useless_advisory(step: StepSql, statement: Statement) -> bool:
+    """Say whether a query takes advisory locks only, in a text that does more: one that does not has another rule."""
+    looked_at = step.step.expect is not None or step.step.capture_rows > 0
+    locks = statement.kind is Kind.SELECT and state_of(statement) is SessionState.LOCK
+    return locks and not looked_at and session_state(step.statements) is None
+
+
+def _numbered_parameters(subject: Subject) -> Iterator[Finding]:
+    for place in statements(subject):
+        if not _SYMBOL.search(place.own_text):
+            continue
+        for symbol in parameter_symbols(place.statement):
+            message = f"nothing gives ${symbol.number} a value"
+            hint = "declare it in `params` and write :'name', or bare :name for a number"
+            yield place.finding(message, hint=hint, offset=symbol.offset)
+
+
+WORKER_RULES = (
+    Rule(
+        code="JP310",
+        severity=Severity.ERROR,
+        title="Transaction control",
+        why=(
+            "pg_background runs the whole text of a step as one transaction and refuses BEGIN, COMMIT, ROLLBACK, "
+            "SAVEPOINT and PREPARE TRANSACTION wherever they stand in it (SQLSTATE 0A000). The statements before the "
+            "refused one are rolled back with it. All or nothing is what a step gives anyway; what must be committed "
+            "before the next statement starts is a step of its own, connected by `needs`."
+        ),
+        wrong=(
+            "- id: close_books\n  sql: |\n    BEGIN;\n    UPDATE accounts SET open = false WHERE year < 2025;\n"
+            "    INSERT INTO audit VALUES ('closed');\n    COMMIT"
+        ),
+        right=(
+            "- id: close_books\n  sql: |\n    UPDATE accounts SET open = false WHERE year < 2025;\n"
+            "    INSERT INTO audit VALUES ('closed')"
+        ),
+        check=_transaction_control,
+    ),
+    Rule(
+        code="JP311",
+        severity=Severity.ERROR,
+        title="LISTEN or UNLISTEN",
+        why=(
+            "A background worker has no client, so PostgreSQL refuses LISTEN in it (0A000), and there is nothing that "
+            "UNLISTEN could end (a warning: it does nothing). NOTIFY is fine: it reaches the sessions that listen when "
+            "the step commits."
+        ),
+        wrong="- id: tell\n  sql: LISTEN cache_invalidated",
+        right="- id: tell\n  sql: NOTIFY cache_invalidated",
+        check=_listening,
+    ),
+    Rule(
+        code="JP312",
+        severity=Severity.ERROR,
+        title="COPY from or to a client",
+        why=(
+            "COPY FROM STDIN reads from the client and COPY TO STDOUT writes to it, and a background worker has none. "
+            "The first fails (08003), an error. The second reports success, and the rows have gone nowhere: a warning, "
+            "because it still reads the whole table. A file or a PROGRAM of the server works, for roles that may use "
+            "it."
+        ),
+        wrong="- id: load\n  sql: COPY orders FROM STDIN (FORMAT csv)",
+        right="- id: load\n  sql: COPY orders FROM '/var/lib/postgresql/import/orders.csv' (FORMAT csv)",
+        check=_client_copy,
+    ),
+    Rule(
+        code="JP313",
+        severity=Severity.WARNING,
+        title="A lock or a cursor that nothing uses",
+        why=(
+            "Locks are held, and cursors open, until their transaction ends, and a step's transaction ends with its "
+            "text. A LOCK, an advisory lock or a DECLARE with nothing behind it protects and reads nothing, also no "
+            "later step: each runs "
+            "in a session of its own. Behind other statements that is a warning; as the only statement of a step the "
+            "server refuses them (25P01), which is an error."
+        ),
+        wrong=(
+            "- id: freeze\n  sql: |\n    UPDATE prices SET amount = amount * 1.02 WHERE country = 'DE';\n"
+            "    LOCK TABLE prices IN EXCLUSIVE MODE\n  lock_timeout: 5s"
+        ),
+        right=(
+            "- id: freeze\n  sql: |\n    LOCK TABLE prices IN EXCLUSIVE MODE;\n"
+            "    UPDATE prices SET amount = amount * 1.02 WHERE country = 'DE'\n  lock_timeout: 5s"
+        ),
+        check=_useless_lock,
+    ),
+    Rule(
+        code="JP314",
+        severity=Severity.ERROR,
+        title="A numbered parameter",
+        why=(
+            "`$1` is given a value by the client that prepares a statement, and a worker's SQL is plain text that "
+            "nobody prepares: the server fails with 42P02. Parameters of a plan have names, `:'name'` for a quoted "
+            "value, and are replaced before the text is sent. In PREPARE and in the body of a function `$1` means "
+            "something, and is left alone."
+        ),
+        wrong="- id: purge\n  sql: DELETE FROM staging WHERE run = $1",
+        right="- id: purge\n  sql: DELETE FROM staging WHERE run = :'run.id'",
+        check=_numbered_parameters,
+    ),
+)
+
+
+def _among_others(subject: Subject, *kinds: Kind) -> Iterator[StatementPlace]:
+    return (place for place in statements(subject, *kinds) if len(place.step.statements) > 1)
+
+
+def _alone(subject: Subject) -> Iterator[Finding]:
+    for place in _among_others(subject):
+        reason = None if place.statement.kind is Kind.DO else must_stand_alone(place.statement)
+        if reason is not None:
+            count = len(place.step.statements)
+            message = f"{reason}, and the {count} statements of this step are one"
+            hint = "make it a step of its own, and connect the steps with `needs`"
+            cause = Cause(key=place.step.step.id, part=f"{place.statement.kind} behind it", hint=hint)
+            yield place.finding(message, hint=hint, cause=cause)
+
+
+def _commits_in_company(subject: Subject) -> Iterator[Finding]:
+    places = list(_among_others(subject, Kind.DO, Kind.CALL))
+    if not places:
+        return
+    committing: defaultdict[str, set[Relation]] = defaultdict(set)
+    certainly: set[Relation] = set()
+    for place in statements(subject, Kind.CREATE_FUNCTION):
+        procedure = committing_procedure(place.statement)
+        if procedure is not None:
+            committing[procedure.name].add(procedure)
+            if ends_transaction_for_sure(place.statement):
+                certainly.add(procedure)
+    for place in places:
+        statement = place.statement
+        called = called_procedure(statement)
+        if must_stand_alone(statement) is not None:
+            message = "the DO block ends a transaction that it shares with the other statements of the step"
+            certain = ends_transaction_for_sure(statement)
+        elif called is not None and any(called.may_be(one) for one in committing.get(called.name, ())):
+            message = f"`{called}` ends a transaction that it shares with the other statements of the step"
+            certain = called in certainly
+        else:
+            continue
+        if not certain:
+            message = f"{message} if it reaches its COMMIT or ROLLBACK"
+        hint = "make it a step of its own, and connect the steps with `needs`"
+        yield place.finding(message, hint=hint, severity=None if certain else Severity.WARNING)
+
+
+ALONE_RULES = (
+    Rule(
+        code="JP320",
+        severity=Severity.ERROR,
+        title="A statement that must stand alone",
+        why=(
+            "Some commands commit on their way or cannot be rolled back, so PostgreSQL refuses them inside a "
+            "transaction block (25001): VACUUM, everything CONCURRENTLY that builds, drops or detaches, REINDEX of a "
+            "schema or database, CLUSTER without a table, CREATE and DROP DATABASE or TABLESPACE, ALTER SYSTEM, "
+            "DISCARD ALL, and subscriptions that create or refresh. Several statements in one step are one "
+            "transaction. Alone in its step each of them works, and the step can have a timeout and a retry of its "
+            "own."
+        ),
+        wrong="- id: tidy\n  sql: |\n    VACUUM orders;\n    VACUUM order_lines",
+        right=(
+            "- id: tidy_orders\n  sql: VACUUM orders\n"
+            "- id: tidy_lines\n  needs: [tidy_orders]\n  sql: VACUUM order_lines"
+        ),
+        check=_alone,
+    ),
+    Rule(
+        code="JP321",
+        severity=Severity.ERROR,
+        title="COMMIT inside DO or CALL, beside other statements",
+        why=(
+            "A DO block or a procedure may end transactions only if it is the whole text of the step; beside other "
+            "statements the transaction is not its own, and its first COMMIT or ROLLBACK fails with 2D000. That is an "
+            "error if the COMMIT is always reached, and a warning if a condition decides. jobplan reads DO blocks, and "
+            "procedures that the plan itself creates; what other procedures do, only the server knows."
+        ),
+        wrong=(
+            "- id: purge\n  sql: |\n    SET work_mem = '256MB';\n    DO $$ BEGIN\n"
+            "      DELETE FROM audit WHERE at < now() - interval '1 year'; COMMIT;\n"
+            "      DELETE FROM visits WHERE at < now() - interval '1 year'; COMMIT;\n    END $$"
+        ),
+        right=(
+            "- id: purge\n  settings: {work_mem: 256MB}\n  sql: |\n    DO $$ BEGIN\n"
+            "      DELETE FROM audit WHERE at < now() - interval '1 year'; COMMIT;\n"
+            "      DELETE FROM visits WHERE at < now() - interval '1 year'; COMMIT;\n    END $$"
+        ),
+        check=_commits_in_company,
+    ),
+)
+
+
+_DDL = (Kind.ALTER_TABLE, Kind.CREATE_TRIGGER, Kind.DROP_TRIGGER, Kind.RENAME, Kind.CREATE_RULE, Kind.CREATE_INDEX)
+_FILLS = frozenset({Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE, Kind.COPY_FROM})
+
+
+def _new_enum_value(subject: Subject) -> Iterator[Finding]:
+    for rank, _ in groupby(statements(subject, Kind.ALTER_TYPE), key=attrgetter("rank")):
+        step = subject.steps[rank]
+        own: set[Relation] = set()
+        added: list[AddedValue] = []
+        for statement in step.statements:
+            own.update(created_types(statement))
+            place = StatementPlace(rank=rank, step=step, statement=statement)
+            for value in added:
+                use = value_used(value, statement)
+                if use is not None:
+                    severity = Severity.ERROR if use.certain and not value.guarded else None
+                    message = (
+                        f"'{value.label}' is a new value of the type `{value.type}`, and cannot be used before the "
+                        "transaction that adds it has committed (55P04)"
+                    )
+                    hint = "add the value in a step of its own, and use it in a step that needs that one"
+                    yield place.finding(message, hint=hint, offset=use.offset, severity=severity)
+            new = added_value(statement)
+            if new is not None and not any(new.type.may_be(one) for one in own):
+                added.append(new)
+
+
+def _held_through_backfill(subject: Subject) -> Iterator[Finding]:
+    created = Created(subject)
+    for rank, places in groupby(statements(subject, *_DDL), key=attrgetter("rank")):
+        first = next(((place, lock) for place in places if (lock := _strong(place, created)) is not None), None)
+        if first is None:
+            continue
+        place, lock = first
+        for statement in place.step.statements:
+            if statement.start <= place.statement.start or statement.kind not in _FILLS:
+                continue
+            filling = StatementPlace(rank=rank, step=place.step, statement=statement)
+            if not _is_long(filling, lock.relation, created):
+                continue
+            message = (
+                f"the {lock.mode} lock on `{lock.relation}` that {place.statement.kind} takes is held until this "
+                f"{statement.kind} has ended, because a step is one transaction"
+            )
+            hint = "make the two statements two steps, connected by `needs`; `repeat` fills a table in batches"
+            yield filling.finding(message, hint=hint)
+            break
+
+
+def _strong(place: StatementPlace, created: Created) -> RelationLock | None:
+    """Return the first lock that keeps readers or writers out, on something that others may use."""
+    taken = (lock for lock in locks_taken(place.statement) if conflict(lock.mode, LockMode.ROW_EXCLUSIVE))
+    return next((lock for lock in taken if not created.is_new(lock.relation, place)), None)
+
+
+def _is_long(place: StatementPlace, locked: Relation, created: Created) -> bool:
+    """Return whether a statement may change many rows: of the locked table, or of another one without a condition."""
+    statement = place.statement
+    if statement.kind in {Kind.INSERT, Kind.COPY_FROM}:
+        return not holds_its_rows(statement)
+    changed = [change.relation for change in row_changes(statement)]
+    if any(relation.may_be(locked) for relation in changed):
+        return True
+    return any(not created.is_new(use.relation, place) for use in unfiltered_writes(statement))
+
+
+_ADD = "ALTER TABLE orders ADD COLUMN region text"
+_FILL = "UPDATE orders SET region = 'unknown' WHERE region IS NULL"
+
+SHARING_RULES = (
+    Rule(
+        code="JP322",
+        severity=Severity.WARNING,
+        title="A new enum value that is used at once",
+        why=(
+            "ALTER TYPE … ADD VALUE can share a transaction with other statements, but the new value can be used only "
+            "when that transaction has committed (55P04), and a step is one transaction. A value of a type that the "
+            "step itself creates can be used. A constant like the new value counts as its use; with a cast to the type "
+            "it is certain, and an error."
+        ),
+        wrong=(
+            "- id: add_state\n  sql: |\n    ALTER TYPE order_state ADD VALUE 'lost';\n"
+            "    UPDATE orders SET state = 'lost' WHERE shipped_at < '2020-01-01'"
+        ),
+        right=(
+            "- id: add_state\n  sql: ALTER TYPE order_state ADD VALUE 'lost'\n"
+            "- id: mark_lost\n  needs: [add_state]\n"
+            "  sql: UPDATE orders SET state = 'lost' WHERE shipped_at < '2020-01-01'"
+        ),
+        check=_new_enum_value,
+    ),
+    Rule(
+        code="JP335",
+        severity=Severity.WARNING,
+        title="A strong lock that is held while rows are written",
+        why=(
+            "Locks are kept until the transaction ends, and a step is one transaction. ALTER TABLE takes ACCESS "
+            "EXCLUSIVE for a moment; with an UPDATE of many rows behind it in the same step, everybody waits until "
+            "that has ended. In two steps the lock is short, and the rows can be filled in batches beside the "
+            "application. A LOCK TABLE in the text is taken for what is meant, and tables that the plan creates are "
+            "exempt."
+        ),
+        wrong=f"- id: add_region\n  lock_timeout: 5s\n  sql: |\n    {_ADD};\n    {_FILL}",
+        right=(
+            f"- id: add_region\n  lock_timeout: 5s\n  sql: {_ADD}\n"
+            f"- id: fill_region\n  needs: [add_region]\n  sql: {_FILL}"
+        ),
+        check=_held_through_backfill,
+    ),
+)
+
+
+RULES = (*WORKER_RULES, *ALONE_RULES, *SHARING_RULES)

@@ -1,0 +1,152 @@
+"""Which relation a name in a step's SQL means: as schema and name, so that two steps can be compared.
+
+A name without a schema is taken to be in the first schema of the step's search_path, in `public` if it has none: only
+the server knows what later schemas of the path hold. Names that a for_each's query gives are unknown; parameters
+without a value are not, because they are the same all over the plan.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from runner.locks.conflicts import Lockable
+from runner.plan.model import ForEach, ParamType, Step, Value
+from runner.sql.placeholders import TemplateError
+from runner.sql.qualified_names import QualifiedName, qualified_name
+from runner.sql.relations import Relation
+from runner.sql.session_settings import SettingPlace, named_in, render_names
+from runner.sql.statements import PLACEHOLDER, placeholder
+
+_IDENTIFIER = re.compile(r'"(?:[^"]|"")+"|[^\s",.]+')
+_NOT_SEARCHED_FIRST = frozenset({"$user", "pg_catalog", "pg_temp"})
+_DEFAULT = "public"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ItemNames:
+    """An item of a for_each; `values` are what the parameters of its own stand for."""
+
+    number: int
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedRelation:
+    """A relation as one item of the step names it; `item` is None if all items, or a step without any, name it so."""
+
+    item: int | None
+    relation: Relation
+    on: Lockable
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Naming:
+    """How names are read in one step. `schema` is where names without one are, None if nothing is known of it."""
+
+    schema: str | None
+    as_: str | None = None
+    items: tuple[ItemNames, ...] = ()
+
+    def unsettled(self) -> Naming:
+        """Return how names are read after a SET search_path."""
+        return replace(self, schema=None)
+
+    def read(self, relation: Relation) -> Iterator[NamedRelation]:
+        """Yield the relation as each item names it, once if it is the same for all, never if it is not known."""
+        if not self._varies(relation):
+            yield from self._named(None, relation)
+            return
+        for item in self.items:
+            named = _named_by(relation, item)
+            if not self._varies(named, item):
+                yield from self._named(item, named)
+
+    def _named(self, item: ItemNames | None, relation: Relation) -> Iterator[NamedRelation]:
+        schema = relation.schema or self._first(item)
+        if schema is not None and not schema.startswith("pg_temp"):  # which no other session sees
+            yield NamedRelation(
+                item=None if item is None else item.number, relation=relation, on=Lockable(schema, relation.name)
+            )
+
+    def _first(self, item: ItemNames | None) -> str | None:
+        return self.schema if item is None else _filled_in(self.schema, item)
+
+    def _varies(self, relation: Relation, item: ItemNames | None = None) -> bool:
+        return any(self._is_item(part) for part in (relation.schema or self._first(item), relation.name))
+
+    def _is_item(self, part: str | None) -> bool:
+        parameter = placeholder(part) if part is not None and self.as_ is not None else None
+        return parameter is not None and parameter.partition(".")[0] == self.as_
+
+
+def naming_of(step: Step, known: Mapping[str, Value]) -> Naming:
+    """Return how names are read in a step's SQL; `known` are values of parameters."""
+    path = _stand_in(step.search_path or "", SettingPlace.SEARCH_PATH, known)
+    names = () if path is None else (name for name in identifiers(path) if name not in _NOT_SEARCHED_FIRST)
+    schema = next(iter(names), None if path is None else _DEFAULT)
+    if step.for_each is None:
+        return Naming(schema=schema)
+    items = tuple(_item(step.for_each, number, given) for number, given in enumerate(step.for_each.items))
+    return Naming(schema=schema, as_=step.for_each.as_, items=items)
+
+
+def touched_by(step: Step, known: Mapping[str, Value]) -> Iterator[Relation]:
+    """Yield the relations that `touches` names; names of an item are placeholders, as in the step's SQL."""
+    for text in step.touches:
+        names = _stand_in(text, SettingPlace.TOUCHES, known)
+        relation = None if names is None else relation_in(names)
+        if relation is not None:
+            yield relation
+
+
+def _stand_in(text: str, place: SettingPlace, known: Mapping[str, Value]) -> str | None:
+    """Return a list of names with its parameters as in a parsed text; None if one of them cannot be a name."""
+    try:
+        named = named_in(text, place, lambda name: name in known)
+        values = {found.name: known.get(found.name, PLACEHOLDER + found.name) for found in named}
+        return render_names(text, place, values)
+    except TemplateError:
+        return None
+
+
+@lru_cache(maxsize=256)
+def identifiers(text: str) -> tuple[str, ...]:
+    """Return the identifiers of a dotted or comma-separated list, folded as PostgreSQL folds them."""
+    return tuple(_folded(found) for found in _IDENTIFIER.findall(text))
+
+
+def relation_in(text: str) -> Relation | None:
+    """Return the relation of `orders` or `app."Orders"`, None if the text names none."""
+    parts = identifiers(text)
+    return Relation(parts[-2] if len(parts) > 1 else None, parts[-1]) if parts else None
+
+
+def _folded(found: str) -> str:
+    return found[1:-1].replace('""', '"') if found.startswith('"') else found.lower()
+
+
+def _item(for_each: ForEach, number: int, given: object) -> ItemNames:
+    as_ = for_each.as_
+    read = qualified_name if for_each.type is ParamType.RELATION else str
+    if not isinstance(given, Mapping):
+        return ItemNames(number=number, values={as_: read(str(given))})
+    values = {f"{as_}.{column}": read(str(value)) for column, value in given.items()}
+    if len(values) == 1:
+        values[as_] = next(iter(values.values()))
+    return ItemNames(number=number, values=values)
+
+
+def _filled_in(part: str | None, item: ItemNames) -> str | None:
+    parameter = placeholder(part) if part is not None else None
+    return part if parameter is None else item.values.get(parameter, part)
+
+
+def _named_by(relation: Relation, item: ItemNames) -> Relation:
+    """Return the relation with an item's names in it; one of type relation has its schema with it."""
+    name = _filled_in(relation.name, item) or ""
+    if relation.schema is None and isinstance(name, QualifiedName):
+        return Relation(name.parts[-2] if len(name.parts) > 1 else None, name.parts[-1])
+    return Relation(_filled_in(relation.schema, item), name)

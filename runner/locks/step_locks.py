@@ -1,0 +1,340 @@
+"""The locks of each step of a plan, and which of them other steps can meet.
+
+The rest of the plan shows the tables of indexes and the foreign keys that it creates; a step's `touches` names what
+its opaque SQL locks.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from runner.locks.conflicts import Held, Kind, Lockable, LockTiming, kind_of, verdict
+from runner.locks.relation_names import NamedRelation, Naming, naming_of, touched_by
+from runner.locks.statement_locks import (
+    ForeignKeys,
+    TextLock,
+    TextStatement,
+    hides_names,
+    is_gentle,
+    read_text,
+    words_in,
+)
+from runner.plan.model import Value
+from runner.plan.parsed_sql import StepSql, Subject
+from runner.sql.facts import created_index
+from runner.sql.lock_modes import LockMode, Target, conflict
+from runner.sql.statements import Template
+from runner.sql.table_locks import foreign_keys, is_opaque
+
+#: What `touches` stands for, which names no mode: that of a writer. Two steps that touch a table get along.
+TOUCHED = LockMode.ROW_EXCLUSIVE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locking:
+    """The locks of one step, in the order of its statements. `several` says that it may have several instances."""
+
+    sql: StepSql
+    held: tuple[Held, ...]
+    several: bool
+
+    @property
+    def id(self) -> str:
+        """The step's id."""
+        return self.sql.step.id
+
+
+def read_locking(subject: Subject) -> tuple[Locking, ...]:
+    """Return the locks of each step, in the plan's order."""
+    reader = _LockReader(subject.plan.values)
+    strong = {number: sql for number, sql in enumerate(subject.steps) if not _is_gentle(sql)}
+    for sql in strong.values():
+        reader.note(sql)
+    found = {number: reader.step(sql) for number, sql in strong.items()}
+    wanted = reader.words(found.values())
+    return completed([found.get(number) or reader.gentle(sql, wanted) for number, sql in enumerate(subject.steps)])
+
+
+def completed(steps: Iterable[Locking]) -> tuple[Locking, ...]:
+    """Return the steps with what follows from all locks together: which ones are upgrades, and which indexes are read.
+
+    The locks of each step are in the order in which it takes them.
+    """
+    upgraded = tuple(_with_upgrades(step) for step in steps)
+    rebuilt = {held.on for step in upgraded for held in step.held if _stops_readers(held)}
+    return tuple(_with_indexes_read(step, rebuilt) for step in upgraded) if rebuilt else upgraded
+
+
+def _is_gentle(sql: StepSql) -> bool:
+    return sql.template is None or is_gentle(sql.template)
+
+
+def _may_name(sql: StepSql, wanted: frozenset[str] | None) -> bool:
+    """Return whether a step may use a relation with one of the words in its name; any relation if that is None."""
+    if not wanted:
+        return wanted is None
+    text = sql.step.sql.text
+    return bool(sql.step.touches) or hides_names(text) or not wanted.isdisjoint(words_in(text))
+
+
+class _LockReader:
+    """What is known of the whole plan while its steps are read."""
+
+    def __init__(self, known: Mapping[str, Value]) -> None:
+        self._known = known
+        self._texts: dict[int, tuple[TextStatement, ...]] = {}
+        self._tables: dict[Lockable, NamedRelation] = {}
+        self._keys = ForeignKeys()
+
+    def note(self, sql: StepSql) -> None:
+        """Remember the indexes and foreign keys that a step creates."""
+        naming = naming_of(sql.step, self._known)
+        for statement in self._text(sql.template):
+            made = created_index(statement.parsed)
+            if made is not None and made.index is not None:
+                for index, table in zip(naming.read(made.index), naming.read(made.table), strict=False):
+                    self._tables[index.on] = table
+            for key in foreign_keys(statement.parsed):
+                self._keys.add(key, naming)
+
+    def words(self, strong: Iterable[Locking]) -> frozenset[str] | None:
+        """Return words of which gentle steps that matter have one at least; None if all of them matter.
+
+        What keeps no writer out, as VACUUM does, is nothing to a gentle step.
+        """
+        names = [*self._keys.names()]
+        for held in (held for step in strong for held in step.held if conflict(held.mode, LockMode.ROW_EXCLUSIVE)):
+            if held.on.name is None:
+                return None
+            names.append(held.on.name)
+        return words_in(" ".join(names))
+
+    def gentle(self, sql: StepSql, wanted: frozenset[str] | None) -> Locking:
+        """Return the locks of a step that only reads and changes rows: none if nobody wants its relations otherwise."""
+        return self.step(sql) if _may_name(sql, wanted) else Locking(sql=sql, held=(), several=False)
+
+    def step(self, sql: StepSql) -> Locking:
+        """Return the locks of a step."""
+        naming = naming_of(sql.step, self._known)
+        text = self._text(sql.template)
+        held = list(_touched(sql, text, naming, self._known))
+        for statement in text:
+            held += self._own_locks(statement, naming)
+            held += self._keys.spread(statement, naming)
+        held.sort(key=lambda lock: lock.order)
+        for_each = sql.step.for_each
+        several = for_each is not None and (for_each.sql is not None or len(for_each.items) > 1)
+        return Locking(sql=sql, held=tuple(held), several=several)
+
+    def _text(self, template: Template | None) -> tuple[TextStatement, ...]:
+        """Read a text once, however many steps run it."""
+        if template is None:
+            return ()
+        known = self._texts.get(id(template))
+        if known is None:
+            known = self._texts[id(template)] = read_text(template)
+        return known
+
+    def _own_locks(self, statement: TextStatement, naming: Naming) -> Iterator[Held]:
+        reading = naming if statement.settled else naming.unsettled()
+        for lock in statement.locks:
+            if lock.relation is None:
+                everywhere = f"every table of the schema {lock.schema}" if lock.schema else "every table"
+                yield _held(statement, lock, Lockable(lock.schema, None), everywhere)
+                continue
+            for named in reading.read(lock.relation):
+                yield from self._on_target(statement, lock, named)
+
+    def _on_target(self, statement: TextStatement, lock: TextLock, named: NamedRelation) -> Iterator[Held]:
+        table = self._tables.get(named.on)
+        match lock.target:
+            case Target.RELATION:
+                yield _held(statement, lock, named.on, str(named.relation), named.item)
+                if table is not None and lock.mode is LockMode.ACCESS_EXCLUSIVE:
+                    one = _held(statement, lock, _indexes(table.on), f"the indexes of {table.relation}", named.item)
+                    yield replace(one, nature=LockTiming.ONE_INDEX)
+            case Target.TABLE_OF_INDEX:
+                if table is not None:
+                    yield _held(statement, lock, table.on, str(table.relation), named.item)
+            case Target.INDEXES_OF_TABLE:
+                yield _held(statement, lock, _indexes(named.on), f"the indexes of {named.relation}", named.item)
+
+
+def _held(statement: TextStatement, lock: TextLock, on: Lockable, name: str, item: int | None = None) -> Held:
+    return Held(
+        on=on,
+        mode=lock.mode,
+        nature=statement.nature,
+        order=lock.order,
+        what=statement.what,
+        name=name,
+        offset=lock.offset,
+        item=item,
+        planned=statement.planned,
+    )
+
+
+def _touched(
+    sql: StepSql, text: tuple[TextStatement, ...], naming: Naming, known: Mapping[str, Value]
+) -> Iterator[Held]:
+    """Yield the locks that `touches` tells of, as if the first opaque statement took them, or else the last one."""
+    if not sql.step.touches or not text:
+        return
+    statement = next((statement for statement in text if is_opaque(statement.parsed)), text[-1])
+    for relation in touched_by(sql.step, known):
+        for named in naming.read(relation):
+            yield Held(
+                on=named.on,
+                mode=TOUCHED,
+                nature=LockTiming.PLAIN,
+                order=(statement.number, 0),
+                what=f"`touches`, {statement.what}",
+                name=str(named.relation),
+                offset=statement.parsed.start,
+            )
+
+
+def _with_upgrades(step: Locking) -> Locking:
+    """Mark the locks that wait while their transaction has a weaker one on the same relation."""
+    if len(step.held) < 2:
+        return step
+    seen: dict[tuple[Lockable, int | None], _Earlier] = defaultdict(_Earlier)
+    held: list[Held] = []
+    for lock in step.held:
+        earlier = seen[lock.on, lock.item]
+        earlier.go_on_to(lock)
+        upgrades = lock.nature is LockTiming.PLAIN and earlier.weak
+        held.append(replace(lock, nature=LockTiming.UPGRADE) if upgrades else lock)
+    return replace(step, held=tuple(held))
+
+
+class _Earlier:
+    """What is known of the locks before one on the same relation; those of the same order are not before it."""
+
+    def __init__(self) -> None:
+        self._order: tuple[int, int] | None = None
+        self._strong_now = False
+        self._strong_before = False
+        self.weak = False
+
+    def go_on_to(self, lock: Held) -> None:
+        """Make `weak` say whether weak locks, and none but them, come before this one."""
+        if self._order is not None and self._order < lock.order:
+            self._strong_before = self._strong_before or self._strong_now
+            self._strong_now = False
+            self.weak = not self._strong_before
+        self._order = lock.order
+        self._strong_now = self._strong_now or _is_strong(lock)
+
+
+def _is_strong(held: Held) -> bool:
+    """Say whether a lock had to wait for a DROP INDEX CONCURRENTLY itself, and so is no reason to wait for it."""
+    return conflict(held.mode, LockMode.SHARE_UPDATE_EXCLUSIVE)
+
+
+def _indexes(table: Lockable) -> Lockable:
+    return table._replace(indexes=True)
+
+
+def _stops_readers(held: Held) -> bool:
+    return held.on.indexes and held.mode is LockMode.ACCESS_EXCLUSIVE
+
+
+def _with_indexes_read(step: Locking, rebuilt: set[Lockable]) -> Locking:
+    """Add that a query opens the indexes of its tables, where a step of the plan keeps it from that."""
+    opened = tuple(
+        replace(lock, on=_indexes(lock.on), name=f"the indexes of {lock.name}")
+        for lock in step.held
+        if lock.planned and _indexes(lock.on) in rebuilt
+    )
+    return replace(step, held=tuple(sorted((*step.held, *opened), key=lambda lock: lock.order))) if opened else step
+
+
+#: The locks of a step by relation.
+Grip = Mapping[Lockable, Sequence[Held]]
+
+
+def contended(steps: Sequence[Locking]) -> dict[int, Grip]:
+    """Return the locks of each step by relation, without relations that no two steps could want at the same time."""
+    kinds: dict[Lockable, Counter[Kind]] = defaultdict(Counter)
+    for step in steps:
+        for on, kind in {(held.on, kind_of(held)) for held in step.held}:
+            kinds[on][kind] += 2 if step.several else 1
+    sweeps = {on: found for on, found in kinds.items() if on.sweeping}
+    wanted = {on for on, found in kinds.items() if on.sweeping or _can_clash(found) or _is_swept(on, found, sweeps)}
+    grips: dict[int, Grip] = {}
+    for number, step in enumerate(steps):
+        grip: dict[Lockable, list[Held]] = {}
+        for held in step.held:
+            if held.on in wanted:
+                grip.setdefault(held.on, []).append(held)
+        if grip:
+            grips[number] = grip
+    return grips
+
+
+def _can_clash(found: Counter[Kind]) -> bool:
+    kinds = list(found)
+    return any(
+        verdict(one, other) is not None and (one != other or found[one] > 1)
+        for number, one in enumerate(kinds)
+        for other in kinds[number:]
+    )
+
+
+def _is_swept(on: Lockable, found: Iterable[Kind], sweeps: Mapping[Lockable, Iterable[Kind]]) -> bool:
+    return any(
+        can_meet(on, sweep) and any(verdict(one, other) is not None for one in found for other in others)
+        for sweep, others in sweeps.items()
+    )
+
+
+def can_meet(one: Lockable, other: Lockable) -> bool:
+    """Say whether two locks can be on the same relation."""
+    if one == other:
+        return True
+    if not (one.sweeping or other.sweeping) or one.indexes or other.indexes:
+        return False
+    same_schema = one.schema == other.schema
+    return same_schema or (one.sweeping and one.schema is None) or (other.sweeping and other.schema is None)
+
+
+class LookupHeading(enum.Enum):
+    """Under which heading the steps that have been seen are kept, with a relation or schema."""
+
+    ON = "locks of this relation"
+    IN = "locks of relations in this schema"
+    SWEEP = "locks of every table of this schema"
+    ANY_SWEEP = "locks of every table of some schema"
+
+
+_DATABASE = Lockable(None, None)
+
+Heading = tuple[LookupHeading, Lockable]
+
+
+def kept_under(on: Lockable, *, swept: bool) -> tuple[Heading, ...]:
+    """Return under which headings a lock is kept; `swept` tells whether any step locks every table of something."""
+    if on.sweeping:
+        return (LookupHeading.SWEEP, on), (LookupHeading.ANY_SWEEP, _DATABASE)
+    if on.indexes or not swept:
+        return ((LookupHeading.ON, on),)
+    return (LookupHeading.ON, on), (LookupHeading.IN, Lockable(on.schema, None)), (LookupHeading.IN, _DATABASE)
+
+
+def looked_up(on: Lockable, *, swept: bool) -> tuple[tuple[Lockable, Heading], ...]:
+    """Return under which headings a lock's opponents are, each with the relation to which a clash is ascribed."""
+    if on.sweeping:
+        sweeps = (LookupHeading.ANY_SWEEP, _DATABASE) if on == _DATABASE else (LookupHeading.SWEEP, _DATABASE)
+        return (on, (LookupHeading.IN, on)), (on, (LookupHeading.SWEEP, on)), (on, sweeps)
+    if on.indexes or not swept:
+        return ((on, (LookupHeading.ON, on)),)
+    schema = Lockable(on.schema, None)
+    return (
+        (on, (LookupHeading.ON, on)),
+        (schema, (LookupHeading.SWEEP, schema)),
+        (_DATABASE, (LookupHeading.SWEEP, _DATABASE)),
+    )

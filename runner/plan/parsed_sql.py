@@ -1,0 +1,181 @@
+"""A plan with every SQL text in it parsed, once, however many rules and checks look at it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.errors import Position
+from runner.plan.model import Plan, Sql, Step, Value
+from runner.sql.placeholders import TemplateError
+from runner.sql.statements import SqlSyntaxError, Statement, Template, parse_template
+from runner.sql.tokens import client_parts, invisible_characters, name_of
+from runner.sql.version_needs import NewerSyntax, newer_syntax
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unparsed:
+    """A SQL text that could not be parsed: what is wrong, and where. `step` is None for the plan's own.
+
+    `refused` says that the grammar refuses it; otherwise it is too long or too deep to be looked at. `newer` is the
+    syntax of a version newer than the grammar's that it seems to use.
+    """
+
+    position: Position
+    message: str
+    hint: str | None = None
+    step: str | None = None
+    meta_command: bool = False
+    refused: bool = True
+    newer: NewerSyntax | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Invisible:
+    """An invisible character in a SQL text: where it is, and what to do about it."""
+
+    position: Position
+    message: str
+    hint: str
+    step: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuerySql:
+    """A SQL text that jobplan itself asks on a read-only session, with the key that holds it: `if`, `expect.sql`."""
+
+    key: str
+    sql: Sql
+    template: Template | None
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """The statements of the text, none if it does not parse."""
+        return self.template.statements if self.template is not None else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepSql:
+    """A step and its SQL as parsed; `template` is None when it does not parse, which has a rule of its own.
+
+    `queries` are its conditions, checks and lists in the order of the keys; `final` says that it is in `finally`.
+    """
+
+    step: Step
+    template: Template | None
+    queries: tuple[QuerySql, ...] = ()
+    final: bool = False
+
+    @property
+    def statements(self) -> tuple[Statement, ...]:
+        """The statements of the step, none if its SQL does not parse."""
+        return self.template.statements if self.template is not None else ()
+
+    def position(self, offset: int) -> Position:
+        """Return the place in the file of the character at `offset` of the step's SQL."""
+        return self.step.sql.position(offset)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What rules look at: the plan, each step with its parsed SQL (`finally` last), and what does not parse.
+
+    `preconditions` are those of the plan's `requires`; `invisible` are characters in SQL that no reader sees;
+    `shared` is what one rule has found and others can use again.
+    """
+
+    plan: Plan
+    steps: tuple[StepSql, ...]
+    preconditions: tuple[QuerySql, ...] = ()
+    unparsed: tuple[Unparsed, ...] = ()
+    invisible: tuple[Invisible, ...] = ()
+    shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+
+def read_subject(plan: Plan) -> Subject:
+    """Return what the rules look at; SQL that does not parse is in it too, as `unparsed`."""
+    reader = _Reader(plan.values)
+    steps = (
+        *(reader.step(step, final=False) for step in plan.steps),
+        *(reader.step(step, final=True) for step in plan.finally_),
+    )
+    checks = plan.requires.preconditions
+    preconditions = tuple(reader.query("requires.preconditions", check.sql, None) for check in checks)
+    return Subject(
+        plan=plan,
+        steps=steps,
+        preconditions=preconditions,
+        unparsed=tuple(reader.unparsed),
+        invisible=tuple(reader.invisible),
+    )
+
+
+class _Reader:
+    def __init__(self, known: Mapping[str, Value]) -> None:
+        self._known = known
+        #: The same text is often there many times: a `verify` in defaults, a file that several steps run.
+        self._parsed: dict[str, Template | SqlSyntaxError | TemplateError] = {}
+        self.unparsed: list[Unparsed] = []
+        self.invisible: list[Invisible] = []
+
+    def step(self, step: Step, *, final: bool) -> StepSql:
+        template = self._template(step.sql, step.id)
+        queries = tuple(self.query(key, sql, step.id) for key, sql in _queries(step))
+        return StepSql(step=step, template=template, queries=queries, final=final)
+
+    def query(self, key: str, sql: Sql, step: str | None) -> QuerySql:
+        return QuerySql(key=key, sql=sql, template=self._template(sql, step))
+
+    def _template(self, sql: Sql, step: str | None) -> Template | None:
+        parsed = self._parsed.get(sql.text)
+        if parsed is None:
+            parsed = self._parsed[sql.text] = self._parse(sql.text)
+        for part in client_parts(sql.text):
+            if part.command is not None:
+                message = f"{part.command} is a command of psql, not SQL"
+                place = sql.position(part.start)
+                self.unparsed.append(
+                    Unparsed(position=place, message=message, hint=part.hint, step=step, meta_command=True)
+                )
+        invisible = invisible_characters(sql.text)
+        for offset in invisible:
+            message = f"{name_of(sql.text[offset])} stands in the SQL, and PostgreSQL takes it for a part of a name"
+            hint = "write a plain space, or remove it"
+            self.invisible.append(Invisible(position=sql.position(offset), message=message, hint=hint, step=step))
+        if isinstance(parsed, Template):
+            return parsed
+        if invisible:
+            return None  # the syntax error, if that is what it is, has its reason
+        self.unparsed.append(
+            Unparsed(
+                position=sql.position(parsed.offset),
+                message=parsed.message,
+                hint=parsed.hint,
+                step=step,
+                refused=not isinstance(parsed, SqlSyntaxError) or parsed.refused,
+                newer=newer_syntax(sql.text, parsed.offset) if isinstance(parsed, SqlSyntaxError) else None,
+            )
+        )
+        return None
+
+    def _parse(self, text: str) -> Template | SqlSyntaxError | TemplateError:
+        try:
+            return parse_template(text, self._known)
+        except (SqlSyntaxError, TemplateError) as error:
+            return error
+
+
+def _queries(step: Step) -> Iterator[tuple[str, Sql]]:
+    if step.for_each is not None and step.for_each.sql is not None:
+        yield "for_each.sql", step.for_each.sql
+    if step.if_ is not None:
+        yield "if", step.if_
+    for check in step.preconditions:
+        yield "preconditions", check.sql
+    if step.repeat is not None and step.repeat.until_sql is not None:
+        yield "repeat.until", step.repeat.until_sql
+    if step.expect is not None and step.expect.sql is not None:
+        yield "expect.sql", step.expect.sql
+    if step.verify is not None:
+        yield "verify", step.verify

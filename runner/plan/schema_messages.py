@@ -1,0 +1,267 @@
+"""The messages for values that the schema forbids, for readers who do not know JSON Schema."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterable
+from collections.abc import Mapping as MappingABC
+from typing import Any, Final, NamedTuple
+
+from runner.durations import parse_duration
+from runner.plan.problem_collector import Guesses, listed
+from runner.plan.sqlstates import CONDITIONS
+from runner.plan.yaml_nodes import Mapping, Node, Scalar
+from runner.sql.tokens import INVISIBLE, name_of
+
+_TYPE_WORDS = {
+    "string": "text",
+    "integer": "a whole number",
+    "number": "a number",
+    "boolean": "`true` or `false`",
+    "null": "null",
+    "array": "a list",
+    "object": "a mapping",
+}
+_BOOLEANS = {"true": "true", "yes": "true", "on": "true", "y": "true"}
+_BOOLEANS |= {"false": "false", "no": "false", "off": "false", "n": "false"}
+#: Keys of other tools, and the key of a plan that means the same.
+_ELSEWHERE = {
+    "after": "needs",
+    "command": "sql",
+    "concurrency": "budget",
+    "condition": "if",
+    "depends": "needs",
+    "depends_on": "needs",
+    "dependencies": "needs",
+    "env": "settings",
+    "file": "sql_file",
+    "gucs": "settings",
+    "jobs": "steps",
+    "max_parallel": "slots",
+    "name": "id",
+    "parallelism": "slots",
+    "parameters": "params",
+    "pool": "pools",
+    "query": "sql",
+    "retries": "retry",
+    "script": "sql_file",
+    "statement_timeout": "timeout",
+    "tasks": "steps",
+    "variables": "params",
+    "vars": "params",
+    "when": "if",
+}
+_UNIT_WORDS = (
+    (r"(?:milliseconds?|millis|msecs?)", "ms"),
+    (r"(?:seconds?|secs?)", "s"),
+    (r"(?:minutes?|mins?)", "m"),
+    (r"(?:hours?|hrs?)", "h"),
+    (r"days?", "d"),
+)
+#: No number in a plan needs more characters than this.
+_LONG_NUMBER = 9
+_SIZE_UNITS = {"": "kB", "b": "B", "k": "kB", "kb": "kB", "kib": "kB", "m": "MB", "mb": "MB", "mib": "MB", "g": "GB"}
+
+
+class Wording(NamedTuple):
+    """A message and a hint."""
+
+    message: str
+    hint: str | None = None
+
+
+class About(NamedTuple):
+    """What a part of the schema describes: its title, and whether it describes the items of a list."""
+
+    title: str | None
+    item: bool
+
+    def phrase(self, label: str) -> str:
+        """Return the name of the wrong value for a message."""
+        if self.item:
+            return "a step" if self.title == "a step" else f"an item of `{label}`"
+        return label if " " in label else f"`{label}`"
+
+
+def type_words(types: Iterable[str]) -> str:
+    """Return the expected types in words."""
+    return " or ".join(_TYPE_WORDS[name] for name in types)
+
+
+def wrong_type(about: About, label: str, node: Node, expected: str, kinds: Collection[str]) -> Wording:
+    """A value has the wrong type."""
+    if isinstance(node, Scalar) and node.value is None:
+        return Wording(f"{about.phrase(label)} has no value; it must be {expected}")
+    message = f"{about.phrase(label)} must be {expected}, not {_shown(node)}"
+    return Wording(message, _type_hint(about, node, kinds))
+
+
+def wrong_form(about: About, label: str, node: Scalar) -> Wording:
+    """A text does not have the required form."""
+    return Wording(f"{about.phrase(label)}: {_quoted(node.text)} is not {about.title}", _form_hint(about, node.text))
+
+
+#: Types that users try for a parameter that is not recorded, and a type that only parameters have.
+_SECRETS = frozenset({"secret", "password", "credential", "token"})
+_A_PARAMETER_S_TYPE = "identifier"
+NO_SECRETS = (
+    "no parameter is secret: a worker's SQL is in pg_stat_activity, the server's log, the journal and the ledger. Keep "
+    "the secret on the server, where the SQL reads it: in a user mapping, or a table that only the step's role may read"
+)
+
+
+def not_in(about: About, label: str, node: Node, allowed: list[Any], guesses: Guesses) -> Wording:
+    """A value is not one of those allowed."""
+    words = [str(word) for word in allowed]
+    hint = guesses.did_you_mean(node.text, words) if isinstance(node, Scalar) else None
+    if _A_PARAMETER_S_TYPE in words and isinstance(node, Scalar) and node.text.lower() in _SECRETS:
+        hint = NO_SECRETS
+    return Wording(f"{about.phrase(label)} must be {listed(words)}, not {_shown(node)}", hint)
+
+
+def out_of_range(about: About, label: str, node: Scalar, bound: str) -> Wording:
+    """A number is below or above its bound."""
+    if len(node.text) > _LONG_NUMBER:
+        return Wording(f"{about.phrase(label)}: {_quoted(node.text)} is out of range; it must be {bound}")
+    return Wording(f"{about.phrase(label)} must be {bound}, not {node.text}")
+
+
+def huge(about: About, label: str, node: Scalar) -> Wording:
+    """A whole number has far too many digits."""
+    return Wording(f"{about.phrase(label)}: {_quoted(node.text)} is out of range; it has {len(node.text):,} digits")
+
+
+def empty(about: About, label: str) -> Wording:
+    """A value is empty."""
+    return Wording(f"{about.phrase(label)} must not be empty")
+
+
+def too_long(about: About, label: str, at_most: int) -> Wording:
+    """A text is too long."""
+    return Wording(f"{about.phrase(label)} must have at most {at_most} characters")
+
+
+def twice(label: str, node: Node) -> Wording:
+    """A list has an item twice."""
+    what = _quoted(node.text) if isinstance(node, Scalar) else "this item"
+    return Wording(f"{what} is in `{label}` twice")
+
+
+def unknown_key(about: About, label: str, key: str, known: Collection[str], guesses: Guesses) -> Wording:
+    """A key is unknown; the hint names the one that was probably meant."""
+    hint: str | None
+    if (invisible := INVISIBLE.search(key)) is not None:
+        hint = f"{name_of(invisible.group())} is in it, which is invisible or looks like a space; remove it"
+        return Wording(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
+    meant = _ELSEWHERE.get(key)
+    hint = f"did you mean `{meant}`?" if meant in known else guesses.did_you_mean(key, known)
+    if hint is None and len(known) <= 8:
+        hint = f"its keys are {listed(known, last='and')}"
+    return Wording(f"{about.phrase(label)} has no key {_quoted(key)}", hint)
+
+
+def missing(about: About, label: str, key: str) -> Wording:
+    """A required key is missing."""
+    return Wording(f"{about.phrase(label)} has no `{key}`, which is required")
+
+
+def not_one(about: About, label: str, keys: list[str], node: Mapping) -> Wording:
+    """A mapping does not have exactly one of some keys."""
+    found = "has both" if any(key in node.values for key in keys) else "has neither"
+    return Wording(f"{about.phrase(label)} must have exactly one of {listed(keys, last='and')}; this one {found}")
+
+
+def _quoted(text: str) -> str:
+    """Quote a text of the file; write invisible characters as their code points."""
+    if not text.isascii():
+        text = INVISIBLE.sub(lambda found: f"<U+{ord(found.group()):04X}>", text)
+    shown = " ".join(text.split())
+    return f"`{shown[:57]}…`" if len(shown) > 60 else f"`{shown}`"
+
+
+def _shown(node: Node) -> str:
+    if isinstance(node, Scalar):
+        if node.value is None:
+            return "nothing"
+        return f"the text {_quoted(node.text)}" if isinstance(node.value, str) else _quoted(node.text)
+    return "a mapping" if isinstance(node, Mapping) else "a list"
+
+
+def _type_hint(about: About, node: Node, kinds: Collection[str]) -> str | None:
+    if not isinstance(node, Scalar):
+        return None
+    text = node.text[:60]
+    if isinstance(node.value, str):
+        if _PARAMETER.fullmatch(text.strip()):
+            return _NO_PARAMETER
+        word = text.lower()
+        if "boolean" in kinds and word in _BOOLEANS:
+            return f"write `{_BOOLEANS[word]}`"
+        if "integer" in kinds and text.isdecimal():
+            return f"write {text.lstrip('0') or '0'}, without quotes"
+    elif "string" in kinds:
+        return _form_hint(about, text) or f'put it in quotes: "{text}"'
+    return f"write it as a list: [{text}]" if "array" in kinds else None
+
+
+#: A parameter in a place where parameters are not substituted.
+_PARAMETER = re.compile(r""":(?:'[\w.]+'|"[\w.]+"|[A-Za-z_]\w*)""")
+_NO_PARAMETER = "parameters are not substituted here: write the value itself"
+
+
+def _form_hint(about: About, text: str) -> str | None:
+    """Return a hint with the text that was probably meant."""
+    if (invisible := INVISIBLE.search(text)) is not None:
+        return f"{name_of(invisible.group())} is in it, which is invisible or looks like a space; remove it"
+    if _PARAMETER.fullmatch(text.strip()):
+        return _NO_PARAMETER
+    meant: str | None = None
+    for title, mend in _MENDERS.items():
+        if (about.title or "").startswith(title):
+            meant = mend(text.strip()[:100])
+    return f"did you mean `{meant}`?" if meant and meant != text else None
+
+
+def _mend_duration(text: str) -> str | None:
+    meant = re.sub(r"[\s,]+|\band\b", "", text.lower())
+    for words, unit in _UNIT_WORDS:
+        meant = re.sub(words, unit, meant)
+    if re.fullmatch(r"\d+(\.\d+)?", meant):
+        meant += "s"
+    try:
+        parse_duration(meant)
+    except ValueError:
+        return None
+    return meant
+
+
+def _mend_size(text: str) -> str | None:
+    match = re.fullmatch(r"([0-9]+) *([A-Za-z]*)", text)
+    unit = _SIZE_UNITS.get(match[2].lower()) if match else None
+    return f"{match[1]}{unit}" if match and unit else None
+
+
+def _mend_id(text: str) -> str | None:
+    meant = re.sub(r"[^a-z0-9_]+", "_", text.lower()).strip("_")[:63]
+    return meant if meant[:1].isalpha() else None
+
+
+def _mend_name(text: str) -> str | None:
+    meant = re.sub(r"[^a-z0-9_-]+", "-", text.lower()).strip("-_")[:63]
+    return meant if meant[:1].isalpha() else None
+
+
+def _mend_condition(text: str) -> str | None:
+    meant = re.sub(r"[^A-Za-z0-9]+", "_", text).lower()
+    if len(meant) == 5:
+        return meant.upper()
+    return meant if meant in CONDITIONS else None
+
+
+_MENDERS: Final[MappingABC[str, Callable[[str], str | None]]] = {
+    "a duration": _mend_duration,
+    "a size": _mend_size,
+    "an id": _mend_id,
+    "a name": _mend_name,
+    "a PostgreSQL condition": _mend_condition,
+}

@@ -1,0 +1,507 @@
+"""The catalog as a step will find it: what the server has now, as previous steps of the plan have changed it.
+
+Everything that statements name is queried in few questions for all of them together. Changes are looked up by name,
+the latest one that surely or possibly comes before. The graph decides whether a step comes before another one; where
+it decides nothing the two may run in any order. Alterations, which cannot be followed, are looked up by the relations
+and names that a statement depends on.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from runner.gateway.catalog import FunctionFacts, NamedFacts, RelationFacts, SchemaFacts
+from runner.gateway.inspection import Inspector
+from runner.locks.relation_names import relation_in
+from runner.plan.graph import ancestors, topological_order
+from runner.plan.model import Plan, Step
+from runner.preflight.sql_units import MADE_UP, Rooms, StatementContext, Unit
+from runner.sql.alter_table import alter_actions
+from runner.sql.catalog_changes import Action, Change, Sort, changes
+from runner.sql.catalog_needs import ObjectSort, mentions, needed
+from runner.sql.definition_changes import Alteration, Aspect, alterations
+from runner.sql.facts import (
+    clustering_index,
+    created_index,
+    functions_called,
+    main_relation,
+    named_indexes,
+    reindexed_name,
+)
+from runner.sql.relations import Relation, query_relations, regclass_constants
+
+#: The kind of a change that only adds what an extension brings.
+EXTENSION = "extension"
+#: The kind of a change that creates something of an unknown name, and alters and drops nothing.
+CREATES = "creates"
+
+
+class When(enum.Enum):
+    """When a change happens, seen from a step."""
+
+    BEFORE = "before it"
+    PERHAPS = "before or after it"
+    #: The step has a condition, may fail without consequence, or has a list that is not known yet.
+    IF = "before it, if it happens at all"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """A change, the step that makes it, and when; `number` is the statement's in that step."""
+
+    change: Change
+    step: str
+    number: int
+    when: When = When.BEFORE
+
+    @property
+    def told(self) -> str:
+        """Say what happens: `created by step x`."""
+        return f"{self.change.action.value} by step `{self.step}`"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Altered:
+    """An alteration and the step that makes it; `number` is the statement's in that step."""
+
+    alteration: Alteration
+    step: str
+    number: int
+
+    @property
+    def said(self) -> str:
+        """Return a clause: "step `x` changes the privileges of t before it"."""
+        return f"step `{self.step}` changes {self.alteration.what} before it"
+
+
+_NOTHING = Alteration(aspect=Aspect.RELATION)
+_ANY_ROLE = Alteration(aspect=Aspect.ROLE)
+
+
+def may_not_happen(step: Step) -> bool:
+    """Return whether the plan goes on without what the step does."""
+    listed = step.for_each is not None and step.for_each.sql is not None
+    return step.if_ is not None or bool(step.allow_failure) or listed
+
+
+class Changes:
+    """All changes of a plan. `note` them first, in any order, then ask."""
+
+    def __init__(self, plan: Plan) -> None:
+        steps = (*plan.steps, *plan.finally_)
+        self._uncertain = {step.id for step in steps if may_not_happen(step)}
+        self._needs = {step.id: tuple(need.step for need in step.needs) for step in steps}
+        self._place = {name: number for number, name in enumerate(topological_order(self._needs))}
+        self._final = {step.id for step in plan.finally_}
+        self._relations: dict[str, list[Made]] = defaultdict(list)
+        self._parts: dict[tuple[Sort, str], list[Made]] = defaultdict(list)
+        self._schemas: dict[str, list[Made]] = defaultdict(list)
+        self._anything: list[Made] = []
+        self._before: dict[str, frozenset[str]] = {}
+        self._altered_relations: dict[str, list[Altered]] = defaultdict(list)
+        self._altered_others: list[Altered] = []
+
+    def clear(self) -> None:
+        """Forget everything that was noted."""
+        for kept in (self._relations, self._parts, self._schemas, self._altered_relations):
+            kept.clear()
+        self._anything.clear()
+        self._altered_others.clear()
+
+    def note_alterations(self, step: str, number: int, alterations: Iterable[Alteration]) -> None:
+        """Take note of what a statement of a step alters."""
+        for alteration in alterations:
+            altered = Altered(alteration=alteration, step=step, number=number)
+            if alteration.relation is None:
+                self._altered_others.append(altered)
+            else:
+                self._altered_relations[alteration.relation.name].append(altered)
+
+    def altered(self, step: str, number: int, relations: Collection[Relation]) -> Iterator[Altered]:
+        """Yield alterations that come, or may come, before a statement: of these relations, and of no relation."""
+        for name in {relation.name for relation in relations}:
+            for one in self._altered_relations.get(name, ()):
+                found = one.alteration.relation
+                if self._comes_before(one, step, number) and any(_is(found, other) for other in relations):
+                    yield one
+        yield from (one for one in self._altered_others if self._comes_before(one, step, number))
+
+    def surely(self, one: Altered, step: str, number: int) -> bool:
+        """Return whether an alteration certainly comes before a statement."""
+        return self._is_before(one, step, number) and (one.step == step or one.step not in self._uncertain)
+
+    def steps_before(self, step: str) -> list[str]:
+        """Return the steps that come, or may come, before a step, in an order in which they can run."""
+        names = sorted(self._place, key=self._place.__getitem__)
+        found = (Altered(alteration=_NOTHING, step=name, number=0) for name in names if name != step)
+        return [one.step for one in found if self._comes_before(one, step, 0)]
+
+    def makes_role(self, step: str, number: int, role: str) -> Altered | None:
+        """Return what comes, or may come, before a statement and creates the role or lets a session take it."""
+        found = (one for one in self._altered_others if self._comes_before(one, step, number))
+        for one in found:
+            alteration = one.alteration
+            if alteration.aspect is Aspect.ROLE or (alteration.aspect is Aspect.PRIVILEGE and not alteration.name):
+                return one
+        opaque = self.may_be_opaque(step, number)
+        return Altered(alteration=_ANY_ROLE, step=opaque.step, number=opaque.number) if opaque and role else None
+
+    def _comes_before(self, one: Altered, step: str, number: int) -> bool:
+        return self._is_before(one, step, number) or self._may_be_before(one, step)
+
+    def may_be_opaque(self, step: str, number: int) -> Made | None:
+        """Return a statement that surely or possibly comes before another one and may have made anything at all."""
+        return self._last(self._anything, step, number)
+
+    def dropped_perhaps(self, relation: Relation, step: str, number: int) -> Made | None:
+        """Return a statement before another one that drops the relation, if it happens at all or in that order."""
+        found = [
+            made
+            for made in (*self._relations.get(relation.name, ()), *self._schemas.get(relation.schema or "", ()))
+            if made.change.action is Action.DROP
+            and (made.change.relation is None or _is(made.change.relation, relation))
+            and (self._is_before(made, step, number) or self._may_be_before(made, step))
+        ]
+        return found[-1] if found else None
+
+    def note(self, step: str, number: int, changes: Iterable[Change]) -> None:
+        """Take note of what a statement of a step changes."""
+        for change in changes:
+            made = Made(change=change, step=step, number=number)
+            if change.sort is Sort.RELATION and change.relation is not None:
+                self._relations[change.relation.name].append(made)
+            elif change.sort is Sort.SCHEMA:
+                self._schemas[change.name].append(made)
+            elif change.sort is Sort.ANYTHING:
+                self._anything.append(made)
+            else:
+                name = change.name or (change.relation.name if change.relation is not None else "")
+                self._parts[change.sort, name].append(made)
+
+    def of_relation(self, relation: Relation, step: str, number: int) -> Made | None:
+        """Return the last change before a statement that creates or drops the relation, or its schema."""
+        found = [
+            made
+            for made in self._relations.get(relation.name, ())
+            if made.change.action is not Action.ALTER and _is(made.change.relation, relation)
+        ]
+        if relation.schema is not None:  # IF NOT EXISTS leaves what is in a schema alone, IF EXISTS does not
+            schemas = self._schemas.get(relation.schema, ())
+            # CREATE SCHEMA can have the relation in it, and then that counts: of two at once the last one does.
+            found[:0] = [made for made in schemas if made.change.action is Action.DROP or not made.change.guarded]
+        return self._last(found, step, number)
+
+    def implied(self, relation: Relation, step: str, number: int) -> Made | None:
+        """Return who creates the table that an index or sequence of this name comes with, such as orders_pkey."""
+        return self._last(self._implied(relation), step, number)
+
+    def of_schema(self, name: str, step: str, number: int) -> Made | None:
+        """Return the last change before a statement that creates or drops the schema."""
+        return self._last(self._schemas.get(name, ()), step, number)
+
+    def of_part(self, sort: Sort, name: str, step: str, number: int, relation: Relation | None = None) -> Made | None:
+        """Return the last change before a statement that concerns a column, constraint, function or type."""
+        found = [
+            made
+            for made in self._parts.get((sort, name), ())
+            if relation is None or made.change.relation is None or made.change.relation.name == relation.name
+        ]
+        return self._last(found, step, number)
+
+    def has_unique_index(self, relation: Relation, step: str, number: int) -> bool:
+        """Return whether a statement before creates a unique index on the relation."""
+        found = [
+            made for made in self._parts.get((Sort.UNIQUE, relation.name), ()) if _is(made.change.relation, relation)
+        ]
+        return self._last(found, step, number) is not None
+
+    def opaque(self, step: str, number: int) -> Made | None:
+        """Return the last statement that surely comes before another one and may have made anything at all."""
+        made = self._last(self._anything, step, number)
+        return made if made is not None and made.when is not When.PERHAPS else None
+
+    def _implied(self, relation: Relation) -> list[Made]:
+        stem = relation.name
+        found: list[Made] = []
+        while "_" in stem:
+            stem = stem.rpartition("_")[0]
+            found += (
+                made
+                for made in self._relations.get(stem, ())
+                if made.change.action is Action.CREATE and made.change.kind in {"r", "p"}
+            )
+        return found
+
+    def _last(self, everything: Sequence[Made], step: str, number: int) -> Made | None:
+        """Return the last change before a statement; a DROP that may not happen is not followed."""
+        found = [
+            made
+            for made in everything
+            if (made.step == step or not made.change.temporary)
+            and not (made.step != step and made.step in self._uncertain and made.change.action is Action.DROP)
+        ]
+        sure = [made for made in found if self._is_before(made, step, number)]
+        if sure:
+            last = max(reversed(sure), key=lambda made: (self._place[made.step], made.number))
+            uncertain = last.step != step and last.step in self._uncertain
+            return replace(last, when=When.IF) if uncertain else last
+        perhaps = (made for made in found if self._may_be_before(made, step))
+        made = next(perhaps, None)
+        return None if made is None else replace(made, when=When.PERHAPS)
+
+    def _is_before(self, made: Made | Altered, step: str, number: int) -> bool:
+        if made.step == step:
+            return made.number < number
+        if step in self._final and made.step not in self._final:
+            return True
+        return made.step in self._ancestors(step)
+
+    def _may_be_before(self, made: Made | Altered, step: str) -> bool:
+        if made.step == step or (made.step in self._final and step not in self._final):
+            return False
+        return step not in self._ancestors(made.step)
+
+    def _ancestors(self, step: str) -> frozenset[str]:
+        known = self._before.get(step)
+        if known is None:
+            known = self._before[step] = ancestors(self._needs, [step])
+        return known
+
+
+def _is(one: Relation | None, other: Relation) -> bool:
+    return one is not None and one.may_be(other)
+
+
+class State(enum.Enum):
+    """What a step finds under a name."""
+
+    THERE = "there"
+    MISSING = "missing"
+    #: An earlier step creates it: nothing is known of it yet.
+    NEW = "created by an earlier step"
+    #: Another step creates it, and nothing says that it comes first.
+    PERHAPS = "created by a step that may come later"
+    GONE = "dropped by an earlier step"
+    #: An earlier step runs SQL that nobody can see into.
+    UNKNOWN = "nobody can tell"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenRelation:
+    """A relation as a step finds it. `facts` only if it is there; `made` says who is to blame for any other state."""
+
+    state: State
+    relation: Relation
+    facts: RelationFacts | None = None
+    made: Made | None = None
+    why: str = ""
+
+    @property
+    def why_not(self) -> str:
+        """Say why nothing is known of it."""
+        if self.made is None:
+            return self.why or "nothing is known"
+        if self.made.change.sort is Sort.ANYTHING:
+            return f"perhaps created by what step `{self.made.step}` runs"
+        return self.made.told
+
+
+class CatalogView:
+    """What one statement sees."""
+
+    def __init__(self, unit: Unit, around: StatementContext, changes: Changes) -> None:
+        self._around = around
+        self._changes = changes
+        self._step = unit.step.id if unit.step is not None else ""
+        #: Conditions before the step see nothing of it, those after it all of it.
+        before = unit.key in {"if", "preconditions", "for_each.sql"}
+        self._number = unit.number if unit.key == "sql" else -1 if before else 1_000_000
+        self._computed = unit.computed
+
+    @property
+    def step(self) -> str:
+        """Return the step of the statement, empty for a precondition of the plan."""
+        return self._step
+
+    @property
+    def computed(self) -> frozenset[str]:
+        """Return the settings to which the step gives a value that is known only when it runs."""
+        return self._computed
+
+    def altered(self, relations: Collection[Relation]) -> Iterator[Altered]:
+        """Yield what earlier steps alter of these relations, and beside relations."""
+        if self._step:
+            placed = {self._around.placed(relation) for relation in relations}
+            yield from self._changes.altered(self._step, self._number, placed)
+
+    def surely(self, one: Altered) -> bool:
+        """Return whether an alteration certainly comes before the statement."""
+        return self._changes.surely(one, self._step, self._number)
+
+    def dropped(self, relation: Relation) -> Made | None:
+        """Return the last change before the statement that creates or drops the relation."""
+        return self._changes.of_relation(self._around.placed(relation), self._step, self._number)
+
+    def dropped_perhaps(self, relation: Relation) -> Made | None:
+        """Return an earlier statement that drops the relation, if it happens at all or in that order."""
+        if not self._step:
+            return None
+        return self._changes.dropped_perhaps(self._around.placed(relation), self._step, self._number)
+
+    @property
+    def around(self) -> StatementContext:
+        """Return the surroundings."""
+        return self._around
+
+    def relation(self, relation: Relation) -> SeenRelation:
+        """Return what the statement finds under this name."""
+        if MADE_UP in relation.name or MADE_UP in (relation.schema or ""):
+            return SeenRelation(state=State.UNKNOWN, relation=relation, why="its name is an item of for_each")
+        if relation.schema is None and "search_path" in self._computed:
+            why = "the step gives search_path a value that is known only when it runs"
+            return SeenRelation(state=State.UNKNOWN, relation=relation, why=why)
+        facts = self._around.relations.get(relation)
+        placed = self._around.placed(relation)
+        made = self._changes.of_relation(placed, self._step, self._number) if self._step else None
+        if made is None or (made.when is When.PERHAPS and made.change.action is Action.DROP):
+            return self._unchanged(relation, facts)
+        if made.when is When.PERHAPS:
+            state = State.THERE if facts is not None else State.PERHAPS
+        elif made.change.action is Action.DROP:
+            state = State.GONE
+        elif made.change.sort is Sort.SCHEMA:
+            moved = made.change.kind == "renamed" or made.when is When.IF
+            state = State.NEW if moved else State.MISSING
+        elif facts is not None and self._was_there(placed, made):
+            state = State.THERE
+        else:
+            state = State.NEW
+        return SeenRelation(state=state, relation=relation, facts=facts if state is State.THERE else None, made=made)
+
+    def _was_there(self, relation: Relation, made: Made) -> bool:
+        """Return whether what an earlier step creates was there before: IF NOT EXISTS, OR REPLACE, or a condition."""
+        return (made.change.guarded or made.when is When.IF) and not self._was_dropped(relation, made)
+
+    def _was_dropped(self, relation: Relation, made: Made) -> bool:
+        earlier = self._changes.of_relation(relation, made.step, made.number)
+        return earlier is not None and earlier.when is When.BEFORE and earlier.change.action is Action.DROP
+
+    def _unchanged(self, relation: Relation, facts: RelationFacts | None) -> SeenRelation:
+        if facts is not None:
+            return SeenRelation(state=State.THERE, relation=relation, facts=facts)
+        if not self._step:
+            return SeenRelation(state=State.MISSING, relation=relation)
+        implied = self._changes.implied(relation, self._step, self._number)
+        if implied is not None and implied.when is When.BEFORE:
+            return SeenRelation(state=State.NEW, relation=relation, made=implied)
+        opaque = self._changes.may_be_opaque(self._step, self._number)
+        state = State.MISSING if opaque is None else State.UNKNOWN
+        return SeenRelation(state=state, relation=relation, made=opaque)
+
+    def schema(self, name: str) -> tuple[SchemaFacts | None, Made | None]:
+        """Return what the catalog says of a schema, and the last change before the statement."""
+        made = self._changes.of_schema(name, self._step, self._number) if self._step else None
+        return self._around.known_schemas.get(name), made
+
+    def part(self, sort: Sort, name: str, relation: Relation | None = None) -> Made | None:
+        """Return the last change before the statement of a column, constraint, function or type."""
+        return self._changes.of_part(sort, name, self._step, self._number, relation) if self._step else None
+
+    def named(self, sort: ObjectSort, name: Relation) -> NamedFacts | None:
+        """Return what the catalog says of something that is no relation, None if it is not there."""
+        return self._around.named.get((sort, name))
+
+    def opaque(self) -> Made | None:
+        """Return a statement that comes, or may come, before and may have made anything."""
+        return self._changes.may_be_opaque(self._step, self._number) if self._step else None
+
+    def indexes_made_on(self, relation: Relation) -> bool:
+        """Return whether an earlier statement creates a unique index on the relation."""
+        return bool(self._step) and self._changes.has_unique_index(relation, self._step, self._number)
+
+
+async def survey(units: Sequence[Unit], rooms: Rooms, inspector: Inspector) -> None:
+    """Fill the statements' surroundings with what the catalog says of what they name."""
+    by_room: dict[int, list[Unit]] = defaultdict(list)
+    found: dict[int, StatementContext] = {}
+    for unit in units:
+        room = await rooms.of(unit)
+        found[id(room)] = room
+        by_room[id(room)].append(unit)
+    own: dict[str, list[FunctionFacts]] = defaultdict(list)
+    builtin: dict[str, list[FunctionFacts]] = defaultdict(list)
+    names = {call.name for unit in units for call in functions_called(unit.statement)}
+    for facts in await inspector.functions(sorted(names)):
+        (builtin if facts.schema == "pg_catalog" else own)[facts.name].append(facts)
+    for key, room in found.items():
+        if room.error is not None:  # as which role nobody knows: nothing is to be asked
+            continue
+        room.functions |= own
+        room.builtin |= builtin
+        await _of_room(by_room[key], room, inspector)
+
+
+async def _of_room(units: Sequence[Unit], room: StatementContext, inspector: Inspector) -> None:
+    changed = [one for unit in units for one in changes(unit.statement)]
+    made = {one.relation for one in changed if one.relation is not None}
+    named = {relation for unit in units for relation in _relations(unit)}
+    known = set(room.relations)
+    await _fill(room, named | made, inspector)
+    placed = {room.placed(relation) for relation in made}
+    indexes = (index for index in (created_index(unit.statement) for unit in units) if index is not None)
+    placed |= {Relation(room.placed(one.table).schema, one.index.name) for one in indexes if one.index is not None}
+    clustered = ((main_relation(unit.statement), clustering_index(unit.statement)) for unit in units)
+    placed |= {Relation(room.placed(table).schema, index) for table, index in clustered if table is not None and index}
+    placed |= {
+        Relation(room.placed(table).schema, index)
+        for unit in units
+        for index in named_indexes(unit.statement)
+        if (table := main_relation(unit.statement)) is not None
+    }
+    await _fill(room, placed, inspector)
+    fresh = [facts for name, facts in room.relations.items() if name not in known]
+    await _fill(room, {other for facts in fresh for other in _others(facts)}, inspector)
+    schemas = {one.schema for one in (*room.relations, *placed, *named) if one.schema}
+    schemas |= {one.name for one in changed if one.name and one.relation is None}
+    schemas |= {name for name in (reindexed_name(unit.statement) for unit in units) if name}
+    room.known_schemas |= await inspector.schemas(sorted(schemas), room.role)
+    await _measure(room, inspector)
+    enums = {one.name for unit in units for one in alterations(unit.statement) if one.value}
+    room.labels |= await inspector.labels(sorted(enums))
+    mentioned = [one for unit in units for one in mentions(unit.statement) if (one.sort, one.name) not in room.named]
+    room.named |= await inspector.mentioned(mentioned, room.schemas, room.role)
+
+
+async def _fill(room: StatementContext, relations: set[Relation], inspector: Inspector) -> None:
+    unknown = sorted(relations - room.relations.keys(), key=str)
+    room.relations |= await inspector.relations(unknown, room.schemas, room.role)
+
+
+async def _measure(room: StatementContext, inspector: Inspector) -> None:
+    new = {facts.oid: facts for facts in room.relations.values() if facts.size is None}
+    sizes = await inspector.sizes(list(new.values())) if new else {}
+    for name, facts in room.relations.items():
+        if facts.oid in sizes:
+            room.relations[name] = replace(facts, size=sizes[facts.oid])
+
+
+def _relations(unit: Unit) -> Iterator[Relation]:
+    yield from (use.relation for use in query_relations(unit.statement))
+    yield from (one.relation for one in needed(unit.statement))
+    yield from (relation for relation, _ in regclass_constants(unit.statement))
+    yield from (action.other for action in alter_actions(unit.statement) if action.other is not None)
+    if unit.step is not None and unit.key == "sql":
+        yield from filter(None, map(relation_in, unit.step.touches))
+
+
+def _others(facts: RelationFacts) -> Iterable[Relation]:
+    """What a lock on the relation reaches too; of partitions, of which there may be many, the parent's facts tell."""
+    yield from (key.relation for key in (*facts.referenced_by, *facts.refers_to))
+    yield from facts.reads
+    if facts.index_of is not None:
+        yield facts.index_of.relation
+    if facts.partition_of is not None:
+        yield facts.partition_of

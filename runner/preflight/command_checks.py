@@ -1,0 +1,207 @@
+"""Checks of commands that cannot be explained, in a table, and how much of which command the catalog shows.
+
+A command is also checked for the names in it besides relations: types, functions, roles, tablespaces, extensions,
+languages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+
+from runner.preflight.catalog_state import CatalogView, Made, State, When
+from runner.preflight.codes import StatementFinding
+from runner.preflight.earlier_steps import check_gone, check_new_labels
+from runner.preflight.maintenance_checks import (
+    check_abilities,
+    check_clustering,
+    check_index_parts,
+    check_leftovers,
+    check_locking,
+    check_named_indexes,
+    check_refreshing,
+    check_reindexing,
+    check_vacuum_options,
+)
+from runner.preflight.object_checks import (
+    check_attached,
+    check_dependents,
+    check_detaching,
+    check_dropped_schemas,
+    check_existence,
+    check_files,
+    check_kind,
+    check_new_names,
+    check_partitioned,
+    check_parts,
+    check_rights,
+)
+from runner.preflight.option_checks import (
+    check_parameters,
+    check_partitioned_cluster,
+    check_repeated,
+    check_replaced_kind,
+    check_subcommands,
+    check_versions,
+)
+from runner.preflight.sql_units import Unit
+from runner.sql.alter_table import AlterKind, alter_actions
+from runner.sql.catalog_changes import Action, Sort
+from runner.sql.catalog_needs import Mention, ObjectSort, defines, mentions
+from runner.sql.facts import computes, is_cascading, is_computed
+from runner.sql.placeholders import quote_identifier
+from runner.sql.statements import Statement, StatementKind
+from runner.sql.syntax_tree import label
+
+#: The code of what is not there, and what to call it.
+_CODES: Mapping[ObjectSort, tuple[str, str]] = {
+    ObjectSort.TYPE: ("JP603", "type"),
+    ObjectSort.FUNCTION: ("JP603", "function"),
+    ObjectSort.ROLE: ("JP621", "role"),
+    ObjectSort.TABLESPACE: ("JP622", "tablespace"),
+    ObjectSort.AVAILABLE_EXTENSION: ("JP623", "extension that could be installed"),
+    ObjectSort.EXTENSION: ("JP623", "extension installed"),
+    ObjectSort.LANGUAGE: ("JP623", "language"),
+    ObjectSort.ACCESS_METHOD: ("JP623", "access method"),
+}
+#: What an earlier statement may have made.
+_SORTS: Mapping[ObjectSort, Sort] = {
+    ObjectSort.TYPE: Sort.TYPE,
+    ObjectSort.FUNCTION: Sort.FUNCTION,
+    ObjectSort.ROLE: Sort.ROLE,
+}
+
+
+def check_mentioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield the names of things that are not there, or that the role may not use."""
+    for one in mentions(unit.statement):
+        facts, made = sight.named(one.sort, one.name), _made(one, sight)
+        if made is not None and made.change.action is Action.DROP and made.when is When.BEFORE:
+            message = f"the {_CODES[one.sort][1]} {one.name} is {made.told}"
+            yield StatementFinding(code="JP604", message=message, offset=one.offset)
+        elif facts is None:
+            yield from _absent(one, made, sight)
+        elif not facts.open:
+            role = quote_identifier(sight.around.role)
+            message = f'role "{sight.around.role}" may not put anything into the tablespace {one.name}'
+            hint = f"GRANT CREATE ON TABLESPACE {quote_identifier(one.name.name)} TO {role};"
+            yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint)
+
+
+def _made(one: Mention, sight: CatalogView) -> Made | None:
+    sort = _SORTS.get(one.sort)
+    return sight.part(sort, one.name.name) if sort is not None else None
+
+
+def _absent(one: Mention, made: Made | None, sight: CatalogView) -> Iterator[StatementFinding]:
+    code, what = _CODES[one.sort]
+    if made is not None and made.change.action is Action.CREATE:
+        if made.when is When.PERHAPS:
+            message = f"{one.name} is {made.told}, which need not come first"
+            yield StatementFinding(code="JP612", message=message, offset=one.offset, hint=f"add `needs: [{made.step}]`")
+        return
+    # Every table has a type of its own name.
+    if one.sort is ObjectSort.TYPE and sight.relation(one.name).state in {State.THERE, State.NEW, State.PERHAPS}:
+        return
+    yield StatementFinding(code=code, message=f"there is no {what} {one.name}", offset=one.offset)
+
+
+_K = StatementKind
+
+
+def check_command(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield what is wrong with a command, as far as the catalog tells."""
+    for check in CHECKS:
+        yield from check(unit, sight)
+
+
+#: Every check of a command, the most basic first.
+CHECKS: tuple[Callable[[Unit, CatalogView], Iterator[StatementFinding]], ...] = (
+    check_existence,
+    check_kind,
+    check_rights,
+    check_files,
+    check_parts,
+    check_mentioned,
+    check_dropped_schemas,
+    check_new_names,
+    check_partitioned,
+    check_refreshing,
+    check_detaching,
+    check_dependents,
+    check_leftovers,
+    check_versions,
+    check_parameters,
+    check_repeated,
+    check_subcommands,
+    check_partitioned_cluster,
+    check_replaced_kind,
+    check_clustering,
+    check_reindexing,
+    check_vacuum_options,
+    check_index_parts,
+    check_abilities,
+    check_named_indexes,
+    check_locking,
+    check_attached,
+    check_gone,
+    check_new_labels,
+)
+
+#: Commands of which the catalog says all that matters; of others it says a part, and of the rest nothing.
+FULLY = frozenset(
+    {
+        *(_K.VACUUM, _K.ANALYZE, _K.REINDEX, _K.CLUSTER, _K.REFRESH_MATERIALIZED_VIEW, _K.TRUNCATE),
+        *(_K.DROP_TABLE, _K.DROP_INDEX, _K.DROP_VIEW, _K.DROP_MATERIALIZED_VIEW, _K.CREATE_SCHEMA),
+        *(_K.CREATE_VIEW, _K.SET, _K.RESET, _K.SHOW, _K.CHECKPOINT, _K.NOTIFY, _K.LOCK),
+    }
+)
+
+PARTLY: Mapping[StatementKind, str] = {
+    _K.CREATE_INDEX: "whether rows are unique and expressions can be computed shows when it is built",
+    _K.CREATE_TABLE: "whether its defaults and constraints fit their columns shows when it is created",
+    _K.COPY_FROM: "the file is looked at when it is read",
+    _K.COPY_TO: "the file is looked at when it is written",
+}
+#: What only running an ALTER TABLE tells; of subcommands that are not here, and do not read the rows, all is known.
+_ALTERS: Mapping[AlterKind, str] = {
+    AlterKind.SET_TYPE: "whether its rows and what depends on it fit the new type shows when it runs",
+    AlterKind.DROP_COLUMN: "what depends on the column shows when it runs",
+    AlterKind.DROP_CONSTRAINT: "what depends on the constraint shows when it runs",
+    AlterKind.SET_EXPRESSION: "whether the expression can be computed shows when it runs",
+    AlterKind.INHERIT: "whether the columns fit those of the parent shows when it runs",
+    AlterKind.ATTACH_PARTITION: "whether its columns and rows fit the partition shows when it runs",
+    AlterKind.OTHER: "its syntax and what it names were checked, no more",
+}
+
+
+def left_open(statement: Statement) -> tuple[str, ...]:
+    """Return what the catalog does not tell of a command, as sentences."""
+    kind = statement.kind
+    if kind is _K.ALTER_TABLE:
+        return _left_open_by_alter(statement)
+    if kind is _K.CREATE_VIEW and label(statement.node, "with_check_option") != "NO_CHECK_OPTION":
+        return (_UPDATABLE,)
+    if kind is _K.DROP_SCHEMA and not is_cascading(statement):
+        return ("whether it is empty shows when it runs",)
+    if kind in FULLY or kind is _K.DROP_SCHEMA or (kind is _K.CREATE_TABLE and not is_computed(statement)):
+        return ()
+    if kind in PARTLY:
+        return (PARTLY[kind],)
+    return (_ALTERS[AlterKind.OTHER] if defines(statement) else _LITTLE,)
+
+
+def _left_open_by_alter(statement: Statement) -> tuple[str, ...]:
+    found = [_ALTERS.get(action.kind, _ROWS if action.scans else "") for action in alter_actions(statement)]
+    found += [_COMPUTES] if _ROWS not in found and computes(statement) else []
+    return tuple(dict.fromkeys(filter(None, found)))
+
+
+_LITTLE = "its syntax and the relations and roles that it names were checked, no more"
+_COMPUTES = "whether its expressions can be computed, and its keys be referred to, shows when it runs"
+_UPDATABLE = "whether it can be updated, as WITH CHECK OPTION wants, shows when it is created"
+_ROWS = "whether its rows keep to the new constraint shows when it runs"
+NOT_CHECKABLE: Mapping[StatementKind, str] = {
+    _K.DO: "what a DO block runs is known only while it runs",
+    _K.CALL: "what a procedure runs is known only while it runs",
+    _K.EXECUTE: "a prepared statement is known only in its session",
+}

@@ -1,0 +1,141 @@
+"""Whether what a plan writes anew fits on the disk, as far as that can be known: on the server's own machine only."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from runner.errors import Problem
+from runner.gateway.catalog import RelationFacts
+from runner.preflight.catalog_state import CatalogView
+from runner.preflight.codes import problem
+from runner.preflight.sql_units import Unit
+from runner.sql.alter_table import AlterKind, Rewrite, alter_actions
+from runner.sql.catalog_needs import ObjectSort, mentions, needed
+from runner.sql.facts import enabled, main_relation
+from runner.sql.statements import StatementKind
+
+_K = StatementKind
+_GIGABYTE = 1024.0**3
+#: Bytes below which nobody wants to be told what is written anew.
+_WORTH_TELLING = 100 * 1024**2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewritten:
+    """What a statement writes beside what is there, until it is over: bytes, and the folder of the tablespace.
+
+    An empty folder is the data directory's; `maybe` says that only the server knows whether it is written at all.
+    """
+
+    bytes: int
+    location: str
+    maybe: bool = False
+
+
+class Disks:
+    """Where a server keeps its data, and how much is free there; only on this machine can that be known."""
+
+    def __init__(self, data_directory: str | None, host: str) -> None:
+        local = host.startswith("/") or host in {"", "localhost", "127.0.0.1", "::1"}
+        self._directory = data_directory if local else None
+
+    def free(self, location: str) -> int | None:
+        """Return how many bytes are free, None if that is another machine or may not be seen."""
+        if self._directory is None:
+            return None
+        try:
+            if not (Path(self._directory) / "PG_VERSION").exists():
+                return None
+            disk = os.statvfs(location or self._directory)
+        except OSError:
+            return None
+        return disk.f_bavail * disk.f_frsize
+
+
+def disk_problems(units: Sequence[tuple[Unit, CatalogView]], disks: Disks) -> Iterator[Problem]:
+    """Yield the statements that write more than is free where they write it."""
+    for unit, sight in units:
+        written = rewritten(unit, sight)
+        free = disks.free(written.location) if written is not None else None
+        if written is not None and free is not None and written.bytes > free:
+            verb = "may write" if written.maybe else "writes"
+            where = f" in {written.location}" if written.location else ""
+            message = (
+                f"{unit.statement.kind} {verb} some {_shown(written.bytes)} beside what is there, and "
+                f"{_shown(free)} of the disk are free{where}"
+            )
+            step = unit.step.id if unit.step is not None else None
+            yield problem("JP616", message, unit.at(0), step=step)
+
+
+def disk_note(unit: Unit, sight: CatalogView, disks: Disks) -> str | None:
+    """Say how much a statement writes anew and how much is free; None if it is little or nothing."""
+    written = rewritten(unit, sight)
+    if written is None or written.bytes < _WORTH_TELLING:
+        return None
+    free = disks.free(written.location)
+    room = "how much is free is not known from here" if free is None else f"{_shown(free)} are free"
+    return f"{'may write' if written.maybe else 'writes'} some {_shown(written.bytes)} beside what is there; {room}"
+
+
+def rewritten(unit: Unit, sight: CatalogView) -> Rewritten | None:
+    """Return what a statement writes anew of relations that are there; None if it writes none anew."""
+    statement = unit.statement
+    match statement.kind:
+        case _K.VACUUM if enabled(statement, "full"):
+            found = _facts(unit, sight)
+        case _K.CLUSTER | _K.REINDEX | _K.REFRESH_MATERIALIZED_VIEW:
+            found = _facts(unit, sight)
+        case _K.ALTER_TABLE | _K.ALTER_MATERIALIZED_VIEW:
+            return _altered(unit, sight)
+        case _:
+            return None
+    count = _of_indexes if statement.kind is _K.REINDEX else _of_all
+    return _sum(unit, sight, [(facts, count(facts)) for facts in found])
+
+
+def _altered(unit: Unit, sight: CatalogView) -> Rewritten | None:
+    """What an ALTER TABLE moves to another tablespace are the rows, without the indexes."""
+    table = main_relation(unit.statement)
+    facts = sight.relation(table).facts if table is not None else None
+    actions = alter_actions(unit.statement)
+    if facts is None:
+        return None
+    # A type that PostgreSQL does not bring may be a domain with a constraint, which is checked by writing every row.
+    foreign = {Rewrite.MAYBE for action in actions if action.type is not None}
+    anew = (foreign | {action.rewrite for action in actions}) - {Rewrite.NO}
+    moves = any(action.kind is AlterKind.SET_TABLESPACE for action in actions)
+    if not anew and not moves:
+        return None
+    size = facts.all_bytes if anew else facts.all_bytes - facts.index_bytes
+    return _sum(unit, sight, [(facts, size)], maybe=Rewrite.YES not in anew and not moves)
+
+
+def _sum(
+    unit: Unit, sight: CatalogView, sizes: Sequence[tuple[RelationFacts, int]], *, maybe: bool = False
+) -> Rewritten | None:
+    if not sizes:
+        return None
+    named = (sight.named(one.sort, one.name) for one in mentions(unit.statement) if one.sort is ObjectSort.TABLESPACE)
+    location = next((facts.location for facts in named if facts is not None), sizes[0][0].location)
+    return Rewritten(bytes=sum(size for _, size in sizes), location=location, maybe=maybe)
+
+
+def _facts(unit: Unit, sight: CatalogView) -> tuple[RelationFacts, ...]:
+    seen = (sight.relation(one.relation).facts for one in needed(unit.statement))
+    return tuple(facts for facts in seen if facts is not None)
+
+
+def _of_all(facts: RelationFacts) -> int:
+    return facts.all_bytes
+
+
+def _of_indexes(facts: RelationFacts) -> int:
+    return facts.all_bytes if facts.index_of is not None else facts.index_bytes
+
+
+def _shown(size: int) -> str:
+    return f"{size / _GIGABYTE:.1f} GB" if size >= _GIGABYTE / 10 else f"{size / 1024**2:.1f} MB"

@@ -1,0 +1,197 @@
+"""A dry run: all that can be reported of a plan and a server without running any of it.
+
+It also evaluates what the plan requires of the server, and whether another run is in its way; it takes no lock and
+writes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from runner.engine.requirements import not_a_member, unmet_by_server
+from runner.errors import Position, Problem, Severity
+from runner.gateway.inspection import Inspector
+from runner.gateway.server_facts import ServerFacts
+from runner.identity import run_of
+from runner.lint.suppressions import Sources
+from runner.plan.graph import find_cycles
+from runner.plan.model import OnConflict, Otherwise, Plan
+from runner.preflight.codes import problem
+from runner.preflight.current_activity import SNAPSHOT_AGE, activity_problems, lock_reports
+from runner.preflight.disk_space import Disks, disk_problems
+from runner.preflight.doctor import Demand, Examined, Level, examine
+from runner.preflight.dry_run_result import DryRun
+from runner.preflight.earlier_steps import NEW_LABEL
+from runner.preflight.lock_checks import conflict_problems, read_locks
+from runner.preflight.plan_statements import StatementLook
+from runner.preflight.schedule import forecast, schedule_problems
+from runner.preflight.step_durations import MAX_RUNS, Durations, FirstOf, KnownDurations, MostRuns, from_ledger
+
+
+def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Problem]:
+    """Yield a problem for each check of the server that is not well, for as much as the plan wants of it."""
+    capacity = {"workers", "parallel queries", "connections"}
+    top = Position(file=plan.file, line=1, column=1)
+    for one in examined:
+        outcome, check = one.outcome, one.check
+        if outcome.level not in {Level.WARNING, Level.ERROR}:
+            continue
+        severity = Severity.ERROR if outcome.level is Level.ERROR else Severity.WARNING
+        position = plan.budget.position if check.name in capacity else top
+        message = f"{check.name}: {outcome.found}; needed: {outcome.needed}"
+        yield problem(check.code, message, position, hint=outcome.mend or None, severity=severity)
+
+
+def ledger_problems(plan: Plan, ignored: Iterable[str]) -> Iterator[Problem]:
+    """Yield a problem for each ledger that is not read because of its owner."""
+    for why in ignored:
+        yield problem("JP515", why, Position(file=plan.file, line=1, column=1))
+
+
+def demand_of(plan: Plan) -> Demand:
+    """Return what the plan wants of the server."""
+    return Demand(slots=plan.budget.slots, reserve=plan.budget.reserve)
+
+
+async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspector) -> AsyncIterator[Problem]:
+    """Yield every requirement that does not hold, but for the plan's own preconditions, which are statements."""
+    top = Position(file=plan.file, line=1, column=1)
+    for sentence in unmet_by_server(plan.requires, facts):
+        yield problem("JP520", sentence, top)
+    role = plan.requires.role
+    if role is not None:
+        rows = await inspector.rows("may_be", role)
+        if not rows or rows[0][0] != "t":
+            yield problem("JP520", not_a_member(facts.user, role), top)
+    if plan.concurrency is not None:
+        holders = await inspector.rows("group_held", plan.concurrency.group)
+        for name, since in holders:
+            waits = plan.concurrency.on_conflict is OnConflict.WAIT
+            then = "a run would wait for it" if waits else "a run would fail at once"
+            message = f"run {run_of(name or '')} holds the group {plan.concurrency.group} since {since}: {then}"
+            yield problem("JP521", message, top)
+
+
+#: The finding for a requirement that is not met.
+_UNMET = "JP520"
+#: Findings about the server with which a run would start nothing.
+_REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP506", "JP507", "JP508", "JP510", _UNMET})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What is to be looked at: with EXPLAIN or without, and which steps are left out.
+
+    `assumed` durations are believed before any other; `durations` are those of this machine's journals.
+    """
+
+    explain: bool = True
+    left_out: frozenset[str] = frozenset()
+    assumed: Durations = field(default_factory=lambda: KnownDurations({}))
+    durations: Durations = field(default_factory=lambda: KnownDurations({}))
+    #: Budgets to compare, in slots.
+    what_if: tuple[int, ...] = ()
+    #: Roles whose ledger is believed, besides the session's own and superusers.
+    trusted_roles: tuple[str, ...] = ()
+    #: What is wrong with the plan offline; it is part of the report.
+    found: tuple[Problem, ...] = ()
+    #: False if the plan is a draft: there is no schedule of it, and no search for steps that exclude each other.
+    well_formed: bool = True
+
+
+#: Offline findings about locks, which are looked for again on real relations.
+_OF_LOCKS = frozenset({"JP401", "JP402", "JP403"})
+
+
+def readable_draft(draft: Plan) -> Plan:
+    """Return a plan with errors in its form so that its SQL can be looked at: each id once, and no impossible needs."""
+    steps = {step.id: step for step in reversed((*draft.steps, *draft.finally_))}
+    names = set(steps)
+    final = {step.id for step in draft.finally_}
+    known = {
+        name: replace(step, needs=tuple(need for need in step.needs if need.step in names and need.step != name))
+        for name, step in steps.items()
+    }
+    for cycle in find_cycles({name: [need.step for need in step.needs] for name, step in known.items()}):
+        for name in cycle:
+            known[name] = replace(known[name], needs=())
+    ordered = [known[step.id] for step in (*draft.steps, *draft.finally_) if step is steps[step.id]]
+    return replace(
+        draft,
+        steps=tuple(step for step in ordered if step.id not in final),
+        finally_=tuple(step for step in ordered if step.id in final),
+    )
+
+
+def _together(found: Sequence[Problem], problems: Sequence[Problem]) -> list[Problem]:
+    """Return offline findings and those of the server, without what the server's say again, or say better."""
+    errors = [one for one in found if one.severity is Severity.ERROR]
+    places = {(one.position.file, one.position.line, one.position.column) for one in errors}
+    unreadable = {one.step for one in errors if one.code.startswith(("JP2", "JP30")) and one.step is not None}
+    codes = {one.code for one in problems}
+    certain = {one.step for one in problems if one.code == NEW_LABEL}
+    kept = [
+        one
+        for one in found
+        if not (one.code in _OF_LOCKS and one.code in codes) and not (one.code == NEW_LABEL and one.step in certain)
+    ]
+    said = [
+        one
+        for one in problems
+        if one.code != "JP606"
+        or not (one.step in unreadable or (one.position.file, one.position.line, one.position.column) in places)
+    ]
+    return [*kept, *said]
+
+
+async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
+    """Look at a plan on a server. PreflightError if the server does not even let itself be looked at."""
+    facts = await inspector.facts()
+    examined = examine(facts, demand_of(plan))
+    problems = list(server_problems(plan, examined))
+    problems += [one async for one in requirement_problems(plan, facts, inspector)]
+    (directory,) = await inspector.rows("data_directory") or ((None,),)
+    disks = Disks(directory[0], inspector.host)
+    looked = await StatementLook(plan, inspector, disks, explain=wishes.explain).look(left_out=wishes.left_out)
+    locks = read_locks(looked.units)
+    problems += conflict_problems(plan, locks, Sources()) if wishes.well_formed else ()
+    held, snapshots = await inspector.activity(), await inspector.snapshots(SNAPSHOT_AGE)
+    problems += activity_problems(plan, locks, held, snapshots)
+    problems += disk_problems(looked.units, disks)
+    ledger = from_ledger(await inspector.recorded(plan.name, MAX_RUNS, wishes.trusted_roles))
+    problems += ledger_problems(plan, inspector.ignored_ledgers)
+    durations = FirstOf([wishes.assumed, MostRuns([ledger, wishes.durations])])
+    schedule = None
+    if wishes.well_formed:
+        schedule = forecast(plan, durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
+        problems += schedule_problems(plan, schedule, durations)
+    problems = _together(wishes.found, [*problems, *looked.problems])
+    unmet = any(one.code == _UNMET for one in problems)
+    skipped = unmet and plan.requires.otherwise is Otherwise.SKIP and not looked.unevaluated
+    if skipped:
+        problems = [replace(one, severity=Severity.WARNING) if one.code == _UNMET else one for one in problems]
+    return DryRun(
+        plan=plan.name,
+        file=plan.file,
+        facts=facts,
+        server=examined,
+        problems=worst_first(problems),
+        statements=tuple(looked.reports),
+        locks=lock_reports(plan, locks, durations),
+        schedule=schedule,
+        refused=unmet or any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems),
+        unmet=unmet,
+        skipped=skipped,
+    )
+
+
+def worst_first(problems: list[Problem]) -> tuple[Problem, ...]:
+    """Return each problem once: errors first, and the server's before the plan's."""
+
+    def place(problem: Problem) -> tuple[bool, bool, str, int, int]:
+        position = problem.position
+        of_server = problem.code.startswith("JP5")
+        return (problem.severity is not Severity.ERROR, not of_server, position.file, position.line, position.column)
+
+    return tuple(sorted(dict.fromkeys(problems), key=place))

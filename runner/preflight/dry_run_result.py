@@ -1,0 +1,76 @@
+"""What a dry run has found: data for reports, and nothing of how it was found."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from runner.errors import Problem, Severity
+from runner.gateway.server_facts import ServerFacts
+from runner.preflight.current_activity import LockReport
+from runner.preflight.doctor import Examined
+from runner.preflight.schedule import Schedule
+
+
+class Coverage(enum.StrEnum):
+    """How much of a statement could be checked: evidence, not a promise."""
+
+    CHECKED = "checked"
+    PARTLY = "partly checked"
+    NOT = "not checkable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementReport:
+    """One statement. `why` says why it is not all checked, `notes` what else is worth knowing.
+
+    `codes` are those of the findings about it; `cost` and `rows` the planner's estimates, in its own units and in rows;
+    `locks` the tables and modes.
+    """
+
+    step: str
+    instance: str
+    key: str
+    text: str
+    command: str
+    coverage: Coverage
+    why: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    codes: tuple[str, ...] = ()
+    cost: float | None = None
+    rows: int | None = None
+    locks: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DryRun:
+    """Everything that a dry run found. `problems` come worst first; `refused`: a run would start nothing.
+
+    `unmet`: because the server does not meet the plan's `requires`. `skipped`: and the plan says `otherwise: skip`.
+    """
+
+    plan: str
+    file: str
+    facts: ServerFacts
+    server: tuple[Examined, ...]
+    problems: tuple[Problem, ...]
+    statements: tuple[StatementReport, ...] = ()
+    locks: tuple[LockReport, ...] = ()
+    schedule: Schedule | None = None
+    refused: bool = False
+    unmet: bool = False
+    skipped: bool = False
+
+    @property
+    def errors(self) -> int:
+        """Return how many of the problems are errors."""
+        return sum(problem.severity is Severity.ERROR for problem in self.problems)
+
+    @property
+    def warnings(self) -> int:
+        """Return how many of the problems are warnings."""
+        return len(self.problems) - self.errors
+
+    def count(self, coverage: Coverage) -> int:
+        """Return how many statements are covered so."""
+        return sum(one.coverage is coverage for one in self.statements)

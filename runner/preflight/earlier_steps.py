@@ -1,0 +1,351 @@
+"""How previous steps of the plan change the result of a check: what they may repair, and what they break.
+
+The server answers for the catalog as it is now. If a previous step alters something that the answer depends on, the
+answer says nothing about the run: the statement is not checkable, and no error. The other way round, a statement that
+is right now is only partly checked if a previous step may break it, and wrong if a column, key or function is
+certainly dropped by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runner.errors import Severity
+from runner.gateway.catalog import RelationFacts
+from runner.preflight.catalog_state import Altered, CatalogView, State, When
+from runner.preflight.codes import StatementFinding
+from runner.preflight.sql_units import MADE_UP, Unit
+from runner.sql.alter_table import alter_actions
+from runner.sql.catalog_changes import Action, Sort
+from runner.sql.catalog_needs import defines, needed, type_names
+from runner.sql.definition_changes import Alteration, Aspect
+from runner.sql.facts import functions_called
+from runner.sql.relations import (
+    Relation,
+    column_uses,
+    conflict_columns,
+    default_constants,
+    has_star,
+    inserts_by_position,
+    query_relations,
+    regclass_constants,
+    words,
+)
+from runner.sql.statements import StatementKind
+
+_A = Aspect
+_K = StatementKind
+
+#: SQLSTATE or code of a finding → what it depends on; every other one depends on anything.
+_DEPENDS: dict[str, frozenset[Aspect]] = {
+    "42501": frozenset({_A.PRIVILEGE, _A.ROLE, _A.SETTING}),
+    "JP610": frozenset({_A.PRIVILEGE, _A.ROLE, _A.SETTING}),
+    "42P10": frozenset({_A.KEY, _A.CONSTRAINT, _A.COLUMN, _A.PARTITION, _A.INHERITANCE}),
+    "42703": frozenset({_A.COLUMN, _A.TYPE, _A.FUNCTION, _A.INHERITANCE, _A.EXTENSION, _A.PARTITION}),
+    "JP602": frozenset({_A.COLUMN, _A.CONSTRAINT, _A.KEY, _A.ATTACHED, _A.INHERITANCE, _A.PARTITION}),
+    "42883": frozenset({_A.FUNCTION, _A.OPERATOR, _A.TYPE, _A.COLUMN, _A.EXTENSION, _A.OBJECT}),
+    "42P01": frozenset({_A.EXTENSION}),
+    "JP601": frozenset({_A.EXTENSION}),
+    "3F000": frozenset({_A.EXTENSION}),
+    "JP604": frozenset(),
+    "JP605": frozenset({_A.COLUMN, _A.FUNCTION, _A.TYPE}),
+    "JP608": frozenset({_A.CONSTRAINT, _A.KEY, _A.COLUMN, _A.ATTACHED, _A.OBJECT}),
+    "JP609": frozenset({_A.CONSTRAINT, _A.KEY, _A.RELATION, _A.COLUMN, _A.PARTITION, _A.ATTACHED, _A.INHERITANCE}),
+    "JP522": frozenset({_A.PRIVILEGE, _A.ROLE}),
+    "JP523": frozenset({_A.EXTENSION}),
+    "JP614": frozenset({_A.VALIDITY, _A.KEY}),
+    "JP615": frozenset({_A.FILLING, _A.KEY}),
+    "JP618": frozenset({_A.PARTITION}),
+    "JP621": frozenset({_A.ROLE}),
+}
+#: How the messages of the scanner and the grammar begin.
+_UNREAD = ("syntax error", "trailing junk", "invalid binary integer", "invalid octal integer", "invalid hexadecimal")
+#: Aspects that matter only where the statement has the name in it.
+_NAMED = frozenset({_A.FUNCTION, _A.OBJECT, _A.ATTACHED})
+_EVERYTHING = frozenset(_A) - {_A.PRIVILEGE}
+
+
+def is_syntax_error(sqlstate: str, message: str) -> bool:
+    """Return whether the server could not read the text; in class 42601 are other errors too."""
+    return sqlstate == "42601" and message.startswith(_UNREAD)
+
+
+def doubt(unit: Unit, sight: CatalogView, reason: str, message: str = "") -> str | None:
+    """Return why an error that the server or the catalog reports now is not certain, None if it is.
+
+    `reason` is its SQLSTATE or the code of the finding.
+    """
+    if MADE_UP in message:
+        return "it depends on the item of for_each, which is not known before the step runs"
+    if reason == "JP607" or is_syntax_error(reason, message):
+        return None
+    computed = sight.computed & {"search_path", "role"}
+    if computed:
+        return f"the step gives {min(computed)} a value that is known only when it runs"
+    found = _relevant(unit, sight, _DEPENDS.get(reason, _EVERYTHING), message)
+    return found.said if found is not None else None
+
+
+def breakable(unit: Unit, sight: CatalogView) -> Iterator[str]:
+    """Yield what earlier steps alter so that a statement which is right now may fail when it runs."""
+    relations = relations_of(unit, sight)
+    if "role" in sight.computed:
+        yield "the step takes a role that is known only when it runs"
+    for one in sight.altered(relations):
+        alteration = one.alteration
+        if (alteration.removes or alteration.aspect is _A.COLUMN) and _may_break(alteration, one, unit, sight):
+            yield f"{one.said}: what comes of it shows when it runs"
+    for relation in relations:
+        made = sight.dropped_perhaps(relation)
+        if made is not None and sight.relation(relation).state is State.THERE:
+            yield f"{relation} is {made.told}, if that step runs, and before it"
+
+
+def _relevant(unit: Unit, sight: CatalogView, aspects: frozenset[Aspect], message: str) -> Altered | None:
+    if not aspects:
+        return None
+    said = _Words(unit)
+    for one in sight.altered(relations_of(unit, sight)):
+        alteration = one.alteration
+        if alteration.aspect not in aspects and alteration.aspect is not _A.SETTING:
+            continue
+        if alteration.aspect in _NAMED and alteration.name and not said.has(alteration):
+            continue
+        if alteration.aspect is _A.COLUMN and not _could_mend(alteration, message):
+            continue
+        if alteration.aspect is _A.SETTING and one.step == sight.step:
+            continue
+        if alteration.aspect is _A.KEY and "never been filled" in message:
+            continue
+        if alteration.aspect is _A.FILLING and "unique index" in message:
+            continue
+        if aspects == {_A.PARTITION} and not any(name in message for name in {alteration.name, alteration.old} - {""}):
+            continue
+        return one
+    return None
+
+
+def _could_mend(alteration: Alteration, message: str) -> bool:
+    """A column that another name is missing beside has nothing to do with it."""
+    missing = "does not exist" in message or " has no column " in message
+    return not (missing and alteration.name and alteration.name not in message and "column" in message)
+
+
+def _may_break(alteration: Alteration, one: Altered, unit: Unit, sight: CatalogView) -> bool:
+    said, aspect = _Words(unit), alteration.aspect
+    named = said.has(alteration)
+    if aspect is _A.COLUMN:
+        return _column_may_break(alteration, unit, named=named)
+    if aspect in {_A.KEY, _A.CONSTRAINT}:
+        return named or bool(said.words & {"conflict", "references", "group"})
+    if aspect in {_A.PARTITION, _A.INHERITANCE}:
+        return unit.statement.kind not in {_K.SELECT, _K.UPDATE, _K.DELETE, _K.VACUUM, _K.ANALYZE}
+    if aspect is _A.ROLE:
+        return named or alteration.name == sight.around.role
+    always = {
+        _A.PRIVILEGE: not sight.around.superuser,
+        _A.SETTING: one.step != sight.step,
+        **dict.fromkeys((_A.FILLING, _A.CLUSTERING, _A.RELATION, _A.OPERATOR), True),
+    }
+    return always.get(aspect, named)
+
+
+def _column_may_break(alteration: Alteration, unit: Unit, *, named: bool) -> bool:
+    """A column that is new matters to what takes all of them; one that is changed also to what names it."""
+    if alteration.relation is None:  # whatever columns CASCADE drops
+        return alteration.removes
+    positional = inserts_by_position(unit.statement)
+    star = has_star(unit.statement) and unit.statement.kind is not _K.SELECT
+    return positional or star or (alteration.removes and named)
+
+
+class _Words:
+    """The words of a statement, read when the first question comes."""
+
+    def __init__(self, unit: Unit) -> None:
+        self._unit = unit
+        self._words: frozenset[str] | None = None
+
+    @property
+    def words(self) -> frozenset[str]:
+        """Return all names, keywords and string constants."""
+        if self._words is None:
+            self._words = words(self._unit.sql)
+        return self._words
+
+    def has(self, alteration: Alteration) -> bool:
+        """Return whether the statement has a name of the alteration in it."""
+        names = {alteration.name, alteration.old, alteration.value} - {""}
+        return bool(names & self.words)
+
+
+def relations_of(unit: Unit, sight: CatalogView) -> frozenset[Relation]:
+    """Return the relations that a statement depends on: those that it names, and what is behind them."""
+    statement = unit.statement
+    named = {use.relation for use in query_relations(statement)}
+    named |= {one.relation for one in needed(statement)}
+    named |= {action.other for action in alter_actions(statement) if action.other is not None}
+    found = set(named)
+    for relation in named:
+        facts = sight.around.relations.get(relation)
+        if facts is None:
+            continue
+        found |= {facts.relation, *facts.reads, *facts.views, *facts.children}
+        found |= {key.relation for key in (*facts.referenced_by, *facts.refers_to)}
+        found |= {facts.partition_of} if facts.partition_of is not None else set()
+        found |= {facts.index_of.relation} if facts.index_of is not None else set()
+        found |= {index.relation for index in facts.indexes}
+        found |= {one.relation for one in facts.dependents if one.relation is not None}
+    return frozenset(found)
+
+
+#: The rule about new enum values; here it is certain that the constant is of the type.
+NEW_LABEL = "JP322"
+
+
+def check_gone(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield what a query names and an earlier step surely drops or renames."""
+    if not sight.step or sight.computed:
+        return
+    yield from _columns(unit, sight)
+    yield from _arbiters(unit, sight)
+    yield from _types(unit, sight)
+    yield from _functions(unit, sight)
+    for relation, offset in regclass_constants(unit.statement):
+        seen = sight.relation(relation)
+        if seen.state is State.GONE and seen.made is not None:
+            yield StatementFinding(code="JP604", message=f"{relation} is {seen.made.told}", offset=offset)
+
+
+_READS_ROWS = frozenset(
+    {
+        *(StatementKind.SELECT, StatementKind.SELECT_INTO, StatementKind.INSERT, StatementKind.UPDATE),
+        *(StatementKind.DELETE, StatementKind.MERGE),
+    }
+)
+
+
+def check_filled(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """A materialized view that was never filled cannot be read; EXPLAIN does not say so."""
+    for use in query_relations(unit.statement) if unit.statement.kind in _READS_ROWS else ():
+        facts = sight.relation(use.relation).facts
+        if facts is not None and facts.kind == "m" and not facts.populated:
+            message = f"{use.relation} has never been filled, and cannot be read"
+            hint = f"REFRESH MATERIALIZED VIEW {use.relation};"
+            yield StatementFinding(code="JP615", message=message, offset=use.offset, hint=hint)
+
+
+def _columns(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    facts = {use.relation: sight.relation(use.relation).facts for use in query_relations(unit.statement)}
+    for use in column_uses(unit.statement):
+        table = facts.get(use.relation)
+        if table is None or use.name not in table.columns:
+            continue
+        made = sight.part(Sort.COLUMN, use.name, table.relation)
+        if made is None or made.change.action is not Action.DROP or made.when is not When.BEFORE:
+            continue
+        if use.alone and not _is_alone(use.relation, use.name, facts):
+            continue
+        message = f"the column {Relation(None, use.name)} of {use.relation} is {made.told}"
+        yield StatementFinding(code="JP604", message=message, offset=use.offset)
+
+
+def _is_alone(relation: Relation, name: str, facts: dict[Relation, RelationFacts | None]) -> bool:
+    """Return whether no other relation of the query has a column of this name, now or later."""
+    others = [table for other, table in facts.items() if other != relation]
+    return all(table is not None and name not in table.columns for table in others)
+
+
+def _arbiters(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """ON CONFLICT needs a unique index on its columns, or its constraint."""
+    found = conflict_columns(unit.statement)
+    writes = [use for use in query_relations(unit.statement) if use.use.name == "WRITE"]
+    table = sight.relation(writes[0].relation).facts if found is not None and writes else None
+    if found is None or table is None:
+        return
+    columns, constraint = found
+    added = any(
+        one.alteration.aspect is Aspect.KEY and not one.alteration.removes
+        for one in sight.altered(frozenset({table.relation}))
+    )
+    if constraint:
+        gone = sight.part(Sort.CONSTRAINT, constraint, table.relation)
+        if gone is not None and gone.change.action is Action.DROP and gone.when is When.BEFORE:
+            message = f"the constraint {Relation(None, constraint)} of {table.relation} is {gone.told}"
+            yield StatementFinding(code="JP604", message=message, offset=unit.statement.start)
+        return
+    fitting = [index for index in table.indexes if index.unique and index.plain and index.columns == columns]
+    drops = [_dropped(index.relation, table.relation, sight) for index in fitting]
+    if fitting and all(drops) and not added:
+        message = f"the unique index that ON CONFLICT ({', '.join(sorted(columns))}) needs is {drops[0]}"
+        yield StatementFinding(code="JP604", message=message, offset=unit.statement.start)
+
+
+def _dropped(index: Relation, table: Relation, sight: CatalogView) -> str | None:
+    """Return how an earlier step surely drops an index, or the constraint of its name."""
+    for made in (sight.dropped(index), sight.part(Sort.CONSTRAINT, index.name, table)):
+        gone = made is not None and made.change.action is Action.DROP and made.change.kind != "renamed"
+        if gone and made is not None and made.when is When.BEFORE:
+            return made.told
+    return None
+
+
+def _types(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    if defines(unit.statement):  # its types are looked up in the catalog
+        return
+    for name, offset in type_names(unit.statement):
+        made = sight.part(Sort.TYPE, name.name)
+        gone = made is not None and made.change.action is Action.DROP and made.when is When.BEFORE
+        if gone and made is not None and made.change.relation == name:
+            yield StatementFinding(code="JP604", message=f"the type {name} is {made.told}", offset=offset)
+
+
+def _functions(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """A function that is dropped is missing only if no other one has its name."""
+    for call in functions_called(unit.statement):
+        own = sight.around.functions.get(call.name, ())
+        if call.schema is not None or len(own) != 1 or sight.around.builtin.get(call.name):
+            continue
+        gone = [
+            one
+            for one in sight.altered(())
+            if one.alteration.aspect is Aspect.FUNCTION and call.name in {one.alteration.old, one.alteration.name}
+        ]
+        if len(gone) == 1 and gone[0].alteration.old == call.name and sight.surely(gone[0]):
+            message = f"the function {call.name}() is dropped, renamed or moved by step `{gone[0].step}`"
+            yield StatementFinding(code="JP604", message=message, offset=call.offset)
+
+
+def new_label(unit: Unit, sight: CatalogView, value: str) -> StatementFinding | None:
+    """Return the finding if a label was added to an enum in this transaction and cannot be used yet (55P04)."""
+    for one in sight.altered(()):
+        enum = one.alteration.name
+        if one.alteration.value != value or one.step != sight.step or not sight.surely(one):
+            continue
+        created = sight.part(Sort.TYPE, enum)
+        if created is not None and created.step == sight.step and created.change.action is Action.CREATE:
+            continue
+        message = f"'{value}' is added to the type {enum} in the same transaction, and cannot be used in it"
+        hint = "add the value in a step of its own"
+        return StatementFinding(
+            code=NEW_LABEL, message=message, offset=unit.statement.start, hint=hint, severity=Severity.ERROR
+        )
+    return None
+
+
+def check_new_labels(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """A label that is added to an enum cannot become a default before its transaction has ended."""
+    for constant in default_constants(unit.statement):
+        for one in sight.altered(()):
+            enum, value = one.alteration.name, one.alteration.value
+            if value != constant.value or one.step != sight.step or (enum, value) in sight.around.labels:
+                continue
+            of_type = constant.type == enum or _is_of(constant.relation, constant.column, enum, sight)
+            finding = new_label(unit, sight, value) if of_type else None
+            if finding is not None:
+                yield finding
+
+
+def _is_of(relation: Relation | None, column: str, enum: str, sight: CatalogView) -> bool:
+    facts = sight.relation(relation).facts if relation is not None else None
+    return facts is not None and facts.types.get(column, "").rpartition(".")[2].strip('"') == enum

@@ -1,0 +1,233 @@
+"""The locks of a plan's steps on a real database: behind views, on partitions, over foreign keys, on an index's table.
+
+The rules know what SQL text tells; here the catalog is asked for the rest. What comes of it are the same locks, and the
+same search for steps that exclude each other looks at them.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from runner.errors import Problem, Severity
+from runner.gateway.catalog import KeyFacts, RelationFacts
+from runner.lint.lock_conflict_rules import CODES_OF_OUTCOMES, findings_of
+from runner.lint.rule_table import RULES
+from runner.lint.suppressions import Sources, without_ignored
+from runner.locks.conflicts import Held, Lockable, LockTiming
+from runner.locks.contention import find_contention
+from runner.locks.relation_names import relation_in
+from runner.locks.statement_locks import TextLock, TextStatement, changes_in, read_text
+from runner.locks.step_locks import TOUCHED, Locking, completed
+from runner.plan.model import Plan
+from runner.plan.parsed_sql import StepSql, read_subject
+from runner.plan.problem_collector import grouped
+from runner.preflight.catalog_state import CatalogView
+from runner.preflight.sql_units import Unit
+from runner.sql.facts import is_cascading
+from runner.sql.lock_modes import LockMode, Target
+from runner.sql.relations import Relation
+from runner.sql.statements import StatementKind, Template
+from runner.sql.table_locks import RowChangeKind, is_opaque
+
+_K = StatementKind
+_READS_AND_WRITES = frozenset({LockMode.ACCESS_SHARE, LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE})
+#: Commands that name a partition, or the parent alone, and leave the others in peace.
+_OF_ONE = frozenset({_K.CREATE_TABLE, _K.COMMENT, _K.GRANT, _K.REVOKE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RealLock:
+    """A lock on a real relation; `facts` are there if the relation is, `direct` if the statement names it."""
+
+    held: Held
+    relation: Relation
+    facts: RelationFacts | None = None
+    direct: bool = True
+
+
+#: The locks of each step by instance, in the order of the statements.
+LocksOfSteps = dict[str, dict[str, list[RealLock]]]
+
+
+def read_locks(units: Sequence[tuple[Unit, CatalogView]]) -> LocksOfSteps:
+    """Return the locks of every step; `units` are the statements that were looked at."""
+    texts: dict[tuple[str, str], list[tuple[Unit, CatalogView]]] = defaultdict(list)
+    for unit, sight in units:
+        if unit.step is not None and unit.key == "sql":
+            texts[unit.step.id, unit.instance].append((unit, sight))
+    found: LocksOfSteps = defaultdict(dict)
+    for (step, instance), text in texts.items():
+        found[step][instance] = list(_of_text(text))
+    return found
+
+
+def _of_text(text: Sequence[tuple[Unit, CatalogView]]) -> Iterator[RealLock]:
+    """All statements together, because what one creates nobody else sees before the end."""
+    statements = tuple(unit.statement for unit, _ in text)
+    read = read_text(Template(text=text[0][0].text, references=(), statements=statements))
+    yield from _touched(read, *text[0])
+    for statement, (unit, sight) in zip(read, text, strict=True):
+        for lock in statement.locks:
+            yield from _of_lock(statement, lock, unit, sight)
+        yield from _over_keys(statement, unit, sight)
+
+
+def _touched(read: Sequence[TextStatement], unit: Unit, sight: CatalogView) -> Iterator[RealLock]:
+    """What `touches` names is written to by the first opaque statement, or else by the last one."""
+    statement = next((one for one in read if is_opaque(one.parsed)), read[-1])
+    for relation in filter(None, map(relation_in, unit.step.touches if unit.step is not None else ())):
+        lock = TextLock(relation=relation, mode=TOUCHED, order=(statement.number, 0), offset=statement.parsed.start)
+        told = replace(statement, what=f"`touches`, {statement.what}", nature=LockTiming.PLAIN)
+        yield from _of_lock(told, lock, unit, sight)
+
+
+def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, sight: CatalogView) -> Iterator[RealLock]:
+    offset = unit.origin(lock.offset)
+    if lock.relation is None:
+        everywhere = f"every table of the schema {lock.schema}" if lock.schema else "every table"
+        held = _held(statement, lock, Lockable(lock.schema, None), everywhere, offset)
+        yield RealLock(held=held, relation=Relation(lock.schema, ""))
+        return
+    facts = sight.relation(lock.relation).facts
+    real = facts.relation if facts is not None else sight.around.placed(lock.relation)
+    match lock.target:
+        case Target.RELATION:
+            yield _real(statement, lock, real, offset, facts)
+            if facts is not None:
+                yield from _below(statement, lock, facts, offset, sight)
+        case Target.TABLE_OF_INDEX:
+            if facts is not None and facts.index_of is not None:
+                table = facts.index_of.relation
+                yield _real(statement, lock, table, offset, sight.relation(table).facts)
+        case Target.INDEXES_OF_TABLE:
+            on = Lockable(real.schema, real.name, indexes=True)
+            held = _held(statement, lock, on, f"the indexes of {real}", offset)
+            yield RealLock(held=held, relation=real, facts=facts)
+
+
+def _below(
+    statement: TextStatement, lock: TextLock, facts: RelationFacts, offset: int, sight: CatalogView
+) -> Iterator[RealLock]:
+    """A view's tables, a partitioned table's partitions, the table that a materialized view is made of, a parent."""
+    if facts.kind == "v" and lock.mode in _READS_AND_WRITES:
+        for relation in facts.reads:
+            yield _real(statement, lock, relation, offset, sight.relation(relation).facts, direct=False)
+    if facts.kind == "m" and statement.parsed.kind is _K.REFRESH_MATERIALIZED_VIEW:
+        for relation in facts.reads:
+            reading = replace(lock, mode=LockMode.ACCESS_SHARE)
+            yield _real(statement, reading, relation, offset, sight.relation(relation).facts, direct=False)
+    if facts.kind in "pI" and statement.parsed.kind not in _OF_ONE and statement.nature is not LockTiming.DETACH:
+        for relation in facts.children:
+            yield _real(statement, lock, relation, offset, None, direct=False)
+    if facts.partition_of is not None and statement.parsed.kind is _K.DROP_TABLE:
+        parent = facts.partition_of
+        yield _real(statement, lock, parent, offset, sight.relation(parent).facts, direct=False)
+
+
+def _over_keys(statement: TextStatement, unit: Unit, sight: CatalogView) -> Iterator[RealLock]:
+    """Rows that come, go or change their keys make the server look at the other side of a foreign key."""
+    for change in changes_in(statement):
+        facts = sight.relation(change.relation).facts
+        if facts is None:
+            continue
+        offset = unit.origin(change.offset)
+        for key in facts.refers_to:
+            if change.change is RowChangeKind.INSERT or not change.columns.isdisjoint(key.columns):
+                yield _by_key(statement, key, LockMode.ROW_SHARE, offset, sight)
+        for key in facts.referenced_by:
+            action = key.on_delete if change.change is RowChangeKind.DELETE else key.on_update
+            moves = change.change is RowChangeKind.UPDATE and not change.columns.isdisjoint(key.columns)
+            if change.change is RowChangeKind.DELETE or moves:
+                mode = LockMode.ROW_SHARE if action in {"a", "r"} else LockMode.ROW_EXCLUSIVE
+                yield _by_key(statement, key, mode, offset, sight)
+    if statement.parsed.kind not in {_K.TRUNCATE, _K.DROP_TABLE}:
+        return
+    for lock in statement.locks:
+        facts = sight.relation(lock.relation).facts if lock.relation is not None else None
+        if facts is None:
+            continue
+        offset = unit.origin(lock.offset)
+        keys = (*(facts.referenced_by if is_cascading(statement.parsed) else ()),)
+        keys += facts.refers_to if statement.parsed.kind is _K.DROP_TABLE else ()
+        for key in keys:
+            yield _by_key(statement, key, LockMode.ACCESS_EXCLUSIVE, offset, sight)
+
+
+def _by_key(statement: TextStatement, key: KeyFacts, mode: LockMode, offset: int, sight: CatalogView) -> RealLock:
+    relation = key.relation
+    lock = TextLock(relation=relation, mode=mode, order=(statement.number, 0), offset=offset)
+    held = _held(statement, lock, Lockable(relation.schema, relation.name), str(relation), offset)
+    held = replace(held, nature=LockTiming.PLAIN, via=key.constraint)
+    return RealLock(held=held, relation=relation, facts=sight.relation(relation).facts, direct=False)
+
+
+def _real(
+    statement: TextStatement,
+    lock: TextLock,
+    relation: Relation,
+    offset: int,
+    facts: RelationFacts | None,
+    *,
+    direct: bool = True,
+) -> RealLock:
+    held = _held(statement, lock, Lockable(relation.schema, relation.name), str(relation), offset)
+    return RealLock(held=held, relation=relation, facts=facts, direct=direct)
+
+
+def _held(statement: TextStatement, lock: TextLock, on: Lockable, name: str, offset: int) -> Held:
+    return Held(
+        on=on,
+        mode=lock.mode,
+        nature=statement.nature,
+        order=lock.order,
+        what=statement.what,
+        name=name,
+        offset=offset,
+        planned=statement.planned,
+    )
+
+
+def conflict_problems(plan: Plan, locks: LocksOfSteps, sources: Sources) -> tuple[Problem, ...]:
+    """Return the steps that can exclude each other on this database, without what comments in the plan ignore.
+
+    Relations that only one statement reaches, by a view or a key, are left out unless a step names them too.
+    """
+    subject = read_subject(plan)
+    named = {lock.held.on for by_item in locks.values() for each in by_item.values() for lock in each if lock.direct}
+    steps = completed(_locking(sql, locks.get(sql.step.id, {}), named) for sql in subject.steps)
+    severities = {rule.code: rule.severity for rule in RULES}
+    found = [
+        Problem(
+            position=finding.position,
+            code=code,
+            message=finding.message,
+            hint=finding.hint,
+            severity=finding.severity or severities.get(code, Severity.WARNING),
+            step=finding.step,
+            cause=finding.cause,
+        )
+        for meeting in find_contention(subject, steps)
+        for code in (CODES_OF_OUTCOMES[meeting.outcome],)
+        for finding in findings_of(meeting)
+    ]
+    codes = set(CODES_OF_OUTCOMES.values())
+    kept = without_ignored(found, plan, sources, [rule.code for rule in RULES])
+    return grouped(problem for problem in kept if problem.code in codes)
+
+
+def _locking(sql: StepSql, instances: dict[str, list[RealLock]], named: set[Lockable]) -> Locking:
+    """Give each lock the item that takes it, unless all items do."""
+    items: dict[Held, set[int]] = defaultdict(set)
+    for number, locks in enumerate(instances.values()):
+        for lock in locks:
+            if lock.direct or lock.held.on in named:
+                items[lock.held].add(number)
+    several = len(instances) > 1
+    held = [
+        replace(one, item=item)
+        for one, numbers in items.items()
+        for item in ([None] if not several or len(numbers) == len(instances) else sorted(numbers))
+    ]
+    return Locking(sql=sql, held=tuple(sorted(held, key=lambda one: one.order)), several=several)

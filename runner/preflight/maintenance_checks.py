@@ -1,0 +1,291 @@
+"""What CLUSTER, REINDEX, VACUUM, REFRESH and the like refuse before they look at a row.
+
+Clashes of options, catalogs, other databases, and what an interrupted rebuild has left behind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from runner.preflight.catalog_state import CatalogView, State
+from runner.preflight.codes import StatementFinding
+from runner.preflight.object_checks import there
+from runner.preflight.sql_units import Unit
+from runner.sql.alter_table import alter_actions
+from runner.sql.facts import (
+    ReindexTarget,
+    clustering_index,
+    created_schema,
+    dropped_relations,
+    enabled,
+    is_concurrent,
+    is_guarded,
+    main_relation,
+    named_indexes,
+    options,
+    reindex_target,
+    reindexed_name,
+    vacuumed_relations,
+    vacuums_columns,
+)
+from runner.sql.placeholders import quote_identifier
+from runner.sql.relations import Relation
+from runner.sql.statements import StatementKind
+from runner.sql.table_locks import locks_taken
+
+_K = StatementKind
+_SYSTEM = frozenset({"pg_catalog", "pg_toast"})
+#: Kilobytes that BUFFER_USAGE_LIMIT takes, beside 0.
+_BUFFERS = (128, 16_777_216)
+_UNITS = {"b": 1 / 1024, "kb": 1, "mb": 1024, "gb": 1024**2, "tb": 1024**3, "": 1}
+
+
+def _refused(message: str, offset: int, hint: str | None = None) -> StatementFinding:
+    return StatementFinding(code="JP606", message=message, offset=offset, hint=hint)
+
+
+def check_clustering(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """CLUSTER needs an index of its table that it can follow, or one that it has followed before."""
+    statement = unit.statement
+    table = main_relation(statement) if statement.kind is _K.CLUSTER else None
+    facts = sight.relation(table).facts if table is not None else None
+    if table is None or facts is None:
+        return
+    name = clustering_index(statement)
+    if not name:
+        if facts.clustered is None:
+            hint = f"CLUSTER {table} USING index;"
+            yield _refused(f"{table} has never been clustered, and no index is named", statement.start, hint)
+        return
+    index = sight.relation(Relation(facts.relation.schema, name))
+    if index.state is State.GONE and index.made is not None:
+        message = f"the index {Relation(None, name)} is {index.made.told}"
+        yield StatementFinding(code="JP604", message=message, offset=statement.start)
+    elif index.state is State.MISSING:
+        message = f"there is no index {Relation(None, name)} in the schema of {table}"
+        yield StatementFinding(code="JP601", message=message, offset=statement.start)
+    elif index.facts is not None:
+        of = index.facts.index_of
+        if of is None or of.relation != facts.relation:
+            yield _refused(f"{Relation(None, name)} is no index of {table}", statement.start)
+        elif not of.clusterable:
+            yield _refused(f"CLUSTER cannot follow the index {Relation(None, name)} ({of.method})", statement.start)
+        elif not of.valid:
+            yield _refused(f"the index {Relation(None, name)} is INVALID", statement.start)
+
+
+def check_named_indexes(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """CLUSTER ON, REPLICA IDENTITY USING INDEX and ADD CONSTRAINT USING INDEX take an index of the table."""
+    table = main_relation(unit.statement)
+    facts = sight.relation(table).facts if table is not None else None
+    for name in named_indexes(unit.statement) if facts is not None else ():
+        if table is None or facts is None:
+            continue
+        index = sight.relation(Relation(facts.relation.schema, name))
+        if index.state is State.GONE and index.made is not None:
+            message = f"the index {Relation(None, name)} is {index.made.told}"
+            yield StatementFinding(code="JP604", message=message, offset=unit.statement.start)
+        elif index.state is State.MISSING:
+            message = f"there is no index {Relation(None, name)} of {table}"
+            yield StatementFinding(code="JP601", message=message, offset=unit.statement.start)
+    adopted = {action.index for action in alter_actions(unit.statement) if action.using_index}
+    for index_facts in facts.indexes if facts is not None else ():
+        if index_facts.relation.name in adopted and not (index_facts.unique and index_facts.plain):
+            message = (
+                f"the index {index_facts.relation} is not unique, or not on columns alone, and cannot be a constraint"
+            )
+            yield StatementFinding(code="JP606", message=message, offset=unit.statement.start)
+
+
+def check_reindexing(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """REINDEX SYSTEM and DATABASE take the current database alone; catalogs cannot be rebuilt CONCURRENTLY."""
+    statement = unit.statement
+    target = reindex_target(statement)
+    if target is None:
+        return
+    name, concurrent = reindexed_name(statement), is_concurrent(statement)
+    if target in {ReindexTarget.DATABASE, ReindexTarget.SYSTEM}:
+        if name and name != sight.around.database:
+            message = f"REINDEX works on the current database, {Relation(None, sight.around.database)}"
+            yield _refused(message, statement.start, "connect to the other database")
+        if concurrent and target is ReindexTarget.SYSTEM:
+            yield _refused("system catalogs cannot be rebuilt CONCURRENTLY", statement.start)
+        may = sight.around.abilities & {"superuser", "owns_database", "pg_maintain"}
+        if not may and sight.around.abilities_known:
+            yield _denied(f"{statement.kind} {target.name}", "the owner of the database", sight, statement.start)
+    elif target is ReindexTarget.SCHEMA:
+        yield from _schema(unit, sight, name)
+    elif concurrent:
+        for one, facts in there(unit, sight):
+            if facts.relation.schema in _SYSTEM and (facts.relation.schema == "pg_catalog" or facts.kind == "t"):
+                yield _refused("system catalogs cannot be rebuilt CONCURRENTLY", one.offset)
+
+
+def _schema(unit: Unit, sight: CatalogView, name: str) -> Iterator[StatementFinding]:
+    facts, made = sight.schema(name)
+    if made is not None:
+        return
+    if facts is None:
+        yield StatementFinding(
+            code="JP601", message=f"there is no schema {Relation(None, name)}", offset=unit.statement.start
+        )
+    elif not facts.owned and "pg_maintain" not in sight.around.abilities:
+        yield _denied("REINDEX SCHEMA", "the owner of the schema", sight, unit.statement.start)
+
+
+def _denied(what: str, needed: str, sight: CatalogView, offset: int) -> StatementFinding:
+    message = f'role "{sight.around.role}" may not run {what}: it is not {needed}'
+    return StatementFinding(code="JP610", message=message, offset=offset)
+
+
+def check_abilities(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Commands that rights on no relation decide: CHECKPOINT, CREATE SCHEMA, DATABASE and ROLE."""
+    if not sight.around.abilities_known:
+        return
+    abilities, role = sight.around.abilities, quote_identifier(sight.around.role)
+    statement = unit.statement
+    wanted, hint = {
+        _K.CHECKPOINT: (
+            {"superuser", "pg_checkpoint"},
+            f"GRANT pg_checkpoint TO {role};" if sight.around.version >= 150_000 else None,
+        ),
+        _K.CREATE_SCHEMA: (
+            {"superuser", "creates_schemas"},
+            f"GRANT CREATE ON DATABASE {quote_identifier(sight.around.database)} TO {role};",
+        ),
+        _K.CREATE_DATABASE: ({"superuser", "creates_databases"}, f"ALTER ROLE {role} CREATEDB;"),
+        _K.CREATE_ROLE: ({"superuser", "creates_roles"}, f"ALTER ROLE {role} CREATEROLE;"),
+    }.get(statement.kind, (set(), None))
+    new = created_schema(statement) if statement.kind is _K.CREATE_SCHEMA else None
+    if new is not None and new.startswith("pg_"):
+        yield _refused(f"the name {new} is one of the system's: it begins with pg_", statement.start)
+    if wanted and not wanted & abilities:
+        schema = created_schema(statement) if is_guarded(statement) else None
+        if schema is not None and sight.schema(schema)[0] is not None:
+            return
+        message = f'role "{sight.around.role}" may not run {statement.kind}'
+        yield StatementFinding(code="JP610", message=message, offset=statement.start, hint=hint)
+
+
+#: Mode of LOCK → the privileges of which one is needed; every stronger mode needs one of those that change rows.
+_LOCK_RIGHTS = {
+    "ACCESS_SHARE": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"}),
+    "ROW_SHARE": frozenset({"UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"}),
+    "ROW_EXCLUSIVE": frozenset({"INSERT", "UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"}),
+}
+_STRONG = frozenset({"UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"})
+
+
+def check_locking(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """LOCK needs a privilege that goes with its mode."""
+    if unit.statement.kind is not _K.LOCK:
+        return
+    modes = {lock.relation: lock.mode for lock in locks_taken(unit.statement)}
+    for one, facts in there(unit, sight):
+        mode = modes.get(one.relation)
+        wanted = _LOCK_RIGHTS.get(mode.name if mode is not None else "", _STRONG)
+        if not (facts.owned or wanted & facts.privileges):
+            message = f'role "{sight.around.role}" has no privilege on {one.relation} that lets it take this lock'
+            hint = f"GRANT UPDATE ON {facts.relation} TO {quote_identifier(sight.around.role)};"
+            yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint)
+
+
+def check_vacuum_options(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
+    """Options of VACUUM and ANALYZE that exclude each other, or values that they do not take."""
+    statement = unit.statement
+    if statement.kind not in {_K.VACUUM, _K.ANALYZE}:
+        return
+    given = options(statement)
+    tables = vacuumed_relations(statement)
+    full = enabled(statement, "full")
+    analyze = statement.kind is _K.ANALYZE or enabled(statement, "analyze")
+    columns = vacuums_columns(statement)
+    clashes = (
+        (full and _number(given.get("parallel")) > 0, "VACUUM FULL cannot work in parallel"),
+        (full and enabled(statement, "disable_page_skipping"), "FULL and DISABLE_PAGE_SKIPPING exclude each other"),
+        (
+            full and "buffer_usage_limit" in given and not analyze,
+            "BUFFER_USAGE_LIMIT has no effect on VACUUM FULL, and is refused",
+        ),
+        ("parallel" in given and given["parallel"] is None, "PARALLEL needs a number"),
+        (not 0 <= _number(given.get("parallel")) <= 1_024, "PARALLEL takes 0 to 1024 workers"),
+        (columns and not analyze, "columns can be named for ANALYZE only: VACUUM (ANALYZE) t (column)"),
+        (enabled(statement, "only_database_stats") and bool(tables), "ONLY_DATABASE_STATS takes no table"),
+        (
+            enabled(statement, "only_database_stats") and bool(given.keys() - {"only_database_stats", "verbose"}),
+            "ONLY_DATABASE_STATS excludes other options",
+        ),
+        ("process_toast" in given and full and not enabled(statement, "process_toast"), "FULL needs PROCESS_TOAST"),
+        (not _is_cleanup(given.get("index_cleanup", "auto")), "INDEX_CLEANUP takes AUTO, ON or OFF"),
+        (not _is_limit(given.get("buffer_usage_limit", "0")), "BUFFER_USAGE_LIMIT takes 0, or 128 kB to 16 GB"),
+    )
+    for clash, message in clashes:
+        if clash:
+            yield _refused(message, statement.start)
+
+
+def _number(text: str | None) -> int:
+    try:
+        return int(text or "0")
+    except ValueError:
+        return -1
+
+
+def _is_cleanup(text: str | None) -> bool:
+    return text is None or text.lower() in {"auto", "on", "off", "true", "false", "1", "0", "yes", "no"}
+
+
+def _is_limit(text: str | None) -> bool:
+    digits = (text or "").strip().rstrip("BkKMGTmgtb ")
+    unit = (text or "").strip()[len(digits) :].strip().lower()
+    if not digits.isdigit() or unit not in _UNITS:
+        return False
+    size = int(digits) * _UNITS[unit]
+    return size == 0 or _BUFFERS[0] <= size <= _BUFFERS[1]
+
+
+def check_index_parts(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """An index of a partition goes with the index of the partitioned table, not by itself."""
+    if unit.statement.kind is not _K.DROP_INDEX:
+        return
+    together = {sight.around.placed(relation).name for relation in dropped_relations(unit.statement)}
+    for one, facts in there(unit, sight):
+        part_of = facts.index_of.part_of if facts.index_of is not None else None
+        if part_of is not None and part_of not in together:
+            message = (
+                f"{one.relation} is a part of the index {Relation(None, part_of)}, and cannot be dropped by itself"
+            )
+            yield StatementFinding(code="JP609", message=message, offset=one.offset, hint=f"DROP INDEX {part_of};")
+
+
+def check_refreshing(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield why a materialized view cannot be refreshed CONCURRENTLY."""
+    statement = unit.statement
+    if statement.kind is not _K.REFRESH_MATERIALIZED_VIEW or not is_concurrent(statement):
+        return
+    for one, facts in there(unit, sight):
+        if not facts.populated:
+            message = f"{one.relation} has never been filled: the first REFRESH cannot be CONCURRENTLY"
+            yield StatementFinding(
+                code="JP615", message=message, offset=one.offset, hint=f"REFRESH MATERIALIZED VIEW {one.relation};"
+            )
+        made = sight.indexes_made_on(one.relation)
+        if facts.kind == "m" and not made and not any(index.whole for index in facts.indexes):
+            message = f"{one.relation} has no unique index on columns alone, without WHERE"
+            yield StatementFinding(code="JP615", message=message, offset=one.offset)
+
+
+def check_leftovers(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """A rebuild that was interrupted has left its new index behind; the next one leaves another."""
+    if unit.statement.kind is not _K.REINDEX or not is_concurrent(unit.statement):
+        return
+    for one, facts in there(unit, sight):
+        left = [index.relation for index in facts.indexes if not index.valid and "_cc" in index.relation.name]
+        if left:
+            message = f"an interrupted rebuild has left the INVALID index {left[0]} on {one.relation}"
+            yield StatementFinding(
+                code="JP514", message=message, offset=one.offset, hint=f"DROP INDEX CONCURRENTLY {left[0]};"
+            )
+        if facts.index_of is not None and not facts.index_of.valid:
+            message = f"{one.relation} is INVALID, left by an interrupted build; REINDEX makes it valid if it succeeds"
+            yield StatementFinding(code="JP514", message=message, offset=one.offset)

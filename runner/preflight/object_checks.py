@@ -1,0 +1,419 @@
+"""The objects that a command names exist, are of the right kind and accessible; names that it creates are free.
+
+Dependent objects, partitions, and the privileges of the step's role are checked by the catalog too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from runner.errors import Severity
+from runner.gateway.catalog import DependentFacts, KeyFacts, RelationFacts
+from runner.preflight.catalog_state import EXTENSION, CatalogView, SeenRelation, State, When
+from runner.preflight.codes import StatementFinding
+from runner.preflight.sql_units import Unit
+from runner.sql.alter_table import AlterKind, alter_actions
+from runner.sql.catalog_changes import Action, Needed, Right, Sort, attached, changes, parts
+from runner.sql.catalog_needs import needed
+from runner.sql.definition_changes import Aspect
+from runner.sql.facts import (
+    created_index,
+    created_schema,
+    is_cascading,
+    is_concurrent,
+    is_guarded,
+    leaves_out_partitions,
+    main_relation,
+    role_for_file,
+)
+from runner.sql.placeholders import quote_identifier
+from runner.sql.relations import Relation
+from runner.sql.statements import StatementKind
+
+#: Letters of pg_class.relkind.
+KINDS: Mapping[str, str] = {
+    "r": "a table",
+    "p": "a partitioned table",
+    "v": "a view",
+    "m": "a materialized view",
+    "f": "a foreign table",
+    "i": "an index",
+    "I": "a partitioned index",
+    "S": "a sequence",
+    "t": "a TOAST table",
+    "c": "a composite type",
+}
+
+
+def there(unit: Unit, sight: CatalogView) -> Iterator[tuple[Needed, RelationFacts]]:
+    """Yield what the statement needs and is there."""
+    for one in needed(unit.statement):
+        seen = sight.relation(one.relation)
+        if seen.facts is not None:
+            yield one, seen.facts
+
+
+def absent(
+    relation: Relation, offset: int, seen: SeenRelation, sight: CatalogView, *, missing_ok: bool = False
+) -> Iterator[StatementFinding]:
+    """Yield what is to be said of a relation that is not there."""
+    if seen.state is State.PERHAPS and seen.made is not None:
+        hint = f"add `needs: [{seen.made.step}]`"
+        message = f"{relation} is created by step `{seen.made.step}`, which need not come first"
+        yield StatementFinding(code="JP612", message=message, offset=offset, hint=hint)
+    elif missing_ok:
+        return
+    elif seen.state is State.GONE and seen.made is not None:
+        message = f"{relation} is dropped by step `{seen.made.step}`"
+        yield StatementFinding(code="JP604", message=message, offset=offset)
+    elif seen.state is State.UNKNOWN and seen.made is not None and seen.made.change.kind != EXTENSION:
+        message = f"there is no {relation}; step `{seen.made.step}` may create it"
+        yield StatementFinding(code="JP617", message=message, offset=offset)
+    elif seen.state is State.MISSING:
+        yield _missing(relation, offset, sight)
+
+
+def _missing(relation: Relation, offset: int, sight: CatalogView) -> StatementFinding:
+    if relation.schema is not None and sight.schema(relation.schema)[0] is None:
+        made = sight.schema(relation.schema)[1]
+        if made is None:
+            return StatementFinding(
+                code="JP601", message=f"there is no schema {Relation(None, relation.schema)}", offset=offset
+            )
+    searched = ", ".join(name for name in sight.around.schemas if name != "pg_catalog")
+    where = "" if relation.schema is not None else f" in the schemas that are searched ({searched or 'none'})"
+    return StatementFinding(code="JP601", message=f"there is no relation {relation}{where}", offset=offset)
+
+
+def check_existence(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield relations that are not there when the statement runs."""
+    for one in needed(unit.statement):
+        seen = sight.relation(one.relation)
+        yield from absent(one.relation, one.offset, seen, sight, missing_ok=one.missing_ok)
+
+
+def check_kind(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield relations of a kind that the command does not work on."""
+    for one, facts in there(unit, sight):
+        if one.kinds and facts.kind not in one.kinds:
+            what = KINDS.get(facts.kind, "something else")
+            message = f"{unit.statement.kind} does not work on {one.relation}, which is {what}"
+            skips = unit.statement.kind in {StatementKind.VACUUM, StatementKind.ANALYZE}
+            message += f": {unit.statement.kind} would skip it with a WARNING" if skips else ""
+            severity = skip_severity(unit) if skips else None
+            yield StatementFinding(code="JP607", message=message, offset=one.offset, severity=severity)
+
+
+def skip_severity(unit: Unit) -> Severity | None:
+    """Return how grave it is that a maintenance command skips an object: its step fails, unless that is allowed."""
+    step = unit.step
+    judged = step is not None and step.expect is not None and step.expect.judges_warnings
+    allowed = step is not None and step.allow_failure is not None
+    return Severity.WARNING if judged or allowed else None
+
+
+def check_parts(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield columns and constraints that are not there, or are there already."""
+    for part in parts(unit.statement):
+        seen = sight.relation(part.relation)
+        if seen.facts is None:
+            continue
+        names = seen.facts.columns if part.sort is Sort.COLUMN else seen.facts.constraints
+        if part.sort is Sort.CONSTRAINT and not part.exists and part.name in seen.facts.inherited:
+            continue  # it merges with the parent's
+        made = sight.part(part.sort, part.name, part.relation)
+        there = part.name in names if made is None else made.change.action is Action.CREATE
+        if part.exists and not there:
+            message = f"{part.relation} has no {part.sort.value} {Relation(None, part.name)}"
+            yield StatementFinding(code="JP602", message=message, offset=part.offset)
+        elif not part.exists and there:
+            by = f" ({made.told})" if made is not None else ""
+            message = f"{part.relation} has a {part.sort.value} {Relation(None, part.name)} already{by}"
+            yield StatementFinding(code="JP608", message=message, offset=part.offset)
+
+
+def check_attached(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield triggers, rules and policies that are not there, or are there already."""
+    for one in attached(unit.statement):
+        facts = sight.relation(one.relation).facts
+        if facts is None:
+            continue
+        there_now = (one.sort, one.name) in facts.attached
+        if one.exists and not there_now:
+            message = f"{one.relation} has no {one.sort} {Relation(None, one.name)}"
+            yield StatementFinding(code="JP602", message=message, offset=unit.statement.start)
+        elif not one.exists and there_now:
+            message = f"{one.relation} has a {one.sort} {Relation(None, one.name)} already"
+            yield StatementFinding(code="JP608", message=message, offset=unit.statement.start)
+
+
+def check_dropped_schemas(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield schemas that are to be dropped and are not there, or are somebody else's."""
+    for change in changes(unit.statement):
+        if change.sort is not Sort.SCHEMA or change.action is not Action.DROP:
+            continue
+        facts, made = sight.schema(change.name)
+        gone = made is not None and made.change.action is Action.DROP and made.when is When.BEFORE
+        if gone and made is not None and not change.guarded:
+            message = f"the schema {Relation(None, change.name)} is {made.told}"
+            yield StatementFinding(code="JP604", message=message, offset=change.offset)
+        elif made is None and facts is None and not change.guarded:
+            message = f"there is no schema {Relation(None, change.name)}"
+            yield StatementFinding(code="JP601", message=message, offset=change.offset)
+        elif made is None and facts is not None and not facts.owned:
+            message = f'role "{sight.around.role}" does not own the schema {Relation(None, change.name)}'
+            yield StatementFinding(code="JP610", message=message, offset=change.offset)
+
+
+_K = StatementKind
+
+
+def check_dependents(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield what depends on what is dropped or emptied, and is not dropped with it."""
+    statement = unit.statement
+    if statement.kind not in {_K.TRUNCATE, _K.DROP_TABLE, _K.DROP_VIEW, _K.DROP_MATERIALIZED_VIEW, _K.DROP_INDEX}:
+        return
+    together = {facts.relation for _, facts in there(unit, sight)}
+    for one, facts in there(unit, sight):
+        if facts.index_of is not None and facts.index_of.constraint is not None:
+            message = (
+                f"{one.relation} belongs to the constraint {facts.index_of.constraint} of {facts.index_of.relation}"
+            )
+            yield StatementFinding(code="JP609", message=message, offset=one.offset)
+        if is_cascading(statement):
+            continue
+        others = (key for key in facts.referenced_by if key.relation not in together)
+        keys = [key for key in others if _stays(key.relation, sight) and not _is_dropped(key, sight)]
+        for key in keys:
+            message = f"{key.relation} refers to {one.relation} by its foreign key {key.constraint}"
+            yield StatementFinding(code="JP609", message=message, offset=one.offset)
+        left = () if statement.kind is _K.TRUNCATE else facts.views
+        views = [str(view) for view in left if view not in together and _stays(view, sight)]
+        if views:
+            message = f"{', '.join(views)} depend{'s' if len(views) == 1 else ''} on {one.relation}"
+            yield StatementFinding(code="JP609", message=message, offset=one.offset)
+        others_left = () if statement.kind is _K.TRUNCATE else facts.dependents
+        stay = [each.what for each in others_left if each.relation not in together and _remains(each, sight)]
+        if stay:
+            message = f"{', '.join(stay)} depend{'s' if len(stay) == 1 else ''} on {one.relation}"
+            yield StatementFinding(code="JP609", message=message, offset=one.offset)
+
+
+def _remains(one: DependentFacts, sight: CatalogView) -> bool:
+    """Return whether it is still there, as far as earlier steps tell."""
+    altered = [each.alteration for each in sight.altered([] if one.relation is None else [one.relation])]
+    if one.function is not None:
+        made = sight.part(Sort.FUNCTION, one.function)
+        dropped = made is not None and made.change.action is Action.DROP
+        removed = any(each.aspect is Aspect.FUNCTION and one.function in {each.name, each.old, ""} for each in altered)
+        return not (dropped or removed)
+    if one.relation is None or not _stays(one.relation, sight):
+        return False
+    return not any(each.aspect is Aspect.ATTACHED and each.removes for each in altered)
+
+
+def _stays(relation: Relation, sight: CatalogView) -> bool:
+    seen = sight.relation(relation)
+    renamed = seen.state is State.GONE and seen.made is not None and seen.made.change.kind == "renamed"
+    return renamed or seen.state in {State.THERE, State.MISSING}
+
+
+def _is_dropped(key: KeyFacts, sight: CatalogView) -> bool:
+    made = sight.part(Sort.CONSTRAINT, key.constraint, key.relation)
+    return made is not None and made.change.action is Action.DROP
+
+
+_PARTITIONED = frozenset("pI")
+
+
+def check_partitioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """REINDEX and CLUSTER of a partitioned table want a text of their own; CONCURRENTLY cannot build or drop there."""
+    statement = unit.statement
+    for one, facts in there(unit, sight):
+        if facts.kind not in _PARTITIONED:
+            continue
+        what = KINDS[facts.kind]
+        if statement.kind in {_K.REINDEX, _K.CLUSTER} and not unit.alone:
+            message = f"{statement.kind} of {one.relation}, which is {what}, cannot share a step with other statements"
+            hint = "it runs in a transaction for each partition; give it a step of its own"
+            yield StatementFinding(code="JP611", message=message, offset=one.offset, hint=hint)
+        elif is_concurrent(statement) and statement.kind in {_K.CREATE_INDEX, _K.DROP_INDEX}:
+            if statement.kind is _K.CREATE_INDEX and leaves_out_partitions(statement):
+                continue
+            message = f"{statement.kind} CONCURRENTLY does not work on {one.relation}, which is {what}"
+            hint = "build it on each partition, then CREATE INDEX … ON ONLY the parent and attach them"
+            yield StatementFinding(code="JP611", message=message, offset=one.offset, hint=hint)
+
+
+def check_detaching(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield what stands against DETACH PARTITION."""
+    table = main_relation(unit.statement)
+    for action in alter_actions(unit.statement):
+        detaches = action.kind in {AlterKind.DETACH_PARTITION, AlterKind.DETACH_PARTITION_CONCURRENTLY}
+        if table is None or action.other is None or not detaches:
+            continue
+        parent, part = sight.relation(table).facts, sight.relation(action.other).facts
+        if parent is None or part is None:
+            continue
+        if part.partition_of != parent.relation:
+            message = f"{action.other} is no partition of {table}"
+            yield StatementFinding(code="JP606", message=message, offset=action.offset)
+        if action.kind is not AlterKind.DETACH_PARTITION_CONCURRENTLY:
+            continue
+        if parent.default_partition is not None:
+            message = f"{table} has the DEFAULT partition {parent.default_partition}"
+            yield StatementFinding(
+                code="JP618", message=message, offset=action.offset, hint="detach without CONCURRENTLY"
+            )
+        if part.detach_pending:
+            hint = f"ALTER TABLE {table} DETACH PARTITION {action.other} FINALIZE;"
+            message = f"{action.other} is half detached from {table} by an earlier attempt"
+            yield StatementFinding(code="JP618", message=message, offset=action.offset, hint=hint)
+
+
+def check_new_names(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """A name that is created must be free, and its schema there and open."""
+    creates_schema = created_schema(unit.statement) is not None  # what it has in it is new with it
+    for change in changes(unit.statement):
+        if change.action is not Action.CREATE:
+            continue
+        if change.sort is Sort.SCHEMA:
+            facts, made = sight.schema(change.name)
+            there = facts is not None if made is None else made.change.action is Action.CREATE
+            unsure = made is not None and made.when is not When.BEFORE
+            if there and not change.guarded and not unsure:
+                message = f"there is a schema {Relation(None, change.name)} already"
+                yield StatementFinding(code="JP608", message=message, offset=change.offset)
+        elif change.sort is Sort.RELATION and change.relation is not None and not (creates_schema or change.temporary):
+            yield from _new_name(unit, sight, change.relation, guarded=change.guarded, offset=change.offset)
+
+
+def _new_name(
+    unit: Unit, sight: CatalogView, relation: Relation, *, guarded: bool, offset: int
+) -> Iterator[StatementFinding]:
+    made_index = created_index(unit.statement)
+    if made_index is not None and relation.schema is None:  # an index is where its table is
+        relation = Relation(sight.around.placed(made_index.table).schema, relation.name)
+    relation = relation if relation.schema is not None else sight.around.placed(relation)
+    seen = sight.relation(relation)
+    if seen.facts is not None and seen.facts.index_of is not None and not seen.facts.index_of.valid:
+        hint = f"DROP INDEX CONCURRENTLY {relation};"
+        message = f"an interrupted build has left the INVALID index {relation}"
+        yield StatementFinding(code="JP614", message=message, offset=offset, hint=hint)
+    elif not guarded and (seen.facts is not None or _is_made(relation, seen)):
+        what = KINDS.get(seen.facts.kind, "something") if seen.facts is not None else seen.why_not
+        yield StatementFinding(code="JP608", message=f"the name {relation} is taken: {what}", offset=offset)
+    yield from _open_schema(relation, sight, offset) if seen.facts is None and made_index is None else ()
+
+
+def _is_made(relation: Relation, seen: SeenRelation) -> bool:
+    sure = seen.made is not None and seen.state is State.NEW and seen.made.when is When.BEFORE
+    made = seen.made.change.relation if sure and seen.made is not None else None
+    return made is not None and made.name == relation.name
+
+
+def _open_schema(relation: Relation, sight: CatalogView, offset: int) -> Iterator[StatementFinding]:
+    if relation.schema is None:
+        if sight.around.error is None and "search_path" not in sight.computed:
+            yield StatementFinding(
+                code="JP601", message="search_path has no schema that anything is created in", offset=offset
+            )
+        return
+    facts, made = sight.schema(relation.schema)
+    if made is not None:
+        if made.change.action is Action.DROP and made.when is When.BEFORE:
+            message = f"the schema {Relation(None, relation.schema)} is {made.told}"
+            yield StatementFinding(code="JP604", message=message, offset=offset)
+        return
+    if facts is None:
+        yield StatementFinding(
+            code="JP601", message=f"there is no schema {Relation(None, relation.schema)}", offset=offset
+        )
+    elif not facts.create:
+        role = quote_identifier(sight.around.role)
+        message = f'role "{sight.around.role}" may not create anything in the schema {facts.name}'
+        hint = f"GRANT CREATE ON SCHEMA {quote_identifier(facts.name)} TO {role};"
+        yield StatementFinding(code="JP610", message=message, offset=offset, hint=hint)
+
+
+def is_guarded_away(unit: Unit, sight: CatalogView) -> bool:
+    """Return whether IF EXISTS or IF NOT EXISTS makes the statement do nothing, as things stand."""
+    if not is_guarded(unit.statement):
+        return False
+    made = [change.relation for change in changes(unit.statement) if change.action is Action.CREATE and change.relation]
+    return bool(made) and all(sight.relation(relation).state is State.THERE for relation in made)
+
+
+#: Commands that leave out what they may not touch, and succeed.
+_SKIPS = frozenset({_K.VACUUM, _K.ANALYZE})
+#: The version from which on MAINTAIN can be granted.
+_MAINTAIN = 170_000
+#: How many of several things a finding names.
+_NAMED = 3
+
+
+def check_rights(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield what the role may not do."""
+    role = sight.around.role
+    for one, facts in there(unit, sight):
+        if not facts.reached:
+            message = f'role "{role}" may not use the schema {facts.relation.schema}'
+            hint = f"GRANT USAGE ON SCHEMA {quote_identifier(facts.relation.schema or '')} TO {quote_identifier(role)};"
+            yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint)
+        elif not _may(one.right, facts, unit):
+            right = _right(one.right, sight)
+            message = f'role "{role}" has no {right.value} on {one.relation}, which belongs to "{facts.owner}"'
+            if unit.statement.kind in _SKIPS:
+                message += f": {unit.statement.kind} would skip it with a WARNING"
+            yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=_grant(right, facts, role))
+        elif unit.statement.kind in _SKIPS and facts.kind == "p" and facts.unmaintained and not facts.of_database:
+            yield _partitions(unit, facts, one.offset, role)
+
+
+def check_files(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield a COPY whose file or program the role may not use."""
+    wanted = role_for_file(unit.statement)
+    if wanted is not None and wanted not in sight.around.outside:
+        role = sight.around.role
+        message = f'role "{role}" may not use what is outside of the database: it is no member of {wanted}'
+        hint = f"GRANT {wanted} TO {quote_identifier(role)};"
+        yield StatementFinding(code="JP610", message=message, offset=unit.statement.start, hint=hint)
+
+
+def _right(right: Right, sight: CatalogView) -> Right:
+    """MAINTAIN is a privilege from version 17 on."""
+    return Right.OWN if right is Right.MAINTAIN and sight.around.version < _MAINTAIN else right
+
+
+def _partitions(unit: Unit, facts: RelationFacts, offset: int, role: str) -> StatementFinding:
+    names = ", ".join(map(str, facts.unmaintained[:_NAMED])) + (", …" if len(facts.unmaintained) > _NAMED else "")
+    message = (
+        f'role "{role}" may not maintain {len(facts.unmaintained)} of the partitions of {facts.relation}: '
+        f"{unit.statement.kind} would skip {names} with a WARNING"
+    )
+    return StatementFinding(code="JP610", message=message, offset=offset, severity=skip_severity(unit))
+
+
+def _may(right: Right, facts: RelationFacts, unit: Unit) -> bool:
+    match right:
+        case Right.NONE:
+            return True
+        case Right.OWN:
+            return facts.owned or (unit.statement.kind.startswith("DROP") and facts.drops)
+        case Right.MAINTAIN:
+            index = facts.index_of
+            table = index is not None and (index.owned or index.maintained)
+            vacuums = unit.statement.kind in {_K.VACUUM, _K.ANALYZE} and facts.of_database
+            return facts.owned or table or vacuums or "MAINTAIN" in facts.privileges
+        case Right.GRANT:
+            return facts.owned or facts.grants
+        case _:
+            return facts.owned or right.value in facts.privileges
+
+
+def _grant(right: Right, facts: RelationFacts, role: str) -> str:
+    if right in {Right.OWN, Right.GRANT}:
+        return f"run the step as the owner (`role: {facts.owner}`)"
+    on = facts.index_of.relation if facts.index_of is not None else facts.relation
+    name = f"{quote_identifier(on.schema or '')}.{quote_identifier(on.name)}"
+    return f"GRANT {right.name} ON {name} TO {quote_identifier(role)};"

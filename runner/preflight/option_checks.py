@@ -1,0 +1,162 @@
+"""Options and subcommands that this server, or this kind of relation, does not have."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+
+from runner.gateway.catalog import RelationFacts
+from runner.preflight.catalog_state import CatalogView
+from runner.preflight.codes import StatementFinding
+from runner.preflight.object_checks import KINDS, there
+from runner.preflight.sql_units import Unit
+from runner.sql.alter_table import AlterKind, Constraint, alter_actions
+from runner.sql.facts import is_partitioned, main_relation, repeated_parts, replaced_view
+from runner.sql.relations import Relation
+from runner.sql.statements import StatementKind
+from runner.sql.storage_parameters import given_parameters, index_method, refused_parameter, table_method
+from runner.sql.version_needs import unmet_needs
+
+_K = StatementKind
+
+
+def check_versions(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield options, privileges, settings and clauses that the server's version does not have."""
+    for need in unmet_needs(unit.statement, sight.around.version // 10_000):
+        if need.since is not None:
+            message = f"{need.reason}; this server is {sight.around.version // 10_000}"
+            yield StatementFinding(code="JP624", message=message, offset=need.offset)
+        else:
+            yield StatementFinding(
+                code="JP606", message=f"no version of PostgreSQL has {need.what}", offset=need.offset
+            )
+
+
+def check_parameters(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield storage parameters that are unknown for this kind of relation, or out of range."""
+    given = given_parameters(unit.statement)
+    if not given:
+        return
+    kind, method = _kind_of(unit, sight)
+    for one in given:
+        refused = refused_parameter(one, kind, method)
+        if refused is not None:
+            yield StatementFinding(code="JP606", message=refused, offset=one.offset)
+
+
+def _kind_of(unit: Unit, sight: CatalogView) -> tuple[str, str]:
+    """Return the letter of the relation whose parameters are set, empty if it is not known, and an index's method."""
+    statement = unit.statement
+    match statement.kind:
+        case _K.CREATE_TABLE:
+            if table_method(statement) not in {"", "heap"}:
+                return "", ""
+            return ("p" if is_partitioned(statement) else "r"), ""
+        case _K.CREATE_VIEW:
+            return "v", ""
+        case _K.CREATE_INDEX:
+            return "i", index_method(statement)
+    table = main_relation(statement)
+    facts = sight.relation(table).facts if table is not None else None
+    if facts is None:
+        return "", ""
+    return ("i" if facts.kind == "I" else facts.kind), facts.index_of.method if facts.index_of is not None else ""
+
+
+#: Subcommands that change columns or constraints, and are not for views, materialized views, indexes and sequences.
+_OF_TABLES = frozenset(
+    {
+        *(AlterKind.ADD_COLUMN, AlterKind.DROP_COLUMN, AlterKind.SET_TYPE, AlterKind.SET_NOT_NULL),
+        *(AlterKind.ADD_CONSTRAINT, AlterKind.VALIDATE_CONSTRAINT, AlterKind.DROP_CONSTRAINT),
+        *(AlterKind.INHERIT, AlterKind.NO_INHERIT, AlterKind.SET_EXPRESSION),
+        *(AlterKind.DETACH_PARTITION, AlterKind.DETACH_PARTITION_CONCURRENTLY),
+    }
+)
+#: Subcommands that ALTER TABLE ONLY refuses for a table that has children, or partitions.
+_WITH_CHILDREN = frozenset({AlterKind.ADD_COLUMN})
+_WITH_PARTITIONS = frozenset({AlterKind.ADD_COLUMN, AlterKind.DROP_COLUMN})
+_NOT_TABLES = frozenset("vmSiI")
+
+
+def check_subcommands(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """Yield subcommands of ALTER TABLE that the relation's kind, or a partitioned table of this version, refuses."""
+    statement = unit.statement
+    table = main_relation(statement)
+    facts = sight.relation(table).facts if table is not None else None
+    if table is None or facts is None:
+        return
+    for action in alter_actions(statement):
+        if facts.kind in _NOT_TABLES and action.kind in _OF_TABLES:
+            message = f"{action.kind.value} does not work on {table}, which is {KINDS[facts.kind]}"
+            yield StatementFinding(code="JP607", message=message, offset=action.offset)
+        alone = facts.children and not statement.node.relation.inh
+        if alone and action.kind in (_WITH_PARTITIONS if facts.kind == "p" else _WITH_CHILDREN):
+            message = f"{action.kind.value} of {table} alone does not work: it has children"
+            hint = "leave out ONLY: its children change with it"
+            yield StatementFinding(code="JP606", message=message, offset=action.offset, hint=hint)
+        if facts.kind != "p":
+            continue
+        if action.kind in {AlterKind.SET_LOGGED, AlterKind.SET_UNLOGGED} and sight.around.version >= 180_000:
+            message = f"{action.kind.value} does not work on {table}, which is {KINDS[facts.kind]}"
+            yield StatementFinding(code="JP607", message=message, offset=action.offset, hint="set it on each partition")
+        foreign = action.constraint is Constraint.FOREIGN_KEY and action.not_valid
+        if foreign and sight.around.version < 180_000:
+            hint = "add the key to each partition NOT VALID and validate it there, then add it to the partitioned table"
+            yield _partitioned("ADD FOREIGN KEY … NOT VALID", 18, table, action.offset, hint)
+        elif action.kind is AlterKind.SET_ACCESS_METHOD and sight.around.version < 170_000:
+            yield _partitioned("SET ACCESS METHOD", 17, table, action.offset)
+
+
+def check_repeated(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
+    """Yield what a new table has twice."""
+    for what in repeated_parts(unit.statement):
+        yield StatementFinding(code="JP606", message=f"the table has {what} twice", offset=unit.statement.start)
+
+
+def result_columns(names: tuple[str, ...], given: tuple[str, ...]) -> str | None:
+    """Return why a relation cannot have the columns of a query, `given` new names; None if it can."""
+    if len(given) > len(names):
+        return f"{len(given)} column names are given, and the query has {len(names)} columns"
+    counted = Counter((*given, *names[len(given) :]))
+    twice = [str(Relation(None, name)) for name, number in counted.items() if number > 1]
+    return f"the column {', '.join(twice)} comes more than once: give it a name of its own" if twice else None
+
+
+def check_partitioned_cluster(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """CLUSTER works on partitioned tables from version 15 on."""
+    if unit.statement.kind is _K.CLUSTER and sight.around.version < 150_000:
+        for one, facts in there(unit, sight):
+            if facts.kind == "p":
+                yield _partitioned("CLUSTER", 15, one.relation, one.offset)
+
+
+def _partitioned(what: str, since: int, table: Relation, offset: int, hint: str | None = None) -> StatementFinding:
+    message = f"{what} works on a partitioned table, such as {table}, from PostgreSQL {since} on"
+    return StatementFinding(code="JP611", message=message, offset=offset, hint=hint)
+
+
+def view_there(unit: Unit, sight: CatalogView) -> RelationFacts | None:
+    """Return the view that CREATE OR REPLACE VIEW replaces, None if there is none yet."""
+    view = replaced_view(unit.statement)
+    return sight.relation(view).facts if view is not None else None
+
+
+def check_replaced_kind(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """CREATE OR REPLACE VIEW replaces views alone."""
+    facts = view_there(unit, sight)
+    if facts is not None and facts.kind != "v":
+        message = f"{facts.relation} is {KINDS.get(facts.kind, 'no view')}, and no view that could be replaced"
+        yield StatementFinding(code="JP607", message=message, offset=unit.statement.start)
+
+
+def view_columns(facts: RelationFacts, names: tuple[str, ...], oids: tuple[int, ...]) -> str | None:
+    """Return why a view cannot be replaced by a query with these columns, None if it can: it may only get more."""
+    old = tuple(facts.types)
+    if len(names) < len(old):
+        return f"the query leaves out columns of the view {facts.relation}: {', '.join(old[len(names) :])}"
+    for place, name in enumerate(old):
+        if names[place] != name:
+            return f"the query calls the column {name} of the view {facts.relation} {names[place]}"
+        if oids[place] != facts.oids[place]:
+            return f"the query gives the column {name} of the view {facts.relation} another type"
+    return None

@@ -1,0 +1,358 @@
+"""Every statement of a plan, looked at on a server that runs none of them.
+
+The order of the work: what each step runs in, the items of its for_each, its statements, what all of them need of the
+catalog, and then one statement after the other, in an order in which the steps can run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+
+from runner.engine.events import Item, Rows
+from runner.engine.for_each_items import literal_items, queried_items
+from runner.engine.step_sql import for_list, with_values
+from runner.errors import Position, Problem, Severity
+from runner.gateway.inspection import Inspector
+from runner.plan.graph import topological_order
+from runner.plan.model import Check, Plan, Step
+from runner.preflight.catalog_state import CREATES, CatalogView, Changes, survey
+from runner.preflight.codes import StatementFinding, problem
+from runner.preflight.disk_space import Disks
+from runner.preflight.dry_run_result import Coverage, StatementReport
+from runner.preflight.planned_queries import is_harmless
+from runner.preflight.sql_units import (
+    MADE_UP,
+    MAX_INSTANCES,
+    Rooms,
+    Unit,
+    Unreadable,
+    base_values,
+    step_units,
+    units_of,
+)
+from runner.preflight.statement_changes import Consequences, only_reads
+from runner.preflight.statement_check import Examiner, refused_setting, report_of
+from runner.sql.catalog_changes import Action, Change, Sort, changes
+from runner.sql.definition_changes import alterations
+from runner.sql.facts import functions_called
+from runner.sql.placeholders import TemplateError
+
+#: How many of several steps a sentence names.
+_NAMED = 3
+#: What the server says of a text with more than one statement that it has read without a syntax error.
+_SEVERAL = "multiple commands"
+_NOT_ASKED = "it was not asked: it calls a function that may do more than read"
+
+
+@dataclass(slots=True, kw_only=True)
+class Looked:
+    """What came of looking at all statements; `units` are for those who look further."""
+
+    problems: list[Problem] = field(default_factory=list)
+    reports: list[StatementReport] = field(default_factory=list)
+    #: What the lists of for_each gave, by step.
+    rows: dict[str, Rows] = field(default_factory=dict)
+    units: list[tuple[Unit, CatalogView]] = field(default_factory=list)
+    #: A precondition of the plan could not be evaluated.
+    unevaluated: bool = False
+
+
+class StatementLook:
+    """Looks at the statements of one plan. `explain` False leaves out EXPLAIN, and with it all that planning runs."""
+
+    def __init__(self, plan: Plan, inspector: Inspector, disks: Disks, *, explain: bool) -> None:
+        self._plan = plan
+        self._inspector = inspector
+        self._changes = Changes(plan)
+        self._rooms = Rooms(inspector)
+        self._examiner = Examiner(inspector, self._rooms, disks, explain=explain)
+        self._looked = Looked()
+        #: Instances whose `if` is false as things stand.
+        self._skipped: set[str] = set()
+        self._values = base_values(plan)
+        #: Steps whose own SQL does more than read.
+        self._writers: set[str] = set()
+
+    async def look(self, *, left_out: frozenset[str] = frozenset()) -> Looked:
+        """Look at what the plan requires, and at every statement but those of steps that are `left_out`."""
+        for check in self._plan.requires.preconditions:
+            await self._required(check)
+        steps = [step for step in self._in_order() if step.id not in left_out]
+        self._note_changes(steps)
+        for step in steps:
+            for resolved in self._resolved(step):
+                await self._enter(resolved)
+        lists = {step.id: await self._list_unit(step) for step in steps}
+        await self._survey([unit for unit in lists.values() if unit is not None])
+        units = {step.id: await self._units(step, lists[step.id]) for step in steps}
+        everything = [unit for step in steps for unit in units[step.id]]
+        await self._survey(everything)
+        self._note_again(everything)
+        self._note_functions(everything)
+        await self._examiner.own_code.learn(unit.sql for unit in everything)
+        for unit in everything:
+            await self._look_at(unit)
+        place = {step.id: number for number, step in enumerate(steps)}
+        self._looked.reports.sort(key=lambda report: place.get(report.step, -1))
+        return self._looked
+
+    def _in_order(self) -> Iterator[Step]:
+        steps = {step.id: step for step in (*self._plan.steps, *self._plan.finally_)}
+        needs = {name: [need.step for need in step.needs] for name, step in steps.items()}
+        final = {step.id for step in self._plan.finally_}
+        for name in sorted(topological_order(needs), key=lambda name: name in final):
+            yield steps[name]
+
+    async def _survey(self, units: list[Unit]) -> None:
+        await survey(units, self._rooms, self._inspector)
+
+    def _resolved(self, step: Step, items: tuple[Item, ...] = ()) -> list[Step]:
+        """Return the step with the values of its parameters in its role, path and settings: once for each that differs.
+
+        Empty if they have the item of a query in them, which is not known yet. What has no value there is reported with
+        the statements.
+        """
+        found: list[Step] = []
+        for values in [item.values for item in items or literal_items(step)[:MAX_INSTANCES]] or [{}]:
+            with contextlib.suppress(TemplateError):
+                resolved = with_values(step, {**self._values, **values})
+                if resolved not in found:
+                    found.append(resolved)
+        return found
+
+    async def _enter(self, step: Step) -> None:
+        """Take the role and settings of a step, and report what the server refuses, unless an earlier step mends it."""
+        for condition in (False, True):
+            room = await self._rooms.of_step(step, condition=condition)
+            if room.error is not None:
+                if self._changes.makes_role(step.id, 0, step.role or "") is None:
+                    refused = refused_setting(room, 0, () if step.role is None else ("role",))
+                    self._tell(refused, f"step `{step.id}`: {refused.message}", step.position, step)
+                return
+
+    def _tell(
+        self,
+        one: StatementFinding,
+        message: str,
+        position: Position,
+        step: Step | None,
+        severity: Severity | None = None,
+    ) -> None:
+        name = step.id if step is not None else None
+        told = problem(one.code, message, position, hint=one.hint, step=name, severity=severity or one.severity)
+        self._looked.problems.append(told)
+
+    # --- what is to be looked at --------------------------------------------------------------------------------------
+
+    def _note_changes(self, steps: list[Step]) -> None:
+        """Take note of what every step changes, as its text names it; the items of a query are not known yet."""
+        for step in steps:
+            items = literal_items(step)
+            variants = [item.values for item in items] if items else [{}]
+            for values in variants[:MAX_INSTANCES]:
+                try:
+                    units = list(units_of(step.sql, {**self._values, **values}, step=step, instance=step.id, key="sql"))
+                except KeyError:
+                    continue
+                for unit in units:
+                    if isinstance(unit, Unit):
+                        self._changes.note(step.id, unit.number, changes(unit.statement))
+                        self._changes.note_alterations(step.id, unit.number, alterations(unit.statement))
+                        if not only_reads(unit.statement):
+                            self._writers.add(step.id)
+
+    def _note_again(self, units: list[Unit]) -> None:
+        """Take note of all changes again, now that the catalog says which relations the names stand for."""
+        self._changes.clear()
+        for unit in units:
+            if unit.step is not None and unit.key == "sql":
+                found = Consequences(unit, self._rooms.known(unit))
+                self._changes.note(unit.step.id, unit.number, found.changes)
+                self._changes.note_alterations(unit.step.id, unit.number, found.alterations)
+
+    def _note_functions(self, units: list[Unit]) -> None:
+        """A VOLATILE function that is not built in may have made anything before the next statement."""
+        anything = (Change(action=Action.CREATE, sort=Sort.ANYTHING),)
+        for unit in units:
+            if unit.step is None or unit.key != "sql":
+                continue
+            unnamed = [change for change in changes(unit.statement) if MADE_UP in str(change.relation)]
+            if unnamed:
+                kind = CREATES if all(change.action is Action.CREATE for change in unnamed) else ""
+                self._changes.note(unit.step.id, unit.number, (replace(anything[0], kind=kind),))
+            known = self._rooms.known(unit).functions
+            called = (facts for call in functions_called(unit.statement) for facts in known.get(call.name, ()))
+            if any(facts.volatility == "v" and facts.extension is None for facts in called):
+                self._changes.note(unit.step.id, unit.number, anything)
+
+    async def _list_unit(self, step: Step) -> Unit | None:
+        for_each = step.for_each
+        if for_each is None or for_each.sql is None:
+            return None
+        try:
+            asked = with_values(for_list(step), self._values)
+        except TemplateError:
+            return None  # reported with the statements
+        for unit in units_of(for_each.sql, self._values, step=asked, instance=step.id, key="for_each.sql"):
+            if isinstance(unit, Unit):
+                return unit
+            await self._unreadable(unit)
+        return None
+
+    async def _units(self, step: Step, listed: Unit | None) -> list[Unit]:
+        if step.for_each is None:
+            items: tuple[Item, ...] | None = ()
+        elif step.for_each.sql is None:
+            items = literal_items(step)
+        else:
+            items = await self._items(step, listed) if listed is not None else None
+        if items is None:
+            return []
+        if step.for_each is not None and len(items) > MAX_INSTANCES:
+            message = f"of {len(items)} items the first {MAX_INSTANCES} are looked at"
+            self._report_step(step, message, Coverage.PARTLY)
+        if step.for_each is not None and step.for_each.sql is not None and items and not self._resolved(step):
+            for resolved in self._resolved(step, items[:MAX_INSTANCES]):
+                await self._enter(resolved)
+        if step.for_each is not None and not items:
+            items = self._made_up(step)
+        return await self._readable(step, items)
+
+    async def _readable(self, step: Step, items: tuple[Item, ...]) -> list[Unit]:
+        found = []
+        for unit in step_units(step, self._values, items):
+            if isinstance(unit, Unit):
+                found.append(unit)
+            elif not any(MADE_UP in item.key for item in items):
+                await self._unreadable(unit)
+        return found
+
+    def _made_up(self, step: Step) -> tuple[Item, ...]:
+        """Return an item that stands for those that earlier steps may add to a list that is empty now, if any may."""
+        before = [name for name in self._changes.steps_before(step.id) if name in self._writers]
+        rows = self._looked.rows.get(step.id)
+        if not before or rows is None:
+            self._report_step(step, "the list of for_each is empty now: there is nothing to do", Coverage.CHECKED)
+            return ()
+        named = ", ".join(f"`{name}`" for name in before[:_NAMED]) + (", …" if len(before) > _NAMED else "")
+        why = f"the list of for_each is empty now; step{'s' if len(before) > 1 else ''} {named} may fill it"
+        self._report_step(step, f"{why}; the SQL was checked with a made-up item", Coverage.NOT)
+        return queried_items(step, rows.columns, [[MADE_UP] * len(rows.columns)])
+
+    async def _unreadable(self, unit: Unreadable) -> None:
+        """Report a text that cannot be read, unless the server reads it: its grammar may be newer than the parser's."""
+        message = unit.message
+        if unit.text is not None:
+            probe = await self._inspector.probe((), unit.text, explain=False)
+            error = probe.parse.error
+            if error is None or error.sqlstate != "42601" or _SEVERAL in error.message:
+                why = "jobplan's grammar does not know this syntax, and the server does: nothing else was checked"
+                if unit.step is not None:
+                    self._report_step(unit.step, why, Coverage.NOT, unit.key)
+                return
+            message = error.message
+        self._tell(StatementFinding(code="JP606", message=message, offset=0), message, unit.position, unit.step)
+
+    def _report_step(self, step: Step, why: str, coverage: Coverage, key: str = "for_each") -> None:
+        self._looked.reports.append(
+            StatementReport(step=step.id, instance=step.id, key=key, text="", command="", coverage=coverage, why=(why,))
+        )
+
+    async def _items(self, step: Step, unit: Unit) -> tuple[Item, ...] | None:
+        """Return the rows of a for_each's query, or None if it cannot be asked now."""
+        sight = self._sight(unit)
+        if not await self._look_at(unit):
+            self._report_step(step, "its items are not known before its list can be read", Coverage.NOT, "sql")
+            return None
+        if not await self._is_harmless(unit, sight):
+            why = "its list was not read: it calls a function that may do more than read"
+            self._report_step(step, why, Coverage.NOT, "sql")
+            return None
+        result = await self._inspector.read(sight.around.settings, unit.sql)
+        repeated = [name for name in result.columns if result.columns.count(name) > 1 or name == "?column?"]
+        wrong = None
+        if result.error is not None:
+            wrong = f"for_each: {result.error.message}"
+        elif repeated:
+            wrong = f"for_each: its columns need names of their own, and {repeated[0]} is not one"
+        if wrong is not None:
+            self._tell(StatementFinding(code="JP619", message=wrong, offset=0), wrong, unit.at(0), step)
+            return None
+        self._looked.rows[step.id] = Rows(columns=result.columns, rows=result.rows)
+        try:
+            return queried_items(step, result.columns, result.rows)
+        except ValueError as error:
+            del self._looked.rows[step.id]
+            message = f"for_each: an item {error}"
+            self._tell(StatementFinding(code="JP619", message=message, offset=0), message, unit.at(0), step)
+            return None
+
+    # --- one statement ------------------------------------------------------------------------------------------------
+
+    def _sight(self, unit: Unit) -> CatalogView:
+        return CatalogView(unit, self._rooms.known(unit), self._changes)
+
+    async def _required(self, check: Check) -> None:
+        """Look at a precondition of the plan, and ask it if it only reads; a run asks it before anything starts."""
+        key = "requires.preconditions"
+        for unit in units_of(check.sql, self._values, step=None, instance="requires", key=key):
+            if isinstance(unit, Unreadable):
+                self._broken(check, unit.message, unit.position)
+                self._looked.unevaluated = True
+                continue
+            await self._survey([unit])
+            sight = self._sight(unit)
+            verdict = await self._examiner.examine(unit, sight)
+            for one in verdict.findings:
+                self._broken(check, one.message, unit.within(one.offset))
+                self._looked.unevaluated = True
+            if not verdict.findings:
+                if await self._is_harmless(unit, sight):
+                    answer = await self._answer(unit, sight)
+                    if answer is not True:
+                        self._broken(check, answer or "", check.sql.start)
+                        self._looked.unevaluated |= isinstance(answer, str)
+                else:
+                    verdict.why.append(_NOT_ASKED)
+            self._looked.reports.append(report_of(unit, verdict))
+
+    def _broken(self, check: Check, why: str, position: Position) -> None:
+        message = f"{check.message} ({why})" if why else check.message
+        self._tell(StatementFinding(code="JP520", message=message, offset=0), message, position, None)
+
+    async def _look_at(self, unit: Unit) -> bool:
+        """Look at one statement, note what was found, and say whether it could be run now as far as is known."""
+        sight = self._sight(unit)
+        verdict = await self._examiner.examine(unit, sight)
+        good = not verdict.findings and not verdict.blind
+        if good and unit.key in {"if", "preconditions"}:
+            if not await self._is_harmless(unit, sight):
+                verdict.notes.append(_NOT_ASKED)
+            elif await self._answer(unit, sight) is False:
+                verdict.notes.append("it is false now")
+                if unit.key == "if":
+                    self._skipped.add(unit.instance)
+        if unit.instance in self._skipped:
+            verdict.skip()
+        else:
+            self._looked.units.append((unit, sight))
+        self._looked.reports.append(report_of(unit, verdict))
+        for one in dict.fromkeys(verdict.findings):
+            severity = Severity.WARNING if MADE_UP in unit.instance else None
+            self._tell(one, one.message, unit.within(one.offset), unit.step, severity)
+        return good
+
+    async def _is_harmless(self, unit: Unit, sight: CatalogView) -> bool:
+        """Return whether a query may be run: it only reads, and by functions of PostgreSQL's own and of extensions."""
+        return is_harmless(unit, sight) and await self._examiner.own_code.of(unit.sql) is None
+
+    async def _answer(self, unit: Unit, sight: CatalogView) -> bool | str:
+        """Return what a condition says now, or in words why it says nothing. NULL is not true."""
+        result = await self._inspector.read(sight.around.settings, unit.sql)
+        if result.error is not None:
+            return result.error.message
+        if not result.boolean or len(result.rows) != 1:
+            return "the condition does not give one boolean"
+        return result.rows[0][0] == "t"

@@ -1,0 +1,447 @@
+"""Statements that the planner understands: the server itself checks their names, types and privileges.
+
+Parse and Describe check names and types; EXPLAIN (never ANALYZE) gives the cost, the privileges and the locks. The
+catalog adds rights on rows and the triggers that fire.
+
+EXPLAIN evaluates IMMUTABLE functions of constants, and STABLE ones for its estimates, in casts, operators, domains,
+views, policies, defaults and constraints. The mark of a function says nothing about what it does. So a statement is
+planned, and a condition or a list read, only if all that it could execute is PostgreSQL's own or an extension's.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from runner.engine.events import ErrorDetails
+from runner.errors import Severity
+from runner.gateway.catalog import FunctionFacts
+from runner.gateway.inspection import BOOLEAN, Inspector, Probe
+from runner.gateway.session import EXPLAIN, Reply
+from runner.locks.relation_names import relation_in
+from runner.preflight.catalog_state import CREATES, EXTENSION, CatalogView, Made
+from runner.preflight.codes import StatementFinding
+from runner.preflight.earlier_steps import doubt, is_syntax_error, new_label
+from runner.preflight.sql_units import Unit
+from runner.sql.catalog_changes import Action, Sort
+from runner.sql.catalog_needs import needed, row_rights
+from runner.sql.facts import FunctionCall, functions_called
+from runner.sql.placeholders import quote_identifier
+from runner.sql.relations import Use, query_relations
+from runner.sql.statement_effects import Effect, effect, effect_of_call
+from runner.sql.statements import StatementKind
+from runner.sql.tokens import ScanError, TokenKind, tokenize
+from runner.sql.version_needs import GRAMMAR
+
+_K = StatementKind
+
+#: Kinds that Parse analyses, and those of them that EXPLAIN takes.
+ANALYSED = frozenset(
+    {
+        *(_K.SELECT, _K.SELECT_INTO, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_TABLE_AS),
+        *(_K.CREATE_MATERIALIZED_VIEW, _K.DECLARE_CURSOR, _K.EXPLAIN, _K.CALL),
+    }
+)
+EXPLAINED = frozenset(
+    {_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}
+)
+
+#: How the hint for a syntax error of an older server begins.
+READ_AS = "it was read as"
+#: SQLSTATE → the code of the finding, and what sort of object may be created by an earlier step.
+_NAMES: dict[str, tuple[str, Sort]] = {
+    "42P01": ("JP601", Sort.RELATION),
+    "3F000": ("JP601", Sort.SCHEMA),
+    "42703": ("JP602", Sort.COLUMN),
+    "42883": ("JP603", Sort.FUNCTION),
+    "42704": ("JP603", Sort.TYPE),
+}
+#: Reasons that may be gone when something has been created.
+_MENDED_BY_CREATING = frozenset(
+    {
+        *("42P01", "3F000", "42883", "42704", "42846", "42804", "42P10", "42P18", "22P02", "42725", "42703"),
+        *("JP522", "JP601", "JP603", "JP615", "JP621", "JP622", "JP623"),
+    }
+)
+_PRIVILEGE = "42501"
+_READ_ONLY = "25006"
+#: What PL/pgSQL says of a command that changes something, in a function that is not VOLATILE.
+_NOT_SUPPORTED = "0A000"
+_BUSY = frozenset({"55P03", "57014"})
+_TAKEN = "42P07"
+#: What the server says in English; in another language it is told without what mends it.
+_SCHEMA = re.compile(r"permission denied for schema (.+)")
+_QUOTED = re.compile(r'"([^"]+)"')
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What a probe says: findings, why not all was checked, and the planner's estimates."""
+
+    findings: tuple[StatementFinding, ...] = ()
+    why: tuple[str, ...] = ()
+    #: Nothing at all could be said.
+    blind: bool = False
+    cost: float | None = None
+    rows: int | None = None
+
+
+def run_by_the_planner(unit: Unit, sight: CatalogView) -> tuple[FunctionFacts, ...]:
+    """Return functions of the statement that planning may run: not built in, and marked STABLE or IMMUTABLE."""
+    called = {call.name for call in functions_called(unit.statement)}
+    known = (facts for name in sorted(called) for facts in sight.around.functions.get(name, ()))
+    return tuple(facts for facts in known if facts.volatility != "v")
+
+
+def may_do_anything(functions: Sequence[FunctionFacts]) -> FunctionFacts | None:
+    """Return a function that a READ ONLY transaction does not hold: in an untrusted language, and of no extension."""
+    return next(
+        (facts for facts in functions if not facts.trusted and facts.extension is None and not _built(facts)), None
+    )
+
+
+def _built(facts: FunctionFacts) -> bool:
+    return facts.language in {"internal", "sql"}
+
+
+def is_harmless(unit: Unit, sight: CatalogView) -> bool:
+    """Return whether a query may be run in a READ ONLY transaction: all that it calls is known to read.
+
+    Functions that are not known by name have to be marked as reading only, one's own also in a trusted language.
+    """
+    known = effect(unit.statement)
+    if known is not Effect.UNKNOWN:
+        return known is Effect.READS
+    return all(_reads(call, sight) for call in functions_called(unit.statement))
+
+
+def _reads(call: FunctionCall, sight: CatalogView) -> bool:
+    if effect_of_call(call) is Effect.READS:
+        return True
+    own = sight.around.functions.get(call.name, ())
+    all_of_that_name = (*own, *sight.around.builtin.get(call.name, ()))
+    marked = all(facts.volatility != "v" for facts in all_of_that_name)
+    return bool(all_of_that_name) and marked and may_do_anything(own) is None
+
+
+def judge(unit: Unit, probe: Probe, sight: CatalogView, *, start: int = 0) -> Judged:
+    """Return what the server's answers mean for the statement, or for the query in it that begins at `start`."""
+    if probe.setting.error is not None:
+        return Judged(why=(f"the step's settings are refused: {probe.setting.error.message}",), blind=True)
+    if probe.parse.error is not None:
+        return _failed(unit, probe.parse, sight, shift=-start, planning=False)
+    shape = tuple(_condition(unit, probe.parse)) if unit.is_condition else ()
+    if probe.explain is None:
+        return Judged(findings=shape)
+    if probe.explain.error is not None:
+        judged = _failed(unit, probe.explain, sight, shift=len(EXPLAIN) - start, planning=True)
+        return Judged(findings=(*shape, *judged.findings), why=judged.why, blind=judged.blind)
+    cost, rows = _estimates(probe.explain)
+    return Judged(findings=shape, cost=cost, rows=rows)
+
+
+def _condition(unit: Unit, parse: Reply) -> Iterator[StatementFinding]:
+    if unit.key == "for_each.sql":
+        return
+    if len(parse.columns) != 1 or parse.columns[0].type != BOOLEAN:
+        gives = ", ".join(column.name for column in parse.columns) or "nothing"
+        message = f"{unit.key} has to give one boolean, and gives {gives}"
+        yield StatementFinding(code="JP605", message=message, offset=unit.statement.start)
+
+
+def _estimates(explain: Reply) -> tuple[float | None, int | None]:
+    """A statement that changes rows gives none itself: what it changes is what the node below it gives."""
+    text = "\n".join(row[0] or "" for row in explain.rows)
+    try:
+        plan = json.loads(text)[0].get("Plan")
+    except (ValueError, IndexError, AttributeError):
+        return None, None
+    if not isinstance(plan, dict):
+        return None, None
+    rows = plan
+    if plan.get("Node Type") == "ModifyTable" and plan.get("Plans"):
+        rows = plan["Plans"][0]
+    return float(plan.get("Total Cost", 0.0)), int(rows.get("Plan Rows", 0))
+
+
+def _failed(unit: Unit, reply: Reply, sight: CatalogView, *, shift: int, planning: bool) -> Judged:
+    error = reply.error or ErrorDetails(message="")
+    state = error.sqlstate or ""
+    offset = unit.statement.start + max((reply.position or 1) - 1 - shift, 0)
+    if state in _BUSY:
+        message = f"the server could not look at it within its limits: {error.message}"
+        return Judged(findings=(StatementFinding(code="JP620", message=message, offset=offset),), why=(error.message,))
+    if planning and (state == _READ_ONLY or (state == _NOT_SUPPORTED and run_by_the_planner(unit, sight))):
+        return _writes_while_planned(unit, error, sight, offset)
+    finding = _finding(error, sight, state, offset, planning=planning)
+    if state in _NAMES:
+        made = _made_name(unit, reply, error, sight, offset)
+        if made is not None:
+            return made
+    if state == _TAKEN and planning:  # the catalog says more about it
+        return Judged(why=("it was not explained, because the name is taken",))
+    return uncertain(unit, sight, finding, state) or Judged(findings=(finding,), why=("the server refuses it",))
+
+
+def uncertain(unit: Unit, sight: CatalogView, finding: StatementFinding, reason: str) -> Judged | None:
+    """Return what is said instead of a finding that earlier steps may have made wrong, None if it is certain.
+
+    `reason` is the SQLSTATE, or the finding's code.
+    """
+    label = new_label(unit, sight, _last_quoted(finding.message)) if reason == "22P02" else None
+    if label is not None:
+        return Judged(findings=(label,), why=("the server refuses it",))
+    why = doubt(unit, sight, reason, finding.message)
+    if why is not None:
+        return Judged(why=(f"{finding.message}, as things stand; {why}",), blind=True)
+    opaque = sight.opaque()
+    if opaque is None or is_syntax_error(reason, finding.message):
+        return None
+    if opaque.change.kind in {CREATES, EXTENSION} and reason not in _MENDED_BY_CREATING:
+        return None
+    verb = "create it" if reason in _NAMES or finding.code in {"JP601", "JP603"} else "change that"
+    message = f"{finding.message}; step `{opaque.step}` may {verb}"
+    if opaque.change.kind == EXTENSION:
+        return Judged(why=(message,), blind=True)
+    return Judged(findings=(StatementFinding(code="JP617", message=message, offset=finding.offset),), why=(message,))
+
+
+def _finding(error: ErrorDetails, sight: CatalogView, state: str, offset: int, *, planning: bool) -> StatementFinding:
+    """Return the finding for an error of the server, if it is certain."""
+    if state in _NAMES:
+        return StatementFinding(code=_NAMES[state][0], message=error.message, offset=offset, hint=error.hint)
+    if state == _PRIVILEGE:
+        message = f'role "{sight.around.role}": {error.message}'
+        schema = _SCHEMA.fullmatch(error.message)
+        hint = error.hint
+        if schema is not None:
+            hint = f"GRANT USAGE ON SCHEMA {quote_identifier(schema[1])} TO {quote_identifier(sight.around.role)};"
+        return StatementFinding(code="JP610", message=message, offset=offset, hint=hint)
+    major = sight.around.version // 10_000
+    if is_syntax_error(state, error.message) and major < GRAMMAR:
+        hint = f"{READ_AS} PostgreSQL {GRAMMAR} syntax; the server is {major}"
+        return StatementFinding(code="JP606", message=error.message, offset=offset, hint=hint)
+    severity = Severity.WARNING if planning and state[:2] in {"P0", "55", "XX", "53"} else None
+    return StatementFinding(code="JP606", message=error.message, offset=offset, hint=error.hint, severity=severity)
+
+
+def _writes_while_planned(unit: Unit, error: ErrorDetails, sight: CatalogView, offset: int) -> Judged:
+    blamed = ", ".join(f"{facts.name}()" for facts in run_by_the_planner(unit, sight)) or "a function that it runs"
+    message = f"{blamed} is marked STABLE or IMMUTABLE, and planning it would write: {error.message}"
+    return Judged(
+        findings=(StatementFinding(code="JP613", message=message, offset=offset, hint="mark it VOLATILE"),),
+        why=("it was not explained, because planning it would run what writes",),
+    )
+
+
+def _made_name(unit: Unit, reply: Reply, error: ErrorDetails, sight: CatalogView, offset: int) -> Judged | None:
+    """Return what is said of a name that an earlier step creates, None if none does."""
+    sort = _NAMES[error.sqlstate or ""][1]
+    name = _name_at(unit, offset - unit.statement.start, string=sort is Sort.RELATION) if reply.position else None
+    name = name or _in_quotes(error.message)
+    made = _made(unit, sort, name, sight)
+    return Judged(why=(f"{name} is {made.told}",), blind=True) if made is not None else None
+
+
+def _made(unit: Unit, sort: Sort, name: str | None, sight: CatalogView) -> Made | None:
+    """Return who creates what the server does not know."""
+    if name is None:
+        return None
+    relation = relation_in(name)
+    if relation is None:
+        return None
+    if sort is Sort.RELATION:
+        return sight.relation(relation).made
+    if sort is Sort.SCHEMA:
+        return sight.schema(relation.schema or relation.name)[1]
+    if sort is Sort.COLUMN and unit.statement.kind is _K.CALL:
+        return None
+    made = sight.part(sort, relation.name)
+    return made if made is not None and made.change.action is Action.CREATE else None
+
+
+def _name_at(unit: Unit, offset: int, *, string: bool) -> str | None:
+    """Return the dotted name at an offset of the statement, or with `string` what a string constant there holds."""
+    try:
+        tokens = [token for token in tokenize(unit.sql) if token.end > offset]
+    except ScanError:
+        return None
+    if string and tokens and tokens[0].kind is TokenKind.STRING:
+        return tokens[0].text.strip("'")
+    name = ""
+    for token in tokens:
+        if token.kind not in {TokenKind.WORD, TokenKind.QUOTED_IDENTIFIER} and token.text != ".":
+            break
+        if token.kind is not TokenKind.OTHER and name and not name.endswith("."):
+            break
+        name += token.text
+    return name.rstrip(".") or None
+
+
+def _last_quoted(message: str) -> str:
+    found: list[str] = _QUOTED.findall(message)
+    return found[-1] if found else ""
+
+
+def _in_quotes(message: str) -> str | None:
+    found = _QUOTED.search(message)
+    return found.group(1) if found else None
+
+
+_WRITES = frozenset({"INSERT", "UPDATE", "DELETE"})
+
+
+@dataclass(slots=True, kw_only=True)
+class RowRights:
+    """Rights that are missing, and why nothing is known of some."""
+
+    findings: list[StatementFinding] = field(default_factory=list)
+    why: list[str] = field(default_factory=list)
+
+
+def check_row_rights(unit: Unit, sight: CatalogView) -> RowRights:
+    """Return what the catalog says of the rights on the relations that a query names; EXPLAIN would say the same."""
+    rights = RowRights()
+    role = sight.around.role
+    for one in row_rights(unit.statement):
+        facts = sight.relation(one.relation).facts
+        if facts is None or facts.owned or one.privilege in facts.privileges:
+            continue
+        if not facts.reached:
+            continue  # Parse has said so
+        if one.privilege in facts.on_columns:
+            told = f'role "{role}" has {one.privilege} on some columns of {one.relation}, perhaps not on all'
+            rights.why.append(told)
+            continue
+        message = f'role "{role}" has no {one.privilege} on {one.relation}, which belongs to "{facts.owner}"'
+        name = f"{quote_identifier(facts.relation.schema or '')}.{quote_identifier(facts.relation.name)}"
+        hint = f"GRANT {one.privilege} ON {name} TO {quote_identifier(role)};"
+        rights.findings.append(StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint))
+    return rights
+
+
+def fired_triggers(unit: Unit, sight: CatalogView) -> list[str]:
+    """Return a sentence for each trigger of the database's own that a statement may fire."""
+    statement = unit.statement
+    if statement.kind is _K.TRUNCATE:
+        fires = [(one.relation, "TRUNCATE") for one in needed(statement)]
+    elif statement.kind is _K.COPY_FROM:
+        fires = [(one.relation, "INSERT") for one in needed(statement)]
+    else:
+        fires = [(one.relation, one.privilege) for one in row_rights(statement) if one.privilege in _WRITES]
+    known = ((facts, event) for relation, event in fires if (facts := sight.relation(relation).facts) is not None)
+    told = (
+        f"its trigger {trigger.name} runs {trigger.function}(): what that does is not known"
+        for facts, event in known
+        for trigger in facts.triggers
+        if event in trigger.fires
+    )
+    return list(dict.fromkeys(told))
+
+
+def sequences_used(unit: Unit, sight: CatalogView) -> list[str]:
+    """Return what only a run tells of functions of sequences: the planner asks for no right on the sequence."""
+    called = {call.name for call in functions_called(unit.statement)}
+    told = []
+    if called & {"nextval", "setval"} and not sight.around.superuser:
+        told.append("whether the role may use the sequence shows when it runs")
+    if called & {"currval", "lastval"}:
+        told.append("whether its session has called nextval() before shows when it runs")
+    return told
+
+
+def hidden_rows(unit: Unit, sight: CatalogView) -> RowRights:
+    """Return what row-level security hides from the role: a statement that changes no rows for it succeeds as well."""
+    found = RowRights()
+    settings = {name.lower(): value for name, value in sight.around.settings}
+    if settings.get("row_security", "on").lower() in {"off", "false", "no", "0"}:
+        return found  # the server raises an error where a policy would hide rows
+    aware = any("." in name for name in settings)
+    role = sight.around.role
+    for use in query_relations(unit.statement):
+        facts = sight.relation(use.relation).facts
+        if facts is None or not facts.row_security:
+            continue
+        told = f'row-level security is active on {use.relation} for role "{role}": policies decide which rows it sees'
+        found.why.append(told)
+        if use.use is not Use.READ and unit.statement.kind in _CHANGES and not aware:
+            hint = 'with `settings: {row_security: "off"}` the server reports an error instead of hiding rows'
+            found.findings.append(StatementFinding(code="JP625", message=told, offset=use.offset, hint=hint))
+    return found
+
+
+_CHANGES = frozenset({_K.UPDATE, _K.DELETE, _K.MERGE})
+
+
+#: Bytes of a name; PostgreSQL cuts the rest off.
+_MAX_BYTES = 63
+#: Functions that a report names.
+_NAMED = 3
+_OPERATOR_CHARACTERS = frozenset("+-*/<>=~!@#%^&|`?")
+#: Operators that keywords stand for (IN, BETWEEN, LIKE, DISTINCT, USING …).
+_IMPLIED = frozenset({"=", "<>", "<", ">", "<=", ">=", "~~", "!~~", "~~*", "!~~*", "~"})
+
+
+class OwnCode:
+    """Asks the server which words lead to functions: all words of a plan at once, a word that is new then by itself."""
+
+    def __init__(self, inspector: Inspector) -> None:
+        self._inspector = inspector
+        self._words: set[str] = set()
+        self._reached: dict[str, list[str]] = {}
+
+    async def learn(self, texts: Iterable[str]) -> None:
+        """Ask for the words of all texts in one question. If the server refuses it, each text has its own."""
+        words = [found for found in map(words_of, dict.fromkeys(texts)) if found is not None]
+        await self._ask(frozenset().union(*(one[0] for one in words)), frozenset().union(*(one[1] for one in words)))
+
+    async def of(self, sql: str) -> str | None:
+        """Return which functions could be executed, in words; None if all are PostgreSQL's own or an extension's."""
+        words = words_of(sql)
+        if words is None:
+            return "functions that cannot be told from its text"
+        error = await self._ask(*words)
+        if error is not None:
+            return f"functions that the catalogs did not tell ({error})"
+        found = {function for word in ("", *words[0], *words[1]) for function in self._reached.get(word, ())}
+        return ", ".join(sorted(found)[:_NAMED]) or None
+
+    async def _ask(self, names: frozenset[str], operators: frozenset[str]) -> str | None:
+        """Ask for the words that are not known yet. Return why the server did not answer, if it did not."""
+        if self._words.issuperset(names | operators):
+            return None
+        new = [json.dumps(sorted(words - self._words)) for words in (names, operators)]
+        reply = await self._inspector.reply("own_code", *new)
+        if reply.error is not None:
+            return reply.error.message
+        self._words |= names | operators
+        for row in reply.rows:
+            self._reached.setdefault(row[0] or "", []).append(row[1] or "")
+        return None
+
+
+def words_of(sql: str) -> tuple[frozenset[str], frozenset[str]] | None:
+    """Return every name and every operator in a text; None if it has names that are written with escapes."""
+    try:
+        tokens = tokenize(sql)
+    except ScanError:
+        return None
+    names: set[str] = set()
+    operators = set(_IMPLIED)
+    for token in tokens:
+        if token.text[:3].lower() == 'u&"':
+            return None
+        if token.kind is TokenKind.QUOTED_IDENTIFIER:
+            names.add(_cut(token.text[1:-1].replace('""', '"')))
+        elif token.kind is TokenKind.WORD:
+            names.add(_cut(token.text.lower()))
+            names.add(_cut(token.text))
+        elif token.kind is TokenKind.OTHER and _OPERATOR_CHARACTERS.issuperset(token.text):
+            operators.add("<>" if token.text == "!=" else token.text)
+    return frozenset(names), frozenset(operators)
+
+
+def _cut(name: str) -> str:
+    return name.encode("utf-8", "replace")[:_MAX_BYTES].decode("utf-8", "ignore")

@@ -1,0 +1,268 @@
+"""Every SQL text of a plan as the run would send it, and the settings, role and schemas it runs in.
+
+Parameters are filled in, one text for each item, statement by statement. Each statement knows where it stands in the
+plan's files, whatever its parameters have done to it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from runner.engine.events import Item
+from runner.engine.step_sql import with_values
+from runner.errors import Position
+from runner.gateway.catalog import FunctionFacts, NamedFacts, RelationFacts, SchemaFacts
+from runner.gateway.inspection import Inspector, Settings
+from runner.plan.model import Plan, Sql, Step, Value
+from runner.sql.catalog_needs import ObjectSort
+from runner.sql.placeholders import Rendered, TemplateError, render_traced
+from runner.sql.relations import Relation
+from runner.sql.session_settings import assigned, computed_after, settings_after
+from runner.sql.statements import SqlSyntaxError, Statement, parse_statements
+
+#: Instances of one step that are looked at; the others differ in their item alone.
+MAX_INSTANCES = 100
+#: Part of the values of an item that stands for all those that a list may have when its step runs.
+MADE_UP = "jobplan_item"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One statement. `key` is the plan's key that holds it, `instance` the step's id with its item.
+
+    `number` counts the statements of `text` from 0, `last` says that no other one follows, `alone` that it is the only
+    one. `settings` are what the statements before it have set, `computed` the settings to which they give a value that
+    is known only when they run. `origin` turns an offset in `text` into one in the plan's own text.
+    """
+
+    step: Step | None
+    instance: str
+    key: str
+    sql: str
+    statement: Statement
+    number: int = 0
+    last: bool = True
+    alone: bool = True
+    settings: tuple[tuple[str, str], ...] = ()
+    computed: frozenset[str] = frozenset()
+    text: str = field(default="", repr=False)
+    locate: Callable[[int], Position] = field(repr=False, compare=False)
+    origin: Callable[[int], int] = field(repr=False, compare=False)
+
+    @property
+    def is_condition(self) -> bool:
+        """Whether jobplan itself asks it, on a read-only session."""
+        return self.key != "sql"
+
+    @property
+    def settings_after(self) -> tuple[tuple[str, str], ...]:
+        """What is set for the next statement of the text."""
+        return settings_after(self.settings, assigned(self.statement))
+
+    def at(self, offset: int) -> Position:
+        """Return the place in the plan of the character at `offset` of `sql`."""
+        return self.locate(offset)
+
+    def within(self, offset: int) -> Position:
+        """Return the place of an offset that counts from the beginning of the whole text, as the parser does."""
+        return self.locate(offset - self.statement.start)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unreadable:
+    """A text that cannot be read: a value does not fit in it, or the parser refuses it. What is wrong, and where.
+
+    `text` is the text with its values if only the parser refuses it: a server may know newer syntax.
+    """
+
+    step: Step | None
+    instance: str
+    key: str
+    message: str
+    position: Position
+    text: str | None = None
+
+
+def base_values(plan: Plan) -> Mapping[str, Value]:
+    """Return what SQL may name everywhere; the run has no id yet."""
+    return {**plan.values, "run.id": "dry-run", "run.name": plan.name, "run.status": "succeeded"}
+
+
+def units_of(
+    sql: Sql, values: Mapping[str, Value | None], *, step: Step | None, instance: str, key: str
+) -> Iterator[Unit | Unreadable]:
+    """Yield the statements of one text with its values."""
+    try:
+        rendered = render_traced(sql.text, values)
+    except TemplateError as error:
+        position = sql.position(error.offset)
+        yield Unreadable(step=step, instance=instance, key=key, message=error.message, position=position)
+        return
+    try:
+        statements = parse_statements(rendered.text)
+    except SqlSyntaxError as error:
+        position = sql.position(rendered.original(error.offset))
+        yield Unreadable(
+            step=step, instance=instance, key=key, message=error.message, position=position, text=rendered.text
+        )
+        return
+    settings: tuple[tuple[str, str], ...] = ()
+    computed: frozenset[str] = frozenset()
+    for number, statement in enumerate(statements):
+        unit = Unit(
+            step=step,
+            instance=instance,
+            key=key,
+            sql=rendered.text[statement.start : statement.end],
+            statement=statement,
+            number=number,
+            last=number == len(statements) - 1,
+            alone=len(statements) == 1,
+            settings=settings,
+            computed=computed,
+            text=rendered.text,
+            locate=_locator(sql, rendered, statement.start),
+            origin=rendered.original,
+        )
+        yield unit
+        settings = unit.settings_after
+        computed = computed_after(computed, statement)
+
+
+def _locator(sql: Sql, rendered: Rendered, start: int) -> Callable[[int], Position]:
+    return lambda offset: sql.position(rendered.original(start + offset))
+
+
+def step_units(step: Step, values: Mapping[str, Value | None], items: tuple[Item, ...]) -> Iterator[Unit | Unreadable]:
+    """Yield the statements of a step and of its conditions, for each of its items; none if it has no items."""
+    if step.for_each is None:
+        yield from _instance(step, step.id, values)
+        return
+    for item in items[:MAX_INSTANCES]:
+        yield from _instance(step, item.key, {**values, **item.values})
+
+
+def _instance(step: Step, instance: str, values: Mapping[str, Value | None]) -> Iterator[Unit | Unreadable]:
+    try:
+        step = with_values(step, values)
+    except TemplateError as error:
+        yield Unreadable(step=step, instance=instance, key="sql", message=error.message, position=step.position)
+        return
+    for key, sql in _texts(step):
+        yield from units_of(sql, values, step=step, instance=instance, key=key)
+
+
+def _texts(step: Step) -> Iterator[tuple[str, Sql]]:
+    if step.if_ is not None:
+        yield "if", step.if_
+    for check in step.preconditions:
+        yield "preconditions", check.sql
+    yield "sql", step.sql
+    if step.repeat is not None and step.repeat.until_sql is not None:
+        yield "repeat.until", step.repeat.until_sql
+    if step.expect is not None and step.expect.sql is not None:
+        yield "expect.sql", step.expect.sql
+    if step.verify is not None:
+        yield "verify", step.verify
+
+
+#: Settings of the transaction itself: a look keeps its own.
+_OF_TRANSACTION = "transaction_"
+
+
+@dataclass(slots=True, kw_only=True)
+class StatementContext:
+    """In what a statement runs, and the catalog that it sees. `error` says why the server refuses the settings."""
+
+    settings: Settings
+    #: Of the server: 160004.
+    version: int
+    role: str = ""
+    database: str = ""
+    #: What the role can do that is no privilege on an object: superuser, creates_roles, owns_database and the like.
+    abilities: frozenset[str] = frozenset()
+    abilities_known: bool = False
+    schemas: Sequence[str] = ()
+    error: str | None = None
+    #: Which of PostgreSQL's roles it has that may use the server's files and programs.
+    outside: frozenset[str] = frozenset()
+    relations: dict[Relation, RelationFacts] = field(default_factory=dict)
+    known_schemas: dict[str, SchemaFacts] = field(default_factory=dict)
+    #: By name: one's own and those of extensions, and PostgreSQL's.
+    functions: dict[str, Sequence[FunctionFacts]] = field(default_factory=dict)
+    builtin: dict[str, Sequence[FunctionFacts]] = field(default_factory=dict)
+    #: Labels that enums have now, of those to which the plan adds one: the enum's name and the label.
+    labels: set[tuple[str, str]] = field(default_factory=set)
+    named: dict[tuple[ObjectSort, Relation], NamedFacts] = field(default_factory=dict)
+
+    @property
+    def superuser(self) -> bool:
+        """Whether the role is a superuser."""
+        return "superuser" in self.abilities
+
+    def placed(self, relation: Relation) -> Relation:
+        """Return the relation with its schema: where it is found, else where it would be created."""
+        if relation.schema is not None:
+            return relation
+        found = self.relations.get(relation)
+        if found is not None:
+            return found.relation
+        first = next((name for name in self.schemas if not name.startswith("pg_")), None)
+        return Relation(first, relation.name)
+
+
+class Rooms:
+    """The surroundings of every statement of a plan; those with the same settings share them."""
+
+    def __init__(self, inspector: Inspector) -> None:
+        self._inspector = inspector
+        self._rooms: dict[str, StatementContext] = {}
+
+    async def of_step(self, step: Step | None, *, condition: bool = False) -> StatementContext:
+        """Return in what a step's SQL begins, or in what jobplan asks its conditions; without a step, the plan's."""
+        return await self._enter(self._settings(step, condition=condition))
+
+    async def of(self, unit: Unit) -> StatementContext:
+        """Return in what a statement runs, with what the statements before it in its text have set."""
+        return await self._enter(self._with(unit, unit.settings))
+
+    async def after(self, unit: Unit) -> StatementContext:
+        """Return in what the next statement of the text runs."""
+        return await self._enter(self._with(unit, unit.settings_after))
+
+    def known(self, unit: Unit) -> StatementContext:
+        """Return in what a statement runs, once it has been asked for."""
+        return self._rooms[json.dumps(self._with(unit, unit.settings))]
+
+    def _with(self, unit: Unit, assigned: Settings) -> Settings:
+        settings = dict(self._settings(unit.step, condition=unit.is_condition))
+        settings.update((name, value) for name, value in assigned if not name.startswith(_OF_TRANSACTION))
+        return tuple(settings.items())
+
+    def _settings(self, step: Step | None, *, condition: bool) -> Settings:
+        path = self._inspector.search_path
+        if step is None:
+            return (("search_path", path),)
+        settings = {"search_path": path if step.search_path is None else step.search_path}
+        settings |= {} if condition else step.settings
+        if step.role is not None:
+            settings["role"] = step.role
+        return tuple(settings.items())
+
+    async def _enter(self, settings: Settings) -> StatementContext:
+        name = json.dumps(settings)
+        if name not in self._rooms:
+            room = self._rooms[name] = StatementContext(settings=settings, version=self._inspector.version)
+            reply = await self._inspector.surroundings(settings)
+            if reply.error is not None:
+                room.error = reply.error.message
+            else:
+                role, schemas, outside, database, abilities = reply.rows[0]
+                room.database = database or ""
+                room.abilities = frozenset(json.loads(abilities or "[]")) | frozenset(json.loads(outside or "[]"))
+                room.abilities_known = True
+                room.role, room.schemas = role or "", json.loads(schemas or "[]")
+                room.outside = frozenset(json.loads(outside or "[]"))
+        return self._rooms[name]

@@ -1,0 +1,157 @@
+"""What a statement changes, with the relations that its names stand for, and what goes along with them.
+
+The text says `DROP INDEX i` and `DROP TABLE t CASCADE`; the catalog says of which table the index is, and which views
+are dropped with the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from runner.preflight.sql_units import StatementContext, Unit
+from runner.sql.catalog_changes import Action, Change, Sort, changes
+from runner.sql.definition_changes import Alteration, Aspect, alterations
+from runner.sql.facts import adopted_indexes, created_index, is_cascading
+from runner.sql.relations import Relation
+from runner.sql.statements import Statement, StatementKind
+
+_K = StatementKind
+_PLACED = frozenset({Sort.RELATION, Sort.COLUMN, Sort.CONSTRAINT, Sort.UNIQUE})
+_READS = frozenset(
+    {
+        *(_K.SELECT, _K.SHOW, _K.SET, _K.RESET, _K.ANALYZE, _K.VACUUM, _K.CHECKPOINT, _K.REINDEX, _K.CLUSTER),
+        *(_K.LOCK, _K.NOTIFY, _K.COMMENT, _K.COPY_TO, _K.SET_TRANSACTION, _K.SET_CONSTRAINTS),
+    }
+)
+
+
+def only_reads(statement: Statement) -> bool:
+    """Return whether the statement is of a kind that adds or changes no rows and no objects."""
+    return statement.kind in _READS
+
+
+class Consequences:
+    """The changes and alterations of one statement in its surroundings."""
+
+    def __init__(self, unit: Unit, around: StatementContext) -> None:
+        self._unit = unit
+        self._around = around
+        self._fixed = "search_path" not in unit.computed and around.error is None
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """Return what is created and dropped by name."""
+        found = tuple(self._placed(change) for change in changes(self._unit.statement))
+        if self._unit.statement.kind is _K.RENAME and len(found) == 2 and found[0].relation is not None:
+            old, new = found
+            if new.sort is Sort.RELATION and new.relation is not None and old.relation is not None:
+                new = replace(new, relation=Relation(old.relation.schema, new.relation.name))
+            found = (old, new)
+        return (*found, *self._along(found))
+
+    @property
+    def alterations(self) -> tuple[Alteration, ...]:
+        """Return what is altered, and what goes along with what is dropped."""
+        placed = (self._placed_alteration(one) for one in alterations(self._unit.statement))
+        found = [one for one in placed if not self._is_guarded_away(one)]
+        for change in changes(self._unit.statement):
+            if change.action is Action.DROP and change.sort is Sort.RELATION and change.relation is not None:
+                found += self._of_dropped(change.relation)
+        found += self._of_child_columns(found)
+        if self._unit.statement.kind is _K.DROP_INDEX:
+            found = [one for one in found if one.relation is not None or one.aspect is not Aspect.KEY] or found
+        return tuple(found)
+
+    def _of_child_columns(self, found: list[Alteration]) -> list[Alteration]:
+        """Return what is altered of the children's columns along with the parent's."""
+        along = []
+        for one in found:
+            facts = self._around.relations.get(one.relation) if one.relation is not None else None
+            if facts is not None and one.aspect in {Aspect.COLUMN, Aspect.CONSTRAINT}:
+                along += [replace(one, relation=child) for child in facts.children]
+        return along
+
+    def _is_guarded_away(self, one: Alteration) -> bool:
+        """Return whether IF NOT EXISTS makes it nothing, because the column or index is there."""
+        facts = self._around.relations.get(one.relation) if one.guarded and one.relation is not None else None
+        if facts is None:
+            return False
+        return one.name in (facts.columns if one.aspect is Aspect.COLUMN else {x.relation.name for x in facts.indexes})
+
+    def _placed(self, change: Change) -> Change:
+        if change.relation is None or change.temporary or change.sort not in _PLACED or not self._fixed:
+            return change
+        index = created_index(self._unit.statement)
+        if index is not None and change.kind == "i":
+            schema = self._around.placed(index.table).schema
+            return replace(change, relation=Relation(schema, change.relation.name))
+        return replace(change, relation=self._around.placed(change.relation))
+
+    def _placed_alteration(self, one: Alteration) -> Alteration:
+        if one.relation is None or not self._fixed:
+            return one
+        return replace(one, relation=self._around.placed(one.relation))
+
+    def _along(self, found: tuple[Change, ...]) -> Iterator[Change]:
+        """Yield the indexes that go with a column, and the views and foreign keys that CASCADE drops."""
+        yield from self._indexes_gone(found)
+        yield from self._of_children(found)
+        if not is_cascading(self._unit.statement):
+            return
+        dropped = [one for one in found if one.action is Action.DROP and one.sort is Sort.RELATION]
+        seen = {one.relation for one in dropped}
+        stack = list(seen)
+        while stack:
+            relation = stack.pop()
+            facts = self._around.relations.get(relation) if relation is not None else None
+            if facts is None:
+                continue
+            for view in facts.views:
+                if view not in seen:
+                    seen.add(view)
+                    stack.append(view)
+                    yield Change(action=Action.DROP, sort=Sort.RELATION, relation=view, offset=dropped[0].offset)
+            for key in facts.referenced_by:
+                yield Change(
+                    action=Action.DROP,
+                    sort=Sort.CONSTRAINT,
+                    relation=key.relation,
+                    name=key.constraint,
+                    offset=dropped[0].offset,
+                )
+
+    def _of_children(self, found: tuple[Change, ...]) -> Iterator[Change]:
+        """Yield the columns that children get, lose or rename with their parent."""
+        for one in found:
+            facts = self._around.relations.get(one.relation) if one.relation is not None else None
+            if facts is None or one.sort is not Sort.COLUMN:
+                continue
+            dropped = one.action is Action.DROP and one.kind != "renamed"
+            if dropped and facts.kind != "p":  # a child keeps a column that it has declared itself
+                continue
+            yield from (replace(one, relation=child) for child in facts.children)
+
+    def _indexes_gone(self, found: tuple[Change, ...]) -> Iterator[Change]:
+        for one in found:
+            facts = self._around.relations.get(one.relation) if one.relation is not None else None
+            if facts is None or one.sort is not Sort.COLUMN or one.action is not Action.DROP or one.kind == "renamed":
+                continue
+            for index in facts.indexes:
+                if one.name in index.columns:
+                    yield Change(action=Action.DROP, sort=Sort.RELATION, relation=index.relation, offset=one.offset)
+        for old, new in adopted_indexes(self._unit.statement):
+            schema = found[0].relation.schema if found and found[0].relation is not None else None
+            if old != new:
+                yield Change(action=Action.DROP, sort=Sort.RELATION, relation=Relation(schema, old), kind="renamed")
+                yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=Relation(schema, new), kind="i")
+
+    def _of_dropped(self, relation: Relation) -> Iterator[Alteration]:
+        facts = self._around.relations.get(relation)
+        if facts is None:
+            return
+        if facts.index_of is not None:
+            yield Alteration(aspect=Aspect.KEY, relation=facts.index_of.relation, removes=True, old=relation.name)
+            yield Alteration(aspect=Aspect.CLUSTERING, relation=facts.index_of.relation, removes=True)
+        if facts.partition_of is not None:
+            yield Alteration(aspect=Aspect.PARTITION, relation=facts.partition_of, removes=True, old=relation.name)

@@ -1,0 +1,284 @@
+"""What can be said of one statement without running it: how much of it was checked, and what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from runner.errors import Severity
+from runner.gateway.inspection import Inspector, Probe
+from runner.preflight.catalog_state import CatalogView, SeenRelation, State
+from runner.preflight.codes import CODES, StatementFinding
+from runner.preflight.command_checks import NOT_CHECKABLE, check_command, left_open
+from runner.preflight.disk_space import Disks, disk_note
+from runner.preflight.dry_run_result import Coverage, StatementReport
+from runner.preflight.earlier_steps import breakable, check_filled, check_gone
+from runner.preflight.object_checks import absent, is_guarded_away
+from runner.preflight.option_checks import check_versions, result_columns, view_columns, view_there
+from runner.preflight.planned_queries import (
+    ANALYSED,
+    EXPLAINED,
+    READ_AS,
+    Judged,
+    OwnCode,
+    check_row_rights,
+    fired_triggers,
+    hidden_rows,
+    judge,
+    sequences_used,
+    uncertain,
+)
+from runner.preflight.sql_units import Rooms, StatementContext, Unit
+from runner.sql.catalog_needs import needed
+from runner.sql.facts import view_aliases
+from runner.sql.relations import Relation, inner_query, query_relations
+from runner.sql.session_settings import assigned
+from runner.sql.statements import StatementKind
+from runner.sql.version_needs import foreign_options
+
+_K = StatementKind
+#: The finding for what a later version brought.
+_NEWER = "JP624"
+#: Characters of a statement that reports show.
+_SHOWN = 100
+_UNSEEN = frozenset({State.NEW, State.PERHAPS, State.UNKNOWN})
+
+
+@dataclass(slots=True, kw_only=True)
+class StatementVerdict:
+    """What is said of a statement; `blind` says that nothing at all could be checked."""
+
+    findings: list[StatementFinding] = field(default_factory=list)
+    why: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    blind: bool = False
+    cost: float | None = None
+    rows: int | None = None
+    locks: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def coverage(self) -> Coverage:
+        """How much was checked."""
+        if self.blind:
+            return Coverage.NOT
+        return Coverage.PARTLY if self.why or self.findings else Coverage.CHECKED
+
+    def skip(self) -> None:
+        """Turn findings into notes: the `if` of the step is false now, and nothing of it would run."""
+        self.notes += [f"{one.code}: {one.message}" for one in self.findings]
+        if self.findings:
+            self.why.append("its `if` is false now, and the step would be skipped")
+        self.findings = []
+
+    def keep_certain(self, unit: Unit, sight: CatalogView) -> None:
+        """Leave out errors that earlier steps may have made wrong, and say why nothing is known there."""
+        kept = []
+        for one in self.findings:
+            severity = one.severity or CODES[one.code].severity
+            other = uncertain(unit, sight, one, one.code) if severity is Severity.ERROR else None
+            if other is None:
+                kept.append(one)
+                continue
+            kept += other.findings
+            self.why += other.why
+            self.blind = True
+        self.findings = kept
+
+    def take(self, judged: Judged, probe: Probe | None = None) -> None:
+        """Take over what the server's answers mean."""
+        self.findings += judged.findings
+        self.why += judged.why
+        self.blind = self.blind or judged.blind
+        self.cost, self.rows = judged.cost, judged.rows
+        if probe is not None:
+            self.locks = tuple((str(Relation(row[0], row[1] or "")), row[2] or "") for row in probe.locks)
+
+
+class Examiner:
+    """Looks at one statement after the other. `explain` False leaves out EXPLAIN, and all that planning runs."""
+
+    def __init__(self, inspector: Inspector, rooms: Rooms, disks: Disks, *, explain: bool) -> None:
+        self._inspector = inspector
+        self._rooms = rooms
+        self._disks = disks
+        self._explain = explain
+        #: What a look at a statement would execute.
+        self.own_code = OwnCode(inspector)
+
+    async def examine(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
+        """Return what can be said of a statement."""
+        if sight.around.error is not None:
+            return StatementVerdict(why=[f"the step's settings are refused: {sight.around.error}"], blind=True)
+        kind = unit.statement.kind
+        if kind in NOT_CHECKABLE and kind is not _K.CALL:
+            verdict = StatementVerdict(why=[NOT_CHECKABLE[kind]], blind=True)
+            verdict.findings += judge(unit, await self._probe(unit, sight, explain=False), sight).findings
+        elif kind in ANALYSED:
+            verdict = await self._planned(unit, sight)
+        elif kind in {_K.SET, _K.RESET}:
+            verdict = await self._setting(unit, sight)
+        else:
+            verdict = await self._command(unit, sight)
+        if not (verdict.blind or verdict.findings) and unit.key == "sql":
+            verdict.why += breakable(unit, sight)
+        if not verdict.blind:
+            hidden = hidden_rows(unit, sight)
+            verdict.findings += hidden.findings
+            verdict.why += hidden.why
+            verdict.why += (*fired_triggers(unit, sight), *sequences_used(unit, sight))
+            note = disk_note(unit, sight, self._disks)
+            verdict.notes += [note] if note is not None else []
+        return verdict
+
+    async def _probe(self, unit: Unit, sight: CatalogView, *, explain: bool) -> Probe:
+        return await self._inspector.probe(sight.around.settings, unit.sql, explain=explain)
+
+    async def _planned(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
+        verdict = _of_relations(unit, sight)
+        verdict.findings += check_versions(unit, sight)
+        if unit.statement.kind in {_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}:
+            known = {(one.offset, one.code) for one in verdict.findings}
+            verdict.findings += (one for one in check_command(unit, sight) if (one.offset, one.code) not in known)
+        verdict.keep_certain(unit, sight)
+        if not verdict.findings:
+            verdict.findings += (*check_gone(unit, sight), *check_filled(unit, sight))
+            verdict.keep_certain(unit, sight)
+        if verdict.why or verdict.findings:
+            verdict.blind = bool(verdict.why)
+            return verdict
+        plannable = unit.statement.kind in EXPLAINED and not is_guarded_away(unit, sight)
+        unsafe = await self.own_code.of(unit.sql) if plannable else None
+        plannable = plannable and unsafe is None
+        explain = self._explain and plannable
+        probe = await self._probe(unit, sight, explain=explain)
+        verdict.take(judge(unit, probe, sight), probe)
+        refused = {one.code for one in verdict.findings} == {"JP610"}
+        if refused or not (explain or verdict.findings or verdict.blind):
+            rights = check_row_rights(unit, sight)
+            # The server names the first right that is missing, and not what grants it.
+            verdict.findings = rights.findings if refused and rights.findings else verdict.findings + rights.findings
+            verdict.why += rights.why
+            verdict.keep_certain(unit, sight)
+        inner = inner_query(unit.statement, unit.sql) if plannable and not (verdict.findings or verdict.blind) else None
+        if inner is not None:
+            verdict.findings += wrong_columns(
+                unit, await self._inspector.probe(sight.around.settings, inner[1], explain=False)
+            )
+            verdict.keep_certain(unit, sight)
+        foreign = foreign_options(unit.statement)
+        if foreign:
+            verdict.why.append(f"PostgreSQL has no option {', '.join(foreign)}: a module of the server may add it")
+        if unit.statement.kind is _K.CALL:
+            verdict.why.append(NOT_CHECKABLE[_K.CALL])
+        elif unsafe is not None:
+            verdict.why.append(f"it was not explained: planning could execute {unsafe}, which a dry run never does")
+        elif plannable and not self._explain:
+            verdict.why.append("it was not explained (--no-explain): costs and the rights on functions are not known")
+        return verdict
+
+    async def _setting(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
+        """Have the server try the value, in a transaction that is rolled back."""
+        verdict = StatementVerdict(findings=list(check_versions(unit, sight)))
+        verdict.take(judge(unit, await self._probe(unit, sight, explain=False), sight))
+        after = await self._rooms.after(unit)
+        if after.error is not None:
+            verdict.findings.append(refused_setting(after, unit.statement.start, dict(assigned(unit.statement))))
+            verdict.keep_certain(unit, sight)
+        return verdict
+
+    async def _command(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
+        verdict = StatementVerdict()
+        verdict.take(judge(unit, await self._probe(unit, sight, explain=False), sight))
+        found = list(check_command(unit, sight))
+        if any(one.code == _NEWER for one in found):  # then the server does not read the text either
+            verdict.findings = [one for one in verdict.findings if not (one.hint or "").startswith(READ_AS)]
+        verdict.findings += found
+        verdict.keep_certain(unit, sight)
+        unseen = [sight.relation(one.relation) for one in needed(unit.statement)]
+        if any(seen.state in _UNSEEN for seen in unseen):
+            verdict.why, verdict.blind = why_unseen(unseen), True
+            return verdict
+        if not verdict.findings:
+            await self._inner(unit, sight, verdict)
+        verdict.why += left_open(unit.statement)
+        return verdict
+
+    async def _inner(self, unit: Unit, sight: CatalogView, verdict: StatementVerdict) -> None:
+        """Look at the query of a view or of COPY by itself; a view's owner needs its rights only when it is read."""
+        inner = inner_query(unit.statement, unit.sql)
+        if inner is None:
+            return
+        start, sql = inner
+        explain = self._explain and unit.statement.kind is not _K.CREATE_VIEW
+        explain = explain and await self.own_code.of(sql) is None
+        probe = await self._inspector.probe(sight.around.settings, sql, explain=explain)
+        judged = judge(unit, probe, sight, start=start)
+        verdict.findings += judged.findings
+        verdict.findings += wrong_columns(unit, probe)
+        replaced = view_there(unit, sight)
+        if replaced is not None and replaced.kind == "v" and probe.parse.error is None:
+            names = tuple(column.name for column in probe.parse.columns)
+            given = view_aliases(unit.statement)
+            names = (*given, *names[len(given) :])
+            wrong = view_columns(replaced, names, tuple(column.type for column in probe.parse.columns))
+            if wrong is not None:
+                verdict.findings.append(StatementFinding(code="JP606", message=wrong, offset=unit.statement.start))
+                verdict.keep_certain(unit, sight)
+        verdict.why += judged.why
+        verdict.blind = judged.blind
+        verdict.cost, verdict.rows = judged.cost, judged.rows
+
+
+def wrong_columns(unit: Unit, probe: Probe) -> Iterator[StatementFinding]:
+    """Yield what is wrong with the columns that a query gives a new relation."""
+    creates = unit.statement.kind in {_K.CREATE_VIEW, _K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}
+    if not creates or probe.parse.error is not None:
+        return
+    wrong = result_columns(tuple(column.name for column in probe.parse.columns), view_aliases(unit.statement))
+    if wrong is not None:
+        yield StatementFinding(code="JP606", message=wrong, offset=unit.statement.start)
+
+
+def refused_setting(room: StatementContext, offset: int, names: Iterable[str]) -> StatementFinding:
+    """Return the finding that says that the server refuses a role or a setting."""
+    message = room.error or ""
+    code = "JP522" if "role" in set(names) and "role" in message else "JP523"
+    return StatementFinding(code=code, message=message, offset=offset)
+
+
+def _of_relations(unit: Unit, sight: CatalogView) -> StatementVerdict:
+    """Return what is wrong with the relations of a query, and why nothing is known of some."""
+    verdict = StatementVerdict()
+    found = [(use, sight.relation(use.relation)) for use in query_relations(unit.statement)]
+    for use, seen in found:
+        verdict.findings += absent(use.relation, use.offset, seen, sight)
+    verdict.why += why_unseen([seen for _, seen in found])
+    return verdict
+
+
+def why_unseen(found: Sequence[SeenRelation]) -> list[str]:
+    """Return why nothing is known of some relations, in one sentence for all of which the same is true."""
+    names: dict[str, dict[str, None]] = {}
+    for seen in found:
+        if seen.state in _UNSEEN:
+            names.setdefault(seen.why_not, {})[str(seen.relation)] = None
+    return [f"{', '.join(each)}: {why}" for why, each in names.items()]
+
+
+def report_of(unit: Unit, verdict: StatementVerdict) -> StatementReport:
+    """Return what reports show of a statement."""
+    text = " ".join(unit.sql.split())
+    return StatementReport(
+        step=unit.step.id if unit.step is not None else "",
+        instance=unit.instance,
+        key=unit.key,
+        text=text if len(text) <= _SHOWN else text[: _SHOWN - 1] + "…",
+        command=str(unit.statement.kind),
+        coverage=verdict.coverage,
+        why=tuple(dict.fromkeys(verdict.why)),
+        notes=tuple(dict.fromkeys(verdict.notes)),
+        codes=tuple(dict.fromkeys(one.code for one in verdict.findings)),
+        cost=verdict.cost,
+        rows=verdict.rows,
+        locks=verdict.locks,
+    )

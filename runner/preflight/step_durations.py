@@ -1,0 +1,173 @@
+"""How long steps take: from what earlier runs have recorded, or from what a person assumes.
+
+A source is anything that answers `of`; journals, the ledger and assumptions are such sources, and the first that knows
+is believed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+
+from runner.engine.ports import StepTimes
+from runner.gateway.server_facts import RecordedDuration
+
+#: Runs that are looked at, the latest ones: what was true a year ago says little about tonight.
+MAX_RUNS = 30
+#: Bytes of a journal beyond which it is left alone.
+_MAX_BYTES = 50_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Duration:
+    """Seconds that a step takes, as the median and the 95th percentile of `runs` runs; 0 runs: it is assumed.
+
+    That is the whole step, with retries, iterations and pauses. A timeout is that of one attempt: `attempt_p95` is the
+    95th percentile of those that succeeded, None if nobody has recorded any.
+    """
+
+    p50: float
+    p95: float
+    runs: int = 0
+    attempt_p95: float | None = None
+
+
+class Durations(Protocol):
+    """Knows how long steps take."""
+
+    def of(self, step: str) -> Duration | None:
+        """Return how long a step, or an instance of one (`vacuum[orders]`), takes; None if that is not known."""
+        ...
+
+
+class KnownDurations:
+    """Durations by step or instance; an instance without its own takes as long as its step."""
+
+    def __init__(self, known: Mapping[str, Duration]) -> None:
+        self._known = known
+
+    def of(self, step: str) -> Duration | None:
+        """Return the duration of the instance, else that of its step."""
+        found = self._known.get(step)
+        return found if found is not None else self._known.get(step.partition("[")[0])
+
+
+class FirstOf:
+    """Several sources; the first that knows a step is believed."""
+
+    def __init__(self, sources: Sequence[Durations]) -> None:
+        self._sources = sources
+
+    def of(self, step: str) -> Duration | None:
+        """Return what the first source that knows the step says."""
+        answers = (source.of(step) for source in self._sources)
+        return next((answer for answer in answers if answer is not None), None)
+
+
+class MostRuns:
+    """Several records of the same steps; the one of the most runs is believed, the first of equal ones."""
+
+    def __init__(self, sources: Sequence[Durations]) -> None:
+        self._sources = sources
+
+    def of(self, step: str) -> Duration | None:
+        """Return what the source says that has seen the step in the most runs."""
+        answers = [source.of(step) for source in self._sources]
+        return max((answer for answer in answers if answer is not None), key=lambda one: one.runs, default=None)
+
+
+def of_samples(samples: Sequence[float], attempts: Sequence[float] = ()) -> Duration:
+    """Return the percentiles of at least one sample, and of the attempts if there are any."""
+    return Duration(
+        p50=_percentile(samples, 0.5),
+        p95=_percentile(samples, 0.95),
+        runs=len(samples),
+        attempt_p95=_percentile(attempts, 0.95) if attempts else None,
+    )
+
+
+def _percentile(samples: Sequence[float], share: float) -> float:
+    """Interpolate as the server's percentile_cont does, so that journal and ledger agree."""
+    ordered = sorted(samples)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
+
+
+def from_ledger(found: Mapping[str, RecordedDuration]) -> KnownDurations:
+    """Return what the ledger in the database says of the steps."""
+    return KnownDurations(
+        {
+            step: Duration(p50=one.p50, p95=one.p95, runs=one.runs, attempt_p95=one.attempt_p95)
+            for step, one in found.items()
+        }
+    )
+
+
+def recorded(root: Path, plan: str) -> KnownDurations:
+    """Return what the journals below `root` say of a plan's steps: the steps that succeeded, in the latest runs.
+
+    A journal that cannot be read says nothing.
+    """
+    samples: dict[str, list[float]] = defaultdict(list)
+    attempts: dict[str, list[float]] = defaultdict(list)
+    journals = sorted(root.glob("*/events.jsonl"), key=_age)[:MAX_RUNS] if root.is_dir() else []
+    for journal in journals:
+        for step, seconds, whole in _durations(_events(journal), plan):
+            (samples if whole else attempts)[step].append(seconds)
+    return KnownDurations({step: of_samples(found, attempts[step]) for step, found in samples.items()})
+
+
+def _age(path: Path) -> float:
+    try:
+        return -path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _events(path: Path) -> Iterator[Mapping[str, Any]]:
+    try:
+        if path.stat().st_size > _MAX_BYTES:
+            return
+        with path.open("rb") as file:
+            for line in file:
+                try:
+                    event = json.loads(line)
+                except ValueError:
+                    continue
+                if isinstance(event, dict):
+                    yield event
+    except OSError:
+        return
+
+
+def _durations(events: Iterable[Mapping[str, Any]], plan: str) -> Iterator[tuple[str, float, bool]]:
+    """Yield each attempt that succeeded, and each step that did, with the seconds that it took.
+
+    The last value says whether it is the whole step, with its pauses and retries.
+    """
+    times = StepTimes()
+    for event in events:
+        name, step = str(event.get("event")), event.get("step")
+        if name == "run_started" and event.get("plan") != plan:
+            return
+        attempt = times.take(name, str(step), _moment(event))
+        if attempt is not None and event.get("outcome") == "succeeded":
+            yield str(step), attempt, False
+        elif name == "step_finished" and event.get("state") == "succeeded":
+            seconds = times.seconds(str(step), until=_moment(event))
+            if seconds is not None:
+                yield str(step), seconds, True
+
+
+def _moment(event: Mapping[str, Any]) -> float:
+    try:
+        return datetime.fromisoformat(str(event.get("at"))).timestamp()
+    except ValueError:
+        return 0.0

@@ -1,0 +1,233 @@
+"""The files of a journal: how they are opened, their complete lines, and the head that confirms them.
+
+A user who can write to a journal's files decides which SQL a resume executes. A FIFO would block the command for ever,
+a symbolic link or a device leads elsewhere, so none of them is opened as a part of a journal.
+
+A crash can only take lines that were not durable yet. Lines that a command followed (a launch, a cancel) are durable
+before it is carried out, and are confirmed in the head: how many they are, how many bytes, and the SHA-256 of all of
+them. A journal that does not begin with what its head confirms was cut or changed, and is not used to run anything
+again.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shlex
+import stat
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from runner.errors import RecordError
+
+_IS_OWN = "A resume executes the SQL that is in it. If you trust it: chown it to yourself, and chmod go-w."
+
+
+def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
+    """Open a regular file and return its descriptor. OSError if it cannot be; RecordError if it is something else."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        found = None
+    if found is not None and not stat.S_ISREG(found.st_mode):
+        raise _not_regular(path, found.st_mode)
+    try:
+        descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # it was put there after the look
+            raise _not_regular(path, stat.S_IFLNK if error.errno == errno.ELOOP else stat.S_IFIFO) from error
+        raise
+    kind = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(kind):
+        os.close(descriptor)
+        raise _not_regular(path, kind)
+    return descriptor
+
+
+def read_regular(path: Path) -> bytes:
+    """Return what is in a regular file. OSError and RecordError as for `open_regular`."""
+    with os.fdopen(open_regular(path), "rb") as file:
+        return file.read()
+
+
+def require_owner(root: Path, folder: Path, names: Iterable[str]) -> None:
+    """Refuse a journal that another user could have written: RecordError, with what to do.
+
+    Its folder, and the files in it with these names or patterns, belong to this user, and neither its group nor others
+    may write to them. The folder of all journals belongs to this user or to root, and others may not rename what is in
+    it.
+    """
+    me = os.geteuid()
+    try:
+        above = root.stat()
+        if above.st_uid not in (me, 0) or (above.st_mode & stat.S_IWOTH and not above.st_mode & stat.S_ISVTX):
+            raise _foreign(root, above, me)
+        for path in (folder, *(path for name in names for path in sorted(folder.glob(name)))):
+            found = path.lstat()
+            if not stat.S_ISREG(found.st_mode) and not (path == folder and stat.S_ISDIR(found.st_mode)):
+                raise _not_regular(path, found.st_mode)
+            if found.st_uid != me or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+                raise _foreign(path, found, me)
+    except OSError as error:
+        raise RecordError(f"the journal {folder} cannot be read: {error.strerror} ({error.filename}).") from error
+
+
+_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def _not_regular(path: Path, mode: int) -> RecordError:
+    kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    return RecordError(f"{path} is {kind}, and a journal consists of regular files.", hint="It is not read.")
+
+
+def _foreign(path: Path, found: os.stat_result, me: int) -> RecordError:
+    if found.st_uid != me:
+        return RecordError(f"{path} belongs to user {found.st_uid}, and this is user {me}.", hint=_IS_OWN)
+    who = "others" if found.st_mode & stat.S_IWOTH else "its group"
+    return RecordError(f"{path} can be written by {who} (mode {stat.S_IMODE(found.st_mode):04o}).", hint=_IS_OWN)
+
+
+def from_ledger(run_id: str) -> str:
+    """Say how to go on with a run without its journal."""
+    return f"With a ledger: jobplan resume {shlex.quote(run_id)} --from-ledger --journal NEW_FOLDER."
+
+
+def damaged(run_id: str) -> str:
+    """Say what has become of a journal that does not fit together, and what to do."""
+    return f"The journal was damaged or changed. {from_ledger(run_id)}"
+
+
+def intact_length(data: bytes) -> int:
+    """Return how much of a journal is whole lines; what a crash left behind at its end does not count."""
+    end = data.rfind(b"\n") + 1
+    begin = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
+    return end if begin == end or _is_event(data[begin:end]) else begin
+
+
+def _is_event(line: bytes) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except (ValueError, RecursionError):
+        return False
+
+
+#: How the line of a notice begins. A step can have sent hundreds of thousands of them, and they change no state.
+_NOTICE = b'{"event": "attempt_notice", '
+#: What is in the line of a WARNING, which is always shown; what a message quotes has its own quotes escaped.
+_WARNS = b'"severity": "WARNING"'
+
+
+def read_lines(path: Path, data: bytes, *, notices: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the number of each whole line of a journal, and what it says. RecordError at one that says nothing.
+
+    Without `notices` the lines of those that are no WARNING are not parsed, but for the last line: it says how far the
+    journal goes.
+    """
+    lines = data[: intact_length(data)].split(b"\n")[:-1]
+    numbers: Sequence[int] = range(1, len(lines) + 1)
+    if not notices:
+        numbers = [n for n in numbers if n == len(lines) or not _is_left_out(lines[n - 1])]
+        lines = [lines[n - 1] for n in numbers]
+    try:
+        found = json.loads(b"[" + b",".join(lines) + b"]")
+    except (ValueError, RecursionError):
+        found = None
+    if found is None or len(found) != len(lines) or not all(isinstance(line, dict) for line in found):
+        number = next(number for number, line in zip(numbers, lines, strict=True) if not _is_event(line))
+        raise RecordError(f"{path}:{number}: this line is no event.", hint=damaged(path.parent.name))
+    yield from zip(numbers, found, strict=True)
+
+
+def _is_left_out(line: bytes) -> bool:
+    return line.startswith(_NOTICE) and _WARNS not in line
+
+
+HEAD = "events.head"
+#: Bytes of the file; it is overwritten in place, which a crash does not tear.
+_SIZE = 160
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Confirmed:
+    """The beginning of a journal that is known to be durable."""
+
+    lines: int
+    size: int
+    sha256: str
+
+
+class Head:
+    """Confirms what has been written to a journal. OSError if it cannot be written."""
+
+    def __init__(self, folder: Path, data: bytes = b"", *, create: bool = False) -> None:
+        flags = os.O_RDWR | os.O_CREAT | (os.O_EXCL if create else 0)
+        self._file = open_regular(folder / HEAD, flags)
+        self._sha256 = hashlib.sha256(data)
+        self._lines, self._size = data.count(b"\n"), len(data)
+
+    def add(self, line: bytes) -> None:
+        """Take a line that was appended."""
+        self._sha256.update(line)
+        self._lines += 1
+        self._size += len(line)
+
+    def confirmation(self) -> bytes:
+        """Return what confirms everything so far, to be written once it is durable."""
+        found = {"lines": self._lines, "bytes": self._size, "sha256": self._sha256.hexdigest()}
+        return f"{json.dumps(found):<{_SIZE - 1}}\n".encode()
+
+    def confirm(self, confirmation: bytes) -> None:
+        """Write down how much is durable. The file itself is made durable when it is closed."""
+        os.pwrite(self._file, confirmation, 0)
+
+    def close(self) -> None:
+        """Make it durable and close it."""
+        try:
+            os.fsync(self._file)
+        finally:
+            os.close(self._file)
+
+
+def read_head(folder: Path) -> Confirmed | None:
+    """Return what the head of a journal confirms; None if there is none. RecordError if it cannot be read."""
+    try:
+        data = read_regular(folder / HEAD)
+    except FileNotFoundError:
+        return None
+    try:
+        found = json.loads(data)
+        return Confirmed(lines=int(found["lines"]), size=int(found["bytes"]), sha256=str(found["sha256"]))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise RecordError(f"{folder / HEAD} is damaged.", hint=damaged(folder.name)) from error
+
+
+def check_head(folder: Path, head: Confirmed | None, data: bytes) -> None:
+    """Refuse a journal that does not begin with what its head confirms; a journal of an older version has no head.
+
+    RecordError, with what to do. The head must have been read before the `data`, which may have grown since.
+    """
+    if head is None:
+        return
+    if len(data) < head.size:
+        raise RecordError(
+            f"{folder} ends early: it has {data.count(_NEWLINE)} of the {head.lines} lines that were written.",
+            hint=damaged(folder.name),
+        )
+    if hashlib.sha256(data[: head.size]).hexdigest() != head.sha256:
+        raise RecordError(
+            f"{folder}: its first {head.lines} lines are not those that were written.", hint=damaged(folder.name)
+        )
+
+
+_NEWLINE = b"\n"

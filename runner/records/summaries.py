@@ -1,0 +1,233 @@
+"""Summaries of recorded runs: each journal's first and last lines, and how long steps took in previous runs."""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from runner.clock import parse_rfc3339
+from runner.engine.ports import PastRun, StepTimes
+from runner.errors import RecordError
+from runner.records.journal_files import intact_length, open_regular, read_lines, read_regular
+from runner.records.run_folders import EVENTS, is_locked, journals
+
+#: How much of a journal is read at a time, from either end.
+_CHUNK = 65_536
+#: The only event that a journal can have between a run's end and its resumption.
+_WAITING = "group_waiting"
+
+
+class Standing(enum.StrEnum):
+    """Where a run stands, as far as its journal says."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    #: It began, it did not end, and nobody goes on with it: its runner was killed, or its journal was lost.
+    BROKEN_OFF = "broken_off"
+    NOT_STARTED = "not_started"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Summary:
+    """A run in short. Moments are seconds since the epoch; `ended_at` of one that did not end is its last sign of life.
+
+    `steps` counts the steps of a finished run by state; one with instances is counted as these. `problem` says why a
+    journal cannot be read.
+    """
+
+    run_id: str
+    folder: Path
+    standing: Standing
+    plan: str = ""
+    host: str = ""
+    os_pid: int | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    exit_code: int | None = None
+    #: How long its runners worked on a finished run, in seconds.
+    took: float | None = None
+    steps: Mapping[str, int] = field(default_factory=dict)
+    problem: str = ""
+
+
+def list_records(root: Path) -> tuple[Summary, ...]:
+    """Return the runs whose journals are in `root`, the last one first; those that cannot be read say why.
+
+    RecordError if nobody may look into `root` itself.
+    """
+    found = [_summary(folder) for folder in journals(root) if not folder.is_symlink()]
+    return tuple(sorted(found, key=lambda run: (run.started_at or 0.0, run.run_id), reverse=True))
+
+
+def _summary(folder: Path) -> Summary:
+    try:
+        locked = is_locked(folder)
+        with os.fdopen(open_regular(folder / EVENTS), "rb") as file:
+            first = next((line for line in _first_lines(file) if line.get("event") == "run_started"), None)
+            last, waits = _last_line(file)
+        return _summed_up(folder, first, last, locked=locked, waits=waits)
+    except OSError as error:
+        return Summary(
+            run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem=error.strerror or str(error)
+        )
+    except RecordError as error:
+        return Summary(run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem=error.message)
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
+        return Summary(
+            run_id=folder.name, folder=folder, standing=Standing.UNREADABLE, problem="its events are damaged"
+        )
+
+
+def _summed_up(
+    folder: Path, first: Mapping[str, Any] | None, last: Mapping[str, Any] | None, *, locked: bool, waits: bool
+) -> Summary:
+    """Put it together; `waits`: somebody has begun to take the run up after `last`, and did not get to it."""
+    if first is None or last is None:
+        standing = Standing.RUNNING if locked else Standing.NOT_STARTED
+        return Summary(run_id=folder.name, folder=folder, standing=standing)
+    finished = last["event"] == "run_finished" and not (waits and locked)
+    open_ = Standing.RUNNING if locked else Standing.BROKEN_OFF
+    began, ended = parse_rfc3339(first["at"]), parse_rfc3339(last["at"])
+    return Summary(
+        run_id=folder.name,
+        folder=folder,
+        standing=Standing.FINISHED if finished else open_,
+        plan=first["plan"],
+        host=first["host"],
+        os_pid=first["os_pid"],
+        started_at=began,
+        ended_at=ended,
+        exit_code=last["exit_code"] if finished else None,
+        took=last.get("duration", ended - began) if finished else None,
+        steps=_counted(last["steps"]) if finished else {},
+    )
+
+
+def _counted(steps: Mapping[str, str]) -> Mapping[str, int]:
+    parents = {key.partition("[")[0] for key in steps if "[" in key}
+    return Counter(state for key, state in steps.items() if key not in parents)
+
+
+def _first_lines(file: BinaryIO) -> Iterator[dict[str, Any]]:
+    """Yield what the first lines say, as far as they are whole and lie in the first chunk."""
+    head = file.read(_CHUNK)
+    for line in head.split(b"\n")[:-1]:
+        data = json.loads(line)
+        yield data
+
+
+def _last_line(file: BinaryIO) -> tuple[dict[str, Any] | None, bool]:
+    """Return what the last whole line says, however long it is, and whether somebody waits for the group after it.
+
+    Such a wait changes nothing about where the run stands, which is what the line before it says. None: there is none.
+    """
+    size = file.seek(0, 2)
+    tail = b""
+    while size:
+        begin = max(size - _CHUNK, 0)
+        file.seek(begin)
+        tail = file.read(size - begin) + tail
+        size = begin
+        lines = tail[: intact_length(tail)].split(b"\n")[:-1]
+        for number, line in enumerate(reversed(lines[1:] if size else lines)):
+            data: dict[str, Any] = json.loads(line)
+            if data.get("event") != _WAITING:
+                return data, number > 0
+    return None, False
+
+
+#: Runs that are told of: the latest ones.
+MOST = 20
+#: Where a run keeps what the ledger knew of earlier ones.
+KEPT = "history.json"
+#: Bytes of a journal beyond which it is left alone.
+_LARGEST = 50_000_000
+
+
+def past_runs(root: Path, plan: str, before: float) -> tuple[PastRun, ...]:
+    """Return the last runs of a plan that finished and had begun before a moment, the oldest first.
+
+    A journal that cannot be read is left out.
+    """
+    found: list[PastRun] = []
+    for summary in _summaries(root):
+        if len(found) == MOST:
+            break
+        fits = summary.plan == plan and summary.standing is Standing.FINISHED
+        if fits and summary.started_at is not None and summary.started_at < before:
+            steps = _steps(summary.folder / EVENTS)
+            if steps:
+                found.append(PastRun(run=summary.run_id, started_at=summary.started_at, steps=steps))
+    return tuple(reversed(found))
+
+
+def _summaries(root: Path) -> tuple[Summary, ...]:
+    try:
+        return list_records(root)
+    except RecordError:
+        return ()
+
+
+def latest(runs: Iterable[PastRun]) -> tuple[PastRun, ...]:
+    """Return the latest runs, the oldest of them first."""
+    return tuple(sorted(runs, key=lambda run: run.started_at)[-MOST:])
+
+
+def keep_past(folder: Path, runs: Iterable[PastRun]) -> None:
+    """Write earlier runs into a run's folder. OSError if they cannot be."""
+    told = [{"run": run.run, "started_at": run.started_at, "steps": dict(run.steps)} for run in runs]
+    (folder / KEPT).write_text(json.dumps(told), encoding="utf-8")
+
+
+def kept_past(folder: Path) -> tuple[PastRun, ...] | None:
+    """Return the earlier runs that a run has kept in its folder; None if there are none, or nobody can read them."""
+    try:
+        told = json.loads(read_regular(folder / KEPT).decode())
+        return tuple(
+            PastRun(
+                run=str(one["run"]),
+                started_at=float(one["started_at"]),
+                steps={str(step): (float(seconds), str(state)) for step, (seconds, state) in one["steps"].items()},
+            )
+            for one in told
+        )
+    except (OSError, RecordError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _steps(path: Path) -> dict[str, tuple[float, str]]:
+    try:
+        if path.stat().st_size > _LARGEST:
+            return {}
+        return durations(line for _, line in read_lines(path, read_regular(path)))
+    except (OSError, RecordError, KeyError, TypeError, ValueError):
+        return {}
+
+
+def durations(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, str]]:
+    """Return the seconds and the last state of each step of which an attempt has ended."""
+    times, states = StepTimes(), dict[str, str]()
+    for line in lines:
+        event, step = line["event"], line.get("step", "")
+        if event in _TIMED:
+            times.take(event, step, _moment(line))
+        elif event == "step_finished":
+            states[step] = line["state"]
+    found = ((step, times.seconds(step), state) for step, state in states.items())
+    return {step: (round(seconds, 3), state) for step, seconds, state in found if seconds is not None}
+
+
+#: What `StepTimes` takes.
+_TIMED = frozenset({"run_resumed", "attempt_launching", "attempt_deferred", "attempt_finished"})
+
+
+def _moment(line: Mapping[str, Any]) -> float:
+    return datetime.fromisoformat(line["at"]).timestamp()

@@ -1,0 +1,165 @@
+"""What `jobplan attach` tells while it follows a run's workers, and what can be known when they have gone. Pure.
+
+From outside nobody can see how a worker ended: only its launcher could have. What the server does show is when it went,
+whether that was when its timeout ran out, and what it has left half done.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.durations import format_duration
+from runner.engine.events import Leftover, Worker
+from runner.engine.server_activity import Activity, LiveRun, LiveWorker, end_sessions
+from runner.reports.messages import leftover_lines
+from runner.reports.server_status import (
+    RecordSummary,
+    blocked_words,
+    progress_words,
+    silent_words,
+    worker_data,
+    worker_words,
+)
+
+#: Seconds between two lines that say what runs while nothing changes.
+HEARTBEAT = 60.0
+#: Seconds before its deadline from which on a worker may have been ended by it: a look is a second apart.
+_DEADLINE_SLACK = 1.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gone:
+    """A worker that was followed to its end; `seconds` is how long it was there, as far as somebody looked."""
+
+    worker: LiveWorker
+    seconds: float | None
+    at_deadline: bool
+
+
+@dataclass(slots=True)
+class AttachedRun:
+    """Keeps what was last seen of one run, and says what has changed."""
+
+    run: LiveRun
+    gone: list[Gone] = field(default_factory=list)
+    _there: dict[Worker, LiveWorker] = field(default_factory=dict)
+    _runner_alive: bool | None = None
+    _runner_silent: bool = False
+    _told_at: float = 0.0
+
+    def follow(self, activity: Activity) -> tuple[list[str], bool]:
+        """Take one look; return the lines that it is worth, and whether anything is left to follow."""
+        run = next((run for run in activity.runs if run.run == self.run.run), None)
+        lines = list(self._lines(run, activity.at))
+        if not lines and self._there and activity.at - self._told_at >= HEARTBEAT:
+            lines = [f"{worker.step}: {worker_words(worker, activity.at)}" for worker in self._there.values()]
+        if lines:
+            self._told_at = activity.at
+        return lines, run is not None
+
+    def _lines(self, run: LiveRun | None, now: float) -> Iterator[str]:
+        there = {worker.worker: worker for worker in run.workers} if run is not None else {}
+        for key, worker in self._there.items():
+            if key not in there:
+                yield self._note_gone(worker, now)
+        for key, worker in there.items():
+            yield from _news(self._there.get(key), worker, now)
+        silent = silent_words(run, now) if run is not None else ""
+        if run is not None and silent and not self._runner_silent:
+            yield f"its runner is {silent}; if its machine is gone: {end_sessions(run.run)}"
+        self._runner_silent = bool(silent)
+        alive = run is not None and run.alive
+        if alive != self._runner_alive and (run is not None or self._runner_alive):
+            yield "its runner is alive, and will report" if alive else "its runner has gone"
+        self._runner_alive = alive
+        self._there = there
+
+    def _note_gone(self, worker: LiveWorker, now: float) -> str:
+        seconds = None if worker.started_at is None else max(0.0, now - worker.started_at)
+        at_deadline = worker.deadline is not None and now >= worker.deadline - _DEADLINE_SLACK
+        self.gone.append(one := Gone(worker=worker, seconds=seconds, at_deadline=at_deadline))
+        return gone_words(one)
+
+
+def _news(before: LiveWorker | None, worker: LiveWorker, now: float) -> Iterator[str]:
+    if before is None:
+        yield f"{worker.step}: {worker_words(worker, now)}"
+    if worker.blocked_by and (before is None or not before.blocked_by):
+        yield from (f"{worker.step}: {words}" for words in blocked_words(worker))
+    if before is not None and before.blocked_by and not worker.blocked_by:
+        yield f"{worker.step}: goes on"
+    phase = worker.progress.phase if worker.progress is not None else None
+    if worker.progress is not None and (before is None or before.progress is None or before.progress.phase != phase):
+        yield f"{worker.step}: {progress_words(worker.progress)}"
+
+
+def gone_words(gone: Gone) -> str:
+    """Say that a worker has gone, and what can be known of it."""
+    after = "" if gone.seconds is None else f" after {format_duration(gone.seconds)}"
+    why = "; its timeout was over then, so it was probably stopped" if gone.at_deadline else ""
+    return f"{gone.worker.step} (pid {gone.worker.worker.pid}): gone{after}{why}"
+
+
+def attach_lines(
+    run: LiveRun,
+    gone: Sequence[Gone],
+    leftovers: Sequence[tuple[str, tuple[str, ...]]],
+    record: RecordSummary | None = None,
+    *,
+    where: str = "",
+) -> Iterator[str]:
+    """Yield the lines that sum up; `where` is what a command needs behind it to reach the same server."""
+    for one in gone:
+        yield gone_words(one) + _recorded_words(one.worker.step, record)
+    yield f"run {run.run}: nothing of it lives on the server any longer"
+    if record is not None:
+        yield f"its record: {record.steps} ({record.where})"
+        yield from _open_words(run, gone, record, where)
+    elif gone:
+        yield "how a worker ended is known to its runner and to the run's record only; the server does not keep it"
+    yield from leftover_lines(Leftover(what=what, repair=repairs) for what, repairs in leftovers)
+
+
+def _open_words(run: LiveRun, gone: Sequence[Gone], record: RecordSummary, where: str) -> Iterator[str]:
+    known = record.committed | frozenset(record.ends)
+    if record.counts and not record.finished and any(one.worker.step not in known for one in gone):
+        how = " --from-ledger" if record.source == "ledger" else ""
+        command = f"jobplan resume {shlex.quote(run.run)}{how}{where}"
+        yield f"it does not say how each of them ended; {command} finds out, and finishes the run"
+
+
+def _recorded_words(step: str, record: RecordSummary | None) -> str:
+    if record is None:
+        return ""
+    if step in record.ends:
+        return f"; recorded as {record.ends[step].replace('_', ' ')}"
+    return "; it has committed, says its row in the ledger" if step in record.committed else ""
+
+
+def attach_data(
+    run: LiveRun,
+    gone: Sequence[Gone],
+    leftovers: Sequence[tuple[str, tuple[str, ...]]],
+    record: RecordSummary | None = None,
+    *,
+    now: float,
+) -> dict[str, Any]:
+    """Return it as JSON values; `recorded` is how the run's record says that the step ended."""
+    ends = record.ends if record is not None else {}
+    return {
+        "run": run.run,
+        "gone": [
+            {
+                **worker_data(one.worker, now),
+                "gone_after_seconds": None if one.seconds is None else round(one.seconds, 3),
+                "at_deadline": one.at_deadline,
+                "recorded": ends.get(one.worker.step),
+                "committed": True if record is not None and one.worker.step in record.committed else None,
+            }
+            for one in gone
+        ],
+        "leftovers": [{"what": what, "repair": list(repairs)} for what, repairs in leftovers],
+    }

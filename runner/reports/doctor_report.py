@@ -1,0 +1,66 @@
+"""Whether a server is ready: a line for each check, and below those that are not well what is needed and what mends it.
+
+Rendering is pure: what was found in, text out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from runner.gateway.server_facts import ServerFacts
+from runner.preflight.doctor import Examined, Level
+from runner.reports.plan_problems import Style
+from runner.reports.terminal_text import visible
+
+_TINTS = {Level.OK: "32", Level.WARNING: "1;33", Level.ERROR: "1;31", Level.UNKNOWN: "2"}
+_WIDTH = max(len(level.value) for level in Level)
+
+
+def doctor_lines(examined: Sequence[Examined], facts: ServerFacts, style: Style) -> Iterator[str]:
+    """Yield the table of checks and, last, what is to be thought of the server."""
+    name_width = max(len(one.check.name) for one in examined)
+    for one in examined:
+        outcome = one.outcome
+        level = style.paint(outcome.level.value.ljust(_WIDTH), _TINTS[outcome.level])
+        yield f"{level}  {one.check.name.ljust(name_width)}  {visible(outcome.found)}"
+        if outcome.level in (Level.WARNING, Level.ERROR):
+            margin = " " * (_WIDTH + name_width + 4)
+            yield f"{margin}needed: {visible(outcome.needed)}"
+            yield f"{margin}mend:   {visible(outcome.mend)}"
+    yield ""
+    yield visible(verdict_line(examined, facts))
+
+
+def verdict_line(examined: Iterable[Examined], facts: ServerFacts) -> str:
+    """Say in one line whether plans can run there."""
+    counts = Counter(one.outcome.level for one in examined)
+    where = f'PostgreSQL {facts.version}, database "{facts.database}", role "{facts.user}"'
+    bad = [level for level in (Level.ERROR, Level.WARNING) if counts[level]]
+    summary = " and ".join(f"{counts[level]} {level}{'s' if counts[level] != 1 else ''}" for level in bad)
+    ready = "not ready" if counts[Level.ERROR] else "ready"
+    return f"{where}: {ready}{f', {summary}' if summary else ''}."
+
+
+def doctor_json(examined: Iterable[Examined], facts: ServerFacts) -> str:
+    """Return a JSON object: who was asked, and every check with what is found, what is needed and what mends it."""
+    checks = [
+        {
+            "check": one.check.name,
+            "code": one.check.code,
+            "level": one.outcome.level.value,
+            "found": one.outcome.found,
+            "needed": one.outcome.needed,
+            "mend": one.outcome.mend or None,
+        }
+        for one in examined
+    ]
+    document = {
+        "server_version": facts.version,
+        "database": facts.database,
+        "role": facts.user,
+        "ready": all(one["level"] != Level.ERROR.value for one in checks),
+        "checks": checks,
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False)

@@ -1,0 +1,417 @@
+"""A dry run as text, as JSON and as Markdown: findings first, worst first, then the steps, then the schedule.
+
+The schedule has a bar for each step, the critical path, and what other numbers of slots would change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import textwrap
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Any
+
+from runner.durations import format_duration
+from runner.errors import Problem, Severity
+from runner.preflight.current_activity import LockReport
+from runner.preflight.dry_run_result import Coverage, DryRun, StatementReport
+from runner.preflight.schedule import Bar, Schedule
+from runner.reports.plan_problems import Lines, Style, legend, problem_lines, problem_object
+from runner.reports.terminal_text import visible
+from runner.slugs import with_slug
+
+#: Columns of the chart at most and at least, and the bars that it has at most: nobody reads a thousand.
+_WIDEST, _NARROWEST = 60, 20
+_MAX_BARS = 40
+_MAX_NAME = 28
+#: Columns for a duration beside a bar.
+_DURATION = 12
+#: Steps of the critical path that are named.
+_MAX_PATH = 20
+_KNOWN, _UNKNOWN, _WAITING = "█", "▒", "·"
+
+
+def schedule_lines(schedule: Schedule, style: Style, *, width: int = 100) -> Iterator[str]:
+    """Yield the chart, for so many columns, and what is to be read from it; nothing for a plan without steps."""
+    if not schedule.bars:
+        return
+    yield style.bold("Schedule")
+    shown = _shown(schedule)
+    column = max(len(_bar_name(bar)) for bar in shown)
+    chart = min(max(width - column - _DURATION - 6, _NARROWEST), _WIDEST)
+    scale = max(schedule.makespan, 0.001)
+    critical = set(schedule.critical)
+    for bar in shown:
+        name = _bar_name(bar).ljust(column)
+        told = f"{format_duration(bar.seconds)}{'' if bar.known else ' ?'}" if not schedule.nothing_known else "?"
+        told = "goes on" if bar.detached else told
+        row = _row(bar, scale, chart)
+        yield f"  {style.bold(name) if bar.step in critical else name}  {row}  {told}"
+    if len(shown) < len(schedule.bars):
+        yield f"  and {len(schedule.bars) - len(shown)} shorter ones"
+    yield ""
+    for line in map(visible, _told(schedule)):
+        yield from textwrap.wrap(
+            line, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
+        )
+    yield from _tried(schedule)
+
+
+def _shown(schedule: Schedule) -> tuple[Bar, ...]:
+    """Return the bars of the critical path and the longest others, in order."""
+    if len(schedule.bars) <= _MAX_BARS:
+        return schedule.bars
+    critical = set(schedule.critical)
+    ranked = sorted(schedule.bars, key=lambda bar: (bar.step not in critical, -bar.seconds))
+    kept = {bar.step for bar in ranked[:_MAX_BARS]}
+    return tuple(bar for bar in schedule.bars if bar.step in kept)
+
+
+def _bar_name(bar: Bar) -> str:
+    name = visible(bar.step)
+    return name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "…"
+
+
+def _row(bar: Bar, scale: float, width: int) -> str:
+    ready, start, end = (round(moment / scale * width) for moment in (bar.ready, bar.start, bar.end))
+    end = min(max(end, start + 1), width) if start < width else width
+    start = min(start, width - 1)
+    fill = (_KNOWN if bar.known else _UNKNOWN) * (end - start)
+    return f"{' ' * min(ready, start)}{_WAITING * (start - min(ready, start))}{fill}".ljust(width)
+
+
+def _told(schedule: Schedule) -> Iterator[str]:
+    path = " → ".join(schedule.critical[:_MAX_PATH])
+    more = len(schedule.critical) - _MAX_PATH
+    path += f" → and {more} more" if more > 0 else ""
+    if schedule.nothing_known:
+        yield "No durations are known: the bars show the order alone. --assume STEP=DURATION gives some."
+        yield f"Longest chain: {path}"
+        return
+    usual, late, least = map(format_duration, (schedule.makespan, schedule.makespan_p95, schedule.lower_bound))
+    at_worst = f", {late} at the 95th percentiles" if late != usual else ""
+    yield f"Makespan: {usual}{at_worst}; no number of slots makes it less than {least}."
+    yield f"Critical path: {path}"
+    if schedule.unknown:
+        count = len(schedule.unknown)
+        names = ", ".join(schedule.unknown[:5]) + (", …" if count > 5 else "")
+        yield f"{_UNKNOWN} {count} of unknown duration, drawn with the median of the others: {names}"
+
+
+def _tried(schedule: Schedule) -> Iterator[str]:
+    if not schedule.tried:
+        return
+    longest = max(one.makespan for one in schedule.tried) or 1.0
+    yield ""
+    yield "  Slots  makespan"
+    for one in schedule.tried:
+        told = "?" if schedule.nothing_known else format_duration(one.makespan)
+        yield f"  {one.slots:>5}  {told:>8}  {_KNOWN * max(round(one.makespan / longest * 40), 1)}"
+    if schedule.enough is not None:
+        yield f"  More than {schedule.enough} slots do not help."
+    else:
+        yield f"  Even {schedule.tried[-1].slots} slots are not the end of it: more may help."
+
+
+#: Locks that are shown, the largest relations first.
+_MAX_LOCKS = 12
+#: Statements beyond which those are left out of which there is nothing to say.
+_MAX_STATEMENTS = 30
+_TINTS = {Coverage.CHECKED: "32", Coverage.PARTLY: "33", Coverage.NOT: "2"}
+_COVERAGE = max(len(one.value) for one in Coverage)
+#: Columns of a step's name beyond which its statement goes to the next line.
+_NAME = 28
+#: Columns of a statement that are worth showing.
+_TEXT = 24
+
+
+def dry_run_lines(result: DryRun, lines: Lines, style: Style, *, width: int = 100) -> Iterator[str]:
+    """Yield the report, for so many columns; the last lines sum up.
+
+    Conditions of which there is nothing to say are only counted, and of a long plan also statements.
+    """
+    for problem in result.problems:
+        yield from _problem(problem, lines, style)
+    explained = legend(problem.code for problem in result.problems)
+    if explained is not None:
+        yield from _wrapped(explained, width, first="", rest="  ") if style.excerpt else (explained,)
+        yield ""
+    yield from _statements(result.statements, style, width)
+    yield ""
+    if result.locks:
+        yield from _locks(result.locks, style, width)
+        yield ""
+    if result.schedule is not None:
+        yield from schedule_lines(result.schedule, style, width=width)
+        yield ""
+    last = visible(summary(result))
+    # In a file or a job's log it is one line, to be found by.
+    yield from _wrapped(last, width, first="", rest="") if style.excerpt else (last,)
+
+
+def _problem(problem: Problem, lines: Lines, style: Style) -> Iterator[str]:
+    """What is about the server has no line in the plan, but for the budget that it may not hold."""
+    if not problem.code.startswith("JP5") or problem.position.line > 1:
+        yield from problem_lines(problem, lines, style)
+        return
+    tint = "1;31" if problem.severity is Severity.ERROR else "1;33"
+    hint = f" ({problem.hint})" if problem.hint and not style.excerpt else ""
+    name = with_slug(problem.code) if style.excerpt else problem.code
+    head = style.paint(f"{problem.severity} {name}", tint)
+    yield f"{style.bold('server:')} {head}: {visible(' '.join(problem.message.split()))}{visible(hint)}"
+    if problem.hint and style.excerpt:
+        yield f"  {style.paint('help:', '36')} {visible(problem.hint)}"
+
+
+def _statements(statements: Sequence[StatementReport], style: Style, width: int) -> Iterator[str]:
+    yield style.bold("Statements")
+    long = len(statements) > _MAX_STATEMENTS
+    shown = [one for one in statements if not (_is_plain(one) and (long or one.key != "sql"))]
+    column = min(max((len(_name(one)) for one in shown), default=0), _NAME, width - _COVERAGE - _TEXT - 6)
+    for _, alike in groupby(shown, key=_kind):
+        yield from _statement(list(alike), column, style, width)
+    left_out = len(statements) - len(shown)
+    if left_out:
+        yield f"  {style.paint('checked', _TINTS[Coverage.CHECKED])}: {left_out} more, with nothing to say of them"
+
+
+def _kind(one: StatementReport) -> object:
+    """What makes two statements alike enough to be told of once: instances of a step, with the same remarks."""
+    item = (one.step, one.key, one.coverage, one.why, one.notes, one.codes)
+    return item if one.instance != one.step else id(one)
+
+
+def _is_plain(one: StatementReport) -> bool:
+    return one.coverage is Coverage.CHECKED and not (one.why or one.notes or one.codes)
+
+
+def _statement(group: Sequence[StatementReport], column: int, style: Style, width: int) -> Iterator[str]:
+    one = group[0]
+    coverage = style.paint(one.coverage.value.ljust(_COVERAGE), _TINTS[one.coverage])
+    margin = _COVERAGE + column + 6
+    name = _name(one)
+    estimate = f"cost {one.cost:,.0f}, {one.rows:,} rows" if one.cost is not None and one.rows is not None else ""
+    text, room = visible(one.text), max(width - margin, _TEXT)
+    if estimate and len(text) + len(estimate) + 4 <= room:
+        text, estimate = f"{text}  ({estimate})", ""
+    text = text if len(text) <= room else text[: room - 1] + "…"
+    if len(name) <= column:
+        yield f"  {coverage}  {name.ljust(column)}  {text}".rstrip()
+    else:
+        yield f"  {coverage}  {name}"
+        yield from [f"{' ' * margin}{text}"] if text else []
+    remarks = [*([f"{', '.join(one.codes)}, above"] if one.codes else []), *one.why, *one.notes]
+    remarks += [estimate] if estimate else []
+    remarks += [f"{len(group) - 1} more like it"] if len(group) > 1 else []
+    for remark in remarks:
+        yield from _wrapped(visible(remark), width, first=f"{' ' * (_COVERAGE + 4)}- ", rest=" " * (_COVERAGE + 6))
+
+
+def _wrapped(text: str, width: int, *, first: str, rest: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        max(width, len(rest) + 20),
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _locks(locks: Sequence[LockReport], style: Style, width: int) -> Iterator[str]:
+    yield style.bold("Locks that keep others out")
+    shown = locks[:_MAX_LOCKS]
+    column = min(max(len(visible(one.step)) for one in shown), _NAME)
+    for one in shown:
+        first = f"  {visible(one.step).ljust(column)}  "
+        yield from _wrapped(visible(lock_sentence(one)), width, first=first, rest=" " * (column + 4))
+    if len(locks) > _MAX_LOCKS:
+        yield f"  and {len(locks) - _MAX_LOCKS} on smaller relations"
+
+
+def lock_sentence(one: LockReport) -> str:
+    """Say what a lock keeps out, of what, and for how long."""
+    size = _bytes(one.bytes) if one.bytes is not None else "of unknown size"
+    partitions = f", {one.partitions} partition{'s' if one.partitions > 1 else ''}" if one.partitions else ""
+    usual = f"some {format_duration(one.seconds)}" if one.seconds is not None else "nobody knows how long"
+    limit = f"{format_duration(one.limit)} at most" if one.limit is not None else "without any limit"
+    return f"{one.relation} ({size}{partitions}): {one.command} stops {one.stops}, {usual}, {limit} ({one.mode})"
+
+
+def _bytes(size: int) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 10_240:
+            return f"{size} {unit}"
+        size //= 1024
+    return f"{size} TB"
+
+
+def _name(one: StatementReport) -> str:
+    return visible(one.instance if one.key == "sql" else f"{one.instance} ({one.key})")
+
+
+def summary(result: DryRun) -> str:
+    """Say in one line what is to be thought of the plan on this server."""
+    facts = result.facts
+    where = f'PostgreSQL {facts.version}, database "{facts.database}", role "{facts.user}"'
+    counts = [f"{result.count(coverage)} {coverage.value}" for coverage in Coverage if result.count(coverage)]
+    found = [_count(result.errors, "error"), _count(result.warnings, "warning")]
+    bad = (
+        "would be skipped"
+        if result.skipped
+        else "would start nothing"
+        if result.refused
+        else "would fail"
+        if result.errors
+        else ""
+    )
+    verdict = bad or "nothing speaks against it"
+    told = ", ".join(filter(None, (verdict, *found)))
+    return f"{result.plan} on {where}: {told}; statements: {', '.join(counts) or 'none'}."
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}{'s' if number != 1 else ''}" if number else ""
+
+
+def dry_run_json(result: DryRun) -> str:
+    """Return the JSON object; every key is always there."""
+    return json.dumps(_object(result), indent=2, ensure_ascii=False)
+
+
+def _object(result: DryRun) -> dict[str, Any]:
+    facts = result.facts
+    return {
+        "plan": result.plan,
+        "file": result.file,
+        "server": {
+            "version": facts.version,
+            "extension": facts.extension_version,
+            "database": facts.database,
+            "role": facts.user,
+        },
+        "would_start": not result.refused,
+        "would_skip": result.skipped,
+        "errors": result.errors,
+        "warnings": result.warnings,
+        "findings": [problem_object(problem) for problem in result.problems],
+        "checks": [
+            {
+                "check": one.check.name,
+                "code": one.check.code,
+                "level": one.outcome.level.value,
+                "found": one.outcome.found,
+                "needed": one.outcome.needed,
+                "mend": one.outcome.mend or None,
+            }
+            for one in result.server
+        ],
+        "statements": [_statement_data(one) for one in result.statements],
+        "locks": [dataclasses.asdict(one) for one in result.locks],
+        "schedule": None if result.schedule is None else _schedule(result.schedule),
+    }
+
+
+def _schedule(schedule: Schedule) -> dict[str, Any]:
+    """Times are seconds; without any known duration they mean nothing but the order."""
+    return {
+        "known": not schedule.nothing_known,
+        "makespan": schedule.makespan,
+        "makespan_p95": schedule.makespan_p95,
+        "lower_bound": schedule.lower_bound,
+        "critical_path": list(schedule.critical),
+        "unknown": list(schedule.unknown),
+        "steps": [
+            {"step": bar.step, "ready": bar.ready, "start": bar.start, "end": bar.end, "known": bar.known}
+            for bar in schedule.bars
+        ],
+        "what_if": [{"slots": one.slots, "makespan": one.makespan} for one in schedule.tried],
+        "enough_slots": schedule.enough,
+    }
+
+
+def _statement_data(one: StatementReport) -> dict[str, Any]:
+    return {
+        "step": one.step,
+        "instance": one.instance,
+        "key": one.key,
+        "command": one.command,
+        "text": one.text,
+        "coverage": one.coverage.value,
+        "why": list(one.why),
+        "notes": list(one.notes),
+        "codes": list(one.codes),
+        "cost": one.cost,
+        "rows": one.rows,
+        "locks": [{"relation": relation, "mode": mode} for relation, mode in one.locks],
+    }
+
+
+_MARKS = {Coverage.CHECKED: "✅", Coverage.PARTLY: "🟡", Coverage.NOT: "⚪"}
+
+
+def dry_run_markdown(result: DryRun) -> Iterator[str]:
+    """Yield the lines: what is found, then a folded table of statements."""
+    yield f"## Dry run of {_plain(result.plan)}"
+    yield ""
+    yield _plain(summary(result))
+    if result.problems:
+        yield ""
+        yield "| | where | what | step |"
+        yield "|---|---|---|---|"
+        yield from map(_markdown_problem, result.problems)
+    yield ""
+    yield "<details><summary>Statements</summary>"
+    yield ""
+    yield "| | step | statement | remarks |"
+    yield "|---|---|---|---|"
+    yield from map(_markdown_statement, result.statements)
+    yield ""
+    yield "</details>"
+    if result.locks:
+        yield ""
+        yield "<details><summary>Locks that keep others out</summary>"
+        yield ""
+        yield "| step | lock |"
+        yield "|---|---|"
+        yield from (f"| {_plain(one.step)} | {_plain(lock_sentence(one))} |" for one in result.locks)
+        yield ""
+        yield "</details>"
+    if result.schedule is not None and result.schedule.bars:
+        yield ""
+        yield "<details><summary>Schedule</summary>"
+        yield ""
+        yield "```text"
+        yield from schedule_lines(result.schedule, Style())
+        yield "```"
+        yield ""
+        yield "</details>"
+
+
+def _markdown_problem(problem: Problem) -> str:
+    mark = "❌" if problem.severity is Severity.ERROR else "⚠️"
+    place = f"`{problem.position}`" if problem.position.file else ""
+    hint = f"<br>{_plain(problem.hint)}" if problem.hint else ""
+    return f"| {mark} {problem.code} | {place} | {_plain(problem.message)}{hint} | {_plain(problem.step or '')} |"
+
+
+def _markdown_statement(one: StatementReport) -> str:
+    key = "" if one.key == "sql" else f" ({one.key})"
+    estimate = (f"cost {one.cost:,.0f}, {one.rows:,} rows",) if one.cost is not None and one.rows is not None else ()
+    codes = (", ".join(one.codes),) if one.codes else ()
+    remarks = "<br>".join(map(_plain, (*codes, *one.why, *one.notes, *estimate)))
+    code = f"<code>{_plain(one.text)}</code>" if one.text else ""
+    return f"| {_MARKS[one.coverage]} {one.coverage.value} | {_plain(one.instance)}{key} | {code} | {remarks} |"
+
+
+def _plain(text: str) -> str:
+    """Nothing in a plan or a server's words becomes markup, a mention or a new column."""
+    escaped = (
+        visible(" ".join(text.split()))
+        .replace("&", "&amp;")
+        .replace("<", "&lt;")
+        .replace("|", "&#124;")
+        .replace("`", "&#96;")
+    )
+    return escaped.replace("@", "&#64;").replace("*", "&#42;").replace("_", "&#95;")

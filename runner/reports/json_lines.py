@@ -1,0 +1,159 @@
+"""A run as JSON Lines: its events (`--report jsonl`), and progress for machines (`--log-format json`).
+
+`schemas/events-v1.schema.json` describes the events. A line of progress has the event's fields and the text that a
+user would read; `at`, `level`, `message`, `event` and `run` are in every line. All names are stable.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TextIO
+
+from runner.clock import rfc3339
+from runner.engine import events as ev
+from runner.engine.encoding import to_json, to_line
+from runner.engine.events import Event
+from runner.engine.state import BAD, RunState, StepState
+from runner.errors import RecordError
+from runner.reports.destinations import Destination
+from runner.reports.messages import LongWaits, blocked_line, unblocked_line
+from runner.reports.progress import HEARTBEAT, Verbosity, heartbeat, lines_for
+from runner.reports.terminal_text import visible_json
+from runner.reports.worker_activity import WorkerView
+
+
+class JsonLines:
+    """A sink that writes each event as it happens. `broken`: events are missing in the report."""
+
+    def __init__(self, path: Path, run_id: str) -> None:
+        self.path = path
+        self.broken = False
+        self._run_id = run_id
+        try:
+            self._place = Destination.of(path)
+            self._place.try_to_open()
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def handle(self, event: Event, state: RunState) -> None:  # noqa: ARG002 - the event says it all
+        """Write one line."""
+        try:
+            self._place.stream(to_line(event, self._run_id))
+        except OSError as error:
+            self.close()
+            raise self._refused(error) from error
+
+    def flush(self) -> None:
+        """Do nothing: a report is not what a run is resumed from, so the operating system may take its time."""
+
+    def tick(self, now: float, state: RunState) -> None:
+        """Do nothing: no event, no line."""
+
+    def close(self) -> None:
+        """Close the file."""
+        try:
+            self._place.close()
+        except OSError as error:
+            raise self._refused(error) from error
+
+    def _refused(self, error: OSError) -> RecordError:
+        self.broken = True
+        return RecordError(f"the report {self.path} cannot be written: {error.strerror}")
+
+
+class JsonLog:
+    """A sink that writes what `Plain` writes, as JSON; with the highest verbosity every event.
+
+    A reader that has gone away ends the lines, not the run.
+    """
+
+    def __init__(
+        self,
+        stream: TextIO,
+        run_id: str,
+        verbosity: Verbosity = Verbosity.NORMAL,
+        look: Callable[[], Mapping[str, WorkerView]] = dict,
+    ) -> None:
+        self._stream = stream
+        self._run_id = run_id
+        self._verbosity = verbosity
+        self._look = look
+        self._long_waits = LongWaits()
+        self._last_line = 0.0
+
+    def handle(self, event: ev.Event, state: RunState) -> None:
+        """Write the event if it is worth a line."""
+        lines = list(lines_for(event, state, self._verbosity, self._run_id))
+        if self._long_waits.take(event) and isinstance(event, ev.AttemptUnblocked) and not lines:
+            lines = [unblocked_line(event)] if self._verbosity > Verbosity.QUIET else []
+        if lines or self._verbosity is Verbosity.VERBOSE:
+            message = "\n".join(lines) or event.name.replace("_", " ")
+            self._write(event.at, to_json(event, self._run_id) | {"level": level(event), "message": message})
+
+    def flush(self) -> None:
+        """Do nothing: what was handled was written."""
+
+    def tick(self, now: float, state: RunState) -> None:
+        """Write a line for each wait for a lock that has become long, and a heartbeat after a while of silence."""
+        for wait in self._long_waits.due(now):
+            if self._verbosity > Verbosity.QUIET:
+                told = replace(wait, at=now, seconds=round(now - wait.waiting_since, 3))
+                message = blocked_line(wait, now)
+                self._write(now, to_json(told, self._run_id) | {"level": level(wait), "message": message})
+        if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
+            self._write(now, log_line(now, "info", "heartbeat", heartbeat(state, now, self._look()), run=self._run_id))
+
+    def close(self) -> None:
+        """Leave the stream to its owner."""
+
+    def _write(self, at: float, line: dict[str, Any]) -> None:
+        self._last_line = at
+        try:
+            self._stream.write(json_line(line))
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: the stream was closed
+            return
+
+
+def level(event: ev.Event) -> str:
+    """Say how much an event matters: error, warning, info or debug."""
+    if isinstance(event, ev.StepFinished):
+        allowed = event.state == StepState.FAILED_ALLOWED
+        return "error" if event.state in BAD else "warning" if allowed else "info"
+    if isinstance(event, ev.AttemptNotice) and event.notice.severity == ev.WARNING:
+        return "warning"
+    if isinstance(event, ev.RunFinished):
+        return "info" if event.exit_code == 0 else "error"
+    return _LEVELS.get(type(event), "info")
+
+
+_LEVELS: dict[type[ev.Event], str] = {
+    ev.GroupLost: "error",
+    ev.RunTimedOut: "error",
+    ev.StepRetrying: "warning",
+    ev.AttemptUnstoppable: "error",
+    ev.AttemptLost: "warning",
+    ev.AttemptBlocked: "warning",
+    ev.AttemptCancelRequested: "warning",
+    ev.CapacityShort: "warning",
+    ev.RunInterrupted: "warning",
+    ev.RunDraining: "warning",
+    ev.AttemptNotice: "debug",
+    ev.StepReady: "debug",
+    ev.StepChecking: "debug",
+    ev.StepChecked: "debug",
+}
+
+
+def log_line(at: float, level: str, event: str, message: str, /, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
+    """Return a line that tells no event of the run: a heartbeat, what the run came to, or why there is none."""
+    return {"event": event, "at": rfc3339(at), **fields, "level": level, "message": message}
+
+
+def json_line(line: dict[str, Any]) -> str:
+    """Write a line, its first fields in an order that a person can read too."""
+    first = {name: line[name] for name in ("at", "level", "message", "event") if name in line}
+    return visible_json(json.dumps(first | line, ensure_ascii=False)) + "\n"

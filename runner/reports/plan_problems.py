@@ -1,0 +1,309 @@
+"""Problems of plans as text, as JSON, as annotations of GitHub Actions, and as SARIF.
+
+Text has one line for each problem, and in a terminal the line of the file. Code scanning services read SARIF (the
+OASIS standard "Static Analysis Results Interchange Format (SARIF) Version 2.1.0").
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Protocol
+from urllib.parse import quote
+
+from runner.engine.events import ErrorDetails
+from runner.errors import Position, Problem, Severity
+from runner.reports.terminal_text import visible, visible_json, visible_lines
+from runner.slugs import slug_of, with_slug
+
+#: Returns the lines of a file by its name, as problems tell it; none for one that cannot be read.
+Lines = Callable[[str], Sequence[str]]
+
+_SPACES: Final = re.compile("[\t-\r\x85\u2028\u2029]")
+_BOLD, _RED, _YELLOW, _CYAN, _DIM = "1", "1;31", "1;33", "36", "2"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanVerdict:
+    """What came of one plan: `file` as it was named, how many steps it has (None if it could not be read)."""
+
+    file: str
+    steps: int | None
+    problems: tuple[Problem, ...]
+
+    @property
+    def errors(self) -> int:
+        """Return how many of the problems make the plan invalid."""
+        return sum(problem.severity is Severity.ERROR for problem in self.problems)
+
+    @property
+    def warnings(self) -> int:
+        """Return how many of the problems do not."""
+        return len(self.problems) - self.errors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Style:
+    """How much to show: `excerpt` the line with a caret under it, `color` with ANSI colours.
+
+    `width` is how many characters of a line an excerpt shows: a line of a generated file may have millions.
+    """
+
+    excerpt: bool = False
+    color: bool = False
+    width: int = 120
+
+    def paint(self, text: str, code: str) -> str:
+        """Return the text in a colour, if there are colours."""
+        return f"\x1b[{code}m{text}\x1b[0m" if self.color else text
+
+    def bold(self, text: str) -> str:
+        """Return the text in bold, if there are colours."""
+        return self.paint(text, _BOLD)
+
+
+def problem_lines(problem: Problem, lines: Lines, style: Style) -> Iterator[str]:
+    """Yield what is shown of one problem: a line, and with `excerpt` the place in the file and the hint below it."""
+    if not style.excerpt:
+        yield _printable(str(problem))
+        return
+    tint = _RED if problem.severity is Severity.ERROR else _YELLOW
+    place = style.bold(f"{_printable(str(problem.position))}:")
+    head = style.paint(f"{problem.severity} {with_slug(problem.code)}", tint)
+    yield f"{place} {head}: {_printable(problem.message)}"
+    yield from _excerpt(problem, lines, style, tint)
+    if problem.hint:
+        yield f"  {style.paint('help:', _CYAN)} {_printable(problem.hint)}"
+
+
+def summary(verdict: PlanVerdict) -> str:
+    """Say in a line what is to be thought of a plan."""
+    counts = [_count(verdict.errors, "error"), _count(verdict.warnings, "warning")]
+    if verdict.errors:
+        return f"{_printable(verdict.file)}: invalid, {', '.join(filter(None, counts))}"
+    steps = _count(verdict.steps or 0, "step") or "no steps"
+    return f"{_printable(verdict.file)}: {', '.join(filter(None, ('valid', steps, *counts)))}"
+
+
+def legend(codes: Iterable[str]) -> str | None:
+    """Return one line with the slugs of the codes that were reported and how to read more; None without codes."""
+    named = sorted(set(codes))
+    if not named:
+        return None
+    return f"jobplan validate --explain CODE explains {', '.join(map(with_slug, named))}"
+
+
+def distinct(verdicts: Iterable[PlanVerdict]) -> list[Problem]:
+    """Return the problems of several plans; one in a file that they share is there once."""
+    return list(dict.fromkeys(problem for verdict in verdicts for problem in verdict.problems))
+
+
+def _excerpt(problem: Problem, lines: Lines, style: Style, tint: str) -> Iterator[str]:
+    place = problem.position
+    written = lines(place.file)
+    if place.line > len(written) or place.column > len(written[place.line - 1]) + 1:
+        return
+    line, column = window(written[place.line - 1], place.column - 1, style.width)
+    number = f"  {place.line}"
+    yield f"{style.paint(f'{number} |', _DIM)} {_printable(line)}".rstrip()
+    caret = " " * text_width(_printable(line[:column])) + style.paint("^", tint)
+    yield f"{style.paint(' ' * len(number) + ' |', _DIM)} {caret}"
+
+
+def window(line: str, column: int, width: int = 120) -> tuple[str, int]:
+    """Return the part of a long line that is around `column` (from 0), and where the column is in it."""
+    start = max(0, column - width // 2) if len(line) > width else 0
+    part = line[start : start + width]
+    if start + width < len(line):
+        part += "…"
+    return (f"…{part}", column - start + 1) if start else (part, column)
+
+
+def text_width(text: str) -> int:
+    """Return how many columns of a terminal a text takes: East Asian characters take two, combining ones none."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(character) else 2 if unicodedata.east_asian_width(character) in "WF" else 1
+        for character in text
+    )
+
+
+def _printable(text: str) -> str:
+    """Return the text on one line; what could move a terminal's cursor or turn its writing around is written out."""
+    return text if text.isprintable() else visible(_SPACES.sub(" ", text))
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number:,} {word}{'s' if number != 1 else ''}" if number else ""
+
+
+def json_text(problems: Iterable[Problem]) -> str:
+    """Return a JSON list with one object for each problem; every key is always there, `hint` and `step` may be null."""
+    text = json.dumps([problem_object(problem) for problem in problems], indent=2, ensure_ascii=False)
+    return visible_json(text)
+
+
+def github_lines(problems: Iterable[Problem], workspace: str = "") -> Iterator[str]:
+    """Yield a workflow command for each problem; `workspace` is GITHUB_WORKSPACE."""
+    for problem in problems:
+        place = problem.position
+        properties = {
+            "file": repository_path(place.file, workspace),
+            "line": str(place.line),
+            "col": str(place.column),
+            "title": problem.code,
+        }
+        message = f"{problem.message}\n{problem.hint}" if problem.hint else problem.message
+        yield workflow_command(problem.severity, properties, message)
+
+
+def workflow_command(name: str, properties: Mapping[str, str], message: str) -> str:
+    """Write a command as GitHub Actions reads it from the output.
+
+    Source: GitHub's documentation, "Workflow commands for GitHub Actions".
+    """
+    told = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    return f"::{name}{' ' if told else ''}{told}::{_data(message)}"
+
+
+def repository_path(file: str, workspace: str) -> str:
+    """Return a file as GitHub names it: relative to the workspace, else to the root of its git repository.
+
+    `file` is relative to the present folder, which may be any. Outside of both it stays as it is.
+    """
+    if not file:
+        return file
+    given, real = os.path.abspath(file), os.path.realpath(file)  # noqa: PTH100 - without following links
+    if workspace:
+        root = os.path.abspath(workspace)  # noqa: PTH100
+        for path, top in ((given, root), (real, os.path.realpath(root))):
+            if path.startswith(f"{top.rstrip('/')}/"):
+                return os.path.relpath(path, top)
+    found = next((folder for folder in Path(given).parents if (folder / ".git").exists()), None)
+    return file if found is None else os.path.relpath(given, found)
+
+
+def problem_object(problem: Problem) -> dict[str, object]:
+    """Return a problem as a JSON object; `also` lists the other places that have the same cause."""
+    return {
+        "file": problem.position.file,
+        "line": problem.position.line,
+        "column": problem.position.column,
+        "severity": problem.severity.value,
+        "code": problem.code,
+        "slug": problem.slug,
+        "message": problem.message,
+        "hint": problem.hint,
+        "step": problem.step,
+        "also": [
+            {"file": place.file, "line": place.line, "column": place.column, "step": step}
+            for place, step in problem.also
+        ],
+    }
+
+
+def _data(text: str) -> str:
+    return visible_lines(text.replace("\r\n", "\n")).replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(text: str) -> str:
+    return _data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+_SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+
+
+class Kind(Protocol):
+    """What is told about a code."""
+
+    @property
+    def severity(self) -> Severity: ...
+    @property
+    def title(self) -> str: ...
+    @property
+    def why(self) -> str: ...
+    @property
+    def wrong(self) -> str: ...
+    @property
+    def right(self) -> str: ...
+
+
+def sarif_text(problems: Iterable[Problem], kinds: Mapping[str, Kind], version: str) -> str:
+    """Return a log with one run: every code as a rule, every problem as a result. `version` is jobplan's."""
+    indexes = {code: index for index, code in enumerate(kinds)}
+    run = {
+        "tool": {
+            "driver": {
+                "name": "jobplan",
+                "semanticVersion": version,
+                "rules": [_rule(code, kind) for code, kind in kinds.items()],
+            }
+        },
+        "columnKind": "unicodeCodePoints",
+        "results": [_result(problem, indexes) for problem in problems],
+    }
+    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False)
+
+
+def _rule(code: str, kind: Kind) -> dict[str, Any]:
+    return {
+        "id": code,
+        "name": slug_of(code),
+        "shortDescription": {"text": kind.title},
+        "fullDescription": {"text": kind.why},
+        "help": {
+            "text": f"{kind.why}\n\nWrong:\n{kind.wrong}\n\nRight:\n{kind.right}",
+            "markdown": f"{kind.why}\n\nWrong:\n```yaml\n{kind.wrong}\n```\nRight:\n```yaml\n{kind.right}\n```\n",
+        },
+        "defaultConfiguration": {"level": kind.severity.value},
+    }
+
+
+def _result(problem: Problem, indexes: Mapping[str, int]) -> dict[str, Any]:
+    text = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
+    result: dict[str, Any] = {
+        "ruleId": problem.code,
+        "level": problem.severity.value,
+        "message": {"text": text},
+        "locations": [_location(problem.position, problem.step)],
+    }
+    if problem.code in indexes:
+        result["ruleIndex"] = indexes[problem.code]
+    return result
+
+
+def _location(position: Position, step: str | None) -> dict[str, Any]:
+    location: dict[str, Any] = {
+        "physicalLocation": {
+            "artifactLocation": {"uri": _uri(position.file)},
+            "region": {"startLine": position.line, "startColumn": position.column},
+        }
+    }
+    if step is not None:
+        location["logicalLocations"] = [{"name": step, "kind": "member"}]
+    return location
+
+
+def _uri(file: str) -> str:
+    path = Path(file)
+    return path.as_uri() if path.is_absolute() else quote(os.fsencode(path))
+
+
+def excerpt(error: ErrorDetails, sql: str) -> Iterator[str]:
+    """Yield the line of the SQL that the server complained of, and a caret under the place, as psql does."""
+    if error.position is None or not sql:
+        return
+    offset = min(error.position - 1, len(sql))
+    start = sql.rfind("\n", 0, offset) + 1
+    end = sql.find("\n", offset)
+    number = sql.count("\n", 0, offset) + 1
+    line, column = window(sql[start : end if end >= 0 else len(sql)], offset - start)
+    head = f"LINE {number}: "
+    yield head + line
+    yield " " * (len(head) + text_width(line[:column])) + "^"

@@ -1,1 +1,0 @@
-"""What checks against a server have found, for people and for programs."""

@@ -1,0 +1,389 @@
+"""From a plan and the events of a run to its report.
+
+A pure fold: it applies the events to a state of its own, and keeps what the state forgets, which is every attempt but
+the last and every wait. The scheduler only counts slots; a picture needs them apart, so each attempt gets the lowest
+lanes that are free, side by side where there is room.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from runner.engine import events as ev
+from runner.engine.fold import apply
+from runner.engine.scheduler import run_status
+from runner.engine.state import SLOTS, RunState, StepRecord, initial_state
+from runner.engine.step_sql import launched_sql, named_values
+from runner.plan.graph import longest_path
+from runner.plan.model import OnFinish, Plan, Value
+from runner.reports.progress import Verbosity, error_text, lines_for
+from runner.reports.run_report import AttemptReport, LockWaitReport, Message, RunReport, StepReport, Wait, Waiting
+from runner.sql.placeholders import plain_text
+
+_K = TypeVar("_K", bound=Hashable)
+
+
+def assign_lanes(spans: Iterable[tuple[float, float, int, _K]]) -> dict[_K, tuple[int, ...]]:
+    """Return the lanes, from 0, of each span (begin, end, how many lanes, key); at its end a span gives them back."""
+    taken: set[int] = set()
+    ends: list[tuple[float, tuple[int, ...]]] = []
+    lanes: dict[_K, tuple[int, ...]] = {}
+    for begin, end, width, key in sorted(spans, key=lambda span: span[0]):
+        while ends and ends[0][0] <= begin:
+            taken.difference_update(heapq.heappop(ends)[1])
+        lanes[key] = _free(taken, width)
+        taken.update(lanes[key])
+        heapq.heappush(ends, (end, lanes[key]))
+    return lanes
+
+
+def _free(taken: set[int], width: int) -> tuple[int, ...]:
+    """Return neighbours below the highest lane in use if there are any, else the lowest lanes, wherever they are."""
+    ceiling = max(taken, default=-1) + 1
+    free = [lane for lane in range(ceiling + width) if lane not in taken]
+    for first in range(len(free) - width + 1):
+        if free[first + width - 1] - free[first] == width - 1 and free[first + width - 1] < ceiling:
+            return tuple(free[first : first + width])
+    return tuple(free[:width])
+
+
+def run_report(plan: Plan, run_id: str, events: Iterable[ev.Event]) -> RunReport:
+    """Tell what happened, on the plan as it was last. ValueError if the events do not begin with the run's start.
+
+    A plan can have been changed when the run was taken up: steps that it has no more are left out.
+    """
+    state = initial_state(plan)
+    telling = _Telling(state=state, run_id=run_id)
+    for event in events:
+        if isinstance(event, ev.StepEvent) and event.step not in state.records:
+            continue
+        known = _of_known_steps(event, state)
+        apply(state, known)
+        telling.take(known)
+    return telling.told()
+
+
+def _of_known_steps(event: ev.Event, state: RunState) -> ev.Event:
+    if not isinstance(event, ev.AttemptLaunching) or state.records.keys() >= set(event.overtook):
+        return event
+    return replace(event, overtook=tuple(key for key in event.overtook if key in state.records))
+
+
+@dataclass(slots=True)
+class _Step:
+    """What is being told of one step."""
+
+    attempts: list[AttemptReport] = field(default_factory=list)
+    notices: list[ev.Notice] = field(default_factory=list)
+    waits: list[Wait] = field(default_factory=list)
+    open: Wait | None = None
+    #: The wait for a lock that is not over.
+    blocked: LockWaitReport | None = None
+    error: ev.ErrorDetails | None = None
+    file: str = ""
+    line: int | None = None
+
+
+@dataclass(slots=True)
+class _Telling:
+    state: RunState
+    run_id: str
+    started: ev.RunStarted | None = None
+    last_at: float = 0.0
+    slots_used: int = 0
+    steps: dict[str, _Step] = field(default_factory=dict)
+    messages: list[Message] = field(default_factory=list)
+
+    def take(self, event: ev.Event) -> None:
+        self.last_at = max(self.last_at, event.at)
+        self.slots_used = max(self.slots_used, self.state.used[SLOTS])
+        if isinstance(event, ev.StepEvent):
+            step = self.steps.setdefault(event.step, _Step())
+            _keep_attempt(step, self.state.records[event.step], event)
+            _keep_wait(step, self.state.records[event.step], event)
+            if isinstance(event, ev.StepFinished):
+                step.error, step.file, step.line = event.error, event.file or "", event.line
+        elif isinstance(event, ev.RunStarted):
+            self.started = event
+        else:
+            if isinstance(event, ev.RunResumed):
+                self._take_up(event)
+            lines = lines_for(event, self.state, Verbosity.NORMAL, self.run_id)
+            self.messages += (Message(at=_ms(event.at), text=line) for line in lines)
+
+    def _take_up(self, event: ev.RunResumed) -> None:
+        """End what the last runner left open, as far as it does not live on, and forget errors of what runs again."""
+        adopted = {found.step for found in event.adopted}
+        outcomes = {found.step: found.outcome for found in event.settled}
+        for key, step in self.steps.items():
+            record = self.state.records.get(key)
+            step.open = None
+            if record is None or not record.final:
+                step.error = None
+            last = step.attempts[-1] if step.attempts else None
+            if key not in adopted:
+                _end_lock_wait(step, event.at)
+                last = step.attempts[-1] if step.attempts else None
+            if last is not None and key not in adopted and (last.outcome is None or key in outcomes):
+                outcome = outcomes.get(key, ev.Outcome.UNKNOWN)
+                ended = last.ended_at if last.outcome is not None else _ms(event.at)
+                step.attempts[-1] = replace(last, outcome=outcome, ended_at=ended, notices=tuple(step.notices))
+        if self.started is not None:
+            self.started = replace(
+                self.started, jobplan=event.jobplan, file=event.file, sha256=event.sha256, host=event.host
+            )
+
+    def told(self) -> RunReport:
+        started = self.started
+        if started is None:
+            raise ValueError("the events of a run begin with run_started")
+        plan, finished = self.state.plan, self.state.finished
+        values = named_values(plan, self.run_id)
+        steps = self._in_lanes(tuple(self._step(record, values) for record in _in_order(self.state)))
+        spans = _spans(steps)
+        return RunReport(
+            run=self.run_id,
+            plan=plan.name,
+            description=plan.description,
+            owner=plan.owner,
+            file=started.file,
+            sha256=started.sha256,
+            jobplan=started.jobplan,
+            host=started.host,
+            server=started.server,
+            extension=started.extension,
+            database=started.database,
+            user=started.user,
+            slots=plan.budget.slots,
+            slots_used=self.slots_used,
+            parameters={name: plain_text(value) for name, value in plan.values.items()},
+            started_at=_ms(started.at),
+            finished_at=_ms(self.last_at),
+            exit_code=None if finished is None else finished.exit_code,
+            took=None if finished is None else finished.duration,
+            steps=steps,
+            spans=spans,
+            critical=_critical(plan, spans),
+            messages=tuple(self.messages),
+        )
+
+    def _step(self, record: StepRecord, values: Mapping[str, Value]) -> StepReport:
+        told, step = self.steps.get(record.key, _Step()), record.step
+        _end_lock_wait(told, self.last_at)
+        attempts = tuple(self._ended(attempt, told) for attempt in told.attempts)
+        waits = told.waits if told.open is None else [*told.waits, replace(told.open, until=_ms(self.last_at))]
+        return StepReport(
+            key=record.key,
+            state=record.state,
+            sql=launched_sql(record, values, run_status(self.state)).text,
+            description=step.description,
+            tags=tuple(sorted(step.tags)),
+            needs=step.needs,
+            parent=record.parent,
+            instances=len(record.instances or ()),
+            in_finally=record.in_finally,
+            detaches=step.on_finish is OnFinish.DETACH,
+            slots=step.slots,
+            pools=tuple(step.pools),
+            timeout=step.timeout,
+            ready_at=_ms(record.ready_at),
+            started_at=_ms(record.started_at),
+            ended_at=_ms(record.ended_at),
+            seconds=_took(record),
+            skip_reason=record.skip.reason if record.skip else None,
+            because=record.skip.because if record.skip else "",
+            error=told.error,
+            file=told.file,
+            line=told.line,
+            committed=record.committed,
+            iterations=record.iterations,
+            rows=record.rows,
+            tag=record.tag,
+            attempts=attempts,
+            waits=tuple(waits),
+        )
+
+    def _ended(self, attempt: AttemptReport, told: _Step) -> AttemptReport:
+        if attempt.outcome is not None:
+            return attempt
+        return replace(attempt, ended_at=_ms(self.last_at), notices=tuple(told.notices))
+
+    def _in_lanes(self, steps: tuple[StepReport, ...]) -> tuple[StepReport, ...]:
+        spans = [
+            (one.launched_at, one.ended_at, step.slots, (step.key, one.number))
+            for step in steps
+            for one in step.attempts
+        ]
+        lanes = assign_lanes(spans)
+        return tuple(
+            replace(step, attempts=tuple(replace(one, lanes=lanes[step.key, one.number]) for one in step.attempts))
+            if step.attempts
+            else step
+            for step in steps
+        )
+
+
+def _in_order(state: RunState) -> Iterator[StepRecord]:
+    """Yield the steps in the plan's order, each instance after what it is one of."""
+    for step in (*state.plan.steps, *state.plan.finally_):
+        record = state.records[step.id]
+        yield record
+        yield from (state.records[key] for key in record.instances or ())
+
+
+def _keep_attempt(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
+    match event:
+        case ev.AttemptLaunching():
+            at = _ms(event.at)
+            step.notices = []
+            step.attempts.append(
+                AttemptReport(
+                    number=event.attempt,
+                    iteration=record.iteration,
+                    launched_at=at,
+                    ended_at=at,
+                    timeout=event.timeout,
+                )
+            )
+        case ev.AttemptDeferred():
+            step.attempts.pop()
+        case ev.StepSkipped() if step.attempts and step.attempts[-1].outcome is None:
+            step.attempts.pop()
+        case ev.AttemptNotice():
+            step.notices.append(event.notice)
+        case ev.AttemptRunning():
+            step.attempts[-1] = replace(step.attempts[-1], worker=event.worker)
+        case ev.AttemptCancelRequested():
+            step.attempts[-1] = replace(step.attempts[-1], cancel_reason=event.reason)
+        case ev.AttemptUnstoppable():
+            step.attempts[-1] = replace(step.attempts[-1], worker=event.worker)
+        case ev.AttemptLost():
+            step.attempts[-1] = replace(step.attempts[-1], lost=event.message)
+        case ev.AttemptBlocked():
+            since = _ms(event.waiting_since if step.blocked is None else step.blocked.since)
+            step.blocked = LockWaitReport(
+                since=since,
+                until=since,
+                mode=event.mode,
+                lock=event.lock,
+                relation=event.relation,
+                by=event.by,
+            )
+        case ev.AttemptUnblocked() if step.blocked is not None:
+            _end_lock_wait(step, step.blocked.since + event.seconds)
+        case ev.AttemptFinished():
+            _end_lock_wait(step, event.at)
+            step.attempts[-1] = _finished(step.attempts[-1], event, step.notices)
+        case _:
+            pass
+
+
+def _end_lock_wait(step: _Step, at: float) -> None:
+    if step.blocked is not None and step.attempts:
+        wait = replace(step.blocked, until=max(step.blocked.since, _ms(at)))
+        step.attempts[-1] = replace(step.attempts[-1], lock_waits=(*step.attempts[-1].lock_waits, wait))
+    step.blocked = None
+
+
+def _finished(attempt: AttemptReport, event: ev.AttemptFinished, notices: list[ev.Notice]) -> AttemptReport:
+    return replace(
+        attempt,
+        ended_at=_ms(event.at),
+        outcome=event.outcome,
+        error=event.error,
+        command_tag=event.command_tag,
+        row_count=event.row_count,
+        server_started_at=_ms(event.started_at),
+        server_finished_at=_ms(event.finished_at),
+        worker=event.worker or attempt.worker,
+        deadline=_ms(event.deadline),
+        notices=tuple(notices),
+        notices_dropped=event.notices_dropped,
+        warnings=event.warnings or 0,
+        leftovers=event.leftovers,
+        result=event.result,
+    )
+
+
+#: Events that say what a step waits for from now on; any other one that moves the step ends the wait.
+_INFORM = (
+    ev.AttemptNotice,
+    ev.AttemptRunning,
+    ev.AttemptBlocked,
+    ev.AttemptUnblocked,
+    ev.AttemptCancelRequested,
+    ev.AttemptDetachRequested,
+    ev.AttemptUnstoppable,
+    ev.AttemptLost,
+)
+
+
+def _keep_wait(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
+    if isinstance(event, _INFORM):
+        return
+    at = _ms(event.at)
+    if isinstance(event, ev.StepQueued) and step.open is not None and step.open.kind is Waiting.QUEUED:
+        step.open = replace(step.open, why=event.reason)
+        return
+    if step.open is not None and at > step.open.since:
+        step.waits.append(replace(step.open, until=at))
+    step.open = _wait_after(event, record, at)
+
+
+def _wait_after(event: ev.StepEvent, record: StepRecord, at: float) -> Wait | None:
+    kind, why = None, ""
+    match event:
+        case ev.StepReady():
+            kind = Waiting.QUEUED
+        case ev.StepQueued():
+            kind, why = Waiting.QUEUED, event.reason
+        case ev.AttemptDeferred():
+            kind, why = Waiting.QUEUED, event.message
+        case ev.StepChecking():
+            kind, why = Waiting.CHECKING, str(event.phase)
+        case ev.StepRetrying():
+            kind, why = Waiting.RETRYING, error_text(event.error or (record.last.error if record.last else None))
+        case ev.StepRepeating():
+            kind = Waiting.PAUSING
+        case _:
+            pass
+    return None if kind is None else Wait(kind=kind, since=at, until=at, why=why)
+
+
+def _spans(steps: tuple[StepReport, ...]) -> dict[str, float]:
+    starts: dict[str, float] = {}
+    ends: dict[str, float] = {}
+    for step in steps:
+        key = step.parent or step.key
+        if step.started_at is not None:
+            starts[key] = min(starts.get(key, step.started_at), step.started_at)
+        if step.ended_at is not None:
+            ends[key] = max(ends.get(key, step.ended_at), step.ended_at)
+    return {step.key: _span(step, starts, ends) for step in steps if step.parent is None}
+
+
+def _span(step: StepReport, starts: Mapping[str, float], ends: Mapping[str, float]) -> float:
+    if not step.instances:
+        return step.seconds
+    return round(ends[step.key] - starts[step.key], 3) if step.key in starts and step.key in ends else 0.0
+
+
+def _critical(plan: Plan, spans: Mapping[str, float]) -> tuple[str, ...]:
+    return longest_path({step.id: tuple(need.step for need in step.needs) for step in plan.steps}, spans)[1]
+
+
+def _took(record: StepRecord) -> float:
+    """Return how long the step took, from times as the journal has them: its reports are the same as the run's own."""
+    started, ended = record.started_at, record.ended_at
+    if record.took is None or started is None or ended is None or ended < started:
+        return round(record.took or 0.0, 3)
+    return round(record.took_before + float(_ms(ended)) - float(_ms(started)), 3)
+
+
+def _ms(seconds: Any) -> Any:  # noqa: ANN401 - float to float and None to None
+    """Cut to whole milliseconds, as `rfc3339` does when it writes a time."""
+    return None if seconds is None else math.floor(round(seconds * 1e6) / 1000) / 1000

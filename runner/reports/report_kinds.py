@@ -1,0 +1,112 @@
+"""The kinds of report that `--report KIND=PATH` knows, in one table, and the sink that writes one when the run ends.
+
+`jobplan run` and `jobplan show` use the same table, with events that happen and events that were recorded.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from runner.engine.encoding import to_json
+from runner.engine.events import Event
+from runner.engine.ports import PastRun
+from runner.engine.state import RunState
+from runner.errors import RecordError
+from runner.plan.model import Plan
+from runner.reports.destinations import Destination
+from runner.reports.html import html_page
+from runner.reports.json_lines import JsonLines
+from runner.reports.junit import junit_xml
+from runner.reports.markdown import markdown_text
+from runner.reports.prometheus import prometheus_text
+from runner.reports.report_builder import run_report
+from runner.reports.run_report import RunReport
+
+#: Kinds that are rendered from the finished report. `jsonl` is the other one: the events, written as they happen.
+RENDERERS: Mapping[str, Callable[[RunReport], str]] = {
+    "junit": junit_xml,
+    "markdown": markdown_text,
+    "html": html_page,
+    "prometheus": prometheus_text,
+}
+KINDS = ("jsonl", *RENDERERS)
+
+
+def report_text(kind: str, plan: Plan, run_id: str, events: Sequence[Event], history: Sequence[PastRun] = ()) -> str:
+    """Return a report of what was recorded. ValueError if the events do not begin with the run's start.
+
+    `history` are earlier runs of the plan, the oldest first.
+    """
+    if kind == "jsonl":
+        return "".join(json.dumps(to_json(event, run_id), ensure_ascii=False) + "\n" for event in events)
+    return RENDERERS[kind](replace(run_report(plan, run_id, events), history=tuple(history)))
+
+
+def write_report(kind: str, path: Path, text: str) -> None:
+    """Write a report so that a reader finds the old one or the new one, never half of one. RecordError if it cannot be.
+
+    What is not a regular file at this path is not replaced: see `destinations`.
+    """
+    try:
+        Destination.of(path).write(text)
+    except OSError as error:
+        raise _refused(kind, path, error) from error
+
+
+def _refused(kind: str, path: Path, error: OSError) -> RecordError:
+    return RecordError(f"the {kind} report {path} cannot be written: {error.strerror}")
+
+
+class ReportFile:
+    """A sink that keeps the run's events and writes a report of them at its end; `broken`: there is none.
+
+    `history` gives the earlier runs, as they are known at the end. RecordError at once if the place cannot be written
+    to. A run that never began leaves no report.
+    """
+
+    def __init__(self, kind: str, path: Path, run_id: str, history: Callable[[], Sequence[PastRun]] = tuple) -> None:
+        self.path = path
+        self.broken = False
+        self._kind = kind
+        self._run_id = run_id
+        self._history = history
+        self._events: list[Event] = []
+        self._plan: Plan | None = None
+        try:
+            self._place = Destination.of(path)
+        except OSError as error:
+            raise _refused(kind, path, error) from error
+
+    def handle(self, event: Event, state: RunState) -> None:
+        """Keep the event."""
+        self._plan = state.plan
+        self._events.append(event)
+
+    def flush(self) -> None:
+        """Do nothing: a report is written at the end."""
+
+    def tick(self, now: float, state: RunState) -> None:
+        """Do nothing: the report is written at the end."""
+
+    def close(self) -> None:
+        """Write the report."""
+        if self._plan is None or not any(event.name == "run_started" for event in self._events):
+            self.broken = True
+            self._place.close()
+            return
+        text = report_text(self._kind, self._plan, self._run_id, self._events, self._history())
+        try:
+            self._place.write(text)
+        except OSError as error:
+            self.broken = True
+            raise _refused(self._kind, self.path, error) from error
+
+
+def open_report(
+    kind: str, path: Path, run_id: str, history: Callable[[], Sequence[PastRun]] = tuple
+) -> JsonLines | ReportFile:
+    """Return the sink for a report of this kind. RecordError if its place cannot be written to."""
+    return JsonLines(path, run_id) if kind == "jsonl" else ReportFile(kind, path, run_id, history)

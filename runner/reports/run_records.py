@@ -1,0 +1,255 @@
+"""Records of runs as text and as JSON: the list of them, and one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from runner.clock import rfc3339
+from runner.durations import format_duration
+from runner.engine.events import Event, GroupWaiting, RunResumed, Settled
+from runner.engine.state import FINAL, StepRecord, StepState
+from runner.records.record import Record
+from runner.records.summaries import Standing, Summary
+from runner.reports.messages import (
+    SHOWN_WARNINGS,
+    failure_words,
+    leftover_lines,
+    lock_wait_words,
+    sum_of,
+    tag_words,
+    warning_texts,
+)
+from runner.reports.progress import error_text
+from runner.reports.report_builder import run_report
+from runner.reports.run_report import LockWaitReport, StepReport
+
+
+def run_lines(runs: Sequence[Summary]) -> Iterator[str]:
+    """Yield a table of runs, one on each line; nothing for none."""
+    rows = [("RUN", "PLAN", "STARTED", "TOOK", "ENDED", "STEPS"), *map(_run_row, runs)]
+    yield from _table(rows) if runs else ()
+
+
+def _run_row(run: Summary) -> tuple[str, ...]:
+    started = "" if run.started_at is None else f"{rfc3339(run.started_at)[:19]}Z"
+    took = "" if run.took is None else format_duration(run.took)
+    ended = f"exit {run.exit_code}" if run.exit_code is not None else run.standing.replace("_", " ")
+    steps = ", ".join(f"{run.steps[state]} {state.replace('_', ' ')}" for state in StepState if run.steps.get(state))
+    return (run.run_id, run.plan, started, took, ended, run.problem or steps)
+
+
+def runs_json(runs: Iterable[Summary]) -> list[dict[str, Any]]:
+    """Return runs as JSON values; what is not known is null."""
+    return [
+        {
+            "run": run.run_id,
+            "folder": str(run.folder),
+            "standing": run.standing.value,
+            "plan": run.plan or None,
+            "host": run.host or None,
+            "os_pid": run.os_pid,
+            "started_at": _moment(run.started_at),
+            "ended_at": _moment(run.ended_at),
+            "exit_code": run.exit_code,
+            "seconds": run.took,
+            "steps": dict(run.steps),
+            "problem": run.problem or None,
+        }
+        for run in runs
+    ]
+
+
+def standing_of(record: Record, *, locked: bool) -> Standing:
+    """Say where a run stands; `locked`: a runner writes its journal now."""
+    waits = locked and record.events[-1:] and isinstance(record.events[-1], GroupWaiting)
+    if record.state.finished is not None and not waits:
+        return Standing.FINISHED
+    if locked:
+        return Standing.RUNNING
+    return Standing.NOT_STARTED if record.started is None else Standing.BROKEN_OFF
+
+
+def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
+    """Yield what is known of a run: where it ran and how it ended, then each step."""
+    standing = standing_of(record, locked=locked)
+    finished, started = record.state.finished if standing is Standing.FINISHED else None, record.started
+    end = f"exit code {finished.exit_code}" if finished is not None else standing.replace("_", " ")
+    yield f"run {record.run_id} of {record.plan.name} ({record.plan.file or 'no file'}): {end}"
+    if started is not None:
+        last = record.events[-1].at
+        yield (
+            f"started {rfc3339(started.at)[:19]}Z by process {started.os_pid} on {started.host}, jobplan "
+            f"{started.jobplan}; last event {rfc3339(last)[:19]}Z, {format_duration(last - started.at)} later"
+        )
+        yield (
+            f"server: {started.connection or 'not recorded'} (PostgreSQL {started.server.partition(' ')[0]}, "
+            f"pg_background {started.extension}, database {started.database}, user {started.user})"
+        )
+    yield f"record: {record.folder} (plan {record.sha256[:12]})"
+    if record.torn:
+        yield "the last line of its events was not written to its end, and is left out"
+    yield ""
+    marks = marked(record.events)
+    told = _told(record)
+    steps = record.state.records
+    rows = (_step_row(step, marks.get(key), told.get(key)) for key, step in steps.items())
+    head, *lines = _table([("STEP", "STATE", "ATTEMPTS", "TOOK", ""), *rows])
+    yield head
+    for line, key in zip(lines, steps, strict=True):
+        yield line
+        yield from (f"    {words}" for words in _more(told.get(key)))
+
+
+def marked(events: Iterable[Event]) -> Mapping[str, Settled]:
+    """Return what persons have said of steps when the run was taken up, by step; the last word counts."""
+    resumed = (event for event in events if isinstance(event, RunResumed))
+    return {said.step: said for event in resumed for said in event.settled if said.by not in _NOBODY}
+
+
+#: What settles an outcome without a person.
+_NOBODY = frozenset({"ledger", "verify", "idempotent", "repeat"})
+
+
+def _told(record: Record) -> Mapping[str, StepReport]:
+    """Return what reports say of each step."""
+    if record.started is None:
+        return {}
+    return {step.key: step for step in run_report(record.plan, record.run_id, record.events).steps}
+
+
+def _more(step: StepReport | None) -> Iterator[str]:
+    """Yield what else is known of a step, a line for each thing."""
+    waits = [wait for attempt in step.attempts for wait in attempt.lock_waits] if step is not None else []
+    waits.sort(key=lambda wait: -wait.seconds)
+    yield from map(lock_wait_words, waits[:_WAITS])
+    if len(waits) > _WAITS:
+        yield f"and {len(waits) - _WAITS} shorter waits for locks"
+    if step is not None:
+        texts = _warnings(step)
+        yield from (f"WARNING: {text}" for text in texts[:SHOWN_WARNINGS])
+        if step.warnings > SHOWN_WARNINGS:
+            yield f"and {step.warnings - SHOWN_WARNINGS:,} more WARNINGs"
+        yield from leftover_lines(step.leftovers)
+
+
+def _warnings(step: StepReport) -> list[str]:
+    return [text for attempt in step.attempts for text in warning_texts(attempt.notices)]
+
+
+#: Waits for locks that are shown of a step, the longest ones.
+_WAITS = 3
+
+
+def _step_row(record: StepRecord, mark: Settled | None, told: StepReport | None) -> tuple[str, ...]:
+    took = "" if record.took is None else format_duration(record.took)
+    attempts = str(record.attempt) if record.attempt else ""
+    said = "" if mark is None else f"marked {mark.outcome} by {mark.by}"
+    remark = "; ".join(text for text in (_remark(record, told), said) if text)
+    return (record.key, record.state.replace("_", " "), attempts, took, remark)
+
+
+def _remark(record: StepRecord, told: StepReport | None) -> str:
+    if record.skip is not None:
+        return f"{record.skip.reason.replace('_', ' ')}{f': {record.skip.because}' if record.skip.because else ''}"
+    last = record.last
+    if record.state in FINAL and record.state is not StepState.DETACHED:
+        error = record.error or record.check_error or (last.error if last is not None else None)
+        if error is not None and record.state is not StepState.SUCCEEDED:
+            place = f" at {told.file}:{told.line}" if told is not None and told.file else ""
+            why = f"{failure_words(error_text(error), committed=record.committed)}{place}"
+            return "; ".join(part for part in (sum_of(record), why) if part)
+        return sum_of(record) or (tag_words(last.command_tag, last.row_count) if last is not None else "")
+    if record.gone:
+        return "its worker had gone when the run was taken up"
+    if record.worker is None:
+        return ""
+    deadline = last.deadline if last is not None else record.server_end
+    return f"pid {record.worker.pid} since {record.worker.backend_start}" + (
+        f", ends by {rfc3339(deadline)[:19]}Z" if deadline is not None else ""
+    )
+
+
+def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
+    """Return what is known of a run as JSON values; what is not known is null."""
+    started, finished = record.started, record.state.finished
+    marks = marked(record.events)
+    told = _told(record)
+    return {
+        "run": record.run_id,
+        "folder": str(record.folder),
+        "standing": standing_of(record, locked=locked).value,
+        "exit_code": None if finished is None else finished.exit_code,
+        "plan": record.plan.name,
+        "file": record.plan.file or None,
+        "sha256": record.sha256,
+        "torn": record.torn,
+        "started_at": None if started is None else _moment(started.at),
+        "ended_at": None if finished is None else _moment(finished.at),
+        "host": None if started is None else started.host,
+        "os_pid": None if started is None else started.os_pid,
+        "connection": None if started is None else started.connection,
+        "system_identifier": None if started is None else started.system_identifier,
+        "database": None if started is None else started.database,
+        "user": None if started is None else started.user,
+        "warnings": sum(step.warnings for step in record.state.records.values()),
+        "steps": [_step_json(step, marks.get(key), told.get(key)) for key, step in record.state.records.items()],
+    }
+
+
+def _step_json(record: StepRecord, mark: Settled | None, told: StepReport | None) -> Mapping[str, Any]:
+    last = record.last
+    error = record.error or record.check_error or (last.error if last is not None else None)
+    return {
+        "step": record.key,
+        "state": record.state.value,
+        "attempts": record.attempt,
+        "started_at": _moment(record.started_at),
+        "ended_at": _moment(record.ended_at),
+        "seconds": None if record.took is None else round(record.took, 3),
+        "rows": last.row_count if last is not None else None,
+        "file": (told.file or None) if told is not None else None,
+        "line": told.line if told is not None else None,
+        "error": None if error is None else error_text(error),
+        "committed": record.committed,
+        "command_tag": record.tag or None,
+        "iterations": record.iterations if record.step.repeat is not None else None,
+        "rows_in_all": record.rows if record.step.repeat is not None else None,
+        "warnings": record.warnings,
+        "warning_texts": _warnings(told) if told is not None else [],
+        "leftovers": [{"what": one.what, "repair": list(one.repair)} for one in last.leftovers] if last else [],
+        "marked": None if mark is None else mark.outcome.value,
+        "marked_by": None if mark is None else mark.by,
+        "skipped": None if record.skip is None else record.skip.reason.value,
+        "pid": None if record.worker is None else record.worker.pid,
+        "backend_start": None if record.worker is None else record.worker.backend_start,
+        "deadline": None if last is None else _moment(last.deadline),
+        "lock_waits": [
+            _lock_wait_json(attempt.number, wait)
+            for attempt in (told.attempts if told is not None else ())
+            for wait in attempt.lock_waits
+        ],
+    }
+
+
+def _lock_wait_json(attempt: int, wait: LockWaitReport) -> Mapping[str, Any]:
+    return {
+        "attempt": attempt,
+        "since": _moment(wait.since),
+        "seconds": wait.seconds,
+        "mode": wait.mode,
+        "lock": wait.lock,
+        "relation": wait.relation,
+        "by": [asdict(one) for one in wait.by],
+    }
+
+
+def _moment(at: float | None) -> str | None:
+    return None if at is None else rfc3339(at)
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

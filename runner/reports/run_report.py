@@ -1,0 +1,252 @@
+"""What a report says of a run, whatever its form: one frozen value that junit, markdown, html and prometheus render.
+
+Times are seconds since the epoch on the runner's clock, cut to milliseconds as the journal keeps them, so that a report
+made while the run was live and one made from its record are the same. `server_…` is the server's own clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runner.engine.events import (
+    Blocker,
+    CancelReason,
+    ErrorDetails,
+    Leftover,
+    Notice,
+    Outcome,
+    Rows,
+    SkipReason,
+    Worker,
+)
+from runner.engine.ports import PastRun
+from runner.engine.state import BAD, StepState
+from runner.plan.model import Need
+
+
+class Waiting(enum.StrEnum):
+    """What a step does with its time while it has no worker."""
+
+    QUEUED = "queued"
+    CHECKING = "checking"
+    RETRYING = "retrying"
+    PAUSING = "pausing"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wait:
+    """A span of time in which a step waited; `why` is for what, or after which error."""
+
+    kind: Waiting
+    since: float
+    until: float
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockWaitReport:
+    """A span of time in which a worker waited for a lock; the other fields are those of `AttemptBlocked`."""
+
+    since: float
+    until: float
+    mode: str
+    lock: str
+    relation: str | None = None
+    by: tuple[Blocker, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """How long the worker waited."""
+        return round(self.until - self.since, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttemptReport:
+    """One worker of a step. Without an `outcome` it was still running when the events ended.
+
+    `lanes` are the slots that it held, numbered from 0: a picture of the budget, not something that the server knows.
+    """
+
+    number: int
+    iteration: int
+    launched_at: float
+    ended_at: float
+    timeout: float | None = None
+    lanes: tuple[int, ...] = ()
+    outcome: Outcome | None = None
+    error: ErrorDetails | None = None
+    command_tag: str = ""
+    row_count: int | None = None
+    server_started_at: float | None = None
+    server_finished_at: float | None = None
+    worker: Worker | None = None
+    deadline: float | None = None
+    cancel_reason: CancelReason | None = None
+    lost: str | None = None
+    lock_waits: tuple[LockWaitReport, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    notices_dropped: int = 0
+    warnings: int = 0
+    leftovers: tuple[Leftover, ...] = ()
+    result: Rows | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the worker was there, for the runner: from the order to launch it until it had gone."""
+        return round(self.ended_at - self.launched_at, 3)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepReport:
+    """One step, or one instance of a for_each. `parent` is what it is an instance of.
+
+    `sql` is what the server was given, if the parameters could be put in. A step with `instances` took no slot itself.
+    `seconds` are those from its first launch to the end of its last attempt, with the waits between them, for each
+    runner of the run, summed up; 0 without an attempt.
+    `committed`: it failed by a check of its work, which is committed. `iterations`, `rows` and `tag` sum up a repeat.
+    """
+
+    key: str
+    state: StepState
+    sql: str
+    description: str = ""
+    tags: tuple[str, ...] = ()
+    needs: tuple[Need, ...] = ()
+    parent: str | None = None
+    instances: int = 0
+    in_finally: bool = False
+    detaches: bool = False
+    slots: int = 1
+    pools: tuple[str, ...] = ()
+    timeout: float | None = None
+    ready_at: float | None = None
+    started_at: float | None = None
+    ended_at: float | None = None
+    seconds: float = 0.0
+    skip_reason: SkipReason | None = None
+    because: str = ""
+    error: ErrorDetails | None = None
+    #: The place of the error in the plan's files, else that of the step, as it was recorded.
+    file: str = ""
+    line: int | None = None
+    committed: bool = False
+    iterations: int = 0
+    rows: int = 0
+    tag: str = ""
+    attempts: tuple[AttemptReport, ...] = ()
+    waits: tuple[Wait, ...] = ()
+
+    @property
+    def waited(self) -> float:
+        """How long it waited for its slots and pools."""
+        return round(sum(wait.until - wait.since for wait in self.waits if wait.kind is Waiting.QUEUED), 3)
+
+    @property
+    def blocked(self) -> float:
+        """How long its workers waited for locks, as far as that was recorded."""
+        return round(sum(wait.seconds for attempt in self.attempts for wait in attempt.lock_waits), 3)
+
+    @property
+    def retries(self) -> int:
+        """How many attempts followed one that had not succeeded."""
+        return len(self.attempts) - len({attempt.iteration for attempt in self.attempts})
+
+    @property
+    def warnings(self) -> int:
+        """How many WARNINGs the server sent, in all attempts."""
+        return sum(attempt.warnings for attempt in self.attempts)
+
+    @property
+    def leftovers(self) -> tuple[Leftover, ...]:
+        """What the step has left half done, as of its last attempt."""
+        return self.attempts[-1].leftovers if self.attempts else ()
+
+    @property
+    def bad(self) -> bool:
+        """Say whether the step counts against the run."""
+        return self.state in BAD
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """Something that was said of the run as a whole."""
+
+    at: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunReport:
+    """The whole run. Without an `exit_code` its events end before it did: it was killed, or it still runs.
+
+    `slots_used` is the most slots that were held at once. `spans` has, for each step of the plan, the seconds from its
+    first launch to its last end, which for a for_each are those of all its instances. `critical` are the steps on the
+    longest chain of needs, by these seconds. `history` are earlier runs of the plan, the oldest first.
+    """
+
+    run: str
+    plan: str
+    description: str
+    owner: str
+    file: str
+    sha256: str
+    jobplan: str
+    host: str
+    server: str
+    extension: str
+    database: str
+    user: str
+    slots: int
+    slots_used: int
+    parameters: Mapping[str, str]
+    started_at: float
+    finished_at: float
+    exit_code: int | None
+    steps: tuple[StepReport, ...]
+    spans: Mapping[str, float]
+    critical: tuple[str, ...]
+    messages: tuple[Message, ...]
+    history: tuple[PastRun, ...] = ()
+    took: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """How long the run took; if it was resumed, without the time between its runners."""
+        if self.took is not None:
+            return self.took
+        return round(self.finished_at - self.started_at, 3)
+
+    @property
+    def leaves(self) -> tuple[StepReport, ...]:
+        """The steps that are counted: a step with instances is told by these."""
+        return tuple(step for step in self.steps if not step.instances)
+
+    @property
+    def warnings(self) -> int:
+        """How many WARNINGs the server sent."""
+        return sum(step.warnings for step in self.leaves)
+
+    def counts(self) -> Counter[StepState]:
+        """Count the steps by state, as the last line of a run does."""
+        return Counter(step.state for step in self.leaves)
+
+
+#: What an exit code means for the run, in a word.
+_ENDS = {
+    0: "succeeded",
+    1: "failed",
+    5: "timed out",
+    7: "unknown",
+    129: "interrupted",
+    130: "interrupted",
+    142: "interrupted",
+    143: "interrupted",
+}
+
+
+def run_end(report: RunReport) -> str:
+    """Say in a word how the run ended."""
+    return "not finished" if report.exit_code is None else _ENDS.get(report.exit_code, "failed")

@@ -1,0 +1,380 @@
+"""What runs on a server, for a person on call and for programs. Pure: the same look gives the same text.
+
+Worst first: runs whose runner has ended and left workers that need a user, then those whose runner is silent, then
+blocked workers, then the longest running.
+"""
+
+from __future__ import annotations
+
+import shlex
+import textwrap
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from runner.clock import rfc3339
+from runner.durations import format_duration
+from runner.engine.server_activity import (
+    ON_A_STANDBY,
+    Activity,
+    LiveRun,
+    LiveWorker,
+    Other,
+    Progress,
+    RunnerSession,
+    end_sessions,
+)
+from runner.identity import run_of, step_of
+from runner.reports.terminal_text import visible
+from runner.sql.placeholders import quote_identifier
+
+#: Who lacks rights to see.
+_SEE = "pg_read_all_stats"
+_QUEUE_FULL = "IPC: MessageQueuePutMessage"
+_NARROWEST = 40
+_ENDLESS = 1_000_000
+#: Lines that one fact may take.
+_MOST_LINES = 4
+#: Characters of a step's id on a line.
+_LONGEST_STEP = 36
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordSummary:
+    """What a run's record says beside the server: states by count, in words, where it is, and how steps ended.
+
+    `source` is journal or ledger, `at` when it heard of the run last. `committed` are steps whose last worker, of whom
+    nobody has seen the end, is known to have committed.
+    """
+
+    plan: str
+    steps: str
+    where: str
+    finished: bool = False
+    ends: Mapping[str, str] = field(default_factory=dict)
+    source: str = "journal"
+    at: float = 0.0
+    counts: Mapping[str, int] = field(default_factory=dict)
+    committed: frozenset[str] = frozenset()
+
+
+def status_lines(
+    activity: Activity,
+    *,
+    width: int | None = 80,
+    records: Mapping[str, RecordSummary] | None = None,
+    run: str | None = None,
+    where: str = "",
+) -> Iterator[str]:
+    """Yield the lines that describe one look; none is longer than `width`, but for commands to copy. None: no limit.
+
+    `run` is the only one that was wanted, if it was not all of them; `where` is what a command needs behind it to reach
+    the same server.
+    """
+    width = _ENDLESS if width is None else max(width, _NARROWEST)
+    runs, workers = len(activity.runs), sum(len(one.workers) for one in activity.runs)
+    nothing = "nothing of jobplan lives here" if run is None else f"nothing of run {run} lives here any longer"
+    server = f"PostgreSQL {activity.version.partition(' ')[0]}, {activity.database}"
+    counts = f"{_counted(runs, 'run')}, {_counted(workers, 'worker')}" if runs else nothing
+    yield _fit(f"{rfc3339(activity.at)[11:19]}Z {server}: {counts}", width)
+    if activity.standby:
+        yield from _wrap(ON_A_STANDBY, width)
+    for one in worst_runs_first(activity):
+        yield ""
+        yield from _run_lines(one, activity.at, width, (records or {}).get(one.run))
+        if one.workers:
+            named = shlex.quote(one.run)  # a name that any role may give its session
+            yield f"  follow: jobplan attach {named}{where}   stop: jobplan cancel {named}{where}"
+    if any(not worker.visible for one in activity.runs for worker in one.workers):
+        yield ""
+        yield "Some workers belong to roles whose work this one may not see. A superuser can allow it:"
+        yield f"  GRANT {_SEE} TO {quote_identifier(activity.user)};"
+
+
+def worst_runs_first(activity: Activity) -> list[LiveRun]:
+    """Return the runs that a person has to look at before the others."""
+    return sorted(activity.runs, key=lambda run: _badness(run, activity.at))
+
+
+def _badness(run: LiveRun, now: float) -> tuple[bool, bool, bool, str]:
+    blocked = any(worker.blocked_by for worker in run.workers)
+    return (not run.orphans, run.silence(now) is None, not blocked, run.run)
+
+
+def worst_first(run: LiveRun) -> list[LiveWorker]:
+    """Return the workers of a run: blocked ones first, then those who block others, then the oldest."""
+    return sorted(run.workers, key=lambda w: (not w.blocked_by, not w.blocks, w.started_at or 0.0, w.step))
+
+
+def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | None) -> Iterator[str]:
+    plan = run.plan or (record.plan if record is not None else "")
+    where = f" (database {run.database})" if run.database else ""
+    yield from _wrap(f"run {run.run}{f' of {plan}' if plan else ''}: {_runner_words(run, now, record)}{where}", width)
+    if record is not None:
+        yield from _wrap(f"  {record.steps} ({record.where})", width)
+        for step in _unseen(run, record):
+            yield from _wrap(f"  {step}: has committed, says its row in the ledger", width)
+    for worker in worst_first(run):
+        yield from _worker_lines(worker, now, width)
+    if run.silence(now) is not None:
+        yield f"  if its machine is gone: {end_sessions(run.run)}"
+
+
+def _unseen(run: LiveRun, record: RecordSummary) -> list[str]:
+    """Return the steps whose worker has gone and done its work, and of which only the ledger knows that."""
+    there = {worker.step for worker in run.workers}
+    return sorted(record.committed - there)
+
+
+def _runner_words(run: LiveRun, now: float, record: RecordSummary | None) -> str:
+    if run.alive:
+        first = run.runner[0]
+        words = f"runner {silent_words(run, now) or _alive_words(first, now)}"
+        return words if run.workers else f"{words}, no worker now"
+    orphans = len(run.orphans)
+    if orphans:
+        unseen = any(not worker.visible for worker in run.orphans)
+        perhaps = "; some may be detached, which this role may not see" if unseen else ""
+        return f"RUNNER GONE, {_counted(orphans, 'worker')} without it{perhaps}"
+    ended = "it has finished" if record is not None and record.finished else "runner gone"
+    return f"{ended}, {_counted(len(run.workers), 'detached worker')}"
+
+
+def _alive_words(session: RunnerSession, now: float) -> str:
+    since = "" if session.started_at is None else f" for {format_duration(now - session.started_at)}"
+    return f"alive{f' on {session.host}' if session.host else ''}{since}"
+
+
+def silent_words(run: LiveRun, now: float) -> str:
+    """Say that the runner has sessions and says nothing on them; empty if it is not so, or not for this role to see."""
+    silence = run.silence(now)
+    host = run.runner[0].host if run.runner else ""
+    return (
+        "" if silence is None else f"connected{f' from {host}' if host else ''}, silent for {format_duration(silence)}"
+    )
+
+
+def _worker_lines(worker: LiveWorker, now: float, width: int) -> Iterator[str]:
+    yield from _wrap(f"  {_short(worker.step)}{_label_words(worker)}: {worker_words(worker, now)}", width)
+    for words in blocked_words(worker):
+        yield from _wrap(f"    {words}", width)
+    for other in worker.blocks:
+        yield from _wrap(f"    holds up {_other_words(other, worker.run)}", width)
+    if worker.progress is not None:
+        yield from _wrap(f"    {progress_words(worker.progress)}", width)
+    elif worker.query:
+        yield _fit(f"    {_one_line(worker.query)}", width)
+
+
+def blocked_words(worker: LiveWorker) -> Iterator[str]:
+    """Say what a blocked worker waits for, and who holds it up."""
+    for other in worker.blocked_by:
+        lock = f"waits for {other.lock}" if other.lock else "waits"
+        yield f"{lock}, held up by {_other_words(other, worker.run)}"
+
+
+def _label_words(worker: LiveWorker) -> str:
+    label = worker.label
+    if label is None:
+        return ""
+    words = [f"attempt {label.attempt}"] if label.attempt > 1 else []
+    words += ["detach"] if worker.detached else []
+    words += ["finally"] if label.in_finally else []
+    return f" ({', '.join(words)})" if words else ""
+
+
+def worker_words(worker: LiveWorker, now: float) -> str:
+    """Say who a worker is, for how long it has run, when the server ends it, and what it is at."""
+    if not worker.visible:
+        return f"pid {worker.worker.pid}, the rest is not for this role to see"
+    words = [_alarm_words(worker), f"pid {worker.worker.pid}"]
+    if worker.foreign:
+        words.append(f"of role {worker.user}, which is none of this run's: what it is called proves nothing")
+    elif run_of(worker.worker.application_name) != worker.run:
+        words.append(f"which calls itself {worker.worker.application_name!r}")
+    if worker.started_at is not None:
+        words.append(f"for {format_duration(max(0.0, now - worker.started_at))}")
+    words.append(_limit_words(worker, now))
+    words.append(_state_words(worker))
+    return ", ".join(word for word in words if word)
+
+
+#: What is true of a worker whose text catches the error that a cancel and a timeout raise.
+UNSTOPPABLE = "its SQL catches query_canceled: neither its timeout nor a cancel may end it"
+
+
+def _limit_words(worker: LiveWorker, now: float) -> str:
+    if worker.label is None:
+        return ""
+    if worker.catches_cancel:
+        return UNSTOPPABLE
+    if worker.deadline is None:
+        return "no timeout"
+    left = worker.deadline - now
+    return f"ends in {format_duration(left)} at most" if left >= 0 else f"OVERDUE by {format_duration(-left)}"
+
+
+def _alarm_words(worker: LiveWorker) -> str:
+    if worker.blocked_by:
+        return "BLOCKED"
+    return "STOPPED by its full output queue" if worker.wait == _QUEUE_FULL else ""
+
+
+def _state_words(worker: LiveWorker) -> str:
+    if _alarm_words(worker):
+        return ""
+    return f"waiting ({worker.wait})" if worker.wait else worker.state
+
+
+def _other_words(other: Other, run: str) -> str:
+    if other.pid == 0:
+        return "a prepared transaction (pg_prepared_xacts)"
+    step = step_of(other.name)
+    if step:
+        of = "" if run_of(other.name) == run else f" of run {run_of(other.name)}"
+        return f"step {_short(step)}{of} (pid {other.pid})"
+    who = ", ".join(part for part in (other.user, other.name, other.state) if part)
+    since = f" for {format_duration(max(0.0, other.seconds))}" if other.seconds is not None else ""
+    text = f": {_one_line(other.query)}" if other.query else ""
+    return f"pid {other.pid}{f' ({who}{since})' if who else ''}{text}"
+
+
+def progress_words(progress: Progress) -> str:
+    """Say what the server tells of a maintenance command."""
+    of = f" of {progress.relation}" if progress.relation else ""
+    words = f"{progress.command}{of}: {progress.phase}"
+    if progress.done > progress.total > 0:
+        return words  # the server counts on while it begins anew, or finds more than it expected
+    if progress.total:
+        share = 100 * progress.done // progress.total
+        return f"{words}, {share}% ({progress.done:,} of {progress.total:,} {progress.unit})"
+    return f"{words}, {progress.done:,} {progress.unit}" if progress.done else words
+
+
+def _short(step: str) -> str:
+    return step if len(step) <= _LONGEST_STEP else f"{step[: _LONGEST_STEP - 8]}…{step[-7:]}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _fit(line: str, width: int) -> str:
+    shown = visible(line)
+    return shown if len(shown) <= width else shown[: width - 1].rstrip() + "…"
+
+
+def _wrap(line: str, width: int) -> list[str]:
+    """Break what must be read to its end; only SQL may be so long that it is cut all the same."""
+    shown = visible(line)
+    indent = " " * (len(shown) - len(shown.lstrip()))
+    return textwrap.wrap(
+        shown.strip(),
+        width,
+        initial_indent=indent,
+        subsequent_indent=f"{indent}    ",
+        max_lines=_MOST_LINES,
+        placeholder=" …",
+        break_on_hyphens=False,
+    )
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def status_data(activity: Activity, *, records: Mapping[str, RecordSummary] | None = None) -> dict[str, Any]:
+    """Return one look as JSON values; times are RFC 3339, what is not known is null."""
+    return {
+        "at": rfc3339(activity.at),
+        "server": activity.version,
+        "database": activity.database,
+        "user": activity.user,
+        "sees_all": activity.sees_all,
+        "standby": activity.standby,
+        "runs": [_run_data(run, activity.at, (records or {}).get(run.run)) for run in worst_runs_first(activity)],
+    }
+
+
+def _run_data(run: LiveRun, now: float, record: RecordSummary | None) -> dict[str, Any]:
+    return {
+        "run": run.run,
+        "plan": run.plan or (record.plan if record is not None else None),
+        "database": run.database,
+        "runner": {
+            "alive": run.alive,
+            "sessions": [
+                {
+                    "pid": session.pid,
+                    "host": session.host or None,
+                    "since": _time(session.started_at),
+                    "heard": _time(session.heard_at),
+                }
+                for session in run.runner
+            ],
+            "silent_seconds": None if (silence := run.silence(now)) is None else round(silence, 3),
+        },
+        "workers": [worker_data(worker, now) for worker in worst_first(run)],
+        "record": None
+        if record is None
+        else {
+            "source": record.source,
+            "where": record.where,
+            "at": _time(record.at) if record.at else None,
+            "finished": record.finished,
+            "counts": dict(record.counts),
+            "steps": record.ends,
+            "committed": sorted(record.committed),
+        },
+    }
+
+
+def worker_data(worker: LiveWorker, now: float) -> dict[str, Any]:
+    """Return a worker as JSON values."""
+    label, progress = worker.label, worker.progress
+    return {
+        "step": worker.step,
+        "attempt": None if label is None else label.attempt,
+        "on_finish": None if label is None else label.on_finish,
+        "pid": worker.worker.pid,
+        "backend_start": worker.worker.backend_start or None,
+        "application_name": worker.worker.application_name,
+        "database": worker.database,
+        "user": worker.user,
+        "visible": worker.visible,
+        "foreign": worker.foreign,
+        "state": worker.state or None,
+        "wait": worker.wait or None,
+        "query": worker.query or None,
+        "age_seconds": None if worker.started_at is None else round(max(0.0, now - worker.started_at), 3),
+        "deadline": _time(worker.deadline),
+        "catches_cancel": worker.catches_cancel,
+        "blocked_by": [_other_data(other) for other in worker.blocked_by],
+        "blocks": [_other_data(other) for other in worker.blocks],
+        "progress": None
+        if progress is None
+        else {
+            "command": progress.command,
+            "phase": progress.phase,
+            "relation": progress.relation or None,
+            "done": progress.done,
+            "total": progress.total,
+            "unit": progress.unit,
+        },
+    }
+
+
+def _other_data(other: Other) -> dict[str, Any]:
+    return {
+        "pid": other.pid,
+        "application_name": other.name or None,
+        "user": other.user or None,
+        "state": other.state or None,
+        "query": other.query or None,
+        "lock": other.lock or None,
+        "transaction_seconds": None if other.seconds is None else round(max(0.0, other.seconds), 3),
+    }
+
+
+def _time(seconds: float | None) -> str | None:
+    return None if seconds is None else rfc3339(seconds)

@@ -1,0 +1,107 @@
+"""The public surface: load a plan, run a plan. The command line is made of the same parts."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from runner import __version__
+from runner.clock import Clock, MonotonicClock
+from runner.engine.events import Event
+from runner.engine.ports import PastRun, Sink
+from runner.engine.state import RunState
+from runner.gateway.ledger.reader import PastWanted
+from runner.gateway.postgres import PgGateway
+from runner.identity import new_run_id
+from runner.lint import read_plan
+from runner.plan.canonical import sha256
+from runner.plan.model import Plan
+from runner.records.ledger_sink import LedgerSink
+from runner.run.loop import Run, RunResult
+from runner.run.start import RunContext
+from runner.run.takeover import Takeover
+
+__all__ = ["load_plan", "new_run", "run_plan"]
+
+#: The schema in which the ledger lies unless somebody chose another one.
+LEDGER = "jobplan"
+
+
+def load_plan(
+    path: str | Path, *, params: Mapping[str, str] | None = None, params_file: str | Path | None = None
+) -> Plan:
+    """Return a plan that is ready to run.
+
+    `params` are values of its parameters, as text; they are stronger than `params_file`. JOBPLAN_PARAM_<NAME> is not
+    looked at: that is the command line's. PlanError, with every problem that was found, if the plan is invalid.
+    """
+    return read_plan(path, given=params, params_file=params_file)
+
+
+def run_plan(
+    plan: Plan,
+    *,
+    dsn: str = "",
+    sinks: Sequence[Sink] = (),
+    ledger: str | None = LEDGER,
+    trusted_roles: Sequence[str] = (),
+) -> RunResult:
+    """Run a plan to its end and return how it ended; `sinks` are given every event.
+
+    `dsn` is a libpq connection; what it leaves out comes from libpq's environment. `ledger` is the schema of the
+    ledger, which is written if it is there and belongs to the session's role, a superuser or one of `trusted_roles`;
+    None: no ledger. PreflightError if nothing could be started. Not to be
+    called from a running event loop.
+    """
+    clock = MonotonicClock()
+
+    async def execute() -> RunResult:
+        run_id = new_run_id(clock.now())
+        run = new_run(
+            plan, dsn=dsn, run_id=run_id, clock=clock, sinks=sinks, ledger=ledger, trusted_roles=trusted_roles
+        )
+        return await run.execute()
+
+    return asyncio.run(execute())
+
+
+def new_run(
+    plan: Plan,
+    *,
+    dsn: str,
+    run_id: str,
+    clock: Clock,
+    sinks: Sequence[Sink],
+    left_out: frozenset[str] = frozenset(),
+    history: Sequence[Event] = (),
+    earlier: RunState | None = None,
+    takeover: Takeover | None = None,
+    ledger: str | None = None,
+    trusted_roles: Sequence[str] = (),
+    past: Callable[[Sequence[PastRun]], None] | None = None,
+) -> Run:
+    """Put a run on a real server together; nothing happens before its `execute`. Steps `left_out` are not selected.
+
+    `earlier` and `takeover` go on with a run: see `Run`; `history` are its events so far. `ledger` is the schema of the
+    ledger, None for no ledger, and `trusted_roles` are those whose ledger is believed besides the session's own role
+    and superusers. `past` is told once what the ledger knows of earlier runs of the plan.
+    """
+    context = RunContext(
+        run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
+    )
+    wanted = None if past is None else PastWanted(plan=plan.name, tell=past)
+    roles = takeover.roles if takeover is not None else ()
+    gateway = PgGateway(dsn, run_id, ledger_schema=ledger, trusted_roles=trusted_roles, past=wanted, roles=roles)
+    return Run(
+        plan,
+        gateway=gateway,
+        clock=clock,
+        sinks=[*sinks, LedgerSink(gateway.ledger, run_id, history)] if ledger is not None else sinks,
+        context=context,
+        left_out=left_out,
+        earlier=earlier,
+        takeover=takeover,
+    )

@@ -1,0 +1,149 @@
+"""Evaluates a step's conditions in SQL: its items, whether it starts, and what its end is worth.
+
+What the answers mean is decided here and told as an event; what follows from it is the scheduler's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from runner.engine import events as ev
+from runner.engine.for_each_items import queried_items
+from runner.engine.ports import Query, QueryResult
+from runner.engine.state import StepRecord
+from runner.engine.step_sql import for_list, with_values
+from runner.errors import GatewayError
+from runner.plan.model import Sql, Step, Value
+from runner.sql.placeholders import TemplateError, render
+
+#: A for_each is a list that a person can still read in a report.
+MAX_ITEMS = 10_000
+
+
+class QueryGateway(Protocol):
+    """What conditions need of a gateway."""
+
+    async def query(self, query: Query) -> QueryResult:
+        """Run a statement of the plan's that only reads. ServerLostError if the server cannot be reached."""
+        ...
+
+
+class ConditionError(Exception):
+    """A condition cannot be evaluated; `details` says why."""
+
+    def __init__(self, details: ev.ErrorDetails) -> None:
+        super().__init__(details.message)
+        self.details = details
+
+
+class Conditions:
+    """The conditions of one step or instance, with the values that its SQL may name."""
+
+    def __init__(self, gateway: QueryGateway, record: StepRecord, values: Mapping[str, Value | None]) -> None:
+        self._gateway = gateway
+        self._record = record
+        self._step: Step = record.step
+        self._values = values
+
+    async def evaluate(self, phase: ev.CheckPhase, at: float) -> ev.StepChecked | ev.StepExpanded:
+        """Return what the conditions of this phase say; `at` is the time of the event, to be replaced by the caller."""
+        key = self._record.key
+        try:
+            if phase is ev.CheckPhase.ITEMS:
+                return ev.StepExpanded(at=at, step=key, items=await self._items())
+            before = phase is ev.CheckPhase.BEFORE
+            verdict, error = await (self._before() if before else self._after())
+        except ConditionError as failure:
+            verdict, error = ev.Verdict.ERROR, failure.details
+        except GatewayError as failure:
+            verdict, error = ev.Verdict.ERROR, ev.ErrorDetails(message=failure.message)
+        return ev.StepChecked(at=at, step=key, phase=phase, verdict=verdict, error=error)
+
+    async def verify(self) -> bool | None:
+        """Say whether `verify` holds; None if there is none or it cannot be evaluated."""
+        if self._step.verify is None:
+            return None
+        try:
+            return await self._holds(self._step.verify, "verify")
+        except (ConditionError, GatewayError):
+            return None
+
+    async def _items(self) -> tuple[ev.Item, ...]:
+        for_each = self._step.for_each
+        if for_each is None or for_each.sql is None:
+            return ()
+        result = await self._query(for_each.sql, "for_each")
+        if not result.columns:
+            raise ConditionError(ev.ErrorDetails(message="for_each: the query gives no columns, so no items"))
+        if len(result.rows) > MAX_ITEMS:
+            message = f"for_each: the query gives {len(result.rows)} items; {MAX_ITEMS} is the most"
+            raise ConditionError(ev.ErrorDetails(message=message))
+        repeated = [name for name in result.columns if result.columns.count(name) > 1 or name == "?column?"]
+        if repeated:
+            message = f"for_each: its columns need names of their own, and {repeated[0]} is not one"
+            raise ConditionError(ev.ErrorDetails(message=message))
+        try:
+            return queried_items(self._step, result.columns, result.rows)
+        except ValueError as error:
+            raise ConditionError(ev.ErrorDetails(message=f"for_each: an item {error}")) from error
+
+    async def _before(self) -> tuple[ev.Verdict, ev.ErrorDetails | None]:
+        if self._step.if_ is not None and not await self._holds(self._step.if_, "if", before_launch=True):
+            return ev.Verdict.SKIP, None
+        for check in self._step.preconditions:
+            if not await self._holds(check.sql, "preconditions", before_launch=True):
+                return ev.Verdict.FAIL, ev.ErrorDetails(message=check.message)
+        return ev.Verdict.PROCEED, None
+
+    async def _after(self) -> tuple[ev.Verdict, ev.ErrorDetails | None]:
+        """Evaluate what the end needs. After an unknown outcome only `verify` counts: the rest assumes success."""
+        last = self._record.last
+        unknown = last is not None and last.outcome is ev.Outcome.UNKNOWN
+        until = self._step.repeat.until_sql if self._step.repeat is not None and not unknown else None
+        if until is not None and not await self._holds(until, "repeat.until"):
+            return ev.Verdict.AGAIN, None
+        for name, sql in self._wanted(unknown=unknown):
+            if not await self._holds(sql, name):
+                return ev.Verdict.FAIL, ev.ErrorDetails(message=f"{name} is false: {_one_line(sql.text)}")
+        return ev.Verdict.PROCEED, None
+
+    def _wanted(self, *, unknown: bool) -> Iterator[tuple[str, Sql]]:
+        expect = self._step.expect
+        if expect is not None and expect.sql is not None and not unknown:
+            yield "expect.sql", expect.sql
+        if self._step.verify is not None:
+            yield "verify", self._step.verify
+
+    async def _holds(self, sql: Sql, name: str, *, before_launch: bool = False) -> bool:
+        """Say whether the condition is true; NULL and no row at all are not."""
+        result = await self._query(sql, name, before_launch=before_launch)
+        if not result.boolean:
+            message = f"{name} has to give one boolean, and gives {', '.join(result.columns) or 'nothing'}"
+            raise ConditionError(ev.ErrorDetails(message=message))
+        if len(result.rows) > 1:
+            raise ConditionError(ev.ErrorDetails(message=f"{name} has to give one boolean, not {len(result.rows)}"))
+        return bool(result.rows) and result.rows[0][0] == "t"
+
+    async def _query(self, sql: Sql, name: str, *, before_launch: bool = False) -> QueryResult:
+        try:
+            text = render(sql.text, self._values)
+            step = with_values(for_list(self._step), self._values)
+        except TemplateError as error:
+            raise ConditionError(ev.ErrorDetails(message=f"{name}: {error.message}")) from error
+        query = Query(sql=text, role=step.role, search_path=step.search_path, before_launch=before_launch)
+        result = await self._gateway.query(query)
+        if result.error is not None:
+            raise ConditionError(_named(result.error, name))
+        return result
+
+
+def _named(error: ev.ErrorDetails, name: str) -> ev.ErrorDetails:
+    return ev.ErrorDetails(
+        message=f"{name}: {error.message}", sqlstate=error.sqlstate, detail=error.detail, hint=error.hint
+    )
+
+
+def _one_line(text: str, limit: int = 200) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= limit else flat[: limit - 1] + "…"

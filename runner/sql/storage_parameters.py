@@ -1,0 +1,179 @@
+"""Storage parameters and options of views: which there are for what, and which values they take.
+
+The parser accepts any name with any value. Sources: the pages of CREATE TABLE, CREATE INDEX and CREATE VIEW in the
+PostgreSQL documentation, and reloptions.c of version 18. Of an index method that is not listed nothing is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from runner.sql.statements import Statement, StatementKind
+from runner.sql.syntax_tree import Tree, label, strings, unwrap
+
+_K = StatementKind
+_MAX: Final = 2_147_483_647
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parameter:
+    """What a parameter takes: a boolean, a number in a range, or one of some words (which may be booleans as well)."""
+
+    low: float | None = None
+    high: float | None = None
+    whole: bool = True
+    words: frozenset[str] = frozenset()
+    boolean: bool = False
+
+    def refusal(self, name: str, value: str) -> str | None:
+        """Return what the server says of this value, None if it takes it."""
+        if self.boolean or self.words:
+            return None if value.lower() in self.words | _BOOLEANS else f'invalid value for option "{name}": {value}'
+        try:
+            number = float(value)
+        except ValueError:
+            return f'invalid value for option "{name}": {value}'
+        if self.whole and number != int(number):
+            return f'invalid value for integer option "{name}": {value}'
+        low, high = self.low if self.low is not None else number, self.high if self.high is not None else number
+        return (
+            None if low <= number <= high else f'value {value} out of bounds for option "{name}": {low:g} to {high:g}'
+        )
+
+
+_BOOLEANS = frozenset({"true", "false", "on", "off", "yes", "no", "1", "0", "t", "f", "y", "n"})
+
+
+def _range(low: float, high: float = _MAX, *, whole: bool = True) -> Parameter:
+    return Parameter(low=low, high=high, whole=whole)
+
+
+_BOOLEAN = Parameter(boolean=True)
+_FILL = _range(10, 100)
+_VACUUM: Mapping[str, Parameter] = {
+    "autovacuum_enabled": _BOOLEAN,
+    "autovacuum_vacuum_threshold": _range(0),
+    "autovacuum_vacuum_max_threshold": _range(-1),
+    "autovacuum_vacuum_insert_threshold": _range(-1),
+    "autovacuum_vacuum_scale_factor": _range(0, 100, whole=False),
+    "autovacuum_vacuum_insert_scale_factor": _range(0, 100, whole=False),
+    "autovacuum_vacuum_cost_delay": _range(0, 100, whole=False),
+    "autovacuum_vacuum_cost_limit": _range(1, 10_000),
+    "autovacuum_freeze_min_age": _range(0, 1_000_000_000),
+    "autovacuum_freeze_max_age": _range(100_000, 2_000_000_000),
+    "autovacuum_freeze_table_age": _range(0, 2_000_000_000),
+    "autovacuum_multixact_freeze_min_age": _range(0, 1_000_000_000),
+    "autovacuum_multixact_freeze_max_age": _range(10_000, 2_000_000_000),
+    "autovacuum_multixact_freeze_table_age": _range(0, 2_000_000_000),
+    "log_autovacuum_min_duration": _range(-1),
+    "vacuum_truncate": _BOOLEAN,
+    "vacuum_index_cleanup": Parameter(words=frozenset({"auto"})),
+    "vacuum_max_eager_freeze_failure_rate": _range(0, 1, whole=False),
+}
+_TABLE: Mapping[str, Parameter] = {
+    **_VACUUM,
+    "fillfactor": _FILL,
+    "toast_tuple_target": _range(128, 8_160),
+    "parallel_workers": _range(0, 1_024),
+    "user_catalog_table": _BOOLEAN,
+    "autovacuum_analyze_threshold": _range(0),
+    "autovacuum_analyze_scale_factor": _range(0, 100, whole=False),
+}
+_VIEW: Mapping[str, Parameter] = {
+    "security_barrier": _BOOLEAN,
+    "security_invoker": _BOOLEAN,
+    "check_option": Parameter(words=frozenset({"local", "cascaded"})),
+}
+#: Index method → its parameters.
+_INDEX: Mapping[str, Mapping[str, Parameter]] = {
+    "btree": {"fillfactor": _FILL, "deduplicate_items": _BOOLEAN},
+    "hash": {"fillfactor": _FILL},
+    "gist": {"fillfactor": _FILL, "buffering": Parameter(words=frozenset({"auto"}))},
+    "spgist": {"fillfactor": _FILL},
+    "gin": {"fastupdate": _BOOLEAN, "gin_pending_list_limit": _range(64)},
+    "brin": {"pages_per_range": _range(1, 131_072), "autosummarize": _BOOLEAN},
+}
+_BY_KIND: Mapping[str, Mapping[str, Parameter]] = {"r": _TABLE, "m": _TABLE, "v": _VIEW}
+_OBJECTS: Mapping[str, str] = {
+    "OBJECT_TABLE": "",
+    "OBJECT_MATVIEW": "m",
+    "OBJECT_VIEW": "v",
+    "OBJECT_INDEX": "",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """A parameter that a statement sets; `toast` says `toast.` before the name, `value` is text."""
+
+    name: str
+    value: str
+    toast: bool
+    offset: int
+
+
+def given_parameters(statement: Statement) -> tuple[Given, ...]:
+    """Return the parameters that CREATE TABLE, INDEX and VIEW, and ALTER … SET (…), give a value."""
+    node = statement.node
+    match node.DESCRIPTOR.name:
+        case "CreateStmt" | "IndexStmt" | "ViewStmt":
+            options: Iterable[Tree] = map(unwrap, node.options)
+        case "AlterTableStmt" if label(node, "objtype") in _OBJECTS:
+            commands = (one for one in map(unwrap, node.cmds) if label(one, "subtype") == "AT_SetRelOptions")
+            options = (unwrap(item) for command in commands for item in unwrap(getattr(command, "def")).items)
+        case _:
+            return ()
+    return tuple(_given(statement, options))
+
+
+def _given(statement: Statement, options: Iterable[Tree]) -> Iterator[Given]:
+    for option in options:
+        yield Given(
+            name=option.defname.lower(),
+            value=_text(option),
+            toast=option.defnamespace == "toast",
+            offset=statement.offset(option),
+        )
+
+
+def refused_parameter(given: Given, kind: str, method: str = "") -> str | None:
+    """Return what the server says of a parameter, None if it takes it or nothing is known.
+
+    `kind` is a letter of pg_class.relkind, `method` that of an index.
+    """
+    if kind == "p":
+        return "cannot specify storage parameters for a partitioned table"
+    known = _INDEX.get(method) if kind == "i" else _VACUUM if given.toast else _BY_KIND.get(kind)
+    if known is None:
+        return None
+    parameter = known.get(given.name)
+    if parameter is None:
+        return f'unrecognized parameter "{given.name}"'
+    return parameter.refusal(given.name, given.value)
+
+
+def index_method(statement: Statement) -> str:
+    """Return the method of CREATE INDEX, empty for another statement."""
+    method: str = statement.node.access_method if statement.kind is _K.CREATE_INDEX else ""
+    return method or ("btree" if statement.kind is _K.CREATE_INDEX else "")
+
+
+def table_method(statement: Statement) -> str:
+    """Return the table access method that CREATE TABLE names, empty for the server's default."""
+    method: str = statement.node.access_method if statement.kind is _K.CREATE_TABLE else ""
+    return method
+
+
+def _text(option: Tree) -> str:
+    if not option.HasField("arg"):
+        return "true"
+    value = unwrap(option.arg)
+    kind = value.DESCRIPTOR.name
+    if kind == "TypeName":
+        return strings(value.names)[-1]
+    if kind == "Boolean":
+        return "true" if value.boolval else "false"
+    field = {"String": "sval", "Integer": "ival", "Float": "fval"}.get(kind)
+    return str(getattr(value, field)) if field else ""

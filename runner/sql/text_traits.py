@@ -1,0 +1,122 @@
+"""Properties of a step's whole text: whether it may run again, and what it may leave half done.
+
+The text is known when the plan is built, with its parameters as placeholders. It is analyzed on first use and cached,
+because most runs never need the result.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+from runner.errors import JobplanError
+from runner.sql.facts import (
+    ReindexTarget,
+    created_index,
+    dropped_relations,
+    is_concurrent,
+    main_relation,
+    reindex_target,
+)
+from runner.sql.plpgsql_bodies import catching_loop
+from runner.sql.relations import Relation
+from runner.sql.statement_effects import Effect, effect
+from runner.sql.statements import Statement, StatementKind, parse_template
+
+_K = StatementKind
+
+#: A second run of these does the same work again and leaves the same state.
+_IDEMPOTENT = frozenset({_K.VACUUM, _K.ANALYZE, _K.REFRESH_MATERIALIZED_VIEW, _K.REINDEX, _K.CLUSTER, _K.CHECKPOINT})
+#: Words of statements that may leave something half done; searching for them is faster than parsing.
+_CONCURRENTLY = re.compile("concurrently", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Build:
+    """A statement that, if it fails, leaves something behind that a rollback does not take back.
+
+    `table` is None where it may be any table, of `schema` if that is given. `index` is the index that it builds, None
+    if the server names it; `rebuilt` the one that REINDEX INDEX builds anew; `dropped` the one that DROP INDEX drops.
+    `detaches`: it detaches a partition.
+    """
+
+    table: Relation | None = None
+    index: str | None = None
+    rebuilt: Relation | None = None
+    dropped: Relation | None = None
+    schema: str | None = None
+    detaches: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextTraits:
+    """What is known of a text.
+
+    `only_reads`: every statement only reads, so that it is a check which may run again. `idempotent`: every statement
+    only reads, or is one of those that may run again because they do the same work again. `builds` are statements that
+    leave something half done when they fail. `whole_database`: it rebuilds the indexes of the whole database.
+    `catches_cancel`: a loop of it catches a cancel and continues, so it cannot be stopped.
+    """
+
+    only_reads: bool = False
+    idempotent: bool = False
+    builds: tuple[Build, ...] = ()
+    whole_database: bool = False
+    catches_cancel: bool = False
+
+
+@lru_cache(maxsize=4096)
+def nature_of(text: str) -> TextTraits:
+    """Return the nature of a step's text; of one that PostgreSQL's grammar refuses, nothing is known."""
+    try:
+        statements = parse_template(text).statements
+    except JobplanError:
+        return TextTraits()
+    reads = [effect(statement) is Effect.READS for statement in statements]
+    return TextTraits(
+        only_reads=bool(reads) and all(reads),
+        idempotent=bool(reads)
+        and all(only or one.kind in _IDEMPOTENT for one, only in zip(statements, reads, strict=True)),
+        builds=tuple(build for one in statements for build in _builds(one)) if _CONCURRENTLY.search(text) else (),
+        whole_database=any(reindex_target(one) is ReindexTarget.DATABASE for one in statements),
+        catches_cancel=any(one.kind is _K.DO and catching_loop(one, text) is not None for one in statements),
+    )
+
+
+def builds_of(text: str) -> tuple[Build, ...]:
+    """Return the statements of a text that leave something half done when they fail; cheap for most texts."""
+    return nature_of(text).builds if _CONCURRENTLY.search(text) else ()
+
+
+def _builds(statement: Statement) -> Iterator[Build]:
+    if not is_concurrent(statement):
+        return
+    created = created_index(statement)
+    if created is not None:
+        index = created.index
+        yield Build(table=_known(created.table), index=index.name if index is not None and index.known else None)
+    elif statement.kind is _K.ALTER_TABLE:
+        relation = main_relation(statement)
+        yield Build(table=None if relation is None else _known(relation), detaches=True)
+    elif statement.kind is _K.REINDEX:
+        yield _rebuild(statement)
+    elif statement.kind is _K.DROP_INDEX:
+        yield from (Build(dropped=relation) for relation in dropped_relations(statement) if relation.known)
+
+
+def _rebuild(statement: Statement) -> Build:
+    target, relation = reindex_target(statement), main_relation(statement)
+    if target is ReindexTarget.TABLE and relation is not None:
+        return Build(table=_known(relation))
+    if target is ReindexTarget.INDEX and relation is not None:
+        return Build(rebuilt=_known(relation))
+    if target is ReindexTarget.SCHEMA:
+        name = statement.node.name
+        return Build(schema=name if Relation(None, name).known else None)
+    return Build()
+
+
+def _known(relation: Relation) -> Relation | None:
+    return relation if relation.known else None

@@ -1,0 +1,437 @@
+"""The first PostgreSQL version that has an option, privilege, setting or clause: command → option → version.
+
+The parser reads the syntax of the newest version and accepts any word as an option, so its success says nothing about
+an older server. This table is the only place for such versions: `lint` compares it with `requires.server_version`, a
+dry run with the server. Sources: each command's page in the documentation of versions 13 to 18.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from runner.sql.statements import Statement, StatementKind
+from runner.sql.syntax_tree import Tree, find, label, unwrap, walk
+from runner.sql.tokens import pieces, without_comments
+
+_K = StatementKind
+
+#: The version whose grammar the parser reads.
+GRAMMAR: Final = 18
+#: An option that every supported version has.
+ALWAYS: Final = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VersionNeed:
+    """Something in a statement that only some versions have.
+
+    `what` names it (`VACUUM (BUFFER_USAGE_LIMIT)`), `since` is the first major version, None if no version has it.
+    `offset` counts characters.
+    """
+
+    what: str
+    since: int | None
+    offset: int
+
+    def met_by(self, major: int) -> bool:
+        """Return whether a server of this major version has it."""
+        return self.since is not None and self.since <= major
+
+    @property
+    def reason(self) -> str:
+        """Return a sentence that says which versions have it."""
+        if self.since is None:
+            return f"{self.what}: no version of PostgreSQL has this option"
+        return f"{self.what} needs PostgreSQL {self.since} or later"
+
+
+def _options(always: str, **later: int) -> Mapping[str, int]:
+    return {**dict.fromkeys(always.split(), ALWAYS), **later}
+
+
+_VACUUM = _options(
+    "full freeze verbose analyze disable_page_skipping skip_locked index_cleanup truncate parallel",
+    process_toast=14,
+    process_main=16,
+    skip_database_stats=16,
+    only_database_stats=16,
+    buffer_usage_limit=16,
+)
+_COPY = _options(
+    "format freeze delimiter null header quote escape force_quote force_not_null force_null encoding",
+    default=16,
+    on_error=17,
+    log_verbosity=17,
+    reject_limit=18,
+)
+_SUBSCRIPTION = _options(
+    "connect enabled create_slot slot_name copy_data synchronous_commit refresh",
+    binary=14,
+    streaming=14,
+    two_phase=15,
+    disable_on_error=15,
+    password_required=16,
+    run_as_owner=16,
+    origin=16,
+    failover=17,
+)
+#: Command → option → first version. A command that is not here takes options of extensions, or none.
+OPTIONS: Final[Mapping[StatementKind, Mapping[str, int]]] = {
+    _K.VACUUM: _VACUUM,
+    _K.ANALYZE: _options("verbose skip_locked", buffer_usage_limit=16),
+    _K.EXPLAIN: _options(
+        "analyze verbose costs buffers timing summary settings wal format", generic_plan=16, memory=17, serialize=17
+    ),
+    _K.COPY_FROM: _COPY,
+    _K.COPY_TO: _COPY,
+    _K.CLUSTER: _options("verbose"),
+    _K.REINDEX: _options("verbose concurrently", tablespace=14),
+    _K.CREATE_DATABASE: _options(
+        "owner template encoding locale lc_collate lc_ctype tablespace allow_connections connection_limit is_template"
+        " location",
+        strategy=15,
+        locale_provider=15,
+        icu_locale=15,
+        collation_version=15,
+        oid=15,
+        icu_rules=16,
+        builtin_locale=17,
+    ),
+    _K.DROP_DATABASE: _options("force"),
+    _K.CREATE_SUBSCRIPTION: _SUBSCRIPTION,
+    _K.CREATE_PUBLICATION: _options("publish publish_via_partition_root", publish_generated_columns=18),
+}
+#: Commands to which modules can add options of their own: an unknown one may be right.
+_OPEN = frozenset({_K.EXPLAIN})
+#: Values of an option that came later than the option.
+_VALUES: Mapping[tuple[StatementKind, str, str], int] = {
+    (_K.COPY_FROM, "header", "match"): 15,
+    (_K.COPY_FROM, "log_verbosity", "silent"): 18,
+    (_K.CREATE_SUBSCRIPTION, "streaming", "parallel"): 16,
+    (_K.CREATE_DATABASE, "locale_provider", "builtin"): 17,
+}
+#: Settings that not every supported version has.
+SETTINGS: Final[Mapping[str, int]] = {
+    "idle_session_timeout": 14,
+    "client_connection_check_interval": 14,
+    "default_toast_compression": 14,
+    "compute_query_id": 14,
+    "log_startup_progress_interval": 15,
+    "allow_in_place_tablespaces": 15,
+    "recursive_worktable_factor": 15,
+    "stats_fetch_consistency": 15,
+    "vacuum_failsafe_age": 14,
+    "vacuum_multixact_failsafe_age": 14,
+    "vacuum_buffer_usage_limit": 16,
+    "createrole_self_grant": 16,
+    "debug_parallel_query": 16,
+    "enable_presorted_aggregate": 16,
+    "scram_iterations": 16,
+    "icu_validation_level": 16,
+    "logical_replication_mode": 16,
+    "allow_alter_system": 17,
+    "enable_group_by_reordering": 17,
+    "event_triggers": 17,
+    "io_combine_limit": 17,
+    "summarize_wal": 17,
+    "transaction_timeout": 17,
+    "trace_connection_negotiation": 17,
+    "autovacuum_vacuum_max_threshold": 18,
+    "autovacuum_worker_slots": 18,
+    "enable_distinct_reordering": 18,
+    "enable_self_join_elimination": 18,
+    "extension_control_path": 18,
+    "file_copy_method": 18,
+    "idle_replication_slot_timeout": 18,
+    "io_max_combine_limit": 18,
+    "io_max_concurrency": 18,
+    "io_method": 18,
+    "io_workers": 18,
+    "log_lock_failures": 18,
+    "md5_password_warnings": 18,
+    "track_cost_delay_timing": 18,
+    "vacuum_max_eager_freeze_failure_rate": 18,
+    "vacuum_truncate": 18,
+}
+#: Privileges on objects that came later.
+_PRIVILEGES: Mapping[str, int] = {"maintain": 17, "set": 15, "alter system": 15}
+#: Options of views.
+_VIEW_OPTIONS: Mapping[str, int] = {"security_invoker": 15}
+#: Storage parameters that came later.
+STORAGE: Final[Mapping[str, int]] = {
+    "vacuum_max_eager_freeze_failure_rate": 18,
+    "autovacuum_vacuum_max_threshold": 18,
+}
+
+
+def version_needs(statement: Statement) -> tuple[VersionNeed, ...]:
+    """Return what not every version of PostgreSQL has, in the order of the text; also what no version has."""
+    found = (need for source in _SOURCES for need in source(statement))
+    return tuple(sorted(dict.fromkeys(found), key=lambda need: need.offset))
+
+
+def unmet_needs(statement: Statement, major: int) -> tuple[VersionNeed, ...]:
+    """Return what a server of this major version does not have."""
+    return tuple(need for need in version_needs(statement) if not need.met_by(major))
+
+
+def foreign_options(statement: Statement) -> tuple[str, ...]:
+    """Return the options that PostgreSQL itself never had, of a command to which modules can add options."""
+    if statement.kind not in _OPEN:
+        return ()
+    known = OPTIONS[statement.kind]
+    return tuple(option.defname for option in _given(statement.node) if option.defname.lower() not in known)
+
+
+def impossible_needs(statement: Statement) -> tuple[VersionNeed, ...]:
+    """Return what no version has."""
+    return tuple(need for need in version_needs(statement) if need.since is None)
+
+
+#: Syntax that came after the parser's version, as it looks without comments and strings, and its first version.
+_NEWER_SYNTAX: Final = tuple(
+    (tuple(re.compile(part, re.IGNORECASE) for part in pattern.split(" … ")), what, since)
+    for pattern, what, since in (
+        (r"^\s*REPACK\b", "REPACK", 19),
+        (r"^\s*WAIT\s+FOR\b", "WAIT FOR", 19),
+        (r"^\s*CHECKPOINT\s*\(", "CHECKPOINT with options", 19),
+        (r"\bGROUP\s+BY\s+ALL\b", "GROUP BY ALL", 19),
+        (r"\b(?:IGNORE|RESPECT)\s+NULLS\b", "IGNORE NULLS or RESPECT NULLS", 19),
+        (r"\b(?:MERGE|SPLIT)\s+PARTITIONS?\b", "MERGE or SPLIT PARTITION", 19),
+        (r"\bPROPERTY\s+GRAPH\b|\bGRAPH_TABLE\s*\(", "property graphs", 19),
+        (r"\bFOR\s+PORTION\s+OF\b", "FOR PORTION OF", 19),
+        (r"\bON\s+CONFLICT\b … \bDO\s+SELECT\b", "ON CONFLICT DO SELECT", 19),
+        (r"\bALL\s+(?:TABLES|SEQUENCES)\b … \bEXCEPT\b", "publications with EXCEPT", 19),
+    )
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewerSyntax:
+    """Syntax of a version that is newer than the parser's: what it is, and the first version that has it."""
+
+    what: str
+    since: int
+
+
+def newer_syntax(text: str, offset: int) -> NewerSyntax | None:
+    """Return the newer syntax that the statement at `offset` seems to use, None if it is like none that is known.
+
+    `text` is one that the parser refuses. It is recognized by its words, so it is a guess, and nothing is certain.
+    """
+    bare = list(without_comments(text))
+    for piece in pieces(text):
+        if piece.kind not in {"line", "block"}:
+            bare[piece.start : piece.end] = "x" * (piece.end - piece.start)
+    written = "".join(bare)
+    start = written.rfind(";", 0, offset) + 1
+    end = written.find(";", offset)
+    statement = written[start : len(written) if end < 0 else end][:_LONGEST]
+    for parts, what, since in _NEWER_SYNTAX:
+        if _in_order(parts, statement):
+            return NewerSyntax(what=what, since=since)
+    return None
+
+
+def _in_order(parts: tuple[re.Pattern[str], ...], statement: str) -> bool:
+    """Return whether all parts are in a statement, one after the other."""
+    position = 0
+    for part in parts:
+        found = part.search(statement, position)
+        if found is None:
+            return False
+        position = found.end()
+    return True
+
+
+#: Characters of a statement that are looked at.
+_LONGEST: Final = 20_000
+
+
+def _need(what: str, since: int | None, statement: Statement, node: Tree | None = None) -> Iterator[VersionNeed]:
+    if since != ALWAYS:
+        offset = statement.start if node is None else statement.offset(node)
+        yield VersionNeed(what=what, since=since, offset=offset)
+
+
+def _of_options(statement: Statement) -> Iterator[VersionNeed]:
+    """The options in parentheses, or as words, of VACUUM, COPY, EXPLAIN and the like."""
+    known = OPTIONS.get(statement.kind)
+    if known is None:
+        return
+    for option in _given(statement.node):
+        name = option.defname.lower()
+        what = f"{_command(statement.kind)} ({name.upper()})"
+        if name not in known:
+            if statement.kind not in _OPEN:
+                yield from _need(what, None, statement, option)
+            continue
+        yield from _need(what, known[name], statement, option)
+        value = _word(option)
+        since = _VALUES.get((statement.kind, name, value))
+        if since is not None:
+            yield from _need(f"{what[:-1]} {value.upper()})", since, statement, option)
+    if statement.kind in {_K.COPY_FROM, _K.COPY_TO}:
+        yield from _of_copy(statement)
+
+
+def _of_copy(statement: Statement) -> Iterator[VersionNeed]:
+    """HEADER was for CSV alone before version 15, and FORCE_NULL * and FORCE_NOT_NULL * came with version 17."""
+    options = {option.defname.lower(): option for option in _given(statement.node)}
+    header = options.get("header")
+    text = _word(options["format"]) if "format" in options else "text"
+    if header is not None and text == "text" and _word(header) not in {"false", "off", "0"}:
+        yield from _need("COPY (HEADER) in text format", 15, statement, header)
+    for name in ("force_null", "force_not_null"):
+        option = options.get(name)
+        if option is not None and option.HasField("arg") and unwrap(option.arg).DESCRIPTOR.name == "A_Star":
+            yield from _need(f"COPY ({name.upper()} *)", 17, statement, option)
+
+
+def _of_settings(statement: Statement) -> Iterator[VersionNeed]:
+    setting: Tree = statement.node
+    if "setstmt" in setting.DESCRIPTOR.fields_by_name:
+        setting = setting.setstmt
+    if setting.DESCRIPTOR.name != "VariableSetStmt":
+        return
+    since = SETTINGS.get(setting.name.lower())
+    if since is not None:
+        yield from _need(f"the setting {setting.name.lower()}", since, statement)
+
+
+def _of_privileges(statement: Statement) -> Iterator[VersionNeed]:
+    node = statement.node
+    if statement.kind in {_K.GRANT, _K.REVOKE, _K.ALTER_DEFAULT_PRIVILEGES}:
+        for privilege in find(node, "AccessPriv"):
+            since = _PRIVILEGES.get(privilege.priv_name.lower())
+            if since is not None:
+                yield from _need(f"the privilege {privilege.priv_name.upper()}", since, statement)
+    elif node.DESCRIPTOR.name == "GrantRoleStmt":
+        for option in map(unwrap, node.opt):
+            if option.defname in {"inherit", "set"}:
+                yield from _need(f"GRANT … WITH {option.defname.upper()}", 16, statement, option)
+
+
+def _of_parameters(statement: Statement) -> Iterator[VersionNeed]:
+    """Options of views and storage parameters, in CREATE and in ALTER … SET (…)."""
+    node = statement.node
+    if statement.kind is _K.CREATE_VIEW:
+        given: Iterable[Tree] = map(unwrap, node.options)
+    elif node.DESCRIPTOR.name == "AlterTableStmt":
+        commands = (command for command in map(unwrap, node.cmds) if label(command, "subtype") == "AT_SetRelOptions")
+        given = (unwrap(item) for command in commands for item in unwrap(getattr(command, "def")).items)
+    elif statement.kind is _K.CREATE_TABLE:
+        given = map(unwrap, node.options)
+    else:
+        return
+    for option in given:
+        name = option.defname.lower()
+        since = _VIEW_OPTIONS.get(name, STORAGE.get(name, ALWAYS))
+        kind = "the option" if name in _VIEW_OPTIONS else "the storage parameter"
+        yield from _need(f"{kind} {name}", since, statement, option)
+
+
+def _of_clauses(statement: Statement) -> Iterator[VersionNeed]:
+    """Syntax that came later; a server that lacks it reports a syntax error."""
+    node = statement.node
+    match statement.kind:
+        case _K.MERGE:
+            yield from _need("MERGE", 15, statement)
+        case _K.REINDEX:
+            kind = label(node, "kind")
+            if kind in {"REINDEX_OBJECT_DATABASE", "REINDEX_OBJECT_SYSTEM"} and not node.name:
+                yield from _need(f"REINDEX {kind.rpartition('_')[2]} without a name", 16, statement)
+        case _K.ALTER_TABLE | _K.ALTER_MATERIALIZED_VIEW:
+            for command in map(unwrap, node.cmds):
+                since = _SUBCOMMANDS.get(label(command, "subtype"))
+                if since is not None:
+                    yield from _need(f"ALTER TABLE … {since[0]}", since[1], statement)
+        case _K.ALTER_SUBSCRIPTION if label(node, "kind") == "ALTER_SUBSCRIPTION_SKIP":
+            yield from _need("ALTER SUBSCRIPTION … SKIP", 15, statement)
+    if statement.kind in _WITH_EXPRESSIONS:
+        yield from _of_nodes(statement)
+
+
+_SUBCOMMANDS: Mapping[str, tuple[str, int]] = {
+    "AT_SetAccessMethod": ("SET ACCESS METHOD", 15),
+    "AT_SetExpression": ("SET EXPRESSION", 17),
+    "AT_SetCompression": ("SET COMPRESSION", 14),
+}
+_WITH_EXPRESSIONS = frozenset(
+    {
+        *(_K.SELECT, _K.SELECT_INTO, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_VIEW, _K.CREATE_TABLE),
+        *(_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW, _K.CREATE_INDEX, _K.ALTER_TABLE, _K.EXPLAIN),
+    }
+)
+#: Nodes that only newer syntax makes.
+_NODES: Mapping[str, tuple[str, int]] = {
+    "MergeStmt": ("MERGE", 15),
+    "JsonIsPredicate": ("IS JSON", 16),
+    "JsonObjectConstructor": ("JSON_OBJECT", 16),
+    "JsonArrayConstructor": ("JSON_ARRAY", 16),
+    "JsonArrayQueryConstructor": ("JSON_ARRAY", 16),
+    "JsonObjectAgg": ("JSON_OBJECTAGG", 16),
+    "JsonArrayAgg": ("JSON_ARRAYAGG", 16),
+    "JsonFuncExpr": ("JSON_EXISTS, JSON_QUERY and JSON_VALUE", 17),
+    "JsonTable": ("JSON_TABLE", 17),
+    "JsonScalarExpr": ("JSON_SCALAR", 17),
+    "JsonSerializeExpr": ("JSON_SERIALIZE", 17),
+}
+
+
+def _of_nodes(statement: Statement) -> Iterator[VersionNeed]:
+    for node in walk(statement.node):
+        name = node.DESCRIPTOR.name
+        known = _NODES.get(name)
+        if known is not None:
+            yield from _need(known[0], known[1], statement)
+        if name == "MergeStmt" and node.HasField("returning_clause"):
+            yield from _need("MERGE … RETURNING", 17, statement)
+        elif name == "MergeWhenClause" and label(node, "match_kind") == "MERGE_WHEN_NOT_MATCHED_BY_SOURCE":
+            yield from _need("WHEN NOT MATCHED BY SOURCE", 17, statement)
+        elif name == "ReturningClause" and node.options:
+            yield from _need("RETURNING WITH (OLD, NEW)", 18, statement)
+        elif name in {"IndexStmt", "Constraint"}:
+            if node.nulls_not_distinct:
+                yield from _need("NULLS NOT DISTINCT", 15, statement)
+            if name == "Constraint":
+                yield from _of_constraint(node, statement)
+
+
+def _of_constraint(node: Tree, statement: Statement) -> Iterator[VersionNeed]:
+    if node.without_overlaps or node.fk_with_period:
+        yield from _need("WITHOUT OVERLAPS and PERIOD", 18, statement, node)
+    if label(node, "contype") == "CONSTR_GENERATED" and node.generated_kind == "v":
+        yield from _need("virtual generated columns", 18, statement, node)
+
+
+def _given(node: Tree) -> Iterator[Tree]:
+    for field in ("options", "params"):
+        if field in node.DESCRIPTOR.fields_by_name:
+            yield from map(unwrap, getattr(node, field))
+
+
+def _word(option: Tree) -> str:
+    """Return an option's value in lower case, `true` without one."""
+    if not option.HasField("arg"):
+        return "true"
+    value = unwrap(option.arg)
+    match value.DESCRIPTOR.name:
+        case "String":
+            word: str = value.sval.lower()
+            return word
+        case "Boolean":
+            return "true" if value.boolval else "false"
+        case "Integer":
+            return str(value.ival)
+    return ""
+
+
+def _command(kind: StatementKind) -> str:
+    return "COPY" if kind in {_K.COPY_FROM, _K.COPY_TO} else str(kind)
+
+
+_SOURCES = (_of_options, _of_settings, _of_privileges, _of_parameters, _of_clauses)

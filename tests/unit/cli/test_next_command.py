@@ -1,0 +1,24 @@
+"""The command that comes next can be pasted as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from runner.cli.options import written_out
+from runner.records.run_folders import DEFAULT_ROOT
+
+
+@pytest.mark.parametrize(
+    ("journal", "dsn", "more", "written"),
+    [
+        (DEFAULT_ROOT, "", (), "jobplan resume R"),
+        (Path("my journals"), "", (), "jobplan resume R --journal 'my journals'"),
+        (DEFAULT_ROOT, "host=h password=secret", (), "jobplan resume R --dsn host=h"),
+        (DEFAULT_ROOT, "password=secret", (), "jobplan resume R"),
+        (DEFAULT_ROOT, "postgresql://u@h/d", ("--mark", "a=…"), "--dsn 'user=u dbname=d host=h' --mark 'a=…'"),
+    ],
+)
+def test_it_says_where_if_somebody_has_said_so(journal: Path, dsn: str, more: tuple[str, ...], written: str) -> None:
+    assert written_out("resume", "R", journal=journal, dsn=dsn, more=more).endswith(written)

@@ -1,0 +1,190 @@
+"""What holds for every plan, whatever happens to it: thousands of small random runs on a virtual clock.
+
+A failure names the seed; `PLANS` times `BLOCKS` seeds are drawn with a plain generator, because that is fast, and a few
+hundred with hypothesis, because that one shrinks.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from random import Random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from runner.engine import events as ev
+from runner.engine.fold import apply
+from runner.engine.scheduler import run_status
+from runner.engine.simulation import Simulation, simulate
+from runner.engine.state import BAD, StepRecord, StepState, initial_state
+from tests.unit.inspector import Inspector
+from tests.unit.random_runs import World, random_plan
+
+BLOCKS, PLANS = 20, 1000
+
+
+def check_run(random: Random) -> Simulation:
+    """Draw a plan and a world, run the plan in it, and check everything that must hold."""
+    plan = random_plan(random)
+    world = World(random, plan)
+    run = simulate(
+        plan,
+        durations=world.attempt,
+        checks=world.check,
+        capacity=world.capacity,
+        interrupts=world.interrupts,
+        cancels=world.cancels,
+        not_selected=world.not_selected,
+        watch=Inspector(plan),
+    )
+    assert all(record.final for record in run.state.records.values())
+    assert [*run.state.active, *run.state.checking, *run.state.cleared, *run.state.used] == []
+    assert all(earlier.at <= later.at for earlier, later in zip(run.events, run.events[1:], strict=False))
+    again = initial_state(plan)
+    for event in run.events:
+        apply(again, event)
+    assert again == run.state
+    for record in run.state.records.values():
+        check_end(run, record)
+    check_exit_code(run)
+    return run
+
+
+def check_end(run: Simulation, record: StepRecord) -> None:
+    """A step's last state has evidence; nothing but an interrupt of its own keeps a finally step from its turn."""
+    records, last = run.state.records, record.last
+    if record.instances is not None:
+        states = {records[key].state for key in record.instances}
+        assert (record.state in BAD) is bool(states & BAD)
+        assert (record.skip is not None) is (
+            not states & BAD and any(was_drained(records[k]) for k in record.instances)
+        )
+    elif record.state is StepState.SUCCEEDED:
+        assert last is not None
+        proven = last.outcome is ev.Outcome.SUCCEEDED
+        verified = last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.PROCEED
+        assert proven or verified
+    elif record.state in (StepState.UNKNOWN, StepState.TIMED_OUT, StepState.DETACHED):
+        assert last is not None
+    elif record.state is StepState.FAILED and (last is None or last.outcome is not ev.Outcome.FAILED):
+        finish = next(e for e in reversed(run.events) if isinstance(e, ev.StepFinished) and e.step == record.key)
+        assert finish.error is not None, f"{record.key} failed without a word"
+    if record.in_finally and was_drained(record):
+        assert run.state.finally_interrupted or run.state.finally_cancelled
+
+
+def was_drained(record: StepRecord) -> bool:
+    return record.skip is not None and record.skip.reason is ev.SkipReason.DRAINED
+
+
+def check_exit_code(run: Simulation) -> None:
+    """The exit code and run.status follow from what the events tell."""
+    last = run.events[-1]
+    assert isinstance(last, ev.RunFinished)
+    states = set(last.steps.values())
+    interrupted = any(isinstance(event, ev.RunInterrupted) for event in run.events)
+    cancelled = any(isinstance(event, ev.RunCancelled) for event in run.events)
+    timed_out = any(isinstance(event, ev.RunTimedOut) for event in run.events)
+    bad_main = any(record.state in BAD and not record.in_finally for record in run.state.records.values())
+    if interrupted:
+        expected = (130, "interrupted")
+    elif timed_out:
+        expected = (5, "timed_out")
+    elif cancelled:
+        expected = (7 if "unknown" in states else 1, "cancelled")
+    else:
+        code = 7 if "unknown" in states else int(bool(states & {str(state) for state in BAD}))
+        expected = (code, "failed" if bad_main else "succeeded")
+    assert (last.exit_code, run_status(run.state)) == expected
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_every_run_keeps_the_rules(block: int) -> None:
+    for seed in range(block * PLANS, (block + 1) * PLANS):
+        try:
+            check_run(Random(seed))  # noqa: S311 - a reproducible generator is wanted
+        except (AssertionError, LookupError, RuntimeError) as error:
+            pytest.fail(f"check_run(Random({seed})): {error!r}")
+
+
+@settings(max_examples=300, derandomize=True, database=None, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.randoms(use_true_random=False))
+def test_every_run_keeps_the_rules_and_shrinks(random: Random) -> None:
+    run = check_run(random)
+    assert isinstance(run.events[-1], ev.RunFinished)
+
+
+def test_the_random_runs_meet_every_rule() -> None:
+    """The generator is worth its time only if everything that can happen does happen in it."""
+    seen: Counter[str] = Counter()
+    for seed in range(600):
+        seen.update(what_happened(check_run(Random(seed))))  # noqa: S311 - a reproducible generator is wanted
+    wanted = {
+        *("step_queued", "step_queue_timed_out", "step_retrying", "attempt_deferred", "attempt_detach_requested"),
+        *("run_timed_out", "run_draining", "run_interrupted", "capacity_short", "capacity_restored", "patience over"),
+        *("succeeded", "failed", "timed_out", "cancelled", "detached", "unknown", "skipped", "failed_allowed"),
+        *("condition", "upstream", "drained", "not_selected", "exit 0", "exit 1", "exit 5", "exit 7", "exit 130"),
+        *("cancel interrupt", "cancel on_failure", "cancel run_timeout", "cancel timeout"),
+        *("before proceed", "before skip", "before fail", "before error", "items error"),
+        *("gave way", "conditions evaluated again", "stopped by its condition"),
+        *("after proceed", "after fail", "after error", "after again", "step_repeating", "no items", "4 items"),
+        *("finally after interrupted", "finally after timed_out", "finally after failed", "finally interrupted"),
+        *("run_cancelled", "step_cancel_requested", "cancel cancel", "finally after cancelled", "finally cancelled"),
+        *("asked before it was begun", "asked before another attempt", "asked while it ran"),
+        *("an instance detached", "an instance drained", "an instance skipped by condition"),
+    }
+    assert wanted <= seen.keys()
+
+
+def what_happened(run: Simulation) -> Iterator[str]:
+    yield from _evaluations(run)
+    for event in run.events:
+        yield event.name
+        match event:
+            case ev.AttemptCancelRequested():
+                yield f"cancel {event.reason}"
+            case ev.StepChecked():
+                yield f"{event.phase} {event.verdict}"
+            case ev.StepExpanded():
+                yield f"{len(event.items) or 'no'} items"
+            case ev.RunFinished():
+                yield f"exit {event.exit_code}"
+            case _:
+                pass
+    for record in run.state.records.values():
+        yield str(record.state)
+        yield str(record.skip.reason) if record.skip else "not skipped"
+        if record.parent is not None:
+            yield f"an instance {f'skipped by {record.skip.reason}' if record.skip else record.state}"
+            yield "an instance drained" if was_drained(record) else "an instance not drained"
+        if record.overtaken >= run.state.patience:
+            yield "patience over"
+        if record.in_finally and record.attempt:
+            yield f"finally after {run_status(run.state)}"
+        yield _asked(record)
+    yield f"finally {'interrupted' if run.state.finally_interrupted else 'not interrupted'}"
+    yield f"finally {'cancelled' if run.state.finally_cancelled else 'not cancelled'}"
+
+
+def _evaluations(run: Simulation) -> Iterator[str]:
+    evaluated = [e.step for e in run.events if isinstance(e, ev.StepChecking) and e.phase is ev.CheckPhase.BEFORE]
+    if len(evaluated) > len(set(evaluated)):
+        yield "conditions evaluated again"
+    for event in run.events:
+        match event:
+            case ev.StepQueued(reason="its conditions are still being evaluated"):
+                yield "gave way"
+            case ev.StepFinished() if event.because:
+                yield "stopped by its condition"
+            case _:
+                pass
+
+
+def _asked(record: StepRecord) -> str:
+    if record.cancelled_by is None or record.instances is not None:
+        return "not asked"
+    if record.cancel_reason is not None:
+        return "asked while it ran"
+    return "asked before it was begun" if record.last is None else "asked before another attempt"

@@ -1,0 +1,125 @@
+"""What a runner hears from `jobplan cancel`, and what it believes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from runner.engine.ports import RunCancel
+from runner.gateway.cancel_requests import (
+    CHANNEL,
+    CancelAnswer,
+    CancelRequest,
+    HeardRequests,
+    read_answer,
+    read_request,
+)
+
+RUN = "260131-k7f3qz"
+WHOLE = CancelRequest(run=RUN, step=None, by="alice@laptop", key="1")
+STEP = CancelRequest(run=RUN, step="vacuum", by="bob@host", key="2")
+
+
+def heard(*requests: CancelRequest, role: str | None = "dba") -> HeardRequests:
+    """Return what a run knows that has heard these requests of somebody with this role."""
+    known = HeardRequests(RUN)
+    for request in requests:
+        known.hear(CHANNEL, request.to_payload(), 42)
+    for request, sender in known.to_check:
+        known.judge(request, sender, role)
+    return known
+
+
+def test_a_request_is_read_as_it_was_written() -> None:
+    for request in (WHOLE, STEP):
+        assert read_request(request.to_payload()) == request
+
+
+@pytest.mark.parametrize(
+    "payload", ["", "x", "[]", "1", "{}", '{"run": 1, "by": "a", "key": "k"}', '{"run": "r"}', "[" * 5000]
+)
+def test_what_is_no_request_is_not_heard(payload: str) -> None:
+    assert read_request(payload) is None
+    assert not HeardRequests(RUN).hear(CHANNEL, payload, 1)
+
+
+def test_a_request_fits_into_a_notification() -> None:
+    request = CancelRequest(run=RUN, step="s[" + "x" * 600 + "]", by="ö" * 5000, key="1")
+    assert len(request.to_payload()) < 8000
+
+
+def test_nothing_that_is_not_printable_reaches_a_terminal() -> None:
+    payload = json.dumps({"run": RUN, "step": None, "by": "\x1b[2Jevil\n", "key": "1"})
+    known = HeardRequests(RUN)
+    known.hear(CHANNEL, payload, 1)
+    known.judge(*known.to_check[0], "dba")
+    asked = known.take_cancel()
+    assert asked is not None
+    assert asked.by == "?[2Jevil? (role dba)"
+
+
+def test_a_run_is_cancelled_once_by_each_request() -> None:
+    again = CancelRequest(run=RUN, step=None, by="carol@host", key="3")
+    known = heard(WHOLE, WHOLE, again)
+    assert [known.take_cancel() for _ in range(3)] == [
+        RunCancel(by="alice@laptop (role dba)", key="1"),
+        RunCancel(by="carol@host (role dba)", key="3"),
+        None,
+    ]
+
+
+def test_a_request_that_was_heard_is_not_heard_again() -> None:
+    known = heard(WHOLE)
+    assert not known.hear(CHANNEL, WHOLE.to_payload(), 42)
+
+
+def test_a_step_that_is_cancelled_cancels_no_run() -> None:
+    known = heard(STEP)
+    assert known.take_cancel() is None
+    for step in ("vacuum", "vacuum[orders]", "vacuum[größe]"):
+        assert known.by_whom(step) == "bob@host (role dba)"
+    for step in ("vacuum2", "other"):
+        assert known.by_whom(step) is None
+
+
+def test_a_run_that_is_cancelled_explains_every_worker() -> None:
+    assert heard(WHOLE).by_whom("any") == "alice@laptop (role dba)"
+
+
+def test_who_may_stop_nothing_is_not_believed() -> None:
+    known = heard(WHOLE, STEP, role=None)
+    assert known.take_cancel() is None
+    assert known.by_whom("vacuum") is None
+    assert known.to_check == ()
+    assert known.hear(CHANNEL, WHOLE.to_payload(), 43)  # from somebody else it may be true
+
+
+def test_other_channels_and_other_runs_are_not_ours() -> None:
+    known = HeardRequests(RUN)
+    other = CancelRequest(run="260131-zzzzzz", step=None, by="a", key="1")
+    assert not known.hear("elsewhere", WHOLE.to_payload(), 1)
+    assert not known.hear(CHANNEL, other.to_payload(), 1)
+    assert known.to_check == ()
+
+
+def test_a_flood_is_bounded() -> None:
+    known = HeardRequests(RUN)
+    for number in range(1000):
+        known.hear(CHANNEL, CancelRequest(run=RUN, step=None, by="m", key=str(number)).to_payload(), 1)
+    assert len(known.to_check) == 100
+
+
+def test_a_step_is_asked_for_once_and_the_answer_finds_who_asked() -> None:
+    known = heard(STEP, STEP)
+    asked = known.take_step_cancel()
+    assert asked is not None
+    assert (asked.step, asked.by, asked.key) == ("vacuum", "bob@host (role dba)", "2")
+    assert known.take_step_cancel() is None
+    for steps in (0, 3, None):
+        answer = CancelAnswer(run=RUN, key=asked.key, steps=steps)
+        assert read_answer(answer.to_payload(), STEP) == answer
+        assert read_answer(answer.to_payload(), WHOLE) is None
+        assert read_request(answer.to_payload()) is None
+    assert read_answer(STEP.to_payload(), STEP) is None
+    assert read_answer("x", STEP) is None

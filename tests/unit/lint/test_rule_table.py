@@ -1,0 +1,144 @@
+"""The table of rules, and the way from a file to a judged plan."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from runner.errors import PlanError, Severity, UsageError
+from runner.lint import RULES, lint, load_plan, read_plan
+from runner.plan.codes import CODES
+from runner.reference.explanations import explain, explanations
+from runner.reference.pages import plan_reference_markdown
+from runner.reference.pages import write as write_pages
+
+ROOT = Path(__file__).parents[3]
+_HEAD = "version: 1\nname: example\nbudget: {slots: 1}\ndefaults: {timeout: 10m, on_finish: wait}\n"
+
+
+def write(folder: Path, text: str, name: str = "plan.yaml") -> Path:
+    path = folder / name
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_codes_are_unique_and_of_the_rules_own_range() -> None:
+    codes = [rule.code for rule in RULES]
+    assert sorted(set(codes)) == codes
+    assert all(re.fullmatch(r"JP[3-9][0-9]{2}", code) for code in codes)
+    assert not set(codes) & CODES.keys()
+
+
+@pytest.mark.parametrize("code", list(explanations()))
+def test_every_code_is_explained(code: str) -> None:
+    entry = explain(code.lower())
+    assert entry.code == code
+    assert not entry.title.endswith(".")
+    assert entry.why.endswith(".")
+    assert "\n" not in entry.why
+    assert entry.wrong.strip()
+    assert entry.right.strip()
+    assert entry.wrong != entry.right
+
+
+def test_titles_are_told_apart() -> None:
+    titles = [entry.title for entry in explanations().values()]
+    assert len(set(titles)) == len(titles)
+
+
+def test_an_unknown_code_is_told_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r"There is no code 'JP30O'\. Did you mean JP3"):
+        explain("JP30O")
+    with pytest.raises(UsageError, match=r"^There is no code 'x'\.$"):
+        explain("x")
+
+
+@pytest.mark.parametrize("name", ["rules.md", "plan-reference.md"])
+def test_the_documentation_is_what_the_program_reads(tmp_path: Path, name: str) -> None:
+    write_pages(tmp_path)
+    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == (tmp_path / name).read_text(encoding="utf-8"), (
+        "run `make docs`"
+    )
+
+
+def test_the_reference_has_every_key() -> None:
+    text = plan_reference_markdown()
+    for key in ("budget", "reserve", "on_finish", "for_each", "max_parallel", "repeat", "include", "as", "capture"):
+        assert f"`{key}`" in text
+    assert "### `retry`" in text
+    assert "### `params.<name>`" in text
+
+
+def test_sql_in_every_key_is_parsed(tmp_path: Path) -> None:
+    text = (
+        _HEAD
+        + """\
+requires: {preconditions: [{sql: bad0, message: no}]}
+steps:
+  - id: a
+    sql: bad1
+    if: bad2
+    preconditions: [{sql: bad3, message: no}]
+    for_each: {sql: bad4, as: t}
+    repeat: {until: bad5, max_iterations: 2}
+    expect: {sql: bad6}
+    verify: bad7
+finally:
+  - id: z
+    sql: bad8
+"""
+    )
+    path = write(tmp_path, text)
+    found = [problem for problem in load_plan(path).problems if problem.code == "JP300"]
+    assert [text.splitlines()[problem.position.line - 1][problem.position.column - 1 :][:4] for problem in found] == [
+        f"bad{number}" for number in range(9)
+    ]
+    assert [problem.step for problem in found] == [None, *["a"] * 7, "z"]
+
+
+def test_values_of_parameters_decide_what_a_statement_is_about(tmp_path: Path) -> None:
+    text = (
+        _HEAD
+        + "params: {n: {type: integer, default: 1}}\nsteps: [{id: a, sql: 'SELECT ::n'}, {id: b, sql: 'SELECT :n'}]\n"
+    )
+    codes = [(problem.code, problem.step) for problem in load_plan(write(tmp_path, text)).problems]
+    assert ("JP300", "a") in codes
+    assert ("JP300", "b") not in codes
+
+
+def test_a_plan_with_an_error_of_a_rule_is_no_plan(tmp_path: Path) -> None:
+    path = write(tmp_path, _HEAD + 'steps: [{id: a, sql: SELEC 1}, {id: b, sql: "\\\\d t"}]\n')
+    loaded = load_plan(path)
+    assert loaded.plan is None
+    assert [problem.code for problem in loaded.problems] == ["JP300", "JP301"]
+    with pytest.raises(PlanError, match="is not a valid plan: 2 problems") as raised:
+        read_plan(path)
+    assert raised.value.problems == loaded.problems
+
+
+def test_warnings_leave_a_plan_that_runs(tmp_path: Path) -> None:
+    path = write(tmp_path, _HEAD + "steps:\n  - id: a  # jobplan: ignore=JP300\n    sql: VACUUM\n")
+    loaded = load_plan(path)
+    assert [problem.severity for problem in loaded.problems] == [Severity.WARNING]
+    assert loaded.plan is not None
+    assert lint(loaded.plan) == loaded.problems
+    assert read_plan(path) == loaded.plan
+
+
+def test_syntax_is_told_together_with_other_errors(tmp_path: Path) -> None:
+    text = _HEAD + 'steps:\n  - {id: a, sql: SELEC 1, needs: [b]}\n  - {id: c, sql: "SELECT \'x :y"}\n'
+    codes = [problem.code for problem in load_plan(write(tmp_path, text)).problems]
+    assert codes == ["JP300", "JP202", "JP222"]
+
+
+def test_what_sql_tells_by_itself_is_told_together_with_other_errors(tmp_path: Path) -> None:
+    file = tmp_path / "plan.yaml"
+    file.write_text(
+        "version: 1\nname: p\nbudget: {slots: 1}\ndefaults: {timeout: 1m, on_finish: wait}\nsteps:\n"
+        "  - {id: tidy, sql: VACUUM a; VACUUM b, nonsense: 1}\n  - {id: begin, sql: BEGIN, needs: [tdy]}\n"
+        "  - {id: odd, sql: VACUUM (nonsense) t}\n  - {id: body, sql: DO $$ BEGIN SELEC 1; END $$}\n"
+    )
+    told = [problem.code for problem in load_plan(file).problems]
+    assert told == ["JP320", "JP101", "JP310", "JP202", "JP303", "JP306"]

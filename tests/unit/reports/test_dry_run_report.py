@@ -1,0 +1,116 @@
+"""A dry run as text: it fits the terminal, says each thing once, and leaves out what there is nothing to say of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from runner.errors import Position, Problem, Severity
+from runner.preflight.current_activity import LockReport
+from runner.preflight.doctor import Demand, examine
+from runner.preflight.dry_run_result import Coverage, DryRun, StatementReport
+from runner.preflight.schedule import forecast
+from runner.preflight.step_durations import Duration, KnownDurations
+from runner.reports.dry_run_report import dry_run_lines
+from runner.reports.plan_problems import Style
+from tests.builders import plan, step
+from tests.unit.preflight.test_doctor import HEALTHY
+
+AT = Position(file="plan.yaml", line=9, column=3)
+
+
+def statement(step_id: str, **more: object) -> StatementReport:
+    """Return a statement that was checked."""
+    one = StatementReport(
+        step=step_id, instance=step_id, key="sql", text="SELECT 1", command="SELECT", coverage=Coverage.CHECKED
+    )
+    return replace(one, **more)  # type: ignore[arg-type]  # mypy wants each field by name
+
+
+def result(*statements: StatementReport, problems: tuple[Problem, ...] = (), **more: object) -> DryRun:
+    """Return what a dry run has found."""
+    found = DryRun(
+        plan="nightly",
+        file="plan.yaml",
+        facts=HEALTHY,
+        server=tuple(examine(HEALTHY, Demand())),
+        problems=problems,
+        statements=statements,
+    )
+    return replace(found, **more)  # type: ignore[arg-type]  # the same
+
+
+def lines(found: DryRun, width: int = 80) -> list[str]:
+    """Return the lines of the report."""
+    return list(dry_run_lines(found, lambda _: (), Style(), width=width))
+
+
+def test_findings_come_first_then_statements_then_the_schedule() -> None:
+    problem = Problem(position=AT, code="JP601", message="there is no relation t", severity=Severity.ERROR, step="a")
+    of = plan(step("a", "SELECT 1"), slots=1)
+    schedule = forecast(of, KnownDurations({"a": Duration(p50=5, p95=5, runs=1)}), rows={})
+    found = lines(result(statement("a", codes=("JP601",)), problems=(problem,), schedule=schedule))
+    heads = [line for line in found if line in {"Statements", "Schedule"} or "JP601: " in line or "nightly on" in line]
+    assert [head.split()[0] for head in heads] == ["plan.yaml:9:3:", "Statements", "Schedule", "nightly"]
+    assert any(line.strip() == "- JP601, above" for line in found)
+
+
+def test_what_is_about_the_server_has_no_line_of_the_plan() -> None:
+    top = Position(file="plan.yaml", line=1, column=1)
+    problem = Problem(
+        position=top, code="JP503", message="extension: none", hint="CREATE EXTENSION", severity=Severity.ERROR
+    )
+    assert lines(result(problems=(problem,)))[0] == "server: error JP503: extension: none (CREATE EXTENSION)"
+
+
+def test_instances_of_which_the_same_is_to_be_said_are_told_once() -> None:
+    why = ("shop.events: created by step `table`",)
+    items = [statement("make", instance=f"make[{n}]", coverage=Coverage.NOT, why=why) for n in range(8)]
+    text = "\n".join(lines(result(*items)))
+    assert text.count("make[") == 1
+    assert "7 more like it" in text
+
+
+def test_a_condition_that_is_well_is_only_counted() -> None:
+    found = lines(
+        result(statement("a"), statement("a", key="verify"), statement("b", key="if", notes=("it is false now",)))
+    )
+    assert not any("(verify)" in line for line in found)
+    assert any("b (if)" in line for line in found)
+    assert "  checked: 1 more, with nothing to say of them" in found
+
+
+def test_a_plan_of_hundreds_of_steps_is_not_listed() -> None:
+    many = [statement(f"s{n}") for n in range(400)]
+    found = lines(result(*many, statement("odd", notes=("a note",))))
+    assert len(found) < 10
+    assert "  checked: 400 more, with nothing to say of them" in found
+
+
+@pytest.mark.parametrize("width", [64, 80, 120])
+def test_it_fits_the_terminal(width: int) -> None:
+    lock = LockReport(
+        step="a" * 20,
+        relation="a_schema_with_a_name.a_table_with_a_name",
+        mode="ACCESS EXCLUSIVE",
+        command="ALTER TABLE … ADD COLUMN",
+        stops="reads and writes",
+        bytes=123_456_789,
+        partitions=12,
+        seconds=90.0,
+        limit=None,
+    )
+    names = ["a", "a_long_name_of_a_step_that_somebody_chose", "b" * 24]
+    of = plan(*(step(name, "SELECT 1") for name in names), slots=2)
+    schedule = forecast(of, KnownDurations({"a": Duration(p50=5, p95=9, runs=1)}), rows={}, slots=range(1, 5))
+    wide = [
+        statement(
+            name, text="SELECT " + "x, " * 40, cost=12345.0, rows=99, why=("word " * 40,), coverage=Coverage.PARTLY
+        )
+        for name in names
+    ]
+    report = result(*wide, locks=(lock,), schedule=schedule)
+    found = list(dry_run_lines(report, lambda _: (), Style(excerpt=True), width=width))
+    assert [line for line in found if len(line) > width] == []
+    assert any("cost 12,345" in line for line in found)
