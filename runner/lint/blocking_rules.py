@@ -13,6 +13,7 @@ from runner.errors import Cause, Severity
 from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.alter_table import AlterAction, AlterKind, Constraint, alter_actions
+from runner.sql.bounds import Bound, Check, added_checks, attached_bound, together
 from runner.sql.facts import (
     ReindexTarget,
     checked_domain,
@@ -126,7 +127,8 @@ def _checked_at_once(subject: Subject) -> Iterator[Finding]:
         if table is not None and not created.is_new(table, place):
             for action in alter_actions(place.statement):
                 if action.other is not None and action.kind is AlterKind.ATTACH_PARTITION:
-                    told = None if created.is_new(action.other, place) else _slow_attach(action.other, proofs)
+                    new = created.is_new(action.other, place)
+                    told = None if new else _slow_attach(action.other, attached_bound(place.statement), proofs)
                 else:
                     told = _slow_check(action, table, proofs)
                 if told is not None:
@@ -150,7 +152,8 @@ class _Proofs:
     def __init__(self, subject: Subject) -> None:
         self._pending: dict[tuple[str, str | None], tuple[str, ...]] = {}
         self._filled: defaultdict[str, set[tuple[Relation, str | None]]] = defaultdict(set)
-        self._checked: defaultdict[str, set[Relation]] = defaultdict(set)
+        self._checks: dict[tuple[str, str | None], Check] = {}
+        self._checked: defaultdict[str, list[tuple[Relation, Check]]] = defaultdict(list)
         self._indexes: dict[str, tuple[Relation, tuple[str, ...]]] = {}
         for place in statements(subject, Kind.CREATE_INDEX):
             made = created_index(place.statement)
@@ -163,6 +166,7 @@ class _Proofs:
         if table is None:
             return
         column: str | None = None
+        checks = dict(added_checks(place.statement))
         for action in alter_actions(place.statement):
             if action.kind is AlterKind.ADD_COLUMN:
                 column = action.name
@@ -175,13 +179,14 @@ class _Proofs:
                     self._filled[table.name].add((table, column))
                 elif action.not_valid:
                     self._pending[table.name, action.name] = action.filled
+                    self._checks[table.name, action.name] = checks.get(action.name, _ANY_CHECK)
                 else:
                     self._filled[table.name].update((table, name) for name in action.filled)
                     if action.constraint is Constraint.CHECK:
-                        self._checked[table.name].add(table)
+                        self._checked[table.name].append((table, checks.get(action.name, _ANY_CHECK)))
 
     def _validated(self, table: Relation, action: AlterAction) -> None:
-        self._checked[table.name].add(table)
+        self._checked[table.name].append((table, self._checks.get((table.name, action.name), _ANY_CHECK)))
         columns = self._pending.get((table.name, action.name))
         if columns is None:  # a constraint that is not the plan's: nothing is known of it
             self._filled[table.name].add((table, None))
@@ -193,9 +198,12 @@ class _Proofs:
         known = self._filled.get(table.name, ())
         return any(other.may_be(table) and name in {column, None} for other, name in known)
 
-    def is_checked(self, table: Relation) -> bool:
-        """Return whether the plan has validated a CHECK of a table."""
-        return any(other.may_be(table) for other in self._checked.get(table.name, ()))
+    def is_within(self, table: Relation, bound: Bound | None) -> bool:
+        """Return whether the plan has validated CHECKs of a table that together keep its rows within a bound."""
+        checks = [check for other, check in self._checked.get(table.name, ()) if other.may_be(table)]
+        if not checks or bound is None:
+            return bool(checks)
+        return together(checks).keeps_within(bound)
 
     def columns_of(self, index: str | None) -> tuple[str, ...]:
         """Return the columns of an index that the plan creates, none of another one."""
@@ -203,10 +211,12 @@ class _Proofs:
 
 
 _Told = tuple[str, str, bool]
+#: A CHECK of which nothing is known, because the plan does not add it.
+_ANY_CHECK = Check(understood=False)
 
 
-def _slow_attach(partition: Relation, proofs: _Proofs) -> _Told | None:
-    if proofs.is_checked(partition):
+def _slow_attach(partition: Relation, bound: Bound | None, proofs: _Proofs) -> _Told | None:
+    if proofs.is_within(partition, bound):
         return None
     hint = "add a CHECK like the partition's bound, NOT VALID, and validate it before: then nothing is read"
     return f"ATTACH PARTITION reads every row of `{partition}`, which nobody can use meanwhile", hint, False

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from runner.errors import Cause, Position, Severity
+from runner.plan.model import NeedOn
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.slugs import slug_of
 from runner.sql.facts import created_index, created_relations, created_schema, is_guarded, is_temporary
@@ -144,7 +145,8 @@ _NEVER: _Where = (sys.maxsize, 0)
 class Created:
     """The relations and schemas that the plan creates, each with the first place where it surely was not there before.
 
-    A temporary table, and one that has an item of for_each in its name, is another one in every step.
+    A temporary table, and one that has an item of for_each in its name, is another one in every step. What a step
+    creates that may be left out, or may fail, is new for that step alone.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -200,7 +202,8 @@ class Created:
         where = _where(place) if temporary or not is_guarded(statement) else _NEVER
         schema = created_schema(statement)
         if schema is not None:
-            self._schemas[schema] = min(where, self._schemas.get(schema, _NEVER))
+            sure = _NEVER if _is_unsure(place) else where
+            self._schemas[schema] = min(sure, self._schemas.get(schema, _NEVER))
         index = created_index(statement)
         if index is not None and index.index is not None:
             self._add(index.index, where if self.is_new(index.table, place) else _NEVER, place, temporary=False)
@@ -208,10 +211,17 @@ class Created:
             self._add(relation, where, place, temporary=temporary)
 
     def _add(self, relation: Relation, where: _Where, place: StatementPlace, *, temporary: bool) -> None:
-        step = place.rank if temporary or self._is_item(relation) else None
+        step = place.rank if temporary or self._is_item(relation) or _is_unsure(place) else None
         full, short = (step, relation.schema, relation.name), (step, relation.name)
         self._relations[full] = min(where, self._relations.get(full, _NEVER))
         self._of_any_schema[short] = min(where, self._of_any_schema.get(short, _NEVER))
+
+
+def _is_unsure(place: StatementPlace) -> bool:
+    """Return whether the plan continues if the step's CREATE is left out, or refused because the name is taken."""
+    step = place.step.step
+    after_failure = any(need.on is NeedOn.FAILURE for need in step.needs)
+    return step.allow_failure is not None or step.if_ is not None or after_failure
 
 
 def _where(place: StatementPlace) -> _Where:

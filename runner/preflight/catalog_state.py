@@ -17,7 +17,8 @@ from runner.gateway.catalog import FunctionFacts, NamedFacts, RelationFacts, Sch
 from runner.gateway.inspection import Inspector
 from runner.locks.relation_names import relation_in
 from runner.plan.graph import ancestors, topological_order
-from runner.plan.model import Plan, Step
+from runner.plan.model import Plan
+from runner.preflight.likely import after_a_failure, may_not_happen
 from runner.preflight.sql_units import MADE_UP, Rooms, StatementContext, Unit
 from runner.sql.alter_table import alter_actions
 from runner.sql.catalog_changes import Action, Change, Sort, changes
@@ -32,11 +33,6 @@ from runner.sql.facts import (
     reindexed_name,
 )
 from runner.sql.relations import Relation, query_relations, regclass_constants
-
-#: The kind of a change that only adds what an extension brings.
-EXTENSION = "extension"
-#: The kind of a change that creates something of an unknown name, and alters and drops nothing.
-CREATES = "creates"
 
 
 class When(enum.Enum):
@@ -81,18 +77,12 @@ _NOTHING = Alteration(aspect=Aspect.RELATION)
 _ANY_ROLE = Alteration(aspect=Aspect.ROLE)
 
 
-def may_not_happen(step: Step) -> bool:
-    """Return whether the plan goes on without what the step does."""
-    listed = step.for_each is not None and step.for_each.sql is not None
-    return step.if_ is not None or bool(step.allow_failure) or listed
-
-
 class Changes:
     """All changes of a plan. `note` them first, in any order, then ask."""
 
     def __init__(self, plan: Plan) -> None:
         steps = (*plan.steps, *plan.finally_)
-        self._uncertain = {step.id for step in steps if may_not_happen(step)}
+        self._uncertain = {step.id for step in steps if may_not_happen(step)} | after_a_failure(plan)
         self._needs = {step.id: tuple(need.step for need in step.needs) for step in steps}
         self._place = {name: number for number, name in enumerate(topological_order(self._needs))}
         self._final = {step.id for step in plan.finally_}

@@ -401,13 +401,17 @@ CODES: Final[Mapping[str, CheckCode]] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatementFinding:
-    """One thing that is wrong with a statement; `offset` counts characters of the whole text, as the parser does."""
+    """One thing that is wrong with a statement; `offset` counts characters of the whole text, as the parser does.
+
+    `sqlstate` is that of the server's error, if it is one.
+    """
 
     code: str
     message: str
     offset: int
     hint: str | None = None
     severity: Severity | None = None
+    sqlstate: str | None = None
 
 
 def problem(

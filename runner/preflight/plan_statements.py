@@ -17,10 +17,11 @@ from runner.errors import Position, Problem, Severity
 from runner.gateway.inspection import Inspector
 from runner.plan.graph import topological_order
 from runner.plan.model import Check, Plan, Step
-from runner.preflight.catalog_state import CREATES, CatalogView, Changes, survey
+from runner.preflight.catalog_state import CatalogView, Changes, survey
 from runner.preflight.codes import StatementFinding, problem
 from runner.preflight.disk_space import Disks
 from runner.preflight.dry_run_result import Coverage, StatementReport
+from runner.preflight.likely import after_a_failure, is_allowed, may_change, may_remove
 from runner.preflight.planned_queries import is_harmless
 from runner.preflight.sql_units import (
     MADE_UP,
@@ -34,7 +35,7 @@ from runner.preflight.sql_units import (
 )
 from runner.preflight.statement_changes import Consequences, only_reads
 from runner.preflight.statement_check import Examiner, refused_setting, report_of
-from runner.sql.catalog_changes import Action, Change, Sort, changes
+from runner.sql.catalog_changes import CREATES, Action, Change, Sort, changes
 from runner.sql.definition_changes import alterations
 from runner.sql.facts import functions_called
 from runner.sql.placeholders import TemplateError
@@ -74,6 +75,10 @@ class StatementLook:
         self._values = base_values(plan)
         #: Steps whose own SQL does more than read.
         self._writers: set[str] = set()
+        #: Steps after which a list may have fewer items.
+        self._removers: set[str] = set()
+        #: Steps, and instances of steps, that may be left out when the plan runs.
+        self._unlikely: set[str] = set(after_a_failure(plan))
 
     async def look(self, *, left_out: frozenset[str] = frozenset()) -> Looked:
         """Look at what the plan requires, and at every statement but those of steps that are `left_out`."""
@@ -129,7 +134,9 @@ class StatementLook:
             if room.error is not None:
                 if self._changes.makes_role(step.id, 0, step.role or "") is None:
                     refused = refused_setting(room, 0, () if step.role is None else ("role",))
-                    self._tell(refused, f"step `{step.id}`: {refused.message}", step.position, step)
+                    unlikely = step.id in self._unlikely or is_allowed(step, refused)
+                    severity = Severity.WARNING if unlikely else None
+                    self._tell(refused, f"step `{step.id}`: {refused.message}", step.position, step, severity)
                 return
 
     def _tell(
@@ -162,6 +169,8 @@ class StatementLook:
                         self._changes.note_alterations(step.id, unit.number, alterations(unit.statement))
                         if not only_reads(unit.statement):
                             self._writers.add(step.id)
+                        if may_remove(unit.statement):
+                            self._removers.add(step.id)
 
     def _note_again(self, units: list[Unit]) -> None:
         """Take note of all changes again, now that the catalog says which relations the names stand for."""
@@ -281,6 +290,8 @@ class StatementLook:
             self._tell(StatementFinding(code="JP619", message=wrong, offset=0), wrong, unit.at(0), step)
             return None
         self._looked.rows[step.id] = Rows(columns=result.columns, rows=result.rows)
+        if self._may_be_another(unit, self._removers):
+            self._unlikely.add(step.id)
         try:
             return queried_items(step, result.columns, result.rows)
         except ValueError as error:
@@ -328,7 +339,10 @@ class StatementLook:
         verdict = await self._examiner.examine(unit, sight)
         good = not verdict.findings and not verdict.blind
         if good and unit.key in {"if", "preconditions"}:
-            if not await self._is_harmless(unit, sight):
+            asked = await self._is_harmless(unit, sight)
+            if unit.key == "if" and (not asked or self._may_be_another(unit, self._writers)):
+                self._unlikely.add(unit.instance)
+            if not asked:
                 verdict.notes.append(_NOT_ASKED)
             elif await self._answer(unit, sight) is False:
                 verdict.notes.append("it is false now")
@@ -340,9 +354,22 @@ class StatementLook:
             self._looked.units.append((unit, sight))
         self._looked.reports.append(report_of(unit, verdict))
         for one in dict.fromkeys(verdict.findings):
-            severity = Severity.WARNING if MADE_UP in unit.instance else None
-            self._tell(one, one.message, unit.within(one.offset), unit.step, severity)
+            self._tell(one, one.message, unit.within(one.offset), unit.step, self._lowered(unit, one))
         return good
+
+    def _lowered(self, unit: Unit, finding: StatementFinding) -> Severity | None:
+        """A statement that need not run, or that may fail, is a risk and no error."""
+        left_out = MADE_UP in unit.instance or bool({unit.instance, self._name_of(unit)} & self._unlikely)
+        return Severity.WARNING if left_out or is_allowed(unit.step, finding) else None
+
+    @staticmethod
+    def _name_of(unit: Unit) -> str:
+        return unit.step.id if unit.step is not None else ""
+
+    def _may_be_another(self, unit: Unit, steps: set[str]) -> bool:
+        """Return whether one of these steps comes before a condition or list, and may change what it gives."""
+        before = (name for name in self._changes.steps_before(self._name_of(unit)) if name in steps)
+        return may_change(unit.statement) and next(before, None) is not None
 
     async def _is_harmless(self, unit: Unit, sight: CatalogView) -> bool:
         """Return whether a query may be run: it only reads, and by functions of PostgreSQL's own and of extensions."""

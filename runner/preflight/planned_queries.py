@@ -21,11 +21,11 @@ from runner.gateway.catalog import FunctionFacts
 from runner.gateway.inspection import BOOLEAN, Inspector, Probe
 from runner.gateway.session import EXPLAIN, Reply
 from runner.locks.relation_names import relation_in
-from runner.preflight.catalog_state import CREATES, EXTENSION, CatalogView, Made
+from runner.preflight.catalog_state import CatalogView, Made
 from runner.preflight.codes import StatementFinding
 from runner.preflight.earlier_steps import doubt, is_syntax_error, new_label
 from runner.preflight.sql_units import Unit
-from runner.sql.catalog_changes import Action, Sort
+from runner.sql.catalog_changes import CREATES, EXTENSION, Action, Sort
 from runner.sql.catalog_needs import needed, row_rights
 from runner.sql.facts import FunctionCall, functions_called
 from runner.sql.placeholders import quote_identifier
@@ -211,20 +211,24 @@ def uncertain(unit: Unit, sight: CatalogView, finding: StatementFinding, reason:
 def _finding(error: ErrorDetails, sight: CatalogView, state: str, offset: int, *, planning: bool) -> StatementFinding:
     """Return the finding for an error of the server, if it is certain."""
     if state in _NAMES:
-        return StatementFinding(code=_NAMES[state][0], message=error.message, offset=offset, hint=error.hint)
+        return StatementFinding(
+            code=_NAMES[state][0], message=error.message, offset=offset, hint=error.hint, sqlstate=state
+        )
     if state == _PRIVILEGE:
         message = f'role "{sight.around.role}": {error.message}'
         schema = _SCHEMA.fullmatch(error.message)
         hint = error.hint
         if schema is not None:
             hint = f"GRANT USAGE ON SCHEMA {quote_identifier(schema[1])} TO {quote_identifier(sight.around.role)};"
-        return StatementFinding(code="JP610", message=message, offset=offset, hint=hint)
+        return StatementFinding(code="JP610", message=message, offset=offset, hint=hint, sqlstate=state)
     major = sight.around.version // 10_000
     if is_syntax_error(state, error.message) and major < GRAMMAR:
         hint = f"{READ_AS} PostgreSQL {GRAMMAR} syntax; the server is {major}"
-        return StatementFinding(code="JP606", message=error.message, offset=offset, hint=hint)
+        return StatementFinding(code="JP606", message=error.message, offset=offset, hint=hint, sqlstate=state)
     severity = Severity.WARNING if planning and state[:2] in {"P0", "55", "XX", "53"} else None
-    return StatementFinding(code="JP606", message=error.message, offset=offset, hint=error.hint, severity=severity)
+    return StatementFinding(
+        code="JP606", message=error.message, offset=offset, hint=error.hint, severity=severity, sqlstate=state
+    )
 
 
 def _writes_while_planned(unit: Unit, error: ErrorDetails, sight: CatalogView, offset: int) -> Judged:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from runner.sql.definition_changes import object_name
 from runner.sql.facts import (
@@ -23,6 +24,11 @@ from runner.sql.relations import Relation, relation_named, relation_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, label, strings, unwrap
 from runner.sql.table_locks import is_opaque
+
+#: The kind of a change that only adds what an extension brings.
+EXTENSION: Final = "extension"
+#: The kind of a change that creates something of an unknown name, and alters and drops nothing.
+CREATES: Final = "creates"
 
 
 class Right(enum.Enum):
@@ -288,7 +294,7 @@ def changes(statement: Statement) -> tuple[Change, ...]:
     # A statement that can be prepared changes nothing in the catalog.
     imports = statement.node.DESCRIPTOR.name == "ImportForeignSchemaStmt"
     if (kind is not _K.EXECUTE and is_opaque(statement)) or kind in _OPAQUE or imports:
-        kind_of_change = "extension" if imports or kind in _OPAQUE else "creates" if only_creates(statement) else ""
+        kind_of_change = EXTENSION if imports or kind in _OPAQUE else CREATES if only_creates(statement) else ""
         return (Change(action=Action.CREATE, sort=Sort.ANYTHING, kind=kind_of_change, offset=statement.start),)
     return (*made(statement), *_unmade(statement), *_altered(statement), *_renamed(statement))
 

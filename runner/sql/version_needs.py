@@ -346,13 +346,59 @@ def _of_clauses(statement: Statement) -> Iterator[VersionNeed]:
                 yield from _need(f"REINDEX {kind.rpartition('_')[2]} without a name", 16, statement)
         case _K.ALTER_TABLE | _K.ALTER_MATERIALIZED_VIEW:
             for command in map(unwrap, node.cmds):
-                since = _SUBCOMMANDS.get(label(command, "subtype"))
+                subtype = label(command, "subtype")
+                since = _SUBCOMMANDS.get(subtype)
                 if since is not None:
                     yield from _need(f"ALTER TABLE … {since[0]}", since[1], statement)
+                yield from _of_subcommand(command, subtype, statement)
         case _K.ALTER_SUBSCRIPTION if label(node, "kind") == "ALTER_SUBSCRIPTION_SKIP":
             yield from _need("ALTER SUBSCRIPTION … SKIP", 15, statement)
     if statement.kind in _WITH_EXPRESSIONS:
         yield from _of_nodes(statement)
+
+
+def _of_publication(statement: Statement) -> Iterator[VersionNeed]:
+    for one in map(unwrap, statement.node.pubobjects):
+        if label(one, "pubobjtype") == "PUBLICATIONOBJ_TABLES_IN_SCHEMA":
+            yield from _need("a publication of TABLES IN SCHEMA", 15, statement)
+        elif one.HasField("pubtable") and (one.pubtable.columns or one.pubtable.HasField("where_clause")):
+            yield from _need("a publication of some columns or rows", 15, statement)
+
+
+def _of_subcommand(command: Tree, subtype: str, statement: Statement) -> Iterator[VersionNeed]:
+    """What came later of a subcommand that is older."""
+    given = unwrap(getattr(command, "def")) if command.HasField("def") else None
+    if subtype == "AT_SetStatistics" and given is None:
+        yield from _need("SET STATISTICS DEFAULT", 17, statement)
+    elif subtype == "AT_SetAccessMethod" and not command.name:
+        yield from _need("SET ACCESS METHOD DEFAULT", 17, statement)
+    elif subtype == "AT_SetStorage" and given is not None and given.sval.lower() == "default":
+        yield from _need("SET STORAGE DEFAULT", 16, statement)
+    elif subtype == "AT_AlterConstraint" and given is not None:
+        if given.alter_enforceability:
+            yield from _need("ALTER CONSTRAINT … ENFORCED or NOT ENFORCED", 18, statement)
+        if given.alter_inheritability:
+            yield from _need("ALTER CONSTRAINT … INHERIT or NO INHERIT", 18, statement)
+    elif subtype == "AT_AddConstraint" and given is not None and label(given, "contype") == "CONSTR_NOTNULL":
+        yield from _need("ADD NOT NULL as a constraint of the table", 18, statement)
+
+
+def _of_forms(statement: Statement) -> Iterator[VersionNeed]:
+    """Forms of older commands that came later."""
+    node = statement.node
+    match statement.kind:
+        case _K.VACUUM | _K.ANALYZE:
+            for named in map(unwrap, node.rels):
+                if named.HasField("relation") and not named.relation.inh:
+                    yield from _need(f"{statement.kind} ONLY", 18, statement, named.relation)
+        case _K.CREATE_SEQUENCE if node.sequence.relpersistence == "u":
+            yield from _need("CREATE UNLOGGED SEQUENCE", 15, statement)
+        case _K.CREATE_STATISTICS if not node.defnames:
+            yield from _need("CREATE STATISTICS without a name", 16, statement)
+        case _K.CREATE_PUBLICATION | _K.ALTER_PUBLICATION:
+            yield from _of_publication(statement)
+        case _K.ALTER_DEFAULT_PRIVILEGES if label(node.action, "objtype") == "OBJECT_LARGEOBJECT":
+            yield from _need("ALTER DEFAULT PRIVILEGES … ON LARGE OBJECTS", 18, statement)
 
 
 _SUBCOMMANDS: Mapping[str, tuple[str, int]] = {
@@ -366,6 +412,7 @@ _WITH_EXPRESSIONS = frozenset(
         *(_K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW, _K.CREATE_INDEX, _K.ALTER_TABLE, _K.EXPLAIN),
     }
 )
+_WITH_CONSTRAINTS = frozenset({_K.CREATE_TABLE, _K.ALTER_TABLE})
 #: Nodes that only newer syntax makes.
 _NODES: Mapping[str, tuple[str, int]] = {
     "MergeStmt": ("MERGE", 15),
@@ -394,6 +441,10 @@ def _of_nodes(statement: Statement) -> Iterator[VersionNeed]:
             yield from _need("WHEN NOT MATCHED BY SOURCE", 17, statement)
         elif name == "ReturningClause" and node.options:
             yield from _need("RETURNING WITH (OLD, NEW)", 18, statement)
+        elif name == "RangeSubselect" and not node.HasField("alias"):
+            yield from _need("a subquery in FROM without an alias", 16, statement)
+        elif name == "ColumnDef" and node.storage_name and statement.kind is _K.CREATE_TABLE:
+            yield from _need("CREATE TABLE with STORAGE", 16, statement)
         elif name in {"IndexStmt", "Constraint"}:
             if node.nulls_not_distinct:
                 yield from _need("NULLS NOT DISTINCT", 15, statement)
@@ -404,8 +455,14 @@ def _of_nodes(statement: Statement) -> Iterator[VersionNeed]:
 def _of_constraint(node: Tree, statement: Statement) -> Iterator[VersionNeed]:
     if node.without_overlaps or node.fk_with_period:
         yield from _need("WITHOUT OVERLAPS and PERIOD", 18, statement, node)
-    if label(node, "contype") == "CONSTR_GENERATED" and node.generated_kind == "v":
+    kind = label(node, "contype")
+    if kind == "CONSTR_GENERATED" and node.generated_kind == "v":
         yield from _need("virtual generated columns", 18, statement, node)
+    unenforced = kind in {"CONSTR_CHECK", "CONSTR_FOREIGN"} and not node.is_enforced
+    if kind == "CONSTR_ATTR_NOT_ENFORCED" or (unenforced and statement.kind in _WITH_CONSTRAINTS):
+        yield from _need("constraints that are NOT ENFORCED", 18, statement, node)
+    if node.fk_del_set_cols:
+        yield from _need("ON DELETE SET NULL or SET DEFAULT of some columns", 15, statement, node)
 
 
 def _given(node: Tree) -> Iterator[Tree]:
@@ -434,4 +491,4 @@ def _command(kind: StatementKind) -> str:
     return "COPY" if kind in {_K.COPY_FROM, _K.COPY_TO} else str(kind)
 
 
-_SOURCES = (_of_options, _of_settings, _of_privileges, _of_parameters, _of_clauses)
+_SOURCES = (_of_options, _of_settings, _of_privileges, _of_parameters, _of_clauses, _of_forms)
