@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from runner.engine.ports import QueryResult
-from runner.errors import ConnectionFailedError, PreflightError
+from runner.errors import ConnectionFailedError, PreflightError, ServerLostError
 from runner.gateway.catalog import (
     FunctionFacts,
     HeldLock,
@@ -23,7 +23,7 @@ from runner.gateway.catalog import (
 from runner.gateway.connecting import with_keepalives
 from runner.gateway.ledger.storage import distrust_statement, read, why_ignored
 from runner.gateway.queries import query
-from runner.gateway.server_checks import refuse_shared_sessions
+from runner.gateway.server_checks import prepare_session, refuse_shared_sessions
 from runner.gateway.server_facts import (
     Capacity,
     InvalidIndex,
@@ -94,11 +94,15 @@ class Inspector:
             patience=LONG_ANSWER_WITHIN,
         )
         inspector = cls(session, schema)
-        replies = await session.run(("path", ()), ("pin", ()), ("unlimit", ()))
-        if replies[0].error is not None:
+        try:
+            path, _ = await prepare_session(session)
+        except ServerLostError as error:
             session.discard()
-            raise ConnectionFailedError(f"the server refuses to be used by jobplan: {replies[0].error.message}")
-        inspector.search_path = replies[0].rows[0][0] or ""
+            raise ConnectionFailedError(error.message) from error
+        except BaseException:
+            session.discard()
+            raise
+        inspector.search_path = path[0] or ""
         return inspector
 
     @property

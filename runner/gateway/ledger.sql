@@ -145,27 +145,49 @@ WHERE l.event = 'attempt_launching';
 COMMENT ON VIEW {ledger}.attempts IS 'Every worker that was asked for: when, how long, how it ended and why.';
 
 CREATE OR REPLACE VIEW {ledger}.running AS
+WITH here AS MATERIALIZED (
+  SELECT pid, backend_start, to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS start,
+         backend_type, application_name, usename, coalesce(wait_event_type || ': ' || wait_event, state) AS doing
+  FROM pg_catalog.pg_stat_activity
+  WHERE datname = current_database()
+)
 SELECT a.plan, a.run, a.step, a.attempt, a.launched_at, now() - a.launched_at AS age,
-       w.pid, coalesce(w.wait_event_type || ': ' || w.wait_event, w.state) AS doing,
-       w.pid IS NOT NULL AS worker_lives,
+       w.pid, w.doing,
+       CASE
+         WHEN w.pid IS NOT NULL THEN true
+         WHEN seen.pid IS NULL OR hidden.pid IS NOT NULL THEN NULL
+         ELSE false
+       END AS worker_lives,
        EXISTS (
-         SELECT FROM pg_catalog.pg_stat_activity AS s WHERE s.application_name = 'jobplan:' || a.run || ':runner'
+         SELECT FROM here AS s
+         WHERE s.application_name = 'jobplan:' || a.run || ':runner'
+           AND coalesce(s.backend_type, 'client backend') = 'client backend'
+           AND s.usename IN (SELECT r.writer FROM {ledger}.runs AS r WHERE r.run = a.run)
        ) AS runner_lives,
        a.outcome,
        a.writer
 FROM (
-  SELECT run FROM {ledger}.runs WHERE finished_at IS NULL
-  UNION
-  SELECT split_part(application_name, ':', 2)
-  FROM pg_catalog.pg_stat_activity
-  WHERE backend_type = 'pg_background' AND starts_with(application_name, 'jobplan:')
+  SELECT DISTINCT run
+  FROM {ledger}.runs
+  WHERE finished_at IS NULL
+     OR finished_at > (SELECT min(backend_start) - interval '1 day' FROM here WHERE backend_type = 'pg_background')
 ) AS open
 CROSS JOIN LATERAL (SELECT * FROM {ledger}.attempts WHERE run = open.run OFFSET 0) AS a
-LEFT JOIN pg_catalog.pg_stat_activity AS w
-  ON w.backend_type = 'pg_background' AND w.application_name = a.application_name
-WHERE a.outcome = 'running' OR (a.outcome = 'detached' AND w.pid IS NOT NULL);
+LEFT JOIN LATERAL (
+  SELECT (e.body #>> '{worker,pid}')::integer AS pid, e.body #>> '{worker,backend_start}' AS start
+  FROM {ledger}.events AS e
+  WHERE e.run = a.run AND e.writer = a.writer AND e.event = 'attempt_running' AND e.step = a.step
+    AND e.attempt = a.attempt
+  ORDER BY e.seq DESC
+  LIMIT 1
+) AS seen ON true
+LEFT JOIN here AS w ON w.backend_type = 'pg_background' AND w.pid = seen.pid AND w.start = seen.start
+LEFT JOIN here AS hidden ON hidden.backend_type IS NULL AND hidden.pid = seen.pid
+WHERE a.outcome = 'running' OR (a.outcome = 'detached' AND (w.pid IS NOT NULL OR hidden.pid IS NOT NULL));
 COMMENT ON VIEW {ledger}.running IS
-  'What runs: attempts that have not ended as far as anybody knows. Neither worker nor runner lives: jobplan resume.';
+  'What runs: attempts that have not ended as far as the ledger shows. A worker is its pid and backend_start, whatever '
+  'its name is; worker_lives is NULL if it was not observed, or if this role may not see it. Neither worker nor runner '
+  'lives: jobplan resume.';
 
 CREATE OR REPLACE VIEW {ledger}.failures AS
 SELECT f.at AS failed_at, r.plan, f.run, f.step, f.attempt, f.body ->> 'outcome' AS outcome,

@@ -26,7 +26,7 @@ from runner.gateway.connecting import with_keepalives
 from runner.gateway.ledger.reader import Recorded, read_recorded
 from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR
 from runner.gateway.queries import query
-from runner.gateway.server_checks import WHERE, address_of, leads_back, read_place
+from runner.gateway.server_checks import WHERE, address_of, leads_back, prepare_session, read_place
 from runner.gateway.session import Reply, Row, Session
 from runner.gateway.worker_output import plan_text
 from runner.identity import PREFIX, Claim, run_of, runner_name
@@ -222,7 +222,7 @@ async def _open(conninfo: str, ledger: str, trusted_roles: Sequence[str]) -> Ses
         queries=lambda name: query(name, ledger=quoted, trusted=trusted_roles),
     )
     try:
-        await session.run(("pin", ()), ("unlimit", ()))
+        await prepare_session(session)
     except ServerLostError as error:
         session.discard()
         raise ConnectionFailedError(error.message) from error

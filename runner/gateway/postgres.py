@@ -48,6 +48,7 @@ from runner.gateway.server_checks import (
     check_server,
     describe_server,
     leads_back,
+    prepare_session,
     raise_refusal,
     read_place,
     refuse_shared_sessions,
@@ -117,8 +118,6 @@ MOST_BEFORE_LAUNCH = 4
 #: launch and the row in pg_stat_activity lies the postmaster's fork; a worker may also have ended by then.
 _LOOKS_FOR_WORKER = 25
 _LOOK_FOR_WORKER = 0.02
-#: What every session begins with, in this order.
-_PREPARATION = (("path", ()), ("pin", ()), ("unlimit", ()))
 
 
 #: Seconds that the server gets to notice that a session was closed, before another one is opened in its place.
@@ -482,13 +481,11 @@ class PgGateway:
         )
         async with _ready(session):
             loading = (("load", ()),) if load else ()
-            # the path is pinned before anything else is parsed, or names would mean what the role's path makes of them
-            *replies, place, system = await session.run(*_PREPARATION, *loading, *WHERE)
+            (path, role, process), (*loaded, place, system) = await prepare_session(session, *loading, *WHERE)
             self._note_place(session, read_place(place, system))
-            raise_refusal(replies, ConnectionFailedError)
-        path, role, process = replies[0].rows[0]
+            raise_refusal(loaded, ConnectionFailedError)
         session.search_path, session.role, session.process = path or "", role or "", int(process or 0)
-        session.launched = int(replies[-1].rows[0][1] or 0) if load else 0  # a pooled session has had other users
+        session.launched = int(loaded[0].rows[0][1] or 0) if load else 0  # a pooled session has had other users
         return session
 
     def _note_place(self, session: Session, found: Place) -> None:

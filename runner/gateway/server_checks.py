@@ -25,6 +25,32 @@ _OLDEST_SERVER = 140_000
 ON_STANDBY = "the server is a standby, and pg_background can start no worker on one."
 
 
+#: How often the first statements of a session are tried: a limit that the role or the database sets can interrupt them.
+_TRIES = 5
+
+
+async def prepare_session(session: Session, *then: Statement) -> tuple[Row, list[Reply]]:
+    """Pin the names of a new session and lift its limits; return the row of `path`, and the replies to `then`.
+
+    Nothing else is sent before `path` and `pin` have succeeded: until then, the names in jobplan's statements mean what
+    the owner of the database decides with search_path. ConnectionFailedError if the server refuses these statements.
+    """
+    path, _ = await _tried(session, ("path", ()), ("pin", ()), checked=2)
+    _, *replies = await _tried(session, ("unlimit", ()), *then, checked=1)
+    return path.rows[0], replies
+
+
+async def _tried(session: Session, *statements: Statement, checked: int) -> list[Reply]:
+    """Run statements until the first `checked` of them succeed. ConnectionFailedError if they fail each time."""
+    for _ in range(_TRIES - 1):
+        replies = await session.run(*statements)
+        if first_error(replies[:checked]) is None:
+            return replies
+    replies = await session.run(*statements)
+    raise_refusal(replies[:checked], ConnectionFailedError)
+    return replies
+
+
 def raise_refusal(replies: Sequence[Reply], kind: type[PreflightError]) -> None:
     """Raise an error of `kind` if the server has refused one of our statements."""
     error = first_error(replies)

@@ -76,9 +76,9 @@ class Started:
         """Whether the process has not ended yet."""
         return self._process.poll() is None
 
-    def ended(self) -> Ran:
+    def ended(self, patience: float = PATIENCE) -> Ran:
         """Wait for the end."""
-        out, err = self._process.communicate(timeout=PATIENCE)
+        out, err = self._process.communicate(timeout=patience)
         return Ran(code=self._process.returncode, out=out, err=err)
 
     def close(self) -> None:

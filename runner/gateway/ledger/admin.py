@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,12 +17,15 @@ from runner.errors import RecordError, UsageError
 from runner.gateway.connecting import connection_failed, with_keepalives
 from runner.gateway.ledger.storage import OPTION, VERSION, distrust_statement, distrusted, ignored, read_event, remedy
 from runner.gateway.queries import query
+from runner.gateway.session import ANSWER_WITHIN, LONG_ANSWER_WITHIN
 from runner.sql.placeholders import TemplateError, quote_identifier
 
 #: The blocks that bring a ledger from the version before to each.
 STEPS: Mapping[int, str] = {1: "ledger_version_1", 2: "ledger_version_2"}
 #: How long anything waits for a lock: a step that runs has one on the commit rows.
 LOCK_TIMEOUT = "5s"
+#: Seconds for what changes all rows: it ends also if the server's answer is lost.
+_MAINTENANCE_WITHIN = 3600.0
 _NAME = "jobplan:ledger"
 _LOCKED = "55P03"
 _DEPENDED_ON = "2BP01"
@@ -73,6 +79,30 @@ class LedgerRun:
     events: tuple[Mapping[str, Any], ...]
 
 
+class _Deadline:
+    """Gives a connection up that is used for longer than `seconds`; then TimeoutError at the end of the block."""
+
+    def __init__(self, connection: psycopg.Connection[Any], seconds: float) -> None:
+        self._descriptor = connection.fileno()
+        self._seconds = seconds
+        self._over = False
+        self._timer = threading.Timer(seconds, self._give_up)
+        self._timer.daemon = True
+
+    def __enter__(self) -> None:
+        self._timer.start()
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._timer.cancel()
+        if self._over:
+            raise TimeoutError(f"the server has not answered for {self._seconds:g} seconds") from error
+
+    def _give_up(self) -> None:
+        self._over = True
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._descriptor)) as shared:
+            shared.shutdown(socket.SHUT_RDWR)  # whoever waits for the connection sees its end
+
+
 class LedgerAdmin:
     """Does one thing on a connection of its own, in one transaction, or all of nothing. RecordError if it cannot."""
 
@@ -90,7 +120,7 @@ class LedgerAdmin:
 
         One of an older version is brought up to date, as by `upgrade`.
         """
-        with self._connected() as connection:
+        with self._connected(_MAINTENANCE_WITHIN) as connection:
             version = self._version(connection)
             if version is None:
                 if not self._schema_exists(connection):
@@ -106,13 +136,15 @@ class LedgerAdmin:
         return version is None
 
     def upgrade(self, jobplan: str) -> tuple[int, int]:
-        """Bring the ledger to this jobplan's version; the version before and the one now."""
-        with self._connected() as connection:
+        """Bring the ledger to this jobplan's version, and its views up to date; the version before and the one now."""
+        with self._connected(_MAINTENANCE_WITHIN) as connection:
             version = self._installed_version(connection, "Make it: jobplan ledger install")
             if version > VERSION:
                 raise self._too_new(version)
             if version < VERSION:
                 self._bring_up(connection, version, jobplan)
+            else:
+                self._do(connection, self._block("ledger_views"))
         return version, VERSION
 
     def status(self) -> LedgerStatus:
@@ -150,7 +182,7 @@ class LedgerAdmin:
 
         A run that has no end, because its runner was killed, is as old as its last event.
         """
-        with self._connected() as connection:
+        with self._connected(_MAINTENANCE_WITHIN) as connection:
             self._require(self._installed_version(connection))
             (row,) = connection.execute(self._block("ledger_purge").encode(), [older_than]).fetchall()
         return int(row[0])
@@ -197,8 +229,12 @@ class LedgerAdmin:
     # --- how ----------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _connected(self) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        """Open a connection and a transaction in which nothing waits for long and nobody else does the same."""
+    def _connected(self, patience: float | None = None) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """Open a connection and a transaction that waits for no lock for long, and is the only one of its kind.
+
+        The connection is given up if the caller's work with it takes longer than `patience` seconds: a network that
+        delivers nothing would otherwise be waited for for ever.
+        """
         try:
             connection = psycopg.connect(
                 self._conninfo,
@@ -211,14 +247,19 @@ class LedgerAdmin:
             raise connection_failed(error, self._conninfo) from error
         with connection:
             try:
-                connection.execute(query("pin"))
-                connection.execute(query("ledger_session"), [LOCK_TIMEOUT])
-                with connection.transaction():
-                    connection.execute(query("ledger_alone"))
-                    self._require_trust(connection)
-                    yield connection
+                with contextlib.ExitStack() as transaction:
+                    with _Deadline(connection, ANSWER_WITHIN):
+                        connection.execute(query("pin"))
+                        connection.execute(query("ledger_session"), [LOCK_TIMEOUT])
+                        transaction.enter_context(connection.transaction())
+                        connection.execute(query("ledger_alone"))
+                        self._require_trust(connection)
+                    with _Deadline(connection, LONG_ANSWER_WITHIN if patience is None else patience):
+                        yield connection
             except psycopg.Error as error:
                 raise self._explained(error) from error
+            except TimeoutError as error:
+                raise RecordError(f"the ledger in schema {self._schema}: {error}.") from error
 
     def _require_trust(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
         """Refuse a ledger, or a schema for one, in which an object belongs to a role that is not trusted."""
