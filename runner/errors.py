@@ -10,8 +10,6 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from runner.slugs import slug_of
-
 
 class Severity(enum.StrEnum):
     """How serious a problem is: errors make a plan invalid, warnings only with `--strict`."""
@@ -60,11 +58,6 @@ class Problem:
     step: str | None = None
     also: tuple[tuple[Position, str | None], ...] = ()
     cause: Cause | None = field(default=None, compare=False, repr=False)
-
-    @property
-    def slug(self) -> str:
-        """The readable name of the code."""
-        return slug_of(self.code)
 
     def __str__(self) -> str:
         text = f"{self.position}: {self.severity} {self.code}: {self.message}"

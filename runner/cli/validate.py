@@ -146,11 +146,16 @@ def _explain(code: str, style: Style) -> None:
         click.echo(line, color=True)
 
 
-def _explained(explanation: Explanation, style: Style) -> Iterator[str]:
-    yield f"{style.bold(explanation.code)} ({explanation.severity}): {explanation.title}"
+def _explained(page: Explanation, style: Style) -> Iterator[str]:
+    yield f"{style.bold(page.code.code)} ({page.code.severity}): {page.code.title}"
     yield ""
-    yield click.wrap_text(explanation.why, width=100, preserve_paragraphs=True)
-    yield f"\n{style.bold('Slug')}: {explanation.slug}"
-    for word, example in (("Wrong", explanation.wrong), ("Right", explanation.right)):
+    yield click.wrap_text(page.why, width=100, preserve_paragraphs=True)
+    yield f"\n{style.bold('Slug')}: {page.code.slug}"
+    for word, example in (("Wrong", page.wrong), ("Right", page.right)):
         yield f"\n{style.bold(word)}:"
         yield from (f"    {line}".rstrip() for line in example.splitlines())
+    yield f"\n{style.bold('What to do')}:"
+    yield click.wrap_text(page.remedy, width=100, initial_indent="    ", subsequent_indent="    ")
+    if page.suppression:
+        yield f"\n{style.bold('How to suppress it')}:"
+        yield f"    {page.suppression}"

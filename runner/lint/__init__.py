@@ -117,19 +117,7 @@ def _shortened(problem: Problem) -> Problem:
 
 def _problems(plan: Plan, rules: Iterable[Rule]) -> Iterable[Problem]:
     subject = read_subject(plan)
-    return (
-        Problem(
-            position=finding.position,
-            code=rule.code,
-            message=finding.message,
-            hint=finding.hint,
-            severity=finding.severity or rule.severity,
-            step=finding.step,
-            cause=finding.cause,
-        )
-        for rule in rules
-        for finding in rule.check(subject)
-    )
+    return (finding.problem(rule.code) for rule in rules for finding in rule.check(subject))
 
 
 def _with_sql_alone(draft: Plan, problems: tuple[Problem, ...], sources: Sources) -> tuple[Problem, ...]:

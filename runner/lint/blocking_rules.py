@@ -9,7 +9,7 @@ from operator import attrgetter
 from typing import Final
 
 from runner.durations import format_duration
-from runner.errors import Cause, Severity
+from runner.errors import Cause
 from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
 from runner.plan.parsed_sql import StepSql, Subject
 from runner.sql.alter_table import AlterAction, AlterKind, Constraint, alter_actions
@@ -255,74 +255,16 @@ def _slow_constraint(action: AlterAction) -> _Told | None:
     return None
 
 
-_ADD = "ALTER TABLE orders ADD CONSTRAINT total_ck CHECK (total >= 0) NOT VALID"
-_VALIDATE = "ALTER TABLE orders VALIDATE CONSTRAINT total_ck"
-
 LOCK_RULES = (
-    Rule(
-        code="JP332",
-        severity=Severity.WARNING,
-        title="NOT VALID and VALIDATE in one step",
-        why=(
-            "Adding a constraint NOT VALID takes its strong lock for a moment, and VALIDATE CONSTRAINT then reads the "
-            "table under SHARE UPDATE EXCLUSIVE, which lets everybody else work. Locks are kept until the transaction "
-            "ends, and a step is one transaction: in the same step the table is read under the first lock, ACCESS "
-            "EXCLUSIVE or for a foreign key SHARE ROW EXCLUSIVE, and the two-part form has gained nothing."
-        ),
-        wrong=f"- id: add_check\n  lock_timeout: 5s\n  sql: |\n    {_ADD};\n    {_VALIDATE}",
-        right=(
-            f"- id: add_check\n  lock_timeout: 5s\n  sql: {_ADD}\n- id: validate_check\n  needs: [add_check]\n"
-            f"  sql: {_VALIDATE}"
-        ),
-        check=_validated_at_once,
-    ),
-    Rule(
-        code="JP333",
-        severity=Severity.WARNING,
-        title="A strong lock without lock_timeout",
-        why=(
-            "A statement that waits for a lock stands in a queue, and whoever asks for a conflicting lock later "
-            "stands behind it. So an ALTER TABLE that waits for one long report stops every query on the table, "
-            "although it has not begun. With `lock_timeout` it gives up (55P03), the queue dissolves, and a `retry` "
-            "tries again. Meant are the modes that stop writers, SHARE and above; tables that the plan creates are "
-            "exempt."
-        ),
-        wrong="- id: add_column\n  sql: ALTER TABLE orders ADD COLUMN note text",
-        right=(
-            "- id: add_column\n  sql: ALTER TABLE orders ADD COLUMN note text\n  lock_timeout: 5s\n"
-            "  retry: {max_attempts: 10, delay: 30s, on: [lock_not_available]}"
-        ),
-        check=_unbounded_wait,
-    ),
-    Rule(
-        code="JP334",
-        severity=Severity.WARNING,
-        title="A constraint that is checked while the table is locked",
-        why=(
-            "ADD CONSTRAINT and SET NOT NULL read the whole table, and UNIQUE or PRIMARY KEY build an index, under "
-            "ACCESS EXCLUSIVE (a foreign key under SHARE ROW EXCLUSIVE, on both tables). CHECK and FOREIGN KEY can be "
-            "added NOT VALID and validated in a later step under a weak lock; NOT NULL too from version 18 on, and in "
-            "any version SET NOT NULL reads nothing where a validated CHECK of that column proves it. A unique "
-            "constraint can take over an index that was built CONCURRENTLY; a primary key reads the table even so, "
-            "unless its columns are NOT NULL. ATTACH PARTITION reads the new partition unless a validated CHECK proves "
-            "its bound, and ALTER DOMAIN every table that uses the domain. For EXCLUDE there is no other way."
-        ),
-        wrong=(
-            "- id: add_check\n  lock_timeout: 5s\n  sql: ALTER TABLE orders ADD CONSTRAINT total_ck CHECK (total >= 0)"
-        ),
-        right=(
-            f"- id: add_check\n  lock_timeout: 5s\n  sql: {_ADD}\n- id: validate_check\n  needs: [add_check]\n"
-            f"  sql: {_VALIDATE}"
-        ),
-        check=_checked_at_once,
-    ),
+    Rule(code="JP332", check=_validated_at_once),
+    Rule(code="JP333", check=_unbounded_wait),
+    Rule(code="JP334", check=_checked_at_once),
 )
 
 
 #: Seconds. The least that a command which waits for other transactions must be allowed to wait for each of them.
 SHORTEST_WAIT: Final = 60.0
 
-_LONG = "alone in its step, with a `lock_timeout` of 1m or more"
 #: What a command that builds CONCURRENTLY needs, so that no other rule objects.
 _ALONE = "alone in its step, with a `verify` and a `lock_timeout` of 1m or more"
 _WAITING = (Kind.CREATE_INDEX, Kind.DROP_INDEX, Kind.REINDEX, Kind.ALTER_TABLE)
@@ -400,103 +342,13 @@ def _refresh(subject: Subject) -> Iterator[Finding]:
             yield place.finding(message, hint="REFRESH … CONCURRENTLY, which needs a unique index on the view")
 
 
-_VERIFY = "\n  verify: SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('orders_customer_idx')"
-_BUILD = "- id: build\n  sql: CREATE INDEX CONCURRENTLY orders_customer_idx ON orders (customer_id)"
-
 CONCURRENTLY_RULES = (
-    Rule(
-        code="JP330",
-        severity=Severity.WARNING,
-        title="CONCURRENTLY with a short lock_timeout",
-        why=(
-            "CREATE INDEX, DROP INDEX, REINDEX and DETACH PARTITION wait, when they run CONCURRENTLY, for every "
-            "transaction that uses the table, and builds also for every older snapshot in the database. Each wait is "
-            "a lock wait that lock_timeout ends (55P03), and what it leaves is an INVALID index or a partition half "
-            "detached. While it waits, reads and writes go on, so a short limit protects nobody. One minute is the "
-            "least that jobplan accepts: the transactions of an application are over by then, and only a report, a "
-            "dump or a forgotten session is older."
-        ),
-        wrong=f"{_BUILD}\n  lock_timeout: 5s{_VERIFY}",
-        right=f"{_BUILD}\n  lock_timeout: 15m{_VERIFY}",
-        check=_short_lock_timeout,
-    ),
-    Rule(
-        code="JP331",
-        severity=Severity.WARNING,
-        title="CREATE INDEX CONCURRENTLY IF NOT EXISTS without verify",
-        why=(
-            "A build that fails or is cancelled leaves an INVALID index behind, which no query uses and which every "
-            'write still has to maintain. IF NOT EXISTS looks at the name only: it says "already exists, skipping" '
-            "and reports success, so the index is missing until somebody wonders why queries are slow. A `verify` "
-            "that asks for `indisvalid` makes the step fail instead. Dropping the leftover first, with DROP INDEX "
-            "CONCURRENTLY IF EXISTS, makes the plan mend itself."
-        ),
-        wrong=(
-            "- id: build\n  sql: CREATE INDEX CONCURRENTLY IF NOT EXISTS orders_customer_idx ON orders (customer_id)"
-        ),
-        right=(
-            "- id: build\n"
-            f"  sql: CREATE INDEX CONCURRENTLY IF NOT EXISTS orders_customer_idx ON orders (customer_id){_VERIFY}"
-        ),
-        check=_may_keep_invalid,
-    ),
-    Rule(
-        code="JP340",
-        severity=Severity.WARNING,
-        title="CONCURRENTLY without verify",
-        why=(
-            "CREATE INDEX and DETACH PARTITION commit on their way if they run CONCURRENTLY, so they can end half done "
-            "and leave something behind: an INVALID index, a partition that is pending detach. When the connection or "
-            "the server is lost, the outcome of a step is unknown, and `verify` is what settles it: without one the "
-            "step counts as failed, although the index may be there, and the next attempt fails because it is. "
-            "REINDEX CONCURRENTLY can run again."
-        ),
-        wrong=_BUILD,
-        right=f"{_BUILD}{_VERIFY}",
-        check=_not_verified,
-    ),
-    Rule(
-        code="JP341",
-        severity=Severity.WARNING,
-        title="An index build that blocks writes",
-        why=(
-            "CREATE INDEX holds a SHARE lock on the table until the index is built: reads go on, every INSERT, UPDATE "
-            "and DELETE waits. CONCURRENTLY reads the table twice and takes longer, but holds SHARE UPDATE EXCLUSIVE, "
-            "which lets writes pass. It must be the only statement of its step, and is not possible on a partitioned "
-            "table: create the index ON ONLY that table, build one on each partition, and attach them. Tables that "
-            "the plan itself creates are exempt."
-        ),
-        wrong="- id: build\n  sql: CREATE INDEX orders_customer_idx ON orders (customer_id)\n  lock_timeout: 5s",
-        right=f"{_BUILD}{_VERIFY}",
-        check=_index_build,
-    ),
-    Rule(
-        code="JP342",
-        severity=Severity.WARNING,
-        title="REINDEX without CONCURRENTLY",
-        why=(
-            "REINDEX holds a SHARE lock on the table, which stops writes, and ACCESS EXCLUSIVE on the index that it "
-            "rebuilds. Planning a query opens every index of its table, so most reads wait too. REINDEX CONCURRENTLY "
-            "(version 12 and later) builds a copy beside the old index and exchanges them. System catalogs cannot be "
-            "rebuilt concurrently and are exempt."
-        ),
-        wrong="- id: rebuild\n  sql: REINDEX INDEX orders_customer_idx\n  lock_timeout: 5s",
-        right="- id: rebuild\n  sql: REINDEX INDEX CONCURRENTLY orders_customer_idx",
-        check=_reindex,
-    ),
-    Rule(
-        code="JP343",
-        severity=Severity.WARNING,
-        title="REFRESH MATERIALIZED VIEW without CONCURRENTLY",
-        why=(
-            "REFRESH holds ACCESS EXCLUSIVE on the view while its query runs, so even reading the old rows waits. "
-            "With CONCURRENTLY it holds EXCLUSIVE, which lets reads pass, and applies only the differences. That "
-            "needs a unique index on plain columns, without WHERE, and a view that has been filled once."
-        ),
-        wrong="- id: refresh\n  sql: REFRESH MATERIALIZED VIEW sales_by_day\n  lock_timeout: 5s",
-        right="- id: refresh\n  sql: REFRESH MATERIALIZED VIEW CONCURRENTLY sales_by_day\n  lock_timeout: 5s",
-        check=_refresh,
-    ),
+    Rule(code="JP330", check=_short_lock_timeout),
+    Rule(code="JP331", check=_may_keep_invalid),
+    Rule(code="JP340", check=_not_verified),
+    Rule(code="JP341", check=_index_build),
+    Rule(code="JP342", check=_reindex),
+    Rule(code="JP343", check=_refresh),
 )
 
 

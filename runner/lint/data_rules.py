@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from runner.errors import Severity
 from runner.lint.rule import Created, Finding, Rule, StatementPlace, statements
 from runner.plan.parsed_sql import Subject
 from runner.sql.alter_table import AlterAction, AlterKind, Constraint, Rewrite, alter_actions
@@ -187,135 +186,13 @@ def _renames(subject: Subject) -> Iterator[Finding]:
             yield place.finding(message, hint=hint)
 
 
-_TYPE = "ALTER TABLE orders ALTER COLUMN id TYPE bigint"
-_BATCH = "DELETE FROM audit WHERE id IN (SELECT id FROM audit WHERE at < now() - interval '1 year' LIMIT 10000)"
-
 RULES = (
-    Rule(
-        code="JP350",
-        severity=Severity.WARNING,
-        title="A table that is written anew",
-        why=(
-            "A changed column type, a new column with a volatile default or a stored generated value, SET LOGGED, SET "
-            "TABLESPACE and SET ACCESS METHOD write the table anew under ACCESS EXCLUSIVE: nobody reads or writes it "
-            "meanwhile, it needs as much disk space again, and all of it goes through the WAL to every replica. A new "
-            "column with a constant or stable default rewrites nothing, nor does one of an enum or another type; a "
-            "domain does if it has a constraint. Only the server knows the old type of a column: from varchar to text, "
-            "or to a longer varchar, nothing is written anew, and from integer to text or numeric everything is."
-        ),
-        wrong=f"- id: widen\n  lock_timeout: 5s\n  sql: {_TYPE}",
-        right="- id: add_wide_column\n  lock_timeout: 5s\n  sql: ALTER TABLE orders ADD COLUMN id_wide bigint",
-        check=_rewrites,
-    ),
-    Rule(
-        code="JP336",
-        severity=Severity.WARNING,
-        title="A new column that is NOT NULL and has no default",
-        why=(
-            "ADD COLUMN … NOT NULL, or PRIMARY KEY, without a DEFAULT fails with 23502 as soon as the table has one "
-            "row, because the new column is NULL in it. A constant DEFAULT costs nothing: it is kept beside the table. "
-            "Tables that the plan creates are exempt."
-        ),
-        wrong="- id: add_region\n  lock_timeout: 5s\n  sql: ALTER TABLE orders ADD COLUMN region text NOT NULL",
-        right=(
-            "- id: add_region\n  lock_timeout: 5s\n"
-            "  sql: ALTER TABLE orders ADD COLUMN region text NOT NULL DEFAULT 'unknown'"
-        ),
-        check=_new_not_null,
-    ),
-    Rule(
-        code="JP351",
-        severity=Severity.WARNING,
-        title="VACUUM FULL or CLUSTER",
-        why=(
-            "Both write the table and its indexes into new files under ACCESS EXCLUSIVE: nobody reads or writes the "
-            "table until they are done, and the old and the new files take their space at the same time. Plain VACUUM "
-            "makes the space of deleted rows usable again beside reads and writes, which is what routine maintenance "
-            "needs; REINDEX CONCURRENTLY shrinks indexes."
-        ),
-        wrong="- id: shrink\n  lock_timeout: 5s\n  sql: VACUUM FULL audit",
-        right="- id: tidy\n  sql: VACUUM (ANALYZE) audit",
-        check=_full_vacuum,
-    ),
-    Rule(
-        code="JP352",
-        severity=Severity.WARNING,
-        title="UPDATE or DELETE without WHERE",
-        why=(
-            "It changes every row: mostly a condition was forgotten. Where it was not, it locks each row until the "
-            "step ends and leaves as many dead rows as the table has, for which the table's file grows to twice its "
-            "size. `WHERE true` tells the reader, and this rule, that all rows are meant. Tables that the plan "
-            "creates are exempt."
-        ),
-        wrong="- id: close\n  sql: UPDATE accounts SET open = false",
-        right="- id: close\n  sql: UPDATE accounts SET open = false WHERE last_login < now() - interval '1 year'",
-        check=_without_where,
-    ),
-    Rule(
-        code="JP353",
-        severity=Severity.WARNING,
-        title="A statement that destroys data",
-        why=(
-            "DROP TABLE, DROP COLUMN, TRUNCATE, DROP SCHEMA … CASCADE, DROP OWNED and DROP DATABASE remove data that "
-            "only a backup brings back, and any other DROP … CASCADE removes what it does not name. A reviewer should "
-            "see that somebody meant it. What can be made again from its definition (an index, a view, a function) is "
-            "exempt, and so is what the plan itself creates in a statement above. A CREATE with IF NOT EXISTS makes "
-            "nothing the plan's own, nor does one below a DROP: the table may have been there, with its rows."
-        ),
-        wrong="- id: clean\n  lock_timeout: 5s\n  sql: DROP TABLE audit_2019",
-        right="- id: clean  # jobplan: ignore=JP353\n  lock_timeout: 5s\n  sql: DROP TABLE audit_2019",
-        check=_destructive,
-    ),
-    Rule(
-        code="JP354",
-        severity=Severity.WARNING,
-        title="A statement about the whole server",
-        why=(
-            "Roles, databases, tablespaces, ALTER SYSTEM, CHECKPOINT, and functions such as pg_reload_conf() or "
-            "pg_terminate_backend() act on every database of the server, also on those whose owners have never read "
-            "this plan. They need strong privileges too, which the rest of a plan should not run with."
-        ),
-        wrong="- id: more_memory\n  sql: ALTER SYSTEM SET work_mem = '64MB'",
-        right="- id: report\n  settings: {work_mem: 64MB}\n  sql: INSERT INTO report SELECT * FROM slow_view",
-        check=_whole_server,
-    ),
-    Rule(
-        code="JP355",
-        severity=Severity.WARNING,
-        title="A loop in DO without COMMIT",
-        why=(
-            "A DO block that never commits is one transaction, however many turns its loop has. The rows of all "
-            "batches stay locked until the last one, an error in the last one undoes them all, and VACUUM cannot "
-            "remove what they deleted before the end. With COMMIT in the loop each batch is over when it is over; "
-            "then the block must be the only statement of the step. With `repeat` each batch is a worker with a "
-            "timeout and a retry of its own, and the plan shows how far it is."
-        ),
-        wrong=(
-            f"- id: purge\n  sql: |\n    DO $$ BEGIN\n      LOOP\n        {_BATCH};\n"
-            "        EXIT WHEN NOT FOUND;\n      END LOOP;\n    END $$"
-        ),
-        right=f"- id: purge\n  sql: {_BATCH}\n  repeat: {{until: no_rows, max_iterations: 5000}}",
-        check=_loop_in_one_transaction,
-    ),
-    Rule(
-        code="JP356",
-        severity=Severity.WARNING,
-        title="A rename that breaks running clients",
-        why=(
-            "A table or column has its new name as soon as the step commits, and applications that were started before "
-            "still use the old one. Where plans run beside an application, a rename takes several deployments; where "
-            "the application is stopped, it is harmless. So the rule is optional: a comment in the plan, `# jobplan: "
-            "enable=rename-breaks-clients`, asks for it."
-        ),
-        wrong=(
-            "# jobplan: enable=rename-breaks-clients\nsteps:\n  - id: rename\n    lock_timeout: 5s\n"
-            "    sql: ALTER TABLE orders RENAME COLUMN state TO status"
-        ),
-        right=(
-            "# jobplan: enable=rename-breaks-clients\nsteps:\n  - id: add_status\n    lock_timeout: 5s\n"
-            "    sql: ALTER TABLE orders ADD COLUMN status text"
-        ),
-        check=_renames,
-        optional=True,
-    ),
+    Rule(code="JP350", check=_rewrites),
+    Rule(code="JP336", check=_new_not_null),
+    Rule(code="JP351", check=_full_vacuum),
+    Rule(code="JP352", check=_without_where),
+    Rule(code="JP353", check=_destructive),
+    Rule(code="JP354", check=_whole_server),
+    Rule(code="JP355", check=_loop_in_one_transaction),
+    Rule(code="JP356", check=_renames, optional=True),
 )

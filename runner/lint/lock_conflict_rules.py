@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator, Sequence
 
 from runner.durations import format_duration
-from runner.errors import Cause, Severity
+from runner.errors import Cause
 from runner.lint.rule import Finding, Rule
 from runner.locks.conflicts import Held, LockTiming
 from runner.locks.contention import ContentionResult, Meeting, find_contention
@@ -197,95 +197,7 @@ CODES_OF_OUTCOMES = {
 }
 
 RULES = (
-    Rule(
-        code="JP401",
-        severity=Severity.WARNING,
-        title="CONCURRENTLY beside a conflicting statement",
-        why=(
-            "CREATE INDEX and REINDEX CONCURRENTLY hold a lock on the table while they wait for every transaction "
-            "that has an older snapshot. A statement that queues for a conflicting lock on that table has such a "
-            "snapshot: the two wait for each other until PostgreSQL ends one of them (40P01), and a build that is "
-            "ended leaves an invalid index behind. That concerns ANALYZE, VACUUM (ANALYZE), VACUUM FULL, other "
-            "index builds and nearly all DDL; reads, row changes and plain VACUUM get along with it. DROP INDEX "
-            "CONCURRENTLY does the same to a step that has used the table earlier in its transaction. DETACH "
-            "PARTITION CONCURRENTLY fails beside another one of the same table (55000), and DDL that gets in "
-            "between can leave its partition half detached. "
-            "Steps overlap unless the graph, the slots, a pool or an `exclusive` name keeps them apart."
-        ),
-        wrong=(
-            "- id: index_customer\n"
-            "  sql: CREATE INDEX CONCURRENTLY orders_customer_idx ON orders (customer_id)\n"
-            "- id: statistics\n"
-            "  sql: ANALYZE orders"
-        ),
-        right=(
-            "- id: index_customer\n"
-            "  sql: CREATE INDEX CONCURRENTLY orders_customer_idx ON orders (customer_id)\n"
-            "- id: statistics\n"
-            "  needs: [index_customer]\n"
-            "  sql: ANALYZE orders"
-        ),
-        check=_failing,
-    ),
-    Rule(
-        code="JP402",
-        severity=Severity.WARNING,
-        title="Steps that can overlap and exclude each other",
-        why=(
-            "The steps can run at the same time, and their table locks conflict (PostgreSQL's table of lock modes, "
-            "in the chapter on explicit locking). Whichever comes second takes a slot, waits, and fails after its "
-            "`lock_timeout`; while it queues for a strong lock, everybody else who wants the table queues behind "
-            "it. An order of your own makes the run predictable. "
-            "The rule knows the locks that SQL text tells of, and the foreign keys and the indexes that the plan "
-            "itself creates. A name without a schema counts as one in the first schema of the step's `search_path` "
-            "(`public` by default). For opaque SQL (DO, CALL, functions) `touches` names the relations; they count "
-            "as written to (ROW EXCLUSIVE)."
-        ),
-        wrong=(
-            "- id: vacuum_orders\n  sql: VACUUM orders\n- id: add_note\n  sql: ALTER TABLE orders ADD COLUMN note text"
-        ),
-        right=(
-            "- id: vacuum_orders\n"
-            "  sql: VACUUM orders\n"
-            "  exclusive: [orders]\n"
-            "- id: add_note\n"
-            "  sql: ALTER TABLE orders ADD COLUMN note text\n"
-            "  exclusive: [orders]"
-        ),
-        check=_waiting,
-    ),
-    Rule(
-        code="JP403",
-        severity=Severity.WARNING,
-        title="Steps that can end in a deadlock",
-        why=(
-            "The statements of a step are one transaction, which keeps its locks to the end. Two steps that lock "
-            "the same tables in different orders, or that both begin with a weak lock and then want a strong one, "
-            "can each hold what the other waits for. PostgreSQL ends one of them (40P01) after deadlock_timeout, "
-            "and its work is lost. The rule looks at table locks; rows that two steps change in different orders "
-            "can do the same."
-        ),
-        wrong=(
-            "- id: load_orders\n"
-            "  sql: |\n"
-            "    TRUNCATE orders;\n"
-            "    TRUNCATE customers\n"
-            "- id: load_customers\n"
-            "  sql: |\n"
-            "    TRUNCATE customers;\n"
-            "    TRUNCATE orders"
-        ),
-        right=(
-            "- id: load_orders\n"
-            "  sql: |\n"
-            "    TRUNCATE orders;\n"
-            "    TRUNCATE customers\n"
-            "- id: load_customers\n"
-            "  needs: [load_orders]\n"
-            "  sql: |\n"
-            "    TRUNCATE customers;\n"
-            "    TRUNCATE orders"
-        ),
-        check=_deadlocking,
-    ),
+    Rule(code="JP401", check=_failing),
+    Rule(code="JP402", check=_waiting),
+    Rule(code="JP403", check=_deadlocking),
 )

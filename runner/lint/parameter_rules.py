@@ -260,54 +260,10 @@ def _gives_quoted(step: StepSql, column: str) -> bool:
     return found.get(column, False) if column else list(found.values()) == [True]
 
 
-_PURGE = "DELETE FROM audit WHERE at < now() - "
-
 REPLACEMENT_RULES = (
-    Rule(
-        code="JP380",
-        severity=Severity.WARNING,
-        title="A qualified name as one identifier",
-        why=(
-            'The form :"name" makes one identifier of a value, whatever is in it: "public.orders" is a table of that '
-            "name, with a dot, and there is hardly ever one. What a query gives as regclass, or has put through "
-            "quote_ident, would be quoted twice. A parameter or an item of type relation is split into its parts, and "
-            "each part is quoted."
-        ),
-        wrong='- id: vacuum\n  for_each: {items: [public.orders], as: t}\n  sql: VACUUM :"t"',
-        right='- id: vacuum\n  for_each: {items: [public.orders], as: t, type: relation}\n  sql: VACUUM :"t"',
-        check=_name_with_a_dot,
-    ),
-    Rule(
-        code="JP381",
-        severity=Severity.WARNING,
-        title="A parameter in a string",
-        why=(
-            "Inside string constants, dollar quotes and quoted names a colon is a character like any other, so the "
-            "name of a parameter stays there as text. An interval is made by make_interval, a text by joining strings. "
-            "The body of a DO block reads a setting that the step's `settings` give a value; a function takes an "
-            "argument."
-        ),
-        wrong=f"params: {{days: {{type: integer, default: 90}}}}\n…\n- id: purge\n  sql: {_PURGE}interval ':days days'",
-        right=(
-            "params: {days: {type: integer, default: 90}}\n…\n- id: purge\n"
-            f"  sql: {_PURGE}make_interval(days => :days)"
-        ),
-        check=_not_replaced,
-    ),
-    Rule(
-        code="JP382",
-        severity=Severity.WARNING,
-        title="A parameter or an item that nothing uses",
-        why=(
-            "A value that nothing uses changes nothing, whatever the person who gives it expects of it. An item that "
-            "the step's SQL does not name makes every instance run the same SQL: often its name is misspelt, or stands "
-            "where parameters are not replaced. Where equal instances are meant, such as several workers on one queue, "
-            "a comment says so: `# jobplan: ignore=JP382 four workers on one queue`."
-        ),
-        wrong="- id: vacuum\n  for_each: {items: [orders, audit], as: t}\n  sql: VACUUM orders",
-        right='- id: vacuum\n  for_each: {items: [orders, audit], as: t}\n  sql: VACUUM :"t"',
-        check=_not_used,
-    ),
+    Rule(code="JP380", check=_name_with_a_dot),
+    Rule(code="JP381", check=_not_replaced),
+    Rule(code="JP382", check=_not_used),
 )
 
 
@@ -330,36 +286,8 @@ def _refused(subject: Subject) -> Iterator[Finding]:
 
 
 BODY_RULES = (
-    Rule(
-        code="JP306",
-        severity=Severity.ERROR,
-        title="A syntax error in a body",
-        why=(
-            "The server reads the whole body of a DO block before it runs any of it, and that of a function in SQL or "
-            "PL/pgSQL when the function is created: a syntax error fails the step (42601), also in a branch that is "
-            "never taken. Bodies in other languages, and texts that EXECUTE puts together, are not read."
-        ),
-        wrong="- id: purge\n  sql: DO $$ BEGIN DELETE FORM audit; END $$",
-        right="- id: purge\n  sql: DO $$ BEGIN DELETE FROM audit; END $$",
-        check=_syntax_error,
-    ),
-    Rule(
-        code="JP323",
-        severity=Severity.WARNING,
-        title="A command that cannot run in a body",
-        why=(
-            "VACUUM, everything CONCURRENTLY, ALTER SYSTEM and the other commands that must stand alone fail inside "
-            "of DO and functions (25001), and so does COMMIT in a function or in a block that has an EXCEPTION clause "
-            "(2D000). It is an error where a DO block surely reaches it, and a warning where a condition or a handler "
-            "decides, or where the step only creates the function."
-        ),
-        wrong=(
-            "- id: tidy\n  sql: |\n    DO $$ BEGIN\n"
-            "      IF to_regclass('audit') IS NOT NULL THEN VACUUM audit; END IF;\n    END $$"
-        ),
-        right="- id: tidy\n  if: SELECT to_regclass('audit') IS NOT NULL\n  sql: VACUUM audit",
-        check=_refused,
-    ),
+    Rule(code="JP306", check=_syntax_error),
+    Rule(code="JP323", check=_refused),
 )
 
 

@@ -155,112 +155,12 @@ def _permanent_names(subject: Subject) -> frozenset[str]:
     return known
 
 
-_BUILD = "CREATE INDEX CONCURRENTLY orders_customer_idx ON orders (customer_id)"
-_VERIFY = "verify: SELECT indisvalid FROM pg_index WHERE indexrelid = to_regclass('orders_customer_idx')"
-
 RETRY_RULES = (
-    Rule(
-        code="JP360",
-        severity=Severity.WARNING,
-        title="retry of what a rollback does not take back",
-        why=(
-            "What fails in a worker has been rolled back, so most statements may be tried again. Some leave something "
-            "behind: CREATE INDEX CONCURRENTLY an INVALID index, so that the next attempt fails because the name is "
-            "taken (42P07); DETACH … CONCURRENTLY a partition that is pending detach (55000); a DO or CALL whatever "
-            "it committed; a PROGRAM, dblink_exec() and their like whatever they did outside. `idempotent: true` says "
-            "that you have looked, and that a second run does no harm."
-        ),
-        wrong=f"- id: build\n  sql: {_BUILD}\n  retry: {{max_attempts: 3}}\n  {_VERIFY}",
-        right=(
-            "- id: drop_leftover\n  sql: DROP INDEX CONCURRENTLY IF EXISTS orders_customer_idx\n"
-            "  retry: {max_attempts: 3}\n"
-            f"- id: build\n  needs: [drop_leftover]\n  sql: {_BUILD}\n  {_VERIFY}"
-        ),
-        check=_unsafe_retry,
-    ),
-    Rule(
-        code="JP361",
-        severity=Severity.ERROR,
-        title="A result that the last statement does not give",
-        why=(
-            "`expect` looks at the result of the last statement of the step. `expect.value` needs a row, which DDL, "
-            "DO and maintenance commands never return, and INSERT, UPDATE, DELETE and MERGE only with RETURNING; the "
-            "rows of EXECUTE and FETCH cannot be read, also not by `capture`, because only the worker's own session "
-            "knows their columns. Nor can `SELECT *` from a temporary table of the step; name the columns. "
-            "`expect.rows` needs a number of rows, which the command tag has for queries, INSERT, UPDATE, DELETE, "
-            "MERGE and COPY. What any other step has done is a question for `verify`."
-        ),
-        wrong="- id: analyze\n  sql: ANALYZE audit\n  expect: {rows: 1}",
-        right=(
-            "- id: analyze\n  sql: ANALYZE audit\n"
-            "  verify: SELECT last_analyze IS NOT NULL FROM pg_stat_user_tables WHERE relname = 'audit'"
-        ),
-        check=_no_result,
-    ),
-    Rule(
-        code="JP362",
-        severity=Severity.ERROR,
-        title="until: no_rows where no rows are counted",
-        why=(
-            "`until: no_rows` looks at the number of rows of the last statement, and DO, DDL and maintenance commands "
-            "report none. Most of them report 0, so that the step would be over after its first iteration, with most "
-            "of the work not done, and would count as succeeded; SHOW and EXPLAIN would go on until `max_iterations`."
-        ),
-        wrong=(
-            "- id: purge\n  sql: |\n    DO $$ BEGIN DELETE FROM audit WHERE at < now() - interval '1 year'; END $$\n"
-            "  repeat: {until: no_rows, max_iterations: 100}"
-        ),
-        right=(
-            "- id: purge\n  sql: DELETE FROM audit WHERE at < now() - interval '1 year'\n"
-            "  repeat: {until: no_rows, max_iterations: 100}"
-        ),
-        check=_endless_repeat,
-    ),
-    Rule(
-        code="JP363",
-        severity=Severity.WARNING,
-        title="A loop that catches query_canceled",
-        why=(
-            "A cancel, the step's timeout and also pg_terminate_backend() reach a worker as one error, query_canceled "
-            "(57014). A loop that catches it goes on: `jobplan cancel` and Ctrl-C have no effect, the timeout passes, "
-            "and only a restart of the server ends the worker before its loop ends. WHEN OTHERS does not catch this "
-            "error; a handler has to name query_canceled, its class operator_intervention, or SQLSTATE '57014'. The "
-            "rule reads DO blocks and the functions and procedures that the plan creates, not those that exist already."
-        ),
-        wrong=(
-            "- id: drain\n  sql: |\n    DO $$ BEGIN\n      LOOP\n        BEGIN\n          PERFORM process_next();\n"
-            "        EXCEPTION WHEN query_canceled THEN\n          RAISE NOTICE 'going on';\n        END;\n"
-            "      END LOOP;\n    END $$"
-        ),
-        right=(
-            "- id: drain\n  sql: |\n    DO $$ BEGIN\n      LOOP\n        BEGIN\n          PERFORM process_next();\n"
-            "        EXCEPTION WHEN OTHERS THEN\n          RAISE NOTICE 'going on: %', SQLERRM;\n        END;\n"
-            "      END LOOP;\n    END $$"
-        ),
-        check=_caught_cancel,
-    ),
-    Rule(
-        code="JP364",
-        severity=Severity.ERROR,
-        title="A check of a temporary table of the step",
-        why=(
-            "`verify`, `expect.sql` and a query of `repeat.until` are evaluated behind the step, on another session: a "
-            "temporary table ended with the session of the step's worker. The step would commit, and its check would "
-            "fail with 42P01. The rows of the last statement are read in the worker's own session; `expect.value` and "
-            "`expect.rows` judge those. It is a warning where other SQL of the plan uses a permanent table of that "
-            "name, which the check reads instead."
-        ),
-        wrong=(
-            "- id: pay\n  sql: |\n    CREATE TEMP TABLE due AS SELECT id FROM invoices WHERE paid_at IS NULL;\n"
-            "    INSERT INTO payments SELECT id FROM due\n  verify: SELECT count(*) > 0 FROM due"
-        ),
-        right=(
-            "- id: pay\n  sql: |\n    CREATE TEMP TABLE due AS SELECT id FROM invoices WHERE paid_at IS NULL;\n"
-            "    INSERT INTO payments SELECT id FROM due;\n    SELECT count(*) > 0 FROM due\n"
-            "  expect: {value: true}"
-        ),
-        check=_own_temporary,
-    ),
+    Rule(code="JP360", check=_unsafe_retry),
+    Rule(code="JP361", check=_no_result),
+    Rule(code="JP362", check=_endless_repeat),
+    Rule(code="JP363", check=_caught_cancel),
+    Rule(code="JP364", check=_own_temporary),
 )
 
 
@@ -424,88 +324,12 @@ def _budget_too_large(subject: Subject) -> Iterator[Finding]:
         )
 
 
-_PURGE = "DELETE FROM audit WHERE at < now() - interval '1 year'"
-_COUNT = "- id: orphans\n  sql: SELECT count(*) FROM order_lines WHERE order_id IS NULL"
-
 HYGIENE_RULES = (
-    Rule(
-        code="JP370",
-        severity=Severity.WARNING,
-        title="timeout: none",
-        why=(
-            "A worker that nothing ends holds its locks and its slot until somebody finds it, also long after the "
-            "runner has gone: the server's own limit is the only one that survives the runner. A generous limit costs "
-            "nothing when all is well."
-        ),
-        wrong=f"- id: purge\n  timeout: none\n  sql: {_PURGE}",
-        right=f"- id: purge\n  timeout: 6h\n  sql: {_PURGE}",
-        check=_no_limit,
-    ),
-    Rule(
-        code="JP371",
-        severity=Severity.WARNING,
-        title="statement_timeout in SQL",
-        why=(
-            "The limit of a worker is armed once, when it is launched, and bounds its whole text. SET "
-            "statement_timeout inside that text changes the setting's value and nothing else: no timer is started. "
-            "The step's `timeout` is what the server enforces."
-        ),
-        wrong=f"- id: purge\n  sql: |\n    SET statement_timeout = '5min';\n    {_PURGE}",
-        right=f"- id: purge\n  timeout: 5m\n  sql: {_PURGE}",
-        check=_timeout_in_sql,
-    ),
-    Rule(
-        code="JP372",
-        severity=Severity.WARNING,
-        title="A detach step with more than a day",
-        why=(
-            "A detach step goes on when its run is over, with its locks, its snapshot and a worker slot of the "
-            "server, and its `timeout` is the only thing that stops it. After a day nobody remembers it, the next run "
-            "of the plan may start a second one beside it, and a snapshot that old keeps VACUUM from cleaning "
-            "anything."
-        ),
-        wrong="- id: refresh\n  on_finish: detach\n  timeout: 3d\n  sql: CALL refresh_reports()",
-        right="- id: refresh\n  on_finish: detach\n  timeout: 6h\n  sql: CALL refresh_reports()",
-        check=_long_alone,
-    ),
-    Rule(
-        code="JP373",
-        severity=Severity.WARNING,
-        title="A step without effect",
-        why=(
-            "The rows of a query stay in the worker unless `expect`, `verify` or `capture` looks at them, so a step "
-            "that only reads and that no step needs costs time and tells nothing. Each step runs in a session of its "
-            "own, which ends with it: so a step that only SETs (or calls set_config), takes an advisory lock, makes "
-            "temporary tables or views, PREPAREs or LOADs leaves nothing for the steps after it. The rule counts a "
-            "query as reading only if "
-            "every function in it is known to; steps with `on_finish: detach` are exempt, because reading alone warms "
-            "a cache."
-        ),
-        wrong=_COUNT,
-        right=f"{_COUNT}\n  expect: {{value: 0}}",
-        check=_without_effect,
-    ),
-    Rule(
-        code="JP374",
-        severity=Severity.WARNING,
-        title="A budget that the plan cannot use",
-        why=(
-            "`budget.slots` is what a DBA reads to know how much of the server a run may take. Slots that no set of "
-            "steps can ever fill at once say more than is true, and often a `needs` too many is the cause. The number "
-            "in the message is an upper bound, so the warning is never a false alarm: of steps in a chain of needs "
-            "only one runs at a time, and pools and exclusive names hold back the rest. `for_each: {sql: …}` without "
-            "`max_parallel` can fill any budget."
-        ),
-        wrong=(
-            "budget: {slots: 4}\nsteps:\n  - id: fill\n    sql: INSERT INTO report SELECT * FROM source\n"
-            "  - id: tidy\n    needs: [fill]\n    sql: VACUUM report"
-        ),
-        right=(
-            "budget: {slots: 1}\nsteps:\n  - id: fill\n    sql: INSERT INTO report SELECT * FROM source\n"
-            "  - id: tidy\n    needs: [fill]\n    sql: VACUUM report"
-        ),
-        check=_budget_too_large,
-    ),
+    Rule(code="JP370", check=_no_limit),
+    Rule(code="JP371", check=_timeout_in_sql),
+    Rule(code="JP372", check=_long_alone),
+    Rule(code="JP373", check=_without_effect),
+    Rule(code="JP374", check=_budget_too_large),
 )
 
 

@@ -1,7 +1,6 @@
 """What a rule is, and what rules share: findings with their places, and what a plan itself creates.
 
-A rule is one function in a table: it looks at a whole plan whose SQL has been parsed once, and yields findings. Code,
-severity and the words that explain it stand beside it, and the documentation is made from them.
+A rule is one function in a table: it reads a whole plan whose SQL has been parsed once, and yields findings.
 """
 
 from __future__ import annotations
@@ -11,10 +10,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-from runner.errors import Cause, Position, Severity
+from runner.codes import new_problem
+from runner.errors import Cause, Position, Problem, Severity
 from runner.plan.model import NeedOn
 from runner.plan.parsed_sql import StepSql, Subject
-from runner.slugs import slug_of
 from runner.sql.facts import created_index, created_relations, created_schema, is_guarded, is_temporary
 from runner.sql.relations import Relation
 from runner.sql.statements import Statement, StatementKind, placeholder
@@ -35,27 +34,30 @@ class Finding:
     severity: Severity | None = None
     cause: Cause | None = None
 
+    def problem(self, code: str) -> Problem:
+        """Return the finding as a problem with a code."""
+        return new_problem(
+            code,
+            self.message,
+            self.position,
+            hint=self.hint,
+            step=self.step,
+            severity=self.severity,
+            cause=self.cause,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """A row of the table. `why`, `wrong` and `right` are what `--explain` prints: Markdown, and YAML examples.
+    """A row of the table: the code, and the function that finds its problems in a plan.
 
-    An `optional` rule finds nothing unless a comment of the plan asks for it.
+    Severity and title are in `runner.codes`, the explanation is in `docs/rules`. An `optional` rule finds nothing
+    unless a comment of the plan enables it.
     """
 
     code: str
-    severity: Severity
-    title: str
-    why: str
-    wrong: str
-    right: str
     check: Callable[[Subject], Iterable[Finding]]
     optional: bool = False
-
-    @property
-    def slug(self) -> str:
-        """The rule's readable name."""
-        return slug_of(self.code)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,7 +8,6 @@ plan's files.
 
 from __future__ import annotations
 
-import difflib
 import re
 from bisect import bisect_right
 from collections import defaultdict
@@ -18,12 +17,12 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Final
 
-from runner.errors import Position, Problem, Severity
+from runner.codes import CODES_BY_SLUG, nearest_code, new_problem
+from runner.errors import Position, Problem
 from runner.lint.rule import Finding, Rule
 from runner.plan.model import Plan, Step
 from runner.plan.parsed_sql import Subject
 from runner.plan.yaml_reader import MAX_BYTES
-from runner.slugs import CODES_BY_SLUG, slug_of
 
 
 class Sources:
@@ -109,7 +108,6 @@ def _end(lines: Sequence[str], start: int, after: int, column: int) -> int:
 #: How many comments are read: each may be a problem, and a stranger's file may be full of them.
 MAX_COMMENTS: Final = 10_000
 _MAX_HINTS = 100  # each takes a comparison with every code
-_MAX_WORD = 40
 
 #: After a comma only what looks like a code or a slug is one: a reason may follow in words.
 _COMMENT = re.compile(
@@ -156,7 +154,7 @@ def without_ignored(
         if position not in used:
             word = ignores.words[position]
             message = f"`ignore={word}` silences nothing: the rule finds nothing here"
-            yield _problem(_UNUSED, position, message, "remove the code from the comment")
+            yield new_problem(_UNUSED.code, message, position, hint="remove the code from the comment")
 
 
 def enabled(plan: Plan, sources: Sources, optional: Collection[str]) -> frozenset[str]:
@@ -173,14 +171,6 @@ def enabled(plan: Plan, sources: Sources, optional: Collection[str]) -> frozense
     return frozenset(CODES_BY_SLUG.get(word, word) for word in words) & frozenset(optional)
 
 
-def nearest_code(word: str, known: Iterable[str]) -> str | None:
-    """Return a hint that names the code or slug nearest to `word`, None if none is near."""
-    codes = sorted(known)
-    near = difflib.get_close_matches(word[:_MAX_WORD].upper(), codes, n=1)
-    near = near or difflib.get_close_matches(word[:_MAX_WORD].lower(), [slug_of(code) for code in codes], n=1)
-    return f"did you mean {near[0]}?" if near else None
-
-
 def _read_ignores(plan: Plan, sources: Sources, known: Collection[str]) -> _Ignores:
     ignores = _Ignores()
     steps_by_file: dict[str, list[Step]] = {plan.file: []}
@@ -195,7 +185,7 @@ def _read_ignores(plan: Plan, sources: Sources, known: Collection[str]) -> _Igno
             place = Position(file=file, line=number, column=comment.start() + 1)
             if left == 0:
                 message = f"more than {MAX_COMMENTS:,} comments ignore rules; this one and those after it do not count"
-                ignores.problems.append(_problem(_UNKNOWN, place, message, None))
+                ignores.problems.append(new_problem(_UNKNOWN.code, message, place, hint=None))
                 break
             left -= 1
             _read_comment(place, comment, step_lines, ignores)
@@ -212,7 +202,7 @@ def _comments(lines: Sequence[str]) -> Iterator[tuple[int, re.Match[str]]]:
 def _read_comment(place: Position, comment: re.Match[str], steps: StepLines, ignores: _Ignores) -> None:
     if comment[1] is None:
         hint = "write `# jobplan: ignore=JP341`, with commas between several codes"
-        ignores.problems.append(_problem(_UNKNOWN, place, "the comment names no code to ignore", hint))
+        ignores.problems.append(new_problem(_UNKNOWN.code, "the comment names no code to ignore", place, hint=hint))
         return
     alone = not comment.string[: comment.start()].strip()
     targets: list[str | tuple[str, int] | None] = [*(steps.at(place.line, alone=alone) or (None,))]
@@ -231,11 +221,9 @@ def _refuse_unknown(ignores: _Ignores, known: Collection[str]) -> None:
     for index, (position, code) in enumerate(unknown):
         del ignores.codes[position]
         hint = nearest_code(code, known) if index < _MAX_HINTS else None
-        ignores.problems.append(_problem(_UNKNOWN, position, f"`{code}` is no rule that can be ignored", hint))
-
-
-def _problem(rule: Rule, position: Position, message: str, hint: str | None) -> Problem:
-    return Problem(position=position, code=rule.code, message=message, hint=hint, severity=rule.severity)
+        ignores.problems.append(
+            new_problem(_UNKNOWN.code, f"`{code}` is no rule that can be ignored", position, hint=hint)
+        )
 
 
 def _found_by_comments(_: Subject) -> Iterable[Finding]:
@@ -243,28 +231,6 @@ def _found_by_comments(_: Subject) -> Iterable[Finding]:
     return ()
 
 
-_UNUSED = Rule(
-    code="JP901",
-    severity=Severity.WARNING,
-    title="A comment that ignores nothing",
-    why=(
-        "The rule finds nothing where the comment stands: the step was mended, or the comment stands beside another "
-        "one. Left alone, it would silence the rule on the day when it is right."
-    ),
-    wrong="- id: clean  # jobplan: ignore=JP301\n  sql: DELETE FROM audit WHERE old",
-    right="- id: clean\n  sql: DELETE FROM audit WHERE old",
-    check=_found_by_comments,
-)
-_UNKNOWN = Rule(
-    code="JP902",
-    severity=Severity.WARNING,
-    title="A comment that ignores no rule",
-    why=(
-        "Only the rules about SQL and locks (JP3xx and above) can be ignored, by their codes or slugs. What keeps a "
-        "plan from being read or understood cannot."
-    ),
-    wrong="- id: clean  # jobplan: ignore=everything",
-    right="- id: clean  # jobplan: ignore=JP300",
-    check=_found_by_comments,
-)
+_UNUSED = Rule(code="JP901", check=_found_by_comments)
+_UNKNOWN = Rule(code="JP902", check=_found_by_comments)
 RULES = (_UNUSED, _UNKNOWN)

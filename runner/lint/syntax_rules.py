@@ -63,59 +63,10 @@ def _finding(text: Unparsed | Invisible) -> Finding:
 
 
 GRAMMAR_RULES = (
-    Rule(
-        code="JP300",
-        severity=Severity.ERROR,
-        title="A syntax error in SQL",
-        why=(
-            "PostgreSQL would refuse the text when the step's turn comes, perhaps hours into the run. Every text is "
-            f"read with PostgreSQL's own grammar, that of version {GRAMMAR}. An older server refuses some of what "
-            "passes here, which a dry run finds. What looks like newer syntax, and a plan whose "
-            "`requires.server_version` admits newer versions only, is not checked (JP302)."
-        ),
-        wrong="sql: DELETE FORM audit",
-        right="sql: DELETE FROM audit",
-        check=_syntax_error,
-    ),
-    Rule(
-        code="JP301",
-        severity=Severity.ERROR,
-        title="A command of psql in SQL",
-        why=(
-            "Commands that begin with a backslash are psql's own and never reach the server. A worker runs its text "
-            "without psql."
-        ),
-        wrong="sql: |\n  \\set days 90\n  DELETE FROM audit WHERE age > :days",
-        right="params:\n  days: {type: integer, default: 90}\n…\nsql: DELETE FROM audit WHERE age > :days",
-        check=_meta_command,
-    ),
-    Rule(
-        code="JP302",
-        severity=Severity.WARNING,
-        title="SQL that is not checked",
-        why=(
-            "jobplan cannot read the text, and a server may well run it: it has more than 100,000 tokens, it is nested "
-            "very deeply, it looks like syntax of a version newer than the parser's, or the plan runs only on such "
-            "versions. No other rule looks at it. A dry run lets the server read it."
-        ),
-        wrong="sql: REPACK audit",
-        right="sql: VACUUM audit",
-        check=_not_checked,
-    ),
-    Rule(
-        code="JP305",
-        severity=Severity.ERROR,
-        title="An invisible character in SQL",
-        why=(
-            "A no-break space, a zero-width space and their like look like a space or like nothing, and to PostgreSQL "
-            "they are letters of a name: `DELETE FROM audit` and a WHERE behind a no-break space can be one name and "
-            "an alias, without any condition. They come from web pages and word processors. In strings, quoted names "
-            "and comments they are allowed."
-        ),
-        wrong='sql: "DELETE FROM\\u00a0audit"',
-        right="sql: DELETE FROM audit",
-        check=_invisible,
-    ),
+    Rule(code="JP300", check=_syntax_error),
+    Rule(code="JP301", check=_meta_command),
+    Rule(code="JP302", check=_not_checked),
+    Rule(code="JP305", check=_invisible),
 )
 
 
@@ -166,37 +117,8 @@ def _needs(subject: Subject) -> Iterator[tuple[StatementPlace, VersionNeed]]:
 
 
 OPTION_RULES = (
-    Rule(
-        code="JP303",
-        severity=Severity.ERROR,
-        title="An option that no version knows",
-        why=(
-            "The grammar takes any word as an option, and the command refuses it when it runs (42601). The known "
-            f"options are those of PostgreSQL {SUPPORTED[0]} to {SUPPORTED[-1]}."
-        ),
-        wrong="- id: tidy\n  sql: VACUUM (ANALIZE) audit",
-        right="- id: tidy\n  sql: VACUUM (ANALYZE) audit",
-        check=_unknown_option,
-    ),
-    Rule(
-        code="JP304",
-        severity=Severity.WARNING,
-        title="An option that older servers do not have",
-        why=(
-            "`requires.server_version` admits servers on which the statement fails, because they do not know an "
-            "option, a setting, a privilege or a clause. If every admitted server lacks it, that is an error. "
-            "Without `requires.server_version` only a dry run knows the version."
-        ),
-        wrong=(
-            'requires: {server_version: ">=14"}\nsteps:\n  - id: tidy\n'
-            "    sql: VACUUM (BUFFER_USAGE_LIMIT '1MB') audit"
-        ),
-        right=(
-            'requires: {server_version: ">=16"}\nsteps:\n  - id: tidy\n'
-            "    sql: VACUUM (BUFFER_USAGE_LIMIT '1MB') audit"
-        ),
-        check=_newer_option,
-    ),
+    Rule(code="JP303", check=_unknown_option),
+    Rule(code="JP304", check=_newer_option),
 )
 
 

@@ -104,88 +104,11 @@ def _numbered_parameters(subject: Subject) -> Iterator[Finding]:
 
 
 WORKER_RULES = (
-    Rule(
-        code="JP310",
-        severity=Severity.ERROR,
-        title="Transaction control",
-        why=(
-            "pg_background runs the whole text of a step as one transaction and refuses BEGIN, COMMIT, ROLLBACK, "
-            "SAVEPOINT and PREPARE TRANSACTION wherever they stand in it (SQLSTATE 0A000). The statements before the "
-            "refused one are rolled back with it. All or nothing is what a step gives anyway; what must be committed "
-            "before the next statement starts is a step of its own, connected by `needs`."
-        ),
-        wrong=(
-            "- id: close_books\n  sql: |\n    BEGIN;\n    UPDATE accounts SET open = false WHERE year < 2025;\n"
-            "    INSERT INTO audit VALUES ('closed');\n    COMMIT"
-        ),
-        right=(
-            "- id: close_books\n  sql: |\n    UPDATE accounts SET open = false WHERE year < 2025;\n"
-            "    INSERT INTO audit VALUES ('closed')"
-        ),
-        check=_transaction_control,
-    ),
-    Rule(
-        code="JP311",
-        severity=Severity.ERROR,
-        title="LISTEN or UNLISTEN",
-        why=(
-            "A background worker has no client, so PostgreSQL refuses LISTEN in it (0A000), and there is nothing that "
-            "UNLISTEN could end (a warning: it does nothing). NOTIFY is fine: it reaches the sessions that listen when "
-            "the step commits."
-        ),
-        wrong="- id: tell\n  sql: LISTEN cache_invalidated",
-        right="- id: tell\n  sql: NOTIFY cache_invalidated",
-        check=_listening,
-    ),
-    Rule(
-        code="JP312",
-        severity=Severity.ERROR,
-        title="COPY from or to a client",
-        why=(
-            "COPY FROM STDIN reads from the client and COPY TO STDOUT writes to it, and a background worker has none. "
-            "The first fails (08003), an error. The second reports success, and the rows have gone nowhere: a warning, "
-            "because it still reads the whole table. A file or a PROGRAM of the server works, for roles that may use "
-            "it."
-        ),
-        wrong="- id: load\n  sql: COPY orders FROM STDIN (FORMAT csv)",
-        right="- id: load\n  sql: COPY orders FROM '/var/lib/postgresql/import/orders.csv' (FORMAT csv)",
-        check=_client_copy,
-    ),
-    Rule(
-        code="JP313",
-        severity=Severity.WARNING,
-        title="A lock or a cursor that nothing uses",
-        why=(
-            "Locks are held, and cursors open, until their transaction ends, and a step's transaction ends with its "
-            "text. A LOCK, an advisory lock or a DECLARE with nothing behind it protects and reads nothing, also no "
-            "later step: each runs "
-            "in a session of its own. Behind other statements that is a warning; as the only statement of a step the "
-            "server refuses them (25P01), which is an error."
-        ),
-        wrong=(
-            "- id: freeze\n  sql: |\n    UPDATE prices SET amount = amount * 1.02 WHERE country = 'DE';\n"
-            "    LOCK TABLE prices IN EXCLUSIVE MODE\n  lock_timeout: 5s"
-        ),
-        right=(
-            "- id: freeze\n  sql: |\n    LOCK TABLE prices IN EXCLUSIVE MODE;\n"
-            "    UPDATE prices SET amount = amount * 1.02 WHERE country = 'DE'\n  lock_timeout: 5s"
-        ),
-        check=_useless_lock,
-    ),
-    Rule(
-        code="JP314",
-        severity=Severity.ERROR,
-        title="A numbered parameter",
-        why=(
-            "`$1` is given a value by the client that prepares a statement, and a worker's SQL is plain text that "
-            "nobody prepares: the server fails with 42P02. Parameters of a plan have names, `:'name'` for a quoted "
-            "value, and are replaced before the text is sent. In PREPARE and in the body of a function `$1` means "
-            "something, and is left alone."
-        ),
-        wrong="- id: purge\n  sql: DELETE FROM staging WHERE run = $1",
-        right="- id: purge\n  sql: DELETE FROM staging WHERE run = :'run.id'",
-        check=_numbered_parameters,
-    ),
+    Rule(code="JP310", check=_transaction_control),
+    Rule(code="JP311", check=_listening),
+    Rule(code="JP312", check=_client_copy),
+    Rule(code="JP313", check=_useless_lock),
+    Rule(code="JP314", check=_numbered_parameters),
 )
 
 
@@ -234,47 +157,8 @@ def _commits_in_company(subject: Subject) -> Iterator[Finding]:
 
 
 ALONE_RULES = (
-    Rule(
-        code="JP320",
-        severity=Severity.ERROR,
-        title="A statement that must stand alone",
-        why=(
-            "Some commands commit on their way or cannot be rolled back, so PostgreSQL refuses them inside a "
-            "transaction block (25001): VACUUM, everything CONCURRENTLY that builds, drops or detaches, REINDEX of a "
-            "schema or database, CLUSTER without a table, CREATE and DROP DATABASE or TABLESPACE, ALTER SYSTEM, "
-            "DISCARD ALL, and subscriptions that create or refresh. Several statements in one step are one "
-            "transaction. Alone in its step each of them works, and the step can have a timeout and a retry of its "
-            "own."
-        ),
-        wrong="- id: tidy\n  sql: |\n    VACUUM orders;\n    VACUUM order_lines",
-        right=(
-            "- id: tidy_orders\n  sql: VACUUM orders\n"
-            "- id: tidy_lines\n  needs: [tidy_orders]\n  sql: VACUUM order_lines"
-        ),
-        check=_alone,
-    ),
-    Rule(
-        code="JP321",
-        severity=Severity.ERROR,
-        title="COMMIT inside DO or CALL, beside other statements",
-        why=(
-            "A DO block or a procedure may end transactions only if it is the whole text of the step; beside other "
-            "statements the transaction is not its own, and its first COMMIT or ROLLBACK fails with 2D000. That is an "
-            "error if the COMMIT is always reached, and a warning if a condition decides. jobplan reads DO blocks, and "
-            "procedures that the plan itself creates; what other procedures do, only the server knows."
-        ),
-        wrong=(
-            "- id: purge\n  sql: |\n    SET work_mem = '256MB';\n    DO $$ BEGIN\n"
-            "      DELETE FROM audit WHERE at < now() - interval '1 year'; COMMIT;\n"
-            "      DELETE FROM visits WHERE at < now() - interval '1 year'; COMMIT;\n    END $$"
-        ),
-        right=(
-            "- id: purge\n  settings: {work_mem: 256MB}\n  sql: |\n    DO $$ BEGIN\n"
-            "      DELETE FROM audit WHERE at < now() - interval '1 year'; COMMIT;\n"
-            "      DELETE FROM visits WHERE at < now() - interval '1 year'; COMMIT;\n    END $$"
-        ),
-        check=_commits_in_company,
-    ),
+    Rule(code="JP320", check=_alone),
+    Rule(code="JP321", check=_commits_in_company),
 )
 
 
@@ -344,49 +228,9 @@ def _is_long(place: StatementPlace, locked: Relation, created: Created) -> bool:
     return any(not created.is_new(use.relation, place) for use in unfiltered_writes(statement))
 
 
-_ADD = "ALTER TABLE orders ADD COLUMN region text"
-_FILL = "UPDATE orders SET region = 'unknown' WHERE region IS NULL"
-
 SHARING_RULES = (
-    Rule(
-        code="JP322",
-        severity=Severity.WARNING,
-        title="A new enum value that is used at once",
-        why=(
-            "ALTER TYPE … ADD VALUE can share a transaction with other statements, but the new value can be used only "
-            "when that transaction has committed (55P04), and a step is one transaction. A value of a type that the "
-            "step itself creates can be used. A constant like the new value counts as its use; with a cast to the type "
-            "it is certain, and an error."
-        ),
-        wrong=(
-            "- id: add_state\n  sql: |\n    ALTER TYPE order_state ADD VALUE 'lost';\n"
-            "    UPDATE orders SET state = 'lost' WHERE shipped_at < '2020-01-01'"
-        ),
-        right=(
-            "- id: add_state\n  sql: ALTER TYPE order_state ADD VALUE 'lost'\n"
-            "- id: mark_lost\n  needs: [add_state]\n"
-            "  sql: UPDATE orders SET state = 'lost' WHERE shipped_at < '2020-01-01'"
-        ),
-        check=_new_enum_value,
-    ),
-    Rule(
-        code="JP335",
-        severity=Severity.WARNING,
-        title="A strong lock that is held while rows are written",
-        why=(
-            "Locks are kept until the transaction ends, and a step is one transaction. ALTER TABLE takes ACCESS "
-            "EXCLUSIVE for a moment; with an UPDATE of many rows behind it in the same step, everybody waits until "
-            "that has ended. In two steps the lock is short, and the rows can be filled in batches beside the "
-            "application. A LOCK TABLE in the text is taken for what is meant, and tables that the plan creates are "
-            "exempt."
-        ),
-        wrong=f"- id: add_region\n  lock_timeout: 5s\n  sql: |\n    {_ADD};\n    {_FILL}",
-        right=(
-            f"- id: add_region\n  lock_timeout: 5s\n  sql: {_ADD}\n"
-            f"- id: fill_region\n  needs: [add_region]\n  sql: {_FILL}"
-        ),
-        check=_held_through_backfill,
-    ),
+    Rule(code="JP322", check=_new_enum_value),
+    Rule(code="JP335", check=_held_through_backfill),
 )
 
 

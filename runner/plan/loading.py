@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
-from runner.errors import Cause, Problem, Severity
+from runner.errors import Cause, Problem
 from runner.plan import steps
 from runner.plan.graph import find_cycles
 from runner.plan.model import (
@@ -160,7 +160,6 @@ def _check_run_timeout(draft: Draft, run_timeout: float) -> None:
         "JP210",
         message,
         hint="raise `run_timeout`, or shorten `timeout`",
-        severity=Severity.WARNING,
         cause=cause,
     )
 

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
+from runner.codes import new_problem
 from runner.errors import Cause, Position, Problem, Severity
 
 #: How many words are compared for hints in all: with ten thousand misspelt names it would take minutes.
@@ -64,7 +65,6 @@ class Report:
         *,
         hint: str | None = None,
         step: str | None = None,
-        severity: Severity = Severity.ERROR,
         cause: Cause | None = None,
     ) -> None:
         """Add a problem; the same one at the same place (a default that many steps use) is added once.
@@ -72,13 +72,11 @@ class Report:
         Of problems with one `cause` only the first counts; the others are listed with it.
         """
         position = where if isinstance(where, Position) else where.position
-        problem = Problem(
-            position=position, code=code, message=message, hint=hint, severity=severity, step=step, cause=cause
-        )
+        found = new_problem(code, message, position, hint=hint, step=step, cause=cause)
         if cause is not None and (code, cause.key) in self._causes:
-            self._alike.append(problem)
+            self._alike.append(found)
         elif len(self._problems) < MAX_PROBLEMS:
-            self._problems.setdefault((position, code, message), problem)
+            self._problems.setdefault((position, code, message), found)
             if cause is not None:
                 self._causes.add((code, cause.key))
         elif (position, code, message) not in self._problems:
@@ -112,7 +110,7 @@ class Report:
         reported = list(grouped(sorted((*self._problems.values(), *self._alike), key=place)))
         if self._truncated:
             message = f"there are more than {MAX_PROBLEMS:,} problems; the rest is not reported"
-            reported.append(Problem(position=reported[-1].position, code="JP016", message=message))
+            reported.append(new_problem("JP016", message, reported[-1].position))
         return tuple(reported)
 
 

@@ -14,7 +14,6 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Final
 
-from runner.errors import Severity
 from runner.plan.model import ForEach, Param, ParamType, Sql, Value
 from runner.plan.problem_collector import Report
 from runner.plan.yaml_nodes import Fields, Node, Scalar, Sequence
@@ -213,7 +212,7 @@ def _check(key: str, node: Node, known: AbstractSet[str], report: Report, *, ste
             if name in _SHOWN:
                 message = f"`{name}` takes no parameters: `{found.group()}` would be displayed as text"
                 hint = "leave out the colon"
-                report.add(scalar, "JP241", message, hint=hint, step=step, severity=Severity.WARNING)
+                report.add(scalar, "JP241", message, hint=hint, step=step)
             else:
                 message = f"`{name}` takes no parameters: `{found.group()}` would be used as text"
                 report.add(scalar, "JP240", message, hint="write the value itself", step=step)

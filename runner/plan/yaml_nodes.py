@@ -22,7 +22,7 @@ from functools import lru_cache
 from typing import NamedTuple, TypeAlias, TypeVar, overload
 
 from runner.durations import parse_duration
-from runner.errors import Cause, Position, Severity
+from runner.errors import Cause, Position
 from runner.plan.model import Sql
 from runner.plan.problem_collector import Placed, Report
 
@@ -332,8 +332,7 @@ class Fields:
         message: str,
         *,
         hint: str | None = None,
-        severity: Severity = Severity.ERROR,
         cause: Cause | None = None,
     ) -> None:
         """Report a problem of this mapping's step."""
-        self.report.add(where, code, message, hint=hint, step=self.step, severity=severity, cause=cause)
+        self.report.add(where, code, message, hint=hint, step=self.step, cause=cause)

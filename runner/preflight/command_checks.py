@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 
 from runner.preflight.catalog_state import CatalogView, Made, State, When
-from runner.preflight.codes import StatementFinding
 from runner.preflight.earlier_steps import check_gone, check_new_labels
 from runner.preflight.maintenance_checks import (
     check_abilities,
@@ -43,7 +42,7 @@ from runner.preflight.option_checks import (
     check_subcommands,
     check_versions,
 )
-from runner.preflight.sql_units import Unit
+from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import Action, Sort
 from runner.sql.catalog_needs import Mention, ObjectSort, defines, mentions

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from runner.codes import new_problem
 from runner.durations import format_duration
 from runner.errors import Problem
 from runner.gateway.catalog import HeldLock
 from runner.gateway.server_facts import OldTransaction
 from runner.locks.conflicts import LockTiming
 from runner.plan.model import Plan, Step
-from runner.preflight.codes import problem
 from runner.preflight.lock_checks import LocksOfSteps, RealLock
 from runner.preflight.step_durations import Durations
 from runner.sql.lock_modes import LockMode, conflict
@@ -127,7 +127,7 @@ def _blocked(step: Step, met: Sequence[tuple[RealLock, HeldLock]]) -> Problem:
     hint = f"SELECT pg_terminate_backend({one.pid});"
     if not one.pid:
         hint = f"ROLLBACK PREPARED {quote_literal(one.application_name)}; (or COMMIT PREPARED)"
-    return problem("JP701", message, step.sql.position(lock.held.offset), hint=hint, step=step.id)
+    return new_problem("JP701", message, step.sql.position(lock.held.offset), hint=hint, step=step.id)
 
 
 def _held_up(step: Step, locks: Sequence[RealLock], snapshots: Sequence[OldTransaction]) -> Iterator[Problem]:
@@ -139,7 +139,7 @@ def _held_up(step: Step, locks: Sequence[RealLock], snapshots: Sequence[OldTrans
     more = f", and {len(snapshots) - 1} more" if len(snapshots) > 1 else ""
     message = f"`{step.id}`: {lock.held.what} would wait now for an older snapshot: {who}{more}"
     hint = f"SELECT pg_terminate_backend({one.pid});"
-    yield problem("JP702", message, step.sql.position(lock.held.offset), hint=hint, step=step.id)
+    yield new_problem("JP702", message, step.sql.position(lock.held.offset), hint=hint, step=step.id)
 
 
 def _who(pid: int, user: str, name: str, state: str, seconds: int) -> str:

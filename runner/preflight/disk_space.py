@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from runner.codes import new_problem
 from runner.errors import Problem
 from runner.gateway.catalog import RelationFacts
 from runner.preflight.catalog_state import CatalogView
-from runner.preflight.codes import problem
 from runner.preflight.sql_units import Unit
 from runner.sql.alter_table import AlterKind, Rewrite, alter_actions
 from runner.sql.catalog_needs import ObjectSort, mentions, needed
@@ -68,7 +68,7 @@ def disk_problems(units: Sequence[tuple[Unit, CatalogView]], disks: Disks) -> It
                 f"{_shown(free)} of the disk are free{where}"
             )
             step = unit.step.id if unit.step is not None else None
-            yield problem("JP616", message, unit.at(0), step=step)
+            yield new_problem("JP616", message, unit.at(0), step=step)
 
 
 def disk_note(unit: Unit, sight: CatalogView, disks: Disks) -> str | None:

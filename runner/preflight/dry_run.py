@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
+from runner.codes import new_problem
 from runner.engine.requirements import not_a_member, unmet_by_server
 from runner.errors import Position, Problem, Severity
 from runner.gateway.inspection import Inspector
@@ -17,7 +18,6 @@ from runner.identity import run_of
 from runner.lint.suppressions import Sources
 from runner.plan.graph import find_cycles
 from runner.plan.model import OnConflict, Otherwise, Plan
-from runner.preflight.codes import problem
 from runner.preflight.current_activity import SNAPSHOT_AGE, activity_problems, lock_reports
 from runner.preflight.disk_space import Disks, disk_problems
 from runner.preflight.doctor import Demand, Examined, Level, examine
@@ -40,13 +40,13 @@ def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Prob
         severity = Severity.ERROR if outcome.level is Level.ERROR else Severity.WARNING
         position = plan.budget.position if check.name in capacity else top
         message = f"{check.name}: {outcome.found}; needed: {outcome.needed}"
-        yield problem(check.code, message, position, hint=outcome.mend or None, severity=severity)
+        yield new_problem(check.code, message, position, hint=outcome.mend or None, severity=severity)
 
 
 def ledger_problems(plan: Plan, ignored: Iterable[str]) -> Iterator[Problem]:
     """Yield a problem for each ledger that is not read because of its owner."""
     for why in ignored:
-        yield problem("JP515", why, Position(file=plan.file, line=1, column=1))
+        yield new_problem("JP515", why, Position(file=plan.file, line=1, column=1))
 
 
 def demand_of(plan: Plan) -> Demand:
@@ -58,19 +58,19 @@ async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspec
     """Yield every requirement that does not hold, but for the plan's own preconditions, which are statements."""
     top = Position(file=plan.file, line=1, column=1)
     for sentence in unmet_by_server(plan.requires, facts):
-        yield problem("JP520", sentence, top)
+        yield new_problem("JP520", sentence, top)
     role = plan.requires.role
     if role is not None:
         rows = await inspector.rows("may_be", role)
         if not rows or rows[0][0] != "t":
-            yield problem("JP520", not_a_member(facts.user, role), top)
+            yield new_problem("JP520", not_a_member(facts.user, role), top)
     if plan.concurrency is not None:
         holders = await inspector.rows("group_held", plan.concurrency.group)
         for name, since in holders:
             waits = plan.concurrency.on_conflict is OnConflict.WAIT
             then = "a run would wait for it" if waits else "a run would fail at once"
             message = f"run {run_of(name or '')} holds the group {plan.concurrency.group} since {since}: {then}"
-            yield problem("JP521", message, top)
+            yield new_problem("JP521", message, top)
 
 
 #: The finding for a requirement that is not met.

@@ -13,8 +13,7 @@ from collections.abc import Iterator
 from runner.errors import Severity
 from runner.gateway.catalog import RelationFacts
 from runner.preflight.catalog_state import Altered, CatalogView, State, When
-from runner.preflight.codes import StatementFinding
-from runner.preflight.sql_units import MADE_UP, Unit
+from runner.preflight.sql_units import MADE_UP, StatementFinding, Unit
 from runner.sql.alter_table import alter_actions
 from runner.sql.catalog_changes import Action, Sort
 from runner.sql.catalog_needs import defines, needed, type_names

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from runner.plan.graph import topological_order
 from runner.plan.model import NeedOn, Plan, Step
-from runner.preflight.codes import StatementFinding
+from runner.preflight.sql_units import StatementFinding
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import CREATES, EXTENSION, Action, Sort, changes
 from runner.sql.facts import functions_called

@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from runner.errors import Problem, Severity
+from runner.errors import Problem
 from runner.gateway.catalog import KeyFacts, RelationFacts
 from runner.lint.lock_conflict_rules import CODES_OF_OUTCOMES, findings_of
 from runner.lint.rule_table import RULES
@@ -197,19 +197,9 @@ def conflict_problems(plan: Plan, locks: LocksOfSteps, sources: Sources) -> tupl
     subject = read_subject(plan)
     named = {lock.held.on for by_item in locks.values() for each in by_item.values() for lock in each if lock.direct}
     steps = completed(_locking(sql, locks.get(sql.step.id, {}), named) for sql in subject.steps)
-    severities = {rule.code: rule.severity for rule in RULES}
     found = [
-        Problem(
-            position=finding.position,
-            code=code,
-            message=finding.message,
-            hint=finding.hint,
-            severity=finding.severity or severities.get(code, Severity.WARNING),
-            step=finding.step,
-            cause=finding.cause,
-        )
+        finding.problem(CODES_OF_OUTCOMES[meeting.outcome])
         for meeting in find_contention(subject, steps)
-        for code in (CODES_OF_OUTCOMES[meeting.outcome],)
         for finding in findings_of(meeting)
     ]
     codes = set(CODES_OF_OUTCOMES.values())

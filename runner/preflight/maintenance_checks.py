@@ -8,9 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from runner.preflight.catalog_state import CatalogView, State
-from runner.preflight.codes import StatementFinding
 from runner.preflight.object_checks import there
-from runner.preflight.sql_units import Unit
+from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import alter_actions
 from runner.sql.facts import (
     ReindexTarget,

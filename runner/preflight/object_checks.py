@@ -10,8 +10,7 @@ from collections.abc import Iterator, Mapping
 from runner.errors import Severity
 from runner.gateway.catalog import DependentFacts, KeyFacts, RelationFacts
 from runner.preflight.catalog_state import CatalogView, SeenRelation, State, When
-from runner.preflight.codes import StatementFinding
-from runner.preflight.sql_units import Unit
+from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import EXTENSION, Action, Needed, Right, Sort, attached, changes, parts
 from runner.sql.catalog_needs import needed

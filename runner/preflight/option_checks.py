@@ -7,9 +7,8 @@ from collections.abc import Iterator
 
 from runner.gateway.catalog import RelationFacts
 from runner.preflight.catalog_state import CatalogView
-from runner.preflight.codes import StatementFinding
 from runner.preflight.object_checks import KINDS, there
-from runner.preflight.sql_units import Unit
+from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, Constraint, alter_actions
 from runner.sql.facts import is_partitioned, main_relation, repeated_parts, replaced_view
 from runner.sql.relations import Relation

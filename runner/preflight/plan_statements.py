@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from runner.codes import new_problem
 from runner.engine.events import Item, Rows
 from runner.engine.for_each_items import literal_items, queried_items
 from runner.engine.step_sql import for_list, with_values
@@ -18,7 +19,6 @@ from runner.gateway.inspection import Inspector
 from runner.plan.graph import topological_order
 from runner.plan.model import Check, Plan, Step
 from runner.preflight.catalog_state import CatalogView, Changes, survey
-from runner.preflight.codes import StatementFinding, problem
 from runner.preflight.disk_space import Disks
 from runner.preflight.dry_run_result import Coverage, StatementReport
 from runner.preflight.likely import after_a_failure, is_allowed, may_change, may_remove
@@ -27,6 +27,7 @@ from runner.preflight.sql_units import (
     MADE_UP,
     MAX_INSTANCES,
     Rooms,
+    StatementFinding,
     Unit,
     Unreadable,
     base_values,
@@ -148,7 +149,7 @@ class StatementLook:
         severity: Severity | None = None,
     ) -> None:
         name = step.id if step is not None else None
-        told = problem(one.code, message, position, hint=one.hint, step=name, severity=severity or one.severity)
+        told = new_problem(one.code, message, position, hint=one.hint, step=name, severity=severity or one.severity)
         self._looked.problems.append(told)
 
     # --- what is to be looked at --------------------------------------------------------------------------------------

@@ -22,9 +22,8 @@ from runner.gateway.inspection import BOOLEAN, Inspector, Probe
 from runner.gateway.session import EXPLAIN, Reply
 from runner.locks.relation_names import relation_in
 from runner.preflight.catalog_state import CatalogView, Made
-from runner.preflight.codes import StatementFinding
 from runner.preflight.earlier_steps import doubt, is_syntax_error, new_label
-from runner.preflight.sql_units import Unit
+from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.catalog_changes import CREATES, EXTENSION, Action, Sort
 from runner.sql.catalog_needs import needed, row_rights
 from runner.sql.facts import FunctionCall, functions_called

@@ -12,13 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
+from runner.codes import new_problem
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.simulation import AttemptScript, CheckScript, Simulation, simulate
 from runner.errors import Position, Problem
 from runner.plan.graph import longest_path
 from runner.plan.model import OnFinish, Plan, Retry, Step
-from runner.preflight.codes import problem
 from runner.preflight.step_durations import Duration, Durations
 
 #: Seconds from the order to launch a worker to its first statement (pg_background.md#what-a-worker-costs).
@@ -279,11 +279,11 @@ def schedule_problems(plan: Plan, schedule: Schedule, durations: Durations) -> I
                 f"`{bar.step}` would wait {format_duration(waited)} for a slot, and its queue_timeout is "
                 f"{format_duration(step.queue_timeout)}"
             )
-            yield problem("JP803", message, step.position, step=step.id)
+            yield new_problem("JP803", message, step.position, step=step.id)
     if plan.run_timeout is not None and not schedule.nothing_known and schedule.makespan_p95 > plan.run_timeout:
         late, usual, limit = map(format_duration, (schedule.makespan_p95, schedule.makespan, plan.run_timeout))
         message = f"the run may take {late} (usually {usual}), and its run_timeout is {limit}"
-        yield problem("JP802", message, Position(file=plan.file, line=1, column=1))
+        yield new_problem("JP802", message, Position(file=plan.file, line=1, column=1))
 
 
 def _attempt(step: Step, duration: Duration) -> float | None:
@@ -297,4 +297,4 @@ def _too_long(key: str, step: Step, duration: Duration, attempt: float) -> Probl
     limit = format_duration(step.timeout or 0.0)
     seen = f"in {duration.runs} runs" if duration.runs else "as assumed"
     message = f"`{key}` may take {format_duration(attempt)} ({seen}), and its timeout is {limit}"
-    return problem("JP801", message, step.position, step=step.id)
+    return new_problem("JP801", message, step.position, step=step.id)

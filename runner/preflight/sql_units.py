@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from runner.engine.events import Item
 from runner.engine.step_sql import with_values
-from runner.errors import Position
+from runner.errors import Position, Severity
 from runner.gateway.catalog import FunctionFacts, NamedFacts, RelationFacts, SchemaFacts
 from runner.gateway.inspection import Inspector, Settings
 from runner.plan.model import Plan, Sql, Step, Value
@@ -83,6 +83,21 @@ class Unreadable:
     message: str
     position: Position
     text: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StatementFinding:
+    """One problem of a statement; `offset` counts characters of the whole text, as the parser does.
+
+    `severity` overrides that of the code. `sqlstate` is that of the server's error, if it is one.
+    """
+
+    code: str
+    message: str
+    offset: int
+    hint: str | None = None
+    severity: Severity | None = None
+    sqlstate: str | None = None
 
 
 def base_values(plan: Plan) -> Mapping[str, Value]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from runner.codes import CODES
 from runner.errors import Severity
 from runner.gateway.inspection import Inspector, Probe
 from runner.preflight.catalog_state import CatalogView, SeenRelation, State
-from runner.preflight.codes import CODES, StatementFinding
 from runner.preflight.command_checks import NOT_CHECKABLE, check_command, left_open
 from runner.preflight.disk_space import Disks, disk_note
 from runner.preflight.dry_run_result import Coverage, StatementReport
@@ -28,7 +28,7 @@ from runner.preflight.planned_queries import (
     sequences_used,
     uncertain,
 )
-from runner.preflight.sql_units import Rooms, StatementContext, Unit
+from runner.preflight.sql_units import Rooms, StatementContext, StatementFinding, Unit
 from runner.sql.catalog_needs import needed
 from runner.sql.facts import view_aliases
 from runner.sql.relations import Relation, inner_query, query_relations

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from runner.codes import with_slug
 from runner.durations import format_duration
 from runner.errors import Problem, Severity
 from runner.preflight.current_activity import LockReport
@@ -19,7 +20,6 @@ from runner.preflight.dry_run_result import Coverage, DryRun, StatementReport
 from runner.preflight.schedule import Bar, Schedule
 from runner.reports.plan_problems import Lines, Style, legend, problem_lines, problem_object
 from runner.reports.terminal_text import visible
-from runner.slugs import with_slug
 
 #: Columns of the chart at most and at least, and the bars that it has at most: nobody reads a thousand.
 _WIDEST, _NARROWEST = 60, 20

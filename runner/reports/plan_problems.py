@@ -13,13 +13,14 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 from urllib.parse import quote
 
+from runner.codes import slug_of, with_slug
 from runner.engine.events import ErrorDetails
 from runner.errors import Position, Problem, Severity
+from runner.reference.explanations import Explanation
 from runner.reports.terminal_text import visible, visible_json, visible_lines
-from runner.slugs import slug_of, with_slug
 
 #: Returns the lines of a file by its name, as problems tell it; none for one that cannot be read.
 Lines = Callable[[str], Sequence[str]]
@@ -197,7 +198,7 @@ def problem_object(problem: Problem) -> dict[str, object]:
         "column": problem.position.column,
         "severity": problem.severity.value,
         "code": problem.code,
-        "slug": problem.slug,
+        "slug": slug_of(problem.code),
         "message": problem.message,
         "hint": problem.hint,
         "step": problem.step,
@@ -219,30 +220,15 @@ def _property(text: str) -> str:
 _SCHEMA: Final = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
 
 
-class Kind(Protocol):
-    """What is told about a code."""
-
-    @property
-    def severity(self) -> Severity: ...
-    @property
-    def title(self) -> str: ...
-    @property
-    def why(self) -> str: ...
-    @property
-    def wrong(self) -> str: ...
-    @property
-    def right(self) -> str: ...
-
-
-def sarif_text(problems: Iterable[Problem], kinds: Mapping[str, Kind], version: str) -> str:
+def sarif_text(problems: Iterable[Problem], explanations: Mapping[str, Explanation], version: str) -> str:
     """Return a log with one run: every code as a rule, every problem as a result. `version` is jobplan's."""
-    indexes = {code: index for index, code in enumerate(kinds)}
+    indexes = {code: index for index, code in enumerate(explanations)}
     run = {
         "tool": {
             "driver": {
                 "name": "jobplan",
                 "semanticVersion": version,
-                "rules": [_rule(code, kind) for code, kind in kinds.items()],
+                "rules": [_rule(page) for page in explanations.values()],
             }
         },
         "columnKind": "unicodeCodePoints",
@@ -251,17 +237,18 @@ def sarif_text(problems: Iterable[Problem], kinds: Mapping[str, Kind], version: 
     return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2, ensure_ascii=False)
 
 
-def _rule(code: str, kind: Kind) -> dict[str, Any]:
+def _rule(page: Explanation) -> dict[str, Any]:
+    why, wrong, right, remedy = page.why, page.wrong, page.right, page.remedy
     return {
-        "id": code,
-        "name": slug_of(code),
-        "shortDescription": {"text": kind.title},
-        "fullDescription": {"text": kind.why},
+        "id": page.code.code,
+        "name": page.code.slug,
+        "shortDescription": {"text": page.code.title},
+        "fullDescription": {"text": why},
         "help": {
-            "text": f"{kind.why}\n\nWrong:\n{kind.wrong}\n\nRight:\n{kind.right}",
-            "markdown": f"{kind.why}\n\nWrong:\n```yaml\n{kind.wrong}\n```\nRight:\n```yaml\n{kind.right}\n```\n",
+            "text": f"{why}\n\nWrong:\n{wrong}\n\nRight:\n{right}\n\nWhat to do: {remedy}",
+            "markdown": f"{why}\n\nWrong:\n```yaml\n{wrong}\n```\nRight:\n```yaml\n{right}\n```\n{remedy}\n",
         },
-        "defaultConfiguration": {"level": kind.severity.value},
+        "defaultConfiguration": {"level": page.code.severity.value},
     }
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner import __version__
+from runner.codes import CODES
 from tests.acceptance.console import clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,10 @@ def test_the_installed_command_works_outside_the_checkout(tmp_path: Path) -> Non
     assert elsewhere.jobplan("--version").stdout == f"jobplan {__version__}\n"
     schema = (ROOT / "schemas" / "plan-v1.schema.json").read_text(encoding="utf-8")
     assert json.loads(elsewhere.jobplan("schema").stdout) == json.loads(schema)
+    explained = elsewhere.jobplan("validate", "--explain", "index-blocks-writes").stdout
+    assert explained.startswith("JP341 (warning): An index build that blocks writes\n\nCREATE INDEX holds a SHARE lock")
+    assert explained.endswith("    - id: step  # jobplan: ignore=index-blocks-writes the reason\n")
+    assert len(list(tmp_path.glob("venv/lib/*/site-packages/runner/rules/JP*.md"))) == len(CODES)
     assert "plan.yaml: valid, 1 step" in elsewhere.jobplan("validate", "plan.yaml").stdout
     ran = elsewhere.jobplan("run", "plan.yaml", "--embedded", "--report", "jsonl=events.jsonl")
     assert "1 succeeded" in ran.stderr.splitlines()[-1]

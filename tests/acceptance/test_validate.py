@@ -160,6 +160,9 @@ def test_a_code_is_explained() -> None:
     assert done.stdout.startswith("JP300 (error): A syntax error in SQL\n\n")
     assert "Wrong:\n    sql: DELETE FORM audit\n" in done.stdout
     assert "Right:\n    sql: DELETE FROM audit\n" in done.stdout
+    assert "What to do:\n    Correct the SQL at the reported position.\n" in done.stdout
+    assert "How to suppress it:\n    - id: step  # jobplan: ignore=sql-syntax the reason\n" in done.stdout
+    assert jobplan("validate", "--explain", "SQL-syntax").stdout == done.stdout
 
 
 @pytest.mark.parametrize(

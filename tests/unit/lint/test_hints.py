@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from runner.codes import CODES
 from runner.lint import RULES, load_plan
-from runner.plan.codes import CODES
 
 _HEAD = "version: 1\nname: example\n"
 _BUDGET = "budget: {slots: 1}\n"

@@ -8,30 +8,16 @@ from pathlib import Path
 import psycopg.errors
 import pytest
 
-from runner.plan.codes import CODES
+from runner.codes import CODES
 from runner.plan.sqlstates import CONDITIONS, sqlstates
 
 _PLAN = Path(__file__).parents[3] / "runner" / "plan"
 
 
 def test_every_code_that_is_used_is_registered_and_the_other_way_round() -> None:
-    sources = (path.read_text() for path in _PLAN.glob("*.py") if not path.name.startswith("codes"))
+    sources = (path.read_text() for path in _PLAN.glob("*.py"))
     used = {code for source in sources for code in re.findall(r'"(JP\d{3})"', source)}
-    assert used == set(CODES)
-
-
-def test_codes_are_in_order_and_below_those_of_the_safety_rules() -> None:
-    assert list(CODES) == sorted(CODES)
-    assert max(CODES) < "JP300"
-
-
-@pytest.mark.parametrize("code", CODES)
-def test_a_code_is_explained(code: str) -> None:
-    explained = CODES[code]
-    assert explained.title
-    assert not explained.title.endswith(".")
-    assert explained.why.endswith(".")
-    assert explained.wrong != explained.right
+    assert used == {code for code in CODES if code < "JP300"}
 
 
 def _condition(name: str) -> str:

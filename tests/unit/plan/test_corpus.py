@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from runner.codes import CODES
 from runner.plan import Loaded, load_plan
-from runner.plan.codes import CODES
 from runner.plan.problem_collector import Report
 from runner.plan.schema_check import schema
 from runner.plan.yaml_nodes import Mapping, Node, Sequence
@@ -65,7 +65,8 @@ def test_every_problem_stands_at_a_place_that_exists(path: Path) -> None:
 
 def test_every_code_has_an_invalid_plan() -> None:
     told = "".join(path.with_suffix(".problems").read_text() for path in _INVALID)
-    assert set(CODES) - set(re.findall(r"(?:error|warning) (JP\d{3}):", told)) == _SHOWN_ELSEWHERE
+    codes = {code for code in CODES if code < "JP300"}
+    assert codes - set(re.findall(r"(?:error|warning) (JP\d{3}):", told)) == _SHOWN_ELSEWHERE
 
 
 def test_every_key_of_the_language_is_in_a_valid_plan() -> None:

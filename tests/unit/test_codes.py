@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from runner.codes import CODES, CODES_BY_SLUG, code_of, slug_of, with_slug
 from runner.errors import Cause, Position, Problem, Severity
 from runner.lint import load_plan
 from runner.plan.problem_collector import grouped
-from runner.reference.explanations import explain, explanations
+from runner.reference.explanations import explain
 from runner.reference.pages import rules_markdown
 from runner.reports.plan_problems import json_text, legend
-from runner.slugs import SLUGS, code_of, slug_of, with_slug
 
 _HEAD = "version: 1\nname: example\nbudget: {slots: 4}\ndefaults: {timeout: 10m, on_finish: wait}\n"
 
@@ -26,12 +26,12 @@ def load(folder: Path, text: str) -> list[Problem]:
 
 
 def test_every_code_has_a_slug_of_its_own_and_no_slug_is_without_a_code() -> None:
-    assert set(SLUGS) == set(explanations())
-    assert list(SLUGS) == sorted(SLUGS)
-    assert len(set(SLUGS.values())) == len(SLUGS)
+    assert list(CODES) == sorted(CODES)
+    assert len(CODES_BY_SLUG) == len(CODES)
+    assert all(re.fullmatch(r"JP[0-9]{3}", code) for code in CODES)
 
 
-@pytest.mark.parametrize(("code", "slug"), list(SLUGS.items()))
+@pytest.mark.parametrize(("code", "slug"), [(entry.code, entry.slug) for entry in CODES.values()])
 def test_a_slug_is_kebab_case_and_explained_like_its_code(code: str, slug: str) -> None:
     assert re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", slug)
     assert len(slug) <= 40
