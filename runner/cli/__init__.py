@@ -8,6 +8,7 @@ import gc
 import importlib
 import io
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,8 +16,9 @@ from types import ModuleType
 
 import click
 
-from runner.cli.exit_codes import exit_code_of, report_bug, report_error
+from runner.cli.error_reports import report_bug, report_error
 from runner.errors import JobplanError
+from runner.exit_codes import ExitCode, for_error, for_signal
 
 _COMMANDS = {
     "init": "Write a first plan, and how to check plans in CI.",
@@ -113,28 +115,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
         error.show()
         code = error.exit_code
     except click.Abort:
-        code = 130
+        code = for_signal(signal.SIGINT)
     except JobplanError as error:
         report_error(error)
-        code = exit_code_of(error)
+        code = for_error(error)
     except BrokenPipeError:
-        code = 141
+        code = for_signal(signal.SIGPIPE)
     except MemoryError:
         click.echo("jobplan: out of memory", err=True)
-        code = 1
+        code = ExitCode.FAILED
     except OSError as error:
         if error.errno in _UNWRITABLE:
             click.echo(f"jobplan: the output cannot be written: {error.strerror}", err=True)
-            code = 1
+            code = ExitCode.FAILED
         elif not _has_working_directory():
             click.echo("jobplan: the working directory does not exist any more: change to another one.", err=True)
-            code = 2
+            code = ExitCode.USAGE
         else:
             report_bug(error)
-            code = 70
+            code = ExitCode.BUG
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit code 70
         report_bug(error)
-        code = 70
+        code = ExitCode.BUG
     _drop_what_nobody_takes()
     sys.exit(code if isinstance(code, int) else 0)
 

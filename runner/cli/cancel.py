@@ -18,13 +18,13 @@ from runner.cli.console import say_json, say_lines
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema
 from runner.durations import parse_duration
 from runner.errors import UsageError
+from runner.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from runner.engine.server_activity import Activity, LiveRun
     from runner.reports.stop_report import Cancelled
 
 #: The exit code when something that should have gone is still there.
-EXIT_STILL_RUNNING = 7
 #: A notification carries 8,000 bytes, and a character may take 12 of them.
 _LONGEST_STEP = 500
 #: Characters of an id such as 260131-k7f3qz that mean one run: its date, the hyphen, and one more.
@@ -72,7 +72,7 @@ def cancel(
         say_json(cancel_data(done))
     else:
         say_lines(cancel_lines(done))
-    return EXIT_STILL_RUNNING if done.still or done.unanswered or not done.heeded else 0
+    return ExitCode.UNKNOWN if done.still or done.unanswered or not done.heeded else 0
 
 
 async def _cancel(

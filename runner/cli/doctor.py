@@ -10,6 +10,7 @@ import click
 from runner.cli.console import color_option, say_json_text, wants_color
 from runner.cli.options import chosen_dsn, dsn_option
 from runner.errors import ConnectionFailedError, ServerLostError
+from runner.exit_codes import ExitCode
 from runner.gateway.inspection import Inspector
 from runner.gateway.server_facts import ServerFacts
 from runner.preflight.doctor import Demand, Level, examine
@@ -42,7 +43,7 @@ def doctor(dsn: str | None, *, slots: int, reserve: int, strict: bool, format_: 
         for line in doctor_lines(examined, facts, Style(color=wants_color(color, sys.stdout))):
             click.echo(line, color=True)
     levels = {one.outcome.level for one in examined}
-    return 4 if Level.ERROR in levels or (strict and Level.WARNING in levels) else 0
+    return ExitCode.NOT_STARTED if Level.ERROR in levels or (strict and Level.WARNING in levels) else ExitCode.SUCCESS
 
 
 async def look(conninfo: str) -> ServerFacts:

@@ -28,6 +28,7 @@ from runner.cli.options import (
 )
 from runner.durations import parse_duration
 from runner.errors import ConnectionFailedError, ParameterError, Problem, ServerLostError, UsageError
+from runner.exit_codes import ExitCode
 from runner.gateway.inspection import Inspector
 from runner.lint import Sources, invalid_plan, load_plan
 from runner.plan.model import Plan
@@ -213,7 +214,7 @@ def exit_code(result: DryRun, *, strict: bool) -> int:
     3 if a step would fail, else 0; with `strict` warnings count.
     """
     if result.unmet:
-        return 0 if result.skipped else 9
+        return ExitCode.SUCCESS if result.skipped else ExitCode.REQUIREMENT_UNMET
     if result.refused:
-        return 4
-    return 3 if result.errors or (strict and result.warnings) else 0
+        return ExitCode.NOT_STARTED
+    return ExitCode.INVALID_PLAN if result.errors or (strict and result.warnings) else ExitCode.SUCCESS

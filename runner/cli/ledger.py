@@ -20,12 +20,10 @@ from runner.cli.options import (
 )
 from runner.durations import parse_duration
 from runner.errors import UsageError
+from runner.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from runner.gateway.ledger.admin import LedgerAdmin, LedgerStatus
-
-#: What `status` ends with when there is no ledger, as other programs' status commands do.
-EXIT_NOT_THERE = 3
 
 
 @click.group()
@@ -92,7 +90,7 @@ def status(
     else:
         say(_as_text(found))
     if found.remedy is not None or not found.writable:
-        context.exit(EXIT_NOT_THERE)
+        context.exit(ExitCode.NOT_THERE)
 
 
 @ledger.command()

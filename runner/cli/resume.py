@@ -10,7 +10,6 @@ from pathlib import Path
 
 import click
 
-from runner.cli.exit_codes import EXIT_CODES, exit_code_of
 from runner.cli.options import (
     chosen_dsn,
     dsn_option,
@@ -30,6 +29,7 @@ from runner.clock import MonotonicClock
 from runner.engine import events as ev
 from runner.engine.resume_state import items_that_stay, mark_option, steps_over
 from runner.errors import JobplanError, OpenQuestionError, PlanError, RecordError, UsageError
+from runner.exit_codes import for_error, help_text
 from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.plan.resolved import differences, sha256
@@ -56,7 +56,7 @@ class ResumeOptions:
     watching: Watching
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=help_text())
 @click.argument("run")
 @dsn_option
 @journal_option
@@ -123,7 +123,7 @@ def resume(
             return _resume(options)
         except JobplanError as error:
             watching.tell_error(error)
-            return exit_code_of(error)
+            return for_error(error)
 
 
 def _resume(options: ResumeOptions) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import click
 
-from runner.cli.exit_codes import EXIT_CODES, exit_code_of
 from runner.cli.options import (
     ParameterValues,
     Selection,
@@ -31,6 +30,7 @@ from runner.cli.run_control import Course, Watching, conduct, watching_options
 from runner.cli.unblocked_output import unblocked_output
 from runner.clock import MonotonicClock
 from runner.errors import JobplanError, UsageError
+from runner.exit_codes import for_error, help_text
 from runner.identity import new_run_id
 from runner.lint import read_plan
 from runner.plan.model import Plan
@@ -55,7 +55,7 @@ class RunOptions:
     trusted_roles: tuple[str, ...]
 
 
-@click.command(epilog=EXIT_CODES)
+@click.command(epilog=help_text())
 @click.argument("plan", type=click.Path(path_type=Path))
 @dsn_option
 @click.option("--embedded", is_flag=True, help="Run on a throwaway PostgreSQL that is removed afterwards.")
@@ -123,7 +123,7 @@ def run(
                 return _run(loaded, left_out, options, conninfo, embedded=embedded)
         except JobplanError as error:
             watching.tell_error(error)
-            return exit_code_of(error)
+            return for_error(error)
 
 
 def _dry_run(options: RunOptions, *, embedded: bool) -> int:

@@ -26,13 +26,14 @@ from typing import Any, TypeVar
 import click
 
 from runner.cli.console import color_option, say, wants_color
-from runner.cli.exit_codes import error_sentence, report_error
+from runner.cli.error_reports import error_sentence, report_error
 from runner.cli.options import dsn_argument
 from runner.clock import Clock
 from runner.engine.events import Event
 from runner.engine.ports import PastRun, Sink
 from runner.engine.state import RunState, StepState
 from runner.errors import JobplanError, PlanError, RecordError, RunSkippedError, UsageError
+from runner.exit_codes import for_signal
 from runner.plan.model import Plan
 from runner.records.journal import Journal
 from runner.records.summaries import keep_past, latest, past_runs
@@ -303,7 +304,7 @@ def _conduct(course: Course, clock: Clock) -> int:
         result = asyncio.run(execute())
     except asyncio.CancelledError:
         course.watching.say("jobplan: interrupted; nothing was started.", level="warning", event="interrupted")
-        return 128 + interrupted[0]
+        return for_signal(interrupted[0])
     history.keep()
     for error in result.record_errors:
         course.watching.say(f"jobplan: {error}", level="error", event="error")

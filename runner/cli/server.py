@@ -13,9 +13,7 @@ import click
 from runner.durations import format_duration
 from runner.embedded.kept_server import KeptServer, find_kept, start_kept, stop_kept
 from runner.errors import EmbeddedServerError
-
-#: What `status` ends with when no server is running, as other programs' status commands do.
-EXIT_NOT_RUNNING = 3
+from runner.exit_codes import ExitCode
 
 _FORMAT = click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 
@@ -59,7 +57,7 @@ def status(context: click.Context, form: str) -> None:
     """
     _show(running := find_kept(), form)
     if running is None:
-        context.exit(EXIT_NOT_RUNNING)
+        context.exit(ExitCode.NOT_THERE)
 
 
 @server.command()

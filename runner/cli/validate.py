@@ -13,6 +13,7 @@ import click
 
 from runner.cli.console import color_option, say, say_json_text, wants_color
 from runner.errors import UsageError
+from runner.exit_codes import ExitCode
 from runner.plan.plan_files import find_plans
 from runner.reports.plan_problems import Lines, PlanVerdict, Style, distinct, legend, problem_lines, summary
 
@@ -59,7 +60,7 @@ def validate(
         raise _no_plan_in(empty)
     if empty:
         say(f"jobplan: {_no_plan_in(empty)}", err=True)
-    return 3 if failed else 0
+    return ExitCode.INVALID_PLAN if failed else ExitCode.SUCCESS
 
 
 def _no_plan_in(folders: list[Path]) -> UsageError:

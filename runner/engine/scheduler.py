@@ -23,6 +23,7 @@ from runner.engine.for_each_items import literal_items
 from runner.engine.outcomes import last_word, not_begun, settle
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.state import BAD, HOLDING, SLOTS, Kind, RunState, StepRecord, StepState, need_met
+from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import OnFailure, OnRunnerExit
 
 #: Seconds for which a step holds its slots while its conditions are evaluated, although others could have them.
@@ -408,19 +409,20 @@ def run_status(state: RunState) -> str:
 
 
 def exit_code(state: RunState) -> int:
-    """Return the exit code that the run's end deserves (design: interrupted, run_timeout, unknown, failed, success)."""
-    if state.unstoppable:
-        return 7
-    if state.interrupted is not None:
-        return 128 + state.interrupted
-    if state.timed_out:
-        return 5
+    """Return the exit code of a run that has ended, or that ends now."""
     states = {record.state for record in state.records.values()}
+    if state.unstoppable:
+        return ExitCode.UNKNOWN
+    if state.interrupted is not None:
+        return for_signal(state.interrupted)
+    if state.timed_out:
+        return ExitCode.RUN_TIMEOUT
     if StepState.UNKNOWN in states or any(not record.final for record in state.records.values()):
-        return 7
+        return ExitCode.UNKNOWN
     if states & BAD or state.record_lost or state.cancelled_by is not None:
-        return 1
-    return 6 if state.group_lost and any(_was_drained(record) for record in state.records.values()) else 0
+        return ExitCode.FAILED
+    drained = state.group_lost and any(_was_drained(record) for record in state.records.values())
+    return ExitCode.GROUP_HELD if drained else ExitCode.SUCCESS
 
 
 def _was_drained(record: StepRecord) -> bool:

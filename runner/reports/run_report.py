@@ -10,6 +10,7 @@ import enum
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from runner.engine.events import (
     Blocker,
@@ -24,6 +25,7 @@ from runner.engine.events import (
 )
 from runner.engine.ports import PastRun
 from runner.engine.state import BAD, StepState
+from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import Need
 
 
@@ -235,18 +237,16 @@ class RunReport:
 
 
 #: What an exit code means for the run, in a word.
-_ENDS = {
-    0: "succeeded",
-    1: "failed",
-    5: "timed out",
-    7: "unknown",
-    129: "interrupted",
-    130: "interrupted",
-    142: "interrupted",
-    143: "interrupted",
+_ENDS: Final[Mapping[int, str]] = {
+    ExitCode.SUCCESS: "succeeded",
+    ExitCode.FAILED: "failed",
+    ExitCode.RUN_TIMEOUT: "timed out",
+    ExitCode.UNKNOWN: "unknown",
 }
 
 
 def run_end(report: RunReport) -> str:
     """Say in a word how the run ended."""
-    return "not finished" if report.exit_code is None else _ENDS.get(report.exit_code, "failed")
+    if report.exit_code is None:
+        return "not finished"
+    return "interrupted" if report.exit_code > for_signal(0) else _ENDS.get(report.exit_code, "failed")

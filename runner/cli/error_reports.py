@@ -1,4 +1,4 @@
-"""Exit codes, mapped once, and how an error is told to a person."""
+"""How an error that ended a command is reported: its message, its problems, and what to do."""
 
 from __future__ import annotations
 
@@ -10,57 +10,7 @@ from collections.abc import Iterable
 import click
 
 from runner.cli.console import say, wants_color
-from runner.errors import (
-    ConnectionFailedError,
-    GroupHeldError,
-    JobplanError,
-    ParameterError,
-    PlanError,
-    PreflightError,
-    Problem,
-    RecordError,
-    RequirementsUnmetError,
-    RunSkippedError,
-    ServerLostError,
-    UnstoppableError,
-    UsageError,
-)
-
-_CODES: tuple[tuple[type[JobplanError], int], ...] = (
-    (UsageError, 2),
-    (ParameterError, 2),
-    (PlanError, 3),
-    (RunSkippedError, 0),
-    (RequirementsUnmetError, 9),
-    (PreflightError, 4),
-    (GroupHeldError, 6),
-    (RecordError, 4),
-    (ServerLostError, 7),
-    (UnstoppableError, 7),
-)
-
-#: The table that `jobplan run --help` prints.
-EXIT_CODES = """\b
-Exit codes:
-  0         every step succeeded, was skipped, allowed to fail, or detached; or `requires` is not met and says
-            otherwise: skip
-  1         a step failed, timed out or was cancelled; or the journal or a report broke off
-  2         wrong usage: an option, or a parameter's value that is wrong or missing
-  3         the plan is invalid
-  4         nothing was started: no connection, the server is not ready, or no journal can be kept
-  5         run_timeout ended the run
-  6         another run holds the concurrency group, or has taken it while this one had no connection
-  7         an outcome is unknown, or a worker runs on that should not
-  9         nothing was started: the server does not meet the plan's `requires`
-  70        a bug in jobplan
-  129, 130  interrupted by SIGHUP, by Ctrl-C
-  142, 143  interrupted by SIGALRM, by SIGTERM
-"""
-
-
-def exit_code_of(error: JobplanError) -> int:
-    """Return the exit code for an error that ended the command; 70 for one that has no business doing so."""
-    return next((code for kind, code in _CODES if isinstance(error, kind)), 70)
+from runner.errors import ConnectionFailedError, JobplanError, PlanError, Problem
 
 
 def report_error(error: JobplanError) -> None:

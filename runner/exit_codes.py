@@ -1,0 +1,93 @@
+"""The table of exit codes: what each one means, and which errors end with it.
+
+The end of a run (`engine.scheduler`), the results of a dry run and of `doctor`, errors and signals all use it, and
+`jobplan run --help` and `docs/ci.md` show it. A code never changes its meaning.
+"""
+
+from __future__ import annotations
+
+import enum
+import textwrap
+from typing import Final
+
+from runner.errors import (
+    GroupHeldError,
+    JobplanError,
+    ParameterError,
+    PlanError,
+    PreflightError,
+    RecordError,
+    RequirementsUnmetError,
+    RunSkippedError,
+    ServerLostError,
+    UnstoppableError,
+    UsageError,
+)
+
+
+class ExitCode(enum.IntEnum):
+    """The codes by name, without those of signals (`for_signal`)."""
+
+    SUCCESS = 0
+    FAILED = 1
+    USAGE = 2
+    INVALID_PLAN = 3
+    #: `server status` and `ledger status`: there is none, as other status commands report it.
+    NOT_THERE = 3
+    NOT_STARTED = 4
+    RUN_TIMEOUT = 5
+    GROUP_HELD = 6
+    UNKNOWN = 7
+    REQUIREMENT_UNMET = 9
+    BUG = 70
+
+
+def for_signal(number: int) -> int:
+    """Return the exit code after a signal, as shells report it."""
+    return 128 + number
+
+
+def for_error(error: JobplanError) -> ExitCode:
+    """Return the exit code for an error that ended a command; BUG for one that should not reach the command line."""
+    return next((code for kind, code in _ERRORS if isinstance(error, kind)), ExitCode.BUG)
+
+
+#: The first class that fits counts: a subclass stands above its base.
+_ERRORS: Final[tuple[tuple[type[JobplanError], ExitCode], ...]] = (
+    (UsageError, ExitCode.USAGE),
+    (ParameterError, ExitCode.USAGE),
+    (PlanError, ExitCode.INVALID_PLAN),
+    (RunSkippedError, ExitCode.SUCCESS),
+    (RequirementsUnmetError, ExitCode.REQUIREMENT_UNMET),
+    (PreflightError, ExitCode.NOT_STARTED),
+    (GroupHeldError, ExitCode.GROUP_HELD),
+    (RecordError, ExitCode.NOT_STARTED),
+    (ServerLostError, ExitCode.UNKNOWN),
+    (UnstoppableError, ExitCode.UNKNOWN),
+)
+
+_GOOD_END: Final = "every step succeeded, was skipped, allowed to fail, or detached"
+#: What the exit codes of a run mean: codes as text, and the words for help and documentation.
+MEANINGS: Final = (
+    ("0", f"{_GOOD_END}; or `requires` is not met and says otherwise: skip"),
+    ("1", "a step failed, timed out or was cancelled; or the journal or a report broke off"),
+    ("2", "wrong usage: an option, or a parameter's value that is wrong or missing"),
+    ("3", "the plan is invalid"),
+    ("4", "nothing was started: no connection, the server is not ready, or no journal can be kept"),
+    ("5", "run_timeout ended the run"),
+    ("6", "another run holds the concurrency group, or has taken it while this one had no connection"),
+    ("7", "an outcome is unknown, or a worker runs on that should not"),
+    ("9", "nothing was started: the server does not meet the plan's `requires`"),
+    ("70", "a bug in jobplan"),
+    ("129, 130", "interrupted by SIGHUP, by Ctrl-C"),
+    ("142, 143", "interrupted by SIGALRM, by SIGTERM"),
+)
+
+
+def help_text() -> str:
+    """Return the table for the help of a command; `\\b` keeps click from wrapping it."""
+    rows = (
+        textwrap.fill(meaning, width=110, initial_indent=f"  {codes:<10}", subsequent_indent=" " * 12)
+        for codes, meaning in MEANINGS
+    )
+    return "\n".join(("\b", "Exit codes:", *rows, ""))
