@@ -310,6 +310,8 @@ class PgGateway:
             try:
                 return await self._reading.query(query)
             except ConnectionFailedError as error:
+                if not self._monitor.connected:
+                    await self._monitor.reconnected()  # ServerLostError if the server has been away for too long
                 if now() >= until:
                     raise ServerLostError(error.message) from error
                 if self._idle:  # the server may be short of connections

@@ -16,6 +16,7 @@ from runner.engine import events as ev
 from runner.engine.ports import Query
 from runner.engine.state import StepState
 from runner.errors import ServerLostError
+from runner.gateway.postgres import PgGateway
 from runner.identity import runner_name
 from runner.plan.model import Need, NeedOn
 from tests.builders import plan, sql, step
@@ -221,6 +222,23 @@ async def test_a_run_ends_when_the_server_does_not_come_back(
     assert record.outcomes() == {"a": ev.Outcome.UNKNOWN, "b": ev.Outcome.UNKNOWN, "c": ev.Outcome.FAILED}
     assert asyncio.all_tasks() == {asyncio.current_task()}
     gc.collect()
+
+
+async def test_a_condition_does_not_wait_once_more_for_a_server_that_is_given_up(
+    frail_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The minute for which a run waits for its server counts once, not for each statement that follows."""
+    monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 1.0)
+    gateway = PgGateway(frail_server.dsn, "losses-once")
+    await gateway.open()
+    try:
+        await asyncio.to_thread(frail_server.stop, "immediate")
+        with pytest.raises(ServerLostError):
+            await gateway.query(Query(sql="SELECT true"))
+        with pytest.raises(ServerLostError, match="the server is gone"):
+            await asyncio.wait_for(gateway.query(Query(sql="SELECT true")), 40)
+    finally:
+        await gateway.close()
 
 
 async def test_the_second_interrupt_while_the_server_is_away_ends_the_run(frail_server: EmbeddedServer) -> None:
