@@ -18,7 +18,8 @@ from runner.identity import new_run_id
 from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Sql, Step
 from runner.records.journal import Journal
 from runner.records.ledger_sink import LedgerSink
-from runner.reports.progress import Plain, Verbosity
+from runner.reports.messages import Verbosity
+from runner.reports.progress import Plain
 from runner.run.loop import Run
 from runner.run.start import RunContext
 

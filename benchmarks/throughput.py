@@ -12,7 +12,7 @@ from benchmarks.cores import apart
 from benchmarks.cpu import server_cpu
 from benchmarks.figures import Figure, at_least, ratios, take_turns
 from benchmarks.in_server import Limit
-from runner.reports.progress import Verbosity
+from runner.reports.messages import Verbosity
 
 _NAME = "throughput"
 _SQL = "select 1"

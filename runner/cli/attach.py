@@ -43,9 +43,9 @@ def attach(run: str, dsn: str | None, *, journal: Path, trusted_roles: tuple[str
     )
     pairs = [(one.what, one.repair) for one in leftovers]
     if form == "json":
-        say_json(attach_data(follower.run, follower.gone, pairs, record, now=at))
+        say_json(attach_data(follower.run, follower.ended, pairs, record, now=at))
     else:
-        say_lines(attach_lines(follower.run, follower.gone, pairs, record, where=where))
+        say_lines(attach_lines(follower.run, follower.ended, pairs, record, where=where))
 
 
 async def _attach(
@@ -79,7 +79,7 @@ async def _attach(
         record = (await recorded_runs(observer, last, journal, ledger)).get(run.run)
         if observer.ledger_ignored is not None:
             say(f"jobplan: {observer.ledger_ignored}", err=True)
-        leftovers = await observer.leftovers(relations, [one.worker for one in follower.gone])
+        leftovers = await observer.leftovers(relations, [one.worker for one in follower.ended])
     finally:
         await observer.close()
     return follower, leftovers, record, activity.at

@@ -40,10 +40,10 @@ from runner.records.summaries import keep_past, latest, past_runs
 from runner.reports import github
 from runner.reports.destinations import STDOUT
 from runner.reports.json_lines import JsonLog, json_line, log_line
-from runner.reports.messages import Afterlife, last_line
-from runner.reports.progress import Plain, Verbosity
+from runner.reports.messages import RemainingWorkers, Verbosity, last_line
+from runner.reports.progress import Plain
 from runner.reports.report_kinds import open_report
-from runner.reports.worker_activity import WorkerView, estimate, forwards, sights
+from runner.reports.worker_activity import WorkerView, estimate, forwards, worker_views
 from runner.run.api import new_run
 from runner.run.loop import Run, RunResult
 from runner.run.takeover import Takeover
@@ -122,7 +122,7 @@ class Looker:
             await asyncio.sleep(every)
             active = tuple(run.state.active)
             try:
-                seen = sights(run_id, await run.look(), active) if active else {}
+                seen = worker_views(run_id, await run.look(), active) if active else {}
                 self._seen = forwards(self._seen, seen)
             except JobplanError:
                 self._seen = {}  # the connection is lost: what was seen then is not so any more
@@ -317,7 +317,7 @@ def _conduct(course: Course, clock: Clock) -> int:
         run_id=course.run_id,
         seconds=clock.now() - (result.state.started_at or began),
         record=", ".join([kept, *written]),
-        afterlife=_EMBEDDED if course.embedded else _commands(course.given_dsn, course.run_id),
+        remaining=_EMBEDDED if course.embedded else _commands(course.given_dsn, course.run_id),
     )
     course.watching.say(
         line,
@@ -364,11 +364,11 @@ def _history(course: Course, now: float) -> History:
     return History(runs, folder, begun)
 
 
-_EMBEDDED = Afterlife(instead="the embedded server is removed now, and with it what still runs")
+_EMBEDDED = RemainingWorkers(note="the embedded server is removed now, which ends the workers that still run")
 
 
-def _commands(given: str | None, run_id: str) -> Afterlife:
-    """Write the commands out in full."""
+def _commands(given: str | None, run_id: str) -> RemainingWorkers:
+    """Return the commands in full."""
     where = dsn_argument(given)
     named = shlex.quote(run_id)
-    return Afterlife(follow=f"jobplan attach {named}{where}", stop=f"jobplan cancel {named} --detached{where}")
+    return RemainingWorkers(follow=f"jobplan attach {named}{where}", cancel=f"jobplan cancel {named} --detached{where}")

@@ -1,7 +1,4 @@
-"""Whether a server is ready: a line for each check, and below those that are not well what is needed and what mends it.
-
-Rendering is pure: what was found in, text out.
-"""
+"""The report of `jobplan doctor`: a line for each check; for failed checks what is needed and how to fix it. Pure."""
 
 from __future__ import annotations
 
@@ -19,7 +16,7 @@ _WIDTH = max(len(level.value) for level in Level)
 
 
 def doctor_lines(examined: Sequence[Examined], facts: ServerFacts, style: Style) -> Iterator[str]:
-    """Yield the table of checks and, last, what is to be thought of the server."""
+    """Yield the table of checks and, last, the verdict on the server."""
     name_width = max(len(one.check.name) for one in examined)
     for one in examined:
         outcome = one.outcome
@@ -28,13 +25,13 @@ def doctor_lines(examined: Sequence[Examined], facts: ServerFacts, style: Style)
         if outcome.level in (Level.WARNING, Level.ERROR):
             margin = " " * (_WIDTH + name_width + 4)
             yield f"{margin}needed: {visible(outcome.needed)}"
-            yield f"{margin}mend:   {visible(outcome.mend)}"
+            yield f"{margin}fix:    {visible(outcome.mend)}"
     yield ""
     yield visible(verdict_line(examined, facts))
 
 
 def verdict_line(examined: Iterable[Examined], facts: ServerFacts) -> str:
-    """Say in one line whether plans can run there."""
+    """Return in one line whether plans can run on the server."""
     counts = Counter(one.outcome.level for one in examined)
     where = f'PostgreSQL {facts.version}, database "{facts.database}", role "{facts.user}"'
     bad = [level for level in (Level.ERROR, Level.WARNING) if counts[level]]
@@ -44,7 +41,7 @@ def verdict_line(examined: Iterable[Examined], facts: ServerFacts) -> str:
 
 
 def doctor_json(examined: Iterable[Examined], facts: ServerFacts) -> str:
-    """Return a JSON object: who was asked, and every check with what is found, what is needed and what mends it."""
+    """Return a JSON object: the server, and for every check what was found, what is needed and how to fix it."""
     checks = [
         {
             "check": one.check.name,

@@ -1,6 +1,6 @@
 """A dry run as text, as JSON and as Markdown: findings first, worst first, then the steps, then the schedule.
 
-The schedule has a bar for each step, the critical path, and what other numbers of slots would change.
+The schedule has a bar for each step, the critical path, and the makespan with other numbers of slots.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runner.preflight.schedule import Bar, Schedule
 from runner.reports.plan_problems import Lines, Style, legend, problem_lines, problem_object
 from runner.reports.terminal_text import visible
 
-#: Columns of the chart at most and at least, and the bars that it has at most: nobody reads a thousand.
+#: Most and fewest columns of the chart, and its most bars.
 _WIDEST, _NARROWEST = 60, 20
 _MAX_BARS = 40
 _MAX_NAME = 28
@@ -33,7 +33,7 @@ _KNOWN, _UNKNOWN, _WAITING = "█", "▒", "·"
 
 
 def schedule_lines(schedule: Schedule, style: Style, *, width: int = 100) -> Iterator[str]:
-    """Yield the chart, for so many columns, and what is to be read from it; nothing for a plan without steps."""
+    """Yield the chart, `width` columns wide, and its summary; nothing for a plan without steps."""
     if not schedule.bars:
         return
     yield style.bold("Schedule")
@@ -44,18 +44,18 @@ def schedule_lines(schedule: Schedule, style: Style, *, width: int = 100) -> Ite
     critical = set(schedule.critical)
     for bar in shown:
         name = _bar_name(bar).ljust(column)
-        told = f"{format_duration(bar.seconds)}{'' if bar.known else ' ?'}" if not schedule.nothing_known else "?"
-        told = "goes on" if bar.detached else told
+        duration = f"{format_duration(bar.seconds)}{'' if bar.known else ' ?'}" if not schedule.nothing_known else "?"
+        duration = "detached" if bar.detached else duration
         row = _row(bar, scale, chart)
-        yield f"  {style.bold(name) if bar.step in critical else name}  {row}  {told}"
+        yield f"  {style.bold(name) if bar.step in critical else name}  {row}  {duration}"
     if len(shown) < len(schedule.bars):
         yield f"  and {len(schedule.bars) - len(shown)} shorter ones"
     yield ""
-    for line in map(visible, _told(schedule)):
+    for line in map(visible, _conclusions(schedule)):
         yield from textwrap.wrap(
             line, width, initial_indent="  ", subsequent_indent="    ", break_long_words=False, break_on_hyphens=False
         )
-    yield from _tried(schedule)
+    yield from _other_slots(schedule)
 
 
 def _shown(schedule: Schedule) -> tuple[Bar, ...]:
@@ -81,17 +81,17 @@ def _row(bar: Bar, scale: float, width: int) -> str:
     return f"{' ' * min(ready, start)}{_WAITING * (start - min(ready, start))}{fill}".ljust(width)
 
 
-def _told(schedule: Schedule) -> Iterator[str]:
+def _conclusions(schedule: Schedule) -> Iterator[str]:
     path = " → ".join(schedule.critical[:_MAX_PATH])
     more = len(schedule.critical) - _MAX_PATH
     path += f" → and {more} more" if more > 0 else ""
     if schedule.nothing_known:
-        yield "No durations are known: the bars show the order alone. --assume STEP=DURATION gives some."
+        yield "No durations are known: the bars only show the order. Give durations with --assume STEP=DURATION."
         yield f"Longest chain: {path}"
         return
     usual, late, least = map(format_duration, (schedule.makespan, schedule.makespan_p95, schedule.lower_bound))
     at_worst = f", {late} at the 95th percentiles" if late != usual else ""
-    yield f"Makespan: {usual}{at_worst}; no number of slots makes it less than {least}."
+    yield f"Makespan: {usual}{at_worst}; with any number of slots it is at least {least}."
     yield f"Critical path: {path}"
     if schedule.unknown:
         count = len(schedule.unknown)
@@ -99,24 +99,24 @@ def _told(schedule: Schedule) -> Iterator[str]:
         yield f"{_UNKNOWN} {count} of unknown duration, drawn with the median of the others: {names}"
 
 
-def _tried(schedule: Schedule) -> Iterator[str]:
+def _other_slots(schedule: Schedule) -> Iterator[str]:
     if not schedule.tried:
         return
     longest = max(one.makespan for one in schedule.tried) or 1.0
     yield ""
     yield "  Slots  makespan"
     for one in schedule.tried:
-        told = "?" if schedule.nothing_known else format_duration(one.makespan)
-        yield f"  {one.slots:>5}  {told:>8}  {_KNOWN * max(round(one.makespan / longest * 40), 1)}"
+        makespan = "?" if schedule.nothing_known else format_duration(one.makespan)
+        yield f"  {one.slots:>5}  {makespan:>8}  {_KNOWN * max(round(one.makespan / longest * 40), 1)}"
     if schedule.enough is not None:
         yield f"  More than {schedule.enough} slots do not help."
     else:
-        yield f"  Even {schedule.tried[-1].slots} slots are not the end of it: more may help."
+        yield f"  More than {schedule.tried[-1].slots} slots may shorten it further."
 
 
 #: Locks that are shown, the largest relations first.
 _MAX_LOCKS = 12
-#: Statements beyond which those are left out of which there is nothing to say.
+#: With more statements than this, those without remarks are left out.
 _MAX_STATEMENTS = 30
 _TINTS = {Coverage.CHECKED: "32", Coverage.PARTLY: "33", Coverage.NOT: "2"}
 _COVERAGE = max(len(one.value) for one in Coverage)
@@ -127,9 +127,9 @@ _TEXT = 24
 
 
 def dry_run_lines(result: DryRun, lines: Lines, style: Style, *, width: int = 100) -> Iterator[str]:
-    """Yield the report, for so many columns; the last lines sum up.
+    """Yield the report, `width` columns wide; the last lines sum up.
 
-    Conditions of which there is nothing to say are only counted, and of a long plan also statements.
+    Conditions without remarks are only counted; in a long plan also statements without remarks.
     """
     for problem in result.problems:
         yield from _problem(problem, lines, style)
@@ -146,12 +146,12 @@ def dry_run_lines(result: DryRun, lines: Lines, style: Style, *, width: int = 10
         yield from schedule_lines(result.schedule, style, width=width)
         yield ""
     last = visible(summary(result))
-    # In a file or a job's log it is one line, to be found by.
+    # In a file or a job's log it is one line, so that it can be found.
     yield from _wrapped(last, width, first="", rest="") if style.excerpt else (last,)
 
 
 def _problem(problem: Problem, lines: Lines, style: Style) -> Iterator[str]:
-    """What is about the server has no line in the plan, but for the budget that it may not hold."""
+    """Yield one problem. Problems of the server have no place in the plan, except a budget that is too large."""
     if not problem.code.startswith("JP5") or problem.position.line > 1:
         yield from problem_lines(problem, lines, style)
         return
@@ -173,11 +173,11 @@ def _statements(statements: Sequence[StatementReport], style: Style, width: int)
         yield from _statement(list(alike), column, style, width)
     left_out = len(statements) - len(shown)
     if left_out:
-        yield f"  {style.paint('checked', _TINTS[Coverage.CHECKED])}: {left_out} more, with nothing to say of them"
+        yield f"  {style.paint('checked', _TINTS[Coverage.CHECKED])}: {left_out} more without remarks"
 
 
 def _kind(one: StatementReport) -> object:
-    """What makes two statements alike enough to be told of once: instances of a step, with the same remarks."""
+    """Return the key by which statements are grouped: instances of one step with the same remarks."""
     item = (one.step, one.key, one.coverage, one.why, one.notes, one.codes)
     return item if one.instance != one.step else id(one)
 
@@ -203,7 +203,7 @@ def _statement(group: Sequence[StatementReport], column: int, style: Style, widt
         yield from [f"{' ' * margin}{text}"] if text else []
     remarks = [*([f"{', '.join(one.codes)}, above"] if one.codes else []), *one.why, *one.notes]
     remarks += [estimate] if estimate else []
-    remarks += [f"{len(group) - 1} more like it"] if len(group) > 1 else []
+    remarks += [f"{len(group) - 1} more instances are the same"] if len(group) > 1 else []
     for remark in remarks:
         yield from _wrapped(visible(remark), width, first=f"{' ' * (_COVERAGE + 4)}- ", rest=" " * (_COVERAGE + 6))
 
@@ -220,7 +220,7 @@ def _wrapped(text: str, width: int, *, first: str, rest: str) -> list[str]:
 
 
 def _locks(locks: Sequence[LockReport], style: Style, width: int) -> Iterator[str]:
-    yield style.bold("Locks that keep others out")
+    yield style.bold("Locks that block other sessions")
     shown = locks[:_MAX_LOCKS]
     column = min(max(len(visible(one.step)) for one in shown), _NAME)
     for one in shown:
@@ -231,12 +231,12 @@ def _locks(locks: Sequence[LockReport], style: Style, width: int) -> Iterator[st
 
 
 def lock_sentence(one: LockReport) -> str:
-    """Say what a lock keeps out, of what, and for how long."""
+    """Return what a lock blocks, on which relation, and for how long."""
     size = _bytes(one.bytes) if one.bytes is not None else "of unknown size"
     partitions = f", {one.partitions} partition{'s' if one.partitions > 1 else ''}" if one.partitions else ""
-    usual = f"some {format_duration(one.seconds)}" if one.seconds is not None else "nobody knows how long"
-    limit = f"{format_duration(one.limit)} at most" if one.limit is not None else "without any limit"
-    return f"{one.relation} ({size}{partitions}): {one.command} stops {one.stops}, {usual}, {limit} ({one.mode})"
+    usual = f"for about {format_duration(one.seconds)}" if one.seconds is not None else "for an unknown time"
+    limit = f"at most {format_duration(one.limit)}" if one.limit is not None else "without a limit"
+    return f"{one.relation} ({size}{partitions}): {one.command} blocks {one.stops} {usual}, {limit} ({one.mode})"
 
 
 def _bytes(size: int) -> str:
@@ -252,7 +252,7 @@ def _name(one: StatementReport) -> str:
 
 
 def summary(result: DryRun) -> str:
-    """Say in one line what is to be thought of the plan on this server."""
+    """Return the verdict on the plan on this server in one line."""
     facts = result.facts
     where = f'PostgreSQL {facts.version}, database "{facts.database}", role "{facts.user}"'
     counts = [f"{result.count(coverage)} {coverage.value}" for coverage in Coverage if result.count(coverage)]
@@ -260,15 +260,15 @@ def summary(result: DryRun) -> str:
     bad = (
         "would be skipped"
         if result.skipped
-        else "would start nothing"
+        else "would not start"
         if result.refused
         else "would fail"
         if result.errors
         else ""
     )
-    verdict = bad or "nothing speaks against it"
-    told = ", ".join(filter(None, (verdict, *found)))
-    return f"{result.plan} on {where}: {told}; statements: {', '.join(counts) or 'none'}."
+    verdict = bad or "no problem found"
+    words = ", ".join(filter(None, (verdict, *found)))
+    return f"{result.plan} on {where}: {words}; statements: {', '.join(counts) or 'none'}."
 
 
 def _count(number: int, word: str) -> str:
@@ -276,7 +276,7 @@ def _count(number: int, word: str) -> str:
 
 
 def dry_run_json(result: DryRun) -> str:
-    """Return the JSON object; every key is always there."""
+    """Return the JSON object; every key is always present."""
     return json.dumps(_object(result), indent=2, ensure_ascii=False)
 
 
@@ -314,7 +314,7 @@ def _object(result: DryRun) -> dict[str, Any]:
 
 
 def _schedule(schedule: Schedule) -> dict[str, Any]:
-    """Times are seconds; without any known duration they mean nothing but the order."""
+    """Return the schedule as JSON values; times are seconds, and only show the order if no duration is known."""
     return {
         "known": not schedule.nothing_known,
         "makespan": schedule.makespan,
@@ -352,7 +352,7 @@ _MARKS = {Coverage.CHECKED: "✅", Coverage.PARTLY: "🟡", Coverage.NOT: "⚪"}
 
 
 def dry_run_markdown(result: DryRun) -> Iterator[str]:
-    """Yield the lines: what is found, then a folded table of statements."""
+    """Yield the lines: findings first, then a folded table of statements."""
     yield f"## Dry run of {_plain(result.plan)}"
     yield ""
     yield _plain(summary(result))
@@ -371,7 +371,7 @@ def dry_run_markdown(result: DryRun) -> Iterator[str]:
     yield "</details>"
     if result.locks:
         yield ""
-        yield "<details><summary>Locks that keep others out</summary>"
+        yield "<details><summary>Locks that block other sessions</summary>"
         yield ""
         yield "| step | lock |"
         yield "|---|---|"
@@ -406,7 +406,7 @@ def _markdown_statement(one: StatementReport) -> str:
 
 
 def _plain(text: str) -> str:
-    """Nothing in a plan or a server's words becomes markup, a mention or a new column."""
+    """Escape a text of the plan or the server, so that it is no markup, no mention and no new column."""
     escaped = (
         visible(" ".join(text.split()))
         .replace("&", "&amp;")

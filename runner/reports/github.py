@@ -1,4 +1,4 @@
-"""What a run shows in GitHub Actions: an annotation for each step that did not succeed, and a step summary."""
+"""A run in GitHub Actions: an annotation for each step that did not succeed, and a step summary."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from runner.engine import events as ev
 from runner.engine.state import BAD, RunState, StepState
 from runner.engine.step_sql import place_in_plan
 from runner.reports.markdown import markdown_text
-from runner.reports.messages import failure_words
+from runner.reports.messages import error_text, failure_words
 from runner.reports.plan_problems import repository_path, workflow_command
-from runner.reports.progress import error_text
 from runner.reports.report_builder import run_report
 
 
 class GithubActions:
-    """A sink that writes annotations to a stream as they come up, and the summary at the end.
+    """A sink that writes annotations to a stream when steps end, and the summary at the end of the run.
 
-    `history` is what has happened before, if the run is taken up. Neither is what the run is for: where one cannot be
-    written, the run is not told to have failed.
+    `history` are the events so far, if the run is resumed. If an annotation or the summary cannot be written, the run
+    does not fail.
     """
 
     def __init__(
@@ -47,13 +46,13 @@ class GithubActions:
             self._write(line)
 
     def flush(self) -> None:
-        """Do nothing: what was handled was written."""
+        """Do nothing: each annotation is written at once."""
 
     def tick(self, now: float, state: RunState) -> None:
-        """Do nothing: annotations are about ends."""
+        """Do nothing: only the end of a step has an annotation."""
 
     def close(self) -> None:
-        """Append the summary to those of the steps before."""
+        """Append the summary to those of the previous steps of the job."""
         if self._summary is None or self._state is None or self._state.started_at is None:
             return
         text = markdown_text(run_report(self._state.plan, self._run_id, self._events))
@@ -72,16 +71,16 @@ class GithubActions:
 
 
 def annotated(event: ev.Event, state: RunState, run_id: str, workspace: str = "") -> Iterator[str]:
-    """Yield the workflow command that an event is worth: an error, or a warning for a failure that is allowed.
+    """Yield the workflow command for the end of a step: an error, or a warning for a failure that is allowed.
 
-    It stands at the place in the step's SQL that the server complained of, else at the step; files are relative to the
-    folder `workspace`, else to their repository.
+    Its place is the position of the error in the step's SQL, else the step; files are relative to the folder
+    `workspace`, else to their repository.
     """
     if not isinstance(event, ev.StepFinished) or not (event.state in BAD or event.state == StepState.FAILED_ALLOWED):
         return
     record = state.records[event.step]
     if record.instances:
-        return  # each of them has an annotation of its own
+        return  # each instance has its own annotation
     place = place_in_plan(event.error, record, state, run_id) or record.step.position
     properties = {"title": f"{event.step} {event.state.replace('_', ' ')}"}
     if place.file:
@@ -97,7 +96,7 @@ def annotated(event: ev.Event, state: RunState, run_id: str, workspace: str = ""
 def from_environment(
     environment: Mapping[str, str], stream: TextIO, run_id: str, history: Sequence[ev.Event] = ()
 ) -> GithubActions | None:
-    """Return the sink if this is a job of GitHub Actions; None elsewhere."""
+    """Return the sink in a job of GitHub Actions, else None."""
     if environment.get("GITHUB_ACTIONS") != "true":
         return None
     summary = environment.get("GITHUB_STEP_SUMMARY")

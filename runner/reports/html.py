@@ -1,8 +1,8 @@
-"""The run as one HTML page that needs nothing else: no network, no server, light and dark, on paper too.
+"""The run as one self-contained HTML page: it needs no network and no server, and has light, dark and print styles.
 
-The page's own style and scripts lie in `page/`. Its content security policy allows these, by their hashes, and nothing
-else: should text from the server ever become markup, it could still neither run nor load anything. The scripts get the
-report as JSON that cannot end the element it stands in, and the layout of the plan's graph.
+The page's style and scripts are in `page/`. Its content security policy allows only these, by their hashes: if text
+from the server became markup, it could not run or load anything. The scripts get the report as JSON that cannot end its
+element, and the layout of the plan's graph.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TALLEST = 40
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """For each name its column and row; rows may be halves, because short columns stand in the middle."""
+    """The column and row of each name; rows can be halves, because short columns are centred."""
 
     places: Mapping[str, tuple[int, float]]
     columns: int
@@ -52,9 +52,9 @@ class Layout:
 
 
 def lay_out(needs: Mapping[str, Sequence[str]], last: Sequence[str] = ()) -> Layout:
-    """Return the places of all names; those in `last` come in columns of their own after all others.
+    """Return the places of all names; those in `last` have their own columns after all others.
 
-    A name stands right of everything that it needs, and near the middle of it.
+    A name stands to the right of everything that it needs, near its vertical middle.
     """
     layers = _layers({name: needed for name, needed in needs.items() if name not in last})
     tail = _layers({name: [need for need in needs[name] if need in last] for name in last})
@@ -94,7 +94,7 @@ _LANES = 32
 
 
 def page_json(report: RunReport) -> str:
-    """Return the data as JSON without a character that means something to an HTML parser."""
+    """Return the data as JSON without characters that are special in HTML."""
     text = json.dumps(_run(report), ensure_ascii=False, separators=(",", ":"))
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -172,8 +172,8 @@ def _attempt(attempt: AttemptReport) -> dict[str, Any]:
 def _error(error: ErrorDetails | None, sql: str) -> dict[str, Any] | None:
     if error is None:
         return None
-    told = {name: text for name, text in dataclasses.asdict(error).items() if text is not None}
-    return told | {"excerpt": list(excerpt(error, sql))}
+    fields = {name: text for name, text in dataclasses.asdict(error).items() if text is not None}
+    return fields | {"excerpt": list(excerpt(error, sql))}
 
 
 def _graph(report: RunReport) -> dict[str, Any]:
@@ -340,7 +340,7 @@ def _row(report: RunReport, index: int, step: StepReport) -> str:
     return f'<tr class="step" data-index="{index}">{"".join(cells)}</tr>'
 
 
-#: Characters of a message that the table shows; all of it stands in the step's details.
+#: Characters of a message in the table; the step's details have the whole message.
 _SHOWN = 400
 
 

@@ -1,7 +1,7 @@
-"""A run as JSON Lines: its events (`--report jsonl`), and progress for machines (`--log-format json`).
+"""A run as JSON Lines: its events (`--report jsonl`), and progress for programs (`--log-format json`).
 
-`schemas/events-v1.schema.json` describes the events. A line of progress has the event's fields and the text that a
-user would read; `at`, `level`, `message`, `event` and `run` are in every line. All names are stable.
+`schemas/events-v1.schema.json` describes the events. A progress line has the event's fields and the text of the plain
+log; `at`, `level`, `message`, `event` and `run` are in every line. All names are stable.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from runner.engine.events import Event
 from runner.engine.state import BAD, RunState, StepState
 from runner.errors import RecordError
 from runner.reports.destinations import Destination
-from runner.reports.messages import LongWaits, blocked_line, unblocked_line
-from runner.reports.progress import HEARTBEAT, Verbosity, heartbeat, lines_for
+from runner.reports.messages import LongWaits, Verbosity, blocked_line, event_lines, unblocked_line
+from runner.reports.progress import HEARTBEAT, heartbeat
 from runner.reports.terminal_text import visible_json
 from runner.reports.worker_activity import WorkerView
 
 
 class JsonLines:
-    """A sink that writes each event as it happens. `broken`: events are missing in the report."""
+    """A sink that writes each event when it happens. `broken`: the report lacks events."""
 
     def __init__(self, path: Path, run_id: str) -> None:
         self.path = path
@@ -38,7 +38,7 @@ class JsonLines:
         except OSError as error:
             raise self._refused(error) from error
 
-    def handle(self, event: Event, state: RunState) -> None:  # noqa: ARG002 - the event says it all
+    def handle(self, event: Event, state: RunState) -> None:  # noqa: ARG002 - the event has everything
         """Write one line."""
         try:
             self._place.stream(to_line(event, self._run_id))
@@ -47,10 +47,10 @@ class JsonLines:
             raise self._refused(error) from error
 
     def flush(self) -> None:
-        """Do nothing: a report is not what a run is resumed from, so the operating system may take its time."""
+        """Do nothing: no run is resumed from a report, so the operating system may write it later."""
 
     def tick(self, now: float, state: RunState) -> None:
-        """Do nothing: no event, no line."""
+        """Do nothing: only events have lines."""
 
     def close(self) -> None:
         """Close the file."""
@@ -67,7 +67,7 @@ class JsonLines:
 class JsonLog:
     """A sink that writes what `Plain` writes, as JSON; with the highest verbosity every event.
 
-    A reader that has gone away ends the lines, not the run.
+    If the reader of the stream has closed it, the lines end and the run continues.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class JsonLog:
         self._last_line = 0.0
 
     def handle(self, event: ev.Event, state: RunState) -> None:
-        """Write the event if it is worth a line."""
-        lines = list(lines_for(event, state, self._verbosity, self._run_id))
+        """Write the event if the verbosity has a line for it."""
+        lines = list(event_lines(event, state, self._verbosity, self._run_id))
         if self._long_waits.take(event) and isinstance(event, ev.AttemptUnblocked) and not lines:
             lines = [unblocked_line(event)] if self._verbosity > Verbosity.QUIET else []
         if lines or self._verbosity is Verbosity.VERBOSE:
@@ -94,15 +94,15 @@ class JsonLog:
             self._write(event.at, to_json(event, self._run_id) | {"level": level(event), "message": message})
 
     def flush(self) -> None:
-        """Do nothing: what was handled was written."""
+        """Do nothing: each line is written at once."""
 
     def tick(self, now: float, state: RunState) -> None:
-        """Write a line for each wait for a lock that has become long, and a heartbeat after a while of silence."""
+        """Write a line for each long lock wait, and a heartbeat after `HEARTBEAT` seconds without a line."""
         for wait in self._long_waits.due(now):
             if self._verbosity > Verbosity.QUIET:
-                told = replace(wait, at=now, seconds=round(now - wait.waiting_since, 3))
+                event = replace(wait, at=now, seconds=round(now - wait.waiting_since, 3))
                 message = blocked_line(wait, now)
-                self._write(now, to_json(told, self._run_id) | {"level": level(wait), "message": message})
+                self._write(now, to_json(event, self._run_id) | {"level": level(wait), "message": message})
         if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
             self._write(now, log_line(now, "info", "heartbeat", heartbeat(state, now, self._look()), run=self._run_id))
 
@@ -119,7 +119,7 @@ class JsonLog:
 
 
 def level(event: ev.Event) -> str:
-    """Say how much an event matters: error, warning, info or debug."""
+    """Return the log level of an event: error, warning, info or debug."""
     if isinstance(event, ev.StepFinished):
         allowed = event.state == StepState.FAILED_ALLOWED
         return "error" if event.state in BAD else "warning" if allowed else "info"
@@ -149,11 +149,11 @@ _LEVELS: dict[type[ev.Event], str] = {
 
 
 def log_line(at: float, level: str, event: str, message: str, /, **fields: Any) -> dict[str, Any]:  # noqa: ANN401 - JSON
-    """Return a line that tells no event of the run: a heartbeat, what the run came to, or why there is none."""
+    """Return a line that is not an event of the run: a heartbeat, the summary, or why the run did not start."""
     return {"event": event, "at": rfc3339(at), **fields, "level": level, "message": message}
 
 
 def json_line(line: dict[str, Any]) -> str:
-    """Write a line, its first fields in an order that a person can read too."""
+    """Return a line as JSON, with time, level, message and event first."""
     first = {name: line[name] for name in ("at", "level", "message", "event") if name in line}
     return visible_json(json.dumps(first | line, ensure_ascii=False)) + "\n"

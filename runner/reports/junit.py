@@ -1,7 +1,8 @@
 """The run as JUnit XML, which GitLab, Jenkins and GitHub's reporters read: a test case for each step.
 
-The form is that of Jenkins' xunit plugin (junit-10.xsd), the strictest of those in common use that let a test case have
-its own output. A step that failed, timed out or was cancelled is a failure; one whose outcome is unknown is an error.
+The format is that of Jenkins' xunit plugin (junit-10.xsd), the strictest common format in which a test case can have
+its own output. A step that failed, timed out or was cancelled is a failure; a step whose outcome is unknown is an
+error.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from runner.reports.messages import (
 from runner.reports.run_report import AttemptReport, RunReport, StepReport
 
 _FAILURES = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED})
-#: States that are no end: the run was killed, or the report was made before it was over.
+#: Final states. A step has another state if the run was killed, or if the report was written before its end.
 _ENDED = (
     frozenset({StepState.SUCCEEDED, StepState.FAILED_ALLOWED, StepState.DETACHED, StepState.SKIPPED, StepState.UNKNOWN})
     | _FAILURES
@@ -60,9 +61,9 @@ def junit_xml(report: RunReport) -> str:
         ET.SubElement(properties, "property", {"name": name, "value": xml_text(value)})
     for step in report.leaves:
         suite.append(_case(report, step))
-    said = "\n".join(message.text for message in report.messages)
-    if said:
-        ET.SubElement(suite, "system-out").text = xml_text(said)
+    output = "\n".join(message.text for message in report.messages)
+    if output:
+        ET.SubElement(suite, "system-out").text = xml_text(output)
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
@@ -100,26 +101,26 @@ def _case(report: RunReport, step: StepReport) -> ET.Element:
         ET.SubElement(case, "skipped", {"message": xml_text(skip_words(step))})
     elif kind != "passed":
         case.append(_trouble(step, kind))
-    said = "\n".join(_said(step))
-    if said:
-        ET.SubElement(case, "system-out").text = xml_text(said)
+    output = "\n".join(_output(step))
+    if output:
+        ET.SubElement(case, "system-out").text = xml_text(output)
     return case
 
 
 def _trouble(step: StepReport, kind: str) -> ET.Element:
     error = step.error
-    words = step.state.replace("_", " ") if step.state in _ENDED else f"not over: {step.state}"
+    words = step.state.replace("_", " ") if step.state in _ENDED else f"not ended: {step.state}"
     message = f"{words}: {failure_words(error.message, committed=step.committed)}" if error else words
-    told = ET.Element(
+    element = ET.Element(
         kind, {"message": xml_text(message), "type": error.sqlstate if error and error.sqlstate else words}
     )
-    said = [*([error_block(error, step.sql)] if error else [words]), *leftover_lines(step.leftovers)]
-    told.text = xml_text("\n".join(said))
-    return told
+    lines = [*([error_block(error, step.sql)] if error else [words]), *leftover_lines(step.leftovers)]
+    element.text = xml_text("\n".join(lines))
+    return element
 
 
-def _said(step: StepReport) -> Iterator[str]:
-    """Yield what each attempt did and said."""
+def _output(step: StepReport) -> Iterator[str]:
+    """Yield the result and the messages of each attempt."""
     if step.state is StepState.FAILED_ALLOWED and step.error is not None:
         yield f"failed, which is allowed: {failure_words(step.error.message, committed=step.committed)}"
     if step.iterations:
@@ -138,7 +139,7 @@ def _said(step: StepReport) -> Iterator[str]:
 
 def _attempt(attempt: AttemptReport) -> str:
     iteration = f"iteration {attempt.iteration}, " if attempt.iteration > 1 else ""
-    end = attempt.outcome.replace("_", " ") if attempt.outcome else "not over"
+    end = attempt.outcome.replace("_", " ") if attempt.outcome else "not ended"
     words = f"{iteration}attempt {attempt.number}: {end} in {format_duration(attempt.seconds)}"
     result = result_words(attempt)
     pid = f" (pid {attempt.worker.pid})" if attempt.worker else ""

@@ -1,8 +1,8 @@
-"""The live terminal: what runs and what waits, drawn anew below the lines that stay.
+"""The live terminal: running and waiting steps, redrawn below the lines that stay.
 
-Lines about failures stay; all else is drawn over. It needs a terminal that can move its cursor; others get `Plain`.
-However the run ends, the drawing is removed and the cursor restored. The drawing itself is pure in state, time, size
-and what was seen; control characters in texts from the server are escaped: a message must not be able to move the
+Lines about failures stay; the rest is redrawn. It needs a terminal that can move its cursor; other terminals get
+`Plain`. However the run ends, the drawing is removed and the cursor restored. The drawing is a pure function of state,
+time, size and observations. Control characters in texts from the server are escaped, so that a message cannot move the
 cursor.
 """
 
@@ -25,11 +25,11 @@ from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.scheduler import why_queued
 from runner.engine.state import BAD, FINAL, HOLDING, SLOTS, RunState, StepRecord, StepState
-from runner.reports.progress import Verbosity, lines_for
+from runner.reports.messages import Verbosity, event_lines
 from runner.reports.terminal_text import visible
 from runner.reports.worker_activity import WorkerView
 
-#: The smallest terminal that a frame is made for; a smaller one sees its upper left part.
+#: The smallest terminal that a frame is made for; a smaller one shows its upper left part.
 NARROWEST, LOWEST = 40, 8
 
 _STYLES: Mapping[StepState, str] = {
@@ -46,12 +46,12 @@ _STYLES: Mapping[StepState, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """All that a frame is made of, besides the size: `estimate` is how many seconds are left, if anybody knows."""
+    """The input of a frame besides the size: `estimate` is how many seconds are left, None if unknown."""
 
     state: RunState
     run_id: str
     now: float
-    sights: Mapping[str, WorkerView]
+    workers: Mapping[str, WorkerView]
     estimate: float | None = None
 
 
@@ -70,8 +70,8 @@ def frame(view: View, width: int, height: int) -> list[Text]:
     room = height - 1 - len(lines)
     rest = min(len(others), max(2, room // 3))
     name = _name_width(running[:room], width)
-    told = [_running(view, record, width, name) for record in running[:room]]
-    lines += _some(told, len(running), room - rest, width)
+    shown = [_running(view, record, width, name) for record in running[:room]]
+    lines += _some(shown, len(running), room - rest, width)
     waiting = [[Text(_fit(_other(view.state, one, view.now), width), style="dim")] for one in others[:height]]
     lines += _some(waiting, len(others), height - 1 - len(lines), width)
     return lines
@@ -130,18 +130,18 @@ def _bar(state: RunState, width: int, estimate: float | None) -> Text:
 
 
 def _name_width(records: Sequence[StepRecord], width: int) -> int:
-    """Return the columns for names: no more than they need, in steps of 8 lest the rest of the lines jump about."""
+    """Return the columns for names: no more than needed, in steps of 8 so that the rest of the lines stays in place."""
     longest = max((cell_len(printable(record.key)) for record in records), default=0)
     return min(max(16, -(-longest // 8) * 8), max(20, width * 2 // 5), 60)
 
 
 def _running(view: View, record: StepRecord, width: int, name: int) -> list[Text]:
-    """Return a line for the step, and more for what it waits for."""
-    sight = view.sights.get(record.key, WorkerView())
+    """Return a line for the step, and lines for what it waits for."""
+    worker = view.workers.get(record.key, WorkerView())
     elapsed = format_duration(view.now - (record.launched_at if record.launched_at is not None else view.now))
     limit = f"/{format_duration(record.timeout)}" if record.timeout is not None else ""
-    share = f"{int(sight.share * 100):3d}%" if sight.share is not None else "    "
-    words = [word for word in (_again(record), sight.doing, sight.more) if word]
+    share = f"{int(worker.share * 100):3d}%" if worker.share is not None else "    "
+    words = [word for word in (_again(record), worker.doing, worker.more) if word]
     if record.cancel_reason is not None:
         words.insert(0, "stopping")
     line = Text(no_wrap=True)
@@ -150,22 +150,22 @@ def _running(view: View, record: StepRecord, width: int, name: int) -> list[Text
     line.append(f" {elapsed + limit:>14} {share} ", style="cyan")
     line.append(printable(", ".join(words)), style="dim")
     lines = [_cut(line, width)]
-    if sight.waits:
+    if worker.waits:
         lines += (
-            Text(_fit(part, width), style="yellow", no_wrap=True) for part in _wrapped(printable(sight.waits), width)
+            Text(_fit(part, width), style="yellow", no_wrap=True) for part in _wrapped(printable(worker.waits), width)
         )
     return lines
 
 
 def _wrapped(text: str, width: int) -> list[str]:
-    """Break a text into two lines at most: who holds a lock stands at its end, and must not be cut off."""
+    """Wrap a text to two lines at most: the session that holds a lock stands at its end, and must not be cut off."""
     first, *more = textwrap.wrap(text, width - 4, break_long_words=False, break_on_hyphens=False) or [""]
     rest = [f"      {text[len(first) :].strip()}"] if more else []
     return [f"    {first}", *rest]
 
 
 def _waits(view: View, record: StepRecord) -> bool:
-    return record.key in view.sights and bool(view.sights[record.key].waits)
+    return record.key in view.workers and bool(view.workers[record.key].waits)
 
 
 def _again(record: StepRecord) -> str:
@@ -178,7 +178,7 @@ def _again(record: StepRecord) -> str:
 
 
 def _others(state: RunState) -> list[StepRecord]:
-    """Return what does not run but is on its way: items, retries, conditions, and then who is queued."""
+    """Return the steps that have no worker yet: those with items, retries or conditions first, then queued ones."""
     records = state.records.values()
     under_way = [record for record in records if record.state in _UNDER_WAY]
     return under_way + [record for record in records if record.state is StepState.QUEUED]
@@ -188,14 +188,14 @@ _UNDER_WAY = (StepState.EXPANDED, StepState.RETRYING, StepState.CHECKING)
 
 
 def _other(state: RunState, record: StepRecord, now: float) -> str:
-    """Say what the step waits for."""
+    """Return what the step waits for."""
     if record.state is StepState.EXPANDED:
         total = len(record.instances or ())
         words = f"{total - record.open_instances} of {total} items"
     elif record.state is StepState.RETRYING:
-        words = f"again in {format_duration(max(0.0, (record.retry_at or now) - now))}"
+        words = f"next attempt in {format_duration(max(0.0, (record.retry_at or now) - now))}"
     elif record.state is StepState.CHECKING:
-        words = "its conditions are being looked at"
+        words = "its conditions are being evaluated"
     else:
         words = f"queued, {why_queued(state, record).replace(':', ' ', 1)}"
     return f"  {printable(f'{record.key}: {words}')}"
@@ -214,15 +214,15 @@ def _cut(line: Text, width: int) -> Text:
 
 #: Seconds between two drawings, however much happens.
 REDRAW = 1.0
-#: Lines that stay which are written again when the terminal gets another size and is cleared.
+#: How many lines that stay are printed again after the terminal was resized and cleared.
 _KEPT = 200
 
 
 class Live:
     """A sink that draws the run on a terminal.
 
-    `look` gives what was last seen on the server, by step; `estimate` how many seconds are left, if anybody knows. A
-    terminal that has gone away ends the drawing, not the run.
+    `look` returns the last observation of each step's worker; `estimate` how many seconds are left, None if unknown. If
+    the terminal is closed, the drawing ends and the run continues.
     """
 
     def __init__(
@@ -250,10 +250,10 @@ class Live:
         self._size = self._console.size
         self._drawn_at = 0.0
         self._stayed: deque[Text] = deque(maxlen=_KEPT)
-        self._gone = False
+        self._closed = False
 
     def handle(self, event: ev.Event, state: RunState) -> None:
-        """Write what stays at once, and draw if that is due."""
+        """Print the lines that stay, and draw if a drawing is due."""
         lines = [
             Text(f"{rfc3339(event.at)[11:19]}Z {printable(line)}", style=_style(event))
             for line in self._staying(event, state)
@@ -261,14 +261,14 @@ class Live:
         self._safely(lambda: self._take(event, state, lines))
 
     def flush(self) -> None:
-        """Do nothing: what is drawn is kept elsewhere."""
+        """Do nothing: the drawing is not a record."""
 
     def tick(self, now: float, state: RunState) -> None:
-        """Draw the time that has passed."""
+        """Redraw with the current time."""
         self._safely(lambda: self._draw(now, state))
 
     def close(self) -> None:
-        """Take the drawing away and show the cursor."""
+        """Remove the drawing and show the cursor."""
         self._safely(self._stop)
 
     def _take(self, event: ev.Event, state: RunState, lines: list[Text]) -> None:
@@ -285,14 +285,14 @@ class Live:
             self._draw(event.at, state)
 
     def _staying(self, event: ev.Event, state: RunState) -> list[str]:
-        """Return the lines that stay: of the run as a whole, and of what does not go as it should."""
+        """Return the lines that stay: about the run as a whole, and about steps that do not go as planned."""
         warns = isinstance(event, ev.AttemptNotice) and event.notice.severity == ev.WARNING
         usual = isinstance(event, ev.StepEvent) and not isinstance(event, _NOTED) and not warns
         fine = isinstance(event, ev.StepFinished) and event.state not in (*BAD, StepState.FAILED_ALLOWED)
         if fine and isinstance(event, ev.StepFinished):
             last = state.records[event.step].last
             fine = last is None or not last.leftovers
-        return [] if usual or fine else list(lines_for(event, state, Verbosity.NORMAL, self._run_id))
+        return [] if usual or fine else list(event_lines(event, state, Verbosity.NORMAL, self._run_id))
 
     def _draw(self, now: float, state: RunState) -> None:
         if self._drawing is None:
@@ -300,13 +300,15 @@ class Live:
         self._drawn_at = time.monotonic()
         self._clear_if_resized()
         size = self._size
-        view = View(state=state, run_id=self._run_id, now=now, sights=self._look(), estimate=self._estimate(state, now))
-        failures = min(len(self._stayed), size.height // 3)  # lines above the drawing that stay in sight
+        view = View(
+            state=state, run_id=self._run_id, now=now, workers=self._look(), estimate=self._estimate(state, now)
+        )
+        failures = min(len(self._stayed), size.height // 3)  # lines that stay visible above the drawing
         lines = frame(view, size.width, size.height - failures)
         self._drawing.update(Group(*(_clipped(line, size.width) for line in lines[: size.height - 1])), refresh=True)
 
     def _clear_if_resized(self) -> None:
-        """Begin with an empty screen: what the terminal has made of the old drawing, nobody knows."""
+        """Clear the screen after a resize: how the terminal has wrapped the old drawing is unknown."""
         if self._drawing is None or self._console.size == self._size:
             return
         self._size = self._console.size
@@ -322,12 +324,12 @@ class Live:
             self._drawing = None
 
     def _safely(self, act: Callable[[], None]) -> None:
-        if self._gone:
+        if self._closed:
             return
         try:
             act()
         except (OSError, ValueError):  # ValueError: the stream was closed
-            self._gone = True
+            self._closed = True
 
 
 _NOTED = (

@@ -1,7 +1,7 @@
-"""The run as Markdown, for a pull request or a step summary: how it ended, what went wrong, and every step.
+"""The run as Markdown, for a pull request or a step summary: how it ended, failed steps, and every step.
 
-Whatever comes from the plan or the server stands in code spans or code blocks: there it can neither be markup, nor
-mention somebody, nor link to an issue. A comment on GitHub holds 65,536 characters, so the text ends before that.
+Texts from the plan and the server stand in code spans or code blocks, where they cannot be markup, mention a user or
+link to an issue. A comment on GitHub has at most 65,536 characters, so the text ends before that.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from runner.reports.messages import (
 from runner.reports.run_report import RunReport, StepReport, run_end
 from runner.reports.terminal_text import visible
 
-#: Characters after which nothing more is told, and how long one text may be in a table and in a block.
+#: The longest report, and the longest text in a table and in a block, in characters.
 LIMIT = 60_000
 CELL = 160
 BLOCK = 2_000
@@ -47,26 +47,26 @@ _SIGNS = {
 
 
 def markdown_text(report: RunReport) -> str:
-    """Write the report as GitHub Flavored Markdown, what matters most first."""
+    """Write the report as GitHub Flavored Markdown, with failures first."""
     parts = [_head(report), *(_trouble(step) for step in report.leaves if _troubled(step))]
-    told, left_out = _fitting(parts, LIMIT // 2)
+    sections, left_out = _fitting(parts, LIMIT // 2)
     if left_out:
-        told.append(f"_{left_out} more steps did not succeed._")
-    told += _fitting([part for step in report.leaves for part in _warned(step)], LIMIT // 6)[0]
+        sections.append(f"_{left_out} more steps did not succeed._")
+    sections += _fitting([part for step in report.leaves for part in _warned(step)], LIMIT // 6)[0]
     rows = list(_rows(report))
-    room = LIMIT - sum(len(part) + 2 for part in told)
+    room = LIMIT - sum(len(part) + 2 for part in sections)
     shown, left_out = _fitting(rows, room)
     table = ["| step | state | time | waited | result |", "|---|---|--:|--:|---|", *shown]
-    told.append("\n".join(table) + (f"\n\n_{left_out} more steps are not shown._" if left_out else ""))
+    sections.append("\n".join(table) + (f"\n\n_{left_out} more steps are not shown._" if left_out else ""))
     waited = list(_lock_waits(report))
-    told += _fitting(waited, LIMIT - sum(len(part) + 2 for part in told))[0]
+    sections += _fitting(waited, LIMIT - sum(len(part) + 2 for part in sections))[0]
     captured = [part for step in report.leaves for part in _captured(step)]
-    told += _fitting(captured, LIMIT - sum(len(part) + 2 for part in told))[0]
-    return "\n\n".join(told) + "\n"
+    sections += _fitting(captured, LIMIT - sum(len(part) + 2 for part in sections))[0]
+    return "\n\n".join(sections) + "\n"
 
 
 def _fitting(parts: list[str], room: int) -> tuple[list[str], int]:
-    """Return the first parts, as many as there is room for, and how many are left."""
+    """Return as many of the first parts as fit, and how many are left out."""
     shown: list[str] = []
     for part in parts:
         room -= len(part) + 2
@@ -120,7 +120,7 @@ def _warned(step: StepReport) -> Iterator[str]:
 
 
 def _rows(report: RunReport) -> Iterator[str]:
-    """Yield a row for each step: first those that did not succeed, then the others in the plan's order."""
+    """Yield a row for each step: those that did not succeed first, then the others in the plan's order."""
     for step in sorted(report.leaves, key=lambda step: not step.bad):
         state = f"{_SIGNS.get(step.state, '▶️')} {step.state.replace('_', ' ')}{', committed' if step.committed else ''}"
         time = format_duration(step.seconds) if step.attempts else ""
@@ -137,14 +137,14 @@ def _result(step: StepReport) -> str:
 
 
 def _lock_waits(report: RunReport) -> Iterator[str]:
-    """Yield a list of the longest waits for locks, if there was any."""
+    """Yield a list of the longest lock waits, if there are any."""
     waits = [(step, wait) for step in report.leaves for attempt in step.attempts for wait in attempt.lock_waits]
     if not waits:
         return
     waits.sort(key=lambda found: -found[1].seconds)
     lines = [f"- {code(step.key)} {code(lock_wait_words(wait))}" for step, wait in waits[:_WAITS]]
     left_out = [f"- _and {len(waits) - _WAITS} shorter waits_"] if len(waits) > _WAITS else []
-    yield "\n".join(["Waits for locks:", "", *lines, *left_out])
+    yield "\n".join(["Lock waits:", "", *lines, *left_out])
 
 
 def _captured(step: StepReport) -> Iterator[str]:
@@ -167,7 +167,7 @@ def _cell(value: str | None, *, rule: bool) -> str:
 
 
 def code(text: str, *, table: bool = False) -> str:
-    """Write text as a code span of one line, cut if it is long; in a table a pipe needs a backslash even there."""
+    """Write text as a code span of one line, shortened if it is long; in a table, pipes are escaped."""
     line = visible(" ".join(text.split()))
     if not line:
         return ""
@@ -179,7 +179,7 @@ def code(text: str, *, table: bool = False) -> str:
 
 
 def block(text: str) -> str:
-    """Write text as a code block, cut if it is long, behind a fence that it does not contain."""
+    """Write text as a code block, shortened if it is long, with a fence that the text does not contain."""
     text = visible(text, keep="\n\t")
     text = text if len(text) <= BLOCK else f"{text[: BLOCK - 1]}…"
     fence = "`" * max(3, _longest_run(text) + 1)

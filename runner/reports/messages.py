@@ -1,29 +1,42 @@
-"""The words for results, outcomes, lock waits and errors of steps, the same in every form of a report.
+"""The words for events, results, lock waits and errors: every form of a report takes them from here.
 
-The live terminal shows a lock wait at once. A log is read later, so it gets a line only for a wait of `LONG` seconds,
-and another one when that wait is over. The last line of a run reports how it ended, where its record is, and which
-workers still run.
+`event_lines` turns an event into the lines that text, JSON logs, the live terminal and reports print. The live terminal
+shows a lock wait at once. A log is read later, so it has a line only for a wait of `LONG` seconds, and a second line
+when that wait ends. The last line of a run reports how it ended, where its record is, and which workers still run.
 """
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.events import WARNING, ErrorDetails, Leftover, Notice
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
+from runner.engine.step_sql import place_in_plan
 from runner.identity import step_of
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, LockWaitReport, StepReport
+from runner.sql.text_traits import nature_of
+
+
+class Verbosity(enum.IntEnum):
+    """What is printed: only failures and the last line; changes of state; or notices and queueing too."""
+
+    QUIET = 0
+    NORMAL = 1
+    VERBOSE = 2
+
 
 #: Seconds after which a log has a line for a wait.
 LONG = 10.0
 #: Sessions that are named.
 _NAMED = 3
-#: What is locked, for lock types that pg_locks gives no relation for.
+#: What is locked, for lock types for which pg_locks has no relation.
 _OBJECTS = {
     "transactionid": "a row that another transaction has changed",
     "virtualxid": "an older transaction",
@@ -32,7 +45,7 @@ _OBJECTS = {
 
 
 def lock_words(mode: str, lock: str, relation: str | None) -> str:
-    """Say what a worker waits for: `AccessExclusiveLock on public.orders`."""
+    """Return what a worker waits for: `AccessExclusiveLock on public.orders`."""
     if relation is None:
         return f"{mode} on {_OBJECTS.get(lock, lock)}"
     return f"{mode} on {'' if lock == 'relation' else 'a row of ' if lock in _ROWS else f'{lock} of '}{relation}"
@@ -43,7 +56,7 @@ _ROWS = frozenset({"transactionid", "tuple"})
 
 
 def holder_words(by: Sequence[ev.Blocker]) -> str:
-    """Name the sessions that a worker waits for; empty if none was seen."""
+    """Return the names of the sessions that block a worker; empty if none was observed."""
     more = f" and {len(by) - _NAMED} more" if len(by) > _NAMED else ""
     return ", ".join(_holder(one) for one in by[:_NAMED]) + more
 
@@ -59,7 +72,7 @@ def _holder(one: ev.Blocker) -> str:
 
 
 def blocked_line(event: ev.AttemptBlocked, now: float) -> str:
-    """Say that a worker waits, and since when."""
+    """Return the line for a worker that waits for a lock, with how long it has waited."""
     holder = holder_words(event.by)
     waited = format_duration(max(0.0, now - event.waiting_since))
     lock = lock_words(event.mode, event.lock, event.relation)
@@ -67,52 +80,52 @@ def blocked_line(event: ev.AttemptBlocked, now: float) -> str:
 
 
 def unblocked_line(event: ev.AttemptUnblocked) -> str:
-    """Say that a wait is over, and how long it was."""
+    """Return the line for the end of a lock wait, with how long it was."""
     lock = lock_words(event.mode, event.lock, event.relation)
-    return f"{event.step}: no longer waits for {lock}, after {format_duration(event.seconds)}"
+    return f"{event.step}: no longer waiting for {lock}, after {format_duration(event.seconds)}"
 
 
 class LongWaits:
-    """The waits of a run that are not over; each is due once, when it has lasted `LONG` seconds."""
+    """The open lock waits of a run; each is due once, when it has lasted `LONG` seconds."""
 
     def __init__(self) -> None:
         self._open: dict[str, ev.AttemptBlocked] = {}
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def take(self, event: ev.Event) -> bool:
-        """Note what the event says; True if it ends a wait that was due."""
+        """Record the event; True if it ends a wait that was reported."""
         if isinstance(event, ev.AttemptBlocked):
             self._open[event.step] = event
             return False
         if isinstance(event, ev.AttemptUnblocked | ev.AttemptFinished | ev.AttemptLaunching):
             self._open.pop(event.step, None)
-            told = event.step in self._told
-            self._told.discard(event.step)
-            return told and isinstance(event, ev.AttemptUnblocked)
+            reported = event.step in self._reported
+            self._reported.discard(event.step)
+            return reported and isinstance(event, ev.AttemptUnblocked)
         return False
 
     def due(self, now: float) -> Iterator[ev.AttemptBlocked]:
         """Yield the waits that have become long since the last call."""
         for step, event in self._open.items():
-            if step not in self._told and now - event.waiting_since >= LONG:
-                self._told.add(step)
+            if step not in self._reported and now - event.waiting_since >= LONG:
+                self._reported.add(step)
                 yield event
 
 
 COMMITTED = "committed, but its check failed"
-#: WARNINGs of one attempt that progress shows.
+#: WARNINGs of one attempt that are shown.
 SHOWN_WARNINGS = 10
-#: Commands whose number of rows says something.
+#: Commands whose number of rows is shown.
 _COUNTING = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "FETCH", "MOVE"})
 
 
 def tag_words(tag: str, row_count: int | None) -> str:
-    """Write a command tag as psql does: `DELETE 3`, but `VACUUM`."""
+    """Format a command tag as psql does: `DELETE 3`, but `VACUUM`."""
     return f"{tag} {row_count}" if row_count is not None and tag in _COUNTING else tag
 
 
 def sum_words(tag: str, rows: int, iterations: int) -> str:
-    """Sum up the iterations of a repeat: `DELETE 57,840 in 7 iterations`; nothing for none."""
+    """Sum up the iterations of a repeat: `DELETE 57,840 in 7 iterations`; empty without an iteration."""
     if not iterations:
         return ""
     done = f"{tag} {rows:,}" if tag in _COUNTING else tag
@@ -120,17 +133,17 @@ def sum_words(tag: str, rows: int, iterations: int) -> str:
 
 
 def sum_of(record: StepRecord) -> str:
-    """Sum up the iterations of a step so far; nothing for a step that does not repeat."""
+    """Sum up the iterations of a step so far; empty for a step that does not repeat."""
     return sum_words(record.tag, record.rows, record.iterations)
 
 
 def failure_words(text: str, *, committed: bool) -> str:
-    """Say why a step failed, and first of all if its work is committed all the same."""
+    """Return why a step failed; first, whether its work is committed nevertheless."""
     return f"{COMMITTED}: {text}" if committed else text
 
 
 def counted(number: int, thing: str) -> str:
-    """Write a number and what it counts: `1 step`, `2 steps`."""
+    """Return a number and what it counts: `1 step`, `2 steps`."""
     return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
 
 
@@ -143,28 +156,28 @@ def warning_texts(notices: Iterable[Notice]) -> Iterator[str]:
 
 
 def leftover_lines(leftovers: Iterable[Leftover]) -> Iterator[str]:
-    """Yield what is left behind, and each way to repair it on a line of its own."""
+    """Yield what is left behind, and each way to repair it on its own line."""
     for one in leftovers:
         yield f"left behind: {one.what}"
         yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(one.repair))
 
 
 def leftover_words(leftovers: Iterable[Leftover]) -> str:
-    """Say on one line what is left behind, and the first way to repair each."""
+    """Return on one line what is left behind, and the first way to repair each."""
     return "; ".join(f"{one.what} ({one.repair[0]})" if one.repair else one.what for one in leftovers)
 
 
-#: What XML 1.0 does not allow, in whatever form. Source: https://www.w3.org/TR/xml/#charsets
+#: Characters that XML 1.0 does not allow, not even escaped. Source: https://www.w3.org/TR/xml/#charsets
 _NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def xml_text(text: str) -> str:
-    """Put the replacement character for what XML cannot hold."""
+    """Replace the characters that XML cannot contain."""
     return _NOT_IN_XML.sub("\ufffd", text)
 
 
 def state_words(step: StepReport) -> str:
-    """Say the step's state in words: with the reason if it was skipped."""
+    """Return the step's state in words, with the reason if it was skipped."""
     words = step.state.replace("_", " ")
     if step.committed:
         return f"{words} ({COMMITTED})"
@@ -172,25 +185,25 @@ def state_words(step: StepReport) -> str:
 
 
 def skip_words(step: StepReport) -> str:
-    """Say why the step was skipped."""
+    """Return why the step was skipped."""
     reason = step.skip_reason.replace("_", " ") if step.skip_reason else ""
     return f"{reason}: {step.because}" if step.because else reason
 
 
 def lock_wait_words(wait: LockWaitReport) -> str:
-    """Say for which lock a worker waited, how long, and who held it."""
+    """Return for which lock a worker waited, how long, and which sessions held it."""
     holder = holder_words(wait.by)
     lock = lock_words(wait.mode, wait.lock, wait.relation)
     return f"waited {format_duration(wait.seconds)} for {lock}{f', held by {holder}' if holder else ''}"
 
 
 def result_words(attempt: AttemptReport) -> str:
-    """Say what the attempt did."""
+    """Return what the attempt did."""
     return tag_words(attempt.command_tag, attempt.row_count)
 
 
 def step_result_words(step: StepReport) -> str:
-    """Say what the step did: its last attempt, or all of its iterations."""
+    """Return what the step did: its last attempt, or all of its iterations."""
     if step.iterations:
         return sum_words(step.tag, step.rows, step.iterations)
     return result_words(step.attempts[-1]) if step.attempts else ""
@@ -212,31 +225,301 @@ def error_fields(error: ErrorDetails) -> tuple[tuple[str, str], ...]:
 
 
 def error_block(error: ErrorDetails, sql: str = "") -> str:
-    """Write an error on several lines: the message, the line of the SQL that it is about, and all else."""
+    """Format an error on several lines: the message, the line of the SQL that it refers to, and the other fields."""
     fields = (f"{name}: {text}" for name, text in error_fields(error))
     return "\n".join([error.message, *excerpt(error, sql), *fields])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Afterlife:
-    """What is to be said of workers that live on: the commands that follow and stop them, or why there are none."""
+class RemainingWorkers:
+    """What the last line says about workers that outlive the run: the commands to follow and cancel them, or a note."""
 
     follow: str = ""
-    stop: str = ""
-    instead: str = ""
+    cancel: str = ""
+    note: str = ""
 
 
-def last_line(state: RunState, *, run_id: str, seconds: float, record: str | None, afterlife: Afterlife) -> str:
-    """Sum up the run: how many of each state, how long, WARNINGs, where the record is, how to find what lives on."""
+def last_line(state: RunState, *, run_id: str, seconds: float, record: str | None, remaining: RemainingWorkers) -> str:
+    """Sum up the run: steps by state, duration, WARNINGs, where its record is, and the workers that still run."""
     counts = state.counts()
     tally = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in StepState if counts[name])
     text = f"run {run_id}: {tally} in {format_duration(seconds)}"
     warnings = sum(record.warnings for record in state.records.values())
-    text += f"; {counted(warnings, 'warning')} of the server" if warnings else ""
+    text += f"; {counted(warnings, 'warning')} from the server" if warnings else ""
     if record:
         text += f"; record: {record}"
     if any((r.state is StepState.DETACHED and not r.gone) or r.state in HOLDING for r in state.records.values()):
-        text += f"; {afterlife.instead}" if afterlife.instead else ""
-        text += f"; follow what lives on: {afterlife.follow}" if afterlife.follow else ""
-        text += f"; stop it: {afterlife.stop}" if afterlife.stop else ""
+        text += f"; {remaining.note}" if remaining.note else ""
+        text += f"; follow the workers that still run: {remaining.follow}" if remaining.follow else ""
+        text += f"; cancel them: {remaining.cancel}" if remaining.cancel else ""
     return text
+
+
+def event_lines(event: ev.Event, state: RunState, verbosity: Verbosity, run_id: str) -> Iterator[str]:
+    """Yield the lines for an event, without the time; `state` is the state after it."""
+    if verbosity >= Verbosity.NORMAL:
+        yield from _progress(event, state, run_id)
+    elif isinstance(event, ev.StepFinished) and event.state in _ALARMING:
+        yield from _finished_lines(event, state, run_id)
+    if verbosity >= Verbosity.VERBOSE:
+        yield from _detail(event, state)
+
+
+_ALARMING = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, StepState.UNKNOWN})
+#: What happens to running steps when a run ends early without a cancel.
+_BY_ON_RUNNER_EXIT = "no further steps start; running steps end as their on_runner_exit says"
+_CANCELLED = "no further steps start; running steps are cancelled"
+
+
+def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
+    if isinstance(event, ev.StepEvent):
+        yield from _step_progress(event, state, run_id)
+        return
+    match event:
+        case ev.RunStarted():
+            yield (
+                f"run {run_id} of {event.plan}: {counted(event.steps, 'step')}, {counted(event.slots, 'slot')}, on "
+                f"{event.database} (PostgreSQL {event.server.partition(' ')[0]}, pg_background {event.extension})"
+            )
+        case ev.RunResumed():
+            yield f"run {run_id} resumed: {_resumed(event, state)}"
+            yield from (f"{found.step}: {_settled(found, state.records.get(found.step))}" for found in event.settled)
+            yield from (f"ignored: {one}" for one in event.foreign)
+        case ev.GroupWaiting():
+            yield f"waiting: {event.message}"
+        case ev.LedgerLost():
+            yield f"{event.message}; the run continues"
+        case ev.CapacityShort():
+            yield f"fewer workers than planned: {event.message}"
+        case ev.CapacityRestored():
+            yield "the server starts all workers of the budget again"
+        case _:
+            yield from _stopping(event, state)
+
+
+def _stopping(event: ev.Event, state: RunState) -> Iterator[str]:
+    """Yield why no further steps start."""
+    match event:
+        case ev.RunInterrupted():
+            yield f"interrupted: {_BY_ON_RUNNER_EXIT} (interrupt again to stop waiting)"
+        case ev.RunCancelled():
+            yield f"cancelled by {event.by}: {_CANCELLED}"
+        case ev.RunTimedOut():
+            yield f"run_timeout reached: {_CANCELLED}"
+        case ev.RecordLost():
+            yield f"{event.message}: {_BY_ON_RUNNER_EXIT}"
+        case ev.RunDraining():
+            yield f"{event.step} did not succeed: no further steps start (on_failure: {state.plan.on_failure})"
+        case ev.GroupLost():
+            yield "the connection was lost and another run took the concurrency group: no further steps start"
+        case _:
+            pass
+
+
+def _resumed(event: ev.RunResumed, state: RunState) -> str:
+    done = sum(1 for record in state.records.values() if record.final and record.instances is None)
+    rest = len(state.records) - sum(1 for record in state.records.values() if record.instances is not None) - done
+    text = f"{counted(done, 'step')} done, {rest - len(event.adopted)} to run"
+    return f"{text}; still running: {some([found.step for found in event.adopted])}" if event.adopted else text
+
+
+def _settled(found: ev.Settled, record: StepRecord | None) -> str:
+    """Return the outcome of a worker whose end was not observed, the evidence, and whether the step runs again."""
+    if found.by == "repeat":
+        return (
+            "its last worker committed an iteration (evidence: ledger); the step continues with a new first iteration"
+        )
+    if found.outcome is ev.Outcome.UNKNOWN:
+        return "the outcome of its last worker is unknown; the step is idempotent and runs again"
+    source = f"evidence: {found.by}" if found.by in EVIDENCE else f"marked by {found.by}"
+    if found.outcome is not ev.Outcome.SUCCEEDED:
+        return f"its last worker did not complete its work ({source}); the step runs again"
+    moot = record is not None and not record.final
+    again = "; it runs again nevertheless, because `finally` steps run after the steps that run again" if moot else ""
+    return f"its last worker completed its work ({source}){again}"
+
+
+#: What settles an outcome without a user.
+EVIDENCE = frozenset({"ledger", "verify", "idempotent", "repeat"})
+
+
+def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterator[str]:
+    match event:
+        case ev.AttemptRunning():
+            record = state.records[event.step]
+            so_far = f"; {sum_of(record)} so far" if record.iteration > 1 else ""
+            yield from _started(record, so_far)
+        case ev.AttemptFinished() if _unobserved(state.records[event.step]) and _had_worker(event):
+            yield from _started(state.records[event.step])  # it ended before it was observed on the server
+        case ev.AttemptNotice() if event.notice.severity == ev.WARNING:
+            yield from _warning(event, state.records[event.step])
+        case ev.AttemptCancelRequested():
+            catches = nature_of(state.records[event.step].step.sql.text).catches_cancel
+            may_fail = "; its SQL catches query_canceled in a loop, so the cancel may have no effect" if catches else ""
+            yield f"{event.step}: cancel requested ({event.reason.replace('_', ' ')}){may_fail}"
+        case ev.StepCancelRequested():
+            yield f"{event.step}: cancel requested by {event.by}; the step does not start again"
+        case ev.AttemptLost():
+            yield f"{event.step}: its launcher session was lost ({event.message}); tracking the worker by its pid"
+        case ev.AttemptUnstoppable():
+            yield (
+                f"{event.step}: cannot be stopped: its worker (pid {event.worker.pid}) still runs "
+                f"{format_duration(event.seconds)} after the first cancel; the run no longer waits for it"
+            )
+        case ev.StepRetrying():
+            yield _retrying(event, state)
+        case ev.StepSkipped() if event.reason is not ev.SkipReason.NOT_SELECTED:
+            why = f": {event.because}" if event.because else ""
+            yield f"{event.step}: skipped ({event.reason.replace('_', ' ')}{why})"
+        case ev.StepExpanded():
+            yield f"{event.step}: {counted(len(event.items), 'item')}"
+        case ev.StepFinished():
+            yield from _finished_lines(event, state, run_id)
+        case _:
+            pass
+
+
+def _started(record: StepRecord, so_far: str = "") -> Iterator[str]:
+    """Yield that a worker exists: it was observed, or it has ended. The server may refuse a requested launch."""
+    limit = "no timeout" if record.timeout is None else f"timeout {format_duration(record.timeout)}"
+    if record.announced:
+        yield f"{record.key}: started{_again(record)} ({limit}{so_far})"
+
+
+def _unobserved(record: StepRecord) -> bool:
+    """Return whether nothing shows yet that the worker exists: neither pg_stat_activity nor a WARNING."""
+    return record.worker is None and not record.warned
+
+
+def _had_worker(event: ev.AttemptFinished) -> bool:
+    return event.started_at is not None or event.outcome is ev.Outcome.SUCCEEDED
+
+
+def _warning(event: ev.AttemptNotice, record: StepRecord) -> Iterator[str]:
+    if record.worker is None and record.warned == 1:  # it ended before it was observed on the server
+        yield from _started(record)
+    if record.warned <= SHOWN_WARNINGS:
+        yield from (f"{event.step}: WARNING: {text}" for text in warning_texts([event.notice]))
+    elif record.warned == SHOWN_WARNINGS + 1:
+        yield f"{event.step}: WARNING: … more warnings follow; the run's record has them"
+
+
+def _detail(event: ev.Event, state: RunState) -> Iterator[str]:
+    if isinstance(event, ev.AttemptRunning) and not state.records[event.step].announced:
+        return
+    match event:
+        case ev.RunStarted() if event.ledger_problem is not None:
+            yield f"no ledger: {event.ledger_problem}"
+        case ev.RunStarted() if event.ledger is not None:
+            yield f"ledger: schema {event.ledger}"
+        case ev.StepQueued():
+            yield f"{event.step}: queued ({event.reason})"
+        case ev.StepRepeating() if state.records[event.step].announced:
+            yield f"{event.step}: iteration {event.next_iteration} is next"
+        case ev.AttemptRunning():
+            yield f"{event.step}: running (pid {event.worker.pid})"
+        case ev.AttemptBlocked():
+            yield blocked_line(event, event.at)
+        case ev.AttemptUnblocked():
+            yield unblocked_line(event)
+        case ev.AttemptNotice() if event.notice.severity != ev.WARNING:
+            yield from (f"{event.step}: {event.notice.severity}: {line}" for line in event.notice.message.splitlines())
+        case ev.AttemptFinished() if event.notices_dropped:
+            yield f"{event.step}: {event.notices_dropped} more notices were dropped"
+        case _:
+            pass
+
+
+def _again(record: StepRecord) -> str:
+    """Return which iteration this is, and which attempt in it, unless it is the first and only one."""
+    iteration = f", iteration {record.iteration}" if record.iteration > 1 else ""
+    return iteration + (f", attempt {record.tries}" if record.tries > 1 else "")
+
+
+def _retrying(event: ev.StepRetrying, state: RunState) -> str:
+    delay = format_duration(max(0.0, event.until - event.at))
+    if event.error is not None:
+        return f"{event.step}: not launched ({error_text(event.error)}); its conditions are evaluated again in {delay}"
+    last = state.records[event.step].last
+    words = f"{event.step}: next attempt in {delay}, after: {error_text(last.error if last else None)}"
+    left = leftover_words(last.leftovers) if last is not None else ""
+    return f"{words}; left behind so far: {left}" if left else words
+
+
+def _requested_by(record: StepRecord, state: RunState) -> str | None:
+    """Return who requested the cancel on the server; for a step with instances, the users of all of them."""
+    if record.instances is None:
+        return record.last.cancelled_by if record.last is not None else None
+    names = dict.fromkeys(
+        one.cancelled_by or _requested_by(one, state)
+        for one in (state.records[key] for key in record.instances)
+        if one.state is StepState.CANCELLED
+    )
+    return ", ".join(name for name in names if name is not None) or None
+
+
+def _cancelled_from_outside(record: StepRecord, state: RunState) -> bool:
+    """Return whether a session that is not this run's cancelled the worker, such as by pg_cancel_backend."""
+    if record.instances is None:
+        return record.cancel_reason is None
+    ended = (state.records[key] for key in record.instances)
+    return any(one.state is StepState.CANCELLED and one.cancel_reason is None for one in ended)
+
+
+def _finished_lines(event: ev.StepFinished, state: RunState, run_id: str) -> Iterator[str]:
+    yield _finished(event, state, run_id)
+    last = state.records[event.step].last
+    if last is not None:
+        yield from (f"{event.step}: {line}" for line in leftover_lines(last.leftovers))
+
+
+def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
+    record = state.records[event.step]
+    summed = sum_of(record)
+    words = f"{event.step}: {event.state.replace('_', ' ')}"
+    if record.took is not None:
+        word = "after" if event.state == StepState.DETACHED else "in"
+        again = "" if summed else _again(record)
+        words += f" {word} {format_duration(record.took)}{again}"
+        words += f" ({summed})" if summed else ""
+    last_stopped = record.last is not None and record.last.outcome in (ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN)
+    if event.state == StepState.CANCELLED and record.cancelled_by is not None and not last_stopped:
+        return f"{words}: {error_text(event.error)}"
+    by = _requested_by(record, state)
+    if by is not None:
+        words += f" by {by}" if event.state == StepState.CANCELLED else f", after a cancel request of {by}"
+    elif event.state == StepState.CANCELLED and _cancelled_from_outside(record, state):
+        words += " by another session on the server"
+    if event.error is not None:
+        place = place_in_plan(event.error, record, state, run_id)
+        why = failure_words(error_text(event.error), committed=record.committed)
+        return f"{words}: {why}{f' at {place}' if place is not None and place.file else ''}"
+    last = record.last
+    if last is not None and last.outcome is ev.Outcome.SUCCEEDED and last.command_tag and not summed:
+        words += f" ({tag_words(last.command_tag, last.row_count)})"
+    if last is not None and last.result is not None and last.result.problem is not None:
+        words += f"; its rows cannot be read: {last.result.problem}"
+    if last is not None and last.result is not None and last.result.cut:
+        words += f"; {last.result.cut:,} bytes of its rows were left out"
+    if last is not None and last.outcome is ev.Outcome.DETACHED and last.worker is not None:
+        since = f"{last.worker.backend_start.partition('.')[0].rstrip('Z')}Z"  # microseconds are in the events
+        limit = f", ends by {rfc3339(last.deadline)[:19]}Z" if last.deadline is not None else ""
+        words += f" (pid {last.worker.pid} since {since}{limit})"
+    return f"{words}: {event.because}" if event.because else words
+
+
+def error_text(error: ErrorDetails | None) -> str:
+    """Return an error on one line: message, SQLSTATE, detail and hint."""
+    if error is None:
+        return "no error was recorded"
+    parts = [error.message if error.sqlstate is None else f"{error.message} (SQLSTATE {error.sqlstate})"]
+    parts += [part for part in (error.detail, error.hint) if part]
+    return " ".join(" ".join(parts).split())
+
+
+def some(items: Sequence[str], limit: int = 8) -> str:
+    """Return the first items and how many more there are."""
+    if not items:
+        return "nothing"
+    more = f" and {len(items) - limit} more" if len(items) > limit else ""
+    return ", ".join(items[:limit]) + more

@@ -22,7 +22,7 @@ from runner.errors import Position, Problem, Severity
 from runner.reference.explanations import Explanation
 from runner.reports.terminal_text import visible, visible_json, visible_lines
 
-#: Returns the lines of a file by its name, as problems tell it; none for one that cannot be read.
+#: Returns the lines of a file by its name in problems; empty if it cannot be read.
 Lines = Callable[[str], Sequence[str]]
 
 _SPACES: Final = re.compile("[\t-\r\x85\u2028\u2029]")
@@ -31,7 +31,7 @@ _BOLD, _RED, _YELLOW, _CYAN, _DIM = "1", "1;31", "1;33", "36", "2"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanVerdict:
-    """What came of one plan: `file` as it was named, how many steps it has (None if it could not be read)."""
+    """The result of checking one plan: `file` as it was given, its number of steps (None if it cannot be read)."""
 
     file: str
     steps: int | None
@@ -44,15 +44,15 @@ class PlanVerdict:
 
     @property
     def warnings(self) -> int:
-        """Return how many of the problems do not."""
+        """Return how many of the problems do not make the plan invalid."""
         return len(self.problems) - self.errors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Style:
-    """How much to show: `excerpt` the line with a caret under it, `color` with ANSI colours.
+    """How to print a problem: `excerpt` with its line and a caret under it, `color` with ANSI colours.
 
-    `width` is how many characters of a line an excerpt shows: a line of a generated file may have millions.
+    `width` limits the characters of the line: a line of a generated file can have millions.
     """
 
     excerpt: bool = False
@@ -69,7 +69,7 @@ class Style:
 
 
 def problem_lines(problem: Problem, lines: Lines, style: Style) -> Iterator[str]:
-    """Yield what is shown of one problem: a line, and with `excerpt` the place in the file and the hint below it."""
+    """Yield the text of one problem: a line, and with `excerpt` the line of the file and the hint below it."""
     if not style.excerpt:
         yield _printable(str(problem))
         return
@@ -83,7 +83,7 @@ def problem_lines(problem: Problem, lines: Lines, style: Style) -> Iterator[str]
 
 
 def summary(verdict: PlanVerdict) -> str:
-    """Say in a line what is to be thought of a plan."""
+    """Return the verdict on a plan in one line."""
     counts = [_count(verdict.errors, "error"), _count(verdict.warnings, "warning")]
     if verdict.errors:
         return f"{_printable(verdict.file)}: invalid, {', '.join(filter(None, counts))}"
@@ -100,7 +100,7 @@ def legend(codes: Iterable[str]) -> str | None:
 
 
 def distinct(verdicts: Iterable[PlanVerdict]) -> list[Problem]:
-    """Return the problems of several plans; one in a file that they share is there once."""
+    """Return the problems of several plans; a problem in a shared file comes once."""
     return list(dict.fromkeys(problem for verdict in verdicts for problem in verdict.problems))
 
 
@@ -136,7 +136,7 @@ def text_width(text: str) -> int:
 
 
 def _printable(text: str) -> str:
-    """Return the text on one line; what could move a terminal's cursor or turn its writing around is written out."""
+    """Return the text on one line, with characters escaped that move the cursor or change the writing direction."""
     return text if text.isprintable() else visible(_SPACES.sub(" ", text))
 
 
@@ -169,14 +169,14 @@ def workflow_command(name: str, properties: Mapping[str, str], message: str) -> 
 
     Source: GitHub's documentation, "Workflow commands for GitHub Actions".
     """
-    told = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-    return f"::{name}{' ' if told else ''}{told}::{_data(message)}"
+    pairs = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
+    return f"::{name}{' ' if pairs else ''}{pairs}::{_data(message)}"
 
 
 def repository_path(file: str, workspace: str) -> str:
     """Return a file as GitHub names it: relative to the workspace, else to the root of its git repository.
 
-    `file` is relative to the present folder, which may be any. Outside of both it stays as it is.
+    `file` is relative to the working directory. A file outside of both is returned unchanged.
     """
     if not file:
         return file
@@ -283,7 +283,7 @@ def _uri(file: str) -> str:
 
 
 def excerpt(error: ErrorDetails, sql: str) -> Iterator[str]:
-    """Yield the line of the SQL that the server complained of, and a caret under the place, as psql does."""
+    """Yield the line of the SQL in which the error is, and a caret under its position, as psql does."""
     if error.position is None or not sql:
         return
     offset = min(error.position - 1, len(sql))

@@ -1,9 +1,9 @@
 """The run as a textfile for Prometheus' node exporter: the last run of each plan, and of each of its steps.
 
 Source: https://prometheus.io/docs/practices/naming/ and https://prometheus.io/docs/instrumenting/exposition_formats/:
-base units, a name that ends in the unit, one HELP and TYPE for each metric. All are gauges: a textfile tells how the
-last run was, and no counter of ours goes on from one run to the next. The run's id is no label: each run would make new
-time series.
+base units, a name that ends in the unit, one HELP and TYPE for each metric. All are gauges: a textfile describes the
+last run, and no counter continues from one run to the next. The run's id is not a label, because each run would create
+new time series.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def _lines(report: RunReport) -> Iterator[str]:
         yield f"# HELP jobplan_{name} {help_}"
         yield f"# TYPE jobplan_{name} gauge"
         for own, value in samples:
-            told = ",".join(f'{key}="{_label(text)}"' for key, text in {**labels, **own}.items())
-            yield f"jobplan_{name}{{{told}}} {value:.15g}"
+            pairs = ",".join(f'{key}="{_label(text)}"' for key, text in {**labels, **own}.items())
+            yield f"jobplan_{name}{{{pairs}}} {value:.15g}"
 
 
 def _of_run(report: RunReport) -> Iterator[tuple[str, str, _Samples]]:
@@ -44,10 +44,10 @@ def _of_run(report: RunReport) -> Iterator[tuple[str, str, _Samples]]:
     yield "run_exit_code", "The exit code of the run; -1 if it did not end.", [({}, code)]
     yield "run_success", "1 if the run ended with exit code 0, else 0.", [({}, float(code == 0))]
     yield "run_slots", "The budget of slots.", [({}, report.slots)]
-    yield "run_slots_used", "The most slots that were held at once.", [({}, report.slots_used)]
-    yield "run_retries", "Attempts that followed one that had not succeeded.", [({}, retries)]
+    yield "run_slots_used", "The highest number of slots in use at the same time.", [({}, report.slots_used)]
+    yield "run_retries", "Attempts after an attempt that did not succeed.", [({}, retries)]
     locks = sum(step.blocked for step in report.leaves)
-    yield "run_lock_wait_seconds", "How long workers waited for locks, in waits of 1 s or more.", [({}, locks)]
+    yield "run_lock_wait_seconds", "How long workers waited for locks; only waits of 1 s or more count.", [({}, locks)]
     yield "run_warnings", "WARNINGs that the server sent to workers.", [({}, report.warnings)]
     yield "run_steps", "Steps by their last state.", [({"state": name}, counts[name]) for name in counts]
 
@@ -65,13 +65,13 @@ def _of_steps(steps: tuple[StepReport, ...]) -> Iterator[tuple[str, str, _Sample
     blocked = [(_step(step), step.blocked) for step in ran]
     yield (
         "step_lock_wait_seconds",
-        "How long the workers of the step waited for locks, in waits of 1 s or more.",
+        "How long the workers of the step waited for locks; only waits of 1 s or more count.",
         blocked,
     )
-    yield "step_attempts", "Workers that the step had.", [(_step(step), len(step.attempts)) for step in ran]
+    yield "step_attempts", "Number of workers of the step.", [(_step(step), len(step.attempts)) for step in ran]
     yield (
         "step_retries",
-        "Attempts that followed one that had not succeeded.",
+        "Attempts after an attempt that did not succeed.",
         [(_step(step), step.retries) for step in ran],
     )
     yield "step_warnings", "WARNINGs that the server sent.", [(_step(step), step.warnings) for step in ran]

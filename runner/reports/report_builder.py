@@ -1,8 +1,8 @@
-"""From a plan and the events of a run to its report.
+"""Builds the report of a run from its plan and its events.
 
-A pure fold: it applies the events to a state of its own, and keeps what the state forgets, which is every attempt but
-the last and every wait. The scheduler only counts slots; a picture needs them apart, so each attempt gets the lowest
-lanes that are free, side by side where there is room.
+A pure fold: it applies the events to a state of its own, and keeps what that state does not: every attempt before the
+last one, and every wait. The scheduler only counts slots; a diagram needs a lane for each slot, so each attempt gets
+the lowest free lanes, adjacent ones if possible.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from runner.engine.state import SLOTS, RunState, StepRecord, initial_state
 from runner.engine.step_sql import launched_sql, named_values
 from runner.plan.graph import longest_path
 from runner.plan.model import OnFinish, Plan, Value
-from runner.reports.progress import Verbosity, error_text, lines_for
+from runner.reports.messages import Verbosity, error_text, event_lines
 from runner.reports.run_report import AttemptReport, LockWaitReport, Message, RunReport, StepReport, Wait, Waiting
 from runner.sql.placeholders import plain_text
 
@@ -28,7 +28,7 @@ _K = TypeVar("_K", bound=Hashable)
 
 
 def assign_lanes(spans: Iterable[tuple[float, float, int, _K]]) -> dict[_K, tuple[int, ...]]:
-    """Return the lanes, from 0, of each span (begin, end, how many lanes, key); at its end a span gives them back."""
+    """Return the lanes, from 0, of each span (begin, end, how many lanes, key); a span frees its lanes at its end."""
     taken: set[int] = set()
     ends: list[tuple[float, tuple[int, ...]]] = []
     lanes: dict[_K, tuple[int, ...]] = {}
@@ -42,7 +42,7 @@ def assign_lanes(spans: Iterable[tuple[float, float, int, _K]]) -> dict[_K, tupl
 
 
 def _free(taken: set[int], width: int) -> tuple[int, ...]:
-    """Return neighbours below the highest lane in use if there are any, else the lowest lanes, wherever they are."""
+    """Return adjacent lanes below the highest lane in use if there are any, else the lowest free lanes."""
     ceiling = max(taken, default=-1) + 1
     free = [lane for lane in range(ceiling + width) if lane not in taken]
     for first in range(len(free) - width + 1):
@@ -52,19 +52,19 @@ def _free(taken: set[int], width: int) -> tuple[int, ...]:
 
 
 def run_report(plan: Plan, run_id: str, events: Iterable[ev.Event]) -> RunReport:
-    """Tell what happened, on the plan as it was last. ValueError if the events do not begin with the run's start.
+    """Return the report, for the latest version of the plan. ValueError if the first event is not the run's start.
 
-    A plan can have been changed when the run was taken up: steps that it has no more are left out.
+    The plan can have changed when the run was resumed: events of steps that it no longer has are left out.
     """
     state = initial_state(plan)
-    telling = _Telling(state=state, run_id=run_id)
+    builder = _Builder(state=state, run_id=run_id)
     for event in events:
         if isinstance(event, ev.StepEvent) and event.step not in state.records:
             continue
         known = _of_known_steps(event, state)
         apply(state, known)
-        telling.take(known)
-    return telling.told()
+        builder.take(known)
+    return builder.report()
 
 
 def _of_known_steps(event: ev.Event, state: RunState) -> ev.Event:
@@ -75,13 +75,13 @@ def _of_known_steps(event: ev.Event, state: RunState) -> ev.Event:
 
 @dataclass(slots=True)
 class _Step:
-    """What is being told of one step."""
+    """What is known so far about one step."""
 
     attempts: list[AttemptReport] = field(default_factory=list)
     notices: list[ev.Notice] = field(default_factory=list)
     waits: list[Wait] = field(default_factory=list)
     open: Wait | None = None
-    #: The wait for a lock that is not over.
+    #: The lock wait that has not ended.
     blocked: LockWaitReport | None = None
     error: ev.ErrorDetails | None = None
     file: str = ""
@@ -89,7 +89,7 @@ class _Step:
 
 
 @dataclass(slots=True)
-class _Telling:
+class _Builder:
     state: RunState
     run_id: str
     started: ev.RunStarted | None = None
@@ -111,12 +111,12 @@ class _Telling:
             self.started = event
         else:
             if isinstance(event, ev.RunResumed):
-                self._take_up(event)
-            lines = lines_for(event, self.state, Verbosity.NORMAL, self.run_id)
+                self._resume(event)
+            lines = event_lines(event, self.state, Verbosity.NORMAL, self.run_id)
             self.messages += (Message(at=_ms(event.at), text=line) for line in lines)
 
-    def _take_up(self, event: ev.RunResumed) -> None:
-        """End what the last runner left open, as far as it does not live on, and forget errors of what runs again."""
+    def _resume(self, event: ev.RunResumed) -> None:
+        """End what the previous runner left open, except running workers; drop errors of steps that run again."""
         adopted = {found.step for found in event.adopted}
         outcomes = {found.step: found.outcome for found in event.settled}
         for key, step in self.steps.items():
@@ -137,7 +137,7 @@ class _Telling:
                 self.started, jobplan=event.jobplan, file=event.file, sha256=event.sha256, host=event.host
             )
 
-    def told(self) -> RunReport:
+    def report(self) -> RunReport:
         started = self.started
         if started is None:
             raise ValueError("the events of a run begin with run_started")
@@ -172,10 +172,10 @@ class _Telling:
         )
 
     def _step(self, record: StepRecord, values: Mapping[str, Value]) -> StepReport:
-        told, step = self.steps.get(record.key, _Step()), record.step
-        _end_lock_wait(told, self.last_at)
-        attempts = tuple(self._ended(attempt, told) for attempt in told.attempts)
-        waits = told.waits if told.open is None else [*told.waits, replace(told.open, until=_ms(self.last_at))]
+        found, step = self.steps.get(record.key, _Step()), record.step
+        _end_lock_wait(found, self.last_at)
+        attempts = tuple(self._ended(attempt, found) for attempt in found.attempts)
+        waits = found.waits if found.open is None else [*found.waits, replace(found.open, until=_ms(self.last_at))]
         return StepReport(
             key=record.key,
             state=record.state,
@@ -196,9 +196,9 @@ class _Telling:
             seconds=_took(record),
             skip_reason=record.skip.reason if record.skip else None,
             because=record.skip.because if record.skip else "",
-            error=told.error,
-            file=told.file,
-            line=told.line,
+            error=found.error,
+            file=found.file,
+            line=found.line,
             committed=record.committed,
             iterations=record.iterations,
             rows=record.rows,
@@ -207,10 +207,10 @@ class _Telling:
             waits=tuple(waits),
         )
 
-    def _ended(self, attempt: AttemptReport, told: _Step) -> AttemptReport:
+    def _ended(self, attempt: AttemptReport, step: _Step) -> AttemptReport:
         if attempt.outcome is not None:
             return attempt
-        return replace(attempt, ended_at=_ms(self.last_at), notices=tuple(told.notices))
+        return replace(attempt, ended_at=_ms(self.last_at), notices=tuple(step.notices))
 
     def _in_lanes(self, steps: tuple[StepReport, ...]) -> tuple[StepReport, ...]:
         spans = [
@@ -228,7 +228,7 @@ class _Telling:
 
 
 def _in_order(state: RunState) -> Iterator[StepRecord]:
-    """Yield the steps in the plan's order, each instance after what it is one of."""
+    """Yield the steps in the plan's order, each one before its instances."""
     for step in (*state.plan.steps, *state.plan.finally_):
         record = state.records[step.id]
         yield record
@@ -309,7 +309,7 @@ def _finished(attempt: AttemptReport, event: ev.AttemptFinished, notices: list[e
     )
 
 
-#: Events that say what a step waits for from now on; any other one that moves the step ends the wait.
+#: Events that do not end a wait of the step; any other event of the step does.
 _INFORM = (
     ev.AttemptNotice,
     ev.AttemptRunning,
@@ -377,7 +377,7 @@ def _critical(plan: Plan, spans: Mapping[str, float]) -> tuple[str, ...]:
 
 
 def _took(record: StepRecord) -> float:
-    """Return how long the step took, from times as the journal has them: its reports are the same as the run's own."""
+    """Return how long the step took, from times in milliseconds as in the journal: `show` and `run` report the same."""
     started, ended = record.started_at, record.ended_at
     if record.took is None or started is None or ended is None or ended < started:
         return round(record.took or 0.0, 3)
@@ -385,5 +385,5 @@ def _took(record: StepRecord) -> float:
 
 
 def _ms(seconds: Any) -> Any:  # noqa: ANN401 - float to float and None to None
-    """Cut to whole milliseconds, as `rfc3339` does when it writes a time."""
+    """Round down to whole milliseconds, as `rfc3339` does."""
     return None if seconds is None else math.floor(round(seconds * 1e6) / 1000) / 1000

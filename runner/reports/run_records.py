@@ -1,4 +1,4 @@
-"""Records of runs as text and as JSON: the list of them, and one of them."""
+"""Records of runs as text and as JSON: the list of runs, and one run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from runner.engine.state import FINAL, StepRecord, StepState
 from runner.records.record import Record
 from runner.records.summaries import Standing, Summary
 from runner.reports.messages import (
+    EVIDENCE,
     SHOWN_WARNINGS,
+    error_text,
     failure_words,
     leftover_lines,
     lock_wait_words,
@@ -21,13 +23,12 @@ from runner.reports.messages import (
     tag_words,
     warning_texts,
 )
-from runner.reports.progress import error_text
 from runner.reports.report_builder import run_report
 from runner.reports.run_report import LockWaitReport, StepReport
 
 
 def run_lines(runs: Sequence[Summary]) -> Iterator[str]:
-    """Yield a table of runs, one on each line; nothing for none."""
+    """Yield a table of runs, one on each line; nothing without a run."""
     rows = [("RUN", "PLAN", "STARTED", "TOOK", "ENDED", "STEPS"), *map(_run_row, runs)]
     yield from _table(rows) if runs else ()
 
@@ -35,13 +36,13 @@ def run_lines(runs: Sequence[Summary]) -> Iterator[str]:
 def _run_row(run: Summary) -> tuple[str, ...]:
     started = "" if run.started_at is None else f"{rfc3339(run.started_at)[:19]}Z"
     took = "" if run.took is None else format_duration(run.took)
-    ended = f"exit {run.exit_code}" if run.exit_code is not None else run.standing.replace("_", " ")
+    ended = f"exit {run.exit_code}" if run.exit_code is not None else standing_words(run.standing)
     steps = ", ".join(f"{run.steps[state]} {state.replace('_', ' ')}" for state in StepState if run.steps.get(state))
     return (run.run_id, run.plan, started, took, ended, run.problem or steps)
 
 
 def runs_json(runs: Iterable[Summary]) -> list[dict[str, Any]]:
-    """Return runs as JSON values; what is not known is null."""
+    """Return runs as JSON values; what is unknown is null."""
     return [
         {
             "run": run.run_id,
@@ -62,7 +63,7 @@ def runs_json(runs: Iterable[Summary]) -> list[dict[str, Any]]:
 
 
 def standing_of(record: Record, *, locked: bool) -> Standing:
-    """Say where a run stands; `locked`: a runner writes its journal now."""
+    """Return the standing of a run; `locked`: a runner has its journal open."""
     waits = locked and record.events[-1:] and isinstance(record.events[-1], GroupWaiting)
     if record.state.finished is not None and not waits:
         return Standing.FINISHED
@@ -71,11 +72,16 @@ def standing_of(record: Record, *, locked: bool) -> Standing:
     return Standing.NOT_STARTED if record.started is None else Standing.BROKEN_OFF
 
 
+def standing_words(standing: Standing) -> str:
+    """Return a standing in words."""
+    return "ended early" if standing is Standing.BROKEN_OFF else standing.replace("_", " ")
+
+
 def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
-    """Yield what is known of a run: where it ran and how it ended, then each step."""
+    """Yield what is recorded of a run: where it ran and how it ended, then each step."""
     standing = standing_of(record, locked=locked)
     finished, started = record.state.finished if standing is Standing.FINISHED else None, record.started
-    end = f"exit code {finished.exit_code}" if finished is not None else standing.replace("_", " ")
+    end = f"exit code {finished.exit_code}" if finished is not None else standing_words(standing)
     yield f"run {record.run_id} of {record.plan.name} ({record.plan.file or 'no file'}): {end}"
     if started is not None:
         last = record.events[-1].at
@@ -89,43 +95,39 @@ def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
         )
     yield f"record: {record.folder} (plan {record.sha256[:12]})"
     if record.torn:
-        yield "the last line of its events was not written to its end, and is left out"
+        yield "the last line of its events is incomplete and was ignored"
     yield ""
     marks = marked(record.events)
-    told = _told(record)
+    reports = _step_reports(record)
     steps = record.state.records
-    rows = (_step_row(step, marks.get(key), told.get(key)) for key, step in steps.items())
+    rows = (_step_row(step, marks.get(key), reports.get(key)) for key, step in steps.items())
     head, *lines = _table([("STEP", "STATE", "ATTEMPTS", "TOOK", ""), *rows])
     yield head
     for line, key in zip(lines, steps, strict=True):
         yield line
-        yield from (f"    {words}" for words in _more(told.get(key)))
+        yield from (f"    {words}" for words in _more(reports.get(key)))
 
 
 def marked(events: Iterable[Event]) -> Mapping[str, Settled]:
-    """Return what persons have said of steps when the run was taken up, by step; the last word counts."""
+    """Return the outcomes that users have given with `resume --mark`, by step; the last one counts."""
     resumed = (event for event in events if isinstance(event, RunResumed))
-    return {said.step: said for event in resumed for said in event.settled if said.by not in _NOBODY}
+    return {mark.step: mark for event in resumed for mark in event.settled if mark.by not in EVIDENCE}
 
 
-#: What settles an outcome without a person.
-_NOBODY = frozenset({"ledger", "verify", "idempotent", "repeat"})
-
-
-def _told(record: Record) -> Mapping[str, StepReport]:
-    """Return what reports say of each step."""
+def _step_reports(record: Record) -> Mapping[str, StepReport]:
+    """Return the report of each step."""
     if record.started is None:
         return {}
     return {step.key: step for step in run_report(record.plan, record.run_id, record.events).steps}
 
 
 def _more(step: StepReport | None) -> Iterator[str]:
-    """Yield what else is known of a step, a line for each thing."""
+    """Yield further facts about a step, each on its own line."""
     waits = [wait for attempt in step.attempts for wait in attempt.lock_waits] if step is not None else []
     waits.sort(key=lambda wait: -wait.seconds)
     yield from map(lock_wait_words, waits[:_WAITS])
     if len(waits) > _WAITS:
-        yield f"and {len(waits) - _WAITS} shorter waits for locks"
+        yield f"and {len(waits) - _WAITS} shorter lock waits"
     if step is not None:
         texts = _warnings(step)
         yield from (f"WARNING: {text}" for text in texts[:SHOWN_WARNINGS])
@@ -138,31 +140,31 @@ def _warnings(step: StepReport) -> list[str]:
     return [text for attempt in step.attempts for text in warning_texts(attempt.notices)]
 
 
-#: Waits for locks that are shown of a step, the longest ones.
+#: How many lock waits of a step are shown, the longest ones.
 _WAITS = 3
 
 
-def _step_row(record: StepRecord, mark: Settled | None, told: StepReport | None) -> tuple[str, ...]:
+def _step_row(record: StepRecord, mark: Settled | None, report: StepReport | None) -> tuple[str, ...]:
     took = "" if record.took is None else format_duration(record.took)
     attempts = str(record.attempt) if record.attempt else ""
-    said = "" if mark is None else f"marked {mark.outcome} by {mark.by}"
-    remark = "; ".join(text for text in (_remark(record, told), said) if text)
+    marked_by = "" if mark is None else f"marked {mark.outcome} by {mark.by}"
+    remark = "; ".join(text for text in (_remark(record, report), marked_by) if text)
     return (record.key, record.state.replace("_", " "), attempts, took, remark)
 
 
-def _remark(record: StepRecord, told: StepReport | None) -> str:
+def _remark(record: StepRecord, report: StepReport | None) -> str:
     if record.skip is not None:
         return f"{record.skip.reason.replace('_', ' ')}{f': {record.skip.because}' if record.skip.because else ''}"
     last = record.last
     if record.state in FINAL and record.state is not StepState.DETACHED:
         error = record.error or record.check_error or (last.error if last is not None else None)
         if error is not None and record.state is not StepState.SUCCEEDED:
-            place = f" at {told.file}:{told.line}" if told is not None and told.file else ""
+            place = f" at {report.file}:{report.line}" if report is not None and report.file else ""
             why = f"{failure_words(error_text(error), committed=record.committed)}{place}"
             return "; ".join(part for part in (sum_of(record), why) if part)
         return sum_of(record) or (tag_words(last.command_tag, last.row_count) if last is not None else "")
     if record.gone:
-        return "its worker had gone when the run was taken up"
+        return "its worker had ended when the run was resumed"
     if record.worker is None:
         return ""
     deadline = last.deadline if last is not None else record.server_end
@@ -172,10 +174,10 @@ def _remark(record: StepRecord, told: StepReport | None) -> str:
 
 
 def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
-    """Return what is known of a run as JSON values; what is not known is null."""
+    """Return what is recorded of a run as JSON values; what is unknown is null."""
     started, finished = record.started, record.state.finished
     marks = marked(record.events)
-    told = _told(record)
+    reports = _step_reports(record)
     return {
         "run": record.run_id,
         "folder": str(record.folder),
@@ -194,11 +196,11 @@ def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
         "database": None if started is None else started.database,
         "user": None if started is None else started.user,
         "warnings": sum(step.warnings for step in record.state.records.values()),
-        "steps": [_step_json(step, marks.get(key), told.get(key)) for key, step in record.state.records.items()],
+        "steps": [_step_json(step, marks.get(key), reports.get(key)) for key, step in record.state.records.items()],
     }
 
 
-def _step_json(record: StepRecord, mark: Settled | None, told: StepReport | None) -> Mapping[str, Any]:
+def _step_json(record: StepRecord, mark: Settled | None, report: StepReport | None) -> Mapping[str, Any]:
     last = record.last
     error = record.error or record.check_error or (last.error if last is not None else None)
     return {
@@ -209,15 +211,15 @@ def _step_json(record: StepRecord, mark: Settled | None, told: StepReport | None
         "ended_at": _moment(record.ended_at),
         "seconds": None if record.took is None else round(record.took, 3),
         "rows": last.row_count if last is not None else None,
-        "file": (told.file or None) if told is not None else None,
-        "line": told.line if told is not None else None,
+        "file": (report.file or None) if report is not None else None,
+        "line": report.line if report is not None else None,
         "error": None if error is None else error_text(error),
         "committed": record.committed,
         "command_tag": record.tag or None,
         "iterations": record.iterations if record.step.repeat is not None else None,
         "rows_in_all": record.rows if record.step.repeat is not None else None,
         "warnings": record.warnings,
-        "warning_texts": _warnings(told) if told is not None else [],
+        "warning_texts": _warnings(report) if report is not None else [],
         "leftovers": [{"what": one.what, "repair": list(one.repair)} for one in last.leftovers] if last else [],
         "marked": None if mark is None else mark.outcome.value,
         "marked_by": None if mark is None else mark.by,
@@ -227,7 +229,7 @@ def _step_json(record: StepRecord, mark: Settled | None, told: StepReport | None
         "deadline": None if last is None else _moment(last.deadline),
         "lock_waits": [
             _lock_wait_json(attempt.number, wait)
-            for attempt in (told.attempts if told is not None else ())
+            for attempt in (report.attempts if report is not None else ())
             for wait in attempt.lock_waits
         ],
     }

@@ -1,7 +1,7 @@
-"""What a report says of a run, whatever its form: one frozen value that junit, markdown, html and prometheus render.
+"""The content of a report: one frozen value that junit, markdown, html and prometheus render.
 
-Times are seconds since the epoch on the runner's clock, cut to milliseconds as the journal keeps them, so that a report
-made while the run was live and one made from its record are the same. `server_…` is the server's own clock.
+Times are seconds since the epoch on the runner's clock, rounded down to milliseconds as in the journal, so that `run`
+and `show` write the same report. `server_…` are times of the server's clock.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Waiting(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wait:
-    """A span of time in which a step waited; `why` is for what, or after which error."""
+    """A span of time in which a step waited; `why` is what for, or after which error."""
 
     kind: Waiting
     since: float
@@ -69,7 +69,7 @@ class LockWaitReport:
 class AttemptReport:
     """One worker of a step. Without an `outcome` it was still running when the events ended.
 
-    `lanes` are the slots that it held, numbered from 0: a picture of the budget, not something that the server knows.
+    `lanes` are the slots that it used, numbered from 0: they are for the diagram, the server does not have them.
     """
 
     number: int
@@ -97,7 +97,7 @@ class AttemptReport:
 
     @property
     def seconds(self) -> float:
-        """How long the worker was there, for the runner: from the order to launch it until it had gone."""
+        """How long the worker existed for the runner: from the request to launch it until its end."""
         return round(self.ended_at - self.launched_at, 3)
 
 
@@ -105,10 +105,10 @@ class AttemptReport:
 class StepReport:
     """One step, or one instance of a for_each. `parent` is what it is an instance of.
 
-    `sql` is what the server was given, if the parameters could be put in. A step with `instances` took no slot itself.
-    `seconds` are those from its first launch to the end of its last attempt, with the waits between them, for each
-    runner of the run, summed up; 0 without an attempt.
-    `committed`: it failed by a check of its work, which is committed. `iterations`, `rows` and `tag` sum up a repeat.
+    `sql` is the text that the server executed, with its parameters if they were known. A step with `instances` uses no
+    slot itself. `seconds` are those from its first launch to the end of its last attempt, including the waits between
+    them, as a sum over all runners of the run; 0 without an attempt. `committed`: a check of its work failed, and the
+    work is committed. `iterations`, `rows` and `tag` sum up a repeat.
     """
 
     key: str
@@ -148,12 +148,12 @@ class StepReport:
 
     @property
     def blocked(self) -> float:
-        """How long its workers waited for locks, as far as that was recorded."""
+        """How long its workers waited for locks, in recorded waits."""
         return round(sum(wait.seconds for attempt in self.attempts for wait in attempt.lock_waits), 3)
 
     @property
     def retries(self) -> int:
-        """How many attempts followed one that had not succeeded."""
+        """How many attempts followed an attempt that did not succeed."""
         return len(self.attempts) - len({attempt.iteration for attempt in self.attempts})
 
     @property
@@ -163,18 +163,18 @@ class StepReport:
 
     @property
     def leftovers(self) -> tuple[Leftover, ...]:
-        """What the step has left half done, as of its last attempt."""
+        """What the last attempt of the step has left half done."""
         return self.attempts[-1].leftovers if self.attempts else ()
 
     @property
     def bad(self) -> bool:
-        """Say whether the step counts against the run."""
+        """Return whether the step makes the run fail."""
         return self.state in BAD
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """Something that was said of the run as a whole."""
+    """A message about the run as a whole."""
 
     at: float
     text: str
@@ -182,11 +182,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunReport:
-    """The whole run. Without an `exit_code` its events end before it did: it was killed, or it still runs.
+    """The whole run. Without an `exit_code` it has not ended: its runner was killed, or it still runs.
 
-    `slots_used` is the most slots that were held at once. `spans` has, for each step of the plan, the seconds from its
-    first launch to its last end, which for a for_each are those of all its instances. `critical` are the steps on the
-    longest chain of needs, by these seconds. `history` are earlier runs of the plan, the oldest first.
+    `slots_used` is the highest number of slots in use at the same time. `spans` has, for each step of the plan, the
+    seconds from its first launch to its last end, which for a for_each are those of all its instances. `critical` are
+    the steps on the longest chain of needs, by these seconds. `history` are earlier runs of the plan, the oldest first.
     """
 
     run: str
@@ -223,7 +223,7 @@ class RunReport:
 
     @property
     def leaves(self) -> tuple[StepReport, ...]:
-        """The steps that are counted: a step with instances is told by these."""
+        """The steps that are counted: the instances of a step, not the step itself."""
         return tuple(step for step in self.steps if not step.instances)
 
     @property
@@ -236,7 +236,7 @@ class RunReport:
         return Counter(step.state for step in self.leaves)
 
 
-#: What an exit code means for the run, in a word.
+#: What an exit code means for the run, in a few words.
 _ENDS: Final[Mapping[int, str]] = {
     ExitCode.SUCCESS: "succeeded",
     ExitCode.FAILED: "failed",
@@ -246,7 +246,7 @@ _ENDS: Final[Mapping[int, str]] = {
 
 
 def run_end(report: RunReport) -> str:
-    """Say in a word how the run ended."""
+    """Return how the run ended, in a few words."""
     if report.exit_code is None:
         return "not finished"
     return "interrupted" if report.exit_code > for_signal(0) else _ENDS.get(report.exit_code, "failed")

@@ -1,7 +1,6 @@
-"""What runs on a server, for a person on call and for programs. Pure: the same look gives the same text.
+"""What runs on a server, for users and for programs. Pure: the same observation gives the same text.
 
-Worst first: runs whose runner has ended and left workers that need a user, then those whose runner is silent, then
-blocked workers, then the longest running.
+Worst first: runs with orphaned workers, then those whose runner is silent, then blocked workers, then the oldest.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from runner.identity import run_of, step_of
 from runner.reports.terminal_text import visible
 from runner.sql.placeholders import quote_identifier
 
-#: Who lacks rights to see.
-_SEE = "pg_read_all_stats"
+#: The role whose members can see the activity of all roles.
+_SEES_ALL = "pg_read_all_stats"
 _QUEUE_FULL = "IPC: MessageQueuePutMessage"
 _NARROWEST = 40
 _ENDLESS = 1_000_000
@@ -41,10 +40,10 @@ _LONGEST_STEP = 36
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordSummary:
-    """What a run's record says beside the server: states by count, in words, where it is, and how steps ended.
+    """What a run's record adds to the server's view: counts of states, in words; where it is; and how steps ended.
 
-    `source` is journal or ledger, `at` when it heard of the run last. `committed` are steps whose last worker, of whom
-    nobody has seen the end, is known to have committed.
+    `source` is journal or ledger, `at` the time of the last event. `committed` are steps whose last worker committed
+    although its end was not observed.
     """
 
     plan: str
@@ -66,14 +65,14 @@ def status_lines(
     run: str | None = None,
     where: str = "",
 ) -> Iterator[str]:
-    """Yield the lines that describe one look; none is longer than `width`, but for commands to copy. None: no limit.
+    """Yield the lines for one observation; none is longer than `width`, except commands to copy. None: no limit.
 
-    `run` is the only one that was wanted, if it was not all of them; `where` is what a command needs behind it to reach
-    the same server.
+    `run` is the id that was asked for, None for all runs; `where` are the options with which a command reaches the same
+    server.
     """
     width = _ENDLESS if width is None else max(width, _NARROWEST)
     runs, workers = len(activity.runs), sum(len(one.workers) for one in activity.runs)
-    nothing = "nothing of jobplan lives here" if run is None else f"nothing of run {run} lives here any longer"
+    nothing = "no jobplan sessions" if run is None else f"no more sessions of run {run}"
     server = f"PostgreSQL {activity.version.partition(' ')[0]}, {activity.database}"
     counts = f"{_counted(runs, 'run')}, {_counted(workers, 'worker')}" if runs else nothing
     yield _fit(f"{rfc3339(activity.at)[11:19]}Z {server}: {counts}", width)
@@ -83,16 +82,16 @@ def status_lines(
         yield ""
         yield from _run_lines(one, activity.at, width, (records or {}).get(one.run))
         if one.workers:
-            named = shlex.quote(one.run)  # a name that any role may give its session
+            named = shlex.quote(one.run)  # any role can give its session any name
             yield f"  follow: jobplan attach {named}{where}   stop: jobplan cancel {named}{where}"
     if any(not worker.visible for one in activity.runs for worker in one.workers):
         yield ""
-        yield "Some workers belong to roles whose work this one may not see. A superuser can allow it:"
-        yield f"  GRANT {_SEE} TO {quote_identifier(activity.user)};"
+        yield "Some workers belong to roles whose activity this role cannot see. A superuser can grant the privilege:"
+        yield f"  GRANT {_SEES_ALL} TO {quote_identifier(activity.user)};"
 
 
 def worst_runs_first(activity: Activity) -> list[LiveRun]:
-    """Return the runs that a person has to look at before the others."""
+    """Return the runs, those that need attention first."""
     return sorted(activity.runs, key=lambda run: _badness(run, activity.at))
 
 
@@ -102,7 +101,7 @@ def _badness(run: LiveRun, now: float) -> tuple[bool, bool, bool, str]:
 
 
 def worst_first(run: LiveRun) -> list[LiveWorker]:
-    """Return the workers of a run: blocked ones first, then those who block others, then the oldest."""
+    """Return the workers of a run: blocked ones first, then those that block others, then the oldest."""
     return sorted(run.workers, key=lambda w: (not w.blocked_by, not w.blocks, w.started_at or 0.0, w.step))
 
 
@@ -112,16 +111,16 @@ def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | Non
     yield from _wrap(f"run {run.run}{f' of {plan}' if plan else ''}: {_runner_words(run, now, record)}{where}", width)
     if record is not None:
         yield from _wrap(f"  {record.steps} ({record.where})", width)
-        for step in _unseen(run, record):
-            yield from _wrap(f"  {step}: has committed, says its row in the ledger", width)
+        for step in _only_recorded(run, record):
+            yield from _wrap(f"  {step}: committed (evidence: its row in the ledger)", width)
     for worker in worst_first(run):
         yield from _worker_lines(worker, now, width)
     if run.silence(now) is not None:
-        yield f"  if its machine is gone: {end_sessions(run.run)}"
+        yield f"  if its machine is lost: {end_sessions(run.run)}"
 
 
-def _unseen(run: LiveRun, record: RecordSummary) -> list[str]:
-    """Return the steps whose worker has gone and done its work, and of which only the ledger knows that."""
+def _only_recorded(run: LiveRun, record: RecordSummary) -> list[str]:
+    """Return the steps whose worker has ended and committed, with the ledger as the only evidence."""
     there = {worker.step for worker in run.workers}
     return sorted(record.committed - there)
 
@@ -133,10 +132,10 @@ def _runner_words(run: LiveRun, now: float, record: RecordSummary | None) -> str
         return words if run.workers else f"{words}, no worker now"
     orphans = len(run.orphans)
     if orphans:
-        unseen = any(not worker.visible for worker in run.orphans)
-        perhaps = "; some may be detached, which this role may not see" if unseen else ""
-        return f"RUNNER GONE, {_counted(orphans, 'worker')} without it{perhaps}"
-    ended = "it has finished" if record is not None and record.finished else "runner gone"
+        hidden = any(not worker.visible for worker in run.orphans)
+        perhaps = "; some may be detached, which this role cannot see" if hidden else ""
+        return f"RUNNER LOST, {_counted(orphans, 'orphaned worker')}{perhaps}"
+    ended = "finished" if record is not None and record.finished else "runner ended"
     return f"{ended}, {_counted(len(run.workers), 'detached worker')}"
 
 
@@ -146,7 +145,7 @@ def _alive_words(session: RunnerSession, now: float) -> str:
 
 
 def silent_words(run: LiveRun, now: float) -> str:
-    """Say that the runner has sessions and says nothing on them; empty if it is not so, or not for this role to see."""
+    """Return for how long the runner's sessions have been silent; empty if they are not or are not visible."""
     silence = run.silence(now)
     host = run.runner[0].host if run.runner else ""
     return (
@@ -159,7 +158,7 @@ def _worker_lines(worker: LiveWorker, now: float, width: int) -> Iterator[str]:
     for words in blocked_words(worker):
         yield from _wrap(f"    {words}", width)
     for other in worker.blocks:
-        yield from _wrap(f"    holds up {_other_words(other, worker.run)}", width)
+        yield from _wrap(f"    blocks {_other_words(other, worker.run)}", width)
     if worker.progress is not None:
         yield from _wrap(f"    {progress_words(worker.progress)}", width)
     elif worker.query:
@@ -167,10 +166,10 @@ def _worker_lines(worker: LiveWorker, now: float, width: int) -> Iterator[str]:
 
 
 def blocked_words(worker: LiveWorker) -> Iterator[str]:
-    """Say what a blocked worker waits for, and who holds it up."""
+    """Yield what a blocked worker waits for, and which sessions block it."""
     for other in worker.blocked_by:
         lock = f"waits for {other.lock}" if other.lock else "waits"
-        yield f"{lock}, held up by {_other_words(other, worker.run)}"
+        yield f"{lock}, blocked by {_other_words(other, worker.run)}"
 
 
 def _label_words(worker: LiveWorker) -> str:
@@ -184,14 +183,14 @@ def _label_words(worker: LiveWorker) -> str:
 
 
 def worker_words(worker: LiveWorker, now: float) -> str:
-    """Say who a worker is, for how long it has run, when the server ends it, and what it is at."""
+    """Return a worker's identity, for how long it has run, when the server ends it, and what it does."""
     if not worker.visible:
-        return f"pid {worker.worker.pid}, the rest is not for this role to see"
+        return f"pid {worker.worker.pid}, its activity is not visible to this role"
     words = [_alarm_words(worker), f"pid {worker.worker.pid}"]
     if worker.foreign:
-        words.append(f"of role {worker.user}, which is none of this run's: what it is called proves nothing")
+        words.append(f"of role {worker.user}, which is not a role of this run: its name is no evidence")
     elif run_of(worker.worker.application_name) != worker.run:
-        words.append(f"which calls itself {worker.worker.application_name!r}")
+        words.append(f"with application_name {worker.worker.application_name!r}")
     if worker.started_at is not None:
         words.append(f"for {format_duration(max(0.0, now - worker.started_at))}")
     words.append(_limit_words(worker, now))
@@ -199,8 +198,8 @@ def worker_words(worker: LiveWorker, now: float) -> str:
     return ", ".join(word for word in words if word)
 
 
-#: What is true of a worker whose text catches the error that a cancel and a timeout raise.
-UNSTOPPABLE = "its SQL catches query_canceled: neither its timeout nor a cancel may end it"
+#: Of a worker whose SQL catches the error that a cancel and a timeout raise.
+UNSTOPPABLE = "its SQL catches query_canceled: its timeout and a cancel may have no effect"
 
 
 def _limit_words(worker: LiveWorker, now: float) -> str:
@@ -211,13 +210,13 @@ def _limit_words(worker: LiveWorker, now: float) -> str:
     if worker.deadline is None:
         return "no timeout"
     left = worker.deadline - now
-    return f"ends in {format_duration(left)} at most" if left >= 0 else f"OVERDUE by {format_duration(-left)}"
+    return f"ends within {format_duration(left)}" if left >= 0 else f"OVERDUE by {format_duration(-left)}"
 
 
 def _alarm_words(worker: LiveWorker) -> str:
     if worker.blocked_by:
         return "BLOCKED"
-    return "STOPPED by its full output queue" if worker.wait == _QUEUE_FULL else ""
+    return "STALLED: its output queue is full" if worker.wait == _QUEUE_FULL else ""
 
 
 def _state_words(worker: LiveWorker) -> str:
@@ -233,18 +232,18 @@ def _other_words(other: Other, run: str) -> str:
     if step:
         of = "" if run_of(other.name) == run else f" of run {run_of(other.name)}"
         return f"step {_short(step)}{of} (pid {other.pid})"
-    who = ", ".join(part for part in (other.user, other.name, other.state) if part)
+    session = ", ".join(part for part in (other.user, other.name, other.state) if part)
     since = f" for {format_duration(max(0.0, other.seconds))}" if other.seconds is not None else ""
     text = f": {_one_line(other.query)}" if other.query else ""
-    return f"pid {other.pid}{f' ({who}{since})' if who else ''}{text}"
+    return f"pid {other.pid}{f' ({session}{since})' if session else ''}{text}"
 
 
 def progress_words(progress: Progress) -> str:
-    """Say what the server tells of a maintenance command."""
+    """Return the progress of a maintenance command, as the server reports it."""
     of = f" of {progress.relation}" if progress.relation else ""
     words = f"{progress.command}{of}: {progress.phase}"
     if progress.done > progress.total > 0:
-        return words  # the server counts on while it begins anew, or finds more than it expected
+        return words  # the server does not reset its counter for another pass, or finds more than it expected
     if progress.total:
         share = 100 * progress.done // progress.total
         return f"{words}, {share}% ({progress.done:,} of {progress.total:,} {progress.unit})"
@@ -265,7 +264,7 @@ def _fit(line: str, width: int) -> str:
 
 
 def _wrap(line: str, width: int) -> list[str]:
-    """Break what must be read to its end; only SQL may be so long that it is cut all the same."""
+    """Wrap a line; what exceeds the allowed number of lines is cut, which happens with SQL only."""
     shown = visible(line)
     indent = " " * (len(shown) - len(shown.lstrip()))
     return textwrap.wrap(
@@ -284,7 +283,7 @@ def _counted(number: int, thing: str) -> str:
 
 
 def status_data(activity: Activity, *, records: Mapping[str, RecordSummary] | None = None) -> dict[str, Any]:
-    """Return one look as JSON values; times are RFC 3339, what is not known is null."""
+    """Return one observation as JSON values; times are RFC 3339, what is unknown is null."""
     return {
         "at": rfc3339(activity.at),
         "server": activity.version,

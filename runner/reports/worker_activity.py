@@ -1,4 +1,4 @@
-"""What the live terminal shows of a step's worker: progress and waits, and the estimate for the whole run. Pure."""
+"""Progress and waits of a step's worker for the live terminal and the heartbeat, and the estimate of a run. Pure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _QUEUE_FULL = "IPC: MessageQueuePutMessage"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerView:
-    """What was seen of a step's worker: a share from 0 to 1 if somebody tells one, doing what, waiting for whom.
+    """The last observation of a step's worker: its progress from 0 to 1 if known, its phase, and what it waits for.
 
-    `doing` names the phase that the share is of; `more` is what else there is to say of it. `own`: the step itself
-    tells the share, and may begin anew as often as it likes.
+    `share` is the progress in the phase `doing`; `more` are further facts. `own`: the step itself reports its progress,
+    which can start again from 0 at any time.
     """
 
     share: float | None = None
@@ -30,17 +30,17 @@ class WorkerView:
     pid: int = 0
 
 
-def sights(run_id: str, workers: Iterable[LiveWorker], steps: Iterable[str]) -> dict[str, WorkerView]:
-    """Return a sight for each of the steps that has a worker."""
+def worker_views(run_id: str, workers: Iterable[LiveWorker], steps: Iterable[str]) -> dict[str, WorkerView]:
+    """Return a view for each of the steps that has a worker."""
     there = tuple(workers)
     found = ((step, next((worker for worker in there if worker.is_worker_of(run_id, step)), None)) for step in steps)
-    return {step: sight(worker) for step, worker in found if worker is not None}
+    return {step: worker_view(worker) for step, worker in found if worker is not None}
 
 
-def sight(worker: LiveWorker) -> WorkerView:
-    """Say what a worker does and what it waits for."""
+def worker_view(worker: LiveWorker) -> WorkerView:
+    """Return what a worker does and what it waits for."""
     waits = _waits(worker)
-    words = [*_told(worker), *([worker.wait] if worker.wait and not waits else [])]
+    words = [*_phases(worker), *([worker.wait] if worker.wait and not waits else [])]
     return WorkerView(
         share=_share(worker),
         doing=words[0] if words else "",
@@ -51,10 +51,10 @@ def sight(worker: LiveWorker) -> WorkerView:
     )
 
 
-def _told(worker: LiveWorker) -> Iterator[str]:
-    """Yield what the step says of itself, then what the server says of its command."""
+def _phases(worker: LiveWorker) -> Iterator[str]:
+    """Yield the progress that the step reports, then that of its command as the server reports it."""
     if worker.reported is not None:
-        yield worker.reported.message or "by its own report"
+        yield worker.reported.message or "as the step reports"
     progress = worker.progress
     if progress is None:
         return
@@ -64,31 +64,31 @@ def _told(worker: LiveWorker) -> Iterator[str]:
 
 
 def _share(worker: LiveWorker) -> float | None:
-    """Return how far the step says that it is, else how far the server says that its phase is."""
+    """Return the progress that the step reports, else that of its command's phase."""
     if worker.reported is not None:
         return min(1.0, max(0.0, worker.reported.percent / 100))
     return None if worker.progress is None else share(worker.progress)
 
 
-def sight_words(sight: WorkerView) -> str:
-    """Say on one line all that was seen."""
-    part = f"{int(sight.share * 100)}%" if sight.share is not None else ""
-    return ", ".join(word for word in (sight.waits, sight.doing, part, sight.more) if word)
+def view_words(view: WorkerView) -> str:
+    """Return the whole observation on one line."""
+    part = f"{int(view.share * 100)}%" if view.share is not None else ""
+    return ", ".join(word for word in (view.waits, view.doing, part, view.more) if word)
 
 
 def share(progress: Progress) -> float | None:
-    """Return how much of its phase is done, from 0 to 1; None if the server tells no total of it."""
+    """Return how much of the phase is done, from 0 to 1; None if the server reports no total."""
     if progress.total <= 0 or "sorting" in progress.phase:
         return None
     return min(1.0, progress.done / progress.total)
 
 
 def forwards(before: Mapping[str, WorkerView], now: Mapping[str, WorkerView]) -> dict[str, WorkerView]:
-    """Return what is seen now, so that no share goes backwards in a phase of the same worker.
+    """Return the new observations, corrected so that the share of a phase of one worker never decreases.
 
-    PostgreSQL names a new phase before it sets its counters, so that for a moment those of the old one are seen.
+    PostgreSQL sets a new phase before it resets the counters, so that those of the old phase are visible for a moment.
     """
-    return {step: _after(before.get(step, WorkerView()), seen) for step, seen in now.items()}
+    return {step: _after(before.get(step, WorkerView()), view) for step, view in now.items()}
 
 
 def _after(before: WorkerView, now: WorkerView) -> WorkerView:
@@ -106,7 +106,7 @@ def _doing(progress: Progress) -> str:
 
 def _waits(worker: LiveWorker) -> str:
     if worker.wait == _QUEUE_FULL:
-        return "stopped by its full output queue"
+        return "stalled: its output queue is full"
     if not worker.blocked_by:
         return ""
     first, more = worker.blocked_by[0], len(worker.blocked_by) - 1
@@ -117,7 +117,7 @@ def _waits(worker: LiveWorker) -> str:
 
 
 def _relation(name: str) -> str:
-    """Leave out the schema that a reader takes for granted: there is little room."""
+    """Omit the schema `public`: there is little room."""
     return name.removeprefix("public.")
 
 
@@ -125,9 +125,9 @@ def _holder(other: Other) -> str:
     if other.pid == 0:
         return "a prepared transaction"
     step = step_of(other.name)
-    who = f" step {step}" if step else f" app '{other.name}'" if other.name else ""
+    name = f" step {step}" if step else f" app '{other.name}'" if other.name else ""
     since = f" for {format_duration(max(0.0, other.seconds))}" if other.seconds is not None else ""
-    return f"pid {other.pid}{who}{since}"
+    return f"pid {other.pid}{name}{since}"
 
 
 #: Seconds that a step takes, by its name; None if that is not known.
@@ -137,7 +137,8 @@ Durations = Callable[[str], float | None]
 def estimate(state: RunState, now: float, durations: Durations) -> float | None:
     """Return the seconds that are left: those of the longest chain, or of all work on all slots, whichever is more.
 
-    None if less than half of the steps that are left are known; the others are taken to be as long as those on average.
+    None if the durations of less than half of the remaining steps are known; the others count with the average of
+    these.
     """
     left = [record for record in state.records.values() if not record.final and record.instances is None]
     known = {record.key: seconds for record in left if (seconds := durations(record.key)) is not None}
@@ -151,7 +152,7 @@ def estimate(state: RunState, now: float, durations: Durations) -> float | None:
 
 
 def _rest(record: StepRecord, seconds: float, now: float) -> float:
-    """Take off what has passed of a step that runs; one that takes longer than ever is about to end."""
+    """Subtract the time that a running step has already taken; 0 if it takes longer than usual."""
     if record.state not in HOLDING or record.launched_at is None:
         return seconds
     return max(0.0, seconds - (now - record.launched_at))

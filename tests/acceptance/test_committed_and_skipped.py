@@ -116,7 +116,7 @@ def test_warnings_are_shown_and_counted(jobplan: Jobplan, db: Database) -> None:
     assert ran.code == 0
     assert "warn: WARNING: mind the gap jump" in ran.lines
     assert "quiet" not in ran.err
-    assert "1 warning of the server" in ran.last_line
+    assert "1 warning from the server" in ran.last_line
     assert _shown(jobplan)["warnings"] == 1
     assert _shown(jobplan)["steps"][0]["warning_texts"] == ["mind the gap jump"]
     assert "WARNING: mind the gap jump" in jobplan("show", "last", "--journal", "runs").out
@@ -132,7 +132,7 @@ def test_a_flood_of_warnings_is_cut_short_and_counted(jobplan: Jobplan, db: Data
     ran = _run(jobplan, db, f'- {{id: many, sql: "DO $$ BEGIN {loop}; END $$"}}')
     assert ran.code == 0
     assert ran.err.count("many: WARNING: ") == 11
-    assert "5,000 warnings of the server" in ran.last_line
+    assert "5,000 warnings from the server" in ran.last_line
 
 
 def test_expect_warnings_judges_the_number(jobplan: Jobplan, db: Database) -> None:
@@ -291,7 +291,7 @@ def test_a_retry_says_what_is_there_also_after_it_succeeded(jobplan: Jobplan, db
         until(lambda: jobplan.happened("step_retrying"))
     ran = started.ended()
     assert ran.code == 0, ran.err
-    assert re.search(r"re: another attempt in \S+ after: .*; left behind so far: index public.orders_at_cc", ran.err)
+    assert re.search(r"re: next attempt in \S+ after: .*; left behind so far: index public.orders_at_cc", ran.err)
     assert re.search(r"re: left behind: index public.orders_at_cc(new|old) of public.orders is ", ran.err)
     assert re.search(r"re:   DROP INDEX CONCURRENTLY public.orders_at_cc(new|old);", ran.err)
 

@@ -143,7 +143,7 @@ def hold_to_a_lost_journal(code: int, err: str, events: list[dict[str, Any]], pl
     assert code == 1, err
     assert f"jobplan: the journal {place}" in err
     assert "cannot be written any more" in err
-    assert "nothing more is started" in err
+    assert "no further steps start" in err
     assert "(it breaks off)" in err.splitlines()[-1]
     done = [event["step"] for event in events if event["event"] == "attempt_finished"]
     launched = [event["step"] for event in events if event["event"] == "attempt_launching"]

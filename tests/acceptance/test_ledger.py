@@ -130,8 +130,8 @@ def test_a_killed_runner_leaves_no_question(jobplan: Jobplan, done: Database, tm
         assert jobplan("show", run, *journal).code == 0
     resumed = jobplan("resume", run, "--dsn", done.dsn, *journal)
     assert resumed.code == 0, resumed.err
-    assert "commits: its last worker has done its work (says ledger)" in resumed.lines
-    assert "is_stopped: its last worker has not done its work; it runs again (says ledger)" in resumed.lines
+    assert "commits: its last worker completed its work (evidence: ledger)" in resumed.lines
+    assert "is_stopped: its last worker did not complete its work (evidence: ledger)" in resumed.lines
     assert done.column("SELECT step FROM done ORDER BY step") == ["commits", "is_stopped", "last"]
     assert done.value("SELECT exit_code FROM jobplan.runs") == 0
 
@@ -162,9 +162,9 @@ def test_another_shell_sees_in_the_ledger_what_the_server_does_not_know(
     env = {"HOME": str(home), "JOBPLAN_DSN": done.dsn, "JOBPLAN_JOURNAL": str(home)}
     shown = jobplan("status", run, env=env)
     assert shown.code == 0, shown.err
-    assert f"run {run} of trial: RUNNER GONE, 1 worker without it" in shown.out
+    assert f"run {run} of trial: RUNNER LOST, 1 orphaned worker" in shown.out
     assert "  1 succeeded, 2 running, 1 pending (ledger in schema jobplan)" in shown.out
-    assert "  commits: has committed, says its row in the ledger" in shown.out
+    assert "  commits: committed (evidence: its row in the ledger)" in shown.out
     (told,) = json.loads(jobplan("status", run, "--format", "json", env=env).out)["runs"]
     assert (told["plan"], told["record"]["source"]) == ("trial", "ledger")
     assert told["record"]["counts"] == {"succeeded": 1, "running": 2, "pending": 1}

@@ -268,7 +268,7 @@ def test_a_forged_commit_row_does_not_make_a_step_succeed(jobplan: Jobplan, db: 
     db.run("INSERT INTO ready VALUES (1)")
     resumed = jobplan("resume", run, "--dsn", db.dsn, "--report", "jsonl=r.jsonl", "--orphans", "cancel")
     told = resumed.out + resumed.err
-    assert "pay: its last worker has done its work" not in told
+    assert "pay: its last worker completed its work" not in told
     settled = [event for event in jobplan.events("r.jsonl") if event["event"] == "run_resumed"]
     assert settled[0]["settled"] == [{"step": "pay", "outcome": "failed", "by": "ledger"}]
 

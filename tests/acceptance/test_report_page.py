@@ -16,7 +16,7 @@ from runner.reports.html import html_page
 from runner.reports.report_builder import run_report
 from tests.chromium import chromium
 from tests.unit.plays import plan, play, script, step
-from tests.unit.told import AT, HOSTILE, HOSTILE_ITEM, LONG, RUN, everything
+from tests.unit.report_samples import AT, HOSTILE, HOSTILE_ITEM, LONG, RUN, everything
 
 
 @pytest.fixture(scope="module")

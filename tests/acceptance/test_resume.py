@@ -78,7 +78,7 @@ def test_the_way_from_a_killed_runner_to_a_finished_run(jobplan: Jobplan, done: 
     for step in ALL:
         assert f'"{step}"' in status.out
     told = jobplan("status", "--dsn", done.dsn, env=elsewhere)
-    assert "RUNNER GONE" in told.out
+    assert "RUNNER LOST" in told.out
     cancelled = jobplan("cancel", run, "--dsn", done.dsn, env=elsewhere)
     assert cancelled.code == 0, cancelled.err
     assert done.workers() == ["away"]
@@ -145,7 +145,7 @@ def test_workers_that_live_can_be_stopped_first(jobplan: Jobplan, done: Database
     quicken(done)
     ran = jobplan("resume", run, "--orphans", "cancel")
     assert ran.code == 0, ran.err
-    assert "has not done its work; it runs again (says verify)" in ran.err
+    assert "did not complete its work (evidence: verify)" in ran.err
     assert done.value("SELECT count(*) FROM done") == 1
 
 
@@ -286,7 +286,7 @@ def test_a_run_can_be_finished_on_another_machine_from_the_ledger(jobplan: Jobpl
     quicken(done)
     ran = jobplan("resume", run, "--from-ledger", "--dsn", done.dsn, "--journal", "elsewhere", "--orphans", "cancel")
     assert ran.code == 0, ran.err
-    assert "slow: its last worker has not done its work; it runs again (says ledger)" in ran.err
+    assert "slow: its last worker did not complete its work (evidence: ledger)" in ran.err
     assert done.value("SELECT string_agg(step, ' ' ORDER BY step) FROM done") == "good last slow"
     again = jobplan("resume", run, "--from-ledger", "--dsn", done.dsn, "--journal", "elsewhere")
     assert (again.code, again.lines) == (0, [f"run {run} is finished: nothing is left to do."])
@@ -356,7 +356,7 @@ def test_an_old_copy_learns_from_the_ledger_how_its_last_workers_ended(jobplan: 
     assert started.ended().code == 0
     resumed = jobplan("resume", run, "--journal", copy)
     assert resumed.code == 0, resumed.err
-    assert "clean: its last worker has done its work (says ledger)" in resumed.err
+    assert "clean: its last worker completed its work (evidence: ledger)" in resumed.err
 
 
 @pytest.mark.parametrize("over", [False, True], ids=["under way", "over"])
@@ -446,7 +446,7 @@ def test_what_was_let_go_of_and_stopped_is_not_said_to_live_on(jobplan: Jobplan,
     """)
     ran = jobplan("run", plan, "--dsn", done.dsn)
     assert ran.code == 1
-    assert "follow what lives on" in ran.last_line
+    assert "follow the workers that still run" in ran.last_line
     run = str(
         done.value(
             "SELECT split_part(application_name, ':', 2) FROM pg_stat_activity WHERE backend_type = "
@@ -454,13 +454,13 @@ def test_what_was_let_go_of_and_stopped_is_not_said_to_live_on(jobplan: Jobplan,
         )
     )
     still = jobplan("resume", run)
-    assert "follow what lives on" in still.last_line
+    assert "follow the workers that still run" in still.last_line
     assert jobplan("cancel", run, "--detached", "--dsn", done.dsn).code == 0
     gone = jobplan("resume", run)
     assert gone.code == 1
     assert "1 failed, 1 detached" in gone.last_line
     assert "jobplan attach" not in gone.last_line
-    assert "its worker had gone when the run was taken up" in jobplan("show", run).out
+    assert "its worker had ended when the run was resumed" in jobplan("show", run).out
 
 
 def test_who_is_asked_about_an_index_finds_what_is_left_of_it(jobplan: Jobplan, done: Database) -> None:

@@ -28,7 +28,8 @@ def test_the_quickstart_runs_and_says_how_to_follow_and_to_stop_what_lives_on(jo
         re.match(r"warm_cache: detached after \S+ \(pid \d+ since .*, ends by .*Z\)", line) for line in ran.lines
     )
     summary = re.fullmatch(
-        r"run (\S+): 11 succeeded, 1 detached in \S+; record: \S+; follow what lives on: (.*); stop it: (.*)",
+        r"run (\S+): 11 succeeded, 1 detached in \S+; record: \S+"
+        r"; follow the workers that still run: (.*); cancel them: (.*)",
         ran.last_line,
     )
     assert summary is not None, ran.last_line
@@ -68,7 +69,7 @@ def test_the_server_can_come_from_the_environment(jobplan: Jobplan, db: Database
     libpq = {"PGHOST": parts["host"], "PGPORT": parts["port"], "PGUSER": parts["user"], "PGDATABASE": parts["dbname"]}
     ran = jobplan("run", plan, env=libpq)
     assert ran.code == 0
-    stop = ran.last_line.rpartition("; stop it: ")[2]
+    stop = ran.last_line.rpartition("; cancel them: ")[2]
     assert jobplan(*shlex.split(stop)[1:], env=libpq).code == 0
     assert db.workers() == []
 

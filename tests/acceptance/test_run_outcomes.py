@@ -37,7 +37,7 @@ def test_raised_timed_out_refused_a_lock_and_terminated_are_told_apart(jobplan: 
     assert re.fullmatch(r"raises: failed in \S+: no orders today \(SQLSTATE P0001\) Ask sales.", line_of(ran, "raises"))
     assert re.match(r"times_out: timed out in \S+: ", line_of(ran, "times_out"))
     assert re.match(r"refused: failed in \S+: canceling statement due to lock timeout .*55P03", line_of(ran, "refused"))
-    assert re.match(r"terminated: cancelled in \S+ by somebody else on the server: ", line_of(ran, "terminated"))
+    assert re.match(r"terminated: cancelled in \S+ by another session on the server: ", line_of(ran, "terminated"))
     assert "2 failed, 1 timed out, 1 cancelled" in ran.last_line
     assert jobplan.events()[-1]["steps"] == {
         "raises": "failed",
@@ -54,7 +54,7 @@ def test_a_cancel_by_a_dba_is_no_timeout(jobplan: Jobplan, db: Database) -> None
     db.run(f"SELECT pg_cancel_backend({db.pid('nap')})")
     ran = started.ended()
     assert ran.code == 1
-    assert re.match(r"nap: cancelled in \S+ by somebody else on the server: .*57014", line_of(ran, "nap"))
+    assert re.match(r"nap: cancelled in \S+ by another session on the server: .*57014", line_of(ran, "nap"))
 
 
 def test_run_timeout_ends_the_run(jobplan: Jobplan, db: Database) -> None:
@@ -143,10 +143,10 @@ def test_more_slots_than_the_server_has_workers_is_slower_and_one_line_says_why(
     ran = jobplan("run", jobplan.plan(steps), "--dsn", small_server, "--report", "jsonl=events.jsonl")
     assert ran.code == 0, ran.err
     assert "8 succeeded" in ran.last_line
-    said = [line for line in ran.lines if line.startswith(("slower than planned: ", "the server gives all"))]
+    said = [line for line in ran.lines if line.startswith(("fewer workers than planned: ", "the server starts all"))]
     assert "max_worker_processes" in said[0]
     # One line for each time: a worker that ends in the very moment of a probe looks like room for one more.
-    assert all(line.startswith("slower than planned: ") == (number % 2 == 0) for number, line in enumerate(said))
+    assert all(line.startswith("fewer workers than planned: ") == (number % 2 == 0) for number, line in enumerate(said))
     at_once = most = 0
     for event in jobplan.events():
         at_once += {"attempt_launching": 1, "attempt_finished": -1, "attempt_deferred": -1}.get(event["event"], 0)
@@ -158,5 +158,5 @@ def test_a_server_that_never_has_a_worker_ends_by_queue_timeout(jobplan: Jobplan
     plan = jobplan.plan("- {id: one, sql: SELECT 1, queue_timeout: 1s}", budget="{slots: 1, reserve: 64}")
     ran = jobplan("run", plan, "--dsn", small_server)
     assert ran.code == 1
-    assert any(line.startswith("slower than planned: ") and "reserve" in line for line in ran.lines)
+    assert any(line.startswith("fewer workers than planned: ") and "reserve" in line for line in ran.lines)
     assert "queue_timeout" in line_of(ran, "one")

@@ -35,7 +35,7 @@ def test_the_first_signal_stops_or_detaches_by_on_runner_exit(
     assert ran.code == code
     assert db.workers() == ["away", "stays"]
     assert "interrupted" in ran.err
-    assert "follow what lives on: jobplan attach" in ran.last_line
+    assert "follow the workers that still run: jobplan attach" in ran.last_line
     assert "stop it: jobplan cancel" in ran.last_line
     last = jobplan.events()[-1]
     assert (last["event"], last["exit_code"]) == ("run_finished", code)

@@ -90,11 +90,11 @@ def test_after_kill_9_another_shell_sees_stops_and_follows_what_is_left(
     started, run = start_five(jobplan, db)
     started.send(signal.SIGKILL)
     started.ended()
-    until(lambda: "RUNNER GONE" in on_call("status", run).out)
+    until(lambda: "RUNNER LOST" in on_call("status", run).out)
 
     shown = on_call("status", run)
     assert shown.code == 0
-    assert f"run {run} of trial: RUNNER GONE, 4 workers without it (" in shown.out
+    assert f"run {run} of trial: RUNNER LOST, 4 orphaned workers (" in shown.out
     for step in ("a", "b[*/ x]", "b[größe]", "c", "away (detach)"):
         assert f"  {step}: pid " in shown.out
     data = json.loads(on_call("status", "--format", "json", run[:9]).out)
@@ -103,9 +103,9 @@ def test_after_kill_9_another_shell_sees_stops_and_follows_what_is_left(
 
     cancelled = on_call("cancel", run)
     assert cancelled.code == 0
-    assert cancelled.out.count(": gone after ") == 4
+    assert cancelled.out.count(": ended after ") == 4
     assert "away (pid " in cancelled.out
-    assert f"stop them too: jobplan cancel {run} --detached" in cancelled.out
+    assert f"cancel them too: jobplan cancel {run} --detached" in cancelled.out
     assert db.workers() == ["away"]
 
     following = on_call.start("attach", run)
@@ -115,7 +115,7 @@ def test_after_kill_9_another_shell_sees_stops_and_follows_what_is_left(
     attached = following.ended()
     assert attached.code == 0
     assert "away (pid " in attached.out
-    assert "nothing of it lives on the server any longer" in attached.out
+    assert "it has no more sessions on the server" in attached.out
     assert db.column("SELECT step FROM done") == []
     assert on_call("status").code == 0
 
@@ -125,7 +125,7 @@ def test_a_living_runner_reports_by_whom_it_was_cancelled(jobplan: Jobplan, db: 
     done = on_call("cancel", run)
     ran = started.ended()
     assert (done.code, ran.code) == (0, 1)
-    assert done.out.splitlines()[4].startswith(("its runner has ended the run", "its runner is alive and was told"))
+    assert done.out.splitlines()[4].startswith(("its runner has ended the run", "its runner received the request"))
     events = jobplan.events()
     (told,) = [event for event in events if event["event"] == "run_cancelled"]
     assert "@" in told["by"]
@@ -137,7 +137,7 @@ def test_a_living_runner_reports_by_whom_it_was_cancelled(jobplan: Jobplan, db: 
         "c",
     }
     assert events[-1]["steps"]["away"] == "detached"
-    assert f"cancelled by {told['by']}: nothing more is started" in ran.err
+    assert f"cancelled by {told['by']}: no further steps start" in ran.err
     assert on_call("cancel", run, "--step", "away").code == 0
     db.until_workers()
 
@@ -183,8 +183,8 @@ def test_a_step_between_two_attempts_is_cancelled(jobplan: Jobplan, db: Database
     assert (done.code, done.out.splitlines()) == (
         0,
         [
-            "flaky has no worker to stop",
-            "its runner is alive and was told: it does not begin the step again, goes on, and reports by whom",
+            "flaky has no worker to cancel",
+            "its runner received the request: it does not start the step again, continues, and reports who cancelled",
         ],
     )
     assert on_call("cancel", run, "--step", "later").code == 0
@@ -211,7 +211,7 @@ def test_a_cancelled_create_index_concurrently_is_told_with_what_repairs_it(
         run = run_of(db)
         until(lambda: "BLOCKED" in on_call("status", run).out)
         shown = on_call("status", run).out
-        assert f"held up by pid {other.info.backend_pid}" in shown
+        assert f"blocked by pid {other.info.backend_pid}" in shown
         done = on_call("cancel", run)
     assert done.code == 0
     assert "left behind: index public.t_i of public.t is INVALID" in done.out
@@ -266,7 +266,7 @@ def test_a_runner_that_does_not_answer_is_exit_7(
         started.send(signal.SIGCONT)
     assert step.code == 7
     assert "two (pid " in step.out
-    assert "its runner is alive and has not answered: it may begin the step again" in step.out
+    assert "its runner is alive and did not answer: it may begin the step again" in step.out
     assert [worker["step"] for worker in whole["stopped"]] == ["one"]
     assert (whole["runner_alive"], whole["runner_answered"]) == (True, False)
     assert started.ended().code == 1

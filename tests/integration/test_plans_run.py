@@ -82,7 +82,7 @@ def shop(new_database: Callable[[], str]) -> str:
 
 
 def stop_what_lives_on(dsn: str) -> None:
-    """End the quickstart's detached step, whose snapshot holds up whatever is built CONCURRENTLY after it."""
+    """End the quickstart's detached step, whose snapshot blocks whatever is built CONCURRENTLY after it."""
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(
             "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"

@@ -12,7 +12,7 @@ import pytest
 
 from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id
-from runner.reports.worker_activity import WorkerView, forwards, sights
+from runner.reports.worker_activity import WorkerView, forwards, worker_views
 from runner.run.loop import Run
 from tests.builders import new_run, plan, step
 
@@ -28,7 +28,7 @@ async def watched(run: Run, run_id: str, every: float = 0.02) -> Seen:
         before: dict[str, WorkerView] = {}
         while True:
             workers = await run.look() if run.state.started_at is not None else ()
-            before = forwards(before, sights(run_id, workers, ["slow"]))
+            before = forwards(before, worker_views(run_id, workers, ["slow"]))
             if "slow" in before and before["slow"].doing:
                 seen.append((before["slow"].doing, before["slow"].share))
             await asyncio.sleep(every)

@@ -350,7 +350,7 @@ def test_a_command_that_must_stand_alone_waits_in_the_mode_that_is_said(
 def test_detaching_concurrently_ends_with_an_exclusive_lock_on_the_partition(
     new_database: Callable[[], str],
 ) -> None:
-    """In its second transaction, which a reader of the partition alone holds up."""
+    """In its second transaction, which a reader of the partition alone blocks."""
     dsn = new_database()
     with psycopg.connect(dsn, autocommit=True) as observer:
         observer.execute(_SETUP)

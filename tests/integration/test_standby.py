@@ -69,7 +69,7 @@ def test_the_commands_say_what_is_the_matter(standby: str, tmp_path: Path) -> No
             assert "pg_background can start no worker on a standby" in told.out
         told = jobplan("status", "--dsn", standby)
         assert told.code == 0
-        assert "nothing of jobplan lives here" in told.out
+        assert "no jobplan sessions" in told.out
         assert "This server is a standby, and runs live on its primary" in told.out
         for name in ("status", "attach", "cancel"):
             refused = jobplan(name, "260101-abcdef", "--dsn", standby)

@@ -8,8 +8,8 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.server_activity import FIRST, LONGEST, LockWaits
 from runner.engine.state import RunState, initial_state
-from runner.reports.messages import lock_wait_words
-from runner.reports.progress import Plain, Verbosity
+from runner.reports.messages import Verbosity, lock_wait_words
+from runner.reports.progress import Plain
 from runner.reports.report_builder import run_report
 from tests.builders import plan, step
 
@@ -144,7 +144,7 @@ def test_a_log_has_a_line_after_ten_seconds_and_one_at_the_end() -> None:
     assert logged(8.0) == []
     assert logged(26.0) == [
         f"a: has waited 10.0s for {lock}, held by pid 99 app 'psql' user ann in a transaction of 3m20s",
-        f"a: no longer waits for {lock}, after 25.0s",
+        f"a: no longer waiting for {lock}, after 25.0s",
     ]
     assert logged(26.0, Verbosity.QUIET) == []
 

@@ -74,11 +74,11 @@ def test_an_error_without_times_is_no_timeout() -> None:
 def test_a_worker_that_has_certainly_not_committed_is_not_unknown(
     cancelled: CancelReason | None, by: str | None, expected: Outcome
 ) -> None:
-    end = WorkerEnd(rolled_back=True, reason="its session was lost", cancelled_by=by)
+    end = WorkerEnd(rolled_back=True, reason="its launcher session was lost", cancelled_by=by)
     got, error = classify(end, timeout=None, cancelled=cancelled)
     assert got is expected
     assert error is not None
-    assert error.message.endswith("has not committed, so its transaction did nothing: its session was lost")
+    assert error.message.endswith("has not committed, so its transaction did nothing: its launcher session was lost")
 
 
 def test_a_worker_that_is_lost_is_unknown_and_the_reason_is_said() -> None:

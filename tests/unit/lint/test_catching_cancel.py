@@ -11,7 +11,7 @@ from runner.engine.events import Worker
 from runner.engine.server_activity import LiveWorker
 from runner.engine.state import initial_state
 from runner.lint import load_plan
-from runner.reports.progress import Verbosity, lines_for
+from runner.reports.messages import Verbosity, event_lines
 from runner.reports.server_status import worker_data, worker_words
 from runner.sql.plpgsql_bodies import catching_loop
 from runner.sql.statements import parse_statements
@@ -104,19 +104,21 @@ def _live(query: str) -> LiveWorker:
 
 def test_status_promises_no_end_that_the_text_prevents() -> None:
     catches = _live("DO $$ BEGIN " + _LOOP.format("query_canceled", "NULL"))
-    assert "its SQL catches query_canceled: neither its timeout nor a cancel may end it" in worker_words(catches, 101.0)
-    assert "at most" not in worker_words(catches, 101.0)
+    assert "its SQL catches query_canceled: its timeout and a cancel may have no effect" in worker_words(catches, 101.0)
+    assert "ends within" not in worker_words(catches, 101.0)
     assert worker_data(catches, 101.0)["catches_cancel"] is True
     plain = _live("DO $$ BEGIN " + _LOOP.format("OTHERS", "NULL"))
-    assert "at most" in worker_words(plain, 101.0)
+    assert "ends within" in worker_words(plain, 101.0)
     assert worker_data(plain, 101.0)["catches_cancel"] is False
 
 
-@pytest.mark.parametrize(("condition", "words"), [("query_canceled", "so it may not"), ("OTHERS", "")])
+@pytest.mark.parametrize(
+    ("condition", "words"), [("query_canceled", "so the cancel may have no effect"), ("OTHERS", "")]
+)
 def test_progress_says_so_when_the_worker_is_asked_to_stop(condition: str, words: str) -> None:
     text = f"DO $$ BEGIN {_LOOP.format(condition, 'NULL')} END $$"
     state = initial_state(plan(step("a", text)))
     event = ev.AttemptCancelRequested(at=1.0, step="a", attempt=1, reason=ev.CancelReason.INTERRUPT)
-    (line,) = lines_for(event, state, Verbosity.NORMAL, "r")
-    assert line.startswith("a: asked to stop (interrupt)")
+    (line,) = event_lines(event, state, Verbosity.NORMAL, "r")
+    assert line.startswith("a: cancel requested (interrupt)")
     assert line.endswith(words or "(interrupt)")

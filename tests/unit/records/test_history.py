@@ -17,7 +17,7 @@ from runner.records.summaries import MOST, durations, past_runs
 from runner.reports.report_kinds import report_text
 from runner.reports.worker_activity import estimate
 from tests.unit.plays import plan, play, step
-from tests.unit.told import AT, RUN, everything
+from tests.unit.report_samples import AT, RUN, everything
 
 PLAN = plan(step("a"), step("b", "a"), step("c"), slots=2)
 

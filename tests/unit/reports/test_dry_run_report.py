@@ -69,7 +69,7 @@ def test_instances_of_which_the_same_is_to_be_said_are_told_once() -> None:
     items = [statement("make", instance=f"make[{n}]", coverage=Coverage.NOT, why=why) for n in range(8)]
     text = "\n".join(lines(result(*items)))
     assert text.count("make[") == 1
-    assert "7 more like it" in text
+    assert "7 more instances are the same" in text
 
 
 def test_a_condition_that_is_well_is_only_counted() -> None:
@@ -78,14 +78,14 @@ def test_a_condition_that_is_well_is_only_counted() -> None:
     )
     assert not any("(verify)" in line for line in found)
     assert any("b (if)" in line for line in found)
-    assert "  checked: 1 more, with nothing to say of them" in found
+    assert "  checked: 1 more without remarks" in found
 
 
 def test_a_plan_of_hundreds_of_steps_is_not_listed() -> None:
     many = [statement(f"s{n}") for n in range(400)]
     found = lines(result(*many, statement("odd", notes=("a note",))))
     assert len(found) < 10
-    assert "  checked: 400 more, with nothing to say of them" in found
+    assert "  checked: 400 more without remarks" in found
 
 
 @pytest.mark.parametrize("width", [64, 80, 120])

@@ -13,9 +13,8 @@ from runner.engine.state import StepState, initial_state
 from runner.errors import Position
 from runner.plan.model import Plan, Sql, Value
 from runner.reports.github import annotated
-from runner.reports.messages import error_block
+from runner.reports.messages import Verbosity, error_block, event_lines
 from runner.reports.plan_problems import excerpt
-from runner.reports.progress import Verbosity, lines_for
 from runner.sql.placeholders import render
 from tests.unit.plays import plan, step
 
@@ -73,7 +72,7 @@ def told(a_plan: Plan, position: int | None) -> tuple[str, str]:
     event = ev.StepFinished(at=1.0, step="a", state=StepState.FAILED, error=error)
     apply(state, event)
     (annotation,) = annotated(event, state, RUN, "/w")
-    (line,) = lines_for(event, state, Verbosity.NORMAL, RUN)
+    (line,) = event_lines(event, state, Verbosity.NORMAL, RUN)
     return annotation, line
 
 

@@ -15,7 +15,7 @@ from runner.errors import Position
 from runner.plan.model import Plan
 from runner.reports.github import GithubActions, from_environment
 from tests.unit.plays import plan, step
-from tests.unit.told import RUN, everything
+from tests.unit.report_samples import RUN, everything
 
 
 def placed() -> Plan:

@@ -11,8 +11,9 @@ import pytest
 from runner.engine.fold import apply
 from runner.engine.state import initial_state
 from runner.reports.json_lines import JsonLog
-from runner.reports.progress import HEARTBEAT, Verbosity
-from tests.unit.told import AT, HOSTILE, RUN, everything
+from runner.reports.messages import Verbosity
+from runner.reports.progress import HEARTBEAT
+from tests.unit.report_samples import AT, HOSTILE, RUN, everything
 
 
 def logged(verbosity: Verbosity) -> list[dict[str, Any]]:

@@ -20,9 +20,9 @@ from runner.engine.state import RunState, initial_state
 from runner.identity import worker_name
 from runner.plan.model import ForEach, Plan, Repeat, Retry
 from runner.reports.live import Live, View, frame, printable
-from runner.reports.worker_activity import WorkerView, forwards, sight, sights
+from runner.reports.worker_activity import WorkerView, forwards, worker_view, worker_views
 from tests.unit.plays import plan, play, step
-from tests.unit.told import AT, HOSTILE, RUN, everything
+from tests.unit.report_samples import AT, HOSTILE, RUN, everything
 
 
 def at_second(a_plan: Plan, second: float, **scripts: list[AttemptScript]) -> RunState:
@@ -36,7 +36,7 @@ def at_second(a_plan: Plan, second: float, **scripts: list[AttemptScript]) -> Ru
 
 
 def lines(state: RunState, width: int = 80, height: int = 24, **seen: WorkerView) -> list[str]:
-    view = View(state=state, run_id=RUN, now=AT + 3.0, sights=seen)
+    view = View(state=state, run_id=RUN, now=AT + 3.0, workers=seen)
     return [line.plain for line in frame(view, width, height)]
 
 
@@ -97,11 +97,11 @@ def test_items_that_are_done_are_counted() -> None:
 def test_a_step_that_is_tried_again_says_when() -> None:
     again = step("again", retry=Retry(max_attempts=2, delay=9.0))
     state = at_second(plan(again), 1.5, again=[AttemptScript(duration=1.0, outcome=ev.Outcome.FAILED)])
-    assert lines(state)[2] == "  again: again in 7.0s"
+    assert lines(state)[2] == "  again: next attempt in 7.0s"
 
 
 def test_the_bar_tells_the_estimate_while_something_is_left() -> None:
-    view = View(state=small(), run_id=RUN, now=AT + 3.0, sights={}, estimate=75.0)
+    view = View(state=small(), run_id=RUN, now=AT + 3.0, workers={}, estimate=75.0)
     assert frame(view, 80, 24)[1].plain.endswith(" 1/4  1 succeeded  about 1m15s left")
 
 
@@ -169,7 +169,7 @@ def test_what_goes_wrong_stays_and_the_drawing_goes(monkeypatch: pytest.MonkeyPa
     assert not any(line.startswith(("table  run", "━")) for line in terminal.shown)
     text = "\n".join(terminal.shown)
     assert "late: timed out in 5.0s" in text
-    assert "deadlocked: another attempt in 2.0s after: no: " in text
+    assert "deadlocked: next attempt in 2.0s, after: no: " in text
     assert "purge: succeeded" not in text
     assert "\x1b[31m" not in text
 
@@ -254,7 +254,7 @@ def _seen(step_key: str, **keys: Any) -> LiveWorker:
 
 def test_a_sight_is_found_by_the_name_that_a_long_id_is_cut_in() -> None:
     long = "a_very_long_step_" * 4
-    found = sights(RUN, [_seen(long), _seen("other")], [long, "gone"])
+    found = worker_views(RUN, [_seen(long), _seen("other")], [long, "gone"])
     assert list(found) == [long]
 
 
@@ -265,7 +265,7 @@ def test_a_sight_is_found_by_the_name_that_a_long_id_is_cut_in() -> None:
         ({"wait": "IO: DataFileRead"}, WorkerView(doing="IO: DataFileRead", pid=7)),
         (
             {"wait": "IPC: MessageQueuePutMessage"},
-            WorkerView(waits="stopped by its full output queue", pid=7),
+            WorkerView(waits="stalled: its output queue is full", pid=7),
         ),
         (
             {"progress": Progress(command="VACUUM", phase="scanning heap", relation="t", done=1, total=4)},
@@ -279,7 +279,7 @@ def test_a_sight_is_found_by_the_name_that_a_long_id_is_cut_in() -> None:
             WorkerView(doing="COPY TO t: pipe", more="9,000 rows, IO: CopyToWrite", pid=7),
         ),
         ({"reported": Reported(percent=40, message="half")}, WorkerView(share=0.4, doing="half", own=True, pid=7)),
-        ({"reported": Reported(percent=400)}, WorkerView(share=1.0, doing="by its own report", own=True, pid=7)),
+        ({"reported": Reported(percent=400)}, WorkerView(share=1.0, doing="as the step reports", own=True, pid=7)),
         (
             {"reported": Reported(percent=40, message="half"), "progress": Progress(command="COPY FROM", phase="file")},
             WorkerView(share=0.4, doing="half", more="COPY FROM: file", own=True, pid=7),
@@ -299,7 +299,7 @@ def test_a_sight_is_found_by_the_name_that_a_long_id_is_cut_in() -> None:
     ],
 )
 def test_what_a_worker_does_in_words(keys: dict[str, Any], expected: WorkerView) -> None:
-    assert sight(_seen("a", **keys)) == expected
+    assert worker_view(_seen("a", **keys)) == expected
 
 
 def test_a_share_never_goes_backwards_in_a_phase_nor_is_it_that_of_the_last_one() -> None:
@@ -316,4 +316,4 @@ def test_a_share_never_goes_backwards_in_a_phase_nor_is_it_that_of_the_last_one(
     assert after(WorkerView(share=0.4, doing="a", own=True), WorkerView(share=0.4, doing="b", own=True)) == 0.4
     assert after(WorkerView(share=0.9, doing="x", pid=1), WorkerView(share=0.1, doing="x", pid=2)) == 0.1
     sorting = Progress(command="CREATE INDEX", phase="building index: sorting live tuples", done=9, total=9)
-    assert sight(_seen("a", progress=sorting)).share is None
+    assert worker_view(_seen("a", progress=sorting)).share is None

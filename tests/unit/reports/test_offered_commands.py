@@ -12,7 +12,7 @@ from runner.cli.options import written_out
 from runner.cli.run_control import _commands
 from runner.engine.events import Worker
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker
-from runner.reports.attach_report import Gone, attach_lines
+from runner.reports.attach_report import EndedWorker, attach_lines
 from runner.reports.server_status import RecordSummary, status_lines
 from runner.reports.stop_report import Cancelled, cancel_lines
 
@@ -45,10 +45,10 @@ def said(run: str) -> Iterator[str]:
             )
         )
     record = RecordSummary(plan="p", steps="", where="w", counts={"running": 1})
-    yield from attach_lines(live, [Gone(worker=worker(run), seconds=1.0, at_deadline=False)], (), record)
+    yield from attach_lines(live, [EndedWorker(worker=worker(run), seconds=1.0, at_deadline=False)], (), record)
     yield written_out("resume", run, journal=Path("j"), dsn="")
     after = _commands(None, run)
-    yield from (after.follow, after.stop)
+    yield from (after.follow, after.cancel)
 
 
 @pytest.mark.parametrize("run", HOSTILE)

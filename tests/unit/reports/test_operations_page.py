@@ -42,7 +42,7 @@ from runner.records.journal_files import damaged
 from runner.records.ledger_restore import restore_journal
 from runner.records.record import find_run
 from runner.reports.attach_report import AttachedRun, attach_lines
-from runner.reports.progress import Verbosity, lines_for
+from runner.reports.messages import Verbosity, event_lines
 from runner.reports.server_status import RecordSummary, status_lines
 from runner.reports.stop_report import Cancelled, cancel_lines
 from runner.run.takeover import Takeover
@@ -181,9 +181,9 @@ def _followed() -> Iterator[str]:
     alive = LiveRun(run=RUN, database="app", runner=(RunnerSession(pid=1),), workers=(A, worker("b", 2, age=297.0)))
     for activity in (look(alive), replace(look(), at=NOW + 3.0)):
         yield from follower.follow(activity)[0]
-    yield from attach_lines(follower.run, follower.gone, [])
+    yield from attach_lines(follower.run, follower.ended, [])
     record = RecordSummary(plan="nightly", steps="2 running", where="ledger in schema jobplan", counts={"running": 2})
-    yield from attach_lines(follower.run, follower.gone, [], record)
+    yield from attach_lines(follower.run, follower.ended, [], record)
 
 
 def _resumed() -> Iterator[str]:
@@ -203,7 +203,7 @@ def _resumed() -> Iterator[str]:
     }
     state = initial_state(plan(step("slow", "select 1")))
     for event in (ev.RunResumed(adopted=(slow,), **about), ev.RunResumed(settled=(proven, again, iterated), **about)):
-        yield from lines_for(event, state, Verbosity.NORMAL, RUN)
+        yield from event_lines(event, state, Verbosity.NORMAL, RUN)
     yield from str(OpenQuestionError({"q": "q"}, stopped=["slow (pid 1)"])).splitlines()
     yield str(changed("plan.yaml", "260131-k7f3qz", ["step a is new"]))
     yield finished_line(RUN)

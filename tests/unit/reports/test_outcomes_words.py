@@ -15,8 +15,7 @@ from runner.gateway.fake import FakeGateway, Script
 from runner.plan.model import Expect, Plan, Repeat, Retry, Step
 from runner.reports.github import annotated
 from runner.reports.live import Live
-from runner.reports.messages import Afterlife, last_line, sum_words
-from runner.reports.progress import Verbosity, lines_for
+from runner.reports.messages import RemainingWorkers, Verbosity, event_lines, last_line, sum_words
 from runner.run.takeover import Takeover
 from tests.builders import execute, plan, step
 
@@ -28,7 +27,7 @@ def _lines(of: Step, events: Iterator[ev.Event], verbosity: Verbosity = Verbosit
     lines: list[str] = []
     for event in events:
         apply(state, event)
-        lines += lines_for(event, state, verbosity, "r")
+        lines += event_lines(event, state, verbosity, "r")
     return lines
 
 
@@ -123,7 +122,7 @@ async def test_what_a_step_has_left_is_still_its_own_after_a_resumption() -> Non
     _, record = await execute(p, gateway, run_id="260101-abcdef")
     assert [len(end.leftovers) for end in record.ends("a")] == [1, 1]
     lines = [
-        line for event in record.events for line in lines_for(event, _state(p, record.events), Verbosity.NORMAL, "r")
+        line for event in record.events for line in event_lines(event, _state(p, record.events), Verbosity.NORMAL, "r")
     ]
     assert any("left behind so far: index public.i of public.t is INVALID" in line for line in lines)
     state = _state(p, record.events)
@@ -156,8 +155,8 @@ async def test_warnings_stay_on_the_terminal_and_are_counted() -> None:
     assert "a: WARNING: gap 0" in stream.getvalue()
     assert "gap 19" not in stream.getvalue()
     assert state.records["a"].warnings == 20
-    line = last_line(state, run_id="r", seconds=1.0, record=None, afterlife=Afterlife())
-    assert "; 20 warnings of the server" in line
+    line = last_line(state, run_id="r", seconds=1.0, record=None, remaining=RemainingWorkers())
+    assert "; 20 warnings from the server" in line
 
 
 def test_github_says_that_the_work_is_committed() -> None:

@@ -7,7 +7,7 @@ import re
 from runner.plan.model import ForEach, Need, NeedOn, Repeat
 from runner.reports.plan_graph import FORMS, dot, mermaid, plan_graph, tree
 from tests.unit.plays import IDLE, plan, step
-from tests.unit.told import sql
+from tests.unit.report_samples import sql
 
 PLAN = plan(
     step("end"),

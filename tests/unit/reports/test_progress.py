@@ -9,8 +9,8 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.state import RunState, StepState, initial_state
-from runner.reports.messages import Afterlife, last_line
-from runner.reports.progress import HEARTBEAT, Plain, Verbosity, error_text, heartbeat
+from runner.reports.messages import RemainingWorkers, Verbosity, error_text, last_line
+from runner.reports.progress import HEARTBEAT, Plain, heartbeat
 from runner.reports.worker_activity import WorkerView
 from tests.builders import plan, step
 
@@ -110,14 +110,14 @@ def test_somebody_elses_cancel_is_told_from_ours() -> None:
     error = ev.ErrorDetails(message="canceling statement due to user request", sqlstate="57014")
     story.tell(ev.AttemptFinished(at=AT + 1, step="a", attempt=1, outcome=ev.Outcome.CANCELLED, error=error))
     (line,) = story.tell(ev.StepFinished(at=AT + 1, step="a", state=StepState.CANCELLED, error=error))
-    assert line.startswith("00:00:01Z a: cancelled in 1.0s by somebody else on the server: canceling statement")
+    assert line.startswith("00:00:01Z a: cancelled in 1.0s by another session on the server: canceling statement")
 
 
 def test_a_cancel_through_the_server_says_by_whom() -> None:
     story = Story(two_steps())
     story.tell(run_started(), ev.StepReady(at=AT, step="a"), launching("a"))
     (line,) = story.tell(ev.RunCancelled(at=AT, by="alice@laptop (role dba)"))
-    assert line == "00:00:00Z cancelled by alice@laptop (role dba): nothing more is started, and what runs is stopped"
+    assert line == "00:00:00Z cancelled by alice@laptop (role dba): no further steps start; running steps are cancelled"
     outcome = ev.Outcome.CANCELLED
     story.tell(ev.AttemptFinished(at=AT + 1, step="a", attempt=1, outcome=outcome, cancelled_by="alice@laptop"))
     assert story.tell(ev.StepFinished(at=AT + 1, step="a", state=StepState.CANCELLED)) == [
@@ -131,7 +131,7 @@ def test_an_unknown_outcome_says_who_had_asked_for_the_end() -> None:
     outcome = ev.Outcome.UNKNOWN
     story.tell(ev.AttemptFinished(at=AT + 1, step="a", attempt=1, outcome=outcome, cancelled_by="alice@laptop"))
     assert story.tell(ev.StepFinished(at=AT + 1, step="a", state=StepState.UNKNOWN)) == [
-        "00:00:01Z a: unknown in 1.0s, alice@laptop having asked for its end"
+        "00:00:01Z a: unknown in 1.0s, after a cancel request of alice@laptop"
     ]
 
 
@@ -167,11 +167,11 @@ def test_the_last_line_has_no_commands_when_nothing_lives_on() -> None:
     state = two_steps()
     story = Story(state)
     story.tell(run_started(), *(ev.StepSkipped(at=AT, step=key, reason=ev.SkipReason.CONDITION) for key in "ab"))
-    commands = Afterlife(follow="psql -c F", stop="psql -c S")
-    line = last_line(state, run_id=RUN, seconds=65.0, record="a.jsonl", afterlife=commands)
+    commands = RemainingWorkers(follow="psql -c F", cancel="psql -c S")
+    line = last_line(state, run_id=RUN, seconds=65.0, record="a.jsonl", remaining=commands)
     assert line == "run 260101-abcdef: 2 skipped in 1m05s; record: a.jsonl"
     living = initial_state(plan(step("a", "SELECT 1"), step("b", "SELECT 2"), slots=1))
     Story(living).tell(run_started(), ev.StepReady(at=AT, step="a"), launching("a"))
-    assert last_line(living, run_id=RUN, seconds=1.0, record=None, afterlife=commands).endswith(
-        "; follow what lives on: psql -c F; stop it: psql -c S"
+    assert last_line(living, run_id=RUN, seconds=1.0, record=None, remaining=commands).endswith(
+        "; follow the workers that still run: psql -c F; cancel them: psql -c S"
     )

@@ -17,7 +17,7 @@ from runner.engine.fold import apply
 from runner.engine.state import initial_state
 from runner.errors import RecordError
 from runner.reports.report_kinds import KINDS, ReportFile, open_report, report_text, write_report
-from tests.unit.told import HOSTILE, HOSTILE_ITEM, LONG, RUN, everything
+from tests.unit.report_samples import HOSTILE, HOSTILE_ITEM, LONG, RUN, everything
 
 
 def write(kind: str, path: Path, count: int | None = None) -> ReportFile:

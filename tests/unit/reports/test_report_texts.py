@@ -17,7 +17,7 @@ from runner.reports.prometheus import prometheus_text
 from runner.reports.report_builder import run_report
 from runner.reports.run_report import RunReport
 from tests.unit.plays import plan, play, script, step
-from tests.unit.told import HOSTILE_ITEM, RUN, everything
+from tests.unit.report_samples import HOSTILE_ITEM, RUN, everything
 
 SCHEMA = Path(__file__).parents[2] / "schemas" / "junit-10.xsd"
 

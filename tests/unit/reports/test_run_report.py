@@ -19,7 +19,7 @@ from runner.reports.html import TALLEST, lay_out
 from runner.reports.report_builder import assign_lanes, run_report
 from runner.reports.run_report import RunReport, StepReport, Waiting, run_end
 from tests.unit.plays import plan, play, step
-from tests.unit.told import AT, HOSTILE_ITEM, RUN, everything
+from tests.unit.report_samples import AT, HOSTILE_ITEM, RUN, everything
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +150,7 @@ def test_a_deferred_attempt_is_a_wait() -> None:
     assert len(b.attempts) == 1
     assert b.waited == 3.0
     assert any("no worker" in wait.why for wait in b.waits)
-    assert report.messages[0].text.startswith("slower than planned")
+    assert report.messages[0].text.startswith("fewer workers than planned")
 
 
 def test_lanes_are_given_back_and_wide_steps_get_neighbours() -> None:
@@ -211,7 +211,7 @@ def test_a_run_that_was_taken_up_is_told_as_one() -> None:
     assert outcomes == {"done": ["succeeded"], "settled": ["succeeded"], "lives": ["succeeded"], "again": ["unknown"]}
     assert (report.started_at, report.finished_at) == (AT, AT + 21)
     assert (report.host, report.file) == ("other", "moved.yaml")
-    assert report.messages[0].text.startswith(f"run {RUN} goes on")
+    assert report.messages[0].text.startswith(f"run {RUN} resumed")
     (again,) = named(report, "again").attempts
     assert again.ended_at == AT + 20
 

@@ -76,20 +76,20 @@ def test_a_look_reads_worst_first() -> None:
     assert list(status_lines(STORY)) == [
         "00:00:00Z PostgreSQL 18.6, app: 2 runs, 4 workers",
         "",
-        "run 251231-dddddd of nightly: RUNNER GONE, 2 workers without it (database app)",
-        "  index: BLOCKED, pid 11, for 1m00s, ends in 4m00s at most",
-        "    waits for ShareLock on t, held up by pid 4711 (alice, idle in transaction",
+        "run 251231-dddddd of nightly: RUNNER LOST, 2 orphaned workers (database app)",
+        "  index: BLOCKED, pid 11, for 1m00s, ends within 4m00s",
+        "    waits for ShareLock on t, blocked by pid 4711 (alice, idle in transaction",
         "        for 12m00s): UPDATE orders",
         "    VACUUM orders",
         "  vacuum[orders]: pid 10, for 5m10s, OVERDUE by 10.0s, active",
-        "    holds up step index (pid 11)",
+        "    blocks step index (pid 11)",
         "    VACUUM orders",
-        "  away (detach): pid 12, for 3m20s, ends in 1m40s at most, active",
+        "  away (detach): pid 12, for 3m20s, ends within 1m40s, active",
         "    VACUUM orders",
         "  follow: jobplan attach 251231-dddddd   stop: jobplan cancel 251231-dddddd",
         "",
         "run 251231-aaaaaa of nightly: runner alive on 10.0.0.7 for 1h00m (database app)",
-        "  purge: pid 21, for 4m59s, ends in 1.0s at most, active",
+        "  purge: pid 21, for 4m59s, ends within 1.0s, active",
         "    VACUUM: scanning heap",
         "  follow: jobplan attach 251231-aaaaaa   stop: jobplan cancel 251231-aaaaaa",
     ]
@@ -98,7 +98,7 @@ def test_a_look_reads_worst_first() -> None:
 def test_a_wide_terminal_shows_more() -> None:
     lines = list(status_lines(STORY, width=120))
     assert (
-        "    waits for ShareLock on t, held up by pid 4711 (alice, idle in transaction for 12m00s): UPDATE orders"
+        "    waits for ShareLock on t, blocked by pid 4711 (alice, idle in transaction for 12m00s): UPDATE orders"
         in lines
     )
 
@@ -115,27 +115,27 @@ def test_only_sql_is_cut_in_a_narrow_terminal() -> None:
     slow = worker(DEAD, "refresh_reports", 12400, age=3.0, wait="Timeout: PgSleep", query="SELECT " + "y" * 500)
     lines = list(status_lines(look(LiveRun(run=DEAD, database="oncall_production", workers=(slow,)))))
     assert lines[2:-1] == [
-        "run 251231-dddddd of nightly: RUNNER GONE, 1 worker without it (database",
+        "run 251231-dddddd of nightly: RUNNER LOST, 1 orphaned worker (database",
         "    oncall_production)",
-        "  refresh_reports: pid 12400, for 3.0s, ends in 4m57s at most, waiting (Timeout:",
+        "  refresh_reports: pid 12400, for 3.0s, ends within 4m57s, waiting (Timeout:",
         "      PgSleep)",
         f"    SELECT {'y' * 68}…",
     ]
     other = Other(pid=4711, user="alice", query="UPDATE t SET " + "x = 1, " * 100)
     held = worker(DEAD, "a", 1, blocked_by=(other,))
     lines = list(status_lines(look(LiveRun(run=DEAD, database="app", workers=(held,)))))
-    assert lines[4:8][0].startswith("    waits, held up by pid 4711 (alice): UPDATE t")
+    assert lines[4:8][0].startswith("    waits, blocked by pid 4711 (alice): UPDATE t")
     assert lines[7].endswith(" …")
 
 
 def test_nothing_is_said_in_one_line() -> None:
-    assert list(status_lines(look())) == ["00:00:00Z PostgreSQL 18.6, app: nothing of jobplan lives here"]
+    assert list(status_lines(look())) == ["00:00:00Z PostgreSQL 18.6, app: no jobplan sessions"]
 
 
 def test_a_role_that_may_not_see_is_told_what_to_ask_for() -> None:
     hidden = worker(DEAD, "a", 1, visible=False, label=None, started_at=None, query="", state="")
     lines = list(status_lines(look(LiveRun(run=DEAD, database="app", workers=(hidden,)), user="On Call")))
-    assert "  a: pid 1, the rest is not for this role to see" in lines
+    assert "  a: pid 1, its activity is not visible to this role" in lines
     assert lines[-1] == '  GRANT pg_read_all_stats TO "On Call";'
 
 
@@ -144,18 +144,18 @@ def test_a_role_that_may_not_see_is_told_what_to_ask_for() -> None:
     [
         (
             {"wait": "IPC: MessageQueuePutMessage"},
-            "a: STOPPED by its full output queue, pid 1, for 1m00s, ends in 4m00s at most",
+            "a: STALLED: its output queue is full, pid 1, for 1m00s, ends within 4m00s",
         ),
-        ({"wait": "Timeout: PgSleep"}, "a: pid 1, for 1m00s, ends in 4m00s at most, waiting (Timeout: PgSleep)"),
+        ({"wait": "Timeout: PgSleep"}, "a: pid 1, for 1m00s, ends within 4m00s, waiting (Timeout: PgSleep)"),
         ({"label": None}, "a: pid 1, for 1m00s, active"),
         ({"label": looked_label(DEAD, "a", timeout=None)}, "a: pid 1, for 1m00s, no timeout, active"),
         (
             {"label": looked_label(DEAD, "a", attempt=3, in_finally=True)},
-            "a (attempt 3, finally): pid 1, for 1m00s, ends in 4m00s at most, active",
+            "a (attempt 3, finally): pid 1, for 1m00s, ends within 4m00s, active",
         ),
-        ({"blocked_by": (Other(pid=0),)}, "waits, held up by a prepared transaction (pg_prepared_xacts)"),
-        ({"blocks": (Other(pid=7, name="jobplan:r2:b"),)}, "holds up step b of run r2 (pid 7)"),
-        ({"blocks": (Other(pid=7),)}, "holds up pid 7"),
+        ({"blocked_by": (Other(pid=0),)}, "waits, blocked by a prepared transaction (pg_prepared_xacts)"),
+        ({"blocks": (Other(pid=7, name="jobplan:r2:b"),)}, "blocks step b of run r2 (pid 7)"),
+        ({"blocks": (Other(pid=7),)}, "blocks pid 7"),
     ],
 )
 def test_what_a_worker_is_at(changes: dict[str, Any], expected: str) -> None:
@@ -181,10 +181,10 @@ def test_a_run_without_a_worker_and_one_that_left_only_detached_ones() -> None:
     over = LiveRun(run=DEAD, database="app", workers=(worker(DEAD, "a", 1, on_finish="detach"),))
     lines = list(status_lines(look(idle, over)))
     assert "run 251231-aaaaaa: runner alive, no worker now (database app)" in lines
-    assert "run 251231-dddddd of nightly: runner gone, 1 detached worker (database app)" in lines
+    assert "run 251231-dddddd of nightly: runner ended, 1 detached worker (database app)" in lines
     record = RecordSummary(plan="nightly", steps="3 succeeded, 1 detached", where="the journal", finished=True)
     lines = list(status_lines(look(over), records={DEAD: record}))
-    assert "run 251231-dddddd of nightly: it has finished, 1 detached worker (database app)" in lines
+    assert "run 251231-dddddd of nightly: finished, 1 detached worker (database app)" in lines
     assert "  3 succeeded, 1 detached (the journal)" in lines
 
 
@@ -196,7 +196,7 @@ def test_a_runner_that_is_connected_and_silent() -> None:
     silent = LiveRun(run=DEAD, database="app", runner=runner)
     lines = list(status_lines(look(silent)))
     assert "run 251231-dddddd: runner connected from 10.0.0.7, silent for 4m10s, no worker" in lines
-    assert f"  if its machine is gone: {end_sessions(DEAD)}" in lines
+    assert f"  if its machine is lost: {end_sessions(DEAD)}" in lines
     assert status_data(look(silent))["runs"][0]["runner"]["silent_seconds"] == 250.0
     heard = replace(silent, runner=(*runner, RunnerSession(pid=3, heard_at=NOW - 9.0)))
     assert heard.silence(NOW) is None
@@ -211,7 +211,7 @@ def test_a_silent_runner_comes_before_one_that_looks_after_its_run() -> None:
 
 def test_who_may_not_see_a_worker_cannot_know_whether_it_is_a_detached_one() -> None:
     workers = (worker(DEAD, "a", 1), replace(worker(DEAD, "b", 2), visible=False, label=None))
-    words = "RUNNER GONE, 2 workers without it; some may be detached, which this role may not see (database app)"
+    words = "RUNNER LOST, 2 orphaned workers; some may be detached, which this role cannot see (database app)"
     assert f"run {DEAD} of nightly: {words}" in list(
         status_lines(look(LiveRun(run=DEAD, database="app", workers=workers)), width=None)
     )
@@ -219,10 +219,10 @@ def test_who_may_not_see_a_worker_cannot_know_whether_it_is_a_detached_one() -> 
 
 def test_nothing_and_why() -> None:
     head = "00:00:00Z PostgreSQL 18.6, app: "
-    assert list(status_lines(look())) == [f"{head}nothing of jobplan lives here"]
-    assert list(status_lines(look(), run=DEAD, width=None)) == [f"{head}nothing of run {DEAD} lives here any longer"]
+    assert list(status_lines(look())) == [f"{head}no jobplan sessions"]
+    assert list(status_lines(look(), run=DEAD, width=None)) == [f"{head}no more sessions of run {DEAD}"]
     assert list(status_lines(replace(look(), standby=True), width=None)) == [
-        f"{head}nothing of jobplan lives here",
+        f"{head}no jobplan sessions",
         "This server is a standby, and runs live on its primary (target_session_attrs=primary in --dsn).",
     ]
     assert status_data(replace(look(), standby=True))["standby"] is True
@@ -232,7 +232,7 @@ def test_commands_lead_to_the_same_server_and_what_is_piped_is_whole() -> None:
     lines = list(status_lines(STORY, width=None, where=" --dsn dbname=app"))
     assert f"  follow: jobplan attach {DEAD} --dsn dbname=app   stop: jobplan cancel {DEAD} --dsn dbname=app" in lines
     assert (
-        "    waits for ShareLock on t, held up by pid 4711 (alice, idle in transaction for 12m00s): UPDATE orders"
+        "    waits for ShareLock on t, blocked by pid 4711 (alice, idle in transaction for 12m00s): UPDATE orders"
         in lines
     )
 

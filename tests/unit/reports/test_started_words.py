@@ -5,7 +5,7 @@ from __future__ import annotations
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.state import initial_state
-from runner.reports.progress import Verbosity, lines_for
+from runner.reports.messages import Verbosity, event_lines
 from tests.builders import plan, step
 
 
@@ -14,7 +14,7 @@ def lines(*events: ev.Event) -> list[str]:
     said: list[str] = []
     for event in events:
         apply(state, event)
-        said += lines_for(event, state, Verbosity.NORMAL, "r")
+        said += event_lines(event, state, Verbosity.NORMAL, "r")
     return said
 
 

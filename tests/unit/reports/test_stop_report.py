@@ -9,7 +9,7 @@ import pytest
 from runner.engine.events import Worker
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession, end_sessions
 from runner.identity import worker_name
-from runner.reports.attach_report import HEARTBEAT, AttachedRun, Gone, attach_data, attach_lines
+from runner.reports.attach_report import HEARTBEAT, AttachedRun, EndedWorker, attach_data, attach_lines
 from runner.reports.server_status import RecordSummary
 from runner.reports.stop_report import Cancelled, cancel_data, cancel_lines
 from tests.builders import looked_label
@@ -48,24 +48,24 @@ DONE = Cancelled(
 
 
 def test_what_has_gone() -> None:
-    assert list(cancel_lines(DONE)) == ["a (pid 1): gone after 300ms", "b (pid 2): gone after 1.5s"]
+    assert list(cancel_lines(DONE)) == ["a (pid 1): ended after 300ms", "b (pid 2): ended after 1.5s"]
 
 
 def test_what_is_left_alone_and_how_to_stop_it() -> None:
     done = replace(DONE, asked=[], left=[AWAY, NOTE], runner_alive=True, answered=True)
     assert list(cancel_lines(done)) == [
-        f"run {RUN} has no worker to stop",
-        "its runner is alive and was told: it starts nothing more but finally steps, and reports by whom",
-        "away (pid 3): a detach step, left alone, ends by 2026-01-01T00:05:00Z",
-        "note (pid 4): a finally step, left alone",
-        f"  stop them too: jobplan cancel {RUN} --detached",
+        f"run {RUN} has no worker to cancel",
+        "its runner received the request: it starts only finally steps, and reports who cancelled",
+        "away (pid 3): a detach step, not cancelled, ends by 2026-01-01T00:05:00Z",
+        "note (pid 4): a finally step, not cancelled",
+        f"  cancel them too: jobplan cancel {RUN} --detached",
     ]
 
 
 def test_what_still_runs() -> None:
     assert list(cancel_lines(replace(DONE, asked=[(A, None)]))) == [
         "a (pid 1): STILL RUNNING",
-        f"it stops when it next looks for a signal; see what it is at: jobplan status {RUN}",
+        f"a worker ends when it next checks for interrupts; see what it does: jobplan status {RUN}",
     ]
 
 
@@ -73,8 +73,8 @@ def test_what_is_not_allowed_and_who_can_allow_it() -> None:
     refused = replace(DONE, asked=[(A, None)], refused="permission denied to terminate process", user="On Call")
     assert list(cancel_lines(refused))[1:] == [
         "not allowed: permission denied to terminate process",
-        '  a superuser can allow it: GRANT pg_signal_backend, pg_read_all_stats TO "On Call";',
-        "  (workers of a superuser are for superusers only)",
+        '  a superuser can grant the privileges: GRANT pg_signal_backend, pg_read_all_stats TO "On Call";',
+        "  (only a superuser can cancel workers of a superuser)",
     ]
 
 
@@ -82,10 +82,10 @@ def test_what_is_not_allowed_and_who_can_allow_it() -> None:
 def test_a_runner_that_does_not_heed_this_role_goes_on(step: str | None) -> None:
     deaf = replace(DONE, asked=[], runner_alive=True, heeded=False, step=step)
     assert list(cancel_lines(deaf)) == [
-        f"run {RUN} has no worker to stop" if step is None else "a has no worker to stop",
-        "its runner is alive and goes on: it takes no request from a role that may not stop its workers",
-        '  a superuser can allow it: GRANT pg_signal_backend, pg_read_all_stats TO "dba";',
-        "  (workers of a superuser are for superusers only)",
+        f"run {RUN} has no worker to cancel" if step is None else "a has no worker to cancel",
+        "its runner is alive and continues: it accepts no request from a role that may not cancel its workers",
+        '  a superuser can grant the privileges: GRANT pg_signal_backend, pg_read_all_stats TO "dba";',
+        "  (only a superuser can cancel workers of a superuser)",
     ]
     assert cancel_data(deaf)["runner_heeds"] is False
 
@@ -126,15 +126,15 @@ def follower() -> AttachedRun:
 def test_a_worker_is_followed_to_its_end() -> None:
     one = follower()
     assert one.follow(look(1, A)) == (
-        ["a: pid 1, for 1.0s, ends in 4m59s at most, active", "its runner has gone"],
+        ["a: pid 1, for 1.0s, ends within 4m59s, active", "its runner has ended"],
         True,
     )
     assert one.follow(look(2, A)) == ([], True)
-    assert one.follow(look(3)) == (["a (pid 1): gone after 3.0s"], False)
-    assert list(attach_lines(one.run, one.gone, [])) == [
-        "a (pid 1): gone after 3.0s",
-        f"run {RUN}: nothing of it lives on the server any longer",
-        "how a worker ended is known to its runner and to the run's record only; the server does not keep it",
+    assert one.follow(look(3)) == (["a (pid 1): ended after 3.0s"], False)
+    assert list(attach_lines(one.run, one.ended, [])) == [
+        "a (pid 1): ended after 3.0s",
+        f"run {RUN}: it has no more sessions on the server",
+        "the server does not keep how a worker ended: only its runner and the run's record know it",
     ]
 
 
@@ -142,15 +142,15 @@ def test_a_worker_that_goes_when_its_time_is_over_was_probably_stopped() -> None
     one = follower()
     one.follow(look(1, A))
     lines, _ = one.follow(look(300))
-    assert lines == ["a (pid 1): gone after 5m00s; its timeout was over then, so it was probably stopped"]
-    assert attach_data(one.run, one.gone, [], now=NOW)["gone"][0]["at_deadline"] is True
+    assert lines == ["a (pid 1): ended after 5m00s; its timeout had expired, so the server probably cancelled it"]
+    assert attach_data(one.run, one.ended, [], now=NOW)["gone"][0]["at_deadline"] is True
 
 
 def test_a_runner_that_lives_or_goes_is_told() -> None:
     one = follower()
-    assert one.follow(look(1, runner=True)) == (["its runner is alive, and will report"], True)
+    assert one.follow(look(1, runner=True)) == (["its runner is alive and reports the outcome"], True)
     assert one.follow(look(2, A, runner=True))[0][0].startswith("a: pid 1")
-    assert one.follow(look(3, A)) == (["its runner has gone"], True)
+    assert one.follow(look(3, A)) == (["its runner has ended"], True)
     assert one.follow(look(4))[1] is False
 
 
@@ -160,7 +160,7 @@ def test_a_runner_that_falls_silent_is_told_once() -> None:
     runner = RunnerSession(pid=9, host="10.0.0.7", heard_at=NOW)
     silent = replace(look(12, runner=True), runs=(LiveRun(run=RUN, database="app", runner=(runner,)),))
     assert one.follow(silent)[0] == [
-        f"its runner is connected from 10.0.0.7, silent for 12.0s; if its machine is gone: {end_sessions(RUN)}"
+        f"its runner is connected from 10.0.0.7, silent for 12.0s; if its machine is lost: {end_sessions(RUN)}"
     ]
     assert one.follow(replace(silent, at=NOW + 13.0)) == ([], True)
 
@@ -169,10 +169,10 @@ def test_locks_and_phases_are_told_when_they_change() -> None:
     one = follower()
     one.follow(look(1, A))
     blocked = replace(A, blocked_by=(Other(pid=7, user="bob", lock="ShareLock on t"),))
-    assert one.follow(look(2, blocked))[0] == ["a: waits for ShareLock on t, held up by pid 7 (bob)"]
+    assert one.follow(look(2, blocked))[0] == ["a: waits for ShareLock on t, blocked by pid 7 (bob)"]
     assert one.follow(look(3, blocked))[0] == []
     scanning = replace(A, progress=Progress(command="VACUUM", phase="scanning heap", done=1, total=2))
-    assert one.follow(look(4, scanning))[0] == ["a: goes on", "a: VACUUM: scanning heap, 50% (1 of 2 blocks)"]
+    assert one.follow(look(4, scanning))[0] == ["a: no longer blocked", "a: VACUUM: scanning heap, 50% (1 of 2 blocks)"]
     assert one.follow(look(5, scanning))[0] == []
 
 
@@ -189,27 +189,31 @@ def test_a_record_that_has_not_heard_of_an_end_says_who_finds_out() -> None:
     one.follow(look(1, A))
     one.follow(look(2))
     record = RecordSummary(plan="p", steps="1 running", where="ledger in schema jobplan", counts={"running": 1})
-    asks = f"it does not say how each of them ended; jobplan resume {RUN} finds out, and finishes the run"
-    assert list(attach_lines(one.run, one.gone, [], record))[-2:] == [
+    asks = (
+        f"the record does not have the outcome of every worker; jobplan resume {RUN} determines it and finishes the run"
+    )
+    assert list(attach_lines(one.run, one.ended, [], record))[-2:] == [
         "its record: 1 running (ledger in schema jobplan)",
         asks,
     ]
     elsewhere = replace(record, source="ledger")
-    assert f"jobplan resume {RUN} --from-ledger finds out" in list(attach_lines(one.run, one.gone, [], elsewhere))[-1]
+    assert (
+        f"jobplan resume {RUN} --from-ledger determines it" in list(attach_lines(one.run, one.ended, [], elsewhere))[-1]
+    )
     for settled in (
         replace(record, finished=True),
         replace(record, ends={"a": "succeeded"}),
         replace(record, committed=frozenset({"a"})),
         replace(record, counts={}),
     ):
-        assert asks not in list(attach_lines(one.run, one.gone, [], settled))
+        assert asks not in list(attach_lines(one.run, one.ended, [], settled))
 
 
 def test_a_run_that_was_over_at_once_says_so() -> None:
     one = follower()
     assert one.follow(look(1)) == ([], False)
-    assert list(attach_lines(one.run, one.gone, [("x", ("DROP x;",))])) == [
-        f"run {RUN}: nothing of it lives on the server any longer",
+    assert list(attach_lines(one.run, one.ended, [("x", ("DROP x;",))])) == [
+        f"run {RUN}: it has no more sessions on the server",
         "left behind: x",
         "  DROP x;",
     ]
@@ -221,16 +225,16 @@ def test_a_worker_that_takes_anothers_place_is_another_one(pid: int) -> None:
     one.follow(look(1, A))
     second = replace(A, worker=replace(A.worker, pid=pid, backend_start="later"))
     lines, _ = one.follow(look(2, second))
-    assert lines[0] == "a (pid 1): gone after 2.0s"
+    assert lines[0] == "a (pid 1): ended after 2.0s"
     assert lines[1].startswith(f"a: pid {pid}, ")
 
 
 @pytest.mark.parametrize(
     ("asked", "concerned", "said"),
     [
-        ([(A, 0.3)], 1, "its runner is alive and was told: it does not begin the step again, goes on, and"),
-        ([], 2, "its runner is alive and was told: it does not begin the step again, goes on, and"),
-        ([], 0, "its runner is alive, and says that the step is over"),
+        ([(A, 0.3)], 1, "its runner received the request: it does not start the step again, continues, and"),
+        ([], 2, "its runner received the request: it does not start the step again, continues, and"),
+        ([], 0, "its runner is alive and reports that the step has ended"),
     ],
 )
 def test_what_a_living_runner_says_to_a_request_about_a_step(
@@ -238,22 +242,22 @@ def test_what_a_living_runner_says_to_a_request_about_a_step(
 ) -> None:
     done = replace(DONE, asked=asked, runner_alive=True, step="a", concerned=concerned, answered=True)
     *first, last = cancel_lines(done)
-    assert first == (["a (pid 1): gone after 300ms"] if asked else ["a has no worker to stop"])
+    assert first == (["a (pid 1): ended after 300ms"] if asked else ["a has no worker to cancel"])
     assert last.startswith(said)
     assert not done.unanswered
     assert cancel_data(done)["steps_not_over"] == concerned
 
 
 @pytest.mark.parametrize("asked", [[], [(A, 0.3)]])
-@pytest.mark.parametrize(("step", "may"), [(None, "start more"), ("a", "begin the step again")])
-def test_a_living_runner_that_does_not_answer_may_go_on(
+@pytest.mark.parametrize(("step", "may"), [(None, "start more workers"), ("a", "start the step again")])
+def test_a_runner_that_does_not_answer_may_continue(
     asked: list[tuple[LiveWorker, float | None]], step: str | None, may: str
 ) -> None:
     done = replace(DONE, asked=asked, runner_alive=True, step=step)
     assert done.unanswered
     assert list(cancel_lines(done))[1:] == [
-        f"its runner is alive and has not answered: it may {may}; see jobplan status {RUN}",
-        f"  if its machine is gone, end its sessions, then cancel again: {end_sessions(RUN)}",
+        f"its runner is alive and did not answer: it may {may}; check with: jobplan status {RUN}",
+        f"  if its machine is lost, terminate its sessions, then cancel again: {end_sessions(RUN)}",
     ]
     assert cancel_data(done)["runner_answered"] is False
 
@@ -267,9 +271,9 @@ def test_commands_lead_to_the_same_server() -> None:
         f"status {RUN} --dsn dbname=app",
     ]
     record = RecordSummary(plan="p", steps="1 running", where="ledger", source="ledger", counts={"running": 1})
-    gone = Gone(worker=A, seconds=1.0, at_deadline=False)
-    assert f"jobplan resume {RUN} --from-ledger --dsn dbname=app finds out" in "".join(
-        attach_lines(DONE.run, [gone], [], record, where=" --dsn dbname=app")
+    ended = EndedWorker(worker=A, seconds=1.0, at_deadline=False)
+    assert f"jobplan resume {RUN} --from-ledger --dsn dbname=app determines it" in "".join(
+        attach_lines(DONE.run, [ended], [], record, where=" --dsn dbname=app")
     )
 
 
@@ -280,7 +284,8 @@ def test_the_sql_that_ends_a_runners_sessions_is_safe_to_copy() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answered", "said"), [(True, "its runner has ended the run"), (False, "its runner has gone meanwhile")]
+    ("answered", "said"),
+    [(True, "its runner has ended the run"), (False, "its runner ended in the meantime without an answer")],
 )
 def test_a_runner_that_has_gone_when_the_workers_have(answered: bool, said: str) -> None:
     done = replace(DONE, run=replace(DONE.run, runner=(RunnerSession(pid=9),)), answered=answered)

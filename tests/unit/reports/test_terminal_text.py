@@ -15,8 +15,9 @@ from runner.errors import Position, Problem
 from runner.reports.json_lines import JsonLog
 from runner.reports.live import View, frame
 from runner.reports.markdown import block, code
+from runner.reports.messages import Verbosity
 from runner.reports.plan_problems import Style, problem_lines, workflow_command
-from runner.reports.progress import Plain, Verbosity
+from runner.reports.progress import Plain
 from runner.reports.terminal_text import visible, visible_json, visible_lines
 from runner.reports.worker_activity import WorkerView
 from tests.builders import plan, step
@@ -86,7 +87,7 @@ def test_the_live_view() -> None:
     state = initial_state(plan(step("a", "SELECT 1"), slots=1))
     state.records["a"].state = StepState.RUNNING
     state.active["a"] = None
-    view = View(state=state, run_id=RUN, now=AT, sights={"a": WorkerView(doing=EVIL, waits=f"waits, held by {EVIL}")})
+    view = View(state=state, run_id=RUN, now=AT, workers={"a": WorkerView(doing=EVIL, waits=f"waits, held by {EVIL}")})
     text = "\n".join(line.plain for line in frame(view, 160, 20))
     assert text.count(SHOWN) == 2
     assert visible_lines(text) == text

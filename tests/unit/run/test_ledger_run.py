@@ -9,7 +9,7 @@ from runner.engine.ports import LaunchRequest
 from runner.engine.state import RunState
 from runner.gateway.fake import FakeGateway, FakeWorker, Script
 from runner.gateway.worker_output import NEXT, launched_text, takes_commit_row
-from runner.reports.progress import Verbosity, lines_for
+from runner.reports.messages import Verbosity, event_lines
 from tests.builders import execute, plan, step
 
 LOST = {
@@ -65,7 +65,7 @@ async def test_a_loss_that_comes_to_light_at_the_end_is_in_the_result() -> None:
 
 
 def lines(event: ev.Event, state: RunState, verbosity: Verbosity) -> list[str]:
-    return [line for line in lines_for(event, state, verbosity, "r") if "ledger" in line]
+    return [line for line in event_lines(event, state, verbosity, "r") if "ledger" in line]
 
 
 async def test_what_is_said_of_it() -> None:
@@ -74,7 +74,7 @@ async def test_what_is_said_of_it() -> None:
     assert lines(started, result.state, Verbosity.NORMAL) == []
     assert lines(started, result.state, Verbosity.VERBOSE) == ["ledger: schema jobplan"]
     lost = ev.LedgerLost(at=0.0, message="the ledger is gone")
-    assert lines(lost, result.state, Verbosity.NORMAL) == ["the ledger is gone; the run goes on"]
+    assert lines(lost, result.state, Verbosity.NORMAL) == ["the ledger is gone; the run continues"]
     assert lines(lost, result.state, Verbosity.QUIET) == []
 
 

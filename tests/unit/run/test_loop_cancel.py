@@ -17,7 +17,8 @@ from runner.engine.state import StepState, initial_state
 from runner.errors import GroupHeldError
 from runner.gateway.fake import FakeGateway, Script
 from runner.plan.model import Concurrency, ForEach, Need, NeedOn, OnConflict, OnRunnerExit, Plan, Retry, Step
-from runner.reports.progress import Plain, Verbosity, lines_for
+from runner.reports.messages import Verbosity, event_lines
+from runner.reports.progress import Plain
 from runner.run.loop import Run
 from tests.builders import Recorder, new_run, plan, step
 
@@ -197,7 +198,7 @@ async def test_a_step_whose_instances_ctrl_c_has_stopped_blames_nobody() -> None
         run.interrupt(2)
         state = (await task).state
     (end,) = recorder.of(ev.StepFinished, "a")
-    assert "by " not in "".join(lines_for(end, state, Verbosity.NORMAL, "260101-abcdef"))
+    assert "by " not in "".join(event_lines(end, state, Verbosity.NORMAL, "260101-abcdef"))
 
 
 async def test_a_request_for_what_is_not_there_or_over_is_answered() -> None:

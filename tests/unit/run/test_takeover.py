@@ -18,7 +18,7 @@ from runner.errors import GroupHeldError, OpenQuestionError, PreflightError, Rec
 from runner.gateway.fake import FakeGateway, Script
 from runner.identity import worker_name
 from runner.plan.model import Expect, ForEach, Plan, Repeat
-from runner.reports.messages import Afterlife, last_line
+from runner.reports.messages import RemainingWorkers, last_line
 from runner.reports.progress import Plain
 from runner.run.loop import RunResult
 from runner.run.takeover import Orphans, Takeover, chronicle_of
@@ -344,8 +344,10 @@ async def test_what_lives_on_is_followed_only_if_it_does(lives: bool) -> None:
     gateway.scripts = {}
     result, _ = await resume(p, gateway, first.events)
     assert _states(result) == {"d": "detached", "a": "succeeded"}
-    line = last_line(result.state, run_id=RUN, seconds=1.0, record=None, afterlife=Afterlife(follow="F", stop="S"))
-    assert ("follow what lives on: F; stop it: S" in line) is lives
+    line = last_line(
+        result.state, run_id=RUN, seconds=1.0, record=None, remaining=RemainingWorkers(follow="F", cancel="S")
+    )
+    assert ("follow the workers that still run: F; cancel them: S" in line) is lives
 
 
 @pytest.mark.parametrize(
@@ -521,7 +523,7 @@ async def test_that_a_mark_of_a_finally_step_changes_nothing_is_told() -> None:
     )
     assert _settled(record) == {"f": ("succeeded", "ann")}
     assert [launched.step for launched in record.of(ev.AttemptLaunching)] == ["a", "f"]
-    assert "f: its last worker has done its work (says ann); it runs again all the same" in told.getvalue()
+    assert "f: its last worker completed its work (marked by ann); it runs again nevertheless" in told.getvalue()
 
 
 async def test_a_finally_step_is_asked_about_together_with_what_decides_whether_it_matters() -> None:
