@@ -18,6 +18,10 @@ import sys
 import time
 from pathlib import Path
 
+from runner.reports.output_queue import REPORT_LIMIT, REPORT_PATIENCE, OutputQueue, standard_queue
+
+#: Why a report is not complete although its place could be written to.
+_NOT_READ = "it was not read to its end"
 #: The path that stands for standard output.
 STDOUT = Path("-")
 #: Seconds for which a named pipe may have no reader before it is given up.
@@ -38,10 +42,27 @@ class Destination:
         self.path = path
         self._descriptor = descriptor
         self._in_place = in_place
+        self._queue: OutputQueue | None = None
+        #: Whether the queue is that of standard output or standard error, which others end.
+        self._shared = False
 
     @classmethod
-    def of(cls, path: Path) -> Destination:
-        """Look at the place."""
+    def of(cls, path: Path, *, unblocked: bool = False) -> Destination:
+        """Look at the place. `unblocked`: no write may wait for a reader, because a run is under way."""
+        found = cls._of(path)
+        if unblocked:
+            found.unblock(standard_queue(descriptor_of(path)))
+        return found
+
+    def unblock(self, standard: OutputQueue | None) -> None:
+        """Write through a queue where a reader could stop a write; `standard` is that of standard output."""
+        if standard is not None:
+            self._queue, self._shared = standard, True
+        elif self._descriptor is not None and not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            self._queue = OutputQueue(self._descriptor, REPORT_LIMIT)
+
+    @classmethod
+    def _of(cls, path: Path) -> Destination:
         number = descriptor_of(path)
         if number is not None:
             if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
@@ -92,6 +113,10 @@ class Destination:
 
     def stream(self, data: bytes) -> None:
         """Write a part of a report that is written as the run goes on; the first part of it empties a regular file."""
+        if self._queue is not None:
+            if not self._queue.put(data):
+                raise OSError(errno.ENOBUFS, _NOT_READ)
+            return
         if self._descriptor is None:
             self._descriptor = _emptied(self.path, in_place=self._in_place)
         if self._in_place:
@@ -107,9 +132,15 @@ class Destination:
             os.close(os.open(self.path, os.O_WRONLY))
 
     def close(self) -> None:
-        """Close what is open."""
-        if self._descriptor is not None:
-            descriptor, self._descriptor = self._descriptor, None
+        """Close what is open. OSError if a reader has not read everything."""
+        descriptor, self._descriptor = self._descriptor, None
+        queue, self._queue = self._queue, None
+        if queue is not None:
+            if not self._shared:
+                queue.end()
+            if not queue.wait(REPORT_PATIENCE):
+                raise OSError(errno.ETIMEDOUT, _NOT_READ)  # the descriptor stays open: the thread still writes to it
+        if descriptor is not None:
             os.close(descriptor)
 
 

@@ -33,7 +33,7 @@ class JsonLines:
         self.broken = False
         self._run_id = run_id
         try:
-            self._place = Destination.of(path)
+            self._place = Destination.of(path, unblocked=True)
             self._place.try_to_open()
         except OSError as error:
             raise self._refused(error) from error

@@ -76,7 +76,7 @@ class ReportFile:
         self._events: list[Event] = []
         self._plan: Plan | None = None
         try:
-            self._place = Destination.of(path)
+            self._place = Destination.of(path, unblocked=True)
         except OSError as error:
             raise _refused(kind, path, error) from error
 
