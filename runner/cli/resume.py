@@ -27,7 +27,7 @@ from runner.cli.run_control import Course, Watching, conduct, watching_options
 from runner.cli.unblocked_output import unblocked_output
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
-from runner.engine.resume_state import items_that_stay, mark_option, steps_over
+from runner.engine.resume_state import kept_items, mark_option, steps_over
 from runner.errors import JobplanError, OpenQuestionError, PlanError, RecordError, UsageError
 from runner.exit_codes import for_error, help_text
 from runner.lint import read_plan
@@ -36,7 +36,7 @@ from runner.plan.resolved import differences, sha256
 from runner.records.journal import Journal
 from runner.records.journal_files import from_ledger
 from runner.records.record import Record, read_record
-from runner.run.takeover import Orphans, Takeover, chronicle_of
+from runner.run.takeover import Orphans, Takeover, journal_record
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +166,7 @@ def _resume(options: ResumeOptions) -> int:
             database=started.database,
             system_identifier=started.system_identifier,
             place=record.place,
-            known=chronicle_of(record.events),
+            known=journal_record(record.events),
             roles=_roles(record, started),
         ),
     )
@@ -267,7 +267,7 @@ def _plan(record: Record, started: ev.RunStarted, options: ResumeOptions) -> Pla
     changes = list(differences(recorded, present))
     if not options.allow_changed:
         raise changed(recorded.file, record.run_id, changes)
-    changes += items_that_stay(record.state, present)
+    changes += kept_items(record.state, present)
     for line in (f"{path} has changed since run {record.run_id} began:", *(f"  {change}" for change in changes)):
         options.watching.say(line)
     return present

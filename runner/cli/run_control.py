@@ -30,7 +30,7 @@ from runner.cli.error_reports import error_sentence, report_error
 from runner.cli.options import dsn_argument
 from runner.clock import Clock
 from runner.engine.events import Event
-from runner.engine.ports import PastRun, Sink
+from runner.engine.ports import PreviousRun, Sink
 from runner.engine.state import RunState, StepState
 from runner.errors import JobplanError, PlanError, RecordError, RunSkippedError, UsageError
 from runner.exit_codes import for_signal
@@ -52,14 +52,14 @@ from runner.run.takeover import Takeover
 class History:
     """The earlier runs, the oldest first. `folder` is the run's own, `before` when it began."""
 
-    def __init__(self, runs: Sequence[PastRun], folder: Path, before: float) -> None:
+    def __init__(self, runs: Sequence[PreviousRun], folder: Path, before: float) -> None:
         self.runs = tuple(runs)
         self.usual = _usual(self.runs)
         self._folder = folder
         self._before = before
         self._learned = False
 
-    def add(self, runs: Sequence[PastRun]) -> None:
+    def add(self, runs: Sequence[PreviousRun]) -> None:
         """Take what the ledger knows; of a run that has a journal too, that counts."""
         known = {run.run for run in self.runs}
         others = [run for run in runs if run.run not in known and run.started_at < self._before]
@@ -76,7 +76,7 @@ class History:
                 keep_past(self._folder, self.runs)
 
 
-def _usual(runs: Sequence[PastRun]) -> Mapping[str, float]:
+def _usual(runs: Sequence[PreviousRun]) -> Mapping[str, float]:
     samples: dict[str, list[float]] = defaultdict(list)
     for run in runs:
         for step, (seconds, state) in run.steps.items():

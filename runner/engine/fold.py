@@ -1,9 +1,9 @@
 """How each event changes the state of a run.
 
-`apply` is the only function that changes a `RunState`, and it reads nothing but the event, so that the same events
-give the same state in a live run, from a journal, and in a simulated schedule. A table has the transition of each
-event of a step or an attempt. A transition takes the step out of the indices of its present state first and puts it
-into those of the next one, so that the indices agree with the records after every event.
+`apply` is the only function that changes a `RunState`, and it reads only the event. So the same events give the same
+state in a live run, from a journal, and in a simulation. A table has the transition for each event of a step or an
+attempt. A transition removes the step from the indices of its state, then adds it to those of the next state, so that
+the indices agree with the records after every event.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 from runner.engine import events as ev
 from runner.engine.for_each_items import typed
-from runner.engine.resume_state import carried_over, keep_facts, left_unproven
+from runner.engine.resume_state import carried_over, copy_facts, steps_without_evidence
 from runner.engine.state import (
     BAD,
     RunState,
@@ -23,30 +23,30 @@ from runner.engine.state import (
     enqueue,
     expect_server_end,
     forget_server_end,
-    give_way,
     hold,
     initial_state,
     leave,
+    mark_reported,
     need_met,
     new_record,
     overtake,
-    told_of,
+    release_slots,
     wait_until,
 )
 from runner.sql.text_traits import nature_of
 
-#: Seconds between two attempts to get more workers from a server that has just refused one.
+#: Seconds before the next attempt to get more workers from a server that has refused one.
 PROBE_INTERVAL = 1.0
-#: Seconds between two iterations of a repeat that are announced.
+#: Seconds between two reported iterations of a repeat.
 ANNOUNCE_EVERY = 5.0
-#: What a step waits for that the server had no worker for.
+#: The reason for which a step waits when the server had no worker for it.
 SERVER_CAPACITY = "server capacity"
 
 
 def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> None:
     leave(state, record)
     record.gate = record.gate_error = None
-    record.gave_way = False
+    record.slots_released = False
     record.ready_at = event.at
     record.overtaken = 0
     enqueue(state, record)
@@ -55,15 +55,15 @@ def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> Non
 
 
 def _step_queued(state: RunState, record: StepRecord, event: ev.StepQueued) -> None:
-    """A step whose conditions take long gives its slots back meanwhile; if they are taken then, it queues again."""
+    """Release the slots of a step with slow conditions; a step whose slots are in use afterwards queues again."""
     if record.key in state.checking:
-        give_way(state, record)
-        record.gave_way = True
+        release_slots(state, record)
+        record.slots_released = True
         return
     if record.key in state.cleared:
         leave(state, record)
         enqueue(state, record)
-    told_of(state, record)
+    mark_reported(state, record)
     _move(record, StepState.QUEUED, event.at)
     record.queued_because = event.reason
 
@@ -79,7 +79,7 @@ def _step_queue_timed_out(state: RunState, record: StepRecord, event: ev.StepQue
 
 
 def _step_cancel_requested(state: RunState, record: StepRecord, event: ev.StepCancelRequested) -> None:
-    """What it is at decides how it ends; one that has not had its turn yet is looked at at once."""
+    """The step's state decides how it ends; a pending step is examined at once."""
     _cancelled(state, record, event.by)
     if record.state is StepState.PENDING:
         state.released[record.key] = None
@@ -92,7 +92,8 @@ def _cancelled(state: RunState, record: StepRecord, by: str | None) -> None:
 
 
 def _step_checking(state: RunState, record: StepRecord, event: ev.StepChecking) -> None:
-    """Before a launch the step holds its slots while its conditions are evaluated: nothing else can take them."""
+    """Hold the step's slots during the evaluation of its conditions before a launch, so that no other step takes
+    them."""
     leave(state, record)
     record.phase = event.phase
     if event.phase is ev.CheckPhase.BEFORE:
@@ -108,7 +109,8 @@ def _step_checking(state: RunState, record: StepRecord, event: ev.StepChecking) 
 
 
 def _step_checked(state: RunState, record: StepRecord, event: ev.StepChecked) -> None:
-    """What follows is decided next: the step is launched with the slots that it holds, or settled without them."""
+    """Record the result; the scheduler then launches the step with the slots that it holds, or settles it without
+    them."""
     if event.phase is ev.CheckPhase.BEFORE:
         _gate_evaluated(state, record, event)
     else:
@@ -127,12 +129,12 @@ def _gate_evaluated(state: RunState, record: StepRecord, event: ev.StepChecked) 
 
 
 def _beyond_ceiling(state: RunState) -> bool:
-    """Say whether more workers are asked for than the server last gave."""
-    return state.ceiling is not None and state.asked_for > state.ceiling
+    """Return whether more workers are requested than the server last gave."""
+    return state.ceiling is not None and state.requested_workers > state.ceiling
 
 
 def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) -> None:
-    """Each item becomes a record of its own; the step itself only waits for them, or has nothing to do."""
+    """Add a record for each item; the step itself waits for them, or has nothing to do."""
     leave(state, record)
     record.instances = tuple(item.key for item in event.items)
     record.open_instances = len(event.items)
@@ -181,9 +183,9 @@ def _step_finished(state: RunState, record: StepRecord, event: ev.StepFinished) 
 
 
 def _failed_after_commit(record: StepRecord, event: ev.StepFinished) -> bool:
-    """Derive `committed` for a journal of a version that did not record it.
+    """Derive `committed` for a journal of a version without that field.
 
-    A repeat is left out: it also fails when its iterations, all of them committed, were not enough.
+    A repeat is excluded: it also fails if `max_iterations` committed iterations were not enough.
     """
     last = record.last
     succeeded = last is not None and last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED
@@ -206,7 +208,7 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     record.cancel_reason = None
     record.detaching = False
     record.lost = False
-    record.unproven = False
+    record.without_evidence = False
     record.warned = 0
     _announce(record, event.at)
     expect_server_end(state, record)
@@ -225,10 +227,10 @@ def _announce(record: StepRecord, at: float) -> None:
 
 
 def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDeferred) -> None:
-    """Back into the queue; the attempt did not happen, so its number is free again.
+    """Put the step back into the queue; the attempt did not happen, so its number is free again.
 
-    It is queued without a word of its own: CapacityShort speaks for all of them, once. Without a journal the server was
-    not even asked.
+    No StepQueued follows: CapacityShort reports the reason once for all steps. Without a journal the server was not
+    asked.
     """
     leave(state, record)
     record.attempt = event.attempt - 1
@@ -301,7 +303,7 @@ def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFini
     _settle(state, record, event.at)
 
 
-#: What each event does to the record of its step; an event that is not here only informs.
+#: The transition of each event of a step; an event without one changes nothing.
 TRANSITIONS: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any], None]] = {
     ev.StepReady: _step_ready,
     ev.StepQueued: _step_queued,
@@ -332,10 +334,10 @@ def _move(record: StepRecord, to: StepState, at: float) -> None:
 
 
 def _got_worker(state: RunState, record: StepRecord, at: float) -> None:
-    """End the shortage if this was the attempt that asked for more than the server last gave.
+    """End the capacity shortage if this was the attempt that tested for more workers.
 
-    Other workers prove nothing: they are among those that it gave. Should the end be premature, the next refusal says
-    so; `probe_at` keeps CapacityRestored back until then.
+    Other workers are no evidence: they are among those that the server gave. If the end is premature, the next
+    refusal corrects it; `probe_at` delays CapacityRestored until then.
     """
     if state.probe == record.key:
         state.ceiling = None
@@ -386,7 +388,7 @@ def _begin_finally(state: RunState) -> None:
 
 
 def apply(state: RunState, event: ev.Event) -> None:
-    """Change `state` by what the event says. Events that only inform change nothing."""
+    """Change `state` by one event. Events without a transition change nothing."""
     match event:
         case ev.StepEvent():
             change = TRANSITIONS.get(type(event))
@@ -401,7 +403,7 @@ def apply(state: RunState, event: ev.Event) -> None:
 
 
 def _turn(state: RunState, event: ev.Event) -> None:
-    """Note what concerns the whole run from now on."""
+    """Record an event that concerns the whole run."""
     match event:
         case ev.RunInterrupted():
             state.interrupted = event.signal
@@ -419,16 +421,16 @@ def _turn(state: RunState, event: ev.Event) -> None:
             state.group_lost = True
             state.drained_by = "another run took the concurrency group"
         case ev.CapacityShort():
-            state.short_told = True
+            state.shortage_reported = True
         case ev.CapacityRestored():
-            state.short_told = False
+            state.shortage_reported = False
             state.short_message = None
         case ev.RunFinished():
             state.finished = event
 
 
 def _run_resumed(state: RunState, event: ev.RunResumed) -> None:
-    """Begin anew with what is kept. `state.plan` is the plan of this event already, should it have been changed."""
+    """Begin again with the kept facts. `state.plan` is already the plan of this event, in case it was changed."""
     old = replace(state, expansions={found.step: found.items for found in event.expansions})
     fresh = initial_state(state.plan)
     for field in fields(RunState):
@@ -441,7 +443,7 @@ def _run_resumed(state: RunState, event: ev.RunResumed) -> None:
     for change in carried_over(old, event, state.records):
         apply(state, change)
     for key in old.records.keys() & state.records.keys():
-        keep_facts(old.records[key], state.records[key])
-    for key in left_unproven(old, event):
+        copy_facts(old.records[key], state.records[key])
+    for key in steps_without_evidence(old, event):
         if key in state.records:
-            state.records[key].unproven = True
+            state.records[key].without_evidence = True

@@ -1,7 +1,7 @@
-"""The items of a for_each: from literal items or a query's rows to instances with keys of their own.
+"""The items of a for_each: from literal items or query rows to instances with unique keys.
 
-An instance is its whole item. Its key only shows it: it is short, and different from that of any other item. So an item
-that was there before keeps its key when a run is resumed with other items, or in another order, whatever it looks like.
+An instance is identified by its whole item. Its key is a short, unique display form. So an item of a resumed run keeps
+its key, even if the items were reordered or others were added.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from runner.engine.events import Item
 from runner.plan.model import ForEach, ParamType, Step, Value
 from runner.sql.qualified_names import QualifiedName, qualified_name
 
-#: Characters of an item that its instance's key shows.
+#: The number of characters of an item that the key of its instance shows.
 _KEY_LENGTH = 60
 
 
 def literal_items(step: Step, before: Sequence[Item] = ()) -> tuple[Item, ...]:
-    """Return the items that the plan itself lists; one that is among those of `before` keeps its key."""
+    """Return the items that the plan lists; an item that is in `before` keeps its key."""
     for_each = step.for_each
     if for_each is None:
         return ()
@@ -29,18 +29,18 @@ def literal_items(step: Step, before: Sequence[Item] = ()) -> tuple[Item, ...]:
 
 
 def identity_of(item: Item) -> str:
-    """Return what an item is: the values of all its columns, as JSON. Its key is only how it is shown.
+    """Return the identity of an item: the values of all its columns, as JSON. Its key is only a display form.
 
-    The name that the plan gives to items (`as`) is no part of it.
+    The name that the plan gives to items (`as`) is not part of it.
     """
     columns = {name.partition(".")[2]: value for name, value in item.values.items()}
     return json.dumps(columns, sort_keys=True, ensure_ascii=True, separators=(",", ":"))
 
 
 def queried_items(step: Step, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> tuple[Item, ...]:
-    """Return the items that a query gave; a single column is also the item itself.
+    """Return the items that a query returned; a single column is also the item itself.
 
-    ValueError, with a sentence that begins after "the value", for one that is no relation where the items are.
+    ValueError, with a sentence that continues "the value", for an item that must be a relation and is none.
     """
     if step.for_each is None:
         return ()
@@ -57,7 +57,7 @@ def _with_only_column(rows: Sequence[Mapping[str, Value | None]]) -> Sequence[Ma
 
 
 def typed(for_each: ForEach | None, values: Mapping[str, Value | None]) -> Mapping[str, Value | None]:
-    """Return an item's values as the type of the items has them: a record keeps plain texts. ValueError as above."""
+    """Return an item's values converted to the items' type: a record has plain texts. ValueError as above."""
     if for_each is None or for_each.type is not ParamType.RELATION:
         return values
     if for_each.as_ not in values:
@@ -87,7 +87,7 @@ def _items(
 
 
 def _new_key(step_id: str, label: str, seen: Counter[str], keys: set[str]) -> str:
-    """Number a label that was there before; `a#2` may itself be an item, and then the next number is taken."""
+    """Number a label that was used before; `a#2` may itself be an item: then the next number is used."""
     while True:
         seen[label] += 1
         number = f"#{seen[label]}" if seen[label] > 1 else ""
@@ -98,7 +98,7 @@ def _new_key(step_id: str, label: str, seen: Counter[str], keys: set[str]) -> st
 
 
 def _label(row: Mapping[str, Value | None]) -> str:
-    """Write an item as a person would name it, on one line that no terminal takes for orders."""
+    """Format an item for display, on one line without control characters."""
     parts = [row[""]] if "" in row else row.values()
     flat = " ".join(",".join(map(_shown, parts)).split())
     safe = "".join(character if character.isprintable() else "?" for character in flat)

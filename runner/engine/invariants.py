@@ -1,4 +1,4 @@
-"""What holds of every state of a run, computed the slow way: the indices must say what the records say. For tests."""
+"""The invariants of a run's state, computed from the records: each index must agree with them. For tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ByState = Mapping[StepState, Sequence[StepRecord]]
 
 
 def validate(state: RunState) -> None:
-    """Recompute every index from the records; AssertionError with a sentence if one is wrong."""
+    """Recompute every index from the records; AssertionError with a message if one is wrong."""
     by_state: defaultdict[StepState, list[StepRecord]] = defaultdict(list)
     for record in state.records.values():
         by_state[record.state].append(record)
@@ -33,11 +33,11 @@ def validate(state: RunState) -> None:
 def _validate_holding(state: RunState, holding: Sequence[StepRecord], checking: Sequence[StepRecord]) -> None:
     before = [record for record in checking if record.phase is CheckPhase.BEFORE]
     cleared = {record.key for record in before if record.gate is not None}
-    _same("whose conditions hold", cleared, set(state.cleared))
+    _same("conditions met", cleared, set(state.cleared))
     holds = {record.key for record in before if record.holds}
-    _same("with slots, whose conditions are evaluated", holds - cleared, set(state.checking))
+    _same("evaluating conditions with slots", holds - cleared, set(state.checking))
     if any(record.holds for record in state.records.values() if record.key not in holds):
-        raise AssertionError("a step holds slots for its conditions, and none is evaluated")
+        raise AssertionError("a step holds slots for its conditions, but no evaluation is running")
     used: Counter[str] = Counter()
     for record in (*holding, *(record for record in before if record.holds)):
         used.update(record.needs)
@@ -61,13 +61,13 @@ def _validate_waiting(state: RunState, by_state: _ByState) -> None:
     for group in groups.values():
         heads.setdefault(state.records[group[0][1]].shared, []).append(group[0])
     _same("first in the ready lists", {shared: sorted(firsts) for shared, firsts in heads.items()}, state.heads)
-    _same("not told of", {record.key for record in by_state[StepState.READY]}, set(state.fresh))
+    _same("not reported", {record.key for record in by_state[StepState.READY]}, set(state.fresh))
     timed = sorted((record.queue_deadline, record.key) for record in waiting if record.queue_deadline is not None)
     _same("queue timeouts", timed, state.queue_timed)
 
 
 def _validate_pending(state: RunState, pending: set[str]) -> None:
-    """Who is released is pending, and who needs nothing more is released: nobody else would start it."""
+    """Check that released steps are pending, and that pending steps without unmet needs are released."""
     if not state.released.keys() <= pending:
         raise AssertionError(f"released are {list(state.released)}, but pending only {pending}")
     records = map(state.records.__getitem__, pending)
@@ -86,6 +86,6 @@ def _validate_instances(state: RunState, by_state: _ByState) -> None:
             _same(f"{record.key} waits for instances", still_open[record.key] > 0, expanded)
 
 
-def _same(what: str, found: object, told: object) -> None:
-    if found != told:
-        raise AssertionError(f"{what}: the records say {found}, but the index holds {told}")
+def _same(what: str, expected: object, indexed: object) -> None:
+    if expected != indexed:
+        raise AssertionError(f"{what}: the records say {expected}, but the index has {indexed}")

@@ -1,7 +1,7 @@
-"""What a CONCURRENTLY command that did not succeed has left half done, and the SQL that repairs it.
+"""What a failed CONCURRENTLY command left behind, and the SQL that repairs it.
 
-The server is asked what is half done in the whole database; what was there before the run began, and what the step's
-text is not about, is not this step's doing (pg_background.md#what-concurrently-leaves-behind).
+The server lists the unfinished objects of the whole database. An object that existed before the run began, or that the
+step's SQL does not concern, is not attributed to the step (docs/pg_background.md#what-concurrently-leaves-behind).
 """
 
 from __future__ import annotations
@@ -14,18 +14,19 @@ from runner.engine.events import Leftover
 from runner.sql.relations import Relation
 from runner.sql.text_traits import Build
 
-#: What REINDEX CONCURRENTLY adds to an index's name, with a number if the name is taken.
+#: The suffix that REINDEX CONCURRENTLY adds to an index's name, with a number if the name is in use.
 _OF_REINDEX = re.compile(r"(?P<stem>.*)(?P<suffix>_ccnew|_ccold)\d*", re.DOTALL)
-#: Bytes of a name in PostgreSQL; a longer one is cut where the suffix is added.
+#: The limit of a name in PostgreSQL, in bytes; a longer name is cut before the suffix is added.
 _NAME_BYTES = 63
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HalfDone:
+class UnfinishedObject:
     """An INVALID index or a half detached partition: its OID, its kind, and names that are quoted and qualified.
 
-    `name` and `schema` are the plain ones, `table` and `table_schema` those of the index's or partition's table; an
-    index of a TOAST table counts as one of the table that this belongs to.
+    `name` and `schema` are unquoted; `table` and `table_schema` are those of the index's or partition's table. An index
+    of a
+    TOAST table is attributed to the table that owns the TOAST table.
     """
 
     oid: int
@@ -39,11 +40,12 @@ class HalfDone:
 
 
 def left_by(
-    builds: Sequence[Build], now: Iterable[HalfDone], before: frozenset[int], *, known: Sequence[Leftover] = ()
+    builds: Sequence[Build], now: Iterable[UnfinishedObject], before: frozenset[int], *, known: Sequence[Leftover] = ()
 ) -> tuple[Leftover, ...]:
-    """Return what these statements can have left half done, among what is half done `now` and was not `before`.
+    """Return what these statements left behind: objects that are unfinished `now` and were not `before`.
 
-    `known` is what earlier attempts of the step have left: it is theirs also if it was there before this runner began.
+    `known` is what previous attempts of the step left behind: it is included even if it existed before this runner
+    began.
     """
     matching = (one for one in now if any(_may_be_of(one, build) for build in builds))
     dropped = [build.dropped for build in builds if build.dropped is not None]
@@ -51,14 +53,14 @@ def left_by(
     return tuple(left for one, left in found if one.oid not in before or left in known)
 
 
-def _leftover(found: HalfDone, dropped: Sequence[Relation]) -> Leftover:
+def _leftover(found: UnfinishedObject, dropped: Sequence[Relation]) -> Leftover:
     left = read_leftover(found.kind, found.shown, found.parent)
     if not any(_is(one, found.schema, found.name) for one in dropped):
         return left
-    return replace(left, repair=left.repair[-1:])  # a step that drops an index does not want it built anew
+    return replace(left, repair=left.repair[-1:])  # a step that drops an index needs no REINDEX
 
 
-def _may_be_of(found: HalfDone, build: Build) -> bool:
+def _may_be_of(found: UnfinishedObject, build: Build) -> bool:
     if build.detaches or found.kind == "partition":
         return build.detaches and found.kind == "partition" and _is(build.table, found.table_schema, found.table)
     if build.dropped is not None:
@@ -77,13 +79,13 @@ def _is(wanted: Relation | None, schema: str, name: str) -> bool:
 
 
 def _is_cut(name: str, stem: str) -> bool:
-    """Say whether `stem` is what is left of the name beside a suffix; PostgreSQL cuts a long name to make room."""
+    """Return whether `stem` is the name before a suffix; PostgreSQL cuts a long name to make room for the suffix."""
     long = len(name.encode()) > _NAME_BYTES - len("_ccnew") - 2
     return name == stem or (long and bool(stem) and name.startswith(stem))
 
 
 def read_leftover(kind: str, name: str, parent: str) -> Leftover:
-    """Put what is half done into words; the names are quoted and qualified as SQL needs it."""
+    """Describe an unfinished object; the names are quoted and qualified for SQL."""
     if kind == "partition":
         return Leftover(
             what=f"{name} is only half detached from {parent}",

@@ -1,7 +1,7 @@
-"""What the end of a worker means: its outcome, its `expect`, and the next state of its step.
+"""Decides what the end of a worker means: its outcome, its `expect`, and the next state of its step.
 
-Pure, like the scheduler that calls it. An outcome is never guessed. Conditions in SQL are evaluated elsewhere; here
-only their verdict counts. A step whose attempt has ended gets another attempt, another iteration, or its last state.
+Pure, like the scheduler that calls it. An outcome is never guessed. Conditions in SQL are evaluated elsewhere; only
+their verdict is used here. A step whose attempt has ended gets another attempt, another iteration, or its final state.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from runner.plan.model import Expect, Step, Value
 from runner.sql.text_traits import TextTraits, nature_of
 
 _QUERY_CANCELED = "57014"
-#: Ways in which somebody stops a worker: a cancel or statement timeout, a terminate, a shutdown of the server.
+#: SQLSTATEs of a stopped worker: cancel or statement timeout, pg_terminate_backend, shutdown of the server.
 _STOPPED = frozenset({_QUERY_CANCELED, "57P01", "57P02", "57P03"})
-#: Seconds by which the server's own timer may be early against its own clock.
+#: Seconds by which the server's timer may fire early by its own clock.
 _TIMER_SLACK = 0.005
-#: The server's functions that warn when VACUUM, ANALYZE, REINDEX or CLUSTER leaves an object out: it may not touch it,
-#: gets no lock, finds it gone, or finds that it is of a kind that it cannot treat. Their names are the same in every
-#: language. From PostgreSQL 14 to 18, commands/vacuum.c, analyze.c, cluster.c, indexcmds.c and catalog/index.c.
+#: The server's functions that warn when VACUUM, ANALYZE, REINDEX or CLUSTER skips an object: the role may not process
+#: it,
+#: the lock is not available, it was dropped, or its kind is not supported. Their names are the same in every language.
+#: From PostgreSQL 14 to 18, commands/vacuum.c, analyze.c, cluster.c, indexcmds.c and catalog/index.c.
 _SKIPS = frozenset(
     {
         *("vacuum_is_permitted_for_relation", "vacuum_is_relation_owner", "vacuum_open_relation"),
@@ -35,17 +36,17 @@ _SKIPS = frozenset(
         *("reindex_relation", "reindex_index"),
     }
 )
-#: What a plan says if that is as it should be.
-_MAY_SKIP = "A step that may skip objects says so: expect: {warnings: {max: N}}, or allow_failure."
+#: The hint: what to write into the plan if skipped objects are acceptable.
+_MAY_SKIP = "If the step may skip objects, write `expect: {warnings: {max: N}}` or `allow_failure`."
 _SYSTEM_CATALOGS = "ReindexMultipleTables"
-#: An index that an earlier attempt has left INVALID: REINDEX leaves it out, and it is reported as left behind.
+#: An index that a previous attempt left INVALID: REINDEX skips it, and it is reported as left behind.
 _UNFINISHED_COPY = re.compile(r"_cc(?:new|old)\d*\b")
 
 
 def skipped(notices: Iterable[Notice], nature: TextTraits) -> ErrorDetails | None:
-    """Return the WARNING by which a maintenance command says that it left an object out, None if there is none.
+    """Return the WARNING by which a maintenance command reports that it skipped an object; None without one.
 
-    REINDEX DATABASE CONCURRENTLY always leaves the system catalogs out before PostgreSQL 16: that is what it is for.
+    Before PostgreSQL 16, REINDEX DATABASE CONCURRENTLY always skips the system catalogs: that is no failure.
     """
     for notice in notices:
         if notice.severity != WARNING or notice.routine not in _SKIPS:
@@ -62,11 +63,12 @@ def skipped(notices: Iterable[Notice], nature: TextTraits) -> ErrorDetails | Non
 def classify(
     end: WorkerEnd, *, timeout: float | None, cancelled: CancelReason | None
 ) -> tuple[Outcome, ErrorDetails | None]:
-    """Return the outcome of an attempt and what there is to say about it.
+    """Return the outcome of an attempt, and its error.
 
-    `timeout` is what the server enforced, in seconds; `cancelled` is why jobplan asked the worker to stop, if it did.
-    57014 means a timeout or a cancel, and only our own record tells them apart
-    (pg_background.md#timeouts-are-armed-at-launch).
+    `timeout` is the limit that the server enforced, in seconds; `cancelled` is why jobplan asked the worker to stop, if
+    it
+    did. SQLSTATE 57014 means a timeout or a cancel, and only our own record distinguishes them
+    (docs/pg_background.md#timeouts-are-armed-at-launch).
     """
     if end.detached:
         return Outcome.DETACHED, None
@@ -74,11 +76,11 @@ def classify(
         return Outcome.SUCCEEDED, None
     if end.rolled_back:
         why = f": {end.reason}" if end.reason else ""
-        error = ErrorDetails(message=f"the worker has gone and has not committed, so its transaction did nothing{why}")
+        error = ErrorDetails(message=f"the worker ended without a commit, so its transaction was rolled back{why}")
         return _did_nothing(end, cancelled), error
     if end.lost:
         why = f": {end.reason}" if end.reason else ""
-        return Outcome.UNKNOWN, ErrorDetails(message=f"the worker has gone and nobody can say what it did{why}")
+        return Outcome.UNKNOWN, ErrorDetails(message=f"the worker has ended, and its outcome is unknown{why}")
     if end.error is not None:
         return _of_error(end, end.error, timeout=timeout, cancelled=cancelled), end.error
     return _without_evidence(end, cancelled=cancelled)
@@ -94,7 +96,7 @@ def _of_error(end: WorkerEnd, error: ErrorDetails, *, timeout: float | None, can
 
 
 def _did_nothing(end: WorkerEnd, cancelled: CancelReason | None) -> Outcome:
-    """Return the outcome of a worker that has certainly not done its work, although it has said no error."""
+    """Return the outcome of a worker that certainly did not do its work and reported no error."""
     if cancelled is not None:
         return _stopped_by_us(cancelled)
     return Outcome.FAILED if end.cancelled_by is None else Outcome.CANCELLED
@@ -112,34 +114,35 @@ def _ran_out(end: WorkerEnd, timeout: float | None) -> bool:
 
 
 def _without_evidence(end: WorkerEnd, *, cancelled: CancelReason | None) -> tuple[Outcome, ErrorDetails]:
-    """The worker has gone, and the extension knows of no error: that alone is not success
-    (pg_background.md#completed-is-not-success).
+    """Return the outcome of a worker that ended although the extension reports no error: that is no success.
+
+    See docs/pg_background.md#completed-is-not-success.
     """
     if end.started_at is None:
-        error = ErrorDetails(message="the worker ended before it began with its SQL")
+        error = ErrorDetails(message="the worker ended before it executed its SQL")
         return _did_nothing(end, cancelled), error
     return Outcome.UNKNOWN, ErrorDetails(
-        message="the worker ended without saying how; a setting such as transaction_timeout may have stopped it"
+        message="the worker ended without an error message; a setting such as transaction_timeout may have stopped it"
     )
 
 
 def rows_wanted(step: Step) -> int:
-    """Return how many rows of the result the plan needs to see; their number alone is known without any."""
+    """Return the number of result rows that the plan needs to read; the row count is known without reading any."""
     wants_value = step.expect is not None and step.expect.has_value
     return max(step.capture_rows, 2 if wants_value else 0)
 
 
 def unmet_expectation(step: Step, last: AttemptFinished) -> str | None:
-    """Return what is wrong with the result, or None if it is as expected.
+    """Return how the result differs from `expect`; None if it does not.
 
-    Rows that were only to be captured and cannot be read are no failure: the work is done, and the record says why.
+    Captured rows that cannot be read are no failure: the work is done, and the record says why they are missing.
     """
     expect = step.expect
     if expect is None:
         return None
     if not last.command_tag and last.row_count is None and last.result is None:
         wants_rows = expect.has_value or expect.rows_min is not None or expect.rows_max is not None
-        lost = "it has committed, but what it gave was lost with its session"
+        lost = "it has committed, but its result was lost with its session"
         return lost if wants_rows or expect.judges_warnings else None
     return (
         _wrong_warnings(expect, last.warnings or 0)
@@ -185,7 +188,7 @@ def _wrong_value(expect: Expect, last: AttemptFinished) -> str | None:
 
 
 def same_value(wanted: Value | None, got: str | None) -> bool:
-    """Compare a YAML value with PostgreSQL's text of one: numbers by value, booleans as t and f, the rest as text."""
+    """Compare a YAML value with PostgreSQL's text of a value: numbers by value, booleans as t and f, else as text."""
     if wanted is None or got is None:
         return wanted is None and got is None
     if isinstance(wanted, bool):
@@ -206,13 +209,13 @@ def _shown(value: Value | None) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-#: Seconds before a step of unknown outcome runs again, and how often that may happen without a `retry` of its own.
+#: Seconds before a step of unknown outcome runs again, and the limit of its attempts without a `retry` of its own.
 UNKNOWN_DELAY = 1.0
 UNKNOWN_ATTEMPTS = 3
 
 
 def settle(state: RunState, record: StepRecord, now: float) -> ev.StepEvent | None:
-    """Return what follows from the end of an attempt, or of all instances; None if conditions come first."""
+    """Return the event that follows from the end of an attempt or of all instances; None if conditions come first."""
     if record.instances is not None:
         return _of_instances(state, record, now)
     if record.queue_timed_out:
@@ -228,8 +231,8 @@ def settle(state: RunState, record: StepRecord, now: float) -> ev.StepEvent | No
     return _after_success(state, record, last, now)
 
 
-def last_word(record: StepRecord, last: ev.AttemptFinished, now: float, *, detail: str = "") -> ev.StepFinished:
-    """Return the last state of a step that has no further attempt; `detail` says why, if its error does not."""
+def final_event(record: StepRecord, last: ev.AttemptFinished, now: float, *, detail: str = "") -> ev.StepFinished:
+    """Return the final event of a step without a further attempt; `detail` adds why, if its error does not say it."""
     if last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.FAIL and not may_still_begin(record):
         return _check_failed(record, now)
     final = StepState(_outcome(record, last).value)
@@ -245,25 +248,25 @@ def last_word(record: StepRecord, last: ev.AttemptFinished, now: float, *, detai
     return _finished(record, final, error, now)
 
 
-def not_begun(record: StepRecord, now: float) -> ev.StepFinished:
-    """Return the last state of a step that somebody has asked to stop while it had no worker."""
-    before = "it was begun" if record.last is None else f"attempt {record.attempt + 1}"
+def cancelled_before_start(record: StepRecord, now: float) -> ev.StepFinished:
+    """Return the final event of a step that a user cancelled while it had no worker."""
+    before = "it started" if record.last is None else f"attempt {record.attempt + 1}"
     failure = record.last.error if record.last is not None else None
-    after = f", which was to come after: {failure.message}" if failure is not None else ""
-    error = ev.ErrorDetails(message=f"{record.cancelled_by} asked for its end before {before}{after}")
+    after = f" (attempt {record.attempt}: {failure.message})" if failure is not None else ""
+    error = ev.ErrorDetails(message=f"{record.cancelled_by} cancelled the step before {before}{after}")
     return ev.StepFinished(at=now, step=record.key, state=StepState.CANCELLED, error=error)
 
 
 def _error(record: StepRecord, last: ev.AttemptFinished) -> ev.ErrorDetails | None:
-    """Return the attempt's error; that `verify` could not settle it is a detail of it."""
+    """Return the attempt's error; that `verify` could not decide its outcome is added as detail."""
     if last.outcome is not ev.Outcome.UNKNOWN or record.check_error is None:
         return last.error
-    error = last.error or ev.ErrorDetails(message="nothing proves what the worker did")
+    error = last.error or ev.ErrorDetails(message="there is no evidence of what the worker did")
     return replace(error, detail=error.detail or record.check_error.message)
 
 
 def _after_success(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent | None:
-    """The work is committed; see whether it is what the plan wants. No attempt follows if it is not."""
+    """Compare the committed work with the plan's expectations. If they are not met, no attempt follows."""
     problem = last.skipped or unmet_expectation(record.step, last)
     if problem is not None:
         error = ev.ErrorDetails(message=problem) if isinstance(problem, str) else problem
@@ -281,23 +284,23 @@ def _after_success(state: RunState, record: StepRecord, last: ev.AttemptFinished
 
 
 def _has_committed(record: StepRecord) -> bool:
-    """Say whether the worker, which succeeded, has committed anything: a text that only reads has not."""
+    """Return whether the worker, which succeeded, committed changes: read-only SQL has none."""
     return not nature_of(record.step.sql.text).only_reads
 
 
 def _not_launched(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:
-    """Conditions stood in the way of a launch, whose slots are free again, or there are no items to be had.
+    """Return the event of a step that its conditions kept from a launch, or whose items could not be queried.
 
     A false `if` skips the step. Before a later iteration it ends the loop, whose work so far is a success; before a
-    further attempt the failure that asked for it stays the step's last word. An unmet precondition is a failure of the
-    step, and is tried again as `retry` says.
+    retry the step keeps the failure of its last attempt. An unmet precondition is a failure of the step, and is retried
+    as `retry` says.
     """
     if record.gate is None:
         return _check_failed(record, now)
     if record.gate is not ev.Verdict.SKIP:
         return _retry_gate(state, record, now)
     if record.tries and record.last is not None:
-        return last_word(record, record.last, now, detail="not tried again: if is false")
+        return final_event(record, record.last, now, detail="not retried: if is false")
     if record.iteration > 1:
         because = f"if is false: stopped after {record.iteration - 1} iterations"
         return _finished(record, StepState.SUCCEEDED, None, now, because=because)
@@ -317,7 +320,7 @@ def _retry_gate(state: RunState, record: StepRecord, now: float) -> ev.StepEvent
 
 
 def _used_up(record: StepRecord) -> bool:
-    """Say whether the iteration has no further attempt; a launch that a precondition prevented counts as one."""
+    """Return whether the iteration has no attempt left; a launch that a precondition prevented counts as one."""
     return record.tries + record.refused >= record.step.retry.max_attempts
 
 
@@ -332,7 +335,7 @@ def _repeat(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: 
     if repeat is None or record.iteration >= repeat.max_iterations:
         return _failed(record, f"not done after max_iterations ({_iterations(record)})", now)
     if state.stopping or record.cancelled_by is not None:
-        return last_word(record, last, now)
+        return final_event(record, last, now)
     return ev.StepRepeating(at=now, step=record.key, next_iteration=record.iteration + 1, until=now + repeat.pause)
 
 
@@ -341,7 +344,7 @@ def _iterations(record: StepRecord) -> int:
 
 
 def _settle_unknown(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent | None:
-    """`verify` says what the worker did. If it cannot, the outcome stays unknown; an idempotent step runs again."""
+    """Settle an unknown outcome by `verify`. If it cannot, the outcome stays unknown; an idempotent step runs again."""
     if record.verdict is None:
         return None
     if record.verdict is ev.Verdict.PROCEED:
@@ -352,7 +355,7 @@ def _settle_unknown(state: RunState, record: StepRecord, last: ev.AttemptFinishe
 
 
 def may_still_begin(record: StepRecord) -> bool:
-    """Say whether the worker was never seen: then a `verify` that is false does not mean that it has done nothing."""
+    """Return whether the worker was never seen: then a false `verify` does not mean that the worker did nothing."""
     return record.worker is None and record.lost
 
 
@@ -361,12 +364,12 @@ def _retry_or_end(state: RunState, record: StepRecord, last: ev.AttemptFinished,
     asked_to_stop = by_us or record.cancelled_by is not None or last.cancelled_by is not None
     delay = None if state.stopping or asked_to_stop else _retry_delay(record, last)
     if delay is None:
-        return last_word(record, last, now)
+        return final_event(record, last, now)
     return ev.StepRetrying(at=now, step=record.key, next_attempt=record.attempt + 1, until=now + delay)
 
 
 def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
-    """Return the seconds before the next attempt, or None if there is none."""
+    """Return the seconds before the next attempt; None if there is none."""
     retry = record.step.retry
     if last.outcome is ev.Outcome.UNKNOWN:
         again = record.step.idempotent and record.tries < max(retry.max_attempts, UNKNOWN_ATTEMPTS)
@@ -383,13 +386,13 @@ def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
 
 
 def _outcome(record: StepRecord, last: ev.AttemptFinished) -> ev.Outcome:
-    """Return how the attempt ended; a cancel by the second line is a timeout, and nothing else."""
+    """Return the outcome of the attempt; a cancel by the runner's own timeout (`GRACE`) counts as a timeout."""
     overdue = record.cancel_reason is ev.CancelReason.TIMEOUT and last.outcome is ev.Outcome.CANCELLED
     return ev.Outcome.TIMED_OUT if overdue else last.outcome
 
 
 def _of_instances(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:
-    """A step with instances is as good as the worst of them; without any it had nothing to do."""
+    """Settle a step by the worst outcome of its instances; without instances it had nothing to do."""
     states = {state.records[key].state for key in record.instances or ()}
     if not states & BAD and any(_was_drained(state.records[key]) for key in record.instances or ()):
         return ev.StepSkipped(

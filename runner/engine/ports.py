@@ -1,8 +1,8 @@
 """The protocols that a run needs: a gateway to the server, sinks for events, history, and the scheduler's commands.
 
 The real gateway is in `runner.gateway.postgres`, its double in `runner.gateway.fake`; the same contract suite runs
-against both. Sinks are the journal, the ledger, reports and the terminal. Commands are what the scheduler wants done;
-the loop performs them. What is known of previous runs of a plan is data, wherever it was recorded.
+against both. Sinks are the journal, the ledger, reports and the terminal. Commands are the scheduler's orders; the run
+loop performs them. The history of previous runs of a plan is passed as data, from whichever record it was read.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from runner.engine.events import (
     Rows,
     Worker,
 )
-from runner.engine.leftovers import HalfDone
+from runner.engine.leftovers import UnfinishedObject
 from runner.engine.server_activity import LiveWorker
 from runner.engine.state import RunState
 from runner.identity import Claim, WorkerLabel
@@ -31,11 +31,12 @@ from runner.identity import Claim, WorkerLabel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerInfo:
-    """What a run needs to know, and a report to say, about the server.
+    """The server's description, for the run and for its reports.
 
-    `connection` leads there again, without a password; `system_identifier` is the cluster's, if this role may know it;
-    `ledger` is the schema of the ledger, if one is written. Before the server is found ready, `extension_version` and
-    `extension_schema` may be empty: there is no extension.
+    `connection` is a connection string for the same server, without a password. `system_identifier` is the cluster's,
+    None
+    if this role may not read it. `ledger` is the schema of the ledger, if one is written. Before `open` has checked the
+    server, `extension_version` and `extension_schema` are empty if the extension is missing.
     """
 
     version: str
@@ -47,24 +48,25 @@ class ServerInfo:
     max_worker_processes: int
     connection: str = ""
     system_identifier: str | None = None
-    #: What tells the run's database and server from others, if it is known.
+    #: Distinguishes the run's database and server from others; None if unknown.
     place: Place | None = None
     ledger: str | None = None
     standby: bool = False
 
 
-#: Is given the server as it is found, before it is judged whether it is ready, and may refuse it.
-FirstLook = Callable[[ServerInfo], Awaitable[None]]
+#: Receives the server's description before the gateway checks it, and may raise to refuse the server.
+ServerCheck = Callable[[ServerInfo], Awaitable[None]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LaunchRequest:
-    """One attempt of one step, ready to be sent. Times are seconds, None means no limit; sizes are bytes.
+    """One attempt of one step, ready to be sent. Times are in seconds, None means no limit; sizes are in bytes.
 
     `reserve` is the number of the server's worker slots that must stay free after the launch. A `detachable` worker is
-    let go of when its output queue is full; any other one has its output drained. `rows` is how many rows of the last
-    statement's result are wanted; without any they stay in the worker. `label` is written in front of the SQL.
-    `as_text`: the last statement is rewritten so that all its columns are text.
+    detached when its output queue is full; the output of any other worker is read while it runs. `rows` is the number
+    of
+    rows of the last statement's result to read; with 0 they stay in the worker. `label` is written in front of the SQL.
+    `as_text`: the last statement is rewritten so that all its columns have the type text.
     """
 
     sql: str
@@ -86,7 +88,7 @@ class LaunchRequest:
 class Query:
     """A condition or a list of items: one statement, run READ ONLY, with limits of its own in seconds.
 
-    `before_launch` says that a step holds its slots for it, so that a launcher session is free.
+    `before_launch`: the step already holds its slots, so a launcher session is free for the query.
     """
 
     sql: str
@@ -99,7 +101,7 @@ class Query:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryResult:
-    """What a query gave, as PostgreSQL writes it, or the error; `boolean`: it has one column, of type boolean."""
+    """The result of a query in PostgreSQL's text format, or its error. `boolean`: one column, of type boolean."""
 
     columns: tuple[str, ...] = ()
     rows: tuple[tuple[str | None, ...], ...] = ()
@@ -124,11 +126,11 @@ class GroupHolder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeftWorker:
-    """A worker on the server that is, or may be, one that an earlier runner of the run has launched.
+class RemainingWorker:
+    """A worker on the server that a previous runner of this run launched, or may have launched.
 
-    `claim` is what its text says that it is, None if that is no label; `readable` is whether it has a text at all.
-    `age` is for how many seconds it has lived, by the server's clock.
+    `claim` is the content of the label in its query text, None without a label. `readable`: this role can see the query
+    text. `age` is the seconds since backend_start, by the server's clock.
     """
 
     worker: Worker
@@ -138,16 +140,16 @@ class LeftWorker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeftBehind:
-    """What an earlier runner of this run has left on the server: its workers, and how many sessions of its own.
+class RemainingBackends:
+    """What a previous runner of this run has left on the server: its workers, and the number of its own sessions.
 
-    While there are such sessions, one of them may still be about to launch a worker. `unseen` counts workers that are
-    not visible to this role: nothing can be said of them. `starting` counts workers that have no name and no text yet,
-    so that any of them may be the run's. `foreign` names sessions and workers of other roles that have the run's name,
-    and are none of it.
+    As long as such a session exists, it may still launch a worker. `unseen` counts workers that are not visible to this
+    role, so that their run is unknown. `starting` counts workers without a name and query text yet: each may belong to
+    the
+    run. `foreign` describes sessions and workers of other roles that use the run's name; they do not belong to the run.
     """
 
-    workers: tuple[LeftWorker, ...] = ()
+    workers: tuple[RemainingWorker, ...] = ()
     sessions: int = 0
     unseen: int = 0
     starting: int = 0
@@ -155,11 +157,11 @@ class LeftBehind:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chronicle:
-    """What a record knows of a run that must not be missed when it is taken up.
+class RecordedRun:
+    """What the ledger or the journal of a run contains that a runner must know when it takes the run over.
 
-    `launched` are attempts whose worker was asked for; `takeovers` are the moments, as they are written, at which
-    another runner took the run up, each with its host.
+    `launched` are the attempts whose launch is recorded; `takeovers` maps the time of each takeover, as it was written,
+    to the host of that runner.
     """
 
     launched: frozenset[tuple[str, int]] = frozenset()
@@ -168,7 +170,7 @@ class Chronicle:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunCancel:
-    """Somebody, `by`, asks through the server for the run to be stopped; `key` is what the answer refers to."""
+    """The user `by` has requested, through the server, to cancel the run; the answer quotes `key`."""
 
     by: str
     key: str
@@ -176,7 +178,7 @@ class RunCancel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepCancel:
-    """Somebody, `by`, asks through the server for a step to be stopped; `key` is what the answer refers to."""
+    """The user `by` has requested, through the server, to cancel a step; the answer quotes `key`."""
 
     step: str
     by: str
@@ -185,14 +187,14 @@ class StepCancel:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerEnd:
-    """What is known of a worker that has gone or was let go of.
+    """The evidence about a worker that has ended or was detached.
 
-    Exactly one of five: `detached`; `lost` (nobody can say what it did); `rolled_back` (nobody saw its end, but it is
-    certain that it has not committed); `error`; or `proven`, which is the evidence of success
-    (pg_background.md#completed-is-not-success). None
-    of them: the worker has gone and the extension knows no error, which is not success. `reason` says why nobody can
-    say; `cancelled_by` who asked through the server for the worker's end. Times are the server's, in seconds since the
-    epoch.
+    Exactly one of five is set: `detached`; `lost` (there is no evidence of what it did); `rolled_back` (its end was not
+    observed, but it certainly did not commit); `error`; or `proven`, the evidence of success
+    (docs/pg_background.md#completed-is-not-success). If none is set, the worker has ended and the extension reports no
+    error, which is not success. `reason` explains a missing outcome; `cancelled_by` is the user who requested, through
+    the
+    server, to stop the worker. Times are the server's, in seconds since the epoch.
     """
 
     worker: Worker | None = None
@@ -208,18 +210,18 @@ class WorkerEnd:
     finished_at: float | None = None
     notices: tuple[Notice, ...] = ()
     notices_dropped: int = 0
-    #: WARNINGs, those that were dropped included.
+    #: The number of WARNINGs, including those that were dropped.
     warnings: int = 0
     result: Rows | None = None
     cancelled_by: str | None = None
 
 
-#: Is given a worker that is still running, and for how many seconds it has been asked to stop.
-Unstoppable = Callable[[Worker, float], None]
+#: Receives a worker that is still running, and the seconds since it was first asked to stop.
+OnUnstoppable = Callable[[Worker, float], None]
 
 
-def ignored(_worker: Worker, _seconds: float) -> None:
-    """Wait on."""
+def keep_waiting(_worker: Worker, _seconds: float) -> None:
+    """Keep waiting for the worker."""
 
 
 class WorkerHandle(Protocol):
@@ -227,139 +229,142 @@ class WorkerHandle(Protocol):
 
     @property
     def worker(self) -> Worker | None:
-        """Who it is, once it has been seen on the server."""
+        """The worker's identity, as soon as it was seen on the server."""
         ...
 
     @property
     def age(self) -> float | None:
-        """For how many seconds the worker had lived, by the server's clock, when it was first seen; None: not known."""
+        """The worker's age in seconds, by the server's clock, when it was first seen; None if unknown."""
         ...
 
     def cancel(self) -> None:
-        """Have the worker asked to stop; `ended` tells when it has gone. Repeated calls change nothing."""
+        """Ask the worker to stop; `ended` returns when it has stopped. Further calls have no effect."""
         ...
 
     def detach(self) -> None:
-        """Let go of the worker as soon as it has been seen on the server; `ended` then returns."""
+        """Detach the worker as soon as it was seen on the server; `ended` then returns."""
         ...
 
     async def ended(
-        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: Unstoppable = ignored
+        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: OnUnstoppable = keep_waiting
     ) -> WorkerEnd:
-        """Wait until the worker has gone or was let go of. Call it once.
+        """Wait until the worker has ended or was detached. Call it once.
 
-        `seen` is called when the worker was found in pg_stat_activity, which for a worker that ends within
-        milliseconds never happens; `lost` when its launcher session is gone and it is followed by identity only;
-        `unstoppable` once when the worker has been asked to stop for long, and is still running.
+        `seen` is called when the worker was found in pg_stat_activity; that never happens for a worker that ends within
+        milliseconds. `lost` is called when its launcher session is lost, so that the worker is observed by its identity
+        only.
+        `unstoppable` is called once if the worker is still running long after it was asked to stop.
         ServerLostError if the server cannot be reached again.
         """
         ...
 
 
 class Gateway(Protocol):
-    """Everything a run asks of a server."""
+    """The operations on the server that a run needs."""
 
-    async def open(self, first: FirstLook | None = None) -> ServerInfo:
-        """Connect, let `first` judge the server, and check that the server can run plans.
+    async def open(self, first: ServerCheck | None = None) -> ServerInfo:
+        """Connect, let `first` check the server, and verify that the server can run plans.
 
-        ConnectionFailedError or PreflightError, with what to do, if it cannot.
+        ConnectionFailedError or PreflightError, with a hint, if it cannot.
         """
         ...
 
     async def launch(self, request: LaunchRequest) -> WorkerHandle:
-        """Ask for a worker.
+        """Request a worker.
 
-        CapacityError if the server has none to give now. A launch that the server refuses for any other reason gives
-        a handle whose end carries the error. ServerLostError if the server cannot be reached; no worker was asked for.
+        CapacityError if the server has no worker free now. If the server refuses the launch for any other reason, the
+        handle's end has the error. ServerLostError if the server cannot be reached; then no worker was requested.
         """
         ...
 
     async def hold_run(self) -> GroupHolder | None:
-        """Be the only runner of this run; who else is, if somebody is. A dead runner is none."""
+        """Lock the run for this runner; return the holder if another living runner has it."""
         ...
 
-    async def left_behind(self, known: Collection[Worker] = ()) -> LeftBehind:
-        """Find what an earlier runner of this run has left; `known` are workers that it has seen.
+    async def remaining_backends(self, known: Collection[Worker] = ()) -> RemainingBackends:
+        """Find what a previous runner of this run has left; `known` are the workers that it recorded.
 
         ServerLostError if the server cannot be reached.
         """
         ...
 
     async def committed(self, step: str, attempt: int) -> bool | None:
-        """Say whether an attempt whose worker has gone has committed; None if no ledger tells.
+        """Return whether an attempt whose worker has ended committed; None without a ledger that can say.
 
         ServerLostError if the server cannot be reached.
         """
         ...
 
-    async def chronicle(self) -> Chronicle | None:
-        """Return what the ledger knows of this run, and let it go on from there; None if there is none that tells.
+    async def ledger_record(self) -> RecordedRun | None:
+        """Return the ledger's record of this run, and continue that record; None without a readable one.
 
         ServerLostError if the server cannot be reached.
         """
         ...
 
     def adopt(self, worker: Worker, *, step: str, awaited: bool = True) -> WorkerHandle:
-        """Follow an earlier runner's worker of a step to its end; unless it is `awaited` it counts as detached then."""
+        """Wait for a previous runner's worker; if it is not `awaited`, it counts as detached when it ends."""
         ...
 
     async def hold_group(self, group: str) -> GroupHolder | None:
-        """Take a concurrency group for this run; who holds it, if somebody else does. A dead runner holds none."""
+        """Lock a concurrency group for this run; return the holder if another living run has it."""
         ...
 
     @property
     def group_lost(self) -> bool:
-        """Say whether another run took the group while the connection was lost."""
+        """Whether another run locked the group while the connection was lost."""
         ...
 
     @property
-    def taken_up(self) -> str | None:
-        """Say where and since when another runner has this run, if it was taken up while the connection was lost."""
+    def taken_over_by(self) -> str | None:
+        """The host and start of the runner that has taken this run over while the connection was lost; None without
+        one."""
         ...
 
     def take_cancel(self) -> RunCancel | None:
-        """Return a request for the run to be stopped; each is told once, and wants an answer."""
+        """Return a request to cancel the run, once; the caller must `answer` it."""
         ...
 
     def take_step_cancel(self) -> StepCancel | None:
-        """Return a request for one step to be stopped; each is told once, and wants an answer."""
+        """Return a request to cancel one step, once; the caller must `answer` it."""
         ...
 
     def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
-        """Have who asks told how many steps that concerns which are not over; None: the run has no such step."""
+        """Report to the user how many unfinished steps the request cancels; None: the run has no such step."""
         ...
 
     @property
     def ledger_problem(self) -> str | None:
-        """Say why the ledger is not written, or not any longer; None if it is, or was never wanted."""
+        """Why the ledger is not written, or no longer; None if it is written or was not requested."""
         ...
 
     @property
     def ledger_ignored(self) -> bool:
-        """Say whether there is a ledger that is not written because it belongs to a role that is not trusted."""
+        """Whether a ledger exists that is not written because an untrusted role owns it."""
         ...
 
     async def query(self, query: Query) -> QueryResult:
-        """Run a statement of the plan's that only reads. ServerLostError if the server cannot be reached."""
+        """Execute a read-only statement of the plan. ServerLostError if the server cannot be reached."""
         ...
 
     def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
-        """Have `seen` called after each regular look at the run's workers, with those that wait for a lock."""
+        """Call `seen` after each poll of the run's workers, with the workers that wait for a lock."""
         ...
 
     async def look(self) -> tuple[LiveWorker, ...]:
-        """Return what the run's workers do now, as far as this role may see. GatewayError if nobody can look now."""
+        """Return the present activity of the run's workers, as far as visible to this role. GatewayError if that
+        fails."""
         ...
 
-    async def half_done(self) -> tuple[HalfDone, ...]:
-        """Return the INVALID indexes and half detached partitions of the database that nobody works on.
+    async def unfinished_objects(self) -> tuple[UnfinishedObject, ...]:
+        """Return INVALID indexes and half detached partitions of the database that no session is working on.
 
-        GatewayError if nobody can look now.
+        GatewayError if the server cannot be queried now.
         """
         ...
 
     async def close(self) -> None:
-        """Close every session. Workers go on: call it when none is left that matters."""
+        """Close every session. Running workers continue: call it when no worker is awaited any more."""
         ...
 
 
@@ -388,14 +393,14 @@ class Cancel(Command):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Detach(Command):
-    """Let go of the worker: it keeps its locks and its timeout, and commits."""
+    """Detach the worker: it keeps its locks and its timeout, and commits."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evaluate(Command):
     """Evaluate the step's conditions of this phase on a read-only session.
 
-    Before a launch the step holds its slots meanwhile; in the other phases it takes none.
+    Before a launch the step holds its slots during the evaluation; in the other phases it holds none.
     """
 
     phase: CheckPhase
@@ -403,38 +408,39 @@ class Evaluate(Command):
 
 
 class Sink(Protocol):
-    """Something that wants to know what happens in a run."""
+    """A consumer of a run's events: the journal, the ledger, a report or the terminal."""
 
     def handle(self, event: Event, state: RunState) -> None:
-        """Take one event; `state` is as it is after it.
+        """Process one event; `state` is the state after it.
 
-        RecordError if it cannot be kept: the sink is then given nothing more. JournalLostError if the run must not
-        launch anything without it.
+        RecordError if it cannot be recorded: the sink then receives nothing more. JournalLostError if the run must not
+        launch anything without this record.
         """
         ...
 
     def flush(self) -> Coroutine[Any, Any, None] | None:
-        """Make durable what was handled: called before any order is carried out, after a tick, and at the end.
+        """Make the handled events durable: called before commands are performed, after a tick, and at the end.
 
-        A sink that has to wait for a disk returns what waits, and the event loop goes on meanwhile. It is awaited
-        before the next flush; events may be handled before that. Errors as above, from here or from what waits.
+        A sink that waits for a disk returns an awaitable, so that the event loop continues meanwhile. It is awaited
+        before the
+        next flush; events may be handled before that. Raises the errors of `handle`, here or when it is awaited.
         """
         ...
 
     def tick(self, now: float, state: RunState) -> None:
-        """Be given the time, about once a second, while something runs. Errors as above."""
+        """Do periodic work: called about once a second while a worker runs. Raises the errors of `handle`."""
         ...
 
     def close(self) -> None:
-        """Finish; nothing comes after it. RecordError if the end cannot be kept."""
+        """Finish; no call follows. RecordError if the end cannot be recorded."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PastRun:
-    """An earlier run of the plan: for each step that was launched, its seconds and its last state.
+class PreviousRun:
+    """A previous run of the plan: for each step that was launched, its seconds and its last state.
 
-    `started_at` is in seconds since the epoch. The seconds are those that `StepTimes` gives.
+    `started_at` is in seconds since the epoch. The seconds are computed by `StepTimes`.
     """
 
     run: str
@@ -443,23 +449,23 @@ class PastRun:
 
 
 class StepTimes:
-    """How long steps took, from the lines of a journal in their order; in a run's state that is `StepRecord.took`.
+    """Computes how long steps took, from the lines of a journal in order; for a run's state see `StepRecord.took`.
 
-    For each runner of a run, a step takes from its first launch to the end of its last attempt; these are summed up.
-    The time between two runners does not count, nor an attempt without a recorded end. An attempt that one runner has
-    launched and another one has seen end counts for the first one.
+    A step's time is the sum over all runners of the run: from the runner's first launch to its last recorded end of an
+    attempt. The time between two runners and attempts without a recorded end do not count. If one runner launched an
+    attempt and another recorded its end, the attempt counts for the first.
     """
 
     def __init__(self) -> None:
         self._runner = 0
-        #: The attempt under way of each step: which runner launched it, and when.
+        #: The running attempt of each step: the number of the runner that launched it, and the time.
         self._launched: dict[str, tuple[int, float]] = {}
-        #: The first launch, and the last end, for each step and runner.
+        #: For each step and runner: its first launch and its last end.
         self._began: dict[tuple[str, int], float] = {}
         self._ended: dict[str, dict[int, float]] = {}
 
     def take(self, event: str, step: str, at: float) -> float | None:
-        """Take a line; if it ends an attempt, return how long that took."""
+        """Process a line; if it ends an attempt, return that attempt's seconds."""
         if event == "run_resumed":
             self._runner += 1
         elif event == "attempt_launching":
@@ -474,9 +480,9 @@ class StepTimes:
         return None
 
     def seconds(self, step: str, until: float = 0.0) -> float | None:
-        """Return how long a step took; None: no attempt of it has ended.
+        """Return a step's seconds; None if no attempt of it has ended.
 
-        `until` is when the step itself ended, after its checks, if the runner of its last attempt has seen that.
+        `until` is when the step itself ended, after its checks, if the runner of the last attempt recorded that.
         """
         ended = self._ended.get(step)
         if ended is None:

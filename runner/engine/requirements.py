@@ -15,14 +15,14 @@ from runner.sql.placeholders import quote_literal, render
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unmet:
-    """A requirement that is not met. Not `certain`: it could not be evaluated, so the run is never skipped for it."""
+    """A requirement that is not met; `certain` is False if it could not be evaluated, which never skips the run."""
 
     sentence: str
     certain: bool = True
 
 
 async def check_requirements(plan: Plan, info: ServerInfo, gateway: Gateway, values: Mapping[str, Value]) -> None:
-    """Return if the server meets the plan's `requires`. `values` are what SQL may name.
+    """Check that the server meets the plan's `requires`. `values` are the values that its SQL may name.
 
     RequirementsUnmetError, with every requirement that is not met, if it does not; RunSkippedError if the plan says
     `otherwise: skip` and every one of them could be evaluated.
@@ -37,7 +37,7 @@ async def check_requirements(plan: Plan, info: ServerInfo, gateway: Gateway, val
 
 
 def is_skipped(requires: Requires, unmet: list[Unmet]) -> bool:
-    """Say whether these unmet requirements end the run as one that is skipped."""
+    """Return whether these unmet requirements skip the run."""
     return requires.otherwise is Otherwise.SKIP and bool(unmet) and all(one.certain for one in unmet)
 
 
@@ -58,7 +58,7 @@ async def _unmet(plan: Plan, info: ServerInfo, gateway: Gateway, values: Mapping
 
 
 class _Server(Protocol):
-    """What requirements ask of a server's description."""
+    """The properties of a server that requirements are compared with."""
 
     @property
     def version(self) -> str: ...
@@ -71,7 +71,7 @@ class _Server(Protocol):
 
 
 def unmet_by_server(requires: Requires, server: _Server) -> Iterator[str]:
-    """Yield a sentence for each requirement that the server's own description does not meet."""
+    """Yield a sentence for each requirement that the server's description does not meet."""
     if requires.databases and server.database not in requires.databases:
         yield f'database is "{server.database}", required is {" or ".join(requires.databases)}'
     if requires.server_version and not version_fits(server.version, requires.server_version):
@@ -92,7 +92,7 @@ def not_a_member(user: str, role: str) -> str:
 
 
 async def _holds(gateway: Gateway, sql: str) -> bool | str:
-    """Return what the condition says, or in words why it says nothing. NULL is not true."""
+    """Return the result of the condition, or why it has none. NULL is not true."""
     result = await gateway.query(Query(sql=sql))
     if result.error is not None:
         return result.error.message

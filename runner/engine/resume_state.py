@@ -1,8 +1,8 @@
-"""The state of a run that another runner resumes: what it keeps, and which questions its record leaves open.
+"""The state of a resumed run: what it keeps, and the open questions of its record.
 
-The new state is the fold of events on a plan at its beginning, made from what the old state keeps. So nothing can hold
-after a resumption that could not have come about in a run. An attempt whose outcome has no evidence becomes a question
-to the user.
+The new state is the fold of events on a plan at its beginning; the events are made from what the old state keeps. So
+the state after a resume is always one that a run can reach. An attempt without evidence of its outcome becomes a
+question to the user.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from runner.sql.text_traits import nature_of
 
 
 def is_kept(record: StepRecord, settled: Mapping[str, ev.Outcome]) -> bool:
-    """Say whether the step is over for good: it succeeded, was allowed to fail, had nothing to do, or was let go of.
+    """Return whether the step is finished: it succeeded, may fail, had nothing to do, or was detached.
 
-    A step that the run should have waited for is not over because an interrupted runner let go of it.
+    A step that the run must wait for is not finished because an interrupted runner detached it.
     """
     if record.key in settled:
         return settled[record.key] is ev.Outcome.SUCCEEDED
@@ -35,9 +35,9 @@ def is_kept(record: StepRecord, settled: Mapping[str, ev.Outcome]) -> bool:
 
 
 def has_succeeded(record: StepRecord) -> bool:
-    """Say whether the last worker succeeded, and only what that is worth was still to be found out.
+    """Return whether the last worker succeeded and only the step's checks were not finished.
 
-    So it is, too, when its conditions could not be evaluated: the step failed, but not what it did.
+    This includes a step whose conditions could not be evaluated: the step failed, but its work succeeded.
     """
     last = record.last
     succeeded = last is not None and last.attempt == record.attempt and last.outcome is ev.Outcome.SUCCEEDED
@@ -48,9 +48,9 @@ def has_succeeded(record: StepRecord) -> bool:
 
 
 def steps_over(state: RunState, settled: Mapping[str, ev.Outcome], plan: Plan) -> frozenset[str]:
-    """Return the steps that are kept, and those that were skipped for the end of one of them.
+    """Return the steps that are kept, and the steps that were skipped because of them.
 
-    `plan` is the one to go on with: in it, what a step needs may have changed.
+    `plan` is the plan of the resumed run: the needs of a step may have changed.
     """
     over = {key for key, record in state.records.items() if is_kept(record, settled)}
     dependents: dict[str, list[tuple[str, NeedOn]]] = {}
@@ -76,9 +76,9 @@ def _is_skipped_for_another(record: StepRecord) -> bool:
 
 
 def finally_starts_again(state: RunState, settled: Mapping[str, ev.Outcome], plan: Plan) -> bool:
-    """Say whether something outside `finally` has to run: then all of `finally` comes after it once more.
+    """Return whether a step outside `finally` must run: then all of `finally` follows again.
 
-    `plan` is the one to go on with, which may have steps that have not been there before.
+    `plan` is the plan of the resumed run, which can have new steps.
     """
     if not steps_known(state, plan.steps) <= state.records.keys():
         return True
@@ -87,7 +87,7 @@ def finally_starts_again(state: RunState, settled: Mapping[str, ev.Outcome], pla
 
 
 def steps_known(state: RunState, steps: Iterable[Step]) -> set[str]:
-    """Return what there is of these steps when the run goes on: they, and the instances of what has been expanded."""
+    """Return the keys of these steps in the resumed run: the steps, and the instances of those that were expanded."""
     known = {step.id for step in steps}
     for step in steps:
         record = state.records.get(step.id)
@@ -97,7 +97,7 @@ def steps_known(state: RunState, steps: Iterable[Step]) -> set[str]:
 
 
 def expansions(state: RunState, plan: Plan) -> tuple[ev.Expansion, ...]:
-    """Return the items with which each step goes on that has instances already, and whose items the plan lists."""
+    """Return the items in the resumed run of each step that has instances already and whose items the plan lists."""
     found = []
     for step in (*plan.steps, *plan.finally_):
         record = state.records.get(step.id)
@@ -106,10 +106,10 @@ def expansions(state: RunState, plan: Plan) -> tuple[ev.Expansion, ...]:
     return tuple(found)
 
 
-def items_that_stay(state: RunState, plan: Plan) -> Iterator[str]:
-    """Yield a line for each step of a changed plan whose items the run has fixed, and that would now be others.
+def kept_items(state: RunState, plan: Plan) -> Iterator[str]:
+    """Yield a line for each step whose query the changed plan replaces although the run has fixed its items.
 
-    UsageError if the SQL of the step would not find them any more.
+    UsageError if the SQL of the step would no longer find the values of its items.
     """
     for step in (*plan.steps, *plan.finally_):
         record = state.records.get(step.id)
@@ -120,13 +120,13 @@ def items_that_stay(state: RunState, plan: Plan) -> Iterator[str]:
             continue
         if record.instances and before.as_ != step.for_each.as_:
             raise UsageError(
-                f"step {step.id}: its items were fixed when the run began, as {before.as_!r}, and the plan now calls "
-                f"them {step.for_each.as_!r}.",
-                hint=f"Say `as: {before.as_}` again, or begin a new run.",
+                f"step {step.id}: the run fixed its items under the name {before.as_!r}, and the plan now names them "
+                f"{step.for_each.as_!r}.",
+                hint=f"Write `as: {before.as_}` again, or start a new run.",
             )
         yield (
-            f"step {step.id}: its items stay the {len(record.instances)} that were fixed when the run began; "
-            "the query as it is now is not asked"
+            f"step {step.id}: the run keeps the {len(record.instances)} items that it fixed at its start; "
+            "the changed query is not executed"
         )
 
 
@@ -135,10 +135,11 @@ def _query(for_each: ForEach) -> tuple[str, str | None]:
 
 
 def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, StepRecord]) -> Iterator[ev.StepEvent]:
-    """Yield the events that bring a state at its beginning to where the run goes on.
+    """Yield the events that lead from the initial state to the state of the resumed run.
 
-    `known` are the records of the new state, to which each event has been applied before the next one is asked for: a
-    step that is not in the plan any more is left out.
+    `known` are the records of the new state; each event must be applied to them before the next one is requested. A
+    step
+    that is no longer in the plan is left out.
     """
     settled = {found.step: found.outcome for found in resumed.settled}
     adopted = {found.step: found for found in resumed.adopted}
@@ -159,19 +160,19 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
             yield from _to_be_judged(record)
 
 
-def keep_facts(old: StepRecord, new: StepRecord) -> None:
-    """Go on counting attempts, warnings and rows, and keep what is known of the last attempt of a step that is over."""
+def copy_facts(old: StepRecord, new: StepRecord) -> None:
+    """Keep counting attempts, warnings and rows, and copy the facts of the last attempt of a finished step."""
     new.warnings, new.iterations, new.rows, new.tag = old.warnings, old.iterations, old.rows, old.tag
     new.leftovers = old.leftovers
     if new.final:
         new.iteration, new.since = old.iteration, old.since
         new.last, new.worker = old.last, old.worker
-        new.gone = new.state is StepState.DETACHED  # one that lives is followed again, and is not at its end here
+        new.gone = new.state is StepState.DETACHED  # a worker that still runs is followed, and its step is not final
         new.launched_at, new.started_at, new.ended_at = old.launched_at, old.started_at, old.ended_at
         new.took_before = old.took_before
     elif new.started_at is None:
         new.took_before = old.took or 0.0
-    else:  # its worker lives, or is to be judged: that attempt began when it was launched
+    else:  # its worker still runs, or its checks follow: that attempt began when it was launched
         new.took_before = old.took_before + max(0.0, new.started_at - (old.started_at or new.started_at))
     if new.state in HOLDING or new.state is StepState.SETTLING:
         new.attempts_before, new.iteration = old.attempts_before, old.iteration
@@ -180,9 +181,9 @@ def keep_facts(old: StepRecord, new: StepRecord) -> None:
 
 
 def _items(state: RunState, record: StepRecord, step: Step) -> tuple[ev.Item, ...]:
-    """Return the items to go on with: those that the plan lists now, or those that its query gave.
+    """Return the items for the resumed run: those that the plan lists now, or those that its query returned.
 
-    An item that the run has had before is that instance, wherever it stands now.
+    An item that the run had before keeps its instance, at whatever place the plan lists it now.
     """
     before = tuple(ev.Item(key=key, values=state.records[key].values) for key in record.instances or ())
     if step.for_each is None or step.for_each.sql is not None:
@@ -194,7 +195,7 @@ def _items(state: RunState, record: StepRecord, step: Step) -> tuple[ev.Item, ..
 
 def _under_way(adopted: ev.Adopted, record: StepRecord, now: float) -> Iterator[ev.StepEvent]:
     step, attempt, worker = adopted.step, adopted.attempt, adopted.worker
-    # the recorded moment of the launch is of another runner's clock: the age that the server gives the worker counts
+    # The recorded launch time is by another runner's clock; the worker's age by the server's clock is used instead.
     launched = now if record.launched_at is None else record.launched_at
     at = launched if adopted.age is None else now - adopted.age
     yield ev.AttemptLaunching(
@@ -213,7 +214,7 @@ def _to_be_judged(record: StepRecord) -> Iterator[ev.StepEvent]:
 
 
 def _ended(record: StepRecord, settled: Mapping[str, ev.Outcome]) -> ev.StepEvent:
-    """Return the end of a step that is over. What was found out about its last worker counts more than its record."""
+    """Return the final event of a finished step. The evidence about its last worker overrides its record."""
     if record.key in settled:
         return ev.StepFinished(at=record.since, step=record.key, state=StepState.SUCCEEDED)
     if record.skip is not None and record.state is StepState.SKIPPED:
@@ -226,93 +227,93 @@ _OVER = (StepState.SUCCEEDED, StepState.FAILED_ALLOWED, StepState.DETACHED)
 
 
 def is_open(record: StepRecord) -> bool:
-    """Say whether a worker was asked for of which nothing proves what it did."""
+    """Return whether a worker was requested without evidence of its outcome."""
     if record.instances is not None or is_kept(record, {}) or has_succeeded(record):
         return False
-    if record.state in HOLDING or record.unproven:
+    if record.state in HOLDING or record.without_evidence:
         return True
     last = record.last
     if last is None or last.attempt != record.attempt:
-        return record.launched_at is not None and record.state not in _GOES_ON
+        return record.launched_at is not None and record.state not in _CONTINUES
     if last.outcome is ev.Outcome.DETACHED:
         return True
-    # `verify` has said that it did not do its work if an unknown outcome was the reason for a failure
+    # A FAILED step with an unknown outcome means that `verify` found the work not done.
     return last.outcome is ev.Outcome.UNKNOWN and record.state is not StepState.FAILED
 
 
-#: States that follow on a worker's end when there is another one to come, or none is wanted any more: a record with
-#: holes may lack that end.
-_GOES_ON = frozenset({StepState.RETRYING, StepState.PENDING, StepState.READY, StepState.QUEUED, StepState.SKIPPED})
+#: States that follow the end of a worker when another one is to come, or none is wanted any more: an incomplete record
+#: can lack that end.
+_CONTINUES = frozenset({StepState.RETRYING, StepState.PENDING, StepState.READY, StepState.QUEUED, StepState.SKIPPED})
 
 
-def is_unbegun(record: StepRecord) -> bool:
-    """Say whether there is nothing to say of the step's work: no worker was ever asked for, and it has not failed."""
+def has_no_facts(record: StepRecord) -> bool:
+    """Return whether there is no fact about the step: no worker was requested, and it did not fail."""
     return record.attempt == 0 and not is_open(record) and record.state not in _JUDGED
 
 
-#: States that say something of a step although no worker was asked for: a condition stood in its way, or nobody knows.
+#: States that are a fact about a step without a worker: a condition prevented the launch, or the outcome is unknown.
 _JUDGED = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, StepState.UNKNOWN})
 
 
-def left_unproven(state: RunState, resumed: ev.RunResumed) -> Iterator[str]:
-    """Yield the steps about whose last worker the record says nothing, although the run was taken up: it has holes."""
+def steps_without_evidence(state: RunState, resumed: ev.RunResumed) -> Iterator[str]:
+    """Yield the steps whose last worker has no recorded outcome although the run was taken over (incomplete record)."""
     settled = {found.step: found.outcome for found in resumed.settled}
-    told = settled.keys() | {found.step for found in resumed.adopted}
+    decided = settled.keys() | {found.step for found in resumed.adopted}
     again = finally_starts_again(state, settled, state.plan)
     for key, record in state.records.items():
-        if key not in told and not (record.in_finally and again) and is_open(record):
+        if key not in decided and not (record.in_finally and again) and is_open(record):
             yield key
 
 
-def committed_in_vain(record: StepRecord) -> bool:
-    """Say whether the step's work is committed although it failed, so that it must not simply run again.
+def committed_but_failed(record: StepRecord) -> bool:
+    """Return whether the step's work is committed although the step failed: it must not run again without a decision.
 
-    A text that only reads commits nothing: it is a check, which may run again.
+    Read-only SQL commits nothing: it is a check, which may run again.
     """
     return record.committed and record.state is StepState.FAILED and not has_succeeded(record)
 
 
 def may_run_again(record: StepRecord) -> bool:
-    """Say whether the step may run again whatever its last worker did: the plan says so, or every statement of it.
+    """Return whether the step may run again whatever its last worker did.
 
-    A text that the plan calls idempotent; or one that only reads, rebuilds or gathers, such as VACUUM and REINDEX.
+    It may if the plan marks it as idempotent, or if its SQL only reads, rebuilds or collects (VACUUM, REINDEX).
     """
     return record.step.idempotent or nature_of(record.step.sql.text).idempotent
 
 
 def question(record: StepRecord) -> str:
-    """Ask what a worker did that has gone."""
+    """Ask the user what an ended worker did."""
     when = f" of {rfc3339(record.launched_at)[:19]}Z" if record.launched_at is not None else ""
     who = f" (pid {record.worker.pid})" if record.worker is not None else ""
     return (
-        f"{record.key}: the worker{who}{when} has gone, and nothing proves what it did. Look, and say "
+        f"{record.key}: the worker{who}{when} has ended, and there is no evidence of what it did. Check it, then pass "
         f"{_mark(record, 'succeeded')} if its work is done, {_mark(record, 'failed')} to run it again."
         f"{_half_done(record)}"
     )
 
 
-def question_of_work_in_vain(record: StepRecord) -> str:
-    """Ask what the work of a step is worth that is committed and whose check failed."""
+def question_about_failed_check(record: StepRecord) -> str:
+    """Ask the user whether the committed work of a step whose check failed is acceptable."""
     return (
-        f"{record.key}: its worker has committed, but its check failed, so it is not run again by itself. Say "
-        f"{_mark(record, 'succeeded')} if its work is as it should be, {_mark(record, 'failed')} to run it again."
+        f"{record.key}: its worker committed, but its check failed, so it does not run again automatically. Pass "
+        f"{_mark(record, 'succeeded')} if its work is correct, {_mark(record, 'failed')} to run it again."
     )
 
 
-#: What leaves an INVALID index behind when it is broken off (pg_background.md#what-concurrently-leaves-behind). Which
-#: one it would be, only who has
-#: seen the worker's locks can tell, so the question names where to look.
+#: SQL that leaves an INVALID index behind when it is interrupted
+#: (docs/pg_background.md#what-concurrently-leaves-behind). Only the session that observed the worker's locks knows
+#: which index that is, so the question names the command that lists them.
 _BUILDS = re.compile(r"\bINDEX\b.*\bCONCURRENTLY\b", re.IGNORECASE | re.DOTALL)
 
 
 def _half_done(record: StepRecord) -> str:
     if not _BUILDS.search(record.step.sql.text):
         return ""
-    return " It may have left an INVALID index behind: jobplan doctor shows those, and how to repair them."
+    return " It may have left an INVALID index behind: jobplan doctor lists them with the SQL that repairs them."
 
 
 def mark_option(text: str) -> str:
-    """Write --mark for a shell; quoted whatever is in it, because the keys of instances have brackets."""
+    """Write --mark for a shell, always quoted, because the keys of instances contain brackets."""
     quoted = shlex.quote(text)
     return f"--mark {quoted}" if quoted != text else f"--mark '{text}'"
 

@@ -1,9 +1,9 @@
-"""Which server and database a run is on, and whether a later session can be there.
+"""The identity of a run's server and database, and whether another session is on the same ones.
 
-A connection string may lead to more than one server: it may name several hosts, `load_balance_hosts` may choose among
-them, a name may have several addresses, a proxy may switch, and after a failover it leads elsewhere. So every session
-of a run is compared with the first one before it is used, and so is the server of a resumption. What is compared, and
-why, is in docs/decisions/0020-identity.md.
+A connection string can lead to more than one server: it may list several hosts, `load_balance_hosts` may choose one, a
+name may have several addresses, a proxy may switch, and a failover changes the primary. So every session of a run is
+compared with the first one before it is used, and so is the server when a run is resumed. What is compared, and why,
+is in docs/decisions/0020-identity.md.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from runner.errors import ConnectionFailedError
 
 
 class WrongServerError(ConnectionFailedError):
-    """The connection leads to another server or database than the run's, or that cannot be excluded."""
+    """The connection leads, or may lead, to another server or database than the run's."""
 
 
 def place_after(before: Place, found: Place, *, alive: bool = False, moved: bool = False) -> Place:
-    """Return what is known of the run's server with a session at `found`. WrongServerError if that may be another one.
+    """Return the location of the run's server as seen by a session at `found`. WrongServerError if it may differ.
 
-    `alive`: the run has a session there that works, so that its server cannot have been restarted. `moved`: the session
-    was reached through another host or port than before.
+    `alive`: the run has a working session there, so its server was not restarted. `moved`: the session was reached
+    through
+    another host or port than before.
     """
     problem = _problem(before, found, alive=alive, moved=moved)
     if problem:
@@ -37,9 +38,9 @@ def place_after(before: Place, found: Place, *, alive: bool = False, moved: bool
 
 
 def on_another_server(recorded: Place | None, found: Place | None) -> str:
-    """Say in words that a session is on another server than the recorded one; empty if it may be there.
+    """Return why a session is on another server than the recorded one; empty if it may be the same.
 
-    Databases are not compared, because a run is looked for from any of them.
+    Databases are not compared, because a run can be looked up from any of them.
     """
     if recorded is None or found is None or found.standby:
         return ""
@@ -47,7 +48,7 @@ def on_another_server(recorded: Place | None, found: Place | None) -> str:
 
 
 def _problem(before: Place, found: Place, *, alive: bool, moved: bool) -> str:
-    """Return why a session is not on the run's server; empty if it may be there."""
+    """Return why a session is not on the run's server; empty if it may be the same."""
     identifiers = before.system_identifier, found.system_identifier
     if None not in identifiers and found.system_identifier != before.system_identifier:
         return f"its system identifier is {found.system_identifier}, and the run's is {before.system_identifier}"

@@ -1,12 +1,13 @@
-"""What to do next: a pure function of the plan's state and the time.
+"""Decides what a run does next: a pure function of the run's state and the time.
 
-`decide` looks at the indices that the state keeps, so its cost is that of what changes, not of the plan's size. It
-returns facts that follow by themselves (a step is ready, skipped, finished), commands to perform, and the next moment
-at which it must be called even if nothing happens.
+`decide` reads the indices of the state, so its cost depends on what changes, not on the plan's size. It returns events
+that follow from the state (a step is ready, skipped, finished), commands to perform, and the time at which it must be
+called again even without an event.
 
-Waiting steps compete for free slots, pools and exclusive names. The first place in the queue is served first; a step
-that fits may overtake one that does not, but not without limit. Steps wait in lists by what they need, so that a
-choice costs what is launched and, at most, how many such lists there are, not how many steps wait.
+Waiting steps compete for free slots, pools and exclusive names. The best position in the queue is served first; a step
+that fits may overtake one that does not, up to a limit. Waiting steps are kept in lists by their needs, so the cost of
+a
+choice depends on the launches and at most on the number of such lists, not on the number of waiting steps.
 """
 
 from __future__ import annotations
@@ -20,21 +21,22 @@ from runner.engine import events as ev
 from runner.engine.events import CheckPhase
 from runner.engine.fold import SERVER_CAPACITY
 from runner.engine.for_each_items import literal_items
-from runner.engine.outcomes import last_word, not_begun, settle
+from runner.engine.outcomes import cancelled_before_start, final_event, settle
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.state import BAD, HOLDING, SLOTS, Kind, RunState, StepRecord, StepState, need_met
 from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import OnFailure, OnRunnerExit
 
-#: Seconds for which a step holds its slots while its conditions are evaluated, although others could have them.
+#: Seconds for which a step holds its slots during the evaluation of its conditions while other steps could use them.
 HOLD_FOR = 1.0
 
 
 def launches(state: RunState, now: float) -> Iterator[Launch | Evaluate]:
-    """Launch the steps whose conditions hold, then hand out what is free, best place first.
+    """Launch the steps whose conditions are met, then give out free slots, best position first.
 
-    A step that does not fit may be overtaken, but not for ever. A step with `if` or preconditions has them evaluated
-    with its slots in hand, so that between the answer and the launch nothing can come.
+    A step that does not fit may be overtaken, up to a limit. The `if` and the preconditions of a step are evaluated
+    while
+    it holds its slots, so that it can be launched as soon as they are met.
     """
     if state.stopping:
         return
@@ -65,9 +67,10 @@ def launches(state: RunState, now: float) -> Iterator[Launch | Evaluate]:
 
 
 def _fitting(state: RunState, used: dict[str, int], passed: list[StepRecord]) -> Iterator[StepRecord]:
-    """Yield the ready steps that fit, best first; the caller adds what it takes to `used` before it asks for the next.
+    """Yield the ready steps that fit, best first; the caller adds what it takes to `used` before the next one.
 
-    Who does not fit goes into `passed`, and so does who would take what somebody has reserved whose patience is over.
+    Steps that do not fit are added to `passed`, and so are steps that need what a step at its overtake limit has
+    reserved.
     """
     reserved: set[str] = set()
     for record, kind_fits in _by_place(state, used):
@@ -79,7 +82,7 @@ def _fitting(state: RunState, used: dict[str, int], passed: list[StepRecord]) ->
             yield record
             continue
         passed.append(record)
-        if record.overtaken >= state.patience:
+        if record.overtaken >= state.overtake_limit:
             reserved.update(lacking)
 
 
@@ -88,12 +91,12 @@ def _lacking(state: RunState, record: StepRecord, used: Mapping[str, int]) -> li
 
 
 def _by_place(state: RunState, used: Mapping[str, int]) -> Iterator[tuple[StepRecord, list[bool]]]:
-    """Yield the ready steps, best place first, without those of which none can fit or be overtaken.
+    """Yield the ready steps, best position first, except steps that cannot fit and cannot be overtaken.
 
-    Steps of one kind fit or do not fit together, so the next one of a kind only comes up if the caller has put
-    something into the list that came with the one before.
+    Steps of one kind fit or do not fit together, so the next step of a kind is only yielded if the caller has appended
+    to the list that came with the previous one.
     """
-    #: Place and step, its index in the list of its kind, what it shares, and its index among the first of such lists.
+    #: Position and step, its index in the list of its kind, its shared needs, its index among the first of such lists.
     queue = [(*heads[0], 0, shared, 0) for shared, heads in state.heads.items()]
     heapq.heapify(queue)
     while queue:
@@ -112,35 +115,35 @@ def _by_place(state: RunState, used: Mapping[str, int]) -> Iterator[tuple[StepRe
 
 
 def _hopeless(state: RunState, shared: Kind, used: Mapping[str, int]) -> bool:
-    """Say whether steps that share this lack something of which nothing is left, and are overtaken by nobody.
+    """Return whether no step with these shared needs can fit or be overtaken now.
 
-    Whoever is launched takes nothing of what is used up; and of what is not, one is enough for each of these steps.
+    A launch takes nothing of a resource that is used up; of the others, one unit is enough for each of these steps.
     """
     full = [used.get(name, 0) >= state.capacity[name] for name, _ in shared]
     return any(full) and all(none_left or amount == 1 for none_left, (_, amount) in zip(full, shared, strict=True))
 
 
 def _allowance(state: RunState, now: float) -> int:
-    """Return how many workers may be asked for: as many as the server last gave, and a probe now and then."""
+    """Return how many workers may be requested: as many as the server last gave, and one more as a test at times."""
     if state.ceiling is None:
         return state.capacity[SLOTS]
-    below = state.ceiling - state.asked_for
+    below = state.ceiling - state.requested_workers
     if below <= 0 and now >= state.probe_at:
         return 1
     return below
 
 
-def gives_way_at(state: RunState) -> float | None:
-    """Return when the next step whose conditions take long gives its slots to others; None if no step is to.
+def slot_release_due(state: RunState) -> float | None:
+    """Return when the next step with slow conditions must release its slots; None without one.
 
-    It does so once: the next time it holds them until the answer is there, or it might never start.
+    A step releases them once; the next time it holds them until the result, or it might never start.
     """
-    began = [r.since for r in map(state.records.__getitem__, state.checking) if not r.gave_way]
+    began = [r.since for r in map(state.records.__getitem__, state.checking) if not r.slots_released]
     return min(began) + HOLD_FOR if began else None
 
 
-def waits_again(state: RunState, record: StepRecord, now: float) -> bool:
-    """Say whether the conditions of the step hold, but others have its slots: what they say is of no use by then."""
+def must_queue_again(state: RunState, record: StepRecord, now: float) -> bool:
+    """Return whether the step's conditions are met but other steps use its slots, so that it must queue again."""
     return not record.holds and (_allowance(state, now) <= 0 or bool(_lacking(state, record, state.used)))
 
 
@@ -153,13 +156,13 @@ def _timeout(state: RunState, record: StepRecord, now: float) -> float | None:
 
 
 def why_queued(state: RunState, record: StepRecord) -> str:
-    """Say what a ready step waits for: `slots 4/4`, `pool:heavy_io 1/1`, `server capacity`, `its turn`."""
+    """Return what a ready step waits for: `slots 4/4`, `pool:heavy_io 1/1`, `server capacity`, `its turn`."""
     for name in _lacking(state, record, state.used):
         return f"{name} {state.used[name]}/{state.capacity[name]}"
     return SERVER_CAPACITY if state.ceiling is not None else "its turn"
 
 
-#: States of a step that may start as soon as there is room, or as its time has come.
+#: States of a step that starts as soon as a slot is free or its time has come.
 _WAITING = frozenset({StepState.READY, StepState.QUEUED, StepState.RETRYING})
 #: Seconds that a worker gets beyond its server-side timeout before the runner cancels it.
 GRACE = 5.0
@@ -167,7 +170,8 @@ GRACE = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Facts to record first, then orders; `wake_at` is in seconds since the epoch, None if only an event can matter."""
+    """Events to record first, then commands; `wake_at` is in seconds since the epoch, None if only an event can
+    matter."""
 
     events: tuple[ev.Event, ...] = ()
     commands: tuple[Command, ...] = ()
@@ -176,10 +180,10 @@ class Decision:
 
 
 def decide(state: RunState, now: float) -> Decision:
-    """Return what follows from `state` at `now`.
+    """Return the decision for `state` at `now`.
 
-    Events come alone, and so do commands: the caller applies the events, or performs the commands (each of which
-    gives an event at once), and asks again until neither is left. Only then is `wake_at` given.
+    A decision has either events or commands: the caller applies the events, or performs the commands (each of which
+    emits an event at once), and calls again until it gets neither. Only then is `wake_at` set.
     """
     events = tuple(_consequences(state, now))
     if events:
@@ -192,7 +196,7 @@ def decide(state: RunState, now: float) -> Decision:
     return Decision(wake_at=_wake_at(state, now), over=state.unfinished == 0 or state.stuck)
 
 
-# --- facts that follow ------------------------------------------------------------------------------------------------
+# --- events that follow from the state --------------------------------------------------------------------------------
 
 
 def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
@@ -202,7 +206,7 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
         return
     ended = [settled for key in state.settling if (settled := settle(state, state.records[key], now)) is not None]
     if ended:
-        # What they end may be all that was left: then there is nothing to drain, and nothing to stop.
+        # These may have been the last unfinished steps: then there is nothing to drain, and nothing to stop.
         yield from ended
         return
     unwanted = [
@@ -211,15 +215,15 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
         if record.state in _WAITING or record.key in state.cleared
     ]
     if unwanted:
-        yield from (not_begun(record, now) for record in unwanted)
+        yield from (cancelled_before_start(record, now) for record in unwanted)
         return
     draining = state.plan.on_failure is not OnFailure.CONTINUE and state.main_unfinished
     if state.first_bad is not None and draining and not state.ending:
         yield ev.RunDraining(at=now, step=state.first_bad)
         return
-    if state.short_message is not None and not state.short_told:
+    if state.short_message is not None and not state.shortage_reported:
         yield ev.CapacityShort(at=now, message=_shortage(state))
-    elif state.short_told and state.ceiling is None and now >= state.probe_at:
+    elif state.shortage_reported and state.ceiling is None and now >= state.probe_at:
         yield ev.CapacityRestored(at=now)
     for key in state.released:
         released = _release(state, state.records[key], now)
@@ -228,7 +232,7 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
     if state.stopping:
         yield from _drain(state, now)
         return
-    yield from _give_way(state, now)
+    yield from _release_slow_steps(state, now)
     for _, key in _due(state.retrying, now):
         yield ev.StepReady(at=now, step=key)
     yield from _queue_timeouts(state, now)
@@ -247,16 +251,16 @@ def _shortage(state: RunState) -> str:
 
 
 def _release(state: RunState, record: StepRecord, now: float) -> ev.Event | None:
-    """A pending step is ready if all its needs are met, and skipped as soon as one of them never can be.
+    """Return that a pending step is ready, if all its needs are met, or skipped, as soon as one of them cannot be met.
 
-    None if its items have to be queried first.
+    None if its items must be queried first.
     """
     for need in record.step.needs:
         needed = state.records[need.step]
         if needed.final and not need_met(need.on, needed.state, needed.skip):
             return _skip(record, ev.SkipReason.UPSTREAM, f"{need.step} {needed.state}", now)
     if record.cancelled_by is not None:
-        return not_begun(record, now)
+        return cancelled_before_start(record, now)
     if state.stopping:
         return _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
     if record.step.for_each is None:
@@ -281,7 +285,7 @@ def _why_stopping(state: RunState) -> str:
 
 
 def _drain(state: RunState, now: float) -> Iterator[ev.Event]:
-    """Nothing more starts: what waits for a slot, or for its launch, is skipped; a retry keeps its last failure."""
+    """Skip everything that waits for a slot or for its launch; a step that waits for a retry keeps its last failure."""
     for key in state.cleared:
         yield _end_waiting(state, state.records[key], now)
     for group in state.ready.values():
@@ -294,18 +298,18 @@ def _drain(state: RunState, now: float) -> Iterator[ev.Event]:
 def _end_waiting(state: RunState, record: StepRecord, now: float) -> ev.Event:
     if record.last is None:
         return _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
-    return last_word(record, record.last, now)
+    return final_event(record, record.last, now)
 
 
-def _give_way(state: RunState, now: float) -> Iterator[ev.StepQueued]:
-    """A condition that takes long keeps no slot from the other steps."""
-    moment = gives_way_at(state)
+def _release_slow_steps(state: RunState, now: float) -> Iterator[ev.StepQueued]:
+    """Queue the steps whose conditions are slow, so that other steps can use their slots."""
+    moment = slot_release_due(state)
     if moment is not None and now >= moment:
         for record in map(state.records.__getitem__, state.checking):
-            if not record.gave_way and now >= record.since + HOLD_FOR:
+            if not record.slots_released and now >= record.since + HOLD_FOR:
                 yield ev.StepQueued(at=now, step=record.key, reason="its conditions are still being evaluated")
     for record in map(state.records.__getitem__, state.cleared):
-        if waits_again(state, record, now):
+        if must_queue_again(state, record, now):
             yield _queued(state, record, now)
 
 
@@ -319,12 +323,12 @@ def _queued(state: RunState, record: StepRecord, now: float) -> ev.StepQueued:
     return ev.StepQueued(at=now, step=record.key, reason=why_queued(state, record))
 
 
-# --- orders -----------------------------------------------------------------------------------------------------------
+# --- commands ---------------------------------------------------------------------------------------------------------
 
 
 def _evaluations(state: RunState) -> Iterator[Evaluate]:
-    """Have evaluated what keeps released steps from starting and ended attempts from being settled."""
-    for key in state.released:  # only those whose items come from a query are still there
+    """Request the evaluations that released steps and ended attempts wait for."""
+    for key in state.released:  # only steps whose items come from a query are left here
         yield Evaluate(step=key, attempt=state.records[key].attempt, phase=ev.CheckPhase.ITEMS)
     for key in state.settling:
         yield Evaluate(step=key, attempt=state.records[key].attempt, phase=ev.CheckPhase.AFTER)
@@ -349,12 +353,12 @@ def _stops(state: RunState, now: float) -> Iterator[Command]:
 
 
 def _may_be_stopped(record: StepRecord) -> bool:
-    """Say whether the worker has neither been asked to stop nor been let go of."""
+    """Return whether the worker was neither asked to stop nor detached."""
     return record.cancel_reason is None and not record.detaching
 
 
 def _stop(state: RunState, record: StepRecord, now: float, *, rest_is_over: bool) -> Command | None:
-    """Say what a reason that concerns the whole run means for one worker."""
+    """Return the command for one worker when the whole run is being ended."""
     detach = Detach(step=record.key, attempt=record.attempt)
     stays = record.step.on_runner_exit is OnRunnerExit.DETACH
     if state.cancelling and record.step.waits:
@@ -375,20 +379,21 @@ def _cancel(record: StepRecord, reason: ev.CancelReason) -> Cancel:
 
 
 def _only_detachable(state: RunState) -> bool:
-    """Say whether the rest is over and only workers of detach steps are left: before `finally`, or at the end."""
+    """Return whether only workers of detach steps are unfinished: before `finally`, or at the end."""
     left = (state.unfinished if state.finalizing else state.main_unfinished) - state.expanded
     return len(state.active) == left and all(not state.records[key].step.waits for key in state.active)
 
 
 def _wake_at(state: RunState, now: float) -> float | None:
-    """Return the next moment at which something follows from the time alone; it is always in the future."""
+    """Return the next time at which a decision follows from the time alone; it is always in the future."""
     moments: list[float | None] = [state.deadline] if not state.timing_out else []
     moments += [moment for moment, _ in (*state.retrying[:1], *state.queue_timed[:1])]
     moments += [end + GRACE for end, _ in state.server_ends[:1]]
-    moments.append(gives_way_at(state))
-    if (state.ceiling is not None and state.ready) or (state.ceiling is None and state.short_told):
+    moments.append(slot_release_due(state))
+    if (state.ceiling is not None and state.ready) or (state.ceiling is None and state.shortage_reported):
         moments.append(state.probe_at)
-    # A probe that is due but was not ordered would not help: nobody who waits fits. Only an event can change that.
+    # A test of the server's capacity that is due but was not made would not help: no waiting step fits. Only an event
+    # can change that.
     return min((moment for moment in moments if moment is not None and moment > now), default=None)
 
 
@@ -396,7 +401,7 @@ def _wake_at(state: RunState, now: float) -> float | None:
 
 
 def run_status(state: RunState) -> str:
-    """Return what `run.status` says to `finally`: interrupted, timed_out, cancelled, failed or succeeded."""
+    """Return the value of `run.status` in `finally`: interrupted, timed_out, cancelled, failed or succeeded."""
     if state.interrupted is not None:
         return "interrupted"
     if state.timed_out:

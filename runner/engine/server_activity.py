@@ -1,12 +1,12 @@
-"""What runs on a server now, as data: runs, their runners' sessions, their workers, and which waits for which.
+"""The activity of jobplan on a server, as data: runs, sessions of their runners, workers, and lock waits.
 
-It is read from the server, so it also holds for runs whose runner was killed, or is on another machine. Names and
-labels there are claims; where a record knows a worker by its pid and backend_start (`KnownWorkers`), that counts.
-Times are seconds since the epoch on the server's clock.
+It is read from the server, so it includes runs whose runner was killed or is on another machine. Names and labels there
+are claims; if a record has a worker's pid and backend_start (`KnownWorkers`), the record is used. Times are seconds
+since the epoch by the server's clock.
 
-`LockWaits` is pure: `look` takes the result of one look and returns events. A worker that takes thousands of locks one
-after the other must not fill the journal, so a wait is recorded only once it has lasted `FIRST` seconds, and each
-further wait of the same attempt only once it has lasted twice as long as the previous one, up to `LONGEST`.
+`LockWaits` is pure: `look` takes the result of one poll and returns events. A worker that takes thousands of locks must
+not fill the journal, so a wait is recorded only after `FIRST` seconds, and each further wait of the same attempt only
+after twice the seconds of the previous one, up to `LONGEST`.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ from runner.errors import UsageError
 from runner.identity import Claim, WorkerLabel, has_name_of, is_of_step, runner_name, step_of
 from runner.sql.placeholders import quote_literal
 
-#: How a text begins to catch what a cancel, a timeout and a terminate raise in a worker (57014), and a loop.
+#: SQL that catches the error of a cancel, a timeout or a terminate in a worker (57014), and SQL with a loop.
 _CATCHES = re.compile(
     r"\bwhen\b[\w\s']*?(?:query_canceled|operator_intervention|sqlstate\s*'570(?:14|00)')", re.IGNORECASE
 )
 _LOOP = re.compile(r"\bloop\b", re.IGNORECASE)
-#: Seconds from which on the silence of a runner's sessions is worth telling.
+#: The silence of a runner's sessions is reported from this number of seconds.
 SILENT_FROM = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Other:
-    """A session at the other end of a lock that is waited for.
+    """A session that blocks a lock, or waits for one.
 
-    `lock` is what is waited for (`ShareLock on orders`). `seconds` is how long its transaction has been open; None and
-    empty texts: this role may not see it, or it is a prepared transaction, whose pid is 0.
+    `lock` is the lock that is waited for (`ShareLock on orders`). `seconds` is the age of its transaction. None and
+    empty
+    texts: not visible to this role, or a prepared transaction, whose pid is 0.
     """
 
     pid: int
@@ -50,7 +51,7 @@ class Other:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Progress:
-    """What one of the server's pg_stat_progress_ views says; `total` 0: it says no total."""
+    """A row of one of the server's pg_stat_progress_ views; `total` 0: the view has no total."""
 
     command: str
     phase: str
@@ -61,8 +62,8 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reported:
-    """What a step has told of its own progress, with pg_background_report_progress; only its launcher can read it."""
+class ReportedProgress:
+    """The progress that a step reported with pg_background_report_progress; only its launcher session can read it."""
 
     percent: int
     message: str = ""
@@ -70,10 +71,9 @@ class Reported:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownWorkers:
-    """What records know of workers: each one's label by its identity, labels of those that may live, and each run's
-    roles.
+    """The facts that records have about workers: labels by identity, labels of possibly running workers, roles by run.
 
-    A worker that the record has not seen is found by its name where its text does not say what it is.
+    A worker that no record has by its identity is found by its name, if its query text has no label.
     """
 
     by_identity: Mapping[Worker, WorkerLabel] = field(default_factory=dict)
@@ -82,7 +82,7 @@ class KnownWorkers:
 
     @classmethod
     def of(cls, run: str, state: RunState, roles: Iterable[str] = ()) -> KnownWorkers:
-        """Return what a run's record knows."""
+        """Return the facts of one run's record."""
         by_identity: dict[Worker, WorkerLabel] = {}
         under_way: list[WorkerLabel] = []
         for record in state.records.values():
@@ -103,7 +103,7 @@ class KnownWorkers:
         return cls(by_identity=by_identity, under_way=tuple(under_way), roles={run: known} if known else {})
 
     def __or__(self, other: KnownWorkers) -> KnownWorkers:
-        """Return what both know."""
+        """Return the union of both."""
         roles = {run: self.roles.get(run, frozenset()) | other.roles.get(run, frozenset()) for run in self.roles}
         return KnownWorkers(
             by_identity={**self.by_identity, **other.by_identity},
@@ -112,7 +112,7 @@ class KnownWorkers:
         )
 
     def label_of(self, worker: Worker, text: str) -> WorkerLabel | None:
-        """Return the label of a worker with this text, if it is known: the record's, else the one in the text."""
+        """Return the label of a worker with this query text, if known: the record's, else the one in the text."""
         known = self.by_identity.get(worker)
         label = known or WorkerLabel.from_query(text)
         claim = Claim.from_query(text)
@@ -135,8 +135,9 @@ class KnownWorkers:
 class LiveWorker:
     """A worker on the server. Without `visible` this role sees its name and pid only.
 
-    `label` is the record's, else the one in the worker's text. `foreign`: its role is none of the run's, so that what
-    it says of itself is not believed.
+    `label` is the record's, else the one in the worker's query text. `foreign`: its role is none of the run's, so its
+    name
+    and label are not trusted.
     """
 
     worker: Worker
@@ -151,60 +152,60 @@ class LiveWorker:
     wait: str = ""
     query: str = ""
     progress: Progress | None = None
-    reported: Reported | None = None
+    reported: ReportedProgress | None = None
     blocked_by: tuple[Other, ...] = ()
     blocks: tuple[Other, ...] = ()
 
     @property
     def step(self) -> str:
-        """The step's id: from the label, else what is left of it in the name."""
+        """The step's id: from the label, else the part of it in the name."""
         return self.label.step if self.label is not None else step_of(self.worker.application_name)
 
     @property
     def detached(self) -> bool:
-        """Say whether its step may go on without the run; not known is no."""
+        """Whether its step may continue without the run; False if unknown."""
         return self.label is not None and self.label.on_finish == "detach"
 
     @property
     def deadline(self) -> float | None:
-        """The moment at which the server ends it; None: it does not, or nobody knows."""
+        """The time at which the server ends it; None without a timeout or if unknown."""
         if self.label is None or self.label.timeout is None or self.started_at is None:
             return None
         return self.started_at + self.label.timeout
 
     def is_worker_of(self, run: str, step: str) -> bool:
-        """Say whether it says that it works for this very step: its label counts more than its name."""
+        """Return whether it claims to work for exactly this step: its label overrides its name."""
         if self.label is not None:
             return self.label.run == run and is_of_step(self.label.step, step)
         return has_name_of(self.worker.application_name, run, step)
 
     @property
     def catches_cancel(self) -> bool:
-        """Say whether its text, as far as the server shows it, catches a cancel in a loop: nothing may end it then."""
+        """Whether its query text, as far as visible, catches a cancel in a loop: then nothing may be able to end it."""
         return _LOOP.search(self.query) is not None and _CATCHES.search(self.query) is not None
 
     def is_of(self, step: str) -> bool:
-        """Say whether it works for this step, or for an instance of it."""
+        """Return whether it works for this step or for an instance of it."""
         return self.is_worker_of(self.run, step) or self.step == step or self.step.startswith(f"{step}[")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerSession:
-    """A session that a run's runner has; `host` is empty where it came through a socket.
+    """A session of a run's runner; `host` is empty for a Unix socket.
 
-    `heard_at` is when the server last heard of the runner there; None: this role may not see it.
+    `last_active_at` is the time of the runner's last request in this session; None: not visible to this role.
     """
 
     pid: int
     host: str = ""
     started_at: float | None = None
-    heard_at: float | None = None
+    last_active_at: float | None = None
     user: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveRun:
-    """What is left of a run on the server."""
+    """The sessions and workers of one run on the server."""
 
     run: str
     database: str
@@ -213,36 +214,37 @@ class LiveRun:
 
     @property
     def plan(self) -> str:
-        """The plan's name, if a worker tells it."""
+        """The plan's name, if a worker's label has it."""
         return next((worker.label.plan for worker in self.workers if worker.label is not None), "")
 
     @property
     def alive(self) -> bool:
-        """Say whether its runner has a session on the server."""
+        """Whether its runner has a session on the server."""
         return bool(self.runner)
 
     def silence(self, now: float) -> float | None:
-        """Return for how many seconds its runner has been silent; None if it is not, or nobody can say.
+        """Return for how many seconds its runner has been silent; None if it is not silent or that is unknown.
 
-        A living runner looks at its workers every second, so this one is held up, or its machine has gone and the
-        server has not noticed.
+        A running runner polls its workers every second. A silent one is suspended, or its machine was lost and the
+        server has
+        not noticed it yet.
         """
-        if not self.runner or any(session.heard_at is None for session in self.runner):
+        if not self.runner or any(session.last_active_at is None for session in self.runner):
             return None
-        seconds = now - max(session.heard_at or 0.0 for session in self.runner)
+        seconds = now - max(session.last_active_at or 0.0 for session in self.runner)
         return seconds if seconds >= SILENT_FROM else None
 
     @property
     def orphans(self) -> tuple[LiveWorker, ...]:
-        """The workers that a runner ought to wait for, and that have none."""
+        """The workers without a runner that a runner should wait for."""
         return () if self.alive else tuple(one for one in self.workers if not one.detached and not one.foreign)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Activity:
-    """One look at a server. `sees_all`: this role may see the texts of everybody's workers.
+    """One poll of a server. `sees_all`: this role may see the query texts of all workers.
 
-    On a `standby` nothing runs, and what its primary runs is not seen.
+    A `standby` executes nothing, and the activity of its primary is not visible there.
     """
 
     at: float
@@ -252,16 +254,16 @@ class Activity:
     sees_all: bool
     runs: tuple[LiveRun, ...] = ()
     standby: bool = False
-    #: How many workers of pg_background say nothing of a run, and are known to no record that was read.
+    #: The number of pg_background workers without a run's label that no record has.
     others: int = 0
 
 
-#: Why nothing is seen on a standby.
+#: Why a standby shows no activity.
 ON_A_STANDBY = "This server is a standby, and runs live on its primary (target_session_attrs=primary in --dsn)."
 
 
 def end_sessions(run: str) -> str:
-    """Return the SQL that ends what the server still has of a runner whose machine is gone."""
+    """Return the SQL that ends the sessions of a runner whose machine was lost."""
     name = quote_literal(runner_name(run)).lstrip()
     return f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {name};"  # noqa: S608 - a literal
 
@@ -269,8 +271,7 @@ def end_sessions(run: str) -> str:
 def find_run(runs: Sequence[LiveRun], wanted: str, *, otherwise: str = "Nothing of jobplan lives there.") -> LiveRun:
     """Return the run whose id is `wanted` or begins with it.
 
-    UsageError, naming the runs that are there, if it is none or more than one; `otherwise` is what it says if none is
-    there.
+    UsageError, with the list of runs, if no run or more than one matches; `otherwise` is the hint without any runs.
     """
     found = [run for run in runs if run.run == wanted] or [run for run in runs if run.run.startswith(wanted)]
     if len(found) == 1:
@@ -282,32 +283,32 @@ def find_run(runs: Sequence[LiveRun], wanted: str, *, otherwise: str = "Nothing 
     raise UsageError(f"no run {wanted!r} lives on the server.", hint=hint)
 
 
-#: Seconds after which the first wait of an attempt is recorded, and the most that later ones must last.
+#: Seconds after which the first wait of an attempt is recorded, and the upper limit for later ones.
 FIRST = 1.0
 LONGEST = 64.0
-#: Seconds by which the start of one and the same wait may seem to differ between two looks.
+#: Seconds by which the start of the same wait may differ between two polls.
 _TOLERANCE = 1.0
 
 
 @dataclass(slots=True, kw_only=True)
 class _Watched:
-    """What is known of one attempt: the wait that is recorded and not over, and how long the next one must last."""
+    """The waits of one attempt: the recorded wait that is not over, and how long the next one must last."""
 
     attempt: int
     open: ev.AttemptBlocked | None = None
     threshold: float = FIRST
-    told_at: float = 0.0
+    recorded_at: float = 0.0
 
 
 class LockWaits:
-    """Remembers, for each step with a worker, what is recorded of its waits."""
+    """Decides which lock waits of a run's workers are recorded."""
 
     def __init__(self, state: RunState) -> None:
         self._state = state
         self._watched: dict[str, _Watched] = {}
 
     def look(self, waits: Mapping[ev.Identity, ev.LockWait], now: float) -> list[ev.AttemptEvent]:
-        """Return what one look at the workers is worth: `waits` has those that wait for a lock."""
+        """Return the events of one poll of the workers: `waits` has the workers that wait for a lock."""
         if not waits and not self._watched:
             return []
         events: list[ev.AttemptEvent] = []
@@ -325,7 +326,7 @@ class LockWaits:
         return events
 
     def end(self, finished: ev.AttemptFinished) -> list[ev.AttemptEvent]:
-        """Return the end of a wait that ends because its worker has; a detached worker may go on waiting."""
+        """Return the end of a wait that ends with its worker; a detached worker may continue to wait."""
         watched = self._watched.pop(finished.step, None)
         if watched is None or watched.open is None or watched.attempt != finished.attempt:
             return []
@@ -340,7 +341,7 @@ def _changes(key: str, watched: _Watched, wait: ev.LockWait | None, now: float) 
         return events
     if watched.open is not None:
         others = {one.pid for one in watched.open.by} != {one.pid for one in wait.by}
-        due = others and now - watched.told_at >= watched.threshold
+        due = others and now - watched.recorded_at >= watched.threshold
     else:
         due = wait.seconds >= watched.threshold
     if due:
@@ -355,7 +356,7 @@ def _changes(key: str, watched: _Watched, wait: ev.LockWait | None, now: float) 
             waiting_since=now - wait.seconds if watched.open is None else watched.open.waiting_since,
             seconds=_ms(wait.seconds),
         )
-        watched.told_at = now
+        watched.recorded_at = now
         watched.threshold = min(LONGEST, 2 * watched.threshold)
         events.append(watched.open)
     return events

@@ -1,17 +1,17 @@
-"""The scheduler on a virtual clock: what a plan would do, given how long each attempt takes and how it ends.
+"""The scheduler on a virtual clock: what a plan would do, given the duration and the outcome of each attempt.
 
-It serves the dry run's schedule and the property tests. A script says what the simulated server does. It is also the
-shortest statement of what a loop owes the scheduler:
+The dry run's schedule and the property tests use it. A script defines what the simulated server does. It also
+documents the contract between the scheduler and a loop:
 
-1. `decide` is called again after everything that happens, and no later than `wake_at`.
-2. Its events are applied in order, its commands performed in order; then it is called again, at the same moment, until
-   it gives neither.
-3. A command gives its event at once: Launch an AttemptLaunching (or, in its place, a StepSkipped: condition), Cancel
+1. `decide` is called again after each event, and no later than `wake_at`.
+2. Its events are applied in order, its commands are performed in order; then it is called again, at the same time,
+   until it returns neither.
+3. A command emits its event at once: Launch an AttemptLaunching (or instead a StepSkipped: condition), Cancel
    an AttemptCancelRequested, Detach an AttemptDetachRequested, Evaluate a StepChecking. Nothing is decided between two
    commands of one decision.
-4. Every AttemptLaunching is followed by exactly one of AttemptDeferred, AttemptFinished and StepSkipped, whatever else
-   happens: a cancel or a detach may come too late, and then the attempt ends as it would have.
-5. Every StepChecking is followed by exactly one StepChecked, or StepExpanded, whatever else happens.
+4. Every AttemptLaunching is followed by exactly one of AttemptDeferred, AttemptFinished and StepSkipped, in all cases:
+   if a cancel or a detach comes too late, the attempt ends as it would without it.
+5. Every StepChecking is followed by exactly one StepChecked or StepExpanded, in all cases.
 6. Events never go back in time.
 """
 
@@ -27,18 +27,18 @@ from runner.engine.fold import apply
 from runner.engine.for_each_items import queried_items
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.scheduler import Decision, decide, exit_code
-from runner.engine.state import RunState, StepRecord, concerned, initial_state
+from runner.engine.state import RunState, StepRecord, initial_state, steps_to_cancel
 from runner.plan.model import Plan, Step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AttemptScript:
-    """What one attempt will do. Times are seconds.
+    """The scripted behaviour of one attempt. Times are in seconds.
 
-    `launch` passes before the server gives a worker or refuses one; the worker then takes `duration`, unless its
-    timeout ends it before, or a cancel does, which it heeds after `cancel_latency`. With `seen` false it is over
-    before anybody has seen it run. With `skip` the step's condition turns out to be false instead. A success gives
-    `row_count` rows, of which `result` shows some.
+    After `launch` the server gives a worker or refuses one. The worker then runs for `duration`, unless its timeout or
+    a
+    cancel ends it; it reacts to a cancel after `cancel_latency`. With `seen` false it ends before it was observed. With
+    `skip` the step's condition is false instead. A success returns `row_count` rows, of which `result` has some.
     """
 
     duration: float
@@ -55,7 +55,7 @@ class AttemptScript:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckScript:
-    """What the conditions of one phase will say, `duration` seconds after they were asked.
+    """The scripted result of the conditions of one phase, `duration` seconds after the request.
 
     Items are the `rows` of a query, unless the verdict is ERROR.
     """
@@ -65,19 +65,19 @@ class CheckScript:
     rows: ev.Rows = field(default_factory=ev.Rows)
 
 
-#: Script an attempt of a step by its number; the step of an instance has the instance's id.
+#: Returns the script of an attempt, by step and number; for an instance the step has the instance's id.
 Attempts = Callable[[Step, int], AttemptScript]
-#: Script the evaluation of a phase after a number of attempts, 0 before the first.
+#: Returns the script of the evaluation of a phase after a number of attempts, 0 before the first.
 Checks = Callable[[Step, ev.CheckPhase, int], CheckScript]
 
 
 def all_hold(_: Step, __: ev.CheckPhase, ___: int) -> CheckScript:
-    """Say that conditions hold and that queries give no items: there is no server to ask."""
+    """Return that conditions are met and that queries return no items: there is no server to query."""
     return CheckScript()
 
 
 def checked(record: StepRecord, phase: ev.CheckPhase, script: CheckScript, at: float) -> ev.StepEvent:
-    """Return the event that an evaluation ends with."""
+    """Return the event at the end of an evaluation."""
     if phase is ev.CheckPhase.ITEMS and script.verdict is not ev.Verdict.ERROR:
         items = queried_items(record.step, script.rows.columns, script.rows.rows)
         return ev.StepExpanded(at=at, step=record.key, items=items)
@@ -87,7 +87,7 @@ def checked(record: StepRecord, phase: ev.CheckPhase, script: CheckScript, at: f
 
 
 def finished(record: StepRecord, outcome: ev.Outcome, script: AttemptScript, at: float) -> ev.AttemptFinished:
-    """Return the event that an attempt ends with."""
+    """Return the event at the end of an attempt."""
     failed, succeeded = outcome is ev.Outcome.FAILED, outcome is ev.Outcome.SUCCEEDED
     return ev.AttemptFinished(
         at=at,
@@ -101,7 +101,7 @@ def finished(record: StepRecord, outcome: ev.Outcome, script: AttemptScript, at:
 
 
 def run_started(plan: Plan, at: float) -> ev.RunStarted:
-    """Return the event that a simulated run begins with."""
+    """Return the first event of a simulated run."""
     return ev.RunStarted(
         at=at,
         jobplan="",
@@ -121,16 +121,16 @@ def run_started(plan: Plan, at: float) -> ev.RunStarted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Simulation:
-    """A run that has ended: its events in order, its last state, and how many seconds it took."""
+    """A finished simulation: its events in order, its last state, and its duration in seconds."""
 
     events: tuple[ev.Event, ...]
     state: RunState
     makespan: float
 
 
-_SOMEBODY = "somebody@simulated"
+_SIMULATED_USER = "somebody@simulated"
 
-#: Called after each event that was applied and after each decision that was taken, with the state as it then is.
+#: Called after each applied event and after each decision, with the state at that time.
 Watcher = Callable[[RunState, ev.Event | Decision], None]
 
 
@@ -149,11 +149,11 @@ def simulate(
 ) -> Simulation:
     """Run the plan on a virtual clock that begins at `start` seconds.
 
-    `durations` scripts each attempt of each step, `checks` what its conditions say; `capacity` tells how many workers
-    the server has for this run at a given moment (as many as are asked for, if it is None). At `interrupts` somebody
-    presses Ctrl-C; at `cancels` somebody asks for a step, or for all of the run, to be stopped; steps that are
-    `not_selected` are skipped at once. `history` is what has happened to the run before, if it is not to begin: its
-    last event is a RunResumed, at which the clock goes on. RuntimeError if the scheduler does not come to an end.
+    `durations` scripts each attempt of each step, `checks` the results of its conditions; `capacity` returns how many
+    workers the server has for this run at a time (None: always enough). `interrupts` are the times of Ctrl-C; `cancels`
+    the times of cancel requests for a step, or for the run (None). Steps that are `not_selected` are skipped at once.
+    `history` are the events of the run so far, if it is resumed: the last one is a RunResumed, at whose time the
+    simulation starts. RuntimeError if the scheduler does not come to an end.
     """
     simulator = _Simulator(plan, durations=durations, checks=checks, capacity=capacity, start=start, watch=watch)
     return simulator.run(interrupts, cancels, not_selected, history)
@@ -179,14 +179,15 @@ class _Simulator:
         self._watch = watch
         self._state = initial_state(plan)
         self._events: list[ev.Event] = []
-        #: What will happen: moment, a number that keeps equal moments in order, and what to do then.
+        #: Scheduled actions: time, a number that orders equal times, and the action.
         self._agenda: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
         self._scripts: dict[tuple[str, int], AttemptScript] = {}
-        #: What was evaluated: phase of a step after so many attempts, and launches that its conditions prevented. It is
-        #: evaluated once, unless the launch that followed was deferred, or its slots were given to another step.
+        #: Evaluated conditions: step, attempts, phase, prevented launches, whether slots were released. Each is
+        #: evaluated once,
+        #: unless the launch that followed was deferred, or its slots were given to another step.
         self._evaluated: set[tuple[str, int, ev.CheckPhase, int, bool]] = set()
-        #: Attempts whose worker lives, and until when: also those that were detached.
+        #: Attempts with a running worker, and its end: including detached ones.
         self._workers: dict[tuple[str, int], float] = {}
 
     def run(
@@ -197,13 +198,13 @@ class _Simulator:
         history: Sequence[ev.Event],
     ) -> Simulation:
         if history:
-            self._take_up(history)
+            self._replay(history)
         else:
             self._emit(run_started(self._plan, self._start))
         for moment in interrupts:
             self._at(moment, lambda: self._emit(ev.RunInterrupted(at=self._now, signal=2)))
         for moment, step in cancels:
-            self._at(moment, partial(self._ask_for_the_end, step))
+            self._at(moment, partial(self._request_cancel, step))
         for key in not_selected:
             self._emit(ev.StepSkipped(at=self._now, step=key, reason=ev.SkipReason.NOT_SELECTED))
         while True:
@@ -215,13 +216,13 @@ class _Simulator:
         self._emit(ev.RunFinished(at=self._now, exit_code=exit_code(self._state), steps=states))
         return Simulation(events=tuple(self._events), state=self._state, makespan=self._now - self._start)
 
-    def _ask_for_the_end(self, step: str | None) -> None:
+    def _request_cancel(self, step: str | None) -> None:
         if step is None:
-            self._emit(ev.RunCancelled(at=self._now, by=_SOMEBODY))
-        for key in concerned(self._state, step) if step is not None else ():
-            self._emit(ev.StepCancelRequested(at=self._now, step=key, by=_SOMEBODY))
+            self._emit(ev.RunCancelled(at=self._now, by=_SIMULATED_USER))
+        for key in steps_to_cancel(self._state, step) if step is not None else ():
+            self._emit(ev.StepCancelRequested(at=self._now, step=key, by=_SIMULATED_USER))
 
-    def _take_up(self, history: Sequence[ev.Event]) -> None:
+    def _replay(self, history: Sequence[ev.Event]) -> None:
         for event in history:
             apply(self._state, event)
         self._start = self._now = history[-1].at
@@ -230,7 +231,7 @@ class _Simulator:
             self._start_worker(record, self._scripts[record.key, record.attempt])
 
     def _settle(self) -> Decision:
-        """Ask until nothing more follows at this moment."""
+        """Call `decide` until nothing more follows at this time."""
         for _ in range(20 + 10 * (len(self._plan.steps) + len(self._plan.finally_))):
             decision = decide(self._state, self._now)
             if self._watch is not None:
@@ -241,11 +242,11 @@ class _Simulator:
                 self._perform(command)
             if not decision.events and not decision.commands:
                 return decision
-        raise RuntimeError(f"the scheduler does not come to rest at {self._now}")
+        raise RuntimeError(f"the scheduler does not settle at {self._now}")
 
     def _wait(self, wake_at: float | None) -> None:
         if wake_at is not None and wake_at <= self._now:
-            raise RuntimeError(f"the scheduler wants to be woken at {wake_at}, which is past at {self._now}")
+            raise RuntimeError(f"the scheduler asks to be called at {wake_at}, which is not after {self._now}")
         if self._agenda and (wake_at is None or self._agenda[0][0] <= wake_at):
             moment, _, happen = heapq.heappop(self._agenda)
             self._now = max(self._now, moment)
@@ -253,7 +254,7 @@ class _Simulator:
         elif wake_at is not None:
             self._now = wake_at
         else:
-            raise RuntimeError(f"the run is not over at {self._now}, and nothing will ever happen")
+            raise RuntimeError(f"the run is not finished at {self._now}, and no event is scheduled")
 
     def _emit(self, event: ev.Event) -> None:
         self._events.append(event)
@@ -287,11 +288,11 @@ class _Simulator:
 
     def _evaluate(self, command: Evaluate) -> None:
         record = self._state.records[command.step]
-        asked = (command.step, command.attempt, command.phase, record.refused, record.gave_way)
+        asked = (command.step, command.attempt, command.phase, record.refused, record.slots_released)
         if asked in self._evaluated:
             raise RuntimeError(
-                f"the scheduler does not come to rest: at {self._now} it asks again what {command.step} "
-                f"({command.phase}, after {command.attempt} attempts) was asked before"
+                f"the scheduler does not settle: at {self._now} it requests a second evaluation of {command.step} "
+                f"({command.phase}, after {command.attempt} attempts)"
             )
         self._evaluated.add(asked)
         script = self._checks(record.step, command.phase, command.attempt)
@@ -320,7 +321,7 @@ class _Simulator:
             self._emit(ev.StepSkipped(at=self._now, step=step, reason=ev.SkipReason.CONDITION))
         elif not self._has_room():
             self._emit(ev.AttemptDeferred(at=self._now, step=step, attempt=attempt, message="no worker is free"))
-            self._evaluated.discard((step, attempt - 1, ev.CheckPhase.BEFORE, record.refused, record.gave_way))
+            self._evaluated.discard((step, attempt - 1, ev.CheckPhase.BEFORE, record.refused, record.slots_released))
         elif record.cancel_reason is not None:
             self._emit(finished(record, ev.Outcome.CANCELLED, script, self._now))
         else:
@@ -352,7 +353,7 @@ class _Simulator:
             self._at(moment, lambda: self._end(step, attempt, ev.Outcome.CANCELLED))
 
     def _end(self, step: str, attempt: int, outcome: ev.Outcome) -> None:
-        """Finish the attempt, unless something else has ended it before."""
+        """Finish the attempt, unless it has already ended."""
         record = self._state.records[step]
         if record.attempt != attempt or step not in self._state.active:
             return

@@ -1,6 +1,6 @@
-"""How many bytes of what a server sends are kept: records are read by people, and a journal must not grow by gigabytes.
+"""Limits in bytes for what is kept of a server's output: people read records, and a journal must stay small.
 
-What is left out is always said: at the end of a text, and for rows in a number of their own.
+Each cut is reported: at the end of a text, and for rows in a separate number.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ ROWS_BYTES = 1_048_576
 
 
 def limited_text(text: str, limit: int = TEXT_BYTES) -> str:
-    """Return a text, or its beginning and how many bytes were left out."""
+    """Return a text, or its beginning and the number of bytes that were left out."""
     if len(text) <= limit // 4:
         return text
     data = text.encode("utf-8", "surrogatepass")
@@ -28,7 +28,7 @@ def limited_text(text: str, limit: int = TEXT_BYTES) -> str:
 
 
 def limited_error(error: ErrorDetails) -> ErrorDetails:
-    """Return an error of which no text is longer than `TEXT_BYTES`."""
+    """Return an error with no text longer than `TEXT_BYTES`."""
 
     def cut(text: str | None) -> str | None:
         return None if text is None else limited_text(text)
@@ -43,7 +43,7 @@ def limited_error(error: ErrorDetails) -> ErrorDetails:
 
 
 def limited_rows(rows: Rows) -> Rows:
-    """Return rows of which no value is longer than `VALUE_BYTES`, nor all together than `ROWS_BYTES`."""
+    """Return rows with no value longer than `VALUE_BYTES`, and no more than `ROWS_BYTES` in total."""
     left, cut = ROWS_BYTES, rows.cut or 0
     kept: list[tuple[str | None, ...]] = []
     for row in rows.rows:

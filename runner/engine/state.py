@@ -1,8 +1,8 @@
 """The state of a run: one record a step, and the indices that make a decision cheap (what is ready, what is in use).
 
-Only `fold.apply` changes it. Each index follows from the records (`invariants.validate` checks it, for tests); they
-exist so that a decision need not look at all of them. A record leaves the indices of its present state before it gets
-another one. A state of events with holes is read and never decided on, so its records may be missing from the indices.
+Only `fold.apply` changes it. Each index is derived from the records (`invariants.validate` checks it in tests), so that
+a decision need not read all of them. A record leaves the indices of its state before its state changes. A state that
+was folded from incomplete events is only read, never used for decisions: its records may be missing from the indices.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _EXCLUSIVE = "exclusive:"
 
 
 class StepState(enum.StrEnum):
-    """Where a step is on its way; the last eight are final."""
+    """A step's state; the last eight are final."""
 
     PENDING = "pending"
     CHECKING = "checking"
@@ -61,29 +61,29 @@ BAD = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED, Ste
 #: States in which the step holds its slots and pools.
 HOLDING = frozenset({StepState.LAUNCHING, StepState.RUNNING})
 
-#: A step that has been overtaken this often, for each slot of the budget, goes first and reserves what it lacks.
+#: A step that was overtaken this often, for each slot of the budget, is served next and reserves what it lacks.
 OVERTAKES_PER_SLOT = 4
 
-#: Priority (negated), remaining path (negated), plan order, number of the item: the least goes first.
+#: Priority (negated), remaining path (negated), plan order, number of the item: the lowest is served first.
 Rank = tuple[int, int, int, int]
 #: Amounts of resources.
 Kind = frozenset[tuple[str, int]]
-#: A rank in which those overtaken too often come before the rest of their priority.
+#: A rank in which steps that were overtaken too often precede the others of their priority.
 Place = tuple[int, bool, int, int, int]
 
 
 @dataclass(slots=True, kw_only=True)
 class StepRecord:
-    """All that is known of one step of this run. Times are seconds since the epoch."""
+    """The state of one step of this run. Times are seconds since the epoch."""
 
     step: Step
     rank: Rank
     needs: Mapping[str, int]
-    #: `needs` as a key: steps that need the same fit or do not fit together. And the same without exclusive names.
+    #: `needs` as a key: steps with the same needs fit, or do not fit, together; `shared` leaves out exclusive names.
     kind: Kind
     shared: Kind
     unmet: int
-    #: The values of this instance's item, the step that it is an instance of, and the instances still open.
+    #: The values of this instance's item, the step that it is an instance of, and the number of unfinished instances.
     values: Mapping[str, Value | None] = field(default_factory=dict)
     parent: str | None = None
     instances: tuple[str, ...] | None = None
@@ -94,27 +94,27 @@ class StepRecord:
     #: The iteration of a repeat, from 1, and the attempts made before it.
     iteration: int = 1
     attempts_before: int = 0
-    #: What the query for items or the conditions after the last attempt said.
+    #: The result of the query for items, or of the conditions after the last attempt.
     verdict: ev.Verdict | None = None
     check_error: ev.ErrorDetails | None = None
-    #: What is evaluated, or was the last time.
+    #: The phase that is being evaluated, or was evaluated last.
     phase: ev.CheckPhase | None = None
-    #: What `if` and the preconditions said before the next launch; None if they are still to be evaluated. `refused`
-    #: counts the launches of this iteration that an unmet precondition, or one that failed, has prevented.
+    #: The result of `if` and the preconditions before the next launch; None before they are evaluated. `refused` counts
+    #: the launches of this iteration that an unmet precondition, or one with an error, has prevented.
     gate: ev.Verdict | None = None
     gate_error: ev.ErrorDetails | None = None
     refused: int = 0
-    #: Whether the step holds its slots while its conditions are evaluated, and whether a slow one has cost it them.
+    #: Whether the step holds its slots during the evaluation of its conditions, and whether it lost them by a slow one.
     holds: bool = False
-    gave_way: bool = False
+    slots_released: bool = False
     since: float = 0.0
     ready_at: float | None = None
     launched_at: float | None = None
-    #: When the worker began, by its age on the server's clock; None as long as that is not known.
+    #: When the worker began, by its age on the server's clock; None while unknown.
     begun_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
-    #: Seconds that the step took under earlier runners of this run.
+    #: The step's seconds under previous runners of this run.
     took_before: float = 0.0
     timeout: float | None = None
     retry_at: float | None = None
@@ -123,32 +123,32 @@ class StepRecord:
     cancel_reason: ev.CancelReason | None = None
     detaching: bool = False
     lost: bool = False
-    #: When the run was taken up, the last attempt was open, and this record does not say what was found out about it:
-    #: a ledger need not have the end of what was recorded, and whoever took the run up had the journal.
-    unproven: bool = False
-    #: The worker that was let go of did not live any more when the run was taken up.
+    #: The run was taken over, the last attempt was open, and no record has its outcome: a ledger can lack the end of an
+    #: attempt, and the runner that took the run over read the journal.
+    without_evidence: bool = False
+    #: The detached worker had ended when the run was taken over.
     gone: bool = False
     last: ev.AttemptFinished | None = None
-    #: Why the step, which is over, did not succeed; an attempt's own error is in `last`.
+    #: Why the finished step did not succeed; an attempt's own error is in `last`.
     error: ev.ErrorDetails | None = None
-    #: Its work is committed, and it failed because a check of it was not met.
+    #: Its work is committed, and it failed because one of its checks was not met.
     committed: bool = False
-    #: What its attempts have left half done, as of the last one that ended.
+    #: What its attempts have left behind, as of the last one that ended.
     leftovers: tuple[ev.Leftover, ...] = ()
     #: WARNINGs of its workers, in all attempts; and those of the present attempt so far.
     warnings: int = 0
     warned: int = 0
-    #: Iterations of a repeat that have committed, and the rows that they were about, in all.
+    #: Committed iterations of a repeat, and the total of their rows.
     iterations: int = 0
     rows: int = 0
     #: The command tag of the last attempt that committed.
     tag: str = ""
-    #: Whether the present attempt is announced: of the iterations of a repeat, only one every few seconds is.
+    #: Whether the present attempt is reported: of the iterations of a repeat, only one every few seconds is.
     announced: bool = True
     announced_at: float = 0.0
     skip: ev.StepSkipped | None = None
     queued_because: str = ""
-    #: Who has asked for the step to be stopped, apart from the rest of the run.
+    #: The user who requested to cancel this step, apart from the rest of the run.
     cancelled_by: str | None = None
     queue_timed_out: bool = False
 
@@ -159,14 +159,14 @@ class StepRecord:
 
     @property
     def queue_deadline(self) -> float | None:
-        """The moment at which the step has waited too long for a slot; None if it may wait for ever."""
+        """The time at which the step has waited too long for a slot; None without a limit."""
         if self.ready_at is None or self.step.queue_timeout is None:
             return None
         return self.ready_at + self.step.queue_timeout
 
     @property
     def server_end(self) -> float | None:
-        """The moment at which the server ends the worker; None if it does not, or if it was asked for before."""
+        """The time at which the server ends the worker; None if it has no timeout, or was asked to stop or detached."""
         begun = self.launched_at if self.begun_at is None else self.begun_at
         if self.timeout is None or begun is None or self.cancel_reason is not None or self.detaching:
             return None
@@ -174,9 +174,10 @@ class StepRecord:
 
     @property
     def took(self) -> float | None:
-        """How long it took, for each runner from its first launch to the end of its last attempt; None: it has no end.
+        """The step's seconds; None before an end.
 
-        The time between two runners is not in it, nor an attempt whose end nobody has recorded.
+        They are the sum over all runners, each from its first launch to the end of its last attempt. The time between
+        two runners does not count, nor does an attempt without a recorded end.
         """
         ended = self.ended_at is not None and self.started_at is not None and self.ended_at >= self.started_at
         if not ended:
@@ -185,17 +186,17 @@ class StepRecord:
 
     @property
     def final(self) -> bool:
-        """Say whether nothing more will happen to the step."""
+        """Whether the step's state cannot change any more."""
         return self.state in FINAL
 
     @property
     def tries(self) -> int:
-        """How many attempts there were in this iteration."""
+        """The number of attempts in this iteration."""
         return self.attempt - self.attempts_before
 
     @property
     def conditional(self) -> bool:
-        """Say whether conditions are evaluated before each launch; those of a for_each concern its instances."""
+        """Whether conditions are evaluated before each launch; those of a for_each belong to its instances."""
         return self.step.for_each is None and (self.step.if_ is not None or bool(self.step.preconditions))
 
 
@@ -208,125 +209,126 @@ class RunState:
     dependents: dict[str, list[tuple[str, NeedOn]]]
     capacity: dict[str, int]
     used: Counter[str] = field(default_factory=Counter)
-    #: Ready steps by what they need, best place first; and the first ones of these lists by what of it is shared.
+    #: Ready steps by their needs, best position first; and the first entries of these lists by their shared needs.
     ready: dict[Kind, list[tuple[Place, str]]] = field(default_factory=dict)
     heads: dict[Kind, list[tuple[Place, str]]] = field(default_factory=dict)
-    #: Ready steps that nothing has been said about yet.
+    #: Ready steps for which no reason to wait was reported yet.
     fresh: dict[str, None] = field(default_factory=dict)
-    #: When ready steps reach their queue_timeout, and when retries are due, the earliest first.
+    #: When ready steps reach their queue_timeout, and when retries are due, earliest first.
     queue_timed: list[tuple[float, str]] = field(default_factory=list)
     retrying: list[tuple[float, str]] = field(default_factory=list)
-    #: When the server ends workers that nobody has asked to stop or let go of, the earliest first.
+    #: When the server ends workers that were neither asked to stop nor detached, earliest first.
     server_ends: list[tuple[float, str]] = field(default_factory=list)
-    #: Pending steps that are now certain to start or never to start, in the order in which that became so.
+    #: Pending steps that can now start or can never start, in the order in which that was decided.
     released: dict[str, None] = field(default_factory=dict)
     settling: dict[str, None] = field(default_factory=dict)
-    #: Steps that hold their slots while their conditions are evaluated, and steps to be launched next.
+    #: Steps that hold their slots during the evaluation of their conditions, and steps to launch next.
     checking: dict[str, None] = field(default_factory=dict)
     cleared: dict[str, None] = field(default_factory=dict)
-    #: Steps that somebody has asked to stop, and that are not over.
+    #: Unfinished steps that a user has requested to cancel.
     unwanted: dict[str, None] = field(default_factory=dict)
     active: dict[str, None] = field(default_factory=dict)
     unfinished: int = 0
-    #: Of these, the steps outside `finally`, and the steps that only wait for their instances.
+    #: Of these, the unfinished steps outside `finally`, and the steps that only wait for their instances.
     main_unfinished: int = 0
     expanded: int = 0
-    #: What is known of `finally`: it has begun, and it was interrupted or cancelled itself.
+    #: `finally` has begun; it was interrupted itself; it was cancelled itself.
     finalizing: bool = False
     finally_interrupted: bool = False
     finally_cancelled: bool = False
-    #: The items with which steps go on, as the event of the resumption has them; None: it is still to be decided.
+    #: The items of steps after a resume, as the event RunResumed lists them; None: not decided yet.
     expansions: Mapping[str, tuple[ev.Item, ...]] | None = None
-    #: How many attempts steps have had before the run was taken up that may come again as instances.
+    #: The number of attempts, before the run was taken over, of steps that can reappear as instances.
     attempts_made: Mapping[str, int] = field(default_factory=dict)
     started_at: float | None = None
-    #: How many seconds earlier runners worked on the run.
+    #: The seconds that previous runners worked on the run.
     took_before: float = 0.0
     finished: ev.RunFinished | None = None
     interrupted: int | None = None
     cancelled_by: str | None = None
     timed_out: bool = False
-    #: Steps whose workers are still running although they were asked to stop for long: they are not waited for.
+    #: Steps whose workers are still running long after they were asked to stop: the run does not wait for them.
     unstoppable: dict[str, None] = field(default_factory=dict)
     drained_by: str | None = None
-    #: Another run has taken the concurrency group.
+    #: Another run has locked the concurrency group.
     group_lost: bool = False
-    #: The journal is lost: what is launched now could never be accounted for.
+    #: The journal is lost, so a launch could not be recorded.
     record_lost: bool = False
     first_bad: str | None = None
-    #: How many workers the server gave when it last refused one; None while it gives all that is asked for.
+    #: The number of workers that the server gave when it last refused one; None while it refuses none.
     ceiling: int | None = None
-    #: The step whose launch tries whether the server gives more than that, and when the next one may try.
+    #: The step whose launch tests whether the server gives more, and the time of the next test.
     probe: str | None = None
     probe_at: float = 0.0
     short_message: str | None = None
-    short_told: bool = False
+    shortage_reported: bool = False
 
     @property
     def stopping(self) -> bool:
-        """Say whether nothing more will be launched. `finally` runs however the rest ended, if there is a journal."""
+        """Whether no further step is launched. `finally` still runs, however the rest ended, if there is a journal."""
         return self.ending or self.record_lost
 
     @property
     def ending(self) -> bool:
-        """Say whether the run is being brought to its end, which may also concern what runs."""
+        """Whether the run is being ended, which can include running workers."""
         return self.interrupting or self.cancelling or self.timing_out or self.draining
 
     @property
     def interrupting(self) -> bool:
-        """Say whether a signal ends what runs now."""
+        """Whether a signal ends the running workers."""
         return self.finally_interrupted if self.finalizing else self.interrupted is not None
 
     @property
     def cancelling(self) -> bool:
-        """Say whether somebody's request through the server ends what runs now."""
+        """Whether a cancel request through the server ends the running workers."""
         return self.finally_cancelled if self.finalizing else self.cancelled_by is not None
 
     @property
     def timing_out(self) -> bool:
-        """Say whether run_timeout ends what runs now."""
+        """Whether run_timeout ends the running workers."""
         return self.timed_out and not self.finalizing
 
     @property
     def draining(self) -> bool:
-        """Say whether a failure keeps other steps from starting now."""
+        """Whether a failure prevents other steps from starting."""
         return self.drained_by is not None and not self.finalizing
 
     @property
     def stuck(self) -> bool:
-        """Say whether nothing can happen any more but the end of workers that cannot be stopped."""
+        """Whether only workers that cannot be stopped are left."""
         waiting = (self.settling, self.checking, self.cleared, self.released, self.ready, self.retrying)
         return bool(self.unstoppable) and self.active.keys() == self.unstoppable.keys() and not any(waiting)
 
     @property
     def deadline(self) -> float | None:
-        """The moment at which run_timeout ends the run; `finally` has only its own timeouts."""
+        """The time at which run_timeout ends the run; `finally` only has its steps' timeouts."""
         if self.plan.run_timeout is None or self.started_at is None or self.finalizing:
             return None
         return self.started_at + self.plan.run_timeout
 
     @property
-    def patience(self) -> int:
-        """How often a step may be overtaken before it goes first and reserves what it lacks."""
+    def overtake_limit(self) -> int:
+        """How often a step may be overtaken before it is served next and reserves what it lacks."""
         return OVERTAKES_PER_SLOT * self.capacity[SLOTS]
 
     @property
-    def asked_for(self) -> int:
-        """How many workers there are or are about to be: those of steps that hold their slots."""
+    def requested_workers(self) -> int:
+        """The number of workers that run or are about to be launched: those of steps that hold their slots."""
         return len(self.active) + len(self.checking) + sum(self.records[key].holds for key in self.cleared)
 
     def place(self, record: StepRecord) -> Place:
-        """Return where the step stands among those that wait for a slot."""
+        """Return the step's position among the steps that wait for a slot."""
         priority, path, order, item = record.rank
-        return (priority, record.overtaken < self.patience, path, order, item)
+        return (priority, record.overtaken < self.overtake_limit, path, order, item)
 
     def counts(self) -> Counter[StepState]:
-        """Count the steps by state; a step with instances is counted as these."""
+        """Count the steps by state; for a step with instances, its instances are counted."""
         return Counter(record.state for record in self.records.values() if not record.instances)
 
 
-def concerned(state: RunState, step: str) -> tuple[str, ...]:
-    """Return who is meant by a request about `step`: it, or its instances, as far as they are not over or asked yet."""
+def steps_to_cancel(state: RunState, step: str) -> tuple[str, ...]:
+    """Return the steps that a cancel request for `step` concerns: it or its instances, unfinished and not yet
+    requested."""
     record = state.records.get(step)
     found = () if record is None else (step,) if record.instances is None else record.instances
     records = [state.records[key] for key in found]
@@ -334,7 +336,7 @@ def concerned(state: RunState, step: str) -> tuple[str, ...]:
 
 
 def initial_state(plan: Plan) -> RunState:
-    """Return the state before anything has happened."""
+    """Return the state at the beginning of a run."""
     steps = (*plan.steps, *plan.finally_)
     length = _remaining_path(steps)
     state = RunState(
@@ -357,7 +359,7 @@ def initial_state(plan: Plan) -> RunState:
 
 
 def new_record(step: Step, rank: Rank, *, unmet: int = 0) -> StepRecord:
-    """Return the record of a step, or of an instance of one, before anything has happened to it."""
+    """Return the record of a step, or of an instance, at the beginning."""
     needs = _needs(step)
     kind = frozenset(needs.items())
     shared = frozenset(need for need in kind if not need[0].startswith(_EXCLUSIVE)) if step.exclusive else kind
@@ -385,7 +387,7 @@ def _needs(step: Step) -> dict[str, int]:
 
 
 def _remaining_path(steps: Sequence[Step]) -> dict[str, int]:
-    """Count, for each step, the steps on the longest way from it to the end, itself included."""
+    """Count, for each step, the steps on the longest path from it to the end, including itself."""
     open_dependents = Counter(need.step for step in steps for need in step.needs)
     by_id = {step.id: step for step in steps}
     length = dict.fromkeys(by_id, 1)
@@ -401,7 +403,7 @@ def _remaining_path(steps: Sequence[Step]) -> dict[str, int]:
 
 
 def leave(state: RunState, record: StepRecord) -> None:
-    """Take the step out of the index that its present state put it into."""
+    """Remove the step from the index of its present state."""
     match record.state:
         case StepState.PENDING:
             _forget(state.released, record.key)
@@ -414,7 +416,7 @@ def leave(state: RunState, record: StepRecord) -> None:
             state.unstoppable.pop(record.key, None)
             forget_server_end(state, record)
         case StepState.CHECKING:
-            give_way(state, record)
+            release_slots(state, record)
             _forget(state.cleared, record.key)
         case StepState.SETTLING:
             _forget(state.settling, record.key)
@@ -427,7 +429,7 @@ def leave(state: RunState, record: StepRecord) -> None:
 
 
 def enqueue(state: RunState, record: StepRecord) -> None:
-    """Put the step among those that wait for a slot."""
+    """Add the step to those that wait for a slot."""
     entry = (state.place(record), record.key)
     group = state.ready.setdefault(record.kind, [])
     if not group or entry < group[0]:
@@ -461,8 +463,8 @@ def _dequeue(state: RunState, record: StepRecord) -> None:
 
 
 def overtake(state: RunState, record: StepRecord) -> None:
-    """Count it; at the end of its patience the step moves up."""
-    if record.overtaken + 1 == state.patience:
+    """Count that the step was overtaken; at the limit it moves up."""
+    if record.overtaken + 1 == state.overtake_limit:
         _dequeue(state, record)
         record.overtaken += 1
         enqueue(state, record)
@@ -470,37 +472,37 @@ def overtake(state: RunState, record: StepRecord) -> None:
         record.overtaken += 1
 
 
-def told_of(state: RunState, record: StepRecord) -> None:
-    """Note that something was said about why the step waits."""
+def mark_reported(state: RunState, record: StepRecord) -> None:
+    """Note that the reason why the step waits was reported."""
     _forget(state.fresh, record.key)
 
 
 def wait_until(state: RunState, record: StepRecord, moment: float) -> None:
-    """Put the step among those that have another attempt or iteration, which is due at `moment`."""
+    """Schedule another attempt or iteration of the step at `moment`."""
     record.retry_at = moment
     bisect.insort(state.retrying, (moment, record.key))
 
 
 def expect_server_end(state: RunState, record: StepRecord) -> None:
-    """Put the worker among those that the server ends, if it does."""
+    """Add the worker to those that the server ends, if it has a timeout."""
     if record.server_end is not None:
         bisect.insort(state.server_ends, (record.server_end, record.key))
 
 
 def forget_server_end(state: RunState, record: StepRecord) -> None:
-    """Take the worker out of these: call it before it is asked to stop or let go of."""
+    """Remove the worker from `server_ends`: call it before the worker is asked to stop or detached."""
     if record.server_end is not None:
         _remove(state.server_ends, (record.server_end, record.key))
 
 
 def hold(state: RunState, record: StepRecord) -> None:
-    """Take what the step needs: its slots, its pools, its exclusive names."""
+    """Take the step's needs: its slots, its pools, its exclusive names."""
     for name, amount in record.needs.items():
         state.used[name] += amount
 
 
-def give_way(state: RunState, record: StepRecord) -> None:
-    """Free what the step holds while its conditions are evaluated."""
+def release_slots(state: RunState, record: StepRecord) -> None:
+    """Release what the step holds during the evaluation of its conditions."""
     if record.holds:
         record.holds = False
         _release(state, record)
@@ -508,7 +510,7 @@ def give_way(state: RunState, record: StepRecord) -> None:
 
 
 def _release(state: RunState, record: StepRecord) -> None:
-    """Free what was held; what is not in use has no entry, so that each decision copies only what is."""
+    """Release what was held. Unused names have no entry, so that each decision copies only names in use."""
     for name, amount in record.needs.items():
         state.used[name] -= amount
         if not state.used[name]:
@@ -516,7 +518,7 @@ def _release(state: RunState, record: StepRecord) -> None:
 
 
 def _forget(index: dict[str, None], key: str) -> None:
-    """Take a step out of an index. A dict that was large is slow to walk even when it is empty, until it is cleared."""
+    """Remove a step from an index. A dict that was large is slow to iterate even when empty, until it is cleared."""
     index.pop(key, None)
     if not index:
         index.clear()
@@ -533,10 +535,10 @@ def _remove(ordered: list[Any], entry: object) -> None:
 
 
 def need_met(on: NeedOn, state: StepState, skip: ev.StepSkipped | None) -> bool:
-    """Say whether a step that ended in `state` lets a dependent start that needs it `on`.
+    """Return whether a dependent that needs the step `on` can start when the step ended in `state`.
 
-    A step skipped by its own condition counts as a success: there was nothing to do. So does one that was not selected:
-    whoever selects says that it is done.
+    A step that its own condition skipped counts as a success: there was nothing to do. So does a step that the user did
+    not select: the selection states that it is done.
     """
     if on is NeedOn.DONE:
         return True

@@ -1,7 +1,7 @@
-"""The SQL of one step as it is sent: session settings with the values of its parameters, and where its errors stand.
+"""The SQL of one step as it is sent: settings with parameter values, and the places of its errors.
 
-The values are those of one instance, so this is done immediately before each launch and each condition. A place in the
-SQL that the server was given is found again in the plan's files.
+The values belong to one instance, so this is done just before each launch and each condition. A position in the sent
+SQL is translated back to a place in the plan's files.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from runner.sql.session_settings import SettingPlace, named_in, render_names, re
 
 
 class SessionError(TemplateError):
-    """A value cannot stand in `role`, `search_path`, `settings` or `touches`; the message names the key."""
+    """A value is not allowed in `role`, `search_path`, `settings` or `touches`; the message names the key."""
 
 
 def with_values(step: Step, values: Mapping[str, Value | None]) -> Step:
-    """Return the step with values in what it sets and touches. SessionError if one of them cannot stand there."""
+    """Return the step with values in its settings and `touches`. SessionError if a value is not allowed there."""
     if not _has_parameters(step):
         return step
     path, touched = (
@@ -47,7 +47,7 @@ def with_values(step: Step, values: Mapping[str, Value | None]) -> Step:
 
 
 def for_list(step: Step) -> Step:
-    """Return the step as its `for_each.sql` runs: what names the item is left out, for there is no item yet."""
+    """Return the step for its `for_each.sql`: without settings that name the item, because there is no item yet."""
     if step.for_each is None or not _has_parameters(step):
         return step
     as_ = step.for_each.as_
@@ -78,12 +78,12 @@ def _value(key: str, render: Callable[..., str], text: str, values: Mapping[str,
 
 
 def named_values(plan: Plan, run_id: str) -> Mapping[str, Value]:
-    """Return what the SQL of every step may name."""
+    """Return the values that the SQL of every step may name."""
     return {**plan.values, "run.id": run_id, "run.name": plan.name}
 
 
 def launched_sql(record: StepRecord, values: Mapping[str, Value], status: str) -> Rendered:
-    """Put the values in, as for the server; a text in which they do not fit stays as it stands in the plan."""
+    """Return the SQL with its values, as it is sent; SQL whose values do not fit is returned as written in the plan."""
     own: dict[str, Any] = {**values, **record.values}
     if record.in_finally:
         own["run.status"] = status
@@ -94,7 +94,7 @@ def launched_sql(record: StepRecord, values: Mapping[str, Value], status: str) -
 
 
 def place_in_plan(error: ev.ErrorDetails | None, record: StepRecord, state: RunState, run_id: str) -> Position | None:
-    """Return the place in the plan's file that the server complained of; None if it named none."""
+    """Return the place in the plan's files that the server's error points to; None if it has no position."""
     if error is None or error.position is None:
         return None
     sql = launched_sql(record, named_values(state.plan, run_id), run_status(state))
@@ -102,9 +102,9 @@ def place_in_plan(error: ev.ErrorDetails | None, record: StepRecord, state: RunS
 
 
 def with_facts(event: ev.StepFinished, record: StepRecord, state: RunState, run_id: str) -> ev.StepFinished:
-    """Return the end of a step with what a log or a record of it needs: how long, how many rows, and where.
+    """Return the final event of a step with its duration, its rows, and the place of its error.
 
-    `record` is the step's before the event. A step that is only the sum of its instances has no attempts of its own.
+    `record` is the step's before the event. A step with instances has no attempts of its own.
     """
     place = place_in_plan(event.error, record, state, run_id) or record.step.position
     known = replace(event, file=place.file or None, line=place.line if place.file else None)

@@ -13,22 +13,22 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from runner.engine.events import WARNING, ErrorDetails, Identity, LockWait, Notice, Worker
-from runner.engine.leftovers import HalfDone
+from runner.engine.leftovers import UnfinishedObject
 from runner.engine.ports import (
-    Chronicle,
-    FirstLook,
     GroupHolder,
     LaunchRequest,
-    LeftBehind,
-    LeftWorker,
+    OnUnstoppable,
     Query,
     QueryResult,
+    RecordedRun,
+    RemainingBackends,
+    RemainingWorker,
     RunCancel,
+    ServerCheck,
     ServerInfo,
     StepCancel,
-    Unstoppable,
     WorkerEnd,
-    ignored,
+    keep_waiting,
 )
 from runner.engine.server_activity import LiveWorker
 from runner.errors import CapacityError, JobplanError
@@ -116,11 +116,11 @@ class FakeGateway:
         self.run_held_by: GroupHolder | None = None
         #: What a ledger knows: whether an attempt of a step has committed.
         self.commits: dict[tuple[str, int], bool] = {}
-        self.told: Chronicle | None = None
+        self.told: RecordedRun | None = None
         #: Sessions of an earlier runner: how many each look finds.
         self.sessions_left: list[int] = []
         self.group_lost = False
-        self.taken_up: str | None = None
+        self.taken_over_by: str | None = None
         #: Who asks for the run to be stopped; told once.
         self.cancel_request: str | None = None
         self.step_cancels: list[StepCancel] = []
@@ -131,7 +131,7 @@ class FakeGateway:
         self.ledger_ignored = False
         self.ledger = ledger
         self.launched: list[LaunchRequest] = []
-        self.left_half_done: list[HalfDone] = []
+        self.left_half_done: list[UnfinishedObject] = []
         self.alive: dict[str, FakeWorker] = {}
         self.most_alive = 0
         self.closed = False
@@ -140,7 +140,7 @@ class FakeGateway:
         self._answers = answers or {}
         self._refuses = refuses
 
-    async def open(self, first: FirstLook | None = None) -> ServerInfo:
+    async def open(self, first: ServerCheck | None = None) -> ServerInfo:
         """Give a server's description."""
         info = self._info()
         if first is not None:
@@ -186,18 +186,18 @@ class FakeGateway:
         await asyncio.sleep(0)
         return self.run_held_by
 
-    async def left_behind(self, known: Collection[Worker] = ()) -> LeftBehind:  # noqa: ARG002 - it sees them all
+    async def remaining_backends(self, known: Collection[Worker] = ()) -> RemainingBackends:  # noqa: ARG002 - it sees them all
         """Find the virtual workers that live."""
         await asyncio.sleep(0)
         sessions = self.sessions_left.pop(0) if self.sessions_left else 0
-        return LeftBehind(workers=tuple(worker.left for worker in self.alive.values()), sessions=sessions)
+        return RemainingBackends(workers=tuple(worker.left for worker in self.alive.values()), sessions=sessions)
 
     async def committed(self, step: str, attempt: int) -> bool | None:
         """Say what a ledger would."""
         await asyncio.sleep(0)
         return self.commits.get((step, attempt))
 
-    async def chronicle(self) -> Chronicle | None:
+    async def ledger_record(self) -> RecordedRun | None:
         """Say what a ledger knows of the run."""
         await asyncio.sleep(0)
         return self.told
@@ -233,7 +233,7 @@ class FakeGateway:
         await asyncio.sleep(0)
         return ()
 
-    async def half_done(self) -> tuple[HalfDone, ...]:
+    async def unfinished_objects(self) -> tuple[UnfinishedObject, ...]:
         """Say what a test has left half done."""
         await asyncio.sleep(0)
         return tuple(self.left_half_done)
@@ -291,11 +291,11 @@ class FakeWorker:
         return Worker(pid=self._pid, backend_start=str(self._started), application_name=name)
 
     @property
-    def left(self) -> LeftWorker:
+    def left(self) -> RemainingWorker:
         """What a later runner sees of it."""
         label, age = self._request.label, time.time() - self._started
         claim = None if label is None else Claim(run=label.run, step=label.step, attempt=label.attempt)
-        return LeftWorker(worker=self.identity, claim=claim, readable=label is not None, age=age)
+        return RemainingWorker(worker=self.identity, claim=claim, readable=label is not None, age=age)
 
     @property
     def age(self) -> float | None:
@@ -321,7 +321,7 @@ class FakeWorker:
         self._news.set()
 
     async def ended(
-        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: Unstoppable = ignored
+        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: OnUnstoppable = keep_waiting
     ) -> WorkerEnd:
         """Follow the virtual worker to its end."""
         await asyncio.sleep(0)

@@ -12,7 +12,7 @@ import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from runner.engine.events import Blocker, Identity, LockWait, Worker
-from runner.engine.ports import GroupHolder, LeftBehind, LeftWorker, RunCancel, StepCancel
+from runner.engine.ports import GroupHolder, RemainingBackends, RemainingWorker, RunCancel, StepCancel
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.cancel_requests import CancelAnswer, HeardRequests
 from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session, first_error
@@ -65,7 +65,7 @@ class MonitorSession:
         self._answers: list[CancelAnswer] = []
         self.group_lost = False
         #: Where another runner of this run is connected from, if one has taken it up.
-        self.taken_up: str | None = None
+        self.taken_over_by: str | None = None
 
     @property
     def connected(self) -> bool:
@@ -250,7 +250,7 @@ class MonitorSession:
         rows = (await self._run_patiently("group_holder", (self._roles, group))).rows
         return bool(rows) and not any(_may_be_ours(row) for row in rows)
 
-    async def left_behind(self, known: Collection[Worker] = ()) -> LeftBehind:
+    async def remaining_backends(self, known: Collection[Worker] = ()) -> RemainingBackends:
         """Find the run's workers, and the runners' sessions but for this one. Call it before there are others.
 
         `known` are workers that have been seen before, whatever they are called now. ServerLostError if the server does
@@ -258,7 +258,9 @@ class MonitorSession:
         """
         workers = await self._run_patiently("left_workers", (self._roles,))
         sessions = await self._run_patiently("sessions", (self._roles, runner_name(self._run_id)))
-        return left_behind(self._run_id, workers.rows, sessions.rows, known=known, foreign=[self._foreign_holder or ""])
+        return remaining_backends(
+            self._run_id, workers.rows, sessions.rows, known=known, foreign=[self._foreign_holder or ""]
+        )
 
     async def _hold_again(self, session: Session) -> None:
         """A new session does not hold what the old one did; somebody may have taken it meanwhile.
@@ -275,7 +277,7 @@ class MonitorSession:
             if group != self._run_group:
                 self.group_lost = self.group_lost or any(run_of(row[0] or "") != self._run_id for row in others)
             elif others := [row for row in others if _may_be_ours(row)]:
-                self.taken_up = f"from {others[0][1]}, since {others[0][2]}"
+                self.taken_over_by = f"from {others[0][1]}, since {others[0][2]}"
         await self._again(session)
 
     async def _look(self) -> None:
@@ -381,12 +383,12 @@ def _holder(reply: Reply) -> GroupHolder:
     return GroupHolder(run=run_of(name or ""), host=host or "", since=since or "", role=role or "", pid=int(pid or 0))
 
 
-def left_behind(
+def remaining_backends(
     run_id: str, workers: Sequence[Row], sessions: Sequence[Row], *, known: Collection[Worker], foreign: Sequence[str]
-) -> LeftBehind:
+) -> RemainingBackends:
     """Read what `left_workers` and `sessions` gave: what of it is the run's, or may be, and what only says so."""
     runner, prefix = runner_name(run_id), worker_name(run_id, "")
-    found: list[LeftWorker] = []
+    found: list[RemainingWorker] = []
     others = [text for text in foreign if text]
     others += [
         f"pid {pid} of role {role} is called {runner}, and is none of this run's runners"
@@ -404,14 +406,14 @@ def left_behind(
             elif named and name != runner:
                 others.append(_foreign_worker(worker, role))
         elif worker in known:
-            found.append(LeftWorker(worker=worker, claim=claim, readable=bool(text), age=float(age or 0.0)))
+            found.append(RemainingWorker(worker=worker, claim=claim, readable=bool(text), age=float(age or 0.0)))
         elif without_database == "t":
             starting += 1
         elif (claim.run == run_id if claim is not None else named) and trusted != "t":
             others.append(_foreign_worker(worker, role))
         elif trusted == "t" and (named or (claim.run == run_id if claim is not None else _says_nothing(name, text))):
-            found.append(LeftWorker(worker=worker, claim=claim, readable=bool(text), age=float(age or 0.0)))
-    return LeftBehind(
+            found.append(RemainingWorker(worker=worker, claim=claim, readable=bool(text), age=float(age or 0.0)))
+    return RemainingBackends(
         workers=tuple(found),
         sessions=sum(trusted == "t" for _, _, trusted in sessions),
         unseen=unseen,

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from psycopg.conninfo import make_conninfo
 
 from runner.engine.events import Leftover, Place, Worker
-from runner.engine.leftovers import HalfDone, read_leftover
+from runner.engine.leftovers import UnfinishedObject, read_leftover
 from runner.engine.run_location import place_after
 from runner.engine.server_activity import Activity, KnownWorkers, LiveRun, LiveWorker, Other, Progress, RunnerSession
 from runner.errors import ConnectionFailedError, GatewayError, PreflightError, ServerLostError
@@ -185,7 +185,7 @@ class Observer:
         """
         detached = any(_DETACH.search(worker.query) for worker in workers)
         (reply,) = await self._run(("leftovers", (json.dumps(sorted(relations)), str(detached), "false")))
-        return tuple(read_leftover(one.kind, one.shown, one.parent) for one in map(half_done, reply.rows))
+        return tuple(read_leftover(one.kind, one.shown, one.parent) for one in map(unfinished_object, reply.rows))
 
     async def _check_again(self) -> None:
         try:
@@ -317,7 +317,7 @@ def _runner(row: Row) -> RunnerSession:
         pid=int(row[0] or 0),
         host=row[11] or "",
         started_at=_number(row[10]),
-        heard_at=_number(row[12]),
+        last_active_at=_number(row[12]),
         user=row[5] or "",
     )
 
@@ -368,10 +368,10 @@ def _progress(row: Row) -> Progress:
 ALL_LEFTOVERS = ("[]", "false", "true")
 
 
-def half_done(row: Row) -> HalfDone:
+def unfinished_object(row: Row) -> UnfinishedObject:
     """Read a row of `leftovers`."""
     kind, shown, parent, oid, schema, name, table_schema, table = (value or "" for value in row)
-    return HalfDone(
+    return UnfinishedObject(
         oid=int(oid or 0),
         kind=kind,
         shown=shown,

@@ -17,16 +17,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapp
 from dataclasses import replace
 
 from runner.engine.events import Identity, LockWait, Place, Worker
-from runner.engine.leftovers import HalfDone
+from runner.engine.leftovers import UnfinishedObject
 from runner.engine.ports import (
-    Chronicle,
-    FirstLook,
     GroupHolder,
     LaunchRequest,
-    LeftBehind,
     Query,
     QueryResult,
+    RecordedRun,
+    RemainingBackends,
     RunCancel,
+    ServerCheck,
     ServerInfo,
     StepCancel,
     WorkerHandle,
@@ -39,7 +39,7 @@ from runner.gateway.ledger.commit_rows import Commits, ProvingWorker
 from runner.gateway.ledger.reader import PastWanted, read_past
 from runner.gateway.ledger.writer import LOCKED_LEDGER, Ledger
 from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR, MonitorSession
-from runner.gateway.observer import ALL_LEFTOVERS, half_done, read_runs
+from runner.gateway.observer import ALL_LEFTOVERS, read_runs, unfinished_object
 from runner.gateway.polling import Rhythm
 from runner.gateway.queries import query
 from runner.gateway.server_checks import (
@@ -173,9 +173,9 @@ class PgGateway:
         self._address = ("", "")
         self._pinned = ""
         #: Since when, and from where, another runner has the run, which then is this one's no longer.
-        self.taken_up: str | None = None
+        self.taken_over_by: str | None = None
 
-    async def open(self, first: FirstLook | None = None) -> ServerInfo:
+    async def open(self, first: ServerCheck | None = None) -> ServerInfo:
         """Connect, let `first` judge the server, and check the server and a pooler in front of it."""
         session = await self._connect(check=lambda connection: refuse_shared_sessions(connection, self._conninfo))
         async with _ready(session):
@@ -244,17 +244,17 @@ class PgGateway:
         """Be the only runner of this run, for as long as the monitor session lives; who else is, if somebody is."""
         return await self._monitor.hold_run()
 
-    async def left_behind(self, known: Collection[Worker] = ()) -> LeftBehind:
+    async def remaining_backends(self, known: Collection[Worker] = ()) -> RemainingBackends:
         """Find what an earlier runner of this run has left on the server."""
-        return await self._monitor.left_behind(known)
+        return await self._monitor.remaining_backends(known)
 
     async def committed(self, step: str, attempt: int) -> bool | None:
         """Say whether an attempt whose worker has gone has committed; None if no ledger tells."""
         return await self._commits.of_an_orphan(step, attempt)
 
-    async def chronicle(self) -> Chronicle | None:
+    async def ledger_record(self) -> RecordedRun | None:
         """Return what the ledger knows of this run; None if there is none that tells."""
-        return await self._commits.chronicle()
+        return await self._commits.ledger_record()
 
     def adopt(self, worker: Worker, *, step: str, awaited: bool = True) -> WorkerHandle:
         """Follow a worker of an earlier runner by its identity."""
@@ -355,9 +355,9 @@ class PgGateway:
         runs = read_runs(sessions, blocking, progress, KnownWorkers(by_identity=own))
         return tuple(self._with_report(worker) for run in runs if run.run == self._run_id for worker in run.workers)
 
-    async def half_done(self) -> tuple[HalfDone, ...]:
+    async def unfinished_objects(self) -> tuple[UnfinishedObject, ...]:
         """Ask on the monitor session what is half done in the database."""
-        return tuple(map(half_done, (await self._monitor.tell("leftovers", ALL_LEFTOVERS)).rows))
+        return tuple(map(unfinished_object, (await self._monitor.tell("leftovers", ALL_LEFTOVERS)).rows))
 
     def _with_report(self, worker: LiveWorker) -> LiveWorker:
         """Add what only the session that launched it can read: what the step tells of its own progress."""
@@ -376,7 +376,7 @@ class PgGateway:
         await self._reading.close()
         await self._monitor.close()
 
-    async def _examine(self, session: Session, first: FirstLook | None) -> ServerInfo:
+    async def _examine(self, session: Session, first: ServerCheck | None) -> ServerInfo:
         server, standby = await session.run(("server", ()), ("standby", ()))
         raise_refusal([server], PreflightError)
         info = describe_server(server.rows[0], standby)
@@ -437,7 +437,7 @@ class PgGateway:
         self._sessions.add(session)
         # Who takes the run up waits until its last runner has no session left: this one may be later than that.
         await self._monitor.reconnected()
-        if self.taken_up is not None:
+        if self.taken_over_by is not None:
             self._idle.append(session)
             raise CapacityError("another runner has taken the run up")
         return session
@@ -454,8 +454,10 @@ class PgGateway:
 
     async def _look_for_another_runner(self, session: Session) -> None:
         """Find out, after the monitor session was lost, whether the run was taken up meanwhile: then let go of it."""
-        self.taken_up = self.taken_up or self._monitor.taken_up or await self._commits.taken_up(session)
-        if self.taken_up is not None:
+        self.taken_over_by = (
+            self.taken_over_by or self._monitor.taken_over_by or await self._commits.taken_over_by(session)
+        )
+        if self.taken_over_by is not None:
             self.ledger.give_up("another runner has taken the run up")
 
     async def _connect(self, *, load: bool = False, check: ConnectionCheck | None = None) -> Session:

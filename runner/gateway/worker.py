@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from runner.engine.events import ErrorDetails, Worker
-from runner.engine.ports import LaunchRequest, Unstoppable, WorkerEnd, ignored
-from runner.engine.server_activity import Reported
+from runner.engine.ports import LaunchRequest, OnUnstoppable, WorkerEnd, keep_waiting
+from runner.engine.server_activity import ReportedProgress
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.ledger.writer import LOCKED_LEDGER, Ledger
 from runner.gateway.polling import IDENTIFY_AFTER, SLICE, Pauses, Rhythm
@@ -187,7 +187,7 @@ class LaunchedWorker:
         self._failures = 0
         self._lost: str | None = None
         #: What the worker has told of its own progress.
-        self.reported: Reported | None = None
+        self.reported: ReportedProgress | None = None
         self._notices = NoticeCollector()
 
     @property
@@ -351,7 +351,7 @@ class LaunchedWorker:
         raise refusal(error)
 
     async def ended(
-        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: Unstoppable = ignored
+        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: OnUnstoppable = keep_waiting
     ) -> WorkerEnd:
         """Follow the worker to its end."""
         self._follower.unstoppable = unstoppable
@@ -412,7 +412,7 @@ class LaunchedWorker:
 
     def _hear_progress(self, row: Row | None) -> None:
         if row is not None and row[2] != "t" and row[8] is not None:
-            self.reported = Reported(percent=int(row[8]), message=row[9] or "")
+            self.reported = ReportedProgress(percent=int(row[8]), message=row[9] or "")
 
     @property
     def _blocked(self) -> bool:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from runner.engine.events import ErrorDetails, Worker
-from runner.engine.ports import Unstoppable, WorkerEnd, ignored
+from runner.engine.ports import OnUnstoppable, WorkerEnd, keep_waiting
 from runner.errors import GatewayError
 
 #: Seconds between two looks at a worker that nobody else can tell about.
@@ -88,7 +88,7 @@ class Follower:
         #: When the worker is to be signalled next, by the clock of the event loop.
         self._signal_at = 0.0
         self._signals = 0
-        self.unstoppable: Unstoppable = ignored
+        self.unstoppable: OnUnstoppable = keep_waiting
 
     def cancel(self) -> None:
         """Have the worker asked to stop."""
@@ -181,7 +181,7 @@ class AdoptedWorker:
         *,
         seen: Callable[[Worker], None],
         lost: Callable[[str], None],  # noqa: ARG002 - it is known to be lost
-        unstoppable: Unstoppable = ignored,
+        unstoppable: OnUnstoppable = keep_waiting,
     ) -> WorkerEnd:
         """Wait until the worker has ended or was detached."""
         self._follower.unstoppable = unstoppable

@@ -286,7 +286,7 @@ class StatementLook:
         if result.error is not None:
             wrong = f"for_each: {result.error.message}"
         elif repeated:
-            wrong = f"for_each: its columns need names of their own, and {repeated[0]} is not one"
+            wrong = f"for_each: its columns need unique names, and {repeated[0]} is not one"
         if wrong is not None:
             self._tell(StatementFinding(code="JP619", message=wrong, offset=0), wrong, unit.at(0), step)
             return None

@@ -146,7 +146,7 @@ def _condition(unit: Unit, parse: Reply) -> Iterator[StatementFinding]:
         return
     if len(parse.columns) != 1 or parse.columns[0].type != BOOLEAN:
         gives = ", ".join(column.name for column in parse.columns) or "nothing"
-        message = f"{unit.key} has to give one boolean, and gives {gives}"
+        message = f"{unit.key} must return one boolean, but returns {gives}"
         yield StatementFinding(code="JP605", message=message, offset=unit.statement.start)
 
 

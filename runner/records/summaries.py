@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.clock import parse_rfc3339
-from runner.engine.ports import PastRun, StepTimes
+from runner.engine.ports import PreviousRun, StepTimes
 from runner.errors import RecordError
 from runner.records.journal_files import intact_length, open_regular, read_lines, read_regular
 from runner.records.run_folders import EVENTS, is_locked, journals
@@ -152,12 +152,12 @@ KEPT = "history.json"
 _LARGEST = 50_000_000
 
 
-def past_runs(root: Path, plan: str, before: float) -> tuple[PastRun, ...]:
+def past_runs(root: Path, plan: str, before: float) -> tuple[PreviousRun, ...]:
     """Return the last runs of a plan that finished and had begun before a moment, the oldest first.
 
     A journal that cannot be read is left out.
     """
-    found: list[PastRun] = []
+    found: list[PreviousRun] = []
     for summary in _summaries(root):
         if len(found) == MOST:
             break
@@ -165,7 +165,7 @@ def past_runs(root: Path, plan: str, before: float) -> tuple[PastRun, ...]:
         if fits and summary.started_at is not None and summary.started_at < before:
             steps = _steps(summary.folder / EVENTS)
             if steps:
-                found.append(PastRun(run=summary.run_id, started_at=summary.started_at, steps=steps))
+                found.append(PreviousRun(run=summary.run_id, started_at=summary.started_at, steps=steps))
     return tuple(reversed(found))
 
 
@@ -176,23 +176,23 @@ def _summaries(root: Path) -> tuple[Summary, ...]:
         return ()
 
 
-def latest(runs: Iterable[PastRun]) -> tuple[PastRun, ...]:
+def latest(runs: Iterable[PreviousRun]) -> tuple[PreviousRun, ...]:
     """Return the latest runs, the oldest of them first."""
     return tuple(sorted(runs, key=lambda run: run.started_at)[-MOST:])
 
 
-def keep_past(folder: Path, runs: Iterable[PastRun]) -> None:
+def keep_past(folder: Path, runs: Iterable[PreviousRun]) -> None:
     """Write earlier runs into a run's folder. OSError if they cannot be."""
     told = [{"run": run.run, "started_at": run.started_at, "steps": dict(run.steps)} for run in runs]
     (folder / KEPT).write_text(json.dumps(told), encoding="utf-8")
 
 
-def kept_past(folder: Path) -> tuple[PastRun, ...] | None:
+def kept_past(folder: Path) -> tuple[PreviousRun, ...] | None:
     """Return the earlier runs that a run has kept in its folder; None if there are none, or nobody can read them."""
     try:
         told = json.loads(read_regular(folder / KEPT).decode())
         return tuple(
-            PastRun(
+            PreviousRun(
                 run=str(one["run"]),
                 started_at=float(one["started_at"]),
                 steps={str(step): (float(seconds), str(state)) for step, (seconds, state) in one["steps"].items()},

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from runner.engine.encoding import to_json
 from runner.engine.events import Event
-from runner.engine.ports import PastRun
+from runner.engine.ports import PreviousRun
 from runner.engine.state import RunState
 from runner.errors import RecordError
 from runner.plan.model import Plan
@@ -35,7 +35,9 @@ RENDERERS: Mapping[str, Callable[[RunReport], str]] = {
 KINDS = ("jsonl", *RENDERERS)
 
 
-def report_text(kind: str, plan: Plan, run_id: str, events: Sequence[Event], history: Sequence[PastRun] = ()) -> str:
+def report_text(
+    kind: str, plan: Plan, run_id: str, events: Sequence[Event], history: Sequence[PreviousRun] = ()
+) -> str:
     """Return a report of what was recorded. ValueError if the events do not begin with the run's start.
 
     `history` are earlier runs of the plan, the oldest first.
@@ -67,7 +69,9 @@ class ReportFile:
     to. A run that never began leaves no report.
     """
 
-    def __init__(self, kind: str, path: Path, run_id: str, history: Callable[[], Sequence[PastRun]] = tuple) -> None:
+    def __init__(
+        self, kind: str, path: Path, run_id: str, history: Callable[[], Sequence[PreviousRun]] = tuple
+    ) -> None:
         self.path = path
         self.broken = False
         self._kind = kind
@@ -106,7 +110,7 @@ class ReportFile:
 
 
 def open_report(
-    kind: str, path: Path, run_id: str, history: Callable[[], Sequence[PastRun]] = tuple
+    kind: str, path: Path, run_id: str, history: Callable[[], Sequence[PreviousRun]] = tuple
 ) -> JsonLines | ReportFile:
     """Return the sink for a report of this kind. RecordError if its place cannot be written to."""
     return JsonLines(path, run_id) if kind == "jsonl" else ReportFile(kind, path, run_id, history)

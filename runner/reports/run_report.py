@@ -23,7 +23,7 @@ from runner.engine.events import (
     SkipReason,
     Worker,
 )
-from runner.engine.ports import PastRun
+from runner.engine.ports import PreviousRun
 from runner.engine.state import BAD, StepState
 from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import Need
@@ -211,7 +211,7 @@ class RunReport:
     spans: Mapping[str, float]
     critical: tuple[str, ...]
     messages: tuple[Message, ...]
-    history: tuple[PastRun, ...] = ()
+    history: tuple[PreviousRun, ...] = ()
     took: float | None = None
 
     @property

@@ -307,7 +307,7 @@ def _run_data(run: LiveRun, now: float, record: RecordSummary | None) -> dict[st
                     "pid": session.pid,
                     "host": session.host or None,
                     "since": _time(session.started_at),
-                    "heard": _time(session.heard_at),
+                    "heard": _time(session.last_active_at),
                 }
                 for session in run.runner
             ],

@@ -1,4 +1,4 @@
-"""The public surface: load a plan, run a plan. The command line is made of the same parts."""
+"""The public interface: load a plan, run a plan. The command line uses the same parts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from runner import __version__
 from runner.clock import Clock, MonotonicClock
 from runner.engine.events import Event
-from runner.engine.ports import PastRun, Sink
+from runner.engine.ports import PreviousRun, Sink
 from runner.engine.state import RunState
 from runner.gateway.ledger.reader import PastWanted
 from runner.gateway.postgres import PgGateway
@@ -26,7 +26,7 @@ from runner.run.takeover import Takeover
 
 __all__ = ["load_plan", "new_run", "run_plan"]
 
-#: The schema in which the ledger lies unless somebody chose another one.
+#: The default schema of the ledger.
 LEDGER = "jobplan"
 
 
@@ -35,8 +35,9 @@ def load_plan(
 ) -> Plan:
     """Return a plan that is ready to run.
 
-    `params` are values of its parameters, as text; they are stronger than `params_file`. JOBPLAN_PARAM_<NAME> is not
-    looked at: that is the command line's. PlanError, with every problem that was found, if the plan is invalid.
+    `params` are values of its parameters, as text; they override `params_file`. JOBPLAN_PARAM_<NAME> is not read: only
+    the
+    command line uses it. PlanError, with every problem that was found, if the plan is invalid.
     """
     return read_plan(path, given=params, params_file=params_file)
 
@@ -49,12 +50,13 @@ def run_plan(
     ledger: str | None = LEDGER,
     trusted_roles: Sequence[str] = (),
 ) -> RunResult:
-    """Run a plan to its end and return how it ended; `sinks` are given every event.
+    """Run a plan to its end and return the result; `sinks` receive every event.
 
-    `dsn` is a libpq connection; what it leaves out comes from libpq's environment. `ledger` is the schema of the
-    ledger, which is written if it is there and belongs to the session's role, a superuser or one of `trusted_roles`;
-    None: no ledger. PreflightError if nothing could be started. Not to be
-    called from a running event loop.
+    `dsn` is a libpq connection string; libpq's environment variables supply what it lacks. `ledger` is the schema of
+    the
+    ledger, which is written if it exists and belongs to the session's role, a superuser or one of `trusted_roles`;
+    None:
+    no ledger. PreflightError if nothing could be started. Do not call it from a running event loop.
     """
     clock = MonotonicClock()
 
@@ -81,13 +83,13 @@ def new_run(
     takeover: Takeover | None = None,
     ledger: str | None = None,
     trusted_roles: Sequence[str] = (),
-    past: Callable[[Sequence[PastRun]], None] | None = None,
+    past: Callable[[Sequence[PreviousRun]], None] | None = None,
 ) -> Run:
-    """Put a run on a real server together; nothing happens before its `execute`. Steps `left_out` are not selected.
+    """Build a run on a real server; nothing happens before its `execute`. Steps `left_out` are not selected.
 
-    `earlier` and `takeover` go on with a run: see `Run`; `history` are its events so far. `ledger` is the schema of the
-    ledger, None for no ledger, and `trusted_roles` are those whose ledger is believed besides the session's own role
-    and superusers. `past` is told once what the ledger knows of earlier runs of the plan.
+    `earlier` and `takeover` resume a run: see `Run`; `history` are its events so far. `ledger` is the schema of the
+    ledger, None for no ledger; `trusted_roles` may own it besides the session's role and superusers. `past` is called
+    once with the previous runs of the plan that the ledger contains.
     """
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)

@@ -1,6 +1,6 @@
-"""Evaluates a step's conditions in SQL: its items, whether it starts, and what its end is worth.
+"""Evaluates a step's conditions in SQL: its items, whether it starts, and whether its result is accepted.
 
-What the answers mean is decided here and told as an event; what follows from it is the scheduler's business.
+The result of a condition becomes an event here; the scheduler decides what follows from it.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from runner.errors import GatewayError
 from runner.plan.model import Sql, Step, Value
 from runner.sql.placeholders import TemplateError, render
 
-#: A for_each is a list that a person can still read in a report.
+#: The limit of a for_each: a report with more items could not be read.
 MAX_ITEMS = 10_000
 
 
 class QueryGateway(Protocol):
-    """What conditions need of a gateway."""
+    """The part of a gateway that conditions use."""
 
     async def query(self, query: Query) -> QueryResult:
-        """Run a statement of the plan's that only reads. ServerLostError if the server cannot be reached."""
+        """Execute a read-only statement of the plan. ServerLostError if the server cannot be reached."""
         ...
 
 
 class ConditionError(Exception):
-    """A condition cannot be evaluated; `details` says why."""
+    """A condition cannot be evaluated; `details` is the error."""
 
     def __init__(self, details: ev.ErrorDetails) -> None:
         super().__init__(details.message)
@@ -47,7 +47,7 @@ class Conditions:
         self._values = values
 
     async def evaluate(self, phase: ev.CheckPhase, at: float) -> ev.StepChecked | ev.StepExpanded:
-        """Return what the conditions of this phase say; `at` is the time of the event, to be replaced by the caller."""
+        """Return the result of this phase's conditions; `at` is a preliminary time that the caller replaces."""
         key = self._record.key
         try:
             if phase is ev.CheckPhase.ITEMS:
@@ -61,7 +61,7 @@ class Conditions:
         return ev.StepChecked(at=at, step=key, phase=phase, verdict=verdict, error=error)
 
     async def verify(self) -> bool | None:
-        """Say whether `verify` holds; None if there is none or it cannot be evaluated."""
+        """Return whether `verify` is true; None if there is none or it cannot be evaluated."""
         if self._step.verify is None:
             return None
         try:
@@ -75,13 +75,13 @@ class Conditions:
             return ()
         result = await self._query(for_each.sql, "for_each")
         if not result.columns:
-            raise ConditionError(ev.ErrorDetails(message="for_each: the query gives no columns, so no items"))
+            raise ConditionError(ev.ErrorDetails(message="for_each: the query returns no columns, so no items"))
         if len(result.rows) > MAX_ITEMS:
-            message = f"for_each: the query gives {len(result.rows)} items; {MAX_ITEMS} is the most"
+            message = f"for_each: the query returns {len(result.rows)} items; the limit is {MAX_ITEMS}"
             raise ConditionError(ev.ErrorDetails(message=message))
         repeated = [name for name in result.columns if result.columns.count(name) > 1 or name == "?column?"]
         if repeated:
-            message = f"for_each: its columns need names of their own, and {repeated[0]} is not one"
+            message = f"for_each: its columns need unique names, and {repeated[0]} is not one"
             raise ConditionError(ev.ErrorDetails(message=message))
         try:
             return queried_items(self._step, result.columns, result.rows)
@@ -97,7 +97,7 @@ class Conditions:
         return ev.Verdict.PROCEED, None
 
     async def _after(self) -> tuple[ev.Verdict, ev.ErrorDetails | None]:
-        """Evaluate what the end needs. After an unknown outcome only `verify` counts: the rest assumes success."""
+        """Evaluate the conditions of the end; after an unknown outcome only `verify`: the others assume success."""
         last = self._record.last
         unknown = last is not None and last.outcome is ev.Outcome.UNKNOWN
         until = self._step.repeat.until_sql if self._step.repeat is not None and not unknown else None
@@ -116,13 +116,14 @@ class Conditions:
             yield "verify", self._step.verify
 
     async def _holds(self, sql: Sql, name: str, *, before_launch: bool = False) -> bool:
-        """Say whether the condition is true; NULL and no row at all are not."""
+        """Return whether the condition is true; NULL and an empty result are not."""
         result = await self._query(sql, name, before_launch=before_launch)
         if not result.boolean:
-            message = f"{name} has to give one boolean, and gives {', '.join(result.columns) or 'nothing'}"
+            message = f"{name} must return one boolean, but returns {', '.join(result.columns) or 'no columns'}"
             raise ConditionError(ev.ErrorDetails(message=message))
         if len(result.rows) > 1:
-            raise ConditionError(ev.ErrorDetails(message=f"{name} has to give one boolean, not {len(result.rows)}"))
+            message = f"{name} must return one row, but returns {len(result.rows)}"
+            raise ConditionError(ev.ErrorDetails(message=message))
         return bool(result.rows) and result.rows[0][0] == "t"
 
     async def _query(self, sql: Sql, name: str, *, before_launch: bool = False) -> QueryResult:

@@ -1,11 +1,11 @@
-"""Perform the scheduler's commands on the gateway, and post what comes of them as events.
+"""Performs the scheduler's commands on the gateway, and posts the results as events.
 
-Each attempt and each evaluation is a task of its own. None of them raises: whatever happens becomes an event.
+Each attempt and each evaluation is a separate task. No task raises: every result is posted as an event.
 
-A command waits in `WriteAhead` until its announcement is durable: a launch is on the disk before its worker is
-requested. A disk may take long to make something durable; the event loop does not wait for it. Ends, signals and ticks
-are handled meanwhile, and commands that come meanwhile share the next flush. There is one flush at a time, and
-commands are carried out in the sequence in which they were announced.
+A command waits in `WriteAhead` until its announcement is durable: a launch is on disk before its worker is requested. A
+disk can be slow, and the event loop does not wait for it: ends, signals and ticks are handled meanwhile, and later
+commands share the next flush. There is one flush at a time, and commands are performed in the order in which they were
+announced.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from runner.run.conditions import Conditions
 from runner.sql.placeholders import TemplateError, render
 from runner.sql.text_traits import builds_of, nature_of
 
-#: Outcomes that somebody's cancel explains; what failed or timed out did so by itself.
+#: Outcomes that a user's cancel request explains; failures and timeouts have other causes.
 _MAYBE_CANCELLED = frozenset({ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN})
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """One attempt under way. What is asked of it before the launch has returned is kept until then."""
+    """One running attempt. Requests that come before the launch has returned are kept until then."""
 
     handle: WorkerHandle | None = None
     cancel: bool = False
     detach: bool = False
 
-    def pass_on(self) -> None:
+    def apply_requests(self) -> None:
         if self.handle is not None and self.cancel:
             self.handle.cancel()
         if self.handle is not None and self.detach:
@@ -54,7 +54,7 @@ class _Attempt:
 class Performer:
     """Launches, cancels, detaches and evaluates for one run.
 
-    `post` takes an event; `crashed` the exception of a task, which is a bug in jobplan.
+    `post` receives an event; `crashed` receives the exception of a task, which is a bug in jobplan.
     """
 
     def __init__(
@@ -76,17 +76,18 @@ class Performer:
         self._values = builtin_values(state.plan, run_id)
         self._attempts: dict[str, _Attempt] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        #: What was half done in the database before the first step that may leave something so: None if not known.
-        self._half_done_before: frozenset[int] | None = None
-        self._looks_first = asyncio.Lock()
+        #: OIDs of the unfinished objects in the database before the first step that can leave one behind; None if
+        #: unknown.
+        self._unfinished_before: frozenset[int] | None = None
+        self._unfinished_lock = asyncio.Lock()
 
     def launch(self, command: Launch, application_name: str) -> None:
-        """Begin to follow a worker from launch to end."""
+        """Launch a worker and follow it to its end, in a task."""
         self._attempts[command.step] = _Attempt()
         self._begin(self._follow(self._state.records[command.step], command, application_name))
 
     def adopt(self, adopted: ev.Adopted) -> None:
-        """Begin to follow a worker that an earlier runner has left."""
+        """Follow a worker of a previous runner to its end, in a task."""
         record = self._state.records[adopted.step]
         handle = self._gateway.adopt(adopted.worker, step=adopted.step, awaited=record.step.waits)
         self._attempts[adopted.step] = _Attempt()
@@ -94,21 +95,21 @@ class Performer:
         self._begin(self._follow_adopted(record, command, handle))
 
     def evaluate(self, command: Evaluate) -> None:
-        """Begin to evaluate a step's conditions."""
+        """Evaluate a step's conditions, in a task."""
         self._begin(self._evaluate(self._state.records[command.step], command))
 
     def cancel(self, step: str) -> None:
-        """Have a step's worker asked to stop, now or as soon as there is one."""
+        """Ask a step's worker to stop, now or as soon as it was launched."""
         self._attempts[step].cancel = True
-        self._attempts[step].pass_on()
+        self._attempts[step].apply_requests()
 
     def detach(self, step: str) -> None:
-        """Let go of a step's worker, now or as soon as there is one."""
+        """Detach a step's worker, now or as soon as it was launched."""
         self._attempts[step].detach = True
-        self._attempts[step].pass_on()
+        self._attempts[step].apply_requests()
 
-    async def give_up(self) -> None:
-        """End the tasks that are left; their workers live on."""
+    async def cancel_tasks(self) -> None:
+        """Cancel the remaining tasks; their workers continue."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -136,7 +137,7 @@ class Performer:
         key, attempt = command.step, command.attempt
         try:
             request = self._request(record, command, application_name)
-            await self._look_first(request.sql)
+            await self._note_unfinished_objects(request.sql)
             handle = await self._gateway.launch(request)
         except CapacityError as error:
             message = error.message
@@ -148,9 +149,9 @@ class Performer:
         await self._await_end(record, command, handle)
 
     async def _follow_adopted(self, record: StepRecord, command: Launch, handle: WorkerHandle) -> None:
-        """Follow a worker of an earlier runner; what it is at work on does not count as half done before."""
+        """Follow a worker of a previous runner; the object that it is building does not count as unfinished before."""
         with contextlib.suppress(TemplateError):
-            await self._look_first(render(record.step.sql.text, self._values_for(record)))
+            await self._note_unfinished_objects(render(record.step.sql.text, self._values_for(record)))
         await self._await_end(record, command, handle, orphan=True)
 
     async def _await_end(
@@ -170,33 +171,33 @@ class Performer:
             self._post(ev.AttemptUnstoppable(at=now, step=key, attempt=attempt, worker=worker, seconds=seconds))
 
         self._attempts[key].handle = handle
-        self._attempts[key].pass_on()
+        self._attempts[key].apply_requests()
         try:
             end = await handle.ended(seen=seen, lost=lost, unstoppable=unstoppable)
             if orphan and end.lost:
-                end = _proven(end, committed=await self._gateway.committed(key, attempt))
+                end = _with_ledger_evidence(end, committed=await self._gateway.committed(key, attempt))
         except GatewayError as error:
             lost(error.message)
             end = WorkerEnd(lost=True, reason=error.message)
         await self._finished(record, command, end)
 
-    async def _look_first(self, sql: str) -> None:
-        """Note what is half done in the database already, once, before the first CONCURRENTLY command of the run."""
+    async def _note_unfinished_objects(self, sql: str) -> None:
+        """Record which objects are unfinished already, once, before the first CONCURRENTLY command of the run."""
         if not builds_of(sql):
             return
-        async with self._looks_first:
-            if self._half_done_before is None:
+        async with self._unfinished_lock:
+            if self._unfinished_before is None:
                 with contextlib.suppress(GatewayError):
-                    self._half_done_before = frozenset(one.oid for one in await self._gateway.half_done())
+                    self._unfinished_before = frozenset(one.oid for one in await self._gateway.unfinished_objects())
 
     async def _leftovers(self, record: StepRecord, outcome: ev.Outcome) -> tuple[ev.Leftover, ...]:
-        """Return what the step's attempts have left half done: all that have failed, and this one if it has."""
-        before, known = self._half_done_before, record.leftovers
+        """Return the unfinished objects that the failed attempts of the step left behind, including this attempt."""
+        before, known = self._unfinished_before, record.leftovers
         if before is None or (outcome is ev.Outcome.SUCCEEDED and not known) or outcome is ev.Outcome.DETACHED:
             return ()
         try:
             builds = builds_of(render(record.step.sql.text, self._values_for(record)))
-            return left_by(builds, await self._gateway.half_done(), before, known=known) if builds else ()
+            return left_by(builds, await self._gateway.unfinished_objects(), before, known=known) if builds else ()
         except (TemplateError, GatewayError):
             return ()
 
@@ -232,7 +233,7 @@ class Performer:
         if outcome is ev.Outcome.SUCCEEDED and end.warnings and not _judges_warnings(record.step):
             nature = nature_of(record.step.sql.text)
             left_out = skipped(end.notices, nature)
-            if left_out is not None and nature.idempotent:  # it may run again, so it is a failure like any other
+            if left_out is not None and nature.idempotent:  # it may run again, so this is a normal failure
                 outcome, error, left_out = ev.Outcome.FAILED, left_out, None
         leftovers = await self._leftovers(record, outcome)
         now = self._clock.now()
@@ -263,12 +264,12 @@ class Performer:
 
 
 def _judges_warnings(step: Step) -> bool:
-    """Say whether the plan itself says how many WARNINGs the step may have."""
+    """Return whether the plan itself limits the WARNINGs of the step."""
     return step.expect is not None and step.expect.judges_warnings
 
 
 def _ends_by(worker: ev.Worker | None, record: StepRecord, timeout: float | None) -> float | None:
-    """Return when the server ends a detached worker: by its own clock, if it has said when the worker began."""
+    """Return when the server ends a detached worker, by the server's clock if backend_start is known."""
     if timeout is None:
         return None
     with contextlib.suppress(ValueError):
@@ -277,20 +278,20 @@ def _ends_by(worker: ev.Worker | None, record: StepRecord, timeout: float | None
     return None if record.launched_at is None else record.launched_at + timeout
 
 
-def _proven(end: WorkerEnd, *, committed: bool | None) -> WorkerEnd:
-    """Return the end of an earlier runner's worker as the ledger has it."""
+def _with_ledger_evidence(end: WorkerEnd, *, committed: bool | None) -> WorkerEnd:
+    """Return the end of a previous runner's worker with the evidence of the ledger."""
     if committed is None:
         return end
     return replace(end, lost=False, proven=committed, rolled_back=not committed)
 
 
 def builtin_values(plan: Plan, run_id: str) -> Mapping[str, Value]:
-    """Return what SQL may name everywhere in a plan: its parameters, and the run's own id and name."""
+    """Return the values that all SQL of a plan may name: its parameters, and the run's id and name."""
     return {**plan.values, "run.id": run_id, "run.name": plan.name}
 
 
 def values_for(state: RunState, record: StepRecord, builtin: Mapping[str, Value]) -> Mapping[str, Value | None]:
-    """Return what the SQL of one step or instance may name: `builtin`, its item, and in `finally` the run's status."""
+    """Return the values for the SQL of a step or instance: `builtin`, its item, in `finally` the status of the run."""
     if not record.in_finally and not record.values:
         return builtin
     status = {"run.status": run_status(state)} if record.in_finally else {}
@@ -298,7 +299,7 @@ def values_for(state: RunState, record: StepRecord, builtin: Mapping[str, Value]
 
 
 def launching(command: Launch, run_id: str, now: float) -> ev.AttemptLaunching:
-    """Return the event that is recorded before a worker is asked for."""
+    """Return the event that is recorded before a worker is requested."""
     return ev.AttemptLaunching(
         at=now,
         step=command.step,
@@ -309,14 +310,14 @@ def launching(command: Launch, run_id: str, now: float) -> ev.AttemptLaunching:
     )
 
 
-#: Carries out one order.
+#: Performs one command.
 Order = Callable[[], None]
-#: Begins to make durable what was announced; what is returned must be awaited, None if it is durable.
+#: Starts to make the announced commands durable; the returned coroutine must be awaited, None if it is done.
 Flush = Callable[[], Coroutine[Any, Any, None] | None]
 
 
 class WriteAhead:
-    """Carries out orders after a flush. `crashed` takes the exception of a flush or an order, which is a bug."""
+    """Performs commands after a flush. `crashed` receives the exception of a flush or a command, which is a bug."""
 
     def __init__(self, flush: Flush, *, crashed: Callable[[BaseException], None]) -> None:
         self._flush = flush
@@ -327,19 +328,19 @@ class WriteAhead:
         self._task: asyncio.Task[None] | None = None
 
     def carry_out(self, orders: Sequence[Order] = ()) -> None:
-        """Flush, then carry out the orders: before this returns, if no flush has to be waited for."""
+        """Flush, then perform the orders: before this returns, if the flush needs no waiting."""
         self._waiting += orders
         self._due = True
         if self._task is None:
             self._next()
 
     async def settle(self) -> None:
-        """Wait until all orders are carried out."""
+        """Wait until all orders were performed."""
         while self._task is not None:
             await asyncio.wait({self._task})
 
     async def close(self) -> None:
-        """Drop the orders that wait, and wait for the flush that was begun."""
+        """Drop the waiting orders, and wait for the running flush."""
         self._closed = True
         await self.settle()
 

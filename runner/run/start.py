@@ -1,4 +1,4 @@
-"""How a run begins, or goes on: what is recorded of it, and that it has one runner."""
+"""The beginning of a run, or of a resumed run: the event that records it, and the lock of its runner."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runner.run.takeover import Findings
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunContext:
-    """What a run is told about itself."""
+    """The facts of this runner that are recorded with the run."""
 
     run_id: str
     jobplan: str
@@ -59,7 +59,7 @@ def started(
 def resumed(
     plan: Plan, context: RunContext, found: Findings, *, items: tuple[ev.Expansion, ...], info: ServerInfo, at: float
 ) -> ev.RunResumed:
-    """Return the event of a run that is resumed with this plan and these items; `found` says what its workers did."""
+    """Return the event of a run that is resumed with this plan and these items; `found` has its workers' outcomes."""
     return ev.RunResumed(
         at=at,
         jobplan=context.jobplan,
@@ -79,20 +79,20 @@ def resumed(
 
 
 async def hold_run(gateway: Gateway, run_id: str) -> None:
-    """Be the only runner of this run. GroupHeldError if another one is."""
+    """Lock the run for this runner. GroupHeldError if another runner has it."""
     holder = await gateway.hold_run()
     if holder is not None:
         raise GroupHeldError(
-            f"run {run_id} is under way: its runner is connected {holder}.",
+            f"run {run_id} is already running: its runner is connected {holder}.",
             hint="Follow it with jobplan attach, or stop it with jobplan cancel. "
-            f"If its machine is gone, and the server has not noticed: {end_sessions(run_id)}",
+            f"If its machine was lost and the server has not noticed it yet: {end_sessions(run_id)}",
         )
 
 
-def taken_up(run_id: str, where: str) -> GroupHeldError:
-    """Return the end of a runner that has lost its run to another one."""
+def run_taken_over(run_id: str, where: str) -> GroupHeldError:
+    """Return the error of a runner whose run was taken over by another one."""
     return GroupHeldError(
-        f"another runner has taken run {run_id} up, {where}, while this one had no connection. This one stops, and "
-        "leaves its workers to that one.",
+        f"another runner took run {run_id} over, {where}, while this one had no connection. This runner stops; the "
+        "other one waits for the workers.",
         hint="Follow it with jobplan attach, or stop it with jobplan cancel.",
     )

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from runner.engine import events as ev
-from runner.engine.ports import PastRun
+from runner.engine.ports import PreviousRun
 from runner.reports.html import html_page
 from runner.reports.report_builder import run_report
 from tests.chromium import chromium
@@ -32,7 +32,9 @@ def browser() -> Iterator[Browser]:
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The page of a run in which something of everything happened."""
     a_plan, events = everything()
-    past = tuple(PastRun(run=f"past-{n}", started_at=AT - n, steps={"late": (n, "succeeded")}) for n in (1.0, 4.0, 2.0))
+    past = tuple(
+        PreviousRun(run=f"past-{n}", started_at=AT - n, steps={"late": (n, "succeeded")}) for n in (1.0, 4.0, 2.0)
+    )
     return _written(tmp_path_factory, html_page(replace(run_report(a_plan, RUN, events), history=past)))
 
 

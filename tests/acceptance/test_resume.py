@@ -89,7 +89,7 @@ def test_the_way_from_a_killed_runner_to_a_finished_run(jobplan: Jobplan, done: 
     assert "--mark 'one" not in asked.err
     unbegun = jobplan("resume", run, "--mark", "last=succeeded", "--mark", "four=failed")
     assert unbegun.code == 2
-    assert "--mark last: it has not been begun" in unbegun.err
+    assert "--mark last: the step has not started" in unbegun.err
     finished = jobplan("resume", run, "--mark", "four=failed")
     assert finished.code == 0, finished.err
     assert done.value("SELECT string_agg(step, ' ' ORDER BY step) FROM done") == "four last one three two"
@@ -187,7 +187,7 @@ def test_while_one_resume_runs_another_is_refused(jobplan: Jobplan, done: Databa
     copy = copy_of(jobplan, run)
     elsewhere = jobplan("resume", run, "--journal", copy)
     assert elsewhere.code == 6
-    assert f"run {run} is under way" in elsewhere.err
+    assert f"run {run} is already running" in elsewhere.err
     first.send(signal.SIGINT)
     assert first.ended().code == 130
     assert not done.workers()
@@ -233,7 +233,7 @@ def test_items_that_were_fixed_stay_although_their_query_has_changed(jobplan: Jo
     finished = jobplan("resume", "last", "--allow-changed")
     assert finished.code == 0, finished.err
     assert "for_each.sql: SELECT n FROM generate_series(1, 2) AS n -> SELECT n FROM generate" in finished.err
-    assert "step each: its items stay the 2 that were fixed when the run began" in finished.err
+    assert "step each: the run keeps the 2 items that it fixed at its start" in finished.err
     assert done.column("SELECT step FROM done ORDER BY step") == ["1", "2"]
 
 
@@ -241,7 +241,7 @@ def test_another_database_is_refused(jobplan: Jobplan, done: Database) -> None:
     assert jobplan("run", jobplan.plan("- {id: bad, sql: SELECT 1/0}"), "--dsn", done.dsn).code == 1
     ran = jobplan("resume", "last", "--dsn", f"{done.dsn} dbname=postgres")
     assert ran.code == 4
-    assert "the run is one of the database" in ran.err
+    assert "the run belongs to database" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_an_old_copy_of_a_journal_runs_nothing_twice_where_there_is_a_ledger(job
     assert jobplan("resume", run, "--orphans", "cancel").code == 0
     refused = jobplan("resume", run, "--journal", copy, "--dsn", done.dsn)
     assert refused.code == 4
-    assert f"this journal of run {run} is not its latest: the ledger knows that it was taken up on" in refused.err
+    assert f"the journal of run {run} is out of date. The ledger contains what it lacks: a runner on" in refused.err
     assert "workers were launched: last (1), slow (2), and the journal does not" in refused.err
     assert done.column("SELECT step FROM done ORDER BY step") == ["last", "slow"]
     restored = jobplan("resume", run, "--from-ledger", "--dsn", done.dsn, "--journal", "new")
@@ -383,7 +383,7 @@ def test_a_runner_that_was_asleep_while_another_took_the_run_up_stops(
     sleeper.send(signal.SIGCONT)
     stopped = sleeper.ended()
     assert stopped.code == 6
-    assert f"another runner has taken run {run} up" in stopped.err
+    assert f"another runner took run {run} over" in stopped.err
     if not over:
         assert other.ended().code == 0
     assert done.column("SELECT step FROM done ORDER BY step") == ["last", "one", "two"]

@@ -192,7 +192,7 @@ def test_a_step_between_two_attempts_is_cancelled(jobplan: Jobplan, db: Database
     ran = started.ended()
     assert ran.code == 1
     assert jobplan.events()[-1]["steps"] == dict.fromkeys(("flaky", "slow", "later"), "cancelled")
-    assert "asked for its end before attempt 2" in ran.err
+    assert "cancelled the step before attempt 2" in ran.err
 
 
 def test_a_cancelled_create_index_concurrently_is_told_with_what_repairs_it(
@@ -258,7 +258,7 @@ def test_a_runner_that_does_not_answer_is_exit_7(
         until(lambda: ", silent for 1" in on_call("status", run).out)
         copied = shutil.copytree(jobplan.folder / ".jobplan", tmp_path / "copied")
         refused = jobplan("resume", run, "--journal", copied / "runs")
-        assert (refused.code, f"run {run} is under way: its runner is connected" in refused.err) == (6, True)
+        assert (refused.code, f"run {run} is already running: its runner is connected" in refused.err) == (6, True)
         assert f"application_name = 'jobplan:{run}:runner'" in refused.err
         step = on_call("cancel", run, "--step", "two")
         whole = json.loads(on_call("cancel", run, "--format", "json").out)

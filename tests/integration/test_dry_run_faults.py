@@ -188,7 +188,7 @@ FAULTS = (
         id="columns without names",
         code="JP619",
         steps='- {id: a, for_each: {sql: "SELECT 1, 2", as: c}, sql: "SELECT :\'c\'"}',
-        says="names of their own",
+        says="its columns need unique names",
     ),
     Fault(id="role", code="JP522", steps="- {id: a, sql: SELECT 1, role: nobody_of_that_name}"),
     Fault(id="setting", code="JP523", steps="- {id: a, sql: SELECT 1, settings: {work_mem: plenty}}"),

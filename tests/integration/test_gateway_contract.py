@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from runner.engine.events import Worker
-from runner.engine.ports import LaunchRequest, LeftBehind, Query
+from runner.engine.ports import LaunchRequest, Query, RemainingBackends
 from runner.errors import CapacityError
 from tests.integration.houses import FakeHouse, Follower, House, RealHouse, run_one, until
 
@@ -229,7 +229,7 @@ async def test_a_run_has_one_runner(house: House) -> None:
 
 
 async def test_a_run_that_left_nothing_leaves_nothing(house: House) -> None:
-    assert await house.gateway.left_behind() == LeftBehind()
+    assert await house.gateway.remaining_backends() == RemainingBackends()
 
 
 @pytest.fixture
@@ -240,7 +240,7 @@ async def orphan(house: House) -> Worker:
     await asyncio.gather(follower.task, return_exceptions=True)
     await house.succeed()
     await until(lambda: house.connections() <= 1)
-    left = await house.gateway.left_behind()
+    left = await house.gateway.remaining_backends()
     assert not left.sessions
     assert [one.worker for one in left.workers] == follower.seen
     return left.workers[0].worker

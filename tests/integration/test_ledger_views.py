@@ -44,8 +44,8 @@ async def test_every_query_of_the_manual_gives_what_it_says(ledger: str) -> None
         await run_plan(ledger, plan(*steps), ledger="jobplan")
     found = {query: rows(ledger, query) for query in QUERIES}
     assert len(found) == 9
-    in_vain = next(result for query, result in found.items() if "check_failed" in query)
-    assert [(row["step"], row["check_failed"]) for row in in_vain] == [("d", "expected 42, got 41")] * 2
+    check_failed = next(result for query, result in found.items() if "check_failed" in query)
+    assert [(row["step"], row["check_failed"]) for row in check_failed] == [("d", "expected 42, got 41")] * 2
     by_view = {view: result for query, result in found.items() for view in re.findall(r"FROM jobplan\.(\w+)", query)}
     assert by_view["running"] == []
     assert [(row["step"], row["sqlstate"]) for row in by_view["failures"]] == [("b", "22012")] * 2

@@ -20,7 +20,7 @@ RUN = "260101-unseen"
 async def test_workers_that_a_role_may_not_see_are_not_taken_for_gone(
     database: str, new_role: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.run.takeover.ON_ITS_WAY", 0.0)
+    monkeypatch.setattr("runner.run.takeover.LAUNCH_SEEN_WITHIN", 0.0)
     p = plan(step("a", "SELECT pg_sleep(60)", idempotent=True))
     weak = new_role()
     async with RealHouse(database, RUN) as house:
@@ -41,6 +41,6 @@ async def test_workers_that_a_role_may_not_see_are_not_taken_for_gone(
         ask(database, f"GRANT pg_read_all_stats, pg_signal_backend TO {role}")
         gateway = PgGateway(weak, RUN)
         await gateway.open()
-        left = await gateway.left_behind()
+        left = await gateway.remaining_backends()
         await gateway.close()
         assert (len(left.workers), left.unseen) == (1, 0)

@@ -200,14 +200,14 @@ class Inspector:
             assert set(launch.overtook) == expected
             self.overtaken.update(expected)
             for key in expected:
-                assert self.overtaken[key] <= state.patience + self.plan.budget.slots, f"{key} starves"
+                assert self.overtaken[key] <= state.overtake_limit + self.plan.budget.slots, f"{key} starves"
             gone.add(launch.step)
             for name, amount in record.needs.items():
                 used[name] = used.get(name, 0) + amount
 
     def ceiling(self, state: RunState, launches: int) -> None:
         """A server that has refused is asked for no more than it gave, but for one probe a second."""
-        if state.ceiling is None or not launches or state.asked_for + launches <= state.ceiling:
+        if state.ceiling is None or not launches or state.requested_workers + launches <= state.ceiling:
             return
         now = state.probe_at
         assert launches == 1
@@ -221,7 +221,7 @@ class Inspector:
         if self.stopping or state.ceiling is not None:
             return
         waiting = [r for r in state.records.values() if r.state in (StepState.READY, StepState.QUEUED)]
-        reservers = [r for r in waiting if r.overtaken >= state.patience]
+        reservers = [r for r in waiting if r.overtaken >= state.overtake_limit]
         for record in waiting:
             if lacking(state, record, state.used):
                 continue

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 
 from runner.engine.events import ErrorDetails, Outcome, Worker
-from runner.engine.ports import Chronicle, LaunchRequest, Unstoppable, WorkerEnd, WorkerHandle, ignored
+from runner.engine.ports import LaunchRequest, OnUnstoppable, RecordedRun, WorkerEnd, WorkerHandle, keep_waiting
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.ledger.reader import Known
 from runner.gateway.ledger.storage import InheritedSettings, read
@@ -175,7 +175,7 @@ class Commits:
             return False
         return True if outcome == Outcome.SUCCEEDED and state in _GOOD else None
 
-    async def chronicle(self) -> Chronicle | None:
+    async def ledger_record(self) -> RecordedRun | None:
         """Return what the ledger knows of the run, and let it go on from there; None if there is none.
 
         ServerLostError if nobody can say. When the journal broke off, the takeover itself may be missing in it, and
@@ -203,9 +203,9 @@ class Commits:
                 case "record_lost" if takeovers:
                     takeovers.popitem()
         self._ledger.recall(known, [(key or "", own == "t") for key, own in keys.rows])
-        return Chronicle(launched=frozenset(launched), takeovers=takeovers)
+        return RecordedRun(launched=frozenset(launched), takeovers=takeovers)
 
-    async def taken_up(self, session: Session) -> str | None:
+    async def taken_over_by(self, session: Session) -> str | None:
         """Say where and when another runner has taken the run up since; None if none has, or nobody can say."""
         if not self._ledger.on:
             return None
@@ -327,7 +327,7 @@ class ProvingWorker:
         self._inner.detach()
 
     async def ended(
-        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: Unstoppable = ignored
+        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: OnUnstoppable = keep_waiting
     ) -> WorkerEnd:
         """Follow the worker to its end, and settle what it did."""
         end = await self._inner.ended(seen=seen, lost=lost, unstoppable=unstoppable)

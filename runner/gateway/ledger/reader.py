@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from runner.engine.ports import PastRun
+from runner.engine.ports import PreviousRun
 from runner.gateway.ledger.storage import VERSION, distrust_statement, read, read_event, why_ignored
 from runner.gateway.session import Reply, Row, Statement
 
@@ -89,7 +89,7 @@ class PastWanted:
     """Whose earlier runs somebody wants to know, and who is told."""
 
     plan: str
-    tell: Callable[[Sequence[PastRun]], None]
+    tell: Callable[[Sequence[PreviousRun]], None]
 
 
 class Together(Protocol):
@@ -104,7 +104,7 @@ class Together(Protocol):
         ...
 
 
-async def read_past(session: Together, plan: str) -> tuple[PastRun, ...]:
+async def read_past(session: Together, plan: str) -> tuple[PreviousRun, ...]:
     """Return the last finished runs of a plan, the oldest first; none if the ledger does not answer within a second."""
     *_, reply, _ = replies = await session.run_together(
         ("begin", ()), ("ledger_hurry", ()), ("ledger_past", (plan, str(MOST))), ("commit", ())
@@ -117,7 +117,7 @@ async def read_past(session: Together, plan: str) -> tuple[PastRun, ...]:
     for run, started_at, step, seconds, state in reply.rows:
         starts[run or ""] = float(started_at or 0.0)
         steps.setdefault(run or "", {})[read(step or "")] = (float(seconds or 0.0), state or "")
-    return tuple(PastRun(run=run, started_at=at, steps=steps[run]) for run, at in starts.items())
+    return tuple(PreviousRun(run=run, started_at=at, steps=steps[run]) for run, at in starts.items())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -52,7 +52,7 @@ def test_number_of_rows(least: int | None, most: int | None, rows: int | None, p
 @pytest.mark.parametrize("expect", [Expect(rows_min=0, rows_max=0), Expect(value=None, has_value=True)])
 def test_a_result_that_was_lost_is_not_taken_for_an_empty_one(expect: Expect) -> None:
     problem = unmet_expectation(step("a", expect=expect), ended(None, tag=""))
-    assert problem == "it has committed, but what it gave was lost with its session"
+    assert problem == "it has committed, but its result was lost with its session"
 
 
 @pytest.mark.parametrize(

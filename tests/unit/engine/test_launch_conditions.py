@@ -82,7 +82,7 @@ def test_a_condition_that_ends_the_attempts_leaves_the_failure_as_it_is() -> Non
     run = play(plan(tried), {"a": [script(O.FAILED, "55P03")]}, {"a": [V.PROCEED, V.SKIP]})
     error = finish(run).error
     assert error is not None
-    assert (ends(run)["a"], error.message, error.detail) == ("failed", "scripted", "not tried again: if is false")
+    assert (ends(run)["a"], error.message, error.detail) == ("failed", "scripted", "not retried: if is false")
 
 
 def test_a_loop_whose_failed_iteration_is_not_tried_again_has_failed() -> None:

@@ -78,7 +78,7 @@ def test_a_worker_that_has_certainly_not_committed_is_not_unknown(
     got, error = classify(end, timeout=None, cancelled=cancelled)
     assert got is expected
     assert error is not None
-    assert error.message.endswith("has not committed, so its transaction did nothing: its launcher session was lost")
+    assert error.message.endswith("so its transaction was rolled back: its launcher session was lost")
 
 
 def test_a_worker_that_is_lost_is_unknown_and_the_reason_is_said() -> None:
@@ -108,7 +108,7 @@ def test_a_worker_that_never_began_did_nothing(cancelled: CancelReason | None, e
     got, error = classify(WorkerEnd(), timeout=None, cancelled=cancelled)
     assert got is expected
     assert error is not None
-    assert "before it began" in error.message
+    assert "before it executed its SQL" in error.message
 
 
 @pytest.mark.parametrize(("error", "expected"), [(STOPPED, Outcome.TIMED_OUT), (TERMINATED, Outcome.CANCELLED)])

@@ -11,7 +11,7 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.invariants import validate
-from runner.engine.resume_state import finally_starts_again, is_kept, is_open, items_that_stay, steps_over
+from runner.engine.resume_state import finally_starts_again, is_kept, is_open, kept_items, steps_over
 from runner.engine.simulation import Simulation, simulate
 from runner.engine.state import HOLDING, RunState, StepState, initial_state
 from runner.errors import UsageError
@@ -368,15 +368,15 @@ def queried(text: str, as_: str = "t") -> Plan:
 
 def test_items_that_a_query_gave_stay_and_that_is_told() -> None:
     first = play(queried("select 1"), verdicts={"a": [gives("x", "y")]})
-    assert list(items_that_stay(first.state, queried("select 1"))) == []
-    assert list(items_that_stay(first.state, plan(step("a", for_each=ForEach(as_="t", items=("z",)))))) == []
-    assert list(items_that_stay(first.state, queried("select 2"))) == [
-        "step a: its items stay the 2 that were fixed when the run began; the query as it is now is not asked"
+    assert list(kept_items(first.state, queried("select 1"))) == []
+    assert list(kept_items(first.state, plan(step("a", for_each=ForEach(as_="t", items=("z",)))))) == []
+    assert list(kept_items(first.state, queried("select 2"))) == [
+        "step a: the run keeps the 2 items that it fixed at its start; the changed query is not executed"
     ]
-    with pytest.raises(UsageError, match="fixed when the run began, as 't', and the plan now calls them 'u'"):
-        list(items_that_stay(first.state, queried("select 1", as_="u")))
+    with pytest.raises(UsageError, match="fixed its items under the name 't', and the plan now names them 'u'"):
+        list(kept_items(first.state, queried("select 1", as_="u")))
 
 
 def test_a_query_that_was_not_asked_yet_may_be_another_one() -> None:
     state = initial_state(queried("select 1"))
-    assert list(items_that_stay(state, queried("select 2", as_="u"))) == []
+    assert list(kept_items(state, queried("select 2", as_="u"))) == []

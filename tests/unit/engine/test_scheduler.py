@@ -312,7 +312,7 @@ def test_a_wide_step_gets_its_turn() -> None:
 def test_whose_patience_is_over_keeps_its_place_before_newcomers_of_its_kind() -> None:
     table = Table(plan(step("a", slots=2), step("b", "c", slots=2), step("d", "b", slots=2), step("c"), slots=2))
     assert table.launch() == ["c"]
-    for _ in range(table.state.patience):
+    for _ in range(table.state.overtake_limit):
         apply(table.state, ev.AttemptLaunching(
             at=0.0, step="c", attempt=1, application_name="x", timeout=None, overtook=("a",)
         ))  # fmt: skip
@@ -473,5 +473,5 @@ def test_a_simulation_that_asks_the_same_again_and_again_ends_with_a_word(monkey
             state.records[event.step].verdict = None  # as if nobody had answered
 
     monkeypatch.setattr("runner.engine.simulation.apply", forget)
-    with pytest.raises(RuntimeError, match=r"asks again what a \(after, after 1 attempts\)"):
+    with pytest.raises(RuntimeError, match=r"second evaluation of a \(after, after 1 attempts\)"):
         play(plan(step("a", verify=sql("select true"))))

@@ -159,7 +159,7 @@ def what_happened(run: Simulation) -> Iterator[str]:
         if record.parent is not None:
             yield f"an instance {f'skipped by {record.skip.reason}' if record.skip else record.state}"
             yield "an instance drained" if was_drained(record) else "an instance not drained"
-        if record.overtaken >= run.state.patience:
+        if record.overtaken >= run.state.overtake_limit:
             yield "patience over"
         if record.in_finally and record.attempt:
             yield f"finally after {run_status(run.state)}"

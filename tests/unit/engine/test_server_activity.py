@@ -40,7 +40,7 @@ def test_sessions_become_runs_with_runners_and_workers() -> None:
     (seen,) = first.workers
     assert (seen.query, seen.started_at, seen.deadline) == ("VACUUM t", 1000.5, 1300.5)
     assert (seen.worker.backend_start, first.plan, first.runner[0].host) == (START, "nightly", "10.0.0.1")
-    assert first.runner[0].heard_at == 1001.5
+    assert first.runner[0].last_active_at == 1001.5
 
 
 def test_detached_workers_of_a_dead_runner_are_no_orphans() -> None:

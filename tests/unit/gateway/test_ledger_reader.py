@@ -54,11 +54,11 @@ def test_whatever_a_ledger_has_lost_is_found_in_its_place() -> None:
 
 
 def test_a_takeover_of_which_this_runner_has_not_heard() -> None:
-    def taken_up(at: str) -> EventKey:
+    def takeover(at: str) -> EventKey:
         return (at, "run_resumed", None, None)
 
-    record = EarlierRecord([(1, key("a")), (2, taken_up("10:00"))])
-    assert list(record.missing([key("a"), taken_up("10:00"), taken_up("11:00")])) == [(2, 3)]
+    record = EarlierRecord([(1, key("a")), (2, takeover("10:00"))])
+    assert list(record.missing([key("a"), takeover("10:00"), takeover("11:00")])) == [(2, 3)]
     assert list(record.missing([key("a")])) == [(0, 1)]  # of an empty ledger: what was missing is told once
     record.goes_on('{"event": "step_expanded", "at": "11:30"}')
     record.goes_on('{"event": "run_resumed", "at": "12:00"}')

@@ -10,7 +10,7 @@ import pytest
 
 from runner.engine.events import ErrorDetails, Worker
 from runner.engine.ports import LaunchRequest, WorkerEnd
-from runner.engine.server_activity import Reported
+from runner.engine.server_activity import ReportedProgress
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.polling import Rhythm
 from runner.gateway.session import Reply, Row, Session, TurnedAwayError
@@ -299,7 +299,7 @@ async def test_what_a_worker_tells_of_its_progress_is_kept() -> None:
     case.session.progress = "40"
     end = await case.worker.ended(seen=case.seen.append, lost=case.lost.append)
     assert end.proven
-    assert case.worker.reported == Reported(percent=40, message="told")
+    assert case.worker.reported == ReportedProgress(percent=40, message="told")
 
 
 async def test_a_failure_in_that_statement_is_told_in_full() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from runner.engine.encoding import to_json
 from runner.engine.fold import apply
-from runner.engine.ports import PastRun
+from runner.engine.ports import PreviousRun
 from runner.engine.simulation import AttemptScript
 from runner.engine.state import RunState, initial_state
 from runner.plan.model import Plan
@@ -52,7 +52,7 @@ def test_a_step_s_time_has_its_retries_in_it() -> None:
 
 def test_the_page_has_each_step_s_past() -> None:
     a_plan, events = everything()
-    past = PastRun(run="older", started_at=AT - 1, steps={"late": (4.5, "succeeded")})
+    past = PreviousRun(run="older", started_at=AT - 1, steps={"late": (4.5, "succeeded")})
     text = report_text("html", a_plan, RUN, events, [past])
     assert '"history":[{"run":"older","at":1767225599.0,"steps":{"late":[4.5,"succeeded"]}}]' in text
 

@@ -14,7 +14,7 @@ from rich.cells import cell_len
 
 from runner.engine import events as ev
 from runner.engine.fold import apply
-from runner.engine.server_activity import LiveWorker, Other, Progress, Reported
+from runner.engine.server_activity import LiveWorker, Other, Progress, ReportedProgress
 from runner.engine.simulation import AttemptScript
 from runner.engine.state import RunState, initial_state
 from runner.identity import worker_name
@@ -278,10 +278,19 @@ def test_a_sight_is_found_by_the_name_that_a_long_id_is_cut_in() -> None:
             },
             WorkerView(doing="COPY TO t: pipe", more="9,000 rows, IO: CopyToWrite", pid=7),
         ),
-        ({"reported": Reported(percent=40, message="half")}, WorkerView(share=0.4, doing="half", own=True, pid=7)),
-        ({"reported": Reported(percent=400)}, WorkerView(share=1.0, doing="as the step reports", own=True, pid=7)),
         (
-            {"reported": Reported(percent=40, message="half"), "progress": Progress(command="COPY FROM", phase="file")},
+            {"reported": ReportedProgress(percent=40, message="half")},
+            WorkerView(share=0.4, doing="half", own=True, pid=7),
+        ),
+        (
+            {"reported": ReportedProgress(percent=400)},
+            WorkerView(share=1.0, doing="as the step reports", own=True, pid=7),
+        ),
+        (
+            {
+                "reported": ReportedProgress(percent=40, message="half"),
+                "progress": Progress(command="COPY FROM", phase="file"),
+            },
             WorkerView(share=0.4, doing="half", more="COPY FROM: file", own=True, pid=7),
         ),
         (

@@ -25,8 +25,8 @@ from runner.engine import events as ev
 from runner.engine.encoding import to_json
 from runner.engine.events import Worker
 from runner.engine.leftovers import read_leftover
-from runner.engine.ports import Chronicle, GroupHolder
-from runner.engine.resume_state import question, question_of_work_in_vain
+from runner.engine.ports import GroupHolder, RecordedRun
+from runner.engine.resume_state import question, question_about_failed_check
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
 from runner.engine.simulation import run_started
 from runner.engine.state import initial_state
@@ -116,7 +116,7 @@ def _said() -> Iterator[str]:
         look(LiveRun(run=RUN, database="app", workers=workers, runner=(runner,))),
         look(LiveRun(run=RUN, database="app", workers=(AWAY,))),
         look(LiveRun(run=RUN, database="app", runner=(RunnerSession(pid=1),))),
-        look(LiveRun(run=RUN, database="app", runner=(replace(runner, heard_at=NOW - 250.0),))),
+        look(LiveRun(run=RUN, database="app", runner=(replace(runner, last_active_at=NOW - 250.0),))),
         look(),
     ):
         yield from status_lines(activity, width=200)
@@ -208,7 +208,7 @@ def _resumed() -> Iterator[str]:
     yield str(changed("plan.yaml", "260131-k7f3qz", ["step a is new"]))
     yield finished_line(RUN)
     yield question(initial_state(plan(step("i", "reindex index concurrently i"))).records["i"])
-    yield question_of_work_in_vain(initial_state(plan(step("four", "insert"))).records["four"])
+    yield question_about_failed_check(initial_state(plan(step("four", "insert"))).records["four"])
     yield str(mark_in_vain("slow", RUN))
     yield _refused(FakeGateway(), Takeover(marks={"slow": ev.Outcome.FAILED}))
     yield _refused_journal()
@@ -223,11 +223,11 @@ def _resumed() -> Iterator[str]:
     lingering = FakeGateway()
     lingering.sessions_left = [2] * 10_000
     lost = FakeGateway()
-    lost.taken_up = "on db2, at 2026-01-31T00:00:00Z"
+    lost.taken_over_by = "on db2, at 2026-01-31T00:00:00Z"
     yield _refused(lost, Takeover())
     newer = FakeGateway()
-    newer.told = Chronicle(launched=frozenset({("slow", 1)}))
-    yield _refused(newer, Takeover(known=Chronicle()))
+    newer.told = RecordedRun(launched=frozenset({("slow", 1)}))
+    yield _refused(newer, Takeover(known=RecordedRun()))
     for gateway, takeover in ((held, Takeover()), (lingering, Takeover()), (FakeGateway(), Takeover(database="other"))):
         yield _refused(gateway, takeover)
 
@@ -236,7 +236,7 @@ def _refused(gateway: FakeGateway, takeover: Takeover) -> str:
     p = plan(step("slow", "select 1"))
     run, _ = new_run(p, gateway, run_id="260131-k7f3qz", earlier=initial_state(p), takeover=takeover)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("runner.run.takeover.SESSIONS_LINGER", 0.0)
+        patch.setattr("runner.run.takeover.SESSIONS_END_WITHIN", 0.0)
         with pytest.raises(JobplanError) as caught:
             asyncio.run(run.execute())
     return str(caught.value)

@@ -9,7 +9,7 @@ import pytest
 
 from runner.engine import events as ev
 from runner.engine.fold import apply
-from runner.engine.leftovers import HalfDone
+from runner.engine.leftovers import UnfinishedObject
 from runner.engine.state import RunState, initial_state
 from runner.gateway.fake import FakeGateway, Script
 from runner.plan.model import Expect, Plan, Repeat, Retry, Step
@@ -106,7 +106,7 @@ async def test_an_old_journal_tells_what_was_committed_without_saying_so() -> No
 
 async def test_what_a_step_has_left_is_still_its_own_after_a_resumption() -> None:
     build = "CREATE INDEX CONCURRENTLY i ON t (a)"
-    broken = HalfDone(
+    broken = UnfinishedObject(
         oid=5, kind="index", shown="public.i", parent="public.t", schema="public", name="i", table_schema="public",
         table="t",
     )  # fmt: skip
@@ -114,7 +114,7 @@ async def test_what_a_step_has_left_is_still_its_own_after_a_resumption() -> Non
     class Leaving(FakeGateway):
         """Leaves an INVALID index behind from the first launch on."""
 
-        async def half_done(self) -> tuple[HalfDone, ...]:
+        async def unfinished_objects(self) -> tuple[UnfinishedObject, ...]:
             return (broken,) if self.launched else ()
 
     p = plan(step("a", build, retry=Retry(max_attempts=2)))
@@ -134,7 +134,7 @@ async def test_what_was_half_done_before_the_run_is_none_of_its_doing() -> None:
     build = "CREATE INDEX CONCURRENTLY i ON t (a)"
     gateway = FakeGateway(scripts={build: FAILS})
     gateway.left_half_done = [
-        HalfDone(
+        UnfinishedObject(
             oid=5, kind="index", shown="i", parent="t", schema="public", name="i", table_schema="public", table="t"
         )
     ]

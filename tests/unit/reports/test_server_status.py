@@ -190,7 +190,7 @@ def test_a_run_without_a_worker_and_one_that_left_only_detached_ones() -> None:
 
 def test_a_runner_that_is_connected_and_silent() -> None:
     runner = tuple(
-        RunnerSession(pid=pid, host="10.0.0.7", started_at=NOW - 3600.0, heard_at=NOW - ago)
+        RunnerSession(pid=pid, host="10.0.0.7", started_at=NOW - 3600.0, last_active_at=NOW - ago)
         for pid, ago in ((1, 250.0), (2, 300.0))
     )
     silent = LiveRun(run=DEAD, database="app", runner=runner)
@@ -198,14 +198,14 @@ def test_a_runner_that_is_connected_and_silent() -> None:
     assert "run 251231-dddddd: runner connected from 10.0.0.7, silent for 4m10s, no worker" in lines
     assert f"  if its machine is lost: {end_sessions(DEAD)}" in lines
     assert status_data(look(silent))["runs"][0]["runner"]["silent_seconds"] == 250.0
-    heard = replace(silent, runner=(*runner, RunnerSession(pid=3, heard_at=NOW - 9.0)))
+    heard = replace(silent, runner=(*runner, RunnerSession(pid=3, last_active_at=NOW - 9.0)))
     assert heard.silence(NOW) is None
     assert "connected" not in "".join(status_lines(look(heard)))
 
 
 def test_a_silent_runner_comes_before_one_that_looks_after_its_run() -> None:
-    silent = LiveRun(run=DEAD, database="app", runner=(RunnerSession(pid=1, heard_at=NOW - 60.0),))
-    lively = LiveRun(run=ALIVE, database="app", runner=(RunnerSession(pid=2, heard_at=NOW),))
+    silent = LiveRun(run=DEAD, database="app", runner=(RunnerSession(pid=1, last_active_at=NOW - 60.0),))
+    lively = LiveRun(run=ALIVE, database="app", runner=(RunnerSession(pid=2, last_active_at=NOW),))
     assert [run["run"] for run in status_data(look(lively, silent))["runs"]] == [DEAD, ALIVE]
 
 

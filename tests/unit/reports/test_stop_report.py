@@ -157,7 +157,7 @@ def test_a_runner_that_lives_or_goes_is_told() -> None:
 def test_a_runner_that_falls_silent_is_told_once() -> None:
     one = follower()
     one.follow(look(1, runner=True))
-    runner = RunnerSession(pid=9, host="10.0.0.7", heard_at=NOW)
+    runner = RunnerSession(pid=9, host="10.0.0.7", last_active_at=NOW)
     silent = replace(look(12, runner=True), runs=(LiveRun(run=RUN, database="app", runner=(runner,)),))
     assert one.follow(silent)[0] == [
         f"its runner is connected from 10.0.0.7, silent for 12.0s; if its machine is lost: {end_sessions(RUN)}"

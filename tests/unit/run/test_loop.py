@@ -76,7 +76,7 @@ class Failing:
         """Do nothing."""
 
     def close(self) -> None:
-        """Fail if told to."""
+        """Fail if reported to."""
         if self.fails_to_close:
             raise self.error
 

@@ -35,7 +35,7 @@ async def cancelled(
         while not when():  # noqa: ASYNC110 - the run sets no event
             await asyncio.sleep(0)
         gateway.cancel_request = BY
-        run._news.set()
+        run._wake_up.set()
         result = await task
     (end,) = recorder.of(ev.RunFinished)
     return result.exit_code, dict(end.steps)
@@ -126,7 +126,7 @@ async def without(of: Plan, gateway: FakeGateway, key: str, *, when: type[ev.Eve
         while not recorder.of(when):  # noqa: ASYNC110 - the run sets no event
             await asyncio.sleep(0)
         gateway.step_cancels.append(StepCancel(step=key, by=BY, key="1"))
-        run._news.set()
+        run._wake_up.set()
         return (await task).exit_code, recorder
 
 
@@ -141,8 +141,8 @@ FAILS = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
             ev.StepRetrying,
             "before attempt 2, which was to come after: no",
         ),
-        ([step("b", "0.5", priority=1), step("a", "select 1")], ev.StepQueued, "before it was begun"),
-        ([step("b", "0.5"), step("a", "select 1", needs=["b"])], ev.AttemptRunning, "before it was begun"),
+        ([step("b", "0.5", priority=1), step("a", "select 1")], ev.StepQueued, "before it started"),
+        ([step("b", "0.5"), step("a", "select 1", needs=["b"])], ev.AttemptRunning, "before it started"),
     ],
     ids=["between attempts", "queued", "pending"],
 )
@@ -156,7 +156,7 @@ async def test_a_step_without_a_worker_can_be_cancelled(steps: list[Step], when:
     (end,) = recorder.of(ev.StepFinished, "a")
     assert end.state == "cancelled"
     assert end.error is not None
-    assert end.error.message == f"{BY} asked for its end {message}"
+    assert end.error.message == f"{BY} cancelled the step {message}"
     assert [launched.sql for launched in gateway.launched if launched.sql in ("select 1", "fails")] in ([], ["fails"])
     assert recorder.of(ev.StepFinished, "after")[0].state == "succeeded"
     assert gateway.answers == [("a", 1)]
@@ -178,12 +178,12 @@ async def test_a_request_for_a_step_means_its_instances() -> None:
     assert [event.step for event in recorder.of(ev.StepCancelRequested)] == ["a[x]", "a[y]", "a[z]"]
     assert len(gateway.launched) == 1
     assert gateway.answers == [("a", 3)]
-    state, told = initial_state(plan(each, slots=1)), io.StringIO()
-    sink = Plain(told, "260101-abcdef", Verbosity.NORMAL)
+    state, reported = initial_state(plan(each, slots=1)), io.StringIO()
+    sink = Plain(reported, "260101-abcdef", Verbosity.NORMAL)
     for event in recorder.events:
         apply(state, event)
         sink.handle(event, state)
-    (line,) = (line for line in told.getvalue().splitlines() if "Z a: " in line and "cancelled" in line)
+    (line,) = (line for line in reported.getvalue().splitlines() if "Z a: " in line and "cancelled" in line)
     assert f" by {BY}" in line
     assert "somebody else" not in line
 

@@ -44,7 +44,7 @@ class Fragile:
         return None
 
     def tick(self, now: float, state: RunState) -> None:  # noqa: ARG002 - the protocol's parameters
-        """Break if told to."""
+        """Break if reported to."""
         if self.ticks_break:
             raise self.error
 

@@ -12,7 +12,7 @@ import pytest
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
 from runner.engine.fold import apply
-from runner.engine.ports import GroupHolder, LaunchRequest, LeftBehind
+from runner.engine.ports import GroupHolder, LaunchRequest, RemainingBackends
 from runner.engine.state import RunState, initial_state
 from runner.errors import GroupHeldError, OpenQuestionError, PreflightError, RecordError, UsageError
 from runner.gateway.fake import FakeGateway, Script
@@ -21,7 +21,7 @@ from runner.plan.model import Expect, ForEach, Plan, Repeat
 from runner.reports.messages import RemainingWorkers, last_line
 from runner.reports.progress import Plain
 from runner.run.loop import RunResult
-from runner.run.takeover import Orphans, Takeover, chronicle_of
+from runner.run.takeover import Orphans, Takeover, journal_record
 from tests.builders import Recorder, execute, plan, sql, step
 
 RUN = "260101-aaaaaa"
@@ -31,7 +31,7 @@ LONG = Script(seconds=None)
 @pytest.fixture(autouse=True)
 def no_worker_is_on_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     """The double starts its workers at once."""
-    monkeypatch.setattr("runner.run.takeover.ON_ITS_WAY", 0.0)
+    monkeypatch.setattr("runner.run.takeover.LAUNCH_SEEN_WITHIN", 0.0)
 
 
 class KilledError(Exception):
@@ -269,7 +269,7 @@ async def test_a_step_that_committed_and_failed_is_otherwise_asked_about(keys: d
     gateway = FakeGateway(scripts={"insert": UNMET})
     _, record = await execute(p, gateway, run_id=RUN)
     gateway.commits["a", 1] = True
-    with pytest.raises(OpenQuestionError, match="has committed"):
+    with pytest.raises(OpenQuestionError, match="its worker committed"):
         await resume(p, gateway, record.events)
     result, _ = await resume(p, gateway, record.events, marks={"a": ev.Outcome.SUCCEEDED})
     assert result.exit_code == 0
@@ -300,10 +300,10 @@ async def test_a_step_that_failed_runs_again_and_needs_no_answer() -> None:
     [
         ("x", "no such step"),
         ("done", "succeeded already"),
-        ("lives", "still runs"),
+        ("lives", "is still running"),
         ("each", r"each\[1\]"),
-        ("after", r"has not been begun, so there is nothing to say of it\. .* --exclude"),
-        ("note", "has not been begun"),
+        ("after", r"the step has not started, so it has no outcome to mark\. .* --exclude"),
+        ("note", "the step has not started"),
     ],
 )
 async def test_a_mark_that_contradicts_what_is_known_is_refused(key: str, message: str) -> None:
@@ -375,7 +375,7 @@ async def test_nothing_is_stopped_if_a_mark_is_refused() -> None:
     recorded = await killed(p, gateway, ev.AttemptRunning, "a")
     with pytest.raises(UsageError, match="no such step"):
         await resume(p, gateway, recorded, orphans=Orphans.CANCEL, marks={"x": ev.Outcome.FAILED})
-    assert (await gateway.left_behind()).workers
+    assert (await gateway.remaining_backends()).workers
 
 
 @pytest.mark.parametrize("item", ["naïve'q", "1", "a b", "$(x)"])
@@ -385,7 +385,7 @@ async def test_a_question_can_be_answered_by_pasting_whatever_an_item_is(item: s
     with pytest.raises(OpenQuestionError) as caught:
         await resume(p, gateway, recorded)
     ((key, question),) = caught.value.questions.items()
-    assert f"{key}=succeeded" in shlex.split(question.partition(", and say ")[2].partition(" if its")[0])
+    assert f"{key}=succeeded" in shlex.split(question.partition(", then pass ")[2].partition(" if its")[0])
 
 
 async def test_a_run_that_has_a_runner_is_not_taken_up() -> None:
@@ -397,7 +397,7 @@ async def test_a_run_that_has_a_runner_is_not_taken_up() -> None:
 
 
 async def test_sessions_of_the_last_runner_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.run.takeover.LOOK", 0.0)
+    monkeypatch.setattr("runner.run.takeover.POLL_INTERVAL", 0.0)
     p = plan(step("a", "select 1", idempotent=True))
     gateway, recorded = await crashed(p, "a")
     gateway.sessions_left = [2, 1, 0]
@@ -407,7 +407,7 @@ async def test_sessions_of_the_last_runner_are_waited_for(monkeypatch: pytest.Mo
 
 
 async def test_sessions_that_do_not_go_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.run.takeover.SESSIONS_LINGER", 0.0)
+    monkeypatch.setattr("runner.run.takeover.SESSIONS_END_WITHIN", 0.0)
     p = plan(step("a", "select 1", idempotent=True))
     gateway, recorded = await crashed(p, "a")
     gateway.sessions_left = [2, 2]
@@ -438,22 +438,22 @@ async def test_a_worker_of_finally_is_waited_for_before_the_rest_runs_again() ->
 
 
 async def test_a_worker_that_appears_late_is_not_taken_for_one_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("runner.run.takeover.ON_ITS_WAY", 60.0)
+    monkeypatch.setattr("runner.run.takeover.LAUNCH_SEEN_WITHIN", 60.0)
     p = plan(step("a", "long", idempotent=True))
     gateway, recorded = await crashed(p, "a")
     gateway.scripts = {"long": Script(seconds=0.2)}
     looks = 0
-    look = gateway.left_behind
+    look = gateway.remaining_backends
 
-    async def left_behind(known: Collection[ev.Worker] = ()) -> LeftBehind:
+    async def remaining_backends(known: Collection[ev.Worker] = ()) -> RemainingBackends:
         nonlocal looks
         looks += 1
         if looks == 3:
             await gateway.launch(LaunchRequest(sql="long", application_name=worker_name(RUN, "a")))
         return await look(known)
 
-    monkeypatch.setattr(gateway, "left_behind", left_behind)
-    monkeypatch.setattr("runner.run.takeover.LOOK", 0.0)
+    monkeypatch.setattr(gateway, "remaining_backends", remaining_backends)
+    monkeypatch.setattr("runner.run.takeover.POLL_INTERVAL", 0.0)
     _, record = await resume(p, gateway, recorded)
     (event,) = record.of(ev.RunResumed)
     assert [found.step for found in event.adopted] == ["a"]
@@ -539,7 +539,7 @@ async def test_a_finally_step_is_asked_about_together_with_what_decides_whether_
     assert _states(result) == {"a": "succeeded", "f": "succeeded"}
 
 
-OLD_COPY = "this journal of run 260101-aaaaaa is not its latest"
+OLD_COPY = "the journal of run 260101-aaaaaa is out of date"
 
 
 async def test_an_old_copy_of_a_journal_is_refused_where_the_ledger_knows_more() -> None:
@@ -547,11 +547,11 @@ async def test_an_old_copy_of_a_journal_is_refused_where_the_ledger_knows_more()
     gateway = FakeGateway()
     copy = await killed(p, gateway, ev.StepFinished, "a")
     _, whole = await resume(p, gateway, copy)
-    gateway.told = chronicle_of([*copy, *whole.events])
+    gateway.told = journal_record([*copy, *whole.events])
     gateway.launched.clear()
     with pytest.raises(RecordError, match=OLD_COPY) as caught:
-        await resume(p, gateway, copy, known=chronicle_of(copy))
-    assert "it was taken up on test at " in caught.value.message
+        await resume(p, gateway, copy, known=journal_record(copy))
+    assert "a runner on test took the run over at " in caught.value.message
     assert r"workers were launched: b (1)" in caught.value.message
     assert not gateway.launched
 
@@ -561,16 +561,16 @@ async def test_a_copy_is_refused_too_if_its_own_runner_went_on() -> None:
     gateway = FakeGateway()
     copy = await killed(p, gateway, ev.StepFinished, "a")
     _, whole = await execute(p, gateway, run_id=RUN)
-    gateway.told = chronicle_of(whole.events)
+    gateway.told = journal_record(whole.events)
     with pytest.raises(RecordError, match=OLD_COPY):
-        await resume(p, gateway, copy, known=chronicle_of(copy))
+        await resume(p, gateway, copy, known=journal_record(copy))
 
 
 async def test_a_journal_that_knows_all_that_the_ledger_does_is_gone_on_with() -> None:
     p = plan(step("a", "select 1", idempotent=True), step("b", "select 2", needs=["a"]))
     gateway, recorded = await crashed(p, "a")
-    gateway.told = chronicle_of(recorded[:2])
-    result, _ = await resume(p, gateway, recorded, known=chronicle_of(recorded))
+    gateway.told = journal_record(recorded[:2])
+    result, _ = await resume(p, gateway, recorded, known=journal_record(recorded))
     assert result.exit_code == 0
 
 
@@ -600,7 +600,7 @@ async def test_a_record_with_holes_leaves_open_what_was_found_out_and_not_told()
     assert list(caught.value.questions) == ["a"]
 
 
-@pytest.mark.parametrize(("committed", "asks"), [(True, "has committed"), (None, "nothing proves"), (False, None)])
+@pytest.mark.parametrize(("committed", "asks"), [(True, "worker committed"), (None, "no evidence"), (False, None)])
 async def test_a_failure_whose_attempt_a_record_with_holes_does_not_tell(
     committed: bool | None, asks: str | None
 ) -> None:
@@ -619,7 +619,7 @@ async def test_a_failure_whose_attempt_a_record_with_holes_does_not_tell(
         await resume(p, gateway, kept)
 
 
-@pytest.mark.parametrize(("sql_of_a", "asks"), [("select 1", None), ("insert", "has committed")])
+@pytest.mark.parametrize(("sql_of_a", "asks"), [("select 1", None), ("insert", "worker committed")])
 async def test_the_end_of_a_run_tells_how_a_step_ended_whose_own_end_is_missing(
     sql_of_a: str, asks: str | None
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from runner.engine.leftovers import HalfDone, left_by
+from runner.engine.leftovers import UnfinishedObject, left_by
 from runner.sql.text_traits import nature_of
 
 
@@ -74,14 +74,14 @@ def test_what_is_not(sql: str) -> None:
     assert not nature_of(sql).idempotent
 
 
-def _index(name: str, table: str = "t", schema: str = "public", oid: int = 1) -> HalfDone:
-    return HalfDone(
+def _index(name: str, table: str = "t", schema: str = "public", oid: int = 1) -> UnfinishedObject:
+    return UnfinishedObject(
         oid=oid, kind="index", shown=f"{schema}.{name}", parent=f"{schema}.{table}", schema=schema, name=name,
         table_schema=schema, table=table,
     )  # fmt: skip
 
 
-_P = HalfDone(oid=9, kind="partition", shown="public.p1", parent="public.p", schema="public", name="p1",
+_P = UnfinishedObject(oid=9, kind="partition", shown="public.p1", parent="public.p", schema="public", name="p1",
               table_schema="public", table="p")  # fmt: skip
 _LONG = "i" * 63
 
@@ -119,6 +119,6 @@ _LONG = "i" * 63
         ("DROP INDEX i", _index("i"), False),
     ],
 )  # fmt: skip
-def test_only_what_the_text_is_about_is_listed(sql: str, found: HalfDone, *, listed: bool) -> None:
+def test_only_what_the_text_is_about_is_listed(sql: str, found: UnfinishedObject, *, listed: bool) -> None:
     assert bool(left_by(nature_of(sql).builds, [found], frozenset())) is listed
     assert not left_by(nature_of(sql).builds, [found], frozenset({found.oid}))
