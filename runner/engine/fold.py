@@ -336,8 +336,8 @@ def _move(record: StepRecord, to: StepState, at: float) -> None:
 def _got_worker(state: RunState, record: StepRecord, at: float) -> None:
     """End the capacity shortage if this was the attempt that tested for more workers.
 
-    Other workers are no evidence: they are among those that the server gave. If the end is premature, the next
-    refusal corrects it; `probe_at` delays CapacityRestored until then.
+    Other workers are no evidence: they are among those that the server gave. If the end is premature, the next refusal
+    corrects it; `probe_at` delays CapacityRestored until then.
     """
     if state.probe == record.key:
         state.ceiling = None

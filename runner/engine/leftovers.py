@@ -25,8 +25,7 @@ class UnfinishedObject:
     """An INVALID index or a half detached partition: its OID, its kind, and names that are quoted and qualified.
 
     `name` and `schema` are unquoted; `table` and `table_schema` are those of the index's or partition's table. An index
-    of a
-    TOAST table is attributed to the table that owns the TOAST table.
+    of a TOAST table is attributed to the table that owns the TOAST table.
     """
 
     oid: int

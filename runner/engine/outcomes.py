@@ -24,9 +24,8 @@ _STOPPED = frozenset({_QUERY_CANCELED, "57P01", "57P02", "57P03"})
 #: Seconds by which the server's timer may fire early by its own clock.
 _TIMER_SLACK = 0.005
 #: The server's functions that warn when VACUUM, ANALYZE, REINDEX or CLUSTER skips an object: the role may not process
-#: it,
-#: the lock is not available, it was dropped, or its kind is not supported. Their names are the same in every language.
-#: From PostgreSQL 14 to 18, commands/vacuum.c, analyze.c, cluster.c, indexcmds.c and catalog/index.c.
+#: it, the lock is not available, it was dropped, or its kind is not supported. Their names are the same in every
+#: language. From PostgreSQL 14 to 18, commands/vacuum.c, analyze.c, cluster.c, indexcmds.c and catalog/index.c.
 _SKIPS = frozenset(
     {
         *("vacuum_is_permitted_for_relation", "vacuum_is_relation_owner", "vacuum_open_relation"),
@@ -66,8 +65,7 @@ def classify(
     """Return the outcome of an attempt, and its error.
 
     `timeout` is the limit that the server enforced, in seconds; `cancelled` is why jobplan asked the worker to stop, if
-    it
-    did. SQLSTATE 57014 means a timeout or a cancel, and only our own record distinguishes them
+    it did. SQLSTATE 57014 means a timeout or a cancel, and only our own record distinguishes them
     (docs/pg_background.md#timeouts-are-armed-at-launch).
     """
     if end.detached:

@@ -34,9 +34,8 @@ class ServerInfo:
     """The server's description, for the run and for its reports.
 
     `connection` is a connection string for the same server, without a password. `system_identifier` is the cluster's,
-    None
-    if this role may not read it. `ledger` is the schema of the ledger, if one is written. Before `open` has checked the
-    server, `extension_version` and `extension_schema` are empty if the extension is missing.
+    None if this role may not read it. `ledger` is the schema of the ledger, if one is written. Before `open` has
+    checked the server, `extension_version` and `extension_schema` are empty if the extension is missing.
     """
 
     version: str
@@ -64,9 +63,8 @@ class LaunchRequest:
 
     `reserve` is the number of the server's worker slots that must stay free after the launch. A `detachable` worker is
     detached when its output queue is full; the output of any other worker is read while it runs. `rows` is the number
-    of
-    rows of the last statement's result to read; with 0 they stay in the worker. `label` is written in front of the SQL.
-    `as_text`: the last statement is rewritten so that all its columns have the type text.
+    of rows of the last statement's result to read; with 0 they stay in the worker. `label` is written in front of the
+    SQL. `as_text`: the last statement is rewritten so that all its columns have the type text.
     """
 
     sql: str
@@ -145,8 +143,8 @@ class RemainingBackends:
 
     As long as such a session exists, it may still launch a worker. `unseen` counts workers that are not visible to this
     role, so that their run is unknown. `starting` counts workers without a name and query text yet: each may belong to
-    the
-    run. `foreign` describes sessions and workers of other roles that use the run's name; they do not belong to the run.
+    the run. `foreign` describes sessions and workers of other roles that use the run's name; they do not belong to the
+    run.
     """
 
     workers: tuple[RemainingWorker, ...] = ()
@@ -193,8 +191,7 @@ class WorkerEnd:
     observed, but it certainly did not commit); `error`; or `proven`, the evidence of success
     (docs/pg_background.md#completed-is-not-success). If none is set, the worker has ended and the extension reports no
     error, which is not success. `reason` explains a missing outcome; `cancelled_by` is the user who requested, through
-    the
-    server, to stop the worker. Times are the server's, in seconds since the epoch.
+    the server, to stop the worker. Times are the server's, in seconds since the epoch.
     """
 
     worker: Worker | None = None
@@ -252,8 +249,7 @@ class WorkerHandle(Protocol):
 
         `seen` is called when the worker was found in pg_stat_activity; that never happens for a worker that ends within
         milliseconds. `lost` is called when its launcher session is lost, so that the worker is observed by its identity
-        only.
-        `unstoppable` is called once if the worker is still running long after it was asked to stop.
+        only. `unstoppable` is called once if the worker is still running long after it was asked to stop.
         ServerLostError if the server cannot be reached again.
         """
         ...
@@ -422,8 +418,8 @@ class Sink(Protocol):
         """Make the handled events durable: called before commands are performed, after a tick, and at the end.
 
         A sink that waits for a disk returns an awaitable, so that the event loop continues meanwhile. It is awaited
-        before the
-        next flush; events may be handled before that. Raises the errors of `handle`, here or when it is awaited.
+        before the next flush; events may be handled before that. Raises the errors of `handle`, here or when it is
+        awaited.
         """
         ...
 

@@ -138,8 +138,7 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
     """Yield the events that lead from the initial state to the state of the resumed run.
 
     `known` are the records of the new state; each event must be applied to them before the next one is requested. A
-    step
-    that is no longer in the plan is left out.
+    step that is no longer in the plan is left out.
     """
     settled = {found.step: found.outcome for found in resumed.settled}
     adopted = {found.step: found for found in resumed.adopted}

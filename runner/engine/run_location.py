@@ -2,8 +2,8 @@
 
 A connection string can lead to more than one server: it may list several hosts, `load_balance_hosts` may choose one, a
 name may have several addresses, a proxy may switch, and a failover changes the primary. So every session of a run is
-compared with the first one before it is used, and so is the server when a run is resumed. What is compared, and why,
-is in docs/decisions/0020-identity.md.
+compared with the first one before it is used, and so is the server when a run is resumed. What is compared, and why, is
+in docs/decisions/0020-identity.md.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ def place_after(before: Place, found: Place, *, alive: bool = False, moved: bool
     """Return the location of the run's server as seen by a session at `found`. WrongServerError if it may differ.
 
     `alive`: the run has a working session there, so its server was not restarted. `moved`: the session was reached
-    through
-    another host or port than before.
+    through another host or port than before.
     """
     problem = _problem(before, found, alive=alive, moved=moved)
     if problem:

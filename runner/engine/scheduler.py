@@ -6,8 +6,7 @@ called again even without an event.
 
 Waiting steps compete for free slots, pools and exclusive names. The best position in the queue is served first; a step
 that fits may overtake one that does not, up to a limit. Waiting steps are kept in lists by their needs, so the cost of
-a
-choice depends on the launches and at most on the number of such lists, not on the number of waiting steps.
+a choice depends on the launches and at most on the number of such lists, not on the number of waiting steps.
 """
 
 from __future__ import annotations
@@ -35,8 +34,7 @@ def launches(state: RunState, now: float) -> Iterator[Launch | Evaluate]:
     """Launch the steps whose conditions are met, then give out free slots, best position first.
 
     A step that does not fit may be overtaken, up to a limit. The `if` and the preconditions of a step are evaluated
-    while
-    it holds its slots, so that it can be launched as soon as they are met.
+    while it holds its slots, so that it can be launched as soon as they are met.
     """
     if state.stopping:
         return

@@ -36,8 +36,7 @@ class Other:
     """A session that blocks a lock, or waits for one.
 
     `lock` is the lock that is waited for (`ShareLock on orders`). `seconds` is the age of its transaction. None and
-    empty
-    texts: not visible to this role, or a prepared transaction, whose pid is 0.
+    empty texts: not visible to this role, or a prepared transaction, whose pid is 0.
     """
 
     pid: int
@@ -136,8 +135,7 @@ class LiveWorker:
     """A worker on the server. Without `visible` this role sees its name and pid only.
 
     `label` is the record's, else the one in the worker's query text. `foreign`: its role is none of the run's, so its
-    name
-    and label are not trusted.
+    name and label are not trusted.
     """
 
     worker: Worker
@@ -226,8 +224,7 @@ class LiveRun:
         """Return for how many seconds its runner has been silent; None if it is not silent or that is unknown.
 
         A running runner polls its workers every second. A silent one is suspended, or its machine was lost and the
-        server has
-        not noticed it yet.
+        server has not noticed it yet.
         """
         if not self.runner or any(session.last_active_at is None for session in self.runner):
             return None

@@ -1,7 +1,7 @@
 """The scheduler on a virtual clock: what a plan would do, given the duration and the outcome of each attempt.
 
-The dry run's schedule and the property tests use it. A script defines what the simulated server does. It also
-documents the contract between the scheduler and a loop:
+The dry run's schedule and the property tests use it. A script defines what the simulated server does. It also documents
+the contract between the scheduler and a loop:
 
 1. `decide` is called again after each event, and no later than `wake_at`.
 2. Its events are applied in order, its commands are performed in order; then it is called again, at the same time,
@@ -36,9 +36,8 @@ class AttemptScript:
     """The scripted behaviour of one attempt. Times are in seconds.
 
     After `launch` the server gives a worker or refuses one. The worker then runs for `duration`, unless its timeout or
-    a
-    cancel ends it; it reacts to a cancel after `cancel_latency`. With `seen` false it ends before it was observed. With
-    `skip` the step's condition is false instead. A success returns `row_count` rows, of which `result` has some.
+    a cancel ends it; it reacts to a cancel after `cancel_latency`. With `seen` false it ends before it was observed.
+    With `skip` the step's condition is false instead. A success returns `row_count` rows, of which `result` has some.
     """
 
     duration: float
@@ -184,8 +183,7 @@ class _Simulator:
         self._number = 0
         self._scripts: dict[tuple[str, int], AttemptScript] = {}
         #: Evaluated conditions: step, attempts, phase, prevented launches, whether slots were released. Each is
-        #: evaluated once,
-        #: unless the launch that followed was deferred, or its slots were given to another step.
+        #: evaluated once, unless the launch that followed was deferred, or its slots were given to another step.
         self._evaluated: set[tuple[str, int, ev.CheckPhase, int, bool]] = set()
         #: Attempts with a running worker, and its end: including detached ones.
         self._workers: dict[tuple[str, int], float] = {}

@@ -1,7 +1,7 @@
-"""What somebody asks of a run through the server: `jobplan cancel` says it with NOTIFY, the runner listens.
+"""Cancel requests through the server: `jobplan cancel` sends them with NOTIFY, and the runner listens.
 
-Whoever can connect can NOTIFY, so a request counts only if its sender is still there and may stop the run's workers
-anyway (docs/decisions/0011).
+Every role that can connect can NOTIFY, so a request is accepted only if its sender is still connected and may stop the
+run's workers itself (docs/decisions/0011).
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from typing import Any
 
 from runner.engine.ports import RunCancel, StepCancel
 
-#: The channel; NOTIFY reaches who listens in the same database.
+#: The channel; NOTIFY reaches the listeners in the same database.
 CHANNEL = "jobplan"
-#: Requests that are kept until somebody looks whether they count. Nobody in good faith sends more.
+#: The limit of requests that wait to be checked; only a flood of requests exceeds it.
 _MOST = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelRequest:
-    """Stop the run, or one step of it. `key` is new for each request, so that it may be said twice."""
+    """A request to cancel the run, or one step of it. `key` is unique for each request, which may be sent twice."""
 
     run: str
     step: str | None
@@ -28,25 +28,25 @@ class CancelRequest:
     key: str
 
     def to_payload(self) -> str:
-        """Return it as a notification carries it, which is 8,000 bytes at most."""
+        """Return it as the payload of a notification, of at most 8,000 bytes."""
         return json.dumps({"run": self.run, "step": self.step, "by": self.by[:200], "key": self.key})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CancelAnswer:
-    """What the runner says to a request: how many steps that are not over it concerns; None: there is no such step."""
+    """The runner's answer: the number of unfinished steps that the request cancels; None: there is no such step."""
 
     run: str
     key: str
     steps: int | None
 
     def to_payload(self) -> str:
-        """Return it as a notification carries it."""
+        """Return it as the payload of a notification."""
         return json.dumps({"run": self.run, "answer": self.key, "steps": self.steps})
 
 
 def read_answer(payload: str, request: CancelRequest) -> CancelAnswer | None:
-    """Return what a notification answers to this request; None if it is something else."""
+    """Return the answer to this request in a notification; None if it has another content."""
     try:
         fields = json.loads(payload)
     except (ValueError, RecursionError):
@@ -58,7 +58,7 @@ def read_answer(payload: str, request: CancelRequest) -> CancelAnswer | None:
 
 
 def read_request(payload: str) -> CancelRequest | None:
-    """Return what a notification asks for; None if it is none of ours."""
+    """Return the request in a notification; None if it has another content."""
     try:
         fields = json.loads(payload)
     except (ValueError, RecursionError):
@@ -80,7 +80,7 @@ def _printable(text: str) -> str:
 
 
 class HeardRequests:
-    """The requests that one run has heard."""
+    """The requests that one run has received."""
 
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
@@ -91,7 +91,7 @@ class HeardRequests:
         self._steps_not_taken: list[CancelRequest] = []
 
     def hear(self, channel: str, payload: str, sender: int) -> bool:
-        """Take a notification of the backend `sender`; say whether there is something to check now."""
+        """Add a notification of the backend `sender`; return whether there is a request to check."""
         request = read_request(payload) if channel == CHANNEL else None
         if request is None or request.run != self._run_id or request.key in self._keys:
             return False
@@ -101,11 +101,11 @@ class HeardRequests:
 
     @property
     def to_check(self) -> tuple[tuple[CancelRequest, int], ...]:
-        """What was heard and not yet judged, and which backend said it."""
+        """The requests that were not checked yet, and the pids of the backends that sent them."""
         return tuple(self._to_check)
 
     def judge(self, request: CancelRequest, sender: int, role: str | None) -> None:
-        """Accept a request of this role, or forget it if there is no role that may stop the run's workers."""
+        """Accept a request of this role, or drop it if no role was found that may stop the run's workers."""
         if (request, sender) in self._to_check:
             self._to_check.remove((request, sender))
         if role is None or request.key in self._keys:
@@ -119,14 +119,14 @@ class HeardRequests:
             self._steps_not_taken.append(named)
 
     def take_step_cancel(self) -> StepCancel | None:
-        """Return who wants which step stopped, the first one first, each once."""
+        """Return the first request to cancel a step, once."""
         if not self._steps_not_taken:
             return None
         request = self._steps_not_taken.pop(0)
         return StepCancel(step=request.step or "", by=request.by, key=request.key)
 
     def take_cancel(self) -> RunCancel | None:
-        """Return who wants the run stopped, the first one first, each once."""
+        """Return the first request to cancel the run, once."""
         if not self._not_taken:
             return None
         request = self._not_taken.pop(0)

@@ -1,4 +1,4 @@
-"""What the catalog says of a relation, as data: read once, looked at by many checks."""
+"""The catalog's facts about relations and other objects, as data: read once, used by many checks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Connection strings, and why a connection failed, as libpq and the server report it, with the remedy.
+"""Connection strings, and the errors of failed connections, as libpq and the server report them, with hints.
 
-libpq gives no SQLSTATE for a connection that failed, so the kind is found in the text; a server whose messages are not
-in English gets the general remedy. No message holds a part of a password.
+libpq gives no SQLSTATE for a failed connection, so the kind of error is found in its text; for a server with messages
+in another language the general hint is used. No message contains a part of a password.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from runner.errors import ConnectionFailedError
 
-#: Where to say what is wrong; every remedy that needs a better connection string ends with it.
+#: The ways to specify a connection; hints that need a better connection string end with it.
 _WITH = "--dsn, JOBPLAN_DSN or libpq's own environment"
-WHERE = "Say where the server is, and who you are, with --dsn, JOBPLAN_DSN or libpq's PGHOST and so on."
+WHERE = "Specify the server and the role with --dsn, JOBPLAN_DSN or libpq's environment variables (PGHOST, …)."
 FULL = (
-    "The server has no connection left for this role: end a session, or come as a role that has reserved ones (a "
+    "The server has no connection left for this role: end a session, or connect as a role with reserved connections (a "
     "superuser, or from PostgreSQL 16 on a member of pg_use_reserved_connections)."
 )
 
-#: What a message has in it, and the remedy: the first that fits counts. Later entries are more general.
+#: A pattern of the message, and the hint: the first match is used. Later entries are more general.
 _REMEDIES: tuple[tuple[str, str], ...] = (
     (
         r"connection slots are reserved|too many clients already|too many connections for|sorry, too many clients",
@@ -32,7 +32,7 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     ),
     (
         r"invalid port number|bad value for|invalid integer value|invalid \"?\w+\"? value|could not match \d+",
-        f"An option of the connection has a value that it cannot have: correct it in {_WITH}.",
+        f"An option of the connection has an invalid value: correct it in {_WITH}.",
     ),
     (
         r"GSSAPI encryption required|GSSAPI support",
@@ -40,22 +40,22 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     ),
     (
         r"invalid response|expected authentication request|unsupported frontend protocol",
-        f"What listens there is not PostgreSQL: check host= and port= in {_WITH}.",
+        f"The program at this address is not PostgreSQL: check host= and port= in {_WITH}.",
     ),
     (
         r"no pg_hba\.conf entry .*no encryption|SSL connection is required|no pg_hba\.conf entry .*SSL off",
         (
-            f"The server takes this connection with TLS only, or from elsewhere: sslmode=require in "
-            f"{_WITH}, or a line "
-            "for it in the server's pg_hba.conf."
+            f"The server accepts this connection with TLS only, or from other hosts only: set sslmode=require in "
+            f"{_WITH}, "
+            "or add a line to the server's pg_hba.conf."
         ),
     ),
     (
         r"no pg_hba\.conf entry|pg_hba\.conf rejects",
         (
-            "The server's pg_hba.conf does not let this role come from this host to this database: "
-            "add a line there and "
-            f"reload the server, or name another role, database or host with {_WITH}."
+            "The server's pg_hba.conf does not allow this role, host and database: add a line there and reload the "
+            "server, "
+            f"or specify another role, database or host with {_WITH}."
         ),
     ),
     (
@@ -64,45 +64,46 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
             r"|SSL SYSCALL|negotiated|sslmode|certificate file|private key file|SSL negotiation"
         ),
         (
-            f"TLS could not be set up: check sslmode, sslrootcert and the host's name in {_WITH}; "
-            f"sslmode=prefer does "
-            "without."
+            f"TLS could not be set up: check sslmode, sslrootcert and the host's name in {_WITH}; sslmode=prefer "
+            "connects "
+            "without TLS if necessary."
         ),
     ),
     (
         r"no password supplied|password authentication failed.*no password",
         (
-            "The server wants a password: put it into a password file (~/.pgpass, or PGPASSFILE names one) or into "
+            "The server requires a password: write it into a password file (~/.pgpass, or the one that PGPASSFILE "
+            "names) or "
             "PGPASSWORD; --dsn is visible to other users of this machine."
         ),
     ),
     (
         r"[Pp]eer authentication failed|[Ii]dent authentication failed",
         (
-            "The server compares the user of this machine with the role: run this as that user, name "
-            "the role with user=, "
-            "or connect with a password over TCP (host=localhost) in --dsn."
+            "The server compares the operating system user with the role: run jobplan as that user, specify the role "
+            "with "
+            "user=, or connect with a password over TCP (host=localhost) in --dsn."
         ),
     ),
     (
         r"authentication failed|authentication method|SCRAM|no user name specified|GSSAPI",
         (
-            "Check the role and its password: user= in --dsn, and ~/.pgpass, PGPASSFILE or "
-            "PGPASSWORD; the server's log "
-            "says why it refused."
+            "Check the role and its password: user= in --dsn, and ~/.pgpass, PGPASSFILE or PGPASSWORD; the server's "
+            "log has "
+            "the reason."
         ),
     ),
     (
         r'role "[^"]*" does not exist|role .* is not permitted to log in',
-        f"Name a role that exists and may log in: user= in {_WITH} (without it, it is the user of this machine).",
+        f"Specify a role that exists and may log in: user= in {_WITH} (the default is the operating system user).",
     ),
     (
         r'database "[^"]*" does not exist|not currently accepting connections|permission denied for database',
-        f"Name a database that exists and that this role may connect to: dbname= in {_WITH}; psql -l lists them.",
+        f"Specify a database that exists and allows this role: dbname= in {_WITH}; psql -l lists databases.",
     ),
     (
         r"definition of service|service file",
-        f"Name a service that pg_service.conf has (PGSERVICEFILE says where it is), or use host= in {_WITH}.",
+        f"Specify a service that is in pg_service.conf (or the file in PGSERVICEFILE), or use host= in {_WITH}.",
     ),
     (
         (
@@ -110,22 +111,22 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
             r"|No address associated"
         ),
         (
-            f"No such host is known: check host= in {_WITH}, and the DNS of this machine. A @ in a "
-            f"password of a URI is "
-            "written %40."
+            f"The host name is unknown: check host= in {_WITH}, and the DNS of this machine. In a URI, write @ in a "
+            "password "
+            "as %40."
         ),
     ),
     (
         r"Connection refused",
         (
-            f"Nothing listens there: start the server, or check host= and port= in {_WITH}; a server "
-            f"listens on TCP only "
-            "where its listen_addresses says so."
+            f"No server listens there: start the server, or check host= and port= in {_WITH}; a server listens on "
+            "TCP only on "
+            "the addresses in its listen_addresses."
         ),
     ),
     (
         r"on socket .*No such file or directory|No such file or directory",
-        f"There is no socket there: start the server, or say where it is with host= and port= in {_WITH}.",
+        f"No socket exists there: start the server, or specify its host= and port= in {_WITH}.",
     ),
     (
         r"on socket .*Permission denied",
@@ -134,46 +135,46 @@ _REMEDIES: tuple[tuple[str, str], ...] = (
     (
         r"timeout expired|timed out|No route to host|[Nn]etwork is unreachable|Host is unreachable|within \d+ s",
         (
-            "The host does not answer: check the network, a firewall, and host= and port= in --dsn; "
-            "connect_timeout= there "
-            "says how long to wait."
+            "The host does not answer: check the network, a firewall, and host= and port= in --dsn; connect_timeout= "
+            "limits "
+            "the wait."
         ),
     ),
     (
         r"the database system is|not yet accepting connections|recovery mode",
         (
-            "The server is starting, stopping or recovering: try again in a moment; its log says how "
-            "far it is. --dsn can "
-            "name another one."
+            "The server is starting, stopping or recovering: try again in a moment; its log shows the progress. "
+            "--dsn can "
+            "specify another server."
         ),
     ),
     (
         r"session is read-only|session is not read-only|hot standby mode|server is not in",
-        "The server is not of the kind that target_session_attrs asks for: name the right one with host= in --dsn.",
+        "The server does not match target_session_attrs: specify another one with host= in --dsn.",
     ),
     (
         r"closed the connection unexpectedly|Connection reset",
-        "The server, or a proxy before it, closed the connection: its log says why. Check host= and port= in --dsn.",
+        "The server, or a proxy in front of it, closed the connection: see its log. Check host= and port= in --dsn.",
     ),
     (
         r"no connection string",
         (
-            "Write host=… dbname=… user=…, or postgresql://user@host/dbname, in --dsn or "
-            "JOBPLAN_DSN; in a URI, @ : / and % "
-            "of a name or a password are written %40 %3A %2F and %25. Keep the password out of it: "
-            "~/.pgpass or PGPASSFILE."
+            "Write host=… dbname=… user=…, or postgresql://user@host/dbname, in --dsn or JOBPLAN_DSN; in the names "
+            "and the "
+            "password of a URI, write @ : / and % as %40 %3A %2F and %25. Better, keep the password in ~/.pgpass or "
+            "PGPASSFILE."
         ),
     ),
 )
 
 
 def remedy_for(message: str) -> str:
-    """Say what to do about a connection that failed with this message."""
+    """Return the hint for a failed connection with this message."""
     return next((remedy for pattern, remedy in _REMEDIES if re.search(pattern, message)), WHERE)
 
 
 def connection_failed(error: BaseException, conninfo: str) -> ConnectionFailedError:
-    """Return the error for a connection that could not be made, without a part of a password, and with its remedy."""
+    """Return the error for a failed connection, without any part of a password, and with its hint."""
     message = hide_secrets(_on_one_line(str(error)), conninfo)
     failed = ConnectionFailedError(message, hint=remedy_for(message))
     failed.unnamed = _is_unnamed(conninfo)
@@ -181,7 +182,7 @@ def connection_failed(error: BaseException, conninfo: str) -> ConnectionFailedEr
 
 
 def _on_one_line(text: str) -> str:
-    """Join the lines of a message; libpq puts a question of its own on a line without ending the one before."""
+    """Join the lines of a message; libpq starts its hints on a new line without ending the previous sentence."""
     lines = [" ".join(line.split()) for line in text.splitlines()]
     joined = ""
     for line in filter(None, lines):
@@ -191,7 +192,7 @@ def _on_one_line(text: str) -> str:
 
 
 def _is_unnamed(conninfo: str) -> bool:
-    """Say whether neither the connection string nor the environment names a server."""
+    """Return whether neither the connection string nor the environment specifies a server."""
     try:
         parts = conninfo_to_dict(conninfo)
     except ProgrammingError:
@@ -201,32 +202,32 @@ def _is_unnamed(conninfo: str) -> bool:
 
 
 def not_a_connection_string(error: BaseException) -> ConnectionFailedError:
-    """Return the error for what is no connection string.
+    """Return the error for an invalid connection string.
 
-    libpq quotes the words that it does not understand, and such a word may be the end of a password: none is repeated,
-    but for the name of an option.
+    libpq quotes the words that it cannot parse, and such a word may be the end of a password: none is repeated, except
+    the name of an option.
     """
     text = " ".join(str(error).split())
     option = re.search(r'invalid (?:URI query parameter|connection option)[^"]*"(\w{1,40})"', text)
     if option is not None:
-        told = f"this is no connection string: it has no option {option.group(1)!r}"
+        message = f"this is not a connection string: it has no option {option.group(1)!r}"
     else:
-        told = f"this is no connection string: {_QUOTED.sub('…', text)}"
-    return ConnectionFailedError(told, hint=remedy_for("no connection string"))
+        message = f"this is not a connection string: {_QUOTED.sub('…', text)}"
+    return ConnectionFailedError(message, hint=remedy_for("no connection string"))
 
 
 _QUOTED = re.compile(r"""(["']).*\1""")
 
 
 def hide_secrets(text: str, conninfo: str) -> str:
-    """Return the text without what may be a part of a password in the connection string."""
+    """Return the text without anything that may be part of a password in the connection string."""
     for secret in sorted(_secrets(conninfo), key=len, reverse=True):
         text = text.replace(secret, "…")
     return text
 
 
 def _secrets(conninfo: str) -> set[str]:
-    """Return what libpq took for a password, and what it may have taken for something else because of a bad URI."""
+    """Return what libpq parsed as a password, and what may be one that a bad URI put into another option."""
     found: set[str] = set()
     try:
         parts = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value}
@@ -235,7 +236,7 @@ def _secrets(conninfo: str) -> set[str]:
             for option in pq.Conninfo.get_defaults()
             if option.dispchar == b"*" and option.keyword.decode() in parts
         }
-    except Exception:  # noqa: BLE001 - what libpq cannot read is looked at as text below
+    except Exception:  # noqa: BLE001 - what libpq cannot parse is examined as text below
         parts = {}
     if "://" in conninfo:
         found |= set(_of_uri(conninfo.partition("://")[2]))
@@ -245,8 +246,7 @@ def _secrets(conninfo: str) -> set[str]:
 
 
 def _of_uri(rest: str) -> Iterable[str]:
-    """Yield what lies between the first colon and the last @ of a URI, as a whole and in the parts "
-    "that it may have."""
+    """Yield the text between the first colon and the last @ of a URI, as a whole and split into its possible parts."""
     before, at, _ = rest.rpartition("@")
     _, colon, password = before.partition(":")
     if not at or not colon:
@@ -258,7 +258,7 @@ def _of_uri(rest: str) -> Iterable[str]:
         yield rest.rpartition("@")[0].partition("@")[2] + "@" + rest.rpartition("@")[2].split("/")[0]
 
 
-#: How soon a network that swallows everything is noticed: a run must not wait for hours on a session that is dead.
+#: Limits for a network that drops packets: a run must not wait for hours for a dead connection.
 _KEEPALIVES = {
     "connect_timeout": "10",
     "keepalives_idle": "30",
@@ -269,7 +269,7 @@ _KEEPALIVES = {
 
 
 def with_keepalives(conninfo: str) -> str:
-    """Return the connection string with limits for a dead network, where it has none of its own.
+    """Return the connection string with limits for a dead network, unless it sets them itself.
 
     ConnectionFailedError if it is not a connection string.
     """
@@ -277,11 +277,12 @@ def with_keepalives(conninfo: str) -> str:
         parts = _parts(conninfo)
         if "://" in parts.get("dbname", ""):
             raise ConnectionFailedError(
-                "this is no connection string: dbname is a URI.", hint="Give the URI itself, without dbname= before it."
+                "this is not a connection string: dbname is a URI.",
+                hint="Pass the URI itself, without dbname= in front.",
             )
         return make_conninfo(conninfo, **{**_KEEPALIVES, **parts})
     except ProgrammingError as error:
-        raise not_a_connection_string(error) from None  # the cause would repeat what is hidden here
+        raise not_a_connection_string(error) from None  # the cause would repeat what was hidden
 
 
 def _parts(conninfo: str) -> dict[str, str]:
@@ -289,10 +290,9 @@ def _parts(conninfo: str) -> dict[str, str]:
 
 
 def pinned(conninfo: str, *, host: str, address: str, port: str) -> str:
-    """Return the connection string with only this host, where a session has led: the same server, as long as it is
-    there.
+    """Return the connection string with only the host of a session.
 
-    `address` is empty for a socket. Empty: it leads nowhere else anyway.
+    `address` is empty for a Unix socket. The result is empty if the string already leads only there.
     """
     parts = _parts(conninfo)
     here = {"host": host, "hostaddr": address, "port": port}
@@ -302,20 +302,20 @@ def pinned(conninfo: str, *, host: str, address: str, port: str) -> str:
     return make_conninfo("", **{**rest, **{name: value for name, value in here.items() if value}})
 
 
-#: How libpq marks what must not be shown: passwords, keys and secrets, also those that later versions bring.
+#: libpq's mark for values that must not be displayed: passwords, keys and secrets, also those of later versions.
 _HIDDEN = b"*"
 
 
 def without_password(conninfo: str) -> str:
-    """Return the connection string without its passwords, in keyword form; empty if nothing else is in it."""
+    """Return the connection string without its passwords, in keyword form; empty if it contains nothing else."""
     parts = _open_parts(conninfo)
     return make_conninfo(**parts) if parts else ""
 
 
 def recorded(conninfo: str, *, host: str, port: str, user: str, database: str) -> str:
-    """Return what leads to the same server again, from another environment, but for a password.
+    """Return a connection string for the same server that works in another environment, without a password.
 
-    `conninfo` is what was asked for; host, port, user and database are where that led, for what it leaves out.
+    `conninfo` is the given string; host, port, user and database are those of the session, for what it lacks.
     """
     parts = _open_parts(conninfo)
     found = {"host": host, "port": port, "user": user, "dbname": database}

@@ -1,7 +1,7 @@
-"""A gateway without a server: virtual workers for tests of what stands on the protocol.
+"""A gateway without a server: virtual workers for tests of the parts that use the protocol.
 
-It understands a few words of SQL (see `read_script`) and keeps the same contract as the real one; one suite runs
-against both.
+It understands a few forms of SQL (see `read_script`) and fulfils the same contract as the real gateway; one suite tests
+both.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SLEEP = re.compile(r"pg_sleep\(([0-9.]+)\)", re.IGNORECASE)
 _RAISE = re.compile(r"raise\s+(\w+)\s+'([^']*)'(?:\s+using\s+([^;]*))?", re.IGNORECASE)
 _OPTION = re.compile(r"(\w+)\s*=\s*'([^']*)'")
 _TAG = re.compile(r"\s*(\w+)")
-#: What PL/pgSQL's options of RAISE are called in an error.
+#: The options of RAISE in PL/pgSQL, and the fields of an error that they set.
 _FIELDS = {"errcode": "sqlstate", "detail": "detail", "hint": "hint", "schema": "schema", "table": "table"}
 _FIELDS |= {"column": "column", "constraint": "constraint"}
 _CANCELED = "57014"
@@ -46,11 +46,11 @@ _CANCELED = "57014"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Script:
-    """What a worker does: it runs for `seconds` (None: until somebody stops it), then succeeds unless it has an error.
+    """A worker's behaviour: it runs for `seconds` (None: until it is stopped), then succeeds unless it has an error.
 
-    `heeds_cancel` is false for one that does not stop when it is asked to, and `unstoppable` true if it has been asked
-    for long already. `loses_session`: its launcher session is
-    lost at once. `crash` is raised while it is followed, as a bug would be.
+    `heeds_cancel` is False for a worker that does not stop on request; `unstoppable` is True if that was requested for
+    long already. `loses_session`: its launcher session is lost at once. `crash` is raised while it is followed, like a
+    bug.
     """
 
     seconds: float | None = 0.0
@@ -66,10 +66,10 @@ class Script:
 
 
 def read_script(sql: str) -> Script:
-    """Return what the SQL does, as far as the double understands it.
+    """Return the behaviour of the SQL, as far as this gateway understands it.
 
-    `pg_sleep(x)`, `1/0`, and in a DO block `RAISE level 'message' USING detail = '…'` with EXCEPTION as the last one.
-    Everything else succeeds at once, under a tag that is its first word, with one row if that is SELECT.
+    `pg_sleep(x)`, `1/0`, and in a DO block `RAISE level 'message' USING detail = '…'`, with EXCEPTION as the last one.
+    All other SQL succeeds at once; its tag is the first word, and SELECT returns one row.
     """
     tag = _TAG.match(sql)
     name = tag.group(1).upper() if tag else ""
@@ -96,8 +96,8 @@ def _raised(message: str, options: str) -> ErrorDetails:
 class FakeGateway:
     """See the module's docstring.
 
-    `capacity` is the number of workers that the server has; it may change while a run goes on. `scripts` says what
-    certain SQL texts do, `answers` what certain queries give; `refuses` is raised when the gateway is opened.
+    `capacity` is the number of workers that the server has; it may change during a run. `scripts` has the behaviour of
+    certain SQL texts, `answers` the results of certain queries; `refuses` is raised when the gateway is opened.
     """
 
     def __init__(
@@ -111,20 +111,20 @@ class FakeGateway:
         ledger: bool = False,
     ) -> None:
         self.capacity = capacity
-        #: Who holds every concurrency group; a test may change it, and say that a held group was lost.
+        #: The holder of every concurrency group; a test may change it, and set that a held group was lost.
         self.held_by = held_by
         self.run_held_by: GroupHolder | None = None
-        #: What a ledger knows: whether an attempt of a step has committed.
+        #: The ledger's commit rows: whether an attempt of a step has committed.
         self.commits: dict[tuple[str, int], bool] = {}
         self.told: RecordedRun | None = None
-        #: Sessions of an earlier runner: how many each look finds.
+        #: Sessions of a previous runner: the number that each poll finds.
         self.sessions_left: list[int] = []
         self.group_lost = False
         self.taken_over_by: str | None = None
-        #: Who asks for the run to be stopped; told once.
+        #: The user who requests to cancel the run; returned once.
         self.cancel_request: str | None = None
         self.step_cancels: list[StepCancel] = []
-        #: What was answered, and about which step; None: about the run.
+        #: The answers, and the step of each; None: the run.
         self.answers: list[tuple[str | None, int | None]] = []
         #: Why no ledger is written; `ledger`: there is one, and every virtual worker writes its commit row.
         self.ledger_problem: str | None = None
@@ -141,7 +141,7 @@ class FakeGateway:
         self._refuses = refuses
 
     async def open(self, first: ServerCheck | None = None) -> ServerInfo:
-        """Give a server's description."""
+        """Return a server's description."""
         info = self._info()
         if first is not None:
             await first(info)
@@ -164,7 +164,7 @@ class FakeGateway:
         )
 
     def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
-        """Keep what a test calls to have virtual workers wait for locks."""
+        """Keep the function by which a test reports lock waits of virtual workers."""
         self.see_locks = seen
 
     async def launch(self, request: LaunchRequest) -> FakeWorker:
@@ -182,28 +182,28 @@ class FakeGateway:
         return worker
 
     async def hold_run(self) -> GroupHolder | None:
-        """Say who else runs this run; None: nobody."""
+        """Return the other runner of this run; None without one."""
         await asyncio.sleep(0)
         return self.run_held_by
 
     async def remaining_backends(self, known: Collection[Worker] = ()) -> RemainingBackends:  # noqa: ARG002 - it sees them all
-        """Find the virtual workers that live."""
+        """Return the running virtual workers."""
         await asyncio.sleep(0)
         sessions = self.sessions_left.pop(0) if self.sessions_left else 0
         return RemainingBackends(workers=tuple(worker.left for worker in self.alive.values()), sessions=sessions)
 
     async def committed(self, step: str, attempt: int) -> bool | None:
-        """Say what a ledger would."""
+        """Return the ledger's evidence."""
         await asyncio.sleep(0)
         return self.commits.get((step, attempt))
 
     async def ledger_record(self) -> RecordedRun | None:
-        """Say what a ledger knows of the run."""
+        """Return the ledger's record of the run."""
         await asyncio.sleep(0)
         return self.told
 
     def adopt(self, worker: Worker, *, step: str, awaited: bool = True) -> FakeWorker:  # noqa: ARG002 - see `alive`
-        """Follow a virtual worker that an earlier runner has left."""
+        """Follow a virtual worker of a previous runner."""
         left = next(one for one in self.alive.values() if one.identity == worker)
         left.worker = worker
         left.awaited = awaited
@@ -211,35 +211,35 @@ class FakeGateway:
         return left
 
     async def hold_group(self, group: str) -> GroupHolder | None:  # noqa: ARG002 - they are all held by the same run
-        """Say who holds the group; None: this run."""
+        """Return the holder of the group; None: this run."""
         await asyncio.sleep(0)
         return self.held_by
 
     def take_cancel(self) -> RunCancel | None:
-        """Tell the request once."""
+        """Return the request once."""
         by, self.cancel_request = self.cancel_request, None
         return None if by is None else RunCancel(by=by, key="run")
 
     def take_step_cancel(self) -> StepCancel | None:
-        """Tell each request once."""
+        """Return each request once."""
         return self.step_cancels.pop(0) if self.step_cancels else None
 
     def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
-        """Note it."""
+        """Record the answer."""
         self.answers.append((request.step if isinstance(request, StepCancel) else None, steps))
 
     async def look(self) -> tuple[LiveWorker, ...]:
-        """See nothing: nobody watches this double."""
+        """Return nothing: no test reads the activity of this gateway."""
         await asyncio.sleep(0)
         return ()
 
     async def unfinished_objects(self) -> tuple[UnfinishedObject, ...]:
-        """Say what a test has left half done."""
+        """Return the objects that a test has left behind."""
         await asyncio.sleep(0)
         return tuple(self.left_half_done)
 
     async def query(self, query: Query) -> QueryResult:
-        """Answer a query: the prepared answer, or a constant boolean."""
+        """Return the prepared result, or a constant boolean."""
         await asyncio.sleep(0)
         if query.sql in self._answers:
             return self._answers[query.sql]
@@ -248,7 +248,7 @@ class FakeGateway:
         return QueryResult(error=error) if error else QueryResult(columns=("?column?",), rows=((value,),), boolean=True)
 
     async def close(self) -> None:
-        """Note it; virtual workers go on."""
+        """Record it; virtual workers continue."""
         self.closed = True
 
 
@@ -259,7 +259,7 @@ def _bad_settings(settings: Mapping[str, str]) -> Iterator[ErrorDetails]:
 
 
 class FakeWorker:
-    """A virtual worker; see `ports.WorkerHandle`. It runs from its launch on, whether anybody follows it or not."""
+    """A virtual worker; see `ports.WorkerHandle`. It runs from its launch on, also if no task follows it."""
 
     def __init__(
         self, gateway: FakeGateway, request: LaunchRequest, script: Script, *, pid: int, refusal: ErrorDetails | None
@@ -286,24 +286,24 @@ class FakeWorker:
 
     @property
     def identity(self) -> Worker:
-        """Who it is, whether anybody has seen it or not."""
+        """The worker's identity, also before it was seen."""
         name = self._request.application_name
         return Worker(pid=self._pid, backend_start=str(self._started), application_name=name)
 
     @property
     def left(self) -> RemainingWorker:
-        """What a later runner sees of it."""
+        """The worker as a later runner sees it."""
         label, age = self._request.label, time.time() - self._started
         claim = None if label is None else Claim(run=label.run, step=label.step, attempt=label.attempt)
         return RemainingWorker(worker=self.identity, claim=claim, readable=label is not None, age=age)
 
     @property
     def age(self) -> float | None:
-        """For how many seconds it had lived, by the server's clock, when it was first seen."""
+        """The worker's age in seconds; always unknown here."""
         return None
 
     def cancel(self) -> None:
-        """Have the worker stop at once, if it heeds that."""
+        """Stop the worker at once, if its script allows that."""
         if self._script.heeds_cancel:
             self._end(stopped=True)
         elif self._script.unstoppable:
@@ -311,12 +311,12 @@ class FakeWorker:
             self._news.set()
 
     def detach(self) -> None:
-        """Let go of the worker."""
+        """Detach the worker."""
         self._detach = True
         self._news.set()
 
     def lose_session(self) -> None:
-        """Behave as if the launcher session had been lost."""
+        """Simulate the loss of the launcher session."""
         self._lost = True
         self._news.set()
 
@@ -329,29 +329,29 @@ class FakeWorker:
             return WorkerEnd(error=self._refusal)
         if self._script.crash is not None:
             raise self._script.crash
-        told = False
+        reported = False
         while self._finished is None:
             self._see(seen)
             if self._ignores and self.worker is not None:
                 self._ignores = False
                 unstoppable(self.worker, 30.0)
-            if self._lost and not told:
-                told = True
-                lost("the virtual launcher session is gone")
+            if self._lost and not reported:
+                reported = True
+                lost("the virtual launcher session is lost")
             if self._detach and self.worker is not None:
                 return WorkerEnd(worker=self.worker, detached=True)
             await self._news.wait()
             self._news.clear()
         if self.orphaned:
-            gone = "the virtual runner is gone"
-            return WorkerEnd(worker=self.worker, detached=not self.awaited, lost=self.awaited, reason=gone)
+            reason = "the virtual runner has ended"
+            return WorkerEnd(worker=self.worker, detached=not self.awaited, lost=self.awaited, reason=reason)
         if self._lost:
             return self._outcome_of_lost(self._finished)
         return self._outcome(self._finished)
 
     def _outcome_of_lost(self, finished: float) -> WorkerEnd:
-        """Only the ledger knows, and only whether it has committed."""
-        reason = "the virtual launcher session is gone"
+        """Return the evidence of the ledger, which only says whether it has committed."""
+        reason = "the virtual launcher session is lost"
         if not self._gateway.ledger:
             return WorkerEnd(worker=self.worker, lost=True, reason=reason)
         proven = self._outcome(finished).proven

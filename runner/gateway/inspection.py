@@ -1,4 +1,4 @@
-"""A session that only looks at a server: every transaction is READ ONLY, has limits, and is rolled back."""
+"""A read-only session to inspect a server: every transaction is READ ONLY, has limits, and is rolled back."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ from runner.sql.catalog_needs import Mention, ObjectSort
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation
 
-#: Milliseconds: nobody waits long for one who only looks, and it keeps nobody waiting.
+#: Milliseconds: an inspection neither waits long nor blocks other sessions for long.
 _LIMITS = {"statement_timeout": 10_000, "lock_timeout": 1_000}
-#: Milliseconds for all that comes after a limit was reached: a plan may have hundreds of statements like that one.
+#: The limits, in milliseconds, after a limit was reached: a plan may have hundreds of statements like that one.
 _LESS_PATIENT = {"57014": ("statement_timeout", 1_000), "55P03": ("lock_timeout", 100)}
-#: Seconds after which a transaction is old enough to be told about.
+#: The age in seconds from which a transaction is reported.
 OLD = 300
 
 
@@ -54,10 +54,10 @@ Settings = Sequence[tuple[str, str]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Probe:
-    """What the server says of a statement that it has not run.
+    """The server's result for a statement that was not executed.
 
     `parse` has the columns of its result, or the error of Parse or Describe; `locks` are rows of schema, name, mode and
-    kind, none if there was an error.
+    kind, none after an error.
     """
 
     setting: Reply
@@ -67,23 +67,23 @@ class Probe:
 
 
 class Inspector:
-    """Looks at a server. Make it with `connect`."""
+    """Inspects a server. Open it with `connect`."""
 
     def __init__(self, session: Session, schema: list[str]) -> None:
         self._session = session
-        #: The schemas of pg_background and of the ledger, quoted, which the named blocks are given once they are known.
+        #: The quoted schemas of pg_background and of the ledger, which the named blocks get as soon as they are known.
         self._schema = schema
         self._limits = dict(_LIMITS)
-        #: What the login role has; the session's own is pinned.
+        #: The search_path of the login role; the session's own is pinned.
         self.search_path = ""
         #: Why ledgers that this role could read are not read.
         self.ignored_ledgers: list[str] = []
 
     @classmethod
     async def connect(cls, conninfo: str, application_name: str) -> Inspector:
-        """Open the session. ConnectionFailedError, with the server's own words, if it cannot be.
+        """Open the session. ConnectionFailedError, with the server's message, if that fails.
 
-        PreflightError behind a pooler that would give what is set in it to others.
+        PreflightError behind a pooler that would share this session's settings with other clients.
         """
         schema = ["", ""]
         session = await Session.connect(
@@ -115,24 +115,24 @@ class Inspector:
         await self._session.close()
 
     async def rows(self, name: str, *parameters: str) -> tuple[Row, ...]:
-        """Return the rows of a named block. PreflightError if the server refuses to tell."""
+        """Return the rows of a named block. PreflightError if the server refuses it."""
         reply = await self.reply(name, *parameters)
         if reply.error is not None:
-            raise PreflightError(f"the server refuses to tell about itself ({name}): {reply.error.message}")
+            raise PreflightError(f"the server refuses a query about itself ({name}): {reply.error.message}")
         return reply.rows
 
     async def reply(self, name: str, *parameters: str) -> Reply:
-        """Run a named block in a transaction of its own, and return its rows or the error."""
+        """Execute a named block in a separate transaction, and return its rows or the error."""
         replies = await self._session.run(
             ("look", ()), ("settings", (self._limited(()),)), (name, parameters), ("rollback", ())
         )
         return replies[2]
 
     async def probe(self, settings: Settings, sql: str, *, explain: bool) -> Probe:
-        """Have the server look at one statement of the plan's in the settings of its step, without running it."""
+        """Parse and describe one statement of the plan with the settings of its step, without executing it."""
         replies = await self._session.probe(self._limited(settings), sql, explain=explain)
         for reply in replies:
-            self._lose_patience(reply)
+            self._shorten_limit(reply)
         setting, parse, describe = replies[:3]
         return Probe(
             setting=setting,
@@ -142,9 +142,9 @@ class Inspector:
         )
 
     async def read(self, settings: Settings, sql: str) -> QueryResult:
-        """Run one statement of the plan's that only reads, in the settings of its step."""
+        """Execute one read-only statement of the plan with the settings of its step."""
         reply = await self._session.read(self._limited(settings), sql)
-        self._lose_patience(reply)
+        self._shorten_limit(reply)
         return QueryResult(
             columns=tuple(column.name for column in reply.columns),
             rows=reply.rows,
@@ -153,13 +153,14 @@ class Inspector:
         )
 
     async def surroundings(self, settings: Settings) -> Reply:
-        """Return who a step runs as and the schemas that are searched for it, or why its settings are refused."""
+        """Return the role of a step and its search_path, or the error of its settings."""
         return await self._session.read(self._limited(settings), query("surroundings").decode())
 
     def _limited(self, settings: Settings) -> str:
-        """Return the settings as a JSON object, which may have a name twice: all are tried, the last one counts.
+        """Return the settings as a JSON object; a name may occur twice: all are set, the last one counts.
 
-        The limits come last but for the role: a step has no say in them, and who took a role may not set them.
+        The limits come last except for the role: a step cannot change them, and its role may lack the privilege for
+        them.
         """
         roles = [(name, setting) for name, setting in settings if name.lower() == "role"]
         given = [one for one in settings if one not in roles]
@@ -167,7 +168,7 @@ class Inspector:
         pairs = (f"{json.dumps(name)}: {json.dumps(setting)}" for name, setting in (*given, *limits, *roles))
         return f"{{{', '.join(pairs)}}}"
 
-    def _lose_patience(self, reply: Reply) -> None:
+    def _shorten_limit(self, reply: Reply) -> None:
         limit = _LESS_PATIENT.get(reply.error.sqlstate or "") if reply.error is not None else None
         if limit is not None:
             self._limits[limit[0]] = limit[1]
@@ -175,52 +176,52 @@ class Inspector:
     async def relations(
         self, wanted: Sequence[Relation], schemas: Sequence[str], role: str
     ) -> dict[Relation, RelationFacts]:
-        """Return what the catalog says of those relations that exist."""
+        """Return the catalog's facts about the existing ones of these relations."""
         names = json.dumps([[one.schema, one.name] for one in wanted])
         rows = await self.rows("relations", names, json.dumps(list(schemas)), role) if wanted else ()
         return {wanted[int(row[0] or 0)]: read_relation(row[1] or "") for row in rows}
 
     async def sizes(self, relations: Sequence[RelationFacts]) -> dict[int, Size]:
-        """Return the bytes of relations now, by OID, of those that nobody keeps it from measuring."""
+        """Return the present bytes of relations, by OID, except of those that another session has locked."""
         reply = await self.reply("sizes", json.dumps([one.oid for one in relations]))
         return {int(row[0] or 0): Size(total=int(row[1] or 0), indexes=int(row[2] or 0)) for row in reply.rows}
 
     async def mentioned(
         self, wanted: Sequence[Mention], schemas: Sequence[str], role: str
     ) -> dict[tuple[ObjectSort, Relation], NamedFacts]:
-        """Return what is there of what statements name beside relations."""
+        """Return the existing objects among those that statements name, other than relations."""
         names = [[one.sort.value, one.name.schema, one.name.name] for one in wanted]
         rows = await self.rows("mentioned", json.dumps(names), json.dumps(list(schemas)), role) if wanted else ()
         found = ((wanted[int(row[0] or 0)], row) for row in rows)
         return {(one.sort, one.name): NamedFacts(open=row[1] == "t", location=row[2] or "") for one, row in found}
 
     async def schemas(self, names: Sequence[str], role: str) -> dict[str, SchemaFacts]:
-        """Return what the catalog says of those schemas that exist."""
+        """Return the catalog's facts about the existing ones of these schemas."""
         rows = await self.rows("schemas", json.dumps(list(names)), role) if names else ()
         return {facts.name: facts for facts in map(read_schema, rows)}
 
     async def labels(self, enums: Sequence[str]) -> set[tuple[str, str]]:
-        """Return the labels of enums of these names, each with the enum's name."""
+        """Return the labels of enums with these names, each with the enum's name."""
         rows = await self.rows("labels", json.dumps(list(enums))) if enums else ()
         return {(row[0] or "", row[1] or "") for row in rows}
 
     async def functions(self, names: Sequence[str]) -> tuple[FunctionFacts, ...]:
-        """Return the functions of these names, PostgreSQL's own included."""
+        """Return the functions with these names, including PostgreSQL's own."""
         rows = await self.rows("functions", json.dumps(list(names))) if names else ()
         return tuple(map(read_function, rows))
 
     async def activity(self) -> tuple[HeldLock, ...]:
-        """Return the table locks that others hold or wait for, those of the oldest transactions first."""
+        """Return the table locks that other sessions hold or wait for, those of the oldest transactions first."""
         return tuple(map(read_lock, await self.rows("activity")))
 
     async def snapshots(self, older_than: float) -> tuple[OldTransaction, ...]:
-        """Return the transactions whose snapshot a build CONCURRENTLY would wait for; `older_than` is seconds."""
+        """Return the transactions whose snapshot CONCURRENTLY would wait for; `older_than` is in seconds."""
         return tuple(map(_old, await self.rows("snapshots", str(older_than))))
 
     async def recorded(self, plan: str, runs: int, trusted_roles: Sequence[str] = ()) -> dict[str, RecordedDuration]:
-        """Return what a ledger in this database says of a plan's steps in so many of its latest runs.
+        """Return the times of a plan's steps in its latest runs, from a ledger in this database.
 
-        The first one whose owners are trusted is read; the others are listed in `ignored_ledgers`.
+        The first ledger with trusted owners is read; others are listed in `ignored_ledgers`.
         """
         for (name,) in await self.rows("ledger_place"):
             schema = name or ""
@@ -230,17 +231,17 @@ class Inspector:
                 self.ignored_ledgers.append(why)
                 continue
             self._schema[1] = quote_identifier(schema)
-            found = await self.reply("ledger_durations", plan, str(runs))  # one of another version says nothing
+            found = await self.reply("ledger_durations", plan, str(runs))  # a ledger of another version gives an error
             return {read(row[0] or ""): _recorded(row) for row in found.rows}
         return {}
 
     @property
     def host(self) -> str:
-        """The host that the session leads to: a folder if it is a socket."""
+        """The host of the session: a folder for a Unix socket."""
         return self._session.target["host"]
 
     async def facts(self) -> ServerFacts:
-        """Ask for everything that there is to know about the server itself."""
+        """Return the facts about the server itself."""
         (row,) = await self.rows("facts_server")
         load_error = None
         if row[7] is not None and row[9] == "t" and row[10] == "t":

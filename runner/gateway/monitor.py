@@ -1,7 +1,7 @@
-"""The run's monitor session: finds workers by identity, signals them, and sees who is stopped by a full queue.
+"""The run's monitor session: finds workers by identity, signals them, and finds those with a full output queue.
 
-It survives the loss of its connection: it connects again, for up to a minute. Who only wants to look does not wait for
-that; who has nothing else to go by does.
+If its connection is lost, it reconnects, for up to a minute. Optional queries do not wait for that; queries that the
+run depends on do.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session, firs
 from runner.gateway.worker_follower import Sought
 from runner.identity import PREFIX, Claim, run_of, runner_name, worker_name
 
-#: Seconds between two looks at the run's workers.
+#: Seconds between two polls of the run's workers.
 LOOK_EVERY = 1.0
-#: Seconds that the end of a run waits for its last answers to be sent.
+#: Seconds that the end of a run waits until its last answers are sent.
 ANSWER_FOR = 2.0
-#: Seconds for which a lost server is tried again, and between two tries.
+#: Seconds for which it tries to reconnect, and between two attempts.
 RECONNECT_FOR = 60.0
 RECONNECT_EVERY = 1.0
 
 
 class MonitorSession:
-    """See the module's docstring. `connect` opens a session that can run the queries.
+    """See the module's docstring. `connect` opens a session that can execute the queries.
 
-    `again` is called with each later session, before anything else runs on it. `roles` have run the run before: their
-    sessions and workers are believed to be the run's, like those of this session's own role (docs/decisions/0020).
+    `again` is called with each later session, before anything else is executed on it. `roles` have executed the run
+    before: their sessions and workers are attributed to the run, like those of this session's role
+    (docs/decisions/0020).
     """
 
     def __init__(
@@ -53,37 +54,37 @@ class MonitorSession:
         self._blocked: frozenset[tuple[str, str]] = frozenset()
         self._seen_locks: Callable[[Mapping[Identity, LockWait]], None] = lambda _: None
         self._task: asyncio.Task[None] | None = None
-        #: The groups that this run has taken, and whether it holds them now.
+        #: The concurrency groups that this run has locked, and whether it holds each lock now.
         self._groups: dict[str, bool] = {}
         self._run_group = f"run:{run_id}"
-        #: A session of a role that cannot be the run's, and holds the run's lock.
+        #: A description of a session whose role cannot be the run's and that holds the run's lock.
         self._foreign_holder: str | None = None
-        #: The sessions that have held them: process and start.
+        #: The sessions of this run that have held the locks: pid and start.
         self._own: set[tuple[str | None, ...]] = set()
         self._requests = HeardRequests(run_id)
         self._heard = asyncio.Event()
         self._answers: list[CancelAnswer] = []
         self.group_lost = False
-        #: Where another runner of this run is connected from, if one has taken it up.
+        #: The host and start of another runner that has taken this run over.
         self.taken_over_by: str | None = None
 
     @property
     def connected(self) -> bool:
-        """Say whether the session is there."""
+        """Whether the session is connected."""
         return self._session is not None and not self._session.lost
 
     async def open(self, session: Session) -> None:
-        """Begin to look and to listen, on this session at first."""
+        """Start polling and listening, on this session at first."""
         self._session = session
         await self._listen(session)
         self._task = asyncio.create_task(self._look())
 
     async def close(self) -> None:
-        """Stop looking and close the session; who has asked for something is answered before."""
+        """Stop polling and close the session; pending answers are sent before."""
         if self._task is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANSWER_FOR):
-                    while self._answers:  # noqa: ASYNC110 - the task that looks sends them
+                    while self._answers:  # noqa: ASYNC110 - the polling task sends them
                         await asyncio.sleep(ANSWER_FOR / 100)
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -92,19 +93,19 @@ class MonitorSession:
             await self._session.close()
 
     async def reconnected(self) -> None:
-        """Wait until the session is there. ServerLostError if it has not come back in a minute since it was lost."""
+        """Wait until the session is connected. ServerLostError if it is not within a minute after its loss."""
         await self._run_patiently("now", ())
 
     def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
-        """Call `seen` after each look, with the workers that wait for a lock."""
+        """Call `seen` after each poll, with the workers that wait for a lock."""
         self._seen_locks = seen
 
     def is_blocked(self, worker: Worker) -> bool:
-        """Say whether the worker was last seen stopped by its full output queue."""
+        """Return whether the last poll found the worker waiting because of its full output queue."""
         return (str(worker.pid), worker.backend_start) in self._blocked
 
     async def identify(self, sought: Sought) -> tuple[Worker, float] | None:
-        """Find the worker, and for how many seconds it has lived. GatewayError if the server cannot be asked now."""
+        """Find the worker and its age in seconds. GatewayError if the server cannot be queried now."""
         reply = await self._run("identify", (sought.name, str(sought.pid), sought.since, sought.label))
         if not reply.rows:
             return None
@@ -113,44 +114,44 @@ class MonitorSession:
         return worker, max(0.0, float(age or 0.0))
 
     async def lives(self, sought: Sought, worker: Worker | None) -> bool:
-        """Say whether the worker is there; `worker` is its identity if it was seen. ServerLostError after a minute."""
+        """Return whether the worker is running; `worker` is its identity if known. ServerLostError after a minute."""
         pid, start = (worker.pid, worker.backend_start) if worker else (sought.pid, "")
         reply = await self._run_patiently("lives", (sought.name, str(pid), start, sought.label, sought.since))
         return bool(reply.rows)
 
     async def waits_for(self, worker: Worker, session_pid: int) -> bool:
-        """Say whether the worker waits for the session's snapshot. GatewayError if nobody can look now."""
+        """Return whether the worker waits for the session's snapshot. GatewayError if that cannot be queried now."""
         reply = await self._run("waits_for", (str(worker.pid), str(session_pid)))
         return bool(reply.rows)
 
     async def cancel(self, worker: Worker) -> None:
-        """Signal the worker if its pid and backend_start are seen together. GatewayError if that cannot be done now."""
+        """Signal the worker if its pid and backend_start match. GatewayError if the server cannot be queried now."""
         await self._run("cancel", (str(worker.pid), worker.backend_start))
 
     def take_cancel(self) -> RunCancel | None:
-        """Return a request for the run to be stopped; each is told once."""
+        """Return a request to cancel the run, once."""
         return self._requests.take_cancel()
 
     def take_step_cancel(self) -> StepCancel | None:
-        """Return who has asked for a step to be stopped; each request is told once."""
+        """Return a request to cancel a step, once."""
         return self._requests.take_step_cancel()
 
     def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
-        """Have who asks told how many steps that concerns; None: there is no such step."""
+        """Send the user the number of steps that the request cancels; None: there is no such step."""
         self._answers.append(CancelAnswer(run=self._run_id, key=request.key, steps=steps))
         self._heard.set()
 
     async def _send_answers(self) -> None:
-        """Send what is to be answered. Who cannot be told now is told at the next look."""
+        """Send the pending answers; those that cannot be sent now follow after the next poll."""
         with contextlib.suppress(GatewayError, ConnectionFailedError):
             while self._answers:
                 await self._run("notify", (self._answers[0].to_payload(),))
                 del self._answers[0]
 
     async def cancelled_by(self, step: str) -> str | None:
-        """Return the role that has requested, through the server, the end of this step's worker.
+        """Return the user who has requested, through the server, to cancel this step's worker.
 
-        A request is sent before the signal, so what concerns a worker that has ended is here with the next answer.
+        A request is sent before the signal, so for an ended worker it has arrived with the next reply.
         """
         with contextlib.suppress(GatewayError):
             await self._run("now", ())
@@ -158,7 +159,7 @@ class MonitorSession:
         return self._requests.by_whom(step)
 
     async def _listen(self, session: Session) -> None:
-        """Hear requests on this session. Where that is not possible, workers can still be signalled."""
+        """Listen for requests on this session. If that is not possible, workers can still be signalled."""
         session.on_notification = self._notified
         await session.run(("listen", ()))
 
@@ -167,27 +168,27 @@ class MonitorSession:
             self._heard.set()
 
     async def _check_requests(self) -> None:
-        """Find out which requests count. GatewayError if nobody can look now; then they wait."""
+        """Find out which requests are permitted. If the server cannot be queried now (GatewayError), they wait."""
         for request, sender in self._requests.to_check:
             reply = await self._run("may_stop", (str(sender),))
             self._requests.judge(request, sender, reply.rows[0][0] if reply.rows else None)
 
     async def tell(self, name: str, parameters: Sequence[str] = ()) -> Reply:
-        """Run a query that only looks. GatewayError if nobody can look now."""
+        """Execute a query. GatewayError if the server cannot be queried now."""
         return await self._run(name, parameters)
 
     async def free_workers(self) -> tuple[int, frozenset[int]]:
-        """Return how many of max_worker_processes are free, and the pids of all workers of the extension.
+        """Return the number of free max_worker_processes, and the pids of all workers of the extension.
 
-        As far as this role can see. ServerLostError if the server does not come back within a minute.
+        Limited to what is visible to this role. ServerLostError if the server does not come back within a minute.
         """
         reply = await self._run_patiently("free_workers", ())
         return _free_workers(reply)
 
     async def claim_worker(self, number: int) -> tuple[int, frozenset[int]]:
-        """Announce launch `number` to the other runs on the server, and return what `free_workers` does.
+        """Announce launch `number` to the other runs on the server, and return the result of `free_workers`.
 
-        Workers that other runs are launching count as taken. The claim is given up with `unclaim`, or with the session.
+        Workers that other runs are launching count as used. `unclaim`, or the end of the session, removes the claim.
         """
         _, claims, reply = await self._run_all_patiently(
             ("claim", (str(number),)), ("claims", ()), ("free_workers", ())
@@ -196,16 +197,16 @@ class MonitorSession:
         return free - int(claims.rows[0][0] or 0), pids
 
     async def unclaim(self, number: int, pid: int | None) -> bool:
-        """Give up a claim, if `pid` is given only if that process is seen. GatewayError if nobody can be asked now."""
+        """Remove a claim; with `pid`, only if that process is seen. GatewayError if the query fails now."""
         if pid is None:
             await self._run("unclaim_now", (str(number),))
             return True
         return bool((await self._run("unclaim", (str(number), str(pid)))).rows)
 
     async def together(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
-        """Run statements as one transaction, which is rolled back after an error in one of them.
+        """Execute statements as one transaction, which is rolled back after an error in one of them.
 
-        GatewayError if nobody can be asked now.
+        GatewayError if the server cannot be queried now.
         """
         async with self._lock:
             if self._session is None or self._session.lost:
@@ -217,7 +218,7 @@ class MonitorSession:
             return replies
 
     async def hold_group(self, group: str) -> GroupHolder | None:
-        """Take the concurrency group for as long as this session lives, or return the session that holds it.
+        """Lock the concurrency group as long as this session lives, or return the session that holds it.
 
         ServerLostError if the server does not come back within a minute.
         """
@@ -230,9 +231,9 @@ class MonitorSession:
         return None
 
     async def hold_run(self) -> GroupHolder | None:
-        """Be the only runner of the run, as `hold_group`.
+        """Lock the run for this runner, like `hold_group`.
 
-        Any role can take an advisory lock of this key, so a session of a role that cannot be the run's does not count:
+        Any role can take an advisory lock with this key, so a session whose role cannot be the run's does not count:
         the run begins, and takes the lock as soon as it is free.
         """
         group = self._run_group
@@ -241,20 +242,20 @@ class MonitorSession:
             return holder
         self._groups[group] = False
         self._foreign_holder = (
-            f"pid {holder.pid} of role {holder.role} holds the advisory lock of this run, and is none of its runners"
+            f"pid {holder.pid} of role {holder.role} holds the advisory lock of this run, but is not one of its runners"
         )
         return None
 
     async def _is_held_by_others(self, group: str) -> bool:
-        """Say whether the group is held by a session whose role cannot be the run's."""
+        """Return whether a session whose role cannot be the run's holds the lock."""
         rows = (await self._run_patiently("group_holder", (self._roles, group))).rows
         return bool(rows) and not any(_may_be_ours(row) for row in rows)
 
     async def remaining_backends(self, known: Collection[Worker] = ()) -> RemainingBackends:
-        """Find the run's workers, and the runners' sessions but for this one. Call it before there are others.
+        """Find the run's workers, and its runners' sessions except this one. Call it before this runner opens others.
 
-        `known` are workers that have been seen before, whatever they are called now. ServerLostError if the server does
-        not come back within a minute.
+        `known` are workers that were seen before, whatever their present name. ServerLostError if the server does not
+        come back within a minute.
         """
         workers = await self._run_patiently("left_workers", (self._roles,))
         sessions = await self._run_patiently("sessions", (self._roles, runner_name(self._run_id)))
@@ -263,9 +264,9 @@ class MonitorSession:
         )
 
     async def _hold_again(self, session: Session) -> None:
-        """A new session does not hold what the old one did; somebody may have taken it meanwhile.
+        """Take the locks of the previous session again; another session may hold them now.
 
-        After a failure of the network that may be our own old session, until the server finds out that it is dead.
+        After a network failure that may be our own previous session, until the server notices its loss.
         """
         for group in self._groups:
             held, holder = await session.run(("hold_group", (group,)), ("group_holder", (self._roles, group)))
@@ -297,7 +298,7 @@ class MonitorSession:
                 self._seen_locks({(int(row[0] or 0), row[1] or ""): _lock_wait(row[4]) for row in reply.rows if row[4]})
 
     async def _run(self, name: str, parameters: Sequence[str]) -> Reply:
-        """Run the query, but not while the server is away: `_look` finds out when it is back."""
+        """Execute the query, unless the server is lost: `_look` finds out when it is back."""
         async with self._lock:
             if self._lost_at is not None:
                 raise GatewayError("the monitor session is lost")
@@ -310,7 +311,7 @@ class MonitorSession:
         return (await self._run_all_patiently((name, parameters)))[0]
 
     async def _run_all_patiently(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
-        """Run queries, if need be again and again: until the server is away, or refuses them, for a minute."""
+        """Execute queries, with retries until the server was lost, or has refused them, for a minute."""
         failing_since: float | None = None
         while True:
             try:
@@ -320,7 +321,7 @@ class MonitorSession:
                 now = asyncio.get_running_loop().time()
                 failing_since = self._lost_at or failing_since or now
                 if now >= failing_since + RECONNECT_FOR:
-                    raise ServerLostError(f"the server is gone: {error.message}") from error
+                    raise ServerLostError(f"the server cannot be reached: {error.message}") from error
             await asyncio.sleep(RECONNECT_EVERY)
 
     async def _attempt(self, name: str, parameters: Sequence[str]) -> Reply:
@@ -347,7 +348,7 @@ class MonitorSession:
 
 
 def _lock_wait(text: str) -> LockWait:
-    """Read the last column of `workers`."""
+    """Parse the last column of `workers`."""
     told = json.loads(text)
     return LockWait(
         mode=told["mode"],
@@ -386,12 +387,12 @@ def _holder(reply: Reply) -> GroupHolder:
 def remaining_backends(
     run_id: str, workers: Sequence[Row], sessions: Sequence[Row], *, known: Collection[Worker], foreign: Sequence[str]
 ) -> RemainingBackends:
-    """Read what `left_workers` and `sessions` gave: what of it is the run's, or may be, and what only says so."""
+    """Evaluate the rows of `left_workers` and `sessions`: which belong to the run, and which only have its name."""
     runner, prefix = runner_name(run_id), worker_name(run_id, "")
     found: list[RemainingWorker] = []
     others = [text for text in foreign if text]
     others += [
-        f"pid {pid} of role {role} is called {runner}, and is none of this run's runners"
+        f"pid {pid} of role {role} uses the name {runner}, but is not one of this run's runners"
         for pid, role, trusted in sessions
         if trusted != "t"
     ]
@@ -423,12 +424,12 @@ def remaining_backends(
 
 
 def _says_nothing(name: str | None, text: str | None) -> bool:
-    """Say whether a worker shows no text (track_activities is off), and has no name of another run's."""
+    """Return whether a worker has no query text (track_activities is off) and not the name of another run."""
     return not text and not (name or "").startswith(f"{PREFIX}:")
 
 
 def _foreign_worker(worker: Worker, role: str | None) -> str:
     return (
         f"the worker pid {worker.pid} of role {role} has the name or label of this run ({worker.application_name}), "
-        "and is none of its workers"
+        "but is not one of its workers"
     )

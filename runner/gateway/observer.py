@@ -1,8 +1,8 @@
-"""A session that looks at all runs on a server from outside, and stops their workers.
+"""A session that reads the activity of all runs on a server, and stops their workers.
 
-It needs no extension and no record, only the server. A lost connection is opened anew, for up to a minute. The runner
-is notified first and in a transaction of its own, so that it knows which user stopped a worker before it sees the
-worker's end. Only a worker that is seen at that moment is signalled (docs/decisions/0003).
+It needs no extension and no record, only the server. After a lost connection it reconnects, for up to a minute. The
+runner is notified first, in a separate transaction, so that it knows which user stopped a worker before it notices the
+worker's end. Only a worker that is seen at that time is signalled (docs/decisions/0003).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from runner.gateway.worker_output import plan_text
 from runner.identity import PREFIX, Claim, run_of, runner_name
 from runner.sql.placeholders import quote_identifier
 
-#: What the session is called; nothing of jobplan's that belongs to a run has such a name.
+#: The application_name of the session; no session of a run has this name.
 APPLICATION_NAME = "jobplan looking"
 _WORKER = "pg_background"
 _CLIENT = "client backend"
@@ -42,7 +42,7 @@ _DETACH = re.compile(r"\bdetach\s+partition\b", re.IGNORECASE)
 
 
 class SignalRefusedError(GatewayError):
-    """The role may not stop the worker."""
+    """The role lacks the privilege to stop the worker."""
 
 
 class Observer:
@@ -53,12 +53,12 @@ class Observer:
         self._session = session
         self._ledger = ledger
         self._trusted_roles = tuple(trusted_roles)
-        #: Why a ledger that is there is not read, once that was tried.
+        #: Why an existing ledger is not read, after an attempt to read it.
         self.ledger_ignored: str | None = None
-        #: What records know of workers, whatever these are called now.
+        #: The facts that records have about workers, whatever their present names.
         self.known = KnownWorkers()
         self._seen: list[Reply] = []
-        #: Where it looks; a later session of it must be there too.
+        #: The location of its server; a later session must be on the same one.
         self.place: Place | None = None
         self.address = ("", "")
 
@@ -72,11 +72,11 @@ class Observer:
         trusted_roles: Sequence[str] = (),
         beside: Observer | None = None,
     ) -> Observer:
-        """Open it; `database` overrules the one that the connection string names, `ledger` is the schema of a ledger.
+        """Open it; `database` replaces that of the connection string, `ledger` is the schema of a ledger.
 
-        `trusted_roles` are those whose ledger is believed, besides the session's own role and superusers.
-        `beside`: on the same server as another observer, whatever else the connection string leads to.
-        ConnectionFailedError if the server cannot be reached.
+        `trusted_roles` may own the ledger besides the session's role and superusers. `beside`: use the server of
+        another observer, even if the connection string leads to several. ConnectionFailedError if the server cannot be
+        reached.
         """
         given = with_keepalives(conninfo)
         if beside is not None and beside.pinned:
@@ -95,11 +95,11 @@ class Observer:
 
     @property
     def pinned(self) -> str:
-        """What leads to the server that it is on, and nowhere else; empty if nothing else can."""
+        """A connection string that leads only to its server; empty if the original one does."""
         return leads_back(self._conninfo, self._session)
 
     async def check_place(self) -> None:
-        """See to it that the session is on the server that was looked at before. ConnectionFailedError if it is not."""
+        """Check that the session is on the same server as before. ConnectionFailedError if it is not."""
         try:
             found = read_place(*await self._session.run(*WHERE))
         except ServerLostError as error:
@@ -107,7 +107,7 @@ class Observer:
         address = address_of(self._session)
         if self.place is not None:
             before = self.place
-            if not before.database_oid:  # that of another database
+            if not before.database_oid:  # the location of a session in another database
                 before = replace(before, database=found.database, database_oid=found.database_oid)
             found = place_after(before, found, moved=address != self.address)
         self.place, self.address = found, address
@@ -117,12 +117,12 @@ class Observer:
         await self._session.close()
 
     async def look(self) -> Activity:
-        """Say what lives on the server now. ServerLostError if it does not come back within a minute."""
+        """Return the activity on the server now. ServerLostError if it does not come back within a minute."""
         self._seen = await self._run(("whereabouts", ()), ("live_sessions", ()), ("blocking", ()), ("progress", ()))
         return self.last_look()
 
     def last_look(self) -> Activity:
-        """Say what the last look has found, with what is `known` now."""
+        """Return the result of the last poll, with the facts that are `known` now."""
         place, sessions, blocking, progress = self._seen
         at, version, database, user, sees_all, standby = place.rows[0]
         return Activity(
@@ -137,7 +137,7 @@ class Observer:
         )
 
     async def recorded(self, runs: Iterable[str]) -> dict[str, Recorded]:
-        """Return what a ledger in this session's database has of these runs; nothing if none tells."""
+        """Return what a ledger in this session's database has about these runs; empty without a readable one."""
         if not self._ledger:
             return {}
         try:
@@ -151,23 +151,23 @@ class Observer:
         self.ledger_ignored = why
 
     async def hear(self, heard: Callable[[str, int], None]) -> None:
-        """Pass on the payload of each notification and the process that sent it; not those sent while disconnected."""
+        """Call `heard` with the payload of each notification and its sender; those sent while disconnected are lost."""
         self._session.on_notification = lambda _, payload, sender: heard(payload, sender)
         await self._run(("listen", ()))
 
     async def notify(self, payload: str) -> None:
-        """Tell the runners that listen in this session's database."""
+        """Notify the runners that listen in this session's database."""
         await self._run(("notify", (payload,)))
 
     async def is_heeded(self, runner: RunnerSession) -> bool:
-        """Say whether this runner takes requests from this session's role: only if that may stop its workers anyway."""
+        """Return whether the runner accepts requests from this role: only if the role may stop its workers itself."""
         (reply,) = await self._run(("not_heeded", (str(runner.pid),)))
         return not reply.rows
 
     async def signal(self, worker: Worker) -> bool:
-        """Ask the worker to stop, if its pid and backend_start are seen together in this session's database.
+        """Ask the worker to stop, if its pid and backend_start match in this session's database.
 
-        False: it has ended. SignalRefusedError if this role may not.
+        False: it has ended. SignalRefusedError if this role lacks the privilege.
         """
         (reply,) = await self._try(("cancel", (str(worker.pid), worker.backend_start)))
         if reply.error is not None and reply.error.sqlstate == _NOT_PERMITTED:
@@ -180,8 +180,9 @@ class Observer:
         return frozenset(row[0] or "" for row in reply.rows)
 
     async def leftovers(self, relations: Iterable[str], workers: Iterable[LiveWorker]) -> tuple[Leftover, ...]:
-        """Return what these workers, which locked these relations, have left half done
-        (pg_background.md#what-concurrently-leaves-behind).
+        """Return what these workers, which locked these relations, have left behind.
+
+        See docs/pg_background.md#what-concurrently-leaves-behind.
         """
         detached = any(_DETACH.search(worker.query) for worker in workers)
         (reply,) = await self._run(("leftovers", (json.dumps(sorted(relations)), str(detached), "false")))
@@ -191,14 +192,14 @@ class Observer:
         try:
             await self.check_place()
         except ConnectionFailedError:
-            self._session.discard()  # the next try opens another one
+            self._session.discard()  # the next attempt opens another one
             raise
 
     async def _run(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         return [_checked(reply) for reply in await self._try(*statements)]
 
     async def _try(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
-        """Run statements that do no harm when they run twice."""
+        """Execute statements, again after a lost connection: they must be safe to execute twice."""
         loop = asyncio.get_running_loop()
         until: float | None = None
         while True:
@@ -210,7 +211,7 @@ class Observer:
             except (ServerLostError, ConnectionFailedError) as error:
                 until = until or loop.time() + RECONNECT_FOR
                 if loop.time() >= until:
-                    raise ServerLostError(f"the server is gone: {error.message}") from error
+                    raise ServerLostError(f"the server cannot be reached: {error.message}") from error
             await asyncio.sleep(RECONNECT_EVERY)
 
 
@@ -234,14 +235,14 @@ async def _open(conninfo: str, ledger: str, trusted_roles: Sequence[str]) -> Ses
 
 def _checked(reply: Reply) -> Reply:
     if reply.error is not None:
-        raise PreflightError(f"the server refuses to tell what lives on it: {reply.error.message}")
+        raise PreflightError(f"the activity of the server cannot be read: {reply.error.message}")
     return reply
 
 
 def read_runs(
     sessions: Sequence[Row], blocking: Sequence[Row], progress: Sequence[Row], known: KnownWorkers | None = None
 ) -> tuple[LiveRun, ...]:
-    """Put together what `live_sessions`, `blocking` and `progress` gave, in the order in which the runs began."""
+    """Combine the rows of `live_sessions`, `blocking` and `progress`, in the order in which the runs began."""
     known = known or KnownWorkers()
     blocked_by: dict[str, list[Other]] = defaultdict(list)
     blocks: dict[str, list[Other]] = defaultdict(list)
@@ -297,14 +298,14 @@ def _run_of(row: Row, known: KnownWorkers) -> str | None:
 
 
 def _judged(worker: LiveWorker, runners: Sequence[RunnerSession], known: KnownWorkers) -> LiveWorker:
-    """Say of a worker whose role is none of the run's that it is foreign, unless the record knows it."""
+    """Mark a worker as foreign if its role is none of the run's, unless the record has its identity."""
     roles = known.roles.get(worker.run) or frozenset(session.user for session in runners)
     foreign = bool(roles) and worker.user not in roles and worker.worker not in known.by_identity
     return replace(worker, foreign=foreign)
 
 
 def _is_runner(row: Row, run: str) -> bool:
-    """Say whether it is a runner's; where this role may not see the kind of session, its name counts."""
+    """Return whether it is a runner's session; if its kind is not visible to this role, its name decides."""
     return row[3] in (_CLIENT, None) and row[2] == runner_name(run)
 
 
@@ -364,12 +365,12 @@ def _progress(row: Row) -> Progress:
     )
 
 
-#: Parameters of `leftovers` for all that is half done in the database.
+#: Parameters of `leftovers` for all unfinished objects of the database.
 ALL_LEFTOVERS = ("[]", "false", "true")
 
 
 def unfinished_object(row: Row) -> UnfinishedObject:
-    """Read a row of `leftovers`."""
+    """Parse a row of `leftovers`."""
     kind, shown, parent, oid, schema, name, table_schema, table = (value or "" for value in row)
     return UnfinishedObject(
         oid=int(oid or 0),
@@ -387,25 +388,25 @@ def _number(text: str | None) -> float | None:
     return None if text is None else float(text)
 
 
-#: Seconds between two looks, and between two signals to the same worker.
+#: Seconds between two polls, and between two signals to the same worker.
 LOOK_EVERY = 0.25
 SIGNAL_EVERY = 5.0
-#: Seconds without a worker after which a run whose runner lives is believed to start none: until then one that was
-#: being launched has appeared.
+#: Seconds without a worker after which a run with a runner is assumed to start none: a worker that was being launched
+#: has appeared by then.
 QUIET = 1.5
-#: Seconds for which the answer of a living runner is awaited: without one nobody knows whether it has heard.
+#: Seconds to wait for the answer of a living runner; without one it is unknown whether it received the request.
 ANSWER_WITHIN = 10.0
-#: Answers that are kept until the next look.
+#: The limit of answers that are kept until the next poll.
 _MOST_ANSWERS = 100
-#: Seconds for which a worker may be there without the text that says which step it works for.
+#: Seconds for which a new worker may be visible without the query text that has its label.
 _LABEL_BY = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stopped:
-    """What came of it. `seconds` is how long each worker that has gone took; `still` are those that have not.
+    """The result. `seconds` is the time that each ended worker took to stop; `still` are those that are running.
 
-    `left` are workers of detach steps, which were left alone; `refused` says why some could not be signalled.
+    `left` are workers of detach steps, which were not stopped; `refused` says why some could not be signalled.
     """
 
     asked: tuple[LiveWorker, ...]
@@ -413,11 +414,11 @@ class Stopped:
     still: tuple[LiveWorker, ...]
     left: tuple[LiveWorker, ...]
     runner_alive: bool
-    #: Whether a living runner takes requests from this role.
+    #: Whether a living runner accepts requests from this role.
     heeded: bool
     refused: str | None
     leftovers: tuple[Leftover, ...]
-    #: What a runner that was alive has said to the request; None: nothing.
+    #: The runner's answer to the request; None without one.
     answer: CancelAnswer | None
 
 
@@ -432,7 +433,7 @@ class _Target:
 
 @dataclass(slots=True, kw_only=True)
 class Stopper:
-    """Stops one run, or one step of it. `detached`: workers of detach steps too; `told` hears of each that is asked."""
+    """Stops one run, or one step of it. `detached`: also workers of detach steps; `told` is called for each worker."""
 
     observer: Observer
     run: LiveRun
@@ -444,11 +445,11 @@ class Stopper:
     _refused: str | None = None
     _heeded: bool = True
     _answer: CancelAnswer | None = None
-    #: Answers that nobody has judged yet, each with the process that sent it.
+    #: Received answers that were not checked yet, each with the pid of its sender.
     _heard: list[tuple[CancelAnswer, int]] = field(default_factory=list)
 
     async def stop(self, patience: float) -> Stopped:
-        """Do it; `patience` is how many seconds workers are waited for. ServerLostError if the server is gone."""
+        """Stop the run; wait for its workers for at most `patience` seconds. ServerLostError if the server is lost."""
         await self.observer.hear(self._hear)
         await self.observer.notify(self.request.to_payload())
         self._heeded = not self.run.alive or await self.observer.is_heeded(self.run.runner[0])
@@ -482,10 +483,10 @@ class Stopper:
             self._heard.append((answer, sender))
 
     def _judge_answers(self, activity: Activity, run: LiveRun | None) -> None:
-        """Believe an answer only if it comes from a session of the run whose role could be the runner's.
+        """Accept an answer only if it comes from a session of the run whose role can be the runner's.
 
-        Any role can send a notification, and take a runner's application_name. So all sessions with that name must have
-        one role, which is that of the run's workers if it has any; else only the role of this session is believed.
+        Any role can send a notification and use a runner's application_name. So all sessions with that name must have
+        one role, which is that of the run's workers, if there are any; else only this session's own role is trusted.
         """
         sessions = {one.pid: one.user for look in (self.run, run) if look is not None for one in look.runner}
         roles = set(sessions.values())
@@ -497,11 +498,11 @@ class Stopper:
         self._heard.clear()
 
     def _is_wanted(self, worker: LiveWorker, activity: Activity) -> bool:
-        """Say whether to stop it.
+        """Return whether to stop it.
 
-        What `finally` starts only now is not what the request means. A worker of which neither the server nor a record
-        says what step it works for may be one of a detach step: without --detached it is left alone. A new one may be
-        without its text for a moment.
+        The request does not include workers that `finally` starts only now. If neither the server nor a record has the
+        step of a worker, it may be one of a detach step: without --detached it is not stopped. A new worker can be
+        without its query text for a moment.
         """
         if worker.worker in self._targets:
             return True
@@ -534,7 +535,7 @@ class Stopper:
     async def _signal_one(self, target: _Target) -> None:
         if not target.worker.visible:
             target.refused = True
-            self._refused = "this role may not see what these workers are, and signals nothing that it has not seen"
+            self._refused = "these workers are not visible to this role, and only visible workers are signalled"
             return
         try:
             await self.observer.signal(target.worker.worker)

@@ -1,11 +1,11 @@
 """The real gateway: PostgreSQL with pg_background.
 
-A run has one monitor session, and one launcher session for each worker that runs at the same time, opened when first
-needed and used again: `slots` + 1 connections at most, and one more if the plan has conditions in SQL. Conditions
-before a launch that take long can take MOST_BEFORE_LAUNCH more.
+A run has one monitor session and one launcher session for each worker that runs at the same time. Launcher sessions are
+opened when needed and reused: at most `slots` + 1 connections, and one more for conditions in SQL. Slow conditions
+before a launch can need up to MOST_BEFORE_LAUNCH more.
 
-A condition may take seconds, and meanwhile every worker must be watched, so conditions and lists of items have a
-session of their own, opened when first needed. Conditions before a launch use the idle launcher session of that launch
+A condition may take seconds, and every worker must be observed meanwhile, so conditions and lists of items have a
+separate session, opened when needed. Conditions before a launch use the idle launcher session of that launch
 (docs/decisions/0018).
 """
 
@@ -67,7 +67,7 @@ _BOOLEAN = 16
 
 
 async def read(session: Session, query: Query) -> QueryResult:
-    """Run a query read-only on this session and leave nothing in it. ServerLostError if the session is lost."""
+    """Execute a read-only query on this session without side effects. ServerLostError if the session is lost."""
     reply = await session.read(query_settings(query, session.search_path), query.sql)
     return QueryResult(
         columns=tuple(column.name for column in reply.columns),
@@ -78,7 +78,7 @@ async def read(session: Session, query: Query) -> QueryResult:
 
 
 class ReadingSession:
-    """Runs one query at a time; a lost connection is opened anew by the next one."""
+    """Executes one query at a time; after a lost connection the next query opens another one."""
 
     def __init__(self, connect: Callable[[], Awaitable[Session]]) -> None:
         self._connect = connect
@@ -86,7 +86,7 @@ class ReadingSession:
         self._lock = asyncio.Lock()
 
     async def query(self, query: Query) -> QueryResult:
-        """Run a query read-only. ServerLostError if the session is lost, ConnectionFailedError if there is none."""
+        """Execute a read-only query. ServerLostError if the session is lost, ConnectionFailedError without one."""
         async with self._lock:
             return await read(await self._live_session(), query)
 
@@ -96,7 +96,7 @@ class ReadingSession:
             await self._session.close()
 
     async def release(self) -> bool:
-        """Close the session if it is idle, because there are too few; false if there was none to close."""
+        """Close the session if it is idle, to free a connection; False if there was none to close."""
         if self._session is None or self._lock.locked():
             return False
         await self.close()
@@ -111,26 +111,26 @@ class ReadingSession:
         return self._session
 
 
-#: How many steps have conditions evaluated at the same time before their launches. Each needs a launcher session, which
-#: is there because the step holds its slots; but a condition that takes long gives these to another step.
+#: The number of steps whose conditions are evaluated at the same time before their launches. Each needs a launcher
+#: session, which exists because the step holds its slots; but a slow condition releases these to another step.
 MOST_BEFORE_LAUNCH = 4
-#: How often, and after how many seconds, a launched worker is looked for before its claim is given up. Between the
-#: launch and the row in pg_stat_activity lies the postmaster's fork; a worker may also have ended by then.
+#: How often, and after how many seconds, a launched worker is looked up before its claim is removed. Between the launch
+#: and the row in pg_stat_activity the postmaster forks a process; the worker may also have ended by then.
 _LOOKS_FOR_WORKER = 25
 _LOOK_FOR_WORKER = 0.02
 
 
-#: Seconds that the server gets to notice that a session was closed, before another one is opened in its place.
+#: Seconds for the server to notice that a session was closed, before another one is opened instead.
 _SESSION_ENDS = 0.1
 
 
 class PgGateway:
-    """Runs steps on a server; see `ports.Gateway`.
+    """Executes steps on a server; see `ports.Gateway`.
 
-    `conninfo` is libpq's (keywords or URI; what it leaves out comes from libpq's environment), `run_id` goes into the
-    names of all sessions. `ledger_schema` is where the ledger is looked for; None: nowhere. `trusted_roles` are those
-    whose ledger is believed, besides the session's own role and superusers. `past` is a plan, and what takes its
-    previous runs as soon as the server is open, if there is a ledger. `roles` have run the run before.
+    `conninfo` is a libpq connection string, `run_id` is part of the name of all sessions. `ledger_schema` is the schema
+    to search for the ledger; None: no ledger. `trusted_roles` may own the ledger besides the session's role and
+    superusers. `past` names a plan and receives its previous runs after `open`, if there is a ledger. `roles` have
+    executed the run before.
     """
 
     def __init__(
@@ -149,12 +149,13 @@ class PgGateway:
         self._extension_schema = ""
         self._idle: list[Session] = []
         self._sessions: set[Session] = set()
-        #: Launches under way, and the workers that were launched and followed.
+        #: The number of launches in progress, and the workers that were launched and are followed.
         self._launching = 0
         self._launched: set[LaunchedWorker] = set()
         self._rhythm = Rhythm()
         self._one_at_a_time = asyncio.Lock()
-        #: How many launches were announced to other runs because of a reserve, and what gives the claims up again.
+        #: The number of launches that were announced to other runs because of a reserve, and the tasks that remove the
+        #: claims.
         self._claims = 0
         self._unclaiming: set[asyncio.Task[None]] = set()
         self._before_launch = asyncio.Semaphore(MOST_BEFORE_LAUNCH)
@@ -164,19 +165,20 @@ class PgGateway:
         self._reading = ReadingSession(self._connect)
         self._ledger_schema = "" if ledger_schema is None else quote_identifier(ledger_schema)
         self._trusted_roles = tuple(trusted_roles)
-        #: What the run tells goes here.
+        #: Receives the events of the run.
         self.ledger = Ledger(run_id, ledger_schema, trusted_roles)
         self._commits = Commits(self.ledger)
         self._past = past
-        #: Where the run's first session was, or the last one that may replace it; and what leads there.
+        #: The location of the run's first session, or of the last one that may replace it; its address; a string that
+        #: leads there.
         self._place: Place | None = None
         self._address = ("", "")
         self._pinned = ""
-        #: Since when, and from where, another runner has the run, which then is this one's no longer.
+        #: The host and start of another runner that has taken the run over.
         self.taken_over_by: str | None = None
 
     async def open(self, first: ServerCheck | None = None) -> ServerInfo:
-        """Connect, let `first` judge the server, and check the server and a pooler in front of it."""
+        """Connect, let `first` check the server, and check the server and a pooler in front of it."""
         session = await self._connect(check=lambda connection: refuse_shared_sessions(connection, self._conninfo))
         async with _ready(session):
             info = await self._examine(session, first)
@@ -187,7 +189,7 @@ class PgGateway:
         return replace(info, ledger=self.ledger.schema if self.ledger.on else None)
 
     async def launch(self, request: LaunchRequest) -> WorkerHandle:
-        """Ask for a worker on a session that tracks no other; one that proves what it does, where that is possible."""
+        """Request a worker on a session that tracks no other, with a commit row if that is possible."""
         row = await self._commits.row_for(request)
         if not row and request.label is not None:
             label = request.label
@@ -241,64 +243,64 @@ class PgGateway:
                 return worker
 
     async def hold_run(self) -> GroupHolder | None:
-        """Be the only runner of this run, for as long as the monitor session lives; who else is, if somebody is."""
+        """Lock the run for this runner, as long as the monitor session lives; return the holder if there is another."""
         return await self._monitor.hold_run()
 
     async def remaining_backends(self, known: Collection[Worker] = ()) -> RemainingBackends:
-        """Find what an earlier runner of this run has left on the server."""
+        """Find what a previous runner of this run has left on the server."""
         return await self._monitor.remaining_backends(known)
 
     async def committed(self, step: str, attempt: int) -> bool | None:
-        """Say whether an attempt whose worker has gone has committed; None if no ledger tells."""
+        """Return whether an attempt whose worker has ended committed; None without a ledger that can say."""
         return await self._commits.of_an_orphan(step, attempt)
 
     async def ledger_record(self) -> RecordedRun | None:
-        """Return what the ledger knows of this run; None if there is none that tells."""
+        """Return the ledger's record of this run; None without a readable one."""
         return await self._commits.ledger_record()
 
     def adopt(self, worker: Worker, *, step: str, awaited: bool = True) -> WorkerHandle:
-        """Follow a worker of an earlier runner by its identity."""
+        """Follow a worker of a previous runner by its identity."""
         return AdoptedWorker(worker, self._monitor, step=step, awaited=awaited)
 
     async def hold_group(self, group: str) -> GroupHolder | None:
-        """Take a concurrency group on the monitor session, or say who holds it."""
+        """Lock a concurrency group on the monitor session, or return its holder."""
         return await self._monitor.hold_group(group)
 
     @property
     def group_lost(self) -> bool:
-        """Say whether another run took the group while the connection was lost."""
+        """Whether another run locked the group while the connection was lost."""
         return self._monitor.group_lost
 
     def take_cancel(self) -> RunCancel | None:
-        """Return a request for the run to be stopped, once."""
+        """Return a request to cancel the run, once."""
         return self._monitor.take_cancel()
 
     def take_step_cancel(self) -> StepCancel | None:
-        """Return a request for one step to be stopped, once."""
+        """Return a request to cancel one step, once."""
         return self._monitor.take_step_cancel()
 
     def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
-        """Have who asks told what that concerns."""
+        """Report to the user what the request cancels."""
         self._monitor.answer(request, steps=steps)
 
     @property
     def ledger_problem(self) -> str | None:
-        """Say why the ledger is not written, although it was wanted."""
+        """Why the ledger is not written although it was requested; None if it is."""
         return self.ledger.problem
 
     @property
     def ledger_ignored(self) -> bool:
-        """Say whether there is a ledger that is not written because of its owner."""
+        """Whether a ledger exists that is not written because of its owner."""
         return self.ledger.ignored
 
     async def query(self, query: Query) -> QueryResult:
-        """Run a statement of the plan's that only reads; again if its session was lost, because it can do no harm.
+        """Execute a read-only statement of the plan; once more if its session is lost, because it has no side effects.
 
-        A connection for it is waited for as that of the monitor session is: a server that has none to give now says
-        nothing of the step.
+        It waits for a connection as long as for that of the monitor session: a server without free connections is no
+        failure of the step.
         """
-        # A session's advisory lock outlives the condition: such conditions share the one session of the others, so that
-        # what one of them has locked is locked for none of them.
+        # A session's advisory lock outlives the condition: conditions with such locks use one common session, so that
+        # they do not block each other.
         if query.before_launch and "advisory" not in query.sql.lower():
             async with self._before_launch:
                 result = await self._query_before_launch(query)
@@ -326,7 +328,7 @@ class PgGateway:
                 await self._monitor.reconnected()
 
     async def _query_before_launch(self, query: Query) -> QueryResult | None:
-        """Run a condition on the launcher session that its step is about to need; None if there is no such session."""
+        """Execute a condition on the launcher session that its step will need; None if there is no such session."""
         try:
             session = await self._session()
         except CapacityError:
@@ -337,17 +339,17 @@ class PgGateway:
             self._drop(session)
             return None
         except BaseException:
-            self._drop(session)  # the reply is still to come
+            self._drop(session)  # its reply was not read
             raise
         self._idle.append(session)
         return result
 
     def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
-        """Have `seen` called after each of the monitor's looks."""
+        """Call `seen` after each poll of the monitor."""
         self._monitor.watch_locks(seen)
 
     async def look(self) -> tuple[LiveWorker, ...]:
-        """Ask on the monitor session what the run's workers do: a run has no connection for onlookers."""
+        """Return the activity of the run's workers, read on the monitor session, which needs no further connection."""
         sessions, blocking, progress = [
             (await self._monitor.tell(name)).rows for name in ("live_sessions", "blocking", "progress")
         ]
@@ -356,16 +358,16 @@ class PgGateway:
         return tuple(self._with_report(worker) for run in runs if run.run == self._run_id for worker in run.workers)
 
     async def unfinished_objects(self) -> tuple[UnfinishedObject, ...]:
-        """Ask on the monitor session what is half done in the database."""
+        """Return the unfinished objects of the database, read on the monitor session."""
         return tuple(map(unfinished_object, (await self._monitor.tell("leftovers", ALL_LEFTOVERS)).rows))
 
     def _with_report(self, worker: LiveWorker) -> LiveWorker:
-        """Add what only the session that launched it can read: what the step tells of its own progress."""
+        """Add the step's own progress report, which only the launcher session can read."""
         launched = next((one for one in self._launched if one.worker == worker.worker), None)
         return worker if launched is None or launched.reported is None else replace(worker, reported=launched.reported)
 
     async def close(self) -> None:
-        """Write the rest of the ledger and close every session; workers go on."""
+        """Write the rest of the ledger and close every session; workers continue."""
         for task in self._unclaiming:
             task.cancel()
         await self.ledger.close()
@@ -394,10 +396,10 @@ class PgGateway:
         )
 
     async def _keep_reserve(self, reserve: int) -> int:
-        """Refuse a launch that would leave too few, and return the number of its claim if it may go on.
+        """Refuse a launch that would leave fewer workers than the reserve; return the number of its claim otherwise.
 
-        A worker that is not yet seen on the server counts already: of this run by what is known here, of other runs
-        by their claims. Two runs that look at the same moment see each other's claim, and at least one of them waits.
+        A worker that is not yet seen on the server counts: for this run by its own records, for other runs by their
+        claims. Two runs that check at the same time see each other's claim, and at least one of them waits.
         """
         self._claims += 1
         claim = self._claims
@@ -409,7 +411,7 @@ class PgGateway:
         return claim
 
     async def _give_up_claim(self, claim: int, worker: WorkerHandle | None) -> None:
-        """Give up a claim when its worker is seen, has ended, or was not seen for long enough."""
+        """Remove a claim when its worker is seen, has ended, or was not seen for long enough."""
         with contextlib.suppress(GatewayError):  # then the session is lost, and its claims with it
             if isinstance(worker, LaunchedWorker) and worker.pid and not worker.ended_at_once:
                 for _ in range(_LOOKS_FOR_WORKER):
@@ -435,15 +437,16 @@ class PgGateway:
                 await self._monitor.reconnected()
             raise CapacityError(f"no connection for another worker: {error.message}") from error
         self._sessions.add(session)
-        # Who takes the run up waits until its last runner has no session left: this one may be later than that.
+        # A runner that takes the run over waits until the previous runner has no session: this one may be later than
+        # that.
         await self._monitor.reconnected()
         if self.taken_over_by is not None:
             self._idle.append(session)
-            raise CapacityError("another runner has taken the run up")
+            raise CapacityError("another runner has taken the run over")
         return session
 
     async def _connect_launcher(self) -> Session:
-        """Open a launcher session; if the server has none to give, give up the idle session of conditions for it."""
+        """Open a launcher session; without a free connection, close the idle session of conditions for it."""
         try:
             return await self._connect(load=True)
         except ConnectionFailedError:
@@ -453,18 +456,17 @@ class PgGateway:
             return await self._connect(load=True)
 
     async def _look_for_another_runner(self, session: Session) -> None:
-        """Find out, after the monitor session was lost, whether the run was taken up meanwhile: then let go of it."""
+        """After a loss of the monitor session, check whether another runner took the run over; stop the ledger then."""
         self.taken_over_by = (
             self.taken_over_by or self._monitor.taken_over_by or await self._commits.taken_over_by(session)
         )
         if self.taken_over_by is not None:
-            self.ledger.give_up("another runner has taken the run up")
+            self.ledger.give_up("another runner has taken the run over")
 
     async def _connect(self, *, load: bool = False, check: ConnectionCheck | None = None) -> Session:
-        """Open a session on the run's server; `load` makes it a launcher session. ConnectionFailedError if it cannot
-        be.
+        """Open a session on the run's server; `load` makes it a launcher session. ConnectionFailedError if that fails.
 
-        The server on which the run is comes first, and then whatever else the connection string leads to.
+        It tries the run's server first, then the other servers of the connection string.
         """
         if self._pinned:
             with contextlib.suppress(ConnectionFailedError):
@@ -489,11 +491,11 @@ class PgGateway:
             self._note_place(session, read_place(place, system))
             raise_refusal(loaded, ConnectionFailedError)
         session.search_path, session.role, session.process = path or "", role or "", int(process or 0)
-        session.launched = int(loaded[0].rows[0][1] or 0) if load else 0  # a pooled session has had other users
+        session.launched = int(loaded[0].rows[0][1] or 0) if load else 0  # a pooled session may have launched some
         return session
 
     def _note_place(self, session: Session, found: Place) -> None:
-        """Compare where the session is with where the run is. WrongServerError if it is elsewhere."""
+        """Compare the session's location with the run's. WrongServerError if they differ."""
         address = address_of(session)
         if self._place is not None:
             moved = address != self._address
@@ -503,7 +505,7 @@ class PgGateway:
         self._pinned = leads_back(self._conninfo, session)
 
     def _over(self, worker: LaunchedWorker) -> None:
-        """Take a worker's session back, unless it is lost or may still track something."""
+        """Take a worker's session back, unless it is lost or may still track a worker."""
         self._launched.discard(worker)
         self._rhythm.end(worker.asked)
         worker.session.on_notice = None
@@ -519,7 +521,7 @@ class PgGateway:
 
 @contextlib.asynccontextmanager
 async def _ready(session: Session) -> AsyncIterator[None]:
-    """Close the session if it cannot be made ready. ConnectionFailedError if it is lost meanwhile."""
+    """Close the session if it cannot be prepared. ConnectionFailedError if it is lost meanwhile."""
     try:
         yield
     except BaseException as error:

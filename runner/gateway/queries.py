@@ -1,4 +1,4 @@
-"""Reads the .sql files beside it: named, described blocks, so that all that is asked of a server can be read there."""
+"""Reads the .sql files in this folder: named blocks with a comment, so that all statements can be read in one place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.sql.placeholders import quote_literal
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
-#: Stands for the block `trusted` in other blocks.
+#: Replaced by the block `trusted` in other blocks.
 _TRUSTED = "{trusted}"
 
 
@@ -28,17 +28,16 @@ def _blocks() -> dict[str, str]:
 
 
 def _strip_comments(body: str) -> str:
-    """Drop the description: a DBA who looks at pg_stat_activity sees the query at once."""
+    """Remove the comments, so that pg_stat_activity shows the query itself."""
     return "\n".join(line for line in body.splitlines() if line and not line.startswith("--"))
 
 
 def query(name: str, *, extension_schema: str = "", ledger: str = "", trusted: Sequence[str] = ()) -> bytes:
-    """Return the named block; the extension's schema and the `ledger`'s are already quoted.
+    """Return the named block with its placeholders replaced; the names of schemas are quoted already.
 
-    "{writers}" are the roles whose rows in a ledger are believed: the session's own, superusers and those in `trusted`.
-    KeyError if there is none of that name.
-
-    What follows a colon in the name stands for "{columns}": a column definition list, as the server wrote it.
+    "{writers}" becomes the roles whose ledger rows are trusted: the session's own, superusers and those in `trusted`.
+    The part of the name after a colon replaces "{columns}": a column definition list, as the server wrote it. KeyError
+    if no block has that name.
     """
     block, _, columns = name.partition(":")
     text = _blocks()[block].replace("{ext}", extension_schema).replace("{columns}", columns)
@@ -51,11 +50,10 @@ def query(name: str, *, extension_schema: str = "", ledger: str = "", trusted: S
 
 
 def _outputs(columns: str) -> str:
-    """Return the expressions that write the columns of a definition list `c0 …, c1 …` as text, none without end.
+    """Return expressions that write the columns of a definition list `c0 …, c1 …` as text, without trailing ones.
 
-    One more gives the bytes that were left out.
-
-    `num_nulls` because IS NULL is also true of a row whose columns are all null.
+    The last expression counts the bytes that were cut. `num_nulls` is used because IS NULL is also true for a row whose
+    columns are all null.
     """
     first = 0 if columns.startswith("c0 ") else 1
     names: list[str] = []

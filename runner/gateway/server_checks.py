@@ -1,9 +1,8 @@
-"""What a server must be for a run: its description, the refusal of standbys and poolers, and the place of a session.
+"""The requirements for a server: its description, the refusal of standbys and poolers, and a session's location.
 
-A launcher session tracks its worker, the monitor session holds locks, and every session has settings of its own;
-behind a pooler that gives each transaction another session, none of that holds. A pooler that keeps a session for a
-connection until its end (PgBouncer's pool_mode = session) does no harm. `run_location` in the engine says what the
-place of a session means.
+A launcher session tracks its worker, the monitor session holds locks, and every session has its own settings; behind a
+pooler that assigns each transaction to another session, none of that works. A pooler that keeps the session of a
+connection until its end (PgBouncer's pool_mode = session) is harmless. `run_location` in the engine compares locations.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from runner.gateway.session import Reply, Row, Session, Statement, first_error
 from runner.sql.placeholders import quote_identifier
 
 _OLDEST_SERVER = 140_000
-ON_STANDBY = "the server is a standby, and pg_background can start no worker on one."
+ON_STANDBY = "the server is a standby, on which pg_background cannot start a worker."
 
 
 #: How often the first statements of a session are tried: a limit that the role or the database sets can interrupt them.
@@ -55,7 +54,7 @@ def raise_refusal(replies: Sequence[Reply], kind: type[PreflightError]) -> None:
     """Raise an error of `kind` if the server has refused one of our statements."""
     error = first_error(replies)
     if error is not None:
-        raise kind(f"the server refuses to be used by jobplan: {error.message}")
+        raise kind(f"the server refuses a statement that jobplan needs: {error.message}")
 
 
 def refuse_standby(info: ServerInfo) -> None:
@@ -68,7 +67,7 @@ def refuse_standby(info: ServerInfo) -> None:
 
 
 def describe_server(row: Row, standby: Reply) -> ServerInfo:
-    """Read the replies to `server` and `standby`, without a judgement."""
+    """Parse the replies to `server` and `standby`, without checks."""
     version, number, extension, schema, database, user, workers, _, _ = row
     return ServerInfo(
         version=version or "",
@@ -83,7 +82,7 @@ def describe_server(row: Row, standby: Reply) -> ServerInfo:
 
 
 def check_server(row: Row) -> None:
-    """Read the `server` query's row. PreflightError, with what to do, if plans cannot run there."""
+    """Check the row of `server`. PreflightError, with a hint, if plans cannot run there."""
     version, number, extension, schema, database, user, _, allowed, available = row
     if int(number or 0) < _OLDEST_SERVER:
         raise PreflightError(f"PostgreSQL {version} is too old: jobplan needs 14 or later.")
@@ -107,21 +106,20 @@ def check_server(row: Row) -> None:
         )
 
 
-#: Seconds that the pooler gets to serve a second connection.
+#: Seconds in which the pooler must serve a second connection.
 PATIENCE = 10.0
-#: Who is asked for its process, one after the other; the pattern has no period that a pool could be in step with.
+#: The order in which the two connections are asked for their backend; without a period that a pool could match.
 _TURNS = (0, 0, 1, 0, 1, 1, 0, 1)
-SHARED = "a connection pooler stands before the server and gives each transaction another session"
-_HINT = "Connect to PostgreSQL itself (its own host and port in --dsn), or to a pool that keeps sessions."
+SHARED = "a connection pooler in front of the server assigns each transaction to another session"
+_HINT = "Connect to PostgreSQL directly (its own host and port in --dsn), or to a pool with pool_mode = session."
 
 
 async def refuse_shared_sessions(connection: psycopg.AsyncConnection[Any], conninfo: str) -> None:
-    """Return if the connection has a session for itself; `conninfo` makes a second one to compare it with.
+    """Return if the connection has a dedicated session; `conninfo` opens a second connection for comparison.
 
-    A pooler makes a key of its own for a connection, and then the process that the connection was told is not the one
-    that serves it. Only then a second one is opened: one process that serves both, or one connection that two serve,
-    is the proof. Nothing is set, so that nothing is left in a session of other people's. PreflightError with what to
-    do.
+    A pooler invents the pid that it announces to a connection, so it differs from that of the serving backend. Only
+    then a second connection is opened: one backend that serves both, or one connection that two backends serve, is the
+    evidence. Nothing is set, because the session may belong to other clients. PreflightError with a hint.
     """
     if await _process(connection) == connection.pgconn.backend_pid:
         return
@@ -133,34 +131,34 @@ async def refuse_shared_sessions(connection: psycopg.AsyncConnection[Any], conni
     except (TimeoutError, psycopg.Error) as error:
         why = hide_secrets(" ".join(str(error).split()), conninfo) or f"it did not answer within {PATIENCE:g} s"
         raise PreflightError(
-            f"a connection pooler stands before the server and gives no second session: {why}.", hint=_HINT
+            f"a connection pooler in front of the server gives no second session: {why}.", hint=_HINT
         ) from error
     served = [{process for who, process in zip(_TURNS, processes, strict=True) if who == turn} for turn in (0, 1)]
     if served[0] & served[1] or max(map(len, served)) > 1:
         raise PreflightError(
-            f"{SHARED} (pool_mode is transaction or statement); a run needs sessions of its own.", hint=_HINT
+            f"{SHARED} (pool_mode is transaction or statement); a run needs dedicated sessions.", hint=_HINT
         )
 
 
 async def _process(connection: psycopg.AsyncConnection[Any]) -> int:
-    """Return the process that serves this transaction; never as a prepared statement, which not every pool can take."""
+    """Return the pid that serves this transaction; not as a prepared statement, which some pools cannot handle."""
     cursor = await connection.execute("SELECT pg_catalog.pg_backend_pid()", prepare=False)
     row = await cursor.fetchone()
     return int(row[0]) if row is not None else 0
 
 
-#: What a session is asked for, in one round trip, before anything else.
+#: The statements that determine a session's location, in one round trip, before anything else.
 WHERE: Sequence[Statement] = (("place", ()), ("system", ()))
 
 
 def read_place(place: Reply, system: Reply) -> Place:
-    """Read the replies to `WHERE`. ConnectionFailedError if the server refuses to tell.
+    """Parse the replies to `WHERE`. ConnectionFailedError if the server refuses them.
 
     A role that may not execute pg_control_system() gets an error there, and no system identifier.
     """
     if place.error is not None or not place.rows:
-        why = "it gave no answer" if place.error is None else place.error.message
-        raise ConnectionFailedError(f"the server does not say which one it is: {why}")
+        why = "no answer" if place.error is None else place.error.message
+        raise ConnectionFailedError(f"the identity of the server cannot be read: {why}")
     database, oid, started, seen, standby, timeline, flushed = place.rows[0]
     return Place(
         database=database or "",
@@ -175,12 +173,12 @@ def read_place(place: Reply, system: Reply) -> Place:
 
 
 def address_of(session: Session) -> tuple[str, str]:
-    """Return the host, as the connection string names it, and the port that the session was reached through."""
+    """Return the host, as the connection string has it, and the port of the session."""
     target = session.target
     return target["host"], target["port"]
 
 
 def leads_back(conninfo: str, session: Session) -> str:
-    """Return the connection string with only the host that the session is on; empty if it leads nowhere else anyway."""
+    """Return the connection string with only the host of the session; empty if it leads there anyway."""
     host, port = address_of(session)
     return pinned(conninfo, host=host, address=session.address, port=port)

@@ -1,4 +1,4 @@
-"""What a server says of itself when it is only looked at: plain data, so that whoever judges it needs no server."""
+"""The facts about a server that an inspection reads: plain data, so that checks of them need no server."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OldTransaction:
-    """A transaction that has been open for `seconds`; `here` says that it is in this database."""
+    """A transaction that has been open for `seconds`; `here`: it is in this database."""
 
     pid: int
     user: str
@@ -19,7 +19,7 @@ class OldTransaction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedTransaction:
-    """A transaction of this database that was prepared `seconds` ago and that nobody has ended."""
+    """A transaction of this database that was prepared `seconds` ago and is not finished."""
 
     gid: str
     owner: str
@@ -28,7 +28,7 @@ class PreparedTransaction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordedDuration:
-    """How long a step took in so many runs, in seconds: the whole step, and its attempts, if any was recorded."""
+    """The time of a step in previous runs, in seconds: of the whole step, and of its attempts if recorded."""
 
     runs: int
     p50: float
@@ -38,7 +38,7 @@ class RecordedDuration:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InvalidIndex:
-    """An index that a build has left behind INVALID."""
+    """An index that a build has left INVALID."""
 
     schema: str
     name: str
@@ -47,7 +47,7 @@ class InvalidIndex:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """Workers and connections. `unseen` are processes whose kind this role may not see; limits of -1 are none.
+    """Workers and connections. `unseen` are processes whose kind is not visible to this role; a limit of -1 is none.
 
     `max_workers` is pg_background.max_workers, None while the library is not loaded.
     """
@@ -69,12 +69,12 @@ class Capacity:
 
     @property
     def free_workers(self) -> int:
-        """How many of max_worker_processes are free, as far as this role can see."""
+        """The number of free max_worker_processes, as far as visible to this role."""
         return self.max_worker_processes - self.workers
 
     @property
     def free_connections(self) -> int:
-        """How many more connections this role gets."""
+        """The number of connections that are free for this role."""
         reserved = 0 if self.superuser else self.reserved_connections
         free = [self.max_connections - reserved - self.connections]
         if not self.superuser:  # limits do not apply to superusers
@@ -85,10 +85,11 @@ class Capacity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerFacts:
-    """A server as one session sees it.
+    """A server as seen by one session.
 
-    `backend_pid` is what the server calls this session's process, `announced_pid` what the connection was told: behind
-    a pooler they differ. `load_error` is what the server said when the extension's library was to be loaded.
+    `backend_pid` is the pid that the server reports for this session, `announced_pid` the one that the connection
+    received at its start: behind a pooler they differ. `load_error` is the server's error when the extension's library
+    was loaded.
     """
 
     version: str
@@ -111,6 +112,6 @@ class ServerFacts:
     old_transactions: tuple[OldTransaction, ...] = ()
     prepared: tuple[PreparedTransaction, ...] = ()
     invalid_indexes: tuple[InvalidIndex, ...] = ()
-    #: Whether sessions show their text in pg_stat_activity, and how many bytes of it.
+    #: Whether sessions show their query text in pg_stat_activity, and the limit of its bytes.
     shows_text: bool = True
     text_size: int = 1024

@@ -1,10 +1,10 @@
 """One session to the server, driven through libpq directly: connection, pipeline, replies.
 
-psycopg connects; from then on its libpq wrapper is used without the cursor layer, because a run makes a few round
-trips for each step and the cost of each limits its throughput (docs/decisions/0001). Every statement is a transaction
-of its own: in pipeline mode each one is followed by a Sync, so that no snapshot outlives it. A statement is prepared
-when it is first run, in a transaction of its own in front; the error of a failed preparation stands where the
-statement's reply would have been. A reply is rows of text, columns, or the error with its details.
+psycopg connects; afterwards its libpq wrapper is used without the cursor layer, because a run makes a few round trips
+for each step and their cost limits its throughput (docs/decisions/0001). Every statement is a separate transaction: in
+pipeline mode each one is followed by a Sync, so that no snapshot outlives it. A statement is prepared before its first
+execution, in a transaction of its own; the error of a failed preparation replaces the statement's reply. A reply has
+rows of text, columns, or the error with its details.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What one statement gave: rows of text, or an error; `position` is its place in the statement, counted from 1."""
+    """The result of one statement: rows of text, or an error; `position` is its place in the statement, from 1."""
 
     rows: tuple[Row, ...] = ()
     columns: tuple[Column, ...] = ()
@@ -50,12 +50,12 @@ class Reply:
 
 
 def first_error(replies: Sequence[Reply]) -> ErrorDetails | None:
-    """Return the error that ended a transaction, if one did; the replies after it only repeat that it has ended."""
+    """Return the error that ended a transaction, if one did; the replies after it only say that it was aborted."""
     return next((reply.error for reply in replies if reply.error is not None), None)
 
 
 def last_or_error(replies: Sequence[Reply]) -> Reply:
-    """Return the last reply of a transaction, or the error that kept it from coming."""
+    """Return the last reply of a transaction, or the error that prevented it."""
     return next((reply for reply in replies if reply.error is not None), replies[-1])
 
 
@@ -70,7 +70,7 @@ def columns_of(result: pq.abc.PGresult) -> tuple[Column, ...]:
 
 
 def rows_of(result: pq.abc.PGresult) -> tuple[Row, ...]:
-    """Read the rows of a result, whatever encoding errors are in them."""
+    """Return the rows of a result; invalid UTF-8 is replaced."""
     value, columns = result.get_value, range(result.nfields)
     return tuple(
         tuple([None if (data := value(row, column)) is None else data.decode("utf-8", "replace") for column in columns])
@@ -79,13 +79,13 @@ def rows_of(result: pq.abc.PGresult) -> tuple[Row, ...]:
 
 
 def position_of(result: pq.abc.PGresult) -> int | None:
-    """Say where in its statement an error is, in characters counted from 1, if the server says so."""
+    """Return the place of an error in its statement, in characters from 1; None if the server sent none."""
     data = result.error_field(_DIAG.STATEMENT_POSITION)
     return int(data) if data else None
 
 
 def error_details(result: pq.abc.PGresult) -> ErrorDetails:
-    """Return what the server says of an error, long texts cut."""
+    """Return the fields of a server error, long texts cut."""
 
     def field(code: pq.DiagnosticField) -> str | None:
         data = result.error_field(code)
@@ -106,13 +106,14 @@ def error_details(result: pq.abc.PGresult) -> ErrorDetails:
 
 
 def one_line(text: str) -> str:
-    """Put a message of libpq's, which may have several lines, on one."""
+    """Join the lines of a libpq message."""
     return " ".join(text.split())
 
 
 _TUPLES = pq.ExecStatus.TUPLES_OK
 _SYNC = pq.ExecStatus.PIPELINE_SYNC
-#: Whoever has locked the ledger's tables keeps statements on them from being parsed, too: that has the ledger's limits.
+#: A lock on the ledger's tables also delays the parsing of statements on them: the ledger's limits apply to parsing,
+#: too.
 _LEDGER = "ledger_"
 _LIMITS = "ledger_limits"
 _ERRORS = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED})
@@ -120,7 +121,7 @@ _ERRORS = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED})
 
 @dataclass(slots=True)
 class _Expected:
-    """A Sync that is still to come, and what stands before it: a statement's preparation, or executions."""
+    """A Sync that is still expected, and what precedes it: the preparation of a statement, or executions."""
 
     names: tuple[str, ...]
     preparation: bool = False
@@ -128,7 +129,7 @@ class _Expected:
 
 
 class Pipeline:
-    """See the module's docstring. `queries` gives the text of a named block; errors are psycopg's."""
+    """See the module's docstring. `queries` returns the text of a named block; errors are psycopg's."""
 
     def __init__(self, libpq: pq.abc.PGconn, queries: Callable[[str], bytes]) -> None:
         self._libpq = libpq
@@ -137,13 +138,13 @@ class Pipeline:
         self._expected: deque[_Expected] = deque()
         self._replies: list[Reply] = []
         self._unprepared: ErrorDetails | None = None
-        #: Whether the session was ended before anything of what was sent had run.
+        #: Whether the session was ended before any of the sent statements was executed.
         self.turned_away = False
         libpq.nonblocking = 1
         libpq.enter_pipeline_mode()
 
     def prepare(self, name: str) -> None:
-        """Prepare a named statement that is not prepared yet; before a transaction, because it ends with a Sync."""
+        """Prepare a named statement if it is not prepared yet; before a transaction, because it ends with a Sync."""
         if name not in self._prepared:
             if name.startswith(_LEDGER) and name != _LIMITS:
                 self.prepare(_LIMITS)
@@ -154,25 +155,25 @@ class Pipeline:
             self._expected.append(_Expected((name,), preparation=True))
 
     def execute(self, name: str, parameters: Sequence[str]) -> None:
-        """Run a named statement that was prepared."""
+        """Execute a named statement that was prepared."""
         self._libpq.send_query_prepared(name.encode(), [value.encode() for value in parameters])
 
     def query(self, sql: str) -> None:
-        """Run a statement of the plan's."""
+        """Execute a statement of the plan."""
         self._libpq.send_query_params(sql.encode(), None)
 
     def describe(self, sql: str) -> None:
-        """Have a statement of the plan's parsed and its columns described: two replies."""
+        """Parse a statement of the plan and describe its columns: two replies."""
         self._libpq.send_prepare(b"", sql.encode())
         self._libpq.send_describe_prepared(b"")
 
     def sync(self, *names: str, columns: bool = False) -> None:
-        """End a transaction; `names` are those of the statements in it that had to be prepared."""
+        """End a transaction; `names` are the statements in it that had to be prepared."""
         self._libpq.pipeline_sync()
         self._expected.append(_Expected(names, columns=columns))
 
     def take(self) -> list[Reply] | None:
-        """Take what has come; return the replies once everything that was sent has been answered."""
+        """Read the received results; return the replies once every statement has one, else None."""
         while self._expected:
             if self._libpq.is_busy():
                 return None
@@ -205,28 +206,28 @@ class Pipeline:
             self._unprepared = error
         else:
             unprepared = not self._prepared.issuperset(expected.names)
-            told = self._unprepared if unprepared and self._unprepared else error
-            self._replies.append(Reply(error=told, position=position_of(result)))
+            reported = self._unprepared if unprepared and self._unprepared else error
+            self._replies.append(Reply(error=reported, position=position_of(result)))
 
 
-#: Looks at a connection that nothing has been run on yet, and raises what speaks against it.
+#: Checks a new connection before any statement is executed on it, and raises to refuse it.
 ConnectionCheck = Callable[[psycopg.AsyncConnection[tuple[object, ...]]], Awaitable[None]]
 #: The name of a block of queries.sql, and its parameters as text.
 Statement = tuple[str, Sequence[str]]
 
-#: Seconds without a byte from the server after which a session counts as lost. What the server does for a run by itself
-#: takes milliseconds; a network that still acknowledges packets, but delivers none, would otherwise be waited for for
-#: ever, and with it timeouts, signals and cancel requests.
+#: Seconds without a byte from the server after which a session counts as lost. The server answers the run's own
+#: statements within milliseconds. Without this limit, a network that acknowledges packets but delivers none would block
+#: the run forever, together with its timeouts, signals and cancel requests.
 ANSWER_WITHIN = 30.0
-#: As much for statements of the plan and of reports, which have a statement_timeout of up to 30 seconds each.
+#: The same for statements of the plan and of reports, which have a statement_timeout of up to 30 seconds each.
 LONG_ANSWER_WITHIN = 120.0
 
-#: What stands before a statement that is explained; positions in its errors count it.
+#: Precedes a statement that is explained; positions in its errors include it.
 EXPLAIN = "EXPLAIN (FORMAT JSON) "
 
 
 class TurnedAwayError(ServerLostError):
-    """The session was ended before it ran anything of what was sent: it may be sent again on another one."""
+    """The session was ended before it executed any of the sent statements: they may be sent on another one."""
 
 
 class Session:
@@ -245,17 +246,17 @@ class Session:
         self._loop = asyncio.get_running_loop()
         self._lost: str | None = None
         self.on_notice: Callable[[Notice], None] | None = None
-        #: Takes a notification: its channel, its payload, and the backend that sent it.
+        #: Called with a notification's channel, its payload, and the pid of the backend that sent it.
         self.on_notification: Callable[[str, str, int], None] | None = None
-        #: What the login role or the database gives; the session's own search_path is pinned
-        #: (pg_background.md#helper-functions-use-search-path).
+        #: The search_path of the login role or the database; the session's own search_path is pinned
+        #: (docs/pg_background.md#helper-functions-use-search-path).
         self.search_path = ""
         self.role = "none"
-        #: The process that serves this session, by its own word.
+        #: The pid of the backend of this session, from pg_backend_pid().
         self.process = 0
-        #: How many workers it has launched, as far as is known here.
+        #: The number of workers that it has launched, as far as known.
         self.launched = 0
-        #: When the server process began that it is on.
+        #: The start time of the server process.
         self.server_started = ""
         connection.add_notice_handler(self._notice)
         self._socket = self._libpq.socket
@@ -273,8 +274,8 @@ class Session:
     ) -> Session:
         """Open a session; `check` may refuse the connection before anything else runs on it.
 
-        `patience` is how many seconds the server may be silent while it has something to answer (`ANSWER_WITHIN`).
-        ConnectionFailedError, with the server's own words, if it cannot be opened.
+        `patience` is the number of seconds in which the server must answer (default `ANSWER_WITHIN`).
+        ConnectionFailedError, with the server's message, if the session cannot be opened.
         """
         try:
             connection = await psycopg.AsyncConnection.connect(
@@ -299,24 +300,24 @@ class Session:
 
     @property
     def lost(self) -> bool:
-        """Say whether the connection is gone."""
+        """Whether the connection is lost."""
         return self._lost is not None
 
     @property
     def target(self) -> dict[str, str]:
-        """Where this session leads: host, port, user and database."""
+        """The session's host, port, user and database."""
         libpq = self._libpq
         found = {"host": libpq.host, "port": libpq.port, "user": libpq.user, "database": libpq.db}
         return {name: value.decode() for name, value in found.items()}
 
     @property
     def address(self) -> str:
-        """The network address of the server; empty if it was reached through a socket."""
+        """The network address of the server; empty for a Unix socket."""
         return self._libpq.hostaddr.decode() if self._libpq.hostaddr else ""
 
     @property
     def backend_pid(self) -> int:
-        """The process that the connection was told; behind a pooler it is none of the server's."""
+        """The backend pid as the connection reports it; behind a pooler it is not a backend of the server."""
         return self._libpq.backend_pid
 
     @property
@@ -325,15 +326,15 @@ class Session:
         return self._libpq.server_version
 
     def notice_loss(self) -> None:
-        """Look whether the server has closed the connection meanwhile; `lost` tells."""
+        """Check whether the server has closed the connection, and set `lost`."""
         if self._lost is None:
             self._read()
 
     async def run(self, *statements: Statement, patience: float | None = None) -> list[Reply]:
-        """Run named statements, each with its parameters as text, in one round trip; one reply for each.
+        """Execute named statements, each with its parameters as text, in one round trip; one reply for each.
 
-        An error of one does not keep the next from running. ServerLostError if the connection breaks, or the server is
-        silent for `patience` seconds (infinity is allowed); the default is the session's.
+        An error in one statement does not prevent the next. ServerLostError if the connection breaks, or if the server
+        does not answer within `patience` seconds (infinity is allowed); the default is the session's.
         """
 
         def send() -> None:
@@ -345,9 +346,9 @@ class Session:
         return await self._exchange(send, patience)
 
     async def run_together(self, *statements: Statement, patience: float | None = None) -> list[Reply]:
-        """Run named statements as `run` does, but as one transaction: an error of one keeps the next from running.
+        """Execute named statements like `run`, but as one transaction: an error in one prevents the next.
 
-        What `begin` and `commit` enclose is a transaction of its own. Both sides are woken once, not for each reply.
+        Statements between `begin` and `commit` are a transaction of their own. All replies arrive together.
         """
 
         def send() -> None:
@@ -360,7 +361,7 @@ class Session:
         return await self._exchange(send, patience)
 
     async def describe(self, setup: Statement, sql: str) -> Reply:
-        """Say which columns one statement of the plan's would give, without running it; `setup` comes before it."""
+        """Return the columns of a statement of the plan, without executing it; `setup` comes before it."""
 
         def send() -> None:
             self._pipeline.prepare(setup[0])
@@ -371,10 +372,10 @@ class Session:
         return last_or_error(await self._exchange(send, LONG_ANSWER_WITHIN))
 
     async def probe(self, settings: str, sql: str, *, explain: bool) -> list[Reply]:
-        """Have the server look at one statement without running it; everything is rolled back.
+        """Parse and describe one statement without executing it; everything is rolled back.
 
-        The replies: the settings, Parse, Describe, with `explain` EXPLAIN, a setting, and the locks that all this took.
-        The transaction is READ ONLY; the extended protocol takes one statement only, so nothing in `sql` can end it.
+        The replies: the settings, Parse, Describe, EXPLAIN if `explain`, a setting, and the locks that were taken. The
+        transaction is READ ONLY; the extended protocol accepts one statement only, so nothing in `sql` can end it.
         """
 
         def send() -> None:
@@ -394,7 +395,7 @@ class Session:
         return (await self._exchange(send, LONG_ANSWER_WITHIN))[1:-1]
 
     async def read(self, settings: str, sql: str) -> Reply:
-        """Run one statement of the plan's that only reads, in a READ ONLY transaction that is rolled back."""
+        """Execute a read-only statement of the plan, in a READ ONLY transaction that is rolled back."""
 
         def send() -> None:
             for name in ("look", "settings", "rollback"):
@@ -409,11 +410,11 @@ class Session:
         return last_or_error((await self._exchange(send, LONG_ANSWER_WITHIN))[:-1])
 
     async def _exchange(self, send: Callable[[], None], patience: float | None = None) -> list[Reply]:
-        """Send, and wait for one reply to everything that was sent."""
+        """Send statements and wait for all replies."""
         if self._lost is not None:
             raise TurnedAwayError(self._lost)
         if self._waiting is not None:
-            raise RuntimeError("a session runs one thing at a time")
+            raise RuntimeError("a session executes one exchange at a time")
         self._waiting = self._loop.create_future()
         self._arrived_at = self._loop.time()
         self._expect_answer(self._patience if patience is None else patience)
@@ -422,11 +423,11 @@ class Session:
             self._flush()
             return await self._waiting
         except asyncio.CancelledError:
-            self._break("the wait for the server was given up")
+            self._break("the wait for the server was cancelled")
             raise
         except psycopg.Error as error:
             self._waiting.cancel()
-            self._read()  # what the server said before it closed the connection
+            self._read()  # messages that the server sent before it closed the connection
             self._break(str(error))
             raise self._loss() from error
         finally:
@@ -439,9 +440,9 @@ class Session:
             self._alarm = self._loop.call_at(self._arrived_at + seconds, self._overdue, seconds)
 
     def _overdue(self, seconds: float) -> None:
-        """Give the connection up, unless the server has sent something in the meantime.
+        """Treat the connection as lost, unless the server has sent something in the meantime.
 
-        After a pause of this process (a suspended machine) the answer may be there, and was not read yet.
+        After this process was paused (a suspended machine), the answer may have arrived without being read yet.
         """
         socket = select.poll()
         socket.register(self._socket, select.POLLIN)
@@ -455,16 +456,18 @@ class Session:
             self._break(_silent(seconds))
 
     async def cancel(self) -> None:
-        """Have the server break off the statement that runs on this session now; without a connection for that, not."""
+        """Cancel the statement that the session is executing; no error if the cancel cannot be sent."""
         with contextlib.suppress(psycopg.Error):
             await self._connection.cancel_safe()
 
     async def close(self) -> None:
-        """Close the connection; a worker that it launched goes on (pg_background.md#workers-outlive-their-launcher)."""
+        """Close the connection; a worker that it launched continues
+        (docs/pg_background.md#workers-outlive-their-launcher).
+        """
         self.discard()
 
     def discard(self) -> None:
-        """Close the connection where nobody can wait for it."""
+        """Close the connection without waiting."""
         self._break("the session was closed")
         self._libpq.finish()
 
@@ -487,7 +490,7 @@ class Session:
             try:
                 self._libpq.consume_input()
             finally:
-                self._take_replies()  # the server's last words come before the end of the connection
+                self._take_replies()  # the server's last messages precede the end of the connection
                 self._take_notifications()
         except psycopg.Error as error:
             self._break(str(error))
@@ -501,9 +504,9 @@ class Session:
             self._waiting.set_result(replies)
 
     def _take_notifications(self) -> None:
-        while self.on_notification is not None and (heard := self._libpq.notifies()) is not None:
-            channel, payload = heard.relname.decode("utf-8", "replace"), heard.extra.decode("utf-8", "replace")
-            self.on_notification(channel, payload, heard.be_pid)
+        while self.on_notification is not None and (notify := self._libpq.notifies()) is not None:
+            channel, payload = notify.relname.decode("utf-8", "replace"), notify.extra.decode("utf-8", "replace")
+            self.on_notification(channel, payload, notify.be_pid)
 
     def _notice(self, diagnostic: psycopg.errors.Diagnostic) -> None:
         if self.on_notice is not None:
@@ -512,7 +515,7 @@ class Session:
                 Notice(
                     severity=severity,
                     message=diagnostic.message_primary or "",
-                    sqlstate=_told(diagnostic.sqlstate),
+                    sqlstate=_error_code(diagnostic.sqlstate),
                     detail=diagnostic.message_detail,
                     hint=diagnostic.message_hint,
                     routine=diagnostic.source_function if severity == WARNING else None,
@@ -521,7 +524,7 @@ class Session:
 
     def _break(self, why: str) -> None:
         if self._lost is None:
-            self._lost = one_line(why) or "the connection to the server is gone"
+            self._lost = one_line(why) or "the connection to the server is lost"
             self._loop.remove_reader(self._socket)
             self._loop.remove_writer(self._socket)
         if self._waiting is not None and not self._waiting.done():
@@ -535,6 +538,6 @@ def _silent(seconds: float) -> str:
     return f"the server has not answered for {seconds:g} seconds"
 
 
-def _told(sqlstate: str | None) -> str | None:
-    """Return a message's SQLSTATE, None for that of success, which most messages have."""
+def _error_code(sqlstate: str | None) -> str | None:
+    """Return a message's SQLSTATE; None for 00000, which most messages have."""
     return None if sqlstate == "00000" else sqlstate

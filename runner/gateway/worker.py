@@ -1,9 +1,9 @@
-"""One worker from launch to end, on a launcher session that tracks no other (pg_background.md#one-worker-per-session).
+"""One worker from launch to end, on a launcher session that tracks no other worker.
 
-The launch is a few statements in one transaction, and a refusal of theirs has a meaning. The outcome is read before
-anything is consumed; only then are the notices fetched, which also frees the handle (`worker_output`). With a worker
-that sends no rows, both travel in one round trip. When the session is lost the worker is followed by its identity, and
-its outcome stays unknown.
+The launch is a few statements in one transaction; if the server refuses it, the error is classified. The outcome is
+read before anything is consumed; afterwards the notices are fetched, which also frees the handle (`worker_output`). For
+a worker that sends no rows, both need one round trip. If the session is lost, the worker is observed by its identity,
+and its outcome stays unknown. See docs/pg_background.md#one-worker-per-session.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ from runner.gateway.worker_output import (
 )
 from runner.identity import WorkerLabel, step_of
 
-#: "No worker to give now" (pg_background.md#capacity-errors), and "no connection to give now", which a launcher
-#: session needs.
+#: Errors that mean "no worker is free" (docs/pg_background.md#capacity-errors) or "no connection is free", which a
+#: launcher session needs.
 _CAPACITY_SQLSTATES = {
     "53000": "max_worker_processes is used up",
     "53400": "pg_background.max_workers is used up",
     "53300": "there are too many connections",
 }
-#: The statement that waits once more for a worker that was launched at once.
+#: The statement that waits again for a worker that `launch_at_once` launched.
 WAIT_AT_ONCE = "wait_at_once"
 
 
-#: Columns of the moment of the launch, in the rows of `launch` and `launch_at_once`.
+#: The columns with the time of the launch, in the rows of `launch` and `launch_at_once`.
 _MOMENT = 2
 _MOMENT_AT_ONCE = 9
 
@@ -71,35 +71,35 @@ class LaunchRefusedError(GatewayError):
 
 
 def refusal(error: ErrorDetails) -> CapacityError | LaunchRefusedError:
-    """Return what an error before the worker had been asked for means: a shortage, or the step's own fault."""
+    """Classify an error that came before the worker was requested: a capacity shortage, or an error of the step."""
     if error.sqlstate in _CAPACITY_SQLSTATES:
         return CapacityError(f"{_CAPACITY_SQLSTATES[error.sqlstate]} ({error.message})")
     return LaunchRefusedError(error)
 
 
 class Launching:
-    """How one worker is launched on a session of `role` and `search_path`.
+    """The statements that launch one worker on a session of `role` and `search_path`.
 
-    `first_wait` is how many milliseconds the statement waits for its end. Where one statement launches and waits,
-    `slices` further waits follow in the same round trip.
+    `first_wait` is the number of milliseconds that the launching statement waits for the worker's end. If one statement
+    launches and waits, `slices` further waits follow in the same round trip.
     """
 
     def __init__(self, request: LaunchRequest, *, role: str, search_path: str, first_wait: int, slices: int) -> None:
         self._request = request
         self._search_path = search_path
-        #: The role whose rights the worker has; "none" is that of the login.
+        #: The role of the worker; "none" is the login role.
         self.role = role if request.role is None else request.role
-        # In the transaction of `wait` the role is taken already, and it need not have the rights of who took it.
+        # In the transaction of `wait` the role is set already, and it may lack the privileges of the role that set it.
         own_role = request.role is None
-        #: Reads the output of a worker that has succeeded; it travels with `wait`.
+        #: Reads the output of a worker that has succeeded; sent together with `wait`.
         drain_ended = (("drain_ended", (self.role,)),) if own_role and sends_no_rows(request) else ()
-        #: Whether one statement launches, waits and drains. In one statement with the launch, an output that cannot be
-        #: read would take the outcome with it. Settings of the plan's would reach it too: how the outcome is written
-        #: (client_encoding), when the session is ended.
+        #: Whether one statement launches, waits and reads the output. An unreadable output would then fail together
+        #: with the outcome. The plan's settings would apply to this statement, too (client_encoding, statement
+        #: timeouts).
         self.at_once = own_role and not request.settings and cannot_send_rows(request)
         self._first_wait = str(first_wait)
         self._first = (("wait", (self._first_wait, self.role)), *drain_ended)
-        #: What waits in the server for the worker once more, with a snapshot of its own, and reads its output.
+        #: Waits in the server for the worker again, with a new snapshot, and reads its output.
         self.slice: tuple[Statement, ...] = (("wait", (str(SLICE), self.role)), *drain_ended)
         if self.at_once:
             self.slice = ((WAIT_AT_ONCE, (str(SLICE),)),)
@@ -107,19 +107,19 @@ class Launching:
 
     @property
     def in_block(self) -> bool:
-        """Say whether the launch is in a transaction block, which an error leaves open."""
+        """Whether the launch is in a transaction block, which an error leaves open."""
         return not self.at_once or self._slices > 0
 
     def moment_of(self, launched: Reply) -> str | None:
-        """Return the server's time before the launch, from the launch's reply; the worker has not begun earlier."""
+        """Return the server's time before the launch, from the launch's reply; backend_start is not earlier."""
         return launched.rows[0][_MOMENT_AT_ONCE if self.at_once else _MOMENT]
 
     def slices_in(self, replies: Sequence[Reply]) -> Sequence[Reply]:
-        """Return the replies of the slices among those that came after the one of the launch itself."""
+        """Return the replies of the slices among those that follow the launch's reply."""
         return replies[1::2]
 
     def statements(self, first: str) -> tuple[Statement, ...]:
-        """Return what asks for the worker and waits a moment for it; `first` are the statements of its commit row."""
+        """Return the statements that request the worker and wait for it; `first` writes its commit row."""
         request, path = self._request, self._search_path
         text, size = launched_text(request, first), str(request.output_buffer)
         if first:
@@ -134,20 +134,20 @@ class Launching:
 
 
 QUERY_CANCELED = "57014"
-#: Waits that may fail for another reason than a cancel while the session lives.
+#: Failed waits, for other reasons than a cancel, after which the session counts as lost.
 FAILING_WAITS = 5
-#: How many times the time since the launch must have passed until a worker that was not found is looked up again.
+#: The factor by which the time since the launch must grow before an unseen worker is looked up again.
 _IDENTIFY_AGAIN = 1.5
-#: Seconds between two looks whether a worker waits for the session that reads its output.
+#: Seconds between two checks whether a worker waits for the session that reads its output.
 LOOK_WHILE_READING = 0.25
-#: Somebody broke off what ran: of a launching statement nobody knows whether the worker had been asked for.
+#: Errors of a cancelled statement: after them it is unknown whether the worker was requested.
 _BROKEN_OFF = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
 
 
 class LaunchedWorker:
     """A handle of the extension; see `ports.WorkerHandle`.
 
-    `over` is called once, when the worker has ended or was detached, or when it is not followed any longer. The session
+    `over` is called once, when the worker has ended or was detached, or when it is not followed any more. The session
     may be used again if `session_free`. `rhythm` is shared by the workers of the run.
     """
 
@@ -162,17 +162,17 @@ class LaunchedWorker:
     ) -> None:
         self.session = session
         self.session_free = False
-        #: What comes before the plan's own text, and whether there is a commit row in it.
+        #: The statements before the plan's own text, and whether they write a commit row.
         self._first = ""
         self.writes_commit_row = False
-        #: What was asked for, and what is launched: some rows have to be sent as text.
+        #: The original request, and the one that is launched: some rows must be sent as text.
         self.asked = self.request = request
         self._rhythm = rhythm
         self._pauses = Pauses()
         if request.rows and must_be_text(request.sql):
             self.request = replace(request, as_text=True)
         self._identify_after = IDENTIFY_AFTER
-        #: How many slices the session has waited in the server after the one that was part of the launch.
+        #: The number of waits in the server after the one that was part of the launch.
         self._slices = 0
         self._first_slices = rhythm.first_slices()
         self._launching = self._prepared()
@@ -186,23 +186,23 @@ class LaunchedWorker:
         self._row: Row | None = None
         self._failures = 0
         self._lost: str | None = None
-        #: What the worker has told of its own progress.
+        #: The progress that the worker reported.
         self.reported: ReportedProgress | None = None
         self._notices = NoticeCollector()
 
     @property
     def pid(self) -> int:
-        """The worker's process, as far as it is known; 0 if not."""
+        """The worker's pid as far as known, else 0."""
         return self._follower.sought.pid if self.worker is None else self.worker.pid
 
     @property
     def ended_at_once(self) -> bool:
-        """Say whether the worker had ended when its launch was answered."""
+        """Whether the worker had ended when the launch was answered."""
         return self._row is not None and self._row[2] == "t"
 
     @property
     def label(self) -> WorkerLabel | None:
-        """What was written in front of its text."""
+        """The label in front of its text."""
         return self.request.label
 
     @property
@@ -212,32 +212,31 @@ class LaunchedWorker:
 
     @property
     def worker(self) -> Worker | None:
-        """Who it is, once it has been seen on the server."""
+        """The worker's identity, as soon as it was seen on the server."""
         return self._follower.worker
 
     @property
     def age(self) -> float | None:
-        """For how many seconds it had lived, by the server's clock, when it was first seen."""
+        """The worker's age in seconds, by the server's clock, when it was first seen."""
         return self._follower.age
 
     def cancel(self) -> None:
-        """Have the worker asked to stop."""
+        """Ask the worker to stop."""
         self._follower.cancel()
         self._pauses.interrupt()
 
     def detach(self) -> None:
-        """Detach the worker as soon as it has been seen."""
+        """Detach the worker as soon as it was seen."""
         self._follower.detach()
         self._pauses.interrupt()
 
     async def launch(self, first: str = "", ledger: Ledger | None = None) -> None:
-        """Ask for the worker and wait a moment for it; `first` are the statements that write its commit row, if any.
+        """Request the worker and wait briefly for its end; `first` are the statements that write its commit row.
 
-        What the ledger does not know yet travels with it and is written before. If it cannot be, the worker is launched
-        without both.
-        CapacityError if the server has none; LaunchRefusedError if it refuses for another reason; TurnedAwayError if
-        the session was at its end before (`begin` or `nothing` is what would have run first). A session that is lost
-        later is no error here: the worker may well run, and `ended` looks for it.
+        Pending ledger rows are sent with it and written before. If they cannot be written, the worker is launched
+        without them and without a commit row. CapacityError if the server has no worker free; LaunchRefusedError if it
+        refuses for another reason; TurnedAwayError if the session had ended before (`begin` or `nothing` is the first
+        statement). A later loss of the session is no error here: the worker may be running, and `ended` looks for it.
         """
         self.session.on_notice = self._notices
         await self._describe_early()
@@ -263,12 +262,12 @@ class LaunchedWorker:
         )
 
     async def _roll_back(self) -> None:
-        """End the transaction block that an error has left open. A session that is lost is noticed at the next look."""
+        """End the transaction block that an error has left open. A lost session is noticed at the next poll."""
         with contextlib.suppress(ServerLostError):
             await self.session.run(("rollback", ()))
 
     def _note_at_once(self, *replies: Reply) -> Row | None:
-        """Return what a launch and the slices after it have told: the last one that has told anything."""
+        """Return the last row in the replies to a launch and the slices after it."""
         row: Row | None = None
         for number, reply in enumerate(replies):
             if row is None or row[2] != "t":
@@ -279,7 +278,7 @@ class LaunchedWorker:
         return row
 
     async def _ask_for_it(self, first: str, ledger: Ledger | None) -> list[Reply]:
-        """Return the replies without those to what comes before, which fails by itself: then nothing was asked for."""
+        """Return the replies to the launch. If the preceding ledger statements fail, no worker was requested."""
         label, batch = self.request.label, None
         if ledger is not None and label is not None:
             await ledger.before_launch()
@@ -317,9 +316,9 @@ class LaunchedWorker:
         )
 
     async def _describe_early(self) -> None:
-        """Describe the rows that are wanted while the worker cannot yet have locked what that takes.
+        """Describe the wanted rows before the worker can hold locks that this needs.
 
-        What cannot be described has its last statement rewritten, so that its rows are text.
+        If that fails, the last statement is rewritten so that its rows are text.
         """
         if not self.request.rows:
             return
@@ -333,7 +332,7 @@ class LaunchedWorker:
             self._columns = await describe_rows(self.session, self.request)
 
     async def _refused(self, error: ErrorDetails) -> None:
-        """Raise what the launch's error means, unless it came after the worker had been asked for."""
+        """Raise the launch's error, unless the worker was requested before it."""
         active = 0
         launched: int | None = None
         with contextlib.suppress(ServerLostError):
@@ -369,7 +368,7 @@ class LaunchedWorker:
             return await self._follow_lost(str(error), seen, lost)
 
     async def _explained(self, end: WorkerEnd) -> WorkerEnd:
-        """Say who asked for the end, where somebody may have brought it about."""
+        """Add the user who requested the end, if a request may have caused it."""
         if end.proven or end.detached or (end.error is not None and end.error.sqlstate not in _BROKEN_OFF):
             return end
         return replace(end, cancelled_by=await self._monitor.cancelled_by(self._step))
@@ -401,12 +400,12 @@ class LaunchedWorker:
         return self._complete(end)
 
     async def _look(self) -> None:
-        """Look whether the worker has ended: after a wait in the server at first, after a pause here later."""
+        """Check whether the worker has ended: at first after a wait in the server, later after a pause here."""
         if self._rhythm.waits_in_server(self._pauses.elapsed):
             self._slices += 1
             self._row = await self._row_of(*self._launching.slice)
         elif await self._pauses.pause():
-            # without `drain_ended`: a worker that runs for long shall cost the server little
+            # without `drain_ended`, so that polling a long-running worker costs the server little
             self._row = await self._row_of(("follow", (self._role,)))
             self._hear_progress(self._row)
 
@@ -420,15 +419,15 @@ class LaunchedWorker:
 
     @property
     def _leaving(self) -> bool:
-        """Say whether the worker is to be let go of now: it was asked for, or a detach step's queue is full."""
+        """Whether to detach the worker now: on request, or because a detach step's output queue is full."""
         return self.worker is not None and (self._follower.detaching or (self._blocked and self.request.detachable))
 
     async def _row_of(self, *statements: tuple[str, Sequence[str]]) -> Row | None:
-        """Ask about the worker; None if the statement was cancelled, which says nothing of the worker."""
+        """Query the worker's state; None if the statement was cancelled, which says nothing about the worker."""
         reply, *drained = await self.session.run(*statements)
         row = self._note_at_once(reply) if statements[0][0] == WAIT_AT_ONCE else self._note(reply, drained)
         if row is None and reply.error is None:
-            raise ServerLostError("the extension has forgotten the worker")
+            raise ServerLostError("the extension no longer knows the worker")
         if reply.error is not None and reply.error.sqlstate != QUERY_CANCELED:
             self._failures += 1
             if self._failures == FAILING_WAITS:
@@ -436,7 +435,7 @@ class LaunchedWorker:
         return row
 
     def _note(self, waited: Reply, drained: list[Reply]) -> Row | None:
-        """Return what a wait has told, or what was told with the output that was drained right after it."""
+        """Return the row of a wait, or the one that came with the output that was read right after it."""
         row = waited.rows[0] if waited.rows else None
         for reply in drained:
             if reply.rows:
@@ -447,11 +446,11 @@ class LaunchedWorker:
         return row
 
     async def _drain_running(self, row: Row, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
-        """Read on until the worker has gone, because its full queue keeps it from ending
-        (pg_background.md#full-output-queue).
+        """Read the output until the worker has ended, because its full queue keeps it from ending.
 
-        The one statement of ours that may hold a snapshot for long. So it is broken off when the worker waits for that
-        snapshot (pg_background.md#waiting-holds-a-snapshot), which lets the worker end, but not say how.
+        See docs/pg_background.md#full-output-queue. This is our only statement that can hold a snapshot for long. So it
+        is cancelled when the worker waits for that snapshot (docs/pg_background.md#waiting-holds-a-snapshot): then the
+        worker can end, but its outcome is unknown.
         """
         handle = (row[0] or "", row[1] or "", self._role)
         columns = await describe_rows(self.session, self.request)
@@ -462,7 +461,7 @@ class LaunchedWorker:
         why = ""
         try:
             while not (await asyncio.wait({reading}, timeout=LOOK_WHILE_READING))[0]:
-                await self._monitor.reconnected()  # this session may be silent while it reads; the server may not
+                await self._monitor.reconnected()  # this session may be silent, the server must answer
                 await self._follower.look_after(seen)
                 why = "" if self._leaving else await self._why_break_off()
                 if self._leaving or why:
@@ -483,12 +482,13 @@ class LaunchedWorker:
     async def _why_break_off(self) -> str:
         with contextlib.suppress(GatewayError):
             if self.worker is not None and await self._monitor.waits_for(self.worker, self.session.process):
-                return "its messages filled output_buffer, and it would have waited for ever for who reads them"
+                return "its messages filled output_buffer, and it waited for the snapshot of the session that read them"
         return ""
 
     async def _follow_lost(self, why: str, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
-        """Nobody will hear from the worker any longer, but it is there
-        (pg_background.md#workers-outlive-their-launcher): follow it by identity.
+        """Observe a worker without a launcher session by its identity.
+
+        See docs/pg_background.md#workers-outlive-their-launcher.
         """
         lost(why)
         if not await self._follower.gone(seen):
@@ -496,7 +496,7 @@ class LaunchedWorker:
         return self._complete(WorkerEnd(lost=True, reason=why))
 
     def _complete(self, end: WorkerEnd) -> WorkerEnd:
-        """Add who it was, and the notices: they come until the last moment."""
+        """Add the worker's identity and its notices, which can arrive until its end."""
         notices = self._notices
         return replace(
             end,

@@ -1,8 +1,8 @@
-"""Follow a worker by its identity, its pid and backend_start: find it, signal it if it has to stop, see its end.
+"""Observe a worker by its identity (pid and backend_start): find it, signal it if it must stop, wait for its end.
 
-Nothing else can be done for a worker whose launcher session is lost, or was another runner's. Until a worker has been
-seen it is searched for by what is known of its launch (`Sought`); then its name means nothing any more. A launch that
-the server refused has an end from the start.
+This is all that can be done for a worker whose launcher session is lost, or was another runner's. Until a worker is
+seen, it is searched by the facts of its launch (`Sought`); afterwards its name is not used any more. A launch that the
+server refused has an end at once.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from runner.engine.events import ErrorDetails, Worker
 from runner.engine.ports import OnUnstoppable, WorkerEnd, keep_waiting
 from runner.errors import GatewayError
 
-#: Seconds between two looks at a worker that nobody else can tell about.
+#: Seconds between two polls of a worker whose session is lost.
 LOOK = 0.25
-#: Looks that find nothing before a worker that was never seen counts as gone. Between the launch and the row in
-#: pg_stat_activity lies the postmaster's fork, and no view shows a worker that is asked for and not yet there.
+#: The number of polls without a result after which a worker that was never seen counts as ended. Between a launch and
+#: the row in pg_stat_activity the postmaster forks a process, and no view shows a requested worker before that.
 LOOKS_IN_VAIN = 12
-#: Seconds after which a worker that was asked to stop and still runs is asked again, and how often it is asked before
-#: it is reported as one that cannot be stopped: 30 seconds after the first time.
+#: Seconds until a worker that was asked to stop and is still running is asked again, and the number of requests after
+#: which it is reported as unstoppable: 30 seconds after the first one.
 SIGNAL_AGAIN = 5.0
 SIGNALS = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sought:
-    """What is known of a worker that nobody has seen yet: what finds it among all workers.
+    """The facts that identify a worker that was not seen yet among all workers.
 
-    `name` is its application_name and `label` the comment in front of its text, both only claims; `pid` is what the
-    launch returned, 0 if it did not, and `since` the server's time of the launch, as the server writes backend_start.
+    `name` is its application_name and `label` the comment in front of its text, both only claims. `pid` is the result
+    of the launch, 0 without one; `since` is the server's time of the launch, in the format of backend_start.
     """
 
     name: str
@@ -43,70 +43,70 @@ class Sought:
 
 
 class Monitor(Protocol):
-    """What a worker needs from the run's monitor session. GatewayError if nobody can look now."""
+    """The functions of the run's monitor session for a worker. GatewayError if the server cannot be queried now."""
 
     async def identify(self, sought: Sought) -> tuple[Worker, float] | None:
-        """Find the worker in pg_stat_activity, and for how many seconds it has lived by the server's clock."""
+        """Find the worker in pg_stat_activity, and its age in seconds by the server's clock."""
         ...
 
     async def lives(self, sought: Sought, worker: Worker | None) -> bool:
-        """Say whether the worker is there, or one that may be it. ServerLostError if the server cannot be reached."""
+        """Return whether the worker, or one that may be it, is running. ServerLostError if the server is lost."""
         ...
 
     async def waits_for(self, worker: Worker, session_pid: int) -> bool:
-        """Say whether the worker waits for the session's snapshot."""
+        """Return whether the worker waits for the session's snapshot."""
         ...
 
     async def cancel(self, worker: Worker) -> None:
-        """Signal the worker if it is seen there and then."""
+        """Signal the worker if its pid and backend_start match."""
         ...
 
     def is_blocked(self, worker: Worker) -> bool:
-        """Say whether the worker was last seen stopped by its full output queue."""
+        """Return whether the last poll found the worker waiting because of its full output queue."""
         ...
 
     async def reconnected(self) -> None:
-        """Wait until the server answers. ServerLostError if it has not answered for a minute."""
+        """Wait until the server answers. ServerLostError if it does not within a minute."""
         ...
 
     async def cancelled_by(self, step: str) -> str | None:
-        """Return the role that has requested, through the server, the end of this step's worker."""
+        """Return the user who has requested, through the server, to cancel this step's worker."""
         ...
 
 
 class Follower:
-    """See the module's docstring. `worker` is its identity, once it has been seen on the server."""
+    """See the module's docstring. `worker` is its identity, as soon as it was seen on the server."""
 
     def __init__(self, sought: Sought, monitor: Monitor, *, worker: Worker | None = None) -> None:
         self.sought = sought
         self.worker = worker
-        #: For how many seconds the worker had lived, by the server's clock, when it was first seen.
+        #: The worker's age in seconds, by the server's clock, when it was first seen.
         self.age: float | None = None
         self.detaching = False
         self._monitor = monitor
         self._cancelling = False
-        #: When the worker is to be signalled next, by the clock of the event loop.
+        #: The time of the next signal to the worker, by the clock of the event loop.
         self._signal_at = 0.0
         self._signals = 0
         self.unstoppable: OnUnstoppable = keep_waiting
 
     def cancel(self) -> None:
-        """Have the worker asked to stop."""
+        """Ask the worker to stop."""
         self._cancelling = True
 
     def detach(self) -> None:
-        """Detach the worker as soon as it has been seen."""
+        """Detach the worker as soon as it was seen."""
         self.detaching = True
 
     @property
     def has_orders(self) -> bool:
-        """Say whether the worker is to be cancelled or detached."""
+        """Whether the worker must be cancelled or detached."""
         return self._cancelling or self.detaching
 
     async def look_after(self, seen: Callable[[Worker], None]) -> None:
-        """Find out who the worker is, and signal it if it is to be cancelled; again after a while if it stays.
+        """Identify the worker, and signal it if it must be cancelled; again after a while if it does not stop.
 
-        While the monitor is away that has to wait; the worker is followed all the same.
+        While the monitor session is lost, this is postponed.
         """
         with contextlib.suppress(GatewayError):
             if self.worker is None:
@@ -124,11 +124,11 @@ class Follower:
                         self.unstoppable(self.worker, (SIGNALS - 1) * SIGNAL_AGAIN)
 
     async def gone(self, seen: Callable[[Worker], None]) -> bool:
-        """Wait until the worker has ended; false if it was detached before.
+        """Wait until the worker has ended; return False if it was detached before.
 
-        One that was never seen may still be starting: a launch that was interrupted may have requested it a moment ago.
-        After `LOOKS_IN_VAIN` looks this returns all the same, with `worker` still None: not seen is not proof of an
-        end. ServerLostError if the server cannot be reached again.
+        A worker that was never seen may be starting: an interrupted launch may just have requested it. After
+        `LOOKS_IN_VAIN` polls this returns with `worker` still None: that is no evidence of an end. ServerLostError if
+        the server cannot be reached again.
         """
         in_vain = 0
         while (there := await self._monitor.lives(self.sought, self.worker)) or self.worker is None:
@@ -142,14 +142,14 @@ class Follower:
         return True
 
 
-_ORPHANED = "the runner that had launched it is gone"
+_ORPHANED = "the runner that launched it has ended"
 
 
 class AdoptedWorker:
-    """The worker of a runner that has ended; see `ports.WorkerHandle`. Only that runner could read its result
-    (pg_background.md#handles-are-session-local).
+    """The worker of a runner that has ended; see `ports.WorkerHandle`.
 
-    Unless it is `awaited`, it counts as detached when it has ended. `step` is the step that it works for.
+    Only that runner could read its result (docs/pg_background.md#handles-are-session-local). If it is not `awaited`, it
+    counts as detached when it has ended. `step` is the step that it works for.
     """
 
     def __init__(self, worker: Worker, monitor: Monitor, *, step: str, awaited: bool = True) -> None:
@@ -160,16 +160,16 @@ class AdoptedWorker:
 
     @property
     def worker(self) -> Worker | None:
-        """Its identity."""
+        """The worker's identity."""
         return self._follower.worker
 
     @property
     def age(self) -> float | None:
-        """For how many seconds it had lived, by the server's clock, when it was first seen."""
+        """The worker's age in seconds, by the server's clock, when it was first seen."""
         return self._follower.age
 
     def cancel(self) -> None:
-        """Have the worker asked to stop."""
+        """Ask the worker to stop."""
         self._follower.cancel()
 
     def detach(self) -> None:
@@ -180,7 +180,7 @@ class AdoptedWorker:
         self,
         *,
         seen: Callable[[Worker], None],
-        lost: Callable[[str], None],  # noqa: ARG002 - it is known to be lost
+        lost: Callable[[str], None],  # noqa: ARG002 - it is lost from the start
         unstoppable: OnUnstoppable = keep_waiting,
     ) -> WorkerEnd:
         """Wait until the worker has ended or was detached."""
@@ -192,7 +192,7 @@ class AdoptedWorker:
 
 
 class RefusedWorker:
-    """The handle of a worker that never was; see `ports.WorkerHandle`."""
+    """The handle of a worker that the server refused; see `ports.WorkerHandle`."""
 
     worker: Worker | None = None
     age: float | None = None
@@ -204,7 +204,7 @@ class RefusedWorker:
         """Do nothing: there is nothing to stop."""
 
     def detach(self) -> None:
-        """Do nothing: there is nothing to let go of."""
+        """Do nothing: there is nothing to detach."""
 
     async def ended(self, **_: object) -> WorkerEnd:
         """Return the refusal."""

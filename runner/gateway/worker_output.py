@@ -1,13 +1,13 @@
-"""What a worker sends back: rows, command tags, notices, and its end with every detail of an error.
+"""The output of a worker: rows, command tags, notices, and its end with every detail of an error.
 
-A worker stops for ever when its output queue is full and no session reads it (pg_background.md#full-output-queue), and
-some rows cannot be read at all because their type has no name in a column list (void). So rows that the plan does not
-ask for never leave the worker: a statement that returns some is followed by one that does not, and then the extension
-sends only its command tag. The reasons, and the alternatives: docs/decisions/0002. Another such statement stands
-between those of a text with several, so that each sees the effects of the previous one: docs/decisions/0008.
+A worker stops forever when its output queue is full and no session reads it (docs/pg_background.md#full-output-queue),
+and some rows cannot be read at all because their type has no name in a column list (void). So rows that the plan does
+not need stay in the worker: a statement that returns rows is followed by one that does not, and then the extension
+sends only its command tag (docs/decisions/0002). Another such statement separates the statements of a text, so that
+each sees the effects of the previous one (docs/decisions/0008).
 
-Reading consumes: the handle is free afterwards, also if the reading fails once it has begun. So the order counts: the
-outcome is known before anything is consumed, and a session that is lost while the rest is read loses nothing of it.
+Reading consumes: the handle is freed, even if the reading fails after it has begun. So the outcome is read before
+anything is consumed, and the loss of the session during the rest does not lose it.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ from runner.sql.transactions import (
     waits_for_transactions,
 )
 
-#: Says in pg_stat_activity what it is for. SET needs no privilege, takes no lock and gives no row.
+#: Documents its purpose in pg_stat_activity. SET needs no privilege, takes no lock and returns no row.
 MARKER = "SET LOCAL jobplan.rows TO 'discarded'"
 
-#: Stands between two statements of a text. The extension gives both the same command number, and then the later one
-#: does not see what the earlier has changed: an UPDATE after an INSERT finds nothing. SET ends the command.
+#: Separates two statements of a text. The extension gives both the same command number, so that the later one does not
+#: see the changes of the previous one (docs/pg_background.md#statements-do-not-see-each-other). SET ends the command.
 NEXT = "SET LOCAL jobplan.statement TO 'next'"
 _BETWEEN = f"\n;{NEXT}"
 
-#: What `ledger_row` puts in front of a step's text.
+#: The statements that `ledger_row` puts in front of a step's text.
 _COMMIT_ROW = re.compile(
     r"""\AINSERT INTO "(?:[^"]|"")*"\.commits \(run, step, attempt, committed, proof\) """
     r"""VALUES \(.*?, true, '[0-9a-f]*'\);\n"""
@@ -53,13 +53,14 @@ _COMMIT_ROW = re.compile(
     re.DOTALL,
 )
 
-#: Settings on which it depends what a name means.
+#: Settings that change the meaning of names.
 _NAMING = frozenset({"search_path", "role"})
-#: Bytes of notices that are kept for each attempt.
+#: The limit for the notices of each attempt, in bytes.
 NOTICE_CAP = 65_536
 
 
-#: What a rule can make send rows, COPY, and CALL. The marker comes after such a statement if it has rows of its own.
+#: Statements that can send rows because of a rule, COPY, and CALL. The marker follows such a statement if it returns
+#: rows.
 _MAY_SEND_ROWS = frozenset(
     {
         StatementKind.INSERT,
@@ -74,9 +75,9 @@ _MAY_SEND_ROWS = frozenset(
 
 
 class NoticeCollector:
-    """Keeps notices up to `NOTICE_CAP` bytes, and as many bytes of WARNINGs beside them, and counts the rest.
+    """Keeps notices up to `NOTICE_CAP` bytes, and WARNINGs up to the same limit, and counts the rest.
 
-    Whatever a step writes with VERBOSE or RAISE NOTICE, it takes no room from its WARNINGs.
+    So the output of VERBOSE or RAISE NOTICE does not displace WARNINGs.
     """
 
     def __init__(self) -> None:
@@ -86,7 +87,7 @@ class NoticeCollector:
         self._bytes = {True: 0, False: 0}
 
     def __call__(self, notice: Notice) -> None:
-        """Take one notice."""
+        """Add one notice."""
         warns = notice.severity == WARNING
         self.warnings += warns
         texts = (notice.message, notice.detail or "", notice.hint or "")
@@ -99,27 +100,26 @@ class NoticeCollector:
 
 
 def discards_rows(request: LaunchRequest) -> bool:
-    """Say whether the rows of the last statement are to be kept in the worker: there are some, and nobody wants them.
+    """Return whether the rows of the last statement must stay in the worker: it returns some, and the plan needs none.
 
-    Not those of CALL: a procedure that commits must be the only statement
-    (pg_background.md#one-statement-or-one-transaction). SQL that the parser does
-    not know is left alone.
+    Rows of CALL are sent: a procedure that commits must be the only statement
+    (docs/pg_background.md#one-statement-or-one-transaction). SQL that the parser does not know is not changed.
     """
     return not request.rows and _read(request.sql).gives_rows
 
 
 def sends_no_rows(request: LaunchRequest) -> bool:
-    """Say whether the worker is certain to send command tags only."""
+    """Return whether the worker certainly sends command tags only."""
     return not request.rows and _read(request.sql).tags_only
 
 
 def cannot_send_rows(request: LaunchRequest) -> bool:
-    """Say whether no rule and no COPY can make the worker send anything but command tags: reading those cannot fail."""
+    """Return whether no rule and no COPY can make the worker send more than command tags: reading them cannot fail."""
     return not request.rows and _read(request.sql).nothing_else
 
 
 def waits_for_snapshots(sql: str) -> bool:
-    """Say whether a statement waits until every older snapshot of the database is released; true if nobody can say."""
+    """Return whether a statement waits for older snapshots of the database; True if the parser does not know it."""
     return _read(sql).waits_for_snapshots
 
 
@@ -129,31 +129,31 @@ def last_statement(sql: str) -> str:
 
 
 def row_columns_as_text(request: LaunchRequest) -> tuple[str, ...]:
-    """Return the names of the columns of a last statement that is rewritten; none if it is not."""
+    """Return the column names of a last statement that is rewritten; empty if it is not."""
     form = _form(request.sql)[0] if request.as_text else None
     return form.columns if form is not None else ()
 
 
 def can_be_text(sql: str) -> bool:
-    """Say whether the last statement can be rewritten so that all its columns are text."""
+    """Return whether the last statement can be rewritten so that all its columns are text."""
     return _form(sql)[0] is not None
 
 
 def must_be_text(sql: str) -> bool:
-    """Say whether it should be: what comes before it in the text may change what another session makes of it."""
+    """Return whether it must be: the statements before it may change how another session would describe it."""
     form, changes_names = _form(sql)
     return form is not None and changes_names
 
 
 def own_tag(request: LaunchRequest, tag: str | None) -> str | None:
-    """Return the command tag of the plan's last statement, whatever it was rewritten to."""
+    """Return the command tag of the plan's last statement, even if it was rewritten."""
     form = _form(request.sql)[0] if request.as_text else None
     return tag if form is None or not tag else form.tag
 
 
 @lru_cache(maxsize=256)
 def names_set(sql: str) -> Mapping[str, str]:
-    """Return the search_path and the role that the text sets before its last statement, where they are constants."""
+    """Return the constant search_path and role that the text sets before its last statement."""
     try:
         statements = parse_statements(sql)
     except JobplanError:
@@ -165,19 +165,20 @@ def names_set(sql: str) -> Mapping[str, str]:
 
 
 def takes_commit_row(sql: str, *, read_committed: bool) -> bool:
-    """Say whether a statement that writes a row may come first in the worker's transaction and change nothing else.
+    """Return whether a statement that writes a row can precede the text in the worker's transaction without effects.
 
-    Not where there is no such transaction, or where there may be none: what must stand alone, CALL and DO; nor before
-    what has to come first itself. `read_committed` is whether that is the isolation level.
+    False where there is no such transaction, or may be none: statements that must stand alone, CALL and DO; and before
+    statements that must come first. `read_committed` is whether that is the isolation level.
+
     """
     text = _read(sql)
     return text.takes_row and (read_committed or not text.locks)
 
 
 def launched_text(request: LaunchRequest, first: str = "") -> str:
-    """Return the text that is launched: its label, the plan's own text, its statements set apart, and rows kept in.
+    """Return the text to launch: its label, the plan's text with separated statements, and the marker for rows.
 
-    `first` are statements of ours that come before the plan's, in the same transaction, each with its semicolon.
+    `first` are our statements before the plan's, in the same transaction, each with its semicolon.
     """
     read = _read(request.sql)
     text = read.set_apart
@@ -194,7 +195,7 @@ def launched_text(request: LaunchRequest, first: str = "") -> str:
 
 
 def plan_position(request: LaunchRequest, first: str, position: int) -> int | None:
-    """Return which character of the plan's own text one of the launched text is, both from 1; None for one of ours."""
+    """Return the position in the plan's text of a position in the launched text, from 1; None if it is in ours."""
     offset = position - 1
     offset -= len(request.label.to_comment()) + 1 if request.label is not None else 0
     offset -= len(first) + 1 if first else 0
@@ -215,21 +216,20 @@ def plan_position(request: LaunchRequest, first: str, position: int) -> int | No
 
 
 def plan_text(launched: str) -> str:
-    """Return the plan's own text of what was launched, as far as the server has kept it."""
+    """Return the plan's text in a launched text, as far as the server has kept it."""
     text = without_rewriting(_COMMIT_ROW.sub("", without_comment(launched)))
     return text.replace(f"\n;{NEXT}", "").replace(f"\n;{MARKER}", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Text:
-    """What is known of a step's SQL. `ends` are those of its statements but the last.
+    """The traits of a step's SQL. `ends` are the ends of its statements except the last.
 
-    `gives_rows`: its last statement gives rows that can be kept in the worker. `tags_only`: none are left then; CALL
-    may give a row that only the server knows of, and so may what the parser does not know. `takes_row`: a commit row
-    may come first; where it `locks`, only if the isolation level is READ COMMITTED. `nothing_else`: neither a rule nor
-    COPY can send anything but tags all the same. `waits_for_snapshots`: a statement waits until every older snapshot of
-    the database is released; so it is assumed of what the parser does not know. The last statement
-    begins at `last_start`.
+    `gives_rows`: its last statement returns rows that can stay in the worker. `tags_only`: no others are sent; CALL can
+    return a row that only the server knows, and so can SQL that the parser does not know. `takes_row`: a commit row can
+    come first; if it `locks`, only with the isolation level READ COMMITTED. `nothing_else`: neither a rule nor COPY can
+    send more than tags. `waits_for_snapshots`: a statement waits for older snapshots of the database; also assumed if
+    the parser does not know it. The last statement begins at `last_start`.
     """
 
     set_apart: str
@@ -270,9 +270,9 @@ def _read(sql: str) -> _Text:
 
 @lru_cache(maxsize=256)
 def _form(sql: str) -> tuple[AsText | None, bool]:
-    """Return how to write the last statement so that its rows are text, and whether those before it may change names.
+    """Return the last statement rewritten so that its rows are text, and whether those before it may change names.
 
-    Apart from `_read`, because few steps want to see rows.
+    Separate from `_read`, because few steps read rows.
     """
     try:
         statements = parse_statements(sql)
@@ -294,13 +294,13 @@ def _takes_row(statements: Sequence[Statement]) -> bool:
 
 
 def _set_apart(sql: str, ends: Sequence[int]) -> str:
-    """Put `NEXT` after each of these places, on a line of its own: a comment may end there."""
+    """Insert `NEXT` after each of these places, on a separate line: a comment may end there."""
     pieces = [sql[start:end] for start, end in zip([0, *ends], [*ends, len(sql)], strict=True)]
     return _BETWEEN.join(pieces)
 
 
 def is_workers_own(error: ErrorDetails) -> bool:
-    """Say whether an error that came while the output was read is the worker's: the extension marks those."""
+    """Return whether an error during the reading of the output is the worker's: the extension marks those."""
     return "background worker, pid" in (error.context or "")
 
 
@@ -309,8 +309,8 @@ def statement_tag(
 ) -> tuple[str | None, str | None]:
     """Return the command tag and the row count of the plan's own last statement.
 
-    `tags` are those of all statements as the extension gave them (`INSERT 0 5`); `tag` and `row_count` are what it
-    reports of the last one, which may be the marker.
+    `tags` are those of all statements as the extension returns them (`INSERT 0 5`); `tag` and `row_count` are those
+    that it reports for the last one, which may be the marker.
     """
     own = tags[:-1] if discards_rows(request) else tags
     words = (own[-1][0] or "").split() if own else []
@@ -320,7 +320,7 @@ def statement_tag(
     return name, words[-1] if words[-1].isdigit() else row_count
 
 
-#: pid and cookie as the extension gave them, and the role that may ask about the worker.
+#: pid and cookie as the extension returned them, and the role that may query the worker.
 Handle = tuple[str, str, str]
 #: The OID of pg_catalog.void.
 _VOID = 2278
@@ -328,10 +328,10 @@ _VOID = 2278
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RowColumns:
-    """The columns of the rows that a worker sends: their names, and a column definition list with exact types.
+    """The columns of a worker's rows: their names, and a column definition list with exact types.
 
-    No definitions: it sends no rows, or `problem` says why they cannot be read. Rows of nothing but `void` cannot be
-    read either, but there is nothing to read in them.
+    Without definitions it sends no rows, or `problem` says why they cannot be read. Rows with only `void` columns
+    cannot be read either, but they have no content.
     """
 
     names: tuple[str, ...] = ()
@@ -343,10 +343,10 @@ class RowColumns:
 async def drain(
     session: Session, handle: Handle, columns: RowColumns | None = None, *, rows: int = 0, patience: float | None = None
 ) -> tuple[Reply, float]:
-    """Read everything until the worker has gone; return its command tags, and the server's time then.
+    """Read the output until the worker has ended; return its command tags, and the server's time then.
 
-    With `columns`, which are those of the rows that it sends, the number of rows takes the place of the tags; with
-    `rows` so many of them come before it, in one row each. A reply with an error is the worker's own or the reading's
+    With `columns`, the columns of the rows that it sends, the number of rows is returned instead of the tags; with
+    `rows`, that many rows are returned, too. An error in the reply is the worker's or one of the reading
     (`is_workers_own`).
     """
     definitions = columns.definitions if columns is not None else ""
@@ -362,9 +362,9 @@ async def drain(
 async def describe_rows(session: Session, request: LaunchRequest) -> RowColumns:
     """Return the columns of the rows that the worker sends.
 
-    It sends those that are wanted, those of CALL of a procedure with OUT parameters, and those of SQL that the parser
-    does not know; all others stay in the worker. Asked in the worker's own settings, and never for long: the worker may
-    hold the locks that it takes.
+    It sends the wanted rows, the row of CALL of a procedure with OUT parameters, and those of SQL that the parser does
+    not know; all others stay in the worker. The query uses the worker's settings and a short lock_timeout, because the
+    worker may hold the locks that it needs.
     """
     if discards_rows(request) or request.as_text:
         as_text = row_columns_as_text(request)
@@ -383,7 +383,7 @@ async def describe_rows(session: Session, request: LaunchRequest) -> RowColumns:
     definitions, place, pseudo_type = reply.rows[0] if reply.rows else (None, None, None)
     if definitions is None:
         name = names[int(place) - 1] if place is not None else names[0]
-        problem = f"column {name} is of type {pseudo_type}, which cannot be read from a worker; cast it, say to text"
+        problem = f"column {name} is of type {pseudo_type}, which cannot be read from a worker; cast it, e.g. to text"
         return RowColumns(names=names, problem=problem)
     return RowColumns(names=names, definitions=definitions)
 
@@ -394,7 +394,7 @@ def void_rows(columns: RowColumns, count: int) -> Rows:
 
 
 def read_rows(reply: Reply, columns: RowColumns) -> tuple[Rows, int | None]:
-    """Return the rows that `drain` read, and how many there were altogether if that is known."""
+    """Return the rows that `drain` read, and their total number if known."""
     problem = columns.problem or (reply.error.message if reply.error is not None else None)
     if problem is not None:
         return Rows(columns=columns.names, problem=problem), None
@@ -406,14 +406,14 @@ def read_rows(reply: Reply, columns: RowColumns) -> tuple[Rows, int | None]:
 
 
 async def handles(session: Session) -> tuple[int, int]:
-    """Return how many workers the session tracks, and how many it has ever launched."""
+    """Return the number of workers that the session tracks, and the number that it has launched in total."""
     (reply,) = await session.run(("load", ()))
     active, launched = reply.rows[0] if reply.rows else (None, None)
     return int(active or 0), int(launched or 0)
 
 
 async def is_free(session: Session) -> bool:
-    """Say whether the session tracks no worker any longer."""
+    """Return whether the session tracks no worker any more."""
     return (await handles(session))[0] == 0
 
 
@@ -427,11 +427,11 @@ async def read_end(
     first: str,
     described: RowColumns,
 ) -> tuple[WorkerEnd, bool]:
-    """Return what a worker that has ended says, and whether the session is free; the notices are fetched with it.
+    """Return the result of a worker that has ended, and whether the session is free; fetches the notices, too.
 
-    `row` has the outcome, `drained` the output if that was read with it; `role` may ask about the worker, `first` comes
-    before the plan's own text in its. `described` are the columns of its rows as they were before it was launched, for
-    the case that they cannot be described any more.
+    `row` has the outcome, `drained` the output if it was read with it; `role` may query the worker, `first` precedes
+    the plan's text. `described` are the columns of its rows before the launch, in case they cannot be described any
+    more.
     """
     handle = (row[0] or "", row[1] or "", role)
     _, _, _, row_count, tag, has_error, started, finished = row[:8]
@@ -442,7 +442,7 @@ async def read_end(
         tag = row_count = None  # those of the marker
     with contextlib.suppress(ServerLostError):
         if has_error == "t":
-            error = ErrorDetails(message="the worker failed, and its session was lost before it could say why")
+            error = ErrorDetails(message="the worker failed, and its session was lost before the error could be read")
             error = await _read_error(session, handle)
         columns = RowColumns()
         if request.rows and error is None:
@@ -474,7 +474,7 @@ async def read_end(
 def end_by_output(
     reply: Reply, columns: RowColumns, request: LaunchRequest, *, first: str, started: str | None, finished: float
 ) -> WorkerEnd:
-    """Return what the output says of a worker whose end came with it; `first` as for `read_end`."""
+    """Return the result of a worker whose end came with its output; `first` as for `read_end`."""
     tag: str | None = None
     row_count: int | str | None = None
     result = None
@@ -496,7 +496,7 @@ def end_by_output(
 async def _read_error(session: Session, handle: Handle) -> ErrorDetails:
     (reply,) = await session.run(("error", handle))
     if reply.error is not None or not reply.rows:
-        return reply.error or ErrorDetails(message="the worker failed, and the server has forgotten how")
+        return reply.error or ErrorDetails(message="the worker failed, and the server no longer has its error")
     sqlstate, message, *rest = reply.rows[0]
     detail, hint, context, schema, table, column, constraint = rest
     found = ErrorDetails(
@@ -514,7 +514,7 @@ async def _read_error(session: Session, handle: Handle) -> ErrorDetails:
 
 
 def _placed(error: ErrorDetails | None, raised: Reply, request: LaunchRequest, first: str) -> ErrorDetails | None:
-    """Add the place in the plan's text, which only the error has that comes with the worker's output."""
+    """Add the position in the plan's text, which only the error in the worker's output has."""
     if error is None or raised.error is None or raised.position is None or not is_workers_own(raised.error):
         return error
     return replace(error, position=plan_position(request, first, raised.position))

@@ -36,8 +36,7 @@ def load_plan(
     """Return a plan that is ready to run.
 
     `params` are values of its parameters, as text; they override `params_file`. JOBPLAN_PARAM_<NAME> is not read: only
-    the
-    command line uses it. PlanError, with every problem that was found, if the plan is invalid.
+    the command line uses it. PlanError, with every problem that was found, if the plan is invalid.
     """
     return read_plan(path, given=params, params_file=params_file)
 
@@ -53,10 +52,8 @@ def run_plan(
     """Run a plan to its end and return the result; `sinks` receive every event.
 
     `dsn` is a libpq connection string; libpq's environment variables supply what it lacks. `ledger` is the schema of
-    the
-    ledger, which is written if it exists and belongs to the session's role, a superuser or one of `trusted_roles`;
-    None:
-    no ledger. PreflightError if nothing could be started. Do not call it from a running event loop.
+    the ledger, which is written if it exists and belongs to the session's role, a superuser or one of `trusted_roles`;
+    None: no ledger. PreflightError if nothing could be started. Do not call it from a running event loop.
     """
     clock = MonotonicClock()
 

@@ -1,8 +1,7 @@
 """Determines, before a run is resumed, the outcomes of the workers of its previous runner.
 
 A worker is identified by its recorded pid and backend_start. A worker that the record lacks is found by its label, or
-by
-its name if its query text is not visible, provided that its role belongs to the run. Nothing is guessed: a running
+by its name if its query text is not visible, provided that its role belongs to the run. Nothing is guessed: a running
 worker is followed or stopped; the outcome of an ended one comes from the ledger, `verify` or the user; a step that may
 run again does so. The remaining outcomes become questions, and nothing starts before they are answered.
 
@@ -152,8 +151,7 @@ async def examine_workers(
 
     `plan` is the plan of the resumed run; `values` returns the values that a step's SQL may name. UsageError if a mark
     contradicts the evidence; OpenQuestionError, with all questions, if only the user knows an outcome; PreflightError
-    if
-    the previous runner has not ended, or if a worker is running whose step is no longer in the plan.
+    if the previous runner has not ended, or if a worker is running whose step is no longer in the plan.
     """
     return await _Examination(state, gateway, takeover, plan=plan, run_id=run_id, values=values, clock=clock).findings()
 

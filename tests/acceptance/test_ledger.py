@@ -11,7 +11,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests.acceptance.console import Database, Jobplan, until
 
-_WHERE_ELSE = " Is that where the run was? Else say where with --dsn, or which schema with JOBPLAN_LEDGER_SCHEMA."
+_WHERE_ELSE = " If the run used another server or schema, pass --dsn, or set JOBPLAN_LEDGER_SCHEMA."
 STEPS = """
     - {id: one, sql: INSERT INTO done VALUES ('one')}
     - {id: two, sql: SELECT 1/0, allow_failure: true}

@@ -139,7 +139,7 @@ def test_every_command_that_connects_has_the_remedy(jobplan: Jobplan, db: Databa
     for dsn, says in (
         (gone, "psql -l"),
         (make_conninfo(db.dsn, user="nobody_here"), "user="),
-        ("host=127.0.0.1 port=1 dbname=x", "Nothing listens there"),
+        ("host=127.0.0.1 port=1 dbname=x", "No server listens there"),
         ("host=nowhere.invalid dbname=x", "DNS"),
         ("password=my S3cr3t", "connection string"),
         ("postgresql://a:my@S3cr3t@nowhere.invalid/d", "DNS"),

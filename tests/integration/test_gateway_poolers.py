@@ -109,7 +109,7 @@ async def test_a_pool_that_shares_sessions_is_refused_and_left_as_it_was(
     with psycopg.connect(through, autocommit=True) as mine:
         before = mine.execute("SHOW search_path").fetchone()
     gateway = PgGateway(through, "pooled")
-    with pytest.raises(PreflightError, match="gives each transaction another session") as refused:
+    with pytest.raises(PreflightError, match="assigns each transaction to another session") as refused:
         await gateway.open()
     await gateway.close()
     assert "Connect to PostgreSQL itself" in str(refused.value)
@@ -120,7 +120,7 @@ async def test_a_pool_that_shares_sessions_is_refused_and_left_as_it_was(
 
 async def test_who_only_looks_leaves_nothing_in_sessions_of_others_either(pool: Pool) -> None:
     through = pool("transaction")
-    with pytest.raises(PreflightError, match="gives each transaction another session"):
+    with pytest.raises(PreflightError, match="assigns each transaction to another session"):
         await Inspector.connect(through, "pooled-look")
     with psycopg.connect(through, autocommit=True) as mine:
         assert mine.execute("SHOW search_path", prepare=False).fetchone() != ("pg_catalog, pg_temp",)
@@ -141,7 +141,7 @@ async def test_a_pool_that_has_many_sessions_in_use_is_refused_all_the_same(pool
         for _ in range(3):
             other = others.enter_context(psycopg.connect(through))
             other.execute("SELECT 1")  # holds a session of the pool in a transaction
-        with pytest.raises(PreflightError, match="gives each transaction another session"):
+        with pytest.raises(PreflightError, match="assigns each transaction to another session"):
             await PgGateway(through, "pooled-busy").open()
 
 

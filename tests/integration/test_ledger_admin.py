@@ -51,7 +51,7 @@ async def test_two_that_install_at_the_same_time(database: str) -> None:
 
 
 def test_a_role_that_may_not_create_is_told_so(database: str, new_role: Callable[..., str]) -> None:
-    with pytest.raises(RecordError, match=r"permission denied for database .* takes CREATE on the database"):
+    with pytest.raises(RecordError, match=r"permission denied for database .* needs CREATE on the database"):
         LedgerAdmin(new_role(), "jobplan").install("0")
     assert value(database, "SELECT to_regnamespace('jobplan')") is None
 

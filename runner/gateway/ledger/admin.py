@@ -20,30 +20,29 @@ from runner.gateway.queries import query
 from runner.gateway.session import ANSWER_WITHIN, LONG_ANSWER_WITHIN
 from runner.sql.placeholders import TemplateError, quote_identifier
 
-#: The blocks that bring a ledger from the version before to each.
+#: The blocks that upgrade a ledger from the previous version to each of these.
 STEPS: Mapping[int, str] = {1: "ledger_version_1", 2: "ledger_version_2"}
-#: How long anything waits for a lock: a step that runs has one on the commit rows.
+#: The limit of each wait for a lock: a running step holds one on the commit rows.
 LOCK_TIMEOUT = "5s"
-#: Seconds for what changes all rows: it ends also if the server's answer is lost.
+#: The limit in seconds for operations that change all rows: it ends them if the server's answer is lost.
 _MAINTENANCE_WITHIN = 3600.0
 _NAME = "jobplan:ledger"
 _LOCKED = "55P03"
 _DEPENDED_ON = "2BP01"
 _NO_RIGHT = "42501"
 _WHO_MAY = (
-    "To make one takes CREATE on the database, or on an empty schema of that name. To change or remove one takes its"
-    " owner, who lets others write to it and read it with jobplan ledger install --grant ROLE."
+    "To create a ledger, a role needs CREATE on the database, or on an empty schema of that name. Only its owner can"
+    " change or remove it; the owner grants its use to others with jobplan ledger install --grant ROLE."
 )
-#: A record is not found by making a ledger: whoever asks for it may have come to another server.
-_WHERE_THE_RUN_WAS = "Is that where the run was? Else say where with --dsn, or which schema with JOBPLAN_LEDGER_SCHEMA."
+#: Creating a ledger does not bring back a record: the connection may lead to another server than the run's.
+_WHERE_THE_RUN_WAS = "If the run used another server or schema, pass --dsn, or set JOBPLAN_LEDGER_SCHEMA."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerStatus:
-    """What there is; times are as the server writes them, in UTC.
+    """The state of a ledger; times are in UTC, in the server's format.
 
-    `version` is None if there is no ledger, or if this role may not look into it (`readable`). On a
-    `standby` nobody can write.
+    `version` is None if there is no ledger, or if this role may not read it (`readable`). A `standby` is read-only.
     """
 
     schema: str
@@ -60,7 +59,7 @@ class LedgerStatus:
 
     @property
     def remedy(self) -> str | None:
-        """The command that makes it usable by this jobplan; None if it is."""
+        """The command that makes it usable by this jobplan; None if it is usable."""
         if not self.readable:
             return "jobplan ledger install --grant ROLE"
         if self.version is None:
@@ -72,7 +71,7 @@ class LedgerStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LedgerRun:
-    """What the ledger has of a run: its plans as JSON, by their SHA-256, and its events, as far as it has them."""
+    """The ledger's record of a run: its plans as JSON by their SHA-256, and its events, as far as recorded."""
 
     run_id: str
     plans: Mapping[str, str]
@@ -80,7 +79,7 @@ class LedgerRun:
 
 
 class _Deadline:
-    """Gives a connection up that is used for longer than `seconds`; then TimeoutError at the end of the block."""
+    """Closes a connection that is used for longer than `seconds`; then TimeoutError at the end of the block."""
 
     def __init__(self, connection: psycopg.Connection[Any], seconds: float) -> None:
         self._descriptor = connection.fileno()
@@ -100,11 +99,11 @@ class _Deadline:
     def _give_up(self) -> None:
         self._over = True
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(self._descriptor)) as shared:
-            shared.shutdown(socket.SHUT_RDWR)  # whoever waits for the connection sees its end
+            shared.shutdown(socket.SHUT_RDWR)  # a thread that waits for the connection then gets an error
 
 
 class LedgerAdmin:
-    """Does one thing on a connection of its own, in one transaction, or all of nothing. RecordError if it cannot."""
+    """Performs each operation on a separate connection, in one transaction. RecordError if it fails."""
 
     def __init__(self, conninfo: str, schema: str, trusted_roles: Sequence[str] = ()) -> None:
         self._conninfo = with_keepalives(conninfo)
@@ -116,9 +115,9 @@ class LedgerAdmin:
             raise UsageError(f"--schema {schema!r}: {error.message}") from error
 
     def install(self, jobplan: str, grants: Sequence[str] = ()) -> bool:
-        """Make the ledger unless it is there, and give the roles what runs need; false if it was there already.
+        """Create the ledger if it does not exist, and grant its use to the roles; return False if it existed.
 
-        One of an older version is brought up to date, as by `upgrade`.
+        A ledger of an older version is upgraded, as by `upgrade`.
         """
         with self._connected(_MAINTENANCE_WITHIN) as connection:
             version = self._version(connection)
@@ -132,13 +131,13 @@ class LedgerAdmin:
                 self._require(version)
             for role in grants:
                 self._do(connection, self._block("ledger_grant").replace("{role}", _quoted_role(role)))
-            self._require_trust(connection)  # once more: of what was there before, a part may have been adopted
+            self._require_trust(connection)  # again: existing objects may have become parts of the ledger
         return version is None
 
     def upgrade(self, jobplan: str) -> tuple[int, int]:
-        """Bring the ledger to this jobplan's version, and its views up to date; the version before and the one now."""
+        """Upgrade the ledger, and its views, to this jobplan's version; return the previous and the present version."""
         with self._connected(_MAINTENANCE_WITHIN) as connection:
-            version = self._installed_version(connection, "Make it: jobplan ledger install")
+            version = self._installed_version(connection, "Create it: jobplan ledger install")
             if version > VERSION:
                 raise self._too_new(version)
             if version < VERSION:
@@ -148,7 +147,7 @@ class LedgerAdmin:
         return version, VERSION
 
     def status(self) -> LedgerStatus:
-        """Look at the ledger."""
+        """Return the state of the ledger."""
         try:
             return self._look()
         except RecordError as error:
@@ -178,9 +177,9 @@ class LedgerAdmin:
         )
 
     def purge(self, older_than: float) -> int:
-        """Delete runs that ended more than `older_than` seconds ago; how many. One that lives is kept.
+        """Delete runs that ended more than `older_than` seconds ago, except active ones; return their number.
 
-        A run that has no end, because its runner was killed, is as old as its last event.
+        A run without an end, because its runner was killed, has the age of its last event.
         """
         with self._connected(_MAINTENANCE_WITHIN) as connection:
             self._require(self._installed_version(connection))
@@ -188,7 +187,7 @@ class LedgerAdmin:
         return int(row[0])
 
     def remove(self) -> bool:
-        """Drop the ledger, and its schema if nothing else is in it; true if the schema is gone too."""
+        """Drop the ledger, and its schema if nothing else is in it; return whether the schema was dropped."""
         with self._connected() as connection:
             self._installed_version(connection)
             self._do(connection, self._block("ledger_remove"))
@@ -199,7 +198,7 @@ class LedgerAdmin:
         return True
 
     def read(self, name: str) -> LedgerRun:
-        """Return the record of a run, by its id, its beginning, or `last`. RecordError if there is none, or several."""
+        """Return the record of a run, by its id, its beginning, or `last`. RecordError if none or several match."""
         with self._connected() as connection:
             self._require(self._installed_version(connection, _WHERE_THE_RUN_WAS))
             listed = connection.execute(self._block("ledger_find").encode(), [name]).fetchall()
@@ -213,8 +212,8 @@ class LedgerAdmin:
                 )
             if len(found) > 1 and name not in ("last", found[0]):
                 raise RecordError(
-                    f"{name!r} can be more than one run: {', '.join(found)} and perhaps others.",
-                    hint="Write more of its id.",
+                    f"{name!r} matches more than one run: {', '.join(found)}, and possibly others.",
+                    hint="Write more characters of its id.",
                 )
             told_by = connection.execute(self._block("ledger_writers").encode(), [found[0]]).fetchall()
             asked = [found[0], json.dumps([writer for writer, trusted in told_by if trusted])]
@@ -226,14 +225,14 @@ class LedgerAdmin:
             events=tuple(read_event(json.loads(event)) for (event,) in events),
         )
 
-    # --- how ----------------------------------------------------------------------------------------------------------
+    # --- internals ----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def _connected(self, patience: float | None = None) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        """Open a connection and a transaction that waits for no lock for long, and is the only one of its kind.
+        """Open a connection and a transaction with a short lock_timeout, exclusive among ledger commands.
 
-        The connection is given up if the caller's work with it takes longer than `patience` seconds: a network that
-        delivers nothing would otherwise be waited for for ever.
+        The connection is closed if the caller uses it for longer than `patience` seconds: otherwise a network that
+        delivers nothing would block the caller forever.
         """
         try:
             connection = psycopg.connect(
@@ -262,7 +261,7 @@ class LedgerAdmin:
                 raise RecordError(f"the ledger in schema {self._schema}: {error}.") from error
 
     def _require_trust(self, connection: psycopg.Connection[tuple[Any, ...]]) -> None:
-        """Refuse a ledger, or a schema for one, in which an object belongs to a role that is not trusted."""
+        """Refuse a ledger, or a schema for one, with an object that an untrusted role owns."""
         block, parameters = distrust_statement(self._schema, self._trusted_roles)
         found = distrusted(connection.execute(query(block), parameters).fetchall())
         if found is not None:
@@ -272,12 +271,12 @@ class LedgerAdmin:
         message = error.diag.message_primary or " ".join(str(error).split())
         hint = None
         if error.sqlstate == _LOCKED:
-            hint = "Somebody works with it, perhaps a step that is running. Try again when that is over."
+            hint = "Another session uses it, possibly a running step. Try again when that has ended."
         elif error.sqlstate == _NO_RIGHT:
             hint = _WHO_MAY
         elif error.sqlstate == _DEPENDED_ON:
             detail = " ".join((error.diag.message_detail or "").split())
-            hint = f"{detail}. Drop that first, or keep the ledger."
+            hint = f"{detail}. Drop those objects first, or keep the ledger."
         return RecordError(f"the ledger in schema {self._schema}: {message}.", hint=hint)
 
     def _block(self, name: str) -> str:
@@ -291,7 +290,7 @@ class LedgerAdmin:
         return bool(found.fetchall())
 
     def _version(self, connection: psycopg.Connection[tuple[Any, ...]]) -> int | None:
-        """Return the version of the ledger that is there, None if there is none."""
+        """Return the version of the existing ledger; None without one."""
         (row,) = connection.execute(query("ledger_found"), [self._schema]).fetchall()
         if not row[1]:
             return None
@@ -299,7 +298,7 @@ class LedgerAdmin:
         if version is None:
             raise RecordError(
                 f"the ledger in schema {self._schema} has no version: its table meta is empty.",
-                hint="It was damaged. Drop it with DROP SCHEMA, or write its version into meta again.",
+                hint="It is damaged. Drop it with DROP SCHEMA, or write its version into meta again.",
             )
         return int(version)
 
@@ -313,11 +312,11 @@ class LedgerAdmin:
         if version > VERSION:
             raise self._too_new(version)
         if version < VERSION:
-            hint = "Bring it up to date: jobplan ledger upgrade"
+            hint = "Upgrade it: jobplan ledger upgrade"
             raise RecordError(f"the ledger in schema {self._schema} is of version {version}.", hint=hint)
 
     def _too_new(self, version: int) -> RecordError:
-        message = f"the ledger in schema {self._schema} is of version {version}, and this jobplan knows {VERSION}."
+        message = f"the ledger in schema {self._schema} is of version {version}, and this jobplan supports {VERSION}."
         return RecordError(message, hint="Use a newer jobplan.")
 
     def _bring_up(self, connection: psycopg.Connection[tuple[Any, ...]], version: int, jobplan: str) -> None:
@@ -330,7 +329,7 @@ class LedgerAdmin:
 
 
 def _of_a_stranger(run: str, writer: str) -> RecordError:
-    """Return the error for a run whose record was written by a role that is not trusted: its SQL would be executed."""
+    """Return the error for a run whose record an untrusted role has written: a resume would execute its SQL."""
     if not writer:
         return RecordError(
             f"run {run} was recorded before version 2 of the ledger, in which rows have no writer.",
@@ -338,12 +337,12 @@ def _of_a_stranger(run: str, writer: str) -> RecordError:
         )
     return RecordError(
         f"run {run} was recorded by role {writer}, which is neither this session's role nor a superuser.",
-        hint=f"Restore and resume it as {writer}, or, if you trust that role with your rights: {OPTION} {writer}.",
+        hint=f"Restore and resume it as {writer}, or, if you trust that role with your privileges: {OPTION} {writer}.",
     )
 
 
 def no_ledger(schema: str, place: str, hint: str | None) -> RecordError:
-    """Return the error for a ledger that is not there."""
+    """Return the error for a missing ledger."""
     return RecordError(f"there is no ledger in schema {schema} of {place}.", hint=hint)
 
 

@@ -1,7 +1,7 @@
-"""The commit row: a worker writes it in the transaction of its step, so that it exists if the step committed.
+"""The commit row: a worker writes it in the transaction of its step, so that it exists exactly if the step committed.
 
-It gives evidence of an outcome that no session has seen (docs/decisions/0012). A worker that may not, or must not,
-write it runs all the same, without it.
+It is evidence of an outcome that no session has observed (docs/decisions/0012, docs/pg_background.md#commit-row). A
+worker that may not write it, or must not, runs without it.
 """
 
 from __future__ import annotations
@@ -24,34 +24,35 @@ from runner.gateway.worker_output import takes_commit_row
 from runner.identity import WorkerLabel
 from runner.sql.placeholders import quote_identifier, quote_literal
 
-#: Errors that only say that something is not there or not allowed, not to whom.
+#: Errors that an object is missing or not permitted, without saying for which role.
 _NO_RIGHT = frozenset({"42P01", "3F000", "42501"})
-#: The transaction is READ ONLY: our own statement is the first that writes.
+#: The transaction is READ ONLY: our statement is the first that writes.
 _READ_ONLY_TRANSACTION = "25006"
-#: Somebody has locked what a statement needs.
+#: Another session has locked a table or row that a statement needs.
 _LOCK_NOT_AVAILABLE = "55P03"
-#: Where PostgreSQL says that it waited for a row of the same key that is not committed yet; names are not translated.
+#: The index in the error context of a wait for an uncommitted row with the same key; names are not translated.
 _KEY = '"commits_pkey"'
-#: Seconds after which a worker has given up waiting for the ledger, by its own clock. Nobody gives a step such a
-#: lock_timeout, and who does gets another attempt at a step that has done nothing.
+#: The range of seconds, by its own clock, in which a worker's wait for the ledger times out. A step whose own
+#: lock_timeout is in this range gets another attempt although the ledger was not locked; its transaction was rolled
+#: back.
 _GAVE_UP = (COMMIT_ROW_LOCK_TIMEOUT - 0.01, COMMIT_ROW_LOCK_TIMEOUT + 0.29)
-#: Seconds for which a worker that has gone by all appearances may keep its transaction open, and between two looks.
+#: Seconds for which the transaction of an ended worker may still be open, and the poll interval.
 _SETTLE_FOR = 60.0
 _LOOK_AGAIN = 1.0
 
-#: States of a step whose last attempt did what was wanted of it.
+#: States of a step whose last attempt did its work.
 _GOOD = frozenset({"succeeded", "failed_allowed"})
 
 _PLACES = re.compile(r"\{\w+\}")
 _OFF = frozenset({"off", "of", "false", "fals", "fal", "fa", "f", "no", "n", "0"})
-#: Settings with which the row could not be bound to its writer.
+#: Settings with which the row could not be attributed to its writer.
 _UNBINDING = frozenset({"session_authorization", "row_security"})
 _READ_ONLY = frozenset({"default_transaction_read_only", "transaction_read_only"})
 _READ_COMMITTED = frozenset({"read committed", "read uncommitted"})
 
 
 class Commits:
-    """Says who writes a commit row, and what the rows prove."""
+    """Decides which workers write a commit row, and what the rows are evidence of."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
@@ -84,15 +85,15 @@ class Commits:
         return _PLACES.sub(lambda place: values.get(place.group(), place.group()), text)
 
     def is_taken(self, error: ErrorDetails) -> bool:
-        """Say whether a unique violation is that of the row: another worker of the attempt has committed."""
+        """Return whether a unique violation is that of the row: another worker of the attempt has committed."""
         return (error.schema, error.table) == (self._ledger.schema, "commits")
 
     def is_awaited(self, error: ErrorDetails) -> bool:
-        """Say whether the worker gave up waiting for another one of its attempt, whose row may be about to come."""
+        """Return whether the wait for another worker of the attempt timed out, whose row may follow."""
         return error.sqlstate == _LOCK_NOT_AVAILABLE and _KEY in (error.context or "")
 
     async def unprove(self, step: str, attempt: int) -> bool:
-        """Record that a worker without a row follows: nobody may take its absence for proof. False: not yet."""
+        """Record that a worker without a row follows, so that its absence is no evidence. False: not possible now."""
         if self._ledger.disclaim(step, attempt):
             return True
         statement = ("ledger_unprove", self._key(step, attempt))
@@ -108,9 +109,9 @@ class Commits:
         return self._ledger.disclaim(step, attempt)
 
     async def made_fail(self, request: LaunchRequest, end: WorkerEnd) -> bool:
-        """Say whether a step failed because of the row, and not by what the plan has in it.
+        """Return whether a step failed because of the row, and not because of the plan's SQL.
 
-        Then nothing of the step has begun, because the row comes first.
+        Then nothing of the step was executed, because the row comes first.
         """
         around = self._ledger.surroundings
         if end.error is None or around is None:
@@ -124,10 +125,10 @@ class Commits:
         return locked or end.error.sqlstate == _READ_ONLY_TRANSACTION
 
     async def committed(self, step: str, attempt: int, *, fence: bool) -> bool:
-        """Say whether the attempt has committed. The worker has gone, and its text had the commit row in it.
+        """Return whether an attempt with a commit row committed. Its worker has ended.
 
-        `fence`: nobody has seen it end, so one that might still begin is kept from committing; then false is for ever.
-        ServerLostError if nobody can say.
+        `fence`: its end was not observed, so a worker that could still start is kept from committing; then False is
+        final. ServerLostError if it cannot be determined.
         """
         return await self._settled(
             (self._ledger.run_id, step, str(attempt)), self._ledger.proof(step, attempt), fence=fence
@@ -143,10 +144,10 @@ class Commits:
         return bool(reply.rows) and reply.rows[0][0] == "t"
 
     async def of_an_orphan(self, step: str, attempt: int) -> bool | None:
-        """Say whether an attempt of a previous runner has committed; None if the ledger cannot tell. As `committed`.
+        """Return whether an attempt of a previous runner committed; None if the ledger cannot say. See `committed`.
 
-        A row counts only with the proof that its launch announced. That there is none counts only if it is kept from
-        coming, for which the key of the run is needed: only the login role that ran it, and superusers, can read that.
+        A row counts only with the proof that its launch announced. The absence of a row counts only if a later row is
+        prevented, which needs the key of the run: only the login role that ran it, and superusers, can read the key.
         """
         if not self._ledger.on:
             return None
@@ -155,9 +156,7 @@ class Commits:
         if error is not None or not expected.rows or expected.rows[0][0] != "t":
             return await self._as_seen(key)
         digest = expected.rows[0][1]
-        if (
-            digest is None
-        ):  # announced by version 1 of the ledger, in which any role that it was granted to wrote any row
+        if digest is None:  # announced by version 1 of the ledger, in which any role with the grant could write any row
             return None
         written, error = await self._ask(("begin", ()), ("ledger_committed", (*key, digest)), ("commit", ()))
         if error is None and written.rows:
@@ -166,7 +165,7 @@ class Commits:
         return None if proof is None else await self._settled(key, proof, fence=True)
 
     async def _as_seen(self, key: Sequence[str]) -> bool | None:
-        """Say what a runner has seen of an attempt without a row that this run's journal does not have."""
+        """Return the recorded outcome of an attempt without a row, which the run's journal lacks."""
         ended, error = await self._ask(("begin", ()), ("ledger_ended", key), ("commit", ()))
         if error is not None or not ended.rows:
             return None
@@ -176,10 +175,11 @@ class Commits:
         return True if outcome == Outcome.SUCCEEDED and state in _GOOD else None
 
     async def ledger_record(self) -> RecordedRun | None:
-        """Return what the ledger knows of the run, and let it go on from there; None if there is none.
+        """Return the ledger's record of the run, and continue that record; None without a ledger.
 
-        ServerLostError if nobody can say. When the journal broke off, the takeover itself may be missing in it, and
+        ServerLostError if it cannot be read. If the journal was lost, the takeover itself may be missing in it, and
         nothing was launched after that.
+
         """
         if not self._ledger.on:
             return None
@@ -206,7 +206,7 @@ class Commits:
         return RecordedRun(launched=frozenset(launched), takeovers=takeovers)
 
     async def taken_over_by(self, session: Session) -> str | None:
-        """Say where and when another runner has taken the run up since; None if none has, or nobody can say."""
+        """Return where and when another runner has taken the run over since; None if none has or if unknown."""
         if not self._ledger.on:
             return None
         asked = ("ledger_takeovers", (self._ledger.run_id,))
@@ -217,25 +217,25 @@ class Commits:
         return None
 
     async def _ask_patiently(self, *statements: Statement) -> Reply:
-        """Ask as `_ask`, again and again while something is in the way. ServerLostError if nobody can say."""
+        """Query as `_ask`, with retries. ServerLostError if that does not succeed."""
         until = asyncio.get_running_loop().time() + _SETTLE_FOR
         while True:
             reply, error = await self._ask(*statements)
             if error is None:
                 return reply
             if error.sqlstate in GONE or asyncio.get_running_loop().time() > until:
-                raise ServerLostError(f"the ledger cannot be asked: {error.message}")
+                raise ServerLostError(f"the ledger cannot be read: {error.message}")
             await asyncio.sleep(_LOOK_AGAIN)
 
     async def _is_locked(self) -> bool:
-        """Say whether somebody still has the table locked that had it before."""
+        """Return whether the table, which was locked before, is still locked."""
         if self._locked:
             _, error = await self._ask(("begin", ()), ("ledger_free", ()), ("commit", ()))
             self._locked = error is not None
         return self._locked
 
     async def _may(self, role: str) -> bool:
-        """Say whether a role has the right to the row; asked once for each."""
+        """Return whether a role may write the row; queried once for each role."""
         if role not in self._roles:
             asked = ("ledger_role", (role, self._ledger.schema or ""))
             reply, error = await self._ask(("begin", ()), asked, ("commit", ()))
@@ -245,7 +245,7 @@ class Commits:
         return self._roles[role]
 
     async def _ask(self, *statements: Statement) -> tuple[Reply, ErrorDetails | None]:
-        """Run statements on the monitor session and return the reply of the last but one, or the error."""
+        """Execute statements on the monitor session and return the reply of the last but one, or the error."""
         try:
             replies = await self._ledger.together(*statements)
         except GatewayError as lost:
@@ -275,20 +275,20 @@ def _is_read_committed(settings: Mapping[str, str], around: InheritedSettings) -
     return level.lower() in _READ_COMMITTED
 
 
-#: Somebody stopped the worker, which may have been when its transaction had just been committed.
+#: The worker was stopped, possibly just after its transaction had committed.
 _STOPPED = frozenset({"57014", "57P01", "57P02", "57P03"})
-#: The commit row is there already: another worker of the same attempt has committed.
+#: The commit row exists: another worker of the same attempt has committed.
 _UNIQUE_VIOLATION = "23505"
-#: A statement that refuses to come after others in its transaction, which the parser could not see.
+#: A statement that refuses to follow others in its transaction, which the parser could not know.
 _NOT_FIRST = "25001"
-#: Seconds between two tries to launch a worker again for which the server has no slot.
+#: Seconds between two attempts to launch a worker again for which the server has no slot.
 _CAPACITY_EVERY = 1.0
-#: Seconds between two tries to tell the ledger of it, which somebody has locked.
+#: Seconds between two attempts to record that in the ledger, which another session has locked.
 _TELL_EVERY = 0.5
 
 
 class ProvingWorker:
-    """See the module's docstring and `ports.WorkerHandle`. `again` launches a worker without the row."""
+    """A worker with a commit row; see `ports.WorkerHandle`. `again` launches a worker without the row."""
 
     def __init__(
         self,
@@ -308,28 +308,28 @@ class ProvingWorker:
 
     @property
     def worker(self) -> Worker | None:
-        """Who it is, once it has been seen on the server."""
+        """The worker's identity, as soon as it was seen on the server."""
         return self._inner.worker
 
     @property
     def age(self) -> float | None:
-        """For how many seconds it had lived, by the server's clock, when it was first seen."""
+        """The worker's age in seconds, by the server's clock, when it was first seen."""
         return self._inner.age
 
     def cancel(self) -> None:
-        """Have the worker asked to stop."""
+        """Ask the worker to stop."""
         self._cancelled = True
         self._inner.cancel()
 
     def detach(self) -> None:
-        """Let go of the worker as soon as it has been seen."""
+        """Detach the worker as soon as it was seen."""
         self._detached = True
         self._inner.detach()
 
     async def ended(
         self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: OnUnstoppable = keep_waiting
     ) -> WorkerEnd:
-        """Follow the worker to its end, and settle what it did."""
+        """Follow the worker to its end, and determine its outcome."""
         end = await self._inner.ended(seen=seen, lost=lost, unstoppable=unstoppable)
         error = end.error
         if end.proven or end.detached:
@@ -355,9 +355,10 @@ class ProvingWorker:
         return end if end.error is not None else replace(end, lost=False, rolled_back=True)
 
     async def _launch_again(self) -> bool:
-        """Launch the step without the row; false if it is to be stopped or let go of before that is possible.
+        """Launch the step without the row; return False if it was cancelled or detached before that.
 
-        Not before the ledger knows of it: who takes the run up would take the missing row for proof.
+        The ledger must record it first: a runner that takes the run over would use the missing row as evidence.
+
         """
         while not await self._commits.unprove(self._label.step, self._label.attempt):
             if self._cancelled or self._detached:
@@ -374,7 +375,7 @@ class ProvingWorker:
         return False
 
     def _pass_on(self) -> None:
-        """Ask of the new worker what was asked of the one before, or meanwhile."""
+        """Pass the requests to the previous worker on to the new one."""
         if self._cancelled:
             self._inner.cancel()
         if self._detached:

@@ -1,8 +1,8 @@
-"""What the ledger has of runs: of this run's previous runners, of previous runs of the plan, of runs on the server.
+"""The ledger's records: of this run's previous runners, of previous runs of the plan, of runs on the server.
 
-A runner that was killed has written more to its journal than to the ledger, and a ledger may have been out of reach
-for a while: then a journal has what the ledger lacks. Or another runner has resumed the run meanwhile: then the ledger
-has what this runner lacks.
+A killed runner has written more to its journal than to the ledger, and a ledger may have been unreachable for a while:
+then the ledger lacks events of the journal. Or another runner has resumed the run meanwhile: then this runner's journal
+lacks events of the ledger.
 """
 
 from __future__ import annotations
@@ -17,38 +17,38 @@ from runner.engine.ports import PreviousRun
 from runner.gateway.ledger.storage import VERSION, distrust_statement, read, read_event, why_ignored
 from runner.gateway.session import Reply, Row, Statement
 
-#: What tells an event of a run from others: when it happened (RFC 3339), its name, its step and its attempt. Several
-#: notices of one moment are told apart by their order only.
+#: Distinguishes the events of a run: time (RFC 3339), name, step and attempt. Several notices with the same time are
+#: distinguished by their order only.
 EventKey = tuple[str, str, str | None, int | None]
-#: An event's number in the ledger, and what it is.
+#: An event's number in the ledger, and its key.
 Known = tuple[int, EventKey]
 
 _TAKEN_UP = "run_resumed"
 
 
 class EarlierRecord:
-    """See the module's docstring. `known` is what the ledger has, in order."""
+    """See the module's docstring. `known` are the events in the ledger, in order."""
 
     def __init__(self, known: Sequence[Known] = ()) -> None:
         self._known = known
-        #: When the run was taken up, as far as this runner has heard, its own doing included.
+        #: The times of the known takeovers, including this runner's own.
         self._takeovers: set[str | None] = set()
         self._hear(key for _, key in known)
 
     def missing(self, told: Sequence[EventKey]) -> Iterator[tuple[int, int]]:
-        """Yield what a journal has `told` and the ledger lacks, as `missing`; once, because it is no longer missing."""
+        """Yield the journal's events that the ledger lacks, as `missing`; once, because they are written afterwards."""
         self._hear(told)
         known, self._known = self._known, ()
         return missing(known, told)
 
     def goes_on(self, event: str) -> None:
-        """Hear of an event of this runner's own, as JSON."""
+        """Record an event of this runner, as JSON."""
         data = json.loads(event)
         if data["event"] == _TAKEN_UP:
             self._takeovers.add(data["at"])
 
     def taken_up_since(self, takeovers: Iterable[Row]) -> str | None:
-        """Say where and when the run was taken up of which nobody has told: `takeovers` has moment and host of each."""
+        """Return where and when the run was taken over by an unknown runner: `takeovers` has time and host of each."""
         later = [(at, host) for at, host in takeovers if at not in self._takeovers]
         return f"on {later[-1][1]}, at {later[-1][0]}" if later else None
 
@@ -57,10 +57,10 @@ class EarlierRecord:
 
 
 def missing(known: Sequence[Known], told: Sequence[EventKey]) -> Iterator[tuple[int, int]]:
-    """Yield, of each event in `told` that is not `known`, its place there and a number that keeps the order.
+    """Yield, for each event of the journal that the ledger lacks, its index there and a number that keeps the order.
 
-    Both are in order. An event that came in between, where no numbers are free, is left out; so is what came last, if
-    the ledger has other events after the last that both have: then it is not known which of them came first.
+    Both are in order. An event between two others without free numbers is left out; so are the last events, if the
+    ledger has others after the last common one: then their order is unknown.
     """
     places: dict[EventKey, deque[int]] = defaultdict(deque)
     for seq, key in known:
@@ -80,27 +80,27 @@ def missing(known: Sequence[Known], told: Sequence[EventKey]) -> Iterator[tuple[
         yield from zip(waiting, range(before + 1, before + 1 + len(waiting)), strict=True)
 
 
-#: Runs that are told of: the latest ones.
+#: The number of previous runs to read: the latest ones.
 MOST = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastWanted:
-    """Whose earlier runs somebody wants to know, and who is told."""
+    """A plan whose previous runs are wanted, and the function that receives them."""
 
     plan: str
     tell: Callable[[Sequence[PreviousRun]], None]
 
 
 class Together(Protocol):
-    """A session that can be asked. ServerLostError if it breaks."""
+    """A session for queries. ServerLostError if it breaks."""
 
     async def run_together(self, *statements: Statement) -> list[Reply]:
-        """Run named statements as one transaction."""
+        """Execute named statements as one transaction."""
         ...
 
     async def run(self, *statements: Statement) -> list[Reply]:
-        """Run named statements, one reply for each."""
+        """Execute named statements, one reply for each."""
         ...
 
 
@@ -122,7 +122,7 @@ async def read_past(session: Together, plan: str) -> tuple[PreviousRun, ...]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recorded:
-    """A run as the ledger has it: its plans as JSON by their SHA-256, its events in order, and who has committed."""
+    """The ledger's record of a run: its plans as JSON by their SHA-256, its events in order, its committed attempts."""
 
     plans: Mapping[str, str]
     events: tuple[Mapping[str, Any], ...]
@@ -137,9 +137,9 @@ async def read_recorded(
     trusted_roles: Sequence[str] = (),
     ignored: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Recorded]:
-    """Return what there is of these runs; nothing if there is no ledger that may be read, or it is slow to answer.
+    """Return the records of these runs; empty if there is no readable ledger, or if it is slow.
 
-    A ledger whose owners are not trusted is not read; `ignored` is given the reason.
+    A ledger with untrusted owners is not read; `ignored` receives the reason.
     """
     distrust, readable = await session.run(distrust_statement(schema, trusted_roles), ("ledger_readable", (schema,)))
     why = why_ignored(distrust, schema)
@@ -175,9 +175,9 @@ async def read_recorded(
 
 
 def _writers(rows: Iterable[Sequence[str | None]]) -> list[str]:
-    """Return the roles whose events of a run are shown: the trusted ones, else the only one that has written any.
+    """Return the roles whose events of a run are shown: the trusted ones, or a single untrusted one.
 
-    Here a record is shown only; nothing is executed by it.
+    This is for display only; nothing in these records is executed.
     """
     believed = {row[0] or "": row[1] == "t" for row in rows}
     trusted = [writer for writer, is_trusted in believed.items() if is_trusted]

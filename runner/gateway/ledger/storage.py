@@ -1,12 +1,12 @@
-r"""Where a ledger is, whose it is, and how texts are stored in it.
+r"""The location of a ledger, the trust in its owners, and the storage format of its texts.
 
-A database in LATIN1, EUC_JP or SQL_ASCII cannot hold every character of an item or a message, and jsonb converts
-escapes to it. So there a text that is not ASCII is stored as `U&` and escapes, as in `U&\0416`, which each of them can
-hold. A text that begins with `U&` itself is escaped everywhere: what is read is always what was written.
+A database in LATIN1, EUC_JP or SQL_ASCII cannot store every character of an item or a message, and jsonb converts
+escapes to its encoding. So there a text that is not ASCII is stored as `U&` and escapes, as in `U&\0416`. A text that
+begins with `U&` itself is escaped in every database: reading returns exactly what was written.
 
 The owner of a table decides what an INSERT, an UPDATE or a SELECT of it executes (triggers, rules, policies, defaults,
-constraints), with the rights of the role that runs the statement. So a ledger of a role that is not trusted is
-ignored. Trusted are the session's own role, superusers, and the roles that the user names (docs/security.md).
+constraints), with the privileges of the role that runs the statement. So a ledger of an untrusted role is ignored.
+Trusted are the session's own role, superusers, and the roles that the user names (docs/security.md).
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ _NOT_ASCII = re.compile(r"[^\x00-\x7f]")
 
 
 def stored(text: str, *, unicode: bool) -> str:
-    """Return a text as the ledger of a database holds it; `unicode`: its encoding is UTF8."""
+    """Return a text in the storage format of a database's ledger; `unicode`: its encoding is UTF8."""
     if not text.startswith(MARK) and (unicode or text.isascii()):
         return text
     return MARK + _TO_ESCAPE.sub(lambda found: _escape(found.group()), text)
 
 
 def read(text: str) -> str:
-    """Return the text of which `stored` made this; the inverse of it."""
+    """Return the original of a text that `stored` returned."""
     return _ESCAPE.sub(_unescape, text[len(MARK) :]) if text.startswith(MARK) else text
 
 
 def stored_event(event: str, *, unicode: bool) -> str:
-    """Return an event, as JSON, with every text in it `stored`."""
+    """Return an event, as JSON, with every text in it in the storage format."""
     if MARK not in event and (unicode or (event.isascii() and "\\u" not in event)):
         return event
     found = json.loads(event)
@@ -47,12 +47,12 @@ def stored_event(event: str, *, unicode: bool) -> str:
 
 
 def read_event(event: Any) -> Any:  # noqa: ANN401 - JSON values have no narrower type
-    """Return an event, as JSON values, of which `stored_event` made this."""
+    """Return the original of an event that `stored_event` returned, as JSON values."""
     return _each_text(event, read)
 
 
 def stored_json(text: str, *, unicode: bool) -> str:
-    """Return JSON for a column of type json, which keeps escapes as they are."""
+    """Return JSON for a column of type json, which does not convert escapes."""
     return text if unicode else _NOT_ASCII.sub(lambda found: json.dumps(found.group())[1:-1], text)
 
 
@@ -79,13 +79,13 @@ def _unescape(found: re.Match[str]) -> str:
 
 #: The version of the ledger that this jobplan writes.
 VERSION = 2
-#: The column of the tables in what `ledger_found` gives.
+#: The column with the tables in the row of `ledger_found`.
 _TABLES = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InheritedSettings:
-    """What a worker inherits if its step says nothing else, as far as it decides whether it may write a commit row."""
+    """The settings that a worker inherits, as far as they decide whether it may write a commit row."""
 
     role: str
     unicode: bool
@@ -98,7 +98,7 @@ class InheritedSettings:
 
 
 def surroundings(found: Reply) -> InheritedSettings:
-    """Read them from what `ledger_found` gave."""
+    """Parse the row of `ledger_found`."""
     *_, role, encoding, read_only, isolation, lock_timeout, row_security = (value or "" for value in found.rows[0])
     return InheritedSettings(
         role=role,
@@ -112,19 +112,19 @@ def surroundings(found: Reply) -> InheritedSettings:
 
 
 def why_not(found: Reply, schema: str) -> str | None:
-    """Say why a run cannot write to the ledger that `ledger_found` was to find; None if it can."""
+    """Return why a run cannot write to the ledger, from the row of `ledger_found`; None if it can."""
     if found.error is not None or not found.rows:
-        return f"the ledger could not be looked for: {found.error.message if found.error else 'no answer'}"
+        return f"the search for the ledger failed: {found.error.message if found.error else 'no answer'}"
     exists, installed, recovering, writable, *_ = found.rows[0]
     if installed != "t":
         return f"there is none in schema {schema}" if exists == "t" else f"there is no schema {schema}"
     if recovering == "t":
-        return "the server is a standby, in which nothing can be written"
+        return "the server is a standby, which is read-only"
     return None if writable == "t" else f"this role may not write to the one in schema {schema}"
 
 
 def unfit(reply: Reply, schema: str) -> str | None:
-    """Say why it cannot, from the version that `ledger_version` gave; None if it can."""
+    """Return why it cannot, from the row of `ledger_version`; None if it can."""
     if reply.error is not None or not reply.rows:
         return f"the one in schema {schema} cannot be read: {reply.error.message if reply.error else 'no answer'}"
     if reply.rows[0][0] is None:
@@ -136,30 +136,30 @@ def unfit(reply: Reply, schema: str) -> str | None:
     return f"the one in schema {schema} is of version {version}, and this jobplan writes {VERSION}: use {remedy}"
 
 
-#: How a user says that a role is trusted.
+#: The option by which a user trusts a role.
 OPTION = "--trust-ledger-role"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Distrust:
-    """An object that belongs to a role which is not trusted."""
+    """An object that an untrusted role owns."""
 
     what: str
     owner: str
 
 
 def distrust_statement(schema: str, trusted: Iterable[str]) -> Statement:
-    """Return the statement that finds what is not trusted in a schema; `trusted` are roles that the user trusts."""
+    """Return the statement that finds untrusted objects in a schema; `trusted` are roles that the user trusts."""
     return "ledger_distrust", (schema, json.dumps(sorted(trusted)))
 
 
 def distrusted(rows: Iterable[Sequence[str | None]]) -> Distrust | None:
-    """Return the first object of an untrusted role that `ledger_distrust` gave; None if all owners are trusted."""
+    """Return the first object of an untrusted role in the rows of `ledger_distrust`; None if all owners are trusted."""
     return next((Distrust(what=row[0] or "", owner=row[1] or "") for row in rows), None)
 
 
 def why_ignored(reply: Reply, schema: str) -> str | None:
-    """Say why the ledger in a schema is ignored, by what `ledger_distrust` gave; None if its owners are trusted."""
+    """Return why the ledger in a schema is ignored, from the reply to `ledger_distrust`; None if it is trusted."""
     if reply.error is not None:
         return f"the ledger in schema {schema} is ignored: its owners could not be read ({reply.error.message})"
     found = distrusted(reply.rows)
@@ -167,7 +167,7 @@ def why_ignored(reply: Reply, schema: str) -> str | None:
 
 
 def ignored(schema: str, found: Distrust) -> str:
-    """Return the sentence for a ledger that is ignored because of its owner."""
+    """Return the message about a ledger that is ignored because of its owner."""
     return (
         f"the ledger in schema {schema} is ignored: {found.what} belongs to role {found.owner}, which is neither this"
         f" session's role nor a superuser (to trust it: {OPTION})"
@@ -175,8 +175,9 @@ def ignored(schema: str, found: Distrust) -> str:
 
 
 def remedy(found: Distrust) -> str:
-    """Return what to do about a ledger of a role that is not trusted."""
+    """Return the hint for a ledger of an untrusted role."""
     return (
-        f"Its owner could execute any SQL with your rights. If you trust role {found.owner}: {OPTION} {found.owner}."
-        " Else use another schema (--schema, JOBPLAN_LEDGER_SCHEMA), or have a superuser drop this one."
+        f"Its owner could execute any SQL with your privileges. If you trust role {found.owner}: {OPTION} "
+        f"{found.owner}."
+        " Otherwise use another schema (--schema, JOBPLAN_LEDGER_SCHEMA), or ask a superuser to drop this one."
     )

@@ -1,13 +1,13 @@
-"""The ledger as a run writes it: a queue of events, batches, and whether it may be written.
+"""The ledger during a run: a queue of events, batches, and whether it can be written.
 
-Events are kept until a session carries them: a launch, in whose round trip they are written before the worker is
-requested, or else the monitor session, in batches of a few statements and one transaction. What cannot be written now
-is retried, and what can never be written is reported once: the ledger neither delays a run nor ends it. What a
-previous runner has recorded on its disk only is written first.
+Events wait until a session writes them: a launch writes them in its round trip, before the worker is requested;
+otherwise the monitor session writes batches in one transaction each. A failed batch is retried; if the ledger cannot be
+written at all, that is reported once: it neither delays a run nor ends it. Events that are only in a previous runner's
+journal are written first.
 
-A runner that takes over a run reads the absence of an announced commit row as evidence that the attempt has not
-committed. So a worker that was announced with a row must not run without one before that is withdrawn (`Claims`). The
-row itself is the worker's: `commit_rows`.
+A runner that takes over a run uses the absence of an announced commit row as evidence that the attempt has not
+committed. So a worker that was announced with a row must not run without one before the announcement is withdrawn
+(`Claims`). The worker writes the row itself: see `commit_rows`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from runner.gateway.ledger.storage import (
 )
 from runner.gateway.session import Reply, Statement, first_error
 
-#: What the event has in it that announces a worker whose text has a commit row; the SHA-256 of its proof follows.
+#: The part of an event that announces a worker with a commit row; the SHA-256 of its proof follows.
 COMMIT_ROW = '"commit_row":true'
 _ANNOUNCED = re.compile(rf',{COMMIT_ROW},"proof":"[0-9a-f]+"')
 
@@ -46,20 +46,20 @@ Row = tuple[int, str]
 
 
 class Claims:
-    """See the module's docstring. Only the last attempt of a step is remembered: no other can be launched again."""
+    """The announced commit rows. Only the last attempt of each step is kept: no other can be launched again."""
 
     def __init__(self) -> None:
         self._claims: dict[str, tuple[int, set[int]]] = {}
 
     def announce(self, step: str, attempt: int, row: Row, digest: str) -> Row:
-        """Return the event as one that announces a commit row; `digest` is the SHA-256 of the row's proof."""
+        """Return the event with the announcement of a commit row; `digest` is the SHA-256 of the row's proof."""
         seq, event = row
         claimed, seqs = self._claims.get(step, (attempt, set()))
         self._claims[step] = (attempt, {*seqs, seq} if claimed == attempt else {seq})
         return seq, f'{event[:-1]},{COMMIT_ROW},"proof":"{digest}"}}'
 
     def withdraw(self, step: str, attempt: int, rows: list[Row]) -> bool:
-        """Take it back in those of `rows`, which nobody has written yet; false if others may have been written."""
+        """Withdraw an announcement from unwritten `rows`; return False if it may have been written."""
         claimed, seqs = self._claims.get(step, (attempt, set()))
         if claimed != attempt or not seqs:
             return True
@@ -70,31 +70,31 @@ class Claims:
         return not seqs
 
     def withdrawn(self, step: str, seqs: Iterable[int]) -> None:
-        """Note that these do not say it any longer in the ledger itself."""
+        """Record that these events were changed in the ledger itself."""
         _, claimed = self._claims.get(step, (0, set()))
         claimed.difference_update(seqs)
 
     def forget(self, rows: Iterable[Row]) -> None:
-        """Note that these events are thrown away."""
+        """Record that these events were discarded."""
         gone = {seq for seq, event in rows if COMMIT_ROW in event}
         for _, seqs in self._claims.values() if gone else ():
             seqs.difference_update(gone)
 
 
-#: Events of one statement.
+#: The number of events in one statement.
 BATCH_SIZE = 2_000
 
-#: What no repetition mends: the ledger, or the right to it, is gone, or the server has become read-only.
+#: Errors that retries cannot repair: the ledger or the privilege was removed, or the server became read-only.
 GONE = frozenset({"42P01", "42703", "42883", "3F000", "42501", "25006", "0A000", "42704"})
-#: What `ledger_same` raises when the tables are no longer those that were found, and what that means.
+#: The SQLSTATE of `ledger_same` if the tables were replaced, and the message for it.
 REPLACED = "42704"
 WAS_REPLACED = "its tables are no longer those that were found when the run began"
-#: The server's encoding lacks a character, or JSON has one that no text of PostgreSQL may hold; see `storage`.
+#: The server's encoding lacks a character, or JSON has one that PostgreSQL's text cannot store; see `storage`.
 UNSUITABLE = frozenset({"22P05", "22P02", "22021"})
 
 
 def begin(schema: str, tables: str) -> tuple[Statement, ...]:
-    """Return how a transaction on the ledger begins that must neither be READ ONLY nor hold up the run.
+    """Return the first statements of a transaction on the ledger, which must not be READ ONLY or wait for long.
 
     `tables` are the OIDs of the ledger's tables as JSON; the transaction fails if other tables have their names now.
     """
@@ -102,19 +102,19 @@ def begin(schema: str, tables: str) -> tuple[Statement, ...]:
 
 
 class Taker(Protocol):
-    """Who has the events of a batch until it is known what became of them."""
+    """The owner of the events of a batch until their outcome is known."""
 
     def keep(self, rows: list[Row], error: ErrorDetails | None) -> None:
-        """Take events back that were not, or perhaps not, written; `error` is what the server said, if known."""
+        """Take events back that were not written, or may not be; `error` is the server's error, if known."""
         ...
 
     def let_go(self, rows: list[Row]) -> None:
-        """Hear that events are written."""
+        """Drop events that are written."""
         ...
 
 
 class Batch:
-    """Events that somebody takes along, and what writes them. Call `written` or `failed` when that is over."""
+    """Events that are sent, and the statements that write them. Call `written` or `failed` afterwards."""
 
     def __init__(
         self, run_id: str, rows: list[Row], *also: Statement, first: Sequence[Statement], taker: Taker
@@ -123,15 +123,15 @@ class Batch:
         self._taker = taker
         parts = (rows[first : first + BATCH_SIZE] for first in range(0, len(rows), BATCH_SIZE))
         events = (("ledger_events", (run_id, _json_array(part))) for part in parts)
-        #: One transaction: the events, and what goes with them.
+        #: One transaction: the events, and the statements that belong to them.
         self.statements: tuple[Statement, ...] = (*first, *events, *also, ("commit", ()))
 
     def written(self) -> None:
-        """Tell that the server has committed it."""
+        """Report that the server has committed it."""
         self._taker.let_go(self._rows)
 
     def failed(self, error: ErrorDetails | None) -> None:
-        """Keep the events for another time; `error` is what the server said, None if nobody knows."""
+        """Keep the events for another attempt; `error` is the server's error, None if unknown."""
         self._taker.keep(self._rows, error)
 
 
@@ -139,68 +139,68 @@ def _json_array(rows: Sequence[Row]) -> str:
     return "[" + ",".join(f"[{seq},{event}]" for seq, event in rows) + "]"
 
 
-#: Seconds between two batches, after one that could not be written, and for the last one of a run.
+#: Seconds between two batches, after a failed batch, and for the last one of a run.
 BATCH_EVERY = 0.25
 TRY_AGAIN = 3.0
 LAST_TRY = 5.0
-#: Seconds for which its tables are taken for those that were seen last.
+#: Seconds for which the check of the tables' identity stays valid.
 SEEN_FOR = 0.25
-#: Events that are kept while none can be written; then it is given up.
+#: The limit of events that wait while none can be written; then the ledger is given up.
 MOST_KEPT = 500_000
 
-#: How often the ledger is looked for again when the statement was cancelled.
+#: The number of attempts to find the ledger if the statement is cancelled.
 _LOOKS = 20
 _CANCELED = "57014"
 
-#: Why a worker cannot be asked for: its absent row would be taken for proof, because one was announced before.
-LOCKED_LEDGER = "somebody has locked the ledger, which has to be told first that the step runs without its commit row"
+#: Why a worker cannot be requested: its missing row would count as evidence, because a row was announced before.
+LOCKED_LEDGER = "another session has locked the ledger, which must first record that the step runs without a commit row"
 
 
 class LedgerSession(Protocol):
-    """The session on which a ledger is looked for. ServerLostError if it breaks."""
+    """The session that searches for the ledger. ServerLostError if it breaks."""
 
     async def run(self, *statements: Statement) -> list[Reply]:
-        """Run named statements, one reply for each."""
+        """Execute named statements, one reply for each."""
         ...
 
 
 class Link(Protocol):
-    """What the ledger needs from the run's monitor session. GatewayError if nobody can be asked now."""
+    """The functions of the run's monitor session for the ledger. GatewayError if the server cannot be queried now."""
 
     async def together(self, *statements: Statement) -> list[Reply]:
-        """Run named statements as one transaction; after an error in one it is rolled back."""
+        """Execute named statements as one transaction; after an error it is rolled back."""
         ...
 
 
 class Ledger:
-    """See the module's docstring. Without a schema it is off and everything here does nothing."""
+    """See the module's docstring. Without a schema it is off and its methods have no effect."""
 
     def __init__(self, run_id: str, schema: str | None, trusted_roles: Sequence[str] = ()) -> None:
         self.run_id = run_id
         self.schema = schema
         self._trusted_roles = tuple(trusted_roles)
-        #: Whether there is one that is not written because of its owner.
+        #: Whether a ledger exists that is not written because of its owner.
         self.ignored = False
-        #: Why it is not written, although it was wanted.
+        #: Why it is not written although it was requested.
         self.problem: str | None = None
         self.surroundings: InheritedSettings | None = None
-        #: From which the proofs of commit rows are made; see `proof`.
+        #: The key for the proofs of commit rows; see `proof`.
         self._key = secrets.token_hex(32)
         self._other_keys: tuple[str, ...] = ()
-        #: Whether the database can hold every character.
+        #: Whether the database can store every character.
         self._unicode = True
         self._rows: list[Row] = []
-        #: The number of the last event; a run that is gone on with has some already.
+        #: The number of the last event; a resumed run has some already.
         self._last = 0
         self.earlier = EarlierRecord()
-        #: Events that announce a worker which has not been asked for yet, by step and attempt.
+        #: Events that announce a worker which was not requested yet, by step and attempt.
         self._launching: dict[tuple[str, int], Row] = {}
         self._claims = Claims()
         self._begin: tuple[str, str, str] | None = None
         self._begins: tuple[Statement, ...] = begin("", "[]")
-        #: When its tables were last seen to be those that were found, by the event loop's clock.
+        #: When the identity of its tables was last checked, by the event loop's clock.
         self._seen_at = 0.0
-        #: Events without which what follows cannot be understood, as long as nobody knows that they are written.
+        #: Numbers of events that must be written before others, until they are known to be written.
         self._urgent: set[int] = set()
         self._landed = asyncio.Event()
         self._end: str | None = None
@@ -212,24 +212,25 @@ class Ledger:
 
     @property
     def on(self) -> bool:
-        """Say whether it is written, be it later."""
+        """Whether it is written, now or later."""
         return self.surroundings is not None and self.problem is None
 
     @property
     def answers(self) -> bool:
-        """Say whether it can be written now, as far as is known."""
+        """Whether it can be written now, as far as known."""
         return self.on and self._stuck is None
 
     @property
     def begins(self) -> tuple[Statement, ...]:
-        """Return the statements with which each transaction on it begins."""
+        """The first statements of each transaction on it."""
         return self._begins
 
     async def is_the_same(self) -> bool:
-        """Say whether its tables are still those that were found; false: it is given up.
+        """Return whether its tables are still the same; if not, the ledger is given up.
 
-        A worker that writes its commit row executes what the owner of the table has put there. What was seen a moment
-        ago is not asked again.
+        A worker that writes its commit row executes the triggers and defaults of the table's owner. A recent check is
+        used again.
+
         """
         loop = asyncio.get_running_loop()
         if loop.time() - self._seen_at < SEEN_FOR:
@@ -245,13 +246,13 @@ class Ledger:
         return self.on
 
     async def open(self, session: LedgerSession, link: Link) -> None:
-        """Look whether there is a ledger that may be written; `problem` says why not. `link` is for what follows.
+        """Find a ledger that may be written; `problem` says why there is none. `link` is used afterwards.
 
-        Nothing of it is read before its owners are known to be trusted.
+        Nothing in it is read before its owners are known to be trusted.
         """
         if self.schema is None:
             return
-        # The tables are found first: what takes their names after that is either judged, or recognised as other tables.
+        # The tables are found first: tables that take their names later are either checked, or recognised as others.
         looks = ("ledger_found", (self.schema,)), distrust_statement(self.schema, self._trusted_roles)
         found, distrust = await session.run(*looks)
         for _ in range(_LOOKS):
@@ -274,7 +275,7 @@ class Ledger:
         self._task = asyncio.create_task(self._write_on())
 
     async def close(self) -> None:
-        """Write what is left, but not for long."""
+        """Write the remaining events, within a short time."""
         if self._task is None:
             return
         self._task.cancel()
@@ -283,27 +284,27 @@ class Ledger:
         self._release(*list(self._launching))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_TRY):
-                while not await self.write():  # noqa: ASYNC110 - it is the server that has to change its mind
+                while not await self.write():  # noqa: ASYNC110 - only the server can change this
                     await asyncio.sleep(BATCH_EVERY)
         if self._has_news and self.on:
             why = f": {self._stuck.message}" if self._stuck is not None else ""
             self.problem = f"the last events could not be written to the ledger{why}"
 
-    # --- what the run tells -------------------------------------------------------------------------------------------
+    # --- events of the run --------------------------------------------------------------------------------------------
 
     def proof(self, step: str, attempt: int) -> str:
-        """Return what the commit row of an attempt of this runner's has in it, and no other row can have."""
+        """Return the secret in the commit row of an attempt of this runner, which no other row can have."""
         return _proof(self._key, step, attempt)
 
     def proof_of(self, step: str, attempt: int, digest: str) -> str | None:
-        """Return the proof with this SHA-256 of an attempt of any runner whose key is known; None if it is none's."""
+        """Return the proof of an attempt with this SHA-256, of any runner with a known key; None if no key matches."""
         proofs = (_proof(key, step, attempt) for key in (self._key, *self._other_keys))
         return next((proof for proof in proofs if digest_of(proof) == digest), None)
 
     def recall(self, known: Sequence[Known], keys: Sequence[tuple[str, bool]] = ()) -> None:
-        """Take the events of the run that the ledger has, in order; no other runner of it writes any more.
+        """Use the run's events in the ledger, in order, as its previous record; no other runner writes it any more.
 
-        `keys` are those of the run that this role may read, and whether each is its own.
+        `keys` are the keys of the run that this role can read, and whether each is its own.
         """
         self._key = next((key for key, own in keys if own), self._key)
         self._other_keys = tuple(key for key, own in keys if not own)
@@ -311,19 +312,19 @@ class Ledger:
         self._last = known[-1][0] if known else 0
 
     def complete(self, told: Sequence[EventKey], text: Callable[[int], str]) -> None:
-        """Take what an earlier runner's record has and this one lacks; `text` gives an event as JSON, by its place."""
+        """Add the events of a previous runner's journal that the ledger lacks; `text` returns one by index, as JSON."""
         if self.on:
             self._rows += [(seq, self._event(text(place))) for place, seq in self.earlier.missing(told)]
             self._last = max(self._last, self._rows[-1][0] if self._rows else 0)
 
     def begin(self, plan: str, event: str, resolved: str) -> None:
-        """Take the run's own row: the plan's name, the event that begins it, and the resolved plan, both as JSON."""
+        """Add the run's own row: the plan's name, the first event, and the resolved plan, both as JSON."""
         if self.on:
             self._begin = (plan, self._event(event), stored_json(resolved, unicode=self._unicode))
             self._end = None
 
     def take(self, event: str, of: tuple[str, int] | None = None) -> None:
-        """Take one event as JSON; what is said `of` an attempt comes after the event that announces it."""
+        """Add one event as JSON; an event `of` an attempt follows the one that announces the attempt."""
         if self.on:
             if of is not None:
                 self._release(of)
@@ -331,14 +332,14 @@ class Ledger:
             self._news.set()
 
     def take_first(self, event: str) -> None:
-        """Take an event without which what follows cannot be understood: it is written before any further launch."""
+        """Add an event that must be written before any further launch, because later events depend on it."""
         self.take(event)
         if self.on:
             self._urgent.add(self._last)
             self.earlier.goes_on(event)
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
-        """Take the event that announces a worker, which is written when that is asked for, or else at the end."""
+        """Add the event that announces a worker; it is written with the worker's request, or else at the end."""
         if self.on:
             self._release((step, attempt))
             self._launching[step, attempt] = (self._next(), self._event(event))
@@ -348,35 +349,35 @@ class Ledger:
         return self._last
 
     def _release(self, *keys: tuple[str, int]) -> None:
-        """Let these announcements be written like any other event."""
+        """Release these announcements: they are written like other events."""
         self._rows += [self._launching.pop(key) for key in keys if key in self._launching]
 
     def end(self, event: str) -> None:
-        """Take the event that ends the run, as JSON."""
+        """Add the event that ends the run, as JSON."""
         if self.on:
             self._end = self._event(event)
 
     def text(self, text: str) -> str:
-        """Return a text, such as the name of a step, as this ledger holds it."""
+        """Return a text, such as the name of a step, in this ledger's storage format."""
         return stored(text, unicode=self._unicode)
 
     def _event(self, event: str) -> str:
         return stored_event(event, unicode=self._unicode)
 
-    # --- what is written ----------------------------------------------------------------------------------------------
+    # --- writing ------------------------------------------------------------------------------------------------------
 
     async def before_launch(self) -> None:
-        """Return when all is written without which a launch cannot be understood, or when it cannot be written now.
+        """Write all that must precede a launch, and large backlogs; return when that is done or not possible now.
 
-        Nothing else may come between this and `ahead`, which takes along what is left; much of that is not left to it.
+        Nothing else may happen between this and `ahead`, which takes the remaining events.
         """
         if self.answers and (self._urgent or len(self._rows) > BATCH_SIZE):
             await self.write()
 
     def ahead(self, step: str, attempt: int, *, commit_row: bool) -> Batch | None:
-        """Take along what has not been written yet: what is about to be done must be recorded first.
+        """Return a batch with all unwritten events: they must be recorded before the launch.
 
-        `commit_row`: the text of the worker that is about to be asked for has one in it.
+        `commit_row`: the text of the worker that is about to be requested writes one.
         """
         key = (step, attempt)
         if commit_row and key in self._launching:
@@ -390,13 +391,13 @@ class Ledger:
         return Batch(self.run_id, rows, *self._run_row(), first=self.begins, taker=self)
 
     def let_go(self, rows: list[Row]) -> None:
-        """Hear that these events are written."""
+        """Drop these events: they are written."""
         self._seen_at = asyncio.get_running_loop().time()
         self._urgent.difference_update(seq for seq, _ in rows)
         self._landed.set()
 
     def keep(self, rows: list[Row], error: ErrorDetails | None) -> None:
-        """Take these events back, and hear what the server said."""
+        """Take these events back, and process the server's error."""
         self._rows = rows + self._rows
         if not self.on:
             self._throw_away()
@@ -408,7 +409,7 @@ class Ledger:
         self._landed.set()
 
     def give_up(self, why: str) -> None:
-        """Write nothing more."""
+        """Stop writing."""
         self.problem = f"the ledger in schema {self.schema} is not written any longer: {why}"
         self._throw_away()
 
@@ -417,7 +418,7 @@ class Ledger:
         self._rows = []
 
     def _refused(self, error: ErrorDetails) -> None:
-        """Hear what the server said to a batch."""
+        """Process the server's error for a batch."""
         if error.sqlstate in GONE or (error.sqlstate in UNSUITABLE and not self._unicode):
             self.give_up(WAS_REPLACED if error.sqlstate == REPLACED else error.message)
         elif error.sqlstate in UNSUITABLE:
@@ -431,15 +432,15 @@ class Ledger:
             self._stuck = error
 
     def disclaim(self, step: str, attempt: int) -> bool:
-        """Take back that the attempt's worker has a commit row, where that is not written yet; false if it may be."""
+        """Withdraw the announcement of a commit row if it is not written yet; return False if it may be."""
         return self._claims.withdraw(step, attempt, self._rows)
 
     def disclaimed(self, step: str, seqs: Iterable[int]) -> None:
-        """Hear that these announcements do not say it any longer in the ledger itself."""
+        """Record that these announcements were changed in the ledger itself."""
         self._claims.withdrawn(step, seqs)
 
     async def write(self) -> bool:
-        """Write what is there; false if it could not be."""
+        """Write all waiting events; return False if that failed."""
         async with self._writing:
             await self._first_things()
             while self._has_news:
@@ -449,7 +450,7 @@ class Ledger:
         return True
 
     async def _first_things(self) -> None:
-        """Wait while a launch has taken something urgent along: should that fail, nothing may have gone ahead of it."""
+        """Wait while a launch is writing urgent events: if that fails, no other may have been written before them."""
         while self.on and self._urgent and not self._urgent <= {seq for seq, _ in self._rows}:
             self._landed.clear()
             await self._landed.wait()
@@ -472,17 +473,17 @@ class Ledger:
         return True
 
     async def together(self, *statements: Statement) -> list[Reply]:
-        """Run statements as one transaction on the monitor session. GatewayError if nobody can be asked now."""
+        """Execute statements as one transaction on the monitor session. GatewayError if that is not possible now."""
         if self._link is None:
             raise GatewayError("there is no ledger")
         return await self._link.together(*statements)
 
     def _run_row(self) -> tuple[Statement, ...]:
-        """Return what writes the run's own row, as long as nobody knows that it is there."""
+        """Return the statement that writes the run's own row, until that is known to be written."""
         return () if self._begin is None else (("ledger_run", (self.run_id, *self._begin, self._key)),)
 
     async def _transact(self, batch: Batch) -> ErrorDetails | None:
-        error: ErrorDetails | None = ErrorDetails(message="the wait for the server was given up")
+        error: ErrorDetails | None = ErrorDetails(message="the wait for the server was cancelled")
         told = None
         try:
             error = told = first_error(await self.together(*batch.statements))
@@ -510,5 +511,5 @@ def _proof(key: str, step: str, attempt: int) -> str:
 
 
 def digest_of(proof: str) -> str:
-    """Return what a launch announces of a proof: its SHA-256."""
+    """Return the part of a proof that a launch announces: its SHA-256."""
     return hashlib.sha256(proof.encode()).hexdigest()

@@ -7,10 +7,10 @@ import pytest
 from runner.cli.error_reports import report_error
 from runner.errors import ConnectionFailedError
 
-FULL = "The server has no connection left for this role: end a session, or come as a role"
+FULL = "The server has no connection left for this role: end a session, or connect as a role"
 ROLE = "Name a role that exists and may log in"
-HOST = "No such host is known"
-WHERE = "Say where the server is, and who you are, with --dsn"
+HOST = "The host name is unknown"
+WHERE = "Specify the server and the role with --dsn"
 
 
 @pytest.mark.parametrize(

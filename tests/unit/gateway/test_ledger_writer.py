@@ -89,7 +89,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (("f", "f", "f", None), "1", "there is no schema jobplan"),
         (("t", "f", "f", None), "1", "there is none in schema jobplan"),
-        (("t", "t", "t", "t"), "1", "the server is a standby, in which nothing can be written"),
+        (("t", "t", "t", "t"), "1", "the server is a standby, which is read-only"),
         (("t", "t", "f", "f"), "1", "this role may not write to the one in schema jobplan"),
         (("t", "t", "f", "t"), "3", "the one in schema jobplan is of version 3, and this jobplan writes 2"),
     ],

@@ -139,7 +139,7 @@ FAILS = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
         (
             [step("a", "fails", retry=Retry(max_attempts=2, delay=3600.0))],
             ev.StepRetrying,
-            "before attempt 2, which was to come after: no",
+            "before attempt 2 (attempt 1: no)",
         ),
         ([step("b", "0.5", priority=1), step("a", "select 1")], ev.StepQueued, "before it started"),
         ([step("b", "0.5"), step("a", "select 1", needs=["b"])], ev.AttemptRunning, "before it started"),
