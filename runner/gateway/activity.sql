@@ -1,16 +1,15 @@
--- What jobplan asks of a server about runs that it did not start itself. Nothing here needs the extension.
+-- The activity of runs that this process did not start. Nothing here needs the extension.
 
 -- name: whereabouts
--- The server's clock, its version, where and who this session is, whether it may see the texts of others, and whether
--- the server is a standby.
+-- The server's clock, its version, the database and role of this session, whether it may see the query texts of other
+-- roles, and whether the server is a standby.
 SELECT extract(epoch FROM clock_timestamp()), current_setting('server_version'), current_database(), session_user,
        pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'), pg_is_in_recovery()
 
 -- name: live_sessions
--- Every worker of the extension, whatever it calls itself, and every session that has a name of jobplan's. A role without
--- rights on it sees a NULL for backend_type and "<insufficient privilege>" for its text. A worker's parallel workers have
--- its name too, and are left out. The last column is when its client was heard of last; while the server works for it,
--- that is now.
+-- Every worker of the extension, whatever its name, and every session with a name of jobplan. Without the privilege,
+-- backend_type is NULL and the text is "<insufficient privilege>". A worker's parallel workers have its name, too, and
+-- are excluded. The last column is the time of the client's last request; while the server executes one, the time now.
 SELECT pid, to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), application_name,
        backend_type, datname, usename, state, wait_event_type, wait_event, query,
        extract(epoch FROM backend_start), host(client_addr),
@@ -22,9 +21,8 @@ WHERE backend_type = 'pg_background'
 ORDER BY backend_start, pid
 
 -- name: blocking
--- Which session waits for which, where one of both is a worker or has a name of jobplan's: the waiting one, the lock, the
--- other one.
--- pg_blocking_pids takes the lock manager's locks for a moment, so only those are asked about that do wait.
+-- Which session waits for which, if one of them is a worker or has a name of jobplan: the waiting one, the lock, the
+-- other one. pg_blocking_pids takes the lock manager's locks for a moment, so it is called only for waiting sessions.
 WITH waiting AS (
   SELECT l.pid, min(l.mode || CASE
       WHEN l.relation IS NULL THEN ' on ' || l.locktype
@@ -47,10 +45,10 @@ WHERE starts_with(a.application_name, 'jobplan:') OR starts_with(o.application_n
 ORDER BY w.pid, b.pid
 
 -- name: progress
--- What the server tells of maintenance commands: pid, command, phase, relation, done, total, unit. Each phase has counters
--- of its own, and some have none: then the total is 0, and what is done may still say something. The indexes that a
--- VACUUM has done are told from version 17 on.
-WITH told AS (
+-- The server's progress reports of maintenance commands: pid, command, phase, relation, done, total, unit. Each phase
+-- has its own counters, and some have none: then the total is 0, but `done` may be useful. The number of indexes that a
+-- VACUUM has processed is reported from version 17 on.
+WITH reports AS (
   SELECT pid, datname, relid, 'VACUUM' AS command, phase,
          CASE WHEN phase = 'scanning heap' THEN heap_blks_scanned WHEN phase = 'vacuuming heap' THEN heap_blks_vacuumed
               WHEN phase LIKE '% indexes' THEN (to_jsonb(v) ->> 'indexes_processed')::int8 END AS done,
@@ -84,16 +82,16 @@ WITH told AS (
 )
 SELECT pid, command, phase, CASE WHEN datname = current_database() AND relid <> 0 THEN relid::regclass::text END,
        coalesce(done, 0), coalesce(total, 0), unit
-FROM told
+FROM reports
 WHERE phase IS NOT NULL
 
 -- name: notify
--- $1 a request as JSON: whose run it is hears it at its next look, also if nothing of it runs.
+-- $1 a request as JSON: the runner of its run receives it at its next poll, even if no worker is running.
 SELECT pg_notify('jobplan', $1::text)
 
 -- name: not_heeded
--- $1 pid of a runner's session. A row if the runner takes no request from this session's role: see may_stop, which is
--- what the runner asks about who asks it.
+-- $1 pid of a runner's session. One row if the runner ignores requests of this session's role: see may_stop, with which
+-- the runner checks the sender.
 SELECT 1
 FROM pg_stat_activity AS a
 JOIN pg_roles AS r ON r.oid = a.usesysid
@@ -103,20 +101,20 @@ WHERE a.pid = $1::int4
                                                OR pg_has_role(me.oid, 'pg_signal_backend', 'USAGE'))))
 
 -- name: locked
--- $1 pids as JSON array. The tables and indexes of this database that these sessions hold locks on, but for the
--- catalogs'.
+-- $1 pids as JSON array. The tables and indexes of this database that these sessions hold locks on, except the
+-- catalogs.
 SELECT DISTINCT l.relation
 FROM pg_locks AS l
 WHERE l.pid IN (SELECT value::int4 FROM json_array_elements_text($1::json)) AND l.relation >= 16384
   AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())
 
 -- name: leftovers
--- $1 relation OIDs as JSON array, $2 whether a partition was being detached, $3 true for the whole database, whatever $1
--- and $2 say. What a statement that was broken off leaves (pg_background.md#what-concurrently-leaves-behind), and
--- nobody is at work on: the kind, what, and of
--- which table; then the OID, the plain names, and those of the table, which for an index of a TOAST table is the one that
--- this belongs to. A partitioned index is invalid until all of its parts are attached. DETACH CONCURRENTLY waits without
--- a lock on anything, so there $1 does not help.
+-- $1 relation OIDs as JSON array, $2 whether a partition was being detached, $3 true for the whole database, in spite
+-- of $1 and $2. The objects that an interrupted statement has left behind
+-- (docs/pg_background.md#what-concurrently-leaves-behind) and that no session is working on: kind, name, and table;
+-- then the OID, the unquoted names, and those of the table, which for an index of a TOAST table is its owning table. A
+-- partitioned index is invalid until all of its parts are attached. DETACH CONCURRENTLY waits without a lock on any
+-- relation, so $1 does not find it.
 WITH touched AS (SELECT value::oid AS oid FROM json_array_elements_text($1::json))
 SELECT 'index', i.indexrelid::regclass::text, i.indrelid::regclass::text,
        c.oid, n.nspname, c.relname, tn.nspname, t.relname

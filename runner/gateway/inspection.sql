@@ -1,12 +1,12 @@
--- What `jobplan doctor` and `jobplan dry-run` ask of a server. Every block runs inside `look` … `rollback`, with a
--- statement_timeout and a lock_timeout, and with the search_path pinned as in all of jobplan's sessions.
+-- The statements of `jobplan doctor` and `jobplan dry-run`. Every block runs between `look` and `rollback`, with a
+-- statement_timeout and a lock_timeout, and with a pinned search_path as in all of jobplan's sessions.
 
 -- name: look
--- The first statement of every transaction in which something is looked at: nothing can be written in it.
+-- The first statement of every inspecting transaction: it is READ ONLY.
 BEGIN TRANSACTION READ ONLY
 
 -- name: facts_server
--- The server, the extension, and what this role may do; one row. No extension: its columns are NULL.
+-- The server, the extension, and the privileges of this role; one row. Without the extension its columns are NULL.
 SELECT current_setting('server_version'),
        current_setting('server_version_num')::int4,
        current_database(),
@@ -29,7 +29,8 @@ LEFT JOIN pg_namespace AS n ON n.oid = e.extnamespace
 LEFT JOIN pg_proc AS f ON f.pronamespace = n.oid AND f.proname = 'pg_background_launch' AND f.pronargs = 3
 
 -- name: facts_capacity
--- Workers and connections, taken and allowed; one row. Processes whose kind this role may not see are counted apart.
+-- Used workers and connections, and their limits; one row. Processes of a kind not visible to this role are counted
+-- apart.
 SELECT current_setting('max_worker_processes')::int4,
        count(*) FILTER (WHERE backend_type NOT IN (
          'client backend', 'autovacuum launcher', 'autovacuum worker', 'background writer', 'checkpointer', 'archiver',
@@ -52,8 +53,8 @@ SELECT current_setting('max_worker_processes')::int4,
 FROM pg_stat_activity
 
 -- name: facts_old
--- $1 seconds. What holds back VACUUM and CONCURRENTLY in this database: transactions that are older, the oldest first.
--- A transaction of another database counts where it has a snapshot that CONCURRENTLY would not wait for but VACUUM does.
+-- $1 seconds. Old transactions of this database, the oldest first: they hold back VACUUM and CONCURRENTLY. A
+-- transaction of another database counts if it has a snapshot: VACUUM waits for it, CONCURRENTLY does not.
 SELECT pid, coalesce(usename, ''), coalesce(application_name, ''), coalesce(state, ''),
        extract(epoch FROM clock_timestamp() - xact_start)::int8, datname = current_database()
 FROM pg_stat_activity
@@ -63,7 +64,8 @@ ORDER BY xact_start
 LIMIT 20
 
 -- name: facts_prepared
--- Prepared transactions of this database, the oldest first: they hold their locks and snapshots until somebody ends them.
+-- Prepared transactions of this database, the oldest first: they hold their locks and snapshots until they are
+-- finished.
 SELECT gid, owner, extract(epoch FROM clock_timestamp() - prepared)::int8
 FROM pg_prepared_xacts
 WHERE database = current_database()
@@ -71,7 +73,7 @@ ORDER BY prepared
 LIMIT 20
 
 -- name: facts_invalid
--- Indexes that a build or a rebuild has left INVALID and that nobody builds at this moment.
+-- Indexes that a build or rebuild has left INVALID and that no session is building now.
 SELECT n.nspname, c.relname, t.relname
 FROM pg_index AS i
 JOIN pg_class AS c ON c.oid = i.indexrelid
@@ -83,11 +85,11 @@ ORDER BY 1, 2
 LIMIT 20
 
 -- name: repin
--- Names in what follows mean pg_catalog's again, whatever search_path the step has.
+-- Unqualified names mean objects in pg_catalog again, whatever search_path the step has.
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true)
 
 -- name: locks_taken
--- The table locks that this transaction has taken so far on what is not the system's.
+-- The table locks that this transaction has taken so far, except on system tables.
 SELECT n.nspname, c.relname, l.mode, c.relkind
 FROM pg_locks AS l
 JOIN pg_class AS c ON c.oid = l.relation
@@ -97,8 +99,8 @@ WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation'
   AND n.nspname NOT IN ('pg_catalog', 'pg_toast')
 
 -- name: surroundings
--- In the settings of a step: its role, the schemas in which its names are looked up, which of PostgreSQL's roles it has
--- that a command may need, as JSON, the database, and what else the role can do, as JSON.
+-- With the settings of a step: its role, its search_path, the predefined roles that it is a member of and that a
+-- command may need, as JSON, the database, and its other privileges, as JSON.
 SELECT current_user, pg_catalog.to_json(pg_catalog.current_schemas(true)),
        (SELECT coalesce(pg_catalog.json_agg(r.name), '[]')
         FROM (VALUES ('pg_read_server_files'), ('pg_write_server_files'), ('pg_execute_server_program'),
@@ -116,8 +118,8 @@ SELECT current_user, pg_catalog.to_json(pg_catalog.current_schemas(true)),
           AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
 
 -- name: mentioned
--- $1 JSON array of [sort, schema or null, name], $2 JSON array of the schemas that are searched, $3 role. One row for each
--- that exists: its number in $1, for a tablespace whether the role may put something there, and where that is.
+-- $1 JSON array of [sort, schema or null, name], $2 JSON array of the schemas that are searched, $3 role. One row for
+-- each existing object: its number in $1; for a tablespace whether the role may create objects there, and its location.
 SELECT w.n - 1, coalesce(s.open, true), coalesce(s.location, '')
 FROM json_array_elements($1::json) WITH ORDINALITY AS w(wanted, n)
 LEFT JOIN LATERAL (
@@ -143,22 +145,22 @@ WHERE CASE w.wanted->>0
 END
 
 -- name: schemas
--- $1 names as JSON array, $2 role. Which of these schemas exist, and what the role may do in them.
+-- $1 names as JSON array, $2 role. The existing schemas among these, and the role's privileges in them.
 SELECT n.nspname, has_schema_privilege($2::name, n.oid, 'USAGE'), has_schema_privilege($2::name, n.oid, 'CREATE'),
        pg_has_role($2::name, n.nspowner, 'USAGE')
 FROM pg_namespace AS n
 WHERE n.nspname IN (SELECT json_array_elements_text($1::json))
 
 -- name: labels
--- $1 names as JSON array. The labels of the enums of these names.
+-- $1 names as JSON array. The labels of the enums with these names.
 SELECT t.typname, e.enumlabel
 FROM pg_enum AS e
 JOIN pg_type AS t ON t.oid = e.enumtypid
 WHERE t.typname IN (SELECT json_array_elements_text($1::json))
 
 -- name: functions
--- $1 names as JSON array. Functions of these names: schema, name, volatility, language, whether that is trusted, and
--- the extension that they belong to.
+-- $1 names as JSON array. The functions with these names: schema, name, volatility, language, whether that is trusted,
+-- and the extension that they belong to.
 SELECT n.nspname, p.proname, p.provolatile, l.lanname, l.lanpltrusted,
        (SELECT e.extname FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
         WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' LIMIT 1)
@@ -170,8 +172,8 @@ WHERE p.proname IN (SELECT json_array_elements_text($1::json))
 
 -- name: relations
 -- $1 JSON array of [schema or null, name], $2 JSON array of the schemas that are searched, $3 role. One row for each
--- that exists: its number in $1 and what the catalog says of it, as JSON. Nothing here locks a relation, so nobody who
--- holds ACCESS EXCLUSIVE keeps it waiting: sizes are those of the last VACUUM or ANALYZE.
+-- existing relation: its number in $1 and its catalog entries, as JSON. Nothing here locks a relation, so a session
+-- with ACCESS EXCLUSIVE does not block it: sizes are those of the last VACUUM or ANALYZE.
 SELECT w.n - 1, json_build_object(
   'oid', c.oid::int8, 'schema', c.nspname, 'name', c.relname, 'kind', c.relkind, 'persistence', c.relpersistence,
   'owner', pg_get_userbyid(c.relowner),
@@ -315,8 +317,8 @@ CROSS JOIN LATERAL (
   LIMIT 1) AS c
 
 -- name: sizes
--- $1 OIDs as JSON array. Of each that nobody has locked against readers: the bytes of it all, with indexes, TOAST and
--- partitions, and those of the indexes alone. It locks each for a moment.
+-- $1 OIDs as JSON array. For each relation without an ACCESS EXCLUSIVE lock: the bytes of the relation with indexes,
+-- TOAST and partitions, and those of the indexes alone. It locks each relation for a moment.
 WITH RECURSIVE part(root, oid) AS (
   SELECT o.oid::oid, o.oid::oid FROM json_array_elements_text($1::json) AS o(oid)
   UNION SELECT p.root, h.inhrelid FROM part AS p JOIN pg_inherits AS h ON h.inhparent = p.oid)
@@ -329,7 +331,7 @@ WHERE p.root NOT IN (
 GROUP BY p.root
 
 -- name: activity
--- Who holds a lock on a table now, or waits for one, in this database: table, mode, whether it is held, and by whom since
+-- The sessions that hold or await a table lock in this database: table, mode, whether it is held, session, and since
 -- when. A prepared transaction has no process, but a name.
 SELECT n.nspname, c.relname, l.mode, l.granted, coalesce(l.pid, 0), coalesce(a.usename, x.owner, ''),
        coalesce(a.application_name, x.gid, ''), coalesce(a.state, 'prepared'),
@@ -360,7 +362,7 @@ ORDER BY xact_start
 LIMIT 20
 
 -- name: group_held
--- $1 group. Who holds a concurrency group, without taking it: application_name and since when.
+-- $1 group. The holder of a concurrency group, without locking it: application_name and start.
 SELECT a.application_name, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 FROM pg_locks AS l
 JOIN pg_stat_activity AS a USING (pid)
@@ -369,11 +371,11 @@ WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 1
   AND (l.classid::int8 << 32) | l.objid::int8 = hashtextextended('jobplan:' || $1::text, 0)
 
 -- name: may_be
--- $1 role. Whether this session's user is a member of it; no row if there is none.
+-- $1 role. Whether this session's user is a member of it; no row if it does not exist.
 SELECT pg_has_role(r.oid, 'member') FROM pg_roles AS r WHERE r.rolname = $1::text
 
 -- name: ledger_place
--- The schemas of ledgers in this database that this role may read. Whose they are says `ledger_distrust`.
+-- The schemas of ledgers in this database that this role may read. Their owners are checked with `ledger_distrust`.
 SELECT n.nspname
 FROM pg_class AS v
 JOIN pg_namespace AS n ON n.oid = v.relnamespace
@@ -384,9 +386,9 @@ ORDER BY 1
 LIMIT 20
 
 -- name: ledger_durations
--- $1 plan, $2 runs. How long its steps have taken in so many of its latest runs, in seconds: step, runs, median and 95th
--- percentile of whole steps that succeeded, with their pauses and retries, and the 95th percentile of their attempts. The
--- time between two runners of a run does not count.
+-- $1 plan, $2 runs. The times of its steps in that many of its latest runs, in seconds: step, runs, median and 95th
+-- percentile of whole steps that succeeded, with their pauses and retries, and the 95th percentile of their attempts.
+-- The time between two runners of a run does not count.
 WITH latest AS MATERIALIZED (
   SELECT r.run, r.writer FROM {ledger}.runs AS r WHERE r.plan = $1::text ORDER BY r.started_at DESC LIMIT $2::int4),
 happened AS MATERIALIZED (
@@ -422,15 +424,15 @@ LEFT JOIN attempts AS a USING (step)
 GROUP BY t.step
 
 -- name: data_directory
--- Where the server keeps its data; no row for a role that may not know.
+-- The server's data directory; no row without the privilege.
 SELECT setting FROM pg_settings WHERE name = 'data_directory'
 
 -- name: own_code
--- $1 names that statements have in them, $2 their operators, both as JSON arrays. Functions that planning or reading such
--- a statement could execute and that are neither PostgreSQL's own nor an extension's, with the word that leads to them:
--- their own name, or that of a relation, a type or an operator (views, policies, defaults, constraints, indexes,
--- partition keys, domains); of casts, which no word names, the word is empty. At most three functions for each word.
--- Only the catalogs are read. Triggers are left out: planning fires none.
+-- $1 names in statements, $2 their operators, both as JSON arrays. Functions that planning or reading such a statement
+-- could execute and that are neither PostgreSQL's own nor an extension's, with the word that leads to them: their own
+-- name, or that of a relation, a type or an operator (views, policies, defaults, constraints, indexes, partition keys,
+-- domains); for casts, which no word names, the word is empty. At most three functions for each word. Only the catalogs
+-- are read. Triggers are left out: planning executes none.
 WITH RECURSIVE words AS (
   SELECT json_array_elements_text($1::json) AS word
 ), own AS (

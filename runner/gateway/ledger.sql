@@ -1,10 +1,10 @@
--- The ledger: the record of runs in the database, and the one row that a step's own transaction writes. "{ledger}" is its
--- schema, quoted. `ledger_version_1` and what may follow it make the tables, `ledger_views` and `ledger_grant` what
--- people and roles see of them; the other blocks are what a run asks and writes.
+-- The ledger: the record of runs in the database, and the row that a step's own transaction writes. "{ledger}" is its
+-- schema, quoted. `ledger_version_1` and its successors create the tables, `ledger_views` and `ledger_grant` the views
+-- and privileges; a run uses the other blocks.
 
 -- name: ledger_version_1
--- What a ledger of version 1 consists of. No foreign keys: a batch of events may be lost, and a commit row must never
--- fail for that.
+-- The objects of version 1. No foreign keys: a batch of events may be lost, and a commit row must not fail because of
+-- that.
 CREATE TABLE {ledger}.meta (
   version integer PRIMARY KEY,
   jobplan text NOT NULL,
@@ -47,18 +47,18 @@ CREATE TABLE {ledger}.commits (
   committed boolean NOT NULL,
   PRIMARY KEY (run, step, attempt)
 );
-COMMENT ON TABLE {ledger}.meta IS 'The versions that this ledger has been brought to; the highest counts.';
-COMMENT ON TABLE {ledger}.runs IS 'One row for each run of a plan; sha256 is that of the plan as it was last run.';
-COMMENT ON TABLE {ledger}.plans IS 'The plans of runs as they were resolved: a run may go on with a changed one.';
-COMMENT ON TABLE {ledger}.events IS 'Everything that happened in a run, in order; body is as in --report jsonl.';
+COMMENT ON TABLE {ledger}.meta IS 'The versions to which this ledger was upgraded; the highest is the present one.';
+COMMENT ON TABLE {ledger}.runs IS 'One row for each run of a plan; sha256 is that of the plan of its last runner.';
+COMMENT ON TABLE {ledger}.plans IS 'The resolved plans of runs: a run may be resumed with a changed one.';
+COMMENT ON TABLE {ledger}.events IS 'The events of each run, in order; body has the format of --report jsonl.';
 COMMENT ON TABLE {ledger}.commits IS
-  'A row that an attempt wrote in its own transaction: it is there if and only if the attempt has committed. Where it '
-  'says that it has not, a runner wrote it when the worker had gone, and the attempt never can.';
+  'A row that an attempt wrote in its own transaction: it exists exactly if the attempt committed. With committed = '
+  'false, a runner wrote it after the worker had ended: the attempt did not commit, and can no longer do so.';
 
 -- name: ledger_version_2
--- Every row is bound to the login role that writes it, and a commit row to the launch that announced it: `proof` is known
--- to the launcher and its worker only, until the row is there. Rows of version 1 have no writer. A policy binds roles to
--- which the ledger was granted; its owner and superusers are not bound.
+-- Every row belongs to the login role that writes it, and a commit row to the launch that announced it: only the
+-- launcher and its worker know `proof` before the row exists. Rows of version 1 have no writer. A policy restricts
+-- roles with a grant on the ledger; its owner and superusers are not restricted.
 ALTER TABLE {ledger}.runs ADD COLUMN writer name NOT NULL DEFAULT '';
 ALTER TABLE {ledger}.plans ADD COLUMN writer name NOT NULL DEFAULT '';
 ALTER TABLE {ledger}.events ADD COLUMN writer name NOT NULL DEFAULT '';
@@ -95,15 +95,15 @@ CREATE POLICY inserted ON {ledger}.keys FOR INSERT WITH CHECK (writer = session_
 CREATE POLICY changed ON {ledger}.runs FOR UPDATE USING (writer = session_user);
 CREATE POLICY changed ON {ledger}.events FOR UPDATE USING (writer = session_user);
 COMMENT ON TABLE {ledger}.keys IS
-  'One row for each run and login role that has run it: the secret from which the proofs of its commit rows are made. '
+  'One row for each run and login role that has run it: the key for the proofs of its commit rows. '
   'Only that role can read it.';
 
 -- name: ledger_mark
--- $1 version that the ledger has been brought to, $2 by which jobplan.
+-- $1 version to which the ledger was upgraded, $2 version of jobplan.
 INSERT INTO {ledger}.meta (version, jobplan) VALUES ($1::integer, $2::text)
 
 -- name: ledger_views
--- The usual questions. An attempt that ended when no runner was there to see it has its commit row, if anything.
+-- The views for common questions. An attempt whose end no runner observed has its commit row, if it committed.
 CREATE OR REPLACE VIEW {ledger}.attempts AS
 SELECT l.run, r.plan, l.step, l.attempt,
        CASE
@@ -142,7 +142,7 @@ LEFT JOIN (
 LEFT JOIN {ledger}.commits AS c USING (run, writer, step, attempt)
 LEFT JOIN {ledger}.runs AS r USING (run, writer)
 WHERE l.event = 'attempt_launching';
-COMMENT ON VIEW {ledger}.attempts IS 'Every worker that was asked for: when, how long, how it ended and why.';
+COMMENT ON VIEW {ledger}.attempts IS 'Every requested worker: its start, duration, outcome and error.';
 
 CREATE OR REPLACE VIEW {ledger}.running AS
 WITH here AS MATERIALIZED (
@@ -185,9 +185,9 @@ LEFT JOIN here AS w ON w.backend_type = 'pg_background' AND w.pid = seen.pid AND
 LEFT JOIN here AS hidden ON hidden.backend_type IS NULL AND hidden.pid = seen.pid
 WHERE a.outcome = 'running' OR (a.outcome = 'detached' AND (w.pid IS NOT NULL OR hidden.pid IS NOT NULL));
 COMMENT ON VIEW {ledger}.running IS
-  'What runs: attempts that have not ended as far as the ledger shows. A worker is its pid and backend_start, whatever '
-  'its name is; worker_lives is NULL if it was not observed, or if this role may not see it. Neither worker nor runner '
-  'lives: jobplan resume.';
+  'The attempts without an end in the ledger. A worker is identified by its pid and backend_start, whatever its name; '
+  'worker_lives is NULL if it was not observed, or is not visible to this role. If neither worker nor runner lives, '
+  'use jobplan resume.';
 
 CREATE OR REPLACE VIEW {ledger}.failures AS
 SELECT f.at AS failed_at, r.plan, f.run, f.step, f.attempt, f.body ->> 'outcome' AS outcome,
@@ -221,17 +221,17 @@ FROM (
 JOIN {ledger}.runs AS r USING (run, writer)
 WHERE f.took IS NOT NULL
 GROUP BY r.plan, f.step;
-COMMENT ON VIEW {ledger}.durations IS 'How long each step takes when it succeeds, over all runs that are kept.';
+COMMENT ON VIEW {ledger}.durations IS 'The time of each step when it succeeds, over all runs in the ledger.';
 
 -- name: ledger_grant
--- What a role needs to run plans with the ledger, and to read it. "{role}" is quoted.
+-- The privileges that a role needs to run plans with the ledger, and to read it. "{role}" is quoted.
 GRANT USAGE ON SCHEMA {ledger} TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA {ledger} TO {role};
 GRANT INSERT ON {ledger}.runs, {ledger}.plans, {ledger}.events, {ledger}.commits, {ledger}.keys TO {role};
 GRANT UPDATE ON {ledger}.runs, {ledger}.events TO {role};
 
 -- name: ledger_grantees
--- $1 schema. Roles that were granted a ledger of version 1; what a later version has besides is granted to them too.
+-- $1 schema. Roles with a grant on a ledger of version 1; they get the grants on later versions' objects, too.
 SELECT DISTINCT CASE WHEN a.grantee = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END
 FROM pg_class AS c
 JOIN pg_namespace AS n ON n.oid = c.relnamespace
@@ -239,13 +239,13 @@ CROSS JOIN LATERAL aclexplode(c.relacl) AS a
 WHERE n.nspname = $1::text AND c.relname = 'commits' AND a.privilege_type = 'INSERT' AND a.grantee <> c.relowner
 
 -- name: ledger_remove
--- Only what is the ledger's: what somebody else has made in the schema, or on top of it, stays and is told of.
+-- Only the ledger's own objects: other objects in the schema, or that depend on it, are kept and reported.
 DROP VIEW IF EXISTS {ledger}.durations, {ledger}.failures, {ledger}.running, {ledger}.attempts;
 DROP TABLE IF EXISTS {ledger}.commits, {ledger}.events, {ledger}.plans, {ledger}.runs, {ledger}.meta, {ledger}.keys;
 
 -- name: ledger_found
--- $1 schema. Whether there is one in which this role may write, and what settings a worker of its would inherit. The
--- catalogs are asked, because a name in a schema that the role may not use is an error.
+-- $1 schema. Whether it has a ledger in which this role may write, and the settings that its workers would inherit. It
+-- reads the catalogs, because a name in a schema without USAGE would be an error.
 SELECT n.oid IS NOT NULL,
        m.oid IS NOT NULL,
        pg_is_in_recovery(),
@@ -270,7 +270,7 @@ LEFT JOIN pg_namespace AS n ON n.nspname = $1::text
 LEFT JOIN pg_class AS m ON m.relnamespace = n.oid AND m.relname = 'meta' AND m.relkind = 'r'
 
 -- name: ledger_readable
--- $1 schema. Whether there is a ledger in it that this role may read.
+-- $1 schema. Whether it has a ledger that this role may read.
 SELECT coalesce(count(*) = 5 AND bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(t.oid, 'SELECT')),
                 false)
 FROM pg_namespace AS n
@@ -278,7 +278,7 @@ JOIN pg_class AS t ON t.relnamespace = n.oid AND t.relkind = 'r'
 WHERE n.nspname = $1::text AND t.relname IN ('meta', 'runs', 'plans', 'events', 'commits')
 
 -- name: ledger_version
--- The version of the ledger that was found.
+-- The version of the ledger.
 SELECT max(version) FROM {ledger}.meta
 
 -- name: ledger_role
@@ -290,28 +290,29 @@ JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'commits'
 WHERE r.rolname = $1::text
 
 -- name: ledger_row
--- What comes first in a worker's text. Its lock_timeout is a short one at first: the ledger holds nobody up for long.
+-- The first statement of a worker's text. Its lock_timeout is short at first, so that the ledger delays no step for
+-- long.
 INSERT INTO {ledger}.commits (run, step, attempt, committed, proof) VALUES ({run}, {step}, {attempt}, true, {proof});
 SET LOCAL lock_timeout TO {lock_timeout};
 
 -- name: ledger_free
--- Whether the commit row can be written now, or somebody has locked the table: an error.
+-- An error if another session has locked the table, so that the commit row cannot be written now.
 LOCK TABLE {ledger}.commits IN ROW EXCLUSIVE MODE NOWAIT
 
 -- name: ledger_begin
--- The transactions of the login role may be READ ONLY by default, or see only what was there when they began.
+-- The transactions of the login role may be READ ONLY or REPEATABLE READ by default.
 BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE
 
 -- name: ledger_limits
--- No writing may hold up the run, nor wait for a standby. But it is on the server's disk before it counts as written: a
--- runner that outlives a crash of the server would never write again what that took back. In a transaction of its own,
--- so that no worker inherits them.
+-- Writing must not delay the run for long, nor wait for a standby. But a row must be on the server's disk before it
+-- counts as written: a runner that outlives a crash of the server would not write it again. In a transaction of its
+-- own, so that no worker inherits these settings.
 SELECT set_config('synchronous_commit', 'local', true), set_config('lock_timeout', '200ms', true),
        set_config('statement_timeout', '5s', true), set_config('row_security', 'on', true)
 
 -- name: ledger_same
 -- $1 schema, $2 JSON array of the OIDs of its tables. An error (42704) if the tables are no longer those whose owners
--- were found to be trusted: another role may have made those that have their names now.
+-- were checked: another role may have created tables with their names.
 SELECT CASE
          WHEN (
            SELECT count(*)
@@ -323,8 +324,8 @@ SELECT CASE
        END
 
 -- name: ledger_run
--- $1 run, $2 plan, $3 run_started or run_resumed as JSON, $4 the resolved plan as JSON, $5 the run's key. A run that is resumed goes on,
--- and began when its first event says, although that may have been told only now.
+-- $1 run, $2 plan, $3 run_started or run_resumed as JSON, $4 the resolved plan as JSON, $5 the run's key. A resumed run
+-- keeps the start of its first event, even if that is written only now.
 WITH e AS (
   SELECT $3::jsonb AS body
 ), resolved AS (
@@ -348,7 +349,7 @@ SET sha256 = excluded.sha256, jobplan = excluded.jobplan, host = excluded.host, 
     finished_at = NULL, exit_code = NULL
 
 -- name: ledger_events
--- $1 run, $2 JSON array of [seq, event]. What has been written already stays as it is.
+-- $1 run, $2 JSON array of [seq, event]. Existing rows are not changed.
 INSERT INTO {ledger}.events (run, seq, at, event, step, attempt, body)
 SELECT $1::text, (e.item ->> 0)::integer, (e.item -> 1 ->> 'at')::timestamptz, e.item -> 1 ->> 'event',
        e.item -> 1 ->> 'step', (e.item -> 1 ->> 'attempt')::integer, e.item -> 1
@@ -373,7 +374,8 @@ ORDER BY seq DESC
 LIMIT 1
 
 -- name: ledger_ended
--- $1 run, $2 step, $3 attempt. How a runner saw it end, and the state of the step that it then recorded. No row: none did.
+-- $1 run, $2 step, $3 attempt. Its recorded outcome, and the state of the step after it. No row: no runner observed its
+-- end.
 SELECT f.body ->> 'outcome', (
          SELECT s.body ->> 'state' FROM {ledger}.events AS s
          WHERE s.run = f.run AND s.event = 'step_finished' AND s.step = f.step AND s.seq > f.seq
@@ -388,31 +390,31 @@ ORDER BY f.seq DESC
 LIMIT 1
 
 -- name: ledger_chronicle
--- $1 run. All that it has of it, in order: number, when, event, step, attempt, host.
+-- $1 run. Its events, in order: number, time, event, step, attempt, host.
 SELECT DISTINCT ON (seq) seq, body ->> 'at', event, step, attempt, body ->> 'host'
 FROM {ledger}.events
 WHERE run = $1::text AND writer IN {writers}
 ORDER BY seq, writer <> session_user, writer
 
 -- name: ledger_keys
--- $1 run. The keys of the run that this role may read, its own first.
+-- $1 run. The run's keys that this role may read, its own first.
 SELECT key, writer = session_user FROM {ledger}.keys
 WHERE run = $1::text AND writer IN {writers}
 ORDER BY writer <> session_user, writer
 
 -- name: ledger_patience
--- A run of a million events takes its time to be read, before anything is started.
+-- Longer limits: a run of a million events takes its time to be read, before anything is started.
 SELECT set_config('statement_timeout', '60s', true)
 
 -- name: ledger_takeovers
--- $1 run. When it was taken up, and where, the latest last.
+-- $1 run. Its takeovers, with time and host, the latest last.
 SELECT body ->> 'at', body ->> 'host'
 FROM {ledger}.events
 WHERE run = $1::text AND event = 'run_resumed' AND writer IN {writers}
 ORDER BY seq
 
 -- name: ledger_unprove
--- $1 run, $2 step, $3 attempt. Its worker has failed because of the commit row, and another one follows without it.
+-- $1 run, $2 step, $3 attempt. Its worker failed because of the commit row, and another one without a row follows.
 UPDATE {ledger}.events
 SET body = body - 'commit_row' - 'proof'
 WHERE run = $1::text AND event = 'attempt_launching' AND step = $2::text AND attempt = $3::integer
@@ -420,26 +422,26 @@ WHERE run = $1::text AND event = 'attempt_launching' AND step = $2::text AND att
 RETURNING seq
 
 -- name: ledger_fence
--- $1 run, $2 step, $3 attempt, $4 proof; the worker has ended. Takes the place of its row, so that a worker that was not
--- seen and that might still begin cannot commit any more. While its transaction is open this waits for it.
+-- $1 run, $2 step, $3 attempt, $4 proof; the worker has ended. Writes a row in its place, so that a worker that was not
+-- seen and could still start cannot commit. It waits for an open transaction of the worker.
 INSERT INTO {ledger}.commits (run, step, attempt, committed, proof)
 VALUES ($1::text, $2::text, $3::integer, false, $4::text)
 ON CONFLICT (run, step, attempt, proof) DO NOTHING
 
 -- name: ledger_committed
 -- $1 run, $2 step, $3 attempt, $4 SHA-256 of the row's proof, as hexadecimal digits. No row: the worker has not written
--- it. A row of a role that is not trusted, or with another proof, is none.
+-- it. A row of an untrusted role, or with another proof, does not count.
 SELECT committed FROM {ledger}.commits
 WHERE run = $1::text AND step = $2::text AND attempt = $3::integer
   AND encode(sha256(convert_to(proof, 'UTF8')), 'hex') = $4::text AND writer IN {writers}
 
 -- name: ledger_hurry
--- Nobody waits long for what a run can do without.
+-- Short limits for queries that a run can do without.
 SELECT set_config('statement_timeout', '1s', true), set_config('lock_timeout', '200ms', true)
 
 -- name: ledger_past
--- $1 plan, $2 how many runs. The last runs that have ended, the oldest first, and of each step that was launched: seconds
--- from its first launch to the end of its last attempt, for each runner of the run, summed up; and its last state.
+-- $1 plan, $2 number of runs. The last finished runs, the oldest first, and for each launched step: the sum over the
+-- run's runners of the seconds from its first launch to the end of its last attempt; and its last state.
 WITH latest AS MATERIALIZED (
   SELECT run, writer, started_at FROM {ledger}.runs
   WHERE plan = $1::text AND finished_at IS NOT NULL
@@ -471,16 +473,17 @@ GROUP BY run, writer, started_at, step, state
 ORDER BY started_at, run, step
 
 -- name: ledger_session
--- What an administrator's session begins with, after `pin`: nothing waits longer than $1 for a lock.
+-- The first statement of an administrator's session, after `pin`: the limit of each wait for a lock is $1.
 SELECT set_config('lock_timeout', $1::text, false),
        set_config('default_transaction_read_only', 'off', false)
 
 -- name: ledger_alone
--- Two that install at the same time do so one after the other.
+-- Serialises concurrent ledger commands.
 SELECT pg_advisory_xact_lock(hashtextextended('jobplan:ledger', 0))
 
 -- name: ledger_status
--- $1 schema. Runs, those without an end, events, bytes on disk with the indexes, the first and the last start.
+-- $1 schema. The number of runs, of unfinished ones, of events; bytes on disk with indexes; the first and the last
+-- start.
 SELECT (SELECT count(*) FROM {ledger}.runs), (SELECT count(*) FROM {ledger}.runs WHERE finished_at IS NULL),
        (SELECT count(*) FROM {ledger}.events),
        (SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint
@@ -490,8 +493,8 @@ SELECT (SELECT count(*) FROM {ledger}.runs), (SELECT count(*) FROM {ledger}.runs
        (SELECT to_char(max(started_at) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"') FROM {ledger}.runs)
 
 -- name: ledger_purge
--- $1 seconds. How many runs were deleted. A run lives while one of its sessions or workers does, whatever a worker calls
--- itself: its pid is enough to keep the run.
+-- $1 seconds. The number of deleted runs. A run with a session or worker is kept; a worker is recognised by its pid,
+-- whatever its present name.
 WITH old AS MATERIALIZED (
   SELECT r.run, r.writer
   FROM {ledger}.runs AS r
@@ -523,15 +526,15 @@ WITH old AS MATERIALIZED (
 SELECT count(*) FROM runs
 
 -- name: ledger_others
--- $1 schema. Whether something is in the schema that is not the ledger's.
+-- $1 schema. Whether the schema has objects that are not the ledger's.
 SELECT EXISTS (
   SELECT FROM pg_depend AS d JOIN pg_namespace AS n ON n.oid = d.refobjid
   WHERE d.refclassid = 'pg_namespace'::regclass AND d.deptype = 'n' AND n.nspname = $1::text
 )
 
 -- name: ledger_find
--- $1 a run's id, its beginning, or `last`. The runs that may be meant, the latest first, those of trusted writers before
--- others: run, whether a trusted role has written it, and a writer.
+-- $1 a run's id, its beginning, or `last`. The matching runs, the latest first, those of trusted writers before others:
+-- run, whether a trusted role has written it, and a writer.
 SELECT run, bool_or(writer IN {writers}), min(writer)
 FROM {ledger}.runs
 WHERE $1::text = 'last' OR starts_with(run, $1::text)
@@ -544,12 +547,12 @@ LIMIT 2
 SELECT writer, writer IN {writers} FROM {ledger}.events WHERE run = $1::text GROUP BY writer ORDER BY writer
 
 -- name: ledger_plans
--- $1 run, $2 writers as JSON array. Its plans: the SHA-256 by which events speak of each, and JSON.
+-- $1 run, $2 writers as JSON array. Its plans: the SHA-256 to which events refer, and JSON.
 SELECT sha256, resolved::text FROM {ledger}.plans
 WHERE run = $1::text AND writer::text IN (SELECT json_array_elements_text($2::json))
 
 -- name: ledger_commits
--- $1 run, $2 writers as JSON array. Its attempts that are known to have committed.
+-- $1 run, $2 writers as JSON array. Its attempts with a commit row.
 SELECT step, attempt FROM {ledger}.commits
 WHERE run = $1::text AND committed AND writer::text IN (SELECT json_array_elements_text($2::json))
 

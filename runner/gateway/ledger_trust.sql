@@ -1,10 +1,10 @@
--- Whether a ledger may be read or written at all. Everything here reads the catalogs only: nothing of a ledger, and no
--- function but PostgreSQL's own, is executed by it.
+-- Whether a ledger may be read or written at all. These statements read only the catalogs: they read nothing in a
+-- ledger and execute no function except PostgreSQL's own.
 
 -- name: ledger_distrust
--- $1 schema, $2 roles that are trusted besides, as JSON array. What of the ledger, or of what it executes, belongs to a
--- role that is trusted by nobody: a description of the object, and its owner; the schema first. A role that is both the
--- session's and set with SET ROLE counts only if RESET ROLE would not lead to a superuser.
+-- $1 schema, $2 roles that are trusted in addition, as JSON array. Objects of the ledger, or that it executes, with an
+-- untrusted owner: a description of the object, and its owner; the schema first. A role that is both the session's and
+-- set with SET ROLE counts only if RESET ROLE would not lead to a superuser.
 WITH RECURSIVE me AS (
   SELECT rolsuper FROM pg_roles WHERE rolname = session_user
 ), trusted AS (
@@ -69,14 +69,14 @@ WITH RECURSIVE me AS (
   JOIN pg_database AS d ON d.datname = current_database()
   LEFT JOIN pg_roles AS r ON r.oid = o.owner
 )
-SELECT pg_describe_object(classid, objid, 0), coalesce(pg_get_userbyid(owner)::text, 'nobody')
+SELECT pg_describe_object(classid, objid, 0), coalesce(pg_get_userbyid(owner)::text, 'unknown')
 FROM real
 WHERE owner NOT IN (SELECT oid FROM trusted)
 ORDER BY rank, classid, objid
 LIMIT 3
 
 -- name: ledger_believed
--- Stands for "{writers}": the login roles whose rows in a ledger are believed. "{roles}" are those that the user names, as
+-- Replaces "{writers}": the login roles whose rows in a ledger are trusted. "{roles}" are those that the user names, as
 -- a JSON array in a literal.
 (SELECT rolname FROM pg_roles
  WHERE rolsuper OR rolname = session_user OR rolname::text IN (SELECT json_array_elements_text({roles}::json)))

@@ -1,29 +1,29 @@
--- Everything that jobplan asks of a server, in named blocks. "{ext}" is the schema of pg_background, quoted.
--- `path` and `pin` are the first statements of a session; in all others a name can only mean what is in pg_catalog
--- (pg_background.md#helper-functions-use-search-path). A role that a step takes is set in the statement itself,
--- because only who has its rights may ask about its
--- worker; the right to call the extension's functions is checked before, for the login role.
+-- All statements of a run, in named blocks. "{ext}" is the schema of pg_background, quoted. `path` and `pin` are the
+-- first statements of a session; in all others an unqualified name means an object in pg_catalog
+-- (docs/pg_background.md#helper-functions-use-search-path). The role of a step is set within the statement, because
+-- only a role with its privileges may query its worker; the privilege for the extension's functions is checked before,
+-- for the login role.
 
 -- name: path
--- The search_path and the role that the login role or the database gives: workers get them, `pin` replaces the path. And
--- the process that serves the session, which behind a pooler is not the one that the connection was told.
+-- The search_path and the role of the login role or the database: workers get them, `pin` replaces the path. And the
+-- pid of the backend, which behind a pooler is not the one that the connection received.
 SELECT pg_catalog.current_setting('search_path'), pg_catalog.current_setting('role'), pg_catalog.pg_backend_pid()
 
 -- name: pin
--- Names and quoting must mean what they mean to jobplan, whatever schemas and settings the login role has.
+-- Names and quoting must be independent of the schemas and settings of the login role.
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false),
        pg_catalog.set_config('standard_conforming_strings', 'on', false)
 
 -- name: unlimit
--- A timeout of the role or the database must not end a wait, a drain, or an idle launcher session; nor does it reach a
--- worker, whose limit is its step's. Older servers lack the second. (pg_settings would write out every setting there is,
--- which is most of what a session costs the server to prepare.)
+-- A timeout of the role or the database must not end a wait, a drain, or an idle launcher session. It does not apply to
+-- a worker, whose limit is its step's. Older servers lack the second setting. (pg_settings would format every setting,
+-- which would be most of the cost of preparing a session.)
 SELECT count(set_config(name, '0', false))
 FROM unnest(ARRAY['statement_timeout', 'transaction_timeout', 'idle_session_timeout']) AS name
 WHERE current_setting(name, true) IS NOT NULL
 
 -- name: server
--- The server, the extension and whether this role may use it; one row. No extension: its columns are NULL.
+-- The server, the extension and whether this role may use it; one row. Without the extension its columns are NULL.
 SELECT current_setting('server_version'),
        current_setting('server_version_num')::int4,
        e.extversion,
@@ -39,8 +39,8 @@ LEFT JOIN pg_namespace n ON n.oid = e.extnamespace
 LEFT JOIN pg_proc f ON f.pronamespace = n.oid AND f.proname = 'pg_background_launch' AND f.pronargs = 3
 
 -- name: place
--- Where the session is: its database, when this server process began, the time, whether it is a standby, and on a primary its
--- timeline in hexadecimal digits and how far its WAL is on disk. Every role may ask for that.
+-- The session's location: its database, the start of the server process, the time, whether it is a standby; on a
+-- primary also its timeline in hexadecimal digits and the flushed WAL position. Every role may read these.
 SELECT d.datname, d.oid, to_char(pg_postmaster_start_time() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
        to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), pg_is_in_recovery(),
        CASE WHEN NOT pg_is_in_recovery() THEN left(pg_walfile_name(pg_current_wal_lsn()), 8) END,
@@ -49,25 +49,25 @@ FROM pg_database AS d
 WHERE d.datname = current_database()
 
 -- name: system
--- Which cluster this is, whatever leads to it. A role that may not ask gets an error, and does without.
+-- The identity of the cluster. A role without the privilege gets an error, and the run does without it.
 SELECT system_identifier FROM pg_control_system()
 
 -- name: standby
--- Whether the server is one: no worker can begin there, because it cannot be given its settings ("failed to initialize
+-- Whether the server is a standby: no worker can start there, because its settings cannot be set ("failed to initialize
 -- transaction_read_only", pg_background 2.0 on PostgreSQL 18).
 SELECT pg_is_in_recovery()
 
 -- name: load
--- How many handles the session has, and how many workers it has launched. It also loads the extension's library, without
--- which its settings do not exist yet (pg_background.md#timeouts-are-armed-at-launch).
+-- The number of handles of the session, and of workers that it has launched. It also loads the extension's library,
+-- without which its settings do not exist (docs/pg_background.md#timeouts-are-armed-at-launch).
 SELECT workers_active, workers_launched FROM {ext}.pg_background_stats()
 
 -- name: settings
--- $1 settings as JSON object of text, in the order in which they are to be set, local to the transaction.
+-- $1 settings as JSON object of text, in the order in which they are set, local to the transaction.
 SELECT count(set_config(s.key, s.value, true)) FROM json_each_text($1::json) AS s
 
 -- name: begin
--- With `commit` around `launch`: its settings end there, although more travels with it.
+-- Encloses `launch` with `commit`: its settings end there, although other statements follow in the round trip.
 BEGIN
 
 -- name: commit
@@ -75,17 +75,17 @@ BEGIN
 COMMIT
 
 -- name: chain
--- Ends a transaction, and with it its snapshots, and begins the next one.
+-- Ends a transaction with its snapshots, and begins the next one.
 COMMIT AND CHAIN
 
 -- name: rollback
--- What `begin` needs when `launch` has failed.
+-- Ends the block of `begin` when `launch` has failed.
 ROLLBACK
 
 -- name: launch
--- $1 SQL, $2 queue size in bytes, $3 settings as in `settings`.
--- One statement is one transaction: the settings are local to it, and the worker inherits them (notes, "The API"). The
--- last column is the moment before the launch: the worker's backend_start is not earlier.
+-- $1 SQL, $2 queue size in bytes, $3 settings as in `settings`. One statement is one transaction: the settings are
+-- local to it, and the worker inherits them (docs/pg_background.md#timeouts-are-armed-at-launch). The last column is
+-- the time before the launch: the worker's backend_start is not earlier.
 WITH settings AS MATERIALIZED (
   SELECT count(set_config(s.key, s.value, true)) AS n FROM json_each_text($3::json) AS s
 )
@@ -94,21 +94,22 @@ FROM settings,
      LATERAL {ext}.pg_background_launch(CASE WHEN settings.n >= 0 THEN $1::text END, $2::int4, '') AS h
 
 -- name: trusted
--- A piece of other queries, with $1 roles that have run the run, as JSON array: whether the role r, if there is one, may
--- be the run's. It is if it is this session's, one of $1, a superuser, or a member of this session's. A superuser is a
--- member of every role, so what this session's role is a member of says nothing.
+-- Part of other queries, with $1 roles that have executed the run, as JSON array: whether the role r, if it exists, can
+-- be the run's. It can if it is this session's, one of $1, a superuser, or a member of this session's. The roles that
+-- this session's is a member of do not count: a superuser is a member of every role.
 coalesce(r.rolname = session_user OR r.rolsuper OR pg_has_role(r.oid, session_user, 'MEMBER')
          OR r.rolname IN (SELECT json_array_elements_text($1::json)), false)
 
 -- name: nothing
--- Nothing at all, in front of `launch_at_once`: who has a reply to it knows that the session was not at its end before.
+-- Empty statement before `launch_at_once`: a reply to it shows that the session had not ended before.
 
 -- name: launch_at_once
 -- $1 SQL, $2 queue size in bytes, $3 application_name, $4 pg_background.worker_timeout, $5 lock_timeout, empty for that
--- of the session, $6 search_path, $7 milliseconds as for `wait`. `launch`, `wait` and `drain_ended` in one statement: each
--- one by itself costs as much as all of them here, and most of what a step of some milliseconds takes beside its worker.
--- The session has its own name again before it waits. The last column but one is as in `launch`. As many rows as there are command tags if the worker has succeeded
--- (`proven`, which it may do right after the wait), else one, as `wait` gives it.
+-- of the session, $6 search_path, $7 milliseconds as for `wait`. Combines `launch`, `wait` and `drain_ended` in one
+-- statement: each alone costs as much as all of them here, and that is most of the overhead of a short step. The
+-- session has its own name again before it waits. The last column but one is as in `launch`. If the worker has
+-- succeeded (`proven`, possibly right after the wait), there is one row for each command tag; else one row as in
+-- `wait`.
 SELECT h.pid, h.cookie, w.done OR p.proven, i.row_count, i.command_tag, i.has_error,
        extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), p.proven,
        to_char(statement_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), r.t
@@ -131,8 +132,8 @@ FROM (
      LEFT JOIN LATERAL {ext}.pg_background_result(CASE WHEN p.proven THEN h.pid END, h.cookie) AS r(t text) ON true
 
 -- name: wait_at_once
--- $1 milliseconds as for `wait`. The row of `launch_at_once` for the worker that it has launched; no row if its output has
--- been read already. It may follow such a launch in the same round trip, after `chain`, with a snapshot of its own.
+-- $1 milliseconds as for `wait`. The row of `launch_at_once` for the worker that it has launched; no row if its output
+-- was read already. It may follow such a launch in the same round trip, after `chain`, with a new snapshot.
 SELECT h.pid, h.cookie, w.done OR p.proven, i.row_count, i.command_tag, i.has_error,
        extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), p.proven, r.t
 FROM (SELECT pid, cookie FROM {ext}.pg_background_list LIMIT 1) AS h,
@@ -144,18 +145,19 @@ FROM (SELECT pid, cookie FROM {ext}.pg_background_list LIMIT 1) AS h,
      LEFT JOIN LATERAL {ext}.pg_background_result(CASE WHEN p.proven THEN h.pid END, h.cookie) AS r(t text) ON true
 
 -- name: claim
--- $1 number of the launch. Announces a launch to every other run on the server: advisory locks are seen in pg_locks from
--- all databases and by all roles, although they exclude nothing in another database. 1785684592 stands for jobplan.
+-- $1 number of the launch. Announces a launch to every other run on the server: advisory locks are visible in pg_locks
+-- from all databases and to all roles, although they exclude nothing in another database. 1785684592 stands for
+-- jobplan.
 SELECT pg_advisory_lock(1785684592, $1::int4)
 
 -- name: claims
--- Launches that other sessions have announced. Read before `free_workers`: a claim is given up only when its worker is
--- in pg_stat_activity, so a launch cannot be missed in both.
+-- The launches that other sessions have announced. Read before `free_workers`: a claim is removed only when its worker
+-- is in pg_stat_activity, so a launch is counted at least once.
 SELECT count(*) FROM pg_locks
 WHERE locktype = 'advisory' AND classid = 1785684592 AND objsubid = 2 AND granted AND pid <> pg_backend_pid()
 
 -- name: unclaim
--- $1 number of the launch, $2 pid of its worker. One row if the worker is seen and the claim is given up.
+-- $1 number of the launch, $2 pid of its worker. One row if the worker is visible and the claim was removed.
 SELECT pg_advisory_unlock(1785684592, $1::int4) FROM pg_stat_activity WHERE pid = $2::int4
 
 -- name: unclaim_now
@@ -163,9 +165,9 @@ SELECT pg_advisory_unlock(1785684592, $1::int4) FROM pg_stat_activity WHERE pid 
 SELECT pg_advisory_unlock(1785684592, $1::int4)
 
 -- name: free_workers
--- How many of max_worker_processes are free, as far as this role can see, and the pids of all workers of the extension as
--- JSON. Autovacuum and the server's own processes do not count against it, logical replication and parallel query do
--- (pg_background.md#capacity-errors).
+-- The number of free max_worker_processes, as far as visible to this role, and the pids of all workers of the extension
+-- as JSON. Autovacuum and the server's own processes do not count, logical replication and parallel query do
+-- (docs/pg_background.md#capacity-errors).
 SELECT current_setting('max_worker_processes')::int4 - count(*),
        coalesce(json_agg(pid) FILTER (WHERE backend_type = 'pg_background'), '[]')
 FROM pg_stat_activity
@@ -175,10 +177,9 @@ WHERE backend_type NOT IN (
   'standalone backend', 'logger')
 
 -- name: wait
--- $1 milliseconds, never more than waiting.SLICE: the statement holds a snapshot for so long
--- (pg_background.md#waiting-holds-a-snapshot); $2 role. The
--- session tracks one worker at a time (pg_background.md#one-worker-per-session), so it is the only row of the list. No
--- row: this session has no handle.
+-- $1 milliseconds, at most polling.SLICE: the statement holds a snapshot during that time
+-- (docs/pg_background.md#waiting-holds-a-snapshot); $2 role. The session tracks one worker at a time
+-- (docs/pg_background.md#one-worker-per-session), so the list has one row. No row: the session has no handle.
 WITH me AS MATERIALIZED (SELECT set_config('role', $2::text, true) AS role)
 SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
        extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at)
@@ -188,13 +189,13 @@ FROM me,
      LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i
 
 -- name: follow
--- $1 role. The row of `wait` without the wait, and what the worker has reported of its own progress by then: a percentage
--- and a message. The statement holds its snapshot for less than a millisecond. Whether the worker has ended is what
--- pg_background_wait says, which is called only when it can return at once; the outcome is read after that.
+-- $1 role. The row of `wait` without the wait, and the worker's last progress report: a percentage and a message. The
+-- statement holds its snapshot for less than a millisecond. pg_background_wait, which says whether the worker has
+-- ended, is called only when it returns at once; the outcome is read afterwards.
 WITH me AS MATERIALIZED (SELECT set_config('role', $1::text, true) AS role)
 SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
        extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at),
-       (p.told).progress_pct, (p.told).progress_msg
+       (p.report).progress_pct, (p.report).progress_msg
 FROM me,
      LATERAL (SELECT pid, cookie FROM {ext}.pg_background_list WHERE me.role IS NOT NULL LIMIT 1) AS h,
      LATERAL {ext}.pg_background_result_info(h.pid, h.cookie) AS n,
@@ -203,13 +204,13 @@ FROM me,
      ) AS w,
      LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i,
      LATERAL (
-       SELECT CASE WHEN NOT w.done THEN {ext}.pg_background_get_progress(h.pid, h.cookie) END AS told OFFSET 0
+       SELECT CASE WHEN NOT w.done THEN {ext}.pg_background_get_progress(h.pid, h.cookie) END AS report OFFSET 0
      ) AS p
 
 -- name: drain_ended
--- $1 role. As `drain`, for the worker of this session if it has succeeded; it travels with `wait`, which spares a round
--- trip. A statement of its own: what `wait` has told of the outcome stays told if the output cannot be read. The worker
--- may end between the two, so each tag comes with the row that `wait` would give.
+-- $1 role. As `drain`, for the worker of this session if it has succeeded; sent with `wait`, to save a round trip. It
+-- is a separate statement, so that the result of `wait` is kept if the output cannot be read. The worker may end
+-- between the two, so each tag comes with the row that `wait` would return.
 WITH me AS MATERIALIZED (SELECT set_config('role', $1::text, true) AS role)
 SELECT h.pid, h.cookie, true, i.row_count, i.command_tag, i.has_error,
        extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), r.t
@@ -221,8 +222,8 @@ FROM me,
        h.cookie) AS r(t text)
 
 -- name: let_go
--- $1 role. The same row as that of `wait`, and the worker is detached unless it has gone: it goes on and commits
--- (pg_background.md#workers-outlive-their-launcher). A wait of 0 would be one without end.
+-- $1 role. The row of `wait`; the worker is detached unless it has ended: it continues and commits
+-- (docs/pg_background.md#workers-outlive-their-launcher). A wait of 0 would have no limit.
 WITH me AS MATERIALIZED (SELECT set_config('role', $1::text, true) AS role)
 SELECT h.pid, h.cookie, w.done, i.row_count, i.command_tag, i.has_error,
        extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at),
@@ -233,7 +234,7 @@ FROM me,
      LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i
 
 -- name: error
--- $1 pid, $2 cookie, $3 role. The error of a worker that has gone; reading it does not consume it.
+-- $1 pid, $2 cookie, $3 role. The error of a worker that has ended; reading does not consume it.
 WITH me AS MATERIALIZED (SELECT set_config('role', $3::text, true) AS role)
 SELECT e.sqlstate, e.message, e.detail, e.hint, e.context,
        e.schema_name, e.table_name, e.column_name, e.constraint_name
@@ -242,17 +243,17 @@ FROM me,
 
 -- name: drain
 -- $1 pid, $2 cookie, $3 role. Notices, command tags, and the end of the handle
--- (pg_background.md#notices-arrive-with-the-result). Blocks until the worker has
--- gone. For a statement that sends no rows.
+-- (docs/pg_background.md#notices-arrive-with-the-result). Blocks until the worker has ended. For statements without
+-- rows.
 WITH me AS MATERIALIZED (SELECT set_config('role', $3::text, true) AS role)
 SELECT r.t
 FROM me,
      LATERAL {ext}.pg_background_result(CASE WHEN me.role IS NOT NULL THEN $1::int4 END, $2::int8) AS r(t text)
 
 -- name: columns
--- $1 type OIDs as JSON array. The column definition list for rows of these types; what has no binary form is read as
--- text. NULL if one has no name, and then the number of that column and its type. A modifier of -1 is none at all: bit
--- and character without one would be of length 1.
+-- $1 type OIDs as JSON array. The column definition list for rows of these types; types without a binary format are
+-- read as text. NULL if one is a pseudo-type, and then the number of that column and its type. A modifier of -1 means
+-- none: bit and character without one would have the length 1.
 SELECT CASE WHEN count(*) = json_array_length($1::json) AND bool_and(t.typtype <> 'p') THEN
          string_agg(
            format('c%s %s', o.n, CASE WHEN t.typreceive = 0 THEN 'text' ELSE format_type(t.oid, -1) END),
@@ -264,15 +265,15 @@ FROM json_array_elements_text($1::json) WITH ORDINALITY AS o(oid, n)
 JOIN pg_type AS t ON t.oid = o.oid::oid
 
 -- name: drain_rows
--- As `drain`, for a statement that sends rows: they are counted, not read. "{columns}" is what `columns` gave.
+-- As `drain`, for a statement that sends rows: they are counted, not read. "{columns}" is the result of `columns`.
 WITH me AS MATERIALIZED (SELECT set_config('role', $3::text, true) AS role)
 SELECT count(*)
 FROM me,
      LATERAL {ext}.pg_background_result(CASE WHEN me.role IS NOT NULL THEN $1::int4 END, $2::int8) AS r({columns})
 
 -- name: read_rows
--- As `drain_rows`, and $4 is how many rows are wanted; the last column counts them all. "{outputs}" are the columns as
--- PostgreSQL writes them, each with as many characters as are kept at most: no row is too large for the runner.
+-- As `drain_rows`; $4 is the number of wanted rows; the last column counts all rows. "{outputs}" are the columns as
+-- text, each cut to the number of characters that is kept: so no row is too large for the runner.
 WITH me AS MATERIALIZED (SELECT set_config('role', $3::text, true) AS role)
 SELECT {outputs}, count(*) OVER ()
 FROM me,
@@ -284,12 +285,11 @@ LIMIT $4::int4
 SELECT extract(epoch FROM clock_timestamp())
 
 -- name: identify
--- $1 application_name, $2 pid that the launch returned, $3 moment of the launch as `launch` gives it, $4 label; 0 and empty
--- if not known. The pid may be garbage (pg_background.md#one-worker-per-session), so it counts only with a worker that
--- began after the launch. Name and
--- label are claims: they count only for this role's workers in this database, a name only if the text says nothing else.
--- Of a text that was cut (track_activity_query_size), the beginning counts. The start is written so that it means the
--- same to every session, whatever its DateStyle and TimeZone. The last column is for how many seconds it has lived.
+-- $1 application_name, $2 pid that the launch returned, $3 time of the launch as in `launch`, $4 label; 0 and empty if
+-- unknown. The pid may be invalid (docs/pg_background.md#one-worker-per-session), so it counts only for a worker that
+-- began after the launch. Name and label are claims: they count only for this role's workers in this database, a name
+-- only if the text has no other label. Of a text that was cut (track_activity_query_size), the beginning is compared.
+-- The format of the start is independent of DateStyle and TimeZone. The last column is the worker's age in seconds.
 SELECT pid, start, application_name, extract(epoch FROM clock_timestamp() - backend_start)
 FROM (
   SELECT pid, backend_start, application_name, usename, coalesce(query, '') AS query,
@@ -306,10 +306,10 @@ ORDER BY (pid = $2::int4 AND $3::text <> '' AND start >= $3::text) DESC, (query 
 LIMIT 1
 
 -- name: lives
--- $1 application_name, $2 pid, $3 backend_start, empty as long as nobody has seen the worker, $4 label, $5 moment of the
--- launch, as for `identify`. A row if the worker is there. One that was seen is its pid and backend_start, whatever it
--- calls itself now. One that was not seen is looked for as `identify` does, and a worker that is only starting has no
--- name, no database and no text yet: it may be this one, if it has the pid, or if that is not known and it is slow.
+-- $1 application_name, $2 pid, $3 backend_start, empty if the worker was not seen yet, $4 label, $5 time of the launch,
+-- as for `identify`. One row if the worker is running. A worker that was seen is identified by pid and backend_start,
+-- whatever its present name. Another one is searched as in `identify`; a worker that is starting has no name, database
+-- and text yet: it may be this one if it has the pid, or if the pid is unknown and it is slow.
 SELECT a.pid
 FROM (
   SELECT pid, backend_start, backend_type, application_name, datid, datname, usename, coalesce(query, '') AS query,
@@ -328,10 +328,10 @@ WHERE CASE WHEN $3::text <> '' THEN a.pid = $2::int4 AND a.start = $3::text AND 
       END
 
 -- name: workers
--- All workers of this database, whatever they are called, whether one is stopped by its full queue
--- (pg_background.md#full-output-queue), and which
--- lock it waits for, as JSON. pg_locks and pg_blocking_pids are asked only about a worker that does wait. Who waits for a
--- row waits for the transaction that changed it, and holds a lock on the tuple, which names the table.
+-- All workers of this database, whatever their names, whether one is blocked by its full queue
+-- (docs/pg_background.md#full-output-queue), and the lock that it waits for, as JSON. pg_locks and pg_blocking_pids are
+-- queried only for workers that wait. A session that waits for a row waits for the transaction that changed it, and
+-- holds a lock on the tuple, which names the table.
 SELECT a.pid, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), a.application_name,
        a.wait_event = 'MessageQueuePutMessage', w.lock
 FROM pg_stat_activity AS a
@@ -359,10 +359,9 @@ LEFT JOIN LATERAL (
 WHERE a.backend_type = 'pg_background' AND a.datname = current_database()
 
 -- name: left_workers
--- $1 roles that have run the run, as JSON array. All workers of this database, and those that are only starting, which
--- have no database, name or text yet: pid, start, name, text, role, whether that role may be the run's, for how many
--- seconds it has lived, and whether it is visible to this role. A role may be the run's if it is this session's, one of
--- $1, a superuser, or a member of this session's.
+-- $1 roles that have executed the run, as JSON array. All workers of this database, and those that are starting, which
+-- have no database, name or text yet: pid, start, name, text, role, whether that role can be the run's (`trusted`), age
+-- in seconds, and whether it is visible to this role.
 SELECT a.pid, to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), a.application_name, left(a.query, 2000), a.usename,
        {trusted}, extract(epoch FROM clock_timestamp() - a.backend_start), a.backend_type IS NOT NULL, a.datid IS NULL
 FROM pg_stat_activity AS a
@@ -371,8 +370,8 @@ WHERE (a.backend_type = 'pg_background' AND (a.datid IS NULL OR a.datname = curr
    OR (a.backend_type IS NULL AND a.datname = current_database())
 
 -- name: sessions
--- $1 roles as for `left_workers`, $2 application_name of a run's own sessions. Those of another runner: while one of them
--- is there, it may still be about to launch a worker. pid, role, whether that role may be the run's, its kind.
+-- $1 roles as for `left_workers`, $2 application_name of a run's own sessions. The sessions of another runner: as long
+-- as one exists, it may still launch a worker. pid, role, whether that role can be the run's.
 SELECT a.pid, a.usename, {trusted}
 FROM pg_stat_activity AS a
 LEFT JOIN pg_roles AS r ON r.oid = a.usesysid
@@ -380,30 +379,29 @@ WHERE coalesce(a.backend_type, 'client backend') = 'client backend' AND a.datnam
   AND a.application_name = $2::text AND a.pid <> pg_backend_pid()
 
 -- name: waits_for
--- $1 pid of a worker, $2 pid of a launcher session. A row if the worker waits for that session's snapshot
--- (pg_background.md#waiting-holds-a-snapshot).
+-- $1 pid of a worker, $2 pid of a launcher session. One row if the worker waits for that session's snapshot
+-- (docs/pg_background.md#waiting-holds-a-snapshot).
 SELECT pid
 FROM pg_stat_activity
 WHERE pid = $1::int4 AND wait_event_type = 'Lock'
   AND CASE WHEN wait_event = 'virtualxid' THEN $2::int4 = ANY (pg_blocking_pids(pid)) END
 
 -- name: cancel
--- $1 pid, $2 backend_start: signalled only if both are seen together on a worker in this database
--- (pg_background.md#one-worker-per-session), whatever it
--- calls itself. It is the same SIGTERM as the extension's own cancel, but works from any session. No row: the worker has
--- ended.
+-- $1 pid, $2 backend_start: signalled only if both match a worker in this database
+-- (docs/pg_background.md#one-worker-per-session), whatever its present name. It is the same SIGTERM as the extension's
+-- own cancel, but works from any session. No row: the worker has ended.
 SELECT pg_terminate_backend(pid)
 FROM pg_stat_activity
 WHERE backend_type = 'pg_background' AND datname = current_database() AND pid = $1::int4
   AND to_char(backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') = $2::text
 
 -- name: listen
--- Hear what others ask of the run through the server; it is for this session's database.
+-- Receives requests to the run; for this session's database.
 LISTEN jobplan
 
 -- name: may_stop
--- $1 pid of who has asked. Its role, if that may stop what this role's sessions run, by the rules of
--- pg_terminate_backend. Who has gone meanwhile is not asked about.
+-- $1 pid of the sender. Its role, if that role may stop the backends of this session's role, by the rules of
+-- pg_terminate_backend. No row if the sender has disconnected.
 SELECT s.rolname
 FROM pg_stat_activity AS a
 JOIN pg_roles AS s ON s.oid = a.usesysid
@@ -413,12 +411,12 @@ WHERE a.pid = $1::int4
                                            OR pg_has_role(s.oid, 'pg_signal_backend', 'USAGE'))))
 
 -- name: hold_group
--- $1 group. The lock belongs to the session: it ends with it, so a dead runner holds nothing.
+-- $1 group. The lock belongs to the session and ends with it, so a dead runner holds none.
 SELECT pg_try_advisory_lock(hashtextextended('jobplan:' || $1::text, 0))
 
 -- name: group_holder
--- $1 roles as for `left_workers`, $2 group. Who holds it: application_name, where it connected from, since when, pid, role,
--- and whether that role may be the run's.
+-- $1 roles as for `left_workers`, $2 group. The holder: application_name, client address, start, pid, role, and whether
+-- that role can be the run's.
 SELECT a.application_name, coalesce(host(a.client_addr), 'the same host as the server'),
        to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'), a.pid, a.usename, {trusted}
 FROM pg_locks AS l

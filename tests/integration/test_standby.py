@@ -41,7 +41,7 @@ def test_the_extension_can_start_no_worker_there(standby: str) -> None:
 
 
 async def test_a_run_is_refused_before_it_begins(standby: str) -> None:
-    with pytest.raises(PreflightError, match="the server is a standby, and pg_background can start no worker on one"):
+    with pytest.raises(PreflightError, match="the server is a standby, on which pg_background cannot start a worker"):
         await run_plan(standby, plan(step("a", "SELECT 1")), run_id="on-a-standby", ledger="jobplan")
 
 

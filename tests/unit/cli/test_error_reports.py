@@ -8,7 +8,7 @@ from runner.cli.error_reports import report_error
 from runner.errors import ConnectionFailedError
 
 FULL = "The server has no connection left for this role: end a session, or connect as a role"
-ROLE = "Name a role that exists and may log in"
+ROLE = "Specify a role that exists and may log in"
 HOST = "The host name is unknown"
 WHERE = "Specify the server and the role with --dsn"
 

@@ -206,7 +206,7 @@ async def test_a_lost_session_makes_the_outcome_unknown() -> None:
     assert record.of(ev.AttemptLost, "a")
     error = record.end("a").error
     assert error is not None
-    assert "launcher session is gone" in error.message
+    assert "launcher session is lost" in error.message
 
 
 # --- workers that cannot be stopped -----------------------------------------------------------------------------------
