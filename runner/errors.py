@@ -110,7 +110,7 @@ class RunSkippedError(RequirementsUnmetError):
 
 
 class OpenQuestionError(PreflightError):
-    """A run cannot be resumed before a person has answered questions that jobplan cannot answer.
+    """A run cannot be resumed before a user has answered questions that jobplan cannot answer.
 
     `questions` are by step; `stopped` describes each worker that was stopped before the questions arose.
     """
@@ -126,7 +126,7 @@ class OpenQuestionError(PreflightError):
 
     def answered_by(self, command: str) -> OpenQuestionError:
         """Return the same questions with the command that answers all of them."""
-        return OpenQuestionError(self.questions, stopped=self.stopped, hint=f"Then say all of it: {command}")
+        return OpenQuestionError(self.questions, stopped=self.stopped, hint=f"Answer all of them with: {command}")
 
 
 class ConnectionFailedError(PreflightError):

@@ -1,4 +1,4 @@
-"""The command line. Commands are imported when they are called, so that `jobplan --help` answers at once."""
+"""The command line. A command is imported when it is called, so that `jobplan --help` is fast."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from runner.errors import JobplanError
 from runner.exit_codes import ExitCode, for_error, for_signal
 
 _COMMANDS = {
-    "init": "Write a first plan, and how to check plans in CI.",
+    "init": "Write a first plan, with a README that shows how to check plans in CI.",
     "validate": "Check plans without a server.",
-    "dry-run": "Say what a plan would do on a server, with nothing executed.",
+    "dry-run": "Show what a plan would do on a server, without executing it.",
     "run": "Run a plan.",
-    "runs": "List the runs that were recorded, and remove old ones.",
-    "show": "Show what is recorded of a run.",
-    "resume": "Finish a run: what has succeeded is not run again.",
+    "runs": "List recorded runs, and remove old records.",
+    "show": "Show the record of a run.",
+    "resume": "Finish a run: steps that succeeded do not run again.",
     "graph": "Draw a plan's graph: as a tree, Mermaid or DOT.",
-    "status": "Say what lives on the server now: runs, workers, who blocks whom.",
-    "cancel": "Stop a run's workers, from any machine.",
-    "attach": "Follow a run's workers until they have gone.",
+    "status": "Show what runs on the server now: runs, workers and lock waits.",
+    "cancel": "Cancel a run's workers, from any machine.",
+    "attach": "Follow a run's workers until they end.",
     "ledger": "Keep a record of runs in the database.",
-    "doctor": "Say whether a server is ready for plans, and what mends it.",
+    "doctor": "Check whether a server is ready for plans, and show how to fix it.",
     "schema": "Print the JSON Schema of plans.",
-    "server": "Start, stop and use the embedded server, for trying things.",
+    "server": "Start, stop and use the embedded server, for experiments.",
 }
 
 
 class _LazyGroup(click.Group):
-    """Knows the commands by name; a command's module, `runner.cli.<name>`, has the command of the same name.
+    """Lists the commands by name; the module of a command, `runner.cli.<name>`, defines a command of the same name.
 
-    A dash is an underscore there; where the name is taken by something else, `_command` is behind it.
+    A dash in the name is an underscore in the module. If the name has another meaning there, `_command` is appended.
     """
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
@@ -73,7 +73,7 @@ class _LazyGroup(click.Group):
 
 
 def _import(name: str) -> ModuleType:
-    """Import a module without garbage collection: modules are no garbage, and looking for it takes a seventh longer."""
+    """Import a module without garbage collection, which would take a seventh of the time and find nothing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -99,14 +99,14 @@ def cli() -> None:
     """Run checked-in plans of SQL steps inside PostgreSQL, through the extension pg_background."""
 
 
-#: What a full disk, a quota or a broken device answers when output is written to it.
+#: Errors of a write to a full disk, over a quota, or to a broken device.
 _UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit; every exit code of jobplan is decided here."""
     _open_closed_streams()
-    _escape_what_an_encoding_lacks()
+    _escape_unencodable()
     try:
         code = cli.main(args=arguments, prog_name="jobplan", standalone_mode=False)
     except click.exceptions.Exit as stop:
@@ -137,12 +137,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Exception as error:  # noqa: BLE001 - the one place where a bug becomes exit code 70
         report_bug(error)
         code = ExitCode.BUG
-    _drop_what_nobody_takes()
+    _discard_unwritable_output()
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _drop_what_nobody_takes() -> None:
-    """Throw away output that a stream still holds and cannot write; else Python's own last flush would exit with 120.
+def _discard_unwritable_output() -> None:
+    """Discard buffered output that cannot be written; otherwise Python's last flush would exit with code 120.
 
     Source: https://docs.python.org/3/library/signal.html#note-on-sigpipe
     """
@@ -163,15 +163,15 @@ def _has_working_directory() -> bool:
     return True
 
 
-def _escape_what_an_encoding_lacks() -> None:
-    """Have characters that standard output or standard error cannot write escaped: no message may be lost over one."""
+def _escape_unencodable() -> None:
+    """Escape characters that the encoding of standard output or standard error lacks, so that no message is lost."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _open_closed_streams() -> None:
-    """Open the standard streams that the process was started without: no report or socket may take their numbers."""
+    """Open standard streams that are closed, so that no report or socket gets their descriptors."""
     for number in range(3):
         try:
             os.fstat(number)

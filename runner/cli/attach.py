@@ -1,4 +1,4 @@
-"""`jobplan attach`: follow a run's workers, detached and orphaned ones too, until they have gone."""
+"""`jobplan attach`: follow a run's workers, also detached and orphaned ones, until they end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.console import say, say_json, say_lines
+from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
 from runner.clock import rfc3339
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from runner.reports.attach_report import AttachedRun
     from runner.reports.server_status import RecordSummary
 
-#: Seconds between two looks.
+#: Seconds between two polls.
 _EVERY = 1.0
 
 
@@ -30,10 +30,11 @@ _EVERY = 1.0
 @trust_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def attach(run: str, dsn: str | None, *, journal: Path, trusted_roles: tuple[str, ...], form: str) -> None:
-    """Follow a run's workers until they have gone, detached and orphaned ones too.
+    """Follow a run's workers until they end, also detached and orphaned workers.
 
-    RUN is a run's id or how it begins. Nothing is changed: Ctrl-C only stops the following. How a worker ended is known
-    to its runner and to the run's record; what the server shows of it is told, and what is left half done.
+    RUN is the id of a run or the beginning of one. The command changes nothing: Ctrl-C ends the command, not the
+    workers. Only the runner and the run's record have the outcome of a worker. This command shows what the server
+    shows, what the record has, and what the workers left half done.
     """
     from runner.reports.attach_report import attach_data, attach_lines
 
@@ -43,9 +44,9 @@ def attach(run: str, dsn: str | None, *, journal: Path, trusted_roles: tuple[str
     )
     pairs = [(one.what, one.repair) for one in leftovers]
     if form == "json":
-        say_json(attach_data(follower.run, follower.ended, pairs, record, now=at))
+        print_json(attach_data(follower.run, follower.ended, pairs, record, now=at))
     else:
-        say_lines(attach_lines(follower.run, follower.ended, pairs, record, where=where))
+        print_lines(attach_lines(follower.run, follower.ended, pairs, record, where=where))
 
 
 async def _attach(
@@ -70,7 +71,7 @@ async def _attach(
             activity = await recall_workers(observer, await observer.look(), journal, wanted)
         follower = AttachedRun(run)
         relations: set[str] = set()
-        while _tell(follower, activity):
+        while _report(follower, activity):
             pids = [w.worker.pid for live in activity.runs if live.run == run.run for w in live.workers]
             relations |= await observer.locked(pids) if pids else frozenset()
             await asyncio.sleep(_EVERY)
@@ -78,14 +79,14 @@ async def _attach(
         last = dataclasses.replace(activity, database=run.database or activity.database, runs=(follower.run,))
         record = (await recorded_runs(observer, last, journal, ledger)).get(run.run)
         if observer.ledger_ignored is not None:
-            say(f"jobplan: {observer.ledger_ignored}", err=True)
+            print_text(f"jobplan: {observer.ledger_ignored}", err=True)
         leftovers = await observer.leftovers(relations, [one.worker for one in follower.ended])
     finally:
         await observer.close()
     return follower, leftovers, record, activity.at
 
 
-def _tell(follower: AttachedRun, activity: Activity) -> bool:
+def _report(follower: AttachedRun, activity: Activity) -> bool:
     lines, more = follower.follow(activity)
-    say_lines((f"{rfc3339(activity.at)[11:19]}Z {line}" for line in lines), err=True)
+    print_lines((f"{rfc3339(activity.at)[11:19]}Z {line}" for line in lines), err=True)
     return more

@@ -1,4 +1,4 @@
-"""`jobplan cancel`: stop a run's workers, from any machine that reaches the server."""
+"""`jobplan cancel`: cancel a run's workers, from any machine that can connect to the server."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.console import say_json, say_lines
+from runner.cli.console import print_json, print_lines
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema
 from runner.durations import parse_duration
 from runner.errors import UsageError
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from runner.engine.server_activity import Activity, LiveRun
     from runner.reports.stop_report import Cancelled
 
-#: The exit code when something that should have gone is still there.
-#: A notification carries 8,000 bytes, and a character may take 12 of them.
+#: The exit code if a worker that should have ended still runs.
+#: A notification has at most 8,000 bytes, and a character has up to 12.
 _LONGEST_STEP = 500
 #: Characters of an id such as 260131-k7f3qz that mean one run: its date, the hyphen, and one more.
 _LEAST_OF_AN_ID = len("260131-k")
@@ -34,22 +34,26 @@ _LEAST_OF_AN_ID = len("260131-k")
 @click.command()
 @click.argument("run")
 @click.option(
-    "--step", metavar="ID", help="Stop only this step (and its instances), also if it is a detach step, or waits."
+    "--step",
+    metavar="ID",
+    help="Cancel only this step (and its instances), also if it is a detach step or has not started.",
 )
-@click.option("--detached", is_flag=True, help="Stop the workers of detach steps too.")
-@click.option("--timeout", default="1m", show_default=True, metavar="DURATION", help="How long to wait for their end.")
+@click.option("--detached", is_flag=True, help="Also cancel the workers of detach steps.")
+@click.option(
+    "--timeout", default="1m", show_default=True, metavar="DURATION", help="How long to wait until the workers end."
+)
 @dsn_option
 @journal_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def cancel(
     run: str, step: str | None, dsn: str | None, *, journal: Path, detached: bool, timeout: str, form: str
 ) -> int:
-    """Stop a run's workers, wait until they have gone, and say what is left behind.
+    """Cancel a run's workers, wait until they end, and report what they left behind.
 
-    RUN is a run's id or how it begins, with one character more than its date. Workers of detach steps are left alone
-    unless --detached or --step asks for them. A living runner starts nothing more and reports by whom. The exit code
-    is 7 if a worker is still there when --timeout is over, or if the runner does not take the request or does not
-    answer it.
+    RUN is the id of a run or the beginning of one, at least its date and one more character. Workers of detach steps
+    continue unless --detached or --step names them. The runner, if it is alive, starts no further steps and reports who
+    cancelled the run. The exit code is 7 if a worker still runs after --timeout, or if the runner does not accept or
+    does not answer the request.
     """
     from runner.cli.live_runs import find_live_run
     from runner.reports.stop_report import cancel_data, cancel_lines
@@ -69,9 +73,9 @@ def cancel(
     done = asyncio.run(_cancel(run, find, step, server, journal=journal, detached=detached, patience=seconds))
     done = dataclasses.replace(done, where=where)
     if form == "json":
-        say_json(cancel_data(done))
+        print_json(cancel_data(done))
     else:
-        say_lines(cancel_lines(done))
+        print_lines(cancel_lines(done))
     return ExitCode.UNKNOWN if done.still or done.unanswered or not done.heeded else 0
 
 
@@ -128,12 +132,12 @@ async def _cancel(
 
 
 def _check_meant(run: str, wanted: str) -> None:
-    """UsageError if so little of an id was written that it is every run's of a day, a month or a year."""
+    """UsageError if the id is so short that it matches every run of a day, a month or a year."""
     if run != wanted and len(wanted) < _LEAST_OF_AN_ID:
         raise UsageError(
-            f"{wanted!r} is too little of an id to cancel a run by: it would be any run of those days.",
-            hint="Write its date and at least one character of the rest: "
-            f"{run[:_LEAST_OF_AN_ID]} would do for run {run}.",
+            f"{wanted!r} is too short to select a run to cancel: it matches all runs of a period.",
+            hint="Write the date of the run and at least one character of the rest: "
+            f"{run[:_LEAST_OF_AN_ID]} selects run {run}.",
         )
 
 
@@ -142,8 +146,8 @@ def _check_step(run: LiveRun, step: str | None) -> None:
         return
     if len(step) > _LONGEST_STEP:
         raise UsageError(
-            f"--step: an id of more than {_LONGEST_STEP} characters does not fit into what the runner is told.",
-            hint="The step without its [item] names all of its instances.",
+            f"--step: an id of more than {_LONGEST_STEP} characters does not fit into the request to the runner.",
+            hint="Give the step without its [item]: that selects all of its instances.",
         )
     if not run.alive and not any(worker.is_of(step) for worker in run.workers):
         raise UsageError(f"no worker of step {step!r} runs in run {run.run}.", hint=_workers_there(run))
@@ -151,11 +155,11 @@ def _check_step(run: LiveRun, step: str | None) -> None:
 
 def _workers_there(run: LiveRun) -> str:
     steps = ", ".join(sorted(worker.step for worker in run.workers))
-    return f"Workers there: {steps}." if steps else "The run has no worker now."
+    return f"Steps with workers: {steps}." if steps else "The run has no workers now."
 
 
 def _myself() -> str:
-    """Say who asks, as the runner will report it: the operating system's user and host."""
+    """Return the operating system's user and host, which the runner reports as the user who cancelled."""
     try:
         user = getpass.getuser()
     except (KeyError, OSError):  # an account without a name

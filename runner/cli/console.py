@@ -1,4 +1,4 @@
-"""How a command prints: when output is coloured, and no control character of a plan or a server has an effect."""
+"""How commands print: with colour where wanted, and with control characters of plans and servers escaped."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ import click
 from runner.reports.terminal_text import visible, visible_json, visible_lines
 
 
-def say(text: str, *, err: bool = False) -> None:
-    """Print text of one or several lines, on standard error if wanted; what acts on a terminal is written out."""
+def print_text(text: str, *, err: bool = False) -> None:
+    """Print text of one or several lines, on standard output or standard error, with control characters escaped."""
     click.echo(visible_lines(text), err=err)
 
 
-def say_lines(lines: Iterable[str], *, err: bool = False) -> None:
-    """Print lines, each of which stays one line, whatever it quotes."""
+def print_lines(lines: Iterable[str], *, err: bool = False) -> None:
+    """Print each line as exactly one line, with control characters escaped."""
     for line in lines:
         click.echo(visible(line), err=err)
 
 
-def say_json(value: Any, *, indent: int | None = 2) -> None:  # noqa: ANN401 - whatever JSON can say
+def print_json(value: Any, *, indent: int | None = 2) -> None:  # noqa: ANN401 - any JSON value
     """Print a value as JSON."""
-    say_json_text(json.dumps(value, ensure_ascii=False, indent=indent))
+    print_json_text(json.dumps(value, ensure_ascii=False, indent=indent))
 
 
-def say_json_text(text: str) -> None:
-    """Print what is JSON already, with escapes for what the output's encoding lacks."""
+def print_json_text(text: str) -> None:
+    """Print JSON text, with escapes for characters that the output's encoding lacks."""
     written = visible_json(text)
     try:
         written.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
@@ -53,14 +53,14 @@ def color_option(function: _F) -> _F:
         type=click.Choice(["auto", "always", "never"]),
         default="auto",
         show_default=True,
-        help="Colour the output; auto: in a terminal, unless NO_COLOR is set, or FORCE_COLOR is.",
+        help="When to colour the output; auto: in a terminal. NO_COLOR and FORCE_COLOR change auto.",
     )(function)
 
 
 def wants_color(choice: str, stream: TextIO) -> bool:
-    """Say whether to colour what goes to a stream: by the option, else NO_COLOR, else FORCE_COLOR, else a terminal.
+    """Return whether to colour the output to a stream: the option, else NO_COLOR, else FORCE_COLOR, else a terminal.
 
-    Source: no-color.org and force-color.org, by which a variable counts when it is not empty.
+    Source: no-color.org and force-color.org, by which a variable counts if it is not empty.
     """
     if choice != "auto":
         return choice == "always"

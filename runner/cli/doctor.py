@@ -1,4 +1,4 @@
-"""`jobplan doctor`: is this server ready for plans, and what mends it if it is not."""
+"""`jobplan doctor`: check whether a server is ready for plans, and show how to fix it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import click
 
-from runner.cli.console import color_option, say_json_text, wants_color
+from runner.cli.console import color_option, print_json_text, wants_color
 from runner.cli.options import chosen_dsn, dsn_option
 from runner.errors import ConnectionFailedError, ServerLostError
 from runner.exit_codes import ExitCode
@@ -21,24 +21,28 @@ from runner.reports.plan_problems import Style
 @click.command()
 @dsn_option
 @click.option(
-    "--slots", type=click.IntRange(min=1), default=1, show_default=True, help="Workers that a run is to have at once."
+    "--slots",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many workers a run should have at the same time.",
 )
 @click.option(
-    "--reserve", type=click.IntRange(min=0), default=0, show_default=True, help="Workers that are to stay free."
+    "--reserve", type=click.IntRange(min=0), default=0, show_default=True, help="How many workers must stay free."
 )
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @color_option
 def doctor(dsn: str | None, *, slots: int, reserve: int, strict: bool, format_: str, color: str) -> int:
-    """Say whether a server is ready for plans.
+    """Check whether a server is ready for plans.
 
-    Each check says what was found, what is needed, and the statement that mends it. Nothing is changed on the server.
-    The exit code is 4 if something keeps plans from running, and with --strict also for warnings.
+    Each check shows what was found; a failed check also shows what is needed and how to fix it. The command changes
+    nothing on the server. The exit code is 4 if plans cannot run, with --strict also for warnings.
     """
     facts = asyncio.run(look(chosen_dsn(dsn)))
     examined = examine(facts, Demand(slots=slots, reserve=reserve))
     if format_ == "json":
-        say_json_text(doctor_json(examined, facts))
+        print_json_text(doctor_json(examined, facts))
     else:
         for line in doctor_lines(examined, facts, Style(color=wants_color(color, sys.stdout))):
             click.echo(line, color=True)
@@ -47,11 +51,11 @@ def doctor(dsn: str | None, *, slots: int, reserve: int, strict: bool, format_: 
 
 
 async def look(conninfo: str) -> ServerFacts:
-    """Return what the server says of itself. ConnectionFailedError if it cannot be reached."""
+    """Return the facts about the server. ConnectionFailedError if it cannot be reached."""
     inspector = await Inspector.connect(conninfo, "jobplan doctor")
     try:
         return await inspector.facts()
     except ServerLostError as error:
-        raise ConnectionFailedError(f"the server is gone: {error.message}") from error
+        raise ConnectionFailedError(f"the connection to the server was lost: {error.message}") from error
     finally:
         await inspector.close()

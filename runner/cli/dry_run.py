@@ -1,4 +1,4 @@
-"""`jobplan dry-run`: what a plan would do on a server, with nothing executed."""
+"""`jobplan dry-run`: show what a plan would do on a server, without executing it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import click
 
 from runner import __version__
-from runner.cli.console import color_option, say_json_text, wants_color
+from runner.cli.console import color_option, print_json_text, wants_color
 from runner.cli.options import (
     ParameterValues,
     Selection,
@@ -41,7 +41,7 @@ from runner.reports.plan_problems import Style, github_lines, sarif_text
 
 _WHAT_IF = re.compile(r"slots=([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", re.ASCII)
 _MAX_SLOTS = 256
-#: Columns of a report that no terminal shows: as wide as a CI job's log.
+#: Columns of a report that does not go to a terminal: as wide as a CI job's log.
 _PIPED_WIDTH = 120
 _NARROWEST = 64
 FORMATS = ("text", "json", "github", "sarif", "markdown")
@@ -57,12 +57,16 @@ FORMATS = ("text", "json", "github", "sarif", "markdown")
     "assumed",
     multiple=True,
     metavar="STEP=DURATION",
-    help="How long a step takes (repeatable): vacuum=10m.",
+    help="Assume how long a step takes, such as vacuum=10m; repeatable.",
 )
 @journal_option
 @trust_option
-@click.option("--what-if", metavar="slots=A..B", help="Compare the makespan with so many slots: slots=1..16.")
-@click.option("--no-explain", is_flag=True, help="Do not EXPLAIN: planning may run functions that are marked STABLE.")
+@click.option(
+    "--what-if", metavar="slots=A..B", help="Show the makespan with other numbers of slots, such as slots=1..16."
+)
+@click.option(
+    "--no-explain", is_flag=True, help="Do not run EXPLAIN: the planner can execute functions that are marked STABLE."
+)
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--format", "format_", type=click.Choice(FORMATS), default="text", show_default=True)
 @color_option
@@ -84,11 +88,11 @@ def dry_run_command(
     format_: str,
     color: str,
 ) -> int:
-    """Say what a plan would do on a server, with nothing executed.
+    """Show what a plan would do on a server, without executing it.
 
-    Every statement is marked as checked, partly checked or not checkable, and why: evidence, not a promise. The exit
-    code is 0, 3 if a step would fail (with --strict also for warnings), 4 if a run would start nothing, 9 if the
-    server does not meet the plan's `requires` (0 with `otherwise: skip`).
+    Each statement is marked as checked, partly checked or not checkable, with the reason. A dry run that finds no
+    problem does not guarantee success. The exit code is 0; 3 if a step would fail (with --strict also for warnings); 4
+    if the run would not start; 9 if the server does not meet the plan's `requires` (0 with `otherwise: skip`).
     """
     readable = read_to_look(plan, parameter_values(params, params_file))
     loaded = readable.plan
@@ -103,12 +107,12 @@ def dry_run_command(
         found=readable.found,
         well_formed=readable.well_formed,
     )
-    return tell(loaded, chosen_dsn(dsn), wishes, strict=strict, format_=format_, color=color)
+    return report(loaded, chosen_dsn(dsn), wishes, strict=strict, format_=format_, color=color)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readable:
-    """A plan to look at, and what is wrong with it offline; `well_formed` is False if its form has errors."""
+    """A plan for a dry run, and the problems found offline; `well_formed` is False if its structure has errors."""
 
     plan: Plan
     found: tuple[Problem, ...]
@@ -116,9 +120,9 @@ class Readable:
 
 
 def read_to_look(path: Path, values: ParameterValues) -> Readable:
-    """Return a plan to look at, with its offline findings.
+    """Return a plan for a dry run, with its offline findings, also if it is not valid.
 
-    PlanError only if nothing of it can be read, ParameterError if nothing is wrong but the values of its parameters.
+    PlanError only if no part of it can be read; ParameterError if only the values of its parameters are wrong.
     """
     loaded = load_plan(path, require_values=True, **values)
     if loaded.plan is None and isinstance(error := invalid_plan(path, loaded), ParameterError):
@@ -157,7 +161,7 @@ def _slots(text: str | None) -> tuple[int, ...]:
     return tuple(range(first, last + 1))
 
 
-def tell(
+def report(
     plan: Plan,
     conninfo: str,
     wishes: Wishes,
@@ -166,32 +170,32 @@ def tell(
     format_: str = "text",
     color: str = "auto",
 ) -> int:
-    """Look at the plan on a server, print what was found, and return the exit code."""
+    """Check the plan on a server, print the report, and return the exit code."""
     result = asyncio.run(look(plan, conninfo, wishes))
     show(result, format_, color)
     return exit_code(result, strict=strict)
 
 
 async def look(plan: Plan, conninfo: str, wishes: Wishes) -> DryRun:
-    """Look at the plan on a server. ConnectionFailedError if it cannot be reached."""
+    """Check the plan on a server. ConnectionFailedError if it cannot be reached."""
     inspector = await Inspector.connect(conninfo, "jobplan dry-run")
     try:
         return await dry_run(plan, inspector, wishes)
     except ServerLostError as error:
-        raise ConnectionFailedError(f"the server is gone: {error.message}") from error
+        raise ConnectionFailedError(f"the connection to the server was lost: {error.message}") from error
     finally:
         await inspector.close()
 
 
 def show(result: DryRun, format_: str, color: str) -> None:
-    """Print what was found."""
+    """Print the report."""
     if format_ != "text":
         for line in _data(result, format_):
-            say_json_text(line)
+            print_json_text(line)
         return
     colored = wants_color(color, sys.stdout)
     width = max(shutil.get_terminal_size().columns, _NARROWEST) if sys.stdout.isatty() else _PIPED_WIDTH
-    # Two for dots at its ends, and what stands before it.
+    # 14 columns are for the dots at both ends of an excerpt and for what stands before it.
     style = Style(color=colored, excerpt=colored or sys.stdout.isatty(), width=width - 14)
     for line in dry_run_lines(result, Sources().lines, style, width=width):
         click.echo(line, color=True)

@@ -9,15 +9,15 @@ from collections.abc import Iterable
 
 import click
 
-from runner.cli.console import say, wants_color
+from runner.cli.console import print_text, wants_color
 from runner.errors import ConnectionFailedError, JobplanError, PlanError, Problem
 
 
 def report_error(error: JobplanError) -> None:
-    """Say what is wrong, where, and what to do; a plan's problems as `jobplan validate` tells them."""
+    """Say what is wrong, where, and what to do; a plan's problems as `jobplan validate` prints them."""
     if isinstance(error, PlanError):
         _report_problems(error.problems)
-    say(f"jobplan: {error_sentence(error)}", err=True)
+    print_text(f"jobplan: {error_sentence(error)}", err=True)
 
 
 def error_sentence(error: JobplanError) -> str:
@@ -61,7 +61,7 @@ def _remedy(error: ConnectionFailedError) -> str:
 
 def report_bug(error: Exception) -> None:
     """Show the traceback, and ask for a report."""
-    say("".join(traceback.format_exception(error)).rstrip(), err=True)
+    print_text("".join(traceback.format_exception(error)).rstrip(), err=True)
     click.echo(
         "jobplan: this is a bug in jobplan. Please report it with the lines above and, if you can, the plan.", err=True
     )

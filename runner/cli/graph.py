@@ -1,4 +1,4 @@
-"""`jobplan graph`: a plan's steps and what they need, as a drawing in text."""
+"""`jobplan graph`: the steps of a plan and their dependencies as text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def graph(
     exclude: tuple[str, ...],
     assume_done: bool,
 ) -> None:
-    """Draw a plan's graph: a tree, Mermaid for Markdown, or DOT for Graphviz.
+    """Print the dependency graph of a plan: as a tree, as Mermaid for Markdown, or as DOT for Graphviz.
 
     \b
     jobplan graph plans/nightly.yaml --format mermaid

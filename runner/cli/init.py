@@ -1,4 +1,4 @@
-"""`jobplan init`: a first plan, its schema for editors, and how to check plans in CI."""
+"""`jobplan init`: write a first plan, its schema for editors, and a README about checks in CI."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ import click
 
 from runner.errors import UsageError
 
-#: The plan; its table has a name that no one's own table has.
+#: The plan; the name of its table is unlikely to exist.
 PLAN: Final = """\
 # yaml-language-server: $schema=plan-v1.schema.json
 version: 1
 name: first
-description: A first plan, to try and to change. It makes a table of its own, fills it, purges it and checks it.
-owner: nobody yet
+description: A first plan, to try and to change. It creates a table, fills it, deletes old rows and checks the result.
+owner: your team
 
 params:
   keep_days: {type: integer, default: 30, minimum: 1, description: Days of visits to keep.}
 
 budget:
   slots: 2              # at most 2 workers of this run at any moment
-  reserve: 1            # and always leave one of the server's worker slots free
+  reserve: 1            # always leave one of the server's worker processes free
 
 run_timeout: 10m
-on_failure: drain       # when a step fails, start nothing more and let finish what runs
+on_failure: drain       # when a step fails, start no further steps and let running steps finish
 
 defaults:
-  timeout: 1m           # the server itself stops a step that takes longer
-  lock_timeout: 5s      # and one that queues longer than this for a lock
-  on_finish: wait       # the run is not over before the step is; detach would leave it behind in the server
+  timeout: 1m           # the server cancels a step that takes longer
+  lock_timeout: 5s      # the server cancels a statement that waits longer than this for a lock
+  on_finish: wait       # the run ends after the step; with detach the step could continue after the run
 
 steps:
   - id: create_table
@@ -44,7 +44,7 @@ steps:
       SELECT now() - n * interval '1 hour', 'page ' || n % 10 FROM generate_series(1, 2000) AS n
 
   - id: purge
-    description: Delete what is too old. It may run again, so it is tried again when a lock is not to be had.
+    description: Delete old rows. The step is idempotent, so it is retried if it cannot get a lock.
     needs: [fill]
     sql: DELETE FROM jobplan_first_visits WHERE at < now() - make_interval(days => :keep_days)
     idempotent: true
@@ -55,26 +55,26 @@ steps:
     sql: VACUUM (ANALYZE) jobplan_first_visits
 
   - id: check
-    description: Fail, and with it the run, if anything old is left.
+    description: Fail the step, and with it the run, if old rows are left.
     needs: [purge]
     sql: SELECT count(*) FROM jobplan_first_visits WHERE at < now() - make_interval(days => :keep_days)
     expect: {value: 0}
 """
 
-#: How to go on; `{folder}` is where the plans are.
+#: The next steps; `{folder}` is the folder of the plans.
 README: Final = """\
 # Plans
 
-SQL that runs on our databases with jobplan: who may take how much of the server,
-what is stopped when, and what has to be true afterwards.
+SQL that jobplan runs on our databases. A plan limits how much of the server a run may use,
+when the server cancels a step, and what must be true after it.
 
     jobplan validate {folder}/*.yaml               # needs no server
     jobplan run --embedded {folder}/first.yaml     # on a throwaway PostgreSQL
     jobplan run --dsn service=staging {folder}/first.yaml --param keep_days=7
 
-An editor with a YAML language server completes and explains every key: the first line of a plan names the schema beside
-it (`plan-v1.schema.json`; `jobplan schema` prints the one of the installed version). `jobplan validate --explain JP204`
-says what a code means; a comment `# jobplan: ignore=JP341` beside a step silences a rule there.
+An editor with a YAML language server completes and explains every key: the first line of a plan names the schema in the
+same folder (`plan-v1.schema.json`; `jobplan schema` prints the schema of the installed version). `jobplan validate
+--explain JP204` explains a code; a comment `# jobplan: ignore=JP341` beside a step silences a rule there.
 
 ## In CI
 
@@ -122,9 +122,9 @@ repos:
 @click.command()
 @click.argument("folder", metavar="[DIR]", default="plans", type=click.Path(path_type=Path))
 def init(folder: Path) -> None:
-    """Write a first plan into DIR (by default plans), with its schema for editors and a README with CI snippets.
+    """Write a first plan into DIR (default: plans), with its schema for editors and a README with CI snippets.
 
-    Nothing is asked, and nothing is overwritten: if one of the files is there already, none is written.
+    The command asks no questions and overwrites nothing: if one of the files exists, it writes none.
     """
     from runner.plan.schema_check import schema_text
 
@@ -136,7 +136,7 @@ def init(folder: Path) -> None:
     }
     there = [path.as_posix() for path in files if path.exists() or path.is_symlink()]
     if there:
-        raise UsageError(f"{' and '.join(there)}: there already, so nothing was written.", hint="Name another folder.")
+        raise UsageError(f"{' and '.join(there)}: already exists, so nothing was written.", hint="Name another folder.")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for path, text in files.items():

@@ -1,4 +1,4 @@
-"""`jobplan ledger`: the record of runs in the database. It is written by itself once it is there."""
+"""`jobplan ledger`: the record of runs in the database. Runs write it if it exists."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.console import say, say_json
+from runner.cli.console import print_json, print_text
 from runner.cli.options import (
     chosen_dsn,
     dsn_option,
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 def ledger() -> None:
     """Keep a record of runs in the database.
 
-    Runs write to it once it is there and their role may: every attempt with its times, outcome and errors, for psql and
-    dashboards; and one row in each step's own transaction, which proves what the step did whoever has died.
+    Runs write to the ledger if it exists and their role has the privileges: each attempt with its times, outcome and
+    errors, for psql and dashboards; and one row in each step's own transaction. That row is evidence that the step
+    committed, also if its runner or its connection was lost.
     """
 
 
@@ -39,20 +40,22 @@ def ledger() -> None:
 @dsn_option
 @schema_option
 @trust_option
-@click.option("--grant", "grants", multiple=True, metavar="ROLE", help="Let ROLE write to it and read it; repeatable.")
+@click.option(
+    "--grant", "grants", multiple=True, metavar="ROLE", help="Allow ROLE to read and write the ledger; repeatable."
+)
 def install(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], grants: tuple[str, ...]) -> None:
-    """Make the ledger, in a schema of its own.
+    """Create the ledger in its own schema.
 
-    It takes the right to create a schema in the database, or to create in a schema that is there, and no superuser.
-    Roles that steps take (`role:`) need --grant too, or their steps run without their row.
+    This needs the privilege CREATE on the database, or on the schema if it exists; it does not need a superuser. Roles
+    of steps (`role:`) also need --grant; without it their steps run without a row in the ledger.
     """
     from runner import __version__
 
     admin = _admin(dsn, schema, trusted_roles)
     made = admin.install(__version__, grants)
-    say(f"the ledger is {'in' if made else 'already in'} schema {ledger_schema(schema)}")
+    print_text(f"the ledger {'was created' if made else 'already exists'} in schema {ledger_schema(schema)}")
     for role in grants:
-        say(f"{role} may write to it and read it")
+        print_text(f"role {role} can now read and write the ledger")
 
 
 @ledger.command()
@@ -60,11 +63,13 @@ def install(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...],
 @schema_option
 @trust_option
 def upgrade(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...]) -> None:
-    """Bring the ledger to the version that this jobplan writes; what is in it stays."""
+    """Upgrade the ledger to the version that this jobplan writes. Its contents stay."""
     from runner import __version__
 
     before, now = _admin(dsn, schema, trusted_roles).upgrade(__version__)
-    say(f"the ledger is of version {now}{' already' if before == now else f' now; it was {before}'}")
+    print_text(
+        f"the ledger {f'has version {now} already' if before == now else f'was upgraded from {before} to {now}'}"
+    )
 
 
 @ledger.command()
@@ -76,9 +81,9 @@ def upgrade(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...])
 def status(
     context: click.Context, dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], form: str
 ) -> None:
-    """Say whether there is a ledger, and how much is in it.
+    """Show whether a ledger exists, and how many runs it has.
 
-    Ends with 0 if runs can be written to it, and with 3 if there is none or this role or jobplan cannot write to it.
+    The exit code is 0 if this role and this jobplan can write to it, and 3 if not or if there is no ledger.
     """
     found = _admin(dsn, schema, trusted_roles).status()
     if form == "json":
@@ -86,9 +91,9 @@ def status(
             "installed": found.version is not None or not found.readable,
             "remedy": found.remedy,
         }
-        say_json(data)
+        print_json(data)
     else:
-        say(_as_text(found))
+        print_text(_as_text(found))
     if found.remedy is not None or not found.writable:
         context.exit(ExitCode.NOT_THERE)
 
@@ -100,15 +105,15 @@ def status(
 @trust_option
 @journal_option
 def restore(run: str, dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], journal: Path) -> None:
-    """Write the journal of RUN anew from the ledger, to show or resume it where its journal is not.
+    """Write the journal of RUN from the ledger, to show or resume the run on a machine without its journal.
 
-    RUN is an id, its beginning, or `last`.
+    RUN is the id of a run, the beginning of one, or `last`.
     """
     from runner.records.ledger_restore import restore_journal
 
     found = _admin(dsn, schema, trusted_roles).read(run)
     instead = written_out("resume", found.run_id, journal=journal, dsn=chosen_dsn(dsn))
-    say(str(restore_journal(journal, found.run_id, found.plans, found.events, instead=instead)))
+    print_text(str(restore_journal(journal, found.run_id, found.plans, found.events, instead=instead)))
 
 
 @ledger.command()
@@ -117,31 +122,33 @@ def restore(run: str, dsn: str | None, schema: str | None, trusted_roles: tuple[
 @trust_option
 @click.option("--older-than", required=True, metavar="DURATION", help="Runs that ended longer ago, such as 90d.")
 def purge(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], older_than: str) -> None:
-    """Delete old runs from the ledger. One that lives is kept, however old."""
+    """Delete old runs from the ledger, except those that are still running."""
     try:
         age = parse_duration(older_than, for_server=False)
     except ValueError as error:
         raise UsageError(f"--older-than: {error}.") from error
     deleted = _admin(dsn, schema, trusted_roles).purge(age)
-    say(f"{deleted} run{'' if deleted == 1 else 's'} deleted")
+    print_text(f"{deleted} run{'' if deleted == 1 else 's'} deleted")
 
 
 @ledger.command()
 @dsn_option
 @schema_option
 @trust_option
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def remove(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...], *, yes: bool) -> None:
-    """Drop the ledger with all that is in it; what somebody else has made in its schema stays.
+    """Drop the ledger and its contents. Other objects in its schema stay.
 
-    A run that is writing to it goes on without it.
+    A run that is writing to the ledger continues without it.
     """
     admin = _admin(dsn, schema, trusted_roles)
     found = admin.status()
     if found.version is not None and not yes:
         click.confirm(f"Drop the ledger in schema {found.schema}, with {found.runs} runs?", abort=True, err=True)
-    gone = admin.remove()
-    say(f"the ledger is gone{'' if gone else f'; schema {found.schema} stays, because other things are in it'}")
+    schema_dropped = admin.remove()
+    print_text(
+        f"the ledger was dropped{'' if schema_dropped else f'; schema {found.schema} stays: it has other objects'}"
+    )
 
 
 def _admin(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...]) -> LedgerAdmin:
@@ -152,10 +159,10 @@ def _admin(dsn: str | None, schema: str | None, trusted_roles: tuple[str, ...]) 
 
 def _as_text(found: LedgerStatus) -> str:
     if not found.readable:
-        return f"the ledger in schema {found.schema} is not for this role; its owner can let it in: {found.remedy}"
+        return f"this role cannot read the ledger in schema {found.schema}; its owner can grant it: {found.remedy}"
     if found.version is None:
-        return f"no ledger in schema {found.schema}; make it: jobplan ledger install"
-    runs = f"{found.runs} ({found.unfinished} without an end)" if found.unfinished else f"{found.runs}"
+        return f"no ledger in schema {found.schema}; create it: jobplan ledger install"
+    runs = f"{found.runs} ({found.unfinished} not ended)" if found.unfinished else f"{found.runs}"
     lines = [
         f"ledger:  schema {found.schema}, version {found.version}",
         f"runs:    {runs}, with {found.events} events, {found.bytes / 1_048_576:.1f} MiB",
@@ -163,9 +170,9 @@ def _as_text(found: LedgerStatus) -> str:
     if found.first is not None:
         lines.append(f"started: {found.first} to {found.last}")
     if found.remedy is not None:
-        lines.append(f"not written by this jobplan: use {found.remedy}")
+        lines.append(f"this jobplan cannot write to it: use {found.remedy}")
     elif found.standby:
-        lines.append("this server is a standby: runs, and their ledger, are written on its primary")
+        lines.append("this server is a standby: runs execute, and write the ledger, on its primary")
     elif not found.writable:
-        lines.append("this role may not write to it: jobplan ledger install --grant ROLE")
+        lines.append("this role cannot write to it; grant it: jobplan ledger install --grant ROLE")
     return "\n".join(lines)

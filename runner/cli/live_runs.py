@@ -1,7 +1,7 @@
-"""The run on a server that a command means, and what records have of it, for `status`, `cancel` and `attach`.
+"""Finds the run on a server for `status`, `cancel` and `attach`, and its records.
 
-Records are the journal, if it is on this machine, and the ledger, if there is one that this role may read. Where both
-exist, the one with the later event counts.
+Records are the journal, if it is on this machine, and the ledger, if this role can read it. If both exist, the one with
+the later event counts.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 
 def find_live_run(activity: Activity, wanted: str, journal: Path, where: str) -> LiveRun:
-    """Return the run on the server that is meant by an id or its beginning; UsageError, with what to do, if none is.
+    """Return the run on the server with an id or the beginning of one. UsageError, with what to do, if there is none.
 
-    `where` is what a command needs behind it to reach the server.
+    `where` are the options with which a command reaches the server.
     """
     from runner.engine.server_activity import ON_A_STANDBY, find_run
 
@@ -43,43 +43,46 @@ def find_live_run(activity: Activity, wanted: str, journal: Path, where: str) ->
 
 
 def _record_words(journal: Path, wanted: str, where: str) -> str:
-    """Say that its record is here, or that nobody can know because it may not be read; else nothing."""
+    """Return where the run's record is, or that the records cannot be read; else an empty text."""
     from runner.records.record import find_run
     from runner.records.run_folders import DEFAULT_ROOT
 
     try:
         run = find_run(journal, wanted)
     except RecordError as error:
-        return f"{error.message} So --dsn must say where it is." if isinstance(error.__cause__, OSError) else ""
+        return f"{error.message} Give the run's server with --dsn." if isinstance(error.__cause__, OSError) else ""
     more = "" if journal == DEFAULT_ROOT else f" --journal {shlex.quote(str(journal))}"
     named = shlex.quote(run) + more
     return (
-        f"Its record is in {journal / run}: jobplan show {named} says how it was, and jobplan resume {named}{where}"
-        " finishes what is left of it."
+        f"Its record is in {journal / run}: jobplan show {named} prints it, and jobplan resume {named}{where}"
+        " finishes the run."
     )
 
 
 async def recorded_runs(observer: Observer, activity: Activity, journal: Path, ledger: str) -> dict[str, RecordSummary]:
-    """Return what is recorded of the runs that were seen; `ledger` is the schema of the one that `observer` asks.
+    """Return the records of the observed runs; `ledger` is the schema of the ledger that `observer` reads.
 
-    A journal of a run on another server is left out, although the run has the same id.
+    A journal with the same run id of a run on another server is left out.
     """
     there = [run.run for run in activity.runs if run.database in ("", activity.database)]
-    told = {run: _of_ledger(found, ledger) for run, found in (await observer.recorded(there)).items()}
-    kept = {
+    in_ledger = {run: _of_ledger(found, ledger) for run, found in (await observer.recorded(there)).items()}
+    in_journal = {
         run.run: found
         for run in activity.runs
         if not on_another_server(_recorded_place(journal, run.run), observer.place)
         and (found := _of_journal(journal, run.run)) is not None
     }
-    return {run: max(_both(kept.get(run), told.get(run)), key=lambda found: found.at) for run in kept | told}
+    return {
+        run: max(_both(in_journal.get(run), in_ledger.get(run)), key=lambda found: found.at)
+        for run in in_journal | in_ledger
+    }
 
 
 async def recall_workers(observer: Observer, activity: Activity, journal: Path, wanted: str | None = None) -> Activity:
-    """Have `observer` know the workers that records know by their pid, and return the activity with them.
+    """Pass the workers that records know by their pid to `observer`, and return the activity with them.
 
-    Read are the records of the runs that were seen and of `wanted`, a run's id or its beginning; without it, those of
-    all runs in `journal` that did not end, if workers live that say nothing of a run.
+    This reads the records of the observed runs and of `wanted`, a run's id or the beginning of one. Without `wanted` it
+    reads those of all runs in `journal` that did not end, if there are workers that name no run.
     """
     from runner.engine.server_activity import KnownWorkers
     from runner.records.ledger_restore import state_told
@@ -100,17 +103,17 @@ async def recall_workers(observer: Observer, activity: Activity, journal: Path, 
 
 
 def check_cluster(observer: Observer, journal: Path, run: str) -> None:
-    """WrongServerError if the journal has a run of this id that is on another server than `observer`."""
+    """WrongServerError if the journal's run with this id is on another server than `observer`."""
     problem = on_another_server(_recorded_place(journal, run), observer.place)
     if problem:
         raise WrongServerError(
             f"run {run} of the journal {journal / run} is on another server: {problem}.",
-            hint="Give the connection of the run's server with --dsn, or leave this journal out with --journal.",
+            hint="Give the connection of the run's server with --dsn, or give another journal with --journal.",
         )
 
 
 def _recorded_place(journal: Path, run: str) -> Place | None:
-    """Return where a run of the journal was last; None if that is not known."""
+    """Return the last known server of a run in the journal; None if it is unknown."""
     from runner.records.record import read_record
     from runner.records.run_folders import has_journal
 

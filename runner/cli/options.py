@@ -1,7 +1,7 @@
 """The options that commands share: --dsn, --journal, the ledger, parameters, the selection of steps, --report.
 
-A command's `--help` imports this module, so it imports what is heavy only where a value is used. `written_out` is the
-inverse: the next command, written so that it can be pasted where this one was typed.
+A command's `--help` imports this module, so heavy imports are where a value is used. `written_out` is the inverse: it
+returns the next command, which can be pasted into the shell of this command.
 """
 
 from __future__ import annotations
@@ -30,12 +30,14 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 def dsn_option(function: _F) -> _F:
     """Add --dsn."""
     return click.option(
-        "--dsn", metavar="CONNINFO", help="libpq connection; else JOBPLAN_DSN, else PGHOST, PGSERVICE and so on."
+        "--dsn",
+        metavar="CONNINFO",
+        help="libpq connection string. Default: JOBPLAN_DSN, else PGHOST, PGSERVICE and so on.",
     )(function)
 
 
 def chosen_dsn(given: str | None) -> str:
-    """Return the connection string: the option's, else JOBPLAN_DSN; empty: libpq's own environment says it all.
+    """Return the connection string: the option's, else JOBPLAN_DSN; if empty, libpq uses its environment.
 
     UsageError if it is not UTF-8.
     """
@@ -49,10 +51,10 @@ def chosen_dsn(given: str | None) -> str:
 
 
 def dsn_argument(given: str | None) -> str:
-    """Return what a command that is told needs behind it to reach the same server, with a space in front.
+    """Return the --dsn option, with a space before it, for a suggested command that must reach the same server.
 
-    Nothing if no --dsn was typed: the environment is still there. No password: who types it has it, or is asked where
-    libpq looks.
+    Empty without --dsn on the command line: the environment still applies. The password is left out: libpq asks for it
+    or finds it where it found it before.
     """
     if not given:
         return ""
@@ -77,7 +79,7 @@ def dsn_of_run(given: str | None, journal: Path, run: str | None) -> str:
 
 
 def written_out(name: str, run: str, *, journal: Path, dsn: str, more: Iterable[str] = ()) -> str:
-    """Return a command on a run, with where its journal and its server are if somebody has said so, without a password.
+    """Return a command for a run, with the options for its journal and its server, without a password.
 
     `more` are further arguments.
     """
@@ -88,9 +90,10 @@ def written_out(name: str, run: str, *, journal: Path, dsn: str, more: Iterable[
 
 
 def journal_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option --journal, as `journal: Path`; JOBPLAN_JOURNAL comes after it.
+    """Add --journal, as `journal: Path`; its default is JOBPLAN_JOURNAL.
 
-    Whether it may be read is for who reads it to say: that is no wrong usage, and who only asks the server needs none.
+    A folder that cannot be read is no wrong usage: the code that reads it reports that, and some commands do not need
+    it.
     """
     return click.option(
         "--journal",
@@ -99,41 +102,41 @@ def journal_option(command: Callable[..., Any]) -> Callable[..., Any]:
         default=DEFAULT_ROOT,
         show_default=True,
         metavar="DIR",
-        help="The folder of the runs' journals; else JOBPLAN_JOURNAL.",
+        help="Folder with the journals of runs. Also JOBPLAN_JOURNAL.",
     )(command)
 
 
-#: The schema of the ledger unless somebody chose another one.
+#: The default schema of the ledger.
 DEFAULT_SCHEMA = "jobplan"
 _VARIABLE = "JOBPLAN_LEDGER_SCHEMA"
 _TRUSTED_VARIABLE = "JOBPLAN_TRUST_LEDGER_ROLES"
-#: Bytes of a name, of which PostgreSQL would cut off the rest without saying so.
+#: Bytes of a name; PostgreSQL truncates longer names without an error.
 _MAX_BYTES = 63
 
 
 def schema_option(function: _F) -> _F:
     """Add --schema."""
     return click.option(
-        "--schema", metavar="NAME", help=f"The schema of the ledger; else {_VARIABLE}, else {DEFAULT_SCHEMA}."
+        "--schema", metavar="NAME", help=f"Schema of the ledger. Default: {_VARIABLE}, else {DEFAULT_SCHEMA}."
     )(function)
 
 
 def no_ledger_option(function: _F) -> _F:
     """Add --no-ledger."""
     return click.option(
-        "--no-ledger", is_flag=True, help=f"Leave the ledger in the database alone ({_VARIABLE} names its schema)."
+        "--no-ledger", is_flag=True, help=f"Do not write to the ledger in the database ({_VARIABLE} names its schema)."
     )(function)
 
 
 def trust_option(function: _F) -> _F:
-    """Add --trust-ledger-role, as `trusted_roles`: roles whose ledger, and whose rows in one, are believed."""
+    """Add --trust-ledger-role, as `trusted_roles`: roles whose ledger, and whose rows in it, count as evidence."""
     return click.option(
         "--trust-ledger-role",
         "trusted_roles",
         multiple=True,
         metavar="ROLE",
         callback=_with_environment,
-        help=f"Believe a ledger, and rows in it, that belong to ROLE; repeatable. Also {_TRUSTED_VARIABLE}=ROLE,…",
+        help=f"Trust a ledger of ROLE, and rows that ROLE wrote; repeatable. Also {_TRUSTED_VARIABLE}=ROLE,…",
     )(function)
 
 
@@ -152,7 +155,7 @@ def ledger_schema(given: str | None = None) -> str:
 
 
 class ParameterValues(TypedDict):
-    """Where values come from, the strongest first; the keyword arguments of `read_plan`."""
+    """The sources of parameter values, in order of precedence; the keyword arguments of `read_plan`."""
 
     given: Mapping[str, str]
     params_file: Path | None
@@ -165,14 +168,14 @@ def parameter_options(function: _F) -> _F:
         "--params-file",
         type=click.Path(path_type=Path),
         metavar="FILE",
-        help="YAML or JSON file with values of parameters.",
+        help="YAML or JSON file with parameter values.",
     )(function)
     return click.option(
         "--param",
         "params",
         multiple=True,
         metavar="NAME=VALUE",
-        help="Value of a parameter (repeatable). Also: JOBPLAN_PARAM_<NAME>.",
+        help="Value of a parameter; repeatable. Also JOBPLAN_PARAM_<NAME>.",
     )(function)
 
 
@@ -191,14 +194,14 @@ def parameter_values(params: tuple[str, ...], params_file: Path | None) -> Param
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Selection:
-    """What the options said."""
+    """The values of the selection options."""
 
     select: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     assume_done: bool = False
 
     def left_out(self, plan: Plan) -> frozenset[str]:
-        """Return the ids of the steps that are not to run. UsageError if the selection makes no sense."""
+        """Return the ids of the steps that are not selected. UsageError if the selection is not valid."""
         from runner.plan.graph import not_selected
 
         return not_selected(plan, self.select, self.exclude, assume_done=self.assume_done)
@@ -207,22 +210,25 @@ class Selection:
 def selection_options(function: _F) -> _F:
     """Add --select, --exclude and --assume-done."""
     function = click.option(
-        "--assume-done", is_flag=True, help="Take what selected steps need and is not selected as done."
+        "--assume-done", is_flag=True, help="Treat steps that are needed but not selected as done."
     )(function)
     function = click.option(
-        "--exclude", multiple=True, metavar="SELECTOR", help="Leave these steps out; the same selectors; repeatable."
+        "--exclude",
+        multiple=True,
+        metavar="SELECTOR",
+        help="Leave out these steps; the same selectors as --select; repeatable.",
     )(function)
     return click.option(
         "-s",
         "--select",
         multiple=True,
         metavar="SELECTOR",
-        help="Run only these steps: an id, a glob, tag:x, +id (with all it needs), id+ (with all that needs it).",
+        help="Select steps: an id, a glob, tag:x, +id (and all that it needs), id+ (and all that need it); repeatable.",
     )(function)
 
 
 def report_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option --report, as `reports: tuple[str, ...]`, which `wanted_reports` reads."""
+    """Add --report, as `reports: tuple[str, ...]` for `wanted_reports`."""
     from runner.reports.report_kinds import KINDS
 
     known = ", ".join(KINDS)
@@ -231,7 +237,7 @@ def report_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "reports",
         multiple=True,
         metavar="KIND=PATH",
-        help=f"Write a report ({known}); PATH - is standard output; repeatable.",
+        help=f"Write a report of KIND ({known}) to PATH; - is standard output; repeatable.",
     )(command)
 
 
@@ -265,17 +271,17 @@ def protect(reports: Reports, files: Iterable[Path]) -> None:
 
 
 def _is_journal(folder: Path) -> bool:
-    """Say whether a folder is that of a run's journal, and not one in which a report is called events.jsonl."""
+    """Return whether a folder is a run's journal, and not a folder with a report that is called events.jsonl."""
     return has_journal(folder) and (not os.access(folder, os.X_OK) or (folder / PLAN).exists())
 
 
 def files_of(plan: Plan) -> frozenset[Path]:
-    """Return every file that a plan was read from: its own, its includes and its SQL files."""
+    """Return every file of a plan: the plan itself, its includes and its SQL files."""
     return frozenset(Path(file) for file in {plan.file, *_files(plan)} if file)
 
 
 def files_of_recorded(plan: Plan) -> frozenset[Path]:
-    """As `files_of`, for a plan from a record, which does not know its files: as its file is now."""
+    """Return the files of a recorded plan, from its file as it is now: the record does not have them."""
     if not plan.file:
         return frozenset()
     from runner.lint import read_plan
@@ -316,7 +322,7 @@ def _report(text: str) -> tuple[str, Path]:
     if not equals or not path:
         raise UsageError(f"--report {text!r} is not KIND=PATH.")
     if kind not in KINDS:
-        raise UsageError(f"--report knows no kind {kind!r}; it knows {', '.join(KINDS)}.")
+        raise UsageError(f"--report: there is no kind {kind!r}; the kinds are {', '.join(KINDS)}.")
     if path == str(STDOUT):
         return kind, STDOUT
     return kind, Path(path) if Path(path) != STDOUT else Path.cwd() / path  # ./- is a file of that name

@@ -1,4 +1,4 @@
-"""`jobplan resume`: a run's record → what became of its workers → the rest of the run."""
+"""`jobplan resume`: a run's record → the outcomes of its workers → the remaining steps."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runner.cli.options import (
     wanted_reports,
     written_out,
 )
-from runner.cli.run_control import Course, Watching, conduct, watching_options
+from runner.cli.run_control import ProgressOptions, RunSetup, execute_run, progress_options
 from runner.cli.unblocked_output import unblocked_output
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
@@ -41,7 +41,7 @@ from runner.run.takeover import Orphans, Takeover, journal_record
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class ResumeOptions:
-    """What the command line asked for."""
+    """The options of the command line."""
 
     run: str
     dsn: str
@@ -53,7 +53,7 @@ class ResumeOptions:
     ledger: str | None
     trusted_roles: tuple[str, ...]
     from_ledger: bool
-    watching: Watching
+    progress: ProgressOptions
 
 
 @click.command(epilog=help_text())
@@ -65,23 +65,25 @@ class ResumeOptions:
     type=click.Choice([str(choice) for choice in Orphans]),
     default=str(Orphans.WAIT),
     show_default=True,
-    help="Workers that live although their runner is gone: wait for their end, or stop them first.",
+    help="Workers that still run although their runner has ended: wait for them, or cancel them first.",
 )
 @click.option(
     "--mark",
     "marks",
     multiple=True,
     metavar="STEP=succeeded|failed",
-    help="Say what a worker did of which nothing proves it (failed: the step runs again); repeatable.",
+    help="Give the outcome of a step's worker if it is unknown (failed: the step runs again); repeatable.",
 )
-@click.option("--allow-changed", is_flag=True, help="Go on with the plan's file as it is now, whatever has changed.")
+@click.option("--allow-changed", is_flag=True, help="Resume with the plan file as it is now, although it has changed.")
 @click.option(
-    "--from-ledger", is_flag=True, help="Take the record from the ledger: the journal is on another machine, or lost."
+    "--from-ledger",
+    is_flag=True,
+    help="Read the record from the ledger: for a journal that is on another machine or lost.",
 )
 @report_option
 @no_ledger_option
 @trust_option
-@watching_options
+@progress_options
 def resume(
     run: str,
     dsn: str | None,
@@ -99,12 +101,13 @@ def resume(
     log_format: str,
     color: str,
 ) -> int:
-    """Finish a run: what has succeeded is not run again.
+    """Finish a run: steps that succeeded do not run again.
 
-    RUN is a run's id, its beginning, or `last`. Its plan and parameters are the recorded ones. Workers that still live
-    are followed; an outcome that nothing proves is settled by the ledger, by `verify`, or by you.
+    RUN is the id of a run, the beginning of one, or `last`. The plan and its parameters are those of the record. The
+    command follows workers that still run. If the outcome of a worker is unknown, the ledger, the step's `verify`, or
+    your --mark decides it.
     """
-    watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
+    progress = ProgressOptions.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
     with unblocked_output():
         try:
             options = ResumeOptions(
@@ -118,11 +121,11 @@ def resume(
                 ledger=None if no_ledger else ledger_schema(),
                 trusted_roles=trusted_roles,
                 from_ledger=from_ledger,
-                watching=watching,
+                progress=progress,
             )
             return _resume(options)
         except JobplanError as error:
-            watching.tell_error(error)
+            progress.report_error(error)
             return for_error(error)
 
 
@@ -135,24 +138,24 @@ def _resume(options: ResumeOptions) -> int:
     if destinations:
         protect(destinations, files_of_recorded(plan))
     journal = Journal.reopen(options.journal, record.run_id, plan)
-    # nobody else writes to it any longer; what reports and the ledger have to hear is read once it is needed
-    goes_on = not _is_done(record, plan)
-    record = read_record(options.journal, record.run_id, notices=goes_on, own=True)
+    # From here on only this process writes to the journal. Notices, for reports and the ledger, are read if needed.
+    unfinished = not _is_done(record, plan)
+    record = read_record(options.journal, record.run_id, notices=unfinished, own=True)
     if _is_done(record, plan):
         journal.close()
         if options.marks:
-            raise mark_in_vain(next(iter(options.marks)), record.run_id)
-        options.watching.say(finished_line(record.run_id))
+            raise useless_mark(next(iter(options.marks)), record.run_id)
+        options.progress.print(finished_line(record.run_id))
         return 0
-    if not goes_on:  # another runner has, between the two looks
+    if not unfinished:  # another runner finished it between the two reads
         record = read_record(options.journal, record.run_id, own=True)
-    course = Course(
+    setup = RunSetup(
         plan=plan,
         run_id=record.run_id,
         conninfo=options.dsn or started.connection,
         given_dsn=options.dsn or started.connection,
         journal=journal,
-        watching=options.watching,
+        progress=options.progress,
         reports=destinations,
         ledger=options.ledger,
         trusted_roles=options.trusted_roles,
@@ -162,7 +165,7 @@ def _resume(options: ResumeOptions) -> int:
         takeover=Takeover(
             orphans=options.orphans,
             marks=options.marks,
-            by=_person(),
+            by=_user(),
             database=started.database,
             system_identifier=started.system_identifier,
             place=record.place,
@@ -171,19 +174,19 @@ def _resume(options: ResumeOptions) -> int:
         ),
     )
     try:
-        return conduct(course, MonotonicClock())
+        return execute_run(setup, MonotonicClock())
     except OpenQuestionError as error:
         raise error.answered_by(_answer(options, record.run_id, error.questions)) from error
 
 
 def _roles(record: Record, started: ev.RunStarted) -> frozenset[str]:
-    """Return the roles that have run the run so far."""
+    """Return the roles of the run's previous runners."""
     resumed = {event.user for event in record.events if isinstance(event, ev.RunResumed) and event.user}
     return frozenset({started.user, *resumed})
 
 
 def _answer(options: ResumeOptions, run_id: str, asked: Iterable[str]) -> str:
-    """Return this command once more, with an answer to each question that is still to be written."""
+    """Return this command again, with a placeholder for the answer to each question."""
     flags = [("--allow-changed", options.allow_changed), ("--no-ledger", options.ledger is None)]
     more = [flag for flag, given in flags if given]
     more += [word for report in options.reports for word in ("--report", report)]
@@ -193,7 +196,7 @@ def _answer(options: ResumeOptions, run_id: str, asked: Iterable[str]) -> str:
 
 
 def _restored(options: ResumeOptions) -> str:
-    """Write the journal from the ledger, and return the run's id. RecordError if there is one that knows more."""
+    """Write the journal from the ledger; return the run's id. RecordError if the journal exists and has more events."""
     from runner.gateway.ledger.admin import LedgerAdmin
     from runner.records.ledger_restore import restore_journal
 
@@ -206,13 +209,13 @@ def _restored(options: ResumeOptions) -> str:
 
 
 def finished_line(run_id: str) -> str:
-    """Return what is said of a run that needs no finishing."""
+    """Return the message for a run that has ended."""
     return f"run {run_id} is finished: nothing is left to do."
 
 
-def mark_in_vain(step: str, run_id: str) -> UsageError:
-    """Return the refusal of a mark on a run that needs no finishing: it must not seem to have been heard."""
-    return UsageError(f"--mark {step}: run {run_id} is finished, and a mark changes nothing.")
+def useless_mark(step: str, run_id: str) -> UsageError:
+    """Return the error for a mark on a run that has ended: the mark would have no effect."""
+    return UsageError(f"--mark {step}: run {run_id} is finished, so the mark has no effect.")
 
 
 def _marks(texts: tuple[str, ...]) -> dict[str, ev.Outcome]:
@@ -222,63 +225,63 @@ def _marks(texts: tuple[str, ...]) -> dict[str, ev.Outcome]:
         if not equals or not step or outcome not in (ev.Outcome.SUCCEEDED, ev.Outcome.FAILED):
             raise UsageError(f"--mark {text!r} is neither STEP=succeeded nor STEP=failed.")
         if marks.setdefault(step, ev.Outcome(outcome)) != outcome:
-            raise UsageError(f"--mark {step}: it cannot be both.")
+            raise UsageError(f"--mark {step}: give either succeeded or failed, not both.")
     return marks
 
 
-def _person() -> str:
+def _user() -> str:
     try:
         return f"{getpass.getuser()}@{socket.gethostname()}"
     except (OSError, KeyError):  # a user id without a name
-        return f"somebody@{socket.gethostname()}"
+        return f"unknown@{socket.gethostname()}"
 
 
 def _started(record: Record) -> ev.RunStarted:
     if record.started is None and record.torn:
         raise RecordError(
-            f"the journal {record.folder} has no whole line: the run never began, or it was damaged.",
+            f"the journal {record.folder} has no complete line: the run never started, or the journal was damaged.",
             hint=from_ledger(record.run_id),
         )
     if record.started is None:
-        raise RecordError(f"run {record.run_id} never began: there is nothing to go on with.", hint="Use jobplan run.")
+        raise RecordError(f"run {record.run_id} never started: there is nothing to resume.", hint="Use jobplan run.")
     return record.started
 
 
 def _plan(record: Record, started: ev.RunStarted, options: ResumeOptions) -> Plan:
-    """Return the plan to go on with: the recorded one, unless the file has changed and that is allowed."""
+    """Return the plan to resume with: the recorded one, or the file if it has changed and that is allowed."""
     recorded = record.plan
     path = Path(recorded.file)
     if not recorded.file or not path.exists():
         if options.allow_changed:
-            raise UsageError(f"--allow-changed: there is no plan {recorded.file or '(it came from no file)'}.")
+            raise UsageError(f"--allow-changed: the plan file {recorded.file or '(the run had none)'} does not exist.")
         return recorded
     try:
         present = read_plan(path, given={name: _text(value) for name, value in recorded.values.items()})
     except PlanError as error:
         if options.allow_changed:
             raise
-        invalid = [f"it is not valid any more: {problem}" for problem in error.problems[:5]]
+        invalid = [f"it is no longer valid: {problem}" for problem in error.problems[:5]]
         raise changed(recorded.file, record.run_id, invalid) from error
     present = dataclasses.replace(
         present, budget=dataclasses.replace(present.budget, slots=min(started.slots, present.budget.slots))
     )
     if sha256(present) == sha256(recorded):
-        return present  # the same plan, with its places in files
+        return present  # the same plan, with its positions in files
     changes = list(differences(recorded, present))
     if not options.allow_changed:
         raise changed(recorded.file, record.run_id, changes)
     changes += kept_items(record.state, present)
-    for line in (f"{path} has changed since run {record.run_id} began:", *(f"  {change}" for change in changes)):
-        options.watching.say(line)
+    for line in (f"{path} has changed since run {record.run_id} started:", *(f"  {change}" for change in changes)):
+        options.progress.print(line)
     return present
 
 
 def changed(file: str, run_id: str, changes: Sequence[str]) -> UsageError:
-    """Return the refusal to go on with a plan that is not what was run."""
+    """Return the error for a plan file that has changed."""
     listed = "".join(f"\n  {line}" for line in changes)
     return UsageError(
-        f"{file} has changed since run {run_id} began:{listed}\n",
-        hint="Put it back, or say --allow-changed to go on with it as it is now.",
+        f"{file} has changed since run {run_id} started:{listed}\n",
+        hint="Restore the file, or resume with the changed plan: --allow-changed.",
     )
 
 
@@ -287,7 +290,7 @@ def _text(value: object) -> str:
 
 
 def _is_done(record: Record, plan: Plan) -> bool:
-    """Say whether the run has ended, and nothing of this plan would begin anew."""
+    """Return whether the run has ended and no step of this plan would run again."""
     steps = {key for key, step in record.state.records.items() if step.instances is None}
     over = steps <= steps_over(record.state, {}, plan)
     return record.state.finished is not None and over and sha256(plan) == sha256(record.plan)

@@ -1,4 +1,4 @@
-"""`jobplan run`: options → plan → a run's course → exit code."""
+"""`jobplan run`: options → plan → a run's setup → exit code."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from runner.cli.options import (
     trust_option,
     wanted_reports,
 )
-from runner.cli.run_control import Course, Watching, conduct, watching_options
+from runner.cli.run_control import ProgressOptions, RunSetup, execute_run, progress_options
 from runner.cli.unblocked_output import unblocked_output
 from runner.clock import MonotonicClock
 from runner.errors import JobplanError, UsageError
@@ -39,17 +39,17 @@ from runner.records.journal import Journal
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What the command line asked for."""
+    """The options of the command line."""
 
     plan: Path
     parameters: ParameterValues
     dsn: str
-    #: The connection that was typed: later commands need it again; the environment is still there for them.
+    #: The value of --dsn: suggested commands repeat it, but not the environment.
     given_dsn: str | None
     slots: int | None
     selection: Selection
     reports: tuple[tuple[str, Path], ...]
-    watching: Watching
+    progress: ProgressOptions
     journal: Path
     ledger: str | None
     trusted_roles: tuple[str, ...]
@@ -58,16 +58,21 @@ class RunOptions:
 @click.command(epilog=help_text())
 @click.argument("plan", type=click.Path(path_type=Path))
 @dsn_option
-@click.option("--embedded", is_flag=True, help="Run on a throwaway PostgreSQL that is removed afterwards.")
-@click.option("--slots", type=click.IntRange(min=1), metavar="N", help="Lower the plan's budget to N workers.")
-@click.option("--dry-run", is_flag=True, help="Only say what the plan would do on the server; see jobplan dry-run.")
+@click.option("--embedded", is_flag=True, help="Run on a temporary PostgreSQL server that is removed afterwards.")
+@click.option(
+    "--slots",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Limit the run to N workers at the same time, if the plan's budget is higher.",
+)
+@click.option("--dry-run", is_flag=True, help="Only show what the plan would do on the server; see jobplan dry-run.")
 @parameter_options
 @selection_options
 @report_option
 @journal_option
 @no_ledger_option
 @trust_option
-@watching_options
+@progress_options
 def run(
     plan: Path,
     dsn: str | None,
@@ -91,10 +96,10 @@ def run(
 ) -> int:
     """Run a plan.
 
-    The first Ctrl-C, SIGTERM or SIGHUP starts nothing more and looks after what runs, by each step's on_runner_exit;
-    the second stops waiting for that.
+    After the first Ctrl-C, SIGTERM or SIGHUP no further steps start, and running steps end as their on_runner_exit
+    says; the second one ends the wait for them.
     """
-    watching = Watching.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
+    progress = ProgressOptions.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
     if embedded and dsn is not None:
         raise UsageError("--embedded and --dsn exclude each other.")
     options = RunOptions(
@@ -105,13 +110,13 @@ def run(
         slots=slots,
         selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
         reports=wanted_reports(reports, plan, params_file),
-        watching=watching,
+        progress=progress,
         journal=journal,
         ledger=None if no_ledger else ledger_schema(),
         trusted_roles=trusted_roles,
     )
     with contextlib.ExitStack() as output:
-        if not dry_run:  # what a dry run prints is its result, which a pager may read slowly
+        if not dry_run:  # the output of a dry run is its result, and a pager may read it slowly
             output.enter_context(unblocked_output())
         try:
             if dry_run:
@@ -122,12 +127,12 @@ def run(
             with _server(options, embedded=embedded) as conninfo:
                 return _run(loaded, left_out, options, conninfo, embedded=embedded)
         except JobplanError as error:
-            watching.tell_error(error)
+            progress.report_error(error)
             return for_error(error)
 
 
 def _dry_run(options: RunOptions, *, embedded: bool) -> int:
-    from runner.cli.dry_run import read_to_look, tell
+    from runner.cli.dry_run import read_to_look, report
     from runner.preflight.dry_run import Wishes
     from runner.preflight.step_durations import recorded
 
@@ -141,7 +146,7 @@ def _dry_run(options: RunOptions, *, embedded: bool) -> int:
         well_formed=readable.well_formed,
     )
     with _server(options, embedded=embedded) as conninfo:
-        return tell(plan, conninfo, wishes)
+        return report(plan, conninfo, wishes)
 
 
 def _load(plan: Plan, options: RunOptions) -> Plan:
@@ -150,7 +155,7 @@ def _load(plan: Plan, options: RunOptions) -> Plan:
         return plan
     wide = [step.id for step in (*plan.steps, *plan.finally_) if step.slots > options.slots]
     if wide:
-        raise UsageError(f"--slots {options.slots} is less than step {wide[0]} takes.")
+        raise UsageError(f"--slots {options.slots} is less than the slots of step {wide[0]}.")
     return dataclasses.replace(plan, budget=dataclasses.replace(plan.budget, slots=options.slots))
 
 
@@ -161,24 +166,24 @@ def _server(options: RunOptions, *, embedded: bool) -> Iterator[str]:
         return
     from runner.embedded import start_server
 
-    with start_server(progress=options.watching.say) as server:
+    with start_server(progress=options.progress.print) as server:
         yield server.dsn
 
 
 def _run(plan: Plan, left_out: frozenset[str], options: RunOptions, conninfo: str, *, embedded: bool) -> int:
     clock = MonotonicClock()
     run_id = new_run_id(clock.now())
-    course = Course(
+    setup = RunSetup(
         plan=plan,
         run_id=run_id,
         conninfo=conninfo,
         given_dsn=options.given_dsn,
         journal=Journal.create(options.journal, run_id, plan),
-        watching=options.watching,
+        progress=options.progress,
         reports=options.reports,
         left_out=left_out,
         embedded=embedded,
         ledger=options.ledger,
         trusted_roles=options.trusted_roles,
     )
-    return conduct(course, clock)
+    return execute_run(setup, clock)

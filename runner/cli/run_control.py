@@ -1,9 +1,8 @@
-"""A run as the command line conducts it: sinks, signals, progress, the last line and the exit code.
+"""How `jobplan run` and `jobplan resume` execute a run: sinks, signals, progress, the last line and the exit code.
 
-`jobplan run` begins a run and `jobplan resume` resumes one; from there on nothing differs. While a user watches, the
-run's workers are looked at again and again. Journals are on this machine; the ledger, if there is one, also has the
-runs of others. What came from there is kept beside the run's journal, so that a report that is made later has the same
-history.
+The run's workers are polled for the progress output. For estimates and for the HTML report, previous runs come from the
+journals on this machine and from the ledger, if there is one. What the ledger adds is stored beside the run's journal,
+so that `jobplan show --report` has the same history.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from typing import Any, TypeVar
 
 import click
 
-from runner.cli.console import color_option, say, wants_color
+from runner.cli.console import color_option, print_text, wants_color
 from runner.cli.error_reports import error_sentence, report_error
 from runner.cli.options import dsn_argument
 from runner.clock import Clock
@@ -50,7 +49,7 @@ from runner.run.takeover import Takeover
 
 
 class History:
-    """The earlier runs, the oldest first. `folder` is the run's own, `before` when it began."""
+    """The previous runs, the oldest first. `folder` is that of the run, `before` its start."""
 
     def __init__(self, runs: Sequence[PreviousRun], folder: Path, before: float) -> None:
         self.runs = tuple(runs)
@@ -60,7 +59,7 @@ class History:
         self._learned = False
 
     def add(self, runs: Sequence[PreviousRun]) -> None:
-        """Take what the ledger knows; of a run that has a journal too, that counts."""
+        """Add runs from the ledger, except those that have a journal."""
         known = {run.run for run in self.runs}
         others = [run for run in runs if run.run not in known and run.started_at < self._before]
         if not others:
@@ -70,9 +69,9 @@ class History:
         self._learned = True
 
     def keep(self) -> None:
-        """Write down what a later report could not know by itself."""
+        """Store what the ledger added, for later reports."""
         if self._learned:
-            with contextlib.suppress(OSError):  # it knows less then, and nothing else is lost
+            with contextlib.suppress(OSError):  # a later report then has fewer runs
                 keep_past(self._folder, self.runs)
 
 
@@ -85,31 +84,31 @@ def _usual(runs: Sequence[PreviousRun]) -> Mapping[str, float]:
     return {step: median(found) for step, found in samples.items()}
 
 
-#: Seconds between two looks for a terminal that is drawn on, and for the heartbeat of who only writes lines.
-LOOK_EVERY = 1.0
-LOOK_SELDOM = 15.0
+#: Seconds between two polls for the live terminal, and for the heartbeat of plain progress.
+POLL_LIVE = 1.0
+POLL_PLAIN = 15.0
 
 
-class Looker:
-    """What was seen last, by step, and what that means beside how long steps took in past runs."""
+class WorkerPoll:
+    """The last observation of the workers, by step, and the estimate from the durations of previous runs."""
 
     def __init__(self, history: History) -> None:
         self._seen: Mapping[str, WorkerView] = {}
         self._history = history
 
     def estimate(self, state: RunState, now: float) -> float | None:
-        """Return the seconds that are left, if past runs tell."""
+        """Return the estimated seconds until the end; None if it is unknown."""
         usual = self._history.usual
         return estimate(state, now, usual.get) if usual else None
 
     def seen(self) -> Mapping[str, WorkerView]:
-        """Return what was seen last; nothing if nobody could look."""
+        """Return the last observation; empty if the server could not be asked."""
         return self._seen
 
     @contextlib.asynccontextmanager
-    async def looking(self, run: Run, run_id: str, *, every: float) -> AsyncIterator[None]:
-        """Look at the run's workers for as long as it goes on, once in so many seconds."""
-        task = asyncio.create_task(self._keep_looking(run, run_id, every))
+    async def running(self, run: Run, run_id: str, *, every: float) -> AsyncIterator[None]:
+        """Poll the run's workers in the background, once in `every` seconds."""
+        task = asyncio.create_task(self._poll(run, run_id, every))
         try:
             yield
         finally:
@@ -117,7 +116,7 @@ class Looker:
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    async def _keep_looking(self, run: Run, run_id: str, every: float) -> None:
+    async def _poll(self, run: Run, run_id: str, every: float) -> None:
         while True:
             await asyncio.sleep(every)
             active = tuple(run.state.active)
@@ -125,13 +124,13 @@ class Looker:
                 seen = worker_views(run_id, await run.look(), active) if active else {}
                 self._seen = forwards(self._seen, seen)
             except JobplanError:
-                self._seen = {}  # the connection is lost: what was seen then is not so any more
+                self._seen = {}  # the connection is lost: the last observation is no longer true
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def watching_options(function: _F) -> _F:
+def progress_options(function: _F) -> _F:
     """Add --verbose, --quiet, --log-format and --color."""
     function = color_option(function)
     function = click.option(
@@ -139,97 +138,99 @@ def watching_options(function: _F) -> _F:
         type=click.Choice(["text", "json"]),
         default="text",
         show_default=True,
-        help="How progress is written; json: one object a line, with stable names.",
+        help="Format of progress; json: one object for each line, with stable names.",
     )(function)
-    function = click.option("-q", "--quiet", is_flag=True, help="Show only failures and the last line.")(function)
-    return click.option("-v", "--verbose", is_flag=True, help="Show queueing, pids and each step's notices.")(function)
+    function = click.option("-q", "--quiet", is_flag=True, help="Print only failures and the last line.")(function)
+    return click.option(
+        "-v", "--verbose", is_flag=True, help="Also print queueing, pids and the notices of each step."
+    )(function)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Watching:
-    """What the options said."""
+class ProgressOptions:
+    """The values of the progress options."""
 
     verbosity: Verbosity
     json: bool
     color: str
 
     @classmethod
-    def of(cls, *, verbose: bool, quiet: bool, log_format: str, color: str) -> Watching:
+    def of(cls, *, verbose: bool, quiet: bool, log_format: str, color: str) -> ProgressOptions:
         """Read the options. UsageError if they contradict each other."""
         if verbose and quiet:
             raise UsageError("--verbose and --quiet exclude each other.")
         verbosity = Verbosity.VERBOSE if verbose else Verbosity.QUIET if quiet else Verbosity.NORMAL
         return cls(verbosity=verbosity, json=log_format == "json", color=color)
 
-    def sinks(self, run_id: str, looker: Looker, history: Sequence[Event] = (), *, stdout: bool = True) -> list[Sink]:
-        """Return what tells of a run on standard error, and what GitHub Actions shows by itself.
+    def sinks(self, run_id: str, poll: WorkerPoll, history: Sequence[Event] = (), *, stdout: bool = True) -> list[Sink]:
+        """Return the sinks for progress on standard error and, in GitHub Actions, for annotations.
 
-        `history` is what has happened before, if the run is resumed. Not `stdout`: a report goes there, and annotations
-        to standard error, where GitHub reads them too.
+        `history` are the events so far, if the run is resumed. Without `stdout` annotations go to standard error, which
+        GitHub reads too, because a report goes to standard output.
         """
-        told = self._telling(run_id, looker)
+        progress = self._progress_sink(run_id, poll)
         annotated = github.from_environment(os.environ, sys.stdout if stdout else sys.stderr, run_id, history)
-        return [told] if annotated is None else [told, annotated]
+        return [progress] if annotated is None else [progress, annotated]
 
     @property
     def live(self) -> bool:
-        """Say whether to draw: on a terminal that can be drawn on, unless something else was asked for."""
+        """Return whether to use the live terminal: if standard error is one and no other format was chosen."""
         drawable = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
         return drawable and not self.json and self.verbosity is Verbosity.NORMAL
 
-    def _telling(self, run_id: str, looker: Looker) -> Sink:
+    def _progress_sink(self, run_id: str, poll: WorkerPoll) -> Sink:
         if self.json:
-            return JsonLog(sys.stderr, run_id, self.verbosity, looker.seen)
+            return JsonLog(sys.stderr, run_id, self.verbosity, poll.seen)
         if not self.live:
-            return Plain(sys.stderr, run_id, self.verbosity, looker.seen)
+            return Plain(sys.stderr, run_id, self.verbosity, poll.seen)
         from runner.reports.live import Live
 
         return Live(
-            sys.stderr, run_id, color=wants_color(self.color, sys.stderr), look=looker.seen, estimate=looker.estimate
+            sys.stderr, run_id, color=wants_color(self.color, sys.stderr), look=poll.seen, estimate=poll.estimate
         )
 
-    def say(self, text: str, *, level: str = "info", event: str = "message", **fields: Any) -> None:  # noqa: ANN401 - JSON
-        """Tell the person, if they are still there: the run has its exit code, whoever reads."""
+    def print(self, text: str, *, level: str = "info", event: str = "message", **fields: Any) -> None:  # noqa: ANN401 - JSON
+        """Print a message on standard error; the exit code does not depend on whether it is read."""
         with contextlib.suppress(OSError):
             if self.json:
                 sys.stderr.write(json_line(log_line(time.time(), level, event, text, **fields)))
                 sys.stderr.flush()
             else:
-                say(text, err=True)
+                print_text(text, err=True)
 
-    def tell_error(self, error: JobplanError) -> None:
-        """Say why nothing was run: in JSON, each problem of a plan in a line of its own."""
+    def report_error(self, error: JobplanError) -> None:
+        """Print why nothing was run; as JSON, with one line for each problem of the plan."""
         if not self.json:
             report_error(error)
             return
         for problem in error.problems if isinstance(error, PlanError) else ():
             place = problem.position
             where = {"file": place.file, "line": place.line, "column": place.column, "code": problem.code}
-            self.say(problem.message, level=str(problem.severity), event="problem", **where)
+            self.print(problem.message, level=str(problem.severity), event="problem", **where)
         skipped = isinstance(error, RunSkippedError)
-        self.say(error_sentence(error), level="info" if skipped else "error", event="skipped" if skipped else "error")
+        self.print(error_sentence(error), level="info" if skipped else "error", event="skipped" if skipped else "error")
 
 
 #: Signals that end a run in an orderly way: Ctrl-C, kill and systemd, a terminal that is closed, `alarm` of a wrapper.
 _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
-#: Signals that would end the process at once, without a look at its workers, and that mean nothing to a run.
+#: Signals that have no meaning for a run, and that would end the process without handling its workers.
 _MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Course:
-    """A run that is ready to begin, or to go on; `ledger` is the schema of the ledger, None for no ledger.
+class RunSetup:
+    """All that a run needs to start or to resume; `ledger` is the schema of the ledger, None for no ledger.
 
-    To go on, `history` is what has happened, `earlier` the state that follows from it, and `takeover` says how.
+    To resume, `history` are the events so far, `earlier` is the state after them, and `takeover` has the options.
     """
 
     plan: Plan
     run_id: str
     conninfo: str
-    #: The connection that was typed: later commands need it again; the environment is still there for them.
+    #: The value of --dsn: suggested commands repeat it, but not the environment.
     given_dsn: str | None
     journal: Journal
-    watching: Watching
+    progress: ProgressOptions
     reports: tuple[tuple[str, Path], ...] = ()
     left_out: frozenset[str] = frozenset()
     embedded: bool = False
@@ -240,44 +241,44 @@ class Course:
     takeover: Takeover | None = None
 
 
-def conduct(course: Course, clock: Clock) -> int:
+def execute_run(setup: RunSetup, clock: Clock) -> int:
     """Run to the end, close the journal, and return the exit code."""
     try:
-        return _conduct(course, clock)
+        return _execute_run(setup, clock)
     finally:
-        with contextlib.suppress(RecordError):  # the run has said so already
-            course.journal.close()
+        with contextlib.suppress(RecordError):  # the run has reported it already
+            setup.journal.close()
 
 
-def _conduct(course: Course, clock: Clock) -> int:
-    history = _history(course, clock.now())
-    reports = [open_report(kind, path, course.run_id, lambda: history.runs) for kind, path in course.reports]
-    if course.earlier is not None:
-        for event, report in itertools.product(course.history, reports):
-            report.handle(event, course.earlier)
-    looker = Looker(history)
-    watching = course.watching.sinks(
-        course.run_id, looker, course.history, stdout=all(path != STDOUT for _, path in course.reports)
+def _execute_run(setup: RunSetup, clock: Clock) -> int:
+    history = _history(setup, clock.now())
+    reports = [open_report(kind, path, setup.run_id, lambda: history.runs) for kind, path in setup.reports]
+    if setup.earlier is not None:
+        for event, report in itertools.product(setup.history, reports):
+            report.handle(event, setup.earlier)
+    poll = WorkerPoll(history)
+    progress = setup.progress.sinks(
+        setup.run_id, poll, setup.history, stdout=all(path != STDOUT for _, path in setup.reports)
     )
-    sinks: list[Sink] = [course.journal, *watching, *reports]
+    sinks: list[Sink] = [setup.journal, *progress, *reports]
     interrupted: list[int] = []
 
     signals = _signals_that_end()
 
     async def execute() -> RunResult:
         run = new_run(
-            course.plan,
-            dsn=course.conninfo,
-            run_id=course.run_id,
+            setup.plan,
+            dsn=setup.conninfo,
+            run_id=setup.run_id,
             clock=clock,
             sinks=sinks,
-            left_out=course.left_out,
-            history=course.history,
-            earlier=course.earlier,
-            takeover=course.takeover,
-            ledger=course.ledger,
-            trusted_roles=course.trusted_roles,
-            past=history.add if _wants_history(course) else None,
+            left_out=setup.left_out,
+            history=setup.history,
+            earlier=setup.earlier,
+            takeover=setup.takeover,
+            ledger=setup.ledger,
+            trusted_roles=setup.trusted_roles,
+            past=history.add if _wants_history(setup) else None,
         )
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -285,16 +286,16 @@ def _conduct(course: Course, clock: Clock) -> int:
             run.interrupt(number)
             if not run.under_way and task is not None:
                 interrupted.append(number)
-                task.cancel()  # still connecting, or waiting for the concurrency group: there is nothing to look after
+                task.cancel()  # still connecting, or waiting for the concurrency group: no worker runs
 
         for number in signals:
             loop.add_signal_handler(number, interrupt, int(number))
         for number in _MEANINGLESS:
             signal.signal(number, signal.SIG_IGN)
-        # Whoever leans on Ctrl-C fills what wakes the loop; one byte in it wakes as well as thousands.
+        # Many signals fill the pipe that wakes the event loop; one byte in it is enough.
         signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
         try:
-            async with looker.looking(run, course.run_id, every=LOOK_EVERY if course.watching.live else LOOK_SELDOM):
+            async with poll.running(run, setup.run_id, every=POLL_LIVE if setup.progress.live else POLL_PLAIN):
                 return await run.execute()
         finally:
             _ignore_signals(loop, signals)
@@ -303,26 +304,26 @@ def _conduct(course: Course, clock: Clock) -> int:
     try:
         result = asyncio.run(execute())
     except asyncio.CancelledError:
-        course.watching.say("jobplan: interrupted; nothing was started.", level="warning", event="interrupted")
+        setup.progress.print("jobplan: interrupted; nothing was started.", level="warning", event="interrupted")
         return for_signal(interrupted[0])
     history.keep()
     for error in result.record_errors:
-        course.watching.say(f"jobplan: {error}", level="error", event="error")
+        setup.progress.print(f"jobplan: {error}", level="error", event="error")
     if result.ledger_problem is not None:
-        course.watching.say(f"jobplan: {result.ledger_problem}", level="warning", event="warning")
-    kept = f"{course.journal.folder}{' (it breaks off)' if course.journal.lost else ''}"
+        setup.progress.print(f"jobplan: {result.ledger_problem}", level="warning", event="warning")
+    kept = f"{setup.journal.folder}{' (incomplete)' if setup.journal.lost else ''}"
     written = (str(report.path) for report in reports if not report.broken and report.path != STDOUT)
     line = last_line(
         result.state,
-        run_id=course.run_id,
+        run_id=setup.run_id,
         seconds=clock.now() - (result.state.started_at or began),
         record=", ".join([kept, *written]),
-        remaining=_EMBEDDED if course.embedded else _commands(course.given_dsn, course.run_id),
+        remaining=_EMBEDDED if setup.embedded else _commands(setup.given_dsn, setup.run_id),
     )
-    course.watching.say(
+    setup.progress.print(
         line,
         event="summary",
-        run=course.run_id,
+        run=setup.run_id,
         exit_code=result.exit_code,
         counts={str(state): number for state, number in result.state.counts().items()},
         duration=round(result.state.took_before + clock.now() - (result.state.started_at or began), 3),
@@ -342,9 +343,9 @@ def _is_ignored(number: signal.Signals) -> bool:
 
 
 def _ignore_signals(loop: asyncio.AbstractEventLoop, signals: tuple[signal.Signals, ...]) -> None:
-    """Let the run's own exit code stand, whatever comes while there is nothing left but to tell it.
+    """Ignore signals after the run, so that they do not change its exit code.
 
-    The loop would go on writing signals to a pipe that it closes before it lets go of them.
+    The event loop would otherwise write signals to a pipe that it closes before it removes its signal handlers.
     """
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     for number in signals:
@@ -353,14 +354,14 @@ def _ignore_signals(loop: asyncio.AbstractEventLoop, signals: tuple[signal.Signa
     signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
-def _wants_history(course: Course) -> bool:
-    return course.watching.live or any(kind == "html" for kind, _ in course.reports)
+def _wants_history(setup: RunSetup) -> bool:
+    return setup.progress.live or any(kind == "html" for kind, _ in setup.reports)
 
 
-def _history(course: Course, now: float) -> History:
-    """Read the journals of earlier runs, if anybody is shown what they say."""
-    folder, begun = course.journal.folder, next((event.at for event in course.history), now)
-    runs = past_runs(folder.parent, course.plan.name, begun) if _wants_history(course) else ()
+def _history(setup: RunSetup, now: float) -> History:
+    """Read the journals of previous runs, if the output uses them."""
+    folder, begun = setup.journal.folder, next((event.at for event in setup.history), now)
+    runs = past_runs(folder.parent, setup.plan.name, begun) if _wants_history(setup) else ()
     return History(runs, folder, begun)
 
 

@@ -1,4 +1,4 @@
-"""`jobplan server`: the embedded PostgreSQL for trying things, kept running between commands."""
+"""`jobplan server`: the embedded PostgreSQL for experiments, which runs between commands."""
 
 from __future__ import annotations
 
@@ -20,40 +20,40 @@ _FORMAT = click.option("--format", "form", type=click.Choice(["text", "json"]), 
 
 @click.group()
 def server() -> None:
-    """Keep a PostgreSQL with pg_background running, for trying things.
+    """Run a PostgreSQL server with pg_background, for experiments.
 
-    The programs are this machine's own or, on Debian and its family, Debian's packages, unpacked into a cache without
-    touching the system. Not for production: a crash of the machine may lose the data.
+    It uses the PostgreSQL programs of this machine or, on Debian and its derivatives, Debian's packages, which it
+    unpacks into a cache without changing the system. Not for production: a crash of the machine can lose the data.
     """
 
 
 @server.command()
 @_FORMAT
 def start(form: str) -> None:
-    """Start the server, or say that it is running already."""
+    """Start the server, or report that it is already running."""
     running, started = start_kept(_progress)
     if not started:
-        _progress("it is running already")
+        _progress("it is already running")
     _show(running, form)
 
 
 @server.command()
-@click.option("--remove-data", is_flag=True, help="Also throw its databases away.")
+@click.option("--remove-data", is_flag=True, help="Also remove its databases.")
 def stop(*, remove_data: bool) -> None:
-    """Stop the server. Its databases are there again at the next start."""
+    """Stop the server. Its databases are available again after the next start."""
     stopped = stop_kept(remove_data=remove_data)
     _progress("stopped" if stopped else "it was not running")
     if remove_data:
-        _progress("its data are removed")
+        _progress("its data was removed")
 
 
 @server.command()
 @_FORMAT
 @click.pass_context
 def status(context: click.Context, form: str) -> None:
-    """Say whether the server is running, and how to reach it.
+    """Show whether the server is running, and how to connect to it.
 
-    Ends with 0 if it is running and with 3 if it is not.
+    The exit code is 0 if it is running, and 3 if it is not.
     """
     _show(running := find_kept(), form)
     if running is None:
@@ -62,7 +62,7 @@ def status(context: click.Context, form: str) -> None:
 
 @server.command()
 def env() -> None:
-    """Print what makes the server this shell's: eval "$(jobplan server env)".
+    """Print shell variables that select the server: eval "$(jobplan server env)".
 
     JOBPLAN_DSN is for jobplan, PGHOST and so on are for psql and other programs.
     """
@@ -70,7 +70,7 @@ def env() -> None:
 
 
 def environment_lines(running: KeptServer) -> list[str]:
-    """Return statements for a POSIX shell; each ends in a semicolon, should line ends be lost on the way."""
+    """Return statements for a POSIX shell; each ends with a semicolon, in case line ends are lost."""
     ours = {"JOBPLAN_DSN": running.dsn, **psql_variables(running)}
     return [
         *(f"export {name}={shlex.quote(value)};" for name, value in ours.items()),
@@ -88,30 +88,30 @@ def _running() -> KeptServer:
 @server.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGS]...")
 def psql(arguments: tuple[str, ...]) -> None:
-    """Open psql on the server, with psql's own ARGS (after --, where ours have the same name)."""
+    """Start psql on the server. ARGS are arguments of psql; write them after -- if jobplan has the same option."""
     running = _running()
     program = str(running.bin_dir / "psql")
     os.execve(program, [program, *arguments], psql_environment(dict(os.environ), running))  # noqa: S606 (our own psql)
 
 
 def psql_environment(environ: dict[str, str], running: KeptServer) -> dict[str, str]:
-    """Return `environ` with the server as psql's default: its own arguments still win, a database's name for one."""
+    """Return `environ` with the server as psql's default; arguments of psql, such as a database, take precedence."""
     others = {name: value for name, value in environ.items() if name not in _IN_THE_WAY}
     return {**others, **psql_variables(running)}
 
 
-#: What would lead libpq to another server.
+#: Variables that would lead libpq to another server.
 _IN_THE_WAY = ("PGSERVICE", "PGHOSTADDR", "PGPASSWORD")
 
 
 def psql_variables(running: KeptServer) -> dict[str, str]:
-    """Return the variables that lead libpq to the server."""
+    """Return the variables with which libpq connects to the server."""
     host, port = socket_of(running.dsn)
     return {"PGHOST": host, "PGPORT": port, "PGUSER": "postgres", "PGDATABASE": "postgres"}
 
 
 def socket_of(dsn: str) -> tuple[str, str]:
-    """Return the socket's folder and the port that an embedded server's connection string names."""
+    """Return the socket's folder and the port from the connection string of an embedded server."""
     query = parse_qs(urlsplit(dsn).query)
     return query["host"][0], query["port"][0]
 

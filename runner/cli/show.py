@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from runner.cli.console import say_json, say_lines
+from runner.cli.console import print_json, print_lines
 from runner.cli.options import journal_option, protect, report_option, wanted_reports
 from runner.reports.destinations import STDOUT
 
@@ -18,13 +18,13 @@ from runner.reports.destinations import STDOUT
 @report_option
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int:
-    """Show what is recorded of a run: RUN is its id, the beginning of one, or `last`.
+    """Show the record of a run. RUN is the id of a run, the beginning of one, or `last`.
 
-    Nothing but its journal is read, so this says what was known when its last line was written. With `--report KIND=-`
-    the report is printed instead.
+    The command reads only the journal, so it shows the state at the last event in it. With `--report KIND=-` it prints
+    the report instead.
     """
     wanted = wanted_reports(reports)
-    gc.disable()  # a process of its own, that ends soon: nothing is won by looking through a million objects
+    gc.disable()  # the process ends soon, so that a collection would cost time and gain nothing
     from runner.records.record import read_record
     from runner.records.run_folders import is_locked
     from runner.records.summaries import kept_past, past_runs
@@ -44,9 +44,9 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int
     for kind, path in wanted:
         write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events, past))
     if any(path == STDOUT for _, path in wanted):
-        return 0  # what is read from standard output is the report, and nothing else
+        return 0  # standard output has only the report
     if form == "json":
-        say_json(record_json(record, locked=locked))
+        print_json(record_json(record, locked=locked))
     else:
-        say_lines(record_lines(record, locked=locked))
+        print_lines(record_lines(record, locked=locked))
     return 0

@@ -1,4 +1,4 @@
-"""`jobplan status`: what lives on the server now, from the server alone."""
+"""`jobplan status`: what runs on the server now."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.console import say, say_json, say_lines
+from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
 
 if TYPE_CHECKING:
@@ -27,9 +27,14 @@ _HOME_AND_CLEAR = "\x1b[H\x1b[2J"
 @dsn_option
 @journal_option
 @trust_option
-@click.option("--watch", is_flag=True, help="Look again and again, until Ctrl-C.")
+@click.option("--watch", is_flag=True, help="Repeat until Ctrl-C.")
 @click.option(
-    "--every", type=click.FloatRange(min=0.1), default=2.0, show_default=True, metavar="SECONDS", help="With --watch."
+    "--every",
+    type=click.FloatRange(min=0.1),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With --watch: seconds between two polls.",
 )
 @click.option("--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True)
 def status(
@@ -42,11 +47,11 @@ def status(
     every: float,
     form: str,
 ) -> int:
-    """Say what lives on the server: runs, their runners and workers, and who waits for whom.
+    """Show what runs on the server: runs, their runners and workers, and which sessions block which.
 
-    RUN is a run's id or how it begins. Everything is read from the server, so it does not matter where the run was
-    started; what a journal on this machine, or the ledger, knows is told too. With --watch and --format json each look
-    is one line.
+    RUN is the id of a run or the beginning of one. The information comes from the server, so the run can have been
+    started on any machine. The output also has what the ledger, or a journal on this machine, has recorded. With
+    --watch and --format json each poll is one line.
     """
     try:
         look = _Look(
@@ -65,7 +70,7 @@ def status(
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
 class _Look:
-    """How to look, and how to show it; `where` is what a command needs behind it to reach the same server."""
+    """The options of the command; `where` are the options with which a command reaches the same server."""
 
     journal: Path
     dsn: str
@@ -89,7 +94,7 @@ async def _status(wanted: str | None, look: _Look, *, every: float | None) -> No
             records = await recorded_runs(observer, looked, look.journal, ledger)
             if observer.ledger_ignored is not None and observer.ledger_ignored != reported:
                 reported = observer.ledger_ignored
-                say(f"jobplan: {reported}", err=True)
+                print_text(f"jobplan: {reported}", err=True)
             _show(looked, look, records, run=run, again=every is not None)
             if every is None or (run is not None and not looked.runs):
                 return
@@ -100,7 +105,7 @@ async def _status(wanted: str | None, look: _Look, *, every: float | None) -> No
 
 
 def _only(activity: Activity, run: str | None) -> Activity:
-    """Keep one run, which may have gone meanwhile; None: keep all."""
+    """Keep one run, which may have ended in the meantime; None: keep all."""
     return dataclasses.replace(activity, runs=tuple(one for one in activity.runs if run in (None, one.run)))
 
 
@@ -110,7 +115,7 @@ def _show(
     from runner.reports.server_status import status_data, status_lines
 
     if look.form == "json":
-        say_json(status_data(activity, records=records), indent=None if again else 2)
+        print_json(status_data(activity, records=records), indent=None if again else 2)
         sys.stdout.flush()
         return
     terminal = sys.stdout.isatty()
@@ -118,4 +123,4 @@ def _show(
     lines = list(status_lines(activity, width=width, records=records, run=run, where=look.where))
     if again and terminal:
         click.echo(_HOME_AND_CLEAR, nl=False)
-    say_lines([*lines, ""] if again and not terminal else lines)
+    print_lines([*lines, ""] if again and not terminal else lines)

@@ -1,4 +1,4 @@
-"""Standard output and standard error of a run, written by a thread of their own: a reader never stops the run.
+"""Standard output and standard error of a run, written by a separate thread: a slow reader never stops the run.
 
 Text goes into a queue (`reports/output_queue.py`). Text beyond its limit is dropped, and a line says how much. At the
 end the queue gets some seconds to empty.
@@ -14,7 +14,7 @@ from typing import TextIO
 
 from runner.reports.output_queue import REPORT_LIMIT, REPORT_PATIENCE, OutputQueue, set_standard_queue
 
-#: Bytes of standard error that may wait for their reader: some ten thousand lines.
+#: Most bytes of standard error in the queue: about ten thousand lines.
 PROGRESS_LIMIT = 1 << 20
 #: Seconds without any progress after which the end of a run does not wait for the reader any more.
 PATIENCE = 5.0
@@ -41,7 +41,7 @@ class UnblockedStream(io.TextIOBase):
         return self._encoding
 
     def isatty(self) -> bool:
-        """Say whether the real stream is a terminal."""
+        """Return whether the real stream is a terminal."""
         return self._stream.isatty()
 
     def fileno(self) -> int:
@@ -64,11 +64,11 @@ class UnblockedStream(io.TextIOBase):
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: the thread writes as fast as the reader reads."""
+        """Do nothing: the thread writes."""
 
     @property
     def dropped(self) -> bool:
-        """Say whether the end of the output is missing."""
+        """Return whether the end of the output is missing."""
         return self._dropped > 0
 
     def _gap(self) -> bytes:
@@ -76,7 +76,7 @@ class UnblockedStream(io.TextIOBase):
         return text.encode(self._encoding, "backslashreplace")
 
     def drain(self, patience: float = PATIENCE) -> None:
-        """Wait until everything is written, as long as something is read at least once in `patience` seconds."""
+        """Wait until everything is written, while the reader makes progress at least once in `patience` seconds."""
         with contextlib.suppress(OSError):
             if self._dropped and self.queue.wait(patience):
                 self.queue.put(self._gap())

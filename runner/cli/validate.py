@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from runner.cli.console import color_option, say, say_json_text, wants_color
+from runner.cli.console import color_option, print_json_text, print_text, wants_color
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
 from runner.plan.plan_files import find_plans
@@ -27,18 +27,18 @@ _FORMATS = ("text", "json", "github", "sarif")
 @click.argument("plans", nargs=-1, metavar="PLAN...", type=click.Path(path_type=Path))
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--format", "format_", type=click.Choice(_FORMATS), default="text", show_default=True)
-@click.option("--explain", metavar="CODE", help="Say what a code means, with a wrong and a right example.")
-@click.option("-q", "--quiet", is_flag=True, help="Text only: say nothing but the problems.")
+@click.option("--explain", metavar="CODE", help="Explain a code, with a wrong and a right example.")
+@click.option("-q", "--quiet", is_flag=True, help="With text: print only the problems.")
 @color_option
 def validate(
     plans: tuple[Path, ...], *, strict: bool, format_: str, explain: str | None, quiet: bool, color: str
 ) -> int:
-    """Check plans without a server: schema, names, budget, SQL and what it would do to the database.
+    """Check plans without a server: schema, names, budget, SQL, and what the SQL would do to the database.
 
-    A folder stands for the plans in it and below it: files *.yaml and *.yml that have the keys of a plan. Hidden files,
-    included files and the YAML of other programs are left out. Every problem of every plan is reported at once, with
-    file, line and column. The exit code is 3 if a plan has an error, and with --strict also for warnings. A comment
-    `# jobplan: ignore=CODE` beside a step silences a rule.
+    PLAN is a file or a folder. A folder means all plans in it and in its subfolders: files *.yaml and *.yml that have
+    the keys of a plan. Hidden files, included files and other YAML files are left out. The command reports every
+    problem of every plan, with file, line and column. The exit code is 3 if a plan has an error, with --strict also for
+    warnings. A comment `# jobplan: ignore=CODE` beside a step silences a rule.
     """
     style = _style(color)
     if explain is not None:
@@ -47,9 +47,13 @@ def validate(
         _explain(explain, style)
         return 0
     if not plans:
-        raise UsageError("Which plans? Name at least one file.", hint="Try: jobplan validate plans/*.yaml")
+        raise UsageError(
+            "No plan was given. Name at least one file or folder.", hint="Try: jobplan validate plans/*.yaml"
+        )
     if Path("-") in plans:
-        raise UsageError("A plan is read from a file, not from standard input.", hint="Its other files are beside it.")
+        raise UsageError(
+            "A plan cannot be read from standard input.", hint="Name a file: included files are relative to it."
+        )
     shown = format_ == "text"
     empty: list[Path] = []
     verdicts = _verdicts(_in_folders(plans, empty, show=shown and not quiet), style, show=shown, quiet=quiet)
@@ -59,13 +63,13 @@ def validate(
     if empty and not failed:
         raise _no_plan_in(empty)
     if empty:
-        say(f"jobplan: {_no_plan_in(empty)}", err=True)
+        print_text(f"jobplan: {_no_plan_in(empty)}", err=True)
     return ExitCode.INVALID_PLAN if failed else ExitCode.SUCCESS
 
 
 def _no_plan_in(folders: list[Path]) -> UsageError:
     named = ", ".join(map(str, folders))
-    return UsageError(f"there is no plan in the folder {named}.", hint="Name its files, or another folder.")
+    return UsageError(f"there are no plans in the folder {named}.", hint="Name the files, or another folder.")
 
 
 def _in_folders(plans: Iterable[Path], empty: list[Path], *, show: bool) -> Iterator[Path]:
@@ -77,7 +81,7 @@ def _in_folders(plans: Iterable[Path], empty: list[Path], *, show: bool) -> Iter
         found = find_plans(path)
         if show:
             for file, why in found.left_out:
-                say(f"{file}: left out: {why}", err=True)
+                print_text(f"{file}: left out: {why}", err=True)
         if not found.plans:
             empty.append(path)
         yield from found.plans
@@ -127,17 +131,17 @@ def _write(verdicts: list[PlanVerdict], format_: str) -> None:
         from runner.reports.plan_problems import github_lines
 
         for line in github_lines(problems, os.environ.get("GITHUB_WORKSPACE", "")):
-            say_json_text(line)
+            print_json_text(line)
     elif format_ == "json":
         from runner.reports.plan_problems import json_text
 
-        say_json_text(json_text(problems))
+        print_json_text(json_text(problems))
     else:
         from runner import __version__
         from runner.reference.explanations import explanations
         from runner.reports.plan_problems import sarif_text
 
-        say_json_text(sarif_text(problems, explanations(), __version__))
+        print_json_text(sarif_text(problems, explanations(), __version__))
 
 
 def _explain(code: str, style: Style) -> None:

@@ -1,4 +1,4 @@
-"""Where a report goes, and how it is written there without destroying what it must not.
+"""Where a report goes, and how it is written without destroying other data.
 
 A report replaces only a regular file at the very path that was named, in one go. Everything else keeps its identity:
 `-` and what leads to an open descriptor (`/dev/stdout`, `/dev/fd/3`, the file that standard output was redirected to)
@@ -24,18 +24,18 @@ from runner.reports.output_queue import REPORT_LIMIT, REPORT_PATIENCE, OutputQue
 _NOT_READ = "it was not read to its end"
 #: The path that stands for standard output.
 STDOUT = Path("-")
-#: Seconds for which a named pipe may have no reader before it is given up.
+#: Seconds to wait for the reader of a named pipe.
 _READER_WITHIN = 5.0
 _DESCRIPTORS = re.compile(r"/proc/(\d+)/fd")
-#: Links that are followed from one name, as the kernel does.
+#: Most links that are followed from one name, as in the kernel.
 _MOST_LINKS = 40
 
 
 class Destination:
     """A place for one report. Make it with `Destination.of`, before the run; OSError if nothing can be written there.
 
-    Nothing is changed before `write` or `stream`, but for a pipe or a device, which is opened at once: whoever reads a
-    pipe waits for it.
+    Nothing is changed before `write` or `stream`, except that a pipe or a device is opened at once, because the reader
+    of a pipe waits for it.
     """
 
     def __init__(self, path: Path, descriptor: int | None, *, in_place: bool) -> None:
@@ -96,7 +96,7 @@ class Destination:
         return cls(path, None, in_place=False)
 
     def write(self, text: str) -> None:
-        """Write the whole report. OSError if it cannot be; what a regular file held before is there then."""
+        """Write the whole report. OSError if it cannot be written; a regular file then keeps its previous content."""
         data = text.encode("utf-8", errors="backslashreplace")
         if self._in_place:
             self.stream(data)
@@ -112,7 +112,7 @@ class Destination:
             raise
 
     def stream(self, data: bytes) -> None:
-        """Write a part of a report that is written as the run goes on; the first part of it empties a regular file."""
+        """Write a part of a report that is written during the run; the first part empties a regular file."""
         if self._queue is not None:
             if not self._queue.put(data):
                 raise OSError(errno.ENOBUFS, _NOT_READ)
@@ -125,7 +125,7 @@ class Destination:
             data = data[os.write(self._descriptor, data) :]
 
     def try_to_open(self) -> None:
-        """Raise OSError if `stream` could not open an existing file. It stays as it is: the run may never begin."""
+        """Raise OSError if `stream` could not open an existing file. The file is not changed: the run may not start."""
         if self._descriptor is None and self.path.exists():
             if not self._in_place:
                 _check_replaceable(self.path)
@@ -145,7 +145,7 @@ class Destination:
 
 
 def _emptied(path: Path, *, in_place: bool) -> int:
-    """Open an empty file. Another name of a regular file keeps what is in it."""
+    """Open an empty file. A hard link to a regular file keeps the content."""
     if not in_place:
         _check_replaceable(path)
         if path.exists() and path.stat().st_nlink > 1:
@@ -159,7 +159,7 @@ def _check_replaceable(path: Path) -> None:
 
 
 def identity_of(path: Path) -> tuple[object, ...]:
-    """Return what two paths have in common that lead to the same file, whether it exists or not."""
+    """Return a value that is equal for two paths to the same file, also if the file does not exist."""
     try:
         found = os.fstat(1) if path == STDOUT else path.stat()
     except OSError:
@@ -168,7 +168,7 @@ def identity_of(path: Path) -> tuple[object, ...]:
 
 
 def is_device(path: Path) -> bool:
-    """Say whether it is a device, such as /dev/null: more than one report may go there."""
+    """Return whether it is a device, such as /dev/null: several reports may go there."""
     with contextlib.suppress(OSError):
         return path != STDOUT and stat.S_ISCHR(path.stat().st_mode)
     return False
@@ -197,7 +197,7 @@ def descriptor_of(path: Path) -> int | None:
 
 
 def _opened(path: Path, mode: int) -> int:
-    """Open a pipe or a device without creating or emptying anything; a pipe without a reader is given a while."""
+    """Open a pipe or a device without creating or truncating it; wait some seconds for the reader of a pipe."""
     end = time.monotonic() + _READER_WITHIN
     while True:
         try:
@@ -212,14 +212,14 @@ def _opened(path: Path, mode: int) -> int:
 
 
 def _flush_streams() -> None:
-    """Let what was printed before come before the report."""
+    """Flush what was printed before the report."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
 
 
 def _part(path: Path) -> Path:
-    """Return where the report is while it is written: beside it, under a name that no collector of textfiles reads.
+    """Return the path of the unfinished report: in the same folder, with a name that no textfile collector reads.
 
     The name is unique to this process: two runs may write the same report at the same time.
     """

@@ -53,7 +53,7 @@ def _mermaid(graph: PlanGraph) -> Iterator[str]:
 
 
 def _mermaid_text(text: str) -> str:
-    """Write what means something in a label by the codes that Mermaid has for characters."""
+    """Escape special characters of a label with Mermaid's character codes."""
     return "".join(
         character if character.isalnum() or character in " _-.,:()[]" else f"#{ord(character)};" for character in text
     )
@@ -92,9 +92,10 @@ def _dot_text(text: str) -> str:
 
 
 def tree(graph: PlanGraph) -> str:
-    """Write the graph as a tree: each step under the last of those that it needs, which names the others.
+    """Write the graph as a tree: each step under the last step that it needs, with the names of the others.
 
-    A step that alone follows another one stands below it with an arrow, not further in: a long chain stays narrow.
+    A step that is the only one after another step stands below it with an arrow, without indentation: a long chain
+    stays narrow.
     """
     lines = list(_tree(graph.steps))
     if graph.finally_:
@@ -110,7 +111,7 @@ def _tree(steps: tuple[Step, ...]) -> Iterator[str]:
     for name in order:
         parents[name] = max((need.step for need in by_id[name].needs), key=order.__getitem__, default=None)
         under.setdefault(parents[name] or "", []).append(name)
-    # name, what stands before it, and what stands before all that follows it
+    # name, the prefix of its line, and the prefix of the lines below it
     waiting = [(name, "", "") for name in reversed(under.get("", []))]
     while waiting:
         name, first, rest = waiting.pop()
@@ -146,7 +147,7 @@ def _label(step: Step) -> str:
 
 
 def _numbers(graph: PlanGraph) -> Mapping[str, str]:
-    """Name the nodes by numbers: an id may be a word of Mermaid's, such as `end`."""
+    """Return a numbered name for each node: an id can be a keyword of Mermaid, such as `end`."""
     return {step.id: f"s{number}" for number, step in enumerate((*graph.steps, *graph.finally_), start=1)}
 
 

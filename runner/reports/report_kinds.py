@@ -40,7 +40,7 @@ def report_text(
 ) -> str:
     """Return a report of what was recorded. ValueError if the events do not begin with the run's start.
 
-    `history` are earlier runs of the plan, the oldest first.
+    `history` are previous runs of the plan, the oldest first.
     """
     if kind == "jsonl":
         return "".join(json.dumps(to_json(event, run_id), ensure_ascii=False) + "\n" for event in events)
@@ -48,7 +48,7 @@ def report_text(
 
 
 def write_report(kind: str, path: Path, text: str) -> None:
-    """Write a report so that a reader finds the old one or the new one, never half of one. RecordError if it cannot be.
+    """Write a report so that readers see the old one or the new one, never a part. RecordError if it cannot be written.
 
     What is not a regular file at this path is not replaced: see `destinations`.
     """
@@ -63,10 +63,10 @@ def _refused(kind: str, path: Path, error: OSError) -> RecordError:
 
 
 class ReportFile:
-    """A sink that keeps the run's events and writes a report of them at its end; `broken`: there is none.
+    """A sink that collects the run's events and writes a report at its end; `broken`: the report was not written.
 
-    `history` gives the earlier runs, as they are known at the end. RecordError at once if the place cannot be written
-    to. A run that never began leaves no report.
+    `history` returns the previous runs when the report is written. RecordError at once if the place cannot be written
+    to. A run that never started has no report.
     """
 
     def __init__(

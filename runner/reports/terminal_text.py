@@ -1,7 +1,7 @@
-"""Text from a plan or a server as a terminal may be given it: nothing in it moves the cursor or hides what it says.
+"""Makes text from a plan or a server safe for a terminal: control characters become visible escapes.
 
-A message is data. One that holds an escape sequence could clear the screen, rewrite earlier lines or colour a failure
-green, so control characters are written as escapes that can be seen, as psql does. JSON has escapes of its own.
+A message with an escape sequence could clear the screen, rewrite previous lines or colour a failure green. So control
+characters are printed as escapes, as psql does. JSON has its own escapes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 
 _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
-#: C0 and C1 controls, half surrogate pairs, line separators, and what turns the direction of writing around or takes no
-#: room; not the two joiners (U+200C, U+200D), without which some scripts and emoji cannot be written.
+#: C0 and C1 controls, half surrogate pairs, line separators, and what changes the writing direction or has no
+#: width; not the two joiners (U+200C, U+200D), without which some scripts and emoji cannot be written.
 #: Source: https://www.unicode.org/reports/tr36/ and the categories Cc, Cf, Cs, Zl, Zp.
 _ACTING = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"

@@ -58,7 +58,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     readme.write_text("mine")
     done = jobplan("init", cwd=tmp_path)
     assert done.returncode == 2
-    assert "plans/README.md: there already, so nothing was written." in done.stderr
+    assert "plans/README.md: already exists, so nothing was written." in done.stderr
     assert [path.name for path in readme.parent.iterdir()] == ["README.md"]
     assert readme.read_text() == "mine"
 

@@ -144,7 +144,7 @@ def hold_to_a_lost_journal(code: int, err: str, events: list[dict[str, Any]], pl
     assert f"jobplan: the journal {place}" in err
     assert "cannot be written any more" in err
     assert "no further steps start" in err
-    assert "(it breaks off)" in err.splitlines()[-1]
+    assert "(incomplete)" in err.splitlines()[-1]
     done = [event["step"] for event in events if event["event"] == "attempt_finished"]
     launched = [event["step"] for event in events if event["event"] == "attempt_launching"]
     assert 0 < len(done) < 40

@@ -28,11 +28,11 @@ def done(db: Database) -> Database:
 def test_from_install_to_remove(jobplan: Jobplan, done: Database) -> None:
     env = {"JOBPLAN_DSN": done.dsn}
     status = jobplan("ledger", "status", env=env)
-    assert (status.code, status.out) == (3, "no ledger in schema jobplan; make it: jobplan ledger install\n")
+    assert (status.code, status.out) == (3, "no ledger in schema jobplan; create it: jobplan ledger install\n")
     installed = jobplan("ledger", "install", env=env)
-    assert (installed.code, installed.out) == (0, "the ledger is in schema jobplan\n")
-    assert jobplan("ledger", "install", env=env).out == "the ledger is already in schema jobplan\n"
-    assert jobplan("ledger", "upgrade", env=env).out == "the ledger is of version 2 already\n"
+    assert (installed.code, installed.out) == (0, "the ledger was created in schema jobplan\n")
+    assert jobplan("ledger", "install", env=env).out == "the ledger already exists in schema jobplan\n"
+    assert jobplan("ledger", "upgrade", env=env).out == "the ledger has version 2 already\n"
     ran = jobplan("run", jobplan.plan(STEPS), "-v", env=env)
     assert ran.code == 0
     assert "ledger: schema jobplan" in ran.lines
@@ -46,7 +46,7 @@ def test_from_install_to_remove(jobplan: Jobplan, done: Database) -> None:
     asked = jobplan("ledger", "remove", env=env)
     assert asked.code == 130
     assert "Drop the ledger in schema jobplan, with 0 runs?" in asked.err
-    assert jobplan("ledger", "remove", "--yes", env=env).out == "the ledger is gone\n"
+    assert jobplan("ledger", "remove", "--yes", env=env).out == "the ledger was dropped\n"
     assert done.column("SELECT nspname FROM pg_namespace WHERE nspname = 'jobplan'") == []
 
 
@@ -131,7 +131,9 @@ def test_a_killed_runner_leaves_no_question(jobplan: Jobplan, done: Database, tm
     resumed = jobplan("resume", run, "--dsn", done.dsn, *journal)
     assert resumed.code == 0, resumed.err
     assert "commits: its last worker completed its work (evidence: ledger)" in resumed.lines
-    assert "is_stopped: its last worker did not complete its work (evidence: ledger)" in resumed.lines
+    assert (
+        "is_stopped: its last worker did not complete its work (evidence: ledger); the step runs again" in resumed.lines
+    )
     assert done.column("SELECT step FROM done ORDER BY step") == ["commits", "is_stopped", "last"]
     assert done.value("SELECT exit_code FROM jobplan.runs") == 0
 

@@ -110,7 +110,7 @@ def test_the_table_is_filtered_by_words_and_states(opened: Opened) -> None:
     assert opened.page.locator("#shown").inner_text() == "1 of 13"
     opened.page.locator("#search").fill("nothing like this")
     assert opened.names() == []
-    assert opened.page.get_by_text("No step fits the filter.").is_visible()
+    assert opened.page.get_by_text("No step matches the filter.").is_visible()
     opened.page.locator("#search").fill("")
     opened.page.locator('[data-state="timed_out"]').click()
     opened.page.locator('[data-state="unknown"]').click()

@@ -59,7 +59,7 @@ def test_reports_do_not_overwrite_the_plan_or_one_another(jobplan: Jobplan) -> N
 def test_an_unknown_kind_is_told_with_those_that_there_are(jobplan: Jobplan) -> None:
     ran = jobplan("run", jobplan.plan("- {id: a, sql: SELECT 1}"), "--report", "pdf=a.pdf")
     assert ran.code == 2
-    assert "knows no kind 'pdf'; it knows jsonl, junit, markdown, html, prometheus" in ran.err
+    assert "there is no kind 'pdf'; the kinds are jsonl, junit, markdown, html, prometheus" in ran.err
 
 
 def test_a_report_that_cannot_be_written_is_told_before_anything_runs(jobplan: Jobplan, db: Database) -> None:

@@ -111,7 +111,7 @@ def test_the_way_from_a_killed_runner_to_a_finished_run(jobplan: Jobplan, done: 
     assert (again.code, again.lines) == (0, [f"run {run} is finished: nothing is left to do."])
     marked = jobplan("resume", run, "--mark", "four=failed")
     assert marked.code == 2
-    assert f"--mark four: run {run} is finished, and a mark changes nothing" in marked.err
+    assert f"--mark four: run {run} is finished, so the mark has no effect" in marked.err
     assert "marked failed by " in jobplan("show", run).out
     assert recorded(jobplan, run) == events
 
@@ -165,7 +165,7 @@ def test_the_command_that_answers_all_questions_can_be_pasted(jobplan: Jobplan, 
     asked = jobplan("resume", "last", "--orphans", "cancel", "--journal", "my runs")
     assert asked.code == 4
     assert "stopped before that: lives (pid " in asked.err
-    command = asked.err.splitlines()[-1].partition("Then say all of it: jobplan ")[2]
+    command = asked.err.splitlines()[-1].partition("Answer all of them with: jobplan ")[2]
     assert command.endswith("""--journal 'my runs' --mark 'lives=…' --mark 'each[it'"'"'s]=…'""")
     assert jobplan(*shlex.split(command)).code == 2
     finished = jobplan(*shlex.split(command.replace("…", "succeeded")))
@@ -286,7 +286,7 @@ def test_a_run_can_be_finished_on_another_machine_from_the_ledger(jobplan: Jobpl
     quicken(done)
     ran = jobplan("resume", run, "--from-ledger", "--dsn", done.dsn, "--journal", "elsewhere", "--orphans", "cancel")
     assert ran.code == 0, ran.err
-    assert "slow: its last worker did not complete its work (evidence: ledger)" in ran.err
+    assert "slow: its last worker did not complete its work (evidence: ledger); the step runs again" in ran.err
     assert done.value("SELECT string_agg(step, ' ' ORDER BY step) FROM done") == "good last slow"
     again = jobplan("resume", run, "--from-ledger", "--dsn", done.dsn, "--journal", "elsewhere")
     assert (again.code, again.lines) == (0, [f"run {run} is finished: nothing is left to do."])

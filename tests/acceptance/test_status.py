@@ -155,7 +155,7 @@ def test_one_step_is_cancelled_and_the_run_goes_on(jobplan: Jobplan, db: Databas
     labelled(db)
     run = run_of(db)
     wrong = on_call("cancel", run, "--step", "slwo")
-    assert (wrong.code, "Workers there: slow." in wrong.err) == (2, True)
+    assert (wrong.code, "Steps with workers: slow." in wrong.err) == (2, True)
     assert on_call("cancel", run, "--step", "slow").code == 0
     ran = started.ended()
     assert ran.code == 1
@@ -293,8 +293,8 @@ def test_unknown_runs_servers_and_durations(on_call: OnCall, jobplan: Jobplan, d
             continue
         assert looked.code == 0
         too_little = on_call("cancel", short)
-        assert (too_little.code, f"{short!r} is too little of an id to cancel a run by" in too_little.err) == (2, True)
-        assert f"{run[:8]} would do for run {run}." in too_little.err
+        assert (too_little.code, f"{short!r} is too short to select a run to cancel" in too_little.err) == (2, True)
+        assert f"{run[:8]} selects run {run}." in too_little.err
     assert db.workers() == ["one"]
     assert on_call("cancel", run, "--timeout", "soon").code == 2
     assert on_call("cancel", run, "--step", "x" * 501).code == 2

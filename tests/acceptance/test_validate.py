@@ -170,8 +170,8 @@ def test_a_code_is_explained() -> None:
     [
         (["--explain", "JP3OO"], "There is no code 'JP3OO'. Did you mean JP"),
         (["--explain", "JP300", "plan.yaml"], "--explain takes a code and no plans."),
-        ([], "Which plans?"),
-        (["-"], "from a file, not from standard input"),
+        ([], "No plan was given"),
+        (["-"], "cannot be read from standard input"),
         (["--format", "xml", "plan.yaml"], "'xml' is not one of"),
     ],
 )
@@ -185,7 +185,7 @@ def test_wrong_usage(arguments: list[str], message: str) -> None:
 def test_a_folder_and_a_file_that_is_not_there(tmp_path: Path) -> None:
     done = jobplan("validate", tmp_path, tmp_path / "nothing.yaml")
     assert done.returncode == 3
-    assert f"there is no plan in the folder {tmp_path}" in done.stderr
+    assert f"there are no plans in the folder {tmp_path}" in done.stderr
     assert "nothing.yaml:1:1: error JP001: the file cannot be read: No such file or directory" in done.stdout
 
 

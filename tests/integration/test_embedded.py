@@ -328,7 +328,7 @@ def test_it_is_started_shown_used_and_stopped(jobplan: Callable[..., subprocess.
     assert started.returncode == 0, started.stderr
     again = jobplan("start", "--format", "json")
     assert again.returncode == 0
-    assert "running already" in again.stderr
+    assert "already running" in again.stderr
     shown = jobplan("status", "--format", "json")
     assert shown.returncode == 0
     state = json.loads(shown.stdout)

@@ -77,7 +77,7 @@ def test_the_commands_say_what_is_the_matter(standby: str, tmp_path: Path) -> No
             assert "This server is a standby, and runs live on its primary" in refused.err
         ledger = jobplan("ledger", "status", "--dsn", standby)
         assert ledger.code == 3
-        assert "this server is a standby: runs, and their ledger, are written on its primary" in ledger.out
+        assert "this server is a standby: runs execute, and write the ledger, on its primary" in ledger.out
         assert "role" not in ledger.out
     finally:
         jobplan.close()

@@ -1,5 +1,5 @@
 "use strict";
-// What every part of the page uses. Text from the plan and the server only ever becomes text nodes and attributes.
+// Functions for all parts of the page. Text from the plan and the server becomes only text nodes and attributes.
 const run = JSON.parse(document.getElementById("run").textContent);
 for (const step of run.steps) step.sql = run.texts[step.sql];
 const SVG = "http://www.w3.org/2000/svg";

@@ -1,5 +1,5 @@
 // The plan's graph, as it was laid out; steps on the critical path are outlined, and so are the needs between them.
-// It is drawn when it comes into view: a thousand steps further down should not keep the page from opening.
+// It is drawn when it scrolls into view, so that a thousand steps do not delay the page.
 const dag = (() => {
   const host = document.getElementById("dag");
   const {nodes, edges, columns, rows} = run.graph;
@@ -48,14 +48,14 @@ const dag = (() => {
     if (width * 0.6 < host.clientWidth) zoom(0);
   }
 
-  const told = (node) => {
+  const tipLines = (node) => {
     const step = byKey.get(node.key);
     return [node.key, cut(step.description, 200), `${words(step.state)}${step.instances ? ` ×${step.instances}` : ""}`, node.seconds ? duration(node.seconds) : "",
       critical.has(node.key) ? "on the critical path" : "", step.error ? cut(step.error.message, 200) : ""];
   };
   const nodeOf = (event) => byName.get((event.target.closest("[data-node]") || {dataset: {}}).dataset.node);
   const byName = new Map(nodes.map((node) => [node.key, node]));
-  host.addEventListener("pointermove", (event) => { const node = nodeOf(event); if (node) showTip(told(node), event.clientX, event.clientY); else hideTip(); });
+  host.addEventListener("pointermove", (event) => { const node = nodeOf(event); if (node) showTip(tipLines(node), event.clientX, event.clientY); else hideTip(); });
   host.addEventListener("pointerleave", hideTip);
   host.addEventListener("click", (event) => { const node = nodeOf(event); if (node) steps.reveal(node.key); });
   host.addEventListener("keydown", (event) => { const node = nodeOf(event); if (node && event.key === "Enter") steps.reveal(node.key); });

@@ -1,8 +1,8 @@
-// The chart over time: slots as lanes with a strip of who waits, or a row for each step with its own waits.
+// The chart over time: slots as lanes with the number of queued steps, or a row for each step with its waits.
 const gantt = (() => {
   const host = document.getElementById("gantt");
   const LANE = 26, ROW = 22, AXIS = 24, STRIP = 44, LABEL_SLOTS = 64;
-  const PAPER = 720;  // what is left of A4 beside its margins: letters keep their size there
+  const PAPER = 720;  // width of A4 without margins, so that letters keep their size
   const begin = run.started_at, end = Math.max(run.finished_at, begin + 0.001);
   const attempts = [], queued = [];
   let waits = [];
@@ -28,12 +28,12 @@ const gantt = (() => {
     const wait = step.waits.filter((one) => one.kind === "queued").reduce((sum, one) => sum + one.until - one.since, 0);
     return [
       `${step.key}${step.attempts.length > 1 ? `, attempt ${attempt.number}` : ""}${attempt.iteration > 1 ? `, iteration ${attempt.iteration}` : ""}`,
-      `${attempt.outcome ? words(attempt.outcome) : "not over"} in ${duration(attempt.ended_at - attempt.launched_at)}${server ? ` (${server})` : ""}`,
+      `${attempt.outcome ? words(attempt.outcome) : "not ended"} in ${duration(attempt.ended_at - attempt.launched_at)}${server ? ` (${server})` : ""}`,
       `${clock(attempt.launched_at)} UTC, +${duration(attempt.launched_at - begin)}`,
       wait >= 0.001 ? `waited ${duration(wait)} for its slot` : "",
       attempt.pid ? `pid ${attempt.pid}` : "",
       ...attempt.lock_waits.slice(0, 4).map((wait) => cut(wait.words, 200)),
-      attempt.lock_waits.length > 4 ? `and ${attempt.lock_waits.length - 4} more waits for locks` : "",
+      attempt.lock_waits.length > 4 ? `and ${attempt.lock_waits.length - 4} more lock waits` : "",
       attempt.error ? cut(attempt.error.message, 300) : attempt.result_words,
     ];
   }
@@ -94,7 +94,7 @@ const gantt = (() => {
 
   function tickText(offset) { return offset < 60 ? `${+offset.toFixed(3)}s` : duration(offset); }
 
-  // However short it was, and whatever covers it: a failure can be seen on the axis.
+  // A failure is marked on the axis, also if its attempt was short or is covered.
   function flag(plot, attempt, x) {
     const at = x(attempt.ended_at);
     plot.append(drawn("path", {class: `flag ${stateClass(attempt.outcome)}`, d: `M${at - 4} ${AXIS - 7}h8l-4 7z`}));
@@ -157,7 +157,7 @@ const gantt = (() => {
   }
 
   // What is under the pointer or has the focus, in words; null if nothing is.
-  function told(target, clientX) {
+  function tipLines(target, clientX) {
     const group = target.closest("[data-at]");
     if (group) return tipOf(attempts[+group.dataset.at]);
     if (target.dataset.wait) {
@@ -187,13 +187,13 @@ const gantt = (() => {
   }
 
   host.addEventListener("pointermove", (event) => {
-    const lines = told(event.target, event.clientX);
-    if (lines) showTip(lines, event.clientX, event.clientY); else hideTip();
+    const shown = tipLines(event.target, event.clientX);
+    if (shown) showTip(shown, event.clientX, event.clientY); else hideTip();
   });
   host.addEventListener("pointerleave", hideTip);
   host.addEventListener("focusin", (event) => {
-    const lines = told(event.target, 0), box = event.target.getBoundingClientRect();
-    if (lines) showTip(lines, box.left, box.bottom);
+    const shown = tipLines(event.target, 0), box = event.target.getBoundingClientRect();
+    if (shown) showTip(shown, box.left, box.bottom);
   });
   host.addEventListener("focusout", hideTip);
   host.addEventListener("click", (event) => {

@@ -1,4 +1,4 @@
-// The table of steps: sorted, filtered, and opened for what each step ran, said and gave.
+// The table of steps: sorted, filtered, and expanded to the SQL, the messages and the rows of a step.
 const steps = (() => {
   const table = document.getElementById("steps"), body = table.tBodies[0];
   const rows = [...body.rows];
@@ -137,7 +137,7 @@ const steps = (() => {
       `${clock(attempt.launched_at)} (+${duration(attempt.launched_at - run.started_at)})`,
       duration(attempt.ended_at - attempt.launched_at),
       attempt.server_started_at && attempt.server_finished_at ? duration(attempt.server_finished_at - attempt.server_started_at) : "",
-      (attempt.outcome ? words(attempt.outcome) : "not over") + (attempt.cancel_reason ? ` (asked to stop: ${words(attempt.cancel_reason)})` : ""),
+      (attempt.outcome ? words(attempt.outcome) : "not ended") + (attempt.cancel_reason ? ` (cancel requested: ${words(attempt.cancel_reason)})` : ""),
       attempt.pid ? String(attempt.pid) : "",
       [attempt.error ? errorText(attempt.error) : attempt.result_words, attempt.lost ? `session lost: ${attempt.lost}` : "",
         ...shortened(attempt.lock_waits).map((wait) => (wait === null ? "…" : wait.words)),

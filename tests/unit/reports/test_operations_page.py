@@ -20,7 +20,7 @@ import pytest
 from runner.cli import cli
 from runner.cli.cancel import _check_meant
 from runner.cli.live_runs import find_live_run
-from runner.cli.resume import changed, finished_line, mark_in_vain
+from runner.cli.resume import changed, finished_line, useless_mark
 from runner.engine import events as ev
 from runner.engine.encoding import to_json
 from runner.engine.events import Worker
@@ -209,7 +209,7 @@ def _resumed() -> Iterator[str]:
     yield finished_line(RUN)
     yield question(initial_state(plan(step("i", "reindex index concurrently i"))).records["i"])
     yield question_about_failed_check(initial_state(plan(step("four", "insert"))).records["four"])
-    yield str(mark_in_vain("slow", RUN))
+    yield str(useless_mark("slow", RUN))
     yield _refused(FakeGateway(), Takeover(marks={"slow": ev.Outcome.FAILED}))
     yield _refused_journal()
     yield from _journals_that_are_in_the_way()
