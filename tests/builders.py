@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 
 from runner.clock import Clock, MonotonicClock
 from runner.engine import events as ev
-from runner.engine.invariants import validate
 from runner.engine.ports import Gateway, Sink
 from runner.engine.state import RunState
 from runner.errors import Position
@@ -16,6 +15,7 @@ from runner.identity import WorkerLabel, new_run_id
 from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Sql, Step
 from runner.run.loop import Run, RunResult
 from runner.run.start import RunContext
+from tests.invariants import validate
 
 NOWHERE = Position(file="", line=1, column=1)
 

@@ -295,8 +295,8 @@ def _drafts(parts: tuple[PlanFile, ...], params: Mapping[str, Param], files: Pla
     last_scope = plan_scope(params, status=True)
     drafts: list[Draft] = []
     for part in parts:
-        bad = part.fields.bad | main.fields.bad
-        reader = StepReader(defaults=defaults, params=params, files=files, report=report, bad=bad)
+        unusable = part.fields.unusable | main.fields.unusable
+        reader = StepReader(defaults=defaults, params=params, files=files, report=report, unusable=unusable)
         drafts += (reader.read(part, step, scope) for step in _mappings(part, "steps"))
         if part is main:
             drafts += (reader.read(part, step, last_scope, finally_=True) for step in _mappings(part, "finally"))

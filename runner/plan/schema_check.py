@@ -19,7 +19,7 @@ from typing import Any, Final, TypeAlias
 
 from runner.plan import schema_messages
 from runner.plan.problem_collector import Report
-from runner.plan.yaml_nodes import Mapping, Node, Scalar, Sequence, is_long_integer
+from runner.plan.yaml_nodes import Mapping, Node, Scalar, Sequence, UnusableNodes, is_long_integer
 
 JsonSchema: TypeAlias = dict[str, Any]
 
@@ -49,18 +49,18 @@ _KINDS: Final = {str: "string", bool: "boolean", int: "integer", float: "number"
 class Walk:
     """The state of one pass over a document: the report, the unusable nodes, and the current step."""
 
-    __slots__ = ("bad", "report", "step")
+    __slots__ = ("report", "step", "unusable")
 
     def __init__(self, report: Report) -> None:
         self.report = report
-        self.bad: set[int] = set()
+        self.unusable = UnusableNodes()
         self.step: str | None = None
 
     def add(self, node: Node, code: str, wording: schema_messages.Wording, *, bad: bool = True) -> None:
         """Report a problem; with `bad` the node's value must not be used."""
         self.report.add(node, code, wording.message, hint=wording.hint, step=self.step)
         if bad:
-            self.bad.add(id(node))
+            self.unusable.add(node)
 
 
 #: Checks one node; the text is its key (or name) in the document.
@@ -326,11 +326,11 @@ def _check(definition: str | None) -> Check:
     return compile_check(root, root if definition is None else root["definitions"][definition])
 
 
-def check_shape(root: Node, report: Report, *, definition: str | None = None) -> frozenset[int]:
-    """Report what the schema forbids, and return the `id()` of every node whose value must not be used.
+def check_shape(root: Node, report: Report, *, definition: str | None = None) -> UnusableNodes:
+    """Report what the schema forbids, and return the nodes with values that must not be used.
 
     `definition` names the part of the schema that the file must follow; None means the whole schema, for a plan.
     """
     walk = Walk(report)
     _check(definition)(root, "the file" if definition else "the plan", walk)
-    return frozenset(walk.bad)
+    return walk.unusable

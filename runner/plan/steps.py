@@ -32,7 +32,7 @@ from runner.plan.plan_files import PlanFile, PlanFiles
 from runner.plan.problem_collector import Placed, Report
 from runner.plan.sql_scope import Scope, check_names, check_references
 from runner.plan.sqlstates import CONDITIONS, sqlstates
-from runner.plan.yaml_nodes import Fields, Node, Scalar, read_otherwise, sql_of
+from runner.plan.yaml_nodes import Fields, Node, Scalar, UnusableNodes, read_otherwise, sql_of
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.qualified_names import qualified_name
 from runner.sql.session_settings import SettingPlace, place_of_setting
@@ -373,7 +373,7 @@ class StepReader:
     params: Mapping[str, Param]
     files: PlanFiles
     report: Report
-    bad: frozenset[int]
+    unusable: UnusableNodes
 
     def read(self, file: PlanFile, node: MappingNode, scope: Scope, *, finally_: bool = False) -> Draft:
         """Return the step; report each problem, and use a harmless value instead of one that is not valid."""
@@ -403,12 +403,12 @@ class StepReader:
 
     def _fields(self, file: PlanFile, node: MappingNode) -> Fields:
         written = node.values.get("id")
-        good = isinstance(written, Scalar) and id(written) not in self.bad
+        good = isinstance(written, Scalar) and written not in self.unusable
         step = file.prefix + written.text if good and isinstance(written, Scalar) else None
         if step is not None and len(step) > MAX_ID:
             message = f"with its file's prefix the id `{step}` is longer than {MAX_ID} characters"
             self.report.add(node.values["id"], "JP233", message, step=step)
-        return Fields({**self.defaults, **node.values}, node, self.report, self.bad, step=step)
+        return Fields({**self.defaults, **node.values}, node, self.report, self.unusable, step=step)
 
     def _main_sql(self, file: PlanFile, fields: Fields) -> Sql | None:
         node = fields.scalar("sql_file")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import KeysView
+from collections.abc import Iterable, KeysView
 from collections.abc import Mapping as MappingABC
 from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass
@@ -212,22 +212,41 @@ def _seconds(text: str) -> float | str:
         return str(error)
 
 
-class Fields:
-    """A mapping's values by key, without those that the schema does not allow (`bad`, by `id()`)."""
+class UnusableNodes:
+    """The nodes with values that the schema does not allow, each by its identity: equal nodes can be at two places."""
 
-    __slots__ = ("_values", "bad", "place", "report", "step")
+    __slots__ = ("_nodes",)
+
+    def __init__(self, nodes: Iterable[Node] = ()) -> None:
+        self._nodes = {id(node): node for node in nodes}
+
+    def __contains__(self, node: Node) -> bool:
+        return id(node) in self._nodes
+
+    def __or__(self, other: UnusableNodes) -> UnusableNodes:
+        return UnusableNodes((*self._nodes.values(), *other._nodes.values()))
+
+    def add(self, node: Node) -> None:
+        """Add a node."""
+        self._nodes[id(node)] = node
+
+
+class Fields:
+    """A mapping's values by key, without those that the schema does not allow (`unusable`)."""
+
+    __slots__ = ("_values", "place", "report", "step", "unusable")
 
     def __init__(
         self,
         values: MappingABC[str, Node],
         place: Placed,
         report: Report,
-        bad: frozenset[int],
+        unusable: UnusableNodes,
         *,
         step: str | None = None,
     ) -> None:
         self._values = values
-        self.bad = bad
+        self.unusable = unusable
         self.place = place
         self.report = report
         self.step = step
@@ -249,7 +268,7 @@ class Fields:
     def node(self, key: str) -> Node | None:
         """Return the key's node, None if there is none or it is not valid."""
         node = self._values.get(key)
-        return None if node is None or id(node) in self.bad else node
+        return None if node is None or node in self.unusable else node
 
     def key(self, name: str) -> Placed:
         """Return the node of a key, or the mapping if the key comes from elsewhere."""
@@ -259,14 +278,14 @@ class Fields:
     def scalar(self, key: str) -> Scalar | None:
         """Return the key's node if it is a scalar."""
         node = self._values.get(key)
-        return node if isinstance(node, Scalar) and id(node) not in self.bad else None
+        return node if isinstance(node, Scalar) and node not in self.unusable else None
 
     def items(self, key: str) -> tuple[Node, ...]:
         """Return the valid items of a list."""
         node = self._values.get(key)
-        if not isinstance(node, Sequence) or id(node) in self.bad:
+        if not isinstance(node, Sequence) or node in self.unusable:
             return ()
-        return tuple(item for item in node.items if id(item) not in self.bad)
+        return tuple(item for item in node.items if item not in self.unusable)
 
     def mapping(self, key: str) -> Fields | None:
         """Return the key's mapping."""
@@ -275,11 +294,11 @@ class Fields:
 
     def within(self, node: Mapping) -> Fields:
         """Return the fields of a mapping that belongs to this one."""
-        return Fields(node.values, node, self.report, self.bad, step=self.step)
+        return Fields(node.values, node, self.report, self.unusable, step=self.step)
 
     def pairs(self) -> tuple[tuple[str, Node], ...]:
         """Return every key that has a valid value."""
-        return tuple((key, node) for key, node in self._values.items() if id(node) not in self.bad)
+        return tuple((key, node) for key, node in self._values.items() if node not in self.unusable)
 
     def text(self, key: str, default: str = "") -> str:
         """Return a text."""

@@ -186,11 +186,6 @@ def foreign_options(statement: Statement) -> tuple[str, ...]:
     return tuple(option.defname for option in _given(statement.node) if option.defname.lower() not in known)
 
 
-def impossible_needs(statement: Statement) -> tuple[VersionNeed, ...]:
-    """Return what no version has."""
-    return tuple(need for need in version_needs(statement) if need.since is None)
-
-
 #: Syntax that came after the parser's version, as it looks without comments and strings, and its first version.
 _NEWER_SYNTAX: Final = tuple(
     (tuple(re.compile(part, re.IGNORECASE) for part in pattern.split(" … ")), what, since)

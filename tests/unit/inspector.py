@@ -7,12 +7,12 @@ from typing import TypeGuard
 
 from runner.engine import events as ev
 from runner.engine.fold import PROBE_INTERVAL
-from runner.engine.invariants import validate
 from runner.engine.outcomes import UNKNOWN_ATTEMPTS
 from runner.engine.ports import Command, Evaluate, Launch
 from runner.engine.scheduler import Decision
 from runner.engine.state import RunState, StepRecord, StepState
 from runner.plan.model import Need, NeedOn, Plan, Step
+from tests.invariants import validate
 from tests.unit.random_runs import NAMES
 
 

@@ -8,10 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from runner.engine import events as ev
-from runner.engine.invariants import validate
 from runner.engine.simulation import AttemptScript, CheckScript, Simulation, simulate
 from runner.errors import Position
 from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Sql, Step
+from tests.invariants import validate
 
 SQL = Sql(text="select 1", start=Position(file="", line=1, column=1))
 STEP = Step(id="a", sql=SQL, timeout=60.0, on_finish=OnFinish.WAIT, on_runner_exit=OnRunnerExit.CANCEL)

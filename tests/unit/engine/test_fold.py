@@ -8,10 +8,10 @@ import pytest
 
 from runner.engine import events as ev
 from runner.engine.fold import apply
-from runner.engine.invariants import validate
 from runner.engine.state import FINAL, RunState, StepState, initial_state, need_met
 from runner.errors import Position
 from runner.plan.model import Budget, NeedOn, OnFinish, OnRunnerExit, Plan, Sql, Step
+from tests.invariants import validate
 
 STEP = Step(
     id="a",

@@ -10,13 +10,13 @@ import pytest
 
 from runner.engine import events as ev
 from runner.engine.fold import apply
-from runner.engine.invariants import validate
 from runner.engine.resume_state import finally_starts_again, is_kept, is_open, kept_items, steps_over
 from runner.engine.simulation import Simulation, simulate
 from runner.engine.state import HOLDING, RunState, StepState, initial_state
 from runner.errors import UsageError
 from runner.plan.model import ForEach, Need, NeedOn, OnRunnerExit, Plan, Repeat
 from tests.builders import sql
+from tests.invariants import validate
 from tests.unit.plays import IDLE, SQL, ends, gives, launches, plan, play, script, step
 from tests.unit.random_runs import World, random_plan
 

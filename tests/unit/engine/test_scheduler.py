@@ -8,7 +8,6 @@ import pytest
 
 from runner.engine import events as ev
 from runner.engine.fold import apply
-from runner.engine.invariants import validate
 from runner.engine.ports import Cancel, Command, Detach, Launch
 from runner.engine.scheduler import GRACE, decide, exit_code, why_queued
 from runner.engine.state import OVERTAKES_PER_SLOT, RunState, initial_state
@@ -23,6 +22,7 @@ from runner.plan.model import (
     Step,
 )
 from tests.builders import sql
+from tests.invariants import validate
 from tests.unit.plays import IDLE, code, ends, launches, plan, play, script, step
 
 O = ev.Outcome  # noqa: E741 - it stands in every table below

@@ -16,7 +16,7 @@ from referencing.jsonschema import DRAFT7
 
 from runner.plan.problem_collector import Report
 from runner.plan.schema_check import check_shape, compile_check, schema, schema_text
-from runner.plan.yaml_nodes import Mapping, Node, Scalar
+from runner.plan.yaml_nodes import Mapping, Node, Scalar, UnusableNodes
 from runner.plan.yaml_reader import parse
 
 _PLANS = Path(__file__).parents[2] / "plans"
@@ -143,11 +143,14 @@ def test_what_the_schema_cannot_say_to_us_is_an_error(part: dict[str, Any]) -> N
         compile_check({"definitions": {"id": {"type": "string"}}}, part)
 
 
-def test_unusable_values_are_told_by_their_identity() -> None:
+def test_unusable_values_are_known_by_their_identity() -> None:
     root = root_of("version: 1\nname: Bad Name\nbudget: {slots: 1}\nsteps: [x]\n")
-    bad = check_shape(root, Report())
-    assert id(root.values["name"]) in bad
-    assert id(root.values["budget"]) not in bad
+    unusable = check_shape(root, Report())
+    assert root.values["name"] in unusable
+    assert root.values["budget"] not in unusable
+    same = root_of("version: 1\nname: Bad Name\nbudget: {slots: 1}\nsteps: [x]\n").values["name"]
+    assert same not in unusable
+    assert same in check_shape(root_of("version: 1"), Report()) | UnusableNodes([same])
 
 
 def test_an_included_file_follows_the_fragment_that_the_schema_s_id_names() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runner.sql.statements import parse_statements
-from runner.sql.version_needs import impossible_needs, unmet_needs, version_needs
+from runner.sql.version_needs import unmet_needs, version_needs
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_what_every_version_has_needs_none(sql: str) -> None:
 )
 def test_an_option_that_no_version_has_is_named(sql: str) -> None:
     (statement,) = parse_statements(sql)
-    (need,) = impossible_needs(statement)
+    (need,) = version_needs(statement)
     assert need.since is None
     assert "no version of PostgreSQL has this option" in need.reason
     assert need.offset > 0

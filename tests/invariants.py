@@ -1,4 +1,4 @@
-"""The invariants of a run's state, computed from the records: each index must agree with them. For tests."""
+"""What is true of every state of a run, computed the slow way: the indices of the state agree with its records."""
 
 from __future__ import annotations
 
