@@ -76,7 +76,7 @@ def cancel(
         print_json(cancel_data(done))
     else:
         print_lines(cancel_lines(done))
-    return ExitCode.UNKNOWN if done.still or done.unanswered or not done.heeded else 0
+    return ExitCode.UNKNOWN if done.still or done.unanswered or not done.request_accepted else 0
 
 
 async def _cancel(
@@ -124,7 +124,7 @@ async def _cancel(
         asked=[(worker, stopped.seconds.get(worker.worker)) for worker in stopped.asked],
         left=stopped.left,
         runner_alive=stopped.runner_alive,
-        heeded=stopped.heeded,
+        request_accepted=stopped.request_accepted,
         refused=stopped.refused,
         user=activity.user,
         leftovers=[(one.what, one.repair) for one in stopped.leftovers],

@@ -85,12 +85,12 @@ async def recall_workers(observer: Observer, activity: Activity, journal: Path, 
     reads those of all runs in `journal` that did not end, if there are workers that name no run.
     """
     from runner.engine.server_activity import KnownWorkers
-    from runner.records.ledger_restore import state_told
+    from runner.records.ledger_restore import state_after
 
     known = KnownWorkers()
     for run, recorded in (await observer.recorded([run.run for run in activity.runs])).items():
         with contextlib.suppress(RecordError):
-            state, _ = state_told(recorded.plans, recorded.events)
+            state, _ = state_after(recorded.plans, recorded.events)
             roles = [str(event["user"]) for event in recorded.events if event.get("user")]
             known |= KnownWorkers.of(run, state, roles)
     for run in _runs_to_recall(activity, journal, wanted):
@@ -135,7 +135,7 @@ def _runs_to_recall(activity: Activity, journal: Path, wanted: str | None) -> se
         if wanted is not None:
             runs.add(find_run(journal, wanted))
         elif activity.others:
-            open_ = (Standing.RUNNING, Standing.BROKEN_OFF)
+            open_ = (Standing.RUNNING, Standing.ENDED_EARLY)
             runs.update(record.run_id for record in list_records(journal) if record.standing in open_)
     return runs
 
@@ -173,11 +173,11 @@ def _of_journal(journal: Path, run: str) -> RecordSummary | None:
 
 
 def _of_ledger(recorded: Recorded, schema: str) -> RecordSummary:
-    from runner.records.ledger_restore import state_told
+    from runner.records.ledger_restore import state_after
 
     where = f"ledger in schema {schema}"
     try:
-        state, at = state_told(recorded.plans, recorded.events)
+        state, at = state_after(recorded.plans, recorded.events)
     except RecordError as error:
         return RecordSummary(plan="", steps=f"its record cannot be read: {error.message}", where=where, source="ledger")
     return _summed_up(state, at=at, where=where, source="ledger", commits=recorded.commits)

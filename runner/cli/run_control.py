@@ -35,7 +35,7 @@ from runner.errors import JobplanError, PlanError, RecordError, RunSkippedError,
 from runner.exit_codes import for_signal
 from runner.plan.model import Plan
 from runner.records.journal import Journal
-from runner.records.summaries import keep_past, latest, past_runs
+from runner.records.summaries import latest, previous_runs, write_previous_runs
 from runner.reports import github
 from runner.reports.destinations import STDOUT
 from runner.reports.json_lines import JsonLog, json_line, log_line
@@ -72,7 +72,7 @@ class History:
         """Store what the ledger added, for later reports."""
         if self._learned:
             with contextlib.suppress(OSError):  # a later report then has fewer runs
-                keep_past(self._folder, self.runs)
+                write_previous_runs(self._folder, self.runs)
 
 
 def _usual(runs: Sequence[PreviousRun]) -> Mapping[str, float]:
@@ -361,7 +361,7 @@ def _wants_history(setup: RunSetup) -> bool:
 def _history(setup: RunSetup, now: float) -> History:
     """Read the journals of previous runs, if the output uses them."""
     folder, begun = setup.journal.folder, next((event.at for event in setup.history), now)
-    runs = past_runs(folder.parent, setup.plan.name, begun) if _wants_history(setup) else ()
+    runs = previous_runs(folder.parent, setup.plan.name, begun) if _wants_history(setup) else ()
     return History(runs, folder, begun)
 
 

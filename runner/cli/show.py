@@ -27,7 +27,7 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int
     gc.disable()  # the process ends soon, so that a collection would cost time and gain nothing
     from runner.records.record import read_record
     from runner.records.run_folders import is_locked
-    from runner.records.summaries import kept_past, past_runs
+    from runner.records.summaries import kept_previous_runs, previous_runs
     from runner.reports.report_kinds import report_text, write_report
     from runner.reports.run_records import record_json, record_lines
 
@@ -38,9 +38,9 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int
 
         protect(wanted, files_of_recorded(record.plan))
     started = record.started
-    past = kept_past(record.folder) if wanted else ()
+    past = kept_previous_runs(record.folder) if wanted else ()
     if past is None:
-        past = past_runs(journal, record.plan.name, started.at) if started is not None else ()
+        past = previous_runs(journal, record.plan.name, started.at) if started is not None else ()
     for kind, path in wanted:
         write_report(kind, path, report_text(kind, record.plan, record.run_id, record.events, past))
     if any(path == STDOUT for _, path in wanted):

@@ -127,7 +127,7 @@ class Simulation:
     makespan: float
 
 
-_SIMULATED_USER = "somebody@simulated"
+_SIMULATED_USER = "user@simulated"
 
 #: Called after each applied event and after each decision, with the state at that time.
 Watcher = Callable[[RunState, ev.Event | Decision], None]

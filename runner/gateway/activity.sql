@@ -89,7 +89,7 @@ WHERE phase IS NOT NULL
 -- $1 a request as JSON: the runner of its run receives it at its next poll, even if no worker is running.
 SELECT pg_notify('jobplan', $1::text)
 
--- name: not_heeded
+-- name: ignores_requests
 -- $1 pid of a runner's session. One row if the runner ignores requests of this session's role: see may_stop, with which
 -- the runner checks the sender.
 SELECT 1

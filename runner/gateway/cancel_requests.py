@@ -79,7 +79,7 @@ def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text[:200])
 
 
-class HeardRequests:
+class ReceivedRequests:
     """The requests that one run has received."""
 
     def __init__(self, run_id: str) -> None:
@@ -90,7 +90,7 @@ class HeardRequests:
         self._not_taken: list[CancelRequest] = []
         self._steps_not_taken: list[CancelRequest] = []
 
-    def hear(self, channel: str, payload: str, sender: int) -> bool:
+    def receive(self, channel: str, payload: str, sender: int) -> bool:
         """Add a notification of the backend `sender`; return whether there is a request to check."""
         request = read_request(payload) if channel == CHANNEL else None
         if request is None or request.run != self._run_id or request.key in self._keys:
@@ -132,7 +132,7 @@ class HeardRequests:
         request = self._not_taken.pop(0)
         return RunCancel(by=request.by, key=request.key)
 
-    def by_whom(self, step: str) -> str | None:
+    def requester_of(self, step: str) -> str | None:
         """Return the requester of the last request that concerns this step's workers: for the step, or for the run."""
         return next((one.by for one in reversed(self._accepted) if _concerns(one, step)), None)
 

@@ -13,9 +13,9 @@ from runner.sql.relations import Relation
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexFacts:
-    """An index of a table. `whole`: unique, valid and on columns alone, as REFRESH CONCURRENTLY wants it.
+    """An index of a table. `whole`: unique, valid and only on columns, as REFRESH CONCURRENTLY requires.
 
-    `columns` are those of its key, `plain` says that it has neither expressions nor a predicate.
+    `columns` are the key columns; `plain`: it has neither expressions nor a predicate.
     """
 
     relation: Relation
@@ -29,7 +29,7 @@ class IndexFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IndexedFacts:
-    """The table of an index, what the role may do with it, and the constraint that the index belongs to.
+    """The table of an index, the role's privileges on it, and the constraint that the index belongs to.
 
     `part_of` is the index of the partitioned table that this index is a part of; `clusterable` says that CLUSTER can
     use it.
@@ -47,9 +47,9 @@ class IndexedFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeyFacts:
-    """The other side of a foreign key, and the columns on this side.
+    """The referenced or referencing table of a foreign key, and the columns on this side.
 
-    The actions are letters of pg_constraint, empty where they do not matter.
+    The actions are letters of pg_constraint, empty where they do not apply.
     """
 
     relation: Relation
@@ -61,7 +61,7 @@ class KeyFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TriggerFacts:
-    """A trigger, the function that it runs, and what fires it: INSERT, UPDATE, DELETE, TRUNCATE."""
+    """A trigger, its function, and the commands that fire it: INSERT, UPDATE, DELETE, TRUNCATE."""
 
     name: str
     function: str
@@ -70,7 +70,7 @@ class TriggerFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DependentFacts:
-    """What keeps a relation from being dropped, in the server's words, beside views and foreign keys.
+    """An object that prevents the drop of a relation, other than views and foreign keys, as the server describes it.
 
     It is a relation (a child, a column of the row's type), a policy of `relation`, or `function`.
     """
@@ -82,7 +82,7 @@ class DependentFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Size:
-    """The bytes of a relation now: all of it, with indexes, TOAST and partitions, and its indexes alone."""
+    """The present size of a relation in bytes: with indexes, TOAST and partitions, and of its indexes alone."""
 
     total: int
     indexes: int
@@ -95,7 +95,7 @@ class RelationFacts:
     `owned`, `of_database` and `drops` (the database, the schema is the role's), `reached`, `privileges`, `on_columns`
     (those that it has on some column at least), `grants` (it may hand on some) and `unmaintained` (partitions that it
     may not maintain) are about the role that asks. `location` is the folder of its tablespace, empty if it is in the
-    data directory. `size` is None if nobody has measured it.
+    data directory. `size` is None if it was not measured.
     """
 
     oid: int
@@ -131,8 +131,8 @@ class RelationFacts:
     reads: tuple[Relation, ...]
     dependents: tuple[DependentFacts, ...] = ()
     size: Size | None = None
-    #: Column → its type, in order, and the types' OIDs; constraints that a child has from its parent alone; whether
-    #: policies hide rows from the role; the index by which the table was clustered.
+    #: Column → its type, in order, and the types' OIDs; constraints that a partition has only from its parent; whether
+    #: policies hide rows from the role; the index on which the table was clustered.
     types: Mapping[str, str] = field(default_factory=dict)
     oids: tuple[int, ...] = ()
     inherited: frozenset[str] = frozenset()
@@ -143,7 +143,7 @@ class RelationFacts:
 
     @property
     def all_bytes(self) -> int:
-        """The size with partitions and indexes: as it was measured, else as it was at the last VACUUM or ANALYZE."""
+        """The size with partitions and indexes: measured now, else from the last VACUUM or ANALYZE."""
         if self.size is not None:
             return self.size.total
         return self.bytes + self.children_bytes + self.index_bytes
@@ -168,7 +168,7 @@ class FunctionFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SchemaFacts:
-    """A schema and what the role may do in it."""
+    """A schema and the role's privileges in it."""
 
     name: str
     usage: bool
@@ -178,7 +178,7 @@ class SchemaFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedFacts:
-    """Something that is there and is no relation; of a tablespace, whether the role may use it, and its folder."""
+    """An existing object that is not a relation; for a tablespace, whether the role may use it, and its folder."""
 
     open: bool = True
     location: str = ""
@@ -186,9 +186,9 @@ class NamedFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HeldLock:
-    """A table lock that somebody holds or waits for; `seconds` is how old the transaction is.
+    """A table lock that a session holds or waits for; `seconds` is the age of its transaction.
 
-    The pid of a prepared transaction is 0, and its application_name the name that it was given.
+    The pid of a prepared transaction is 0, and its application_name is its gid.
     """
 
     relation: Relation

@@ -116,7 +116,7 @@ class FakeGateway:
         self.run_held_by: GroupHolder | None = None
         #: The ledger's commit rows: whether an attempt of a step has committed.
         self.commits: dict[tuple[str, int], bool] = {}
-        self.told: RecordedRun | None = None
+        self.recorded: RecordedRun | None = None
         #: Sessions of a previous runner: the number that each poll finds.
         self.sessions_left: list[int] = []
         self.group_lost = False
@@ -131,7 +131,7 @@ class FakeGateway:
         self.ledger_ignored = False
         self.ledger = ledger
         self.launched: list[LaunchRequest] = []
-        self.left_half_done: list[UnfinishedObject] = []
+        self.left_unfinished: list[UnfinishedObject] = []
         self.alive: dict[str, FakeWorker] = {}
         self.most_alive = 0
         self.closed = False
@@ -200,7 +200,7 @@ class FakeGateway:
     async def ledger_record(self) -> RecordedRun | None:
         """Return the ledger's record of the run."""
         await asyncio.sleep(0)
-        return self.told
+        return self.recorded
 
     def adopt(self, worker: Worker, *, step: str, awaited: bool = True) -> FakeWorker:  # noqa: ARG002 - see `alive`
         """Follow a virtual worker of a previous runner."""
@@ -236,7 +236,7 @@ class FakeGateway:
     async def unfinished_objects(self) -> tuple[UnfinishedObject, ...]:
         """Return the objects that a test has left behind."""
         await asyncio.sleep(0)
-        return tuple(self.left_half_done)
+        return tuple(self.left_unfinished)
 
     async def query(self, query: Query) -> QueryResult:
         """Return the prepared result, or a constant boolean."""

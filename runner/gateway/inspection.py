@@ -40,7 +40,7 @@ from runner.sql.relations import Relation
 #: Milliseconds: an inspection neither waits long nor blocks other sessions for long.
 _LIMITS = {"statement_timeout": 10_000, "lock_timeout": 1_000}
 #: The limits, in milliseconds, after a limit was reached: a plan may have hundreds of statements like that one.
-_LESS_PATIENT = {"57014": ("statement_timeout", 1_000), "55P03": ("lock_timeout", 100)}
+_SHORTER_LIMITS = {"57014": ("statement_timeout", 1_000), "55P03": ("lock_timeout", 100)}
 #: The age in seconds from which a transaction is reported.
 OLD = 300
 
@@ -91,7 +91,7 @@ class Inspector:
             application_name=application_name,
             queries=lambda name: query(name, extension_schema=schema[0], ledger=schema[1]),
             check=lambda connection: refuse_shared_sessions(connection, conninfo),
-            patience=LONG_ANSWER_WITHIN,
+            answer_within=LONG_ANSWER_WITHIN,
         )
         inspector = cls(session, schema)
         try:
@@ -169,7 +169,7 @@ class Inspector:
         return f"{{{', '.join(pairs)}}}"
 
     def _shorten_limit(self, reply: Reply) -> None:
-        limit = _LESS_PATIENT.get(reply.error.sqlstate or "") if reply.error is not None else None
+        limit = _SHORTER_LIMITS.get(reply.error.sqlstate or "") if reply.error is not None else None
         if limit is not None:
             self._limits[limit[0]] = limit[1]
 

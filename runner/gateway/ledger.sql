@@ -389,7 +389,7 @@ WHERE f.run = $1::text AND f.event = 'attempt_finished' AND f.step = $2::text AN
 ORDER BY f.seq DESC
 LIMIT 1
 
--- name: ledger_chronicle
+-- name: ledger_known_events
 -- $1 run. Its events, in order: number, time, event, step, attempt, host.
 SELECT DISTINCT ON (seq) seq, body ->> 'at', event, step, attempt, body ->> 'host'
 FROM {ledger}.events
@@ -402,7 +402,7 @@ SELECT key, writer = session_user FROM {ledger}.keys
 WHERE run = $1::text AND writer IN {writers}
 ORDER BY writer <> session_user, writer
 
--- name: ledger_patience
+-- name: ledger_long_limits
 -- Longer limits: a run of a million events takes its time to be read, before anything is started.
 SELECT set_config('statement_timeout', '60s', true)
 
@@ -413,7 +413,7 @@ FROM {ledger}.events
 WHERE run = $1::text AND event = 'run_resumed' AND writer IN {writers}
 ORDER BY seq
 
--- name: ledger_unprove
+-- name: ledger_withdraw_commit_row
 -- $1 run, $2 step, $3 attempt. Its worker failed because of the commit row, and another one without a row follows.
 UPDATE {ledger}.events
 SET body = body - 'commit_row' - 'proof'
@@ -435,11 +435,11 @@ SELECT committed FROM {ledger}.commits
 WHERE run = $1::text AND step = $2::text AND attempt = $3::integer
   AND encode(sha256(convert_to(proof, 'UTF8')), 'hex') = $4::text AND writer IN {writers}
 
--- name: ledger_hurry
+-- name: ledger_short_limits
 -- Short limits for queries that a run can do without.
 SELECT set_config('statement_timeout', '1s', true), set_config('lock_timeout', '200ms', true)
 
--- name: ledger_past
+-- name: ledger_previous_runs
 -- $1 plan, $2 number of runs. The last finished runs, the oldest first, and for each launched step: the sum over the
 -- run's runners of the seconds from its first launch to the end of its last attempt; and its last state.
 WITH latest AS MATERIALIZED (

@@ -75,7 +75,7 @@ WHERE owner NOT IN (SELECT oid FROM trusted)
 ORDER BY rank, classid, objid
 LIMIT 3
 
--- name: ledger_believed
+-- name: ledger_trusted_writers
 -- Replaces "{writers}": the login roles whose rows in a ledger are trusted. "{roles}" are those that the user names, as
 -- a JSON array in a literal.
 (SELECT rolname FROM pg_roles

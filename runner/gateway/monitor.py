@@ -14,9 +14,9 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from runner.engine.events import Blocker, Identity, LockWait, Worker
 from runner.engine.ports import GroupHolder, RemainingBackends, RemainingWorker, RunCancel, StepCancel
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
-from runner.gateway.cancel_requests import CancelAnswer, HeardRequests
+from runner.gateway.cancel_requests import CancelAnswer, ReceivedRequests
 from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session, first_error
-from runner.gateway.worker_follower import Sought
+from runner.gateway.worker_follower import WorkerSearch
 from runner.identity import PREFIX, Claim, run_of, runner_name, worker_name
 
 #: Seconds between two polls of the run's workers.
@@ -61,8 +61,8 @@ class MonitorSession:
         self._foreign_holder: str | None = None
         #: The sessions of this run that have held the locks: pid and start.
         self._own: set[tuple[str | None, ...]] = set()
-        self._requests = HeardRequests(run_id)
-        self._heard = asyncio.Event()
+        self._requests = ReceivedRequests(run_id)
+        self._wake_up = asyncio.Event()
         self._answers: list[CancelAnswer] = []
         self.group_lost = False
         #: The host and start of another runner that has taken this run over.
@@ -94,7 +94,7 @@ class MonitorSession:
 
     async def reconnected(self) -> None:
         """Wait until the session is connected. ServerLostError if it is not within a minute after its loss."""
-        await self._run_patiently("now", ())
+        await self._run_with_retries("now", ())
 
     def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
         """Call `seen` after each poll, with the workers that wait for a lock."""
@@ -104,19 +104,19 @@ class MonitorSession:
         """Return whether the last poll found the worker waiting because of its full output queue."""
         return (str(worker.pid), worker.backend_start) in self._blocked
 
-    async def identify(self, sought: Sought) -> tuple[Worker, float] | None:
+    async def identify(self, search: WorkerSearch) -> tuple[Worker, float] | None:
         """Find the worker and its age in seconds. GatewayError if the server cannot be queried now."""
-        reply = await self._run("identify", (sought.name, str(sought.pid), sought.since, sought.label))
+        reply = await self._run("identify", (search.name, str(search.pid), search.since, search.label))
         if not reply.rows:
             return None
         pid, backend_start, name, age = reply.rows[0]
         worker = Worker(pid=int(pid or 0), backend_start=backend_start or "", application_name=name or "")
         return worker, max(0.0, float(age or 0.0))
 
-    async def lives(self, sought: Sought, worker: Worker | None) -> bool:
+    async def lives(self, search: WorkerSearch, worker: Worker | None) -> bool:
         """Return whether the worker is running; `worker` is its identity if known. ServerLostError after a minute."""
-        pid, start = (worker.pid, worker.backend_start) if worker else (sought.pid, "")
-        reply = await self._run_patiently("lives", (sought.name, str(pid), start, sought.label, sought.since))
+        pid, start = (worker.pid, worker.backend_start) if worker else (search.pid, "")
+        reply = await self._run_with_retries("lives", (search.name, str(pid), start, search.label, search.since))
         return bool(reply.rows)
 
     async def waits_for(self, worker: Worker, session_pid: int) -> bool:
@@ -139,7 +139,7 @@ class MonitorSession:
     def answer(self, request: RunCancel | StepCancel, *, steps: int | None) -> None:
         """Send the user the number of steps that the request cancels; None: there is no such step."""
         self._answers.append(CancelAnswer(run=self._run_id, key=request.key, steps=steps))
-        self._heard.set()
+        self._wake_up.set()
 
     async def _send_answers(self) -> None:
         """Send the pending answers; those that cannot be sent now follow after the next poll."""
@@ -156,7 +156,7 @@ class MonitorSession:
         with contextlib.suppress(GatewayError):
             await self._run("now", ())
             await self._check_requests()
-        return self._requests.by_whom(step)
+        return self._requests.requester_of(step)
 
     async def _listen(self, session: Session) -> None:
         """Listen for requests on this session. If that is not possible, workers can still be signalled."""
@@ -164,8 +164,8 @@ class MonitorSession:
         await session.run(("listen", ()))
 
     def _notified(self, channel: str, payload: str, sender: int) -> None:
-        if self._requests.hear(channel, payload, sender):
-            self._heard.set()
+        if self._requests.receive(channel, payload, sender):
+            self._wake_up.set()
 
     async def _check_requests(self) -> None:
         """Find out which requests are permitted. If the server cannot be queried now (GatewayError), they wait."""
@@ -173,7 +173,7 @@ class MonitorSession:
             reply = await self._run("may_stop", (str(sender),))
             self._requests.judge(request, sender, reply.rows[0][0] if reply.rows else None)
 
-    async def tell(self, name: str, parameters: Sequence[str] = ()) -> Reply:
+    async def read(self, name: str, parameters: Sequence[str] = ()) -> Reply:
         """Execute a query. GatewayError if the server cannot be queried now."""
         return await self._run(name, parameters)
 
@@ -182,7 +182,7 @@ class MonitorSession:
 
         Limited to what is visible to this role. ServerLostError if the server does not come back within a minute.
         """
-        reply = await self._run_patiently("free_workers", ())
+        reply = await self._run_with_retries("free_workers", ())
         return _free_workers(reply)
 
     async def claim_worker(self, number: int) -> tuple[int, frozenset[int]]:
@@ -190,7 +190,7 @@ class MonitorSession:
 
         Workers that other runs are launching count as used. `unclaim`, or the end of the session, removes the claim.
         """
-        _, claims, reply = await self._run_all_patiently(
+        _, claims, reply = await self._run_all_with_retries(
             ("claim", (str(number),)), ("claims", ()), ("free_workers", ())
         )
         free, pids = _free_workers(reply)
@@ -211,8 +211,8 @@ class MonitorSession:
         async with self._lock:
             if self._session is None or self._session.lost:
                 raise GatewayError("the monitor session is lost")
-            slow = any(name == "ledger_patience" for name, _ in statements)
-            replies = await self._session.run_together(*statements, patience=LONG_ANSWER_WITHIN if slow else None)
+            slow = any(name == "ledger_long_limits" for name, _ in statements)
+            replies = await self._session.run_together(*statements, answer_within=LONG_ANSWER_WITHIN if slow else None)
             if any(reply.error is not None for reply in replies):
                 await self._session.run(("rollback", ()))
             return replies
@@ -222,8 +222,8 @@ class MonitorSession:
 
         ServerLostError if the server does not come back within a minute.
         """
-        held = (await self._run_patiently("hold_group", (group,))).rows[0][0] == "t"
-        holder = await self._run_patiently("group_holder", (self._roles, group))
+        held = (await self._run_with_retries("hold_group", (group,))).rows[0][0] == "t"
+        holder = await self._run_with_retries("group_holder", (self._roles, group))
         if not held:
             return _holder(holder)
         self._groups[group] = True
@@ -248,7 +248,7 @@ class MonitorSession:
 
     async def _is_held_by_others(self, group: str) -> bool:
         """Return whether a session whose role cannot be the run's holds the lock."""
-        rows = (await self._run_patiently("group_holder", (self._roles, group))).rows
+        rows = (await self._run_with_retries("group_holder", (self._roles, group))).rows
         return bool(rows) and not any(_may_be_ours(row) for row in rows)
 
     async def remaining_backends(self, known: Collection[Worker] = ()) -> RemainingBackends:
@@ -257,13 +257,13 @@ class MonitorSession:
         `known` are workers that were seen before, whatever their present name. ServerLostError if the server does not
         come back within a minute.
         """
-        workers = await self._run_patiently("left_workers", (self._roles,))
-        sessions = await self._run_patiently("sessions", (self._roles, runner_name(self._run_id)))
+        workers = await self._run_with_retries("left_workers", (self._roles,))
+        sessions = await self._run_with_retries("sessions", (self._roles, runner_name(self._run_id)))
         return remaining_backends(
             self._run_id, workers.rows, sessions.rows, known=known, foreign=[self._foreign_holder or ""]
         )
 
-    async def _hold_again(self, session: Session) -> None:
+    async def _lock_again(self, session: Session) -> None:
         """Take the locks of the previous session again; another session may hold them now.
 
         After a network failure that may be our own previous session, until the server notices its loss.
@@ -284,8 +284,8 @@ class MonitorSession:
     async def _look(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._heard.wait(), LOOK_EVERY)
-            self._heard.clear()
+                await asyncio.wait_for(self._wake_up.wait(), LOOK_EVERY)
+            self._wake_up.clear()
             with contextlib.suppress(GatewayError, ConnectionFailedError):
                 await self._check_requests()
             await self._send_answers()
@@ -293,7 +293,7 @@ class MonitorSession:
                 async with self._lock:
                     reply = await self._attempt("workers", ())
                     if self._session is not None and not all(self._groups.values()):
-                        await self._hold_again(self._session)
+                        await self._lock_again(self._session)
                 self._blocked = frozenset((row[0] or "", row[1] or "") for row in reply.rows if row[3] == "t")
                 self._seen_locks({(int(row[0] or 0), row[1] or ""): _lock_wait(row[4]) for row in reply.rows if row[4]})
 
@@ -307,10 +307,10 @@ class MonitorSession:
             except (ServerLostError, ConnectionFailedError) as error:
                 raise GatewayError(error.message) from error
 
-    async def _run_patiently(self, name: str, parameters: Sequence[str]) -> Reply:
-        return (await self._run_all_patiently((name, parameters)))[0]
+    async def _run_with_retries(self, name: str, parameters: Sequence[str]) -> Reply:
+        return (await self._run_all_with_retries((name, parameters)))[0]
 
-    async def _run_all_patiently(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
+    async def _run_all_with_retries(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         """Execute queries, with retries until the server was lost, or has refused them, for a minute."""
         failing_since: float | None = None
         while True:
@@ -334,7 +334,7 @@ class MonitorSession:
                     await self._session.close()
                 self._session = await self._connect()
                 await self._listen(self._session)
-                await self._hold_again(self._session)
+                await self._lock_again(self._session)
             replies = await self._session.run(*statements)
         except (ServerLostError, ConnectionFailedError):
             if self._lost_at is None:
@@ -349,15 +349,15 @@ class MonitorSession:
 
 def _lock_wait(text: str) -> LockWait:
     """Parse the last column of `workers`."""
-    told = json.loads(text)
+    wait = json.loads(text)
     return LockWait(
-        mode=told["mode"],
-        lock=told["lock"],
-        relation=told["relation"],
-        seconds=max(0.0, float(told["seconds"] or 0.0)),
+        mode=wait["mode"],
+        lock=wait["lock"],
+        relation=wait["relation"],
+        seconds=max(0.0, float(wait["seconds"] or 0.0)),
         by=tuple(
             Blocker(pid=pid, name=name or "", user=user or "", state=state or "", seconds=_rounded(seconds))
-            for pid, name, user, state, seconds in told["by"] or ()
+            for pid, name, user, state, seconds in wait["by"] or ()
         ),
     )
 

@@ -150,18 +150,18 @@ class Observer:
     def _ignore(self, why: str) -> None:
         self.ledger_ignored = why
 
-    async def hear(self, heard: Callable[[str, int], None]) -> None:
-        """Call `heard` with the payload of each notification and its sender; those sent while disconnected are lost."""
-        self._session.on_notification = lambda _, payload, sender: heard(payload, sender)
+    async def listen(self, received: Callable[[str, int], None]) -> None:
+        """Call `received` with the payload and the sender of each notification; none is kept while disconnected."""
+        self._session.on_notification = lambda _, payload, sender: received(payload, sender)
         await self._run(("listen", ()))
 
     async def notify(self, payload: str) -> None:
         """Notify the runners that listen in this session's database."""
         await self._run(("notify", (payload,)))
 
-    async def is_heeded(self, runner: RunnerSession) -> bool:
+    async def accepts_requests(self, runner: RunnerSession) -> bool:
         """Return whether the runner accepts requests from this role: only if the role may stop its workers itself."""
-        (reply,) = await self._run(("not_heeded", (str(runner.pid),)))
+        (reply,) = await self._run(("ignores_requests", (str(runner.pid),)))
         return not reply.rows
 
     async def signal(self, worker: Worker) -> bool:
@@ -249,7 +249,7 @@ def read_runs(
     for row in blocking:
         blocked_by[row[0] or ""].append(_other(row[7:], row[6]))
         blocks[row[7] or ""].append(_other(row[:6], row[6]))
-    told = {row[0] or "": _progress(row) for row in progress}
+    reports = {row[0] or "": _progress(row) for row in progress}
     runners: dict[str, list[RunnerSession]] = defaultdict(list)
     workers: dict[str, list[LiveWorker]] = defaultdict(list)
     databases: dict[str, str] = {}
@@ -267,7 +267,7 @@ def read_runs(
             workers[run].append(
                 replace(
                     seen,
-                    progress=told.get(pid),
+                    progress=reports.get(pid),
                     blocked_by=tuple(blocked_by[pid]),
                     blocks=tuple(blocks[pid]),
                 )
@@ -280,7 +280,7 @@ def read_runs(
             run=run,
             database=database,
             runner=tuple(runners[run]),
-            workers=tuple(_judged(worker, runners[run], known) for worker in workers[run]),
+            workers=tuple(_marked_foreign(worker, runners[run], known) for worker in workers[run]),
         )
         for run, database in databases.items()
     )
@@ -297,7 +297,7 @@ def _run_of(row: Row, known: KnownWorkers) -> str | None:
     return run_of(name) if name.startswith(f"{PREFIX}:") else None
 
 
-def _judged(worker: LiveWorker, runners: Sequence[RunnerSession], known: KnownWorkers) -> LiveWorker:
+def _marked_foreign(worker: LiveWorker, runners: Sequence[RunnerSession], known: KnownWorkers) -> LiveWorker:
     """Mark a worker as foreign if its role is none of the run's, unless the record has its identity."""
     roles = known.roles.get(worker.run) or frozenset(session.user for session in runners)
     foreign = bool(roles) and worker.user not in roles and worker.worker not in known.by_identity
@@ -415,7 +415,7 @@ class Stopped:
     left: tuple[LiveWorker, ...]
     runner_alive: bool
     #: Whether a living runner accepts requests from this role.
-    heeded: bool
+    request_accepted: bool
     refused: str | None
     leftovers: tuple[Leftover, ...]
     #: The runner's answer to the request; None without one.
@@ -428,46 +428,46 @@ class _Target:
     asked_at: float
     signalled_at: float | None = None
     refused: bool = False
-    gone_after: float | None = None
+    ended_after: float | None = None
 
 
 @dataclass(slots=True, kw_only=True)
 class Stopper:
-    """Stops one run, or one step of it. `detached`: also workers of detach steps; `told` is called for each worker."""
+    """Stops one run, or one step of it. `detached`: also workers of detach steps; `on_request` gets each worker."""
 
     observer: Observer
     run: LiveRun
     request: CancelRequest
     detached: bool = False
-    told: Callable[[LiveWorker], None] = lambda _: None
+    on_request: Callable[[LiveWorker], None] = lambda _: None
     _targets: dict[Worker, _Target] = field(default_factory=dict)
     _relations: set[str] = field(default_factory=set)
     _refused: str | None = None
-    _heeded: bool = True
+    _request_accepted: bool = True
     _answer: CancelAnswer | None = None
     #: Received answers that were not checked yet, each with the pid of its sender.
-    _heard: list[tuple[CancelAnswer, int]] = field(default_factory=list)
+    _received: list[tuple[CancelAnswer, int]] = field(default_factory=list)
 
-    async def stop(self, patience: float) -> Stopped:
-        """Stop the run; wait for its workers for at most `patience` seconds. ServerLostError if the server is lost."""
-        await self.observer.hear(self._hear)
+    async def stop(self, wait_for: float) -> Stopped:
+        """Stop the run; wait for its workers for at most `wait_for` seconds. ServerLostError if the server is lost."""
+        await self.observer.listen(self._receive)
         await self.observer.notify(self.request.to_payload())
-        self._heeded = not self.run.alive or await self.observer.is_heeded(self.run.runner[0])
+        self._request_accepted = not self.run.alive or await self.observer.accepts_requests(self.run.runner[0])
         loop = asyncio.get_running_loop()
-        told_at = quiet_since = loop.time()
-        until = told_at + patience
+        notified_at = quiet_since = loop.time()
+        until = notified_at + wait_for
         while True:
             activity = await self.observer.look()
             now = loop.time()
             run = next((run for run in activity.runs if run.run == self.run.run), None)
-            self._judge_answers(activity, run)
-            wanted = [worker for worker in run.workers if self._is_wanted(worker, activity)] if run else []
-            self._note_gone({worker.worker for worker in wanted}, now)
+            self._check_answers(activity, run)
+            wanted = [worker for worker in run.workers if self._must_stop(worker, activity)] if run else []
+            self._record_ends({worker.worker for worker in wanted}, now)
             await self._signal(wanted, now)
             if wanted:
                 quiet_since = now
             alive = run is not None and run.alive
-            awaited = alive and self._heeded and self._answer is None and now - told_at < ANSWER_WITHIN
+            awaited = alive and self._request_accepted and self._answer is None and now - notified_at < ANSWER_WITHIN
             if not wanted and (not alive or (now - quiet_since >= QUIET and not awaited)):
                 break
             if now >= until:
@@ -477,12 +477,12 @@ class Stopper:
             await asyncio.sleep(LOOK_EVERY)
         return await self._result(run, wanted)
 
-    def _hear(self, payload: str, sender: int) -> None:
+    def _receive(self, payload: str, sender: int) -> None:
         answer = read_answer(payload, self.request)
-        if answer is not None and len(self._heard) < _MOST_ANSWERS:
-            self._heard.append((answer, sender))
+        if answer is not None and len(self._received) < _MOST_ANSWERS:
+            self._received.append((answer, sender))
 
-    def _judge_answers(self, activity: Activity, run: LiveRun | None) -> None:
+    def _check_answers(self, activity: Activity, run: LiveRun | None) -> None:
         """Accept an answer only if it comes from a session of the run whose role can be the runner's.
 
         Any role can send a notification and use a runner's application_name. So all sessions with that name must have
@@ -492,12 +492,12 @@ class Stopper:
         roles = set(sessions.values())
         workers = {one.user for look in (self.run, run) if look is not None for one in look.workers if not one.foreign}
         agreed = len(roles) == 1 and (not workers or roles <= workers)
-        for answer, sender in self._heard:
+        for answer, sender in self._received:
             if sender in sessions and (agreed or sessions[sender] == activity.user):
                 self._answer = answer
-        self._heard.clear()
+        self._received.clear()
 
-    def _is_wanted(self, worker: LiveWorker, activity: Activity) -> bool:
+    def _must_stop(self, worker: LiveWorker, activity: Activity) -> bool:
         """Return whether to stop it.
 
         The request does not include workers that `finally` starts only now. If neither the server nor a record has the
@@ -522,7 +522,7 @@ class Stopper:
         new = [worker for worker in wanted if worker.worker not in self._targets]
         for worker in new:
             self._targets[worker.worker] = _Target(worker=worker, asked_at=now)
-            self.told(worker)
+            self.on_request(worker)
         if wanted:
             self._relations |= await self.observer.locked(worker.worker.pid for worker in wanted)
         for worker in wanted:
@@ -543,10 +543,10 @@ class Stopper:
             target.refused = True
             self._refused = str(error)
 
-    def _note_gone(self, there: set[Worker], now: float) -> None:
+    def _record_ends(self, there: set[Worker], now: float) -> None:
         for key, target in self._targets.items():
-            if key not in there and target.gone_after is None:
-                target.gone_after = now - target.asked_at
+            if key not in there and target.ended_after is None:
+                target.ended_after = now - target.asked_at
 
     async def _result(self, run: LiveRun | None, wanted: list[LiveWorker]) -> Stopped:
         kept = {worker.worker for worker in wanted}
@@ -555,11 +555,11 @@ class Stopper:
         leftovers = await self.observer.leftovers(self._relations, asked) if asked else ()
         return Stopped(
             asked=asked,
-            seconds={key: t.gone_after for key, t in self._targets.items() if t.gone_after is not None},
+            seconds={key: t.ended_after for key, t in self._targets.items() if t.ended_after is not None},
             still=tuple(wanted),
             left=left if self.request.step is None else (),
             runner_alive=run is not None and run.alive,
-            heeded=run is None or not run.alive or self._heeded,
+            request_accepted=run is None or not run.alive or self._request_accepted,
             refused=self._refused,
             leftovers=leftovers,
             answer=self._answer,

@@ -35,8 +35,8 @@ from runner.engine.run_location import place_after
 from runner.engine.server_activity import KnownWorkers, LiveWorker
 from runner.errors import CapacityError, ConnectionFailedError, GatewayError, PreflightError, ServerLostError
 from runner.gateway.connecting import recorded, with_keepalives
-from runner.gateway.ledger.commit_rows import Commits, ProvingWorker
-from runner.gateway.ledger.reader import PastWanted, read_past
+from runner.gateway.ledger.commit_rows import Commits, WorkerWithCommitRow
+from runner.gateway.ledger.reader import PreviousRunsRequest, read_previous_runs
 from runner.gateway.ledger.writer import LOCKED_LEDGER, Ledger
 from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR, MonitorSession
 from runner.gateway.observer import ALL_LEFTOVERS, read_runs, unfinished_object
@@ -140,7 +140,7 @@ class PgGateway:
         *,
         ledger_schema: str | None = None,
         trusted_roles: Sequence[str] = (),
-        past: PastWanted | None = None,
+        past: PreviousRunsRequest | None = None,
         roles: Collection[str] = (),
     ) -> None:
         self._asked = conninfo
@@ -184,7 +184,7 @@ class PgGateway:
             info = await self._examine(session, first)
             await self.ledger.open(session, self._monitor)
             if self._past is not None and self.ledger.on:
-                self._past.tell(await read_past(session, self._past.plan))
+                self._past.receive(await read_previous_runs(session, self._past.plan))
             await self._monitor.open(session)
         return replace(info, ledger=self.ledger.schema if self.ledger.on else None)
 
@@ -193,12 +193,12 @@ class PgGateway:
         row = await self._commits.row_for(request)
         if not row and request.label is not None:
             label = request.label
-            if not await self._commits.unprove(label.step, label.attempt):
+            if not await self._commits.withdraw_commit_row(label.step, label.attempt):
                 raise CapacityError(LOCKED_LEDGER)
         worker = await self._launch(request, row)
         if request.label is None or not isinstance(worker, LaunchedWorker) or not worker.writes_commit_row:
             return worker
-        return ProvingWorker(worker, request, request.label, self._commits, lambda: self._launch(request))
+        return WorkerWithCommitRow(worker, request, request.label, self._commits, lambda: self._launch(request))
 
     async def _launch(self, request: LaunchRequest, first: str = "") -> WorkerHandle:
         claim: int | None = None
@@ -252,7 +252,7 @@ class PgGateway:
 
     async def committed(self, step: str, attempt: int) -> bool | None:
         """Return whether an attempt whose worker has ended committed; None without a ledger that can say."""
-        return await self._commits.of_an_orphan(step, attempt)
+        return await self._commits.orphan_committed(step, attempt)
 
     async def ledger_record(self) -> RecordedRun | None:
         """Return the ledger's record of this run; None without a readable one."""
@@ -351,7 +351,7 @@ class PgGateway:
     async def look(self) -> tuple[LiveWorker, ...]:
         """Return the activity of the run's workers, read on the monitor session, which needs no further connection."""
         sessions, blocking, progress = [
-            (await self._monitor.tell(name)).rows for name in ("live_sessions", "blocking", "progress")
+            (await self._monitor.read(name)).rows for name in ("live_sessions", "blocking", "progress")
         ]
         own = {one.worker: one.label for one in self._launched if one.worker is not None and one.label is not None}
         runs = read_runs(sessions, blocking, progress, KnownWorkers(by_identity=own))
@@ -359,7 +359,7 @@ class PgGateway:
 
     async def unfinished_objects(self) -> tuple[UnfinishedObject, ...]:
         """Return the unfinished objects of the database, read on the monitor session."""
-        return tuple(map(unfinished_object, (await self._monitor.tell("leftovers", ALL_LEFTOVERS)).rows))
+        return tuple(map(unfinished_object, (await self._monitor.read("leftovers", ALL_LEFTOVERS)).rows))
 
     def _with_report(self, worker: LiveWorker) -> LiveWorker:
         """Add the step's own progress report, which only the launcher session can read."""

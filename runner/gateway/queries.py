@@ -68,4 +68,4 @@ def _outputs(columns: str) -> str:
 
 
 def _writers(trusted: Sequence[str]) -> str:
-    return _blocks()["ledger_believed"].strip().replace("{roles}", quote_literal(json.dumps(sorted(trusted))))
+    return _blocks()["ledger_trusted_writers"].strip().replace("{roles}", quote_literal(json.dumps(sorted(trusted))))

@@ -221,7 +221,7 @@ FROM me,
        CASE WHEN i.completed AND NOT i.has_error AND i.command_tag <> '' AND i.finished_at IS NOT NULL THEN h.pid END,
        h.cookie) AS r(t text)
 
--- name: let_go
+-- name: detach_worker
 -- $1 role. The row of `wait`; the worker is detached unless it has ended: it continues and commits
 -- (docs/pg_background.md#workers-outlive-their-launcher). A wait of 0 would have no limit.
 WITH me AS MATERIALIZED (SELECT set_config('role', $1::text, true) AS role)

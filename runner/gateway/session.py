@@ -237,7 +237,7 @@ class Session:
         self, connection: psycopg.AsyncConnection[tuple[object, ...]], queries: Callable[[str], bytes]
     ) -> None:
         self._connection = connection
-        self._patience = ANSWER_WITHIN
+        self._answer_within = ANSWER_WITHIN
         self._alarm: asyncio.TimerHandle | None = None
         self._arrived_at = 0.0
         self._libpq = connection.pgconn
@@ -270,11 +270,11 @@ class Session:
         application_name: str,
         queries: Callable[[str], bytes],
         check: ConnectionCheck | None = None,
-        patience: float | None = None,
+        answer_within: float | None = None,
     ) -> Session:
         """Open a session; `check` may refuse the connection before anything else runs on it.
 
-        `patience` is the number of seconds in which the server must answer (default `ANSWER_WITHIN`).
+        `answer_within` is the number of seconds in which the server must answer (default `ANSWER_WITHIN`).
         ConnectionFailedError, with the server's message, if the session cannot be opened.
         """
         try:
@@ -295,7 +295,7 @@ class Session:
         except TimeoutError as error:
             raise ConnectionFailedError(_silent(ANSWER_WITHIN)) from error
         session = cls(connection, queries)
-        session._patience = ANSWER_WITHIN if patience is None else patience
+        session._answer_within = ANSWER_WITHIN if answer_within is None else answer_within
         return session
 
     @property
@@ -330,11 +330,11 @@ class Session:
         if self._lost is None:
             self._read()
 
-    async def run(self, *statements: Statement, patience: float | None = None) -> list[Reply]:
+    async def run(self, *statements: Statement, answer_within: float | None = None) -> list[Reply]:
         """Execute named statements, each with its parameters as text, in one round trip; one reply for each.
 
         An error in one statement does not prevent the next. ServerLostError if the connection breaks, or if the server
-        does not answer within `patience` seconds (infinity is allowed); the default is the session's.
+        does not answer within `answer_within` seconds (infinity is allowed); the default is the session's.
         """
 
         def send() -> None:
@@ -343,9 +343,9 @@ class Session:
                 self._pipeline.execute(name, parameters)
                 self._pipeline.sync(name)
 
-        return await self._exchange(send, patience)
+        return await self._exchange(send, answer_within)
 
-    async def run_together(self, *statements: Statement, patience: float | None = None) -> list[Reply]:
+    async def run_together(self, *statements: Statement, answer_within: float | None = None) -> list[Reply]:
         """Execute named statements like `run`, but as one transaction: an error in one prevents the next.
 
         Statements between `begin` and `commit` are a transaction of their own. All replies arrive together.
@@ -358,7 +358,7 @@ class Session:
                 self._pipeline.execute(name, parameters)
             self._pipeline.sync(*(name for name, _ in statements))
 
-        return await self._exchange(send, patience)
+        return await self._exchange(send, answer_within)
 
     async def describe(self, setup: Statement, sql: str) -> Reply:
         """Return the columns of a statement of the plan, without executing it; `setup` comes before it."""
@@ -409,7 +409,7 @@ class Session:
 
         return last_or_error((await self._exchange(send, LONG_ANSWER_WITHIN))[:-1])
 
-    async def _exchange(self, send: Callable[[], None], patience: float | None = None) -> list[Reply]:
+    async def _exchange(self, send: Callable[[], None], answer_within: float | None = None) -> list[Reply]:
         """Send statements and wait for all replies."""
         if self._lost is not None:
             raise TurnedAwayError(self._lost)
@@ -417,7 +417,7 @@ class Session:
             raise RuntimeError("a session executes one exchange at a time")
         self._waiting = self._loop.create_future()
         self._arrived_at = self._loop.time()
-        self._expect_answer(self._patience if patience is None else patience)
+        self._expect_answer(self._answer_within if answer_within is None else answer_within)
         try:
             send()
             self._flush()

@@ -27,7 +27,7 @@ from runner.gateway.transaction_settings import (
     with_lock_timeout,
     worker_settings,
 )
-from runner.gateway.worker_follower import Follower, Monitor, Sought
+from runner.gateway.worker_follower import Follower, Monitor, WorkerSearch
 from runner.gateway.worker_output import (
     NoticeCollector,
     RowColumns,
@@ -77,7 +77,7 @@ def refusal(error: ErrorDetails) -> CapacityError | LaunchRefusedError:
     return LaunchRefusedError(error)
 
 
-class Launching:
+class LaunchStatements:
     """The statements that launch one worker on a session of `role` and `search_path`.
 
     `first_wait` is the number of milliseconds that the launching statement waits for the worker's end. If one statement
@@ -139,9 +139,9 @@ FAILING_WAITS = 5
 #: The factor by which the time since the launch must grow before an unseen worker is looked up again.
 _IDENTIFY_AGAIN = 1.5
 #: Seconds between two checks whether a worker waits for the session that reads its output.
-LOOK_WHILE_READING = 0.25
+POLL_WHILE_READING = 0.25
 #: Errors of a cancelled statement: after them it is unknown whether the worker was requested.
-_BROKEN_OFF = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
+_STOPPED_SQLSTATES = frozenset({QUERY_CANCELED, "57P01", "57P02", "57P03"})
 
 
 class LaunchedWorker:
@@ -182,7 +182,7 @@ class LaunchedWorker:
         self._monitor = monitor
         self._over = over
         label = "" if request.label is None else request.label.to_comment()
-        self._follower = Follower(Sought(name=request.application_name, label=label), monitor)
+        self._follower = Follower(WorkerSearch(name=request.application_name, label=label), monitor)
         self._row: Row | None = None
         self._failures = 0
         self._lost: str | None = None
@@ -193,7 +193,7 @@ class LaunchedWorker:
     @property
     def pid(self) -> int:
         """The worker's pid as far as known, else 0."""
-        return self._follower.sought.pid if self.worker is None else self.worker.pid
+        return self._follower.search.pid if self.worker is None else self.worker.pid
 
     @property
     def ended_at_once(self) -> bool:
@@ -241,7 +241,7 @@ class LaunchedWorker:
         self.session.on_notice = self._notices
         await self._describe_early()
         try:
-            _, launched, *more = await self._ask_for_it(first, ledger)
+            _, launched, *more = await self._request_worker(first, ledger)
         except TurnedAwayError:
             raise
         except ServerLostError as error:
@@ -257,8 +257,8 @@ class LaunchedWorker:
             self._row = self._note_at_once(launched, *self._launching.slices_in(more))
             if first_error(more) is not None:
                 await self._roll_back()
-        self._follower.sought = replace(
-            self._follower.sought, pid=int(launched.rows[0][0] or 0), since=self._launching.moment_of(launched) or ""
+        self._follower.search = replace(
+            self._follower.search, pid=int(launched.rows[0][0] or 0), since=self._launching.moment_of(launched) or ""
         )
 
     async def _roll_back(self) -> None:
@@ -277,7 +277,7 @@ class LaunchedWorker:
                     self._drained = Reply(rows=tuple(tag[-1:] for tag in reply.rows))
         return row
 
-    async def _ask_for_it(self, first: str, ledger: Ledger | None) -> list[Reply]:
+    async def _request_worker(self, first: str, ledger: Ledger | None) -> list[Reply]:
         """Return the replies to the launch. If the preceding ledger statements fail, no worker was requested."""
         label, batch = self.request.label, None
         if ledger is not None and label is not None:
@@ -299,19 +299,19 @@ class LaunchedWorker:
         if error is None:
             return replies[len(before) :]
         self.writes_commit_row = False
-        claimed = ledger is not None and label is not None and not ledger.disclaim(label.step, label.attempt)
+        claimed = ledger is not None and label is not None and not ledger.withdraw(label.step, label.attempt)
         try:
             await self.session.run(("rollback", ()))
         except ServerLostError as lost:
             raise TurnedAwayError(lost.message) from lost
         if claimed:
             raise CapacityError(LOCKED_LEDGER)
-        return await self._ask_for_it("", None)
+        return await self._request_worker("", None)
 
-    def _prepared(self) -> Launching:
+    def _prepared(self) -> LaunchStatements:
         session = self.session
         first_wait, slices = self._first_slices
-        return Launching(
+        return LaunchStatements(
             self.request, role=session.role, search_path=session.search_path, first_wait=first_wait, slices=slices
         )
 
@@ -343,7 +343,7 @@ class LaunchedWorker:
             self.session.launched = launched
             return
         before = not self._launching.at_once if launched is None else launched == self.session.launched
-        if error.sqlstate in _BROKEN_OFF or not before:
+        if error.sqlstate in _STOPPED_SQLSTATES or not before:
             self._lost = error.message
             return
         self.session_free = not self.session.lost
@@ -355,11 +355,11 @@ class LaunchedWorker:
         """Follow the worker to its end."""
         self._follower.unstoppable = unstoppable
         try:
-            return await self._explained(await self._to_its_end(seen, lost))
+            return await self._with_requester(await self._follow_to_end(seen, lost))
         finally:
             self._over(self)
 
-    async def _to_its_end(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
+    async def _follow_to_end(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         try:
             if self._lost is not None:
                 return await self._follow_lost(self._lost, seen, lost)
@@ -367,19 +367,19 @@ class LaunchedWorker:
         except ServerLostError as error:
             return await self._follow_lost(str(error), seen, lost)
 
-    async def _explained(self, end: WorkerEnd) -> WorkerEnd:
+    async def _with_requester(self, end: WorkerEnd) -> WorkerEnd:
         """Add the user who requested the end, if a request may have caused it."""
-        if end.proven or end.detached or (end.error is not None and end.error.sqlstate not in _BROKEN_OFF):
+        if end.proven or end.detached or (end.error is not None and end.error.sqlstate not in _STOPPED_SQLSTATES):
             return end
         return replace(end, cancelled_by=await self._monitor.cancelled_by(self._step))
 
     async def _follow(self, seen: Callable[[Worker], None], lost: Callable[[str], None]) -> WorkerEnd:
         while self._row is None or self._row[2] != "t":
-            if self._follower.has_orders or self._pauses.elapsed >= self._identify_after:
+            if self._follower.has_requests or self._pauses.elapsed >= self._identify_after:
                 self._identify_after = max(IDENTIFY_AFTER, _IDENTIFY_AGAIN * self._pauses.elapsed)
-                await self._follower.look_after(seen)
-            if self._leaving:
-                self._row = await self._row_of(("let_go", (self._role,)))
+                await self._follower.identify_and_signal(seen)
+            if self._must_detach:
+                self._row = await self._row_of(("detach_worker", (self._role,)))
                 if self._row is not None and self._row[2] != "t":
                     self.session_free = True
                     return self._complete(WorkerEnd(detached=True))
@@ -407,9 +407,9 @@ class LaunchedWorker:
         elif await self._pauses.pause():
             # without `drain_ended`, so that polling a long-running worker costs the server little
             self._row = await self._row_of(("follow", (self._role,)))
-            self._hear_progress(self._row)
+            self._read_progress(self._row)
 
-    def _hear_progress(self, row: Row | None) -> None:
+    def _read_progress(self, row: Row | None) -> None:
         if row is not None and row[2] != "t" and row[8] is not None:
             self.reported = ReportedProgress(percent=int(row[8]), message=row[9] or "")
 
@@ -418,7 +418,7 @@ class LaunchedWorker:
         return self.worker is not None and self._monitor.is_blocked(self.worker)
 
     @property
-    def _leaving(self) -> bool:
+    def _must_detach(self) -> bool:
         """Whether to detach the worker now: on request, or because a detach step's output queue is full."""
         return self.worker is not None and (self._follower.detaching or (self._blocked and self.request.detachable))
 
@@ -457,14 +457,14 @@ class LaunchedWorker:
         if columns.problem is not None:
             columns = self._columns
         rows = self.request.rows
-        reading = asyncio.ensure_future(drain(self.session, handle, columns, rows=rows, patience=math.inf))
+        reading = asyncio.ensure_future(drain(self.session, handle, columns, rows=rows, answer_within=math.inf))
         why = ""
         try:
-            while not (await asyncio.wait({reading}, timeout=LOOK_WHILE_READING))[0]:
+            while not (await asyncio.wait({reading}, timeout=POLL_WHILE_READING))[0]:
                 await self._monitor.reconnected()  # this session may be silent, the server must answer
-                await self._follower.look_after(seen)
-                why = "" if self._leaving else await self._why_break_off()
-                if self._leaving or why:
+                await self._follower.identify_and_signal(seen)
+                why = "" if self._must_detach else await self._reason_to_stop_reading()
+                if self._must_detach or why:
                     await self.session.cancel()
             reply, now = reading.result()
         finally:
@@ -475,11 +475,11 @@ class LaunchedWorker:
             end = end_by_output(reply, columns, self.request, first=self._first, started=row[6], finished=now)
             return self._complete(end)
         self.session_free = await is_free(self.session)
-        if self._leaving and not why:
+        if self._must_detach and not why:
             return self._complete(WorkerEnd(detached=True))
         return await self._follow_lost(why or f"its output could not be read: {reply.error.message}", seen, lost)
 
-    async def _why_break_off(self) -> str:
+    async def _reason_to_stop_reading(self) -> str:
         with contextlib.suppress(GatewayError):
             if self.worker is not None and await self._monitor.waits_for(self.worker, self.session.process):
                 return "its messages filled output_buffer, and it waited for the snapshot of the session that read them"

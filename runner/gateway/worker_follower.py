@@ -1,8 +1,8 @@
 """Observe a worker by its identity (pid and backend_start): find it, signal it if it must stop, wait for its end.
 
 This is all that can be done for a worker whose launcher session is lost, or was another runner's. Until a worker is
-seen, it is searched by the facts of its launch (`Sought`); afterwards its name is not used any more. A launch that the
-server refused has an end at once.
+seen, it is searched by the facts of its launch (`WorkerSearch`); afterwards its name is not used any more. A launch
+that the server refused has an end at once.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from runner.errors import GatewayError
 LOOK = 0.25
 #: The number of polls without a result after which a worker that was never seen counts as ended. Between a launch and
 #: the row in pg_stat_activity the postmaster forks a process, and no view shows a requested worker before that.
-LOOKS_IN_VAIN = 12
+MAX_EMPTY_POLLS = 12
 #: Seconds until a worker that was asked to stop and is still running is asked again, and the number of requests after
 #: which it is reported as unstoppable: 30 seconds after the first one.
 SIGNAL_AGAIN = 5.0
@@ -29,7 +29,7 @@ SIGNALS = 7
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sought:
+class WorkerSearch:
     """The facts that identify a worker that was not seen yet among all workers.
 
     `name` is its application_name and `label` the comment in front of its text, both only claims. `pid` is the result
@@ -45,11 +45,11 @@ class Sought:
 class Monitor(Protocol):
     """The functions of the run's monitor session for a worker. GatewayError if the server cannot be queried now."""
 
-    async def identify(self, sought: Sought) -> tuple[Worker, float] | None:
+    async def identify(self, search: WorkerSearch) -> tuple[Worker, float] | None:
         """Find the worker in pg_stat_activity, and its age in seconds by the server's clock."""
         ...
 
-    async def lives(self, sought: Sought, worker: Worker | None) -> bool:
+    async def lives(self, search: WorkerSearch, worker: Worker | None) -> bool:
         """Return whether the worker, or one that may be it, is running. ServerLostError if the server is lost."""
         ...
 
@@ -77,8 +77,8 @@ class Monitor(Protocol):
 class Follower:
     """See the module's docstring. `worker` is its identity, as soon as it was seen on the server."""
 
-    def __init__(self, sought: Sought, monitor: Monitor, *, worker: Worker | None = None) -> None:
-        self.sought = sought
+    def __init__(self, search: WorkerSearch, monitor: Monitor, *, worker: Worker | None = None) -> None:
+        self.search = search
         self.worker = worker
         #: The worker's age in seconds, by the server's clock, when it was first seen.
         self.age: float | None = None
@@ -99,18 +99,18 @@ class Follower:
         self.detaching = True
 
     @property
-    def has_orders(self) -> bool:
+    def has_requests(self) -> bool:
         """Whether the worker must be cancelled or detached."""
         return self._cancelling or self.detaching
 
-    async def look_after(self, seen: Callable[[Worker], None]) -> None:
+    async def identify_and_signal(self, seen: Callable[[Worker], None]) -> None:
         """Identify the worker, and signal it if it must be cancelled; again after a while if it does not stop.
 
         While the monitor session is lost, this is postponed.
         """
         with contextlib.suppress(GatewayError):
             if self.worker is None:
-                found = await self._monitor.identify(self.sought)
+                found = await self._monitor.identify(self.search)
                 if found is not None:
                     self.worker, self.age = found
                     seen(self.worker)
@@ -127,15 +127,15 @@ class Follower:
         """Wait until the worker has ended; return False if it was detached before.
 
         A worker that was never seen may be starting: an interrupted launch may just have requested it. After
-        `LOOKS_IN_VAIN` polls this returns with `worker` still None: that is no evidence of an end. ServerLostError if
+        `MAX_EMPTY_POLLS` polls this returns with `worker` still None: that is no evidence of an end. ServerLostError if
         the server cannot be reached again.
         """
         in_vain = 0
-        while (there := await self._monitor.lives(self.sought, self.worker)) or self.worker is None:
+        while (there := await self._monitor.lives(self.search, self.worker)) or self.worker is None:
             in_vain = 0 if there else in_vain + 1
-            if in_vain > LOOKS_IN_VAIN:
+            if in_vain > MAX_EMPTY_POLLS:
                 break
-            await self.look_after(seen)
+            await self.identify_and_signal(seen)
             if self.detaching and self.worker is not None:
                 return False
             await asyncio.sleep(LOOK)
@@ -155,7 +155,7 @@ class AdoptedWorker:
     def __init__(self, worker: Worker, monitor: Monitor, *, step: str, awaited: bool = True) -> None:
         self._awaited = awaited
         self._step = step
-        self._follower = Follower(Sought(name=worker.application_name), monitor, worker=worker)
+        self._follower = Follower(WorkerSearch(name=worker.application_name), monitor, worker=worker)
         self._monitor = monitor
 
     @property

@@ -341,7 +341,12 @@ class RowColumns:
 
 
 async def drain(
-    session: Session, handle: Handle, columns: RowColumns | None = None, *, rows: int = 0, patience: float | None = None
+    session: Session,
+    handle: Handle,
+    columns: RowColumns | None = None,
+    *,
+    rows: int = 0,
+    answer_within: float | None = None,
 ) -> tuple[Reply, float]:
     """Read the output until the worker has ended; return its command tags, and the server's time then.
 
@@ -355,7 +360,7 @@ async def drain(
         statement = (
             (f"read_rows:{definitions}", (*handle, str(rows))) if rows else (f"drain_rows:{definitions}", handle)
         )
-    reply, now = await session.run(statement, ("now", ()), patience=patience)
+    reply, now = await session.run(statement, ("now", ()), answer_within=answer_within)
     return reply, float(now.rows[0][0] or 0.0) if now.rows else 0.0
 
 

@@ -1,4 +1,4 @@
-"""A lock that a step holds, the result when two such locks meet, and whether two transactions can deadlock."""
+"""A lock of a step, the result of two such locks, and whether two transactions can deadlock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runner.sql.lock_modes import LockMode, conflict
 
 
 class Lockable(NamedTuple):
-    """What a lock is on: a relation, all indexes of a table together, or every table of a schema (`name` is None).
+    """The target of a lock: a relation, all indexes of a table together, or every table of a schema (`name` is None).
 
     Without schema and name it is every table of the database.
     """
@@ -23,22 +23,22 @@ class Lockable(NamedTuple):
 
     @property
     def sweeping(self) -> bool:
-        """Whether it is all tables, one after the other."""
+        """Whether it stands for all tables, which are locked one after the other."""
         return self.name is None
 
 
 class LockTiming(enum.IntEnum):
-    """What makes a difference when a lock has to wait, or is waited for."""
+    """The behaviour of a command while its lock waits, or while others wait for it."""
 
-    #: Holds its locks to the end of the transaction.
+    #: Holds its locks until the end of the transaction.
     PLAIN = 0
-    #: Waits while its transaction has a weaker lock on the table already.
+    #: Waits while its transaction already holds a weaker lock on the table.
     UPGRADE = 1
     #: Has no snapshot while it waits.
     VACUUM = 2
-    #: Waits for every transaction that has an older snapshot.
+    #: Waits for every transaction with an older snapshot.
     BUILD = 3
-    #: Waits for every transaction that has any lock on the table.
+    #: Waits for every transaction with any lock on the table.
     DROP = 4
     #: Leaves the partition half detached when it fails.
     DETACH = 5
@@ -50,8 +50,8 @@ class LockTiming(enum.IntEnum):
 class Held:
     """A lock that a step takes. `order` is the statement's number in the step, and the lock's number within it.
 
-    `what` names the command, `name` the relation as the SQL has it, `offset` its place in the step's SQL; `via` is the
-    foreign key that leads there. `item` is the number of the for_each item that has this lock, None for all of them.
+    `what` names the command, `name` the relation as written in the SQL, `offset` its position in the step's SQL; `via`
+    is the foreign key that leads to it. `item` is the number of the for_each item with this lock, None for all items.
     """
 
     on: Lockable
@@ -67,28 +67,31 @@ class Held:
 
 
 class ConflictResult(enum.IntEnum):
-    """What becomes of two steps whose locks meet, the harmless first."""
+    """The result of two steps with conflicting locks."""
 
     WAIT = 1
     FAIL = 2
 
 
-#: What decides a verdict.
+#: The properties that decide a verdict.
 Kind = tuple[LockMode, LockTiming]
 
 
 @lru_cache(maxsize=4096)
 def verdict(one: Kind, other: Kind) -> ConflictResult | None:
-    """Say what two locks on one place do to each other, None if they get along.
+    """Return the result of two locks on one target; None if they do not conflict.
 
-    What the two natures do was measured on a server of version 18 (pg_background.md#what-concurrently-leaves-behind
-    has the short form):
+    The behaviour of the commands was measured with PostgreSQL 18 (docs/pg_background.md#what-concurrently-leaves-behind
+    has a summary):
 
-    - CREATE INDEX and REINDEX CONCURRENTLY wait for older snapshots while they hold their lock; who queues behind it
-      has such a snapshot, so the two end in a deadlock. Only a VACUUM without ANALYZE queues without one.
-    - DROP INDEX CONCURRENTLY waits for who holds a lock on the table: a deadlock with who queues and holds one.
-    - DETACH PARTITION CONCURRENTLY fails beside another one of the same table, and can be made to fail by what changes
-      the table's columns in the meantime.
+    - CREATE INDEX and REINDEX CONCURRENTLY wait for older snapshots while they hold their lock; a session that waits
+    for
+      that lock has such a snapshot, so the two deadlock. Only a VACUUM without ANALYZE waits without a snapshot.
+    - DROP INDEX CONCURRENTLY waits for sessions with a lock on the table: a deadlock with a session that waits and
+    holds
+      one.
+    - DETACH PARTITION CONCURRENTLY fails at the same time as another one on the same table, and can fail because of a
+      command that changes the table's columns meanwhile.
     """
     (mode, nature), (other_mode, other_nature) = one, other
     natures = {nature, other_nature}
@@ -103,18 +106,18 @@ def verdict(one: Kind, other: Kind) -> ConflictResult | None:
 
 
 def kind_of(held: Held) -> Kind:
-    """Return what decides what a lock does to another one."""
+    """Return the properties of a lock that decide a verdict."""
     return held.mode, held.nature
 
 
-#: How many locks of a step, and how many of its items, are compared: more than a person's step has.
+#: The limit of compared locks of a step, and of its items: more than real steps have.
 _MAX_LOCKS = 32
 _MAX_ITEMS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadlock:
-    """Two steps in a deadlock: what each has, and what each wants that the other one has."""
+    """Two steps in a deadlock: what each holds, and what each wants that the other one holds."""
 
     has: Held
     wants: Held
@@ -123,11 +126,11 @@ class Deadlock:
 
 
 def find_deadlock(one: Sequence[Held], other: Sequence[Held], *, instances: bool = False) -> Deadlock | None:
-    """Return a deadlock that two steps, or two instances of one, can come to; the first in the order of the first.
+    """Return a possible deadlock of two steps, or of two instances of one; the first in the order of the first step.
 
-    Each takes its locks in their order and keeps them. A statement's locks count as taken at once, unless the command
-    takes them one by one. There is no deadlock where what both have by then could not be had at the same time: a lock
-    that both take first, for instance, keeps them apart.
+    Each takes its locks in order and keeps them. A statement's locks count as taken at once, unless the command takes
+    them one by one. There is no deadlock if the held locks themselves conflict: a lock that both take first, for
+    instance, serialises them.
     """
     shared = {held.on for held in one} & {held.on for held in other}
     mine = [held for held in one if held.on in shared]
@@ -151,9 +154,9 @@ def _of_item(locks: Sequence[Held], item: int | None) -> list[Held]:
 
 
 def _find(one: Sequence[Held], other: Sequence[Held]) -> Deadlock | None:
-    """Compare what each step has and wants, at each point of the one with each point of the other.
+    """Compare what each step holds and wants, at each point of the one with each point of the other.
 
-    Locks are bits here, counted in their step's order: what a lock excludes are bits of the other step's locks.
+    Locks are bits here, in their step's order: the conflicts of a lock are bits of the other step's locks.
     """
     mine, its = _Side(one, other), _Side(other, one)
     for number, wants in enumerate(one):
@@ -171,7 +174,7 @@ def _find(one: Sequence[Held], other: Sequence[Held]) -> Deadlock | None:
 
 
 class _Side:
-    """The locks of one step, each by its number: what it excludes, what is held by then, and what that excludes."""
+    """The locks of one step: what each conflicts with, what is held before it, and what that conflicts with."""
 
     def __init__(self, locks: Sequence[Held], others: Sequence[Held]) -> None:
         self.excludes = [_mask(_clash(held, other) for other in others) for held in locks]

@@ -1,13 +1,13 @@
-"""The pairs of steps that can run at the same time and whose locks exclude each other.
+"""The pairs of steps that can run at the same time and have conflicting locks.
 
 Two steps cannot run at the same time if one needs the other, directly or not; if one runs only after a third has
-succeeded, the other only after it has failed; or if both together take more than there is of the budget's slots, of a
-pool, or of an `exclusive` name. Finally steps come after all others, but a detached worker continues beside them, and
-has given back its slots and pools by then.
+succeeded, the other only after it has failed; or if both together exceed the budget's slots, a pool, or an `exclusive`
+name. Finally steps come after all others, but a detached worker continues at the same time, and has released its slots
+and pools by then.
 
 Steps are bits of an integer, so that one operation compares a step with all others: a plan of 10,000 steps has 50
-million pairs. A step's ancestors are forgotten when its last dependent has been seen, and only some of the pairs that
-meet are reported.
+million pairs. The set of a step's ancestors is dropped after its last dependent, and only some of the conflicting pairs
+are reported.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _SLOTS = "slots"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Overlap:
-    """A step, as its number in the plan (`finally` last), and which of those seen before it can run beside it.
+    """A step, by its number in the plan (`finally` last), and the previous steps that can run at the same time.
 
-    `with_itself` says so of two instances of the step, if it has several. `others` are bits: see `numbers`.
+    `with_itself`: two instances of the step can run at the same time. `others` are bits: see `numbers`.
     """
 
     step: int
@@ -40,7 +40,7 @@ class Overlap:
 
 
 class Overlaps:
-    """The steps of a plan that matter to a question, and which of them can run at the same time."""
+    """The wanted steps of a plan, and which of them can run at the same time."""
 
     def __init__(self, plan: Plan, wanted: Collection[int] | None = None) -> None:
         """Prepare for the steps with the numbers `wanted`, for all of them by default."""
@@ -50,7 +50,7 @@ class Overlaps:
         place = {step.id: number for number, step in enumerate(self._steps)}
         order = [place[name] for name in topological_order(needs)]
         main = len(plan.steps)
-        #: `finally` last, whatever the needs leave open.
+        #: `finally` last, even if the needs allow another order.
         self._order = sorted(order, key=lambda number: number >= main)
         self._needs = [[place[need] for need in needs[step.id] if need in place] for step in self._steps]
         kept = [number for number in self._order if wanted is None or number in wanted]
@@ -62,19 +62,19 @@ class Overlaps:
         self._branches = _Branches(self._steps, self._order, self._bits)
 
     def number(self, bit: int) -> int:
-        """Return the number of the step that a bit stands for."""
+        """Return the number of a bit's step."""
         return self._by_bit[bit]
 
     def numbers(self, bits: int) -> Iterator[int]:
-        """Yield the numbers of the steps whose bits are set, in the order in which they can run."""
+        """Yield the numbers of the steps whose bits are set, in a possible order of execution."""
         return map(self.number, self.bits(bits))
 
     def bits(self, bits: int) -> Iterator[int]:
-        """Yield the bits that are set, one by one, the lowest first."""
+        """Yield the bits that are set, the lowest first."""
         return _bits(bits)
 
     def steps(self) -> Iterator[Overlap]:
-        """Yield each wanted step once, in an order in which they can run, with those before it that it can overlap."""
+        """Yield each wanted step once, in a possible order of execution, with the previous ones that can overlap."""
         for number, before in self._ancestors():
             bit = self._bits.get(number)
             if bit is None:
@@ -89,7 +89,7 @@ class Overlaps:
             yield Overlap(step=number, bit=bit, others=others, with_itself=itself)
 
     def _ancestors(self) -> Iterator[tuple[int, int]]:
-        """Yield each step with the bits of the wanted ones that it waits for."""
+        """Yield each step with the bits of the wanted steps that it waits for."""
         open_dependents = Counter(need for needs in self._needs for need in needs)
         reach: dict[int, int] = {}
         for number in self._order:
@@ -109,7 +109,7 @@ class Overlaps:
 
 
 class _Shared:
-    """What steps take of things of which there is only so much."""
+    """The limited resources that steps take."""
 
     def __init__(self, plan: Plan, kept: list[Step]) -> None:
         self._limits: dict[str, int] = {_SLOTS: plan.budget.slots}
@@ -124,7 +124,7 @@ class _Shared:
         self._known: dict[tuple[str, int], int] = {}
 
     def apart(self, step: Step) -> int:
-        """Return the bits of the steps with which this one takes too much; its own too if two of it would."""
+        """Return the bits of the steps that exceed a limit together with this one; its own bit if two of it would."""
         bits = 0
         for name, amount in _taken(step).items():
             bits |= self._too_much(name, amount)
@@ -151,12 +151,12 @@ def _is_parallel(step: Step) -> bool:
     return step.for_each is not None and step.for_each.max_parallel != 1
 
 
-#: Steps whose two ends are followed. A person's plan has a handful; beyond, steps count as if they could overlap.
+#: The limit of forks that are followed. Real plans have a few; beyond it, steps count as if they could overlap.
 _MAX_FORKS = 256
 
 
 class _Branches:
-    """Steps that never both run, because they need opposite ends of the same step: of a fork."""
+    """Steps that never both run, because they need opposite outcomes of the same step (a fork)."""
 
     def __init__(self, steps: tuple[Step, ...], order: list[int], bits: Mapping[int, int]) -> None:
         place = {step.id: number for number, step in enumerate(steps)}
@@ -190,7 +190,7 @@ class _Branches:
         return found
 
     def _follow(self, step: Step, number: int, place: Mapping[str, int], fork_bit: Mapping[int, int]) -> None:
-        """Note how forks must have ended for a step to run: a step that had to succeed or fail has run itself."""
+        """Record which outcomes of forks a step needs; a needed step with a known outcome has run itself."""
         for need in step.needs:
             needed = place.get(need.step)
             if needed is None or need.on is NeedOn.DONE:
@@ -210,7 +210,7 @@ def _bits(mask: int) -> Iterator[int]:
 
 
 def _mask(bits: Iterator[int]) -> int:
-    """Return an integer with these bits set; in one piece, because setting them one by one would copy it each time."""
+    """Return an integer with these bits set; built at once, because setting single bits would copy it each time."""
     found = list(bits)
     if not found:
         return 0
@@ -220,15 +220,15 @@ def _mask(bits: Iterator[int]) -> int:
     return int.from_bytes(field, "little")
 
 
-#: How many pairs are told of one relation and outcome; the rest is counted.
-TOLD = 5
-#: How many pairs of one relation, and of a plan, are searched for a deadlock.
+#: The number of reported pairs for each relation and result; the others are counted.
+MAX_REPORTED = 5
+#: The number of pairs of one relation, and of a plan, that are searched for a deadlock.
 _SEARCHED = 20
 _SEARCHED_IN_ALL = 2000
 
 
 class ContentionResult(enum.Enum):
-    """What two steps can come to, the worst first."""
+    """The result of two steps with conflicting locks, the worst first."""
 
     FAILURE = "one of them fails"
     DEADLOCK = "each waits for the other"
@@ -237,9 +237,9 @@ class ContentionResult(enum.Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Meeting:
-    """Two steps, or two instances of one, and the locks with which they meet. `one` comes first in the plan.
+    """Two steps, or two instances of one, and their conflicting locks. `one` comes first in the plan.
 
-    `more` is how many other pairs of steps come to the same on the same relation without being told.
+    `more` is the number of other pairs with the same result on the same relation that are not reported.
     """
 
     outcome: ContentionResult
@@ -258,17 +258,17 @@ class Meeting:
 
 @dataclass(slots=True)
 class _Group:
-    """What is found about one relation: meetings, pairs that are only counted, and pairs searched for deadlocks."""
+    """The result for one relation: reported pairs, counted pairs, and pairs searched for deadlocks."""
 
-    told: dict[ContentionResult, list[Meeting]] = field(default_factory=lambda: defaultdict(list))
+    reported: dict[ContentionResult, list[Meeting]] = field(default_factory=lambda: defaultdict(list))
     more: Counter[ContentionResult] = field(default_factory=Counter)
     searched: int = 0
 
 
 def find_contention(subject: Subject, known: Sequence[Locking] | None = None) -> tuple[Meeting, ...]:
-    """Return the pairs of steps whose locks exclude each other, each pair once, with the worst that it can come to.
+    """Return the pairs of steps with conflicting locks, each pair once, with its worst possible result.
 
-    `known` are the locks of every step, where more is known of them than the plan tells.
+    `known` are the locks of every step, if more is known than the plan says.
     """
     steps = read_locking(subject) if known is None else tuple(known)
     grips = contended(steps)
@@ -280,14 +280,14 @@ def find_contention(subject: Subject, known: Sequence[Locking] | None = None) ->
 
 @dataclass(slots=True)
 class _Met:
-    """The steps, as bits, that one step meets on one relation."""
+    """The steps, as bits, that conflict with one step on one relation."""
 
     fail: int = 0
     wait: int = 0
 
 
 class _Finder:
-    """Goes through the steps in an order in which they can run, and compares each with those before it."""
+    """Compares each step, in a possible order of execution, with the previous ones."""
 
     def __init__(self, steps: Sequence[Locking], grips: Mapping[int, Grip], overlaps: Overlaps) -> None:
         self._steps = steps
@@ -300,15 +300,15 @@ class _Finder:
         self._swept = any(on.sweeping for grip in grips.values() for on in grip)
 
     def find(self) -> Iterator[Meeting]:
-        """Yield what is found, relation by relation."""
+        """Yield the conflicts, relation by relation."""
         for overlap in self._overlaps.steps():
             self._compare(overlap)
             self._keep(overlap)
         for group in self._groups.values():
             for outcome in ContentionResult:
-                told = group.told[outcome]
-                yield from told[:-1]
-                yield from (replace(last, more=group.more[outcome]) for last in told[-1:])
+                reported = group.reported[outcome]
+                yield from reported[:-1]
+                yield from (replace(last, more=group.more[outcome]) for last in reported[-1:])
 
     def _keep(self, overlap: Overlap) -> None:
         bit = 1 << overlap.bit
@@ -322,16 +322,16 @@ class _Finder:
             self._several |= bit
 
     def _compare(self, overlap: Overlap) -> None:
-        """Tell of each pair once, with the worst that it comes to on any relation."""
+        """Report each pair once, with its worst result on any relation."""
         met = self._meets(overlap)
         open_ = overlap.others
         for group, found in met.items():
-            self._tell(ContentionResult.FAILURE, group, overlap, found.fail & open_)
+            self._report(ContentionResult.FAILURE, group, overlap, found.fail & open_)
             open_ &= ~found.fail
         if _takes_several(self._grips[overlap.step]):
             open_ &= ~self._search(overlap, met, open_ & self._several)
         for group, found in met.items():
-            self._tell(ContentionResult.WAIT, group, overlap, found.wait & open_)
+            self._report(ContentionResult.WAIT, group, overlap, found.wait & open_)
             open_ &= ~found.wait
         if overlap.with_itself:
             self._compare_instances(overlap)
@@ -352,13 +352,17 @@ class _Finder:
         return met
 
     def _search(self, overlap: Overlap, met: Mapping[Lockable, _Met], open_: int) -> int:
-        """Tell of the deadlocks with the steps of `open_`, and return those that have one. Each is searched once."""
+        """Report the deadlocks with the steps of `open_`, and return the steps that have one. Each is searched once."""
         deadlocked = 0
         for on, found in met.items():
             group = self._groups[on] if found.wait & open_ else _Group()
             for bit in self._overlaps.bits(found.wait & open_):
                 if (
-                    min(_SEARCHED - group.searched, self._searches, TOLD - len(group.told[ContentionResult.DEADLOCK]))
+                    min(
+                        _SEARCHED - group.searched,
+                        self._searches,
+                        MAX_REPORTED - len(group.reported[ContentionResult.DEADLOCK]),
+                    )
                     <= 0
                 ):
                     break
@@ -369,7 +373,7 @@ class _Finder:
                 deadlock = find_deadlock(self._locks(one), self._locks(other))
                 if deadlock is not None:
                     deadlocked |= 1 << bit
-                    group.told[ContentionResult.DEADLOCK].append(self._deadlocked(one, other, deadlock))
+                    group.reported[ContentionResult.DEADLOCK].append(self._deadlocked(one, other, deadlock))
         return deadlocked
 
     def _deadlocked(self, one: int, other: int, deadlock: Deadlock) -> Meeting:
@@ -382,16 +386,16 @@ class _Finder:
             deadlock=deadlock,
         )
 
-    def _tell(self, outcome: ContentionResult, on: Lockable, overlap: Overlap, bits: int) -> None:
+    def _report(self, outcome: ContentionResult, on: Lockable, overlap: Overlap, bits: int) -> None:
         group = self._groups[on] if bits else _Group()
         for bit in self._overlaps.bits(bits):
-            if len(group.told[outcome]) >= TOLD:
+            if len(group.reported[outcome]) >= MAX_REPORTED:
                 break
             bits ^= 1 << bit
             one, other = self._in_order(overlap.step, self._overlaps.number(bit))
             locks = _first_meeting(self._grips[one], self._grips[other], on, outcome, instances=False)
             if locks is not None:
-                group.told[outcome].append(self._meeting(outcome, one, other, *locks))
+                group.reported[outcome].append(self._meeting(outcome, one, other, *locks))
         group.more[outcome] += bits.bit_count()
 
     def _compare_instances(self, overlap: Overlap) -> None:
@@ -409,8 +413,8 @@ class _Finder:
             if outcome is ContentionResult.WAIT and deadlock is not None:
                 meeting = self._deadlocked(step, step, deadlock)
             group = self._groups[on]
-            if len(group.told[meeting.outcome]) < TOLD:
-                group.told[meeting.outcome].append(meeting)
+            if len(group.reported[meeting.outcome]) < MAX_REPORTED:
+                group.reported[meeting.outcome].append(meeting)
             else:
                 group.more[meeting.outcome] += 1
             return
@@ -429,7 +433,7 @@ class _Finder:
 
 
 def _takes_several(grip: Grip) -> bool:
-    """Say whether a step takes locks one after the other, so that it can wait while it holds some."""
+    """Return whether a step takes locks one after the other, so that it can wait while it holds some."""
     return len({held.order for locks in grip.values() for held in locks}) > 1
 
 
@@ -439,7 +443,7 @@ _VERDICTS = {ContentionResult.FAILURE: ConflictResult.FAIL, ContentionResult.WAI
 def _first_meeting(
     mine: Grip, its: Grip, on: Lockable, outcome: ContentionResult, *, instances: bool
 ) -> tuple[Held, Held] | None:
-    """Return the first locks of two steps that have this outcome where a clash is ascribed to `on`."""
+    """Return the first locks of two steps with this result in a conflict that is reported for `on`."""
     for held_on, other_on in _meeting_points(mine, its, on):
         for held in mine[held_on]:
             for other in its[other_on]:

@@ -1,4 +1,4 @@
-"""Which relation a name in a step's SQL means: as schema and name, so that two steps can be compared.
+"""The relation that a name in a step's SQL means, as schema and name, so that steps can be compared.
 
 A name without a schema is taken to be in the first schema of the step's search_path, in `public` if it has none: only
 the server knows what later schemas of the path hold. Names that a for_each's query gives are unknown; parameters
@@ -27,7 +27,7 @@ _DEFAULT = "public"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemNames:
-    """An item of a for_each; `values` are what the parameters of its own stand for."""
+    """An item of a for_each; `values` are the values of its parameters."""
 
     number: int
     values: Mapping[str, str]
@@ -35,7 +35,7 @@ class ItemNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedRelation:
-    """A relation as one item of the step names it; `item` is None if all items, or a step without any, name it so."""
+    """A relation as one item of the step names it; `item` is None if it is the same for all items, or without items."""
 
     item: int | None
     relation: Relation
@@ -44,18 +44,18 @@ class NamedRelation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Naming:
-    """How names are read in one step. `schema` is where names without one are, None if nothing is known of it."""
+    """How names are resolved in one step. `schema` is that of unqualified names, None if unknown."""
 
     schema: str | None
     as_: str | None = None
     items: tuple[ItemNames, ...] = ()
 
     def unsettled(self) -> Naming:
-        """Return how names are read after a SET search_path."""
+        """Return how names are resolved after a SET search_path."""
         return replace(self, schema=None)
 
     def read(self, relation: Relation) -> Iterator[NamedRelation]:
-        """Yield the relation as each item names it, once if it is the same for all, never if it is not known."""
+        """Yield the relation as each item names it, once if it is the same for all, never if it is unknown."""
         if not self._varies(relation):
             yield from self._named(None, relation)
             return
@@ -66,7 +66,7 @@ class Naming:
 
     def _named(self, item: ItemNames | None, relation: Relation) -> Iterator[NamedRelation]:
         schema = relation.schema or self._first(item)
-        if schema is not None and not schema.startswith("pg_temp"):  # which no other session sees
+        if schema is not None and not schema.startswith("pg_temp"):  # not visible to other sessions
             yield NamedRelation(
                 item=None if item is None else item.number, relation=relation, on=Lockable(schema, relation.name)
             )
@@ -83,7 +83,7 @@ class Naming:
 
 
 def naming_of(step: Step, known: Mapping[str, Value]) -> Naming:
-    """Return how names are read in a step's SQL; `known` are values of parameters."""
+    """Return how names are resolved in a step's SQL; `known` are values of parameters."""
     path = _stand_in(step.search_path or "", SettingPlace.SEARCH_PATH, known)
     names = () if path is None else (name for name in identifiers(path) if name not in _NOT_SEARCHED_FIRST)
     schema = next(iter(names), None if path is None else _DEFAULT)
@@ -114,7 +114,7 @@ def _stand_in(text: str, place: SettingPlace, known: Mapping[str, Value]) -> str
 
 @lru_cache(maxsize=256)
 def identifiers(text: str) -> tuple[str, ...]:
-    """Return the identifiers of a dotted or comma-separated list, folded as PostgreSQL folds them."""
+    """Return the identifiers of a dotted or comma-separated list, folded like PostgreSQL does."""
     return tuple(_folded(found) for found in _IDENTIFIER.findall(text))
 
 
@@ -145,7 +145,7 @@ def _filled_in(part: str | None, item: ItemNames) -> str | None:
 
 
 def _named_by(relation: Relation, item: ItemNames) -> Relation:
-    """Return the relation with an item's names in it; one of type relation has its schema with it."""
+    """Return the relation with an item's names in it; a name of type relation can include its schema."""
     name = _filled_in(relation.name, item) or ""
     if relation.schema is None and isinstance(name, QualifiedName):
         return Relation(name.parts[-2] if len(name.parts) > 1 else None, name.parts[-1])

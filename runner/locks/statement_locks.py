@@ -76,7 +76,7 @@ class TextStatement:
 
 
 def read_text(template: Template) -> tuple[TextStatement, ...]:
-    """Return the statements of a text with their locks, without those on what only this text can see."""
+    """Return the statements of a text with their locks, without locks on relations that only this text can see."""
     return tuple(_statements(template))
 
 
@@ -91,7 +91,7 @@ def words_in(text: str) -> frozenset[str]:
 
 
 def hides_names(text: str) -> bool:
-    """Return whether names may be in a text that are not among its words: by parameters, or escaped."""
+    """Return whether a text may contain names that are not among its words: by parameters, or escaped."""
     return ':"' in text or "\\" in text
 
 
@@ -125,7 +125,7 @@ def _is_private(relation: Relation | None, own: frozenset[Relation]) -> bool:
 
 
 def _made(statement: Statement, own: frozenset[Relation]) -> frozenset[Relation]:
-    """Return what is surely new after a statement: not if it may have been there before, unless it is temporary."""
+    """Return what is certainly new after a statement: not what may have existed, unless it is temporary."""
     index = created_index(statement)
     if index is not None and index.index is not None:
         return frozenset({index.index}) if _is_private(index.table, own) else frozenset()
@@ -150,7 +150,7 @@ def _locks(statement: Statement, number: int) -> Iterator[TextLock]:
 
 
 _WORD = re.compile(r"\w+")
-#: Commands that read or change rows and lock their relations as every reader or writer does, or lock none.
+#: Commands that read or change rows, with the same locks as all readers or writers, or without any.
 _GENTLE = frozenset(
     [
         *(_K.SELECT, _K.SELECT_INTO, _K.CREATE_TABLE_AS, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE),
@@ -158,7 +158,7 @@ _GENTLE = frozenset(
     ]
 )
 _PLANNED = frozenset({_K.SELECT, _K.SELECT_INTO, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_TABLE_AS})
-#: Commands that lock the relations that they name one after the other, in the order of the text.
+#: Commands that lock the relations that they name one by one, in the order of the text.
 _ONE_BY_ONE = frozenset({_K.TRUNCATE, _K.LOCK, _K.DROP_TABLE})
 #: Commands that lock every table of a schema or database; others of that kind lock some that only the server knows.
 _SWEEPING = frozenset({_K.VACUUM, _K.ANALYZE, _K.REINDEX, _K.DROP_SCHEMA})
@@ -185,8 +185,8 @@ def _what(statement: Statement) -> str:
             return f"VACUUM ({', '.join(chosen)})" if chosen else "VACUUM"
         case _K.ALTER_TABLE:
             kinds = (action.kind for action in alter_actions(statement))
-            told = next((kind for kind in kinds if kind is not AlterKind.OTHER), None)
-            return f"ALTER TABLE … {told}" if told else "ALTER TABLE"
+            shown = next((kind for kind in kinds if kind is not AlterKind.OTHER), None)
+            return f"ALTER TABLE … {shown}" if shown else "ALTER TABLE"
         case _K.CREATE_INDEX | _K.DROP_INDEX | _K.REINDEX | _K.REFRESH_MATERIALIZED_VIEW if is_concurrent(statement):
             return f"{statement.kind} CONCURRENTLY"
     return str(statement.kind)
@@ -194,7 +194,7 @@ def _what(statement: Statement) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Link:
-    """A foreign key between two tables that are known."""
+    """A foreign key between two known tables."""
 
     key: ForeignKey
     child: Lockable
@@ -202,14 +202,14 @@ class _Link:
 
 
 class ForeignKeys:
-    """The foreign keys of a plan, and what they add to a step's locks."""
+    """The foreign keys of a plan, and the locks that they add to a step's."""
 
     def __init__(self) -> None:
         self._of_child: dict[Lockable, list[_Link]] = defaultdict(list)
         self._of_parent: dict[Lockable, list[_Link]] = defaultdict(list)
 
     def add(self, key: ForeignKey, naming: Naming) -> None:
-        """Remember a foreign key as a step's statement makes it."""
+        """Record a foreign key that a step's statement creates."""
         for child in naming.read(key.child):
             for parent in naming.read(key.parent):
                 other_item = None not in (child.item, parent.item) and child.item != parent.item
@@ -219,11 +219,11 @@ class ForeignKeys:
                     self._of_parent[parent.on].append(link)
 
     def names(self) -> Iterator[str]:
-        """Yield the names of the tables that have a foreign key on one side or the other."""
+        """Yield the names of the tables with a foreign key, on either side."""
         yield from (on.name for on in (*self._of_child, *self._of_parent) if on.name is not None)
 
     def spread(self, statement: TextStatement, naming: Naming) -> Iterator[Held]:
-        """Yield the locks that a statement takes on the other side of foreign keys."""
+        """Yield the locks that a statement takes on the other tables of foreign keys."""
         if not self._of_child:
             return
         reading = naming if statement.settled else naming.unsettled()
@@ -261,7 +261,7 @@ class ForeignKeys:
 
 
 def _altered(statement: TextStatement) -> tuple[Relation, ...]:
-    """Return the tables of a command that may change a foreign key, or what is in its table."""
+    """Return the tables of a command that may change a foreign key, or the rows of its table."""
     found: tuple[Relation, ...] = ()
     match statement.parsed.kind:
         case _K.DROP_TABLE:
@@ -272,7 +272,7 @@ def _altered(statement: TextStatement) -> tuple[Relation, ...]:
 
 
 def _on_parent(action: AlterAction, key: ForeignKey) -> LockMode | None:
-    """Return the lock on the parent of a subcommand that is about the foreign key."""
+    """Return the lock on the parent table by a subcommand that concerns the foreign key."""
     about_key = action.name == key.name
     if action.kind is AlterKind.VALIDATE_CONSTRAINT and about_key:
         return LockMode.ROW_SHARE
@@ -301,5 +301,5 @@ def _held(
         offset=offset,
         via=str(link.key),
         item=item,
-        planned=mode in {LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE},  # the server asks by queries of its own
+        planned=mode in {LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE},  # the server checks with queries of its own
     )

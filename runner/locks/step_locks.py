@@ -1,7 +1,7 @@
-"""The locks of each step of a plan, and which of them other steps can meet.
+"""The locks of each step of a plan, and which of them can conflict with those of other steps.
 
-The rest of the plan shows the tables of indexes and the foreign keys that it creates; a step's `touches` names what
-its opaque SQL locks.
+The rest of the plan shows the tables of indexes and the foreign keys that it creates; a step's `touches` names what its
+opaque SQL locks.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from runner.sql.lock_modes import LockMode, Target, conflict
 from runner.sql.statements import Template
 from runner.sql.table_locks import foreign_keys, is_opaque
 
-#: What `touches` stands for, which names no mode: that of a writer. Two steps that touch a table get along.
+#: The mode of `touches`, which names none: that of a writer. Two steps that touch a table do not conflict.
 TOUCHED = LockMode.ROW_EXCLUSIVE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Locking:
-    """The locks of one step, in the order of its statements. `several` says that it may have several instances."""
+    """The locks of one step, in the order of its statements; `several`: it may have several instances."""
 
     sql: StepSql
     held: tuple[Held, ...]
@@ -59,7 +59,7 @@ def read_locking(subject: Subject) -> tuple[Locking, ...]:
 
 
 def completed(steps: Iterable[Locking]) -> tuple[Locking, ...]:
-    """Return the steps with what follows from all locks together: which ones are upgrades, and which indexes are read.
+    """Return the steps with the consequences of all locks together: which are upgrades, and which indexes are read.
 
     The locks of each step are in the order in which it takes them.
     """
@@ -81,7 +81,7 @@ def _may_name(sql: StepSql, wanted: frozenset[str] | None) -> bool:
 
 
 class _LockReader:
-    """What is known of the whole plan while its steps are read."""
+    """The facts about the whole plan while its steps are read."""
 
     def __init__(self, known: Mapping[str, Value]) -> None:
         self._known = known
@@ -90,7 +90,7 @@ class _LockReader:
         self._keys = ForeignKeys()
 
     def note(self, sql: StepSql) -> None:
-        """Remember the indexes and foreign keys that a step creates."""
+        """Record the indexes and foreign keys that a step creates."""
         naming = naming_of(sql.step, self._known)
         for statement in self._text(sql.template):
             made = created_index(statement.parsed)
@@ -101,9 +101,9 @@ class _LockReader:
                 self._keys.add(key, naming)
 
     def words(self, strong: Iterable[Locking]) -> frozenset[str] | None:
-        """Return words of which gentle steps that matter have one at least; None if all of them matter.
+        """Return words of which a relevant gentle step has at least one; None if all gentle steps are relevant.
 
-        What keeps no writer out, as VACUUM does, is nothing to a gentle step.
+        Locks that block no writer, such as VACUUM's, are irrelevant for a gentle step.
         """
         names = [*self._keys.names()]
         for held in (held for step in strong for held in step.held if conflict(held.mode, LockMode.ROW_EXCLUSIVE)):
@@ -113,7 +113,7 @@ class _LockReader:
         return words_in(" ".join(names))
 
     def gentle(self, sql: StepSql, wanted: frozenset[str] | None) -> Locking:
-        """Return the locks of a step that only reads and changes rows: none if nobody wants its relations otherwise."""
+        """Return the locks of a step that only reads and changes rows: none if no other step locks its relations."""
         return self.step(sql) if _may_name(sql, wanted) else Locking(sql=sql, held=(), several=False)
 
     def step(self, sql: StepSql) -> Locking:
@@ -130,7 +130,7 @@ class _LockReader:
         return Locking(sql=sql, held=tuple(held), several=several)
 
     def _text(self, template: Template | None) -> tuple[TextStatement, ...]:
-        """Read a text once, however many steps run it."""
+        """Parse a text once, however many steps execute it."""
         if template is None:
             return ()
         known = self._texts.get(id(template))
@@ -180,7 +180,7 @@ def _held(statement: TextStatement, lock: TextLock, on: Lockable, name: str, ite
 def _touched(
     sql: StepSql, text: tuple[TextStatement, ...], naming: Naming, known: Mapping[str, Value]
 ) -> Iterator[Held]:
-    """Yield the locks that `touches` tells of, as if the first opaque statement took them, or else the last one."""
+    """Yield the locks of `touches`, as if the first opaque statement took them, or else the last one."""
     if not sql.step.touches or not text:
         return
     statement = next((statement for statement in text if is_opaque(statement.parsed)), text[-1])
@@ -205,14 +205,14 @@ def _with_upgrades(step: Locking) -> Locking:
     held: list[Held] = []
     for lock in step.held:
         earlier = seen[lock.on, lock.item]
-        earlier.go_on_to(lock)
+        earlier.advance_to(lock)
         upgrades = lock.nature is LockTiming.PLAIN and earlier.weak
         held.append(replace(lock, nature=LockTiming.UPGRADE) if upgrades else lock)
     return replace(step, held=tuple(held))
 
 
 class _Earlier:
-    """What is known of the locks before one on the same relation; those of the same order are not before it."""
+    """The locks on the same relation before a lock; locks with the same order are not before it."""
 
     def __init__(self) -> None:
         self._order: tuple[int, int] | None = None
@@ -220,8 +220,8 @@ class _Earlier:
         self._strong_before = False
         self.weak = False
 
-    def go_on_to(self, lock: Held) -> None:
-        """Make `weak` say whether weak locks, and none but them, come before this one."""
+    def advance_to(self, lock: Held) -> None:
+        """Set `weak`: whether only weak locks come before this one."""
         if self._order is not None and self._order < lock.order:
             self._strong_before = self._strong_before or self._strong_now
             self._strong_now = False
@@ -231,7 +231,7 @@ class _Earlier:
 
 
 def _is_strong(held: Held) -> bool:
-    """Say whether a lock had to wait for a DROP INDEX CONCURRENTLY itself, and so is no reason to wait for it."""
+    """Return whether a lock waits for a DROP INDEX CONCURRENTLY itself, and so does not make it wait."""
     return conflict(held.mode, LockMode.SHARE_UPDATE_EXCLUSIVE)
 
 
@@ -244,7 +244,7 @@ def _stops_readers(held: Held) -> bool:
 
 
 def _with_indexes_read(step: Locking, rebuilt: set[Lockable]) -> Locking:
-    """Add that a query opens the indexes of its tables, where a step of the plan keeps it from that."""
+    """Add the indexes that a query opens, if another step of the plan locks them."""
     opened = tuple(
         replace(lock, on=_indexes(lock.on), name=f"the indexes of {lock.name}")
         for lock in step.held
@@ -258,7 +258,7 @@ Grip = Mapping[Lockable, Sequence[Held]]
 
 
 def contended(steps: Sequence[Locking]) -> dict[int, Grip]:
-    """Return the locks of each step by relation, without relations that no two steps could want at the same time."""
+    """Return the locks of each step by relation, without relations on which no two steps can conflict."""
     kinds: dict[Lockable, Counter[Kind]] = defaultdict(Counter)
     for step in steps:
         for on, kind in {(held.on, kind_of(held)) for held in step.held}:
@@ -293,7 +293,7 @@ def _is_swept(on: Lockable, found: Iterable[Kind], sweeps: Mapping[Lockable, Ite
 
 
 def can_meet(one: Lockable, other: Lockable) -> bool:
-    """Say whether two locks can be on the same relation."""
+    """Return whether two locks can be on the same relation."""
     if one == other:
         return True
     if not (one.sweeping or other.sweeping) or one.indexes or other.indexes:
@@ -303,7 +303,7 @@ def can_meet(one: Lockable, other: Lockable) -> bool:
 
 
 class LookupHeading(enum.Enum):
-    """Under which heading the steps that have been seen are kept, with a relation or schema."""
+    """The key, together with a relation or schema, under which previous steps are looked up."""
 
     ON = "locks of this relation"
     IN = "locks of relations in this schema"
@@ -317,7 +317,7 @@ Heading = tuple[LookupHeading, Lockable]
 
 
 def kept_under(on: Lockable, *, swept: bool) -> tuple[Heading, ...]:
-    """Return under which headings a lock is kept; `swept` tells whether any step locks every table of something."""
+    """Return the keys under which a lock is recorded; `swept`: a step locks every table of a schema or database."""
     if on.sweeping:
         return (LookupHeading.SWEEP, on), (LookupHeading.ANY_SWEEP, _DATABASE)
     if on.indexes or not swept:
@@ -326,7 +326,7 @@ def kept_under(on: Lockable, *, swept: bool) -> tuple[Heading, ...]:
 
 
 def looked_up(on: Lockable, *, swept: bool) -> tuple[tuple[Lockable, Heading], ...]:
-    """Return under which headings a lock's opponents are, each with the relation to which a clash is ascribed."""
+    """Return the keys of a lock's possible conflicts, each with the relation for which a conflict is reported."""
     if on.sweeping:
         sweeps = (LookupHeading.ANY_SWEEP, _DATABASE) if on == _DATABASE else (LookupHeading.SWEEP, _DATABASE)
         return (on, (LookupHeading.IN, on)), (on, (LookupHeading.SWEEP, on)), (on, sweeps)

@@ -1,7 +1,7 @@
-"""The journal: a run's events on disk, each before what it announces is done.
+"""The journal: a run's events on disk, each before the action that it announces.
 
-A line is handed to the operating system at once, so that killing the runner loses nothing; orders are made durable
-before they are carried out, so that not even a crash of the machine can lead to a step being run twice by mistake. A
+Each line is written to the operating system at once, so that killing the runner loses nothing. Commands are made
+durable before they are performed, so that even a crash of the machine cannot cause a step to be run twice by mistake. A
 thread waits for the disk, and further lines are written meanwhile.
 """
 
@@ -26,29 +26,29 @@ from runner.plan.model import Plan
 from runner.records.journal_files import HEAD, Head, intact_length, open_regular, read_regular
 from runner.records.run_folders import DIGEST, EVENTS, PLAN, fsync_folder, later_plan, lock, make_root, refused
 
-#: Announcements of something that is then done: not to be done before they are durable.
+#: Events that announce an action: it must not be performed before they are durable.
 _ORDERS = (ev.AttemptLaunching, ev.AttemptCancelRequested, ev.AttemptDetachRequested)
 _sync = getattr(os, "fdatasync", os.fsync)
 
 
 def _is_routine(event: ev.Event, state: RunState) -> bool:
-    """Say whether the record can do without the event: the launch that follows says that the conditions hold."""
+    """Return whether the record can omit the event: the launch that follows shows that the conditions are met."""
     if not isinstance(event, ev.StepChecking | ev.StepChecked) or event.phase is not ev.CheckPhase.BEFORE:
         return False
     holds = isinstance(event, ev.StepChecking) or event.verdict is ev.Verdict.PROCEED
-    record = state.records.get(event.step)  # a journal is restored by the state of the beginning, without instances
+    record = state.records.get(event.step)  # a restored journal uses the initial state, without instances
     return holds and record is not None and record.iteration > 1
 
 
 class EventFile(Protocol):
-    """What a journal asks of the file that it appends to."""
+    """The methods of the file that a journal appends to."""
 
     def write(self, data: bytes | memoryview, /) -> int | None:
-        """Append as much as goes."""
+        """Append as many bytes as possible."""
         ...
 
     def truncate(self, size: int, /) -> int:
-        """Cut the file."""
+        """Truncate the file."""
         ...
 
     def fileno(self) -> int:
@@ -61,31 +61,32 @@ class EventFile(Protocol):
 
 
 class Journal:
-    """A sink that keeps every event; made by `create` or `reopen`. Close it, also when the run gave it up.
+    """A sink that records every event; created by `create` or `reopen`. Close it in every case.
 
-    Nothing is left of a run that never began.
+    The journal of a run that never began is removed.
     """
 
     def __init__(self, folder: Path, run_id: str, file: EventFile, *, size: int = 0, head: Head | None = None) -> None:
         self.folder = folder
-        #: The events after the journal was lost are missing in it.
+        #: Whether the journal was lost: later events are missing in it.
         self.lost = False
         self._run_id = run_id
         self._file = file
         self._head = head
         self._size = size
         self._begun = size > 0
-        #: How many bytes are durable. From the first order that is not, where each line begins; no text for an order.
+        #: The number of durable bytes; and, from the first command that is not durable, the start of each line and its
+        #: text (None for a command).
         self._durable = size
         self._undurable: deque[tuple[int, bytes | None]] = deque()
         self._tick_due = False
         self._closed = False
-        #: Whether the file is one in the folder, which could be removed there.
+        #: Whether the file is in the folder, so that it could be removed there.
         self._watched = False
 
     @classmethod
     def create(cls, root: Path, run_id: str, plan: Plan) -> Journal:
-        """Begin the journal of a new run. RecordError, with what to do, if that cannot be."""
+        """Begin the journal of a new run. RecordError, with a hint, if that fails."""
         make_root(root)
         folder = root / run_id
         try:
@@ -93,8 +94,8 @@ class Journal:
         except FileExistsError as error:
             raise RecordError(
                 f"there is a run {run_id} in {root} already, and its journal is not overwritten.",
-                hint=f"jobplan resume {shlex.quote(run_id)} goes on by that journal; "
-                "--journal NEW_FOLDER begins another.",
+                hint=f"jobplan resume {shlex.quote(run_id)} continues that journal; "
+                "--journal NEW_FOLDER begins another one.",
             ) from error
         except OSError as error:
             raise refused(folder, error) from error
@@ -116,7 +117,7 @@ class Journal:
 
     @classmethod
     def reopen(cls, root: Path, run_id: str, plan: Plan) -> Journal:
-        """Go on with the journal of a run, with this plan; a last line that was not written to its end is cut off.
+        """Continue the journal of a run, with this plan; an incomplete last line is removed.
 
         RecordError if there is none, if another runner writes it, or if it cannot be written.
         """
@@ -125,7 +126,7 @@ class Journal:
             try:
                 file = _open(folder, 0)
                 opened.callback(file.close)
-                data = read_regular(folder / EVENTS)  # not there if it was removed before the lock was taken
+                data = read_regular(folder / EVENTS)  # missing if it was removed before the lock was taken
                 size = intact_length(data)
                 file.truncate(size)
                 _keep_plan(folder, plan)
@@ -140,9 +141,9 @@ class Journal:
         return journal
 
     def handle(self, event: ev.Event, state: RunState) -> None:
-        """Write one line. JournalLostError if it cannot be written to its end.
+        """Write one line. JournalLostError if it cannot be written completely.
 
-        That the conditions of a later iteration were evaluated and hold is not written: a loop may have thousands.
+        Conditions of a later iteration that are met are not written: a loop may have thousands.
         """
         if _is_routine(event, state):
             return
@@ -160,20 +161,20 @@ class Journal:
         self._begun = self._begun or isinstance(event, ev.RunStarted)
 
     def flush(self) -> Coroutine[Any, Any, None] | None:
-        """Make orders durable, and after a tick everything. What is returned raises JournalLostError if it cannot be.
+        """Make commands durable, and after a tick everything. The result raises JournalLostError on failure.
 
-        After a tick, it is also noticed that the journal was removed.
+        After a tick, a removal of the journal is noticed, too.
         """
         due = self._tick_due and (self._begun or self._durable < self._size)
         self._tick_due = False
         return self._flush() if self._undurable or due else None
 
     def tick(self, now: float, state: RunState) -> None:  # noqa: ARG002 - the protocol's parameters
-        """Have the next flush make durable what no order has followed."""
+        """Let the next flush make all lines durable, also without a command."""
         self._tick_due = True
 
     def close(self) -> None:
-        """Make everything durable and give the lock back. JournalLostError if the end is not kept."""
+        """Make everything durable and release the lock. JournalLostError if the end cannot be recorded."""
         if self._closed:
             return
         self._closed = True
@@ -193,7 +194,7 @@ class Journal:
                     self._head.close()
 
     async def _flush(self) -> None:
-        """Make durable what is written now; what is written meanwhile has to wait for the next time."""
+        """Make the written lines durable; lines that are written meanwhile wait for the next flush."""
         size, confirmation = self._size, self._confirmation()
         try:
             await asyncio.to_thread(self._sync)
@@ -204,13 +205,13 @@ class Journal:
                 raise self._lose(error) from error
 
     def _sync(self) -> None:
-        """Make the file durable. It is called in a thread, and changes nothing here."""
+        """Make the file durable. It runs in a thread, and changes no state here."""
         self._check_place()
         if self._durable < self._size:
             _sync(self._file.fileno())
 
     def _check_place(self) -> None:
-        """OSError if the file that is written is no longer the one in the folder: nobody would find what is in it."""
+        """OSError if the open file is no longer the one in the folder: no reader would find its content."""
         if not self._watched:
             return
         own = os.fstat(self._file.fileno())
@@ -219,13 +220,13 @@ class Journal:
         except FileNotFoundError:
             raise OSError(errno.ENOENT, "it was removed or moved") from None
         if not os.path.samestat(own, there):
-            raise OSError(errno.ESTALE, "another file is in its place")
+            raise OSError(errno.ESTALE, "it was replaced by another file")
 
     def _confirmation(self) -> bytes | None:
         return None if self._head is None else self._head.confirmation()
 
     def _confirm(self, size: int, confirmation: bytes | None) -> None:
-        """Take note that the first `size` bytes are durable."""
+        """Record that the first `size` bytes are durable."""
         if self._head is not None and confirmation is not None:
             self._head.confirm(confirmation)
         self._durable = size
@@ -233,9 +234,9 @@ class Journal:
             self._undurable.popleft()
 
     def _lose(self, error: OSError) -> JournalLostError:
-        """Take back half a line, and orders that are now not carried out: the journal is true as far as it goes.
+        """Remove an incomplete line, and commands that are now not performed, so that the journal stays true.
 
-        Other lines that follow such an order are kept, if there is room for them.
+        Other lines after such a command are kept, if there is space for them.
         """
         self.lost = True
         size = self._undurable[0][0] if self._undurable else self._size
@@ -262,7 +263,7 @@ def _open(folder: Path, flags: int) -> EventFile:
 
 
 def _keep_plan(folder: Path, plan: Plan) -> None:
-    """Write a plan down that was changed since the run began."""
+    """Write a plan that was changed since the run began."""
     resolved = resolved_json(plan)
     text, digest = resolved.encode(), sha256_of(resolved)
     if read_regular(folder / PLAN) != text:
@@ -272,7 +273,7 @@ def _keep_plan(folder: Path, plan: Plan) -> None:
 
 
 def _append(file: EventFile, data: bytes) -> None:
-    """Write all of `data`; a full disk takes a part of it first."""
+    """Write all of `data`; a full disk accepts only a part of it."""
     rest = memoryview(data)
     while rest:
         rest = rest[file.write(rest) or 0 :]
@@ -287,7 +288,7 @@ def _write_new(path: Path, data: bytes) -> None:
 
 
 def _remove(folder: Path) -> None:
-    """Remove a journal that never began, and nothing else that somebody may have put beside it."""
+    """Remove a journal that never began, and no other file in its folder."""
     with contextlib.suppress(OSError):
         for name in (EVENTS, PLAN, DIGEST, HEAD):
             (folder / name).unlink(missing_ok=True)

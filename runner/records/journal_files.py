@@ -1,12 +1,11 @@
 """The files of a journal: how they are opened, their complete lines, and the head that confirms them.
 
-A user who can write to a journal's files decides which SQL a resume executes. A FIFO would block the command for ever,
-a symbolic link or a device leads elsewhere, so none of them is opened as a part of a journal.
+A user who can write to a journal's files decides which SQL a resume executes. A FIFO would block the command forever, a
+symbolic link or a device leads elsewhere, so none of them is opened as a part of a journal.
 
-A crash can only take lines that were not durable yet. Lines that a command followed (a launch, a cancel) are durable
-before it is carried out, and are confirmed in the head: how many they are, how many bytes, and the SHA-256 of all of
-them. A journal that does not begin with what its head confirms was cut or changed, and is not used to run anything
-again.
+A crash can only remove lines that were not durable. Lines that announce a command (a launch, a cancel) are durable
+before it is performed, and are confirmed in the head: their number, their bytes, and their SHA-256. A journal that does
+not begin with the confirmed lines was truncated or changed, and is not used to run anything again.
 """
 
 from __future__ import annotations
@@ -24,11 +23,11 @@ from typing import Any
 
 from runner.errors import RecordError
 
-_IS_OWN = "A resume executes the SQL that is in it. If you trust it: chown it to yourself, and chmod go-w."
+_TRUST_HINT = "A resume executes the SQL in it. If you trust it: chown it to yourself, and chmod go-w."
 
 
 def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int:
-    """Open a regular file and return its descriptor. OSError if it cannot be; RecordError if it is something else."""
+    """Open a regular file and return its descriptor. OSError if that fails; RecordError for another kind of file."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -38,7 +37,7 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int
     try:
         descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, mode)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENXIO):  # it was put there after the look
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # it was replaced after the check
             raise _not_regular(path, stat.S_IFLNK if error.errno == errno.ELOOP else stat.S_IFIFO) from error
         raise
     kind = os.fstat(descriptor).st_mode
@@ -49,17 +48,17 @@ def open_regular(path: Path, flags: int = os.O_RDONLY, mode: int = 0o600) -> int
 
 
 def read_regular(path: Path) -> bytes:
-    """Return what is in a regular file. OSError and RecordError as for `open_regular`."""
+    """Return the content of a regular file. OSError and RecordError as for `open_regular`."""
     with os.fdopen(open_regular(path), "rb") as file:
         return file.read()
 
 
 def require_owner(root: Path, folder: Path, names: Iterable[str]) -> None:
-    """Refuse a journal that another user could have written: RecordError, with what to do.
+    """Refuse a journal that another user could have written: RecordError, with a hint.
 
-    Its folder, and the files in it with these names or patterns, belong to this user, and neither its group nor others
-    may write to them. The folder of all journals belongs to this user or to root, and others may not rename what is in
-    it.
+    Its folder, and the files in it with these names or patterns, must belong to this user, and neither their group nor
+    others may write to them. The folder of all journals must belong to this user or to root, and others may not rename
+    its entries.
     """
     me = os.geteuid()
     try:
@@ -87,29 +86,29 @@ _KINDS = {
 
 
 def _not_regular(path: Path, mode: int) -> RecordError:
-    kind = _KINDS.get(stat.S_IFMT(mode), "no regular file")
+    kind = _KINDS.get(stat.S_IFMT(mode), "not a regular file")
     return RecordError(f"{path} is {kind}, and a journal consists of regular files.", hint="It is not read.")
 
 
 def _foreign(path: Path, found: os.stat_result, me: int) -> RecordError:
     if found.st_uid != me:
-        return RecordError(f"{path} belongs to user {found.st_uid}, and this is user {me}.", hint=_IS_OWN)
-    who = "others" if found.st_mode & stat.S_IWOTH else "its group"
-    return RecordError(f"{path} can be written by {who} (mode {stat.S_IMODE(found.st_mode):04o}).", hint=_IS_OWN)
+        return RecordError(f"{path} belongs to user {found.st_uid}, and this is user {me}.", hint=_TRUST_HINT)
+    others = "others" if found.st_mode & stat.S_IWOTH else "its group"
+    return RecordError(f"{path} can be written by {others} (mode {stat.S_IMODE(found.st_mode):04o}).", hint=_TRUST_HINT)
 
 
 def from_ledger(run_id: str) -> str:
-    """Say how to go on with a run without its journal."""
+    """Return how to resume a run without its journal."""
     return f"With a ledger: jobplan resume {shlex.quote(run_id)} --from-ledger --journal NEW_FOLDER."
 
 
 def damaged(run_id: str) -> str:
-    """Say what has become of a journal that does not fit together, and what to do."""
+    """Return the hint for an inconsistent journal."""
     return f"The journal was damaged or changed. {from_ledger(run_id)}"
 
 
 def intact_length(data: bytes) -> int:
-    """Return how much of a journal is whole lines; what a crash left behind at its end does not count."""
+    """Return the length of a journal's complete lines, without an incomplete last one."""
     end = data.rfind(b"\n") + 1
     begin = data.rfind(b"\n", 0, max(end - 1, 0)) + 1
     return end if begin == end or _is_event(data[begin:end]) else begin
@@ -122,17 +121,17 @@ def _is_event(line: bytes) -> bool:
         return False
 
 
-#: How the line of a notice begins. A step can have sent hundreds of thousands of them, and they change no state.
+#: The beginning of a notice's line. A step can have sent hundreds of thousands of them, and they change no state.
 _NOTICE = b'{"event": "attempt_notice", '
-#: What is in the line of a WARNING, which is always shown; what a message quotes has its own quotes escaped.
+#: The mark of a WARNING's line, which is always read; quotes in a message are escaped.
 _WARNS = b'"severity": "WARNING"'
 
 
 def read_lines(path: Path, data: bytes, *, notices: bool = True) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield the number of each whole line of a journal, and what it says. RecordError at one that says nothing.
+    """Yield the number and the content of each complete line of a journal. RecordError for an invalid line.
 
-    Without `notices` the lines of those that are no WARNING are not parsed, but for the last line: it says how far the
-    journal goes.
+    Without `notices`, the lines of notices other than WARNINGs are not parsed, except the last line, which has the time
+    of the journal's end.
     """
     lines = data[: intact_length(data)].split(b"\n")[:-1]
     numbers: Sequence[int] = range(1, len(lines) + 1)
@@ -145,7 +144,7 @@ def read_lines(path: Path, data: bytes, *, notices: bool = True) -> Iterator[tup
         found = None
     if found is None or len(found) != len(lines) or not all(isinstance(line, dict) for line in found):
         number = next(number for number, line in zip(numbers, lines, strict=True) if not _is_event(line))
-        raise RecordError(f"{path}:{number}: this line is no event.", hint=damaged(path.parent.name))
+        raise RecordError(f"{path}:{number}: this line is not an event.", hint=damaged(path.parent.name))
     yield from zip(numbers, found, strict=True)
 
 
@@ -154,13 +153,13 @@ def _is_left_out(line: bytes) -> bool:
 
 
 HEAD = "events.head"
-#: Bytes of the file; it is overwritten in place, which a crash does not tear.
+#: The size of the file in bytes; it is overwritten in place, which a crash cannot split.
 _SIZE = 160
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Confirmed:
-    """The beginning of a journal that is known to be durable."""
+    """The confirmed, durable beginning of a journal."""
 
     lines: int
     size: int
@@ -168,7 +167,7 @@ class Confirmed:
 
 
 class Head:
-    """Confirms what has been written to a journal. OSError if it cannot be written."""
+    """Confirms the written lines of a journal. OSError if it cannot be written."""
 
     def __init__(self, folder: Path, data: bytes = b"", *, create: bool = False) -> None:
         flags = os.O_RDWR | os.O_CREAT | (os.O_EXCL if create else 0)
@@ -177,18 +176,18 @@ class Head:
         self._lines, self._size = data.count(b"\n"), len(data)
 
     def add(self, line: bytes) -> None:
-        """Take a line that was appended."""
+        """Add a line that was appended."""
         self._sha256.update(line)
         self._lines += 1
         self._size += len(line)
 
     def confirmation(self) -> bytes:
-        """Return what confirms everything so far, to be written once it is durable."""
+        """Return the confirmation of all lines so far, to be written when they are durable."""
         found = {"lines": self._lines, "bytes": self._size, "sha256": self._sha256.hexdigest()}
         return f"{json.dumps(found):<{_SIZE - 1}}\n".encode()
 
     def confirm(self, confirmation: bytes) -> None:
-        """Write down how much is durable. The file itself is made durable when it is closed."""
+        """Write a confirmation. The file itself is made durable when it is closed."""
         os.pwrite(self._file, confirmation, 0)
 
     def close(self) -> None:
@@ -200,7 +199,7 @@ class Head:
 
 
 def read_head(folder: Path) -> Confirmed | None:
-    """Return what the head of a journal confirms; None if there is none. RecordError if it cannot be read."""
+    """Return the confirmation of a journal; None without one. RecordError if it cannot be read."""
     try:
         data = read_regular(folder / HEAD)
     except FileNotFoundError:
@@ -213,9 +212,9 @@ def read_head(folder: Path) -> Confirmed | None:
 
 
 def check_head(folder: Path, head: Confirmed | None, data: bytes) -> None:
-    """Refuse a journal that does not begin with what its head confirms; a journal of an older version has no head.
+    """Refuse a journal that does not begin with its confirmed lines; a journal of an older version has no head.
 
-    RecordError, with what to do. The head must have been read before the `data`, which may have grown since.
+    RecordError, with a hint. The head must be read before the `data`, which may have grown since.
     """
     if head is None:
         return

@@ -1,6 +1,4 @@
-"""Make a journal from what the ledger has of a run, so that the run can be shown and resumed where its journal is
-missing.
-"""
+"""Creates a journal from the ledger's record of a run, so that it can be shown and resumed without its journal."""
 
 from __future__ import annotations
 
@@ -20,15 +18,15 @@ from runner.records.record import read_record
 from runner.records.run_folders import has_journal
 
 
-def state_told(plans: Mapping[str, str], told: Sequence[Mapping[str, Any]]) -> tuple[RunState, float]:
-    """Return the state that follows from these events, and the moment of the last one. Plans are JSON, by SHA-256.
+def state_after(plans: Mapping[str, str], recorded: Sequence[Mapping[str, Any]]) -> tuple[RunState, float]:
+    """Return the state after these events, and the time of the last one. Plans are JSON, by SHA-256.
 
-    RecordError if something is missing, or not to be read by this version.
+    RecordError if events are missing, or cannot be read by this version.
     """
-    events = [from_json(event) for event in told]
+    events = [from_json(event) for event in recorded]
     started = next((event for event in events if isinstance(event, ev.RunStarted)), None)
     if started is None:
-        raise RecordError("it does not have the run's beginning.")
+        raise RecordError("it lacks the run's beginning.")
     known = {sha256: plan_from_json(text) for sha256, text in plans.items()}
     try:
         state = initial_state(known[started.sha256])
@@ -37,7 +35,7 @@ def state_told(plans: Mapping[str, str], told: Sequence[Mapping[str, Any]]) -> t
                 state.plan = known[event.sha256]
             apply(state, event)
     except (LookupError, ValueError) as error:
-        raise RecordError("it lacks events from which others follow.") from error
+        raise RecordError("it lacks events on which others depend.") from error
     return state, events[-1].at
 
 
@@ -46,21 +44,21 @@ def restore_journal(
 ) -> Path:
     """Write a run's journal from its events and its plans, by their SHA-256, both as JSON; return its folder.
 
-    A journal that is there is gone on with if the ledger has all of its events: somebody restored it before, and the
-    run was refused then. RecordError if it has others, which names the command to go on by it `instead`; if it cannot
-    be written; or if this version cannot read what is there.
+    An existing journal is continued if the ledger has all of its events: it was restored before, and the run was
+    refused then. RecordError if it has others (the hint has the command `instead`), if it cannot be written, or if this
+    version cannot read it.
     """
     known = {digest: plan_from_json(text) for digest, text in plans.items()}
     history = [from_json(event) for event in events]
     started = next((event for event in history if isinstance(event, ev.RunStarted)), None)
     if started is None or started.sha256 not in known:
-        raise RecordError(f"the ledger does not have the beginning of run {run_id}.", hint="It cannot be restored.")
+        raise RecordError(f"the ledger lacks the beginning of run {run_id}.", hint="It cannot be restored.")
     try:
-        state_told(plans, events)
+        state_after(plans, events)
     except RecordError as error:
         raise RecordError(
-            f"the record that the ledger has of run {run_id} cannot be used: {error.message}",
-            hint="Resume it where its journal is: that completes the ledger, too.",
+            f"the ledger's record of run {run_id} cannot be used: {error.message}",
+            hint="Resume it with its journal: that completes the ledger, too.",
         ) from error
     begun = known[started.sha256]
     there = has_journal(root / run_id)
@@ -79,14 +77,14 @@ def restore_journal(
 def _lacking(root: Path, run_id: str, history: Sequence[ev.Event], instead: str) -> Sequence[ev.Event]:
     """Return the events that the ledger has and the journal lacks. RecordError unless they continue it.
 
-    That somebody waits to go on with a run is told to its journal alone, and is of no consequence.
+    A wait for the concurrency group is recorded in the journal only, and is ignored.
     """
     kept = [event for event in read_record(root, run_id, whole=False).events if not isinstance(event, ev.GroupWaiting)]
-    told = [event for event in history if not isinstance(event, ev.GroupWaiting)]
-    if told[: len(kept)] != kept:
+    in_ledger = [event for event in history if not isinstance(event, ev.GroupWaiting)]
+    if in_ledger[: len(kept)] != kept:
         raise RecordError(
-            f"there is a run {run_id} in {root} already, and its journal has what the ledger does not have: it is not "
+            f"there is a run {run_id} in {root} already, and its journal has events that the ledger lacks: it is not "
             "overwritten.",
-            hint=f"Go on by it: {instead}",
+            hint=f"Resume it from that journal: {instead}",
         )
-    return told[len(kept) :]
+    return in_ledger[len(kept) :]

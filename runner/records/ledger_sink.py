@@ -1,6 +1,6 @@
-"""The ledger as a run tells it: every event, in order, with the plan that it is of.
+"""The ledger as a sink: it passes on every event, in order, with the run's plan.
 
-What is told here is written by the gateway, which alone speaks to the server; nothing here waits for it.
+The gateway writes them, as it alone uses the server; nothing here waits for it.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from runner.plan.canonical import resolved_json
 
 
 class LedgerWriter(Protocol):
-    """Takes what is to be written. Events are JSON."""
+    """Receives the events to write, as JSON."""
 
     @property
     def on(self) -> bool:
-        """Say whether anything is written."""
+        """Whether events are written."""
         ...
 
-    def complete(self, told: Sequence[tuple[str, str, str | None, int | None]], text: Callable[[int], str]) -> None:
-        """Take what an earlier runner's record has and the ledger lacks; `text` gives an event, by its place.
+    def complete(self, events: Sequence[tuple[str, str, str | None, int | None]], text: Callable[[int], str]) -> None:
+        """Add the events of a previous runner's journal that the ledger lacks; `text` returns one by index.
 
-        `told` are the events of that record: when each happened, its name, its step and its attempt.
+        `events` are their keys: time, name, step and attempt.
         """
         ...
 
     def begin(self, plan: str, event: str, resolved: str) -> None:
-        """Take the run's own row: the plan's name, the event that begins it, and the resolved plan as JSON."""
+        """Add the run's own row: the plan's name, the first event, and the resolved plan as JSON."""
         ...
 
     def take(self, event: str, of: tuple[str, int] | None = None) -> None:
-        """Take one event; what is said `of` an attempt, a step and a number, comes after what announces it."""
+        """Add one event; an event `of` an attempt (step, number) follows the one that announces it."""
         ...
 
     def take_first(self, event: str) -> None:
-        """Take an event without which what follows cannot be understood, to be written before any further launch."""
+        """Add an event that must be written before any further launch, because later events depend on it."""
         ...
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
-        """Take the event that announces a worker, to be written before it is asked for."""
+        """Add the event that announces a worker; it is written before the worker is requested."""
         ...
 
     def end(self, event: str) -> None:
-        """Take the event that ends the run."""
+        """Add the event that ends the run."""
         ...
 
 
 class LedgerSink:
-    """A sink that hands each event to the ledger; `history` is what an earlier runner's record has."""
+    """A sink that passes each event to the ledger; `history` are the events of a previous runner's journal."""
 
     def __init__(self, ledger: LedgerWriter, run_id: str, history: Sequence[ev.Event] = ()) -> None:
         self._ledger = ledger
@@ -61,7 +61,7 @@ class LedgerSink:
         self._history = history
 
     def handle(self, event: ev.Event, state: RunState) -> None:
-        """Hand the event over. What happens before a run is taken up is a wait, and of no consequence."""
+        """Pass the event on. Events before a run is taken over are waits, and are ignored."""
         if not self._ledger.on or (self._history and not isinstance(event, ev.RunResumed)):
             return
         text = self._text(event)
@@ -82,18 +82,18 @@ class LedgerSink:
             self._ledger.end(text)
 
     def flush(self) -> None:
-        """Do nothing: the journal is what must last, and the gateway writes a launch before it is done."""
+        """Do nothing: the journal is the durable record, and the gateway writes a launch before it is performed."""
 
     def tick(self, now: float, state: RunState) -> None:
-        """Do nothing: the gateway writes when there is something."""
+        """Do nothing: the gateway writes when there are events."""
 
     def close(self) -> None:
-        """Do nothing: the gateway writes what is left when it is closed."""
+        """Do nothing: the gateway writes the rest when it is closed."""
 
     def _complete(self) -> None:
-        """Have written what only the journal has heard of."""
+        """Pass on the events that only the journal has."""
         history, self._history = self._history, ()
-        self._ledger.complete([_key(told) for told in history], lambda place: self._text(history[place]))
+        self._ledger.complete([_key(event) for event in history], lambda place: self._text(history[place]))
 
     def _text(self, event: ev.Event) -> str:
         return _suitable_json(to_line(event, self._run_id).rstrip(b"\n"))
@@ -104,7 +104,7 @@ def _key(event: ev.Event) -> tuple[str, str, str | None, int | None]:
 
 
 def _suitable_json(line: bytes) -> str:
-    """Return JSON without what no text of PostgreSQL can hold: a NUL, and half of a surrogate pair."""
+    """Return JSON without characters that PostgreSQL's text cannot store: NUL, and unpaired surrogates."""
     text = line.decode()
     if "\\u" not in text:
         return text

@@ -1,4 +1,4 @@
-"""Removing the records of runs that nobody needs any more, and of no others."""
+"""Removal of the records of old runs, except those that may still be needed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from runner.records.summaries import Standing, Summary, list_records
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """A run that was to be removed and was not, and why."""
+    """A run that matched and was not removed, and why."""
 
     run: Summary
     why: str
@@ -27,17 +27,17 @@ class Kept:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pruned:
-    """What was removed, and what was kept although it was old."""
+    """The removed runs, and the old runs that were kept."""
 
     removed: tuple[Summary, ...]
     kept: tuple[Kept, ...]
 
 
 def prune(root: Path, *, now: float, older_than: float = 0.0, keep: int = 0, force: bool = False) -> Pruned:
-    """Remove runs that ended more than `older_than` seconds before `now`, but for the `keep` latest ones.
+    """Remove runs that ended more than `older_than` seconds before `now`, except the `keep` latest ones.
 
-    A run stays while a runner writes it or its workers may live. One that has no end, or that cannot be read, goes only
-    by `force`; so does one that let go of a worker without a timeout.
+    A run is kept while a runner writes it or its workers may be running. Only `force` removes a run that has no end or
+    cannot be read, or that detached a worker without a timeout.
     """
     removed, kept = [], []
     for run in list_records(root)[keep:]:
@@ -61,9 +61,9 @@ def _last_sign(run: Summary) -> float:
 
 
 def _why_kept(run: Summary, now: float, *, force: bool) -> str:
-    """Say why a run must stay; nothing if it may go."""
+    """Return why a run must be kept; empty if it may be removed."""
     if run.standing is Standing.RUNNING:
-        return "it is under way"
+        return "it is running"
     if run.standing is not Standing.FINISHED and not force:
         return f"it has no end ({run.problem or run.standing.replace('_', ' ')}); --force removes it"
     if run.standing is Standing.FINISHED and run.steps.keys() <= FINAL - {StepState.DETACHED}:
@@ -73,12 +73,12 @@ def _why_kept(run: Summary, now: float, *, force: bool) -> str:
     except RecordError as error:
         return "" if force else f"{error.message} --force removes it"
     if lives_until == math.inf:
-        return "" if force else "it let go of a worker without a timeout; --force removes it"
-    return f"its workers may live until {rfc3339(lives_until)}" if lives_until > now else ""
+        return "" if force else "it detached a worker without a timeout; --force removes it"
+    return f"its workers may run until {rfc3339(lives_until)}" if lives_until > now else ""
 
 
 def workers_end(state: RunState) -> float:
-    """Return when the server has ended the last worker that the run may have left; infinity if nothing ends it."""
+    """Return when the server has ended the last worker of the run; infinity if a worker has no timeout."""
     ends = [0.0]
     for record in state.records.values():
         if record.state is StepState.DETACHED and record.last is not None:
@@ -89,7 +89,7 @@ def workers_end(state: RunState) -> float:
 
 
 def _remove(run: Summary) -> str:
-    """Remove a run's folder, out of sight at once; say why that cannot be."""
+    """Remove a run's folder, after renaming it; return why that fails, if it does."""
     try:
         events = open_regular(run.folder / EVENTS, os.O_RDWR)
         try:

@@ -1,4 +1,4 @@
-"""A run's record, read back: the plan as it was resolved, its events, and the state that follows from them."""
+"""A run's record, read from disk: its resolved plan, its events, and the state after them."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ from runner.records.journal_files import (
 from runner.records.run_folders import DIGEST, EVENTS, LATER_PLANS, PLAN, journals
 from runner.records.summaries import list_records
 
-#: The name of the run that was started last.
+#: The name for the latest run.
 LAST = "last"
-_LIST = "jobplan runs lists what there is; --journal DIR or JOBPLAN_JOURNAL says where."
-_ELSEWHERE = "If it was started elsewhere, and a ledger knows it: jobplan resume {run} --from-ledger."
+_LIST = "jobplan runs lists runs; --journal DIR or JOBPLAN_JOURNAL specifies where."
+_ELSEWHERE = "If it was started on another machine and is in a ledger: jobplan resume {run} --from-ledger."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """All that is known of a run. `torn`: its last line was not written to its end, and is left out."""
+    """The record of a run. `torn`: its last line is incomplete, and was left out."""
 
     run_id: str
     folder: Path
@@ -52,20 +52,20 @@ class Record:
 
     @property
     def started(self) -> ev.RunStarted | None:
-        """What the run said when it began; None if it never did."""
+        """The event of the run's beginning; None if it never began."""
         return next((event for event in self.events if isinstance(event, ev.RunStarted)), None)
 
     @property
     def place(self) -> ev.Place | None:
-        """Where the run was last; None if its record is of an earlier version, which did not say that."""
+        """The last location of the run; None if its record is of an earlier version without locations."""
         said = (event.place for event in reversed(self.events) if isinstance(event, ev.RunStarted | ev.RunResumed))
         return next((place for place in said if place is not None), None)
 
 
 def find_run(root: Path, name: str) -> str:
-    """Return the id of the run that is meant by an id, by its beginning, or by `last`.
+    """Return the id of the run with this id, beginning of an id, or `last`.
 
-    RecordError, with what to do, if there is none or more than one.
+    RecordError, with a hint, if there is none or more than one.
     """
     if name == LAST:
         summaries = list_records(root)
@@ -79,7 +79,7 @@ def find_run(root: Path, name: str) -> str:
         raise RecordError(f"there is no run {name!r} in {root}.", hint=_where_else(name))
     if len(found) > 1:
         listed = ", ".join(found[:5]) + (" and others" if len(found) > 5 else "")
-        raise RecordError(f"{name!r} can be more than one run: {listed}.", hint="Write more of its id.")
+        raise RecordError(f"{name!r} matches more than one run: {listed}.", hint="Write more characters of its id.")
     return found[0]
 
 
@@ -88,21 +88,21 @@ def _where_else(name: str) -> str:
 
 
 def read_record(root: Path, run_id: str, *, notices: bool = True, own: bool = False, whole: bool = True) -> Record:
-    """Return the record of a run, by its id, its beginning, or `last`; the run may be going on.
+    """Return the record of a run, by its id, its beginning, or `last`; the run may be running.
 
-    Without `notices` its events lack what workers have sent but for WARNINGs: it takes most of the time and changes no
+    Without `notices` its events lack those of notices other than WARNINGs: they take most of the time and change no
     state.
 
-    `own`: its SQL is executed, so that no other user may have been able to write it. Not `whole`: it may have been cut.
+    `own`: its SQL will be executed, so no other user may be able to write it. Not `whole`: it may have been truncated.
 
-    RecordError, with what to do, if there is none, more than one, or one that this version cannot read.
+    RecordError, with a hint, if there is none, more than one, or one that this version cannot read.
     """
     folder = root / find_run(root, run_id)
     if own:
         require_owner(root, folder, (EVENTS, PLAN, DIGEST, LATER_PLANS, HEAD))
     try:
         plans = _Plans(folder)
-        head = read_head(folder)  # before the events, to which a runner may be appending
+        head = read_head(folder)  # before the events, because a runner may be appending to them
         data = read_regular(folder / EVENTS)
     except OSError as error:
         raise RecordError(
@@ -126,7 +126,7 @@ def read_record(root: Path, run_id: str, *, notices: bool = True, own: bool = Fa
 
 
 class _Plans:
-    """The plans in a journal's folder, by their SHA-256: the first one, and what it was changed to for a resume."""
+    """The plans in a journal's folder, by their SHA-256: the first one, and the changed ones of resumes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -145,7 +145,7 @@ class _Plans:
             self._texts[hashlib.sha256(later).hexdigest()] = later
 
     def get(self, sha256: str, file: str) -> Plan:
-        """Return the plan with this hash, as it was read from `file`. RecordError if it is not there."""
+        """Return the plan with this hash, as it was read from `file`. RecordError if it is missing."""
         if sha256 not in self._texts:
             raise RecordError(
                 f"the record {self._folder} lacks the plan {sha256[:16]}.", hint=damaged(self._folder.name)
@@ -165,7 +165,7 @@ def _events(folder: Path, lines: list[tuple[int, dict[str, Any]]]) -> Iterator[e
 
 
 def _is_own(version: str) -> bool:
-    """Say whether this very version has written a record, which it can read unless somebody has changed it."""
+    """Return whether this version wrote the record: it can read it unless it was changed."""
     return version == installed_version()
 
 

@@ -1,7 +1,7 @@
-"""Where a run's journal lies, what is in it, and who may write to it.
+"""The folder of a run's journal, its files, and the lock of its writer.
 
-One folder for each run, readable by its owner only: SQL and rows may be nobody else's business. Whoever writes holds a
-lock on the events as long as it lives; the operating system takes it back from a runner that was killed.
+One folder for each run, readable by its owner only, because it contains SQL and rows. The writer holds a lock on the
+events; the operating system releases the lock of a killed runner.
 """
 
 from __future__ import annotations
@@ -17,31 +17,32 @@ from pathlib import Path
 from runner.errors import RecordError
 from runner.records.journal_files import open_regular, read_regular
 
-#: Where journals are, from the folder that jobplan is called in.
+#: The folder of journals, relative to the working directory.
 DEFAULT_ROOT = Path(".jobplan") / "runs"
 EVENTS = "events.jsonl"
 PLAN = "plan.json"
 DIGEST = "plan.sha256"
-#: Plans that a run was gone on with after it had been changed; each name has the beginning of the plan's SHA-256.
+#: Changed plans of resumes; each name has the beginning of the plan's SHA-256.
 LATER_PLANS = "plan-*.json"
 
-_ELSEWHERE = "Say --journal DIR or set JOBPLAN_JOURNAL to a folder that can be written."
-_WHO_MAY = (
-    "Only the user who started its runs may; --journal DIR says where others are, and a ledger has its own record."
+_ELSEWHERE = "Pass --journal DIR or set JOBPLAN_JOURNAL to a writable folder."
+_OTHER_FOLDER = (
+    "Only the user who started its runs can read them; --journal DIR specifies another folder, and a ledger has its "
+    "own record."
 )
-#: How a run is called unless somebody has named it; other folders that may not be looked into are none of ours.
+#: The default form of a run's id; other folders that cannot be read are no journals.
 _RUN_ID = re.compile(r"\d{6}-[a-z0-9]{6}")
-#: Seconds for which a lock is tried again: who only looks whether it is held, holds it for a moment.
+#: Seconds for which a lock is tried again: a process that only checks the lock holds it for a moment.
 _PATIENCE = 0.5
 
 
 def later_plan(sha256: str) -> str:
-    """Return the name of the file for a plan that a run was gone on with."""
+    """Return the file name of a plan that a run was resumed with."""
     return LATER_PLANS.replace("*", sha256[:16])
 
 
 def make_root(root: Path) -> None:
-    """Make the folder of all journals; `.jobplan` is kept out of git. RecordError if it cannot be."""
+    """Create the folder of all journals; `.jobplan` is kept out of git. RecordError if that fails."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         if root.absolute().parent.name == DEFAULT_ROOT.parent.name:
@@ -52,25 +53,25 @@ def make_root(root: Path) -> None:
 
 
 def refused(path: Path, error: OSError) -> RecordError:
-    """Return the error for a journal that cannot be begun."""
+    """Return the error for a journal that cannot be created."""
     return RecordError(f"the journal {path} cannot be written: {error.strerror}.", hint=_ELSEWHERE)
 
 
 def journals(root: Path) -> tuple[Path, ...]:
-    """Return the folders of the runs in `root`, those that may not be looked into among them.
+    """Return the folders of the runs in `root`, including those that cannot be read.
 
-    RecordError, with what to do, if `root` itself may not.
+    RecordError, with a hint, if `root` itself cannot be read.
     """
     try:
         return tuple(folder for folder in sorted(root.iterdir()) if folder.name[:1] != "." and has_journal(folder))
     except (FileNotFoundError, NotADirectoryError):
         return ()
     except OSError as error:
-        raise RecordError(f"the journals in {root} cannot be read: {error.strerror}.", hint=_WHO_MAY) from error
+        raise RecordError(f"the journals in {root} cannot be read: {error.strerror}.", hint=_OTHER_FOLDER) from error
 
 
 def has_journal(folder: Path) -> bool:
-    """Say whether a run's journal lies in this folder, whoever may read it."""
+    """Return whether the folder has a run's journal, even if it cannot be read."""
     try:
         (folder / EVENTS).stat()
     except PermissionError:
@@ -81,19 +82,19 @@ def has_journal(folder: Path) -> bool:
 
 
 def lock(events: int, folder: Path) -> None:
-    """Take the lock on a journal's events, an open file. RecordError, naming the holder, if another runner has it."""
+    """Take the lock on a journal's events, an open file. RecordError, with the holder, if another runner has it."""
     end = time.monotonic() + _PATIENCE
     while not _locked(events, fcntl.LOCK_EX):
         if time.monotonic() >= end:
             raise RecordError(
                 f"run {folder.name} is being written by {_writer(folder)}.",
-                hint="A run has one runner at a time: wait for its end, or stop it.",
+                hint="A run has one runner at a time: wait until it ends, or stop it.",
             )
         time.sleep(_PATIENCE / 10)
 
 
 def is_locked(folder: Path) -> bool:
-    """Say whether a runner is writing this journal now. OSError if that cannot be found out."""
+    """Return whether a runner is writing this journal now. OSError if that cannot be determined."""
     events = open_regular(folder / EVENTS)
     try:
         return not _locked(events, fcntl.LOCK_SH)
@@ -110,7 +111,7 @@ def _locked(file: int, how: int) -> bool:
 
 
 def _writer(folder: Path) -> str:
-    """Say who wrote last that it begins or goes on with the run."""
+    """Return the last runner that began or resumed the run."""
     found = "another process"
     with contextlib.suppress(OSError, ValueError, RecordError):
         for line in read_regular(folder / EVENTS).splitlines():

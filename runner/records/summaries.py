@@ -1,4 +1,4 @@
-"""Summaries of recorded runs: each journal's first and last lines, and how long steps took in previous runs."""
+"""Summaries of recorded runs, from each journal's first and last lines, and the times of steps in previous runs."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ from runner.errors import RecordError
 from runner.records.journal_files import intact_length, open_regular, read_lines, read_regular
 from runner.records.run_folders import EVENTS, is_locked, journals
 
-#: How much of a journal is read at a time, from either end.
+#: The bytes of a journal that are read at once, from either end.
 _CHUNK = 65_536
-#: The only event that a journal can have between a run's end and its resumption.
+#: The only event that a journal can have between a run's end and its resume.
 _WAITING = "group_waiting"
 
 
 class Standing(enum.StrEnum):
-    """Where a run stands, as far as its journal says."""
+    """The state of a run, as far as its journal shows."""
 
     RUNNING = "running"
     FINISHED = "finished"
-    #: It began, it did not end, and nobody goes on with it: its runner was killed, or its journal was lost.
-    BROKEN_OFF = "broken_off"
+    #: It began, has no end, and has no runner: its runner was killed, or its journal was lost.
+    ENDED_EARLY = "broken_off"
     NOT_STARTED = "not_started"
     UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Summary:
-    """A run in short. Moments are seconds since the epoch; `ended_at` of one that did not end is its last sign of life.
+    """A summary of a run. Times are seconds since the epoch; without an end, `ended_at` is the time of its last event.
 
-    `steps` counts the steps of a finished run by state; one with instances is counted as these. `problem` says why a
-    journal cannot be read.
+    `steps` counts the steps of a finished run by state; for a step with instances, these are counted. `problem` says
+    why a journal cannot be read.
     """
 
     run_id: str
@@ -52,16 +52,16 @@ class Summary:
     started_at: float | None = None
     ended_at: float | None = None
     exit_code: int | None = None
-    #: How long its runners worked on a finished run, in seconds.
+    #: The seconds that its runners worked on a finished run.
     took: float | None = None
     steps: Mapping[str, int] = field(default_factory=dict)
     problem: str = ""
 
 
 def list_records(root: Path) -> tuple[Summary, ...]:
-    """Return the runs whose journals are in `root`, the last one first; those that cannot be read say why.
+    """Return the runs whose journals are in `root`, the latest first, including unreadable ones.
 
-    RecordError if nobody may look into `root` itself.
+    RecordError if `root` itself cannot be read.
     """
     found = [_summary(folder) for folder in journals(root) if not folder.is_symlink()]
     return tuple(sorted(found, key=lambda run: (run.started_at or 0.0, run.run_id), reverse=True))
@@ -89,12 +89,12 @@ def _summary(folder: Path) -> Summary:
 def _summed_up(
     folder: Path, first: Mapping[str, Any] | None, last: Mapping[str, Any] | None, *, locked: bool, waits: bool
 ) -> Summary:
-    """Put it together; `waits`: somebody has begun to take the run up after `last`, and did not get to it."""
+    """Return the summary; `waits`: after `last`, a runner waits for the group to resume the run."""
     if first is None or last is None:
         standing = Standing.RUNNING if locked else Standing.NOT_STARTED
         return Summary(run_id=folder.name, folder=folder, standing=standing)
     finished = last["event"] == "run_finished" and not (waits and locked)
-    open_ = Standing.RUNNING if locked else Standing.BROKEN_OFF
+    open_ = Standing.RUNNING if locked else Standing.ENDED_EARLY
     began, ended = parse_rfc3339(first["at"]), parse_rfc3339(last["at"])
     return Summary(
         run_id=folder.name,
@@ -117,7 +117,7 @@ def _counted(steps: Mapping[str, str]) -> Mapping[str, int]:
 
 
 def _first_lines(file: BinaryIO) -> Iterator[dict[str, Any]]:
-    """Yield what the first lines say, as far as they are whole and lie in the first chunk."""
+    """Yield the content of the first lines, as far as they are complete and in the first chunk."""
     head = file.read(_CHUNK)
     for line in head.split(b"\n")[:-1]:
         data = json.loads(line)
@@ -125,9 +125,9 @@ def _first_lines(file: BinaryIO) -> Iterator[dict[str, Any]]:
 
 
 def _last_line(file: BinaryIO) -> tuple[dict[str, Any] | None, bool]:
-    """Return what the last whole line says, however long it is, and whether somebody waits for the group after it.
+    """Return the content of the last complete line, and whether a runner waits for the group after it.
 
-    Such a wait changes nothing about where the run stands, which is what the line before it says. None: there is none.
+    Such a wait does not change the run's state, which the line before it shows. None: there is no line.
     """
     size = file.seek(0, 2)
     tail = b""
@@ -144,18 +144,18 @@ def _last_line(file: BinaryIO) -> tuple[dict[str, Any] | None, bool]:
     return None, False
 
 
-#: Runs that are told of: the latest ones.
+#: The number of previous runs to read: the latest ones.
 MOST = 20
-#: Where a run keeps what the ledger knew of earlier ones.
+#: The file in a run's folder with the ledger's previous runs.
 KEPT = "history.json"
-#: Bytes of a journal beyond which it is left alone.
+#: The size in bytes beyond which a journal is not read.
 _LARGEST = 50_000_000
 
 
-def past_runs(root: Path, plan: str, before: float) -> tuple[PreviousRun, ...]:
-    """Return the last runs of a plan that finished and had begun before a moment, the oldest first.
+def previous_runs(root: Path, plan: str, before: float) -> tuple[PreviousRun, ...]:
+    """Return the last runs of a plan that finished and began before a time, the oldest first.
 
-    A journal that cannot be read is left out.
+    Unreadable journals are left out.
     """
     found: list[PreviousRun] = []
     for summary in _summaries(root):
@@ -181,23 +181,23 @@ def latest(runs: Iterable[PreviousRun]) -> tuple[PreviousRun, ...]:
     return tuple(sorted(runs, key=lambda run: run.started_at)[-MOST:])
 
 
-def keep_past(folder: Path, runs: Iterable[PreviousRun]) -> None:
-    """Write earlier runs into a run's folder. OSError if they cannot be."""
-    told = [{"run": run.run, "started_at": run.started_at, "steps": dict(run.steps)} for run in runs]
-    (folder / KEPT).write_text(json.dumps(told), encoding="utf-8")
+def write_previous_runs(folder: Path, runs: Iterable[PreviousRun]) -> None:
+    """Write previous runs into a run's folder. OSError if that fails."""
+    data = [{"run": run.run, "started_at": run.started_at, "steps": dict(run.steps)} for run in runs]
+    (folder / KEPT).write_text(json.dumps(data), encoding="utf-8")
 
 
-def kept_past(folder: Path) -> tuple[PreviousRun, ...] | None:
-    """Return the earlier runs that a run has kept in its folder; None if there are none, or nobody can read them."""
+def kept_previous_runs(folder: Path) -> tuple[PreviousRun, ...] | None:
+    """Return the previous runs in a run's folder; None if there are none, or if they cannot be read."""
     try:
-        told = json.loads(read_regular(folder / KEPT).decode())
+        data = json.loads(read_regular(folder / KEPT).decode())
         return tuple(
             PreviousRun(
                 run=str(one["run"]),
                 started_at=float(one["started_at"]),
                 steps={str(step): (float(seconds), str(state)) for step, (seconds, state) in one["steps"].items()},
             )
-            for one in told
+            for one in data
         )
     except (OSError, RecordError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None
@@ -213,7 +213,7 @@ def _steps(path: Path) -> dict[str, tuple[float, str]]:
 
 
 def durations(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, str]]:
-    """Return the seconds and the last state of each step of which an attempt has ended."""
+    """Return the seconds and the last state of each step with an ended attempt."""
     times, states = StepTimes(), dict[str, str]()
     for line in lines:
         event, step = line["event"], line.get("step", "")
@@ -225,7 +225,7 @@ def durations(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, str]
     return {step: (round(seconds, 3), state) for step, seconds, state in found if seconds is not None}
 
 
-#: What `StepTimes` takes.
+#: The events that `StepTimes` processes.
 _TIMED = frozenset({"run_resumed", "attempt_launching", "attempt_deferred", "attempt_finished"})
 
 

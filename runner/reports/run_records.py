@@ -69,12 +69,12 @@ def standing_of(record: Record, *, locked: bool) -> Standing:
         return Standing.FINISHED
     if locked:
         return Standing.RUNNING
-    return Standing.NOT_STARTED if record.started is None else Standing.BROKEN_OFF
+    return Standing.NOT_STARTED if record.started is None else Standing.ENDED_EARLY
 
 
 def standing_words(standing: Standing) -> str:
     """Return a standing in words."""
-    return "ended early" if standing is Standing.BROKEN_OFF else standing.replace("_", " ")
+    return "ended early" if standing is Standing.ENDED_EARLY else standing.replace("_", " ")
 
 
 def record_lines(record: Record, *, locked: bool) -> Iterator[str]:

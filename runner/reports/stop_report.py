@@ -40,12 +40,12 @@ class Cancelled:
     #: Whether the runner has acknowledged the request.
     answered: bool = False
     #: False: the runner is alive and accepts no request from this role.
-    heeded: bool = True
+    request_accepted: bool = True
 
     @property
     def unanswered(self) -> bool:
         """Return whether a runner is alive that did not acknowledge the request, and so may start more workers."""
-        return self.runner_alive and self.heeded and not self.answered
+        return self.runner_alive and self.request_accepted and not self.answered
 
     @property
     def still(self) -> list[LiveWorker]:
@@ -65,11 +65,11 @@ def cancel_lines(done: Cancelled) -> Iterator[str]:
         yield _left_words(worker)
     if any(worker.detached or (worker.label is None and not worker.foreign) for worker in done.left):
         yield f"  cancel them too: jobplan cancel {shlex.quote(done.run.run)} --detached{done.where}"
-    if not done.heeded:
+    if not done.request_accepted:
         yield "its runner is alive and continues: it accepts no request from a role that may not cancel its workers"
     if done.still:
         yield from _still_lines(done)
-    if (done.still and done.refused is not None) or not done.heeded:
+    if (done.still and done.refused is not None) or not done.request_accepted:
         rights = "pg_signal_backend, pg_read_all_stats"
         yield f"  a superuser can grant the privileges: GRANT {rights} TO {quote_identifier(done.user)};"
         yield "  (only a superuser can cancel workers of a superuser)"
@@ -84,7 +84,7 @@ def _runner_lines(done: Cancelled) -> Iterator[str]:
                 if done.answered
                 else "its runner ended in the meantime without an answer"
             )
-    elif not done.heeded:
+    elif not done.request_accepted:
         return
     elif not done.answered:
         what = "start more workers" if done.step is None else "start the step again"
@@ -133,7 +133,7 @@ def cancel_data(done: Cancelled) -> dict[str, Any]:
         "run": done.run.run,
         "by": done.by,
         "runner_alive": done.runner_alive,
-        "runner_heeds": done.runner_alive and done.heeded,
+        "runner_heeds": done.runner_alive and done.request_accepted,
         "runner_answered": done.answered,
         "step": done.step,
         "steps_not_over": done.concerned,

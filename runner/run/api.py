@@ -13,7 +13,7 @@ from runner.clock import Clock, MonotonicClock
 from runner.engine.events import Event
 from runner.engine.ports import PreviousRun, Sink
 from runner.engine.state import RunState
-from runner.gateway.ledger.reader import PastWanted
+from runner.gateway.ledger.reader import PreviousRunsRequest
 from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id
 from runner.lint import read_plan
@@ -91,7 +91,7 @@ def new_run(
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
     )
-    wanted = None if past is None else PastWanted(plan=plan.name, tell=past)
+    wanted = None if past is None else PreviousRunsRequest(plan=plan.name, receive=past)
     roles = takeover.roles if takeover is not None else ()
     gateway = PgGateway(dsn, run_id, ledger_schema=ledger, trusted_roles=trusted_roles, past=wanted, roles=roles)
     return Run(

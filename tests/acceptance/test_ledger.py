@@ -220,7 +220,7 @@ def test_a_ledger_that_lacks_what_the_rest_follows_from_restores_nothing(jobplan
     restored = jobplan("ledger", "restore", "last", "--journal", "elsewhere", env=env)
     assert restored.code == 4
     assert "it lacks events from which others follow" in restored.err
-    assert "Resume it where its journal is: that completes the ledger" in restored.err
+    assert "Resume it with its journal: that completes the ledger" in restored.err
     assert not (jobplan.folder / "elsewhere").exists()
     done.run("CREATE TABLE wanted ()")
     assert jobplan("resume", "last", env=env).code == 0

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from runner.preflight.step_durations import recorded
-from runner.records.summaries import past_runs
+from runner.records.summaries import previous_runs
 from tests.acceptance.console import Database, Jobplan, until
 
 #: A step that fails, what is said of it, and the line of the plan: the step's is 6.
@@ -104,7 +104,7 @@ def test_a_resumed_run_takes_as_long_as_its_runners_took(jobplan: Jobplan, db: D
     known = recorded(root, "trial").of("slow")
     assert known is not None
     assert 1.0 <= known.p50 < 4
-    (past,) = past_runs(root, "trial", time.time())
+    (past,) = previous_runs(root, "trial", time.time())
     assert 1.0 <= past.steps["slow"][0] < 4
     page = jobplan("show", "last", "--report", "prometheus=-").out
     (seconds,) = [

@@ -400,10 +400,10 @@ async def test_who_is_not_heard_is_told_so(new_role: Callable[..., str], databas
     for seer, heeded in seers.items():
         async with observing(seer) as observer:
             seen = of(await observer.look(), "live-heeded")
-            assert await observer.is_heeded(seen.runner[0]) is heeded
+            assert await observer.accepts_requests(seen.runner[0]) is heeded
     async with observing(new_role()) as observer:
         stopped = await stopper(observer, of(await observer.look(), "live-heeded")).stop(5.0)
-        assert (stopped.runner_alive, stopped.heeded) == (True, False)
+        assert (stopped.runner_alive, stopped.request_accepted) == (True, False)
     assert (await task).exit_code == 0
     assert recorder.of(ev.RunCancelled) == []
 

@@ -265,9 +265,9 @@ def test_the_server_is_asked_once_for_each_statement(
     trips: list[object] = []
     exchange = Session._exchange
 
-    async def counted(session: Session, send: Callable[[], None], patience: float | None = None) -> list[Reply]:
+    async def counted(session: Session, send: Callable[[], None], answer_within: float | None = None) -> list[Reply]:
         trips.append(send)
-        return await exchange(session, send, patience)
+        return await exchange(session, send, answer_within)
 
     monkeypatch.setattr(Session, "_exchange", counted)
     result = dry_run(plan, shop)

@@ -243,5 +243,5 @@ async def test_what_a_killed_runner_has_left_can_be_restored(database: str, tmp_
 
 
 def test_a_run_without_a_beginning_cannot_be_restored(tmp_path: Path) -> None:
-    with pytest.raises(RecordError, match="does not have the beginning"):
+    with pytest.raises(RecordError, match="lacks the beginning"):
         restore_journal(tmp_path, "r", {}, [], instead="")

@@ -19,7 +19,7 @@ import runner
 from runner.engine import events as ev
 from runner.gateway.queries import query
 from runner.gateway.session import Session
-from runner.gateway.worker_follower import Sought
+from runner.gateway.worker_follower import WorkerSearch
 from tests.builders import plan, step
 from tests.integration.houses import Follower, RealHouse, ask, run_one, run_plan, until, value
 
@@ -104,7 +104,7 @@ async def test_a_garbage_pid_identifies_nobody_else(dsn: str) -> None:
         monitor = house.gateway._monitor
         since = two.seen[0].backend_start
         for pid in (one.seen[0].pid, 0):
-            found = await monitor.identify(Sought(name=two.name, pid=pid, since=since))
+            found = await monitor.identify(WorkerSearch(name=two.name, pid=pid, since=since))
             assert found is not None
             assert found[0] == two.seen[0]
         house.end()

@@ -100,7 +100,7 @@ async def test_no_statement_of_a_run_waits_in_the_server_for_longer_than_a_slice
     assert record.outcomes()["reindex"] is ev.Outcome.SUCCEEDED
     texts = blocks()
     waited = [(name, ms) for name, parameters in sent for ms in waits(texts[name.partition(":")[0]], parameters)]
-    assert {"launch_at_once", "wait", "follow", "let_go"} <= {name for name, _ in waited}
+    assert {"launch_at_once", "wait", "follow", "detach_worker"} <= {name for name, _ in waited}
     assert {(name, ms) for name, ms in waited if not 0 < ms <= SLICE} == set()
 
 

@@ -30,12 +30,12 @@ _NAME = "jobplan:ledger"
 _LOCKED = "55P03"
 _DEPENDED_ON = "2BP01"
 _NO_RIGHT = "42501"
-_WHO_MAY = (
+_NEEDED_PRIVILEGES = (
     "To create a ledger, a role needs CREATE on the database, or on an empty schema of that name. Only its owner can"
     " change or remove it; the owner grants its use to others with jobplan ledger install --grant ROLE."
 )
 #: Creating a ledger does not bring back a record: the connection may lead to another server than the run's.
-_WHERE_THE_RUN_WAS = "If the run used another server or schema, pass --dsn, or set JOBPLAN_LEDGER_SCHEMA."
+_OTHER_LOCATION = "If the run used another server or schema, pass --dsn, or set JOBPLAN_LEDGER_SCHEMA."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -200,23 +200,23 @@ class LedgerAdmin:
     def read(self, name: str) -> LedgerRun:
         """Return the record of a run, by its id, its beginning, or `last`. RecordError if none or several match."""
         with self._connected() as connection:
-            self._require(self._installed_version(connection, _WHERE_THE_RUN_WAS))
+            self._require(self._installed_version(connection, _OTHER_LOCATION))
             listed = connection.execute(self._block("ledger_find").encode(), [name]).fetchall()
             found = [run for run, trusted, _ in listed if trusted]
             if listed and not found:
-                raise _of_a_stranger(listed[0][0], listed[0][2])
+                raise _untrusted_record(listed[0][0], listed[0][2])
             if not found:
                 raise RecordError(
                     f"there is no run {name!r} in the ledger in schema {self._schema} of {_place(connection)}.",
-                    hint=_WHERE_THE_RUN_WAS,
+                    hint=_OTHER_LOCATION,
                 )
             if len(found) > 1 and name not in ("last", found[0]):
                 raise RecordError(
                     f"{name!r} matches more than one run: {', '.join(found)}, and possibly others.",
                     hint="Write more characters of its id.",
                 )
-            told_by = connection.execute(self._block("ledger_writers").encode(), [found[0]]).fetchall()
-            asked = [found[0], json.dumps([writer for writer, trusted in told_by if trusted])]
+            writer_rows = connection.execute(self._block("ledger_writers").encode(), [found[0]]).fetchall()
+            asked = [found[0], json.dumps([writer for writer, trusted in writer_rows if trusted])]
             plans = connection.execute(self._block("ledger_plans").encode(), asked).fetchall()
             events = connection.execute(self._block("ledger_history").encode(), asked).fetchall()
         return LedgerRun(
@@ -228,10 +228,10 @@ class LedgerAdmin:
     # --- internals ----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def _connected(self, patience: float | None = None) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    def _connected(self, limit: float | None = None) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """Open a connection and a transaction with a short lock_timeout, exclusive among ledger commands.
 
-        The connection is closed if the caller uses it for longer than `patience` seconds: otherwise a network that
+        The connection is closed if the caller uses it for longer than `limit` seconds: otherwise a network that
         delivers nothing would block the caller forever.
         """
         try:
@@ -253,10 +253,10 @@ class LedgerAdmin:
                         transaction.enter_context(connection.transaction())
                         connection.execute(query("ledger_alone"))
                         self._require_trust(connection)
-                    with _Deadline(connection, LONG_ANSWER_WITHIN if patience is None else patience):
+                    with _Deadline(connection, LONG_ANSWER_WITHIN if limit is None else limit):
                         yield connection
             except psycopg.Error as error:
-                raise self._explained(error) from error
+                raise self._with_requester(error) from error
             except TimeoutError as error:
                 raise RecordError(f"the ledger in schema {self._schema}: {error}.") from error
 
@@ -267,13 +267,13 @@ class LedgerAdmin:
         if found is not None:
             raise RecordError(f"{ignored(self._schema, found)}.", hint=remedy(found))
 
-    def _explained(self, error: psycopg.Error) -> RecordError:
+    def _with_requester(self, error: psycopg.Error) -> RecordError:
         message = error.diag.message_primary or " ".join(str(error).split())
         hint = None
         if error.sqlstate == _LOCKED:
             hint = "Another session uses it, possibly a running step. Try again when that has ended."
         elif error.sqlstate == _NO_RIGHT:
-            hint = _WHO_MAY
+            hint = _NEEDED_PRIVILEGES
         elif error.sqlstate == _DEPENDED_ON:
             detail = " ".join((error.diag.message_detail or "").split())
             hint = f"{detail}. Drop those objects first, or keep the ledger."
@@ -328,7 +328,7 @@ class LedgerAdmin:
             self._do(connection, self._block("ledger_grant").replace("{role}", role))
 
 
-def _of_a_stranger(run: str, writer: str) -> RecordError:
+def _untrusted_record(run: str, writer: str) -> RecordError:
     """Return the error for a run whose record an untrusted role has written: a resume would execute its SQL."""
     if not writer:
         return RecordError(

@@ -16,7 +16,7 @@ from runner.engine.ports import LaunchRequest, OnUnstoppable, RecordedRun, Worke
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.ledger.reader import Known
 from runner.gateway.ledger.storage import InheritedSettings, read
-from runner.gateway.ledger.writer import GONE, LAST_TRY, Ledger, digest_of
+from runner.gateway.ledger.writer import LAST_TRY, PERMANENT_ERRORS, Ledger, digest_of
 from runner.gateway.queries import query
 from runner.gateway.session import Reply, Session, Statement, first_error
 from runner.gateway.transaction_settings import COMMIT_ROW_LOCK_TIMEOUT, lock_timeout
@@ -35,7 +35,7 @@ _KEY = '"commits_pkey"'
 #: The range of seconds, by its own clock, in which a worker's wait for the ledger times out. A step whose own
 #: lock_timeout is in this range gets another attempt although the ledger was not locked; its transaction was rolled
 #: back.
-_GAVE_UP = (COMMIT_ROW_LOCK_TIMEOUT - 0.01, COMMIT_ROW_LOCK_TIMEOUT + 0.29)
+_LOCK_WAIT_RANGE = (COMMIT_ROW_LOCK_TIMEOUT - 0.01, COMMIT_ROW_LOCK_TIMEOUT + 0.29)
 #: Seconds for which the transaction of an ended worker may still be open, and the poll interval.
 _SETTLE_FOR = 60.0
 _LOOK_AGAIN = 1.0
@@ -88,15 +88,15 @@ class Commits:
         """Return whether a unique violation is that of the row: another worker of the attempt has committed."""
         return (error.schema, error.table) == (self._ledger.schema, "commits")
 
-    def is_awaited(self, error: ErrorDetails) -> bool:
+    def waits_for_other_row(self, error: ErrorDetails) -> bool:
         """Return whether the wait for another worker of the attempt timed out, whose row may follow."""
         return error.sqlstate == _LOCK_NOT_AVAILABLE and _KEY in (error.context or "")
 
-    async def unprove(self, step: str, attempt: int) -> bool:
+    async def withdraw_commit_row(self, step: str, attempt: int) -> bool:
         """Record that a worker without a row follows, so that its absence is no evidence. False: not possible now."""
-        if self._ledger.disclaim(step, attempt):
+        if self._ledger.withdraw(step, attempt):
             return True
-        statement = ("ledger_unprove", self._key(step, attempt))
+        statement = ("ledger_withdraw_commit_row", self._key(step, attempt))
         try:
             async with asyncio.timeout(LAST_TRY):
                 replies = await self._ledger.together(*self._ledger.begins, statement, ("commit", ()))
@@ -104,11 +104,11 @@ class Commits:
             return False
         error = first_error(replies)
         if error is not None:
-            return error.sqlstate in GONE
-        self._ledger.disclaimed(step, (int(row[0] or 0) for row in replies[-2].rows))
-        return self._ledger.disclaim(step, attempt)
+            return error.sqlstate in PERMANENT_ERRORS
+        self._ledger.withdrawn_in_ledger(step, (int(row[0] or 0) for row in replies[-2].rows))
+        return self._ledger.withdraw(step, attempt)
 
-    async def made_fail(self, request: LaunchRequest, end: WorkerEnd) -> bool:
+    async def failed_because_of_row(self, request: LaunchRequest, end: WorkerEnd) -> bool:
         """Return whether a step failed because of the row, and not because of the plan's SQL.
 
         Then nothing of the step was executed, because the row comes first.
@@ -120,7 +120,7 @@ class Commits:
             role = _role(request, around)
             self._roles.pop(role, None)
             return not await self._may(role)
-        locked = end.error.sqlstate == _LOCK_NOT_AVAILABLE and _gave_up_on_the_ledger(end)
+        locked = end.error.sqlstate == _LOCK_NOT_AVAILABLE and _timed_out_on_ledger(end)
         self._locked = self._locked or locked
         return locked or end.error.sqlstate == _READ_ONLY_TRANSACTION
 
@@ -143,7 +143,7 @@ class Commits:
         reply = await self._ask_patiently(*self._ledger.begins, *fenced, asked, ("commit", ()))
         return bool(reply.rows) and reply.rows[0][0] == "t"
 
-    async def of_an_orphan(self, step: str, attempt: int) -> bool | None:
+    async def orphan_committed(self, step: str, attempt: int) -> bool | None:
         """Return whether an attempt of a previous runner committed; None if the ledger cannot say. See `committed`.
 
         A row counts only with the proof that its launch announced. The absence of a row counts only if a later row is
@@ -154,7 +154,7 @@ class Commits:
         key = self._key(step, attempt)
         expected, error = await self._ask(("begin", ()), ("ledger_expected", key), ("commit", ()))
         if error is not None or not expected.rows or expected.rows[0][0] != "t":
-            return await self._as_seen(key)
+            return await self._recorded_outcome(key)
         digest = expected.rows[0][1]
         if digest is None:  # announced by version 1 of the ledger, in which any role with the grant could write any row
             return None
@@ -164,7 +164,7 @@ class Commits:
         proof = self._ledger.proof_of(step, attempt, digest)
         return None if proof is None else await self._settled(key, proof, fence=True)
 
-    async def _as_seen(self, key: Sequence[str]) -> bool | None:
+    async def _recorded_outcome(self, key: Sequence[str]) -> bool | None:
         """Return the recorded outcome of an attempt without a row, which the run's journal lacks."""
         ended, error = await self._ask(("begin", ()), ("ledger_ended", key), ("commit", ()))
         if error is not None or not ended.rows:
@@ -183,8 +183,8 @@ class Commits:
         """
         if not self._ledger.on:
             return None
-        asked = ("ledger_chronicle", (self._ledger.run_id,))
-        reply = await self._ask_patiently(*self._ledger.begins, ("ledger_patience", ()), asked, ("commit", ()))
+        asked = ("ledger_known_events", (self._ledger.run_id,))
+        reply = await self._ask_patiently(*self._ledger.begins, ("ledger_long_limits", ()), asked, ("commit", ()))
         keys = await self._ask_patiently(*self._ledger.begins, ("ledger_keys", (self._ledger.run_id,)), ("commit", ()))
         known: list[Known] = []
         launched: set[tuple[str, int]] = set()
@@ -212,7 +212,7 @@ class Commits:
         asked = ("ledger_takeovers", (self._ledger.run_id,))
         replies = await session.run_together(*self._ledger.begins, asked, ("commit", ()))
         if first_error(replies) is None:
-            return self._ledger.earlier.taken_up_since(replies[-2].rows)
+            return self._ledger.earlier.taken_over_since(replies[-2].rows)
         await session.run(("rollback", ()))
         return None
 
@@ -223,7 +223,7 @@ class Commits:
             reply, error = await self._ask(*statements)
             if error is None:
                 return reply
-            if error.sqlstate in GONE or asyncio.get_running_loop().time() > until:
+            if error.sqlstate in PERMANENT_ERRORS or asyncio.get_running_loop().time() > until:
                 raise ServerLostError(f"the ledger cannot be read: {error.message}")
             await asyncio.sleep(_LOOK_AGAIN)
 
@@ -253,10 +253,10 @@ class Commits:
         return replies[-2], first_error(replies)
 
 
-def _gave_up_on_the_ledger(end: WorkerEnd) -> bool:
+def _timed_out_on_ledger(end: WorkerEnd) -> bool:
     if end.started_at is None or end.finished_at is None:
         return True
-    least, most = _GAVE_UP
+    least, most = _LOCK_WAIT_RANGE
     return least <= end.finished_at - end.started_at <= most
 
 
@@ -284,10 +284,10 @@ _NOT_FIRST = "25001"
 #: Seconds between two attempts to launch a worker again for which the server has no slot.
 _CAPACITY_EVERY = 1.0
 #: Seconds between two attempts to record that in the ledger, which another session has locked.
-_TELL_EVERY = 0.5
+_RECORD_EVERY = 0.5
 
 
-class ProvingWorker:
+class WorkerWithCommitRow:
     """A worker with a commit row; see `ports.WorkerHandle`. `again` launches a worker without the row."""
 
     def __init__(
@@ -338,9 +338,9 @@ class ProvingWorker:
             return await self._settle(end, fence=end.lost)
         if error.sqlstate == _UNIQUE_VIOLATION and self._commits.is_taken(error):
             return await self._settle(end, fence=end.lost)
-        if self._commits.is_awaited(error):
+        if self._commits.waits_for_other_row(error):
             return await self._settle(end, fence=True)
-        because_of_us = error.sqlstate == _NOT_FIRST or await self._commits.made_fail(self._request, end)
+        because_of_us = error.sqlstate == _NOT_FIRST or await self._commits.failed_because_of_row(self._request, end)
         if because_of_us and await self._launch_again():
             return await self._inner.ended(seen=seen, lost=lost, unstoppable=unstoppable)
         return end
@@ -360,10 +360,10 @@ class ProvingWorker:
         The ledger must record it first: a runner that takes the run over would use the missing row as evidence.
 
         """
-        while not await self._commits.unprove(self._label.step, self._label.attempt):
+        while not await self._commits.withdraw_commit_row(self._label.step, self._label.attempt):
             if self._cancelled or self._detached:
                 return False
-            await asyncio.sleep(_TELL_EVERY)
+            await asyncio.sleep(_RECORD_EVERY)
         while not self._cancelled:
             try:
                 self._inner = await self._again()

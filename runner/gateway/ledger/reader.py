@@ -23,10 +23,10 @@ EventKey = tuple[str, str, str | None, int | None]
 #: An event's number in the ledger, and its key.
 Known = tuple[int, EventKey]
 
-_TAKEN_UP = "run_resumed"
+_RUN_RESUMED = "run_resumed"
 
 
-class EarlierRecord:
+class PreviousRecord:
     """See the module's docstring. `known` are the events in the ledger, in order."""
 
     def __init__(self, known: Sequence[Known] = ()) -> None:
@@ -35,28 +35,28 @@ class EarlierRecord:
         self._takeovers: set[str | None] = set()
         self._hear(key for _, key in known)
 
-    def missing(self, told: Sequence[EventKey]) -> Iterator[tuple[int, int]]:
+    def missing(self, journal: Sequence[EventKey]) -> Iterator[tuple[int, int]]:
         """Yield the journal's events that the ledger lacks, as `missing`; once, because they are written afterwards."""
-        self._hear(told)
+        self._hear(journal)
         known, self._known = self._known, ()
-        return missing(known, told)
+        return missing(known, journal)
 
-    def goes_on(self, event: str) -> None:
+    def add_own(self, event: str) -> None:
         """Record an event of this runner, as JSON."""
         data = json.loads(event)
-        if data["event"] == _TAKEN_UP:
+        if data["event"] == _RUN_RESUMED:
             self._takeovers.add(data["at"])
 
-    def taken_up_since(self, takeovers: Iterable[Row]) -> str | None:
+    def taken_over_since(self, takeovers: Iterable[Row]) -> str | None:
         """Return where and when the run was taken over by an unknown runner: `takeovers` has time and host of each."""
         later = [(at, host) for at, host in takeovers if at not in self._takeovers]
         return f"on {later[-1][1]}, at {later[-1][0]}" if later else None
 
-    def _hear(self, told: Iterable[EventKey]) -> None:
-        self._takeovers.update(at for at, event, _, _ in told if event == _TAKEN_UP)
+    def _hear(self, journal: Iterable[EventKey]) -> None:
+        self._takeovers.update(at for at, event, _, _ in journal if event == _RUN_RESUMED)
 
 
-def missing(known: Sequence[Known], told: Sequence[EventKey]) -> Iterator[tuple[int, int]]:
+def missing(known: Sequence[Known], journal: Sequence[EventKey]) -> Iterator[tuple[int, int]]:
     """Yield, for each event of the journal that the ledger lacks, its index there and a number that keeps the order.
 
     Both are in order. An event between two others without free numbers is left out; so are the last events, if the
@@ -67,7 +67,7 @@ def missing(known: Sequence[Known], told: Sequence[EventKey]) -> Iterator[tuple[
         places[key].append(seq)
     before = 0
     waiting: list[int] = []
-    for place, key in enumerate(told):
+    for place, key in enumerate(journal):
         if not places[key]:
             waiting.append(place)
             continue
@@ -85,14 +85,14 @@ MOST = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PastWanted:
+class PreviousRunsRequest:
     """A plan whose previous runs are wanted, and the function that receives them."""
 
     plan: str
-    tell: Callable[[Sequence[PreviousRun]], None]
+    receive: Callable[[Sequence[PreviousRun]], None]
 
 
-class Together(Protocol):
+class QuerySession(Protocol):
     """A session for queries. ServerLostError if it breaks."""
 
     async def run_together(self, *statements: Statement) -> list[Reply]:
@@ -104,10 +104,10 @@ class Together(Protocol):
         ...
 
 
-async def read_past(session: Together, plan: str) -> tuple[PreviousRun, ...]:
+async def read_previous_runs(session: QuerySession, plan: str) -> tuple[PreviousRun, ...]:
     """Return the last finished runs of a plan, the oldest first; none if the ledger does not answer within a second."""
     *_, reply, _ = replies = await session.run_together(
-        ("begin", ()), ("ledger_hurry", ()), ("ledger_past", (plan, str(MOST))), ("commit", ())
+        ("begin", ()), ("ledger_short_limits", ()), ("ledger_previous_runs", (plan, str(MOST))), ("commit", ())
     )
     if any(one.error is not None for one in replies):
         await session.run(("rollback", ()))
@@ -130,7 +130,7 @@ class Recorded:
 
 
 async def read_recorded(
-    session: Together,
+    session: QuerySession,
     schema: str,
     runs: Iterable[str],
     *,
@@ -153,14 +153,14 @@ async def read_recorded(
         return {}
     found = {}
     for run in runs:
-        (told_by,) = await session.run(("ledger_writers", (run,)))
-        writers = _writers(told_by.rows)
-        if told_by.error is not None or not writers:
+        (writer_rows,) = await session.run(("ledger_writers", (run,)))
+        writers = _writers(writer_rows.rows)
+        if writer_rows.error is not None or not writers:
             continue
         asked = tuple(
             (name, (run, json.dumps(writers))) for name in ("ledger_plans", "ledger_history", "ledger_commits")
         )
-        replies = await session.run_together(("begin", ()), ("ledger_hurry", ()), *asked, ("commit", ()))
+        replies = await session.run_together(("begin", ()), ("ledger_short_limits", ()), *asked, ("commit", ()))
         if any(reply.error is not None for reply in replies):
             await session.run(("rollback", ()))
             continue

@@ -23,7 +23,7 @@ from typing import Protocol
 
 from runner.engine.events import ErrorDetails
 from runner.errors import GatewayError
-from runner.gateway.ledger.reader import EarlierRecord, EventKey, Known
+from runner.gateway.ledger.reader import EventKey, Known, PreviousRecord
 from runner.gateway.ledger.storage import (
     InheritedSettings,
     distrust_statement,
@@ -85,7 +85,7 @@ class Claims:
 BATCH_SIZE = 2_000
 
 #: Errors that retries cannot repair: the ledger or the privilege was removed, or the server became read-only.
-GONE = frozenset({"42P01", "42703", "42883", "3F000", "42501", "25006", "0A000", "42704"})
+PERMANENT_ERRORS = frozenset({"42P01", "42703", "42883", "3F000", "42501", "25006", "0A000", "42704"})
 #: The SQLSTATE of `ledger_same` if the tables were replaced, and the message for it.
 REPLACED = "42704"
 WAS_REPLACED = "its tables are no longer those that were found when the run began"
@@ -101,14 +101,14 @@ def begin(schema: str, tables: str) -> tuple[Statement, ...]:
     return ("ledger_begin", ()), ("ledger_limits", ()), ("ledger_same", (schema, tables))
 
 
-class Taker(Protocol):
+class BatchOwner(Protocol):
     """The owner of the events of a batch until their outcome is known."""
 
     def keep(self, rows: list[Row], error: ErrorDetails | None) -> None:
         """Take events back that were not written, or may not be; `error` is the server's error, if known."""
         ...
 
-    def let_go(self, rows: list[Row]) -> None:
+    def drop_written(self, rows: list[Row]) -> None:
         """Drop events that are written."""
         ...
 
@@ -117,7 +117,7 @@ class Batch:
     """Events that are sent, and the statements that write them. Call `written` or `failed` afterwards."""
 
     def __init__(
-        self, run_id: str, rows: list[Row], *also: Statement, first: Sequence[Statement], taker: Taker
+        self, run_id: str, rows: list[Row], *also: Statement, first: Sequence[Statement], taker: BatchOwner
     ) -> None:
         self._rows = rows
         self._taker = taker
@@ -128,7 +128,7 @@ class Batch:
 
     def written(self) -> None:
         """Report that the server has committed it."""
-        self._taker.let_go(self._rows)
+        self._taker.drop_written(self._rows)
 
     def failed(self, error: ErrorDetails | None) -> None:
         """Keep the events for another attempt; `error` is the server's error, None if unknown."""
@@ -192,7 +192,7 @@ class Ledger:
         self._rows: list[Row] = []
         #: The number of the last event; a resumed run has some already.
         self._last = 0
-        self.earlier = EarlierRecord()
+        self.earlier = PreviousRecord()
         #: Events that announce a worker which was not requested yet, by step and attempt.
         self._launching: dict[tuple[str, int], Row] = {}
         self._claims = Claims()
@@ -272,7 +272,7 @@ class Ledger:
         self._begins = begin(self.schema, self.surroundings.tables)
         self._seen_at = asyncio.get_running_loop().time()
         self._link = link
-        self._task = asyncio.create_task(self._write_on())
+        self._task = asyncio.create_task(self._write_continuously())
 
     async def close(self) -> None:
         """Write the remaining events, within a short time."""
@@ -286,7 +286,7 @@ class Ledger:
             async with asyncio.timeout(LAST_TRY):
                 while not await self.write():  # noqa: ASYNC110 - only the server can change this
                     await asyncio.sleep(BATCH_EVERY)
-        if self._has_news and self.on:
+        if self._has_unwritten and self.on:
             why = f": {self._stuck.message}" if self._stuck is not None else ""
             self.problem = f"the last events could not be written to the ledger{why}"
 
@@ -308,13 +308,13 @@ class Ledger:
         """
         self._key = next((key for key, own in keys if own), self._key)
         self._other_keys = tuple(key for key, own in keys if not own)
-        self.earlier = EarlierRecord(known)
+        self.earlier = PreviousRecord(known)
         self._last = known[-1][0] if known else 0
 
-    def complete(self, told: Sequence[EventKey], text: Callable[[int], str]) -> None:
+    def complete(self, journal: Sequence[EventKey], text: Callable[[int], str]) -> None:
         """Add the events of a previous runner's journal that the ledger lacks; `text` returns one by index, as JSON."""
         if self.on:
-            self._rows += [(seq, self._event(text(place))) for place, seq in self.earlier.missing(told)]
+            self._rows += [(seq, self._event(text(place))) for place, seq in self.earlier.missing(journal)]
             self._last = max(self._last, self._rows[-1][0] if self._rows else 0)
 
     def begin(self, plan: str, event: str, resolved: str) -> None:
@@ -336,7 +336,7 @@ class Ledger:
         self.take(event)
         if self.on:
             self._urgent.add(self._last)
-            self.earlier.goes_on(event)
+            self.earlier.add_own(event)
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
         """Add the event that announces a worker; it is written with the worker's request, or else at the end."""
@@ -390,7 +390,7 @@ class Ledger:
         rows, self._rows = self._rows, []
         return Batch(self.run_id, rows, *self._run_row(), first=self.begins, taker=self)
 
-    def let_go(self, rows: list[Row]) -> None:
+    def drop_written(self, rows: list[Row]) -> None:
         """Drop these events: they are written."""
         self._seen_at = asyncio.get_running_loop().time()
         self._urgent.difference_update(seq for seq, _ in rows)
@@ -400,7 +400,7 @@ class Ledger:
         """Take these events back, and process the server's error."""
         self._rows = rows + self._rows
         if not self.on:
-            self._throw_away()
+            self._discard()
         elif len(self._rows) > MOST_KEPT:
             self.give_up(f"more than {MOST_KEPT:,} events wait for it")
         elif error is not None:
@@ -411,15 +411,15 @@ class Ledger:
     def give_up(self, why: str) -> None:
         """Stop writing."""
         self.problem = f"the ledger in schema {self.schema} is not written any longer: {why}"
-        self._throw_away()
+        self._discard()
 
-    def _throw_away(self) -> None:
+    def _discard(self) -> None:
         self._claims.forget(self._rows)
         self._rows = []
 
     def _refused(self, error: ErrorDetails) -> None:
         """Process the server's error for a batch."""
-        if error.sqlstate in GONE or (error.sqlstate in UNSUITABLE and not self._unicode):
+        if error.sqlstate in PERMANENT_ERRORS or (error.sqlstate in UNSUITABLE and not self._unicode):
             self.give_up(WAS_REPLACED if error.sqlstate == REPLACED else error.message)
         elif error.sqlstate in UNSUITABLE:
             self._unicode = False
@@ -431,32 +431,32 @@ class Ledger:
         else:
             self._stuck = error
 
-    def disclaim(self, step: str, attempt: int) -> bool:
+    def withdraw(self, step: str, attempt: int) -> bool:
         """Withdraw the announcement of a commit row if it is not written yet; return False if it may be."""
         return self._claims.withdraw(step, attempt, self._rows)
 
-    def disclaimed(self, step: str, seqs: Iterable[int]) -> None:
+    def withdrawn_in_ledger(self, step: str, seqs: Iterable[int]) -> None:
         """Record that these announcements were changed in the ledger itself."""
         self._claims.withdrawn(step, seqs)
 
     async def write(self) -> bool:
         """Write all waiting events; return False if that failed."""
         async with self._writing:
-            await self._first_things()
-            while self._has_news:
+            await self._wait_for_urgent()
+            while self._has_unwritten:
                 if not await self._write_batch():
                     return False
-                await self._first_things()
+                await self._wait_for_urgent()
         return True
 
-    async def _first_things(self) -> None:
+    async def _wait_for_urgent(self) -> None:
         """Wait while a launch is writing urgent events: if that fails, no other may have been written before them."""
         while self.on and self._urgent and not self._urgent <= {seq for seq, _ in self._rows}:
             self._landed.clear()
             await self._landed.wait()
 
     @property
-    def _has_news(self) -> bool:
+    def _has_unwritten(self) -> bool:
         return self.on and (bool(self._rows) or self._begin is not None or self._end is not None)
 
     async def _write_batch(self) -> bool:
@@ -484,19 +484,19 @@ class Ledger:
 
     async def _transact(self, batch: Batch) -> ErrorDetails | None:
         error: ErrorDetails | None = ErrorDetails(message="the wait for the server was cancelled")
-        told = None
+        answered = None
         try:
-            error = told = first_error(await self.together(*batch.statements))
+            error = answered = first_error(await self.together(*batch.statements))
         except GatewayError as lost:
             error = ErrorDetails(message=lost.message)
         finally:
             if error is None:
                 batch.written()
             else:
-                batch.failed(told)
+                batch.failed(answered)
         return error
 
-    async def _write_on(self) -> None:
+    async def _write_continuously(self) -> None:
         while True:
             await self._news.wait()
             await asyncio.sleep(BATCH_EVERY)

@@ -11,7 +11,7 @@ from runner.gateway.cancel_requests import (
     CHANNEL,
     CancelAnswer,
     CancelRequest,
-    HeardRequests,
+    ReceivedRequests,
     read_answer,
     read_request,
 )
@@ -21,11 +21,11 @@ WHOLE = CancelRequest(run=RUN, step=None, by="alice@laptop", key="1")
 STEP = CancelRequest(run=RUN, step="vacuum", by="bob@host", key="2")
 
 
-def heard(*requests: CancelRequest, role: str | None = "dba") -> HeardRequests:
+def heard(*requests: CancelRequest, role: str | None = "dba") -> ReceivedRequests:
     """Return what a run knows that has heard these requests of somebody with this role."""
-    known = HeardRequests(RUN)
+    known = ReceivedRequests(RUN)
     for request in requests:
-        known.hear(CHANNEL, request.to_payload(), 42)
+        known.receive(CHANNEL, request.to_payload(), 42)
     for request, sender in known.to_check:
         known.judge(request, sender, role)
     return known
@@ -41,7 +41,7 @@ def test_a_request_is_read_as_it_was_written() -> None:
 )
 def test_what_is_no_request_is_not_heard(payload: str) -> None:
     assert read_request(payload) is None
-    assert not HeardRequests(RUN).hear(CHANNEL, payload, 1)
+    assert not ReceivedRequests(RUN).receive(CHANNEL, payload, 1)
 
 
 def test_a_request_fits_into_a_notification() -> None:
@@ -51,8 +51,8 @@ def test_a_request_fits_into_a_notification() -> None:
 
 def test_nothing_that_is_not_printable_reaches_a_terminal() -> None:
     payload = json.dumps({"run": RUN, "step": None, "by": "\x1b[2Jevil\n", "key": "1"})
-    known = HeardRequests(RUN)
-    known.hear(CHANNEL, payload, 1)
+    known = ReceivedRequests(RUN)
+    known.receive(CHANNEL, payload, 1)
     known.judge(*known.to_check[0], "dba")
     asked = known.take_cancel()
     assert asked is not None
@@ -71,42 +71,42 @@ def test_a_run_is_cancelled_once_by_each_request() -> None:
 
 def test_a_request_that_was_heard_is_not_heard_again() -> None:
     known = heard(WHOLE)
-    assert not known.hear(CHANNEL, WHOLE.to_payload(), 42)
+    assert not known.receive(CHANNEL, WHOLE.to_payload(), 42)
 
 
 def test_a_step_that_is_cancelled_cancels_no_run() -> None:
     known = heard(STEP)
     assert known.take_cancel() is None
     for step in ("vacuum", "vacuum[orders]", "vacuum[größe]"):
-        assert known.by_whom(step) == "bob@host (role dba)"
+        assert known.requester_of(step) == "bob@host (role dba)"
     for step in ("vacuum2", "other"):
-        assert known.by_whom(step) is None
+        assert known.requester_of(step) is None
 
 
 def test_a_run_that_is_cancelled_explains_every_worker() -> None:
-    assert heard(WHOLE).by_whom("any") == "alice@laptop (role dba)"
+    assert heard(WHOLE).requester_of("any") == "alice@laptop (role dba)"
 
 
 def test_who_may_stop_nothing_is_not_believed() -> None:
     known = heard(WHOLE, STEP, role=None)
     assert known.take_cancel() is None
-    assert known.by_whom("vacuum") is None
+    assert known.requester_of("vacuum") is None
     assert known.to_check == ()
-    assert known.hear(CHANNEL, WHOLE.to_payload(), 43)  # from somebody else it may be true
+    assert known.receive(CHANNEL, WHOLE.to_payload(), 43)  # from somebody else it may be true
 
 
 def test_other_channels_and_other_runs_are_not_ours() -> None:
-    known = HeardRequests(RUN)
+    known = ReceivedRequests(RUN)
     other = CancelRequest(run="260131-zzzzzz", step=None, by="a", key="1")
-    assert not known.hear("elsewhere", WHOLE.to_payload(), 1)
-    assert not known.hear(CHANNEL, other.to_payload(), 1)
+    assert not known.receive("elsewhere", WHOLE.to_payload(), 1)
+    assert not known.receive(CHANNEL, other.to_payload(), 1)
     assert known.to_check == ()
 
 
 def test_a_flood_is_bounded() -> None:
-    known = HeardRequests(RUN)
+    known = ReceivedRequests(RUN)
     for number in range(1000):
-        known.hear(CHANNEL, CancelRequest(run=RUN, step=None, by="m", key=str(number)).to_payload(), 1)
+        known.receive(CHANNEL, CancelRequest(run=RUN, step=None, by="m", key=str(number)).to_payload(), 1)
     assert len(known.to_check) == 100
 
 

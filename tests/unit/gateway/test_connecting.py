@@ -1,4 +1,4 @@
-"""A failed connection is told with a remedy of its own, and never with a part of a password."""
+"""A failed connection is reported with a remedy of its own, and never with a part of a password."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from random import Random
 
 import pytest
 
-from runner.gateway.ledger.reader import EarlierRecord, EventKey, Known, missing
+from runner.gateway.ledger.reader import EventKey, Known, PreviousRecord, missing
 
 
 def known(*numbered: tuple[int, str]) -> list[Known]:
@@ -47,21 +47,21 @@ def test_what_is_missing(ledger: tuple[tuple[int, str], ...], journal: str, foun
 def test_whatever_a_ledger_has_lost_is_found_in_its_place() -> None:
     for seed in range(300):
         random = Random(seed)  # noqa: S311 - not for secrets
-        told = [key(str(random.randrange(1_000_000))) for _ in range(random.randint(0, 30))]
-        has = [(seq, name) for seq, name in enumerate(told, start=1) if random.random() < 0.7]
-        found = list(missing(has, told))
-        assert found == [(seq - 1, seq) for seq in range(1, len(told) + 1) if seq not in {s for s, _ in has}], seed
+        journal = [key(str(random.randrange(1_000_000))) for _ in range(random.randint(0, 30))]
+        has = [(seq, name) for seq, name in enumerate(journal, start=1) if random.random() < 0.7]
+        found = list(missing(has, journal))
+        assert found == [(seq - 1, seq) for seq in range(1, len(journal) + 1) if seq not in {s for s, _ in has}], seed
 
 
 def test_a_takeover_of_which_this_runner_has_not_heard() -> None:
     def takeover(at: str) -> EventKey:
         return (at, "run_resumed", None, None)
 
-    record = EarlierRecord([(1, key("a")), (2, takeover("10:00"))])
+    record = PreviousRecord([(1, key("a")), (2, takeover("10:00"))])
     assert list(record.missing([key("a"), takeover("10:00"), takeover("11:00")])) == [(2, 3)]
-    assert list(record.missing([key("a")])) == [(0, 1)]  # of an empty ledger: what was missing is told once
-    record.goes_on('{"event": "step_expanded", "at": "11:30"}')
-    record.goes_on('{"event": "run_resumed", "at": "12:00"}')
+    assert list(record.missing([key("a")])) == [(0, 1)]  # of an empty ledger: what was missing is returned once
+    record.add_own('{"event": "step_expanded", "at": "11:30"}')
+    record.add_own('{"event": "run_resumed", "at": "12:00"}')
     heard = [("10:00", "a"), ("11:00", "b"), ("12:00", "c")]
-    assert record.taken_up_since(heard) is None
-    assert record.taken_up_since([*heard, ("13:00", "d")]) == "on d, at 13:00"
+    assert record.taken_over_since(heard) is None
+    assert record.taken_over_since([*heard, ("13:00", "d")]) == "on d, at 13:00"

@@ -55,8 +55,8 @@ class Server:
                 rows = json.loads(parameters[1])
                 self.written += [(seq, event["event"]) for seq, event in rows]
                 self.claims |= {seq for seq, event in rows if event.get("commit_row")}
-        answers = {"ledger_unprove": tuple((str(seq),) for seq in sorted(self.claims))}
-        if any(name == "ledger_unprove" for name, _ in statements):
+        answers = {"ledger_withdraw_commit_row": tuple((str(seq),) for seq in sorted(self.claims))}
+        if any(name == "ledger_withdraw_commit_row" for name, _ in statements):
             self.claims.clear()
         return [Reply(rows=answers.get(name, ())) for name, _ in statements]
 
@@ -339,10 +339,10 @@ async def test_a_worker_that_was_announced_with_a_row_runs_without_one_when_the_
     ledger = await opened(server)
     await launched(ledger, server)
     server.errors = ["55P03", None]
-    assert [await Commits(ledger).unprove("s", 1) for _ in range(3)] == [False, False, True]
-    assert await Commits(ledger).unprove("s", 1)
-    assert await Commits(ledger).unprove("t", 1)  # of which nothing was announced
-    assert server.statements.count("ledger_unprove") == 1
+    assert [await Commits(ledger).withdraw_commit_row("s", 1) for _ in range(3)] == [False, False, True]
+    assert await Commits(ledger).withdraw_commit_row("s", 1)
+    assert await Commits(ledger).withdraw_commit_row("t", 1)  # of which nothing was announced
+    assert server.statements.count("ledger_withdraw_commit_row") == 1
     await ledger.close()
     assert not server.claims
 
@@ -351,7 +351,7 @@ async def test_an_announcement_that_was_not_written_is_taken_back_before_it_is()
     server = Server()
     ledger = await opened(server)
     await launched(ledger, server, error="55P03")
-    assert ledger.disclaim("s", 1)
+    assert ledger.withdraw("s", 1)
     await ledger.close()
     assert server.written == [(1, "launch")]
     assert not server.claims
@@ -363,9 +363,9 @@ async def test_an_announcement_on_its_way_cannot_be_taken_back_yet() -> None:
     ledger.take_launching(event("launch"), "s", 1)
     batch = ledger.ahead("s", 1, commit_row=True)
     assert batch is not None
-    assert not await Commits(ledger).unprove("s", 1)  # the UPDATE has not found it
+    assert not await Commits(ledger).withdraw_commit_row("s", 1)  # the UPDATE has not found it
     await server.together(*batch.statements)
-    assert await Commits(ledger).unprove("s", 1)
+    assert await Commits(ledger).withdraw_commit_row("s", 1)
     await ledger.close()
 
 
@@ -374,8 +374,8 @@ async def test_what_was_announced_before_a_worker_was_put_off_counts_too() -> No
     ledger = await opened(server)
     await launched(ledger, server)
     await launched(ledger, server, error="55P03")
-    assert not ledger.disclaim("s", 1)
-    assert await Commits(ledger).unprove("s", 1)
+    assert not ledger.withdraw("s", 1)
+    assert await Commits(ledger).withdraw_commit_row("s", 1)
     await ledger.close()
     assert server.written == [(1, "launch"), (2, "launch")]
 
@@ -385,7 +385,7 @@ async def test_what_was_thrown_away_announces_nothing() -> None:
     ledger = await opened(server)
     await launched(ledger, server, error="42501")
     assert not ledger.on
-    assert ledger.disclaim("s", 1)
+    assert ledger.withdraw("s", 1)
     await ledger.close()
 
 
@@ -425,32 +425,34 @@ async def test_without_a_schema_it_is_off() -> None:
 
 
 class Writer:
-    """Keeps what it is told."""
+    """Keeps what it receives."""
 
     on = True
 
     def __init__(self) -> None:
-        self.told: list[tuple[str | None, ...]] = []
+        self.received: list[tuple[str | None, ...]] = []
         self.texts: list[str] = []
 
-    def complete(self, told: Sequence[EventKey], text: Callable[[int], str]) -> None:
-        self.told += [("complete", *key[1:3], json.loads(text(place))["event"]) for place, key in enumerate(told)]
+    def complete(self, journal: Sequence[EventKey], text: Callable[[int], str]) -> None:
+        self.received += [
+            ("complete", *key[1:3], json.loads(text(place))["event"]) for place, key in enumerate(journal)
+        ]
 
     def begin(self, plan: str, event: str, resolved: str) -> None:
-        self.told.append(("begin", plan, json.loads(event)["event"], json.loads(resolved)["name"]))
+        self.received.append(("begin", plan, json.loads(event)["event"], json.loads(resolved)["name"]))
 
     def take(self, event: str, of: tuple[str, int] | None = None) -> None:
         self.texts.append(event)
-        self.told.append(("take", json.loads(event)["event"], *map(str, of or ())))
+        self.received.append(("take", json.loads(event)["event"], *map(str, of or ())))
 
     def take_first(self, event: str) -> None:
-        self.told.append(("first", json.loads(event)["event"]))
+        self.received.append(("first", json.loads(event)["event"]))
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
-        self.told.append(("launching", json.loads(event)["event"], step, str(attempt)))
+        self.received.append(("launching", json.loads(event)["event"], step, str(attempt)))
 
     def end(self, event: str) -> None:
-        self.told.append(("end", json.loads(event)["event"]))
+        self.received.append(("end", json.loads(event)["event"]))
 
 
 def test_the_sink_tells_beginnings_launches_and_the_end_apart() -> None:
@@ -465,7 +467,7 @@ def test_the_sink_tells_beginnings_launches_and_the_end_apart() -> None:
     lost = ev.AttemptLost(at=0.0, step="a", attempt=2, message="")
     for happened in (waits, resumed, expanded, launching, lost, ev.RunFinished(at=0.0, exit_code=0, steps={})):
         sink.handle(happened, state)
-    assert writer.told == [
+    assert writer.received == [
         ("complete", "step_ready", "a", "step_ready"),
         ("complete", "run_timed_out", None, "run_timed_out"),
         ("begin", "test", "run_resumed", "test"),

@@ -15,7 +15,7 @@ from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.polling import Rhythm
 from runner.gateway.session import Reply, Row, Session, TurnedAwayError
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
-from runner.gateway.worker_follower import Sought
+from runner.gateway.worker_follower import WorkerSearch
 from runner.identity import step_of
 
 NAME = "jobplan:run:step"
@@ -54,7 +54,7 @@ class Scripted(Session):
         self.search_path, self.role, self.process = "public", "none", 42
         self.on_notice = None
         self.launched = 0
-        #: What the worker has told of its own progress.
+        #: The progress that the worker has reported.
         self.progress: str | None = None
         self._lost = None
 
@@ -62,7 +62,7 @@ class Scripted(Session):
     def backend_pid(self) -> int:
         return 4711
 
-    async def run(self, *statements: tuple[str, Iterable[str]], patience: float | None = None) -> list[Reply]:  # noqa: ARG002
+    async def run(self, *statements: tuple[str, Iterable[str]], answer_within: float | None = None) -> list[Reply]:  # noqa: ARG002
         await asyncio.sleep(0)
         replies = []
         for name, parameters in statements:
@@ -75,8 +75,8 @@ class Scripted(Session):
             if isinstance(answer, ServerLostError):
                 raise answer
             if name == "follow":
-                told = (self.progress, None if self.progress is None else "told")
-                answer = replace(answer, rows=tuple((*row, *told) for row in answer.rows))
+                report = (self.progress, None if self.progress is None else "half")
+                answer = replace(answer, rows=tuple((*row, *report) for row in answer.rows))
             replies.append(answer)
         return replies
 
@@ -109,10 +109,10 @@ class Eyes:
         self.looks -= 1
         return self.looks >= 0
 
-    async def identify(self, sought: Sought) -> tuple[Worker, float] | None:  # noqa: ARG002 - the protocol's
+    async def identify(self, search: WorkerSearch) -> tuple[Worker, float] | None:  # noqa: ARG002 - the protocol's
         return (WORKER, 0.5) if self._look() else None
 
-    async def lives(self, sought: Sought, worker: Worker | None) -> bool:  # noqa: ARG002 - the protocol's
+    async def lives(self, search: WorkerSearch, worker: Worker | None) -> bool:  # noqa: ARG002 - the protocol's
         return self._look()
 
     async def waits_for(self, worker: Worker, session_pid: int) -> bool:  # noqa: ARG002 - the protocol's
@@ -177,7 +177,7 @@ class Case:
 @pytest.fixture(autouse=True)
 def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     """Look at the worker without any pause, and look it up at once; it has left the phase of waits in the server."""
-    monkeypatch.setattr("runner.gateway.worker.LOOK_WHILE_READING", 0)
+    monkeypatch.setattr("runner.gateway.worker.POLL_WHILE_READING", 0)
     monkeypatch.setattr("runner.gateway.polling.IN_SERVER", 0)
     monkeypatch.setattr("runner.gateway.worker.IDENTIFY_AFTER", 0)
     monkeypatch.setattr("runner.gateway.polling.pause_after", lambda _: 0)
@@ -271,9 +271,9 @@ async def test_who_asked_is_said_of_a_worker_that_is_lost() -> None:
 # --- launched and awaited in one statement ---------------------------------------------------------------------------
 
 
-def at_once(told: Reply, *, proven: bool, tags: Sequence[str] = ("DO",)) -> Reply:
+def at_once(waited: Reply, *, proven: bool, tags: Sequence[str] = ("DO",)) -> Reply:
     """Return what `launch_at_once` gives, from what `wait` would."""
-    return Reply(rows=tuple((*told.rows[0], "t" if proven else "f", WORKER.backend_start, tag) for tag in tags))
+    return Reply(rows=tuple((*waited.rows[0], "t" if proven else "f", WORKER.backend_start, tag) for tag in tags))
 
 
 async def test_a_step_without_settings_is_launched_and_ends_in_one_statement() -> None:
@@ -299,7 +299,7 @@ async def test_what_a_worker_tells_of_its_progress_is_kept() -> None:
     case.session.progress = "40"
     end = await case.worker.ended(seen=case.seen.append, lost=case.lost.append)
     assert end.proven
-    assert case.worker.reported == ReportedProgress(percent=40, message="told")
+    assert case.worker.reported == ReportedProgress(percent=40, message="half")
 
 
 async def test_a_failure_in_that_statement_is_told_in_full() -> None:
@@ -340,12 +340,12 @@ async def test_an_error_before_the_launch_is_a_refusal() -> None:
     assert case.worker.session_free
 
 
-# --- the outcome is told before anything is consumed ------------------------------------------------------------------
+# --- the outcome is read before anything is consumed ------------------------------------------------------------------
 
 
 async def test_success_and_its_output_in_one_exchange() -> None:
-    told = Reply(rows=((*SUCCEEDED.rows[0], "DO"),))
-    case = Case(wait=SUCCEEDED, drain_ended=told)
+    ended = Reply(rows=((*SUCCEEDED.rows[0], "DO"),))
+    case = Case(wait=SUCCEEDED, drain_ended=ended)
     end = await case.end()
     assert (end.proven, end.command_tag) == (True, "DO")
     assert "drain" not in case.session.asked
@@ -353,8 +353,8 @@ async def test_success_and_its_output_in_one_exchange() -> None:
 
 
 async def test_a_worker_that_ends_between_the_wait_and_the_drain_is_not_forgotten() -> None:
-    told = Reply(rows=((*SUCCEEDED.rows[0], "DO"),))
-    case = Case(wait=RUNNING, drain_ended=told)
+    ended = Reply(rows=((*SUCCEEDED.rows[0], "DO"),))
+    case = Case(wait=RUNNING, drain_ended=ended)
     end = await case.end()
     assert end.proven
     assert not case.lost
@@ -442,7 +442,7 @@ async def test_a_worker_is_followed_while_nobody_can_look() -> None:
 
 
 async def test_a_worker_that_has_just_ended_is_not_called_detached() -> None:
-    case = Case(Eyes(looks=9), wait=[RUNNING], let_go=SUCCEEDED)
+    case = Case(Eyes(looks=9), wait=[RUNNING], detach_worker=SUCCEEDED)
     end = await case.end(LaunchedWorker.detach)
     assert end.proven
     assert not end.detached
@@ -450,7 +450,7 @@ async def test_a_worker_that_has_just_ended_is_not_called_detached() -> None:
 
 
 async def test_a_worker_that_runs_is_let_go_of_and_its_session_is_free() -> None:
-    case = Case(Eyes(looks=9), wait=[RUNNING], let_go=RUNNING)
+    case = Case(Eyes(looks=9), wait=[RUNNING], detach_worker=RUNNING)
     end = await case.end(LaunchedWorker.detach)
     assert end.detached
     assert end.worker == WORKER
@@ -458,7 +458,7 @@ async def test_a_worker_that_runs_is_let_go_of_and_its_session_is_free() -> None
 
 
 async def test_a_full_queue_lets_go_of_a_worker_that_nobody_waits_for() -> None:
-    case = Case(Eyes(looks=9, blocked=True), detachable=True, wait=[RUNNING], let_go=RUNNING)
+    case = Case(Eyes(looks=9, blocked=True), detachable=True, wait=[RUNNING], detach_worker=RUNNING)
     assert (await case.end()).detached
 
 
@@ -466,7 +466,7 @@ async def test_a_full_queue_of_any_other_worker_is_read() -> None:
     case = Case(Eyes(looks=9, blocked=True), wait=[RUNNING])
     end = await case.end()
     assert (end.proven, end.command_tag) == (True, "DO")
-    assert "let_go" not in case.session.asked
+    assert "detach_worker" not in case.session.asked
 
 
 async def test_a_detach_that_comes_while_the_output_is_read_to_its_end_is_too_late() -> None:

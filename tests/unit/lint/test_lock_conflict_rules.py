@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from runner.lint.lock_conflict_rules import RULES
 from runner.lint.rule import Finding
 from runner.locks.conflicts import ConflictResult, Held, Lockable, LockTiming, find_deadlock, kind_of, verdict
-from runner.locks.contention import TOLD, ContentionResult, find_contention
+from runner.locks.contention import MAX_REPORTED, ContentionResult, find_contention
 from runner.locks.step_locks import Locking, read_locking
 from runner.plan import load_plan
 from runner.plan.model import ForEach, Plan, Step
@@ -148,8 +148,8 @@ def test_every_rule_takes_its_share_however_often_it_is_asked() -> None:
 
 def test_only_some_pairs_of_a_relation_are_told_and_the_rest_is_counted() -> None:
     found = messages(*(step(f"s{n}", "TRUNCATE x") for n in range(40)))
-    assert len(found) == TOLD + 1
-    assert found[-1] == (f"{40 * 39 // 2 - TOLD} more pairs of steps do the same on x", None)
+    assert len(found) == MAX_REPORTED + 1
+    assert found[-1] == (f"{40 * 39 // 2 - MAX_REPORTED} more pairs of steps do the same on x", None)
 
 
 def test_a_pair_is_told_once_with_the_worst() -> None:

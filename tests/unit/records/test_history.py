@@ -13,7 +13,7 @@ from runner.engine.ports import PreviousRun
 from runner.engine.simulation import AttemptScript
 from runner.engine.state import RunState, initial_state
 from runner.plan.model import Plan
-from runner.records.summaries import MOST, durations, past_runs
+from runner.records.summaries import MOST, durations, previous_runs
 from runner.reports.report_kinds import report_text
 from runner.reports.worker_activity import estimate
 from tests.unit.plays import plan, play, step
@@ -36,11 +36,11 @@ def test_past_runs_of_the_plan_are_found_the_oldest_first(tmp_path: Path) -> Non
         recorded(tmp_path, f"run-{number:02d}", AT + 100 * number)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "events.jsonl").write_text("{}\nnothing\n{}\n", encoding="utf-8")
-    found = past_runs(tmp_path, PLAN.name, AT + 100 * (MOST + 2))
+    found = previous_runs(tmp_path, PLAN.name, AT + 100 * (MOST + 2))
     assert [run.run for run in found] == [f"run-{number:02d}" for number in range(2, MOST + 2)]
     assert found[0].steps == {"a": (3.0, "succeeded"), "b": (1.0, "succeeded"), "c": (1.0, "succeeded")}
-    assert past_runs(tmp_path, "another", AT * 2) == ()
-    assert past_runs(tmp_path / "nowhere", PLAN.name, AT * 2) == ()
+    assert previous_runs(tmp_path, "another", AT * 2) == ()
+    assert previous_runs(tmp_path / "nowhere", PLAN.name, AT * 2) == ()
 
 
 def test_a_step_s_time_has_its_retries_in_it() -> None:

@@ -36,7 +36,7 @@ from runner.records.journal_files import read_head
 from runner.records.pruning import prune
 from runner.records.record import find_run, read_record
 from runner.records.run_folders import has_journal, is_locked
-from runner.records.summaries import Standing, list_records, past_runs
+from runner.records.summaries import Standing, list_records, previous_runs
 from tests.builders import execute, plan, step
 
 RUN = "260101-abcdef"
@@ -420,7 +420,7 @@ def test_a_run_is_found_by_its_beginning_and_by_being_the_last(tmp_path: Path) -
     assert find_run(tmp_path, "260102") == "260102-aaaaaa"
     assert find_run(tmp_path, "260101-aaaaaa") == "260101-aaaaaa"
     assert find_run(tmp_path, "last") == "260101-aaaaaa"
-    with pytest.raises(RecordError, match="'260101' can be more than one run: 260101-aaaaaa, 260101-abbbbb"):
+    with pytest.raises(RecordError, match="'260101' matches more than one run: 260101-aaaaaa, 260101-abbbbb"):
         find_run(tmp_path, "260101")
 
 
@@ -481,7 +481,7 @@ def test_journals_that_are_all_somebody_else_s(shared: Path) -> None:
                 find_run(root, name)
         with pytest.raises(RecordError, match="--journal"):
             list_records(root)
-        assert past_runs(root, "p", before=1.0) == ()
+        assert previous_runs(root, "p", before=1.0) == ()
         assert has_journal(root / RUN)
     root.chmod(0o700)
 
@@ -519,7 +519,7 @@ def swap(old: bytes, new: bytes) -> Callable[[bytes], bytes]:
         ),
         ("events.jsonl", swap(b'"step_ready"', b'"step_dreamt"'), r":2: the event 'step_dreamt'"),
         ("events.jsonl", swap(b'"step_ready"', b'"step_dreamt"'), r"recorded by jobplan 0\.9"),
-        ("events.jsonl", swap(b'{"event": "step_ready"', b"x"), r":2: this line is no event"),
+        ("events.jsonl", swap(b'{"event": "step_ready"', b"x"), r":2: this line is not an event"),
         ("events.jsonl", swap(b'"step": "a"', b'"step": "z"'), r":2: step_ready does not follow"),
         ("plan.json", swap(b"select 1", b"select 2"), "not the plan that was run"),
         ("plan.sha256", lambda _: b"", "not the plan that was run"),
@@ -606,7 +606,7 @@ def test_every_run_is_summed_up_by_its_ends(tmp_path: Path) -> None:
         "running": Standing.RUNNING,
         "waiting": Standing.RUNNING,
         "finished": Standing.FINISHED,
-        "killed": Standing.BROKEN_OFF,
+        "killed": Standing.ENDED_EARLY,
         "damaged": Standing.UNREADABLE,
     }
     run = found["finished"]

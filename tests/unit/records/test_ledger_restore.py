@@ -71,7 +71,7 @@ def test_that_an_earlier_try_has_waited_is_of_no_consequence(tmp_path: Path) -> 
 def test_what_only_the_journal_knows_is_not_overwritten(tmp_path: Path, of_the_ledger: tuple[ev.Event, ...]) -> None:
     path = restore(tmp_path, *HISTORY)
     before = path.read_bytes()
-    with pytest.raises(RecordError, match=r"already.*not overwritten. Go on by it: jobplan resume R"):
+    with pytest.raises(RecordError, match=r"already.*not overwritten. Resume it from that journal: jobplan resume R"):
         restore(tmp_path, *of_the_ledger)
     assert path.read_bytes() == before
 

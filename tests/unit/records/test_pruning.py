@@ -33,7 +33,7 @@ def finished(root: Path, run: str, at: float, state: str = "succeeded", *events:
 
 
 def detached(root: Path, run: str, deadline: float | None) -> None:
-    """Write the journal of an old run that let go of a worker."""
+    """Write the journal of an old run that detached a worker."""
     end = ev.AttemptFinished(at=DAY, step="a", attempt=1, outcome=ev.Outcome.DETACHED, worker=WORKER, deadline=deadline)
     last = ev.StepFinished(at=DAY, step="a", state="detached")
     finished(root, run, DAY, "detached", launching(DAY, None), end, last)
@@ -70,7 +70,7 @@ def test_a_run_that_is_under_way_stays_whatever_is_asked(tmp_path: Path, force: 
     journal = Journal.create(tmp_path, "going", PLAN)
     journal.handle(started(PLAN, "going", DAY), initial_state(PLAN))
     (kept,) = prune(tmp_path, now=NOW, force=force).kept
-    assert kept.why == "it is under way"
+    assert kept.why == "it is running"
     assert left(tmp_path) == {"going"}
     journal.close()
 
@@ -84,7 +84,7 @@ def test_a_run_whose_workers_may_live_stays_whatever_is_asked(tmp_path: Path, fo
     pruned = prune(tmp_path, now=NOW, force=force)
     assert pruned.removed == ()
     assert left(tmp_path) == {"detached", "killed", "abandoned"}
-    assert sum("may live until 1970-04-" in kept.why for kept in pruned.kept) == (3 if force else 2)
+    assert sum("may run until 1970-04-" in kept.why for kept in pruned.kept) == (3 if force else 2)
 
 
 def test_a_worker_that_the_server_has_ended_keeps_nothing(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def _cancelled() -> Iterator[str]:
         answered=True,
     )
     yield from cancel_lines(done)
-    yield from cancel_lines(replace(done, heeded=False))
+    yield from cancel_lines(replace(done, request_accepted=False))
     yield from cancel_lines(replace(done, runner_alive=False))
     yield from cancel_lines(replace(done, step="a", concerned=1))
     silent = replace(done, run=replace(done.run, run="260131-k7f3qz"), answered=False)
@@ -226,7 +226,7 @@ def _resumed() -> Iterator[str]:
     lost.taken_over_by = "on db2, at 2026-01-31T00:00:00Z"
     yield _refused(lost, Takeover())
     newer = FakeGateway()
-    newer.told = RecordedRun(launched=frozenset({("slow", 1)}))
+    newer.recorded = RecordedRun(launched=frozenset({("slow", 1)}))
     yield _refused(newer, Takeover(known=RecordedRun()))
     for gateway, takeover in ((held, Takeover()), (lingering, Takeover()), (FakeGateway(), Takeover(database="other"))):
         yield _refused(gateway, takeover)

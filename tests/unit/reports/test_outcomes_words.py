@@ -133,7 +133,7 @@ async def test_what_a_step_has_left_is_still_its_own_after_a_resumption() -> Non
 async def test_what_was_half_done_before_the_run_is_none_of_its_doing() -> None:
     build = "CREATE INDEX CONCURRENTLY i ON t (a)"
     gateway = FakeGateway(scripts={build: FAILS})
-    gateway.left_half_done = [
+    gateway.left_unfinished = [
         UnfinishedObject(
             oid=5, kind="index", shown="i", parent="t", schema="public", name="i", table_schema="public", table="t"
         )

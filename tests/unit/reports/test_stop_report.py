@@ -80,7 +80,7 @@ def test_what_is_not_allowed_and_who_can_allow_it() -> None:
 
 @pytest.mark.parametrize("step", [None, "a"])
 def test_a_runner_that_does_not_heed_this_role_goes_on(step: str | None) -> None:
-    deaf = replace(DONE, asked=[], runner_alive=True, heeded=False, step=step)
+    deaf = replace(DONE, asked=[], runner_alive=True, request_accepted=False, step=step)
     assert list(cancel_lines(deaf)) == [
         f"run {RUN} has no worker to cancel" if step is None else "a has no worker to cancel",
         "its runner is alive and continues: it accepts no request from a role that may not cancel its workers",

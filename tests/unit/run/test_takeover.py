@@ -547,7 +547,7 @@ async def test_an_old_copy_of_a_journal_is_refused_where_the_ledger_knows_more()
     gateway = FakeGateway()
     copy = await killed(p, gateway, ev.StepFinished, "a")
     _, whole = await resume(p, gateway, copy)
-    gateway.told = journal_record([*copy, *whole.events])
+    gateway.recorded = journal_record([*copy, *whole.events])
     gateway.launched.clear()
     with pytest.raises(RecordError, match=OLD_COPY) as caught:
         await resume(p, gateway, copy, known=journal_record(copy))
@@ -561,7 +561,7 @@ async def test_a_copy_is_refused_too_if_its_own_runner_went_on() -> None:
     gateway = FakeGateway()
     copy = await killed(p, gateway, ev.StepFinished, "a")
     _, whole = await execute(p, gateway, run_id=RUN)
-    gateway.told = journal_record(whole.events)
+    gateway.recorded = journal_record(whole.events)
     with pytest.raises(RecordError, match=OLD_COPY):
         await resume(p, gateway, copy, known=journal_record(copy))
 
@@ -569,7 +569,7 @@ async def test_a_copy_is_refused_too_if_its_own_runner_went_on() -> None:
 async def test_a_journal_that_knows_all_that_the_ledger_does_is_gone_on_with() -> None:
     p = plan(step("a", "select 1", idempotent=True), step("b", "select 2", needs=["a"]))
     gateway, recorded = await crashed(p, "a")
-    gateway.told = journal_record(recorded[:2])
+    gateway.recorded = journal_record(recorded[:2])
     result, _ = await resume(p, gateway, recorded, known=journal_record(recorded))
     assert result.exit_code == 0
 
