@@ -318,7 +318,9 @@ def test_what_was_refused_after_it_was_taken_from_the_ledger_can_be_tried_again(
     done.run("DELETE FROM jobplan.events WHERE event = 'run_finished'")
     refused = jobplan(*command)
     assert refused.code == 4
-    assert f"there is a run {run} in else where already, and its journal has events that the ledger lacks" in refused.err
+    assert (
+        f"there is a run {run} in else where already, and its journal has events that the ledger lacks" in refused.err
+    )
     assert f"Resume it from that journal: jobplan resume {run} --journal 'else where' --dsn '" in refused.err
     shown = shlex.split(refused.err.partition("Resume it from that journal: jobplan ")[2])
     assert jobplan(*shown).lines == [f"run {run} is finished: nothing is left to do."]
