@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Sequence
+from dataclasses import replace
 
 import click
 
 from runner.cli.console import color_option, print_json_text, wants_color
-from runner.cli.options import chosen_dsn, dsn_option
+from runner.cli.options import chosen_dsn, dsn_option, ledger_schema, trust_option
 from runner.errors import ConnectionFailedError, ServerLostError
 from runner.exit_codes import ExitCode
 from runner.gateway.inspection import Inspector
@@ -20,6 +22,7 @@ from runner.reports.plan_problems import Style
 
 @click.command()
 @dsn_option
+@trust_option
 @click.option(
     "--slots",
     type=click.IntRange(min=1),
@@ -33,13 +36,22 @@ from runner.reports.plan_problems import Style
 @click.option("--strict", is_flag=True, help="Fail on warnings too.")
 @click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @color_option
-def doctor(dsn: str | None, *, slots: int, reserve: int, strict: bool, format_: str, color: str) -> int:
+def doctor(
+    dsn: str | None,
+    *,
+    trusted_roles: tuple[str, ...],
+    slots: int,
+    reserve: int,
+    strict: bool,
+    format_: str,
+    color: str,
+) -> int:
     """Check whether a server is ready for plans.
 
     Each check shows what was found; a failed check also shows what is needed and how to fix it. The command changes
     nothing on the server. The exit code is 4 if plans cannot run, with --strict also for warnings.
     """
-    facts = asyncio.run(look(chosen_dsn(dsn)))
+    facts = asyncio.run(look(chosen_dsn(dsn), ledger_schema(), trusted_roles))
     examined = examine(facts, Demand(slots=slots, reserve=reserve))
     if format_ == "json":
         print_json_text(doctor_json(examined, facts))
@@ -50,11 +62,11 @@ def doctor(dsn: str | None, *, slots: int, reserve: int, strict: bool, format_: 
     return ExitCode.NOT_STARTED if Level.ERROR in levels or (strict and Level.WARNING in levels) else ExitCode.SUCCESS
 
 
-async def look(conninfo: str) -> ServerFacts:
-    """Return the facts about the server. ConnectionFailedError if it cannot be reached."""
+async def look(conninfo: str, schema: str, trusted_roles: Sequence[str]) -> ServerFacts:
+    """Return the facts about the server and its ledgers. ConnectionFailedError if it cannot be reached."""
     inspector = await Inspector.connect(conninfo, "jobplan doctor")
     try:
-        return await inspector.facts()
+        return replace(await inspector.facts(), ledgers=await inspector.ledgers(schema, trusted_roles))
     except ServerLostError as error:
         raise ConnectionFailedError(f"the connection to the server was lost: {error.message}") from error
     finally:

@@ -21,12 +21,13 @@ from runner.gateway.catalog import (
     read_schema,
 )
 from runner.gateway.connecting import with_keepalives
-from runner.gateway.ledger.storage import distrust_statement, read, why_ignored
+from runner.gateway.ledger.storage import distrust_statement, distrusted, read, remedy, why_ignored
 from runner.gateway.queries import query
 from runner.gateway.server_checks import prepare_session, refuse_shared_sessions
 from runner.gateway.server_facts import (
     Capacity,
     InvalidIndex,
+    LedgerFacts,
     OldTransaction,
     PreparedTransaction,
     RecordedDuration,
@@ -224,16 +225,35 @@ class Inspector:
         The first ledger with trusted owners is read; others are listed in `ignored_ledgers`.
         """
         for (name,) in await self.rows("ledger_place"):
-            schema = name or ""
-            statement, parameters = distrust_statement(schema, trusted_roles)
-            why = why_ignored(await self.reply(statement, *parameters), schema)
-            if why is not None:
-                self.ignored_ledgers.append(why)
+            ledger = await self._ledger(name or "", trusted_roles)
+            if ledger.ignored:
+                self.ignored_ledgers.append(ledger.ignored)
                 continue
-            self._schema[1] = quote_identifier(schema)
+            self._schema[1] = quote_identifier(ledger.schema)
             found = await self.reply("ledger_durations", plan, str(runs))  # a ledger of another version gives an error
             return {read(row[0] or ""): _recorded(row) for row in found.rows}
         return {}
+
+    async def ledgers(self, schema: str, trusted_roles: Sequence[str]) -> tuple[LedgerFacts, ...]:
+        """Return the ledgers of this database that this role may read, and what is in `schema`, where a run looks.
+
+        Only catalogs are read, and nothing of a ledger.
+        """
+        places = [name or "" for (name,) in await self.rows("ledger_place")]
+        found = [await self._ledger(place, trusted_roles) for place in places]
+        if schema not in places:
+            found += [one for one in [await self._ledger(schema, trusted_roles)] if one.ignored]
+        return tuple(found)
+
+    async def _ledger(self, schema: str, trusted_roles: Sequence[str]) -> LedgerFacts:
+        statement, parameters = distrust_statement(schema, trusted_roles)
+        reply = await self.reply(statement, *parameters)
+        owner = distrusted(reply.rows)
+        return LedgerFacts(
+            schema=schema,
+            ignored=why_ignored(reply, schema) or "",
+            remedy="" if owner is None else remedy(owner),
+        )
 
     @property
     def host(self) -> str:

@@ -46,6 +46,15 @@ class InvalidIndex:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LedgerFacts:
+    """A ledger, or a schema for one; `ignored` is why it is not used, and `remedy` what to do, empty if it is used."""
+
+    schema: str
+    ignored: str = ""
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """Workers and connections. `unseen` are processes whose kind is not visible to this role; a limit of -1 is none.
 
@@ -112,6 +121,8 @@ class ServerFacts:
     old_transactions: tuple[OldTransaction, ...] = ()
     prepared: tuple[PreparedTransaction, ...] = ()
     invalid_indexes: tuple[InvalidIndex, ...] = ()
+    #: The ledgers of this database; empty if they were not examined.
+    ledgers: tuple[LedgerFacts, ...] = ()
     #: Whether sessions show their query text in pg_stat_activity, and the limit of its bytes.
     shows_text: bool = True
     text_size: int = 1024

@@ -289,6 +289,17 @@ def _invalid_indexes(facts: ServerFacts, _: Demand) -> CheckOutcome:
     return _warning(_listed(names), needed, mend)
 
 
+def _ledger(facts: ServerFacts, _: Demand) -> CheckOutcome:
+    needed = (
+        "a ledger, if there is one, whose owners are this role, superusers, or roles that --trust-ledger-role names"
+    )
+    ignored = [one for one in facts.ledgers if one.ignored]
+    if ignored:
+        mend = ignored[0].remedy or "Let a superuser look at it."
+        return _warning("; ".join(one.ignored for one in ignored[:_NAMED]), needed, mend)
+    return _ok(_listed(f"schema {one.schema}" for one in facts.ledgers) or "none", needed)
+
+
 def _listed(names: Iterable[str]) -> str:
     all_names = list(names)
     more = len(all_names) - _NAMED
@@ -316,4 +327,5 @@ CHECKS: tuple[ServerCheck, ...] = (
     ServerCheck(name="old transactions", code="JP512", check=_old_transactions),
     ServerCheck(name="prepared transactions", code="JP513", check=_prepared),
     ServerCheck(name="invalid indexes", code="JP514", check=_invalid_indexes),
+    ServerCheck(name="ledger", code="JP515", check=_ledger),
 )

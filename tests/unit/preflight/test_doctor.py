@@ -154,7 +154,7 @@ def test_an_invalid_index_is_dropped_by_its_quoted_name() -> None:
 def test_the_text_shows_need_and_cure_only_of_what_is_wrong() -> None:
     facts = replace(HEALTHY, may_launch=False)
     lines = list(doctor_lines(examine(facts, Demand()), facts, Style()))
-    assert sum("mend:" in line for line in lines) == sum("needed:" in line for line in lines) == 1
+    assert sum("fix:" in line for line in lines) == sum("needed:" in line for line in lines) == 1
     assert lines[-1] == 'PostgreSQL 18.6, database "app", role "batch": not ready, 1 error.'
 
 
