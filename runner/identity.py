@@ -16,10 +16,10 @@ import json
 import math
 import re
 import secrets
-from dataclasses import dataclass
 from typing import Any
 
 from runner.clock import rfc3339
+from runner.structs import Struct
 
 PREFIX = "jobplan"
 _MAX_BYTES = 63
@@ -91,8 +91,7 @@ def _digest(step: str, length: int) -> str:
     return "~" + hashlib.sha256(step.encode()).hexdigest()[:length]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerLabel:
+class WorkerLabel(Struct, frozen=True, kw_only=True):
     """The description of a worker, for users who see only the server: `timeout` is seconds, None for no limit.
 
     `on_finish` is wait or detach, as in the plan; `in_finally`: the step is one of `finally`.
@@ -172,8 +171,7 @@ def _cut(step: str, hash_length: int) -> str:
     return kept + _digest(step, hash_length)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claim:
+class Claim(Struct, frozen=True, kw_only=True):
     """The identity that a worker's text claims; `step` and `attempt` are None if the text is cut before them."""
 
     run: str

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ import click
 from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
 from runner.clock import rfc3339
+from runner.structs import replace
 
 if TYPE_CHECKING:
     from runner.engine.events import Leftover
@@ -76,7 +76,7 @@ async def _attach(
             relations |= await observer.locked(pids) if pids else frozenset()
             await asyncio.sleep(_EVERY)
             activity = await observer.look()
-        last = dataclasses.replace(activity, database=run.database or activity.database, runs=(follower.run,))
+        last = replace(activity, database=run.database or activity.database, runs=(follower.run,))
         record = (await recorded_runs(observer, last, journal, ledger)).get(run.run)
         if observer.ledger_ignored is not None:
             print_text(f"jobplan: {observer.ledger_ignored}", err=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import getpass
 import os
 import secrets
@@ -19,6 +18,7 @@ from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_opt
 from runner.durations import parse_duration
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
+from runner.structs import replace
 
 if TYPE_CHECKING:
     from runner.engine.server_activity import Activity, LiveRun
@@ -71,7 +71,7 @@ def cancel(
 
     server = dsn_of_run(dsn, journal, run)
     done = asyncio.run(_cancel(run, find, step, server, journal=journal, detached=detached, patience=seconds))
-    done = dataclasses.replace(done, where=where)
+    done = replace(done, where=where)
     if form == "json":
         print_json(cancel_data(done))
     else:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 
 import click
 
@@ -18,6 +17,7 @@ from runner.gateway.server_facts import ServerFacts
 from runner.preflight.doctor import Demand, Level, examine
 from runner.reports.doctor_report import doctor_json, doctor_lines
 from runner.reports.plan_problems import Style
+from runner.structs import replace
 
 
 @click.command()

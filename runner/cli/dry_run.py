@@ -8,7 +8,6 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -38,6 +37,7 @@ from runner.preflight.step_durations import Duration, KnownDurations, recorded
 from runner.reference.explanations import explanations
 from runner.reports.dry_run_report import dry_run_json, dry_run_lines, dry_run_markdown
 from runner.reports.plan_problems import Style, github_lines, sarif_text
+from runner.structs import Struct
 
 _WHAT_IF = re.compile(r"slots=([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", re.ASCII)
 _MAX_SLOTS = 256
@@ -110,8 +110,7 @@ def dry_run_command(
     return report(loaded, chosen_dsn(dsn), wishes, strict=strict, format_=format_, color=color)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Readable:
+class Readable(Struct, frozen=True, kw_only=True):
     """A plan for a dry run, and the problems found offline; `well_formed` is False if its structure has errors."""
 
     plan: Plan

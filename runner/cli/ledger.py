@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +20,7 @@ from runner.cli.options import (
 from runner.durations import parse_duration
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
+from runner.structs import asdict
 
 if TYPE_CHECKING:
     from runner.gateway.ledger.admin import LedgerAdmin, LedgerStatus
@@ -87,7 +87,7 @@ def status(
     """
     found = _admin(dsn, schema, trusted_roles).status()
     if form == "json":
-        data = dataclasses.asdict(found) | {
+        data = asdict(found) | {
             "installed": found.version is not None or not found.readable,
             "remedy": found.remedy,
         }

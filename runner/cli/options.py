@@ -6,11 +6,9 @@ returns the next command, which can be pasted into the shell of this command.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
@@ -19,6 +17,7 @@ import click
 from runner.errors import JobplanError, Position, RecordError, UsageError
 from runner.records.run_folders import DEFAULT_ROOT, PLAN, has_journal
 from runner.reports.destinations import STDOUT, identity_of, is_device
+from runner.structs import Struct
 
 if TYPE_CHECKING:
     from runner.plan.model import Plan
@@ -192,8 +191,7 @@ def parameter_values(params: tuple[str, ...], params_file: Path | None) -> Param
     return ParameterValues(given=given, params_file=params_file, environment=dict(os.environ))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class Selection(Struct, frozen=True, kw_only=True):
     """The values of the selection options."""
 
     select: tuple[str, ...] = ()
@@ -295,11 +293,15 @@ def files_of_recorded(plan: Plan) -> frozenset[Path]:
 
 
 def _files(value: object) -> Iterator[str]:
+    from runner.plan.model import Sql
+
     if isinstance(value, Position):
         yield value.file
-    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
-        for field in dataclasses.fields(value):
-            yield from _files(getattr(value, field.name))
+    elif isinstance(value, Sql):
+        yield value.start.file
+    elif isinstance(value, Struct):
+        for name in value.__struct_fields__:
+            yield from _files(getattr(value, name))
     elif isinstance(value, Mapping):
         for item in value.values():
             yield from _files(item)

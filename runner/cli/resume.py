@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import getpass
 import socket
 from collections.abc import Iterable, Mapping, Sequence
@@ -37,10 +36,10 @@ from runner.records.journal import Journal
 from runner.records.journal_files import from_ledger
 from runner.records.record import Record, read_record
 from runner.run.takeover import Orphans, Takeover, journal_record
+from runner.structs import Struct, replace
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class ResumeOptions:
+class ResumeOptions(Struct, frozen=True, kw_only=True):
     """The options of the command line."""
 
     run: str
@@ -262,9 +261,7 @@ def _plan(record: Record, started: ev.RunStarted, options: ResumeOptions) -> Pla
             raise
         invalid = [f"it is no longer valid: {problem}" for problem in error.problems[:5]]
         raise changed(recorded.file, record.run_id, invalid) from error
-    present = dataclasses.replace(
-        present, budget=dataclasses.replace(present.budget, slots=min(started.slots, present.budget.slots))
-    )
+    present = replace(present, budget=replace(present.budget, slots=min(started.slots, present.budget.slots)))
     if sha256(present) == sha256(recorded):
         return present  # the same plan, with its positions in files
     changes = list(differences(recorded, present))

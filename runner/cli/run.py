@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,10 +34,10 @@ from runner.identity import new_run_id
 from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.records.journal import Journal
+from runner.structs import Struct, replace
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class RunOptions:
+class RunOptions(Struct, frozen=True, kw_only=True):
     """The options of the command line."""
 
     plan: Path
@@ -156,7 +155,7 @@ def _load(plan: Plan, options: RunOptions) -> Plan:
     wide = [step.id for step in (*plan.steps, *plan.finally_) if step.slots > options.slots]
     if wide:
         raise UsageError(f"--slots {options.slots} is less than the slots of step {wide[0]}.")
-    return dataclasses.replace(plan, budget=dataclasses.replace(plan.budget, slots=options.slots))
+    return replace(plan, budget=replace(plan.budget, slots=options.slots))
 
 
 @contextlib.contextmanager

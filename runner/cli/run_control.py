@@ -17,7 +17,6 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
@@ -46,6 +45,7 @@ from runner.reports.worker_activity import WorkerView, estimate, forwards, worke
 from runner.run.api import new_run
 from runner.run.loop import Run, RunResult
 from runner.run.takeover import Takeover
+from runner.structs import Struct
 
 
 class History:
@@ -146,8 +146,7 @@ def progress_options(function: _F) -> _F:
     )(function)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProgressOptions:
+class ProgressOptions(Struct, frozen=True, kw_only=True):
     """The values of the progress options."""
 
     verbosity: Verbosity
@@ -217,8 +216,7 @@ _ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
 _MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunSetup:
+class RunSetup(Struct, frozen=True, kw_only=True):
     """All that a run needs to start or to resume; `ledger` is the schema of the ledger, None for no ledger.
 
     To resume, `history` are the events so far, `earlier` is the state after them, and `takeover` has the options.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import shutil
 import sys
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import click
 
 from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import dsn_argument, dsn_of_run, dsn_option, journal_option, ledger_schema, trust_option
+from runner.structs import Struct, replace
 
 if TYPE_CHECKING:
     from runner.engine.server_activity import Activity
@@ -68,8 +68,7 @@ def status(
     return 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
-class _Look:
+class _Look(Struct, frozen=True, kw_only=True):
     """The options of the command; `where` are the options with which a command reaches the same server."""
 
     journal: Path
@@ -106,7 +105,7 @@ async def _status(wanted: str | None, look: _Look, *, every: float | None) -> No
 
 def _only(activity: Activity, run: str | None) -> Activity:
     """Keep one run, which may have ended in the meantime; None: keep all."""
-    return dataclasses.replace(activity, runs=tuple(one for one in activity.runs if run in (None, one.run)))
+    return replace(activity, runs=tuple(one for one in activity.runs if run in (None, one.run)))
 
 
 def _show(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import ClassVar
+
+from runner.structs import Recorded, written
 
 #: The severity of the server's messages that are counted and shown; the same in every language.
 WARNING = "WARNING"
@@ -65,8 +66,7 @@ class Verdict(enum.StrEnum):
     ERROR = "error"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
+class Worker(Recorded, frozen=True, kw_only=True):
     """What a worker is, across sessions: its pid and backend_start, in the run's database on the run's server.
 
     Both must be seen together before it may be signalled (pg_background.md#handles-are-session-local).
@@ -76,15 +76,20 @@ class Worker:
 
     pid: int
     backend_start: str
-    application_name: str = field(compare=False)
+    application_name: str
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Worker) and (self.pid, self.backend_start) == (other.pid, other.backend_start)
+
+    def __hash__(self) -> int:
+        return hash((self.pid, self.backend_start))
 
 
 #: A worker as the monitor names it: its process, and when that began.
 Identity = tuple[int, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ErrorDetails:
+class ErrorDetails(Recorded, frozen=True, kw_only=True):
     """A PostgreSQL error as the server gave it, or one of jobplan's own, which has no SQLSTATE.
 
     `position` is the character, from 1, of the step's SQL with its values put in.
@@ -102,8 +107,7 @@ class ErrorDetails:
     position: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notice:
+class Notice(Recorded, frozen=True, kw_only=True):
     """A message that a worker sent while it ran.
 
     `routine` is the server's function that sent it: unlike the message, it is the same in every language.
@@ -117,16 +121,14 @@ class Notice:
     routine: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leftover:
+class Leftover(Recorded, frozen=True, kw_only=True):
     """What a statement that failed has left in the database, and SQL that repairs it: one of `repair` is enough."""
 
     what: str
-    repair: tuple[str, ...] = ()
+    repair: tuple[str, ...] = written(())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Blocker:
+class Blocker(Recorded, frozen=True, kw_only=True):
     """A session that holds, or awaits before us, the lock that a worker waits for.
 
     `seconds` is how long its transaction had been open. A prepared transaction has the pid 0. Empty texts and None: not
@@ -134,46 +136,42 @@ class Blocker:
     """
 
     pid: int
-    name: str = ""
-    user: str = ""
-    state: str = ""
+    name: str = written("")
+    user: str = written("")
+    state: str = written("")
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockWait:
+class LockWait(Recorded, frozen=True, kw_only=True):
     """What a worker waits for now, as `AttemptBlocked` has it; `seconds` is how long it has waited so far."""
 
     mode: str
     lock: str
     relation: str | None = None
-    by: tuple[Blocker, ...] = ()
-    seconds: float = 0.0
+    by: tuple[Blocker, ...] = written(())
+    seconds: float = written(0.0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rows:
+class Rows(Recorded, frozen=True, kw_only=True):
     """Rows of a result as PostgreSQL writes them; `problem` says why there are none although some were wanted.
 
     `cut` is how many bytes of their values were left out, if any were.
     """
 
-    columns: tuple[str, ...] = ()
-    rows: tuple[tuple[str | None, ...], ...] = ()
+    columns: tuple[str, ...] = written(())
+    rows: tuple[tuple[str | None, ...], ...] = written(())
     problem: str | None = None
     cut: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(Recorded, frozen=True, kw_only=True):
     """Base of all events. `at` is seconds since the epoch."""
 
     name: ClassVar[str]
     at: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Place(Recorded, frozen=True, kw_only=True):
     """Where a session is: its database, and the server process by the moment at which it began.
 
     `started` and `seen`, which is now, are by the server's clock, as it writes backend_start. `timeline` and `flushed`,
@@ -185,14 +183,13 @@ class Place:
     database_oid: int
     started: str
     seen: str
-    standby: bool = False
+    standby: bool = written(default=False)
     timeline: int | None = None
     flushed: int | None = None
     system_identifier: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunStarted(Event):
+class RunStarted(Event, frozen=True, kw_only=True):
     """The run begins; nothing has been launched. `sha256` is that of the resolved plan.
 
     `connection` leads to the server again, without a password; `system_identifier` and `place` say whether it is still
@@ -201,7 +198,7 @@ class RunStarted(Event):
     """
 
     name: ClassVar[str] = "run_started"
-    version: int = 1
+    version: int = written(1)
     jobplan: str
     plan: str
     file: str
@@ -214,7 +211,7 @@ class RunStarted(Event):
     user: str
     slots: int
     steps: int
-    connection: str = ""
+    connection: str = written("")
     system_identifier: str | None = None
     place: Place | None = None
     ledger: str | None = None
@@ -222,24 +219,21 @@ class RunStarted(Event):
     left_out: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Item:
+class Item(Recorded, frozen=True, kw_only=True):
     """One item of a for_each: the key of its instance, and its values by the names that SQL uses."""
 
     key: str
     values: Mapping[str, str | int | float | bool | None]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expansion:
+class Expansion(Recorded, frozen=True, kw_only=True):
     """The items with which a step goes on when the run is resumed."""
 
     step: str
     items: tuple[Item, ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settled:
+class Settled(Recorded, frozen=True, kw_only=True):
     """What was found out, before a run is taken up, of an attempt that nothing had proven: how it ended, and from what.
 
     `by` is `ledger`, `verify`, `idempotent`, `repeat` (an iteration is done, others follow), or the person who says so.
@@ -250,8 +244,7 @@ class Settled:
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Adopted:
+class Adopted(Recorded, frozen=True, kw_only=True):
     """An attempt of an earlier runner whose worker lives; `age` is for how many seconds, by the server's clock."""
 
     step: str
@@ -260,8 +253,7 @@ class Adopted:
     age: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunResumed(Event):
+class RunResumed(Event, frozen=True, kw_only=True):
     """Another runner takes the run up, with the plan of this `sha256`.
 
     What succeeded stays as it is, and so does what `settled` says succeeded; `adopted` workers, also those that were
@@ -280,91 +272,80 @@ class RunResumed(Event):
     steps: int
     settled: tuple[Settled, ...] = ()
     adopted: tuple[Adopted, ...] = ()
-    user: str = ""
+    user: str = written("")
     foreign: tuple[str, ...] = ()
     place: Place | None = None
     expansions: tuple[Expansion, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunInterrupted(Event):
+class RunInterrupted(Event, frozen=True, kw_only=True):
     """Ctrl-C, SIGTERM, SIGHUP or SIGALRM arrived; nothing more is launched. `signal` is its number."""
 
     name: ClassVar[str] = "run_interrupted"
     signal: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCancelled(Event):
+class RunCancelled(Event, frozen=True, kw_only=True):
     """Somebody asked through the server for the run to be stopped (`jobplan cancel`); nothing more is launched."""
 
     name: ClassVar[str] = "run_cancelled"
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunTimedOut(Event):
+class RunTimedOut(Event, frozen=True, kw_only=True):
     """run_timeout is over."""
 
     name: ClassVar[str] = "run_timed_out"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunDraining(Event):
+class RunDraining(Event, frozen=True, kw_only=True):
     """A step failed and on_failure says that nothing more is launched."""
 
     name: ClassVar[str] = "run_draining"
     step: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordLost(Event):
+class RecordLost(Event, frozen=True, kw_only=True):
     """The journal cannot be written any more (the disk is full): nothing more is launched, `finally` included."""
 
     name: ClassVar[str] = "record_lost"
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupWaiting(Event):
+class GroupWaiting(Event, frozen=True, kw_only=True):
     """Another run holds the concurrency group; this one waits for it to end."""
 
     name: ClassVar[str] = "group_waiting"
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupLost(Event):
+class GroupLost(Event, frozen=True, kw_only=True):
     """The connection was lost, and another run has taken the concurrency group: nothing more is launched."""
 
     name: ClassVar[str] = "group_lost"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerLost(Event):
+class LedgerLost(Event, frozen=True, kw_only=True):
     """The ledger cannot be written any longer; the run goes on without it."""
 
     name: ClassVar[str] = "ledger_lost"
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CapacityShort(Event):
+class CapacityShort(Event, frozen=True, kw_only=True):
     """The server has no worker to give (53000, 53400, the reserve, or no connection); steps go on waiting."""
 
     name: ClassVar[str] = "capacity_short"
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CapacityRestored(Event):
+class CapacityRestored(Event, frozen=True, kw_only=True):
     """The server gives workers again."""
 
     name: ClassVar[str] = "capacity_restored"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunFinished(Event):
+class RunFinished(Event, frozen=True, kw_only=True):
     """The run is over. `steps` has the last state of every step.
 
     `duration` is how long its runners worked on it, in seconds, if it was resumed: not the time between two of them.
@@ -376,55 +357,48 @@ class RunFinished(Event):
     duration: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepEvent(Event):
+class StepEvent(Event, frozen=True, kw_only=True):
     """Base of the events of one step."""
 
     step: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepReady(StepEvent):
+class StepReady(StepEvent, frozen=True, kw_only=True):
     """All that the step needs has happened; it may start as soon as there is a slot."""
 
     name: ClassVar[str] = "step_ready"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepQueued(StepEvent):
+class StepQueued(StepEvent, frozen=True, kw_only=True):
     """The step is ready and has to wait; `reason` says for what."""
 
     name: ClassVar[str] = "step_queued"
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepSkipped(StepEvent):
+class StepSkipped(StepEvent, frozen=True, kw_only=True):
     """The step will not run. `because` names the step or the policy."""
 
     name: ClassVar[str] = "step_skipped"
     reason: SkipReason
-    because: str = ""
+    because: str = written("")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepQueueTimedOut(StepEvent):
+class StepQueueTimedOut(StepEvent, frozen=True, kw_only=True):
     """queue_timeout is over and the step still has no slot: it fails."""
 
     name: ClassVar[str] = "step_queue_timed_out"
     waited: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCancelRequested(StepEvent):
+class StepCancelRequested(StepEvent, frozen=True, kw_only=True):
     """Somebody asked through the server for the step to be stopped (`jobplan cancel --step`): it is not begun again."""
 
     name: ClassVar[str] = "step_cancel_requested"
     by: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepChecking(StepEvent):
+class StepChecking(StepEvent, frozen=True, kw_only=True):
     """The step's SQL conditions are being evaluated, or the query that gives its items.
 
     Before a launch the step holds its slots from here on; `overtook` is then what it is in AttemptLaunching.
@@ -435,8 +409,7 @@ class StepChecking(StepEvent):
     overtook: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepChecked(StepEvent):
+class StepChecked(StepEvent, frozen=True, kw_only=True):
     """What the conditions say; `error` explains anything but going on."""
 
     name: ClassVar[str] = "step_checked"
@@ -445,16 +418,14 @@ class StepChecked(StepEvent):
     error: ErrorDetails | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepExpanded(StepEvent):
+class StepExpanded(StepEvent, frozen=True, kw_only=True):
     """The items of a for_each are fixed; each becomes an instance of the step."""
 
     name: ClassVar[str] = "step_expanded"
-    items: tuple[Item, ...]
+    items: tuple[Item, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRepeating(StepEvent):
+class StepRepeating(StepEvent, frozen=True, kw_only=True):
     """An iteration of a repeat is over and another one follows at `until`; the slot is free meanwhile."""
 
     name: ClassVar[str] = "step_repeating"
@@ -462,15 +433,13 @@ class StepRepeating(StepEvent):
     until: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptEvent(StepEvent):
+class AttemptEvent(StepEvent, frozen=True, kw_only=True):
     """Base of the events of one attempt, counted from 1."""
 
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptLaunching(AttemptEvent):
+class AttemptLaunching(AttemptEvent, frozen=True, kw_only=True):
     """The worker is about to be asked for. `timeout` is what the server will enforce, in seconds.
 
     `overtook` names the steps that came first in rank but need more than is free: the scheduler counts it, so that
@@ -479,20 +448,18 @@ class AttemptLaunching(AttemptEvent):
 
     name: ClassVar[str] = "attempt_launching"
     application_name: str
-    timeout: float | None
+    timeout: float | None = None
     overtook: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptDeferred(AttemptEvent):
+class AttemptDeferred(AttemptEvent, frozen=True, kw_only=True):
     """The server had no worker to give, or could not be asked: the attempt did not begin, and the step waits on."""
 
     name: ClassVar[str] = "attempt_deferred"
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptRunning(AttemptEvent):
+class AttemptRunning(AttemptEvent, frozen=True, kw_only=True):
     """The worker was seen in pg_stat_activity. A worker that is over in a few milliseconds is never seen there.
 
     `age` is for how many seconds it had lived then, by the server's clock: its timeout counts from its beginning.
@@ -503,8 +470,7 @@ class AttemptRunning(AttemptEvent):
     age: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptBlocked(AttemptEvent):
+class AttemptBlocked(AttemptEvent, frozen=True, kw_only=True):
     """The worker has been waiting for a lock since `waiting_since`, `seconds` before this event.
 
     `mode` and `lock` are pg_locks' mode and locktype, `relation` is the table or index, if the lock names one. Only
@@ -521,8 +487,7 @@ class AttemptBlocked(AttemptEvent):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptUnblocked(AttemptEvent):
+class AttemptUnblocked(AttemptEvent, frozen=True, kw_only=True):
     """The worker does not wait for that lock any longer: it got it, or it ended. It had waited for `seconds`."""
 
     name: ClassVar[str] = "attempt_unblocked"
@@ -533,31 +498,27 @@ class AttemptUnblocked(AttemptEvent):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptCancelRequested(AttemptEvent):
+class AttemptCancelRequested(AttemptEvent, frozen=True, kw_only=True):
     """The worker is asked to stop. Its slot is free when it has gone, not now."""
 
     name: ClassVar[str] = "attempt_cancel_requested"
     reason: CancelReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptDetachRequested(AttemptEvent):
+class AttemptDetachRequested(AttemptEvent, frozen=True, kw_only=True):
     """The worker is to be let go of, as soon as it has been seen on the server."""
 
     name: ClassVar[str] = "attempt_detach_requested"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptLost(AttemptEvent):
+class AttemptLost(AttemptEvent, frozen=True, kw_only=True):
     """The launcher session is gone; the worker is followed by its identity, and its outcome cannot be known."""
 
     name: ClassVar[str] = "attempt_lost"
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptUnstoppable(AttemptEvent):
+class AttemptUnstoppable(AttemptEvent, frozen=True, kw_only=True):
     """The worker was asked to stop again and again for `seconds`, and is still running: its SQL catches the cancel.
 
     The run starts nothing more, and does not wait for it. What the worker does is open, as for a killed runner.
@@ -568,16 +529,14 @@ class AttemptUnstoppable(AttemptEvent):
     seconds: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptNotice(AttemptEvent):
+class AttemptNotice(AttemptEvent, frozen=True, kw_only=True):
     """A notice of a worker, as far as the cap on their size allows."""
 
     name: ClassVar[str] = "attempt_notice"
     notice: Notice
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptFinished(AttemptEvent):
+class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
     """The worker has gone, or was detached.
 
     `started_at` and `finished_at` are the server's own clock; `deadline` is when the server ends a detached worker.
@@ -589,13 +548,13 @@ class AttemptFinished(AttemptEvent):
     name: ClassVar[str] = "attempt_finished"
     outcome: Outcome
     error: ErrorDetails | None = None
-    command_tag: str = ""
+    command_tag: str = written("")
     row_count: int | None = None
     started_at: float | None = None
     finished_at: float | None = None
     worker: Worker | None = None
     deadline: float | None = None
-    notices_dropped: int = 0
+    notices_dropped: int = written(0)
     result: Rows | None = None
     cancelled_by: str | None = None
     warnings: int | None = None
@@ -603,8 +562,7 @@ class AttemptFinished(AttemptEvent):
     leftovers: tuple[Leftover, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepRetrying(StepEvent):
+class StepRetrying(StepEvent, frozen=True, kw_only=True):
     """The attempt did not succeed and another one follows at `until`; the slot is free meanwhile.
 
     `error` is there if no worker was launched: an unmet precondition, or one that could not be evaluated.
@@ -616,8 +574,7 @@ class StepRetrying(StepEvent):
     error: ErrorDetails | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepFinished(StepEvent):
+class StepFinished(StepEvent, frozen=True, kw_only=True):
     """The step has its last state: succeeded, failed, timed_out, cancelled, detached, unknown or failed_allowed.
 
     `duration` is in seconds, from the first launch to the end of the last attempt, for each runner of the run, summed

@@ -9,7 +9,6 @@ the indices agree with the records after every event.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
 from typing import Any
 
 from runner.engine import events as ev
@@ -34,6 +33,7 @@ from runner.engine.state import (
     wait_until,
 )
 from runner.sql.text_traits import nature_of
+from runner.structs import replace
 
 #: Seconds before the next attempt to get more workers from a server that has refused one.
 PROBE_INTERVAL = 1.0
@@ -433,8 +433,8 @@ def _run_resumed(state: RunState, event: ev.RunResumed) -> None:
     """Begin again with the kept facts. `state.plan` is already the plan of this event, in case it was changed."""
     old = replace(state, expansions={found.step: found.items for found in event.expansions})
     fresh = initial_state(state.plan)
-    for field in fields(RunState):
-        setattr(state, field.name, getattr(fresh, field.name))
+    for name in RunState.__struct_fields__:
+        setattr(state, name, getattr(fresh, name))
     state.started_at = event.at
     if old.started_at is not None:
         last = [record.since for record in old.records.values()] + ([old.finished.at] if old.finished else [])

@@ -9,11 +9,11 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from runner.engine.events import Item
 from runner.plan.model import ForEach, ParamType, Step, Value
 from runner.sql.qualified_names import QualifiedName, qualified_name
+from runner.structs import replace
 
 #: The number of characters of an item that the key of its instance shows.
 _KEY_LENGTH = 60

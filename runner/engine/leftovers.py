@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 
 from runner.engine.events import Leftover
 from runner.sql.relations import Relation
 from runner.sql.text_traits import Build
+from runner.structs import Struct, replace
 
 #: The suffix that REINDEX CONCURRENTLY adds to an index's name, with a number if the name is in use.
 _OF_REINDEX = re.compile(r"(?P<stem>.*)(?P<suffix>_ccnew|_ccold)\d*", re.DOTALL)
@@ -20,8 +20,7 @@ _OF_REINDEX = re.compile(r"(?P<stem>.*)(?P<suffix>_ccnew|_ccold)\d*", re.DOTALL)
 _NAME_BYTES = 63
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UnfinishedObject:
+class UnfinishedObject(Struct, frozen=True, kw_only=True):
     """An INVALID index or a half detached partition: its OID, its kind, and names that are quoted and qualified.
 
     `name` and `schema` are unquoted; `table` and `table_schema` are those of the index's or partition's table. An index

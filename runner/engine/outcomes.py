@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 
 from runner.engine import events as ev
@@ -17,6 +16,7 @@ from runner.engine.ports import WorkerEnd
 from runner.engine.state import BAD, RunState, StepRecord, StepState
 from runner.plan.model import Expect, Step, Value
 from runner.sql.text_traits import TextTraits, nature_of
+from runner.structs import replace
 
 _QUERY_CANCELED = "57014"
 #: SQLSTATEs of a stopped worker: cancel or statement timeout, pg_terminate_backend, shutdown of the server.

@@ -8,7 +8,6 @@ loop performs them. The history of previous runs of a plan is passed as data, fr
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from runner.engine.events import (
@@ -27,10 +26,10 @@ from runner.engine.leftovers import UnfinishedObject
 from runner.engine.server_activity import LiveWorker
 from runner.engine.state import RunState
 from runner.identity import Claim, WorkerLabel
+from runner.structs import Struct, field
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerInfo:
+class ServerInfo(Struct, frozen=True, kw_only=True):
     """The server's description, for the run and for its reports.
 
     `connection` is a connection string for the same server, without a password. `system_identifier` is the cluster's,
@@ -57,8 +56,7 @@ class ServerInfo:
 ServerCheck = Callable[[ServerInfo], Awaitable[None]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LaunchRequest:
+class LaunchRequest(Struct, frozen=True, kw_only=True):
     """One attempt of one step, ready to be sent. Times are in seconds, None means no limit; sizes are in bytes.
 
     `reserve` is the number of the server's worker slots that must stay free after the launch. A `detachable` worker is
@@ -82,8 +80,7 @@ class LaunchRequest:
     as_text: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Query:
+class Query(Struct, frozen=True, kw_only=True):
     """A condition or a list of items: one statement, run READ ONLY, with limits of its own in seconds.
 
     `before_launch`: the step already holds its slots, so a launcher session is free for the query.
@@ -97,8 +94,7 @@ class Query:
     before_launch: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QueryResult:
+class QueryResult(Struct, frozen=True, kw_only=True):
     """The result of a query in PostgreSQL's text format, or its error. `boolean`: one column, of type boolean."""
 
     columns: tuple[str, ...] = ()
@@ -107,8 +103,7 @@ class QueryResult:
     error: ErrorDetails | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class GroupHolder:
+class GroupHolder(Struct, frozen=True, kw_only=True):
     """The session that holds a concurrency group: its run, host, and start (as the server writes it), role and pid."""
 
     run: str
@@ -123,8 +118,7 @@ class GroupHolder:
         return f"from {self.host}, since {self.since}{session}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemainingWorker:
+class RemainingWorker(Struct, frozen=True, kw_only=True):
     """A worker on the server that a previous runner of this run launched, or may have launched.
 
     `claim` is the content of the label in its query text, None without a label. `readable`: this role can see the query
@@ -137,8 +131,7 @@ class RemainingWorker:
     age: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemainingBackends:
+class RemainingBackends(Struct, frozen=True, kw_only=True):
     """What a previous runner of this run has left on the server: its workers, and the number of its own sessions.
 
     As long as such a session exists, it may still launch a worker. `unseen` counts workers that are not visible to this
@@ -154,8 +147,7 @@ class RemainingBackends:
     foreign: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedRun:
+class RecordedRun(Struct, frozen=True, kw_only=True):
     """What the ledger or the journal of a run contains that a runner must know when it takes the run over.
 
     `launched` are the attempts whose launch is recorded; `takeovers` maps the time of each takeover, as it was written,
@@ -166,16 +158,14 @@ class RecordedRun:
     takeovers: Mapping[str, str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunCancel:
+class RunCancel(Struct, frozen=True, kw_only=True):
     """The user `by` has requested, through the server, to cancel the run; the answer quotes `key`."""
 
     by: str
     key: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepCancel:
+class StepCancel(Struct, frozen=True, kw_only=True):
     """The user `by` has requested, through the server, to cancel a step; the answer quotes `key`."""
 
     step: str
@@ -183,8 +173,7 @@ class StepCancel:
     key: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerEnd:
+class WorkerEnd(Struct, frozen=True, kw_only=True):
     """The evidence about a worker that has ended or was detached.
 
     Exactly one of five is set: `detached`; `lost` (there is no evidence of what it did); `rolled_back` (its end was not
@@ -364,36 +353,31 @@ class Gateway(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(Struct, frozen=True, kw_only=True):
     """Base of all commands; they concern one attempt of one step."""
 
     step: str
     attempt: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Launch(Command):
+class Launch(Command, frozen=True, kw_only=True):
     """Ask the server for a worker. `timeout` is seconds, None for no limit; it already respects run_timeout."""
 
     timeout: float | None
     overtook: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancel(Command):
+class Cancel(Command, frozen=True, kw_only=True):
     """Ask the worker to stop."""
 
     reason: CancelReason
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Detach(Command):
+class Detach(Command, frozen=True, kw_only=True):
     """Detach the worker: it keeps its locks and its timeout, and commits."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluate(Command):
+class Evaluate(Command, frozen=True, kw_only=True):
     """Evaluate the step's conditions of this phase on a read-only session.
 
     Before a launch the step holds its slots during the evaluation; in the other phases it holds none.
@@ -432,8 +416,7 @@ class Sink(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreviousRun:
+class PreviousRun(Struct, frozen=True, kw_only=True):
     """A previous run of the plan: for each step that was launched, its seconds and its last state.
 
     `started_at` is in seconds since the epoch. The seconds are computed by `StepTimes`.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 from runner.engine.ports import Gateway, Query, ServerInfo
@@ -11,10 +10,10 @@ from runner.errors import RequirementsUnmetError, RunSkippedError
 from runner.plan.model import Otherwise, Plan, Requires, Value
 from runner.plan.version_ranges import version_fits
 from runner.sql.placeholders import quote_literal, render
+from runner.structs import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unmet:
+class Unmet(Struct, frozen=True, kw_only=True):
     """A requirement that is not met; `certain` is False if it could not be evaluated, which never skips the run."""
 
     sentence: str

@@ -8,10 +8,9 @@ in docs/decisions/0020-identity.md.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from runner.engine.events import Place
 from runner.errors import ConnectionFailedError
+from runner.structs import replace
 
 
 class WrongServerError(ConnectionFailedError):

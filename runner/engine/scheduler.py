@@ -14,7 +14,6 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from runner.engine import events as ev
 from runner.engine.events import CheckPhase
@@ -25,6 +24,7 @@ from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.state import BAD, HOLDING, SLOTS, Kind, RunState, StepRecord, StepState, need_met
 from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import OnFailure, OnRunnerExit
+from runner.structs import Struct
 
 #: Seconds for which a step holds its slots during the evaluation of its conditions while other steps could use them.
 HOLD_FOR = 1.0
@@ -166,8 +166,7 @@ _WAITING = frozenset({StepState.READY, StepState.QUEUED, StepState.RETRYING})
 GRACE = 5.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """Events to record first, then commands; `wake_at` is in seconds since the epoch, None if only an event can
     matter."""
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from runner.engine import events as ev
 from runner.engine.events import Worker
@@ -21,6 +20,7 @@ from runner.engine.state import HOLDING, RunState, StepState
 from runner.errors import UsageError
 from runner.identity import Claim, WorkerLabel, has_name_of, is_of_step, runner_name, step_of
 from runner.sql.placeholders import quote_literal
+from runner.structs import Struct, field
 
 #: SQL that catches the error of a cancel, a timeout or a terminate in a worker (57014), and SQL with a loop.
 _CATCHES = re.compile(
@@ -31,8 +31,7 @@ _LOOP = re.compile(r"\bloop\b", re.IGNORECASE)
 SILENT_FROM = 10.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Other:
+class Other(Struct, frozen=True, kw_only=True):
     """A session that blocks a lock, or waits for one.
 
     `lock` is the lock that is waited for (`ShareLock on orders`). `seconds` is the age of its transaction. None and
@@ -48,8 +47,7 @@ class Other:
     seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
+class Progress(Struct, frozen=True, kw_only=True):
     """A row of one of the server's pg_stat_progress_ views; `total` 0: the view has no total."""
 
     command: str
@@ -60,16 +58,14 @@ class Progress:
     unit: str = "blocks"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReportedProgress:
+class ReportedProgress(Struct, frozen=True, kw_only=True):
     """The progress that a step reported with pg_background_report_progress; only its launcher session can read it."""
 
     percent: int
     message: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KnownWorkers:
+class KnownWorkers(Struct, frozen=True, kw_only=True):
     """The facts that records have about workers: labels by identity, labels of possibly running workers, roles by run.
 
     A worker that no record has by its identity is found by its name, if its query text has no label.
@@ -130,8 +126,7 @@ class KnownWorkers:
         return found[0] if len(found) == 1 else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveWorker:
+class LiveWorker(Struct, frozen=True, kw_only=True):
     """A worker on the server. Without `visible` this role sees its name and pid only.
 
     `label` is the record's, else the one in the worker's query text. `foreign`: its role is none of the run's, so its
@@ -187,8 +182,7 @@ class LiveWorker:
         return self.is_worker_of(self.run, step) or self.step == step or self.step.startswith(f"{step}[")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunnerSession:
+class RunnerSession(Struct, frozen=True, kw_only=True):
     """A session of a run's runner; `host` is empty for a Unix socket.
 
     `last_active_at` is the time of the runner's last request in this session; None: not visible to this role.
@@ -201,8 +195,7 @@ class RunnerSession:
     user: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiveRun:
+class LiveRun(Struct, frozen=True, kw_only=True):
     """The sessions and workers of one run on the server."""
 
     run: str
@@ -237,8 +230,7 @@ class LiveRun:
         return () if self.alive else tuple(one for one in self.workers if not one.detached and not one.foreign)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Activity:
+class Activity(Struct, frozen=True, kw_only=True):
     """One poll of a server. `sees_all`: this role may see the query texts of all workers.
 
     A `standby` executes nothing, and the activity of its primary is not visible there.
@@ -287,8 +279,7 @@ LONGEST = 64.0
 _TOLERANCE = 1.0
 
 
-@dataclass(slots=True, kw_only=True)
-class _Watched:
+class _Watched(Struct, kw_only=True):
     """The waits of one attempt: the recorded wait that is not over, and how long the next one must last."""
 
     attempt: int

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 
 from runner.engine import events as ev
@@ -29,10 +28,10 @@ from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.scheduler import Decision, decide, exit_code
 from runner.engine.state import RunState, StepRecord, initial_state, steps_to_cancel
 from runner.plan.model import Plan, Step
+from runner.structs import Struct, field
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptScript:
+class AttemptScript(Struct, frozen=True, kw_only=True):
     """The scripted behaviour of one attempt. Times are in seconds.
 
     After `launch` the server gives a worker or refuses one. The worker then runs for `duration`, unless its timeout or
@@ -52,8 +51,7 @@ class AttemptScript:
     result: ev.Rows | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckScript:
+class CheckScript(Struct, frozen=True, kw_only=True):
     """The scripted result of the conditions of one phase, `duration` seconds after the request.
 
     Items are the `rows` of a query, unless the verdict is ERROR.
@@ -118,8 +116,7 @@ def run_started(plan: Plan, at: float) -> ev.RunStarted:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Simulation:
+class Simulation(Struct, frozen=True, kw_only=True):
     """A finished simulation: its events in order, its last state, and its duration in seconds."""
 
     events: tuple[ev.Event, ...]

@@ -5,9 +5,8 @@ Each cut is reported: at the end of a text, and for rows in a separate number.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from runner.engine.events import ErrorDetails, Rows
+from runner.structs import replace
 
 #: Bytes of the message, the detail and the context of an error, each.
 TEXT_BYTES = 16_384

@@ -11,11 +11,11 @@ import bisect
 import enum
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from runner.engine import events as ev
 from runner.plan.model import NeedOn, Plan, Step, Value
+from runner.structs import Struct, field
 
 #: The resource that every step takes; the others are `pool:<name>` and `exclusive:<name>`, of which there is one.
 SLOTS = "slots"
@@ -72,8 +72,7 @@ Kind = frozenset[tuple[str, int]]
 Place = tuple[int, bool, int, int, int]
 
 
-@dataclass(slots=True, kw_only=True)
-class StepRecord:
+class StepRecord(Struct, kw_only=True):
     """The state of one step of this run. Times are seconds since the epoch."""
 
     step: Step
@@ -200,8 +199,7 @@ class StepRecord:
         return self.step.for_each is None and (self.step.if_ is not None or bool(self.step.preconditions))
 
 
-@dataclass(slots=True, kw_only=True)
-class RunState:
+class RunState(Struct, kw_only=True):
     """The whole run. Build it with `initial_state`, change it with `fold.apply`."""
 
     plan: Plan

@@ -7,7 +7,6 @@ SQL is translated back to a place in the plan's files.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +18,7 @@ from runner.errors import Position
 from runner.plan.model import Plan, Step, Value
 from runner.sql.placeholders import Rendered, TemplateError, render_traced
 from runner.sql.session_settings import SettingPlace, named_in, render_names, render_role, render_setting
+from runner.structs import replace
 
 
 class SessionError(TemplateError):

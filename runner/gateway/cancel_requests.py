@@ -7,10 +7,10 @@ run's workers itself (docs/decisions/0011).
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from typing import Any
 
 from runner.engine.ports import RunCancel, StepCancel
+from runner.structs import Struct
 
 #: The channel; NOTIFY reaches the listeners in the same database.
 CHANNEL = "jobplan"
@@ -18,8 +18,7 @@ CHANNEL = "jobplan"
 _MOST = 100
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelRequest:
+class CancelRequest(Struct, frozen=True, kw_only=True):
     """A request to cancel the run, or one step of it. `key` is unique for each request, which may be sent twice."""
 
     run: str
@@ -32,8 +31,7 @@ class CancelRequest:
         return json.dumps({"run": self.run, "step": self.step, "by": self.by[:200], "key": self.key})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CancelAnswer:
+class CancelAnswer(Struct, frozen=True, kw_only=True):
     """The runner's answer: the number of unfinished steps that the request cancels; None: there is no such step."""
 
     run: str

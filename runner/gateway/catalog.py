@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from runner.gateway.session import Row
 from runner.sql.relations import Relation
+from runner.structs import Struct, field
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexFacts:
+class IndexFacts(Struct, frozen=True, kw_only=True):
     """An index of a table. `whole`: unique, valid and only on columns, as REFRESH CONCURRENTLY requires.
 
     `columns` are the key columns; `plain`: it has neither expressions nor a predicate.
@@ -27,8 +26,7 @@ class IndexFacts:
     columns: frozenset[str] = frozenset()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class IndexedFacts:
+class IndexedFacts(Struct, frozen=True, kw_only=True):
     """The table of an index, the role's privileges on it, and the constraint that the index belongs to.
 
     `part_of` is the index of the partitioned table that this index is a part of; `clusterable` says that CLUSTER can
@@ -45,8 +43,7 @@ class IndexedFacts:
     part_of: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyFacts:
+class KeyFacts(Struct, frozen=True, kw_only=True):
     """The referenced or referencing table of a foreign key, and the columns on this side.
 
     The actions are letters of pg_constraint, empty where they do not apply.
@@ -59,8 +56,7 @@ class KeyFacts:
     on_update: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TriggerFacts:
+class TriggerFacts(Struct, frozen=True, kw_only=True):
     """A trigger, its function, and the commands that fire it: INSERT, UPDATE, DELETE, TRUNCATE."""
 
     name: str
@@ -68,8 +64,7 @@ class TriggerFacts:
     fires: frozenset[str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DependentFacts:
+class DependentFacts(Struct, frozen=True, kw_only=True):
     """An object that prevents the drop of a relation, other than views and foreign keys, as the server describes it.
 
     It is a relation (a child, a column of the row's type), a policy of `relation`, or `function`.
@@ -80,16 +75,14 @@ class DependentFacts:
     function: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
+class Size(Struct, frozen=True, kw_only=True):
     """The present size of a relation in bytes: with indexes, TOAST and partitions, and of its indexes alone."""
 
     total: int
     indexes: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelationFacts:
+class RelationFacts(Struct, frozen=True, kw_only=True):
     """A relation. `bytes` and `rows` are those of the last VACUUM or ANALYZE, partitions not included.
 
     `owned`, `of_database` and `drops` (the database, the schema is the role's), `reached`, `privileges`, `on_columns`
@@ -154,8 +147,7 @@ class RelationFacts:
         return self.size.indexes if self.size is not None else sum(index.bytes for index in self.indexes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionFacts:
+class FunctionFacts(Struct, frozen=True, kw_only=True):
     """A function. `volatility` is a letter of pg_proc: i, s or v."""
 
     schema: str
@@ -166,8 +158,7 @@ class FunctionFacts:
     extension: str | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SchemaFacts:
+class SchemaFacts(Struct, frozen=True, kw_only=True):
     """A schema and the role's privileges in it."""
 
     name: str
@@ -176,16 +167,14 @@ class SchemaFacts:
     owned: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedFacts:
+class NamedFacts(Struct, frozen=True, kw_only=True):
     """An existing object that is not a relation; for a tablespace, whether the role may use it, and its folder."""
 
     open: bool = True
     location: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HeldLock:
+class HeldLock(Struct, frozen=True, kw_only=True):
     """A table lock that a session holds or waits for; `seconds` is the age of its transaction.
 
     The pid of a prepared transaction is 0, and its application_name is its gid.

@@ -10,7 +10,6 @@ import asyncio
 import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from runner.engine.events import WARNING, ErrorDetails, Identity, LockWait, Notice, Worker
 from runner.engine.leftovers import UnfinishedObject
@@ -33,6 +32,7 @@ from runner.engine.ports import (
 from runner.engine.server_activity import LiveWorker
 from runner.errors import CapacityError, JobplanError
 from runner.identity import Claim
+from runner.structs import Struct, replace
 
 _SLEEP = re.compile(r"pg_sleep\(([0-9.]+)\)", re.IGNORECASE)
 _RAISE = re.compile(r"raise\s+(\w+)\s+'([^']*)'(?:\s+using\s+([^;]*))?", re.IGNORECASE)
@@ -44,8 +44,7 @@ _FIELDS |= {"column": "column", "constraint": "constraint"}
 _CANCELED = "57014"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
+class Script(Struct, frozen=True, kw_only=True):
     """A worker's behaviour: it runs for `seconds` (None: until it is stopped), then succeeds unless it has an error.
 
     `heeds_cancel` is False for a worker that does not stop on request; `unstoppable` is True if that was requested for

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 from runner.engine.ports import QueryResult
 from runner.errors import ConnectionFailedError, PreflightError, ServerLostError
@@ -37,6 +36,7 @@ from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session
 from runner.sql.catalog_needs import Mention, ObjectSort
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation
+from runner.structs import Struct, replace
 
 #: Milliseconds: an inspection neither waits long nor blocks other sessions for long.
 _LIMITS = {"statement_timeout": 10_000, "lock_timeout": 1_000}
@@ -53,8 +53,7 @@ BOOLEAN = 16
 Settings = Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Probe:
+class Probe(Struct, frozen=True, kw_only=True):
     """The server's result for a statement that was not executed.
 
     `parse` has the columns of its result, or the error of Parse or Describe; `locks` are rows of schema, name, mode and

@@ -12,7 +12,6 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
 
 from psycopg.conninfo import make_conninfo
 
@@ -31,6 +30,7 @@ from runner.gateway.session import Reply, Row, Session
 from runner.gateway.worker_output import plan_text
 from runner.identity import PREFIX, Claim, run_of, runner_name
 from runner.sql.placeholders import quote_identifier
+from runner.structs import Struct, field, replace
 
 #: The application_name of the session; no session of a run has this name.
 APPLICATION_NAME = "jobplan looking"
@@ -402,8 +402,7 @@ _MOST_ANSWERS = 100
 _LABEL_BY = 2.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopped:
+class Stopped(Struct, frozen=True, kw_only=True):
     """The result. `seconds` is the time that each ended worker took to stop; `still` are those that are running.
 
     `left` are workers of detach steps, which were not stopped; `refused` says why some could not be signalled.
@@ -422,8 +421,7 @@ class Stopped:
     answer: CancelAnswer | None
 
 
-@dataclass(slots=True)
-class _Target:
+class _Target(Struct):
     worker: LiveWorker
     asked_at: float
     signalled_at: float | None = None
@@ -431,8 +429,7 @@ class _Target:
     ended_after: float | None = None
 
 
-@dataclass(slots=True, kw_only=True)
-class Stopper:
+class Stopper(Struct, kw_only=True):
     """Stops one run, or one step of it. `detached`: also workers of detach steps; `on_request` gets each worker."""
 
     observer: Observer

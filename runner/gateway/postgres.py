@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 
 from runner.engine.events import Identity, LockWait, Place, Worker
 from runner.engine.leftovers import UnfinishedObject
@@ -61,6 +60,7 @@ from runner.gateway.worker_follower import AdoptedWorker, RefusedWorker
 from runner.gateway.worker_output import waits_for_snapshots
 from runner.identity import runner_name
 from runner.sql.placeholders import quote_identifier
+from runner.structs import replace
 
 #: The OID of pg_catalog.bool.
 _BOOLEAN = 16

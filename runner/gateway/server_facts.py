@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from runner.structs import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OldTransaction:
+class OldTransaction(Struct, frozen=True, kw_only=True):
     """A transaction that has been open for `seconds`; `here`: it is in this database."""
 
     pid: int
@@ -17,8 +16,7 @@ class OldTransaction:
     here: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreparedTransaction:
+class PreparedTransaction(Struct, frozen=True, kw_only=True):
     """A transaction of this database that was prepared `seconds` ago and is not finished."""
 
     gid: str
@@ -26,8 +24,7 @@ class PreparedTransaction:
     seconds: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordedDuration:
+class RecordedDuration(Struct, frozen=True, kw_only=True):
     """The time of a step in previous runs, in seconds: of the whole step, and of its attempts if recorded."""
 
     runs: int
@@ -36,8 +33,7 @@ class RecordedDuration:
     attempt_p95: float | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InvalidIndex:
+class InvalidIndex(Struct, frozen=True, kw_only=True):
     """An index that a build has left INVALID."""
 
     schema: str
@@ -45,8 +41,7 @@ class InvalidIndex:
     table: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerFacts:
+class LedgerFacts(Struct, frozen=True, kw_only=True):
     """A ledger, or a schema for one; `ignored` is why it is not used, and `remedy` what to do, empty if it is used."""
 
     schema: str
@@ -54,8 +49,7 @@ class LedgerFacts:
     remedy: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
+class Capacity(Struct, frozen=True, kw_only=True):
     """Workers and connections. `unseen` are processes whose kind is not visible to this role; a limit of -1 is none.
 
     `max_workers` is pg_background.max_workers, None while the library is not loaded.
@@ -92,8 +86,7 @@ class Capacity:
         return min(free)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerFacts:
+class ServerFacts(Struct, frozen=True, kw_only=True):
     """A server as seen by one session.
 
     `backend_pid` is the pid that the server reports for this session, `announced_pid` the one that the connection

@@ -15,7 +15,6 @@ import math
 import select
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 import psycopg
 from psycopg import pq
@@ -24,14 +23,14 @@ from runner.engine.events import WARNING, ErrorDetails, Notice
 from runner.engine.size_limits import limited_error
 from runner.errors import ConnectionFailedError, ServerLostError
 from runner.gateway.connecting import connection_failed
+from runner.structs import Struct
 
 Row = tuple[str | None, ...]
 
 _DIAG = pq.DiagnosticField
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Column:
+class Column(Struct, frozen=True, kw_only=True):
     """A column of a result: its name, the OID of its type, and its type modifier."""
 
     name: str
@@ -39,8 +38,7 @@ class Column:
     modifier: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
+class Reply(Struct, frozen=True, kw_only=True):
     """The result of one statement: rows of text, or an error; `position` is its place in the statement, from 1."""
 
     rows: tuple[Row, ...] = ()
@@ -119,8 +117,7 @@ _LIMITS = "ledger_limits"
 _ERRORS = frozenset({pq.ExecStatus.FATAL_ERROR, pq.ExecStatus.PIPELINE_ABORTED})
 
 
-@dataclass(slots=True)
-class _Expected:
+class _Expected(Struct):
     """A Sync that is still expected, and what precedes it: the preparation of a statement, or executions."""
 
     names: tuple[str, ...]

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 
 from runner.durations import to_milliseconds
 from runner.engine.ports import LaunchRequest, Query
+from runner.structs import replace
 
 #: Seconds that a worker waits for a lock on the ledger. The text of the commit row restores the step's lock_timeout.
 COMMIT_ROW_LOCK_TIMEOUT = 1.7

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from runner.engine.events import ErrorDetails, Worker
 from runner.engine.ports import LaunchRequest, OnUnstoppable, WorkerEnd, keep_waiting
@@ -45,6 +44,7 @@ from runner.gateway.worker_output import (
     sends_no_rows,
 )
 from runner.identity import WorkerLabel, step_of
+from runner.structs import replace
 
 #: Errors that mean "no worker is free" (docs/pg_background.md#capacity-errors) or "no connection is free", which a
 #: launcher session needs.

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 from runner.engine.events import ErrorDetails, Worker
 from runner.engine.ports import OnUnstoppable, WorkerEnd, keep_waiting
 from runner.errors import GatewayError
+from runner.structs import Struct
 
 #: Seconds between two polls of a worker whose session is lost.
 LOOK = 0.25
@@ -28,8 +28,7 @@ SIGNAL_AGAIN = 5.0
 SIGNALS = 7
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSearch:
+class WorkerSearch(Struct, frozen=True, kw_only=True):
     """The facts that identify a worker that was not seen yet among all workers.
 
     `name` is its application_name and `label` the comment in front of its text, both only claims. `pid` is the result

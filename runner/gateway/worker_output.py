@@ -16,7 +16,6 @@ import contextlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from runner.engine.events import WARNING, ErrorDetails, Notice, Rows
@@ -36,6 +35,7 @@ from runner.sql.transactions import (
     must_stand_alone,
     waits_for_transactions,
 )
+from runner.structs import Struct, replace
 
 #: Documents its purpose in pg_stat_activity. SET needs no privilege, takes no lock and returns no row.
 MARKER = "SET LOCAL jobplan.rows TO 'discarded'"
@@ -221,8 +221,7 @@ def plan_text(launched: str) -> str:
     return text.replace(f"\n;{NEXT}", "").replace(f"\n;{MARKER}", "")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Text:
+class _Text(Struct, frozen=True, kw_only=True):
     """The traits of a step's SQL. `ends` are the ends of its statements except the last.
 
     `gives_rows`: its last statement returns rows that can stay in the worker. `tags_only`: no others are sent; CALL can
@@ -326,8 +325,7 @@ Handle = tuple[str, str, str]
 _VOID = 2278
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowColumns:
+class RowColumns(Struct, frozen=True, kw_only=True):
     """The columns of a worker's rows: their names, and a column definition list with exact types.
 
     Without definitions it sends no rows, or `problem` says why they cannot be read. Rows with only `void` columns

@@ -8,7 +8,6 @@ from __future__ import annotations
 import heapq
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from runner.codes import new_problem
 from runner.errors import Cause, Position, Problem, Severity
@@ -18,10 +17,10 @@ from runner.sql.facts import created_index, created_relations, created_schema, i
 from runner.sql.relations import Relation
 from runner.sql.statements import Statement, StatementKind, placeholder
 from runner.sql.statements import StatementKind as Kind
+from runner.structs import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Finding(Struct, frozen=True, kw_only=True):
     """One place where a rule does not hold.
 
     `severity` is that of the rule unless this finding weighs more or less; findings with one `cause` are reported once.
@@ -47,8 +46,7 @@ class Finding:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rule:
+class Rule(Struct, frozen=True, kw_only=True):
     """A row of the table: the code, and the function that finds its problems in a plan.
 
     Severity and title are in `runner.codes`, the explanation is in `docs/rules`. An `optional` rule finds nothing
@@ -60,8 +58,7 @@ class Rule:
     optional: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatementPlace:
+class StatementPlace(Struct, frozen=True, kw_only=True):
     """A statement of a step; `rank` is the step's number in the plan, counted from 0."""
 
     rank: int

@@ -12,7 +12,6 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Final
@@ -23,6 +22,7 @@ from runner.lint.rule import Finding, Rule
 from runner.plan.model import Plan, Step
 from runner.plan.parsed_sql import Subject
 from runner.plan.yaml_reader import MAX_BYTES
+from runner.structs import Struct, field
 
 
 class Sources:
@@ -121,8 +121,7 @@ _CODE = re.compile(r"[\w-]+")
 _Target = tuple[str, str | tuple[str, int] | None]
 
 
-@dataclass(slots=True)
-class _Ignores:
+class _Ignores(Struct):
     """What the comments of a plan say: each one's codes by what they silence, and what is wrong with the comments.
 
     `codes` and `words` have the code of each place and how it is written, which may be as a slug.

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
 from runner.sql.lock_modes import LockMode, conflict
+from runner.structs import Struct
 
 
 class Lockable(NamedTuple):
@@ -46,8 +46,7 @@ class LockTiming(enum.IntEnum):
     ONE_INDEX = 6
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Held:
+class Held(Struct, frozen=True, kw_only=True):
     """A lock that a step takes. `order` is the statement's number in the step, and the lock's number within it.
 
     `what` names the command, `name` the relation as written in the SQL, `offset` its position in the step's SQL; `via`
@@ -115,8 +114,7 @@ _MAX_LOCKS = 32
 _MAX_ITEMS = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deadlock:
+class Deadlock(Struct, frozen=True, kw_only=True):
     """Two steps in a deadlock: what each holds, and what each wants that the other one holds."""
 
     has: Held

@@ -15,19 +15,18 @@ from __future__ import annotations
 import enum
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 
 from runner.locks.conflicts import ConflictResult, Deadlock, Held, Kind, Lockable, find_deadlock, kind_of, verdict
 from runner.locks.step_locks import Grip, Heading, Locking, can_meet, contended, kept_under, looked_up, read_locking
 from runner.plan.graph import topological_order
 from runner.plan.model import NeedOn, Plan, Step
 from runner.plan.parsed_sql import Subject
+from runner.structs import Struct, field, replace
 
 _SLOTS = "slots"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overlap:
+class Overlap(Struct, frozen=True, kw_only=True):
     """A step, by its number in the plan (`finally` last), and the previous steps that can run at the same time.
 
     `with_itself`: two instances of the step can run at the same time. `others` are bits: see `numbers`.
@@ -235,8 +234,7 @@ class ContentionResult(enum.Enum):
     WAIT = "one waits for the other"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Meeting:
+class Meeting(Struct, frozen=True, kw_only=True):
     """Two steps, or two instances of one, and their conflicting locks. `one` comes first in the plan.
 
     `more` is the number of other pairs with the same result on the same relation that are not reported.
@@ -256,8 +254,7 @@ class Meeting:
         return self.one is self.other
 
 
-@dataclass(slots=True)
-class _Group:
+class _Group(Struct):
     """The result for one relation: reported pairs, counted pairs, and pairs searched for deadlocks."""
 
     reported: dict[ContentionResult, list[Meeting]] = field(default_factory=lambda: defaultdict(list))
@@ -278,8 +275,7 @@ def find_contention(subject: Subject, known: Sequence[Locking] | None = None) ->
     return tuple(finder.find())
 
 
-@dataclass(slots=True)
-class _Met:
+class _Met(Struct):
     """The steps, as bits, that conflict with one step on one relation."""
 
     fail: int = 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from runner.locks.conflicts import Lockable
@@ -19,22 +18,21 @@ from runner.sql.qualified_names import QualifiedName, qualified_name
 from runner.sql.relations import Relation
 from runner.sql.session_settings import SettingPlace, named_in, render_names
 from runner.sql.statements import PLACEHOLDER, placeholder
+from runner.structs import Struct, replace
 
 _IDENTIFIER = re.compile(r'"(?:[^"]|"")+"|[^\s",.]+')
 _NOT_SEARCHED_FIRST = frozenset({"$user", "pg_catalog", "pg_temp"})
 _DEFAULT = "public"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ItemNames:
+class ItemNames(Struct, frozen=True, kw_only=True):
     """An item of a for_each; `values` are the values of its parameters."""
 
     number: int
     values: Mapping[str, str]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NamedRelation:
+class NamedRelation(Struct, frozen=True, kw_only=True):
     """A relation as one item of the step names it; `item` is None if it is the same for all items, or without items."""
 
     item: int | None
@@ -42,8 +40,7 @@ class NamedRelation:
     on: Lockable
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Naming:
+class Naming(Struct, frozen=True, kw_only=True):
     """How names are resolved in one step. `schema` is that of unqualified names, None if unknown."""
 
     schema: str | None

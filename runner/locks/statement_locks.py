@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 
 from runner.locks.conflicts import Held, Lockable, LockTiming
@@ -31,12 +30,12 @@ from runner.sql.lock_modes import LockMode, Target
 from runner.sql.relations import Relation
 from runner.sql.statements import Statement, StatementKind, Template
 from runner.sql.table_locks import ForeignKey, RowChange, RowChangeKind, locks_taken, row_changes, sweeping_lock
+from runner.structs import Struct
 
 _K = StatementKind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextLock:
+class TextLock(Struct, frozen=True, kw_only=True):
     """A lock as the text has it; without a relation it is on every table of `schema`, or of the database.
 
     `order` is the statement's number in the text, and the lock's number within it.
@@ -50,8 +49,7 @@ class TextLock:
     schema: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextStatement:
+class TextStatement(Struct, frozen=True, kw_only=True):
     """A statement with its locks; `what` names it in messages.
 
     `own` are relations that the text has created above it, `settled` is false after a SET search_path.
@@ -192,8 +190,7 @@ def _what(statement: Statement) -> str:
     return str(statement.kind)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Link:
+class _Link(Struct, frozen=True, kw_only=True):
     """A foreign key between two known tables."""
 
     key: ForeignKey

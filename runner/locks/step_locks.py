@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from runner.locks.conflicts import Held, Kind, Lockable, LockTiming, kind_of, verdict
 from runner.locks.relation_names import NamedRelation, Naming, naming_of, touched_by
@@ -28,13 +27,13 @@ from runner.sql.facts import created_index
 from runner.sql.lock_modes import LockMode, Target, conflict
 from runner.sql.statements import Template
 from runner.sql.table_locks import foreign_keys, is_opaque
+from runner.structs import Struct, replace
 
 #: The mode of `touches`, which names none: that of a writer. Two steps that touch a table do not conflict.
 TOUCHED = LockMode.ROW_EXCLUSIVE
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Locking:
+class Locking(Struct, frozen=True, kw_only=True):
     """The locks of one step, in the order of its statements; `several`: it may have several instances."""
 
     sql: StepSql

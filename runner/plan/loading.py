@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -34,6 +33,7 @@ from runner.plan.steps import Draft, StepReader
 from runner.plan.yaml_nodes import Fields, Node, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.plan.yaml_reader import read
+from runner.structs import Struct, field
 
 _SHOWN = 12
 
@@ -179,8 +179,7 @@ def _check_cycles(by_id: Mapping[str, Draft]) -> None:
         draft.fields.add(node, "JP203", message)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Inputs:
+class Inputs(Struct, frozen=True, kw_only=True):
     """The values of a plan's parameters, by their source."""
 
     given: Mapping[str, str] = field(default_factory=dict)
@@ -313,8 +312,7 @@ def _mappings(part: PlanFile, key: str) -> Iterator[MappingNode]:
     return (node for node in part.fields.items(key) if isinstance(node, MappingNode))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
+class Loaded(Struct, frozen=True, kw_only=True):
     """The result of loading a file: the plan if there is no error, and every problem, in file order.
 
     `draft` is the plan as far as it could be built, also with errors; only its single SQL texts are reliable. None if

@@ -10,12 +10,12 @@ import enum
 import re
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, final
 
 from runner.errors import Position
+from runner.structs import Struct, field
 
 #: The value of a parameter or an item: a JSON scalar. Numbers keep their written form.
 Value = str | int | float | bool
@@ -80,17 +80,37 @@ class NeedOn(enum.StrEnum):
     DONE = "done"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+class Part(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of what a plan consists of. A plan that is read from a record has no unknown fields (`plan.resolved`)."""
+
+
+@final
 class Sql:
-    """SQL text of a plan and where each of its lines begins in the file that it came from.
+    """SQL text of a plan and where each of its lines begins in the file that it came from. A value: never changed.
 
     `line_starts` has one position for each line of `text`; none means that only `start` is known (a folded or escaped
-    YAML scalar, whose characters do not correspond to the file's).
+    YAML scalar, whose characters do not correspond to the file's). In JSON it is its text alone.
     """
 
-    text: str
-    start: Position
-    line_starts: Sequence[Position] = ()
+    __slots__ = ("line_starts", "start", "text")
+
+    def __init__(self, *, text: str, start: Position, line_starts: Sequence[Position] = ()) -> None:
+        self.text: Final = text
+        self.start: Final = start
+        self.line_starts: Final = line_starts
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sql) and (self.text, self.start, self.line_starts) == (
+            other.text,
+            other.start,
+            other.line_starts,
+        )
+
+    def __hash__(self) -> int:
+        return hash((self.text, self.start))
+
+    def __repr__(self) -> str:
+        return f"Sql({self.text!r}, {self.start})"
 
     def position(self, offset: int) -> Position:
         """Return the place in the file of the character at `offset` (counted in characters from 0)."""
@@ -109,8 +129,7 @@ def _line_ends(text: str) -> list[int]:
     return [found.start() for found in re.finditer("\n", text)]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Param:
+class Param(Part, frozen=True, kw_only=True):
     """A declared parameter. Without a default it is required; minimum and maximum of a duration are seconds."""
 
     name: str
@@ -124,16 +143,14 @@ class Param:
     position: Position = Position(file="", line=1, column=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(Part, frozen=True, kw_only=True):
     """A SQL condition, and the message if it does not hold."""
 
     sql: Sql
     message: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requires:
+class Requires(Part, frozen=True, kw_only=True):
     """What must be true of the server before anything starts.
 
     `otherwise` is what an unmet requirement causes; None means that the run fails. (The default is None so that the
@@ -149,8 +166,7 @@ class Requires:
     otherwise: Otherwise | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
+class Budget(Part, frozen=True, kw_only=True):
     """How much of the server a run may use: concurrent workers, workers that it leaves free, and named pools."""
 
     slots: int
@@ -159,24 +175,21 @@ class Budget:
     position: Position = Position(file="", line=1, column=1)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Concurrency:
+class Concurrency(Part, frozen=True, kw_only=True):
     """One run at a time for each group and database."""
 
     group: str
     on_conflict: OnConflict = OnConflict.FAIL
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Need:
+class Need(Part, frozen=True, kw_only=True):
     """One edge of the graph: the step that must have ended, and with which outcome."""
 
     step: str
     on: NeedOn = NeedOn.SUCCESS
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Retry:
+class Retry(Part, frozen=True, kw_only=True):
     """When a step is tried again. `max_attempts` counts the first; delays are seconds.
 
     `on` holds SQLSTATEs, and the word `timeout`; empty means every error but a cancel.
@@ -198,8 +211,7 @@ class Retry:
         return seconds if self.max_delay is None else min(seconds, self.max_delay)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AllowFailure:
+class AllowFailure(Part, frozen=True, kw_only=True):
     """Failures that do not count: all of them, or those with one of these SQLSTATEs."""
 
     sqlstates: frozenset[str] | None = None
@@ -209,8 +221,7 @@ class AllowFailure:
         return self.sqlstates is None or sqlstate in self.sqlstates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Expect:
+class Expect(Part, frozen=True, kw_only=True):
     """What a step must produce: rows or one value of its last statement, a SQL condition that holds, WARNINGs."""
 
     rows_min: int | None = None
@@ -227,22 +238,20 @@ class Expect:
         return self.warnings_min is not None or self.warnings_max is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForEach:
+class ForEach(Part, frozen=True, kw_only=True):
     """One instance of the step for each item: literal items, or the rows of a query. `as_` names the item in SQL.
 
     With `type` relation each item is the name of a relation, and each part of it is quoted separately in SQL.
     """
 
-    as_: str
+    as_: str = field(name="as")
     type: ParamType | None = None
     items: tuple[Value | Mapping[str, Value], ...] = ()
     sql: Sql | None = None
     max_parallel: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Repeat:
+class Repeat(Part, frozen=True, kw_only=True):
     """Run the step again until it returns no rows (`until_sql` is None) or a SQL condition holds."""
 
     max_iterations: int
@@ -250,13 +259,12 @@ class Repeat:
     pause: float = 0.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class Step(Part, frozen=True, kw_only=True):
     """One SQL text of the plan, with its limits and everything that decides how it runs."""
 
     id: str
     sql: Sql
-    timeout: float | None
+    timeout: float | None = None
     on_finish: OnFinish
     on_runner_exit: OnRunnerExit
     needs: tuple[Need, ...] = ()
@@ -269,7 +277,7 @@ class Step:
     retry: Retry = Retry()
     idempotent: bool = False
     allow_failure: AllowFailure | None = None
-    if_: Sql | None = None
+    if_: Sql | None = field(default=None, name="if")
     preconditions: tuple[Check, ...] = ()
     verify: Sql | None = None
     expect: Expect | None = None
@@ -291,14 +299,13 @@ class Step:
         return self.on_finish is OnFinish.WAIT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class Plan(Part, frozen=True, kw_only=True):
     """A whole plan. `values` are the parameters' values for this run, by name; `params` what was declared."""
 
     name: str
     budget: Budget
-    steps: tuple[Step, ...]
-    finally_: tuple[Step, ...] = ()
+    steps: tuple[Step, ...] = ()
+    finally_: tuple[Step, ...] = field(default=(), name="finally")
     description: str = ""
     owner: str = ""
     tags: frozenset[str] = frozenset()

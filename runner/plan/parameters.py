@@ -20,7 +20,6 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -33,6 +32,7 @@ from runner.plan.problem_collector import Guesses, listed
 from runner.plan.yaml_nodes import Fields, Node, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.qualified_names import qualified_name
+from runner.structs import replace
 
 #: The longest value that is matched.
 MAX_MATCHED: Final = 1_000

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from runner.errors import Position
@@ -12,10 +11,10 @@ from runner.sql.placeholders import TemplateError
 from runner.sql.statements import SqlSyntaxError, Statement, Template, parse_template
 from runner.sql.tokens import client_parts, invisible_characters, name_of
 from runner.sql.version_needs import NewerSyntax, newer_syntax
+from runner.structs import Struct, field
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Unparsed:
+class Unparsed(Struct, frozen=True, kw_only=True):
     """A SQL text that could not be parsed: what is wrong, and where. `step` is None for the plan's own.
 
     `refused` says that the grammar refuses it; otherwise it is too long or too deep to be looked at. `newer` is the
@@ -31,8 +30,7 @@ class Unparsed:
     newer: NewerSyntax | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invisible:
+class Invisible(Struct, frozen=True, kw_only=True):
     """An invisible character in a SQL text: where it is, and what to do about it."""
 
     position: Position
@@ -41,8 +39,7 @@ class Invisible:
     step: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class QuerySql:
+class QuerySql(Struct, frozen=True, kw_only=True):
     """A SQL text that jobplan itself asks on a read-only session, with the key that holds it: `if`, `expect.sql`."""
 
     key: str
@@ -55,8 +52,7 @@ class QuerySql:
         return self.template.statements if self.template is not None else ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepSql:
+class StepSql(Struct, frozen=True, kw_only=True):
     """A step and its SQL as parsed; `template` is None when it does not parse, which has a rule of its own.
 
     `queries` are its conditions, checks and lists in the order of the keys; `final` says that it is in `finally`.
@@ -77,8 +73,7 @@ class StepSql:
         return self.step.sql.position(offset)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class Subject(Struct, frozen=True, kw_only=True, eq=False):
     """What rules look at: the plan, each step with its parsed SQL (`finally` last), and what does not parse.
 
     `preconditions` are those of the plan's `requires`; `invisible` are characters in SQL that no reader sees;
@@ -90,7 +85,7 @@ class Subject:
     preconditions: tuple[QuerySql, ...] = ()
     unparsed: tuple[Unparsed, ...] = ()
     invisible: tuple[Invisible, ...] = ()
-    shared: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+    shared: dict[str, Any] = field(default_factory=dict)
 
 
 def read_subject(plan: Plan) -> Subject:

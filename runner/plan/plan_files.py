@@ -13,7 +13,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -24,13 +23,13 @@ from runner.plan.schema_check import check_shape
 from runner.plan.yaml_nodes import Fields, Mapping, Node, Scalar, sql_of_file
 from runner.plan.yaml_reader import MAX_NODES, directional_character, read, read_text
 from runner.sql.tokens import name_of
+from runner.structs import Struct
 
 #: The largest SQL file (bytes).
 MAX_SQL_BYTES: Final = 10_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundFile:
+class FoundFile(Struct, frozen=True, kw_only=True):
     """A file in the plan's folder: its path without symbolic links, and its name in problems."""
 
     path: Path
@@ -88,8 +87,7 @@ class PlanFiles:
 MAX_INCLUDES: Final = 1_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanFile:
+class PlanFile(Struct, frozen=True, kw_only=True):
     """The plan's file or an included one: its fields, its name, and the prefix of its steps' ids."""
 
     fields: Fields
@@ -174,8 +172,7 @@ _OF_A_PLAN = frozenset({"version", "budget", "defaults", "params", "requires", "
 _LOOKED_AT = 10_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FoundPlans:
+class FoundPlans(Struct, frozen=True, kw_only=True):
     """The plans of a folder, and the other YAML files with the reason why they are not plans."""
 
     plans: tuple[Path, ...]

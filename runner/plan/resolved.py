@@ -1,24 +1,57 @@
-"""Read a resolved plan back from its JSON, and list the differences between two plans.
+"""The resolved plan as JSON: written, hashed, read back, and compared with another plan.
 
 The JSON can be read back, so that a run can be resumed or displayed without its plan files, and resumed with a changed
-plan. `canonical` writes it.
+plan. Its text is canonical: the same plan has the same SHA-256 in every version of jobplan.
 """
 
 from __future__ import annotations
 
+import enum
+import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Set as AbstractSet
 from itertools import takewhile
 from typing import Any
 
 from runner.errors import Position, RecordError
-from runner.plan.canonical import resolved_json, sha256
-from runner.plan.model import Plan, Sql, Value
+from runner.plan.model import Plan, Sql
 from runner.plan.parameters import typed_values
-from runner.structure import WRONG, as_mapping, new_converter, what_is_wrong
+from runner.structs import Struct, from_values, names, replace
 
-__all__ = ["plan_from_json", "resolved_json", "sha256"]
+
+def resolved_json(plan: Plan) -> str:
+    """Return the plan as canonical JSON. Positions and the file's name are left out: they do not change what runs."""
+    return json.dumps(_plain(plan), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def sha256(plan: Plan) -> str:
+    """Return the SHA-256 of the resolved plan, in hexadecimal."""
+    return sha256_of(resolved_json(plan))
+
+
+def sha256_of(resolved: str) -> str:
+    """Return the SHA-256 of a plan's canonical JSON, in hexadecimal."""
+    return hashlib.sha256(resolved.encode()).hexdigest()
+
+
+def _plain(value: object) -> Any:  # noqa: ANN401 - JSON values have no narrower type
+    if isinstance(value, Sql):
+        return value.text
+    if isinstance(value, Struct):
+        fields = ((name, getattr(value, attribute)) for attribute, name in names(value))
+        return {name: _plain(item) for name, item in fields if name != "file" and not _is_empty(item)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, AbstractSet):
+        return sorted(_plain(item) for item in value)
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def _is_empty(item: object) -> bool:
+    return item is None or isinstance(item, Position) or (isinstance(item, Mapping | AbstractSet | tuple) and not item)
 
 
 def plan_from_json(text: str) -> Plan:
@@ -28,37 +61,29 @@ def plan_from_json(text: str) -> Plan:
     plan, or has fields of a later version of jobplan.
     """
     try:
-        plan: Plan = _READ(as_mapping(json.loads(text)), Plan)
-        plan = replace(plan, values=typed_values(plan.params, plan.values))
-    except WRONG as error:
+        plan = from_values(_loaded(text), Plan, _sql)
+        return replace(plan, values=typed_values(plan.params, plan.values))
+    except (ValueError, RecursionError) as error:
         raise RecordError(
-            f"the recorded plan {what_is_wrong(error)}.",
+            f"the recorded plan {error}.",
             hint="Read the record with the version of jobplan that wrote it, or a later one.",
         ) from error
-    return plan
+
+
+def _loaded(text: str) -> object:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"holds a wrong value: {error}") from error
 
 
 _NOWHERE = Position(file="", line=1, column=1)
-_ITEM = Value | Mapping[str, Value]
 
 
-def _sql(text: object, _: object) -> Sql:
+def _sql(_: type, text: object) -> Sql:
     if not isinstance(text, str):
         raise TypeError(f"{text!r} is not SQL")
     return Sql(text=text, start=_NOWHERE)
-
-
-def _item(value: Any, _: object) -> Any:  # noqa: ANN401 - a scalar or an object of scalars
-    scalars = value.values() if isinstance(value, dict) else (value,)
-    if not all(isinstance(scalar, str | int | float) for scalar in scalars):
-        raise TypeError(f"{value!r} is not an item")
-    return value
-
-
-_CONVERTER = new_converter()
-_CONVERTER.register_structure_hook(Sql, _sql)
-_CONVERTER.register_structure_hook_func(lambda kind: kind == _ITEM, _item)
-_READ = _CONVERTER.get_structure_hook(Plan)
 
 
 #: How many characters of a value are shown, and how many of these precede the first difference.

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
 from itertools import islice
 from types import MappingProxyType
 from typing import Final
@@ -20,6 +19,7 @@ from runner.plan.yaml_nodes import Fields, Node, Scalar, Sequence
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.placeholders import Form, Reference, TemplateError, in_brackets, references
 from runner.sql.session_settings import SettingPlace, named_in
+from runner.structs import Struct, field
 
 #: Names that are built in everywhere, and in finally steps only.
 RUN_NAMES = ("run.id", "run.name")
@@ -34,8 +34,7 @@ _BARE_TYPES = frozenset({ParamType.INTEGER, ParamType.NUMBER, ParamType.BOOLEAN}
 _IDENTIFIER_TYPES = frozenset({ParamType.STRING, ParamType.IDENTIFIER, ParamType.RELATION})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Name:
+class Name(Struct, frozen=True, kw_only=True):
     """What is known about a name: whether it may be bare (a number or boolean), and whether it may be an identifier.
 
     A `relation` is one with its schema, and cannot stand where one name does.
@@ -50,8 +49,7 @@ class Name:
 _NO_NAMES: Mapping[str, Name] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scope:
+class Scope(Struct, frozen=True, kw_only=True):
     """The known names; those of a step's items are kept separately.
 
     `open_prefix` allows any name that begins with it: the columns of a query's rows.

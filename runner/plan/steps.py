@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from itertools import chain
 from types import MappingProxyType
@@ -37,6 +36,7 @@ from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.qualified_names import qualified_name
 from runner.sql.session_settings import SettingPlace, place_of_setting
 from runner.sql.tokens import has_comments, without_comments
+from runner.structs import Struct
 
 _TIMEOUT_WORD = "timeout"
 _QUERY_CANCELED = "57014"
@@ -351,8 +351,7 @@ _SIZE_UNITS = {"B": 1, "kB": 1_024, "MB": 1_048_576, "GB": 1_073_741_824}
 _NOTHING = Sql(text="", start=Position(file="", line=1, column=1))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Draft:
+class Draft(Struct, frozen=True, kw_only=True):
     """A step with the positions that the rules between steps need for their problems."""
 
     step: Step
@@ -365,8 +364,7 @@ class Draft:
         return self.fields.node(key) or self.fields
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepReader:
+class StepReader(Struct, frozen=True, kw_only=True):
     """What is needed to read a step besides the step: defaults, parameters, files."""
 
     defaults: Mapping[str, Node]

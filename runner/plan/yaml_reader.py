@@ -11,7 +11,6 @@ import codecs
 import re
 import stat
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -22,6 +21,7 @@ from runner.errors import Position
 from runner.plan.problem_collector import Report
 from runner.plan.yaml_nodes import NOT_ALWAYS_TEXT, Mapping, Node, Scalar, Sequence, Source, resolve_plain
 from runner.sql.tokens import INVISIBLE, name_of
+from runner.structs import Struct, field
 
 #: How deep collections may be nested. The language needs six levels.
 MAX_DEPTH: Final = 64
@@ -71,8 +71,7 @@ class _StopReading(Exception):  # noqa: N818 - carries no error of its own: the 
     """The file cannot be read any further."""
 
 
-@dataclass(slots=True)
-class _Open:
+class _Open(Struct):
     """A collection whose end has not been read yet."""
 
     mapping: bool

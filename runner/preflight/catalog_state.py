@@ -11,7 +11,6 @@ from __future__ import annotations
 import enum
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from runner.gateway.catalog import FunctionFacts, NamedFacts, RelationFacts, SchemaFacts
 from runner.gateway.inspection import Inspector
@@ -33,6 +32,7 @@ from runner.sql.facts import (
     reindexed_name,
 )
 from runner.sql.relations import Relation, query_relations, regclass_constants
+from runner.structs import Struct, replace
 
 
 class When(enum.Enum):
@@ -44,8 +44,7 @@ class When(enum.Enum):
     IF = "before it, if it happens at all"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class Made(Struct, frozen=True, kw_only=True):
     """A change, the step that makes it, and when; `number` is the statement's in that step."""
 
     change: Change
@@ -59,8 +58,7 @@ class Made:
         return f"{self.change.action.value} by step `{self.step}`"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Altered:
+class Altered(Struct, frozen=True, kw_only=True):
     """An alteration and the step that makes it; `number` is the statement's in that step."""
 
     alteration: Alteration
@@ -279,8 +277,7 @@ class State(enum.Enum):
     UNKNOWN = "nobody can tell"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SeenRelation:
+class SeenRelation(Struct, frozen=True, kw_only=True):
     """A relation as a step finds it. `facts` only if it is there; `made` says who is to blame for any other state."""
 
     state: State

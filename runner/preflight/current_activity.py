@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from runner.codes import new_problem
 from runner.durations import format_duration
@@ -17,6 +16,7 @@ from runner.preflight.step_durations import Durations
 from runner.sql.lock_modes import LockMode, conflict
 from runner.sql.placeholders import quote_literal
 from runner.sql.relations import Relation
+from runner.structs import Struct
 
 #: Seconds after which a snapshot is old enough to hold up a build CONCURRENTLY for longer than a moment.
 SNAPSHOT_AGE = 1.0
@@ -25,8 +25,7 @@ _NAMED = 3
 _MODES = {mode.pg_name: mode for mode in LockMode}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockReport:
+class LockReport(Struct, frozen=True, kw_only=True):
     """A lock that keeps others out: what it stops, the size of what it is on, and for how long it may be held.
 
     `seconds` is the step's usual duration, None if it is not known; `limit` its timeout, None if there is none.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.codes import new_problem
@@ -16,6 +15,7 @@ from runner.sql.alter_table import AlterKind, Rewrite, alter_actions
 from runner.sql.catalog_needs import ObjectSort, mentions, needed
 from runner.sql.facts import enabled, main_relation
 from runner.sql.statements import StatementKind
+from runner.structs import Struct
 
 _K = StatementKind
 _GIGABYTE = 1024.0**3
@@ -23,8 +23,7 @@ _GIGABYTE = 1024.0**3
 _WORTH_TELLING = 100 * 1024**2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rewritten:
+class Rewritten(Struct, frozen=True, kw_only=True):
     """What a statement writes beside what is there, until it is over: bytes, and the folder of the tablespace.
 
     An empty folder is the data directory's; `maybe` says that only the server knows whether it is written at all.

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 from runner.durations import format_duration
 from runner.gateway.server_facts import ServerFacts
 from runner.sql.placeholders import quote_identifier, quote_literal
 from runner.sql.relations import Relation
+from runner.structs import Struct
 
 _OLDEST_SERVER = 140_000
 #: How many of several things a check names.
@@ -29,8 +29,7 @@ class Level(enum.StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Demand:
+class Demand(Struct, frozen=True, kw_only=True):
     """What is to be run: how many workers at once at most, and how many of the server's must stay free."""
 
     slots: int = 1
@@ -42,8 +41,7 @@ class Demand:
         return self.slots + 2
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckOutcome:
+class CheckOutcome(Struct, frozen=True, kw_only=True):
     """What a check found, what is needed, and the statement that mends it (or what to do, where none does)."""
 
     level: Level
@@ -52,8 +50,7 @@ class CheckOutcome:
     mend: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServerCheck:
+class ServerCheck(Struct, frozen=True, kw_only=True):
     """A row of the table; `code` is that of the finding that a dry run makes of it."""
 
     name: str
@@ -61,8 +58,7 @@ class ServerCheck:
     check: Callable[[ServerFacts, Demand], CheckOutcome]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examined:
+class Examined(Struct, frozen=True, kw_only=True):
     """A check with what came of it."""
 
     check: ServerCheck

@@ -6,8 +6,9 @@ writes nothing.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from functools import partial
 
 from runner.codes import new_problem
 from runner.engine.requirements import not_a_member, unmet_by_server
@@ -27,6 +28,7 @@ from runner.preflight.lock_checks import conflict_problems, read_locks
 from runner.preflight.plan_statements import StatementLook
 from runner.preflight.schedule import forecast, schedule_problems
 from runner.preflight.step_durations import MAX_RUNS, Durations, FirstOf, KnownDurations, MostRuns, from_ledger
+from runner.structs import Struct, field, replace
 
 
 def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Problem]:
@@ -79,8 +81,7 @@ _UNMET = "JP520"
 _REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP506", "JP507", "JP508", "JP510", _UNMET})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
+class Wishes(Struct, frozen=True, kw_only=True):
     """What is to be looked at: with EXPLAIN or without, and which steps are left out.
 
     `assumed` durations are believed before any other; `durations` are those of this machine's journals.
@@ -170,7 +171,8 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     unmet = any(one.code == _UNMET for one in problems)
     skipped = unmet and plan.requires.otherwise is Otherwise.SKIP and not looked.unevaluated
     if skipped:
-        problems = [replace(one, severity=Severity.WARNING) if one.code == _UNMET else one for one in problems]
+        lighter = partial(dataclasses.replace, severity=Severity.WARNING)
+        problems = [lighter(one) if one.code == _UNMET else one for one in problems]
     return DryRun(
         plan=plan.name,
         file=plan.file,

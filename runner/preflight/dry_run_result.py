@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 
 from runner.errors import Problem, Severity
 from runner.gateway.server_facts import ServerFacts
 from runner.preflight.current_activity import LockReport
 from runner.preflight.doctor import Examined
 from runner.preflight.schedule import Schedule
+from runner.structs import Struct
 
 
 class Coverage(enum.StrEnum):
@@ -20,8 +20,7 @@ class Coverage(enum.StrEnum):
     NOT = "not checkable"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatementReport:
+class StatementReport(Struct, frozen=True, kw_only=True):
     """One statement. `why` says why it is not all checked, `notes` what else is worth knowing.
 
     `codes` are those of the findings about it; `cost` and `rows` the planner's estimates, in its own units and in rows;
@@ -42,8 +41,7 @@ class StatementReport:
     locks: tuple[tuple[str, str], ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DryRun:
+class DryRun(Struct, frozen=True, kw_only=True):
     """Everything that a dry run found. `problems` come worst first; `refused`: a run would start nothing.
 
     `unmet`: because the server does not meet the plan's `requires`. `skipped`: and the plan says `otherwise: skip`.

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 from runner.errors import Problem
 from runner.gateway.catalog import KeyFacts, RelationFacts
@@ -30,6 +29,7 @@ from runner.sql.lock_modes import LockMode, Target
 from runner.sql.relations import Relation
 from runner.sql.statements import StatementKind, Template
 from runner.sql.table_locks import RowChangeKind, is_opaque
+from runner.structs import Struct, replace
 
 _K = StatementKind
 _READS_AND_WRITES = frozenset({LockMode.ACCESS_SHARE, LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE})
@@ -37,8 +37,7 @@ _READS_AND_WRITES = frozenset({LockMode.ACCESS_SHARE, LockMode.ROW_SHARE, LockMo
 _OF_ONE = frozenset({_K.CREATE_TABLE, _K.COMMENT, _K.GRANT, _K.REVOKE})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RealLock:
+class RealLock(Struct, frozen=True, kw_only=True):
     """A lock on a real relation; `facts` are there if the relation is, `direct` if the statement names it."""
 
     held: Held

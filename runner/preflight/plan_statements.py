@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
 
 from runner.codes import new_problem
 from runner.engine.events import Item, Rows
@@ -40,6 +39,7 @@ from runner.sql.catalog_changes import CREATES, Action, Change, Sort, changes
 from runner.sql.definition_changes import alterations
 from runner.sql.facts import functions_called
 from runner.sql.placeholders import TemplateError
+from runner.structs import Struct, field, replace
 
 #: How many of several steps a sentence names.
 _NAMED = 3
@@ -48,8 +48,7 @@ _SEVERAL = "multiple commands"
 _NOT_ASKED = "it was not asked: it calls a function that may do more than read"
 
 
-@dataclass(slots=True, kw_only=True)
-class Looked:
+class Looked(Struct, kw_only=True):
     """What came of looking at all statements; `units` are for those who look further."""
 
     problems: list[Problem] = field(default_factory=list)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from runner.engine.events import ErrorDetails
 from runner.errors import Severity
@@ -33,6 +32,7 @@ from runner.sql.statement_effects import Effect, effect, effect_of_call
 from runner.sql.statements import StatementKind
 from runner.sql.tokens import ScanError, TokenKind, tokenize
 from runner.sql.version_needs import GRAMMAR
+from runner.structs import Struct, field
 
 _K = StatementKind
 
@@ -75,8 +75,7 @@ _SCHEMA = re.compile(r"permission denied for schema (.+)")
 _QUOTED = re.compile(r'"([^"]+)"')
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
+class Judged(Struct, frozen=True, kw_only=True):
     """What a probe says: findings, why not all was checked, and the planner's estimates."""
 
     findings: tuple[StatementFinding, ...] = ()
@@ -296,8 +295,7 @@ def _in_quotes(message: str) -> str | None:
 _WRITES = frozenset({"INSERT", "UPDATE", "DELETE"})
 
 
-@dataclass(slots=True, kw_only=True)
-class RowRights:
+class RowRights(Struct, kw_only=True):
     """Rights that are missing, and why nothing is known of some."""
 
     findings: list[StatementFinding] = field(default_factory=list)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from statistics import median
 
 from runner.codes import new_problem
@@ -20,6 +19,7 @@ from runner.errors import Position, Problem
 from runner.plan.graph import longest_path
 from runner.plan.model import OnFinish, Plan, Retry, Step
 from runner.preflight.step_durations import Duration, Durations
+from runner.structs import Struct, replace
 
 #: Seconds from the order to launch a worker to its first statement (pg_background.md#what-a-worker-costs).
 _LAUNCH = 0.003
@@ -31,8 +31,7 @@ _SAME_MOMENT = 0.05
 _HELPS = 0.01
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bar:
+class Bar(Struct, frozen=True, kw_only=True):
     """One step or instance in time, in seconds from the run's start; `ready` is when it began to wait for a slot."""
 
     step: str
@@ -50,16 +49,14 @@ class Bar:
         return self.end - self.start
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SlotsTried:
+class SlotsTried(Struct, frozen=True, kw_only=True):
     """The makespan with a number of slots, in seconds."""
 
     slots: int
     makespan: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Schedule:
+class Schedule(Struct, frozen=True, kw_only=True):
     """What the scheduler would do. Times are seconds.
 
     `makespan_p95` is that of a run in which every step takes as long as its 95th percentile; `lower_bound` is what no
@@ -82,8 +79,7 @@ class Schedule:
 Rows = Mapping[str, ev.Rows]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Forecaster:
+class _Forecaster(Struct, frozen=True, kw_only=True):
     """Simulates one plan again and again."""
 
     plan: Plan

@@ -7,7 +7,6 @@ are dropped with the table.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from runner.preflight.sql_units import StatementContext, Unit
 from runner.sql.catalog_changes import Action, Change, Sort, changes
@@ -15,6 +14,7 @@ from runner.sql.definition_changes import Alteration, Aspect, alterations
 from runner.sql.facts import adopted_indexes, created_index, is_cascading
 from runner.sql.relations import Relation
 from runner.sql.statements import Statement, StatementKind
+from runner.structs import replace
 
 _K = StatementKind
 _PLACED = frozenset({Sort.RELATION, Sort.COLUMN, Sort.CONSTRAINT, Sort.UNIQUE})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from runner.codes import CODES
 from runner.errors import Severity
@@ -35,6 +34,7 @@ from runner.sql.relations import Relation, inner_query, query_relations
 from runner.sql.session_settings import assigned
 from runner.sql.statements import StatementKind
 from runner.sql.version_needs import foreign_options
+from runner.structs import Struct, field
 
 _K = StatementKind
 #: The finding for what a later version brought.
@@ -44,8 +44,7 @@ _SHOWN = 100
 _UNSEEN = frozenset({State.NEW, State.PERHAPS, State.UNKNOWN})
 
 
-@dataclass(slots=True, kw_only=True)
-class StatementVerdict:
+class StatementVerdict(Struct, kw_only=True):
     """What is said of a statement; `blind` says that nothing at all could be checked."""
 
     findings: list[StatementFinding] = field(default_factory=list)

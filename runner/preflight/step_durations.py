@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
 from runner.engine.ports import StepTimes
 from runner.gateway.server_facts import RecordedDuration
+from runner.structs import Struct
 
 #: Runs that are looked at, the latest ones: what was true a year ago says little about tonight.
 MAX_RUNS = 30
@@ -23,8 +23,7 @@ MAX_RUNS = 30
 _MAX_BYTES = 50_000_000
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Duration:
+class Duration(Struct, frozen=True, kw_only=True):
     """Seconds that a step takes, as the median and the 95th percentile of `runs` runs; 0 runs: it is assumed.
 
     That is the whole step, with retries, iterations and pauses. A timeout is that of one attempt: `attempt_p95` is the

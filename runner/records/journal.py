@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from runner.engine import events as ev
-from runner.engine.encoding import to_line
+from runner.engine.event_json import to_line
 from runner.engine.state import RunState
 from runner.errors import JournalLostError, RecordError
-from runner.plan.canonical import resolved_json, sha256_of
 from runner.plan.model import Plan
+from runner.plan.resolved import resolved_json, sha256_of
 from runner.records.journal_files import HEAD, Head, intact_length, open_regular, read_regular
 from runner.records.run_folders import DIGEST, EVENTS, PLAN, fsync_folder, later_plan, lock, make_root, refused
 

@@ -17,11 +17,11 @@ import os
 import shlex
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner.errors import RecordError
+from runner.structs import Struct
 
 _TRUST_HINT = "A resume executes the SQL in it. If you trust it: chown it to yourself, and chmod go-w."
 
@@ -157,8 +157,7 @@ HEAD = "events.head"
 _SIZE = 160
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Confirmed:
+class Confirmed(Struct, frozen=True, kw_only=True):
     """The confirmed, durable beginning of a journal."""
 
     lines: int

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.engine import events as ev
-from runner.engine.decoding import from_json
+from runner.engine.event_json import from_json
 from runner.engine.fold import apply
 from runner.engine.state import RunState, initial_state
 from runner.errors import RecordError

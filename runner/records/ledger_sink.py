@@ -11,9 +11,9 @@ from typing import Protocol
 
 from runner.clock import rfc3339
 from runner.engine import events as ev
-from runner.engine.encoding import to_line
+from runner.engine.event_json import to_line
 from runner.engine.state import RunState
-from runner.plan.canonical import resolved_json
+from runner.plan.resolved import resolved_json
 
 
 class LedgerWriter(Protocol):

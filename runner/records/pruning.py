@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 
 from runner.clock import rfc3339
@@ -15,18 +14,17 @@ from runner.records.journal_files import open_regular
 from runner.records.record import read_record
 from runner.records.run_folders import EVENTS, lock
 from runner.records.summaries import Standing, Summary, list_records
+from runner.structs import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Kept:
+class Kept(Struct, frozen=True, kw_only=True):
     """A run that matched and was not removed, and why."""
 
     run: Summary
     why: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pruned:
+class Pruned(Struct, frozen=True, kw_only=True):
     """The removed runs, and the old runs that were kept."""
 
     removed: tuple[Summary, ...]

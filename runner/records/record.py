@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runner._version import installed_version
 from runner.engine import events as ev
-from runner.engine.decoding import from_json
+from runner.engine.event_json import from_json
 from runner.engine.fold import apply
 from runner.engine.state import RunState, initial_state
 from runner.errors import RecordError
@@ -31,6 +29,7 @@ from runner.records.journal_files import (
 )
 from runner.records.run_folders import DIGEST, EVENTS, LATER_PLANS, PLAN, journals
 from runner.records.summaries import list_records
+from runner.structs import Struct, replace
 
 #: The name for the latest run.
 LAST = "last"
@@ -38,8 +37,7 @@ _LIST = "jobplan runs lists runs; --journal DIR or JOBPLAN_JOURNAL specifies whe
 _ELSEWHERE = "If it was started on another machine and is in a ledger: jobplan resume {run} --from-ledger."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(Struct, frozen=True, kw_only=True):
     """The record of a run. `torn`: its last line is incomplete, and was left out."""
 
     run_id: str
@@ -150,7 +148,7 @@ class _Plans:
             raise RecordError(
                 f"the record {self._folder} lacks the plan {sha256[:16]}.", hint=damaged(self._folder.name)
             )
-        return dataclasses.replace(plan_from_json(self._texts[sha256].decode(errors="replace")), file=file)
+        return replace(plan_from_json(self._texts[sha256].decode(errors="replace")), file=file)
 
 
 def _events(folder: Path, lines: list[tuple[int, dict[str, Any]]]) -> Iterator[ev.Event]:

@@ -7,7 +7,6 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,6 +16,7 @@ from runner.engine.ports import PreviousRun, StepTimes
 from runner.errors import RecordError
 from runner.records.journal_files import intact_length, open_regular, read_lines, read_regular
 from runner.records.run_folders import EVENTS, is_locked, journals
+from runner.structs import Struct, field
 
 #: The bytes of a journal that are read at once, from either end.
 _CHUNK = 65_536
@@ -35,8 +35,7 @@ class Standing(enum.StrEnum):
     UNREADABLE = "unreadable"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Summary:
+class Summary(Struct, frozen=True, kw_only=True):
     """A summary of a run. Times are seconds since the epoch; without an end, `ended_at` is the time of its last event.
 
     `steps` counts the steps of a finished run by state; for a step with instances, these are counted. `problem` says

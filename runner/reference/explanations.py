@@ -7,7 +7,6 @@ A page begins with code and slug, then severity and title, then the reason in pr
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -17,6 +16,7 @@ from typing import Final
 
 from runner.codes import CODES, Code, code_of, nearest_code
 from runner.errors import UsageError
+from runner.structs import Struct
 
 _SECTIONS: Final = ("Wrong", "Right", "What to do", "How to suppress it")
 _HEAD: Final = re.compile(
@@ -26,8 +26,7 @@ _FENCED: Final = re.compile(r"```\w+\n(.*?)\n```", re.DOTALL)
 _LINE_BREAK: Final = re.compile(r"(?<=[^\n])\n(?=[^\n])")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Explanation(Struct, frozen=True, kw_only=True):
     """The page of a code, read: `why`, `remedy` and `suppression` are prose in Markdown, each paragraph in one line.
 
     `wrong` and `right` are parts of a plan, SQL, or a command. `suppression` is an example of the comment that

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from runner.durations import format_duration
@@ -23,6 +22,7 @@ from runner.reports.server_status import (
     worker_data,
     worker_words,
 )
+from runner.structs import Struct, field
 
 #: Seconds between two lines about the running workers while nothing changes.
 HEARTBEAT = 60.0
@@ -30,8 +30,7 @@ HEARTBEAT = 60.0
 _DEADLINE_SLACK = 1.5
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndedWorker:
+class EndedWorker(Struct, frozen=True, kw_only=True):
     """A worker that was followed to its end; `seconds` is how long it was observed."""
 
     worker: LiveWorker
@@ -39,8 +38,7 @@ class EndedWorker:
     at_deadline: bool
 
 
-@dataclass(slots=True)
-class AttachedRun:
+class AttachedRun(Struct):
     """Keeps the last observation of one run, and returns what has changed."""
 
     run: LiveRun

@@ -5,7 +5,6 @@ The schedule has a bar for each step, the critical path, and the makespan with o
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from runner.preflight.dry_run_result import Coverage, DryRun, StatementReport
 from runner.preflight.schedule import Bar, Schedule
 from runner.reports.plan_problems import Lines, Style, legend, problem_lines, problem_object
 from runner.reports.terminal_text import visible
+from runner.structs import asdict
 
 #: Most and fewest columns of the chart, and its most bars.
 _WIDEST, _NARROWEST = 60, 20
@@ -308,7 +308,7 @@ def _object(result: DryRun) -> dict[str, Any]:
             for one in result.server
         ],
         "statements": [_statement_data(one) for one in result.statements],
-        "locks": [dataclasses.asdict(one) for one in result.locks],
+        "locks": [asdict(one) for one in result.locks],
         "schedule": None if result.schedule is None else _schedule(result.schedule),
     }
 

@@ -8,11 +8,9 @@ element, and the layout of the plan's graph.
 from __future__ import annotations
 
 import base64
-import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -37,13 +35,13 @@ from runner.reports.messages import (
 )
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, RunReport, StepReport, run_end
+from runner.structs import Struct, asdict
 
 #: A column with more steps than this is broken into several, side by side.
 TALLEST = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
+class Layout(Struct, frozen=True, kw_only=True):
     """The column and row of each name; rows can be halves, because short columns are centred."""
 
     places: Mapping[str, tuple[int, float]]
@@ -139,7 +137,7 @@ def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
         "result_words": step_result_words(step),
         "committed": COMMITTED if step.committed else "",
         "leftovers": list(leftover_lines(step.leftovers)),
-        "waits": [dataclasses.asdict(wait) for wait in step.waits],
+        "waits": [asdict(wait) for wait in step.waits],
         "attempts": [_attempt(attempt) for attempt in step.attempts],
     }
 
@@ -165,14 +163,14 @@ def _attempt(attempt: AttemptReport) -> dict[str, Any]:
         ],
         "notices": [(notice.severity, notice.message) for notice in attempt.notices],
         "notices_dropped": attempt.notices_dropped,
-        "result": dataclasses.asdict(attempt.result) if attempt.result is not None else None,
+        "result": asdict(attempt.result) if attempt.result is not None else None,
     }
 
 
 def _error(error: ErrorDetails | None, sql: str) -> dict[str, Any] | None:
     if error is None:
         return None
-    fields = {name: text for name, text in dataclasses.asdict(error).items() if text is not None}
+    fields = {name: text for name, text in asdict(error).items() if text is not None}
     return fields | {"excerpt": list(excerpt(error, sql))}
 
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TextIO
 
 from runner.clock import rfc3339
 from runner.engine import events as ev
-from runner.engine.encoding import to_json, to_line
+from runner.engine.event_json import to_json, to_line
 from runner.engine.events import Event
 from runner.engine.state import BAD, RunState, StepState
 from runner.errors import RecordError
@@ -23,6 +22,7 @@ from runner.reports.messages import LongWaits, Verbosity, blocked_line, event_li
 from runner.reports.progress import HEARTBEAT, heartbeat
 from runner.reports.terminal_text import visible_json
 from runner.reports.worker_activity import WorkerView
+from runner.structs import replace
 
 
 class JsonLines:

@@ -12,7 +12,6 @@ import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TextIO
 
 from rich.cells import cell_len, set_cell_size
@@ -28,6 +27,7 @@ from runner.engine.state import BAD, FINAL, HOLDING, SLOTS, RunState, StepRecord
 from runner.reports.messages import Verbosity, event_lines
 from runner.reports.terminal_text import visible
 from runner.reports.worker_activity import WorkerView
+from runner.structs import Struct
 
 #: The smallest terminal that a frame is made for; a smaller one shows its upper left part.
 NARROWEST, LOWEST = 40, 8
@@ -44,8 +44,7 @@ _STYLES: Mapping[StepState, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
+class View(Struct, frozen=True, kw_only=True):
     """The input of a frame besides the size: `estimate` is how many seconds are left, None if unknown."""
 
     state: RunState

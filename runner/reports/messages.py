@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
@@ -22,6 +21,7 @@ from runner.identity import step_of
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, LockWaitReport, StepReport
 from runner.sql.text_traits import nature_of
+from runner.structs import Struct
 
 
 class Verbosity(enum.IntEnum):
@@ -230,8 +230,7 @@ def error_block(error: ErrorDetails, sql: str = "") -> str:
     return "\n".join([error.message, *excerpt(error, sql), *fields])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemainingWorkers:
+class RemainingWorkers(Struct, frozen=True, kw_only=True):
     """What the last line says about workers that outlive the run: the commands to follow and cancel them, or a note."""
 
     follow: str = ""

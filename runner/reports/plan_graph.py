@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
 
 from runner.plan.graph import topological_order
 from runner.plan.model import Need, NeedOn, Plan, Step
+from runner.structs import Struct, replace
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanGraph:
+class PlanGraph(Struct, frozen=True, kw_only=True):
     """The steps to draw, and those of `finally`, with needs among them only."""
 
     name: str

@@ -11,7 +11,6 @@ import os
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
@@ -21,6 +20,7 @@ from runner.engine.events import ErrorDetails
 from runner.errors import Position, Problem, Severity
 from runner.reference.explanations import Explanation
 from runner.reports.terminal_text import visible, visible_json, visible_lines
+from runner.structs import Struct
 
 #: Returns the lines of a file by its name in problems; empty if it cannot be read.
 Lines = Callable[[str], Sequence[str]]
@@ -29,8 +29,7 @@ _SPACES: Final = re.compile("[\t-\r\x85\u2028\u2029]")
 _BOLD, _RED, _YELLOW, _CYAN, _DIM = "1", "1;31", "1;33", "36", "2"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlanVerdict:
+class PlanVerdict(Struct, frozen=True, kw_only=True):
     """The result of checking one plan: `file` as it was given, its number of steps (None if it cannot be read)."""
 
     file: str
@@ -48,8 +47,7 @@ class PlanVerdict:
         return len(self.problems) - self.errors
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Style:
+class Style(Struct, frozen=True, kw_only=True):
     """How to print a problem: `excerpt` with its line and a caret under it, `color` with ANSI colours.
 
     `width` limits the characters of the line: a line of a generated file can have millions.

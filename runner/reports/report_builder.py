@@ -10,7 +10,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from runner.engine import events as ev
@@ -23,6 +22,7 @@ from runner.plan.model import OnFinish, Plan, Value
 from runner.reports.messages import Verbosity, error_text, event_lines
 from runner.reports.run_report import AttemptReport, LockWaitReport, Message, RunReport, StepReport, Wait, Waiting
 from runner.sql.placeholders import plain_text
+from runner.structs import Struct, field, replace
 
 _K = TypeVar("_K", bound=Hashable)
 
@@ -73,8 +73,7 @@ def _of_known_steps(event: ev.Event, state: RunState) -> ev.Event:
     return replace(event, overtook=tuple(key for key in event.overtook if key in state.records))
 
 
-@dataclass(slots=True)
-class _Step:
+class _Step(Struct):
     """What is known so far about one step."""
 
     attempts: list[AttemptReport] = field(default_factory=list)
@@ -88,8 +87,7 @@ class _Step:
     line: int | None = None
 
 
-@dataclass(slots=True)
-class _Builder:
+class _Builder(Struct):
     state: RunState
     run_id: str
     started: ev.RunStarted | None = None

@@ -5,12 +5,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from runner.engine.encoding import to_json
+from runner.engine.event_json import to_line
 from runner.engine.events import Event
 from runner.engine.ports import PreviousRun
 from runner.engine.state import RunState
@@ -24,6 +22,7 @@ from runner.reports.markdown import markdown_text
 from runner.reports.prometheus import prometheus_text
 from runner.reports.report_builder import run_report
 from runner.reports.run_report import RunReport
+from runner.structs import replace
 
 #: Kinds that are rendered from the finished report. `jsonl` is the other one: the events, written as they happen.
 RENDERERS: Mapping[str, Callable[[RunReport], str]] = {
@@ -43,7 +42,7 @@ def report_text(
     `history` are previous runs of the plan, the oldest first.
     """
     if kind == "jsonl":
-        return "".join(json.dumps(to_json(event, run_id), ensure_ascii=False) + "\n" for event in events)
+        return b"".join(to_line(event, run_id) for event in events).decode()
     return RENDERERS[kind](replace(run_report(plan, run_id, events), history=tuple(history)))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from runner.clock import rfc3339
@@ -25,6 +24,7 @@ from runner.reports.messages import (
 )
 from runner.reports.report_builder import run_report
 from runner.reports.run_report import LockWaitReport, StepReport
+from runner.structs import asdict
 
 
 def run_lines(runs: Sequence[Summary]) -> Iterator[str]:

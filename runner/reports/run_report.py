@@ -9,7 +9,6 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from runner.engine.events import (
@@ -27,6 +26,7 @@ from runner.engine.ports import PreviousRun
 from runner.engine.state import BAD, StepState
 from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import Need
+from runner.structs import Struct
 
 
 class Waiting(enum.StrEnum):
@@ -38,8 +38,7 @@ class Waiting(enum.StrEnum):
     PAUSING = "pausing"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wait:
+class Wait(Struct, frozen=True, kw_only=True):
     """A span of time in which a step waited; `why` is what for, or after which error."""
 
     kind: Waiting
@@ -48,8 +47,7 @@ class Wait:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LockWaitReport:
+class LockWaitReport(Struct, frozen=True, kw_only=True):
     """A span of time in which a worker waited for a lock; the other fields are those of `AttemptBlocked`."""
 
     since: float
@@ -65,8 +63,7 @@ class LockWaitReport:
         return round(self.until - self.since, 3)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AttemptReport:
+class AttemptReport(Struct, frozen=True, kw_only=True):
     """One worker of a step. Without an `outcome` it was still running when the events ended.
 
     `lanes` are the slots that it used, numbered from 0: they are for the diagram, the server does not have them.
@@ -101,8 +98,7 @@ class AttemptReport:
         return round(self.ended_at - self.launched_at, 3)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepReport:
+class StepReport(Struct, frozen=True, kw_only=True):
     """One step, or one instance of a for_each. `parent` is what it is an instance of.
 
     `sql` is the text that the server executed, with its parameters if they were known. A step with `instances` uses no
@@ -172,16 +168,14 @@ class StepReport:
         return self.state in BAD
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
+class Message(Struct, frozen=True, kw_only=True):
     """A message about the run as a whole."""
 
     at: float
     text: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunReport:
+class RunReport(Struct, frozen=True, kw_only=True):
     """The whole run. Without an `exit_code` it has not ended: its runner was killed, or it still runs.
 
     `slots_used` is the highest number of slots in use at the same time. `spans` has, for each step of the plan, the

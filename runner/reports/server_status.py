@@ -8,7 +8,6 @@ from __future__ import annotations
 import shlex
 import textwrap
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from runner.clock import rfc3339
@@ -26,6 +25,7 @@ from runner.engine.server_activity import (
 from runner.identity import run_of, step_of
 from runner.reports.terminal_text import visible
 from runner.sql.placeholders import quote_identifier
+from runner.structs import Struct, field
 
 #: The role whose members can see the activity of all roles.
 _SEES_ALL = "pg_read_all_stats"
@@ -38,8 +38,7 @@ _MOST_LINES = 4
 _LONGEST_STEP = 36
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RecordSummary:
+class RecordSummary(Struct, frozen=True, kw_only=True):
     """What a run's record adds to the server's view: counts of states, in words; where it is; and how steps ended.
 
     `source` is journal or ledger, `at` the time of the last event. `committed` are steps whose last worker committed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from runner.clock import rfc3339
@@ -14,10 +13,10 @@ from runner.engine.server_activity import LiveRun, LiveWorker, end_sessions
 from runner.reports.messages import leftover_lines
 from runner.reports.server_status import UNSTOPPABLE, worker_data
 from runner.sql.placeholders import quote_identifier
+from runner.structs import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancelled:
+class Cancelled(Struct, frozen=True, kw_only=True):
     """The result of a cancel: workers with the seconds until they ended, None for those that still run.
 
     `leftovers` are pairs: what is left behind, and SQL statements of which one repairs it.

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from runner.durations import format_duration
 from runner.engine.server_activity import LiveWorker, Other, Progress
 from runner.engine.state import HOLDING, SLOTS, RunState, StepRecord
 from runner.identity import step_of
 from runner.plan.graph import longest_path
+from runner.structs import Struct, replace
 
 _QUEUE_FULL = "IPC: MessageQueuePutMessage"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerView:
+class WorkerView(Struct, frozen=True, kw_only=True):
     """The last observation of a step's worker: its progress from 0 to 1 if known, its phase, and what it waits for.
 
     `share` is the progress in the phase `doing`; `more` are further facts. `own`: the step itself reports its progress,

@@ -17,8 +17,8 @@ from runner.gateway.ledger.reader import PreviousRunsRequest
 from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id
 from runner.lint import read_plan
-from runner.plan.canonical import sha256
 from runner.plan.model import Plan
+from runner.plan.resolved import sha256
 from runner.records.ledger_sink import LedgerSink
 from runner.run.loop import Run, RunResult
 from runner.run.start import RunContext

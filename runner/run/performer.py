@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from runner.clock import Clock, parse_rfc3339
@@ -31,13 +30,13 @@ from runner.plan.model import OnFinish, Plan, Step, Value
 from runner.run.conditions import Conditions
 from runner.sql.placeholders import TemplateError, render
 from runner.sql.text_traits import builds_of, nature_of
+from runner.structs import Struct, replace
 
 #: Outcomes that a user's cancel request explains; failures and timeouts have other causes.
 _MAYBE_CANCELLED = frozenset({ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN})
 
 
-@dataclass(slots=True)
-class _Attempt:
+class _Attempt(Struct):
     """One running attempt. Requests that come before the launch has returned are kept until then."""
 
     handle: WorkerHandle | None = None

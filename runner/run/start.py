@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from runner.engine import events as ev
 from runner.engine.ports import Gateway, ServerInfo
 from runner.engine.server_activity import end_sessions
 from runner.errors import GroupHeldError
 from runner.plan.model import Plan
 from runner.run.takeover import Findings
+from runner.structs import Struct
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RunContext:
+class RunContext(Struct, frozen=True, kw_only=True):
     """The facts of this runner that are recorded with the run."""
 
     run_id: str

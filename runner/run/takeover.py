@@ -15,7 +15,6 @@ import asyncio
 import enum
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from runner.clock import Clock, rfc3339
 from runner.engine import events as ev
@@ -38,6 +37,7 @@ from runner.errors import OpenQuestionError, PreflightError, RecordError, Unstop
 from runner.identity import has_name_of, is_of_step, run_of
 from runner.plan.model import Plan, Value
 from runner.run.conditions import Conditions
+from runner.structs import Struct, field
 
 #: The number of attempts that a message names.
 _NAMED = 4
@@ -88,8 +88,7 @@ class Orphans(enum.StrEnum):
     CANCEL = "cancel"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Takeover:
+class Takeover(Struct, frozen=True, kw_only=True):
     """How to take a run over. `marks` are the outcomes that the user `by` states where evidence is missing.
 
     `database`, `system_identifier` and `place` locate the run, as far as known.
@@ -128,8 +127,7 @@ class Takeover:
             )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Findings:
+class Findings(Struct, frozen=True, kw_only=True):
     """The outcomes and running workers that were found: see `events.RunResumed`."""
 
     settled: tuple[ev.Settled, ...] = ()

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 
 from runner.sql.builtin_functions import READERS, STABLE, VOLATILE
 from runner.sql.lock_modes import LockMode
 from runner.sql.relations import Relation, relation_named, relation_of
 from runner.sql.statements import Statement
 from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
+from runner.structs import Struct, replace
 
 
 class AlterKind(enum.StrEnum):
@@ -63,8 +63,7 @@ class Rewrite(enum.Enum):
     YES = "yes"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AlterAction:
+class AlterAction(Struct, frozen=True, kw_only=True):
     """One subcommand. `scans`: it may read the whole table while it holds its lock.
 
     `name` is the column, constraint, trigger or tablespace; `other` is the referenced table, the parent or the

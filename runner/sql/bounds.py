@@ -7,17 +7,16 @@ two columns, counts as within the bound.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
+from runner.structs import Struct
 
 _Constant = float | str
 _TURNED = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "="}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bound:
+class Bound(Struct, frozen=True, kw_only=True):
     """What a partition may contain: one of `values`, or from `lower` on and below `upper`; None is not compared."""
 
     values: frozenset[_Constant] | None = None
@@ -27,8 +26,7 @@ class Bound:
     limited_above: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
+class Check(Struct, frozen=True, kw_only=True):
     """The comparisons of a CHECK that all hold: an operator with a constant, or `=` with several."""
 
     lower: tuple[tuple[str, _Constant], ...] = ()

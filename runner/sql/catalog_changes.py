@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from runner.sql.definition_changes import object_name
@@ -24,6 +23,7 @@ from runner.sql.relations import Relation, relation_named, relation_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, label, strings, unwrap
 from runner.sql.table_locks import is_opaque
+from runner.structs import Struct
 
 #: The kind of a change that only adds what an extension brings.
 EXTENSION: Final = "extension"
@@ -45,8 +45,7 @@ class Right(enum.Enum):
     REFERENCES = "REFERENCES"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Needed:
+class Needed(Struct, frozen=True, kw_only=True):
     """A relation that must be there. `kinds` are letters of pg_class.relkind, none for any; `offset` is in characters.
 
     `missing_ok`: the statement has IF EXISTS.
@@ -83,8 +82,7 @@ class Sort(enum.Enum):
     ANYTHING = "anything"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(Struct, frozen=True, kw_only=True):
     """A change of the catalog. A schema or role has no `relation`; a column or constraint has a relation and a `name`.
 
     `guarded`: with IF NOT EXISTS, IF EXISTS or OR REPLACE; `kind` is the letter of pg_class.relkind of what is created,
@@ -103,8 +101,7 @@ class Change:
     temporary: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
+class Part(Struct, frozen=True, kw_only=True):
     """A column or constraint of a relation that must be there (`exists`) or must not be there yet."""
 
     relation: Relation
@@ -133,8 +130,7 @@ def parts(statement: Statement) -> tuple[Part, ...]:
     return tuple(reader(statement)) if reader is not None else ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attached:
+class Attached(Struct, frozen=True, kw_only=True):
     """A trigger, rule or policy of a table that must be there (`exists`), or must not be there yet."""
 
     relation: Relation

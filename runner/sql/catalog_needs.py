@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 from runner.sql.catalog_changes import Needed, Right, Sort, made
 from runner.sql.facts import function_call
@@ -17,6 +16,7 @@ from runner.sql.relations import Relation, Use, query_relations, relation_named,
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, find, label, strings, unwrap, walk
 from runner.sql.table_locks import locks_taken
+from runner.structs import Struct
 
 _K = StatementKind
 
@@ -117,8 +117,7 @@ def _of_new_table(statement: Statement) -> Iterator[tuple[Relation, Needed]]:
 _MERGED = {"CMD_INSERT": "INSERT", "CMD_UPDATE": "UPDATE", "CMD_DELETE": "DELETE"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowRight:
+class RowRight(Struct, frozen=True, kw_only=True):
     """A privilege that a query needs on a relation or on those of its columns that it names."""
 
     relation: Relation
@@ -179,8 +178,7 @@ class ObjectSort(enum.Enum):
     ACCESS_METHOD = "access method"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mention:
+class Mention(Struct, frozen=True, kw_only=True):
     """A name in a statement; only types and functions have a schema. `offset` counts characters."""
 
     sort: ObjectSort

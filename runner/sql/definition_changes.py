@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 from runner.sql.relations import Relation, relation_named, relation_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
+from runner.structs import Struct
 
 _K = StatementKind
 
@@ -52,8 +52,7 @@ class Aspect(enum.Enum):
     EXTENSION = "extension"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Alteration:
+class Alteration(Struct, frozen=True, kw_only=True):
     """Something that is altered. Without `relation` it concerns no relation, or any; without `name` any object.
 
     `removes`: it can make a later statement fail that would succeed without it; `old` is a name or an enum value that
@@ -474,8 +473,7 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AddedValue:
+class AddedValue(Struct, frozen=True, kw_only=True):
     """A value that ALTER TYPE … ADD VALUE adds; `guarded` with IF NOT EXISTS, so that it may be there already."""
 
     type: Relation
@@ -483,8 +481,7 @@ class AddedValue:
     guarded: bool
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ValueUse:
+class ValueUse(Struct, frozen=True, kw_only=True):
     """A constant like an added value; `certain` if it is cast to the type."""
 
     offset: int

@@ -9,12 +9,12 @@ from __future__ import annotations
 import enum
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import reduce
 
 from runner.sql.relations import Relation, RelationUse, Use, relation_named, relation_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, find, label, strings, unwrap, walk
+from runner.structs import Struct
 
 _K = StatementKind
 
@@ -320,8 +320,7 @@ def _text(option: Tree) -> str | None:
     return str(getattr(value, field)) if field else ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FunctionCall:
+class FunctionCall(Struct, frozen=True, kw_only=True):
     """A function that a statement calls by name; `schema` is None if the search_path decides."""
 
     schema: str | None
@@ -329,8 +328,7 @@ class FunctionCall:
     offset: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SettingChange:
+class SettingChange(Struct, frozen=True, kw_only=True):
     """A setting that a statement changes by SET, RESET or set_config; RESET ALL has the name `all`."""
 
     name: str
@@ -338,16 +336,14 @@ class SettingChange:
     offset: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ParameterSymbol:
+class ParameterSymbol(Struct, frozen=True, kw_only=True):
     """A `$1`, which has no value in a worker."""
 
     number: int
     offset: int
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreatedIndex:
+class CreatedIndex(Struct, frozen=True, kw_only=True):
     """An index, its table and its plain columns; `index` is None if PostgreSQL chooses the name."""
 
     index: Relation | None

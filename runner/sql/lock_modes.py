@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 from runner.sql.relations import Relation
+from runner.structs import Struct
 
 
 class LockMode(enum.IntEnum):
@@ -73,8 +73,7 @@ class Target(enum.Enum):
     INDEXES_OF_TABLE = "the indexes of the table"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelationLock:
+class RelationLock(Struct, frozen=True, kw_only=True):
     """A lock that a statement takes; `offset` is where the relation is named, in characters.
 
     A lock on INDEXES_OF_TABLE in ACCESS EXCLUSIVE stops nearly every query on the table too: the planner opens each

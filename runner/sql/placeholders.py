@@ -11,13 +11,13 @@ import enum
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 
 from runner.errors import JobplanError
 from runner.sql.qualified_names import QualifiedName
 from runner.sql.tokens import AroundColon, ScanError, Token, TokenKind, around_colons, check_characters, tokenize
+from runner.structs import Struct
 
 #: What a parameter can be. A number may also be a str that holds its exact decimal form.
 Scalar = str | int | float | bool | Decimal | None
@@ -47,8 +47,7 @@ class Form(enum.Enum):
     BARE = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Reference:
+class Reference(Struct, frozen=True):
     """A parameter that a SQL text names; `start` and `end` count characters from 0, `end` is past the last one."""
 
     name: str
@@ -114,8 +113,7 @@ def render(text: str, values: Mapping[str, Scalar]) -> str:
     return render_traced(text, values).text
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rendered:
+class Rendered(Struct, frozen=True, kw_only=True):
     """A text with values in it; of each the start and end in `text`, and those of its reference in the original."""
 
     text: str

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 
 from postgast import PgQueryError, parse_plpgsql
 
@@ -17,6 +16,7 @@ from runner.sql.statements import SqlSyntaxError, Statement, StatementKind, pars
 from runner.sql.syntax_tree import Tree, strings, unwrap
 from runner.sql.tokens import ScanError, Token, TokenKind, tokenize, without_comments
 from runner.sql.transactions import must_stand_alone
+from runner.structs import Struct, field
 
 _COMMENTS = frozenset({TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT})
 #: A command begins after each of these.
@@ -132,8 +132,7 @@ def ends_transaction_for_sure(statement: Statement) -> bool:
     )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BodyProblem:
+class BodyProblem(Struct, frozen=True, kw_only=True):
     """A command in a body that cannot run; `certain` if it fails whenever the statement runs."""
 
     message: str
@@ -233,8 +232,7 @@ def _refusal(command: _Command, words: Sequence[_Word], body: str, *, procedure:
     return None if reason is None else f"{reason.split(' cannot run')[0]} cannot be executed from a function (25001)"
 
 
-@dataclass(slots=True)
-class _Frame:
+class _Frame(Struct):
     """A construct that is open: `conditional` if what is in it may not be reached, `handles` in an EXCEPTION clause."""
 
     kind: str
@@ -243,8 +241,7 @@ class _Frame:
     commands: list[int] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Command:
+class _Command(Struct, frozen=True, kw_only=True):
     """A command of a body, as the number of its first word; `protected` in a block that has an EXCEPTION clause."""
 
     name: str
@@ -315,8 +312,7 @@ def _raises_no_error(words: Sequence[_Word], index: int) -> bool:
     return words[index].name == "RAISE" and following in {"DEBUG", "LOG", "INFO", "NOTICE", "WARNING"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Body:
+class _Body(Struct, frozen=True, kw_only=True):
     """A body, its language in lower case, and the node that has its position."""
 
     text: str
@@ -339,8 +335,7 @@ def _body(statement: Statement) -> _Body | None:
     return _Body(text=text, language=language, node=options["as"])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Word:
+class _Word(Struct, frozen=True, kw_only=True):
     """A token in upper case; `begins`: it is at the start of a command."""
 
     name: str

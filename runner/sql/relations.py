@@ -9,20 +9,19 @@ from __future__ import annotations
 import enum
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from runner.sql.statements import Statement, StatementKind, placeholder
 from runner.sql.syntax_tree import Tree, children, find, label, strings, unwrap, walk
 from runner.sql.tokens import ScanError, Token, TokenKind, tokenize
+from runner.structs import Struct
 
 _PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_$]*")
 
 Scope = frozenset[str]
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Relation:
+class Relation(Struct, frozen=True, order=True):
     """The name of a relation as the SQL has it; without a schema, the search_path decides which one it is."""
 
     schema: str | None
@@ -49,8 +48,7 @@ class Use(enum.Enum):
     WRITE = "writes"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RelationUse:
+class RelationUse(Struct, frozen=True, kw_only=True):
     """A relation in a query, with the offset of its name in characters."""
 
     relation: Relation
@@ -206,8 +204,7 @@ def _shown(part: str) -> str:
 _K = StatementKind
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ColumnUse:
+class ColumnUse(Struct, frozen=True, kw_only=True):
     """A column that a query takes from this relation; `alone`: only the query's relations can have the name."""
 
     relation: Relation
@@ -295,8 +292,7 @@ def conflict_columns(statement: Statement) -> tuple[frozenset[str], str] | None:
     return frozenset(element.name for element in elements), ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DefaultConstant:
+class DefaultConstant(Struct, frozen=True, kw_only=True):
     """A string constant that is the default of a column: of a new one of the type `type`, or of `column`."""
 
     value: str

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from runner.sql.facts import created_relations, is_temporary
 from runner.sql.relations import Relation, query_relations
 from runner.sql.statement_effects import Effect, effect
 from runner.sql.statements import Statement, StatementKind, returns_rows
 from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
+from runner.structs import Struct
 
 _K = StatementKind
 
@@ -29,8 +29,7 @@ _SHOWN = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AsText:
+class AsText(Struct, frozen=True, kw_only=True):
     """What comes before and after the statement, the names of its columns, and its own command tag."""
 
     before: str

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.builtin_functions import READER_PREFIXES, READERS, RUNS_SQL_PREFIXES, WRITER_PREFIXES, WRITERS
@@ -30,6 +29,7 @@ from runner.sql.relations import Relation, relation_of
 from runner.sql.statements import Statement, StatementKind, kind_of
 from runner.sql.syntax_tree import find, unwrap, walk
 from runner.sql.transactions import is_session_only
+from runner.structs import Struct
 
 _K = StatementKind
 
@@ -99,8 +99,7 @@ def effect_of_call(call: FunctionCall) -> Effect:
     return Effect.READS if call.schema is None and known else Effect.UNKNOWN
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loss:
+class Loss(Struct, frozen=True, kw_only=True):
     """What is lost: `what` as a clause (`DROP TABLE removes audit`); the relation or schema, where it is one."""
 
     what: str

@@ -18,6 +18,7 @@ from runner.sql.placeholders import SETS_APART, Form, Reference, Scalar, bare_te
 from runner.sql.qualified_names import QualifiedName
 from runner.sql.syntax_tree import Tree, TreeError, label, parse_tree, replace_names, unwrap
 from runner.sql.tokens import ScanError, character_offsets, has_comments, readable, without_comments
+from runner.structs import Struct
 
 
 class StatementKind(enum.StrEnum):
@@ -299,8 +300,7 @@ class Statement:
         return self.at(node.location) if node.location > 0 else self.start
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Template:
+class Template(Struct, frozen=True, kw_only=True):
     """A text with parameters, parsed before all of them have values; all offsets are those of `text`."""
 
     text: str

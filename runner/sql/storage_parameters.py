@@ -7,18 +7,17 @@ PostgreSQL documentation, and reloptions.c of version 18. Of an index method tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, label, strings, unwrap
+from runner.structs import Struct
 
 _K = StatementKind
 _MAX: Final = 2_147_483_647
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parameter:
+class Parameter(Struct, frozen=True, kw_only=True):
     """What a parameter takes: a boolean, a number in a range, or one of some words (which may be booleans as well)."""
 
     low: float | None = None
@@ -104,8 +103,7 @@ _OBJECTS: Mapping[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class Given(Struct, frozen=True, kw_only=True):
     """A parameter that a statement sets; `toast` says `toast.` before the name, `value` is text."""
 
     name: str

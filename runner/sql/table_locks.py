@@ -13,7 +13,6 @@ from __future__ import annotations
 import enum
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 
 from runner.sql.alter_table import alter_actions
 from runner.sql.facts import enabled, is_concurrent
@@ -21,6 +20,7 @@ from runner.sql.lock_modes import LockMode, RelationLock, Target, strongest
 from runner.sql.relations import Relation, Use, relation_named, relation_of, uses_in
 from runner.sql.statements import Statement, StatementKind, kind_of
 from runner.sql.syntax_tree import Tree, find, label, strings, unwrap
+from runner.structs import Struct
 
 _M = LockMode
 _K = StatementKind
@@ -259,8 +259,7 @@ TAKERS: dict[StatementKind, Taker] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
+class Sweep(Struct, frozen=True, kw_only=True):
     """A lock on every table of a schema, or of the database if `schema` is None, one after the other or all at once."""
 
     mode: LockMode
@@ -312,8 +311,7 @@ def _strongest_of(locks: list[RelationLock]) -> Iterator[RelationLock]:
         yield next(lock for lock in locks if lock.mode is mode)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ForeignKey:
+class ForeignKey(Struct, frozen=True, kw_only=True):
     """A foreign key: `columns` of `child` refer to `referenced` of `parent` (empty: to its primary key).
 
     `on_delete` and `on_update` are the locks on the child when a row of the parent is deleted or its key changes.
@@ -339,8 +337,7 @@ class RowChangeKind(enum.Enum):
     DELETE = "delete"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RowChange:
+class RowChange(Struct, frozen=True, kw_only=True):
     """Rows of a relation that a statement may change; `columns` are those that an UPDATE sets."""
 
     relation: Relation

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 from runner.errors import JobplanError
@@ -24,6 +23,7 @@ from runner.sql.plpgsql_bodies import catching_loop
 from runner.sql.relations import Relation
 from runner.sql.statement_effects import Effect, effect
 from runner.sql.statements import Statement, StatementKind, parse_template
+from runner.structs import Struct
 
 _K = StatementKind
 
@@ -33,8 +33,7 @@ _IDEMPOTENT = frozenset({_K.VACUUM, _K.ANALYZE, _K.REFRESH_MATERIALIZED_VIEW, _K
 _CONCURRENTLY = re.compile("concurrently", re.IGNORECASE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Build:
+class Build(Struct, frozen=True, kw_only=True):
     """A statement that, if it fails, leaves something behind that a rollback does not take back.
 
     `table` is None where it may be any table, of `schema` if that is given. `index` is the index that it builds, None
@@ -50,8 +49,7 @@ class Build:
     detaches: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextTraits:
+class TextTraits(Struct, frozen=True, kw_only=True):
     """What is known of a text.
 
     `only_reads`: every statement only reads, so that it is a check which may run again. `idempotent`: every statement

@@ -20,12 +20,13 @@ import re
 import unicodedata
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache, lru_cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from postgast import PgQueryError, pg_query_pb2, scan
+
+from runner.structs import Struct
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -82,8 +83,7 @@ def strip_comments(text: str) -> tuple[str, int | None]:
     return "".join(parts) + text[done:], None
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(Struct, frozen=True):
     """A part of a text whose characters are not SQL's own: a comment, a string, a quoted name, a dollar quote.
 
     `kind` is `line`, `block`, `open` for a comment that is never closed, `escape`, `string`, `name` or `dollar`.
@@ -192,8 +192,7 @@ _OTHERWISE = "leave it out, or write the SQL that it stands for"
 _OF_PSQL = "leave it out: a step is one transaction, which ends at its first error"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ClientPart:
+class ClientPart(Struct, frozen=True, kw_only=True):
     """A part of a text that is for psql: a command with its arguments, or the data of a COPY if `command` is None.
 
     `start` and `end` count characters, `hint` says what a plan has instead.

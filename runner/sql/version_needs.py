@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, find, label, unwrap, walk
 from runner.sql.tokens import pieces, without_comments
+from runner.structs import Struct
 
 _K = StatementKind
 
@@ -24,8 +24,7 @@ GRAMMAR: Final = 18
 ALWAYS: Final = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VersionNeed:
+class VersionNeed(Struct, frozen=True, kw_only=True):
     """Something in a statement that only some versions have.
 
     `what` names it (`VACUUM (BUFFER_USAGE_LIMIT)`), `since` is the first major version, None if no version has it.
@@ -204,8 +203,7 @@ _NEWER_SYNTAX: Final = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewerSyntax:
+class NewerSyntax(Struct, frozen=True, kw_only=True):
     """Syntax of a version that is newer than the parser's: what it is, and the first version that has it."""
 
     what: str

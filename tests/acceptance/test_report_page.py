@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from runner.engine import events as ev
 from runner.engine.ports import PreviousRun
 from runner.reports.html import html_page
 from runner.reports.report_builder import run_report
+from runner.structs import replace
 from tests.chromium import chromium
 from tests.unit.plays import plan, play, script, step
 from tests.unit.report_samples import AT, HOSTILE, HOSTILE_ITEM, LONG, RUN, everything

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from runner.errors import Severity
+from runner.structs import replace
 from tests.integration.dry_runs import ROLE, dry_run, errors, shipped, told
 from tests.integration.houses import ask
 

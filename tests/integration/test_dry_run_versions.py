@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from runner.plan.loading import load_plan
 from runner.preflight.doctor import Demand, examine
 from runner.preflight.dry_run import Wishes
 from runner.sql.relations import Relation
+from runner.structs import replace
 
 HEAD = "version: 1\nname: t\nbudget: {slots: 1}\ndefaults: {timeout: 1m, lock_timeout: 5s, on_finish: wait}\nsteps:\n"
 SEED = """
@@ -111,7 +111,7 @@ def test_doctor_suggests_a_package_only_where_there_is_one(seeded: str, major: i
         finally:
             await inspector.close()
 
-    missing = dataclasses.replace(
+    missing = replace(
         asyncio.run(facts()), version_number=major * 10_000, extension_version=None, available_version=None
     )
     extension = next(one for one in examine(missing, Demand()) if one.check.name == "extension")

@@ -12,7 +12,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from runner.engine import events as ev
-from runner.engine.encoding import to_json
+from runner.engine.event_json import to_json
 from runner.gateway.ledger.admin import LedgerAdmin
 from runner.sql.placeholders import quote_identifier
 from tests.builders import Recorder, plan, step

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runner.engine import events as ev
-from runner.engine.encoding import to_line
+from runner.engine.event_json import to_line
 from runner.engine.size_limits import ROWS_BYTES, TEXT_BYTES, VALUE_BYTES, limited_rows, limited_text
 from tests.builders import plan, step
 from tests.integration.houses import run_plan

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 from runner.engine import events as ev
 from runner.engine.simulation import AttemptScript, CheckScript, Simulation, simulate
 from runner.errors import Position
 from runner.plan.model import Budget, Need, OnFinish, OnRunnerExit, Plan, Sql, Step
+from runner.structs import replace
 from tests.invariants import validate
 
 SQL = Sql(text="select 1", start=Position(file="", line=1, column=1))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from runner.engine import events as ev
 from runner.engine.simulation import AttemptScript, Simulation
 from runner.errors import Position
 from runner.plan.model import AllowFailure, ForEach, Need, NeedOn, Plan, Repeat, Retry, Sql
+from runner.structs import replace
 from tests.unit.plays import IDLE, gives, plan, play, script, step
 
 RUN = "260101-abcdef"

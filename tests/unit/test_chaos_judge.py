@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from runner import structs
 from runner.engine.for_each_items import literal_items
 from runner.identity import worker_name
 from runner.lint import load_plan
@@ -296,7 +297,7 @@ def test_rows_of_colliding_items_belong_to_the_keys_that_the_run_gave_them() -> 
 def test_the_keys_of_colliding_items_are_those_that_jobplan_gives_them() -> None:
     colliding = next(step for seed in range(99) for step in _drawn(seed).steps if step.colliding)
     each = ForEach(as_="t", items=tuple(PAIRS.values()))
-    given = literal_items(replace(step_of_plan(colliding.id, "SELECT 1"), for_each=each))
+    given = literal_items(structs.replace(step_of_plan(colliding.id, "SELECT 1"), for_each=each))
     assert {(item.key, f"{item.values['t.who']}/{item.values['t.what']}") for item in given} == {
         (colliding.witnessed(witness_name(pair)), witness_name(pair)) for pair in PAIRS.values()
     }

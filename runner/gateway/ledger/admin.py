@@ -8,7 +8,6 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import psycopg
@@ -19,6 +18,7 @@ from runner.gateway.ledger.storage import OPTION, VERSION, distrust_statement, d
 from runner.gateway.queries import query
 from runner.gateway.session import ANSWER_WITHIN, LONG_ANSWER_WITHIN
 from runner.sql.placeholders import TemplateError, quote_identifier
+from runner.structs import Struct
 
 #: The blocks that upgrade a ledger from the previous version to each of these.
 STEPS: Mapping[int, str] = {1: "ledger_version_1", 2: "ledger_version_2"}
@@ -38,8 +38,7 @@ _NEEDED_PRIVILEGES = (
 _OTHER_LOCATION = "If the run used another server or schema, pass --dsn, or set JOBPLAN_LEDGER_SCHEMA."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerStatus:
+class LedgerStatus(Struct, frozen=True, kw_only=True):
     """The state of a ledger; times are in UTC, in the server's format.
 
     `version` is None if there is no ledger, or if this role may not read it (`readable`). A `standby` is read-only.
@@ -69,8 +68,7 @@ class LedgerStatus:
         return "a newer jobplan" if self.version > VERSION else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerRun:
+class LedgerRun(Struct, frozen=True, kw_only=True):
     """The ledger's record of a run: its plans as JSON by their SHA-256, and its events, as far as recorded."""
 
     run_id: str

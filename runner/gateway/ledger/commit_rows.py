@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 
 from runner.engine.events import ErrorDetails, Outcome, Worker
 from runner.engine.ports import LaunchRequest, OnUnstoppable, RecordedRun, WorkerEnd, WorkerHandle, keep_waiting
@@ -23,6 +22,7 @@ from runner.gateway.transaction_settings import COMMIT_ROW_LOCK_TIMEOUT, lock_ti
 from runner.gateway.worker_output import takes_commit_row
 from runner.identity import WorkerLabel
 from runner.sql.placeholders import quote_identifier, quote_literal
+from runner.structs import replace
 
 #: Errors that an object is missing or not permitted, without saying for which role.
 _NO_RIGHT = frozenset({"42P01", "3F000", "42501"})

@@ -10,12 +10,12 @@ from __future__ import annotations
 import json
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 from runner.engine.ports import PreviousRun
 from runner.gateway.ledger.storage import VERSION, distrust_statement, read, read_event, why_ignored
 from runner.gateway.session import Reply, Row, Statement
+from runner.structs import Struct
 
 #: Distinguishes the events of a run: time (RFC 3339), name, step and attempt. Several notices with the same time are
 #: distinguished by their order only.
@@ -84,8 +84,7 @@ def missing(known: Sequence[Known], journal: Sequence[EventKey]) -> Iterator[tup
 MOST = 20
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PreviousRunsRequest:
+class PreviousRunsRequest(Struct, frozen=True, kw_only=True):
     """A plan whose previous runs are wanted, and the function that receives them."""
 
     plan: str
@@ -120,8 +119,7 @@ async def read_previous_runs(session: QuerySession, plan: str) -> tuple[Previous
     return tuple(PreviousRun(run=run, started_at=at, steps=steps[run]) for run, at in starts.items())
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recorded:
+class Recorded(Struct, frozen=True, kw_only=True):
     """The ledger's record of a run: its plans as JSON by their SHA-256, its events in order, its committed attempts."""
 
     plans: Mapping[str, str]

@@ -14,10 +14,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from runner.gateway.session import Reply, Statement
+from runner.structs import Struct
 
 MARK = "U&"
 _TO_ESCAPE = re.compile(r"[^\x00-\x7f]|\\")
@@ -83,8 +83,7 @@ VERSION = 2
 _TABLES = 4
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InheritedSettings:
+class InheritedSettings(Struct, frozen=True, kw_only=True):
     """The settings that a worker inherits, as far as they decide whether it may write a commit row."""
 
     role: str
@@ -140,8 +139,7 @@ def unfit(reply: Reply, schema: str) -> str | None:
 OPTION = "--trust-ledger-role"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Distrust:
+class Distrust(Struct, frozen=True, kw_only=True):
     """An object that an untrusted role owns."""
 
     what: str

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import json
 import types
@@ -15,7 +14,8 @@ import jsonschema
 import pytest
 
 from runner.engine import events as ev
-from runner.engine.encoding import to_json
+from runner.engine.event_json import to_json
+from runner.structs import Struct
 
 SCHEMA = json.loads((Path(__file__).parents[3] / "schemas" / "events-v1.schema.json").read_text(encoding="utf-8"))
 
@@ -37,10 +37,9 @@ def sample(kind: Any) -> Any:
         return {"a_step": "succeeded"}
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return next(iter(kind))
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and issubclass(kind, Struct):
         hints = typing.get_type_hints(kind)
-        fields = {field.name: sample(hints[field.name]) for field in dataclasses.fields(kind)}
-        return kind(**fields) if isinstance(kind, type) else None
+        return kind(**{name: sample(hints[name]) for name in kind.__struct_fields__})
     return {str: "text", int: 1, float: 1.5, bool: True}[kind]
 
 

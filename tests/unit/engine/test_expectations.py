@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.outcomes import rows_wanted, same_value, unmet_expectation
 from runner.plan.model import Expect
+from runner.structs import replace
 from tests.unit.plays import SQL, step
 
 

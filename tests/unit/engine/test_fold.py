@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import pytest
 
 from runner.engine import events as ev
@@ -11,6 +9,7 @@ from runner.engine.fold import apply
 from runner.engine.state import FINAL, RunState, StepState, initial_state, need_met
 from runner.errors import Position
 from runner.plan.model import Budget, NeedOn, OnFinish, OnRunnerExit, Plan, Sql, Step
+from runner.structs import replace
 from tests.invariants import validate
 
 STEP = Step(
@@ -22,7 +21,7 @@ STEP = Step(
     pools={"io": 2},
     slots=2,
 )
-PLAN = Plan(name="fold", budget=Budget(slots=2, pools={"io": 2}), steps=(STEP, dataclasses.replace(STEP, id="b")))
+PLAN = Plan(name="fold", budget=Budget(slots=2, pools={"io": 2}), steps=(STEP, replace(STEP, id="b")))
 LAUNCHING = ev.AttemptLaunching(at=2.0, step="a", attempt=1, application_name="x", timeout=60.0)
 WORKER = ev.Worker(pid=7, backend_start="2026-01-01", application_name="x")
 RUNNING = ev.AttemptRunning(at=3.0, step="a", attempt=1, worker=WORKER)
@@ -77,7 +76,7 @@ def test_a_new_attempt_starts_with_a_clean_record() -> None:
     asked = ev.AttemptCancelRequested(at=3.0, step="a", attempt=1, reason=ev.CancelReason.TIMEOUT)
     lost = ev.AttemptLost(at=3.0, step="a", attempt=1, message="gone")
     retry = ev.StepRetrying(at=4.0, step="a", next_attempt=2, until=5.0)
-    again = dataclasses.replace(LAUNCHING, at=6.0, attempt=2)
+    again = replace(LAUNCHING, at=6.0, attempt=2)
     record = fold(LAUNCHING, RUNNING, asked, lost, ENDED, retry, ev.StepReady(at=5.0, step="a"), again).records["a"]
     assert (record.attempt, record.cancel_reason, record.lost, record.worker) == (2, None, False, None)
     assert (record.started_at, record.launched_at) == (2.0, 6.0)
@@ -95,8 +94,8 @@ def checked(verdict: ev.Verdict, phase: ev.CheckPhase = ev.CheckPhase.BEFORE) ->
 @pytest.mark.parametrize(
     ("events", "state"),
     [
-        ((dataclasses.replace(CHECKING, phase=ev.CheckPhase.ITEMS),), StepState.CHECKING),
-        ((dataclasses.replace(CHECKING, phase=ev.CheckPhase.AFTER),), StepState.CHECKING),
+        ((replace(CHECKING, phase=ev.CheckPhase.ITEMS),), StepState.CHECKING),
+        ((replace(CHECKING, phase=ev.CheckPhase.AFTER),), StepState.CHECKING),
         ((CHECKING, checked(ev.Verdict.SKIP)), StepState.SETTLING),
         ((CHECKING, checked(ev.Verdict.FAIL)), StepState.SETTLING),
         ((CHECKING, checked(ev.Verdict.ERROR, ev.CheckPhase.ITEMS)), StepState.SETTLING),
@@ -133,7 +132,7 @@ def test_an_instance_is_its_step_for_one_item() -> None:
     state = fold(CHECKING, ev.StepExpanded(at=2.0, step="a", items=(ITEM,)))
     instance, parent = state.records["a[x]"], state.records["a"]
     assert (instance.parent, instance.values, instance.needs) == ("a", {"t": "x"}, parent.needs)
-    assert instance.step == dataclasses.replace(STEP, id="a[x]")
+    assert instance.step == replace(STEP, id="a[x]")
     assert (state.unfinished, state.expanded, list(state.released)) == (3, 1, ["b", "a[x]"])
 
 
@@ -146,11 +145,11 @@ def test_the_last_instance_hands_over_to_its_step() -> None:
 def test_a_verdict_counts_for_the_attempt_it_was_given_for() -> None:
     verified = checked(ev.Verdict.FAIL, ev.CheckPhase.AFTER)
     retry = ev.StepRetrying(at=4.0, step="a", next_attempt=2, until=5.0)
-    again = dataclasses.replace(LAUNCHING, at=6.0, attempt=2)
+    again = replace(LAUNCHING, at=6.0, attempt=2)
     deferred = ev.AttemptDeferred(at=6.0, step="a", attempt=2, message="53000")
     until_then = (LAUNCHING, ENDED, CHECKING, verified, retry, ev.StepReady(at=5.0, step="a"), again)
     assert fold(*until_then, deferred).records["a"].verdict is ev.Verdict.FAIL
-    assert fold(*until_then, dataclasses.replace(ENDED, attempt=2)).records["a"].verdict is None
+    assert fold(*until_then, replace(ENDED, attempt=2)).records["a"].verdict is None
 
 
 def test_an_iteration_begins_to_count_its_attempts_anew() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +12,7 @@ from runner.engine.run_location import WrongServerError, place_after
 from runner.errors import PreflightError
 from runner.gateway.connecting import pinned
 from runner.run.takeover import Takeover
+from runner.structs import replace
 
 HERE = Place(
     database="app",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 
 import pytest
 
@@ -17,6 +16,7 @@ from runner.gateway.session import Reply, Row, Session, TurnedAwayError
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.gateway.worker_follower import WorkerSearch
 from runner.identity import step_of
+from runner.structs import replace
 
 NAME = "jobplan:run:step"
 WORKER = Worker(pid=42, backend_start="2026-01-31T00:00:00.000000Z", application_name=NAME)

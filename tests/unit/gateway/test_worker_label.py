@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 
 import pytest
@@ -15,6 +14,7 @@ from runner.gateway.worker_output import MARKER, NEXT, launched_text, plan_text
 from runner.identity import WorkerLabel, without_comment, worker_name
 from runner.sql.placeholders import quote_identifier, quote_literal
 from runner.sql.statements import parse_statements
+from runner.structs import replace
 
 LABEL = WorkerLabel(run="260131-k7f3qz", plan="nightly", step="vacuum", attempt=1, on_finish="wait", timeout=300.0)
 #: track_activity_query_size as the server has it unless somebody has changed it, less what a statement needs.
@@ -35,7 +35,7 @@ HOSTILE = [
 
 def label(step: str) -> WorkerLabel:
     """Return a label for this step."""
-    return dataclasses.replace(LABEL, step=step)
+    return replace(LABEL, step=step)
 
 
 def test_the_comment_is_as_the_decision_record_says() -> None:
@@ -93,7 +93,7 @@ def test_the_parser_sees_the_plans_statements_only(step: str) -> None:
 
 @pytest.mark.parametrize("timeout", [None, 0.001, 20.0, 2_147_483.647])
 def test_the_rest_comes_back(timeout: float | None) -> None:
-    written = dataclasses.replace(LABEL, timeout=timeout, attempt=17, on_finish="detach", in_finally=True)
+    written = replace(LABEL, timeout=timeout, attempt=17, on_finish="detach", in_finally=True)
     assert WorkerLabel.from_query(written.to_comment() + " SELECT 1") == written
 
 

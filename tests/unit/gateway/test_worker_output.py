@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from runner.engine.events import ErrorDetails, Notice
@@ -21,6 +19,7 @@ from runner.gateway.worker_output import (
 )
 from runner.identity import WorkerLabel
 from runner.sql.statements import parse_statements
+from runner.structs import replace
 
 
 def request(sql: str, rows: int = 0) -> LaunchRequest:

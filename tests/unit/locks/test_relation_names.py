@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 
 from runner.engine.for_each_items import literal_items, queried_items
 from runner.lint import load_plan
-from runner.plan.canonical import resolved_json
-from runner.plan.resolved import plan_from_json
+from runner.plan.resolved import plan_from_json, resolved_json
 from runner.sql.placeholders import render
 from runner.sql.qualified_names import QualifiedName, qualified_name
 from runner.sql.relations import Relation, query_relations

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from runner.plan.model import Budget, ForEach
 from runner.plan.resolved import differences
+from runner.structs import replace
 from tests.builders import plan, sql, step
 
 

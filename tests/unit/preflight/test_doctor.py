@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from runner.gateway.server_facts import Capacity, InvalidIndex, OldTransaction, 
 from runner.preflight.doctor import CHECKS, CheckOutcome, Demand, Level, examine
 from runner.reports.doctor_report import doctor_json, doctor_lines
 from runner.reports.plan_problems import Style
+from runner.structs import replace
 
 CAPACITY = Capacity(
     max_worker_processes=20,

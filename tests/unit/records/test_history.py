@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.engine.encoding import to_json
+from runner.engine.event_json import to_json
 from runner.engine.fold import apply
 from runner.engine.ports import PreviousRun
 from runner.engine.simulation import AttemptScript

@@ -15,7 +15,6 @@ import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -29,14 +28,15 @@ from runner.engine.fold import apply
 from runner.engine.state import initial_state
 from runner.errors import JournalLostError, RecordError
 from runner.gateway.fake import FakeGateway
-from runner.plan.canonical import resolved_json, sha256
 from runner.plan.model import Plan
+from runner.plan.resolved import resolved_json, sha256
 from runner.records.journal import Journal
 from runner.records.journal_files import read_head
 from runner.records.pruning import prune
 from runner.records.record import find_run, read_record
 from runner.records.run_folders import has_journal, is_locked
 from runner.records.summaries import Standing, list_records, previous_runs
+from runner.structs import replace
 from tests.builders import execute, plan, step
 
 RUN = "260101-abcdef"

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runner.engine import events as ev
-from runner.engine.encoding import to_json
+from runner.engine.event_json import to_json
 from runner.engine.for_each_items import literal_items
 from runner.engine.simulation import run_started
 from runner.engine.state import initial_state
 from runner.errors import RecordError
-from runner.plan.canonical import resolved_json, sha256
 from runner.plan.model import ForEach
+from runner.plan.resolved import resolved_json, sha256
 from runner.records.journal import Journal
 from runner.records.ledger_restore import restore_journal
 from runner.records.record import read_record
 from runner.records.run_folders import EVENTS
+from runner.structs import replace
 from tests.builders import plan, step
 
 RUN = "260101-abcdef"

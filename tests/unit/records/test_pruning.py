@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,7 @@ from runner.engine.state import initial_state
 from runner.plan.model import Plan
 from runner.records.journal import Journal
 from runner.records.pruning import prune
+from runner.structs import replace
 from tests.builders import plan, step
 from tests.unit.records.test_journal import keep, started
 

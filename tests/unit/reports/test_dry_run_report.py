@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from runner.errors import Position, Problem, Severity
@@ -14,6 +12,7 @@ from runner.preflight.schedule import forecast
 from runner.preflight.step_durations import Duration, KnownDurations
 from runner.reports.dry_run_report import dry_run_lines
 from runner.reports.plan_problems import Style
+from runner.structs import replace
 from tests.builders import plan, step
 from tests.unit.preflight.test_doctor import HEALTHY
 
@@ -25,7 +24,7 @@ def statement(step_id: str, **more: object) -> StatementReport:
     one = StatementReport(
         step=step_id, instance=step_id, key="sql", text="SELECT 1", command="SELECT", coverage=Coverage.CHECKED
     )
-    return replace(one, **more)  # type: ignore[arg-type]  # mypy wants each field by name
+    return replace(one, **more)
 
 
 def result(*statements: StatementReport, problems: tuple[Problem, ...] = (), **more: object) -> DryRun:
@@ -38,7 +37,7 @@ def result(*statements: StatementReport, problems: tuple[Problem, ...] = (), **m
         problems=problems,
         statements=statements,
     )
-    return replace(found, **more)  # type: ignore[arg-type]  # the same
+    return replace(found, **more)
 
 
 def lines(found: DryRun, width: int = 80) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import pytest
 
@@ -16,6 +15,7 @@ from runner.reports.github import annotated
 from runner.reports.messages import Verbosity, error_block, event_lines
 from runner.reports.plan_problems import excerpt
 from runner.sql.placeholders import render
+from runner.structs import replace
 from tests.unit.plays import plan, step
 
 RUN = "260101-abcdef"

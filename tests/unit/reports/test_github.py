@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from runner.engine.state import StepState, initial_state
 from runner.errors import Position
 from runner.plan.model import Plan
 from runner.reports.github import GithubActions, from_environment
+from runner.structs import replace
 from tests.unit.plays import plan, step
 from tests.unit.report_samples import RUN, everything
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import time
-from dataclasses import replace
 from typing import Any
 
 import pyte
@@ -21,6 +20,7 @@ from runner.identity import worker_name
 from runner.plan.model import ForEach, Plan, Repeat, Retry
 from runner.reports.live import Live, View, frame, printable
 from runner.reports.worker_activity import WorkerView, forwards, worker_view, worker_views
+from runner.structs import replace
 from tests.unit.plays import plan, play, step
 from tests.unit.report_samples import AT, HOSTILE, RUN, everything
 

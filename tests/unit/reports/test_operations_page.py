@@ -9,7 +9,6 @@ import re
 import shlex
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -22,7 +21,7 @@ from runner.cli.cancel import _check_meant
 from runner.cli.live_runs import find_live_run
 from runner.cli.resume import changed, finished_line, useless_mark
 from runner.engine import events as ev
-from runner.engine.encoding import to_json
+from runner.engine.event_json import to_json
 from runner.engine.events import Worker
 from runner.engine.leftovers import read_leftover
 from runner.engine.ports import GroupHolder, RecordedRun
@@ -36,7 +35,7 @@ from runner.gateway.fake import FakeGateway
 from runner.gateway.ledger.admin import no_ledger
 from runner.gateway.server_checks import ON_STANDBY, SHARED
 from runner.identity import worker_name
-from runner.plan.canonical import resolved_json, sha256
+from runner.plan.resolved import resolved_json, sha256
 from runner.records.journal import Journal
 from runner.records.journal_files import damaged
 from runner.records.ledger_restore import restore_journal
@@ -46,6 +45,7 @@ from runner.reports.messages import Verbosity, event_lines
 from runner.reports.server_status import RecordSummary, status_lines
 from runner.reports.stop_report import Cancelled, cancel_lines
 from runner.run.takeover import Takeover
+from runner.structs import replace
 from tests.builders import looked_label, new_run, plan, step
 
 PAGE = (Path(__file__).parents[3] / "docs" / "operations.md").read_text(encoding="utf-8")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import itertools
 import json
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.engine import events as ev
-from runner.engine.encoding import to_json
+from runner.engine.event_json import to_json
 from runner.engine.simulation import AttemptScript
 from runner.engine.state import StepState
 from runner.plan.graph import topological_order
 from runner.reports.html import TALLEST, lay_out
 from runner.reports.report_builder import assign_lanes, run_report
 from runner.reports.run_report import RunReport, StepReport, Waiting, run_end
+from runner.structs import replace
 from tests.unit.plays import plan, play, step
 from tests.unit.report_samples import AT, HOSTILE_ITEM, RUN, everything
 

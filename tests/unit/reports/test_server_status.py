@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +11,7 @@ from runner.engine.events import Worker
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession, end_sessions
 from runner.identity import worker_name
 from runner.reports.server_status import RecordSummary, progress_words, status_data, status_lines
+from runner.structs import replace
 from tests.builders import looked_label
 
 NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z

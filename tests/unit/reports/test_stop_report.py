@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from runner.engine.events import Worker
@@ -12,6 +10,7 @@ from runner.identity import worker_name
 from runner.reports.attach_report import HEARTBEAT, AttachedRun, EndedWorker, attach_data, attach_lines
 from runner.reports.server_status import RecordSummary
 from runner.reports.stop_report import Cancelled, cancel_data, cancel_lines
+from runner.structs import replace
 from tests.builders import looked_label
 
 RUN = "260101-abcdef"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import json
 import types
@@ -17,12 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runner.engine import events as ev
-from runner.engine.decoding import from_json
-from runner.engine.encoding import TIMES, to_json, to_line
+from runner.engine.event_json import MOMENTS as MOMENT_FIELDS
+from runner.engine.event_json import from_json, to_json, to_line
 from runner.errors import Position, RecordError
 from runner.plan import load_plan
 from runner.plan.model import AllowFailure, Plan, Sql
 from runner.plan.resolved import plan_from_json, resolved_json, sha256
+from runner.structs import Struct, replace
 from tests.unit.engine.test_events_schema import event_classes
 from tests.unit.random_runs import random_plan
 
@@ -51,16 +51,15 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
         return st.dictionaries(values(arguments[0]), values(arguments[1]), max_size=3)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return st.sampled_from(kind)
-    return built(kind) if dataclasses.is_dataclass(kind) else SIMPLE[kind]
+    return SIMPLE[kind] if kind in SIMPLE else built(kind)
 
 
 def built(kind: Any) -> st.SearchStrategy[Any]:
     """Draw a dataclass; its moments are whole milliseconds, as they are written, and its version is ours."""
     hints = typing.get_type_hints(kind)
-    fields = {field.name: values(hints[field.name]) for field in dataclasses.fields(kind)}
-    moments = TIMES | {"at"}
-    fields = {name: st.none() | MOMENTS if name in moments else drawn for name, drawn in fields.items()}
-    required = {name: MOMENTS for name in moments & fields.keys() if hints[name] is float}
+    fields = {name: values(hints[name]) for name in kind.__struct_fields__}
+    fields = {name: st.none() | MOMENTS if name in MOMENT_FIELDS else drawn for name, drawn in fields.items()}
+    required = {name: MOMENTS for name in MOMENT_FIELDS if hints.get(name) is float}
     version = {"version": st.just(1)} if "version" in fields else {}
     return st.builds(kind, **{**fields, **required, **version})
 
@@ -151,9 +150,9 @@ def without_places(value: Any) -> Any:
         return Sql(text=value.text, start=Position(file="", line=1, column=1))
     if isinstance(value, Position):
         return Position(file="", line=1, column=1)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {field.name: without_places(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return dataclasses.replace(value, **{**fields, **({"file": ""} if isinstance(value, Plan) else {})})
+    if isinstance(value, Struct):
+        fields = {name: without_places(getattr(value, name)) for name in value.__struct_fields__}
+        return replace(value, **{**fields, **({"file": ""} if isinstance(value, Plan) else {})})
     if isinstance(value, Mapping):
         return {name: without_places(item) for name, item in value.items()}
     return tuple(map(without_places, value)) if isinstance(value, tuple) else value
@@ -171,8 +170,8 @@ def test_every_plan_comes_back_from_its_json(path: Path) -> None:
 
 def kinds(value: Any) -> Any:
     """Return the types in a value: a member of an enumeration equals its text, and is not the same."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: kinds(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Struct):
+        return {name: kinds(getattr(value, name)) for name in value.__struct_fields__}
     if isinstance(value, tuple):
         return [kinds(item) for item in value]
     return type(value) if isinstance(value, enum.Enum | str) else None
@@ -192,7 +191,7 @@ def test_random_plans_come_back_from_their_json(seed: int) -> None:
 def test_no_failure_is_allowed_is_not_the_same_as_every_failure_is() -> None:
     plan = drawn_plan(1)
     some, all_ = (
-        dataclasses.replace(plan, steps=(dataclasses.replace(plan.steps[0], allow_failure=allowed),))
+        replace(plan, steps=(replace(plan.steps[0], allow_failure=allowed),))
         for allowed in (AllowFailure(sqlstates=frozenset({"23505"})), AllowFailure())
     )
     assert plan_from_json(resolved_json(some)).steps[0].allow_failure == AllowFailure(sqlstates=frozenset({"23505"}))
