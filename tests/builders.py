@@ -30,7 +30,7 @@ def sql(text: str) -> Sql:
 def step(key: str, text: str, **keys: Any) -> Step:
     """Return a step that waits, has a minute, and is cancelled when the runner goes; `needs` may be ids.
 
-    `detach=True` makes it one that nobody waits for.
+    `detach=True` makes it one that is not awaited.
     """
     detach = keys.pop("detach", False)
     keys["needs"] = tuple(Need(step=need) if isinstance(need, str) else need for need in keys.get("needs", ()))

@@ -23,8 +23,8 @@ def validate(state: RunState) -> None:
     _same("settling", {record.key for record in by_state[StepState.SETTLING]}, set(state.settling))
     retries = sorted((record.retry_at or 0.0, record.key) for record in by_state[StepState.RETRYING])
     _same("retrying", retries, state.retrying)
-    unwanted = {r.key for r in state.records.values() if r.cancelled_by and r.instances is None and not r.final}
-    _same("unwanted", unwanted, set(state.unwanted))
+    to_cancel = {r.key for r in state.records.values() if r.cancelled_by and r.instances is None and not r.final}
+    _same("to cancel", to_cancel, set(state.to_cancel))
     unfinished = [record.in_finally for record in state.records.values() if not record.final]
     _same("unfinished", len(unfinished), state.unfinished)
     _same("unfinished before finally", unfinished.count(False), state.main_unfinished)

@@ -88,7 +88,7 @@ def _step_cancel_requested(state: RunState, record: StepRecord, event: ev.StepCa
 def _cancelled(state: RunState, record: StepRecord, by: str | None) -> None:
     record.cancelled_by = by
     if by is not None:
-        state.unwanted[record.key] = None
+        state.to_cancel[record.key] = None
 
 
 def _step_checking(state: RunState, record: StepRecord, event: ev.StepChecking) -> None:
@@ -138,7 +138,7 @@ def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) 
     leave(state, record)
     record.instances = tuple(item.key for item in event.items)
     record.open_instances = len(event.items)
-    state.unwanted.pop(record.key, None)
+    state.to_cancel.pop(record.key, None)
     if not event.items:
         _settle(state, record, event.at)
         return
@@ -353,7 +353,7 @@ def _settle(state: RunState, record: StepRecord, at: float) -> None:
 
 def _finish(state: RunState, record: StepRecord, to: StepState, at: float) -> None:
     leave(state, record)
-    state.unwanted.pop(record.key, None)
+    state.to_cancel.pop(record.key, None)
     _move(record, to, at)
     state.unfinished -= 1
     if not record.in_finally:

@@ -70,7 +70,7 @@ def classify(
     """
     if end.detached:
         return Outcome.DETACHED, None
-    if end.proven:
+    if end.confirmed:
         return Outcome.SUCCEEDED, None
     if end.rolled_back:
         why = f": {end.reason}" if end.reason else ""

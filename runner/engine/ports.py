@@ -177,7 +177,7 @@ class WorkerEnd(Struct, frozen=True, kw_only=True):
     """The evidence about a worker that has ended or was detached.
 
     Exactly one of five is set: `detached`; `lost` (there is no evidence of what it did); `rolled_back` (its end was not
-    observed, but it certainly did not commit); `error`; or `proven`, the evidence of success
+    observed, but it certainly did not commit); `error`; or `confirmed`, the evidence of success
     (docs/pg_background.md#completed-is-not-success). If none is set, the worker has ended and the extension reports no
     error, which is not success. `reason` explains a missing outcome; `cancelled_by` is the user who requested, through
     the server, to stop the worker. Times are the server's, in seconds since the epoch.
@@ -188,7 +188,7 @@ class WorkerEnd(Struct, frozen=True, kw_only=True):
     lost: bool = False
     rolled_back: bool = False
     reason: str = ""
-    proven: bool = False
+    confirmed: bool = False
     error: ErrorDetails | None = None
     command_tag: str = ""
     row_count: int | None = None
@@ -224,22 +224,26 @@ class WorkerHandle(Protocol):
         ...
 
     def cancel(self) -> None:
-        """Ask the worker to stop; `ended` returns when it has stopped. Further calls have no effect."""
+        """Ask the worker to stop; `wait_until_ended` returns when it has stopped. Further calls have no effect."""
         ...
 
     def detach(self) -> None:
-        """Detach the worker as soon as it was seen on the server; `ended` then returns."""
+        """Detach the worker as soon as it was seen on the server; `wait_until_ended` then returns."""
         ...
 
-    async def ended(
-        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: OnUnstoppable = keep_waiting
+    async def wait_until_ended(
+        self,
+        *,
+        on_seen: Callable[[Worker], None],
+        on_lost: Callable[[str], None],
+        on_unstoppable: OnUnstoppable = keep_waiting,
     ) -> WorkerEnd:
         """Wait until the worker has ended or was detached. Call it once.
 
-        `seen` is called when the worker was found in pg_stat_activity; that never happens for a worker that ends within
-        milliseconds. `lost` is called when its launcher session is lost, so that the worker is observed by its identity
-        only. `unstoppable` is called once if the worker is still running long after it was asked to stop.
-        ServerLostError if the server cannot be reached again.
+        `on_seen` is called when the worker was found in pg_stat_activity; that never happens for a worker that ends
+        within milliseconds. `on_lost` is called when its launcher session is lost, so that the worker is observed by
+        its identity only. `on_unstoppable` is called once if the worker is still running long after it was asked to
+        stop. ServerLostError if the server cannot be reached again.
         """
         ...
 

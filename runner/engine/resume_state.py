@@ -166,7 +166,7 @@ def copy_facts(old: StepRecord, new: StepRecord) -> None:
     if new.final:
         new.iteration, new.since = old.iteration, old.since
         new.last, new.worker = old.last, old.worker
-        new.gone = new.state is StepState.DETACHED  # a worker that still runs is followed, and its step is not final
+        new.worker_ended = new.state is StepState.DETACHED  # a running worker is followed: its step is not final
         new.launched_at, new.started_at, new.ended_at = old.launched_at, old.started_at, old.ended_at
         new.took_before = old.took_before
     elif new.started_at is None:

@@ -206,13 +206,13 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
         # These may have been the last unfinished steps: then there is nothing to drain, and nothing to stop.
         yield from ended
         return
-    unwanted = [
+    to_cancel = [
         record
-        for record in map(state.records.__getitem__, state.unwanted)
+        for record in map(state.records.__getitem__, state.to_cancel)
         if record.state in _WAITING or record.key in state.cleared
     ]
-    if unwanted:
-        yield from (cancelled_before_start(record, now) for record in unwanted)
+    if to_cancel:
+        yield from (cancelled_before_start(record, now) for record in to_cancel)
         return
     draining = state.plan.on_failure is not OnFailure.CONTINUE and state.main_unfinished
     if state.first_bad is not None and draining and not state.ending:
@@ -334,7 +334,7 @@ def _evaluations(state: RunState) -> Iterator[Evaluate]:
 def _stops(state: RunState, now: float) -> Iterator[Command]:
     by_policy = state.draining and state.plan.on_failure is OnFailure.CANCEL
     rest_is_over = _only_detachable(state)
-    for record in map(state.records.__getitem__, state.unwanted):
+    for record in map(state.records.__getitem__, state.to_cancel):
         if record.state in HOLDING and _may_be_stopped(record):
             yield _cancel(record, ev.CancelReason.CANCEL)
     if state.interrupting or state.cancelling or state.timing_out or by_policy or rest_is_over:
@@ -345,7 +345,7 @@ def _stops(state: RunState, now: float) -> Iterator[Command]:
                     yield command
     else:
         for _, key in _due(state.server_ends, now - GRACE):
-            if key not in state.unwanted:
+            if key not in state.to_cancel:
                 yield _cancel(state.records[key], ev.CancelReason.TIMEOUT)
 
 

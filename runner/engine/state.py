@@ -126,7 +126,7 @@ class StepRecord(Struct, kw_only=True):
     #: attempt, and the runner that took the run over read the journal.
     without_evidence: bool = False
     #: The detached worker had ended when the run was taken over.
-    gone: bool = False
+    worker_ended: bool = False
     last: ev.AttemptFinished | None = None
     #: Why the finished step did not succeed; an attempt's own error is in `last`.
     error: ev.ErrorDetails | None = None
@@ -224,7 +224,7 @@ class RunState(Struct, kw_only=True):
     checking: dict[str, None] = field(default_factory=dict)
     cleared: dict[str, None] = field(default_factory=dict)
     #: Unfinished steps that a user has requested to cancel.
-    unwanted: dict[str, None] = field(default_factory=dict)
+    to_cancel: dict[str, None] = field(default_factory=dict)
     active: dict[str, None] = field(default_factory=dict)
     unfinished: int = 0
     #: Of these, the unfinished steps outside `finally`, and the steps that only wait for their instances.

@@ -319,8 +319,12 @@ class FakeWorker:
         self._lost = True
         self._news.set()
 
-    async def ended(
-        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: OnUnstoppable = keep_waiting
+    async def wait_until_ended(
+        self,
+        *,
+        on_seen: Callable[[Worker], None],
+        on_lost: Callable[[str], None],
+        on_unstoppable: OnUnstoppable = keep_waiting,
     ) -> WorkerEnd:
         """Follow the virtual worker to its end."""
         await asyncio.sleep(0)
@@ -330,13 +334,13 @@ class FakeWorker:
             raise self._script.crash
         reported = False
         while self._finished is None:
-            self._see(seen)
+            self._see(on_seen)
             if self._ignores and self.worker is not None:
                 self._ignores = False
-                unstoppable(self.worker, 30.0)
+                on_unstoppable(self.worker, 30.0)
             if self._lost and not reported:
                 reported = True
-                lost("the virtual launcher session is lost")
+                on_lost("the virtual launcher session is lost")
             if self._detach and self.worker is not None:
                 return WorkerEnd(worker=self.worker, detached=True)
             await self._news.wait()
@@ -353,8 +357,8 @@ class FakeWorker:
         reason = "the virtual launcher session is lost"
         if not self._gateway.ledger:
             return WorkerEnd(worker=self.worker, lost=True, reason=reason)
-        proven = self._outcome(finished).proven
-        return WorkerEnd(worker=self.worker, proven=proven, rolled_back=not proven, reason=reason)
+        confirmed = self._outcome(finished).confirmed
+        return WorkerEnd(worker=self.worker, confirmed=confirmed, rolled_back=not confirmed, reason=reason)
 
     def _see(self, seen: Callable[[Worker], None]) -> None:
         if self.worker is None and self._script.seen:
@@ -383,7 +387,7 @@ class FakeWorker:
             error = ErrorDetails(message="canceling statement", sqlstate=_CANCELED)
         return WorkerEnd(
             worker=self.worker,
-            proven=error is None,
+            confirmed=error is None,
             error=error,
             command_tag="" if error else script.command_tag,
             row_count=None if error else script.row_count,

@@ -108,10 +108,10 @@ coalesce(r.rolname = session_user OR r.rolsuper OR pg_has_role(r.oid, session_us
 -- of the session, $6 search_path, $7 milliseconds as for `wait`. Combines `launch`, `wait` and `drain_ended` in one
 -- statement: each alone costs as much as all of them here, and that is most of the overhead of a short step. The
 -- session has its own name again before it waits. The last column but one is as in `launch`. If the worker has
--- succeeded (`proven`, possibly right after the wait), there is one row for each command tag; else one row as in
+-- succeeded (`confirmed`, possibly right after the wait), there is one row for each command tag; else one row as in
 -- `wait`.
-SELECT h.pid, h.cookie, w.done OR p.proven, i.row_count, i.command_tag, i.has_error,
-       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), p.proven,
+SELECT h.pid, h.cookie, w.done OR p.confirmed, i.row_count, i.command_tag, i.has_error,
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), p.confirmed,
        to_char(statement_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), r.t
 FROM (
        SELECT current_setting('application_name') AS own,
@@ -127,22 +127,22 @@ FROM (
      LATERAL {ext}.pg_background_wait(CASE WHEN again IS NOT NULL THEN h.pid END, h.cookie, $7::int4) AS w(done),
      LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i,
      LATERAL (
-       SELECT i.completed AND NOT i.has_error AND i.command_tag <> '' AND i.finished_at IS NOT NULL AS proven
+       SELECT i.completed AND NOT i.has_error AND i.command_tag <> '' AND i.finished_at IS NOT NULL AS confirmed
      ) AS p
-     LEFT JOIN LATERAL {ext}.pg_background_result(CASE WHEN p.proven THEN h.pid END, h.cookie) AS r(t text) ON true
+     LEFT JOIN LATERAL {ext}.pg_background_result(CASE WHEN p.confirmed THEN h.pid END, h.cookie) AS r(t text) ON true
 
 -- name: wait_at_once
 -- $1 milliseconds as for `wait`. The row of `launch_at_once` for the worker that it has launched; no row if its output
 -- was read already. It may follow such a launch in the same round trip, after `chain`, with a new snapshot.
-SELECT h.pid, h.cookie, w.done OR p.proven, i.row_count, i.command_tag, i.has_error,
-       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), p.proven, r.t
+SELECT h.pid, h.cookie, w.done OR p.confirmed, i.row_count, i.command_tag, i.has_error,
+       extract(epoch FROM i.started_at), extract(epoch FROM i.finished_at), p.confirmed, r.t
 FROM (SELECT pid, cookie FROM {ext}.pg_background_list LIMIT 1) AS h,
      LATERAL {ext}.pg_background_wait(h.pid, h.cookie, $1::int4) AS w(done),
      LATERAL {ext}.pg_background_result_info(CASE WHEN w.done IS NOT NULL THEN h.pid END, h.cookie) AS i,
      LATERAL (
-       SELECT i.completed AND NOT i.has_error AND i.command_tag <> '' AND i.finished_at IS NOT NULL AS proven
+       SELECT i.completed AND NOT i.has_error AND i.command_tag <> '' AND i.finished_at IS NOT NULL AS confirmed
      ) AS p
-     LEFT JOIN LATERAL {ext}.pg_background_result(CASE WHEN p.proven THEN h.pid END, h.cookie) AS r(t text) ON true
+     LEFT JOIN LATERAL {ext}.pg_background_result(CASE WHEN p.confirmed THEN h.pid END, h.cookie) AS r(t text) ON true
 
 -- name: claim
 -- $1 number of the launch. Announces a launch to every other run on the server: advisory locks are visible in pg_locks

@@ -236,7 +236,8 @@ class LaunchedWorker:
         Pending ledger rows are sent with it and written before. If they cannot be written, the worker is launched
         without them and without a commit row. CapacityError if the server has no worker free; LaunchRefusedError if it
         refuses for another reason; TurnedAwayError if the session had ended before (`begin` or `nothing` is the first
-        statement). A later loss of the session is no error here: the worker may be running, and `ended` looks for it.
+        statement). A later loss of the session is no error here: the worker may be running, and `wait_until_ended`
+        looks for it.
         """
         self.session.on_notice = self._notices
         await self._describe_early()
@@ -349,13 +350,17 @@ class LaunchedWorker:
         self.session_free = not self.session.lost
         raise refusal(error)
 
-    async def ended(
-        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: OnUnstoppable = keep_waiting
+    async def wait_until_ended(
+        self,
+        *,
+        on_seen: Callable[[Worker], None],
+        on_lost: Callable[[str], None],
+        on_unstoppable: OnUnstoppable = keep_waiting,
     ) -> WorkerEnd:
         """Follow the worker to its end."""
-        self._follower.unstoppable = unstoppable
+        self._follower.on_unstoppable = on_unstoppable
         try:
-            return await self._with_requester(await self._follow_to_end(seen, lost))
+            return await self._with_requester(await self._follow_to_end(on_seen, on_lost))
         finally:
             self._over(self)
 
@@ -369,7 +374,7 @@ class LaunchedWorker:
 
     async def _with_requester(self, end: WorkerEnd) -> WorkerEnd:
         """Add the user who requested the end, if a request may have caused it."""
-        if end.proven or end.detached or (end.error is not None and end.error.sqlstate not in _STOPPED_SQLSTATES):
+        if end.confirmed or end.detached or (end.error is not None and end.error.sqlstate not in _STOPPED_SQLSTATES):
             return end
         return replace(end, cancelled_by=await self._monitor.cancelled_by(self._step))
 
@@ -491,7 +496,7 @@ class LaunchedWorker:
         See docs/pg_background.md#workers-outlive-their-launcher.
         """
         lost(why)
-        if not await self._follower.gone(seen):
+        if not await self._follower.wait_until_ended(seen):
             return self._complete(WorkerEnd(detached=True))
         return self._complete(WorkerEnd(lost=True, reason=why))
 

@@ -87,7 +87,7 @@ class Follower:
         #: The time of the next signal to the worker, by the clock of the event loop.
         self._signal_at = 0.0
         self._signals = 0
-        self.unstoppable: OnUnstoppable = keep_waiting
+        self.on_unstoppable: OnUnstoppable = keep_waiting
 
     def cancel(self) -> None:
         """Ask the worker to stop."""
@@ -120,9 +120,9 @@ class Follower:
                     self._signal_at = now + SIGNAL_AGAIN
                     self._signals += 1
                     if self._signals == SIGNALS:
-                        self.unstoppable(self.worker, (SIGNALS - 1) * SIGNAL_AGAIN)
+                        self.on_unstoppable(self.worker, (SIGNALS - 1) * SIGNAL_AGAIN)
 
-    async def gone(self, seen: Callable[[Worker], None]) -> bool:
+    async def wait_until_ended(self, seen: Callable[[Worker], None]) -> bool:
         """Wait until the worker has ended; return False if it was detached before.
 
         A worker that was never seen may be starting: an interrupted launch may just have requested it. After
@@ -175,16 +175,16 @@ class AdoptedWorker:
         """Detach the worker."""
         self._follower.detach()
 
-    async def ended(
+    async def wait_until_ended(
         self,
         *,
-        seen: Callable[[Worker], None],
-        lost: Callable[[str], None],  # noqa: ARG002 - it is lost from the start
-        unstoppable: OnUnstoppable = keep_waiting,
+        on_seen: Callable[[Worker], None],
+        on_lost: Callable[[str], None],  # noqa: ARG002 - it is lost from the start
+        on_unstoppable: OnUnstoppable = keep_waiting,
     ) -> WorkerEnd:
         """Wait until the worker has ended or was detached."""
-        self._follower.unstoppable = unstoppable
-        if not await self._follower.gone(seen) or not self._awaited:
+        self._follower.on_unstoppable = on_unstoppable
+        if not await self._follower.wait_until_ended(on_seen) or not self._awaited:
             return WorkerEnd(worker=self.worker, detached=True)
         by = await self._monitor.cancelled_by(self._step)
         return WorkerEnd(worker=self.worker, lost=True, reason=_ORPHANED, cancelled_by=by)
@@ -205,6 +205,6 @@ class RefusedWorker:
     def detach(self) -> None:
         """Do nothing: there is nothing to detach."""
 
-    async def ended(self, **_: object) -> WorkerEnd:
+    async def wait_until_ended(self, **_: object) -> WorkerEnd:
         """Return the refusal."""
         return WorkerEnd(error=self._error)

@@ -438,7 +438,7 @@ async def read_end(
     """
     handle = (row[0] or "", row[1] or "", role)
     _, _, _, row_count, tag, has_error, started, finished = row[:8]
-    proven = finished is not None and bool(tag)
+    confirmed = finished is not None and bool(tag)
     error = result = None
     free = False
     if discards_rows(request):
@@ -463,7 +463,7 @@ async def read_end(
         else:
             tag, row_count = statement_tag(request, drained.rows, tag, row_count)
     end = WorkerEnd(
-        proven=proven and error is None,
+        confirmed=confirmed and error is None,
         error=error,
         command_tag=own_tag(request, tag) or "",
         row_count=None if row_count is None else int(row_count),
@@ -486,7 +486,7 @@ def end_by_output(
     elif not columns.definitions:
         tag, row_count = statement_tag(request, reply.rows, None, None)
     return WorkerEnd(
-        proven=reply.error is None and bool(tag or columns.definitions),
+        confirmed=reply.error is None and bool(tag or columns.definitions),
         error=_placed(reply.error, reply, request, first),
         command_tag=tag or "",
         row_count=None if row_count is None else int(row_count),

@@ -26,7 +26,7 @@ RUN_NAMES = ("run.id", "run.name")
 RUN_STATUS = "run.status"
 #: How many wrong references of one text are reported: the position of each is searched from the text's start.
 MAX_WRONG: Final = 100
-#: For how many of them the text is scanned again to find out whether an array slice was meant.
+#: The number of references for which the text is scanned again to detect array slices.
 _MAX_SLICES: Final = 5
 _SLICE_HINT: Final = "if an array slice is meant, write a space after the colon"
 

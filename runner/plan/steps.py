@@ -243,7 +243,7 @@ def _item_type(for_each: Fields) -> ParamType | None:
 
 
 def _check_number(fields: Fields, node: Scalar, what: str) -> None:
-    """Report a number that SQL would get in another form: it is not clear whether a text or a number is meant."""
+    """Report a number that SQL would receive in another form: it may be a text or a number."""
     other = read_otherwise(node.value, node.text)
     if other is not None:
         message = f"{what} is the number {node.text}, and SQL would get {other}"

@@ -247,7 +247,9 @@ def last_line(state: RunState, *, run_id: str, seconds: float, record: str | Non
     text += f"; {counted(warnings, 'warning')} from the server" if warnings else ""
     if record:
         text += f"; record: {record}"
-    if any((r.state is StepState.DETACHED and not r.gone) or r.state in HOLDING for r in state.records.values()):
+    if any(
+        (r.state is StepState.DETACHED and not r.worker_ended) or r.state in HOLDING for r in state.records.values()
+    ):
         text += f"; {remaining.note}" if remaining.note else ""
         text += f"; follow the workers that still run: {remaining.follow}" if remaining.follow else ""
         text += f"; cancel them: {remaining.cancel}" if remaining.cancel else ""

@@ -163,7 +163,7 @@ def _remark(record: StepRecord, report: StepReport | None) -> str:
             why = f"{failure_words(error_text(error), committed=record.committed)}{place}"
             return "; ".join(part for part in (sum_of(record), why) if part)
         return sum_of(record) or (tag_words(last.command_tag, last.row_count) if last is not None else "")
-    if record.gone:
+    if record.worker_ended:
         return "its worker had ended when the run was resumed"
     if record.worker is None:
         return ""

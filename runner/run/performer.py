@@ -172,7 +172,7 @@ class Performer:
         self._attempts[key].handle = handle
         self._attempts[key].apply_requests()
         try:
-            end = await handle.ended(seen=seen, lost=lost, unstoppable=unstoppable)
+            end = await handle.wait_until_ended(on_seen=seen, on_lost=lost, on_unstoppable=unstoppable)
             if orphan and end.lost:
                 end = _with_ledger_evidence(end, committed=await self._gateway.committed(key, attempt))
         except GatewayError as error:
@@ -281,7 +281,7 @@ def _with_ledger_evidence(end: WorkerEnd, *, committed: bool | None) -> WorkerEn
     """Return the end of a previous runner's worker with the evidence of the ledger."""
     if committed is None:
         return end
-    return replace(end, lost=False, proven=committed, rolled_back=not committed)
+    return replace(end, lost=False, confirmed=committed, rolled_back=not committed)
 
 
 def builtin_values(plan: Plan, run_id: str) -> Mapping[str, Value]:

@@ -329,7 +329,10 @@ class _Examination:
         for handle in handles if cancel else ():
             handle.cancel()
         await asyncio.gather(
-            *(handle.ended(seen=lambda _: None, lost=lambda _: None, unstoppable=_refuse) for handle in handles)
+            *(
+                handle.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None, on_unstoppable=_refuse)
+                for handle in handles
+            )
         )
 
     def _check_marks(self, alive: Mapping[str, ev.Worker]) -> None:

@@ -56,7 +56,7 @@ class Constraint(enum.StrEnum):
 
 
 class Rewrite(enum.Enum):
-    """Whether a subcommand rewrites the table; MAYBE depends on what only the server knows."""
+    """Whether a subcommand rewrites the table; MAYBE depends on facts that only the server has."""
 
     NO = "no"
     MAYBE = "maybe"
@@ -333,7 +333,7 @@ def _unknown_calls(column: Tree) -> Iterator[str]:
 
 
 def _filled(constraint: Tree) -> Iterator[str]:
-    """Yield the columns that a constraint keeps from being NULL: NOT NULL, or CHECK (… IS NOT NULL AND …)."""
+    """Yield the columns that a constraint forbids to be NULL: NOT NULL, or CHECK (… IS NOT NULL AND …)."""
     kind = label(constraint, "contype")
     if kind == "CONSTR_NOTNULL":
         yield from strings(constraint.keys)

@@ -1,4 +1,4 @@
-"""Bounds of partitions, and whether a CHECK constraint keeps rows within one, as PostgreSQL proves it.
+"""Bounds of partitions, and whether a CHECK constraint implies one, as PostgreSQL's prover decides it.
 
 Only constants are compared, numbers with numbers and texts with texts. What cannot be compared, such as a function or
 two columns, counts as within the bound.

@@ -217,7 +217,7 @@ def _column(statement: Statement, relation: Relation, name: str) -> Part:
     return Part(relation=relation, sort=Sort.COLUMN, name=name, exists=True, offset=statement.start)
 
 
-#: Subcommands that the server does before it adds columns, whatever their order in the text.
+#: Subcommands that the server performs before it adds columns, in any order of the text.
 _FIRST = frozenset({"AT_DropColumn", "AT_DropConstraint", "AT_AlterColumnType"})
 
 

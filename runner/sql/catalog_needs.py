@@ -82,7 +82,7 @@ def needed(statement: Statement) -> tuple[Needed, ...]:
         main = relation_of(statement.node.sequence)
         found = {key: one if key == main else _plain_needs(one) for key, one in found.items()}
     if statement.kind is _K.ALTER_TABLE:
-        # What else it names may be of any kind, and is owned or referred to: the server says more when it runs.
+        # Other names in it may be objects of any kind: the server checks their privileges when it runs.
         main = relation_of(statement.node.relation)
         found = {key: one if key == main else _plain_needs(one) for key, one in found.items()}
     return tuple(found.values())
@@ -165,7 +165,7 @@ def _needs(node: Tree) -> Iterator[str]:
 
 
 class ObjectSort(enum.Enum):
-    """What sort of object a name stands for."""
+    """The kind of object that a name refers to."""
 
     TYPE = "type"
     FUNCTION = "function"

@@ -18,7 +18,7 @@ from runner.structs import Struct
 
 _K = StatementKind
 
-# Where the tree has the RangeVar that says TEMPORARY.
+# The field of the tree with the RangeVar that marks TEMPORARY.
 _PERSISTENCE = {
     _K.CREATE_TABLE: ("relation",),
     _K.CREATE_TABLE_AS: ("into", "rel"),
@@ -57,7 +57,7 @@ def is_temporary(statement: Statement) -> bool:
 
 
 def created_schema(statement: Statement) -> str | None:
-    """Return the schema that the statement creates; one that takes its owner's name is not known by name."""
+    """Return the schema that the statement creates; None if it gets its owner's name."""
     return statement.node.schemaname or None if statement.kind is _K.CREATE_SCHEMA else None
 
 
@@ -176,7 +176,7 @@ def constrained_domain(statement: Statement) -> Relation | None:
 
 
 def renamed(statement: Statement) -> tuple[Relation, str] | None:
-    """Return the relation that has another name for clients afterwards, and a clause that says what is renamed."""
+    """Return the relation whose name, or column name, changes for clients, and a clause that describes the change."""
     node = statement.node
     if statement.kind is _K.SET_SCHEMA and label(node, "object_type") in _KNOWN_TO_CLIENTS:
         relation = relation_of(node.relation)
@@ -299,7 +299,7 @@ def enabled(statement: Statement, option: str, *, default: bool = False) -> bool
 
 
 def is_concurrent(statement: Statement) -> bool:
-    """Return whether the command says CONCURRENTLY, in any of its spellings."""
+    """Return whether the command has CONCURRENTLY, in any of its forms."""
     if statement.kind is StatementKind.REINDEX:
         return enabled(statement, "concurrently")
     if statement.kind is StatementKind.ALTER_TABLE:

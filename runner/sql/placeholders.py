@@ -90,7 +90,7 @@ def _references(text: str) -> tuple[Reference, ...]:
 
 
 def in_brackets(text: str, reference: Reference) -> bool:
-    """Return whether `reference` stands inside `[…]`, where its colon may have been meant as an array slice's."""
+    """Return whether `reference` is inside `[…]`, where its colon may belong to an array slice."""
     depth = 0
     for token in tokenize(text):
         if token.start >= reference.start:
@@ -132,7 +132,7 @@ class Rendered(Struct, frozen=True, kw_only=True):
 
 
 def render_traced(text: str, values: Mapping[str, Scalar]) -> Rendered:
-    """Return what `render` does, with what is needed to say where in the original text something stands."""
+    """Return the result of `render`, with the data to find positions in the original text."""
     parts: list[str] = []
     spans: list[tuple[int, int, int, int]] = []
     done = length = 0

@@ -53,7 +53,7 @@ class SettingPlace(enum.Enum):
 
     @property
     def is_value(self) -> bool:
-        """Say whether the text is a value as SET takes it, not a list of names."""
+        """Return whether the text is a value for SET, not a list of names."""
         return self is SettingPlace.SETTING
 
 
@@ -89,7 +89,7 @@ def render_role(text: str, values: Mapping[str, Scalar]) -> str:
 
 
 def render_setting(name: str, text: str, values: Mapping[str, Scalar]) -> str:
-    """Return the value of a setting, as set_config takes it. TemplateError if the parameter has none."""
+    """Return the value of a setting for set_config. TemplateError if the parameter has none."""
     place = place_of_setting(name)
     return _rendered(text, place, values, quote_identifier if place is SettingPlace.LIST_SETTING else _as_it_is)
 
@@ -175,7 +175,7 @@ def _reference(piece: re.Match[str]) -> Reference | None:
 
 _K = StatementKind
 
-#: The name that stands for every setting but the role.
+#: The name for all settings except the role.
 ALL = "all"
 
 

@@ -207,7 +207,7 @@ def state_of(statement: Statement, own: frozenset[Relation] = frozenset()) -> Se
 
 
 def _is_of_temporary(statement: Statement, own: frozenset[Relation]) -> bool:
-    """Say whether the statement creates something temporary, or changes one of the text's `own` temporary tables."""
+    """Return whether the statement creates a temporary object, or changes one of the text's `own` temporary tables."""
     if statement.kind in _CREATES:
         return is_temporary(statement)
     if not own:
@@ -232,5 +232,5 @@ def _state_of_query(statement: Statement) -> SessionState | None:
 
 
 def _waits(statements: Sequence[Statement]) -> bool:
-    """Say whether a text holds what it has for some time, which may be its purpose."""
+    """Return whether a text holds its locks for some time, possibly on purpose (pg_sleep)."""
     return any(call.name.startswith("pg_sleep") for each in statements for call in functions_called(each))

@@ -263,7 +263,7 @@ def kind_of(wrapped: Tree) -> StatementKind:
 
 #: The version of PostgreSQL whose grammar the parser has.
 GRAMMAR = 18
-#: Begins a name that stands for a parameter without a value. A noncharacter, which no real name has.
+#: The first character of the name of a parameter without a value. A noncharacter, which no real name has.
 PLACEHOLDER = "\ufdd0"
 
 #: Values that are quoted by quotes alone.

@@ -27,7 +27,7 @@ class Parameter(Struct, frozen=True, kw_only=True):
     boolean: bool = False
 
     def refusal(self, name: str, value: str) -> str | None:
-        """Return what the server says of this value, None if it takes it."""
+        """Return the server's error for this value, None if it is valid."""
         if self.boolean or self.words:
             return None if value.lower() in self.words | _BOOLEANS else f'invalid value for option "{name}": {value}'
         try:
@@ -104,7 +104,7 @@ _OBJECTS: Mapping[str, str] = {
 
 
 class Given(Struct, frozen=True, kw_only=True):
-    """A parameter that a statement sets; `toast` says `toast.` before the name, `value` is text."""
+    """A parameter that a statement sets; `toast`: with `toast.` before the name; `value` is text."""
 
     name: str
     value: str
@@ -137,7 +137,7 @@ def _given(statement: Statement, options: Iterable[Tree]) -> Iterator[Given]:
 
 
 def refused_parameter(given: Given, kind: str, method: str = "") -> str | None:
-    """Return what the server says of a parameter, None if it takes it or nothing is known.
+    """Return the server's error for a parameter, None if it is valid or unknown.
 
     `kind` is a letter of pg_class.relkind, `method` that of an index.
     """

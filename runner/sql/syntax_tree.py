@@ -22,7 +22,7 @@ _Wrapper = pg_query_pb2.Node
 
 #: What the value of a field is: nothing that has children, one message, or several.
 _PLAIN, _MESSAGE, _MESSAGES = range(3)
-#: By the value's type, which says it once and for all; asking the field each time takes longer than all the rest.
+#: Cached by the value's type: reading it from the field each time would take longer than all the rest.
 _HELD: dict[type, int] = dict.fromkeys((str, int, bool, float, bytes), _PLAIN)
 
 

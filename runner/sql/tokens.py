@@ -1,4 +1,4 @@
-"""The scanner: tokens of SQL text, its comments, and the parts of it that are meant for psql.
+"""The scanner: tokens of SQL text, its comments, and its psql meta-commands.
 
 PostgreSQL's own scanner returns byte offsets, while editors and plans count characters; all other modules count
 characters only. Only this module knows the scanner's token names.
@@ -205,12 +205,12 @@ class ClientPart(Struct, frozen=True, kw_only=True):
 
 
 def client_parts(text: str) -> tuple[ClientPart, ...]:
-    """Return what is meant for psql, in the order of the text."""
+    """Return the psql meta-commands, in the order of the text."""
     return _parts(text) if "\\" in text else ()
 
 
 def without_client_parts(text: str) -> str:
-    """Return the text with spaces in place of what is meant for psql; a command that sends a query is a semicolon."""
+    """Return the text with psql meta-commands replaced by spaces; one that sends a query becomes a semicolon."""
     done = 0
     kept: list[str] = []
     for part in client_parts(text):

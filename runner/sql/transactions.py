@@ -29,7 +29,7 @@ def must_stand_alone(statement: Statement) -> str | None:
 
 
 def may_have_to_stand_alone(statement: Statement) -> str | None:
-    """Return what, if the server knows it to be so, requires the statement to run alone."""
+    """Return the condition, known to the server only, that requires the statement to run alone."""
     if must_stand_alone(statement) is not None:
         return None
     match statement.kind:
@@ -59,7 +59,7 @@ def cannot_stand_alone(statement: Statement) -> str | None:
 
 
 def may_come_second(statement: Statement, *, read_committed: bool) -> bool:
-    """Say whether the statement means the same when a statement that writes has come before it in its transaction.
+    """Return whether the statement has the same effect after a statement that writes, in the same transaction.
 
     `read_committed` is whether that is the isolation level; in the others the first query fixes what all of them see,
     and it matters that a lock was taken before.

@@ -41,7 +41,7 @@ class VersionNeed(Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str:
-        """Return a sentence that says which versions have it."""
+        """Return a sentence with the versions that have it."""
         if self.since is None:
             return f"{self.what}: no version of PostgreSQL has this option"
         return f"{self.what} needs PostgreSQL {self.since} or later"
@@ -185,7 +185,7 @@ def foreign_options(statement: Statement) -> tuple[str, ...]:
     return tuple(option.defname for option in _given(statement.node) if option.defname.lower() not in known)
 
 
-#: Syntax that came after the parser's version, as it looks without comments and strings, and its first version.
+#: Syntax that is newer than the parser, without comments and strings, and its first version.
 _NEWER_SYNTAX: Final = tuple(
     (tuple(re.compile(part, re.IGNORECASE) for part in pattern.split(" … ")), what, since)
     for pattern, what, since in (
@@ -240,7 +240,7 @@ def _in_order(parts: tuple[re.Pattern[str], ...], statement: str) -> bool:
     return True
 
 
-#: Characters of a statement that are looked at.
+#: The number of characters of a statement that are examined.
 _LONGEST: Final = 20_000
 
 

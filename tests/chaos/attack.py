@@ -125,7 +125,7 @@ class Attack:
 
     @property
     def run_id(self) -> str:
-        """The run under attack; empty as long as nobody knows."""
+        """The run under attack; empty while unknown."""
         return self._run_id()
 
     def carry_out(

@@ -54,20 +54,20 @@ class Order:
     folder: Path
 
 
-def find_faketime(tell: Callable[[str], None]) -> Path | None:
+def find_faketime(report: Callable[[str], None]) -> Path | None:
     """Return the library that lets a process's wall clock jump; None, and why, where there is none for this machine.
 
     It has to be made for the C library of the Python that runs the command, so it is this machine's own release's.
     """
     suite = host_suite()
     if suite is None:
-        tell("no clock jumps: this machine is no Debian, whose libfaketime would fit")
+        report("no clock jumps: this machine is no Debian, whose libfaketime would fit")
         return None
     try:
         root, _ = fetch_package("libfaketime", {**os.environ, SUITE_VARIABLE: suite})
         return next(root.glob("usr/lib/*/faketime/libfaketimeMT.so.1"))
     except EmbeddedServerError as error:
-        tell(f"no clock jumps: {error}")
+        report(f"no clock jumps: {error}")
         return None
 
 
@@ -79,9 +79,9 @@ def is_server_wide(seed: int, number: int) -> bool:
 class Campaign:
     """Carries out an order. What an earlier one of the same seed has done in the same folder is not done again."""
 
-    def __init__(self, order: Order, tell: Callable[[str], None]) -> None:
+    def __init__(self, order: Order, report: Callable[[str], None]) -> None:
         self._order = order
-        self._tell = tell
+        self._report = report
         self._results = order.folder / "results.jsonl"
         self._lock = threading.Lock()
         self.verdicts: list[dict[str, Any]] = []
@@ -89,7 +89,7 @@ class Campaign:
         self._oids = itertools.count(_FIRST_OID)
         self._shared: queue.SimpleQueue[int] = queue.SimpleQueue()
         self._own: queue.SimpleQueue[int] = queue.SimpleQueue()
-        self._faketime = find_faketime(tell)
+        self._faketime = find_faketime(report)
 
     def carry_out(self) -> list[dict[str, Any]]:
         """Do all trials that are not done yet, and return every verdict."""
@@ -102,14 +102,14 @@ class Campaign:
                 wide = is_server_wide(self._order.seed, number)
                 (self._own if wide else self._shared).put(number)
         with contextlib.ExitStack() as stack:
-            self._second = stack.enter_context(start_server(progress=self._tell, settings=_SETTINGS))
+            self._second = stack.enter_context(start_server(progress=self._report, settings=_SETTINGS))
             lanes = [(lane, self._shared) for lane in stack.enter_context(self._lanes("shared", _SHARED_LANES))]
             for each in range(_OWN_LANES):
                 (own,) = stack.enter_context(self._lanes(f"own-{each}", 1))
                 lanes.append((own, self._own))
             threads = [threading.Thread(target=self._drive, args=lane) for lane in lanes]
             real = all(lane.disk.real for lane, _ in lanes)
-            self._tell(f"a full disk is {'a tmpfs without room' if real else 'a limit on the size of files'}")
+            self._report(f"a full disk is {'a tmpfs without room' if real else 'a limit on the size of files'}")
             for thread in threads:
                 thread.start()
             for thread in threads:
@@ -118,13 +118,13 @@ class Campaign:
 
     @contextlib.contextmanager
     def _lanes(self, name: str, count: int) -> Iterator[Sequence[Lane]]:
-        """Start a server with lanes on it, and somebody who watches it and tells, at the end, of workers of nobody."""
+        """Start a server with lanes on it, and a sampler that reports, at the end, workers without a run."""
         server_wide = name != "shared"
         samples = self._order.folder / f"samples-{name}.jsonl"
         samples.unlink(missing_ok=True)
         with contextlib.ExitStack() as stack:
             server = stack.enter_context(
-                start_server(progress=self._tell, settings=_SMALL if server_wide else _SETTINGS)
+                start_server(progress=self._report, settings=_SMALL if server_wide else _SETTINGS)
             )
             stack.enter_context(_watched(server, samples))
             lanes = []
@@ -166,9 +166,9 @@ class Campaign:
             with self._results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(verdict) + "\n")
             for violation in verdict["violations"]:
-                self._tell(f"trial {verdict['number']}: {violation}")
+                self._report(f"trial {verdict['number']}: {violation}")
             if len(self.verdicts) % 50 == 0:
-                self._tell(f"{len(self.verdicts)} of {self._order.runs} trials")
+                self._report(f"{len(self.verdicts)} of {self._order.runs} trials")
 
 
 @contextlib.contextmanager

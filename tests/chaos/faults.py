@@ -51,7 +51,7 @@ class Fault(enum.StrEnum):
     ASLEEP = "asleep"
 
 
-#: Faults that strike everybody on the server: only on a server that one trial has for itself.
+#: Faults that strike every session on the server: only on a server that one trial has for itself.
 SERVER_WIDE = frozenset(
     {
         Fault.RESTART_FAST,
@@ -62,7 +62,7 @@ SERVER_WIDE = frozenset(
         Fault.SLOW_START,
     }
 )
-#: Faults that the process of the runner is told of or dies of.
+#: Faults that reach the runner as a signal, or that it dies of.
 SIGNALS = frozenset({Fault.SIGKILL, Fault.SIGINT, Fault.SIGTERM, Fault.SIGINT_TWICE})
 #: How often each of those on a shared server is drawn.
 _WEIGHTS: Mapping[Fault, int] = {
@@ -86,7 +86,7 @@ _WEIGHTS: Mapping[Fault, int] = {
     Fault.STALL: 3,
     Fault.ASLEEP: 3,
 }
-#: What somebody may do to the workers that a dead runner has left, before the run is taken up again.
+#: What another session may do to the workers that a dead runner has left, before the run is taken over.
 _BETWEEN = (Fault.TERMINATE_WORKER, Fault.CANCEL_WORKER, Fault.CANCEL_COMMAND)
 _BETWEEN_ALONE = (Fault.RESTART_FAST, Fault.RESTART_IMMEDIATE, Fault.CRASH)
 
@@ -112,7 +112,7 @@ class Target(Protocol):
 
     @property
     def run_id(self) -> str:
-        """The run; empty as long as nobody knows."""
+        """The run; empty while unknown."""
         ...
 
     def connect(self) -> psycopg.Connection[Any]:
@@ -258,7 +258,7 @@ def _cancel(target: Target, _: Random) -> bool:
 
 
 def _rival(target: Target, _: Random) -> bool:
-    """Have somebody else resume the run, while it runs or just after."""
+    """Have another user resume the run, while it runs or just after."""
     return target.beside("resume")
 
 

@@ -33,7 +33,7 @@ WHERE a.backend_type = 'pg_background' ORDER BY 1
 
 
 def watch(conninfo: str, path: Path) -> None:
-    """Look until the process is ended, or who has started it is gone; a server that is away is waited for."""
+    """Look until the process is ended, or who has started it is lost; a server that is away is waited for."""
     parent = os.getppid()
     with path.open("w", encoding="utf-8", buffering=1) as file:
         look, last = 0, None
@@ -88,7 +88,7 @@ def taken_of(lines: Iterable[str]) -> list[tuple[int, int]]:
 
 
 def strangers_of(lines: Iterable[str], known: Sequence[str]) -> list[str]:
-    """Return the names of workers, from the lines of `watch`, by which nobody could find them.
+    """Return the names of workers, from the lines of `watch`, by which they could not be found.
 
     Those are names that begin with none of the known prefixes, for longer than it takes a worker to get its name.
     """

@@ -71,7 +71,7 @@ class Trial:
         #: Where the journals are: those of one machine after the other.
         self._homes = [lane.disk.folder / f"trial-{number}-0"]
         self._samples_from = lane.samples.stat().st_size
-        #: Copies of journals as they were before a part of them was cut off and a runner went on with the rest.
+        #: Copies of journals as they were before a part of them was cut off and a runner continued with the rest.
         self._before_cut: list[list[Event]] = []
         self._commands = 0
         self._clock: Path | None = None
@@ -89,7 +89,7 @@ class Trial:
 
     def _carried_out(self) -> Verdict:
         begun = time.monotonic()
-        shutil.rmtree(self._folder, ignore_errors=True)  # of a trial that was broken off
+        shutil.rmtree(self._folder, ignore_errors=True)  # of a trial that was interrupted
         self._folder.mkdir(parents=True)
         (self._folder / "plan.yaml").write_text(self._plan.text, encoding="utf-8")
         with self._lane.reach() as connection:

@@ -20,7 +20,7 @@ _GOOD = frozenset({"succeeded", "failed_allowed", "skipped", "detached"})
 FORGETTING = frozenset({"restart_immediate", "crash"})
 #: In how many looks in a row a limit must be seen exceeded: one look is not one moment.
 _LOOKS = 2
-#: Codes with which a command may end here, where plans are valid and nobody makes a mistake of usage. Negative ones are
+#: Codes with which a command may end here, where plans are valid and the usage is correct. Negative ones are
 #: signals: SIGKILL, and a SIGINT or SIGTERM that comes when the run is over and only the process is left to be ended.
 CODES = frozenset({0, 1, 4, 5, 6, 7, 130, 143, -9, -2, -15})
 
@@ -128,9 +128,9 @@ def _each(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[tuple[Ch
 
 def _missing(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     """No effect is missing that was reported as succeeded."""
-    told = read_claims(evidence.reported)  # what a journal that broke off does not have
+    reported = read_claims(evidence.reported)  # what a journal that ended early does not have
     for step, key, claim in _each(evidence, claims):
-        said = (claim, told.get(key, Claims()))
+        said = (claim, reported.get(key, Claims()))
         succeeded = max(max(each.count("succeeded"), each.state == "succeeded") for each in said)
         if step.work in COUNTED:
             there = evidence.effects.times(step, key)
@@ -222,7 +222,7 @@ def _settled(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
 
 
 def _budget(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
-    """No limit of the plan is exceeded; `finally` has slots of its own beside what was let go of."""
+    """No limit of the plan is exceeded; `finally` has slots of its own beside what was detached."""
     steps = {key: step for step in evidence.plan.steps for key in step.keys}
     for sample in evidence.samples:
         workers = [key for key in sample.workers if key in steps]
@@ -281,10 +281,10 @@ def _left(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     """No worker is left that no command finds; none lives on whose step was reported as over."""
     for phase in evidence.phases:
         yield from (f"after {phase.command} a worker lived that status did not name: {name}" for name in phase.hidden)
-    told = read_claims(evidence.reported)  # what a journal that broke off does not have
+    reported = read_claims(evidence.reported)  # what a journal that ended early does not have
     last = evidence.phases[-1]
     for key in last.alive if last.code in (0, 1) else ():
-        states = {each.get(key, Claims()).state for each in (claims, told)}
+        states = {each.get(key, Claims()).state for each in (claims, reported)}
         if "detached" not in states:
             yield f"{last.command} was over, and the worker of {key}, which is {states}, lived on"
 

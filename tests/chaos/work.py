@@ -31,7 +31,7 @@ class Work(enum.StrEnum):
     REINDEX = "reindex"  # REINDEX INDEX CONCURRENTLY
 
 
-#: Works whose rows tell how often they were done. The others are done or not.
+#: Works whose rows report how often they were done. The others are done or not.
 COUNTED = frozenset(Work) - {Work.VACUUM, Work.INDEX, Work.REINDEX, Work.BATCHES}
 #: Works that are one transaction: either all of it is there and the worker succeeded, or nothing is.
 ATOMIC = COUNTED - {Work.CALL}
@@ -148,7 +148,7 @@ def sql(work: Work, place: Place, random: Random, seconds: float) -> str:
 
 
 def rename(random: Random) -> str:
-    """Return a statement that changes the worker's application_name, by which nobody may know it."""
+    """Return a statement that changes the worker's application_name, by which it cannot be recognised."""
     return f"SET application_name = '{random.choice(('renamed', '', 'jobplan:260101-aaaaaa:a'))}'"
 
 

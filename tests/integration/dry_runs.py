@@ -52,6 +52,6 @@ def reports(result: DryRun) -> dict[str, StatementReport]:
     return {one.step: one for one in result.statements if one.key == "sql"}
 
 
-def told(result: DryRun, code: str) -> list[Problem]:
+def reported(result: DryRun, code: str) -> list[Problem]:
     """Return the problems of a code."""
     return [problem for problem in result.problems if problem.code == code]

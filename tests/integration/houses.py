@@ -160,7 +160,7 @@ class FakeHouse:
 
 
 class Follower:
-    """Launches a worker and follows it in a task; keeps what it is told."""
+    """Launches a worker and follows it in a task; keeps what was reported."""
 
     def __init__(self, house: House, step: str, sql: str, **keys: Any) -> None:
         self.name = worker_name(house.run_id, step)
@@ -185,7 +185,7 @@ class Follower:
             self.seen.append(worker)
             self._seen.set()
 
-        self.task = asyncio.create_task(self.handle.ended(seen=seen, lost=self.lost.append))
+        self.task = asyncio.create_task(self.handle.wait_until_ended(on_seen=seen, on_lost=self.lost.append))
         return self
 
     async def running(self) -> Follower:
@@ -195,7 +195,7 @@ class Follower:
             await self._seen.wait()
         return self
 
-    async def ended(self) -> WorkerEnd:
+    async def wait_until_ended(self) -> WorkerEnd:
         """Follow it to its end."""
         async with asyncio.timeout(PATIENCE):
             return await self.task
@@ -221,4 +221,4 @@ async def run_plan(
 
 async def run_one(house: House, sql: str, step: str = "step", **keys: Any) -> WorkerEnd:
     """Launch a worker and follow it to its end."""
-    return await (await Follower(house, step, sql, **keys).launch()).follow().ended()
+    return await (await Follower(house, step, sql, **keys).launch()).follow().wait_until_ended()

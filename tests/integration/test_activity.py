@@ -140,10 +140,10 @@ async def test_progress_of_maintenance_commands(database: str) -> None:
         slow = {"vacuum_cost_delay": "100", "vacuum_cost_limit": "1"}
         await Follower(house, "v", "VACUUM t", label=looked_label(house.run_id, "v"), settings=slow).running()
         run = await looked(observer, house.run_id, lambda run: only(run).progress)
-        told = only(run).progress
-        assert told is not None
-        assert (told.command, told.relation, told.unit) == ("VACUUM", "public.t", "blocks")
-        assert told.total > 0
+        reported = only(run).progress
+        assert reported is not None
+        assert (reported.command, reported.relation, reported.unit) == ("VACUUM", "public.t", "blocks")
+        assert reported.total > 0
         house.end()
         with psycopg.connect(database) as other:
             other.execute("INSERT INTO t VALUES (0)")
@@ -209,7 +209,7 @@ async def test_the_rights_that_a_refusal_names_are_enough(new_role: Callable[...
         assert (stopped.still, stopped.refused, len(stopped.seconds)) == ((), None, 1)
 
 
-async def test_nobody_is_signalled_who_is_not_seen_there_and_then(dsn: str) -> None:
+async def test_only_a_worker_that_is_visible_at_that_moment_is_signalled(dsn: str) -> None:
     async with RealHouse(dsn, "live-ident") as house, observing(dsn) as observer:
         follower = await running(house, "a")
         seen = follower.seen[0]
@@ -260,7 +260,7 @@ async def test_a_worker_that_does_not_heed_is_still_running(database: str) -> No
         assert stopped.seconds == {}
 
 
-async def test_what_a_broken_off_statement_leaves_is_told_with_what_repairs_it(database: str) -> None:
+async def test_objects_left_behind_are_reported_with_the_sql_that_repairs_them(database: str) -> None:
     ask(database, 'CREATE TABLE "T x" (i int)')
     ask(database, 'CREATE INDEX "old I" ON "T x" (i)')
     ask(database, "CREATE TABLE p (i int) PARTITION BY LIST (i)")
@@ -300,7 +300,7 @@ async def test_what_a_broken_off_statement_leaves_is_told_with_what_repairs_it(d
     assert ask(database, "SELECT inhrelid FROM pg_inherits WHERE inhdetachpending") == []
 
 
-async def test_a_statement_that_left_nothing_leaves_nothing_to_tell(database: str) -> None:
+async def test_a_statement_that_left_nothing_leaves_nothing_to_report(database: str) -> None:
     ask(database, "CREATE TABLE t (i int)")
     async with RealHouse(database, "live-clean") as house, observing(database) as observer:
         await running(house, "a", "INSERT INTO t SELECT 1 FROM pg_sleep(120)")
@@ -312,30 +312,30 @@ async def test_a_statement_that_left_nothing_leaves_nothing_to_tell(database: st
 
 
 async def test_the_ledger_is_read_where_it_is_and_may_be(new_role: Callable[..., str], database: str) -> None:
-    async def told(dsn: str) -> list[str]:
+    async def reported(dsn: str) -> list[str]:
         observer = await Observer.connect(dsn, ledger="jobplan")
         try:
             return sorted(await observer.recorded(["ledger-read", "no-such-run"]))
         finally:
             await observer.close()
 
-    assert await told(database) == []
+    assert await reported(database) == []
     LedgerAdmin(database, "jobplan").install("0")
     steps = (step("a", "SELECT 1"), step("b", "SELECT 1"))
     await run_plan(database, plan(*steps), run_id="ledger-read", ledger="jobplan")
-    assert await told(database) == ["ledger-read"]
+    assert await reported(database) == ["ledger-read"]
     login = new_role()
-    assert await told(login) == []
+    assert await reported(login) == []
     LedgerAdmin(database, "jobplan").install("0", [str(psycopg.conninfo.conninfo_to_dict(login)["user"])])
-    assert await told(login) == ["ledger-read"]
+    assert await reported(login) == ["ledger-read"]
     ask(database, "UPDATE jobplan.meta SET version = 99 WHERE version = (SELECT max(version) FROM jobplan.meta)")
-    assert await told(database) == []
+    assert await reported(database) == []
 
 
-# --- the runner hears of it -------------------------------------------------------------------------------------------
+# --- the runner receives the request ----------------------------------------------------------------------------------
 
 
-async def test_a_living_runner_hears_by_whom_and_starts_nothing_more(database: str) -> None:
+async def test_a_living_runner_receives_by_whom_and_starts_nothing_more(database: str) -> None:
     ask(database, "CREATE TABLE witness (step text)")
     steps = (
         step("a", LONG),
@@ -343,27 +343,27 @@ async def test_a_living_runner_hears_by_whom_and_starts_nothing_more(database: s
         step("later", "INSERT INTO witness VALUES ('later')", needs=["a"]),
     )
     note = step("note", "INSERT INTO witness VALUES (:'run.status')")
-    run, recorder = real_run(database, plan(*steps, finally_=(note,)), run_id="live-heard")
+    run, recorder = real_run(database, plan(*steps, finally_=(note,)), run_id="live-cancel")
     task = asyncio.create_task(run.execute())
     async with observing(database) as observer:
         seen = await looked(
-            observer, "live-heard", lambda run: len(run.workers) == 2 and all(w.label for w in run.workers)
+            observer, "live-cancel", lambda run: len(run.workers) == 2 and all(w.label for w in run.workers)
         )
         stopped = await stopper(observer, seen).stop(20.0)
         result = await task
         assert [w.step for w in stopped.asked] == ["a"]
-        rest = await looked(observer, "live-heard", lambda run: run.workers)
+        rest = await looked(observer, "live-cancel", lambda run: run.workers)
         await stopper(observer, rest, detached=True).stop(20.0)
     assert result.exit_code == 1
     assert ask(database, "SELECT step FROM witness") == [("cancelled",)]
-    (told,) = recorder.of(ev.RunCancelled)
-    assert told.by == f"alice@laptop (role {psycopg.conninfo.conninfo_to_dict(database)['user']})"
-    assert recorder.end("a").cancelled_by == told.by
+    (reported,) = recorder.of(ev.RunCancelled)
+    assert reported.by == f"alice@laptop (role {psycopg.conninfo.conninfo_to_dict(database)['user']})"
+    assert recorder.end("a").cancelled_by == reported.by
     assert recorder.end("a").outcome is ev.Outcome.CANCELLED
-    assert recorder.events.index(told) < recorder.events.index(recorder.end("a"))
+    assert recorder.events.index(reported) < recorder.events.index(recorder.end("a"))
 
 
-async def test_a_step_that_is_cancelled_says_by_whom_and_the_run_goes_on(database: str) -> None:
+async def test_a_step_that_is_cancelled_says_by_whom_and_the_run_continues(database: str) -> None:
     steps = (step("a", LONG), step("b", "SELECT pg_sleep(3)"))
     run, recorder = real_run(database, plan(*steps), run_id="live-step")
     task = asyncio.create_task(run.execute())
@@ -376,7 +376,7 @@ async def test_a_step_that_is_cancelled_says_by_whom_and_the_run_goes_on(databas
     assert recorder.outcomes() == {"a": ev.Outcome.CANCELLED, "b": ev.Outcome.SUCCEEDED}
 
 
-async def test_a_request_of_somebody_who_may_stop_nothing_is_not_heard(
+async def test_a_request_of_a_role_that_may_stop_nothing_is_ignored(
     new_role: Callable[..., str], database: str
 ) -> None:
     run, recorder = real_run(database, plan(step("a", "SELECT pg_sleep(3)")), run_id="live-forged")
@@ -391,7 +391,9 @@ async def test_a_request_of_somebody_who_may_stop_nothing_is_not_heard(
 
 
 @pytest.mark.parametrize("superuser", [False, True])
-async def test_who_is_not_heard_is_told_so(new_role: Callable[..., str], database: str, *, superuser: bool) -> None:
+async def test_a_user_whose_request_is_ignored_is_informed(
+    new_role: Callable[..., str], database: str, *, superuser: bool
+) -> None:
     owner = database if superuser else new_role()
     seers = {owner: True, database: True, new_role("IN ROLE pg_signal_backend"): not superuser}
     run, recorder = real_run(owner, plan(step("a", "SELECT pg_sleep(3)")), run_id="live-heeded")
@@ -408,7 +410,7 @@ async def test_who_is_not_heard_is_told_so(new_role: Callable[..., str], databas
     assert recorder.of(ev.RunCancelled) == []
 
 
-async def test_a_runner_that_was_away_hears_again(database: str) -> None:
+async def test_a_runner_that_was_away_receives_again(database: str) -> None:
     run, recorder = real_run(database, plan(step("a", LONG)), run_id="live-again")
     task = asyncio.create_task(run.execute())
     await until(lambda: recorder.of(ev.AttemptRunning))

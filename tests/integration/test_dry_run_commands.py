@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from runner.preflight.dry_run_result import Coverage
-from tests.integration.dry_runs import ROLE, codes, dry_run, errors, reports, told, written
+from tests.integration.dry_runs import ROLE, codes, dry_run, errors, reported, reports, written
 from tests.integration.houses import ask
 
 ORDERS = """
@@ -130,7 +130,7 @@ def test_a_step_that_takes_a_role_is_judged_by_what_that_may_do(copy: str, tmp_p
     assert [problem.code for problem in errors(of_key)] == ["JP610"]
 
 
-def test_without_explain_the_catalog_tells_of_rights(reviewed: str, copy: str, tmp_path: Path) -> None:
+def test_without_explain_the_catalog_reports_rights(reviewed: str, copy: str, tmp_path: Path) -> None:
     ask(copy, f"REVOKE ALL ON shop.customers FROM {ROLE}")
     ask(copy, f"REVOKE SELECT ON shop.order_lines FROM {ROLE}")
     ask(copy, f"GRANT SELECT (sku) ON shop.order_lines TO {ROLE}")
@@ -186,10 +186,10 @@ def test_who_may_use_files_of_the_server(reviewed: str, copy: str, tmp_path: Pat
 
 
 @pytest.mark.pg(">= 17", reason="the privilege MAINTAIN")
-def test_partitions_that_vacuum_would_skip_are_told(reviewed: str, copy: str, tmp_path: Path) -> None:
+def test_partitions_that_vacuum_would_skip_are_reported(reviewed: str, copy: str, tmp_path: Path) -> None:
     ask(copy, f"GRANT MAINTAIN ON shop.events TO {ROLE}")
     result = dry_run(written(tmp_path, steps_of("VACUUM shop.events")), reviewed)
-    (problem,) = told(result, "JP610")
+    (problem,) = reported(result, "JP610")
     assert "of the partitions of shop.events" in problem.message
     assert errors(result) == [problem]  # the step would fail
     allowed = steps_of("VACUUM shop.events", expect="{warnings: {min: 0}}")

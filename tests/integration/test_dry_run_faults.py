@@ -33,7 +33,7 @@ def test_nothing_is_wrong_where_nothing_is_yet(database: str, name: str) -> None
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """A fault: SQL that seeds it, the plan that meets it (a shipped one or steps), and the code that tells of it."""
+    """A fault: SQL that seeds it, the plan that meets it (a shipped one or steps), and the code that reports it."""
 
     id: str
     code: str
@@ -295,7 +295,7 @@ def test_what_a_function_may_have_created_is_no_error(copy: str, tmp_path: Path)
     assert "JP617" in codes(list(result.problems))
 
 
-def test_the_ledger_tells_how_long_steps_take(copy: str, tmp_path: Path) -> None:
+def test_the_ledger_reports_how_long_steps_take(copy: str, tmp_path: Path) -> None:
     LedgerAdmin(copy, "records").install("0")
     ask(
         copy,

@@ -49,7 +49,7 @@ COUNTERS = (
     "SELECT funcname, calls FROM pg_stat_user_functions WHERE funcname = 'honest'",
     "SELECT conflicts, deadlocks, tup_inserted, tup_updated, tup_deleted FROM pg_stat_database ORDER BY datid",
 )
-#: Nobody else is connected.
+#: No other session is connected.
 IDLE = "SELECT count(*) = 1 FROM pg_stat_activity WHERE backend_type = 'client backend'"
 #: Plans that would do harm, and plans that try to break out of what looks at them.
 HARM = """
@@ -91,7 +91,7 @@ HARM = """
 
 @pytest.fixture(scope="module")
 def idle_server() -> Iterator[EmbeddedServer]:
-    """A server on which nobody else writes."""
+    """A server on which no other session writes."""
     with start_server(
         progress=print, settings={"autovacuum": "off", "checkpoint_timeout": "1d", "track_functions": "all"}
     ) as server:
@@ -148,7 +148,7 @@ def test_nothing_is_executed(
     counters = counted(quiet)
     position = value(quiet, "SELECT pg_current_wal_insert_lsn()")
     result = checked(path, quiet, explain)
-    asyncio.run(until(lambda: value(quiet, IDLE)))  # what a session has counted is there when it has gone
+    asyncio.run(until(lambda: value(quiet, IDLE)))  # what a session has counted is there when it has ended
     assert value(quiet, "SELECT pg_current_wal_insert_lsn()") == position
     assert counted(quiet) == counters
     after = everything(quiet)

@@ -136,7 +136,7 @@ def test_an_old_snapshot_holds_up_a_build(app: str, tmp_path: Path) -> None:
     assert found(looked(app, tmp_path, steps), "JP702") == []
 
 
-def test_the_weight_of_a_lock_is_told(app: str, tmp_path: Path) -> None:
+def test_the_weight_of_a_lock_is_reported(app: str, tmp_path: Path) -> None:
     steps = """
     - {id: a, sql: ALTER TABLE app.parents ADD COLUMN note text}
     - {id: b, sql: TRUNCATE app.days, needs: [a]}  # jobplan: ignore=JP353 a test

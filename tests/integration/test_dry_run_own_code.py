@@ -95,9 +95,9 @@ def test_no_function_of_the_database_s_own_is_executed(tracked: str, tmp_path: P
     reports = {one.step: one for one in result.statements if one.key == "sql" and one.step in STATEMENTS}
     assert reports.keys() == STATEMENTS.keys()
     for name in STATEMENTS.keys() - {"copy"}:
-        told = " ".join(reports[name].why)
+        reported = " ".join(reports[name].why)
         assert reports[name].coverage is not Coverage.CHECKED, name
-        assert "planning could execute public." in told, (name, told)
+        assert "planning could execute public." in reported, (name, reported)
 
 
 def test_statements_that_use_only_what_is_postgresql_s_own_are_still_explained(tracked: str, tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 from runner.errors import Severity
 from runner.structs import replace
-from tests.integration.dry_runs import ROLE, dry_run, errors, shipped, told
+from tests.integration.dry_runs import ROLE, dry_run, errors, reported, shipped
 from tests.integration.houses import ask
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
-    """SQL that seeds a fault in a database, the plan that meets it, and the code and words that tell of it.
+    """SQL that seeds a fault in a database, the plan that meets it, and the code and words that report of it.
 
     Errors may be in `steps` alone, any of them if there are none. `meanwhile` is what another session has done and not
     ended; `{role}` and `{database}` stand for names.
@@ -276,7 +276,7 @@ def test_a_fault_of_the_database_is_found_and_nothing_else(copy: str, reviewed: 
             other.execute(sql.encode())
         result = dry_run(plan, reviewed if fault.of_role else copy)
         other.rollback()
-    found = [problem for problem in told(result, fault.code) if fault.says in f"{problem.message} {problem.hint}"]
+    found = [problem for problem in reported(result, fault.code) if fault.says in f"{problem.message} {problem.hint}"]
     assert found, [str(problem) for problem in result.problems]
     assert (Severity.ERROR in {problem.severity for problem in found}) is not fault.warning
     wrong = [

@@ -14,7 +14,7 @@ from runner.cli.dry_run import look
 from runner.embedded import EmbeddedServer, start_server
 from runner.errors import ConnectionFailedError
 from runner.preflight.dry_run import Wishes
-from tests.integration.dry_runs import dry_run, errors, told, written
+from tests.integration.dry_runs import dry_run, errors, reported, written
 from tests.integration.houses import ask, until
 
 SCHEMA = """
@@ -93,16 +93,16 @@ def test_a_prepared_transaction_is_named_with_what_ends_it(preparing: EmbeddedSe
         other.execute("PREPARE TRANSACTION 'left ''behind'")
     plan = written(tmp_path, "- {id: a, sql: ALTER TABLE t ADD COLUMN b int}")
     result = dry_run(plan, preparing.dsn)
-    (problem,) = told(result, "JP701")
+    (problem,) = reported(result, "JP701")
     assert "the prepared transaction" in problem.message
     assert (problem.hint or "").startswith("ROLLBACK PREPARED 'left ''behind';")
-    (of_server,) = told(result, "JP513")
+    (of_server,) = reported(result, "JP513")
     assert "left" in of_server.message
     ask(preparing.dsn, "ROLLBACK PREPARED 'left ''behind'")
-    assert told(dry_run(plan, preparing.dsn), "JP701") == []
+    assert reported(dry_run(plan, preparing.dsn), "JP701") == []
 
 
-def test_a_locked_table_is_told_of_and_not_waited_for_again_and_again(tables: str, tmp_path: Path) -> None:
+def test_a_locked_table_is_reported_and_not_waited_for_again_and_again(tables: str, tmp_path: Path) -> None:
     steps = "\n".join(f"- {{id: s{n}, sql: SELECT count(*) FROM t WHERE a = {n}}}" for n in range(20))
     with psycopg.connect(tables) as other:
         other.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
@@ -110,7 +110,7 @@ def test_a_locked_table_is_told_of_and_not_waited_for_again_and_again(tables: st
         result = dry_run(written(tmp_path, steps), tables)
         took = time.monotonic() - began
         other.rollback()
-    assert len(told(result, "JP620")) == len(told(result, "JP701")) == 20
+    assert len(reported(result, "JP620")) == len(reported(result, "JP701")) == 20
     assert errors(result) == []
     assert took < 15, "twenty statements that wait a second each take twenty seconds"
 
@@ -123,11 +123,11 @@ def test_what_takes_long_to_plan_is_given_up(tables: str, tmp_path: Path) -> Non
     ask(tables, "ALTER EXTENSION pg_background ADD FUNCTION slow()")  # others are never executed
     steps = "\n".join(f"- {{id: s{n}, sql: SELECT count(*) FROM t WHERE a = slow()}}" for n in range(3))
     result = dry_run(written(tmp_path, steps), tables)
-    assert len(told(result, "JP620")) == 3
+    assert len(reported(result, "JP620")) == 3
     assert errors(result) == []
 
 
-def test_a_connection_that_is_lost_meanwhile_is_told_of(tables: str, tmp_path: Path) -> None:
+def test_a_connection_that_is_lost_meanwhile_is_reported(tables: str, tmp_path: Path) -> None:
     ask(
         tables,
         "CREATE FUNCTION slow() RETURNS int LANGUAGE plpgsql STABLE AS 'BEGIN PERFORM pg_sleep(60); RETURN 1; END'",

@@ -235,7 +235,7 @@ def test_data_that_are_not_ours_are_left_alone(server: EmbeddedServer, open_fold
     assert server.pid > 0
 
 
-def test_data_with_a_place_of_their_own_are_taken_up_again(
+def test_data_with_a_place_of_their_own_are_used_again(
     server: EmbeddedServer, open_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("JOBPLAN_PG_BIN", str(server.bin_dir))
@@ -304,7 +304,7 @@ def test_stopping_leaves_no_descriptor_and_no_child(server: EmbeddedServer, monk
 
 @pytest.fixture(scope="module")
 def kept_cache() -> Iterator[Path]:
-    """A cache for `jobplan server`, so that nobody's running server is touched."""
+    """A cache for `jobplan server`, so that no running server of the user is touched."""
     with tempfile.TemporaryDirectory(prefix="jp test-") as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

@@ -36,8 +36,8 @@ async def test_a_condition_runs_on_the_session_that_launches_afterwards(house: R
     ((pid, read_only),) = result.rows
     assert read_only == "on"
     sessions = house.connections()
-    end = await (await Follower(house, "a", "SELECT pg_sleep(0.1)").launch()).follow().ended()
-    assert end.proven
+    end = await (await Follower(house, "a", "SELECT pg_sleep(0.1)").launch()).follow().wait_until_ended()
+    assert end.confirmed
     again = await house.gateway.query(before("SELECT pg_backend_pid()"))
     assert (again.rows, house.connections()) == (((pid,),), sessions)
 
@@ -53,8 +53,8 @@ async def test_what_a_condition_has_set_is_not_there_for_the_worker(house: RealH
             "INSERT INTO seen SELECT current_user, current_setting('work_mem'), current_setting('search_path') "
             "WHERE current_setting('transaction_read_only') = 'off'"
         )
-        end = await (await Follower(house, "a", sql).launch()).follow().ended()
-        assert (end.proven, end.row_count) == (True, 1)
+        end = await (await Follower(house, "a", sql).launch()).follow().wait_until_ended()
+        assert (end.confirmed, end.row_count) == (True, 1)
         ((who, mem, path),) = ask(database, "SELECT * FROM seen")
         assert who != "conditional"
         assert mem != "77kB"

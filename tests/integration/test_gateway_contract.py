@@ -36,12 +36,12 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     yield made
     await made.gateway.close()
     made.end()
-    gc.collect()  # a connection that nobody closed would be a warning, and warnings are errors
+    gc.collect()  # a connection that was not closed would be a warning, and warnings are errors
 
 
 async def test_success_has_evidence(house: House) -> None:
     end = await run_one(house, "SELECT 1")
-    assert end.proven
+    assert end.confirmed
     assert (end.command_tag, end.row_count) == ("SELECT", 1)
     assert end.error is None
     assert end.started_at is not None
@@ -51,7 +51,7 @@ async def test_success_has_evidence(house: House) -> None:
 
 async def test_an_error_comes_with_all_that_the_server_says(house: House) -> None:
     end = await run_one(house, RAISES)
-    assert not end.proven
+    assert not end.confirmed
     error = end.error
     assert error is not None
     assert (error.sqlstate, error.message) == ("JP001", "no such thing")
@@ -70,7 +70,7 @@ async def test_a_setting_that_the_server_refuses_is_the_workers_error(house: Hou
     end = await run_one(house, "SELECT 1", settings={"work_mem": "nonsense"})
     assert end.error is not None
     assert end.error.sqlstate == "22023"
-    assert (await run_one(house, "SELECT 1")).proven
+    assert (await run_one(house, "SELECT 1")).confirmed
 
 
 async def test_the_timeout_is_kept_by_the_server(house: House) -> None:
@@ -84,8 +84,8 @@ async def test_the_timeout_is_kept_by_the_server(house: House) -> None:
 
 async def test_a_worker_is_seen_once_with_its_identity(house: House) -> None:
     follower = await Follower(house, "step", "SELECT pg_sleep(0.5)").running()
-    end = await follower.ended()
-    assert end.proven
+    end = await follower.wait_until_ended()
+    assert end.confirmed
     assert follower.seen == [end.worker]
     assert follower.seen[0].application_name == follower.name
     assert follower.seen[0].pid > 0
@@ -93,11 +93,11 @@ async def test_a_worker_is_seen_once_with_its_identity(house: House) -> None:
     assert not follower.lost
 
 
-async def test_cancel_stops_a_worker_and_its_end_tells_when_it_has_gone(house: House) -> None:
+async def test_cancel_stops_a_worker_and_its_end_reports_when_it_has_ended(house: House) -> None:
     follower = await Follower(house, "step", LONG).running()
     follower.handle.cancel()
     follower.handle.cancel()
-    end = await follower.ended()
+    end = await follower.wait_until_ended()
     assert end.error is not None
     assert end.error.sqlstate == "57014"
     assert end.worker == follower.seen[0]
@@ -107,8 +107,8 @@ async def test_cancel_stops_a_worker_and_its_end_tells_when_it_has_gone(house: H
 async def test_cancel_before_anybody_follows_is_heeded(house: House) -> None:
     follower = await Follower(house, "step", LONG).launch()
     follower.handle.cancel()
-    end = await follower.follow().ended()
-    assert not end.proven
+    end = await follower.follow().wait_until_ended()
+    assert not end.confirmed
     assert not house.alive()
 
 
@@ -117,17 +117,17 @@ async def test_cancel_and_detach_after_the_end_take_nothing_back(house: House) -
     await until(lambda: not house.alive())
     follower.handle.cancel()
     follower.handle.detach()
-    end = await follower.follow().ended()
-    assert end.proven
+    end = await follower.follow().wait_until_ended()
+    assert end.confirmed
     assert not end.detached
 
 
 async def test_detach_lets_the_worker_go_on(house: House) -> None:
     follower = await Follower(house, "step", LONG).running()
     follower.handle.detach()
-    end = await follower.ended()
+    end = await follower.wait_until_ended()
     assert end.detached
-    assert not end.proven
+    assert not end.confirmed
     assert end.error is None
     assert end.worker == follower.seen[0]
     assert house.alive() == {follower.name}
@@ -136,7 +136,7 @@ async def test_detach_lets_the_worker_go_on(house: House) -> None:
 async def test_detach_before_anybody_follows_still_says_who_it_was(house: House) -> None:
     follower = await Follower(house, "step", LONG).launch()
     follower.handle.detach()
-    end = await follower.follow().ended()
+    end = await follower.follow().wait_until_ended()
     assert end.detached
     assert end.worker is not None
     assert house.alive() == {follower.name}
@@ -147,14 +147,14 @@ async def test_a_worker_whose_session_is_lost_is_followed_to_its_end(house: Hous
     house.lose_session(follower.name)
     await until(lambda: follower.lost)
     assert house.alive() == {follower.name}
-    end = await follower.ended()
+    end = await follower.wait_until_ended()
     assert end.lost
-    assert not end.proven
+    assert not end.confirmed
     assert end.error is None
     assert end.reason
     assert end.worker == follower.seen[0]
     assert not house.alive()
-    assert (await run_one(house, "SELECT 1")).proven
+    assert (await run_one(house, "SELECT 1")).confirmed
 
 
 async def test_a_worker_whose_session_is_lost_can_still_be_cancelled_and_detached(house: House) -> None:
@@ -162,26 +162,26 @@ async def test_a_worker_whose_session_is_lost_can_still_be_cancelled_and_detache
     house.lose_session(follower.name)
     await until(lambda: follower.lost)
     follower.handle.cancel()
-    await follower.ended()
+    await follower.wait_until_ended()
     assert not house.alive()
     follower = await Follower(house, "two", LONG).running()
     house.lose_session(follower.name)
     await until(lambda: follower.lost)
     follower.handle.detach()
-    assert (await follower.ended()).detached
+    assert (await follower.wait_until_ended()).detached
     assert house.alive() == {follower.name}
 
 
 async def test_a_reserve_that_cannot_be_kept_is_a_shortage(house: House) -> None:
     with pytest.raises(CapacityError, match="reserve"):
         await house.gateway.launch(LaunchRequest(sql="SELECT 1", application_name="jobplan:x:y", reserve=100_000))
-    assert (await run_one(house, "SELECT 1", reserve=1)).proven
+    assert (await run_one(house, "SELECT 1", reserve=1)).confirmed
 
 
 async def test_sessions_are_used_again(house: House) -> None:
     for number in range(6):
-        assert (await run_one(house, "SELECT 1", f"s{number}")).proven
-        assert not (await run_one(house, "SELECT 1/0", f"e{number}")).proven
+        assert (await run_one(house, "SELECT 1", f"s{number}")).confirmed
+        assert not (await run_one(house, "SELECT 1/0", f"e{number}")).confirmed
     assert house.connections() == 2
 
 
@@ -191,7 +191,7 @@ async def test_workers_run_beside_each_other_on_sessions_of_their_own(house: Hou
     assert house.connections() == 4
     for follower in followers:
         follower.handle.cancel()
-    ends = [await follower.ended() for follower in followers]
+    ends = [await follower.wait_until_ended() for follower in followers]
     assert [end.error is not None for end in ends] == [True] * 3
 
 
@@ -234,7 +234,7 @@ async def test_a_run_that_left_nothing_leaves_nothing(house: House) -> None:
 
 @pytest.fixture
 async def orphan(house: House) -> Worker:
-    """A worker that lives although its runner is gone; the gateway is the next runner's."""
+    """A worker that lives although its runner is lost; the gateway is the next runner's."""
     follower = await Follower(house, "step", LONG).running()
     follower.task.cancel()
     await asyncio.gather(follower.task, return_exceptions=True)
@@ -246,28 +246,28 @@ async def orphan(house: House) -> Worker:
     return left.workers[0].worker
 
 
-async def test_an_orphan_is_followed_and_nobody_knows_how_it_ended(house: House, orphan: Worker) -> None:
+async def test_an_orphan_is_followed_and_its_outcome_is_unknown(house: House, orphan: Worker) -> None:
     follower = Follower(house, "step", LONG)
     follower.handle = house.gateway.adopt(orphan, step="step")
     assert follower.handle.worker == orphan
     follower.handle.cancel()
-    end = await follower.follow().ended()
-    assert (end.lost, end.proven, end.error, end.worker) == (True, False, None, orphan)
+    end = await follower.follow().wait_until_ended()
+    assert (end.lost, end.confirmed, end.error, end.worker) == (True, False, None, orphan)
     assert end.reason
     assert not house.alive()
 
 
-async def test_an_orphan_that_nobody_awaits_was_let_go_of(house: House, orphan: Worker) -> None:
+async def test_an_orphan_that_is_not_awaited_counts_as_detached(house: House, orphan: Worker) -> None:
     follower = Follower(house, "step", LONG)
     follower.handle = house.gateway.adopt(orphan, step="step", awaited=False)
     follower.handle.cancel()
-    end = await follower.follow().ended()
+    end = await follower.follow().wait_until_ended()
     assert (end.lost, end.detached, end.worker) == (False, True, orphan)
 
 
-async def test_an_orphan_can_be_let_go_of(house: House, orphan: Worker) -> None:
+async def test_an_orphan_can_be_detached(house: House, orphan: Worker) -> None:
     follower = Follower(house, "step", LONG)
     follower.handle = house.gateway.adopt(orphan, step="step")
     follower.handle.detach()
-    assert (await follower.follow().ended()).detached
+    assert (await follower.follow().wait_until_ended()).detached
     assert house.alive() == {orphan.application_name}

@@ -43,13 +43,13 @@ LONG = "SELECT pg_sleep(120)"
 
 async def test_a_launcher_session_that_ended_while_it_was_idle_costs_nothing(dsn: str) -> None:
     async with RealHouse(dsn, "losses-idle") as house:
-        assert (await run_one(house, "SELECT 1", "a")).proven
+        assert (await run_one(house, "SELECT 1", "a")).confirmed
         assert strike(dsn, house.run_id, LAUNCHERS) == 1  # the loop has had no turn to see it
         end = await run_one(house, "SELECT 1", "b")
-        assert end.proven
+        assert end.confirmed
 
 
-async def test_waits_that_somebody_cancels_lose_nothing(dsn: str) -> None:
+async def test_waits_that_another_session_cancels_lose_nothing(dsn: str) -> None:
     async with RealHouse(dsn, "losses-cancel") as house:
         follower = await Follower(house, "step", "SELECT pg_sleep(1)").running()
         struck = 0
@@ -57,20 +57,20 @@ async def test_waits_that_somebody_cancels_lose_nothing(dsn: str) -> None:
             struck += strike(dsn, house.run_id, LAUNCHERS, "pg_cancel_backend")
             await asyncio.sleep(0.1)
         assert struck > 2
-        end = await follower.ended()
-        assert end.proven
+        end = await follower.wait_until_ended()
+        assert end.confirmed
         assert not follower.lost
-        assert (await run_one(house, "SELECT 1", "after")).proven
+        assert (await run_one(house, "SELECT 1", "after")).confirmed
 
 
-async def test_the_monitors_statements_that_somebody_cancels_lose_nothing(dsn: str) -> None:
+async def test_the_monitors_statements_that_another_session_cancels_lose_nothing(dsn: str) -> None:
     async with RealHouse(dsn, "losses-look") as house:
         follower = await Follower(house, "step", LONG).running()
         follower.handle.cancel()
         while not follower.task.done():
             strike(dsn, house.run_id, SESSIONS, "pg_cancel_backend")
             await asyncio.sleep(0.05)
-        end = await follower.ended()
+        end = await follower.wait_until_ended()
         assert end.error is not None
         assert not follower.lost
 
@@ -82,7 +82,7 @@ async def test_a_monitor_session_that_is_lost_comes_back(dsn: str) -> None:
         second = await Follower(house, "second", LONG).running()
         for follower in (first, second):
             follower.handle.cancel()
-            end = await follower.ended()
+            end = await follower.wait_until_ended()
             assert end.error is not None
             assert not follower.lost
 
@@ -114,7 +114,7 @@ async def test_a_condition_that_gets_no_connection_is_given_up(
             await house.gateway.query(Query(sql="SELECT true"))
 
 
-async def test_a_step_that_may_run_again_does_so_when_its_lost_worker_has_gone(database: str) -> None:
+async def test_a_step_that_may_run_again_does_so_when_its_lost_worker_has_ended(database: str) -> None:
     ask(database, "CREATE TABLE witness (n int)")
     text = "INSERT INTO witness VALUES (1); SELECT pg_sleep(1.5)"
     run, record = real_run(database, plan(step("a", text, idempotent=True)), run_id="losses-again")
@@ -123,13 +123,13 @@ async def test_a_step_that_may_run_again_does_so_when_its_lost_worker_has_gone(d
     assert strike(database, "losses-again", LAUNCHERS)
     assert (await task).exit_code == 0
     assert [end.outcome for end in record.ends("a")] == [ev.Outcome.UNKNOWN, ev.Outcome.SUCCEEDED]
-    # Both have committed, and the first was gone before the second began: the ends prove it, one slot apart.
+    # Both have committed, and the first was lost before the second began: the ends prove it, one slot apart.
     assert value(database, "SELECT count(*) FROM witness") == 2
     kinds = [type(event) for event in record.events if isinstance(event, ev.AttemptFinished | ev.AttemptLaunching)]
     assert kinds == [ev.AttemptLaunching, ev.AttemptFinished] * 2
 
 
-async def test_a_lost_worker_holds_its_slot_until_it_has_gone(database: str) -> None:
+async def test_a_lost_worker_holds_its_slot_until_it_has_ended(database: str) -> None:
     steps = (step("a", "SELECT pg_sleep(2)"), step("b", "SELECT 1"))
     run, record = real_run(database, plan(*steps, slots=1), run_id="losses-slot")
     task = asyncio.create_task(run.execute())
@@ -158,7 +158,7 @@ async def test_a_group_is_not_lost_to_the_runs_own_dead_session(database: str) -
                 "WHERE application_name = %s AND locktype = 'advisory' AND granted",
             )
             await waiting
-            assert (await run_one(house, "SELECT pg_sleep(0.2)")).proven
+            assert (await run_one(house, "SELECT pg_sleep(0.2)")).confirmed
             assert not house.gateway.group_lost
             old.execute("SELECT pg_advisory_unlock_all()")
             held = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted"
@@ -183,7 +183,7 @@ async def test_a_group_that_another_run_took_meanwhile_is_lost(database: str) ->
 
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
-async def test_a_run_goes_on_after_the_server_has_restarted(frail_server: EmbeddedServer, mode: Mode) -> None:
+async def test_a_run_continues_after_the_server_has_restarted(frail_server: EmbeddedServer, mode: Mode) -> None:
     steps = (
         step("lost", LONG),
         step("again", "SELECT pg_sleep(2)", idempotent=True),
@@ -235,7 +235,7 @@ async def test_a_condition_does_not_wait_once_more_for_a_server_that_is_given_up
         await asyncio.to_thread(frail_server.stop, "immediate")
         with pytest.raises(ServerLostError):
             await gateway.query(Query(sql="SELECT true"))
-        with pytest.raises(ServerLostError, match="the server is gone"):
+        with pytest.raises(ServerLostError, match="the server cannot be reached"):
             await asyncio.wait_for(gateway.query(Query(sql="SELECT true")), 40)
     finally:
         await gateway.close()

@@ -56,13 +56,13 @@ async def test_a_row_is_read_as_postgresql_writes_it(
         "CREATE FUNCTION quiet() RETURNS void LANGUAGE sql AS ''",
     )
     end = await captured(database, sql)
-    assert end.proven
+    assert end.confirmed
     assert end.result == Rows(columns=columns, rows=(row,))
 
 
 async def test_no_more_rows_than_wanted_are_kept_and_all_are_counted(dsn: str) -> None:
     end = await captured(dsn, "SELECT i FROM generate_series(1, 1000) AS i", rows=3)
-    assert end.proven
+    assert end.confirmed
     assert end.row_count == 1000
     assert end.result is not None
     assert end.result.rows == (("1",), ("2",), ("3",))
@@ -70,7 +70,7 @@ async def test_no_more_rows_than_wanted_are_kept_and_all_are_counted(dsn: str) -
 
 async def test_no_row_is_a_result_too(dsn: str) -> None:
     end = await captured(dsn, "SELECT 1 AS one WHERE false")
-    assert end.proven
+    assert end.confirmed
     assert end.row_count == 0
     assert end.result is not None
     assert end.result.rows == ()
@@ -79,14 +79,14 @@ async def test_no_row_is_a_result_too(dsn: str) -> None:
 
 async def test_a_statement_without_rows_has_none(database: str) -> None:
     end = await captured(database, "CREATE TABLE t (i int)")
-    assert end.proven
+    assert end.confirmed
     assert end.result is not None
     assert end.result.rows == ()
 
 
 async def test_an_error_leaves_no_rows(dsn: str) -> None:
     end = await captured(dsn, "SELECT 1 / (3 - i) FROM generate_series(1, 5) AS i")
-    assert not end.proven
+    assert not end.confirmed
     assert end.error is not None
     assert end.error.sqlstate == "22012"
 
@@ -94,7 +94,7 @@ async def test_an_error_leaves_no_rows(dsn: str) -> None:
 async def test_rows_that_cannot_be_read_say_why_and_take_no_outcome_with_them(database: str) -> None:
     ask(database, "CREATE FUNCTION quiet() RETURNS void LANGUAGE sql AS ''; CREATE TABLE t (i int)")
     end = await captured(database, "INSERT INTO t VALUES (1); SELECT *, quiet() FROM (SELECT 1 AS one) AS s")
-    assert end.proven
+    assert end.confirmed
     assert end.result is not None
     assert "void" in (end.result.problem or "")
     assert value(database, "SELECT count(*) FROM t") == 1
@@ -104,13 +104,13 @@ async def test_a_type_that_no_worker_can_send_is_named(dsn: str) -> None:
     end = await captured(dsn, "SELECT 'postgres=r/postgres'::aclitem")
     assert end.error is not None
     assert "aclitem" in end.error.message
-    assert (await captured(dsn, "SELECT 'postgres=r/postgres'::aclitem", rows=0)).proven
+    assert (await captured(dsn, "SELECT 'postgres=r/postgres'::aclitem", rows=0)).confirmed
 
 
 async def test_a_flood_of_wanted_rows_is_read(dsn: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.gateway.monitor.LOOK_EVERY", 0.2)
     end = await captured(dsn, "SELECT i, repeat('x', 1000) FROM generate_series(1, 20000) AS i", rows=2)
-    assert end.proven
+    assert end.confirmed
     assert end.row_count == 20_000
     assert end.result is not None
     assert [row[0] for row in end.result.rows] == ["1", "2"]
@@ -123,7 +123,7 @@ async def test_a_flood_from_a_table_that_the_worker_has_locked_is_read(
     monkeypatch.setattr("runner.gateway.monitor.LOOK_EVERY", 0.2)
     ask(database, "CREATE TABLE t AS SELECT i, repeat('x', 1000) AS x FROM generate_series(1, 1000) AS i")
     end = await captured(database, "LOCK TABLE t; SELECT * FROM t ORDER BY i", rows=1)
-    assert end.proven
+    assert end.confirmed
     assert end.row_count == 1000
     assert end.result is not None
     assert end.result.rows[0][0] == "1"
@@ -137,5 +137,5 @@ async def test_rows_of_a_role_whose_rights_are_not_inherited_are_read(
     names = [value(dsn, "SELECT current_user") for dsn in (login, owner)]
     ask(database, f"GRANT {names[1]} TO {names[0]} WITH INHERIT FALSE, SET TRUE")
     end = await captured(login, "SELECT current_user::text AS me", role=names[1])
-    assert end.proven
+    assert end.confirmed
     assert end.result == Rows(columns=("me",), rows=((names[1],),))

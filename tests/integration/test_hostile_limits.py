@@ -98,7 +98,7 @@ def quiet(dsn: str) -> str:
 async def test_a_session_whose_search_path_could_not_be_pinned_is_not_used(
     trapped: str, monkeypatch: pytest.MonkeyPatch, kind: str, fails: str
 ) -> None:
-    """`statement_timeout = 1ms` can end the statement that pins it; here a division by zero does, as often as told."""
+    """`statement_timeout = 1ms` can end the statement that pins it; here a division by zero does, once or always."""
     pin = query("pin").decode()
     condition = "nextval('public.pins') > 1" if fails == "once" else "nextval('public.pins') < 0"
     ask(trapped, "CREATE SEQUENCE public.pins")

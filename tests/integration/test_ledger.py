@@ -207,7 +207,7 @@ async def test_rows_and_counts_are_those_of_the_step(ledger: str) -> None:
         assert selected.result.rows == (("1",), ("2",))
         assert selected.row_count == 7
         noisy = await run_one(house, "SELECT repeat('x', 1000) FROM generate_series(1, 500)", "c")
-        assert noisy.proven
+        assert noisy.confirmed
         assert noisy.row_count == 500
 
 
@@ -286,7 +286,7 @@ async def test_a_ledger_of_another_version_is_left_alone(ledger: str, version: i
     assert value(ledger, "SELECT count(*) FROM jobplan.runs") == 0
 
 
-async def test_a_schema_of_that_name_that_is_somebody_elses_is_left_alone(database: str) -> None:
+async def test_a_schema_of_that_name_that_is_another_user_is_left_alone(database: str) -> None:
     ask(database, "CREATE SCHEMA jobplan; CREATE TABLE jobplan.runs (n int)")
     _, record = await run_plan(database, plan(step("a", "SELECT 1")), ledger="jobplan")
     assert record.of(ev.RunStarted)[0].ledger_problem == "there is none in schema jobplan"
@@ -307,7 +307,7 @@ async def test_a_schema_of_that_name_that_is_somebody_elses_is_left_alone(databa
         "REVOKE ALL ON jobplan.events FROM {user}",
     ],
 )
-async def test_a_run_goes_on_when_the_ledger_is_gone(ledger: str, new_role: Callable[..., str], blow: str) -> None:
+async def test_a_run_continues_when_the_ledger_is_lost(ledger: str, new_role: Callable[..., str], blow: str) -> None:
     login = new_role()
     user = str(conninfo_to_dict(login)["user"])
     LedgerAdmin(ledger, "jobplan").install("0", [user])
@@ -374,7 +374,7 @@ async def test_a_step_does_not_run_without_its_row_before_the_ledger_knows(
     monkeypatch.setattr("runner.gateway.ledger.commit_rows.LAST_TRY", 0.3)
     ask(ledger, "CREATE TABLE witness (n int)")
     steps = (step("first", "SELECT pg_sleep(1)"), step("a", "INSERT INTO witness VALUES (1)", needs=["first"]))
-    run, record = real_run(ledger, plan(*steps), run_id="ledger-told", ledger="jobplan")
+    run, record = real_run(ledger, plan(*steps), run_id="ledger-order", ledger="jobplan")
     refused = f"SELECT count(*) FROM {HERE} AND wait_event_type = 'Lock' AND backend_type = 'pg_background'"
     with psycopg.connect(ledger) as locker:
         task = asyncio.create_task(run.execute())
@@ -392,7 +392,7 @@ async def test_a_step_does_not_run_without_its_row_before_the_ledger_knows(
     assert value(ledger, CLAIMED_IN_VAIN) == 0
 
 
-async def test_a_lock_until_after_the_end_is_told_of(ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_lock_until_after_the_end_is_reported(ledger: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.gateway.ledger.writer.LAST_TRY", 1.0)
     run, record = real_run(ledger, plan(step("a", QUICK), step("b", QUICK, needs=["a"])), ledger="jobplan")
     with psycopg.connect(ledger) as locker:

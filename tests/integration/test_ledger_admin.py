@@ -50,13 +50,13 @@ async def test_two_that_install_at_the_same_time(database: str) -> None:
     assert sorted(made) == [False, False, False, False, True]
 
 
-def test_a_role_that_may_not_create_is_told_so(database: str, new_role: Callable[..., str]) -> None:
+def test_a_role_that_may_not_create_gets_a_hint(database: str, new_role: Callable[..., str]) -> None:
     with pytest.raises(RecordError, match=r"permission denied for database .* needs CREATE on the database"):
         LedgerAdmin(new_role(), "jobplan").install("0")
     assert value(database, "SELECT to_regnamespace('jobplan')") is None
 
 
-def test_a_role_that_may_not_look_is_told_who_can_let_it(database: str, new_role: Callable[..., str]) -> None:
+def test_a_role_without_access_is_referred_to_the_owner(database: str, new_role: Callable[..., str]) -> None:
     LedgerAdmin(database, "jobplan").install("0")
     admin = LedgerAdmin(new_role(), "jobplan")
     found = admin.status()
@@ -81,7 +81,7 @@ def test_a_schema_with_the_same_tables_is_not_overwritten(database: str) -> None
 
 
 @pytest.mark.parametrize("role", ["nobody_there", ""])
-def test_a_grant_to_nobody_leaves_nothing_behind(database: str, role: str) -> None:
+def test_a_grant_to_a_missing_role_leaves_nothing_behind(database: str, role: str) -> None:
     with pytest.raises((RecordError, UsageError)):
         LedgerAdmin(database, "jobplan").install("0", [role])
     assert value(database, "SELECT to_regnamespace('jobplan')") is None

@@ -42,23 +42,23 @@ def ledger(database: str) -> str:
     return database
 
 
-async def test_a_worker_that_commits_while_nobody_hears_from_it_has_succeeded(ledger: str) -> None:
+async def test_a_worker_that_commits_without_a_session_has_succeeded(ledger: str) -> None:
     async with RealHouse(ledger, "ledger-lost", ledger="jobplan") as house:
         follower = await Follower(house, "step", "CREATE TABLE witness (); SELECT pg_sleep(1)").running()
         assert strike(ledger, house.run_id, LAUNCHERS)
-        end = await follower.ended()
+        end = await follower.wait_until_ended()
         assert follower.lost
-        assert end.proven
+        assert end.confirmed
         assert not end.lost
         assert ask(ledger, COMMITS, house.run_id) == [("step", True)]
         assert value(ledger, "SELECT count(*) FROM witness") == 0
 
 
-async def test_a_worker_that_fails_while_nobody_hears_from_it_has_not_committed(ledger: str) -> None:
+async def test_a_worker_that_fails_without_a_session_has_not_committed(ledger: str) -> None:
     async with RealHouse(ledger, "ledger-fails", ledger="jobplan") as house:
         follower = await Follower(house, "step", "CREATE TABLE witness (); SELECT pg_sleep(1); SELECT 1/0").running()
         assert strike(ledger, house.run_id, LAUNCHERS)
-        end = await follower.ended()
+        end = await follower.wait_until_ended()
         assert follower.lost
         assert end.rolled_back
         assert not end.lost
@@ -73,7 +73,7 @@ async def test_a_worker_without_the_row_stays_unknown(ledger: str, text: str) ->
         ask(ledger, "CREATE PROCEDURE naps() LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(1); COMMIT; END'")
         follower = await Follower(house, "step", text).running()
         assert strike(ledger, house.run_id, LAUNCHERS)
-        end = await follower.ended()
+        end = await follower.wait_until_ended()
         assert end.lost
         assert not ask(ledger, COMMITS, house.run_id)
 
@@ -96,14 +96,14 @@ async def test_a_late_worker_is_kept_from_committing(ledger: str) -> None:
 async def test_a_second_worker_of_an_attempt_that_has_committed_changes_nothing(ledger: str) -> None:
     async with RealHouse(ledger, "ledger-twice", ledger="jobplan") as house:
         ask(ledger, "CREATE TABLE witness (n int)")
-        assert (await run_one(house, "INSERT INTO witness VALUES (1)")).proven
-        assert (await run_one(house, "INSERT INTO witness VALUES (1)")).proven
+        assert (await run_one(house, "INSERT INTO witness VALUES (1)")).confirmed
+        assert (await run_one(house, "INSERT INTO witness VALUES (1)")).confirmed
         assert value(ledger, "SELECT count(*) FROM witness") == 1
 
 
 @pytest.mark.parametrize("commits", [True, False])
 async def test_a_second_worker_of_an_attempt_waits_for_what_becomes_of_the_first(ledger: str, commits: bool) -> None:
-    """It gives up waiting for the key of the row, and that is no sign of a ledger that somebody has locked."""
+    """It gives up waiting for the key of the row, and that is no sign of a ledger that another session has locked."""
     async with RealHouse(ledger, "ledger-rival", ledger="jobplan") as house:
         ask(ledger, "CREATE TABLE witness (n int)")
         with psycopg.connect(ledger) as first:
@@ -119,8 +119,8 @@ async def test_a_second_worker_of_an_attempt_waits_for_what_becomes_of_the_first
                 first.commit()
             else:
                 first.rollback()
-        end = await second.ended()
-        assert end.proven is commits
+        end = await second.wait_until_ended()
+        assert end.confirmed is commits
         assert value(ledger, "SELECT count(*) FROM witness") == 0
         assert ask(ledger, COMMITS, house.run_id) == [("step", commits)]
 
@@ -131,7 +131,7 @@ async def test_a_worker_that_says_nothing_of_its_end_has_not_committed(ledger: s
     async with RealHouse(ledger, "ledger-silent", ledger="jobplan") as house:
         end = await run_one(house, LONG, settings={"transaction_timeout": "300ms"})
         assert end.rolled_back or (end.error is not None and end.error.sqlstate == "25P04")
-        assert not end.proven
+        assert not end.confirmed
 
 
 async def test_a_step_whose_session_is_lost_runs_once(ledger: str) -> None:
@@ -159,13 +159,13 @@ async def test_a_lost_worker_that_was_asked_to_stop_is_cancelled(ledger: str) ->
 
 async def test_idle_launcher_sessions_that_end_cost_nothing(ledger: str) -> None:
     async with RealHouse(ledger, "ledger-idle", ledger="jobplan") as house:
-        assert (await run_one(house, "SELECT 1", "a")).proven
+        assert (await run_one(house, "SELECT 1", "a")).confirmed
         assert strike(ledger, house.run_id, LAUNCHERS) == 1
-        assert (await run_one(house, "SELECT 1", "b")).proven
+        assert (await run_one(house, "SELECT 1", "b")).confirmed
         assert ask(ledger, COMMITS, house.run_id) == [("a", True), ("b", True)]
 
 
-async def test_statements_that_somebody_cancels_lose_nothing(ledger: str) -> None:
+async def test_statements_that_another_session_cancels_lose_nothing(ledger: str) -> None:
     steps = [step(f"s{number}", "SELECT pg_sleep(0.05)") for number in range(30)]
     run, record = real_run(ledger, plan(*steps), run_id="ledger-cancel", ledger="jobplan")
     task = asyncio.create_task(run.execute())
@@ -173,7 +173,7 @@ async def test_statements_that_somebody_cancels_lose_nothing(ledger: str) -> Non
         strike(ledger, "ledger-cancel", SESSIONS, "pg_cancel_backend")
         await asyncio.sleep(0.02)
     result = await task
-    # A launch that somebody breaks off has either happened or not; the row knows, if it was in the text.
+    # A launch that another session interrupts has either happened or not; the row knows, if it was in the text.
     assert set(record.outcomes().values()) <= {ev.Outcome.SUCCEEDED, ev.Outcome.FAILED, ev.Outcome.UNKNOWN}
     committed = {name for name, committed_ in ask(ledger, COMMITS, "ledger-cancel") if committed_}
     assert committed <= {name for name, outcome in record.outcomes().items() if outcome is ev.Outcome.SUCCEEDED}

@@ -92,14 +92,14 @@ async def while_held(house: RealHouse, sql: str, *probes: str) -> list[bool]:
         worker = await Follower(house, "holds", f"{sql};\n{HOLD}", timeout=60.0).running()
         await blocked(house, worker)
         passed = [passes(house.dsn, probe) for probe in probes]
-    end = await worker.ended()
+    end = await worker.wait_until_ended()
     assert end.error is None, end.error
     return passed
 
 
 def state(end: WorkerEnd) -> str | None:
     """Return the SQLSTATE of a worker's end, None if it succeeded."""
-    assert end.proven is (end.error is None)
+    assert end.confirmed is (end.error is None)
     return end.error.sqlstate if end.error is not None else None
 
 
@@ -205,8 +205,8 @@ async def test_a_cancelled_build_leaves_an_invalid_index(house: RealHouse) -> No
         worker = await Follower(house, "build", "CREATE INDEX CONCURRENTLY n ON t (s)").running()
         await blocked(house, worker)
         worker.handle.cancel()
-        end = await worker.ended()
-    assert not end.proven
+        end = await worker.wait_until_ended()
+    assert not end.confirmed
     assert ask(house.dsn, INVALID) == [("n",)]
 
 
@@ -241,7 +241,7 @@ async def test_what_waits_concurrently_lets_others_work(house: RealHouse) -> Non
         await blocked(house, worker)
         assert passes(house.dsn, READ)
         assert passes(house.dsn, "UPDATE t SET v = 0 WHERE id = 2")
-    assert state(await worker.ended()) is None
+    assert state(await worker.wait_until_ended()) is None
 
 
 async def test_a_statement_that_waits_for_a_lock_stops_everybody_behind_it(house: RealHouse) -> None:
@@ -252,7 +252,7 @@ async def test_a_statement_that_waits_for_a_lock_stops_everybody_behind_it(house
         await blocked(house, worker)
         assert not passes(house.dsn, READ)
         worker.handle.cancel()
-        await worker.ended()
+        await worker.wait_until_ended()
         assert state(await run_one(house, alter, step="bounded", lock_timeout=0.2)) == "55P03"
         assert passes(house.dsn, READ)
 

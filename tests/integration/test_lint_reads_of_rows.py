@@ -47,8 +47,8 @@ def reads(dsn: str, steps: list[str]) -> bool:
         connection.execute(steps[-1].encode())
         after = connection.execute(scans).fetchone()
         connection.execute("COMMIT")
-    told = ("verifying table", "rewriting table", "building index")
-    return before != after or any(notice.startswith(told) for notice in notices)
+    reported = ("verifying table", "rewriting table", "building index")
+    return before != after or any(notice.startswith(reported) for notice in notices)
 
 
 def found(folder: Path, steps: list[str]) -> bool:

@@ -71,7 +71,7 @@ def claim(first: str, second: str) -> str | None:
 
 def sqlstate(end: WorkerEnd) -> str | None:
     """Return the error of a worker, None if it is proven that there was none."""
-    if end.proven:
+    if end.confirmed:
         return None
     assert end.error is not None
     return end.error.sqlstate
@@ -136,7 +136,7 @@ async def test_a_build_or_drop_beside_another_statement(house: RealHouse, first:
         other = (await Follower(house, "second", second, settings=_SOON).launch()).follow()
         waited = await _waits_or_ends(house, other)
         gate.rollback()
-        states = {sqlstate(await building.ended()), sqlstate(await other.ended())}
+        states = {sqlstate(await building.wait_until_ended()), sqlstate(await other.wait_until_ended())}
     assert waited is (claimed is not None)
     assert states == ({None, "40P01"} if claimed == "JP401" else {None})
 
@@ -166,7 +166,7 @@ async def test_a_vacuum_that_also_analyzes_does_not_get_along_with_a_build(house
         await until(lambda: ask(house.dsn, "SELECT 1 FROM pg_stat_progress_vacuum WHERE heap_blks_scanned > 0"))
         building = await Follower(house, "second", _BUILD, settings=_SOON).running()
         await until(lambda: waits(house, building))  # noqa: B023 - it is over before the next one begins
-        outcomes[vacuum] = {sqlstate(await cleaning.ended()), sqlstate(await building.ended())}
+        outcomes[vacuum] = {sqlstate(await cleaning.wait_until_ended()), sqlstate(await building.wait_until_ended())}
         outcomes = {}
     for vacuum in ("VACUUM orders", "VACUUM (ANALYZE) orders"):
         ask(house.dsn, "INSERT INTO orders SELECT n, n FROM generate_series(1001, 20000) AS n")
@@ -175,7 +175,7 @@ async def test_a_vacuum_that_also_analyzes_does_not_get_along_with_a_build(house
         await until(lambda: ask(house.dsn, "SELECT 1 FROM pg_stat_progress_vacuum WHERE heap_blks_scanned > 0"))
         building = await Follower(house, "second", _BUILD, settings=_SOON).running()
         await until(lambda: waits(house, building))  # noqa: B023 - it is over before the next one begins
-        outcomes[vacuum] = {sqlstate(await cleaning.ended()), sqlstate(await building.ended())}
+        outcomes[vacuum] = {sqlstate(await cleaning.wait_until_ended()), sqlstate(await building.wait_until_ended())}
     assert {vacuum: claim(_BUILD, vacuum) for vacuum in outcomes} == dict(
         zip(outcomes, ("JP402", "JP401"), strict=True)
     )
@@ -207,7 +207,7 @@ async def test_a_detach_beside_another_statement(
         other = (await Follower(house, "second", second, settings=_SOON).launch()).follow()
         await _waits_or_ends(house, other)
         gate.rollback()
-        assert {sqlstate(await detaching.ended()), sqlstate(await other.ended())} == states
+        assert {sqlstate(await detaching.wait_until_ended()), sqlstate(await other.wait_until_ended())} == states
     assert value(house.dsn, "SELECT count(*) FROM pg_inherits WHERE inhdetachpending") == pending
     assert (claim(_DETACH, second) == "JP401") is (states != {None})
 
@@ -251,10 +251,10 @@ async def test_a_second_statement_waits_if_a_rule_says_so(house: RealHouse, firs
         text = second.format(n=2)
         claimed[second] = claim(first.format(n=1), text)
         other = await Follower(house, "second", f"{text}; {_UNDO}", lock_timeout=0.05).launch()
-        state = sqlstate(await other.follow().ended())
+        state = sqlstate(await other.follow().wait_until_ended())
         played[second] = {"55P03": "JP402", "JP000": None}.get(state or "", state)
     holder.handle.cancel()
-    await holder.ended()
+    await holder.wait_until_ended()
     assert played == claimed
 
 
@@ -288,7 +288,7 @@ async def test_two_transactions_end_in_a_deadlock_if_the_rule_says_so(
     assert claim(*texts) == expected
     one = (await Follower(house, "first", texts[0], settings=_SOON).launch()).follow()
     other = (await Follower(house, "second", texts[1], settings=_SOON).launch()).follow()
-    states = {sqlstate(await one.ended()), sqlstate(await other.ended())}
+    states = {sqlstate(await one.wait_until_ended()), sqlstate(await other.wait_until_ended())}
     assert states == ({None, "40P01"} if expected == "JP403" else {None})
 
 
@@ -303,4 +303,4 @@ async def test_commands_that_lock_one_table_after_the_other(house: RealHouse, co
         other = await Follower(house, "second", second, settings=_SOON).running()
         await until(lambda: waits(house, other))
         gate.rollback()
-        assert "40P01" in {sqlstate(await one.ended()), sqlstate(await other.ended())}
+        assert "40P01" in {sqlstate(await one.wait_until_ended()), sqlstate(await other.wait_until_ended())}

@@ -48,7 +48,7 @@ async def test_a_worker_is_found_and_stopped_by_its_name(dsn: str, key: str) -> 
         names = ask(dsn, "SELECT application_name FROM pg_stat_activity WHERE pid = %s", worker.pid)
         assert names == [(worker.application_name,)] == [(follower.name,)]
         follower.handle.cancel()
-        await follower.ended()
+        await follower.wait_until_ended()
 
 
 async def test_a_signal_needs_pid_and_start_together_in_the_workers_database(dsn: str) -> None:
@@ -71,7 +71,7 @@ async def test_a_signal_needs_pid_and_start_together_in_the_workers_database(dsn
             assert house.alive() == {follower.name}
             right = (str(worker.pid), worker.backend_start)
             assert other.execute(cancel, right).fetchall() == [(True,)]
-        assert (await follower.ended()).error is not None
+        assert (await follower.wait_until_ended()).error is not None
 
 
 # --- note 2: one launcher session for each worker ---------------------------------------------------------------------
@@ -97,7 +97,7 @@ async def test_no_outcome_is_lost_or_mixed_up_in_a_thousand_fast_steps(database:
     assert sqlstates == {"22012"}
 
 
-async def test_a_garbage_pid_identifies_nobody_else(dsn: str) -> None:
+async def test_a_garbage_pid_identifies_no_other_session(dsn: str) -> None:
     async with RealHouse(dsn, "notes-pid") as house:
         one = await Follower(house, "one", LONG).running()
         two = await Follower(house, "two", LONG).running()
@@ -108,8 +108,8 @@ async def test_a_garbage_pid_identifies_nobody_else(dsn: str) -> None:
             assert found is not None
             assert found[0] == two.seen[0]
         house.end()
-        await one.ended()
-        await two.ended()
+        await one.wait_until_ended()
+        await two.wait_until_ended()
 
 
 async def test_no_session_ever_tracks_two_workers(new_role: Callable[..., str], database: str) -> None:
@@ -173,11 +173,11 @@ async def test_a_statement_before_the_plans_own_shares_its_fate_and_leaves_its_t
     ask(database, "CREATE TABLE ledger (step text); CREATE TABLE t (i int); INSERT INTO t VALUES (1), (2), (3)")
     async with RealHouse(database, "notes-ledger") as house:
         end = await run_one(house, "INSERT INTO ledger VALUES ('good');\nUPDATE t SET i = i + 1")
-        assert (end.proven, end.command_tag, end.row_count) == (True, "UPDATE", 3)
+        assert (end.confirmed, end.command_tag, end.row_count) == (True, "UPDATE", 3)
         end = await run_one(house, "INSERT INTO ledger VALUES ('rows');\nDELETE FROM t WHERE i > 2 RETURNING i")
-        assert (end.proven, end.command_tag, end.row_count) == (True, "DELETE", 2)
+        assert (end.confirmed, end.command_tag, end.row_count) == (True, "DELETE", 2)
         end = await run_one(house, "INSERT INTO ledger VALUES ('bad');\nSELECT 1/0")
-        assert not end.proven
+        assert not end.confirmed
         assert ask(database, "SELECT step FROM ledger ORDER BY step") == [("good",), ("rows",)]
 
 
@@ -201,12 +201,12 @@ async def test_a_step_that_ends_at_once_takes_one_round_trip(dsn: str, monkeypat
         counts = []
         for number in range(30):
             trips.clear()
-            assert (await run_one(house, "SELECT 1", f"s{number}")).proven
+            assert (await run_one(house, "SELECT 1", f"s{number}")).confirmed
             counts.append(len([names for names in trips if names != ("workers",)]))
         assert min(counts) == 1
 
 
-# --- note 14: nobody kills a worker -----------------------------------------------------------------------------------
+# --- note 14: SIGKILL is not used ------------------------------------------------------------------------------------
 
 
 def test_the_only_signal_is_that_of_the_cancel_query() -> None:

@@ -56,21 +56,21 @@ async def test_a_worker_that_dies_before_it_begins_has_failed_and_says_why(
     role_dsn = new_role()
     role = value(role_dsn, "SELECT current_user")
     async with RealHouse(role_dsn, "notes-early") as house:
-        assert (await run_one(house, "SELECT 1")).proven
+        assert (await run_one(house, "SELECT 1")).confirmed
         ask(database, f"ALTER ROLE {role} NOLOGIN")
         end = await run_one(house, "SELECT 1", "too_late")
         ask(database, f"ALTER ROLE {role} LOGIN")
-        assert not end.proven
+        assert not end.confirmed
         assert end.started_at is None
         assert end.error is not None
         assert end.error.sqlstate == "28000"
-        assert (await run_one(house, "SELECT 1", "again")).proven
+        assert (await run_one(house, "SELECT 1", "again")).confirmed
 
 
 async def test_sql_that_does_nothing_is_not_success(dsn: str) -> None:
     async with RealHouse(dsn, "notes-empty") as house:
         for text in ("", "-- nothing", ";"):
-            assert not (await run_one(house, text)).proven
+            assert not (await run_one(house, text)).confirmed
 
 
 # --- note 6: the server keeps the timeout; who ended a worker ---------------------------------------------------------
@@ -112,7 +112,7 @@ async def stopped(dsn: str, stop: Callable[[int], object], **keys: object) -> ev
 
 
 @pytest.mark.parametrize("function", ["pg_cancel_backend", "pg_terminate_backend"])
-async def test_somebody_else_who_stops_a_worker_is_neither_a_timeout_nor_jobplan(dsn: str, function: str) -> None:
+async def test_another_user_who_stops_a_worker_is_neither_a_timeout_nor_jobplan(dsn: str, function: str) -> None:
     end = await stopped(dsn, lambda pid: ask(dsn, f"SELECT {function}(%s)", pid), timeout=100.0)
     assert end.outcome is ev.Outcome.CANCELLED
     assert end.error is not None
@@ -261,7 +261,7 @@ async def test_each_statement_of_a_step_sees_what_the_ones_before_have_done(
         ask(database, "TRUNCATE t")
         async with RealHouse(database, "notes-see") as house:
             end = await run_one(house, text, rows=wanted)
-        assert end.proven
+        assert end.confirmed
         assert end.row_count == rows
         assert [i for (i,) in ask(database, "SELECT i FROM t ORDER BY i")] == left
 

@@ -117,9 +117,7 @@ async def test_the_worker_has_the_search_path_of_its_role_or_of_its_step(
     assert {table for (table,) in tables} == {"first.a", "second.b", "first.d"}
 
 
-async def test_settings_of_the_role_reach_the_worker_and_harm_nobody(
-    database: str, new_role: Callable[..., str]
-) -> None:
+async def test_settings_of_the_role_reach_the_worker_without_harm(database: str, new_role: Callable[..., str]) -> None:
     settings = (
         "datestyle = 'German'",
         "timezone = 'Asia/Kathmandu'",
@@ -132,9 +130,9 @@ async def test_settings_of_the_role_reach_the_worker_and_harm_nobody(
     role_dsn = new_role("", *settings)
     async with RealHouse(role_dsn, "notes-settings") as house:
         end = await run_one(house, "DO $$ BEGIN ASSERT current_setting('work_mem') = '123MB'; END $$")
-        assert end.proven
+        assert end.confirmed
         end = await run_one(house, "DO $$ BEGIN ASSERT current_setting('TimeZone') = 'Asia/Kathmandu'; END $$")
-        assert end.proven
+        assert end.confirmed
         end = await run_one(house, LONG, timeout=0.3)
         assert end.started_at is not None
         assert end.finished_at is not None
@@ -175,13 +173,13 @@ async def test_a_role_that_may_not_be_taken_fails_its_step_only(new_role: Callab
     assert error.sqlstate == "42501"
 
 
-async def test_a_role_without_the_grant_is_told_what_to_do(new_role: Callable[..., str]) -> None:
+async def test_a_role_without_the_grant_gets_a_hint(new_role: Callable[..., str]) -> None:
     with pytest.raises(PreflightError, match="GRANT pgbackground_role TO") as refused:
         await PgGateway(new_role(grant=False), "rights").open()
     assert refused.value.hint
 
 
-async def test_a_database_without_the_extension_is_told_what_to_do(database: str) -> None:
+async def test_a_database_without_the_extension_gets_a_hint(database: str) -> None:
     ask(database, "DROP EXTENSION pg_background")
     with pytest.raises(PreflightError, match="CREATE EXTENSION pg_background"):
         await PgGateway(database, "rights").open()

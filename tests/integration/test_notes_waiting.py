@@ -35,7 +35,7 @@ def flood(count: int = 2000) -> str:
     return f"DO $$ BEGIN FOR i IN 1..{count} LOOP RAISE NOTICE '% %', i, repeat('y', 100); END LOOP; END $$"
 
 
-# --- note 3: a waiting session blocks nobody --------------------------------------------------------------------------
+# --- note 3: a waiting session blocks no other one --------------------------------------------------------------------
 
 
 async def test_a_session_that_waits_blocks_its_own_worker(database: str) -> None:
@@ -110,7 +110,7 @@ async def test_reading_a_full_queue_does_not_keep_the_worker_waiting_for_ever(da
 # --- note 4: output never stops a worker ------------------------------------------------------------------------------
 
 
-async def test_rows_that_nobody_reads_stop_a_worker_of_the_extension(database: str) -> None:
+async def test_rows_without_a_reader_stop_a_worker_of_the_extension(database: str) -> None:
     with psycopg.connect(database, autocommit=True) as launcher:
         handle = launcher.execute(
             "SELECT pid, cookie FROM pg_background_launch($$SELECT repeat('x', 1000) FROM generate_series(1, 1000)$$)"
@@ -158,13 +158,13 @@ async def test_the_tag_and_the_count_are_those_of_the_plans_own_statement(
     ask(database, "CREATE TABLE t (i int); INSERT INTO t VALUES (1)")
     async with RealHouse(database, "notes-tag") as house:
         end = await run_one(house, text)
-    assert end.proven
+    assert end.confirmed
     assert end.command_tag == tag
     if rows is not None:
         assert end.row_count == rows
 
 
-async def test_messages_that_nobody_can_turn_off_are_drained(database: str) -> None:
+async def test_messages_that_cannot_be_turned_off_are_drained(database: str) -> None:
     """VACUUM VERBOSE says INFO whatever client_min_messages is; here it says more than the queue holds."""
     steps = (step("vacuum", "VACUUM (VERBOSE)", output_buffer=8192, settings={"client_min_messages": "error"}),)
     result, record = await run_plan(database, plan(*steps))
@@ -183,7 +183,7 @@ async def test_what_is_too_much_to_keep_is_counted(dsn: str) -> None:
     assert [notice.message.split()[0] for notice in kept] == [str(n) for n in range(1, len(kept) + 1)]
 
 
-async def test_a_flooded_step_that_fails_and_one_that_is_too_slow_are_told_apart(dsn: str) -> None:
+async def test_a_flooded_step_that_fails_and_one_that_is_too_slow_are_distinguished(dsn: str) -> None:
     fails = flood().replace("END $$", "RAISE EXCEPTION 'no' USING ERRCODE = 'JP002'; END $$")
     slow = flood().replace("END $$", "PERFORM pg_sleep(60); END $$")
     steps = (step("fails", fails), step("slow", slow, timeout=2.0))
@@ -205,7 +205,7 @@ async def test_a_flooded_step_can_be_cancelled(dsn: str) -> None:
     assert record.outcomes() == {"a": ev.Outcome.CANCELLED}
 
 
-async def test_a_flooded_step_that_nobody_waits_for_is_detached_and_commits(database: str) -> None:
+async def test_a_flooded_step_that_is_not_awaited_is_detached_and_commits(database: str) -> None:
     ask(database, "CREATE TABLE witness (n int)")
     text = flood().replace("END $$", "INSERT INTO witness VALUES (1); END $$")
     result, record = await run_plan(database, plan(step("d", text, detach=True), step("w", "SELECT pg_sleep(1.5)")))
@@ -214,7 +214,7 @@ async def test_a_flooded_step_that_nobody_waits_for_is_detached_and_commits(data
     await until(lambda: value(database, "SELECT count(*) FROM witness") == 1)
 
 
-async def test_a_flooded_step_that_is_detached_while_it_is_read_goes_on(database: str) -> None:
+async def test_a_flooded_step_that_is_detached_while_it_is_read_continues(database: str) -> None:
     ask(database, "CREATE TABLE witness (n int)")
     text = flood().replace("END $$", "PERFORM pg_sleep(1.5); INSERT INTO witness VALUES (1); END $$")
     run, record = real_run(database, plan(step("a", text, on_runner_exit=OnRunnerExit.DETACH)), run_id="notes-leave")

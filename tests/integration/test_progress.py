@@ -46,11 +46,11 @@ async def watched(run: Run, run_id: str, every: float = 0.02) -> Seen:
 
 def by_phase(seen: Seen) -> dict[str, list[float]]:
     """Return the shares by phase, and hold them to never going backwards while a phase lasts."""
-    told = [(phase, done) for phase, done in seen if done is not None]
-    for (phase, before), (next_phase, after) in pairwise(told):
+    reported = [(phase, done) for phase, done in seen if done is not None]
+    for (phase, before), (next_phase, after) in pairwise(reported):
         assert phase != next_phase or after >= before, seen
     phases: dict[str, list[float]] = {}
-    for phase, done in told:
+    for phase, done in reported:
         phases.setdefault(phase.partition(": ")[2], []).append(done)
     return phases
 
@@ -139,7 +139,7 @@ async def test_each_later_phase_begins_anew(big_table: str) -> None:
     assert_moved(shares["vacuuming heap"])
 
 
-async def test_a_step_tells_of_its_own_progress(database: str) -> None:
+async def test_a_step_reports_its_own_progress(database: str) -> None:
     schema = "SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace WHERE extname = $1"
     with psycopg.connect(database, cursor_factory=psycopg.RawCursor) as connection:
         ((found,),) = connection.execute(schema, ["pg_background"]).fetchall()

@@ -54,7 +54,7 @@ async def test_rows_are_read_whatever_the_text_has_changed_before(
     )
     async with RealHouse(database, "text") as house:
         end = await run_one(house, sql, rows=5)
-    assert end.proven, end
+    assert end.confirmed, end
     assert end.result == Rows(columns=columns, rows=(row,))
     assert end.command_tag == ("INSERT" if "RETURNING" in sql else "SELECT")
     assert end.row_count == 1

@@ -89,7 +89,7 @@ async def test_a_run_does_not_go_on_on_another_cluster_when_its_own_is_restarted
     assert not ask(second.dsn, "SELECT 1 FROM pg_stat_activity WHERE application_name LIKE 'jobplan:%'")
 
 
-async def test_a_run_whose_cluster_is_gone_ends_as_unknown_and_never_on_another_cluster(
+async def test_a_run_whose_cluster_is_lost_ends_as_unknown_and_never_on_another_cluster(
     first: EmbeddedServer, second: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 3.0)
@@ -109,7 +109,7 @@ async def test_a_run_whose_cluster_is_gone_ends_as_unknown_and_never_on_another_
     assert value(second.dsn, "SELECT count(*) FROM witness") == 0
 
 
-async def test_a_run_goes_on_on_its_own_standby_once_that_is_promoted(first: EmbeddedServer) -> None:
+async def test_a_run_continues_on_its_own_standby_once_that_is_promoted(first: EmbeddedServer) -> None:
     ask(first.dsn, WITNESS)
     with standby_of(first) as standby:
         steps = (
@@ -186,9 +186,9 @@ async def test_cancel_attach_and_status_do_not_take_a_run_of_that_id_on_another_
         refused = await asyncio.to_thread(jobplan, command, run_id, "--dsn", second.dsn)
         assert refused.code == 4, refused.err
         assert "is on another server" in refused.err
-    told = await asyncio.to_thread(jobplan, "status", run_id, "--dsn", second.dsn)
-    assert told.code == 0, told.err
-    assert ".jobplan" not in told.out, "the journal of the other run is left out"
+    reported = await asyncio.to_thread(jobplan, "status", run_id, "--dsn", second.dsn)
+    assert reported.code == 0, reported.err
+    assert ".jobplan" not in reported.out, "the journal of the other run is left out"
     assert mine.alive
     assert not task.done()
     elsewhere = await asyncio.to_thread(jobplan, "cancel", run_id, "--dsn", second.dsn, "--journal", "none")

@@ -342,7 +342,7 @@ def test_a_command_that_must_stand_alone_waits_in_the_mode_that_is_said(
     lock_dsn: str, observer: psycopg.Connection, sql: str, relation: str, target: Target
 ) -> None:
     (statement,) = parse_statements(sql)
-    # It is in nobody's way until a lock of the kind that is expected: VACUUM first looks with ACCESS SHARE.
+    # It blocks no session until a lock of the kind that is expected: VACUUM first looks with ACCESS SHARE.
     asked = _asked_mode(lock_dsn, observer, sql, relation, LockMode.SHARE_UPDATE_EXCLUSIVE)
     assert asked in {lock.mode for lock in locks_taken(statement) if lock.target is target}
 

@@ -52,7 +52,7 @@ async def test_a_path_that_stalls_keeps_no_ledger_command_waiting(database: str,
 
 
 @pytest.mark.parametrize("what", ["dry run", "status"])
-async def test_a_path_that_stalls_keeps_nobody_waiting_who_only_looks(tunnel: Tunnel, what: str) -> None:
+async def test_a_stalled_path_does_not_block_commands_that_only_read(tunnel: Tunnel, what: str) -> None:
     if what == "dry run":
         inspector = await Inspector.connect(tunnel.dsn, "jobplan doctor")
         tunnel.stall()

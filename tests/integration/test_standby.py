@@ -64,13 +64,13 @@ def test_the_commands_say_what_is_the_matter(standby: str, tmp_path: Path) -> No
         assert "the server is a standby" in ran.err
         assert not list((tmp_path / ".jobplan" / "runs").glob("*/"))
         for command in (("doctor",), ("dry-run", a_plan)):
-            told = jobplan(*command, "--dsn", standby)
-            assert told.code == 4, told.out + told.err
-            assert "pg_background can start no worker on a standby" in told.out
-        told = jobplan("status", "--dsn", standby)
-        assert told.code == 0
-        assert "no jobplan sessions" in told.out
-        assert "This server is a standby, and runs live on its primary" in told.out
+            reported = jobplan(*command, "--dsn", standby)
+            assert reported.code == 4, reported.out + reported.err
+            assert "pg_background can start no worker on a standby" in reported.out
+        reported = jobplan("status", "--dsn", standby)
+        assert reported.code == 0
+        assert "no jobplan sessions" in reported.out
+        assert "This server is a standby, and runs live on its primary" in reported.out
         for name in ("status", "attach", "cancel"):
             refused = jobplan(name, "260101-abcdef", "--dsn", standby)
             assert refused.code == 2

@@ -111,10 +111,10 @@ async def test_a_step_that_waits_for_snapshots_is_never_waited_for_in_the_server
 ) -> None:
     ask(database, "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) AS i")
     async with RealHouse(database, "waits-concurrently") as house:
-        assert (await run_one(house, sql, settings=settings)).proven
+        assert (await run_one(house, sql, settings=settings)).confirmed
         during = all_waits(sent)
         sent.clear()
-        assert (await run_one(house, "SELECT 1", "after")).proven
+        assert (await run_one(house, "SELECT 1", "after")).confirmed
         after = all_waits(sent)
     assert set(during) == {LEAST_SLICE}
     assert FIRST_SLICE in after
@@ -129,11 +129,11 @@ async def test_no_other_session_of_the_run_waits_in_the_server_beside_a_step_tha
             holder.execute("INSERT INTO t VALUES (0)")
             index = await Follower(house, "index", "CREATE INDEX CONCURRENTLY i ON t (i)").running()
             sent.clear()
-            assert (await run_one(house, "SELECT 1", "beside")).proven
-            assert (await run_one(house, "SELECT pg_sleep(0.2)", "slower")).proven
+            assert (await run_one(house, "SELECT 1", "beside")).confirmed
+            assert (await run_one(house, "SELECT pg_sleep(0.2)", "slower")).confirmed
             beside = all_waits(sent)
             holder.rollback()
-        assert (await index.ended()).proven
+        assert (await index.wait_until_ended()).confirmed
     assert set(beside) == {LEAST_SLICE}
 
 
@@ -194,7 +194,7 @@ def _rhythm(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 async def test_a_success_is_noticed(dsn: str, sql: str) -> None:
     async with RealHouse(dsn, "waits-success") as house:
         end = await run_one(house, sql)
-        assert end.proven
+        assert end.confirmed
         assert end.started_at is not None
         assert end.finished_at is not None
         assert not house.alive()
@@ -208,7 +208,7 @@ async def test_a_failure_is_noticed_with_its_error(dsn: str, sql: str) -> None:
         end = await run_one(house, sql)
         assert end.error is not None
         assert end.error.sqlstate == "22012"
-        assert not end.proven
+        assert not end.confirmed
 
 
 @pytest.mark.usefixtures("_rhythm")
@@ -220,12 +220,12 @@ async def test_a_timeout_is_noticed(dsn: str) -> None:
 
 
 @pytest.mark.usefixtures("_rhythm")
-async def test_a_worker_that_somebody_else_terminates_is_noticed(dsn: str) -> None:
+async def test_a_worker_that_another_user_terminates_is_noticed(dsn: str) -> None:
     async with RealHouse(dsn, "waits-killed") as house:
         follower = await Follower(house, "step", LONG).running()
         assert ask(dsn, "SELECT pg_terminate_backend(%s)", follower.seen[0].pid) == [(True,)]
-        end = await follower.ended()
-        assert not end.proven
+        end = await follower.wait_until_ended()
+        assert not end.confirmed
         assert not end.lost
         assert end.error is not None
 
@@ -238,12 +238,12 @@ async def test_a_worker_that_ends_without_a_word_is_no_success(dsn: str) -> None
     """
     async with RealHouse(dsn, "waits-silent") as house:
         end = await run_one(house, LONG, settings={"transaction_timeout": "300ms"})
-        assert not end.proven
+        assert not end.confirmed
         assert not house.alive()
 
 
 @pytest.mark.usefixtures("_rhythm")
-async def test_statements_that_somebody_cancels_lose_nothing(dsn: str) -> None:
+async def test_statements_that_another_session_cancels_lose_nothing(dsn: str) -> None:
     async with RealHouse(dsn, "waits-struck") as house:
         await run_one(house, "SELECT 1", "first")  # its session is there before anything is struck
         launch = asyncio.create_task(Follower(house, "step", "SELECT pg_sleep(0.5)").launch())
@@ -254,10 +254,10 @@ async def test_statements_that_somebody_cancels_lose_nothing(dsn: str) -> None:
         while not follower.task.done():
             strike(dsn, house.run_id, LAUNCHERS, "pg_cancel_backend")
             await asyncio.sleep(0.05)
-        end = await follower.ended()
+        end = await follower.wait_until_ended()
         # cancelled before the worker had been requested: then nothing is known, and nothing is claimed
-        assert end.proven or end.lost
-        assert (await run_one(house, "SELECT 1", "after")).proven
+        assert end.confirmed or end.lost
+        assert (await run_one(house, "SELECT 1", "after")).confirmed
 
 
 @pytest.mark.usefixtures("_rhythm")
@@ -265,22 +265,22 @@ async def test_a_cancel_is_carried_out_and_noticed(dsn: str) -> None:
     async with RealHouse(dsn, "waits-cancel") as house:
         follower = (await Follower(house, "step", LONG).launch()).follow()
         follower.handle.cancel()
-        end = await follower.ended()
+        end = await follower.wait_until_ended()
         assert end.error is not None
         assert end.error.sqlstate == "57014"
         assert not house.alive()
 
 
 @pytest.mark.usefixtures("_rhythm")
-async def test_a_detach_is_carried_out_and_the_worker_goes_on(database: str) -> None:
+async def test_a_detach_is_carried_out_and_the_worker_continues(database: str) -> None:
     ask(database, "CREATE TABLE witness (n int)")
     async with RealHouse(database, "waits-detach") as house:
         follower = await Follower(house, "step", "SELECT pg_sleep(1); INSERT INTO witness VALUES (1)").launch()
         follower.follow().handle.detach()
-        end = await follower.ended()
+        end = await follower.wait_until_ended()
         assert end.detached
         assert end.worker is not None
-        assert (await run_one(house, "SELECT 1", "after")).proven
+        assert (await run_one(house, "SELECT 1", "after")).confirmed
         await until(lambda: value(database, "SELECT count(*) FROM witness") == 1)
 
 
@@ -289,7 +289,7 @@ async def test_a_session_that_is_lost_leaves_a_worker_that_is_followed(dsn: str)
     async with RealHouse(dsn, "waits-lost") as house:
         follower = await Follower(house, "step", "SELECT pg_sleep(1)").running()
         assert strike(dsn, house.run_id, LAUNCHERS)
-        end = await follower.ended()
+        end = await follower.wait_until_ended()
         assert end.lost
         assert end.worker == follower.seen[0]
         assert follower.lost
@@ -300,7 +300,7 @@ async def test_a_full_queue_is_noticed_and_read(dsn: str, monkeypatch: pytest.Mo
     monkeypatch.setattr("runner.gateway.monitor.LOOK_EVERY", 0.2)
     async with RealHouse(dsn, "waits-loud") as house:
         end = await run_one(house, LOUD)
-        assert end.proven
+        assert end.confirmed
         assert len(end.notices) + end.notices_dropped == 2000
 
 
@@ -327,6 +327,6 @@ async def test_no_worker_that_has_ended_keeps_the_others_from_waiting(database: 
         await run_one(house, "REINDEX TABLE CONCURRENTLY t", "e", settings={"work_mem": "nonsense"})
         left = await Follower(house, "f", LONG).running()
         left.handle.detach()
-        assert (await left.ended()).detached
+        assert (await left.wait_until_ended()).detached
         assert not house.gateway._rhythm.snapshots_matter
         assert house.gateway._rhythm.first_slices()[0] == FIRST_SLICE

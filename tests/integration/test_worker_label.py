@@ -35,7 +35,7 @@ async def seen_label(dsn: str, house: RealHouse, key: str, sql: str) -> WorkerLa
     await until(lambda: "jobplan" in str(ask(dsn, QUERY, follower.name)))
     text = value(dsn, QUERY, follower.name)
     follower.handle.cancel()
-    await follower.ended()
+    await follower.wait_until_ended()
     return WorkerLabel.from_query(text)
 
 
@@ -64,10 +64,10 @@ async def test_what_must_stand_alone_does_so_under_a_label(database: str, sql: s
     async with RealHouse(database, "label-alone") as house:
         for key in ("s", *HOSTILE):
             end = await run_one(house, sql, key, label=label(house, key))
-            assert end.proven, end
+            assert end.confirmed, end
 
 
-async def test_an_error_is_told_as_without_a_label(dsn: str) -> None:
+async def test_an_error_is_reported_as_without_a_label(dsn: str) -> None:
     async with RealHouse(dsn, "label-error") as house:
         bare = await run_one(house, "SELECT nonsense")
         labelled = await run_one(house, "SELECT nonsense", label=label(house, "step"))
@@ -108,4 +108,4 @@ async def test_who_may_not_see_texts_sees_the_name_only(new_role: Callable[..., 
         assert rows == [("<insufficient privilege>", None)]
         assert WorkerLabel.from_query(rows[0][0]) is None
         follower.handle.cancel()
-        await follower.ended()
+        await follower.wait_until_ended()

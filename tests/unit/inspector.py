@@ -25,21 +25,21 @@ class Inspector:
         self.open_main = len(plan.steps)
         self.held: dict[str, StepRecord] = {}
         self.checking: set[str] = set()
-        self.unwanted: set[str] = set()
+        self.to_cancel: set[str] = set()
         self.before: dict[str, ev.Verdict] = {}
         self.refused: Counter[str] = Counter()
         self.launched: Counter[str] = Counter()
         self.iterations: Counter[str] = Counter()
         self.overtaken: Counter[str] = Counter()
         self.stopped = {True: False, False: False}
-        self.told_short = False
+        self.reported_short = False
         self.last_probe = -1e9
 
     def __call__(self, state: RunState, what: ev.Event | Decision) -> None:
         """Check what has just happened."""
         if isinstance(what, ev.Event):
             if isinstance(what, ev.StepCancelRequested):
-                self.unwanted.add(what.step)
+                self.to_cancel.add(what.step)
             self.event(state, what)
             validate(state)
         elif what.commands:
@@ -76,13 +76,13 @@ class Inspector:
                 self.ended(state, event)
             case ev.RunInterrupted() | ev.RunCancelled() | ev.RunTimedOut() | ev.RunDraining():
                 self.stopped[self.open_main > 0] = True
-                by_somebody = isinstance(event, ev.RunInterrupted | ev.RunCancelled)
-                assert self.open_main or by_somebody, f"{event} in finally"
+                by_another_session = isinstance(event, ev.RunInterrupted | ev.RunCancelled)
+                assert self.open_main or by_another_session, f"{event} in finally"
             case ev.StepReady():
                 self.overtaken[event.step] = 0
             case ev.CapacityShort() | ev.CapacityRestored():
-                assert self.told_short is isinstance(event, ev.CapacityRestored), "told twice"
-                self.told_short = not self.told_short
+                assert self.reported_short is isinstance(event, ev.CapacityRestored), "reported twice"
+                self.reported_short = not self.reported_short
             case _:
                 pass
 
@@ -112,7 +112,7 @@ class Inspector:
         assert event.next_iteration == self.iterations[event.step] + 1 <= repeat.max_iterations
 
     def ended(self, state: RunState, event: ev.StepFinished | ev.StepSkipped) -> None:
-        """A step ends after its instances; nobody ends twice, nobody with a worker that is still there."""
+        """A step ends after its instances; no step ends twice, and none ends while its worker is running."""
         held = self.held.pop(event.step, None)
         waits = self.before.pop(event.step, None) is ev.Verdict.PROCEED
         assert held is None or waits or isinstance(event, ev.StepSkipped), f"{event.step} ended, but its worker has not"
@@ -163,7 +163,7 @@ class Inspector:
         parent = state.records[record.parent or step.id].step
         assert record.in_finally is (self.open_main == 0), f"{step.id} started in the wrong part of the run"
         assert not self.stopping, f"{step.id} started in a run that stops"
-        assert self.unwanted.isdisjoint({step.id, parent.id}), f"{step.id} started although somebody wants it stopped"
+        assert self.to_cancel.isdisjoint({step.id, parent.id}), f"{step.id} started although its cancel was requested"
         for need in parent.needs:
             assert met(need, state.records[need.step]), f"{step.id} started although {need} is not met"
         return parent
@@ -181,7 +181,7 @@ class Inspector:
             assert siblings <= parent.for_each.max_parallel
 
     def overtaking(self, state: RunState, launches: list[Launch | Evaluate]) -> None:
-        """Nobody who is the best of its kind is overtaken for what it lacks more often than its patience allows."""
+        """No session who is the best of its kind is overtaken for what it lacks more often than its patience allows."""
         used = dict(state.used)
         gone: set[str] = set()
         for launch in launches:

@@ -42,7 +42,7 @@ ITEMS = ("a", "a", "a#2", "b\nb", "é]", "x" * 100)
 
 
 def random_plan(random: Random) -> Plan:
-    """Draw a plan: mostly small, now and then a crowd in which somebody is overtaken often."""
+    """Draw a plan: mostly small, now and then a crowd in which another session is overtaken often."""
     crowded = random.random() < 0.05
     slots = random.randint(2, 3) if crowded else random.randint(1, 4)
     limits = {name: random.randint(1, 3) for name in POOLS}

@@ -55,7 +55,7 @@ def everything() -> tuple[Plan, tuple[ev.Event, ...]]:
         "lost": [script(ev.Outcome.UNKNOWN)],
         "left": [AttemptScript(duration=60.0)],
     }
-    run = told(
+    run = reported(
         plan(
             *steps,
             slots=3,
@@ -69,7 +69,7 @@ def everything() -> tuple[Plan, tuple[ev.Event, ...]]:
     return run.state.plan, tuple(_with_details(run.events))
 
 
-def told(a_plan: Plan, scripts: Mapping[str, Sequence[AttemptScript]], *, items: Sequence[str] = ()) -> Simulation:
+def reported(a_plan: Plan, scripts: Mapping[str, Sequence[AttemptScript]], *, items: Sequence[str] = ()) -> Simulation:
     """Run a plan at the beginning of 2026; a step `vacuum` has these items."""
     return play(a_plan, scripts, {"vacuum": [gives(*items)]}, start=AT)
 

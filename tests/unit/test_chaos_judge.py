@@ -116,7 +116,7 @@ def test_an_idempotent_step_that_ran_more_often_than_was_said_is_found() -> None
 @pytest.mark.parametrize(
     "said", [[launch("a")], [launch("a"), end("a", "unknown")], [launch("a"), end("a", "detached")]]
 )
-def test_an_effect_that_nobody_has_denied_is_no_violation(said: list[Event]) -> None:
+def test_an_effect_that_no_session_has_denied_is_no_violation(said: list[Event]) -> None:
     assert rules(a_plan(INSERT), said, row("a"), phase=GONE) == []
 
 
@@ -249,8 +249,8 @@ def test_what_two_machines_have_recorded_is_read_apart() -> None:
 
 def test_what_only_a_report_has_said_counts() -> None:
     over = Phase(command="run", code=1, alive=("a",), stderr="the record is lost")
-    told = ran("a", "detached")
-    assert rules(a_plan(INSERT), [launch("a")], row("a"), phase=over, reported=told) == []
+    reported = ran("a", "detached")
+    assert rules(a_plan(INSERT), [launch("a")], row("a"), phase=over, reported=reported) == []
     assert rules(a_plan(INSERT), [launch("a")], reported=ran("a", "succeeded"), phase=GONE) == ["missing"]
 
 
@@ -333,7 +333,7 @@ def test_a_pipe_that_is_full_is_read_to_its_end_later(tmp_path: Path) -> None:
     assert (tmp_path / "err").read_bytes() == b"said\n"
 
 
-def test_samples_tell_how_long_workers_were_seen_together() -> None:
+def test_samples_report_how_long_workers_were_seen_together() -> None:
     lines = [
         '{"look": 1, "workers": []}\n',
         '{"look": 4, "workers": ["jobplan:r:a", "jobplan:q:a", "odd"]}\n',

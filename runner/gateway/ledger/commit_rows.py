@@ -326,13 +326,17 @@ class WorkerWithCommitRow:
         self._detached = True
         self._inner.detach()
 
-    async def ended(
-        self, *, seen: Callable[[Worker], None], lost: Callable[[str], None], unstoppable: OnUnstoppable = keep_waiting
+    async def wait_until_ended(
+        self,
+        *,
+        on_seen: Callable[[Worker], None],
+        on_lost: Callable[[str], None],
+        on_unstoppable: OnUnstoppable = keep_waiting,
     ) -> WorkerEnd:
         """Follow the worker to its end, and determine its outcome."""
-        end = await self._inner.ended(seen=seen, lost=lost, unstoppable=unstoppable)
+        end = await self._inner.wait_until_ended(on_seen=on_seen, on_lost=on_lost, on_unstoppable=on_unstoppable)
         error = end.error
-        if end.proven or end.detached:
+        if end.confirmed or end.detached:
             return end
         if error is None or error.sqlstate in _STOPPED:
             return await self._settle(end, fence=end.lost)
@@ -342,7 +346,7 @@ class WorkerWithCommitRow:
             return await self._settle(end, fence=True)
         because_of_us = error.sqlstate == _NOT_FIRST or await self._commits.failed_because_of_row(self._request, end)
         if because_of_us and await self._launch_again():
-            return await self._inner.ended(seen=seen, lost=lost, unstoppable=unstoppable)
+            return await self._inner.wait_until_ended(on_seen=on_seen, on_lost=on_lost, on_unstoppable=on_unstoppable)
         return end
 
     async def _settle(self, end: WorkerEnd, *, fence: bool) -> WorkerEnd:
@@ -351,7 +355,7 @@ class WorkerWithCommitRow:
         except ServerLostError as error:
             return replace(end, reason=f"{end.reason}; {error.message}" if end.reason else error.message)
         if committed:
-            return replace(end, lost=False, error=None, proven=True)
+            return replace(end, lost=False, error=None, confirmed=True)
         return end if end.error is not None else replace(end, lost=False, rolled_back=True)
 
     async def _launch_again(self) -> bool:

@@ -119,7 +119,7 @@ def test_the_number_of_rows_comes_before_the_value() -> None:
     assert unmet_expectation(both, ended(1, value("1"))) == "expected at least 2 rows, got 1"
 
 
-def test_rows_that_nobody_wanted_cannot_be_a_problem() -> None:
+def test_rows_that_the_plan_does_not_need_cannot_be_a_problem() -> None:
     unread = ended(1, ev.Rows(problem="void"))
     assert unmet_expectation(step("a"), unread) is None
     assert unmet_expectation(step("a", expect=Expect(rows_min=1)), unread) is None

@@ -58,7 +58,7 @@ def fold(*events: ev.Event) -> RunState:
         ((ev.StepQueueTimedOut(at=9.0, step="a", waited=8.0),), StepState.SETTLING, 0),
     ],
 )
-def test_a_step_holds_its_slots_from_before_the_launch_until_its_worker_has_gone(
+def test_a_step_holds_its_slots_from_before_the_launch_until_its_worker_has_ended(
     events: tuple[ev.Event, ...], state: StepState, used: int
 ) -> None:
     folded = fold(*events)
@@ -68,8 +68,8 @@ def test_a_step_holds_its_slots_from_before_the_launch_until_its_worker_has_gone
 
 def test_events_that_only_inform_change_nothing() -> None:
     notice = ev.Notice(severity="NOTICE", message="hello")
-    told = fold(LAUNCHING, RUNNING, ev.AttemptNotice(at=9.0, step="a", attempt=1, notice=notice))
-    assert told == fold(LAUNCHING, RUNNING)
+    reported = fold(LAUNCHING, RUNNING, ev.AttemptNotice(at=9.0, step="a", attempt=1, notice=notice))
+    assert reported == fold(LAUNCHING, RUNNING)
 
 
 def test_a_new_attempt_starts_with_a_clean_record() -> None:
@@ -176,7 +176,7 @@ def test_validate_notices_a_wrong_index() -> None:
         validate(state)
 
 
-def test_validate_notices_a_step_that_nobody_would_start() -> None:
+def test_validate_notices_a_step_that_would_never_start() -> None:
     state = fold(LAUNCHING)
     state.released.clear()
     with pytest.raises(AssertionError, match="need nothing more"):

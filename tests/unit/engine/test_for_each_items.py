@@ -237,7 +237,7 @@ def test_the_failure_of_the_last_instance_drains_nothing() -> None:
     assert not any(isinstance(event, ev.RunDraining) for event in run.events)
 
 
-def test_detach_instances_are_let_go_of_when_the_rest_is_over() -> None:
+def test_detach_instances_are_detached_when_the_rest_is_over() -> None:
     run = play(
         plan(step("a", for_each=each("x", "y"), **IDLE), step("b"), step("c", for_each=each("z"))),
         {key: [script(O.SUCCEEDED, duration=50.0)] for key in ("a[x]", "a[y]")},
@@ -253,7 +253,7 @@ def test_a_detach_instance_that_waits_for_its_sibling_gets_its_turn() -> None:
     assert (ends(run), run.makespan) == ({"a": "detached", "a[x]": "succeeded", "a[y]": "detached"}, 7.0)
 
 
-def test_detach_instances_are_let_go_of_while_no_item_query_is_open() -> None:
+def test_detach_instances_are_detached_while_no_item_query_is_open() -> None:
     run = play(
         plan(step("a", for_each=each("x"), **IDLE), step("b", for_each=QUERY)),
         {"a[x]": [script(O.SUCCEEDED, duration=50.0)]},

@@ -22,12 +22,12 @@ def outcome(end: WorkerEnd, *, timeout: float | None = None, cancelled: CancelRe
 
 
 def test_evidence_is_success() -> None:
-    end = WorkerEnd(proven=True, command_tag="SELECT", started_at=1.0, finished_at=2.0)
+    end = WorkerEnd(confirmed=True, command_tag="SELECT", started_at=1.0, finished_at=2.0)
     assert classify(end, timeout=1.0, cancelled=None) == (Outcome.SUCCEEDED, None)
 
 
 def test_a_cancel_that_came_too_late_takes_nothing_back() -> None:
-    assert outcome(WorkerEnd(proven=True, command_tag="DO"), cancelled=CancelReason.INTERRUPT) is Outcome.SUCCEEDED
+    assert outcome(WorkerEnd(confirmed=True, command_tag="DO"), cancelled=CancelReason.INTERRUPT) is Outcome.SUCCEEDED
 
 
 def test_detached_is_no_failure() -> None:
@@ -51,7 +51,7 @@ def test_detached_is_no_failure() -> None:
         (STOPPED, 0.5, None, CancelReason.RUN_TIMEOUT, Outcome.TIMED_OUT),
     ],
 )
-def test_an_error_is_told_apart_by_jobplans_own_record(
+def test_an_error_is_distinguished_by_jobplans_own_record(
     error: ErrorDetails, ran: float, timeout: float | None, cancelled: CancelReason | None, expected: Outcome
 ) -> None:
     end = WorkerEnd(error=error, started_at=100.0, finished_at=100.0 + ran)
@@ -112,13 +112,13 @@ def test_a_worker_that_never_began_did_nothing(cancelled: CancelReason | None, e
 
 
 @pytest.mark.parametrize(("error", "expected"), [(STOPPED, Outcome.TIMED_OUT), (TERMINATED, Outcome.CANCELLED)])
-def test_a_cancel_by_somebody_does_not_hide_a_timeout(error: ErrorDetails, expected: Outcome) -> None:
+def test_a_cancel_by_another_session_does_not_hide_a_timeout(error: ErrorDetails, expected: Outcome) -> None:
     end = WorkerEnd(error=error, started_at=1.0, finished_at=2.0, cancelled_by="alice")
     assert outcome(end, timeout=1.0) is expected
     assert outcome(end, timeout=9.0) is Outcome.CANCELLED
 
 
-def test_a_worker_that_somebody_stopped_before_it_began_was_cancelled() -> None:
+def test_a_worker_that_another_session_stopped_before_it_began_was_cancelled() -> None:
     assert outcome(WorkerEnd(cancelled_by="alice")) is Outcome.CANCELLED
 
 

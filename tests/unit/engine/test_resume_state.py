@@ -31,9 +31,9 @@ def resumed(at: float, **keys: Any) -> ev.RunResumed:
 
 def take_up(a_plan: Plan, first: Sequence[ev.Event], **keys: Any) -> Simulation:
     """Run the plan on from these events; what `keys` are not for the event goes to `play`."""
-    told = {name: keys.pop(name) for name in ("settled", "adopted") if name in keys}
+    reported = {name: keys.pop(name) for name in ("settled", "adopted") if name in keys}
     last = first[-1].at
-    return play(a_plan, history=[*first, resumed(last + 10.0, **told)], **keys)
+    return play(a_plan, history=[*first, resumed(last + 10.0, **reported)], **keys)
 
 
 def adopted(key: str, attempt: int = 1) -> ev.Adopted:
@@ -128,7 +128,7 @@ def test_a_settled_outcome_decides(outcome: ev.Outcome, again: int) -> None:
     assert len(launches(second, "a")) == again
 
 
-def test_a_detached_step_stays_so_but_an_awaited_one_that_was_let_go_of_does_not() -> None:
+def test_a_detached_step_stays_so_but_an_awaited_one_that_was_detached_does_not() -> None:
     p = plan(step("a", on_runner_exit=OnRunnerExit.DETACH), step("d", **IDLE), step("b", "a"))
     first = play(p, {"a": [script(ev.Outcome.SUCCEEDED, duration=50.0)]}, interrupts=[2.0])
     assert ends(first) == {"a": "detached", "d": "succeeded", "b": "skipped"}
@@ -142,7 +142,7 @@ def test_the_answer_about_a_detached_worker_is_not_asked_again_and_its_dependent
     p = plan(step("a", on_runner_exit=OnRunnerExit.DETACH), step("b", "a"), step("c"))
     first = play(p, {"a": [script(ev.Outcome.SUCCEEDED, duration=50.0)]}, interrupts=[2.0])
     assert ends(first)["a"] == "detached"
-    settled = (ev.Settled(step="a", outcome=ev.Outcome.SUCCEEDED, by="somebody"),)
+    settled = (ev.Settled(step="a", outcome=ev.Outcome.SUCCEEDED, by="a user"),)
     second = take_up(p, first.events, settled=settled)
     assert ends(second) == {"a": "succeeded", "b": "succeeded", "c": "succeeded"}
     assert launches(second, "a") == []
@@ -212,17 +212,17 @@ def _drawn(random: Random, state: RunState) -> dict[str, tuple[Any, ...]]:
             outcome = random.choice((ev.Outcome.SUCCEEDED, ev.Outcome.FAILED))
             settled.append(ev.Settled(step=record.key, outcome=outcome, by="verify"))
     again = finally_starts_again(state, {found.step: found.outcome for found in settled}, state.plan)
-    told = {found.step for found in settled}
+    reported = {found.step for found in settled}
     lives = tuple(
         adopted(record.key, record.attempt)
         for record in state.records.values()
-        if record.state in HOLDING and record.key not in told and not (record.in_finally and again)
+        if record.state in HOLDING and record.key not in reported and not (record.in_finally and again)
     )
     return {"settled": tuple(settled), "adopted": lives}
 
 
 @pytest.mark.parametrize("seed", range(0, RUNS, 100))
-def test_any_run_cut_anywhere_can_be_taken_up(seed: int) -> None:
+def test_any_run_cut_anywhere_can_be_taken_over(seed: int) -> None:
     for number in range(seed, seed + 100):
         random = Random(number)  # noqa: S311 - not for secrets
         p = random_plan(random)
@@ -239,8 +239,8 @@ def test_any_run_cut_anywhere_can_be_taken_up(seed: int) -> None:
         state = initial_state(p)
         for event in first:
             apply(state, event)
-        told = _drawn(random, state)
-        settled = {found.step: found.outcome for found in told["settled"]}
+        reported = _drawn(random, state)
+        settled = {found.step: found.outcome for found in reported["settled"]}
         again = finally_starts_again(state, settled, p)
         kept = {
             key
@@ -248,7 +248,7 @@ def test_any_run_cut_anywhere_can_be_taken_up(seed: int) -> None:
             if record.instances is None and is_kept(record, settled) and not (record.in_finally and again)
         }
         before = {key: record.attempt for key, record in state.records.items()}
-        event = resumed(first[-1].at + random.choice((0.0, 1.0, 1000.0)), **told)
+        event = resumed(first[-1].at + random.choice((0.0, 1.0, 1000.0)), **reported)
         second = simulate(
             p,
             durations=world.attempt,
@@ -263,8 +263,8 @@ def test_any_run_cut_anywhere_can_be_taken_up(seed: int) -> None:
                 assert launched.attempt > before.get(launched.step, 0), number
 
 
-def test_a_record_with_holes_can_be_gone_on_with_and_leaves_open_what_it_does_not_tell() -> None:
-    """What is never lost is told before a worker is asked for: its launch, and which instances there are.
+def test_a_record_with_holes_can_be_continued_and_leaves_open_what_it_does_not_report() -> None:
+    """What is never lost is reported before a worker is asked for: its launch, and which instances there are.
 
     Of a launch that was put off the ledger need not know; then it knows that it was put off only by chance.
     """
@@ -288,8 +288,8 @@ def test_a_record_with_holes_can_be_gone_on_with_and_leaves_open_what_it_does_no
         ended = {(event.step, event.attempt) for event in first if isinstance(event, _ENDS)}
         ended |= {(event.step, event.attempt - 1) for event in first if isinstance(event, ev.AttemptLaunching)}
         for key, record in state.records.items():
-            told = (key, record.attempt) in ended or isinstance(_last_of(first, key), _TOLD_AFTERWARDS)
-            if record.attempt and not told:
+            reported = (key, record.attempt) in ended or isinstance(_last_of(first, key), _TOLD_AFTERWARDS)
+            if record.attempt and not reported:
                 assert is_open(record) or is_kept(record, {}), (number, key)
         apply(state, resumed(run.events[-1].at + 1.0))
         validate(state)
@@ -304,7 +304,7 @@ def _is_sure(events: Sequence[ev.Event], event: ev.Event) -> bool:
     return isinstance(event, ev.StepExpanded | ev.RunStarted)
 
 
-#: What says of an attempt that nothing of it is left to be found out; and what is only told when that is known.
+#: What says of an attempt that nothing of it is left to be found out; and what is only reported when that is known.
 _ENDS = (ev.AttemptFinished, ev.AttemptDeferred)
 _TOLD_AFTERWARDS = (ev.StepRetrying, ev.StepRepeating, ev.StepReady, ev.StepQueued, ev.StepSkipped)
 
@@ -366,7 +366,7 @@ def queried(text: str, as_: str = "t") -> Plan:
     return plan(step("a", for_each=ForEach(as_=as_, sql=sql(text))))
 
 
-def test_items_that_a_query_gave_stay_and_that_is_told() -> None:
+def test_items_that_a_query_gave_stay_and_that_is_reported() -> None:
     first = play(queried("select 1"), verdicts={"a": [gives("x", "y")]})
     assert list(kept_items(first.state, queried("select 1"))) == []
     assert list(kept_items(first.state, plan(step("a", for_each=ForEach(as_="t", items=("z",)))))) == []

@@ -249,7 +249,7 @@ def test_a_step_stopped_by_the_second_line_is_tried_again_like_any_timeout() -> 
     assert (launches(run, "a"), ends(run)) == ([0.0, 15.0], {"a": "succeeded"})
 
 
-def test_the_second_line_of_a_worker_that_is_being_detached_wakes_nobody() -> None:
+def test_the_second_line_of_a_worker_that_is_being_detached_causes_no_wake_up() -> None:
     table = Table(plan(step("a", **IDLE)))
     table.launch()
     assert table.settle() == (Detach(step="a", attempt=1),)
@@ -273,7 +273,7 @@ def test_an_interrupt_applies_on_runner_exit_and_starts_nothing(keys: dict[str, 
     assert (ends(run), code(run)) == ({"a": state, "b": "skipped"}, 130)
 
 
-def test_a_detach_step_is_let_go_of_when_the_rest_is_over() -> None:
+def test_a_detach_step_is_detached_when_the_rest_is_over() -> None:
     run = play(plan(step("a", **IDLE), step("b")), {"a": [script(O.SUCCEEDED, duration=50.0)]})
     assert (ends(run), code(run), run.makespan) == ({"a": "detached", "b": "succeeded"}, 0, 1.0)
 
@@ -352,7 +352,7 @@ def test_queue_timeout_fails_a_step_that_gets_no_slot(start: float) -> None:
 # --- the server's capacity --------------------------------------------------------------------------------------------
 
 
-def test_a_refusal_is_told_once_and_its_end_once() -> None:
+def test_a_refusal_is_reported_once_and_its_end_once() -> None:
     run = play(plan(*[step(f"s{n}") for n in range(6)]), capacity=lambda now: 0 if now < 3.5 else 9)
     names = [event.name for event in run.events]
     assert (names.count("capacity_short"), names.count("capacity_restored")) == (1, 1)
@@ -397,7 +397,7 @@ def test_another_workers_start_does_not_end_the_shortage() -> None:
     assert table.state.ceiling is None
 
 
-def test_a_probe_that_nobody_fits_wakes_nobody() -> None:
+def test_a_probe_that_no_step_fits_causes_no_wake_up() -> None:
     holder, waiter = step("a", pools={"io": 1}, timeout=None), step("b", pools={"io": 1})
     table = Table(plan(holder, waiter, step("c", queue_timeout=5.0), pools={"io": 1}))
     assert table.launch() == ["a", "c"]
@@ -415,7 +415,7 @@ def test_a_step_whose_condition_is_false_gives_its_slot_back() -> None:
     assert table.launch() == ["b"]
 
 
-def test_queue_timeout_goes_on_while_the_server_refuses() -> None:
+def test_queue_timeout_continues_while_the_server_refuses() -> None:
     run = play(plan(step("a", queue_timeout=2.5)), capacity=lambda _: 0)
     assert (ends(run), run.makespan) == ({"a": "failed"}, 2.5)
 
@@ -470,7 +470,7 @@ def test_a_simulation_that_asks_the_same_again_and_again_ends_with_a_word(monkey
     def forget(state: RunState, event: ev.Event) -> None:
         apply(state, event)
         if isinstance(event, ev.StepChecked):
-            state.records[event.step].verdict = None  # as if nobody had answered
+            state.records[event.step].verdict = None  # as if there were no answer
 
     monkeypatch.setattr("runner.engine.simulation.apply", forget)
     with pytest.raises(RuntimeError, match=r"second evaluation of a \(after, after 1 attempts\)"):

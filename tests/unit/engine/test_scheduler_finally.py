@@ -104,7 +104,7 @@ def test_an_interrupt_of_finally_ends_it() -> None:
     assert (code(run), run.makespan, skips(run)["h[y]"]) == (130, 3.0, ("drained", "interrupted"))
 
 
-def test_detach_steps_of_finally_are_let_go_of_at_the_end() -> None:
+def test_detach_steps_of_finally_are_detached_at_the_end() -> None:
     steps = (step("f", **IDLE), step("g"))
     run = play(plan(step("a"), finally_=steps), {"f": [script(O.SUCCEEDED, duration=50.0)]})
     assert (ends(run)["f"], run.makespan) == ("detached", 2.0)

@@ -63,9 +63,9 @@ def check_end(run: Simulation, record: StepRecord) -> None:
         )
     elif record.state is StepState.SUCCEEDED:
         assert last is not None
-        proven = last.outcome is ev.Outcome.SUCCEEDED
+        confirmed = last.outcome is ev.Outcome.SUCCEEDED
         verified = last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.PROCEED
-        assert proven or verified
+        assert confirmed or verified
     elif record.state in (StepState.UNKNOWN, StepState.TIMED_OUT, StepState.DETACHED):
         assert last is not None
     elif record.state is StepState.FAILED and (last is None or last.outcome is not ev.Outcome.FAILED):
@@ -80,7 +80,7 @@ def was_drained(record: StepRecord) -> bool:
 
 
 def check_exit_code(run: Simulation) -> None:
-    """The exit code and run.status follow from what the events tell."""
+    """The exit code and run.status follow from what the events report."""
     last = run.events[-1]
     assert isinstance(last, ev.RunFinished)
     states = set(last.steps.values())

@@ -53,7 +53,7 @@ def test_a_step_called_runner_is_no_runner() -> None:
     assert (run.alive, [w.step for w in run.workers]) == (False, ["runner"])
 
 
-def test_somebody_who_only_has_such_a_name_is_not_told() -> None:
+def test_a_role_that_only_has_such_a_name_is_not_reported() -> None:
     assert read_runs([session(1, worker_name(RUN, "a"), "client backend")], [], []) == ()
 
 
@@ -80,7 +80,7 @@ def test_a_worker_that_a_record_knows_is_found_whatever_it_says() -> None:
     assert (run.run, run.workers[0].step) == (RUN, "b")
 
 
-def test_who_waits_for_whom_is_told_on_both_sides() -> None:
+def test_who_waits_for_whom_is_reported_on_both_sides() -> None:
     sides = ("2", worker_name(RUN, "b"), "u", "active", "LOCK t", "3.5"), ("1", None, "u", "idle", None, None)
     rows = [worker(1, "a"), worker(2, "b")]
     progress = ("1", "VACUUM", "scanning", "t", "1", "2", "blocks")

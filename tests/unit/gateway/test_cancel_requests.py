@@ -21,8 +21,8 @@ WHOLE = CancelRequest(run=RUN, step=None, by="alice@laptop", key="1")
 STEP = CancelRequest(run=RUN, step="vacuum", by="bob@host", key="2")
 
 
-def heard(*requests: CancelRequest, role: str | None = "dba") -> ReceivedRequests:
-    """Return what a run knows that has heard these requests of somebody with this role."""
+def received(*requests: CancelRequest, role: str | None = "dba") -> ReceivedRequests:
+    """Return what a run knows that has received these requests of another session with this role."""
     known = ReceivedRequests(RUN)
     for request in requests:
         known.receive(CHANNEL, request.to_payload(), 42)
@@ -39,7 +39,7 @@ def test_a_request_is_read_as_it_was_written() -> None:
 @pytest.mark.parametrize(
     "payload", ["", "x", "[]", "1", "{}", '{"run": 1, "by": "a", "key": "k"}', '{"run": "r"}', "[" * 5000]
 )
-def test_what_is_no_request_is_not_heard(payload: str) -> None:
+def test_what_is_no_request_is_ignored(payload: str) -> None:
     assert read_request(payload) is None
     assert not ReceivedRequests(RUN).receive(CHANNEL, payload, 1)
 
@@ -61,7 +61,7 @@ def test_nothing_that_is_not_printable_reaches_a_terminal() -> None:
 
 def test_a_run_is_cancelled_once_by_each_request() -> None:
     again = CancelRequest(run=RUN, step=None, by="carol@host", key="3")
-    known = heard(WHOLE, WHOLE, again)
+    known = received(WHOLE, WHOLE, again)
     assert [known.take_cancel() for _ in range(3)] == [
         RunCancel(by="alice@laptop (role dba)", key="1"),
         RunCancel(by="carol@host (role dba)", key="3"),
@@ -69,13 +69,13 @@ def test_a_run_is_cancelled_once_by_each_request() -> None:
     ]
 
 
-def test_a_request_that_was_heard_is_not_heard_again() -> None:
-    known = heard(WHOLE)
+def test_a_request_that_was_received_is_ignored_again() -> None:
+    known = received(WHOLE)
     assert not known.receive(CHANNEL, WHOLE.to_payload(), 42)
 
 
 def test_a_step_that_is_cancelled_cancels_no_run() -> None:
-    known = heard(STEP)
+    known = received(STEP)
     assert known.take_cancel() is None
     for step in ("vacuum", "vacuum[orders]", "vacuum[größe]"):
         assert known.requester_of(step) == "bob@host (role dba)"
@@ -84,15 +84,15 @@ def test_a_step_that_is_cancelled_cancels_no_run() -> None:
 
 
 def test_a_run_that_is_cancelled_explains_every_worker() -> None:
-    assert heard(WHOLE).requester_of("any") == "alice@laptop (role dba)"
+    assert received(WHOLE).requester_of("any") == "alice@laptop (role dba)"
 
 
 def test_who_may_stop_nothing_is_not_believed() -> None:
-    known = heard(WHOLE, STEP, role=None)
+    known = received(WHOLE, STEP, role=None)
     assert known.take_cancel() is None
     assert known.requester_of("vacuum") is None
     assert known.to_check == ()
-    assert known.receive(CHANNEL, WHOLE.to_payload(), 43)  # from somebody else it may be true
+    assert known.receive(CHANNEL, WHOLE.to_payload(), 43)  # from another user it may be true
 
 
 def test_other_channels_and_other_runs_are_not_ours() -> None:
@@ -111,7 +111,7 @@ def test_a_flood_is_bounded() -> None:
 
 
 def test_a_step_is_asked_for_once_and_the_answer_finds_who_asked() -> None:
-    known = heard(STEP, STEP)
+    known = received(STEP, STEP)
     asked = known.take_step_cancel()
     assert asked is not None
     assert (asked.step, asked.by, asked.key) == ("vacuum", "bob@host (role dba)", "2")

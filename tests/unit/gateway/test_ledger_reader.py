@@ -28,7 +28,7 @@ def key(name: str) -> EventKey:
         (((2, "b"),), "abc", [(0, 1), (2, 3)]),
         # numbers are left over: a runner that was killed has taken some for what it never wrote
         (((1, "a"), (9, "b")), "axb", [(1, 2)]),
-        # no room: a ledger that was out of reach when the run went on
+        # no room: a ledger that was out of reach when the run continued
         (((1, "a"), (2, "d")), "abcde", [(4, 3)]),
         # the same thing said several times in a moment
         (((1, "a"), (2, "a"), (3, "b")), "aaab", []),
@@ -53,7 +53,7 @@ def test_whatever_a_ledger_has_lost_is_found_in_its_place() -> None:
         assert found == [(seq - 1, seq) for seq in range(1, len(journal) + 1) if seq not in {s for s, _ in has}], seed
 
 
-def test_a_takeover_of_which_this_runner_has_not_heard() -> None:
+def test_a_takeover_of_which_this_runner_has_not_received() -> None:
     def takeover(at: str) -> EventKey:
         return (at, "run_resumed", None, None)
 
@@ -62,6 +62,6 @@ def test_a_takeover_of_which_this_runner_has_not_heard() -> None:
     assert list(record.missing([key("a")])) == [(0, 1)]  # of an empty ledger: what was missing is returned once
     record.add_own('{"event": "step_expanded", "at": "11:30"}')
     record.add_own('{"event": "run_resumed", "at": "12:00"}')
-    heard = [("10:00", "a"), ("11:00", "b"), ("12:00", "c")]
-    assert record.taken_over_since(heard) is None
-    assert record.taken_over_since([*heard, ("13:00", "d")]) == "on d, at 13:00"
+    received = [("10:00", "a"), ("11:00", "b"), ("12:00", "c")]
+    assert record.taken_over_since(received) is None
+    assert record.taken_over_since([*received, ("13:00", "d")]) == "on d, at 13:00"

@@ -179,7 +179,7 @@ async def test_instances_are_written_before_one_of_them_is_launched() -> None:
     ledger.take_launching(event("launch"), "s[1]", 1)
     server.errors = [None]
     await ledger.before_launch()
-    assert not server.written  # nobody can be asked now
+    assert not server.written  # the server cannot be queried now
     await ledger.before_launch()
     assert server.written == [(1, "a"), (2, "expanded")]
     server.written.clear()
@@ -218,7 +218,7 @@ async def test_nothing_goes_ahead_of_instances_that_another_launch_has_taken_alo
 
 
 async def test_what_is_said_of_an_attempt_comes_after_its_announcement() -> None:
-    """A launch may be put off, or stopped, before anybody is asked for a worker."""
+    """A launch may be put off, or stopped, before a worker is requested."""
     server = Server()
     ledger = await opened(server)
     ledger.take_launching(event("launch-2"), "s", 2)
@@ -228,7 +228,7 @@ async def test_what_is_said_of_an_attempt_comes_after_its_announcement() -> None
 
 
 async def test_a_ledger_that_is_out_of_reach_for_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is thrown away would be a hole in the record, of which nobody would know."""
+    """What is thrown away would be a hole in the record, that would stay unnoticed."""
     monkeypatch.setattr(module, "MOST_KEPT", 3)
     server = Server()
     ledger = await opened(server)
@@ -455,7 +455,7 @@ class Writer:
         self.received.append(("end", json.loads(event)["event"]))
 
 
-def test_the_sink_tells_beginnings_launches_and_the_end_apart() -> None:
+def test_the_sink_reports_beginnings_launches_and_the_end_apart() -> None:
     of = plan(step("a", "SELECT 1"))
     state, writer = initial_state(of), Writer()
     history = [ev.StepReady(at=0.0, step="a"), ev.RunTimedOut(at=0.0)]

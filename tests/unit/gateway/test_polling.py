@@ -150,11 +150,11 @@ async def follow(session: Scripted, rhythm: Rhythm, *, plain: bool = True) -> tu
     )
     worker = LaunchedWorker(request, session, Eyes(), lambda _: None, rhythm=rhythm)
     await worker.launch()
-    return worker, await worker.ended(seen=lambda _: None, lost=lambda _: None)
+    return worker, await worker.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None)
 
 
-DONE = at_once(SUCCEEDED, proven=True)
-STILL = at_once(RUNNING, proven=False)
+DONE = at_once(SUCCEEDED, confirmed=True)
+STILL = at_once(RUNNING, confirmed=False)
 
 
 def test_the_first_slice_is_the_shorter_the_more_workers_there_are() -> None:
@@ -213,7 +213,7 @@ async def test_a_session_sends_the_first_slice_with_the_launch() -> None:
     session = Scripted({"launch_at_once": [DONE]})
     rhythm = Fixed(7)
     _, end = await follow(session, rhythm)
-    assert end.proven
+    assert end.confirmed
     assert session.parameters["launch_at_once"][-1] == "7"
     assert session.asked == ["nothing", "launch_at_once"]
     assert rhythm.learned == [0]
@@ -232,7 +232,7 @@ async def test_a_worker_may_end_in_any_slice_of_its_launch(needed: int) -> None:
     session = Scripted({"launch_at_once": replies[:1], "wait_at_once": replies[1:]})
     rhythm = Fixed(7, 3)
     worker, end = await follow(session, rhythm)
-    assert (end.proven, end.command_tag) == (True, "DO")
+    assert (end.confirmed, end.command_tag) == (True, "DO")
     assert session.asked == ["begin", "launch_at_once", *["chain", "wait_at_once"] * 3, "commit"]
     assert session.parameters["wait_at_once"] == (str(SLICE),)
     assert session.launched == 1
@@ -244,14 +244,14 @@ async def test_a_worker_that_ends_in_no_slice_of_its_launch_is_followed() -> Non
     session = Scripted({"launch_at_once": [STILL], "wait_at_once": [STILL, STILL], "wait": [RUNNING, SUCCEEDED]})
     rhythm = Fixed(7, 2)
     _, end = await follow(session, rhythm)
-    assert end.proven
+    assert end.confirmed
     assert session.asked.count("wait_at_once") == 2
     assert session.asked.count("follow") == 2
     assert rhythm.learned == [2]
 
 
-async def test_a_failed_worker_is_told_by_every_slice_that_follows() -> None:
-    failed = at_once(FAILED, proven=False)
+async def test_a_failed_worker_is_reported_by_every_slice_that_follows() -> None:
+    failed = at_once(FAILED, confirmed=False)
     details = Reply(rows=(("22012", "division by zero", *[None] * 7),))
     session = Scripted({"launch_at_once": [STILL], "wait_at_once": [failed, failed], "error": [details]})
     _, end = await follow(session, Fixed(7, 2))
@@ -265,7 +265,7 @@ async def test_a_worker_whose_launch_was_cancelled_after_it_is_followed() -> Non
     tracks = Reply(rows=(("1", "1"),))
     session = Scripted({"launch_at_once": [cancelled], "load": [tracks], "wait": [RUNNING, SUCCEEDED]})
     _, end = await follow(session, Fixed(7, 2))
-    assert end.proven
+    assert end.confirmed
     assert session.launched == 1
     assert session.asked.index("rollback") < session.asked.index("load")
 
@@ -276,7 +276,7 @@ async def test_a_slice_that_was_cancelled_says_nothing_of_the_worker() -> None:
         {"launch_at_once": [STILL], "wait_at_once": [cancelled, cancelled], "wait": [RUNNING, SUCCEEDED]}
     )
     _, end = await follow(session, Fixed(7, 2))
-    assert end.proven
+    assert end.confirmed
     assert session.asked.index("rollback") < session.asked.index("follow")
 
 
@@ -285,14 +285,14 @@ async def test_a_worker_is_waited_for_in_the_server_for_as_long_as_the_rhythm_sa
         {"launch_at_once": [STILL], "wait_at_once": [STILL, STILL], "wait": [SUCCEEDED], "drain": [Reply()]}
     )
     _, end = await follow(session, Fixed(7, 0, True, True, False))
-    assert end.proven
+    assert end.confirmed
     assert session.asked[2:5] == ["wait_at_once", "wait_at_once", "follow"]
 
 
 async def test_a_worker_that_ends_during_a_slice_has_its_output_read_with_it() -> None:
     session = Scripted({"launch_at_once": [STILL], "wait_at_once": [DONE]})
     worker, end = await follow(session, Fixed(7, 0, True))
-    assert (end.proven, end.command_tag) == (True, "DO")
+    assert (end.confirmed, end.command_tag) == (True, "DO")
     assert session.asked == ["nothing", "launch_at_once", "wait_at_once"]
     assert worker.session_free
 

@@ -20,7 +20,7 @@ from runner.structs import replace
 
 NAME = "jobplan:run:step"
 WORKER = Worker(pid=42, backend_start="2026-01-31T00:00:00.000000Z", application_name=NAME)
-LOST = ServerLostError("the connection is gone")
+LOST = ServerLostError("the connection is lost")
 CANCELLED = ErrorDetails(message="canceling statement due to user request", sqlstate="57014")
 OWN = "background worker, pid 42"
 
@@ -102,7 +102,7 @@ class Eyes:
 
     def _look(self) -> bool:
         if self.away:
-            raise GatewayError("nobody can look now")
+            raise GatewayError("the server cannot be queried now")
         if self.late > 0:
             self.late -= 1
             return False
@@ -171,7 +171,7 @@ class Case:
     async def end(self, before: Callable[[LaunchedWorker], None] = lambda _: None) -> WorkerEnd:
         await self.worker.launch()
         before(self.worker)
-        return await self.worker.ended(seen=self.seen.append, lost=self.lost.append)
+        return await self.worker.wait_until_ended(on_seen=self.seen.append, on_lost=self.lost.append)
 
 
 @pytest.fixture(autouse=True)
@@ -201,7 +201,7 @@ async def test_any_other_refusal_is_the_steps_own() -> None:
     assert case.worker.session_free
 
 
-async def test_a_launch_that_somebody_cancelled_may_have_launched() -> None:
+async def test_a_launch_that_another_session_cancelled_may_have_launched() -> None:
     case = Case(Eyes(looks=3), launch=Reply(error=CANCELLED))
     end = await case.end()
     assert end.lost
@@ -247,7 +247,7 @@ async def test_a_session_at_its_end_is_for_the_gateway_to_replace() -> None:
 @pytest.mark.parametrize(
     ("sqlstate", "by"), [("57014", "alice"), ("57P01", "alice"), ("57P02", "alice"), ("22012", None), ("55P03", None)]
 )
-async def test_who_asked_is_said_where_somebody_may_have_stopped_it(sqlstate: str, by: str | None) -> None:
+async def test_who_asked_is_said_where_another_session_may_have_stopped_it(sqlstate: str, by: str | None) -> None:
     eyes = Eyes()
     eyes.who = "alice"
     details = Reply(rows=((sqlstate, "m", None, None, OWN, None, None, None, None),))
@@ -271,39 +271,39 @@ async def test_who_asked_is_said_of_a_worker_that_is_lost() -> None:
 # --- launched and awaited in one statement ---------------------------------------------------------------------------
 
 
-def at_once(waited: Reply, *, proven: bool, tags: Sequence[str] = ("DO",)) -> Reply:
+def at_once(waited: Reply, *, confirmed: bool, tags: Sequence[str] = ("DO",)) -> Reply:
     """Return what `launch_at_once` gives, from what `wait` would."""
-    return Reply(rows=tuple((*waited.rows[0], "t" if proven else "f", WORKER.backend_start, tag) for tag in tags))
+    return Reply(rows=tuple((*waited.rows[0], "t" if confirmed else "f", WORKER.backend_start, tag) for tag in tags))
 
 
 async def test_a_step_without_settings_is_launched_and_ends_in_one_statement() -> None:
-    case = Case(settings={}, launch_at_once=at_once(SUCCEEDED, proven=True))
+    case = Case(settings={}, launch_at_once=at_once(SUCCEEDED, confirmed=True))
     end = await case.end()
-    assert (end.proven, end.command_tag, end.started_at) == (True, "DO", 100.0)
+    assert (end.confirmed, end.command_tag, end.started_at) == (True, "DO", 100.0)
     assert case.session.asked == ["nothing", "launch_at_once"]
     assert case.session.launched == 1
     assert case.over == [True]
 
 
 async def test_who_has_not_ended_in_that_statement_is_waited_for() -> None:
-    case = Case(settings={}, launch_at_once=at_once(RUNNING, proven=False), wait=SUCCEEDED)
+    case = Case(settings={}, launch_at_once=at_once(RUNNING, confirmed=False), wait=SUCCEEDED)
     end = await case.end()
-    assert (end.proven, end.command_tag) == (True, "DO")
+    assert (end.confirmed, end.command_tag) == (True, "DO")
     assert case.session.asked == ["nothing", "launch_at_once", "follow", "drain", "now"]
 
 
-async def test_what_a_worker_tells_of_its_progress_is_kept() -> None:
+async def test_what_a_worker_reports_its_progress_is_kept() -> None:
     case = Case(Eyes(looks=3), wait=[RUNNING] * 3 + [SUCCEEDED])
     await case.worker.launch()
     assert case.worker.reported is None
     case.session.progress = "40"
-    end = await case.worker.ended(seen=case.seen.append, lost=case.lost.append)
-    assert end.proven
+    end = await case.worker.wait_until_ended(on_seen=case.seen.append, on_lost=case.lost.append)
+    assert end.confirmed
     assert case.worker.reported == ReportedProgress(percent=40, message="half")
 
 
-async def test_a_failure_in_that_statement_is_told_in_full() -> None:
-    case = Case(settings={}, launch_at_once=at_once(FAILED, proven=False))
+async def test_a_failure_in_that_statement_is_reported_in_full() -> None:
+    case = Case(settings={}, launch_at_once=at_once(FAILED, confirmed=False))
     end = await case.end()
     assert end.error is not None
     assert end.error.sqlstate == "22012"
@@ -313,7 +313,7 @@ async def test_an_error_of_the_server_after_the_launch_is_no_refusal() -> None:
     cancelled = Reply(error=CANCELLED)
     case = Case(settings={}, launch_at_once=cancelled, load=TRACKS, wait=SUCCEEDED)
     end = await case.end()
-    assert end.proven
+    assert end.confirmed
     assert case.session.launched == 1
 
 
@@ -347,7 +347,7 @@ async def test_success_and_its_output_in_one_exchange() -> None:
     ended = Reply(rows=((*SUCCEEDED.rows[0], "DO"),))
     case = Case(wait=SUCCEEDED, drain_ended=ended)
     end = await case.end()
-    assert (end.proven, end.command_tag) == (True, "DO")
+    assert (end.confirmed, end.command_tag) == (True, "DO")
     assert "drain" not in case.session.asked
     assert case.over == [True]
 
@@ -356,7 +356,7 @@ async def test_a_worker_that_ends_between_the_wait_and_the_drain_is_not_forgotte
     ended = Reply(rows=((*SUCCEEDED.rows[0], "DO"),))
     case = Case(wait=RUNNING, drain_ended=ended)
     end = await case.end()
-    assert end.proven
+    assert end.confirmed
     assert not case.lost
     assert case.over == [True]
 
@@ -366,20 +366,20 @@ async def test_output_that_cannot_be_read_takes_no_outcome_with_it(free: Reply) 
     refused = Reply(error=ErrorDetails(message="rowtype does not match", sqlstate="42804"))
     case = Case(wait=SUCCEEDED, drain_ended=refused, load=free)
     end = await case.end()
-    assert end.proven
+    assert end.confirmed
     assert case.over == [free is FREE]
 
 
 async def test_success_is_not_lost_with_the_session_that_would_have_read_the_output() -> None:
     end = await Case(wait=SUCCEEDED, drain=LOST).end()
-    assert end.proven
+    assert end.confirmed
     assert not end.lost
 
 
-async def test_failure_is_not_lost_with_the_session_that_would_have_told_the_error() -> None:
+async def test_failure_is_not_lost_with_the_session_that_would_have_reported_the_error() -> None:
     case = Case(wait=FAILED, error=LOST)
     end = await case.end()
-    assert not end.proven
+    assert not end.confirmed
     assert end.error is not None
     assert not case.lost
     assert case.over == [False]
@@ -396,7 +396,7 @@ async def test_an_error_is_read_before_the_output() -> None:
 
 async def test_no_word_of_an_error_is_not_success() -> None:
     end = await Case(wait=GONE_WITHOUT_A_WORD).end()
-    assert not end.proven
+    assert not end.confirmed
     assert end.error is None
 
 
@@ -411,7 +411,7 @@ async def test_last_words_that_only_the_output_holds_are_an_error() -> None:
 
 async def test_cancelled_waits_are_repeated_for_as_long_as_it_takes() -> None:
     case = Case(wait=[*[Reply(error=CANCELLED)] * 50, SUCCEEDED])
-    assert (await case.end()).proven
+    assert (await case.end()).confirmed
     assert not case.lost
 
 
@@ -430,11 +430,11 @@ async def test_a_handle_that_the_extension_has_forgotten_is_a_lost_worker() -> N
     assert case.over == [False]
 
 
-async def test_a_worker_is_followed_while_nobody_can_look() -> None:
+async def test_a_worker_is_followed_while_the_monitor_is_lost() -> None:
     eyes = Eyes()
     eyes.away = True
     case = Case(eyes, wait=[RUNNING] * 5 + [SUCCEEDED])
-    assert (await case.end(LaunchedWorker.cancel)).proven
+    assert (await case.end(LaunchedWorker.cancel)).confirmed
     assert eyes.cancels == 0
 
 
@@ -444,12 +444,12 @@ async def test_a_worker_is_followed_while_nobody_can_look() -> None:
 async def test_a_worker_that_has_just_ended_is_not_called_detached() -> None:
     case = Case(Eyes(looks=9), wait=[RUNNING], detach_worker=SUCCEEDED)
     end = await case.end(LaunchedWorker.detach)
-    assert end.proven
+    assert end.confirmed
     assert not end.detached
     assert case.over == [True]
 
 
-async def test_a_worker_that_runs_is_let_go_of_and_its_session_is_free() -> None:
+async def test_a_worker_that_runs_is_detached_and_its_session_is_free() -> None:
     case = Case(Eyes(looks=9), wait=[RUNNING], detach_worker=RUNNING)
     end = await case.end(LaunchedWorker.detach)
     assert end.detached
@@ -457,7 +457,7 @@ async def test_a_worker_that_runs_is_let_go_of_and_its_session_is_free() -> None
     assert case.over == [True]
 
 
-async def test_a_full_queue_lets_go_of_a_worker_that_nobody_waits_for() -> None:
+async def test_a_full_queue_detaches_a_worker_that_is_not_awaited() -> None:
     case = Case(Eyes(looks=9, blocked=True), detachable=True, wait=[RUNNING], detach_worker=RUNNING)
     assert (await case.end()).detached
 
@@ -465,7 +465,7 @@ async def test_a_full_queue_lets_go_of_a_worker_that_nobody_waits_for() -> None:
 async def test_a_full_queue_of_any_other_worker_is_read() -> None:
     case = Case(Eyes(looks=9, blocked=True), wait=[RUNNING])
     end = await case.end()
-    assert (end.proven, end.command_tag) == (True, "DO")
+    assert (end.confirmed, end.command_tag) == (True, "DO")
     assert "detach_worker" not in case.session.asked
 
 
@@ -474,13 +474,13 @@ async def test_a_detach_that_comes_while_the_output_is_read_to_its_end_is_too_la
 
     async def end() -> WorkerEnd:
         await case.worker.launch()
-        task = asyncio.ensure_future(case.worker.ended(seen=case.seen.append, lost=case.lost.append))
+        task = asyncio.ensure_future(case.worker.wait_until_ended(on_seen=case.seen.append, on_lost=case.lost.append))
         while "drain" not in case.session.asked:  # noqa: ASYNC110 - the script sets no event
             await asyncio.sleep(0)
         case.worker.detach()
         return await task
 
-    assert (await end()).proven
+    assert (await end()).confirmed
 
 
 async def test_output_that_is_lost_with_its_session_leaves_a_worker_to_follow() -> None:

@@ -17,7 +17,7 @@ from runner.sql.statements import parse_statements
 from runner.structs import replace
 
 LABEL = WorkerLabel(run="260131-k7f3qz", plan="nightly", step="vacuum", attempt=1, on_finish="wait", timeout=300.0)
-#: track_activity_query_size as the server has it unless somebody has changed it, less what a statement needs.
+#: track_activity_query_size as the server has it unless another session has changed it, less what a statement needs.
 ROOM = 1000
 
 HOSTILE = [

@@ -86,7 +86,7 @@ def test_what_only_the_step_can_see_is_left_out() -> None:
     assert found["a"] == ["public.o ACCESS_SHARE PLAIN"]
 
 
-def test_a_step_that_only_changes_rows_is_read_if_somebody_wants_its_tables_otherwise() -> None:
+def test_a_step_that_only_changes_rows_is_read_if_another_session_wants_its_tables_otherwise() -> None:
     write = step("a", 'INSERT INTO "Big Table" SELECT * FROM small')
     assert locked(write, step("b", "TRUNCATE other"))["a"] == []
     writes = ["public.Big Table ROW_EXCLUSIVE PLAIN", "public.small ACCESS_SHARE PLAIN"]

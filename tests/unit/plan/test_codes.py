@@ -21,7 +21,7 @@ def test_every_code_that_is_used_is_registered_and_the_other_way_round() -> None
 
 
 def _condition(name: str) -> str:
-    """Return a class's name as PostgreSQL writes it; psycopg tells the second of two SQLSTATEs by `Ext`."""
+    """Return a class's name as PostgreSQL writes it; psycopg reports the second of two SQLSTATEs by `Ext`."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name.removesuffix("Ext")).lower()
 
 

@@ -49,8 +49,8 @@ def test_a_plan_that_is_shipped_is_valid_and_supported(path: Path) -> None:
 @pytest.mark.parametrize("path", _INVALID, ids=lambda path: path.stem)
 def test_an_invalid_plan_has_exactly_the_problems_beside_it(path: Path) -> None:
     loaded = load(path)
-    told = [str(problem).replace(f"{path.parent}/", "") for problem in loaded.problems]
-    assert told == path.with_suffix(".problems").read_text().splitlines()
+    reported = [str(problem).replace(f"{path.parent}/", "") for problem in loaded.problems]
+    assert reported == path.with_suffix(".problems").read_text().splitlines()
     assert loaded.plan is None
 
 
@@ -64,9 +64,9 @@ def test_every_problem_stands_at_a_place_that_exists(path: Path) -> None:
 
 
 def test_every_code_has_an_invalid_plan() -> None:
-    told = "".join(path.with_suffix(".problems").read_text() for path in _INVALID)
+    reported = "".join(path.with_suffix(".problems").read_text() for path in _INVALID)
     codes = {code for code in CODES if code < "JP300"}
-    assert codes - set(re.findall(r"(?:error|warning) (JP\d{3}):", told)) == _SHOWN_ELSEWHERE
+    assert codes - set(re.findall(r"(?:error|warning) (JP\d{3}):", reported)) == _SHOWN_ELSEWHERE
 
 
 def test_every_key_of_the_language_is_in_a_valid_plan() -> None:

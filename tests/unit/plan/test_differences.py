@@ -12,7 +12,7 @@ def test_the_same_plan_differs_in_nothing() -> None:
     assert list(differences(plan(step("a", "select 1")), plan(step("a", "select 1")))) == []
 
 
-def test_each_key_of_each_step_is_told() -> None:
+def test_each_key_of_each_step_is_reported() -> None:
     old = plan(step("a", "select 1"), step("b", "select 2"), finally_=(step("f", "select 3"),))
     new = plan(
         step("a", "select 1", timeout=5.0), step("c", "select 2"), finally_=(step("f", "select 3\n  where true"),)
@@ -25,12 +25,12 @@ def test_each_key_of_each_step_is_told() -> None:
     ]
 
 
-def test_the_plans_own_keys_are_told() -> None:
+def test_the_plans_own_keys_are_reported() -> None:
     old = plan(step("a", "select 1"))
     new = replace(old, name="other", budget=Budget(slots=2), run_timeout=60.0)
-    told = list(differences(old, new))
-    assert told[0] == "budget.slots: 4 -> 2"
-    assert told[1:] == ["name: test -> other", "run_timeout: nothing -> 60.0"]
+    reported = list(differences(old, new))
+    assert reported[0] == "budget.slots: 4 -> 2"
+    assert reported[1:] == ["name: test -> other", "run_timeout: nothing -> 60.0"]
 
 
 def test_a_long_text_is_cut() -> None:

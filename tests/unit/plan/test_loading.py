@@ -216,13 +216,13 @@ def test_a_single_database_may_stand_without_a_list(load: Load) -> None:
     assert isinstance(plan.requires.preconditions[0], Check)
 
 
-def test_a_wrong_default_is_told_once(load: Load) -> None:
+def test_a_wrong_default_is_reported_once(load: Load) -> None:
     head = _HEAD.replace("wait}", "wait, lock_timeout: 0s, verify: SELECT :x}")
     loaded = load("steps:\n  - {id: a, sql: VACUUM}\n  - {id: b, sql: VACUUM}\n", head=head)
     assert problems(loaded) == ["4:57 JP215", "4:76 JP220"]
 
 
-def test_a_wrong_value_is_not_told_again_as_missing_or_too_large(load: Load) -> None:
+def test_a_wrong_value_is_not_reported_again_as_missing_or_too_large(load: Load) -> None:
     loaded = load("steps:\n  - {id: a, sql: VACUUM, timeout: soon, on_finish: later, slots: many, needs: [A]}\n")
     assert problems(loaded) == ["6:35 JP106", "6:52 JP104", "6:66 JP103", "6:80 JP106"]
 
@@ -232,7 +232,7 @@ def test_an_unusable_budget_makes_no_step_too_wide(load: Load) -> None:
     assert problems(load("steps:\n  - {id: a, sql: VACUUM, slots: 3}\n", head=head)) == ["3:17 JP103"]
 
 
-def test_problems_of_shape_and_meaning_are_told_together(load: Load) -> None:
+def test_problems_of_shape_and_meaning_are_reported_together(load: Load) -> None:
     loaded = load("stpes: []\nsteps:\n  - {id: a, sql: 'SELECT :x', needs: [b]}\n")
     assert problems(loaded) == ["5:1 JP101", "7:26 JP220", "7:39 JP202"]
 
@@ -249,7 +249,7 @@ def test_ten_thousand_unknown_names_get_hints_only_while_that_is_cheap(load: Loa
     assert 0 < sum(problem.hint is not None for problem in loaded.problems) < 100
 
 
-def test_after_a_thousand_problems_the_rest_is_not_told(load: Load) -> None:
+def test_after_a_thousand_problems_the_rest_is_not_reported(load: Load) -> None:
     loaded = load("".join(f"k{n}: 1\n" for n in range(2_000)) + "steps:\n  - {id: a, sql: VACUUM}\n")
     assert [problem.code for problem in loaded.problems] == ["JP101"] * 1_000 + ["JP016"]
 
@@ -261,6 +261,6 @@ def test_a_chain_of_ten_thousand_steps_is_no_recursion(load: Load) -> None:
     assert len(plan.steps) == 10_000
 
 
-def test_wrong_references_of_one_text_are_told_up_to_a_hundred(load: Load) -> None:
+def test_wrong_references_of_one_text_are_reported_up_to_a_hundred(load: Load) -> None:
     loaded = load(f"steps:\n  - {{id: a, sql: 'SELECT {' '.join(f':x{n}' for n in range(500))}'}}\n")
     assert len(loaded.problems) == 100

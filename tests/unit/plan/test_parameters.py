@@ -48,7 +48,7 @@ def test_a_value_is_read_by_its_type(kind: str, raw: object, value: Value) -> No
 
 
 @pytest.mark.parametrize(
-    ("kind", "raw", "told"),
+    ("kind", "raw", "reported"),
     [
         ("string", "a\0b", "contains a NUL character, which PostgreSQL cannot store"),
         ("string", "\udce4", "is not UTF-8 text"),
@@ -76,24 +76,24 @@ def test_a_value_is_read_by_its_type(kind: str, raw: object, value: Value) -> No
         ("timestamp", "x" * 80, f"is `{'x' * 57}…`, not a timestamp like 2026-01-31T12:00:00Z"),
     ],
 )
-def test_what_a_value_cannot_be(kind: str, raw: object, told: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+def test_what_a_value_cannot_be(kind: str, raw: object, reported: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(reported)}$"):
         parse_value(ParamType(kind), raw)
 
 
 @given(st.sampled_from(ParamType), st.text() | st.integers() | st.floats() | st.booleans() | st.none() | st.decimals())
 def test_a_value_is_read_or_refused_with_a_sentence(kind: ParamType, raw: object) -> None:
-    told = ""
+    reported = ""
     value: Value = ""
     try:
         value = parse_value(kind, raw)
     except ValueError as error:
-        told = str(error)
-    assert told or "\0" not in str(value)
+        reported = str(error)
+    assert reported or "\0" not in str(value)
 
 
 @pytest.mark.parametrize(
-    ("param", "raw", "told"),
+    ("param", "raw", "reported"),
     [
         (Param(name="a", type=ParamType.STRING, enum=("a", "b")), "c", "is `c`; allowed is `a` or `b`"),
         (
@@ -112,8 +112,8 @@ def test_a_value_is_read_or_refused_with_a_sentence(kind: ParamType, raw: object
         (Param(name="a", type=ParamType.BOOLEAN, enum=(True,)), "false", "is `false`; allowed is `True`"),
     ],
 )
-def test_what_a_declaration_forbids(param: Param, raw: str, told: str) -> None:
-    with pytest.raises(ValueError, match=f"^{re.escape(told)}$"):
+def test_what_a_declaration_forbids(param: Param, raw: str, reported: str) -> None:
+    with pytest.raises(ValueError, match=f"^{re.escape(reported)}$"):
         check_value(param, parse_value(param.type, raw))
 
 
@@ -162,7 +162,7 @@ def test_a_weaker_source_is_not_asked_when_the_strongest_is_wrong() -> None:
     assert [problem.code for problem in problems] == ["JP226"]
 
 
-def test_all_bad_values_are_told_at_once() -> None:
+def test_all_bad_values_are_reported_at_once() -> None:
     place = Position(file="p", line=7, column=3)
     params = {name: Param(name=name, type=ParamType.INTEGER, position=place) for name in ("days", "shards")}
     values, problems = resolve_values(

@@ -128,7 +128,7 @@ def test_values_come_from_a_params_file(tmp_path: Path) -> None:
     assert plan.values == {"days": 5, "share": "0.10", "word": "y"}
 
 
-def test_a_bad_params_file_is_told_with_the_plan_s_problems(tmp_path: Path) -> None:
+def test_a_bad_params_file_is_reported_with_the_plan_s_problems(tmp_path: Path) -> None:
     path = write(tmp_path / "plan.yaml", _HEAD + "steps:\n  - {id: a, sql: VACUUM, needs: [b]}\n")
     params = write(tmp_path / "params.yaml", "- 1\n")
     loaded = load_plan(path, params_file=params)

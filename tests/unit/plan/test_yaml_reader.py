@@ -150,11 +150,11 @@ def test_a_quoted_merge_key_is_a_key() -> None:
         ("a: b: c\n", ["p:1:5 JP005"]),
     ],
 )
-def test_what_is_wrong_with_the_yaml_is_told_at_its_place(text: str, problems: list[str]) -> None:
+def test_what_is_wrong_with_the_yaml_is_reported_at_its_place(text: str, problems: list[str]) -> None:
     assert parsed(text)[1] == problems
 
 
-def test_everything_that_the_yaml_allows_to_go_on_after_is_told_at_once() -> None:
+def test_everything_that_the_yaml_allows_to_go_on_after_is_reported_at_once() -> None:
     root, problems = parsed("a: 1\na: 2\n3: 4\nb: !x 5\n")
     assert problems == ["p:2:1 JP010", "p:3:1 JP009", "p:4:4 JP014"]
     assert plain(root) == {"a": 1, "b": "5"}

@@ -144,7 +144,7 @@ def test_a_run_id_that_is_taken_is_refused_and_nothing_is_overwritten(tmp_path: 
     assert (folder / "events.jsonl").read_bytes() == before
 
 
-def test_a_journal_has_one_writer_and_the_second_is_told_who_it_is(tmp_path: Path) -> None:
+def test_a_journal_has_one_writer_and_the_second_is_reported_who_it_is(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path, RUN, PLAN)
     journal.handle(started(), STATE)
     assert is_locked(journal.folder)
@@ -170,7 +170,7 @@ def test_a_last_line_that_was_not_written_to_its_end_is_left_out_and_then_cut_of
     assert not read_record(tmp_path, RUN).torn
 
 
-def test_a_run_that_is_gone_on_with_another_plan_keeps_both(tmp_path: Path) -> None:
+def test_a_run_that_is_lost_on_with_another_plan_keeps_both(tmp_path: Path) -> None:
     keep(tmp_path, started())
     changed = plan(step("a", "select 2"))
     for _ in range(2):
@@ -193,7 +193,7 @@ def test_a_run_that_is_gone_on_with_another_plan_keeps_both(tmp_path: Path) -> N
     assert sha256(record.plan) == sha256(changed)
 
 
-def test_there_is_nothing_to_go_on_with(tmp_path: Path) -> None:
+def test_there_is_nothing_to_continue(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match=f"there is no run {RUN}"):
         Journal.reopen(tmp_path, RUN, PLAN)
 
@@ -308,7 +308,7 @@ def test_orders_that_are_not_durable_are_taken_back(act: Callable[[Journal], Non
 
 
 class SlowSync:
-    """Takes the place of fdatasync: it returns, or fails, when it is told to."""
+    """Takes the place of fdatasync: it returns, or fails, when it is reported to."""
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -325,7 +325,7 @@ class SlowSync:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowSync]:
-    """Have a disk that waits until it is told to go on."""
+    """Have a disk that waits until it is reported to go on."""
     disk = SlowSync()
     monkeypatch.setattr("runner.records.journal._sync", disk)
     yield disk
@@ -447,13 +447,13 @@ def without_privileges() -> Iterator[None]:
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """Return a folder that everybody may look into, and so may whoever is without privileges."""
+    """Return a folder that every session may look into, and so may the session that is without privileges."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)
 
 
-def test_the_journal_of_somebody_else_is_there_and_cannot_be_read(shared: Path) -> None:
+def test_the_journal_of_another_user_is_there_and_cannot_be_read(shared: Path) -> None:
     keep(shared, started(run="260101-theirs"), run="260101-theirs").chmod(0)
     (shared / "lost+found").mkdir(mode=0)
     with without_privileges():
@@ -471,7 +471,7 @@ def test_the_journal_of_somebody_else_is_there_and_cannot_be_read(shared: Path) 
     (shared / "260101-theirs").chmod(0o700)
 
 
-def test_journals_that_are_all_somebody_else_s(shared: Path) -> None:
+def test_journals_that_are_all_another_user_s(shared: Path) -> None:
     root = shared / "runs"
     keep(root, started(), run=RUN)
     root.chmod(0)
@@ -490,7 +490,7 @@ def test_journals_that_are_all_somebody_else_s(shared: Path) -> None:
     ("command", "arguments"),
     [("runs", []), ("show", [RUN]), ("resume", [RUN]), ("status", [RUN]), ("cancel", [RUN]), ("attach", [RUN])],
 )
-def test_a_folder_that_is_somebody_else_s_is_no_wrong_usage(shared: Path, command: str, arguments: list[str]) -> None:
+def test_a_folder_that_is_another_user_s_is_no_wrong_usage(shared: Path, command: str, arguments: list[str]) -> None:
     root = shared / "runs"
     root.mkdir(mode=0)
     found = cli.get_command(click.Context(cli), command)
@@ -565,7 +565,7 @@ def notice(message: str) -> ev.AttemptNotice:
     return ev.AttemptNotice(at=2.5, step="a", attempt=1, notice=ev.Notice(severity="NOTICE", message=message))
 
 
-def test_notices_are_left_out_where_nobody_wants_them(tmp_path: Path) -> None:
+def test_notices_are_left_out_where_no_session_wants_them(tmp_path: Path) -> None:
     keep(tmp_path, started(), READY, LAUNCHING, notice("1"), notice("2"))
     whole, short = read_record(tmp_path, RUN), read_record(tmp_path, RUN, notices=False)
     assert short.events == (*whole.events[:3], whole.events[4])
@@ -618,7 +618,7 @@ def test_every_run_is_summed_up_by_its_ends(tmp_path: Path) -> None:
     waiting.close()
 
 
-def test_who_waits_to_go_on_with_a_run_changes_nothing_about_how_it_ended(tmp_path: Path) -> None:
+def test_who_waits_to_continue_a_run_changes_nothing_about_how_it_ended(tmp_path: Path) -> None:
     finished = ev.RunFinished(at=9.0, exit_code=1, steps={"a": "failed", "b": "skipped"})
     waiting = [ev.GroupWaiting(at=10.0 + number, message="x" * 50_000) for number in range(3)]
     folder = keep(tmp_path, started(), finished, *waiting)

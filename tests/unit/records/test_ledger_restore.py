@@ -34,18 +34,18 @@ HISTORY: tuple[ev.Event, ...] = (
 WAITING = ev.GroupWaiting(at=2.5, message="another run has it")
 
 
-def told(*events: ev.Event) -> list[dict[str, Any]]:
+def reported(*events: ev.Event) -> list[dict[str, Any]]:
     """Return events as the ledger has them."""
     return [to_json(event, RUN) for event in events]
 
 
 def restore(root: Path, *events: ev.Event) -> Path:
     """Restore the run from these events, and return the file of its journal."""
-    return restore_journal(root, RUN, PLANS, told(*events), instead="jobplan resume R") / EVENTS
+    return restore_journal(root, RUN, PLANS, reported(*events), instead="jobplan resume R") / EVENTS
 
 
 @pytest.mark.parametrize("before", range(1, len(HISTORY) + 1))
-def test_what_an_earlier_try_has_restored_is_gone_on_with(tmp_path: Path, before: int) -> None:
+def test_what_an_earlier_try_has_restored_is_lost_on_with(tmp_path: Path, before: int) -> None:
     restore(tmp_path, *HISTORY[:before])
     restore(tmp_path, *HISTORY)
     assert read_record(tmp_path, RUN).events == HISTORY
@@ -86,5 +86,5 @@ def test_conditions_of_an_instance_are_restored(tmp_path: Path) -> None:
         ev.StepChecked(at=4.0, step="a[x]", phase=ev.CheckPhase.BEFORE, verdict=ev.Verdict.PROCEED),
     )
     for _ in range(2):
-        restore_journal(tmp_path, RUN, {sha256(of): resolved_json(of)}, told(*history), instead="")
+        restore_journal(tmp_path, RUN, {sha256(of): resolved_json(of)}, reported(*history), instead="")
         assert read_record(tmp_path, RUN).events == history

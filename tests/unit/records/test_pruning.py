@@ -92,7 +92,7 @@ def test_a_worker_that_the_server_has_ended_keeps_nothing(tmp_path: Path) -> Non
     assert len(prune(tmp_path, now=NOW).removed) == 1
 
 
-def test_a_worker_without_a_timeout_keeps_its_run_until_somebody_insists(tmp_path: Path) -> None:
+def test_a_worker_without_a_timeout_keeps_its_run_until_another_session_insists(tmp_path: Path) -> None:
     detached(tmp_path, "endless", None)
     (kept,) = prune(tmp_path, now=NOW).kept
     assert "without a timeout" in kept.why

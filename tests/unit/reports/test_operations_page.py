@@ -188,7 +188,7 @@ def _followed() -> Iterator[str]:
 
 def _resumed() -> Iterator[str]:
     slow = ev.Adopted(step="slow", attempt=1, worker=Worker(pid=1, backend_start="s", application_name="n"))
-    proven = ev.Settled(step="slow", outcome=ev.Outcome.SUCCEEDED, by="verify")
+    confirmed = ev.Settled(step="slow", outcome=ev.Outcome.SUCCEEDED, by="verify")
     again = ev.Settled(step="slow", outcome=ev.Outcome.UNKNOWN, by="idempotent")
     iterated = ev.Settled(step="slow", outcome=ev.Outcome.UNKNOWN, by="repeat")
     about: dict[str, Any] = {
@@ -202,7 +202,10 @@ def _resumed() -> Iterator[str]:
         "steps": 1,
     }
     state = initial_state(plan(step("slow", "select 1")))
-    for event in (ev.RunResumed(adopted=(slow,), **about), ev.RunResumed(settled=(proven, again, iterated), **about)):
+    for event in (
+        ev.RunResumed(adopted=(slow,), **about),
+        ev.RunResumed(settled=(confirmed, again, iterated), **about),
+    ):
         yield from event_lines(event, state, Verbosity.NORMAL, RUN)
     yield from str(OpenQuestionError({"q": "q"}, stopped=["slow (pid 1)"])).splitlines()
     yield str(changed("plan.yaml", "260131-k7f3qz", ["step a is new"]))

@@ -32,15 +32,15 @@ async def test_a_lost_session_is_no_lost_outcome(ledger: bool, outcomes: dict[st
     assert result.exit_code == exit_code
 
 
-async def test_a_ledger_that_is_lost_is_told_of_once() -> None:
+async def test_a_ledger_that_is_lost_is_reported_once() -> None:
     class Losing(FakeGateway):
         async def launch(self, request: LaunchRequest) -> FakeWorker:
-            self.ledger_problem = "the ledger is gone"
+            self.ledger_problem = "the ledger is lost"
             return await super().launch(request)
 
     of = plan(step("a", "SELECT 1"), step("b", "SELECT 1", needs=["a"]))
     result, record = await execute(of, Losing(ledger=True))
-    assert [event.message for event in record.of(ev.LedgerLost)] == ["the ledger is gone"]
+    assert [event.message for event in record.of(ev.LedgerLost)] == ["the ledger is lost"]
     assert (result.exit_code, result.ledger_problem) == (0, None)
     assert record.of(ev.RunStarted)[0].ledger == "jobplan"
 
@@ -73,8 +73,8 @@ async def test_what_is_said_of_it() -> None:
     (started,) = record.of(ev.RunStarted)
     assert lines(started, result.state, Verbosity.NORMAL) == []
     assert lines(started, result.state, Verbosity.VERBOSE) == ["ledger: schema jobplan"]
-    lost = ev.LedgerLost(at=0.0, message="the ledger is gone")
-    assert lines(lost, result.state, Verbosity.NORMAL) == ["the ledger is gone; the run continues"]
+    lost = ev.LedgerLost(at=0.0, message="the ledger is lost")
+    assert lines(lost, result.state, Verbosity.NORMAL) == ["the ledger is lost; the run continues"]
     assert lines(lost, result.state, Verbosity.QUIET) == []
 
 

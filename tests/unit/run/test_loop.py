@@ -135,7 +135,7 @@ async def test_an_unknown_parameter_fails_its_step_only() -> None:
     assert record.outcomes()["b"] is ev.Outcome.SUCCEEDED
 
 
-async def test_the_run_ends_while_a_detached_worker_goes_on() -> None:
+async def test_the_run_ends_while_a_detached_worker_continues() -> None:
     gateway = world(forever=FOREVER)
     result, record = await execute(plan(step("long", "forever", detach=True), step("a", "select 1")), gateway)
     assert result.exit_code == 0
@@ -310,10 +310,10 @@ async def test_a_worker_that_is_being_asked_for_is_cancelled_once_it_is_there() 
 
 async def test_what_is_known_when_the_second_interrupt_comes_is_recorded() -> None:
     class Ending(FakeWorker):
-        async def ended(self, **_: object) -> WorkerEnd:
+        async def wait_until_ended(self, **_: object) -> WorkerEnd:
             # The signal arrives after the end is known and before the loop has had its turn.
             asyncio.get_running_loop().call_soon(run.interrupt, 2)
-            return WorkerEnd(proven=True, command_tag="SELECT")
+            return WorkerEnd(confirmed=True, command_tag="SELECT")
 
     class Gateway(FakeGateway):
         async def launch(self, request: LaunchRequest) -> FakeWorker:

@@ -41,7 +41,7 @@ async def cancelled(
     return result.exit_code, dict(end.steps)
 
 
-async def test_a_cancelled_run_stops_what_waits_and_lets_go_of_what_may_go_on() -> None:
+async def test_a_cancelled_run_stops_what_waits_and_detaches_what_may_go_on() -> None:
     gateway = FakeGateway(scripts={"long": LONG})
     steps = [
         step("a", "long"),
@@ -64,7 +64,7 @@ async def test_a_cancelled_run_stops_what_waits_and_lets_go_of_what_may_go_on() 
     ]
 
 
-async def test_finally_runs_and_is_told() -> None:
+async def test_finally_runs_and_is_reported() -> None:
     gateway = FakeGateway(scripts={"long": LONG})
     of = plan(step("a", "long"), finally_=(step("note", "SELECT :'run.status'"),))
     run, recorder = new_run(of, gateway)
@@ -108,7 +108,7 @@ async def test_who_waits_for_the_group_gives_up() -> None:
 
 
 @pytest.mark.parametrize("outcome", [ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN])
-def test_a_step_that_somebody_cancelled_does_not_run_again(outcome: ev.Outcome) -> None:
+def test_a_step_that_another_session_cancelled_does_not_run_again(outcome: ev.Outcome) -> None:
     run, _ = new_run(plan(step("a", "x", idempotent=True, retry=Retry(max_attempts=5))), FakeGateway())
     record = run.state.records["a"]
     record.attempt = 1
@@ -188,7 +188,7 @@ async def test_a_request_for_a_step_means_its_instances() -> None:
     assert "somebody else" not in line
 
 
-async def test_a_step_whose_instances_ctrl_c_has_stopped_blames_nobody() -> None:
+async def test_a_step_whose_instances_ctrl_c_has_stopped_blames_no_session() -> None:
     each = step("a", "long", for_each=ForEach(as_="t", items=("x", "y")))
     run, recorder = new_run(plan(each), FakeGateway(scripts={"long": LONG}))
     task = asyncio.create_task(run.execute())

@@ -176,7 +176,7 @@ async def test_a_lost_report_changes_nothing_for_the_run() -> None:
     assert len(result.record_errors) == 1
 
 
-async def test_a_journal_that_cannot_be_closed_after_a_refusal_says_so_to_nobody() -> None:
+async def test_a_journal_that_cannot_be_closed_after_a_refusal_says_so_to_no_session() -> None:
     class Unclosable(Recorder):
         def close(self) -> None:
             raise FULL

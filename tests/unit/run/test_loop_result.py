@@ -9,7 +9,7 @@ from runner.run.loop import RunResult
 
 
 def test_repr_leaves_the_state_out() -> None:
-    """asyncio writes a task's result into messages nobody reads: a whole plan in it would cost as much as its run."""
+    """asyncio formats a task's result for debug messages: a whole plan in it would cost as much as its run."""
     sql = Sql(text="select 1", start=Position(file="", line=1, column=1))
     step = Step(id="vacuum", sql=sql, timeout=1.0, on_finish=OnFinish.WAIT, on_runner_exit=OnRunnerExit.CANCEL)
     state = initial_state(Plan(name="p", budget=Budget(slots=1), steps=(step,)))

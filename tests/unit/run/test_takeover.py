@@ -102,7 +102,7 @@ async def test_a_worker_that_lives_is_followed_and_settled_by_verify() -> None:
     assert result.exit_code == 0
 
 
-async def test_a_worker_that_was_let_go_of_keeps_its_slot_and_is_not_stopped() -> None:
+async def test_a_worker_that_was_detached_keeps_its_slot_and_is_not_stopped() -> None:
     p = plan(step("d", "long", detach=True), step("a", "fails"), slots=2)
     fails = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
     gateway = FakeGateway(scripts={"long": LONG, "fails": fails})
@@ -128,7 +128,7 @@ async def test_a_worker_that_lives_can_be_stopped_first() -> None:
 
 
 async def crashed(of: Plan, key: str) -> tuple[FakeGateway, list[ev.Event]]:
-    """Return a server and what was recorded when the runner was killed, and the worker that was asked for is gone."""
+    """Return a server and what was recorded when the runner was killed, and the worker that was asked for is lost."""
     gateway = FakeGateway()
     recorded = await killed(of, gateway, ev.AttemptLaunching, key)
     return gateway, recorded
@@ -323,7 +323,7 @@ async def test_a_mark_that_contradicts_what_is_known_is_refused(key: str, messag
 
 
 @pytest.mark.parametrize("sqlstate", ["XX000", "57014", "57P01"])
-async def test_a_step_that_somebody_has_mended_by_hand_is_marked(sqlstate: str) -> None:
+async def test_a_step_that_another_session_has_mended_by_hand_is_marked(sqlstate: str) -> None:
     p = plan(step("a", "bad"), step("b", "select 1", needs=["a"]))
     gateway = FakeGateway(scripts={"bad": Script(error=ev.ErrorDetails(message="no", sqlstate=sqlstate))})
     first, record = await execute(p, gateway, run_id=RUN)
@@ -351,17 +351,17 @@ async def test_what_lives_on_is_followed_only_if_it_does(lives: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"), [("create index  concurrently i on t (x)", True), ("create index i on t (x)", False)]
+    ("text", "listed"), [("create index  concurrently i on t (x)", True), ("create index i on t (x)", False)]
 )
-async def test_who_is_asked_about_an_index_is_told_where_a_half_built_one_is_seen(text: str, told: bool) -> None:
+async def test_a_question_about_an_index_names_the_command_that_lists_invalid_ones(text: str, *, listed: bool) -> None:
     p = plan(step("a", text))
     gateway, recorded = await crashed(p, "a")
     with pytest.raises(OpenQuestionError) as caught:
         await resume(p, gateway, recorded)
-    assert ("INVALID index behind: jobplan doctor" in caught.value.questions["a"]) is told
+    assert ("INVALID index behind: jobplan doctor" in caught.value.questions["a"]) is listed
 
 
-async def test_who_is_asked_is_told_what_was_stopped_before() -> None:
+async def test_a_question_names_the_workers_that_were_stopped_before() -> None:
     p = plan(step("a", "long"))
     gateway = FakeGateway(scripts={"long": LONG})
     recorded = await killed(p, gateway, ev.AttemptRunning, "a")
@@ -388,7 +388,7 @@ async def test_a_question_can_be_answered_by_pasting_whatever_an_item_is(item: s
     assert f"{key}=succeeded" in shlex.split(question.partition(", then pass ")[2].partition(" if its")[0])
 
 
-async def test_a_run_that_has_a_runner_is_not_taken_up() -> None:
+async def test_a_run_that_has_a_runner_is_not_taken_over() -> None:
     p = plan(step("a", "select 1"))
     gateway, recorded = await crashed(p, "a")
     gateway.run_held_by = GroupHolder(run=RUN, host="db1", since="2026-01-01T00:00:00Z")
@@ -406,7 +406,7 @@ async def test_sessions_of_the_last_runner_are_waited_for(monkeypatch: pytest.Mo
     assert not gateway.sessions_left
 
 
-async def test_sessions_that_do_not_go_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_sessions_that_do_not_go_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.run.takeover.SESSIONS_END_WITHIN", 0.0)
     p = plan(step("a", "select 1", idempotent=True))
     gateway, recorded = await crashed(p, "a")
@@ -437,7 +437,7 @@ async def test_a_worker_of_finally_is_waited_for_before_the_rest_runs_again() ->
     assert [launched.step for launched in record.of(ev.AttemptLaunching)] == ["a", "f"]
 
 
-async def test_a_worker_that_appears_late_is_not_taken_for_one_that_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_worker_that_appears_late_is_not_taken_for_one_that_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.run.takeover.LAUNCH_SEEN_WITHIN", 60.0)
     p = plan(step("a", "long", idempotent=True))
     gateway, recorded = await crashed(p, "a")
@@ -488,7 +488,7 @@ async def test_the_selection_holds_although_the_runner_died_before_it_was_record
 
 
 async def finally_broken_off(**keys: Any) -> tuple[Plan, FakeGateway, list[ev.Event]]:
-    """Return a plan whose runner was killed in `finally`, of which nobody knows what it did; `keys` are of `a`."""
+    """Return a plan whose runner was killed in `finally`, of which no session knows what it did; `keys` are of `a`."""
     p = plan(step("a", "fails", **keys), finally_=(step("f", "note"),))
     fails = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
     gateway = FakeGateway(scripts={"fails": fails})
@@ -497,7 +497,7 @@ async def finally_broken_off(**keys: Any) -> tuple[Plan, FakeGateway, list[ev.Ev
     return p, gateway, recorded
 
 
-async def test_nobody_is_asked_about_a_finally_step_that_runs_once_more_anyway() -> None:
+async def test_no_session_is_asked_about_a_finally_step_that_runs_once_more_anyway() -> None:
     p, gateway, recorded = await finally_broken_off()
     result, record = await resume(p, gateway, recorded)
     assert _settled(record) == {}
@@ -505,17 +505,17 @@ async def test_nobody_is_asked_about_a_finally_step_that_runs_once_more_anyway()
     assert [request.sql for request in gateway.launched] == ["fails", "fails", "note"]
 
 
-async def test_that_a_mark_of_a_finally_step_changes_nothing_is_told() -> None:
+async def test_that_a_mark_of_a_finally_step_changes_nothing_is_reported() -> None:
     p, gateway, recorded = await finally_broken_off()
     state = initial_state(p)
     for event in recorded:
         apply(state, event)
     marks = {"f": ev.Outcome.SUCCEEDED}
-    told = io.StringIO()
+    reported = io.StringIO()
     _, record = await execute(
         p,
         gateway,
-        Plain(told, RUN),
+        Plain(reported, RUN),
         run_id=RUN,
         clock=MonotonicClock(),
         earlier=state,
@@ -523,7 +523,7 @@ async def test_that_a_mark_of_a_finally_step_changes_nothing_is_told() -> None:
     )
     assert _settled(record) == {"f": ("succeeded", "ann")}
     assert [launched.step for launched in record.of(ev.AttemptLaunching)] == ["a", "f"]
-    assert "f: its last worker completed its work (marked by ann); it runs again nevertheless" in told.getvalue()
+    assert "f: its last worker completed its work (marked by ann); it runs again nevertheless" in reported.getvalue()
 
 
 async def test_a_finally_step_is_asked_about_together_with_what_decides_whether_it_matters() -> None:
@@ -566,7 +566,7 @@ async def test_a_copy_is_refused_too_if_its_own_runner_went_on() -> None:
         await resume(p, gateway, copy, known=journal_record(copy))
 
 
-async def test_a_journal_that_knows_all_that_the_ledger_does_is_gone_on_with() -> None:
+async def test_a_journal_that_knows_all_that_the_ledger_does_is_lost_on_with() -> None:
     p = plan(step("a", "select 1", idempotent=True), step("b", "select 2", needs=["a"]))
     gateway, recorded = await crashed(p, "a")
     gateway.recorded = journal_record(recorded[:2])
@@ -575,9 +575,9 @@ async def test_a_journal_that_knows_all_that_the_ledger_does_is_gone_on_with() -
 
 
 async def with_holes(of: Plan, gateway: FakeGateway, last: type[ev.Event], key: str) -> list[ev.Event]:
-    """Return the record of a run that was taken up, without what its first runner had found out about step a.
+    """Return the record of a run that was taken over, without what its first runner had found out about step a.
 
-    A ledger has it so if that runner was killed before it wrote the last events. The second one dies as told.
+    A ledger has it so if that runner was killed before it wrote the last events. The second one dies as reported.
     """
     recorded = await killed(of, gateway, ev.StepFinished, "a")
     lost = (ev.AttemptFinished, ev.StepChecking, ev.StepChecked, ev.StepFinished)
@@ -591,7 +591,7 @@ async def with_holes(of: Plan, gateway: FakeGateway, last: type[ev.Event], key: 
     return [*kept, *killer.recorded]
 
 
-async def test_a_record_with_holes_leaves_open_what_was_found_out_and_not_told() -> None:
+async def test_a_record_with_holes_leaves_open_what_was_found_out_and_not_reported() -> None:
     p = plan(step("a", "work"), step("b", "long", needs=["a"], idempotent=True))
     gateway = FakeGateway(scripts={"long": LONG})
     recorded = await with_holes(p, gateway, ev.AttemptLaunching, "b")
@@ -601,7 +601,7 @@ async def test_a_record_with_holes_leaves_open_what_was_found_out_and_not_told()
 
 
 @pytest.mark.parametrize(("committed", "asks"), [(True, "worker committed"), (None, "no evidence"), (False, None)])
-async def test_a_failure_whose_attempt_a_record_with_holes_does_not_tell(
+async def test_a_failure_whose_attempt_a_record_with_holes_does_not_report(
     committed: bool | None, asks: str | None
 ) -> None:
     """It may have been the step's result that was wrong, and not what it did."""
@@ -620,7 +620,7 @@ async def test_a_failure_whose_attempt_a_record_with_holes_does_not_tell(
 
 
 @pytest.mark.parametrize(("sql_of_a", "asks"), [("select 1", None), ("insert", "worker committed")])
-async def test_the_end_of_a_run_tells_how_a_step_ended_whose_own_end_is_missing(
+async def test_the_end_of_a_run_reports_how_a_step_ended_whose_own_end_is_missing(
     sql_of_a: str, asks: str | None
 ) -> None:
     p = plan(step("a", sql_of_a, expect=Expect(rows_min=1)), step("b", "fails"))
@@ -648,7 +648,7 @@ async def test_what_a_record_with_holes_leaves_open_is_settled_as_ever() -> None
     assert [request.sql for request in gateway.launched].count("select 1") == 1
 
 
-async def test_the_end_of_a_run_tells_what_a_record_with_holes_lacks() -> None:
+async def test_the_end_of_a_run_reports_what_a_record_with_holes_lacks() -> None:
     p = plan(step("a", "select 1"), step("b", "fails", needs=["a"]))
     fails = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
     gateway = FakeGateway(scripts={"fails": fails})

@@ -47,7 +47,7 @@ def test_only_the_altered_table_itself_is_owned() -> None:
     assert found == {"a": Right.OWN, "b": Right.NONE}
 
 
-def told(sql: str) -> set[tuple[Action, Sort, str]]:
+def reported(sql: str) -> set[tuple[Action, Sort, str]]:
     """Return the changes of a statement, in short."""
     found = changes(one(sql))
     return {(each.action, each.sort, each.name or str(each.relation or "")) for each in found}
@@ -93,7 +93,7 @@ def told(sql: str) -> set[tuple[Action, Sort, str]]:
     ],
 )
 def test_what_changes(sql: str, expected: set[tuple[Action, Sort, str]]) -> None:
-    assert told(sql) == expected
+    assert reported(sql) == expected
 
 
 @pytest.mark.parametrize(

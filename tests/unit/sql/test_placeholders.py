@@ -111,7 +111,7 @@ def test_a_text_that_cannot_be_meant_so_is_refused_at_its_place(text: str, offse
     ("text", "inside"),
     [("a[lo:hi]", True), ("f(:hi)", False), ("a[1] || :hi", False), ("a[b[1]:hi]", True), ("'[' || :hi", False)],
 )
-def test_a_reference_in_brackets_is_told_apart(text: str, inside: bool) -> None:
+def test_a_reference_in_brackets_is_distinguished(text: str, inside: bool) -> None:
     (reference,) = references(text)
     assert in_brackets(text, reference) is inside
 

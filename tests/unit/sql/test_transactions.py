@@ -84,7 +84,7 @@ def test_what_may_share_a_transaction(sql: str) -> None:
         ("ANALYZE t", False),
     ],
 )
-def test_what_only_the_server_can_tell(sql: str, expected: bool) -> None:
+def test_what_only_the_server_can_report(sql: str, expected: bool) -> None:
     assert (may_have_to_stand_alone(_parse(sql)) is not None) is expected
 
 
