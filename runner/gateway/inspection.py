@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 
 from runner.engine.ports import QueryResult
-from runner.errors import ConnectionFailedError, PreflightError, ServerLostError
+from runner.errors import PreflightError
 from runner.gateway.catalog import (
     FunctionFacts,
     HeldLock,
@@ -22,7 +22,7 @@ from runner.gateway.catalog import (
 from runner.gateway.connecting import with_keepalives
 from runner.gateway.ledger.storage import distrust_statement, distrusted, read, remedy, why_ignored
 from runner.gateway.queries import query
-from runner.gateway.server_checks import prepare_session, refuse_shared_sessions
+from runner.gateway.server_checks import discarded_on_failure, prepare_session, refuse_shared_sessions
 from runner.gateway.server_facts import (
     Capacity,
     InvalidIndex,
@@ -94,14 +94,8 @@ class Inspector:
             answer_within=LONG_ANSWER_WITHIN,
         )
         inspector = cls(session, schema)
-        try:
+        async with discarded_on_failure(session):
             path, _ = await prepare_session(session)
-        except ServerLostError as error:
-            session.discard()
-            raise ConnectionFailedError(error.message) from error
-        except BaseException:
-            session.discard()
-            raise
         inspector.search_path = path[0] or ""
         return inspector
 

@@ -15,7 +15,7 @@ from runner.engine.events import Blocker, Identity, LockWait, Worker
 from runner.engine.ports import GroupHolder, RemainingBackends, RemainingWorker, RunCancel, StepCancel
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.cancel_requests import CancelAnswer, ReceivedRequests
-from runner.gateway.session import LONG_ANSWER_WITHIN, Reply, Row, Session, first_error
+from runner.gateway.session import LONG_ANSWER_WITHIN, Reconnecting, Reply, Row, Session, first_error
 from runner.gateway.worker_follower import WorkerSearch
 from runner.identity import PREFIX, Claim, run_of, runner_name, worker_name
 
@@ -23,9 +23,6 @@ from runner.identity import PREFIX, Claim, run_of, runner_name, worker_name
 LOOK_EVERY = 1.0
 #: Seconds that the end of a run waits until its last answers are sent.
 ANSWER_FOR = 2.0
-#: Seconds for which it tries to reconnect, and between two attempts.
-RECONNECT_FOR = 60.0
-RECONNECT_EVERY = 1.0
 
 
 class MonitorSession:
@@ -312,17 +309,14 @@ class MonitorSession:
 
     async def _run_all_with_retries(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         """Execute queries, with retries until the server was lost, or has refused them, for a minute."""
-        failing_since: float | None = None
+        reconnecting = Reconnecting()
         while True:
             try:
                 async with self._lock:
                     return await self._attempt_all(*statements)
             except (GatewayError, ConnectionFailedError) as error:
-                now = asyncio.get_running_loop().time()
-                failing_since = self._lost_at or failing_since or now
-                if now >= failing_since + RECONNECT_FOR:
-                    raise ServerLostError(f"the server cannot be reached: {error.message}") from error
-            await asyncio.sleep(RECONNECT_EVERY)
+                reconnecting.since = self._lost_at or reconnecting.since
+                await reconnecting.pause(error)
 
     async def _attempt(self, name: str, parameters: Sequence[str]) -> Reply:
         return (await self._attempt_all((name, parameters)))[0]

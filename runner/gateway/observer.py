@@ -23,10 +23,16 @@ from runner.errors import ConnectionFailedError, GatewayError, PreflightError, S
 from runner.gateway.cancel_requests import CancelAnswer, CancelRequest, read_answer
 from runner.gateway.connecting import with_keepalives
 from runner.gateway.ledger.reader import Recorded, read_recorded
-from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR
 from runner.gateway.queries import query
-from runner.gateway.server_checks import WHERE, address_of, leads_back, prepare_session, read_place
-from runner.gateway.session import Reply, Row, Session
+from runner.gateway.server_checks import (
+    WHERE,
+    address_of,
+    discarded_on_failure,
+    leads_back,
+    prepare_session,
+    read_place,
+)
+from runner.gateway.session import Reconnecting, Reply, Row, Session
 from runner.gateway.worker_output import plan_text
 from runner.identity import PREFIX, Claim, run_of, runner_name
 from runner.sql.placeholders import quote_identifier
@@ -200,8 +206,7 @@ class Observer:
 
     async def _try(self, *statements: tuple[str, Sequence[str]]) -> list[Reply]:
         """Execute statements, again after a lost connection: they must be safe to execute twice."""
-        loop = asyncio.get_running_loop()
-        until: float | None = None
+        reconnecting = Reconnecting()
         while True:
             try:
                 if self._session.lost:
@@ -209,10 +214,7 @@ class Observer:
                     await self._check_again()
                 return await self._session.run(*statements)
             except (ServerLostError, ConnectionFailedError) as error:
-                until = until or loop.time() + RECONNECT_FOR
-                if loop.time() >= until:
-                    raise ServerLostError(f"the server cannot be reached: {error.message}") from error
-            await asyncio.sleep(RECONNECT_EVERY)
+                await reconnecting.pause(error)
 
 
 async def _open(conninfo: str, ledger: str, trusted_roles: Sequence[str]) -> Session:
@@ -222,14 +224,8 @@ async def _open(conninfo: str, ledger: str, trusted_roles: Sequence[str]) -> Ses
         application_name=APPLICATION_NAME,
         queries=lambda name: query(name, ledger=quoted, trusted=trusted_roles),
     )
-    try:
+    async with discarded_on_failure(session):
         await prepare_session(session)
-    except ServerLostError as error:
-        session.discard()
-        raise ConnectionFailedError(error.message) from error
-    except BaseException:
-        session.discard()
-        raise
     return session
 
 

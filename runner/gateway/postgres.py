@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from runner.engine.events import Identity, LockWait, Place, Worker
 from runner.engine.leftovers import UnfinishedObject
@@ -37,7 +37,7 @@ from runner.gateway.connecting import recorded, with_keepalives
 from runner.gateway.ledger.commit_rows import Commits, WorkerWithCommitRow
 from runner.gateway.ledger.reader import PreviousRunsRequest, read_previous_runs
 from runner.gateway.ledger.writer import LOCKED_LEDGER, Ledger
-from runner.gateway.monitor import RECONNECT_EVERY, RECONNECT_FOR, MonitorSession
+from runner.gateway.monitor import MonitorSession
 from runner.gateway.observer import ALL_LEFTOVERS, read_runs, unfinished_object
 from runner.gateway.polling import Rhythm
 from runner.gateway.queries import query
@@ -46,6 +46,7 @@ from runner.gateway.server_checks import (
     address_of,
     check_server,
     describe_server,
+    discarded_on_failure,
     leads_back,
     prepare_session,
     raise_refusal,
@@ -53,7 +54,7 @@ from runner.gateway.server_checks import (
     refuse_shared_sessions,
     refuse_standby,
 )
-from runner.gateway.session import ConnectionCheck, Session, TurnedAwayError
+from runner.gateway.session import ConnectionCheck, Reconnecting, Session, TurnedAwayError
 from runner.gateway.transaction_settings import query_settings
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.gateway.worker_follower import AdoptedWorker, RefusedWorker
@@ -180,7 +181,7 @@ class PgGateway:
     async def open(self, first: ServerCheck | None = None) -> ServerInfo:
         """Connect, let `first` check the server, and check the server and a pooler in front of it."""
         session = await self._connect(check=lambda connection: refuse_shared_sessions(connection, self._conninfo))
-        async with _ready(session):
+        async with discarded_on_failure(session):
             info = await self._examine(session, first)
             await self.ledger.open(session, self._monitor)
             if self._past is not None and self.ledger.on:
@@ -306,21 +307,20 @@ class PgGateway:
                 result = await self._query_before_launch(query)
             if result is not None:
                 return result
-        now, lost = asyncio.get_running_loop().time, False
-        until = now() + RECONNECT_FOR
+        lost, reconnecting = False, Reconnecting(asyncio.get_running_loop().time())
         while True:
             try:
                 return await self._reading.query(query)
             except ConnectionFailedError as error:
                 if not self._monitor.connected:
                     await self._monitor.reconnected()  # ServerLostError if the server has been away for too long
-                if now() >= until:
+                if reconnecting.over:
                     raise ServerLostError(error.message) from error
                 if self._idle:  # the server may be short of connections
                     self._drop(self._idle.pop())
                     await asyncio.sleep(_SESSION_ENDS)
                 else:
-                    await asyncio.sleep(RECONNECT_EVERY)
+                    await reconnecting.pause(error)
             except ServerLostError:
                 if lost:
                     raise
@@ -485,7 +485,7 @@ class PgGateway:
             ),
             check=check,
         )
-        async with _ready(session):
+        async with discarded_on_failure(session):
             loading = (("load", ()),) if load else ()
             (path, role, process), (*loaded, place, system) = await prepare_session(session, *loading, *WHERE)
             self._note_place(session, read_place(place, system))
@@ -517,15 +517,3 @@ class PgGateway:
     def _drop(self, session: Session) -> None:
         self._sessions.discard(session)
         session.discard()
-
-
-@contextlib.asynccontextmanager
-async def _ready(session: Session) -> AsyncIterator[None]:
-    """Close the session if it cannot be prepared. ConnectionFailedError if it is lost meanwhile."""
-    try:
-        yield
-    except BaseException as error:
-        session.discard()
-        if isinstance(error, ServerLostError):
-            raise ConnectionFailedError(error.message) from error
-        raise

@@ -8,14 +8,15 @@ connection until its end (PgBouncer's pool_mode = session) is harmless. `run_loc
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import psycopg
 
 from runner.engine.events import Place
 from runner.engine.ports import ServerInfo
-from runner.errors import ConnectionFailedError, PreflightError
+from runner.errors import ConnectionFailedError, PreflightError, ServerLostError
 from runner.gateway.connecting import hide_secrets, pinned
 from runner.gateway.session import Reply, Row, Session, Statement, first_error
 from runner.sql.placeholders import quote_identifier
@@ -37,6 +38,18 @@ async def prepare_session(session: Session, *then: Statement) -> tuple[Row, list
     path, _ = await _tried(session, ("path", ()), ("pin", ()), checked=2)
     _, *replies = await _tried(session, ("unlimit", ()), *then, checked=1)
     return path.rows[0], replies
+
+
+@contextlib.asynccontextmanager
+async def discarded_on_failure(session: Session) -> AsyncIterator[None]:
+    """Close the session if it cannot be prepared. ConnectionFailedError if it is lost meanwhile."""
+    try:
+        yield
+    except BaseException as error:
+        session.discard()
+        if isinstance(error, ServerLostError):
+            raise ConnectionFailedError(error.message) from error
+        raise
 
 
 async def _tried(session: Session, *statements: Statement, checked: int) -> list[Reply]:

@@ -21,7 +21,7 @@ from psycopg import pq
 
 from runner.engine.events import WARNING, ErrorDetails, Notice
 from runner.engine.size_limits import limited_error
-from runner.errors import ConnectionFailedError, ServerLostError
+from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.connecting import connection_failed
 from runner.structs import Struct
 
@@ -221,6 +221,36 @@ LONG_ANSWER_WITHIN = 120.0
 
 #: Precedes a statement that is explained; positions in its errors include it.
 EXPLAIN = "EXPLAIN (FORMAT JSON) "
+
+
+#: Seconds for which a lost server is awaited, and between two attempts to reach it.
+RECONNECT_FOR = 60.0
+RECONNECT_EVERY = 1.0
+
+
+class Reconnecting:
+    """The pauses between the attempts to reach a lost server, and their end.
+
+    `since` is the time of the event loop at which the server was lost, None before the first failure.
+    """
+
+    __slots__ = ("since",)
+
+    def __init__(self, since: float | None = None) -> None:
+        self.since = since
+
+    @property
+    def over(self) -> bool:
+        """Whether the server was lost for `RECONNECT_FOR` seconds."""
+        now = asyncio.get_running_loop().time()
+        self.since = self.since or now
+        return now >= self.since + RECONNECT_FOR
+
+    async def pause(self, error: GatewayError | ConnectionFailedError) -> None:
+        """Wait before the next attempt. ServerLostError if it took too long; `error` is that of the last attempt."""
+        if self.over:
+            raise ServerLostError(f"the server cannot be reached: {error.message}") from error
+        await asyncio.sleep(RECONNECT_EVERY)
 
 
 class TurnedAwayError(ServerLostError):

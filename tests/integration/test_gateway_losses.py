@@ -108,7 +108,7 @@ async def test_a_condition_waits_for_a_connection(database: str, new_role: Calla
 async def test_a_condition_that_gets_no_connection_is_given_up(
     new_role: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.gateway.postgres.RECONNECT_FOR", 0.0)
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 0.0)
     async with RealHouse(new_role("CONNECTION LIMIT 1"), "losses-none") as house:
         with pytest.raises(ServerLostError, match="too many connections"):
             await house.gateway.query(Query(sql="SELECT true"))
@@ -211,7 +211,7 @@ async def test_a_run_continues_after_the_server_has_restarted(frail_server: Embe
 async def test_a_run_ends_when_the_server_does_not_come_back(
     frail_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 2.0)
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 2.0)
     steps = (step("a", LONG), step("b", LONG), step("c", "SELECT 1", needs=[Need(step="a", on=NeedOn.DONE)]))
     run, record = real_run(frail_server.dsn, plan(*steps))
     task = asyncio.create_task(run.execute())
@@ -228,7 +228,7 @@ async def test_a_condition_does_not_wait_once_more_for_a_server_that_is_given_up
     frail_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The minute for which a run waits for its server counts once, not for each statement that follows."""
-    monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 1.0)
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 1.0)
     gateway = PgGateway(frail_server.dsn, "losses-once")
     await gateway.open()
     try:

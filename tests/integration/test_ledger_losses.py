@@ -236,7 +236,7 @@ async def test_a_crash_of_the_server_costs_nothing_that_was_written_before() -> 
 async def test_a_server_that_does_not_come_back_leaves_it_unknown(
     frail_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 2.0)
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 2.0)
     LedgerAdmin(frail_server.dsn, "jobplan").install("0")
     run, record = real_run(frail_server.dsn, plan(step("a", LONG)), ledger="jobplan")
     task = asyncio.create_task(run.execute())

@@ -92,7 +92,7 @@ async def test_a_run_does_not_go_on_on_another_cluster_when_its_own_is_restarted
 async def test_a_run_whose_cluster_is_lost_ends_as_unknown_and_never_on_another_cluster(
     first: EmbeddedServer, second: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 3.0)
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 3.0)
     ask(second.dsn, WITNESS)
     steps = (
         step("long", "SELECT pg_sleep(60)"),
@@ -141,7 +141,7 @@ async def test_a_session_that_lands_on_a_standby_is_not_used(first: EmbeddedServ
 async def test_a_role_that_cannot_see_the_system_identifier_runs_and_is_refused_after_a_restart(
     first: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 4.0)
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 4.0)
     ask(first.dsn, "CREATE ROLE weak LOGIN")
     ask(first.dsn, "GRANT pgbackground_role TO weak")
     ask(first.dsn, "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
@@ -158,7 +158,7 @@ async def test_a_role_that_cannot_see_the_system_identifier_runs_and_is_refused_
 async def test_status_does_not_take_another_cluster_for_the_one_that_it_looked_at(
     first: EmbeddedServer, second: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.gateway.observer.RECONNECT_FOR", 3.0)
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 3.0)
     observer = await Observer.connect(both(first.dsn, second.dsn))
     try:
         assert (await observer.look()).database == "postgres"

@@ -31,7 +31,7 @@ def tunnel(database: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tunnel]:
     """A tunnel to a database with a ledger; a second or two of silence is too long."""
     monkeypatch.setattr("runner.gateway.session.ANSWER_WITHIN", 1.0)
     monkeypatch.setattr("runner.gateway.inspection.LONG_ANSWER_WITHIN", 1.0)
-    monkeypatch.setattr("runner.gateway.observer.RECONNECT_FOR", 2.0)
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 2.0)
     monkeypatch.setattr("runner.gateway.ledger.admin.ANSWER_WITHIN", 2.0)
     monkeypatch.setattr("runner.gateway.ledger.admin.LONG_ANSWER_WITHIN", 2.0)
     LedgerAdmin(database, "jobplan").install("0")

@@ -24,8 +24,7 @@ def tunnel(dsn: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tunnel]:
     """A tunnel to the server; a second of silence is too long, and two seconds without a server."""
     monkeypatch.setattr("runner.gateway.session.ANSWER_WITHIN", 1.0)
     monkeypatch.setattr("runner.gateway.session.LONG_ANSWER_WITHIN", 1.0)
-    monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 2.0)
-    monkeypatch.setattr("runner.gateway.postgres.RECONNECT_FOR", 2.0)
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 2.0)
     made = Tunnel(dsn)
     yield made
     made.close()
