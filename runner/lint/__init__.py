@@ -1,7 +1,7 @@
-"""The safety rules: what PostgreSQL would refuse, block or do at 3 a.m., found before anything runs.
+"""The safety rules: they find what PostgreSQL would refuse, what blocks other sessions and what loses data.
 
-`lint` judges a plan; `load_plan` is that of `runner.plan` with the rules applied, and with `read_plan` the way in for
-every command: what does not validate does not run either.
+`lint` applies the rules to a plan. `load_plan` is that of `runner.plan` with the rules applied. Every command loads plans
+with it or with `read_plan`, so that an invalid plan does not run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from runner.plan.parsed_sql import read_subject
 from runner.plan.problem_collector import grouped
 
 _MAX_MESSAGE = 400  # characters
-#: Rules that look at nothing but the SQL text of one step.
+#: Rules that need only the SQL text of one step.
 _OF_SQL_ALONE = (*GRAMMAR_RULES, *WORKER_RULES, *ALONE_RULES, *BODY_RULES, *OPTION_RULES)
 
 #: Problems with the parameters of a SQL text.
@@ -35,7 +35,7 @@ __all__ = ["RULES", "Sources", "invalid_plan", "lint", "load_plan", "read_plan"]
 
 
 def lint(plan: Plan, sources: Sources | None = None) -> tuple[Problem, ...]:
-    """Return what the rules find in a plan, by file and line, without what comments in its files ignore.
+    """Return the findings of the rules in a plan, by file and line, without those that comments ignore.
 
     `sources` are the files' lines, where they have been read already.
     """
@@ -56,10 +56,10 @@ def load_plan(
     require_values: bool = False,
     sources: Sources | None = None,
 ) -> Loaded:
-    """Read and judge a plan, with every problem that it has; nothing in the file can make this raise.
+    """Read and check a plan, and return every problem; no content of the file raises an error.
 
-    The values of parameters are as `runner.plan.load_plan` takes them: rules see the tables that they name. The plan is
-    there if there is no error; warnings are among the problems.
+    The values of parameters are as in `runner.plan.load_plan`, so that rules see the tables that they name. The result has
+    the plan if there is no error; warnings are among the problems.
     """
     with without_collection():
         loaded = load_unchecked(
@@ -86,9 +86,9 @@ def read_plan(
 ) -> Plan:
     """Return a plan that is ready to run; PlanError, with every error but no warning, if it is invalid.
 
-    ParameterError, which is one, if nothing is wrong but the values of its parameters.
+    ParameterError, which is a PlanError, if only the values of its parameters are wrong.
 
-    Without `require_values`, parameters may be without one: the plan is only to be looked at.
+    Without `require_values` parameters need no values: the plan is not run.
     """
     loaded = load_plan(
         path, given=given, params_file=params_file, environment=environment, require_values=require_values
@@ -108,7 +108,7 @@ def invalid_plan(path: str | Path, loaded: Loaded) -> PlanError:
 
 
 def _shortened(problem: Problem) -> Problem:
-    """Cut the middle out of a message that repeats a very long word of the file; PostgreSQL's own do."""
+    """Remove the middle of a message with a very long word of the file, as PostgreSQL does."""
     message = problem.message
     if len(message) <= _MAX_MESSAGE:
         return problem
@@ -121,27 +121,27 @@ def _problems(plan: Plan, rules: Iterable[Rule]) -> Iterable[Problem]:
 
 
 def _with_sql_alone(draft: Plan, problems: tuple[Problem, ...], sources: Sources) -> tuple[Problem, ...]:
-    """Add what is wrong with the SQL of a plan that has other errors, as far as each text tells it by itself.
+    """Add findings about the SQL of a plan that has other errors, from the rules that need only one text.
 
-    No other rule makes sense before the errors are gone. What is reported already, such as a quote that is never
-    closed, is not told a second time.
+    The other rules need a plan without errors. A position that already has a problem, such as an unclosed quote, gets no
+    second one.
     """
-    told = {problem.position for problem in problems}
-    # A parameter that cannot stand where it does is read as a number, which may be no SQL.
+    reported = {problem.position for problem in problems}
+    # A parameter in an impossible place is read as a number, which may not be valid SQL.
     lines = {(one.position.file, one.position.line) for one in problems if one.code in _OF_PARAMETERS}
     rules = {rule.code for rule in _OF_SQL_ALONE}
     kept = without_ignored(_problems(draft, _OF_SQL_ALONE), draft, sources, rules)
     found = [
         problem
         for problem in kept
-        if problem.code in rules and problem.position not in told
+        if problem.code in rules and problem.position not in reported
         if problem.code != "JP300" or (problem.position.file, problem.position.line) not in lines
     ]
     return grouped(sorted((*problems, *dict.fromkeys(found)), key=_order(draft))) if found else problems
 
 
 def _order(plan: Plan) -> Callable[[Problem], tuple[int, Position, str, str]]:
-    """Return what sorts problems: the plan's file comes first, then the others as their steps come."""
+    """Return the sort key of problems: the plan's file first, then other files in the order of their steps."""
     files = {plan.file: 0}
     for step in (*plan.steps, *plan.finally_):
         for file in (step.position.file, step.sql.start.file):

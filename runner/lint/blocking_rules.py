@@ -1,4 +1,4 @@
-"""Rules about locks that all other sessions wait for, and about CONCURRENTLY, which avoids them."""
+"""Rules about locks that block other sessions, and about CONCURRENTLY, which avoids them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from runner.sql.statements import StatementKind as Kind
 from runner.sql.table_locks import locks_taken, sweeping_lock
 from runner.sql.transactions import outlives_rollback
 
-# The bulk of most plans; none of them takes a lock that a writer would wait for.
+# Most statements of plans; none of them acquires a lock that blocks writers.
 _GENTLE = frozenset({Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE, Kind.ANALYZE, Kind.DO, Kind.CALL})
 
 
@@ -55,9 +55,11 @@ def _first_strong(rank: int, step: StepSql, created: Created) -> Finding | None:
             return None
         what = None if never_waits(statement) else _strong_lock(place, created)
         if what is not None:
-            message = f"{statement.kind} takes {what}: as long as it waits, so does everybody behind it"
+            message = f"{statement.kind} takes {what}: while it waits, it blocks all sessions that queue after it"
             part = f"{statement.kind} in `{step.step.id}`"
-            if is_concurrent(statement):  # what waits for old transactions needs longer, and cannot simply be repeated
+            if is_concurrent(
+                statement
+            ):  # a command that waits for old transactions needs longer, and cannot simply be repeated
                 return place.finding(message, hint="set `lock_timeout` to 1m or more")
             if any(outlives_rollback(each) for each in step.statements):
                 return place.finding(message, hint="set `lock_timeout`, such as 5s")
@@ -74,23 +76,23 @@ def _bounds_wait(place: StatementPlace) -> bool:
 
 
 def _strong_lock(place: StatementPlace, created: Created) -> str | None:
-    """Return the first lock that stops writers, as a clause, on something that others may use."""
+    """Return the first lock that blocks writers, as a clause, on a relation that other sessions may use."""
     sweep = sweeping_lock(place.statement)
     if sweep is not None and _stops_writers(sweep.mode):
         if sweep.schema is None:
             return f"{sweep.mode} locks on one table after the other"
         if not created.schema_is_new(sweep.schema, place):
-            return f"{sweep.mode} locks on what is in `{Relation(None, sweep.schema)}`"
+            return f"{sweep.mode} locks on the tables in `{Relation(None, sweep.schema)}`"
     taken = (lock for lock in locks_taken(place.statement) if _stops_writers(lock.mode))
     found = next((lock for lock in taken if not created.is_new(lock.relation, place)), None)
-    return _told(found) if found is not None else None
+    return _lock_words(found) if found is not None else None
 
 
 def _stops_writers(mode: LockMode) -> bool:
     return conflict(mode, LockMode.ROW_EXCLUSIVE)
 
 
-def _told(lock: RelationLock) -> str:
+def _lock_words(lock: RelationLock) -> str:
     article = "an" if lock.mode in {LockMode.ACCESS_EXCLUSIVE, LockMode.EXCLUSIVE} else "a"
     return f"{article} {lock.mode} lock on `{lock.relation}`"
 
@@ -108,13 +110,13 @@ def _validated_at_once(subject: Subject) -> Iterator[Finding]:
                     pending[table.name, action.name].append(table)
                 elif action.kind is AlterKind.VALIDATE_CONSTRAINT and _is_pending(table, action.name, pending):
                     message = f"`{action.name}` is validated under the lock of the ALTER TABLE that added it"
-                    yield place.finding(message, hint="VALIDATE CONSTRAINT belongs into a step of its own")
+                    yield place.finding(message, hint="put VALIDATE CONSTRAINT into a separate step")
 
 
 def _is_pending(
     table: Relation, name: str | None, pending: Mapping[tuple[str, str | None], Sequence[Relation]]
 ) -> bool:
-    """Return whether the constraint was added above; one that was added without a name may be any."""
+    """Return whether the constraint was added before; a constraint that was added without a name may be any."""
     found = (other for added in (name, None) for other in pending.get((table.name, added), ()))
     return any(table.may_be(other) for other in found)
 
@@ -128,26 +130,26 @@ def _checked_at_once(subject: Subject) -> Iterator[Finding]:
             for action in alter_actions(place.statement):
                 if action.other is not None and action.kind is AlterKind.ATTACH_PARTITION:
                     new = created.is_new(action.other, place)
-                    told = None if new else _slow_attach(action.other, attached_bound(place.statement), proofs)
+                    slow = None if new else _slow_attach(action.other, attached_bound(place.statement), proofs)
                 else:
-                    told = _slow_check(action, table, proofs)
-                if told is not None:
-                    where = f" while it holds {action.lock} on `{table}`" if told[2] else ""
-                    yield place.finding(f"{told[0]}{where}", hint=told[1], offset=action.offset)
+                    slow = _slow_check(action, table, proofs)
+                if slow is not None:
+                    where = f" while it holds {action.lock} on `{table}`" if slow[2] else ""
+                    yield place.finding(f"{slow[0]}{where}", hint=slow[1], offset=action.offset)
         proofs.note(place)
     for place in statements(subject, Kind.OTHER):
         checked = checked_domain(place.statement)
         if checked is not None:
             message = (
-                f"ALTER DOMAIN … {checked[1]} reads every table that has a column of `{checked[0]}`, and nobody can "
-                "write to them meanwhile"
+                f"ALTER DOMAIN … {checked[1]} reads every table that has a column of `{checked[0]}`, and blocks writes to "
+                "them"
             )
             hint = "add the constraint NOT VALID, and ALTER DOMAIN … VALIDATE CONSTRAINT in the next step"
             yield place.finding(message, hint=hint)
 
 
 class _Proofs:
-    """What the plan has shown of its tables so far: columns that have no NULL, partitions with a checked bound."""
+    """What previous statements of the plan have verified: columns without NULL, partitions with a checked bound."""
 
     def __init__(self, subject: Subject) -> None:
         self._pending: dict[tuple[str, str | None], tuple[str, ...]] = {}
@@ -161,7 +163,7 @@ class _Proofs:
                 self._indexes[made.index.name] = (made.table, made.columns)
 
     def note(self, place: StatementPlace) -> None:
-        """Remember what an ALTER TABLE adds, validates or sets."""
+        """Record what an ALTER TABLE adds, validates or sets."""
         table = main_relation(place.statement)
         if table is None:
             return
@@ -188,13 +190,13 @@ class _Proofs:
     def _validated(self, table: Relation, action: AlterAction) -> None:
         self._checked[table.name].append((table, self._checks.get((table.name, action.name), _ANY_CHECK)))
         columns = self._pending.get((table.name, action.name))
-        if columns is None:  # a constraint that is not the plan's: nothing is known of it
+        if columns is None:  # the plan does not add this constraint: its columns are unknown
             self._filled[table.name].add((table, None))
         else:
             self._filled[table.name].update((table, name) for name in columns)
 
     def is_filled(self, table: Relation, column: str | None) -> bool:
-        """Return whether the plan has proven that a column has no NULL, or may have."""
+        """Return whether the plan has verified, or may have verified, that a column has no NULL."""
         known = self._filled.get(table.name, ())
         return any(other.may_be(table) and name in {column, None} for other, name in known)
 
@@ -210,35 +212,35 @@ class _Proofs:
         return self._indexes[index][1] if index in self._indexes else ()
 
 
-_Told = tuple[str, str, bool]
-#: A CHECK of which nothing is known, because the plan does not add it.
+_Slow = tuple[str, str, bool]
+#: A CHECK that is unknown, because the plan does not add it.
 _ANY_CHECK = Check(understood=False)
 
 
-def _slow_attach(partition: Relation, bound: Bound | None, proofs: _Proofs) -> _Told | None:
+def _slow_attach(partition: Relation, bound: Bound | None, proofs: _Proofs) -> _Slow | None:
     if proofs.is_within(partition, bound):
         return None
-    hint = "add a CHECK like the partition's bound, NOT VALID, and validate it before: then nothing is read"
-    return f"ATTACH PARTITION reads every row of `{partition}`, which nobody can use meanwhile", hint, False
+    hint = "first add a CHECK like the partition's bound, NOT VALID, and validate it: then no rows are read"
+    return f"ATTACH PARTITION reads every row of `{partition}`, and blocks all access to it", hint, False
 
 
-def _slow_check(action: AlterAction, table: Relation, proofs: _Proofs) -> _Told | None:
-    """Return what takes long, what to do instead, and whether the lock is worth naming."""
+def _slow_check(action: AlterAction, table: Relation, proofs: _Proofs) -> _Slow | None:
+    """Return what takes long, what to do instead, and whether to name the lock."""
     if action.kind is AlterKind.SET_NOT_NULL and not proofs.is_filled(table, action.name):
-        hint = "add CHECK (… IS NOT NULL) NOT VALID, validate it in the next step, then SET NOT NULL reads nothing"
+        hint = "add CHECK (… IS NOT NULL) NOT VALID, validate it in the next step, then SET NOT NULL reads no rows"
         return f"SET NOT NULL reads every row for `{action.name}`", hint, True
     if action.kind is not AlterKind.ADD_CONSTRAINT:
         return None
     if action.constraint is Constraint.PRIMARY_KEY and action.using_index:
         open_ = [name for name in proofs.columns_of(action.index) if not proofs.is_filled(table, name)]
         if open_:
-            hint = "prove it before, by a validated CHECK (… IS NOT NULL) and SET NOT NULL: then nothing is read"
+            hint = "first add a validated CHECK (… IS NOT NULL) and SET NOT NULL: then no rows are read"
             return f"PRIMARY KEY USING INDEX reads every row if `{open_[0]}` is not NOT NULL yet,", hint, True
         return None
     return _slow_constraint(action) if action.scans else None
 
 
-def _slow_constraint(action: AlterAction) -> _Told | None:
+def _slow_constraint(action: AlterAction) -> _Slow | None:
     match action.constraint:
         case Constraint.CHECK | Constraint.FOREIGN_KEY | Constraint.NOT_NULL:
             hint = "add it NOT VALID, and VALIDATE CONSTRAINT in the next step"
@@ -247,10 +249,10 @@ def _slow_constraint(action: AlterAction) -> _Told | None:
             hint = "CREATE UNIQUE INDEX CONCURRENTLY in a step with a `verify`, then ADD CONSTRAINT … USING INDEX"
             return "the new UNIQUE constraint builds an index", hint, True
         case Constraint.PRIMARY_KEY:
-            hint = "SET NOT NULL behind a validated CHECK, a unique index CONCURRENTLY with `verify`, then USING INDEX"
+            hint = "SET NOT NULL after a validated CHECK, a unique index CONCURRENTLY with `verify`, then USING INDEX"
             return "the new PRIMARY KEY constraint builds an index", hint, True
         case Constraint.EXCLUDE:
-            hint = "no way lets others write: choose a quiet hour, and say so: `# jobplan: ignore=check-under-lock`"
+            hint = "there is no way without blocking writes: choose a quiet hour, and add `# jobplan: ignore=check-under-lock`"
             return "the new EXCLUDE constraint builds an index", hint, True
     return None
 
@@ -262,10 +264,10 @@ LOCK_RULES = (
 )
 
 
-#: Seconds. The least that a command which waits for other transactions must be allowed to wait for each of them.
+#: Seconds. The shortest `lock_timeout` for a command that waits for other transactions.
 SHORTEST_WAIT: Final = 60.0
 
-#: What a command that builds CONCURRENTLY needs, so that no other rule objects.
+#: What a CONCURRENTLY build needs, so that no other rule has a finding.
 _ALONE = "alone in its step, with a `verify` and a `lock_timeout` of 1m or more"
 _WAITING = (Kind.CREATE_INDEX, Kind.DROP_INDEX, Kind.REINDEX, Kind.ALTER_TABLE)
 
@@ -279,7 +281,7 @@ def _short_lock_timeout(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject, *_WAITING):
         limit = place.step.step.lock_timeout
         if limit is not None and limit < SHORTEST_WAIT and is_concurrent(place.statement):
-            message = f"{_called(place)} fails when one older transaction goes on for {format_duration(limit)}"
+            message = f"{_called(place)} fails if an older transaction runs for another {format_duration(limit)}"
             hint = "set this step's `lock_timeout` to 1m or more; it waits without blocking reads or writes"
             yield place.finding(message, hint=hint)
 
@@ -288,17 +290,17 @@ def _may_keep_invalid(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject, Kind.CREATE_INDEX):
         statement = place.statement
         if is_concurrent(statement) and is_guarded(statement) and place.step.step.verify is None:
-            message = "an INVALID index of this name, left by a build that failed, would count as existing"
+            message = "an INVALID index of this name, left behind by a failed build, would count as existing"
             yield place.finding(message, hint="verify with SELECT indisvalid FROM pg_index …")
 
 
 def _not_verified(subject: Subject) -> Iterator[Finding]:
-    # REINDEX may run again and does the same work, so an unknown outcome is no question.
+    # REINDEX is idempotent, so an unknown outcome needs no decision.
     for place in statements(subject, Kind.CREATE_INDEX, Kind.ALTER_TABLE):
         statement = place.statement
         if place.step.step.verify is not None or is_guarded(statement) or not is_concurrent(statement):
             continue
-        message = f"if the outcome of {_called(place)} is unknown, nothing tells whether it was completed"
+        message = f"if the outcome of {_called(place)} is unknown, there is no evidence whether it was completed"
         yield place.finding(message, hint="add a `verify` that asks the catalog, such as indisvalid in pg_index")
 
 
@@ -308,10 +310,10 @@ def _index_build(subject: Subject) -> Iterator[Finding]:
         table = main_relation(place.statement)
         if table is None or is_concurrent(place.statement) or leaves_out_partitions(place.statement):
             continue
-        # IF NOT EXISTS on a table that the plan creates IF NOT EXISTS: both are there already, or the table is new.
+        # IF NOT EXISTS on a table that the plan creates IF NOT EXISTS: both exist already, or the table is new.
         as_the_table = is_guarded(place.statement) and created.is_own(table, place)
         if not as_the_table and not created.is_new(table, place):
-            message = f"nobody can write to `{table}` until the index is built"
+            message = f"CREATE INDEX blocks writes to `{table}` until the index is built"
             hint = f"CREATE INDEX CONCURRENTLY, {_ALONE}; on a partitioned table, ON ONLY and then each partition"
             yield place.finding(message, hint=hint)
 
@@ -325,7 +327,7 @@ def _reindex(subject: Subject) -> Iterator[Finding]:
         if relation is not None and (relation.schema == "pg_catalog" or created.is_new(relation, place)):
             continue
         what = f"`{relation}`" if relation is not None else "each index in turn"
-        message = f"while REINDEX rebuilds {what}, nobody can write to the table, and hardly anybody can read it"
+        message = f"while REINDEX rebuilds {what}, it blocks writes to the table and most reads"
         yield place.finding(
             message, hint="REINDEX … CONCURRENTLY, alone in its step, with a `lock_timeout` of 1m or more"
         )
@@ -338,7 +340,7 @@ def _refresh(subject: Subject) -> Iterator[Finding]:
         if view is None or is_concurrent(place.statement) or leaves_out_data(place.statement):
             continue
         if not created.is_new(view, place):
-            message = f"nobody can read `{view}` until it is refreshed"
+            message = f"REFRESH blocks reads of `{view}` until it is refreshed"
             yield place.finding(message, hint="REFRESH … CONCURRENTLY, which needs a unique index on the view")
 
 

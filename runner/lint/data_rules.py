@@ -1,4 +1,4 @@
-"""Rules about statements that do much more than their length suggests: whole tables, lost data, other databases."""
+"""Rules about statements with a large effect: table rewrites, lost data, effects on the whole server."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from runner.sql.statement_effects import Loss, losses
 from runner.sql.statements import Statement
 from runner.sql.statements import StatementKind as Kind
 
-# Every function that acts on the whole server begins so; looking for it first spares most statements a walk.
+# The name of every function that acts on the whole server begins so; this test avoids a tree walk.
 _SERVER_FUNCTION = "pg_"
 _QUERIES = frozenset({Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE})
-# Only a function in them can reach further.
+# Only a function in them can have an effect outside of the database.
 _OF_DATABASE = _QUERIES | {
     *(Kind.VACUUM, Kind.ANALYZE, Kind.REINDEX, Kind.REFRESH_MATERIALIZED_VIEW, Kind.TRUNCATE, Kind.DO, Kind.CALL),
     *(Kind.CREATE_TABLE, Kind.CREATE_TABLE_AS, Kind.CREATE_INDEX, Kind.ALTER_TABLE, Kind.DROP_TABLE),
@@ -44,27 +44,27 @@ def _rewrites(subject: Subject) -> Iterator[Finding]:
         for action in alter_actions(place.statement):
             rewrite = known.rewrite(action)
             if rewrite is not Rewrite.NO:
-                verb = "writes" if rewrite is Rewrite.YES else "may write"
-                message = f"{action.kind} {verb} all of `{table}` anew, and nobody can read it meanwhile"
+                verb = "rewrites" if rewrite is Rewrite.YES else "may rewrite"
+                message = f"{action.kind} {verb} the whole table `{table}`, and blocks all access to it"
                 yield place.finding(message, hint=_instead_of_rewrite(action), offset=action.offset)
     for place in statements(subject, Kind.MOVE_ALL):
         message = (
-            f"all that is in the tablespace `{moved_tablespace(place.statement)}` is copied, and nobody can read it"
+            f"all objects in the tablespace `{moved_tablespace(place.statement)}` are copied, which blocks all access"
         )
-        hint = "move one table after another, each in a step of its own with a `lock_timeout`"
+        hint = "move one table after another, each in a separate step with a `lock_timeout`"
         yield place.finding(message, hint=hint)
 
 
 def _instead_of_rewrite(action: AlterAction) -> str:
     if action.kind is AlterKind.SET_TYPE:
-        return "a dry run knows the old type and whether it matters; or add a column, fill it in batches, then switch"
+        return "a dry run checks whether the old type needs it; or add a column, fill it in batches, then switch"
     if action.kind is AlterKind.ADD_COLUMN:
         return "add the column without it, set the default for new rows, and fill the column in batches"
-    return "choose a quiet hour, and say so: `# jobplan: ignore=table-rewrite`"
+    return "choose a quiet hour, and add `# jobplan: ignore=table-rewrite`"
 
 
 class _Known:
-    """What the plan itself says of types and functions, so that a new column is judged by it."""
+    """Types and functions that the plan creates, which decide whether a new column needs a rewrite."""
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
@@ -72,7 +72,7 @@ class _Known:
         self._steady: set[str] = set()
 
     def rewrite(self, action: AlterAction) -> Rewrite:
-        """Return whether a subcommand writes the table anew."""
+        """Return whether a subcommand rewrites the table."""
         if action.kind is not AlterKind.ADD_COLUMN or (action.type is None and not action.calls):
             return action.rewrite
         if self._domains is None:
@@ -103,7 +103,9 @@ def _new_not_null(subject: Subject) -> Iterator[Finding]:
                 if action.inline:
                     message = f"the new column `{column.name}` is NOT NULL and has no default"
                     message += f": this fails (23502) if `{table}` has rows"
-                    hint = "give it a DEFAULT; or add it without NOT NULL, fill it, and prove it with a validated CHECK"
+                    hint = (
+                        "give it a DEFAULT; or add it without NOT NULL, fill it, and verify it with a validated CHECK"
+                    )
                     yield place.finding(message, hint=hint, offset=column.offset)
                 column = None
 
@@ -120,10 +122,8 @@ def _full_vacuum(subject: Subject) -> Iterator[Finding]:
             continue
         name = "VACUUM FULL" if statement.kind is Kind.VACUUM else "CLUSTER"
         what = ", ".join(f"`{relation}`" for relation in named) or "every table of the database"
-        message = f"{name} writes {what} anew, and nobody can read it meanwhile"
-        yield place.finding(
-            message, hint="plain VACUUM keeps a table from growing; pg_repack shrinks one beside its use"
-        )
+        message = f"{name} rewrites {what}, and blocks all access meanwhile"
+        yield place.finding(message, hint="plain VACUUM keeps a table from growing; pg_repack shrinks a table in use")
 
 
 def _without_where(subject: Subject) -> Iterator[Finding]:
@@ -134,8 +134,8 @@ def _without_where(subject: Subject) -> Iterator[Finding]:
             continue
         for use in unfiltered_writes(place.statement):
             if not created.is_new(use.relation, place):
-                message = f"every row of `{use.relation}` is changed: there is no WHERE"
-                yield place.finding(message, hint="write WHERE true if that is meant", offset=use.offset)
+                message = f"the statement changes every row of `{use.relation}`: it has no WHERE"
+                yield place.finding(message, hint="write WHERE true if that is intended", offset=use.offset)
 
 
 def _destructive(subject: Subject) -> Iterator[Finding]:
@@ -144,12 +144,12 @@ def _destructive(subject: Subject) -> Iterator[Finding]:
         if place.statement.kind not in _QUERIES:
             for loss in losses(place.statement):
                 if not _is_own(loss, created, place):
-                    hint = "if that is meant, say so beside the step: `# jobplan: ignore=JP353`"
+                    hint = "if that is intended, add a comment to the step: `# jobplan: ignore=JP353`"
                     yield place.finding(loss.what, hint=hint)
 
 
 def _is_own(loss: Loss, created: Created, place: StatementPlace) -> bool:
-    """Return whether what is lost is surely the plan's own: created above, where there was none before."""
+    """Return whether the plan itself has created the object that is lost."""
     if loss.schema is not None:
         return created.schema_is_new(loss.schema, place)
     return loss.relation is not None and created.is_new(loss.relation, place)
@@ -163,7 +163,7 @@ def _whole_server(subject: Subject) -> Iterator[Finding]:
         if what is not None:
             message = f"{what} acts on the whole server, not only on this database"
             yield place.finding(
-                message, hint="if that is meant, say so beside the step: `# jobplan: ignore=server-wide`"
+                message, hint="if that is intended, add a comment to the step: `# jobplan: ignore=server-wide`"
             )
 
 
@@ -171,7 +171,7 @@ def _loop_in_one_transaction(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject, Kind.DO):
         offset = writing_loop(place.statement, place.text)
         if offset is not None:
-            message = "the batches of this loop are one transaction, because it never commits"
+            message = "the batches of this loop are one transaction, because it has no COMMIT"
             hint = "COMMIT in the loop, or write one batch and let `repeat` run it again"
             yield place.finding(message, hint=hint, offset=offset)
 
@@ -181,7 +181,7 @@ def _renames(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject, Kind.RENAME, Kind.SET_SCHEMA):
         found = renamed(place.statement)
         if found is not None and not created.is_new(found[0], place):
-            message = f"{found[1]}, and every client that uses the old one fails from then on"
+            message = f"{found[1]}, and every client that uses the old name fails after that"
             hint = "keep the old name as a view, or add a column and write both, until no client uses it"
             yield place.finding(message, hint=hint)
 

@@ -1,4 +1,4 @@
-"""Rules about steps that can run at the same time and whose table locks exclude each other."""
+"""Rules about steps that can run at the same time and whose table locks conflict."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from runner.plan.version_ranges import allowed_versions
 _CONCURRENT = frozenset({LockTiming.BUILD, LockTiming.DROP, LockTiming.DETACH})
 
 
-#: The first version in which an ADD COLUMN that gets in between makes a DETACH … CONCURRENTLY fail.
+#: The first version in which a concurrent ADD COLUMN makes a DETACH … CONCURRENTLY fail.
 _GETS_IN_BETWEEN = 18
 
 
@@ -29,14 +29,14 @@ def _is_harmless_before(meeting: Meeting) -> bool:
 
 
 class _Shares(threading.local):
-    """The findings of one subject, found together and taken rule by rule; with the last share the subject goes."""
+    """The findings of one subject, computed together and taken rule by rule; the last one releases the subject."""
 
     def __init__(self) -> None:
         self._subject: Subject | None = None
         self._shares: dict[ContentionResult, list[Finding]] = {}
 
     def take(self, subject: Subject, outcome: ContentionResult) -> Sequence[Finding]:
-        """Return a rule's findings; they are looked for if the rule has had its share already."""
+        """Return a rule's findings; they are computed if the rule has already taken its share."""
         if self._subject is not subject or outcome not in self._shares:
             self._subject = subject
             self._shares = {each: [] for each in ContentionResult}
@@ -54,9 +54,9 @@ _SHARES = _Shares()
 
 
 def findings_of(meeting: Meeting) -> Iterator[Finding]:
-    """Yield what is to be said of two steps that meet, and of those that are only counted.
+    """Yield the finding for two conflicting steps, and one for the further pairs that are only counted.
 
-    Pairs that meet on one relation with one outcome have one cause.
+    Pairs with the same relation and outcome have one cause.
     """
     step, held = _place(meeting)
     position = step.sql.position(held.offset)
@@ -80,7 +80,7 @@ def _cause(meeting: Meeting, part: str | None = None) -> Cause:
 
 
 def _place(meeting: Meeting) -> tuple[Locking, Held]:
-    """Return where a finding stands: at the CONCURRENTLY that it is about, or else in the later step of the plan."""
+    """Return the place of a finding: its CONCURRENTLY command, else the later step of the plan."""
     if meeting.outcome is ContentionResult.FAILURE and meeting.other_held.nature not in _CONCURRENT:
         return meeting.one, meeting.held
     return meeting.other, meeting.other_held
@@ -109,7 +109,7 @@ def _failure(meeting: Meeting) -> str:
     if other_held.nature is LockTiming.DETACH:
         return f"{start}: PostgreSQL detaches only one partition of a table at a time (55000)"
     version = f" (version {_GETS_IN_BETWEEN} and later)" if _is_harmless_before(meeting) else ""
-    return f"{start}: it can fail in between and leave the partition half detached{version}"
+    return f"{start}: it can fail between its two phases and leave the partition half detached{version}"
 
 
 def _deadlock(meeting: Meeting) -> str:
@@ -146,14 +146,14 @@ def _with_mode(held: Held) -> str:
 
 
 def _relation(held: Held, other: Held) -> str:
-    """Name what both lock: the relation itself where one of them locks every table."""
+    """Return the name of what both lock: the relation itself if one of them locks every table."""
     return other.name if held.on.sweeping else held.name
 
 
 def _patience(meeting: Meeting) -> str:
     one, other = meeting.one.sql.step, meeting.other.sql.step
     if one.lock_timeout is None and other.lock_timeout is None:
-        return "the later one waits until the other is over"
+        return "the later one waits until the other has ended"
     if one.lock_timeout == other.lock_timeout:
         return f"the later one waits, and fails after its lock_timeout of {_limit(one.lock_timeout)}"
     limits = f"{_limit(one.lock_timeout)} for `{one.id}`, {_limit(other.lock_timeout)} for `{other.id}`"
@@ -169,7 +169,7 @@ def _hint(meeting: Meeting) -> str:
     if meeting.with_itself:
         return "give the step's `for_each` a `max_parallel: 1`"
     if one.sql.final != other.sql.final:
-        return f"let the run wait for `{one.id}` (`on_finish: wait`), whose worker goes on beside the finally steps"
+        return f"let the run wait for `{one.id}` (`on_finish: wait`): its worker continues during the finally steps"
     apart = "give both a common name in `exclusive`, or a pool of 1"
     first, second = (one, other) if one.sql.step.waits else (other, one)
     if not first.sql.step.waits:

@@ -43,7 +43,7 @@ def _unsafe_retry(subject: Subject) -> Iterator[Finding]:
             continue
         left = outlives_rollback(place.statement)
         if left is not None:
-            hint = "take `retry` away, or add `idempotent: true` if a second run does no harm"
+            hint = "remove `retry`, or add `idempotent: true` if a second run does no harm"
             yield place.finding(f"`retry`, but {left}", hint=hint)
 
 
@@ -62,10 +62,10 @@ def _missing_result(step: StepSql, place: StatementPlace) -> Iterator[Finding]:
         if reason is not None:
             yield place.finding(f"`expect.value` needs a row, and {reason}", hint=hint)
         elif (reason := columns_out_of_reach(step.statements)) is not None:
-            hint = "name the columns instead of `*`; data-modifying WITH is a statement of its own"
+            hint = "name the columns instead of `*`; write data-modifying WITH as a separate statement"
             yield place.finding(f"`expect.value` cannot be read: {reason}", hint=hint)
     elif step.step.capture_rows:
-        reason = rows_out_of_reach(place.statement)  # to capture nothing of the others does no harm
+        reason = rows_out_of_reach(place.statement)  # a capture without rows does no harm for other statements
         if reason is not None:
             yield place.finding(f"`capture` fails: {reason}", hint=hint)
     elif _wants_count(step):
@@ -100,7 +100,7 @@ def _caught_cancel(subject: Subject) -> Iterator[Finding]:
             yield place.finding(message, hint=hint, offset=offset)
 
 
-#: What is evaluated behind a step's worker, on a session of jobplan's own.
+#: Conditions that are evaluated after a step's worker, in a session of jobplan.
 _ASKED_AFTERWARDS = frozenset({"verify", "expect.sql", "repeat.until"})
 _OWN_SCHEMA = "pg_temp"
 
@@ -123,10 +123,10 @@ def _out_of_reach(subject: Subject, step: StepSql, query: QuerySql, use: Relatio
     certain = use.relation.schema == _OWN_SCHEMA or name not in _permanent_names(subject)
     return Finding(
         position=query.sql.position(use.offset),
-        message=f"`{query.key}` cannot see the temporary table `{name}`: only the session of the step's worker has it",
+        message=f"`{query.key}` cannot see the temporary table `{name}`: only the session of the worker has it",
         hint=(
-            "end the step with a query that reads it, and judge that by `expect: {value: …}`; if another table is "
-            "meant, name its schema"
+            "end the step with a query that reads it, and check that with `expect: {value: …}`; if another table is "
+            "intended, name its schema"
         ),
         step=step.step.id,
         severity=Severity.ERROR if certain else Severity.WARNING,
@@ -134,7 +134,7 @@ def _out_of_reach(subject: Subject, step: StepSql, query: QuerySql, use: Relatio
 
 
 def _permanent_names(subject: Subject) -> frozenset[str]:
-    """Return the names that the plan's SQL uses where no temporary relation of that name can be meant."""
+    """Return the names that the plan's SQL uses for relations that are not temporary."""
     known: frozenset[str] | None = subject.shared.get("permanent names")
     if known is None:
         names: set[str] = set()
@@ -165,7 +165,7 @@ RETRY_RULES = (
 
 
 def widest(steps: Sequence[Step], pools: Mapping[str, int]) -> int | None:
-    """Return a number of slots that the steps never exceed, None if only the server knows how many items they have."""
+    """Return an upper bound of the slots that the steps can use, None if the number of items is unknown."""
     weights = {step.id: step.slots * _instances(step) for step in steps}
     chains = _chains(steps)
     groups = _groups(steps, pools)
@@ -185,7 +185,7 @@ def _instances(step: Step) -> float:
 
 
 def _chains(steps: Sequence[Step]) -> list[list[str]]:
-    """Return the steps in chains: each step goes behind one that it needs, if that is still the last of its chain."""
+    """Return the steps in chains: each step follows a step that it needs, if that is the last of its chain."""
     needs = {step.id: [need.step for need in step.needs] for step in steps}
     last: dict[str, list[str]] = {}
     chains: list[list[str]] = []
@@ -200,7 +200,7 @@ def _chains(steps: Sequence[Step]) -> list[list[str]]:
 
 
 def _group(step: Step, pools: Mapping[str, int]) -> str | None:
-    """Return what holds the step back: an exclusive name, or the scarcest of its pools."""
+    """Return what limits the step: an exclusive name, or its smallest pool."""
     if step.exclusive:
         return f"exclusive {min(step.exclusive)}"
     known = [pool for pool in step.pools if pool in pools]
@@ -208,7 +208,7 @@ def _group(step: Step, pools: Mapping[str, int]) -> str | None:
 
 
 def _groups(steps: Sequence[Step], pools: Mapping[str, int]) -> dict[str | None, list[Step]]:
-    """Return the steps by what holds them back, None for those that nothing does."""
+    """Return the steps by what limits them, None for steps without a limit."""
     groups: defaultdict[str | None, list[Step]] = defaultdict(list)
     for step in steps:
         groups[_group(step, pools)].append(step)
@@ -218,7 +218,7 @@ def _groups(steps: Sequence[Step], pools: Mapping[str, int]) -> dict[str | None,
 def _let_through(
     groups: Mapping[str | None, Sequence[Step]], weights: Mapping[str, float], pools: Mapping[str, int]
 ) -> float:
-    """Return how many slots those steps can use at once that pools and exclusive names hold back."""
+    """Return how many slots the steps that are limited by pools and exclusive names can use at the same time."""
     total = 0.0
     for group, members in groups.items():
         if group is not None and group in pools:
@@ -229,19 +229,19 @@ def _let_through(
     return total
 
 
-#: Seconds that a worker may go on without a run that looks after it.
+#: Seconds that a worker may run without its run.
 LONGEST_DETACHED: Final = 86_400.0
 
-# Without effect as well, which is an error with a rule of its own.
-_TOLD_ELSEWHERE = frozenset({Kind.LISTEN, Kind.UNLISTEN, Kind.COPY_TO})
-_TOLD_AT_THE_END = frozenset({Kind.LOCK, Kind.DECLARE_CURSOR})
+# Statements without effect for which another rule reports an error.
+_REPORTED_ELSEWHERE = frozenset({Kind.LISTEN, Kind.UNLISTEN, Kind.COPY_TO})
+_REPORTED_AT_THE_END = frozenset({Kind.LOCK, Kind.DECLARE_CURSOR})
 
 
 def _no_limit(subject: Subject) -> Iterator[Finding]:
     for step in subject.steps:
         if step.step.timeout is None:
-            message = f"nothing ends `{step.step.id}`: its `timeout` is `none`"
-            hint = "choose a limit that it never reaches when all is well"
+            message = f"`{step.step.id}` has no limit: its `timeout` is `none`"
+            hint = "choose a limit that it normally does not reach"
             cause = Cause(key="timeout", part=f"`{step.step.id}`")
             yield step_finding(step, message, hint=hint, cause=cause)
 
@@ -252,7 +252,7 @@ def _timeout_in_sql(subject: Subject) -> Iterator[Finding]:
             continue
         for change in settings_changed(place.statement):
             if change.name == "statement_timeout":
-                message = "setting statement_timeout here does nothing: a worker's limit is set when it is launched"
+                message = "statement_timeout has no effect here: the limit of a worker is set when it is launched"
                 yield place.finding(message, hint="use the step's `timeout`", offset=change.offset)
 
 
@@ -260,8 +260,8 @@ def _long_alone(subject: Subject) -> Iterator[Finding]:
     for step in subject.steps:
         timeout = step.step.timeout
         if not step.step.waits and timeout is not None and timeout > LONGEST_DETACHED:
-            message = f"`{step.step.id}` may go on for {format_duration(timeout)} with no run that looks after it"
-            yield step_finding(step, message, hint="a day is long for a detach step; shorten `timeout`, or wait for it")
+            message = f"`{step.step.id}` may continue for {format_duration(timeout)} after its run"
+            yield step_finding(step, message, hint="set a `timeout` of at most a day, or `on_finish: wait`")
 
 
 def _without_effect(subject: Subject) -> Iterator[Finding]:
@@ -269,35 +269,35 @@ def _without_effect(subject: Subject) -> Iterator[Finding]:
     for step in subject.steps:
         found = step.statements
         if client_parts(step.step.sql.text):
-            continue  # what it was meant to do is a problem of its own
-        if not found or _is_told_elsewhere(found):
+            continue  # another rule reports it
+        if not found or _is_reported_elsewhere(found):
             continue
         state = session_state(found)
         if state is not None and (_takes_locks_alone(found) or not _says_something(step)):
-            message = f"`{step.step.id}` only {state.value}, and that ends with the step: its session ends"
+            message = f"`{step.step.id}` only {state.value}, which has no effect after the step: its session ends"
             yield step_finding(step, message, hint=_IN_ONE_STEP.get(state, "put it into the step that uses it"))
         elif _says_something(step):
             continue
         elif step.step.id not in needed and all(effect(each) is Effect.READS for each in found):
-            message = f"`{step.step.id}` only reads, and nothing looks at what it read or waits for it"
+            message = f"`{step.step.id}` only reads, and nothing uses the result or waits for the step"
             yield step_finding(step, message, hint="add `expect`, `verify` or `capture`, or remove the step")
 
 
-def _is_told_elsewhere(found: Sequence[Statement]) -> bool:
-    """Say whether another rule tells of the step: of what a worker refuses, and of a lock or cursor at the end."""
+def _is_reported_elsewhere(found: Sequence[Statement]) -> bool:
+    """Return whether another rule reports the step: for a statement that a worker refuses, or a useless lock or cursor."""
     kinds = {each.kind for each in found}
-    return not kinds.isdisjoint(_TOLD_ELSEWHERE) or found[-1].kind in _TOLD_AT_THE_END
+    return not kinds.isdisjoint(_REPORTED_ELSEWHERE) or found[-1].kind in _REPORTED_AT_THE_END
 
 
 def _takes_locks_alone(found: Sequence[Statement]) -> bool:
-    """Say whether a step does nothing but take locks: that it has got one is not worth knowing when it is gone."""
+    """Return whether a step only acquires locks, which are released when it ends."""
     return all(state_of(each) is SessionState.LOCK for each in found)
 
 
 _IN_ONE_STEP: Final = {
     SessionState.SETTINGS: "put it into the step that it is for, or use `settings` there",
     SessionState.LOCK: (
-        "put the statements that need the lock behind it, in the same step; between steps use `exclusive`, between "
+        "put the statements that need the lock after it, in the same step; between steps use `exclusive`, between "
         "runs `concurrency`"
     ),
     SessionState.TEMPORARY: "put the statements that use them into the same step, or create an UNLOGGED table",
@@ -316,11 +316,11 @@ def _budget_too_large(subject: Subject) -> Iterator[Finding]:
     widths = [widest(steps, pools) for steps in (subject.plan.steps, subject.plan.finally_)]
     width = None if None in widths else max(width for width in widths if width is not None)
     if width is not None and width < slots:
-        message = f"`budget.slots` is {slots}, but no more than {width} of them can ever be in use at once"
+        message = f"`budget.slots` is {slots}, but no more than {width} of them can be in use at the same time"
         yield Finding(
             position=subject.plan.budget.position,
             message=message,
-            hint=f"write `slots: {width}`, or remove a `needs` that is none",
+            hint=f"write `slots: {width}`, or remove a `needs` that is not necessary",
         )
 
 

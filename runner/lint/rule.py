@@ -1,4 +1,4 @@
-"""What a rule is, and what rules share: findings with their places, and what a plan itself creates.
+"""The type of a rule, and what rules share: findings with their positions, and the objects that a plan creates.
 
 A rule is one function in a table: it reads a whole plan whose SQL has been parsed once, and yields findings.
 """
@@ -21,9 +21,9 @@ from runner.structs import Struct
 
 
 class Finding(Struct, frozen=True, kw_only=True):
-    """One place where a rule does not hold.
+    """One violation of a rule.
 
-    `severity` is that of the rule unless this finding weighs more or less; findings with one `cause` are reported once.
+    `severity` overrides that of the code; findings with the same `cause` are reported once.
     """
 
     position: Position
@@ -77,7 +77,7 @@ class StatementPlace(Struct, frozen=True, kw_only=True):
 
     @property
     def lower_text(self) -> str:
-        """The statement's own text in lower case, to see what cannot be in it before its tree is walked."""
+        """The statement's own text in lower case, for fast tests before its tree is walked."""
         return self.own_text.lower()
 
     def finding(
@@ -127,7 +127,7 @@ def _places(subject: Subject) -> _Places:
 
 
 def step_finding(step: StepSql, message: str, *, hint: str | None = None, cause: Cause | None = None) -> Finding:
-    """Return a finding about a step as a whole, or about one of its keys: it stands where the step begins."""
+    """Return a finding about a step as a whole, or about one of its keys: its position is the start of the step."""
     return Finding(position=step.step.position, message=message, hint=hint, step=step.step.id, cause=cause)
 
 
@@ -136,16 +136,16 @@ _CREATES = (
     *(Kind.CREATE_MATERIALIZED_VIEW, Kind.CREATE_SEQUENCE, Kind.CREATE_INDEX, Kind.CREATE_SCHEMA),
 )
 
-#: A step's number and an offset in its SQL: what is above what in the plan.
+#: A step's number and an offset in its SQL: the order in the plan.
 _Where = tuple[int, int]
 _NEVER: _Where = (sys.maxsize, 0)
 
 
 class Created:
-    """The relations and schemas that the plan creates, each with the first place where it surely was not there before.
+    """The relations and schemas that the plan creates, each with the first place where it is certainly new.
 
-    A temporary table, and one that has an item of for_each in its name, is another one in every step. What a step
-    creates that may be left out, or may fail, is new for that step alone.
+    A temporary table, and one with an item of for_each in its name, is a different one in every step. An object of a step
+    that may be left out, or may fail, is new for that step only.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -156,18 +156,18 @@ class Created:
         self._schemas: dict[str, _Where] = {}
 
     def is_new(self, relation: Relation, place: StatementPlace) -> bool:
-        """Return whether the plan has created the relation above `place`, where there was none before.
+        """Return whether the plan creates the relation before `place`, and it did not exist before the plan.
 
-        What says IF NOT EXISTS or OR REPLACE may have been there, unless it is temporary.
+        With IF NOT EXISTS or OR REPLACE it may have existed, unless it is temporary.
         """
         return any(where < _where(place) for where in self._found(relation, place))
 
     def is_own(self, relation: Relation, place: StatementPlace) -> bool:
-        """Return whether the plan creates the relation anywhere, be it again after it has dropped it."""
+        """Return whether the plan creates the relation anywhere, also again after a DROP."""
         return any(True for _ in self._found(relation, place))
 
     def schema_is_new(self, schema: str, place: StatementPlace) -> bool:
-        """Return whether the plan has created the schema above `place`, where there was none before."""
+        """Return whether the plan creates the schema before `place`, and it did not exist before the plan."""
         self._read_once()
         return self._schemas.get(schema, _NEVER) < _where(place)
 
@@ -179,7 +179,7 @@ class Created:
             else:
                 found = [self._relations.get((step, schema, relation.name)) for schema in (relation.schema, None)]
             yield from (where for where in found if where is not None)
-        # What is in a schema that may have been there may be anybody's.
+        # A schema that may have existed before can have relations of other users.
         schema = _NEVER if relation.schema is None else self._schemas.get(relation.schema, _NEVER)
         if schema != _NEVER:
             yield schema
@@ -189,7 +189,7 @@ class Created:
         return any(name is not None and name not in self._subject.plan.params for name in names)
 
     def _read_once(self) -> None:
-        """Read the plan when the first question comes: most plans have nothing to ask about."""
+        """Read the plan on first use: most plans need it never."""
         if not self._read:
             self._read = True
             for place in statements(self._subject, *_CREATES):

@@ -1,8 +1,8 @@
-"""Comments that silence a rule: `# jobplan: ignore=JP341` beside a step, for a team that accepts the risk.
+"""Comments that silence a rule: `# jobplan: ignore=JP341` beside a step, for users who accept the risk.
 
-A comment belongs to the step in whose lines it stands, or directly above which it stands; anywhere else it belongs to
-the plan, and silences what is about no step. Besides, it silences what is found in its own line, or in the line below
-if it has a line to itself. A parsed plan has neither comments nor the ends of its steps, so both are read from the
+A comment belongs to the step in whose lines it stands, or directly above which it stands. Anywhere else it belongs to the
+plan, and silences findings that are about no step. It also silences findings in its own line, or in the line below if it
+is alone in its line. A parsed plan has neither comments nor the ends of its steps, so both are read from the
 plan's files.
 """
 
@@ -26,7 +26,7 @@ from runner.structs import Struct, field
 
 
 class Sources:
-    """The lines of files, each read when it is first asked for. Files that cannot be read have none.
+    """The lines of files, each file read on first use. A file that cannot be read has no lines.
 
     Lines are counted as problems count them; bytes that are not UTF-8 become replacement characters.
     """
@@ -43,7 +43,7 @@ class Sources:
 
 def _read(path: Path) -> Sequence[str]:
     try:
-        # A pipe has been read already, and reading it again could wait for ever.
+        # A pipe has already been read, and reading it again could block forever.
         if not path.is_file():
             return ()
         with path.open("rb") as file:
@@ -60,7 +60,7 @@ _NOTHING: frozenset[str] = frozenset()
 
 
 class StepLines:
-    """The lines of one file. Everything is looked at once, so that many comments cost no more than the file is long."""
+    """The lines of one file, read in one pass, so that the cost depends on the length of the file only."""
 
     def __init__(self, lines: Sequence[str], steps: Iterable[Step]) -> None:
         ids: defaultdict[int, set[str]] = defaultdict(set)
@@ -152,7 +152,7 @@ def without_ignored(
     for position in ignores.codes:
         if position not in used:
             word = ignores.words[position]
-            message = f"`ignore={word}` silences nothing: the rule finds nothing here"
+            message = f"`ignore={word}` has no effect: the rule has no finding here"
             yield new_problem(_UNUSED.code, message, position, hint="remove the code from the comment")
 
 

@@ -1,4 +1,4 @@
-"""Rules about the transaction of a step: what a worker refuses, what must run alone, what statements do together."""
+"""Rules about the transaction of a step: statements that a worker refuses, that must be alone, or that do not mix."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runner.sql.table_locks import locks_taken, row_changes
 from runner.sql.transactions import cannot_stand_alone, must_stand_alone, refused_by_worker, without_effect
 
 _SYMBOL = re.compile(r"\$[0-9]")
-# Nothing that comes after a lock or a cursor makes use of it if it is one of these.
+# Statements that do not use a lock or a cursor before them.
 _IDLE = frozenset(
     {
         *(Kind.LOCK, Kind.DECLARE_CURSOR, Kind.CLOSE, Kind.SET, Kind.RESET, Kind.SET_TRANSACTION),
@@ -36,13 +36,15 @@ def _transaction_control(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject, Kind.TRANSACTION):
         word = place.own_text.split(maxsplit=1)[0].upper()
         message = f"a worker refuses {word}: the whole text of a step is one transaction already"
-        yield place.finding(message, hint="leave it out; what must commit by itself is a step of its own")
+        yield place.finding(
+            message, hint="leave it out; put statements that must commit separately into separate steps"
+        )
 
 
 def _listening(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject, Kind.LISTEN, Kind.UNLISTEN):
         if place.statement.kind is Kind.LISTEN:
-            yield place.finding("a worker refuses LISTEN: it has no client that could be told", hint="NOTIFY works")
+            yield place.finding("a worker refuses LISTEN: it has no client to notify", hint="NOTIFY works")
         else:
             message = "UNLISTEN does nothing: the session of a worker is new, and it cannot LISTEN"
             yield place.finding(message, hint="leave it out", severity=Severity.WARNING)
@@ -53,7 +55,7 @@ def _client_copy(subject: Subject) -> Iterator[Finding]:
         refused = refused_by_worker(place.statement)
         reason = refused or without_effect(place.statement)
         if reason is not None:
-            # To read every row without keeping one can be what is meant: it finds damaged pages.
+            # Reading every row without output can be intended: it finds damaged pages.
             severity = Severity.WARNING if refused is None else None
             hint = "name a file or a PROGRAM of the server, or use psql"
             if place.statement.kind is Kind.COPY_FROM:
@@ -77,17 +79,17 @@ def _at_the_end(rank: int, step: StepSql) -> Iterator[Finding]:
         place = StatementPlace(rank=rank, step=step, statement=statement)
         severity = Severity.ERROR if lone and cannot_stand_alone(statement) is not None else None
         if statement.kind is Kind.LOCK or advisory:
-            message = "nothing runs under this lock: it is released when the text of the step ends"
-            hint = "write the statements that need the lock behind it, in the same step"
+            message = "no statement runs under this lock: it is released when the SQL of the step ends"
+            hint = "write the statements that need the lock after it, in the same step"
             yield place.finding(message, hint=hint, severity=severity)
         elif statement.kind is Kind.DECLARE_CURSOR:
-            message = "nothing reads this cursor: it is closed when the text of the step ends"
+            message = "no statement reads this cursor: it is closed when the SQL of the step ends"
             hint = "FETCH from it in the same step, or write the query itself"
             yield place.finding(message, hint=hint, severity=severity)
 
 
 def _is_useless_advisory(step: StepSql, statement: Statement) -> bool:
-    """Say whether a query takes advisory locks only, in a text that does more: one that does not has another rule."""
+    """Return whether a query only acquires advisory locks, among other statements: alone, another rule reports it."""
     looked_at = step.step.expect is not None or step.step.capture_rows > 0
     locks = statement.kind is Kind.SELECT and state_of(statement) is SessionState.LOCK
     return locks and not looked_at and session_state(step.statements) is None
@@ -98,7 +100,7 @@ def _numbered_parameters(subject: Subject) -> Iterator[Finding]:
         if not _SYMBOL.search(place.own_text):
             continue
         for symbol in parameter_symbols(place.statement):
-            message = f"nothing gives ${symbol.number} a value"
+            message = f"${symbol.number} has no value"
             hint = "declare it in `params` and write :'name', or bare :name for a number"
             yield place.finding(message, hint=hint, offset=symbol.offset)
 
@@ -122,8 +124,8 @@ def _alone(subject: Subject) -> Iterator[Finding]:
         if reason is not None:
             count = len(place.step.statements)
             message = f"{reason}, and the {count} statements of this step are one"
-            hint = "make it a step of its own, and connect the steps with `needs`"
-            cause = Cause(key=place.step.step.id, part=f"{place.statement.kind} behind it", hint=hint)
+            hint = "put it into a separate step, and connect the steps with `needs`"
+            cause = Cause(key=place.step.step.id, part=f"{place.statement.kind} after it", hint=hint)
             yield place.finding(message, hint=hint, cause=cause)
 
 
@@ -152,7 +154,7 @@ def _commits_in_company(subject: Subject) -> Iterator[Finding]:
             continue
         if not certain:
             message = f"{message} if it reaches its COMMIT or ROLLBACK"
-        hint = "make it a step of its own, and connect the steps with `needs`"
+        hint = "put it into a separate step, and connect the steps with `needs`"
         yield place.finding(message, hint=hint, severity=None if certain else Severity.WARNING)
 
 
@@ -182,7 +184,7 @@ def _new_enum_value(subject: Subject) -> Iterator[Finding]:
                         f"'{value.label}' is a new value of the type `{value.type}`, and cannot be used before the "
                         "transaction that adds it has committed (55P04)"
                     )
-                    hint = "add the value in a step of its own, and use it in a step that needs that one"
+                    hint = "add the value in a separate step, and use it in a step that needs that step"
                     yield place.finding(message, hint=hint, offset=use.offset, severity=severity)
             new = added_value(statement)
             if new is not None and not any(new.type.may_be(one) for one in own):
@@ -206,13 +208,13 @@ def _held_through_backfill(subject: Subject) -> Iterator[Finding]:
                 f"the {lock.mode} lock on `{lock.relation}` that {place.statement.kind} takes is held until this "
                 f"{statement.kind} has ended, because a step is one transaction"
             )
-            hint = "make the two statements two steps, connected by `needs`; `repeat` fills a table in batches"
+            hint = "put the two statements into two steps, connected by `needs`; `repeat` fills a table in batches"
             yield filling.finding(message, hint=hint)
             break
 
 
 def _strong(place: StatementPlace, created: Created) -> RelationLock | None:
-    """Return the first lock that keeps readers or writers out, on something that others may use."""
+    """Return the first lock that blocks readers or writers, on a relation that other sessions may use."""
     taken = (lock for lock in locks_taken(place.statement) if conflict(lock.mode, LockMode.ROW_EXCLUSIVE))
     return next((lock for lock in taken if not created.is_new(lock.relation, place)), None)
 

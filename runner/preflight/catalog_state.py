@@ -1,9 +1,9 @@
-"""The catalog as a step will find it: what the server has now, as previous steps of the plan have changed it.
+"""The catalog as a step will find it: the server's catalog now, with the changes of previous steps of the plan.
 
-Everything that statements name is queried in few questions for all of them together. Changes are looked up by name,
-the latest one that surely or possibly comes before. The graph decides whether a step comes before another one; where
-it decides nothing the two may run in any order. Alterations, which cannot be followed, are looked up by the relations
-and names that a statement depends on.
+A few queries read all objects that the statements name. For a name, the latest change before a statement counts,
+whether it is certain or possible. The plan's graph decides whether a step runs before another one; without a path
+between them they can run in any order. Alterations, whose effect is not simulated, are looked up by the relations and
+names that a statement depends on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from runner.structs import Struct, replace
 
 
 class When(enum.Enum):
-    """When a change happens, seen from a step."""
+    """When a change happens, relative to a step."""
 
     BEFORE = "before it"
     PERHAPS = "before or after it"
@@ -53,8 +53,8 @@ class Made(Struct, frozen=True, kw_only=True):
     when: When = When.BEFORE
 
     @property
-    def told(self) -> str:
-        """Say what happens: `created by step x`."""
+    def words(self) -> str:
+        """Return what happens: `created by step x`."""
         return f"{self.change.action.value} by step `{self.step}`"
 
 
@@ -66,7 +66,7 @@ class Altered(Struct, frozen=True, kw_only=True):
     number: int
 
     @property
-    def said(self) -> str:
+    def words(self) -> str:
         """Return a clause: "step `x` changes the privileges of t before it"."""
         return f"step `{self.step}` changes {self.alteration.what} before it"
 
@@ -76,7 +76,7 @@ _ANY_ROLE = Alteration(aspect=Aspect.ROLE)
 
 
 class Changes:
-    """All changes of a plan. `note` them first, in any order, then ask."""
+    """All changes of a plan. `note` them first, in any order, then query them."""
 
     def __init__(self, plan: Plan) -> None:
         steps = (*plan.steps, *plan.finally_)
@@ -93,14 +93,14 @@ class Changes:
         self._altered_others: list[Altered] = []
 
     def clear(self) -> None:
-        """Forget everything that was noted."""
+        """Remove everything that was noted."""
         for kept in (self._relations, self._parts, self._schemas, self._altered_relations):
             kept.clear()
         self._anything.clear()
         self._altered_others.clear()
 
     def note_alterations(self, step: str, number: int, alterations: Iterable[Alteration]) -> None:
-        """Take note of what a statement of a step alters."""
+        """Record what a statement of a step alters."""
         for alteration in alterations:
             altered = Altered(alteration=alteration, step=step, number=number)
             if alteration.relation is None:
@@ -128,7 +128,7 @@ class Changes:
         return [one.step for one in found if self._comes_before(one, step, 0)]
 
     def makes_role(self, step: str, number: int, role: str) -> Altered | None:
-        """Return what comes, or may come, before a statement and creates the role or lets a session take it."""
+        """Return a change that comes, or may come, before a statement and creates the role or grants it."""
         found = (one for one in self._altered_others if self._comes_before(one, step, number))
         for one in found:
             alteration = one.alteration
@@ -141,11 +141,11 @@ class Changes:
         return self._is_before(one, step, number) or self._may_be_before(one, step)
 
     def may_be_opaque(self, step: str, number: int) -> Made | None:
-        """Return a statement that surely or possibly comes before another one and may have made anything at all."""
+        """Return a statement that certainly or possibly comes before another one and may have changed anything."""
         return self._last(self._anything, step, number)
 
     def dropped_perhaps(self, relation: Relation, step: str, number: int) -> Made | None:
-        """Return a statement before another one that drops the relation, if it happens at all or in that order."""
+        """Return a statement before another one that drops the relation, if it runs, and if it runs before."""
         found = [
             made
             for made in (*self._relations.get(relation.name, ()), *self._schemas.get(relation.schema or "", ()))
@@ -156,7 +156,7 @@ class Changes:
         return found[-1] if found else None
 
     def note(self, step: str, number: int, changes: Iterable[Change]) -> None:
-        """Take note of what a statement of a step changes."""
+        """Record what a statement of a step changes."""
         for change in changes:
             made = Made(change=change, step=step, number=number)
             if change.sort is Sort.RELATION and change.relation is not None:
@@ -176,14 +176,14 @@ class Changes:
             for made in self._relations.get(relation.name, ())
             if made.change.action is not Action.ALTER and _is(made.change.relation, relation)
         ]
-        if relation.schema is not None:  # IF NOT EXISTS leaves what is in a schema alone, IF EXISTS does not
+        if relation.schema is not None:  # IF NOT EXISTS keeps the contents of a schema, IF EXISTS does not
             schemas = self._schemas.get(relation.schema, ())
-            # CREATE SCHEMA can have the relation in it, and then that counts: of two at once the last one does.
+            # CREATE SCHEMA can include the relation, which then counts: of two changes in one statement the last one.
             found[:0] = [made for made in schemas if made.change.action is Action.DROP or not made.change.guarded]
         return self._last(found, step, number)
 
     def implied(self, relation: Relation, step: str, number: int) -> Made | None:
-        """Return who creates the table that an index or sequence of this name comes with, such as orders_pkey."""
+        """Return the change that creates the table of an index or sequence with this name, such as orders_pkey."""
         return self._last(self._implied(relation), step, number)
 
     def of_schema(self, name: str, step: str, number: int) -> Made | None:
@@ -207,7 +207,7 @@ class Changes:
         return self._last(found, step, number) is not None
 
     def opaque(self, step: str, number: int) -> Made | None:
-        """Return the last statement that surely comes before another one and may have made anything at all."""
+        """Return the last statement that certainly comes before another one and may have changed anything."""
         made = self._last(self._anything, step, number)
         return made if made is not None and made.when is not When.PERHAPS else None
 
@@ -268,17 +268,17 @@ class State(enum.Enum):
 
     THERE = "there"
     MISSING = "missing"
-    #: An earlier step creates it: nothing is known of it yet.
+    #: A previous step creates it: its definition is unknown.
     NEW = "created by an earlier step"
-    #: Another step creates it, and nothing says that it comes first.
+    #: Another step creates it, and may run later.
     PERHAPS = "created by a step that may come later"
     GONE = "dropped by an earlier step"
-    #: An earlier step runs SQL that nobody can see into.
-    UNKNOWN = "nobody can tell"
+    #: A previous step executes SQL whose effect is unknown.
+    UNKNOWN = "unknown"
 
 
 class SeenRelation(Struct, frozen=True, kw_only=True):
-    """A relation as a step finds it. `facts` only if it is there; `made` says who is to blame for any other state."""
+    """A relation as a step finds it. `facts` only if it exists; `made` is the change that causes any other state."""
 
     state: State
     relation: Relation
@@ -288,22 +288,22 @@ class SeenRelation(Struct, frozen=True, kw_only=True):
 
     @property
     def why_not(self) -> str:
-        """Say why nothing is known of it."""
+        """Return why its definition is unknown."""
         if self.made is None:
             return self.why or "nothing is known"
         if self.made.change.sort is Sort.ANYTHING:
-            return f"perhaps created by what step `{self.made.step}` runs"
-        return self.made.told
+            return f"perhaps created by the SQL of step `{self.made.step}`"
+        return self.made.words
 
 
 class CatalogView:
-    """What one statement sees."""
+    """The catalog as one statement sees it."""
 
     def __init__(self, unit: Unit, around: StatementContext, changes: Changes) -> None:
         self._around = around
         self._changes = changes
         self._step = unit.step.id if unit.step is not None else ""
-        #: Conditions before the step see nothing of it, those after it all of it.
+        #: Conditions before the step see none of its changes, those after it see all.
         before = unit.key in {"if", "preconditions", "for_each.sql"}
         self._number = unit.number if unit.key == "sql" else -1 if before else 1_000_000
         self._computed = unit.computed
@@ -319,7 +319,7 @@ class CatalogView:
         return self._computed
 
     def altered(self, relations: Collection[Relation]) -> Iterator[Altered]:
-        """Yield what earlier steps alter of these relations, and beside relations."""
+        """Yield what previous steps alter of these relations, and of objects that are not relations."""
         if self._step:
             placed = {self._around.placed(relation) for relation in relations}
             yield from self._changes.altered(self._step, self._number, placed)
@@ -344,11 +344,11 @@ class CatalogView:
         return self._around
 
     def relation(self, relation: Relation) -> SeenRelation:
-        """Return what the statement finds under this name."""
+        """Return the relation that the statement finds under this name."""
         if MADE_UP in relation.name or MADE_UP in (relation.schema or ""):
             return SeenRelation(state=State.UNKNOWN, relation=relation, why="its name is an item of for_each")
         if relation.schema is None and "search_path" in self._computed:
-            why = "the step gives search_path a value that is known only when it runs"
+            why = "the step sets search_path to a value that is known only when it runs"
             return SeenRelation(state=State.UNKNOWN, relation=relation, why=why)
         facts = self._around.relations.get(relation)
         placed = self._around.placed(relation)
@@ -369,7 +369,7 @@ class CatalogView:
         return SeenRelation(state=state, relation=relation, facts=facts if state is State.THERE else None, made=made)
 
     def _was_there(self, relation: Relation, made: Made) -> bool:
-        """Return whether what an earlier step creates was there before: IF NOT EXISTS, OR REPLACE, or a condition."""
+        """Return whether an object that a previous step creates may exist before, by IF NOT EXISTS or OR REPLACE."""
         return (made.change.guarded or made.when is When.IF) and not self._was_dropped(relation, made)
 
     def _was_dropped(self, relation: Relation, made: Made) -> bool:
@@ -389,7 +389,7 @@ class CatalogView:
         return SeenRelation(state=state, relation=relation, made=opaque)
 
     def schema(self, name: str) -> tuple[SchemaFacts | None, Made | None]:
-        """Return what the catalog says of a schema, and the last change before the statement."""
+        """Return the catalog's facts about a schema, and the last change before the statement."""
         made = self._changes.of_schema(name, self._step, self._number) if self._step else None
         return self._around.known_schemas.get(name), made
 
@@ -398,11 +398,11 @@ class CatalogView:
         return self._changes.of_part(sort, name, self._step, self._number, relation) if self._step else None
 
     def named(self, sort: ObjectSort, name: Relation) -> NamedFacts | None:
-        """Return what the catalog says of something that is no relation, None if it is not there."""
+        """Return the catalog's facts about an object that is not a relation, None if it does not exist."""
         return self._around.named.get((sort, name))
 
     def opaque(self) -> Made | None:
-        """Return a statement that comes, or may come, before and may have made anything."""
+        """Return a statement that comes, or may come, before and may have changed anything."""
         return self._changes.may_be_opaque(self._step, self._number) if self._step else None
 
     def indexes_made_on(self, relation: Relation) -> bool:
@@ -411,7 +411,7 @@ class CatalogView:
 
 
 async def survey(units: Sequence[Unit], rooms: Rooms, inspector: Inspector) -> None:
-    """Fill the statements' surroundings with what the catalog says of what they name."""
+    """Add the catalog's facts about the objects that the statements name to their contexts."""
     by_room: dict[int, list[Unit]] = defaultdict(list)
     found: dict[int, StatementContext] = {}
     for unit in units:
@@ -424,7 +424,7 @@ async def survey(units: Sequence[Unit], rooms: Rooms, inspector: Inspector) -> N
     for facts in await inspector.functions(sorted(names)):
         (builtin if facts.schema == "pg_catalog" else own)[facts.name].append(facts)
     for key, room in found.items():
-        if room.error is not None:  # as which role nobody knows: nothing is to be asked
+        if room.error is not None:  # the role is unknown: there is nothing to query
             continue
         room.functions |= own
         room.builtin |= builtin
@@ -485,7 +485,7 @@ def _relations(unit: Unit) -> Iterator[Relation]:
 
 
 def _others(facts: RelationFacts) -> Iterable[Relation]:
-    """What a lock on the relation reaches too; of partitions, of which there may be many, the parent's facts tell."""
+    """Yield other relations that a lock on the relation reaches; the parent's facts have its partitions."""
     yield from (key.relation for key in (*facts.referenced_by, *facts.refers_to))
     yield from facts.reads
     if facts.index_of is not None:

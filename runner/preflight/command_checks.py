@@ -51,7 +51,7 @@ from runner.sql.placeholders import quote_identifier
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import label
 
-#: The code of what is not there, and what to call it.
+#: The code for an object that does not exist, and the word for it.
 _CODES: Mapping[ObjectSort, tuple[str, str]] = {
     ObjectSort.TYPE: ("JP603", "type"),
     ObjectSort.FUNCTION: ("JP603", "function"),
@@ -62,7 +62,7 @@ _CODES: Mapping[ObjectSort, tuple[str, str]] = {
     ObjectSort.LANGUAGE: ("JP623", "language"),
     ObjectSort.ACCESS_METHOD: ("JP623", "access method"),
 }
-#: What an earlier statement may have made.
+#: Objects that a previous statement may have created.
 _SORTS: Mapping[ObjectSort, Sort] = {
     ObjectSort.TYPE: Sort.TYPE,
     ObjectSort.FUNCTION: Sort.FUNCTION,
@@ -71,17 +71,17 @@ _SORTS: Mapping[ObjectSort, Sort] = {
 
 
 def check_mentioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """Yield the names of things that are not there, or that the role may not use."""
+    """Yield the names of objects that do not exist, or that the role may not use."""
     for one in mentions(unit.statement):
         facts, made = sight.named(one.sort, one.name), _made(one, sight)
         if made is not None and made.change.action is Action.DROP and made.when is When.BEFORE:
-            message = f"the {_CODES[one.sort][1]} {one.name} is {made.told}"
+            message = f"the {_CODES[one.sort][1]} {one.name} is {made.words}"
             yield StatementFinding(code="JP604", message=message, offset=one.offset)
         elif facts is None:
             yield from _absent(one, made, sight)
         elif not facts.open:
             role = quote_identifier(sight.around.role)
-            message = f'role "{sight.around.role}" may not put anything into the tablespace {one.name}'
+            message = f'role "{sight.around.role}" may not create objects in the tablespace {one.name}'
             hint = f"GRANT CREATE ON TABLESPACE {quote_identifier(one.name.name)} TO {role};"
             yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint)
 
@@ -95,10 +95,10 @@ def _absent(one: Mention, made: Made | None, sight: CatalogView) -> Iterator[Sta
     code, what = _CODES[one.sort]
     if made is not None and made.change.action is Action.CREATE:
         if made.when is When.PERHAPS:
-            message = f"{one.name} is {made.told}, which need not come first"
+            message = f"{one.name} is {made.words}, which may run later"
             yield StatementFinding(code="JP612", message=message, offset=one.offset, hint=f"add `needs: [{made.step}]`")
         return
-    # Every table has a type of its own name.
+    # Every table has a type with its name.
     if one.sort is ObjectSort.TYPE and sight.relation(one.name).state in {State.THERE, State.NEW, State.PERHAPS}:
         return
     yield StatementFinding(code=code, message=f"there is no {what} {one.name}", offset=one.offset)
@@ -108,7 +108,7 @@ _K = StatementKind
 
 
 def check_command(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """Yield what is wrong with a command, as far as the catalog tells."""
+    """Yield what is wrong with a command, as far as the catalog shows it."""
     for check in CHECKS:
         yield from check(unit, sight)
 
@@ -146,7 +146,7 @@ CHECKS: tuple[Callable[[Unit, CatalogView], Iterator[StatementFinding]], ...] = 
     check_new_labels,
 )
 
-#: Commands of which the catalog says all that matters; of others it says a part, and of the rest nothing.
+#: Commands for which the catalog decides everything; for those below it decides a part, for the rest nothing.
 FULLY = frozenset(
     {
         *(_K.VACUUM, _K.ANALYZE, _K.REINDEX, _K.CLUSTER, _K.REFRESH_MATERIALIZED_VIEW, _K.TRUNCATE),
@@ -156,32 +156,32 @@ FULLY = frozenset(
 )
 
 PARTLY: Mapping[StatementKind, str] = {
-    _K.CREATE_INDEX: "whether rows are unique and expressions can be computed shows when it is built",
-    _K.CREATE_TABLE: "whether its defaults and constraints fit their columns shows when it is created",
-    _K.COPY_FROM: "the file is looked at when it is read",
-    _K.COPY_TO: "the file is looked at when it is written",
+    _K.CREATE_INDEX: "only building it shows whether rows are unique and expressions can be computed",
+    _K.CREATE_TABLE: "only creating it shows whether its defaults and constraints fit their columns",
+    _K.COPY_FROM: "the file is checked only when it is read",
+    _K.COPY_TO: "the file is checked only when it is written",
 }
-#: What only running an ALTER TABLE tells; of subcommands that are not here, and do not read the rows, all is known.
+#: What only running an ALTER TABLE shows; subcommands that are not here and do not read rows are fully checked.
 _ALTERS: Mapping[AlterKind, str] = {
-    AlterKind.SET_TYPE: "whether its rows and what depends on it fit the new type shows when it runs",
-    AlterKind.DROP_COLUMN: "what depends on the column shows when it runs",
-    AlterKind.DROP_CONSTRAINT: "what depends on the constraint shows when it runs",
-    AlterKind.SET_EXPRESSION: "whether the expression can be computed shows when it runs",
-    AlterKind.INHERIT: "whether the columns fit those of the parent shows when it runs",
-    AlterKind.ATTACH_PARTITION: "whether its columns and rows fit the partition shows when it runs",
-    AlterKind.OTHER: "its syntax and what it names were checked, no more",
+    AlterKind.SET_TYPE: "only running it shows whether rows and dependent objects fit the new type",
+    AlterKind.DROP_COLUMN: "only running it shows what depends on the column",
+    AlterKind.DROP_CONSTRAINT: "only running it shows what depends on the constraint",
+    AlterKind.SET_EXPRESSION: "only running it shows whether the expression can be computed",
+    AlterKind.INHERIT: "only running it shows whether the columns fit those of the parent",
+    AlterKind.ATTACH_PARTITION: "only running it shows whether its columns and rows fit the partition",
+    AlterKind.OTHER: "only its syntax and the names in it were checked",
 }
 
 
 def left_open(statement: Statement) -> tuple[str, ...]:
-    """Return what the catalog does not tell of a command, as sentences."""
+    """Return what the catalog does not show about a command, as sentences."""
     kind = statement.kind
     if kind is _K.ALTER_TABLE:
         return _left_open_by_alter(statement)
     if kind is _K.CREATE_VIEW and label(statement.node, "with_check_option") != "NO_CHECK_OPTION":
         return (_UPDATABLE,)
     if kind is _K.DROP_SCHEMA and not is_cascading(statement):
-        return ("whether it is empty shows when it runs",)
+        return ("only running it shows whether it is empty",)
     if kind in FULLY or kind is _K.DROP_SCHEMA or (kind is _K.CREATE_TABLE and not is_computed(statement)):
         return ()
     if kind in PARTLY:
@@ -195,12 +195,12 @@ def _left_open_by_alter(statement: Statement) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, found)))
 
 
-_LITTLE = "its syntax and the relations and roles that it names were checked, no more"
-_COMPUTES = "whether its expressions can be computed, and its keys be referred to, shows when it runs"
-_UPDATABLE = "whether it can be updated, as WITH CHECK OPTION wants, shows when it is created"
-_ROWS = "whether its rows keep to the new constraint shows when it runs"
+_LITTLE = "only its syntax and the relations and roles in it were checked"
+_COMPUTES = "only running it shows whether its expressions can be computed and its keys can be referenced"
+_UPDATABLE = "only creating it shows whether it can be updated, which WITH CHECK OPTION needs"
+_ROWS = "only running it shows whether its rows satisfy the new constraint"
 NOT_CHECKABLE: Mapping[StatementKind, str] = {
-    _K.DO: "what a DO block runs is known only while it runs",
-    _K.CALL: "what a procedure runs is known only while it runs",
+    _K.DO: "the statements of a DO block are known only when it runs",
+    _K.CALL: "the statements of a procedure are known only when it runs",
     _K.EXECUTE: "a prepared statement is known only in its session",
 }

@@ -1,4 +1,4 @@
-"""What goes on in the database now that would keep the plan's steps waiting, and how much their locks weigh."""
+"""Activity in the database that would block the plan's steps now, and how large the relations are that they lock."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from runner.sql.placeholders import quote_literal
 from runner.sql.relations import Relation
 from runner.structs import Struct
 
-#: Seconds after which a snapshot is old enough to hold up a build CONCURRENTLY for longer than a moment.
+#: A snapshot of this age, in seconds, can block a CONCURRENTLY build for a noticeable time.
 SNAPSHOT_AGE = 1.0
 #: How many other relations a finding names.
 _NAMED = 3
@@ -28,7 +28,7 @@ _MODES = {mode.pg_name: mode for mode in LockMode}
 class LockReport(Struct, frozen=True, kw_only=True):
     """A lock that keeps others out: what it stops, the size of what it is on, and for how long it may be held.
 
-    `seconds` is the step's usual duration, None if it is not known; `limit` its timeout, None if there is none.
+    `seconds` is the step's usual duration, None if it is unknown; `limit` its timeout, None if there is none.
     """
 
     step: str
@@ -43,7 +43,7 @@ class LockReport(Struct, frozen=True, kw_only=True):
 
 
 def lock_reports(plan: Plan, locks: LocksOfSteps, durations: Durations) -> tuple[LockReport, ...]:
-    """Return the locks of the plan's steps that stop somebody, the largest relations first."""
+    """Return the locks of the plan's steps that can block other sessions, the largest relations first."""
     steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
     found: dict[tuple[str, str], LockReport] = {}
     for name, instances in locks.items():
@@ -84,7 +84,7 @@ def _stops(mode: LockMode) -> str | None:
 def activity_problems(
     plan: Plan, locks: LocksOfSteps, held: Sequence[HeldLock], snapshots: Sequence[OldTransaction]
 ) -> Iterator[Problem]:
-    """Yield who holds something now for which a step would have to wait: each step and holder once."""
+    """Yield sessions that hold a lock or snapshot for which a step would wait now: each step and holder once."""
     steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
     by_relation: dict[Relation, list[HeldLock]] = {}
     for one in held:
@@ -101,10 +101,10 @@ def activity_problems(
 
 
 def _waits_for(lock: RealLock) -> LockMode:
-    """Return the mode with whose opponents the command cannot go on, which for CONCURRENTLY is not the one it takes.
+    """Return the mode whose conflicting locks block the command; with CONCURRENTLY it is not the mode that it acquires.
 
-    It waits until nobody is left who may write without knowing the new index, or who may use what goes: see "Building
-    Indexes Concurrently" and "Rebuilding Indexes Concurrently" in the PostgreSQL documentation.
+    A CONCURRENTLY command waits for transactions that may write without the new index, or may use the dropped one: see
+    "Building Indexes Concurrently" and "Rebuilding Indexes Concurrently" in the PostgreSQL documentation.
     """
     match lock.held.nature:
         case LockTiming.BUILD if not lock.held.what.startswith("REINDEX"):

@@ -1,4 +1,4 @@
-"""Whether what a plan writes anew fits on the disk, as far as that can be known: on the server's own machine only."""
+"""Whether new copies of relations fit on the disk. Free space is known only on the server's own machine."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from runner.structs import Struct
 
 _K = StatementKind
 _GIGABYTE = 1024.0**3
-#: Bytes below which nobody wants to be told what is written anew.
+#: New copies smaller than this are not reported.
 _WORTH_TELLING = 100 * 1024**2
 
 
 class Rewritten(Struct, frozen=True, kw_only=True):
     """What a statement writes beside what is there, until it is over: bytes, and the folder of the tablespace.
 
-    An empty folder is the data directory's; `maybe` says that only the server knows whether it is written at all.
+    An empty folder is the data directory; with `maybe` only the server knows whether the statement writes a new copy.
     """
 
     bytes: int
@@ -35,14 +35,14 @@ class Rewritten(Struct, frozen=True, kw_only=True):
 
 
 class Disks:
-    """Where a server keeps its data, and how much is free there; only on this machine can that be known."""
+    """The server's data directory and tablespaces, and their free space, which is known only on this machine."""
 
     def __init__(self, data_directory: str | None, host: str) -> None:
         local = host.startswith("/") or host in {"", "localhost", "127.0.0.1", "::1"}
         self._directory = data_directory if local else None
 
     def free(self, location: str) -> int | None:
-        """Return how many bytes are free, None if that is another machine or may not be seen."""
+        """Return the free bytes, None on another machine or without permission."""
         if self._directory is None:
             return None
         try:
@@ -55,7 +55,7 @@ class Disks:
 
 
 def disk_problems(units: Sequence[tuple[Unit, CatalogView]], disks: Disks) -> Iterator[Problem]:
-    """Yield the statements that write more than is free where they write it."""
+    """Yield the statements that write more than the free space."""
     for unit, sight in units:
         written = rewritten(unit, sight)
         free = disks.free(written.location) if written is not None else None
@@ -71,17 +71,17 @@ def disk_problems(units: Sequence[tuple[Unit, CatalogView]], disks: Disks) -> It
 
 
 def disk_note(unit: Unit, sight: CatalogView, disks: Disks) -> str | None:
-    """Say how much a statement writes anew and how much is free; None if it is little or nothing."""
+    """Return how much a statement writes and how much is free; None if it is little or nothing."""
     written = rewritten(unit, sight)
     if written is None or written.bytes < _WORTH_TELLING:
         return None
     free = disks.free(written.location)
-    room = "how much is free is not known from here" if free is None else f"{_shown(free)} are free"
+    room = "the free space is unknown on this machine" if free is None else f"{_shown(free)} are free"
     return f"{'may write' if written.maybe else 'writes'} some {_shown(written.bytes)} beside what is there; {room}"
 
 
 def rewritten(unit: Unit, sight: CatalogView) -> Rewritten | None:
-    """Return what a statement writes anew of relations that are there; None if it writes none anew."""
+    """Return which copies of existing relations a statement writes; None if it writes none."""
     statement = unit.statement
     match statement.kind:
         case _K.VACUUM if enabled(statement, "full"):
@@ -97,13 +97,13 @@ def rewritten(unit: Unit, sight: CatalogView) -> Rewritten | None:
 
 
 def _altered(unit: Unit, sight: CatalogView) -> Rewritten | None:
-    """What an ALTER TABLE moves to another tablespace are the rows, without the indexes."""
+    """Return what an ALTER TABLE moves to another tablespace: the rows, without the indexes."""
     table = main_relation(unit.statement)
     facts = sight.relation(table).facts if table is not None else None
     actions = alter_actions(unit.statement)
     if facts is None:
         return None
-    # A type that PostgreSQL does not bring may be a domain with a constraint, which is checked by writing every row.
+    # A type that is not built in may be a domain with a constraint, for which every row is written again.
     foreign = {Rewrite.MAYBE for action in actions if action.type is not None}
     anew = (foreign | {action.rewrite for action in actions}) - {Rewrite.NO}
     moves = any(action.kind is AlterKind.SET_TABLESPACE for action in actions)

@@ -1,6 +1,6 @@
-"""Is a server ready for plans? One function a check, in a table; each looks at facts and needs no server itself.
+"""Whether a server is ready for plans: one function for each check, in a table. A check needs facts, not a server.
 
-`doctor` shows all of them; a dry run makes findings of those that are not well.
+`doctor` shows all checks; a dry run turns failed checks into findings.
 """
 
 from __future__ import annotations
@@ -15,34 +15,34 @@ from runner.sql.relations import Relation
 from runner.structs import Struct
 
 _OLDEST_SERVER = 140_000
-#: How many of several things a check names.
+#: How many objects a check names.
 _NAMED = 3
 
 
 class Level(enum.StrEnum):
-    """How well something is."""
+    """The result of a check."""
 
     OK = "ok"
     WARNING = "warning"
     ERROR = "error"
-    #: Nobody can tell, because something else is wrong or this role may not see it.
+    #: Another check failed, or the facts are not visible to this role.
     UNKNOWN = "unknown"
 
 
 class Demand(Struct, frozen=True, kw_only=True):
-    """What is to be run: how many workers at once at most, and how many of the server's must stay free."""
+    """The needs of a run: its workers at the same time, and how many of the server's must stay free."""
 
     slots: int = 1
     reserve: int = 0
 
     @property
     def connections(self) -> int:
-        """One for each worker, one to watch them, one for conditions."""
+        """One for each worker, one to monitor them, one for conditions."""
         return self.slots + 2
 
 
 class CheckOutcome(Struct, frozen=True, kw_only=True):
-    """What a check found, what is needed, and the statement that mends it (or what to do, where none does)."""
+    """What a check found, what is needed, and the statement that fixes it (or what to do, if there is none)."""
 
     level: Level
     found: str
@@ -51,7 +51,7 @@ class CheckOutcome(Struct, frozen=True, kw_only=True):
 
 
 class ServerCheck(Struct, frozen=True, kw_only=True):
-    """A row of the table; `code` is that of the finding that a dry run makes of it."""
+    """A row of the table; `code` is that of a dry run's finding."""
 
     name: str
     code: str
@@ -59,19 +59,18 @@ class ServerCheck(Struct, frozen=True, kw_only=True):
 
 
 class Examined(Struct, frozen=True, kw_only=True):
-    """A check with what came of it."""
+    """A check with its outcome."""
 
     check: ServerCheck
     outcome: CheckOutcome
 
 
-#: Bytes of a worker's text that its label may take (`identity.WorkerLabel`), and PostgreSQL's default for what is
-#: shown.
+#: The longest label (`identity.WorkerLabel`) in bytes, which is PostgreSQL's default of track_activity_query_size.
 _LABEL_SIZE = 1024
 
 
 def examine(facts: ServerFacts, demand: Demand) -> tuple[Examined, ...]:
-    """Return what every check finds, in the order of the table."""
+    """Return the outcome of every check, in the order of the table."""
     return tuple(Examined(check=check, outcome=check.check(facts, demand)) for check in CHECKS)
 
 
@@ -94,15 +93,15 @@ def _unknown(found: str, needed: str) -> CheckOutcome:
 def _version(facts: ServerFacts, _: Demand) -> CheckOutcome:
     needed = "14 or later"
     if facts.version_number < _OLDEST_SERVER:
-        return _error(facts.version, needed, "Upgrade the server; nothing else helps.")
+        return _error(facts.version, needed, "Upgrade the server.")
     return _ok(facts.version, needed)
 
 
 def _pooler(facts: ServerFacts, _: Demand) -> CheckOutcome:
-    needed = "a session of its own for each connection"
+    needed = "a separate session for each connection"
     if facts.backend_pid == facts.announced_pid:
         return _ok("a direct connection", needed)
-    found = f"a pooler: process {facts.backend_pid} serves a connection that was told {facts.announced_pid}"
+    found = f"a pooler: process {facts.backend_pid} serves a connection that was announced as {facts.announced_pid}"
     return _warning(found, needed, "Connect to the server itself (host and port in --dsn), or pool sessions only.")
 
 
@@ -127,7 +126,7 @@ _PACKAGED = frozenset({18})
 
 
 def _installation(major: int) -> str:
-    """Return how pg_background gets onto the server's machine."""
+    """Return how to install pg_background on the server's machine."""
     if major in _PACKAGED:
         return f"apt-get install postgresql-{major}-pg-background"
     newest = max(_PACKAGED)
@@ -153,12 +152,12 @@ def _privileges(facts: ServerFacts, _: Demand) -> CheckOutcome:
 
 
 def _library(facts: ServerFacts, _: Demand) -> CheckOutcome:
-    needed = "the extension's library loads, and allows a worker a session"
+    needed = "the extension's library loads, and allows at least one worker for each session"
     if facts.load_error is not None:
         return _error(facts.load_error, needed, "Install the package for this server's version again.")
     allowed = facts.capacity.max_workers
     if allowed is None:
-        return _unknown("it could not be tried", needed)
+        return _unknown("it could not be tested", needed)
     if allowed < 1:
         return _error(f"pg_background.max_workers is {allowed}", needed, _alter_system("pg_background.max_workers", 16))
     return _ok(f"pg_background.max_workers is {allowed}", needed)
@@ -237,9 +236,9 @@ def _connections(facts: ServerFacts, demand: Demand) -> CheckOutcome:
 def _sight(facts: ServerFacts, _: Demand) -> CheckOutcome:
     needed = "this role sees the processes of other roles"
     if facts.sees_all or facts.capacity.superuser:
-        return _ok("it does", needed)
+        return _ok("they are visible", needed)
     unseen = facts.capacity.unseen
-    found = f"it does not ({unseen} processes are hidden now): free workers are an upper bound"
+    found = f"they are not visible ({unseen} processes are hidden now): the number of free workers is an upper bound"
     return _warning(found, needed, f"GRANT pg_read_all_stats TO {quote_identifier(facts.user)};")
 
 
@@ -255,7 +254,7 @@ def _text(facts: ServerFacts, _: Demand) -> CheckOutcome:
 
 
 def _old_transactions(facts: ServerFacts, _: Demand) -> CheckOutcome:
-    needed = "no old transaction: VACUUM cannot clean up behind it, and CONCURRENTLY waits for it"
+    needed = "no old transaction: VACUUM cannot remove rows that it may see, and CONCURRENTLY waits for it"
     old = facts.old_transactions
     if not old:
         return _ok("none", needed)
@@ -268,7 +267,7 @@ def _old_transactions(facts: ServerFacts, _: Demand) -> CheckOutcome:
 
 
 def _prepared(facts: ServerFacts, _: Demand) -> CheckOutcome:
-    needed = "no prepared transaction that nobody ends: it keeps its locks"
+    needed = "no forgotten prepared transaction: it keeps its locks"
     if not facts.prepared:
         return _ok("none", needed)
     names = [f"{one.gid!r} of {one.owner} for {format_duration(one.seconds)}" for one in facts.prepared]
@@ -306,7 +305,7 @@ def _alter_system(name: str, value: int) -> str:
     return f"ALTER SYSTEM SET {name} = {value};"
 
 
-#: Every check of the server, in the order in which a person mends what is wrong.
+#: Every check of the server, in the order in which problems should be fixed.
 CHECKS: tuple[ServerCheck, ...] = (
     ServerCheck(name="server version", code="JP501", check=_version),
     ServerCheck(name="connection", code="JP502", check=_pooler),

@@ -1,7 +1,7 @@
-"""A dry run: all that can be reported of a plan and a server without running any of it.
+"""A dry run: everything that can be reported about a plan and a server without running the plan.
 
-It also evaluates what the plan requires of the server, and whether another run is in its way; it takes no lock and
-writes nothing.
+It also evaluates the plan's requirements, and whether another run holds its concurrency group. It acquires no locks
+that block other sessions, and writes nothing.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from runner.structs import Struct, field, replace
 
 
 def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Problem]:
-    """Yield a problem for each check of the server that is not well, for as much as the plan wants of it."""
+    """Yield a problem for each failed check of the server, for the plan's needs."""
     capacity = {"workers", "parallel queries", "connections"}
     top = Position(file=plan.file, line=1, column=1)
     for one in examined:
@@ -46,18 +46,18 @@ def server_problems(plan: Plan, examined: tuple[Examined, ...]) -> Iterator[Prob
 
 
 def ledger_problems(plan: Plan, ignored: Iterable[str]) -> Iterator[Problem]:
-    """Yield a problem for each ledger that is not read because of its owner."""
+    """Yield a problem for each ledger that is not trusted because of its owner."""
     for why in ignored:
         yield new_problem("JP515", why, Position(file=plan.file, line=1, column=1))
 
 
 def demand_of(plan: Plan) -> Demand:
-    """Return what the plan wants of the server."""
+    """Return the plan's needs."""
     return Demand(slots=plan.budget.slots, reserve=plan.budget.reserve)
 
 
 async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspector) -> AsyncIterator[Problem]:
-    """Yield every requirement that does not hold, but for the plan's own preconditions, which are statements."""
+    """Yield every requirement that is not met, except the plan's preconditions, which are statements."""
     top = Position(file=plan.file, line=1, column=1)
     for sentence in unmet_by_server(plan.requires, facts):
         yield new_problem("JP520", sentence, top)
@@ -77,14 +77,14 @@ async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspec
 
 #: The finding for a requirement that is not met.
 _UNMET = "JP520"
-#: Findings about the server with which a run would start nothing.
+#: Findings about the server with which a run would not start.
 _REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP506", "JP507", "JP508", "JP510", _UNMET})
 
 
 class Wishes(Struct, frozen=True, kw_only=True):
     """What is to be looked at: with EXPLAIN or without, and which steps are left out.
 
-    `assumed` durations are believed before any other; `durations` are those of this machine's journals.
+    `assumed` durations take precedence; `durations` are those of this machine's journals.
     """
 
     explain: bool = True
@@ -93,20 +93,20 @@ class Wishes(Struct, frozen=True, kw_only=True):
     durations: Durations = field(default_factory=lambda: KnownDurations({}))
     #: Budgets to compare, in slots.
     what_if: tuple[int, ...] = ()
-    #: Roles whose ledger is believed, besides the session's own and superusers.
+    #: Roles whose ledger is trusted, besides the session's own role and superusers.
     trusted_roles: tuple[str, ...] = ()
-    #: What is wrong with the plan offline; it is part of the report.
+    #: The offline findings, which are part of the report.
     found: tuple[Problem, ...] = ()
-    #: False if the plan is a draft: there is no schedule of it, and no search for steps that exclude each other.
+    #: False if the plan is a draft: it has no schedule and no search for conflicting steps.
     well_formed: bool = True
 
 
-#: Offline findings about locks, which are looked for again on real relations.
+#: Offline findings about locks, which are computed again on real relations.
 _OF_LOCKS = frozenset({"JP401", "JP402", "JP403"})
 
 
 def readable_draft(draft: Plan) -> Plan:
-    """Return a plan with errors in its form so that its SQL can be looked at: each id once, and no impossible needs."""
+    """Return a malformed plan so that its SQL can be checked: each id once, and only possible needs."""
     steps = {step.id: step for step in reversed((*draft.steps, *draft.finally_))}
     names = set(steps)
     final = {step.id for step in draft.finally_}
@@ -126,7 +126,7 @@ def readable_draft(draft: Plan) -> Plan:
 
 
 def _together(found: Sequence[Problem], problems: Sequence[Problem]) -> list[Problem]:
-    """Return offline findings and those of the server, without what the server's say again, or say better."""
+    """Return offline findings and those of the server, without offline findings that the server's replace."""
     errors = [one for one in found if one.severity is Severity.ERROR]
     places = {(one.position.file, one.position.line, one.position.column) for one in errors}
     unreadable = {one.step for one in errors if one.code.startswith(("JP2", "JP30")) and one.step is not None}
@@ -147,7 +147,7 @@ def _together(found: Sequence[Problem], problems: Sequence[Problem]) -> list[Pro
 
 
 async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
-    """Look at a plan on a server. PreflightError if the server does not even let itself be looked at."""
+    """Check a plan on a server. PreflightError if the server cannot be checked at all."""
     facts = await inspector.facts()
     examined = examine(facts, demand_of(plan))
     problems = list(server_problems(plan, examined))

@@ -1,4 +1,4 @@
-"""What a dry run has found: data for reports, and nothing of how it was found."""
+"""The result of a dry run: data for reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runner.structs import Struct
 
 
 class Coverage(enum.StrEnum):
-    """How much of a statement could be checked: evidence, not a promise."""
+    """How much of a statement could be checked. A checked statement can still fail."""
 
     CHECKED = "checked"
     PARTLY = "partly checked"
@@ -21,7 +21,7 @@ class Coverage(enum.StrEnum):
 
 
 class StatementReport(Struct, frozen=True, kw_only=True):
-    """One statement. `why` says why it is not all checked, `notes` what else is worth knowing.
+    """One statement. `why` are the reasons why it is not completely checked, `notes` are further remarks.
 
     `codes` are those of the findings about it; `cost` and `rows` the planner's estimates, in its own units and in rows;
     `locks` the tables and modes.
@@ -44,7 +44,7 @@ class StatementReport(Struct, frozen=True, kw_only=True):
 class DryRun(Struct, frozen=True, kw_only=True):
     """Everything that a dry run found. `problems` come worst first; `refused`: a run would start nothing.
 
-    `unmet`: because the server does not meet the plan's `requires`. `skipped`: and the plan says `otherwise: skip`.
+    `unmet`: because the server does not meet the plan's `requires`. `skipped`: and the plan has `otherwise: skip`.
     """
 
     plan: str
@@ -70,5 +70,5 @@ class DryRun(Struct, frozen=True, kw_only=True):
         return len(self.problems) - self.errors
 
     def count(self, coverage: Coverage) -> int:
-        """Return how many statements are covered so."""
+        """Return how many statements have this coverage."""
         return sum(one.coverage is coverage for one in self.statements)

@@ -1,9 +1,9 @@
-"""How previous steps of the plan change the result of a check: what they may repair, and what they break.
+"""How previous steps of the plan change the result of a check: what they may fix, and what they may break.
 
 The server answers for the catalog as it is now. If a previous step alters something that the answer depends on, the
-answer says nothing about the run: the statement is not checkable, and no error. The other way round, a statement that
-is right now is only partly checked if a previous step may break it, and wrong if a column, key or function is
-certainly dropped by then.
+answer is not valid for the run: the statement is not checkable, and not an error. Conversely, a statement that is valid
+now is only partly checked if a previous step may break it, and an error if a column, key or function is certainly
+dropped before it runs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from runner.sql.statements import StatementKind
 _A = Aspect
 _K = StatementKind
 
-#: SQLSTATE or code of a finding → what it depends on; every other one depends on anything.
+#: SQLSTATE or code of a finding → what it depends on; other findings depend on anything.
 _DEPENDS: dict[str, frozenset[Aspect]] = {
     "42501": frozenset({_A.PRIVILEGE, _A.ROLE, _A.SETTING}),
     "JP610": frozenset({_A.PRIVILEGE, _A.ROLE, _A.SETTING}),
@@ -82,22 +82,22 @@ def doubt(unit: Unit, sight: CatalogView, reason: str, message: str = "") -> str
     if computed:
         return f"the step gives {min(computed)} a value that is known only when it runs"
     found = _relevant(unit, sight, _DEPENDS.get(reason, _EVERYTHING), message)
-    return found.said if found is not None else None
+    return found.words if found is not None else None
 
 
 def breakable(unit: Unit, sight: CatalogView) -> Iterator[str]:
-    """Yield what earlier steps alter so that a statement which is right now may fail when it runs."""
+    """Yield what previous steps alter so that a statement that is valid now may fail when it runs."""
     relations = relations_of(unit, sight)
     if "role" in sight.computed:
-        yield "the step takes a role that is known only when it runs"
+        yield "the role of the step is known only when it runs"
     for one in sight.altered(relations):
         alteration = one.alteration
         if (alteration.removes or alteration.aspect is _A.COLUMN) and _may_break(alteration, one, unit, sight):
-            yield f"{one.said}: what comes of it shows when it runs"
+            yield f"{one.words}: only running it shows the result"
     for relation in relations:
         made = sight.dropped_perhaps(relation)
         if made is not None and sight.relation(relation).state is State.THERE:
-            yield f"{relation} is {made.told}, if that step runs, and before it"
+            yield f"{relation} is {made.words}, if that step runs before it"
 
 
 def _relevant(unit: Unit, sight: CatalogView, aspects: frozenset[Aspect], message: str) -> Altered | None:
@@ -125,7 +125,7 @@ def _relevant(unit: Unit, sight: CatalogView, aspects: frozenset[Aspect], messag
 
 
 def _could_mend(alteration: Alteration, message: str) -> bool:
-    """A column that another name is missing beside has nothing to do with it."""
+    """Return whether the alteration matters: a change of another column does not matter to a missing name."""
     missing = "does not exist" in message or " has no column " in message
     return not (missing and alteration.name and alteration.name not in message and "column" in message)
 
@@ -150,7 +150,7 @@ def _may_break(alteration: Alteration, one: Altered, unit: Unit, sight: CatalogV
 
 
 def _column_may_break(alteration: Alteration, unit: Unit, *, named: bool) -> bool:
-    """A column that is new matters to what takes all of them; one that is changed also to what names it."""
+    """Return whether a changed column matters: a new one to `*`, others also to statements that name them."""
     if alteration.relation is None:  # whatever columns CASCADE drops
         return alteration.removes
     positional = inserts_by_position(unit.statement)
@@ -159,7 +159,7 @@ def _column_may_break(alteration: Alteration, unit: Unit, *, named: bool) -> boo
 
 
 class _Words:
-    """The words of a statement, read when the first question comes."""
+    """The words of a statement, read on first use."""
 
     def __init__(self, unit: Unit) -> None:
         self._unit = unit
@@ -179,7 +179,7 @@ class _Words:
 
 
 def relations_of(unit: Unit, sight: CatalogView) -> frozenset[Relation]:
-    """Return the relations that a statement depends on: those that it names, and what is behind them."""
+    """Return the relations that a statement depends on: those that it names, and those behind views."""
     statement = unit.statement
     named = {use.relation for use in query_relations(statement)}
     named |= {one.relation for one in needed(statement)}
@@ -203,7 +203,7 @@ NEW_LABEL = "JP322"
 
 
 def check_gone(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """Yield what a query names and an earlier step surely drops or renames."""
+    """Yield objects in a query that a previous step certainly drops or renames."""
     if not sight.step or sight.computed:
         return
     yield from _columns(unit, sight)
@@ -213,7 +213,7 @@ def check_gone(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     for relation, offset in regclass_constants(unit.statement):
         seen = sight.relation(relation)
         if seen.state is State.GONE and seen.made is not None:
-            yield StatementFinding(code="JP604", message=f"{relation} is {seen.made.told}", offset=offset)
+            yield StatementFinding(code="JP604", message=f"{relation} is {seen.made.words}", offset=offset)
 
 
 _READS_ROWS = frozenset(
@@ -225,11 +225,11 @@ _READS_ROWS = frozenset(
 
 
 def check_filled(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """A materialized view that was never filled cannot be read; EXPLAIN does not say so."""
+    """Yield materialized views that were never populated and so cannot be read; EXPLAIN does not report it."""
     for use in query_relations(unit.statement) if unit.statement.kind in _READS_ROWS else ():
         facts = sight.relation(use.relation).facts
         if facts is not None and facts.kind == "m" and not facts.populated:
-            message = f"{use.relation} has never been filled, and cannot be read"
+            message = f"{use.relation} has never been populated and cannot be read"
             hint = f"REFRESH MATERIALIZED VIEW {use.relation};"
             yield StatementFinding(code="JP615", message=message, offset=use.offset, hint=hint)
 
@@ -245,7 +245,7 @@ def _columns(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
             continue
         if use.alone and not _is_alone(use.relation, use.name, facts):
             continue
-        message = f"the column {Relation(None, use.name)} of {use.relation} is {made.told}"
+        message = f"the column {Relation(None, use.name)} of {use.relation} is {made.words}"
         yield StatementFinding(code="JP604", message=message, offset=use.offset)
 
 
@@ -256,7 +256,7 @@ def _is_alone(relation: Relation, name: str, facts: dict[Relation, RelationFacts
 
 
 def _arbiters(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """ON CONFLICT needs a unique index on its columns, or its constraint."""
+    """Yield an ON CONFLICT whose unique index, or constraint, is dropped before."""
     found = conflict_columns(unit.statement)
     writes = [use for use in query_relations(unit.statement) if use.use.name == "WRITE"]
     table = sight.relation(writes[0].relation).facts if found is not None and writes else None
@@ -270,7 +270,7 @@ def _arbiters(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     if constraint:
         gone = sight.part(Sort.CONSTRAINT, constraint, table.relation)
         if gone is not None and gone.change.action is Action.DROP and gone.when is When.BEFORE:
-            message = f"the constraint {Relation(None, constraint)} of {table.relation} is {gone.told}"
+            message = f"the constraint {Relation(None, constraint)} of {table.relation} is {gone.words}"
             yield StatementFinding(code="JP604", message=message, offset=unit.statement.start)
         return
     fitting = [index for index in table.indexes if index.unique and index.plain and index.columns == columns]
@@ -281,11 +281,11 @@ def _arbiters(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
 
 
 def _dropped(index: Relation, table: Relation, sight: CatalogView) -> str | None:
-    """Return how an earlier step surely drops an index, or the constraint of its name."""
+    """Return how a previous step certainly drops an index, or the constraint of its name."""
     for made in (sight.dropped(index), sight.part(Sort.CONSTRAINT, index.name, table)):
         gone = made is not None and made.change.action is Action.DROP and made.change.kind != "renamed"
         if gone and made is not None and made.when is When.BEFORE:
-            return made.told
+            return made.words
     return None
 
 
@@ -296,11 +296,11 @@ def _types(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
         made = sight.part(Sort.TYPE, name.name)
         gone = made is not None and made.change.action is Action.DROP and made.when is When.BEFORE
         if gone and made is not None and made.change.relation == name:
-            yield StatementFinding(code="JP604", message=f"the type {name} is {made.told}", offset=offset)
+            yield StatementFinding(code="JP604", message=f"the type {name} is {made.words}", offset=offset)
 
 
 def _functions(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """A function that is dropped is missing only if no other one has its name."""
+    """Yield dropped functions, if no other function has the same name."""
     for call in functions_called(unit.statement):
         own = sight.around.functions.get(call.name, ())
         if call.schema is not None or len(own) != 1 or sight.around.builtin.get(call.name):
@@ -333,7 +333,7 @@ def new_label(unit: Unit, sight: CatalogView, value: str) -> StatementFinding | 
 
 
 def check_new_labels(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """A label that is added to an enum cannot become a default before its transaction has ended."""
+    """Yield a default that is an enum label which the same transaction adds."""
     for constant in default_constants(unit.statement):
         for one in sight.altered(()):
             enum, value = one.alteration.name, one.alteration.value

@@ -1,7 +1,7 @@
-"""The locks of a plan's steps on a real database: behind views, on partitions, over foreign keys, on an index's table.
+"""The locks of a plan's steps on a real database: behind views, on partitions, by foreign keys, on an index's table.
 
-The rules know what SQL text tells; here the catalog is asked for the rest. What comes of it are the same locks, and the
-same search for steps that exclude each other looks at them.
+The offline rules see the SQL text only; here the catalog adds the rest. The result are the same kind of locks, and the
+same search finds steps that block each other.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ from runner.structs import Struct, replace
 
 _K = StatementKind
 _READS_AND_WRITES = frozenset({LockMode.ACCESS_SHARE, LockMode.ROW_SHARE, LockMode.ROW_EXCLUSIVE})
-#: Commands that name a partition, or the parent alone, and leave the others in peace.
+#: Commands that name a partition, or only the parent, and do not lock other partitions.
 _OF_ONE = frozenset({_K.CREATE_TABLE, _K.COMMENT, _K.GRANT, _K.REVOKE})
 
 
 class RealLock(Struct, frozen=True, kw_only=True):
-    """A lock on a real relation; `facts` are there if the relation is, `direct` if the statement names it."""
+    """A lock on a real relation; `facts` if the relation exists, `direct` if the statement names it."""
 
     held: Held
     relation: Relation
@@ -51,7 +51,7 @@ LocksOfSteps = dict[str, dict[str, list[RealLock]]]
 
 
 def read_locks(units: Sequence[tuple[Unit, CatalogView]]) -> LocksOfSteps:
-    """Return the locks of every step; `units` are the statements that were looked at."""
+    """Return the locks of every step; `units` are its statements."""
     texts: dict[tuple[str, str], list[tuple[Unit, CatalogView]]] = defaultdict(list)
     for unit, sight in units:
         if unit.step is not None and unit.key == "sql":
@@ -63,7 +63,7 @@ def read_locks(units: Sequence[tuple[Unit, CatalogView]]) -> LocksOfSteps:
 
 
 def _of_text(text: Sequence[tuple[Unit, CatalogView]]) -> Iterator[RealLock]:
-    """All statements together, because what one creates nobody else sees before the end."""
+    """Return the locks of all statements of a step: other sessions cannot see objects that it creates."""
     statements = tuple(unit.statement for unit, _ in text)
     read = read_text(Template(text=text[0][0].text, references=(), statements=statements))
     yield from _touched(read, *text[0])
@@ -74,12 +74,12 @@ def _of_text(text: Sequence[tuple[Unit, CatalogView]]) -> Iterator[RealLock]:
 
 
 def _touched(read: Sequence[TextStatement], unit: Unit, sight: CatalogView) -> Iterator[RealLock]:
-    """What `touches` names is written to by the first opaque statement, or else by the last one."""
+    """Assign the relations of `touches` to the first opaque statement, else to the last one."""
     statement = next((one for one in read if is_opaque(one.parsed)), read[-1])
     for relation in filter(None, map(relation_in, unit.step.touches if unit.step is not None else ())):
         lock = TextLock(relation=relation, mode=TOUCHED, order=(statement.number, 0), offset=statement.parsed.start)
-        told = replace(statement, what=f"`touches`, {statement.what}", nature=LockTiming.PLAIN)
-        yield from _of_lock(told, lock, unit, sight)
+        touching = replace(statement, what=f"`touches`, {statement.what}", nature=LockTiming.PLAIN)
+        yield from _of_lock(touching, lock, unit, sight)
 
 
 def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, sight: CatalogView) -> Iterator[RealLock]:
@@ -109,7 +109,7 @@ def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, sight: Catalo
 def _below(
     statement: TextStatement, lock: TextLock, facts: RelationFacts, offset: int, sight: CatalogView
 ) -> Iterator[RealLock]:
-    """A view's tables, a partitioned table's partitions, the table that a materialized view is made of, a parent."""
+    """Yield related relations: a view's tables, partitions, a materialized view's tables, a parent."""
     if facts.kind == "v" and lock.mode in _READS_AND_WRITES:
         for relation in facts.reads:
             yield _real(statement, lock, relation, offset, sight.relation(relation).facts, direct=False)
@@ -126,7 +126,7 @@ def _below(
 
 
 def _over_keys(statement: TextStatement, unit: Unit, sight: CatalogView) -> Iterator[RealLock]:
-    """Rows that come, go or change their keys make the server look at the other side of a foreign key."""
+    """Yield the other side of foreign keys, which the server reads when rows are added, deleted or change keys."""
     for change in changes_in(statement):
         facts = sight.relation(change.relation).facts
         if facts is None:
@@ -189,7 +189,7 @@ def _held(statement: TextStatement, lock: TextLock, on: Lockable, name: str, off
 
 
 def conflict_problems(plan: Plan, locks: LocksOfSteps, sources: Sources) -> tuple[Problem, ...]:
-    """Return the steps that can exclude each other on this database, without what comments in the plan ignore.
+    """Return the steps that can block each other on this database, except those that comments in the plan ignore.
 
     Relations that only one statement reaches, by a view or a key, are left out unless a step names them too.
     """

@@ -1,6 +1,6 @@
-"""What CLUSTER, REINDEX, VACUUM, REFRESH and the like refuse before they look at a row.
+"""What CLUSTER, REINDEX, VACUUM, REFRESH and similar commands refuse before they read a row.
 
-Clashes of options, catalogs, other databases, and what an interrupted rebuild has left behind.
+Conflicting options, catalogs, other databases, and what an interrupted rebuild has left behind.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from runner.sql.table_locks import locks_taken
 
 _K = StatementKind
 _SYSTEM = frozenset({"pg_catalog", "pg_toast"})
-#: Kilobytes that BUFFER_USAGE_LIMIT takes, beside 0.
+#: Kilobytes that BUFFER_USAGE_LIMIT accepts, besides 0.
 _BUFFERS = (128, 16_777_216)
 _UNITS = {"b": 1 / 1024, "kb": 1, "mb": 1024, "gb": 1024**2, "tb": 1024**3, "": 1}
 
@@ -44,7 +44,7 @@ def _refused(message: str, offset: int, hint: str | None = None) -> StatementFin
 
 
 def check_clustering(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """CLUSTER needs an index of its table that it can follow, or one that it has followed before."""
+    """CLUSTER needs an index of its table that it can use, or one that it has used before."""
     statement = unit.statement
     table = main_relation(statement) if statement.kind is _K.CLUSTER else None
     facts = sight.relation(table).facts if table is not None else None
@@ -58,7 +58,7 @@ def check_clustering(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
         return
     index = sight.relation(Relation(facts.relation.schema, name))
     if index.state is State.GONE and index.made is not None:
-        message = f"the index {Relation(None, name)} is {index.made.told}"
+        message = f"the index {Relation(None, name)} is {index.made.words}"
         yield StatementFinding(code="JP604", message=message, offset=statement.start)
     elif index.state is State.MISSING:
         message = f"there is no index {Relation(None, name)} in the schema of {table}"
@@ -68,13 +68,13 @@ def check_clustering(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
         if of is None or of.relation != facts.relation:
             yield _refused(f"{Relation(None, name)} is no index of {table}", statement.start)
         elif not of.clusterable:
-            yield _refused(f"CLUSTER cannot follow the index {Relation(None, name)} ({of.method})", statement.start)
+            yield _refused(f"CLUSTER cannot use the index {Relation(None, name)} ({of.method})", statement.start)
         elif not of.valid:
             yield _refused(f"the index {Relation(None, name)} is INVALID", statement.start)
 
 
 def check_named_indexes(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """CLUSTER ON, REPLICA IDENTITY USING INDEX and ADD CONSTRAINT USING INDEX take an index of the table."""
+    """CLUSTER ON, REPLICA IDENTITY USING INDEX and ADD CONSTRAINT USING INDEX need an index of the table."""
     table = main_relation(unit.statement)
     facts = sight.relation(table).facts if table is not None else None
     for name in named_indexes(unit.statement) if facts is not None else ():
@@ -82,7 +82,7 @@ def check_named_indexes(unit: Unit, sight: CatalogView) -> Iterator[StatementFin
             continue
         index = sight.relation(Relation(facts.relation.schema, name))
         if index.state is State.GONE and index.made is not None:
-            message = f"the index {Relation(None, name)} is {index.made.told}"
+            message = f"the index {Relation(None, name)} is {index.made.words}"
             yield StatementFinding(code="JP604", message=message, offset=unit.statement.start)
         elif index.state is State.MISSING:
             message = f"there is no index {Relation(None, name)} of {table}"
@@ -97,7 +97,7 @@ def check_named_indexes(unit: Unit, sight: CatalogView) -> Iterator[StatementFin
 
 
 def check_reindexing(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """REINDEX SYSTEM and DATABASE take the current database alone; catalogs cannot be rebuilt CONCURRENTLY."""
+    """REINDEX SYSTEM and DATABASE accept only the current database; catalogs cannot be rebuilt CONCURRENTLY."""
     statement = unit.statement
     target = reindex_target(statement)
     if target is None:
@@ -138,7 +138,7 @@ def _denied(what: str, needed: str, sight: CatalogView, offset: int) -> Statemen
 
 
 def check_abilities(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """Commands that rights on no relation decide: CHECKPOINT, CREATE SCHEMA, DATABASE and ROLE."""
+    """Commands that need a privilege which is not on a relation: CHECKPOINT, CREATE SCHEMA, DATABASE and ROLE."""
     if not sight.around.abilities_known:
         return
     abilities, role = sight.around.abilities, quote_identifier(sight.around.role)
@@ -157,7 +157,7 @@ def check_abilities(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
     }.get(statement.kind, (set(), None))
     new = created_schema(statement) if statement.kind is _K.CREATE_SCHEMA else None
     if new is not None and new.startswith("pg_"):
-        yield _refused(f"the name {new} is one of the system's: it begins with pg_", statement.start)
+        yield _refused(f"the name {new} is reserved for the system: it begins with pg_", statement.start)
     if wanted and not wanted & abilities:
         schema = created_schema(statement) if is_guarded(statement) else None
         if schema is not None and sight.schema(schema)[0] is not None:
@@ -176,7 +176,7 @@ _STRONG = frozenset({"UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"})
 
 
 def check_locking(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """LOCK needs a privilege that goes with its mode."""
+    """LOCK needs a privilege that depends on its mode."""
     if unit.statement.kind is not _K.LOCK:
         return
     modes = {lock.relation: lock.mode for lock in locks_taken(unit.statement)}
@@ -190,7 +190,7 @@ def check_locking(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
 
 
 def check_vacuum_options(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
-    """Options of VACUUM and ANALYZE that exclude each other, or values that they do not take."""
+    """Options of VACUUM and ANALYZE that exclude each other, and values that they do not accept."""
     statement = unit.statement
     if statement.kind not in {_K.VACUUM, _K.ANALYZE}:
         return
@@ -244,7 +244,7 @@ def _is_limit(text: str | None) -> bool:
 
 
 def check_index_parts(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """An index of a partition goes with the index of the partitioned table, not by itself."""
+    """An index of a partition can be dropped only with the index of the partitioned table."""
     if unit.statement.kind is not _K.DROP_INDEX:
         return
     together = {sight.around.placed(relation).name for relation in dropped_relations(unit.statement)}
@@ -264,7 +264,7 @@ def check_refreshing(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
         return
     for one, facts in there(unit, sight):
         if not facts.populated:
-            message = f"{one.relation} has never been filled: the first REFRESH cannot be CONCURRENTLY"
+            message = f"{one.relation} has never been populated: the first REFRESH cannot be CONCURRENTLY"
             yield StatementFinding(
                 code="JP615", message=message, offset=one.offset, hint=f"REFRESH MATERIALIZED VIEW {one.relation};"
             )
@@ -275,7 +275,7 @@ def check_refreshing(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
 
 
 def check_leftovers(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """A rebuild that was interrupted has left its new index behind; the next one leaves another."""
+    """Yield INVALID indexes that interrupted rebuilds left behind."""
     if unit.statement.kind is not _K.REINDEX or not is_concurrent(unit.statement):
         return
     for one, facts in there(unit, sight):

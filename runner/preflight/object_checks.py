@@ -1,6 +1,6 @@
-"""The objects that a command names exist, are of the right kind and accessible; names that it creates are free.
+"""Checks that the objects that a command names exist, are of the right kind and accessible, and new names are free.
 
-Dependent objects, partitions, and the privileges of the step's role are checked by the catalog too.
+They also check dependent objects, partitions, and the privileges of the step's role.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KINDS: Mapping[str, str] = {
 
 
 def there(unit: Unit, sight: CatalogView) -> Iterator[tuple[Needed, RelationFacts]]:
-    """Yield what the statement needs and is there."""
+    """Yield existing relations that the statement needs."""
     for one in needed(unit.statement):
         seen = sight.relation(one.relation)
         if seen.facts is not None:
@@ -55,10 +55,10 @@ def there(unit: Unit, sight: CatalogView) -> Iterator[tuple[Needed, RelationFact
 def absent(
     relation: Relation, offset: int, seen: SeenRelation, sight: CatalogView, *, missing_ok: bool = False
 ) -> Iterator[StatementFinding]:
-    """Yield what is to be said of a relation that is not there."""
+    """Yield the finding for a relation that does not exist."""
     if seen.state is State.PERHAPS and seen.made is not None:
         hint = f"add `needs: [{seen.made.step}]`"
-        message = f"{relation} is created by step `{seen.made.step}`, which need not come first"
+        message = f"{relation} is created by step `{seen.made.step}`, which may run later"
         yield StatementFinding(code="JP612", message=message, offset=offset, hint=hint)
     elif missing_ok:
         return
@@ -80,12 +80,12 @@ def _missing(relation: Relation, offset: int, sight: CatalogView) -> StatementFi
                 code="JP601", message=f"there is no schema {Relation(None, relation.schema)}", offset=offset
             )
     searched = ", ".join(name for name in sight.around.schemas if name != "pg_catalog")
-    where = "" if relation.schema is not None else f" in the schemas that are searched ({searched or 'none'})"
+    where = "" if relation.schema is not None else f" in the schemas of search_path ({searched or 'none'})"
     return StatementFinding(code="JP601", message=f"there is no relation {relation}{where}", offset=offset)
 
 
 def check_existence(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """Yield relations that are not there when the statement runs."""
+    """Yield relations that do not exist when the statement runs."""
     for one in needed(unit.statement):
         seen = sight.relation(one.relation)
         yield from absent(one.relation, one.offset, seen, sight, missing_ok=one.missing_ok)
@@ -104,7 +104,7 @@ def check_kind(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
 
 
 def skip_severity(unit: Unit) -> Severity | None:
-    """Return how grave it is that a maintenance command skips an object: its step fails, unless that is allowed."""
+    """Return the severity if a maintenance command skips an object: its step fails, unless that is allowed."""
     step = unit.step
     judged = step is not None and step.expect is not None and step.expect.judges_warnings
     allowed = step is not None and step.allow_failure is not None
@@ -112,7 +112,7 @@ def skip_severity(unit: Unit) -> Severity | None:
 
 
 def check_parts(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """Yield columns and constraints that are not there, or are there already."""
+    """Yield columns and constraints that do not exist, or exist already."""
     for part in parts(unit.statement):
         seen = sight.relation(part.relation)
         if seen.facts is None:
@@ -126,13 +126,13 @@ def check_parts(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
             message = f"{part.relation} has no {part.sort.value} {Relation(None, part.name)}"
             yield StatementFinding(code="JP602", message=message, offset=part.offset)
         elif not part.exists and there:
-            by = f" ({made.told})" if made is not None else ""
+            by = f" ({made.words})" if made is not None else ""
             message = f"{part.relation} has a {part.sort.value} {Relation(None, part.name)} already{by}"
             yield StatementFinding(code="JP608", message=message, offset=part.offset)
 
 
 def check_attached(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """Yield triggers, rules and policies that are not there, or are there already."""
+    """Yield triggers, rules and policies that do not exist, or exist already."""
     for one in attached(unit.statement):
         facts = sight.relation(one.relation).facts
         if facts is None:
@@ -147,14 +147,14 @@ def check_attached(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]
 
 
 def check_dropped_schemas(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """Yield schemas that are to be dropped and are not there, or are somebody else's."""
+    """Yield schemas to drop that do not exist, or belong to another role."""
     for change in changes(unit.statement):
         if change.sort is not Sort.SCHEMA or change.action is not Action.DROP:
             continue
         facts, made = sight.schema(change.name)
         gone = made is not None and made.change.action is Action.DROP and made.when is When.BEFORE
         if gone and made is not None and not change.guarded:
-            message = f"the schema {Relation(None, change.name)} is {made.told}"
+            message = f"the schema {Relation(None, change.name)} is {made.words}"
             yield StatementFinding(code="JP604", message=message, offset=change.offset)
         elif made is None and facts is None and not change.guarded:
             message = f"there is no schema {Relation(None, change.name)}"
@@ -168,7 +168,7 @@ _K = StatementKind
 
 
 def check_dependents(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """Yield what depends on what is dropped or emptied, and is not dropped with it."""
+    """Yield objects that depend on a dropped or truncated object and are not dropped with it."""
     statement = unit.statement
     if statement.kind not in {_K.TRUNCATE, _K.DROP_TABLE, _K.DROP_VIEW, _K.DROP_MATERIALIZED_VIEW, _K.DROP_INDEX}:
         return
@@ -199,7 +199,7 @@ def check_dependents(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
 
 
 def _remains(one: DependentFacts, sight: CatalogView) -> bool:
-    """Return whether it is still there, as far as earlier steps tell."""
+    """Return whether it still exists after previous steps."""
     altered = [each.alteration for each in sight.altered([] if one.relation is None else [one.relation])]
     if one.function is not None:
         made = sight.part(Sort.FUNCTION, one.function)
@@ -226,7 +226,7 @@ _PARTITIONED = frozenset("pI")
 
 
 def check_partitioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """REINDEX and CLUSTER of a partitioned table want a text of their own; CONCURRENTLY cannot build or drop there."""
+    """REINDEX and CLUSTER of a partitioned table need a separate step; CONCURRENTLY cannot build or drop there."""
     statement = unit.statement
     for one, facts in there(unit, sight):
         if facts.kind not in _PARTITIONED:
@@ -245,7 +245,7 @@ def check_partitioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFindi
 
 
 def check_detaching(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """Yield what stands against DETACH PARTITION."""
+    """Yield why DETACH PARTITION would fail."""
     table = main_relation(unit.statement)
     for action in alter_actions(unit.statement):
         detaches = action.kind in {AlterKind.DETACH_PARTITION, AlterKind.DETACH_PARTITION_CONCURRENTLY}
@@ -266,13 +266,13 @@ def check_detaching(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
             )
         if part.detach_pending:
             hint = f"ALTER TABLE {table} DETACH PARTITION {action.other} FINALIZE;"
-            message = f"{action.other} is half detached from {table} by an earlier attempt"
+            message = f"{action.other} is only half detached from {table}, by a previous attempt"
             yield StatementFinding(code="JP618", message=message, offset=action.offset, hint=hint)
 
 
 def check_new_names(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """A name that is created must be free, and its schema there and open."""
-    creates_schema = created_schema(unit.statement) is not None  # what it has in it is new with it
+    """A name that is created must be free, and its schema must exist and allow it."""
+    creates_schema = created_schema(unit.statement) is not None  # its contents are new too
     for change in changes(unit.statement):
         if change.action is not Action.CREATE:
             continue
@@ -315,13 +315,13 @@ def _open_schema(relation: Relation, sight: CatalogView, offset: int) -> Iterato
     if relation.schema is None:
         if sight.around.error is None and "search_path" not in sight.computed:
             yield StatementFinding(
-                code="JP601", message="search_path has no schema that anything is created in", offset=offset
+                code="JP601", message="search_path has no schema in which objects could be created", offset=offset
             )
         return
     facts, made = sight.schema(relation.schema)
     if made is not None:
         if made.change.action is Action.DROP and made.when is When.BEFORE:
-            message = f"the schema {Relation(None, relation.schema)} is {made.told}"
+            message = f"the schema {Relation(None, relation.schema)} is {made.words}"
             yield StatementFinding(code="JP604", message=message, offset=offset)
         return
     if facts is None:
@@ -336,23 +336,23 @@ def _open_schema(relation: Relation, sight: CatalogView, offset: int) -> Iterato
 
 
 def is_guarded_away(unit: Unit, sight: CatalogView) -> bool:
-    """Return whether IF EXISTS or IF NOT EXISTS makes the statement do nothing, as things stand."""
+    """Return whether IF EXISTS or IF NOT EXISTS makes the statement do nothing now."""
     if not is_guarded(unit.statement):
         return False
     made = [change.relation for change in changes(unit.statement) if change.action is Action.CREATE and change.relation]
     return bool(made) and all(sight.relation(relation).state is State.THERE for relation in made)
 
 
-#: Commands that leave out what they may not touch, and succeed.
+#: Commands that skip objects without privilege, and succeed.
 _SKIPS = frozenset({_K.VACUUM, _K.ANALYZE})
 #: The version from which on MAINTAIN can be granted.
 _MAINTAIN = 170_000
-#: How many of several things a finding names.
+#: How many objects a finding names.
 _NAMED = 3
 
 
 def check_rights(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
-    """Yield what the role may not do."""
+    """Yield missing privileges of the role."""
     role = sight.around.role
     for one, facts in there(unit, sight):
         if not facts.reached:
@@ -374,13 +374,13 @@ def check_files(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     wanted = role_for_file(unit.statement)
     if wanted is not None and wanted not in sight.around.outside:
         role = sight.around.role
-        message = f'role "{role}" may not use what is outside of the database: it is no member of {wanted}'
+        message = f'role "{role}" may not use files and programs of the server: it is not a member of {wanted}'
         hint = f"GRANT {wanted} TO {quote_identifier(role)};"
         yield StatementFinding(code="JP610", message=message, offset=unit.statement.start, hint=hint)
 
 
 def _right(right: Right, sight: CatalogView) -> Right:
-    """MAINTAIN is a privilege from version 17 on."""
+    """MAINTAIN is a privilege since version 17."""
     return Right.OWN if right is Right.MAINTAIN and sight.around.version < _MAINTAIN else right
 
 

@@ -1,4 +1,4 @@
-"""Every statement of a plan, looked at on a server that runs none of them.
+"""Checks every statement of a plan on a server, without running it.
 
 The order of the work: what each step runs in, the items of its for_each, its statements, what all of them need of the
 catalog, and then one statement after the other, in an order in which the steps can run.
@@ -41,19 +41,19 @@ from runner.sql.facts import functions_called
 from runner.sql.placeholders import TemplateError
 from runner.structs import Struct, field, replace
 
-#: How many of several steps a sentence names.
+#: How many steps a sentence names.
 _NAMED = 3
-#: What the server says of a text with more than one statement that it has read without a syntax error.
+#: The server's error for a text with several statements and no syntax error.
 _SEVERAL = "multiple commands"
-_NOT_ASKED = "it was not asked: it calls a function that may do more than read"
+_NOT_ASKED = "it was not evaluated: it calls a function that may do more than read"
 
 
 class Looked(Struct, kw_only=True):
-    """What came of looking at all statements; `units` are for those who look further."""
+    """The result for all statements; `units` are for further checks."""
 
     problems: list[Problem] = field(default_factory=list)
     reports: list[StatementReport] = field(default_factory=list)
-    #: What the lists of for_each gave, by step.
+    #: The items of each for_each, by step.
     rows: dict[str, Rows] = field(default_factory=dict)
     units: list[tuple[Unit, CatalogView]] = field(default_factory=list)
     #: A precondition of the plan could not be evaluated.
@@ -61,7 +61,7 @@ class Looked(Struct, kw_only=True):
 
 
 class StatementLook:
-    """Looks at the statements of one plan. `explain` False leaves out EXPLAIN, and with it all that planning runs."""
+    """Checks the statements of one plan. Without `explain` the planner runs no functions."""
 
     def __init__(self, plan: Plan, inspector: Inspector, disks: Disks, *, explain: bool) -> None:
         self._plan = plan
@@ -69,19 +69,19 @@ class StatementLook:
         self._changes = Changes(plan)
         self._rooms = Rooms(inspector)
         self._examiner = Examiner(inspector, self._rooms, disks, explain=explain)
-        self._looked = Looked()
-        #: Instances whose `if` is false as things stand.
+        self._result = Looked()
+        #: Instances whose `if` is false now.
         self._skipped: set[str] = set()
         self._values = base_values(plan)
-        #: Steps whose own SQL does more than read.
+        #: Steps whose SQL does more than read.
         self._writers: set[str] = set()
-        #: Steps after which a list may have fewer items.
+        #: Steps after which a list may have other items.
         self._removers: set[str] = set()
         #: Steps, and instances of steps, that may be left out when the plan runs.
         self._unlikely: set[str] = set(after_a_failure(plan))
 
     async def look(self, *, left_out: frozenset[str] = frozenset()) -> Looked:
-        """Look at what the plan requires, and at every statement but those of steps that are `left_out`."""
+        """Check the plan's requirements, and every statement except those of steps in `left_out`."""
         for check in self._plan.requires.preconditions:
             await self._required(check)
         steps = [step for step in self._in_order() if step.id not in left_out]
@@ -100,8 +100,8 @@ class StatementLook:
         for unit in everything:
             await self._look_at(unit)
         place = {step.id: number for number, step in enumerate(steps)}
-        self._looked.reports.sort(key=lambda report: place.get(report.step, -1))
-        return self._looked
+        self._result.reports.sort(key=lambda report: place.get(report.step, -1))
+        return self._result
 
     def _in_order(self) -> Iterator[Step]:
         steps = {step.id: step for step in (*self._plan.steps, *self._plan.finally_)}
@@ -128,7 +128,7 @@ class StatementLook:
         return found
 
     async def _enter(self, step: Step) -> None:
-        """Take the role and settings of a step, and report what the server refuses, unless an earlier step mends it."""
+        """Check the role and settings of a step, and report errors, unless a previous step may fix them."""
         for condition in (False, True):
             room = await self._rooms.of_step(step, condition=condition)
             if room.error is not None:
@@ -136,10 +136,10 @@ class StatementLook:
                     refused = refused_setting(room, 0, () if step.role is None else ("role",))
                     unlikely = step.id in self._unlikely or is_allowed(step, refused)
                     severity = Severity.WARNING if unlikely else None
-                    self._tell(refused, f"step `{step.id}`: {refused.message}", step.position, step, severity)
+                    self._report(refused, f"step `{step.id}`: {refused.message}", step.position, step, severity)
                 return
 
-    def _tell(
+    def _report(
         self,
         one: StatementFinding,
         message: str,
@@ -148,13 +148,13 @@ class StatementLook:
         severity: Severity | None = None,
     ) -> None:
         name = step.id if step is not None else None
-        told = new_problem(one.code, message, position, hint=one.hint, step=name, severity=severity or one.severity)
-        self._looked.problems.append(told)
+        problem = new_problem(one.code, message, position, hint=one.hint, step=name, severity=severity or one.severity)
+        self._result.problems.append(problem)
 
-    # --- what is to be looked at --------------------------------------------------------------------------------------
+    # --- the statements and their context -----------------------------------------------------------------------------
 
     def _note_changes(self, steps: list[Step]) -> None:
-        """Take note of what every step changes, as its text names it; the items of a query are not known yet."""
+        """Record what every step changes, as its text names it; the items of a query are not known yet."""
         for step in steps:
             items = literal_items(step)
             variants = [item.values for item in items] if items else [{}]
@@ -173,7 +173,7 @@ class StatementLook:
                             self._removers.add(step.id)
 
     def _note_again(self, units: list[Unit]) -> None:
-        """Take note of all changes again, now that the catalog says which relations the names stand for."""
+        """Record all changes again, now that the catalog has resolved the names."""
         self._changes.clear()
         for unit in units:
             if unit.step is not None and unit.key == "sql":
@@ -182,7 +182,7 @@ class StatementLook:
                 self._changes.note_alterations(unit.step.id, unit.number, found.alterations)
 
     def _note_functions(self, units: list[Unit]) -> None:
-        """A VOLATILE function that is not built in may have made anything before the next statement."""
+        """Record that a VOLATILE function that is not built in may have changed anything."""
         anything = (Change(action=Action.CREATE, sort=Sort.ANYTHING),)
         for unit in units:
             if unit.step is None or unit.key != "sql":
@@ -220,7 +220,7 @@ class StatementLook:
         if items is None:
             return []
         if step.for_each is not None and len(items) > MAX_INSTANCES:
-            message = f"of {len(items)} items the first {MAX_INSTANCES} are looked at"
+            message = f"of {len(items)} items only the first {MAX_INSTANCES} are checked"
             self._report_step(step, message, Coverage.PARTLY)
         if step.for_each is not None and step.for_each.sql is not None and items and not self._resolved(step):
             for resolved in self._resolved(step, items[:MAX_INSTANCES]):
@@ -239,9 +239,9 @@ class StatementLook:
         return found
 
     def _made_up(self, step: Step) -> tuple[Item, ...]:
-        """Return an item that stands for those that earlier steps may add to a list that is empty now, if any may."""
+        """Return a made-up item for a list that is empty now and may have items later, None if it cannot."""
         before = [name for name in self._changes.steps_before(step.id) if name in self._writers]
-        rows = self._looked.rows.get(step.id)
+        rows = self._result.rows.get(step.id)
         if not before or rows is None:
             self._report_step(step, "the list of for_each is empty now: there is nothing to do", Coverage.CHECKED)
             return ()
@@ -251,29 +251,29 @@ class StatementLook:
         return queried_items(step, rows.columns, [[MADE_UP] * len(rows.columns)])
 
     async def _unreadable(self, unit: Unreadable) -> None:
-        """Report a text that cannot be read, unless the server reads it: its grammar may be newer than the parser's."""
+        """Report a text that cannot be parsed, unless the server can: its grammar may be newer than the parser's."""
         message = unit.message
         if unit.text is not None:
             probe = await self._inspector.probe((), unit.text, explain=False)
             error = probe.parse.error
             if error is None or error.sqlstate != "42601" or _SEVERAL in error.message:
-                why = "jobplan's grammar does not know this syntax, and the server does: nothing else was checked"
+                why = "the server can parse this syntax, but jobplan cannot: nothing else was checked"
                 if unit.step is not None:
                     self._report_step(unit.step, why, Coverage.NOT, unit.key)
                 return
             message = error.message
-        self._tell(StatementFinding(code="JP606", message=message, offset=0), message, unit.position, unit.step)
+        self._report(StatementFinding(code="JP606", message=message, offset=0), message, unit.position, unit.step)
 
     def _report_step(self, step: Step, why: str, coverage: Coverage, key: str = "for_each") -> None:
-        self._looked.reports.append(
+        self._result.reports.append(
             StatementReport(step=step.id, instance=step.id, key=key, text="", command="", coverage=coverage, why=(why,))
         )
 
     async def _items(self, step: Step, unit: Unit) -> tuple[Item, ...] | None:
-        """Return the rows of a for_each's query, or None if it cannot be asked now."""
+        """Return the rows of a for_each's query, or None if it cannot be evaluated now."""
         sight = self._sight(unit)
         if not await self._look_at(unit):
-            self._report_step(step, "its items are not known before its list can be read", Coverage.NOT, "sql")
+            self._report_step(step, "its items are unknown until its list can be read", Coverage.NOT, "sql")
             return None
         if not await self._is_harmless(unit, sight):
             why = "its list was not read: it calls a function that may do more than read"
@@ -287,17 +287,17 @@ class StatementLook:
         elif repeated:
             wrong = f"for_each: its columns need unique names, and {repeated[0]} is not one"
         if wrong is not None:
-            self._tell(StatementFinding(code="JP619", message=wrong, offset=0), wrong, unit.at(0), step)
+            self._report(StatementFinding(code="JP619", message=wrong, offset=0), wrong, unit.at(0), step)
             return None
-        self._looked.rows[step.id] = Rows(columns=result.columns, rows=result.rows)
+        self._result.rows[step.id] = Rows(columns=result.columns, rows=result.rows)
         if self._may_be_another(unit, self._removers):
             self._unlikely.add(step.id)
         try:
             return queried_items(step, result.columns, result.rows)
         except ValueError as error:
-            del self._looked.rows[step.id]
+            del self._result.rows[step.id]
             message = f"for_each: an item {error}"
-            self._tell(StatementFinding(code="JP619", message=message, offset=0), message, unit.at(0), step)
+            self._report(StatementFinding(code="JP619", message=message, offset=0), message, unit.at(0), step)
             return None
 
     # --- one statement ------------------------------------------------------------------------------------------------
@@ -306,35 +306,35 @@ class StatementLook:
         return CatalogView(unit, self._rooms.known(unit), self._changes)
 
     async def _required(self, check: Check) -> None:
-        """Look at a precondition of the plan, and ask it if it only reads; a run asks it before anything starts."""
+        """Check a precondition of the plan, and evaluate it if it only reads; a run evaluates it before it starts."""
         key = "requires.preconditions"
         for unit in units_of(check.sql, self._values, step=None, instance="requires", key=key):
             if isinstance(unit, Unreadable):
                 self._broken(check, unit.message, unit.position)
-                self._looked.unevaluated = True
+                self._result.unevaluated = True
                 continue
             await self._survey([unit])
             sight = self._sight(unit)
             verdict = await self._examiner.examine(unit, sight)
             for one in verdict.findings:
                 self._broken(check, one.message, unit.within(one.offset))
-                self._looked.unevaluated = True
+                self._result.unevaluated = True
             if not verdict.findings:
                 if await self._is_harmless(unit, sight):
                     answer = await self._answer(unit, sight)
                     if answer is not True:
                         self._broken(check, answer or "", check.sql.start)
-                        self._looked.unevaluated |= isinstance(answer, str)
+                        self._result.unevaluated |= isinstance(answer, str)
                 else:
                     verdict.why.append(_NOT_ASKED)
-            self._looked.reports.append(report_of(unit, verdict))
+            self._result.reports.append(report_of(unit, verdict))
 
     def _broken(self, check: Check, why: str, position: Position) -> None:
         message = f"{check.message} ({why})" if why else check.message
-        self._tell(StatementFinding(code="JP520", message=message, offset=0), message, position, None)
+        self._report(StatementFinding(code="JP520", message=message, offset=0), message, position, None)
 
     async def _look_at(self, unit: Unit) -> bool:
-        """Look at one statement, note what was found, and say whether it could be run now as far as is known."""
+        """Check one statement, record the findings, and return whether it could run now as far as is known."""
         sight = self._sight(unit)
         verdict = await self._examiner.examine(unit, sight)
         good = not verdict.findings and not verdict.blind
@@ -351,14 +351,14 @@ class StatementLook:
         if unit.instance in self._skipped:
             verdict.skip()
         else:
-            self._looked.units.append((unit, sight))
-        self._looked.reports.append(report_of(unit, verdict))
+            self._result.units.append((unit, sight))
+        self._result.reports.append(report_of(unit, verdict))
         for one in dict.fromkeys(verdict.findings):
-            self._tell(one, one.message, unit.within(one.offset), unit.step, self._lowered(unit, one))
+            self._report(one, one.message, unit.within(one.offset), unit.step, self._lowered(unit, one))
         return good
 
     def _lowered(self, unit: Unit, finding: StatementFinding) -> Severity | None:
-        """A statement that need not run, or that may fail, is a risk and no error."""
+        """Return a warning instead of an error for a statement that may not run, or may fail."""
         left_out = MADE_UP in unit.instance or bool({unit.instance, self._name_of(unit)} & self._unlikely)
         return Severity.WARNING if left_out or is_allowed(unit.step, finding) else None
 
@@ -367,19 +367,19 @@ class StatementLook:
         return unit.step.id if unit.step is not None else ""
 
     def _may_be_another(self, unit: Unit, steps: set[str]) -> bool:
-        """Return whether one of these steps comes before a condition or list, and may change what it gives."""
+        """Return whether one of these steps comes before a condition or list, and may change its result."""
         before = (name for name in self._changes.steps_before(self._name_of(unit)) if name in steps)
         return may_change(unit.statement) and next(before, None) is not None
 
     async def _is_harmless(self, unit: Unit, sight: CatalogView) -> bool:
-        """Return whether a query may be run: it only reads, and by functions of PostgreSQL's own and of extensions."""
+        """Return whether a query may be run: it only reads, with functions of PostgreSQL and of extensions."""
         return is_harmless(unit, sight) and await self._examiner.own_code.of(unit.sql) is None
 
     async def _answer(self, unit: Unit, sight: CatalogView) -> bool | str:
-        """Return what a condition says now, or in words why it says nothing. NULL is not true."""
+        """Return the result of a condition now, or the reason why it has none. NULL is not true."""
         result = await self._inspector.read(sight.around.settings, unit.sql)
         if result.error is not None:
             return result.error.message
         if not result.boolean or len(result.rows) != 1:
-            return "the condition does not give one boolean"
+            return "the condition does not return one boolean"
         return result.rows[0][0] == "t"

@@ -1,11 +1,12 @@
-"""Statements that the planner understands: the server itself checks their names, types and privileges.
+"""Checks statements that the planner supports: the server itself checks their names, types and privileges.
 
 Parse and Describe check names and types; EXPLAIN (never ANALYZE) gives the cost, the privileges and the locks. The
 catalog adds rights on rows and the triggers that fire.
 
 EXPLAIN evaluates IMMUTABLE functions of constants, and STABLE ones for its estimates, in casts, operators, domains,
-views, policies, defaults and constraints. The mark of a function says nothing about what it does. So a statement is
-planned, and a condition or a list read, only if all that it could execute is PostgreSQL's own or an extension's.
+views, policies, defaults and constraints. The volatility of a function is no evidence of what it does. So a statement
+is planned, and a condition or a list evaluated, only if all functions that it could execute are built in or belong to
+an extension.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ _NAMES: dict[str, tuple[str, Sort]] = {
     "42883": ("JP603", Sort.FUNCTION),
     "42704": ("JP603", Sort.TYPE),
 }
-#: Reasons that may be gone when something has been created.
+#: Errors that may not occur after an object was created.
 _MENDED_BY_CREATING = frozenset(
     {
         *("42P01", "3F000", "42883", "42704", "42846", "42804", "42P10", "42P18", "22P02", "42725", "42703"),
@@ -66,21 +67,21 @@ _MENDED_BY_CREATING = frozenset(
 )
 _PRIVILEGE = "42501"
 _READ_ONLY = "25006"
-#: What PL/pgSQL says of a command that changes something, in a function that is not VOLATILE.
+#: PL/pgSQL's error for a command that writes, in a function that is not VOLATILE.
 _NOT_SUPPORTED = "0A000"
 _BUSY = frozenset({"55P03", "57014"})
 _TAKEN = "42P07"
-#: What the server says in English; in another language it is told without what mends it.
+#: The server's message in English; in other languages the finding has no hint.
 _SCHEMA = re.compile(r"permission denied for schema (.+)")
 _QUOTED = re.compile(r'"([^"]+)"')
 
 
 class Judged(Struct, frozen=True, kw_only=True):
-    """What a probe says: findings, why not all was checked, and the planner's estimates."""
+    """The result of a probe: findings, the reasons why not all was checked, and the planner's estimates."""
 
     findings: tuple[StatementFinding, ...] = ()
     why: tuple[str, ...] = ()
-    #: Nothing at all could be said.
+    #: Nothing could be checked.
     blind: bool = False
     cost: float | None = None
     rows: int | None = None
@@ -94,7 +95,7 @@ def run_by_the_planner(unit: Unit, sight: CatalogView) -> tuple[FunctionFacts, .
 
 
 def may_do_anything(functions: Sequence[FunctionFacts]) -> FunctionFacts | None:
-    """Return a function that a READ ONLY transaction does not hold: in an untrusted language, and of no extension."""
+    """Return a function that READ ONLY does not restrict: in an untrusted language, and of no extension."""
     return next(
         (facts for facts in functions if not facts.trusted and facts.extension is None and not _built(facts)), None
     )
@@ -105,9 +106,9 @@ def _built(facts: FunctionFacts) -> bool:
 
 
 def is_harmless(unit: Unit, sight: CatalogView) -> bool:
-    """Return whether a query may be run in a READ ONLY transaction: all that it calls is known to read.
+    """Return whether a query may be run in a READ ONLY transaction: all functions that it calls are known to read.
 
-    Functions that are not known by name have to be marked as reading only, one's own also in a trusted language.
+    Functions that are not known by name must be STABLE or IMMUTABLE; those of no extension also in a trusted language.
     """
     known = effect(unit.statement)
     if known is not Effect.UNKNOWN:
@@ -125,7 +126,7 @@ def _reads(call: FunctionCall, sight: CatalogView) -> bool:
 
 
 def judge(unit: Unit, probe: Probe, sight: CatalogView, *, start: int = 0) -> Judged:
-    """Return what the server's answers mean for the statement, or for the query in it that begins at `start`."""
+    """Return the findings from the server's answers, for the statement or for the query that begins at `start`."""
     if probe.setting.error is not None:
         return Judged(why=(f"the step's settings are refused: {probe.setting.error.message}",), blind=True)
     if probe.parse.error is not None:
@@ -169,7 +170,7 @@ def _failed(unit: Unit, reply: Reply, sight: CatalogView, *, shift: int, plannin
     state = error.sqlstate or ""
     offset = unit.statement.start + max((reply.position or 1) - 1 - shift, 0)
     if state in _BUSY:
-        message = f"the server could not look at it within its limits: {error.message}"
+        message = f"the server could not plan it within its limits: {error.message}"
         return Judged(findings=(StatementFinding(code="JP620", message=message, offset=offset),), why=(error.message,))
     if planning and (state == _READ_ONLY or (state == _NOT_SUPPORTED and run_by_the_planner(unit, sight))):
         return _writes_while_planned(unit, error, sight, offset)
@@ -178,13 +179,13 @@ def _failed(unit: Unit, reply: Reply, sight: CatalogView, *, shift: int, plannin
         made = _made_name(unit, reply, error, sight, offset)
         if made is not None:
             return made
-    if state == _TAKEN and planning:  # the catalog says more about it
+    if state == _TAKEN and planning:  # the catalog has more facts about it
         return Judged(why=("it was not explained, because the name is taken",))
     return uncertain(unit, sight, finding, state) or Judged(findings=(finding,), why=("the server refuses it",))
 
 
 def uncertain(unit: Unit, sight: CatalogView, finding: StatementFinding, reason: str) -> Judged | None:
-    """Return what is said instead of a finding that earlier steps may have made wrong, None if it is certain.
+    """Return a remark instead of a finding that previous steps may make obsolete, None if the finding is certain.
 
     `reason` is the SQLSTATE, or the finding's code.
     """
@@ -193,7 +194,7 @@ def uncertain(unit: Unit, sight: CatalogView, finding: StatementFinding, reason:
         return Judged(findings=(label,), why=("the server refuses it",))
     why = doubt(unit, sight, reason, finding.message)
     if why is not None:
-        return Judged(why=(f"{finding.message}, as things stand; {why}",), blind=True)
+        return Judged(why=(f"{finding.message}now; {why}",), blind=True)
     opaque = sight.opaque()
     if opaque is None or is_syntax_error(reason, finding.message):
         return None
@@ -239,16 +240,16 @@ def _writes_while_planned(unit: Unit, error: ErrorDetails, sight: CatalogView, o
 
 
 def _made_name(unit: Unit, reply: Reply, error: ErrorDetails, sight: CatalogView, offset: int) -> Judged | None:
-    """Return what is said of a name that an earlier step creates, None if none does."""
+    """Return the remark for a name that a previous step creates, None if none does."""
     sort = _NAMES[error.sqlstate or ""][1]
     name = _name_at(unit, offset - unit.statement.start, string=sort is Sort.RELATION) if reply.position else None
     name = name or _in_quotes(error.message)
     made = _made(unit, sort, name, sight)
-    return Judged(why=(f"{name} is {made.told}",), blind=True) if made is not None else None
+    return Judged(why=(f"{name} is {made.words}",), blind=True) if made is not None else None
 
 
 def _made(unit: Unit, sort: Sort, name: str | None, sight: CatalogView) -> Made | None:
-    """Return who creates what the server does not know."""
+    """Return the change that creates an object which the server does not have."""
     if name is None:
         return None
     relation = relation_in(name)
@@ -296,14 +297,14 @@ _WRITES = frozenset({"INSERT", "UPDATE", "DELETE"})
 
 
 class RowRights(Struct, kw_only=True):
-    """Rights that are missing, and why nothing is known of some."""
+    """Missing privileges, and the reasons why some are unknown."""
 
     findings: list[StatementFinding] = field(default_factory=list)
     why: list[str] = field(default_factory=list)
 
 
 def check_row_rights(unit: Unit, sight: CatalogView) -> RowRights:
-    """Return what the catalog says of the rights on the relations that a query names; EXPLAIN would say the same."""
+    """Return the missing privileges on the relations of a query, from the catalog; EXPLAIN would report the same."""
     rights = RowRights()
     role = sight.around.role
     for one in row_rights(unit.statement):
@@ -311,10 +312,10 @@ def check_row_rights(unit: Unit, sight: CatalogView) -> RowRights:
         if facts is None or facts.owned or one.privilege in facts.privileges:
             continue
         if not facts.reached:
-            continue  # Parse has said so
+            continue  # Parse has reported it
         if one.privilege in facts.on_columns:
-            told = f'role "{role}" has {one.privilege} on some columns of {one.relation}, perhaps not on all'
-            rights.why.append(told)
+            partial = f'role "{role}" has {one.privilege} on some columns of {one.relation}, perhaps not on all'
+            rights.why.append(partial)
             continue
         message = f'role "{role}" has no {one.privilege} on {one.relation}, which belongs to "{facts.owner}"'
         name = f"{quote_identifier(facts.relation.schema or '')}.{quote_identifier(facts.relation.name)}"
@@ -324,7 +325,7 @@ def check_row_rights(unit: Unit, sight: CatalogView) -> RowRights:
 
 
 def fired_triggers(unit: Unit, sight: CatalogView) -> list[str]:
-    """Return a sentence for each trigger of the database's own that a statement may fire."""
+    """Return a sentence for each user trigger that a statement may fire."""
     statement = unit.statement
     if statement.kind is _K.TRUNCATE:
         fires = [(one.relation, "TRUNCATE") for one in needed(statement)]
@@ -333,28 +334,28 @@ def fired_triggers(unit: Unit, sight: CatalogView) -> list[str]:
     else:
         fires = [(one.relation, one.privilege) for one in row_rights(statement) if one.privilege in _WRITES]
     known = ((facts, event) for relation, event in fires if (facts := sight.relation(relation).facts) is not None)
-    told = (
+    sentences = (
         f"its trigger {trigger.name} runs {trigger.function}(): what that does is not known"
         for facts, event in known
         for trigger in facts.triggers
         if event in trigger.fires
     )
-    return list(dict.fromkeys(told))
+    return list(dict.fromkeys(sentences))
 
 
 def sequences_used(unit: Unit, sight: CatalogView) -> list[str]:
-    """Return what only a run tells of functions of sequences: the planner asks for no right on the sequence."""
+    """Return what only a run shows about functions of sequences: the planner checks no privilege on the sequence."""
     called = {call.name for call in functions_called(unit.statement)}
-    told = []
+    unknown = []
     if called & {"nextval", "setval"} and not sight.around.superuser:
-        told.append("whether the role may use the sequence shows when it runs")
+        unknown.append("only running it shows whether the role may use the sequence")
     if called & {"currval", "lastval"}:
-        told.append("whether its session has called nextval() before shows when it runs")
-    return told
+        unknown.append("only running it shows whether its session has called nextval() before")
+    return unknown
 
 
 def hidden_rows(unit: Unit, sight: CatalogView) -> RowRights:
-    """Return what row-level security hides from the role: a statement that changes no rows for it succeeds as well."""
+    """Return what row-level security hides from the role: a statement succeeds although it sees no rows."""
     found = RowRights()
     settings = {name.lower(): value for name, value in sight.around.settings}
     if settings.get("row_security", "on").lower() in {"off", "false", "no", "0"}:
@@ -365,18 +366,20 @@ def hidden_rows(unit: Unit, sight: CatalogView) -> RowRights:
         facts = sight.relation(use.relation).facts
         if facts is None or not facts.row_security:
             continue
-        told = f'row-level security is active on {use.relation} for role "{role}": policies decide which rows it sees'
-        found.why.append(told)
+        message = (
+            f'row-level security is active on {use.relation} for role "{role}": policies decide which rows it sees'
+        )
+        found.why.append(message)
         if use.use is not Use.READ and unit.statement.kind in _CHANGES and not aware:
             hint = 'with `settings: {row_security: "off"}` the server reports an error instead of hiding rows'
-            found.findings.append(StatementFinding(code="JP625", message=told, offset=use.offset, hint=hint))
+            found.findings.append(StatementFinding(code="JP625", message=message, offset=use.offset, hint=hint))
     return found
 
 
 _CHANGES = frozenset({_K.UPDATE, _K.DELETE, _K.MERGE})
 
 
-#: Bytes of a name; PostgreSQL cuts the rest off.
+#: Bytes of a name; PostgreSQL truncates longer names.
 _MAX_BYTES = 63
 #: Functions that a report names.
 _NAMED = 3
@@ -386,7 +389,7 @@ _IMPLIED = frozenset({"=", "<>", "<", ">", "<=", ">=", "~~", "!~~", "~~*", "!~~*
 
 
 class OwnCode:
-    """Asks the server which words lead to functions: all words of a plan at once, a word that is new then by itself."""
+    """Queries which words are functions: all words of a plan at once, later words separately."""
 
     def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector
@@ -394,23 +397,23 @@ class OwnCode:
         self._reached: dict[str, list[str]] = {}
 
     async def learn(self, texts: Iterable[str]) -> None:
-        """Ask for the words of all texts in one question. If the server refuses it, each text has its own."""
+        """Query the words of all texts together. If the server refuses it, each text is queried separately."""
         words = [found for found in map(words_of, dict.fromkeys(texts)) if found is not None]
         await self._ask(frozenset().union(*(one[0] for one in words)), frozenset().union(*(one[1] for one in words)))
 
     async def of(self, sql: str) -> str | None:
-        """Return which functions could be executed, in words; None if all are PostgreSQL's own or an extension's."""
+        """Return which functions could be executed, in words; None if all are built in or belong to an extension."""
         words = words_of(sql)
         if words is None:
-            return "functions that cannot be told from its text"
+            return "functions that cannot be determined from its text"
         error = await self._ask(*words)
         if error is not None:
-            return f"functions that the catalogs did not tell ({error})"
+            return f"functions that could not be looked up in the catalogs ({error})"
         found = {function for word in ("", *words[0], *words[1]) for function in self._reached.get(word, ())}
         return ", ".join(sorted(found)[:_NAMED]) or None
 
     async def _ask(self, names: frozenset[str], operators: frozenset[str]) -> str | None:
-        """Ask for the words that are not known yet. Return why the server did not answer, if it did not."""
+        """Query the words that are not known yet. Return why the server did not answer, if it did not."""
         if self._words.issuperset(names | operators):
             return None
         new = [json.dumps(sorted(words - self._words)) for words in (names, operators)]

@@ -1,7 +1,6 @@
-"""When each step would run: the very scheduler on a virtual clock, with the durations that are known.
+"""When each step would run: the engine's scheduler on a virtual clock, with the known durations.
 
-Steps of unknown duration are given the median of the known ones, so that the order can be shown; whatever rests on that
-says so.
+Steps of unknown duration get the median of the known ones, so that the order can be shown; the output marks them.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from runner.plan.model import OnFinish, Plan, Retry, Step
 from runner.preflight.step_durations import Duration, Durations
 from runner.structs import Struct, replace
 
-#: Seconds from the order to launch a worker to its first statement (pg_background.md#what-a-worker-costs).
+#: Seconds from the request to launch a worker to its first statement (pg_background.md#what-a-worker-costs).
 _LAUNCH = 0.003
-#: Seconds that a step of unknown duration is given when nothing is known of any other.
+#: Seconds for a step of unknown duration if no duration is known.
 _NOMINAL = 1.0
-#: Seconds within which one step's end is another one's beginning.
+#: Within these seconds the end of one step counts as the start of another.
 _SAME_MOMENT = 0.05
-#: More slots help no more when they shorten the run by less than this share.
+#: More slots do not help if they shorten the run by less than this share.
 _HELPS = 0.01
 
 
 class Bar(Struct, frozen=True, kw_only=True):
-    """One step or instance in time, in seconds from the run's start; `ready` is when it began to wait for a slot."""
+    """One step or instance, in seconds from the run's start; `ready` is when it began to wait for a slot."""
 
     step: str
     ready: float
@@ -40,7 +39,7 @@ class Bar(Struct, frozen=True, kw_only=True):
     end: float
     known: bool
     final: bool = False
-    #: The run does not wait for it: `end` is when the run leaves it, if it is not over before.
+    #: The run does not wait for it: `end` is when the run detaches it, if it has not ended before.
     detached: bool = False
 
     @property
@@ -59,9 +58,9 @@ class SlotsTried(Struct, frozen=True, kw_only=True):
 class Schedule(Struct, frozen=True, kw_only=True):
     """What the scheduler would do. Times are seconds.
 
-    `makespan_p95` is that of a run in which every step takes as long as its 95th percentile; `lower_bound` is what no
-    number of slots can beat. `unknown` are the steps without a duration. `enough` is the number of slots beyond which
-    more do not help, None if that was not asked for, or if the most that were tried still did.
+    `makespan_p95` is that of a run in which every step takes as long as its 95th percentile; `lower_bound` is the
+    shortest makespan with any number of slots. `unknown` are the steps without a known duration. `enough` is the number
+    of slots beyond which more do not help, None if it was not computed or is higher than those that were tried.
     """
 
     bars: tuple[Bar, ...]
@@ -75,12 +74,12 @@ class Schedule(Struct, frozen=True, kw_only=True):
     enough: int | None = None
 
 
-#: The rows that a for_each's query gave, by step.
+#: The rows of a for_each's query, by step.
 Rows = Mapping[str, ev.Rows]
 
 
 class _Forecaster(Struct, frozen=True, kw_only=True):
-    """Simulates one plan again and again."""
+    """Simulates one plan with different numbers of slots."""
 
     plan: Plan
     durations: Durations
@@ -89,7 +88,7 @@ class _Forecaster(Struct, frozen=True, kw_only=True):
     nominal: float
 
     def run(self, *, slots: int, late: bool = False) -> Simulation:
-        """Return a run with so many slots; `late` takes the 95th percentiles."""
+        """Return a run with a number of slots; `late` uses the 95th percentiles."""
         budget = replace(self.plan.budget, slots=slots)
         return simulate(
             replace(self.plan, budget=budget),
@@ -150,7 +149,7 @@ def forecast(
 
 
 def _bare(plan: Plan) -> Plan:
-    """Leave out what ends a step early or runs it again: a duration is that of the whole step, as it went before."""
+    """Remove what ends a step early or runs it again: a duration is that of the whole step in previous runs."""
     steps = tuple(map(_bare_step, plan.steps))
     return replace(plan, steps=steps, finally_=tuple(map(_bare_step, plan.finally_)), run_timeout=None)
 
@@ -201,7 +200,7 @@ def _makespan(bars: Sequence[Bar]) -> float:
 
 
 def _critical(bars: Sequence[Bar], plan: Plan) -> tuple[str, ...]:
-    """Go back from what ends last: to what it needed, or to what had the slot that it waited for."""
+    """Return the chain that ends last: each step with the step that it needed, or whose slot it waited for."""
     needs = {step.id: {need.step for need in step.needs} for step in (*plan.steps, *plan.finally_)}
     path: list[str] = []
     current = max((bar for bar in bars if not bar.detached), key=lambda bar: bar.end, default=None)
@@ -217,7 +216,7 @@ def _critical(bars: Sequence[Bar], plan: Plan) -> tuple[str, ...]:
 
 
 def _lower_bound(bars: Sequence[Bar], plan: Plan) -> float:
-    """No budget beats the longest chain of needs, nor a pool or an exclusive name that is never idle.
+    """Return the shortest makespan with any budget: of the longest chain of needs, or of a pool or exclusive name.
 
     A run does not wait for a step that it detaches.
     """
@@ -240,7 +239,7 @@ def _lower_bound(bars: Sequence[Bar], plan: Plan) -> float:
 
 
 def _side_by_side(step: Step) -> float:
-    """Return how many instances of a step may run at once."""
+    """Return how many instances of a step may run at the same time."""
     limit = step.for_each.max_parallel if step.for_each is not None else None
     return math.inf if limit is None else limit
 
@@ -251,7 +250,7 @@ def _pool_bound(bars: Sequence[Bar], plan: Plan, name: str, limit: int) -> float
 
 
 def _enough(tried: Sequence[SlotsTried], lower_bound: float) -> int | None:
-    """The most slots that were tried are enough only if what they give cannot be beaten."""
+    """Return the number of slots beyond which more do not help, None if it is higher than those that were tried."""
     if not tried:
         return None
     best = min(one.makespan for one in tried)
@@ -261,7 +260,7 @@ def _enough(tried: Sequence[SlotsTried], lower_bound: float) -> int | None:
 
 
 def schedule_problems(plan: Plan, schedule: Schedule, durations: Durations) -> Iterator[Problem]:
-    """Yield what the durations say against the plan's limits."""
+    """Yield limits of the plan that the durations may exceed."""
     steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
     for bar in schedule.bars:
         step = steps[bar.step.partition("[")[0]]
@@ -283,7 +282,7 @@ def schedule_problems(plan: Plan, schedule: Schedule, durations: Durations) -> I
 
 
 def _attempt(step: Step, duration: Duration) -> float | None:
-    """Return how long one attempt may take; of a step that repeats, the whole step's duration does not tell."""
+    """Return how long one attempt may take; unknown for a repeat, whose duration is that of all iterations."""
     if duration.attempt_p95 is not None or step.repeat is not None:
         return duration.attempt_p95
     return duration.p95

@@ -1,7 +1,7 @@
-"""Every SQL text of a plan as the run would send it, and the settings, role and schemas it runs in.
+"""Every SQL text of a plan as the run would send it, with the settings, role and schemas of its session.
 
-Parameters are filled in, one text for each item, statement by statement. Each statement knows where it stands in the
-plan's files, whatever its parameters have done to it.
+Parameters are filled in, one text for each item, statement by statement. Each statement keeps its position in the
+plan's files.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from runner.sql.relations import Relation
 from runner.sql.session_settings import assigned, computed_after, settings_after
 from runner.sql.statements import SqlSyntaxError, Statement, parse_statements
 
-#: Instances of one step that are looked at; the others differ in their item alone.
+#: How many instances of a step are checked; the others differ only in their item.
 MAX_INSTANCES = 100
-#: Part of the values of an item that stands for all those that a list may have when its step runs.
+#: A part of the values of a made-up item, which represents items that are not known yet.
 MADE_UP = "jobplan_item"
 
 
@@ -53,12 +53,12 @@ class Unit:
 
     @property
     def is_condition(self) -> bool:
-        """Whether jobplan itself asks it, on a read-only session."""
+        """Whether jobplan evaluates it itself, in a read-only session."""
         return self.key != "sql"
 
     @property
     def settings_after(self) -> tuple[tuple[str, str], ...]:
-        """What is set for the next statement of the text."""
+        """The settings for the next statement of the text."""
         return settings_after(self.settings, assigned(self.statement))
 
     def at(self, offset: int) -> Position:
@@ -72,7 +72,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Unreadable:
-    """A text that cannot be read: a value does not fit in it, or the parser refuses it. What is wrong, and where.
+    """The error of a text that cannot be parsed: a value does not fit, or the parser refuses it.
 
     `text` is the text with its values if only the parser refuses it: a server may know newer syntax.
     """
@@ -101,7 +101,7 @@ class StatementFinding:
 
 
 def base_values(plan: Plan) -> Mapping[str, Value]:
-    """Return what SQL may name everywhere; the run has no id yet."""
+    """Return the values that all SQL may use; the run has no id yet."""
     return {**plan.values, "run.id": "dry-run", "run.name": plan.name, "run.status": "succeeded"}
 
 
@@ -183,29 +183,29 @@ def _texts(step: Step) -> Iterator[tuple[str, Sql]]:
         yield "verify", step.verify
 
 
-#: Settings of the transaction itself: a look keeps its own.
+#: Settings of the transaction: the dry run keeps its own.
 _OF_TRANSACTION = "transaction_"
 
 
 @dataclass(slots=True, kw_only=True)
 class StatementContext:
-    """In what a statement runs, and the catalog that it sees. `error` says why the server refuses the settings."""
+    """The session context of a statement, and the catalog that it sees. `error`: the server refuses the settings."""
 
     settings: Settings
-    #: Of the server: 160004.
+    #: The server's version, such as 160004.
     version: int
     role: str = ""
     database: str = ""
-    #: What the role can do that is no privilege on an object: superuser, creates_roles, owns_database and the like.
+    #: Attributes of the role: superuser, creates_roles, owns_database and so on.
     abilities: frozenset[str] = frozenset()
     abilities_known: bool = False
     schemas: Sequence[str] = ()
     error: str | None = None
-    #: Which of PostgreSQL's roles it has that may use the server's files and programs.
+    #: Its memberships in the predefined roles for files and programs of the server.
     outside: frozenset[str] = frozenset()
     relations: dict[Relation, RelationFacts] = field(default_factory=dict)
     known_schemas: dict[str, SchemaFacts] = field(default_factory=dict)
-    #: By name: one's own and those of extensions, and PostgreSQL's.
+    #: By name: user-defined functions, those of extensions, and built-in ones.
     functions: dict[str, Sequence[FunctionFacts]] = field(default_factory=dict)
     builtin: dict[str, Sequence[FunctionFacts]] = field(default_factory=dict)
     #: Labels that enums have now, of those to which the plan adds one: the enum's name and the label.
@@ -229,26 +229,26 @@ class StatementContext:
 
 
 class Rooms:
-    """The surroundings of every statement of a plan; those with the same settings share them."""
+    """The contexts of all statements of a plan; statements with the same settings share one."""
 
     def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector
         self._rooms: dict[str, StatementContext] = {}
 
     async def of_step(self, step: Step | None, *, condition: bool = False) -> StatementContext:
-        """Return in what a step's SQL begins, or in what jobplan asks its conditions; without a step, the plan's."""
+        """Return the context of a step's first statement, or of its conditions; without a step, the plan's."""
         return await self._enter(self._settings(step, condition=condition))
 
     async def of(self, unit: Unit) -> StatementContext:
-        """Return in what a statement runs, with what the statements before it in its text have set."""
+        """Return the context of a statement, with the settings of the statements before it in its text."""
         return await self._enter(self._with(unit, unit.settings))
 
     async def after(self, unit: Unit) -> StatementContext:
-        """Return in what the next statement of the text runs."""
+        """Return the context of the next statement of the text."""
         return await self._enter(self._with(unit, unit.settings_after))
 
     def known(self, unit: Unit) -> StatementContext:
-        """Return in what a statement runs, once it has been asked for."""
+        """Return the context of a statement that was requested before."""
         return self._rooms[json.dumps(self._with(unit, unit.settings))]
 
     def _with(self, unit: Unit, assigned: Settings) -> Settings:

@@ -1,4 +1,4 @@
-"""What a statement changes, with the relations that its names stand for, and what goes along with them.
+"""What a statement changes, with resolved relations and with dependent objects.
 
 The text says `DROP INDEX i` and `DROP TABLE t CASCADE`; the catalog says of which table the index is, and which views
 are dropped with the table.
@@ -32,7 +32,7 @@ def only_reads(statement: Statement) -> bool:
 
 
 class Consequences:
-    """The changes and alterations of one statement in its surroundings."""
+    """The changes and alterations of one statement in its context."""
 
     def __init__(self, unit: Unit, around: StatementContext) -> None:
         self._unit = unit
@@ -52,7 +52,7 @@ class Consequences:
 
     @property
     def alterations(self) -> tuple[Alteration, ...]:
-        """Return what is altered, and what goes along with what is dropped."""
+        """Return what is altered, and what is dropped along with other objects."""
         placed = (self._placed_alteration(one) for one in alterations(self._unit.statement))
         found = [one for one in placed if not self._is_guarded_away(one)]
         for change in changes(self._unit.statement):
@@ -64,7 +64,7 @@ class Consequences:
         return tuple(found)
 
     def _of_child_columns(self, found: list[Alteration]) -> list[Alteration]:
-        """Return what is altered of the children's columns along with the parent's."""
+        """Return the alterations of the children's columns along with the parent's."""
         along = []
         for one in found:
             facts = self._around.relations.get(one.relation) if one.relation is not None else None
@@ -73,7 +73,7 @@ class Consequences:
         return along
 
     def _is_guarded_away(self, one: Alteration) -> bool:
-        """Return whether IF NOT EXISTS makes it nothing, because the column or index is there."""
+        """Return whether IF NOT EXISTS makes it do nothing, because the column or index exists."""
         facts = self._around.relations.get(one.relation) if one.guarded and one.relation is not None else None
         if facts is None:
             return False
@@ -94,7 +94,7 @@ class Consequences:
         return replace(one, relation=self._around.placed(one.relation))
 
     def _along(self, found: tuple[Change, ...]) -> Iterator[Change]:
-        """Yield the indexes that go with a column, and the views and foreign keys that CASCADE drops."""
+        """Yield the indexes that are dropped with a column, and the views and foreign keys that CASCADE drops."""
         yield from self._indexes_gone(found)
         yield from self._of_children(found)
         if not is_cascading(self._unit.statement):
@@ -122,7 +122,7 @@ class Consequences:
                 )
 
     def _of_children(self, found: tuple[Change, ...]) -> Iterator[Change]:
-        """Yield the columns that children get, lose or rename with their parent."""
+        """Yield the columns that are added, dropped or renamed in children along with their parent."""
         for one in found:
             facts = self._around.relations.get(one.relation) if one.relation is not None else None
             if facts is None or one.sort is not Sort.COLUMN:

@@ -1,4 +1,4 @@
-"""What can be said of one statement without running it: how much of it was checked, and what is wrong with it."""
+"""Checks one statement without running it: how much of it was checked, and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ from runner.sql.version_needs import foreign_options
 from runner.structs import Struct, field
 
 _K = StatementKind
-#: The finding for what a later version brought.
+#: The finding for a feature of a later version.
 _NEWER = "JP624"
-#: Characters of a statement that reports show.
+#: The most characters of a statement in reports.
 _SHOWN = 100
 _UNSEEN = frozenset({State.NEW, State.PERHAPS, State.UNKNOWN})
 
 
 class StatementVerdict(Struct, kw_only=True):
-    """What is said of a statement; `blind` says that nothing at all could be checked."""
+    """The result for a statement; `blind`: nothing could be checked."""
 
     findings: list[StatementFinding] = field(default_factory=list)
     why: list[str] = field(default_factory=list)
@@ -63,14 +63,14 @@ class StatementVerdict(Struct, kw_only=True):
         return Coverage.PARTLY if self.why or self.findings else Coverage.CHECKED
 
     def skip(self) -> None:
-        """Turn findings into notes: the `if` of the step is false now, and nothing of it would run."""
+        """Turn findings into notes: the `if` of the step is false now, so the step would be skipped."""
         self.notes += [f"{one.code}: {one.message}" for one in self.findings]
         if self.findings:
             self.why.append("its `if` is false now, and the step would be skipped")
         self.findings = []
 
     def keep_certain(self, unit: Unit, sight: CatalogView) -> None:
-        """Leave out errors that earlier steps may have made wrong, and say why nothing is known there."""
+        """Remove errors that previous steps may make obsolete, and add why the result is unknown."""
         kept = []
         for one in self.findings:
             severity = one.severity or CODES[one.code].severity
@@ -84,7 +84,7 @@ class StatementVerdict(Struct, kw_only=True):
         self.findings = kept
 
     def take(self, judged: Judged, probe: Probe | None = None) -> None:
-        """Take over what the server's answers mean."""
+        """Add the findings from the server's answers."""
         self.findings += judged.findings
         self.why += judged.why
         self.blind = self.blind or judged.blind
@@ -94,18 +94,18 @@ class StatementVerdict(Struct, kw_only=True):
 
 
 class Examiner:
-    """Looks at one statement after the other. `explain` False leaves out EXPLAIN, and all that planning runs."""
+    """Checks one statement after the other. Without `explain` the planner runs no functions."""
 
     def __init__(self, inspector: Inspector, rooms: Rooms, disks: Disks, *, explain: bool) -> None:
         self._inspector = inspector
         self._rooms = rooms
         self._disks = disks
         self._explain = explain
-        #: What a look at a statement would execute.
+        #: Functions that planning a statement would execute.
         self.own_code = OwnCode(inspector)
 
     async def examine(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
-        """Return what can be said of a statement."""
+        """Return the result for a statement."""
         if sight.around.error is not None:
             return StatementVerdict(why=[f"the step's settings are refused: {sight.around.error}"], blind=True)
         kind = unit.statement.kind
@@ -154,7 +154,7 @@ class Examiner:
         refused = {one.code for one in verdict.findings} == {"JP610"}
         if refused or not (explain or verdict.findings or verdict.blind):
             rights = check_row_rights(unit, sight)
-            # The server names the first right that is missing, and not what grants it.
+            # The server names only the first missing privilege, and no GRANT.
             verdict.findings = rights.findings if refused and rights.findings else verdict.findings + rights.findings
             verdict.why += rights.why
             verdict.keep_certain(unit, sight)
@@ -172,7 +172,7 @@ class Examiner:
         elif unsafe is not None:
             verdict.why.append(f"it was not explained: planning could execute {unsafe}, which a dry run never does")
         elif plannable and not self._explain:
-            verdict.why.append("it was not explained (--no-explain): costs and the rights on functions are not known")
+            verdict.why.append("it was not explained (--no-explain): costs and privileges on functions are unknown")
         return verdict
 
     async def _setting(self, unit: Unit, sight: CatalogView) -> StatementVerdict:
@@ -203,7 +203,7 @@ class Examiner:
         return verdict
 
     async def _inner(self, unit: Unit, sight: CatalogView, verdict: StatementVerdict) -> None:
-        """Look at the query of a view or of COPY by itself; a view's owner needs its rights only when it is read."""
+        """Check the query of a view or of COPY separately; a view's owner needs the privileges only when it is read."""
         inner = inner_query(unit.statement, unit.sql)
         if inner is None:
             return
@@ -229,7 +229,7 @@ class Examiner:
 
 
 def wrong_columns(unit: Unit, probe: Probe) -> Iterator[StatementFinding]:
-    """Yield what is wrong with the columns that a query gives a new relation."""
+    """Yield errors in the columns of a new relation from a query."""
     creates = unit.statement.kind in {_K.CREATE_VIEW, _K.CREATE_TABLE_AS, _K.CREATE_MATERIALIZED_VIEW}
     if not creates or probe.parse.error is not None:
         return
@@ -239,14 +239,14 @@ def wrong_columns(unit: Unit, probe: Probe) -> Iterator[StatementFinding]:
 
 
 def refused_setting(room: StatementContext, offset: int, names: Iterable[str]) -> StatementFinding:
-    """Return the finding that says that the server refuses a role or a setting."""
+    """Return the finding for a role or a setting that the server refuses."""
     message = room.error or ""
     code = "JP522" if "role" in set(names) and "role" in message else "JP523"
     return StatementFinding(code=code, message=message, offset=offset)
 
 
 def _of_relations(unit: Unit, sight: CatalogView) -> StatementVerdict:
-    """Return what is wrong with the relations of a query, and why nothing is known of some."""
+    """Return findings about the relations of a query, and the reasons why some are unknown."""
     verdict = StatementVerdict()
     found = [(use, sight.relation(use.relation)) for use in query_relations(unit.statement)]
     for use, seen in found:
@@ -256,7 +256,7 @@ def _of_relations(unit: Unit, sight: CatalogView) -> StatementVerdict:
 
 
 def why_unseen(found: Sequence[SeenRelation]) -> list[str]:
-    """Return why nothing is known of some relations, in one sentence for all of which the same is true."""
+    """Return why some relations are unknown, with one sentence for all with the same reason."""
     names: dict[str, dict[str, None]] = {}
     for seen in found:
         if seen.state in _UNSEEN:
@@ -265,7 +265,7 @@ def why_unseen(found: Sequence[SeenRelation]) -> list[str]:
 
 
 def report_of(unit: Unit, verdict: StatementVerdict) -> StatementReport:
-    """Return what reports show of a statement."""
+    """Return the statement for reports."""
     text = " ".join(unit.sql.split())
     return StatementReport(
         step=unit.step.id if unit.step is not None else "",

@@ -1,7 +1,7 @@
-"""How long steps take: from what earlier runs have recorded, or from what a person assumes.
+"""How long steps take: from the records of previous runs, or from --assume.
 
-A source is anything that answers `of`; journals, the ledger and assumptions are such sources, and the first that knows
-is believed.
+A source has the method `of`; journals, the ledger and assumptions are sources, and the first one that has a duration is
+used.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from runner.engine.ports import StepTimes
 from runner.gateway.server_facts import RecordedDuration
 from runner.structs import Struct
 
-#: Runs that are looked at, the latest ones: what was true a year ago says little about tonight.
+#: How many of the latest runs are read: older durations say little about the next run.
 MAX_RUNS = 30
-#: Bytes of a journal beyond which it is left alone.
+#: Journals larger than this, in bytes, are not read.
 _MAX_BYTES = 50_000_000
 
 
 class Duration(Struct, frozen=True, kw_only=True):
     """Seconds that a step takes, as the median and the 95th percentile of `runs` runs; 0 runs: it is assumed.
 
-    That is the whole step, with retries, iterations and pauses. A timeout is that of one attempt: `attempt_p95` is the
-    95th percentile of those that succeeded, None if nobody has recorded any.
+    That is the whole step, with retries, iterations and pauses. A timeout limits one attempt: `attempt_p95` is the 95th
+    percentile of those that succeeded, None if none is recorded.
     """
 
     p50: float
@@ -37,15 +37,15 @@ class Duration(Struct, frozen=True, kw_only=True):
 
 
 class Durations(Protocol):
-    """Knows how long steps take."""
+    """A source of durations."""
 
     def of(self, step: str) -> Duration | None:
-        """Return how long a step, or an instance of one (`vacuum[orders]`), takes; None if that is not known."""
+        """Return how long a step, or an instance of one (`vacuum[orders]`), takes; None if it is unknown."""
         ...
 
 
 class KnownDurations:
-    """Durations by step or instance; an instance without its own takes as long as its step."""
+    """Durations by step or instance; an instance without a duration takes as long as its step."""
 
     def __init__(self, known: Mapping[str, Duration]) -> None:
         self._known = known
@@ -57,25 +57,25 @@ class KnownDurations:
 
 
 class FirstOf:
-    """Several sources; the first that knows a step is believed."""
+    """Several sources; the first one that has a step is used."""
 
     def __init__(self, sources: Sequence[Durations]) -> None:
         self._sources = sources
 
     def of(self, step: str) -> Duration | None:
-        """Return what the first source that knows the step says."""
+        """Return the duration from the first source that has the step."""
         answers = (source.of(step) for source in self._sources)
         return next((answer for answer in answers if answer is not None), None)
 
 
 class MostRuns:
-    """Several records of the same steps; the one of the most runs is believed, the first of equal ones."""
+    """Several records of the same steps; the one with the most runs is used, the first of equal ones."""
 
     def __init__(self, sources: Sequence[Durations]) -> None:
         self._sources = sources
 
     def of(self, step: str) -> Duration | None:
-        """Return what the source says that has seen the step in the most runs."""
+        """Return the duration from the source with the most runs of the step."""
         answers = [source.of(step) for source in self._sources]
         return max((answer for answer in answers if answer is not None), key=lambda one: one.runs, default=None)
 
@@ -100,7 +100,7 @@ def _percentile(samples: Sequence[float], share: float) -> float:
 
 
 def from_ledger(found: Mapping[str, RecordedDuration]) -> KnownDurations:
-    """Return what the ledger in the database says of the steps."""
+    """Return the durations from the ledger in the database."""
     return KnownDurations(
         {
             step: Duration(p50=one.p50, p95=one.p95, runs=one.runs, attempt_p95=one.attempt_p95)
@@ -110,9 +110,9 @@ def from_ledger(found: Mapping[str, RecordedDuration]) -> KnownDurations:
 
 
 def recorded(root: Path, plan: str) -> KnownDurations:
-    """Return what the journals below `root` say of a plan's steps: the steps that succeeded, in the latest runs.
+    """Return the durations from the journals below `root`: of the plan's steps that succeeded, in the latest runs.
 
-    A journal that cannot be read says nothing.
+    A journal that cannot be read is skipped.
     """
     samples: dict[str, list[float]] = defaultdict(list)
     attempts: dict[str, list[float]] = defaultdict(list)
@@ -149,7 +149,7 @@ def _events(path: Path) -> Iterator[Mapping[str, Any]]:
 def _durations(events: Iterable[Mapping[str, Any]], plan: str) -> Iterator[tuple[str, float, bool]]:
     """Yield each attempt that succeeded, and each step that did, with the seconds that it took.
 
-    The last value says whether it is the whole step, with its pauses and retries.
+    The last value is true for the whole step, with its pauses and retries.
     """
     times = StepTimes()
     for event in events:

@@ -169,7 +169,7 @@ FAULTS = (
         code="JP615",
         seed=("REFRESH MATERIALIZED VIEW shop.sales_by_day WITH NO DATA",),
         steps="- {id: a, sql: REFRESH MATERIALIZED VIEW CONCURRENTLY shop.sales_by_day}",
-        says="never been filled",
+        says="never been populated",
     ),
     Fault(
         id="DEFAULT partition",

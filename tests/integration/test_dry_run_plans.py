@@ -161,7 +161,7 @@ FAULTS = (
         id="view that was never filled",
         plan="refresh-reports",
         code="JP615",
-        says="shop.sales_by_day has never been filled",
+        says="shop.sales_by_day has never been populated",
         seed=("REFRESH MATERIALIZED VIEW shop.sales_by_day WITH NO DATA",),
         steps=frozenset({"sales_by_day"}),
     ),

@@ -93,7 +93,7 @@ def test_codes_and_names_are_unique() -> None:
         ("privileges", replace(HEALTHY, extension_version=None), "unknown", "no extension", ""),
         ("library", replace(HEALTHY, load_error="could not access file"), "error", "could not access", "Install"),
         ("library", crowded(max_workers=0), "error", "max_workers is 0", "= 16;"),
-        ("library", crowded(max_workers=None), "unknown", "could not be tried", ""),
+        ("library", crowded(max_workers=None), "unknown", "could not be tested", ""),
         ("primary or standby", replace(HEALTHY, standby=True), "error", "a standby", "primary"),
         (
             "writing",

@@ -166,7 +166,7 @@ def test_the_most_slots_that_were_tried_are_not_enough_while_they_help() -> None
     durations = known(**dict.fromkeys("abcdefgh", 10.0))
     schedule = forecast(of, durations, rows={}, slots=range(1, 5))
     assert schedule.enough is None
-    assert "Even 4 slots are not the end of it" in "\n".join(schedule_lines(schedule, Style()))
+    assert "More than 4 slots may shorten it further" in "\n".join(schedule_lines(schedule, Style()))
     assert forecast(of, durations, rows={}, slots=range(1, 9)).enough == 8
 
 
