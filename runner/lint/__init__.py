@@ -1,7 +1,7 @@
 """The safety rules: they find what PostgreSQL would refuse, what blocks other sessions and what loses data.
 
-`lint` applies the rules to a plan. `load_plan` is that of `runner.plan` with the rules applied. Every command loads plans
-with it or with `read_plan`, so that an invalid plan does not run.
+`lint` applies the rules to a plan. `load_plan` is that of `runner.plan` with the rules applied. Every command loads
+plans with it or with `read_plan`, so that an invalid plan does not run.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def load_plan(
 ) -> Loaded:
     """Read and check a plan, and return every problem; no content of the file raises an error.
 
-    The values of parameters are as in `runner.plan.load_plan`, so that rules see the tables that they name. The result has
-    the plan if there is no error; warnings are among the problems.
+    The values of parameters are as in `runner.plan.load_plan`, so that rules see the tables that they name. The result
+    has the plan if there is no error; warnings are among the problems.
     """
     with without_collection():
         loaded = load_unchecked(
@@ -123,8 +123,8 @@ def _problems(plan: Plan, rules: Iterable[Rule]) -> Iterable[Problem]:
 def _with_sql_alone(draft: Plan, problems: tuple[Problem, ...], sources: Sources) -> tuple[Problem, ...]:
     """Add findings about the SQL of a plan that has other errors, from the rules that need only one text.
 
-    The other rules need a plan without errors. A position that already has a problem, such as an unclosed quote, gets no
-    second one.
+    The other rules need a plan without errors. A position that already has a problem, such as an unclosed quote, gets
+    no second one.
     """
     reported = {problem.position for problem in problems}
     # A parameter in an impossible place is read as a number, which may not be valid SQL.

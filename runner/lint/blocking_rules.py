@@ -141,8 +141,8 @@ def _checked_at_once(subject: Subject) -> Iterator[Finding]:
         checked = checked_domain(place.statement)
         if checked is not None:
             message = (
-                f"ALTER DOMAIN … {checked[1]} reads every table that has a column of `{checked[0]}`, and blocks writes to "
-                "them"
+                f"ALTER DOMAIN … {checked[1]} reads every table that has a column of `{checked[0]}`, and blocks "
+                "writes to them"
             )
             hint = "add the constraint NOT VALID, and ALTER DOMAIN … VALIDATE CONSTRAINT in the next step"
             yield place.finding(message, hint=hint)
@@ -252,7 +252,7 @@ def _slow_constraint(action: AlterAction) -> _Slow | None:
             hint = "SET NOT NULL after a validated CHECK, a unique index CONCURRENTLY with `verify`, then USING INDEX"
             return "the new PRIMARY KEY constraint builds an index", hint, True
         case Constraint.EXCLUDE:
-            hint = "there is no way without blocking writes: choose a quiet hour, and add `# jobplan: ignore=check-under-lock`"
+            hint = "it always blocks writes: choose a quiet hour, and add `# jobplan: ignore=check-under-lock`"
             return "the new EXCLUDE constraint builds an index", hint, True
     return None
 

@@ -284,7 +284,7 @@ def _without_effect(subject: Subject) -> Iterator[Finding]:
 
 
 def _is_reported_elsewhere(found: Sequence[Statement]) -> bool:
-    """Return whether another rule reports the step: for a statement that a worker refuses, or a useless lock or cursor."""
+    """Return whether another rule reports the step: for a refused statement, or a useless lock or cursor."""
     kinds = {each.kind for each in found}
     return not kinds.isdisjoint(_REPORTED_ELSEWHERE) or found[-1].kind in _REPORTED_AT_THE_END
 

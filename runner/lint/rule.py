@@ -144,8 +144,8 @@ _NEVER: _Where = (sys.maxsize, 0)
 class Created:
     """The relations and schemas that the plan creates, each with the first place where it is certainly new.
 
-    A temporary table, and one with an item of for_each in its name, is a different one in every step. An object of a step
-    that may be left out, or may fail, is new for that step only.
+    A temporary table, and one with an item of for_each in its name, is a different one in every step. An object of a
+    step that may be left out, or may fail, is new for that step only.
     """
 
     def __init__(self, subject: Subject) -> None:

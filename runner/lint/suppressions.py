@@ -1,8 +1,8 @@
 """Comments that silence a rule: `# jobplan: ignore=JP341` beside a step, for users who accept the risk.
 
-A comment belongs to the step in whose lines it stands, or directly above which it stands. Anywhere else it belongs to the
-plan, and silences findings that are about no step. It also silences findings in its own line, or in the line below if it
-is alone in its line. A parsed plan has neither comments nor the ends of its steps, so both are read from the
+A comment belongs to the step in whose lines it stands, or directly above which it stands. Anywhere else it belongs to
+the plan, and silences findings that are about no step. It also silences findings in its own line, or in the line below
+if it is alone in its line. A parsed plan has neither comments nor the ends of its steps, so both are read from the
 plan's files.
 """
 

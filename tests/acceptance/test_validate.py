@@ -67,7 +67,7 @@ def test_every_plan_in_the_repository_is_valid() -> None:
 
 def test_every_problem_of_every_plan_is_told(plan: Callable[..., Path]) -> None:
     good, bad, warned = plan(GOOD, "good.yaml"), plan(BAD, "bad.yaml"), plan(WARNED, "warned.yaml")
-    unused = "`ignore=JP300` silences nothing: the rule finds nothing here"
+    unused = "`ignore=JP300` has no effect: the rule has no finding here"
     done = jobplan("validate", bad, good, warned)
     assert done.returncode == 3
     assert done.stderr == ""

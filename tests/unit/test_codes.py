@@ -76,7 +76,7 @@ def test_a_misspelt_slug_is_reported_with_the_nearest_one(tmp_path: Path) -> Non
 def test_an_unused_slug_is_reported_as_it_is_written(tmp_path: Path) -> None:
     steps = "steps:\n  - id: a  # jobplan: ignore=index-blocks-writes\n    sql: VACUUM t\n"
     (problem,) = load(tmp_path, _HEAD + steps)
-    assert problem.message == "`ignore=index-blocks-writes` silences nothing: the rule finds nothing here"
+    assert problem.message == "`ignore=index-blocks-writes` has no effect: the rule has no finding here"
 
 
 def test_the_legend_names_each_code_and_the_option_once() -> None:

@@ -91,7 +91,7 @@ def test_one_code_of_a_comment_can_be_unused(tmp_path: Path) -> None:
         "warning",
         text.splitlines()[1].index("JP301") + 1,
     )
-    assert problem.message == "`ignore=JP301` silences nothing: the rule finds nothing here"
+    assert problem.message == "`ignore=JP301` has no effect: the rule has no finding here"
 
 
 @pytest.mark.parametrize(
