@@ -79,6 +79,7 @@ def test_a_message_says_what_and_a_hint_what_to_do(tmp_path: Path) -> None:
     (problem,) = problems(text, tmp_path)
     assert problem.step == "a"
     assert problem.message == (
-        "ALTER TABLE takes an ACCESS EXCLUSIVE lock on `s.orders`: while it waits, it blocks all sessions that queue after it"
+        "ALTER TABLE takes an ACCESS EXCLUSIVE lock on `s.orders`: "
+        "while it waits, it blocks all sessions that queue after it"
     )
     assert problem.hint == "set `lock_timeout`, such as 5s, and `retry` on lock_not_available"
