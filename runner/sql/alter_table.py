@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterator
 
-from runner.sql.builtin_functions import READERS, STABLE, VOLATILE
+from runner.sql.builtin_functions import READERS, SERIAL_TYPES, STABLE, TYPES, VOLATILE
 from runner.sql.lock_modes import LockMode
 from runner.sql.relations import Relation, relation_named, relation_of
 from runner.sql.statements import Statement
@@ -287,12 +287,6 @@ _SPECIAL: dict[str, Callable[[Tree, Statement], Iterator[AlterAction]]] = {
 }
 
 _DEFAULTS = frozenset({"CONSTR_DEFAULT", "CONSTR_GENERATED", "CONSTR_IDENTITY"})
-_SERIAL = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"})
-_TYPES = frozenset(  # beside those that are keywords, which the parser qualifies
-    {"text", "bytea", "uuid", "json", "jsonb", "xml", "date", "timestamptz", "timetz", "int2", "int4", "int8", "oid"}
-    | {"float4", "float8", "money", "name", "inet", "cidr", "macaddr", "tsvector", "tsquery", "point", "box", "bool"}
-    | {"int4range", "int8range", "numrange", "daterange", "tsrange", "tstzrange", "regclass", "pg_lsn", "xid8"}
-)
 
 
 def _column_rewrite(column: Tree) -> Rewrite:
@@ -300,7 +294,7 @@ def _column_rewrite(column: Tree) -> Rewrite:
 
     A type that is not built in causes no rewrite, unless it is a domain with a constraint.
     """
-    if strings(column.type_name.names)[-1] in _SERIAL:
+    if strings(column.type_name.names)[-1] in SERIAL_TYPES:
         return Rewrite.YES
     verdicts = [Rewrite.MAYBE] if any(True for _ in _unknown_calls(column)) else []
     for constraint in map(unwrap, column.constraints):
@@ -314,7 +308,7 @@ def _column_rewrite(column: Tree) -> Rewrite:
 
 def _foreign_type(names: tuple[str, ...]) -> Relation | None:
     """Return the type if it is not built in: it may be a domain."""
-    if names[0] == "pg_catalog" or (len(names) == 1 and names[0] in _TYPES | _SERIAL):
+    if names[0] == "pg_catalog" or (len(names) == 1 and names[0] in TYPES | SERIAL_TYPES):
         return None
     return relation_named(names)
 

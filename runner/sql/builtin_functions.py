@@ -1,6 +1,6 @@
-"""Built-in functions that only read, those that do more, and those of known volatility.
+"""Names of built-in functions and types by what they do: functions that only read, that do more, of known volatility.
 
-The lists are not complete: a function on neither of them counts as unknown. An integration test compares them with
+The lists are not complete: a function on none of them counts as unknown. An integration test compares them with
 pg_proc.
 """
 
@@ -80,4 +80,35 @@ VOLATILE = frozenset(
     | {"pg_current_wal_lsn", "pg_last_wal_receive_lsn", "pg_last_wal_replay_lsn", "pg_last_xact_replay_timestamp"}
     | {"pg_tablespace_size", "pg_database_size", "pg_relation_size", "pg_total_relation_size", "pg_table_size"}
     | {"pg_indexes_size", "pg_partition_tree", "pg_partition_ancestors", "set_config", "pg_notify"}
+)
+
+#: Functions that act outside of the transaction: in another session, or in a file.
+OUTSIDE_TRANSACTION = frozenset(
+    {
+        *("dblink_exec", "dblink_send_query", "lo_export", "pg_file_write", "pg_file_unlink", "pg_file_rename"),
+        *("pg_background_launch", "pg_background_submit"),
+    }
+)
+
+#: Functions that fail in a transaction that has written something.
+BEFORE_WRITING = frozenset({"pg_create_logical_replication_slot", "pg_copy_logical_replication_slot"})
+
+#: Functions that act on the whole server.
+SERVER_WIDE = frozenset(
+    {
+        *("pg_reload_conf", "pg_rotate_logfile", "pg_promote", "pg_switch_wal", "pg_create_restore_point"),
+        *("pg_terminate_backend", "pg_cancel_backend", "pg_backup_start", "pg_backup_stop"),
+        *("pg_wal_replay_pause", "pg_wal_replay_resume", "pg_create_physical_replication_slot"),
+        *("pg_create_logical_replication_slot", "pg_drop_replication_slot"),
+    }
+)
+
+#: Names that the grammar turns into an integer and a sequence; they are not types.
+SERIAL_TYPES = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"})
+
+#: Types without a constraint, besides those that are keywords, which the parser qualifies.
+TYPES = frozenset(
+    {"text", "bytea", "uuid", "json", "jsonb", "xml", "date", "timestamptz", "timetz", "int2", "int4", "int8", "oid"}
+    | {"float4", "float8", "money", "name", "inet", "cidr", "macaddr", "tsvector", "tsquery", "point", "box", "bool"}
+    | {"int4range", "int8range", "numrange", "daterange", "tsrange", "tstzrange", "regclass", "pg_lsn", "xid8"}
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator, Mapping
 
+from runner.sql.builtin_functions import SERIAL_TYPES
 from runner.sql.catalog_changes import Needed, Right, Sort, made
 from runner.sql.facts import function_call
 from runner.sql.lock_modes import Target
@@ -194,8 +195,6 @@ _DEFINITIONS = frozenset(
         *("CreateFunctionStmt", "CommentStmt", "GrantStmt"),
     }
 )
-#: Names that the grammar turns into an integer and a sequence; they are not types.
-_SERIAL = frozenset({"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"})
 _TABLESPACE_FIELDS = ("tablespacename", "table_space")
 
 
@@ -222,7 +221,7 @@ def type_names(statement: Statement) -> Iterator[tuple[Relation, int]]:
         parts = strings(node.names)
         if node.location in words:
             continue
-        if parts and not node.pct_type and not (len(parts) == 1 and parts[0] in _SERIAL):
+        if parts and not node.pct_type and not (len(parts) == 1 and parts[0] in SERIAL_TYPES):
             yield relation_named(parts), statement.offset(node)
 
 

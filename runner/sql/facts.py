@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import reduce
 
+from runner.sql.builtin_functions import SERVER_WIDE
 from runner.sql.relations import Relation, RelationUse, Use, relation_named, relation_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, find, label, strings, unwrap, walk
@@ -492,14 +493,6 @@ _SERVER_WIDE = frozenset(
     }
 )
 _SHARED_OBJECTS = frozenset({"OBJECT_DATABASE", "OBJECT_ROLE", "OBJECT_TABLESPACE", "OBJECT_PARAMETER_ACL"})
-_SERVER_WIDE_FUNCTIONS = frozenset(
-    {
-        *("pg_reload_conf", "pg_rotate_logfile", "pg_promote", "pg_switch_wal", "pg_create_restore_point"),
-        *("pg_terminate_backend", "pg_cancel_backend", "pg_backup_start", "pg_backup_stop"),
-        *("pg_wal_replay_pause", "pg_wal_replay_resume", "pg_create_physical_replication_slot"),
-        *("pg_create_logical_replication_slot", "pg_drop_replication_slot"),
-    }
-)
 
 
 def server_wide(statement: Statement) -> str | None:
@@ -511,7 +504,7 @@ def server_wide(statement: Statement) -> str | None:
         if field in fields and label(statement.node, field) in _SHARED_OBJECTS:
             return str(statement.kind)
     called = (call.name for call in functions_called(statement))
-    return next((f"{name}()" for name in called if name in _SERVER_WIDE_FUNCTIONS), None)
+    return next((f"{name}()" for name in called if name in SERVER_WIDE), None)
 
 
 def _first_constant(call: Tree) -> Iterator[str]:

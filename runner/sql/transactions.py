@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from runner.sql.builtin_functions import BEFORE_WRITING, OUTSIDE_TRANSACTION
 from runner.sql.facts import enabled, functions_called, is_concurrent, main_relation, options
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import label, unwrap
@@ -72,12 +73,8 @@ def may_come_second(statement: Statement, *, read_committed: bool) -> bool:
         case _K.LOCK:
             return read_committed
         case _K.SELECT:
-            return not any(call.name in _BEFORE_WRITING for call in functions_called(statement))
+            return not any(call.name in BEFORE_WRITING for call in functions_called(statement))
     return True
-
-
-#: They refuse to run in a transaction that has written something.
-_BEFORE_WRITING = frozenset({"pg_create_logical_replication_slot", "pg_copy_logical_replication_slot"})
 
 
 def refused_by_worker(statement: Statement) -> str | None:
@@ -228,14 +225,6 @@ def _is_comment(token: Token) -> bool:
 _COPY = frozenset({_K.COPY_FROM, _K.COPY_TO})
 _QUERIES = frozenset({_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.CREATE_TABLE_AS})
 
-#: Functions that act outside the transaction: in another session, in a file.
-_OUTSIDE = frozenset(
-    {
-        *("dblink_exec", "dblink_send_query", "lo_export", "pg_file_write", "pg_file_unlink", "pg_file_rename"),
-        *("pg_background_launch", "pg_background_submit"),
-    }
-)
-
 
 def outlives_rollback(statement: Statement) -> str | None:
     """Return what a failed attempt leaves behind that changes the effect of a second one, None if nothing.
@@ -252,5 +241,5 @@ def outlives_rollback(statement: Statement) -> str | None:
     if kind in _COPY and statement.node.is_program:
         return f"{kind} PROGRAM has run its program, whatever becomes of the transaction"
     called = functions_called(statement) if kind in _QUERIES else ()
-    outside = next((call.name for call in called if call.name in _OUTSIDE), None)
+    outside = next((call.name for call in called if call.name in OUTSIDE_TRANSACTION), None)
     return f"what {outside}() does is outside of the transaction" if outside is not None else None
