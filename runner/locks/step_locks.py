@@ -142,7 +142,7 @@ class _LockReader:
         for lock in statement.locks:
             if lock.relation is None:
                 everywhere = f"every table of the schema {lock.schema}" if lock.schema else "every table"
-                yield _held(statement, lock, Lockable(lock.schema, None), everywhere)
+                yield held_lock(statement, lock, Lockable(lock.schema, None), everywhere)
                 continue
             for named in reading.read(lock.relation):
                 yield from self._on_target(statement, lock, named)
@@ -151,18 +151,27 @@ class _LockReader:
         table = self._tables.get(named.on)
         match lock.target:
             case Target.RELATION:
-                yield _held(statement, lock, named.on, str(named.relation), named.item)
+                yield held_lock(statement, lock, named.on, str(named.relation), named.item)
                 if table is not None and lock.mode is LockMode.ACCESS_EXCLUSIVE:
-                    one = _held(statement, lock, _indexes(table.on), f"the indexes of {table.relation}", named.item)
+                    one = held_lock(statement, lock, _indexes(table.on), f"the indexes of {table.relation}", named.item)
                     yield replace(one, nature=LockTiming.ONE_INDEX)
             case Target.TABLE_OF_INDEX:
                 if table is not None:
-                    yield _held(statement, lock, table.on, str(table.relation), named.item)
+                    yield held_lock(statement, lock, table.on, str(table.relation), named.item)
             case Target.INDEXES_OF_TABLE:
-                yield _held(statement, lock, _indexes(named.on), f"the indexes of {named.relation}", named.item)
+                yield held_lock(statement, lock, _indexes(named.on), f"the indexes of {named.relation}", named.item)
 
 
-def _held(statement: TextStatement, lock: TextLock, on: Lockable, name: str, item: int | None = None) -> Held:
+def held_lock(
+    statement: TextStatement,
+    lock: TextLock,
+    on: Lockable,
+    name: str,
+    item: int | None = None,
+    *,
+    offset: int | None = None,
+) -> Held:
+    """Return the lock of a statement on a relation; `offset` replaces that of the lock in the statement's text."""
     return Held(
         on=on,
         mode=lock.mode,
@@ -170,7 +179,7 @@ def _held(statement: TextStatement, lock: TextLock, on: Lockable, name: str, ite
         order=lock.order,
         what=statement.what,
         name=name,
-        offset=lock.offset,
+        offset=lock.offset if offset is None else offset,
         item=item,
         planned=statement.planned,
     )

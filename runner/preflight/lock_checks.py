@@ -18,7 +18,7 @@ from runner.locks.conflicts import Held, Lockable, LockTiming
 from runner.locks.contention import find_contention
 from runner.locks.relation_names import relation_in
 from runner.locks.statement_locks import TextLock, TextStatement, changes_in, read_text
-from runner.locks.step_locks import TOUCHED, Locking, completed
+from runner.locks.step_locks import TOUCHED, Locking, completed, held_lock
 from runner.plan.model import Plan
 from runner.plan.parsed_sql import StepSql, read_subject
 from runner.plan.problem_collector import grouped
@@ -86,7 +86,7 @@ def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, sight: Catalo
     offset = unit.origin(lock.offset)
     if lock.relation is None:
         everywhere = f"every table of the schema {lock.schema}" if lock.schema else "every table"
-        held = _held(statement, lock, Lockable(lock.schema, None), everywhere, offset)
+        held = held_lock(statement, lock, Lockable(lock.schema, None), everywhere, offset=offset)
         yield RealLock(held=held, relation=Relation(lock.schema, ""))
         return
     facts = sight.relation(lock.relation).facts
@@ -102,7 +102,7 @@ def _of_lock(statement: TextStatement, lock: TextLock, unit: Unit, sight: Catalo
                 yield _real(statement, lock, table, offset, sight.relation(table).facts)
         case Target.INDEXES_OF_TABLE:
             on = Lockable(real.schema, real.name, indexes=True)
-            held = _held(statement, lock, on, f"the indexes of {real}", offset)
+            held = held_lock(statement, lock, on, f"the indexes of {real}", offset=offset)
             yield RealLock(held=held, relation=real, facts=facts)
 
 
@@ -157,7 +157,7 @@ def _over_keys(statement: TextStatement, unit: Unit, sight: CatalogView) -> Iter
 def _by_key(statement: TextStatement, key: KeyFacts, mode: LockMode, offset: int, sight: CatalogView) -> RealLock:
     relation = key.relation
     lock = TextLock(relation=relation, mode=mode, order=(statement.number, 0), offset=offset)
-    held = _held(statement, lock, Lockable(relation.schema, relation.name), str(relation), offset)
+    held = held_lock(statement, lock, Lockable(relation.schema, relation.name), str(relation), offset=offset)
     held = replace(held, nature=LockTiming.PLAIN, via=key.constraint)
     return RealLock(held=held, relation=relation, facts=sight.relation(relation).facts, direct=False)
 
@@ -171,21 +171,8 @@ def _real(
     *,
     direct: bool = True,
 ) -> RealLock:
-    held = _held(statement, lock, Lockable(relation.schema, relation.name), str(relation), offset)
+    held = held_lock(statement, lock, Lockable(relation.schema, relation.name), str(relation), offset=offset)
     return RealLock(held=held, relation=relation, facts=facts, direct=direct)
-
-
-def _held(statement: TextStatement, lock: TextLock, on: Lockable, name: str, offset: int) -> Held:
-    return Held(
-        on=on,
-        mode=lock.mode,
-        nature=statement.nature,
-        order=lock.order,
-        what=statement.what,
-        name=name,
-        offset=offset,
-        planned=statement.planned,
-    )
 
 
 def conflict_problems(plan: Plan, locks: LocksOfSteps, sources: Sources) -> tuple[Problem, ...]:

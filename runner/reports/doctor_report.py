@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 from runner.gateway.server_facts import ServerFacts
 from runner.preflight.doctor import Examined, Level
@@ -42,7 +43,20 @@ def verdict_line(examined: Iterable[Examined], facts: ServerFacts) -> str:
 
 def doctor_json(examined: Iterable[Examined], facts: ServerFacts) -> str:
     """Return a JSON object: the server, and for every check what was found, what is needed and how to fix it."""
-    checks = [
+    checks = checks_data(examined)
+    document = {
+        "server_version": facts.version,
+        "database": facts.database,
+        "role": facts.user,
+        "ready": all(one["level"] != Level.ERROR.value for one in checks),
+        "checks": checks,
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False)
+
+
+def checks_data(examined: Iterable[Examined]) -> list[dict[str, Any]]:
+    """Return the checks of a server as data for JSON."""
+    return [
         {
             "check": one.check.name,
             "code": one.check.code,
@@ -53,11 +67,3 @@ def doctor_json(examined: Iterable[Examined], facts: ServerFacts) -> str:
         }
         for one in examined
     ]
-    document = {
-        "server_version": facts.version,
-        "database": facts.database,
-        "role": facts.user,
-        "ready": all(one["level"] != Level.ERROR.value for one in checks),
-        "checks": checks,
-    }
-    return json.dumps(document, indent=2, ensure_ascii=False)

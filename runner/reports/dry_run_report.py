@@ -17,6 +17,7 @@ from runner.errors import Problem, Severity
 from runner.preflight.current_activity import LockReport
 from runner.preflight.dry_run_result import Coverage, DryRun, StatementReport
 from runner.preflight.schedule import Bar, Schedule
+from runner.reports.doctor_report import checks_data
 from runner.reports.plan_problems import Lines, Style, legend, problem_lines, problem_object
 from runner.reports.terminal_text import visible
 from runner.structs import asdict
@@ -296,17 +297,7 @@ def _object(result: DryRun) -> dict[str, Any]:
         "errors": result.errors,
         "warnings": result.warnings,
         "findings": [problem_object(problem) for problem in result.problems],
-        "checks": [
-            {
-                "check": one.check.name,
-                "code": one.check.code,
-                "level": one.outcome.level.value,
-                "found": one.outcome.found,
-                "needed": one.outcome.needed,
-                "mend": one.outcome.mend or None,
-            }
-            for one in result.server
-        ],
+        "checks": checks_data(result.server),
         "statements": [_statement_data(one) for one in result.statements],
         "locks": [asdict(one) for one in result.locks],
         "schedule": None if result.schedule is None else _schedule(result.schedule),
