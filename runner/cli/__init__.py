@@ -77,7 +77,9 @@ def _import(name: str) -> ModuleType:
     was_enabled = gc.isenabled()
     gc.disable()
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
+        gc.freeze()  # what is imported stays: no later collection looks through it, nor the one at the end
+        return module
     finally:
         if was_enabled:
             gc.enable()

@@ -18,7 +18,6 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any, TypeVar
 
 import click
@@ -35,7 +34,6 @@ from runner.exit_codes import for_signal
 from runner.plan.model import Plan
 from runner.records.journal import Journal
 from runner.records.summaries import latest, previous_runs, write_previous_runs
-from runner.reports import github
 from runner.reports.destinations import STDOUT
 from runner.reports.json_lines import JsonLog, json_line, log_line
 from runner.reports.messages import RemainingWorkers, Verbosity, last_line
@@ -76,6 +74,8 @@ class History:
 
 
 def _usual(runs: Sequence[PreviousRun]) -> Mapping[str, float]:
+    from statistics import median
+
     samples: dict[str, list[float]] = defaultdict(list)
     for run in runs:
         for step, (seconds, state) in run.steps.items():
@@ -168,6 +168,10 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
         GitHub reads too, because a report goes to standard output.
         """
         progress = self._progress_sink(run_id, poll)
+        if "GITHUB_ACTIONS" not in os.environ:  # what a run does not need is not imported
+            return [progress]
+        from runner.reports import github
+
         annotated = github.from_environment(os.environ, sys.stdout if stdout else sys.stderr, run_id, history)
         return [progress] if annotated is None else [progress, annotated]
 

@@ -168,7 +168,7 @@ def leftover_words(leftovers: Iterable[Leftover]) -> str:
 
 
 #: Characters that XML 1.0 does not allow, not even escaped. Source: https://www.w3.org/TR/xml/#charsets
-_NOT_IN_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NOT_IN_XML = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
 def xml_text(text: str) -> str:

@@ -12,15 +12,17 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from runner.codes import slug_of, with_slug
 from runner.engine.events import ErrorDetails
 from runner.errors import Position, Problem, Severity
-from runner.reference.explanations import Explanation
 from runner.reports.terminal_text import visible, visible_json, visible_lines
 from runner.structs import Struct
+
+if TYPE_CHECKING:
+    from runner.reference.explanations import Explanation
 
 #: Returns the lines of a file by its name in problems; empty if it cannot be read.
 Lines = Callable[[str], Sequence[str]]

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from runner.engine.event_json import to_line
@@ -15,23 +15,39 @@ from runner.engine.state import RunState
 from runner.errors import RecordError
 from runner.plan.model import Plan
 from runner.reports.destinations import Destination
-from runner.reports.html import html_page
 from runner.reports.json_lines import JsonLines
-from runner.reports.junit import junit_xml
-from runner.reports.markdown import markdown_text
-from runner.reports.prometheus import prometheus_text
-from runner.reports.report_builder import run_report
 from runner.reports.run_report import RunReport
 from runner.structs import replace
 
-#: Kinds that are rendered from the finished report. `jsonl` is the other one: the events, written as they happen.
-RENDERERS: Mapping[str, Callable[[RunReport], str]] = {
-    "junit": junit_xml,
-    "markdown": markdown_text,
-    "html": html_page,
-    "prometheus": prometheus_text,
-}
-KINDS = ("jsonl", *RENDERERS)
+#: `jsonl` is the events, written as they happen; the others are rendered from the finished report.
+KINDS = ("jsonl", "junit", "markdown", "html", "prometheus")
+
+#: Takes the plan, the run's id, its events, and previous runs of the plan, the oldest first.
+_Renderer = Callable[[Plan, str, Sequence[Event], Sequence[PreviousRun]], str]
+
+
+def _renderer(kind: str) -> _Renderer:
+    """Return what renders a kind of report. Its modules are imported here: most runs write no report.
+
+    A run asks for it when it starts, so that a later change of the installation cannot spoil its report.
+    """
+    from runner.reports.report_builder import run_report
+
+    render: Callable[[RunReport], str]
+    match kind:
+        case "junit":
+            from runner.reports.junit import junit_xml as render
+        case "markdown":
+            from runner.reports.markdown import markdown_text as render
+        case "html":
+            from runner.reports.html import html_page as render
+        case "prometheus":
+            from runner.reports.prometheus import prometheus_text as render
+        case _:
+            raise ValueError(f"{kind} is no kind of report")
+    return lambda plan, run_id, events, history: render(
+        replace(run_report(plan, run_id, events), history=tuple(history))
+    )
 
 
 def report_text(
@@ -43,7 +59,7 @@ def report_text(
     """
     if kind == "jsonl":
         return b"".join(to_line(event, run_id) for event in events).decode()
-    return RENDERERS[kind](replace(run_report(plan, run_id, events), history=tuple(history)))
+    return _renderer(kind)(plan, run_id, events, history)
 
 
 def write_report(kind: str, path: Path, text: str) -> None:
@@ -74,6 +90,7 @@ class ReportFile:
         self.path = path
         self.broken = False
         self._kind = kind
+        self._render = _renderer(kind)
         self._run_id = run_id
         self._history = history
         self._events: list[Event] = []
@@ -100,7 +117,7 @@ class ReportFile:
             self.broken = True
             self._place.close()
             return
-        text = report_text(self._kind, self._plan, self._run_id, self._events, self._history())
+        text = self._render(self._plan, self._run_id, self._events, self._history())
         try:
             self._place.write(text)
         except OSError as error:
