@@ -276,7 +276,7 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
             sinks=sinks,
             left_out=setup.left_out,
             history=setup.history,
-            earlier=setup.earlier,
+            previous_state=setup.earlier,
             takeover=setup.takeover,
             ledger=setup.ledger,
             trusted_roles=setup.trusted_roles,

@@ -257,7 +257,9 @@ def end_sessions(run: str) -> str:
     return f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = {name};"  # noqa: S608 - a literal
 
 
-def find_run(runs: Sequence[LiveRun], wanted: str, *, otherwise: str = "Nothing of jobplan lives there.") -> LiveRun:
+def find_run(
+    runs: Sequence[LiveRun], wanted: str, *, otherwise: str = "No jobplan session is active there."
+) -> LiveRun:
     """Return the run whose id is `wanted` or begins with it.
 
     UsageError, with the list of runs, if no run or more than one matches; `otherwise` is the hint without any runs.
@@ -267,7 +269,7 @@ def find_run(runs: Sequence[LiveRun], wanted: str, *, otherwise: str = "Nothing 
         return found[0]
     there = ", ".join(run.run for run in (found or runs))
     if found:
-        raise UsageError(f"{wanted!r} begins more than one run that lives on the server: {there}.")
+        raise UsageError(f"{wanted!r} is the beginning of more than one run on the server: {there}.")
     hint = f"There are: {there}." if runs else otherwise
     raise UsageError(f"no run {wanted!r} lives on the server.", hint=hint)
 

@@ -110,10 +110,10 @@ class MonitorSession:
         worker = Worker(pid=int(pid or 0), backend_start=backend_start or "", application_name=name or "")
         return worker, max(0.0, float(age or 0.0))
 
-    async def lives(self, search: WorkerSearch, worker: Worker | None) -> bool:
+    async def is_running(self, search: WorkerSearch, worker: Worker | None) -> bool:
         """Return whether the worker is running; `worker` is its identity if known. ServerLostError after a minute."""
         pid, start = (worker.pid, worker.backend_start) if worker else (search.pid, "")
-        reply = await self._run_with_retries("lives", (search.name, str(pid), start, search.label, search.since))
+        reply = await self._run_with_retries("is_running", (search.name, str(pid), start, search.label, search.since))
         return bool(reply.rows)
 
     async def waits_for(self, worker: Worker, session_pid: int) -> bool:

@@ -305,7 +305,7 @@ WHERE (pid = $2::int4 AND $3::text <> '' AND start >= $3::text)
 ORDER BY (pid = $2::int4 AND $3::text <> '' AND start >= $3::text) DESC, (query <> '') DESC, backend_start DESC
 LIMIT 1
 
--- name: lives
+-- name: is_running
 -- $1 application_name, $2 pid, $3 backend_start, empty if the worker was not seen yet, $4 label, $5 time of the launch,
 -- as for `identify`. One row if the worker is running. A worker that was seen is identified by pid and backend_start,
 -- whatever its present name. Another one is searched as in `identify`; a worker that is starting has no name, database

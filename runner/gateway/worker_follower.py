@@ -48,7 +48,7 @@ class Monitor(Protocol):
         """Find the worker in pg_stat_activity, and its age in seconds by the server's clock."""
         ...
 
-    async def lives(self, search: WorkerSearch, worker: Worker | None) -> bool:
+    async def is_running(self, search: WorkerSearch, worker: Worker | None) -> bool:
         """Return whether the worker, or one that may be it, is running. ServerLostError if the server is lost."""
         ...
 
@@ -130,7 +130,7 @@ class Follower:
         the server cannot be reached again.
         """
         in_vain = 0
-        while (there := await self._monitor.lives(self.search, self.worker)) or self.worker is None:
+        while (there := await self._monitor.is_running(self.search, self.worker)) or self.worker is None:
             in_vain = 0 if there else in_vain + 1
             if in_vain > MAX_EMPTY_POLLS:
                 break

@@ -212,9 +212,9 @@ def _with_upgrades(step: Locking) -> Locking:
     seen: dict[tuple[Lockable, int | None], _Earlier] = defaultdict(_Earlier)
     held: list[Held] = []
     for lock in step.held:
-        earlier = seen[lock.on, lock.item]
-        earlier.advance_to(lock)
-        upgrades = lock.nature is LockTiming.PLAIN and earlier.weak
+        previous = seen[lock.on, lock.item]
+        previous.advance_to(lock)
+        upgrades = lock.nature is LockTiming.PLAIN and previous.weak
         held.append(replace(lock, nature=LockTiming.UPGRADE) if upgrades else lock)
     return replace(step, held=tuple(held))
 

@@ -76,7 +76,7 @@ def new_run(
     sinks: Sequence[Sink],
     left_out: frozenset[str] = frozenset(),
     history: Sequence[Event] = (),
-    earlier: RunState | None = None,
+    previous_state: RunState | None = None,
     takeover: Takeover | None = None,
     ledger: str | None = None,
     trusted_roles: Sequence[str] = (),
@@ -84,9 +84,9 @@ def new_run(
 ) -> Run:
     """Build a run on a real server; nothing happens before its `execute`. Steps `left_out` are not selected.
 
-    `earlier` and `takeover` resume a run: see `Run`; `history` are its events so far. `ledger` is the schema of the
-    ledger, None for no ledger; `trusted_roles` may own it besides the session's role and superusers. `past` is called
-    once with the previous runs of the plan that the ledger contains.
+    `previous_state` and `takeover` resume a run: see `Run`; `history` are its events so far. `ledger` is the schema of
+    the ledger, None for no ledger; `trusted_roles` may own it besides the session's role and superusers. `past` is
+    called once with the previous runs of the plan that the ledger contains.
     """
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
@@ -101,6 +101,6 @@ def new_run(
         sinks=[*sinks, LedgerSink(gateway.ledger, run_id, history)] if ledger is not None else sinks,
         context=context,
         left_out=left_out,
-        earlier=earlier,
+        previous_state=previous_state,
         takeover=takeover,
     )

@@ -48,7 +48,7 @@ class RunResult:
 class Run:
     """One run of a plan, or the rest of one. Use it once. The steps `left_out` were not selected.
 
-    To resume a run, pass its recorded state as `earlier`, and how to take it over as `takeover`.
+    To resume a run, pass its recorded state as `previous_state`, and how to take it over as `takeover`.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class Run:
         sinks: Sequence[Sink],
         context: RunContext,
         left_out: frozenset[str] = frozenset(),
-        earlier: RunState | None = None,
+        previous_state: RunState | None = None,
         takeover: Takeover | None = None,
     ) -> None:
-        self.state = initial_state(plan) if earlier is None else earlier
+        self.state = initial_state(plan) if previous_state is None else previous_state
         self._plan = plan
         self._gateway = gateway
         self._clock = clock

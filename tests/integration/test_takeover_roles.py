@@ -31,7 +31,7 @@ async def test_workers_that_a_role_may_not_see_are_not_taken_for_gone(
             PgGateway(weak, RUN),
             run_id=RUN,
             clock=MonotonicClock(),
-            earlier=initial_state(p),
+            previous_state=initial_state(p),
             takeover=Takeover(),
         )
         with pytest.raises(PreflightError, match="1 of its workers belong to a role"):

@@ -100,7 +100,7 @@ async def test_a_skewed_clock_does_not_make_a_resumption_call_a_healthy_worker_t
             for event in (ev.StepReady(at=then, step="slow"), launched, running):
                 apply(state, event)
             run, record = new_run(
-                p, PgGateway(database, SKEWED), run_id=SKEWED, clock=clock, earlier=state, takeover=Takeover()
+                p, PgGateway(database, SKEWED), run_id=SKEWED, clock=clock, previous_state=state, takeover=Takeover()
             )
             task = asyncio.create_task(run.execute())
             await until(lambda: record.of(ev.RunResumed))

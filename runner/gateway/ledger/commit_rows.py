@@ -212,7 +212,7 @@ class Commits:
         asked = ("ledger_takeovers", (self._ledger.run_id,))
         replies = await session.run_together(*self._ledger.begins, asked, ("commit", ()))
         if first_error(replies) is None:
-            return self._ledger.earlier.taken_over_since(replies[-2].rows)
+            return self._ledger.previous.taken_over_since(replies[-2].rows)
         await session.run(("rollback", ()))
         return None
 

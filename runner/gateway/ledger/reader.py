@@ -177,6 +177,6 @@ def _writers(rows: Iterable[Sequence[str | None]]) -> list[str]:
 
     This is for display only; nothing in these records is executed.
     """
-    believed = {row[0] or "": row[1] == "t" for row in rows}
-    trusted = [writer for writer, is_trusted in believed.items() if is_trusted]
-    return trusted or (list(believed) if len(believed) == 1 else [])
+    writers = {row[0] or "": row[1] == "t" for row in rows}
+    trusted = [writer for writer, is_trusted in writers.items() if is_trusted]
+    return trusted or (list(writers) if len(writers) == 1 else [])

@@ -192,7 +192,7 @@ class Ledger:
         self._rows: list[Row] = []
         #: The number of the last event; a resumed run has some already.
         self._last = 0
-        self.earlier = PreviousRecord()
+        self.previous = PreviousRecord()
         #: Events that announce a worker which was not requested yet, by step and attempt.
         self._launching: dict[tuple[str, int], Row] = {}
         self._claims = Claims()
@@ -308,13 +308,13 @@ class Ledger:
         """
         self._key = next((key for key, own in keys if own), self._key)
         self._other_keys = tuple(key for key, own in keys if not own)
-        self.earlier = PreviousRecord(known)
+        self.previous = PreviousRecord(known)
         self._last = known[-1][0] if known else 0
 
     def complete(self, journal: Sequence[EventKey], text: Callable[[int], str]) -> None:
         """Add the events of a previous runner's journal that the ledger lacks; `text` returns one by index, as JSON."""
         if self.on:
-            self._rows += [(seq, self._event(text(place))) for place, seq in self.earlier.missing(journal)]
+            self._rows += [(seq, self._event(text(place))) for place, seq in self.previous.missing(journal)]
             self._last = max(self._last, self._rows[-1][0] if self._rows else 0)
 
     def begin(self, plan: str, event: str, resolved: str) -> None:
@@ -336,7 +336,7 @@ class Ledger:
         self.take(event)
         if self.on:
             self._urgent.add(self._last)
-            self.earlier.add_own(event)
+            self.previous.add_own(event)
 
     def take_launching(self, event: str, step: str, attempt: int) -> None:
         """Add the event that announces a worker; it is written with the worker's request, or else at the end."""

@@ -125,7 +125,7 @@ def test_a_run_is_found_by_its_beginning() -> None:
         find_run(runs, "260131")
     with pytest.raises(UsageError, match=r"no run 'x' lives .* There are: 260131-k7f3qz, "):
         find_run(runs, "x")
-    with pytest.raises(UsageError, match="Nothing of jobplan lives there"):
+    with pytest.raises(UsageError, match="No jobplan session is active there"):
         find_run((), "x")
 
 

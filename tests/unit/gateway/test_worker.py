@@ -112,7 +112,7 @@ class Eyes:
     async def identify(self, search: WorkerSearch) -> tuple[Worker, float] | None:  # noqa: ARG002 - the protocol's
         return (WORKER, 0.5) if self._look() else None
 
-    async def lives(self, search: WorkerSearch, worker: Worker | None) -> bool:  # noqa: ARG002 - the protocol's
+    async def is_running(self, search: WorkerSearch, worker: Worker | None) -> bool:  # noqa: ARG002 - the protocol's
         return self._look()
 
     async def waits_for(self, worker: Worker, session_pid: int) -> bool:  # noqa: ARG002 - the protocol's

@@ -78,7 +78,9 @@ async def resume(
     for event in recorded:
         apply(state, event)
     clock = MonotonicClock()
-    return await execute(of, gateway, run_id=RUN, clock=clock, earlier=state, takeover=Takeover(by="ann", **keys))
+    return await execute(
+        of, gateway, run_id=RUN, clock=clock, previous_state=state, takeover=Takeover(by="ann", **keys)
+    )
 
 
 def _states(result: RunResult) -> dict[str, str]:
@@ -468,7 +470,7 @@ async def test_a_worker_that_lives_is_not_lost_with_its_step() -> None:
         apply(state, event)
     changed = plan(step("b", "select 1", idempotent=True))
     with pytest.raises(PreflightError, match="a: its worker"):
-        await execute(changed, gateway, run_id=RUN, earlier=state, takeover=Takeover(by="ann"))
+        await execute(changed, gateway, run_id=RUN, previous_state=state, takeover=Takeover(by="ann"))
 
 
 async def test_the_selection_holds_although_the_runner_died_before_it_was_recorded_step_by_step() -> None:
@@ -481,7 +483,13 @@ async def test_the_selection_holds_although_the_runner_died_before_it_was_record
     state = initial_state(p)
     apply(state, started[0])
     result, _ = await execute(
-        p, gateway, run_id=RUN, left_out=frozenset({"b"}), clock=MonotonicClock(), earlier=state, takeover=Takeover()
+        p,
+        gateway,
+        run_id=RUN,
+        left_out=frozenset({"b"}),
+        clock=MonotonicClock(),
+        previous_state=state,
+        takeover=Takeover(),
     )
     assert [request.sql for request in gateway.launched] == ["select 1"]
     assert _states(result) == {"a": "succeeded", "b": "skipped"}
@@ -518,7 +526,7 @@ async def test_that_a_mark_of_a_finally_step_changes_nothing_is_reported() -> No
         Plain(reported, RUN),
         run_id=RUN,
         clock=MonotonicClock(),
-        earlier=state,
+        previous_state=state,
         takeover=Takeover(by="ann", marks=marks),
     )
     assert _settled(record) == {"f": ("succeeded", "ann")}
@@ -587,7 +595,7 @@ async def with_holes(of: Plan, gateway: FakeGateway, last: type[ev.Event], key: 
         apply(state, event)
     killer = Killer(last, key)
     with pytest.raises(KilledError):
-        await execute(of, gateway, killer, run_id=RUN, earlier=state, takeover=Takeover(by="ann"))
+        await execute(of, gateway, killer, run_id=RUN, previous_state=state, takeover=Takeover(by="ann"))
     return [*kept, *killer.recorded]
 
 
