@@ -70,13 +70,13 @@ _GOOD_END: Final = "every step succeeded, was skipped, allowed to fail, or detac
 #: What the exit codes of a run mean: codes as text, and the words for help and documentation.
 MEANINGS: Final = (
     ("0", f"{_GOOD_END}; or `requires` is not met and says otherwise: skip"),
-    ("1", "a step failed, timed out or was cancelled; or the journal or a report broke off"),
+    ("1", "a step failed, timed out or was cancelled; or the journal or a report is incomplete"),
     ("2", "wrong usage: an option, or a parameter's value that is wrong or missing"),
     ("3", "the plan is invalid"),
     ("4", "nothing was started: no connection, the server is not ready, or no journal can be kept"),
     ("5", "run_timeout ended the run"),
-    ("6", "another run holds the concurrency group, or has taken it while this one had no connection"),
-    ("7", "an outcome is unknown, or a worker runs on that should not"),
+    ("6", "another run holds the concurrency group, or took it while this one had no connection"),
+    ("7", "an outcome is unknown, or a worker still runs that should have ended"),
     ("9", "nothing was started: the server does not meet the plan's `requires`"),
     ("70", "a bug in jobplan"),
     ("129, 130", "interrupted by SIGHUP, by Ctrl-C"),

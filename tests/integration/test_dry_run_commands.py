@@ -248,5 +248,5 @@ def test_preconditions_of_the_plan_are_statements_too(copy: str, tmp_path: Path)
     first, second = (one for one in result.statements if one.instance == "requires")
     assert first.coverage is Coverage.PARTLY
     assert any("not explained" in why and "shop.may()" in why for why in first.why)
-    assert any("not asked" in why for why in first.why)
+    assert any("not evaluated" in why for why in first.why)
     assert second.coverage is Coverage.CHECKED
