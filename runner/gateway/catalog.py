@@ -14,7 +14,8 @@ from runner.structs import Struct, field
 class IndexFacts(Struct, frozen=True, kw_only=True):
     """An index of a table. `whole`: unique, valid and only on columns, as REFRESH CONCURRENTLY requires.
 
-    `columns` are the key columns; `plain`: it has neither expressions nor a predicate.
+    `columns` are the key columns; `plain`: it has neither expressions nor a predicate; `excludes`: it belongs to an
+    exclusion constraint.
     """
 
     relation: Relation
@@ -24,13 +25,14 @@ class IndexFacts(Struct, frozen=True, kw_only=True):
     unique: bool = False
     plain: bool = True
     columns: frozenset[str] = frozenset()
+    excludes: bool = False
 
 
 class IndexedFacts(Struct, frozen=True, kw_only=True):
     """The table of an index, the role's privileges on it, and the constraint that the index belongs to.
 
     `part_of` is the index of the partitioned table that this index is a part of; `clusterable` says that CLUSTER can
-    use it.
+    use it, `excludes` that it belongs to an exclusion constraint.
     """
 
     relation: Relation
@@ -41,6 +43,7 @@ class IndexedFacts(Struct, frozen=True, kw_only=True):
     method: str = "btree"
     clusterable: bool = True
     part_of: str | None = None
+    excludes: bool = False
 
 
 class KeyFacts(Struct, frozen=True, kw_only=True):
@@ -288,6 +291,7 @@ def _index(found: Mapping[str, Any]) -> IndexFacts:
         unique=found["unique"],
         plain=found["plain"],
         columns=frozenset(found["columns"]),
+        excludes=found["excludes"],
     )
 
 
@@ -301,6 +305,7 @@ def _indexed(found: Mapping[str, Any]) -> IndexedFacts:
         method=found["method"],
         clusterable=found["clusterable"],
         part_of=found["part_of"],
+        excludes=found["excludes"],
     )
 
 

@@ -211,7 +211,7 @@ SELECT w.n - 1, json_build_object(
   'inherited', (SELECT coalesce(json_agg(k.conname), '[]') FROM pg_constraint AS k
                 WHERE k.conrelid = c.oid AND k.coninhcount > 0 AND NOT k.conislocal),
   'indexes', (SELECT coalesce(json_agg(json_build_object(
-                'schema', xn.nspname, 'name', x.relname, 'valid', i.indisvalid,
+                'schema', xn.nspname, 'name', x.relname, 'valid', i.indisvalid, 'excludes', i.indisexclusion,
                 'unique', i.indisunique OR i.indisexclusion, 'plain', i.indpred IS NULL AND i.indexprs IS NULL,
                 'columns', (SELECT coalesce(json_agg(a.attname), '[]') FROM pg_attribute AS a
                             WHERE a.attrelid = i.indrelid
@@ -223,6 +223,7 @@ SELECT w.n - 1, json_build_object(
               JOIN pg_namespace AS xn ON xn.oid = x.relnamespace WHERE i.indrelid = c.oid),
   'index_of', (SELECT json_build_object(
                  'schema', tn.nspname, 'name', t.relname, 'valid', i.indisvalid, 'method', am.amname,
+                 'excludes', i.indisexclusion,
                  'clusterable', am.amname IN ('btree', 'gist') AND i.indpred IS NULL,
                  'part_of', (SELECT pi.relname FROM pg_inherits AS h JOIN pg_class AS pi ON pi.oid = h.inhparent
                              WHERE h.inhrelid = c.oid LIMIT 1),
@@ -431,14 +432,15 @@ SELECT setting FROM pg_settings WHERE name = 'data_directory'
 -- $1 names in statements, $2 their operators, both as JSON arrays. Functions that planning or reading such a statement
 -- could execute and that are neither PostgreSQL's own nor an extension's, with the word that leads to them: their own
 -- name, or that of a relation, a type or an operator (views, policies, defaults, constraints, indexes, partition keys,
--- domains); for casts, which no word names, the word is empty. At most three functions for each word. Only the catalogs
--- are read. Triggers are left out: planning executes none.
+-- domains, casts of a type); for casts between types of PostgreSQL and of extensions, which no word names, the word is
+-- empty. The constructors of a range type, which come with it (deptype i), are PostgreSQL's own. At most three functions
+-- for each word. Only the catalogs are read. Triggers are left out: planning executes none.
 WITH RECURSIVE words AS (
   SELECT json_array_elements_text($1::json) AS word
 ), own AS (
   SELECT p.oid, p.proname FROM pg_proc AS p
   WHERE p.oid >= 16384 AND NOT EXISTS (
-    SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e')
+    SELECT FROM pg_depend AS d WHERE d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype IN ('e', 'i'))
 ), reached (word, classid, objid) AS (
   SELECT c.relname::text, 'pg_class'::regclass::oid, c.oid FROM pg_class AS c
   WHERE c.oid >= 16384 AND c.relname::text IN (SELECT word FROM words)
@@ -477,7 +479,12 @@ WITH RECURSIVE words AS (
   UNION SELECT o.oprname::text, o.oprcode FROM pg_operator AS o
     WHERE o.oid >= 16384 AND o.oprcode IN (SELECT oid FROM own)
       AND o.oprname::text IN (SELECT json_array_elements_text($2::json))
-  UNION SELECT '', c.castfunc FROM pg_cast AS c WHERE c.oid >= 16384 AND c.castfunc IN (SELECT oid FROM own)
+  UNION SELECT '', c.castfunc FROM pg_cast AS c
+    WHERE c.castfunc IN (SELECT oid FROM own) AND NOT EXISTS (
+      SELECT FROM pg_type AS t WHERE t.oid IN (c.castsource, c.casttarget) AND t.oid >= 16384 AND NOT EXISTS (
+        SELECT FROM pg_depend AS d WHERE d.classid = 'pg_type'::regclass AND d.objid = t.oid AND d.deptype = 'e'))
+  UNION SELECT r.word, c.castfunc FROM reached AS r JOIN pg_cast AS c ON r.objid IN (c.castsource, c.casttarget)
+    WHERE r.classid = 'pg_type'::regclass AND c.castfunc IN (SELECT oid FROM own)
 )
 SELECT f.word, unnest((array_agg(DISTINCT format('%I.%I()', n.nspname, p.proname)))[1:3])
 FROM found AS f JOIN pg_proc AS p USING (oid) JOIN pg_namespace AS n ON n.oid = p.pronamespace

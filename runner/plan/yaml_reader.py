@@ -163,6 +163,8 @@ class _Composer:
         mark = event.start_mark
         if style == '"' and ("\0" in text or not _is_unicode(text)):
             self._add(event, "JP004", "an escape in this text makes a character that PostgreSQL cannot hold")
+        if style == '"' and (place := directional_character(text)) is not None:
+            self._add(event, "JP004", f"an escape in this text makes the character {name_of(text[place])}")
         if tag is not None:
             self._check_tag(event, tag, ("!", "tag:yaml.org,2002:str"))
         value = resolve_plain(text) if not style and text[:1] in NOT_ALWAYS_TEXT and tag is None else text

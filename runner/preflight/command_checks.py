@@ -12,14 +12,19 @@ from runner.preflight.catalog_state import CatalogView, Made, State, When
 from runner.preflight.earlier_steps import check_gone, check_new_labels
 from runner.preflight.maintenance_checks import (
     check_abilities,
+    check_catalogs,
     check_clustering,
+    check_concurrent_drop,
     check_index_parts,
     check_leftovers,
     check_locking,
     check_named_indexes,
     check_refreshing,
     check_reindexing,
+    check_repeated_columns,
+    check_switches,
     check_vacuum_options,
+    check_whole_database,
 )
 from runner.preflight.object_checks import (
     check_attached,
@@ -46,7 +51,7 @@ from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import Action, Sort
 from runner.sql.catalog_needs import Mention, ObjectSort, defines, mentions
-from runner.sql.facts import computes, is_cascading, is_computed
+from runner.sql.facts import computes, created_relations, is_cascading, is_computed
 from runner.sql.placeholders import quote_identifier
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import label
@@ -78,7 +83,7 @@ def check_mentioned(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
             message = f"the {_CODES[one.sort][1]} {one.name} is {made.words}"
             yield StatementFinding(code="JP604", message=message, offset=one.offset)
         elif facts is None:
-            yield from _absent(one, made, sight)
+            yield from _absent(unit, one, made, sight)
         elif not facts.open:
             role = quote_identifier(sight.around.role)
             message = f'role "{sight.around.role}" may not create objects in the tablespace {one.name}'
@@ -91,14 +96,16 @@ def _made(one: Mention, sight: CatalogView) -> Made | None:
     return sight.part(sort, one.name.name) if sort is not None else None
 
 
-def _absent(one: Mention, made: Made | None, sight: CatalogView) -> Iterator[StatementFinding]:
+def _absent(unit: Unit, one: Mention, made: Made | None, sight: CatalogView) -> Iterator[StatementFinding]:
     code, what = _CODES[one.sort]
     if made is not None and made.change.action is Action.CREATE:
         if made.when is When.PERHAPS:
             message = f"{one.name} is {made.words}, which may run later"
             yield StatementFinding(code="JP612", message=message, offset=one.offset, hint=f"add `needs: [{made.step}]`")
         return
-    # Every table has a type with its name.
+    # Every table has a type with its name, also the one that the statement creates.
+    if one.sort is ObjectSort.TYPE and one.name in created_relations(unit.statement):
+        return
     if one.sort is ObjectSort.TYPE and sight.relation(one.name).state in {State.THERE, State.NEW, State.PERHAPS}:
         return
     yield StatementFinding(code=code, message=f"there is no {what} {one.name}", offset=one.offset)
@@ -137,6 +144,11 @@ CHECKS: tuple[Callable[[Unit, CatalogView], Iterator[StatementFinding]], ...] = 
     check_clustering,
     check_reindexing,
     check_vacuum_options,
+    check_switches,
+    check_whole_database,
+    check_repeated_columns,
+    check_concurrent_drop,
+    check_catalogs,
     check_index_parts,
     check_abilities,
     check_named_indexes,
@@ -150,7 +162,7 @@ CHECKS: tuple[Callable[[Unit, CatalogView], Iterator[StatementFinding]], ...] = 
 FULLY = frozenset(
     {
         *(_K.VACUUM, _K.ANALYZE, _K.REINDEX, _K.CLUSTER, _K.REFRESH_MATERIALIZED_VIEW, _K.TRUNCATE),
-        *(_K.DROP_TABLE, _K.DROP_INDEX, _K.DROP_VIEW, _K.DROP_MATERIALIZED_VIEW, _K.CREATE_SCHEMA),
+        *(_K.DROP_TABLE, _K.DROP_INDEX, _K.DROP_VIEW, _K.DROP_MATERIALIZED_VIEW),
         *(_K.CREATE_VIEW, _K.SET, _K.RESET, _K.SHOW, _K.CHECKPOINT, _K.NOTIFY, _K.LOCK),
     }
 )
@@ -180,13 +192,19 @@ def left_open(statement: Statement) -> tuple[str, ...]:
         return _left_open_by_alter(statement)
     if kind is _K.CREATE_VIEW and label(statement.node, "with_check_option") != "NO_CHECK_OPTION":
         return (_UPDATABLE,)
-    if kind is _K.DROP_SCHEMA and not is_cascading(statement):
-        return ("only running it shows whether it is empty",)
-    if kind in FULLY or kind is _K.DROP_SCHEMA or (kind is _K.CREATE_TABLE and not is_computed(statement)):
+    if kind in {_K.CREATE_SCHEMA, _K.DROP_SCHEMA}:
+        return _left_open_of_schema(statement)
+    if kind in FULLY or (kind is _K.CREATE_TABLE and not is_computed(statement)):
         return ()
     if kind in PARTLY:
         return (PARTLY[kind],)
     return (_ALTERS[AlterKind.OTHER] if defines(statement) else _LITTLE,)
+
+
+def _left_open_of_schema(statement: Statement) -> tuple[str, ...]:
+    if statement.kind is _K.CREATE_SCHEMA:
+        return (_ELEMENTS,) if statement.node.schema_elts else ()
+    return () if is_cascading(statement) else ("only running it shows whether it is empty",)
 
 
 def _left_open_by_alter(statement: Statement) -> tuple[str, ...]:
@@ -195,6 +213,7 @@ def _left_open_by_alter(statement: Statement) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, found)))
 
 
+_ELEMENTS = "only running it shows whether what it creates in the schema can be created"
 _LITTLE = "only its syntax and the relations and roles in it were checked"
 _COMPUTES = "only running it shows whether its expressions can be computed and its keys can be referenced"
 _UPDATABLE = "only creating it shows whether it can be updated, which WITH CHECK OPTION needs"

@@ -61,7 +61,9 @@ _DEPENDS: dict[str, frozenset[Aspect]] = {
 _UNREAD = ("syntax error", "trailing junk", "invalid binary integer", "invalid octal integer", "invalid hexadecimal")
 #: Aspects that matter only where the statement has the name in it.
 _NAMED = frozenset({_A.FUNCTION, _A.OBJECT, _A.ATTACHED})
-_EVERYTHING = frozenset(_A) - {_A.PRIVILEGE}
+_EVERYTHING = frozenset(_A) - {_A.PRIVILEGE, _A.CURSOR}
+#: What runs while a cursor of the same step is open on its tables.
+_BESIDE_CURSORS = frozenset({_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.DECLARE_CURSOR, _K.LOCK})
 
 
 def is_syntax_error(sqlstate: str, message: str) -> bool:
@@ -136,12 +138,16 @@ def _may_break(alteration: Alteration, one: Altered, unit: Unit, sight: CatalogV
     if aspect is _A.COLUMN:
         return _column_may_break(alteration, unit, named=named)
     if aspect in {_A.KEY, _A.CONSTRAINT}:
-        return named or bool(said.words & {"conflict", "references", "group"})
+        # A foreign key of another table, which has no name here, keeps the table from being emptied or dropped.
+        referred = not alteration.name and unit.statement.kind in {_K.TRUNCATE, _K.DROP_TABLE}
+        return named or referred or bool(said.words & {"conflict", "references", "group"})
+    if aspect is _A.ATTACHED and not alteration.name:
+        return bool(said.words & {"trigger", "rule", "policy"})
     if aspect in {_A.PARTITION, _A.INHERITANCE}:
         return unit.statement.kind not in {_K.SELECT, _K.UPDATE, _K.DELETE, _K.VACUUM, _K.ANALYZE}
-    if aspect is _A.ROLE:
-        return named or alteration.name == sight.around.role
     always = {
+        _A.CURSOR: one.step == sight.step and unit.statement.kind not in _BESIDE_CURSORS,
+        _A.ROLE: named or alteration.name == sight.around.role,
         _A.PRIVILEGE: not sight.around.superuser,
         _A.SETTING: one.step != sight.step,
         **dict.fromkeys((_A.FILLING, _A.CLUSTERING, _A.RELATION, _A.OPERATOR), True),
@@ -268,7 +274,7 @@ def _arbiters(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
         for one in sight.altered(frozenset({table.relation}))
     )
     if constraint:
-        gone = sight.part(Sort.CONSTRAINT, constraint, table.relation)
+        gone = None if added else sight.part(Sort.CONSTRAINT, constraint, table.relation)
         if gone is not None and gone.change.action is Action.DROP and gone.when is When.BEFORE:
             message = f"the constraint {Relation(None, constraint)} of {table.relation} is {gone.words}"
             yield StatementFinding(code="JP604", message=message, offset=unit.statement.start)
@@ -304,6 +310,8 @@ def _functions(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     for call in functions_called(unit.statement):
         own = sight.around.functions.get(call.name, ())
         if call.schema is not None or len(own) != 1 or sight.around.builtin.get(call.name):
+            continue
+        if own[0].schema not in sight.around.schemas:  # it is not found now, and may be once it is moved
             continue
         gone = [
             one

@@ -5,25 +5,30 @@ Conflicting options, catalogs, other databases, and what an interrupted rebuild 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 
 from runner.preflight.catalog_state import CatalogView, State
-from runner.preflight.object_checks import there
+from runner.preflight.object_checks import skip_severity, there
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import alter_actions
 from runner.sql.facts import (
     ReindexTarget,
+    added_keys,
     clustering_index,
     created_schema,
     dropped_relations,
     enabled,
+    is_cascading,
     is_concurrent,
     is_guarded,
     main_relation,
     named_indexes,
+    only_truncated,
     options,
     reindex_target,
     reindexed_name,
+    vacuumed,
     vacuumed_relations,
     vacuums_columns,
 )
@@ -33,7 +38,8 @@ from runner.sql.statements import StatementKind
 from runner.sql.table_locks import locks_taken
 
 _K = StatementKind
-_SYSTEM = frozenset({"pg_catalog", "pg_toast"})
+#: Relations with smaller OIDs are system catalogs, or TOAST tables and indexes of such (FirstUnpinnedObjectId).
+_FIRST_OF_USERS = 12_000
 #: Kilobytes that BUFFER_USAGE_LIMIT accepts, besides 0.
 _BUFFERS = (128, 16_777_216)
 _UNITS = {"b": 1 / 1024, "kb": 1, "mb": 1024, "gb": 1024**2, "tb": 1024**3, "": 1}
@@ -77,8 +83,9 @@ def check_named_indexes(unit: Unit, sight: CatalogView) -> Iterator[StatementFin
     """CLUSTER ON, REPLICA IDENTITY USING INDEX and ADD CONSTRAINT USING INDEX need an index of the table."""
     table = main_relation(unit.statement)
     facts = sight.relation(table).facts if table is not None else None
+    made_here = added_keys(unit.statement)
     for name in named_indexes(unit.statement) if facts is not None else ():
-        if table is None or facts is None:
+        if table is None or facts is None or name in made_here or None in made_here:
             continue
         index = sight.relation(Relation(facts.relation.schema, name))
         if index.state is State.GONE and index.made is not None:
@@ -113,11 +120,30 @@ def check_reindexing(unit: Unit, sight: CatalogView) -> Iterator[StatementFindin
         if not may and sight.around.abilities_known:
             yield _denied(f"{statement.kind} {target.name}", "the owner of the database", sight, statement.start)
     elif target is ReindexTarget.SCHEMA:
+        if concurrent and name == "pg_catalog":
+            message = "system catalogs cannot be rebuilt CONCURRENTLY: REINDEX would skip all of them with a WARNING"
+            severity = skip_severity(unit)
+            yield StatementFinding(code="JP607", message=message, offset=statement.start, severity=severity)
         yield from _schema(unit, sight, name)
     elif concurrent:
+        yield from _exclusion(unit, sight)
         for one, facts in there(unit, sight):
-            if facts.relation.schema in _SYSTEM and (facts.relation.schema == "pg_catalog" or facts.kind == "t"):
+            if facts.oid < _FIRST_OF_USERS:
                 yield _refused("system catalogs cannot be rebuilt CONCURRENTLY", one.offset)
+
+
+def _exclusion(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """REINDEX CONCURRENTLY refuses the index of an exclusion constraint, and skips it among those of a table."""
+    for one, facts in there(unit, sight):
+        own = facts.index_of
+        if own is not None and own.excludes:
+            message = f"{one.relation} belongs to an exclusion constraint, and cannot be rebuilt CONCURRENTLY"
+            yield _refused(message, one.offset, f"REINDEX INDEX {one.relation};")
+        left = [index.relation for index in facts.indexes if index.excludes]
+        if left:
+            message = f"REINDEX CONCURRENTLY would skip {left[0]}, of an exclusion constraint, with a WARNING"
+            severity = skip_severity(unit)
+            yield StatementFinding(code="JP607", message=message, offset=one.offset, severity=severity)
 
 
 def _schema(unit: Unit, sight: CatalogView, name: str) -> Iterator[StatementFinding]:
@@ -223,6 +249,89 @@ def check_vacuum_options(unit: Unit, _: CatalogView) -> Iterator[StatementFindin
             yield _refused(message, statement.start)
 
 
+#: Values of an option that is on or off, and the options of VACUUM and ANALYZE that are.
+_BOOLEANS = frozenset({"on", "off", "true", "false", "1", "0"})
+_OFF = frozenset({"off", "false", "no", "0"})
+_SWITCHES = frozenset(
+    {
+        *("full", "freeze", "verbose", "analyze", "disable_page_skipping", "skip_locked", "process_main"),
+        *("process_toast", "truncate", "skip_database_stats", "only_database_stats"),
+    }
+)
+
+
+def check_switches(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
+    """Options that are on or off take no other word."""
+    if unit.statement.kind in {_K.VACUUM, _K.ANALYZE}:
+        for name, value in options(unit.statement).items():
+            if name in _SWITCHES and value is not None and value.lower() not in _BOOLEANS:
+                yield _refused(f"{name.upper()} takes a boolean, not {value}", unit.statement.start)
+
+
+def check_whole_database(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """VACUUM and ANALYZE without a table skip, with a WARNING each, what the role may not maintain: shared catalogs."""
+    statement = unit.statement
+    whole = statement.kind in {_K.VACUUM, _K.ANALYZE} and not vacuumed_relations(statement)
+    may = sight.around.abilities & {"superuser", "pg_maintain"}
+    if whole and not enabled(statement, "only_database_stats") and sight.around.abilities_known and not may:
+        message = f'role "{sight.around.role}" may not maintain every catalog: {statement.kind} would skip some of them'
+        severity = skip_severity(unit)
+        yield StatementFinding(
+            code="JP610", message=f"{message} with a WARNING", offset=statement.start, severity=severity
+        )
+
+
+def check_repeated_columns(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """ANALYZE names a column once; ONLY leaves nothing of a partitioned table."""
+    statement = unit.statement
+    for relation, columns, inherits in vacuumed(statement):
+        twice = [name for name, number in Counter(columns).items() if number > 1]
+        if twice:
+            yield _refused(f"the column {Relation(None, twice[0])} of {relation} is named twice", statement.start)
+        facts = sight.relation(relation).facts
+        if statement.kind is _K.VACUUM and not inherits and facts is not None and facts.kind == "p":
+            message = f"VACUUM ONLY does nothing with {relation}, which is a partitioned table, but a WARNING"
+            severity = skip_severity(unit)
+            yield StatementFinding(code="JP607", message=message, offset=statement.start, severity=severity)
+
+
+def check_concurrent_drop(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
+    """DROP INDEX CONCURRENTLY takes one index, and no CASCADE."""
+    statement = unit.statement
+    if statement.kind is not _K.DROP_INDEX or not is_concurrent(statement):
+        return
+    if len(dropped_relations(statement)) > 1:
+        hint = "write a step for each index"
+        yield _refused("DROP INDEX CONCURRENTLY drops one index at a time", statement.start, hint)
+    if is_cascading(statement):
+        yield _refused("DROP INDEX CONCURRENTLY does not take CASCADE", statement.start)
+
+
+#: Commands that change the definition of a relation, or all of its rows, and that catalogs refuse.
+_OF_DEFINITIONS = frozenset(
+    {
+        *(_K.TRUNCATE, _K.DROP_TABLE, _K.DROP_VIEW, _K.DROP_INDEX, _K.ALTER_TABLE, _K.ALTER_INDEX, _K.CREATE_INDEX),
+        *(_K.RENAME, _K.SET_SCHEMA),
+    }
+)
+
+
+def check_catalogs(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
+    """A superuser, too, changes no definition of a catalog; TRUNCATE ONLY takes no partitioned table."""
+    allowed = dict(sight.around.settings).get("allow_system_table_mods", "off").lower() not in _OFF
+    if unit.statement.kind not in _OF_DEFINITIONS or allowed:
+        return
+    alone = only_truncated(unit.statement)
+    for one, facts in there(unit, sight):
+        if facts.oid < _FIRST_OF_USERS:
+            message = f"{one.relation} is a system catalog, which {unit.statement.kind} does not work on"
+            yield StatementFinding(code="JP607", message=message, offset=one.offset)
+        elif facts.kind == "p" and one.relation in alone:
+            hint = "leave out ONLY, or name the partitions"
+            message = f"TRUNCATE ONLY does not work on {one.relation}, which is a partitioned table"
+            yield StatementFinding(code="JP607", message=message, offset=one.offset, hint=hint)
+
+
 def _number(text: str | None) -> int:
     try:
         return int(text or "0")
@@ -231,7 +340,7 @@ def _number(text: str | None) -> int:
 
 
 def _is_cleanup(text: str | None) -> bool:
-    return text is None or text.lower() in {"auto", "on", "off", "true", "false", "1", "0", "yes", "no"}
+    return text is None or text.lower() in {"auto", *_BOOLEANS}
 
 
 def _is_limit(text: str | None) -> bool:

@@ -91,6 +91,14 @@ def check_existence(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
         yield from absent(one.relation, one.offset, seen, sight, missing_ok=one.missing_ok)
 
 
+def of_wrappers(unit: Unit, sight: CatalogView) -> Iterator[str]:
+    """Yield why not all is known of a foreign table: its wrapper decides what it can do."""
+    if unit.statement.kind in {StatementKind.TRUNCATE, StatementKind.ANALYZE, StatementKind.COPY_FROM}:
+        for one, facts in there(unit, sight):
+            if facts.kind == "f":
+                yield f"whether the foreign-data wrapper of {one.relation} can do this shows when it runs"
+
+
 def check_kind(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     """Yield relations of a kind that the command does not work on."""
     for one, facts in there(unit, sight):

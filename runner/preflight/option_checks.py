@@ -10,10 +10,24 @@ from runner.preflight.catalog_state import CatalogView
 from runner.preflight.object_checks import KINDS, there
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, Constraint, alter_actions
-from runner.sql.facts import is_partitioned, main_relation, repeated_parts, replaced_view
+from runner.sql.facts import (
+    is_partitioned,
+    main_relation,
+    repeated_parts,
+    replaced_view,
+    strangers,
+    system_columns,
+    unknown_key_columns,
+)
 from runner.sql.relations import Relation
 from runner.sql.statements import StatementKind
-from runner.sql.storage_parameters import given_parameters, index_method, refused_parameter, table_method
+from runner.sql.storage_parameters import (
+    given_parameters,
+    index_method,
+    refused_parameter,
+    table_method,
+    values_in_reset,
+)
 from runner.sql.version_needs import unmet_needs
 
 _K = StatementKind
@@ -33,6 +47,9 @@ def check_versions(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]
 
 def check_parameters(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     """Yield storage parameters that are unknown for this kind of relation, or out of range."""
+    for name in values_in_reset(unit.statement):
+        message = f"RESET takes the name of a parameter alone, and {name} has a value"
+        yield StatementFinding(code="JP606", message=message, offset=unit.statement.start)
     given = given_parameters(unit.statement)
     if not given:
         return
@@ -88,6 +105,15 @@ def check_subcommands(unit: Unit, sight: CatalogView) -> Iterator[StatementFindi
         if facts.kind in _NOT_TABLES and action.kind in _OF_TABLES:
             message = f"{action.kind.value} does not work on {table}, which is {KINDS[facts.kind]}"
             yield StatementFinding(code="JP607", message=message, offset=action.offset)
+        if action.kind is AlterKind.ADD_COLUMN and facts.partition_of is not None:
+            message = f"ADD COLUMN does not work on {table}, which is a partition of {facts.partition_of}"
+            hint = f"add the column to {facts.partition_of}: its partitions get it too"
+            yield StatementFinding(code="JP607", message=message, offset=action.offset, hint=hint)
+        if action.kind is AlterKind.NO_INHERIT and action.other is not None:
+            parent = sight.relation(action.other).facts
+            if parent is not None and facts.relation not in parent.children:
+                message = f"{action.other} is no parent of {table}"
+                yield StatementFinding(code="JP606", message=message, offset=action.offset)
         alone = facts.children and not statement.node.relation.inh
         if alone and action.kind in (_WITH_PARTITIONS if facts.kind == "p" else _WITH_CHILDREN):
             message = f"{action.kind.value} of {table} alone does not work: it has children"
@@ -107,9 +133,18 @@ def check_subcommands(unit: Unit, sight: CatalogView) -> Iterator[StatementFindi
 
 
 def check_repeated(unit: Unit, _: CatalogView) -> Iterator[StatementFinding]:
-    """Yield what a new table has twice."""
+    """Yield what a new table has twice, or a table gets twice, and what its keys name and it does not have."""
     for what in repeated_parts(unit.statement):
         yield StatementFinding(code="JP606", message=f"the table has {what} twice", offset=unit.statement.start)
+    for name in unknown_key_columns(unit.statement):
+        message = f"a key names the column {Relation(None, name)}, which the new table does not have"
+        yield StatementFinding(code="JP606", message=message, offset=unit.statement.start)
+    for name in system_columns(unit.statement):
+        message = f"the name {name} is one of the system's columns, which every table has"
+        yield StatementFinding(code="JP608", message=message, offset=unit.statement.start)
+    for relation in strangers(unit.statement):
+        message = f"CREATE SCHEMA cannot create {relation}, which is in another schema"
+        yield StatementFinding(code="JP606", message=message, offset=unit.statement.start)
 
 
 def result_columns(names: tuple[str, ...], given: tuple[str, ...]) -> str | None:

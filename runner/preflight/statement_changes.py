@@ -96,6 +96,7 @@ class Consequences:
     def _along(self, found: tuple[Change, ...]) -> Iterator[Change]:
         """Yield the indexes that are dropped with a column, and the views and foreign keys that CASCADE drops."""
         yield from self._indexes_gone(found)
+        yield from self._indexes_of_constraints(found)
         yield from self._of_children(found)
         if not is_cascading(self._unit.statement):
             return
@@ -120,6 +121,29 @@ class Consequences:
                     name=key.constraint,
                     offset=dropped[0].offset,
                 )
+
+    def _indexes_of_constraints(self, found: tuple[Change, ...]) -> Iterator[Change]:
+        """Yield the index that is dropped or renamed with its constraint, and the constraint that is with its index."""
+        renamed = self._unit.statement.kind is _K.RENAME and len(found) == 2
+        for one in found:
+            facts = self._around.relations.get(one.relation) if one.relation is not None else None
+            if facts is None or one.action is not Action.DROP:
+                continue
+            if one.sort is Sort.CONSTRAINT:
+                indexes = [index.relation for index in facts.indexes if index.relation.name == one.name]
+                for index in indexes:
+                    yield replace(one, sort=Sort.RELATION, relation=index, name="")
+                    if renamed:
+                        new = Relation(index.schema, found[1].name)
+                        yield Change(
+                            action=Action.CREATE, sort=Sort.RELATION, relation=new, kind="i", offset=one.offset
+                        )
+            elif facts.index_of is not None and facts.index_of.constraint is not None:
+                table = facts.index_of.relation
+                yield replace(one, sort=Sort.CONSTRAINT, relation=table, name=facts.index_of.constraint)
+                if renamed and found[1].relation is not None:
+                    new_name = found[1].relation.name
+                    yield replace(found[1], sort=Sort.CONSTRAINT, relation=table, name=new_name)
 
     def _of_children(self, found: tuple[Change, ...]) -> Iterator[Change]:
         """Yield the columns that are added, dropped or renamed in children along with their parent."""

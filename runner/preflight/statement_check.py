@@ -12,7 +12,7 @@ from runner.preflight.command_checks import NOT_CHECKABLE, check_command, left_o
 from runner.preflight.disk_space import Disks, disk_note
 from runner.preflight.dry_run_result import Coverage, StatementReport
 from runner.preflight.earlier_steps import breakable, check_filled, check_gone
-from runner.preflight.object_checks import absent, is_guarded_away
+from runner.preflight.object_checks import absent, is_guarded_away, of_wrappers
 from runner.preflight.option_checks import check_versions, result_columns, view_columns, view_there
 from runner.preflight.planned_queries import (
     ANALYSED,
@@ -145,9 +145,9 @@ class Examiner:
         if verdict.why or verdict.findings:
             verdict.blind = bool(verdict.why)
             return verdict
-        plannable = unit.statement.kind in EXPLAINED and not is_guarded_away(unit, sight)
-        unsafe = await self.own_code.of(unit.sql) if plannable else None
-        plannable = plannable and unsafe is None
+        explained = unit.statement.kind in EXPLAINED and not is_guarded_away(unit, sight)
+        unsafe = await self.own_code.of(unit.sql) if explained else None
+        plannable = explained and unsafe is None
         explain = self._explain and plannable
         probe = await self._probe(unit, sight, explain=explain)
         verdict.take(judge(unit, probe, sight), probe)
@@ -158,7 +158,8 @@ class Examiner:
             verdict.findings = rights.findings if refused and rights.findings else verdict.findings + rights.findings
             verdict.why += rights.why
             verdict.keep_certain(unit, sight)
-        inner = inner_query(unit.statement, unit.sql) if plannable and not (verdict.findings or verdict.blind) else None
+        analysed = explained and not (verdict.findings or verdict.blind)
+        inner = inner_query(unit.statement, unit.sql) if analysed else None
         if inner is not None:
             verdict.findings += wrong_columns(
                 unit, await self._inspector.probe(sight.around.settings, inner[1], explain=False)
@@ -199,7 +200,7 @@ class Examiner:
             return verdict
         if not verdict.findings:
             await self._inner(unit, sight, verdict)
-        verdict.why += left_open(unit.statement)
+        verdict.why += (*left_open(unit.statement), *of_wrappers(unit, sight))
         return verdict
 
     async def _inner(self, unit: Unit, sight: CatalogView, verdict: StatementVerdict) -> None:

@@ -356,11 +356,18 @@ def made(statement: Statement) -> Iterator[Change]:
         yield Change(action=Action.CREATE, sort=Sort.FUNCTION, relation=name, guarded=guarded, offset=offset)
     if statement.kind is _K.CREATE_ROLE:
         yield Change(action=Action.CREATE, sort=Sort.ROLE, name=node.role, offset=offset)
+    yield from _made_types(statement)
+
+
+def _made_types(statement: Statement) -> Iterator[Change]:
+    node, offset = statement.node, statement.start
     names = _TYPES.get(node.DESCRIPTOR.name)
     if names is not None:
         held = getattr(node, names)
         relation = relation_of(held) if names == "typevar" else relation_named(strings(held))
         yield Change(action=Action.CREATE, sort=Sort.TYPE, relation=relation, offset=offset)
+        if names == "typevar":  # a composite type is a relation
+            yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=relation, kind="c", offset=offset)
     if node.DESCRIPTOR.name == "DefineStmt":
         sort = _DEFINED.get(label(node, "kind"))
         if sort is not None:

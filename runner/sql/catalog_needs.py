@@ -80,7 +80,8 @@ def needed(statement: Statement) -> tuple[Needed, ...]:
     if statement.kind is _K.CREATE_SCHEMA:
         found = _outside_of_schema(statement, found)
     if statement.kind in {_K.ALTER_SEQUENCE, _K.CREATE_SEQUENCE}:
-        main = relation_of(statement.node.sequence)
+        node = statement.node  # SET LOGGED and OWNER TO have the tree of ALTER TABLE
+        main = relation_of(node.sequence if "sequence" in node.DESCRIPTOR.fields_by_name else node.relation)
         found = {key: one if key == main else _plain_needs(one) for key, one in found.items()}
     if statement.kind is _K.ALTER_TABLE:
         # Other names in it may be objects of any kind: the server checks their privileges when it runs.
@@ -195,7 +196,7 @@ _DEFINITIONS = frozenset(
         *("CreateFunctionStmt", "CommentStmt", "GrantStmt"),
     }
 )
-_TABLESPACE_FIELDS = ("tablespacename", "table_space")
+_TABLESPACE_FIELDS = ("tablespacename", "table_space", "indexspace")
 
 
 def defines(statement: Statement) -> bool:

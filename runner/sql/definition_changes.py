@@ -40,6 +40,8 @@ class Aspect(enum.Enum):
     RELATION = "definition"
     TYPE = "type"
     FUNCTION = "function"
+    #: A cursor on the relation, which is open until the step ends.
+    CURSOR = "open cursor"
     #: Operators, operator classes and casts.
     OPERATOR = "operator or cast"
     #: A collation, server, publication, text search configuration and the like, by name.
@@ -304,6 +306,7 @@ def _dropped(node: Tree) -> Iterator[Alteration]:
     if label(node, "behavior") == "DROP_CASCADE" and kind != "OBJECT_INDEX":
         yield Alteration(aspect=_A.CONSTRAINT, removes=True)
         yield Alteration(aspect=_A.FUNCTION, removes=True)
+        yield Alteration(aspect=_A.ATTACHED, removes=True)
         if kind in {"OBJECT_TYPE", "OBJECT_DOMAIN", "OBJECT_EXTENSION"}:
             yield Alteration(aspect=_A.COLUMN, removes=True)
 
@@ -398,6 +401,11 @@ def _setting(_: Tree) -> Iterator[Alteration]:
     yield Alteration(aspect=_A.SETTING, removes=True)
 
 
+def _cursor(node: Tree) -> Iterator[Alteration]:
+    for named in find(node, "RangeVar"):
+        yield Alteration(aspect=_A.CURSOR, relation=relation_of(named), removes=True)
+
+
 _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "AlterTableStmt": _table,
     "IndexStmt": _index,
@@ -422,6 +430,7 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "DefineStmt": _defined,
     "CreateFunctionStmt": _fixed(_A.FUNCTION, "funcname", removes=True),
     "AlterFunctionStmt": _function_altered,
+    "DeclareCursorStmt": _cursor,
     "CreateCastStmt": _fixed(_A.OPERATOR),
     "CreateOpClassStmt": _fixed(_A.OPERATOR, "opclassname"),
     "CreateOpFamilyStmt": _fixed(_A.OPERATOR, "opfamilyname"),

@@ -64,7 +64,10 @@ def created_schema(statement: Statement) -> str | None:
 
 #: Parts of a new table that only the server can check; a key's columns are in the table itself.
 _COMPUTED = frozenset(
-    {"CONSTR_DEFAULT", "CONSTR_CHECK", "CONSTR_FOREIGN", "CONSTR_GENERATED", "CONSTR_EXCLUSION", "CONSTR_IDENTITY"}
+    {
+        *("CONSTR_DEFAULT", "CONSTR_CHECK", "CONSTR_FOREIGN", "CONSTR_GENERATED", "CONSTR_EXCLUSION"),
+        *("CONSTR_IDENTITY", "CONSTR_ATTR_NOT_ENFORCED", "CONSTR_ATTR_DEFERRABLE", "CONSTR_ATTR_DEFERRED"),
+    }
 )
 
 
@@ -103,7 +106,11 @@ def _is_constant(node: Tree) -> bool:
 
 
 def repeated_parts(statement: Statement) -> Iterator[str]:
-    """Yield what a CREATE TABLE has twice and may have once: a column of one name, a primary key."""
+    """Yield what a table has or gets twice and may have once: a column of one name, a primary key."""
+    if statement.kind is _K.ALTER_TABLE:
+        added = [one for one in map(unwrap, statement.node.cmds) if label(one, "subtype") == "AT_AddColumn"]
+        names = Counter(unwrap(getattr(one, "def")).colname for one in added if not one.missing_ok)
+        yield from (f"the column {Relation(None, name)}" for name, number in names.items() if number > 1)
     if statement.kind is not _K.CREATE_TABLE:
         return
     columns = [one for one in map(unwrap, statement.node.table_elts) if one.DESCRIPTOR.name == "ColumnDef"]
@@ -112,6 +119,43 @@ def repeated_parts(statement: Statement) -> Iterator[str]:
     kinds = [label(constraint, "contype") for constraint in find(statement.node, "Constraint")]
     if kinds.count("CONSTR_PRIMARY") > 1:
         yield "a primary key"
+
+
+def unknown_key_columns(statement: Statement) -> Iterator[str]:
+    """Yield the columns that a key or foreign key of a new table names, and that the table does not have."""
+    node = statement.node
+    if statement.kind is not _K.CREATE_TABLE or node.inh_relations or node.HasField("of_typename"):
+        return
+    elements = list(map(unwrap, node.table_elts))
+    if any(element.DESCRIPTOR.name == "TableLikeClause" for element in elements):
+        return
+    known = {element.colname for element in elements if element.DESCRIPTOR.name == "ColumnDef"}
+    for element in elements:
+        if element.DESCRIPTOR.name == "Constraint":
+            named = (*strings(element.keys), *strings(element.including), *strings(element.fk_attrs))
+            yield from (name for name in named if name not in known and name not in _SYSTEM_COLUMNS)
+
+
+_SYSTEM_COLUMNS = frozenset({"ctid", "xmin", "cmin", "xmax", "cmax", "tableoid"})
+
+
+def system_columns(statement: Statement) -> Iterator[str]:
+    """Yield the columns that a statement adds with the name of a system column."""
+    if statement.kind in {_K.CREATE_TABLE, _K.ALTER_TABLE}:
+        yield from (one.colname for one in find(statement.node, "ColumnDef") if one.colname in _SYSTEM_COLUMNS)
+    elif statement.kind is _K.RENAME and label(statement.node, "rename_type") == "OBJECT_COLUMN":
+        yield from {statement.node.newname} & _SYSTEM_COLUMNS
+
+
+def strangers(statement: Statement) -> Iterator[Relation]:
+    """Yield the relations in CREATE SCHEMA that are in another schema than the one that it creates."""
+    schema = created_schema(statement)
+    for element in map(unwrap, statement.node.schema_elts) if schema is not None else ():
+        for field in ("relation", "view", "sequence"):
+            if field in element.DESCRIPTOR.fields_by_name and element.HasField(field):
+                named = relation_of(getattr(element, field))
+                if named.schema not in {None, schema}:
+                    yield named
 
 
 def role_for_file(statement: Statement) -> str | None:
@@ -228,6 +272,20 @@ def vacuums_columns(statement: Statement) -> bool:
     return named and any(unwrap(item).va_cols for item in statement.node.rels)
 
 
+def vacuumed(statement: Statement) -> Iterator[tuple[Relation, tuple[str, ...], bool]]:
+    """Yield the tables that VACUUM or ANALYZE names, with their columns, and whether their children are included."""
+    if statement.kind in {StatementKind.VACUUM, StatementKind.ANALYZE}:
+        for named in map(unwrap, statement.node.rels):
+            if named.HasField("relation"):
+                yield relation_of(named.relation), strings(named.va_cols), bool(named.relation.inh)
+
+
+def only_truncated(statement: Statement) -> frozenset[Relation]:
+    """Return the tables that TRUNCATE names with ONLY."""
+    named = map(unwrap, statement.node.relations) if statement.kind is StatementKind.TRUNCATE else ()
+    return frozenset(relation_of(one) for one in named if not one.inh)
+
+
 def replaced_view(statement: Statement) -> Relation | None:
     """Return the view of CREATE OR REPLACE VIEW, None for another statement."""
     replaces = statement.kind is _K.CREATE_VIEW and statement.node.replace
@@ -253,6 +311,15 @@ def adopted_indexes(statement: Statement) -> tuple[tuple[str, str], ...]:
     added = (one for one in map(unwrap, statement.node.cmds) if label(one, "subtype") == "AT_AddConstraint")
     constraints = [unwrap(getattr(one, "def")) for one in added]
     return tuple((one.indexname, one.conname or one.indexname) for one in constraints if one.indexname)
+
+
+def added_keys(statement: Statement) -> frozenset[str | None]:
+    """Return the keys for which ALTER TABLE builds an index, by name; None for one without a name."""
+    if statement.kind is not _K.ALTER_TABLE:
+        return frozenset()
+    kinds = {"CONSTR_UNIQUE", "CONSTR_PRIMARY", "CONSTR_EXCLUSION"}
+    found = (one for one in find(statement.node, "Constraint") if label(one, "contype") in kinds and not one.indexname)
+    return frozenset(one.conname or None for one in found)
 
 
 def named_indexes(statement: Statement) -> tuple[str, ...]:

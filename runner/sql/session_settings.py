@@ -241,11 +241,16 @@ def _set(node: Tree) -> Iterator[tuple[str, str | None]]:
             values = [_constant(argument) for argument in node.args]
             if values and None not in values:
                 shown = [value for value in values if value is not None]
-                yield name, ", ".join(map(quote_identifier, shown) if name in LISTS else shown)
+                yield name, ", ".join(map(_listed, shown) if name in LISTS else shown)
         case "VAR_SET_DEFAULT" | "VAR_RESET":
             yield name, None
         case "VAR_RESET_ALL":
             yield ALL, None
+
+
+def _listed(name: str) -> str:
+    """Quote a name in a list as SET does: `SET search_path = ''` searches a schema without a name, which is none."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def _by_function(node: Tree) -> Iterator[tuple[str, str | None]]:

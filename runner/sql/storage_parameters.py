@@ -6,6 +6,7 @@ PostgreSQL documentation, and reloptions.c of version 18. Of an index method tha
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
@@ -34,14 +35,15 @@ class Parameter(Struct, frozen=True, kw_only=True):
             number = float(value)
         except ValueError:
             return f'invalid value for option "{name}": {value}'
-        if self.whole and number != int(number):
-            return f'invalid value for integer option "{name}": {value}'
+        if self.whole:  # the server rounds
+            number = float(round(number)) if math.isfinite(number) else number
         low, high = self.low if self.low is not None else number, self.high if self.high is not None else number
         return (
             None if low <= number <= high else f'value {value} out of bounds for option "{name}": {low:g} to {high:g}'
         )
 
 
+_OFF = frozenset({"false", "off", "no", "0", "f", "n"})
 _BOOLEANS = frozenset({"true", "false", "on", "off", "yes", "no", "1", "0", "t", "f", "y", "n"})
 
 
@@ -136,6 +138,14 @@ def _given(statement: Statement, options: Iterable[Tree]) -> Iterator[Given]:
         )
 
 
+def values_in_reset(statement: Statement) -> Iterator[str]:
+    """Yield the parameters to which ALTER … RESET (…) gives a value, which the server refuses."""
+    if statement.node.DESCRIPTOR.name == "AlterTableStmt":
+        commands = (one for one in map(unwrap, statement.node.cmds) if label(one, "subtype") == "AT_ResetRelOptions")
+        given = (unwrap(item) for command in commands for item in unwrap(getattr(command, "def")).items)
+        yield from (option.defname for option in given if option.HasField("arg"))
+
+
 def refused_parameter(given: Given, kind: str, method: str = "") -> str | None:
     """Return the server's error for a parameter, None if it is valid or unknown.
 
@@ -147,6 +157,9 @@ def refused_parameter(given: Given, kind: str, method: str = "") -> str | None:
     if known is None:
         return None
     parameter = known.get(given.name)
+    if parameter is None and given.name == "oids" and kind == "r" and not given.toast:
+        off = given.value.lower() in _OFF
+        return None if off else "tables declared WITH OIDS are not supported"
     if parameter is None:
         return f'unrecognized parameter "{given.name}"'
     return parameter.refusal(given.name, given.value)

@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 
 from runner.embedded import start_server
-from tests.gate.corpus import Case, every_case, sample
+from tests.gate.cases import Case
+from tests.gate.corpus import every_case, sample
 from tests.gate.trial import Outcome, Range, Real, Result, compare, counts
 
 _HEADS = {

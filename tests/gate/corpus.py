@@ -7,98 +7,10 @@ written here: each pair is run for real, and the dry run is compared with what h
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-#: Roles of the corpus; they belong to the server and are created once.
-ROLES = ("gate_owner", "gate_reader", "gate_nobody")
-
-#: What every database of a trial contains.
-BASE = """
-CREATE EXTENSION IF NOT EXISTS pg_background;
-GRANT USAGE, CREATE ON SCHEMA public TO gate_owner;
-CREATE TYPE mood AS ENUM ('sad', 'ok');
-CREATE TYPE pair AS (x int, y int);
-CREATE DOMAIN positive AS int CHECK (VALUE > 0);
-CREATE TABLE t (id int PRIMARY KEY, b int, c text, j text, m mood, d positive);
-INSERT INTO t SELECT i, i, 'c' || i, '{"k": 1}', 'sad', i FROM generate_series(1, 20) i;
-CREATE UNIQUE INDEX t_c ON t (c);
-CREATE INDEX t_b ON t (b);
-ALTER TABLE t ADD CONSTRAINT t_check CHECK (b >= 0) NOT VALID;
-GRANT SELECT ON t TO gate_reader;
-CREATE TABLE base (id int PRIMARY KEY, b int);
-CREATE VIEW v AS SELECT id, b FROM base;
-CREATE TABLE parent (id int PRIMARY KEY);
-CREATE TABLE child (id int, parent_id int CONSTRAINT child_fk REFERENCES parent);
-CREATE TABLE p (id int, at date NOT NULL) PARTITION BY RANGE (at);
-CREATE TABLE p_default PARTITION OF p DEFAULT;
-CREATE TABLE p_1 PARTITION OF p FOR VALUES FROM ('2024-01-01') TO ('2024-02-01');
-CREATE TABLE p_new (id int, at date NOT NULL);
-CREATE INDEX p_at ON p (at);
-CREATE MATERIALIZED VIEW mv AS SELECT 1 AS a WITH NO DATA;
-CREATE UNIQUE INDEX mv_a ON mv (a);
-CREATE MATERIALIZED VIEW mf AS SELECT 1 AS a;
-CREATE SEQUENCE sq;
-CREATE FUNCTION f(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
-CREATE FUNCTION notes() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
-CREATE SCHEMA s1;
-CREATE TABLE s1.a (id int);
-CREATE TABLE own (id int PRIMARY KEY, tenant int);
-INSERT INTO own SELECT i, 1 FROM generate_series(1, 5) i;
-ALTER TABLE own OWNER TO gate_owner;
-CREATE TABLE par (a int CONSTRAINT pos CHECK (a > 0), b int NOT NULL);
-CREATE TABLE kid (c int) INHERITS (par);
-CREATE TABLE orphan (a int, b int, c int);
-CREATE TABLE model (id int);
-CREATE TABLE rowed (r model);
-CREATE TABLE shape (id int);
-CREATE FUNCTION of_shape(shape) RETURNS int LANGUAGE sql AS 'SELECT 1';
-CREATE TABLE victim (id int);
-INSERT INTO victim VALUES (1);
-"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Case:
-    """Two steps, one after the other, or two statements of one step. `undo` removes what is not in the database."""
-
-    group: str
-    first: str
-    then: str
-    role: str | None = None
-    together: bool = False
-    undo: str = ""
-
-    @property
-    def name(self) -> str:
-        """Return a name for a table and a test."""
-        role = f" as {self.role}" if self.role else ""
-        return f"{self.group}: {self.first or '-'} {'+' if self.together else '->'} {self.then}{role}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Group:
-    """Changes and uses, one per line; a use may begin with `role=NAME ` and a change may end with ` -- UNDO`."""
-
-    name: str
-    changes: str
-    uses: str
-    together: bool = False
-
-    def cases(self) -> Iterator[Case]:
-        """Yield every pair."""
-        for change in filter(None, map(str.strip, self.changes.splitlines())):
-            first, _, undo = change.partition(" -- ")
-            for use in filter(None, map(str.strip, self.uses.splitlines())):
-                role, then = None, use
-                if use.startswith("role="):
-                    word, _, then = use.partition(" ")
-                    role = word.removeprefix("role=")
-                first_text = "" if first == "-" else first
-                yield Case(
-                    group=self.name, first=first_text, then=then, role=role, together=self.together, undo=undo.strip()
-                )
-
+from tests.gate.cases import Case, Group
+from tests.gate.further import FURTHER
 
 COLUMNS = Group(
     name="columns",
@@ -536,6 +448,8 @@ SETTINGS = Group(
         SELECT set_config('search_path', 's1', true)
         SELECT set_config('search_path', quote_ident('s' || 1) || ', public', true)
         SET LOCAL search_path = nowhere
+        SET search_path = ''
+        SELECT pg_catalog.set_config('search_path', '', true)
         SELECT set_config('role', 'gate_' || 'reader', true)
         SET ROLE gate_owner
         SET row_security = off
@@ -807,6 +721,7 @@ CHILDREN = Group(
 GROUPS = (
     *(COLUMNS, KEYS, TYPES, ENUMS, FUNCTIONS, RIGHTS, ROLE_CHANGES, NAMES, PARTITIONS, UPKEEP, OBJECTS, SETTINGS),
     *(OPAQUE, ALONE, CHILDREN),
+    *FURTHER,
 )
 
 

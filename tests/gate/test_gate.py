@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.gate.corpus import Case, every_case, sample
+from tests.gate.cases import Case
+from tests.gate.corpus import every_case, sample
 from tests.gate.trial import Outcome, Range, Result, compare
 
 #: Pairs that are always run; the others are a sample.
@@ -34,6 +35,40 @@ NAMED = (
     "children: DROP FUNCTION of_shape(shape) -> DROP TABLE shape",
     "children: ALTER TABLE par ADD COLUMN z int -> ALTER TABLE kid ADD COLUMN z int",
     "children: ALTER TABLE kid NO INHERIT par -> DROP TABLE par",
+    "arbiters: ALTER TABLE ua DROP CONSTRAINT ua_pkey, ADD PRIMARY KEY (id) -> INSERT INTO ua (id) VALUES (1) ON CONFLICT ON CONSTRAINT ua_pkey DO NOTHING",  # noqa: E501 -- a name
+    "arbiters: ALTER TABLE ua RENAME CONSTRAINT ua_pkey TO ua_main -> REINDEX INDEX CONCURRENTLY ua_main",
+    "arbiters: ALTER TABLE ub ADD CONSTRAINT ub_fk FOREIGN KEY (ua_id) REFERENCES ua (id) -> TRUNCATE ua",
+    "roles: CREATE ROLE gate_new -> SELECT 1 as gate_new",
+    "arbiters: CREATE TABLE ref9 (id int REFERENCES ua) -> TRUNCATE ua",
+    "in one step: DECLARE cu CURSOR FOR SELECT id FROM t + TRUNCATE t",
+    "maintenance: - -> REINDEX INDEX CONCURRENTLY pg_toast.pg_toast_1255_index",
+    "maintenance: - -> REINDEX SCHEMA CONCURRENTLY pg_catalog",
+    "maintenance: - -> VACUUM (FULL maybe) t",
+    "maintenance: - -> VACUUM ONLY p",
+    "maintenance: - -> ANALYZE t (b, b)",
+    "maintenance: - -> DROP INDEX CONCURRENTLY t_b, t_c",
+    "maintenance: - -> TRUNCATE ONLY p",
+    "maintenance: - -> TRUNCATE pg_class",
+    "maintenance: - -> TRUNCATE ft0",
+    "parts: - -> ALTER SEQUENCE sq SET UNLOGGED",
+    "settings: SET search_path = '' + SELECT id FROM t",
+    "settings: SET search_path = '' + CREATE TABLE w (id int)",
+    "alone: - -> VACUUM as gate_nobody",
+    "maintenance: - -> REINDEX TABLE CONCURRENTLY ex",
+    "maintenance: - -> CREATE TABLE w (a int, b int) PARTITION BY LIST ((ROW(a, b)::w))",
+    "parameters: - -> ALTER TABLE t SET (fillfactor = 70.5)",
+    "parameters: - -> CREATE TABLE w (id int) WITH (oids = false)",
+    "parameters: - -> CREATE TABLE w (id int, UNIQUE (id) USING INDEX TABLESPACE nowhere)",
+    "parts: - -> ALTER TABLE t ADD UNIQUE (b), CLUSTER ON t_b_key",
+    "parts: - -> ALTER TABLE t ADD COLUMN x int, ADD COLUMN x int",
+    "parts: - -> ALTER TABLE p_1 ADD COLUMN z int",
+    "parts: - -> CREATE TABLE w (id int, UNIQUE (nope))",
+    "parts: - -> ALTER TABLE t NO INHERIT par",
+    "parts: - -> CREATE SCHEMA s8 CREATE TABLE s9.a8 (id int)",
+    "moves: CREATE TYPE fresh AS (id int) -> CREATE TABLE fresh (z int)",
+    "moves: CREATE TYPE fresh AS (id int) -> COMMENT ON COLUMN fresh.id IS 'x'",
+    "routines: ALTER FUNCTION s4.h(int) SET SCHEMA public -> SELECT h(1)",
+    "routines: DROP FUNCTION stamp() CASCADE -> ALTER TABLE trg DISABLE TRIGGER trg_stamp",
 )
 CASES = {case.name: case for case in every_case()}
 CHOSEN = tuple(dict.fromkeys((*(CASES[name] for name in NAMED), *sample(every_case(), 150))))

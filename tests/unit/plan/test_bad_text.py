@@ -110,6 +110,15 @@ def test_half_of_a_pair_is_a_problem(tmp_path: Path, escape: str) -> None:
     assert [problem.code for problem in found] in (["JP004"], ["JP005"])
 
 
+@pytest.mark.parametrize("key", ["description: ", "steps: [{id: a, sql: "])
+@pytest.mark.parametrize("escape", ["\\u202e", "\\u2066", "\\U0000200F"])
+def test_an_escape_for_a_character_that_turns_writing_around_is_refused(tmp_path: Path, key: str, escape: str) -> None:
+    end = "}]" if key.startswith("steps") else "\nsteps: [{id: b, sql: VACUUM t}]"
+    found = load(tmp_path, f'{_HEAD}{key}"VACUUM t -- {escape}"{end}\n')
+    assert [problem.code for problem in found] == ["JP004"]
+    assert "U+" in found[0].message
+
+
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 _HUGE = "9" * 150
