@@ -398,7 +398,8 @@ def _unmade(statement: Statement) -> Iterator[Change]:
     if statement.kind is _K.DROP_OTHER and label(statement.node, "remove_type") in {"OBJECT_TYPE", "OBJECT_DOMAIN"}:
         for dropped in map(unwrap, statement.node.objects):
             relation = relation_named(strings(dropped.names))
-            yield Change(action=Action.DROP, sort=Sort.TYPE, relation=relation, guarded=guarded, offset=statement.start)
+            for sort in (Sort.TYPE, Sort.RELATION):  # a composite type is a relation, and no other has its name
+                yield Change(action=Action.DROP, sort=sort, relation=relation, guarded=guarded, offset=statement.start)
     if statement.kind is _K.DROP_SCHEMA:
         for node in statement.node.objects:
             yield Change(
@@ -414,15 +415,16 @@ def _altered(statement: Statement) -> Iterator[Change]:
     if statement.node.DESCRIPTOR.name != "AlterTableStmt":
         return
     relation = relation_of(statement.node.relation)
+    given = [part for part in parts(statement) if not (part.sort is Sort.COLUMN and not part.exists)]
+    dropped = _dropped_parts(statement)
+    for part in given:  # whatever the order of the subcommands, what is dropped is dropped first
+        if part.exists and part.name in dropped:
+            yield Change(action=Action.DROP, sort=part.sort, relation=relation, name=part.name, offset=part.offset)
     for name in sorted(added_columns(statement)):
         yield Change(action=Action.CREATE, sort=Sort.COLUMN, relation=relation, name=name, offset=statement.start)
-    for part in parts(statement):
-        if part.sort is Sort.COLUMN and not part.exists:
-            continue
-        if part.exists and part.name not in _dropped_parts(statement):
-            continue
-        action = Action.DROP if part.exists else Action.CREATE
-        yield Change(action=action, sort=part.sort, relation=relation, name=part.name, offset=part.offset)
+    for part in given:
+        if not part.exists:
+            yield Change(action=Action.CREATE, sort=part.sort, relation=relation, name=part.name, offset=part.offset)
     yield Change(action=Action.ALTER, sort=Sort.RELATION, relation=relation, offset=statement.start)
 
 

@@ -39,6 +39,8 @@ NAMED = (
     "arbiters: ALTER TABLE ua RENAME CONSTRAINT ua_pkey TO ua_main -> REINDEX INDEX CONCURRENTLY ua_main",
     "arbiters: ALTER TABLE ub ADD CONSTRAINT ub_fk FOREIGN KEY (ua_id) REFERENCES ua (id) -> TRUNCATE ua",
     "roles: CREATE ROLE gate_new -> SELECT 1 as gate_new",
+    "types: DROP TYPE pair -> CREATE TYPE pair AS (a int)",
+    "expressions: ALTER TABLE uc DROP COLUMN w, ADD COLUMN w int -> SELECT w + 1 FROM uc",
     "arbiters: CREATE TABLE ref9 (id int REFERENCES ua) -> TRUNCATE ua",
     "in one step: DECLARE cu CURSOR FOR SELECT id FROM t + TRUNCATE t",
     "maintenance: - -> REINDEX INDEX CONCURRENTLY pg_toast.pg_toast_1255_index",
