@@ -259,7 +259,7 @@ def wanted_reports(texts: tuple[str, ...], *inputs: Path | None) -> Reports:
 
 
 def protect(reports: Reports, files: Iterable[Path]) -> None:
-    """UsageError if a report would overwrite one of these files, under whatever name, or a run's journal."""
+    """UsageError if a report would overwrite one of these files, under any name, or a run's journal."""
     inputs = {_identity(file) for file in files} if reports else set()
     for _, path in reports:
         if _identity(path) in inputs:

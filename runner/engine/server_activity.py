@@ -248,7 +248,7 @@ class Activity(Struct, frozen=True, kw_only=True):
 
 
 #: Why a standby shows no activity.
-ON_A_STANDBY = "This server is a standby, and runs live on its primary (target_session_attrs=primary in --dsn)."
+ON_A_STANDBY = "This server is a standby: runs execute on its primary (target_session_attrs=primary in --dsn)."
 
 
 def end_sessions(run: str) -> str:
@@ -271,7 +271,7 @@ def find_run(
     if found:
         raise UsageError(f"{wanted!r} is the beginning of more than one run on the server: {there}.")
     hint = f"There are: {there}." if runs else otherwise
-    raise UsageError(f"no run {wanted!r} lives on the server.", hint=hint)
+    raise UsageError(f"no run {wanted!r} is active on the server.", hint=hint)
 
 
 #: Seconds after which the first wait of an attempt is recorded, and the upper limit for later ones.

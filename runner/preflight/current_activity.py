@@ -26,7 +26,7 @@ _MODES = {mode.pg_name: mode for mode in LockMode}
 
 
 class LockReport(Struct, frozen=True, kw_only=True):
-    """A lock that keeps others out: what it stops, the size of what it is on, and for how long it may be held.
+    """A lock that blocks other sessions: what it blocks, the size of its relation, and for how long it may be held.
 
     `seconds` is the step's usual duration, None if it is unknown; `limit` its timeout, None if there is none.
     """

@@ -24,7 +24,7 @@ _WORTH_TELLING = 100 * 1024**2
 
 
 class Rewritten(Struct, frozen=True, kw_only=True):
-    """What a statement writes beside what is there, until it is over: bytes, and the folder of the tablespace.
+    """The bytes that a statement writes in addition to the existing data until it ends, and the tablespace's folder.
 
     An empty folder is the data directory; with `maybe` only the server knows whether the statement writes a new copy.
     """

@@ -82,7 +82,7 @@ _REFUSING = frozenset({"JP501", "JP503", "JP504", "JP505", "JP506", "JP507", "JP
 
 
 class Wishes(Struct, frozen=True, kw_only=True):
-    """What is to be looked at: with EXPLAIN or without, and which steps are left out.
+    """The options of a dry run: with EXPLAIN or without, and which steps are left out.
 
     `assumed` durations take precedence; `durations` are those of this machine's journals.
     """

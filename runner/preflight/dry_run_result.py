@@ -42,7 +42,7 @@ class StatementReport(Struct, frozen=True, kw_only=True):
 
 
 class DryRun(Struct, frozen=True, kw_only=True):
-    """Everything that a dry run found. `problems` come worst first; `refused`: a run would start nothing.
+    """Everything that a dry run found. `problems` come worst first; `refused`: a run would not start.
 
     `unmet`: because the server does not meet the plan's `requires`. `skipped`: and the plan has `otherwise: skip`.
     """

@@ -56,7 +56,7 @@ class SlotsTried(Struct, frozen=True, kw_only=True):
 
 
 class Schedule(Struct, frozen=True, kw_only=True):
-    """What the scheduler would do. Times are seconds.
+    """The simulated schedule. Times are seconds.
 
     `makespan_p95` is that of a run in which every step takes as long as its 95th percentile; `lower_bound` is the
     shortest makespan with any number of slots. `unknown` are the steps without a known duration. `enough` is the number

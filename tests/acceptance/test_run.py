@@ -42,7 +42,7 @@ def test_the_quickstart_runs_and_says_how_to_follow_and_to_stop_what_lives_on(jo
     assert db.workers() == ["warm_cache"]
     assert jobplan(*shlex.split(stop)[1:]).code == 0
     assert db.workers() == []
-    assert f"no run '{run_id}' lives on the server" in jobplan(*shlex.split(follow)[1:]).err
+    assert f"no run '{run_id}' is active on the server" in jobplan(*shlex.split(follow)[1:]).err
     assert db.value("SELECT count(*) FROM shop.order_lines") == 2000
 
 

@@ -281,7 +281,7 @@ def test_unknown_runs_servers_and_durations(on_call: OnCall, jobplan: Jobplan, d
     for command in ("status", "cancel", "attach"):
         unknown = on_call(command, "nonsense")
         assert unknown.code == 2
-        assert "no run 'nonsense' lives on the server" in unknown.err
+        assert "no run 'nonsense' is active on the server" in unknown.err
         assert run in unknown.err
         assert "Its record" not in unknown.err
         nowhere = on_call(command, "x", "--dsn", "host=127.0.0.1 port=1")
@@ -305,7 +305,7 @@ def test_unknown_runs_servers_and_durations(on_call: OnCall, jobplan: Jobplan, d
     started.ended()
     for command in ("status", "cancel", "attach"):
         gone = jobplan(command, run[:9], "--dsn", db.dsn)
-        assert (gone.code, f"no run {run[:9]!r} lives on the server" in gone.err) == (2, True)
+        assert (gone.code, f"no run {run[:9]!r} is active on the server" in gone.err) == (2, True)
         assert f"Its record is in .jobplan/runs/{run}: jobplan show {run} says how it was" in gone.err
         assert f"jobplan resume {run} --dsn " in gone.err
 

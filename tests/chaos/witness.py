@@ -270,7 +270,7 @@ def _has_crashed(phase: Phase) -> bool:
 
 
 def _nothing_to_cancel(phase: Phase) -> bool:
-    return "-cancel" in phase.command and phase.code == 2 and "lives on the server" in phase.stderr
+    return "-cancel" in phase.command and phase.code == 2 and "is active on the server" in phase.stderr
 
 
 def _tail(text: str) -> str:

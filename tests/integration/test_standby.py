@@ -70,11 +70,11 @@ def test_the_commands_say_what_is_the_matter(standby: str, tmp_path: Path) -> No
         reported = jobplan("status", "--dsn", standby)
         assert reported.code == 0
         assert "no jobplan sessions" in reported.out
-        assert "This server is a standby, and runs live on its primary" in reported.out
+        assert "This server is a standby: runs execute on its primary" in reported.out
         for name in ("status", "attach", "cancel"):
             refused = jobplan(name, "260101-abcdef", "--dsn", standby)
             assert refused.code == 2
-            assert "This server is a standby, and runs live on its primary" in refused.err
+            assert "This server is a standby: runs execute on its primary" in refused.err
         ledger = jobplan("ledger", "status", "--dsn", standby)
         assert ledger.code == 3
         assert "this server is a standby: runs execute, and write the ledger, on its primary" in ledger.out

@@ -255,7 +255,7 @@ def test_what_only_a_report_has_said_counts() -> None:
 
 
 def test_a_cancel_that_finds_nothing_is_no_violation() -> None:
-    late = Phase(command="0-run-cancel-0", code=2, stderr="jobplan: no run 'x' lives on the server.")
+    late = Phase(command="0-run-cancel-0", code=2, stderr="jobplan: no run 'x' is active on the server.")
     assert rules(a_plan(INSERT), [], phase=late) == []
     assert rules(a_plan(INSERT), [], phase=replace(late, command="0-run")) == ["ending"]
 

@@ -223,7 +223,7 @@ def test_nothing_and_why() -> None:
     assert list(status_lines(look(), run=DEAD, width=None)) == [f"{head}no more sessions of run {DEAD}"]
     assert list(status_lines(replace(look(), standby=True), width=None)) == [
         f"{head}no jobplan sessions",
-        "This server is a standby, and runs live on its primary (target_session_attrs=primary in --dsn).",
+        "This server is a standby: runs execute on its primary (target_session_attrs=primary in --dsn).",
     ]
     assert status_data(replace(look(), standby=True))["standby"] is True
 
