@@ -1,8 +1,7 @@
-"""Facts: everything that happens in a run, as frozen values.
+"""Events: everything that happens in a run, as frozen values.
 
-A run's state is the fold of its events and of nothing else, so an event carries all that its state change needs. `at`
-is seconds since the epoch on the run's clock. The JSON form, one object a line, is described by
-`schemas/events-v1.schema.json`.
+A run's state is the fold of its events only, so an event has all data that its state change needs. `at` is seconds
+since the epoch on the run's clock. `schemas/events-v1.schema.json` describes the JSON form, with one object per line.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from typing import ClassVar
 
 from runner.structs import Recorded, written
 
-#: The severity of the server's messages that are counted and shown; the same in every language.
+#: The severity of the server's messages that are counted and shown; it is the same in every language.
 WARNING = "WARNING"
 
 
 class Outcome(enum.StrEnum):
-    """How one attempt, that is one worker, ended. `unknown`: it has gone, and nothing proves what it did."""
+    """The outcome of one attempt, that is of one worker. `unknown`: it has ended, without evidence of what it did."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
@@ -29,7 +28,7 @@ class Outcome(enum.StrEnum):
 
 
 class SkipReason(enum.StrEnum):
-    """Why a step was not run."""
+    """Why a step did not run."""
 
     CONDITION = "condition"
     UPSTREAM = "upstream"
@@ -49,7 +48,7 @@ class CancelReason(enum.StrEnum):
 
 
 class CheckPhase(enum.StrEnum):
-    """What a step's SQL conditions decide: its items, whether it starts, or what its end is worth."""
+    """What a step's SQL conditions decide: its items, whether it starts, or whether its result is accepted."""
 
     ITEMS = "items"
     BEFORE = "before"
@@ -57,7 +56,7 @@ class CheckPhase(enum.StrEnum):
 
 
 class Verdict(enum.StrEnum):
-    """What conditions say: go on, skip the step, it has failed, once more; or that they cannot be evaluated."""
+    """The result of conditions: continue, skip the step, it failed, once more; or an error in their evaluation."""
 
     PROCEED = "proceed"
     SKIP = "skip"
@@ -67,11 +66,10 @@ class Verdict(enum.StrEnum):
 
 
 class Worker(Recorded, frozen=True, kw_only=True):
-    """What a worker is, across sessions: its pid and backend_start, in the run's database on the run's server.
+    """The identity of a worker: its pid and backend_start, in the run's database on the run's server.
 
-    Both must be seen together before it may be signalled (pg_background.md#handles-are-session-local).
-    `application_name` is what it was called when it was
-    seen: a claim, which a step can change, and no part of the identity.
+    Both must match before it may be signalled (docs/pg_background.md#handles-are-session-local). `application_name` is
+    its name when it was seen: a claim, which a step can change, and not part of the identity.
     """
 
     pid: int
@@ -85,14 +83,14 @@ class Worker(Recorded, frozen=True, kw_only=True):
         return hash((self.pid, self.backend_start))
 
 
-#: A worker as the monitor names it: its process, and when that began.
+#: A worker in the monitor's results: its pid and backend_start.
 Identity = tuple[int, str]
 
 
 class ErrorDetails(Recorded, frozen=True, kw_only=True):
-    """A PostgreSQL error as the server gave it, or one of jobplan's own, which has no SQLSTATE.
+    """A PostgreSQL error as the server sent it, or an error of jobplan, which has no SQLSTATE.
 
-    `position` is the character, from 1, of the step's SQL with its values put in.
+    `position` is the character, from 1, in the step's SQL after its values were inserted.
     """
 
     message: str
@@ -108,7 +106,7 @@ class ErrorDetails(Recorded, frozen=True, kw_only=True):
 
 
 class Notice(Recorded, frozen=True, kw_only=True):
-    """A message that a worker sent while it ran.
+    """A message that a worker sent.
 
     `routine` is the server's function that sent it: unlike the message, it is the same in every language.
     """
@@ -122,17 +120,17 @@ class Notice(Recorded, frozen=True, kw_only=True):
 
 
 class Leftover(Recorded, frozen=True, kw_only=True):
-    """What a statement that failed has left in the database, and SQL that repairs it: one of `repair` is enough."""
+    """An object that a failed statement left behind, and SQL that repairs it: one of `repair` is enough."""
 
     what: str
     repair: tuple[str, ...] = written(())
 
 
 class Blocker(Recorded, frozen=True, kw_only=True):
-    """A session that holds, or awaits before us, the lock that a worker waits for.
+    """A session that holds the lock that a worker waits for, or waits for it before the worker.
 
-    `seconds` is how long its transaction had been open. A prepared transaction has the pid 0. Empty texts and None: not
-    visible to this role.
+    `seconds` is the age of its transaction. A prepared transaction has the pid 0. Empty texts and None: not visible to
+    this role.
     """
 
     pid: int
@@ -143,7 +141,7 @@ class Blocker(Recorded, frozen=True, kw_only=True):
 
 
 class LockWait(Recorded, frozen=True, kw_only=True):
-    """What a worker waits for now, as `AttemptBlocked` has it; `seconds` is how long it has waited so far."""
+    """The lock that a worker waits for now, with the fields of `AttemptBlocked`; `seconds` is the wait so far."""
 
     mode: str
     lock: str
@@ -153,9 +151,9 @@ class LockWait(Recorded, frozen=True, kw_only=True):
 
 
 class Rows(Recorded, frozen=True, kw_only=True):
-    """Rows of a result as PostgreSQL writes them; `problem` says why there are none although some were wanted.
+    """Rows of a result in PostgreSQL's text format; `problem` says why wanted rows are missing.
 
-    `cut` is how many bytes of their values were left out, if any were.
+    `cut` is the number of bytes of their values that were left out, if any.
     """
 
     columns: tuple[str, ...] = written(())
@@ -172,10 +170,10 @@ class Event(Recorded, frozen=True, kw_only=True):
 
 
 class Place(Recorded, frozen=True, kw_only=True):
-    """Where a session is: its database, and the server process by the moment at which it began.
+    """The location of a session: its database, and the server process by its start time.
 
-    `started` and `seen`, which is now, are by the server's clock, as it writes backend_start. `timeline` and `flushed`,
-    a position in the WAL, are None on a standby; `system_identifier` is None if the role may not execute
+    `started`, and `seen` (the present time), are by the server's clock, in the format of backend_start. `timeline` and
+    `flushed`, a WAL position, are None on a standby; `system_identifier` is None if the role may not execute
     pg_control_system().
     """
 
@@ -190,11 +188,11 @@ class Place(Recorded, frozen=True, kw_only=True):
 
 
 class RunStarted(Event, frozen=True, kw_only=True):
-    """The run begins; nothing has been launched. `sha256` is that of the resolved plan.
+    """The run begins; nothing was launched yet. `sha256` is that of the resolved plan.
 
-    `connection` leads to the server again, without a password; `system_identifier` and `place` say whether it is still
-    the same.
-    `ledger` is the schema of the ledger that is written, `ledger_problem` why none is although it was looked for.
+    `connection` is a connection string for the server, without a password; `system_identifier` and `place` identify the
+    server. `ledger` is the schema of the written ledger, `ledger_problem` why none is written although it was
+    requested.
     """
 
     name: ClassVar[str] = "run_started"
@@ -220,23 +218,23 @@ class RunStarted(Event, frozen=True, kw_only=True):
 
 
 class Item(Recorded, frozen=True, kw_only=True):
-    """One item of a for_each: the key of its instance, and its values by the names that SQL uses."""
+    """One item of a for_each: the key of its instance, and its values by the names in SQL."""
 
     key: str
     values: Mapping[str, str | int | float | bool | None]
 
 
 class Expansion(Recorded, frozen=True, kw_only=True):
-    """The items with which a step goes on when the run is resumed."""
+    """The items of a step when the run is resumed."""
 
     step: str
     items: tuple[Item, ...]
 
 
 class Settled(Recorded, frozen=True, kw_only=True):
-    """What was found out, before a run is taken up, of an attempt that nothing had proven: how it ended, and from what.
+    """The outcome of an attempt that had no evidence before the run was taken over, and where it comes from.
 
-    `by` is `ledger`, `verify`, `idempotent`, `repeat` (an iteration is done, others follow), or the person who says so.
+    `by` is `ledger`, `verify`, `idempotent`, `repeat` (an iteration is done, others follow), or the user who stated it.
     """
 
     step: str
@@ -245,7 +243,7 @@ class Settled(Recorded, frozen=True, kw_only=True):
 
 
 class Adopted(Recorded, frozen=True, kw_only=True):
-    """An attempt of an earlier runner whose worker lives; `age` is for how many seconds, by the server's clock."""
+    """An attempt of a previous runner whose worker is running; `age` is its seconds, by the server's clock."""
 
     step: str
     attempt: int
@@ -254,12 +252,12 @@ class Adopted(Recorded, frozen=True, kw_only=True):
 
 
 class RunResumed(Event, frozen=True, kw_only=True):
-    """Another runner takes the run up, with the plan of this `sha256`.
+    """Another runner takes the run over, with the plan of this `sha256`.
 
-    What succeeded stays as it is, and so does what `settled` says succeeded; `adopted` workers, also those that were
-    detached, keep their slots and are followed; all other steps begin anew. `user` is the role that resumes it;
-    `foreign` are sessions and workers of other roles that had the run's name and were left alone.
-    `expansions` are the items of steps that had some already: one that was there before has its old key.
+    Successful steps are kept, and so are those that succeeded according to `settled`; `adopted` workers, including
+    detached ones, keep their slots and are followed; all other steps begin again. `user` is the role that resumes the
+    run; `foreign` are sessions and workers of other roles with the run's name, which are ignored. `expansions` are the
+    items of steps that had items already: an item that existed before keeps its key.
     """
 
     name: ClassVar[str] = "run_resumed"
@@ -286,54 +284,54 @@ class RunInterrupted(Event, frozen=True, kw_only=True):
 
 
 class RunCancelled(Event, frozen=True, kw_only=True):
-    """Somebody asked through the server for the run to be stopped (`jobplan cancel`); nothing more is launched."""
+    """A user requested through the server to cancel the run (`jobplan cancel`); nothing more is launched."""
 
     name: ClassVar[str] = "run_cancelled"
     by: str
 
 
 class RunTimedOut(Event, frozen=True, kw_only=True):
-    """run_timeout is over."""
+    """run_timeout has passed."""
 
     name: ClassVar[str] = "run_timed_out"
 
 
 class RunDraining(Event, frozen=True, kw_only=True):
-    """A step failed and on_failure says that nothing more is launched."""
+    """A step failed, and because of on_failure nothing more is launched."""
 
     name: ClassVar[str] = "run_draining"
     step: str
 
 
 class RecordLost(Event, frozen=True, kw_only=True):
-    """The journal cannot be written any more (the disk is full): nothing more is launched, `finally` included."""
+    """The journal can no longer be written (the disk is full): nothing more is launched, not even `finally`."""
 
     name: ClassVar[str] = "record_lost"
     message: str
 
 
 class GroupWaiting(Event, frozen=True, kw_only=True):
-    """Another run holds the concurrency group; this one waits for it to end."""
+    """Another run holds the concurrency group; this one waits until it ends."""
 
     name: ClassVar[str] = "group_waiting"
     message: str
 
 
 class GroupLost(Event, frozen=True, kw_only=True):
-    """The connection was lost, and another run has taken the concurrency group: nothing more is launched."""
+    """The connection was lost, and another run has locked the concurrency group: nothing more is launched."""
 
     name: ClassVar[str] = "group_lost"
 
 
 class LedgerLost(Event, frozen=True, kw_only=True):
-    """The ledger cannot be written any longer; the run goes on without it."""
+    """The ledger can no longer be written; the run continues without it."""
 
     name: ClassVar[str] = "ledger_lost"
     message: str
 
 
 class CapacityShort(Event, frozen=True, kw_only=True):
-    """The server has no worker to give (53000, 53400, the reserve, or no connection); steps go on waiting."""
+    """The server has no worker free (53000, 53400, the reserve, or no connection); steps keep waiting."""
 
     name: ClassVar[str] = "capacity_short"
     message: str
@@ -346,9 +344,9 @@ class CapacityRestored(Event, frozen=True, kw_only=True):
 
 
 class RunFinished(Event, frozen=True, kw_only=True):
-    """The run is over. `steps` has the last state of every step.
+    """The run has ended. `steps` has the last state of every step.
 
-    `duration` is how long its runners worked on it, in seconds, if it was resumed: not the time between two of them.
+    `duration` is the sum of its runners' seconds if the run was resumed, without the time between two runners.
     """
 
     name: ClassVar[str] = "run_finished"
@@ -364,7 +362,7 @@ class StepEvent(Event, frozen=True, kw_only=True):
 
 
 class StepReady(StepEvent, frozen=True, kw_only=True):
-    """All that the step needs has happened; it may start as soon as there is a slot."""
+    """All needs of the step are met; it starts as soon as a slot is free."""
 
     name: ClassVar[str] = "step_ready"
 
@@ -385,14 +383,14 @@ class StepSkipped(StepEvent, frozen=True, kw_only=True):
 
 
 class StepQueueTimedOut(StepEvent, frozen=True, kw_only=True):
-    """queue_timeout is over and the step still has no slot: it fails."""
+    """queue_timeout has passed and the step still has no slot: it fails."""
 
     name: ClassVar[str] = "step_queue_timed_out"
     waited: float
 
 
 class StepCancelRequested(StepEvent, frozen=True, kw_only=True):
-    """Somebody asked through the server for the step to be stopped (`jobplan cancel --step`): it is not begun again."""
+    """A user requested through the server to cancel the step (`jobplan cancel --step`): it does not start again."""
 
     name: ClassVar[str] = "step_cancel_requested"
     by: str
@@ -401,7 +399,7 @@ class StepCancelRequested(StepEvent, frozen=True, kw_only=True):
 class StepChecking(StepEvent, frozen=True, kw_only=True):
     """The step's SQL conditions are being evaluated, or the query that gives its items.
 
-    Before a launch the step holds its slots from here on; `overtook` is then what it is in AttemptLaunching.
+    Before a launch the step holds its slots from here on; `overtook` is as in AttemptLaunching.
     """
 
     name: ClassVar[str] = "step_checking"
@@ -410,7 +408,7 @@ class StepChecking(StepEvent, frozen=True, kw_only=True):
 
 
 class StepChecked(StepEvent, frozen=True, kw_only=True):
-    """What the conditions say; `error` explains anything but going on."""
+    """The result of the conditions; `error` explains every verdict except PROCEED."""
 
     name: ClassVar[str] = "step_checked"
     phase: CheckPhase
@@ -426,7 +424,7 @@ class StepExpanded(StepEvent, frozen=True, kw_only=True):
 
 
 class StepRepeating(StepEvent, frozen=True, kw_only=True):
-    """An iteration of a repeat is over and another one follows at `until`; the slot is free meanwhile."""
+    """An iteration of a repeat has ended and another one follows at `until`; the slot is free meanwhile."""
 
     name: ClassVar[str] = "step_repeating"
     next_iteration: int
@@ -440,10 +438,10 @@ class AttemptEvent(StepEvent, frozen=True, kw_only=True):
 
 
 class AttemptLaunching(AttemptEvent, frozen=True, kw_only=True):
-    """The worker is about to be asked for. `timeout` is what the server will enforce, in seconds.
+    """The worker is about to be requested. `timeout` is the limit that the server enforces, in seconds.
 
-    `overtook` names the steps that came first in rank but need more than is free: the scheduler counts it, so that
-    nobody is overtaken for ever.
+    `overtook` names the steps that precede it in rank but need more than is free: the scheduler counts this, so that no
+    step is overtaken without limit.
     """
 
     name: ClassVar[str] = "attempt_launching"
@@ -453,16 +451,16 @@ class AttemptLaunching(AttemptEvent, frozen=True, kw_only=True):
 
 
 class AttemptDeferred(AttemptEvent, frozen=True, kw_only=True):
-    """The server had no worker to give, or could not be asked: the attempt did not begin, and the step waits on."""
+    """The server had no worker free, or could not be reached: the attempt did not begin, and the step waits."""
 
     name: ClassVar[str] = "attempt_deferred"
     message: str
 
 
 class AttemptRunning(AttemptEvent, frozen=True, kw_only=True):
-    """The worker was seen in pg_stat_activity. A worker that is over in a few milliseconds is never seen there.
+    """The worker was seen in pg_stat_activity. A worker that ends within a few milliseconds is never seen there.
 
-    `age` is for how many seconds it had lived then, by the server's clock: its timeout counts from its beginning.
+    `age` is its age in seconds then, by the server's clock: its timeout counts from its start.
     """
 
     name: ClassVar[str] = "attempt_running"
@@ -473,9 +471,9 @@ class AttemptRunning(AttemptEvent, frozen=True, kw_only=True):
 class AttemptBlocked(AttemptEvent, frozen=True, kw_only=True):
     """The worker has been waiting for a lock since `waiting_since`, `seconds` before this event.
 
-    `mode` and `lock` are pg_locks' mode and locktype, `relation` is the table or index, if the lock names one. Only
-    waits of a second or more are recorded; each further one of the same attempt must last twice as long as the one
-    before, up to a minute. Recorded again while the worker waits: other sessions hold the lock now.
+    `mode` and `lock` are pg_locks' mode and locktype, `relation` is the table or index, if the lock has one. Only waits
+    of a second or more are recorded; each further one of the same attempt must last twice as long as the previous one,
+    up to a minute. It is recorded again during a wait if other sessions hold the lock.
     """
 
     name: ClassVar[str] = "attempt_blocked"
@@ -488,7 +486,7 @@ class AttemptBlocked(AttemptEvent, frozen=True, kw_only=True):
 
 
 class AttemptUnblocked(AttemptEvent, frozen=True, kw_only=True):
-    """The worker does not wait for that lock any longer: it got it, or it ended. It had waited for `seconds`."""
+    """The worker no longer waits for that lock: it got it, or it ended. It had waited for `seconds`."""
 
     name: ClassVar[str] = "attempt_unblocked"
     mode: str
@@ -499,29 +497,29 @@ class AttemptUnblocked(AttemptEvent, frozen=True, kw_only=True):
 
 
 class AttemptCancelRequested(AttemptEvent, frozen=True, kw_only=True):
-    """The worker is asked to stop. Its slot is free when it has gone, not now."""
+    """The worker is asked to stop. Its slot becomes free when the worker has ended."""
 
     name: ClassVar[str] = "attempt_cancel_requested"
     reason: CancelReason
 
 
 class AttemptDetachRequested(AttemptEvent, frozen=True, kw_only=True):
-    """The worker is to be let go of, as soon as it has been seen on the server."""
+    """The worker is to be detached, as soon as it was seen on the server."""
 
     name: ClassVar[str] = "attempt_detach_requested"
 
 
 class AttemptLost(AttemptEvent, frozen=True, kw_only=True):
-    """The launcher session is gone; the worker is followed by its identity, and its outcome cannot be known."""
+    """The launcher session is lost; the worker is observed by its identity, and its outcome is unknown."""
 
     name: ClassVar[str] = "attempt_lost"
     message: str
 
 
 class AttemptUnstoppable(AttemptEvent, frozen=True, kw_only=True):
-    """The worker was asked to stop again and again for `seconds`, and is still running: its SQL catches the cancel.
+    """The worker was asked to stop repeatedly for `seconds`, and is still running: its SQL catches the cancel.
 
-    The run starts nothing more, and does not wait for it. What the worker does is open, as for a killed runner.
+    The run starts nothing more, and does not wait for it. The worker's outcome is open, as after a killed runner.
     """
 
     name: ClassVar[str] = "attempt_unstoppable"
@@ -530,19 +528,19 @@ class AttemptUnstoppable(AttemptEvent, frozen=True, kw_only=True):
 
 
 class AttemptNotice(AttemptEvent, frozen=True, kw_only=True):
-    """A notice of a worker, as far as the cap on their size allows."""
+    """A notice of a worker, within the limit of their size."""
 
     name: ClassVar[str] = "attempt_notice"
     notice: Notice
 
 
 class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
-    """The worker has gone, or was detached.
+    """The worker has ended, or was detached.
 
-    `started_at` and `finished_at` are the server's own clock; `deadline` is when the server ends a detached worker.
-    `cancelled_by` is who asked through the server for it to be stopped. `warnings` counts the server's WARNINGs;
-    `skipped` is the one by which a maintenance command said that it left an object out, although all of it committed.
-    `leftovers` is what this attempt, and those before it, have left half done and is still there.
+    `started_at` and `finished_at` are by the server's clock; `deadline` is when the server ends a detached worker.
+    `cancelled_by` is the user who requested, through the server, to stop it. `warnings` counts the server's WARNINGs;
+    `skipped` is the WARNING by which a maintenance command reported a skipped object although it committed. `leftovers`
+    are the objects that this attempt and previous ones have left behind and that still exist.
     """
 
     name: ClassVar[str] = "attempt_finished"
@@ -565,7 +563,7 @@ class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
 class StepRetrying(StepEvent, frozen=True, kw_only=True):
     """The attempt did not succeed and another one follows at `until`; the slot is free meanwhile.
 
-    `error` is there if no worker was launched: an unmet precondition, or one that could not be evaluated.
+    `error` is set if no worker was launched: an unmet precondition, or an error in its evaluation.
     """
 
     name: ClassVar[str] = "step_retrying"
@@ -577,11 +575,11 @@ class StepRetrying(StepEvent, frozen=True, kw_only=True):
 class StepFinished(StepEvent, frozen=True, kw_only=True):
     """The step has its last state: succeeded, failed, timed_out, cancelled, detached, unknown or failed_allowed.
 
-    `duration` is in seconds, from the first launch to the end of the last attempt, for each runner of the run, summed
-    up; `rows` the last command's; `attempt` the number of the last attempt; `file` and `line` the place of the error in
-    the plan's files, else that of the step. They are filled in as the event is recorded (`facts`).
-    `because` says why a loop that succeeded was stopped before its own end.
-    `committed`: its work is committed, and the step failed because its `expect`, `verify` or another check was not met.
+    `duration` is in seconds: for each runner of the run, from the first launch to the end of the last attempt, in
+    total; `rows` is that of the last command; `attempt` is the number of the last attempt; `file` and `line` are the
+    place of the error in the plan's files, else that of the step. They are set when the event is recorded. `because`
+    says why a successful loop was stopped early. `committed`: its work is committed, and the step failed because its
+    `expect`, `verify` or another check was not met.
     """
 
     name: ClassVar[str] = "step_finished"
