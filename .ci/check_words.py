@@ -11,46 +11,65 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
+
+
+class Words:
+    """The rules of a words file. `find` reads files; `unused` then lists the exceptions that matched nothing."""
+
+    def __init__(self, rules: Mapping[str, Any]) -> None:
+        self._words = [
+            (re.compile(rf"(?<![a-z])(?:{word['pattern'].replace(' ', '[ _]')})(?![a-z])", re.IGNORECASE), word["say"])
+            for word in rules["words"]
+        ]
+        self._exceptions: list[Mapping[str, str]] = rules.get("exceptions", [])
+        self._used: set[int] = set()
+
+    def find(self, name: str, lines: Iterable[str]) -> Iterator[str]:
+        """Yield a message for each word in the lines of the file `name`, except where an exception allows it."""
+        for number, line in enumerate(lines, 1):
+            for pattern, say in self._words:
+                match = pattern.search(line)
+                if match is None:
+                    continue
+                excused = [i for i, one in enumerate(self._exceptions) if one["path"] == name and one["text"] in line]
+                self._used.update(excused)
+                if not excused:
+                    yield f"{name}:{number}: “{match.group()}”: say {say}"
+
+    def unused(self) -> Iterator[str]:
+        """Yield a message for each exception that no line needed."""
+        for i, one in enumerate(self._exceptions):
+            if i not in self._used:
+                yield f".ci/words.toml: the exception for {one['path']} matches nothing: {one['text']}"
+
+
+def _tracked(paths: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the name and the lines of each tracked text file under `paths`."""
+    command = ["git", "ls-files", "-z", "--", *paths]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for name in filter(None, listed.split("\0")):
+        path = ROOT / name
+        try:
+            yield name, path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        except UnicodeDecodeError:
+            continue
 
 
 def main() -> int:
     """Return the exit code."""
     rules = tomllib.loads((ROOT / ".ci/words.toml").read_text(encoding="utf-8"))
-    words = [
-        (re.compile(rf"(?<![a-z])(?:{word['pattern'].replace(' ', '[ _]')})(?![a-z])", re.IGNORECASE), word["say"])
-        for word in rules["words"]
-    ]
-    exceptions = rules.get("exceptions", [])
-    used: set[int] = set()
-    found = 0
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--", *rules["paths"]], cwd=ROOT, capture_output=True, text=True, check=True
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        path = ROOT / name
-        try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        except UnicodeDecodeError:
-            continue
-        for number, line in enumerate(lines, 1):
-            for pattern, say in words:
-                match = pattern.search(line)
-                if match is None:
-                    continue
-                excused = [i for i, e in enumerate(exceptions) if e["path"] == name and e["text"] in line]
-                used.update(excused)
-                if not excused:
-                    found += 1
-                    print(f"{name}:{number}: “{match.group()}”: say {say}")
-    for i, exception in enumerate(exceptions):
-        if i not in used:
-            found += 1
-            print(f".ci/words.toml: the exception for {exception['path']} matches nothing: {exception['text']}")
+    words = Words(rules)
+    found = [message for name, lines in _tracked(rules["paths"]) for message in words.find(name, lines)]
+    found += words.unused()
+    for message in found:
+        print(message)
     if found:
-        print(f"{found} places use words that docs/glossary.md and .ci/words.toml replace")
+        print(f"{len(found)} places use words that docs/glossary.md and .ci/words.toml replace")
     return 1 if found else 0
 
 

@@ -28,7 +28,7 @@ _CATCHES = re.compile(
 )
 _LOOP = re.compile(r"\bloop\b", re.IGNORECASE)
 #: The silence of a runner's sessions is reported from this number of seconds.
-SILENT_FROM = 10.0
+SILENT_AFTER = 10.0
 
 
 class Other(Struct, frozen=True, kw_only=True):
@@ -222,7 +222,7 @@ class LiveRun(Struct, frozen=True, kw_only=True):
         if not self.runner or any(session.last_active_at is None for session in self.runner):
             return None
         seconds = now - max(session.last_active_at or 0.0 for session in self.runner)
-        return seconds if seconds >= SILENT_FROM else None
+        return seconds if seconds >= SILENT_AFTER else None
 
     @property
     def orphans(self) -> tuple[LiveWorker, ...]:

@@ -46,7 +46,7 @@ class AttemptScript(Struct, frozen=True, kw_only=True):
     cancel_latency: float = 0.0
     seen: bool = True
     skip: bool = False
-    heeds_timeout: bool = True
+    stops_on_timeout: bool = True
     row_count: int | None = 0
     result: ev.Rows | None = None
 
@@ -329,7 +329,7 @@ class _Simulator:
     def _start_worker(self, record: StepRecord, script: AttemptScript) -> None:
         step, attempt = record.key, record.attempt
         duration, outcome = script.duration, script.outcome
-        if script.heeds_timeout and record.timeout is not None and duration > record.timeout:
+        if script.stops_on_timeout and record.timeout is not None and duration > record.timeout:
             duration, outcome = record.timeout, ev.Outcome.TIMED_OUT
         self._workers[step, attempt] = self._now + duration
         if script.seen or record.detaching:

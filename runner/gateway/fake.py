@@ -47,9 +47,8 @@ _CANCELED = "57014"
 class Script(Struct, frozen=True, kw_only=True):
     """A worker's behaviour: it runs for `seconds` (None: until it is stopped), then succeeds unless it has an error.
 
-    `heeds_cancel` is False for a worker that does not stop on request; `unstoppable` is True if that was requested for
-    long already. `loses_session`: its launcher session is lost at once. `crash` is raised while it is followed, like a
-    bug.
+    `stops_on_cancel` is False for a worker that ignores cancel requests; `unstoppable`: it has ignored them for long.
+    `loses_session`: its launcher session is lost at once. `crash` is raised while it is followed, like a bug.
     """
 
     seconds: float | None = 0.0
@@ -58,7 +57,7 @@ class Script(Struct, frozen=True, kw_only=True):
     command_tag: str = "SELECT"
     row_count: int | None = 1
     seen: bool = True
-    heeds_cancel: bool = True
+    stops_on_cancel: bool = True
     unstoppable: bool = False
     loses_session: bool = False
     crash: Exception | None = None
@@ -303,7 +302,7 @@ class FakeWorker:
 
     def cancel(self) -> None:
         """Stop the worker at once, if its script allows that."""
-        if self._script.heeds_cancel:
+        if self._script.stops_on_cancel:
             self._end(stopped=True)
         elif self._script.unstoppable:
             self._ignores = True

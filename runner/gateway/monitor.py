@@ -406,7 +406,7 @@ def remaining_backends(
             starting += 1
         elif (claim.run == run_id if claim is not None else named) and trusted != "t":
             others.append(_foreign_worker(worker, role))
-        elif trusted == "t" and (named or (claim.run == run_id if claim is not None else _says_nothing(name, text))):
+        elif trusted == "t" and (named or (claim.run == run_id if claim is not None else _is_anonymous(name, text))):
             found.append(RemainingWorker(worker=worker, claim=claim, readable=bool(text), age=float(age or 0.0)))
     return RemainingBackends(
         workers=tuple(found),
@@ -417,7 +417,7 @@ def remaining_backends(
     )
 
 
-def _says_nothing(name: str | None, text: str | None) -> bool:
+def _is_anonymous(name: str | None, text: str | None) -> bool:
     """Return whether a worker has no query text (track_activities is off) and not the name of another run."""
     return not text and not (name or "").startswith(f"{PREFIX}:")
 

@@ -18,7 +18,7 @@ from runner.errors import GatewayError
 from runner.structs import Struct
 
 #: Seconds between two polls of a worker whose session is lost.
-LOOK = 0.25
+POLL_INTERVAL = 0.25
 #: The number of polls without a result after which a worker that was never seen counts as ended. Between a launch and
 #: the row in pg_stat_activity the postmaster forks a process, and no view shows a requested worker before that.
 MAX_EMPTY_POLLS = 12
@@ -129,15 +129,15 @@ class Follower:
         `MAX_EMPTY_POLLS` polls this returns with `worker` still None: that is no evidence of an end. ServerLostError if
         the server cannot be reached again.
         """
-        in_vain = 0
+        misses = 0
         while (there := await self._monitor.is_running(self.search, self.worker)) or self.worker is None:
-            in_vain = 0 if there else in_vain + 1
-            if in_vain > MAX_EMPTY_POLLS:
+            misses = 0 if there else misses + 1
+            if misses > MAX_EMPTY_POLLS:
                 break
             await self.identify_and_signal(seen)
             if self.detaching and self.worker is not None:
                 return False
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(POLL_INTERVAL)
         return True
 
 

@@ -98,7 +98,7 @@ class _Forecaster(Struct, frozen=True, kw_only=True):
         )
 
     def _script(self, step: str, *, late: bool) -> AttemptScript:
-        return AttemptScript(duration=self.seconds(step, late=late), launch=_LAUNCH, heeds_timeout=False)
+        return AttemptScript(duration=self.seconds(step, late=late), launch=_LAUNCH, stops_on_timeout=False)
 
     def _check(self, step: Step, phase: ev.CheckPhase, _: int) -> CheckScript:
         if phase is not ev.CheckPhase.ITEMS:

@@ -112,7 +112,7 @@ async def test_a_pool_that_shares_sessions_is_refused_and_left_as_it_was(
     with pytest.raises(PreflightError, match="assigns each transaction to another session") as refused:
         await gateway.open()
     await gateway.close()
-    assert "Connect to PostgreSQL itself" in str(refused.value)
+    assert "Connect to PostgreSQL directly" in str(refused.value)
     with psycopg.connect(through, autocommit=True) as mine:
         assert mine.execute("SHOW search_path", prepare=False).fetchone() == before
         assert mine.execute("SELECT count(*) FROM pg_prepared_statements", prepare=False).fetchone() == (0,)

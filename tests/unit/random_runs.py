@@ -178,7 +178,7 @@ class World:
             cancel_latency=random.choice((0.0, 0.2, 4.0)),
             seen=random.random() < 0.8,
             skip=random.random() < 0.02,
-            heeds_timeout=random.random() < 0.8,
+            stops_on_timeout=random.random() < 0.8,
             row_count=random.choice((0, 1, 3, None)),
             result=random.choice((ev.Rows(columns=("v",), rows=((value,),)), ev.Rows(problem="void"), None)),
         )

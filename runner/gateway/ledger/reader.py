@@ -33,11 +33,11 @@ class PreviousRecord:
         self._known = known
         #: The times of the known takeovers, including this runner's own.
         self._takeovers: set[str | None] = set()
-        self._hear(key for _, key in known)
+        self._record(key for _, key in known)
 
     def missing(self, journal: Sequence[EventKey]) -> Iterator[tuple[int, int]]:
         """Yield the journal's events that the ledger lacks, as `missing`; once, because they are written afterwards."""
-        self._hear(journal)
+        self._record(journal)
         known, self._known = self._known, ()
         return missing(known, journal)
 
@@ -52,7 +52,7 @@ class PreviousRecord:
         later = [(at, host) for at, host in takeovers if at not in self._takeovers]
         return f"on {later[-1][1]}, at {later[-1][0]}" if later else None
 
-    def _hear(self, journal: Iterable[EventKey]) -> None:
+    def _record(self, journal: Iterable[EventKey]) -> None:
         self._takeovers.update(at for at, event, _, _ in journal if event == _RUN_RESUMED)
 
 

@@ -229,14 +229,14 @@ def test_run_timeout_caps_the_timeout_of_wait_steps(timeout: float | None, waits
 
 def test_run_timeout_cancels_wait_steps_and_lets_go_of_the_others() -> None:
     two = plan(step("a"), step("b", **IDLE), step("c", "a"), run_timeout=5.0)
-    long = [script(O.SUCCEEDED, duration=50.0, heeds_timeout=False, cancel_latency=2.0)]
+    long = [script(O.SUCCEEDED, duration=50.0, stops_on_timeout=False, cancel_latency=2.0)]
     run = play(two, {"a": long, "b": long})
     assert ends(run) == {"a": "cancelled", "b": "detached", "c": "skipped"}
     assert (code(run), run.makespan) == (5, 7.0)
 
 
 def test_the_second_line_cancels_five_seconds_after_the_timeout() -> None:
-    run = play(plan(step("a", timeout=10.0)), {"a": [script(O.SUCCEEDED, duration=99.0, heeds_timeout=False)]})
+    run = play(plan(step("a", timeout=10.0)), {"a": [script(O.SUCCEEDED, duration=99.0, stops_on_timeout=False)]})
     asked = next(event for event in run.events if isinstance(event, ev.AttemptCancelRequested))
     assert (asked.at, asked.reason) == (10.0 + GRACE, ev.CancelReason.TIMEOUT)
     assert (ends(run), code(run)) == ({"a": "timed_out"}, 1)
@@ -244,7 +244,7 @@ def test_the_second_line_cancels_five_seconds_after_the_timeout() -> None:
 
 def test_a_step_stopped_by_the_second_line_is_tried_again_like_any_timeout() -> None:
     retry = Retry(max_attempts=2, on=frozenset({"timeout"}))
-    deaf = script(O.SUCCEEDED, duration=99.0, heeds_timeout=False)
+    deaf = script(O.SUCCEEDED, duration=99.0, stops_on_timeout=False)
     run = play(plan(step("a", timeout=10.0, retry=retry)), {"a": [deaf, script(O.SUCCEEDED)]})
     assert (launches(run, "a"), ends(run)) == ([0.0, 15.0], {"a": "succeeded"})
 

@@ -19,7 +19,7 @@ from runner.plan.model import OnFailure, OnRunnerExit
 from tests.builders import execute, new_run, plan, step
 
 FOREVER = Script(seconds=None)
-STUBBORN = Script(seconds=None, heeds_cancel=False)
+STUBBORN = Script(seconds=None, stops_on_cancel=False)
 
 
 def world(**keys: Script | int) -> FakeGateway:
@@ -211,7 +211,7 @@ async def test_a_lost_session_makes_the_outcome_unknown() -> None:
 
 # --- workers that cannot be stopped -----------------------------------------------------------------------------------
 
-STUBBORN = Script(seconds=None, heeds_cancel=False, unstoppable=True)
+STUBBORN = Script(seconds=None, stops_on_cancel=False, unstoppable=True)
 
 
 async def test_a_worker_that_cannot_be_stopped_ends_the_run_with_7_and_nothing_more_starts() -> None:
