@@ -14,7 +14,7 @@ help:
 	@echo "make demo   run plans/quickstart.yaml on a throwaway PostgreSQL with pg_background"
 	@echo "make test   run every test (PYTEST_ARGS='-k name' narrows it, WORKERS=0 runs them in one process)"
 	@echo "make unit   run the tests that need no server"
-	@echo "make check  lint, types and imports between packages"
+	@echo "make check  lint, types, imports between packages, and the words of docs/glossary.md"
 	@echo "make docs   write docs/rules.md and docs/plan-reference.md anew, from the rules and the schema"
 	@echo "make site   build the documentation as a site in build/site; a broken link fails"
 	@echo "make chaos  random plans under faults, judged by what they left behind (CHAOS_ARGS='--runs 50 --seed 3')"
@@ -46,6 +46,7 @@ unit: $(VENV)/.dev
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python .ci/check_words.py
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 

@@ -34,7 +34,7 @@ _RESULTS = Path(__file__).parent / "results"
 
 
 def main() -> None:
-    """Measure what was asked for; the exit code says that it could be measured, not that it was good."""
+    """Run the named benchmarks; exit code 0 means that they were measured, not that the figures are good."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(NAMES)}; all of them by default")
     parser.add_argument("--quick", action="store_true", help="fewer steps and rounds: rough numbers")

@@ -26,7 +26,7 @@ def forge(dsn: str, run: str, name: str, stop: threading.Event, ready: threading
 
 
 @pytest.mark.parametrize("named", [False, True], ids=["any session", "session with the runner's name"])
-def test_an_answer_of_a_role_that_is_not_the_runner_s_is_not_believed(
+def test_an_answer_of_a_role_that_is_not_the_runner_s_is_not_trusted(
     jobplan: Jobplan, db: Database, named: bool
 ) -> None:
     db.run("DROP ROLE IF EXISTS liar")

@@ -87,7 +87,7 @@ def test_a_run_that_is_cancelled_explains_every_worker() -> None:
     assert received(WHOLE).requester_of("any") == "alice@laptop (role dba)"
 
 
-def test_who_may_stop_nothing_is_not_believed() -> None:
+def test_a_request_of_a_role_that_may_stop_nothing_is_ignored() -> None:
     known = received(WHOLE, STEP, role=None)
     assert known.take_cancel() is None
     assert known.requester_of("vacuum") is None
