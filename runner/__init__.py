@@ -1,7 +1,15 @@
 """jobplan: a declarative YAML job-plan runner for PostgreSQL, on top of the extension pg_background.
 
-The public surface is `load_plan`, `run_plan` and their types; everything else may change. Both are loaded when they are
-first used, so that the command line's `--help` does not wait for a database driver.
+The public surface is `load_plan`, `run_plan`, `begin_or_resume` and their types; everything else may change. They are
+loaded when they are first used, so that the command line's `--help` does not wait for a database driver.
+
+`begin_or_resume` is for programs that start a run and may have to start it again, such as a task of a workflow engine:
+
+    result = await runner.begin_or_resume(runner.load_plan("nightly.yaml"), run_id="etl-2026-11-30", dsn="service=app")
+    result.origin      # "begun", "resumed", or "done": the run had succeeded before
+    result.exit_code   # as the command line's
+
+The errors are in `runner.errors`.
 """
 
 from __future__ import annotations
@@ -13,10 +21,18 @@ from runner._version import installed_version
 
 if TYPE_CHECKING:
     from runner.run.api import load_plan, run_plan
+    from runner.run.begin_or_resume import begin_or_resume
+    from runner.run.loop import RunOrigin, RunResult
 
-__all__ = ["__version__", "load_plan", "run_plan"]
+__all__ = ["RunOrigin", "RunResult", "__version__", "begin_or_resume", "load_plan", "run_plan"]
 
-_HOMES = {"load_plan": "runner.run.api", "run_plan": "runner.run.api"}
+_HOMES = {
+    "RunOrigin": "runner.run.loop",
+    "RunResult": "runner.run.loop",
+    "begin_or_resume": "runner.run.begin_or_resume",
+    "load_plan": "runner.run.api",
+    "run_plan": "runner.run.api",
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401 - the type of whatever is asked for

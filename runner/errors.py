@@ -146,6 +146,18 @@ class GroupHeldError(JobplanError):
     """Another run holds the plan's concurrency group."""
 
 
+class RunHeldError(GroupHeldError):
+    """The run `run_id` has a runner already, or workers of it still run."""
+
+    def __init__(self, message: str, *, run_id: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.run_id = run_id
+
+
+class RunExistsError(UsageError):
+    """There is a run with this id already."""
+
+
 class GatewayError(JobplanError):
     """The server refused or interrupted a request of jobplan while a plan was running."""
 
@@ -164,6 +176,22 @@ class RecordError(JobplanError):
 
 class JournalLostError(RecordError):
     """The journal of a run cannot be written any more. Nothing may be launched that is not in the journal."""
+
+
+class JournalHeldError(RecordError):
+    """Another process writes the journal of the run `run_id`."""
+
+    def __init__(self, message: str, *, run_id: str, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.run_id = run_id
+
+
+class JournalExistsError(RecordError):
+    """There is a journal of a run with this id already, or something in its place."""
+
+
+class StaleRecordError(RecordError):
+    """The ledger has entries of a run that its journal lacks."""
 
 
 class CapacityError(GatewayError):

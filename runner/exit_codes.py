@@ -75,7 +75,7 @@ MEANINGS: Final = (
     ("3", "the plan is invalid"),
     ("4", "nothing was started: no connection, the server is not ready, or no journal can be kept"),
     ("5", "run_timeout ended the run"),
-    ("6", "another run holds the concurrency group, or took it while this one had no connection"),
+    ("6", "the run has a runner already; or another run holds the concurrency group, or took it meanwhile"),
     ("7", "an outcome is unknown, or a worker still runs that should have ended"),
     ("9", "nothing was started: the server does not meet the plan's `requires`"),
     ("70", "a bug in jobplan"),

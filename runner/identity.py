@@ -45,6 +45,28 @@ def new_run_id(now: float) -> str:
     return day + "-" + "".join(secrets.choice(_ALPHABET) for _ in range(6))
 
 
+#: The longest id of a run: an application_name still has room for it, a character of the step, and a hash.
+MAX_RUN_ID = 36
+_RUN_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{MAX_RUN_ID - 1}}}")
+#: Commands read this name as the run that was started last.
+_RESERVED = "last"
+
+
+def run_id_problem(run_id: str) -> str | None:
+    """Return why a text cannot be the id of a run; None if it can.
+
+    An id is a part of application names and labels, and the name of the folder of the run's journal.
+    """
+    if run_id == _RESERVED:
+        return f"{_RESERVED!r} means the run that was started last"
+    if _RUN_ID.fullmatch(run_id):
+        return None
+    return (
+        f"an id has 1 to {MAX_RUN_ID} characters, which are ASCII letters, digits, '.', '_' and '-', and begins with a "
+        "letter or a digit"
+    )
+
+
 def runner_name(run_id: str) -> str:
     """Return the application_name of the runner's own sessions."""
     return f"{PREFIX}:{run_id}:{_RUNNER}"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 import click
 
 from runner.errors import JobplanError, Position, RecordError, UsageError
+from runner.identity import run_id_problem
 from runner.records.run_folders import DEFAULT_ROOT, PLAN, has_journal
 from runner.reports.destinations import STDOUT, identity_of, is_device
 from runner.structs import Struct
@@ -86,6 +87,16 @@ def written_out(name: str, run: str, *, journal: Path, dsn: str, more: Iterable[
     if journal != DEFAULT_ROOT:
         words += ["--journal", str(journal)]
     return " ".join([shlex.join(words) + dsn_argument(dsn), *map(shlex.quote, more)])
+
+
+def questions_command(
+    run_id: str, asked: Iterable[str], *, journal: Path, dsn: str, more: Iterable[str] = (), given: Iterable[str] = ()
+) -> str:
+    """Return the command that resumes a run, with the marks `given`, and one to fill in for each question."""
+    from runner.engine.resume_state import mark_option
+
+    marks = [mark_option(text) for text in (*given, *(f"{step}=…" for step in asked))]
+    return " ".join([written_out("resume", run_id, journal=journal, dsn=dsn, more=more), *marks])
 
 
 def journal_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -328,3 +339,59 @@ def _report(text: str) -> tuple[str, Path]:
     if path == str(STDOUT):
         return kind, STDOUT
     return kind, Path(path) if Path(path) != STDOUT else Path.cwd() / path  # ./- is a file of that name
+
+
+class Continuing(Struct, frozen=True, kw_only=True):
+    """Which run is meant: what --run-id, --or-resume and the options that belong to them said."""
+
+    run_id: str | None = None
+    or_resume: bool = False
+    wait_for_runner: bool = False
+    allow_changed: bool = False
+    require_ledger: bool = False
+
+    def check(self, *, embedded: bool, dry_run: bool, ledger: str | None) -> None:
+        """UsageError if the options contradict each other or others."""
+        problem = None if self.run_id is None else run_id_problem(self.run_id)
+        if problem is not None:
+            raise UsageError(f"--run-id {self.run_id!r}: {problem}.")
+        needs = [("--wait-for-runner", self.wait_for_runner), ("--allow-changed", self.allow_changed)]
+        for option, given in needs:
+            if given and not self.or_resume:
+                raise UsageError(f"{option} needs --or-resume.")
+        if self.allow_changed and self.run_id is None:
+            raise UsageError(
+                "--or-resume --allow-changed needs --run-id: without an id, the plan itself says which run."
+            )
+        excluded = [
+            ("--or-resume", self.or_resume, "--embedded", embedded),
+            ("--or-resume", self.or_resume, "--dry-run", dry_run),
+            ("--require-ledger", self.require_ledger, "--no-ledger", ledger is None),
+        ]
+        for option, given, other, also in excluded:
+            if given and also:
+                raise UsageError(f"{option} and {other} exclude each other.")
+
+
+def continuing_options(function: _F) -> _F:
+    """Add --run-id, --or-resume, --wait-for-runner, --allow-changed and --require-ledger."""
+    for option in (
+        click.option(
+            "--require-ledger", is_flag=True, help="Refuse to begin without a ledger: a retry would not be safe."
+        ),
+        click.option(
+            "--allow-changed", is_flag=True, help="With --run-id and --or-resume: also if the plan has changed since."
+        ),
+        click.option(
+            "--wait-for-runner", is_flag=True, help="With --or-resume: if the run has a runner, wait for its end."
+        ),
+        click.option(
+            "--or-resume",
+            is_flag=True,
+            help="Resume the run with this id, or the last unfinished run of this plan, parameters, selection and "
+            "database; begin one if there is none.",
+        ),
+        click.option("--run-id", metavar="ID", help="The id of the run; else a new one."),
+    ):
+        function = option(function)
+    return function

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import click
@@ -17,26 +15,25 @@ from runner.cli.options import (
     ledger_schema,
     no_ledger_option,
     protect,
+    questions_command,
     report_option,
     trust_option,
     wanted_reports,
     written_out,
 )
-from runner.cli.run_control import ProgressOptions, RunSetup, execute_run, progress_options
+from runner.cli.run_control import ProgressOptions, RunSetup, execute_run, finished_line, progress_options
 from runner.cli.unblocked_output import unblocked_output
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
-from runner.engine.resume_state import kept_items, mark_option, steps_over
-from runner.errors import JobplanError, OpenQuestionError, PlanError, RecordError, UsageError
+from runner.errors import JobplanError, OpenQuestionError, PlanError, UsageError
 from runner.exit_codes import for_error, help_text
 from runner.lint import read_plan
 from runner.plan.model import Plan
-from runner.plan.resolved import differences, sha256
-from runner.records.journal import Journal
-from runner.records.journal_files import from_ledger
 from runner.records.record import Record, read_record
-from runner.run.takeover import Orphans, Takeover, journal_record
-from runner.structs import Struct, replace
+from runner.run.continuation import Done
+from runner.run.resumption import begun, changed, plan_to_resume, resume_record
+from runner.run.takeover import Orphans
+from runner.structs import Struct
 
 
 class ResumeOptions(Struct, frozen=True, kw_only=True):
@@ -131,57 +128,30 @@ def resume(
 def _resume(options: ResumeOptions) -> int:
     run = _restored(options) if options.from_ledger else options.run
     record = read_record(options.journal, run, notices=False, own=True)
-    started = _started(record)
-    plan = _plan(record, started, options)
+    plan = _plan(record, options)
     destinations = wanted_reports(options.reports)
     if destinations:
         protect(destinations, files_of_recorded(plan))
-    journal = Journal.reopen(options.journal, record.run_id, plan)
-    # From here on only this process writes to the journal. Notices, for reports and the ledger, are read if needed.
-    unfinished = not _is_done(record, plan)
-    record = read_record(options.journal, record.run_id, notices=unfinished, own=True)
-    if _is_done(record, plan):
-        journal.close()
+    found = resume_record(record, plan, root=options.journal, orphans=options.orphans, marks=options.marks)
+    if isinstance(found, Done):
         if options.marks:
             raise useless_mark(next(iter(options.marks)), record.run_id)
         options.progress.print(finished_line(record.run_id))
         return 0
-    if not unfinished:  # another runner finished it between the two reads
-        record = read_record(options.journal, record.run_id, own=True)
-    setup = RunSetup(
-        plan=plan,
-        run_id=record.run_id,
-        conninfo=options.dsn or started.connection,
-        given_dsn=options.dsn or started.connection,
-        journal=journal,
+    dsn = options.dsn or begun(record).connection
+    setup = RunSetup.of(
+        found,
+        conninfo=dsn,
+        given_dsn=dsn,
         progress=options.progress,
         reports=destinations,
         ledger=options.ledger,
         trusted_roles=options.trusted_roles,
-        left_out=frozenset(started.left_out),
-        history=record.events,
-        earlier=record.state,
-        takeover=Takeover(
-            orphans=options.orphans,
-            marks=options.marks,
-            by=_user(),
-            database=started.database,
-            system_identifier=started.system_identifier,
-            place=record.place,
-            known=journal_record(record.events),
-            roles=_roles(record, started),
-        ),
     )
     try:
         return execute_run(setup, MonotonicClock())
     except OpenQuestionError as error:
         raise error.answered_by(_answer(options, record.run_id, error.questions)) from error
-
-
-def _roles(record: Record, started: ev.RunStarted) -> frozenset[str]:
-    """Return the roles of the run's previous runners."""
-    resumed = {event.user for event in record.events if isinstance(event, ev.RunResumed) and event.user}
-    return frozenset({started.user, *resumed})
 
 
 def _answer(options: ResumeOptions, run_id: str, asked: Iterable[str]) -> str:
@@ -190,8 +160,7 @@ def _answer(options: ResumeOptions, run_id: str, asked: Iterable[str]) -> str:
     more = [flag for flag, given in flags if given]
     more += [word for report in options.reports for word in ("--report", report)]
     given = [f"{step}={outcome}" for step, outcome in options.marks.items()]
-    marks = [mark_option(text) for text in (*given, *(f"{step}=…" for step in asked))]
-    return " ".join([written_out("resume", run_id, journal=options.journal, dsn=options.dsn, more=more), *marks])
+    return questions_command(run_id, asked, journal=options.journal, dsn=options.dsn, more=more, given=given)
 
 
 def _restored(options: ResumeOptions) -> str:
@@ -205,11 +174,6 @@ def _restored(options: ResumeOptions) -> str:
     instead = written_out("resume", found.run_id, journal=options.journal, dsn=options.dsn)
     restore_journal(options.journal, found.run_id, found.plans, found.events, instead=instead)
     return found.run_id
-
-
-def finished_line(run_id: str) -> str:
-    """Return the message for a run that has ended."""
-    return f"run {run_id} is finished: nothing is left to do."
 
 
 def useless_mark(step: str, run_id: str) -> UsageError:
@@ -228,28 +192,11 @@ def _marks(texts: tuple[str, ...]) -> dict[str, ev.Outcome]:
     return marks
 
 
-def _user() -> str:
-    try:
-        return f"{getpass.getuser()}@{socket.gethostname()}"
-    except (OSError, KeyError):  # a user id without a name
-        return f"unknown@{socket.gethostname()}"
-
-
-def _started(record: Record) -> ev.RunStarted:
-    if record.started is None and record.torn:
-        raise RecordError(
-            f"the journal {record.folder} has no complete line: the run never started, or the journal was damaged.",
-            hint=from_ledger(record.run_id),
-        )
-    if record.started is None:
-        raise RecordError(f"run {record.run_id} never started: there is nothing to resume.", hint="Use jobplan run.")
-    return record.started
-
-
-def _plan(record: Record, started: ev.RunStarted, options: ResumeOptions) -> Plan:
+def _plan(record: Record, options: ResumeOptions) -> Plan:
     """Return the plan to resume with: the recorded one, or the file if it has changed and that is allowed."""
     recorded = record.plan
     path = Path(recorded.file)
+    begun(record)
     if not recorded.file or not path.exists():
         if options.allow_changed:
             raise UsageError(f"--allow-changed: the plan file {recorded.file or '(the run had none)'} does not exist.")
@@ -261,33 +208,8 @@ def _plan(record: Record, started: ev.RunStarted, options: ResumeOptions) -> Pla
             raise
         invalid = [f"it is no longer valid: {problem}" for problem in error.problems[:5]]
         raise changed(recorded.file, record.run_id, invalid) from error
-    present = replace(present, budget=replace(present.budget, slots=min(started.slots, present.budget.slots)))
-    if sha256(present) == sha256(recorded):
-        return present  # the same plan, with its positions in files
-    changes = list(differences(recorded, present))
-    if not options.allow_changed:
-        raise changed(recorded.file, record.run_id, changes)
-    changes += kept_items(record.state, present)
-    for line in (f"{path} has changed since run {record.run_id} started:", *(f"  {change}" for change in changes)):
-        options.progress.print(line)
-    return present
-
-
-def changed(file: str, run_id: str, changes: Sequence[str]) -> UsageError:
-    """Return the error for a plan file that has changed."""
-    listed = "".join(f"\n  {line}" for line in changes)
-    return UsageError(
-        f"{file} has changed since run {run_id} started:{listed}\n",
-        hint="Restore the file, or resume with the changed plan: --allow-changed.",
-    )
+    return plan_to_resume(record, present, allow_changed=options.allow_changed, notify=options.progress.print)
 
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _is_done(record: Record, plan: Plan) -> bool:
-    """Return whether the run has ended and no step of this plan would run again."""
-    steps = {key for key, step in record.state.records.items() if step.instances is None}
-    over = steps <= steps_over(record.state, {}, plan)
-    return record.state.finished is not None and over and sha256(plan) == sha256(record.plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import click
 
 from runner.cli.options import (
+    Continuing,
     ParameterValues,
     Selection,
     chosen_dsn,
+    continuing_options,
     dsn_option,
     files_of,
     journal_option,
@@ -20,20 +23,29 @@ from runner.cli.options import (
     parameter_options,
     parameter_values,
     protect,
+    questions_command,
     report_option,
     selection_options,
     trust_option,
     wanted_reports,
 )
-from runner.cli.run_control import ProgressOptions, RunSetup, execute_run, progress_options
+from runner.cli.run_control import (
+    ProgressOptions,
+    RunInterruptedError,
+    RunSetup,
+    execute_run,
+    finished_line,
+    progress_options,
+    until_signalled,
+)
 from runner.cli.unblocked_output import unblocked_output
 from runner.clock import MonotonicClock
-from runner.errors import JobplanError, UsageError
-from runner.exit_codes import for_error, help_text
+from runner.errors import JobplanError, OpenQuestionError, RunHeldError, UsageError
+from runner.exit_codes import ExitCode, for_error, help_text
 from runner.identity import new_run_id
 from runner.lint import read_plan
 from runner.plan.model import Plan
-from runner.records.journal import Journal
+from runner.run.continuation import Done, Ready, Wish, again, begin
 from runner.structs import Struct, replace
 
 
@@ -52,6 +64,7 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     journal: Path
     ledger: str | None
     trusted_roles: tuple[str, ...]
+    continuing: Continuing
 
 
 @click.command(epilog=help_text())
@@ -67,6 +80,7 @@ class RunOptions(Struct, frozen=True, kw_only=True):
 @click.option("--dry-run", is_flag=True, help="Only show what the plan would do on the server; see jobplan dry-run.")
 @parameter_options
 @selection_options
+@continuing_options
 @report_option
 @journal_option
 @no_ledger_option
@@ -84,6 +98,11 @@ def run(
     select: tuple[str, ...],
     exclude: tuple[str, ...],
     assume_done: bool,
+    run_id: str | None,
+    or_resume: bool,
+    wait_for_runner: bool,
+    allow_changed: bool,
+    require_ledger: bool,
     reports: tuple[str, ...],
     journal: Path,
     no_ledger: bool,
@@ -94,6 +113,9 @@ def run(
     color: str,
 ) -> int:
     """Run a plan.
+
+    With --or-resume the same command line, entered again, finishes the run that it started: steps that succeeded are
+    not executed again. A question that only a person can answer ends it with exit code 7.
 
     After the first Ctrl-C, SIGTERM or SIGHUP no further steps start, and running steps end as their on_runner_exit
     says; the second one ends the wait for them.
@@ -113,7 +135,15 @@ def run(
         journal=journal,
         ledger=None if no_ledger else ledger_schema(),
         trusted_roles=trusted_roles,
+        continuing=Continuing(
+            run_id=run_id,
+            or_resume=or_resume,
+            wait_for_runner=wait_for_runner,
+            allow_changed=allow_changed,
+            require_ledger=require_ledger,
+        ),
     )
+    options.continuing.check(embedded=embedded, dry_run=dry_run, ledger=options.ledger)
     with contextlib.ExitStack() as output:
         if not dry_run:  # the output of a dry run is its result, and a pager may read it slowly
             output.enter_context(unblocked_output())
@@ -170,19 +200,87 @@ def _server(options: RunOptions, *, embedded: bool) -> Iterator[str]:
 
 
 def _run(plan: Plan, left_out: frozenset[str], options: RunOptions, conninfo: str, *, embedded: bool) -> int:
-    clock = MonotonicClock()
-    run_id = new_run_id(clock.now())
-    setup = RunSetup(
+    continuing = options.continuing
+    wish = Wish(
         plan=plan,
-        run_id=run_id,
+        conninfo=conninfo,
+        left_out=left_out,
+        run_id=continuing.run_id,
+        journal=options.journal,
+        ledger=options.ledger,
+        trusted_roles=options.trusted_roles,
+        or_resume=continuing.or_resume,
+        allow_changed=continuing.allow_changed,
+        wait=continuing.wait_for_runner,
+    )
+    clock = MonotonicClock()
+    said = False
+    while True:
+        ready: Ready | None = None
+        try:
+            found = _prepared(wish, clock.now(), options.progress)
+            if isinstance(found, Done):
+                return _done(found, options)
+            ready = found
+            return execute_run(_course(found, options, conninfo, embedded=embedded), clock)
+        except RunInterruptedError as stop:
+            return options.progress.interrupted(stop.number)
+        except OpenQuestionError as error:
+            if ready is None or not continuing.or_resume:
+                raise
+            options.progress.report_error(error.answered_by(_answer(ready, error, options)))
+            return ExitCode.UNKNOWN  # the same command, typed again, cannot help: a person has to answer
+        except JobplanError as error:
+            wish, pause = again(wish, error, None if ready is None else ready.run_id)
+            if isinstance(error, RunHeldError) and not said:
+                _report_wait(error, options)
+                said = True
+        try:
+            until_signalled(asyncio.sleep(pause))
+        except RunInterruptedError as stop:
+            return options.progress.interrupted(stop.number)
+
+
+def _prepared(wish: Wish, now: float, progress: ProgressOptions) -> Ready | Done:
+    """As `resumption.prepare`; a run that only begins does not load what reads records."""
+    if wish.run_id is None and not wish.or_resume:
+        return begin(wish, new_run_id(now))
+    from runner.run.resumption import prepare
+
+    return until_signalled(prepare(wish, now, progress.print))
+
+
+def _course(ready: Ready, options: RunOptions, conninfo: str, *, embedded: bool) -> RunSetup:
+    return RunSetup.of(
+        ready,
         conninfo=conninfo,
         given_dsn=options.given_dsn,
-        journal=Journal.create(options.journal, run_id, plan),
         progress=options.progress,
         reports=options.reports,
-        left_out=left_out,
         embedded=embedded,
         ledger=options.ledger,
         trusted_roles=options.trusted_roles,
+        require_ledger=options.continuing.require_ledger,
+        ledger_first=options.continuing.or_resume or options.continuing.require_ledger,
     )
-    return execute_run(setup, clock)
+
+
+def _report_wait(error: JobplanError, options: RunOptions) -> None:
+    options.progress.print(f"{error.message} jobplan is waiting for the end of its runner.", event="waiting")
+
+
+def _done(found: Done, options: RunOptions) -> int:
+    """Report that nothing of the run is left to do."""
+    counts = {str(state): number for state, number in found.state.counts().items()}
+    line = finished_line(found.run_id)
+    options.progress.print(
+        line, event="summary", run=found.run_id, exit_code=0, resumed=False, counts=counts, duration=0.0
+    )
+    return 0
+
+
+def _answer(ready: Ready, error: OpenQuestionError, options: RunOptions) -> str:
+    """Return the command that answers the questions."""
+    flags = [("--allow-changed", options.continuing.allow_changed), ("--no-ledger", options.ledger is None)]
+    more = [flag for flag, given in flags if given]
+    return questions_command(ready.run_id, error.questions, journal=options.journal, dsn=options.dsn, more=more)

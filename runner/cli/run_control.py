@@ -16,7 +16,7 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -41,6 +41,7 @@ from runner.reports.progress import Plain
 from runner.reports.report_kinds import open_report
 from runner.reports.worker_activity import WorkerView, estimate, forwards, worker_views
 from runner.run.api import new_run
+from runner.run.continuation import Ready
 from runner.run.loop import Run, RunResult
 from runner.run.takeover import Takeover
 from runner.structs import Struct
@@ -128,6 +129,7 @@ class WorkerPoll:
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+_T = TypeVar("_T")
 
 
 def progress_options(function: _F) -> _F:
@@ -201,6 +203,11 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
             else:
                 print_text(text, err=True)
 
+    def interrupted(self, number: int) -> int:
+        """Report a signal that came before anything was started, and return the exit code."""
+        self.print("jobplan: interrupted; nothing was started.", level="warning", event="interrupted")
+        return for_signal(number)
+
     def report_error(self, error: JobplanError) -> None:
         """Print why nothing was run; as JSON, with one line for each problem of the plan."""
         if not self.json:
@@ -241,6 +248,61 @@ class RunSetup(Struct, frozen=True, kw_only=True):
     history: tuple[Event, ...] = ()
     earlier: RunState | None = None
     takeover: Takeover | None = None
+    chosen: bool = False
+    require_ledger: bool = False
+    ledger_first: bool = False
+
+    @classmethod
+    def of(cls, ready: Ready, **given: Any) -> RunSetup:  # noqa: ANN401 - the fields that `ready` does not have
+        """Return the setup of a run that is ready, with what else was `given`."""
+        if ready.journal is None:
+            raise ValueError("the command line keeps a journal of every run")
+        return cls(
+            plan=ready.plan,
+            run_id=ready.run_id,
+            journal=ready.journal,
+            left_out=ready.left_out,
+            chosen=ready.chosen,
+            history=ready.history,
+            earlier=ready.previous_state,
+            takeover=ready.takeover,
+            **given,
+        )
+
+
+class RunInterruptedError(Exception):
+    """A signal, `number`, came before there was anything to look after."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
+
+
+def until_signalled(work: Coroutine[Any, Any, _T]) -> _T:
+    """Return what the work returns. RunInterruptedError if a signal comes first that ends a run."""
+    interrupted: list[int] = []
+
+    async def carry_out() -> _T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+        def interrupt(number: int) -> None:
+            interrupted.append(number)
+            if task is not None:
+                task.cancel()
+
+        for number in _signals_that_end():
+            loop.add_signal_handler(number, interrupt, int(number))
+        return await work
+
+    try:
+        return asyncio.run(carry_out())
+    except asyncio.CancelledError:
+        raise RunInterruptedError(interrupted[0]) from None
+
+
+def finished_line(run_id: str) -> str:
+    """Return what is said of a run that needs no finishing."""
+    return f"run {run_id} is finished: nothing is left to do."
 
 
 def execute_run(setup: RunSetup, clock: Clock) -> int:
@@ -278,6 +340,9 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
             history=setup.history,
             previous_state=setup.earlier,
             takeover=setup.takeover,
+            chosen=setup.chosen,
+            require_ledger=setup.require_ledger,
+            ledger_first=setup.ledger_first,
             ledger=setup.ledger,
             trusted_roles=setup.trusted_roles,
             past=history.add if _wants_history(setup) else None,
@@ -306,8 +371,7 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
     try:
         result = asyncio.run(execute())
     except asyncio.CancelledError:
-        setup.progress.print("jobplan: interrupted; nothing was started.", level="warning", event="interrupted")
-        return for_signal(interrupted[0])
+        return setup.progress.interrupted(interrupted[0])
     history.keep()
     for error in result.record_errors:
         setup.progress.print(f"jobplan: {error}", level="error", event="error")
@@ -327,6 +391,7 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
         event="summary",
         run=setup.run_id,
         exit_code=result.exit_code,
+        resumed=setup.earlier is not None,
         counts={str(state): number for state, number in result.state.counts().items()},
         duration=round(result.state.took_before + clock.now() - (result.state.started_at or began), 3),
     )

@@ -215,6 +215,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     ledger: str | None = None
     ledger_problem: str | None = None
     left_out: tuple[str, ...] = ()
+    #: Each launch is in the ledger before the worker is requested, until `ledger_lost`.
+    ledger_first: bool = False
 
 
 class Item(Recorded, frozen=True, kw_only=True):
@@ -274,6 +276,7 @@ class RunResumed(Event, frozen=True, kw_only=True):
     foreign: tuple[str, ...] = ()
     place: Place | None = None
     expansions: tuple[Expansion, ...] = ()
+    ledger_first: bool = False
 
 
 class RunInterrupted(Event, frozen=True, kw_only=True):

@@ -156,6 +156,11 @@ class RecordedRun(Struct, frozen=True, kw_only=True):
 
     launched: frozenset[tuple[str, int]] = frozenset()
     takeovers: Mapping[str, str] = field(default_factory=dict)
+    #: Whether it contains the start of the run.
+    begun: bool = False
+    #: In a journal: the launches that the ledger contains if their worker was requested. The value is the takeover of
+    #: the runner that announced them; an empty text is the start of the run.
+    ledger_first: Mapping[tuple[str, int], str] = field(default_factory=dict)
 
 
 class RunCancel(Struct, frozen=True, kw_only=True):
@@ -282,6 +287,14 @@ class Gateway(Protocol):
 
         ServerLostError if the server cannot be reached.
         """
+        ...
+
+    async def write_ledger(self) -> None:
+        """Write the events so far to the ledger, if that is possible soon."""
+        ...
+
+    def launch_without_ledger(self) -> None:
+        """From now on request workers whose launch the ledger does not contain; before, that is up to `open`."""
         ...
 
     async def ledger_record(self) -> RecordedRun | None:

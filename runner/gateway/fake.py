@@ -195,6 +195,12 @@ class FakeGateway:
         await asyncio.sleep(0)
         return self.commits.get((step, attempt))
 
+    async def write_ledger(self) -> None:
+        """Do nothing: this gateway has no ledger to write to."""
+
+    def launch_without_ledger(self) -> None:
+        """Do nothing: no launch waits for a ledger here."""
+
     async def ledger_record(self) -> RecordedRun | None:
         """Return the ledger's record of the run."""
         await asyncio.sleep(0)

@@ -542,6 +542,26 @@ GROUP BY run
 ORDER BY 2 DESC, run = $1::text DESC, max(started_at) DESC
 LIMIT 2
 
+-- name: ledger_known
+-- $1 a run's id, or an empty text: then $2 a plan's name and $3 its SHA-256, and only runs of trusted writers. The latest
+-- first: run, writer, whether that is trusted, whether the run has ended, its exit code, and the events with which it
+-- began and was last resumed. The row of a run is that of the writer whose event is the last of these.
+SELECT r.run, r.writer, r.writer IN {writers}, r.finished_at IS NOT NULL, r.exit_code, b.body::text, t.body::text
+FROM {ledger}.runs AS r
+LEFT JOIN LATERAL (
+  SELECT e.body, e.writer FROM {ledger}.events AS e
+  WHERE e.run = r.run AND e.event = 'run_started' AND e.writer IN {writers} ORDER BY e.seq LIMIT 1
+) AS b ON true
+LEFT JOIN LATERAL (
+  SELECT e.body, e.writer FROM {ledger}.events AS e
+  WHERE e.run = r.run AND e.event = 'run_resumed' AND e.writer IN {writers} ORDER BY e.seq DESC LIMIT 1
+) AS t ON true
+WHERE r.writer = coalesce(t.writer, b.writer, r.writer)
+  AND CASE WHEN $1::text <> '' THEN r.run = $1::text
+           ELSE r.plan = $2::text AND r.sha256 = $3::text AND r.writer IN {writers} END
+ORDER BY r.writer IN {writers} DESC, r.started_at DESC
+LIMIT 50
+
 -- name: ledger_writers
 -- $1 run. The login roles that have written its events, and whether each is trusted.
 SELECT writer, writer IN {writers} FROM {ledger}.events WHERE run = $1::text GROUP BY writer ORDER BY writer

@@ -89,7 +89,7 @@ class Observer:
             given = beside.pinned
         if database is not None:
             given = make_conninfo(given, dbname=database)
-        observer = cls(given, await _open(given, ledger, trusted_roles), ledger, trusted_roles)
+        observer = cls(given, await open_session(given, ledger, trusted_roles), ledger, trusted_roles)
         try:
             if beside is not None and beside.place is not None:
                 observer.place, observer.address = replace(beside.place, database_oid=0), beside.address
@@ -210,14 +210,15 @@ class Observer:
         while True:
             try:
                 if self._session.lost:
-                    self._session = await _open(self._conninfo, self._ledger, self._trusted_roles)
+                    self._session = await open_session(self._conninfo, self._ledger, self._trusted_roles)
                     await self._check_again()
                 return await self._session.run(*statements)
             except (ServerLostError, ConnectionFailedError) as error:
                 await reconnecting.pause(error)
 
 
-async def _open(conninfo: str, ledger: str, trusted_roles: Sequence[str]) -> Session:
+async def open_session(conninfo: str, ledger: str, trusted_roles: Sequence[str]) -> Session:
+    """Open a session that only looks; `ledger` is the schema of a ledger. ConnectionFailedError if it cannot be."""
     quoted = quote_identifier(ledger) if ledger else ""
     session = await Session.connect(
         conninfo,

@@ -36,7 +36,7 @@ from runner.errors import CapacityError, ConnectionFailedError, GatewayError, Pr
 from runner.gateway.connecting import recorded, with_keepalives
 from runner.gateway.ledger.commit_rows import Commits, WorkerWithCommitRow
 from runner.gateway.ledger.reader import PreviousRunsRequest, read_previous_runs
-from runner.gateway.ledger.writer import LOCKED_LEDGER, Ledger
+from runner.gateway.ledger.writer import LAST_TRY, LOCKED_LEDGER, Ledger
 from runner.gateway.monitor import MonitorSession
 from runner.gateway.observer import ALL_LEFTOVERS, read_runs, unfinished_object
 from runner.gateway.polling import Rhythm
@@ -143,6 +143,7 @@ class PgGateway:
         trusted_roles: Sequence[str] = (),
         past: PreviousRunsRequest | None = None,
         roles: Collection[str] = (),
+        ledger_first: bool = False,
     ) -> None:
         self._asked = conninfo
         self._conninfo = with_keepalives(conninfo)
@@ -168,6 +169,7 @@ class PgGateway:
         self._trusted_roles = tuple(trusted_roles)
         #: Receives the events of the run.
         self.ledger = Ledger(run_id, ledger_schema, trusted_roles)
+        self._ledger_first = ledger_first
         self._commits = Commits(self.ledger)
         self._past = past
         #: The location of the run's first session, or of the last one that may replace it; its address; a string that
@@ -187,6 +189,7 @@ class PgGateway:
             if self._past is not None and self.ledger.on:
                 self._past.receive(await read_previous_runs(session, self._past.plan))
             await self._monitor.open(session)
+        self.ledger.comes_first = self._ledger_first and self.ledger.on
         return replace(info, ledger=self.ledger.schema if self.ledger.on else None)
 
     async def launch(self, request: LaunchRequest) -> WorkerHandle:
@@ -254,6 +257,16 @@ class PgGateway:
     async def committed(self, step: str, attempt: int) -> bool | None:
         """Return whether an attempt whose worker has ended committed; None without a ledger that can say."""
         return await self._commits.orphan_committed(step, attempt)
+
+    async def write_ledger(self) -> None:
+        """Write the events so far to the ledger, if that is possible soon."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_TRY):
+                await self.ledger.write()
+
+    def launch_without_ledger(self) -> None:
+        """From now on request workers whose launch the ledger does not contain."""
+        self.ledger.comes_first = False
 
     async def ledger_record(self) -> RecordedRun | None:
         """Return the ledger's record of this run; None without a readable one."""

@@ -17,7 +17,7 @@ from runner.engine.events import ErrorDetails, Worker
 from runner.engine.ports import LaunchRequest, OnUnstoppable, WorkerEnd, keep_waiting
 from runner.engine.server_activity import ReportedProgress
 from runner.errors import CapacityError, GatewayError, ServerLostError
-from runner.gateway.ledger.writer import LOCKED_LEDGER, Ledger
+from runner.gateway.ledger.writer import LOCKED_LEDGER, NOT_IN_LEDGER, Ledger
 from runner.gateway.polling import IDENTIFY_AFTER, SLICE, Pauses, Rhythm
 from runner.gateway.session import Reply, Row, Session, Statement, TurnedAwayError, first_error
 from runner.gateway.transaction_settings import (
@@ -284,6 +284,10 @@ class LaunchedWorker:
         if ledger is not None and label is not None:
             await ledger.before_launch()
             batch = ledger.ahead(label.step, label.attempt, commit_row=bool(first))
+            if not ledger.may_launch(label.step, label.attempt, batch):
+                if batch is not None:
+                    batch.failed(None)
+                raise CapacityError(NOT_IN_LEDGER)
         before = batch.statements if batch is not None else ()
         self.writes_commit_row, self._first = bool(first), first
         error: ErrorDetails | None = None
@@ -307,6 +311,8 @@ class LaunchedWorker:
             raise TurnedAwayError(lost.message) from lost
         if claimed:
             raise CapacityError(LOCKED_LEDGER)
+        if ledger is not None and label is not None and not ledger.may_launch(label.step, label.attempt, None):
+            raise CapacityError(NOT_IN_LEDGER)
         return await self._request_worker("", None)
 
     def _prepared(self) -> LaunchStatements:

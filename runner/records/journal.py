@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import shlex
+import stat
 from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
@@ -20,11 +21,21 @@ from typing import Any, Protocol
 from runner.engine import events as ev
 from runner.engine.event_json import to_line
 from runner.engine.state import RunState
-from runner.errors import JournalLostError, RecordError
+from runner.errors import JournalExistsError, JournalLostError, RecordError
 from runner.plan.model import Plan
 from runner.plan.resolved import resolved_json, sha256_of
-from runner.records.journal_files import HEAD, Head, intact_length, open_regular, read_regular
-from runner.records.run_folders import DIGEST, EVENTS, PLAN, fsync_folder, later_plan, lock, make_root, refused
+from runner.records.journal_files import HEAD, Head, check_head, intact_length, open_regular, read_head, read_regular
+from runner.records.run_folders import (
+    DIGEST,
+    EVENTS,
+    PLAN,
+    fsync_folder,
+    later_plan,
+    lock,
+    locked_root,
+    make_root,
+    refused,
+)
 
 #: Events that announce an action: it must not be performed before they are durable.
 _ORDERS = (ev.AttemptLaunching, ev.AttemptCancelRequested, ev.AttemptDetachRequested)
@@ -86,32 +97,42 @@ class Journal:
 
     @classmethod
     def create(cls, root: Path, run_id: str, plan: Plan) -> Journal:
-        """Begin the journal of a new run. RecordError, with a hint, if that fails."""
+        """Begin the journal of a new run. RecordError, with a hint, if that fails.
+
+        JournalExistsError if there is one already; what a process has left that was killed before its run began is
+        replaced.
+        """
         make_root(root)
         folder = root / run_id
         try:
-            folder.mkdir(mode=0o700)
-        except FileExistsError as error:
-            raise RecordError(
-                f"there is a run {run_id} in {root} already, and its journal is not overwritten.",
-                hint=f"jobplan resume {shlex.quote(run_id)} continues that journal; "
-                "--journal NEW_FOLDER begins another one.",
-            ) from error
+            with locked_root(root):
+                return cls._create(root, folder, plan)
         except OSError as error:
             raise refused(folder, error) from error
+
+    @classmethod
+    def _create(cls, root: Path, folder: Path, plan: Plan) -> Journal:
+        """As `create`, while no other process begins a journal in `root`. OSError if it cannot be written."""
+        if os.path.lexists(folder) and not _remove_unbegun(folder):
+            raise JournalExistsError(
+                f"there is a run {folder.name} in {root} already, and its journal is not overwritten.",
+                hint=f"jobplan resume {shlex.quote(folder.name)} continues that journal; "
+                "--journal NEW_FOLDER begins another one.",
+            )
+        folder.mkdir(mode=0o700)
         try:
             resolved = resolved_json(plan)
             _write_new(folder / PLAN, resolved.encode())
             _write_new(folder / DIGEST, f"{sha256_of(resolved)}  {PLAN}\n".encode())
             file = _open(folder, os.O_CREAT | os.O_EXCL)
-            journal = cls(folder, run_id, file, head=Head(folder, create=True))
+            journal = cls(folder, folder.name, file, head=Head(folder, create=True))
             if journal._head is not None:
                 journal._head.confirm(journal._head.confirmation())
             fsync_folder(folder)
             fsync_folder(root)
-        except OSError as error:
+        except OSError:
             _remove(folder)
-            raise refused(folder, error) from error
+            raise
         journal._watched = True
         return journal
 
@@ -285,6 +306,46 @@ def _write_new(path: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(descriptor)
+
+
+#: The line without which nothing of a run was launched.
+_BEGINS = b'{"event": "run_started"'
+
+
+def _remove_unbegun(folder: Path) -> bool:
+    """Remove what was left by a process that was killed before its run began; false if that is not what is there."""
+    if not _is_made_here(folder):
+        return False
+    try:
+        descriptor = open_regular(folder / EVENTS, os.O_RDWR)
+    except FileNotFoundError:
+        _remove(folder)
+        return not os.path.lexists(folder)
+    except (OSError, RecordError):
+        return False
+    try:
+        lock(descriptor, folder)
+        head, data = read_head(folder), read_regular(folder / EVENTS)
+        check_head(folder, head, data)
+        if _BEGINS in data[: intact_length(data)]:
+            return False
+        _remove(folder)
+    except (OSError, RecordError):
+        return False
+    finally:
+        os.close(descriptor)
+    return not os.path.lexists(folder)
+
+
+def _is_made_here(folder: Path) -> bool:
+    """Say whether the folder has nothing in it but the files of a journal, and is as `Journal.create` makes it."""
+    try:
+        found = folder.lstat()
+        names = {path.name for path in folder.iterdir()}
+    except OSError:
+        return False
+    made_so = stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & 0o077
+    return made_so and names <= {EVENTS, PLAN, DIGEST, HEAD}
 
 
 def _remove(folder: Path) -> None:

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from runner.errors import RecordError
+from runner.errors import JournalHeldError, RecordError
 from runner.records.journal_files import open_regular, read_regular
 
 #: The folder of journals, relative to the working directory.
@@ -86,11 +88,24 @@ def lock(events: int, folder: Path) -> None:
     end = time.monotonic() + _PATIENCE
     while not _locked(events, fcntl.LOCK_EX):
         if time.monotonic() >= end:
-            raise RecordError(
+            raise JournalHeldError(
                 f"run {folder.name} is being written by {_writer(folder)}.",
+                run_id=folder.name,
                 hint="A run has one runner at a time: wait until it ends, or stop it.",
             )
         time.sleep(_PATIENCE / 10)
+
+
+@contextlib.contextmanager
+def locked_root(root: Path) -> Iterator[None]:
+    """Let one process at a time begin journals in `root`; without effect where a folder cannot be locked."""
+    descriptor = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def is_locked(folder: Path) -> bool:
@@ -119,6 +134,23 @@ def _writer(folder: Path) -> str:
                 data = json.loads(line)
                 found = f"process {data['os_pid']} on {data['host']}"
     return found
+
+
+def set_aside(root: Path, run_id: str) -> Path:
+    """Rename the journal of a run so that it is not found any more, and return its new path.
+
+    JournalHeldError if another process writes it; OSError if it cannot be renamed.
+    """
+    folder = root / run_id
+    descriptor = open_regular(folder / EVENTS, os.O_RDWR)
+    try:
+        lock(descriptor, folder)
+        free = (root / f".{run_id}.{number}" for number in itertools.count(1))
+        target = next(path for path in free if not os.path.lexists(path))
+        folder.rename(target)
+    finally:
+        os.close(descriptor)
+    return target
 
 
 def fsync_folder(folder: Path) -> None:

@@ -81,19 +81,31 @@ def new_run(
     ledger: str | None = None,
     trusted_roles: Sequence[str] = (),
     past: Callable[[Sequence[PreviousRun]], None] | None = None,
+    chosen: bool = False,
+    require_ledger: bool = False,
+    ledger_first: bool = False,
 ) -> Run:
     """Build a run on a real server; nothing happens before its `execute`. Steps `left_out` are not selected.
 
     `previous_state` and `takeover` resume a run: see `Run`; `history` are its events so far. `ledger` is the schema of
     the ledger, None for no ledger; `trusted_roles` may own it besides the session's role and superusers. `past` is
-    called once with the previous runs of the plan that the ledger contains.
+    called once with the previous runs of the plan that the ledger contains. `chosen`, `require_ledger` and
+    `ledger_first`: see `Run`.
     """
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
     )
     wanted = None if past is None else PreviousRunsRequest(plan=plan.name, receive=past)
     roles = takeover.roles if takeover is not None else ()
-    gateway = PgGateway(dsn, run_id, ledger_schema=ledger, trusted_roles=trusted_roles, past=wanted, roles=roles)
+    gateway = PgGateway(
+        dsn,
+        run_id,
+        ledger_schema=ledger,
+        trusted_roles=trusted_roles,
+        past=wanted,
+        roles=roles,
+        ledger_first=ledger_first,
+    )
     return Run(
         plan,
         gateway=gateway,
@@ -103,4 +115,7 @@ def new_run(
         left_out=left_out,
         previous_state=previous_state,
         takeover=takeover,
+        chosen=chosen,
+        require_ledger=require_ledger,
+        ledger_first=ledger_first,
     )

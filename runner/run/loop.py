@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,11 +28,19 @@ from runner.engine.step_sql import with_facts
 from runner.errors import GroupHeldError, JournalLostError, RecordError
 from runner.plan.model import OnConflict, Plan, Value
 from runner.run.performer import Order, Performer, WriteAhead, builtin_values, launching, values_for
-from runner.run.start import RunContext, hold_run, resumed, run_taken_over, started
+from runner.run.start import RunContext, check_ledger, check_unused, hold_run, resumed, run_taken_over, started
 from runner.run.takeover import Takeover, examine_workers
 
 #: Seconds between two ticks of the sinks without events.
 TICK = 1.0
+
+
+class RunOrigin(enum.StrEnum):
+    """Whether the call began the run, resumed it, or found that nothing of it was left to do."""
+
+    BEGUN = "begun"
+    RESUMED = "resumed"
+    DONE = "done"
 
 
 @dataclass(slots=True)
@@ -43,12 +52,16 @@ class RunResult:
     record_errors: list[RecordError] = field(default_factory=list)
     #: What the ledger lacks, if that was only found at the end.
     ledger_problem: str | None = field(default=None, repr=False)
+    run_id: str = field(default="", repr=False)
+    origin: RunOrigin = field(default=RunOrigin.BEGUN, repr=False)
 
 
 class Run:
     """One run of a plan, or the rest of one. Use it once. The steps `left_out` were not selected.
 
-    To resume a run, pass its recorded state as `previous_state`, and how to take it over as `takeover`.
+    To resume a run, pass its recorded state as `previous_state`, and how to take it over as `takeover`. `chosen`: the
+    caller chose the id, so that a run with this id may exist. `require_ledger`: nothing begins without a ledger.
+    `ledger_first`: if there is a ledger, no worker is requested before its launch is in it.
     """
 
     def __init__(
@@ -62,6 +75,9 @@ class Run:
         left_out: frozenset[str] = frozenset(),
         previous_state: RunState | None = None,
         takeover: Takeover | None = None,
+        chosen: bool = False,
+        require_ledger: bool = False,
+        ledger_first: bool = False,
     ) -> None:
         self.state = initial_state(plan) if previous_state is None else previous_state
         self._plan = plan
@@ -71,6 +87,9 @@ class Run:
         self._context = context
         self._left_out = left_out
         self._takeover = takeover
+        self._chosen = chosen
+        self._require_ledger = require_ledger
+        self._ledger_first = ledger_first
         self._under_way = False
         self._inbox: deque[ev.Event] = deque()
         self._wake_up = asyncio.Event()
@@ -101,9 +120,13 @@ class Run:
             info = await self._gateway.open(lambda found: check_requirements(self._plan, found, self._gateway, values))
             if self._takeover is not None:
                 self._takeover.check_server(info)
+            if self._require_ledger:
+                check_ledger(info, self._gateway.ledger_problem)
             # an ignored ledger is reported by its own event, also when the run is resumed
             self._ledger_problem = None if self._gateway.ledger_ignored else self._gateway.ledger_problem
             await hold_run(self._gateway, self._context.run_id)
+            if self._chosen and self._takeover is None:
+                await check_unused(self._gateway, self._context.run_id, self._clock)
             await self._hold_group()
             if self._takeover is None:
                 self._emit(
@@ -113,6 +136,7 @@ class Run:
                         info,
                         left_out=self._left_out,
                         ledger_problem=self._ledger_problem,
+                        ledger_first=self._ledger_first,
                         at=self._clock.now(),
                     )
                 )
@@ -120,6 +144,8 @@ class Run:
                 await self._resume(self._takeover, values, info)
             self._skip_left_out()
             self._under_way = True
+            if self._ledger_first:
+                await self._gateway.write_ledger()
             await self._run_until_over()
             await self._write_ahead.settle()
             steps = {key: str(record.state) for key, record in self.state.records.items()}
@@ -131,6 +157,8 @@ class Run:
             state=self.state,
             exit_code=exit_code(self.state),
             record_errors=self._record_errors,
+            run_id=self._context.run_id,
+            origin=RunOrigin.BEGUN if self._takeover is None else RunOrigin.RESUMED,
             ledger_problem=None if problem == self._ledger_problem else problem,
         )
 
@@ -165,7 +193,17 @@ class Run:
         )
         items = expansions(self.state, self._plan)
         self.state.plan = self._plan
-        self._emit(resumed(self._plan, self._context, found, items=items, info=info, at=self._clock.now()))
+        self._emit(
+            resumed(
+                self._plan,
+                self._context,
+                found,
+                items=items,
+                info=info,
+                ledger_first=self._ledger_first,
+                at=self._clock.now(),
+            )
+        )
         for adopted in found.adopted:
             self._performer.adopt(adopted)
 
@@ -237,6 +275,7 @@ class Run:
         if problem is not None and problem != self._ledger_problem:
             self._ledger_problem = problem
             self._emit(ev.LedgerLost(at=self._clock.now(), message=problem))
+            self._write_ahead.carry_out([self._gateway.launch_without_ledger])
 
     def _read_inbox(self) -> None:
         while self._inbox:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+
+from runner.clock import Clock
 from runner.engine import events as ev
 from runner.engine.ports import Gateway, ServerInfo
 from runner.engine.server_activity import end_sessions
-from runner.errors import GroupHeldError
+from runner.errors import GroupHeldError, PreflightError, RunExistsError, RunHeldError
+from runner.identity import run_of
 from runner.plan.model import Plan
-from runner.run.takeover import Findings
+from runner.run.takeover import Findings, without_runner
 from runner.structs import Struct
 
 
@@ -28,6 +32,7 @@ def started(
     *,
     left_out: frozenset[str],
     ledger_problem: str | None,
+    ledger_first: bool = False,
     at: float,
 ) -> ev.RunStarted:
     """Return the event of a run that begins on this server. The steps `left_out` were not selected."""
@@ -51,11 +56,19 @@ def started(
         ledger=info.ledger,
         ledger_problem=ledger_problem,
         left_out=tuple(sorted(left_out)),
+        ledger_first=ledger_first and info.ledger is not None,
     )
 
 
 def resumed(
-    plan: Plan, context: RunContext, found: Findings, *, items: tuple[ev.Expansion, ...], info: ServerInfo, at: float
+    plan: Plan,
+    context: RunContext,
+    found: Findings,
+    *,
+    items: tuple[ev.Expansion, ...],
+    info: ServerInfo,
+    ledger_first: bool = False,
+    at: float,
 ) -> ev.RunResumed:
     """Return the event of a run that is resumed with this plan and these items; `found` has its workers' outcomes."""
     return ev.RunResumed(
@@ -73,17 +86,57 @@ def resumed(
         place=info.place,
         foreign=found.foreign,
         expansions=items,
+        ledger_first=ledger_first and info.ledger is not None,
     )
 
 
 async def hold_run(gateway: Gateway, run_id: str) -> None:
-    """Lock the run for this runner. GroupHeldError if another runner has it."""
+    """Lock the run for this runner. RunHeldError if another runner has it."""
     holder = await gateway.hold_run()
     if holder is not None:
-        raise GroupHeldError(
+        raise RunHeldError(
             f"run {run_id} is already running: its runner is connected {holder}.",
+            run_id=run_id,
             hint="Follow it with jobplan attach, or stop it with jobplan cancel. "
             f"If its machine was lost and the server has not noticed it yet: {end_sessions(run_id)}",
+        )
+
+
+async def check_unused(gateway: Gateway, run_id: str, clock: Clock) -> None:
+    """Check, as the only runner of a run whose id the caller has chosen, that no run with that id has begun before.
+
+    RunExistsError if the ledger has one; RunHeldError if workers of one still run, whose record is somewhere else.
+    """
+    known = await gateway.ledger_record()
+    if known is not None and known.begun:
+        raise exists_in_ledger(run_id)
+    left = await without_runner(gateway, run_id, (), clock)
+    alive = [one for one in left.workers if one.claim is not None or run_of(one.worker.application_name) == run_id]
+    if alive:
+        pids = ", ".join(str(one.worker.pid) for one in alive)
+        raise RunHeldError(
+            f"workers of a run {run_id} still run (pid {pids}), and neither this journal nor a ledger has its record.",
+            run_id=run_id,
+            hint=f"Resume it where its journal is, wait for their end with jobplan attach {shlex.quote(run_id)}, or "
+            f"stop them with jobplan cancel {shlex.quote(run_id)}.",
+        )
+
+
+def exists_in_ledger(run_id: str) -> RunExistsError:
+    """Return the refusal to begin a run with the id of one that the ledger has."""
+    return RunExistsError(
+        f"the ledger has a run {run_id} already.",
+        hint=f"To finish it: jobplan resume {shlex.quote(run_id)} --from-ledger, or jobplan run PLAN --run-id "
+        f"{shlex.quote(run_id)} --or-resume. Else choose another id.",
+    )
+
+
+def check_ledger(info: ServerInfo, problem: str | None) -> None:
+    """PreflightError if the run would not be recorded in a ledger; `problem` says why, if that is known."""
+    if info.ledger is None:
+        raise PreflightError(
+            f"nothing was started: --require-ledger: no ledger can be used: {problem or 'none was wanted'}.",
+            hint="To make one: jobplan ledger install. Without one, a retry may run a step twice.",
         )
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from runner.clock import Clock, rfc3339
 from runner.engine import events as ev
@@ -33,7 +33,7 @@ from runner.engine.resume_state import (
 )
 from runner.engine.run_location import WrongServerError, place_after
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
-from runner.errors import OpenQuestionError, PreflightError, RecordError, UnstoppableError, UsageError
+from runner.errors import OpenQuestionError, PreflightError, StaleRecordError, UnstoppableError, UsageError
 from runner.identity import has_name_of, is_of_step, run_of
 from runner.plan.model import Plan, Value
 from runner.run.conditions import Conditions
@@ -48,11 +48,30 @@ def journal_record(events: Sequence[Event]) -> RecordedRun:
     return RecordedRun(
         launched=frozenset((event.step, event.attempt) for event in events if isinstance(event, AttemptLaunching)),
         takeovers={rfc3339(event.at): event.host for event in events if isinstance(event, RunResumed)},
+        ledger_first=_ledger_first(events),
     )
 
 
+def _ledger_first(events: Sequence[Event]) -> dict[tuple[str, int], str]:
+    """Return the launches that the ledger contains if their worker was requested: see `RecordedRun.ledger_first`."""
+    found: dict[tuple[str, int], str] = {}
+    runner: str | None = None
+    for event in events:
+        if isinstance(event, ev.RunStarted | RunResumed):
+            moment = rfc3339(event.at) if isinstance(event, RunResumed) else ""
+            runner = moment if event.ledger_first else None
+        elif isinstance(event, ev.LedgerLost):  # what was announced before may be requested later
+            runner = None
+            found.clear()
+        elif isinstance(event, AttemptLaunching):
+            found.pop((event.step, event.attempt), None)
+            if runner is not None:
+                found[event.step, event.attempt] = runner
+    return found
+
+
 def check_journal_is_latest(run_id: str, journal: RecordedRun, ledger: RecordedRun) -> None:
-    """Check that the journal contains all that the ledger does. RecordError, with a hint, if it is an old copy."""
+    """Check that the journal contains all that the ledger does. StaleRecordError, with a hint, if it is an old copy."""
     launched = sorted(ledger.launched - journal.launched)
     takeovers = [(at, host) for at, host in ledger.takeovers.items() if at not in journal.takeovers]
     if not launched and not takeovers:
@@ -61,7 +80,7 @@ def check_journal_is_latest(run_id: str, journal: RecordedRun, ledger: RecordedR
     if launched:
         named = ", ".join(f"{step} ({attempt})" for step, attempt in launched[:_NAMED])
         since.append(f"workers were launched: {named}{' and others' if len(launched) > _NAMED else ''}")
-    raise RecordError(
+    raise StaleRecordError(
         f"the journal of run {run_id} is out of date. The ledger contains what it lacks: {' and '.join(since)}. "
         "Nothing was started.",
         hint=f"Resume with the latest journal, or from the ledger: jobplan resume {shlex.quote(run_id)} "
@@ -154,6 +173,27 @@ async def examine_workers(
     return await _Examination(state, gateway, takeover, plan=plan, run_id=run_id, values=values, clock=clock).findings()
 
 
+async def without_runner(
+    gateway: Gateway, run_id: str, known: Collection[ev.Worker], clock: Clock
+) -> RemainingBackends:
+    """Return what an earlier runner has left, once none of its sessions is left that might launch another worker.
+
+    `known` are workers that have been seen. PreflightError if its sessions do not end.
+    """
+    until = clock.now() + SESSIONS_END_WITHIN
+    left = await gateway.remaining_backends(known)
+    while left.sessions:
+        if clock.now() >= until:
+            raise PreflightError(
+                f"run {run_id}: sessions of its previous runner are still connected ({left.sessions}).",
+                hint="If that runner has ended, end them with pg_terminate_backend; their application_name is "
+                f"jobplan:{run_id}:runner.",
+            )
+        await asyncio.sleep(POLL_INTERVAL)
+        left = await gateway.remaining_backends(known)
+    return left
+
+
 class _Examination:
     def __init__(
         self,
@@ -174,6 +214,7 @@ class _Examination:
         self._values = values
         self._clock = clock
         self._ages: dict[ev.Worker, float | None] = {}
+        self._in_ledger: RecordedRun | None = None
         self._foreign: tuple[str, ...] = ()
 
     async def findings(self) -> Findings:
@@ -210,17 +251,7 @@ class _Examination:
     async def _running(self) -> dict[str, ev.Worker]:
         """Return the running workers by step, once no session is left that could launch another one."""
         known = [record.worker for record in self._state.records.values() if record.worker is not None]
-        until = self._clock.now() + SESSIONS_END_WITHIN
-        left = await self._gateway.remaining_backends(known)
-        while left.sessions:
-            if self._clock.now() >= until:
-                raise PreflightError(
-                    f"run {self._run_id}: sessions of its previous runner are still connected ({left.sessions}).",
-                    hint="If that runner has ended, end them with pg_terminate_backend; their application_name is "
-                    f"jobplan:{self._run_id}:runner.",
-                )
-            await asyncio.sleep(POLL_INTERVAL)
-            left = await self._gateway.remaining_backends(known)
+        left = await without_runner(self._gateway, self._run_id, known, self._clock)
         now = self._clock.now()
         soon, until = now + LAUNCH_SEEN_WITHIN, now + SESSIONS_END_WITHIN
         while self._unseen_steps(left) and self._clock.now() < (until if left.starting else soon):
@@ -312,7 +343,7 @@ class _Examination:
 
     async def _check_record(self) -> None:
         """Check with the ledger that the journal is not an old copy. The ledger records this takeover."""
-        recorded = await self._gateway.ledger_record()
+        recorded = self._in_ledger = await self._gateway.ledger_record()
         if recorded is not None and self._takeover.known is not None:
             check_journal_is_latest(self._run_id, self._takeover.known, recorded)
 
@@ -408,7 +439,21 @@ class _Examination:
             return await self._from_iteration(record)
         if committed and self._final_state(record) == StepState.FAILED:
             return None  # the record is incomplete: it lacks which check of the step failed
+        if committed is None and self._was_never_requested(record):
+            committed = False
         return None if committed is None else _settled(record, "ledger", succeeded=committed)
+
+    def _was_never_requested(self, record: StepRecord) -> bool:
+        """Return whether the last runner ended after it announced this attempt, and before it requested the worker.
+
+        That is certain if it requested no worker before the launch was in the ledger, and the ledger has that runner's
+        start, but not the launch.
+        """
+        attempt, known, ledger = (record.key, record.attempt), self._takeover.known, self._in_ledger
+        runner = None if known is None else known.ledger_first.get(attempt)
+        if runner is None or ledger is None or attempt in ledger.launched:
+            return False
+        return ledger.begun and (not runner or runner in ledger.takeovers)
 
     async def _check_failed_after_commit(self, record: StepRecord) -> bool:
         """Return whether the step failed although the ledger has its commit; the journal lacks the reason."""

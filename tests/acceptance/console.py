@@ -81,6 +81,11 @@ class Started:
         out, err = self._process.communicate(timeout=patience)
         return Ran(code=self._process.returncode, out=out, err=err)
 
+    def read_line(self) -> str:
+        """Wait for a line on standard error; `ended` does not return it again."""
+        assert self._process.stderr is not None
+        return str(self._process.stderr.readline())
+
     def close(self) -> None:
         """Leave no process behind."""
         if self._process.poll() is None:

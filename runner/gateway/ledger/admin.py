@@ -202,7 +202,7 @@ class LedgerAdmin:
             listed = connection.execute(self._block("ledger_find").encode(), [name]).fetchall()
             found = [run for run, trusted, _ in listed if trusted]
             if listed and not found:
-                raise _untrusted_record(listed[0][0], listed[0][2])
+                raise untrusted_record(listed[0][0], listed[0][2])
             if not found:
                 raise RecordError(
                     f"there is no run {name!r} in the ledger in schema {self._schema} of {_place(connection)}.",
@@ -326,7 +326,7 @@ class LedgerAdmin:
             self._do(connection, self._block("ledger_grant").replace("{role}", role))
 
 
-def _untrusted_record(run: str, writer: str) -> RecordError:
+def untrusted_record(run: str, writer: str) -> RecordError:
     """Return the error for a run whose record an untrusted role has written: a resume would execute its SQL."""
     if not writer:
         return RecordError(

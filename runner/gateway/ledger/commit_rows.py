@@ -203,7 +203,8 @@ class Commits:
                 case "record_lost" if takeovers:
                     takeovers.popitem()
         self._ledger.recall(known, [(key or "", own == "t") for key, own in keys.rows])
-        return RecordedRun(launched=frozenset(launched), takeovers=takeovers)
+        begun = any(event == "run_started" for _, (_, event, _, _) in known)
+        return RecordedRun(launched=frozenset(launched), takeovers=takeovers, begun=begun)
 
     async def taken_over_by(self, session: Session) -> str | None:
         """Return where and when another runner has taken the run over since; None if none has or if unknown."""

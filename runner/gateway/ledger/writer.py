@@ -126,6 +126,10 @@ class Batch:
         #: One transaction: the events, and the statements that belong to them.
         self.statements: tuple[Statement, ...] = (*first, *events, *also, ("commit", ()))
 
+    def has(self, seq: int) -> bool:
+        """Return whether the event with this number is in it."""
+        return any(seq == number for number, _ in self._rows)
+
     def written(self) -> None:
         """Report that the server has committed it."""
         self._taker.drop_written(self._rows)
@@ -153,6 +157,7 @@ _LOOKS = 20
 _CANCELED = "57014"
 
 #: Why a worker cannot be requested: its missing row would count as evidence, because a row was announced before.
+NOT_IN_LEDGER = "the ledger cannot be written now, and no worker of this run is requested before its launch is in it"
 LOCKED_LEDGER = "another session has locked the ledger, which must first record that the step runs without a commit row"
 
 
@@ -195,6 +200,10 @@ class Ledger:
         self.previous = PreviousRecord()
         #: Events that announce a worker which was not requested yet, by step and attempt.
         self._launching: dict[tuple[str, int], Row] = {}
+        #: The numbers of the launches that are not known to be written.
+        self._unwritten_launches: dict[tuple[str, int], int] = {}
+        #: Whether no worker may be requested before its launch is written, so that a launch that is not here never was.
+        self.comes_first = False
         self._claims = Claims()
         self._begin: tuple[str, str, str] | None = None
         self._begins: tuple[Statement, ...] = begin("", "[]")
@@ -343,6 +352,7 @@ class Ledger:
         if self.on:
             self._release((step, attempt))
             self._launching[step, attempt] = (self._next(), self._event(event))
+            self._unwritten_launches[step, attempt] = self._last
 
     def _next(self) -> int:
         self._last += 1
@@ -390,10 +400,19 @@ class Ledger:
         rows, self._rows = self._rows, []
         return Batch(self.run_id, rows, *self._run_row(), first=self.begins, taker=self)
 
+    def may_launch(self, step: str, attempt: int, batch: Batch | None) -> bool:
+        """Return whether the worker may be requested after this batch: see `comes_first`."""
+        if not self.comes_first:
+            return True
+        seq = self._unwritten_launches.get((step, attempt))
+        return self.on and (seq is None or (batch is not None and batch.has(seq)))
+
     def drop_written(self, rows: list[Row]) -> None:
         """Drop these events: they are written."""
         self._seen_at = asyncio.get_running_loop().time()
-        self._urgent.difference_update(seq for seq, _ in rows)
+        written = {seq for seq, _ in rows}
+        self._urgent -= written
+        self._unwritten_launches = {key: seq for key, seq in self._unwritten_launches.items() if seq not in written}
         self._landed.set()
 
     def keep(self, rows: list[Row], error: ErrorDetails | None) -> None:

@@ -19,7 +19,8 @@ import pytest
 from runner.cli import cli
 from runner.cli.cancel import _check_meant
 from runner.cli.live_runs import find_live_run
-from runner.cli.resume import changed, finished_line, useless_mark
+from runner.cli.resume import useless_mark
+from runner.cli.run_control import finished_line
 from runner.engine import events as ev
 from runner.engine.event_json import to_json
 from runner.engine.events import Worker
@@ -44,6 +45,7 @@ from runner.reports.attach_report import AttachedRun, attach_lines
 from runner.reports.messages import Verbosity, event_lines
 from runner.reports.server_status import RecordSummary, status_lines
 from runner.reports.stop_report import Cancelled, cancel_lines
+from runner.run.resumption import changed
 from runner.run.takeover import Takeover
 from runner.structs import replace
 from tests.builders import looked_label, new_run, plan, step
@@ -237,7 +239,7 @@ def _resumed() -> Iterator[str]:
 
 def _refused(gateway: FakeGateway, takeover: Takeover) -> str:
     p = plan(step("slow", "select 1"))
-    run, _ = new_run(p, gateway, run_id="260131-k7f3qz", earlier=initial_state(p), takeover=takeover)
+    run, _ = new_run(p, gateway, run_id="260131-k7f3qz", previous_state=initial_state(p), takeover=takeover)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("runner.run.takeover.SESSIONS_END_WITHIN", 0.0)
         with pytest.raises(JobplanError) as caught:

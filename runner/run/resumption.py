@@ -1,0 +1,364 @@
+"""Find the run that a wish means in the journals and in the ledger, and make it ready to be resumed.
+
+`jobplan resume` names its run, and enters at `resume_record`; `jobplan run --or-resume` and `begin_or_resume` look for
+it first (`prepare`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import json
+import shlex
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from runner.engine import events as ev
+from runner.engine.event_json import from_json
+from runner.engine.resume_state import kept_items, steps_over
+from runner.errors import JournalHeldError, PreflightError, RecordError, RunHeldError, UsageError
+from runner.gateway.ledger.admin import LedgerAdmin, LedgerRun
+from runner.gateway.ledger.finding import LedgerEntry, RunSearch, searching
+from runner.identity import new_run_id
+from runner.plan.model import Plan
+from runner.plan.resolved import differences, plan_from_json, sha256
+from runner.records.journal import Journal
+from runner.records.journal_files import from_ledger
+from runner.records.ledger_restore import restore_journal, state_after
+from runner.records.record import Record, read_record
+from runner.records.run_folders import EVENTS, LATER_PLANS, has_journal, journals, refused, set_aside
+from runner.run.continuation import Action, Done, Known, Ready, Wish, begin, decide, exists, latest
+from runner.run.takeover import Orphans, Takeover, journal_record
+from runner.structs import replace
+
+#: Bytes of a journal in which the event that begins the run lies.
+_HEAD = 65_536
+
+
+async def prepare(wish: Wish, now: float, notify: Callable[[str], None] = lambda _: None) -> Ready | Done:
+    """Decide what to do with a wish, and open or restore the journal for it. `notify` is given messages for a person.
+
+    RunExistsError if the id exists and must not; RunHeldError if the run has a runner; UsageError if it is not the run
+    of this plan, as it is now, with these parameters and this selection; RecordError if its record cannot be read.
+    """
+    wish.check()
+    if wish.run_id is None and not wish.or_resume:
+        return begin(wish, new_run_id(now))
+    try:
+        return await _look_for_run(wish, now, notify)
+    except JournalHeldError as error:
+        run_id = error.run_id
+        raise RunHeldError(
+            f"run {run_id} is already running: {error.message}", run_id=run_id, hint=error.hint
+        ) from error
+
+
+async def _look_for_run(wish: Wish, now: float, notify: Callable[[str], None]) -> Ready | Done:
+    async with searching(wish.conninfo, wish.ledger, wish.trusted_roles) as search:
+        known = await _find(wish, search)
+        match decide(named=wish.run_id is not None, or_resume=wish.or_resume, known=known):
+            case Action.BEGIN:
+                _check_ledger_can_tell(search, known)
+                return begin(wish, wish.run_id or new_run_id(now))
+            case Action.REFUSE if known is not None:
+                raise exists(wish, known)
+        if known is None:
+            raise AssertionError("there is no run to resume")
+        record = await _record(wish, search, known, notify)
+    plan = _plan_of(wish, record, notify)
+    found = resume_record(record, plan, root=wish.journal, orphans=wish.orphans, marks=wish.marks)
+    if isinstance(found, Done) and wish.run_id is None:  # it was interrupted when its last step had ended
+        return begin(wish, new_run_id(now))
+    return found
+
+
+def _of_record(record: Record) -> Known | None:
+    """Read a journal; None if its run never began."""
+    if record.started is None:
+        return None
+    finished = record.state.finished
+    return Known(
+        run_id=record.run_id,
+        started=record.started,
+        place=record.place,
+        exit_code=None if finished is None else finished.exit_code,
+        resumed_at=frozenset(event.at for event in record.events if isinstance(event, ev.RunResumed)),
+        here=True,
+    )
+
+
+def _of_ledger(entry: LedgerEntry) -> Known:
+    """Read what the ledger has."""
+    resumed = entry.resumed
+    return Known(
+        run_id=entry.run_id,
+        started=entry.started,
+        place=(resumed.place if resumed is not None else None) or entry.started.place,
+        exit_code=entry.exit_code,
+        resumed_at=frozenset() if resumed is None else frozenset({resumed.at}),
+    )
+
+
+def _check_ledger_can_tell(search: RunSearch, known: Known | None) -> None:
+    """PreflightError if the run may be one that the ledger has, and this version cannot read that ledger."""
+    if search.problem is not None and known is None:
+        raise PreflightError(
+            f"nothing was started: whether the run exists already cannot be found out: the ledger cannot be read: "
+            f"{search.problem}.",
+            hint="To leave the ledger out: --no-ledger.",
+        )
+
+
+# --- what is known ---
+
+
+async def _find(wish: Wish, search: RunSearch) -> Known | None:
+    if wish.run_id is not None:
+        journal = None if wish.journal is None else _in_journal(wish.journal, wish.run_id)
+        entry = await search.of_id(wish.run_id)
+        found = None if entry is None else _of_ledger(entry)
+        if wish.stale and found is not None:
+            return found
+        return latest(journal, found)
+    digest = sha256(wish.plan)
+    journal = None if wish.journal is None else _last_in_journals(wish, wish.journal, digest, search.place)
+    entries = [_of_ledger(entry) for entry in await search.of_plan(wish.plan.name, digest)]
+    return latest(journal, next((known for known in entries if _fits(wish, known, search.place)), None))
+
+
+def _in_journal(root: Path, run_id: str) -> Known | None:
+    if not has_journal(root / run_id):
+        return None
+    return _of_record(read_record(root, run_id, notices=False, own=True))
+
+
+def _last_in_journals(wish: Wish, root: Path, digest: str, place: ev.Place) -> Known | None:
+    """Return the last run of the wish that has a journal. RecordError if that cannot be read to its end."""
+    begun = [(started, folder) for folder in journals(root) if (started := _beginning(folder)) is not None]
+    for started, folder in sorted(begun, key=lambda one: one[0].at, reverse=True):
+        changed = started.sha256 != digest
+        if started.plan != wish.plan.name or (changed and not any(folder.glob(LATER_PLANS))):
+            continue
+        known = Known(run_id=folder.name, started=started, place=started.place)
+        if not _fits(wish, known, place):
+            continue
+        record = read_record(root, folder.name, notices=False, own=True)
+        if record.sha256 == digest:
+            return _of_record(record)
+    return None
+
+
+def _beginning(folder: Path) -> ev.RunStarted | None:
+    """Return the event that begins the run of a journal; None if it cannot be read, or never began."""
+    try:
+        with (folder / EVENTS).open("rb") as file:
+            lines = file.read(_HEAD).split(b"\n")[:-1]
+        line = next((line for line in lines if line.startswith(b'{"event": "run_started"')), None)
+        event = None if line is None else from_json(json.loads(line))
+    except (OSError, ValueError, RecordError):
+        return None
+    return event if isinstance(event, ev.RunStarted) else None
+
+
+def _fits(wish: Wish, known: Known, place: ev.Place) -> bool:
+    """Say whether a run of the same plan is also one of the same selection and database.
+
+    Where it is not certain that the database is another one, the run fits: whether it can be resumed there is checked
+    when it is.
+    """
+    if frozenset(known.started.left_out) != wish.left_out:
+        return False
+    there = known.place
+    if known.started.database not in ("", place.database):
+        return False
+    recorded = there.system_identifier if there is not None else known.started.system_identifier
+    if None not in (recorded, place.system_identifier) and recorded != place.system_identifier:
+        return False
+    return there is None or there.database_oid in (0, place.database_oid)
+
+
+# --- resume it ---
+
+
+async def _record(wish: Wish, search: RunSearch, known: Known, notify: Callable[[str], None]) -> Record:
+    """Return the record to resume by; one that only the ledger has is restored, unless the run has a runner."""
+    if known.here and wish.journal is not None:
+        return read_record(wish.journal, known.run_id, notices=False, own=True)
+    runner = await search.runner_of(known.run_id) if known.exit_code is None else None
+    if runner is not None:
+        raise RunHeldError(
+            f"run {known.run_id} is already running: its runner is connected from {runner}.",
+            run_id=known.run_id,
+            hint=f"Follow it with jobplan attach {shlex.quote(known.run_id)}, or wait for its end with "
+            "--wait-for-runner.",
+        )
+    admin = LedgerAdmin(wish.conninfo, wish.ledger or "", wish.trusted_roles)
+    found = await asyncio.to_thread(admin.read, known.run_id)
+    if wish.journal is None:
+        return _record_of(found.run_id, found.plans, found.events)
+    _restore(wish.journal, known, found, notify)
+    return read_record(wish.journal, known.run_id, notices=False, own=True)
+
+
+def _restore(root: Path, known: Known, found: LedgerRun, notify: Callable[[str], None]) -> None:
+    """Write the journal from the ledger. One whose run was resumed elsewhere since is kept under another name."""
+    run_id = found.run_id
+    before = _in_journal(root, run_id)
+    instead = f"jobplan resume {shlex.quote(run_id)}"
+    try:
+        restore_journal(root, run_id, found.plans, found.events, instead=instead)
+    except JournalHeldError:
+        raise
+    except RecordError:
+        if before is None or known.resumed_at <= before.resumed_at:
+            raise
+        try:
+            kept = set_aside(root, run_id)
+        except OSError as error:
+            raise refused(root / run_id, error) from error
+        notify(f"run {run_id} was resumed elsewhere since: its journal here is kept as {kept}.")
+        restore_journal(root, run_id, found.plans, found.events, instead=instead)
+
+
+def _record_of(run_id: str, plans: Mapping[str, str], told: Sequence[Mapping[str, object]]) -> Record:
+    """Return the record of a run that has no journal, from its plans, JSON by their SHA-256, and its events."""
+    state, _ = state_after(plans, told)
+    events = tuple(from_json(event) for event in told)
+    begun = [event for event in events if isinstance(event, ev.RunStarted | ev.RunResumed)]
+    plan = replace(plan_from_json(plans[begun[-1].sha256]), file=begun[-1].file)
+    return Record(
+        run_id=run_id, folder=Path(run_id), plan=plan, sha256=begun[-1].sha256, events=events, state=state, torn=False
+    )
+
+
+def _plan_of(wish: Wish, record: Record, notify: Callable[[str], None]) -> Plan:
+    """Return the plan to resume with. UsageError if the run is one of another plan, or of another wish."""
+    started, recorded = begun(record), record.plan
+    if recorded.name != wish.plan.name:
+        raise UsageError(
+            f"run {record.run_id} is a run of the plan {recorded.name!r}, and this is {wish.plan.name!r}.",
+            hint="Choose another --run-id.",
+        )
+    others = [
+        f"{name} was {recorded.values[name]!r}, and is {value!r}"
+        for name, value in wish.plan.values.items()
+        if name in recorded.values and recorded.values[name] != value
+    ]
+    if others:
+        raise UsageError(
+            f"run {record.run_id} was begun with other parameters: {', '.join(others)}.",
+            hint="Choose another --run-id.",
+        )
+    if frozenset(started.left_out) != wish.left_out:
+        names = [", ".join(sorted(steps)) or "no step" for steps in (started.left_out, wish.left_out)]
+        raise UsageError(
+            f"run {record.run_id} was begun with another selection: it leaves out {names[0]}, and this leaves out "
+            f"{names[1]}.",
+            hint="Choose another --run-id.",
+        )
+    return plan_to_resume(record, wish.plan, allow_changed=wish.allow_changed, notify=notify)
+
+
+def begun(record: Record) -> ev.RunStarted:
+    """Return how the run of a record began. RecordError, with what to do, if it never did."""
+    if record.started is None and record.torn:
+        raise RecordError(
+            f"the journal {record.folder} has no complete line: the run never started, or the journal was damaged.",
+            hint=from_ledger(record.run_id),
+        )
+    if record.started is None:
+        raise RecordError(f"run {record.run_id} never started: there is nothing to resume.", hint="Use jobplan run.")
+    return record.started
+
+
+def plan_to_resume(record: Record, present: Plan, *, allow_changed: bool, notify: Callable[[str], None]) -> Plan:
+    """Return the plan as it is now, with no more slots than the run began with.
+
+    UsageError if it is not the recorded one, unless that is allowed: then `notify` is given what has changed.
+    """
+    recorded = record.plan
+    slots = min(begun(record).slots, present.budget.slots)
+    present = replace(present, budget=replace(present.budget, slots=slots))
+    if sha256(present) == sha256(recorded):
+        return present  # the same plan, with its places in files
+    changes = list(differences(recorded, present))
+    if not allow_changed:
+        raise changed(recorded.file, record.run_id, changes)
+    changes += kept_items(record.state, present)
+    for line in (f"{recorded.file} has changed since run {record.run_id} started:", *(f"  {one}" for one in changes)):
+        notify(line)
+    return present
+
+
+def changed(file: str, run_id: str, changes: Sequence[str]) -> UsageError:
+    """Return the refusal to resume with a plan that is not what was run."""
+    listed = "".join(f"\n  {line}" for line in changes)
+    return UsageError(
+        f"{file} has changed since run {run_id} started:{listed}\n",
+        hint="Restore the file, or resume with the changed plan: --allow-changed.",
+    )
+
+
+def resume_record(
+    record: Record, plan: Plan, *, root: Path | None, orphans: Orphans, marks: Mapping[str, ev.Outcome]
+) -> Ready | Done:
+    """Return a run that is ready to be resumed with this plan, its journal in `root` opened, if it has one there.
+
+    JournalHeldError if another process writes the journal.
+    """
+    started = begun(record)
+    journal = None if root is None else Journal.reopen(root, record.run_id, plan)
+    try:
+        if root is not None:
+            # no other process writes to it any longer; notices are read only if reports and the ledger need them
+            left = not is_done(record, plan)
+            record = read_record(root, record.run_id, notices=left, own=True)
+            if not left and not is_done(record, plan):  # another runner has resumed it between the two
+                record = read_record(root, record.run_id, own=True)
+        if is_done(record, plan):
+            if journal is not None:
+                journal.close()
+            return Done(run_id=record.run_id, state=record.state)
+    except BaseException:
+        if journal is not None:
+            journal.close()
+        raise
+    return Ready(
+        run_id=record.run_id,
+        plan=plan,
+        journal=journal,
+        left_out=frozenset(started.left_out),
+        history=record.events,
+        previous_state=record.state,
+        takeover=Takeover(
+            orphans=orphans,
+            marks=marks,
+            by=_person(),
+            database=started.database,
+            system_identifier=started.system_identifier,
+            place=record.place,
+            known=journal_record(record.events),
+            roles=_roles(record, started),
+        ),
+    )
+
+
+def is_done(record: Record, plan: Plan) -> bool:
+    """Say whether the run has ended, and nothing of this plan would begin anew."""
+    steps = {key for key, step in record.state.records.items() if step.instances is None}
+    over = steps <= steps_over(record.state, {}, plan)
+    return record.state.finished is not None and over and sha256(plan) == sha256(record.plan)
+
+
+def _roles(record: Record, started: ev.RunStarted) -> frozenset[str]:
+    """Return the roles that have run the run so far."""
+    resumed = {event.user for event in record.events if isinstance(event, ev.RunResumed) and event.user}
+    return frozenset({started.user, *resumed})
+
+
+def _person() -> str:
+    try:
+        return f"{getpass.getuser()}@{socket.gethostname()}"
+    except (OSError, KeyError):  # a user id without a name
+        return f"unknown@{socket.gethostname()}"
