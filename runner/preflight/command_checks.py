@@ -51,7 +51,7 @@ from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.alter_table import AlterKind, alter_actions
 from runner.sql.catalog_changes import Action, Sort
 from runner.sql.catalog_needs import Mention, ObjectSort, defines, mentions
-from runner.sql.facts import computes, created_relations, is_cascading, is_computed
+from runner.sql.facts import adopted_indexes, computes, created_relations, is_cascading, is_computed
 from runner.sql.placeholders import quote_identifier
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import label
@@ -210,10 +210,12 @@ def _left_open_of_schema(statement: Statement) -> tuple[str, ...]:
 def _left_open_by_alter(statement: Statement) -> tuple[str, ...]:
     found = [_ALTERS.get(action.kind, _ROWS if action.scans else "") for action in alter_actions(statement)]
     found += [_COMPUTES] if _ROWS not in found and computes(statement) else []
+    found += [_ORDER] if adopted_indexes(statement) else []
     return tuple(dict.fromkeys(filter(None, found)))
 
 
 _ELEMENTS = "only running it shows whether what it creates in the schema can be created"
+_ORDER = "only running it shows whether the order and the operators of the index are those of a constraint"
 _LITTLE = "only its syntax and the relations and roles in it were checked"
 _COMPUTES = "only running it shows whether its expressions can be computed and its keys can be referenced"
 _UPDATABLE = "only creating it shows whether it can be updated, which WITH CHECK OPTION needs"
