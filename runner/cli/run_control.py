@@ -27,13 +27,13 @@ from runner.cli.error_reports import error_sentence, report_error
 from runner.cli.options import dsn_argument
 from runner.clock import Clock
 from runner.engine.events import Event
-from runner.engine.ports import PreviousRun, Sink
+from runner.engine.ports import PreviousRun, PreviousRuns, Sink
 from runner.engine.state import RunState, StepState
 from runner.errors import JobplanError, PlanError, RecordError, RunSkippedError, UsageError
 from runner.exit_codes import for_signal
 from runner.plan.model import Plan
 from runner.records.journal import Journal
-from runner.records.summaries import latest, previous_runs, write_previous_runs
+from runner.records.summaries import previous_runs, write_previous_runs
 from runner.reports.destinations import STDOUT
 from runner.reports.json_lines import JsonLog, json_line, log_line
 from runner.reports.messages import RemainingWorkers, Verbosity, last_line
@@ -47,31 +47,11 @@ from runner.run.takeover import Takeover
 from runner.structs import Struct
 
 
-class History:
-    """The previous runs, the oldest first. `folder` is that of the run, `before` its start."""
-
-    def __init__(self, runs: Sequence[PreviousRun], folder: Path, before: float) -> None:
-        self.runs = tuple(runs)
-        self.usual = _usual(self.runs)
-        self._folder = folder
-        self._before = before
-        self._learned = False
-
-    def add(self, runs: Sequence[PreviousRun]) -> None:
-        """Add runs from the ledger, except those that have a journal."""
-        known = {run.run for run in self.runs}
-        others = [run for run in runs if run.run not in known and run.started_at < self._before]
-        if not others:
-            return
-        self.runs = latest([*others, *self.runs])
-        self.usual = _usual(self.runs)
-        self._learned = True
-
-    def keep(self) -> None:
-        """Store what the ledger added, for later reports."""
-        if self._learned:
-            with contextlib.suppress(OSError):  # a later report then has fewer runs
-                write_previous_runs(self._folder, self.runs)
+def _keep(history: PreviousRuns, folder: Path) -> None:
+    """Store what the ledger added, for later reports."""
+    if history.added:
+        with contextlib.suppress(OSError):  # a later report then has fewer runs
+            write_previous_runs(folder, history.runs)
 
 
 def _usual(runs: Sequence[PreviousRun]) -> Mapping[str, float]:
@@ -93,13 +73,17 @@ POLL_PLAIN = 15.0
 class WorkerPoll:
     """The last observation of the workers, by step, and the estimate from the durations of previous runs."""
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: PreviousRuns) -> None:
         self._seen: Mapping[str, WorkerView] = {}
         self._history = history
+        self._known: Sequence[PreviousRun] = ()
+        self._usual: Mapping[str, float] = {}
 
     def estimate(self, state: RunState, now: float) -> float | None:
         """Return the estimated seconds until the end; None if it is unknown."""
-        usual = self._history.usual
+        if self._known is not self._history.runs:
+            self._known, self._usual = self._history.runs, _usual(self._history.runs)
+        usual = self._usual
         return estimate(state, now, usual.get) if usual else None
 
     def seen(self) -> Mapping[str, WorkerView]:
@@ -316,7 +300,7 @@ def execute_run(setup: RunSetup, clock: Clock) -> int:
 
 def _execute_run(setup: RunSetup, clock: Clock) -> int:
     history = _history(setup, clock.now())
-    reports = [open_report(kind, path, setup.run_id, lambda: history.runs) for kind, path in setup.reports]
+    reports = [open_report(kind, path, setup.run_id, history) for kind, path in setup.reports]
     if setup.earlier is not None:
         for event, report in itertools.product(setup.history, reports):
             report.handle(event, setup.earlier)
@@ -345,7 +329,7 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
             ledger_first=setup.ledger_first,
             ledger=setup.ledger,
             trusted_roles=setup.trusted_roles,
-            past=history.add if _wants_history(setup) else None,
+            previous_runs=history if _wants_history(setup) else None,
         )
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
 
@@ -372,7 +356,7 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
         result = asyncio.run(execute())
     except asyncio.CancelledError:
         return setup.progress.interrupted(interrupted[0])
-    history.keep()
+    _keep(history, setup.journal.folder)
     for error in result.record_errors:
         setup.progress.print(f"jobplan: {error}", level="error", event="error")
     if result.ledger_problem is not None:
@@ -425,11 +409,11 @@ def _wants_history(setup: RunSetup) -> bool:
     return setup.progress.live or any(kind == "html" for kind, _ in setup.reports)
 
 
-def _history(setup: RunSetup, now: float) -> History:
+def _history(setup: RunSetup, now: float) -> PreviousRuns:
     """Read the journals of previous runs, if the output uses them."""
     folder, begun = setup.journal.folder, next((event.at for event in setup.history), now)
     runs = previous_runs(folder.parent, setup.plan.name, begun) if _wants_history(setup) else ()
-    return History(runs, folder, begun)
+    return PreviousRuns(setup.plan.name, before=begun, runs=runs)
 
 
 _EMBEDDED = RemainingWorkers(note="the embedded server is removed now, which ends the workers that still run")

@@ -7,7 +7,7 @@ loop performs them. The history of previous runs of a plan is passed as data, fr
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 from runner.engine.events import (
@@ -442,6 +442,34 @@ class PreviousRun(Struct, frozen=True, kw_only=True):
     run: str
     started_at: float
     steps: Mapping[str, tuple[float, str]]
+
+
+#: The number of previous runs that are kept: the latest ones.
+MOST_PREVIOUS_RUNS = 20
+
+
+class PreviousRuns:
+    """The latest finished runs of a plan, the oldest first; `before` is when the present run began.
+
+    The journals of this machine are their first source. A gateway with a ledger adds those of the ledger when it
+    connects; `added` then says that there are more than the journals have.
+    """
+
+    __slots__ = ("added", "before", "plan", "runs")
+
+    def __init__(self, plan: str, *, before: float, runs: Sequence[PreviousRun] = ()) -> None:
+        self.plan = plan
+        self.before = before
+        self.runs = tuple(runs)
+        self.added = False
+
+    def add(self, runs: Sequence[PreviousRun]) -> None:
+        """Add runs that are not known yet."""
+        known = {run.run for run in self.runs}
+        others = [run for run in runs if run.run not in known and run.started_at < self.before]
+        if others:
+            self.runs = tuple(sorted((*others, *self.runs), key=lambda run: run.started_at)[-MOST_PREVIOUS_RUNS:])
+            self.added = True
 
 
 class StepTimes:

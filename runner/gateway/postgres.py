@@ -20,6 +20,7 @@ from runner.engine.leftovers import UnfinishedObject
 from runner.engine.ports import (
     GroupHolder,
     LaunchRequest,
+    PreviousRuns,
     Query,
     QueryResult,
     RecordedRun,
@@ -35,7 +36,7 @@ from runner.engine.server_activity import KnownWorkers, LiveWorker
 from runner.errors import CapacityError, ConnectionFailedError, GatewayError, PreflightError, ServerLostError
 from runner.gateway.connecting import recorded, with_keepalives
 from runner.gateway.ledger.commit_rows import Commits, WorkerWithCommitRow
-from runner.gateway.ledger.reader import PreviousRunsRequest, read_previous_runs
+from runner.gateway.ledger.reader import read_previous_runs
 from runner.gateway.ledger.writer import LAST_TRY, LOCKED_LEDGER, Ledger
 from runner.gateway.monitor import MonitorSession
 from runner.gateway.observer import ALL_LEFTOVERS, read_runs, unfinished_object
@@ -130,8 +131,7 @@ class PgGateway:
 
     `conninfo` is a libpq connection string, `run_id` is part of the name of all sessions. `ledger_schema` is the schema
     to search for the ledger; None: no ledger. `trusted_roles` may own the ledger besides the session's role and
-    superusers. `past` names a plan and receives its previous runs after `open`, if there is a ledger. `roles` have
-    executed the run before.
+    superusers. `open` adds those that the ledger has to `previous_runs`. `roles` have executed the run before.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class PgGateway:
         *,
         ledger_schema: str | None = None,
         trusted_roles: Sequence[str] = (),
-        past: PreviousRunsRequest | None = None,
+        previous_runs: PreviousRuns | None = None,
         roles: Collection[str] = (),
         ledger_first: bool = False,
     ) -> None:
@@ -171,7 +171,7 @@ class PgGateway:
         self.ledger = Ledger(run_id, ledger_schema, trusted_roles)
         self._ledger_first = ledger_first
         self._commits = Commits(self.ledger)
-        self._past = past
+        self._previous_runs = previous_runs
         #: The location of the run's first session, or of the last one that may replace it; its address; a string that
         #: leads there.
         self._place: Place | None = None
@@ -186,8 +186,8 @@ class PgGateway:
         async with discarded_on_failure(session):
             info = await self._examine(session, first)
             await self.ledger.open(session, self._monitor)
-            if self._past is not None and self.ledger.on:
-                self._past.receive(await read_previous_runs(session, self._past.plan))
+            if self._previous_runs is not None and self.ledger.on:
+                self._previous_runs.add(await read_previous_runs(session, self._previous_runs.plan))
             await self._monitor.open(session)
         self.ledger.comes_first = self._ledger_first and self.ledger.on
         return replace(info, ledger=self.ledger.schema if self.ledger.on else None)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from runner.clock import parse_rfc3339
-from runner.engine.ports import PreviousRun, StepTimes
+from runner.engine.ports import MOST_PREVIOUS_RUNS, PreviousRun, StepTimes
 from runner.errors import RecordError
 from runner.records.journal_files import intact_length, open_regular, read_lines, read_regular
 from runner.records.run_folders import EVENTS, is_locked, journals
@@ -143,8 +143,6 @@ def _last_line(file: BinaryIO) -> tuple[dict[str, Any] | None, bool]:
     return None, False
 
 
-#: The number of previous runs to read: the latest ones.
-MOST = 20
 #: The file in a run's folder with the ledger's previous runs.
 KEPT = "history.json"
 #: The size in bytes beyond which a journal is not read.
@@ -158,7 +156,7 @@ def previous_runs(root: Path, plan: str, before: float) -> tuple[PreviousRun, ..
     """
     found: list[PreviousRun] = []
     for summary in _summaries(root):
-        if len(found) == MOST:
+        if len(found) == MOST_PREVIOUS_RUNS:
             break
         fits = summary.plan == plan and summary.standing is Standing.FINISHED
         if fits and summary.started_at is not None and summary.started_at < before:
@@ -173,11 +171,6 @@ def _summaries(root: Path) -> tuple[Summary, ...]:
         return list_records(root)
     except RecordError:
         return ()
-
-
-def latest(runs: Iterable[PreviousRun]) -> tuple[PreviousRun, ...]:
-    """Return the latest runs, the oldest of them first."""
-    return tuple(sorted(runs, key=lambda run: run.started_at)[-MOST:])
 
 
 def write_previous_runs(folder: Path, runs: Iterable[PreviousRun]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from runner.engine.event_json import to_line
 from runner.engine.events import Event
-from runner.engine.ports import PreviousRun
+from runner.engine.ports import PreviousRun, PreviousRuns
 from runner.engine.state import RunState
 from runner.errors import RecordError
 from runner.plan.model import Plan
@@ -80,13 +80,11 @@ def _refused(kind: str, path: Path, error: OSError) -> RecordError:
 class ReportFile:
     """A sink that collects the run's events and writes a report at its end; `broken`: the report was not written.
 
-    `history` returns the previous runs when the report is written. RecordError at once if the place cannot be written
+    `history` has the previous runs when the report is written. RecordError at once if the place cannot be written
     to. A run that never started has no report.
     """
 
-    def __init__(
-        self, kind: str, path: Path, run_id: str, history: Callable[[], Sequence[PreviousRun]] = tuple
-    ) -> None:
+    def __init__(self, kind: str, path: Path, run_id: str, history: PreviousRuns | None = None) -> None:
         self.path = path
         self.broken = False
         self._kind = kind
@@ -117,7 +115,8 @@ class ReportFile:
             self.broken = True
             self._place.close()
             return
-        text = self._render(self._plan, self._run_id, self._events, self._history())
+        history = self._history.runs if self._history is not None else ()
+        text = self._render(self._plan, self._run_id, self._events, history)
         try:
             self._place.write(text)
         except OSError as error:
@@ -125,8 +124,6 @@ class ReportFile:
             raise _refused(self._kind, self.path, error) from error
 
 
-def open_report(
-    kind: str, path: Path, run_id: str, history: Callable[[], Sequence[PreviousRun]] = tuple
-) -> JsonLines | ReportFile:
+def open_report(kind: str, path: Path, run_id: str, history: PreviousRuns | None = None) -> JsonLines | ReportFile:
     """Return the sink for a report of this kind. RecordError if its place cannot be written to."""
     return JsonLines(path, run_id) if kind == "jsonl" else ReportFile(kind, path, run_id, history)

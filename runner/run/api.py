@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runner import __version__
 from runner.clock import Clock, MonotonicClock
 from runner.engine.events import Event
-from runner.engine.ports import PreviousRun, Sink
+from runner.engine.ports import PreviousRuns, Sink
 from runner.engine.state import RunState
-from runner.gateway.ledger.reader import PreviousRunsRequest
 from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id
 from runner.lint import read_plan
@@ -80,7 +79,7 @@ def new_run(
     takeover: Takeover | None = None,
     ledger: str | None = None,
     trusted_roles: Sequence[str] = (),
-    past: Callable[[Sequence[PreviousRun]], None] | None = None,
+    previous_runs: PreviousRuns | None = None,
     chosen: bool = False,
     require_ledger: bool = False,
     ledger_first: bool = False,
@@ -88,21 +87,20 @@ def new_run(
     """Build a run on a real server; nothing happens before its `execute`. Steps `left_out` are not selected.
 
     `previous_state` and `takeover` resume a run: see `Run`; `history` are its events so far. `ledger` is the schema of
-    the ledger, None for no ledger; `trusted_roles` may own it besides the session's role and superusers. `past` is
-    called once with the previous runs of the plan that the ledger contains. `chosen`, `require_ledger` and
+    the ledger, None for no ledger; `trusted_roles` may own it besides the session's role and superusers. The previous
+    runs of the plan that the ledger contains are added to `previous_runs`. `chosen`, `require_ledger` and
     `ledger_first`: see `Run`.
     """
     context = RunContext(
         run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
     )
-    wanted = None if past is None else PreviousRunsRequest(plan=plan.name, receive=past)
     roles = takeover.roles if takeover is not None else ()
     gateway = PgGateway(
         dsn,
         run_id,
         ledger_schema=ledger,
         trusted_roles=trusted_roles,
-        past=wanted,
+        previous_runs=previous_runs,
         roles=roles,
         ledger_first=ledger_first,
     )

@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from runner.engine.ports import PreviousRun
+from runner.engine.ports import MOST_PREVIOUS_RUNS, PreviousRun
 from runner.gateway.ledger.storage import VERSION, distrust_statement, read, read_event, why_ignored
 from runner.gateway.session import Reply, Row, Statement
 from runner.structs import Struct
@@ -80,17 +80,6 @@ def missing(known: Sequence[Known], journal: Sequence[EventKey]) -> Iterator[tup
         yield from zip(waiting, range(before + 1, before + 1 + len(waiting)), strict=True)
 
 
-#: The number of previous runs to read: the latest ones.
-MOST = 20
-
-
-class PreviousRunsRequest(Struct, frozen=True, kw_only=True):
-    """A plan whose previous runs are wanted, and the function that receives them."""
-
-    plan: str
-    receive: Callable[[Sequence[PreviousRun]], None]
-
-
 class QuerySession(Protocol):
     """A session for queries. ServerLostError if it breaks."""
 
@@ -106,7 +95,10 @@ class QuerySession(Protocol):
 async def read_previous_runs(session: QuerySession, plan: str) -> tuple[PreviousRun, ...]:
     """Return the last finished runs of a plan, the oldest first; none if the ledger does not answer within a second."""
     *_, reply, _ = replies = await session.run_together(
-        ("begin", ()), ("ledger_short_limits", ()), ("ledger_previous_runs", (plan, str(MOST))), ("commit", ())
+        ("begin", ()),
+        ("ledger_short_limits", ()),
+        ("ledger_previous_runs", (plan, str(MOST_PREVIOUS_RUNS))),
+        ("commit", ()),
     )
     if any(one.error is not None for one in replies):
         await session.run(("rollback", ()))

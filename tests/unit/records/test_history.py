@@ -9,11 +9,11 @@ import pytest
 
 from runner.engine.event_json import to_json
 from runner.engine.fold import apply
-from runner.engine.ports import PreviousRun
+from runner.engine.ports import MOST_PREVIOUS_RUNS, PreviousRun, PreviousRuns
 from runner.engine.simulation import AttemptScript
 from runner.engine.state import RunState, initial_state
 from runner.plan.model import Plan
-from runner.records.summaries import MOST, durations, previous_runs
+from runner.records.summaries import durations, previous_runs
 from runner.reports.report_kinds import report_text
 from runner.reports.worker_activity import estimate
 from tests.unit.plays import plan, play, step
@@ -32,12 +32,12 @@ def recorded(root: Path, run_id: str, start: float) -> None:
 
 
 def test_past_runs_of_the_plan_are_found_the_oldest_first(tmp_path: Path) -> None:
-    for number in range(MOST + 3):
+    for number in range(MOST_PREVIOUS_RUNS + 3):
         recorded(tmp_path, f"run-{number:02d}", AT + 100 * number)
     (tmp_path / "damaged").mkdir()
     (tmp_path / "damaged" / "events.jsonl").write_text("{}\nnothing\n{}\n", encoding="utf-8")
-    found = previous_runs(tmp_path, PLAN.name, AT + 100 * (MOST + 2))
-    assert [run.run for run in found] == [f"run-{number:02d}" for number in range(2, MOST + 2)]
+    found = previous_runs(tmp_path, PLAN.name, AT + 100 * (MOST_PREVIOUS_RUNS + 2))
+    assert [run.run for run in found] == [f"run-{number:02d}" for number in range(2, MOST_PREVIOUS_RUNS + 2)]
     assert found[0].steps == {"a": (3.0, "succeeded"), "b": (1.0, "succeeded"), "c": (1.0, "succeeded")}
     assert previous_runs(tmp_path, "another", AT * 2) == ()
     assert previous_runs(tmp_path / "nowhere", PLAN.name, AT * 2) == ()
@@ -87,3 +87,17 @@ def test_what_is_left_is_the_longest_chain_or_all_work(
 def test_what_is_left_is_all_work_where_slots_are_few() -> None:
     steps = [step(f"s{number}") for number in range(10)]
     assert estimate(at_second(plan(*steps, slots=2), 0.0), AT, lambda _: 2.0) == 10.0
+
+
+def test_runs_of_the_ledger_join_those_of_the_journals_once_and_only_before_this_run() -> None:
+    def run(name: str, at: float) -> PreviousRun:
+        return PreviousRun(run=name, started_at=at, steps={"a": (1.0, "succeeded")})
+
+    history = PreviousRuns("plan", before=100.0, runs=[run("b", 20.0)])
+    history.add([run("b", 21.0), run("later", 100.0)])
+    assert (history.runs, history.added) == ((run("b", 20.0),), False)
+    history.add([run("c", 30.0), run("a", 10.0)])
+    assert [one.run for one in history.runs] == ["a", "b", "c"]
+    assert history.added
+    history.add([run(f"r{number}", 40.0 + number) for number in range(MOST_PREVIOUS_RUNS)])
+    assert [one.run for one in history.runs] == [f"r{number}" for number in range(MOST_PREVIOUS_RUNS)]
