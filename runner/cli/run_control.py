@@ -214,7 +214,7 @@ _MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)
 class RunSetup(Struct, frozen=True, kw_only=True):
     """All that a run needs to start or to resume; `ledger` is the schema of the ledger, None for no ledger.
 
-    To resume, `history` are the events so far, `earlier` is the state after them, and `takeover` has the options.
+    To resume, `history` are the events so far, `previous_state` the state after them, and `takeover` the options.
     """
 
     plan: Plan
@@ -230,7 +230,7 @@ class RunSetup(Struct, frozen=True, kw_only=True):
     ledger: str | None = None
     trusted_roles: tuple[str, ...] = ()
     history: tuple[Event, ...] = ()
-    earlier: RunState | None = None
+    previous_state: RunState | None = None
     takeover: Takeover | None = None
     chosen: bool = False
     require_ledger: bool = False
@@ -248,7 +248,7 @@ class RunSetup(Struct, frozen=True, kw_only=True):
             left_out=ready.left_out,
             chosen=ready.chosen,
             history=ready.history,
-            earlier=ready.previous_state,
+            previous_state=ready.previous_state,
             takeover=ready.takeover,
             **given,
         )
@@ -301,9 +301,9 @@ def execute_run(setup: RunSetup, clock: Clock) -> int:
 def _execute_run(setup: RunSetup, clock: Clock) -> int:
     history = _history(setup, clock.now())
     reports = [open_report(kind, path, setup.run_id, history) for kind, path in setup.reports]
-    if setup.earlier is not None:
+    if setup.previous_state is not None:
         for event, report in itertools.product(setup.history, reports):
-            report.handle(event, setup.earlier)
+            report.handle(event, setup.previous_state)
     poll = WorkerPoll(history)
     progress = setup.progress.sinks(
         setup.run_id, poll, setup.history, stdout=all(path != STDOUT for _, path in setup.reports)
@@ -322,7 +322,7 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
             sinks=sinks,
             left_out=setup.left_out,
             history=setup.history,
-            previous_state=setup.earlier,
+            previous_state=setup.previous_state,
             takeover=setup.takeover,
             chosen=setup.chosen,
             require_ledger=setup.require_ledger,
@@ -375,7 +375,7 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
         event="summary",
         run=setup.run_id,
         exit_code=result.exit_code,
-        resumed=setup.earlier is not None,
+        resumed=setup.previous_state is not None,
         counts={str(state): number for state, number in result.state.counts().items()},
         duration=round(result.state.took_before + clock.now() - (result.state.started_at or began), 3),
     )

@@ -39,7 +39,7 @@ def test_a_server_that_is_ready(jobplan: Jobplan, db: Database) -> None:
     assert ran.out.splitlines()[-1].endswith("ready.") or "warning" in ran.out.splitlines()[-1]
 
 
-def test_every_fault_of_a_role_is_mended_by_what_is_said(jobplan: Jobplan, db: Database, patient: str) -> None:
+def test_every_fault_of_a_role_is_fixed_by_the_printed_statement(jobplan: Jobplan, db: Database, patient: str) -> None:
     db.run(f"ALTER ROLE {ROLE} SET default_transaction_read_only = on")
     db.run(f"ALTER ROLE {ROLE} CONNECTION LIMIT 2")
     found = checks(jobplan, patient, code=4)

@@ -70,9 +70,7 @@ def test_a_schema_that_another_role_has_prepared_is_named(jobplan: Jobplan, db: 
     assert ledger_check(jobplan, db, JOBPLAN_LEDGER_SCHEMA="another")["level"] == "ok"
 
 
-def test_a_role_that_may_not_see_a_ledger_is_told_of_its_owner_all_the_same(
-    jobplan: Jobplan, db: Database, owner: Database
-) -> None:
+def test_a_role_without_access_to_a_ledger_sees_its_owner(jobplan: Jobplan, db: Database, owner: Database) -> None:
     assert jobplan("ledger", "install", "--dsn", owner.dsn).code == 0
     db.run("DROP ROLE IF EXISTS outsider")
     db.run("CREATE ROLE outsider LOGIN; GRANT pgbackground_role TO outsider")

@@ -88,7 +88,7 @@ def test_without_explain_privileges_are_not_known(jobplan: Jobplan, db: Database
     assert "--no-explain" in ran.out
 
 
-def test_what_somebody_has_locked_is_not_waited_for(jobplan: Jobplan, db: Database) -> None:
+def test_a_dry_run_does_not_wait_for_a_locked_table(jobplan: Jobplan, db: Database) -> None:
     db.run("CREATE TABLE busy (id int)")
     plan = jobplan.plan("- {id: read, sql: SELECT * FROM busy}\n- {id: shrink, sql: VACUUM busy}")
     with psycopg.connect(db.dsn) as other:

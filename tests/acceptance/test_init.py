@@ -63,7 +63,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert readme.read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "plans").write_text("a file")
     done = jobplan("init", cwd=tmp_path)
     assert done.returncode == 2

@@ -50,7 +50,7 @@ def test_from_install_to_remove(jobplan: Jobplan, done: Database) -> None:
     assert done.column("SELECT nspname FROM pg_namespace WHERE nspname = 'jobplan'") == []
 
 
-def test_without_a_ledger_nobody_speaks_of_it_unless_asked(jobplan: Jobplan, done: Database) -> None:
+def test_without_a_ledger_it_is_mentioned_only_with_verbose(jobplan: Jobplan, done: Database) -> None:
     ran = jobplan("run", jobplan.plan(STEPS), "--dsn", done.dsn)
     assert ran.code == 0
     assert "ledger" not in ran.err
@@ -188,9 +188,7 @@ def lines(folder: Path, run: str) -> list[str]:
 
 
 @pytest.mark.parametrize("lost", ["seq >= (SELECT seq FROM jobplan.events WHERE event = 'step_expanded')", "true"])
-def test_whoever_goes_on_where_the_journal_is_writes_what_the_ledger_lacks(
-    jobplan: Jobplan, done: Database, lost: str
-) -> None:
+def test_a_resume_with_the_journal_writes_what_the_ledger_lacks(jobplan: Jobplan, done: Database, lost: str) -> None:
     """A runner that was killed has told its journal more than the ledger; or the ledger was made only later."""
     env = {"JOBPLAN_DSN": done.dsn}
     assert jobplan("ledger", "install", env=env).code == 0

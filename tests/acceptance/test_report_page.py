@@ -150,7 +150,7 @@ def test_hostile_and_long_text_is_only_text(opened: Opened) -> None:
     assert opened.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_the_timeline_zooms_and_tells_what_is_under_the_pointer(opened: Opened) -> None:
+def test_the_timeline_zooms_and_describes_what_is_under_the_pointer(opened: Opened) -> None:
     bar = opened.page.locator('#gantt g[data-step="wide"] rect').first
     before = _width(bar)
     opened.page.get_by_role("button", name="Zoom in").click()

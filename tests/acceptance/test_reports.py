@@ -56,13 +56,13 @@ def test_reports_do_not_overwrite_the_plan_or_one_another(jobplan: Jobplan) -> N
     assert (ran.code, "would overwrite a" in ran.err) == (2, True)
 
 
-def test_an_unknown_kind_is_told_with_those_that_there_are(jobplan: Jobplan) -> None:
+def test_an_unknown_kind_is_reported_with_the_known_kinds(jobplan: Jobplan) -> None:
     ran = jobplan("run", jobplan.plan("- {id: a, sql: SELECT 1}"), "--report", "pdf=a.pdf")
     assert ran.code == 2
     assert "there is no kind 'pdf'; the kinds are jsonl, junit, markdown, html, prometheus" in ran.err
 
 
-def test_a_report_that_cannot_be_written_is_told_before_anything_runs(jobplan: Jobplan, db: Database) -> None:
+def test_a_report_that_cannot_be_written_is_refused_before_the_run(jobplan: Jobplan, db: Database) -> None:
     plan = jobplan.plan("- {id: a, sql: CREATE TABLE ran ()}")
     ran = jobplan("run", plan, "--dsn", db.dsn, "--report", "html=nowhere/a.html")
     assert ran.code == 4
@@ -98,7 +98,7 @@ def test_graph_needs_no_values_of_parameters(jobplan: Jobplan) -> None:
     assert '"a" [label="a"]' in ran.out
 
 
-def test_graph_of_an_invalid_plan_tells_what_is_wrong(jobplan: Jobplan) -> None:
+def test_graph_of_an_invalid_plan_reports_what_is_wrong(jobplan: Jobplan) -> None:
     ran = jobplan("graph", jobplan.plan("- {id: a, sql: SELECT 1, needs: [b]}"))
     assert ran.code == 3
     assert "b" in ran.err

@@ -193,7 +193,7 @@ def test_while_one_resume_runs_another_is_refused(jobplan: Jobplan, done: Databa
     assert not done.workers()
 
 
-def test_what_failed_is_run_again_with_a_plan_that_was_mended(jobplan: Jobplan, done: Database) -> None:
+def test_a_failed_step_runs_again_with_a_corrected_plan(jobplan: Jobplan, done: Database) -> None:
     steps = """
         - {{id: good, sql: "INSERT INTO done VALUES ('good')"}}
         - {{id: bad, sql: "{}", needs: [good]}}
@@ -414,7 +414,7 @@ def test_a_journal_without_a_whole_line_may_be_one_that_was_damaged(
 
 
 @pytest.mark.parametrize("damage", ["half a line", "a byte", "a value", "no plan", "another plan"])
-def test_a_damaged_journal_says_how_the_run_is_gone_on_with(jobplan: Jobplan, done: Database, damage: str) -> None:
+def test_the_error_of_a_damaged_journal_names_how_to_resume(jobplan: Jobplan, done: Database, damage: str) -> None:
     assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
     assert jobplan("run", jobplan.plan("- {id: bad, sql: SELECT 1/0}"), "--dsn", done.dsn).code == 1
     (events,) = (jobplan.folder / ".jobplan" / "runs").glob("*/events.jsonl")
@@ -441,7 +441,7 @@ def test_a_damaged_journal_says_how_the_run_is_gone_on_with(jobplan: Jobplan, do
     assert again.code == 0, again.err
 
 
-def test_what_was_let_go_of_and_stopped_is_not_said_to_live_on(jobplan: Jobplan, done: Database) -> None:
+def test_a_detached_worker_that_was_cancelled_is_not_reported_as_running(jobplan: Jobplan, done: Database) -> None:
     plan = jobplan.plan("""
         - {id: away, sql: SELECT pg_sleep(60), on_finish: detach}
         - {id: bad, sql: SELECT count(*) FROM missing}

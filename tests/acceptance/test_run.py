@@ -19,7 +19,9 @@ PLANS = ROOT / "plans"
 EVENTS_SCHEMA = json.loads((ROOT / "schemas" / "events-v1.schema.json").read_text(encoding="utf-8"))
 
 
-def test_the_quickstart_runs_and_says_how_to_follow_and_to_stop_what_lives_on(jobplan: Jobplan, db: Database) -> None:
+def test_the_quickstart_runs_and_prints_how_to_follow_and_cancel_running_workers(
+    jobplan: Jobplan, db: Database
+) -> None:
     ran = jobplan("run", PLANS / "quickstart.yaml", "--dsn", db.dsn, "--param", "orders=1000")
     assert (ran.code, ran.out) == (0, "")
     assert "fill_orders: started (timeout 2m00s)" in ran.lines

@@ -17,7 +17,7 @@ def line_of(ran: Ran, step: str) -> str:
     return next(line for line in reversed(ran.lines) if line.startswith(f"{step}: "))
 
 
-def test_raised_timed_out_refused_a_lock_and_terminated_are_told_apart(jobplan: Jobplan, db: Database) -> None:
+def test_raised_timed_out_refused_a_lock_and_terminated_are_distinguished(jobplan: Jobplan, db: Database) -> None:
     db.run("CREATE TABLE locked (id int)")
     plan = jobplan.plan(
         """

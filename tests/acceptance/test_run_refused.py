@@ -149,7 +149,9 @@ def test_a_disk_that_fills_under_the_report_is_said_and_costs_the_exit_code(jobp
 
 
 @pytest.mark.parametrize("redirection", ["2>&-", "2>/dev/full", ">&- 2>&- <&-", "2>&1 | true", "2> >(true)"])
-def test_nobody_reads_and_the_run_goes_on_and_says_the_truth(jobplan: Jobplan, db: Database, redirection: str) -> None:
+def test_without_a_reader_the_run_continues_and_its_exit_code_is_true(
+    jobplan: Jobplan, db: Database, redirection: str
+) -> None:
     db.run("CREATE TABLE done (step text)")
     plan = jobplan.plan("""
         - {id: first, sql: "INSERT INTO done SELECT 'first' FROM pg_sleep(0.3)"}

@@ -143,7 +143,7 @@ def test_a_dry_run_looks_into_the_schema_of_each_item(jobplan: Jobplan, db: Data
     assert said.count("there is no relation t in ") == 1
 
 
-def test_a_dry_run_tells_which_value_the_server_refuses(jobplan: Jobplan, db: Database) -> None:
+def test_a_dry_run_reports_which_value_the_server_refuses(jobplan: Jobplan, db: Database) -> None:
     db.run("CREATE TABLE t (x int)")
     plan = jobplan.plan(
         """

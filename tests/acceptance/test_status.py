@@ -142,7 +142,7 @@ def test_a_living_runner_reports_by_whom_it_was_cancelled(jobplan: Jobplan, db: 
     db.until_workers()
 
 
-def test_one_step_is_cancelled_and_the_run_goes_on(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+def test_one_step_is_cancelled_and_the_run_continues(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
     plan = jobplan.plan(
         """
         - {id: slow, sql: SELECT pg_sleep(240), retry: {max_attempts: 3, delay: 1s}}
@@ -195,7 +195,7 @@ def test_a_step_between_two_attempts_is_cancelled(jobplan: Jobplan, db: Database
     assert "cancelled the step before attempt 2" in ran.err
 
 
-def test_a_cancelled_create_index_concurrently_is_told_with_what_repairs_it(
+def test_a_cancelled_create_index_concurrently_is_reported_with_its_repair(
     jobplan: Jobplan, db: Database, on_call: OnCall
 ) -> None:
     db.run("CREATE TABLE t (i int)")
@@ -310,7 +310,7 @@ def test_unknown_runs_servers_and_durations(on_call: OnCall, jobplan: Jobplan, d
         assert f"jobplan resume {run} --dsn " in gone.err
 
 
-def test_watch_looks_again_until_the_run_has_gone(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+def test_watch_polls_until_the_run_has_ended(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
     started = jobplan.start(
         "run", jobplan.plan("- {id: one, sql: SELECT pg_sleep(240)}", defaults=PATIENT), "--dsn", db.dsn
     )
@@ -335,7 +335,7 @@ def test_watch_looks_again_until_the_run_has_gone(jobplan: Jobplan, db: Database
     assert reading.ended().out.rstrip().endswith(f": nothing of run {run} lives here any longer")
 
 
-def test_a_worker_that_is_blocked_by_somebody_names_them(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+def test_a_blocked_worker_names_the_blocking_session(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
     db.run("CREATE TABLE t (i int)")
     with psycopg.connect(db.dsn, application_name="the app") as other:
         other.execute("LOCK TABLE t IN SHARE MODE")
@@ -354,7 +354,7 @@ def test_a_worker_that_is_blocked_by_somebody_names_them(jobplan: Jobplan, db: D
     assert started.ended().code == 0
 
 
-def test_beside_its_record_a_run_needs_no_connection_and_tells_more(jobplan: Jobplan, db: Database) -> None:
+def test_with_its_record_a_run_needs_no_connection_and_shows_more(jobplan: Jobplan, db: Database) -> None:
     db.run("SELECT pg_advisory_lock(1)")
     plan = jobplan.plan(
         """

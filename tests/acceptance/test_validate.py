@@ -65,7 +65,7 @@ def test_every_plan_in_the_repository_is_valid() -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_every_problem_of_every_plan_is_told(plan: Callable[..., Path]) -> None:
+def test_every_problem_of_every_plan_is_reported(plan: Callable[..., Path]) -> None:
     good, bad, warned = plan(GOOD, "good.yaml"), plan(BAD, "bad.yaml"), plan(WARNED, "warned.yaml")
     unused = "`ignore=JP300` has no effect: the rule has no finding here"
     done = jobplan("validate", bad, good, warned)
@@ -189,7 +189,7 @@ def test_a_folder_and_a_file_that_is_not_there(tmp_path: Path) -> None:
     assert "nothing.yaml:1:1: error JP001: the file cannot be read: No such file or directory" in done.stdout
 
 
-def test_a_reader_that_leaves_is_not_told_of_it(plan: Callable[..., Path]) -> None:
+def test_a_closed_pipe_causes_no_message(plan: Callable[..., Path]) -> None:
     steps = "".join(f"  - id: s{number}\n    sql: SELEC 1\n" for number in range(2_000))
     command = [sys.executable, "-m", "runner", "validate", str(plan(f"{HEAD}steps:\n{steps}"))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment())

@@ -69,7 +69,7 @@ async def test_two_workers_of_one_name_are_adopted_as_two_by_a_resume(
                 if known == "observed":
                     apply(state, ev.AttemptRunning(at=then, step=name, attempt=1, worker=seen[name]))
             run, record = new_run(
-                p, PgGateway(database, RUN), run_id=RUN, clock=clock, earlier=state, takeover=Takeover()
+                p, PgGateway(database, RUN), run_id=RUN, clock=clock, previous_state=state, takeover=Takeover()
             )
             task = asyncio.create_task(run.execute())
             await until(lambda: record.of(ev.RunResumed) or task.done())

@@ -20,5 +20,5 @@ from runner.records.run_folders import DEFAULT_ROOT
         (DEFAULT_ROOT, "postgresql://u@h/d", ("--mark", "a=…"), "--dsn 'user=u dbname=d host=h' --mark 'a=…'"),
     ],
 )
-def test_it_says_where_if_somebody_has_said_so(journal: Path, dsn: str, more: tuple[str, ...], written: str) -> None:
+def test_it_contains_the_given_journal_and_server(journal: Path, dsn: str, more: tuple[str, ...], written: str) -> None:
     assert written_out("resume", "R", journal=journal, dsn=dsn, more=more).endswith(written)

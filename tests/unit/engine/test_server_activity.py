@@ -121,9 +121,11 @@ def test_a_run_is_found_by_its_beginning() -> None:
     runs = read_runs([worker(1, "a"), worker(2, "a", run="260131-zz"), worker(3, "a", run="260131-zzzzzz")], [], [])
     assert find_run(runs, "260131-k").run == RUN
     assert find_run(runs, "260131-zz").run == "260131-zz"
-    with pytest.raises(UsageError, match=r"'260131' begins more than one .* 260131-k7f3qz, 260131-zz, 260131-zzzzzz"):
+    with pytest.raises(
+        UsageError, match=r"'260131' is the beginning of more than one run .* 260131-k7f3qz, 260131-zz, 260131-zzzzzz"
+    ):
         find_run(runs, "260131")
-    with pytest.raises(UsageError, match=r"no run 'x' lives .* There are: 260131-k7f3qz, "):
+    with pytest.raises(UsageError, match=r"no run 'x' is active .* There are: 260131-k7f3qz, "):
         find_run(runs, "x")
     with pytest.raises(UsageError, match="No jobplan session is active there"):
         find_run((), "x")

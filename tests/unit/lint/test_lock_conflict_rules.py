@@ -125,7 +125,7 @@ def test_a_deadlock_names_what_each_has_and_wants() -> None:
     )
 
 
-def test_instances_are_told_as_such() -> None:
+def test_instances_are_reported_as_such() -> None:
     each = ForEach(as_="n", items=(1, 2))
     ((message, hint),) = messages(step("a", "TRUNCATE x", for_each=each))
     assert message.startswith("instances of `a` can run at the same time and exclude each other on x (TRUNCATE: ACCESS")
@@ -146,13 +146,13 @@ def test_every_rule_takes_its_share_however_often_it_is_asked() -> None:
 # --- many pairs -------------------------------------------------------------------------------------------------------
 
 
-def test_only_some_pairs_of_a_relation_are_told_and_the_rest_is_counted() -> None:
+def test_only_some_pairs_of_a_relation_are_reported_and_the_rest_is_counted() -> None:
     found = messages(*(step(f"s{n}", "TRUNCATE x") for n in range(40)))
     assert len(found) == MAX_REPORTED + 1
     assert found[-1] == (f"{40 * 39 // 2 - MAX_REPORTED} more pairs of steps do the same on x", None)
 
 
-def test_a_pair_is_told_once_with_the_worst() -> None:
+def test_a_pair_is_reported_once_with_the_worst_outcome() -> None:
     build = "CREATE INDEX CONCURRENTLY ON x (a)"
     found = find_contention(read_subject(plan(step("a", build), step("b", "ANALYZE x; TRUNCATE y; ANALYZE y"))))
     assert [meeting.outcome for meeting in found] == [ContentionResult.FAILURE]

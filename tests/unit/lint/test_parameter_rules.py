@@ -60,7 +60,7 @@ def step(sql: str, **keys: str) -> str:
         ("DELETE FROM t WHERE run = 'x :''run.id'' y'", "`:''run.id''` stands in a string", "|| :'run.id' ||"),
     ],
 )
-def test_a_parameter_that_is_not_replaced_is_told_with_the_form_that_works(
+def test_a_parameter_that_is_not_replaced_is_reported_with_the_form_that_works(
     tmp_path: Path, sql: str, message: str, hint: str
 ) -> None:
     ((code, said, advised),) = found(tmp_path, step(sql))
@@ -132,7 +132,7 @@ def test_an_item_in_a_body_is_not_replaced_and_not_unused(tmp_path: Path) -> Non
     assert (code, "app.i: \":'i'\"" in (hint or "")) == ("JP306", True)
 
 
-def test_what_nothing_uses_is_told_where_it_is_declared(tmp_path: Path) -> None:
+def test_an_unused_parameter_is_reported_where_it_is_declared(tmp_path: Path) -> None:
     head = HEAD.replace("w = :'who'", "w = 'x'").replace(" AND w", " AND :days > 0 AND w")
     assert found(tmp_path, "", head) == [
         ("JP382", "nothing uses the parameter `who`", "use it, or remove its declaration")

@@ -102,13 +102,13 @@ def test_warnings_leave_a_plan_that_runs(tmp_path: Path) -> None:
     assert read_plan(path) == loaded.plan
 
 
-def test_syntax_is_told_together_with_other_errors(tmp_path: Path) -> None:
+def test_syntax_is_reported_together_with_other_errors(tmp_path: Path) -> None:
     text = _HEAD + 'steps:\n  - {id: a, sql: SELEC 1, needs: [b]}\n  - {id: c, sql: "SELECT \'x :y"}\n'
     codes = [problem.code for problem in load_plan(write(tmp_path, text)).problems]
     assert codes == ["JP300", "JP202", "JP222"]
 
 
-def test_what_sql_tells_by_itself_is_told_together_with_other_errors(tmp_path: Path) -> None:
+def test_findings_from_sql_alone_are_reported_together_with_other_errors(tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     file.write_text(
         "version: 1\nname: p\nbudget: {slots: 1}\ndefaults: {timeout: 1m, on_finish: wait}\nsteps:\n"

@@ -76,7 +76,7 @@ def test_a_comment_outside_the_steps_is_about_the_plan(tmp_path: Path) -> None:
     assert found(tmp_path, requires + step) == ["3:JP300", "5:JP300"]
 
 
-def test_an_unused_comment_is_told(tmp_path: Path) -> None:
+def test_an_unused_comment_is_reported(tmp_path: Path) -> None:
     text = "steps:\n  - id: a  # jobplan: ignore=JP300\n    sql: VACUUM\n"
     assert found(tmp_path, text) == ["2:JP901"]
 
@@ -105,7 +105,7 @@ def test_one_code_of_a_comment_can_be_unused(tmp_path: Path) -> None:
         ("ignore=", "the comment names no code to ignore", "write `# jobplan: ignore=JP341`"),
     ],
 )
-def test_a_comment_that_names_no_rule_is_told(tmp_path: Path, comment: str, message: str, hint: str) -> None:
+def test_a_comment_that_names_no_rule_is_reported(tmp_path: Path, comment: str, message: str, hint: str) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(f"{_HEAD}steps:\n  - id: a  # jobplan: {comment}\n    sql: VACUUM\n")
     (problem,) = load_plan(path).problems

@@ -120,7 +120,7 @@ def test_codes_and_names_are_unique() -> None:
         ("sight", replace(HEALTHY, sees_all=False), "warning", "hidden", 'GRANT pg_read_all_stats TO "batch";'),
     ],
 )
-def test_what_is_wrong_is_found_and_mended(name: str, facts: ServerFacts, level: str, found: str, mend: str) -> None:
+def test_each_fault_is_found_with_its_fix(name: str, facts: ServerFacts, level: str, found: str, mend: str) -> None:
     outcomes = examine(facts, Demand(slots=4, reserve=2))
     this = next(one.outcome for one in outcomes if one.check.name == name)
     assert (this.level, found in this.found, mend in this.mend) == (level, True, True), this

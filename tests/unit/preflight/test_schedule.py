@@ -195,7 +195,7 @@ def journal(folder: Path, run: str, plan_name: str, seconds: float, state: str =
     path.write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"torn', encoding="utf-8")
 
 
-def test_journals_tell_how_long_steps_took(tmp_path: Path) -> None:
+def test_durations_come_from_journals(tmp_path: Path) -> None:
     journal(tmp_path, "one", "nightly", 10)
     journal(tmp_path, "two", "nightly", 20)
     journal(tmp_path, "other", "weekly", 50)

@@ -63,7 +63,7 @@ def test_what_is_about_the_server_has_no_line_of_the_plan() -> None:
     assert lines(result(problems=(problem,)))[0] == "server: error JP503: extension: none (CREATE EXTENSION)"
 
 
-def test_instances_of_which_the_same_is_to_be_said_are_told_once() -> None:
+def test_instances_with_the_same_remarks_are_shown_once() -> None:
     why = ("shop.events: created by step `table`",)
     items = [statement("make", instance=f"make[{n}]", coverage=Coverage.NOT, why=why) for n in range(8)]
     text = "\n".join(lines(result(*items)))

@@ -86,7 +86,7 @@ def test_it_is_only_done_in_github_actions(environment: dict[str, str], there: b
     assert (from_environment(environment, io.StringIO(), RUN) is not None) == there
 
 
-def test_an_output_that_nobody_takes_does_not_end_the_run() -> None:
+def test_an_output_that_cannot_be_written_does_not_end_the_run() -> None:
     stream = io.StringIO()
     stream.close()
     sink = GithubActions(stream, RUN, summary=None)
@@ -95,7 +95,7 @@ def test_an_output_that_nobody_takes_does_not_end_the_run() -> None:
     assert stream.closed
 
 
-def test_the_summary_of_a_run_that_was_taken_up_has_what_happened_before(tmp_path: Path) -> None:
+def test_the_summary_of_a_resumed_run_includes_the_previous_runner(tmp_path: Path) -> None:
     a_plan, events = everything()
     state = initial_state(a_plan)
     for event in events[:20]:

@@ -62,7 +62,7 @@ def test_verbose_is_every_event() -> None:
     assert lines[-2]["level"] == "error"
 
 
-def test_a_reader_that_has_gone_does_not_end_the_run() -> None:
+def test_a_closed_stream_does_not_end_the_run() -> None:
     stream = io.StringIO()
     a_plan, events = everything()
     log = JsonLog(stream, RUN)

@@ -80,7 +80,7 @@ def test_who_holds_a_lock_is_not_cut_off_where_the_line_ends() -> None:
     assert found[4] == "      12.0s"
 
 
-def test_iterations_and_attempts_are_told() -> None:
+def test_iterations_and_attempts_are_shown() -> None:
     a_plan = plan(step("again", repeat=Repeat(max_iterations=9)))
     state = at_second(a_plan, 2.5, again=[AttemptScript(duration=1.0, row_count=1)])
     assert lines(state)[2].endswith("iteration 3 of at most 9")
@@ -100,7 +100,7 @@ def test_a_step_that_is_tried_again_says_when() -> None:
     assert lines(state)[2] == "  again: next attempt in 7.0s"
 
 
-def test_the_bar_tells_the_estimate_while_something_is_left() -> None:
+def test_the_bar_shows_the_estimate_while_steps_are_left() -> None:
     view = View(state=small(), run_id=RUN, now=AT + 3.0, workers={}, estimate=75.0)
     assert frame(view, 80, 24)[1].plain.endswith(" 1/4  1 succeeded  about 1m15s left")
 
@@ -212,7 +212,7 @@ def _failed() -> ev.Event:
     return ev.StepFinished(at=AT + 3, step="over", state="failed", error=error)
 
 
-def test_a_terminal_that_has_gone_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_closed_terminal_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = _Terminal(monkeypatch)
     state = small()
     live = Live(terminal, RUN, color=False)

@@ -301,7 +301,7 @@ def test_every_command_on_the_page_is_understood(command: str) -> None:
 
 
 @pytest.mark.parametrize("statement", sorted({text for text in CODE.findall(PAGE) if text.endswith(";")}))
-def test_every_repair_on_the_page_is_the_one_that_is_told(statement: str) -> None:
+def test_every_repair_on_the_page_is_the_one_that_is_printed(statement: str) -> None:
     said_here = "\n".join(said())
     if statement.startswith("GRANT"):
         assert statement.split()[1] in said_here

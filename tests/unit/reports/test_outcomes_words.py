@@ -88,7 +88,7 @@ def _state(of: Plan, events: list[ev.Event]) -> RunState:
     return state
 
 
-async def test_an_old_journal_tells_what_was_committed_without_saying_so() -> None:
+async def test_committed_is_derived_from_an_old_journal_without_that_field() -> None:
     p = plan(step("a", "insert", expect=Expect(rows_min=1)), step("b", "fails"))
     gateway = FakeGateway(scripts={"insert": Script(command_tag="INSERT", row_count=0), "fails": FAILS})
     _, record = await execute(p, gateway)
@@ -126,7 +126,7 @@ async def test_what_a_step_has_left_is_still_its_own_after_a_resumption() -> Non
     ]
     assert any("left behind so far: index public.i of public.t is INVALID" in line for line in lines)
     state = _state(p, record.events)
-    _, again = await execute(p, gateway, run_id="260101-abcdef", earlier=state, takeover=Takeover(by="ann"))
+    _, again = await execute(p, gateway, run_id="260101-abcdef", previous_state=state, takeover=Takeover(by="ann"))
     assert [len(end.leftovers) for end in again.ends("a")] == [1, 1]
 
 

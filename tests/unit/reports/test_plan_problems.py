@@ -104,7 +104,7 @@ def test_a_plan_is_summed_up(steps: int | None, severities: list[str], expected:
     assert summary(PlanVerdict(file="a.yaml", steps=steps, problems=problems)) == expected
 
 
-def test_a_problem_in_a_shared_file_is_told_once() -> None:
+def test_a_problem_in_a_shared_file_is_reported_once() -> None:
     verdicts = [PlanVerdict(file=name, steps=None, problems=(problem(),)) for name in ("a", "b")]
     assert distinct(verdicts) == [problem()]
 

@@ -104,7 +104,7 @@ def test_a_heartbeat_of_a_run_that_waits_says_so() -> None:
     assert heartbeat(two_steps(), AT) == "running: nothing; queued: nothing"
 
 
-def test_somebody_elses_cancel_is_told_from_ours() -> None:
+def test_a_cancel_from_outside_is_distinguished_from_ours() -> None:
     story = Story(two_steps())
     story.tell(run_started(), ev.StepReady(at=AT, step="a"), launching("a"))
     error = ev.ErrorDetails(message="canceling statement due to user request", sqlstate="57014")
@@ -136,7 +136,7 @@ def test_an_unknown_outcome_says_who_had_asked_for_the_end() -> None:
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), None])
-def test_a_reader_that_has_gone_ends_the_lines_and_not_the_run(stream: io.StringIO | None) -> None:
+def test_a_closed_stream_ends_the_lines_and_not_the_run(stream: io.StringIO | None) -> None:
     state = two_steps()
     broken = stream or _Full()
     sink = Plain(broken, RUN)
@@ -163,7 +163,7 @@ def test_an_error_is_one_line() -> None:
     assert error_text(error) == "no such table (SQLSTATE 42P01) Key (a)=(1) Create it."
 
 
-def test_the_last_line_has_no_commands_when_nothing_lives_on() -> None:
+def test_the_last_line_has_no_commands_without_running_workers() -> None:
     state = two_steps()
     story = Story(state)
     story.tell(run_started(), *(ev.StepSkipped(at=AT, step=key, reason=ev.SkipReason.CONDITION) for key in "ab"))

@@ -45,12 +45,12 @@ def test_a_live_report_and_a_recorded_one_are_the_same(kind: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_place_that_cannot_be_written_to_is_told_before_the_run(kind: str, tmp_path: Path) -> None:
+def test_a_place_that_cannot_be_written_to_is_refused_before_the_run(kind: str, tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="cannot be written: No such file"):
         open_report(kind, tmp_path / "nowhere" / "report", RUN)
 
 
-def test_a_place_that_is_lost_meanwhile_is_told_at_the_end(tmp_path: Path) -> None:
+def test_a_place_that_is_lost_during_the_run_is_reported_at_the_end(tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     a_plan, events = everything()

@@ -63,7 +63,7 @@ def test_junit_is_read_back_by_a_parser(report: RunReport) -> None:
     assert suite._elem.find("properties/property[@name='param.keep']").get("value") == "9"
 
 
-def test_junit_tells_an_error_with_its_details() -> None:
+def test_junit_has_an_error_with_its_details() -> None:
     details = ev.ErrorDetails(
         message="duplicate key", sqlstate="23505", detail="Key (id)=(1)", constraint="orders_pkey"
     )

@@ -33,7 +33,7 @@ def named(report: RunReport, key: str) -> StepReport:
     return found
 
 
-def test_every_end_is_told(report: RunReport) -> None:
+def test_every_outcome_is_reported(report: RunReport) -> None:
     assert {one.key: str(one.state) for one in report.leaves} == {
         "purge": "succeeded",
         "vacuum[a]": "succeeded",
@@ -125,7 +125,7 @@ def test_a_report_of_recorded_events_is_the_same(report: RunReport) -> None:
     assert json.dumps(written)
 
 
-def test_a_run_that_was_killed_is_told_as_far_as_it_got() -> None:
+def test_a_killed_run_is_reported_up_to_its_last_event() -> None:
     a_plan, events = everything()
     launched = next(number for number, event in enumerate(events) if isinstance(event, ev.AttemptLaunching))
     report = run_report(a_plan, RUN, events[: launched + 2])
@@ -169,7 +169,7 @@ def test_lanes_never_overlap(spans: list[tuple[int, int, int]]) -> None:
 
 
 @given(st.lists(st.lists(st.integers(0, 60), max_size=3), max_size=60))
-def test_a_step_stands_right_of_what_it_needs_and_nobody_on_another(picked: list[list[int]]) -> None:
+def test_a_step_stands_right_of_what_it_needs_and_none_overlap(picked: list[list[int]]) -> None:
     needs = {str(key): tuple({str(need) for need in found if need < key}) for key, found in enumerate(picked)}
     layout = lay_out(needs, last=())
     assert len(set(layout.places.values())) == len(needs) == len(topological_order(needs))
@@ -185,7 +185,7 @@ def test_a_very_tall_column_is_broken() -> None:
     assert layout.places["1"][0] == 3
 
 
-def test_a_run_that_was_taken_up_is_told_as_one() -> None:
+def test_a_resumed_run_is_reported_as_one() -> None:
     a_plan = plan(step("done"), step("settled"), step("lives"), step("again"), slots=4)
     keys = [one.id for one in a_plan.steps]
     begun = play(a_plan, {key: [AttemptScript(duration=1.0 if key == "done" else 9.0)] for key in keys}, start=AT)

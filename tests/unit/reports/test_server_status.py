@@ -132,7 +132,7 @@ def test_nothing_is_said_in_one_line() -> None:
     assert list(status_lines(look())) == ["00:00:00Z PostgreSQL 18.6, app: no jobplan sessions"]
 
 
-def test_a_role_that_may_not_see_is_told_what_to_ask_for() -> None:
+def test_a_role_without_the_privilege_sees_the_needed_grant() -> None:
     hidden = worker(DEAD, "a", 1, visible=False, label=None, started_at=None, query="", state="")
     lines = list(status_lines(look(LiveRun(run=DEAD, database="app", workers=(hidden,)), user="On Call")))
     assert "  a: pid 1, its activity is not visible to this role" in lines

@@ -46,7 +46,7 @@ DONE = Cancelled(
 )
 
 
-def test_what_has_gone() -> None:
+def test_ended_workers() -> None:
     assert list(cancel_lines(DONE)) == ["a (pid 1): ended after 300ms", "b (pid 2): ended after 1.5s"]
 
 
@@ -78,7 +78,7 @@ def test_what_is_not_allowed_and_who_can_allow_it() -> None:
 
 
 @pytest.mark.parametrize("step", [None, "a"])
-def test_a_runner_that_does_not_heed_this_role_goes_on(step: str | None) -> None:
+def test_a_runner_that_refuses_this_role_continues(step: str | None) -> None:
     deaf = replace(DONE, asked=[], runner_alive=True, request_accepted=False, step=step)
     assert list(cancel_lines(deaf)) == [
         f"run {RUN} has no worker to cancel" if step is None else "a has no worker to cancel",
@@ -145,7 +145,7 @@ def test_a_worker_that_goes_when_its_time_is_over_was_probably_stopped() -> None
     assert attach_data(one.run, one.ended, [], now=NOW)["gone"][0]["at_deadline"] is True
 
 
-def test_a_runner_that_lives_or_goes_is_told() -> None:
+def test_the_start_and_the_end_of_a_runner_are_reported() -> None:
     one = follower()
     assert one.follow(look(1, runner=True)) == (["its runner is alive and reports the outcome"], True)
     assert one.follow(look(2, A, runner=True))[0][0].startswith("a: pid 1")
@@ -153,7 +153,7 @@ def test_a_runner_that_lives_or_goes_is_told() -> None:
     assert one.follow(look(4))[1] is False
 
 
-def test_a_runner_that_falls_silent_is_told_once() -> None:
+def test_a_runner_that_falls_silent_is_reported_once() -> None:
     one = follower()
     one.follow(look(1, runner=True))
     runner = RunnerSession(pid=9, host="10.0.0.7", last_active_at=NOW)
@@ -164,7 +164,7 @@ def test_a_runner_that_falls_silent_is_told_once() -> None:
     assert one.follow(replace(silent, at=NOW + 13.0)) == ([], True)
 
 
-def test_locks_and_phases_are_told_when_they_change() -> None:
+def test_locks_and_phases_are_reported_when_they_change() -> None:
     one = follower()
     one.follow(look(1, A))
     blocked = replace(A, blocked_by=(Other(pid=7, user="bob", lock="ShareLock on t"),))
@@ -183,7 +183,7 @@ def test_a_heartbeat_says_what_runs() -> None:
     assert [line.partition(":")[0] for line in lines] == ["a", "b"]
 
 
-def test_a_record_that_has_not_heard_of_an_end_says_who_finds_out() -> None:
+def test_a_record_without_an_outcome_names_the_command_that_determines_it() -> None:
     one = follower()
     one.follow(look(1, A))
     one.follow(look(2))
@@ -286,7 +286,7 @@ def test_the_sql_that_ends_a_runners_sessions_is_safe_to_copy() -> None:
     ("answered", "said"),
     [(True, "its runner has ended the run"), (False, "its runner ended in the meantime without an answer")],
 )
-def test_a_runner_that_has_gone_when_the_workers_have(answered: bool, said: str) -> None:
+def test_a_runner_that_ended_with_its_workers(answered: bool, said: str) -> None:
     done = replace(DONE, run=replace(DONE.run, runner=(RunnerSession(pid=9),)), answered=answered)
     assert list(cancel_lines(done))[-1] == said
     assert not done.unanswered
