@@ -255,7 +255,7 @@ class RunSetup(Struct, frozen=True, kw_only=True):
 
 
 class RunInterruptedError(Exception):
-    """A signal, `number`, came before there was anything to look after."""
+    """The signal `number` arrived before a worker was launched."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
@@ -263,7 +263,7 @@ class RunInterruptedError(Exception):
 
 
 def until_signalled(work: Coroutine[Any, Any, _T]) -> _T:
-    """Return what the work returns. RunInterruptedError if a signal comes first that ends a run."""
+    """Return the result of the work. RunInterruptedError if a signal that ends a run arrives first."""
     interrupted: list[int] = []
 
     async def carry_out() -> _T:
@@ -285,7 +285,7 @@ def until_signalled(work: Coroutine[Any, Any, _T]) -> _T:
 
 
 def finished_line(run_id: str) -> str:
-    """Return what is said of a run that needs no finishing."""
+    """Return the message for a run that has ended."""
     return f"run {run_id} is finished: nothing is left to do."
 
 

@@ -59,7 +59,7 @@ async def _look_for_run(wish: Wish, now: float, notify: Callable[[str], None]) -
         known = await _find(wish, search)
         match decide(named=wish.run_id is not None, or_resume=wish.or_resume, known=known):
             case Action.BEGIN:
-                _check_ledger_can_tell(search, known)
+                _check_ledger_readable(search, known)
                 return begin(wish, wish.run_id or new_run_id(now))
             case Action.REFUSE if known is not None:
                 raise exists(wish, known)
@@ -100,7 +100,7 @@ def _of_ledger(entry: LedgerEntry) -> Known:
     )
 
 
-def _check_ledger_can_tell(search: RunSearch, known: Known | None) -> None:
+def _check_ledger_readable(search: RunSearch, known: Known | None) -> None:
     """PreflightError if the run may be one that the ledger has, and this version cannot read that ledger."""
     if search.problem is not None and known is None:
         raise PreflightError(
@@ -221,10 +221,10 @@ def _restore(root: Path, known: Known, found: LedgerRun, notify: Callable[[str],
         restore_journal(root, run_id, found.plans, found.events, instead=instead)
 
 
-def _record_of(run_id: str, plans: Mapping[str, str], told: Sequence[Mapping[str, object]]) -> Record:
+def _record_of(run_id: str, plans: Mapping[str, str], recorded: Sequence[Mapping[str, object]]) -> Record:
     """Return the record of a run that has no journal, from its plans, JSON by their SHA-256, and its events."""
-    state, _ = state_after(plans, told)
-    events = tuple(from_json(event) for event in told)
+    state, _ = state_after(plans, recorded)
+    events = tuple(from_json(event) for event in recorded)
     begun = [event for event in events if isinstance(event, ev.RunStarted | ev.RunResumed)]
     plan = replace(plan_from_json(plans[begun[-1].sha256]), file=begun[-1].file)
     return Record(
