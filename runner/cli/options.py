@@ -377,21 +377,23 @@ def continuing_options(function: _F) -> _F:
     """Add --run-id, --or-resume, --wait-for-runner, --allow-changed and --require-ledger."""
     for option in (
         click.option(
-            "--require-ledger", is_flag=True, help="Refuse to begin without a ledger: a retry would not be safe."
+            "--require-ledger", is_flag=True, help="Do not start without a ledger: only with a ledger is a retry safe."
         ),
         click.option(
-            "--allow-changed", is_flag=True, help="With --run-id and --or-resume: also if the plan has changed since."
+            "--allow-changed", is_flag=True, help="With --run-id or --or-resume: resume although the plan has changed."
         ),
         click.option(
-            "--wait-for-runner", is_flag=True, help="With --or-resume: if the run has a runner, wait for its end."
+            "--wait-for-runner",
+            is_flag=True,
+            help="With --or-resume: if another runner executes the run, wait until it ends.",
         ),
         click.option(
             "--or-resume",
             is_flag=True,
-            help="Resume the run with this id, or the last unfinished run of this plan, parameters, selection and "
+            help="Resume the run with --run-id, or the last unfinished run with this plan, parameters, selection and "
             "database; begin one if there is none.",
         ),
-        click.option("--run-id", metavar="ID", help="The id of the run; else a new one."),
+        click.option("--run-id", metavar="ID", help="Id of the run. Default: a new id."),
     ):
         function = option(function)
     return function

@@ -114,8 +114,8 @@ def run(
 ) -> int:
     """Run a plan.
 
-    With --or-resume the same command line, entered again, finishes the run that it started: steps that succeeded are
-    not executed again. A question that only a person can answer ends it with exit code 7.
+    With --or-resume the same command line, entered again, finishes the run that it started: steps that succeeded do not
+    run again. If only a user can decide an outcome, the exit code is 7.
 
     After the first Ctrl-C, SIGTERM or SIGHUP no further steps start, and running steps end as their on_runner_exit
     says; the second one ends the wait for them.

@@ -125,7 +125,7 @@ def latest(journal: Known | None, ledger: Known | None) -> Known | None:
     return max(journal, ledger, key=lambda known: known.started.at)
 
 
-# --- what comes of a wish ---
+# --- the result of a wish ---
 
 
 class Ready(Struct, frozen=True, kw_only=True):
