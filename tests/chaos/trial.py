@@ -64,6 +64,8 @@ class Trial:
         self._plan = random_plan(self._random, f"c{number}", reserve=self._circumstances.reserve)
         self._text = self._plan.text
         self._ledger = self._random.random() < 0.5
+        #: The id of a run that is begun and resumed by the same command line; else empty. Drawn apart from all else.
+        self._chosen = f"chaos-{seed}-{number}"[:36] if Random(f"{seed}/{number}/again").random() < 0.4 else ""
         self._phases: list[Phase] = []
         #: What was asked last, and the answers; and how many questions there were.
         self._marks: dict[str, str] = {}
@@ -203,7 +205,7 @@ class Trial:
             self._clock.write_text(f"{self._random.choice((-7200, -120, 0, 120, 7200)):+d}s\n", encoding="utf-8")
         name = f"{len(self._phases)}-{'resume' if self._known_run() else 'run'}"
         self._commands += 1
-        arguments = self._arguments(name)
+        arguments = self._arguments(name, cut_off=cut_off)
         attack = Attack(
             self._lane,
             self._folder,
@@ -236,10 +238,15 @@ class Trial:
         )
         return ended
 
-    def _arguments(self, name: str) -> list[str | Path]:
+    def _arguments(self, name: str, *, cut_off: bool) -> list[str | Path]:
         report = ["--report", f"jsonl={self._folder / name}.jsonl"]
+        again = ["--run-id", self._chosen, "--or-resume"] if self._chosen else []
         if not self._known_run():
-            return ["run", self._folder / "plan.yaml", *self._where(), *report]
+            return ["run", self._folder / "plan.yaml", *self._where(), *again, *report]
+        if again and not self._marks and not cut_off:
+            if self._ledger and not self._circumstances.second and self._random.random() < 0.25:
+                self._homes.append(self._elsewhere)  # the command itself restores the journal there
+            return ["run", self._folder / "plan.yaml", *self._where(), *again, *self._changed(), *report]
         if self._ledger and self._random.random() < 0.25 and self._move():
             self._marks = {}  # they answer what the record asked that has stayed behind; this one may know it
         marks = [part for key, state in self._marks.items() for part in ("--mark", f"{key}={state}")]
