@@ -499,11 +499,20 @@ def test_a_run_that_a_stranger_recorded_is_refused(jobplan: Jobplan, kept: Datab
 
 def test_a_damaged_journal_is_neither_resumed_nor_begun_anew(jobplan: Jobplan, done: Database) -> None:
     for more in (("--run-id", "mine"), ()):
-        command = ("run", jobplan.plan(FAILS), "--dsn", done.dsn, "--or-resume", *more)
+        command = (
+            "run",
+            jobplan.plan(FAILS),
+            "--dsn",
+            done.dsn,
+            "--or-resume",
+            "--journal",
+            f"runs-{len(more)}",
+            *more,
+        )
         done.run("TRUNCATE done")
         first = jobplan(*command)
         assert first.code == 1
-        events = jobplan.folder / ".jobplan" / "runs" / run_of(first) / "events.jsonl"
+        events = jobplan.folder / f"runs-{len(more)}" / run_of(first) / "events.jsonl"
         events.write_bytes(events.read_bytes()[:-200])
         ran = jobplan(*command)
         assert ran.code == 4, ran.err

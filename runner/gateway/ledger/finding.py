@@ -63,11 +63,15 @@ class RunSearch:
     async def _known(self, run_id: str, plan: str, sha256: str) -> Sequence[Row]:
         if not self._readable:
             return ()
-        (reply,) = await self._run(("ledger_known", (run_id, plan, sha256)))
-        return reply.rows
+        asked = ("ledger_known", (run_id, plan, sha256))
+        try:
+            replies = await self._session.run_together(("begin", ()), ("ledger_limits", ()), asked, ("commit", ()))
+        except ServerLostError as error:
+            raise ConnectionFailedError(error.message) from error
+        return _without_errors(replies)[2].rows
 
     async def _run(self, *statements: Statement) -> list[Reply]:
-        return await _checked(self._session, *statements)
+        return _without_errors(await _answers(self._session, *statements))
 
 
 @contextlib.asynccontextmanager
@@ -102,8 +106,8 @@ async def _look_at_ledger(session: Session, schema: str, trusted_roles: Sequence
     return problem is None, problem
 
 
-async def _checked(session: Session, *statements: Statement) -> list[Reply]:
-    replies = await _answers(session, *statements)
+def _without_errors(replies: list[Reply]) -> list[Reply]:
+    """Return the replies. PreflightError if the server has refused to answer, such as for a lock on the ledger."""
     for reply in replies:
         if reply.error is not None:
             raise PreflightError(f"the server does not say whether the run exists: {reply.error.message}")
