@@ -106,7 +106,8 @@ async def test_a_ledger_that_is_dropped_is_reported_and_the_run_continues(place:
         await until(lambda: place.workers == ["slow"])
         drop = asyncio.create_task(asyncio.to_thread(place.connection.execute, "DROP SCHEMA jobplan CASCADE"))
         waiting = "SELECT 1 FROM pg_stat_activity WHERE query LIKE 'DROP SCHEMA%' AND wait_event_type = 'Lock'"
-        await until(lambda: bool(keeper.execute(waiting).fetchall()))
+        with psycopg.connect(place.dsn, autocommit=True) as other:
+            await until(lambda: bool(other.execute(waiting).fetchall()))
     await drop
     result = await task
     assert result.exit_code == 0
