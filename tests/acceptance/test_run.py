@@ -53,7 +53,7 @@ def test_the_commands_of_the_last_line_hold_no_password(jobplan: Jobplan, db: Da
     dsn = make_conninfo(db.dsn, password="hunter2")  # noqa: S106 - a password to look for
     ran = jobplan("run", plan, "--dsn", dsn, "--report", "jsonl=events.jsonl")
     assert ran.code == 0
-    assert "stop it: jobplan cancel" in ran.last_line
+    assert "cancel them: jobplan cancel" in ran.last_line
     assert "hunter2" not in ran.err + (jobplan.folder / "events.jsonl").read_text(encoding="utf-8")
     started = jobplan.events()[0]
     with psycopg.connect(started["connection"]) as connection:

@@ -36,7 +36,7 @@ def test_the_first_signal_stops_or_detaches_by_on_runner_exit(
     assert db.workers() == ["away", "stays"]
     assert "interrupted" in ran.err
     assert "follow the workers that still run: jobplan attach" in ran.last_line
-    assert "stop it: jobplan cancel" in ran.last_line
+    assert "cancel them: jobplan cancel" in ran.last_line
     last = jobplan.events()[-1]
     assert (last["event"], last["exit_code"]) == ("run_finished", code)
     assert last["steps"] == {
@@ -86,7 +86,7 @@ def test_the_second_signal_stops_waiting_and_says_what_still_runs(jobplan: Jobpl
         os.kill(pid, signal.SIGCONT)
     assert ran.code == 130
     assert "1 running" in ran.last_line
-    assert "stop it: jobplan cancel" in ran.last_line
+    assert "cancel them: jobplan cancel" in ran.last_line
     assert jobplan.events()[-1]["steps"] == {"stubborn": "running"}
     db.until_workers()
     assert db.column("SELECT step FROM done") == []

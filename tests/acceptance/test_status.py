@@ -266,7 +266,7 @@ def test_a_runner_that_does_not_answer_is_exit_7(
         started.send(signal.SIGCONT)
     assert step.code == 7
     assert "two (pid " in step.out
-    assert "its runner is alive and did not answer: it may begin the step again" in step.out
+    assert "its runner is alive and did not answer: it may start the step again" in step.out
     assert [worker["step"] for worker in whole["stopped"]] == ["one"]
     assert (whole["runner_alive"], whole["runner_answered"]) == (True, False)
     assert started.ended().code == 1
@@ -306,7 +306,7 @@ def test_unknown_runs_servers_and_durations(on_call: OnCall, jobplan: Jobplan, d
     for command in ("status", "cancel", "attach"):
         gone = jobplan(command, run[:9], "--dsn", db.dsn)
         assert (gone.code, f"no run {run[:9]!r} is active on the server" in gone.err) == (2, True)
-        assert f"Its record is in .jobplan/runs/{run}: jobplan show {run} says how it was" in gone.err
+        assert f"Its record is in .jobplan/runs/{run}: jobplan show {run} prints it" in gone.err
         assert f"jobplan resume {run} --dsn " in gone.err
 
 
@@ -332,7 +332,7 @@ def test_watch_polls_until_the_run_has_ended(jobplan: Jobplan, db: Database, on_
     looks = [json.loads(line) for line in watched.out.splitlines()]
     assert [worker["step"] for worker in looks[0]["runs"][0]["workers"]] == ["one"]
     assert looks[-1]["runs"] == []
-    assert reading.ended().out.rstrip().endswith(f": nothing of run {run} lives here any longer")
+    assert reading.ended().out.rstrip().endswith(f": no more sessions of run {run}")
 
 
 def test_a_blocked_worker_names_the_blocking_session(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:

@@ -185,7 +185,7 @@ async def test_a_request_for_a_step_means_its_instances() -> None:
         sink.handle(event, state)
     (line,) = (line for line in reported.getvalue().splitlines() if "Z a: " in line and "cancelled" in line)
     assert f" by {BY}" in line
-    assert "somebody else" not in line
+    assert "another session" not in line
 
 
 async def test_a_step_whose_instances_ctrl_c_has_stopped_blames_no_session() -> None:
