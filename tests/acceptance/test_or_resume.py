@@ -218,6 +218,22 @@ def test_the_first_machine_goes_on_with_what_a_second_one_has_left(jobplan: Jobp
     assert (there.code, there.lines) == (0, ["run mine is finished: nothing is left to do."])
 
 
+def test_a_journal_that_was_overtaken_elsewhere_is_kept_under_another_name(jobplan: Jobplan, kept: Database) -> None:
+    """The killed runner wrote events to its journal that the ledger lacks; another machine resumed without them."""
+    held = Interrupted(jobplan, kept, "--run-id", "mine", "--or-resume")
+    held.end(signal.SIGKILL)
+    kept.run("DELETE FROM jobplan.events WHERE event = 'attempt_running'")
+    there = jobplan(*held.command, "--journal", "elsewhere")
+    assert there.code == 0, there.err
+    here = jobplan(*held.command)
+    assert here.code == 0, here.err
+    assert "its journal here is kept as .jobplan/runs/.mine.1" in here.err
+    assert here.lines[-1] == "run mine is finished: nothing is left to do."
+    assert (jobplan.folder / ".jobplan" / "runs" / ".mine.1" / "events.jsonl").exists()
+    assert "mine" in jobplan("runs").out
+    assert rows(kept) == "first last slow"
+
+
 def test_what_another_machine_has_finished_is_done_here(jobplan: Jobplan, kept: Database) -> None:
     plan = jobplan.plan(FAILS)
     for more in (("--run-id", "mine"), ()):
