@@ -78,7 +78,7 @@ def test_a_schema_that_cannot_be_is_refused(jobplan: Jobplan, arguments: tuple[s
 def test_what_cannot_be_done_is_said_in_a_line(jobplan: Jobplan, done: Database) -> None:
     database, host = done.value("SELECT current_database()"), conninfo_to_dict(done.dsn)["host"]
     for command, advice in (
-        (("upgrade",), " Make it: jobplan ledger install"),
+        (("upgrade",), " Create it: jobplan ledger install"),
         (("purge", "--older-than", "1d"), ""),
         (("remove", "--yes"), ""),
         (("restore", "last"), _WHERE_ELSE),
@@ -217,7 +217,7 @@ def test_a_ledger_that_lacks_what_the_rest_follows_from_restores_nothing(jobplan
     done.run("DELETE FROM jobplan.events WHERE event = 'step_expanded'")
     restored = jobplan("ledger", "restore", "last", "--journal", "elsewhere", env=env)
     assert restored.code == 4
-    assert "it lacks events from which others follow" in restored.err
+    assert "it lacks events on which others depend" in restored.err
     assert "Resume it with its journal: that completes the ledger" in restored.err
     assert not (jobplan.folder / "elsewhere").exists()
     done.run("CREATE TABLE wanted ()")

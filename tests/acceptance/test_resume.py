@@ -396,7 +396,7 @@ def test_a_runner_that_was_asleep_while_another_took_the_run_up_stops(
     ("head", "message"),
     [
         (True, "ends early: it has 0 of the 6 lines that were written. The journal was damaged or changed."),
-        (False, "has no whole line: the run never began, or it was damaged"),  # as versions without a head left it
+        (False, "has no complete line: the run never started, or the journal was damaged"),  # as versions without a head left it
     ],
 )
 def test_a_journal_without_a_whole_line_may_be_one_that_was_damaged(
@@ -475,5 +475,5 @@ def test_who_is_asked_about_an_index_finds_what_is_left_of_it(jobplan: Jobplan, 
         done.until_workers()
     asked = jobplan("resume", run)
     assert asked.code == 4
-    assert "It may have left an INVALID index behind: jobplan doctor shows those" in asked.err
+    assert "It may have left an INVALID index behind: jobplan doctor lists them" in asked.err
     assert "done_i" in jobplan("doctor", "--dsn", done.dsn).out

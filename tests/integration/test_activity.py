@@ -177,7 +177,7 @@ async def test_a_role_without_rights_sees_names_and_signals_nothing(
         stopped = await stopper(observer, of(activity, house.run_id)).stop(5.0)
         assert [w.step for w in stopped.still] == ["a"]
         assert stopped.refused is not None
-        assert "may not see" in stopped.refused
+        assert "not visible to this role" in stopped.refused
         assert house.alive() == {follower.name}
 
 
