@@ -250,7 +250,7 @@ def test_another_database_is_refused(jobplan: Jobplan, done: Database) -> None:
         (["nothing"], 4, "there is no run 'nothing'"),
         (["last", "--mark", "bad"], 2, "neither STEP=succeeded nor STEP=failed"),
         (["last", "--mark", "bad=maybe"], 2, "neither STEP=succeeded nor STEP=failed"),
-        (["last", "--mark", "bad=failed", "--mark", "bad=succeeded"], 2, "cannot be both"),
+        (["last", "--mark", "bad=failed", "--mark", "bad=succeeded"], 2, "give either succeeded or failed, not both"),
         (["last", "--mark", "other=failed"], 2, "no such step"),
         (["last", "--mark", "good=failed"], 2, "succeeded already"),
         (["last", "--orphans", "shoot"], 2, "shoot"),
@@ -396,7 +396,7 @@ def test_a_runner_that_was_asleep_while_another_took_the_run_up_stops(
     ("head", "message"),
     [
         (True, "ends early: it has 0 of the 6 lines that were written. The journal was damaged or changed."),
-        (False, "has no complete line: the run never started, or the journal was damaged"),  # as versions without a head left it
+        (False, "has no complete line: the run never started, or"),  # as versions without a head left it
     ],
 )
 def test_a_journal_without_a_whole_line_may_be_one_that_was_damaged(
