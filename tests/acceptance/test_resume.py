@@ -339,7 +339,7 @@ def test_an_old_copy_of_a_journal_runs_nothing_twice_where_there_is_a_ledger(job
     refused = jobplan("resume", run, "--journal", copy, "--dsn", done.dsn)
     assert refused.code == 4
     assert f"the journal of run {run} is out of date. The ledger contains what it lacks: a runner on" in refused.err
-    assert "workers were launched: last (1), slow (2), and the journal does not" in refused.err
+    assert "workers were launched: last (1), slow (2). Nothing was started." in refused.err
     assert done.column("SELECT step FROM done ORDER BY step") == ["last", "slow"]
     restored = jobplan("resume", run, "--from-ledger", "--dsn", done.dsn, "--journal", "new")
     assert (restored.code, restored.lines) == (0, [f"run {run} is finished: nothing is left to do."])
