@@ -67,7 +67,7 @@ def test_a_folder_and_a_file_in_it_are_one_check(repository: Jobplan) -> None:
 def test_a_folder_without_plans_is_wrong_usage(jobplan: Jobplan) -> None:
     (jobplan.folder / "empty").mkdir()
     ran = jobplan("validate", "empty")
-    assert (ran.code, "no plan in the folder empty" in ran.err) == (2, True)
+    assert (ran.code, "there are no plans in the folder empty" in ran.err) == (2, True)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def test_sql_that_catches_query_canceled_ends_the_run_with_7_and_the_pid(jobplan
     try:
         ran = started.ended()
         assert ran.code == 7, ran.err
-        assert f"stubborn: cannot be stopped: its worker (pid {pid}) is still running" in ran.err
+        assert f"stubborn: cannot be stopped: its worker (pid {pid}) still runs" in ran.err
         assert jobplan.happened("attempt_unstoppable")
         assert db.workers() == ["stubborn"]
     finally:
