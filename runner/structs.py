@@ -52,13 +52,20 @@ def names(struct: Struct) -> tuple[tuple[str, str], ...]:
 
 def to_values(struct: Struct) -> dict[str, Any]:
     """Return a Struct as what `to_json_line` writes; a tuple is still one."""
-    values: dict[str, Any] = msgspec.to_builtins(struct, enc_hook=_as_dict)
+    values: dict[str, Any] = msgspec.to_builtins(struct, enc_hook=_plain)
     return values
 
 
-def _as_dict(value: object) -> dict[str, Any]:
-    if isinstance(value, Mapping):  # one that is not a dict
+def _plain(value: object) -> object:
+    """Return a value of a subclass, such as the name of a relation, as one of its base, which is what JSON knows."""
+    if isinstance(value, Mapping):
         return dict(value)
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
     raise TypeError(f"{type(value).__name__} has no JSON form")
 
 

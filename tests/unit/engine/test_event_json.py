@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import enum
 import json
+import signal
 import types
 import typing
 from collections.abc import Mapping
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -20,8 +22,9 @@ from runner.engine.event_json import MOMENTS as MOMENT_FIELDS
 from runner.engine.event_json import from_json, to_json, to_line
 from runner.errors import Position, RecordError
 from runner.plan import load_plan
-from runner.plan.model import AllowFailure, Plan, Sql
+from runner.plan.model import AllowFailure, OnFinish, Plan, Sql
 from runner.plan.resolved import plan_from_json, resolved_json, sha256
+from runner.sql.qualified_names import qualified_name
 from runner.structs import Struct, replace
 from tests.unit.engine.test_events_schema import event_classes
 from tests.unit.random_runs import random_plan
@@ -80,6 +83,49 @@ def test_every_event_comes_back_from_its_line(kind: type[ev.Event], data: st.Dat
 def test_a_moment_is_written_again_as_it_was_read(at: float) -> None:
     written = to_json(ev.RunTimedOut(at=at), RUN)
     assert to_json(from_json(written), RUN) == written
+
+
+@pytest.mark.parametrize("signal", [2, signal.SIGINT])
+def test_the_number_of_a_signal_is_a_number(signal: int) -> None:
+    assert to_json(ev.RunInterrupted(at=0.0, signal=signal), RUN)["signal"] == 2
+
+
+class _Text(str):
+    """A text with more to it, and another form for people."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "for people"
+
+
+class _Whole(int):
+    pass
+
+
+class _Fraction(float):
+    pass
+
+
+@pytest.mark.parametrize(
+    ("value", "as_written"),
+    [
+        (qualified_name('app."Order Lines"'), 'app."Order Lines"'),
+        (_Text("app.é"), "app.é"),
+        (_Whole(2**70), 2**70),
+        (_Fraction(0.25), 0.25),
+        (OnFinish.WAIT, "wait"),
+    ],
+)
+def test_a_value_of_a_subclass_is_written_as_its_base(value: Any, as_written: object) -> None:
+    item = ev.Item(key="k", values=MappingProxyType({"v": value}))
+    for event in (
+        ev.StepExpanded(at=0.0, step="a", items=(item,)),
+        ev.StepFinished(at=0.0, step="a", state="s", because=value),
+    ):
+        data = to_json(event, RUN)
+        found = data["items"][0]["values"]["v"] if "items" in data else data["because"]
+        assert (type(found), found) == (type(as_written), as_written)
 
 
 def test_a_text_that_is_not_unicode_is_escaped() -> None:
