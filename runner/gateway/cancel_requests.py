@@ -14,8 +14,12 @@ from runner.structs import Struct
 
 #: The channel; NOTIFY reaches the listeners in the same database.
 CHANNEL = "jobplan"
-#: The limit of requests that wait to be checked; only a flood of requests exceeds it.
-_MOST = 100
+#: The limits of requests of one sender that wait to be checked, and of senders: only a flood of requests exceeds them.
+#: The limit is for each sender, so that the requests of one role cannot displace those of another.
+_MOST_OF_SENDER = 20
+_MOST_SENDERS = 1000
+#: The limit of characters in a request's key: the answer repeats it, and must fit into a notification of 8,000 bytes.
+_MOST_IN_KEY = 200
 
 
 class CancelRequest(Struct, frozen=True, kw_only=True):
@@ -66,6 +70,8 @@ def read_request(payload: str) -> CancelRequest | None:
     run, step, by, key = (fields.get(name) for name in ("run", "step", "by", "key"))
     if not (isinstance(run, str) and isinstance(by, str) and isinstance(key, str)):
         return None
+    if len(key) > _MOST_IN_KEY:
+        return None
     return CancelRequest(run=run, step=_text_or_none(step), by=_printable(by), key=key)
 
 
@@ -83,7 +89,8 @@ class ReceivedRequests:
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
         self._keys: set[str] = set()
-        self._to_check: list[tuple[CancelRequest, int]] = []
+        #: The requests that were not checked yet, by the pid of the backend that sent them.
+        self._to_check: dict[int, list[CancelRequest]] = {}
         self._accepted: list[CancelRequest] = []
         self._not_taken: list[CancelRequest] = []
         self._steps_not_taken: list[CancelRequest] = []
@@ -93,21 +100,23 @@ class ReceivedRequests:
         request = read_request(payload) if channel == CHANNEL else None
         if request is None or request.run != self._run_id or request.key in self._keys:
             return False
-        if len(self._to_check) < _MOST:
-            self._to_check.append((request, sender))
+        waiting = self._to_check.get(sender, [])
+        if len(waiting) < _MOST_OF_SENDER and (waiting or len(self._to_check) < _MOST_SENDERS):
+            self._to_check[sender] = [*waiting, request]
         return True
 
     @property
-    def to_check(self) -> tuple[tuple[CancelRequest, int], ...]:
-        """The requests that were not checked yet, and the pids of the backends that sent them."""
+    def senders_to_check(self) -> tuple[int, ...]:
+        """The pids of the backends that sent requests that were not checked yet."""
         return tuple(self._to_check)
 
-    def judge(self, request: CancelRequest, sender: int, role: str | None) -> None:
-        """Accept a request of this role, or drop it if no role was found that may stop the run's workers."""
-        if (request, sender) in self._to_check:
-            self._to_check.remove((request, sender))
-        if role is None or request.key in self._keys:
-            return
+    def judge(self, sender: int, role: str | None) -> None:
+        """Accept the sender's requests with this role, or drop them if no role was found that may stop the workers."""
+        for request in self._to_check.pop(sender, ()):
+            if role is not None and request.key not in self._keys:
+                self._accept(request, role)
+
+    def _accept(self, request: CancelRequest, role: str) -> None:
         self._keys.add(request.key)
         named = CancelRequest(run=request.run, step=request.step, by=f"{request.by} (role {role})", key=request.key)
         self._accepted.append(named)

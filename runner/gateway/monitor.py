@@ -166,9 +166,9 @@ class MonitorSession:
 
     async def _check_requests(self) -> None:
         """Find out which requests are permitted. If the server cannot be queried now (GatewayError), they wait."""
-        for request, sender in self._requests.to_check:
+        for sender in self._requests.senders_to_check:
             reply = await self._run("may_stop", (str(sender),))
-            self._requests.judge(request, sender, reply.rows[0][0] if reply.rows else None)
+            self._requests.judge(sender, reply.rows[0][0] if reply.rows else None)
 
     async def read(self, name: str, parameters: Sequence[str] = ()) -> Reply:
         """Execute a query. GatewayError if the server cannot be queried now."""

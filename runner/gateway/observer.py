@@ -393,8 +393,8 @@ SIGNAL_EVERY = 5.0
 QUIET = 1.5
 #: Seconds to wait for the answer of a living runner; without one it is unknown whether it received the request.
 ANSWER_WITHIN = 10.0
-#: The limit of answers that are kept until the next poll.
-_MOST_ANSWERS = 100
+#: The limit of senders whose answers are kept until the next poll, one for each.
+_MOST_ANSWERS = 1000
 #: Seconds for which a new worker may be visible without the query text that has its label.
 _LABEL_BY = 2.0
 
@@ -439,8 +439,8 @@ class Stopper(Struct, kw_only=True):
     _refused: str | None = None
     _request_accepted: bool = True
     _answer: CancelAnswer | None = None
-    #: Received answers that were not checked yet, each with the pid of its sender.
-    _received: list[tuple[CancelAnswer, int]] = field(default_factory=list)
+    #: The last answer of each sender (its pid) that was not checked yet.
+    _received: dict[int, CancelAnswer] = field(default_factory=dict)
 
     async def stop(self, wait_for: float) -> Stopped:
         """Stop the run; wait for its workers for at most `wait_for` seconds. ServerLostError if the server is lost."""
@@ -473,8 +473,8 @@ class Stopper(Struct, kw_only=True):
 
     def _receive(self, payload: str, sender: int) -> None:
         answer = read_answer(payload, self.request)
-        if answer is not None and len(self._received) < _MOST_ANSWERS:
-            self._received.append((answer, sender))
+        if answer is not None and (sender in self._received or len(self._received) < _MOST_ANSWERS):
+            self._received[sender] = answer
 
     def _check_answers(self, activity: Activity, run: LiveRun | None) -> None:
         """Accept an answer only if it comes from a session of the run whose role can be the runner's.
@@ -486,7 +486,7 @@ class Stopper(Struct, kw_only=True):
         roles = set(sessions.values())
         workers = {one.user for look in (self.run, run) if look is not None for one in look.workers if not one.foreign}
         agreed = len(roles) == 1 and (not workers or roles <= workers)
-        for answer, sender in self._received:
+        for sender, answer in self._received.items():
             if sender in sessions and (agreed or sessions[sender] == activity.user):
                 self._answer = answer
         self._received.clear()

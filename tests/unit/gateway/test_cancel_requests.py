@@ -26,8 +26,8 @@ def received(*requests: CancelRequest, role: str | None = "dba") -> ReceivedRequ
     known = ReceivedRequests(RUN)
     for request in requests:
         known.receive(CHANNEL, request.to_payload(), 42)
-    for request, sender in known.to_check:
-        known.judge(request, sender, role)
+    for sender in known.senders_to_check:
+        known.judge(sender, role)
     return known
 
 
@@ -53,7 +53,7 @@ def test_nothing_that_is_not_printable_reaches_a_terminal() -> None:
     payload = json.dumps({"run": RUN, "step": None, "by": "\x1b[2Jevil\n", "key": "1"})
     known = ReceivedRequests(RUN)
     known.receive(CHANNEL, payload, 1)
-    known.judge(*known.to_check[0], "dba")
+    known.judge(1, "dba")
     asked = known.take_cancel()
     assert asked is not None
     assert asked.by == "?[2Jevil? (role dba)"
@@ -91,7 +91,7 @@ def test_a_request_of_a_role_that_may_stop_nothing_is_ignored() -> None:
     known = received(WHOLE, STEP, role=None)
     assert known.take_cancel() is None
     assert known.requester_of("vacuum") is None
-    assert known.to_check == ()
+    assert known.senders_to_check == ()
     assert known.receive(CHANNEL, WHOLE.to_payload(), 43)  # from another user it may be true
 
 
@@ -100,14 +100,41 @@ def test_other_channels_and_other_runs_are_not_ours() -> None:
     other = CancelRequest(run="260131-zzzzzz", step=None, by="a", key="1")
     assert not known.receive("elsewhere", WHOLE.to_payload(), 1)
     assert not known.receive(CHANNEL, other.to_payload(), 1)
-    assert known.to_check == ()
+    assert known.senders_to_check == ()
 
 
 def test_a_flood_is_bounded() -> None:
     known = ReceivedRequests(RUN)
+    for sender in range(2000):
+        known.receive(CHANNEL, CancelRequest(run=RUN, step=None, by="m", key=str(sender)).to_payload(), sender)
     for number in range(1000):
-        known.receive(CHANNEL, CancelRequest(run=RUN, step=None, by="m", key=str(number)).to_payload(), 1)
-    assert len(known.to_check) == 100
+        known.receive(CHANNEL, CancelRequest(run=RUN, step="s", by="m", key=f"s{number}").to_payload(), 1)
+    assert len(known.senders_to_check) == 1000
+    known.judge(1, "dba")
+    taken = 0
+    while known.take_step_cancel():
+        taken += 1
+    assert taken == 19  # and one that cancels the run
+
+
+def test_a_flood_of_one_sender_displaces_no_request_of_another() -> None:
+    known = ReceivedRequests(RUN)
+    for number in range(1000):
+        known.receive(CHANNEL, CancelRequest(run=RUN, step=None, by="m", key=f"m{number}").to_payload(), 13)
+    known.receive(CHANNEL, WHOLE.to_payload(), 42)
+    known.judge(13, None)
+    known.judge(42, "dba")
+    assert known.take_cancel() == RunCancel(by="alice@laptop (role dba)", key="1")
+    assert known.take_cancel() is None
+
+
+def test_every_request_that_is_accepted_has_an_answer_that_fits_into_a_notification() -> None:
+    for key in ("k" * 7000, "ö" * 1500, "\x01" * 1000):
+        assert read_request(json.dumps({"run": RUN, "step": None, "by": "m", "key": key})) is None
+    for key in ("k" * 200, "😀" * 200, "\x01" * 200):
+        request = read_request(json.dumps({"run": RUN, "step": None, "by": "m", "key": key}))
+        assert request is not None
+        assert len(CancelAnswer(run=RUN, key=request.key, steps=10**9).to_payload().encode()) < 8000
 
 
 def test_a_step_is_asked_for_once_and_the_answer_finds_who_asked() -> None:
