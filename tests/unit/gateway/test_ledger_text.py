@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,9 +31,17 @@ def test_what_is_stored_where_characters_are_missing_is_ascii(text: str) -> None
 def test_events_come_back_as_they_were(event: dict[str, object], unicode: bool, ascii_only: bool) -> None:
     kept = stored_event(json.dumps(event, ensure_ascii=ascii_only), unicode=unicode)
     assert read_event(json.loads(kept)) == event
-    assert unicode or (
-        kept.isascii() and "\\u00" not in kept.replace("\\u001", "").replace("\\u000", "").replace("\\u007f", "")
-    )
+    escapes = kept.replace("\\\\", "")  # an escaped backslash begins no escape
+    control = ("\\u001", "\\u000", "\\u007f")
+    for allowed in control:
+        escapes = escapes.replace(allowed, "")
+    assert unicode or (kept.isascii() and "\\u00" not in escapes)
+
+
+@pytest.mark.parametrize("text", ["\\u00", "\\\\u00e9", "U&\\u00"])
+def test_a_backslash_before_what_looks_like_an_escape_comes_back(text: str) -> None:
+    kept = stored_event(json.dumps({text: text}), unicode=False)
+    assert read_event(json.loads(kept)) == {text: text}
 
 
 @given(EVENTS)
