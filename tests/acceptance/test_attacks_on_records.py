@@ -22,7 +22,11 @@ RENAMINGS = {
 }
 
 #: A session that has looked at what runs on the server.
-LOOKED = "SELECT pid FROM pg_stat_activity WHERE query LIKE '%pg_stat_progress_%' AND pid <> pg_backend_pid()"
+#: The sessions of `attach` that have polled the server for a second.
+LOOKED = (
+    "SELECT pid FROM pg_stat_activity"
+    " WHERE application_name = 'jobplan looking' AND query_start > backend_start + interval '1 second'"
+)
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def switch(tunnel: Tunnel, to: str) -> None:
 async def test_a_run_does_not_go_on_where_its_address_leads_later(
     first: EmbeddedServer, second: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runner.gateway.monitor.RECONNECT_FOR", 4.0)
+    monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 4.0)
     for server in (first, second):
         ask(server.dsn, WITNESS)
     tunnel = Tunnel(first.dsn)

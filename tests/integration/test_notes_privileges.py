@@ -192,7 +192,7 @@ async def test_a_server_that_cannot_be_reached_says_why(database: str, small_ser
         "password authentication failed": make_conninfo(small_server.tcp_dsn, **secret),
         "refused": "host=127.0.0.1 port=1 user=nobody dbname=postgres",
         "no_such_role": make_conninfo(database, user="no_such_role"),
-        "no connection string": "host=a = b",
+        "not a connection string": "host=a = b",
     }
     for words, dsn in wrong.items():
         with pytest.raises(ConnectionFailedError) as refused:

@@ -31,14 +31,16 @@ async def test_a_worker_that_starts_slowly_while_its_launcher_session_is_lost_is
     dsn = frail_server.dsn
     ask(dsn, "CREATE TABLE witness (n int)")
     verify = sql("SELECT EXISTS (SELECT FROM witness)") if verified else None
-    run, record = real_run(dsn, plan(step("slow", "INSERT INTO witness VALUES (1)", verify=verify)))
-    ask(dsn, "ALTER SYSTEM SET post_auth_delay = 3")
-    task = asyncio.create_task(run.execute())
-    await until(lambda: record.of(ev.RunStarted))
-    ask(dsn, "SELECT pg_reload_conf()")
-    await until(lambda: ask(dsn, STARTING))
-    run_id = run._context.run_id
-    await until(lambda: strike(dsn, run_id, LAUNCHERS))
+    run, _ = real_run(dsn, plan(step("slow", "INSERT INTO witness VALUES (1)", verify=verify)))
+    # Sessions of the test are open before the delay begins: a new one would see the worker too late.
+    with psycopg.connect(dsn, autocommit=True) as watching:
+        ask(dsn, "ALTER SYSTEM SET post_auth_delay = 3")
+        ask(dsn, "SELECT pg_reload_conf()")
+        await until(lambda: ask(dsn, "SHOW post_auth_delay") == [("3s",)])
+        task = asyncio.create_task(run.execute())
+        await until(lambda: watching.execute(STARTING).fetchall())
+        ending = f"SELECT pg_terminate_backend(pid) FROM ({LAUNCHERS}) AS launchers".encode()
+        assert watching.execute(ending, (runner_name(run._context.run_id),)).fetchall()
     result = await task
     assert value(dsn, "SELECT count(*) FROM witness") == 1, "it was given up while it started"
     assert (result.exit_code, run.state.records["slow"].state) in (
