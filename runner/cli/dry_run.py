@@ -29,7 +29,7 @@ from runner.durations import parse_duration
 from runner.errors import ConnectionFailedError, ParameterError, Problem, ServerLostError, UsageError
 from runner.exit_codes import ExitCode
 from runner.gateway.inspection import Inspector
-from runner.lint import Sources, invalid_plan, load_plan
+from runner.lint import Sources, check_plan, invalid_plan
 from runner.plan.model import Plan
 from runner.preflight.dry_run import Wishes, dry_run, readable_draft
 from runner.preflight.dry_run_result import DryRun
@@ -123,7 +123,7 @@ def read_to_look(path: Path, values: ParameterValues) -> Readable:
 
     PlanError only if no part of it can be read; ParameterError if only the values of its parameters are wrong.
     """
-    loaded = load_plan(path, require_values=True, **values)
+    loaded = check_plan(path, require_values=True, **values)
     if loaded.plan is None and isinstance(error := invalid_plan(path, loaded), ParameterError):
         raise error
     if loaded.unjudged is not None:

@@ -93,7 +93,7 @@ def _style(color: str) -> Style:
 
 
 def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -> list[PlanVerdict]:
-    from runner.lint import Sources, load_plan
+    from runner.lint import Sources, check_plan
 
     verdicts = []
     codes: set[str] = set()
@@ -102,7 +102,7 @@ def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -
     gc.freeze()  # nor, when it ends, through all that was imported
     paths = list(dict.fromkeys(plans))
     for path in paths:
-        loaded = load_plan(path, sources=sources)
+        loaded = check_plan(path, sources=sources)
         steps = None if loaded.plan is None else len(loaded.plan.steps) + len(loaded.plan.finally_)
         verdict = PlanVerdict(file=str(path), steps=steps, problems=loaded.problems)
         verdicts.append(verdict)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from psycopg.conninfo import make_conninfo
 
 from runner.engine.events import Leftover, Place, Worker
+from runner.engine.launched_text import plan_text
 from runner.engine.leftovers import UnfinishedObject, read_leftover
 from runner.engine.run_location import place_after
 from runner.engine.server_activity import Activity, KnownWorkers, LiveRun, LiveWorker, Other, Progress, RunnerSession
@@ -33,7 +34,6 @@ from runner.gateway.server_checks import (
     read_place,
 )
 from runner.gateway.session import Reconnecting, Reply, Row, Session
-from runner.gateway.worker_output import plan_text
 from runner.identity import PREFIX, Claim, run_of, runner_name
 from runner.sql.placeholders import quote_identifier
 from runner.structs import Struct, field, replace

@@ -16,6 +16,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 from runner.engine.events import Identity, LockWait, Place, Worker
+from runner.engine.launched_text import waits_for_snapshots
 from runner.engine.leftovers import UnfinishedObject
 from runner.engine.ports import (
     GroupHolder,
@@ -59,7 +60,6 @@ from runner.gateway.session import ConnectionCheck, Reconnecting, Session, Turne
 from runner.gateway.transaction_settings import query_settings
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.gateway.worker_follower import AdoptedWorker, RefusedWorker
-from runner.gateway.worker_output import waits_for_snapshots
 from runner.identity import runner_name
 from runner.sql.placeholders import quote_identifier
 from runner.structs import replace

@@ -14,6 +14,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from runner.engine.events import ErrorDetails, Worker
+from runner.engine.launched_text import can_be_text, cannot_send_rows, launched_text, must_be_text, sends_no_rows
 from runner.engine.ports import LaunchRequest, OnUnstoppable, WorkerEnd, keep_waiting
 from runner.engine.server_activity import ReportedProgress
 from runner.errors import CapacityError, GatewayError, ServerLostError
@@ -30,18 +31,13 @@ from runner.gateway.worker_follower import Follower, Monitor, WorkerSearch
 from runner.gateway.worker_output import (
     NoticeCollector,
     RowColumns,
-    can_be_text,
-    cannot_send_rows,
     describe_rows,
     drain,
     end_by_output,
     handles,
     is_free,
     is_workers_own,
-    launched_text,
-    must_be_text,
     read_end,
-    sends_no_rows,
 )
 from runner.identity import WorkerLabel, step_of
 from runner.structs import replace

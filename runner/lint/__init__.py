@@ -1,6 +1,6 @@
 """The safety rules: they find what PostgreSQL would refuse, what blocks other sessions and what loses data.
 
-`lint` applies the rules to a plan. `load_plan` is that of `runner.plan` with the rules applied. Every command loads
+`lint` applies the rules to a plan. `check_plan` is `runner.plan.load_plan` with the rules applied. Every command loads
 plans with it or with `read_plan`, so that an invalid plan does not run.
 """
 
@@ -17,8 +17,7 @@ from runner.lint.rule_table import RULES
 from runner.lint.suppressions import Sources, enabled, without_ignored
 from runner.lint.syntax_rules import GRAMMAR_RULES, OPTION_RULES
 from runner.lint.transaction_rules import ALONE_RULES, WORKER_RULES
-from runner.plan.loading import Loaded, without_collection
-from runner.plan.loading import load_plan as load_unchecked
+from runner.plan.loading import Loaded, load_plan, without_collection
 from runner.plan.model import Plan
 from runner.plan.parameters import OF_GIVEN_VALUES
 from runner.plan.parsed_sql import read_subject
@@ -31,7 +30,7 @@ _OF_SQL_ALONE = (*GRAMMAR_RULES, *WORKER_RULES, *ALONE_RULES, *BODY_RULES, *OPTI
 #: Problems with the parameters of a SQL text.
 _OF_PARAMETERS = frozenset({"JP220", "JP221"})
 
-__all__ = ["RULES", "Sources", "invalid_plan", "lint", "load_plan", "read_plan"]
+__all__ = ["RULES", "Sources", "check_plan", "invalid_plan", "lint", "read_plan"]
 
 
 def lint(plan: Plan, sources: Sources | None = None) -> tuple[Problem, ...]:
@@ -47,7 +46,7 @@ def lint(plan: Plan, sources: Sources | None = None) -> tuple[Problem, ...]:
     return grouped(sorted(dict.fromkeys(kept), key=_order(plan)))
 
 
-def load_plan(
+def check_plan(
     path: str | Path,
     *,
     given: Mapping[str, str] | None = None,
@@ -62,7 +61,7 @@ def load_plan(
     has the plan if there is no error; warnings are among the problems.
     """
     with without_collection():
-        loaded = load_unchecked(
+        loaded = load_plan(
             path, given=given, params_file=params_file, environment=environment, require_values=require_values
         )
         problems = loaded.problems
@@ -90,7 +89,7 @@ def read_plan(
 
     Without `require_values` parameters need no values: the plan is not run.
     """
-    loaded = load_plan(
+    loaded = check_plan(
         path, given=given, params_file=params_file, environment=environment, require_values=require_values
     )
     if loaded.plan is None:

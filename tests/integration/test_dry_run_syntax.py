@@ -13,7 +13,7 @@ from runner.cli.dry_run import look
 from runner.errors import Problem
 from runner.gateway.inspection import Inspector
 from runner.gateway.session import Reply, Session
-from runner.lint import load_plan
+from runner.lint import check_plan
 from runner.plan.model import Plan
 from runner.preflight.dry_run import Wishes
 from runner.preflight.dry_run_result import Coverage, DryRun
@@ -34,7 +34,7 @@ def plan_of(folder: Path, sql: str) -> tuple[Plan, tuple[Problem, ...]]:
     """Return the plan with one step, and what is found offline."""
     path = folder / "plan.yaml"
     path.write_text(f"{HEAD}  - {{id: a, sql: {json.dumps(sql)}}}\n", encoding="utf-8")
-    loaded = load_plan(path)
+    loaded = check_plan(path)
     assert loaded.plan is not None
     return loaded.plan, tuple(loaded.problems)
 

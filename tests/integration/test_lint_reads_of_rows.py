@@ -9,7 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from runner.lint import load_plan
+from runner.lint import check_plan
 
 SETUP = """
     CREATE TABLE t (id int PRIMARY KEY, v int, w int, r int4range);
@@ -65,7 +65,7 @@ def found(folder: Path, steps: list[str]) -> bool:
     path = folder / "plan.yaml"
     path.write_text("\n".join(lines), encoding="utf-8")
     last = f"s{len(steps) - 1}"
-    problems = load_plan(path).problems
+    problems = check_plan(path).problems
     return any(one.code == "JP334" and last in {one.step, *(step for _, step in one.also)} for one in problems)
 
 

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from runner.errors import Severity
-from runner.lint import load_plan
+from runner.lint import check_plan
 from runner.sql.builtin_functions import READERS, STABLE, VOLATILE
 from runner.sql.statements import parse_statements
 
@@ -50,7 +50,7 @@ def errors(folder: Path, sql: str) -> list[str]:
         "version: 1\nname: p\nbudget: {slots: 1}\ndefaults: {timeout: 1m, on_finish: wait, lock_timeout: 5s}\n"
         "steps:\n  - id: a\n    sql_file: a.sql\n"
     )
-    return [problem.code for problem in load_plan(path).problems if problem.severity is Severity.ERROR]
+    return [problem.code for problem in check_plan(path).problems if problem.severity is Severity.ERROR]
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_what_runs_is_no_error(server: str, tmp_path: Path, sql: str) -> None:
 def test_a_new_column_that_is_not_null_needs_a_default(server: str, tmp_path: Path, sql: str, fails: bool) -> None:
     assert (outcome(server, sql) == "23502") is fails
     errors(tmp_path, sql)
-    codes = {problem.code for problem in load_plan(tmp_path / "plan.yaml").problems}
+    codes = {problem.code for problem in check_plan(tmp_path / "plan.yaml").problems}
     assert ("JP336" in codes) is fails
 
 
@@ -159,7 +159,7 @@ def test_what_writes_the_table_anew_is_found(server: str, tmp_path: Path, sql: s
         "  - {id: f, sql: CREATE FUNCTION three() RETURNS int IMMUTABLE LANGUAGE sql AS 'SELECT 3'}\n"
         f'  - {{id: a, needs: [d, f], sql: "ALTER TABLE t {sql}"}}\n'
     )
-    assert ("JP350" in {problem.code for problem in load_plan(path).problems}) is anew
+    assert ("JP350" in {problem.code for problem in check_plan(path).problems}) is anew
 
 
 def test_the_known_functions_have_the_volatility_that_is_known_of_them(server: str) -> None:

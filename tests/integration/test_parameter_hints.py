@@ -8,7 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from runner.lint import load_plan
+from runner.lint import check_plan
 from tests.acceptance.console import Jobplan
 
 STEP = """version: 1
@@ -54,13 +54,13 @@ def test_the_advised_form_gives_the_value(
 ) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(STEP.format(sql=written, key=""), "utf-8")
-    (hint,) = [problem.hint or "" for problem in load_plan(path).problems if problem.code in ("JP306", "JP381")]
+    (hint,) = [problem.hint or "" for problem in check_plan(path).problems if problem.code in ("JP306", "JP381")]
     settings = re.search(r"settings: \{.*?\}(?=`)", hint)
     assert (settings is not None) is (key == "settings")
     for piece in re.findall(r"make_interval\([^)]*\)|current_setting\('[^']*'\)(?:::int)?", hint):
         assert piece in advised
     path.write_text(STEP.format(sql=advised, key=settings.group() if settings else ""), "utf-8")
-    assert [problem for problem in load_plan(path).problems if problem.code == "JP381"] == []
+    assert [problem for problem in check_plan(path).problems if problem.code == "JP381"] == []
     with psycopg.connect(database, autocommit=True) as connection:
         connection.execute("CREATE TABLE seen (v text)")
         command = Jobplan(tmp_path)

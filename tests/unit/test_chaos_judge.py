@@ -16,7 +16,7 @@ import yaml
 from runner import structs
 from runner.engine.for_each_items import literal_items
 from runner.identity import worker_name
-from runner.lint import load_plan
+from runner.lint import check_plan
 from runner.plan.model import ForEach
 from tests.builders import step as step_of_plan
 from tests.chaos import plans
@@ -374,7 +374,7 @@ def test_every_random_plan_is_valid_and_says_what_the_judge_believes(seed: int, 
     drawn = _drawn(seed)
     path = tmp_path / "plan.yaml"
     path.write_text(drawn.text, encoding="utf-8")
-    loaded = load_plan(path)
+    loaded = check_plan(path)
     assert loaded.plan is not None, loaded.problems
     for step, known in zip((*loaded.plan.steps, *loaded.plan.finally_), drawn.steps, strict=True):
         assert (step.id, step.slots, dict(step.pools), step.exclusive, step.idempotent, not step.waits) == (

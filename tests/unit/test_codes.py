@@ -10,7 +10,7 @@ import pytest
 
 from runner.codes import CODES, CODES_BY_SLUG, code_of, slug_of, with_slug
 from runner.errors import Cause, Position, Problem, Severity
-from runner.lint import load_plan
+from runner.lint import check_plan
 from runner.plan.problem_collector import grouped
 from runner.reference.explanations import explain
 from runner.reference.pages import rules_markdown
@@ -22,7 +22,7 @@ _HEAD = "version: 1\nname: example\nbudget: {slots: 4}\ndefaults: {timeout: 10m,
 def load(folder: Path, text: str) -> list[Problem]:
     path = folder / "plan.yaml"
     path.write_text(text, encoding="utf-8")
-    return [problem for problem in load_plan(path).problems if problem.code != "JP374"]  # the budget is no matter here
+    return [problem for problem in check_plan(path).problems if problem.code != "JP374"]  # the budget is no matter here
 
 
 def test_every_code_has_a_slug_of_its_own_and_no_slug_is_without_a_code() -> None:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from runner.engine.events import ErrorDetails, Outcome, Worker
+from runner.engine.launched_text import takes_commit_row
 from runner.engine.ports import LaunchRequest, OnUnstoppable, RecordedRun, WorkerEnd, WorkerHandle, keep_waiting
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.ledger.reader import Known
@@ -19,7 +20,6 @@ from runner.gateway.ledger.writer import LAST_TRY, PERMANENT_ERRORS, Ledger, dig
 from runner.gateway.queries import query
 from runner.gateway.session import Reply, Session, Statement, first_error
 from runner.gateway.transaction_settings import COMMIT_ROW_LOCK_TIMEOUT, lock_timeout
-from runner.gateway.worker_output import takes_commit_row
 from runner.identity import WorkerLabel
 from runner.sql.placeholders import quote_identifier, quote_literal
 from runner.structs import replace

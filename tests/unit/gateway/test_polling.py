@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from runner.engine.launched_text import waits_for_snapshots
 from runner.engine.ports import LaunchRequest, WorkerEnd
 from runner.gateway.polling import FIRST_SLICE, LEAST_SLICE, MOST_SLICES, SLICE, Pauses, Rhythm, pause_after
 from runner.gateway.session import Reply
 from runner.gateway.worker import LaunchedWorker
-from runner.gateway.worker_output import waits_for_snapshots
 from tests.unit.gateway.test_worker import CANCELLED, FAILED, NAME, RUNNING, SUCCEEDED, Answer, Eyes, Scripted, at_once
 
 #: Milliseconds that a snapshot of ours may last.

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from runner.engine.launched_text import MARKER, NEXT, launched_text, plan_text
 from runner.engine.ports import LaunchRequest
 from runner.gateway.queries import query
-from runner.gateway.worker_output import MARKER, NEXT, launched_text, plan_text
 from runner.identity import WorkerLabel, without_comment, worker_name
 from runner.sql.placeholders import quote_identifier, quote_literal
 from runner.sql.statements import parse_statements

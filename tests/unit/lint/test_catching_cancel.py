@@ -10,7 +10,7 @@ from runner.engine import events as ev
 from runner.engine.events import Worker
 from runner.engine.server_activity import LiveWorker
 from runner.engine.state import initial_state
-from runner.lint import load_plan
+from runner.lint import check_plan
 from runner.reports.messages import Verbosity, event_lines
 from runner.reports.server_status import worker_data, worker_words
 from runner.sql.plpgsql_bodies import catching_loop
@@ -83,7 +83,7 @@ def test_validate_warns(tmp_path: Path) -> None:
         "        " + _LOOP.format("query_canceled", "NULL") + "\n      END $$\n",
         encoding="utf-8",
     )
-    (problem,) = [problem for problem in load_plan(plan).problems if problem.code == "JP363"]
+    (problem,) = [problem for problem in check_plan(plan).problems if problem.code == "JP363"]
     assert problem.severity == "warning"
     assert problem.position.line == 9
     assert "no cancel and no timeout ends it" in problem.message

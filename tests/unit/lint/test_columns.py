@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.lint import load_plan
+from runner.lint import check_plan
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_value_that_could_never_be_read_is_refused(tmp_path: Path, sql: str, *
         f'steps:\n  - id: a\n    sql: "{sql}"\n    expect: {{value: 1}}\n',
         encoding="utf-8",
     )
-    found = [problem.code for problem in load_plan(plan).problems if problem.severity == "error"]
+    found = [problem.code for problem in check_plan(plan).problems if problem.severity == "error"]
     assert found == (["JP361"] if refused else [])
 
 
@@ -56,5 +56,5 @@ def test_a_check_that_names_the_steps_own_temporary_table(
         f'steps:\n  - id: a\n    sql: "{sql}"\n    verify: "{verify}"\n',
         encoding="utf-8",
     )
-    found = [str(problem.severity) for problem in load_plan(plan).problems if problem.code == "JP364"]
+    found = [str(problem.severity) for problem in check_plan(plan).problems if problem.code == "JP364"]
     assert found == ([severity] if severity else [])

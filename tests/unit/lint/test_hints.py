@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from runner.codes import CODES
-from runner.lint import RULES, load_plan
+from runner.lint import RULES, check_plan
 
 _HEAD = "version: 1\nname: example\n"
 _BUDGET = "budget: {slots: 1}\n"
@@ -410,7 +410,7 @@ _IDS = [f"{row[0]}-{number}" for number, row in enumerate(ROWS)]
 def codes(folder: Path, text: str) -> list[str]:
     path = folder / "plan.yaml"
     path.write_text(_plan(text), encoding="utf-8")
-    return [problem.code for problem in load_plan(path).problems]
+    return [problem.code for problem in check_plan(path).problems]
 
 
 @pytest.mark.parametrize(("code", "bad", "good"), ROWS, ids=_IDS)
@@ -423,7 +423,7 @@ def test_a_hint_that_is_followed_leaves_no_finding(tmp_path: Path, code: str, ba
 def test_every_finding_of_a_rule_says_what_to_do(tmp_path: Path, code: str, bad: str, good: str) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(_plan(bad), encoding="utf-8")
-    (problem,) = load_plan(path).problems
+    (problem,) = check_plan(path).problems
     # Of a word that the grammar or the plan does not know, the message may be all that is known.
     assert problem.hint or code in {"JP220", "JP300", "JP306", "JP902"}, good
 

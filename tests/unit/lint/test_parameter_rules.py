@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import Severity
-from runner.lint import load_plan
+from runner.lint import check_plan
 
 HEAD = """version: 1
 name: p
@@ -26,7 +26,7 @@ steps:
 def found(tmp_path: Path, steps: str, head: str = HEAD) -> list[tuple[str, str, str | None]]:
     path = tmp_path / "plan.yaml"
     path.write_text(head + steps, "utf-8")
-    loaded = load_plan(path)
+    loaded = check_plan(path)
     assert not [p for p in loaded.problems if p.severity is Severity.ERROR], loaded.problems
     return [(p.code, p.message, p.hint) for p in loaded.problems if p.code in ("JP380", "JP381", "JP382")]
 
@@ -34,7 +34,7 @@ def found(tmp_path: Path, steps: str, head: str = HEAD) -> list[tuple[str, str, 
 def errors(tmp_path: Path, steps: str) -> list[tuple[str, str, str | None, int, int]]:
     path = tmp_path / "plan.yaml"
     path.write_text(HEAD + steps, "utf-8")
-    return [(p.code, p.message, p.hint, p.position.line, p.position.column) for p in load_plan(path).problems]
+    return [(p.code, p.message, p.hint, p.position.line, p.position.column) for p in check_plan(path).problems]
 
 
 def step(sql: str, **keys: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 
 from runner.codes import CODES
 from runner.errors import PlanError, Severity
-from runner.lint import RULES, lint, load_plan, read_plan
+from runner.lint import RULES, check_plan, lint, read_plan
 from runner.reference.pages import plan_reference_markdown
 from runner.reference.pages import write as write_pages
 
@@ -66,7 +66,7 @@ finally:
 """
     )
     path = write(tmp_path, text)
-    found = [problem for problem in load_plan(path).problems if problem.code == "JP300"]
+    found = [problem for problem in check_plan(path).problems if problem.code == "JP300"]
     assert [text.splitlines()[problem.position.line - 1][problem.position.column - 1 :][:4] for problem in found] == [
         f"bad{number}" for number in range(9)
     ]
@@ -78,14 +78,14 @@ def test_values_of_parameters_decide_what_a_statement_is_about(tmp_path: Path) -
         _HEAD
         + "params: {n: {type: integer, default: 1}}\nsteps: [{id: a, sql: 'SELECT ::n'}, {id: b, sql: 'SELECT :n'}]\n"
     )
-    codes = [(problem.code, problem.step) for problem in load_plan(write(tmp_path, text)).problems]
+    codes = [(problem.code, problem.step) for problem in check_plan(write(tmp_path, text)).problems]
     assert ("JP300", "a") in codes
     assert ("JP300", "b") not in codes
 
 
 def test_a_plan_with_an_error_of_a_rule_is_no_plan(tmp_path: Path) -> None:
     path = write(tmp_path, _HEAD + 'steps: [{id: a, sql: SELEC 1}, {id: b, sql: "\\\\d t"}]\n')
-    loaded = load_plan(path)
+    loaded = check_plan(path)
     assert loaded.plan is None
     assert [problem.code for problem in loaded.problems] == ["JP300", "JP301"]
     with pytest.raises(PlanError, match="is not a valid plan: 2 problems") as raised:
@@ -95,7 +95,7 @@ def test_a_plan_with_an_error_of_a_rule_is_no_plan(tmp_path: Path) -> None:
 
 def test_warnings_leave_a_plan_that_runs(tmp_path: Path) -> None:
     path = write(tmp_path, _HEAD + "steps:\n  - id: a  # jobplan: ignore=JP300\n    sql: VACUUM\n")
-    loaded = load_plan(path)
+    loaded = check_plan(path)
     assert [problem.severity for problem in loaded.problems] == [Severity.WARNING]
     assert loaded.plan is not None
     assert lint(loaded.plan) == loaded.problems
@@ -104,7 +104,7 @@ def test_warnings_leave_a_plan_that_runs(tmp_path: Path) -> None:
 
 def test_syntax_is_reported_together_with_other_errors(tmp_path: Path) -> None:
     text = _HEAD + 'steps:\n  - {id: a, sql: SELEC 1, needs: [b]}\n  - {id: c, sql: "SELECT \'x :y"}\n'
-    codes = [problem.code for problem in load_plan(write(tmp_path, text)).problems]
+    codes = [problem.code for problem in check_plan(write(tmp_path, text)).problems]
     assert codes == ["JP300", "JP202", "JP222"]
 
 
@@ -115,5 +115,5 @@ def test_findings_from_sql_alone_are_reported_together_with_other_errors(tmp_pat
         "  - {id: tidy, sql: VACUUM a; VACUUM b, nonsense: 1}\n  - {id: begin, sql: BEGIN, needs: [tdy]}\n"
         "  - {id: odd, sql: VACUUM (nonsense) t}\n  - {id: body, sql: DO $$ BEGIN SELEC 1; END $$}\n"
     )
-    told = [problem.code for problem in load_plan(file).problems]
+    told = [problem.code for problem in check_plan(file).problems]
     assert told == ["JP320", "JP101", "JP310", "JP202", "JP303", "JP306"]

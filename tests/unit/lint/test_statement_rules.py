@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import Problem
-from runner.lint import RULES, load_plan
+from runner.lint import RULES, check_plan
 from runner.lint.rule import Rule
 
 CASES = Path(__file__).parents[2] / "plans" / "lint"
@@ -38,7 +38,7 @@ def problems(text: str, folder: Path) -> tuple[Problem, ...]:
     """Return what is found in a plan; nothing but rules may find anything."""
     file = folder / "plan.yaml"
     file.write_text(text, encoding="utf-8")
-    found = load_plan(file).problems
+    found = check_plan(file).problems
     assert [str(problem) for problem in found if problem.code < "JP300"] == []
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from runner.lint import load_plan, suppressions, syntax_rules
+from runner.lint import check_plan, suppressions, syntax_rules
 from runner.lint.suppressions import MAX_COMMENTS, StepLines
 
 _HEAD = "version: 1\nname: example\nbudget: {slots: 1}\ndefaults: {timeout: 10m, on_finish: wait}\n"
@@ -23,7 +23,7 @@ def found(folder: Path, text: str) -> list[str]:
         rule.code for rule in (*syntax_rules.GRAMMAR_RULES, *suppressions.RULES)
     }  # the other rules are not what this is about
     told = []
-    for problem in load_plan(path).problems:
+    for problem in check_plan(path).problems:
         if problem.code.startswith("JP3") and problem.code not in codes:
             continue
         place = problem.position
@@ -85,7 +85,7 @@ def test_one_code_of_a_comment_can_be_unused(tmp_path: Path) -> None:
     text = f"steps:\n  - id: a  # jobplan: ignore=JP300,JP301\n    sql: {_BAD}\n"
     path = tmp_path / "plan.yaml"
     path.write_text(_HEAD + text)
-    (problem,) = load_plan(path).problems
+    (problem,) = check_plan(path).problems
     assert (problem.code, problem.severity, problem.position.column) == (
         "JP901",
         "warning",
@@ -108,7 +108,7 @@ def test_one_code_of_a_comment_can_be_unused(tmp_path: Path) -> None:
 def test_a_comment_that_names_no_rule_is_reported(tmp_path: Path, comment: str, message: str, hint: str) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text(f"{_HEAD}steps:\n  - id: a  # jobplan: {comment}\n    sql: VACUUM\n")
-    (problem,) = load_plan(path).problems
+    (problem,) = check_plan(path).problems
     assert (problem.code, problem.severity, problem.message) == ("JP902", "warning", message)
     assert (problem.hint or "").startswith(hint)
 

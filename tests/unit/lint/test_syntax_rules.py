@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import Problem, Severity
-from runner.lint import load_plan
+from runner.lint import check_plan
 from runner.plan.version_ranges import allowed_versions
 
 _HEAD = "version: 1\nname: example\nbudget: {slots: 1}\ndefaults: {timeout: 10m, on_finish: wait, lock_timeout: 5s}\n"
@@ -17,7 +17,7 @@ def found(folder: Path, sql: str, head: str = "") -> list[Problem]:
     (folder / "a.sql").write_text(sql, encoding="utf-8")
     path = folder / "plan.yaml"
     path.write_text(f"{_HEAD}{head}steps:\n  - id: a\n    sql_file: a.sql\n", encoding="utf-8")
-    return list(load_plan(path).problems)
+    return list(check_plan(path).problems)
 
 
 def test_a_text_of_more_than_100_000_tokens_is_a_warning(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_column_that_is_added_beside_a_detach_fails_from_version_18_on(
         "  - {id: a, sql: ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY, verify: SELECT true}\n"
         "  - {id: b, sql: ALTER TABLE p ADD COLUMN c int}\n"
     )
-    assert [problem.code for problem in load_plan(path).problems].count("JP401") == expected
+    assert [problem.code for problem in check_plan(path).problems].count("JP401") == expected
 
 
 @pytest.mark.parametrize(

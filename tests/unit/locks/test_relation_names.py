@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runner.engine.for_each_items import literal_items, queried_items
-from runner.lint import load_plan
+from runner.lint import check_plan
 from runner.plan.resolved import plan_from_json, resolved_json
 from runner.sql.placeholders import render
 from runner.sql.qualified_names import QualifiedName, qualified_name
@@ -102,7 +102,7 @@ def plan(tmp_path: Path, text: str) -> Path:
 
 
 def codes(path: Path, given: Mapping[str, str] | None = None) -> list[str]:
-    return [f"{p.code} {p.message}" for p in load_plan(path, given=given).problems]
+    return [f"{p.code} {p.message}" for p in check_plan(path, given=given).problems]
 
 
 PARAM = "params: {t: {type: relation, default: public.orders}}\nsteps: [{id: a, sql: 'VACUUM :\"t\"'}]"
@@ -110,7 +110,7 @@ PARAM = "params: {t: {type: relation, default: public.orders}}\nsteps: [{id: a, 
 
 def test_a_parameter_of_type_relation(tmp_path: Path) -> None:
     path = plan(tmp_path, PARAM)
-    loaded = load_plan(path, given={"t": "Sales.Line-Items"})
+    loaded = check_plan(path, given={"t": "Sales.Line-Items"})
     assert loaded.plan is not None
     again = plan_from_json(resolved_json(loaded.plan))
     for known in (loaded.plan, again):
@@ -127,7 +127,7 @@ def test_items_of_type_relation(tmp_path: Path) -> None:
         "steps: [{id: a, sql: 'VACUUM :\"t\"', for_each: {items: [public.orders, Sales.Items], as: t, type: relation}}]"
     )
     path = plan(tmp_path, text)
-    loaded = load_plan(path)
+    loaded = check_plan(path)
     assert (loaded.problems, loaded.plan is None) == ((), False)
     assert loaded.plan is not None
     step = loaded.plan.steps[0]

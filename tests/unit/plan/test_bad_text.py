@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import Problem, Severity
-from runner.lint import load_plan
+from runner.lint import check_plan
 
 _HEAD = "version: 1\nname: example\nbudget: {slots: 1}\ndefaults: {timeout: 10m, on_finish: wait, lock_timeout: 5s}\n"
 
@@ -18,7 +18,7 @@ _HEAD = "version: 1\nname: example\nbudget: {slots: 1}\ndefaults: {timeout: 10m,
 def load(folder: Path, text: str) -> list[Problem]:
     path = folder / "plan.yaml"
     path.write_text(text, encoding="utf-8")
-    return list(load_plan(path).problems)
+    return list(check_plan(path).problems)
 
 
 def load_sql(folder: Path, sql: str) -> list[Problem]:
@@ -97,7 +97,7 @@ def test_a_plan_that_json_dumps_has_written_keeps_its_characters(tmp_path: Path)
     }
     path = tmp_path / "plan.yaml"
     path.write_text(json.dumps(plan))
-    loaded = load_plan(path)
+    loaded = check_plan(path)
     assert loaded.problems == ()
     assert loaded.plan is not None
     assert loaded.plan.description == plan["description"]
@@ -148,7 +148,7 @@ def test_a_huge_integer_is_out_of_range(tmp_path: Path, piece: str, number: str)
 def test_a_plan_that_is_a_named_pipe_is_refused_at_once(tmp_path: Path) -> None:
     path = tmp_path / "plan.yaml"
     os.mkfifo(path)
-    (problem,) = load_plan(path).problems
+    (problem,) = check_plan(path).problems
     assert (problem.code, problem.message) == ("JP001", "the file cannot be read: it is a named pipe, not a file")
 
 
@@ -156,7 +156,7 @@ def test_a_plan_that_is_a_socket_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as made:
         made.bind(str(path))
-        (problem,) = load_plan(path).problems
+        (problem,) = check_plan(path).problems
     assert problem.code == "JP001"
 
 
@@ -266,7 +266,7 @@ def test_values_of_parameters_can_come_through_a_pipe(tmp_path: Path) -> None:
     os.write(writer, b"n: 3\n")
     os.close(writer)
     try:
-        loaded = load_plan(path, params_file=f"/dev/fd/{reader}", require_values=True)
+        loaded = check_plan(path, params_file=f"/dev/fd/{reader}", require_values=True)
     finally:
         os.close(reader)
     assert loaded.problems == ()

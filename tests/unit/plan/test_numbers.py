@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from runner.errors import Problem
-from runner.lint import load_plan
+from runner.lint import check_plan
 from runner.plan.loading import load_plan as load
 
 HEAD = "version: 1\nname: n\nbudget: {slots: 1}\ndefaults: {timeout: 1m, on_finish: wait}\n"
@@ -25,7 +25,7 @@ STEPS = "\nsteps: [{id: a, sql: DELETE FROM t}]"
 def problems(tmp_path: Path, text: str) -> list[Problem]:
     path = tmp_path / "plan.yaml"
     path.write_text(HEAD + text, "utf-8")
-    return [problem for problem in load_plan(path).problems if problem.code == "JP225"]
+    return [problem for problem in check_plan(path).problems if problem.code == "JP225"]
 
 
 @pytest.mark.parametrize("number", ALTERED)
@@ -87,7 +87,7 @@ def test_a_number_of_a_params_file_for_a_text_is_an_error(tmp_path: Path, given:
     assert problems(tmp_path, "params: {v: {type: string}}\nsteps: [{id: a, sql: DELETE FROM t}]") == []
     file = tmp_path / "given.yaml"
     file.write_text(given, "utf-8")
-    found = load_plan(tmp_path / "plan.yaml", params_file=file).problems
+    found = check_plan(tmp_path / "plan.yaml", params_file=file).problems
     assert [problem.code for problem in found if "in quotes" in problem.message] == ["JP226"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.lint import load_plan
+from runner.lint import check_plan
 from runner.plan import parameters
 from runner.plan.parameters import MAX_MATCHED, TooSlowError, compile_pattern, is_simple, matches
 
@@ -108,7 +108,7 @@ def test_hostile_defaults_enums_and_values_are_problems_of_the_plan(tmp_path: Pa
         f"{_HEAD}params:\n  a: {{type: string, pattern: '(a+)+', default: '{'a' * 60}!'}}\n"
         f"  b: {{type: string, pattern: '(b|bb)+', enum: ['{'b' * 80}!']}}\nsteps: [{{id: s, sql: VACUUM t}}]\n"
     )
-    problems = [problem for problem in load_plan(path).problems if problem.code == "JP225"]
+    problems = [problem for problem in check_plan(path).problems if problem.code == "JP225"]
     assert [problem.position.line for problem in problems] == [6, 7]
 
 
@@ -119,6 +119,6 @@ def test_many_hostile_patterns_share_one_limit(tmp_path: Path, monkeypatch: pyte
     )
     path = tmp_path / "plan.yaml"
     path.write_text(f"{_HEAD}params:\n{rows}steps: [{{id: s, sql: VACUUM t}}]\n")
-    problems = [problem for problem in load_plan(path).problems if problem.code == "JP225"]
+    problems = [problem for problem in check_plan(path).problems if problem.code == "JP225"]
     assert len(problems) == 200
     assert sum("previous patterns took too long" in problem.message for problem in problems) > 150

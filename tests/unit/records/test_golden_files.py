@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from runner.cli import cli
 from runner.engine.event_json import from_json, to_line
-from runner.lint import load_plan
+from runner.lint import check_plan
 from runner.plan.resolved import plan_from_json, resolved_json, sha256
 from runner.records.record import read_record
 from tests.unit.engine.test_events_schema import event_classes
@@ -81,7 +81,7 @@ def test_a_plan_is_read_and_written_again_as_the_same_bytes(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["golden", "resumed"])
 def test_a_plan_file_has_the_hash_that_it_had(name: str) -> None:
-    plan = load_plan(GOLDEN / "plans" / f"{name}.yaml").plan
+    plan = check_plan(GOLDEN / "plans" / f"{name}.yaml").plan
     assert plan is not None
     assert resolved_json(plan) == (GOLDEN / "plans" / f"{name}.json").read_text(encoding="utf-8")
     assert sha256(plan) == HASHES[f"plans/{name}.json"]

@@ -13,7 +13,7 @@ import pytest
 
 from runner.codes import CODES, Code
 from runner.errors import Problem, UsageError
-from runner.lint import RULES, load_plan
+from runner.lint import RULES, check_plan
 from runner.reference.explanations import explain, explanations, pages_folder, read_page
 from runner.reference.pages import rules_markdown
 
@@ -52,7 +52,7 @@ def problems(code: str, example: str, folder: Path) -> list[Problem]:
         (folder / name).write_text(text, encoding="utf-8")
     plan = folder / "plan.yaml"
     plan.write_text(first if code < "JP100" else plan_text(first), encoding="utf-8")
-    return list(load_plan(plan).problems)
+    return list(check_plan(plan).problems)
 
 
 def test_every_code_has_a_page_and_every_page_a_code() -> None:

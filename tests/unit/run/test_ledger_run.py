@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from runner.engine import events as ev
+from runner.engine.launched_text import NEXT, launched_text, takes_commit_row
 from runner.engine.ports import LaunchRequest
 from runner.engine.state import RunState
 from runner.gateway.fake import FakeGateway, FakeWorker, Script
-from runner.gateway.worker_output import NEXT, launched_text, takes_commit_row
 from runner.reports.messages import Verbosity, event_lines
 from tests.builders import execute, plan, step
 

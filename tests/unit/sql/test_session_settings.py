@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runner.lint import load_plan
+from runner.lint import check_plan
 from runner.locks.relation_names import identifiers
 from runner.sql.placeholders import Scalar, TemplateError
 from runner.sql.session_settings import SettingPlace, render_names, render_role, render_setting
@@ -132,7 +132,7 @@ def problems(tmp_path: Path, step: str, defaults: str = "") -> list[tuple[str, i
     path.write_text(
         f"{HEAD}defaults: {{timeout: 1m, on_finish: wait{defaults}}}\nsteps:\n  - id: a\n    {step}\n", "utf-8"
     )
-    found = load_plan(path).problems
+    found = check_plan(path).problems
     return [(p.code, p.position.line, p.position.column, p.message, p.hint) for p in found]
 
 
@@ -185,7 +185,7 @@ def test_a_parameter_of_defaults_is_judged_in_each_step_that_takes_it(tmp_path: 
 def places(tmp_path: Path, text: str) -> list[tuple[str, int, str]]:
     path = tmp_path / "plan.yaml"
     path.write_text(text, "utf-8")
-    return [(p.code, p.position.line, p.message) for p in load_plan(path).problems if p.code.startswith("JP24")]
+    return [(p.code, p.position.line, p.message) for p in check_plan(path).problems if p.code.startswith("JP24")]
 
 
 WHOLE = """version: 1
