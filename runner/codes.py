@@ -96,6 +96,10 @@ _ROWS: Final = (
     ("JP234", "need-across-finally", _E, "A need between steps and finally"),
     ("JP240", "misplaced-parameter", _E, "A parameter where none is allowed"),
     ("JP241", "parameter-shown-as-text", _W, "A parameter in a text that is only displayed"),
+    ("JP242", "unknown-time-zone", _E, "An unknown time zone"),
+    ("JP243", "window-always-open", _E, "A window that never closes"),
+    ("JP244", "timeout-above-window", _W, "A timeout longer than the window"),
+    ("JP245", "no-window-to-ignore", _W, "A window that is ignored and does not exist"),
     # SQL and how it runs
     ("JP300", "sql-syntax", _E, "A syntax error in SQL"),
     ("JP301", "psql-command", _E, "A command of psql in SQL"),

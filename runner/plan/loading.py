@@ -30,6 +30,7 @@ from runner.plan.problem_collector import Report
 from runner.plan.schema_check import check_shape
 from runner.plan.sql_scope import Scope, check_plain_texts, check_references, plan_scope
 from runner.plan.steps import Draft, StepReader
+from runner.plan.window import check_window, read_window
 from runner.plan.yaml_nodes import Fields, Node, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.plan.yaml_reader import read
@@ -201,6 +202,8 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
     requires = _requires(fields, plan_scope(params, status=False), report)
     drafts = _drafts(parts, params, files, report)
     check_steps(drafts, budget, run_timeout, _hidden(parts))
+    window = read_window(fields)
+    check_window(drafts, window, has_window=fields.has("window"))
     for part in parts:
         check_plain_texts(part.fields, params, report)
     return Plan(
@@ -215,6 +218,7 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
         values=MappingProxyType(values),
         requires=requires,
         concurrency=_concurrency(fields),
+        window=window,
         run_timeout=run_timeout,
         on_failure=fields.choice("on_failure", OnFailure.CONTINUE),
         file=root.source.name,

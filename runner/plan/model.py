@@ -72,6 +72,46 @@ class OnConflict(enum.StrEnum):
     WAIT = "wait"
 
 
+class Day(enum.StrEnum):
+    """A day of the week, in the order of `datetime.date.weekday`."""
+
+    MON = "mon"
+    TUE = "tue"
+    WED = "wed"
+    THU = "thu"
+    FRI = "fri"
+    SAT = "sat"
+    SUN = "sun"
+
+
+class Outside(enum.StrEnum):
+    """What a run does that is begun while its window is closed."""
+
+    REFUSE = "refuse"
+    WAIT = "wait"
+
+
+class AtEnd(enum.StrEnum):
+    """What happens to running steps when the window closes: the run waits for them, or cancels them."""
+
+    DRAIN = "drain"
+    CANCEL = "cancel"
+
+
+class Fit(enum.StrEnum):
+    """Which usual duration of a step must fit into the rest of the window before the step starts."""
+
+    OFF = "off"
+    P50 = "p50"
+    P95 = "p95"
+
+
+class StepWindow(enum.StrEnum):
+    """What the plan's window means for a step."""
+
+    IGNORE = "ignore"
+
+
 class NeedOn(enum.StrEnum):
     """Which outcome of the needed step allows the dependent step to start."""
 
@@ -182,6 +222,22 @@ class Concurrency(Part, frozen=True, kw_only=True):
     on_conflict: OnConflict = OnConflict.FAIL
 
 
+class Window(Part, frozen=True, kw_only=True):
+    """When steps may start, by the server's clock. No days means every day.
+
+    `from_` and `to` are seconds after midnight in `timezone`. Unless `to` is later than `from_`, it is on the next day.
+    """
+
+    timezone: str
+    from_: int = field(name="from")
+    to: int
+    days: tuple[Day, ...] = ()
+    outside: Outside = Outside.REFUSE
+    at_end: AtEnd = AtEnd.DRAIN
+    fit: Fit = Fit.OFF
+    position: Position = Position(file="", line=1, column=1)
+
+
 class Need(Part, frozen=True, kw_only=True):
     """One edge of the graph: the step that must have ended, and with which outcome."""
 
@@ -270,6 +326,7 @@ class Step(Part, frozen=True, kw_only=True):
     needs: tuple[Need, ...] = ()
     lock_timeout: float | None = None
     queue_timeout: float | None = None
+    window: StepWindow | None = None
     slots: int = 1
     pools: Mapping[str, int] = field(default_factory=lambda: _EMPTY)
     exclusive: frozenset[str] = frozenset()
@@ -313,6 +370,7 @@ class Plan(Part, frozen=True, kw_only=True):
     values: Mapping[str, Value] = field(default_factory=lambda: _EMPTY)
     requires: Requires = Requires()
     concurrency: Concurrency | None = None
+    window: Window | None = None
     run_timeout: float | None = None
     on_failure: OnFailure = OnFailure.CONTINUE
     file: str = ""

@@ -258,9 +258,24 @@ def _mend_condition(text: str) -> str | None:
     return meant if meant in CONDITIONS else None
 
 
+def _mend_time(text: str) -> str | None:
+    match = re.fullmatch(r"([0-9]{1,2})(?:[:.h]?([0-9]{2}))?(?::([0-9]{2}))? *(am|pm)?", text.lower())
+    if match is None:
+        return None
+    hour, minute, second = (int(part or 0) for part in match.groups()[:3])
+    if match[4] is not None and 1 <= hour <= 12:
+        hour = hour % 12 + (12 if match[4] == "pm" else 0)
+    if (hour, minute, second) == (24, 0, 0):
+        hour = 0
+    if hour > 23 or minute > 59 or second > 59:
+        return None
+    return f"{hour:02}:{minute:02}" + (f":{second:02}" if match[3] else "")
+
+
 _MENDERS: Final[MappingABC[str, Callable[[str], str | None]]] = {
     "a duration": _mend_duration,
     "a size": _mend_size,
+    "a time of day": _mend_time,
     "an id": _mend_id,
     "a name": _mend_name,
     "a PostgreSQL condition": _mend_condition,

@@ -25,6 +25,7 @@ from runner.plan.model import (
     Retry,
     Sql,
     Step,
+    StepWindow,
     Value,
 )
 from runner.plan.plan_files import PlanFile, PlanFiles
@@ -456,6 +457,7 @@ def _buffer(fields: Fields) -> int:
 _READERS: Final[Mapping[str, tuple[str, Callable[[Fields], Any]]]] = {
     "lock_timeout": ("lock_timeout", lambda fields: fields.duration("lock_timeout")),
     "queue_timeout": ("queue_timeout", lambda fields: fields.duration("queue_timeout")),
+    "window": ("window", lambda fields: fields.choice("window", StepWindow.IGNORE)),
     "slots": ("slots", lambda fields: fields.integer("slots", 1)),
     "pools": ("pools", _pools),
     "exclusive": ("exclusive", lambda fields: frozenset(fields.texts("exclusive"))),

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from runner.errors import Position
 from runner.plan import Loaded, load_plan
 from runner.plan.model import (
     AllowFailure,
+    AtEnd,
     Check,
     Concurrency,
+    Day,
     Expect,
+    Fit,
     ForEach,
     Need,
     NeedOn,
@@ -21,10 +25,13 @@ from runner.plan.model import (
     OnFinish,
     OnRunnerExit,
     Otherwise,
+    Outside,
     ParamType,
     Plan,
     Requires,
     Retry,
+    StepWindow,
+    Window,
 )
 
 _VALID = Path(__file__).parents[2] / "plans" / "valid"
@@ -62,6 +69,21 @@ def test_the_plan_s_own_keys(plan: Plan) -> None:
     assert plan.concurrency == Concurrency(group="nightly", on_conflict=OnConflict.WAIT)
     assert (plan.budget.slots, plan.budget.reserve, plan.budget.pools) == (4, 2, {"heavy_io": 2, "network": 1})
     assert plan.file == str(_VALID / "every_key.yaml")
+
+
+def test_its_window(plan: Plan) -> None:
+    assert plan.window == Window(
+        timezone="Europe/Berlin",
+        days=(Day.SAT, Day.SUN),
+        from_=22 * 3600,
+        to=5 * 3600 + 30 * 60 + 15,
+        outside=Outside.WAIT,
+        at_end=AtEnd.CANCEL,
+        fit=Fit.P95,
+        position=Position(file=str(_VALID / "every_key.yaml"), line=36, column=3),
+    )
+    assert plan.step("purge").window is StepWindow.IGNORE
+    assert plan.step("count").window is None
 
 
 def test_its_requirements(plan: Plan) -> None:
