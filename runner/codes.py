@@ -100,6 +100,11 @@ _ROWS: Final = (
     ("JP243", "window-always-open", _E, "A window that never closes"),
     ("JP244", "timeout-above-window", _W, "A timeout longer than the window"),
     ("JP245", "no-window-to-ignore", _W, "A window that is ignored and does not exist"),
+    ("JP252", "carry-name-taken", _E, "A carried value's name that is taken"),
+    ("JP253", "adapt-param", _E, "A parameter that cannot be adapted"),
+    ("JP254", "adapt-bounds", _E, "Bounds that do not fit the adapted parameter"),
+    ("JP255", "carry-reads-one-row", _E, "A result that is not read with `carry`"),
+    ("JP256", "repeat-without-limit", _E, "A repeat without max_iterations"),
     # SQL and how it runs
     ("JP300", "sql-syntax", _E, "A syntax error in SQL"),
     ("JP301", "psql-command", _E, "A command of psql in SQL"),
@@ -148,6 +153,10 @@ _ROWS: Final = (
     ("JP380", "qualified-name-as-identifier", _W, "A qualified name as one identifier"),
     ("JP381", "parameter-in-string", _W, "A parameter in a string"),
     ("JP382", "unused-parameter", _W, "A parameter or an item that nothing uses"),
+    ("JP390", "carry-not-returned", _E, "A carried value that the last statement does not return"),
+    ("JP391", "carry-without-order", _E, "A carried value of rows without an order"),
+    ("JP392", "carry-may-be-lost", _W, "Carried values that a lost session loses"),
+    ("JP393", "carry-unused", _W, "A carried or adapted value that the SQL does not use"),
     # steps that conflict
     ("JP401", "concurrently-conflict", _W, "CONCURRENTLY beside a conflicting statement"),
     ("JP402", "overlapping-locks", _W, "Steps that can overlap and exclude each other"),

@@ -20,14 +20,8 @@ from runner.errors import JobplanError
 from runner.identity import without_comment
 from runner.sql.returned_rows import AsText, as_text, may_change_names, without_rewriting
 from runner.sql.session_settings import assigned, settings_after
-from runner.sql.statements import Statement, StatementKind, parse_statements, returns_rows
-from runner.sql.transactions import (
-    is_session_only,
-    may_come_second,
-    may_have_to_stand_alone,
-    must_stand_alone,
-    waits_for_transactions,
-)
+from runner.sql.statements import StatementKind, parse_statements, returns_rows
+from runner.sql.transactions import may_come_second, row_may_come_first, waits_for_transactions
 from runner.structs import Struct
 
 #: Documents its purpose in pg_stat_activity. SET needs no privilege, takes no lock and returns no row.
@@ -224,7 +218,7 @@ def _read(sql: str) -> _Text:
         ends=ends,
         gives_rows=returns_rows(last),
         tags_only=last.kind is not StatementKind.CALL,
-        takes_row=_takes_row(statements),
+        takes_row=row_may_come_first(statements),
         locks=any(not may_come_second(statement, read_committed=False) for statement in statements),
         nothing_else=len(statements) == 1 and (returns_rows(last) or last.kind not in _MAY_SEND_ROWS),
         waits_for_snapshots=any(map(waits_for_transactions, statements)),
@@ -243,18 +237,6 @@ def _form(sql: str) -> tuple[AsText | None, bool]:
     except JobplanError:
         return None, False
     return (as_text(statements[-1]), may_change_names(statements[:-1])) if statements else (None, False)
-
-
-def _takes_row(statements: Sequence[Statement]) -> bool:
-    first = statements[0]
-    if len(statements) == 1 and (
-        first.kind in (StatementKind.CALL, StatementKind.DO)
-        or must_stand_alone(first) is not None
-        or may_have_to_stand_alone(first) is not None
-        or is_session_only(first)
-    ):
-        return False
-    return all(may_come_second(statement, read_committed=True) for statement in statements)
 
 
 def _set_apart(sql: str, ends: Sequence[int]) -> str:

@@ -53,7 +53,9 @@ def _text(step: StepSql | None, query: QuerySql) -> Iterator[_ParameterText]:
 
 def _known(subject: Subject, step: StepSql | None, name: str) -> bool:
     each = step.step.for_each if step is not None else None
-    return name in subject.plan.params or name in _BUILT_IN or (each is not None and _is_item(each, name))
+    repeat = step.step.repeat if step is not None else None
+    carried = repeat is not None and name in repeat.carry
+    return name in subject.plan.params or name in _BUILT_IN or carried or (each is not None and _is_item(each, name))
 
 
 def _is_item(for_each: ForEach, name: str) -> bool:

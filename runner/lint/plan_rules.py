@@ -82,7 +82,7 @@ def _wants_count(step: StepSql) -> bool:
 def _endless_repeat(subject: Subject) -> Iterator[Finding]:
     for rank, step in enumerate(subject.steps):
         repeat = step.step.repeat
-        if repeat is None or repeat.until_sql is not None or not step.statements:
+        if repeat is None or repeat.until_sql is not None or repeat.carry or not step.statements:
             continue
         reason = no_row_count(step.statements[-1])
         if reason is not None:

@@ -200,7 +200,7 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
     budget = _budget(fields)
     run_timeout = fields.duration("run_timeout")
     requires = _requires(fields, plan_scope(params, status=False), report)
-    drafts = _drafts(parts, params, files, report)
+    drafts = _drafts(parts, params, values, files, report)
     check_steps(drafts, budget, run_timeout, _hidden(parts))
     window = read_window(fields)
     check_window(drafts, window, has_window=fields.has("window"))
@@ -290,7 +290,13 @@ def _concurrency(fields: Fields) -> Concurrency | None:
     )
 
 
-def _drafts(parts: tuple[PlanFile, ...], params: Mapping[str, Param], files: PlanFiles, report: Report) -> list[Draft]:
+def _drafts(
+    parts: tuple[PlanFile, ...],
+    params: Mapping[str, Param],
+    values: Mapping[str, Value],
+    files: PlanFiles,
+    report: Report,
+) -> list[Draft]:
     main = parts[-1]
     node = main.fields.node("defaults")
     defaults = node.values if isinstance(node, MappingNode) else {}
@@ -299,7 +305,9 @@ def _drafts(parts: tuple[PlanFile, ...], params: Mapping[str, Param], files: Pla
     drafts: list[Draft] = []
     for part in parts:
         unusable = part.fields.unusable | main.fields.unusable
-        reader = StepReader(defaults=defaults, params=params, files=files, report=report, unusable=unusable)
+        reader = StepReader(
+            defaults=defaults, params=params, values=values, files=files, report=report, unusable=unusable
+        )
         drafts += (reader.read(part, step, scope) for step in _mappings(part, "steps"))
         if part is main:
             drafts += (reader.read(part, step, last_scope, finally_=True) for step in _mappings(part, "finally"))

@@ -307,12 +307,34 @@ class ForEach(Part, frozen=True, kw_only=True):
     max_parallel: int | None = None
 
 
+class Carried(Part, frozen=True, kw_only=True):
+    """A value that one iteration of a repeat passes to the next: its type, and its value in the first iteration."""
+
+    type: ParamType
+    start: Value
+
+
+class Adapt(Part, frozen=True, kw_only=True):
+    """Change the integer parameter `param` between `min` and `max`, so that an iteration takes `target` seconds."""
+
+    param: str
+    target: float
+    min: int
+    max: int
+
+
 class Repeat(Part, frozen=True, kw_only=True):
-    """Run the step again until it returns no rows (`until_sql` is None) or a SQL condition holds."""
+    """Run the step again until it returns no rows (`until_sql` is None) or a SQL condition holds.
+
+    `carry` has the values that one iteration passes to the next, by name: with them "no rows" means that the last row
+    is missing or has only NULLs for them.
+    """
 
     max_iterations: int
     until_sql: Sql | None = None
     pause: float = 0.0
+    carry: Mapping[str, Carried] = field(default_factory=lambda: _EMPTY)
+    adapt: Adapt | None = None
 
 
 class Step(Part, frozen=True, kw_only=True):

@@ -13,13 +13,13 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Final
 
-from runner.plan.model import ForEach, Param, ParamType, Sql, Value
+from runner.plan.model import ForEach, Param, ParamType, Repeat, Sql, Value
 from runner.plan.problem_collector import Report
 from runner.plan.yaml_nodes import Fields, Node, Scalar, Sequence
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.placeholders import Form, Reference, TemplateError, in_brackets, references
 from runner.sql.session_settings import SettingPlace, named_in
-from runner.structs import Struct, field
+from runner.structs import Struct, field, replace
 
 #: Names that are built in everywhere, and in finally steps only.
 RUN_NAMES = ("run.id", "run.name")
@@ -73,6 +73,13 @@ class Scope(Struct, frozen=True, kw_only=True):
         prefix = f"{for_each.as_}." if for_each.sql else None
         return Scope(names=self.names, items=_item_names(for_each), open_prefix=prefix)
 
+    def with_carry(self, repeat: Repeat | None) -> Scope:
+        """Return the scope within the iterations of a step."""
+        if repeat is None or not repeat.carry:
+            return self
+        carried = {name: _typed_name(value.type, "a carried value of type ") for name, value in repeat.carry.items()}
+        return replace(self, names={**self.names, **carried})
+
 
 _RUN_NAME = Name(what="a text")
 _RELATION = Name(what="a relation", relation=True)
@@ -84,13 +91,17 @@ def plan_scope(params: Mapping[str, Param], *, status: bool) -> Scope:
     names = dict.fromkeys((*RUN_NAMES, *([RUN_STATUS] if status else [])), _RUN_NAME)
     for name, param in params.items():
         article = "an" if param.type in (ParamType.INTEGER, ParamType.IDENTIFIER) else "a"
-        names[name] = Name(
-            what=f"{article} {param.type}",
-            bare=param.type in _BARE_TYPES,
-            identifier=param.type in _IDENTIFIER_TYPES,
-            relation=param.type is ParamType.RELATION,
-        )
+        names[name] = _typed_name(param.type, f"{article} ")
     return Scope(names=names)
+
+
+def _typed_name(kind: ParamType, before: str) -> Name:
+    return Name(
+        what=f"{before}{kind}",
+        bare=kind in _BARE_TYPES,
+        identifier=kind in _IDENTIFIER_TYPES,
+        relation=kind is ParamType.RELATION,
+    )
 
 
 def check_references(sql: Sql, scope: Scope, report: Report, *, step: str | None) -> None:

@@ -21,7 +21,6 @@ from runner.plan.model import (
     OnRunnerExit,
     Param,
     ParamType,
-    Repeat,
     Retry,
     Sql,
     Step,
@@ -30,39 +29,20 @@ from runner.plan.model import (
 )
 from runner.plan.plan_files import PlanFile, PlanFiles
 from runner.plan.problem_collector import Placed, Report
+from runner.plan.repeat import is_empty, read_repeat, read_sql
 from runner.plan.sql_scope import Scope, check_names, check_references
 from runner.plan.sqlstates import CONDITIONS, sqlstates
 from runner.plan.yaml_nodes import Fields, Node, Scalar, UnusableNodes, read_otherwise, sql_of
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.qualified_names import qualified_name
 from runner.sql.session_settings import SettingPlace, place_of_setting
-from runner.sql.tokens import has_comments, without_comments
 from runner.structs import Struct
 
 _TIMEOUT_WORD = "timeout"
 _QUERY_CANCELED = "57014"
-_NO_ROWS = "no_rows"
 _DEFAULT_ITEM = "item"
 _ERRORS = (*CONDITIONS, _TIMEOUT_WORD)
 _RUN = "run"
-
-
-def read_sql(fields: Fields, key: str) -> Sql | None:
-    """Return the SQL text under a key; a text without any SQL is a problem."""
-    node = fields.scalar(key)
-    if node is None:
-        return None
-    sql = sql_of(node)
-    if is_empty(sql):
-        fields.add(node, "JP219", f"`{key}` has no SQL")
-        return None
-    return sql
-
-
-def is_empty(sql: Sql) -> bool:
-    """Return whether a text has only white space, semicolons and comments."""
-    text = without_comments(sql.text) if has_comments(sql.text) else sql.text
-    return not text.strip(" \t\r\n\f\v;")
 
 
 def read_needs(fields: Fields, prefix: str) -> tuple[tuple[Need, Node], ...]:
@@ -185,16 +165,6 @@ def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:
         sql=read_sql(for_each, "sql"),
         max_parallel=parallel or None,
     )
-
-
-def read_repeat(fields: Fields) -> Repeat | None:
-    """Return how a step is repeated."""
-    repeat = fields.mapping("repeat")
-    if repeat is None:
-        return None
-    until = None if repeat.text("until") == _NO_ROWS else read_sql(repeat, "until")
-    pause = repeat.duration("pause", 0.0, zero=True) or 0.0
-    return Repeat(max_iterations=repeat.integer("max_iterations", 1), until_sql=until, pause=pause)
 
 
 def _states(fields: Fields, node: Scalar) -> tuple[str, ...]:
@@ -366,10 +336,11 @@ class Draft(Struct, frozen=True, kw_only=True):
 
 
 class StepReader(Struct, frozen=True, kw_only=True):
-    """What is needed to read a step besides the step: defaults, parameters, files."""
+    """What is needed to read a step besides the step: defaults, parameters and their values, files."""
 
     defaults: Mapping[str, Node]
     params: Mapping[str, Param]
+    values: Mapping[str, Value]
     files: PlanFiles
     report: Report
     unusable: UnusableNodes
@@ -379,6 +350,7 @@ class StepReader(Struct, frozen=True, kw_only=True):
         fields = self._fields(file, node)
         needs = read_needs(fields, file.prefix)
         for_each = read_for_each(fields, self.params)
+        repeat = read_repeat(fields, self.params, self.values, for_each) if fields.has("repeat") else None
         on_finish = fields.choice("on_finish", OnFinish.WAIT)
         leaves = OnRunnerExit.CANCEL if on_finish is OnFinish.WAIT else OnRunnerExit.DETACH
         step = Step(
@@ -389,12 +361,13 @@ class StepReader(Struct, frozen=True, kw_only=True):
             on_runner_exit=fields.choice("on_runner_exit", leaves),
             needs=tuple(need for need, _ in needs),
             for_each=for_each,
+            repeat=repeat,
             position=node.position,
             **{_READERS[key][0]: _READERS[key][1](fields) for key in fields.present if key in _READERS},
         )
         if for_each is not None and for_each.sql is not None:
             check_references(for_each.sql, scope, self.report, step=fields.step)
-        inner = scope.with_items(for_each)
+        inner = scope.with_items(for_each).with_carry(repeat)
         for sql in _texts(step):
             check_references(sql, inner, self.report, step=fields.step)
         check_parameters(fields, inner)
@@ -470,7 +443,6 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[Fields], Any]]]] = {
     "verify": ("verify", lambda fields: read_sql(fields, "verify")),
     "expect": ("expect", read_expect),
     "capture": ("capture_rows", _capture),
-    "repeat": ("repeat", read_repeat),
     "settings": ("settings", lambda fields: MappingProxyType(read_settings(fields))),
     "role": ("role", lambda fields: fields.text("role") or None),
     "search_path": ("search_path", lambda fields: fields.text("search_path") or None),

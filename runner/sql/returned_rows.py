@@ -43,12 +43,12 @@ def as_text(statement: Statement) -> AsText | None:
 
     A `*` hides the number of columns, and data-modifying WITH is only allowed at the top of a statement.
     """
-    targets = _targets(statement)
+    targets = column_names(statement)
     if targets is None or _has_modifying_with(statement):
         return None
     names = tuple(targets)
     aliases = [f"c{number}" for number in range(1, len(names) + 1)]
-    values = ", ".join(map(_VALUE.format, aliases))
+    values = ", ".join(map(text_of, aliases))
     return AsText(
         before=f"WITH {_NAME} ({', '.join(aliases)}) AS MATERIALIZED (\n",
         after=f"\n) SELECT {values} FROM {_NAME}",  # noqa: S608 - our own names and numbers
@@ -76,7 +76,13 @@ def _has_modifying_with(statement: Statement) -> bool:
     return any(node is not own for name in names for node in find(own, name))
 
 
-def _targets(statement: Statement) -> list[str] | None:
+def text_of(column: str) -> str:
+    """Return the SQL of a column's value as text, by its type's own output function; NULL stays NULL."""
+    return _VALUE.format(column)
+
+
+def column_names(statement: Statement) -> list[str] | None:
+    """Return the names of the columns that a statement returns; None if it returns none, or if a `*` hides them."""
     node = statement.node
     if statement.kind is _K.SELECT:
         return _of_select(node)

@@ -7,7 +7,7 @@ the command, or None. A failed text has no effect and can be run again; the exce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from runner.sql.builtin_functions import BEFORE_WRITING, OUTSIDE_TRANSACTION
 from runner.sql.facts import enabled, functions_called, is_concurrent, main_relation, options
@@ -220,6 +220,22 @@ def _body_commands(statement: Statement) -> frozenset[str]:
 
 def _is_comment(token: Token) -> bool:
     return token.kind in {TokenKind.LINE_COMMENT, TokenKind.BLOCK_COMMENT}
+
+
+def row_may_come_first(statements: Sequence[Statement]) -> bool:
+    """Return whether a statement that writes a row can precede these in their transaction without effects.
+
+    That is with the isolation level READ COMMITTED; not where there is no such transaction, or may be none.
+    """
+    first = statements[0]
+    if len(statements) == 1 and (
+        first.kind in (_K.CALL, _K.DO)
+        or must_stand_alone(first) is not None
+        or may_have_to_stand_alone(first) is not None
+        or is_session_only(first)
+    ):
+        return False
+    return all(may_come_second(statement, read_committed=True) for statement in statements)
 
 
 _COPY = frozenset({_K.COPY_FROM, _K.COPY_TO})

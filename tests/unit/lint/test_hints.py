@@ -56,6 +56,12 @@ _INDEX = "CREATE INDEX CONCURRENTLY i ON t (v)"
 _DETACH = "ALTER TABLE p DETACH PARTITION p1 CONCURRENTLY"
 _OUT = "verify: SELECT count(*) = 0 FROM pg_inherits WHERE inhrelid = 'p1'::regclass"
 
+_CARRY = "repeat: {until: no_rows, carry: {last_id: {type: integer, start: 0}}}"
+_BATCH = "WITH batch AS (UPDATE t SET v = 1 WHERE id > :last_id RETURNING id) SELECT max(id) AS last_id FROM batch"
+_MAX = "SELECT max(id) AS last_id FROM t WHERE id > :last_id"
+_BATCHES = "params: {n: {type: integer, default: 90}}\nsteps:\n"
+_ADAPT = "repeat: {until: no_rows, max_iterations: 9, adapt: {param: n, target: 1s}}"
+
 ROWS: list[tuple[str, str, str]] = [
     ("JP300", _step("DELETE FORM t"), _step("DELETE FROM t WHERE v = 1")),
     ("JP301", _step("\\set days 90\nDELETE FROM t WHERE v > 90"), _step("DELETE FROM t WHERE v > 90")),
@@ -300,6 +306,35 @@ ROWS: list[tuple[str, str, str]] = [
         "JP362",
         _step("DO $$ BEGIN DELETE FROM t WHERE v = 1; END $$", "repeat: {until: no_rows, max_iterations: 10}"),
         _step("DO $$ BEGIN DELETE FROM t WHERE v = 1; END $$", "repeat: {until: SELECT true, max_iterations: 10}"),
+    ),
+    (
+        "JP390",
+        _step("UPDATE t SET v = 1 WHERE id > :last_id", _CARRY),
+        _step(_BATCH, _CARRY),
+    ),
+    ("JP390", _step("SELECT max(id) FROM t WHERE id > :last_id", _CARRY), _step(_MAX, _CARRY)),
+    (
+        "JP390",
+        _step("SELECT 1 AS last_id, :last_id AS last_id", _CARRY),
+        _step("SELECT :last_id + 1 AS last_id", _CARRY),
+    ),
+    ("JP391", _step("UPDATE t SET v = 1 WHERE id > :last_id RETURNING id AS last_id", _CARRY), _step(_BATCH, _CARRY)),
+    (
+        "JP391",
+        _step("SELECT f(id), id AS last_id FROM t WHERE id > :last_id LIMIT 9", _CARRY),
+        _step("SELECT f(id), id AS last_id FROM t WHERE id > :last_id ORDER BY id LIMIT 9", _CARRY),
+    ),
+    (
+        "JP392",
+        _step("CALL p(:last_id, NULL)", _CARRY),
+        _step("CALL p(:last_id, NULL)", _CARRY, "idempotent: true"),
+    ),
+    ("JP392", _step("CALL p(:last_id, NULL)", _CARRY), _step("SELECT p(:last_id) AS last_id", _CARRY)),
+    ("JP393", _step("SELECT max(id) AS last_id FROM t", _CARRY), _step(_MAX, _CARRY)),
+    (
+        "JP393",
+        f"{_BATCHES}{_step('DELETE FROM t WHERE v = 1', _ADAPT)}{_step('SELECT :n', 'verify: SELECT true', name='b')}",
+        f"{_BATCHES}{_step('DELETE FROM t WHERE id IN (SELECT id FROM t LIMIT :n)', _ADAPT)}",
     ),
     ("JP370", _step("VACUUM t", "timeout: none"), _step("VACUUM t", "timeout: 6h")),
     (
