@@ -105,6 +105,12 @@ _ROWS: Final = (
     ("JP254", "adapt-bounds", _E, "Bounds that do not fit the adapted parameter"),
     ("JP255", "carry-reads-one-row", _E, "A result that is not read with `carry`"),
     ("JP256", "repeat-without-limit", _E, "A repeat without max_iterations"),
+    # targets files
+    ("JP270", "unknown-cluster", _E, "A cluster that the targets file does not have"),
+    ("JP271", "duplicate-target", _E, "A target or a wave twice"),
+    ("JP272", "secret-in-targets", _E, "A secret in a targets file"),
+    ("JP273", "two-rest-waves", _E, "Two waves without a condition"),
+    ("JP274", "bad-selector", _E, "A selector or a label that is not valid"),
     # SQL and how it runs
     ("JP300", "sql-syntax", _E, "A syntax error in SQL"),
     ("JP301", "psql-command", _E, "A command of psql in SQL"),

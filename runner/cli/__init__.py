@@ -32,6 +32,7 @@ _COMMANDS = {
     "status": "Show what runs on the server now: runs, workers and lock waits.",
     "cancel": "Cancel a run's workers, from any machine.",
     "attach": "Follow a run's workers until they end.",
+    "fleet": "Run one plan over many databases.",
     "ledger": "Keep a record of runs in the database.",
     "doctor": "Check whether a server is ready for plans, and show how to fix it.",
     "schema": "Print the JSON Schema of plans.",

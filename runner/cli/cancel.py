@@ -107,7 +107,7 @@ async def _cancel(
             activity = await recall_workers(observer, await observer.look(), journal, wanted)
             run = find(activity)
         _check_step(run, step)
-        request = CancelRequest(run=run.run, step=step, by=_myself(), key=secrets.token_hex(8))
+        request = CancelRequest(run=run.run, step=step, by=myself(), key=secrets.token_hex(8))
         stopper = Stopper(observer=observer, run=run, request=request, detached=detached)
         stopped = await stopper.stop(patience)
         if step is not None and stopped.answer is not None and stopped.answer.steps is None and not stopped.asked:
@@ -158,7 +158,7 @@ def _workers_there(run: LiveRun) -> str:
     return f"Steps with workers: {steps}." if steps else "The run has no workers now."
 
 
-def _myself() -> str:
+def myself() -> str:
     """Return the operating system's user and host, which the runner reports as the user who cancelled."""
     try:
         user = getpass.getuser()

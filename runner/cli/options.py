@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
 import click
 
-from runner.errors import JobplanError, Position, RecordError, UsageError
+from runner.errors import JobplanError, RecordError, UsageError
 from runner.identity import run_id_problem
 from runner.records.run_folders import DEFAULT_ROOT, PLAN, has_journal
 from runner.reports.destinations import STDOUT, identity_of, is_device
@@ -284,16 +284,12 @@ def _is_journal(folder: Path) -> bool:
     return has_journal(folder) and (not os.access(folder, os.X_OK) or (folder / PLAN).exists())
 
 
-def files_of(plan: Plan) -> frozenset[Path]:
-    """Return every file of a plan: the plan itself, its includes and its SQL files."""
-    return frozenset(Path(file) for file in {plan.file, *_files(plan)} if file)
-
-
 def files_of_recorded(plan: Plan) -> frozenset[Path]:
     """Return the files of a recorded plan, from its file as it is now: the record does not have them."""
     if not plan.file:
         return frozenset()
     from runner.lint import read_plan
+    from runner.plan.plan_files import files_of
     from runner.sql.placeholders import plain_text
 
     given = {name: plain_text(value) for name, value in plan.values.items()}
@@ -301,24 +297,6 @@ def files_of_recorded(plan: Plan) -> frozenset[Path]:
         return files_of(read_plan(Path(plan.file), given=given)) | {Path(plan.file)}
     except JobplanError:
         return frozenset({Path(plan.file)})
-
-
-def _files(value: object) -> Iterator[str]:
-    from runner.plan.model import Sql
-
-    if isinstance(value, Position):
-        yield value.file
-    elif isinstance(value, Sql):
-        yield value.start.file
-    elif isinstance(value, Struct):
-        for name in value.__struct_fields__:
-            yield from _files(getattr(value, name))
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _files(item)
-    elif isinstance(value, tuple | frozenset):
-        for item in value:
-            yield from _files(item)
 
 
 def _identity(path: Path) -> tuple[object, ...]:

@@ -16,7 +16,6 @@ from runner.cli.options import (
     chosen_dsn,
     continuing_options,
     dsn_option,
-    files_of,
     journal_option,
     ledger_schema,
     no_ledger_option,
@@ -45,6 +44,7 @@ from runner.exit_codes import ExitCode, for_error, help_text
 from runner.identity import new_run_id
 from runner.lint import read_plan
 from runner.plan.model import Plan
+from runner.plan.plan_files import files_of
 from runner.run.continuation import Done, Ready, Wish, again, begin
 from runner.structs import Struct, replace
 

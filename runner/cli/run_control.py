@@ -274,7 +274,7 @@ def until_signalled(work: Coroutine[Any, Any, _T]) -> _T:
             if task is not None:
                 task.cancel()
 
-        for number in _signals_that_end():
+        for number in signals_that_end():
             loop.add_signal_handler(number, interrupt, int(number))
         return await work
 
@@ -311,7 +311,7 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
     sinks: list[Sink] = [setup.journal, *progress, *reports]
     interrupted: list[int] = []
 
-    signals = _signals_that_end()
+    signals = signals_that_end()
 
     async def execute() -> RunResult:
         run = new_run(
@@ -384,7 +384,7 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
     return result.exit_code
 
 
-def _signals_that_end() -> tuple[signal.Signals, ...]:
+def signals_that_end() -> tuple[signal.Signals, ...]:
     """Return the signals that end the run. Under nohup SIGHUP is ignored, and stays so."""
     return tuple(number for number in _ENDING if number != signal.SIGHUP or not _is_ignored(number))
 

@@ -8,6 +8,7 @@ from runner.plan.schema_check import schema_text
 
 
 @click.command()
-def schema() -> None:
+@click.option("--targets", is_flag=True, help="The schema of targets files of jobplan fleet.")
+def schema(*, targets: bool) -> None:
     """Print the JSON Schema (draft-07) of plans, for editors."""
-    click.echo(schema_text(), nl=False)
+    click.echo(schema_text("targets-v1") if targets else schema_text(), nl=False)

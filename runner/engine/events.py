@@ -217,6 +217,8 @@ class RunStarted(Event, frozen=True, kw_only=True):
     left_out: tuple[str, ...] = ()
     #: Each launch is in the ledger before the worker is requested, until `ledger_lost`.
     ledger_first: bool = False
+    #: The name of the run's database in a fleet.
+    target: str | None = None
 
 
 class Item(Recorded, frozen=True, kw_only=True):

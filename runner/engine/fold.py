@@ -41,6 +41,8 @@ PROBE_INTERVAL = 1.0
 ANNOUNCE_EVERY = 5.0
 #: The reason for which a step waits when the server had no worker for it.
 SERVER_CAPACITY = "server capacity"
+#: The reason for which a step waits when other runs have the slots that they share with this one.
+CLUSTER_SLOTS = "cluster slots"
 
 
 def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> None:

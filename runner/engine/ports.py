@@ -370,6 +370,26 @@ class Gateway(Protocol):
         ...
 
 
+class SharedSlots(Protocol):
+    """A limit on workers that several runs share, besides the budget of each. The calls of one run."""
+
+    def left(self) -> int:
+        """Return how many workers the run may request now besides those that it has."""
+        ...
+
+    def use(self, workers: int) -> None:
+        """Note how many workers the run has, launched or requested."""
+        ...
+
+    def wait(self, *, waiting: bool) -> None:
+        """Note whether a step of the run waits for a worker of these; such a run is woken when it is its turn."""
+        ...
+
+    def on_turn(self, wake: Callable[[], None]) -> None:
+        """Call `wake` when the run that waits may request a worker."""
+        ...
+
+
 class Command(Struct, frozen=True, kw_only=True):
     """Base of all commands; they concern one attempt of one step."""
 

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 
 from runner.engine import events as ev
 from runner.engine.events import CheckPhase
-from runner.engine.fold import SERVER_CAPACITY
+from runner.engine.fold import CLUSTER_SLOTS, SERVER_CAPACITY
 from runner.engine.for_each_items import literal_items
 from runner.engine.outcomes import cancelled_before_start, final_event, settle
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
@@ -122,13 +122,17 @@ def _hopeless(state: RunState, shared: Kind, used: Mapping[str, int]) -> bool:
 
 
 def _allowance(state: RunState, now: float) -> int:
-    """Return how many workers may be requested: as many as the server last gave, and one more as a test at times."""
+    """Return how many workers may be requested: as many as the server last gave, and one more as a test at times.
+
+    A limit that several runs share allows fewer.
+    """
+    shared = state.capacity[SLOTS] if state.shared_left is None else state.shared_left
     if state.ceiling is None:
-        return state.capacity[SLOTS]
+        return min(state.capacity[SLOTS], shared)
     below = state.ceiling - state.requested_workers
     if below <= 0 and now >= state.probe_at:
-        return 1
-    return below
+        return min(1, shared)
+    return min(below, shared)
 
 
 def slot_release_due(state: RunState) -> float | None:
@@ -154,9 +158,11 @@ def _timeout(state: RunState, record: StepRecord, now: float) -> float | None:
 
 
 def why_queued(state: RunState, record: StepRecord) -> str:
-    """Return what a ready step waits for: `slots 4/4`, `pool:heavy_io 1/1`, `server capacity`, `its turn`."""
+    """Return what a ready step waits for: `slots 4/4`, `pool:heavy_io 1/1`, `cluster slots`, `its turn` and so on."""
     for name in _lacking(state, record, state.used):
         return f"{name} {state.used[name]}/{state.capacity[name]}"
+    if state.shared_left is not None and state.shared_left <= 0:
+        return CLUSTER_SLOTS
     return SERVER_CAPACITY if state.ceiling is not None else "its turn"
 
 

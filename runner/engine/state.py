@@ -260,6 +260,8 @@ class RunState(Struct, kw_only=True):
     probe_at: float = 0.0
     short_message: str | None = None
     shortage_reported: bool = False
+    #: How many further workers a limit that several runs share allows now; None without such a limit.
+    shared_left: int | None = None
 
     @property
     def stopping(self) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from urllib.parse import unquote
 
 from psycopg import OperationalError, ProgrammingError, pq
@@ -332,3 +332,8 @@ def _open_parts(conninfo: str) -> dict[str, str]:
     return {
         option.keyword.decode(): option.val.decode() for option in options if option.val and option.dispchar != _HIDDEN
     }
+
+
+def conninfo_of(keywords: Mapping[str, str]) -> str:
+    """Return the connection string with these keywords, each value quoted as libpq needs it."""
+    return make_conninfo("", **keywords)

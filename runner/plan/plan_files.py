@@ -13,11 +13,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from collections.abc import Mapping as MappingABC
 from pathlib import Path
 from typing import Final
 
-from runner.errors import UsageError
-from runner.plan.model import Sql
+from runner.errors import Position, UsageError
+from runner.plan.model import Plan, Sql
 from runner.plan.problem_collector import Placed, Report
 from runner.plan.schema_check import check_shape
 from runner.plan.yaml_nodes import Fields, Mapping, Node, Scalar, sql_of_file
@@ -222,3 +223,24 @@ def _no_plan(path: Path) -> str | None:
     if not keys & _OF_A_PLAN:
         return "it is not a plan; included files are checked with the plan that includes them"
     return None
+
+
+def files_of(plan: Plan) -> frozenset[Path]:
+    """Return every file of a plan: the plan itself, its includes and its SQL files."""
+    return frozenset(Path(file) for file in {plan.file, *_files(plan)} if file)
+
+
+def _files(value: object) -> Iterator[str]:
+    if isinstance(value, Position):
+        yield value.file
+    elif isinstance(value, Sql):
+        yield value.start.file
+    elif isinstance(value, Struct):
+        for name in value.__struct_fields__:
+            yield from _files(getattr(value, name))
+    elif isinstance(value, MappingABC):
+        for item in value.values():
+            yield from _files(item)
+    elif isinstance(value, tuple | frozenset):
+        for item in value:
+            yield from _files(item)

@@ -301,36 +301,40 @@ def _known(part: JsonSchema, keywords: set[str]) -> None:
         raise ValueError(f"the schema uses keywords that are not known here: {sorted(unknown)}")
 
 
-_FILE = "plan-v1.schema.json"
+#: The file whose schema is meant unless another one is named.
+PLAN: Final = "plan-v1"
 
 
-def schema_text() -> str:
-    """Return the JSON Schema of plans, as `jobplan schema` prints it."""
-    packaged = resources.files("runner") / "schemas" / _FILE
+def schema_text(name: str = PLAN) -> str:
+    """Return the JSON Schema of plans, as `jobplan schema` prints it, or that of another file that users write."""
+    file = f"{name}.schema.json"
+    packaged = resources.files("runner") / "schemas" / file
     if packaged.is_file():
         return packaged.read_text(encoding="utf-8")
     # A wheel has the schemas inside the package; a checkout has them at the top, where users and editors find them.
-    return (Path(__file__).resolve().parents[2] / "schemas" / _FILE).read_text(encoding="utf-8")
-
-
-@lru_cache(maxsize=1)
-def schema() -> dict[str, Any]:
-    """Return the JSON Schema of plans, parsed. Treat it as read-only."""
-    parsed: dict[str, Any] = json.loads(schema_text())
-    return parsed
+    return (Path(__file__).resolve().parents[2] / "schemas" / file).read_text(encoding="utf-8")
 
 
 @lru_cache(maxsize=2)
-def _check(definition: str | None) -> Check:
-    root = schema()
+def schema(name: str = PLAN) -> dict[str, Any]:
+    """Return a JSON Schema, parsed. Treat it as read-only."""
+    parsed: dict[str, Any] = json.loads(schema_text(name))
+    return parsed
+
+
+@lru_cache(maxsize=4)
+def _check(name: str, definition: str | None) -> Check:
+    root = schema(name)
     return compile_check(root, root if definition is None else root["definitions"][definition])
 
 
-def check_shape(root: Node, report: Report, *, definition: str | None = None) -> UnusableNodes:
+def check_shape(root: Node, report: Report, *, definition: str | None = None, name: str = PLAN) -> UnusableNodes:
     """Report what the schema forbids, and return the nodes with values that must not be used.
 
-    `definition` names the part of the schema that the file must follow; None means the whole schema, for a plan.
+    `definition` names the part of the schema that the file must follow; None means the whole schema. `name` is the
+    schema's.
     """
     walk = Walk(report)
-    _check(definition)(root, "the file" if definition else "the plan", walk)
+    whole = "the plan" if name == PLAN and definition is None else "the file"
+    _check(name, definition)(root, whole, walk)
     return walk.unusable

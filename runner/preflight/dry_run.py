@@ -13,6 +13,7 @@ from functools import partial
 from runner.codes import new_problem
 from runner.engine.requirements import not_a_member, unmet_by_server
 from runner.errors import Position, Problem, Severity
+from runner.gateway.catalog import RelationFacts
 from runner.gateway.inspection import Inspector
 from runner.gateway.server_facts import ServerFacts
 from runner.identity import run_of
@@ -25,9 +26,10 @@ from runner.preflight.doctor import Demand, Examined, Level, examine
 from runner.preflight.dry_run_result import DryRun
 from runner.preflight.earlier_steps import NEW_LABEL
 from runner.preflight.lock_checks import conflict_problems, read_locks
-from runner.preflight.plan_statements import StatementLook
+from runner.preflight.plan_statements import Looked, StatementLook
 from runner.preflight.schedule import forecast, schedule_problems
 from runner.preflight.step_durations import MAX_RUNS, Durations, FirstOf, KnownDurations, MostRuns, from_ledger
+from runner.sql.relations import query_relations
 from runner.structs import Struct, field, replace
 
 
@@ -185,7 +187,18 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
         refused=unmet or any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems),
         unmet=unmet,
         skipped=skipped,
+        relations=tuple(_named(looked).values()),
     )
+
+
+def _named(looked: Looked) -> dict[str, RelationFacts]:
+    """Return the existing relations that statements name, by their full names."""
+    found = (
+        view.around.relations.get(use.relation)
+        for unit, view in looked.units
+        for use in query_relations(unit.statement)
+    )
+    return {str(facts.relation): facts for facts in found if facts is not None}
 
 
 def worst_first(problems: list[Problem]) -> tuple[Problem, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 
 from runner.errors import Problem, Severity
+from runner.gateway.catalog import RelationFacts
 from runner.gateway.server_facts import ServerFacts
 from runner.preflight.current_activity import LockReport
 from runner.preflight.doctor import Examined
@@ -58,6 +59,8 @@ class DryRun(Struct, frozen=True, kw_only=True):
     refused: bool = False
     unmet: bool = False
     skipped: bool = False
+    #: The relations that statements of the plan name, as they are now.
+    relations: tuple[RelationFacts, ...] = ()
 
     @property
     def errors(self) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 from runner import __version__
 from runner.clock import Clock, MonotonicClock
 from runner.engine.events import Event
-from runner.engine.ports import PreviousRuns, Sink
+from runner.engine.ports import PreviousRuns, SharedSlots, Sink
 from runner.engine.state import RunState
 from runner.gateway.postgres import PgGateway
 from runner.identity import new_run_id
@@ -83,16 +83,23 @@ def new_run(
     chosen: bool = False,
     require_ledger: bool = False,
     ledger_first: bool = False,
+    shared_slots: SharedSlots | None = None,
+    target: str | None = None,
 ) -> Run:
     """Build a run on a real server; nothing happens before its `execute`. Steps `left_out` are not selected.
 
     `previous_state` and `takeover` resume a run: see `Run`; `history` are its events so far. `ledger` is the schema of
     the ledger, None for no ledger; `trusted_roles` may own it besides the session's role and superusers. The previous
-    runs of the plan that the ledger contains are added to `previous_runs`. `chosen`, `require_ledger` and
-    `ledger_first`: see `Run`.
+    runs of the plan that the ledger contains are added to `previous_runs`. `chosen`, `require_ledger`, `ledger_first`
+    and `shared_slots`: see `Run`. `target` is the name of the run's database in a fleet.
     """
     context = RunContext(
-        run_id=run_id, jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), sha256=sha256(plan)
+        run_id=run_id,
+        jobplan=__version__,
+        host=socket.gethostname(),
+        os_pid=os.getpid(),
+        sha256=sha256(plan),
+        target=target,
     )
     roles = takeover.roles if takeover is not None else ()
     gateway = PgGateway(
@@ -116,4 +123,5 @@ def new_run(
         chosen=chosen,
         require_ledger=require_ledger,
         ledger_first=ledger_first,
+        shared_slots=shared_slots,
     )

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from runner.clock import Clock, MonotonicClock
 from runner.engine.events import Outcome
-from runner.engine.ports import Sink
+from runner.engine.ports import SharedSlots, Sink
 from runner.errors import JobplanError, OpenQuestionError, RecordError, UsageError
 from runner.plan.graph import not_selected
 from runner.plan.model import Plan
 from runner.run.api import LEDGER, new_run
 from runner.run.continuation import Done, Ready, Wish, again
-from runner.run.loop import RunOrigin, RunResult
+from runner.run.loop import Run, RunOrigin, RunResult
 from runner.run.resumption import prepare
 
 
@@ -71,6 +71,27 @@ async def begin_or_resume(
         wait=wait_for_runner,
         marks={step: _outcome(step, outcome) for step, outcome in (marks or {}).items()},
     )
+    try:
+        return await carry_out(wish, clock=clock, sinks=sinks, require_ledger=require_ledger or journal is None)
+    except OpenQuestionError as error:
+        answers = ", ".join(f"{step!r}: 'succeeded' or 'failed'" for step in error.questions)
+        raise error.answered_by(f"begin_or_resume(…, marks={{{answers}}})") from error
+
+
+async def carry_out(
+    wish: Wish,
+    *,
+    clock: Clock,
+    sinks: Sequence[Sink] = (),
+    require_ledger: bool = False,
+    shared_slots: SharedSlots | None = None,
+    target: str | None = None,
+    on_run: Callable[[Run], None] = lambda _: None,
+) -> RunResult:
+    """Do what a wish asks for, to the end of its run; raises what `begin_or_resume` raises.
+
+    `on_run` receives the run before it begins, once more if it is tried again; `target` is its name in a fleet.
+    """
     while True:
         ready: Ready | None = None
         try:
@@ -79,21 +100,37 @@ async def begin_or_resume(
                 return RunResult(state=found.state, exit_code=0, run_id=found.run_id, origin=RunOrigin.DONE)
             ready = found
             return await _execute(
-                ready, wish, clock=clock, sinks=sinks, require_ledger=require_ledger or journal is None
+                ready,
+                wish,
+                clock=clock,
+                sinks=sinks,
+                require_ledger=require_ledger,
+                shared_slots=shared_slots,
+                target=target,
+                on_run=on_run,
             )
-        except OpenQuestionError as error:
-            answers = ", ".join(f"{step!r}: 'succeeded' or 'failed'" for step in error.questions)
-            raise error.answered_by(f"begin_or_resume(…, marks={{{answers}}})") from error
+        except OpenQuestionError:
+            raise
         except JobplanError as error:
             wish, pause = again(wish, error, None if ready is None else ready.run_id)
         await asyncio.sleep(pause)
 
 
-async def _execute(ready: Ready, wish: Wish, *, clock: Clock, sinks: Sequence[Sink], require_ledger: bool) -> RunResult:
+async def _execute(
+    ready: Ready,
+    wish: Wish,
+    *,
+    clock: Clock,
+    sinks: Sequence[Sink],
+    require_ledger: bool,
+    shared_slots: SharedSlots | None,
+    target: str | None,
+    on_run: Callable[[Run], None],
+) -> RunResult:
     """Carry out what is ready, and close its journal."""
     kept: list[Sink] = [] if ready.journal is None else [ready.journal]
     try:
-        return await new_run(
+        run = new_run(
             ready.plan,
             dsn=wish.conninfo,
             run_id=ready.run_id,
@@ -108,7 +145,11 @@ async def _execute(ready: Ready, wish: Wish, *, clock: Clock, sinks: Sequence[Si
             chosen=ready.chosen,
             require_ledger=require_ledger,
             ledger_first=True,
-        ).execute()
+            shared_slots=shared_slots,
+            target=target,
+        )
+        on_run(run)
+        return await run.execute()
     finally:
         if ready.journal is not None:
             with contextlib.suppress(RecordError):  # the result has it already

@@ -18,7 +18,7 @@ from typing import Any
 from runner.clock import Clock
 from runner.engine import events as ev
 from runner.engine.fold import apply
-from runner.engine.ports import Cancel, Command, Detach, Evaluate, Gateway, Launch, ServerInfo, Sink
+from runner.engine.ports import Cancel, Command, Detach, Evaluate, Gateway, Launch, ServerInfo, SharedSlots, Sink
 from runner.engine.requirements import check_requirements
 from runner.engine.resume_state import expansions
 from runner.engine.scheduler import decide, exit_code
@@ -61,7 +61,8 @@ class Run:
 
     To resume a run, pass its recorded state as `previous_state`, and how to take it over as `takeover`. `chosen`: the
     caller chose the id, so that a run with this id may exist. `require_ledger`: nothing begins without a ledger.
-    `ledger_first`: if there is a ledger, no worker is requested before its launch is in it.
+    `ledger_first`: if there is a ledger, no worker is requested before its launch is in it. `shared_slots` is a limit
+    that other runs share.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class Run:
         chosen: bool = False,
         require_ledger: bool = False,
         ledger_first: bool = False,
+        shared_slots: SharedSlots | None = None,
     ) -> None:
         self.state = initial_state(plan) if previous_state is None else previous_state
         self._plan = plan
@@ -99,6 +101,9 @@ class Run:
         self._interrupts = 0
         self._record_errors: list[RecordError] = []
         self._ledger_problem: str | None = None
+        self._shared_slots = shared_slots
+        if shared_slots is not None:
+            shared_slots.on_turn(self._wake_up.set)
         self._lock_waits = LockWaits(self.state)
         gateway.watch_locks(self._post_lock_waits)
         self._performer = Performer(
@@ -113,6 +118,7 @@ class Run:
         """
         async with contextlib.AsyncExitStack() as ending:
             ending.callback(self._close_sinks)
+            ending.callback(self._release_shared_slots)
             ending.push_async_callback(self._gateway.close)
             ending.push_async_callback(self._performer.cancel_tasks)
             ending.push_async_callback(self._write_ahead.close)
@@ -180,6 +186,10 @@ class Run:
             self._abandoned = True
             self._wake_up.set()
 
+    def cancel(self, by: str) -> None:
+        """Cancel the run for this user or process, as a cancel request through the server does."""
+        self._post(ev.RunCancelled(at=self._clock.now(), by=by))
+
     async def _resume(self, takeover: Takeover, values: Mapping[str, Value], info: ServerInfo) -> None:
         """Resume the run: determine the outcomes of its workers, and follow those that are running."""
         found = await examine_workers(
@@ -244,15 +254,36 @@ class Run:
             if self._gateway.group_lost and not self.state.stopping and not self.state.finalizing:
                 self._emit(ev.GroupLost(at=self._clock.now()))
             self._check_ledger()
+            self._use_shared_slots()
             decision = decide(self.state, self._clock.now())
             for event in decision.events:
                 self._emit(event)
             self._carry_out(decision.commands)
+            if not decision.events:
+                self._wait_for_shared_slots()
             if decision.over:
                 return
             if not decision.events and not decision.commands:
                 await self._sleep(decision.wake_at)
         self._read_inbox()  # record the known events although the run no longer waits for others
+
+    def _use_shared_slots(self) -> None:
+        """Note the workers that the run has of those that it shares, and how many more it may request."""
+        if self._shared_slots is not None:
+            self._shared_slots.use(self.state.requested_workers)
+            self.state.shared_left = self._shared_slots.left()
+
+    def _wait_for_shared_slots(self) -> None:
+        """Note whether a step that is ready waits for a shared slot, and for nothing else as far as can be seen."""
+        if self._shared_slots is not None:
+            self._use_shared_slots()
+            ready = bool(self.state.ready or self.state.cleared)
+            self._shared_slots.wait(waiting=ready and not self.state.shared_left)
+
+    def _release_shared_slots(self) -> None:
+        if self._shared_slots is not None:
+            self._shared_slots.wait(waiting=False)
+            self._shared_slots.use(0)
 
     def _handle_cancel_requests(self) -> None:
         """Handle cancel requests from the server, before the ends of the workers that they explain."""

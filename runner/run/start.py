@@ -23,6 +23,8 @@ class RunContext(Struct, frozen=True, kw_only=True):
     host: str
     os_pid: int
     sha256: str
+    #: The name of the database in a fleet.
+    target: str | None = None
 
 
 def started(
@@ -57,6 +59,7 @@ def started(
         ledger_problem=ledger_problem,
         left_out=tuple(sorted(left_out)),
         ledger_first=ledger_first and info.ledger is not None,
+        target=context.target,
     )
 
 

@@ -1,0 +1,493 @@
+"""`jobplan fleet`: one plan over many databases."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from runner.cli.console import print_json, print_lines, print_text
+from runner.cli.options import (
+    journal_option,
+    ledger_schema,
+    no_ledger_option,
+    parameter_options,
+    parameter_values,
+    selection_options,
+    trust_option,
+)
+from runner.clock import MonotonicClock
+from runner.errors import RecordError, UsageError
+from runner.exit_codes import ExitCode, help_text
+from runner.identity import new_run_id, run_id_problem
+from runner.structs import Struct, to_values
+
+if TYPE_CHECKING:
+    from runner.engine.events import Outcome
+    from runner.fleet.coordinator import FleetSink
+    from runner.fleet.discovery import Resolved
+    from runner.fleet.dry_run import FleetDryRun
+    from runner.fleet.events import FleetEvent
+    from runner.fleet.plans import FleetPlans
+    from runner.fleet.records import FleetJournal
+    from runner.fleet.rollout import FleetState
+    from runner.fleet.targets import Selector, Targets
+    from runner.run.loop import Run
+
+#: The longest id of a fleet run: a member's has `-001` behind it.
+_LONGEST = 31
+#: Seconds between two progress lines without events.
+_HEARTBEAT = 15.0
+
+_targets_option = click.option(
+    "--targets",
+    "targets_file",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help="The targets file: clusters, databases, waves.",
+)
+_where_option = click.option(
+    "--where",
+    "where",
+    multiple=True,
+    metavar="SELECTOR",
+    help="Only targets that match: tier=gold, name=tenant_*, cluster!=c1; repeatable, all must match.",
+)
+_format_option = click.option(
+    "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+
+
+@click.group()
+def fleet() -> None:
+    """Run one plan over many databases: in waves, with a limit on the workers of each server.
+
+    Each database gets an ordinary run; status, attach, cancel and the ledger there know it by its id.
+    """
+
+
+@fleet.command("targets")
+@click.argument("targets_file", type=click.Path(path_type=Path), metavar="FILE")
+@_where_option
+@_format_option
+def targets_command(targets_file: Path, where: tuple[str, ...], form: str) -> int:
+    """List the targets of a file, with those that its queries find, by wave."""
+    from runner.fleet.targets import read_targets
+
+    resolved = _resolved(read_targets(targets_file), where)
+    if form == "json":
+        print_json(
+            [{"wave": wave.name, **to_values(target)} for wave, members in resolved.placed.waves for target in members]
+        )
+        return 0
+    for wave, members in resolved.placed.waves:
+        if not members:
+            continue
+        print_text(f"wave {wave.name}: {len(members)}")
+        width = max(len(target.name) for target in members)
+        for target in members:
+            labels = " ".join(f"{key}={value}" for key, value in sorted(target.labels.items()))
+            print_lines([f"  {target.name:<{width}}  {target.cluster}/{target.database}  {labels}".rstrip()])
+    return 0
+
+
+@fleet.command("dry-run")
+@click.argument("plan", type=click.Path(path_type=Path))
+@_targets_option
+@_where_option
+@parameter_options
+@selection_options
+@trust_option
+@click.option("--no-explain", is_flag=True, help="Do not ask the planner: faster, with less detail.")
+@click.option("--strict", is_flag=True, help="Exit with 3 for warnings, too.")
+@_format_option
+def dry_run_command(
+    plan: Path,
+    targets_file: Path,
+    where: tuple[str, ...],
+    *,
+    params: tuple[str, ...],
+    params_file: Path | None,
+    select: tuple[str, ...],
+    exclude: tuple[str, ...],
+    assume_done: bool,
+    trusted_roles: tuple[str, ...],
+    no_explain: bool,
+    strict: bool,
+    form: str,
+) -> int:
+    """Show what a plan would do on every target, and in which relations of the plan the targets differ."""
+    from runner.fleet.dry_run import look, result_lines
+    from runner.fleet.plans import FleetPlans
+    from runner.fleet.targets import read_targets
+
+    targets = read_targets(targets_file)
+    values = parameter_values(params, params_file)
+    plans = FleetPlans(plan, **values, select=select, exclude=exclude, assume_done=assume_done)
+    resolved = _resolved(targets, where)
+    plans.check(resolved.targets.targets)
+    result = asyncio.run(look(resolved, plans, explain=not no_explain, trusted_roles=trusted_roles))
+    if form == "json":
+        print_json(_dry_run_data(result))
+    else:
+        print_lines(result_lines(result))
+    return result.exit_code(strict=strict)
+
+
+def _dry_run_data(result: FleetDryRun) -> dict[str, object]:
+    findings = [
+        {
+            "code": one.problem.code,
+            "severity": str(one.problem.severity),
+            "step": one.problem.step,
+            "message": one.message,
+            "file": one.problem.position.file,
+            "line": one.problem.position.line,
+            "column": one.problem.position.column,
+            "hint": one.problem.hint,
+            "targets": list(one.targets),
+        }
+        for one in result.findings
+    ]
+    drift = [
+        {
+            "relation": one.relation,
+            "agree": one.usual,
+            "deviations": [{"difference": what, "targets": list(names)} for what, names in one.deviations],
+        }
+        for one in result.drift
+    ]
+    unreachable = [{"target": name, "reason": why} for name, why in result.unreachable]
+    return {"targets": result.targets, "findings": findings, "drift": drift, "unreachable": unreachable}
+
+
+@fleet.command("run", epilog=help_text())
+@click.argument("plan", type=click.Path(path_type=Path))
+@_targets_option
+@_where_option
+@click.option("--fleet-id", metavar="ID", help="Id of the fleet run. Default: a new id.")
+@parameter_options
+@selection_options
+@journal_option
+@no_ledger_option
+@click.option("--require-ledger", is_flag=True, help="Fail on targets without a ledger: only with one is a retry safe.")
+@trust_option
+def run_command(
+    plan: Path,
+    targets_file: Path,
+    where: tuple[str, ...],
+    *,
+    fleet_id: str | None,
+    params: tuple[str, ...],
+    params_file: Path | None,
+    select: tuple[str, ...],
+    exclude: tuple[str, ...],
+    assume_done: bool,
+    journal: Path,
+    no_ledger: bool,
+    require_ledger: bool,
+    trusted_roles: tuple[str, ...],
+) -> int:
+    """Run a plan on all targets of a file.
+
+    Waves run one after the other. When more targets fail than the file allows, no further one is started; `jobplan
+    fleet resume` continues with what failed and what was never tried.
+    """
+    from runner import __version__
+    from runner.fleet import events as ev
+    from runner.fleet.plans import FleetPlans
+    from runner.fleet.records import FleetJournal, fleets_folder
+    from runner.fleet.rollout import initial_state
+    from runner.fleet.targets import read_targets
+
+    if require_ledger and no_ledger:
+        raise UsageError("--require-ledger and --no-ledger exclude each other.")
+    clock = MonotonicClock()
+    fleet_id = _checked_id(fleet_id) if fleet_id is not None else new_run_id(clock.now())
+    targets = read_targets(targets_file)
+    values = parameter_values(params, params_file)
+    plans = FleetPlans(plan, **values, select=select, exclude=exclude, assume_done=assume_done)
+    resolved = _resolved(targets, where)
+    first = plans.check(resolved.targets.targets)
+    ledger = None if no_ledger else ledger_schema()
+    state = initial_state(
+        fleet_id,
+        resolved.placed,
+        resolved.targets.rollout,
+        {name: cluster.parallel for name, cluster in resolved.targets.clusters.items()},
+    )
+    record = FleetJournal.create(fleets_folder(journal), fleet_id, resolved.targets)
+    started = ev.FleetStarted(
+        at=clock.now(),
+        jobplan=__version__,
+        fleet=fleet_id,
+        plan=first.name,
+        file=str(plan.absolute()),
+        sources=plans.sources(first),
+        targets=len(state.members),
+        host=socket.gethostname(),
+        os_pid=os.getpid(),
+        where=where,
+        params=dict(values["given"]),
+        params_file=None if params_file is None else str(params_file.absolute()),
+        select=select,
+        exclude=exclude,
+        ledger=ledger,
+    )
+    options = _Options(ledger=ledger, trusted_roles=trusted_roles, require_ledger=require_ledger)
+    return _execute(state, resolved.targets, plans, record, options, first=started, journal=journal)
+
+
+@fleet.command("resume", epilog=help_text())
+@click.argument("fleet_id", metavar="ID")
+@click.option(
+    "--mark",
+    "marks",
+    multiple=True,
+    metavar="TARGET:STEP=OUTCOME",
+    help="What you know of a step with an unknown outcome: succeeded or failed; repeatable.",
+)
+@click.option("--allow-changed", is_flag=True, help="Continue although the plan has changed since.")
+@journal_option
+@trust_option
+def resume_command(
+    fleet_id: str, *, marks: tuple[str, ...], allow_changed: bool, journal: Path, trusted_roles: tuple[str, ...]
+) -> int:
+    """Finish a fleet run: targets that succeeded are left alone, all others are tried again.
+
+    ID is the id of a fleet run, or `last`.
+    """
+    from runner import __version__
+    from runner.fleet import events as ev
+    from runner.fleet.plans import FleetPlans
+    from runner.fleet.records import FleetJournal, find_fleet, fleets_folder, read_fleet
+
+    root = fleets_folder(journal)
+    fleet_id = find_fleet(root, fleet_id)
+    record = FleetJournal.reopen(root, fleet_id)
+    targets, state = read_fleet(root, fleet_id)
+    began = state.started
+    if began is None:
+        record.close()
+        raise RecordError(f"the fleet run {fleet_id} never began.", hint="Begin another one: jobplan fleet run.")
+    values = parameter_values((), None if began.params_file is None else Path(began.params_file))
+    values["given"] = began.params
+    plans = FleetPlans(Path(began.file), **values, select=began.select, exclude=began.exclude, assume_done=True)
+    first = plans.check(targets.targets)
+    if plans.sources(first) != began.sources and not allow_changed:
+        record.close()
+        raise UsageError(
+            f"the plan {began.file} has changed since fleet run {fleet_id} began.",
+            hint="To continue with the plan as it is now: --allow-changed.",
+        )
+    clock = MonotonicClock()
+    resumed = ev.FleetResumed(at=clock.now(), jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid())
+    options = _Options(
+        ledger=began.ledger,
+        trusted_roles=trusted_roles,
+        allow_changed=allow_changed,
+        marks=_marks(marks, state),
+    )
+    return _execute(state, targets, plans, record, options, first=resumed, journal=journal)
+
+
+@fleet.command("show")
+@click.argument("fleet_id", metavar="ID", default="last")
+@journal_option
+@_format_option
+def show_command(fleet_id: str, *, journal: Path, form: str) -> int:
+    """Show the record of a fleet run: what failed, and each target. The exit code is that of the fleet run."""
+    from runner.fleet.messages import member_words, summary_lines
+    from runner.fleet.records import find_fleet, fleets_folder, read_fleet
+
+    root = fleets_folder(journal)
+    _, state = read_fleet(root, find_fleet(root, fleet_id))
+    code = ExitCode.UNKNOWN if state.finished is None else state.finished.exit_code
+    if form == "json":
+        print_json(_data(state, code))
+        return code
+    width = max((len(name) for name in state.members), default=0)
+    for wave in state.waves:
+        print_text(f"wave {wave.name}")
+        for member in state.of_wave(wave.name):
+            took = "" if member.last is None else f"  {member.last.seconds:.1f} s"
+            print_lines([f"  {member.target.name:<{width}}  {member_words(member.state)}{took}  {member.run}"])
+    print_lines(summary_lines(state))
+    return code
+
+
+def _data(state: FleetState, code: int) -> dict[str, object]:
+    from runner.fleet.messages import failure_groups
+
+    members = [
+        {
+            "target": member.target.name,
+            "cluster": member.target.cluster,
+            "database": member.target.database,
+            "labels": dict(member.target.labels),
+            "wave": member.wave,
+            "run": member.run,
+            "state": str(member.state),
+            **({} if member.last is None else {"exit_code": member.last.exit_code, "seconds": member.last.seconds}),
+            "failures": [to_values(one) for one in (() if member.last is None else member.last.failures)],
+        }
+        for member in state.members.values()
+    ]
+    counts = {str(one): number for one, number in state.counts().items()}
+    groups = [to_values(group) for group in failure_groups(list(state.members.values()))]
+    return {"fleet": state.fleet, "exit_code": code, "counts": counts, "groups": groups, "members": members}
+
+
+@fleet.command("cancel")
+@click.argument("fleet_id", metavar="ID", default="last")
+@journal_option
+def cancel_command(fleet_id: str, *, journal: Path) -> int:
+    """Cancel a fleet run: nothing more is started, and the steps that run are cancelled.
+
+    It works from the machine of the fleet run. The runs of its targets can be cancelled from any machine with `jobplan
+    cancel`.
+    """
+    from runner.cli.cancel import myself
+    from runner.fleet.records import find_fleet, fleets_folder, is_running, request_cancel
+
+    root = fleets_folder(journal)
+    fleet_id = find_fleet(root, fleet_id)
+    if not is_running(root / fleet_id):
+        raise UsageError(
+            f"no process works on fleet run {fleet_id}.",
+            hint=f"Workers that it left: jobplan status. To finish it: jobplan fleet resume {fleet_id}.",
+        )
+    request_cancel(root / fleet_id, myself())
+    print_text(f"fleet run {fleet_id}: its process was asked to cancel; it reports the end.")
+    return 0
+
+
+class _Options(Struct, frozen=True, kw_only=True):
+    """What `run` and `resume` of a fleet differ in."""
+
+    ledger: str | None
+    trusted_roles: tuple[str, ...] = ()
+    require_ledger: bool = False
+    allow_changed: bool = False
+    marks: Mapping[str, Mapping[str, Outcome]] = {}
+
+
+def _execute(
+    state: FleetState,
+    targets: Targets,
+    plans: FleetPlans,
+    record: FleetJournal,
+    options: _Options,
+    *,
+    first: FleetEvent,
+    journal: Path,
+) -> int:
+    from runner.cli.run_control import signals_that_end
+    from runner.fleet.coordinator import FleetRun
+    from runner.fleet.member import MemberOptions
+    from runner.fleet.messages import summary_lines
+    from runner.fleet.records import cancel_request
+
+    members = MemberOptions(
+        runs=record.runs,
+        ledger=options.ledger,
+        trusted_roles=options.trusted_roles,
+        require_ledger=options.require_ledger,
+        allow_changed=options.allow_changed,
+        marks=options.marks,
+    )
+    sinks: Sequence[FleetSink] = [_Progress()]
+
+    async def execute() -> int:
+        run = FleetRun(
+            state,
+            targets,
+            plans.of,
+            record,
+            members,
+            clock=MonotonicClock(),
+            sinks=sinks,
+            cancel_wanted=lambda: cancel_request(record.folder),
+        )
+        loop = asyncio.get_running_loop()
+        for number in signals_that_end():
+            loop.add_signal_handler(number, run.interrupt, int(number))
+        return await run.execute(first)
+
+    try:
+        code = asyncio.run(execute())
+    finally:
+        record.close()
+    where = "" if journal == Path(".jobplan") / "runs" else f" --journal {journal}"
+    print_lines(summary_lines(state, journal=where), err=True)
+    print_text(f"record: {record.folder}", err=True)
+    return code
+
+
+class _Progress:
+    """Prints one line for each event that matters, and one every few seconds."""
+
+    def __init__(self) -> None:
+        self._printed = time.monotonic()
+
+    def handle(self, event: FleetEvent, state: FleetState) -> None:
+        """Print the event."""
+        from runner.fleet.messages import event_line
+
+        line = event_line(event, state)
+        if line is not None:
+            self._print(line)
+
+    def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:  # noqa: ARG002 - the protocol's
+        """Print where the fleet run stands, now and then."""
+        from runner.fleet.messages import heartbeat_line
+
+        if time.monotonic() - self._printed >= _HEARTBEAT:
+            self._print(heartbeat_line(state, sum(len(run.state.active) for run in runs.values())))
+
+    def _print(self, line: str) -> None:
+        self._printed = time.monotonic()
+        with contextlib.suppress(OSError):
+            print_lines([f"{time.strftime('%H:%M:%S')}  {line}"], err=True)
+
+
+def _resolved(targets: Targets, where: Sequence[str]) -> Resolved:
+    from runner.fleet.discovery import resolve
+    from runner.fleet.targets import parse_selectors
+
+    selectors: tuple[Selector, ...] = parse_selectors(where)
+    resolved = asyncio.run(resolve(targets, selectors))
+    for warning in resolved.warnings:
+        print_text(f"jobplan: {warning}.", err=True)
+    return resolved
+
+
+def _checked_id(fleet_id: str) -> str:
+    problem = run_id_problem(fleet_id)
+    if problem is None and len(fleet_id) > _LONGEST:
+        problem = f"an id of a fleet run has at most {_LONGEST} characters: those of its runs are longer"
+    if problem is not None:
+        raise UsageError(f"--fleet-id {fleet_id!r}: {problem}.")
+    return fleet_id
+
+
+def _marks(texts: Sequence[str], state: FleetState) -> Mapping[str, Mapping[str, Outcome]]:
+    """Read --mark TARGET:STEP=OUTCOME. UsageError if one is not of that form, or names no target."""
+    from runner.engine.events import Outcome
+
+    found: dict[str, dict[str, Outcome]] = {}
+    for text in texts:
+        name, outcome = text.rpartition("=")[::2]
+        target = next((one for one in sorted(state.members, key=len, reverse=True) if name.startswith(f"{one}:")), None)
+        if target is None or outcome not in (Outcome.SUCCEEDED, Outcome.FAILED):
+            raise UsageError(f"--mark {text!r} is not TARGET:STEP=succeeded or TARGET:STEP=failed.")
+        found.setdefault(target, {})[name.removeprefix(f"{target}:")] = Outcome(outcome)
+    return found

@@ -1,0 +1,1 @@
+"""One plan over many databases: targets, waves, budgets of clusters. Each member is an ordinary run."""

@@ -1,0 +1,214 @@
+"""Carries out a fleet run in one event loop: decisions of `rollout`, members as tasks, and the record.
+
+A member is recorded as started before it begins, so a process that is killed leaves a record from which each member can
+be found and finished.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+from runner.clock import Clock
+from runner.errors import JobplanError
+from runner.fleet import events as ev
+from runner.fleet.budget import ClusterBudget
+from runner.fleet.member import MemberOptions, of_error, run_member
+from runner.fleet.records import FleetJournal
+from runner.fleet.rollout import FleetState, Member, apply, decide, exit_code
+from runner.fleet.targets import Target, Targets
+from runner.plan.model import Plan
+from runner.run.loop import Run
+
+#: Seconds between two calls of `tick` without events, and between two looks for a request to cancel.
+TICK = 1.0
+#: Seconds that members get to end after the fleet run was asked to stop a second time.
+_ABANDON = 10.0
+
+
+class FleetSink(Protocol):
+    """Receives the events of a fleet run: progress and reports."""
+
+    def handle(self, event: ev.FleetEvent, state: FleetState) -> None:
+        """Process one event; `state` is the state after it."""
+        ...
+
+    def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:
+        """Do periodic work, about once a second; `runs` are the members that run, by target."""
+        ...
+
+
+#: Returns the plan for a target, and the steps that were not selected. Raises what `read_plan` raises.
+PlanOf = Callable[[Target], tuple[Plan, frozenset[str]]]
+
+
+class FleetRun:
+    """One fleet run, or the rest of one. Use it once."""
+
+    def __init__(
+        self,
+        state: FleetState,
+        targets: Targets,
+        plan_of: PlanOf,
+        journal: FleetJournal,
+        options: MemberOptions,
+        *,
+        clock: Clock,
+        sinks: Sequence[FleetSink] = (),
+        cancel_wanted: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        self.state = state
+        self._targets = targets
+        self._plan_of = plan_of
+        self._journal = journal
+        self._options = options
+        self._clock = clock
+        self._sinks = sinks
+        self._cancel_wanted = cancel_wanted
+        self._budgets = {name: ClusterBudget(cluster.slots) for name, cluster in targets.clusters.items()}
+        self._runs: dict[str, Run] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._wake_up = asyncio.Event()
+        self._signals: list[int] = []
+        self._crash: BaseException | None = None
+        self._cancelled = False
+
+    @property
+    def runs(self) -> Mapping[str, Run]:
+        """The runs of members that are worked on now, by target."""
+        return self._runs
+
+    def interrupt(self, signal: int) -> None:
+        """Handle a signal as a run does: the first one ends the fleet run in order, the second one does not wait."""
+        self._signals.append(signal)
+        for run in list(self._runs.values()):
+            run.interrupt(signal)
+        self._wake_up.set()
+
+    async def execute(self, first: ev.FleetEvent) -> int:
+        """Work on the fleet run to its end, and return its exit code; `first` says that it begins, or is resumed.
+
+        RecordError if it cannot be recorded: what runs then is asked to end.
+        """
+        raise_open_files()
+        try:
+            self._emit(first)
+            await self._until_over()
+            code = exit_code(self.state)
+            counts = {str(state): number for state, number in self.state.counts().items()}
+            self._emit(ev.FleetFinished(at=self._clock.now(), exit_code=code, counts=counts))
+        finally:
+            await self._end_tasks()
+        return code
+
+    async def _until_over(self) -> None:
+        while True:
+            if self._crash is not None:
+                raise self._crash
+            now = self._clock.now()
+            self._stop_if_asked(now)
+            decision = decide(self.state, now)
+            for event in decision.events:
+                self._emit(event)
+                if isinstance(event, ev.FleetStopping) and event.cancel:
+                    self._cancel_members(event.reason)
+            for member in decision.start:
+                self._start(member)
+            if decision.over:
+                return
+            if not decision.events and not decision.start:
+                await self._sleep(decision.wake_at)
+                for sink in self._sinks:
+                    sink.tick(self._clock.now(), self.state, self._runs)
+
+    def _stop_if_asked(self, now: float) -> None:
+        if self._signals and (self.state.stopping is None or self.state.stopping.signal is None):
+            self._emit(ev.FleetStopping(at=now, reason="interrupted", signal=self._signals[0]))
+        by = None if self._cancelled else self._cancel_wanted()
+        if by is not None:
+            self._cancelled = True
+            self._emit(ev.FleetStopping(at=now, reason=f"cancelled by {by}", cancel=True))
+            self._cancel_members(by)
+
+    def _cancel_members(self, by: str) -> None:
+        for run in list(self._runs.values()):
+            run.cancel(by)
+
+    def _start(self, member: Member) -> None:
+        self._emit(ev.MemberStarted(at=self._clock.now(), target=member.target.name, run=member.run, wave=member.wave))
+        task = asyncio.create_task(self._work(member))
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    async def _work(self, member: Member) -> None:
+        """Run one member to its end, and record that."""
+        name = member.target.name
+        began = self._clock.now()
+        slots = self._budgets[member.target.cluster].share()
+
+        def on_run(run: Run) -> None:
+            self._runs[name] = run
+            for number in self._signals:
+                run.interrupt(number)
+
+        try:
+            try:
+                plan, left_out = self._plan_of(member.target)
+            except JobplanError as error:
+                finished = of_error(name, error, self._clock.now(), began)
+            else:
+                finished = await run_member(
+                    member,
+                    plan,
+                    left_out,
+                    self._targets.clusters[member.target.cluster],
+                    self._options,
+                    clock=self._clock,
+                    slots=slots,
+                    on_run=on_run,
+                )
+        finally:
+            self._runs.pop(name, None)
+            slots.wait(waiting=False)
+            slots.use(0)
+        self._emit(finished)
+        self._wake_up.set()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._crash = error
+            self._wake_up.set()
+
+    async def _sleep(self, wake_at: float | None) -> None:
+        """Wait for the end of a member, a signal, `wake_at` or the next tick."""
+        wait = TICK if wake_at is None else min(TICK, max(0.0, wake_at - self._clock.now()))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(wait):
+                await self._wake_up.wait()
+        self._wake_up.clear()
+
+    async def _end_tasks(self) -> None:
+        """Cancel what is left after an error; workers go on, and a resume finds them."""
+        for task in list(self._tasks):
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=_ABANDON)
+
+    def _emit(self, event: ev.FleetEvent) -> None:
+        self._journal.write(event)
+        apply(self.state, event)
+        for sink in self._sinks:
+            sink.handle(event, self.state)
+
+
+def raise_open_files() -> None:
+    """Allow as many open files as the system lets this process have: each member needs some connections."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

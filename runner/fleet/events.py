@@ -1,0 +1,153 @@
+"""What happens to a fleet run, as its journal has it. Times are seconds since the epoch."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from typing import ClassVar
+
+from runner.structs import Recorded, field
+
+
+class MemberState(enum.StrEnum):
+    """Where a member of the fleet run stands."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    #: The plan's `requires` is not met on this target: nothing was started there.
+    UNMET = "unmet"
+    #: The plan's window closed before everything was done.
+    UNFINISHED = "unfinished"
+    FAILED = "failed"
+    #: Its server could not be reached, so nothing was started there. It counts as failed.
+    UNREACHABLE = "unreachable"
+    #: Another runner has the run or its concurrency group, or the server has no connection left.
+    BUSY = "busy"
+    UNKNOWN = "unknown"
+    INTERRUPTED = "interrupted"
+
+
+#: States that count as failures for the limits of waves and of the rollout.
+FAILURES = frozenset({MemberState.FAILED, MemberState.UNREACHABLE, MemberState.BUSY})
+#: States after which a resume has nothing to do.
+DONE = frozenset({MemberState.SUCCEEDED})
+ACTIVE = frozenset({MemberState.PENDING, MemberState.RUNNING})
+
+
+class FleetEvent(Recorded, frozen=True, kw_only=True):
+    """Base of all events."""
+
+    name: ClassVar[str]
+    at: float
+
+
+class FleetStarted(FleetEvent, frozen=True, kw_only=True):
+    """The fleet run begins; its targets are in `targets.json`. `sources` is the SHA-256 of the plan's files."""
+
+    name: ClassVar[str] = "fleet_started"
+    version: int = 1
+    jobplan: str
+    fleet: str
+    plan: str
+    file: str
+    sources: str
+    targets: int
+    host: str
+    os_pid: int
+    where: tuple[str, ...] = ()
+    params: Mapping[str, str] = field(default_factory=dict)
+    params_file: str | None = None
+    select: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    ledger: str | None = None
+
+
+class FleetResumed(FleetEvent, frozen=True, kw_only=True):
+    """Another process continues the fleet run: what did not succeed is tried again."""
+
+    name: ClassVar[str] = "fleet_resumed"
+    jobplan: str
+    host: str
+    os_pid: int
+    where: tuple[str, ...] = ()
+
+
+class WaveStarted(FleetEvent, frozen=True, kw_only=True):
+    """A wave begins with so many members."""
+
+    name: ClassVar[str] = "wave_started"
+    wave: str
+    members: int
+
+
+class WaveFinished(FleetEvent, frozen=True, kw_only=True):
+    """Every member of a wave has ended."""
+
+    name: ClassVar[str] = "wave_finished"
+    wave: str
+    failed: int
+
+
+class MemberStarted(FleetEvent, frozen=True, kw_only=True):
+    """The run of a member begins or is resumed: this is recorded before anything is sent to its server."""
+
+    name: ClassVar[str] = "member_started"
+    target: str
+    run: str
+    wave: str
+
+
+class Failure(Recorded, frozen=True, kw_only=True):
+    """Why a member failed: a step, if one did, the SQLSTATE and the message."""
+
+    message: str
+    step: str | None = None
+    sqlstate: str | None = None
+    place: str | None = None
+
+
+class MemberFinished(FleetEvent, frozen=True, kw_only=True):
+    """The run of a member has ended. `seconds` is how long this process worked on it."""
+
+    name: ClassVar[str] = "member_finished"
+    target: str
+    state: MemberState
+    exit_code: int
+    seconds: float
+    failures: tuple[Failure, ...] = ()
+    #: Steps with an open question, for `--mark TARGET:STEP=…`.
+    questions: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+class FleetStopping(FleetEvent, frozen=True, kw_only=True):
+    """No further member is started. `signal` is set if a signal is the reason."""
+
+    name: ClassVar[str] = "fleet_stopping"
+    reason: str
+    signal: int | None = None
+    cancel: bool = False
+
+
+class FleetFinished(FleetEvent, frozen=True, kw_only=True):
+    """The fleet run has ended, or this part of it."""
+
+    name: ClassVar[str] = "fleet_finished"
+    exit_code: int
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+
+EVENTS: Mapping[str, type[FleetEvent]] = {
+    kind.name: kind
+    for kind in (
+        FleetStarted,
+        FleetResumed,
+        WaveStarted,
+        WaveFinished,
+        MemberStarted,
+        MemberFinished,
+        FleetStopping,
+        FleetFinished,
+    )
+}

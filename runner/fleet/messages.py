@@ -1,0 +1,186 @@
+"""The words for a fleet run: progress lines, groups of failures, and what to type next."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+from runner.durations import format_duration
+from runner.fleet import events as ev
+from runner.fleet.events import ACTIVE, FAILURES, MemberState
+from runner.fleet.rollout import FleetState, Member
+from runner.reports.messages import counted
+from runner.structs import Struct
+
+#: How many targets a group of failures lists.
+SHOWN_TARGETS = 5
+
+#: States in the order in which they are counted for people.
+_ORDER = (
+    MemberState.FAILED,
+    MemberState.UNREACHABLE,
+    MemberState.BUSY,
+    MemberState.UNKNOWN,
+    MemberState.INTERRUPTED,
+    MemberState.UNFINISHED,
+    MemberState.UNMET,
+    MemberState.SUCCEEDED,
+    MemberState.RUNNING,
+    MemberState.PENDING,
+)
+_WORDS = {
+    MemberState.PENDING: "not started",
+    MemberState.UNMET: "requirements not met",
+    MemberState.UNFINISHED: "not finished",
+    MemberState.UNKNOWN: "unknown outcome",
+}
+
+
+def member_words(state: MemberState) -> str:
+    """Return a member's state in words."""
+    return _WORDS.get(state, str(state))
+
+
+def count_words(counts: Mapping[MemberState, int]) -> str:
+    """Return the counts of members in words, the failures first: `2 failed, 198 succeeded`."""
+    return ", ".join(f"{counts[state]:,} {member_words(state)}" for state in _ORDER if counts.get(state))
+
+
+class FailureGroup(Struct, frozen=True, kw_only=True):
+    """Failures with the same step, SQLSTATE and message, apart from names and numbers in it."""
+
+    step: str | None
+    sqlstate: str | None
+    message: str
+    state: MemberState
+    targets: tuple[str, ...]
+    place: str | None = None
+
+
+_QUOTED = re.compile(r"\"[^\"]*\"|'[^']*'")
+_NUMBER = re.compile(r"\b\d+(?:\.\d+)?\b")
+
+
+def normalised(message: str) -> str:
+    """Return a message without what differs from one database to the next: quoted names and numbers."""
+    return _NUMBER.sub("…", _QUOTED.sub("…", message))
+
+
+def failure_groups(members: Sequence[Member]) -> tuple[FailureGroup, ...]:
+    """Group what failed by step, SQLSTATE and normalised message, the most frequent first."""
+    found: dict[tuple[str | None, str | None, str, MemberState], list[tuple[str, ev.Failure]]] = defaultdict(list)
+    for member in members:
+        if member.last is None or member.state in ACTIVE:
+            continue
+        for failure in member.last.failures:
+            key = (failure.step, failure.sqlstate, normalised(failure.message), member.state)
+            found[key].append((member.target.name, failure))
+    groups = []
+    for (step, sqlstate, message, state), failed in found.items():
+        texts = {failure.message for _, failure in failed}
+        groups.append(
+            FailureGroup(
+                step=step,
+                sqlstate=sqlstate,
+                message=texts.pop() if len(texts) == 1 else message,
+                state=state,
+                targets=tuple(dict.fromkeys(name for name, _ in failed)),
+                place=failed[0][1].place,
+            )
+        )
+    return tuple(sorted(groups, key=lambda group: -len(group.targets)))
+
+
+def group_lines(groups: Sequence[FailureGroup], targets: int) -> Iterator[str]:
+    """Yield each group: where, what, how often, and on which targets."""
+    for group in groups:
+        where = f"step {group.step}: " if group.step else ""
+        code = f" ({group.sqlstate})" if group.sqlstate else ""
+        kind = "" if group.state is MemberState.FAILED else f"{member_words(group.state)}: "
+        yield f"{kind}{where}{group.message}{code}"
+        yield f"  {len(group.targets):,} of {counted(targets, 'target')}: {listed_targets(group.targets)}"
+        if group.place:
+            yield f"  {group.place}"
+
+
+def listed_targets(names: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    more = len(names) - SHOWN_TARGETS
+    return ", ".join(names[:SHOWN_TARGETS]) + (f" and {more:,} more" if more > 0 else "")
+
+
+def event_line(event: ev.FleetEvent, state: FleetState) -> str | None:
+    """Return the progress line of an event; None for one that is not shown."""
+    line: str | None = None
+    match event:
+        case ev.FleetStarted():
+            line = f"fleet run {event.fleet}: {event.plan} on {counted(event.targets, 'target')}"
+        case ev.FleetResumed():
+            left = sum(member.state in ACTIVE for member in state.members.values())
+            line = f"fleet run {state.fleet}: resumed, {counted(left, 'target')} left"
+        case ev.WaveStarted():
+            line = f"wave {event.wave} begins: {counted(event.members, 'target')}"
+        case ev.WaveFinished() if event.wave in state.begun:
+            line = _end_of_wave(event.wave, state)
+        case ev.MemberFinished() if event.state is not MemberState.SUCCEEDED:
+            first = event.failures[0] if event.failures else None
+            why = "" if first is None else f": {f'step {first.step}: ' if first.step else ''}{first.message}"
+            again = " (it is tried once more)" if _is_tried_again(state, event) else ""
+            line = f"{event.target} {member_words(event.state)}{why}{again}"
+        case ev.FleetStopping():
+            line = f"no further target is started: {event.reason}"
+        case _:
+            pass
+    return line
+
+
+def _end_of_wave(name: str, state: FleetState) -> str:
+    pause = next((wave.pause for wave in state.waves if wave.name == name), 0.0)
+    last = all(wave.name in state.ended for wave in state.waves)
+    then = f"; the next wave begins in {format_duration(pause)}" if pause and not last else ""
+    words = count_words(Counter(member.state for member in state.of_wave(name)))
+    return f"wave {name} ended: {words}{then}"
+
+
+def _is_tried_again(state: FleetState, event: ev.MemberFinished) -> bool:
+    member = state.members[event.target]
+    return event.state is MemberState.BUSY and member.tries < 2 and state.stopping is None
+
+
+def summary_lines(state: FleetState, *, journal: str = "") -> Iterator[str]:
+    """Yield the end of a fleet run: what failed, the counts, and the command that continues."""
+    members = list(state.members.values())
+    groups = failure_groups([member for member in members if member.tried])
+    if groups:
+        yield "What went wrong:"
+        for line in group_lines(groups, len(members)):
+            yield f"  {line}"
+    began = state.started_at
+    ended = state.finished.at if state.finished is not None else None
+    took = "" if began is None or ended is None else f" in {format_duration(max(0.0, ended - began))}"
+    why = f"; stopped: {state.stopping.reason}" if state.stopping is not None else ""
+    yield f"fleet run {state.fleet}: {count_words(state.counts())}{took}{why}"
+    questions = [
+        f"--mark {shlex.quote(f'{member.target.name}:{step}=…')}"
+        for member in members
+        if member.last is not None and member.state is MemberState.UNKNOWN
+        for step in (member.last.questions or [one.step for one in member.last.failures if one.step])
+    ]
+    more = f" {' '.join(questions)}" if questions else ""
+    if any(member.state is not MemberState.SUCCEEDED for member in members):
+        yield f"Resume  jobplan fleet resume {shlex.quote(state.fleet)}{journal}{more}"
+
+
+def heartbeat_line(state: FleetState, workers: int) -> str:
+    """Return one line on where the fleet run stands."""
+    counts = state.counts()
+    ended = sum(number for member, number in counts.items() if member not in ACTIVE)
+    failed = sum(counts[one] for one in FAILURES)
+    wave = next((wave.name for wave in state.waves if wave.name in state.begun and wave.name not in state.ended), None)
+    where = f"wave {wave}: " if wave else ""
+    return (
+        f"{where}{ended:,}/{sum(counts.values()):,} ended, {failed:,} failed, {counts[MemberState.RUNNING]:,} running "
+        f"with {counted(workers, 'worker')}"
+    )

@@ -1,0 +1,86 @@
+"""The plan of each target: one file, read once for each set of parameters; targets with equal values share a plan."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from runner.errors import ParameterError, PlanError
+from runner.fleet.targets import Target
+from runner.lint import read_plan
+from runner.plan.graph import not_selected
+from runner.plan.model import Plan
+from runner.plan.plan_files import files_of
+
+#: How many targets with invalid parameters a message lists.
+_SHOWN = 5
+
+
+class FleetPlans:
+    """Reads the plan for targets. The values in the targets file override those `given` for the whole fleet."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        given: Mapping[str, str],
+        params_file: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+        select: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        assume_done: bool = False,
+    ) -> None:
+        self.path = path
+        self._given = dict(given)
+        self._params_file = params_file
+        self._environment = environment or {}
+        self._select = tuple(select)
+        self._exclude = tuple(exclude)
+        self._assume_done = assume_done
+        self._read: dict[tuple[tuple[str, str], ...], tuple[Plan, frozenset[str]]] = {}
+
+    def of(self, target: Target) -> tuple[Plan, frozenset[str]]:
+        """Return the plan of a target, and the steps that are not selected. PlanError if it is not valid."""
+        key = tuple(sorted(target.params.items()))
+        if key not in self._read:
+            given = {**self._given, **target.params}
+            plan = read_plan(self.path, given=given, params_file=self._params_file, environment=self._environment)
+            left_out = not_selected(plan, self._select, self._exclude, assume_done=self._assume_done)
+            self._read[key] = plan, left_out
+        return self._read[key]
+
+    def check(self, targets: Sequence[Target]) -> Plan:
+        """Read the plan of every target, and return that of the first. PlanError or ParameterError if one is invalid.
+
+        ParameterError names the targets whose values do not fit.
+        """
+        wrong: dict[str, list[str]] = {}
+        errors: dict[str, ParameterError] = {}
+        for target in targets:
+            try:
+                self.of(target)
+            except ParameterError as error:
+                text = "; ".join(problem.message for problem in error.problems)
+                wrong.setdefault(text, []).append(target.name)
+                errors.setdefault(text, error)
+        if wrong:
+            text, names = next(iter(wrong.items()))
+            more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+            raise ParameterError(
+                f"{self.path} cannot run with the parameters of {', '.join(names[:_SHOWN])}{more}",
+                errors[text].problems,
+            )
+        return self.of(targets[0])[0]
+
+    def sources(self, plan: Plan) -> str:
+        """Return the SHA-256 of the files that the plan is made of, in hexadecimal digits."""
+        digest = hashlib.sha256()
+        for file in sorted(files_of(plan)):
+            try:
+                data = file.read_bytes()
+            except OSError as error:
+                raise PlanError(f"{file} cannot be read: {error.strerror}") from error
+            digest.update(f"{len(data)}\n".encode())
+            digest.update(data)
+        return digest.hexdigest()

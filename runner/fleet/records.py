@@ -1,0 +1,226 @@
+"""The record of a fleet run on disk: `.jobplan/fleets/ID/` with its events, its targets, and the journals of members.
+
+An event is on disk before what it announces: a member is recorded as started before its server is asked for anything.
+A journal whose last line is incomplete was interrupted there; that line is ignored, and overwritten by a resume.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from runner.errors import JournalHeldError, RecordError
+from runner.fleet import events as ev
+from runner.fleet.rollout import FleetState, apply, initial_state
+from runner.fleet.targets import Targets, place
+from runner.records.journal_files import open_regular, read_regular
+from runner.records.run_folders import fsync_folder, make_root
+from runner.structs import from_values, to_json_line, to_values
+
+#: The folder of fleet runs, beside the folder of journals.
+FLEETS = "fleets"
+EVENTS = "fleet.jsonl"
+TARGETS = "targets.json"
+#: The user who has requested to cancel the fleet run.
+CANCEL = "cancel"
+#: The journals of the members.
+RUNS = "runs"
+
+
+def fleets_folder(journal: Path) -> Path:
+    """Return the folder of fleet runs that belongs to a folder of journals: `.jobplan/fleets` for `.jobplan/runs`."""
+    return journal.parent / FLEETS
+
+
+class FleetJournal:
+    """Writes the events of one fleet run, and holds the lock of its process. Use `create` or `reopen`."""
+
+    def __init__(self, folder: Path, descriptor: int) -> None:
+        self.folder = folder
+        self._descriptor = descriptor
+
+    @property
+    def runs(self) -> Path:
+        """The folder with the journals of the members."""
+        return self.folder / RUNS
+
+    @classmethod
+    def create(cls, root: Path, fleet: str, targets: Targets) -> FleetJournal:
+        """Begin the record of a fleet run. RecordError if it exists, or cannot be written."""
+        folder = root / fleet
+        make_root(root)
+        try:
+            folder.mkdir(mode=0o700)
+            (folder / RUNS).mkdir(mode=0o700)
+            _write_new(folder / TARGETS, json.dumps(to_values(targets), ensure_ascii=False, indent=1).encode())
+            descriptor = os.open(folder / EVENTS, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            fsync_folder(folder)
+            fsync_folder(root)
+        except FileExistsError:
+            raise RecordError(
+                f"there is a fleet run {fleet} in {root} already.",
+                hint=f"To finish it: jobplan fleet resume {fleet}. Else choose another id.",
+            ) from None
+        except OSError as error:
+            raise _refused(folder, error) from error
+        journal = cls(folder, descriptor)
+        journal._lock()
+        return journal
+
+    @classmethod
+    def reopen(cls, root: Path, fleet: str) -> FleetJournal:
+        """Continue the record of a fleet run. RecordError if there is none, JournalHeldError if a process writes it."""
+        folder = root / fleet
+        try:
+            descriptor = open_regular(folder / EVENTS, os.O_RDWR)
+        except FileNotFoundError:
+            raise missing(root, fleet) from None
+        except OSError as error:
+            raise _refused(folder, error) from error
+        journal = cls(folder, descriptor)
+        journal._lock()
+        data = read_regular(folder / EVENTS)
+        os.ftruncate(descriptor, data.rfind(b"\n") + 1)
+        os.lseek(descriptor, 0, os.SEEK_END)
+        return journal
+
+    def write(self, event: ev.FleetEvent) -> None:
+        """Write an event, durably. RecordError if that fails."""
+        line = to_json_line({"event": event.name, **to_values(event)})
+        try:
+            written = 0
+            while written < len(line):
+                written += os.write(self._descriptor, line[written:])
+            os.fsync(self._descriptor)
+        except OSError as error:
+            raise RecordError(f"the record {self.folder / EVENTS} cannot be written: {error.strerror}.") from error
+
+    def close(self) -> None:
+        """Release the lock."""
+        os.close(self._descriptor)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._descriptor)
+            raise JournalHeldError(
+                f"fleet run {self.folder.name} is being worked on by another process.",
+                run_id=self.folder.name,
+                hint="Wait until it ends, or stop it with jobplan fleet cancel.",
+            ) from None
+
+
+def missing(root: Path, fleet: str) -> RecordError:
+    """Return the error for a fleet run that has no record."""
+    return RecordError(
+        f"there is no fleet run {fleet} in {root}.",
+        hint="On another machine, name the plan and the targets file: jobplan fleet resume ID PLAN --targets FILE.",
+    )
+
+
+def is_running(folder: Path) -> bool:
+    """Return whether a process works on the fleet run now."""
+    try:
+        descriptor = open_regular(folder / EVENTS)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def request_cancel(folder: Path, by: str) -> None:
+    """Ask the process that works on the fleet run to cancel it. RecordError if that cannot be written."""
+    try:
+        (folder / CANCEL).write_text(by, encoding="utf-8")
+    except OSError as error:
+        raise _refused(folder, error) from error
+
+
+def cancel_request(folder: Path) -> str | None:
+    """Return the user who has requested to cancel the fleet run, once; None without a request."""
+    path = folder / CANCEL
+    try:
+        by = path.read_text(encoding="utf-8", errors="replace")
+        path.unlink()
+    except OSError:
+        return None
+    return by or None
+
+
+def fleets(root: Path) -> tuple[str, ...]:
+    """Return the ids of the recorded fleet runs, the last one last."""
+    try:
+        found = [folder for folder in root.iterdir() if (folder / EVENTS).exists()]
+    except OSError:
+        return ()
+    return tuple(folder.name for folder in sorted(found, key=_began))
+
+
+def _began(folder: Path) -> float:
+    with contextlib.suppress(OSError, RecordError, ValueError, KeyError), (folder / EVENTS).open("rb") as file:
+        return float(json.loads(file.readline())["at"])
+    return 0.0
+
+
+def find_fleet(root: Path, name: str) -> str:
+    """Return the id of a fleet run; `last` is the one that began last. RecordError if there is none."""
+    known = fleets(root)
+    if name == "last" and known:
+        return known[-1]
+    if name not in known:
+        raise missing(root, name)
+    return name
+
+
+def read_fleet(root: Path, fleet: str) -> tuple[Targets, FleetState]:
+    """Return the targets and the state of a recorded fleet run. RecordError if the record cannot be read."""
+    folder = root / fleet
+    try:
+        values = json.loads(read_regular(folder / TARGETS))
+        targets = from_values(values, Targets)
+        placed = place(targets.targets, targets.rollout.waves)
+        clusters = {name: cluster.parallel for name, cluster in targets.clusters.items()}
+        state = initial_state(fleet, placed, targets.rollout, clusters)
+        for event in _events(folder):
+            apply(state, event)
+    except FileNotFoundError:
+        raise missing(root, fleet) from None
+    except OSError as error:
+        raise RecordError(f"the record {folder} cannot be read: {error.strerror}.") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RecordError(f"the record {folder} is damaged: {error}.") from error
+    return targets, state
+
+
+def _events(folder: Path) -> Iterator[ev.FleetEvent]:
+    lines = read_regular(folder / EVENTS).split(b"\n")[:-1]
+    for line in lines:
+        values = json.loads(line)
+        kind = ev.EVENTS[values.pop("event")]
+        yield from_values(values, kind)
+
+
+def _refused(folder: Path, error: OSError) -> RecordError:
+    return RecordError(
+        f"the record {folder} cannot be written: {error.strerror}.",
+        hint="Pass --journal DIR or set JOBPLAN_JOURNAL: the folder fleets beside it is used.",
+    )
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, data)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,240 @@
+"""Decides what a fleet run does next: a pure function of its state and the time.
+
+Waves are barriers: a wave begins when every member of the wave before has ended and its pause is over. A member that
+was busy is tried once more when all others of its wave have ended. After each end of a member the limits of its wave
+and of the rollout are compared with the failures: beyond a limit no further member is started. An unknown outcome
+keeps the next wave from starting, until a person has answered.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from runner.exit_codes import ExitCode, for_signal
+from runner.fleet import events as ev
+from runner.fleet.events import ACTIVE, DONE, FAILURES, MemberState
+from runner.fleet.targets import OnStop, Placed, Rollout, Target, Wave
+from runner.structs import Struct, field
+
+
+class Member(Struct, kw_only=True):
+    """A target with the id of its run, and what is known of that run."""
+
+    target: Target
+    run: str
+    wave: str
+    state: MemberState = MemberState.PENDING
+    last: ev.MemberFinished | None = None
+    started_at: float | None = None
+    #: Tries of this process; a busy member has two.
+    tries: int = 0
+    tried: bool = False
+
+
+class FleetState(Struct, kw_only=True):
+    """The state of a fleet run: the result of its events."""
+
+    fleet: str
+    rollout: Rollout
+    waves: tuple[Wave, ...]
+    members: dict[str, Member]
+    clusters: Mapping[str, int | None] = field(default_factory=dict)
+    #: Waves that have begun, and ended, in this process.
+    begun: set[str] = field(default_factory=set)
+    ended: dict[str, float] = field(default_factory=dict)
+    stopping: ev.FleetStopping | None = None
+    started: ev.FleetStarted | None = None
+    finished: ev.FleetFinished | None = None
+    started_at: float | None = None
+
+    def of_wave(self, wave: str) -> list[Member]:
+        """Return the members of a wave, in order."""
+        return [member for member in self.members.values() if member.wave == wave]
+
+    def counts(self) -> Counter[MemberState]:
+        """Count the members by state."""
+        return Counter(member.state for member in self.members.values())
+
+
+def initial_state(fleet: str, placed: Placed, rollout: Rollout, clusters: Mapping[str, int | None]) -> FleetState:
+    """Return the state before the first event; members are numbered in the order of the waves."""
+    members: dict[str, Member] = {}
+    for wave, targets in placed.waves:
+        for target in targets:
+            run = f"{fleet}-{len(members) + 1:03}"
+            members[target.name] = Member(target=target, run=run, wave=wave.name)
+    waves = tuple(wave for wave, targets in placed.waves if targets)
+    return FleetState(fleet=fleet, rollout=rollout, waves=waves, members=members, clusters=clusters)
+
+
+def apply(state: FleetState, event: ev.FleetEvent) -> None:
+    """Change the state as the event says."""
+    match event:
+        case ev.FleetStarted():
+            state.started = event
+            state.started_at = event.at
+        case ev.FleetResumed():
+            state.begun.clear()
+            state.ended.clear()
+            state.stopping = state.finished = None
+            for member in state.members.values():
+                member.tries = 0
+                if member.state not in DONE:
+                    member.state = MemberState.PENDING
+        case ev.WaveStarted():
+            state.begun.add(event.wave)
+        case ev.WaveFinished():
+            state.ended[event.wave] = event.at
+        case ev.MemberStarted():
+            member = state.members[event.target]
+            member.run = event.run
+            member.state = MemberState.RUNNING
+            member.started_at = event.at
+            member.tries += 1
+            member.tried = True
+        case ev.MemberFinished():
+            member = state.members[event.target]
+            member.state, member.last = event.state, event
+        case ev.FleetStopping():
+            state.stopping = event
+        case ev.FleetFinished():
+            state.finished = event
+        case _:
+            raise TypeError(f"{event!r} is not an event of a fleet run")
+
+
+class Decision(Struct, frozen=True, kw_only=True):
+    """Events to record, members to start, and when to decide again even if nothing happens. `over`: all has ended."""
+
+    events: tuple[ev.FleetEvent, ...] = ()
+    start: tuple[Member, ...] = ()
+    wake_at: float | None = None
+    over: bool = False
+
+
+def decide(state: FleetState, now: float) -> Decision:
+    """Return the decision for `state` at `now`: either events, or members to start, or the time of the next one."""
+    running = [member for member in state.members.values() if member.state is MemberState.RUNNING]
+    if state.stopping is not None:
+        return Decision(over=not running)
+    for wave in state.waves:
+        if wave.name in state.ended:
+            continue
+        return _in_wave(state, wave, running, now)
+    return Decision(over=True)
+
+
+def _in_wave(state: FleetState, wave: Wave, running: Sequence[Member], now: float) -> Decision:
+    members = state.of_wave(wave.name)
+    if wave.name not in state.begun:
+        return _begin_wave(state, wave, members, now)
+    reason = _exceeded(state, wave, members)
+    if reason is not None:
+        cancel = state.rollout.on_stop is OnStop.CANCEL
+        return Decision(events=(ev.FleetStopping(at=now, reason=reason, cancel=cancel),))
+    start = tuple(_startable(state, wave, members, running))
+    if start or any(member.state in ACTIVE for member in members):
+        return Decision(start=start)
+    failed = sum(member.state in FAILURES for member in members)
+    return Decision(events=(ev.WaveFinished(at=now, wave=wave.name, failed=failed),))
+
+
+def _begin_wave(state: FleetState, wave: Wave, members: Sequence[Member], now: float) -> Decision:
+    """Begin a wave, wait for the pause before it, or stop; a wave of which nothing is left is passed over."""
+    if all(member.state in DONE for member in members):
+        return Decision(events=(ev.WaveFinished(at=now, wave=wave.name, failed=0),))
+    blocked = _blocked(state, wave, now)
+    if isinstance(blocked, float):
+        return Decision(wake_at=blocked)
+    return Decision(events=(blocked or ev.WaveStarted(at=now, wave=wave.name, members=len(members)),))
+
+
+def _blocked(state: FleetState, wave: Wave, now: float) -> ev.FleetStopping | float | None:
+    """Return why a wave must not begin, or until when it waits; None if it may begin now."""
+    earlier = [one for one in state.waves if one.name in state.ended]
+    before = [member for one in earlier for member in state.of_wave(one.name)]
+    unknown = [member.target.name for member in before if member.state is MemberState.UNKNOWN]
+    if unknown:
+        return ev.FleetStopping(
+            at=now, reason=f"the outcome on {unknown[0]} is unknown, so the wave {wave.name} does not begin"
+        )
+    last = earlier[-1] if earlier else None
+    if last is None or last.name not in state.begun:
+        return None
+    over = state.ended[last.name] + last.pause
+    return over if now < over else None
+
+
+def _exceeded(state: FleetState, wave: Wave, members: Sequence[Member]) -> str | None:
+    """Return which limit the failures exceed."""
+    failed = sum(_counts_as_failed(member) for member in members)
+    why = wave.limits.exceeded(failed, len(members))
+    if why is not None:
+        return f"wave {wave.name}: {why}"
+    everyone = state.members.values()
+    why = state.rollout.stop.exceeded(sum(map(_counts_as_failed, everyone)), len(everyone))
+    return None if why is None else f"the fleet: {why}"
+
+
+def _counts_as_failed(member: Member) -> bool:
+    """Return whether a member has failed; a busy one has not as long as it is tried again."""
+    return member.state in FAILURES and not (member.state is MemberState.BUSY and member.tries < 2)
+
+
+def _startable(state: FleetState, wave: Wave, members: Sequence[Member], running: Sequence[Member]) -> Iterator[Member]:
+    """Yield the members to start now: as many as the fleet, the wave and their clusters allow, in order."""
+    free = min(state.rollout.parallel, wave.parallel or state.rollout.parallel) - len(running)
+    on_cluster = Counter(member.target.cluster for member in running)
+    waiting = [member for member in members if member.state is MemberState.PENDING]
+    if not waiting and not running:
+        waiting = [member for member in members if member.state is MemberState.BUSY and member.tries < 2]
+    for member in waiting:
+        cluster = member.target.cluster
+        most = state.clusters.get(cluster)
+        if free <= 0:
+            return
+        if most is not None and on_cluster[cluster] >= most:
+            continue
+        free -= 1
+        on_cluster[cluster] += 1
+        yield member
+
+
+#: The exit code of a run whose window has closed.
+WINDOW_CLOSED = 8
+#: The state of a member by the exit code of its run; every other code is a failure.
+_CODES: Mapping[int, MemberState] = {
+    ExitCode.SUCCESS: MemberState.SUCCEEDED,
+    ExitCode.NOT_STARTED: MemberState.UNREACHABLE,
+    ExitCode.GROUP_HELD: MemberState.BUSY,
+    ExitCode.UNKNOWN: MemberState.UNKNOWN,
+    WINDOW_CLOSED: MemberState.UNFINISHED,
+    ExitCode.REQUIREMENT_UNMET: MemberState.UNMET,
+    **{for_signal(number): MemberState.INTERRUPTED for number in (1, 2, 14, 15)},
+}
+
+
+def member_state(exit_code: int) -> MemberState:
+    """Return the state of a member whose run ended with this exit code."""
+    return _CODES.get(exit_code, MemberState.FAILED)
+
+
+def exit_code(state: FleetState) -> int:
+    """Return the exit code of a fleet run that has ended: the most serious one of its members."""
+    found = state.counts()
+    failed = [member for member in state.members.values() if member.state in FAILURES]
+    ended = [member for member in state.members.values() if member.state not in ACTIVE]
+    timed_out = [one for one in failed if one.last is not None and one.last.exit_code == ExitCode.RUN_TIMEOUT]
+    signal = None if state.stopping is None else state.stopping.signal
+    reasons = (
+        (found[MemberState.UNKNOWN] > 0, ExitCode.UNKNOWN),
+        (signal is not None, for_signal(signal or 0)),
+        (bool(ended) and found[MemberState.UNREACHABLE] == len(ended), ExitCode.NOT_STARTED),
+        (len(failed) > len(timed_out), ExitCode.FAILED),
+        (bool(timed_out), ExitCode.RUN_TIMEOUT),
+        (state.stopping is not None or found[MemberState.INTERRUPTED] > 0, ExitCode.FAILED),
+        (found[MemberState.UNFINISHED] > 0, WINDOW_CLOSED),
+        (found[MemberState.UNMET] > 0, ExitCode.REQUIREMENT_UNMET),
+    )
+    return int(next((code for applies, code in reasons if applies), ExitCode.SUCCESS))
