@@ -6,16 +6,20 @@ PYTEST_ARGS ?=
 # Test files at a time, each process with a server of its own: most of their time is spent waiting.
 WORKERS ?= 3
 CHAOS_ARGS ?=
+LOCK_ARGS ?=
 
-.PHONY: help demo test unit check bench chaos docs site clean
+.PHONY: help demo test unit coverage check bench chaos docs man site lock clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo   run plans/quickstart.yaml on a throwaway PostgreSQL with pg_background"
 	@echo "make test   run every test (PYTEST_ARGS='-k name' narrows it, WORKERS=0 runs them in one process)"
 	@echo "make unit   run the tests that need no server"
+	@echo "make coverage  run every test and measure which lines and branches of runner/ they execute"
 	@echo "make check  lint, types, imports between packages, and the words of docs/glossary.md"
 	@echo "make docs   write docs/rules.md and docs/plan-reference.md anew, from the rules and the schema"
+	@echo "make man    write a manual page for each command into build/man"
+	@echo "make lock   write requirements-dev.lock anew (LOCK_ARGS=--upgrade takes the newest versions)"
 	@echo "make site   build the documentation as a site in build/site; a broken link fails"
 	@echo "make chaos  random plans under faults, judged by what they left behind (CHAOS_ARGS='--runs 50 --seed 3')"
 	@echo "make bench  benchmarks: prints a table, stores JSON in benchmarks/results/"
@@ -30,8 +34,11 @@ $(VENV)/.runtime: $(VENV)/bin/pip pyproject.toml
 	$(BIN)/python -m compileall -q runner  # as pip does for what is not editable: half of a short command's time
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.runtime
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+# The versions of the lock file: what one developer and CI have tested, another one gets too.
+$(VENV)/.dev: $(VENV)/bin/pip pyproject.toml requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps -e .
+	$(BIN)/python -m compileall -q runner
 	@touch $@
 
 demo: $(VENV)/.runtime
@@ -42,6 +49,9 @@ test: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow" tests/unit $(PYTEST_ARGS)
+
+coverage: $(VENV)/.dev
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -59,12 +69,16 @@ chaos: $(VENV)/.dev
 docs: $(VENV)/.runtime
 	$(BIN)/python -m runner.reference docs
 
-$(VENV)/.site: $(VENV)/bin/pip pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check "$$($(BIN)/python -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["site"][0])')"
-	@touch $@
+man: $(VENV)/.dev
+	$(BIN)/python .ci/man_pages.py build/man
 
-site: $(VENV)/.site
+site: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
+lock: $(VENV)/.dev
+	$(BIN)/pip-compile --quiet --generate-hashes --strip-extras --allow-unsafe --no-emit-index-url \
+		--no-emit-trusted-host --no-emit-find-links --extra dev --extra site $(LOCK_ARGS) \
+		--output-file requirements-dev.lock pyproject.toml
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

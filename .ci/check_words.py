@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Find words of `.ci/words.toml` in tracked files, print each place, and exit 1 if there is one.
+"""Find words of `.ci/words.toml` in tracked files and names of tests, print each place, and exit 1 if there is one.
 
 A word is matched without regard to case, also as a part of a name (`test_a_role_is_told`). An exception names a file, a
 text of the line and a reason; one that matches nothing is an error too, so that the list stays true.
@@ -65,6 +65,9 @@ def main() -> int:
     rules = tomllib.loads((ROOT / ".ci/words.toml").read_text(encoding="utf-8"))
     words = Words(rules)
     found = [message for name, lines in _tracked(rules["paths"]) for message in words.find(name, lines)]
+    for name, lines in _tracked(rules["test_paths"]):
+        names = (line if re.match(r"\s*(async )?def test_", line) else "" for line in lines)
+        found += words.find(name, names)
     found += words.unused()
     for message in found:
         print(message)

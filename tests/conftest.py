@@ -35,7 +35,8 @@ def server_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
     if given:
         yield given
         return
-    with start_server(progress=print) as server:
+    # Each test that changes something has a database of its own, and autovacuum would visit all of them every minute.
+    with start_server(progress=print, settings={"autovacuum_naptime": "1h"}) as server:
         yield server.dsn
 
 
@@ -82,8 +83,11 @@ def _right_version(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture(scope="session")
-def new_database(server_dsn: str) -> Iterator[Callable[[], str]]:
-    """Make an empty database with the extension and return its connection; all are dropped at the end."""
+def new_database(server_dsn: str, request: pytest.FixtureRequest) -> Iterator[Callable[[], str]]:
+    """Make an empty database with the extension and return its connection.
+
+    On a given server all are dropped at the end; a server that the tests have started is removed with them.
+    """
     made: list[str] = []
 
     def make() -> str:
@@ -98,6 +102,8 @@ def new_database(server_dsn: str) -> Iterator[Callable[[], str]]:
         return dsn
 
     yield make
+    if not request.config.getoption("--test-dsn"):
+        return
     with psycopg.connect(server_dsn, autocommit=True) as connection:
         for name in made:
             connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")

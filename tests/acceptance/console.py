@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
 import signal
@@ -15,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.conninfo import make_conninfo
+
+from tests.fork_server import ForkedProcess, ForkServer, needs_own_interpreter
 
 #: Seconds after which a command that should have ended is a failure, not a slow machine.
 PATIENCE = 60.0
@@ -46,26 +51,43 @@ def _without_time(line: str) -> str:
     return rest if len(time_of_day) == 9 and time_of_day[2] == time_of_day[5] == ":" else line
 
 
-def _heed_hangups() -> None:
+def _accept_hangups() -> None:
     """Take SIGHUP as a terminal's command does, also where the tests were started with nohup."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+@functools.cache
+def _fork_server() -> ForkServer:
+    server = ForkServer()
+    atexit.register(server.close)
+    return server
+
+
+def _start(arguments: Sequence[str], *, cwd: Path, env: dict[str, str]) -> ForkedProcess | subprocess.Popen[str]:
+    """Start the command in a session of its own, so that a signal reaches no other process.
+
+    It is forked from an interpreter that has imported it, or executed if JOBPLAN_TEST_EXEC is set.
+    """
+    if not os.environ.get("JOBPLAN_TEST_EXEC") and not needs_own_interpreter(env):
+        return _fork_server().start(arguments, cwd=cwd, env=env)
+    return subprocess.Popen(
+        [*_JOBPLAN, *arguments],
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        preexec_fn=_accept_hangups,  # noqa: PLW1509 - no thread of this process holds a lock that it could need
+    )
+
+
 class Started:
-    """A command under way, in a session of its own, so that signals reach nobody else."""
+    """A command under way."""
 
     def __init__(self, arguments: Sequence[str], *, cwd: Path, env: dict[str, str]) -> None:
-        self._process = subprocess.Popen(
-            [*_JOBPLAN, *arguments],
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            preexec_fn=_heed_hangups,  # noqa: PLW1509 - no thread of this process holds a lock that it could need
-        )
+        self._process = _start(arguments, cwd=cwd, env=env)
 
     def send(self, number: signal.Signals) -> None:
         """Send the process a signal."""
@@ -79,10 +101,13 @@ class Started:
     def ended(self, patience: float = PATIENCE) -> Ran:
         """Wait for the end."""
         out, err = self._process.communicate(timeout=patience)
+        assert self._process.returncode is not None
         return Ran(code=self._process.returncode, out=out, err=err)
 
     def read_line(self) -> str:
         """Wait for a line on standard error; `ended` does not return it again."""
+        if isinstance(self._process, ForkedProcess):
+            return self._process.read_error_line()
         assert self._process.stderr is not None
         return str(self._process.stderr.readline())
 
@@ -152,6 +177,7 @@ class Database:
     def __init__(self, dsn: str) -> None:
         self.dsn = dsn
         self._connection = psycopg.connect(dsn, autocommit=True)
+        self._others: list[Database | psycopg.Connection[Any]] = []
 
     def run(self, sql: str) -> None:
         """Execute SQL."""
@@ -186,12 +212,22 @@ class Database:
         """Wait until exactly these steps have workers."""
         until(lambda: self.workers() == sorted(steps))
 
-    def elsewhere(self, name: str) -> psycopg.Connection[Any]:
+    def elsewhere(self, name: str = "elsewhere") -> psycopg.Connection[Any]:
         """Open another session, of an application of this name; leaving it ends its transaction."""
-        return psycopg.connect(self.dsn, application_name=name)
+        other = psycopg.connect(self.dsn, application_name=name)
+        self._others.append(other)
+        return other
+
+    def as_role(self, role: str) -> Database:
+        """Connect to the same database as another role."""
+        other = Database(make_conninfo(self.dsn, user=role))
+        self._others.append(other)
+        return other
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, and the others that were opened through it."""
+        for other in self._others:
+            other.close()
         self._connection.close()
 
 

@@ -333,7 +333,7 @@ def test_a_repeat_reports_the_sum_of_its_iterations(jobplan: Jobplan, db: Databa
         assert "DELETE 1,000 in 5 iterations" in (jobplan.folder / report).read_text(encoding="utf-8")
 
 
-def test_an_index_whose_drop_was_broken_off_is_left_behind(jobplan: Jobplan, db: Database) -> None:
+def test_an_index_whose_drop_was_interrupted_is_left_behind(jobplan: Jobplan, db: Database) -> None:
     db.run("CREATE TABLE t (id int)")
     db.run("CREATE INDEX t_id ON t (id)")
     with db.elsewhere("reader") as reader:

@@ -7,7 +7,6 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from psycopg.conninfo import make_conninfo
 
 from tests.acceptance.console import Database, Jobplan
 
@@ -19,7 +18,7 @@ def owner(db: Database) -> Iterator[Database]:
     db.run(f"DROP ROLE IF EXISTS {name}")
     db.run(f"CREATE ROLE {name} LOGIN")
     db.run(f"GRANT CREATE ON DATABASE {db.value('SELECT current_database()')} TO {name}")
-    connected = Database(make_conninfo(db.dsn, user=name))
+    connected = db.as_role(name)
     yield connected
     connected.close()
     db.run(f"DROP OWNED BY {name} CASCADE")
@@ -75,7 +74,7 @@ def test_a_role_without_access_to_a_ledger_sees_its_owner(jobplan: Jobplan, db: 
     db.run("DROP ROLE IF EXISTS outsider")
     db.run("CREATE ROLE outsider LOGIN; GRANT pgbackground_role TO outsider")
     try:
-        outsider = Database(make_conninfo(db.dsn, user="outsider"))
+        outsider = db.as_role("outsider")
         assert ledger_check(jobplan, outsider)["level"] == "warning"
         outsider.close()
     finally:

@@ -164,7 +164,7 @@ def test_a_disk_that_fills_under_the_journal_starts_nothing_more(
     assert "No space left on device" in done.stderr or "File too large" in done.stderr
 
 
-def test_a_limit_on_files_is_as_good_as_a_full_disk(jobplan: Jobplan, db: Database) -> None:
+def test_a_limit_on_the_size_of_files_has_the_effect_of_a_full_disk(jobplan: Jobplan, db: Database) -> None:
     plan = jobplan.plan(CHAIN)
     done = limited(["run", str(plan), "--dsn", db.dsn], jobplan.folder, 16_384)
     record = record_of(jobplan)

@@ -97,7 +97,7 @@ def test_cancel_without_any_record_leaves_workers_alone_whose_labels_are_cut_and
     narrow.until_workers()
 
 
-def test_cancel_while_the_runner_lives_stops_what_waits_and_detach_steps_go_on_although_labels_are_cut(
+def test_cancel_during_a_run_stops_wait_steps_and_detach_steps_continue_although_labels_are_cut(
     jobplan: Jobplan, narrow: Database
 ) -> None:
     plan = jobplan.plan(MIXED, name="p" * 60)

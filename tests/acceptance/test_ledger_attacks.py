@@ -39,11 +39,6 @@ def mallory(db: Database) -> Iterator[Callable[[], str]]:
         db.run(f"DROP ROLE {name}")
 
 
-def as_role(db: Database, role: str) -> Database:
-    """Connect to the same database as another role."""
-    return Database(make_conninfo(db.dsn, user=role))
-
-
 def trap(db: Database, role: str) -> None:
     """Make functions that give the role what only a superuser may give, whatever kind of expression calls them."""
     db.run("CREATE SCHEMA trap")
@@ -114,7 +109,7 @@ def test_what_a_role_hangs_on_its_own_ledger_is_not_executed_by_a_superuser(
     jobplan: Jobplan, db: Database, mallory: Callable[[], str], hook: str
 ) -> None:
     name = mallory()
-    role = as_role(db, name)
+    role = db.as_role(name)
     assert jobplan("ledger", "install", "--dsn", role.dsn).code == 0
     jobplan.plan(ONE)
     assert jobplan("run", "plan.yaml", "--dsn", role.dsn).code == 0
@@ -136,7 +131,7 @@ def test_a_function_of_an_untrusted_role_on_a_trusted_ledger_is_not_executed(
     jobplan: Jobplan, db: Database, mallory: Callable[[], str], hook: str
 ) -> None:
     name = mallory()
-    role = as_role(db, name)
+    role = db.as_role(name)
     assert jobplan("ledger", "install", "--dsn", db.dsn).code == 0
     trap(role, name)
     role.close()
@@ -154,7 +149,7 @@ def test_a_role_may_be_trusted_by_name_and_its_ledger_is_then_used(
     jobplan: Jobplan, db: Database, mallory: Callable[[], str]
 ) -> None:
     name = mallory()
-    role = as_role(db, name)
+    role = db.as_role(name)
     assert jobplan("ledger", "install", "--dsn", role.dsn).code == 0
     role.close()
     plan = jobplan.plan(ONE)
@@ -178,7 +173,7 @@ def test_install_does_not_adopt_a_schema_or_objects_that_another_role_has_prepar
     assert db.column("SELECT relname FROM pg_class WHERE relnamespace = 'jobplan'::regnamespace") == []
     db.run("ALTER SCHEMA jobplan OWNER TO CURRENT_USER")
     db.run(f"GRANT USAGE, CREATE ON SCHEMA jobplan TO {name}")
-    role = as_role(db, name)
+    role = db.as_role(name)
     role.run("CREATE VIEW jobplan.attempts AS SELECT 1 AS n")
     role.close()
     ran = jobplan("ledger", "install", "--dsn", db.dsn)
@@ -192,7 +187,7 @@ def test_functions_in_a_schema_that_comes_first_in_search_path_are_not_called(
 ) -> None:
     """The owner of a database decides which search_path its sessions begin with."""
     role = mallory()
-    owner = as_role(db, role)
+    owner = db.as_role(role)
     trap(owner, role)
     signature, result = {
         "set_config": ("a text, b text, c boolean", "text"),
@@ -231,7 +226,7 @@ def writer(db: Database, jobplan: Jobplan, mallory: Callable[[], str]) -> Iterat
     db.run("CREATE TABLE paid (n int)")
     db.run("CREATE TABLE ready (n int)")
     db.run(f"GRANT INSERT ON paid TO {name}")
-    connected = as_role(db, name)
+    connected = db.as_role(name)
     yield connected
     connected.close()
 

@@ -227,7 +227,7 @@ def test_events_of_another_writer_that_cannot_be_cast_stop_no_command(
     plan = jobplan.plan("- {id: one, sql: INSERT INTO done VALUES ('one')}")
     assert jobplan("run", plan, "--dsn", done.dsn).code == 0
     mine = str(done.value("SELECT run FROM jobplan.runs"))
-    forger = Database(make_conninfo(done.dsn, user=mallory))
+    forger = done.as_role(mallory)
     for run in (mine, "theirs"):
         forger.run(
             f"INSERT INTO jobplan.runs (run, plan, sha256, jobplan, host, os_pid, started_at)"
@@ -289,7 +289,7 @@ def test_a_ledger_that_is_replaced_in_mid_run_by_another_role_is_not_written_to(
         """,
         defaults=PATIENT,
     )
-    other = Database(make_conninfo(done.dsn, user=mallory))
+    other = done.as_role(mallory)
     assert jobplan("ledger", "install", "--dsn", other.dsn, "--schema", "prepared").code == 0
     other.run(
         "CREATE FUNCTION prepared.fire() RETURNS trigger LANGUAGE plpgsql AS $f$ BEGIN"
@@ -338,7 +338,7 @@ def test_purge_keeps_a_run_whose_only_worker_has_changed_its_name(jobplan: Jobpl
 
 def test_functions_of_the_names_of_the_extension_are_not_called(jobplan: Jobplan, done: Database, mallory: str) -> None:
     database = done.value("SELECT current_database()")
-    other = Database(make_conninfo(done.dsn, user=mallory))
+    other = done.as_role(mallory)
     other.run("CREATE SCHEMA trap")
     done.run("DROP EXTENSION pg_background CASCADE; CREATE SCHEMA ext; CREATE EXTENSION pg_background SCHEMA ext")
     body = (

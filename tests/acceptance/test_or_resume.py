@@ -63,7 +63,7 @@ class Interrupted:
 
     def __init__(self, jobplan: Jobplan, done: Database, *arguments: str | Path) -> None:
         self._done = done
-        self._keeper = psycopg.connect(done.dsn)
+        self._keeper = done.elsewhere()
         self._keeper.execute("LOCK TABLE gate")
         plan = jobplan.plan(GATED, defaults="{timeout: 5m, on_finish: wait}")
         report = ("--report", "jsonl=events.jsonl")
@@ -194,7 +194,7 @@ def test_a_run_that_begins_says_so_in_json(jobplan: Jobplan, done: Database) -> 
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["same journal", "ledger only"])
-def test_a_killed_run_goes_on_with_every_effect_once(jobplan: Jobplan, kept: Database, elsewhere: bool) -> None:
+def test_a_killed_run_is_resumed_with_every_effect_once(jobplan: Jobplan, kept: Database, elsewhere: bool) -> None:
     held = Interrupted(jobplan, kept, "--run-id", "mine", "--or-resume", "--require-ledger")
     held.end(signal.SIGKILL)
     folder = ("--journal", "elsewhere") if elsewhere else ()
@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on_with_every_effect_once(jobplan: Jobplan, kept: Dat
     assert ids(jobplan, "elsewhere" if elsewhere else ".jobplan/runs") == ["mine"]
 
 
-def test_the_first_machine_goes_on_with_what_a_second_one_has_left(jobplan: Jobplan, kept: Database) -> None:
+def test_the_first_machine_resumes_what_a_second_one_has_left(jobplan: Jobplan, kept: Database) -> None:
     """The journal here is not the latest: another machine has resumed the run from the ledger, and failed."""
     plan = jobplan.plan(FAILS)
     command = ("run", plan, "--dsn", kept.dsn, "--run-id", "mine", "--or-resume")
@@ -364,7 +364,7 @@ def test_a_killed_runner_without_evidence_leaves_a_question_with_exit_code_7(job
 
 @pytest.mark.parametrize("differs", ["parameter", "selection", "plan", "database"])
 def test_a_run_of_something_else_is_left_alone(jobplan: Jobplan, kept: Database, dsn: str, differs: str) -> None:
-    keeper = psycopg.connect(kept.dsn)
+    keeper = kept.elsewhere()
     keeper.execute("LOCK TABLE gate")
     steps = GATED + "    - {id: other, sql: SELECT 1}\n"
     keys = {"params": "{days: {type: integer, default: 3}}", "defaults": "{timeout: 5m, on_finish: wait}"}
@@ -416,7 +416,7 @@ def test_a_run_that_is_under_way_elsewhere_is_left_to_its_runner(
     assert rows(kept) == "first last slow"
 
 
-def test_who_waits_finishes_what_a_killed_runner_leaves(jobplan: Jobplan, kept: Database) -> None:
+def test_a_waiting_process_finishes_what_a_killed_runner_leaves(jobplan: Jobplan, kept: Database) -> None:
     held = Interrupted(jobplan, kept, "--run-id", "mine", "--or-resume")
     waits = jobplan.start(*held.command, "--wait-for-runner", "--log-format", "json", "--report", "jsonl=waits.jsonl")
     held.started.send(signal.SIGKILL)
@@ -536,7 +536,7 @@ def test_a_damaged_journal_is_neither_resumed_nor_begun_anew(jobplan: Jobplan, d
         assert rows(done) == "first"
 
 
-def test_a_journal_folder_that_cannot_be_written_is_told_in_a_line(jobplan: Jobplan, done: Database) -> None:
+def test_a_journal_folder_that_cannot_be_written_is_reported_in_a_line(jobplan: Jobplan, done: Database) -> None:
     folder = jobplan.folder / "fixed"
     folder.write_text("")
     for more in (("--run-id", "mine"), ()):
@@ -547,7 +547,7 @@ def test_a_journal_folder_that_cannot_be_written_is_told_in_a_line(jobplan: Jobp
     assert rows(done) == ""
 
 
-def test_no_connection_is_told_in_a_line(jobplan: Jobplan) -> None:
+def test_a_missing_connection_is_reported_in_a_line(jobplan: Jobplan) -> None:
     for more in (("--run-id", "mine"), ("--or-resume",)):
         ran = jobplan("run", jobplan.plan(FAILS), "--dsn", "host=127.0.0.1 port=1", *more)
         assert ran.code == 4, ran.err

@@ -465,7 +465,7 @@ def test_a_detached_worker_that_was_cancelled_is_not_reported_as_running(jobplan
     assert "its worker had ended when the run was resumed" in jobplan("show", run).out
 
 
-def test_who_is_asked_about_an_index_finds_what_is_left_of_it(jobplan: Jobplan, done: Database) -> None:
+def test_a_question_about_an_index_refers_to_doctor_which_lists_what_is_left(jobplan: Jobplan, done: Database) -> None:
     plan = jobplan.plan("- {id: build, sql: CREATE INDEX CONCURRENTLY done_i ON done (step)}")
     with psycopg.connect(done.dsn) as keeper:
         keeper.execute("LOCK TABLE done IN ROW EXCLUSIVE MODE")

@@ -120,7 +120,7 @@ def test_after_kill_9_another_shell_sees_stops_and_follows_what_is_left(
     assert on_call("status").code == 0
 
 
-def test_a_living_runner_reports_by_whom_it_was_cancelled(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+def test_a_runner_reports_the_user_who_cancelled_it(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
     started, run = start_five(jobplan, db)
     done = on_call("cancel", run)
     ran = started.ended()
@@ -221,7 +221,7 @@ def test_a_cancelled_create_index_concurrently_is_reported_with_its_repair(
     assert db.value("SELECT indisvalid FROM pg_index WHERE indexrelid = 't_i'::regclass") is True
 
 
-def test_a_worker_that_does_not_heed_is_exit_7(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
+def test_a_worker_that_ignores_its_cancel_is_exit_7(jobplan: Jobplan, db: Database, on_call: OnCall) -> None:
     started = jobplan.start(
         "run", jobplan.plan("- {id: deaf, sql: SELECT pg_sleep(240)}", defaults=PATIENT), "--dsn", db.dsn
     )

@@ -92,7 +92,7 @@ async def test_worker_label_state_and_runner_are_seen_from_another_database(dsn:
         assert worker.deadline is not None
 
 
-async def test_who_waits_for_whom(database: str) -> None:
+async def test_a_worker_that_waits_names_the_session_that_blocks_it(database: str) -> None:
     ask(database, "CREATE TABLE t (i int)")
     async with RealHouse(database, "live-lock") as house, observing(database) as observer:
         with psycopg.connect(database, application_name="the app") as other:
@@ -110,7 +110,7 @@ async def test_who_waits_for_whom(database: str) -> None:
             assert by.seconds is not None
 
 
-async def test_whom_a_worker_holds_up(database: str) -> None:
+async def test_sessions_that_a_worker_blocks_are_listed(database: str) -> None:
     ask(database, "CREATE TABLE t (i int)")
     async with RealHouse(database, "live-holds") as house, observing(database) as observer:
         await running(house, "a", "LOCK TABLE t; SELECT pg_sleep(120)")
@@ -245,7 +245,7 @@ async def test_detach_steps_are_left_alone_unless_asked_for(database: str) -> No
         assert house.alive() == set()
 
 
-async def test_a_worker_that_does_not_heed_is_still_running(database: str) -> None:
+async def test_a_worker_that_ignores_its_cancel_is_still_running(database: str) -> None:
     async with RealHouse(database, "live-stubborn") as house, observing(database) as observer:
         await running(house, "a")
         run = await looked(observer, house.run_id, lambda run: run.workers)
@@ -335,7 +335,7 @@ async def test_the_ledger_is_read_where_it_is_and_may_be(new_role: Callable[...,
 # --- the runner receives the request ----------------------------------------------------------------------------------
 
 
-async def test_a_living_runner_receives_by_whom_and_starts_nothing_more(database: str) -> None:
+async def test_a_runner_receives_the_sender_of_a_cancel_and_starts_nothing_more(database: str) -> None:
     ask(database, "CREATE TABLE witness (step text)")
     steps = (
         step("a", LONG),
@@ -363,7 +363,7 @@ async def test_a_living_runner_receives_by_whom_and_starts_nothing_more(database
     assert recorder.events.index(reported) < recorder.events.index(recorder.end("a"))
 
 
-async def test_a_step_that_is_cancelled_says_by_whom_and_the_run_continues(database: str) -> None:
+async def test_a_cancelled_step_names_the_user_and_the_run_continues(database: str) -> None:
     steps = (step("a", LONG), step("b", "SELECT pg_sleep(3)"))
     run, recorder = real_run(database, plan(*steps), run_id="live-step")
     task = asyncio.create_task(run.execute())

@@ -162,7 +162,7 @@ def test_a_view_needs_no_right_on_its_tables_before_it_is_read(reviewed: str, co
     ask(reviewed, sql)
 
 
-def test_who_may_grant(reviewed: str, copy: str, tmp_path: Path) -> None:
+def test_roles_that_may_grant(reviewed: str, copy: str, tmp_path: Path) -> None:
     sql = f"GRANT SELECT ON shop.orders TO {ROLE}"
     (problem,) = errors(dry_run(written(tmp_path, steps_of(sql)), reviewed))
     assert "a grant option" in problem.message
@@ -178,7 +178,9 @@ def test_who_may_grant(reviewed: str, copy: str, tmp_path: Path) -> None:
         ("COPY (SELECT 1) TO PROGRAM 'cat'", "pg_execute_server_program"),
     ],
 )
-def test_who_may_use_files_of_the_server(reviewed: str, copy: str, tmp_path: Path, sql: str, wanted: str) -> None:
+def test_roles_that_may_use_files_of_the_server(
+    reviewed: str, copy: str, tmp_path: Path, sql: str, wanted: str
+) -> None:
     (problem,) = errors(dry_run(written(tmp_path, steps_of(sql)), reviewed))
     assert problem.hint == f'GRANT {wanted} TO "{ROLE}";'
     ask(copy, f"GRANT {wanted} TO {ROLE}")

@@ -113,7 +113,7 @@ def test_a_comment_silences_it(app: str, tmp_path: Path) -> None:
     assert found(looked(app, tmp_path, steps), "JP402") == []
 
 
-def test_who_is_in_the_way_now_is_named(app: str, tmp_path: Path) -> None:
+def test_sessions_that_hold_a_conflicting_lock_now_are_named(app: str, tmp_path: Path) -> None:
     steps = "- {id: a, sql: ALTER TABLE app.parents ADD COLUMN note text}\n- {id: b, sql: SELECT 1 FROM app.parents}\n"
     with psycopg.connect(app, application_name="the report") as other:
         other.execute("SELECT count(*) FROM app.parents")

@@ -104,7 +104,7 @@ async def test_cancel_stops_a_worker_and_its_end_reports_when_it_has_ended(house
     assert not house.alive()
 
 
-async def test_cancel_before_anybody_follows_is_heeded(house: House) -> None:
+async def test_a_cancel_before_the_worker_is_followed_ends_it(house: House) -> None:
     follower = await Follower(house, "step", LONG).launch()
     follower.handle.cancel()
     end = await follower.follow().wait_until_ended()
@@ -122,7 +122,7 @@ async def test_cancel_and_detach_after_the_end_take_nothing_back(house: House) -
     assert not end.detached
 
 
-async def test_detach_lets_the_worker_go_on(house: House) -> None:
+async def test_a_detached_worker_continues(house: House) -> None:
     follower = await Follower(house, "step", LONG).running()
     follower.handle.detach()
     end = await follower.wait_until_ended()
@@ -133,7 +133,7 @@ async def test_detach_lets_the_worker_go_on(house: House) -> None:
     assert house.alive() == {follower.name}
 
 
-async def test_detach_before_anybody_follows_still_says_who_it_was(house: House) -> None:
+async def test_detach_before_the_worker_is_followed_still_identifies_it(house: House) -> None:
     follower = await Follower(house, "step", LONG).launch()
     follower.handle.detach()
     end = await follower.follow().wait_until_ended()

@@ -118,7 +118,7 @@ async def test_a_pool_that_shares_sessions_is_refused_and_left_as_it_was(
         assert mine.execute("SELECT count(*) FROM pg_prepared_statements", prepare=False).fetchone() == (0,)
 
 
-async def test_who_only_looks_leaves_nothing_in_sessions_of_others_either(pool: Pool) -> None:
+async def test_an_inspection_leaves_nothing_in_pooled_sessions_either(pool: Pool) -> None:
     through = pool("transaction")
     with pytest.raises(PreflightError, match="assigns each transaction to another session"):
         await Inspector.connect(through, "pooled-look")
@@ -127,7 +127,7 @@ async def test_who_only_looks_leaves_nothing_in_sessions_of_others_either(pool: 
         assert mine.execute("SELECT count(*) FROM pg_prepared_statements", prepare=False).fetchone() == (0,)
 
 
-async def test_who_only_looks_reports_a_pool_that_keeps_sessions(pool: Pool) -> None:
+async def test_an_inspection_reports_a_pool_that_keeps_sessions(pool: Pool) -> None:
     inspector = await Inspector.connect(pool("session"), "pooled-look")
     examined = {one.check.code: one.outcome.level for one in examine(await inspector.facts(), Demand())}
     await inspector.close()

@@ -62,7 +62,7 @@ async def test_every_query_of_the_manual_gives_what_it_says(ledger: str) -> None
     assert [row["message"] for row in notices] == ["hello"] * 2
 
 
-async def test_what_runs_is_seen_with_who_lives(ledger: str) -> None:
+async def test_running_workers_are_listed_with_the_sessions_that_are_connected(ledger: str) -> None:
     run, record = real_run(ledger, plan(step("a", "SELECT pg_sleep(60)")), run_id="views-running", ledger="jobplan")
     task = asyncio.create_task(run.execute())
     running = "SELECT step, worker_lives, runner_lives FROM jobplan.running WHERE doing = 'Timeout: PgSleep'"

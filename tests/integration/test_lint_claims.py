@@ -244,7 +244,7 @@ async def test_what_waits_concurrently_lets_others_work(house: RealHouse) -> Non
     assert state(await worker.wait_until_ended()) is None
 
 
-async def test_a_statement_that_waits_for_a_lock_stops_everybody_behind_it(house: RealHouse) -> None:
+async def test_a_statement_that_waits_for_a_lock_blocks_every_session_behind_it(house: RealHouse) -> None:
     """JP333."""
     alter = "ALTER TABLE t ADD COLUMN w int"
     with transaction(house.dsn, READ):
@@ -284,7 +284,7 @@ async def test_a_statement_that_waits_for_a_lock_stops_everybody_behind_it(house
         ("DO $$ BEGIN FOR i IN 1..9 LOOP UPDATE t SET v = 1 WHERE id = i; END LOOP; END $$", True, False),
     ],
 )
-async def test_who_can_work_while_a_step_is_in_its_transaction(
+async def test_statements_that_other_sessions_can_run_while_a_step_is_in_its_transaction(
     house: RealHouse, sql: str, reads: bool, writes: bool
 ) -> None:
     ask(house.dsn, "ALTER TABLE t ADD CONSTRAINT made_before CHECK (v > 0) NOT VALID")

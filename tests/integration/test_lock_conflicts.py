@@ -153,7 +153,7 @@ async def _waits_or_ends(house: RealHouse, worker: Follower) -> bool:
     return found
 
 
-async def test_a_vacuum_that_also_analyzes_does_not_get_along_with_a_build(house: RealHouse) -> None:
+async def test_a_vacuum_that_also_analyzes_conflicts_with_a_build(house: RealHouse) -> None:
     """The build gets its lock when VACUUM gives it back, and ANALYZE queues behind it with a snapshot."""
     slow = {**_SOON, "vacuum_cost_delay": "10ms", "vacuum_cost_limit": "20"}
     ask(

@@ -56,7 +56,7 @@ def switch(tunnel: Tunnel, to: str) -> None:
             one.shutdown(socket.SHUT_RDWR)
 
 
-async def test_a_run_does_not_go_on_where_its_address_leads_later(
+async def test_a_run_does_not_continue_on_another_server_that_has_taken_its_address(
     first: EmbeddedServer, second: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.gateway.session.RECONNECT_FOR", 4.0)

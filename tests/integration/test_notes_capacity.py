@@ -41,9 +41,11 @@ async def most_workers(dsn: str) -> AsyncIterator[list[int]]:
                 await asyncio.sleep(0.01)
 
     task = asyncio.create_task(watch())
-    yield most
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    try:
+        yield most
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
 
 
 def test_the_extension_refuses_with_53000_and_53400(small_server: EmbeddedServer) -> None:
@@ -95,13 +97,21 @@ async def test_a_queue_timeout_ends_the_waiting(small_server: EmbeddedServer) ->
     assert not record.ends("a")
 
 
+def ran_at_once(*records: Recorder) -> int:
+    """Return how many attempts ran at the same time at most, by the server's clock."""
+    ends = [end for record in records for end in record.of(ev.AttemptFinished)]
+    times = [(end.started_at or 0.0, end.finished_at or 0.0) for end in ends]
+    return max(sum(start <= moment < end for start, end in times) for moment, _ in times)
+
+
 async def test_the_reserve_is_left_free_by_however_many_slots(small_server: EmbeddedServer) -> None:
     steps = [step(f"s{number}", "SELECT pg_sleep(0.2)") for number in range(12)]
     async with most_workers(small_server.dsn) as most:
         result, record = await run_plan(small_server.dsn, plan(*steps, slots=5, reserve=3))
     assert result.exit_code == 0
     assert all_succeeded(record, 12)
-    assert most == [2]
+    assert most[0] <= 2
+    assert ran_at_once(record) >= 2
 
 
 async def test_the_reserve_is_left_free_by_concurrent_runs_in_several_databases(
@@ -118,7 +128,8 @@ async def test_the_reserve_is_left_free_by_concurrent_runs_in_several_databases(
     assert [result.exit_code for result, _ in results] == [0, 0, 0]
     for _, record in results:
         assert all_succeeded(record, 15)
-    assert most == [2]
+    assert most[0] <= 2
+    assert ran_at_once(*(record for _, record in results)) >= 2
 
 
 async def test_a_role_without_a_connection_to_give_makes_steps_wait(

@@ -112,7 +112,7 @@ async def stopped(dsn: str, stop: Callable[[int], object], **keys: object) -> ev
 
 
 @pytest.mark.parametrize("function", ["pg_cancel_backend", "pg_terminate_backend"])
-async def test_another_user_who_stops_a_worker_is_neither_a_timeout_nor_jobplan(dsn: str, function: str) -> None:
+async def test_a_cancel_by_another_user_is_neither_a_timeout_nor_one_of_jobplan(dsn: str, function: str) -> None:
     end = await stopped(dsn, lambda pid: ask(dsn, f"SELECT {function}(%s)", pid), timeout=100.0)
     assert end.outcome is ev.Outcome.CANCELLED
     assert end.error is not None

@@ -95,7 +95,7 @@ async def test_no_session_of_the_runner_holds_a_snapshot_for_long(database: str)
     assert not record.of(ev.AttemptLost)
 
 
-async def test_reading_a_full_queue_does_not_keep_the_worker_waiting_for_ever(database: str) -> None:
+async def test_a_full_queue_is_read_so_that_the_worker_continues(database: str) -> None:
     """Who reads holds a snapshot, and CREATE INDEX CONCURRENTLY waits for it: the reading has to give way."""
     ask(database, f"CREATE TABLE t AS SELECT i FROM generate_series(1, 3000) AS i; {NOISY}")
     result, record = await run_plan(database, plan(step("index", "CREATE INDEX CONCURRENTLY i ON t (noisy(i))")))
@@ -271,7 +271,7 @@ async def test_notices_arrive_however_the_step_ends(database: str) -> None:
     assert record.outcomes()["void"] is ev.Outcome.SUCCEEDED
 
 
-async def test_notify_reaches_who_listens_when_the_step_has_committed(database: str) -> None:
+async def test_notify_reaches_listening_sessions_when_the_step_has_committed(database: str) -> None:
     with psycopg.connect(database, autocommit=True) as listener:
         listener.execute("LISTEN news")
         steps = (step("fails", "NOTIFY news, 'never'; SELECT 1/0"), step("tells", "NOTIFY news, 'told'"))

@@ -69,7 +69,7 @@ async def test_every_session_of_a_run_is_on_the_server_where_it_began_although_h
     assert counts == [0, 16]
 
 
-async def test_a_run_does_not_go_on_on_another_cluster_when_its_own_is_restarted(
+async def test_a_run_does_not_continue_on_another_cluster_when_its_own_is_restarted(
     first: EmbeddedServer, second: EmbeddedServer
 ) -> None:
     for server in (first, second):

@@ -90,7 +90,7 @@ async def test_a_path_that_stalls_for_a_moment_loses_nothing(
     assert result.state.records["some"].state is StepState.SUCCEEDED
 
 
-async def test_a_condition_behind_a_stalled_path_does_not_wait_for_ever(tunnel: Tunnel, dsn: str) -> None:
+async def test_a_condition_behind_a_stalled_path_ends_within_a_limit(tunnel: Tunnel, dsn: str) -> None:
     gateway = PgGateway(tunnel.dsn, "stalled-condition")
     await gateway.open()
     reading = asyncio.create_task(gateway.query(Query(sql="SELECT pg_sleep(60) IS NULL")))
@@ -113,7 +113,7 @@ async def test_connecting_through_a_stalled_path_is_given_up(tunnel: Tunnel) -> 
         await asyncio.wait_for(house.gateway.open(), 40)
 
 
-async def test_the_output_of_a_worker_behind_a_stalled_path_is_not_waited_for_for_ever(tunnel: Tunnel) -> None:
+async def test_the_wait_for_the_output_of_a_worker_behind_a_stalled_path_has_a_limit(tunnel: Tunnel) -> None:
     notices = "FOR i IN 1..100000 LOOP RAISE NOTICE '%', repeat('n', 1000); END LOOP"
     loud = f"DO $$ BEGIN {notices}; PERFORM pg_sleep(60); END $$"
     run, recorder = real_run(tunnel.dsn, plan(step("loud", loud, timeout=600.0), run_timeout=6.0))

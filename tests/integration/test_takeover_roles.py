@@ -17,7 +17,7 @@ from tests.integration.houses import Follower, RealHouse, ask
 RUN = "260101-unseen"
 
 
-async def test_workers_that_a_role_may_not_see_are_not_taken_for_gone(
+async def test_workers_that_a_role_may_not_see_do_not_count_as_ended(
     database: str, new_role: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runner.run.takeover.LAUNCH_SEEN_WITHIN", 0.0)

@@ -99,7 +99,7 @@ async def test_a_run_labels_every_attempt_of_every_instance(database: str) -> No
     assert seen == {("s[*/ x]", 1), ("s[*/ x]", 2)}
 
 
-async def test_who_may_not_see_texts_sees_the_name_only(new_role: Callable[..., str], database: str) -> None:
+async def test_a_role_that_may_not_see_texts_sees_the_name_only(new_role: Callable[..., str], database: str) -> None:
     other = new_role()
     async with RealHouse(database, "label-role") as house:
         follower = await Follower(house, "s", "SELECT pg_sleep(60)", label=label(house, "s")).running()

@@ -14,7 +14,7 @@ def test_a_figure_is_the_middle_of_its_rounds_and_stands_to_its_target() -> None
     assert Figure.median("b", "w", [1.0], "ms").verdict == ""
 
 
-def test_sides_take_turns_and_change_who_begins() -> None:
+def test_sides_alternate_and_so_does_the_first_one() -> None:
     order: list[str] = []
 
     def side(name: str, value: float) -> float:

@@ -370,7 +370,7 @@ def _drawn(seed: int) -> ChaosPlan:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_every_random_plan_is_valid_and_says_what_the_judge_believes(seed: int, tmp_path: Any) -> None:
+def test_every_random_plan_is_valid_and_has_what_the_judge_expects(seed: int, tmp_path: Any) -> None:
     drawn = _drawn(seed)
     path = tmp_path / "plan.yaml"
     path.write_text(drawn.text, encoding="utf-8")

@@ -85,7 +85,7 @@ def test_nothing_imports_in_a_circle() -> None:
 
 
 @pytest.mark.parametrize("module", ["runner", "runner.cli"])
-def test_the_heavy_libraries_are_loaded_by_those_who_need_them(module: str) -> None:
+def test_the_heavy_libraries_are_loaded_only_where_they_are_needed(module: str) -> None:
     """`jobplan --help` answers at once: nothing heavy is loaded before a command needs it."""
     code = f"import sys, {module}; print(*[name for name in {HEAVY!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -66,7 +66,7 @@ def test_writes_do_not_wait_for_a_reader_and_the_gap_is_reported(pipe: tuple[int
     assert text.endswith("bytes of output are missing here, because they were not read in time.\n")
 
 
-def test_the_end_does_not_wait_for_ever(pipe: tuple[int, TextIO]) -> None:
+def test_closing_ends_within_a_limit(pipe: tuple[int, TextIO]) -> None:
     _, real = pipe
     stream = UnblockedStream(real, 1 << 20)
     stream.write("x" * 100_000)

@@ -85,7 +85,7 @@ def test_programs_are_not_run_from_where_others_can_write(tmp_path: Path, monkey
         cache_folder({}, _ME)
 
 
-def test_every_refusal_is_told(tmp_path: Path) -> None:
+def test_every_refusal_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     with pytest.raises(EmbeddedServerError, match=r"cannot be created.*JOBPLAN_CACHE_DIR"):
         cache_folder({"JOBPLAN_CACHE_DIR": str(tmp_path / "file" / "cache")}, _ME)

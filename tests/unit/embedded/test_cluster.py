@@ -105,7 +105,7 @@ def test_only_a_cluster_with_our_file_is_ours(tmp_path: Path) -> None:
     assert is_ours(tmp_path)
 
 
-def test_a_user_without_a_name_is_told_before_initdb_refuses(tmp_path: Path) -> None:
+def test_a_user_without_a_name_gets_an_error_before_initdb_refuses(tmp_path: Path) -> None:
     installation = Installation(bin_dir=tmp_path, version="18.6", major=18, build="one", extension="2.0")
     nameless = Account(name=str(os.geteuid()), uid=os.geteuid(), gid=os.getegid(), drop=False)
     with pytest.raises(EmbeddedServerError, match="needs a name for the user"):

@@ -80,7 +80,7 @@ def test_the_source_names_one_architecture_and_the_key() -> None:
     )
 
 
-def test_another_system_is_told_what_is_missing(tmp_path: Path) -> None:
+def test_on_another_system_the_error_names_what_is_missing(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedServerError, match=r"not a Debian-family system \(apt-get, "):
         find_source({"PATH": str(tmp_path)})
 

@@ -49,7 +49,7 @@ def test_no_file_keeps_a_special_bit(tmp_path: Path) -> None:
     assert plain.stat().st_mode & 0o7777 == 0o640
 
 
-def test_a_damaged_or_unfinished_cache_is_not_believed(tmp_path: Path) -> None:
+def test_a_damaged_or_unfinished_cache_is_not_used(tmp_path: Path) -> None:
     _bin_dir(tmp_path / "packages" / "forky_amd64_18.6-3_2.0.3-1" / "root")
     _bin_dir(tmp_path / "packages" / ".new-abc" / "finished" / "root")
     assert debian_packages.find_cached(tmp_path, {}) is None
@@ -59,7 +59,9 @@ def test_an_epochs_colon_stays_out_of_paths() -> None:
     assert debian_packages._safe_key("forky_amd64_1:18.6-3_2.0~rc1+b2") == "forky_amd64_1-18.6-3_2.0~rc1+b2"
 
 
-def test_too_little_room_is_told_before_anything_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_little_room_is_reported_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=100 * 2**20))
     with pytest.raises(EmbeddedServerError, match=r"100 MB free.*JOBPLAN_CACHE_DIR"):
         debian_packages._check_space(tmp_path)

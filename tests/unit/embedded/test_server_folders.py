@@ -29,7 +29,7 @@ def _folder(base: Path, *, keep: bool | None = False) -> Path:
 
 
 @pytest.mark.parametrize("keep", [False, True])
-def test_a_folder_that_nobody_holds_is_removed(keep: bool, tmp_path: Path) -> None:
+def test_a_folder_without_a_process_is_removed(keep: bool, tmp_path: Path) -> None:
     path = _folder(tmp_path, keep=keep)
     assert sweep([tmp_path]) == (path,)
     assert not path.exists()
@@ -88,14 +88,14 @@ def test_a_process_keeps_its_mark_and_loses_it_with_its_life() -> None:
         assert process_started(child.pid) is None
 
 
-def test_a_process_that_nobody_has_waited_for_counts_as_gone() -> None:
+def test_a_zombie_process_counts_as_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", ""]) as child:
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
         assert process_started(child.pid) is None
 
 
 @pytest.mark.parametrize("text", ["", "x\n", "-1\n", "0\n", "1\n", "999999999\n"])
-def test_a_pid_file_that_names_nobody_is_no_server(text: str, tmp_path: Path) -> None:
+def test_a_pid_file_without_a_process_is_no_server(text: str, tmp_path: Path) -> None:
     (tmp_path / "postmaster.pid").write_text(text, encoding="utf-8")
     assert postmaster_pid(tmp_path) is None
 

@@ -122,7 +122,7 @@ def test_a_step_without_for_each_has_no_items() -> None:
         ((O.DETACHED, O.FAILED), "failed", 1),
     ],
 )
-def test_a_step_is_as_good_as_the_worst_of_its_instances(
+def test_a_step_has_the_outcome_of_its_worst_instance(
     outcomes: tuple[ev.Outcome, ...], expected: str, exit_code: int
 ) -> None:
     scripts = {f"a[{number}]": [script(outcome)] for number, outcome in enumerate(outcomes)}

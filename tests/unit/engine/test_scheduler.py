@@ -163,7 +163,7 @@ def test_an_upstream_skip_passes_on() -> None:
     assert [e.because for e in run.events if isinstance(e, ev.StepSkipped)] == ["a failed", "b skipped"]
 
 
-def test_an_upstream_skip_is_early_and_names_who_failed() -> None:
+def test_an_upstream_skip_is_early_and_names_the_step_that_failed() -> None:
     """The first need still runs; the second has failed, and nothing can make up for that."""
     run = play(
         plan(step("slow"), step("bad"), step("c", "slow", "bad")),
@@ -227,7 +227,7 @@ def test_run_timeout_caps_the_timeout_of_wait_steps(timeout: float | None, waits
     assert launching[1].timeout == expected
 
 
-def test_run_timeout_cancels_wait_steps_and_lets_go_of_the_others() -> None:
+def test_run_timeout_cancels_wait_steps_and_detaches_the_others() -> None:
     two = plan(step("a"), step("b", **IDLE), step("c", "a"), run_timeout=5.0)
     long = [script(O.SUCCEEDED, duration=50.0, stops_on_timeout=False, cancel_latency=2.0)]
     run = play(two, {"a": long, "b": long})

@@ -49,7 +49,7 @@ def test_finally_runs_however_the_rest_ended(
     assert (run_status(run.state), code(run)) == (status, exit_code)
 
 
-def test_finally_waits_for_a_worker_that_heeds_its_cancel_late() -> None:
+def test_finally_waits_for_a_worker_that_ends_late_after_its_cancel() -> None:
     slow = {"a": [script(O.SUCCEEDED, duration=50.0, cancel_latency=7.0)]}
     assert launches(play(with_note(step("a")), slow, interrupts=[2.0]), "note") == [9.0]
 

@@ -57,7 +57,7 @@ def test_a_role_that_only_has_such_a_name_is_not_reported() -> None:
     assert read_runs([session(1, worker_name(RUN, "a"), "client backend")], [], []) == ()
 
 
-def test_who_is_not_for_this_role_to_see_is_known_by_name() -> None:
+def test_workers_that_this_role_may_not_see_are_recognized_by_name() -> None:
     hidden = "<insufficient privilege>"
     rows = [session(1, runner_name(RUN), None, query=hidden), session(2, worker_name(RUN, "a"), None, query=hidden)]
     (run,) = read_runs(rows, [], [])
@@ -80,7 +80,7 @@ def test_a_worker_that_a_record_knows_is_found_whatever_it_says() -> None:
     assert (run.run, run.workers[0].step) == (RUN, "b")
 
 
-def test_who_waits_for_whom_is_reported_on_both_sides() -> None:
+def test_a_lock_wait_is_reported_on_both_sides() -> None:
     sides = ("2", worker_name(RUN, "b"), "u", "active", "LOCK t", "3.5"), ("1", None, "u", "idle", None, None)
     rows = [worker(1, "a"), worker(2, "b")]
     progress = ("1", "VACUUM", "scanning", "t", "1", "2", "blocks")

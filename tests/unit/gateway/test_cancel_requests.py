@@ -137,7 +137,7 @@ def test_every_request_that_is_accepted_has_an_answer_that_fits_into_a_notificat
         assert len(CancelAnswer(run=RUN, key=request.key, steps=10**9).to_payload().encode()) < 8000
 
 
-def test_a_step_is_asked_for_once_and_the_answer_finds_who_asked() -> None:
+def test_a_step_is_requested_once_and_the_answer_reaches_the_requester() -> None:
     known = received(STEP, STEP)
     asked = known.take_step_cancel()
     assert asked is not None

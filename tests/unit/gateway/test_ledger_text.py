@@ -10,10 +10,15 @@ from hypothesis import strategies as st
 
 from runner.gateway.ledger.storage import read, read_event, stored, stored_event, stored_json
 
-TEXTS = st.text() | st.sampled_from(["U&", "U&x", "U&\\0041", "\\", "a\\0416", "\U0001f600", "Ж\\", "U&U&"])
+TEXTS = st.text(max_size=8) | st.sampled_from(["U&", "U&x", "U&\\0041", "\\", "a\\0416", "\U0001f600", "Ж\\", "U&U&"])
 EVENTS = st.dictionaries(
     TEXTS,
-    st.recursive(TEXTS | st.integers() | st.none(), lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner)),
+    st.recursive(
+        TEXTS | st.integers() | st.none(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+        max_leaves=6,
+    ),
+    max_size=4,
 )
 
 

@@ -389,7 +389,7 @@ async def test_what_was_thrown_away_announces_nothing() -> None:
     await ledger.close()
 
 
-async def test_the_end_does_not_wait_for_ever() -> None:
+async def test_closing_ends_within_a_limit() -> None:
     server = Server()
     ledger = await opened(server)
     ledger.take(event("a"))

@@ -141,6 +141,7 @@ class Fixed(Rhythm):
 def _no_pauses(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if "session" in request.node.name or "worker" in request.node.name:
         monkeypatch.setattr("runner.gateway.polling.pause_after", lambda _: 0.0)
+        monkeypatch.setattr("runner.gateway.worker_follower.POLL_INTERVAL", 0)
 
 
 async def follow(session: Scripted, rhythm: Rhythm, *, plain: bool = True) -> tuple[LaunchedWorker, WorkerEnd]:

@@ -181,6 +181,7 @@ def _no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("runner.gateway.polling.IN_SERVER", 0)
     monkeypatch.setattr("runner.gateway.worker.IDENTIFY_AFTER", 0)
     monkeypatch.setattr("runner.gateway.polling.pause_after", lambda _: 0)
+    monkeypatch.setattr("runner.gateway.worker_follower.POLL_INTERVAL", 0)
 
 
 # --- the launch -------------------------------------------------------------------------------------------------------
@@ -247,7 +248,7 @@ async def test_a_session_at_its_end_is_for_the_gateway_to_replace() -> None:
 @pytest.mark.parametrize(
     ("sqlstate", "by"), [("57014", "alice"), ("57P01", "alice"), ("57P02", "alice"), ("22012", None), ("55P03", None)]
 )
-async def test_who_asked_is_said_where_another_session_may_have_stopped_it(sqlstate: str, by: str | None) -> None:
+async def test_the_requester_is_named_where_another_session_may_have_stopped_it(sqlstate: str, by: str | None) -> None:
     eyes = Eyes()
     eyes.who = "alice"
     details = Reply(rows=((sqlstate, "m", None, None, OWN, None, None, None, None),))
@@ -255,13 +256,13 @@ async def test_who_asked_is_said_where_another_session_may_have_stopped_it(sqlst
     assert end.cancelled_by == by
 
 
-async def test_a_success_was_not_cancelled_by_anybody() -> None:
+async def test_a_success_was_cancelled_by_no_user() -> None:
     eyes = Eyes()
     eyes.who = "alice"
     assert (await Case(eyes, wait=SUCCEEDED).end()).cancelled_by is None
 
 
-async def test_who_asked_is_said_of_a_worker_that_is_lost() -> None:
+async def test_the_requester_is_named_for_a_worker_that_is_lost() -> None:
     eyes = Eyes(looks=3)
     eyes.who = "alice"
     end = await Case(eyes, launch=LOST).end()
@@ -285,7 +286,7 @@ async def test_a_step_without_settings_is_launched_and_ends_in_one_statement() -
     assert case.over == [True]
 
 
-async def test_who_has_not_ended_in_that_statement_is_waited_for() -> None:
+async def test_a_worker_that_has_not_ended_in_that_statement_is_waited_for() -> None:
     case = Case(settings={}, launch_at_once=at_once(RUNNING, confirmed=False), wait=SUCCEEDED)
     end = await case.end()
     assert (end.confirmed, end.command_tag) == (True, "DO")

@@ -143,7 +143,7 @@ def test_natures() -> None:
     assert [locking.held[0].nature for locking in found] == list(texts.values())
 
 
-def test_a_verdict_does_not_depend_on_who_is_asked() -> None:
+def test_a_verdict_is_symmetric() -> None:
     kinds = [(mode, nature) for mode in LockMode for nature in LockTiming]
     assert all(verdict(one, other) is verdict(other, one) for one in kinds for other in kinds)
     assert verdict((LockMode.SHARE, LockTiming.PLAIN), (LockMode.SHARE, LockTiming.BUILD)) is None

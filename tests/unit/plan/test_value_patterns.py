@@ -42,7 +42,10 @@ def a_fresh_budget() -> Iterator[None]:
     parameters._SPENT.clear()
 
 
-@pytest.mark.parametrize(("pattern", "text"), HOSTILE)
+@pytest.mark.parametrize(
+    ("pattern", "text"),
+    [pytest.param(*one, marks=[pytest.mark.slow] if number > 2 else []) for number, one in enumerate(HOSTILE)],
+)
 def test_a_hostile_pattern_is_not_simple_and_ends(pattern: str, text: str) -> None:
     assert not is_simple(pattern)
     try:

@@ -154,7 +154,7 @@ def test_what_is_wrong_with_the_yaml_is_reported_at_its_place(text: str, problem
     assert parsed(text)[1] == problems
 
 
-def test_everything_that_the_yaml_allows_to_go_on_after_is_reported_at_once() -> None:
+def test_all_problems_after_which_the_yaml_can_still_be_read_are_reported_at_once() -> None:
     root, problems = parsed("a: 1\na: 2\n3: 4\nb: !x 5\n")
     assert problems == ["p:2:1 JP010", "p:3:1 JP009", "p:4:4 JP014"]
     assert plain(root) == {"a": 1, "b": "5"}

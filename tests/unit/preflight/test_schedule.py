@@ -131,7 +131,7 @@ def test_percentiles_are_those_of_percentile_cont() -> None:
     assert of_samples([7.0], [2.0, 4.0]) == Duration(p50=7.0, p95=7.0, runs=1, attempt_p95=3.9)
 
 
-def test_what_has_seen_most_runs_is_believed() -> None:
+def test_the_source_with_the_most_runs_is_used() -> None:
     once = KnownDurations({"a": Duration(p50=1, p95=1, runs=1), "b": Duration(p50=4, p95=4, runs=2)})
     often = KnownDurations({"a": Duration(p50=2, p95=2, runs=9), "b": Duration(p50=5, p95=5, runs=2)})
     both = MostRuns([once, often])
@@ -175,7 +175,7 @@ def test_what_excludes_itself_bounds_the_makespan() -> None:
     assert forecast(of, known(a=10, b=10, c=10), rows={}).lower_bound == pytest.approx(30, abs=0.1)
 
 
-def test_the_first_source_that_knows_is_believed() -> None:
+def test_the_first_source_that_has_the_step_is_used() -> None:
     both = FirstOf([known(a=1), known(a=2, b=3)])
     assert [each.p50 for each in (both.of("a"), both.of("b")) if each is not None] == [1, 3]
     assert both.of("c") is None

@@ -92,7 +92,7 @@ async def test_a_run_comes_back_as_it_was(tmp_path: Path) -> None:
     assert not record.torn
 
 
-def test_what_is_in_the_folder_and_who_may_read_it(tmp_path: Path) -> None:
+def test_the_folder_has_these_files_and_only_its_owner_may_read_them(tmp_path: Path) -> None:
     root = tmp_path / ".jobplan" / "runs"
     folder = keep(root, started(), READY)
     assert (tmp_path / ".jobplan" / ".gitignore").read_text() == "*\n"
@@ -144,7 +144,7 @@ def test_a_run_id_that_is_taken_is_refused_and_nothing_is_overwritten(tmp_path: 
     assert (folder / "events.jsonl").read_bytes() == before
 
 
-def test_a_journal_has_one_writer_and_the_second_is_reported_who_it_is(tmp_path: Path) -> None:
+def test_a_journal_has_one_writer_and_the_error_of_the_second_names_it(tmp_path: Path) -> None:
     journal = Journal.create(tmp_path, RUN, PLAN)
     journal.handle(started(), STATE)
     assert is_locked(journal.folder)
@@ -618,7 +618,7 @@ def test_every_run_is_summed_up_by_its_ends(tmp_path: Path) -> None:
     waiting.close()
 
 
-def test_who_waits_to_continue_a_run_changes_nothing_about_how_it_ended(tmp_path: Path) -> None:
+def test_a_process_that_waits_for_a_run_does_not_change_how_it_ended(tmp_path: Path) -> None:
     finished = ev.RunFinished(at=9.0, exit_code=1, steps={"a": "failed", "b": "skipped"})
     waiting = [ev.GroupWaiting(at=10.0 + number, message="x" * 50_000) for number in range(3)]
     folder = keep(tmp_path, started(), finished, *waiting)

@@ -64,7 +64,7 @@ def test_a_frame_says_what_runs_what_waits_and_for_what() -> None:
     assert found[4] == "  queued: queued, pool io 1/1"
 
 
-def test_what_the_server_does_is_shown_and_who_is_blocked_comes_first() -> None:
+def test_the_servers_activity_is_shown_and_blocked_steps_come_first() -> None:
     blocked = WorkerView(waits="waits for ShareLock on orders, held by pid 4711 app 'web' for 12 s")
     found = lines(small(), runs=WorkerView(share=0.456, doing="VACUUM orders"), also=blocked)
     assert found[2].split()[1] == "also"
@@ -73,7 +73,7 @@ def test_what_the_server_does_is_shown_and_who_is_blocked_comes_first() -> None:
     assert found[4].endswith("VACUUM orders")
 
 
-def test_who_holds_a_lock_is_not_cut_off_where_the_line_ends() -> None:
+def test_the_holder_of_a_lock_is_not_cut_off_where_the_line_ends() -> None:
     waits = "waits for AccessExclusiveLock on orders, held by pid 4711123 app 'web' for 12.0s"
     found = lines(small(), 80, 24, also=WorkerView(waits=waits))
     assert found[3] == "    waits for AccessExclusiveLock on orders, held by pid 4711123 app 'web' for"

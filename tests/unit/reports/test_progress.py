@@ -83,7 +83,7 @@ def test_a_heartbeat_comes_when_nothing_was_said_for_a_minute_and_not_before() -
     assert len(story.tick(AT + 2 * HEARTBEAT)) == 1
 
 
-def test_a_heartbeat_says_how_far_what_runs_is_and_who_is_in_its_way() -> None:
+def test_a_heartbeat_has_the_progress_of_running_steps_and_the_blocking_sessions() -> None:
     state = two_steps()
     Story(state).tell(run_started(), ev.StepReady(at=AT, step="a"), launching("a"))
     far = heartbeat(state, AT + 9, {"a": WorkerView(doing="VACUUM t: scanning heap", share=0.456)})
@@ -113,7 +113,7 @@ def test_a_cancel_from_outside_is_distinguished_from_ours() -> None:
     assert line.startswith("00:00:01Z a: cancelled in 1.0s by another session on the server: canceling statement")
 
 
-def test_a_cancel_through_the_server_says_by_whom() -> None:
+def test_a_cancel_through_the_server_names_its_user() -> None:
     story = Story(two_steps())
     story.tell(run_started(), ev.StepReady(at=AT, step="a"), launching("a"))
     (line,) = story.tell(ev.RunCancelled(at=AT, by="alice@laptop (role dba)"))
@@ -125,7 +125,7 @@ def test_a_cancel_through_the_server_says_by_whom() -> None:
     ]
 
 
-def test_an_unknown_outcome_says_who_had_asked_for_the_end() -> None:
+def test_an_unknown_outcome_names_the_user_who_requested_the_end() -> None:
     story = Story(two_steps())
     story.tell(run_started(), ev.StepReady(at=AT, step="a"), launching("a"))
     outcome = ev.Outcome.UNKNOWN

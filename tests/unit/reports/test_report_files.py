@@ -137,7 +137,9 @@ def test_the_data_of_the_page_is_whole() -> None:
     assert {node["key"] for node in data["graph"]["nodes"]} == {key for key, one in steps.items() if not one["parent"]}
 
 
-def test_a_report_that_breaks_off_leaves_nothing_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_that_cannot_be_completed_leaves_no_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -209,7 +209,7 @@ def test_a_silent_runner_comes_before_one_that_looks_after_its_run() -> None:
     assert [run["run"] for run in status_data(look(lively, silent))["runs"]] == [DEAD, ALIVE]
 
 
-def test_who_may_not_see_a_worker_cannot_know_whether_it_is_a_detached_one() -> None:
+def test_a_role_that_may_not_see_a_worker_cannot_distinguish_a_detached_one() -> None:
     workers = (worker(DEAD, "a", 1), replace(worker(DEAD, "b", 2), visible=False, label=None))
     words = "RUNNER LOST, 2 orphaned workers; some may be detached, which this role cannot see (database app)"
     assert f"run {DEAD} of nightly: {words}" in list(

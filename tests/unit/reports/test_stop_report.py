@@ -68,7 +68,7 @@ def test_what_still_runs() -> None:
     ]
 
 
-def test_what_is_not_allowed_and_who_can_allow_it() -> None:
+def test_a_refused_cancel_is_reported_with_the_missing_grant() -> None:
     refused = replace(DONE, asked=[(A, None)], refused="permission denied to terminate process", user="On Call")
     assert list(cancel_lines(refused))[1:] == [
         "not allowed: permission denied to terminate process",

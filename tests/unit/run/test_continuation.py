@@ -165,7 +165,7 @@ def test_one_source_is_enough() -> None:
 # --- once more ---
 
 
-def test_who_waits_decides_anew_and_keeps_the_run_that_was_chosen() -> None:
+def test_a_waiting_process_decides_again_and_keeps_the_run_that_was_chosen() -> None:
     held = RunHeldError("held", run_id="x")
     later, seconds = again(wish(or_resume=True, wait=True), held, None)
     assert (later.run_id, seconds > 0) == ("x", True)
@@ -176,7 +176,7 @@ def test_who_waits_decides_anew_and_keeps_the_run_that_was_chosen() -> None:
 
 
 @pytest.mark.parametrize("error", [StaleRecordError("old"), JournalExistsError("there"), RunExistsError("there")])
-def test_who_was_overtaken_decides_anew_but_not_for_ever(error: JobplanError) -> None:
+def test_a_process_that_was_overtaken_decides_again_a_limited_number_of_times(error: JobplanError) -> None:
     asked = wish(or_resume=True)
     for _ in range(5):
         asked, seconds = again(asked, error, "x")
@@ -231,7 +231,7 @@ def test_a_journal_that_never_began_is_replaced_and_no_other(tmp_path: Path) -> 
         Journal.create(tmp_path, "x", p)
 
 
-def test_a_folder_of_somebody_else_is_not_taken_for_a_journal(tmp_path: Path) -> None:
+def test_a_folder_of_another_program_is_not_a_journal(tmp_path: Path) -> None:
     p = plan(step("a", "select 1"))
     mine = tmp_path / "mine"
     mine.mkdir(mode=0o755)
@@ -296,8 +296,9 @@ def test_which_launches_the_ledger_must_have() -> None:
     ids=["not there", "no start", "there", "no ledger"],
 )
 async def test_a_worker_whose_launch_the_ledger_must_have_and_lacks_was_never_requested(
-    ledger: RecordedRun | None, asked: bool
+    monkeypatch: pytest.MonkeyPatch, ledger: RecordedRun | None, asked: bool
 ) -> None:
+    monkeypatch.setattr("runner.run.takeover.LAUNCH_SEEN_WITHIN", 0.0)
     p = plan(step("a", "INSERT INTO t VALUES (1)"))
     state = initial_state(p)
     history = [replace(STARTED, ledger_first=True), launching("a")]

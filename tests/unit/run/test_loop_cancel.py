@@ -41,7 +41,7 @@ async def cancelled(
     return result.exit_code, dict(end.steps)
 
 
-async def test_a_cancelled_run_stops_what_waits_and_detaches_what_may_go_on() -> None:
+async def test_a_cancelled_run_stops_wait_steps_and_detaches_detach_steps() -> None:
     gateway = FakeGateway(scripts={"long": LONG})
     steps = [
         step("a", "long"),
@@ -96,7 +96,7 @@ async def test_a_cancel_when_nothing_runs_is_no_success() -> None:
     assert (code, states) == (1, {"a": "skipped"})
 
 
-async def test_who_waits_for_the_group_gives_up() -> None:
+async def test_a_run_that_waits_for_its_group_can_be_cancelled() -> None:
     gateway = FakeGateway(held_by=GroupHolder(run="other", host="h", since="s"))
     gateway.cancel_request = BY
     of = plan(step("a", "SELECT 1"), concurrency=Concurrency(group="g", on_conflict=OnConflict.WAIT))

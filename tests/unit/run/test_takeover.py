@@ -336,7 +336,7 @@ async def test_a_step_that_another_session_has_mended_by_hand_is_marked(sqlstate
 
 
 @pytest.mark.parametrize("lives", [True, False])
-async def test_what_lives_on_is_followed_only_if_it_does(lives: bool) -> None:
+async def test_a_detached_worker_is_followed_only_while_it_runs(lives: bool) -> None:
     p = plan(step("d", "long", detach=True), step("a", "fails"), slots=2)
     fails = Script(error=ev.ErrorDetails(message="no", sqlstate="XX000"))
     gateway = FakeGateway(scripts={"long": LONG, "fails": fails})
@@ -564,7 +564,7 @@ async def test_an_old_copy_of_a_journal_is_refused_where_the_ledger_knows_more()
     assert not gateway.launched
 
 
-async def test_a_copy_is_refused_too_if_its_own_runner_went_on() -> None:
+async def test_a_copy_is_refused_too_if_its_own_runner_continued() -> None:
     p = plan(step("a", "select 1"), step("b", "select 2", needs=["a"]))
     gateway = FakeGateway()
     copy = await killed(p, gateway, ev.StepFinished, "a")
