@@ -7,6 +7,8 @@ import re
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _PART = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)(ms|s|m|h|d)", re.ASCII)
 _WHOLE = re.compile(rf"(?:{_PART.pattern})+", re.ASCII)
+#: The form of a duration whose numbers have any length.
+_LONG = re.compile(r"(?:\d+(?:\.\d{1,3})?(?:ms|s|m|h|d))+", re.ASCII)
 
 #: The longest duration that PostgreSQL's millisecond settings can hold (2**31 - 1 ms, almost 25 days).
 MAX_SECONDS = 2_147_483.647
@@ -18,6 +20,8 @@ def parse_duration(text: str, *, for_server: bool = True) -> float:
     ValueError, with a sentence about what is expected, if it is not a duration, if its units are not in
     descending order, or if it is `for_server` and longer than PostgreSQL can count in milliseconds.
     """
+    if not _WHOLE.fullmatch(text) and _LONG.fullmatch(text):
+        raise ValueError(f"{text[:40]!r} is out of range; no number in a duration has more than 9 digits")
     if not _WHOLE.fullmatch(text):
         raise ValueError(f"{text!r} is not a duration; write it like 500ms, 30s, 10m, 2h, 1d or 1h30m")
     parts = _PART.findall(text)

@@ -100,7 +100,8 @@ WHERE l.pid = pg_backend_pid() AND l.locktype = 'relation'
 
 -- name: surroundings
 -- With the settings of a step: its role, its search_path, the predefined roles that it is a member of and that a
--- command may need, as JSON, the database, and its other privileges, as JSON.
+-- command may need, as JSON, the database, its other privileges, as JSON, and the names and functions of the event
+-- triggers that a worker's commands fire, as JSON.
 SELECT current_user, pg_catalog.to_json(pg_catalog.current_schemas(true)),
        (SELECT coalesce(pg_catalog.json_agg(r.name), '[]')
         FROM (VALUES ('pg_read_server_files'), ('pg_write_server_files'), ('pg_execute_server_program'),
@@ -115,7 +116,13 @@ SELECT current_user, pg_catalog.to_json(pg_catalog.current_schemas(true)),
                              ('owns_database', pg_catalog.pg_has_role(d.datdba, 'USAGE')),
                              ('creates_schemas', pg_catalog.has_database_privilege(d.oid, 'CREATE'))) AS a(name, has)
         WHERE r.rolname OPERATOR(pg_catalog.=) current_user AND a.has
-          AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database())
+          AND d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()),
+       (SELECT coalesce(pg_catalog.json_agg(pg_catalog.json_build_array(
+                 e.evtname, f.proname, e.evtevent, e.evttags) ORDER BY e.evtname), '[]')
+        FROM pg_catalog.pg_event_trigger AS e
+        JOIN pg_catalog.pg_proc AS f ON f.oid OPERATOR(pg_catalog.=) e.evtfoid
+        WHERE e.evtenabled OPERATOR(pg_catalog.=) ANY ('{O,A}'::"char"[])
+          AND e.evtevent OPERATOR(pg_catalog.<>) 'login')
 
 -- name: mentioned
 -- $1 JSON array of [sort, schema or null, name], $2 JSON array of the schemas that are searched, $3 role. One row for

@@ -9,7 +9,10 @@ from runner.plan.parsed_sql import Subject
 from runner.sql.alter_table import AlterAction, AlterKind, Constraint, Rewrite, alter_actions
 from runner.sql.facts import (
     constrained_domain,
+    created_relations,
     enabled,
+    is_guarded,
+    is_temporary,
     main_relation,
     moved_tablespace,
     renamed,
@@ -18,7 +21,7 @@ from runner.sql.facts import (
     unfiltered_writes,
     vacuumed_relations,
 )
-from runner.sql.plpgsql_bodies import writing_loop
+from runner.sql.plpgsql_bodies import BodyCommand, commands_in_body, writing_loop
 from runner.sql.relations import Relation
 from runner.sql.statement_effects import Loss, losses
 from runner.sql.statements import Statement
@@ -126,14 +129,33 @@ def _full_vacuum(subject: Subject) -> Iterator[Finding]:
         yield place.finding(message, hint="plain VACUUM keeps a table from growing; pg_repack shrinks a table in use")
 
 
+#: First words of commands that destroy data or create tables.
+_OF_TABLES = frozenset({"CREATE", "DROP", "TRUNCATE", "ALTER", "DELETE", "UPDATE"})
+
+
+def _in_body(place: StatementPlace) -> Iterator[tuple[BodyCommand, frozenset[str]]]:
+    """Yield the commands of a DO that concern whole tables, each with the names of tables that it creates before."""
+    own: frozenset[str] = frozenset()
+    for command in commands_in_body(place.statement, place.text, _OF_TABLES):
+        yield command, own
+        if is_temporary(command.statement) or not is_guarded(command.statement):
+            own |= {relation.name for relation in created_relations(command.statement)}
+
+
 def _without_where(subject: Subject) -> Iterator[Finding]:
     created = Created(subject)
+    for place in statements(subject, Kind.DO):
+        for command, own in _in_body(place):
+            for use in unfiltered_writes(command.statement):
+                if use.relation.name not in own and not created.is_new(use.relation, place):
+                    message = f"the DO block changes every row of `{use.relation}`: its statement has no WHERE"
+                    yield place.finding(message, hint="write WHERE true if that is intended", offset=command.offset)
     for place in statements(subject):
         text = place.lower_text
         if "update" not in text and "delete" not in text:
             continue
         for use in unfiltered_writes(place.statement):
-            if not created.is_new(use.relation, place):
+            if not created.is_new(use.relation, place) or created.shows_others(use.relation, place):
                 message = f"the statement changes every row of `{use.relation}`: it has no WHERE"
                 yield place.finding(message, hint="write WHERE true if that is intended", offset=use.offset)
 
@@ -141,11 +163,19 @@ def _without_where(subject: Subject) -> Iterator[Finding]:
 def _destructive(subject: Subject) -> Iterator[Finding]:
     created = Created(subject)
     for place in statements(subject):
-        if place.statement.kind not in _QUERIES:
+        if place.statement.kind is Kind.DO:
+            for command, own in _in_body(place):
+                for loss in losses(command.statement):
+                    of_body = loss.relation is not None and loss.relation.name in own
+                    if not of_body and not _is_own(loss, created, place):
+                        yield place.finding(f"in the DO block, {loss.what}", hint=_INTENDED, offset=command.offset)
+        elif place.statement.kind not in _QUERIES:
             for loss in losses(place.statement):
                 if not _is_own(loss, created, place):
-                    hint = "if that is intended, add a comment to the step: `# jobplan: ignore=JP353`"
-                    yield place.finding(loss.what, hint=hint)
+                    yield place.finding(loss.what, hint=_INTENDED)
+
+
+_INTENDED = "if that is intended, add a comment to the step: `# jobplan: ignore=JP353`"
 
 
 def _is_own(loss: Loss, created: Created, place: StatementPlace) -> bool:

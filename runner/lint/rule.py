@@ -13,10 +13,19 @@ from runner.codes import new_problem
 from runner.errors import Cause, Position, Problem, Severity
 from runner.plan.model import NeedOn
 from runner.plan.parsed_sql import StepSql, Subject
-from runner.sql.facts import created_index, created_relations, created_schema, is_guarded, is_temporary
-from runner.sql.relations import Relation
+from runner.sql.alter_table import AlterKind, alter_actions
+from runner.sql.facts import (
+    created_index,
+    created_relations,
+    created_schema,
+    is_guarded,
+    is_temporary,
+    main_relation,
+)
+from runner.sql.relations import Relation, query_relations, relation_of
 from runner.sql.statements import Statement, StatementKind, placeholder
 from runner.sql.statements import StatementKind as Kind
+from runner.sql.syntax_tree import label
 from runner.structs import Struct
 
 
@@ -135,6 +144,10 @@ _CREATES = (
     *(Kind.CREATE_TABLE, Kind.CREATE_FOREIGN_TABLE, Kind.CREATE_TABLE_AS, Kind.SELECT_INTO, Kind.CREATE_VIEW),
     *(Kind.CREATE_MATERIALIZED_VIEW, Kind.CREATE_SEQUENCE, Kind.CREATE_INDEX, Kind.CREATE_SCHEMA),
 )
+#: What may give an object of others a name, a schema or a parent that the plan created.
+_TAKES_OVER = (Kind.RENAME, Kind.SET_SCHEMA, Kind.ALTER_TABLE)
+_JOINS = frozenset({AlterKind.ATTACH_PARTITION, AlterKind.INHERIT, AlterKind.ADD_CONSTRAINT})
+_RENAMED = frozenset({"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_SEQUENCE", "OBJECT_FOREIGN_TABLE"})
 
 #: A step's number and an offset in its SQL: the order in the plan.
 _Where = tuple[int, int]
@@ -145,7 +158,8 @@ class Created:
     """The relations and schemas that the plan creates, each with the first place where it is certainly new.
 
     A temporary table, and one with an item of for_each in its name, is a different one in every step. An object of a
-    step that may be left out, or may fail, is new for that step only.
+    step that may be left out, or may fail, is new for that step only. An object is not new any more once one that
+    existed before has taken over its name, or has become its partition or child.
     """
 
     def __init__(self, subject: Subject) -> None:
@@ -154,13 +168,23 @@ class Created:
         self._relations: dict[tuple[int | None, str | None, str], _Where] = {}
         self._of_any_schema: dict[tuple[int | None, str], _Where] = {}
         self._schemas: dict[str, _Where] = {}
+        #: Names of relations, schemas and views, and from where on they stand for what existed before.
+        self._taken_over: dict[str, _Where] = {}
+        self._schemas_entered: dict[str, _Where] = {}
+        self._views_of_others: dict[str, _Where] = {}
 
     def is_new(self, relation: Relation, place: StatementPlace) -> bool:
         """Return whether the plan creates the relation before `place`, and it did not exist before the plan.
 
         With IF NOT EXISTS or OR REPLACE it may have existed, unless it is temporary.
         """
-        return any(where < _where(place) for where in self._found(relation, place))
+        new = any(where < _where(place) for where in self._found(relation, place))
+        return new and self._taken_over.get(relation.name, _NEVER) >= _where(place)
+
+    def shows_others(self, relation: Relation, place: StatementPlace) -> bool:
+        """Return whether the plan creates the relation before `place` as a view of one that is not new."""
+        self._read_once()
+        return self._views_of_others.get(relation.name, _NEVER) < _where(place)
 
     def is_own(self, relation: Relation, place: StatementPlace) -> bool:
         """Return whether the plan creates the relation anywhere, also again after a DROP."""
@@ -169,7 +193,8 @@ class Created:
     def schema_is_new(self, schema: str, place: StatementPlace) -> bool:
         """Return whether the plan creates the schema before `place`, and it did not exist before the plan."""
         self._read_once()
-        return self._schemas.get(schema, _NEVER) < _where(place)
+        entered = self._schemas_entered.get(schema, _NEVER) < _where(place)
+        return self._schemas.get(schema, _NEVER) < _where(place) and not entered
 
     def _found(self, relation: Relation, place: StatementPlace) -> Iterator[_Where]:
         self._read_once()
@@ -192,8 +217,43 @@ class Created:
         """Read the plan on first use: most plans need it never."""
         if not self._read:
             self._read = True
-            for place in statements(self._subject, *_CREATES):
-                self._note(place)
+            for place in statements(self._subject, *_CREATES, *_TAKES_OVER):
+                if place.statement.kind in _TAKES_OVER:
+                    self._note_taken_over(place)
+                else:
+                    self._note(place)
+
+    def _note_taken_over(self, place: StatementPlace) -> None:
+        """Note names and parents that objects of others get, and the new names of the plan's own objects."""
+        statement = place.statement
+        node = statement.node
+        if statement.kind is Kind.ALTER_TABLE:
+            self._note_members(place)
+        elif statement.kind is Kind.RENAME and label(node, "rename_type") in _RENAMED:
+            old = relation_of(node.relation)
+            self._note_renamed(old, Relation(old.schema, node.newname), place)
+        elif statement.kind is Kind.SET_SCHEMA and label(node, "object_type") in _RENAMED:
+            old = relation_of(node.relation)
+            self._note_renamed(old, Relation(node.newschema, old.name), place)
+            if not self.is_new(old, place):
+                _begin(self._schemas_entered, node.newschema, place)
+
+    def _note_renamed(self, old: Relation, new: Relation, place: StatementPlace) -> None:
+        if self.is_new(old, place):
+            self._add(new, _where(place), place, temporary=False)
+        else:
+            _begin(self._taken_over, new.name, place)
+
+    def _note_members(self, place: StatementPlace) -> None:
+        """A table that existed before becomes a partition or a child, or refers to a new table by a key."""
+        table = main_relation(place.statement)
+        for action in alter_actions(place.statement):
+            if table is None or action.other is None or action.kind not in _JOINS:
+                continue
+            attaches = action.kind is AlterKind.ATTACH_PARTITION
+            parent, child = (table, action.other) if attaches else (action.other, table)
+            if not self.is_new(child, place):
+                _begin(self._taken_over, parent.name, place)
 
     def _note(self, place: StatementPlace) -> None:
         statement = place.statement
@@ -208,12 +268,21 @@ class Created:
             self._add(index.index, where if self.is_new(index.table, place) else _NEVER, place, temporary=False)
         for relation in created_relations(statement):
             self._add(relation, where, place, temporary=temporary)
+            if statement.kind is Kind.CREATE_VIEW and not all(
+                self.is_new(use.relation, place) and not self.shows_others(use.relation, place)
+                for use in query_relations(statement)
+            ):
+                _begin(self._views_of_others, relation.name, place)
 
     def _add(self, relation: Relation, where: _Where, place: StatementPlace, *, temporary: bool) -> None:
         step = place.rank if temporary or self._is_item(relation) or _is_unsure(place) else None
         full, short = (step, relation.schema, relation.name), (step, relation.name)
         self._relations[full] = min(where, self._relations.get(full, _NEVER))
         self._of_any_schema[short] = min(where, self._of_any_schema.get(short, _NEVER))
+
+
+def _begin(noted: dict[str, _Where], name: str, place: StatementPlace) -> None:
+    noted[name] = min(_where(place), noted.get(name, _NEVER))
 
 
 def _is_unsure(place: StatementPlace) -> bool:

@@ -246,7 +246,11 @@ def _text(part: JsonSchema, about: schema_messages.About) -> Check:
         elif len(node.value) < at_least:
             walk.add(node, "JP107", schema_messages.empty(about, label))
         elif search and not search(node.value):
-            walk.add(node, "JP106", schema_messages.wrong_form(about, label, node))
+            bound = schema_messages.exceeded(about, node.value)
+            if bound is None:
+                walk.add(node, "JP106", schema_messages.wrong_form(about, label, node))
+            else:
+                walk.add(node, "JP105", schema_messages.out_of_range(about, label, node, bound))
 
     return check_text
 

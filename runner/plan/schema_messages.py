@@ -101,6 +101,21 @@ def wrong_form(about: About, label: str, node: Scalar) -> Wording:
     return Wording(f"{about.phrase(label)}: {_quoted(node.text)} is not {about.title}", _form_hint(about, node.text))
 
 
+#: Title → the form with a number of any length, and the bound. The schema's pattern limits the digits.
+_BOUNDED = {
+    "a duration": (re.compile(r"(?:[0-9]+(?:[.][0-9]{1,3})?(?:ms|s|m|h|d))+"), "at most 24d20h"),
+    "a size": (re.compile(r"[0-9]+ ?(?:B|kB|MB|GB)"), "at most 256MB"),
+}
+
+
+def exceeded(about: About, text: str) -> str | None:
+    """Return the bound that a duration or size exceeds if it has the form of one but too many digits."""
+    for title, (form, bound) in _BOUNDED.items():
+        if (about.title or "").startswith(title) and form.fullmatch(text):
+            return bound
+    return None
+
+
 #: Types that users try for a parameter that is not recorded, and a type that only parameters have.
 _SECRETS = frozenset({"secret", "password", "credential", "token"})
 _A_PARAMETER_S_TYPE = "identifier"

@@ -92,6 +92,13 @@ class Changes:
         self._altered_relations: dict[str, list[Altered]] = defaultdict(list)
         self._altered_others: list[Altered] = []
 
+    @property
+    def created_schemas(self) -> frozenset[str]:
+        """The schemas that a step creates, or gives their name."""
+        return frozenset(
+            name for name, found in self._schemas.items() if any(made.change.action is Action.CREATE for made in found)
+        )
+
     def clear(self) -> None:
         """Remove everything that was noted."""
         for kept in (self._relations, self._parts, self._schemas, self._altered_relations):
@@ -351,7 +358,9 @@ class CatalogView:
             why = "the step sets search_path to a value that is known only when it runs"
             return SeenRelation(state=State.UNKNOWN, relation=relation, why=why)
         facts = self._around.relations.get(relation)
-        placed = self._around.placed(relation)
+        placed = self._searched(relation) or self._around.placed(relation)
+        if facts is not None and facts.relation != placed:
+            facts = self._around.relations.get(placed)
         made = self._changes.of_relation(placed, self._step, self._number) if self._step else None
         if made is None or (made.when is When.PERHAPS and made.change.action is Action.DROP):
             return self._unchanged(relation, facts)
@@ -367,6 +376,37 @@ class CatalogView:
         else:
             state = State.NEW
         return SeenRelation(state=state, relation=relation, facts=facts if state is State.THERE else None, made=made)
+
+    def _searched(self, relation: Relation) -> Relation | None:
+        """Return where search_path finds a name that previous steps create or drop in one of several schemas."""
+        if relation.schema is not None or not self._step:
+            return None
+        schemas = self.path()
+        for schema in schemas if len(schemas) > 1 else ():
+            placed = Relation(schema, relation.name)
+            made = self._changes.of_relation(placed, self._step, self._number)
+            if made is None or made.when is not When.BEFORE:
+                found = placed in self._around.relations
+            elif made.change.sort is Sort.SCHEMA:  # what is in a schema that is renamed is not known
+                found = made.change.action is Action.CREATE and made.change.kind == "renamed"
+            else:
+                found = made.change.action is Action.CREATE
+            if found:
+                return placed
+        return None
+
+    def path(self) -> tuple[str, ...]:
+        """Return the schemas that search_path leads to, also those that previous steps create."""
+        created = []
+        for name in self._changes.created_schemas:
+            made = self._changes.of_schema(name, self._step, self._number)
+            if made is not None and made.change.action is Action.CREATE:
+                created.append(name)
+        return self._around.path(created)
+
+    def new_place(self, relation: Relation) -> Relation:
+        """Return the relation with the schema where the statement creates it."""
+        return relation if relation.schema is not None else Relation(next(iter(self.path()), None), relation.name)
 
     def _was_there(self, relation: Relation, made: Made) -> bool:
         """Return whether an object that a previous step creates may exist before, by IF NOT EXISTS or OR REPLACE."""
@@ -423,15 +463,18 @@ async def survey(units: Sequence[Unit], rooms: Rooms, inspector: Inspector) -> N
     names = {call.name for unit in units for call in functions_called(unit.statement)}
     for facts in await inspector.functions(sorted(names)):
         (builtin if facts.schema == "pg_catalog" else own)[facts.name].append(facts)
+    changed = {one.relation.name for unit in units for one in changes(unit.statement) if one.relation is not None}
     for key, room in found.items():
         if room.error is not None:  # the role is unknown: there is nothing to query
             continue
         room.functions |= own
         room.builtin |= builtin
-        await _of_room(by_room[key], room, inspector)
+        await _of_room(by_room[key], room, inspector, changed)
 
 
-async def _of_room(units: Sequence[Unit], room: StatementContext, inspector: Inspector) -> None:
+async def _of_room(
+    units: Sequence[Unit], room: StatementContext, inspector: Inspector, altered: Collection[str]
+) -> None:
     changed = [one for unit in units for one in changes(unit.statement)]
     made = {one.relation for one in changed if one.relation is not None}
     named = {relation for unit in units for relation in _relations(unit)}
@@ -448,6 +491,11 @@ async def _of_room(units: Sequence[Unit], room: StatementContext, inspector: Ins
         for index in named_indexes(unit.statement)
         if (table := main_relation(unit.statement)) is not None
     }
+    placed |= {room.new_place(relation) for relation in made}
+    own = room.path()
+    if len(own) > 1:  # what is dropped from one schema, or created in it, uncovers or covers what another one has
+        names = {relation.name for relation in named | made if relation.schema is None}
+        placed |= {Relation(schema, name) for name in names.intersection(altered) for schema in own}
     await _fill(room, placed, inspector)
     fresh = [facts for name, facts in room.relations.items() if name not in known]
     await _fill(room, {other for facts in fresh for other in _others(facts)}, inspector)

@@ -21,6 +21,7 @@ from runner.lint.suppressions import Sources
 from runner.plan.graph import find_cycles
 from runner.plan.model import OnConflict, Otherwise, Plan
 from runner.preflight.current_activity import SNAPSHOT_AGE, activity_problems, lock_reports
+from runner.preflight.data_losses import loss_problems
 from runner.preflight.disk_space import Disks, disk_problems
 from runner.preflight.doctor import Demand, Examined, Level, examine
 from runner.preflight.dry_run_result import DryRun
@@ -162,6 +163,7 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     held, snapshots = await inspector.activity(), await inspector.snapshots(SNAPSHOT_AGE)
     problems += activity_problems(plan, locks, held, snapshots)
     problems += disk_problems(looked.units, disks)
+    problems += loss_problems(plan, looked.units, wishes.found, Sources())
     ledger = from_ledger(await inspector.recorded(plan.name, MAX_RUNS, wishes.trusted_roles))
     problems += ledger_problems(plan, inspector.ignored_ledgers)
     durations = FirstOf([wishes.assumed, MostRuns([ledger, wishes.durations])])

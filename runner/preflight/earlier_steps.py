@@ -15,9 +15,9 @@ from runner.gateway.catalog import RelationFacts
 from runner.preflight.catalog_state import Altered, CatalogView, State, When
 from runner.preflight.sql_units import MADE_UP, StatementFinding, Unit
 from runner.sql.alter_table import alter_actions
-from runner.sql.catalog_changes import Action, Sort
+from runner.sql.catalog_changes import Action, Sort, changes
 from runner.sql.catalog_needs import defines, needed, type_names
-from runner.sql.definition_changes import Alteration, Aspect
+from runner.sql.definition_changes import Alteration, Aspect, fires_event_triggers
 from runner.sql.facts import functions_called
 from runner.sql.relations import (
     Relation,
@@ -66,6 +66,10 @@ _EVERYTHING = frozenset(_A) - {_A.PRIVILEGE, _A.CURSOR}
 _BESIDE_CURSORS = frozenset({_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.DECLARE_CURSOR, _K.LOCK})
 
 
+#: What may be refused because of what is published of a table.
+_NEED_IDENTITY = frozenset({_K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.ALTER_TABLE, _K.DROP_INDEX})
+
+
 def is_syntax_error(sqlstate: str, message: str) -> bool:
     """Return whether the server could not read the text; in class 42601 are other errors too."""
     return sqlstate == "42601" and message.startswith(_UNREAD)
@@ -92,6 +96,9 @@ def breakable(unit: Unit, sight: CatalogView) -> Iterator[str]:
     relations = relations_of(unit, sight)
     if "role" in sight.computed:
         yield "the role of the step is known only when it runs"
+    if dict(unit.settings).get("transaction_read_only", "off").lower() in {"on", "true", "yes", "1"}:
+        yield "the step has made its transaction READ ONLY, in which only running it shows whether it writes"
+    yield from _rights_on_new(unit, sight)
     for one in sight.altered(relations):
         alteration = one.alteration
         if (alteration.removes or alteration.aspect is _A.COLUMN) and _may_break(alteration, one, unit, sight):
@@ -100,6 +107,23 @@ def breakable(unit: Unit, sight: CatalogView) -> Iterator[str]:
         made = sight.dropped_perhaps(relation)
         if made is not None and sight.relation(relation).state is State.THERE:
             yield f"{relation} is {made.words}, if that step runs before it"
+
+
+def _rights_on_new(unit: Unit, sight: CatalogView) -> Iterator[str]:
+    """Yield new schemas and types of other steps in which, or with which, the statement creates something."""
+    if sight.around.superuser or not sight.step:
+        return
+    schemas = {
+        sight.new_place(change.relation).schema or ""
+        for change in changes(unit.statement)
+        if change.action is Action.CREATE and change.sort is Sort.RELATION and change.relation is not None
+    }
+    new = [(f"the schema {Relation(None, name)}", sight.schema(name)[1]) for name in sorted(schemas)]
+    if defines(unit.statement):
+        new += [(f"the type {name}", sight.part(Sort.TYPE, name.name)) for name, _ in type_names(unit.statement)]
+    for what, made in new:
+        if made is not None and made.change.action is Action.CREATE:
+            yield f"{what} is {made.words}: its privileges are known only when it runs"
 
 
 def _relevant(unit: Unit, sight: CatalogView, aspects: frozenset[Aspect], message: str) -> Altered | None:
@@ -141,6 +165,8 @@ def _may_break(alteration: Alteration, one: Altered, unit: Unit, sight: CatalogV
         # A foreign key of another table, which has no name here, keeps the table from being emptied or dropped.
         referred = not alteration.name and unit.statement.kind in {_K.TRUNCATE, _K.DROP_TABLE}
         return named or referred or bool(said.words & {"conflict", "references", "group"})
+    if aspect is _A.SEQUENCES:
+        return _uses_sequence(unit, sight)
     if aspect is _A.ATTACHED and not alteration.name:
         return bool(said.words & {"trigger", "rule", "policy"})
     if aspect in {_A.PARTITION, _A.INHERITANCE}:
@@ -150,6 +176,8 @@ def _may_break(alteration: Alteration, one: Altered, unit: Unit, sight: CatalogV
         _A.ROLE: named or alteration.name == sight.around.role,
         _A.PRIVILEGE: not sight.around.superuser,
         _A.SETTING: one.step != sight.step,
+        _A.EVENTS: fires_event_triggers(unit.statement),
+        _A.PUBLISHED: unit.statement.kind in _NEED_IDENTITY,
         **dict.fromkeys((_A.FILLING, _A.CLUSTERING, _A.RELATION, _A.OPERATOR), True),
     }
     return always.get(aspect, named)
@@ -162,6 +190,14 @@ def _column_may_break(alteration: Alteration, unit: Unit, *, named: bool) -> boo
     positional = inserts_by_position(unit.statement)
     star = has_star(unit.statement) and unit.statement.kind is not _K.SELECT
     return positional or star or (alteration.removes and named)
+
+
+def _uses_sequence(unit: Unit, sight: CatalogView) -> bool:
+    """Return whether a statement names a sequence, also in a string constant such as that of nextval()."""
+    named = {use.relation for use in query_relations(unit.statement)} | {one.relation for one in needed(unit.statement)}
+    named |= {relation for relation, _ in regclass_constants(unit.statement)}
+    facts = (sight.around.relations.get(relation) for relation in named)
+    return any(one is not None and one.kind == "S" for one in facts)
 
 
 class _Words:

@@ -192,13 +192,16 @@ def check_abilities(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
         yield StatementFinding(code="JP610", message=message, offset=statement.start, hint=hint)
 
 
-#: Mode of LOCK → the privileges of which one is needed; every stronger mode needs one of those that change rows.
-_LOCK_RIGHTS = {
-    "ACCESS_SHARE": frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"}),
-    "ROW_SHARE": frozenset({"UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"}),
-    "ROW_EXCLUSIVE": frozenset({"INSERT", "UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"}),
-}
+#: One of these privileges allows every mode of LOCK, but for ACCESS SHARE before version 16.
 _STRONG = frozenset({"UPDATE", "DELETE", "TRUNCATE", "MAINTAIN"})
+
+
+def _lock_rights(mode: str, version: int) -> frozenset[str]:
+    """Return the privileges of which one is needed for a mode of LOCK (LockTableAclCheck of lockcmds.c)."""
+    if version < 160_000:
+        return {"ACCESS_SHARE": frozenset({"SELECT"}), "ROW_EXCLUSIVE": _STRONG | {"INSERT"}}.get(mode, _STRONG)
+    more = {"ACCESS_SHARE": {"SELECT", "INSERT"}, "ROW_SHARE": {"INSERT"}, "ROW_EXCLUSIVE": {"INSERT"}}
+    return _STRONG | more.get(mode, set())
 
 
 def check_locking(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
@@ -208,7 +211,7 @@ def check_locking(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     modes = {lock.relation: lock.mode for lock in locks_taken(unit.statement)}
     for one, facts in there(unit, sight):
         mode = modes.get(one.relation)
-        wanted = _LOCK_RIGHTS.get(mode.name if mode is not None else "", _STRONG)
+        wanted = _lock_rights(mode.name if mode is not None else "", sight.around.version)
         if not (facts.owned or wanted & facts.privileges):
             message = f'role "{sight.around.role}" has no privilege on {one.relation} that lets it take this lock'
             hint = f"GRANT UPDATE ON {facts.relation} TO {quote_identifier(sight.around.role)};"

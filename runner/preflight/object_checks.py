@@ -301,7 +301,7 @@ def _new_name(
     made_index = created_index(unit.statement)
     if made_index is not None and relation.schema is None:  # an index is where its table is
         relation = Relation(sight.around.placed(made_index.table).schema, relation.name)
-    relation = relation if relation.schema is not None else sight.around.placed(relation)
+    relation = sight.new_place(relation)
     seen = sight.relation(relation)
     if seen.facts is not None and seen.facts.index_of is not None and not seen.facts.index_of.valid:
         hint = f"DROP INDEX CONCURRENTLY {relation};"
@@ -315,7 +315,8 @@ def _new_name(
 
 def _is_made(relation: Relation, seen: SeenRelation) -> bool:
     sure = seen.made is not None and seen.state is State.NEW and seen.made.when is When.BEFORE
-    made = seen.made.change.relation if sure and seen.made is not None else None
+    kept = sure and seen.made is not None and not seen.made.change.temporary
+    made = seen.made.change.relation if kept and seen.made is not None else None
     return made is not None and made.name == relation.name
 
 
@@ -325,6 +326,8 @@ def _open_schema(relation: Relation, sight: CatalogView, offset: int) -> Iterato
             yield StatementFinding(
                 code="JP601", message="search_path has no schema in which objects could be created", offset=offset
             )
+        return
+    if relation.schema.startswith("pg_temp"):  # every session may create one
         return
     facts, made = sight.schema(relation.schema)
     if made is not None:
@@ -348,7 +351,7 @@ def is_guarded_away(unit: Unit, sight: CatalogView) -> bool:
     if not is_guarded(unit.statement):
         return False
     made = [change.relation for change in changes(unit.statement) if change.action is Action.CREATE and change.relation]
-    return bool(made) and all(sight.relation(relation).state is State.THERE for relation in made)
+    return bool(made) and all(sight.relation(sight.new_place(relation)).state is State.THERE for relation in made)
 
 
 #: Commands that skip objects without privilege, and succeed.

@@ -172,7 +172,7 @@ def _partitioned(what: str, since: int, table: Relation, offset: int, hint: str 
 def view_there(unit: Unit, sight: CatalogView) -> RelationFacts | None:
     """Return the view that CREATE OR REPLACE VIEW replaces, None if there is none yet."""
     view = replaced_view(unit.statement)
-    return sight.relation(view).facts if view is not None else None
+    return sight.relation(sight.new_place(view)).facts if view is not None else None
 
 
 def check_replaced_kind(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:

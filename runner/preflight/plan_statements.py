@@ -174,10 +174,11 @@ class StatementLook:
 
     def _note_again(self, units: list[Unit]) -> None:
         """Record all changes again, now that the catalog has resolved the names."""
+        schemas = self._changes.created_schemas
         self._changes.clear()
         for unit in units:
             if unit.step is not None and unit.key == "sql":
-                found = Consequences(unit, self._rooms.known(unit))
+                found = Consequences(unit, self._rooms.known(unit), schemas)
                 self._changes.note(unit.step.id, unit.number, found.changes)
                 self._changes.note_alterations(unit.step.id, unit.number, found.alterations)
 

@@ -26,6 +26,7 @@ from runner.preflight.earlier_steps import doubt, is_syntax_error, new_label
 from runner.preflight.sql_units import StatementFinding, Unit
 from runner.sql.catalog_changes import CREATES, EXTENSION, Action, Sort
 from runner.sql.catalog_needs import needed, row_rights
+from runner.sql.definition_changes import fires_event_triggers
 from runner.sql.facts import FunctionCall, functions_called
 from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Use, query_relations
@@ -194,7 +195,7 @@ def uncertain(unit: Unit, sight: CatalogView, finding: StatementFinding, reason:
         return Judged(findings=(label,), why=("the server refuses it",))
     why = doubt(unit, sight, reason, finding.message)
     if why is not None:
-        return Judged(why=(f"{finding.message}now; {why}",), blind=True)
+        return Judged(why=(f"now: {finding.message}; {why}",), blind=True)
     opaque = sight.opaque()
     if opaque is None or is_syntax_error(reason, finding.message):
         return None
@@ -341,6 +342,26 @@ def fired_triggers(unit: Unit, sight: CatalogView) -> list[str]:
         if event in trigger.fires
     )
     return list(dict.fromkeys(sentences))
+
+
+#: Commands that can fire an event trigger of a kind; those of other kinds are fired by all.
+_FIRING: dict[str, tuple[str, ...]] = {
+    "sql_drop": ("DROP", "ALTER"),
+    "table_rewrite": ("ALTER TABLE", "ALTER TYPE", "ALTER MATERIALIZED VIEW"),
+}
+
+
+def fired_event_triggers(unit: Unit, sight: CatalogView) -> list[str]:
+    """Return a sentence for each enabled event trigger that a command may fire."""
+    if unit.key != "sql" or not sight.around.event_triggers or not fires_event_triggers(unit.statement):
+        return []
+    kind = str(unit.statement.kind)
+    certain = kind.startswith(("CREATE", "DROP ", "ALTER")) and "…" not in kind  # its text is the tag of the command
+    return [
+        f"the event trigger {one.name} runs {one.function}(): what that does is not known"
+        for one in sight.around.event_triggers
+        if kind.startswith(_FIRING.get(one.event, "")) and not (certain and one.tags and kind not in one.tags)
+    ]
 
 
 def sequences_used(unit: Unit, sight: CatalogView) -> list[str]:

@@ -7,7 +7,8 @@ plan's files.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.engine.events import Item
@@ -21,6 +22,7 @@ from runner.sql.placeholders import Rendered, TemplateError, render_traced
 from runner.sql.relations import Relation
 from runner.sql.session_settings import assigned, computed_after, settings_after
 from runner.sql.statements import SqlSyntaxError, Statement, parse_statements
+from runner.structs import Struct
 
 #: How many instances of a step are checked; the others differ only in their item.
 MAX_INSTANCES = 100
@@ -187,6 +189,25 @@ def _texts(step: Step) -> Iterator[tuple[str, Sql]]:
 _OF_TRANSACTION = "transaction_"
 
 
+#: A name in the value of search_path.
+_NAME = re.compile(r"""("(?:[^"]|"")*")|([^\s,"']+)""")
+
+
+class EventTrigger(Struct, frozen=True, kw_only=True):
+    """An enabled event trigger; without `tags` every command of its event fires it."""
+
+    name: str
+    function: str
+    event: str
+    tags: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, row: list[str | list[str] | None]) -> EventTrigger:
+        """Return the event trigger of a row of the catalog."""
+        name, function, event, tags = row
+        return cls(name=str(name), function=str(function), event=str(event), tags=frozenset(tags or ()))
+
+
 @dataclass(slots=True, kw_only=True)
 class StatementContext:
     """The session context of a statement, and the catalog that it sees. `error`: the server refuses the settings."""
@@ -205,6 +226,7 @@ class StatementContext:
     outside: frozenset[str] = frozenset()
     relations: dict[Relation, RelationFacts] = field(default_factory=dict)
     known_schemas: dict[str, SchemaFacts] = field(default_factory=dict)
+    event_triggers: tuple[EventTrigger, ...] = ()
     #: By name: user-defined functions, those of extensions, and built-in ones.
     functions: dict[str, Sequence[FunctionFacts]] = field(default_factory=dict)
     builtin: dict[str, Sequence[FunctionFacts]] = field(default_factory=dict)
@@ -217,6 +239,24 @@ class StatementContext:
         """Whether the role is a superuser."""
         return "superuser" in self.abilities
 
+    def path(self, created: Collection[str] = ()) -> tuple[str, ...]:
+        """Return the schemas that search_path leads to, without the system's; `created` by previous steps."""
+        known = {name for name in self.schemas if not name.startswith("pg_")}
+        setting = next((value for name, value in reversed(self.settings) if name.lower() == "search_path"), "")
+        written = [
+            quoted[1:-1].replace('""', '"') if quoted else plain.lower() for quoted, plain in _NAME.findall(setting)
+        ]
+        named = [self.role if name == "$user" else name for name in written]
+        if not any(name in created and name not in known for name in named):
+            return tuple(name for name in self.schemas if name in known)
+        return tuple(dict.fromkeys(name for name in named if name in known or name in created))
+
+    def new_place(self, relation: Relation, created: Collection[str] = ()) -> Relation:
+        """Return the relation with the schema where it is created."""
+        if relation.schema is not None:
+            return relation
+        return Relation(next(iter(self.path(created)), None), relation.name)
+
     def placed(self, relation: Relation) -> Relation:
         """Return the relation with its schema: where it is found, else where it would be created."""
         if relation.schema is not None:
@@ -224,8 +264,7 @@ class StatementContext:
         found = self.relations.get(relation)
         if found is not None:
             return found.relation
-        first = next((name for name in self.schemas if not name.startswith("pg_")), None)
-        return Relation(first, relation.name)
+        return self.new_place(relation)
 
 
 class Rooms:
@@ -274,10 +313,11 @@ class Rooms:
             if reply.error is not None:
                 room.error = reply.error.message
             else:
-                role, schemas, outside, database, abilities = reply.rows[0]
+                role, schemas, outside, database, abilities, events = reply.rows[0]
                 room.database = database or ""
                 room.abilities = frozenset(json.loads(abilities or "[]")) | frozenset(json.loads(outside or "[]"))
                 room.abilities_known = True
                 room.role, room.schemas = role or "", json.loads(schemas or "[]")
                 room.outside = frozenset(json.loads(outside or "[]"))
+                room.event_triggers = tuple(EventTrigger.read(one) for one in json.loads(events or "[]"))
         return self._rooms[name]

@@ -6,7 +6,7 @@ are dropped with the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from runner.preflight.sql_units import StatementContext, Unit
 from runner.sql.catalog_changes import Action, Change, Sort, changes
@@ -34,7 +34,9 @@ def only_reads(statement: Statement) -> bool:
 class Consequences:
     """The changes and alterations of one statement in its context."""
 
-    def __init__(self, unit: Unit, around: StatementContext) -> None:
+    def __init__(self, unit: Unit, around: StatementContext, schemas: Collection[str] = ()) -> None:
+        """`schemas` are those that the plan creates."""
+        self._schemas = schemas
         self._unit = unit
         self._around = around
         self._fixed = "search_path" not in unit.computed and around.error is None
@@ -86,6 +88,8 @@ class Consequences:
         if index is not None and change.kind == "i":
             schema = self._around.placed(index.table).schema
             return replace(change, relation=Relation(schema, change.relation.name))
+        if change.action is Action.CREATE and change.sort is Sort.RELATION:
+            return replace(change, relation=self._around.new_place(change.relation, self._schemas))
         return replace(change, relation=self._around.placed(change.relation))
 
     def _placed_alteration(self, one: Alteration) -> Alteration:

@@ -21,6 +21,7 @@ from runner.preflight.planned_queries import (
     Judged,
     OwnCode,
     check_row_rights,
+    fired_event_triggers,
     fired_triggers,
     hidden_rows,
     judge,
@@ -124,7 +125,8 @@ class Examiner:
             hidden = hidden_rows(unit, sight)
             verdict.findings += hidden.findings
             verdict.why += hidden.why
-            verdict.why += (*fired_triggers(unit, sight), *sequences_used(unit, sight))
+            verdict.why += (*fired_triggers(unit, sight), *fired_event_triggers(unit, sight))
+            verdict.why += sequences_used(unit, sight)
             note = disk_note(unit, sight, self._disks)
             verdict.notes += [note] if note is not None else []
         return verdict

@@ -370,7 +370,8 @@ def _made_types(statement: Statement) -> Iterator[Change]:
             yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=relation, kind="c", offset=offset)
     if node.DESCRIPTOR.name == "DefineStmt":
         sort = _DEFINED.get(label(node, "kind"))
-        if sort is not None:
+        shell = sort is Sort.TYPE and not node.definition  # a type that cannot be used before it is defined
+        if sort is not None and not shell:
             yield Change(
                 action=Action.CREATE, sort=sort, relation=relation_named(strings(node.defnames)), offset=offset
             )
@@ -453,7 +454,14 @@ def _renamed(statement: Statement) -> Iterator[Change]:
         sort = Sort.COLUMN if what == "OBJECT_COLUMN" else Sort.CONSTRAINT
         yield Change(action=Action.DROP, sort=sort, relation=relation, name=node.subname, kind="renamed", offset=offset)
         yield Change(action=Action.CREATE, sort=sort, relation=relation, name=node.newname, offset=offset)
-    elif what in {"OBJECT_TABLE", "OBJECT_INDEX", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_SEQUENCE"}:
+    elif what in {
+        "OBJECT_TABLE",
+        "OBJECT_INDEX",
+        "OBJECT_VIEW",
+        "OBJECT_MATVIEW",
+        "OBJECT_SEQUENCE",
+        "OBJECT_FOREIGN_TABLE",
+    }:
         yield Change(action=Action.DROP, sort=Sort.RELATION, relation=relation, kind="renamed", offset=offset)
         renamed = Relation(relation.schema, node.newname)
         yield Change(action=Action.CREATE, sort=Sort.RELATION, relation=renamed, offset=offset)
@@ -468,7 +476,10 @@ def _renamed_object(statement: Statement) -> Iterator[Change]:
         yield Change(action=Action.DROP, sort=sort, name=node.subname, offset=offset)
         yield Change(action=Action.CREATE, sort=sort, name=node.newname, kind="renamed", offset=offset)
         return
-    types, functions = {"OBJECT_TYPE", "OBJECT_DOMAIN"}, {"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_AGGREGATE"}
+    types, functions = (
+        {"OBJECT_TYPE", "OBJECT_DOMAIN"},
+        {"OBJECT_FUNCTION", "OBJECT_PROCEDURE", "OBJECT_ROUTINE", "OBJECT_AGGREGATE"},
+    )
     if what not in types | functions:
         return
     old = object_name(unwrap(node.object))

@@ -52,6 +52,12 @@ class Aspect(enum.Enum):
     SETTING = "settings of new sessions"
     #: An extension: types, functions and operators of unknown names.
     EXTENSION = "extension"
+    #: What is published of a table, and how its rows are identified for that: UPDATE and DELETE can need an identity.
+    PUBLISHED = "publication"
+    #: The sequences that belong to columns, which are dropped with them.
+    SEQUENCES = "sequences"
+    #: Event triggers, which almost every command that changes a definition fires.
+    EVENTS = "event triggers"
 
 
 class Alteration(Struct, frozen=True, kw_only=True):
@@ -85,6 +91,27 @@ def alterations(statement: Statement) -> tuple[Alteration, ...]:
     return () if reader is None else tuple(reader(statement.node))
 
 
+def fires_event_triggers(statement: Statement) -> bool:
+    """Return whether the statement is of a kind that fires event triggers: what defines objects of the database.
+
+    Those of the whole server, and event triggers themselves, fire none.
+    """
+    of_events = statement.node.DESCRIPTOR.name in {"CreateEventTrigStmt", "AlterEventTrigStmt"}
+    return not of_events and statement.kind not in _WITHOUT_EVENTS
+
+
+_WITHOUT_EVENTS = frozenset(
+    {
+        *(_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.COPY_FROM, _K.COPY_TO, _K.CALL, _K.DO, _K.EXPLAIN),
+        *(_K.PREPARE, _K.EXECUTE, _K.DEALLOCATE, _K.DECLARE_CURSOR, _K.FETCH, _K.MOVE, _K.CLOSE, _K.TRUNCATE, _K.LOCK),
+        *(_K.VACUUM, _K.ANALYZE, _K.CLUSTER, _K.CREATE_ROLE, _K.ALTER_ROLE, _K.DROP_ROLE, _K.GRANT_ROLE),
+        *(_K.CREATE_DATABASE, _K.ALTER_DATABASE, _K.DROP_DATABASE, _K.ALTER_SYSTEM, _K.CHECKPOINT, _K.LOAD),
+        *(_K.CREATE_TABLESPACE, _K.ALTER_TABLESPACE, _K.DROP_TABLESPACE, _K.DISCARD, _K.SET, _K.RESET, _K.SHOW),
+        *(_K.SET_TRANSACTION, _K.SET_CONSTRAINTS, _K.TRANSACTION, _K.LISTEN, _K.UNLISTEN, _K.NOTIFY),
+    }
+)
+
+
 _NOTHING = frozenset(
     {
         *(_K.SELECT, _K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE, _K.VACUUM, _K.ANALYZE, _K.TRUNCATE, _K.LOCK, _K.SET),
@@ -103,6 +130,8 @@ def _table(node: Tree) -> Iterator[Alteration]:
         yield from _subcommand(command, relation)
     if label(node, "objtype") == "OBJECT_TYPE":
         yield Alteration(aspect=_A.TYPE, name=relation.name, removes=True)
+    if label(node, "objtype") == "OBJECT_VIEW":  # security_invoker, security_barrier, check_option
+        yield Alteration(aspect=_A.PRIVILEGE, relation=relation, removes=True)
 
 
 def _subcommand(command: Tree, relation: Relation) -> Iterator[Alteration]:
@@ -115,6 +144,7 @@ def _subcommand(command: Tree, relation: Relation) -> Iterator[Alteration]:
     elif subtype == "AT_DropColumn":
         yield Alteration(aspect=_A.COLUMN, relation=relation, name=command.name, removes=True, old=command.name)
         yield Alteration(aspect=_A.KEY, relation=relation, removes=True)
+        yield Alteration(aspect=_A.SEQUENCES, removes=True)
     elif subtype in _OF_COLUMN:
         yield Alteration(aspect=_A.COLUMN, relation=relation, name=command.name, removes=True)
     elif subtype == "AT_AddConstraint":
@@ -124,25 +154,28 @@ def _subcommand(command: Tree, relation: Relation) -> Iterator[Alteration]:
         name = command.name or getattr(definition, "conname", "")
         yield Alteration(aspect=_A.CONSTRAINT, relation=relation, name=name, removes=removes)
         yield Alteration(aspect=_A.KEY, relation=relation, name=name, removes=removes)
-    elif subtype in {"AT_ChangeOwner", *_ROW_SECURITY}:
-        yield Alteration(aspect=_A.PRIVILEGE, relation=relation, removes=True)
+    elif subtype in _PLAIN:
+        yield Alteration(aspect=_PLAIN[subtype], relation=relation, removes=True)
     elif subtype.startswith(("AT_AttachPartition", "AT_DetachPartition")):
         part = relation_of(definition.name)
         yield Alteration(aspect=_A.PARTITION, relation=relation, name=part.name, removes=True)
         yield Alteration(aspect=_A.PARTITION, relation=part, removes=True)
         yield Alteration(aspect=_A.COLUMN, relation=part)
         yield Alteration(aspect=_A.KEY, relation=part, removes=True)
-    elif subtype in {"AT_AddInherit", "AT_DropInherit", "AT_AddOf", "AT_DropOf"}:
-        yield Alteration(aspect=_A.INHERITANCE, relation=relation, removes=True)
     elif subtype in {"AT_ClusterOn", "AT_DropCluster"}:
         yield Alteration(aspect=_A.CLUSTERING, relation=relation, removes=subtype == "AT_DropCluster")
     elif subtype not in _HARMLESS:
         yield Alteration(aspect=_A.RELATION, relation=relation)
 
 
-_ROW_SECURITY = frozenset(
-    {"AT_EnableRowSecurity", "AT_DisableRowSecurity", "AT_ForceRowSecurity", "AT_NoForceRowSecurity"}
-)
+_ROW_SECURITY = ("AT_EnableRowSecurity", "AT_DisableRowSecurity", "AT_ForceRowSecurity", "AT_NoForceRowSecurity")
+#: Subcommands that change one aspect of the table, and that can make a later statement fail.
+_PLAIN: Mapping[str, Aspect] = {
+    **dict.fromkeys(("AT_ChangeOwner", *_ROW_SECURITY), _A.PRIVILEGE),
+    **dict.fromkeys(("AT_AddInherit", "AT_DropInherit", "AT_AddOf", "AT_DropOf"), _A.INHERITANCE),
+    "AT_ReplicaIdentity": _A.PUBLISHED,
+    "AT_SetUnLogged": _A.RELATION,
+}
 _OF_COLUMN = frozenset(
     {
         *("AT_AlterColumnType", "AT_ColumnDefault", "AT_CookedColumnDefault", "AT_SetNotNull", "AT_DropNotNull"),
@@ -157,7 +190,6 @@ _HARMLESS = frozenset(
             "AT_SetRelOptions",
             "AT_ResetRelOptions",
             "AT_SetLogged",
-            "AT_ReplicaIdentity",
             "AT_SetTableSpace",
             "AT_SetAccessMethod",
         ),
@@ -196,8 +228,10 @@ def _rebuilt(node: Tree) -> Iterator[Alteration]:
 
 def _view(node: Tree) -> Iterator[Alteration]:
     if node.replace:
-        yield Alteration(aspect=_A.COLUMN, relation=relation_of(node.view))
-        yield Alteration(aspect=_A.RELATION, relation=relation_of(node.view))
+        view = relation_of(node.view)
+        yield Alteration(aspect=_A.COLUMN, relation=view)
+        yield Alteration(aspect=_A.RELATION, relation=view, removes=True)
+        yield Alteration(aspect=_A.PRIVILEGE, relation=view, removes=True)
 
 
 def _created_table(node: Tree) -> Iterator[Alteration]:
@@ -296,6 +330,8 @@ def _dropped(node: Tree) -> Iterator[Alteration]:
         name = object_name(dropped)
         if kind == "OBJECT_INDEX":
             yield Alteration(aspect=_A.KEY, name=name, removes=True)
+        elif kind == "OBJECT_TABLE":
+            yield Alteration(aspect=_A.SEQUENCES, removes=True)
         elif kind in {"OBJECT_TRIGGER", "OBJECT_RULE", "OBJECT_POLICY"}:
             table = relation_named(strings(dropped.items)[:-1])
             yield Alteration(aspect=_A.ATTACHED, relation=table, name=name, removes=True)
@@ -303,6 +339,10 @@ def _dropped(node: Tree) -> Iterator[Alteration]:
             yield Alteration(aspect=_A.RELATION, relation=table)
         elif kind not in _RELATIONS:
             yield Alteration(aspect=_ASPECTS.get(kind, _A.OBJECT), name=name, removes=True, old=name)
+    if kind == "OBJECT_PUBLICATION":
+        yield Alteration(aspect=_A.PUBLISHED)
+    if kind == "OBJECT_EVENT_TRIGGER":
+        yield Alteration(aspect=_A.EVENTS)
     if label(node, "behavior") == "DROP_CASCADE" and kind != "OBJECT_INDEX":
         yield Alteration(aspect=_A.CONSTRAINT, removes=True)
         yield Alteration(aspect=_A.FUNCTION, removes=True)
@@ -401,6 +441,26 @@ def _setting(_: Tree) -> Iterator[Alteration]:
     yield Alteration(aspect=_A.SETTING, removes=True)
 
 
+def _event_trigger(node: Tree) -> Iterator[Alteration]:
+    yield Alteration(aspect=_A.OBJECT, name=node.trigname)
+    yield Alteration(aspect=_A.EVENTS, name=node.trigname, removes=True)
+
+
+def _published(node: Tree) -> Iterator[Alteration]:
+    """A publication of named tables, or of all tables of schemas or of the database."""
+    yield Alteration(aspect=_A.OBJECT, name=node.pubname)
+    tables = [one.pubtable.relation for one in map(unwrap, node.pubobjects) if one.HasField("pubtable")]
+    for table in tables:
+        yield Alteration(aspect=_A.PUBLISHED, relation=relation_of(table), removes=True)
+    if len(tables) < len(node.pubobjects) or not tables:
+        yield Alteration(aspect=_A.PUBLISHED, removes=True)
+
+
+def _cast(node: Tree) -> Iterator[Alteration]:
+    """An implicit cast can make calls and operators ambiguous that are not without it."""
+    yield Alteration(aspect=_A.OPERATOR, removes=label(node, "context") == "COERCION_IMPLICIT")
+
+
 def _cursor(node: Tree) -> Iterator[Alteration]:
     for named in find(node, "RangeVar"):
         yield Alteration(aspect=_A.CURSOR, relation=relation_of(named), removes=True)
@@ -414,6 +474,7 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "ReindexStmt": _rebuilt,
     "ViewStmt": _view,
     "CreateStmt": _created_table,
+    "CreateForeignTableStmt": lambda node: _created_table(node.base_stmt),
     "CreateSchemaStmt": _created_schema,
     "AlterSeqStmt": _sequence,
     "CreateTrigStmt": _attached("relation", "trigname"),
@@ -431,7 +492,7 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "CreateFunctionStmt": _fixed(_A.FUNCTION, "funcname", removes=True),
     "AlterFunctionStmt": _function_altered,
     "DeclareCursorStmt": _cursor,
-    "CreateCastStmt": _fixed(_A.OPERATOR),
+    "CreateCastStmt": _cast,
     "CreateOpClassStmt": _fixed(_A.OPERATOR, "opclassname"),
     "CreateOpFamilyStmt": _fixed(_A.OPERATOR, "opfamilyname"),
     "AlterOpFamilyStmt": _fixed(_A.OPERATOR, "opfamilyname", removes=True),
@@ -447,10 +508,10 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "DropUserMappingStmt": _fixed(_A.OBJECT, "servername", removes=True),
     "ImportForeignSchemaStmt": _fixed(_A.EXTENSION),
     "CreateAmStmt": _fixed(_A.OBJECT, "amname"),
-    "CreateEventTrigStmt": _fixed(_A.OBJECT, "trigname"),
-    "AlterEventTrigStmt": _fixed(_A.OBJECT, "trigname"),
-    "CreatePublicationStmt": _fixed(_A.OBJECT, "pubname"),
-    "AlterPublicationStmt": _fixed(_A.OBJECT, "pubname"),
+    "CreateEventTrigStmt": _event_trigger,
+    "AlterEventTrigStmt": _event_trigger,
+    "CreatePublicationStmt": _published,
+    "AlterPublicationStmt": _published,
     "CreateSubscriptionStmt": _fixed(_A.OBJECT, "subname"),
     "AlterSubscriptionStmt": _fixed(_A.OBJECT, "subname"),
     "DropSubscriptionStmt": _fixed(_A.OBJECT, "subname", removes=True),
@@ -463,7 +524,7 @@ _READERS: Mapping[str, Callable[[Tree], Iterator[Alteration]]] = {
     "AlterTSDictionaryStmt": _fixed(_A.OBJECT, "dictname", removes=True),
     "CreateExtensionStmt": _fixed(_A.EXTENSION, "extname"),
     "AlterExtensionStmt": _fixed(_A.EXTENSION, "extname"),
-    "AlterExtensionContentsStmt": _fixed(_A.EXTENSION, "extname"),
+    "AlterExtensionContentsStmt": _fixed(_A.EXTENSION, "extname", removes=True),
     "DropStmt": _dropped,
     "RenameStmt": _renamed,
     "AlterObjectSchemaStmt": _moved,

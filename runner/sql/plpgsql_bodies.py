@@ -179,6 +179,36 @@ def refused_in_body(statement: Statement, text: str) -> Iterator[BodyProblem]:
             yield BodyProblem(message=reason, offset=offset, certain=runs and command.certain)
 
 
+class BodyCommand(Struct, frozen=True, kw_only=True):
+    """A command of a body that parses as SQL of its own, and its offset in the text of the statement."""
+
+    statement: Statement
+    offset: int
+
+
+def commands_in_body(statement: Statement, text: str, first_words: frozenset[str]) -> Iterator[BodyCommand]:
+    """Yield the commands of a DO in PL/pgSQL that begin with one of these words, also those of EXECUTE 'constant'."""
+    body = _body(statement) if statement.kind is StatementKind.DO else None
+    if body is None or body.language != "plpgsql" or len(body.text) > _LONGEST_BODY:
+        return
+    words = _words(body.text)
+    for index, word in enumerate(words):
+        if not word.begins or word.name not in {"EXECUTE", *first_words}:
+            continue
+        end = next((later.offset for later in words[index:] if later.name == ";"), len(body.text))
+        written = body.text[word.offset : end]
+        if word.name == "EXECUTE":
+            constant = _CONSTANT.fullmatch(written)
+            written = constant[1].replace("''", "'") if constant is not None else ""
+        try:
+            found = parse_statements(written)
+        except SqlSyntaxError:  # PL/pgSQL accepts more, such as INTO
+            continue
+        offset = _place(statement, body, text, word.offset)
+        yield from (BodyCommand(statement=each, offset=offset) for each in found)
+
+
+_CONSTANT = re.compile(r"EXECUTE\s+'((?:[^']|'')*)'\s*", re.IGNORECASE)
 _LONGEST_BODY = 200_000
 _ENDS = frozenset({"COMMIT", "ROLLBACK"})
 _MAY_STAND_ALONE = frozenset({"VACUUM", "CREATE", "DROP", "REINDEX", "CLUSTER", "ALTER", "DISCARD", "EXECUTE"})

@@ -93,6 +93,14 @@ CREATE STATISTICS st0 ON b, c FROM t;
 CREATE PUBLICATION pub0 FOR TABLE base;
 CREATE TABLE ex (id int, b int, CONSTRAINT ex_excl EXCLUDE USING btree (id WITH =));
 CREATE UNIQUE INDEX ex_desc ON ex (b DESC);
+CREATE FUNCTION refuses() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''refused''; END';
+CREATE EVENT TRIGGER quiet ON ddl_command_start EXECUTE FUNCTION refuses();
+ALTER EVENT TRIGGER quiet DISABLE;
+CREATE TABLE pubt (id int, b int);
+INSERT INTO pubt VALUES (1, 1);
+CREATE UNIQUE INDEX pubt_id ON pubt (id);
+CREATE PUBLICATION pub1 FOR TABLE pubt;
+CREATE UNLOGGED TABLE ul (id int PRIMARY KEY);
 """
 
 

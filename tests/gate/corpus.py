@@ -10,6 +10,8 @@ import random
 from collections.abc import Sequence
 
 from tests.gate.cases import Case, Group
+from tests.gate.catalogs import CATALOGS
+from tests.gate.definitions import DEFINITIONS
 from tests.gate.further import FURTHER
 
 COLUMNS = Group(
@@ -722,6 +724,8 @@ GROUPS = (
     *(COLUMNS, KEYS, TYPES, ENUMS, FUNCTIONS, RIGHTS, ROLE_CHANGES, NAMES, PARTITIONS, UPKEEP, OBJECTS, SETTINGS),
     *(OPAQUE, ALONE, CHILDREN),
     *FURTHER,
+    *CATALOGS,
+    *DEFINITIONS,
 )
 
 

@@ -18,6 +18,8 @@ HEAD = "version: 1\nname: p\nbudget: {slots: 1}\ndefaults: {timeout: 1m, lock_ti
 SEED = """
 CREATE TABLE victim (id int); INSERT INTO victim VALUES (1);
 CREATE SCHEMA s; CREATE TABLE s.victim (id int); INSERT INTO s.victim VALUES (1);
+CREATE TABLE s.single (id int); INSERT INTO s.single VALUES (1);
+CREATE SCHEMA s2;
 """
 ROWS = "SELECT count(*) FROM {}"
 
@@ -31,9 +33,9 @@ def seeded(database: str) -> str:
 
 
 def lost(dsn: str) -> bool:
-    """Return whether a row of one of the two tables is not there any more."""
+    """Return whether a row of one of the tables is not there any more."""
     with psycopg.connect(dsn, autocommit=True) as connection:
-        for name in ("victim", "s.victim"):
+        for name in ("victim", "s.victim", "s.single"):
             try:
                 row = connection.execute(f"SELECT count(id) FROM {name}").fetchone()
             except psycopg.Error:
@@ -99,6 +101,61 @@ def warned(folder: Path, dsn: str, steps: str) -> set[str]:
           for_each: {sql: "SELECT 'victim' AS t", as: t}
           sql: DROP TABLE :"t"
         """,
+        "- {id: a, sql: CREATE SCHEMA fresh; ALTER TABLE victim SET SCHEMA fresh; DROP SCHEMA fresh CASCADE}",
+        "- {id: a, sql: CREATE SCHEMA fresh; ALTER TABLE victim SET SCHEMA fresh; DROP TABLE fresh.victim}",
+        """
+        - id: a
+          sql: |
+            CREATE TABLE fresh (id int) PARTITION BY LIST (id);
+            ALTER TABLE fresh ATTACH PARTITION victim DEFAULT;
+            DROP TABLE fresh
+        """,
+        "- {id: a, sql: CREATE TABLE fresh (id int); ALTER TABLE victim INHERIT fresh; TRUNCATE fresh}",
+        "- {id: a, sql: CREATE TABLE fresh (id int); ALTER TABLE victim INHERIT fresh; DROP TABLE fresh CASCADE}",
+        "- {id: a, sql: CREATE TABLE fresh (id int); ALTER TABLE victim INHERIT fresh; DELETE FROM fresh}",
+        """
+        - id: a
+          sql: |
+            CREATE TABLE fresh (id int PRIMARY KEY);
+            ALTER TABLE victim ADD FOREIGN KEY (id) REFERENCES fresh NOT VALID;
+            TRUNCATE fresh CASCADE
+        """,
+        """
+        - id: a
+          sql: |
+            CREATE TABLE fresh (id int);
+            ALTER TABLE fresh RENAME TO moved;
+            ALTER TABLE victim RENAME TO fresh;
+            DROP TABLE fresh
+        """,
+        """
+        - {id: a, sql: CREATE TABLE fresh (id int); ALTER TABLE fresh RENAME TO moved}
+        - {id: b, needs: [a], sql: ALTER TABLE victim RENAME TO fresh}
+        - {id: c, needs: [b], sql: TRUNCATE fresh}
+        """,
+        "- {id: a, sql: CREATE VIEW fresh AS SELECT id FROM victim; DELETE FROM fresh}",
+        "- {id: a, sql: CREATE VIEW fresh AS SELECT id FROM victim; UPDATE fresh SET id = 0; DELETE FROM fresh}",
+        "- {id: a, sql: CREATE VIEW one AS SELECT id FROM victim; CREATE VIEW two AS TABLE one; DELETE FROM two}",
+        "- {id: a, sql: CREATE TABLE single (id int); DROP TABLE s.single}",
+        "- {id: a, sql: CREATE TABLE s2.victim (id int); DROP TABLE victim}",
+        "- {id: a, sql: CREATE TABLE s2.victim (id int); DELETE FROM victim}",
+        """
+        - {id: a, search_path: s2, sql: CREATE TABLE victim (id int)}
+        - {id: b, needs: [a], sql: DROP TABLE victim}
+        """,
+        """
+        - {id: a, search_path: s2, sql: CREATE TABLE victim (id int)}
+        - {id: b, needs: [a], search_path: "s, s2", sql: TRUNCATE victim}
+        """,
+        """
+        - {id: a, sql: CREATE TEMP TABLE victim (id int); TRUNCATE victim}
+        - {id: b, needs: [a], sql: TRUNCATE victim}
+        """,
+        "- {id: a, sql: WITH gone AS (DELETE FROM victim RETURNING id) SELECT count(*) FROM gone}",
+        "- {id: a, sql: DO $$ BEGIN DROP TABLE victim; END $$}",
+        "- {id: a, sql: DO $$ BEGIN TRUNCATE victim; END $$}",
+        "- {id: a, sql: DO $$ BEGIN DELETE FROM victim; END $$}",
+        "- {id: a, sql: ALTER TABLE victim ADD z int; ALTER TABLE victim DROP id}",
     ],
 )
 def test_data_that_is_lost_has_a_finding(tmp_path: Path, seeded: str, steps: str) -> None:
@@ -113,6 +170,9 @@ def test_data_that_is_lost_has_a_finding(tmp_path: Path, seeded: str, steps: str
         "- {id: a, sql: CREATE TABLE fresh (id int); TRUNCATE fresh; DROP TABLE fresh}",
         "- {id: a, sql: CREATE TEMP TABLE fresh (id int); TRUNCATE fresh}",
         "- {id: a, sql: CREATE SCHEMA fresh; CREATE TABLE fresh.victim (id int); DROP SCHEMA fresh CASCADE}",
+        "- {id: a, sql: CREATE TABLE fresh (id int); ALTER TABLE fresh RENAME TO moved; DROP TABLE moved}",
+        "- {id: a, sql: CREATE TABLE fresh (id int); ALTER TABLE fresh SET SCHEMA s; TRUNCATE s.fresh}",
+        "- {id: a, sql: CREATE TABLE fresh (id int); CREATE VIEW seen AS TABLE fresh; DELETE FROM seen}",
         """
         - {id: a, sql: CREATE TABLE fresh (id int)}
         - {id: b, needs: [a], sql: DROP TABLE fresh}

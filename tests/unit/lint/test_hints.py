@@ -78,7 +78,11 @@ ROWS: list[tuple[str, str, str]] = [
         f'requires: {{server_version: ">=16"}}\nsteps:\n{_step("VACUUM (SKIP_DATABASE_STATS) t")}',
     ),
     ("JP305", _step("DELETE FROM\u00a0t WHERE v = 1"), _step("DELETE FROM t WHERE v = 1")),
-    ("JP306", _step("DO $$ BEGIN DELETE FORM t; END $$"), _step("DO $$ BEGIN DELETE FROM t; END $$")),
+    (
+        "JP306",
+        _step("DO $$ BEGIN DELETE FORM t WHERE v = 1; END $$"),
+        _step("DO $$ BEGIN DELETE FROM t WHERE v = 1; END $$"),
+    ),
     ("JP310", _step("BEGIN;\nDELETE FROM t WHERE v = 1"), _step("DELETE FROM t WHERE v = 1")),
     ("JP311", _step("LISTEN c"), _step("NOTIFY c")),
     ("JP311", _step("UNLISTEN c;\nNOTIFY d"), _step("NOTIFY d")),
@@ -91,8 +95,8 @@ ROWS: list[tuple[str, str, str]] = [
     ("JP320", _step("VACUUM t;\nVACUUM u"), _step("VACUUM t") + _step("VACUUM u", name="b", needs="a")),
     (
         "JP321",
-        _step("DELETE FROM u WHERE v = 1;\nDO $$ BEGIN DELETE FROM t; COMMIT; END $$"),
-        _step("DELETE FROM u WHERE v = 1") + _step("DO $$ BEGIN DELETE FROM t; COMMIT; END $$", name="b", needs="a"),
+        _step("DELETE FROM u WHERE v = 1;\nDO $$ BEGIN INSERT INTO t VALUES (1); COMMIT; END $$"),
+        _step("DELETE FROM u WHERE v = 1") + _step("DO $$ BEGIN NULL; COMMIT; END $$", name="b", needs="a"),
     ),
     (
         "JP322",

@@ -142,6 +142,24 @@ def test_a_huge_integer_is_out_of_range(tmp_path: Path, piece: str, number: str)
     assert len(problem.message) < 200
 
 
+@pytest.mark.parametrize(
+    "piece",
+    [
+        "timeout: 99999999999s",
+        "timeout: 1h99999999999s",
+        "lock_timeout: 12345678901ms",
+        "queue_timeout: 9999999999999999999d",
+        "retry: {max_attempts: 2, delay: 10000000000.5s}",
+        "output_buffer: 99999999999kB",
+    ],
+)
+def test_a_duration_or_size_with_too_many_digits_is_out_of_range(tmp_path: Path, piece: str) -> None:
+    found = [one for one in load(tmp_path, f"{_HEAD}steps: [{{id: a, sql: VACUUM t, {piece}}}]") if one.code < "JP200"]
+    (problem,) = found
+    assert problem.code == "JP105"
+    assert "is out of range" in problem.message
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 

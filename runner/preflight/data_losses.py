@@ -1,0 +1,62 @@
+"""Data that a plan destroys on this database although its text reads as if the plan had created the table.
+
+The offline rule leaves out what the plan creates, by name. The catalog shows what a name means: a table of another
+schema, or one that exists and that the plan does not replace before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from runner.codes import new_problem
+from runner.errors import Problem
+from runner.lint.rule_table import RULES
+from runner.lint.suppressions import Sources, without_ignored
+from runner.plan.model import Plan
+from runner.preflight.catalog_state import CatalogView, State
+from runner.preflight.sql_units import Unit
+from runner.sql.facts import unfiltered_writes
+from runner.sql.relations import Relation
+from runner.sql.statement_effects import losses
+from runner.sql.statements import StatementKind
+
+#: The rule about lost tables and columns, and the rule about changes of every row.
+_LOST, _EVERY_ROW = "JP353", "JP352"
+_TABLES = frozenset("rpmf")
+_WRITES = frozenset({StatementKind.UPDATE, StatementKind.DELETE, StatementKind.MERGE})
+
+
+def loss_problems(
+    plan: Plan, units: Sequence[tuple[Unit, CatalogView]], found: Collection[Problem], sources: Sources
+) -> tuple[Problem, ...]:
+    """Return losses of tables that exist, except those that the offline rules report and that comments ignore."""
+    known = {(one.code, one.step) for one in found}
+    problems = [one for unit, sight in units for one in _of_unit(unit, sight) if (one.code, one.step) not in known]
+    kept = without_ignored(dict.fromkeys(problems), plan, sources, [rule.code for rule in RULES])
+    return tuple(one for one in kept if one.code in {_LOST, _EVERY_ROW})
+
+
+def _of_unit(unit: Unit, sight: CatalogView) -> Iterator[Problem]:
+    if unit.step is None or unit.key != "sql":
+        return
+    if unit.statement.kind in _WRITES:
+        for use in unfiltered_writes(unit.statement):
+            if (table := _there(use.relation, sight)) is not None:
+                message = f"the statement changes every row of {table}, which exists: it has no WHERE"
+                hint = "write WHERE true if that is intended"
+                yield new_problem(_EVERY_ROW, message, unit.within(use.offset), hint=hint, step=unit.step.id)
+        return
+    for loss in losses(unit.statement):
+        table = _there(loss.relation, sight) if loss.relation is not None else None
+        if table is not None:
+            message = f"{loss.what}; the table {table} exists"
+            hint = "if that is intended, add a comment to the step: `# jobplan: ignore=JP353`"
+            yield new_problem(_LOST, message, unit.at(0), hint=hint, step=unit.step.id)
+
+
+def _there(relation: Relation, sight: CatalogView) -> Relation | None:
+    """Return the table of others that the statement finds under a name, None if there is none."""
+    seen = sight.relation(relation)
+    if seen.state is not State.THERE or seen.facts is None or seen.facts.kind not in _TABLES:
+        return None
+    return seen.facts.relation
