@@ -36,7 +36,7 @@ from runner.preflight.dry_run_result import DryRun
 from runner.preflight.step_durations import Duration, KnownDurations, recorded
 from runner.reference.explanations import explanations
 from runner.reports.dry_run_report import dry_run_json, dry_run_lines, dry_run_markdown
-from runner.reports.plan_problems import Style, github_lines, sarif_text
+from runner.reports.plan_problems import Style, github_lines, role_note, sarif_text
 from runner.structs import Struct
 
 _WHAT_IF = re.compile(r"slots=([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", re.ASCII)
@@ -168,10 +168,11 @@ def report(
     strict: bool = False,
     format_: str = "text",
     color: str = "auto",
+    quiet: bool = False,
 ) -> int:
     """Check the plan on a server, print the report, and return the exit code."""
     result = asyncio.run(look(plan, conninfo, wishes))
-    show(result, format_, color)
+    show(result, format_, color, note=None if quiet else role_note([plan]))
     return exit_code(result, strict=strict)
 
 
@@ -186,8 +187,8 @@ async def look(plan: Plan, conninfo: str, wishes: Wishes) -> DryRun:
         await inspector.close()
 
 
-def show(result: DryRun, format_: str, color: str) -> None:
-    """Print the report."""
+def show(result: DryRun, format_: str, color: str, *, note: str | None = None) -> None:
+    """Print the report; as text with the note."""
     if format_ != "text":
         for line in _data(result, format_):
             print_json_text(line)
@@ -196,7 +197,7 @@ def show(result: DryRun, format_: str, color: str) -> None:
     width = max(shutil.get_terminal_size().columns, _NARROWEST) if sys.stdout.isatty() else _PIPED_WIDTH
     # 14 columns are for the dots at both ends of an excerpt and for what stands before it.
     style = Style(color=colored, excerpt=colored or sys.stdout.isatty(), width=width - 14)
-    for line in dry_run_lines(result, Sources().lines, style, width=width):
+    for line in dry_run_lines(result, Sources().lines, style, width=width, note=note):
         click.echo(line, color=True)
 
 

@@ -390,7 +390,7 @@ def _execute(
     first: FleetEvent,
     journal: Path,
 ) -> int:
-    from runner.cli.run_control import signals_that_end
+    from runner.cli.run_signals import signals_that_end
     from runner.fleet.coordinator import FleetRun
     from runner.fleet.member import MemberOptions
     from runner.fleet.messages import summary_lines

@@ -22,6 +22,7 @@ from runner.cli.options import (
     written_out,
 )
 from runner.cli.run_control import ProgressOptions, RunSetup, execute_run, finished_line, progress_options
+from runner.cli.run_signals import RunInterruptedError, RunSignals
 from runner.cli.unblocked_output import unblocked_output
 from runner.clock import MonotonicClock
 from runner.engine import events as ev
@@ -106,26 +107,31 @@ def resume(
     progress = ProgressOptions.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
     with unblocked_output():
         try:
-            options = ResumeOptions(
-                run=run,
-                dsn=chosen_dsn(dsn),
-                journal=journal,
-                orphans=Orphans(orphans),
-                marks=_marks(marks),
-                allow_changed=allow_changed,
-                reports=reports,
-                ledger=None if no_ledger else ledger_schema(),
-                trusted_roles=trusted_roles,
-                from_ledger=from_ledger,
-                progress=progress,
-            )
-            return _resume(options)
-        except JobplanError as error:
-            progress.report_error(error)
-            return for_error(error)
+            with RunSignals() as signals:
+                try:
+                    options = ResumeOptions(
+                        run=run,
+                        dsn=chosen_dsn(dsn),
+                        journal=journal,
+                        orphans=Orphans(orphans),
+                        marks=_marks(marks),
+                        allow_changed=allow_changed,
+                        reports=reports,
+                        ledger=None if no_ledger else ledger_schema(),
+                        trusted_roles=trusted_roles,
+                        from_ledger=from_ledger,
+                        progress=progress,
+                    )
+                    return _resume(options, signals)
+                except JobplanError as error:
+                    signals.ignore()
+                    progress.report_error(error)
+                    return for_error(error)
+        except RunInterruptedError as stop:
+            return progress.interrupted(stop.number)
 
 
-def _resume(options: ResumeOptions) -> int:
+def _resume(options: ResumeOptions, signals: RunSignals) -> int:
     run = _restored(options) if options.from_ledger else options.run
     record = read_record(options.journal, run, notices=False, own=True)
     plan = _plan(record, options)
@@ -149,7 +155,7 @@ def _resume(options: ResumeOptions) -> int:
         trusted_roles=options.trusted_roles,
     )
     try:
-        return execute_run(setup, MonotonicClock())
+        return execute_run(setup, MonotonicClock(), signals)
     except OpenQuestionError as error:
         raise error.answered_by(_answer(options, record.run_id, error.questions)) from error
 

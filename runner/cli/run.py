@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,13 +30,12 @@ from runner.cli.options import (
 )
 from runner.cli.run_control import (
     ProgressOptions,
-    RunInterruptedError,
     RunSetup,
     execute_run,
     finished_line,
     progress_options,
-    until_signalled,
 )
+from runner.cli.run_signals import RunInterruptedError, RunSignals
 from runner.cli.unblocked_output import unblocked_output
 from runner.clock import MonotonicClock
 from runner.errors import JobplanError, OpenQuestionError, RunHeldError, UsageError
@@ -45,6 +44,7 @@ from runner.identity import new_run_id
 from runner.lint import read_plan
 from runner.plan.model import Plan
 from runner.plan.plan_files import files_of
+from runner.reports.messages import Verbosity
 from runner.run.continuation import Done, Ready, Wish, again, begin
 from runner.structs import Struct, replace
 
@@ -144,20 +144,32 @@ def run(
         ),
     )
     options.continuing.check(embedded=embedded, dry_run=dry_run, ledger=options.ledger)
-    with contextlib.ExitStack() as output:
-        if not dry_run:  # the output of a dry run is its result, and a pager may read it slowly
-            output.enter_context(unblocked_output())
-        try:
-            if dry_run:
-                return _dry_run(options, embedded=embedded)
-            loaded = _load(read_plan(options.plan, **options.parameters), options)
-            protect(options.reports, files_of(loaded))
-            left_out = options.selection.left_out(loaded)
-            with _server(options, embedded=embedded) as conninfo:
-                return _run(loaded, left_out, options, conninfo, embedded=embedded)
-        except JobplanError as error:
-            progress.report_error(error)
-            return for_error(error)
+    try:
+        if dry_run:  # its output is the result: a pager may read it slowly
+            return _dry_run(options, embedded=embedded)
+        with unblocked_output():
+            return _begin(options, embedded=embedded)
+    except JobplanError as error:
+        progress.report_error(error)
+        return for_error(error)
+
+
+def _begin(options: RunOptions, *, embedded: bool) -> int:
+    """Run the plan, or report why that is impossible, until a signal ends it."""
+    try:
+        with RunSignals() as signals:
+            try:
+                plan = _load(read_plan(options.plan, **options.parameters), options)
+                protect(options.reports, files_of(plan))
+                left_out = options.selection.left_out(plan)
+                with _server(options, embedded=embedded) as conninfo:
+                    return _run(plan, left_out, options, conninfo, signals, embedded=embedded)
+            except JobplanError as error:
+                signals.ignore()
+                options.progress.report_error(error)
+                return for_error(error)
+    except RunInterruptedError as stop:
+        return options.progress.interrupted(stop.number)
 
 
 def _dry_run(options: RunOptions, *, embedded: bool) -> int:
@@ -175,7 +187,7 @@ def _dry_run(options: RunOptions, *, embedded: bool) -> int:
         well_formed=readable.well_formed,
     )
     with _server(options, embedded=embedded) as conninfo:
-        return report(plan, conninfo, wishes)
+        return report(plan, conninfo, wishes, quiet=options.progress.verbosity is Verbosity.QUIET)
 
 
 def _load(plan: Plan, options: RunOptions) -> Plan:
@@ -199,7 +211,15 @@ def _server(options: RunOptions, *, embedded: bool) -> Iterator[str]:
         yield server.dsn
 
 
-def _run(plan: Plan, left_out: frozenset[str], options: RunOptions, conninfo: str, *, embedded: bool) -> int:
+def _run(
+    plan: Plan,
+    left_out: frozenset[str],
+    options: RunOptions,
+    conninfo: str,
+    signals: RunSignals,
+    *,
+    embedded: bool,
+) -> int:
     continuing = options.continuing
     wish = Wish(
         plan=plan,
@@ -214,17 +234,15 @@ def _run(plan: Plan, left_out: frozenset[str], options: RunOptions, conninfo: st
         wait=continuing.wait_for_runner,
     )
     clock = MonotonicClock()
-    said = False
+    reported = False
     while True:
         ready: Ready | None = None
         try:
-            found = _prepared(wish, clock.now(), options.progress)
+            found = _prepared(wish, clock.now(), options.progress, signals)
             if isinstance(found, Done):
                 return _done(found, options)
             ready = found
-            return execute_run(_course(found, options, conninfo, embedded=embedded), clock)
-        except RunInterruptedError as stop:
-            return options.progress.interrupted(stop.number)
+            return execute_run(_course(found, options, conninfo, embedded=embedded), clock, signals)
         except OpenQuestionError as error:
             if ready is None or not continuing.or_resume:
                 raise
@@ -232,22 +250,19 @@ def _run(plan: Plan, left_out: frozenset[str], options: RunOptions, conninfo: st
             return ExitCode.UNKNOWN  # the same command, typed again, cannot help: a person has to answer
         except JobplanError as error:
             wish, pause = again(wish, error, None if ready is None else ready.run_id)
-            if isinstance(error, RunHeldError) and not said:
+            if isinstance(error, RunHeldError) and not reported:
                 _report_wait(error, options)
-                said = True
-        try:
-            until_signalled(asyncio.sleep(pause))
-        except RunInterruptedError as stop:
-            return options.progress.interrupted(stop.number)
+                reported = True
+        time.sleep(pause)
 
 
-def _prepared(wish: Wish, now: float, progress: ProgressOptions) -> Ready | Done:
+def _prepared(wish: Wish, now: float, progress: ProgressOptions, signals: RunSignals) -> Ready | Done:
     """As `resumption.prepare`; a run that only begins does not load what reads records."""
     if wish.run_id is None and not wish.or_resume:
         return begin(wish, new_run_id(now))
     from runner.run.resumption import prepare
 
-    return until_signalled(prepare(wish, now, progress.print))
+    return signals.until(prepare(wish, now, progress.print))
 
 
 def _course(ready: Ready, options: RunOptions, conninfo: str, *, embedded: bool) -> RunSetup:

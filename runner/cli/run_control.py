@@ -12,11 +12,10 @@ import contextlib
 import itertools
 import os
 import shlex
-import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +24,7 @@ import click
 from runner.cli.console import color_option, print_text, wants_color
 from runner.cli.error_reports import error_sentence, report_error
 from runner.cli.options import dsn_argument
+from runner.cli.run_signals import RunInterruptedError, RunSignals
 from runner.clock import Clock
 from runner.engine.events import Event
 from runner.engine.ports import PreviousRun, PreviousRuns, Sink
@@ -113,7 +113,6 @@ class WorkerPoll:
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
-_T = TypeVar("_T")
 
 
 def progress_options(function: _F) -> _F:
@@ -205,12 +204,6 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
         self.print(error_sentence(error), level="info" if skipped else "error", event="skipped" if skipped else "error")
 
 
-#: Signals that end a run in an orderly way: Ctrl-C, kill and systemd, a terminal that is closed, `alarm` of a wrapper.
-_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
-#: Signals that have no meaning for a run, and that would end the process without handling its workers.
-_MEANINGLESS = (signal.SIGUSR1, signal.SIGUSR2)
-
-
 class RunSetup(Struct, frozen=True, kw_only=True):
     """All that a run needs to start or to resume; `ledger` is the schema of the ledger, None for no ledger.
 
@@ -254,51 +247,21 @@ class RunSetup(Struct, frozen=True, kw_only=True):
         )
 
 
-class RunInterruptedError(Exception):
-    """The signal `number` arrived before a worker was launched."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"signal {number}")
-        self.number = number
-
-
-def until_signalled(work: Coroutine[Any, Any, _T]) -> _T:
-    """Return the result of the work. RunInterruptedError if a signal that ends a run arrives first."""
-    interrupted: list[int] = []
-
-    async def carry_out() -> _T:
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-        def interrupt(number: int) -> None:
-            interrupted.append(number)
-            if task is not None:
-                task.cancel()
-
-        for number in signals_that_end():
-            loop.add_signal_handler(number, interrupt, int(number))
-        return await work
-
-    try:
-        return asyncio.run(carry_out())
-    except asyncio.CancelledError:
-        raise RunInterruptedError(interrupted[0]) from None
-
-
 def finished_line(run_id: str) -> str:
     """Return the message for a run that has ended."""
     return f"run {run_id} is finished: nothing is left to do."
 
 
-def execute_run(setup: RunSetup, clock: Clock) -> int:
+def execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     """Run to the end, close the journal, and return the exit code."""
     try:
-        return _execute_run(setup, clock)
+        return _execute_run(setup, clock, signals)
     finally:
         with contextlib.suppress(RecordError):  # the run has reported it already
             setup.journal.close()
 
 
-def _execute_run(setup: RunSetup, clock: Clock) -> int:
+def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     history = _history(setup, clock.now())
     reports = [open_report(kind, path, setup.run_id, history) for kind, path in setup.reports]
     if setup.previous_state is not None:
@@ -310,8 +273,6 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
     )
     sinks: list[Sink] = [setup.journal, *progress, *reports]
     interrupted: list[int] = []
-
-    signals = signals_that_end()
 
     async def execute() -> RunResult:
         run = new_run(
@@ -331,7 +292,7 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
             trusted_roles=setup.trusted_roles,
             previous_runs=history if _wants_history(setup) else None,
         )
-        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        task = asyncio.current_task()
 
         def interrupt(number: int) -> None:
             run.interrupt(number)
@@ -339,23 +300,21 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
                 interrupted.append(number)
                 task.cancel()  # still connecting, or waiting for the concurrency group: no worker runs
 
-        for number in signals:
-            loop.add_signal_handler(number, interrupt, int(number))
-        for number in _MEANINGLESS:
-            signal.signal(number, signal.SIG_IGN)
-        # Many signals fill the pipe that wakes the event loop; one byte in it is enough.
-        signal.set_wakeup_fd(signal.set_wakeup_fd(-1), warn_on_full_buffer=False)
         try:
-            async with poll.running(run, setup.run_id, every=POLL_LIVE if setup.progress.live else POLL_PLAIN):
-                return await run.execute()
+            with signals.passed_to(interrupt):
+                async with poll.running(run, setup.run_id, every=POLL_LIVE if setup.progress.live else POLL_PLAIN):
+                    return await run.execute()
         finally:
-            _ignore_signals(loop, signals)
+            if run.under_way:
+                signals.ignore()  # they do not change the exit code of a run that has ended
 
     began = clock.now()
     try:
-        result = asyncio.run(execute())
+        result = signals.in_loop(execute())
     except asyncio.CancelledError:
-        return setup.progress.interrupted(interrupted[0])
+        if not interrupted:
+            raise
+        raise RunInterruptedError(interrupted[0]) from None
     _keep(history, setup.journal.folder)
     for error in result.record_errors:
         setup.progress.print(f"jobplan: {error}", level="error", event="error")
@@ -382,27 +341,6 @@ def _execute_run(setup: RunSetup, clock: Clock) -> int:
     if result.record_errors and result.exit_code == 0:
         return 1
     return result.exit_code
-
-
-def signals_that_end() -> tuple[signal.Signals, ...]:
-    """Return the signals that end the run. Under nohup SIGHUP is ignored, and stays so."""
-    return tuple(number for number in _ENDING if number != signal.SIGHUP or not _is_ignored(number))
-
-
-def _is_ignored(number: signal.Signals) -> bool:
-    return signal.getsignal(number) is signal.SIG_IGN
-
-
-def _ignore_signals(loop: asyncio.AbstractEventLoop, signals: tuple[signal.Signals, ...]) -> None:
-    """Ignore signals after the run, so that they do not change its exit code.
-
-    The event loop would otherwise write signals to a pipe that it closes before it removes its signal handlers.
-    """
-    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
-    for number in signals:
-        loop.remove_signal_handler(number)
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
 
 
 def _wants_history(setup: RunSetup) -> bool:

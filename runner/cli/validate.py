@@ -15,9 +15,10 @@ from runner.cli.console import color_option, print_json_text, print_text, wants_
 from runner.errors import UsageError
 from runner.exit_codes import ExitCode
 from runner.plan.plan_files import find_plans
-from runner.reports.plan_problems import Lines, PlanVerdict, Style, distinct, legend, problem_lines, summary
+from runner.reports.plan_problems import Lines, PlanVerdict, Style, distinct, legend, problem_lines, role_note, summary
 
 if TYPE_CHECKING:
+    from runner.plan.model import Plan
     from runner.reference.explanations import Explanation
 
 _FORMATS = ("text", "json", "github", "sarif")
@@ -97,6 +98,7 @@ def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -
 
     verdicts = []
     codes: set[str] = set()
+    drafts: list[Plan | None] = []
     sources = Sources()
     gc.disable()  # a process of its own, that ends soon: nothing is won by looking through a million objects
     gc.freeze()  # nor, when it ends, through all that was imported
@@ -107,21 +109,22 @@ def _verdicts(plans: Iterable[Path], style: Style, *, show: bool, quiet: bool) -
         verdict = PlanVerdict(file=str(path), steps=steps, problems=loaded.problems)
         verdicts.append(verdict)
         codes.update(problem.code for problem in verdict.problems)
+        drafts.append(loaded.draft)
         if show:
-            known = codes if path == paths[-1] else ()
-            for line in _shown(verdict, sources.lines, style, known, quiet=quiet):
+            notes = (legend(codes), role_note(drafts)) if path == paths[-1] else ()
+            for line in _shown(verdict, sources.lines, style, notes, quiet=quiet):
                 click.echo(line, color=True)
     return verdicts
 
 
-def _shown(verdict: PlanVerdict, lines: Lines, style: Style, codes: Iterable[str], *, quiet: bool) -> Iterator[str]:
-    """Yield what is printed of one plan; with `codes`, those of all plans, how to read more about them."""
+def _shown(
+    verdict: PlanVerdict, lines: Lines, style: Style, notes: Iterable[str | None], *, quiet: bool
+) -> Iterator[str]:
+    """Yield what is printed of one plan; after the last one, `notes` about all plans precede the verdict."""
     for problem in verdict.problems:
         yield from problem_lines(problem, lines, style)
     if not quiet:
-        explained = legend(codes)
-        if explained is not None:
-            yield explained
+        yield from filter(None, notes)
         yield summary(verdict)
 
 

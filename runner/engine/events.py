@@ -545,7 +545,8 @@ class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
     `started_at` and `finished_at` are by the server's clock; `deadline` is when the server ends a detached worker.
     `cancelled_by` is the user who requested, through the server, to stop it. `warnings` counts the server's WARNINGs;
     `skipped` is the WARNING by which a maintenance command reported a skipped object although it committed. `leftovers`
-    are the objects that this attempt and previous ones have left behind and that still exist.
+    are the objects that this attempt and previous ones have left behind and that still exist. `unobserved`: the server
+    could not be queried any more, so the worker may still be running.
     """
 
     name: ClassVar[str] = "attempt_finished"
@@ -563,6 +564,7 @@ class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
     warnings: int | None = None
     skipped: ErrorDetails | None = None
     leftovers: tuple[Leftover, ...] = ()
+    unobserved: bool = False
 
 
 class StepRetrying(StepEvent, frozen=True, kw_only=True):

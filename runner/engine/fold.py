@@ -294,6 +294,8 @@ def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFini
     record.verdict = None
     record.check_error = None
     record.worker = event.worker or record.worker
+    if event.outcome is ev.Outcome.UNKNOWN and record.lost and record.worker is None:
+        record.unseen = event.attempt
     record.ended_at = event.at
     record.warnings += event.warnings or 0
     record.leftovers = event.leftovers

@@ -78,7 +78,8 @@ def classify(
         return _did_nothing(end, cancelled), error
     if end.lost:
         why = f": {end.reason}" if end.reason else ""
-        return Outcome.UNKNOWN, ErrorDetails(message=f"the worker has ended, and its outcome is unknown{why}")
+        what = "may still be running" if end.unobserved else "has ended, and its outcome is unknown"
+        return Outcome.UNKNOWN, ErrorDetails(message=f"the worker {what}{why}")
     if end.error is not None:
         return _of_error(end, end.error, timeout=timeout, cancelled=cancelled), end.error
     return _without_evidence(end, cancelled=cancelled)
@@ -231,7 +232,7 @@ def settle(state: RunState, record: StepRecord, now: float) -> ev.StepEvent | No
 
 def final_event(record: StepRecord, last: ev.AttemptFinished, now: float, *, detail: str = "") -> ev.StepFinished:
     """Return the final event of a step without a further attempt; `detail` adds why, if its error does not say it."""
-    if last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.FAIL and not may_still_begin(record):
+    if last.outcome is ev.Outcome.UNKNOWN and record.verdict is ev.Verdict.FAIL and not may_still_run(record):
         return _check_failed(record, now)
     final = StepState(_outcome(record, last).value)
     if final is StepState.SUCCEEDED:
@@ -252,7 +253,7 @@ def cancelled_before_start(record: StepRecord, now: float) -> ev.StepFinished:
     failure = record.last.error if record.last is not None else None
     after = f" (attempt {record.attempt}: {failure.message})" if failure is not None else ""
     error = ev.ErrorDetails(message=f"{record.cancelled_by} cancelled the step before {before}{after}")
-    return ev.StepFinished(at=now, step=record.key, state=StepState.CANCELLED, error=error)
+    return _finished(record, StepState.CANCELLED, error, now)
 
 
 def _error(record: StepRecord, last: ev.AttemptFinished) -> ev.ErrorDetails | None:
@@ -347,14 +348,18 @@ def _settle_unknown(state: RunState, record: StepRecord, last: ev.AttemptFinishe
         return None
     if record.verdict is ev.Verdict.PROCEED:
         return _finished(record, StepState.SUCCEEDED, None, now)
-    if may_still_begin(record) and not record.step.idempotent:
+    if may_still_run(record) and not record.step.idempotent:
         return _finished(record, StepState.UNKNOWN, _error(record, last), now)
     return _retry_or_end(state, record, last, now)
 
 
-def may_still_begin(record: StepRecord) -> bool:
-    """Return whether the worker was never seen: then a false `verify` does not mean that the worker did nothing."""
-    return record.worker is None and record.lost
+def may_still_run(record: StepRecord) -> bool:
+    """Return whether the worker was never seen, or its end was not observed.
+
+    Then a false `verify` does not mean that the worker did nothing.
+    """
+    unobserved = record.last is not None and record.last.unobserved
+    return unobserved or (record.worker is None and record.lost)
 
 
 def _retry_or_end(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent:
@@ -370,6 +375,8 @@ def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
     """Return the seconds before the next attempt; None if there is none."""
     retry = record.step.retry
     if last.outcome is ev.Outcome.UNKNOWN:
+        if last.unobserved:  # another attempt could only run beside it
+            return None
         again = record.step.idempotent and record.tries < max(retry.max_attempts, UNKNOWN_ATTEMPTS)
         return max(UNKNOWN_DELAY, retry.delay_before(record.tries + 1)) if again else None
     if _used_up(record):
@@ -422,6 +429,16 @@ def _failed(record: StepRecord, message: str, now: float) -> ev.StepFinished:
     return _finished(record, StepState.FAILED, ev.ErrorDetails(message=message), now)
 
 
+#: States that say that a step's workers have ended without an effect.
+_WITHOUT_EFFECT = frozenset({StepState.FAILED, StepState.TIMED_OUT, StepState.CANCELLED})
+
+
+def _with_unseen(attempt: int, error: ErrorDetails | None) -> ErrorDetails:
+    """Return the error of a later attempt; it says that the worker of `attempt` may still begin."""
+    message = f"the worker of attempt {attempt} was never seen and may still begin"
+    return ErrorDetails(message=message) if error is None else replace(error, message=f"{error.message}; {message}")
+
+
 def _finished(
     record: StepRecord,
     final: StepState,
@@ -431,6 +448,8 @@ def _finished(
     because: str | None = None,
     committed: bool = False,
 ) -> ev.StepFinished:
+    if record.unseen is not None and not committed and final in _WITHOUT_EFFECT:
+        final, error = StepState.UNKNOWN, _with_unseen(record.unseen, error)
     allow = record.step.allow_failure
     allowed = allow is not None and allow.allows(error.sqlstate if error else None)
     if allowed and final in (StepState.FAILED, StepState.TIMED_OUT):

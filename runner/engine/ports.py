@@ -184,13 +184,15 @@ class WorkerEnd(Struct, frozen=True, kw_only=True):
     Exactly one of five is set: `detached`; `lost` (there is no evidence of what it did); `rolled_back` (its end was not
     observed, but it certainly did not commit); `error`; or `confirmed`, the evidence of success
     (docs/pg_background.md#completed-is-not-success). If none is set, the worker has ended and the extension reports no
-    error, which is not success. `reason` explains a missing outcome; `cancelled_by` is the user who requested, through
+    error, which is not success. `unobserved`: it is lost, and its end was not observed, so it may still be running.
+    `reason` explains a missing outcome; `cancelled_by` is the user who requested, through
     the server, to stop the worker. Times are the server's, in seconds since the epoch.
     """
 
     worker: Worker | None = None
     detached: bool = False
     lost: bool = False
+    unobserved: bool = False
     rolled_back: bool = False
     reason: str = ""
     confirmed: bool = False

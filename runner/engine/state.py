@@ -122,6 +122,8 @@ class StepRecord(Struct, kw_only=True):
     cancel_reason: ev.CancelReason | None = None
     detaching: bool = False
     lost: bool = False
+    #: The last attempt whose worker was never seen after its launch was lost: that worker may still begin.
+    unseen: int | None = None
     #: The run was taken over, the last attempt was open, and no record has its outcome: a ledger can lack the end of an
     #: attempt, and the runner that took the run over read the journal.
     without_evidence: bool = False

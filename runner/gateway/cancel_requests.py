@@ -7,6 +7,7 @@ run's workers itself (docs/decisions/0011).
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 from runner.engine.ports import RunCancel, StepCancel
@@ -14,8 +15,8 @@ from runner.structs import Struct
 
 #: The channel; NOTIFY reaches the listeners in the same database.
 CHANNEL = "jobplan"
-#: The limits of requests of one sender that wait to be checked, and of senders: only a flood of requests exceeds them.
-#: The limit is for each sender, so that the requests of one role cannot displace those of another.
+#: The limits of notifications of one sender that wait to be checked, and of senders: only a flood exceeds them, and the
+#: excess is not read. The limit is for each sender, so that one role cannot displace the requests of another.
 _MOST_OF_SENDER = 20
 _MOST_SENDERS = 1000
 #: The limit of characters in a request's key: the answer repeats it, and must fit into a notification of 8,000 bytes.
@@ -89,21 +90,27 @@ class ReceivedRequests:
     def __init__(self, run_id: str) -> None:
         self._run_id = run_id
         self._keys: set[str] = set()
-        #: The requests that were not checked yet, by the pid of the backend that sent them.
+        #: The requests that were not checked yet, by the pid of the backend that sent them, and how many notifications
+        #: with this run's id it has sent, which need not be requests.
         self._to_check: dict[int, list[CancelRequest]] = {}
+        self._sent: Counter[int] = Counter()
         self._accepted: list[CancelRequest] = []
         self._not_taken: list[CancelRequest] = []
         self._steps_not_taken: list[CancelRequest] = []
 
     def receive(self, channel: str, payload: str, sender: int) -> bool:
         """Add a notification of the backend `sender`; return whether there is a request to check."""
-        request = read_request(payload) if channel == CHANNEL else None
+        if channel != CHANNEL or self._run_id not in payload or self._is_beyond_limits(sender):
+            return False
+        self._sent[sender] += 1
+        request = read_request(payload)
         if request is None or request.run != self._run_id or request.key in self._keys:
             return False
-        waiting = self._to_check.get(sender, [])
-        if len(waiting) < _MOST_OF_SENDER and (waiting or len(self._to_check) < _MOST_SENDERS):
-            self._to_check[sender] = [*waiting, request]
+        self._to_check.setdefault(sender, []).append(request)
         return True
+
+    def _is_beyond_limits(self, sender: int) -> bool:
+        return self._sent[sender] >= _MOST_OF_SENDER or (sender not in self._sent and len(self._sent) >= _MOST_SENDERS)
 
     @property
     def senders_to_check(self) -> tuple[int, ...]:
@@ -115,6 +122,10 @@ class ReceivedRequests:
         for request in self._to_check.pop(sender, ()):
             if role is not None and request.key not in self._keys:
                 self._accept(request, role)
+
+    def end_check(self) -> None:
+        """Note that the senders were judged: each may send again as much as the limits allow."""
+        self._sent = Counter({sender: len(requests) for sender, requests in self._to_check.items()})
 
     def _accept(self, request: CancelRequest, role: str) -> None:
         self._keys.add(request.key)

@@ -21,6 +21,10 @@ from runner.identity import PREFIX, Claim, run_of, runner_name, worker_name
 
 #: Seconds between two polls of the run's workers.
 LOOK_EVERY = 1.0
+#: The least number of seconds between two checks of requests: a flood of requests is not followed by one of queries.
+CHECK_EVERY = 0.1
+#: Seconds for which the run does not listen after a flood of notifications has kept the server from answering.
+DEAF_FOR = 5.0
 #: Seconds that the end of a run waits until its last answers are sent.
 ANSWER_FOR = 2.0
 
@@ -61,6 +65,8 @@ class MonitorSession:
         self._requests = ReceivedRequests(run_id)
         self._wake_up = asyncio.Event()
         self._answers: list[CancelAnswer] = []
+        #: When to listen again after a flood of notifications, by the clock of the event loop.
+        self._deaf_until: float | None = None
         self.group_lost = False
         #: The host and start of another runner that has taken this run over.
         self.taken_over_by: str | None = None
@@ -157,6 +163,10 @@ class MonitorSession:
 
     async def _listen(self, session: Session) -> None:
         """Listen for requests on this session. If that is not possible, workers can still be signalled."""
+        if self._deaf_until is not None:
+            if asyncio.get_running_loop().time() < self._deaf_until:
+                return
+            self._deaf_until = None
         session.on_notification = self._notified
         await session.run(("listen", ()))
 
@@ -166,9 +176,13 @@ class MonitorSession:
 
     async def _check_requests(self) -> None:
         """Find out which requests are permitted. If the server cannot be queried now (GatewayError), they wait."""
-        for sender in self._requests.senders_to_check:
-            reply = await self._run("may_stop", (str(sender),))
-            self._requests.judge(sender, reply.rows[0][0] if reply.rows else None)
+        senders = self._requests.senders_to_check
+        if senders:
+            reply = await self._run("may_stop", (json.dumps(senders),))
+            roles = {int(pid or 0): role for pid, role in reply.rows}
+            for sender in senders:
+                self._requests.judge(sender, roles.get(sender))
+        self._requests.end_check()
 
     async def read(self, name: str, parameters: Sequence[str] = ()) -> Reply:
         """Execute a query. GatewayError if the server cannot be queried now."""
@@ -279,16 +293,25 @@ class MonitorSession:
         await self._again(session)
 
     async def _look(self) -> None:
+        time = asyncio.get_running_loop().time
+        checked = looked = time()
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._wake_up.wait(), LOOK_EVERY)
+                await asyncio.wait_for(self._wake_up.wait(), max(looked + LOOK_EVERY - time(), 0.0))
+            await asyncio.sleep(max(checked + CHECK_EVERY - time(), 0.0))
             self._wake_up.clear()
             with contextlib.suppress(GatewayError, ConnectionFailedError):
                 await self._check_requests()
             await self._send_answers()
+            checked = time()
+            if checked < looked + LOOK_EVERY:
+                continue
+            looked = checked
             with contextlib.suppress(GatewayError, ConnectionFailedError):
                 async with self._lock:
                     reply = await self._attempt("workers", ())
+                    if self._session is not None and self._deaf_until is not None:
+                        await self._listen(self._session)
                     if self._session is not None and not all(self._groups.values()):
                         await self._lock_again(self._session)
                 self._blocked = frozenset((row[0] or "", row[1] or "") for row in reply.rows if row[3] == "t")
@@ -325,6 +348,8 @@ class MonitorSession:
         try:
             if self._session is None or self._session.lost:
                 if self._session is not None:
+                    if self._session.flooded:
+                        self._deaf_until = asyncio.get_running_loop().time() + DEAF_FOR
                     await self._session.close()
                 self._session = await self._connect()
                 await self._listen(self._session)

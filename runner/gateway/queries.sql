@@ -400,13 +400,13 @@ WHERE backend_type = 'pg_background' AND datname = current_database() AND pid = 
 LISTEN jobplan
 
 -- name: may_stop
--- $1 pid of the sender. Its role, if that role may stop the backends of this session's role, by the rules of
--- pg_terminate_backend. No row if the sender has disconnected.
-SELECT s.rolname
+-- $1 pids of senders, as JSON. The pid and role of each whose role may stop the backends of this session's role, by the
+-- rules of pg_terminate_backend. No row for a sender that has disconnected.
+SELECT a.pid, s.rolname
 FROM pg_stat_activity AS a
 JOIN pg_roles AS s ON s.oid = a.usesysid
 JOIN pg_roles AS me ON me.rolname = session_user
-WHERE a.pid = $1::int4
+WHERE a.pid IN (SELECT value::int4 FROM json_array_elements_text($1::json))
   AND (s.rolsuper OR (NOT me.rolsuper AND (pg_has_role(s.oid, me.oid, 'USAGE')
                                            OR pg_has_role(s.oid, 'pg_signal_backend', 'USAGE'))))
 

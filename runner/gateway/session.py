@@ -218,6 +218,10 @@ Statement = tuple[str, Sequence[str]]
 ANSWER_WITHIN = 30.0
 #: The same for statements of the plan and of reports, which have a statement_timeout of up to 30 seconds each.
 LONG_ANSWER_WITHIN = 120.0
+#: Notifications, and the seconds without an answer in which they arrive, after which a session counts as lost: the
+#: server sends all notifications before it reads the next statement, and a flood of them need not end.
+FLOOD = 1000
+FLOODED_AFTER = 5.0
 
 #: Precedes a statement that is explained; positions in its errors include it.
 EXPLAIN = "EXPLAIN (FORMAT JSON) "
@@ -275,6 +279,9 @@ class Session:
         self.on_notice: Callable[[Notice], None] | None = None
         #: Called with a notification's channel, its payload, and the pid of the backend that sent it.
         self.on_notification: Callable[[str, str, int], None] | None = None
+        #: The notifications since the last statement was sent, and whether a flood of them made the session useless.
+        self._notified = 0
+        self.flooded = False
         #: The search_path of the login role or the database; the session's own search_path is pinned
         #: (docs/pg_background.md#helper-functions-use-search-path).
         self.search_path = ""
@@ -444,6 +451,7 @@ class Session:
             raise RuntimeError("a session executes one exchange at a time")
         self._waiting = self._loop.create_future()
         self._arrived_at = self._loop.time()
+        self._notified = 0
         self._expect_answer(self._answer_within if answer_within is None else answer_within)
         try:
             send()
@@ -512,7 +520,7 @@ class Session:
             self._loop.remove_writer(self._socket)
 
     def _read(self) -> None:
-        self._arrived_at = self._loop.time()
+        notified = self._notified
         try:
             try:
                 self._libpq.consume_input()
@@ -524,6 +532,14 @@ class Session:
             return
         if self._libpq.status == pq.ConnStatus.BAD:
             self._break("the server closed the connection")
+        elif self._notified == notified:
+            self._arrived_at = self._loop.time()
+        elif self._waiting is not None and not self._waiting.done() and self._is_flooded():
+            self.flooded = True
+            self._break("a flood of notifications delays the answers of the server")
+
+    def _is_flooded(self) -> bool:
+        return self._notified >= FLOOD and self._loop.time() >= self._arrived_at + FLOODED_AFTER
 
     def _take_replies(self) -> None:
         replies = self._pipeline.take()
@@ -532,6 +548,7 @@ class Session:
 
     def _take_notifications(self) -> None:
         while self.on_notification is not None and (notify := self._libpq.notifies()) is not None:
+            self._notified += 1
             channel, payload = notify.relname.decode("utf-8", "replace"), notify.extra.decode("utf-8", "replace")
             self.on_notification(channel, payload, notify.be_pid)
 

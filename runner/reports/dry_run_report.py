@@ -127,8 +127,10 @@ _NAME = 28
 _TEXT = 24
 
 
-def dry_run_lines(result: DryRun, lines: Lines, style: Style, *, width: int = 100) -> Iterator[str]:
-    """Yield the report, `width` columns wide; the last lines sum up.
+def dry_run_lines(
+    result: DryRun, lines: Lines, style: Style, *, width: int = 100, note: str | None = None
+) -> Iterator[str]:
+    """Yield the report, `width` columns wide; the last lines are the note and the verdict.
 
     Conditions without remarks are only counted; in a long plan also statements without remarks.
     """
@@ -146,9 +148,9 @@ def dry_run_lines(result: DryRun, lines: Lines, style: Style, *, width: int = 10
     if result.schedule is not None:
         yield from schedule_lines(result.schedule, style, width=width)
         yield ""
-    last = visible(summary(result))
-    # In a file or a job's log it is one line, so that it can be found.
-    yield from _wrapped(last, width, first="", rest="") if style.excerpt else (last,)
+    # In a file or a job's log each is one line, so that it can be found.
+    for last in filter(None, (note, visible(summary(result)))):
+        yield from _wrapped(last, width, first="", rest="") if style.excerpt else (last,)
 
 
 def _problem(problem: Problem, lines: Lines, style: Style) -> Iterator[str]:

@@ -22,6 +22,7 @@ from runner.reports.terminal_text import visible, visible_json, visible_lines
 from runner.structs import Struct
 
 if TYPE_CHECKING:
+    from runner.plan.model import Plan
     from runner.reference.explanations import Explanation
 
 #: Returns the lines of a file by its name in problems; empty if it cannot be read.
@@ -97,6 +98,19 @@ def legend(codes: Iterable[str]) -> str | None:
     if not named:
         return None
     return f"jobplan validate --explain CODE explains {', '.join(map(with_slug, named))}"
+
+
+#: `role:` is no security boundary (docs/security.md#role-is-no-boundary).
+ROLE_NOTE = (
+    "note: `role:` is SET ROLE, which prevents mistakes and is no security boundary: SQL of a step can RESET ROLE. "
+    "To confine a step, connect as its role: user= in --dsn, or a service."
+)
+
+
+def role_note(plans: Iterable[Plan | None]) -> str | None:
+    """Return one line about what `role:` is not; None if no step of these plans has a role."""
+    steps = (step for plan in plans if plan is not None for step in (*plan.steps, *plan.finally_))
+    return ROLE_NOTE if any(step.role is not None for step in steps) else None
 
 
 def distinct(verdicts: Iterable[PlanVerdict]) -> list[Problem]:

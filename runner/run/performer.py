@@ -177,7 +177,7 @@ class Performer:
                 end = _with_ledger_evidence(end, committed=await self._gateway.committed(key, attempt))
         except GatewayError as error:
             lost(error.message)
-            end = WorkerEnd(lost=True, reason=error.message)
+            end = WorkerEnd(lost=True, unobserved=True, reason=error.message)
         await self._finished(record, command, end)
 
     async def _note_unfinished_objects(self, sql: str) -> None:
@@ -255,6 +255,7 @@ class Performer:
                 notices_dropped=end.notices_dropped,
                 result=None if end.result is None else limited_rows(end.result),
                 cancelled_by=end.cancelled_by if outcome in _MAYBE_CANCELLED else None,
+                unobserved=end.unobserved,
                 warnings=end.warnings or None,
                 skipped=left_out,
                 leftovers=leftovers,

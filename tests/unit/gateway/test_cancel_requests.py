@@ -128,6 +128,40 @@ def test_a_flood_of_one_sender_displaces_no_request_of_another() -> None:
     assert known.take_cancel() is None
 
 
+def test_what_a_flood_sends_beyond_its_limit_is_not_read_until_the_next_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    monkeypatch.setattr("runner.gateway.cancel_requests.read_request", lambda payload: read.append(payload))
+    known = ReceivedRequests(RUN)
+    junk = json.dumps({"run": RUN, "x": "[" * 7000})
+    for _ in range(1000):
+        known.receive(CHANNEL, "[" * 7000, 13)  # it has not even the id of the run
+        known.receive(CHANNEL, junk, 13)
+    assert len(read) == 20
+    known.end_check()
+    known.receive(CHANNEL, junk, 13)
+    assert len(read) == 21
+
+
+def test_senders_of_other_notifications_do_not_use_up_the_places_of_senders() -> None:
+    known = ReceivedRequests(RUN)
+    for sender in range(5000):
+        known.receive(CHANNEL, json.dumps({"run": RUN}), sender)
+        if sender % 500 == 0:
+            known.end_check()
+    assert known.receive(CHANNEL, WHOLE.to_payload(), 9999)
+
+
+def test_a_request_that_was_not_checked_yet_still_counts_after_a_check() -> None:
+    known = ReceivedRequests(RUN)
+    for number in range(15):
+        known.receive(CHANNEL, CancelRequest(run=RUN, step="s", by="m", key=str(number)).to_payload(), 13)
+    known.end_check()
+    for number in range(15, 30):
+        known.receive(CHANNEL, CancelRequest(run=RUN, step="s", by="m", key=str(number)).to_payload(), 13)
+    known.judge(13, "dba")
+    assert sum(known.take_step_cancel() is not None for _ in range(30)) == 20
+
+
 def test_every_request_that_is_accepted_has_an_answer_that_fits_into_a_notification() -> None:
     for key in ("k" * 7000, "ö" * 1500, "\x01" * 1000):
         assert read_request(json.dumps({"run": RUN, "step": None, "by": "m", "key": key})) is None

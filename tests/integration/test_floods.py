@@ -1,0 +1,77 @@
+"""A flood of notifications cannot keep the answers of the server from a run, nor hide a request."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from runner.errors import GatewayError
+from runner.gateway.cancel_requests import CHANNEL, CancelRequest
+from tests.integration.houses import RealHouse
+
+RUN = "flooded-run"
+REQUEST = CancelRequest(run=RUN, step=None, by="alice@laptop", key="1")
+
+
+@contextlib.contextmanager
+def flood(dsn: str) -> Iterator[None]:
+    """Notify as fast as possible, in transactions of many large notifications."""
+    over = threading.Event()
+
+    def send() -> None:
+        with psycopg.connect(dsn, autocommit=True) as connection:
+            while not over.is_set():
+                connection.execute(
+                    "SELECT pg_notify('jobplan', n || repeat('x', 7000)) FROM generate_series(1, 500) AS n"
+                )
+
+    thread = threading.Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+async def test_a_session_that_a_flood_keeps_busy_is_replaced_by_one_that_listens_later(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any delay counts here, so that it need not be a long one."""
+    monkeypatch.setattr("runner.gateway.session.FLOODED_AFTER", 0.0)
+    monkeypatch.setattr("runner.gateway.session.FLOOD", 10)
+    monkeypatch.setattr("runner.gateway.monitor.DEAF_FOR", 1.0)
+    async with RealHouse(database, RUN) as house, asyncio.timeout(60):
+        monitor = house.gateway._monitor
+        first = monitor._session
+        with flood(database):
+            while monitor._session is first:
+                with contextlib.suppress(GatewayError):
+                    await monitor.read("now")
+            assert first is not None
+            assert first.flooded
+            await house.gateway.look()  # it does not listen now, so it is not delayed
+        with psycopg.connect(database, autocommit=True) as asker:
+            asked = None
+            while asked is None:
+                asker.execute("SELECT pg_notify(%s, %s)", (CHANNEL, REQUEST.to_payload()))
+                asked = house.gateway.take_cancel()
+                await asyncio.sleep(0.05)
+        assert asked.key == "1"
+
+
+async def test_a_request_is_received_during_a_flood(database: str) -> None:
+    """Also with the limits as they are: the request is found in the flood, or after it was dropped."""
+    async with RealHouse(database, RUN) as house, asyncio.timeout(60):
+        with flood(database), psycopg.connect(database, autocommit=True) as asker:
+            asked = None
+            while asked is None:
+                await asyncio.to_thread(asker.execute, "SELECT pg_notify(%s, %s)", (CHANNEL, REQUEST.to_payload()))
+                asked = house.gateway.take_cancel()
+                await asyncio.sleep(0.05)
+            assert asked.key == "1"
