@@ -138,26 +138,32 @@ def _resume(options: ResumeOptions, signals: RunSignals) -> int:
     destinations = wanted_reports(options.reports)
     if destinations:
         protect(destinations, files_of_recorded(plan))
-    found = resume_record(record, plan, root=options.journal, orphans=options.orphans, marks=options.marks)
-    if isinstance(found, Done):
-        if options.marks:
-            raise useless_mark(next(iter(options.marks)), record.run_id)
-        options.progress.print(finished_line(record.run_id))
-        return 0
-    dsn = options.dsn or begun(record).connection
-    setup = RunSetup.of(
-        found,
-        conninfo=dsn,
-        given_dsn=dsn,
-        progress=options.progress,
-        reports=destinations,
-        ledger=options.ledger,
-        trusted_roles=options.trusted_roles,
-    )
-    try:
-        return execute_run(setup, MonotonicClock(), signals)
-    except OpenQuestionError as error:
-        raise error.answered_by(_answer(options, record.run_id, error.questions)) from error
+    with signals.postponed():  # until the journal, once it is open, is closed in any case
+        found = resume_record(record, plan, root=options.journal, orphans=options.orphans, marks=options.marks)
+        if isinstance(found, Done):
+            return _done(record.run_id, options)
+        dsn = options.dsn or begun(record).connection
+        setup = RunSetup.of(
+            found,
+            conninfo=dsn,
+            given_dsn=dsn,
+            progress=options.progress,
+            reports=destinations,
+            ledger=options.ledger,
+            trusted_roles=options.trusted_roles,
+        )
+        try:
+            return execute_run(setup, MonotonicClock(), signals)
+        except OpenQuestionError as error:
+            raise error.answered_by(_answer(options, record.run_id, error.questions)) from error
+
+
+def _done(run_id: str, options: ResumeOptions) -> int:
+    """Report that nothing of the run is left to do."""
+    if options.marks:
+        raise useless_mark(next(iter(options.marks)), run_id)
+    options.progress.print(finished_line(run_id))
+    return 0
 
 
 def _answer(options: ResumeOptions, run_id: str, asked: Iterable[str]) -> str:

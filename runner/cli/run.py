@@ -238,11 +238,12 @@ def _run(
     while True:
         ready: Ready | None = None
         try:
-            found = _prepared(wish, clock.now(), options.progress, signals)
-            if isinstance(found, Done):
-                return _done(found, options)
-            ready = found
-            return execute_run(_course(found, options, conninfo, embedded=embedded), clock, signals)
+            with signals.postponed():  # until the journal, once it is open, is closed in any case
+                found = _prepared(wish, clock.now(), options.progress, signals)
+                if isinstance(found, Done):
+                    return _done(found, options)
+                ready = found
+                return execute_run(_course(found, options, conninfo, embedded=embedded), clock, signals)
         except OpenQuestionError as error:
             if ready is None or not continuing.or_resume:
                 raise

@@ -255,7 +255,8 @@ def finished_line(run_id: str) -> str:
 def execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     """Run to the end, close the journal, and return the exit code."""
     try:
-        return _execute_run(setup, clock, signals)
+        with signals.raised():
+            return _execute_run(setup, clock, signals)
     finally:
         with contextlib.suppress(RecordError):  # the run has reported it already
             setup.journal.close()

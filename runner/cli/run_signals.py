@@ -3,6 +3,7 @@
 The handlers are installed once. What a signal does depends on what the command is doing:
 
 - It reads files, or waits between two decisions: RunInterruptedError ends that at once.
+- It opens a journal (`postponed`): the error is raised when the journal is in good hands (`raised`).
 - An event loop runs: the signal is passed on to it (`until`, `passed_to`); one that comes while the loop starts waits.
 - The run is over (`ignore`): nothing, because a signal must not change the exit code.
 """
@@ -45,8 +46,9 @@ class RunSignals:
     """See the module's docstring. Enter it before the first message of a command; leaving it ignores the signals."""
 
     def __init__(self) -> None:
-        self._loop_runs = False
         self._over = False
+        #: Whether a signal must wait: for the event loop to start, or for a journal.
+        self._must_wait = False
         #: Signals that no receiver has got yet.
         self._waiting: list[int] = []
         self._receive: Callable[[int], object] | None = None
@@ -94,16 +96,35 @@ class RunSignals:
     def in_loop(self, work: Coroutine[Any, Any, _T]) -> _T:
         """Return the result of the work, which says with `passed_to` what a signal does while the event loop runs.
 
-        RunInterruptedError if a signal came that was not passed on, such as before the loop had started.
+        RunInterruptedError if a signal came that was not passed on, such as while the loop ended.
         """
-        self._loop_runs = True
+        with self.postponed():
+            return asyncio.run(work)
+
+    @contextlib.contextmanager
+    def postponed(self) -> Iterator[None]:
+        """Let signals wait until the end of the block, unless they are passed on; then RunInterruptedError."""
+        before, self._must_wait = self._must_wait, True
         try:
-            result = asyncio.run(work)
+            yield
         finally:
-            self._loop_runs = False
-        if self._waiting and not self._over:
+            self._must_wait = before
+            self._raise()
+
+    @contextlib.contextmanager
+    def raised(self) -> Iterator[None]:
+        """Let signals raise RunInterruptedError again, within a block that postpones them."""
+        before, self._must_wait = self._must_wait, False
+        try:
+            self._raise()
+            yield
+        finally:
+            self._must_wait = before
+
+    def _raise(self) -> None:
+        if self._waiting and not self._must_wait and not self._over:
+            self._over = True
             raise RunInterruptedError(self._waiting.pop(0))
-        return result
 
     @contextlib.contextmanager
     def passed_to(self, receive: Callable[[int], object]) -> Iterator[None]:
@@ -122,7 +143,7 @@ class RunSignals:
             return
         if self._receive is not None:
             self._receive(number)
-        elif self._loop_runs:
+        elif self._must_wait:
             self._waiting.append(number)
         else:
             self._over = True  # the command ends now: a further signal must not interrupt that

@@ -120,7 +120,7 @@ def test_no_command_shows_a_part_of_a_password(jobplan: Jobplan, form: str) -> N
     jobplan.plan("- {id: one, sql: SELECT 1}")
     dsn = FORMS[form]
     codes, shown = ran_with(jobplan, [[*command, f"--dsn={dsn}"] for command in COMMANDS])
-    more, also_shown = ran_with(jobplan, [list(command) for command in COMMANDS], JOBPLAN_DSN=dsn)
+    more, also_shown = ran_with(jobplan, [["run", "plan.yaml"], ["status"]], JOBPLAN_DSN=dsn)
     assert set(codes + more) <= {2, 4}, (codes, more, shown)
     shown += also_shown
     assert "Traceback" not in shown

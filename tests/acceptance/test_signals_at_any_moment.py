@@ -29,7 +29,9 @@ runpy.run_module("runner", run_name="__main__")
 """
 
 STEPS = "- {id: one, sql: INSERT INTO done VALUES ('one')}"
-ENDING = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129), (signal.SIGALRM, 142)]
+#: All signals for one place of each kind, and one signal for the other places.
+ALL = ((signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGALRM, 142))
+TERM = (signal.SIGTERM, 143)
 
 
 @pytest.fixture
@@ -62,9 +64,12 @@ def interrupted_before_anything(ran: Ran, code: int, done: Database) -> None:
     assert done.value("SELECT count(*) FROM done") == 0
 
 
-@pytest.mark.parametrize(("number", "code"), ENDING)
 @pytest.mark.parametrize(
-    "place", ["cli.run:read_plan", "cli.run:protect", "cli.run:begin", "cli.run_control:new_run", "run.loop:hold_run"]
+    ("place", "number", "code"),
+    [
+        *((place, *TERM) for place in ("cli.run:read_plan", "cli.run:protect", "cli.run:begin", "run.loop:hold_run")),
+        *(("cli.run_control:new_run", *one) for one in ALL),
+    ],
 )
 def test_a_signal_before_a_run_begins_ends_it_in_order(
     jobplan: Jobplan, done: Database, place: str, number: signal.Signals, code: int
@@ -74,13 +79,14 @@ def test_a_signal_before_a_run_begins_ends_it_in_order(
     interrupted_before_anything(ran, code, done)
 
 
-@pytest.mark.parametrize(("number", "code"), ENDING)
-@pytest.mark.parametrize("place", ["_report_wait", "again"])
+@pytest.mark.parametrize(
+    ("place", "number", "code"), [("_report_wait", *TERM), ("again", *TERM), *(("again", *one) for one in ALL)]
+)
 def test_a_signal_between_two_waits_for_a_runner_ends_the_command_in_order(
     jobplan: Jobplan, done: Database, place: str, number: signal.Signals, code: int
 ) -> None:
     assert jobplan("ledger", "install", "--dsn", done.dsn).code == 0
-    plan = jobplan.plan(f"- {{id: slow, sql: LOCK TABLE gate}}\n{STEPS[:-1]}, needs: [slow]}}")
+    plan = jobplan.plan("- {id: slow, sql: \"LOCK TABLE gate; INSERT INTO done VALUES ('slow')\"}")
     command = ("run", plan, "--dsn", done.dsn, "--run-id", "mine", "--or-resume")
     with psycopg.connect(done.dsn) as keeper:
         keeper.execute("LOCK TABLE gate")
@@ -91,20 +97,17 @@ def test_a_signal_between_two_waits_for_a_runner_ends_the_command_in_order(
     assert holder.ended().code == 0
 
 
-@pytest.mark.parametrize(("number", "code"), ENDING)
 @pytest.mark.parametrize("place", ["cli.resume:read_record", "cli.resume:resume_record", "cli.run_control:new_run"])
-def test_a_signal_before_a_resume_has_begun_ends_it_in_order(
-    jobplan: Jobplan, done: Database, place: str, number: signal.Signals, code: int
-) -> None:
+def test_a_signal_before_a_resume_has_begun_ends_it_in_order(jobplan: Jobplan, done: Database, place: str) -> None:
     plan = jobplan.plan("- {id: fails, sql: INSERT INTO done SELECT 'x' FROM wanted}")
     assert jobplan("run", plan, "--dsn", done.dsn).code == 1
-    ran = signalled(jobplan, f"runner.{place}", number, "resume", "last", "--dsn", done.dsn)
-    interrupted_before_anything(ran, code, done)
+    ran = signalled(jobplan, f"runner.{place}", signal.SIGTERM, "resume", "last", "--dsn", done.dsn)
+    interrupted_before_anything(ran, 143, done)
     done.run("CREATE TABLE wanted AS SELECT 1")
     assert jobplan("resume", "last", "--dsn", done.dsn).code == 0
 
 
-@pytest.mark.parametrize("number", [number for number, _ in ENDING])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_after_the_run_does_not_change_its_exit_code(
     jobplan: Jobplan, done: Database, number: signal.Signals
 ) -> None:
@@ -113,7 +116,7 @@ def test_a_signal_after_the_run_does_not_change_its_exit_code(
     assert "1 succeeded" in ran.last_line
 
 
-@pytest.mark.parametrize("number", [number for number, _ in ENDING])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_an_error_is_reported_does_not_change_its_exit_code(
     jobplan: Jobplan, done: Database, number: signal.Signals
 ) -> None:

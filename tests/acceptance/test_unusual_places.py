@@ -40,7 +40,6 @@ def test_a_walsender_is_no_server_for_plans(jobplan: Jobplan, done: Database, ki
         ("ledger", "install"),
     ):
         ended = jobplan(*command, "--dsn", dsn)
-        print(command, kind, ended.code, ended.out, ended.err)
         assert ended.code in (2, 4), (command, kind, ended.code, ended.out, ended.err)
         assert "Traceback" not in ended.err
         assert "replication" in ended.err
@@ -65,8 +64,7 @@ def test_a_folder_of_journals_that_is_a_link_into_another_user_s_folder_is_not_r
         os.chown(owned, 0, 0)
     os.chown(elsewhere, 65534, 65534)
     new = jobplan("run", "plan.yaml", "--dsn", done.dsn)
-    print(new.code, new.err)
-    assert "Traceback" not in new.err
+    assert new.code == 1, new.err  # to write there is no risk: nothing of it is executed
 
 
 def test_a_plan_that_changes_while_it_runs_is_run_as_it_was_read(jobplan: Jobplan, done: Database) -> None:
@@ -75,7 +73,7 @@ def test_a_plan_that_changes_while_it_runs_is_run_as_it_was_read(jobplan: Jobpla
     later.write_text("INSERT INTO done VALUES ('as read')", encoding="utf-8")
     plan = jobplan.plan(
         """
-        - {id: slow, sql: LOCK TABLE gate}
+        - {id: slow, sql: "LOCK TABLE gate; SELECT 1"}
         - {id: later, sql_file: later.sql, needs: [slow]}
         - {id: fails, sql: "INSERT INTO done SELECT 'x' FROM wanted", needs: [later]}
         """,
@@ -100,7 +98,9 @@ def test_a_plan_that_changes_while_it_runs_is_run_as_it_was_read(jobplan: Jobpla
 
 
 @pytest.mark.parametrize(
-    "item", ["é" * 80, "😀" * 40, "x" * 62 + "é" * 40, "x" * 45 + "😀" * 9, "Ж" * 20 + "*/ DROP TABLE gate; /*"]
+    "item",
+    ["é" * 80, "😀" * 40, "x" * 62 + "é" * 40, "x" * 45 + "😀" * 9, "Ж" * 20 + "*/ DROP TABLE gate; /*"],
+    ids=["é", "smileys", "é at 62", "smileys at 45", "a comment's end"],
 )
 def test_items_whose_names_are_cut_inside_a_character_are_found_and_cancelled(
     jobplan: Jobplan, done: Database, item: str
@@ -116,13 +116,14 @@ def test_items_whose_names_are_cut_inside_a_character_are_found_and_cancelled(
     started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
     until(lambda: jobplan.happened("attempt_running"))
     until(lambda: sum(event["event"] == "attempt_running" for event in jobplan.events()) == 2)
+    steps = sorted(event["step"] for event in jobplan.events() if event["event"] == "attempt_running")
     run = str(jobplan.events()[0]["run"])
     started.send(signal.SIGKILL)
     started.ended()
     seen = jobplan("status", "--dsn", done.dsn, "--format", "json")
-    (found,) = json.loads(seen.out)["runs"]
-    assert len(found["workers"]) == 2
-    one = jobplan("cancel", run, "--step", f"each[{item}]", "--dsn", done.dsn, "--journal", "none")
+    (found,) = (one for one in json.loads(seen.out)["runs"] if one["run"] == run)
+    assert sorted(worker["step"] for worker in found["workers"]) == steps
+    one = jobplan("cancel", run, "--step", steps[0], "--dsn", done.dsn, "--journal", "none")
     assert one.code == 0, one.err
     assert len(done.workers()) == 1
     rest = jobplan("cancel", run, "--dsn", done.dsn, "--journal", "none")

@@ -130,7 +130,7 @@ def test_a_flood_of_one_sender_displaces_no_request_of_another() -> None:
 
 def test_what_a_flood_sends_beyond_its_limit_is_not_read_until_the_next_check(monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr("runner.gateway.cancel_requests.read_request", lambda payload: read.append(payload))
+    monkeypatch.setattr("runner.gateway.cancel_requests.read_request", read.append)
     known = ReceivedRequests(RUN)
     junk = json.dumps({"run": RUN, "x": "[" * 7000})
     for _ in range(1000):
