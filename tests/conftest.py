@@ -36,8 +36,9 @@ def server_dsn(request: pytest.FixtureRequest) -> Iterator[str]:
         yield given
         return
     # Each test that changes something has a database of its own, and autovacuum would visit all of them every minute.
-    with start_server(progress=print, settings={"autovacuum_naptime": "1h"}) as server:
-        yield server.dsn
+    server = start_server(progress=print, settings={"autovacuum_naptime": "1h"})
+    yield server.dsn
+    server.stop("immediate")  # without a checkpoint of all databases, which are removed now
 
 
 @pytest.fixture(scope="session")

@@ -31,11 +31,10 @@ _DIAG = pq.DiagnosticField
 
 
 class Column(Struct, frozen=True, kw_only=True):
-    """A column of a result: its name, the OID of its type, and its type modifier."""
+    """A column of a result: its name, and the OID of its type."""
 
     name: str
     type: int
-    modifier: int
 
 
 class Reply(Struct, frozen=True, kw_only=True):
@@ -62,7 +61,7 @@ def columns_of(result: pq.abc.PGresult) -> tuple[Column, ...]:
 
     def column(number: int) -> Column:
         name = (result.fname(number) or b"").decode("utf-8", "replace")
-        return Column(name=name, type=result.ftype(number), modifier=result.fmod(number))
+        return Column(name=name, type=result.ftype(number))
 
     return tuple(column(number) for number in range(result.nfields))
 

@@ -7,9 +7,8 @@ log; `at`, `level`, `message`, `event` and `run` are in every line. All names ar
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from runner.clock import rfc3339
 from runner.engine import events as ev
@@ -18,10 +17,9 @@ from runner.engine.events import Event
 from runner.engine.state import BAD, RunState, StepState
 from runner.errors import RecordError
 from runner.reports.destinations import Destination
-from runner.reports.messages import LongWaits, Verbosity, blocked_line, event_lines, unblocked_line
-from runner.reports.progress import HEARTBEAT, heartbeat
+from runner.reports.messages import Verbosity, blocked_line, event_lines, unblocked_line
+from runner.reports.progress import HEARTBEAT, Plain, heartbeat
 from runner.reports.terminal_text import visible_json
-from runner.reports.worker_activity import WorkerView
 from runner.structs import replace
 
 
@@ -64,25 +62,8 @@ class JsonLines:
         return RecordError(f"the report {self.path} cannot be written: {error.strerror}")
 
 
-class JsonLog:
-    """A sink that writes what `Plain` writes, as JSON; with the highest verbosity every event.
-
-    If the reader of the stream has closed it, the lines end and the run continues.
-    """
-
-    def __init__(
-        self,
-        stream: TextIO,
-        run_id: str,
-        verbosity: Verbosity = Verbosity.NORMAL,
-        look: Callable[[], Mapping[str, WorkerView]] = dict,
-    ) -> None:
-        self._stream = stream
-        self._run_id = run_id
-        self._verbosity = verbosity
-        self._look = look
-        self._long_waits = LongWaits()
-        self._last_line = 0.0
+class JsonLog(Plain):
+    """A sink that writes what `Plain` writes, as JSON; with the highest verbosity every event."""
 
     def handle(self, event: ev.Event, state: RunState) -> None:
         """Write the event if the verbosity has a line for it."""
@@ -91,10 +72,7 @@ class JsonLog:
             lines = [unblocked_line(event)] if self._verbosity > Verbosity.QUIET else []
         if lines or self._verbosity is Verbosity.VERBOSE:
             message = "\n".join(lines) or event.name.replace("_", " ")
-            self._write(event.at, to_json(event, self._run_id) | {"level": level(event), "message": message})
-
-    def flush(self) -> None:
-        """Do nothing: each line is written at once."""
+            self._send_json(event.at, to_json(event, self._run_id) | {"level": level(event), "message": message})
 
     def tick(self, now: float, state: RunState) -> None:
         """Write a line for each long lock wait, and a heartbeat after `HEARTBEAT` seconds without a line."""
@@ -102,20 +80,14 @@ class JsonLog:
             if self._verbosity > Verbosity.QUIET:
                 event = replace(wait, at=now, seconds=round(now - wait.waiting_since, 3))
                 message = blocked_line(wait, now)
-                self._write(now, to_json(event, self._run_id) | {"level": level(wait), "message": message})
+                self._send_json(now, to_json(event, self._run_id) | {"level": level(wait), "message": message})
         if self._verbosity > Verbosity.QUIET and now - self._last_line >= HEARTBEAT:
-            self._write(now, log_line(now, "info", "heartbeat", heartbeat(state, now, self._look()), run=self._run_id))
+            self._send_json(
+                now, log_line(now, "info", "heartbeat", heartbeat(state, now, self._look()), run=self._run_id)
+            )
 
-    def close(self) -> None:
-        """Leave the stream to its owner."""
-
-    def _write(self, at: float, line: dict[str, Any]) -> None:
-        self._last_line = at
-        try:
-            self._stream.write(json_line(line))
-            self._stream.flush()
-        except (OSError, ValueError):  # ValueError: the stream was closed
-            return
+    def _send_json(self, at: float, line: dict[str, Any]) -> None:
+        self._send(at, json_line(line))
 
 
 def level(event: ev.Event) -> str:

@@ -66,11 +66,14 @@ class Plain:
         """Leave the stream to its owner."""
 
     def _write(self, at: float, line: str) -> None:
+        self._send(at, f"{rfc3339(at)[11:19]}Z {visible(line)}\n")
+
+    def _send(self, at: float, text: str) -> None:
         self._last_line = at
         if self._closed:
             return
         try:
-            self._stream.write(f"{rfc3339(at)[11:19]}Z {visible(line)}\n")
+            self._stream.write(text)
             self._stream.flush()
         except (OSError, ValueError):  # ValueError: the stream was closed
             self._closed = True

@@ -20,7 +20,7 @@ _HEADS = {
     Outcome.CLEAN: "succeeds, no error",
     Outcome.FALSE_ALARM: "succeeds, FALSE ERROR",
     Outcome.FOUND: "fails, error found",
-    Outcome.OPEN: "fails, said open",
+    Outcome.OPEN: "fails, not checkable",
     Outcome.DOCUMENTED: "fails, left out by the docs",
     Outcome.MISSED: "fails, MISSED",
 }
