@@ -105,6 +105,10 @@ _ROWS: Final = (
     ("JP254", "adapt-bounds", _E, "Bounds that do not fit the adapted parameter"),
     ("JP255", "carry-reads-one-row", _E, "A result that is not read with `carry`"),
     ("JP256", "repeat-without-limit", _E, "A repeat without max_iterations"),
+    ("JP262", "chunk-with-repeat", _E, "A chunk in a loop"),
+    ("JP263", "chunk-of-columns", _E, "A chunk of items with several columns"),
+    ("JP264", "chunk-where-one-value", _E, "A chunk where one value is needed"),
+    ("JP265", "leftovers-of-nothing", _E, "leftovers: drop without anything to remove"),
     # targets files
     ("JP270", "unknown-cluster", _E, "A cluster that the targets file does not have"),
     ("JP271", "duplicate-target", _E, "A target or a wave twice"),
@@ -163,6 +167,9 @@ _ROWS: Final = (
     ("JP391", "carry-without-order", _E, "A carried value of rows without an order"),
     ("JP392", "carry-may-be-lost", _W, "Carried values that a lost session loses"),
     ("JP393", "carry-unused", _W, "A carried or adapted value that the SQL does not use"),
+    ("JP397", "on-retry-without-retry", _W, "on_retry without retry"),
+    ("JP398", "chunk-not-a-list", _E, "A chunk where SQL takes no list"),
+    ("JP399", "chunk-fails-as-a-whole", _W, "A chunk that is not repeated item by item"),
     # steps that conflict
     ("JP401", "concurrently-conflict", _W, "CONCURRENTLY beside a conflicting statement"),
     ("JP402", "overlapping-locks", _W, "Steps that can overlap and exclude each other"),

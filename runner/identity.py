@@ -116,7 +116,8 @@ def _digest(step: str, length: int) -> str:
 class WorkerLabel(Struct, frozen=True, kw_only=True):
     """The description of a worker, for users who see only the server: `timeout` is seconds, None for no limit.
 
-    `on_finish` is wait or detach, as in the plan; `in_finally`: the step is one of `finally`.
+    `on_finish` is wait or detach, as in the plan; `in_finally`: the step is one of `finally`. `purpose` is that of a
+    worker which does not execute the step's own SQL: `on_retry`, or `leftovers`.
     """
 
     run: str
@@ -126,6 +127,7 @@ class WorkerLabel(Struct, frozen=True, kw_only=True):
     on_finish: str
     timeout: float | None
     in_finally: bool = False
+    purpose: str = ""
 
     def to_comment(self) -> str:
         """Return the label as a SQL comment: ASCII, at most 1,000 bytes; no value in it can end the comment."""
@@ -139,6 +141,8 @@ class WorkerLabel(Struct, frozen=True, kw_only=True):
         }
         if self.in_finally:
             fields["finally"] = True
+        if self.purpose:
+            fields["purpose"] = self.purpose
         return f"/* jobplan {_escaped(fields)} */"
 
     @classmethod
@@ -165,7 +169,14 @@ class WorkerLabel(Struct, frozen=True, kw_only=True):
         seconds = None if timeout is None else float(timeout)
         if seconds is not None and not math.isfinite(seconds):
             return None
-        return cls(**texts, attempt=attempt, timeout=seconds, in_finally=fields.get("finally") is True)
+        purpose = fields.get("purpose", "")
+        return cls(
+            **texts,
+            attempt=attempt,
+            timeout=seconds,
+            in_finally=fields.get("finally") is True,
+            purpose=purpose if isinstance(purpose, str) else "",
+        )
 
 
 def without_comment(text: str) -> str:
@@ -194,18 +205,22 @@ def _cut(step: str, hash_length: int) -> str:
 
 
 class Claim(Struct, frozen=True, kw_only=True):
-    """The identity that a worker's text claims; `step` and `attempt` are None if the text is cut before them."""
+    """The identity that a worker's text claims; `step` and `attempt` are None if the text is cut before them.
+
+    `purpose` is that of the label: a worker with one does not execute the step's own SQL.
+    """
 
     run: str
     step: str | None = None
     attempt: int | None = None
+    purpose: str = ""
 
     @classmethod
     def from_query(cls, text: str) -> Claim | None:
         """Read a label, which track_activity_query_size may have cut; None if the text does not begin with one."""
         label = WorkerLabel.from_query(text)
         if label is not None:
-            return cls(run=label.run, step=label.step, attempt=label.attempt)
+            return cls(run=label.run, step=label.step, attempt=label.attempt, purpose=label.purpose)
         found = _CUT_COMMENT.match(text)
         if found is None or text.find("*/", found.end()) >= 0:
             return None

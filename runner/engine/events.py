@@ -222,10 +222,14 @@ class RunStarted(Event, frozen=True, kw_only=True):
 
 
 class Item(Recorded, frozen=True, kw_only=True):
-    """One item of a for_each: the key of its instance, and its values by the names in SQL."""
+    """One item of a for_each: the key of its instance, and its values by the names in SQL.
+
+    A chunk has the `items` that one worker gets, in this order, and no values of its own.
+    """
 
     key: str
     values: Mapping[str, str | int | float | bool | None]
+    items: tuple[Item, ...] = ()
 
 
 class Expansion(Recorded, frozen=True, kw_only=True):
@@ -428,6 +432,14 @@ class StepExpanded(StepEvent, frozen=True, kw_only=True):
     items: tuple[Item, ...] = ()
 
 
+class StepSplit(StepEvent, frozen=True, kw_only=True):
+    """A chunk did not succeed: each of its items becomes an instance, which starts at `until`."""
+
+    name: ClassVar[str] = "step_split"
+    items: tuple[Item, ...]
+    until: float
+
+
 class StepRepeating(StepEvent, frozen=True, kw_only=True):
     """An iteration of a repeat has ended and another one follows at `until`; the slot is free meanwhile."""
 
@@ -440,6 +452,18 @@ class AttemptEvent(StepEvent, frozen=True, kw_only=True):
     """Base of the events of one attempt, counted from 1."""
 
     attempt: int
+
+
+class AttemptPreparing(AttemptEvent, frozen=True, kw_only=True):
+    """A worker is about to be requested that prepares this attempt; the step's own worker follows if it succeeds.
+
+    It executes `on_retry`, or removes what a previous attempt left behind. `timeout` is that of each such worker.
+    """
+
+    name: ClassVar[str] = "attempt_preparing"
+    application_name: str
+    timeout: float | None = None
+    overtook: tuple[str, ...] = ()
 
 
 class AttemptLaunching(AttemptEvent, frozen=True, kw_only=True):
@@ -539,14 +563,34 @@ class AttemptNotice(AttemptEvent, frozen=True, kw_only=True):
     notice: Notice
 
 
+class UnfinishedNoted(AttemptEvent, frozen=True, kw_only=True):
+    """The objects of the database that were unfinished before this attempt of a step with `leftovers: drop`.
+
+    Each is its OID and its name. What is unfinished afterwards, and not among them, the attempt has left behind.
+    """
+
+    name: ClassVar[str] = "unfinished_noted"
+    unfinished: tuple[str, ...] = ()
+
+
+class AttemptRemoving(AttemptEvent, frozen=True, kw_only=True):
+    """The attempt's own worker has ended with this outcome, and workers are about to remove what it left behind."""
+
+    name: ClassVar[str] = "attempt_removing"
+    outcome: Outcome
+    error: ErrorDetails | None = None
+    leftovers: tuple[Leftover, ...] = ()
+
+
 class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
     """The worker has ended, or was detached.
 
     `started_at` and `finished_at` are by the server's clock; `deadline` is when the server ends a detached worker.
     `cancelled_by` is the user who requested, through the server, to stop it. `warnings` counts the server's WARNINGs;
     `skipped` is the WARNING by which a maintenance command reported a skipped object although it committed. `leftovers`
-    are the objects that this attempt and previous ones have left behind and that still exist. `unobserved`: the server
-    could not be queried any more, so the worker may still be running.
+    are the objects that this attempt and previous ones have left behind and that still exist; `removed` are those that
+    were removed (`leftovers: drop`). `unobserved`: the server could not be queried any more, so the worker may still be
+    running.
     """
 
     name: ClassVar[str] = "attempt_finished"
@@ -565,6 +609,7 @@ class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
     skipped: ErrorDetails | None = None
     leftovers: tuple[Leftover, ...] = ()
     unobserved: bool = False
+    removed: tuple[Leftover, ...] = ()
 
 
 class StepRetrying(StepEvent, frozen=True, kw_only=True):

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runner.engine import events as ev
-from runner.engine.for_each_items import typed
+from runner.engine.chunks import of_place, parts_of
+from runner.engine.for_each_items import values_of
 from runner.engine.resume_state import carried_over, copy_facts, steps_without_evidence
 from runner.engine.state import (
     BAD,
@@ -146,20 +147,51 @@ def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) 
         return
     state.expanded += 1
     _move(record, StepState.EXPANDED, event.at)
-    priority, path, order, _ = record.rank
-    for number, item in enumerate(event.items, start=1):
-        step = replace(record.step, id=item.key, needs=(), for_each=None)
-        instance = new_record(step, (priority, path, order, number))
-        instance.needs, instance.kind, instance.shared = record.needs, record.kind, record.shared
-        instance.values = typed(record.step.for_each, item.values)
-        instance.parent, instance.in_finally = record.key, record.in_finally
+    number = 1
+    for item in event.items:
+        instance = _new_instance(state, record, item.key, number)
+        instance.values, instance.chunk = values_of(record.step.for_each, item), item.items
         instance.attempt = instance.attempts_before = state.attempts_made.get(item.key, 0)
-        _cancelled(state, instance, record.cancelled_by)
-        state.records[item.key] = instance
-        state.dependents[item.key] = []
         state.released[item.key] = None
-    state.unfinished += len(event.items)
-    state.main_unfinished += 0 if record.in_finally else len(event.items)
+        number += len(parts_of(item))  # so that the items of a chunk keep their places if it is split
+
+
+def _new_instance(state: RunState, parent: StepRecord, key: str, number: int) -> StepRecord:
+    """Add the record of an instance, or of an item of a chunk, which is `number` among those of its step."""
+    step = replace(parent.step, id=key, needs=(), for_each=None)
+    instance = new_record(step, (*parent.rank[:3], number))
+    instance.needs, instance.kind, instance.shared = parent.needs, parent.kind, parent.shared
+    instance.parent, instance.in_finally = parent.key, parent.in_finally
+    _cancelled(state, instance, parent.cancelled_by)
+    state.records[key] = instance
+    state.dependents[key] = []
+    state.unfinished += 1
+    state.main_unfinished += 0 if parent.in_finally else 1
+    return instance
+
+
+def _step_split(state: RunState, record: StepRecord, event: ev.StepSplit) -> None:
+    """Add a record for each item of a chunk, which continues its attempt numbers; the chunk waits for them."""
+    leave(state, record)
+    record.instances = tuple(item.key for item in event.items)
+    record.open_instances = len(event.items)
+    state.to_cancel.pop(record.key, None)
+    if not event.items:
+        _settle(state, record, event.at)
+        return
+    state.expanded += 1
+    _move(record, StepState.EXPANDED, event.at)
+    places = {item.key: place for place, item in enumerate(record.chunk)}
+    for item in event.items:
+        part = _new_instance(state, record, item.key, record.rank[3] + places[item.key])
+        part.values = of_place(record.values, places[item.key])
+        part.attempt = max(record.attempt, state.attempts_made.get(item.key, 0))
+        part.attempts_before = part.attempt - record.tries
+        part.tried = True
+        if record.last is not None:
+            part.last = replace(record.last, step=item.key, attempt=part.attempt)
+        wait_until(state, part, event.until)
+        _move(part, StepState.RETRYING, event.at)
 
 
 def _step_repeating(state: RunState, record: StepRecord, event: ev.StepRepeating) -> None:
@@ -168,6 +200,7 @@ def _step_repeating(state: RunState, record: StepRecord, event: ev.StepRepeating
     record.iteration = event.next_iteration
     record.attempts_before = record.attempt
     record.refused = 0
+    record.tried = False
     _move(record, StepState.RETRYING, event.at)
 
 
@@ -196,7 +229,14 @@ def _failed_after_commit(record: StepRecord, event: ev.StepFinished) -> bool:
     return not nature_of(record.step.sql.text).only_reads
 
 
-def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLaunching) -> None:
+def _attempt_preparing(state: RunState, record: StepRecord, event: ev.AttemptPreparing) -> None:
+    """Begin the attempt with a worker that prepares it: it holds the slots, and the step's own worker follows."""
+    _attempt_launching(state, record, event)
+    record.preparing = True
+
+
+def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLaunching | ev.AttemptPreparing) -> None:
+    first = not record.preparing
     leave(state, record)
     hold(state, record)
     state.active[record.key] = None
@@ -207,8 +247,10 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     record.timeout = event.timeout
     record.worker = None
     record.begun_at = None
-    record.cancel_reason = None
-    record.detaching = False
+    if first:
+        record.cancel_reason = None
+        record.detaching = False
+    record.preparing = record.removing = False
     record.lost = False
     record.without_evidence = False
     record.warned = 0
@@ -240,7 +282,8 @@ def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDefe
     record.launched_at = None
     record.cancel_reason = None
     record.detaching = False
-    if not state.record_lost:
+    record.preparing = False
+    if not state.stopping:
         _run_short(state, event)
     record.queued_because = SERVER_CAPACITY
     enqueue(state, record)
@@ -279,6 +322,17 @@ def _attempt_unstoppable(state: RunState, record: StepRecord, event: ev.AttemptU
     state.drained_by = state.drained_by or f"the worker of {record.key} cannot be stopped (pid {event.worker.pid})"
 
 
+def _unfinished_noted(_: RunState, record: StepRecord, event: ev.UnfinishedNoted) -> None:
+    record.unfinished = event.unfinished
+
+
+def _attempt_removing(state: RunState, record: StepRecord, event: ev.AttemptRemoving) -> None:
+    """The step's own worker has ended; the step holds its slots for the workers that follow."""
+    forget_server_end(state, record)
+    record.removing = True
+    record.leftovers = event.leftovers
+
+
 def _attempt_lost(_: RunState, record: StepRecord, __: ev.AttemptLost) -> None:
     record.lost = True
 
@@ -299,6 +353,10 @@ def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFini
     record.ended_at = event.at
     record.warnings += event.warnings or 0
     record.leftovers = event.leftovers
+    record.tried = event.outcome is not ev.Outcome.SUCCEEDED
+    record.preparing = record.removing = False
+    if event.outcome is not ev.Outcome.UNKNOWN:
+        record.unfinished = None
     if event.outcome is ev.Outcome.SUCCEEDED:
         record.tag = event.command_tag
         if record.step.repeat is not None:
@@ -317,10 +375,14 @@ TRANSITIONS: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any], N
     ev.StepChecking: _step_checking,
     ev.StepChecked: _step_checked,
     ev.StepExpanded: _step_expanded,
+    ev.StepSplit: _step_split,
     ev.StepRepeating: _step_repeating,
     ev.StepRetrying: _step_retrying,
     ev.StepFinished: _step_finished,
+    ev.AttemptPreparing: _attempt_preparing,
     ev.AttemptLaunching: _attempt_launching,
+    ev.UnfinishedNoted: _unfinished_noted,
+    ev.AttemptRemoving: _attempt_removing,
     ev.AttemptDeferred: _attempt_deferred,
     ev.AttemptRunning: _attempt_running,
     ev.AttemptCancelRequested: _attempt_cancel_requested,
@@ -448,6 +510,9 @@ def _run_resumed(state: RunState, event: ev.RunResumed) -> None:
         apply(state, change)
     for key in old.records.keys() & state.records.keys():
         copy_facts(old.records[key], state.records[key])
+    for found in event.settled:
+        if found.by == "repeat" and found.step in state.records:  # the next iteration is a new one
+            state.records[found.step].tried = False
     for key in steps_without_evidence(old, event):
         if key in state.records:
             state.records[key].without_evidence = True

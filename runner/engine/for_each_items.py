@@ -1,7 +1,7 @@
 """The items of a for_each: from literal items or query rows to instances with unique keys.
 
-An instance is identified by its whole item. Its key is a short, unique display form. So an item of a resumed run keeps
-its key, even if the items were reordered or others were added.
+An instance is identified by its whole item, a chunk by its list of items. Its key is a short, unique display form. So
+an item of a resumed run keeps its key, even if the items were reordered or others were added.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import json
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Mapping, Sequence
 
+from runner.engine.chunks import in_chunks, listed, parts_of
 from runner.engine.events import Item
-from runner.plan.model import ForEach, ParamType, Step, Value
+from runner.plan.model import ForEach, ItemValues, ParamType, Step, Value
 from runner.sql.qualified_names import QualifiedName, qualified_name
 from runner.structs import replace
 
@@ -19,8 +20,16 @@ from runner.structs import replace
 _KEY_LENGTH = 60
 
 
-def literal_items(step: Step, before: Sequence[Item] = ()) -> tuple[Item, ...]:
-    """Return the items that the plan lists; an item that is in `before` keeps its key."""
+def literal_items(step: Step, before: Sequence[Item] = (), kept: Sequence[Item] = ()) -> tuple[Item, ...]:
+    """Return the items that the plan lists, in chunks if it says so; an item that is in `before` keeps its key.
+
+    `kept` are the chunks of the resumed run that stay as they are.
+    """
+    return in_chunks(step, single_items(step, before), kept)
+
+
+def single_items(step: Step, before: Sequence[Item] = ()) -> tuple[Item, ...]:
+    """Return the items that the plan lists, each for itself."""
     for_each = step.for_each
     if for_each is None:
         return ()
@@ -38,14 +47,23 @@ def identity_of(item: Item) -> str:
 
 
 def queried_items(step: Step, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> tuple[Item, ...]:
-    """Return the items that a query returned; a single column is also the item itself.
+    """Return the items that a query returned, in chunks if the plan says so; a single column is also the item itself.
 
-    ValueError, with a sentence that continues "the value", for an item that must be a relation and is none.
+    ValueError, with a sentence that continues "the value", for an item that must be a relation and is none, and for
+    one of several columns that is to be part of a chunk.
     """
     if step.for_each is None:
         return ()
+    if step.for_each.chunk is not None and len(columns) > 1:
+        raise ValueError("has several columns; an item of a chunk has one")
     named = [dict(zip(columns, row, strict=True)) for row in rows]
-    return _items(step, step.for_each, _with_only_column(named))
+    return in_chunks(step, _items(step, step.for_each, _with_only_column(named)))
+
+
+def values_of(for_each: ForEach | None, item: Item) -> ItemValues:
+    """Return the values of an instance: those of its item, or the lists of its chunk. ValueError as above."""
+    parts = [typed(for_each, part.values) for part in parts_of(item)]
+    return listed(parts) if item.items else parts[0]
 
 
 def _with_only_column(rows: Sequence[Mapping[str, Value | None]]) -> Sequence[Mapping[str, Value | None]]:

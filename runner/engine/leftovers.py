@@ -7,9 +7,10 @@ step's SQL does not concern, is not attributed to the step (docs/pg_background.m
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
-from runner.engine.events import Leftover
+from runner.engine.events import ErrorDetails, Leftover
+from runner.sql.placeholders import quote_identifier
 from runner.sql.relations import Relation
 from runner.sql.text_traits import Build
 from runner.structs import Struct, replace
@@ -35,6 +36,64 @@ class UnfinishedObject(Struct, frozen=True, kw_only=True):
     name: str = ""
     table_schema: str = ""
     table: str = ""
+
+    @property
+    def mark(self) -> str:
+        """What the object was when it was noted; the old index of a REINDEX has an OID that existed before."""
+        return f"{self.oid} {quote_identifier(self.schema)}.{quote_identifier(self.name)}"
+
+
+class Removal(Struct, frozen=True, kw_only=True):
+    """SQL that removes a leftover. `completes`: it finishes the statement's own work, which cannot be undone."""
+
+    left: Leftover
+    mark: str
+    sql: str
+    completes: bool = False
+
+
+def removals(
+    builds: Sequence[Build],
+    now: Iterable[UnfinishedObject],
+    before: Collection[str],
+    *,
+    known: Sequence[Leftover] = (),
+) -> tuple[Removal, ...]:
+    """Return how to remove what these statements have certainly left behind themselves.
+
+    `before` are the marks of what was unfinished before the attempt, `known` what previous attempts left behind. An
+    index is that of a REINDEX only if it has the name of an unfinished copy.
+    """
+    found = []
+    for one in now:
+        left = read_leftover(one.kind, one.shown, one.parent)
+        if any(_is_certainly_of(one, build) for build in builds) and (one.mark not in before or left in known):
+            found.append(_removal(one, left))
+    return tuple(found)
+
+
+#: The object existed before the attempt: an index of this name, or a partition that is being detached.
+_EXISTED = frozenset({"42P07", "55000"})
+
+
+def has_left_nothing(error: ErrorDetails | None) -> bool:
+    """Return whether the attempt failed before it made anything, because another session had made it."""
+    return error is not None and error.sqlstate in _EXISTED
+
+
+def _is_certainly_of(found: UnfinishedObject, build: Build) -> bool:
+    if not build.removable or not _may_be_of(found, build):
+        return False
+    return not build.rebuilds or _OF_REINDEX.fullmatch(found.name) is not None
+
+
+def _removal(found: UnfinishedObject, left: Leftover) -> Removal:
+    name = f"{quote_identifier(found.schema)}.{quote_identifier(found.name)}"
+    if found.kind == "partition":
+        table = f"{quote_identifier(found.table_schema)}.{quote_identifier(found.table)}"
+        sql = f"ALTER TABLE {table} DETACH PARTITION {name} FINALIZE"
+        return Removal(left=left, mark=found.mark, sql=sql, completes=True)
+    return Removal(left=left, mark=found.mark, sql=f"DROP INDEX CONCURRENTLY {name}")
 
 
 def left_by(

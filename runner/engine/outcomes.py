@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 
 from runner.engine import events as ev
+from runner.engine.chunks import may_split, names
 from runner.engine.events import WARNING, AttemptFinished, CancelReason, ErrorDetails, Notice, Outcome
 from runner.engine.ports import WorkerEnd
 from runner.engine.state import BAD, RunState, StepRecord, StepState
@@ -365,10 +366,28 @@ def may_still_run(record: StepRecord) -> bool:
 def _retry_or_end(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent:
     by_us = record.cancel_reason not in (None, ev.CancelReason.TIMEOUT)
     asked_to_stop = by_us or record.cancelled_by is not None or last.cancelled_by is not None
-    delay = None if state.stopping or asked_to_stop else _retry_delay(record, last)
+    ending = state.stopping or asked_to_stop
+    if not ending and _is_to_be_split(record, last):
+        return ev.StepSplit(at=now, step=record.key, items=record.chunk, until=now + _delay(record, last))
+    delay = None if ending else _retry_delay(record, last)
     if delay is None:
         return final_event(record, last, now)
     return ev.StepRetrying(at=now, step=record.key, next_attempt=record.attempt + 1, until=now + delay)
+
+
+def _is_to_be_split(record: StepRecord, last: ev.AttemptFinished) -> bool:
+    """Return whether the items of a failed chunk follow one by one: whatever `retry.on` says, one may be the cause."""
+    outcome = _outcome(record, last)
+    if outcome is ev.Outcome.UNKNOWN:
+        again = record.step.idempotent or nature_of(record.step.sql.text).idempotent
+        return len(record.chunk) > 1 and again and not may_still_begin(record)
+    return outcome in (ev.Outcome.FAILED, ev.Outcome.TIMED_OUT) and may_split(record.step, record.chunk)
+
+
+def _delay(record: StepRecord, last: ev.AttemptFinished) -> float:
+    """Return the seconds before the attempt after this one."""
+    least = UNKNOWN_DELAY if last.outcome is ev.Outcome.UNKNOWN else 0.0
+    return max(least, record.step.retry.delay_before(record.tries + record.refused + 1))
 
 
 def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
@@ -378,7 +397,7 @@ def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
         if last.unobserved:  # another attempt could only run beside it
             return None
         again = record.step.idempotent and record.tries < max(retry.max_attempts, UNKNOWN_ATTEMPTS)
-        return max(UNKNOWN_DELAY, retry.delay_before(record.tries + 1)) if again else None
+        return _delay(record, last) if again else None
     if _used_up(record):
         return None
     outcome = _outcome(record, last)
@@ -387,7 +406,7 @@ def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
     else:
         sqlstate = last.error.sqlstate if last.error else None
         wanted = outcome is ev.Outcome.FAILED and (not retry.on or sqlstate in retry.on)
-    return retry.delay_before(record.tries + record.refused + 1) if wanted else None
+    return _delay(record, last) if wanted else None
 
 
 def _outcome(record: StepRecord, last: ev.AttemptFinished) -> ev.Outcome:
@@ -404,9 +423,22 @@ def _of_instances(state: RunState, record: StepRecord, now: float) -> ev.StepEve
             at=now, step=record.key, reason=ev.SkipReason.DRAINED, because="not all of its instances were run"
         )
     final = next((bad for bad in _WORST_FIRST if bad in states), StepState.SUCCEEDED)
-    return ev.StepFinished(at=now, step=record.key, state=final)
+    return ev.StepFinished(at=now, step=record.key, state=final, error=_bad_items(state, record))
 
 
+def _bad_items(state: RunState, record: StepRecord) -> ev.ErrorDetails | None:
+    """Name the items of a chunk that did not succeed."""
+    if not record.chunk:
+        return None
+    bad = [item for item in record.chunk if item.key in state.records and state.records[item.key].state in BAD]
+    if not bad:
+        return None
+    shown = ", ".join(names(bad[:_NAMED])) + (", …" if len(bad) > _NAMED else "")
+    return ev.ErrorDetails(message=f"{len(bad)} of its {len(record.chunk)} items did not succeed: {shown}")
+
+
+#: How many items of a chunk a message names.
+_NAMED = 10
 _WORST_FIRST = (
     StepState.UNKNOWN,
     StepState.FAILED,

@@ -360,10 +360,10 @@ class Gateway(Protocol):
         fails."""
         ...
 
-    async def unfinished_objects(self) -> tuple[UnfinishedObject, ...]:
+    async def unfinished_objects(self, *, in_progress: bool = False) -> tuple[UnfinishedObject, ...]:
         """Return INVALID indexes and half detached partitions of the database that no session is working on.
 
-        GatewayError if the server cannot be queried now.
+        `in_progress`: also those that a session is working on. GatewayError if the server cannot be queried now.
         """
         ...
 
@@ -514,7 +514,7 @@ class StepTimes:
         """Process a line; if it ends an attempt, return that attempt's seconds."""
         if event == "run_resumed":
             self._runner += 1
-        elif event == "attempt_launching":
+        elif event in ("attempt_preparing", "attempt_launching"):
             self._launched[step] = (self._runner, at)
             self._began.setdefault((step, self._runner), at)
         elif event == "attempt_deferred" and self._runner not in self._ended.get(step, {}):

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import cast
 
 from runner.clock import rfc3339
 from runner.engine import events as ev
-from runner.engine.for_each_items import literal_items
+from runner.engine.chunks import parts_of, remaining
+from runner.engine.for_each_items import literal_items, single_items
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState, need_met
 from runner.errors import UsageError
-from runner.plan.model import ForEach, NeedOn, Plan, Step
+from runner.plan.model import ForEach, NeedOn, Plan, Step, Value
 from runner.sql.text_traits import nature_of
 
 
@@ -92,7 +94,10 @@ def steps_known(state: RunState, steps: Iterable[Step]) -> set[str]:
     for step in steps:
         record = state.records.get(step.id)
         if record is not None and record.instances is not None and step.for_each is not None:
-            known.update(item.key for item in _items(state, record, step))
+            for item in _items(state, record, step):
+                known.add(item.key)
+                if item.items and state.records[item.key].instances is not None:
+                    known.update(one.key for one in item.items)
     return known
 
 
@@ -148,9 +153,11 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
         if record.key not in known or (record.in_finally and again):
             continue
         if record.instances is not None:
-            if known[record.key].step.for_each is not None:
-                items = _items(old, record, known[record.key].step)
-                yield ev.StepExpanded(at=resumed.at, step=record.key, items=items)
+            now = known[record.key]
+            if now.step.for_each is not None:
+                yield ev.StepExpanded(at=resumed.at, step=record.key, items=_items(old, record, now.step))
+            elif now.chunk:
+                yield ev.StepSplit(at=resumed.at, step=record.key, items=now.chunk, until=resumed.at)
         elif record.key in adopted:
             yield from _under_way(adopted[record.key], record, resumed.at)
         elif record.key in over:
@@ -162,7 +169,7 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
 def copy_facts(old: StepRecord, new: StepRecord) -> None:
     """Keep counting attempts, warnings and rows, and copy the facts of the last attempt of a finished step."""
     new.warnings, new.iterations, new.rows, new.tag = old.warnings, old.iterations, old.rows, old.tag
-    new.leftovers = old.leftovers
+    new.leftovers, new.unfinished = old.leftovers, old.unfinished
     if new.final:
         new.iteration, new.since = old.iteration, old.since
         new.last, new.worker = old.last, old.worker
@@ -174,9 +181,10 @@ def copy_facts(old: StepRecord, new: StepRecord) -> None:
     else:  # its worker still runs, or its checks follow: that attempt began when it was launched
         new.took_before = old.took_before + max(0.0, new.started_at - (old.started_at or new.started_at))
     if new.state in HOLDING or new.state is StepState.SETTLING:
-        new.attempts_before, new.iteration = old.attempts_before, old.iteration
+        new.attempts_before, new.iteration, new.tried = old.attempts_before, old.iteration, old.tried
     else:
         new.attempt = new.attempts_before = old.attempt
+        new.tried = old.tried or old.tries > 0
 
 
 def _items(state: RunState, record: StepRecord, step: Step) -> tuple[ev.Item, ...]:
@@ -184,12 +192,47 @@ def _items(state: RunState, record: StepRecord, step: Step) -> tuple[ev.Item, ..
 
     An item that the run had before keeps its instance, at whatever place the plan lists it now.
     """
-    before = tuple(ev.Item(key=key, values=state.records[key].values) for key in record.instances or ())
+    before = tuple(_recorded_item(state.records[key]) for key in record.instances or ())
     if step.for_each is None or step.for_each.sql is not None:
         return before
     if state.expansions is None:
-        return literal_items(step, before)
+        singles = [one for item in before for one in parts_of(item)]
+        return literal_items(step, singles, tuple(_kept_chunks(state, step, before, singles)))
     return state.expansions.get(step.id) or literal_items(step)  # records of earlier versions do not have them
+
+
+def _recorded_item(record: StepRecord) -> ev.Item:
+    """Return the item of an instance, or the chunk."""
+    if record.chunk:
+        return ev.Item(key=record.key, values={}, items=record.chunk)
+    return ev.Item(key=record.key, values=cast("Mapping[str, Value | None]", record.values))
+
+
+def _kept_chunks(
+    state: RunState, step: Step, before: Iterable[ev.Item], singles: Sequence[ev.Item]
+) -> Iterator[ev.Item]:
+    """Yield the chunks of the run that stay as they are although the plan may list other items now.
+
+    Those are the chunks whose items are all listed, and those whose work is done or not known to be undone; of a chunk
+    that was split, the items that are listed or done. The items of the others are divided into chunks anew.
+    """
+    if step.for_each is None or step.for_each.chunk is None:
+        return
+    wanted = {item.key for item in single_items(step, singles)}
+    for chunk in before:
+        record = state.records[chunk.key]
+        if record.instances is not None:
+            done = {one.key for one in chunk.items if is_kept(state.records[one.key], {})}
+            left = remaining(chunk, wanted, done)
+            if left.items:
+                yield left
+        elif {one.key for one in parts_of(chunk)} <= wanted or (chunk.items and _has_facts(record)):
+            yield chunk
+
+
+def _has_facts(record: StepRecord) -> bool:
+    """Return whether the work of a chunk is done, or may be done."""
+    return is_kept(record, {}) or is_open(record) or has_succeeded(record)
 
 
 def _under_way(adopted: ev.Adopted, record: StepRecord, now: float) -> Iterator[ev.StepEvent]:
@@ -226,8 +269,11 @@ _OVER = (StepState.SUCCEEDED, StepState.FAILED_ALLOWED, StepState.DETACHED)
 
 
 def is_open(record: StepRecord) -> bool:
-    """Return whether a worker was requested without evidence of its outcome."""
-    if record.instances is not None or is_kept(record, {}) or has_succeeded(record):
+    """Return whether a worker was requested without evidence of its outcome.
+
+    A worker that prepares an attempt, or removes what it left behind, leaves no question: it runs again.
+    """
+    if record.instances is not None or is_kept(record, {}) or has_succeeded(record) or record.assisted:
         return False
     if record.state in HOLDING or record.without_evidence:
         return True

@@ -48,7 +48,7 @@ def launches(state: RunState, now: float) -> Iterator[Launch | Evaluate]:
             allowance -= 1
             for name, amount in record.needs.items():
                 used[name] = used.get(name, 0) + amount
-        yield Launch(step=key, attempt=record.attempt + 1, timeout=_timeout(state, record, now))
+        yield Launch(step=key, attempt=record.attempt + 1, timeout=launch_timeout(state, record, now))
     if not state.ready:
         return
     passed: list[StepRecord] = []
@@ -60,7 +60,7 @@ def launches(state: RunState, now: float) -> Iterator[Launch | Evaluate]:
         if record.conditional:
             yield Evaluate(step=record.key, attempt=record.attempt, phase=CheckPhase.BEFORE, overtook=overtook)
         else:
-            timeout = _timeout(state, record, now)
+            timeout = launch_timeout(state, record, now)
             yield Launch(step=record.key, attempt=record.attempt + 1, timeout=timeout, overtook=overtook)
 
 
@@ -149,7 +149,8 @@ def must_queue_again(state: RunState, record: StepRecord, now: float) -> bool:
     return not record.holds and (_allowance(state, now) <= 0 or bool(_lacking(state, record, state.used)))
 
 
-def _timeout(state: RunState, record: StepRecord, now: float) -> float | None:
+def launch_timeout(state: RunState, record: StepRecord, now: float) -> float | None:
+    """Return the seconds for a worker that is launched now: its step's `timeout`, or what `run_timeout` leaves."""
     deadline = state.deadline
     if deadline is None or not record.step.waits:
         return record.step.timeout

@@ -6,11 +6,12 @@ the contract between the scheduler and a loop:
 1. `decide` is called again after each event, and no later than `wake_at`.
 2. Its events are applied in order, its commands are performed in order; then it is called again, at the same time,
    until it returns neither.
-3. A command emits its event at once: Launch an AttemptLaunching (or instead a StepSkipped: condition), Cancel
-   an AttemptCancelRequested, Detach an AttemptDetachRequested, Evaluate a StepChecking. Nothing is decided between two
-   commands of one decision.
+3. A command emits its event at once: Launch an AttemptLaunching (or instead a StepSkipped: condition), or an
+   AttemptPreparing if a worker must prepare the attempt; Cancel an AttemptCancelRequested, Detach an
+   AttemptDetachRequested, Evaluate a StepChecking. Nothing is decided between two commands of one decision.
 4. Every AttemptLaunching is followed by exactly one of AttemptDeferred, AttemptFinished and StepSkipped, in all cases:
-   if a cancel or a detach comes too late, the attempt ends as it would without it.
+   if a cancel or a detach comes too late, the attempt ends as it would without it. Every AttemptPreparing is followed
+   by one of AttemptLaunching, AttemptDeferred and AttemptFinished.
 5. Every StepChecking is followed by exactly one StepChecked or StepExpanded, in all cases.
 6. Events never go back in time.
 """
@@ -25,7 +26,7 @@ from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.for_each_items import queried_items
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
-from runner.engine.scheduler import Decision, decide, exit_code
+from runner.engine.scheduler import Decision, decide, exit_code, launch_timeout
 from runner.engine.state import RunState, StepRecord, initial_state, steps_to_cancel
 from runner.plan.model import Plan, Step
 from runner.structs import Struct, field
@@ -37,6 +38,7 @@ class AttemptScript(Struct, frozen=True, kw_only=True):
     After `launch` the server gives a worker or refuses one. The worker then runs for `duration`, unless its timeout or
     a cancel ends it; it reacts to a cancel after `cancel_latency`. With `seen` false it ends before it was observed.
     With `skip` the step's condition is false instead. A success returns `row_count` rows, of which `result` has some.
+    Before a further attempt, `on_retry` runs for `prepares` seconds, and `prepared` says whether it succeeds.
     """
 
     duration: float
@@ -49,6 +51,8 @@ class AttemptScript(Struct, frozen=True, kw_only=True):
     stops_on_timeout: bool = True
     row_count: int | None = 0
     result: ev.Rows | None = None
+    prepares: float = 0.0
+    prepared: bool = True
 
 
 class CheckScript(Struct, frozen=True, kw_only=True):
@@ -298,8 +302,9 @@ class _Simulator:
         step, attempt = command.step, command.attempt
         script = self._durations(self._state.records[step].step, attempt)
         self._scripts[step, attempt] = script
+        prepares = self._state.records[step].to_prepare
         self._emit(
-            ev.AttemptLaunching(
+            (ev.AttemptPreparing if prepares else ev.AttemptLaunching)(
                 at=self._now,
                 step=step,
                 attempt=attempt,
@@ -308,7 +313,29 @@ class _Simulator:
                 overtook=command.overtook,
             )
         )
-        self._at(self._now + script.launch, lambda: self._launched(step, attempt))
+        after = self._prepared if prepares else self._launched
+        self._at(self._now + script.launch + (script.prepares if prepares else 0.0), lambda: after(step, attempt))
+
+    def _prepared(self, step: str, attempt: int) -> None:
+        """End the worker that prepares an attempt: the step's own follows, unless it failed or the run is ending."""
+        record, script = self._state.records[step], self._scripts[step, attempt]
+        if record.cancel_reason is not None:
+            self._emit(finished(record, ev.Outcome.CANCELLED, script, self._now))
+        elif not script.prepared:
+            self._emit(finished(record, ev.Outcome.FAILED, script, self._now))
+        elif self._state.stopping:
+            self._emit(ev.AttemptDeferred(at=self._now, step=step, attempt=attempt, message="nothing is launched"))
+        else:
+            self._emit(
+                ev.AttemptLaunching(
+                    at=self._now,
+                    step=step,
+                    attempt=attempt,
+                    application_name=f"jobplan:simulated:{step}",
+                    timeout=launch_timeout(self._state, record, self._now),
+                )
+            )
+            self._at(self._now + script.launch, lambda: self._launched(step, attempt))
 
     def _launched(self, step: str, attempt: int) -> None:
         record, script = self._state.records[step], self._scripts[step, attempt]

@@ -10,11 +10,11 @@ from __future__ import annotations
 import bisect
 import enum
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.engine import events as ev
-from runner.plan.model import NeedOn, Plan, Step, Value
+from runner.plan.model import ItemValues, NeedOn, OnLeftovers, Plan, Step
 from runner.structs import Struct, field
 
 #: The resource that every step takes; the others are `pool:<name>` and `exclusive:<name>`, of which there is one.
@@ -83,8 +83,10 @@ class StepRecord(Struct, kw_only=True):
     shared: Kind
     unmet: int
     #: The values of this instance's item, the step that it is an instance of, and the number of unfinished instances.
-    values: Mapping[str, Value | None] = field(default_factory=dict)
+    values: ItemValues = field(default_factory=dict)
     parent: str | None = None
+    #: The items of this instance, if it is a chunk.
+    chunk: tuple[ev.Item, ...] = ()
     instances: tuple[str, ...] | None = None
     open_instances: int = 0
     in_finally: bool = False
@@ -124,6 +126,13 @@ class StepRecord(Struct, kw_only=True):
     lost: bool = False
     #: The last attempt whose worker was never seen after its launch was lost: that worker may still begin.
     unseen: int | None = None
+    #: An attempt of this iteration did not succeed: `on_retry` precedes the next one.
+    tried: bool = False
+    #: The present worker only prepares the attempt; or the attempt has ended, and a worker removes what it left behind.
+    preparing: bool = False
+    removing: bool = False
+    #: What was unfinished in the database before the attempt; None: not noted, or not needed any more.
+    unfinished: tuple[str, ...] | None = None
     #: The run was taken over, the last attempt was open, and no record has its outcome: a ledger can lack the end of an
     #: attempt, and the runner that took the run over read the journal.
     without_evidence: bool = False
@@ -169,7 +178,7 @@ class StepRecord(Struct, kw_only=True):
     def server_end(self) -> float | None:
         """The time at which the server ends the worker; None if it has no timeout, or was asked to stop or detached."""
         begun = self.launched_at if self.begun_at is None else self.begun_at
-        if self.timeout is None or begun is None or self.cancel_reason is not None or self.detaching:
+        if self.timeout is None or begun is None or self.cancel_reason is not None or self.detaching or self.removing:
             return None
         return begun + self.timeout
 
@@ -186,6 +195,14 @@ class StepRecord(Struct, kw_only=True):
         return self.took_before + (self.ended_at or 0.0) - (self.started_at or 0.0)
 
     @property
+    def to_prepare(self) -> bool:
+        """Whether a worker must prepare the next attempt: by `on_retry`, or by removing what one left behind."""
+        if self.step.on_retry is not None and self.tried:
+            return True
+        drops = self.step.leftovers is OnLeftovers.DROP
+        return drops and (self.unfinished is not None or bool(self.leftovers))
+
+    @property
     def final(self) -> bool:
         """Whether the step's state cannot change any more."""
         return self.state in FINAL
@@ -194,6 +211,11 @@ class StepRecord(Struct, kw_only=True):
     def tries(self) -> int:
         """The number of attempts in this iteration."""
         return self.attempt - self.attempts_before
+
+    @property
+    def assisted(self) -> bool:
+        """Whether its worker is not the step's own: the step's SQL was not requested yet, or has ended."""
+        return self.preparing or self.removing
 
     @property
     def conditional(self) -> bool:
@@ -332,9 +354,16 @@ def steps_to_cancel(state: RunState, step: str) -> tuple[str, ...]:
     """Return the steps that a cancel request for `step` concerns: it or its instances, unfinished and not yet
     requested."""
     record = state.records.get(step)
-    found = () if record is None else (step,) if record.instances is None else record.instances
-    records = [state.records[key] for key in found]
-    return tuple(record.key for record in records if not record.final and record.cancelled_by is None)
+    found = () if record is None else leaves(state, record)
+    return tuple(record.key for record in found if not record.final and record.cancelled_by is None)
+
+
+def leaves(state: RunState, record: StepRecord) -> Iterator[StepRecord]:
+    """Yield the step itself, or its instances; of a chunk that was split, those of its items."""
+    if record.instances is None:
+        yield record
+    for key in record.instances or ():
+        yield from leaves(state, state.records[key])
 
 
 def initial_state(plan: Plan) -> RunState:

@@ -6,17 +6,18 @@ SQL is translated back to a place in the plan's files.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import MappingProxyType
 from typing import Any
 
 from runner.engine import events as ev
+from runner.engine.chunks import of_place
 from runner.engine.scheduler import run_status
 from runner.engine.state import RunState, StepRecord
 from runner.errors import Position
-from runner.plan.model import Plan, Step, Value
-from runner.sql.placeholders import Rendered, TemplateError, render_traced
+from runner.plan.model import ItemValues, Plan, Step, Value
+from runner.sql.placeholders import Listed, Rendered, TemplateError, render_traced
 from runner.sql.session_settings import SettingPlace, named_in, render_names, render_role, render_setting
 from runner.structs import replace
 
@@ -25,7 +26,7 @@ class SessionError(TemplateError):
     """A value is not allowed in `role`, `search_path`, `settings` or `touches`; the message names the key."""
 
 
-def with_values(step: Step, values: Mapping[str, Value | None]) -> Step:
+def with_values(step: Step, values: ItemValues) -> Step:
     """Return the step with values in its settings and `touches`. SessionError if a value is not allowed there."""
     if not _has_parameters(step):
         return step
@@ -42,7 +43,7 @@ def with_values(step: Step, values: Mapping[str, Value | None]) -> Step:
         role=step.role and _value("role", render_role, step.role, values),
         search_path=step.search_path and _value("search_path", path, step.search_path, values),
         settings=MappingProxyType(settings),
-        touches=tuple(_value("touches", touched, name, values) for name in step.touches),
+        touches=tuple(_value("touches", touched, name, one) for name in step.touches for one in _one_by_one(values)),
     )
 
 
@@ -70,7 +71,13 @@ def _has_parameters(step: Step) -> bool:
     return any(":" in text for text in texts)
 
 
-def _value(key: str, render: Callable[..., str], text: str, values: Mapping[str, Value | None]) -> str:
+def _one_by_one(values: ItemValues) -> Iterator[ItemValues]:
+    """Yield the values with one item of a chunk each; without a chunk the values themselves."""
+    items = max((len(value.values) for value in values.values() if isinstance(value, Listed)), default=1)
+    yield from (of_place(values, place) for place in range(items))
+
+
+def _value(key: str, render: Callable[..., str], text: str, values: ItemValues) -> str:
     try:
         return render(text, values=values)
     except TemplateError as error:

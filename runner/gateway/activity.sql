@@ -111,10 +111,10 @@ WHERE l.pid IN (SELECT value::int4 FROM json_array_elements_text($1::json)) AND 
 -- name: leftovers
 -- $1 relation OIDs as JSON array, $2 whether a partition was being detached, $3 true for the whole database, in spite
 -- of $1 and $2. The objects that an interrupted statement has left behind
--- (docs/pg_background.md#what-concurrently-leaves-behind) and that no session is working on: kind, name, and table;
--- then the OID, the unquoted names, and those of the table, which for an index of a TOAST table is its owning table. A
--- partitioned index is invalid until all of its parts are attached. DETACH CONCURRENTLY waits without a lock on any
--- relation, so $1 does not find it.
+-- (docs/pg_background.md#what-concurrently-leaves-behind) and that no session is working on; $4 true for those as well:
+-- kind, name, and table; then the OID, the unquoted names, and those of the table, which for an index of a TOAST table is
+-- its owning table. A partitioned index is invalid until all of its parts are attached. DETACH CONCURRENTLY waits without
+-- a lock on any relation, so $1 does not find it.
 WITH touched AS (SELECT value::oid AS oid FROM json_array_elements_text($1::json))
 SELECT 'index', i.indexrelid::regclass::text, i.indrelid::regclass::text,
        c.oid, n.nspname, c.relname, tn.nspname, t.relname
@@ -129,8 +129,13 @@ WHERE NOT i.indisvalid AND c.relkind = 'i'
        OR i.indrelid IN (SELECT oid FROM touched)
        OR i.indexrelid IN (SELECT oid FROM touched)
        OR m.oid IN (SELECT oid FROM touched))
-  AND NOT EXISTS (SELECT FROM pg_stat_progress_create_index AS p
-                  WHERE p.datname = current_database() AND p.relid = i.indrelid)
+  AND ($4::bool OR NOT EXISTS (
+    -- the table of another role's session is not visible to every role; its lock on the table is
+    SELECT FROM pg_stat_progress_create_index AS p
+    WHERE p.datname = current_database()
+      AND (p.relid = i.indrelid
+           OR p.relid IS NULL AND EXISTS (SELECT FROM pg_locks AS l
+                                          WHERE l.pid = p.pid AND l.relation = i.indrelid AND l.granted))))
 UNION ALL
 SELECT 'partition', h.inhrelid::regclass::text, h.inhparent::regclass::text,
        c.oid, n.nspname, c.relname, tn.nspname, t.relname
@@ -141,6 +146,7 @@ JOIN pg_class AS t ON t.oid = h.inhparent
 JOIN pg_namespace AS tn ON tn.oid = t.relnamespace
 WHERE h.inhdetachpending
   AND ($3::bool OR $2::bool OR h.inhparent IN (SELECT oid FROM touched) OR h.inhrelid IN (SELECT oid FROM touched))
-  AND NOT EXISTS (SELECT FROM pg_stat_activity AS a
-                  WHERE a.state = 'active' AND a.pid <> pg_backend_pid() AND a.query ~* '\mdetach\s+partition\M')
+  AND ($4::bool OR NOT EXISTS (
+    SELECT FROM pg_stat_activity AS a
+    WHERE a.state = 'active' AND a.pid <> pg_backend_pid() AND a.query ~* '\mdetach\s+partition\M'))
 ORDER BY 1, 2

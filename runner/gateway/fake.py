@@ -237,7 +237,7 @@ class FakeGateway:
         await asyncio.sleep(0)
         return ()
 
-    async def unfinished_objects(self) -> tuple[UnfinishedObject, ...]:
+    async def unfinished_objects(self, *, in_progress: bool = False) -> tuple[UnfinishedObject, ...]:  # noqa: ARG002 - no session is working on them
         """Return the objects that a test has left behind."""
         await asyncio.sleep(0)
         return tuple(self.left_unfinished)
@@ -298,7 +298,9 @@ class FakeWorker:
     def left(self) -> RemainingWorker:
         """The worker as a later runner sees it."""
         label, age = self._request.label, time.time() - self._started
-        claim = None if label is None else Claim(run=label.run, step=label.step, attempt=label.attempt)
+        claim = None
+        if label is not None:
+            claim = Claim(run=label.run, step=label.step, attempt=label.attempt, purpose=label.purpose)
         return RemainingWorker(worker=self.identity, claim=claim, readable=label is not None, age=age)
 
     @property

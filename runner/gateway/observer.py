@@ -191,7 +191,7 @@ class Observer:
         See docs/pg_background.md#what-concurrently-leaves-behind.
         """
         detached = any(_DETACH.search(worker.query) for worker in workers)
-        (reply,) = await self._run(("leftovers", (json.dumps(sorted(relations)), str(detached), "false")))
+        (reply,) = await self._run(("leftovers", (json.dumps(sorted(relations)), str(detached), "false", "false")))
         return tuple(read_leftover(one.kind, one.shown, one.parent) for one in map(unfinished_object, reply.rows))
 
     async def _check_again(self) -> None:
@@ -362,8 +362,9 @@ def _progress(row: Row) -> Progress:
     )
 
 
-#: Parameters of `leftovers` for all unfinished objects of the database.
-ALL_LEFTOVERS = ("[]", "false", "true")
+#: Parameters of `leftovers` for all unfinished objects of the database, without and with those in progress.
+ALL_LEFTOVERS = ("[]", "false", "true", "false")
+ALL_UNFINISHED = ("[]", "false", "true", "true")
 
 
 def unfinished_object(row: Row) -> UnfinishedObject:

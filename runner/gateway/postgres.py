@@ -40,7 +40,7 @@ from runner.gateway.ledger.commit_rows import Commits, WorkerWithCommitRow
 from runner.gateway.ledger.reader import read_previous_runs
 from runner.gateway.ledger.writer import LAST_TRY, LOCKED_LEDGER, Ledger
 from runner.gateway.monitor import MonitorSession
-from runner.gateway.observer import ALL_LEFTOVERS, read_runs, unfinished_object
+from runner.gateway.observer import ALL_LEFTOVERS, ALL_UNFINISHED, read_runs, unfinished_object
 from runner.gateway.polling import Rhythm
 from runner.gateway.queries import query
 from runner.gateway.server_checks import (
@@ -194,15 +194,17 @@ class PgGateway:
 
     async def launch(self, request: LaunchRequest) -> WorkerHandle:
         """Request a worker on a session that tracks no other, with a commit row if that is possible."""
+        label = request.label
+        if label is not None and label.purpose:
+            return await self._launch(request)  # it is no attempt of the step: it has no commit row
         row = await self._commits.row_for(request)
-        if not row and request.label is not None:
-            label = request.label
-            if not await self._commits.withdraw_commit_row(label.step, label.attempt):
-                raise CapacityError(LOCKED_LEDGER)
+        withdraw = self._commits.withdraw_commit_row
+        if not row and label is not None and not await withdraw(label.step, label.attempt):
+            raise CapacityError(LOCKED_LEDGER)
         worker = await self._launch(request, row)
-        if request.label is None or not isinstance(worker, LaunchedWorker) or not worker.writes_commit_row:
+        if label is None or not isinstance(worker, LaunchedWorker) or not worker.writes_commit_row:
             return worker
-        return WorkerWithCommitRow(worker, request, request.label, self._commits, lambda: self._launch(request))
+        return WorkerWithCommitRow(worker, request, label, self._commits, lambda: self._launch(request))
 
     async def _launch(self, request: LaunchRequest, first: str = "") -> WorkerHandle:
         claim: int | None = None
@@ -370,9 +372,10 @@ class PgGateway:
         runs = read_runs(sessions, blocking, progress, KnownWorkers(by_identity=own))
         return tuple(self._with_report(worker) for run in runs if run.run == self._run_id for worker in run.workers)
 
-    async def unfinished_objects(self) -> tuple[UnfinishedObject, ...]:
+    async def unfinished_objects(self, *, in_progress: bool = False) -> tuple[UnfinishedObject, ...]:
         """Return the unfinished objects of the database, read on the monitor session."""
-        return tuple(map(unfinished_object, (await self._monitor.read("leftovers", ALL_LEFTOVERS)).rows))
+        wanted = ALL_UNFINISHED if in_progress else ALL_LEFTOVERS
+        return tuple(map(unfinished_object, (await self._monitor.read("leftovers", wanted)).rows))
 
     def _with_report(self, worker: LiveWorker) -> LiveWorker:
         """Add the step's own progress report, which only the launcher session can read."""

@@ -300,7 +300,12 @@ class LaunchedWorker:
         if error is None:
             return replies[len(before) :]
         self.writes_commit_row = False
-        claimed = ledger is not None and label is not None and not ledger.withdraw(label.step, label.attempt)
+        claimed = (
+            ledger is not None
+            and label is not None
+            and not label.purpose  # such a worker has no commit row
+            and not ledger.withdraw(label.step, label.attempt)
+        )
         try:
             await self.session.run(("rollback", ()))
         except ServerLostError as lost:

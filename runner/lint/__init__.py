@@ -20,12 +20,15 @@ from runner.lint.transaction_rules import ALONE_RULES, WORKER_RULES
 from runner.plan.loading import Loaded, load_plan, without_collection
 from runner.plan.model import Plan
 from runner.plan.parameters import OF_GIVEN_VALUES
-from runner.plan.parsed_sql import read_subject
+from runner.plan.parsed_sql import of_on_retry, read_subject
 from runner.plan.problem_collector import grouped
 
 _MAX_MESSAGE = 400  # characters
 #: Rules that need only the SQL text of one step.
 _OF_SQL_ALONE = (*GRAMMAR_RULES, *WORKER_RULES, *ALONE_RULES, *BODY_RULES, *OPTION_RULES)
+
+#: Rules about what a worker refuses, whichever text of the plan it executes.
+_OF_A_WORKER = frozenset(rule.code for rule in (*WORKER_RULES, *ALONE_RULES, *BODY_RULES, *OPTION_RULES))
 
 #: Problems with the parameters of a SQL text.
 _OF_PARAMETERS = frozenset({"JP220", "JP221"})
@@ -115,8 +118,14 @@ def _shortened(problem: Problem) -> Problem:
 
 
 def _problems(plan: Plan, rules: Iterable[Rule]) -> Iterable[Problem]:
+    rules = tuple(rules)
     subject = read_subject(plan)
-    return (finding.problem(rule.code) for rule in rules for finding in rule.check(subject))
+    yield from (finding.problem(rule.code) for rule in rules for finding in rule.check(subject))
+    further = of_on_retry(subject)
+    if further.steps:
+        for rule in rules:
+            if rule.code in _OF_A_WORKER:
+                yield from (finding.problem(rule.code) for finding in rule.check(further))
 
 
 def _with_sql_alone(draft: Plan, problems: tuple[Problem, ...], sources: Sources) -> tuple[Problem, ...]:

@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Final
 
 from runner.lint import (
+    attempt_rules,
     blocking_rules,
     data_rules,
     lock_conflict_rules,
@@ -25,6 +26,7 @@ _MODULES: Final = (
     data_rules,
     plan_rules,
     repeat_rules,
+    attempt_rules,
     parameter_rules,
     lock_conflict_rules,
     suppressions,

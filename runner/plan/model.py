@@ -15,10 +15,14 @@ from types import MappingProxyType
 from typing import Any, Final, final
 
 from runner.errors import Position
+from runner.sql.placeholders import Listed
 from runner.structs import Struct, field
 
 #: The value of a parameter or an item: a JSON scalar. Numbers keep their written form.
 Value = str | int | float | bool
+
+#: The values of an item by the names in SQL: of a query it can be NULL, of a chunk it is a list.
+ItemValues = Mapping[str, Value | Listed | None]
 
 _EMPTY: Mapping[str, Any] = MappingProxyType({})
 
@@ -110,6 +114,13 @@ class StepWindow(enum.StrEnum):
     """What the plan's window means for a step."""
 
     IGNORE = "ignore"
+
+
+class OnLeftovers(enum.StrEnum):
+    """What happens to objects that a failed CONCURRENTLY command leaves behind: listed, or also removed."""
+
+    LIST = "list"
+    DROP = "drop"
 
 
 class NeedOn(enum.StrEnum):
@@ -297,7 +308,8 @@ class Expect(Part, frozen=True, kw_only=True):
 class ForEach(Part, frozen=True, kw_only=True):
     """One instance of the step for each item: literal items, or the rows of a query. `as_` names the item in SQL.
 
-    With `type` relation each item is the name of a relation, and each part of it is quoted separately in SQL.
+    With `type` relation each item is the name of a relation, and each part of it is quoted separately in SQL. With
+    `chunk` an instance gets up to that many items.
     """
 
     as_: str = field(name="as")
@@ -305,6 +317,7 @@ class ForEach(Part, frozen=True, kw_only=True):
     items: tuple[Value | Mapping[str, Value], ...] = ()
     sql: Sql | None = None
     max_parallel: int | None = None
+    chunk: int | None = None
 
 
 class Carried(Part, frozen=True, kw_only=True):
@@ -338,7 +351,10 @@ class Repeat(Part, frozen=True, kw_only=True):
 
 
 class Step(Part, frozen=True, kw_only=True):
-    """One SQL text of the plan, with its limits and everything that decides how it runs."""
+    """One SQL text of the plan, with its limits and everything that decides how it runs.
+
+    `leftovers` is None for the default, so that the hash of a plan without the key does not change.
+    """
 
     id: str
     sql: Sql
@@ -354,6 +370,8 @@ class Step(Part, frozen=True, kw_only=True):
     exclusive: frozenset[str] = frozenset()
     priority: int = 0
     retry: Retry = Retry()
+    on_retry: Sql | None = None
+    leftovers: OnLeftovers | None = None
     idempotent: bool = False
     allow_failure: AllowFailure | None = None
     if_: Sql | None = field(default=None, name="if")

@@ -11,7 +11,7 @@ from runner.sql.placeholders import TemplateError
 from runner.sql.statements import SqlSyntaxError, Statement, Template, parse_template
 from runner.sql.tokens import client_parts, invisible_characters, name_of
 from runner.sql.version_needs import NewerSyntax, newer_syntax
-from runner.structs import Struct, field
+from runner.structs import Struct, field, replace
 
 
 class Unparsed(Struct, frozen=True, kw_only=True):
@@ -40,7 +40,10 @@ class Invisible(Struct, frozen=True, kw_only=True):
 
 
 class QuerySql(Struct, frozen=True, kw_only=True):
-    """A SQL text that jobplan itself asks on a read-only session, with the key that holds it: `if`, `expect.sql`."""
+    """A SQL text of a step besides its own, with the key that holds it: `if`, `expect.sql`.
+
+    jobplan evaluates it on a read-only session, except `on_retry`, which a worker executes.
+    """
 
     key: str
     sql: Sql
@@ -86,6 +89,17 @@ class Subject(Struct, frozen=True, kw_only=True, eq=False):
     unparsed: tuple[Unparsed, ...] = ()
     invisible: tuple[Invisible, ...] = ()
     shared: dict[str, Any] = field(default_factory=dict)
+
+
+def of_on_retry(subject: Subject) -> Subject:
+    """Return the plan's `on_retry` texts as if they were steps, for rules about what a worker refuses."""
+    steps = tuple(
+        StepSql(step=replace(step.step, sql=query.sql), template=query.template, final=step.final)
+        for step in subject.steps
+        for query in step.queries
+        if query.key == "on_retry"
+    )
+    return Subject(plan=subject.plan, steps=steps)
 
 
 def read_subject(plan: Plan) -> Subject:
@@ -164,6 +178,8 @@ class _Reader:
 def _queries(step: Step) -> Iterator[tuple[str, Sql]]:
     if step.for_each is not None and step.for_each.sql is not None:
         yield "for_each.sql", step.for_each.sql
+    if step.on_retry is not None:
+        yield "on_retry", step.on_retry
     if step.if_ is not None:
         yield "if", step.if_
     for check in step.preconditions:

@@ -37,13 +37,14 @@ _IDENTIFIER_TYPES = frozenset({ParamType.STRING, ParamType.IDENTIFIER, ParamType
 class Name(Struct, frozen=True, kw_only=True):
     """What is known about a name: whether it may be bare (a number or boolean), and whether it may be an identifier.
 
-    A `relation` is one with its schema, and cannot stand where one name does.
+    A `relation` is one with its schema, and cannot stand where one name does. `several` are the items of a chunk.
     """
 
     what: str
     bare: bool = False
     identifier: bool = True
     relation: bool = False
+    several: bool = False
 
 
 _NO_NAMES: Mapping[str, Name] = MappingProxyType({})
@@ -71,7 +72,10 @@ class Scope(Struct, frozen=True, kw_only=True):
         if for_each is None:
             return self
         prefix = f"{for_each.as_}." if for_each.sql else None
-        return Scope(names=self.names, items=_item_names(for_each), open_prefix=prefix)
+        items = _item_names(for_each)
+        if for_each.chunk is not None:
+            items = {name: replace(known, several=True) for name, known in items.items()}
+        return Scope(names=self.names, items=items, open_prefix=prefix)
 
     def with_carry(self, repeat: Repeat | None) -> Scope:
         """Return the scope within the iterations of a step."""
@@ -121,10 +125,14 @@ def check_names(sql: Sql, place: SettingPlace, scope: Scope, report: Report, *, 
     except TemplateError as error:
         report.add(sql.position(error.offset), "JP240", error.message, hint=error.hint, step=step)
         return
-    if place in _ONE_NAME:
+    if place is not SettingPlace.TOUCHES:
         for reference in found:
             name = scope.find(reference.name)
-            if name is not None and name.relation:
+            if name is not None and name.several:
+                message = f"`{reference}` is a list of the items of a chunk, and {place.value[1]} takes one value"
+                hint = "leave out `chunk`: then each instance has one item"
+                report.add(sql.position(reference.start), "JP264", message, hint=hint, step=step)
+            elif name is not None and name.relation and place in _ONE_NAME:
                 message = f"`{reference}` is a relation, and {place.value[1]} cannot have a name with a schema"
                 hint = "declare a parameter of type identifier for it"
                 report.add(sql.position(reference.start), "JP221", message, hint=hint, step=step)
@@ -190,7 +198,7 @@ def _item_name(values: list[Value]) -> Name:
 
 #: Keys whose texts may contain parameters; other modules read them. `params` declares parameters.
 _TAKE_PARAMETERS: Final = frozenset(
-    {"sql", "if", "verify", "until", "role", "search_path", "settings", "touches", "params"}
+    {"sql", "on_retry", "if", "verify", "until", "role", "search_path", "settings", "touches", "params"}
 )
 #: Keys whose texts are only displayed.
 _SHOWN: Final = frozenset({"description", "owner", "tags", "message"})

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from runner.errors import Position
+from runner.plan.chunks import read_chunk
 from runner.plan.model import (
     AllowFailure,
     Check,
@@ -18,6 +19,7 @@ from runner.plan.model import (
     Need,
     NeedOn,
     OnFinish,
+    OnLeftovers,
     OnRunnerExit,
     Param,
     ParamType,
@@ -36,6 +38,7 @@ from runner.plan.yaml_nodes import Fields, Node, Scalar, UnusableNodes, read_oth
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.qualified_names import qualified_name
 from runner.sql.session_settings import SettingPlace, place_of_setting
+from runner.sql.text_traits import builds_of
 from runner.structs import Struct
 
 _TIMEOUT_WORD = "timeout"
@@ -161,6 +164,7 @@ def read_for_each(fields: Fields, params: Iterable[str]) -> ForEach | None:
     return ForEach(
         as_=as_,
         type=_item_type(for_each),
+        chunk=read_chunk(for_each, fields),
         items=_items(for_each),
         sql=read_sql(for_each, "sql"),
         max_parallel=parallel or None,
@@ -371,6 +375,7 @@ class StepReader(Struct, frozen=True, kw_only=True):
         for sql in _texts(step):
             check_references(sql, inner, self.report, step=fields.step)
         check_parameters(fields, inner)
+        _check_leftovers(step, fields, node)
         return Draft(step=step, fields=fields, needs=needs, finally_=finally_)
 
     def _fields(self, file: PlanFile, node: MappingNode) -> Fields:
@@ -398,7 +403,19 @@ def _texts(step: Step) -> Iterable[Sql]:
     until = step.repeat.until_sql if step.repeat else None
     expect = step.expect.sql if step.expect else None
     checks = (check.sql for check in step.preconditions)
-    return (sql for sql in chain((step.sql, step.if_, step.verify, expect, until), checks) if sql is not None)
+    own = (step.sql, step.on_retry, step.if_, step.verify, expect, until)
+    return (sql for sql in chain(own, checks) if sql is not None)
+
+
+def _check_leftovers(step: Step, fields: Fields, written: MappingNode) -> None:
+    """Report `leftovers: drop` of a step that leaves nothing behind; one of `defaults` is for the others."""
+    node = fields.scalar("leftovers")
+    if node is None or step.leftovers is not OnLeftovers.DROP or written.values.get("leftovers") is not node:
+        return
+    if not any(build.removable for build in builds_of(step.sql.text)):
+        message = "`leftovers: drop`, but the step has no statement that leaves anything behind"
+        hint = "it is for CREATE INDEX, REINDEX and DETACH PARTITION … CONCURRENTLY"
+        fields.add(node, "JP265", message, hint=hint)
 
 
 def _pools(fields: Fields) -> Mapping[str, int]:
@@ -436,6 +453,8 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[Fields], Any]]]] = {
     "exclusive": ("exclusive", lambda fields: frozenset(fields.texts("exclusive"))),
     "priority": ("priority", lambda fields: fields.integer("priority", 0)),
     "retry": ("retry", read_retry),
+    "on_retry": ("on_retry", lambda fields: read_sql(fields, "on_retry")),
+    "leftovers": ("leftovers", lambda fields: fields.choice("leftovers", OnLeftovers.LIST)),
     "idempotent": ("idempotent", lambda fields: fields.boolean("idempotent") or False),
     "allow_failure": ("allow_failure", read_allow_failure),
     "if": ("if_", lambda fields: read_sql(fields, "if")),

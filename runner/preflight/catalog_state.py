@@ -311,7 +311,7 @@ class CatalogView:
         self._changes = changes
         self._step = unit.step.id if unit.step is not None else ""
         #: Conditions before the step see none of its changes, those after it see all.
-        before = unit.key in {"if", "preconditions", "for_each.sql"}
+        before = unit.key in {"on_retry", "if", "preconditions", "for_each.sql"}
         self._number = unit.number if unit.key == "sql" else -1 if before else 1_000_000
         self._computed = unit.computed
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from runner.codes import new_problem
 from runner.engine.events import Item, Rows
-from runner.engine.for_each_items import literal_items, queried_items
+from runner.engine.for_each_items import literal_items, queried_items, values_of
 from runner.engine.step_sql import for_list, with_values
 from runner.errors import Position, Problem, Severity
 from runner.gateway.inspection import Inspector
@@ -120,7 +120,8 @@ class StatementLook:
         the statements.
         """
         found: list[Step] = []
-        for values in [item.values for item in items or literal_items(step)[:MAX_INSTANCES]] or [{}]:
+        items = items or literal_items(step)[:MAX_INSTANCES]
+        for values in [values_of(step.for_each, item) for item in items] or [{}]:
             with contextlib.suppress(TemplateError):
                 resolved = with_values(step, {**self._values, **values})
                 if resolved not in found:
@@ -157,7 +158,7 @@ class StatementLook:
         """Record what every step changes, as its text names it; the items of a query are not known yet."""
         for step in steps:
             items = literal_items(step)
-            variants = [item.values for item in items] if items else [{}]
+            variants = [values_of(step.for_each, item) for item in items] if items else [{}]
             for values in variants[:MAX_INSTANCES]:
                 try:
                     units = list(units_of(step.sql, {**self._values, **values}, step=step, instance=step.id, key="sql"))
@@ -361,6 +362,7 @@ class StatementLook:
     def _lowered(self, unit: Unit, finding: StatementFinding) -> Severity | None:
         """Return a warning instead of an error for a statement that may not run, or may fail."""
         left_out = MADE_UP in unit.instance or bool({unit.instance, self._name_of(unit)} & self._unlikely)
+        left_out = left_out or unit.key == "on_retry"  # it finds what a failed attempt has left, not what is there now
         return Severity.WARNING if left_out or is_allowed(unit.step, finding) else None
 
     @staticmethod

@@ -12,11 +12,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.engine.events import Item
+from runner.engine.for_each_items import values_of
 from runner.engine.step_sql import with_values
 from runner.errors import Position, Severity
 from runner.gateway.catalog import FunctionFacts, NamedFacts, RelationFacts, SchemaFacts
 from runner.gateway.inspection import Inspector, Settings
-from runner.plan.model import Plan, Sql, Step, Value
+from runner.plan.model import ItemValues, Plan, Sql, Step, Value
 from runner.sql.catalog_needs import ObjectSort
 from runner.sql.placeholders import Rendered, TemplateError, render_traced
 from runner.sql.relations import Relation
@@ -56,7 +57,7 @@ class Unit:
     @property
     def is_condition(self) -> bool:
         """Whether jobplan evaluates it itself, in a read-only session."""
-        return self.key != "sql"
+        return self.key not in ("sql", "on_retry")
 
     @property
     def settings_after(self) -> tuple[tuple[str, str], ...]:
@@ -108,7 +109,7 @@ def base_values(plan: Plan) -> Mapping[str, Value]:
 
 
 def units_of(
-    sql: Sql, values: Mapping[str, Value | None], *, step: Step | None, instance: str, key: str
+    sql: Sql, values: ItemValues, *, step: Step | None, instance: str, key: str
 ) -> Iterator[Unit | Unreadable]:
     """Yield the statements of one text with its values."""
     try:
@@ -152,16 +153,16 @@ def _locator(sql: Sql, rendered: Rendered, start: int) -> Callable[[int], Positi
     return lambda offset: sql.position(rendered.original(start + offset))
 
 
-def step_units(step: Step, values: Mapping[str, Value | None], items: tuple[Item, ...]) -> Iterator[Unit | Unreadable]:
+def step_units(step: Step, values: ItemValues, items: tuple[Item, ...]) -> Iterator[Unit | Unreadable]:
     """Yield the statements of a step and of its conditions, for each of its items; none if it has no items."""
     if step.for_each is None:
         yield from _instance(step, step.id, values)
         return
     for item in items[:MAX_INSTANCES]:
-        yield from _instance(step, item.key, {**values, **item.values})
+        yield from _instance(step, item.key, {**values, **values_of(step.for_each, item)})
 
 
-def _instance(step: Step, instance: str, values: Mapping[str, Value | None]) -> Iterator[Unit | Unreadable]:
+def _instance(step: Step, instance: str, values: ItemValues) -> Iterator[Unit | Unreadable]:
     try:
         step = with_values(step, values)
     except TemplateError as error:
@@ -177,6 +178,8 @@ def _texts(step: Step) -> Iterator[tuple[str, Sql]]:
     for check in step.preconditions:
         yield "preconditions", check.sql
     yield "sql", step.sql
+    if step.on_retry is not None:
+        yield "on_retry", step.on_retry
     if step.repeat is not None and step.repeat.until_sql is not None:
         yield "repeat.until", step.repeat.until_sql
     if step.expect is not None and step.expect.sql is not None:

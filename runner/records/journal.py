@@ -38,7 +38,14 @@ from runner.records.run_folders import (
 )
 
 #: Events that announce an action: it must not be performed before they are durable.
-_ORDERS = (ev.AttemptLaunching, ev.AttemptCancelRequested, ev.AttemptDetachRequested)
+_ORDERS = (
+    ev.AttemptPreparing,
+    ev.AttemptLaunching,
+    ev.UnfinishedNoted,
+    ev.AttemptRemoving,
+    ev.AttemptCancelRequested,
+    ev.AttemptDetachRequested,
+)
 _sync = getattr(os, "fdatasync", os.fsync)
 
 

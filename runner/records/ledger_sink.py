@@ -72,6 +72,8 @@ class LedgerSink:
             self._ledger.begin(state.plan.name, text, resolved)
         if isinstance(event, ev.AttemptLaunching):
             self._ledger.take_launching(text, event.step, event.attempt)
+        elif isinstance(event, ev.AttemptPreparing | ev.AttemptRemoving | ev.StepSplit):
+            self._ledger.take_first(text)
         elif isinstance(event, ev.AttemptEvent):
             self._ledger.take(text, (event.step, event.attempt))
         elif isinstance(event, ev.RunStarted | ev.RunResumed | ev.StepExpanded):

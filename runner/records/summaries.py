@@ -218,7 +218,7 @@ def durations(lines: Iterable[Mapping[str, Any]]) -> dict[str, tuple[float, str]
 
 
 #: The events that `StepTimes` processes.
-_TIMED = frozenset({"run_resumed", "attempt_launching", "attempt_deferred", "attempt_finished"})
+_TIMED = frozenset({"run_resumed", "attempt_preparing", "attempt_launching", "attempt_deferred", "attempt_finished"})
 
 
 def _moment(line: Mapping[str, Any]) -> float:

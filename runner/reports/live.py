@@ -189,8 +189,10 @@ _UNDER_WAY = (StepState.EXPANDED, StepState.RETRYING, StepState.CHECKING)
 def _other(state: RunState, record: StepRecord, now: float) -> str:
     """Return what the step waits for."""
     if record.state is StepState.EXPANDED:
-        total = len(record.instances or ())
-        words = f"{total - record.open_instances} of {total} items"
+        instances = [state.records[key] for key in record.instances or ()]
+        total = sum(len(one.chunk) or 1 for one in instances)
+        done = sum(len(one.chunk) or 1 for one in instances if one.final)
+        words = f"{done} of {total} items"
     elif record.state is StepState.RETRYING:
         words = f"next attempt in {format_duration(max(0.0, (record.retry_at or now) - now))}"
     elif record.state is StepState.CHECKING:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
+from runner.engine.chunks import parts_of
 from runner.engine.events import WARNING, ErrorDetails, Leftover, Notice
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.engine.step_sql import place_in_plan
@@ -155,6 +156,11 @@ def warning_texts(notices: Iterable[Notice]) -> Iterator[str]:
             yield " ".join(" ".join(part for part in parts if part).split())
 
 
+def removed_lines(removed: Iterable[Leftover]) -> Iterator[str]:
+    """Yield what was left behind and was removed."""
+    yield from (f"removed: {one.what}" for one in removed)
+
+
 def leftover_lines(leftovers: Iterable[Leftover]) -> Iterator[str]:
     """Yield what is left behind, and each way to repair it on its own line."""
     for one in leftovers:
@@ -162,9 +168,9 @@ def leftover_lines(leftovers: Iterable[Leftover]) -> Iterator[str]:
         yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(one.repair))
 
 
-def leftover_words(leftovers: Iterable[Leftover]) -> str:
+def leftover_words(leftovers: Iterable[Leftover], *, repair: bool = True) -> str:
     """Return on one line what is left behind, and the first way to repair each."""
-    return "; ".join(f"{one.what} ({one.repair[0]})" if one.repair else one.what for one in leftovers)
+    return "; ".join(f"{one.what} ({one.repair[0]})" if repair and one.repair else one.what for one in leftovers)
 
 
 #: Characters that XML 1.0 does not allow, not even escaped. Source: https://www.w3.org/TR/xml/#charsets
@@ -360,31 +366,48 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
             yield f"{event.step}: cancel requested ({event.reason.replace('_', ' ')}){may_fail}"
         case ev.StepCancelRequested():
             yield f"{event.step}: cancel requested by {event.by}; the step does not start again"
-        case ev.AttemptLost():
-            yield f"{event.step}: its launcher session was lost ({event.message}); tracking the worker by its pid"
-        case ev.AttemptUnstoppable():
-            yield (
-                f"{event.step}: cannot be stopped: its worker (pid {event.worker.pid}) still runs "
-                f"{format_duration(event.seconds)} after the first cancel; the run no longer waits for it"
-            )
+        case ev.AttemptLost() | ev.AttemptUnstoppable() | ev.AttemptRemoving():
+            yield _worker_line(event)
         case ev.StepRetrying():
             yield _retrying(event, state)
         case ev.StepSkipped() if event.reason is not ev.SkipReason.NOT_SELECTED:
             why = f": {event.because}" if event.because else ""
             yield f"{event.step}: skipped ({event.reason.replace('_', ' ')}{why})"
-        case ev.StepExpanded():
-            yield f"{event.step}: {counted(len(event.items), 'item')}"
+        case ev.StepExpanded() | ev.StepSplit():
+            yield _items_line(event, state)
         case ev.StepFinished():
             yield from _finished_lines(event, state, run_id)
         case _:
             pass
 
 
+def _worker_line(event: ev.AttemptLost | ev.AttemptUnstoppable | ev.AttemptRemoving) -> str:
+    if isinstance(event, ev.AttemptLost):
+        return f"{event.step}: its launcher session was lost ({event.message}); tracking the worker by its pid"
+    if isinstance(event, ev.AttemptRemoving):
+        return f"{event.step}: removing what it left behind: {leftover_words(event.leftovers, repair=False)}"
+    return (
+        f"{event.step}: cannot be stopped: its worker (pid {event.worker.pid}) still runs "
+        f"{format_duration(event.seconds)} after the first cancel; the run no longer waits for it"
+    )
+
+
+def _items_line(event: ev.StepExpanded | ev.StepSplit, state: RunState) -> str:
+    """Return how many items a step has, and in how many chunks; of a chunk that failed, that they follow one by one."""
+    items = counted(sum(len(parts_of(item)) for item in event.items), "item")
+    if isinstance(event, ev.StepSplit):
+        last = state.records[event.step].last
+        return f"{event.step}: its {items} follow one by one, after: {error_text(last.error if last else None)}"
+    chunks = f" in {counted(len(event.items), 'chunk')}" if any(item.items for item in event.items) else ""
+    return f"{event.step}: {items}{chunks}"
+
+
 def _started(record: StepRecord, so_far: str = "") -> Iterator[str]:
     """Yield that a worker exists: it was observed, or it has ended. The server may refuse a requested launch."""
     limit = "no timeout" if record.timeout is None else f"timeout {format_duration(record.timeout)}"
     if record.announced:
-        yield f"{record.key}: started{_again(record)} ({limit}{so_far})"
+        what = "preparing" if record.preparing else "started"
+        yield f"{record.key}: {what}{_again(record)} ({limit}{so_far})"
 
 
 def _unobserved(record: StepRecord) -> bool:
@@ -443,6 +466,8 @@ def _retrying(event: ev.StepRetrying, state: RunState) -> str:
         return f"{event.step}: not launched ({error_text(event.error)}); its conditions are evaluated again in {delay}"
     last = state.records[event.step].last
     words = f"{event.step}: next attempt in {delay}, after: {error_text(last.error if last else None)}"
+    removed = leftover_words(last.removed, repair=False) if last is not None else ""
+    words += f"; removed: {removed}" if removed else ""
     left = leftover_words(last.leftovers) if last is not None else ""
     return f"{words}; left behind so far: {left}" if left else words
 
@@ -471,7 +496,7 @@ def _finished_lines(event: ev.StepFinished, state: RunState, run_id: str) -> Ite
     yield _finished(event, state, run_id)
     last = state.records[event.step].last
     if last is not None:
-        yield from (f"{event.step}: {line}" for line in leftover_lines(last.leftovers))
+        yield from (f"{event.step}: {line}" for line in (*removed_lines(last.removed), *leftover_lines(last.leftovers)))
 
 
 def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:

@@ -141,7 +141,8 @@ def _described(step: Step, parent: str | None) -> str:
 def _label(step: Step) -> str:
     if step.for_each is not None:
         count = len(step.for_each.items)
-        return f"{step.id} [{f'{count} items' if count else 'items of a query'}]"
+        chunk = f" in chunks of {step.for_each.chunk}" if step.for_each.chunk is not None else ""
+        return f"{step.id} [{f'{count} items' if count else 'items of a query'}{chunk}]"
     return f"{step.id} [up to {step.repeat.max_iterations} times]" if step.repeat is not None else step.id
 
 

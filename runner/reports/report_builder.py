@@ -68,7 +68,7 @@ def run_report(plan: Plan, run_id: str, events: Iterable[ev.Event]) -> RunReport
 
 
 def _of_known_steps(event: ev.Event, state: RunState) -> ev.Event:
-    if not isinstance(event, ev.AttemptLaunching) or state.records.keys() >= set(event.overtook):
+    if not isinstance(event, ev.AttemptLaunching | ev.AttemptPreparing) or state.records.keys() >= set(event.overtook):
         return event
     return replace(event, overtook=tuple(key for key in event.overtook if key in state.records))
 
@@ -229,55 +229,78 @@ def _in_order(state: RunState) -> Iterator[StepRecord]:
     """Yield the steps in the plan's order, each one before its instances."""
     for step in (*state.plan.steps, *state.plan.finally_):
         record = state.records[step.id]
-        yield record
-        yield from (state.records[key] for key in record.instances or ())
+        yield from _with_instances(state, record)
+
+
+def _with_instances(state: RunState, record: StepRecord) -> Iterator[StepRecord]:
+    yield record
+    for key in record.instances or ():
+        yield from _with_instances(state, state.records[key])
 
 
 def _keep_attempt(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
     match event:
-        case ev.AttemptLaunching():
-            at = _ms(event.at)
-            step.notices = []
-            step.attempts.append(
-                AttemptReport(
-                    number=event.attempt,
-                    iteration=record.iteration,
-                    launched_at=at,
-                    ended_at=at,
-                    timeout=event.timeout,
-                )
-            )
+        case ev.AttemptPreparing() | ev.AttemptLaunching():
+            _keep_launch(step, record, event)
         case ev.AttemptDeferred():
             step.attempts.pop()
         case ev.StepSkipped() if step.attempts and step.attempts[-1].outcome is None:
             step.attempts.pop()
         case ev.AttemptNotice():
             step.notices.append(event.notice)
-        case ev.AttemptRunning():
+        case ev.AttemptRunning() | ev.AttemptUnstoppable():
             step.attempts[-1] = replace(step.attempts[-1], worker=event.worker)
         case ev.AttemptCancelRequested():
             step.attempts[-1] = replace(step.attempts[-1], cancel_reason=event.reason)
-        case ev.AttemptUnstoppable():
-            step.attempts[-1] = replace(step.attempts[-1], worker=event.worker)
         case ev.AttemptLost():
             step.attempts[-1] = replace(step.attempts[-1], lost=event.message)
-        case ev.AttemptBlocked():
-            since = _ms(event.waiting_since if step.blocked is None else step.blocked.since)
-            step.blocked = LockWaitReport(
-                since=since,
-                until=since,
-                mode=event.mode,
-                lock=event.lock,
-                relation=event.relation,
-                by=event.by,
-            )
-        case ev.AttemptUnblocked() if step.blocked is not None:
-            _end_lock_wait(step, step.blocked.since + event.seconds)
+        case ev.AttemptBlocked() | ev.AttemptUnblocked():
+            _keep_lock_wait(step, event)
+        case ev.AttemptRemoving():
+            step.attempts[-1] = replace(step.attempts[-1], outcome=event.outcome, error=event.error)
         case ev.AttemptFinished():
             _end_lock_wait(step, event.at)
             step.attempts[-1] = _finished(step.attempts[-1], event, step.notices)
         case _:
             pass
+
+
+def _keep_launch(step: _Step, record: StepRecord, event: ev.AttemptPreparing | ev.AttemptLaunching) -> None:
+    if step.attempts and isinstance(event, ev.AttemptLaunching) and _is_prepared(step.attempts[-1], event):
+        step.attempts[-1] = replace(step.attempts[-1], timeout=event.timeout, worker=None)
+        return
+    at = _ms(event.at)
+    step.notices = []
+    step.attempts.append(
+        AttemptReport(
+            number=event.attempt,
+            iteration=record.iteration,
+            launched_at=at,
+            ended_at=at,
+            timeout=event.timeout,
+        )
+    )
+
+
+def _keep_lock_wait(step: _Step, event: ev.AttemptBlocked | ev.AttemptUnblocked) -> None:
+    if isinstance(event, ev.AttemptUnblocked):
+        if step.blocked is not None:
+            _end_lock_wait(step, step.blocked.since + event.seconds)
+        return
+    since = _ms(event.waiting_since if step.blocked is None else step.blocked.since)
+    step.blocked = LockWaitReport(
+        since=since,
+        until=since,
+        mode=event.mode,
+        lock=event.lock,
+        relation=event.relation,
+        by=event.by,
+    )
+
+
+def _is_prepared(attempt: AttemptReport, event: ev.AttemptLaunching) -> bool:
+    """Return whether the attempt began with a worker that prepared it."""
+    return attempt.number == event.attempt and attempt.outcome is None
 
 
 def _end_lock_wait(step: _Step, at: float) -> None:
@@ -303,6 +326,7 @@ def _finished(attempt: AttemptReport, event: ev.AttemptFinished, notices: list[e
         notices_dropped=event.notices_dropped,
         warnings=event.warnings or 0,
         leftovers=event.leftovers,
+        removed=event.removed,
         result=event.result,
     )
 
@@ -311,6 +335,8 @@ def _finished(attempt: AttemptReport, event: ev.AttemptFinished, notices: list[e
 _INFORM = (
     ev.AttemptNotice,
     ev.AttemptRunning,
+    ev.UnfinishedNoted,
+    ev.AttemptRemoving,
     ev.AttemptBlocked,
     ev.AttemptUnblocked,
     ev.AttemptCancelRequested,
@@ -355,8 +381,11 @@ def _wait_after(event: ev.StepEvent, record: StepRecord, at: float) -> Wait | No
 def _spans(steps: tuple[StepReport, ...]) -> dict[str, float]:
     starts: dict[str, float] = {}
     ends: dict[str, float] = {}
+    roots: dict[str, str] = {}
     for step in steps:
-        key = step.parent or step.key
+        roots[step.key] = roots[step.parent] if step.parent is not None else step.key
+    for step in steps:
+        key = roots[step.key]
         if step.started_at is not None:
             starts[key] = min(starts.get(key, step.started_at), step.started_at)
         if step.ended_at is not None:

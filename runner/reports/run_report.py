@@ -90,6 +90,8 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
     notices_dropped: int = 0
     warnings: int = 0
     leftovers: tuple[Leftover, ...] = ()
+    #: What was left behind and removed.
+    removed: tuple[Leftover, ...] = ()
     result: Rows | None = None
 
     @property

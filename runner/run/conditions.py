@@ -5,7 +5,7 @@ The result of a condition becomes an event here; the scheduler decides what foll
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Protocol
 
 from runner.engine import events as ev
@@ -14,7 +14,7 @@ from runner.engine.ports import Query, QueryResult
 from runner.engine.state import StepRecord
 from runner.engine.step_sql import for_list, with_values
 from runner.errors import GatewayError
-from runner.plan.model import Sql, Step, Value
+from runner.plan.model import ItemValues, Sql, Step
 from runner.sql.placeholders import TemplateError, render
 
 #: The limit of a for_each: a report with more items could not be read.
@@ -40,7 +40,7 @@ class ConditionError(Exception):
 class Conditions:
     """The conditions of one step or instance, with the values that its SQL may name."""
 
-    def __init__(self, gateway: QueryGateway, record: StepRecord, values: Mapping[str, Value | None]) -> None:
+    def __init__(self, gateway: QueryGateway, record: StepRecord, values: ItemValues) -> None:
         self._gateway = gateway
         self._record = record
         self._step: Step = record.step

@@ -27,7 +27,7 @@ from runner.engine.state import RunState, initial_state, steps_to_cancel
 from runner.engine.step_sql import with_facts
 from runner.errors import GroupHeldError, JournalLostError, RecordError
 from runner.plan.model import OnConflict, Plan, Value
-from runner.run.performer import Order, Performer, WriteAhead, builtin_values, launching, values_for
+from runner.run.performer import Order, Performer, WriteAhead, builtin_values, launching, preparing, values_for
 from runner.run.start import RunContext, check_ledger, check_unused, hold_run, resumed, run_taken_over, started
 from runner.run.takeover import Takeover, examine_workers
 
@@ -107,7 +107,13 @@ class Run:
         self._lock_waits = LockWaits(self.state)
         gateway.watch_locks(self._post_lock_waits)
         self._performer = Performer(
-            self.state, gateway, clock, context.run_id, post=self._post, crashed=self._notice_crash
+            self.state,
+            gateway,
+            clock,
+            context.run_id,
+            post=self._post,
+            announce=self._announce_further,
+            crashed=self._notice_crash,
         )
         self._write_ahead = WriteAhead(self._flush, crashed=self._notice_crash)
 
@@ -434,7 +440,8 @@ class Run:
         step, attempt = command.step, command.attempt
         match command:
             case Launch():
-                event = launching(command, self._context.run_id, now)
+                prepares = self.state.records[step].to_prepare
+                event = (preparing if prepares else launching)(command, self._context.run_id, now)
                 self._emit(event)
                 return partial(self._performer.launch, command, event.application_name)
             case Cancel():
@@ -447,6 +454,16 @@ class Run:
                 self._emit(ev.StepChecking(at=now, step=step, phase=command.phase, overtook=command.overtook))
                 return partial(self._performer.evaluate, command)
         raise TypeError(f"{command!r} is not a command")
+
+    async def _announce_further(self, event: ev.Event) -> bool:
+        """Record an event of a running attempt before a further worker of it is requested; False if none may be."""
+        self._read_inbox()
+        self._emit(event)
+        durable = asyncio.get_running_loop().create_future()
+        self._write_ahead.carry_out([partial(durable.set_result, None)])
+        self._wake_up.set()
+        await durable
+        return not (self.state.record_lost or self._abandoned)
 
     def _notice_crash(self, error: BaseException) -> None:
         """End the run if a task raised, which is a bug: it would wait for that task forever."""

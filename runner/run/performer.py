@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from runner.clock import Clock, parse_rfc3339
@@ -20,13 +21,22 @@ from runner.engine import events as ev
 from runner.engine.leftovers import left_by
 from runner.engine.outcomes import classify, rows_wanted, skipped
 from runner.engine.ports import Evaluate, Gateway, Launch, LaunchRequest, WorkerEnd, WorkerHandle
-from runner.engine.scheduler import run_status
+from runner.engine.scheduler import launch_timeout, run_status
 from runner.engine.size_limits import limited_rows
 from runner.engine.state import RunState, StepRecord
 from runner.engine.step_sql import with_values
 from runner.errors import CapacityError, GatewayError
 from runner.identity import WorkerLabel, worker_name
-from runner.plan.model import OnFinish, Plan, Step, Value
+from runner.plan.model import ItemValues, OnFinish, Plan, Sql, Step, Value
+from runner.run.assistants import (
+    ON_RETRY,
+    Removed,
+    drops,
+    failed_preparation,
+    left_before,
+    remove,
+    to_remove,
+)
 from runner.run.conditions import Conditions
 from runner.sql.placeholders import TemplateError, render
 from runner.sql.text_traits import builds_of, nature_of
@@ -42,18 +52,21 @@ class _Attempt(Struct):
     handle: WorkerHandle | None = None
     cancel: bool = False
     detach: bool = False
+    #: The present worker is not the step's own: it is never detached.
+    assisted: bool = False
 
     def apply_requests(self) -> None:
         if self.handle is not None and self.cancel:
             self.handle.cancel()
-        if self.handle is not None and self.detach:
+        if self.handle is not None and self.detach and not self.assisted:
             self.handle.detach()
 
 
 class Performer:
     """Launches, cancels, detaches and evaluates for one run.
 
-    `post` receives an event; `crashed` receives the exception of a task, which is a bug in jobplan.
+    `post` receives an event; `announce` records one before a further worker of an attempt is requested, and returns
+    whether it may be; `crashed` receives the exception of a task, which is a bug in jobplan.
     """
 
     def __init__(
@@ -64,8 +77,10 @@ class Performer:
         run_id: str,
         *,
         post: Callable[[ev.Event], None],
+        announce: Callable[[ev.Event], Awaitable[bool]],
         crashed: Callable[[BaseException], None],
     ) -> None:
+        self._announce = announce
         self._state = state
         self._gateway = gateway
         self._clock = clock
@@ -103,9 +118,14 @@ class Performer:
         self._attempts[step].apply_requests()
 
     def detach(self, step: str) -> None:
-        """Detach a step's worker, now or as soon as it was launched."""
-        self._attempts[step].detach = True
-        self._attempts[step].apply_requests()
+        """Detach a step's worker, now or as soon as it was launched.
+
+        A worker that only prepares the attempt is cancelled instead if the run is being ended.
+        """
+        attempt = self._attempts[step]
+        attempt.detach = True
+        attempt.cancel = attempt.cancel or (attempt.assisted and self._state.ending)
+        attempt.apply_requests()
 
     async def cancel_tasks(self) -> None:
         """Cancel the remaining tasks; their workers continue."""
@@ -124,7 +144,7 @@ class Performer:
         if error is not None:
             self._crashed(error)
 
-    def _values_for(self, record: StepRecord) -> Mapping[str, Value | None]:
+    def _values_for(self, record: StepRecord) -> ItemValues:
         return values_for(self._state, record, self._values)
 
     async def _evaluate(self, record: StepRecord, command: Evaluate) -> None:
@@ -133,14 +153,17 @@ class Performer:
         self._post(replace(event, at=self._clock.now()))
 
     async def _follow(self, record: StepRecord, command: Launch, application_name: str) -> None:
-        key, attempt = command.step, command.attempt
         try:
+            if record.preparing and not await self._is_prepared(record, command):
+                return
+            command = replace(command, timeout=record.timeout)  # a prepared attempt has less of run_timeout left
             request = self._request(record, command, application_name)
-            await self._note_unfinished_objects(request.sql)
+            if not await self._note_unfinished_objects(record, command, request.sql):
+                self._defer(command, "nothing more is launched")
+                return
             handle = await self._gateway.launch(request)
         except CapacityError as error:
-            message = error.message
-            self._post(ev.AttemptDeferred(at=self._clock.now(), step=key, attempt=attempt, message=message))
+            self._defer(command, error.message)
             return
         except (TemplateError, GatewayError) as error:
             await self._finished(record, command, WorkerEnd(error=ev.ErrorDetails(message=error.message)))
@@ -150,7 +173,7 @@ class Performer:
     async def _follow_adopted(self, record: StepRecord, command: Launch, handle: WorkerHandle) -> None:
         """Follow a worker of a previous runner; the object that it is building does not count as unfinished before."""
         with contextlib.suppress(TemplateError):
-            await self._note_unfinished_objects(render(record.step.sql.text, self._values_for(record)))
+            await self._note_unfinished_in_run(render(record.step.sql.text, self._values_for(record)))
         await self._await_end(record, command, handle, orphan=True)
 
     async def _await_end(
@@ -180,8 +203,123 @@ class Performer:
             end = WorkerEnd(lost=True, unobserved=True, reason=error.message)
         await self._finished(record, command, end)
 
-    async def _note_unfinished_objects(self, sql: str) -> None:
-        """Record which objects are unfinished already, once, before the first CONCURRENTLY command of the run."""
+    def _defer(self, command: Launch, message: str) -> None:
+        self._post(
+            ev.AttemptDeferred(at=self._clock.now(), step=command.step, attempt=command.attempt, message=message)
+        )
+
+    # --- workers besides the step's own -------------------------------------------------------------------------------
+
+    async def _is_prepared(self, record: StepRecord, command: Launch) -> bool:
+        """Prepare an attempt, and announce the step's own worker; False if it must not be requested any more.
+
+        CapacityError if the server has no worker free now.
+        """
+        own = self._attempts[command.step]
+        own.assisted = True
+        try:
+            ended = await self._prepare(record, command)
+        finally:
+            own.assisted, own.handle = False, None
+        if ended is None and own.cancel:
+            ended = ev.Outcome.CANCELLED, ev.ErrorDetails(message="cancelled before its own worker was requested")
+        if ended is not None:
+            self._post_end(record, command, *ended)
+            return False
+        now = self._clock.now()
+        timeout = launch_timeout(self._state, record, now)
+        again = launching(replace(command, timeout=timeout, overtook=()), self._run_id, now)
+        if self._state.stopping or not await self._announce(again):
+            self._defer(command, "nothing more is launched")
+            return False
+        return True
+
+    async def _prepare(self, record: StepRecord, command: Launch) -> tuple[ev.Outcome, ev.ErrorDetails | None] | None:
+        """Remove what previous attempts left behind, and execute `on_retry`; return the attempt's end if that is it."""
+        execute = partial(self._execute, record, command)
+        builds = drops(record, self._rendered(record, record.step.sql))
+        if builds:
+            with contextlib.suppress(GatewayError):
+                wanted = left_before(record, builds, await self._gateway.unfinished_objects())
+                if (await remove(wanted, self._gateway.unfinished_objects, execute)).completed:
+                    return ev.Outcome.SUCCEEDED, None
+        if record.step.on_retry is None or not record.tried or self._attempts[command.step].cancel:
+            return None
+        try:
+            end = await execute(render(record.step.on_retry.text, self._values_for(record)), ON_RETRY)
+        except CapacityError:
+            raise
+        except (TemplateError, GatewayError) as error:
+            end = WorkerEnd(error=ev.ErrorDetails(message=error.message))
+        return failed_preparation(end, timeout=command.timeout, cancelled=record.cancel_reason)
+
+    async def _execute(self, record: StepRecord, command: Launch, sql: str, purpose: str) -> WorkerEnd:
+        """Execute SQL in a worker besides the step's own, and return its end."""
+        own, key, attempt = self._attempts[command.step], command.step, command.attempt
+
+        def seen(worker: ev.Worker) -> None:
+            if record.preparing:
+                now = self._clock.now()
+                self._post(ev.AttemptRunning(at=now, step=key, attempt=attempt, worker=worker, age=own_age()))
+
+        def own_age() -> float | None:
+            return None if own.handle is None else own.handle.age
+
+        def unstoppable(worker: ev.Worker, seconds: float) -> None:
+            now = self._clock.now()
+            self._post(ev.AttemptUnstoppable(at=now, step=key, attempt=attempt, worker=worker, seconds=seconds))
+
+        request = self._request(record, command, worker_name(self._run_id, key))
+        label = None if request.label is None else replace(request.label, purpose=purpose)
+        own.handle = await self._gateway.launch(replace(request, sql=sql, rows=0, detachable=False, label=label))
+        own.apply_requests()
+        return await own.handle.wait_until_ended(on_seen=seen, on_lost=lambda _: None, on_unstoppable=unstoppable)
+
+    async def _remove_leftovers(
+        self, record: StepRecord, command: Launch, outcome: ev.Outcome, error: ev.ErrorDetails | None
+    ) -> Removed:
+        """Remove what the ended attempt left behind, unless the whole run is being ended: then a resume does it."""
+        state = self._state
+        if state.interrupting or state.cancelling or state.timing_out or state.record_lost:
+            return Removed()
+        own = self._attempts[command.step]
+        with contextlib.suppress(TemplateError, GatewayError):
+            builds = drops(record, self._rendered(record, record.step.sql))
+            now = await self._gateway.unfinished_objects() if builds else ()
+            wanted = to_remove(record, builds, now, outcome, error)
+            if not wanted:
+                return Removed()
+            known = tuple(dict.fromkeys((*record.leftovers, *(one.left for one in wanted))))
+            at = self._clock.now()
+            removing = ev.AttemptRemoving(
+                at=at, step=command.step, attempt=command.attempt, outcome=outcome, error=error, leftovers=known
+            )
+            own.assisted, own.handle, own.cancel = True, None, False
+            if await self._announce(removing):
+                return await remove(wanted, self._gateway.unfinished_objects, partial(self._execute, record, command))
+        return Removed()
+
+    def _rendered(self, record: StepRecord, sql: Sql) -> str:
+        return render(sql.text, self._values_for(record))
+
+    async def _note_unfinished_objects(self, record: StepRecord, command: Launch, sql: str) -> bool:
+        """Record what is unfinished already, before a CONCURRENTLY command; False if nothing more may be launched.
+
+        Without `leftovers: drop` that is done once for the run, and not recorded: it is only for a report.
+        """
+        await self._note_unfinished_in_run(sql)
+        if not drops(record, sql):
+            return True
+        with contextlib.suppress(GatewayError):
+            found = await self._gateway.unfinished_objects(in_progress=True)
+            marks = tuple(sorted(one.mark for one in found))
+            at = self._clock.now()
+            return await self._announce(
+                ev.UnfinishedNoted(at=at, step=command.step, attempt=command.attempt, unfinished=marks)
+            )
+        return True
+
+    async def _note_unfinished_in_run(self, sql: str) -> None:
         if not builds_of(sql):
             return
         async with self._unfinished_lock:
@@ -226,6 +364,21 @@ class Performer:
             ),
         )
 
+    def _post_end(
+        self, record: StepRecord, command: Launch, outcome: ev.Outcome, error: ev.ErrorDetails | None
+    ) -> None:
+        """Post the end of an attempt whose own worker was not requested."""
+        self._post(
+            ev.AttemptFinished(
+                at=self._clock.now(),
+                step=command.step,
+                attempt=command.attempt,
+                outcome=outcome,
+                error=error,
+                leftovers=() if outcome is ev.Outcome.SUCCEEDED else record.leftovers,
+            )
+        )
+
     async def _finished(self, record: StepRecord, command: Launch, end: WorkerEnd) -> None:
         outcome, error = classify(end, timeout=command.timeout, cancelled=record.cancel_reason)
         left_out = None
@@ -234,7 +387,11 @@ class Performer:
             left_out = skipped(end.notices, nature)
             if left_out is not None and nature.idempotent:  # it may run again, so this is a normal failure
                 outcome, error, left_out = ev.Outcome.FAILED, left_out, None
-        leftovers = await self._leftovers(record, outcome)
+        done = await self._remove_leftovers(record, command, outcome, error)
+        if done.completed:
+            outcome, error = ev.Outcome.SUCCEEDED, None
+        left = await self._leftovers(record, outcome)
+        leftovers = tuple(one for one in left if one not in done.removed)
         now = self._clock.now()
         for notice in end.notices:
             self._post(ev.AttemptNotice(at=now, step=record.key, attempt=command.attempt, notice=notice))
@@ -259,6 +416,7 @@ class Performer:
                 warnings=end.warnings or None,
                 skipped=left_out,
                 leftovers=leftovers,
+                removed=done.removed,
             )
         )
 
@@ -290,12 +448,24 @@ def builtin_values(plan: Plan, run_id: str) -> Mapping[str, Value]:
     return {**plan.values, "run.id": run_id, "run.name": plan.name}
 
 
-def values_for(state: RunState, record: StepRecord, builtin: Mapping[str, Value]) -> Mapping[str, Value | None]:
+def values_for(state: RunState, record: StepRecord, builtin: Mapping[str, Value]) -> ItemValues:
     """Return the values for the SQL of a step or instance: `builtin`, its item, in `finally` the status of the run."""
     if not record.in_finally and not record.values:
         return builtin
     status = {"run.status": run_status(state)} if record.in_finally else {}
     return {**builtin, **status, **record.values}
+
+
+def preparing(command: Launch, run_id: str, now: float) -> ev.AttemptPreparing:
+    """Return the event that is recorded before a worker is requested that prepares the attempt."""
+    return ev.AttemptPreparing(
+        at=now,
+        step=command.step,
+        attempt=command.attempt,
+        application_name=worker_name(run_id, command.step),
+        timeout=command.timeout,
+        overtook=command.overtook,
+    )
 
 
 def launching(command: Launch, run_id: str, now: float) -> ev.AttemptLaunching:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from runner.clock import Clock, rfc3339
 from runner.engine import events as ev
 from runner.engine.events import AttemptLaunching, Event, RunResumed
-from runner.engine.ports import Gateway, RecordedRun, RemainingBackends, RemainingWorker, ServerInfo
+from runner.engine.ports import Gateway, RecordedRun, RemainingBackends, RemainingWorker, ServerInfo, WorkerHandle
 from runner.engine.resume_state import (
     committed_but_failed,
     finally_starts_again,
@@ -35,7 +35,7 @@ from runner.engine.run_location import WrongServerError, place_after
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.errors import OpenQuestionError, PreflightError, StaleRecordError, UnstoppableError, UsageError
 from runner.identity import has_name_of, is_of_step, run_of
-from runner.plan.model import Plan, Value
+from runner.plan.model import ItemValues, Plan
 from runner.run.conditions import Conditions
 from runner.structs import Struct, field
 
@@ -161,7 +161,7 @@ async def examine_workers(
     *,
     plan: Plan,
     run_id: str,
-    values: Callable[[StepRecord], Mapping[str, Value | None]],
+    values: Callable[[StepRecord], ItemValues],
     clock: Clock,
 ) -> Findings:
     """Determine the outcomes of the workers of `state`, which is the recorded state of the run.
@@ -203,7 +203,7 @@ class _Examination:
         *,
         plan: Plan,
         run_id: str,
-        values: Callable[[StepRecord], Mapping[str, Value | None]],
+        values: Callable[[StepRecord], ItemValues],
         clock: Clock,
     ) -> None:
         self._plan = plan
@@ -215,6 +215,8 @@ class _Examination:
         self._clock = clock
         self._ages: dict[ev.Worker, float | None] = {}
         self._in_ledger: RecordedRun | None = None
+        #: Running workers that prepare an attempt, or remove what it left behind, and the step of each.
+        self._assistants: dict[ev.Worker, str] = {}
         self._foreign: tuple[str, ...] = ()
 
     async def findings(self) -> Findings:
@@ -224,6 +226,7 @@ class _Examination:
         orphans = {key: alive[key] for key in self._state.records if cancel and key in alive and self._is_orphan(key)}
         alive = {key: worker for key, worker in alive.items() if key not in orphans}
         self._check_marks(alive)  # before anything is stopped: a refused mark must not have effects
+        await self._stop_assistants(cancel=cancel)
         await self._stop(orphans, cancel=True)
         settled, questions = await self._settle(alive, in_finally=False)
         at_best = {found.step: found.outcome for found in settled} | dict.fromkeys(questions, ev.Outcome.SUCCEEDED)
@@ -276,18 +279,30 @@ class _Examination:
     def _by_step(self, left: RemainingBackends) -> dict[str, ev.Worker]:
         """Return these workers by step. PreflightError if the step of one cannot be determined."""
         steps = {record.worker: key for key, record in self._state.records.items() if record.worker is not None}
-        alive = {steps[one.worker]: one.worker for one in left.workers if one.worker in steps}
-        for worker in left.workers:
+        self._assistants = {one.worker: key for one in left.workers if (key := self._assisted_step(one, steps))}
+        workers = [one for one in left.workers if one.worker not in self._assistants]
+        alive = {steps[one.worker]: one.worker for one in workers if one.worker in steps}
+        for worker in workers:
             if worker.worker in steps:
                 continue
             key = self._step_of(worker, alive)
             if key is not None:
                 alive[key] = worker.worker
         awaited = sorted(self._unseen_steps(left))
-        for worker in left.workers if awaited else ():
+        for worker in workers if awaited else ():
             if not (worker.readable or worker.worker in alive.values() or self._has_run_name(worker)):
                 raise self._ambiguous(worker, awaited)
         return alive
+
+    def _assisted_step(self, worker: RemainingWorker, steps: Mapping[ev.Worker, str]) -> str | None:
+        """Return the step of a worker that does not execute the step's own SQL; None if it does, or is not known."""
+        if worker.claim is not None and worker.claim.purpose:
+            return next((key for key in self._state.records if self._claims(worker, key)), None)
+        key = steps.get(worker.worker)
+        if key is None:
+            found = [key for key in self._state.records if self._claims(worker, key)]
+            key = found[0] if len(found) == 1 else None
+        return key if key is not None and self._state.records[key].assisted else None
 
     def _step_of(self, worker: RemainingWorker, alive: Mapping[str, ev.Worker]) -> str | None:
         """Return the step of a worker that the record lacks; None if the run did not launch it."""
@@ -351,20 +366,17 @@ class _Examination:
         """Return whether the run must wait for this worker: its step is not one that may be detached."""
         return not is_kept(self._state.records[key], {})
 
+    async def _stop_assistants(self, *, cancel: bool) -> None:
+        """Wait until the workers besides the steps' own have ended: what they do is done again if it is needed."""
+        handles = [self._gateway.adopt(worker, step=key) for worker, key in self._assistants.items()]
+        await _ended(handles, cancel=cancel)
+
     async def _stop(self, workers: Mapping[str, ev.Worker], *, cancel: bool) -> None:
         """Wait until these workers have ended; with `cancel`, ask them to stop first.
 
         UnstoppableError if one of them is still running after that.
         """
-        handles = [self._gateway.adopt(worker, step=key) for key, worker in workers.items()]
-        for handle in handles if cancel else ():
-            handle.cancel()
-        await asyncio.gather(
-            *(
-                handle.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None, on_unstoppable=_refuse)
-                for handle in handles
-            )
-        )
+        await _ended([self._gateway.adopt(worker, step=key) for key, worker in workers.items()], cancel=cancel)
 
     def _check_marks(self, alive: Mapping[str, ev.Worker]) -> None:
         for key in self._takeover.marks:
@@ -485,6 +497,18 @@ class _Examination:
 
 def _settled(record: StepRecord, by: str, *, succeeded: bool) -> ev.Settled:
     return ev.Settled(step=record.key, outcome=ev.Outcome.SUCCEEDED if succeeded else ev.Outcome.FAILED, by=by)
+
+
+async def _ended(handles: Sequence[WorkerHandle], *, cancel: bool) -> None:
+    """Wait until these workers have ended. UnstoppableError if one that was asked to stop does not."""
+    for handle in handles if cancel else ():
+        handle.cancel()
+    await asyncio.gather(
+        *(
+            handle.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None, on_unstoppable=_refuse)
+            for handle in handles
+        )
+    )
 
 
 def _refuse(worker: ev.Worker, seconds: float) -> None:

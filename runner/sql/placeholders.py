@@ -22,6 +22,7 @@ from runner.structs import Struct
 #: What a parameter can be. A number may also be a str that holds its exact decimal form.
 Scalar = str | int | float | bool | Decimal | None
 
+
 #: The longest name that PostgreSQL keeps (NAMEDATALEN - 1, bytes); it would cut a longer one without an error.
 MAX_IDENTIFIER_BYTES = 63
 
@@ -37,6 +38,16 @@ _DECIMAL = re.compile(r"-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
 SETS_APART = frozenset(" \t\n\r\f\v(,[=<>;")
 
 _COLON_HINT = "If the colon does not introduce a parameter, write a space after it."
+
+
+class Listed(Struct, frozen=True):
+    """Several values for one name: in SQL they stand one after the other, with commas between them."""
+
+    values: tuple[Scalar, ...]
+
+
+#: What names in SQL stand for.
+Values = Mapping[str, Scalar | Listed]
 
 
 class Form(enum.Enum):
@@ -102,13 +113,14 @@ def in_brackets(text: str, reference: Reference) -> bool:
     return depth > 0
 
 
-def render(text: str, values: Mapping[str, Scalar]) -> str:
+def render(text: str, values: Values) -> str:
     """Return `text` with every reference replaced by its value; the result is not searched for references again.
 
     A value may get a space before or after it, so that it never merges with what stands beside it. A bare negative
     number gets parentheses: `-:n` must not become the comment `--5`, nor `:n::int2` mean `-(5::int2)`; where SQL takes
-    no expression (`SET x = :n`) the quoted form does. None, which only a query's item can be, is NULL. TemplateError if
-    a name has no value, or if the value cannot take the form in which it is named.
+    no expression (`SET x = :n`) the quoted form does. None, which only a query's item can be, is NULL. Several values
+    have commas between them. TemplateError if a name has no value, or if the value cannot take the form in which it is
+    named.
     """
     return render_traced(text, values).text
 
@@ -131,7 +143,7 @@ class Rendered(Struct, frozen=True, kw_only=True):
         return offset + before
 
 
-def render_traced(text: str, values: Mapping[str, Scalar]) -> Rendered:
+def render_traced(text: str, values: Values) -> Rendered:
     """Return the result of `render`, with the data to find positions in the original text."""
     parts: list[str] = []
     spans: list[tuple[int, int, int, int]] = []
@@ -235,10 +247,16 @@ def _not_a_name(token: Token, name: str) -> str:
     return f":{token.text} does not name a parameter: names are letters, digits and underscores"
 
 
-def _value(reference: Reference, values: Mapping[str, Scalar]) -> str:
+def _value(reference: Reference, values: Values) -> str:
     if reference.name not in values:
         raise TemplateError(f"{reference}: no such parameter", offset=reference.start, hint=_COLON_HINT)
     value = values[reference.name]
+    if isinstance(value, Listed):
+        return ", ".join(_one_value(reference, one).lstrip(" ") for one in value.values)
+    return _one_value(reference, value)
+
+
+def _one_value(reference: Reference, value: Scalar) -> str:
     try:
         if value is None:
             return _null(reference.form)

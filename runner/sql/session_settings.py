@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from runner.sql.placeholders import (
     PARAMETER_NAME,
     Form,
+    Listed,
     Reference,
-    Scalar,
     TemplateError,
+    Values,
     check_value,
     plain_text,
     quote_identifier,
@@ -71,12 +72,12 @@ def named_in(text: str, place: SettingPlace, known: Callable[[str], bool]) -> tu
     return tuple(found for found, _ in _named_in(text, place, known)) if ":" in text else ()
 
 
-def render_names(text: str, place: SettingPlace, values: Mapping[str, Scalar]) -> str:
+def render_names(text: str, place: SettingPlace, values: Values) -> str:
     """Return a list of names with each parameter as a quoted identifier. TemplateError if a value cannot be a name."""
     return _rendered(text, place, values, quote_identifier)
 
 
-def render_role(text: str, values: Mapping[str, Scalar]) -> str:
+def render_role(text: str, values: Values) -> str:
     """Return the name of the role. TemplateError for what is no role's name; `none` would be that of the login."""
 
     def name(value: str) -> str:
@@ -88,7 +89,7 @@ def render_role(text: str, values: Mapping[str, Scalar]) -> str:
     return _rendered(text, SettingPlace.ROLE, values, name)
 
 
-def render_setting(name: str, text: str, values: Mapping[str, Scalar]) -> str:
+def render_setting(name: str, text: str, values: Values) -> str:
     """Return the value of a setting for set_config. TemplateError if the parameter has none."""
     place = place_of_setting(name)
     return _rendered(text, place, values, quote_identifier if place is SettingPlace.LIST_SETTING else _as_it_is)
@@ -99,7 +100,7 @@ def _as_it_is(value: str) -> str:
     return value
 
 
-def _rendered(text: str, place: SettingPlace, values: Mapping[str, Scalar], quote: Callable[[str], str]) -> str:
+def _rendered(text: str, place: SettingPlace, values: Values, quote: Callable[[str], str]) -> str:
     if ":" not in text:
         return text
     parts: list[str] = []
@@ -110,12 +111,14 @@ def _rendered(text: str, place: SettingPlace, values: Mapping[str, Scalar], quot
     return "".join(parts) + text[done:]
 
 
-def _value(reference: Reference, place: SettingPlace, values: Mapping[str, Scalar], quote: Callable[[str], str]) -> str:
+def _value(reference: Reference, place: SettingPlace, values: Values, quote: Callable[[str], str]) -> str:
     if reference.name not in values:
         raise TemplateError(f"{reference}: no such parameter", offset=reference.start)
     value = values[reference.name]
     if value is None:
         raise TemplateError(f"{reference}: NULL is not a value here", offset=reference.start)
+    if isinstance(value, Listed):
+        raise TemplateError(f"{reference}: the items of a chunk are not one value", offset=reference.start)
     if isinstance(value, QualifiedName) and place not in (SettingPlace.TOUCHES, SettingPlace.SETTING):
         raise TemplateError(f"{reference}: a relation is not one name", offset=reference.start)
     try:

@@ -38,7 +38,7 @@ class Build(Struct, frozen=True, kw_only=True):
 
     `table` is None where it may be any table, of `schema` if that is given. `index` is the index that it builds, None
     if the server names it; `rebuilt` the one that REINDEX INDEX builds anew; `dropped` the one that DROP INDEX drops.
-    `detaches`: it detaches a partition.
+    `detaches`: it detaches a partition. `rebuilds`: it is a REINDEX.
     """
 
     table: Relation | None = None
@@ -47,6 +47,12 @@ class Build(Struct, frozen=True, kw_only=True):
     dropped: Relation | None = None
     schema: str | None = None
     detaches: bool = False
+    rebuilds: bool = False
+
+    @property
+    def removable(self) -> bool:
+        """Whether what it leaves behind is its own: DROP INDEX leaves an index that others made."""
+        return self.dropped is None
 
 
 class TextTraits(Struct, frozen=True, kw_only=True):
@@ -107,13 +113,13 @@ def _builds(statement: Statement) -> Iterator[Build]:
 def _rebuild(statement: Statement) -> Build:
     target, relation = reindex_target(statement), main_relation(statement)
     if target is ReindexTarget.TABLE and relation is not None:
-        return Build(table=_known(relation))
+        return Build(table=_known(relation), rebuilds=True)
     if target is ReindexTarget.INDEX and relation is not None:
-        return Build(rebuilt=_known(relation))
+        return Build(rebuilt=_known(relation), rebuilds=True)
     if target is ReindexTarget.SCHEMA:
         name = statement.node.name
-        return Build(schema=name if Relation(None, name).known else None)
-    return Build()
+        return Build(schema=name if Relation(None, name).known else None, rebuilds=True)
+    return Build(rebuilds=True)
 
 
 def _known(relation: Relation) -> Relation | None:

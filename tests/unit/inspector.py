@@ -24,6 +24,7 @@ class Inspector:
         self.main = {step.id for step in plan.steps}
         self.open_main = len(plan.steps)
         self.held: dict[str, StepRecord] = {}
+        self.preparing: set[str] = set()
         self.checking: set[str] = set()
         self.to_cancel: set[str] = set()
         self.before: dict[str, ev.Verdict] = {}
@@ -58,9 +59,10 @@ class Inspector:
     def event(self, state: RunState, event: ev.Event) -> None:
         """Keep the books of what is held, and check each launch against the plan."""
         match event:
-            case ev.AttemptLaunching():
+            case ev.AttemptPreparing() | ev.AttemptLaunching():
                 self.launching(state, event)
             case ev.AttemptDeferred() | ev.AttemptFinished() | ev.StepQueued():
+                self.preparing.discard(event.step)
                 self.launched[event.step] -= isinstance(event, ev.AttemptDeferred)
                 self.held.pop(event.step, None)
                 self.before.pop(event.step, None)
@@ -68,7 +70,7 @@ class Inspector:
                 self.holding(state, event)
             case ev.StepChecked():
                 self.checked(event)
-            case ev.StepExpanded():
+            case ev.StepExpanded() | ev.StepSplit():
                 self.expanded(state, event)
             case ev.StepRepeating():
                 self.repeating(state, event)
@@ -95,12 +97,14 @@ class Inspector:
                 self.held.pop(event.step, None)
                 self.refused[event.step] += event.verdict is not ev.Verdict.SKIP
 
-    def expanded(self, state: RunState, event: ev.StepExpanded) -> None:
-        """Items are fixed once, and each has a key of its own."""
+    def expanded(self, state: RunState, event: ev.StepExpanded | ev.StepSplit) -> None:
+        """Items are fixed once, and each has a key of its own; a chunk is split into its own items."""
         self.checking.discard(event.step)
         keys = {item.key for item in event.items}
         assert len(keys) == len(event.items)
-        assert all(key.startswith(f"{event.step}[") and key.isprintable() for key in keys)
+        root = event.step.partition("[")[0]
+        assert isinstance(event, ev.StepExpanded) or event.items == state.records[event.step].chunk
+        assert all(key.startswith(f"{root}[") and key.isprintable() for key in keys)
         assert all(state.records[key].parent == event.step for key in keys)
 
     def repeating(self, state: RunState, event: ev.StepRepeating) -> None:
@@ -123,9 +127,14 @@ class Inspector:
         if isinstance(event, ev.StepSkipped) and event.reason is ev.SkipReason.DRAINED:
             assert self.stopped[not record.in_finally], f"{event.step} drained in a run that goes on"
 
-    def launching(self, state: RunState, event: ev.AttemptLaunching) -> None:
+    def launching(self, state: RunState, event: ev.AttemptPreparing | ev.AttemptLaunching) -> None:
         """A launch is within every budget, its needs are met, and the run is not stopping."""
         record = state.records[event.step]
+        if event.step in self.preparing:
+            self.preparing.remove(event.step)
+            self.may_start(state, record)
+            self.limits(record, event)
+            return
         step = record.step
         conditional = step.if_ is not None or bool(step.preconditions)
         said = self.before.pop(step.id, None)
@@ -135,7 +144,18 @@ class Inspector:
         most = max(step.retry.max_attempts, UNKNOWN_ATTEMPTS if step.idempotent else 1)
         assert self.launched[event.step] + self.refused[event.step] <= most, f"{step.id} is tried too often"
         self.held[event.step] = record
-        self.budgets(parent)
+        self.budgets(state, parent)
+        self.limits(record, event)
+        if isinstance(event, ev.AttemptPreparing):
+            self.preparing.add(event.step)
+            assert step.on_retry is not None
+            assert record.tried, f"{step.id} is prepared before its first attempt"
+        else:
+            assert step.on_retry is None or not record.tried, f"{step.id} is tried again without on_retry"
+
+    def limits(self, record: StepRecord, event: ev.AttemptPreparing | ev.AttemptLaunching) -> None:
+        """A worker has the timeout of its step, or what the run has left."""
+        step = record.step
         if self.plan.run_timeout is not None and step.waits and not record.in_finally:
             assert event.timeout is not None
             assert event.at + event.timeout <= self.plan.run_timeout + 0.01
@@ -155,20 +175,23 @@ class Inspector:
         assert record.step.if_ is not None or record.step.preconditions
         parent = self.may_start(state, record)
         self.held[event.step] = record
-        self.budgets(parent)
+        self.budgets(state, parent)
 
     def may_start(self, state: RunState, record: StepRecord) -> Step:
         """The step's needs are met, and neither the run is stopping nor is the step to be stopped."""
         step = record.step
-        parent = state.records[record.parent or step.id].step
+        above = [step.id]
+        while (parent_key := state.records[above[-1]].parent) is not None:
+            above.append(parent_key)
+        parent = state.records[above[-1]].step
         assert record.in_finally is (self.open_main == 0), f"{step.id} started in the wrong part of the run"
         assert not self.stopping, f"{step.id} started in a run that stops"
-        assert self.to_cancel.isdisjoint({step.id, parent.id}), f"{step.id} started although its cancel was requested"
+        assert self.to_cancel.isdisjoint(above), f"{step.id} started although its cancel was requested"
         for need in parent.needs:
             assert met(need, state.records[need.step]), f"{step.id} started although {need} is not met"
         return parent
 
-    def budgets(self, parent: Step) -> None:
+    def budgets(self, state: RunState, parent: Step) -> None:
         """No budget is exceeded by those who hold slots now."""
         steps = [held.step for held in self.held.values()]
         assert sum(step.slots for step in steps) <= self.plan.budget.slots
@@ -177,7 +200,8 @@ class Inspector:
         for name in NAMES:
             assert sum(name in step.exclusive for step in steps) <= 1
         if parent.for_each is not None and parent.for_each.max_parallel is not None:
-            siblings = sum(held.parent == parent.id for held in self.held.values())
+            above = [held.parent for held in self.held.values() if held.parent is not None]
+            siblings = sum(parent.id in (key, state.records[key].parent) for key in above)
             assert siblings <= parent.for_each.max_parallel
 
     def overtaking(self, state: RunState, launches: list[Launch | Evaluate]) -> None:

@@ -83,6 +83,7 @@ def _random_step(
         exclusive=frozenset(name for name in NAMES if random.random() < 0.1),
         priority=random.choice((0, 0, 0, 0, 0, 1, -1)),
         retry=_random_retry(random) if retries else Retry(),
+        on_retry=NOTHING if retries and random.random() < 0.4 else None,
         idempotent=random.random() < 0.3,
         allow_failure=random.choice(
             (None, None, None, None, AllowFailure(), AllowFailure(sqlstates=frozenset({"23505"})))
@@ -107,11 +108,13 @@ def _random_conditions(random: Random) -> dict[str, Any]:
     def sometimes(share: float, value: object) -> Any:
         return value if random.random() < share else None
 
+    chunk = random.choice((None, None, None, 2, 3))
     for_each = ForEach(
         as_="t",
         items=tuple(random.choices(ITEMS, k=random.randint(0, 4))),
         sql=sometimes(0.5, NOTHING),
         max_parallel=random.choice((None, 1, 2)),
+        chunk=chunk,
     )
     repeat = Repeat(
         max_iterations=random.randint(1, 4), until_sql=sometimes(0.5, NOTHING), pause=random.choice((0.0, 0.3, 2.0))
@@ -125,7 +128,7 @@ def _random_conditions(random: Random) -> dict[str, Any]:
         "verify": sometimes(0.3, NOTHING),
         "expect": sometimes(0.2, expect),
         "for_each": sometimes(0.4, for_each),
-        "repeat": sometimes(0.3, repeat),
+        "repeat": sometimes(0.3, repeat) if chunk is None else None,
     }
 
 
@@ -181,6 +184,8 @@ class World:
             stops_on_timeout=random.random() < 0.8,
             row_count=random.choice((0, 1, 3, None)),
             result=random.choice((ev.Rows(columns=("v",), rows=((value,),)), ev.Rows(problem="void"), None)),
+            prepares=random.choice((0.0, 0.3, 3.0)),
+            prepared=self._quiet or random.random() < 0.7,
         )
 
     def check(self, step: Step, phase: ev.CheckPhase, _: int) -> CheckScript:

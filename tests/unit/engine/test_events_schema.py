@@ -39,7 +39,8 @@ def sample(kind: Any) -> Any:
         return next(iter(kind))
     if isinstance(kind, type) and issubclass(kind, Struct):
         hints = typing.get_type_hints(kind)
-        return kind(**{name: sample(hints[name]) for name in kind.__struct_fields__})
+        ends = tuple[kind, ...]  # the items of an item are not filled in: they would not end
+        return kind(**{name: () if hints[name] == ends else sample(hints[name]) for name in kind.__struct_fields__})
     return {str: "text", int: 1, float: 1.5, bool: True}[kind]
 
 

@@ -207,7 +207,7 @@ def _drawn(random: Random, state: RunState) -> dict[str, tuple[Any, ...]]:
     """Draw what a runner finds out of the workers that an earlier one has left."""
     settled = []
     for record in state.records.values():
-        held = record.state in HOLDING or record.state is StepState.UNKNOWN
+        held = (record.state in HOLDING and not record.assisted) or record.state is StepState.UNKNOWN
         if held and random.random() < 0.5:
             outcome = random.choice((ev.Outcome.SUCCEEDED, ev.Outcome.FAILED))
             settled.append(ev.Settled(step=record.key, outcome=outcome, by="verify"))
@@ -216,7 +216,8 @@ def _drawn(random: Random, state: RunState) -> dict[str, tuple[Any, ...]]:
     lives = tuple(
         adopted(record.key, record.attempt)
         for record in state.records.values()
-        if record.state in HOLDING and record.key not in reported and not (record.in_finally and again)
+        if record.state in HOLDING and not record.assisted
+        if record.key not in reported and not (record.in_finally and again)
     )
     return {"settled": tuple(settled), "adopted": lives}
 
@@ -286,10 +287,10 @@ def test_a_record_with_holes_can_be_continued_and_leaves_open_what_it_does_not_r
         for event in first:
             apply(state, event)
         ended = {(event.step, event.attempt) for event in first if isinstance(event, _ENDS)}
-        ended |= {(event.step, event.attempt - 1) for event in first if isinstance(event, ev.AttemptLaunching)}
+        ended |= {(event.step, event.attempt - 1) for event in first if isinstance(event, _BEGINS)}
         for key, record in state.records.items():
             reported = (key, record.attempt) in ended or isinstance(_last_of(first, key), _TOLD_AFTERWARDS)
-            if record.attempt and not reported:
+            if record.attempt and not reported and not record.assisted and record.instances is None:
                 assert is_open(record) or is_kept(record, {}), (number, key)
         apply(state, resumed(run.events[-1].at + 1.0))
         validate(state)
@@ -301,10 +302,11 @@ def _is_sure(events: Sequence[ev.Event], event: ev.Event) -> bool:
         own = (other for other in after if isinstance(other, ev.AttemptEvent) and other.step == event.step)
         asked = (other for other in own if not isinstance(other, ev.AttemptCancelRequested | ev.AttemptDetachRequested))
         return not isinstance(next(asked, None), ev.AttemptDeferred)
-    return isinstance(event, ev.StepExpanded | ev.RunStarted)
+    return isinstance(event, ev.StepExpanded | ev.StepSplit | ev.AttemptPreparing | ev.RunStarted)
 
 
 #: What says of an attempt that nothing of it is left to be found out; and what is only reported when that is known.
+_BEGINS = (ev.AttemptPreparing, ev.AttemptLaunching)
 _ENDS = (ev.AttemptFinished, ev.AttemptDeferred)
 _TOLD_AFTERWARDS = (ev.StepRetrying, ev.StepRepeating, ev.StepReady, ev.StepQueued, ev.StepSkipped)
 

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from runner.engine import events as ev
+from runner.engine.chunks import parts_of
 from runner.engine.fold import apply
 from runner.engine.scheduler import run_status
 from runner.engine.simulation import Simulation, simulate
@@ -51,7 +52,31 @@ def check_run(random: Random) -> Simulation:
     for record in run.state.records.values():
         check_end(run, record)
     check_exit_code(run)
+    check_items(run)
     return run
+
+
+def check_items(run: Simulation) -> None:
+    """No item of a for_each is lost, and none is done twice: not in two chunks, and not in its chunk and by itself."""
+    records = run.state.records
+    done: Counter[str] = Counter()
+    for event in run.events:
+        if isinstance(event, ev.AttemptFinished) and event.outcome is ev.Outcome.SUCCEEDED:
+            record = records[event.step]
+            if record.parent is not None and record.step.repeat is None:
+                done.update(item.key for item in record.chunk or (ev.Item(key=record.key, values={}),))
+    assert not [key for key, times in done.items() if times > 1]
+    for record in records.values():
+        if record.instances is not None and record.chunk:
+            assert record.instances == tuple(item.key for item in record.chunk)
+    for event in run.events:
+        if isinstance(event, ev.StepExpanded):
+            for_each = records[event.step].step.for_each
+            size = (for_each.chunk if for_each is not None else None) or 1
+            assert all(len(parts_of(item)) == size for item in event.items[:-1])
+            keys = [one.key for item in event.items for one in parts_of(item)]
+            assert len(set(keys)) == len(keys)
+            assert records[event.step].instances == tuple(item.key for item in event.items)
 
 
 def check_end(run: Simulation, record: StepRecord) -> None:
@@ -135,6 +160,7 @@ def test_the_random_runs_meet_every_rule() -> None:
         *("finally after interrupted", "finally after timed_out", "finally after failed", "finally interrupted"),
         *("run_cancelled", "step_cancel_requested", "cancel cancel", "finally after cancelled", "finally cancelled"),
         *("asked before it was begun", "asked before another attempt", "asked while it ran"),
+        *("attempt_preparing", "step_split", "a chunk succeeded", "a chunk failed", "an item of a chunk succeeded"),
         *("an instance detached", "an instance drained", "an instance skipped by condition"),
     }
     assert wanted <= seen.keys()
@@ -166,6 +192,10 @@ def what_happened(run: Simulation) -> Iterator[str]:
         if record.in_finally and record.attempt:
             yield f"finally after {run_status(run.state)}"
         yield _asked(record)
+        if record.chunk:
+            yield f"a chunk {record.state}"
+        if record.parent is not None and run.state.records[record.parent].chunk:
+            yield f"an item of a chunk {record.state}"
     yield f"finally {'interrupted' if run.state.finally_interrupted else 'not interrupted'}"
     yield f"finally {'cancelled' if run.state.finally_cancelled else 'not cancelled'}"
 
