@@ -59,6 +59,7 @@ _OUT = "verify: SELECT count(*) = 0 FROM pg_inherits WHERE inhrelid = 'p1'::regc
 _CARRY = "repeat: {until: no_rows, carry: {last_id: {type: integer, start: 0}}}"
 _BATCH = "WITH batch AS (UPDATE t SET v = 1 WHERE id > :last_id RETURNING id) SELECT max(id) AS last_id FROM batch"
 _MAX = "SELECT max(id) AS last_id FROM t WHERE id > :last_id"
+_CHUNK = "for_each: {items: [a, b], as: t, chunk: 2}"
 _BATCHES = "params: {n: {type: integer, default: 90}}\nsteps:\n"
 _ADAPT = "repeat: {until: no_rows, max_iterations: 9, adapt: {param: n, target: 1s}}"
 
@@ -417,6 +418,26 @@ ROWS: list[tuple[str, str, str]] = [
         "JP382",
         _step("VACUUM orders", "for_each: {items: [orders, audit], as: t}"),
         _step('VACUUM :"t"', "for_each: {items: [orders, audit], as: t}"),
+    ),
+    (
+        "JP397",
+        _step("DELETE FROM t WHERE v = 1", "on_retry: TRUNCATE u"),
+        _step("DELETE FROM t WHERE v = 1", "on_retry: TRUNCATE u", "retry: {max_attempts: 2}"),
+    ),
+    (
+        "JP398",
+        _step('REINDEX TABLE CONCURRENTLY :"t"', _CHUNK),
+        _step('REINDEX TABLE CONCURRENTLY :"t"', "for_each: {items: [a, b], as: t}"),
+    ),
+    (
+        "JP398",
+        _step("SELECT count(*) FROM t WHERE v = :'t'", _CHUNK, "capture: {rows: 1}"),
+        _step("SELECT count(*) FROM t WHERE v IN (:'t')", _CHUNK, "capture: {rows: 1}"),
+    ),
+    (
+        "JP399",
+        _step("DELETE FROM u WHERE v IN (:'t')", _CHUNK),
+        _step("DELETE FROM u WHERE v IN (:'t')", _CHUNK, "retry: {max_attempts: 2}"),
     ),
     ("JP901", _step("VACUUM t", comment="  # jobplan: ignore=JP300"), _step("VACUUM t")),
     (
