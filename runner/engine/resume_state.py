@@ -114,14 +114,21 @@ def expansions(state: RunState, plan: Plan) -> tuple[ev.Expansion, ...]:
 def kept_items(state: RunState, plan: Plan) -> Iterator[str]:
     """Yield a line for each step whose query the changed plan replaces although the run has fixed its items.
 
-    UsageError if the SQL of the step would no longer find the values of its items.
+    UsageError if the SQL of the step would no longer find the values of its items, or would get one instead of a list.
     """
     for step in (*plan.steps, *plan.finally_):
         record = state.records.get(step.id)
-        if record is None or record.instances is None or step.for_each is None or step.for_each.sql is None:
+        if record is None or record.instances is None or step.for_each is None:
             continue
         before = record.step.for_each
-        if before is None or _query(before) == _query(step.for_each):
+        if before is not None and record.instances and (before.chunk is None) is not (step.for_each.chunk is None):
+            change = "has no chunks" if before.chunk is None else f"has chunks of {before.chunk} items"
+            again = "remove `chunk`" if before.chunk is None else f"write `chunk: {before.chunk}` again"
+            raise UsageError(
+                f"step {step.id}: the run {change}, and the plan now says otherwise.",
+                hint=f"In the plan, {again}, or start a new run.",
+            )
+        if before is None or step.for_each.sql is None or _query(before) == _query(step.for_each):
             continue
         if record.instances and before.as_ != step.for_each.as_:
             raise UsageError(
