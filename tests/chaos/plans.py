@@ -248,9 +248,14 @@ def _document(random: Random, schema: str, step: ChaosStep) -> dict[str, Any]:
         document["repeat"] = {"until": "no_rows", "pause": "20ms", "max_iterations": 30}
     if step.work in (Work.INDEX, Work.REINDEX):
         document["lock_timeout"] = "1m"  # they wait for other transactions, and that is no failure
-    leaves_pieces = step.work in (Work.CALL, Work.INDEX, Work.REINDEX) and not step.idempotent
+    drops = step.work in (Work.INDEX, Work.REINDEX) and random.random() < 0.5
+    if drops:
+        document["leftovers"] = "drop"
+    leaves_pieces = step.work in (Work.CALL, Work.INDEX, Work.REINDEX) and not step.idempotent and not drops
     if step.work is Work.FLAKY or (random.random() < 0.2 and not leaves_pieces):
         document["retry"] = {"max_attempts": random.randint(2, 3), "delay": "100ms"}
+        if random.random() < 0.4:
+            document["on_retry"] = "SELECT pg_sleep(0.05)"
     if not step.detach and random.random() < 0.15:
         document["on_runner_exit"] = "detach"
     if random.random() < 0.1:
