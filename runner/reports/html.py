@@ -25,9 +25,9 @@ from runner.plan.graph import topological_order
 from runner.reports.messages import (
     COMMITTED,
     failure_words,
-    leftover_lines,
     leftover_words,
     lock_wait_words,
+    remains_lines,
     result_words,
     skip_words,
     step_result_words,
@@ -136,7 +136,7 @@ def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
         "error": _error(step.error, step.sql),
         "result_words": step_result_words(step),
         "committed": COMMITTED if step.committed else "",
-        "leftovers": list(leftover_lines(step.leftovers)),
+        "leftovers": list(remains_lines(step)),
         "waits": [asdict(wait) for wait in step.waits],
         "attempts": [_attempt(attempt) for attempt in step.attempts],
     }

@@ -17,8 +17,8 @@ from runner.engine.state import StepState
 from runner.reports.messages import (
     error_block,
     failure_words,
-    leftover_lines,
     lock_wait_words,
+    remains_lines,
     result_words,
     skip_words,
     step_result_words,
@@ -114,7 +114,7 @@ def _trouble(step: StepReport, kind: str) -> ET.Element:
     element = ET.Element(
         kind, {"message": xml_text(message), "type": error.sqlstate if error and error.sqlstate else words}
     )
-    lines = [*([error_block(error, step.sql)] if error else [words]), *leftover_lines(step.leftovers)]
+    lines = [*([error_block(error, step.sql)] if error else [words]), *remains_lines(step)]
     element.text = xml_text("\n".join(lines))
     return element
 
@@ -125,7 +125,7 @@ def _output(step: StepReport) -> Iterator[str]:
         yield f"failed, which is allowed: {failure_words(step.error.message, committed=step.committed)}"
     if step.iterations:
         yield step_result_words(step)
-    yield from leftover_lines(step.leftovers)
+    yield from remains_lines(step)
     for attempt in step.attempts:
         yield _attempt(attempt)
         yield from map(lock_wait_words, attempt.lock_waits)

@@ -336,6 +336,8 @@ class Live:
 _NOTED = (
     ev.StepFinished,
     ev.StepRetrying,
+    ev.StepSplit,
+    ev.AttemptRemoving,
     ev.AttemptCancelRequested,
     ev.AttemptUnstoppable,
     ev.AttemptLost,

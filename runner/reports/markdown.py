@@ -17,8 +17,8 @@ from runner.reports.messages import (
     SHOWN_WARNINGS,
     counted,
     error_block,
-    leftover_lines,
     lock_wait_words,
+    remains_lines,
     skip_words,
     state_words,
     step_result_words,
@@ -97,7 +97,7 @@ def _head(report: RunReport) -> str:
 
 
 def _troubled(step: StepReport) -> bool:
-    return step.bad or step.state is StepState.FAILED_ALLOWED or bool(step.leftovers)
+    return step.bad or step.state is StepState.FAILED_ALLOWED or bool(step.leftovers or step.removed)
 
 
 def _trouble(step: StepReport) -> str:
@@ -107,7 +107,7 @@ def _trouble(step: StepReport) -> str:
     if len(step.attempts) > 1:
         words += f", {len(step.attempts)} attempts"
     lines = [error_block(step.error, step.sql)] if step.error else []
-    lines += leftover_lines(step.leftovers)
+    lines += remains_lines(step)
     return f"{words}\n\n{block(_lines(lines))}" if lines else words
 
 

@@ -168,6 +168,12 @@ def leftover_lines(leftovers: Iterable[Leftover]) -> Iterator[str]:
         yield from (f"  {'or ' if number else ''}{repair}" for number, repair in enumerate(one.repair))
 
 
+def remains_lines(step: StepReport) -> Iterator[str]:
+    """Yield what a step's attempts left behind: what was removed, and what is still there, with its repair."""
+    yield from removed_lines(step.removed)
+    yield from leftover_lines(step.leftovers)
+
+
 def leftover_words(leftovers: Iterable[Leftover], *, repair: bool = True) -> str:
     """Return on one line what is left behind, and the first way to repair each."""
     return "; ".join(f"{one.what} ({one.repair[0]})" if repair and one.repair else one.what for one in leftovers)

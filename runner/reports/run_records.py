@@ -16,8 +16,8 @@ from runner.reports.messages import (
     SHOWN_WARNINGS,
     error_text,
     failure_words,
-    leftover_lines,
     lock_wait_words,
+    remains_lines,
     sum_of,
     tag_words,
     warning_texts,
@@ -133,7 +133,7 @@ def _more(step: StepReport | None) -> Iterator[str]:
         yield from (f"WARNING: {text}" for text in texts[:SHOWN_WARNINGS])
         if step.warnings > SHOWN_WARNINGS:
             yield f"and {step.warnings - SHOWN_WARNINGS:,} more WARNINGs"
-        yield from leftover_lines(step.leftovers)
+        yield from remains_lines(step)
 
 
 def _warnings(step: StepReport) -> list[str]:
@@ -221,6 +221,7 @@ def _step_json(record: StepRecord, mark: Settled | None, report: StepReport | No
         "warnings": record.warnings,
         "warning_texts": _warnings(report) if report is not None else [],
         "leftovers": [{"what": one.what, "repair": list(one.repair)} for one in last.leftovers] if last else [],
+        **({"removed": [one.what for one in report.removed]} if report is not None and report.removed else {}),
         "marked": None if mark is None else mark.outcome.value,
         "marked_by": None if mark is None else mark.by,
         "skipped": None if record.skip is None else record.skip.reason.value,

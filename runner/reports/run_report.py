@@ -165,6 +165,11 @@ class StepReport(Struct, frozen=True, kw_only=True):
         return self.attempts[-1].leftovers if self.attempts else ()
 
     @property
+    def removed(self) -> tuple[Leftover, ...]:
+        """What its attempts have left half done, and what was removed."""
+        return tuple(one for attempt in self.attempts for one in attempt.removed)
+
+    @property
     def bad(self) -> bool:
         """Return whether the step makes the run fail."""
         return self.state in BAD
