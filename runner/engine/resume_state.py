@@ -96,7 +96,8 @@ def steps_known(state: RunState, steps: Iterable[Step]) -> set[str]:
         if record is not None and record.instances is not None and step.for_each is not None:
             for item in _items(state, record, step):
                 known.add(item.key)
-                if item.items and state.records[item.key].instances is not None:
+                old = state.records.get(item.key)
+                if old is not None and old.chunk and old.instances is not None:
                     known.update(one.key for one in item.items)
     return known
 

@@ -89,6 +89,7 @@ class KnownWorkers(Struct, frozen=True, kw_only=True):
                 on_finish=str(record.step.on_finish),
                 timeout=record.timeout,
                 in_finally=record.in_finally,
+                purpose="on_retry" if record.preparing else "",
             )
             if record.worker is not None:
                 by_identity[record.worker] = label

@@ -176,6 +176,7 @@ def _label_words(worker: LiveWorker) -> str:
     if label is None:
         return ""
     words = [f"attempt {label.attempt}"] if label.attempt > 1 else []
+    words += [label.purpose] if label.purpose else []
     words += ["detach"] if worker.detached else []
     words += ["finally"] if label.in_finally else []
     return f" ({', '.join(words)})" if words else ""
