@@ -12,7 +12,7 @@ from runner.engine.fold import apply
 from runner.engine.leftovers import UnfinishedObject, read_leftover, removals
 from runner.engine.ports import LaunchRequest, WorkerEnd
 from runner.engine.state import RunState, initial_state
-from runner.errors import GatewayError, OpenQuestionError
+from runner.errors import CapacityError, GatewayError, OpenQuestionError
 from runner.gateway.fake import FakeGateway, FakeWorker, Script
 from runner.plan.model import OnLeftovers, Plan, Retry
 from runner.run.assistants import failed_preparation
@@ -96,14 +96,21 @@ async def test_a_server_without_room_for_on_retry_puts_the_attempt_off() -> None
     class Full(FakeGateway):
         """Has no room for the first worker of on_retry."""
 
+        refused = False
+
         async def launch(self, request: LaunchRequest) -> FakeWorker:
-            self.capacity = 0 if request.sql == "clean" and self.capacity == 64 else 63
+            if request.sql == "clean" and not self.refused:
+                self.refused = True
+                raise CapacityError("no room")
             return await super().launch(request)
 
     p = plan(step("a", "work", on_retry=sql("clean"), retry=TWICE))
     gateway = Full(scripts={"work": FAILS})
     _, record = await execute(p, gateway)
-    assert names(record) == ["launching", "finished", "preparing", "deferred", "preparing", "launching", "finished"]
+    assert names(record) == [
+        *("launching", "finished", "preparing", "deferred"),
+        *("preparing", "launching", "finished"),
+    ]
     assert [end.attempt for end in record.ends("a")] == [1, 2]
 
 
@@ -271,7 +278,7 @@ async def test_a_runner_killed_at_any_event_of_a_removal_leaves_nothing_behind(e
     state = state_after(p, record.events[:end])
     noted = any(isinstance(event, ev.UnfinishedNoted) for event in record.events[:end])
     own = state.records["a"].attempt == 1 and record.of(ev.AttemptRemoving)[0] not in record.events[:end]
-    left = index(101, "i")
+    left = index(55, "i")
     begun = noted and not any(isinstance(event, ev.AttemptFinished) for event in record.events[:end])
     again = Server(*([left] if begun else []))
     marks = {"a": ev.Outcome.FAILED} if own and state.records["a"].attempt else {}
