@@ -187,7 +187,7 @@ def _step_split(state: RunState, record: StepRecord, event: ev.StepSplit) -> Non
         part.values = of_place(record.values, places[item.key])
         part.attempt = max(record.attempt, state.attempts_made.get(item.key, 0))
         part.attempts_before = part.attempt - record.tries
-        part.tried = True
+        part.tried, part.unseen = True, record.unseen
         if record.last is not None:
             part.last = replace(record.last, step=item.key, attempt=part.attempt)
         wait_until(state, part, event.until)

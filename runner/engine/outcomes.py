@@ -380,7 +380,7 @@ def _is_to_be_split(record: StepRecord, last: ev.AttemptFinished) -> bool:
     outcome = _outcome(record, last)
     if outcome is ev.Outcome.UNKNOWN:
         again = record.step.idempotent or nature_of(record.step.sql.text).idempotent
-        return len(record.chunk) > 1 and again and not may_still_begin(record)
+        return len(record.chunk) > 1 and again and not may_still_run(record)
     return outcome in (ev.Outcome.FAILED, ev.Outcome.TIMED_OUT) and may_split(record.step, record.chunk)
 
 
