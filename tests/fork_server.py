@@ -96,7 +96,8 @@ class ForkedProcess:
     def send_signal(self, number: signal.Signals) -> None:
         """Send it a signal, unless it has ended."""
         if self.poll() is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):  # it may have ended, and its exit status not arrived yet
+                os.kill(self.pid, number)
 
     def poll(self) -> int | None:
         """Return the exit code, negative for a signal; None while the process runs."""
