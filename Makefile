@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PYTEST_ARGS ?=
-# Test files at a time, each process with a server of its own: most of their time is spent waiting.
-WORKERS ?= 3
+# Test files at a time, each process with a server of its own: much of their time is spent waiting.
+WORKERS ?= 4
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 CHAOS_ARGS ?=
 LOCK_ARGS ?=
 
@@ -45,13 +46,13 @@ demo: $(VENV)/.runtime
 	$(BIN)/jobplan run --embedded plans/quickstart.yaml
 
 test: $(VENV)/.dev
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) $(PYTEST_ARGS)
 
 unit: $(VENV)/.dev
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile -m "not slow" tests/unit $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) -m "not slow" tests/unit $(PYTEST_ARGS)
 
 coverage: $(VENV)/.dev
-	$(BIN)/pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-report=html:build/coverage $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term --cov-report=html:build/coverage $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

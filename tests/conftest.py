@@ -62,7 +62,12 @@ def _unmet(marker: pytest.Mark, version: str) -> str | None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip the tests for other versions than that of the given server, before their fixtures ask anything of it."""
+    """Put files with slow tests first, so that no process works on one of them alone at the end.
+
+    Skip the tests for other versions than that of the given server, before their fixtures ask anything of it.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
     marked = [(item, marker) for item in items for marker in item.iter_markers("pg")]
     given = config.getoption("--test-dsn")
     if not given or not marked:

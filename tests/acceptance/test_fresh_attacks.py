@@ -207,29 +207,27 @@ def test_a_flood_of_notifications_neither_stops_a_run_nor_hides_a_request(
     started = jobplan.start("run", plan, "--dsn", done.dsn, "--report", "jsonl=events.jsonl")
     until(lambda: jobplan.happened("attempt_running"))
     run = str(jobplan.events()[0]["run"])
-    stop = threading.Event()
+    sent, most = [0], 60  # rounds of 180 notifications: more only take longer to read
 
     def flood() -> None:
         bad = ["", "[" * 7000, '{"run": "' + run + '"}', "null", '"\\ud800"', '{"run": 1e999}', "9" * 7000]
         with psycopg.connect(make_conninfo(done.dsn, user=mallory), autocommit=True) as connection:
-            number = 0
-            while not stop.is_set():
-                number += 1
+            for number in range(most):
                 forged = {"run": run, "step": None, "by": "\ud800\x1b[31m", "key": f"{number}\ud800" + "k" * 7000}
                 payloads = [*bad, json.dumps(forged)[:7900], json.dumps({**forged, "key": str(number)})]
                 connection.execute(
                     "SELECT pg_notify('jobplan', p) FROM unnest(%s::text[]) AS p, generate_series(1, 20)", [payloads]
                 )
+                sent[0] += 1
 
     flooding = threading.Thread(target=flood)
     flooding.start()
     try:
-        time.sleep(3)
+        until(lambda: sent[0] >= most // 2, seconds=60)
         assert started.alive
         cancelled = jobplan("cancel", run, "--dsn", done.dsn)
-        ended = started.ended()
+        ended = started.ended(120)
     finally:
-        stop.set()
         flooding.join()
     assert ended.code == 1, ended.err
     assert jobplan.events()[-1]["steps"] == {"slow": "cancelled"}

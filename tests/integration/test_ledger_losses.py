@@ -169,6 +169,7 @@ async def test_statements_that_another_session_cancels_lose_nothing(ledger: str)
     steps = [step(f"s{number}", "SELECT pg_sleep(0.05)") for number in range(30)]
     run, record = real_run(ledger, plan(*steps), run_id="ledger-cancel", ledger="jobplan")
     task = asyncio.create_task(run.execute())
+    await until(lambda: record.of(ev.AttemptLaunching))  # a statement that is cancelled before is a refusal to begin
     while not task.done():
         strike(ledger, "ledger-cancel", SESSIONS, "pg_cancel_backend")
         await asyncio.sleep(0.02)

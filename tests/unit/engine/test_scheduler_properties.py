@@ -23,7 +23,7 @@ from runner.engine.state import BAD, StepRecord, StepState, initial_state
 from tests.unit.inspector import Inspector
 from tests.unit.random_runs import World, random_plan
 
-BLOCKS, PLANS = 20, 1000
+BLOCKS, PLANS = 10, 1000
 #: The first block is enough to find most mistakes; the others are for CI.
 ALL = [pytest.param(block, marks=[pytest.mark.slow] if block else []) for block in range(BLOCKS)]
 
