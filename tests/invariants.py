@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from runner.engine.events import CheckPhase
-from runner.engine.state import HOLDING, Kind, Place, RunState, StepRecord, StepState
+from runner.engine.state import HOLDING, Kind, Place, RunState, StepRecord, StepState, held_by
 
 _ByState = Mapping[StepState, Sequence[StepRecord]]
 
@@ -46,6 +46,7 @@ def _validate_holding(state: RunState, holding: Sequence[StepRecord], checking: 
         if amount > state.capacity[name]:
             raise AssertionError(f"{name}: {amount} of {state.capacity[name]}")
     _same("holding slots", {record.key for record in holding}, set(state.active))
+    _same("to yield", {record.key for record in holding if record.blocking is not None}, set(state.to_yield))
     ends = sorted((record.server_end, record.key) for record in holding if record.server_end is not None)
     _same("server ends", ends, state.server_ends)
 
@@ -62,6 +63,8 @@ def _validate_waiting(state: RunState, by_state: _ByState) -> None:
         heads.setdefault(state.records[group[0][1]].shared, []).append(group[0])
     _same("first in the ready lists", {shared: sorted(firsts) for shared, firsts in heads.items()}, state.heads)
     _same("not reported", {record.key for record in by_state[StepState.READY]}, set(state.fresh))
+    for record in waiting:
+        _same(f"{record.key} is held", held_by(state, record) is not None, record.held_since is not None)
     timed = sorted((record.queue_deadline, record.key) for record in waiting if record.queue_deadline is not None)
     _same("queue timeouts", timed, state.queue_timed)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
+import time
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from runner.engine.run_location import WrongServerError, on_another_server
 from runner.engine.state import FINAL, HOLDING, RunState
 from runner.errors import RecordError, UsageError
+from runner.reports.messages import hold_words
 from runner.reports.server_status import RecordSummary
 
 if TYPE_CHECKING:
@@ -198,4 +200,5 @@ def _summed_up(
         ends={key: str(step.state) for key, step in state.records.items() if step.state in FINAL},
         counts=Counter({str(name): number for name, number in counts.items()}),
         committed=frozenset(record.key for record in open_ if (record.key, record.attempt) in commits),
+        holds=tuple(hold_words(state, time.time())),
     )

@@ -45,6 +45,14 @@ class CancelReason(enum.StrEnum):
     TIMEOUT = "timeout"
     OUTPUT = "output"
     CANCEL = "cancel"
+    YIELDED = "yielded"
+
+
+class FailureReason(enum.StrEnum):
+    """Why a step or an attempt failed although its SQL has no error: a hold lasted too long, or it blocked others."""
+
+    HELD = "held"
+    YIELDED = "yielded"
 
 
 class CheckPhase(enum.StrEnum):
@@ -147,6 +155,22 @@ class LockWait(Recorded, frozen=True, kw_only=True):
     lock: str
     relation: str | None = None
     by: tuple[Blocker, ...] = written(())
+    seconds: float = written(0.0)
+
+
+class Blocked(Recorded, frozen=True, kw_only=True):
+    """A session outside the run that waits for a lock because of a worker: the lock, and for how many seconds.
+
+    `query` is the first word of its statement. Empty texts: not visible to this role.
+    """
+
+    pid: int
+    name: str = written("")
+    user: str = written("")
+    mode: str = written("")
+    lock: str = written("")
+    relation: str | None = None
+    query: str = written("")
     seconds: float = written(0.0)
 
 
@@ -352,6 +376,37 @@ class CapacityRestored(Event, frozen=True, kw_only=True):
     name: ClassVar[str] = "capacity_restored"
 
 
+class HoldEvent(Event, frozen=True, kw_only=True):
+    """Base of the events of one hold. `value` is what was measured, in words."""
+
+    hold: str
+    value: str
+
+
+class HoldMeasured(HoldEvent, frozen=True, kw_only=True):
+    """The first measurement of a runner found that the hold is not on: steps may start."""
+
+    name: ClassVar[str] = "hold_measured"
+
+
+class HoldBegan(HoldEvent, frozen=True, kw_only=True):
+    """The hold is on since `since`: no step that it concerns starts. With `error` its query failed, which counts as on.
+
+    It is recorded again while the hold is on, at growing intervals, if the value has changed.
+    """
+
+    name: ClassVar[str] = "hold_began"
+    since: float
+    error: ErrorDetails | None = None
+
+
+class HoldEnded(HoldEvent, frozen=True, kw_only=True):
+    """The hold is released: its condition was false for `release_after`. It was on for `seconds`."""
+
+    name: ClassVar[str] = "hold_ended"
+    seconds: float
+
+
 class RunFinished(Event, frozen=True, kw_only=True):
     """The run has ended. `steps` has the last state of every step.
 
@@ -395,6 +450,14 @@ class StepQueueTimedOut(StepEvent, frozen=True, kw_only=True):
     """queue_timeout has passed and the step still has no slot: it fails."""
 
     name: ClassVar[str] = "step_queue_timed_out"
+    waited: float
+
+
+class StepHoldTimedOut(StepEvent, frozen=True, kw_only=True):
+    """The hold is on for longer than its at_most and the step still waits for it: it fails. It had waited `waited`."""
+
+    name: ClassVar[str] = "step_hold_timed_out"
+    hold: str
     waited: float
 
 
@@ -525,6 +588,18 @@ class AttemptUnblocked(AttemptEvent, frozen=True, kw_only=True):
     seconds: float
 
 
+class AttemptBlocking(AttemptEvent, frozen=True, kw_only=True):
+    """The worker has blocked sessions outside the run for its step's yield_after, since `since`: it is to be cancelled.
+
+    `others` are the sessions that it blocks now.
+    """
+
+    name: ClassVar[str] = "attempt_blocking"
+    others: tuple[Blocked, ...] = written(())
+    since: float
+    seconds: float
+
+
 class AttemptCancelRequested(AttemptEvent, frozen=True, kw_only=True):
     """The worker is asked to stop. Its slot becomes free when the worker has ended."""
 
@@ -590,7 +665,7 @@ class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
     `skipped` is the WARNING by which a maintenance command reported a skipped object although it committed. `leftovers`
     are the objects that this attempt and previous ones have left behind and that still exist; `removed` are those that
     were removed (`leftovers: drop`). `unobserved`: the server could not be queried any more, so the worker may still be
-    running.
+    running. `reason` is `yielded` if it was cancelled because it blocked other sessions.
     """
 
     name: ClassVar[str] = "attempt_finished"
@@ -610,6 +685,7 @@ class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
     leftovers: tuple[Leftover, ...] = ()
     unobserved: bool = False
     removed: tuple[Leftover, ...] = ()
+    reason: FailureReason | None = None
 
 
 class StepRetrying(StepEvent, frozen=True, kw_only=True):
@@ -631,13 +707,14 @@ class StepFinished(StepEvent, frozen=True, kw_only=True):
     total; `rows` is that of the last command; `attempt` is the number of the last attempt; `file` and `line` are the
     place of the error in the plan's files, else that of the step. They are set when the event is recorded. `because`
     says why a successful loop was stopped early. `committed`: its work is committed, and the step failed because its
-    `expect`, `verify` or another check was not met.
+    `expect`, `verify` or another check was not met. `reason`: it failed because it was held too long, or yielded.
     """
 
     name: ClassVar[str] = "step_finished"
     state: str
     error: ErrorDetails | None = None
     because: str | None = None
+    reason: FailureReason | None = None
     committed: bool | None = None
     duration: float | None = None
     rows: int | None = None

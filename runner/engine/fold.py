@@ -30,7 +30,9 @@ from runner.engine.state import (
     need_met,
     new_record,
     overtake,
+    release_hold,
     release_slots,
+    set_hold,
     wait_until,
 )
 from runner.sql.text_traits import nature_of
@@ -52,7 +54,8 @@ def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> Non
     record.slots_released = False
     record.ready_at = event.at
     record.overtaken = 0
-    enqueue(state, record)
+    record.held_for = 0.0
+    enqueue(state, record, event.at)
     state.fresh[record.key] = None
     _move(record, StepState.READY, event.at)
 
@@ -65,7 +68,7 @@ def _step_queued(state: RunState, record: StepRecord, event: ev.StepQueued) -> N
         return
     if record.key in state.cleared:
         leave(state, record)
-        enqueue(state, record)
+        enqueue(state, record, event.at)
     mark_reported(state, record)
     _move(record, StepState.QUEUED, event.at)
     record.queued_because = event.reason
@@ -78,6 +81,11 @@ def _step_skipped(state: RunState, record: StepRecord, event: ev.StepSkipped) ->
 
 def _step_queue_timed_out(state: RunState, record: StepRecord, event: ev.StepQueueTimedOut) -> None:
     record.queue_timed_out = True
+    _settle(state, record, event.at)
+
+
+def _step_hold_timed_out(state: RunState, record: StepRecord, event: ev.StepHoldTimedOut) -> None:
+    record.held_out = event.hold
     _settle(state, record, event.at)
 
 
@@ -254,6 +262,7 @@ def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLau
     record.lost = False
     record.without_evidence = False
     record.warned = 0
+    record.blocking = None
     _announce(record, event.at)
     expect_server_end(state, record)
     for key in event.overtook:
@@ -286,7 +295,7 @@ def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDefe
     if not state.stopping:
         _run_short(state, event)
     record.queued_because = SERVER_CAPACITY
-    enqueue(state, record)
+    enqueue(state, record, event.at)
     _move(record, StepState.QUEUED, event.at)
 
 
@@ -305,6 +314,13 @@ def _attempt_running(state: RunState, record: StepRecord, event: ev.AttemptRunni
         expect_server_end(state, record)
     _move(record, StepState.RUNNING, event.at)
     _got_worker(state, record, event.at)
+
+
+def _attempt_blocking(state: RunState, record: StepRecord, event: ev.AttemptBlocking) -> None:
+    """Note that the worker is to be cancelled; the event can arrive after the end of the worker."""
+    if record.key in state.active and record.attempt == event.attempt:
+        record.blocking = event
+        state.to_yield[record.key] = None
 
 
 def _attempt_cancel_requested(state: RunState, record: StepRecord, event: ev.AttemptCancelRequested) -> None:
@@ -371,6 +387,7 @@ TRANSITIONS: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any], N
     ev.StepQueued: _step_queued,
     ev.StepSkipped: _step_skipped,
     ev.StepQueueTimedOut: _step_queue_timed_out,
+    ev.StepHoldTimedOut: _step_hold_timed_out,
     ev.StepCancelRequested: _step_cancel_requested,
     ev.StepChecking: _step_checking,
     ev.StepChecked: _step_checked,
@@ -385,6 +402,7 @@ TRANSITIONS: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any], N
     ev.AttemptRemoving: _attempt_removing,
     ev.AttemptDeferred: _attempt_deferred,
     ev.AttemptRunning: _attempt_running,
+    ev.AttemptBlocking: _attempt_blocking,
     ev.AttemptCancelRequested: _attempt_cancel_requested,
     ev.AttemptDetachRequested: _attempt_detach_requested,
     ev.AttemptUnstoppable: _attempt_unstoppable,
@@ -491,6 +509,10 @@ def _turn(state: RunState, event: ev.Event) -> None:
         case ev.CapacityRestored():
             state.shortage_reported = False
             state.short_message = None
+        case ev.HoldBegan():
+            set_hold(state, event)
+        case ev.HoldMeasured() | ev.HoldEnded():
+            release_hold(state, event.hold, event.at)
         case ev.RunFinished():
             state.finished = event
 

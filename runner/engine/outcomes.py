@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 
+from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.chunks import may_split, names
 from runner.engine.events import WARNING, AttemptFinished, CancelReason, ErrorDetails, Notice, Outcome
@@ -102,7 +103,21 @@ def _did_nothing(end: WorkerEnd, cancelled: CancelReason | None) -> Outcome:
     return Outcome.FAILED if end.cancelled_by is None else Outcome.CANCELLED
 
 
+def has_yielded(end: WorkerEnd, cancelled: CancelReason | None) -> bool:
+    """Return whether the worker did nothing because it was cancelled for blocking other sessions.
+
+    That is not so if its commit was faster, if it failed by itself, or if its outcome is unknown.
+    """
+    if cancelled is not CancelReason.YIELDED or end.detached or end.confirmed or end.lost:
+        return False
+    if end.error is not None:
+        return end.error.sqlstate in _STOPPED
+    return end.rolled_back or end.started_at is None
+
+
 def _stopped_by_us(cancelled: CancelReason) -> Outcome:
+    if cancelled is CancelReason.YIELDED:
+        return Outcome.FAILED
     by_clock = cancelled in (CancelReason.TIMEOUT, CancelReason.RUN_TIMEOUT)
     return Outcome.TIMED_OUT if by_clock else Outcome.CANCELLED
 
@@ -218,8 +233,8 @@ def settle(state: RunState, record: StepRecord, now: float) -> ev.StepEvent | No
     """Return the event that follows from the end of an attempt or of all instances; None if conditions come first."""
     if record.instances is not None:
         return _of_instances(state, record, now)
-    if record.queue_timed_out:
-        return _failed(record, f"no slot within its queue_timeout of {record.step.queue_timeout:g} s", now)
+    if record.queue_timed_out or record.held_out is not None:
+        return _waited_too_long(state, record, now)
     last = record.last
     if record.gate is not None or last is None:
         return _not_launched(state, record, now)
@@ -229,6 +244,18 @@ def settle(state: RunState, record: StepRecord, now: float) -> ev.StepEvent | No
     if outcome is not ev.Outcome.SUCCEEDED:
         return _retry_or_end(state, record, last, now)
     return _after_success(state, record, last, now)
+
+
+def _waited_too_long(state: RunState, record: StepRecord, now: float) -> ev.StepFinished:
+    """Return the failure of a step that found no slot, or that a hold has kept from starting, for too long."""
+    hold = record.held_out
+    if hold is None:
+        return _failed(record, f"no slot within its queue_timeout of {record.step.queue_timeout:g} s", now)
+    began = state.holds.get(hold)
+    limit = next((one.at_most for one in state.plan.holds if one.name == hold), None)
+    message = f"held by `{hold}` for its at_most{'' if limit is None else f' of {format_duration(limit)}'}"
+    message += "" if began is None else f": {began.value}"
+    return _finished(record, StepState.FAILED, ErrorDetails(message=message), now, reason=ev.FailureReason.HELD)
 
 
 def final_event(record: StepRecord, last: ev.AttemptFinished, now: float, *, detail: str = "") -> ev.StepFinished:
@@ -245,7 +272,7 @@ def final_event(record: StepRecord, last: ev.AttemptFinished, now: float, *, det
     error = _error(record, last)
     if detail:
         error = replace(error or ev.ErrorDetails(message=f"the attempt is {final}"), detail=detail)
-    return _finished(record, final, error, now)
+    return _finished(record, final, error, now, reason=last.reason)
 
 
 def cancelled_before_start(record: StepRecord, now: float) -> ev.StepFinished:
@@ -364,7 +391,7 @@ def may_still_run(record: StepRecord) -> bool:
 
 
 def _retry_or_end(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent:
-    by_us = record.cancel_reason not in (None, ev.CancelReason.TIMEOUT)
+    by_us = record.cancel_reason not in (None, ev.CancelReason.TIMEOUT, ev.CancelReason.YIELDED)
     asked_to_stop = by_us or record.cancelled_by is not None or last.cancelled_by is not None
     ending = state.stopping or asked_to_stop
     if not ending and _is_to_be_split(record, last):
@@ -401,7 +428,9 @@ def _retry_delay(record: StepRecord, last: ev.AttemptFinished) -> float | None:
     if _used_up(record):
         return None
     outcome = _outcome(record, last)
-    if outcome is ev.Outcome.TIMED_OUT:
+    if last.reason is ev.FailureReason.YIELDED:
+        wanted = last.reason in retry.on
+    elif outcome is ev.Outcome.TIMED_OUT:
         wanted = not retry.on or "timeout" in retry.on
     else:
         sqlstate = last.error.sqlstate if last.error else None
@@ -479,6 +508,7 @@ def _finished(
     *,
     because: str | None = None,
     committed: bool = False,
+    reason: ev.FailureReason | None = None,
 ) -> ev.StepFinished:
     if record.unseen is not None and not committed and final in _WITHOUT_EFFECT:
         final, error = StepState.UNKNOWN, _with_unseen(record.unseen, error)
@@ -487,5 +517,11 @@ def _finished(
     if allowed and final in (StepState.FAILED, StepState.TIMED_OUT):
         final = StepState.FAILED_ALLOWED
     return ev.StepFinished(
-        at=now, step=record.key, state=final, error=error, because=because, committed=committed or None
+        at=now,
+        step=record.key,
+        state=final,
+        error=error,
+        because=because,
+        reason=reason,
+        committed=committed or None,
     )

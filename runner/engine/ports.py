@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping,
 from typing import Any, Protocol
 
 from runner.engine.events import (
+    Blocked,
     CancelReason,
     CheckPhase,
     ErrorDetails,
@@ -25,7 +26,9 @@ from runner.engine.events import (
 from runner.engine.leftovers import UnfinishedObject
 from runner.engine.server_activity import LiveWorker
 from runner.engine.state import RunState
+from runner.engine.yielding import WatchedWorkers
 from runner.identity import Claim, WorkerLabel
+from runner.plan.model import Hold
 from runner.structs import Struct, field
 
 
@@ -217,6 +220,10 @@ def keep_waiting(_worker: Worker, _seconds: float) -> None:
     """Keep waiting for the worker."""
 
 
+#: Receives the sessions outside the run that wait for each worker, and returns the seconds until the next poll.
+OnBlocked = Callable[[Mapping[Identity, Sequence[Blocked]]], float]
+
+
 class WorkerHandle(Protocol):
     """One worker that was launched, from launch to end."""
 
@@ -351,8 +358,22 @@ class Gateway(Protocol):
         """Execute a read-only statement of the plan. ServerLostError if the server cannot be reached."""
         ...
 
+    async def measure(self, hold: Hold, query: Query) -> QueryResult:
+        """Measure a hold once, on a session that no step uses; `query` has its limits, and the SQL of `while`.
+
+        GatewayError if the server cannot be queried now: a measurement does not wait for the server.
+        """
+        ...
+
     def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
         """Call `seen` after each poll of the run's workers, with the workers that wait for a lock."""
+        ...
+
+    def watch_blocking(self, workers: Callable[[], WatchedWorkers], seen: OnBlocked) -> None:
+        """Poll which sessions outside the run `workers` block; call it before `open`.
+
+        Nothing is polled while there are no such workers. `seen` is called with the result of each poll.
+        """
         ...
 
     async def look(self) -> tuple[LiveWorker, ...]:

@@ -21,7 +21,19 @@ from runner.engine.fold import CLUSTER_SLOTS, SERVER_CAPACITY
 from runner.engine.for_each_items import literal_items
 from runner.engine.outcomes import cancelled_before_start, final_event, settle
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
-from runner.engine.state import BAD, HOLDING, SLOTS, Kind, RunState, StepRecord, StepState, need_met
+from runner.engine.state import (
+    BAD,
+    HOLDING,
+    SLOTS,
+    Kind,
+    RunState,
+    StepRecord,
+    StepState,
+    held_by,
+    is_held_kind,
+    need_met,
+    waiting_for_hold,
+)
 from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import OnFailure, OnRunnerExit
 from runner.structs import Struct
@@ -34,7 +46,8 @@ def launches(state: RunState, now: float) -> Iterator[Launch | Evaluate]:
     """Launch the steps whose conditions are met, then give out free slots, best position first.
 
     A step that does not fit may be overtaken, up to a limit. The `if` and the preconditions of a step are evaluated
-    while it holds its slots, so that it can be launched as soon as they are met.
+    while it holds its slots, so that it can be launched as soon as they are met. A step that a hold concerns is left
+    out while the hold is on: it neither starts nor counts as overtaken.
     """
     if state.stopping:
         return
@@ -42,6 +55,8 @@ def launches(state: RunState, now: float) -> Iterator[Launch | Evaluate]:
     allowance = _allowance(state, now)
     for key in state.cleared:
         record = state.records[key]
+        if held_by(state, record) is not None:
+            continue
         if not record.holds:
             if allowance <= 0 or _lacking(state, record, used):
                 continue
@@ -116,7 +131,10 @@ def _hopeless(state: RunState, shared: Kind, used: Mapping[str, int]) -> bool:
     """Return whether no step with these shared needs can fit or be overtaken now.
 
     A launch takes nothing of a resource that is used up; of the others, one unit is enough for each of these steps.
+    Steps that are held cannot start, and reserve nothing.
     """
+    if is_held_kind(state, shared):
+        return True
     full = [used.get(name, 0) >= state.capacity[name] for name, _ in shared]
     return any(full) and all(none_left or amount == 1 for none_left, (_, amount) in zip(full, shared, strict=True))
 
@@ -145,7 +163,12 @@ def slot_release_due(state: RunState) -> float | None:
 
 
 def must_queue_again(state: RunState, record: StepRecord, now: float) -> bool:
-    """Return whether the step's conditions are met but other steps use its slots, so that it must queue again."""
+    """Return whether the step's conditions are met but it cannot start, so that it must queue again.
+
+    Other steps use its slots, or it is held.
+    """
+    if held_by(state, record) is not None:
+        return True
     return not record.holds and (_allowance(state, now) <= 0 or bool(_lacking(state, record, state.used)))
 
 
@@ -160,6 +183,10 @@ def launch_timeout(state: RunState, record: StepRecord, now: float) -> float | N
 
 def why_queued(state: RunState, record: StepRecord) -> str:
     """Return what a ready step waits for: `slots 4/4`, `pool:heavy_io 1/1`, `cluster slots`, `its turn` and so on."""
+    hold = held_by(state, record)
+    if hold is not None:
+        began = state.holds.get(hold)
+        return f"hold {hold}: {began.value}" if began is not None else f"hold {hold}: not measured yet"
     for name in _lacking(state, record, state.used):
         return f"{name} {state.used[name]}/{state.capacity[name]}"
     if state.shared_left is not None and state.shared_left <= 0:
@@ -240,6 +267,27 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
     for _, key in _due(state.retrying, now):
         yield ev.StepReady(at=now, step=key)
     yield from _queue_timeouts(state, now)
+    if state.holds:
+        yield from _held_too_long(state, now)
+
+
+def _held_too_long(state: RunState, now: float) -> Iterator[ev.StepHoldTimedOut]:
+    """Fail the steps that wait for a hold which is on for longer than its at_most."""
+    timed_out = {key for _, key in _due(state.queue_timed, now)}
+    for name, end in _hold_ends(state):
+        for key in waiting_for_hold(state, name) if now >= end else ():
+            if key not in timed_out:
+                timed_out.add(key)
+                since = state.records[key].held_since
+                yield ev.StepHoldTimedOut(at=now, step=key, hold=name, waited=0.0 if since is None else now - since)
+
+
+def _hold_ends(state: RunState) -> Iterator[tuple[str, float]]:
+    """Yield the holds that are on and have a limit, and when it is reached."""
+    for hold in state.plan.holds if state.holds else ():
+        began = state.holds.get(hold.name)
+        if began is not None and hold.at_most is not None:
+            yield hold.name, began.since + hold.at_most
 
 
 def _due(moments: list[tuple[float, str]], now: float) -> Iterator[tuple[float, str]]:
@@ -351,9 +399,12 @@ def _stops(state: RunState, now: float) -> Iterator[Command]:
                 if command is not None:
                     yield command
     else:
-        for _, key in _due(state.server_ends, now - GRACE):
-            if key not in state.to_cancel:
-                yield _cancel(state.records[key], ev.CancelReason.TIMEOUT)
+        overdue = {key: None for _, key in _due(state.server_ends, now - GRACE) if key not in state.to_cancel}
+        for key in overdue:
+            yield _cancel(state.records[key], ev.CancelReason.TIMEOUT)
+        for key in state.to_yield:
+            if key not in state.to_cancel and key not in overdue and _may_be_stopped(state.records[key]):
+                yield _cancel(state.records[key], ev.CancelReason.YIELDED)
 
 
 def _may_be_stopped(record: StepRecord) -> bool:
@@ -393,6 +444,7 @@ def _wake_at(state: RunState, now: float) -> float | None:
     moments: list[float | None] = [state.deadline] if not state.timing_out else []
     moments += [moment for moment, _ in (*state.retrying[:1], *state.queue_timed[:1])]
     moments += [end + GRACE for end, _ in state.server_ends[:1]]
+    moments += [end for _, end in _hold_ends(state)]
     moments.append(slot_release_due(state))
     if (state.ceiling is not None and state.ready) or (state.ceiling is None and state.shortage_reported):
         moments.append(state.probe_at)

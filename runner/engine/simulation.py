@@ -28,6 +28,7 @@ from runner.engine.for_each_items import queried_items
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.scheduler import Decision, decide, exit_code, launch_timeout
 from runner.engine.state import RunState, StepRecord, initial_state, steps_to_cancel
+from runner.engine.yielding import yield_error
 from runner.plan.model import Plan, Step
 from runner.structs import Struct, field
 
@@ -50,6 +51,8 @@ class AttemptScript(Struct, frozen=True, kw_only=True):
     skip: bool = False
     stops_on_timeout: bool = True
     row_count: int | None = 0
+    #: Seconds after which it has blocked other sessions for its yield_after; None: it blocks none.
+    yields_at: float | None = None
     result: ev.Rows | None = None
     prepares: float = 0.0
     prepared: bool = True
@@ -64,6 +67,14 @@ class CheckScript(Struct, frozen=True, kw_only=True):
     duration: float = 0.0
     verdict: ev.Verdict = ev.Verdict.PROCEED
     rows: ev.Rows = field(default_factory=ev.Rows)
+
+
+class HoldScript(Struct, frozen=True, kw_only=True):
+    """A scripted change of a hold: from `at` on it is on, or not on. Until its first change a hold is not on."""
+
+    at: float
+    hold: str
+    on: bool
 
 
 #: Returns the script of an attempt, by step and number; for an instance the step has the instance's id.
@@ -89,6 +100,15 @@ def checked(record: StepRecord, phase: ev.CheckPhase, script: CheckScript, at: f
 
 def finished(record: StepRecord, outcome: ev.Outcome, script: AttemptScript, at: float) -> ev.AttemptFinished:
     """Return the event at the end of an attempt."""
+    if outcome is ev.Outcome.CANCELLED and record.cancel_reason is ev.CancelReason.YIELDED:
+        return ev.AttemptFinished(
+            at=at,
+            step=record.key,
+            attempt=record.attempt,
+            outcome=ev.Outcome.FAILED,
+            error=yield_error(record.blocking, None),
+            reason=ev.FailureReason.YIELDED,
+        )
     failed, succeeded = outcome is ev.Outcome.FAILED, outcome is ev.Outcome.SUCCEEDED
     return ev.AttemptFinished(
         at=at,
@@ -145,6 +165,7 @@ def simulate(
     cancels: Sequence[tuple[float, str | None]] = (),
     not_selected: Collection[str] = (),
     history: Sequence[ev.Event] = (),
+    holds: Sequence[HoldScript] = (),
     watch: Watcher | None = None,
 ) -> Simulation:
     """Run the plan on a virtual clock that begins at `start` seconds.
@@ -153,10 +174,11 @@ def simulate(
     workers the server has for this run at a time (None: always enough). `interrupts` are the times of Ctrl-C; `cancels`
     the times of cancel requests for a step, or for the run (None). Steps that are `not_selected` are skipped at once.
     `history` are the events of the run so far, if it is resumed: the last one is a RunResumed, at whose time the
-    simulation starts. RuntimeError if the scheduler does not come to an end.
+    simulation starts. `holds` are the changes of holds, in order. RuntimeError if the scheduler does not come to an
+    end.
     """
     simulator = _Simulator(plan, durations=durations, checks=checks, capacity=capacity, start=start, watch=watch)
-    return simulator.run(interrupts, cancels, not_selected, history)
+    return simulator.run(interrupts, cancels, not_selected, history, holds)
 
 
 class _Simulator:
@@ -195,11 +217,13 @@ class _Simulator:
         cancels: Sequence[tuple[float, str | None]],
         not_selected: Collection[str],
         history: Sequence[ev.Event],
+        holds: Sequence[HoldScript],
     ) -> Simulation:
         if history:
             self._replay(history)
         else:
             self._emit(run_started(self._plan, self._start))
+        self._schedule_holds(holds)
         for moment in interrupts:
             self._at(moment, lambda: self._emit(ev.RunInterrupted(at=self._now, signal=2)))
         for moment, step in cancels:
@@ -214,6 +238,37 @@ class _Simulator:
         states = {key: str(record.state) for key, record in self._state.records.items()}
         self._emit(ev.RunFinished(at=self._now, exit_code=exit_code(self._state), steps=states))
         return Simulation(events=tuple(self._events), state=self._state, makespan=self._now - self._start)
+
+    def _schedule_holds(self, scripts: Sequence[HoldScript]) -> None:
+        """Measure every hold at the start, and schedule its changes."""
+        for hold in self._plan.holds:
+            self._emit(ev.HoldMeasured(at=self._now, hold=hold.name, value="scripted"))
+        for script in scripts:
+            self._at(script.at, partial(self._change_hold, script))
+
+    def _change_hold(self, script: HoldScript) -> None:
+        began = self._state.holds.get(script.hold)
+        if script.on and began is None:
+            self._emit(ev.HoldBegan(at=self._now, hold=script.hold, value="scripted", since=self._now))
+            # what was evaluated for a step that queues again is evaluated once more before its launch
+            self._evaluated = {asked for asked in self._evaluated if asked[2] is not ev.CheckPhase.BEFORE}
+        elif not script.on and began is not None:
+            self._emit(ev.HoldEnded(at=self._now, hold=script.hold, value="scripted", seconds=self._now - began.since))
+
+    def _block_others(self, step: str, attempt: int) -> None:
+        record = self._state.records[step]
+        if record.attempt == attempt and step in self._state.active:
+            seconds = record.step.yield_after or 0.0
+            self._emit(
+                ev.AttemptBlocking(
+                    at=self._now,
+                    step=step,
+                    attempt=attempt,
+                    others=(ev.Blocked(pid=1, seconds=seconds),),
+                    since=self._now - seconds,
+                    seconds=seconds,
+                )
+            )
 
     def _request_cancel(self, step: str | None) -> None:
         if step is None:
@@ -362,6 +417,8 @@ class _Simulator:
         if script.seen or record.detaching:
             worker = ev.Worker(pid=len(self._events), backend_start="", application_name=f"jobplan:simulated:{step}")
             self._emit(ev.AttemptRunning(at=self._now, step=step, attempt=attempt, worker=worker))
+        if script.yields_at is not None and record.step.yield_after is not None:
+            self._at(self._now + script.yields_at, lambda: self._block_others(step, attempt))
         if record.detaching:
             self._end(step, attempt, ev.Outcome.DETACHED)
         else:

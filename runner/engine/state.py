@@ -20,6 +20,8 @@ from runner.structs import Struct, field
 #: The resource that every step takes; the others are `pool:<name>` and `exclusive:<name>`, of which there is one.
 SLOTS = "slots"
 _EXCLUSIVE = "exclusive:"
+#: A hold that concerns a step is part of the step's kind: while it is on, no step of that kind can start.
+_HOLD = "hold:"
 
 
 class StepState(enum.StrEnum):
@@ -158,6 +160,13 @@ class StepRecord(Struct, kw_only=True):
     announced_at: float = 0.0
     skip: ev.StepSkipped | None = None
     queued_because: str = ""
+    #: Since when a hold is on for the waiting step, the seconds of previous holds since it is ready, and the hold that
+    #: was on for longer than its at_most.
+    held_since: float | None = None
+    held_for: float = 0.0
+    held_out: str | None = None
+    #: The sessions that the present worker has blocked for yield_after.
+    blocking: ev.AttemptBlocking | None = None
     #: The user who requested to cancel this step, apart from the rest of the run.
     cancelled_by: str | None = None
     queue_timed_out: bool = False
@@ -169,10 +178,10 @@ class StepRecord(Struct, kw_only=True):
 
     @property
     def queue_deadline(self) -> float | None:
-        """The time at which the step has waited too long for a slot; None without a limit."""
-        if self.ready_at is None or self.step.queue_timeout is None:
+        """The time at which the step has waited too long for a slot; None without a limit, or while it is held."""
+        if self.ready_at is None or self.step.queue_timeout is None or self.held_since is not None:
             return None
-        return self.ready_at + self.step.queue_timeout
+        return self.ready_at + self.step.queue_timeout + self.held_for
 
     @property
     def server_end(self) -> float | None:
@@ -250,6 +259,11 @@ class RunState(Struct, kw_only=True):
     #: Unfinished steps that a user has requested to cancel.
     to_cancel: dict[str, None] = field(default_factory=dict)
     active: dict[str, None] = field(default_factory=dict)
+    #: Steps whose workers have blocked other sessions for too long.
+    to_yield: dict[str, None] = field(default_factory=dict)
+    #: The holds that are on, and those that prevent starts: these, and those that were not measured yet.
+    holds: dict[str, ev.HoldBegan] = field(default_factory=dict)
+    holding: frozenset[tuple[str, int]] = frozenset()
     unfinished: int = 0
     #: Of these, the unfinished steps outside `finally`, and the steps that only wait for their instances.
     main_unfinished: int = 0
@@ -375,6 +389,7 @@ def initial_state(plan: Plan) -> RunState:
         records={},
         dependents={step.id: [] for step in steps},
         capacity=_capacity(plan),
+        holding=frozenset(_mark(hold.name) for hold in plan.holds),
     )
     for order, step in enumerate(steps):
         rank = (-step.priority, -length[step.id], order, 0)
@@ -392,14 +407,19 @@ def initial_state(plan: Plan) -> RunState:
 def new_record(step: Step, rank: Rank, *, unmet: int = 0) -> StepRecord:
     """Return the record of a step, or of an instance, at the beginning."""
     needs = _needs(step)
-    kind = frozenset(needs.items())
+    kind = frozenset((*needs.items(), *map(_mark, step.holds)))
     shared = frozenset(need for need in kind if not need[0].startswith(_EXCLUSIVE)) if step.exclusive else kind
     return StepRecord(step=step, rank=rank, needs=needs, kind=kind, shared=shared, unmet=unmet)
+
+
+def _mark(hold: str) -> tuple[str, int]:
+    return _HOLD + hold, 1
 
 
 def _capacity(plan: Plan) -> dict[str, int]:
     capacity = {SLOTS: plan.budget.slots}
     capacity.update({f"pool:{name}": limit for name, limit in plan.budget.pools.items()})
+    capacity.update({_HOLD + hold.name: 1 for hold in plan.holds})
     steps = (*plan.steps, *plan.finally_)
     capacity.update({_EXCLUSIVE + name: 1 for step in steps for name in step.exclusive})
     for step in steps:
@@ -445,6 +465,7 @@ def leave(state: RunState, record: StepRecord) -> None:
             _release(state, record)
             _forget(state.active, record.key)
             state.unstoppable.pop(record.key, None)
+            state.to_yield.pop(record.key, None)
             forget_server_end(state, record)
         case StepState.CHECKING:
             release_slots(state, record)
@@ -459,8 +480,13 @@ def leave(state: RunState, record: StepRecord) -> None:
             pass
 
 
-def enqueue(state: RunState, record: StepRecord) -> None:
+def enqueue(state: RunState, record: StepRecord, at: float) -> None:
     """Add the step to those that wait for a slot."""
+    record.held_since = at if held_by(state, record) is not None else None
+    _insert(state, record)
+
+
+def _insert(state: RunState, record: StepRecord) -> None:
     entry = (state.place(record), record.key)
     group = state.ready.setdefault(record.kind, [])
     if not group or entry < group[0]:
@@ -493,12 +519,62 @@ def _dequeue(state: RunState, record: StepRecord) -> None:
         _remove(state.queue_timed, (record.queue_deadline, record.key))
 
 
+def held_by(state: RunState, record: StepRecord) -> str | None:
+    """Return the first hold that keeps the step from starting; None if none does."""
+    if not state.holding:
+        return None
+    return next((name for name in record.step.holds if _mark(name) in state.holding), None)
+
+
+def is_held_kind(state: RunState, kind: Kind) -> bool:
+    """Return whether a hold keeps all steps of this kind from starting."""
+    return bool(state.holding) and not state.holding.isdisjoint(kind)
+
+
+def set_hold(state: RunState, began: ev.HoldBegan) -> None:
+    """Note that a hold is on; from now on the time of the steps that wait for it does not count as queueing."""
+    state.holds[began.hold] = began
+    state.holding |= {_mark(began.hold)}
+    _count_held_time(state, began.hold, began.at)
+
+
+def release_hold(state: RunState, name: str, at: float) -> None:
+    """Note that a hold is not on."""
+    state.holds.pop(name, None)
+    state.holding -= {_mark(name)}
+    _count_held_time(state, name, at)
+
+
+def waiting_for_hold(state: RunState, name: str) -> list[str]:
+    """Return the steps that wait for a slot and that the hold concerns."""
+    mark = _mark(name)
+    return [key for kind, group in state.ready.items() if mark in kind for _, key in group]
+
+
+def _count_held_time(state: RunState, name: str, at: float) -> None:
+    for key in waiting_for_hold(state, name):
+        record = state.records[key]
+        held = held_by(state, record) is not None
+        if held == (record.held_since is not None):
+            continue
+        if record.queue_deadline is not None:
+            _remove(state.queue_timed, (record.queue_deadline, key))
+        if held:
+            record.held_since = at
+        else:
+            since = record.held_since if record.held_since is not None else at
+            record.held_for += max(0.0, at - since)
+            record.held_since = None
+        if record.queue_deadline is not None:
+            bisect.insort(state.queue_timed, (record.queue_deadline, key))
+
+
 def overtake(state: RunState, record: StepRecord) -> None:
     """Count that the step was overtaken; at the limit it moves up."""
     if record.overtaken + 1 == state.overtake_limit:
         _dequeue(state, record)
         record.overtaken += 1
-        enqueue(state, record)
+        _insert(state, record)
     else:
         record.overtaken += 1
 

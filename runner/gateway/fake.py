@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 
 from runner.engine.events import WARNING, ErrorDetails, Identity, LockWait, Notice, Worker
@@ -16,6 +17,7 @@ from runner.engine.leftovers import UnfinishedObject
 from runner.engine.ports import (
     GroupHolder,
     LaunchRequest,
+    OnBlocked,
     OnUnstoppable,
     Query,
     QueryResult,
@@ -30,8 +32,10 @@ from runner.engine.ports import (
     keep_waiting,
 )
 from runner.engine.server_activity import LiveWorker
-from runner.errors import CapacityError, JobplanError
+from runner.engine.yielding import WatchedWorkers
+from runner.errors import CapacityError, GatewayError, JobplanError
 from runner.identity import Claim
+from runner.plan.model import Hold
 from runner.structs import Struct, replace
 
 _SLEEP = re.compile(r"pg_sleep\(([0-9.]+)\)", re.IGNORECASE)
@@ -133,6 +137,12 @@ class FakeGateway:
         self.alive: dict[str, FakeWorker] = {}
         self.most_alive = 0
         self.closed = False
+        #: Polls the blocked sessions of virtual workers once, as a test reports them.
+        self.see_blocked: OnBlocked = lambda _: 0.0
+        self.watches_blocking = False
+        #: The results of measurements by hold, the last one for all later ones; and how often each was measured.
+        self.measurements: dict[str, list[QueryResult | GatewayError]] = {}
+        self.measured: Counter[str] = Counter()
         self.see_locks: Callable[[Mapping[Identity, LockWait]], None] = lambda _: None
         self.scripts = scripts or {}
         self._answers = answers or {}
@@ -250,6 +260,25 @@ class FakeGateway:
         error = read_script(query.sql).error
         value = "t" if "true" in query.sql.lower() else "f"
         return QueryResult(error=error) if error else QueryResult(columns=("?column?",), rows=((value,),), boolean=True)
+
+    async def measure(self, hold: Hold, query: Query) -> QueryResult:
+        """Return the next prepared result; without one the constant boolean of `while`, or a hold that is not on."""
+        await asyncio.sleep(0)
+        self.measured[hold.name] += 1
+        prepared = self.measurements.get(hold.name)
+        if prepared:
+            result = prepared.pop(0) if len(prepared) > 1 else prepared[0]
+            if isinstance(result, GatewayError):
+                raise result
+            return result
+        if hold.while_ is not None:
+            return await self.query(query)
+        return QueryResult(columns=("measured", "name", "hidden"), rows=((None, None, "f"),))
+
+    def watch_blocking(self, workers: Callable[[], WatchedWorkers], seen: OnBlocked) -> None:  # noqa: ARG002 - as above
+        """Keep the function by which a test reports blocked sessions."""
+        self.watches_blocking = True
+        self.see_blocked = seen
 
     async def close(self) -> None:
         """Record it; virtual workers continue."""

@@ -11,8 +11,9 @@ import contextlib
 import json
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
-from runner.engine.events import Blocker, Identity, LockWait, Worker
-from runner.engine.ports import GroupHolder, RemainingBackends, RemainingWorker, RunCancel, StepCancel
+from runner.engine.events import Blocked, Blocker, Identity, LockWait, Worker
+from runner.engine.ports import GroupHolder, OnBlocked, RemainingBackends, RemainingWorker, RunCancel, StepCancel
+from runner.engine.yielding import IDLE, WatchedWorkers
 from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.cancel_requests import CancelAnswer, ReceivedRequests
 from runner.gateway.session import LONG_ANSWER_WITHIN, Reconnecting, Reply, Row, Session, first_error
@@ -55,6 +56,8 @@ class MonitorSession:
         self._blocked: frozenset[tuple[str, str]] = frozenset()
         self._seen_locks: Callable[[Mapping[Identity, LockWait]], None] = lambda _: None
         self._task: asyncio.Task[None] | None = None
+        self._blocking: tuple[Callable[[], WatchedWorkers], OnBlocked] | None = None
+        self._blocking_task: asyncio.Task[None] | None = None
         #: The concurrency groups that this run has locked, and whether it holds each lock now.
         self._groups: dict[str, bool] = {}
         self._run_group = f"run:{run_id}"
@@ -81,9 +84,15 @@ class MonitorSession:
         self._session = session
         await self._listen(session)
         self._task = asyncio.create_task(self._look())
+        if self._blocking is not None:
+            self._blocking_task = asyncio.create_task(self._watch_blocking(*self._blocking))
 
     async def close(self) -> None:
         """Stop polling and close the session; pending answers are sent before."""
+        if self._blocking_task is not None:
+            self._blocking_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._blocking_task
         if self._task is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANSWER_FOR):
@@ -102,6 +111,25 @@ class MonitorSession:
     def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
         """Call `seen` after each poll, with the workers that wait for a lock."""
         self._seen_locks = seen
+
+    def watch_blocking(self, workers: Callable[[], WatchedWorkers], seen: OnBlocked) -> None:
+        """Poll which sessions the workers block, from `open` on; `seen` returns the seconds until the next poll."""
+        self._blocking = workers, seen
+
+    async def _watch_blocking(self, workers: Callable[[], WatchedWorkers], seen: OnBlocked) -> None:
+        pause = IDLE
+        while True:
+            await asyncio.sleep(pause)
+            watched, pause = workers(), IDLE
+            if not watched.yielding:
+                continue
+            pids = json.dumps([worker.pid for worker in watched.yielding])
+            try:
+                reply = await self._run("blocked_by", (pids, json.dumps(watched.own), worker_name(self._run_id, "")))
+            except GatewayError:
+                pause = LOOK_EVERY
+            else:
+                pause = seen(_blocked_by(watched.yielding, reply.rows))
 
     def is_blocked(self, worker: Worker) -> bool:
         """Return whether the last poll found the worker waiting because of its full output queue."""
@@ -379,6 +407,26 @@ def _lock_wait(text: str) -> LockWait:
             for pid, name, user, state, seconds in wait["by"] or ()
         ),
     )
+
+
+def _blocked_by(workers: Sequence[Worker], rows: Sequence[Row]) -> dict[Identity, list[Blocked]]:
+    """Parse the rows of `blocked_by`, by worker."""
+    identities = {str(worker.pid): (worker.pid, worker.backend_start) for worker in workers}
+    found: dict[Identity, list[Blocked]] = {}
+    for worker, pid, name, user, mode, lock, relation, word, seconds in rows:
+        found.setdefault(identities[worker or ""], []).append(
+            Blocked(
+                pid=int(pid or 0),
+                name=name or "",
+                user=user or "",
+                mode=mode or "",
+                lock=lock or "",
+                relation=relation,
+                query=word or "",
+                seconds=_rounded(float(seconds or 0.0)) or 0.0,
+            )
+        )
+    return found
 
 
 def _rounded(seconds: float | None) -> float | None:

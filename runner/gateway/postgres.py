@@ -1,8 +1,8 @@
 """The real gateway: PostgreSQL with pg_background.
 
 A run has one monitor session and one launcher session for each worker that runs at the same time. Launcher sessions are
-opened when needed and reused: at most `slots` + 1 connections, and one more for conditions in SQL. Slow conditions
-before a launch can need up to MOST_BEFORE_LAUNCH more.
+opened when needed and reused: at most `slots` + 1 connections, one more for conditions in SQL, and one for holds. Slow
+conditions before a launch can need up to MOST_BEFORE_LAUNCH more.
 
 A condition may take seconds, and every worker must be observed meanwhile, so conditions and lists of items have a
 separate session, opened when needed. Conditions before a launch use the idle launcher session of that launch
@@ -21,6 +21,7 @@ from runner.engine.leftovers import UnfinishedObject
 from runner.engine.ports import (
     GroupHolder,
     LaunchRequest,
+    OnBlocked,
     PreviousRuns,
     Query,
     QueryResult,
@@ -34,6 +35,7 @@ from runner.engine.ports import (
 )
 from runner.engine.run_location import place_after
 from runner.engine.server_activity import KnownWorkers, LiveWorker
+from runner.engine.yielding import WatchedWorkers
 from runner.errors import CapacityError, ConnectionFailedError, GatewayError, PreflightError, ServerLostError
 from runner.gateway.connecting import recorded, with_keepalives
 from runner.gateway.ledger.commit_rows import Commits, WorkerWithCommitRow
@@ -42,7 +44,7 @@ from runner.gateway.ledger.writer import LAST_TRY, LOCKED_LEDGER, Ledger
 from runner.gateway.monitor import MonitorSession
 from runner.gateway.observer import ALL_LEFTOVERS, ALL_UNFINISHED, read_runs, unfinished_object
 from runner.gateway.polling import Rhythm
-from runner.gateway.queries import query
+from runner.gateway.queries import hold_text, query
 from runner.gateway.server_checks import (
     WHERE,
     address_of,
@@ -61,6 +63,7 @@ from runner.gateway.transaction_settings import query_settings
 from runner.gateway.worker import LaunchedWorker, LaunchRefusedError
 from runner.gateway.worker_follower import AdoptedWorker, RefusedWorker
 from runner.identity import runner_name
+from runner.plan.model import Hold
 from runner.sql.placeholders import quote_identifier
 from runner.structs import replace
 
@@ -165,6 +168,8 @@ class PgGateway:
             connect=self._connect, run_id=run_id, again=self._look_for_another_runner, roles=roles
         )
         self._reading = ReadingSession(self._connect)
+        #: The session of holds, opened when needed: a measurement must not wait for a slow condition.
+        self._measuring = ReadingSession(self._connect)
         self._ledger_schema = "" if ledger_schema is None else quote_identifier(ledger_schema)
         self._trusted_roles = tuple(trusted_roles)
         #: Receives the events of the run.
@@ -342,6 +347,19 @@ class PgGateway:
                 lost = True
                 await self._monitor.reconnected()
 
+    async def measure(self, hold: Hold, query: Query) -> QueryResult:
+        """Measure a hold; once more on another session if its session is lost."""
+        if hold.while_ is None:
+            text, path = hold_text(hold)
+            query = replace(query, sql=text, search_path=path)
+        try:
+            try:
+                return await self._measuring.query(query)
+            except ServerLostError:
+                return await self._measuring.query(query)
+        except ConnectionFailedError as error:
+            raise GatewayError(error.message) from error
+
     async def _query_before_launch(self, query: Query) -> QueryResult | None:
         """Execute a condition on the launcher session that its step will need; None if there is no such session."""
         try:
@@ -358,6 +376,10 @@ class PgGateway:
             raise
         self._idle.append(session)
         return result
+
+    def watch_blocking(self, workers: Callable[[], WatchedWorkers], seen: OnBlocked) -> None:
+        """Poll which sessions the workers block."""
+        self._monitor.watch_blocking(workers, seen)
 
     def watch_locks(self, seen: Callable[[Mapping[Identity, LockWait]], None]) -> None:
         """Call `seen` after each poll of the monitor."""
@@ -392,6 +414,7 @@ class PgGateway:
         self._sessions.clear()
         self._idle.clear()
         await self._reading.close()
+        await self._measuring.close()
         await self._monitor.close()
 
     async def _examine(self, session: Session, first: ServerCheck | None) -> ServerInfo:
@@ -466,7 +489,7 @@ class PgGateway:
         try:
             return await self._connect(load=True)
         except ConnectionFailedError:
-            if not await self._reading.release():
+            if not (await self._reading.release() or await self._measuring.release()):
                 raise
             await asyncio.sleep(_SESSION_ENDS)
             return await self._connect(load=True)

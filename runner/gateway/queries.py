@@ -9,6 +9,7 @@ from functools import cache
 from importlib import resources
 
 from runner.engine.size_limits import VALUE_BYTES
+from runner.plan.model import Hold
 from runner.sql.placeholders import quote_literal
 
 _NAME = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
@@ -47,6 +48,31 @@ def query(name: str, *, extension_schema: str = "", ledger: str = "", trusted: S
         text = text.replace(_TRUSTED, _blocks()["trusted"])
     text = text.replace("{ledger}", ledger)
     return text.replace("{writers}", _writers(trusted)).encode() if "{writers}" in text else text.encode()
+
+
+#: The search_path of measurements without a name of the plan.
+PINNED_PATH = "pg_catalog, pg_temp"
+
+
+def hold_text(hold: Hold) -> tuple[str, str | None]:
+    """Return the SQL that measures a hold without SQL of its own, and its search_path; None: that of the session."""
+    if hold.autovacuum_on:
+        return _of_tables("hold_autovacuum_on", hold), None
+    name = "active_sessions"
+    if hold.replication_lag is not None:
+        name = "replication_lag"
+    elif hold.wal_to_archive is not None:
+        name = "wal_to_archive"
+    return _blocks()[f"hold_{name}"].strip(), PINNED_PATH
+
+
+def missing_tables(hold: Hold) -> str:
+    """Return the SQL that finds those tables of a hold that do not exist, with the search_path of the session."""
+    return _of_tables("hold_missing_tables", hold)
+
+
+def _of_tables(block: str, hold: Hold) -> str:
+    return _blocks()[block].strip().replace("{tables}", quote_literal(json.dumps(hold.autovacuum_on)))
 
 
 def _outputs(columns: str) -> str:

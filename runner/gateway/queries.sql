@@ -358,6 +358,30 @@ LEFT JOIN LATERAL (
 ) AS w ON true
 WHERE a.backend_type = 'pg_background' AND a.datname = current_database()
 
+-- name: blocked_by
+-- $1 pids of workers as JSON array, $2 pids of all workers of the run, $3 the name of its workers without the step. The
+-- sessions outside the run that wait for a lock which one of the workers $1 holds, or awaits before them: the worker's
+-- pid, then the session's pid, application_name, role, lock mode, kind of lock, table, first word of its statement, and
+-- the seconds of its wait. Autovacuum does not count: it can wait.
+SELECT b.pid, w.pid, a.application_name, a.usename, w.mode, w.locktype, (
+         SELECT t.relation::regclass::text
+         FROM pg_locks AS t
+         WHERE t.pid = w.pid AND t.relation IS NOT NULL AND (t.locktype = 'tuple' OR NOT t.granted)
+           AND t.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+         ORDER BY t.granted
+         LIMIT 1),
+       upper(substring(regexp_replace(a.query, '^(\s*(/\*.*?\*/|--[^\n]*\n))*', '') FROM '[A-Za-z]+')),
+       extract(epoch FROM clock_timestamp() - w.waitstart)
+FROM pg_locks AS w
+JOIN pg_stat_activity AS a ON a.pid = w.pid
+CROSS JOIN LATERAL (SELECT DISTINCT unnest(pg_blocking_pids(w.pid)) AS pid) AS b
+WHERE NOT w.granted
+  AND b.pid IN (SELECT value::int4 FROM json_array_elements_text($1::json))
+  AND coalesce(a.leader_pid, a.pid) NOT IN (SELECT value::int4 FROM json_array_elements_text($2::json))
+  AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
+  AND a.application_name <> current_setting('application_name') AND NOT starts_with(a.application_name, $3::text)
+ORDER BY b.pid, w.waitstart, w.pid
+
 -- name: left_workers
 -- $1 roles that have executed the run, as JSON array. All workers of this database, and those that are starting, which
 -- have no database, name or text yet: pid, start, name, text, role, whether that role can be the run's (`trusted`), age

@@ -37,7 +37,7 @@ class _ParameterText(NamedTuple):
 
 
 def _texts(subject: Subject) -> Iterator[_ParameterText]:
-    for query in subject.preconditions:
+    for query in (*subject.preconditions, *subject.holds):
         yield from _text(None, query)
     for step in subject.steps:
         if step.template is not None:

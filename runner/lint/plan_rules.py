@@ -333,4 +333,35 @@ HYGIENE_RULES = (
 )
 
 
-RULES = (*RETRY_RULES, *HYGIENE_RULES)
+def _yield_without_retry(subject: Subject) -> Iterator[Finding]:
+    for step in subject.steps:
+        retry = step.step.retry
+        if step.step.yield_after is None or ("yielded" in retry.on and retry.max_attempts > 1):
+            continue
+        message = "`yield_after` cancels the step, and nothing tries it again: it fails"
+        yield step_finding(step, message, hint="write `retry: {max_attempts: 5, delay: 1m, on: [yielded]}`")
+
+
+def _yield_of_detach_step(subject: Subject) -> Iterator[Finding]:
+    for step in subject.steps:
+        if step.step.yield_after is not None and not step.step.waits:
+            message = "`yield_after` needs the runner, and the worker of a detach step continues without it"
+            yield step_finding(step, message, hint="write `on_finish: wait`, or remove `yield_after`")
+
+
+def _unused_hold(subject: Subject) -> Iterator[Finding]:
+    used = {name for step in subject.plan.steps for name in step.holds}
+    for hold in subject.plan.holds:
+        if hold.name not in used:
+            message = f"the hold `{hold.name}` concerns no step: each has a `holds` without it"
+            yield Finding(position=hold.position, message=message, hint="name it in `holds` of a step, or remove it")
+
+
+HOLD_RULES = (
+    Rule(code="JP387", check=_yield_without_retry),
+    Rule(code="JP388", check=_yield_of_detach_step),
+    Rule(code="JP389", check=_unused_hold),
+)
+
+
+RULES = (*RETRY_RULES, *HYGIENE_RULES, *HOLD_RULES)

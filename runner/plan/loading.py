@@ -11,6 +11,7 @@ from types import MappingProxyType
 from runner.errors import Cause, Problem
 from runner.plan import steps
 from runner.plan.graph import find_cycles
+from runner.plan.holds import read_holds, with_holds
 from runner.plan.model import (
     Budget,
     Concurrency,
@@ -200,7 +201,8 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
     budget = _budget(fields)
     run_timeout = fields.duration("run_timeout")
     requires = _requires(fields, plan_scope(params, status=False), report)
-    drafts = _drafts(parts, params, values, files, report)
+    holds = read_holds(fields, plan_scope(params, status=False), report)
+    drafts = with_holds(_drafts(parts, params, values, files, report), holds)
     check_steps(drafts, budget, run_timeout, _hidden(parts))
     window = read_window(fields)
     check_window(drafts, window, has_window=fields.has("window"))
@@ -219,6 +221,7 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
         requires=requires,
         concurrency=_concurrency(fields),
         window=window,
+        holds=holds,
         run_timeout=run_timeout,
         on_failure=fields.choice("on_failure", OnFailure.CONTINUE),
         file=root.source.name,

@@ -259,7 +259,7 @@ class Need(Part, frozen=True, kw_only=True):
 class Retry(Part, frozen=True, kw_only=True):
     """When a step is tried again. `max_attempts` counts the first; delays are seconds.
 
-    `on` holds SQLSTATEs, and the word `timeout`; empty means every error but a cancel.
+    `on` holds SQLSTATEs, and the words `timeout` and `yielded`; empty means every error but a cancel.
     """
 
     max_attempts: int = 1
@@ -350,6 +350,26 @@ class Repeat(Part, frozen=True, kw_only=True):
     adapt: Adapt | None = None
 
 
+class Hold(Part, frozen=True, kw_only=True):
+    """A condition of the server under which the run starts nothing new; exactly one of the five conditions is set.
+
+    `replication_lag` is seconds, `wal_to_archive` bytes, `active_sessions` a number: the hold is on above them.
+    `autovacuum_on` are tables; `while_` is SQL that returns one boolean. It is evaluated `every` so many seconds, and
+    released when it was false for `release_after` seconds. Steps that wait for `at_most` seconds fail.
+    """
+
+    name: str
+    replication_lag: float | None = None
+    wal_to_archive: int | None = None
+    active_sessions: int | None = None
+    autovacuum_on: tuple[str, ...] = ()
+    while_: Sql | None = field(default=None, name="while")
+    every: float = 5.0
+    release_after: float = 30.0
+    at_most: float | None = None
+    position: Position = Position(file="", line=1, column=1)
+
+
 class Step(Part, frozen=True, kw_only=True):
     """One SQL text of the plan, with its limits and everything that decides how it runs.
 
@@ -386,6 +406,10 @@ class Step(Part, frozen=True, kw_only=True):
     search_path: str | None = None
     output_buffer: int = 65_536
     touches: tuple[str, ...] = ()
+    #: The names of the plan's holds that concern the step.
+    holds: tuple[str, ...] = ()
+    #: Seconds for which its worker may block sessions outside the run before it is cancelled.
+    yield_after: float | None = None
     tags: frozenset[str] = frozenset()
     description: str = ""
     position: Position = Position(file="", line=1, column=1)
@@ -411,6 +435,7 @@ class Plan(Part, frozen=True, kw_only=True):
     requires: Requires = Requires()
     concurrency: Concurrency | None = None
     window: Window | None = None
+    holds: tuple[Hold, ...] = ()
     run_timeout: float | None = None
     on_failure: OnFailure = OnFailure.CONTINUE
     file: str = ""
@@ -421,3 +446,10 @@ class Plan(Part, frozen=True, kw_only=True):
             if step.id == step_id:
                 return step
         raise KeyError(step_id)
+
+    def hold(self, name: str) -> Hold:
+        """Return the hold with this name; KeyError if there is none."""
+        for hold in self.holds:
+            if hold.name == name:
+                return hold
+        raise KeyError(name)

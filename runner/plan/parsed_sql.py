@@ -79,13 +79,14 @@ class StepSql(Struct, frozen=True, kw_only=True):
 class Subject(Struct, frozen=True, kw_only=True, eq=False):
     """What rules look at: the plan, each step with its parsed SQL (`finally` last), and what does not parse.
 
-    `preconditions` are those of the plan's `requires`; `invisible` are characters in SQL that no reader sees;
-    `shared` is what one rule has found and others can use again.
+    `preconditions` are those of the plan's `requires`, `holds` the SQL of its holds; `invisible` are characters in SQL
+    that no reader sees; `shared` is what one rule has found and others can use again.
     """
 
     plan: Plan
     steps: tuple[StepSql, ...]
     preconditions: tuple[QuerySql, ...] = ()
+    holds: tuple[QuerySql, ...] = ()
     unparsed: tuple[Unparsed, ...] = ()
     invisible: tuple[Invisible, ...] = ()
     shared: dict[str, Any] = field(default_factory=dict)
@@ -111,10 +112,12 @@ def read_subject(plan: Plan) -> Subject:
     )
     checks = plan.requires.preconditions
     preconditions = tuple(reader.query("requires.preconditions", check.sql, None) for check in checks)
+    holds = tuple(reader.query("holds.while", hold.while_, None) for hold in plan.holds if hold.while_ is not None)
     return Subject(
         plan=plan,
         steps=steps,
         preconditions=preconditions,
+        holds=holds,
         unparsed=tuple(reader.unparsed),
         invisible=tuple(reader.invisible),
     )

@@ -182,7 +182,11 @@ def missing(about: About, label: str, key: str) -> Wording:
 
 def not_one(about: About, label: str, keys: list[str], node: Mapping) -> Wording:
     """A mapping does not have exactly one of some keys."""
-    found = "has both" if any(key in node.values for key in keys) else "has neither"
+    if len(keys) == 2:
+        found = "has both" if any(key in node.values for key in keys) else "has neither"
+    else:
+        number = sum(key in node.values for key in keys)
+        found = f"has {number}" if number else "has none"
     return Wording(f"{about.phrase(label)} must have exactly one of {listed(keys, last='and')}; this one {found}")
 
 

@@ -200,6 +200,8 @@ def _item_name(values: list[Value]) -> Name:
 _TAKE_PARAMETERS: Final = frozenset(
     {"sql", "on_retry", "if", "verify", "until", "role", "search_path", "settings", "touches", "params"}
 )
+#: The same outside the steps.
+_TAKE_ELSEWHERE: Final = MappingProxyType({"requires": frozenset({"sql"}), "holds": frozenset({"while"})})
 #: Keys whose texts are only displayed.
 _SHOWN: Final = frozenset({"description", "owner", "tags", "message"})
 #: A word after a colon that does not follow a letter: `at 10:days` is a text, `of :days` is not.
@@ -220,7 +222,7 @@ def check_plain_texts(file: Fields, params: Collection[str], report: Report) -> 
 
 
 def _check(key: str, node: Node, known: AbstractSet[str], report: Report, *, step: str | None) -> None:
-    take = frozenset({"sql"}) if key == "requires" else _TAKE_PARAMETERS
+    take = _TAKE_ELSEWHERE.get(key, _TAKE_PARAMETERS)
     for name, scalar in _texts(key, node, take):
         for found in _REFERENCE.finditer(scalar.text):
             reference = found["literal"] or found["identifier"] or found["bare"]

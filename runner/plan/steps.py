@@ -42,9 +42,10 @@ from runner.sql.text_traits import builds_of
 from runner.structs import Struct
 
 _TIMEOUT_WORD = "timeout"
+YIELDED_WORD: Final = "yielded"
 _QUERY_CANCELED = "57014"
 _DEFAULT_ITEM = "item"
-_ERRORS = (*CONDITIONS, _TIMEOUT_WORD)
+_ERRORS = (*CONDITIONS, _TIMEOUT_WORD, YIELDED_WORD)
 _RUN = "run"
 
 
@@ -75,8 +76,8 @@ def read_retry(fields: Fields) -> Retry:
     for node in retry.items("on"):
         if not isinstance(node, Scalar):
             continue
-        if node.text == _TIMEOUT_WORD:
-            on.add(_TIMEOUT_WORD)
+        if node.text in (_TIMEOUT_WORD, YIELDED_WORD):
+            on.add(node.text)
         elif _QUERY_CANCELED in (found := _states(retry, node)):
             message = f"`{node.text}` is both a timeout and a cancel; a cancel is never retried"
             retry.add(node, "JP211", message, hint="write `timeout`")
@@ -430,12 +431,17 @@ def _capture(fields: Fields) -> int:
     return capture.integer("rows", 0) if capture else 0
 
 
+def read_size(node: Scalar | None) -> int | None:
+    """Return the bytes of a size like `64kB`; None without one, or if the schema does not allow it."""
+    match = re.fullmatch(r"([0-9]+) ?([A-Za-z]+)", node.text) if node else None
+    return None if match is None else int(match[1]) * _SIZE_UNITS[match[2]]
+
+
 def _buffer(fields: Fields) -> int:
     node = fields.scalar("output_buffer")
-    match = re.fullmatch(r"([0-9]+) ?([A-Za-z]+)", node.text) if node else None
-    if node is None or match is None:
+    size = read_size(node)
+    if node is None or size is None:
         return _DEFAULT_BUFFER
-    size = int(match[1]) * _SIZE_UNITS[match[2]]
     if not MIN_BUFFER <= size <= MAX_BUFFER:
         fields.add(node, "JP216", f"`output_buffer` must be from 1kB to 256MB, not {node.text}")
         return _DEFAULT_BUFFER
@@ -467,6 +473,8 @@ _READERS: Final[Mapping[str, tuple[str, Callable[[Fields], Any]]]] = {
     "search_path": ("search_path", lambda fields: fields.text("search_path") or None),
     "output_buffer": ("output_buffer", _buffer),
     "touches": ("touches", lambda fields: fields.texts("touches")),
+    "holds": ("holds", lambda fields: fields.texts("holds")),
+    "yield_after": ("yield_after", lambda fields: fields.duration("yield_after")),
     "tags": ("tags", lambda fields: frozenset(fields.texts("tags"))),
     "description": ("description", lambda fields: fields.text("description")),
 }

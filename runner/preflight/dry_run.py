@@ -186,6 +186,7 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
         statements=tuple(looked.reports),
         locks=lock_reports(plan, locks, durations),
         schedule=schedule,
+        holds=tuple(looked.holds),
         refused=unmet or any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems),
         unmet=unmet,
         skipped=skipped,

@@ -42,6 +42,14 @@ class StatementReport(Struct, frozen=True, kw_only=True):
     locks: tuple[tuple[str, str], ...] = ()
 
 
+class HoldNow(Struct, frozen=True, kw_only=True):
+    """A hold of the plan as it is now, with the measured value. `on` is None if it could not be measured."""
+
+    name: str
+    on: bool | None = None
+    value: str = ""
+
+
 class DryRun(Struct, frozen=True, kw_only=True):
     """Everything that a dry run found. `problems` come worst first; `refused`: a run would not start.
 
@@ -56,6 +64,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
     statements: tuple[StatementReport, ...] = ()
     locks: tuple[LockReport, ...] = ()
     schedule: Schedule | None = None
+    holds: tuple[HoldNow, ...] = ()
     refused: bool = False
     unmet: bool = False
     skipped: bool = False

@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from runner.codes import new_problem
 from runner.engine.events import Item, Rows
 from runner.engine.for_each_items import literal_items, queried_items, values_of
+from runner.engine.holds import Measurement, read_measurement
 from runner.engine.step_sql import for_list, with_values
 from runner.errors import Position, Problem, Severity
-from runner.gateway.inspection import Inspector
+from runner.gateway.inspection import Inspector, Settings
+from runner.gateway.queries import hold_text, missing_tables
 from runner.plan.graph import topological_order
-from runner.plan.model import Check, Plan, Step
+from runner.plan.model import Check, Hold, Plan, Step
 from runner.preflight.catalog_state import CatalogView, Changes, survey
 from runner.preflight.disk_space import Disks
-from runner.preflight.dry_run_result import Coverage, StatementReport
+from runner.preflight.dry_run_result import Coverage, HoldNow, StatementReport
 from runner.preflight.likely import after_a_failure, is_allowed, may_change, may_remove
 from runner.preflight.planned_queries import is_harmless
 from runner.preflight.sql_units import (
@@ -56,6 +58,8 @@ class Looked(Struct, kw_only=True):
     #: The items of each for_each, by step.
     rows: dict[str, Rows] = field(default_factory=dict)
     units: list[tuple[Unit, CatalogView]] = field(default_factory=list)
+    #: The holds of the plan now.
+    holds: list[HoldNow] = field(default_factory=list)
     #: A precondition of the plan could not be evaluated.
     unevaluated: bool = False
 
@@ -84,6 +88,8 @@ class StatementLook:
         """Check the plan's requirements, and every statement except those of steps in `left_out`."""
         for check in self._plan.requires.preconditions:
             await self._required(check)
+        for hold in self._plan.holds:
+            await self._hold(hold)
         steps = [step for step in self._in_order() if step.id not in left_out]
         self._note_changes(steps)
         for step in steps:
@@ -334,6 +340,54 @@ class StatementLook:
     def _broken(self, check: Check, why: str, position: Position) -> None:
         message = f"{check.message} ({why})" if why else check.message
         self._report(StatementFinding(code="JP520", message=message, offset=0), message, position, None)
+
+    async def _hold(self, hold: Hold) -> None:
+        """Measure a hold once, as a run does before it starts anything."""
+        if hold.while_ is None:
+            text, path = hold_text(hold)
+            settings = [("search_path", self._inspector.search_path if path is None else path)]
+            await self._check_tables(hold, settings)
+            self._note_hold(hold, read_measurement(hold, await self._inspector.read(settings, text)))
+            return
+        for unit in units_of(hold.while_, self._values, step=None, instance=f"hold {hold.name}", key="holds.while"):
+            if isinstance(unit, Unreadable):
+                self._wrong_hold(hold, unit.message, unit.position)
+                continue
+            await self._survey([unit])
+            sight = self._sight(unit)
+            verdict = await self._examiner.examine(unit, sight)
+            for one in verdict.findings:
+                self._wrong_hold(hold, one.message, unit.within(one.offset))
+            if not verdict.findings and await self._is_harmless(unit, sight):
+                result = await self._inspector.read(sight.around.settings, unit.sql)
+                self._note_hold(hold, read_measurement(hold, result))
+            elif not verdict.findings:
+                verdict.why.append(_NOT_ASKED)
+                self._result.holds.append(HoldNow(name=hold.name, value=_NOT_ASKED))
+            self._result.reports.append(report_of(unit, verdict))
+
+    async def _check_tables(self, hold: Hold, settings: Settings) -> None:
+        found = await self._inspector.read(settings, missing_tables(hold)) if hold.autovacuum_on else None
+        for (table,) in found.rows if found is not None else ():
+            message = f"hold `{hold.name}`: there is no table {table}, so autovacuum does not work on it"
+            finding = StatementFinding(code="JP629", message=message, offset=0)
+            self._report(finding, message, hold.position, None, Severity.WARNING)
+
+    def _note_hold(self, hold: Hold, measured: Measurement) -> None:
+        if measured.lacks_privilege:
+            message = f"hold `{hold.name}`: {measured.value}"
+            self._report(StatementFinding(code="JP630", message=message, offset=0), message, hold.position, None)
+        elif measured.error is not None:
+            self._wrong_hold(hold, measured.value, hold.position)
+        elif measured.on:
+            message = f"hold `{hold.name}` is on now: {measured.value}; a run would not start what it concerns"
+            self._report(StatementFinding(code="JP631", message=message, offset=0), message, hold.position, None)
+        on = None if measured.error is not None else measured.on
+        self._result.holds.append(HoldNow(name=hold.name, on=on, value=measured.value))
+
+    def _wrong_hold(self, hold: Hold, why: str, position: Position) -> None:
+        message = f"hold `{hold.name}`: {why}"
+        self._report(StatementFinding(code="JP629", message=message, offset=0), message, position, None)
 
     async def _look_at(self, unit: Unit) -> bool:
         """Check one statement, record the findings, and return whether it could run now as far as is known."""

@@ -166,6 +166,7 @@ def _bare_step(step: Step) -> Step:
         preconditions=(),
         capture_rows=0,
         retry=Retry(),
+        yield_after=None,
     )
 
 

@@ -15,7 +15,7 @@ from runner.codes import with_slug
 from runner.durations import format_duration
 from runner.errors import Problem, Severity
 from runner.preflight.current_activity import LockReport
-from runner.preflight.dry_run_result import Coverage, DryRun, StatementReport
+from runner.preflight.dry_run_result import Coverage, DryRun, HoldNow, StatementReport
 from runner.preflight.schedule import Bar, Schedule
 from runner.reports.doctor_report import checks_data
 from runner.reports.plan_problems import Lines, Style, legend, problem_lines, problem_object
@@ -145,8 +145,15 @@ def dry_run_lines(
     if result.locks:
         yield from _locks(result.locks, style, width)
         yield ""
+    if result.holds:
+        yield style.bold("Holds")
+        for hold in result.holds:
+            yield from _wrapped(visible(hold_sentence(hold)), width, first="  ", rest="    ")
+        yield ""
     if result.schedule is not None:
         yield from schedule_lines(result.schedule, style, width=width)
+        if result.holds and result.schedule.bars:
+            yield from _wrapped(visible(_unknown_wait(result.holds)), width, first="  ", rest="    ")
         yield ""
     # In a file or a job's log each is one line, so that it can be found.
     for last in filter(None, (note, visible(summary(result)))):
@@ -242,6 +249,17 @@ def lock_sentence(one: LockReport) -> str:
     return f"{one.relation} ({size}{partitions}): {one.command} blocks {one.stops} {usual}, {limit} ({one.mode})"
 
 
+def hold_sentence(hold: HoldNow) -> str:
+    """Return whether a hold is on now, and the measured value."""
+    state = {True: "on now", False: "not on now", None: "not known"}[hold.on]
+    return f"{hold.name}: {state}{f' ({hold.value})' if hold.value else ''}"
+
+
+def _unknown_wait(holds: Sequence[HoldNow]) -> str:
+    names = ", ".join(hold.name for hold in holds)
+    return f"Unknown wait: the schedule leaves out how long steps wait for the holds ({names})."
+
+
 def _bytes(size: int) -> str:
     for unit in ("B", "kB", "MB", "GB"):
         if size < 10_240:
@@ -302,6 +320,7 @@ def _object(result: DryRun) -> dict[str, Any]:
         "checks": checks_data(result.server),
         "statements": [_statement_data(one) for one in result.statements],
         "locks": [asdict(one) for one in result.locks],
+        "holds": [asdict(one) for one in result.holds],
         "schedule": None if result.schedule is None else _schedule(result.schedule),
     }
 
@@ -371,12 +390,20 @@ def dry_run_markdown(result: DryRun) -> Iterator[str]:
         yield from (f"| {_plain(one.step)} | {_plain(lock_sentence(one))} |" for one in result.locks)
         yield ""
         yield "</details>"
+    if result.holds:
+        yield ""
+        yield "<details><summary>Holds</summary>"
+        yield ""
+        yield from (f"- {_plain(hold_sentence(hold))}" for hold in result.holds)
+        yield ""
+        yield "</details>"
     if result.schedule is not None and result.schedule.bars:
         yield ""
         yield "<details><summary>Schedule</summary>"
         yield ""
         yield "```text"
         yield from schedule_lines(result.schedule, Style())
+        yield from [_unknown_wait(result.holds)] if result.holds else ()
         yield "```"
         yield ""
         yield "</details>"

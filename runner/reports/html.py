@@ -24,6 +24,7 @@ from runner.engine.state import FINAL, StepState
 from runner.plan.graph import topological_order
 from runner.reports.messages import (
     COMMITTED,
+    blocked_sessions,
     failure_words,
     leftover_words,
     lock_wait_words,
@@ -137,6 +138,7 @@ def _step(step: StepReport, texts: dict[str, int]) -> dict[str, Any]:
         "result_words": step_result_words(step),
         "committed": COMMITTED if step.committed else "",
         "leftovers": list(remains_lines(step)),
+        "reason": step.reason,
         "waits": [asdict(wait) for wait in step.waits],
         "attempts": [_attempt(attempt) for attempt in step.attempts],
     }
@@ -157,6 +159,8 @@ def _attempt(attempt: AttemptReport) -> dict[str, Any]:
         "pid": attempt.worker.pid if attempt.worker else None,
         "deadline": attempt.deadline,
         "cancel_reason": attempt.cancel_reason,
+        "reason": attempt.reason,
+        "blocked": blocked_sessions(attempt.blocked),
         "lost": attempt.lost,
         "lock_waits": [
             {"since": wait.since, "until": wait.until, "words": lock_wait_words(wait)} for wait in attempt.lock_waits
@@ -275,6 +279,8 @@ def _tiles(report: RunReport) -> Iterator[str]:
     waited = sum(step.waited for step in report.leaves)
     if waited >= 0.1:
         yield _tile(format_duration(waited), "waiting for slots")
+    if report.held >= 0.1:
+        yield _tile(format_duration(report.held), "held")
     blocked = sum(step.blocked for step in report.leaves)
     if blocked:
         yield _tile(format_duration(blocked), "waiting for locks")

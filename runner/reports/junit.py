@@ -15,6 +15,7 @@ from xml.etree import ElementTree as ET
 from runner.durations import format_duration
 from runner.engine.state import StepState
 from runner.reports.messages import (
+    blocked_sessions,
     error_block,
     failure_words,
     lock_wait_words,
@@ -129,6 +130,7 @@ def _output(step: StepReport) -> Iterator[str]:
     for attempt in step.attempts:
         yield _attempt(attempt)
         yield from map(lock_wait_words, attempt.lock_waits)
+        yield from (f"blocked: {words}" for words in [blocked_sessions(attempt.blocked)] if words)
         yield from (f"{notice.severity}:  {notice.message}" for notice in attempt.notices)
         if attempt.notices_dropped:
             yield f"{attempt.notices_dropped} more notices were dropped"

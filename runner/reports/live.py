@@ -24,7 +24,7 @@ from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.scheduler import why_queued
 from runner.engine.state import BAD, FINAL, HOLDING, SLOTS, RunState, StepRecord, StepState
-from runner.reports.messages import Verbosity, event_lines
+from runner.reports.messages import Verbosity, event_lines, hold_words
 from runner.reports.terminal_text import visible
 from runner.reports.worker_activity import WorkerView
 from runner.structs import Struct
@@ -62,7 +62,7 @@ def printable(text: str) -> str:
 def frame(view: View, width: int, height: int) -> list[Text]:
     """Return the lines of a frame, none wider than `width`, and fewer than `height` of them."""
     width, height = max(width, NARROWEST), max(height, LOWEST)
-    lines = [_headline(view, width), _bar(view.state, width, view.estimate)]
+    lines = [_headline(view, width), _bar(view.state, width, view.estimate), *_holds(view, width)]
     running = [record for key in view.state.active if (record := view.state.records[key]).state in HOLDING]
     running.sort(key=lambda record: (not _waits(view, record), record.launched_at or 0.0))
     others = _others(view.state)
@@ -126,6 +126,18 @@ def _bar(state: RunState, width: int, estimate: float | None) -> Text:
     if estimate is not None and done < total:
         line.append(f"  about {format_duration(estimate)} left")
     return _cut(line, width)
+
+
+#: Holds that are shown.
+_MOST_HOLDS = 3
+
+
+def _holds(view: View, width: int) -> list[Text]:
+    """Return a line for each hold that is on."""
+    words = list(hold_words(view.state, view.now))
+    more = [f"{len(words) - _MOST_HOLDS} more holds"] if len(words) > _MOST_HOLDS else []
+    shown = (f"  held by {printable(text)}" for text in (*words[:_MOST_HOLDS], *more))
+    return [Text(_fit(text, width), style="bold yellow", no_wrap=True) for text in shown]
 
 
 def _name_width(records: Sequence[StepRecord], width: int) -> int:

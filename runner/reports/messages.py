@@ -18,6 +18,7 @@ from runner.engine.chunks import parts_of
 from runner.engine.events import WARNING, ErrorDetails, Leftover, Notice
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.engine.step_sql import place_in_plan
+from runner.engine.yielding import blocked_words
 from runner.identity import step_of
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, LockWaitReport, StepReport
@@ -84,6 +85,32 @@ def unblocked_line(event: ev.AttemptUnblocked) -> str:
     """Return the line for the end of a lock wait, with how long it was."""
     lock = lock_words(event.mode, event.lock, event.relation)
     return f"{event.step}: no longer waiting for {lock}, after {format_duration(event.seconds)}"
+
+
+def hold_line(event: ev.HoldBegan | ev.HoldEnded) -> str:
+    """Return the line for a hold that begins, is still on with another value, or is released."""
+    if isinstance(event, ev.HoldEnded):
+        return f"hold {event.hold}: released after {format_duration(event.seconds)} ({event.value})"
+    if event.at > event.since:
+        return f"hold {event.hold}: on for {format_duration(event.at - event.since)} ({event.value})"
+    return f"hold {event.hold}: on ({event.value}); no step that it concerns starts"
+
+
+def hold_words(state: RunState, now: float) -> Iterator[str]:
+    """Yield each hold that is on: since when, and the measured value."""
+    for began in state.holds.values():
+        yield f"{began.hold} for {format_duration(max(0.0, now - began.since))} ({began.value})"
+
+
+def blocking_line(event: ev.AttemptBlocking) -> str:
+    """Return the line for a worker that must yield, with the sessions that it blocks."""
+    return f"{event.step}: has blocked for {format_duration(event.seconds)}: {blocked_sessions(event.others)}"
+
+
+def blocked_sessions(others: Sequence[ev.Blocked]) -> str:
+    """Return the sessions that a worker blocked."""
+    more = f" and {len(others) - _NAMED} more" if len(others) > _NAMED else ""
+    return ", ".join(map(blocked_words, others[:_NAMED])) + more
 
 
 class LongWaits:
@@ -285,6 +312,9 @@ _CANCELLED = "no further steps start; running steps are cancelled"
 
 
 def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
+    if isinstance(event, ev.AttemptBlocking):
+        yield blocking_line(event)
+        return
     if isinstance(event, ev.StepEvent):
         yield from _step_progress(event, state, run_id)
         return
@@ -306,6 +336,8 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
             yield f"fewer workers than planned: {event.message}"
         case ev.CapacityRestored():
             yield "the server starts all workers of the budget again"
+        case ev.HoldBegan() | ev.HoldEnded():
+            yield hold_line(event)
         case _:
             yield from _stopping(event, state)
 
@@ -442,6 +474,8 @@ def _detail(event: ev.Event, state: RunState) -> Iterator[str]:
             yield f"no ledger: {event.ledger_problem}"
         case ev.RunStarted() if event.ledger is not None:
             yield f"ledger: schema {event.ledger}"
+        case ev.HoldMeasured():
+            yield f"hold {event.hold}: not on ({event.value})"
         case ev.StepQueued():
             yield f"{event.step}: queued ({event.reason})"
         case ev.StepRepeating() if state.records[event.step].announced:

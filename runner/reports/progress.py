@@ -12,8 +12,17 @@ from typing import TextIO
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
+from runner.engine.scheduler import why_queued
 from runner.engine.state import HOLDING, RunState, StepState
-from runner.reports.messages import LongWaits, Verbosity, blocked_line, event_lines, some, unblocked_line
+from runner.reports.messages import (
+    LongWaits,
+    Verbosity,
+    blocked_line,
+    event_lines,
+    hold_words,
+    some,
+    unblocked_line,
+)
 from runner.reports.terminal_text import visible
 from runner.reports.worker_activity import WorkerView, view_words
 
@@ -87,11 +96,13 @@ def heartbeat(state: RunState, now: float, seen: Mapping[str, WorkerView] = Mapp
         if record.state in HOLDING
     ]
     waiting = [
-        f"{record.key} ({record.queued_because})"
+        f"{record.key} ({record.queued_because if record.held_since is None else why_queued(state, record)})"
         for record in state.records.values()
         if record.state is StepState.QUEUED
     ]
-    return f"running: {some(running)}; queued: {some(waiting)}"
+    held = list(hold_words(state, now))
+    on = f"; held by {some(held)}" if held else ""
+    return f"running: {some(running)}; queued: {some(waiting)}{on}"
 
 
 def _observed(view: WorkerView | None) -> str:

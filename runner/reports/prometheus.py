@@ -49,6 +49,7 @@ def _of_run(report: RunReport) -> Iterator[tuple[str, str, _Samples]]:
     locks = sum(step.blocked for step in report.leaves)
     yield "run_lock_wait_seconds", "How long workers waited for locks; only waits of 1 s or more count.", [({}, locks)]
     yield "run_warnings", "WARNINGs that the server sent to workers.", [({}, report.warnings)]
+    yield "run_hold_seconds", "How long holds of the plan were on, each counted on its own.", [({}, report.held)]
     yield "run_steps", "Steps by their last state.", [({"state": name}, counts[name]) for name in counts]
 
 
@@ -62,6 +63,8 @@ def _of_steps(steps: tuple[StepReport, ...]) -> Iterator[tuple[str, str, _Sample
         [(_step(step), step.seconds) for step in ran],
     )
     yield "step_queue_duration_seconds", "How long the step waited for slots and pools.", queued
+    held = [(_step(step), step.held) for step in ran]
+    yield "step_hold_seconds", "How long the step waited because a hold was on.", held
     blocked = [(_step(step), step.blocked) for step in ran]
     yield (
         "step_lock_wait_seconds",

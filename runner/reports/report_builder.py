@@ -14,13 +14,22 @@ from typing import Any, TypeVar
 
 from runner.engine import events as ev
 from runner.engine.fold import apply
-from runner.engine.scheduler import run_status
+from runner.engine.scheduler import run_status, why_queued
 from runner.engine.state import SLOTS, RunState, StepRecord, initial_state
 from runner.engine.step_sql import launched_sql, named_values
 from runner.plan.graph import longest_path
 from runner.plan.model import OnFinish, Plan, Value
 from runner.reports.messages import Verbosity, error_text, event_lines
-from runner.reports.run_report import AttemptReport, LockWaitReport, Message, RunReport, StepReport, Wait, Waiting
+from runner.reports.run_report import (
+    AttemptReport,
+    HoldReport,
+    LockWaitReport,
+    Message,
+    RunReport,
+    StepReport,
+    Wait,
+    Waiting,
+)
 from runner.sql.placeholders import plain_text
 from runner.structs import Struct, field, replace
 
@@ -83,6 +92,7 @@ class _Step(Struct):
     #: The lock wait that has not ended.
     blocked: LockWaitReport | None = None
     error: ev.ErrorDetails | None = None
+    reason: ev.FailureReason | None = None
     file: str = ""
     line: int | None = None
 
@@ -95,6 +105,9 @@ class _Builder(Struct):
     slots_used: int = 0
     steps: dict[str, _Step] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
+    #: Spans of holds, and those of them that have not ended, by name.
+    holds: list[HoldReport] = field(default_factory=list)
+    open_holds: dict[str, int] = field(default_factory=dict)
 
     def take(self, event: ev.Event) -> None:
         self.last_at = max(self.last_at, event.at)
@@ -105,23 +118,51 @@ class _Builder(Struct):
             _keep_wait(step, self.state.records[event.step], event)
             if isinstance(event, ev.StepFinished):
                 step.error, step.file, step.line = event.error, event.file or "", event.line
+                step.reason = event.reason
         elif isinstance(event, ev.RunStarted):
             self.started = event
         else:
             if isinstance(event, ev.RunResumed):
                 self._resume(event)
+            if isinstance(event, ev.HoldEvent):
+                self._take_hold(event)
             lines = event_lines(event, self.state, Verbosity.NORMAL, self.run_id)
             self.messages += (Message(at=_ms(event.at), text=line) for line in lines)
 
+    def _take_hold(self, event: ev.HoldEvent) -> None:
+        """Keep the span of a hold, and what the waiting steps wait for from now on."""
+        number = self.open_holds.get(event.hold)
+        if isinstance(event, ev.HoldBegan):
+            span = HoldReport(
+                name=event.hold, since=_ms(event.since), value=event.value, failed=event.error is not None
+            )
+            if number is None:
+                self.open_holds[event.hold] = len(self.holds)
+                self.holds.append(span)
+            else:
+                self.holds[number] = span
+        elif number is not None:
+            self.holds[self.open_holds.pop(event.hold)] = replace(self.holds[number], until=_ms(event.at))
+        for key, step in self.steps.items():
+            if step.open is not None and step.open.kind in (Waiting.QUEUED, Waiting.HELD):
+                record = self.state.records.get(key)
+                held = record is not None and record.held_since is not None
+                kind = Waiting.HELD if held else Waiting.QUEUED
+                if kind is not step.open.kind:
+                    why = why_queued(self.state, record) if record is not None else ""
+                    _wait_differently(step, kind, why, _ms(event.at))
+
     def _resume(self, event: ev.RunResumed) -> None:
         """End what the previous runner left open, except running workers; drop errors of steps that run again."""
+        self.holds = [replace(one, until=_ms(event.at)) if one.until is None else one for one in self.holds]
+        self.open_holds.clear()
         adopted = {found.step for found in event.adopted}
         outcomes = {found.step: found.outcome for found in event.settled}
         for key, step in self.steps.items():
             record = self.state.records.get(key)
             step.open = None
             if record is None or not record.final:
-                step.error = None
+                step.error = step.reason = None
             last = step.attempts[-1] if step.attempts else None
             if key not in adopted:
                 _end_lock_wait(step, event.at)
@@ -167,6 +208,7 @@ class _Builder(Struct):
             spans=spans,
             critical=_critical(plan, spans),
             messages=tuple(self.messages),
+            holds=tuple(self.holds),
         )
 
     def _step(self, record: StepRecord, values: Mapping[str, Value]) -> StepReport:
@@ -195,6 +237,7 @@ class _Builder(Struct):
             skip_reason=record.skip.reason if record.skip else None,
             because=record.skip.because if record.skip else "",
             error=found.error,
+            reason=found.reason,
             file=found.file,
             line=found.line,
             committed=record.committed,
@@ -252,6 +295,8 @@ def _keep_attempt(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
             step.attempts[-1] = replace(step.attempts[-1], worker=event.worker)
         case ev.AttemptCancelRequested():
             step.attempts[-1] = replace(step.attempts[-1], cancel_reason=event.reason)
+        case ev.AttemptBlocking() if step.attempts:
+            step.attempts[-1] = replace(step.attempts[-1], blocked=event.others)
         case ev.AttemptLost():
             step.attempts[-1] = replace(step.attempts[-1], lost=event.message)
         case ev.AttemptBlocked() | ev.AttemptUnblocked():
@@ -328,6 +373,7 @@ def _finished(attempt: AttemptReport, event: ev.AttemptFinished, notices: list[e
         leftovers=event.leftovers,
         removed=event.removed,
         result=event.result,
+        reason=event.reason,
     )
 
 
@@ -339,6 +385,7 @@ _INFORM = (
     ev.AttemptRemoving,
     ev.AttemptBlocked,
     ev.AttemptUnblocked,
+    ev.AttemptBlocking,
     ev.AttemptCancelRequested,
     ev.AttemptDetachRequested,
     ev.AttemptUnstoppable,
@@ -350,7 +397,7 @@ def _keep_wait(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
     if isinstance(event, _INFORM):
         return
     at = _ms(event.at)
-    if isinstance(event, ev.StepQueued) and step.open is not None and step.open.kind is Waiting.QUEUED:
+    if isinstance(event, ev.StepQueued) and step.open is not None and step.open.kind in (Waiting.QUEUED, Waiting.HELD):
         step.open = replace(step.open, why=event.reason)
         return
     if step.open is not None and at > step.open.since:
@@ -358,15 +405,23 @@ def _keep_wait(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
     step.open = _wait_after(event, record, at)
 
 
+def _wait_differently(step: _Step, kind: Waiting, why: str, at: float) -> None:
+    """End the open wait of a step, and begin another one."""
+    if step.open is not None and at > step.open.since:
+        step.waits.append(replace(step.open, until=at))
+    step.open = Wait(kind=kind, since=at, until=at, why=why)
+
+
 def _wait_after(event: ev.StepEvent, record: StepRecord, at: float) -> Wait | None:
     kind, why = None, ""
+    queued = Waiting.QUEUED if record.held_since is None else Waiting.HELD
     match event:
         case ev.StepReady():
-            kind = Waiting.QUEUED
+            kind = queued
         case ev.StepQueued():
-            kind, why = Waiting.QUEUED, event.reason
+            kind, why = queued, event.reason
         case ev.AttemptDeferred():
-            kind, why = Waiting.QUEUED, event.message
+            kind, why = queued, event.message
         case ev.StepChecking():
             kind, why = Waiting.CHECKING, str(event.phase)
         case ev.StepRetrying():

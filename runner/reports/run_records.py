@@ -7,15 +7,17 @@ from typing import Any
 
 from runner.clock import rfc3339
 from runner.durations import format_duration
-from runner.engine.events import Event, GroupWaiting, RunResumed, Settled
+from runner.engine.events import Event, GroupWaiting, HoldBegan, HoldEnded, RunResumed, Settled
 from runner.engine.state import FINAL, StepRecord, StepState
 from runner.records.record import Record
 from runner.records.summaries import Standing, Summary
 from runner.reports.messages import (
     EVIDENCE,
     SHOWN_WARNINGS,
+    blocked_sessions,
     error_text,
     failure_words,
+    hold_line,
     lock_wait_words,
     remains_lines,
     sum_of,
@@ -96,6 +98,7 @@ def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
     yield f"record: {record.folder} (plan {record.sha256[:12]})"
     if record.torn:
         yield "the last line of its events is incomplete and was ignored"
+    yield from _hold_lines(record)
     yield ""
     marks = marked(record.events)
     reports = _step_reports(record)
@@ -106,6 +109,12 @@ def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
     for line, key in zip(lines, steps, strict=True):
         yield line
         yield from (f"    {words}" for words in _more(reports.get(key)))
+
+
+def _hold_lines(record: Record) -> Iterator[str]:
+    """Yield the last spans in which a hold was on."""
+    events = [event for event in record.events if isinstance(event, HoldBegan | HoldEnded)]
+    yield from (f"{rfc3339(event.at)[:19]}Z {hold_line(event)}" for event in events[-_HOLDS:])
 
 
 def marked(events: Iterable[Event]) -> Mapping[str, Settled]:
@@ -125,6 +134,11 @@ def _more(step: StepReport | None) -> Iterator[str]:
     """Yield further facts about a step, each on its own line."""
     waits = [wait for attempt in step.attempts for wait in attempt.lock_waits] if step is not None else []
     waits.sort(key=lambda wait: -wait.seconds)
+    if step is not None and step.held:
+        yield f"held for {format_duration(step.held)}"
+    for attempt in step.attempts if step is not None else ():
+        if attempt.blocked:
+            yield f"attempt {attempt.number} blocked {blocked_sessions(attempt.blocked)}"
     yield from map(lock_wait_words, waits[:_WAITS])
     if len(waits) > _WAITS:
         yield f"and {len(waits) - _WAITS} shorter lock waits"
@@ -140,8 +154,9 @@ def _warnings(step: StepReport) -> list[str]:
     return [text for attempt in step.attempts for text in warning_texts(attempt.notices)]
 
 
-#: How many lock waits of a step are shown, the longest ones.
+#: How many lock waits of a step are shown, the longest ones; and how many changes of holds, the last ones.
 _WAITS = 3
+_HOLDS = 6
 
 
 def _step_row(record: StepRecord, mark: Settled | None, report: StepReport | None) -> tuple[str, ...]:
@@ -196,8 +211,26 @@ def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
         "database": None if started is None else started.database,
         "user": None if started is None else started.user,
         "warnings": sum(step.warnings for step in record.state.records.values()),
+        **({"holds": _holds_json(record)} if record.plan.holds else {}),
         "steps": [_step_json(step, marks.get(key), reports.get(key)) for key, step in record.state.records.items()],
     }
+
+
+def _holds_json(record: Record) -> list[Mapping[str, Any]]:
+    """Return the spans in which holds were on; `until` is null if one was on at the last event."""
+    if record.started is None:
+        return []
+    report = run_report(record.plan, record.run_id, record.events)
+    return [
+        {
+            "hold": one.name,
+            "since": _moment(one.since),
+            "until": _moment(one.until),
+            "value": one.value,
+            "failed": one.failed,
+        }
+        for one in report.holds
+    ]
 
 
 def _step_json(record: StepRecord, mark: Settled | None, report: StepReport | None) -> Mapping[str, Any]:
@@ -233,7 +266,22 @@ def _step_json(record: StepRecord, mark: Settled | None, report: StepReport | No
             for attempt in (report.attempts if report is not None else ())
             for wait in attempt.lock_waits
         ],
+        **_holds_and_yields(record, report),
     }
+
+
+def _holds_and_yields(record: StepRecord, report: StepReport | None) -> Mapping[str, Any]:
+    """Return the fields of a step that a hold concerns or that has `yield_after`."""
+    found: dict[str, Any] = {}
+    if report is not None and record.step.holds:
+        found["held_seconds"] = report.held
+    if report is not None and record.step.yield_after is not None:
+        found["blocked_sessions"] = [
+            {"attempt": attempt.number, **asdict(one)} for attempt in report.attempts for one in attempt.blocked
+        ]
+    if found and report is not None:
+        found["reason"] = report.reason
+    return found
 
 
 def _lock_wait_json(attempt: int, wait: LockWaitReport) -> Mapping[str, Any]:

@@ -12,9 +12,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from runner.engine.events import (
+    Blocked,
     Blocker,
     CancelReason,
     ErrorDetails,
+    FailureReason,
     Leftover,
     Notice,
     Outcome,
@@ -33,6 +35,7 @@ class Waiting(enum.StrEnum):
     """What a step does with its time while it has no worker."""
 
     QUEUED = "queued"
+    HELD = "held"
     CHECKING = "checking"
     RETRYING = "retrying"
     PAUSING = "pausing"
@@ -86,6 +89,9 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
     cancel_reason: CancelReason | None = None
     lost: str | None = None
     lock_waits: tuple[LockWaitReport, ...] = ()
+    #: The sessions outside the run that it blocked when it had to yield; `reason` is why it failed without an error.
+    blocked: tuple[Blocked, ...] = ()
+    reason: FailureReason | None = None
     notices: tuple[Notice, ...] = ()
     notices_dropped: int = 0
     warnings: int = 0
@@ -129,6 +135,7 @@ class StepReport(Struct, frozen=True, kw_only=True):
     skip_reason: SkipReason | None = None
     because: str = ""
     error: ErrorDetails | None = None
+    reason: FailureReason | None = None
     #: The place of the error in the plan's files, else that of the step, as it was recorded.
     file: str = ""
     line: int | None = None
@@ -143,6 +150,11 @@ class StepReport(Struct, frozen=True, kw_only=True):
     def waited(self) -> float:
         """How long it waited for its slots and pools."""
         return round(sum(wait.until - wait.since for wait in self.waits if wait.kind is Waiting.QUEUED), 3)
+
+    @property
+    def held(self) -> float:
+        """How long it waited because a hold was on."""
+        return round(sum(wait.until - wait.since for wait in self.waits if wait.kind is Waiting.HELD), 3)
 
     @property
     def blocked(self) -> float:
@@ -182,6 +194,19 @@ class Message(Struct, frozen=True, kw_only=True):
     text: str
 
 
+class HoldReport(Struct, frozen=True, kw_only=True):
+    """A span of time in which a hold was on, with the value that was measured at its start or later.
+
+    `until` is None if it was on when the events ended. With `failed` its query failed.
+    """
+
+    name: str
+    since: float
+    value: str
+    until: float | None = None
+    failed: bool = False
+
+
 class RunReport(Struct, frozen=True, kw_only=True):
     """The whole run. Without an `exit_code` it has not ended: its runner was killed, or it still runs.
 
@@ -213,6 +238,7 @@ class RunReport(Struct, frozen=True, kw_only=True):
     critical: tuple[str, ...]
     messages: tuple[Message, ...]
     history: tuple[PreviousRun, ...] = ()
+    holds: tuple[HoldReport, ...] = ()
     took: float | None = None
 
     @property
@@ -231,6 +257,12 @@ class RunReport(Struct, frozen=True, kw_only=True):
     def warnings(self) -> int:
         """How many WARNINGs the server sent."""
         return sum(step.warnings for step in self.leaves)
+
+    @property
+    def held(self) -> float:
+        """How long holds were on, each counted on its own."""
+        ends = ((hold.since, self.finished_at if hold.until is None else hold.until) for hold in self.holds)
+        return round(sum(max(0.0, until - since) for since, until in ends), 3)
 
     def counts(self) -> Counter[StepState]:
         """Count the steps by state, as the last line of a run does."""

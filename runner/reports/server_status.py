@@ -54,6 +54,8 @@ class RecordSummary(Struct, frozen=True, kw_only=True):
     at: float = 0.0
     counts: Mapping[str, int] = field(default_factory=dict)
     committed: frozenset[str] = frozenset()
+    #: The holds that are on, in words.
+    holds: tuple[str, ...] = ()
 
 
 def status_lines(
@@ -110,6 +112,8 @@ def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | Non
     yield from _wrap(f"run {run.run}{f' of {plan}' if plan else ''}: {_runner_words(run, now, record)}{where}", width)
     if record is not None:
         yield from _wrap(f"  {record.steps} ({record.where})", width)
+        if record.holds and run.alive:
+            yield from _wrap(f"  held by {', '.join(record.holds)}", width)
         for step in _only_recorded(run, record):
             yield from _wrap(f"  {step}: committed (evidence: its row in the ledger)", width)
     for worker in worst_first(run):
@@ -324,6 +328,7 @@ def _run_data(run: LiveRun, now: float, record: RecordSummary | None) -> dict[st
             "counts": dict(record.counts),
             "steps": record.ends,
             "committed": sorted(record.committed),
+            "holds": list(record.holds),
         },
     }
 

@@ -25,8 +25,10 @@ from runner.engine.scheduler import decide, exit_code
 from runner.engine.server_activity import LiveWorker, LockWaits
 from runner.engine.state import RunState, initial_state, steps_to_cancel
 from runner.engine.step_sql import with_facts
+from runner.engine.yielding import BlockedSessions
 from runner.errors import GroupHeldError, JournalLostError, RecordError
 from runner.plan.model import OnConflict, Plan, Value
+from runner.run.holds import HoldSampler
 from runner.run.performer import Order, Performer, WriteAhead, builtin_values, launching, preparing, values_for
 from runner.run.start import RunContext, check_ledger, check_unused, hold_run, resumed, run_taken_over, started
 from runner.run.takeover import Takeover, examine_workers
@@ -106,6 +108,9 @@ class Run:
             shared_slots.on_turn(self._wake_up.set)
         self._lock_waits = LockWaits(self.state)
         gateway.watch_locks(self._post_lock_waits)
+        self._blocked = BlockedSessions(self.state)
+        if any(step.yield_after is not None for step in (*plan.steps, *plan.finally_)):
+            gateway.watch_blocking(self._blocked.workers, self._post_blocked)
         self._performer = Performer(
             self.state,
             gateway,
@@ -155,6 +160,12 @@ class Run:
             else:
                 await self._resume(self._takeover, values, info)
             self._skip_left_out()
+            if self._plan.holds:
+                sampler = HoldSampler(
+                    self.state, self._gateway, self._clock, values, post=self._post, crashed=self._notice_crash
+                )
+                ending.push_async_callback(sampler.close)
+                sampler.start()
             self._under_way = True
             if self._ledger_first:
                 await self._gateway.write_ledger()
@@ -404,6 +415,12 @@ class Run:
     def _post_lock_waits(self, waits: Mapping[ev.Identity, ev.LockWait]) -> None:
         for event in self._lock_waits.look(waits, self._clock.now()):
             self._post(event)
+
+    def _post_blocked(self, blocked: Mapping[ev.Identity, Sequence[ev.Blocked]]) -> float:
+        """Post the workers that must yield; return the seconds until the next poll."""
+        for event in self._blocked.look(blocked, self._clock.now()):
+            self._post(event)
+        return self._blocked.pause
 
     def _post(self, event: ev.Event) -> None:
         if isinstance(event, ev.AttemptFinished):

@@ -19,12 +19,13 @@ from typing import Any
 from runner.clock import Clock, parse_rfc3339
 from runner.engine import events as ev
 from runner.engine.leftovers import left_by
-from runner.engine.outcomes import classify, rows_wanted, skipped
+from runner.engine.outcomes import classify, has_yielded, rows_wanted, skipped
 from runner.engine.ports import Evaluate, Gateway, Launch, LaunchRequest, WorkerEnd, WorkerHandle
 from runner.engine.scheduler import launch_timeout, run_status
 from runner.engine.size_limits import limited_rows
 from runner.engine.state import RunState, StepRecord
 from runner.engine.step_sql import with_values
+from runner.engine.yielding import yield_error
 from runner.errors import CapacityError, GatewayError
 from runner.identity import WorkerLabel, worker_name
 from runner.plan.model import ItemValues, OnFinish, Plan, Sql, Step, Value
@@ -381,6 +382,9 @@ class Performer:
 
     async def _finished(self, record: StepRecord, command: Launch, end: WorkerEnd) -> None:
         outcome, error = classify(end, timeout=command.timeout, cancelled=record.cancel_reason)
+        reason = ev.FailureReason.YIELDED if has_yielded(end, record.cancel_reason) else None
+        if reason is not None:
+            error = yield_error(record.blocking, error)
         left_out = None
         if outcome is ev.Outcome.SUCCEEDED and end.warnings and not _judges_warnings(record.step):
             nature = nature_of(record.step.sql.text)
@@ -417,6 +421,7 @@ class Performer:
                 skipped=left_out,
                 leftovers=leftovers,
                 removed=done.removed,
+                reason=reason,
             )
         )
 

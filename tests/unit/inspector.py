@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import TypeGuard
 
 from runner.engine import events as ev
@@ -35,12 +36,18 @@ class Inspector:
         self.stopped = {True: False, False: False}
         self.reported_short = False
         self.last_probe = -1e9
+        #: Since when each hold is on; when each step was ready, and its seconds and start of being held since then.
+        self.on: dict[str, float] = {}
+        self.ready_at: dict[str, float] = {}
+        self.held_for: dict[str, float] = {}
+        self.held_at: dict[str, float] = {}
 
     def __call__(self, state: RunState, what: ev.Event | Decision) -> None:
         """Check what has just happened."""
         if isinstance(what, ev.Event):
             if isinstance(what, ev.StepCancelRequested):
                 self.to_cancel.add(what.step)
+            self.holds(state, what)
             self.event(state, what)
             validate(state)
         elif what.commands:
@@ -87,6 +94,39 @@ class Inspector:
                 self.reported_short = not self.reported_short
             case _:
                 pass
+
+    def holds(self, state: RunState, event: ev.Event) -> None:
+        """Keep books of holds: none ends that did not begin, and held time does not count as queueing."""
+        match event:
+            case ev.HoldBegan():
+                assert event.hold not in self.on
+                self.on[event.hold] = event.since
+            case ev.HoldEnded():
+                assert abs(self.on.pop(event.hold) - (event.at - event.seconds)) < 1e-6
+            case ev.StepReady():
+                self.ready_at[event.step] = event.at
+                self.held_for[event.step] = 0.0
+                self.held_at.pop(event.step, None)
+            case ev.StepQueueTimedOut():
+                limit = state.records[event.step].step.queue_timeout
+                queued = event.at - self.ready_at[event.step] - self.held_for[event.step]
+                assert limit is not None
+                assert queued >= limit - 1e-6, f"{event.step} was held, and that counted as queueing"
+                assert event.step not in self.held_at
+            case ev.StepHoldTimedOut():
+                limit = next(hold.at_most for hold in self.plan.holds if hold.name == event.hold)
+                assert limit is not None
+                assert event.at - self.on[event.hold] >= limit - 1e-6
+            case _:
+                pass
+        for record in state.records.values():
+            waits = record.state in (StepState.READY, StepState.QUEUED) and not self.on.keys().isdisjoint(
+                record.step.holds
+            )
+            if waits:
+                self.held_at.setdefault(record.key, event.at)
+            elif record.key in self.held_at:
+                self.held_for[record.key] += event.at - self.held_at.pop(record.key)
 
     def checked(self, event: ev.StepChecked) -> None:
         """What was asked is answered once; a step that may not start gives its slots back."""
@@ -187,6 +227,7 @@ class Inspector:
         assert record.in_finally is (self.open_main == 0), f"{step.id} started in the wrong part of the run"
         assert not self.stopping, f"{step.id} started in a run that stops"
         assert self.to_cancel.isdisjoint(above), f"{step.id} started although its cancel was requested"
+        assert self.on.keys().isdisjoint(step.holds), f"{step.id} started although it is held"
         for need in parent.needs:
             assert met(need, state.records[need.step]), f"{step.id} started although {need} is not met"
         return parent
@@ -217,7 +258,7 @@ class Inspector:
                 used.update({name: used.get(name, 0) + amount for name, amount in record.needs.items()})
                 continue
             expected = set()
-            for head in heads(state, gone):
+            for head in heads(state, gone, self.on):
                 lacks = lacking(state, head, used)
                 if lacks & record.needs.keys() and state.place(head) < state.place(record):
                     expected.add(head.key)
@@ -244,7 +285,11 @@ class Inspector:
         assert not state.settling
         if self.stopping or state.ceiling is not None:
             return
-        waiting = [r for r in state.records.values() if r.state in (StepState.READY, StepState.QUEUED)]
+        waiting = [
+            r
+            for r in state.records.values()
+            if r.state in (StepState.READY, StepState.QUEUED) and self.on.keys().isdisjoint(r.step.holds)
+        ]
         reservers = [r for r in waiting if r.overtaken >= state.overtake_limit]
         for record in waiting:
             if lacking(state, record, state.used):
@@ -279,11 +324,12 @@ def met(need: Need, record: StepRecord) -> bool:
             return record.final
 
 
-def heads(state: RunState, gone: set[str]) -> list[StepRecord]:
-    """Return the best-placed waiting step of each kind, without those that are just being launched."""
+def heads(state: RunState, gone: set[str], on: Mapping[str, float]) -> list[StepRecord]:
+    """Return the best-placed waiting step of each kind, without those that are just being launched or are held."""
     best: dict[frozenset[tuple[str, int]], StepRecord] = {}
     for record in state.records.values():
-        if record.state in (StepState.READY, StepState.QUEUED) and record.key not in gone:
+        held = not on.keys().isdisjoint(record.step.holds)
+        if record.state in (StepState.READY, StepState.QUEUED) and record.key not in gone and not held:
             other = best.get(record.kind)
             if other is None or state.place(record) < state.place(other):
                 best[record.kind] = record

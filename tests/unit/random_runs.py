@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 from runner.engine import events as ev
-from runner.engine.simulation import AttemptScript, CheckScript
+from runner.engine.simulation import AttemptScript, CheckScript, HoldScript
 from runner.errors import Position
 from runner.plan.model import (
     AllowFailure,
@@ -15,6 +15,7 @@ from runner.plan.model import (
     Check,
     Expect,
     ForEach,
+    Hold,
     Need,
     NeedOn,
     OnFailure,
@@ -26,6 +27,7 @@ from runner.plan.model import (
     Sql,
     Step,
 )
+from runner.structs import replace
 
 NOTHING = Sql(text="select 1", start=Position(file="", line=1, column=1))
 POOLS = ("io", "cpu")
@@ -52,13 +54,37 @@ def random_plan(random: Random) -> Plan:
     last: list[Step] = []
     for number in range(random.choice((0, 0, 0, 1, 2, 3))):
         last.append(_random_step(random, f"f{number}", last, slots, limits, crowded=False))
-    return Plan(
+    plan = Plan(
         name="random",
         budget=Budget(slots=slots, pools=limits),
         steps=tuple(steps),
         finally_=tuple(last),
         run_timeout=random.choice((None, None, None, 3.0, 10.0, 40.0)),
         on_failure=random.choice((*[OnFailure.CONTINUE] * 4, OnFailure.DRAIN, OnFailure.CANCEL)),
+    )
+    return _with_holds(random, plan) if random.random() < 0.4 else plan
+
+
+def _with_holds(random: Random, plan: Plan) -> Plan:
+    """Draw conditions under which nothing starts, and steps that step aside for other sessions."""
+    names = ("load", "lag")[: random.randint(1, 2)]
+    holds = tuple(Hold(name=name, while_=NOTHING, at_most=random.choice((None, None, 1.0, 5.0))) for name in names)
+
+    def changed(step: Step, *, final: bool) -> Step:
+        yields = random.random() < 0.4
+        retry = Retry(max_attempts=3, delay=random.choice((0.0, 0.5)), on=frozenset({"yielded", "40P01"}))
+        return replace(
+            step,
+            holds=() if final else tuple(name for name in names if random.random() < 0.7),
+            yield_after=random.choice((0.5, 2.0)) if yields else None,
+            retry=retry if yields and random.random() < 0.6 else step.retry,
+        )
+
+    return replace(
+        plan,
+        holds=holds,
+        steps=tuple(changed(step, final=False) for step in plan.steps),
+        finally_=tuple(changed(step, final=True) for step in plan.finally_),
     )
 
 
@@ -151,6 +177,19 @@ class World:
         self.cancels = self._random_cancels([step.id for step in (*plan.steps, *plan.finally_)])
         picky = random.random() < 0.1
         self.not_selected = [step.id for step in plan.steps if picky and random.random() < 0.4]
+        self.holds = [script for hold in plan.holds for script in self._random_changes(hold.name)]
+
+    def _random_changes(self, hold: str) -> list[HoldScript]:
+        """Draw when a hold is on: often for a moment, sometimes from the start, and in the end it is released."""
+        random = self._random
+        changes: list[HoldScript] = []
+        now = random.choice((0.0, 0.0, 0.4, 2.0))
+        for _ in range(random.randint(0, 4)):
+            changes.append(HoldScript(at=now, hold=hold, on=True))
+            now += random.choice((0.0, 0.1, 0.7, 3.0, 8.0))
+            changes.append(HoldScript(at=now, hold=hold, on=False))
+            now += random.choice((0.0, 0.2, 1.0, 4.0))
+        return changes
 
     def _random_cancels(self, steps: Sequence[str]) -> list[tuple[float, str | None]]:
         """Draw who asks through the server for what to be stopped."""
@@ -169,7 +208,7 @@ class World:
         """Return the workers that the server has at `now`."""
         return next((level for until, level in self._levels if now < until), 100)
 
-    def attempt(self, _: Step, __: int) -> AttemptScript:
+    def attempt(self, step: Step, _: int) -> AttemptScript:
         """Draw what an attempt does."""
         random = self._random
         value = random.choice(("1", "1", "2", None))
@@ -183,6 +222,7 @@ class World:
             skip=random.random() < 0.02,
             stops_on_timeout=random.random() < 0.8,
             row_count=random.choice((0, 1, 3, None)),
+            yields_at=random.choice((None, 0.0, 0.3, 1.0)) if step.yield_after is not None else None,
             result=random.choice((ev.Rows(columns=("v",), rows=((value,),)), ev.Rows(problem="void"), None)),
             prepares=random.choice((0.0, 0.3, 3.0)),
             prepared=self._quiet or random.random() < 0.7,

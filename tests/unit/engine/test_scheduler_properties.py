@@ -40,6 +40,7 @@ def check_run(random: Random) -> Simulation:
         interrupts=world.interrupts,
         cancels=world.cancels,
         not_selected=world.not_selected,
+        holds=world.holds,
         watch=Inspector(plan),
     )
     assert all(record.final for record in run.state.records.values())
@@ -162,12 +163,15 @@ def test_the_random_runs_meet_every_rule() -> None:
         *("asked before it was begun", "asked before another attempt", "asked while it ran"),
         *("attempt_preparing", "step_split", "a chunk succeeded", "a chunk failed", "an item of a chunk succeeded"),
         *("an instance detached", "an instance drained", "an instance skipped by condition"),
+        *("hold_began", "hold_ended", "step_hold_timed_out", "attempt_blocking", "cancel yielded", "reason held"),
+        *("reason yielded", "attempt yielded", "queued by a hold", "committed in spite of a yield"),
     }
     assert wanted <= seen.keys()
 
 
 def what_happened(run: Simulation) -> Iterator[str]:
     yield from _evaluations(run)
+    yield from _holds_and_yields(run)
     for event in run.events:
         yield event.name
         match event:
@@ -191,6 +195,8 @@ def what_happened(run: Simulation) -> Iterator[str]:
             yield "patience over"
         if record.in_finally and record.attempt:
             yield f"finally after {run_status(run.state)}"
+        if record.blocking is not None and record.state is StepState.SUCCEEDED:
+            yield "committed in spite of a yield"
         yield _asked(record)
         if record.chunk:
             yield f"a chunk {record.state}"
@@ -198,6 +204,19 @@ def what_happened(run: Simulation) -> Iterator[str]:
             yield f"an item of a chunk {record.state}"
     yield f"finally {'interrupted' if run.state.finally_interrupted else 'not interrupted'}"
     yield f"finally {'cancelled' if run.state.finally_cancelled else 'not cancelled'}"
+
+
+def _holds_and_yields(run: Simulation) -> Iterator[str]:
+    for event in run.events:
+        match event:
+            case ev.StepFinished() if event.reason is not None:
+                yield f"reason {event.reason}"
+            case ev.AttemptFinished() if event.reason is not None:
+                yield f"attempt {event.reason}"
+            case ev.StepQueued() if event.reason.startswith("hold "):
+                yield "queued by a hold"
+            case _:
+                pass
 
 
 def _evaluations(run: Simulation) -> Iterator[str]:

@@ -460,6 +460,21 @@ ROWS: list[tuple[str, str, str]] = [
         f"run_timeout: 5m\nsteps:\n{_step('VACUUM t')}",
         f"run_timeout: 15m\nsteps:\n{_step('VACUUM t')}",
     ),
+    (
+        "JP387",
+        _step("VACUUM t", "yield_after: 5s"),
+        _step("VACUUM t", "yield_after: 5s", "retry: {max_attempts: 5, delay: 1m, on: [yielded]}"),
+    ),
+    (
+        "JP388",
+        _step("VACUUM t", "on_finish: detach", "yield_after: 5s", "retry: {max_attempts: 5, on: [yielded]}"),
+        _step("VACUUM t", "on_finish: wait", "yield_after: 5s", "retry: {max_attempts: 5, on: [yielded]}"),
+    ),
+    (
+        "JP389",
+        "holds: [{name: load, active_sessions: 5}]\nsteps:\n" + _step("VACUUM t", "holds: []"),
+        "holds: [{name: load, active_sessions: 5}]\nsteps:\n" + _step("VACUUM t", "holds: [load]"),
+    ),
     ("JP220", _step("DELETE FROM t WHERE v = :rnu"), _step("DELETE FROM t WHERE s = :'run.id'")),
 ]
 

@@ -1,0 +1,87 @@
+"""Measures the holds of a run: one statement for each hold and each `every`, however many steps wait for it.
+
+Each hold has a task. A measurement that fails counts as on, and so does one that the server does not answer in time.
+The tasks end when nothing that their hold concerns can start any more: `finally` ignores holds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from runner.clock import Clock
+from runner.engine import events as ev
+from runner.engine.holds import HoldWatch, Measurement, failed_measurement, limit_of, read_measurement
+from runner.engine.ports import Gateway, Query
+from runner.engine.state import RunState
+from runner.errors import GatewayError
+from runner.plan.model import Hold, Value
+from runner.sql.placeholders import TemplateError, render
+
+
+class HoldSampler:
+    """See the module's docstring. `post` receives the events; `crashed` the exception of a task, which is a bug."""
+
+    def __init__(
+        self,
+        state: RunState,
+        gateway: Gateway,
+        clock: Clock,
+        values: Mapping[str, Value],
+        *,
+        post: Callable[[ev.Event], None],
+        crashed: Callable[[BaseException], None],
+    ) -> None:
+        self._state = state
+        self._gateway = gateway
+        self._clock = clock
+        self._values = values
+        self._post = post
+        self._crashed = crashed
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Begin to measure the holds of the plan that concern a step."""
+        for hold in self._state.plan.holds:
+            if self._is_needed(hold):
+                task = asyncio.create_task(self._watch(hold))
+                task.add_done_callback(self._ended)
+                self._tasks.append(task)
+
+    async def close(self) -> None:
+        """End the tasks."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            self._crashed(error)
+
+    def _is_needed(self, hold: Hold) -> bool:
+        """Return whether a step that the hold concerns may still start."""
+        if self._state.stopping or self._state.finalizing:
+            return False
+        return any(hold.name in record.step.holds and not record.final for record in self._state.records.values())
+
+    async def _watch(self, hold: Hold) -> None:
+        watch, loop = HoldWatch(hold), asyncio.get_running_loop()
+        while self._is_needed(hold):
+            began = loop.time()
+            measurement = await self._measure(hold)
+            for event in watch.take(measurement, self._clock.now()):
+                self._post(event)
+            await asyncio.sleep(max(0.0, began + hold.every - loop.time()))
+
+    async def _measure(self, hold: Hold) -> Measurement:
+        try:
+            return read_measurement(hold, await self._gateway.measure(hold, measurement_query(hold, self._values)))
+        except (TemplateError, GatewayError) as error:
+            return failed_measurement(ev.ErrorDetails(message=error.message))
+
+
+def measurement_query(hold: Hold, values: Mapping[str, Value]) -> Query:
+    """Return the limits of a measurement, and the SQL of `while` with its parameters. TemplateError if that fails."""
+    sql = "" if hold.while_ is None else render(hold.while_.text, values)
+    return Query(sql=sql, timeout=limit_of(hold), lock_timeout=limit_of(hold))
