@@ -244,7 +244,10 @@ class _Simulator:
         for hold in self._plan.holds:
             self._emit(ev.HoldMeasured(at=self._now, hold=hold.name, value="scripted"))
         for script in scripts:
-            self._at(script.at, partial(self._change_hold, script))
+            if script.at <= self._now:
+                self._change_hold(script)
+            else:
+                self._at(script.at, partial(self._change_hold, script))
 
     def _change_hold(self, script: HoldScript) -> None:
         began = self._state.holds.get(script.hold)

@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 from runner.plan.model import Hold
 from runner.plan.problem_collector import Report
+from runner.plan.repeat import read_sql
 from runner.plan.sql_scope import Scope, check_references
-from runner.plan.steps import YIELDED_WORD, Draft, read_size, read_sql
+from runner.plan.steps import YIELDED_WORD, Draft, read_size
 from runner.plan.yaml_nodes import Fields, Scalar
 from runner.plan.yaml_nodes import Mapping as MappingNode
 from runner.sql.qualified_names import qualified_name

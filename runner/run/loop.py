@@ -23,7 +23,7 @@ from runner.engine.requirements import check_requirements
 from runner.engine.resume_state import expansions
 from runner.engine.scheduler import decide, exit_code
 from runner.engine.server_activity import LiveWorker, LockWaits
-from runner.engine.state import RunState, initial_state, steps_to_cancel
+from runner.engine.state import RunState, initial_state, is_held_kind, steps_to_cancel
 from runner.engine.step_sql import with_facts
 from runner.engine.yielding import BlockedSessions
 from runner.errors import GroupHeldError, JournalLostError, RecordError
@@ -294,7 +294,7 @@ class Run:
         """Note whether a step that is ready waits for a shared slot, and for nothing else as far as can be seen."""
         if self._shared_slots is not None:
             self._use_shared_slots()
-            ready = bool(self.state.ready or self.state.cleared)
+            ready = bool(self.state.cleared) or any(not is_held_kind(self.state, kind) for kind in self.state.ready)
             self._shared_slots.wait(waiting=ready and not self.state.shared_left)
 
     def _release_shared_slots(self) -> None:

@@ -54,7 +54,7 @@ def blocked(seconds: float, pid: int = 99) -> dict[ev.Identity, list[ev.Blocked]
 # --- when ---
 
 
-def test_a_worker_that_blocks_nobody_is_never_reported() -> None:
+def test_a_worker_that_blocks_no_session_is_never_reported() -> None:
     sessions = BlockedSessions(running(step()))
     assert [event for at in range(100) for event in sessions.look({}, float(at))] == []
 

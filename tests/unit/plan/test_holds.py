@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from runner.lint import load_plan as checked_plan
+from runner.lint import check_plan
 from runner.plan import load_plan
 from runner.plan.model import Plan
 from runner.plan.resolved import plan_from_json, resolved_json
@@ -72,5 +72,5 @@ def test_sql_of_a_hold_is_parsed_and_its_parameters_count_as_used(tmp_path: Path
     params = "params: {switch: {type: string, default: a}}\n"
     holds = "holds: [{name: a, while: \"SELECT FROM WHERE\"}, {name: b, while: \"SELECT :'switch' = 'a'\"}]\n"
     path.write_text(_HEAD + params + holds + "steps: [{id: s, sql: VACUUM t}]\n")
-    problems = checked_plan(path).problems
+    problems = check_plan(path).problems
     assert [problem.code for problem in problems] == ["JP300"]
