@@ -195,8 +195,6 @@ def what_happened(run: Simulation) -> Iterator[str]:
             yield "patience over"
         if record.in_finally and record.attempt:
             yield f"finally after {run_status(run.state)}"
-        if record.blocking is not None and record.state is StepState.SUCCEEDED:
-            yield "committed in spite of a yield"
         yield _asked(record)
         if record.chunk:
             yield f"a chunk {record.state}"
@@ -207,6 +205,9 @@ def what_happened(run: Simulation) -> Iterator[str]:
 
 
 def _holds_and_yields(run: Simulation) -> Iterator[str]:
+    for record in run.state.records.values():
+        if record.blocking is not None and record.state is StepState.SUCCEEDED:
+            yield "committed in spite of a yield"
     for event in run.events:
         match event:
             case ev.StepFinished() if event.reason is not None:
