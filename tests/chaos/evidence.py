@@ -5,7 +5,8 @@ Reading the database needs a connection and nothing of jobplan: the judge must n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -126,6 +127,39 @@ def item_keys(events: Iterable[Event]) -> Mapping[tuple[str, str], str]:
                 if "who" in values:
                     keys[expansion["step"], witness_name(values)] = item["key"]
     return keys
+
+
+#: How the key of a chunk ends: how many other items it has.
+_OTHERS = re.compile(r"\+\d+(?=\]$)")
+
+
+def item_key(key: str) -> str:
+    """Return the key of the first item of a chunk; all items of a chunk share its transaction."""
+    return _OTHERS.sub("", key)
+
+
+def by_items(events: Iterable[Event]) -> Iterator[Event]:
+    """Yield the events with those of a chunk as events of each of its items, until it is split."""
+    parts: dict[str, list[str]] = {}
+    for event in events:
+        name = event["event"]
+        for expansion in [event] if name == "step_expanded" else event.get("expansions", ()):
+            for item in expansion["items"]:
+                if "items" in item:
+                    parts.setdefault(item["key"], [one["key"] for one in item["items"]])
+        if name == "step_split":
+            parts[event["step"]] = []
+        elif name == "run_resumed":
+            found = event.get("settled", ())
+            settled = [{**one, "step": key} for one in found for key in parts.get(one["step"], [one["step"]])]
+            yield {**event, "settled": settled}
+        elif name == "run_finished":
+            steps = {key: state for step, state in event["steps"].items() for key in parts.get(step, [step])}
+            yield {**event, "steps": steps}
+        elif "step" in event:
+            yield from ({**event, "step": key} for key in parts.get(event["step"], [event["step"]]))
+        else:
+            yield event
 
 
 def read_effects(

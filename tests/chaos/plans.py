@@ -44,6 +44,8 @@ _WEIGHTS = {
 }
 #: Works that can be done for each of several items, and those that a detach step may do.
 _EACH = (Work.INSERT, Work.PARTS, Work.CALL, Work.FAILS)
+#: Works that several items can share, as a chunk of one worker; FLAKY then fails once and is repeated item by item.
+_SHARED = (Work.INSERT, Work.PARTS, Work.FAILS, Work.FLAKY)
 _DETACHED = (Work.INSERT, Work.PARTS, Work.BLOCK, Work.CALL, Work.FLOOD, Work.FAILS)
 
 
@@ -68,6 +70,7 @@ class ChaosStep:
     pools: Mapping[str, int] = field(default_factory=dict)
     exclusive: frozenset[str] = frozenset()
     max_parallel: int | None = None
+    chunk: int | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -196,6 +199,10 @@ def _draw(
     colliding = bool(items) and random.random() < 0.5
     if colliding:
         items = tuple(PAIRS)
+    shared = drawn in _SHARED and not colliding and not detach
+    chunk = random.choice((2, 3)) if shared and random.random() < 0.4 else None
+    if chunk is not None:
+        items = tuple(ITEMS[: random.randint(2, 4)])
     needable = [step for step in before if not step.detach]
     needed = random.sample(needable, min(len(needable), random.choice((0, 0, 1, 1, 2))))
     step = ChaosStep(
@@ -204,7 +211,7 @@ def _draw(
         items=items,
         colliding=colliding,
         idempotent=random.random() < 0.35,
-        verify=not detach and random.random() < 0.3,
+        verify=not detach and chunk is None and random.random() < 0.3,
         detach=detach,
         skipped=random.random() < 0.05,
         final=final,
@@ -213,6 +220,7 @@ def _draw(
         pools={name: random.randint(1, limit) for name, limit in pools.items() if random.random() < 0.2},
         exclusive=frozenset(name for name in LOCKS if random.random() < 0.15),
         max_parallel=random.choice((None, 1, 2)) if items else None,
+        chunk=chunk,
     )
     before.append(step)
     documents.append(_document(random, schema, step))
@@ -225,7 +233,8 @@ def _random_work(random: Random) -> Work:
 def _document(random: Random, schema: str, step: ChaosStep) -> dict[str, Any]:
     """Return a step's piece of the plan's file."""
     item = ":'t.who' || '/' || :'t.what'" if step.colliding else ":'t'"
-    place = Place(schema=schema, step=step.id, item=item if step.items else "''")
+    item = "item" if step.chunk else item
+    place = Place(schema=schema, step=step.id, item=item if step.items else "''", listed=step.chunk is not None)
     seconds = random.uniform(0.2, 1.2) if step.detach else random.uniform(0.0, 0.3)
     text = work.sql(step.work, place, random, seconds)
     if step.work in work.RENAMES and random.random() < 0.25:
@@ -265,5 +274,6 @@ def _document(random: Random, schema: str, step: ChaosStep) -> dict[str, Any]:
 
 def _for_each(step: ChaosStep) -> dict[str, Any]:
     limit = {"max_parallel": step.max_parallel} if step.max_parallel else {}
+    limit |= {"chunk": step.chunk} if step.chunk else {}
     items = [dict(PAIRS[item]) for item in step.items] if step.colliding else list(step.items)
     return {"items": items, "as": "t", **limit}

@@ -16,7 +16,7 @@ from pathlib import Path
 import psycopg
 
 from runner.identity import worker_name
-from tests.chaos.evidence import Sample
+from tests.chaos.evidence import Sample, item_key
 
 #: Seconds between two looks, and before the next try where there is no server.
 _EVERY = 0.02
@@ -67,7 +67,8 @@ def samples_of(lines: Iterable[str], run_id: str, keys: Sequence[str] = ()) -> l
             break  # it is just being written
         record = json.loads(line)
         look = record["look"]
-        workers = tuple(key_of(name, run_id, keys) for name in record["workers"] if name.startswith(prefix))
+        names = (name for name in record["workers"] if name.startswith(prefix))
+        workers = tuple(item_key(key_of(name, run_id, keys)) for name in names)
         if not changes or changes[-1][1] != workers:
             changes.append((look, workers))
     ends = [*(begun for begun, _ in changes[1:]), look + 1]

@@ -17,7 +17,7 @@ import psycopg
 
 from tests.chaos.attack import Attack, Ended, Lane
 from tests.chaos.circumstances import Circumstances, Companion, both, cut
-from tests.chaos.evidence import Effects, Event, Evidence, Phase, item_keys, read_effects
+from tests.chaos.evidence import Effects, Event, Evidence, Phase, item_key, item_keys, read_effects
 from tests.chaos.faults import SERVER_WIDE, Fault, Planned, draw, draw_between, strike
 from tests.chaos.plans import random_plan, reordered
 from tests.chaos.sampler import WORKERS, key_of, samples_of, taken_of
@@ -310,7 +310,8 @@ class Trial:
             effects = read_effects(connection, self._plan, self._run_id, keys)
             for key in asked:
                 step = self._plan.step_of(key)
-                there = effects.is_there(step, key, known=claims.get(key, Claims()).count("succeeded"))
+                first = item_key(key)
+                there = effects.is_there(step, first, known=claims.get(first, Claims()).count("succeeded"))
                 self._marks[key] = "succeeded" if there else "failed"
                 if step.work is Work.INDEX and not there:
                     connection.execute(f"DROP INDEX IF EXISTS {self._plan.schema}.i_{step.id}".encode())

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from tests.chaos.evidence import Event, Evidence, Phase
+from tests.chaos.evidence import Event, Evidence, Phase, by_items, item_key
 from tests.chaos.plans import ChaosStep
 from tests.chaos.work import ATOMIC, COUNTED, GRADUAL, IN_LEDGER, Work, last_part, parts
 
@@ -83,7 +83,7 @@ def all_claims(evidence: Evidence) -> Mapping[str, Claims]:
 def read_claims(events: Sequence[Event]) -> Mapping[str, Claims]:
     """Fold the events of a run, through all of its phases, into what they say of each step and instance."""
     claims: dict[str, Claims] = defaultdict(Claims)
-    for event in events:
+    for event in by_items(events):
         name = event["event"]
         if name == "run_resumed":
             for found in event.get("settled", ()):
@@ -284,7 +284,7 @@ def _left(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
     reported = read_claims(evidence.reported)  # what a journal that ended early does not have
     last = evidence.phases[-1]
     for key in last.alive if last.code in (0, 1) else ():
-        states = {each.get(key, Claims()).state for each in (claims, reported)}
+        states = {each.get(item_key(key), Claims()).state for each in (claims, reported)}
         if "detached" not in states:
             yield f"{last.command} was over, and the worker of {key}, which is {states}, lived on"
 

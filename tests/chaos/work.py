@@ -82,6 +82,10 @@ _SETUP = {
     + "CREATE TABLE {schema}.was_{step} AS SELECT pg_relation_filenode('{schema}.i_{step}') AS node;",
 }
 _ROW = "INSERT INTO {schema}.witness (run, step, item, part) VALUES (:'run.id', '{step}', {item}, {part})"
+_ROWS = (
+    "INSERT INTO {schema}.witness (run, step, item, part)"
+    " SELECT :'run.id', '{step}', {item}, {part} FROM unnest(ARRAY[:'t']) AS item"
+)
 #: In the body of a DO no parameter is replaced; the worker's application_name names its run (63 bytes are enough here).
 _ROW_IN_BLOCK = (
     "INSERT INTO {schema}.witness (run, step, item, part)"
@@ -91,11 +95,15 @@ _ROW_IN_BLOCK = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where a step's text is to work: its schema, its id, and what names its item in SQL."""
+    """Where a step's text is to work: its schema, its id, and what names its item in SQL.
+
+    `listed`: it works on the items of a chunk, with a row for each.
+    """
 
     schema: str
     step: str
     item: str = "''"
+    listed: bool = False
 
     def fill(self, text: str, **more: object) -> str:
         """Put the names into a text."""
@@ -135,10 +143,11 @@ _SQL: Mapping[Work, tuple[str, ...]] = {
 
 def sql(work: Work, place: Place, random: Random, seconds: float) -> str:
     """Return a step's SQL. `seconds` is about how long it takes."""
+    row = _ROWS if place.listed else _ROW
     return place.fill(
         random.choice(_SQL[work]),
-        row=place.fill(_ROW, part=1),
-        last_row=place.fill(_ROW, part=2),
+        row=place.fill(row, part=1),
+        last_row=place.fill(row, part=2),
         block_row=place.fill(_ROW_IN_BLOCK, part=1),
         last_block_row=place.fill(_ROW_IN_BLOCK, part=2),
         sleep=f"SELECT pg_sleep({seconds:.3f})",

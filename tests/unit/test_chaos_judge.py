@@ -22,7 +22,7 @@ from tests.builders import step as step_of_plan
 from tests.chaos import plans
 from tests.chaos.campaign import Order, summary
 from tests.chaos.circumstances import cut
-from tests.chaos.evidence import Effects, Event, Evidence, Phase, Row, Sample, item_keys
+from tests.chaos.evidence import Effects, Event, Evidence, Phase, Row, Sample, item_key, item_keys
 from tests.chaos.pipe import UnreadPipe
 from tests.chaos.plans import PAIRS, ChaosPlan, ChaosStep, reordered, witness_name
 from tests.chaos.sampler import samples_of, strangers_of, taken_of
@@ -302,6 +302,20 @@ def test_the_keys_of_colliding_items_are_those_that_jobplan_gives_them() -> None
         (colliding.witnessed(witness_name(pair)), witness_name(pair)) for pair in PAIRS.values()
     }
     assert tuple(item.key for item in given) == colliding.keys
+
+
+def test_what_is_recorded_of_a_chunk_counts_for_each_of_its_items_until_it_is_split() -> None:
+    parts = [{"key": f"a[{name}]", "values": {"t": name}} for name in "xy"]
+    chunk = {"key": "a[x+1]", "values": {}, "items": parts}
+    expanded = {"event": "step_expanded", "step": "a", "items": [chunk, {"key": "a[z]", "values": {"t": "z"}}]}
+    split = {"event": "step_split", "step": "a[x+1]", "items": parts}
+    ended = {"event": "run_finished", "steps": {"a": "failed", "a[x+1]": "failed", "a[x]": "succeeded"}}
+    events = [expanded, launch("a[x+1]"), split, launch("a[x]", 2), ended]
+    claims = read_claims(events)
+    assert {key: claim.launched for key, claim in claims.items()} == {"a": set(), "a[x]": {1, 2}, "a[y]": {1}}
+    assert claims["a[x]"].state == "succeeded"
+    assert item_key("a[x+1]") == "a[x]"
+    assert item_key("a[x]") == "a[x]"
 
 
 @pytest.mark.parametrize("seed", range(30))
