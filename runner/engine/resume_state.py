@@ -204,7 +204,8 @@ def _items(state: RunState, record: StepRecord, step: Step) -> tuple[ev.Item, ..
     if step.for_each is None or step.for_each.sql is not None:
         return before
     if state.expansions is None:
-        singles = [one for item in before for one in parts_of(item)]
+        # The chunks are among them for their keys only: no item may get one of these.
+        singles = [*(one for item in before for one in parts_of(item)), *(item for item in before if item.items)]
         return literal_items(step, singles, tuple(_kept_chunks(state, step, before, singles)))
     return state.expansions.get(step.id) or literal_items(step)  # records of earlier versions do not have them
 

@@ -28,7 +28,7 @@ from runner.engine.step_sql import with_values
 from runner.engine.yielding import yield_error
 from runner.errors import CapacityError, GatewayError
 from runner.identity import WorkerLabel, worker_name
-from runner.plan.model import ItemValues, OnFinish, Plan, Sql, Step, Value
+from runner.plan.model import ItemValues, OnFinish, OnLeftovers, Plan, Sql, Step, Value
 from runner.run.assistants import (
     ON_RETRY,
     Removed,
@@ -238,8 +238,8 @@ class Performer:
     async def _prepare(self, record: StepRecord, command: Launch) -> tuple[ev.Outcome, ev.ErrorDetails | None] | None:
         """Remove what previous attempts left behind, and execute `on_retry`; return the attempt's end if that is it."""
         execute = partial(self._execute, record, command)
-        builds = drops(record, self._rendered(record, record.step.sql))
-        if builds:
+        if record.step.leftovers is OnLeftovers.DROP:
+            builds = drops(record, self._rendered(record, record.step.sql))
             with contextlib.suppress(GatewayError):
                 wanted = left_before(record, builds, await self._gateway.unfinished_objects())
                 if (await remove(wanted, self._gateway.unfinished_objects, execute)).completed:
@@ -281,6 +281,8 @@ class Performer:
     ) -> Removed:
         """Remove what the ended attempt left behind, unless the whole run is being ended: then a resume does it."""
         state = self._state
+        if record.step.leftovers is not OnLeftovers.DROP:
+            return Removed()
         if state.interrupting or state.cancelling or state.timing_out or state.record_lost:
             return Removed()
         own = self._attempts[command.step]

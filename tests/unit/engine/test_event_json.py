@@ -60,7 +60,8 @@ def values(kind: Any) -> st.SearchStrategy[Any]:
 def built(kind: Any) -> st.SearchStrategy[Any]:
     """Draw a dataclass; its moments are whole milliseconds, as they are written, and its version is ours."""
     hints = typing.get_type_hints(kind)
-    fields = {name: values(hints[name]) for name in kind.__struct_fields__}
+    ends = tuple[kind, ...]  # the items of an item have none: they would not end
+    fields = {name: st.just(()) if hints[name] == ends else values(hints[name]) for name in kind.__struct_fields__}
     fields = {name: st.none() | MOMENTS if name in MOMENT_FIELDS else drawn for name, drawn in fields.items()}
     required = {name: MOMENTS for name in MOMENT_FIELDS if hints.get(name) is float}
     version = {"version": st.just(1)} if "version" in fields else {}
