@@ -185,7 +185,8 @@ def test_a_resume_with_another_list_does_each_item_once(
         again = {
             key
             for key, record in state.records.items()
-            if not (record.final or record.state is StepState.SETTLING) and record.instances is None and key != "s"
+            if not (record.final or record.state is StepState.SETTLING)
+            if record.instances is None and key != "s"
         }
         repeated = {one for key in again for one in ([i.key for i in state.records[key].chunk] or [key])}
         assert not repeated & set(before)
