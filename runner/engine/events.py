@@ -410,13 +410,15 @@ class HoldEnded(HoldEvent, frozen=True, kw_only=True):
 class RunFinished(Event, frozen=True, kw_only=True):
     """The run has ended. `steps` has the last state of every step.
 
-    `duration` is the sum of its runners' seconds if the run was resumed, without the time between two runners.
+    `duration` is the sum of its runners' seconds if the run was resumed, without the time between two runners. `split`
+    are the chunks whose items are among the steps.
     """
 
     name: ClassVar[str] = "run_finished"
     exit_code: int
     steps: Mapping[str, str]
     duration: float | None = None
+    split: tuple[str, ...] = ()
 
 
 class StepEvent(Event, frozen=True, kw_only=True):

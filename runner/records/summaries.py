@@ -106,12 +106,12 @@ def _summed_up(
         ended_at=ended,
         exit_code=last["exit_code"] if finished else None,
         took=last.get("duration", ended - began) if finished else None,
-        steps=_counted(last["steps"]) if finished else {},
+        steps=_counted(last["steps"], last.get("split", ())) if finished else {},
     )
 
 
-def _counted(steps: Mapping[str, str]) -> Mapping[str, int]:
-    parents = {key.partition("[")[0] for key in steps if "[" in key}
+def _counted(steps: Mapping[str, str], split: Iterable[str]) -> Mapping[str, int]:
+    parents = {key.partition("[")[0] for key in steps if "[" in key} | set(split)
     return Counter(state for key, state in steps.items() if key not in parents)
 
 

@@ -354,7 +354,8 @@ class Run:
         begun = now if self.state.started_at is None else self.state.started_at
         resumed_after = self.state.took_before  # else it is the time since run_started
         took = round(resumed_after + max(0.0, now - begun), 3) if resumed_after else None
-        return ev.RunFinished(at=now, exit_code=exit_code(self.state), steps=steps, duration=took)
+        split = tuple(key for key, one in self.state.records.items() if one.chunk and one.instances is not None)
+        return ev.RunFinished(at=now, exit_code=exit_code(self.state), steps=steps, duration=took, split=split)
 
     def _emit(self, event: ev.Event) -> None:
         if isinstance(event, ev.StepFinished):

@@ -82,6 +82,9 @@ def test_one_bad_item_does_not_take_the_others_with_it_and_is_named(jobplan: Job
         assert "analyze[t4]" in (jobplan.folder / report).read_text(encoding="utf-8")
     shown = jobplan("show", "last", "--journal", "runs")
     assert "analyze[t4]" in shown.out
+    assert jobplan.events()[-1]["split"] == ["analyze[t3+2]"]
+    assert ": 4 succeeded, 1 failed in" in ran.last_line
+    assert "4 succeeded, 1 failed" in jobplan("runs", "--journal", "runs").out
 
 
 def test_a_chunk_is_not_repeated_without_retry_and_as_often_as_retry_says_with_it(
