@@ -94,7 +94,7 @@ def write(folder: Path) -> None:
 def _rules() -> Iterator[str]:
     yield _RULES_HEAD
     for prefix, title in _GROUPS:
-        yield f"\n## {title}\n\n| code | slug | | |\n|---|---|---|---|"
+        yield f"\n## {title}\n\n| code | slug | severity | title |\n|---|---|---|---|"
         for entry in (entry for code, entry in CODES.items() if code.startswith(prefix)):
             link = f'<a id="{entry.code.lower()}"></a>[{entry.code}](rules/{entry.code}.md)'
             yield f"| {link} | `{entry.slug}` | {entry.severity} | {_cell(entry.title)} |"
@@ -105,7 +105,7 @@ def _reference() -> Iterator[str]:
     root = schema()
     yield _REFERENCE_HEAD
     yield "## Values\n"
-    yield "| what | is |\n|---|---|"
+    yield "| value | form |\n|---|---|"
     for name, definition in root["definitions"].items():
         if _is_named(definition):
             yield f"| {_words(name)} | {_cell(definition['title'])} |"
