@@ -300,6 +300,7 @@ def _server(row: Row, capacity: Capacity, announced_pid: int) -> ServerFacts:
         read_only_source=row[13] or "",
         shows_text=row[14] == "on",
         text_size=int(row[15] or 0),
+        may_monitor=row[16] == "t",
         capacity=capacity,
     )
 

@@ -22,7 +22,8 @@ SELECT current_setting('server_version'),
        (SELECT setting FROM pg_settings WHERE name = 'default_transaction_read_only'),
        (SELECT source FROM pg_settings WHERE name = 'default_transaction_read_only'),
        current_setting('track_activities'),
-       (SELECT setting FROM pg_settings WHERE name = 'track_activity_query_size')
+       (SELECT setting FROM pg_settings WHERE name = 'track_activity_query_size'),
+       pg_has_role('pg_monitor', 'member')
 FROM (SELECT) AS one
 LEFT JOIN pg_extension AS e ON e.extname = 'pg_background'
 LEFT JOIN pg_namespace AS n ON n.oid = e.extnamespace

@@ -119,3 +119,5 @@ class ServerFacts(Struct, frozen=True, kw_only=True):
     #: Whether sessions show their query text in pg_stat_activity, and the limit of its bytes.
     shows_text: bool = True
     text_size: int = 1024
+    #: Whether the role may list the WAL files that wait to be archived.
+    may_monitor: bool = True

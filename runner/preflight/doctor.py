@@ -34,11 +34,13 @@ class Demand(Struct, frozen=True, kw_only=True):
 
     slots: int = 1
     reserve: int = 0
+    #: Whether it measures holds.
+    holds: bool = False
 
     @property
     def connections(self) -> int:
-        """One for each worker, one to monitor them, one for conditions."""
-        return self.slots + 2
+        """One for each worker, one to monitor them, one for conditions, and one for holds."""
+        return self.slots + 2 + self.holds
 
 
 class CheckOutcome(Struct, frozen=True, kw_only=True):
@@ -236,7 +238,9 @@ def _connections(facts: ServerFacts, demand: Demand) -> CheckOutcome:
 def _sight(facts: ServerFacts, _: Demand) -> CheckOutcome:
     needed = "this role sees the processes of other roles"
     if facts.sees_all or facts.capacity.superuser:
-        return _ok("they are visible", needed)
+        if facts.may_monitor or facts.capacity.superuser:
+            return _ok("they are visible", needed)
+        return _ok("they are visible; a hold with wal_to_archive also needs pg_monitor", needed)
     unseen = facts.capacity.unseen
     found = f"they are not visible ({unseen} processes are hidden now): the number of free workers is an upper bound"
     return _warning(found, needed, f"GRANT pg_read_all_stats TO {quote_identifier(facts.user)};")

@@ -56,7 +56,7 @@ def ledger_problems(plan: Plan, ignored: Iterable[str]) -> Iterator[Problem]:
 
 def demand_of(plan: Plan) -> Demand:
     """Return the plan's needs."""
-    return Demand(slots=plan.budget.slots, reserve=plan.budget.reserve)
+    return Demand(slots=plan.budget.slots, reserve=plan.budget.reserve, holds=bool(plan.holds))
 
 
 async def requirement_problems(plan: Plan, facts: ServerFacts, inspector: Inspector) -> AsyncIterator[Problem]:

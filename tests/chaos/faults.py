@@ -49,6 +49,7 @@ class Fault(enum.StrEnum):
     FULL_PIPE = "full_pipe"
     STALL = "stall"
     ASLEEP = "asleep"
+    BLOCKED_SESSION = "blocked_session"
 
 
 #: Faults that strike every session on the server: only on a server that one trial has for itself.
@@ -85,6 +86,7 @@ _WEIGHTS: Mapping[Fault, int] = {
     Fault.FULL_PIPE: 3,
     Fault.STALL: 3,
     Fault.ASLEEP: 3,
+    Fault.BLOCKED_SESSION: 4,
 }
 #: What another session may do to the workers that a dead runner has left, before the run is taken over.
 _BETWEEN = (Fault.TERMINATE_WORKER, Fault.CANCEL_WORKER, Fault.CANCEL_COMMAND)
@@ -292,6 +294,29 @@ def _sleep(target: Target, random: Random) -> bool:
         target.signal(signal.SIGCONT)
 
 
+#: The table of witnesses that a worker of the run has locked by a row of its own.
+_WITNESSES = (
+    "SELECT format('%%I.%%I', n.nspname, c.relname) FROM pg_locks AS l JOIN pg_class AS c ON c.oid = l.relation"
+    " JOIN pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_stat_activity USING (pid)"
+    f" WHERE {_WORKERS} AND c.relname = 'witness' AND l.mode = 'RowExclusiveLock' LIMIT 1"
+)
+
+
+def _be_blocked(target: Target, random: Random) -> bool:
+    """Wait for a lock that a worker holds, as the statement of an application does, and give up after a while."""
+    end = time.monotonic() + 1.0
+    with contextlib.suppress(psycopg.OperationalError), target.connect() as connection:
+        while time.monotonic() < end:
+            rows = connection.execute(_WITNESSES.encode(), {"run": target.run_id}).fetchall()
+            for (table,) in rows:
+                with contextlib.suppress(psycopg.errors.LockNotAvailable), connection.transaction():
+                    connection.execute(f"SET LOCAL lock_timeout = '{random.choice((150, 800))}ms'".encode())
+                    connection.execute(f"LOCK TABLE {table} IN SHARE MODE".encode())
+                return True
+            time.sleep(0.02)
+    return False
+
+
 def _restart_fast(target: Target, _: Random) -> bool:
     target.server.restart("fast")
     return True
@@ -373,4 +398,5 @@ _OTHERS: Mapping[Fault, Callable[[Target, Random], bool]] = {
     Fault.FULL_PIPE: _fill_pipe,
     Fault.STALL: _stall,
     Fault.ASLEEP: _sleep,
+    Fault.BLOCKED_SESSION: _be_blocked,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
@@ -42,6 +42,8 @@ _WEIGHTS = {
     Work.INDEX: 2,
     Work.REINDEX: 1,
 }
+#: Works that may step aside for other sessions: a rollback leaves nothing of them.
+_YIELDING = (Work.INSERT, Work.PARTS, Work.BLOCK, Work.FLOOD)
 #: Works that can be done for each of several items, and those that a detach step may do.
 _EACH = (Work.INSERT, Work.PARTS, Work.CALL, Work.FAILS)
 #: Works that several items can share, as a chunk of one worker; FLAKY then fails once and is repeated item by item.
@@ -64,6 +66,8 @@ class ChaosStep:
     verify: bool = False
     detach: bool = False
     skipped: bool = False
+    #: The hold of the plan, if it has one, concerns the step.
+    held: bool = False
     final: bool = False
     needs: Mapping[str, str] = field(default_factory=dict)
     slots: int = 1
@@ -102,6 +106,8 @@ class ChaosPlan:
     pools: Mapping[str, int]
     group: bool
     reserve: int = 0
+    #: The names of its holds.
+    holds: tuple[str, ...] = ()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -125,6 +131,8 @@ def random_plan(random: Random, schema: str, *, reserve: int = 0) -> ChaosPlan:
     documents: list[dict[str, Any]] = []
     for number in range(random.randint(3, 12)):
         _draw(random, schema, f"s{number}", steps, documents, slots=slots, pools=pools)
+    holds = [_hold(random)] if random.random() < 0.35 else []
+    steps, documents = _held(random, steps, documents) if holds else (steps, documents)
     last: list[ChaosStep] = []
     endings: list[dict[str, Any]] = []
     if random.random() < 0.3:
@@ -135,6 +143,7 @@ def random_plan(random: Random, schema: str, *, reserve: int = 0) -> ChaosPlan:
         "name": schema,
         "budget": {"slots": slots, "pools": pools, **({"reserve": reserve} if reserve else {})},
         "defaults": {"timeout": "20s", "lock_timeout": "5s", "on_finish": "wait"},
+        **({"holds": holds} if holds else {}),
         **({"concurrency": {"group": schema, "on_conflict": "fail"}} if group else {}),
         **({"on_failure": random.choice(("drain", "cancel"))} if random.random() < 0.15 else {}),
         **({"run_timeout": "25s"} if random.random() < 0.1 else {}),
@@ -151,6 +160,32 @@ def random_plan(random: Random, schema: str, *, reserve: int = 0) -> ChaosPlan:
         pools=pools,
         group=group,
         reserve=reserve,
+        holds=tuple(hold["name"] for hold in holds),
+    )
+
+
+def _hold(random: Random) -> dict[str, Any]:
+    """Draw a hold that flaps with the server's clock: on, or failing, for a part of every second or so."""
+    moment = "extract(epoch FROM clock_timestamp())"
+    condition = random.choice(
+        (f"SELECT {moment} % 1.5 < 0.5", f"SELECT {moment} % 0.4 < 0.1", f"SELECT 1 / ({moment}::int8 % 3) < 0")
+    )
+    return {
+        "name": "flaps",
+        "while": condition,
+        "every": random.choice(("50ms", "200ms")),
+        "release_after": random.choice(("0s", "0s", "100ms")),
+    }
+
+
+def _held(
+    random: Random, steps: Sequence[ChaosStep], documents: Sequence[dict[str, Any]]
+) -> tuple[list[ChaosStep], list[dict[str, Any]]]:
+    """Draw which steps the hold concerns: by default all."""
+    free = [random.random() < 0.3 for _ in steps]
+    return (
+        [replace(step, held=not one) for step, one in zip(steps, free, strict=True)],
+        [{**document, **({"holds": []} if one else {})} for document, one in zip(documents, free, strict=True)],
     )
 
 
@@ -265,6 +300,9 @@ def _document(random: Random, schema: str, step: ChaosStep) -> dict[str, Any]:
         document["retry"] = {"max_attempts": random.randint(2, 3), "delay": "100ms"}
         if random.random() < 0.4:
             document["on_retry"] = "SELECT pg_sleep(0.05)"
+    if step.work in _YIELDING and not step.detach and random.random() < 0.3:
+        document["yield_after"] = "100ms"
+        document["retry"] = {"max_attempts": 10, "delay": "50ms", "on": ["yielded"]}
     if not step.detach and random.random() < 0.15:
         document["on_runner_exit"] = "detach"
     if random.random() < 0.1:

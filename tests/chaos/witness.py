@@ -296,6 +296,26 @@ def _astray(evidence: Evidence, _: Mapping[str, Claims]) -> Iterator[str]:
     yield from (f"{key} ran on the second cluster" for key in sorted(keys))
 
 
+def _held(evidence: Evidence, _: Mapping[str, Claims]) -> Iterator[str]:
+    """Nothing that a hold concerns is launched while it is on, or before it was measured; `finally` is not concerned.
+
+    A journal that was restored from the ledger may lack the end of a hold.
+    """
+    waiting: set[str] = set()
+    for event in evidence.events if evidence.plan.holds and not evidence.elsewhere else ():
+        match event["event"]:
+            case "run_started" | "run_resumed":
+                waiting = set(evidence.plan.holds)
+            case "hold_began":
+                waiting.add(event["hold"])
+            case "hold_measured" | "hold_ended":
+                waiting.discard(event["hold"])
+            case "attempt_launching" if waiting:
+                step = evidence.plan.step_of(event["step"])
+                if step.held and not step.final:
+                    yield f"{event['step']} was launched while {', '.join(sorted(waiting))} was on"
+
+
 def _reserve(evidence: Evidence, _: Mapping[str, Claims]) -> Iterator[str]:
     """Runs that keep the same reserve leave it free, however many there are."""
     if evidence.most is None:
@@ -318,4 +338,5 @@ _RULES: tuple[Callable[[Evidence, Mapping[str, Claims]], Iterator[str]], ...] = 
     _left,
     _astray,
     _reserve,
+    _held,
 )

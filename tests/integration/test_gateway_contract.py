@@ -10,7 +10,9 @@ import pytest
 
 from runner.engine.events import Worker
 from runner.engine.ports import LaunchRequest, Query, RemainingBackends
-from runner.errors import CapacityError
+from runner.errors import CapacityError, Position
+from runner.plan.model import Hold, Sql
+from runner.run.holds import measurement_query
 from tests.integration.houses import FakeHouse, Follower, House, RealHouse, run_one, until
 
 RAISES = """DO $$ BEGIN
@@ -37,6 +39,13 @@ async def house(request: pytest.FixtureRequest) -> AsyncIterator[House]:
     await made.gateway.close()
     made.end()
     gc.collect()  # a connection that was not closed would be a warning, and warnings are errors
+
+
+async def test_a_hold_is_measured_by_its_query(house: House) -> None:
+    for text, on in (("SELECT true", "t"), ("SELECT false", "f")):
+        hold = Hold(name="h", while_=Sql(text=text, start=Position(file="", line=1, column=1)))
+        result = await house.gateway.measure(hold, measurement_query(hold, {}))
+        assert (result.error, result.boolean, result.rows) == (None, True, ((on,),))
 
 
 async def test_success_has_evidence(house: House) -> None:

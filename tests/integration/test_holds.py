@@ -273,7 +273,8 @@ def test_a_plan_without_these_keys_opens_no_session_and_polls_nothing_more(jobpl
     most = 0
     while started.alive:
         rows = db.column(
-            "SELECT query FROM pg_stat_activity WHERE datname = current_database() AND application_name LIKE 'jobplan:%:runner'"
+            "SELECT query FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name LIKE 'jobplan:%:runner'"
         )
         seen.update(rows)
         most = max(most, len(rows))

@@ -267,6 +267,21 @@ def test_what_ran_on_a_second_cluster_is_found() -> None:
     assert rules(a_plan(INSERT), ran("a", "succeeded"), *there, astray=Effects(moved={"b": (0, 0)})) == []
 
 
+def test_a_launch_while_a_hold_is_on_is_found() -> None:
+    from_start: list[Event] = [{"event": "run_started"}, {"event": "attempt_launching", "step": "a", "attempt": 1}]
+    on: list[Event] = [{"event": "hold_began", "hold": "flaps"}, *from_start[1:]]
+    off: list[Event] = [{"event": "hold_measured", "hold": "flaps"}]
+    for held, events, found in (
+        (True, from_start, 1),
+        (True, [*from_start[:1], *off, *from_start[1:]], 0),
+        (True, [*from_start[:1], *off, *on], 1),
+        (True, [*from_start[:1], *off, {"event": "run_resumed"}, *from_start[1:]], 1),
+        (False, from_start, 0),
+    ):
+        of = replace(a_plan(ChaosStep(id="a", work=Work.INSERT, held=held)), holds=("flaps",))
+        assert rules(of, events).count("held") == found, events
+
+
 def test_a_reserve_that_is_not_kept_is_found() -> None:
     def found(*taken: tuple[int, int], most: int | None = 2) -> list[str]:
         return rules(a_plan(INSERT), ran("a", "failed"), taken=taken, most=most)

@@ -15,6 +15,7 @@ from runner.engine.simulation import Simulation, simulate
 from runner.engine.state import HOLDING, RunState, StepState, initial_state
 from runner.errors import UsageError
 from runner.plan.model import ForEach, Need, NeedOn, OnRunnerExit, Plan, Repeat
+from runner.structs import replace
 from tests.builders import sql
 from tests.invariants import validate
 from tests.unit.plays import IDLE, SQL, ends, gives, launches, plan, play, script, step
@@ -235,6 +236,7 @@ def test_any_run_cut_anywhere_can_be_taken_over(seed: int) -> None:
             capacity=world.capacity,
             interrupts=world.interrupts,
             not_selected=world.not_selected,
+            holds=world.holds,
         )
         first = run.events[: random.randint(1, len(run.events))]
         state = initial_state(p)
@@ -255,6 +257,7 @@ def test_any_run_cut_anywhere_can_be_taken_over(seed: int) -> None:
             durations=world.attempt,
             checks=world.check,
             history=[*first, event],
+            holds=[replace(script, at=event.at + script.at) for script in world.holds],
             watch=lambda now, _: validate(now),
         )
         assert second.state.finished is not None
@@ -281,6 +284,7 @@ def test_a_record_with_holes_can_be_continued_and_leaves_open_what_it_does_not_r
             interrupts=world.interrupts,
             cancels=world.cancels,
             not_selected=world.not_selected,
+            holds=world.holds,
         )
         first = [event for event in run.events if _is_sure(run.events, event) or random.random() < 0.6]
         state = initial_state(p)

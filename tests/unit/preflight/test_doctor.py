@@ -67,6 +67,16 @@ def test_codes_and_names_are_unique() -> None:
     assert len({check.code for check in CHECKS}) == len({check.name for check in CHECKS}) == len(CHECKS)
 
 
+def test_a_role_without_pg_monitor_is_informed_of_what_it_cannot_measure() -> None:
+    outcomes = examine(replace(HEALTHY, may_monitor=False), Demand(slots=4))
+    (sight,) = [one.outcome for one in outcomes if one.check.name == "sight"]
+    assert (sight.level, "wal_to_archive also needs pg_monitor" in sight.found) == (Level.OK, True)
+
+
+def test_a_plan_with_holds_needs_one_more_connection() -> None:
+    assert Demand(slots=4, holds=True).connections == Demand(slots=4).connections + 1
+
+
 @pytest.mark.parametrize(
     ("name", "facts", "level", "found", "mend"),
     [
