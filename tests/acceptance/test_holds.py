@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
 from typing import Any
 
 from tests.acceptance.console import Database, Jobplan, until
@@ -140,3 +142,53 @@ def test_a_step_that_blocks_a_writer_yields_and_is_tried_again(jobplan: Jobplan,
     assert "app 'shop'" in ends[0]["error"]["message"]
     assert ends[-1]["outcome"] == "succeeded"
     assert "app 'shop'" in jobplan("show", jobplan.events()[0]["run"]).out
+
+
+def test_a_runner_that_is_killed_while_a_step_yields_is_resumed(jobplan: Jobplan, db: Database) -> None:
+    db.run("CREATE TABLE t (x int)")
+    plan = jobplan.plan(
+        """
+        - id: locks
+          sql: LOCK TABLE t IN ACCESS EXCLUSIVE MODE; SELECT pg_sleep(3)
+          idempotent: true
+          yield_after: 500ms
+          retry: {max_attempts: 5, delay: 200ms, on: [yielded]}
+        """
+    )
+    started = jobplan.start("run", plan, "--dsn", db.dsn, "--report", "jsonl=events.jsonl")
+    until(lambda: jobplan.happened("attempt_running"))
+    with db.elsewhere("shop") as writer:
+        blocked = threading.Thread(target=writer.execute, args=("INSERT INTO t VALUES (1)",))
+        blocked.start()
+        until(lambda: jobplan.happened("attempt_blocking"))
+        started.send(signal.SIGKILL)
+        assert started.ended().code == -signal.SIGKILL
+        blocked.join()  # the worker has ended by the cancel, or because its time was over
+        writer.commit()
+    run = jobplan.events()[0]["run"]
+    resumed = jobplan("resume", run)
+    assert resumed.code == 0, resumed.err
+    step = json.loads(jobplan("show", run, "--format", "json").out)["steps"][0]
+    assert step["state"] == "succeeded"
+    assert step["blocked_sessions"][0]["name"] == "shop"
+
+
+def test_a_hold_is_measured_again_by_a_runner_that_resumes(jobplan: Jobplan, db: Database) -> None:
+    db.run("CREATE TABLE switch (on_ bool); INSERT INTO switch VALUES (true)")
+    started = jobplan.start(
+        "run",
+        jobplan.plan("- {id: a, sql: SELECT 1}", holds=_SWITCH),
+        "--dsn",
+        db.dsn,
+        "--report",
+        "jsonl=events.jsonl",
+    )
+    until(lambda: jobplan.happened("hold_began"))
+    started.send(signal.SIGKILL)
+    started.ended()
+    db.run("UPDATE switch SET on_ = false")
+    run = jobplan.events()[0]["run"]
+    resumed = jobplan("resume", run, "--report", "jsonl=again.jsonl")
+    assert resumed.code == 0, resumed.err
+    names = [event["event"] for event in jobplan.events("again.jsonl")]
+    assert names.index("run_resumed") < names.index("hold_measured") < names.index("attempt_launching")
