@@ -52,7 +52,8 @@ unit: $(VENV)/.dev
 	$(BIN)/pytest $(PARALLEL) -m "not slow" tests/unit $(PYTEST_ARGS)
 
 coverage: $(VENV)/.dev
-	$(BIN)/pytest $(PARALLEL) --cov --cov-report=term --cov-report=html:build/coverage $(PYTEST_ARGS)
+	@mkdir -p build
+	COVERAGE_FILE=$(CURDIR)/build/coverage.db $(BIN)/pytest $(PARALLEL) --cov --cov-report=term --cov-report=html:build/coverage $(PYTEST_ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
