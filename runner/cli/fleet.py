@@ -15,6 +15,7 @@ import click
 
 from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import (
+    ParameterValues,
     journal_option,
     ledger_schema,
     no_ledger_option,
@@ -27,7 +28,7 @@ from runner.clock import MonotonicClock
 from runner.errors import RecordError, UsageError
 from runner.exit_codes import ExitCode, help_text
 from runner.identity import new_run_id, run_id_problem
-from runner.structs import Struct, to_values
+from runner.structs import Struct, replace, to_values
 
 if TYPE_CHECKING:
     from runner.engine.events import Outcome
@@ -201,32 +202,69 @@ def run_command(
     Waves run one after the other. When more targets fail than the file allows, no further one is started; `jobplan
     fleet resume` continues with what failed and what was never tried.
     """
-    from runner import __version__
-    from runner.fleet import events as ev
     from runner.fleet.plans import FleetPlans
-    from runner.fleet.records import FleetJournal, fleets_folder
-    from runner.fleet.rollout import initial_state
     from runner.fleet.targets import read_targets
 
     if require_ledger and no_ledger:
         raise UsageError("--require-ledger and --no-ledger exclude each other.")
-    clock = MonotonicClock()
-    fleet_id = _checked_id(fleet_id) if fleet_id is not None else new_run_id(clock.now())
+    fleet_id = _checked_id(fleet_id) if fleet_id is not None else new_run_id(MonotonicClock().now())
     targets = read_targets(targets_file)
     values = parameter_values(params, params_file)
     plans = FleetPlans(plan, **values, select=select, exclude=exclude, assume_done=assume_done)
     resolved = _resolved(targets, where)
-    first = plans.check(resolved.targets.targets)
     ledger = None if no_ledger else ledger_schema()
-    state = initial_state(
+    begun = _begin(
         fleet_id,
-        resolved.placed,
-        resolved.targets.rollout,
-        {name: cluster.parallel for name, cluster in resolved.targets.clusters.items()},
+        resolved,
+        plans,
+        plan,
+        values,
+        where=where,
+        ledger=ledger,
+        journal=journal,
+        select=select,
+        exclude=exclude,
     )
-    record = FleetJournal.create(fleets_folder(journal), fleet_id, resolved.targets)
+    options = _Options(ledger=ledger, trusted_roles=trusted_roles, require_ledger=require_ledger)
+    with begun.record:
+        return _execute(
+            begun.state, resolved.targets, plans, begun.record, options, first=begun.started, journal=journal
+        )
+
+
+class _Begun(Struct, frozen=True, kw_only=True):
+    """A fleet run that is ready to begin."""
+
+    state: FleetState
+    record: FleetJournal
+    started: FleetEvent
+
+
+def _begin(
+    fleet_id: str,
+    resolved: Resolved,
+    plans: FleetPlans,
+    plan: Path,
+    values: ParameterValues,
+    *,
+    where: tuple[str, ...],
+    ledger: str | None,
+    journal: Path,
+    select: tuple[str, ...] = (),
+    exclude: tuple[str, ...] = (),
+) -> _Begun:
+    """Check the plan of every target, and begin the record."""
+    from runner import __version__
+    from runner.fleet import events as ev
+    from runner.fleet.records import FleetJournal, fleets_folder
+    from runner.fleet.rollout import initial_state
+
+    targets = resolved.targets
+    first = plans.check(targets.targets)
+    clusters = {name: cluster.parallel for name, cluster in targets.clusters.items()}
+    state = initial_state(fleet_id, resolved.placed, targets.rollout, clusters)
     started = ev.FleetStarted(
-        at=clock.now(),
+        at=MonotonicClock().now(),
         jobplan=__version__,
         fleet=fleet_id,
         plan=first.name,
@@ -237,17 +275,25 @@ def run_command(
         os_pid=os.getpid(),
         where=where,
         params=dict(values["given"]),
-        params_file=None if params_file is None else str(params_file.absolute()),
+        params_file=None if values["params_file"] is None else str(values["params_file"].absolute()),
         select=select,
         exclude=exclude,
         ledger=ledger,
     )
-    options = _Options(ledger=ledger, trusted_roles=trusted_roles, require_ledger=require_ledger)
-    return _execute(state, resolved.targets, plans, record, options, first=started, journal=journal)
+    return _Begun(state=state, record=FleetJournal.create(fleets_folder(journal), fleet_id, targets), started=started)
 
 
 @fleet.command("resume", epilog=help_text())
 @click.argument("fleet_id", metavar="ID")
+@click.argument("plan", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--targets",
+    "targets_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Without a record on this machine: the targets file, whose ledgers know the runs.",
+)
+@_where_option
 @click.option(
     "--mark",
     "marks",
@@ -256,47 +302,109 @@ def run_command(
     help="What you know of a step with an unknown outcome: succeeded or failed; repeatable.",
 )
 @click.option("--allow-changed", is_flag=True, help="Continue although the plan has changed since.")
+@parameter_options
 @journal_option
 @trust_option
 def resume_command(
-    fleet_id: str, *, marks: tuple[str, ...], allow_changed: bool, journal: Path, trusted_roles: tuple[str, ...]
+    fleet_id: str,
+    plan: Path | None,
+    targets_file: Path | None,
+    where: tuple[str, ...],
+    *,
+    marks: tuple[str, ...],
+    allow_changed: bool,
+    params: tuple[str, ...],
+    params_file: Path | None,
+    journal: Path,
+    trusted_roles: tuple[str, ...],
 ) -> int:
     """Finish a fleet run: targets that succeeded are left alone, all others are tried again.
 
-    ID is the id of a fleet run, or `last`.
+    ID is the id of a fleet run, or `last`. On a machine without its record, name the plan and the targets file: the
+    ledgers of the targets have the runs.
     """
     from runner import __version__
     from runner.fleet import events as ev
+
+    if (plan is None) != (targets_file is None):
+        raise UsageError("PLAN and --targets belong together: they are for a machine without the record.")
+    values = parameter_values(params, params_file)
+    if plan is not None and targets_file is not None:
+        options = _Options(ledger=ledger_schema(), trusted_roles=trusted_roles, allow_changed=allow_changed)
+        return _resume_elsewhere(
+            fleet_id, plan, targets_file, where, values=values, options=options, marks=marks, journal=journal
+        )
+    if params or params_file is not None:
+        raise UsageError("a resume takes its parameters from the record.")
     from runner.fleet.plans import FleetPlans
     from runner.fleet.records import FleetJournal, find_fleet, fleets_folder, read_fleet
 
     root = fleets_folder(journal)
     fleet_id = find_fleet(root, fleet_id)
-    record = FleetJournal.reopen(root, fleet_id)
-    targets, state = read_fleet(root, fleet_id)
-    began = state.started
-    if began is None:
-        record.close()
-        raise RecordError(f"the fleet run {fleet_id} never began.", hint="Begin another one: jobplan fleet run.")
-    values = parameter_values((), None if began.params_file is None else Path(began.params_file))
-    values["given"] = began.params
-    plans = FleetPlans(Path(began.file), **values, select=began.select, exclude=began.exclude, assume_done=True)
-    first = plans.check(targets.targets)
-    if plans.sources(first) != began.sources and not allow_changed:
-        record.close()
-        raise UsageError(
-            f"the plan {began.file} has changed since fleet run {fleet_id} began.",
-            hint="To continue with the plan as it is now: --allow-changed.",
+    with FleetJournal.reopen(root, fleet_id) as record:
+        targets, state = read_fleet(root, fleet_id)
+        began = state.started
+        if began is None:
+            raise RecordError(f"the fleet run {fleet_id} never began.", hint="Begin another one: jobplan fleet run.")
+        values = parameter_values((), None if began.params_file is None else Path(began.params_file))
+        values["given"] = began.params
+        plans = FleetPlans(Path(began.file), **values, select=began.select, exclude=began.exclude, assume_done=True)
+        if plans.sources(plans.check(targets.targets)) != began.sources and not allow_changed:
+            raise UsageError(
+                f"the plan {began.file} has changed since fleet run {fleet_id} began.",
+                hint="To continue with the plan as it is now: --allow-changed.",
+            )
+        _check_selected(targets, where)
+        resumed = ev.FleetResumed(
+            at=MonotonicClock().now(), jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), where=where
         )
-    clock = MonotonicClock()
-    resumed = ev.FleetResumed(at=clock.now(), jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid())
-    options = _Options(
-        ledger=began.ledger,
-        trusted_roles=trusted_roles,
-        allow_changed=allow_changed,
-        marks=_marks(marks, state),
-    )
-    return _execute(state, targets, plans, record, options, first=resumed, journal=journal)
+        options = _Options(
+            ledger=began.ledger, trusted_roles=trusted_roles, allow_changed=allow_changed, marks=_marks(marks, state)
+        )
+        return _execute(state, targets, plans, record, options, first=resumed, journal=journal)
+
+
+def _check_selected(targets: Targets, where: Sequence[str]) -> None:
+    """UsageError if --where selects none of the targets."""
+    from runner.fleet.targets import parse_selectors, select
+
+    if not select(targets.targets, parse_selectors(where)):
+        raise UsageError(f"--where {' '.join(where)} selects none of {len(targets.targets)} targets.")
+
+
+def _resume_elsewhere(
+    fleet_id: str,
+    plan: Path,
+    targets_file: Path,
+    where: tuple[str, ...],
+    *,
+    values: ParameterValues,
+    options: _Options,
+    marks: tuple[str, ...],
+    journal: Path,
+) -> int:
+    """Finish a fleet run whose record is on another machine: the ledgers of its targets have the runs."""
+    from runner.fleet.discovery import recorded_runs
+    from runner.fleet.plans import FleetPlans
+    from runner.fleet.rollout import assign_runs
+    from runner.fleet.targets import read_targets
+
+    plans = FleetPlans(plan, **values)
+    resolved = _resolved(read_targets(targets_file), where)
+    known = asyncio.run(recorded_runs(resolved.targets, _checked_id(fleet_id), options.ledger, options.trusted_roles))
+    if not known:
+        raise RecordError(
+            f"no ledger of {len(resolved.targets.targets)} targets has a run of fleet run {fleet_id}.",
+            hint="Check the id. Without ledgers, only the machine of the fleet run can resume it.",
+        )
+    print_text(f"fleet run {fleet_id}: the ledgers have the runs of {len(known)} targets.", err=True)
+    begun = _begin(fleet_id, resolved, plans, plan, values, where=where, ledger=options.ledger, journal=journal)
+    with begun.record:
+        assign_runs(begun.state, known)
+        options = replace(options, marks=_marks(marks, begun.state))
+        return _execute(
+            begun.state, resolved.targets, plans, begun.record, options, first=begun.started, journal=journal
+        )
 
 
 @fleet.command("show")
@@ -346,28 +454,72 @@ def _data(state: FleetState, code: int) -> dict[str, object]:
     return {"fleet": state.fleet, "exit_code": code, "counts": counts, "groups": groups, "members": members}
 
 
+_servers_option = click.option(
+    "--targets",
+    "targets_file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Ask the servers of this targets file, from any machine. Default: the record on this machine.",
+)
+
+
+@fleet.command("status")
+@click.argument("fleet_id", metavar="ID", default="last")
+@_servers_option
+@journal_option
+def status_command(fleet_id: str, *, targets_file: Path | None, journal: Path) -> int:
+    """Show what a fleet run does now: how far it is, and its members on each cluster.
+
+    With --targets the servers are asked without the record of the fleet run, from any machine.
+    """
+    from runner.fleet.live_members import member_lines, members_on_servers
+    from runner.fleet.messages import count_words
+    from runner.fleet.records import is_running, read_fleet
+
+    fleet_id, targets, recorded = _meant(fleet_id, targets_file, journal)
+    if recorded is not None:
+        _, state = read_fleet(recorded.parent, fleet_id)
+        process = "runs" if is_running(recorded) else "has no process"
+        print_text(f"fleet run {fleet_id} {process}: {count_words(state.counts())}")
+    found = asyncio.run(members_on_servers(targets, fleet_id, ledger=ledger_schema()))
+    print_lines(member_lines(found))
+    return ExitCode.NOT_STARTED if any(one.problem for one in found) else 0
+
+
 @fleet.command("cancel")
 @click.argument("fleet_id", metavar="ID", default="last")
+@_servers_option
 @journal_option
-def cancel_command(fleet_id: str, *, journal: Path) -> int:
+def cancel_command(fleet_id: str, *, targets_file: Path | None, journal: Path) -> int:
     """Cancel a fleet run: nothing more is started, and the steps that run are cancelled.
 
-    It works from the machine of the fleet run. The runs of its targets can be cancelled from any machine with `jobplan
-    cancel`.
+    With --targets it works from any machine, through the servers. The exit code is 7 if workers still run.
     """
     from runner.cli.cancel import myself
-    from runner.fleet.records import find_fleet, fleets_folder, is_running, request_cancel
+    from runner.fleet.live_members import cancel_on_servers, member_lines
+    from runner.fleet.records import is_running, request_cancel
 
+    fleet_id, targets, recorded = _meant(fleet_id, targets_file, journal)
+    if recorded is not None and is_running(recorded):
+        request_cancel(recorded, myself())
+        print_text(f"fleet run {fleet_id}: its process was asked to cancel; it reports the end.")
+        return 0
+    left = asyncio.run(cancel_on_servers(targets, fleet_id, myself(), ledger=ledger_schema()))
+    print_lines(member_lines(left))
+    return ExitCode.UNKNOWN if any(one.runs or one.problem for one in left) else 0
+
+
+def _meant(fleet_id: str, targets_file: Path | None, journal: Path) -> tuple[str, Targets, Path | None]:
+    """Return the id, the targets and the record of a fleet run; no record if a targets file is given."""
+    from runner.fleet.records import find_fleet, fleets_folder, read_fleet
+    from runner.fleet.targets import read_targets
+
+    if targets_file is not None:
+        return _checked_id(fleet_id), read_targets(targets_file), None
     root = fleets_folder(journal)
     fleet_id = find_fleet(root, fleet_id)
-    if not is_running(root / fleet_id):
-        raise UsageError(
-            f"no process works on fleet run {fleet_id}.",
-            hint=f"Workers that it left: jobplan status. To finish it: jobplan fleet resume {fleet_id}.",
-        )
-    request_cancel(root / fleet_id, myself())
-    print_text(f"fleet run {fleet_id}: its process was asked to cancel; it reports the end.")
-    return 0
+    targets, _ = read_fleet(root, fleet_id)
+    return fleet_id, targets, root / fleet_id
 
 
 class _Options(Struct, frozen=True, kw_only=True):
@@ -422,10 +574,7 @@ def _execute(
             loop.add_signal_handler(number, run.interrupt, int(number))
         return await run.execute(first)
 
-    try:
-        code = asyncio.run(execute())
-    finally:
-        record.close()
+    code = asyncio.run(execute())
     where = "" if journal == Path(".jobplan") / "runs" else f" --journal {journal}"
     print_lines(summary_lines(state, journal=where), err=True)
     print_text(f"record: {record.folder}", err=True)

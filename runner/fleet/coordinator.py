@@ -16,6 +16,7 @@ from runner.clock import Clock
 from runner.errors import JobplanError
 from runner.fleet import events as ev
 from runner.fleet.budget import ClusterBudget
+from runner.fleet.live_members import is_for_the_fleet
 from runner.fleet.member import MemberOptions, of_error, run_member
 from runner.fleet.records import FleetJournal
 from runner.fleet.rollout import FleetState, Member, apply, decide, exit_code
@@ -75,6 +76,7 @@ class FleetRun:
         self._signals: list[int] = []
         self._crash: BaseException | None = None
         self._cancelled = False
+        self._cancelled_by: str | None = None
 
     @property
     def runs(self) -> Mapping[str, Run]:
@@ -127,7 +129,7 @@ class FleetRun:
     def _stop_if_asked(self, now: float) -> None:
         if self._signals and (self.state.stopping is None or self.state.stopping.signal is None):
             self._emit(ev.FleetStopping(at=now, reason="interrupted", signal=self._signals[0]))
-        by = None if self._cancelled else self._cancel_wanted()
+        by = None if self._cancelled else self._cancelled_by or self._cancel_wanted()
         if by is not None:
             self._cancelled = True
             self._emit(ev.FleetStopping(at=now, reason=f"cancelled by {by}", cancel=True))
@@ -171,7 +173,9 @@ class FleetRun:
                     on_run=on_run,
                 )
         finally:
-            self._runs.pop(name, None)
+            run = self._runs.pop(name, None)
+            if run is not None and is_for_the_fleet(run.state.cancelled_by):
+                self._cancelled_by = run.state.cancelled_by
             slots.wait(waiting=False)
             slots.use(0)
         self._emit(finished)

@@ -18,6 +18,7 @@ from runner.errors import GatewayError, PreflightError, UsageError
 from runner.fleet.targets import Cluster, Discovery, Placed, Selector, Target, Targets, place, select
 from runner.gateway.connecting import conninfo_of
 from runner.gateway.inspection import Inspector
+from runner.gateway.ledger.finding import searching
 from runner.gateway.server_checks import read_place
 from runner.structs import Struct, replace
 
@@ -84,6 +85,28 @@ async def resolve(targets: Targets, where: Sequence[Selector] = ()) -> Resolved:
     frozen = replace(targets, targets=chosen, discover=())
     warnings = tuple(warning for answer in answers.values() for warning in answer.warnings)
     return Resolved(targets=frozen, placed=place(chosen, targets.rollout.waves), warnings=warnings)
+
+
+async def recorded_runs(
+    targets: Targets, fleet: str, ledger: str | None, trusted_roles: Sequence[str]
+) -> Mapping[str, str]:
+    """Return the runs of a fleet run that the ledgers of its targets have, by target.
+
+    PreflightError if a target cannot be asked: it may have a run, which must not be begun a second time.
+    """
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def ask(target: Target) -> str | None:
+        conninfo = target_conninfo(targets.clusters[target.cluster], target.database)
+        async with limit, searching(conninfo, ledger, trusted_roles) as search:
+            if search.problem is not None:
+                raise PreflightError(
+                    f"nothing was started: the ledger on {target.name} cannot be read: {search.problem}"
+                )
+            return next((run for run, name in await search.of_fleet(fleet) if name == target.name), None)
+
+    runs = await asyncio.gather(*map(ask, targets.targets))
+    return {target.name: run for target, run in zip(targets.targets, runs, strict=True) if run is not None}
 
 
 def _needed(targets: Targets, where: Sequence[Selector]) -> tuple[str, ...]:

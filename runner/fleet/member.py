@@ -97,6 +97,8 @@ async def run_member(
 
 def of_error(target: str, error: JobplanError, now: float, began: float) -> MemberFinished:
     """Return the end of a member whose run could not begin, or could not go on."""
+    if isinstance(error, OpenQuestionError):
+        return _with_questions(target, error, now, began)
     code = int(for_error(error))
     state = member_state(code)
     if isinstance(error, ConnectionFailedError):
@@ -111,7 +113,20 @@ def of_error(target: str, error: JobplanError, now: float, began: float) -> Memb
         exit_code=code,
         seconds=round(now - began, 3),
         failures=() if code == ExitCode.SUCCESS else (Failure(message=_cut(message)),),
-        questions=tuple(error.questions) if isinstance(error, OpenQuestionError) else (),
+    )
+
+
+def _with_questions(target: str, error: OpenQuestionError, now: float, began: float) -> MemberFinished:
+    """Return the end of a member that cannot be resumed before a person has answered."""
+    failures = (Failure(step=step, message=_cut(f"unknown outcome: {text}")) for step, text in error.questions.items())
+    return MemberFinished(
+        at=now,
+        target=target,
+        state=MemberState.UNKNOWN,
+        exit_code=ExitCode.UNKNOWN,
+        seconds=round(now - began, 3),
+        failures=tuple(failures),
+        questions=tuple(error.questions),
     )
 
 

@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 from runner.errors import JournalHeldError, RecordError
 from runner.fleet import events as ev
@@ -99,7 +100,10 @@ class FleetJournal:
         except OSError as error:
             raise RecordError(f"the record {self.folder / EVENTS} cannot be written: {error.strerror}.") from error
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Release the lock."""
         os.close(self._descriptor)
 

@@ -8,13 +8,14 @@ keeps the next wave from starting, until a person has answered.
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from runner.exit_codes import ExitCode, for_signal
 from runner.fleet import events as ev
 from runner.fleet.events import ACTIVE, DONE, FAILURES, MemberState
-from runner.fleet.targets import OnStop, Placed, Rollout, Target, Wave
+from runner.fleet.targets import OnStop, Placed, Rollout, Target, Wave, parse_selectors, select
 from runner.structs import Struct, field
 
 
@@ -30,6 +31,8 @@ class Member(Struct, kw_only=True):
     #: Tries of this process; a busy member has two.
     tries: int = 0
     tried: bool = False
+    #: It was not selected when the fleet run was resumed.
+    left_out: bool = False
 
 
 class FleetState(Struct, kw_only=True):
@@ -49,8 +52,8 @@ class FleetState(Struct, kw_only=True):
     started_at: float | None = None
 
     def of_wave(self, wave: str) -> list[Member]:
-        """Return the members of a wave, in order."""
-        return [member for member in self.members.values() if member.wave == wave]
+        """Return the members of a wave that are worked on, in order."""
+        return [member for member in self.members.values() if member.wave == wave and not member.left_out]
 
     def counts(self) -> Counter[MemberState]:
         """Count the members by state."""
@@ -68,6 +71,14 @@ def initial_state(fleet: str, placed: Placed, rollout: Rollout, clusters: Mappin
     return FleetState(fleet=fleet, rollout=rollout, waves=waves, members=members, clusters=clusters)
 
 
+def assign_runs(state: FleetState, known: Mapping[str, str]) -> None:
+    """Give members the ids of runs that their ledgers have; the others get ids that none of these is."""
+    taken = set(known.values())
+    free = (run for number in itertools.count(1) if (run := f"{state.fleet}-{number:03}") not in taken)
+    for name, member in state.members.items():
+        member.run = known[name] if name in known else next(free)
+
+
 def apply(state: FleetState, event: ev.FleetEvent) -> None:
     """Change the state as the event says."""
     match event:
@@ -78,9 +89,11 @@ def apply(state: FleetState, event: ev.FleetEvent) -> None:
             state.begun.clear()
             state.ended.clear()
             state.stopping = state.finished = None
+            where = parse_selectors(event.where)
             for member in state.members.values():
+                member.left_out = not select([member.target], where)
                 member.tries = 0
-                if member.state not in DONE:
+                if member.state not in DONE and not member.left_out:
                     member.state = MemberState.PENDING
         case ev.WaveStarted():
             state.begun.add(event.wave)

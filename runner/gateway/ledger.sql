@@ -562,6 +562,12 @@ WHERE r.writer = coalesce(t.writer, b.writer, r.writer)
 ORDER BY r.writer IN {writers} DESC, r.started_at DESC
 LIMIT 50
 
+-- name: ledger_members
+-- $1 the id of a fleet run, with a hyphen. The runs of its members in this ledger, as trusted roles have recorded them.
+SELECT DISTINCT e.run, e.body ->> 'target' FROM {ledger}.events AS e
+WHERE left(e.run, length($1::text)) = $1::text AND e.event = 'run_started' AND e.writer IN {writers}
+ORDER BY e.run
+
 -- name: ledger_writers
 -- $1 run. The login roles that have written its events, and whether each is trusted.
 SELECT writer, writer IN {writers} FROM {ledger}.events WHERE run = $1::text GROUP BY writer ORDER BY writer

@@ -55,6 +55,13 @@ class RunSearch:
         """Return the latest runs of a plan, the last one first; `sha256` is that of the plan as they last ran it."""
         return tuple(_entry(row) for row in await self._known("", plan, sha256) if row[_BEGAN] is not None)
 
+    async def of_fleet(self, fleet: str) -> tuple[tuple[str, str], ...]:
+        """Return the runs of a fleet run that this ledger has, each with the name of its target."""
+        if not self._readable:
+            return ()
+        replies = await self._run(("ledger_members", (f"{fleet}-",)))
+        return tuple((run or "", target or "") for run, target in replies[0].rows)
+
     async def runner_of(self, run_id: str) -> str | None:
         """Say from where the runner of a run is connected; None if it has none."""
         (reply,) = await self._run(("group_holder", ("[]", f"run:{run_id}")))

@@ -1,0 +1,110 @@
+"""The members of a fleet run as the servers show them, from any machine: what runs where, and how to cancel all of it.
+
+Only servers are asked, not the record of the fleet run, so this works while the machine of the fleet run is out of
+reach. Its process notices from the first member that is cancelled so that the whole fleet run was meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+
+from runner.engine.server_activity import LiveRun
+from runner.errors import ConnectionFailedError, GatewayError, JobplanError
+from runner.fleet.discovery import target_conninfo
+from runner.fleet.targets import Targets
+from runner.gateway.cancel_requests import CancelRequest
+from runner.gateway.observer import Observer, Stopper
+from runner.reports.messages import counted
+from runner.structs import Struct
+
+#: What the name of the user contains if a request is for the whole fleet run; the runner adds the role.
+WHOLE = " (the whole fleet run)"
+
+
+class ClusterMembers(Struct, frozen=True, kw_only=True):
+    """The members of a fleet run on one cluster, or why it could not be asked."""
+
+    cluster: str
+    runs: tuple[LiveRun, ...] = ()
+    problem: str | None = None
+
+
+def is_for_the_fleet(by: str | None) -> bool:
+    """Return whether a member was cancelled because the whole fleet run is to end."""
+    return by is not None and WHOLE in by
+
+
+async def members_on_servers(targets: Targets, fleet: str, *, ledger: str = "") -> tuple[ClusterMembers, ...]:
+    """Ask each cluster for the members of a fleet run that have sessions or workers there."""
+    return tuple(await asyncio.gather(*(_on_cluster(targets, name, fleet, ledger) for name in _databases(targets))))
+
+
+async def cancel_on_servers(
+    targets: Targets, fleet: str, by: str, *, ledger: str = "", patience: float = 30.0
+) -> tuple[ClusterMembers, ...]:
+    """Cancel every member that runs; return, by cluster, those that still run after `patience` seconds."""
+    before = await members_on_servers(targets, fleet, ledger=ledger)
+    databases = _databases(targets)
+
+    async def stop(cluster: str, run: LiveRun) -> None:
+        conninfo = target_conninfo(targets.clusters[cluster], databases[cluster])
+        observer = await Observer.connect(conninfo, database=run.database or None, ledger=ledger)
+        try:
+            request = CancelRequest(run=run.run, step=None, by=f"{by}{WHOLE}", key=secrets.token_hex(8))
+            await Stopper(observer=observer, run=run, request=request).stop(patience)
+        finally:
+            await observer.close()
+
+    results = await asyncio.gather(
+        *(stop(one.cluster, run) for one in before for run in one.runs), return_exceptions=True
+    )
+    for result in results:
+        if isinstance(result, BaseException) and not isinstance(result, JobplanError):
+            raise result
+    after = {one.cluster: one for one in await members_on_servers(targets, fleet, ledger=ledger)}
+    meant = {run.run for one in before for run in one.runs}
+    return tuple(
+        ClusterMembers(
+            cluster=one.cluster,
+            runs=tuple(run for run in after[one.cluster].runs if run.run in meant and run.workers),
+            problem=one.problem or after[one.cluster].problem,
+        )
+        for one in before
+    )
+
+
+def _databases(targets: Targets) -> Mapping[str, str]:
+    """Return a database of each cluster in which it can be asked."""
+    found = {target.cluster: target.database for target in reversed(targets.targets)}
+    found |= {query.cluster: query.database for query in targets.discover}
+    return {name: found[name] for name in targets.clusters if name in found}
+
+
+async def _on_cluster(targets: Targets, cluster: str, fleet: str, ledger: str) -> ClusterMembers:
+    conninfo = target_conninfo(targets.clusters[cluster], _databases(targets)[cluster])
+    try:
+        observer = await Observer.connect(conninfo, ledger=ledger)
+        try:
+            activity = await observer.look()
+        finally:
+            await observer.close()
+    except (ConnectionFailedError, GatewayError) as error:
+        return ClusterMembers(cluster=cluster, problem=error.message)
+    runs = tuple(run for run in activity.runs if run.run.startswith(f"{fleet}-"))
+    return ClusterMembers(cluster=cluster, runs=runs)
+
+
+def member_lines(clusters: Sequence[ClusterMembers]) -> Iterator[str]:
+    """Yield one line for each cluster, and one for each of its members."""
+    for one in clusters:
+        if one.problem is not None:
+            yield f"{one.cluster}: cannot be asked: {one.problem}"
+            continue
+        workers = sum(len(run.workers) for run in one.runs)
+        yield f"{one.cluster}: {counted(len(one.runs), 'target')} with {counted(workers, 'worker')}"
+        for run in one.runs:
+            steps = ", ".join(sorted(worker.step for worker in run.workers)) or "between steps"
+            orphaned = "" if run.alive else "  (its runner has ended)"
+            yield f"  {run.database}  {run.run}  {steps}{orphaned}"
