@@ -241,3 +241,49 @@ def test_the_dry_run_shows_the_chunks(jobplan: Jobplan, tables: Database) -> Non
     assert "analyze[t0+2]" in checked.out
     graph = jobplan("graph", plan)
     assert "analyze [7 items in chunks of 3]" in graph.out
+
+
+def test_conditions_and_parameters_are_those_of_the_chunk(jobplan: Jobplan, tables: Database) -> None:
+    tables.run("CREATE TABLE wanted AS SELECT 't3' AS name")
+    plan = jobplan.plan(
+        f"""
+        - id: analyze
+          for_each: {{items: [{", ".join(TABLES)}], as: t, chunk: 3}}
+          if: "SELECT count(*) > 0 FROM wanted WHERE name IN (:'t')"
+          preconditions:
+            - {{sql: "SELECT count(*) = 3 FROM pg_class WHERE relname IN (:'t')", message: a table is missing}}
+          sql: ANALYZE :"t"
+          settings: {{app.word: ":'word'"}}
+          expect: {{warnings: 0}}
+          verify: "SELECT :'word' = 'hello' AND count(*) = 3 FROM pg_class WHERE relname IN (:'t')"
+        """,
+        params="{word: {type: string, default: hello}}",
+    )
+    ran = jobplan("run", plan, "--dsn", tables.dsn, "--journal", "runs", "--report", "jsonl=events.jsonl")
+    assert ran.code == 0, ran.err
+    assert launched(jobplan) == [("analyze[t3+2]", 1)]
+    assert jobplan.events()[-1]["steps"] == {
+        "analyze": "succeeded",
+        "analyze[t0+2]": "skipped",
+        "analyze[t3+2]": "succeeded",
+        "analyze[t6]": "skipped",
+    }
+
+
+def test_a_chunk_that_is_cancelled_is_not_repeated(jobplan: Jobplan, tables: Database) -> None:
+    plan = jobplan.plan(
+        """
+        - id: sleep
+          for_each: {items: [30, 31], as: t, chunk: 2}
+          retry: {max_attempts: 3}
+          sql: SELECT pg_sleep(least(:t))
+        """
+    )
+    started = jobplan.start("run", plan, "--dsn", tables.dsn, "--journal", "runs", "--report", "jsonl=events.jsonl")
+    tables.until_workers("sleep[30+1]")
+    asked = jobplan("cancel", "--step", "sleep", str(jobplan.events()[0]["run"]), "--dsn", tables.dsn)
+    assert asked.code == 0, asked.err
+    ran = started.ended()
+    assert ran.code == 1
+    assert launched(jobplan) == [("sleep[30+1]", 1)]
+    assert jobplan.events()[-1]["steps"] == {"sleep": "cancelled", "sleep[30+1]": "cancelled"}

@@ -15,6 +15,7 @@ from runner.engine.for_each_items import literal_items, queried_items, single_it
 from runner.engine.resume_state import expansions, kept_items
 from runner.engine.simulation import AttemptScript, Simulation, simulate
 from runner.engine.state import RunState, StepState, initial_state
+from runner.engine.step_sql import SessionError, with_values
 from runner.errors import Position, UsageError
 from runner.plan.model import ForEach, ParamType, Plan, Retry, Sql, Step
 from runner.sql.placeholders import Listed, render
@@ -207,3 +208,11 @@ def test_chunks_that_are_kept_stay_and_the_rest_is_divided_anew() -> None:
     singles = single_items(now, [one for item in before for one in parts_of(item)])
     found = in_chunks(now, singles, before[:1])
     assert labels(found) == [["x", "d"], ["a", "b"], ["y", "z"]]
+
+
+def test_touches_names_each_item_of_a_chunk_and_a_role_takes_none() -> None:
+    one = chunked(["a", "B c"], 2, touches=('app.:"t"', "other"))
+    (chunk,) = literal_items(one)
+    assert with_values(one, values_of(None, chunk)).touches == ('app."a"', 'app."B c"', "other")
+    with pytest.raises(SessionError, match="the items of a chunk are not one value"):
+        with_values(replace(one, touches=(), role=':"t"'), values_of(None, chunk))
