@@ -43,7 +43,9 @@ def with_values(step: Step, values: ItemValues) -> Step:
         role=step.role and _value("role", render_role, step.role, values),
         search_path=step.search_path and _value("search_path", path, step.search_path, values),
         settings=MappingProxyType(settings),
-        touches=tuple(_value("touches", touched, name, one) for name in step.touches for one in _one_by_one(values)),
+        touches=tuple(
+            dict.fromkeys(_value("touches", touched, name, one) for name in step.touches for one in _one_by_one(values))
+        ),
     )
 
 
