@@ -17,7 +17,7 @@ from runner.durations import format_duration
 from runner.errors import Cause, Severity
 from runner.lint.rule import Finding, Rule, StatementPlace, statements, step_finding
 from runner.plan.graph import topological_order
-from runner.plan.model import Step
+from runner.plan.model import OnLeftovers, Step
 from runner.plan.parsed_sql import QuerySql, StepSql, Subject
 from runner.sql.facts import created_relations, is_temporary, settings_changed
 from runner.sql.plpgsql_bodies import catching_loop
@@ -32,6 +32,7 @@ from runner.sql.returned_rows import (
 from runner.sql.statement_effects import Effect, SessionState, effect, session_state, state_of
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.statements import StatementKind as Kind
+from runner.sql.text_traits import builds_of
 from runner.sql.tokens import client_parts
 from runner.sql.transactions import outlives_rollback
 
@@ -39,11 +40,15 @@ from runner.sql.transactions import outlives_rollback
 def _unsafe_retry(subject: Subject) -> Iterator[Finding]:
     for place in statements(subject):
         step = place.step.step
-        if step.retry.max_attempts < 2 or step.idempotent:
+        if step.retry.max_attempts < 2 or step.idempotent or step.on_retry is not None:
             continue
         left = outlives_rollback(place.statement)
+        removable = left is not None and any(build.removable for build in builds_of(step.sql.text))
+        if removable and step.leftovers is OnLeftovers.DROP:
+            continue
         if left is not None:
-            hint = "remove `retry`, or add `idempotent: true` if a second run does no harm"
+            repair = "add `leftovers: drop`" if removable else "remove `retry`, clean up in `on_retry`"
+            hint = f"{repair}, or add `idempotent: true` if a second run does no harm"
             yield place.finding(f"`retry`, but {left}", hint=hint)
 
 

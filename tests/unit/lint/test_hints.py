@@ -289,7 +289,12 @@ ROWS: list[tuple[str, str, str]] = [
     (
         "JP360",
         _step(_UNIQUE, _VERIFY, "retry: {max_attempts: 3, delay: 1s}"),
-        _step(_UNIQUE, _VERIFY),
+        _step(_UNIQUE, _VERIFY, "retry: {max_attempts: 3, delay: 1s}", "leftovers: drop"),
+    ),
+    (
+        "JP360",
+        _step("CALL p()", "retry: {max_attempts: 3, delay: 1s}"),
+        _step("CALL p()", "retry: {max_attempts: 3, delay: 1s}", "on_retry: TRUNCATE u"),
     ),
     (
         "JP360",
