@@ -153,6 +153,8 @@ def _running(view: View, record: StepRecord, width: int, name: int) -> list[Text
     limit = f"/{format_duration(record.timeout)}" if record.timeout is not None else ""
     share = f"{int(worker.share * 100):3d}%" if worker.share is not None else "    "
     words = [word for word in (_again(record), worker.doing, worker.more) if word]
+    if record.assisted:
+        words.insert(0, "on_retry" if record.preparing else "removing what it left behind")
     if record.cancel_reason is not None:
         words.insert(0, "stopping")
     line = Text(no_wrap=True)
