@@ -177,7 +177,7 @@ def _serve(requests: socket.socket) -> Sequence[str]:
         if requests in ready:
             message, descriptors, _, _ = socket.recv_fds(requests, _REQUEST, _DESCRIPTORS)
             if not message:
-                sys.exit(0)
+                os._exit(0)
             pid = os.fork()
             if pid == 0:
                 signal.set_wakeup_fd(-1)
