@@ -6,15 +6,16 @@ Every other rule is about SQL that parses.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from runner.errors import Severity
-from runner.lint.rule import Finding, Rule, StatementPlace, statements
+from runner.lint.rule import Finding, Rule, StatementPlace, statements, step_finding
 from runner.plan.parsed_sql import Invisible, Subject, Unparsed
 from runner.plan.version_ranges import SUPPORTED, allowed_versions
 from runner.sql.statements import GRAMMAR
 from runner.sql.statements import StatementKind as Kind
-from runner.sql.version_needs import OPTIONS, VersionNeed, version_needs
+from runner.sql.version_needs import OPTIONS, VersionNeed, setting_need, version_needs
+from runner.structs import replace
 
 #: Versions of PostgreSQL whose grammar the parser has, or had already.
 _KNOWN = frozenset(range(SUPPORTED[0], GRAMMAR + 1))
@@ -92,15 +93,29 @@ def _newer_option(subject: Subject) -> Iterator[Finding]:
     allowed = allowed_versions(subject.plan.requires.server_version)
     if subject.plan.requires.server_version is None or not allowed:
         return  # the plan does not say where it runs; a dry run asks the server
+    wanted = subject.plan.requires.server_version
+    for step in subject.steps:
+        for name in step.step.settings:
+            needs = setting_need(name)
+            if needs is not None and needs[1] > allowed[0]:
+                message, hint, severity = _lacking(*needs, wanted, allowed)
+                found = step_finding(step, message, hint=hint)
+                yield replace(found, severity=severity)
     for place, need in _needs(subject):
         if need.since is None or need.met_by(allowed[0]):
             continue
-        never = not need.met_by(allowed[-1])
-        wanted = subject.plan.requires.server_version
-        which = "no server" if never else f"not every server (version {allowed[0]})"
-        message = f'{need.reason}, and {which} that `requires.server_version: "{wanted}"` admits has it'
-        hint = f'require `server_version: ">={need.since}"`, or leave it out'
-        yield place.finding(message, hint=hint, offset=need.offset, severity=Severity.ERROR if never else None)
+        message, hint, severity = _lacking(need.what, need.since, wanted, allowed)
+        yield place.finding(message, hint=hint, offset=need.offset, severity=severity)
+
+
+def _lacking(what: str, since: int, wanted: str, allowed: Sequence[int]) -> tuple[str, str, Severity | None]:
+    """Return message, hint and severity for what some of the allowed versions lack."""
+    never = since > allowed[-1]
+    which = "no server" if never else f"not every server (version {allowed[0]})"
+    needed = f"{what} needs PostgreSQL {since} or later"
+    message = f'{needed}, and {which} that `requires.server_version: "{wanted}"` admits has it'
+    hint = f'require `server_version: ">={since}"`, or leave it out'
+    return message, hint, Severity.ERROR if never else None
 
 
 def _needs(subject: Subject) -> Iterator[tuple[StatementPlace, VersionNeed]]:

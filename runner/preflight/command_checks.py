@@ -181,6 +181,10 @@ _ALTERS: Mapping[AlterKind, str] = {
     AlterKind.SET_EXPRESSION: "only running it shows whether the expression can be computed",
     AlterKind.INHERIT: "only running it shows whether the columns fit those of the parent",
     AlterKind.ATTACH_PARTITION: "only running it shows whether its columns and rows fit the partition",
+    **dict.fromkeys(
+        (AlterKind.SET_LOGGED, AlterKind.SET_UNLOGGED),
+        "only running it shows whether the tables that its foreign keys connect allow it",
+    ),
     AlterKind.OTHER: "only its syntax and the names in it were checked",
 }
 

@@ -26,7 +26,7 @@ from runner.sql.facts import (
     role_for_file,
 )
 from runner.sql.placeholders import quote_identifier
-from runner.sql.relations import Relation
+from runner.sql.relations import Relation, relation_of
 from runner.sql.statements import StatementKind
 
 #: Letters of pg_class.relkind.
@@ -281,6 +281,8 @@ def check_detaching(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
 def check_new_names(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
     """A name that is created must be free, and its schema must exist and allow it."""
     creates_schema = created_schema(unit.statement) is not None  # its contents are new too
+    if _does_nothing(unit, sight):
+        return
     for change in changes(unit.statement):
         if change.action is not Action.CREATE:
             continue
@@ -293,6 +295,17 @@ def check_new_names(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding
                 yield StatementFinding(code="JP608", message=message, offset=change.offset)
         elif change.sort is Sort.RELATION and change.relation is not None and not (creates_schema or change.temporary):
             yield from _new_name(unit, sight, change.relation, guarded=change.guarded, offset=change.offset)
+
+
+def _does_nothing(unit: Unit, sight: CatalogView) -> bool:
+    """Return whether ALTER … RENAME or SET SCHEMA does nothing: IF EXISTS of a missing object, or the same schema."""
+    node = unit.statement.node
+    if unit.statement.kind not in {_K.RENAME, _K.SET_SCHEMA} or not node.HasField("relation"):
+        return False
+    old = sight.relation(relation_of(node.relation))
+    if unit.statement.kind is _K.SET_SCHEMA and old.facts is not None and old.facts.relation.schema == node.newschema:
+        return True
+    return bool(node.missing_ok) and old.state in {State.MISSING, State.GONE}
 
 
 def _new_name(
@@ -328,6 +341,11 @@ def _open_schema(relation: Relation, sight: CatalogView, offset: int) -> Iterato
             )
         return
     if relation.schema.startswith("pg_temp"):  # every session may create one
+        return
+    mods = dict(sight.around.settings).get("allow_system_table_mods", "off").lower()
+    if relation.schema in {"pg_catalog", "pg_toast"} and mods in {"off", "false", "no", "0"}:
+        message = f"no role may create {relation}: the schema is the system's"
+        yield StatementFinding(code="JP610", message=message, offset=offset)
         return
     facts, made = sight.schema(relation.schema)
     if made is not None:

@@ -72,7 +72,7 @@ _COMPUTED = frozenset(
 
 
 def is_computed(statement: Statement) -> bool:
-    """Return whether it is a CREATE TABLE with more than columns and keys: defaults, checks, parents, a bound."""
+    """Return whether it is a CREATE TABLE with more than columns and keys: defaults, checks, parents, a bound, storage."""
     if statement.kind is not _K.CREATE_TABLE:
         return False
     node = statement.node
@@ -81,6 +81,8 @@ def is_computed(statement: Statement) -> bool:
     if any(unwrap(element).DESCRIPTOR.name == "TableLikeClause" for element in node.table_elts):
         return True
     if next(find(node, "CollateClause"), None) is not None:
+        return True
+    if any(column.storage_name or column.compression for column in find(node, "ColumnDef")):
         return True
     return any(label(constraint, "contype") in _COMPUTED for constraint in find(node, "Constraint"))
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from runner.sql.session_settings import assigned
 from runner.sql.statements import Statement, StatementKind
 from runner.sql.syntax_tree import Tree, find, label, unwrap, walk
 from runner.sql.tokens import pieces, without_comments
@@ -308,15 +309,27 @@ def _of_copy(statement: Statement) -> Iterator[VersionNeed]:
             yield from _need(f"COPY ({name.upper()} *)", 17, statement, option)
 
 
+def setting_need(name: str) -> tuple[str, int] | None:
+    """Return a setting that not every supported version has, and its first version; None if all have it."""
+    since = SETTINGS.get(name.lower())
+    return None if since is None else (f"the setting {name.lower()}", since)
+
+
 def _of_settings(statement: Statement) -> Iterator[VersionNeed]:
+    if statement.kind is _K.SELECT:
+        for name, _ in assigned(statement):
+            needs = setting_need(name)
+            if needs is not None:
+                yield from _need(*needs, statement)
+        return
     setting: Tree = statement.node
     if "setstmt" in setting.DESCRIPTOR.fields_by_name:
         setting = setting.setstmt
     if setting.DESCRIPTOR.name != "VariableSetStmt":
         return
-    since = SETTINGS.get(setting.name.lower())
-    if since is not None:
-        yield from _need(f"the setting {setting.name.lower()}", since, statement)
+    needs = setting_need(setting.name)
+    if needs is not None:
+        yield from _need(*needs, statement)
 
 
 def _of_privileges(statement: Statement) -> Iterator[VersionNeed]:

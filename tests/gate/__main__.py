@@ -31,16 +31,30 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.gate", description=__doc__)
     parser.add_argument("--dsn", help="a superuser's connection; without it a throwaway server is started")
     parser.add_argument("--sample", type=int, metavar="N", help="only N cases, always the same ones")
+    parser.add_argument(
+        "--part", type=_part, metavar="K/N", help="only the K-th of N parts, each with cases of all groups"
+    )
     parser.add_argument("--group", help="only this group")
     parser.add_argument("--outcomes", type=Path, help="a file that keeps how runs ended, to run each pair only once")
     parser.add_argument("--show", nargs="*", default=["FALSE_ALARM", "MISSED"], help="outcomes to list")
     arguments = parser.parse_args()
     cases = [case for case in every_case() if arguments.group in {None, case.group}]
     cases = sample(cases, arguments.sample or len(cases))
+    if arguments.part:
+        number, parts = arguments.part
+        cases = cases[number - 1 :: parts]
     if arguments.dsn:
         return _trial(arguments.dsn, cases, arguments)
     with start_server(progress=print) as server:
         return _trial(server.dsn, cases, arguments)
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Return the number of a part, and how many there are."""
+    number, _, parts = text.partition("/")
+    if not 1 <= int(number) <= int(parts):
+        raise ValueError
+    return int(number), int(parts)
 
 
 def _trial(dsn: str, cases: list[Case], arguments: argparse.Namespace) -> int:

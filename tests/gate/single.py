@@ -413,6 +413,18 @@ PARTS = Group(
         CREATE TABLE w (a int COLLATE "C")
         CREATE TABLE w (a text STORAGE nope)
         CREATE TABLE w (a text STORAGE external COMPRESSION pglz)
+        CREATE TABLE w (a int STORAGE extended)
+        CREATE TABLE pg_catalog.w (a int)
+        CREATE TABLE pg_temp.w (a int)
+        SET search_path = s1, public; CREATE TABLE t (q int)
+        SET search_path = s1, public; CREATE OR REPLACE VIEW v AS SELECT 1 AS one
+        CREATE TEMP TABLE t (q int); CREATE TABLE t9 (q int); CREATE TABLE t9 (q int)
+        ALTER TABLE s1.a SET SCHEMA s1
+        ALTER TABLE IF EXISTS nowhere SET SCHEMA nowhere
+        ALTER TABLE IF EXISTS nowhere RENAME TO t
+        ALTER TABLE s1.a SET SCHEMA public
+        ALTER TABLE parent SET UNLOGGED
+        ALTER TABLE ul SET LOGGED
         ALTER TABLE t ADD PRIMARY KEY (id, b)
         ALTER TABLE t ADD CONSTRAINT q UNIQUE NULLS NOT DISTINCT (b) INCLUDE (c)
         ALTER TABLE t ADD CONSTRAINT q FOREIGN KEY (b) REFERENCES parent ON DELETE SET NULL (b) NOT VALID

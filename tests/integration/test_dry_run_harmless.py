@@ -91,10 +91,9 @@ HARM = """
 
 @pytest.fixture(scope="module")
 def idle_server() -> Iterator[EmbeddedServer]:
-    """A server on which no other session writes."""
-    with start_server(
-        progress=print, settings={"autovacuum": "off", "checkpoint_timeout": "1d", "track_functions": "all"}
-    ) as server:
+    """A server on which nothing writes: no other session, and no snapshot for standbys every 15 seconds."""
+    settings = {"autovacuum": "off", "checkpoint_timeout": "1d", "wal_level": "minimal", "max_wal_senders": "0"}
+    with start_server(progress=print, settings={**settings, "track_functions": "all"}) as server:
         yield server
 
 

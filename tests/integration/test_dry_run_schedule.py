@@ -38,7 +38,12 @@ def test_the_forecast_and_the_run_agree(dsn: str, tmp_path: Path) -> None:
     assert result.exit_code == 0
     began = result.state.started_at or 0.0
     real = {key: (record.ended_at or 0.0) - began for key, record in result.state.records.items()}
-    for bar in schedule.bars:
-        assert abs(real[bar.step] - bar.end) <= max(0.05 * bar.end, 0.05), (bar.step, real[bar.step], bar.end)
+    for bar in schedule.bars:  # a busy machine is later, but never earlier
+        assert real[bar.step] >= bar.end - 0.05, (bar.step, real[bar.step], bar.end)
     order = [bar.step for bar in sorted(schedule.bars, key=lambda bar: bar.end)]
     assert all(real[one] <= real[other] for one, other in pairwise(order))
+    # The forecast of the durations that were measured leaves out only the time between steps.
+    taken = {key: (record.ended_at or 0.0) - (record.started_at or 0.0) for key, record in result.state.records.items()}
+    measured = KnownDurations({name: Duration(p50=each, p95=each) for name, each in taken.items()})
+    again = forecast(plan, measured, rows={})
+    assert [bar.step for bar in sorted(again.bars, key=lambda bar: bar.end)] == order

@@ -117,6 +117,7 @@ def test_options_that_a_version_knows_are_none(tmp_path: Path, sql: str) -> None
         ("EXPLAIN (GENERIC_PLAN) SELECT 1", ">=14, <16", Severity.ERROR),
         ("GRANT MAINTAIN ON t TO r", ">=15", Severity.WARNING),
         ("SET transaction_timeout = '5s'; UPDATE t SET a = 1 WHERE b", "16", Severity.ERROR),
+        ("SELECT set_config('transaction_timeout', '5s', true); UPDATE t SET a = 1 WHERE b", "16", Severity.ERROR),
         ("COPY t FROM '/tmp/t' (ON_ERROR ignore)", ">=16", Severity.WARNING),
         ("CREATE VIEW v WITH (security_invoker) AS SELECT 1", "14", Severity.ERROR),
     ],
@@ -124,6 +125,16 @@ def test_options_that_a_version_knows_are_none(tmp_path: Path, sql: str) -> None
 def test_an_option_that_an_admitted_version_lacks(tmp_path: Path, sql: str, versions: str, severity: Severity) -> None:
     problems = found(tmp_path, sql, f'requires: {{server_version: "{versions}"}}\n')
     (problem,) = [problem for problem in problems if problem.code == "JP304"]
+    assert problem.severity is severity
+
+
+@pytest.mark.parametrize(("versions", "severity"), [(">=14", Severity.WARNING), ("<17", Severity.ERROR)])
+def test_a_setting_of_a_step_that_an_admitted_version_lacks(tmp_path: Path, versions: str, severity: Severity) -> None:
+    text = f'version: 1\nname: p\nbudget: {{slots: 1}}\nrequires: {{server_version: "{versions}"}}\n'
+    text += "defaults: {timeout: 1m, lock_timeout: 5s, on_finish: wait}\n"
+    text += "steps: [{id: a, sql: VACUUM t, settings: {transaction_timeout: 5min}}]\n"
+    (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
+    (problem,) = [one for one in check_plan(tmp_path / "plan.yaml").problems if one.code == "JP304"]
     assert problem.severity is severity
 
 
