@@ -261,7 +261,8 @@ def _attached(relation: str, name: str) -> Callable[[Tree], Iterator[Alteration]
         table = relation_of(getattr(node, relation))
         yield Alteration(aspect=_A.ATTACHED, relation=table, name=getattr(node, name))
         yield Alteration(aspect=_A.PRIVILEGE, relation=table, removes=True)
-        yield Alteration(aspect=_A.RELATION, relation=table)
+        # What a trigger's function does is not known, and MERGE refuses a table with rules.
+        yield Alteration(aspect=_A.RELATION, relation=table, removes=relation == "relation")
 
     return read
 

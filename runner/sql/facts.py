@@ -72,7 +72,7 @@ _COMPUTED = frozenset(
 
 
 def is_computed(statement: Statement) -> bool:
-    """Return whether it is a CREATE TABLE with more than columns and keys: defaults, checks, parents, a bound, storage."""
+    """Return whether it is a CREATE TABLE with more than columns and keys: defaults, checks, parents, a bound …."""
     if statement.kind is not _K.CREATE_TABLE:
         return False
     node = statement.node
