@@ -42,6 +42,15 @@ _K = StatementKind
 _NEWER = "JP624"
 #: The most characters of a statement in reports.
 _SHOWN = 100
+#: Settings that a superuser may change, and a role with the privilege SET on them.
+_OF_SUPERUSERS = ("log_", "track_", "debug_", "jit_", "wal_", "ignore_", "allow_")
+_RESERVED = frozenset(
+    {
+        *("deadlock_timeout", "session_replication_role", "lc_messages", "zero_damaged_pages", "temp_file_limit"),
+        *("session_preload_libraries", "commit_delay", "compute_query_id", "update_process_title", "max_stack_depth"),
+        *("dynamic_library_path", "backtrace_functions", "lo_compat_privileges", "vacuum_truncate", "file_copy_method"),
+    }
+)
 _UNSEEN = frozenset({State.NEW, State.PERHAPS, State.UNKNOWN})
 
 
@@ -182,6 +191,10 @@ class Examiner:
         """Have the server try the value, in a transaction that is rolled back."""
         verdict = StatementVerdict(findings=list(check_versions(unit, sight)))
         verdict.take(judge(unit, await self._probe(unit, sight, explain=False), sight))
+        names = [name.lower() for name, _ in assigned(unit.statement)]
+        reserved = [name for name in names if name.startswith(_OF_SUPERUSERS) or name in _RESERVED]
+        if reserved and not sight.around.superuser:
+            verdict.why.append(f"only running it shows whether the role may set {reserved[0]}, as superusers may")
         after = await self._rooms.after(unit)
         if after.error is not None:
             verdict.findings.append(refused_setting(after, unit.statement.start, dict(assigned(unit.statement))))
@@ -219,6 +232,7 @@ class Examiner:
         verdict.findings += wrong_columns(unit, probe)
         replaced = view_there(unit, sight)
         if replaced is not None and replaced.kind == "v" and probe.parse.error is None:
+            verdict.why.append("only replacing it shows whether its columns keep their lengths and collations")
             names = tuple(column.name for column in probe.parse.columns)
             given = view_aliases(unit.statement)
             names = (*given, *names[len(given) :])

@@ -71,6 +71,15 @@ _COMPUTED = frozenset(
 )
 
 
+#: Types that no column can have, in some versions or in all.
+_PSEUDO_TYPES = frozenset(
+    {
+        *("unknown", "record", "cstring", "void", "trigger", "event_trigger", "any", "anyelement", "anyarray"),
+        *("anyenum", "anyrange", "anycompatible", "internal", "language_handler", "fdw_handler", "pg_ddl_command"),
+    }
+)
+
+
 def is_computed(statement: Statement) -> bool:
     """Return whether it is a CREATE TABLE with more than columns and keys: defaults, checks, parents, a bound …."""
     if statement.kind is not _K.CREATE_TABLE:
@@ -82,8 +91,10 @@ def is_computed(statement: Statement) -> bool:
         return True
     if next(find(node, "CollateClause"), None) is not None:
         return True
-    if any(column.storage_name or column.compression for column in find(node, "ColumnDef")):
-        return True
+    for column in find(node, "ColumnDef"):
+        types = strings(column.type_name.names)
+        if column.storage_name or column.compression or (types and types[-1] in _PSEUDO_TYPES):
+            return True
     return any(label(constraint, "contype") in _COMPUTED for constraint in find(node, "Constraint"))
 
 
