@@ -393,7 +393,11 @@ def check_rights(unit: Unit, sight: CatalogView) -> Iterator[StatementFinding]:
             message = f'role "{role}" has no {right.value} on {one.relation}, which belongs to "{facts.owner}"'
             if unit.statement.kind in _SKIPS:
                 message += f": {unit.statement.kind} would skip it with a WARNING"
-            yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=_grant(right, facts, role))
+            # With any privilege of its own the role gets a WARNING: nothing was granted.
+            some = one.right is Right.GRANT and bool(facts.privileges or facts.on_columns)
+            severity = Severity.WARNING if some else None
+            hint = _grant(right, facts, role)
+            yield StatementFinding(code="JP610", message=message, offset=one.offset, hint=hint, severity=severity)
         elif unit.statement.kind in _SKIPS and facts.kind == "p" and facts.unmaintained and not facts.of_database:
             yield _partitions(unit, facts, one.offset, role)
 
