@@ -132,7 +132,7 @@ def test_an_option_that_an_admitted_version_lacks(tmp_path: Path, sql: str, vers
 def test_a_setting_of_a_step_that_an_admitted_version_lacks(tmp_path: Path, versions: str, severity: Severity) -> None:
     text = f'version: 1\nname: p\nbudget: {{slots: 1}}\nrequires: {{server_version: "{versions}"}}\n'
     text += "defaults: {timeout: 1m, lock_timeout: 5s, on_finish: wait}\n"
-    text += "steps: [{id: a, sql: VACUUM t, settings: {transaction_timeout: 5min}}]\n"
+    text += 'steps: [{id: a, sql: VACUUM t, settings: {enable_group_by_reordering: "off"}}]\n'
     (tmp_path / "plan.yaml").write_text(text, encoding="utf-8")
     (problem,) = [one for one in check_plan(tmp_path / "plan.yaml").problems if one.code == "JP304"]
     assert problem.severity is severity
