@@ -323,7 +323,7 @@ MIN_BUFFER: Final = 1_024
 MAX_BUFFER: Final = 268_435_456
 _DEFAULT_BUFFER = 65_536
 
-_SIZE_UNITS = {"B": 1, "kB": 1_024, "MB": 1_048_576, "GB": 1_073_741_824}
+_SIZE_UNITS = {"B": 1, "kB": 1_024, "MB": 1_048_576, "GB": 1_073_741_824, "TB": 1_099_511_627_776}
 _NOTHING = Sql(text="", start=Position(file="", line=1, column=1))
 
 

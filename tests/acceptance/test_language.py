@@ -46,6 +46,7 @@ ELSEWHERE = {
     "concurrency.on_conflict": "test_run_outcomes",
     "requires": "test_run_refused",
     "touches": "the lock rules of validate",
+    "yield_after": "test_holds",
 }
 
 

@@ -26,11 +26,13 @@ const gantt = (() => {
     const server = attempt.server_started_at && attempt.server_finished_at
       ? `on the server ${duration(attempt.server_finished_at - attempt.server_started_at)}` : "";
     const wait = step.waits.filter((one) => one.kind === "queued").reduce((sum, one) => sum + one.until - one.since, 0);
+    const held = step.waits.filter((one) => one.kind === "held").reduce((sum, one) => sum + one.until - one.since, 0);
     return [
       `${step.key}${step.attempts.length > 1 ? `, attempt ${attempt.number}` : ""}${attempt.iteration > 1 ? `, iteration ${attempt.iteration}` : ""}`,
       `${attempt.outcome ? words(attempt.outcome) : "not ended"} in ${duration(attempt.ended_at - attempt.launched_at)}${server ? ` (${server})` : ""}`,
       `${clock(attempt.launched_at)} UTC, +${duration(attempt.launched_at - begin)}`,
       wait >= 0.001 ? `waited ${duration(wait)} for its slot` : "",
+      held >= 0.001 ? `held for ${duration(held)}` : "",
       attempt.pid ? `pid ${attempt.pid}` : "",
       ...attempt.lock_waits.slice(0, 4).map((wait) => cut(wait.words, 200)),
       attempt.lock_waits.length > 4 ? `and ${attempt.lock_waits.length - 4} more lock waits` : "",

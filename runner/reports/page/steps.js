@@ -141,6 +141,7 @@ const steps = (() => {
       attempt.pid ? String(attempt.pid) : "",
       [attempt.error ? errorText(attempt.error) : attempt.result_words, attempt.lost ? `session lost: ${attempt.lost}` : "",
         ...shortened(attempt.lock_waits).map((wait) => (wait === null ? "…" : wait.words)),
+        attempt.blocked && attempt.reason !== "yielded" ? `blocked ${attempt.blocked}` : "",
         attempt.deadline ? `ends by ${clock(attempt.deadline)} UTC` : ""].filter(Boolean).join("\n"),
     ])));
   }

@@ -129,6 +129,8 @@ def _said() -> Iterator[str]:
         committed=frozenset({"commits"}),
     )
     yield from status_lines(look(LiveRun(run=RUN, database="app", workers=(A,))), width=200, records={RUN: record})
+    held = replace(record, holds=("replicas for 2m00s (replay lag of standby2 14.2s)",))
+    yield from status_lines(look(LiveRun(run=RUN, database="app", runner=(runner,))), width=200, records={RUN: held})
     over = replace(record, finished=True)
     yield from status_lines(look(LiveRun(run=RUN, database="app", workers=(AWAY,))), width=200, records={RUN: over})
     unseen = replace(A, visible=False, label=None)
