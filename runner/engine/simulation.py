@@ -106,7 +106,7 @@ def finished(record: StepRecord, outcome: ev.Outcome, script: AttemptScript, at:
             step=record.key,
             attempt=record.attempt,
             outcome=ev.Outcome.FAILED,
-            error=yield_error(record.blocking, None),
+            error=yield_error(record.blocking),
             reason=ev.FailureReason.YIELDED,
         )
     failed, succeeded = outcome is ev.Outcome.FAILED, outcome is ev.Outcome.SUCCEEDED

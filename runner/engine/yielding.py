@@ -47,16 +47,14 @@ def blocked_words(one: ev.Blocked) -> str:
     return f"pid {one.pid}{name}{user} waited {waited} for {one.mode} on {one.relation or one.lock}{word}"
 
 
-def yield_error(blocking: ev.AttemptBlocking | None, error: ev.ErrorDetails | None) -> ev.ErrorDetails:
-    """Return the error of an attempt that yielded: for how long it blocked which sessions; `error` is the server's."""
+def yield_error(blocking: ev.AttemptBlocking | None) -> ev.ErrorDetails:
+    """Return the error of an attempt that yielded: for how long it blocked which sessions."""
     words = ""
     if blocking is not None:
         named = ", ".join(map(blocked_words, blocking.others[:_NAMED]))
         more = f" and {len(blocking.others) - _NAMED} more" if len(blocking.others) > _NAMED else ""
         words = f" for {format_duration(blocking.seconds)}: {named}{more}"
-    return ev.ErrorDetails(
-        message=f"cancelled because it blocked other sessions{words}", detail=None if error is None else error.message
-    )
+    return ev.ErrorDetails(message=f"cancelled because it blocked other sessions{words}")
 
 
 class BlockedSessions:

@@ -386,7 +386,7 @@ class Performer:
         outcome, error = classify(end, timeout=command.timeout, cancelled=record.cancel_reason)
         reason = ev.FailureReason.YIELDED if has_yielded(end, record.cancel_reason) else None
         if reason is not None:
-            error = yield_error(record.blocking, error)
+            error = yield_error(record.blocking)
         left_out = None
         if outcome is ev.Outcome.SUCCEEDED and end.warnings and not _judges_warnings(record.step):
             nature = nature_of(record.step.sql.text)

@@ -293,8 +293,10 @@ def test_a_record_with_holes_can_be_continued_and_leaves_open_what_it_does_not_r
         ended = {(event.step, event.attempt) for event in first if isinstance(event, _ENDS)}
         ended |= {(event.step, event.attempt - 1) for event in first if isinstance(event, _BEGINS)}
         begun = {event.step for event in first if isinstance(event, _BEGINS)}  # an item may have only its chunk's
+        waited = {event.step for event in first if isinstance(event, _WAITED)}
         for key, record in state.records.items():
             reported = (key, record.attempt) in ended or isinstance(_last_of(first, key), _TOLD_AFTERWARDS)
+            reported |= key in waited  # it had no worker then
             own = key in begun and not record.assisted and record.instances is None
             if record.attempt and own and not reported:
                 assert is_open(record) or is_kept(record, {}), (number, key)
@@ -314,6 +316,7 @@ def _is_sure(events: Sequence[ev.Event], event: ev.Event) -> bool:
 #: What says of an attempt that nothing of it is left to be found out; and what is only reported when that is known.
 _BEGINS = (ev.AttemptPreparing, ev.AttemptLaunching)
 _ENDS = (ev.AttemptFinished, ev.AttemptDeferred)
+_WAITED = (ev.StepQueueTimedOut, ev.StepHoldTimedOut)
 _TOLD_AFTERWARDS = (ev.StepRetrying, ev.StepRepeating, ev.StepReady, ev.StepQueued, ev.StepSkipped)
 
 

@@ -32,10 +32,12 @@ PLANS = sorted([*(GOLDEN / "plans").glob("*.json"), *JOURNALS.glob("*/plan.json"
 HASHES = {
     "261130-8jmthm/plan.json": "9647d92b4f75b6b09da8f1b7e4bc36862e856060976477a6bbeaf81d3eecd48c",
     "261130-s884fy/plan.json": "ee4ab4b7bd9975ea1052ea2d344ae71c32d2f179d12de21319cd525af4d6f57e",
+    "261130-hzdfmk/plan.json": "59e93498daf87b766f3ad6b85d1911b21219f914ca0491ea2fe3bebec841fd11",
     "261130-mpakb7/plan.json": "3f1029919bccaaf5a3ff1f886fdf96a2e0963fd95a7592272ff8cd3cba1f625b",
     "plans/between.json": "3f1029919bccaaf5a3ff1f886fdf96a2e0963fd95a7592272ff8cd3cba1f625b",
     "plans/every_key.json": "efcec5475e74dbbdd324f1e4f15c13ed84a51abdf942c6ba8ddf34ab1763a2f0",
     "plans/golden.json": "9647d92b4f75b6b09da8f1b7e4bc36862e856060976477a6bbeaf81d3eecd48c",
+    "plans/holds.json": "59e93498daf87b766f3ad6b85d1911b21219f914ca0491ea2fe3bebec841fd11",
     "plans/nested_includes.json": "e1242a6f4b8a03b1ecf94220fffd42a8b36a771f397fe36e261c58a934f71620",
     "plans/resumed.json": "ee4ab4b7bd9975ea1052ea2d344ae71c32d2f179d12de21319cd525af4d6f57e",
     "plans/yaml_forms.json": "d25b70ca2b026351ee3dd0887933ddbe497cad6b31910375f1746ad8539a8013",
@@ -81,7 +83,7 @@ def test_a_plan_is_read_and_written_again_as_the_same_bytes(path: Path) -> None:
     assert sha256(plan) == HASHES[f"{path.parent.name}/{path.name}"] == hashlib.sha256(text.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["between", "golden", "resumed"])
+@pytest.mark.parametrize("name", ["between", "golden", "holds", "resumed"])
 def test_a_plan_file_has_the_hash_that_it_had(name: str) -> None:
     plan = check_plan(GOLDEN / "plans" / f"{name}.yaml").plan
     assert plan is not None
