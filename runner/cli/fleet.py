@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +14,7 @@ import click
 from runner.cli.console import print_json, print_lines, print_text
 from runner.cli.options import (
     ParameterValues,
+    Reports,
     journal_option,
     ledger_schema,
     no_ledger_option,
@@ -23,14 +22,17 @@ from runner.cli.options import (
     parameter_values,
     selection_options,
     trust_option,
+    wanted_reports,
 )
 from runner.clock import MonotonicClock
 from runner.errors import RecordError, UsageError
 from runner.exit_codes import ExitCode, help_text
 from runner.identity import new_run_id, run_id_problem
+from runner.reports.destinations import STDOUT
 from runner.structs import Struct, replace, to_values
 
 if TYPE_CHECKING:
+    from runner.cli.run_signals import RunSignals
     from runner.engine.events import Outcome
     from runner.fleet.coordinator import FleetSink
     from runner.fleet.discovery import Resolved
@@ -40,12 +42,9 @@ if TYPE_CHECKING:
     from runner.fleet.records import FleetJournal
     from runner.fleet.rollout import FleetState
     from runner.fleet.targets import Selector, Targets
-    from runner.run.loop import Run
 
 #: The longest id of a fleet run: a member's has `-001` behind it.
 _LONGEST = 31
-#: Seconds between two progress lines without events.
-_HEARTBEAT = 15.0
 
 _targets_option = click.option(
     "--targets",
@@ -61,6 +60,13 @@ _where_option = click.option(
     multiple=True,
     metavar="SELECTOR",
     help="Only targets that match: tier=gold, name=tenant_*, cluster!=c1; repeatable, all must match.",
+)
+_report_option = click.option(
+    "--report",
+    "reports",
+    multiple=True,
+    metavar="KIND=PATH",
+    help="Write a report of KIND (html, junit, markdown, prometheus) to PATH; - is standard output; repeatable.",
 )
 _format_option = click.option(
     "--format", "form", type=click.Choice(["text", "json"]), default="text", show_default=True
@@ -181,6 +187,7 @@ def _dry_run_data(result: FleetDryRun) -> dict[str, object]:
 @no_ledger_option
 @click.option("--require-ledger", is_flag=True, help="Fail on targets without a ledger: only with one is a retry safe.")
 @trust_option
+@_report_option
 def run_command(
     plan: Path,
     targets_file: Path,
@@ -196,6 +203,7 @@ def run_command(
     no_ledger: bool,
     require_ledger: bool,
     trusted_roles: tuple[str, ...],
+    reports: tuple[str, ...],
 ) -> int:
     """Run a plan on all targets of a file.
 
@@ -225,7 +233,12 @@ def run_command(
         select=select,
         exclude=exclude,
     )
-    options = _Options(ledger=ledger, trusted_roles=trusted_roles, require_ledger=require_ledger)
+    options = _Options(
+        ledger=ledger,
+        trusted_roles=trusted_roles,
+        require_ledger=require_ledger,
+        reports=_wanted_reports(reports, plan, targets_file, params_file),
+    )
     with begun.record:
         return _execute(
             begun.state, resolved.targets, plans, begun.record, options, first=begun.started, journal=journal
@@ -305,6 +318,7 @@ def _begin(
 @parameter_options
 @journal_option
 @trust_option
+@_report_option
 def resume_command(
     fleet_id: str,
     plan: Path | None,
@@ -317,6 +331,7 @@ def resume_command(
     params_file: Path | None,
     journal: Path,
     trusted_roles: tuple[str, ...],
+    reports: tuple[str, ...],
 ) -> int:
     """Finish a fleet run: targets that succeeded are left alone, all others are tried again.
 
@@ -329,8 +344,11 @@ def resume_command(
     if (plan is None) != (targets_file is None):
         raise UsageError("PLAN and --targets belong together: they are for a machine without the record.")
     values = parameter_values(params, params_file)
+    wanted = _wanted_reports(reports, plan, targets_file, params_file)
     if plan is not None and targets_file is not None:
-        options = _Options(ledger=ledger_schema(), trusted_roles=trusted_roles, allow_changed=allow_changed)
+        options = _Options(
+            ledger=ledger_schema(), trusted_roles=trusted_roles, allow_changed=allow_changed, reports=wanted
+        )
         return _resume_elsewhere(
             fleet_id, plan, targets_file, where, values=values, options=options, marks=marks, journal=journal
         )
@@ -359,7 +377,11 @@ def resume_command(
             at=MonotonicClock().now(), jobplan=__version__, host=socket.gethostname(), os_pid=os.getpid(), where=where
         )
         options = _Options(
-            ledger=began.ledger, trusted_roles=trusted_roles, allow_changed=allow_changed, marks=_marks(marks, state)
+            ledger=began.ledger,
+            trusted_roles=trusted_roles,
+            allow_changed=allow_changed,
+            marks=_marks(marks, state),
+            reports=wanted,
         )
         return _execute(state, targets, plans, record, options, first=resumed, journal=journal)
 
@@ -410,8 +432,9 @@ def _resume_elsewhere(
 @fleet.command("show")
 @click.argument("fleet_id", metavar="ID", default="last")
 @journal_option
+@_report_option
 @_format_option
-def show_command(fleet_id: str, *, journal: Path, form: str) -> int:
+def show_command(fleet_id: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int:
     """Show the record of a fleet run: what failed, and each target. The exit code is that of the fleet run."""
     from runner.fleet.messages import member_words, summary_lines
     from runner.fleet.records import find_fleet, fleets_folder, read_fleet
@@ -419,6 +442,10 @@ def show_command(fleet_id: str, *, journal: Path, form: str) -> int:
     root = fleets_folder(journal)
     _, state = read_fleet(root, find_fleet(root, fleet_id))
     code = ExitCode.UNKNOWN if state.finished is None else state.finished.exit_code
+    wanted = _wanted_reports(reports)
+    if wanted:
+        written = _write_reports(wanted, state)
+        return code if len(written) == sum(path != STDOUT for _, path in wanted) else ExitCode.FAILED
     if form == "json":
         print_json(_data(state, code))
         return code
@@ -530,6 +557,7 @@ class _Options(Struct, frozen=True, kw_only=True):
     require_ledger: bool = False
     allow_changed: bool = False
     marks: Mapping[str, Mapping[str, Outcome]] = {}
+    reports: Reports = ()
 
 
 def _execute(
@@ -542,7 +570,8 @@ def _execute(
     first: FleetEvent,
     journal: Path,
 ) -> int:
-    from runner.cli.run_signals import signals_that_end
+    from runner.cli.fleet_progress import progress
+    from runner.cli.run_signals import RunSignals
     from runner.fleet.coordinator import FleetRun
     from runner.fleet.member import MemberOptions
     from runner.fleet.messages import summary_lines
@@ -556,9 +585,8 @@ def _execute(
         allow_changed=options.allow_changed,
         marks=options.marks,
     )
-    sinks: Sequence[FleetSink] = [_Progress()]
 
-    async def execute() -> int:
+    async def execute(signals: RunSignals, sink: FleetSink) -> int:
         run = FleetRun(
             state,
             targets,
@@ -566,46 +594,40 @@ def _execute(
             record,
             members,
             clock=MonotonicClock(),
-            sinks=sinks,
+            sinks=[sink],
             cancel_wanted=lambda: cancel_request(record.folder),
         )
-        loop = asyncio.get_running_loop()
-        for number in signals_that_end():
-            loop.add_signal_handler(number, run.interrupt, int(number))
-        return await run.execute(first)
+        with signals.passed_to(run.interrupt):
+            code = await run.execute(first)
+            signals.ignore()
+            return code
 
-    code = asyncio.run(execute())
+    with RunSignals() as signals, progress() as shown:
+        code = signals.in_loop(execute(signals, shown))
     where = "" if journal == Path(".jobplan") / "runs" else f" --journal {journal}"
     print_lines(summary_lines(state, journal=where), err=True)
-    print_text(f"record: {record.folder}", err=True)
-    return code
+    written = _write_reports(options.reports, state)
+    print_text(f"record: {', '.join([str(record.folder), *written])}", err=True)
+    return code if code or len(written) == sum(path != STDOUT for _, path in options.reports) else ExitCode.FAILED
 
 
-class _Progress:
-    """Prints one line for each event that matters, and one every few seconds."""
+def _write_reports(reports: Reports, state: FleetState) -> list[str]:
+    """Write the reports, say which could not be written, and return the paths of the others."""
+    from runner.fleet.reports import write_reports
 
-    def __init__(self) -> None:
-        self._printed = time.monotonic()
+    problems = write_reports(reports, state)
+    for problem in problems.values():
+        print_text(f"jobplan: {problem}", err=True)
+    return [str(path) for _, path in reports if path not in problems and path != STDOUT]
 
-    def handle(self, event: FleetEvent, state: FleetState) -> None:
-        """Print the event."""
-        from runner.fleet.messages import event_line
 
-        line = event_line(event, state)
-        if line is not None:
-            self._print(line)
+def _wanted_reports(texts: tuple[str, ...], *inputs: Path | None) -> Reports:
+    """Read --report. UsageError if one is not KIND=PATH, or would overwrite one of the inputs."""
+    if not texts:
+        return ()
+    from runner.fleet.reports import KINDS
 
-    def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:  # noqa: ARG002 - the protocol's
-        """Print where the fleet run stands, now and then."""
-        from runner.fleet.messages import heartbeat_line
-
-        if time.monotonic() - self._printed >= _HEARTBEAT:
-            self._print(heartbeat_line(state, sum(len(run.state.active) for run in runs.values())))
-
-    def _print(self, line: str) -> None:
-        self._printed = time.monotonic()
-        with contextlib.suppress(OSError):
-            print_lines([f"{time.strftime('%H:%M:%S')}  {line}"], err=True)
+    return wanted_reports(texts, *inputs, kinds=KINDS)
 
 
 def _resolved(targets: Targets, where: Sequence[str]) -> Resolved:

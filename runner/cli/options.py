@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, TypeVar
 
@@ -253,12 +253,12 @@ def report_option(command: Callable[..., Any]) -> Callable[..., Any]:
 Reports = tuple[tuple[str, Path], ...]
 
 
-def wanted_reports(texts: tuple[str, ...], *inputs: Path | None) -> Reports:
-    """Return the kinds and paths; `-` is standard output.
+def wanted_reports(texts: tuple[str, ...], *inputs: Path | None, kinds: Collection[str] | None = None) -> Reports:
+    """Return the kinds and paths; `-` is standard output. `kinds` are those that the command knows, else a run's.
 
     UsageError if a kind is not known, two reports go to one place, or one would overwrite one of the `inputs`.
     """
-    reports = tuple(_report(text) for text in texts)
+    reports = tuple(_report(text, kinds) for text in texts)
     taken: set[tuple[object, ...]] = set()
     for _, path in reports:
         place = _identity(path)
@@ -306,14 +306,15 @@ def _identity(path: Path) -> tuple[object, ...]:
         raise UsageError(f"--report {path}: {error}.") from None
 
 
-def _report(text: str) -> tuple[str, Path]:
+def _report(text: str, kinds: Collection[str] | None) -> tuple[str, Path]:
     from runner.reports.report_kinds import KINDS
 
+    kinds = KINDS if kinds is None else kinds
     kind, equals, path = text.partition("=")
     if not equals or not path:
         raise UsageError(f"--report {text!r} is not KIND=PATH.")
-    if kind not in KINDS:
-        raise UsageError(f"--report: there is no kind {kind!r}; the kinds are {', '.join(KINDS)}.")
+    if kind not in kinds:
+        raise UsageError(f"--report: there is no kind {kind!r}; the kinds are {', '.join(kinds)}.")
     if path == str(STDOUT):
         return kind, STDOUT
     return kind, Path(path) if Path(path) != STDOUT else Path.cwd() / path  # ./- is a file of that name

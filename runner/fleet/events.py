@@ -119,6 +119,8 @@ class MemberFinished(FleetEvent, frozen=True, kw_only=True):
     #: Steps with an open question, for `--mark TARGET:STEP=…`.
     questions: tuple[str, ...] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    #: The last state of each step of the plan; instances count as their step.
+    steps: Mapping[str, str] = field(default_factory=dict)
 
 
 class FleetStopping(FleetEvent, frozen=True, kw_only=True):

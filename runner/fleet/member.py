@@ -8,7 +8,7 @@ from pathlib import Path
 from runner.clock import Clock
 from runner.engine import events as run_events
 from runner.engine.ports import SharedSlots, Sink
-from runner.engine.state import BAD, RunState, StepRecord, StepState
+from runner.engine.state import BAD, RunState, StepRecord
 from runner.errors import ConnectionFailedError, JobplanError, OpenQuestionError, PlanError
 from runner.exit_codes import ExitCode, for_error
 from runner.fleet.discovery import target_conninfo
@@ -92,6 +92,7 @@ async def run_member(
         seconds=round(clock.now() - began, 3),
         failures=failures,
         counts={str(state): number for state, number in result.state.counts().items()},
+        steps={key: str(one.state) for key, one in result.state.records.items() if one.parent is None},
     )
 
 
@@ -118,7 +119,7 @@ def of_error(target: str, error: JobplanError, now: float, began: float) -> Memb
 
 def _with_questions(target: str, error: OpenQuestionError, now: float, began: float) -> MemberFinished:
     """Return the end of a member that cannot be resumed before a person has answered."""
-    failures = (Failure(step=step, message=_cut(f"unknown outcome: {text}")) for step, text in error.questions.items())
+    failures = (Failure(step=step, message=_cut(text)) for step, text in error.questions.items())
     return MemberFinished(
         at=now,
         target=target,
@@ -141,8 +142,6 @@ def _failure(record: StepRecord) -> Failure:
     error = record.error or (record.last.error if record.last is not None else None)
     words = str(record.state).replace("_", " ")
     message = words if error is None else error.message
-    if record.state is StepState.UNKNOWN:
-        message = f"unknown outcome: {message}"
     return Failure(
         message=_cut(message),
         step=record.key,

@@ -162,15 +162,19 @@ def summary_lines(state: FleetState, *, journal: str = "") -> Iterator[str]:
     took = "" if began is None or ended is None else f" in {format_duration(max(0.0, ended - began))}"
     why = f"; stopped: {state.stopping.reason}" if state.stopping is not None else ""
     yield f"fleet run {state.fleet}: {count_words(state.counts())}{took}{why}"
-    questions = [
-        f"--mark {shlex.quote(f'{member.target.name}:{step}=…')}"
-        for member in members
+    if any(member.state is not MemberState.SUCCEEDED for member in members):
+        yield f"Resume  {resume_command(state, journal=journal)}"
+
+
+def resume_command(state: FleetState, *, journal: str = "") -> str:
+    """Return the command that continues the fleet run, with a mark to fill in for each open question."""
+    questions = (
+        f" --mark {shlex.quote(f'{member.target.name}:{step}=…')}"
+        for member in state.members.values()
         if member.last is not None and member.state is MemberState.UNKNOWN
         for step in (member.last.questions or [one.step for one in member.last.failures if one.step])
-    ]
-    more = f" {' '.join(questions)}" if questions else ""
-    if any(member.state is not MemberState.SUCCEEDED for member in members):
-        yield f"Resume  jobplan fleet resume {shlex.quote(state.fleet)}{journal}{more}"
+    )
+    return f"jobplan fleet resume {shlex.quote(state.fleet)}{journal}{''.join(questions)}"
 
 
 def heartbeat_line(state: FleetState, workers: int) -> str:

@@ -323,6 +323,24 @@ def test_a_part_of_a_fleet_run_can_be_resumed(jobplan: Jobplan, fleet: Fleet) ->
     assert fleet.steps()["c1/t00"] == {"first": 1}
 
 
+def test_reports_are_written_at_the_end_and_from_the_record(jobplan: Jobplan, fleet: Fleet) -> None:
+    fleet.run(1, "t03", "DROP TABLE audit")
+    targets = targets_file(jobplan.folder, fleet.clusters(slots=(4,)), fleet.discover(1))
+    kinds = ("html", "junit", "markdown", "prometheus")
+    wanted = [word for kind in kinds for word in ("--report", f"{kind}=out.{kind}")]
+    assert jobplan("fleet", "run", jobplan.plan(STEPS), "--targets", targets, *wanted).code == 1
+    texts = {kind: (jobplan.folder / f"out.{kind}").read_text(encoding="utf-8") for kind in kinds}
+    assert all("audit" in texts[kind] for kind in ("html", "junit", "markdown"))
+    assert texts["junit"].count("<testsuite ") == 20
+    assert 'jobplan_fleet_target_success{plan="trial",target="c1-t03"} 0' in texts["prometheus"]
+    for kind in kinds:
+        assert jobplan("fleet", "show", "--report", f"{kind}=-").out == texts[kind]
+    refused = jobplan("fleet", "run", "plan.yaml", "--targets", targets, "--report", "html=plan.yaml")
+    assert refused.code == 2
+    assert "would overwrite" in refused.err
+    assert jobplan("fleet", "show", "--report", "jsonl=x").code == 2
+
+
 # --- bad input ---
 
 

@@ -1,0 +1,117 @@
+"""The progress of a fleet run on standard error: lines, or a terminal that is redrawn, with a line for each cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Self
+
+from runner.cli.console import print_lines
+from runner.durations import format_duration
+from runner.fleet.events import ACTIVE, FAILURES, FleetEvent, MemberState
+from runner.fleet.messages import event_line, heartbeat_line
+from runner.fleet.rollout import FleetState
+from runner.reports.terminal_text import visible
+
+if TYPE_CHECKING:
+    from rich.live import Live as Drawing
+
+    from runner.run.loop import Run
+
+#: Seconds between two progress lines without events.
+_HEARTBEAT = 15.0
+
+
+def progress() -> FleetProgress:
+    """Return the progress for standard error: redrawn if it is a terminal."""
+    drawable = sys.stderr.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown", "")
+    return LiveProgress() if drawable else FleetProgress()
+
+
+class FleetProgress:
+    """Prints one line for each event that matters, and one every few seconds. Leave it as a context manager."""
+
+    def __init__(self) -> None:
+        self._printed = time.monotonic()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Finish."""
+
+    def handle(self, event: FleetEvent, state: FleetState) -> None:
+        """Print the event."""
+        line = event_line(event, state)
+        if line is not None:
+            self._print(line)
+
+    def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:  # noqa: ARG002 - the protocol's
+        """Print where the fleet run stands, now and then."""
+        if time.monotonic() - self._printed >= _HEARTBEAT:
+            self._print(heartbeat_line(state, _workers(runs)))
+
+    def _print(self, line: str) -> None:
+        self._printed = time.monotonic()
+        with contextlib.suppress(OSError):
+            print_lines([f"{time.strftime('%H:%M:%S')}  {line}"], err=True)
+
+
+class LiveProgress(FleetProgress):
+    """Draws where the fleet run and each cluster stand, below the lines about failures and waves, which stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console
+        from rich.live import Live as Drawing
+
+        self._console = Console(stderr=True, highlight=False, markup=False)
+        self._drawing: Drawing = Drawing(console=self._console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Self:
+        self._drawing.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Remove the drawing."""
+        self._drawing.stop()
+
+    def tick(self, now: float, state: FleetState, runs: Mapping[str, Run]) -> None:
+        """Draw anew."""
+        from rich.text import Text
+
+        with contextlib.suppress(OSError):
+            width = self._console.width
+            lines = live_lines(state, runs, now)
+            self._drawing.update(
+                Text("\n".join(line if len(line) <= width else f"{line[: width - 1]}…" for line in lines)), refresh=True
+            )
+
+    def _print(self, line: str) -> None:
+        with contextlib.suppress(OSError):
+            self._console.print(f"{time.strftime('%H:%M:%S')}  {visible(line)}", soft_wrap=True)
+
+
+def live_lines(state: FleetState, runs: Mapping[str, Run], now: float) -> list[str]:
+    """Return the lines of a drawing: the whole, then each cluster with what runs there."""
+    took = "" if state.started_at is None else f"  {format_duration(max(0.0, now - state.started_at))}"
+    lines = [f"{state.started.plan if state.started else ''}  fleet run {state.fleet}{took}"]
+    lines.append(heartbeat_line(state, _workers(runs)))
+    width = max((len(name) for name in state.clusters), default=0)
+    for cluster in state.clusters:
+        members = [member for member in state.members.values() if member.target.cluster == cluster]
+        running = [member.target.name for member in members if member.state is MemberState.RUNNING]
+        ended = sum(member.state not in ACTIVE for member in members)
+        failed = sum(member.state in FAILURES for member in members)
+        workers = sum(len(run.state.active) for name, run in runs.items() if name in running)
+        words = f"{ended}/{len(members)} ended" + (f", {failed} failed" if failed else "")
+        now_on = f"  {workers} workers on {', '.join(running)}" if running else ""
+        lines.append(visible(f"  {cluster:<{width}}  {words}{now_on}"))
+    return lines
+
+
+def _workers(runs: Mapping[str, Run]) -> int:
+    return sum(len(run.state.active) for run in runs.values())

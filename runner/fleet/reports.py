@@ -1,0 +1,351 @@
+"""Reports on a fleet run: one page, JUnit with a suite for each target, Markdown, and a textfile for Prometheus.
+
+Each begins with what went wrong: failures grouped by step, SQLSTATE and message, with how often and where, and the
+command that continues the fleet run.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from xml.etree import ElementTree as ET
+
+from runner import __version__
+from runner.clock import rfc3339
+from runner.durations import format_duration
+from runner.fleet.events import FAILURES, MemberState
+from runner.fleet.messages import (
+    FailureGroup,
+    count_words,
+    failure_groups,
+    listed_targets,
+    member_words,
+    resume_command,
+)
+from runner.fleet.rollout import FleetState, Member
+from runner.reports.destinations import Destination
+from runner.reports.messages import counted, xml_text
+
+#: Marks of step states in the matrix, with the state as their title.
+_MARKS = {
+    "succeeded": "✓",
+    "failed": "✗",
+    "timed_out": "✗",
+    "cancelled": "✗",
+    "unknown": "?",
+    "skipped": "-",
+    "detached": "→",
+    "failed_allowed": "!",
+}
+_BAD = frozenset({*FAILURES, MemberState.UNKNOWN, MemberState.INTERRUPTED})
+
+
+def write_reports(reports: tuple[tuple[str, Path], ...], state: FleetState) -> dict[Path, str]:
+    """Write the reports; return why some could not be written, by path."""
+    problems = {}
+    for kind, path in reports:
+        try:
+            Destination.of(path).write(KINDS[kind](state))
+        except OSError as error:
+            problems[path] = f"the {kind} report {path} cannot be written: {error.strerror}"
+    return problems
+
+
+def groups_of(state: FleetState) -> tuple[FailureGroup, ...]:
+    """Return what went wrong in the members that were tried."""
+    return failure_groups([member for member in state.members.values() if member.tried])
+
+
+def _unfinished(state: FleetState) -> bool:
+    return any(member.state is not MemberState.SUCCEEDED for member in state.members.values())
+
+
+def _seconds(state: FleetState) -> float:
+    if state.started_at is None or state.finished is None:
+        return 0.0
+    return max(0.0, state.finished.at - state.started_at)
+
+
+def _end(state: FleetState) -> str:
+    if state.finished is None:
+        return "not ended"
+    if state.stopping is not None:
+        return "stopped"
+    return "succeeded" if state.finished.exit_code == 0 else f"exit code {state.finished.exit_code}"
+
+
+# --- Markdown ---
+
+
+def markdown_text(state: FleetState) -> str:
+    """Write the fleet run as Markdown, for the summary of a CI job."""
+    return "\n".join(_markdown(state)) + "\n"
+
+
+def _markdown(state: FleetState) -> Iterator[str]:
+    plan = state.started.plan if state.started is not None else ""
+    yield f"## {_cell(plan)}: {_end(state)}"
+    yield ""
+    yield f"Fleet run `{state.fleet}`: {count_words(state.counts())} in {format_duration(_seconds(state))}."
+    if state.stopping is not None:
+        yield f"Stopped: {_cell(state.stopping.reason)}."
+    groups = groups_of(state)
+    if groups:
+        yield ""
+        yield "| What went wrong | Targets |"
+        yield "|---|---|"
+        for group in groups:
+            yield f"| {_cell(_group_words(group))} | {len(group.targets)}: {_cell(listed_targets(group.targets))} |"
+    if _unfinished(state):
+        yield ""
+        yield f"To continue: `{resume_command(state)}`"
+    yield ""
+    yield "| Wave | Targets | |"
+    yield "|---|---|---|"
+    for wave in state.waves:
+        members = [member for member in state.members.values() if member.wave == wave.name]
+        found: dict[MemberState, int] = {}
+        for member in members:
+            found[member.state] = found.get(member.state, 0) + 1
+        yield f"| {_cell(wave.name)} | {len(members)} | {count_words(found)} |"
+
+
+def _cell(text: str) -> str:
+    escaped = "".join(f"\\{one}" if one in "\\`*_{}[]<>#|~" else one for one in text)
+    return " ".join(escaped.split())
+
+
+def _group_words(group: FailureGroup) -> str:
+    where = f"step {group.step}: " if group.step else ""
+    code = f" ({group.sqlstate})" if group.sqlstate else ""
+    kind = "" if group.state is MemberState.FAILED else f"{member_words(group.state)}: "
+    return f"{kind}{where}{group.message}{code}"
+
+
+# --- JUnit ---
+
+
+def junit_xml(state: FleetState) -> str:
+    """Write the fleet run as JUnit XML: a suite for each target, with its steps as cases."""
+    root = ET.Element("testsuites", {"name": state.started.plan if state.started is not None else state.fleet})
+    for member in state.members.values():
+        root.append(_suite(member))
+    ET.indent(root)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
+
+
+def _suite(member: Member) -> ET.Element:
+    last = member.last
+    steps = dict(last.steps) if last is not None else {}
+    failures = {failure.step: failure for failure in (last.failures if last is not None else ())}
+    cases = [_case(member, step, found, failures) for step, found in steps.items()]
+    if not cases:
+        cases = [_case_without_steps(member)]
+    kinds = [child.tag for case in cases for child in case]
+    suite = ET.Element(
+        "testsuite",
+        {
+            "name": xml_text(member.target.name),
+            "tests": str(len(cases)),
+            "failures": str(kinds.count("failure")),
+            "errors": str(kinds.count("error")),
+            "skipped": str(kinds.count("skipped")),
+            "time": f"{last.seconds if last is not None else 0.0:.3f}",
+            "hostname": xml_text(member.target.cluster),
+        },
+    )
+    properties = ET.SubElement(suite, "properties")
+    facts = {"run": member.run, "wave": member.wave, **member.target.facts}
+    for name, value in facts.items():
+        ET.SubElement(properties, "property", {"name": xml_text(name), "value": xml_text(value)})
+    suite.extend(cases)
+    return suite
+
+
+def _case(member: Member, step: str, found: str, failures: Mapping[str | None, object]) -> ET.Element:
+    case = ET.Element("testcase", {"name": xml_text(step), "classname": xml_text(member.target.name)})
+    failure = failures.get(step)
+    message = xml_text(getattr(failure, "message", found))
+    if found in {"failed", "timed_out", "cancelled"}:
+        ET.SubElement(
+            case, "failure", {"message": message, "type": xml_text(getattr(failure, "sqlstate", "") or found)}
+        )
+    elif found == "unknown" or found not in _MARKS:
+        ET.SubElement(case, "error", {"message": message, "type": found})
+    elif found == "skipped":
+        ET.SubElement(case, "skipped")
+    return case
+
+
+def _case_without_steps(member: Member) -> ET.Element:
+    """Return the case of a member whose plan did not begin."""
+    case = ET.Element("testcase", {"name": "begin", "classname": xml_text(member.target.name)})
+    why = member.last.failures[0].message if member.last is not None and member.last.failures else ""
+    if member.state in FAILURES:
+        ET.SubElement(case, "failure", {"message": xml_text(why), "type": str(member.state)})
+    elif member.state is MemberState.UNKNOWN:
+        ET.SubElement(case, "error", {"message": xml_text(why), "type": str(member.state)})
+    elif member.state is not MemberState.SUCCEEDED:
+        ET.SubElement(case, "skipped", {"message": xml_text(why or member_words(member.state))})
+    return case
+
+
+# --- Prometheus ---
+
+
+def prometheus_text(state: FleetState) -> str:
+    """Write the fleet run in the text format 0.0.4: the whole, and each target."""
+    plan = state.started.plan if state.started is not None else ""
+    labels = f'plan="{_label(plan)}"'
+    lines = []
+
+    def metric(name: str, help_: str, samples: list[tuple[str, float]]) -> None:
+        lines.append(f"# HELP jobplan_fleet_{name} {help_}")
+        lines.append(f"# TYPE jobplan_fleet_{name} gauge")
+        lines.extend(f"jobplan_fleet_{name}{{{labels}{more}}} {value:.15g}" for more, value in samples)
+
+    code = -1 if state.finished is None else state.finished.exit_code
+    counts = state.counts()
+    metric("run_exit_code", "The exit code of the fleet run; -1 if it did not end.", [("", code)])
+    metric("run_success", "1 if the fleet run ended with exit code 0, else 0.", [("", float(code == 0))])
+    metric("run_start_timestamp_seconds", "When the fleet run began.", [("", state.started_at or 0.0)])
+    metric("run_duration_seconds", "How long the fleet run took.", [("", _seconds(state))])
+    metric("run_targets", "Targets by their state.", [(f',state="{one}"', float(counts[one])) for one in MemberState])
+    named = [(f',target="{_label(name)}"', member) for name, member in state.members.items()]
+    metric(
+        "target_success",
+        "1 if the plan succeeded on the target, else 0.",
+        [(label, float(member.state is MemberState.SUCCEEDED)) for label, member in named],
+    )
+    metric(
+        "target_duration_seconds",
+        "How long the last try of the target took.",
+        [(label, member.last.seconds) for label, member in named if member.last is not None],
+    )
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _label(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+# --- HTML ---
+
+
+def html_page(state: FleetState) -> str:
+    """Write the fleet run as one self-contained page without scripts."""
+    style = _style()
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    steps = list(dict.fromkeys(step for one in state.members.values() if one.last for step in one.last.steps))
+    plan = state.started.plan if state.started is not None else state.fleet
+    end = _end(state)
+    return _page().substitute(
+        style=style,
+        style_hash=f"sha256-{digest}",
+        jobplan=_text(__version__),
+        title=_text(f"{plan}: {end}"),
+        plan=_text(plan),
+        end=_text(end),
+        end_class="s-succeeded" if end == "succeeded" else "s-failed",
+        meta="".join(_meta(state)),
+        tiles="".join(_tiles(state)),
+        wrong=_wrong(state),
+        legend=_text("✓ succeeded  ✗ failed  ? unknown  - skipped"),
+        headers="".join(f'<th scope="col">{_text(name)}</th>' for name in ("Target", "State", "Time", *steps)),
+        rows="\n".join(_rows(state, steps)),
+    )
+
+
+@cache
+def _style() -> str:
+    report = files("runner.reports") / "page" / "report.css"
+    own = files("runner.fleet") / "page" / "fleet.css"
+    return report.read_text(encoding="utf-8") + own.read_text(encoding="utf-8")
+
+
+@cache
+def _page() -> Template:
+    return Template((files("runner.fleet") / "page" / "fleet.html").read_text(encoding="utf-8"))
+
+
+def _text(text: str) -> str:
+    return escape(xml_text(text))
+
+
+def _meta(state: FleetState) -> Iterator[str]:
+    began = "" if state.started_at is None else f", {rfc3339(state.started_at)[:19].replace('T', ' ')} UTC"
+    yield f"<p>fleet run <code>{_text(state.fleet)}</code>{began}</p>"
+    if state.stopping is not None:
+        yield f"<p><b>Stopped:</b> {_text(state.stopping.reason)}</p>"
+
+
+def _tiles(state: FleetState) -> Iterator[str]:
+    yield _tile(format_duration(_seconds(state)), "duration")
+    yield _tile(f"{len(state.members):,}", "targets")
+    counts = state.counts()
+    for one in MemberState:
+        if counts[one]:
+            yield _tile(f"{counts[one]:,}", member_words(one), f"s-{one}")
+
+
+def _tile(number: str, words: str, style: str = "") -> str:
+    return f'<div class="tile"><b class="{style}">{_text(number)}</b><span>{_text(words)}</span></div>'
+
+
+def _wrong(state: FleetState) -> str:
+    groups = groups_of(state)
+    following = (
+        f'<div class="next">To continue:<pre>{_text(resume_command(state))}</pre></div>' if _unfinished(state) else ""
+    )
+    if not groups:
+        return f'<section class="card" aria-label="What is left">{following}</section>' if following else ""
+    items = "".join(
+        f'<li><span class="often">{len(group.targets):,} of {counted(len(state.members), "target")}</span>'
+        f"{_text(_group_words(group))}"
+        f'<div class="where">{_text(listed_targets(group.targets))}{_place(group)}</div></li>'
+        for group in groups
+    )
+    return (
+        '<section class="card wrong" aria-label="What went wrong"><div class="bar"><h2>What went wrong</h2></div>'
+        f"<ol>{items}</ol>{following}</section>"
+    )
+
+
+def _place(group: FailureGroup) -> str:
+    return f" · <code>{_text(group.place)}</code>" if group.place else ""
+
+
+def _rows(state: FleetState, steps: list[str]) -> Iterator[str]:
+    for wave in state.waves:
+        members = [member for member in state.members.values() if member.wave == wave.name]
+        yield f'<tr class="wave"><td colspan="{len(steps) + 3}">wave {_text(wave.name)}, {len(members):,}</td></tr>'
+        for member in sorted(members, key=lambda one: one.state not in _BAD):
+            found = member.last.steps if member.last is not None else {}
+            took = "" if member.last is None else format_duration(member.last.seconds)
+            cells = "".join(_cell_of(found.get(step, "")) for step in steps)
+            bad = ' class="bad"' if member.state in _BAD else ""
+            yield (
+                f'<tr{bad}><td title="{_text(member.run)}">{_text(member.target.name)}</td>'
+                f'<td class="state s-{member.state}"><span>{_text(member_words(member.state))}</span></td>'
+                f"<td>{_text(took)}</td>{cells}</tr>"
+            )
+
+
+def _cell_of(found: str) -> str:
+    words = found.replace("_", " ")
+    return f'<td class="cell s-{found or "pending"}" title="{_text(words)}">{_MARKS.get(found, "")}</td>'
+
+
+#: The kinds of report of `jobplan fleet run --report KIND=PATH`.
+KINDS: Mapping[str, Callable[[FleetState], str]] = {
+    "html": html_page,
+    "junit": junit_xml,
+    "markdown": markdown_text,
+    "prometheus": prometheus_text,
+}
