@@ -15,6 +15,7 @@ from runner.lint.suppressions import Sources, without_ignored
 from runner.plan.model import Plan
 from runner.preflight.catalog_state import CatalogView, State
 from runner.preflight.sql_units import Unit
+from runner.sql.catalog_changes import Action, changes
 from runner.sql.facts import unfiltered_writes
 from runner.sql.relations import Relation
 from runner.sql.statement_effects import losses
@@ -31,23 +32,33 @@ def loss_problems(
 ) -> tuple[Problem, ...]:
     """Return losses of tables that exist, except those that the offline rules report and that comments ignore."""
     known = {(one.code, one.step) for one in found}
-    problems = [one for unit, sight in units for one in _of_unit(unit, sight) if (one.code, one.step) not in known]
+    created = {
+        change.relation.name
+        for unit, _ in units
+        for change in changes(unit.statement)
+        if change.action is Action.CREATE and change.relation is not None
+    }
+    problems = [
+        one for unit, sight in units for one in _of_unit(unit, sight, created) if (one.code, one.step) not in known
+    ]
     kept = without_ignored(dict.fromkeys(problems), plan, sources, [rule.code for rule in RULES])
     return tuple(one for one in kept if one.code in {_LOST, _EVERY_ROW})
 
 
-def _of_unit(unit: Unit, sight: CatalogView) -> Iterator[Problem]:
+def _of_unit(unit: Unit, sight: CatalogView, created: Collection[str]) -> Iterator[Problem]:
     if unit.step is None or unit.key != "sql":
         return
     if unit.statement.kind in _WRITES:
         for use in unfiltered_writes(unit.statement):
-            if (table := _there(use.relation, sight)) is not None:
+            table = _there(use.relation, sight) if use.relation.name in created else None
+            if table is not None:
                 message = f"the statement changes every row of {table}, which exists: it has no WHERE"
                 hint = "write WHERE true if that is intended"
                 yield new_problem(_EVERY_ROW, message, unit.within(use.offset), hint=hint, step=unit.step.id)
         return
     for loss in losses(unit.statement):
-        table = _there(loss.relation, sight) if loss.relation is not None else None
+        own = loss.relation is not None and loss.relation.name in created
+        table = _there(loss.relation, sight) if own and loss.relation is not None else None
         if table is not None:
             message = f"{loss.what}; the table {table} exists"
             hint = "if that is intended, add a comment to the step: `# jobplan: ignore=JP353`"

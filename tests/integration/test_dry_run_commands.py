@@ -163,11 +163,14 @@ def test_a_view_needs_no_right_on_its_tables_before_it_is_read(reviewed: str, co
 
 
 def test_roles_that_may_grant(reviewed: str, copy: str, tmp_path: Path) -> None:
+    """A role that has a privilege itself, and may not grant it, gets a WARNING of the server: nothing was granted."""
     sql = f"GRANT SELECT ON shop.orders TO {ROLE}"
-    (problem,) = errors(dry_run(written(tmp_path, steps_of(sql)), reviewed))
+    result = dry_run(written(tmp_path, steps_of(sql)), reviewed)
+    (problem,) = reported(result, "JP610")
     assert "a grant option" in problem.message
+    assert errors(result) == []
     ask(copy, f"GRANT SELECT ON shop.orders TO {ROLE} WITH GRANT OPTION")
-    assert errors(dry_run(written(tmp_path, steps_of(sql)), reviewed)) == []
+    assert reported(dry_run(written(tmp_path, steps_of(sql)), reviewed), "JP610") == []
 
 
 @pytest.mark.parametrize(
