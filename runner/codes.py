@@ -229,6 +229,8 @@ _ROWS: Final = (
     ("JP623", "missing-extension", _E, "An extension or language that does not exist"),
     ("JP624", "statement-needs-newer-server", _E, "A statement that needs a newer server"),
     ("JP625", "rows-hidden-by-policy", _W, "Row-level security hides rows"),
+    ("JP626", "step-longer-than-window", _W, "A step that never fits into the window"),
+    ("JP627", "window-too-short", _W, "The plan does not fit into the window"),
     ("JP629", "hold-not-measurable", _E, "A hold that cannot be measured"),
     ("JP630", "hold-needs-privilege", _E, "A hold that needs a privilege"),
     ("JP631", "hold-is-on", _W, "A hold is on now"),

@@ -105,6 +105,10 @@ class RequirementsUnmetError(PreflightError):
     """Nothing was started: the server does not meet the plan's `requires`."""
 
 
+class OutsideWindowError(PreflightError):
+    """Nothing was started: the plan's window is closed."""
+
+
 class RunSkippedError(RequirementsUnmetError):
     """As `RequirementsUnmetError`, with `otherwise: skip` in the plan: the run counts as skipped, not as failed."""
 
@@ -196,3 +200,7 @@ class StaleRecordError(RecordError):
 
 class CapacityError(GatewayError):
     """The server has no free worker now: max_worker_processes, the reserve, or connections are used up."""
+
+
+class OutsideLaunchTimeError(CapacityError):
+    """By the server's clock, the worker may not be launched now: the plan's window is not open."""

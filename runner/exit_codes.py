@@ -13,6 +13,7 @@ from typing import Final
 from runner.errors import (
     GroupHeldError,
     JobplanError,
+    OutsideWindowError,
     ParameterError,
     PlanError,
     PreflightError,
@@ -38,6 +39,7 @@ class ExitCode(enum.IntEnum):
     RUN_TIMEOUT = 5
     GROUP_HELD = 6
     UNKNOWN = 7
+    WINDOW_CLOSED = 8
     REQUIREMENT_UNMET = 9
     BUG = 70
 
@@ -58,6 +60,7 @@ _ERRORS: Final[tuple[tuple[type[JobplanError], ExitCode], ...]] = (
     (ParameterError, ExitCode.USAGE),
     (PlanError, ExitCode.INVALID_PLAN),
     (RunSkippedError, ExitCode.SUCCESS),
+    (OutsideWindowError, ExitCode.WINDOW_CLOSED),
     (RequirementsUnmetError, ExitCode.REQUIREMENT_UNMET),
     (PreflightError, ExitCode.NOT_STARTED),
     (GroupHeldError, ExitCode.GROUP_HELD),
@@ -77,6 +80,7 @@ MEANINGS: Final = (
     ("5", "run_timeout ended the run"),
     ("6", "the run has a runner already; or another run holds the concurrency group, or took it meanwhile"),
     ("7", "an outcome is unknown, or a worker still runs that should have ended"),
+    ("8", "not finished: the plan's window closed before every step had run; or it is closed, and nothing was started"),
     ("9", "nothing was started: the server does not meet the plan's `requires`"),
     ("70", "a bug in jobplan"),
     ("129, 130", "interrupted by SIGHUP, by Ctrl-C"),

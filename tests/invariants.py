@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from runner.engine.events import CheckPhase
-from runner.engine.state import HOLDING, Kind, Place, RunState, StepRecord, StepState, held_by
+from runner.engine.state import HOLDING, Kind, Place, RunState, StepRecord, StepState, held_by, latest_start
 
 _ByState = Mapping[StepState, Sequence[StepRecord]]
 
@@ -67,6 +67,9 @@ def _validate_waiting(state: RunState, by_state: _ByState) -> None:
         _same(f"{record.key} is held", held_by(state, record) is not None, record.held_since is not None)
     timed = sorted((record.queue_deadline, record.key) for record in waiting if record.queue_deadline is not None)
     _same("queue timeouts", timed, state.queue_timed)
+    if state.window is not None:
+        starts = sorted((by, record.key) for record in waiting if (by := latest_start(state, record)) is not None)
+        _same("latest starts", starts, state.window.latest_starts)
 
 
 def _validate_pending(state: RunState, pending: set[str]) -> None:

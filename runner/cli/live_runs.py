@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from runner.engine.run_location import WrongServerError, on_another_server
 from runner.engine.state import FINAL, HOLDING, RunState
+from runner.engine.window import window_status
 from runner.errors import RecordError, UsageError
 from runner.reports.messages import hold_words
 from runner.reports.server_status import RecordSummary
@@ -199,6 +200,7 @@ def _summed_up(
         finished=state.finished is not None,
         ends={key: str(step.state) for key, step in state.records.items() if step.state in FINAL},
         counts=Counter({str(name): number for name, number in counts.items()}),
+        window=window_status(state, None),
         committed=frozenset(record.key for record in open_ if (record.key, record.attempt) in commits),
         holds=tuple(hold_words(state, time.time())),
     )

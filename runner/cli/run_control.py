@@ -31,7 +31,7 @@ from runner.engine.ports import PreviousRun, PreviousRuns, Sink
 from runner.engine.state import RunState, StepState
 from runner.errors import JobplanError, PlanError, RecordError, RunSkippedError, UsageError
 from runner.exit_codes import for_signal
-from runner.plan.model import Plan
+from runner.plan.model import Fit, Plan
 from runner.records.journal import Journal
 from runner.records.summaries import previous_runs, write_previous_runs
 from runner.reports.destinations import STDOUT
@@ -276,6 +276,7 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     interrupted: list[int] = []
 
     async def execute() -> RunResult:
+        usual = await _usual_for_fit(setup)
         run = new_run(
             setup.plan,
             dsn=setup.conninfo,
@@ -292,6 +293,7 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
             ledger=setup.ledger,
             trusted_roles=setup.trusted_roles,
             previous_runs=history if _wants_history(setup) else None,
+            usual=usual,
         )
         task = asyncio.current_task()
 
@@ -342,6 +344,22 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     if result.record_errors and result.exit_code == 0:
         return 1
     return result.exit_code
+
+
+async def _usual_for_fit(setup: RunSetup) -> Mapping[str, float]:
+    """Return the usual durations of the plan's steps, if it has `fit`."""
+    window = setup.plan.window
+    if window is None or window.fit is Fit.OFF:
+        return {}
+    from runner.run.usual_durations import usual_durations
+
+    return await usual_durations(
+        setup.plan,
+        setup.conninfo,
+        journals=setup.journal.folder.parent,
+        ledger=setup.ledger is not None,
+        trusted_roles=setup.trusted_roles,
+    )
 
 
 def _wants_history(setup: RunSetup) -> bool:

@@ -13,7 +13,10 @@ from runner.errors import RecordError
 from runner.structs import from_values, to_json_line, to_values
 
 #: Fields that hold a moment: seconds in Python, RFC 3339 in JSON.
-MOMENTS = ("at", "until", "deadline", "started_at", "finished_at", "waiting_since", "since")
+MOMENTS = (
+    *("at", "until", "deadline", "started_at", "finished_at", "waiting_since", "since"),
+    *("opens_at", "closes_at"),
+)
 #: The version of the form that is read here; `RunStarted` says which one its record has.
 VERSION = 1
 _NEWER = "Read the record with the version of jobplan that wrote it, or a later one."

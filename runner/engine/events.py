@@ -34,6 +34,8 @@ class SkipReason(enum.StrEnum):
     UPSTREAM = "upstream"
     NOT_SELECTED = "not_selected"
     DRAINED = "drained"
+    #: It is left over, because the plan's window closed, or closes too soon: a resume runs it.
+    WINDOW = "window"
 
 
 class CancelReason(enum.StrEnum):
@@ -46,6 +48,7 @@ class CancelReason(enum.StrEnum):
     OUTPUT = "output"
     CANCEL = "cancel"
     YIELDED = "yielded"
+    WINDOW = "window"
 
 
 class FailureReason(enum.StrEnum):
@@ -363,6 +366,46 @@ class LedgerLost(Event, frozen=True, kw_only=True):
     message: str
 
 
+class ServerClock(Event, frozen=True, kw_only=True):
+    """The server's clock was measured: it is `ahead` seconds ahead of the run's clock. A plan's window goes by it.
+
+    It is measured at the beginning, and recorded again after a change.
+    """
+
+    name: ClassVar[str] = "server_clock"
+    ahead: float
+
+
+class UsualDurations(Event, frozen=True, kw_only=True):
+    """The usual durations of steps in previous runs, in seconds, which must fit into the rest of the window."""
+
+    name: ClassVar[str] = "usual_durations"
+    seconds: Mapping[str, float]
+
+
+class WindowWaiting(Event, frozen=True, kw_only=True):
+    """The plan's window is closed; steps wait until it opens. Both times are by the server's clock."""
+
+    name: ClassVar[str] = "window_waiting"
+    opens_at: float
+    closes_at: float
+
+
+class WindowOpened(Event, frozen=True, kw_only=True):
+    """The plan's window is open; steps may start until it closes. Both times are by the server's clock."""
+
+    name: ClassVar[str] = "window_opened"
+    opens_at: float
+    closes_at: float
+
+
+class WindowClosed(Event, frozen=True, kw_only=True):
+    """The plan's window has closed: nothing more is launched, apart from steps that ignore it, and `finally`."""
+
+    name: ClassVar[str] = "window_closed"
+    closes_at: float
+
+
 class CapacityShort(Event, frozen=True, kw_only=True):
     """The server has no worker free (53000, 53400, the reserve, or no connection); steps keep waiting."""
 
@@ -545,10 +588,14 @@ class AttemptLaunching(AttemptEvent, frozen=True, kw_only=True):
 
 
 class AttemptDeferred(AttemptEvent, frozen=True, kw_only=True):
-    """The server had no worker free, or could not be reached: the attempt did not begin, and the step waits."""
+    """The server had no worker free, or could not be reached: the attempt did not begin, and the step waits.
+
+    `outside_window`: by the server's clock, read just before the launch, the plan's window was not open.
+    """
 
     name: ClassVar[str] = "attempt_deferred"
     message: str
+    outside_window: bool = False
 
 
 class AttemptRunning(AttemptEvent, frozen=True, kw_only=True):

@@ -35,6 +35,7 @@ from runner.engine.state import (
     set_hold,
     wait_until,
 )
+from runner.engine.window import is_cancelled_by_window, is_unfinished, shut_after_refusal, window_changed
 from runner.sql.text_traits import nature_of
 from runner.structs import replace
 
@@ -46,6 +47,8 @@ ANNOUNCE_EVERY = 5.0
 SERVER_CAPACITY = "server capacity"
 #: The reason for which a step waits when other runs have the slots that they share with this one.
 CLUSTER_SLOTS = "cluster slots"
+#: The reason for which a step waits while the plan's window is closed.
+THE_WINDOW = "the window"
 
 
 def _step_ready(state: RunState, record: StepRecord, event: ev.StepReady) -> None:
@@ -292,9 +295,11 @@ def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDefe
     record.cancel_reason = None
     record.detaching = False
     record.preparing = False
-    if not state.stopping:
+    if event.outside_window:
+        shut_after_refusal(state, event.at)
+    elif not state.stopping:
         _run_short(state, event)
-    record.queued_because = SERVER_CAPACITY
+    record.queued_because = THE_WINDOW if event.outside_window else SERVER_CAPACITY
     enqueue(state, record, event.at)
     _move(record, StepState.QUEUED, event.at)
 
@@ -444,7 +449,10 @@ def _finish(state: RunState, record: StepRecord, to: StepState, at: float) -> No
         state.main_unfinished -= 1
     if record.parent is not None:
         _instance_finished(state, state.records[record.parent], at)
-    if to in BAD and state.first_bad is None and not record.in_finally:
+    if state.window is not None and is_unfinished(state, record):
+        state.window.leftover = True
+    fails = to in BAD and not is_cancelled_by_window(state, record)
+    if fails and state.first_bad is None and not record.in_finally:
         state.first_bad = record.key
     for key, on in state.dependents[record.key]:
         dependent = state.records[key]
@@ -482,6 +490,8 @@ def apply(state: RunState, event: ev.Event) -> None:
             state.started_at = event.at
         case ev.RunResumed():
             _run_resumed(state, event)
+        case ev.ServerClock() | ev.UsualDurations() | ev.WindowWaiting() | ev.WindowOpened() | ev.WindowClosed():
+            window_changed(state, event)
         case _:
             _turn(state, event)
 

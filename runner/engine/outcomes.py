@@ -16,6 +16,7 @@ from runner.engine.chunks import may_split, names
 from runner.engine.events import WARNING, AttemptFinished, CancelReason, ErrorDetails, Notice, Outcome
 from runner.engine.ports import WorkerEnd
 from runner.engine.state import BAD, RunState, StepRecord, StepState
+from runner.engine.window import closed_words, skip_left_over
 from runner.plan.model import Expect, Step, Value
 from runner.sql.text_traits import TextTraits, nature_of
 from runner.structs import replace
@@ -340,6 +341,8 @@ def _retry_gate(state: RunState, record: StepRecord, now: float) -> ev.StepEvent
     wanted = not retry.on or sqlstate in retry.on
     if not wanted or state.stopping or record.cancelled_by is not None or _used_up(record):
         return _finished(record, StepState.FAILED, record.gate_error, now)
+    if state.is_left_over(record):
+        return skip_left_over(state, record, now)
     until = now + retry.delay_before(record.tries + record.refused + 1)
     return ev.StepRetrying(
         at=now, step=record.key, next_attempt=record.attempt + 1, until=until, error=record.gate_error
@@ -363,6 +366,8 @@ def _repeat(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: 
         return _failed(record, f"not done after max_iterations ({_iterations(record)})", now)
     if state.stopping or record.cancelled_by is not None:
         return final_event(record, last, now)
+    if state.is_left_over(record):
+        return skip_left_over(state, record, now)
     return ev.StepRepeating(at=now, step=record.key, next_iteration=record.iteration + 1, until=now + repeat.pause)
 
 
@@ -398,7 +403,10 @@ def _retry_or_end(state: RunState, record: StepRecord, last: ev.AttemptFinished,
         return ev.StepSplit(at=now, step=record.key, items=record.chunk, until=now + _delay(record, last))
     delay = None if ending else _retry_delay(record, last)
     if delay is None:
-        return final_event(record, last, now)
+        closed = record.cancel_reason is ev.CancelReason.WINDOW and last.outcome is Outcome.CANCELLED
+        return final_event(record, last, now, detail=closed_words(state) if closed else "")
+    if state.is_left_over(record):
+        return skip_left_over(state, record, now)
     return ev.StepRetrying(at=now, step=record.key, next_attempt=record.attempt + 1, until=now + delay)
 
 
@@ -447,10 +455,8 @@ def _outcome(record: StepRecord, last: ev.AttemptFinished) -> ev.Outcome:
 def _of_instances(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:
     """Settle a step by the worst outcome of its instances; without instances it had nothing to do."""
     states = {state.records[key].state for key in record.instances or ()}
-    if not states & BAD and any(_was_drained(state.records[key]) for key in record.instances or ()):
-        return ev.StepSkipped(
-            at=now, step=record.key, reason=ev.SkipReason.DRAINED, because="not all of its instances were run"
-        )
+    if not states & BAD and (reason := _left_out(state.records[key] for key in record.instances or ())) is not None:
+        return ev.StepSkipped(at=now, step=record.key, reason=reason, because="not all of its instances were run")
     final = next((bad for bad in _WORST_FIRST if bad in states), StepState.SUCCEEDED)
     return ev.StepFinished(at=now, step=record.key, state=final, error=_bad_items(state, record))
 
@@ -478,8 +484,10 @@ _WORST_FIRST = (
 )
 
 
-def _was_drained(record: StepRecord) -> bool:
-    return record.skip is not None and record.skip.reason is ev.SkipReason.DRAINED
+def _left_out(instances: Iterable[StepRecord]) -> ev.SkipReason | None:
+    """Return why some of these instances were not run; None if all of them were."""
+    reasons = {record.skip.reason for record in instances if record.skip is not None}
+    return next((reason for reason in (ev.SkipReason.DRAINED, ev.SkipReason.WINDOW) if reason in reasons), None)
 
 
 def _check_failed(record: StepRecord, now: float, *, committed: bool = False) -> ev.StepFinished:

@@ -81,6 +81,8 @@ class LaunchRequest(Struct, frozen=True, kw_only=True):
     rows: int = 0
     label: WorkerLabel | None = None
     as_text: bool = False
+    #: The worker may only be launched from the first to before the second time of the server's clock.
+    launch_between: tuple[float, float] | None = None
 
 
 class Query(Struct, frozen=True, kw_only=True):
@@ -272,11 +274,24 @@ class Gateway(Protocol):
         """
         ...
 
+    async def measure_clock(self, now: Callable[[], float]) -> float:
+        """Return by how many seconds the server's clock is ahead of the run's clock `now`, and keep measuring it.
+
+        ServerLostError if the server cannot be reached.
+        """
+        ...
+
+    @property
+    def clock_ahead(self) -> float | None:
+        """The last measurement of `measure_clock`; None before it."""
+        ...
+
     async def launch(self, request: LaunchRequest) -> WorkerHandle:
         """Request a worker.
 
-        CapacityError if the server has no worker free now. If the server refuses the launch for any other reason, the
-        handle's end has the error. ServerLostError if the server cannot be reached; then no worker was requested.
+        CapacityError if the server has no worker free now, OutsideLaunchTimeError outside `launch_between`. If the
+        server refuses the launch for any other reason, the handle's end has the error. ServerLostError if the server
+        cannot be reached; then no worker was requested.
         """
         ...
 

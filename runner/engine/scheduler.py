@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 
 from runner.engine import events as ev
 from runner.engine.events import CheckPhase
-from runner.engine.fold import CLUSTER_SLOTS, SERVER_CAPACITY
+from runner.engine.fold import CLUSTER_SLOTS, SERVER_CAPACITY, THE_WINDOW
 from runner.engine.for_each_items import literal_items
 from runner.engine.outcomes import cancelled_before_start, final_event, settle
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
@@ -25,6 +25,8 @@ from runner.engine.state import (
     BAD,
     HOLDING,
     SLOTS,
+    UNLIMITED,
+    WINDOW,
     Kind,
     RunState,
     StepRecord,
@@ -33,6 +35,17 @@ from runner.engine.state import (
     is_held_kind,
     need_met,
     waiting_for_hold,
+)
+from runner.engine.window import (
+    cancels,
+    is_cancelled_by_window,
+    is_shut,
+    is_unfinished,
+    left_over,
+    skip_left_over,
+    skip_upstream,
+    window_turn,
+    window_wake_at,
 )
 from runner.exit_codes import ExitCode, for_signal
 from runner.plan.model import OnFailure, OnRunnerExit
@@ -53,9 +66,12 @@ def launches(state: RunState, now: float) -> Iterator[Launch | Evaluate]:
         return
     used = dict(state.used)
     allowance = _allowance(state, now)
+    shut = is_shut(state, now)
+    if shut:
+        used[WINDOW] = UNLIMITED
     for key in state.cleared:
         record = state.records[key]
-        if held_by(state, record) is not None:
+        if held_by(state, record) is not None or (shut and WINDOW in record.needs):
             continue
         if not record.holds:
             if allowance <= 0 or _lacking(state, record, used):
@@ -187,6 +203,8 @@ def why_queued(state: RunState, record: StepRecord) -> str:
     if hold is not None:
         began = state.holds.get(hold)
         return f"hold {hold}: {began.value}" if began is not None else f"hold {hold}: not measured yet"
+    if WINDOW in record.needs and state.window is not None and not state.window.open:
+        return THE_WINDOW
     for name in _lacking(state, record, state.used):
         return f"{name} {state.used[name]}/{state.capacity[name]}"
     if state.shared_left is not None and state.shared_left <= 0:
@@ -219,7 +237,7 @@ def decide(state: RunState, now: float) -> Decision:
     events = tuple(_consequences(state, now))
     if events:
         return Decision(events=events)
-    commands = (*_stops(state, now), *_evaluations(state), *launches(state, now))
+    commands = (*_stops(state, now), *_evaluations(state, now), *launches(state, now))
     if commands:
         return Decision(commands=commands)
     if state.fresh:
@@ -231,6 +249,35 @@ def decide(state: RunState, now: float) -> Decision:
 
 
 def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
+    first = tuple(_first_consequences(state, now))
+    if first:
+        yield from first
+        return
+    if state.short_message is not None and not state.shortage_reported:
+        yield ev.CapacityShort(at=now, message=_shortage(state))
+    elif state.shortage_reported and state.ceiling is None and now >= state.probe_at:
+        yield ev.CapacityRestored(at=now)
+    for key in state.released:
+        released = _release(state, state.records[key], now)
+        if released is not None:
+            yield released
+    if state.stopping:
+        yield from _drain(state, now)
+        return
+    stays = tuple(left_over(state, now))
+    if stays:
+        yield from stays
+        return
+    yield from _release_slow_steps(state, now)
+    for _, key in _due(state.retrying, now):
+        yield ev.StepReady(at=now, step=key)
+    yield from _queue_timeouts(state, now)
+    if state.holds:
+        yield from _held_too_long(state, now)
+
+
+def _first_consequences(state: RunState, now: float) -> Iterator[ev.Event]:
+    """Yield the events that must be applied before any other one: those of the first cause that has some."""
     deadline = state.deadline
     if deadline is not None and now >= deadline and not state.timed_out and state.unfinished:
         yield ev.RunTimedOut(at=now)
@@ -248,27 +295,13 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
     if to_cancel:
         yield from (cancelled_before_start(record, now) for record in to_cancel)
         return
+    window = window_turn(state, now)
+    if window is not None:
+        yield window
+        return
     draining = state.plan.on_failure is not OnFailure.CONTINUE and state.main_unfinished
     if state.first_bad is not None and draining and not state.ending:
         yield ev.RunDraining(at=now, step=state.first_bad)
-        return
-    if state.short_message is not None and not state.shortage_reported:
-        yield ev.CapacityShort(at=now, message=_shortage(state))
-    elif state.shortage_reported and state.ceiling is None and now >= state.probe_at:
-        yield ev.CapacityRestored(at=now)
-    for key in state.released:
-        released = _release(state, state.records[key], now)
-        if released is not None:
-            yield released
-    if state.stopping:
-        yield from _drain(state, now)
-        return
-    yield from _release_slow_steps(state, now)
-    for _, key in _due(state.retrying, now):
-        yield ev.StepReady(at=now, step=key)
-    yield from _queue_timeouts(state, now)
-    if state.holds:
-        yield from _held_too_long(state, now)
 
 
 def _held_too_long(state: RunState, now: float) -> Iterator[ev.StepHoldTimedOut]:
@@ -307,18 +340,31 @@ def _release(state: RunState, record: StepRecord, now: float) -> ev.Event | None
 
     None if its items must be queried first.
     """
-    for need in record.step.needs:
-        needed = state.records[need.step]
-        if needed.final and not need_met(need.on, needed.state, needed.skip):
-            return _skip(record, ev.SkipReason.UPSTREAM, f"{need.step} {needed.state}", now)
+    unmet = _skipped_upstream(state, record, now)
+    if unmet is not None:
+        return unmet
     if record.cancelled_by is not None:
         return cancelled_before_start(record, now)
-    if state.stopping:
-        return _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
+    if state.stopping or state.is_left_over(record):
+        drained = _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
+        return drained if state.stopping else skip_left_over(state, record, now)
     if record.step.for_each is None:
         return ev.StepReady(at=now, step=record.key)
     if record.step.for_each.sql is None:
         return ev.StepExpanded(at=now, step=record.key, items=literal_items(record.step))
+    return None
+
+
+def _skipped_upstream(state: RunState, record: StepRecord, now: float) -> ev.StepSkipped | None:
+    """Return that the step cannot run because of one that it needs; None if each of these can still end as needed."""
+    for need in record.step.needs:
+        needed = state.records[need.step]
+        if not needed.final:
+            continue
+        if is_unfinished(state, needed) and not state.stopping:
+            return skip_upstream(record, needed, now)
+        if not need_met(need.on, needed.state, needed.skip):
+            return _skip(record, ev.SkipReason.UPSTREAM, f"{need.step} {needed.state}", now)
     return None
 
 
@@ -366,7 +412,10 @@ def _release_slow_steps(state: RunState, now: float) -> Iterator[ev.StepQueued]:
 
 
 def _queue_timeouts(state: RunState, now: float) -> Iterator[ev.Event]:
+    shut = is_shut(state, now)
     for _, key in _due(state.queue_timed, now):
+        if shut and WINDOW in state.records[key].needs:
+            continue
         ready_at = state.records[key].ready_at
         yield ev.StepQueueTimedOut(at=now, step=key, waited=0.0 if ready_at is None else now - ready_at)
 
@@ -378,9 +427,12 @@ def _queued(state: RunState, record: StepRecord, now: float) -> ev.StepQueued:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def _evaluations(state: RunState) -> Iterator[Evaluate]:
+def _evaluations(state: RunState, now: float) -> Iterator[Evaluate]:
     """Request the evaluations that released steps and ended attempts wait for."""
+    shut = is_shut(state, now)
     for key in state.released:  # only steps whose items come from a query are left here
+        if shut and WINDOW in state.records[key].needs:
+            continue
         yield Evaluate(step=key, attempt=state.records[key].attempt, phase=ev.CheckPhase.ITEMS)
     for key in state.settling:
         yield Evaluate(step=key, attempt=state.records[key].attempt, phase=ev.CheckPhase.AFTER)
@@ -399,12 +451,19 @@ def _stops(state: RunState, now: float) -> Iterator[Command]:
                 if command is not None:
                     yield command
     else:
-        overdue = {key: None for _, key in _due(state.server_ends, now - GRACE) if key not in state.to_cancel}
-        for key in overdue:
-            yield _cancel(state.records[key], ev.CancelReason.TIMEOUT)
+        stopped = {record.key: ev.CancelReason.WINDOW for record in _cancelled_by_window(state)}
+        for _, key in _due(state.server_ends, now - GRACE):
+            stopped.setdefault(key, ev.CancelReason.TIMEOUT)
         for key in state.to_yield:
-            if key not in state.to_cancel and key not in overdue and _may_be_stopped(state.records[key]):
-                yield _cancel(state.records[key], ev.CancelReason.YIELDED)
+            stopped.setdefault(key, ev.CancelReason.YIELDED)
+        for key, reason in stopped.items():
+            if key not in state.to_cancel and _may_be_stopped(state.records[key]):
+                yield _cancel(state.records[key], reason)
+
+
+def _cancelled_by_window(state: RunState) -> Iterator[StepRecord]:
+    if state.window is not None and state.window.closed:
+        yield from (record for record in map(state.records.__getitem__, state.active) if cancels(state, record))
 
 
 def _may_be_stopped(record: StepRecord) -> bool:
@@ -422,10 +481,15 @@ def _stop(state: RunState, record: StepRecord, now: float, *, rest_is_over: bool
         return detach if stays else _cancel(record, ev.CancelReason.INTERRUPT)
     if state.timing_out:
         return _cancel(record, ev.CancelReason.RUN_TIMEOUT) if record.step.waits else detach
+    reason: ev.CancelReason | None = None
     if state.draining and state.plan.on_failure is OnFailure.CANCEL and not stays:
-        return _cancel(record, ev.CancelReason.ON_FAILURE)
-    if record.server_end is not None and record.server_end <= now - GRACE:
-        return _cancel(record, ev.CancelReason.TIMEOUT)
+        reason = ev.CancelReason.ON_FAILURE
+    elif cancels(state, record):
+        reason = ev.CancelReason.WINDOW
+    elif record.server_end is not None and record.server_end <= now - GRACE:
+        reason = ev.CancelReason.TIMEOUT
+    if reason is not None:
+        return _cancel(record, reason)
     return detach if rest_is_over else None
 
 
@@ -442,7 +506,9 @@ def _only_detachable(state: RunState) -> bool:
 def _wake_at(state: RunState, now: float) -> float | None:
     """Return the next time at which a decision follows from the time alone; it is always in the future."""
     moments: list[float | None] = [state.deadline] if not state.timing_out else []
-    moments += [moment for moment, _ in (*state.retrying[:1], *state.queue_timed[:1])]
+    moments += [moment for moment, _ in state.retrying[:1]]
+    moments += [next((moment for moment, _ in state.queue_timed if moment > now), None)]
+    moments += window_wake_at(state, now)
     moments += [end + GRACE for end, _ in state.server_ends[:1]]
     moments += [end for _, end in _hold_ends(state)]
     moments.append(slot_release_due(state))
@@ -457,7 +523,10 @@ def _wake_at(state: RunState, now: float) -> float | None:
 
 
 def run_status(state: RunState) -> str:
-    """Return the value of `run.status` in `finally`: interrupted, timed_out, cancelled, failed or succeeded."""
+    """Return the value of `run.status` in `finally`.
+
+    It is interrupted, timed_out, cancelled, failed, window_closed or succeeded.
+    """
     if state.interrupted is not None:
         return "interrupted"
     if state.timed_out:
@@ -466,24 +535,32 @@ def run_status(state: RunState) -> str:
         return "cancelled"
     if state.group_lost:
         return "failed"
-    return "succeeded" if state.first_bad is None else "failed"
+    if state.first_bad is not None:
+        return "failed"
+    return "window_closed" if state.window is not None and state.window.leftover else "succeeded"
 
 
 def exit_code(state: RunState) -> int:
     """Return the exit code of a run that has ended, or that ends now."""
-    states = {record.state for record in state.records.values()}
+    records = [record for record in state.records.values() if not is_cancelled_by_window(state, record)]
+    states = {record.state for record in records}
     if state.unstoppable:
         return ExitCode.UNKNOWN
     if state.interrupted is not None:
         return for_signal(state.interrupted)
     if state.timed_out:
         return ExitCode.RUN_TIMEOUT
-    if StepState.UNKNOWN in states or any(not record.final for record in state.records.values()):
+    if StepState.UNKNOWN in states or any(not record.final for record in records):
         return ExitCode.UNKNOWN
     if states & BAD or state.record_lost or state.cancelled_by is not None:
         return ExitCode.FAILED
-    drained = state.group_lost and any(_was_drained(record) for record in state.records.values())
-    return ExitCode.GROUP_HELD if drained else ExitCode.SUCCESS
+    return _exit_code_without_failure(state)
+
+
+def _exit_code_without_failure(state: RunState) -> ExitCode:
+    if state.group_lost and any(_was_drained(record) for record in state.records.values()):
+        return ExitCode.GROUP_HELD
+    return ExitCode.WINDOW_CLOSED if state.window is not None and state.window.leftover else ExitCode.SUCCESS
 
 
 def _was_drained(record: StepRecord) -> bool:

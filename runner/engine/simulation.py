@@ -19,7 +19,7 @@ the contract between the scheduler and a loop:
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
 
 from runner.engine import events as ev
@@ -28,6 +28,7 @@ from runner.engine.for_each_items import queried_items
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.scheduler import Decision, decide, exit_code, launch_timeout
 from runner.engine.state import RunState, StepRecord, initial_state, steps_to_cancel
+from runner.engine.window import must_wait_for_window
 from runner.engine.yielding import yield_error
 from runner.plan.model import Plan, Step
 from runner.structs import Struct, field
@@ -166,6 +167,8 @@ def simulate(
     not_selected: Collection[str] = (),
     history: Sequence[ev.Event] = (),
     holds: Sequence[HoldScript] = (),
+    clock: Sequence[tuple[float, float]] = (),
+    usual: Mapping[str, float] | None = None,
     watch: Watcher | None = None,
 ) -> Simulation:
     """Run the plan on a virtual clock that begins at `start` seconds.
@@ -174,11 +177,20 @@ def simulate(
     workers the server has for this run at a time (None: always enough). `interrupts` are the times of Ctrl-C; `cancels`
     the times of cancel requests for a step, or for the run (None). Steps that are `not_selected` are skipped at once.
     `history` are the events of the run so far, if it is resumed: the last one is a RunResumed, at whose time the
-    simulation starts. `holds` are the changes of holds, in order. RuntimeError if the scheduler does not come to an
-    end.
+    simulation starts. `holds` are the changes of holds, in order. `clock` says from which time on the server's clock is
+    how many seconds ahead, and `usual` are the durations for `fit`: a plan's window needs `start` in seconds since the
+    epoch. RuntimeError if the scheduler does not come to an end.
     """
     simulator = _Simulator(plan, durations=durations, checks=checks, capacity=capacity, start=start, watch=watch)
-    return simulator.run(interrupts, cancels, not_selected, history, holds)
+    return simulator.run(
+        interrupts=interrupts,
+        cancels=cancels,
+        not_selected=not_selected,
+        history=history,
+        holds=holds,
+        clock=clock,
+        usual=usual,
+    )
 
 
 class _Simulator:
@@ -213,17 +225,24 @@ class _Simulator:
 
     def run(
         self,
+        *,
         interrupts: Sequence[float],
         cancels: Sequence[tuple[float, str | None]],
         not_selected: Collection[str],
         history: Sequence[ev.Event],
         holds: Sequence[HoldScript],
+        clock: Sequence[tuple[float, float]],
+        usual: Mapping[str, float] | None,
     ) -> Simulation:
         if history:
             self._replay(history)
         else:
             self._emit(run_started(self._plan, self._start))
         self._schedule_holds(holds)
+        if usual is not None:
+            self._emit(ev.UsualDurations(at=self._now, seconds=usual))
+        for moment, ahead in clock:
+            self._at(moment, partial(self._set_clock, ahead))
         for moment in interrupts:
             self._at(moment, lambda: self._emit(ev.RunInterrupted(at=self._now, signal=2)))
         for moment, step in cancels:
@@ -272,6 +291,9 @@ class _Simulator:
                     seconds=seconds,
                 )
             )
+
+    def _set_clock(self, ahead: float) -> None:
+        self._emit(ev.ServerClock(at=self._now, ahead=ahead))
 
     def _request_cancel(self, step: str | None) -> None:
         if step is None:
@@ -381,8 +403,16 @@ class _Simulator:
             self._emit(finished(record, ev.Outcome.CANCELLED, script, self._now))
         elif not script.prepared:
             self._emit(finished(record, ev.Outcome.FAILED, script, self._now))
-        elif self._state.stopping:
-            self._emit(ev.AttemptDeferred(at=self._now, step=step, attempt=attempt, message="nothing is launched"))
+        elif self._state.stopping or must_wait_for_window(self._state, record, self._now):
+            self._emit(
+                ev.AttemptDeferred(
+                    at=self._now,
+                    step=step,
+                    attempt=attempt,
+                    message="nothing is launched",
+                    outside_window=not self._state.stopping,
+                )
+            )
         else:
             self._emit(
                 ev.AttemptLaunching(

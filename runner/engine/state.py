@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import bisect
 import enum
+import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.engine import events as ev
-from runner.plan.model import ItemValues, NeedOn, OnLeftovers, Plan, Step
+from runner.plan.model import ItemValues, NeedOn, OnLeftovers, Plan, Step, StepWindow
 from runner.structs import Struct, field
 
 #: The resource that every step takes; the others are `pool:<name>` and `exclusive:<name>`, of which there is one.
 SLOTS = "slots"
+#: What each step takes that may only start while the plan's window is open; there is no limit to it then.
+WINDOW = "window"
+UNLIMITED = sys.maxsize
 _EXCLUSIVE = "exclusive:"
 #: A hold that concerns a step is part of the step's kind: while it is on, no step of that kind can start.
 _HOLD = "hold:"
@@ -232,6 +236,32 @@ class StepRecord(Struct, kw_only=True):
         return self.step.for_each is None and (self.step.if_ is not None or bool(self.step.preconditions))
 
 
+class WindowState(Struct, kw_only=True):
+    """The plan's window in this run (`engine.window`). `opens` and `closes` are by the server's clock."""
+
+    #: Seconds by which the server's clock is ahead of the run's clock.
+    ahead: float = 0.0
+    #: The present opening, or the next one; None before it is known. `known_at` is when it was found, by both clocks.
+    opens: float | None = None
+    closes: float | None = None
+    known_at: float = 0.0
+    open: bool = False
+    #: It has closed: what did not start is left over.
+    closed: bool = False
+    #: Nothing is launched before this time of the run's clock: the server has refused a launch outside the window.
+    shut_until: float = 0.0
+    #: The usual durations that must fit into the rest of the window, by step or instance.
+    usual: Mapping[str, float] = field(default_factory=dict)
+    #: When ready steps of known duration must have started, by the server's clock, earliest first.
+    latest_starts: list[tuple[float, str]] = field(default_factory=list)
+    #: Whether a step is left over.
+    leftover: bool = False
+
+    def local(self, moment: float) -> float:
+        """Return a time of the server's clock as one of the run's clock."""
+        return moment - self.ahead
+
+
 class RunState(Struct, kw_only=True):
     """The whole run. Build it with `initial_state`, change it with `fold.apply`."""
 
@@ -288,6 +318,8 @@ class RunState(Struct, kw_only=True):
     drained_by: str | None = None
     #: Another run has locked the concurrency group.
     group_lost: bool = False
+    #: None without a window in the plan.
+    window: WindowState | None = None
     #: The journal is lost, so a launch could not be recorded.
     record_lost: bool = False
     first_bad: str | None = None
@@ -330,6 +362,10 @@ class RunState(Struct, kw_only=True):
     def draining(self) -> bool:
         """Whether a failure prevents other steps from starting."""
         return self.drained_by is not None and not self.finalizing
+
+    def is_left_over(self, record: StepRecord) -> bool:
+        """Return whether the window has closed before the step could start, or start again."""
+        return self.window is not None and self.window.closed and WINDOW in record.needs
 
     @property
     def stuck(self) -> bool:
@@ -390,10 +426,12 @@ def initial_state(plan: Plan) -> RunState:
         dependents={step.id: [] for step in steps},
         capacity=_capacity(plan),
         holding=frozenset(_mark(hold.name) for hold in plan.holds),
+        window=None if plan.window is None else WindowState(),
     )
     for order, step in enumerate(steps):
         rank = (-step.priority, -length[step.id], order, 0)
-        state.records[step.id] = new_record(step, rank, unmet=len(step.needs))
+        in_window = plan.window is not None and order < len(plan.steps) and step.window is not StepWindow.IGNORE
+        state.records[step.id] = new_record(step, rank, unmet=len(step.needs), in_window=in_window)
         for need in step.needs:
             state.dependents[need.step].append((step.id, need.on))
     for step in plan.finally_:
@@ -404,9 +442,11 @@ def initial_state(plan: Plan) -> RunState:
     return state
 
 
-def new_record(step: Step, rank: Rank, *, unmet: int = 0) -> StepRecord:
-    """Return the record of a step, or of an instance, at the beginning."""
+def new_record(step: Step, rank: Rank, *, unmet: int = 0, in_window: bool = False) -> StepRecord:
+    """Return the record of a step, or of an instance, at the beginning; `in_window`: it needs an open window."""
     needs = _needs(step)
+    if in_window:
+        needs[WINDOW] = 1
     kind = frozenset((*needs.items(), *map(_mark, step.holds)))
     shared = frozenset(need for need in kind if not need[0].startswith(_EXCLUSIVE)) if step.exclusive else kind
     return StepRecord(step=step, rank=rank, needs=needs, kind=kind, shared=shared, unmet=unmet)
@@ -418,6 +458,8 @@ def _mark(hold: str) -> tuple[str, int]:
 
 def _capacity(plan: Plan) -> dict[str, int]:
     capacity = {SLOTS: plan.budget.slots}
+    if plan.window is not None:
+        capacity[WINDOW] = UNLIMITED
     capacity.update({f"pool:{name}": limit for name, limit in plan.budget.pools.items()})
     capacity.update({_HOLD + hold.name: 1 for hold in plan.holds})
     steps = (*plan.steps, *plan.finally_)
@@ -498,6 +540,9 @@ def _insert(state: RunState, record: StepRecord) -> None:
     deadline = record.queue_deadline
     if deadline is not None:
         bisect.insort(state.queue_timed, (deadline, record.key))
+    start_by = latest_start(state, record)
+    if start_by is not None and state.window is not None:
+        bisect.insort(state.window.latest_starts, (start_by, record.key))
 
 
 def _dequeue(state: RunState, record: StepRecord) -> None:
@@ -517,6 +562,34 @@ def _dequeue(state: RunState, record: StepRecord) -> None:
         del state.ready[record.kind]
     if record.queue_deadline is not None:
         _remove(state.queue_timed, (record.queue_deadline, record.key))
+    start_by = latest_start(state, record)
+    if start_by is not None and state.window is not None:
+        _remove(state.window.latest_starts, (start_by, record.key))
+
+
+def latest_start(state: RunState, record: StepRecord) -> float | None:
+    """Return when the step must start to fit into the window, by the server's clock; None if that is not limited."""
+    window = state.window
+    if window is None or window.closes is None or not window.usual or WINDOW not in record.needs:
+        return None
+    usual = window.usual.get(record.key, window.usual.get(record.parent or ""))
+    return None if usual is None else window.closes - usual
+
+
+def queue_again(state: RunState, *, with_window: WindowState) -> None:
+    """Replace what is known of the window, and move the ready steps to their places under it."""
+    waiting = [state.records[key] for group in state.ready.values() for _, key in group]
+    waiting = [record for record in waiting if WINDOW in record.needs]
+    for record in waiting:
+        _dequeue(state, record)
+    opened = with_window.open and state.window is not None and not state.window.open
+    state.window = with_window
+    for record in waiting:
+        if opened:  # the wait for the window does not count for queue_timeout
+            record.ready_at = with_window.local(with_window.known_at)
+            record.held_for = 0.0
+            record.held_since = None if record.held_since is None else record.ready_at
+        _insert(state, record)
 
 
 def held_by(state: RunState, record: StepRecord) -> str | None:
@@ -647,6 +720,8 @@ def need_met(on: NeedOn, state: StepState, skip: ev.StepSkipped | None) -> bool:
     A step that its own condition skipped counts as a success: there was nothing to do. So does a step that the user did
     not select: the selection states that it is done.
     """
+    if skip is not None and skip.reason is ev.SkipReason.WINDOW:
+        return False
     if on is NeedOn.DONE:
         return True
     if on is NeedOn.FAILURE:

@@ -214,15 +214,13 @@ def _startable(state: FleetState, wave: Wave, members: Sequence[Member], running
         yield member
 
 
-#: The exit code of a run whose window has closed.
-WINDOW_CLOSED = 8
 #: The state of a member by the exit code of its run; every other code is a failure.
 _CODES: Mapping[int, MemberState] = {
     ExitCode.SUCCESS: MemberState.SUCCEEDED,
     ExitCode.NOT_STARTED: MemberState.UNREACHABLE,
     ExitCode.GROUP_HELD: MemberState.BUSY,
     ExitCode.UNKNOWN: MemberState.UNKNOWN,
-    WINDOW_CLOSED: MemberState.UNFINISHED,
+    ExitCode.WINDOW_CLOSED: MemberState.UNFINISHED,
     ExitCode.REQUIREMENT_UNMET: MemberState.UNMET,
     **{for_signal(number): MemberState.INTERRUPTED for number in (1, 2, 14, 15)},
 }
@@ -247,7 +245,7 @@ def exit_code(state: FleetState) -> int:
         (len(failed) > len(timed_out), ExitCode.FAILED),
         (bool(timed_out), ExitCode.RUN_TIMEOUT),
         (state.stopping is not None or found[MemberState.INTERRUPTED] > 0, ExitCode.FAILED),
-        (found[MemberState.UNFINISHED] > 0, WINDOW_CLOSED),
+        (found[MemberState.UNFINISHED] > 0, ExitCode.WINDOW_CLOSED),
         (found[MemberState.UNMET] > 0, ExitCode.REQUIREMENT_UNMET),
     )
     return int(next((code for applies, code in reasons if applies), ExitCode.SUCCESS))

@@ -33,7 +33,7 @@ from runner.engine.ports import (
 )
 from runner.engine.server_activity import LiveWorker
 from runner.engine.yielding import WatchedWorkers
-from runner.errors import CapacityError, GatewayError, JobplanError
+from runner.errors import CapacityError, GatewayError, JobplanError, OutsideLaunchTimeError
 from runner.identity import Claim
 from runner.plan.model import Hold
 from runner.structs import Struct, replace
@@ -143,6 +143,10 @@ class FakeGateway:
         #: The results of measurements by hold, the last one for all later ones; and how often each was measured.
         self.measurements: dict[str, list[QueryResult | GatewayError]] = {}
         self.measured: Counter[str] = Counter()
+        #: By how many seconds the server's clock is ahead; a test may change it during a run.
+        self.ahead = 0.0
+        self.clock_ahead: float | None = None
+        self._now: Callable[[], float] = time.time
         self.see_locks: Callable[[Mapping[Identity, LockWait]], None] = lambda _: None
         self.scripts = scripts or {}
         self._answers = answers or {}
@@ -175,9 +179,20 @@ class FakeGateway:
         """Keep the function by which a test reports lock waits of virtual workers."""
         self.see_locks = seen
 
+    async def measure_clock(self, now: Callable[[], float]) -> float:
+        """Return by how many seconds a test has set the server's clock ahead."""
+        await asyncio.sleep(0)
+        self._now = now
+        self.clock_ahead = self.ahead
+        return self.ahead
+
     async def launch(self, request: LaunchRequest) -> FakeWorker:
         """Start a virtual worker."""
         await asyncio.sleep(0)
+        if request.launch_between is not None:
+            first, last = request.launch_between
+            if not first <= self._now() + self.ahead < last:
+                raise OutsideLaunchTimeError("the virtual server's clock is outside the launch time")
         if len(self.alive) + request.reserve >= self.capacity:
             raise CapacityError(f"{len(self.alive)} of {self.capacity} workers are taken, reserve {request.reserve}")
         self.launched.append(request)

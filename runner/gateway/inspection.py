@@ -278,6 +278,8 @@ def _recorded(row: Row) -> RecordedDuration:
         p50=float(row[2] or 0),
         p95=float(row[3] or 0),
         attempt_p95=float(row[4]) if row[4] is not None else None,
+        attempt_p50=float(row[5]) if row[5] is not None else None,
+        attempts=int(row[6] or 0),
     )
 
 

@@ -396,7 +396,8 @@ LIMIT 20
 
 -- name: ledger_durations
 -- $1 plan, $2 runs. The times of its steps in that many of its latest runs, in seconds: step, runs, median and 95th
--- percentile of whole steps that succeeded, with their pauses and retries, and the 95th percentile of their attempts.
+-- percentile of whole steps that succeeded, with their pauses and retries, and the 95th percentile and the median of
+-- their attempts; no runs if only attempts have succeeded, as the iterations of a loop that is not done.
 -- The time between two runners of a run does not count.
 WITH latest AS MATERIALIZED (
   SELECT r.run, r.writer FROM {ledger}.runs AS r WHERE r.plan = $1::text ORDER BY r.started_at DESC LIMIT $2::int4),
@@ -421,16 +422,18 @@ took AS (
   WHERE e.event = 'step_finished' AND e.body ->> 'state' = 'succeeded'
   GROUP BY e.run, e.writer, s.step, e.at),
 attempts AS (
-  SELECT e.step, percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM
-           (e.body ->> 'finished_at')::timestamptz - (e.body ->> 'started_at')::timestamptz)::float8) AS p95
+  SELECT e.step, count(*) AS n, percentile_cont(0.95) WITHIN GROUP (ORDER BY extract(epoch FROM
+           (e.body ->> 'finished_at')::timestamptz - (e.body ->> 'started_at')::timestamptz)::float8) AS p95,
+         percentile_cont(0.5) WITHIN GROUP (ORDER BY extract(epoch FROM
+           (e.body ->> 'finished_at')::timestamptz - (e.body ->> 'started_at')::timestamptz)::float8) AS p50
   FROM happened AS e
   WHERE e.event = 'attempt_finished' AND e.body ->> 'outcome' = 'succeeded'
   GROUP BY e.step)
-SELECT t.step, count(*), percentile_cont(0.5) WITHIN GROUP (ORDER BY t.seconds),
-       percentile_cont(0.95) WITHIN GROUP (ORDER BY t.seconds), min(a.p95)
+SELECT step, count(t.seconds), percentile_cont(0.5) WITHIN GROUP (ORDER BY t.seconds),
+       percentile_cont(0.95) WITHIN GROUP (ORDER BY t.seconds), min(a.p95), min(a.p50), min(a.n)
 FROM took AS t
-LEFT JOIN attempts AS a USING (step)
-GROUP BY t.step
+FULL JOIN attempts AS a USING (step)
+GROUP BY step
 
 -- name: data_directory
 -- The server's data directory; no row without the privilege.

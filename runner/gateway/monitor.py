@@ -26,6 +26,8 @@ LOOK_EVERY = 1.0
 CHECK_EVERY = 0.1
 #: Seconds for which the run does not listen after a flood of notifications has kept the server from answering.
 DEAF_FOR = 5.0
+#: Seconds within which a reply must come for a measurement of the server's clock.
+PROMPT = 0.25
 #: Seconds that the end of a run waits until its last answers are sent.
 ANSWER_FOR = 2.0
 
@@ -70,6 +72,9 @@ class MonitorSession:
         self._answers: list[CancelAnswer] = []
         #: When to listen again after a flood of notifications, by the clock of the event loop.
         self._deaf_until: float | None = None
+        #: The run's clock, and by how many seconds the server's clock is ahead of it; both None if nothing needs that.
+        self._now: Callable[[], float] | None = None
+        self.clock_ahead: float | None = None
         self.group_lost = False
         #: The host and start of another runner that has taken this run over.
         self.taken_over_by: str | None = None
@@ -130,6 +135,27 @@ class MonitorSession:
                 pause = LOOK_EVERY
             else:
                 pause = seen(_blocked_by(watched.yielding, reply.rows))
+
+    async def measure_clock(self, now: Callable[[], float]) -> float:
+        """Return by how many seconds the server's clock is ahead of `now`, and measure it with each poll from now on.
+
+        ServerLostError if the server does not come back within a minute.
+        """
+        self._now = now
+        while self.clock_ahead is None:
+            await self._run_with_retries("now", ())
+            await self._measure(now)
+        return self.clock_ahead
+
+    async def _measure(self, now: Callable[[], float]) -> None:
+        """Measure the clock. A reply that took long says little, and does not replace a better measurement."""
+        with contextlib.suppress(GatewayError):
+            asked = now()
+            reply = await self._run("now", ())
+            answered = now()
+            if self.clock_ahead is None or answered - asked <= PROMPT:
+                # The server read its clock before this: it may be a little further ahead, so nothing starts too early.
+                self.clock_ahead = float(reply.rows[0][0] or 0.0) - answered
 
     def is_blocked(self, worker: Worker) -> bool:
         """Return whether the last poll found the worker waiting because of its full output queue."""
@@ -342,6 +368,8 @@ class MonitorSession:
                         await self._listen(self._session)
                     if self._session is not None and not all(self._groups.values()):
                         await self._lock_again(self._session)
+                if self._now is not None:
+                    await self._measure(self._now)
                 self._blocked = frozenset((row[0] or "", row[1] or "") for row in reply.rows if row[3] == "t")
                 self._seen_locks({(int(row[0] or 0), row[1] or ""): _lock_wait(row[4]) for row in reply.rows if row[4]})
 

@@ -36,7 +36,14 @@ from runner.engine.ports import (
 from runner.engine.run_location import place_after
 from runner.engine.server_activity import KnownWorkers, LiveWorker
 from runner.engine.yielding import WatchedWorkers
-from runner.errors import CapacityError, ConnectionFailedError, GatewayError, PreflightError, ServerLostError
+from runner.errors import (
+    CapacityError,
+    ConnectionFailedError,
+    GatewayError,
+    OutsideLaunchTimeError,
+    PreflightError,
+    ServerLostError,
+)
 from runner.gateway.connecting import recorded, with_keepalives
 from runner.gateway.ledger.commit_rows import Commits, WorkerWithCommitRow
 from runner.gateway.ledger.reader import read_previous_runs
@@ -125,6 +132,8 @@ _LOOKS_FOR_WORKER = 25
 _LOOK_FOR_WORKER = 0.02
 
 
+#: Seconds before the end of the times for launches in which nothing is launched any more.
+LAST_MOMENT = 0.2
 #: Seconds for the server to notice that a session was closed, before another one is opened instead.
 _SESSION_ENDS = 0.1
 
@@ -209,7 +218,8 @@ class PgGateway:
         worker = await self._launch(request, row)
         if label is None or not isinstance(worker, LaunchedWorker) or not worker.writes_commit_row:
             return worker
-        return WorkerWithCommitRow(worker, request, label, self._commits, lambda: self._launch(request))
+        again = replace(request, launch_between=None)  # it is the same attempt, which began in time
+        return WorkerWithCommitRow(worker, request, label, self._commits, lambda: self._launch(again))
 
     async def _launch(self, request: LaunchRequest, first: str = "") -> WorkerHandle:
         claim: int | None = None
@@ -238,6 +248,8 @@ class PgGateway:
     async def _launch_on_a_session(self, request: LaunchRequest, first: str) -> WorkerHandle:
         while True:
             session = await self._session()
+            if request.launch_between is not None and not await self._is_launch_time(session, request.launch_between):
+                continue
             worker = LaunchedWorker(request, session, self._monitor, self._over, rhythm=self._rhythm)
             try:
                 await worker.launch(first, self.ledger)
@@ -252,6 +264,32 @@ class PgGateway:
             else:
                 self._launched.add(worker)
                 return worker
+
+    async def _is_launch_time(self, session: Session, between: tuple[float, float]) -> bool:
+        """Read the server's clock on the session that will launch a worker; False if the session is lost.
+
+        OutsideLaunchTimeError outside these times. A moment before the end counts as outside: the worker's process
+        starts a moment after it was requested.
+        """
+        try:
+            (reply,) = await session.run(("now", ()))
+        except ServerLostError:
+            self._drop(session)
+            return False
+        server_time, (first, last) = float(reply.rows[0][0] or 0.0), between
+        if first <= server_time < last - LAST_MOMENT:
+            return True
+        self._idle.append(session)
+        raise OutsideLaunchTimeError("the server's clock is outside the plan's window")
+
+    async def measure_clock(self, now: Callable[[], float]) -> float:
+        """Return by how many seconds the server's clock is ahead of `now`, and measure it again with each poll."""
+        return await self._monitor.measure_clock(now)
+
+    @property
+    def clock_ahead(self) -> float | None:
+        """By how many seconds the server's clock was ahead when it was measured last; None before it was measured."""
+        return self._monitor.clock_ahead
 
     async def hold_run(self) -> GroupHolder | None:
         """Lock the run for this runner, as long as the monitor session lives; return the holder if there is another."""

@@ -25,12 +25,17 @@ class PreparedTransaction(Struct, frozen=True, kw_only=True):
 
 
 class RecordedDuration(Struct, frozen=True, kw_only=True):
-    """The time of a step in previous runs, in seconds: of the whole step, and of its attempts if recorded."""
+    """The time of a step in previous runs, in seconds: of the whole step, and of its attempts if recorded.
+
+    0 runs: only attempts have succeeded.
+    """
 
     runs: int
     p50: float
     p95: float
     attempt_p95: float | None
+    attempt_p50: float | None = None
+    attempts: int = 0
 
 
 class InvalidIndex(Struct, frozen=True, kw_only=True):

@@ -8,7 +8,7 @@ moment of the change, and a time that occurs twice means the first of both. Open
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import date, datetime, timedelta, tzinfo
+from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import cache
 from typing import Final
 
@@ -130,7 +130,10 @@ def window_words(window: Window) -> str:
 def local_words(window: Window, moment: float, *, seen_at: float | None = None) -> str:
     """Return a moment in the window's time zone: `Sat 2026-01-03 22:00 CET`; without the date if it is `seen_at` that
     day."""
-    zone = zone_of(window.timezone)
+    try:
+        zone = zone_of(window.timezone)
+    except ValueError:  # a record of another machine, which knows this zone
+        zone = UTC
     shown = datetime.fromtimestamp(moment, zone)
     same_day = seen_at is not None and datetime.fromtimestamp(seen_at, zone).date() == shown.date()
     clock = "%H:%M:%S %Z" if shown.second else "%H:%M %Z"

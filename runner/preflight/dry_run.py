@@ -29,7 +29,16 @@ from runner.preflight.earlier_steps import NEW_LABEL
 from runner.preflight.lock_checks import conflict_problems, read_locks
 from runner.preflight.plan_statements import Looked, StatementLook
 from runner.preflight.schedule import forecast, schedule_problems
-from runner.preflight.step_durations import MAX_RUNS, Durations, FirstOf, KnownDurations, MostRuns, from_ledger
+from runner.preflight.step_durations import (
+    MAX_RUNS,
+    Durations,
+    FirstOf,
+    KnownDurations,
+    MostRuns,
+    from_ledger,
+    usual_durations,
+)
+from runner.preflight.window_forecast import window_forecast, window_problems
 from runner.sql.relations import query_relations
 from runner.structs import Struct, field, replace
 
@@ -93,7 +102,7 @@ class Wishes(Struct, frozen=True, kw_only=True):
     explain: bool = True
     left_out: frozenset[str] = frozenset()
     assumed: Durations = field(default_factory=lambda: KnownDurations({}))
-    durations: Durations = field(default_factory=lambda: KnownDurations({}))
+    durations: KnownDurations = field(default_factory=lambda: KnownDurations({}))
     #: Budgets to compare, in slots.
     what_if: tuple[int, ...] = ()
     #: Roles whose ledger is trusted, besides the session's own role and superusers.
@@ -171,6 +180,19 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     if wishes.well_formed:
         schedule = forecast(plan, durations, rows=looked.rows, left_out=wishes.left_out, slots=wishes.what_if)
         problems += schedule_problems(plan, schedule, durations)
+    window = None
+    if wishes.well_formed and plan.window is not None:
+        (server_time,) = await inspector.rows("now")
+        usual = usual_durations(plan, [ledger, wishes.durations])
+        window = window_forecast(
+            plan,
+            durations,
+            usual,
+            rows=looked.rows,
+            left_out=wishes.left_out,
+            server_time=float(server_time[0] or 0.0),
+        )
+        problems += window_problems(plan, window, usual)
     problems = _together(wishes.found, [*problems, *looked.problems])
     unmet = any(one.code == _UNMET for one in problems)
     skipped = unmet and plan.requires.otherwise is Otherwise.SKIP and not looked.unevaluated
@@ -187,6 +209,7 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
         locks=lock_reports(plan, locks, durations),
         schedule=schedule,
         holds=tuple(looked.holds),
+        window=window,
         refused=unmet or any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems),
         unmet=unmet,
         skipped=skipped,

@@ -10,6 +10,7 @@ from runner.gateway.server_facts import ServerFacts
 from runner.preflight.current_activity import LockReport
 from runner.preflight.doctor import Examined
 from runner.preflight.schedule import Schedule
+from runner.preflight.window_forecast import WindowForecast
 from runner.structs import Struct
 
 
@@ -65,6 +66,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
     locks: tuple[LockReport, ...] = ()
     schedule: Schedule | None = None
     holds: tuple[HoldNow, ...] = ()
+    window: WindowForecast | None = None
     refused: bool = False
     unmet: bool = False
     skipped: bool = False

@@ -16,7 +16,7 @@ from runner.engine import events as ev
 from runner.engine.simulation import AttemptScript, CheckScript, Simulation, simulate
 from runner.errors import Position, Problem
 from runner.plan.graph import longest_path
-from runner.plan.model import OnFinish, Plan, Retry, Step
+from runner.plan.model import OnFinish, Plan, Retry, Step, Window
 from runner.preflight.step_durations import Duration, Durations
 from runner.structs import Struct, replace
 
@@ -78,7 +78,7 @@ class Schedule(Struct, frozen=True, kw_only=True):
 Rows = Mapping[str, ev.Rows]
 
 
-class _Forecaster(Struct, frozen=True, kw_only=True):
+class Forecaster(Struct, frozen=True, kw_only=True):
     """Simulates one plan with different numbers of slots."""
 
     plan: Plan
@@ -87,11 +87,15 @@ class _Forecaster(Struct, frozen=True, kw_only=True):
     left_out: frozenset[str]
     nominal: float
 
-    def run(self, *, slots: int, late: bool = False) -> Simulation:
-        """Return a run with a number of slots; `late` uses the 95th percentiles."""
+    def run(
+        self, *, slots: int, late: bool = False, start: float = 0.0, usual: Mapping[str, float] | None = None
+    ) -> Simulation:
+        """Return a run with a number of slots; `late` uses the 95th percentiles. For the others see `simulate`."""
         budget = replace(self.plan.budget, slots=slots)
         return simulate(
             replace(self.plan, budget=budget),
+            start=start,
+            usual=usual or None,
             durations=lambda step, _: self._script(step.id, late=late),
             checks=self._check,
             not_selected=sorted(self.left_out),
@@ -113,6 +117,26 @@ class _Forecaster(Struct, frozen=True, kw_only=True):
         return found.p95 if late else found.p50
 
 
+def forecaster(
+    plan: Plan,
+    durations: Durations,
+    *,
+    rows: Rows,
+    left_out: frozenset[str] = frozenset(),
+    window: Window | None = None,
+) -> Forecaster:
+    """Return what simulates a plan with these durations, under this window if there is one."""
+    found = [durations.of(step.id) for step in (*plan.steps, *plan.finally_)]
+    known = [duration.p50 for duration in found if duration is not None]
+    return Forecaster(
+        plan=replace(_bare(plan), window=window),
+        durations=durations,
+        rows=rows,
+        left_out=left_out,
+        nominal=median(known) if known else _NOMINAL,
+    )
+
+
 def forecast(
     plan: Plan,
     durations: Durations,
@@ -123,22 +147,18 @@ def forecast(
 ) -> Schedule:
     """Return the schedule of a plan; `slots` are the budgets that are tried for comparison."""
     steps = (*plan.steps, *plan.finally_)
-    found = [durations.of(step.id) for step in steps]
-    known = [duration.p50 for duration in found if duration is not None]
-    nominal = median(known) if known else _NOMINAL
-    bare = _bare(plan)
-    forecaster = _Forecaster(plan=bare, durations=durations, rows=rows, left_out=left_out, nominal=nominal)
-    bars = _bars(forecaster.run(slots=plan.budget.slots), durations)
+    simulated = forecaster(plan, durations, rows=rows, left_out=left_out)
+    bars = _bars(simulated.run(slots=plan.budget.slots), durations)
     widest = max((step.slots for step in steps), default=1)
     tried = tuple(
-        SlotsTried(slots=number, makespan=_makespan(_bars(forecaster.run(slots=number), durations)))
+        SlotsTried(slots=number, makespan=_makespan(_bars(simulated.run(slots=number), durations)))
         for number in slots
         if number >= widest
     )
     return Schedule(
         bars=bars,
         makespan=_makespan(bars),
-        makespan_p95=_makespan(_bars(forecaster.run(slots=plan.budget.slots, late=True), durations)),
+        makespan_p95=_makespan(_bars(simulated.run(slots=plan.budget.slots, late=True), durations)),
         critical=_critical(bars, plan),
         lower_bound=_lower_bound(bars, plan),
         unknown=tuple(dict.fromkeys(bar.step for bar in bars if not bar.known)),

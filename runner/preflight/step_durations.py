@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from runner.engine.ports import StepTimes
 from runner.gateway.server_facts import RecordedDuration
+from runner.plan.model import Fit, Plan
 from runner.structs import Struct
 
 #: How many of the latest runs are read: older durations say little about the next run.
@@ -45,10 +46,21 @@ class Durations(Protocol):
 
 
 class KnownDurations:
-    """Durations by step or instance; an instance without a duration takes as long as its step."""
+    """Durations by step or instance; an instance without a duration takes as long as its step.
 
-    def __init__(self, known: Mapping[str, Duration]) -> None:
+    `attempts` are those of single attempts, and of iterations: also of steps that have never been finished.
+    """
+
+    def __init__(self, known: Mapping[str, Duration], attempts: Mapping[str, Duration] | None = None) -> None:
         self._known = known
+        self._attempts = attempts or {}
+
+    def usual(self, plan: Plan) -> Mapping[str, Duration]:
+        """Return how long the steps of a plan take, by step or instance; for a repeat, how long an iteration takes."""
+        repeats = {step.id for step in plan.steps if step.repeat is not None}
+        steps = {step.id for step in plan.steps} - repeats
+        found = {key: one for key, one in self._known.items() if key.partition("[")[0] in steps}
+        return found | {key: one for key, one in self._attempts.items() if key.partition("[")[0] in repeats}
 
     def of(self, step: str) -> Duration | None:
         """Return the duration of the instance, else that of its step."""
@@ -105,8 +117,28 @@ def from_ledger(found: Mapping[str, RecordedDuration]) -> KnownDurations:
         {
             step: Duration(p50=one.p50, p95=one.p95, runs=one.runs, attempt_p95=one.attempt_p95)
             for step, one in found.items()
-        }
+            if one.runs
+        },
+        {
+            step: Duration(p50=one.attempt_p50, p95=one.attempt_p95, runs=one.attempts)
+            for step, one in found.items()
+            if one.attempt_p50 is not None and one.attempt_p95 is not None
+        },
     )
+
+
+def usual_durations(plan: Plan, sources: Iterable[KnownDurations]) -> Mapping[str, float]:
+    """Return what must fit into the rest of the plan's window, in seconds by step or instance; empty without `fit`.
+
+    Of several sources the one with the most runs of a step counts.
+    """
+    fit = Fit.OFF if plan.window is None else plan.window.fit
+    most: dict[str, Duration] = {}
+    for source in sources if fit is not Fit.OFF else ():
+        for key, found in source.usual(plan).items():
+            if key not in most or found.runs > most[key].runs:
+                most[key] = found
+    return {key: round(found.p50 if fit is Fit.P50 else found.p95, 3) for key, found in most.items()}
 
 
 def recorded(root: Path, plan: str) -> KnownDurations:
@@ -120,7 +152,10 @@ def recorded(root: Path, plan: str) -> KnownDurations:
     for journal in journals:
         for step, seconds, whole in _durations(_events(journal), plan):
             (samples if whole else attempts)[step].append(seconds)
-    return KnownDurations({step: of_samples(found, attempts[step]) for step, found in samples.items()})
+    return KnownDurations(
+        {step: of_samples(found, attempts[step]) for step, found in samples.items()},
+        {step: of_samples(found) for step, found in attempts.items() if found},
+    )
 
 
 def _age(path: Path) -> float:

@@ -11,12 +11,16 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
+from runner.clock import rfc3339
 from runner.codes import with_slug
 from runner.durations import format_duration
 from runner.errors import Problem, Severity
+from runner.plan.model import Outside
+from runner.plan.window import local_words, window_words
 from runner.preflight.current_activity import LockReport
 from runner.preflight.dry_run_result import Coverage, DryRun, HoldNow, StatementReport
 from runner.preflight.schedule import Bar, Schedule
+from runner.preflight.window_forecast import WindowForecast
 from runner.reports.doctor_report import checks_data
 from runner.reports.plan_problems import Lines, Style, legend, problem_lines, problem_object
 from runner.reports.terminal_text import visible
@@ -155,9 +159,60 @@ def dry_run_lines(
         if result.holds and result.schedule.bars:
             yield from _wrapped(visible(_unknown_wait(result.holds)), width, first="  ", rest="    ")
         yield ""
+    if result.window is not None:
+        yield style.bold("Window")
+        for line in window_lines(result.window):
+            yield from _wrapped(visible(line), width, first="  ", rest="    ")
+        yield ""
     # In a file or a job's log each is one line, so that it can be found.
     for last in filter(None, (note, visible(summary(result)))):
         yield from _wrapped(last, width, first="", rest="") if style.excerpt else (last,)
+
+
+#: Steps that are named as left over.
+_LEFT_OVER = 8
+
+
+def window_lines(found: WindowForecast) -> Iterator[str]:
+    """Yield when the window opens and closes, and what of the schedule fits into it."""
+    window, now = found.window, found.server_time
+    length = format_duration(found.closes - found.opens)
+    closes = local_words(window, found.closes, seen_at=now)
+    if found.open_now:
+        yield f"{window_words(window)}: open now; it closes at {closes}, in {format_duration(found.closes - now)}."
+    else:
+        opens = local_words(window, found.opens, seen_at=now)
+        then = f"in {format_duration(found.opens - now)}, for {length}"
+        yield f"{window_words(window)}: closed now; it opens at {opens}, {then}, and closes at {closes}."
+        waits = window.outside is Outside.WAIT
+        yield f"A run that is begun now {'waits for that' if waits else 'is refused (exit code 8)'}."
+    begun = "A run that is begun now" if found.open_now else "A run in this opening"
+    if not found.known:
+        yield "No durations are known, so it is not known what fits into it."
+    elif found.left_over:
+        yield f"{begun} leaves steps over: {_steps(found.left_over)}."
+    else:
+        rest = format_duration(max(0.0, found.closes - found.ends_at))
+        yield f"{begun} ends at {local_words(window, found.ends_at, seen_at=now)}, {rest} before the window closes."
+        if found.left_over_late:
+            yield f"At the 95th percentiles of the durations it leaves steps over: {_steps(found.left_over_late)}."
+
+
+def _steps(names: Sequence[str]) -> str:
+    return ", ".join(names[:_LEFT_OVER]) + (f" and {len(names) - _LEFT_OVER} more" if len(names) > _LEFT_OVER else "")
+
+
+def _window(found: WindowForecast) -> dict[str, Any]:
+    return {
+        "timezone": found.window.timezone,
+        "open": found.open_now,
+        "opens_at": rfc3339(found.opens),
+        "closes_at": rfc3339(found.closes),
+        "known": found.known,
+        "ends_at": rfc3339(found.ends_at),
+        "left_over": list(found.left_over),
+        "left_over_p95": list(found.left_over_late),
+    }
 
 
 def _problem(problem: Problem, lines: Lines, style: Style) -> Iterator[str]:
@@ -322,6 +377,7 @@ def _object(result: DryRun) -> dict[str, Any]:
         "locks": [asdict(one) for one in result.locks],
         "holds": [asdict(one) for one in result.holds],
         "schedule": None if result.schedule is None else _schedule(result.schedule),
+        "window": None if result.window is None else _window(result.window),
     }
 
 
@@ -407,6 +463,9 @@ def dry_run_markdown(result: DryRun) -> Iterator[str]:
         yield "```"
         yield ""
         yield "</details>"
+    if result.window is not None:
+        yield ""
+        yield " ".join(("**Window:**", *map(_plain, window_lines(result.window))))
 
 
 def _markdown_problem(problem: Problem) -> str:

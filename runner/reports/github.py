@@ -9,8 +9,9 @@ from typing import TextIO
 from runner.engine import events as ev
 from runner.engine.state import BAD, RunState, StepState
 from runner.engine.step_sql import place_in_plan
+from runner.engine.window import is_cancelled_by_window, is_unfinished, unfinished_words
 from runner.reports.markdown import markdown_text
-from runner.reports.messages import error_text, failure_words
+from runner.reports.messages import counted, error_text, failure_words
 from runner.reports.plan_problems import repository_path, workflow_command
 from runner.reports.report_builder import run_report
 
@@ -76,6 +77,9 @@ def annotated(event: ev.Event, state: RunState, run_id: str, workspace: str = ""
     Its place is the position of the error in the step's SQL, else the step; files are relative to the folder
     `workspace`, else to their repository.
     """
+    if isinstance(event, ev.RunFinished) and (why := unfinished_words(state)):
+        left = counted(sum(is_unfinished(state, one) for one in state.records.values() if not one.instances), "step")
+        yield workflow_command("warning", {"title": f"{state.plan.name} is not finished"}, f"{why}: {left} left over")
     if not isinstance(event, ev.StepFinished) or not (event.state in BAD or event.state == StepState.FAILED_ALLOWED):
         return
     record = state.records[event.step]
@@ -89,7 +93,8 @@ def annotated(event: ev.Event, state: RunState, run_id: str, workspace: str = ""
             "line": str(place.line),
             "col": str(place.column),
         }
-    kind = "warning" if event.state == StepState.FAILED_ALLOWED else "error"
+    light = event.state == StepState.FAILED_ALLOWED or is_cancelled_by_window(state, record)
+    kind = "warning" if light else "error"
     yield workflow_command(kind, properties, failure_words(error_text(event.error), committed=record.committed))
 
 

@@ -370,6 +370,7 @@ def _about(report: RunReport) -> Iterator[str]:
         ("Database", f"{report.database}, as {report.user}"),
         ("Server", f"PostgreSQL {report.server}, pg_background {report.extension}"),
         ("Runner", f"jobplan {report.jobplan} on {report.host}"),
+        ("Window", report.window),
         ("Began", _moment(report.started_at)),
         ("Ended", _moment(report.finished_at)),
         ("Exit code", "none: the run did not end" if report.exit_code is None else str(report.exit_code)),

@@ -16,6 +16,7 @@ from runner.engine.event_json import to_json, to_line
 from runner.engine.events import Event
 from runner.engine.state import BAD, RunState, StepState
 from runner.errors import RecordError
+from runner.exit_codes import ExitCode
 from runner.reports.destinations import Destination
 from runner.reports.messages import Verbosity, blocked_line, event_lines, unblocked_line
 from runner.reports.progress import HEARTBEAT, Plain, heartbeat
@@ -98,7 +99,7 @@ def level(event: ev.Event) -> str:
     if isinstance(event, ev.AttemptNotice) and event.notice.severity == ev.WARNING:
         return "warning"
     if isinstance(event, ev.RunFinished):
-        return "info" if event.exit_code == 0 else "error"
+        return "info" if event.exit_code == 0 else "warning" if event.exit_code == ExitCode.WINDOW_CLOSED else "error"
     return _LEVELS.get(type(event), "info")
 
 
@@ -111,6 +112,9 @@ _LEVELS: dict[type[ev.Event], str] = {
     ev.AttemptBlocked: "warning",
     ev.AttemptCancelRequested: "warning",
     ev.CapacityShort: "warning",
+    ev.WindowClosed: "warning",
+    ev.ServerClock: "debug",
+    ev.UsualDurations: "debug",
     ev.RunInterrupted: "warning",
     ev.RunDraining: "warning",
     ev.AttemptNotice: "debug",

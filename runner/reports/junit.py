@@ -77,6 +77,8 @@ def _properties(report: RunReport) -> Iterator[tuple[str, str]]:
     yield "pg_background", report.extension
     yield "jobplan", report.jobplan
     yield "sha256", report.sha256
+    if report.window:
+        yield "window", report.window
     yield from ((f"param.{name}", value) for name, value in report.parameters.items())
 
 

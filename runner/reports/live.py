@@ -24,6 +24,7 @@ from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.scheduler import why_queued
 from runner.engine.state import BAD, FINAL, HOLDING, SLOTS, RunState, StepRecord, StepState
+from runner.engine.window import window_status
 from runner.reports.messages import Verbosity, event_lines, hold_words
 from runner.reports.terminal_text import visible
 from runner.reports.worker_activity import WorkerView
@@ -104,6 +105,8 @@ def _headline(view: View, width: int) -> Text:
     line.append(f"  run {view.run_id}  {format_duration(view.now - started)}  {'  '.join(parts)}")
     if state.stopping:
         line.append("  stopping", style="bold yellow")
+    elif window := window_status(state, view.now):
+        line.append(f"  {window}", style="yellow")
     return _cut(line, width)
 
 

@@ -92,6 +92,8 @@ def _head(report: RunReport) -> str:
         "",
         f"Run {code(report.run)} on {code(report.database)} ({server}), {rfc3339(report.started_at)[:19]}Z, {slots}",
     ]
+    if report.left_over:
+        lines += ["", f"{counted(report.left_over, 'step')} left over by the window {code(report.window)}"]
     lines += [f"- {code(message.text)}" for message in report.messages[:10]]
     return "\n".join(lines)
 

@@ -18,8 +18,11 @@ from runner.engine.chunks import parts_of
 from runner.engine.events import WARNING, ErrorDetails, Leftover, Notice
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.engine.step_sql import place_in_plan
+from runner.engine.window import closed_words, unfinished_words
 from runner.engine.yielding import blocked_words
 from runner.identity import step_of
+from runner.plan.model import AtEnd
+from runner.plan.window import local_words
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, LockWaitReport, StepReport
 from runner.sql.text_traits import nature_of
@@ -284,6 +287,8 @@ def last_line(state: RunState, *, run_id: str, seconds: float, record: str | Non
     text = f"run {run_id}: {tally} in {format_duration(seconds)}"
     warnings = sum(record.warnings for record in state.records.values())
     text += f"; {counted(warnings, 'warning')} from the server" if warnings else ""
+    unfinished = unfinished_words(state)
+    text += f"; not finished: {unfinished}" if unfinished else ""
     if record:
         text += f"; record: {record}"
     if any(
@@ -332,6 +337,8 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
             yield f"waiting: {event.message}"
         case ev.LedgerLost():
             yield f"{event.message}; the run continues"
+        case ev.WindowWaiting() | ev.WindowOpened() | ev.WindowClosed():
+            yield from _window(event, state)
         case ev.CapacityShort():
             yield f"fewer workers than planned: {event.message}"
         case ev.CapacityRestored():
@@ -340,6 +347,21 @@ def _progress(event: ev.Event, state: RunState, run_id: str) -> Iterator[str]:
             yield hold_line(event)
         case _:
             yield from _stopping(event, state)
+
+
+def _window(event: ev.WindowWaiting | ev.WindowOpened | ev.WindowClosed, state: RunState) -> Iterator[str]:
+    """Yield that the plan's window has opened or closed, unless a changed plan has none any more."""
+    window = state.plan.window
+    if window is None or state.window is None:
+        return
+    if isinstance(event, ev.WindowClosed):
+        running = "running steps are cancelled" if window.at_end is AtEnd.CANCEL else "running steps may end"
+        yield f"{closed_words(state)}: no further steps start; {running}"
+    elif isinstance(event, ev.WindowOpened):
+        yield f"the window is open until {local_words(window, event.closes_at)}"
+    else:
+        rest = format_duration(max(0.0, event.opens_at - event.at - state.window.ahead))
+        yield f"waiting for the window: it opens at {local_words(window, event.opens_at)}, in {rest}"
 
 
 def _stopping(event: ev.Event, state: RunState) -> Iterator[str]:
@@ -470,12 +492,6 @@ def _detail(event: ev.Event, state: RunState) -> Iterator[str]:
     if isinstance(event, ev.AttemptRunning) and not state.records[event.step].announced:
         return
     match event:
-        case ev.RunStarted() if event.ledger_problem is not None:
-            yield f"no ledger: {event.ledger_problem}"
-        case ev.RunStarted() if event.ledger is not None:
-            yield f"ledger: schema {event.ledger}"
-        case ev.HoldMeasured():
-            yield f"hold {event.hold}: not on ({event.value})"
         case ev.StepQueued():
             yield f"{event.step}: queued ({event.reason})"
         case ev.StepRepeating() if state.records[event.step].announced:
@@ -490,6 +506,20 @@ def _detail(event: ev.Event, state: RunState) -> Iterator[str]:
             yield from (f"{event.step}: {event.notice.severity}: {line}" for line in event.notice.message.splitlines())
         case ev.AttemptFinished() if event.notices_dropped:
             yield f"{event.step}: {event.notices_dropped} more notices were dropped"
+        case _:
+            yield from _detail_of_run(event)
+
+
+def _detail_of_run(event: ev.Event) -> Iterator[str]:
+    match event:
+        case ev.RunStarted() if event.ledger_problem is not None:
+            yield f"no ledger: {event.ledger_problem}"
+        case ev.RunStarted() if event.ledger is not None:
+            yield f"ledger: schema {event.ledger}"
+        case ev.HoldMeasured():
+            yield f"hold {event.hold}: not on ({event.value})"
+        case ev.ServerClock():
+            yield f"the server's clock is {event.ahead:+.3f} s ahead of this one"
         case _:
             pass
 

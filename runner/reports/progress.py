@@ -14,6 +14,7 @@ from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.scheduler import why_queued
 from runner.engine.state import HOLDING, RunState, StepState
+from runner.engine.window import window_status
 from runner.reports.messages import (
     LongWaits,
     Verbosity,
@@ -102,7 +103,8 @@ def heartbeat(state: RunState, now: float, seen: Mapping[str, WorkerView] = Mapp
     ]
     held = list(hold_words(state, now))
     on = f"; held by {some(held)}" if held else ""
-    return f"running: {some(running)}; queued: {some(waiting)}{on}"
+    window = window_status(state, now)
+    return f"running: {some(running)}; queued: {some(waiting)}{on}{f'; {window}' if window else ''}"
 
 
 def _observed(view: WorkerView | None) -> str:

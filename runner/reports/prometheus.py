@@ -50,6 +50,8 @@ def _of_run(report: RunReport) -> Iterator[tuple[str, str, _Samples]]:
     yield "run_lock_wait_seconds", "How long workers waited for locks; only waits of 1 s or more count.", [({}, locks)]
     yield "run_warnings", "WARNINGs that the server sent to workers.", [({}, report.warnings)]
     yield "run_hold_seconds", "How long holds of the plan were on, each counted on its own.", [({}, report.held)]
+    if report.window:
+        yield "run_steps_left_over", "Steps that the end of the plan's window left over.", [({}, report.left_over)]
     yield "run_steps", "Steps by their last state.", [({"state": name}, counts[name]) for name in counts]
 
 

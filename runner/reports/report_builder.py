@@ -19,6 +19,7 @@ from runner.engine.state import SLOTS, RunState, StepRecord, initial_state
 from runner.engine.step_sql import launched_sql, named_values
 from runner.plan.graph import longest_path
 from runner.plan.model import OnFinish, Plan, Value
+from runner.plan.window import window_words
 from runner.reports.messages import Verbosity, error_text, event_lines
 from runner.reports.run_report import (
     AttemptReport,
@@ -204,6 +205,7 @@ class _Builder(Struct):
             finished_at=_ms(self.last_at),
             exit_code=None if finished is None else finished.exit_code,
             took=None if finished is None else finished.duration,
+            window="" if plan.window is None else window_words(plan.window),
             steps=steps,
             spans=spans,
             critical=_critical(plan, spans),

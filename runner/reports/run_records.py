@@ -9,6 +9,8 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine.events import Event, GroupWaiting, HoldBegan, HoldEnded, RunResumed, Settled
 from runner.engine.state import FINAL, StepRecord, StepState
+from runner.engine.window import unfinished_words, window_status
+from runner.plan.window import window_words
 from runner.records.record import Record
 from runner.records.summaries import Standing, Summary
 from runner.reports.messages import (
@@ -98,6 +100,7 @@ def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
     yield f"record: {record.folder} (plan {record.sha256[:12]})"
     if record.torn:
         yield "the last line of its events is incomplete and was ignored"
+    yield from _window_lines(record)
     yield from _hold_lines(record)
     yield ""
     marks = marked(record.events)
@@ -109,6 +112,23 @@ def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
     for line, key in zip(lines, steps, strict=True):
         yield line
         yield from (f"    {words}" for words in _more(reports.get(key)))
+
+
+def _window_lines(record: Record) -> Iterator[str]:
+    """Yield when the plan's window is open, and where the run stands in it."""
+    window = record.plan.window
+    if window is not None:
+        status = unfinished_words(record.state) or window_status(record.state, None)
+        yield f"window: {window_words(window)}{f'; {status}' if status else ''}"
+
+
+def _window_json(record: Record) -> Mapping[str, Any]:
+    """Return the opening of the run, as far as it is known."""
+    known = record.state.window
+    if known is None or known.opens is None or known.closes is None:
+        return {"state": None, "opens_at": None, "closes_at": None}
+    state = "closed" if known.closed else "open" if known.open else "waiting"
+    return {"state": state, "opens_at": rfc3339(known.opens), "closes_at": rfc3339(known.closes)}
 
 
 def _hold_lines(record: Record) -> Iterator[str]:
@@ -212,6 +232,7 @@ def record_json(record: Record, *, locked: bool) -> dict[str, Any]:
         "user": None if started is None else started.user,
         "warnings": sum(step.warnings for step in record.state.records.values()),
         **({"holds": _holds_json(record)} if record.plan.holds else {}),
+        **({"window": _window_json(record)} if record.plan.window is not None else {}),
         "steps": [_step_json(step, marks.get(key), reports.get(key)) for key, step in record.state.records.items()],
     }
 

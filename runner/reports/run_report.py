@@ -182,6 +182,14 @@ class StepReport(Struct, frozen=True, kw_only=True):
         return tuple(one for attempt in self.attempts for one in attempt.removed)
 
     @property
+    def left_over(self) -> bool:
+        """Return whether the end of the plan's window is why the step has not run."""
+        cancelled = self.state is StepState.CANCELLED and bool(self.attempts)
+        return self.skip_reason is SkipReason.WINDOW or (
+            cancelled and self.attempts[-1].cancel_reason is CancelReason.WINDOW
+        )
+
+    @property
     def bad(self) -> bool:
         """Return whether the step makes the run fail."""
         return self.state in BAD
@@ -240,6 +248,8 @@ class RunReport(Struct, frozen=True, kw_only=True):
     history: tuple[PreviousRun, ...] = ()
     holds: tuple[HoldReport, ...] = ()
     took: float | None = None
+    #: When the plan's window is open, in words; empty without one.
+    window: str = ""
 
     @property
     def seconds(self) -> float:
@@ -264,6 +274,11 @@ class RunReport(Struct, frozen=True, kw_only=True):
         ends = ((hold.since, self.finished_at if hold.until is None else hold.until) for hold in self.holds)
         return round(sum(max(0.0, until - since) for since, until in ends), 3)
 
+    @property
+    def left_over(self) -> int:
+        """How many steps the end of the window left over: they did not start, or were cancelled."""
+        return sum(step.left_over for step in self.leaves)
+
     def counts(self) -> Counter[StepState]:
         """Count the steps by state, as the last line of a run does."""
         return Counter(step.state for step in self.leaves)
@@ -275,6 +290,7 @@ _ENDS: Final[Mapping[int, str]] = {
     ExitCode.FAILED: "failed",
     ExitCode.RUN_TIMEOUT: "timed out",
     ExitCode.UNKNOWN: "unknown",
+    ExitCode.WINDOW_CLOSED: "not finished within its window",
 }
 
 

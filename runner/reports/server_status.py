@@ -56,6 +56,8 @@ class RecordSummary(Struct, frozen=True, kw_only=True):
     committed: frozenset[str] = frozenset()
     #: The holds that are on, in words.
     holds: tuple[str, ...] = ()
+    #: When the plan's window opens or closes, in words; empty without one.
+    window: str = ""
 
 
 def status_lines(
@@ -114,6 +116,8 @@ def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | Non
         yield from _wrap(f"  {record.steps} ({record.where})", width)
         if record.holds and run.alive:
             yield from _wrap(f"  held by {', '.join(record.holds)}", width)
+        if record.window and not record.finished:
+            yield from _wrap(f"  {record.window}", width)
         for step in _only_recorded(run, record):
             yield from _wrap(f"  {step}: committed (evidence: its row in the ledger)", width)
     for worker in worst_first(run):
@@ -329,6 +333,7 @@ def _run_data(run: LiveRun, now: float, record: RecordSummary | None) -> dict[st
             "steps": record.ends,
             "committed": sorted(record.committed),
             "holds": list(record.holds),
+            **({"window": record.window} if record.window else {}),
         },
     }
 

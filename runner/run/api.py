@@ -83,6 +83,7 @@ def new_run(
     chosen: bool = False,
     require_ledger: bool = False,
     ledger_first: bool = False,
+    usual: Mapping[str, float] | None = None,
     shared_slots: SharedSlots | None = None,
     target: str | None = None,
 ) -> Run:
@@ -123,5 +124,6 @@ def new_run(
         chosen=chosen,
         require_ledger=require_ledger,
         ledger_first=ledger_first,
+        usual=usual,
         shared_slots=shared_slots,
     )

@@ -17,6 +17,7 @@ from runner.run.api import LEDGER, new_run
 from runner.run.continuation import Done, Ready, Wish, again
 from runner.run.loop import Run, RunOrigin, RunResult
 from runner.run.resumption import prepare
+from runner.run.usual_durations import usual_durations
 
 
 async def begin_or_resume(
@@ -130,6 +131,13 @@ async def _execute(
     """Carry out what is ready, and close its journal."""
     kept: list[Sink] = [] if ready.journal is None else [ready.journal]
     try:
+        usual = await usual_durations(
+            ready.plan,
+            wish.conninfo,
+            journals=wish.journal,
+            ledger=wish.ledger is not None,
+            trusted_roles=wish.trusted_roles,
+        )
         run = new_run(
             ready.plan,
             dsn=wish.conninfo,
@@ -147,6 +155,7 @@ async def _execute(
             ledger_first=True,
             shared_slots=shared_slots,
             target=target,
+            usual=usual,
         )
         on_run(run)
         return await run.execute()

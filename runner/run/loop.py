@@ -25,6 +25,7 @@ from runner.engine.scheduler import decide, exit_code
 from runner.engine.server_activity import LiveWorker, LockWaits
 from runner.engine.state import RunState, initial_state, is_held_kind, steps_to_cancel
 from runner.engine.step_sql import with_facts
+from runner.engine.window import check_window, clock_changed
 from runner.engine.yielding import BlockedSessions
 from runner.errors import GroupHeldError, JournalLostError, RecordError
 from runner.plan.model import OnConflict, Plan, Value
@@ -64,7 +65,7 @@ class Run:
     To resume a run, pass its recorded state as `previous_state`, and how to take it over as `takeover`. `chosen`: the
     caller chose the id, so that a run with this id may exist. `require_ledger`: nothing begins without a ledger.
     `ledger_first`: if there is a ledger, no worker is requested before its launch is in it. `shared_slots` is a limit
-    that other runs share.
+    that other runs share. `usual` are the usual durations of steps, for `fit`.
     """
 
     def __init__(
@@ -82,6 +83,7 @@ class Run:
         require_ledger: bool = False,
         ledger_first: bool = False,
         shared_slots: SharedSlots | None = None,
+        usual: Mapping[str, float] | None = None,
     ) -> None:
         self.state = initial_state(plan) if previous_state is None else previous_state
         self._plan = plan
@@ -94,6 +96,7 @@ class Run:
         self._chosen = chosen
         self._require_ledger = require_ledger
         self._ledger_first = ledger_first
+        self._usual = usual or {}
         self._under_way = False
         self._inbox: deque[ev.Event] = deque()
         self._wake_up = asyncio.Event()
@@ -144,7 +147,9 @@ class Run:
             await hold_run(self._gateway, self._context.run_id)
             if self._chosen and self._takeover is None:
                 await check_unused(self._gateway, self._context.run_id, self._clock)
+            await self._check_window()
             await self._hold_group()
+            await self._check_window()  # the wait for the group may have been long
             if self._takeover is None:
                 self._emit(
                     started(
@@ -159,6 +164,7 @@ class Run:
                 )
             else:
                 await self._resume(self._takeover, values, info)
+            self._note_window()
             self._skip_left_out()
             if self._plan.holds:
                 sampler = HoldSampler(
@@ -234,6 +240,22 @@ class Run:
         for adopted in found.adopted:
             self._performer.adopt(adopted)
 
+    async def _check_window(self) -> None:
+        """OutsideWindowError if the plan's window is closed by the server's clock, and the run may not wait for it."""
+        if self._plan.window is not None:
+            ahead = await self._gateway.measure_clock(self._clock.now)
+            check_window(self._plan, self._clock.now() + ahead)
+
+    def _note_window(self) -> None:
+        """Record what decides about the window: the server's clock, and the usual durations of steps."""
+        if self._plan.window is not None:
+            self._note_clock(self._gateway.clock_ahead or 0.0)
+            if self._usual:
+                self._emit(ev.UsualDurations(at=self._clock.now(), seconds=self._usual))
+
+    def _note_clock(self, ahead: float) -> None:
+        self._emit(ev.ServerClock(at=self._clock.now(), ahead=round(ahead, 6)))
+
     async def _hold_group(self) -> None:
         """Lock the concurrency group. GroupHeldError if another run holds it, unless this run may wait."""
         concurrency = self._plan.concurrency
@@ -271,6 +293,8 @@ class Run:
             if self._gateway.group_lost and not self.state.stopping and not self.state.finalizing:
                 self._emit(ev.GroupLost(at=self._clock.now()))
             self._check_ledger()
+            if clock_changed(self.state, self._gateway.clock_ahead):
+                self._note_clock(self._gateway.clock_ahead or 0.0)
             self._use_shared_slots()
             decision = decide(self.state, self._clock.now())
             for event in decision.events:

@@ -25,8 +25,9 @@ from runner.engine.scheduler import launch_timeout, run_status
 from runner.engine.size_limits import limited_rows
 from runner.engine.state import RunState, StepRecord
 from runner.engine.step_sql import with_values
+from runner.engine.window import launch_times, must_wait_for_window
 from runner.engine.yielding import yield_error
-from runner.errors import CapacityError, GatewayError
+from runner.errors import CapacityError, GatewayError, OutsideLaunchTimeError
 from runner.identity import WorkerLabel, worker_name
 from runner.plan.model import ItemValues, OnFinish, OnLeftovers, Plan, Sql, Step, Value
 from runner.run.assistants import (
@@ -164,7 +165,7 @@ class Performer:
                 return
             handle = await self._gateway.launch(request)
         except CapacityError as error:
-            self._defer(command, error.message)
+            self._defer(command, error.message, outside_window=isinstance(error, OutsideLaunchTimeError))
             return
         except (TemplateError, GatewayError) as error:
             await self._finished(record, command, WorkerEnd(error=ev.ErrorDetails(message=error.message)))
@@ -204,9 +205,15 @@ class Performer:
             end = WorkerEnd(lost=True, unobserved=True, reason=error.message)
         await self._finished(record, command, end)
 
-    def _defer(self, command: Launch, message: str) -> None:
+    def _defer(self, command: Launch, message: str, *, outside_window: bool = False) -> None:
         self._post(
-            ev.AttemptDeferred(at=self._clock.now(), step=command.step, attempt=command.attempt, message=message)
+            ev.AttemptDeferred(
+                at=self._clock.now(),
+                step=command.step,
+                attempt=command.attempt,
+                message=message,
+                outside_window=outside_window,
+            )
         )
 
     # --- workers besides the step's own -------------------------------------------------------------------------------
@@ -228,6 +235,9 @@ class Performer:
             self._post_end(record, command, *ended)
             return False
         now = self._clock.now()
+        if must_wait_for_window(self._state, record, now):
+            self._defer(command, "the window is closed", outside_window=True)
+            return False
         timeout = launch_timeout(self._state, record, now)
         again = launching(replace(command, timeout=timeout, overtook=()), self._run_id, now)
         if self._state.stopping or not await self._announce(again):
@@ -356,6 +366,7 @@ class Performer:
             reserve=self._state.plan.budget.reserve,
             detachable=step.on_finish is OnFinish.DETACH,
             rows=rows_wanted(step),
+            launch_between=launch_times(self._state, record),
             label=WorkerLabel(
                 run=self._run_id,
                 plan=self._state.plan.name,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -108,6 +109,9 @@ class ChaosPlan:
     reserve: int = 0
     #: The names of its holds.
     holds: tuple[str, ...] = ()
+    #: Whether it has a window, which `in_window` writes into the file before each command; the steps that ignore it.
+    window: bool = False
+    free: frozenset[str] = frozenset()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -187,6 +191,39 @@ def _held(
         [replace(step, held=not one) for step, one in zip(steps, free, strict=True)],
         [{**document, **({"holds": []} if one else {})} for document, one in zip(documents, free, strict=True)],
     )
+
+
+def windowed(plan: ChaosPlan, random: Random) -> ChaosPlan:
+    """Return the plan with a window, and some steps that ignore it."""
+    free = frozenset(step.id for step in plan.steps if not step.final and random.random() < 0.2)
+    document = yaml.safe_load(plan.text)
+    for step in document["steps"]:
+        if step["id"] in free:
+            step["window"] = "ignore"
+    return replace(plan, text=yaml.safe_dump(document, sort_keys=False, width=110), window=True, free=free)
+
+
+def in_window(text: str, random: Random, server_time: datetime, *, last: bool) -> str:
+    """Return the plan's file with a window that opens now or soon, and closes while the run is active.
+
+    The `last` window is open for an hour, so that the run can be finished.
+    """
+    document = yaml.safe_load(text)
+    soon = not last and random.random() < 0.3
+    opens = server_time + timedelta(seconds=random.uniform(0.5, 3.0)) if soon else server_time - timedelta(hours=1)
+    closes = server_time + timedelta(hours=1) if last else opens + timedelta(seconds=random.uniform(0.0, 5.0))
+    if not soon and not last:
+        closes = server_time + timedelta(seconds=random.uniform(0.5, 6.0))
+    closes = max(closes, opens + timedelta(seconds=1))
+    document["window"] = {
+        "timezone": "UTC",
+        "from": f"{opens:%H:%M:%S}",
+        "to": f"{closes:%H:%M:%S}",
+        "outside": "wait" if soon else "refuse",
+        "at_end": random.choice(("drain", "cancel")),
+        "fit": random.choice(("off", "off", "p95")),
+    }
+    return yaml.safe_dump(document, sort_keys=False, width=110)
 
 
 def reordered(text: str) -> str:

@@ -19,7 +19,7 @@ from tests.chaos.attack import Attack, Ended, Lane
 from tests.chaos.circumstances import Circumstances, Companion, both, cut
 from tests.chaos.evidence import Effects, Event, Evidence, Phase, item_key, item_keys, read_effects
 from tests.chaos.faults import SERVER_WIDE, Fault, Planned, draw, draw_between, strike
-from tests.chaos.plans import random_plan, reordered
+from tests.chaos.plans import in_window, random_plan, reordered, windowed
 from tests.chaos.sampler import WORKERS, key_of, samples_of, taken_of
 from tests.chaos.witness import CODES, Claims, Violation, all_claims, judge, read_claims
 from tests.chaos.work import Work
@@ -62,6 +62,10 @@ class Trial:
         self._folder = folder
         self._circumstances = Circumstances.drawn(self._random, server_wide=lane.server_wide)
         self._plan = random_plan(self._random, f"c{number}", reserve=self._circumstances.reserve)
+        #: The window of the plan, and what is drawn for it; apart from all else, so that other trials stay as they are.
+        self._windows = Random(f"{seed}/{number}/window")
+        if self._windows.random() < 0.25:
+            self._plan = windowed(self._plan, self._windows)
         self._text = self._plan.text
         self._ledger = self._random.random() < 0.5
         #: The id of a run that is begun and resumed by the same command line; else empty. Drawn apart from all else.
@@ -203,6 +207,8 @@ class Trial:
         """
         if self._clock is not None:
             self._clock.write_text(f"{self._random.choice((-7200, -120, 0, 120, 7200)):+d}s\n", encoding="utf-8")
+        if self._plan.window:
+            self._set_window()
         name = f"{len(self._phases)}-{'resume' if self._known_run() else 'run'}"
         self._commands += 1
         arguments = self._arguments(name, cut_off=cut_off)
@@ -237,6 +243,12 @@ class Trial:
             )
         )
         return ended
+
+    def _set_window(self) -> None:
+        """Write a window into the plan: one that closes soon, or for the last commands one that stays open."""
+        ((now,),) = self._lane.ask(b"SELECT clock_timestamp() AT TIME ZONE 'UTC'")
+        self._text = in_window(self._text, self._windows, now, last=self._commands >= _STRUCK)
+        (self._folder / "plan.yaml").write_text(self._text, encoding="utf-8")
 
     def _arguments(self, name: str, *, cut_off: bool) -> list[str | Path]:
         report = ["--report", f"jsonl={self._folder / name}.jsonl"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from tests.chaos.evidence import Event, Evidence, Phase, by_items, item_key
 from tests.chaos.plans import ChaosStep
@@ -20,9 +21,13 @@ _GOOD = frozenset({"succeeded", "failed_allowed", "skipped", "detached"})
 FORGETTING = frozenset({"restart_immediate", "crash"})
 #: In how many looks in a row a limit must be seen exceeded: one look is not one moment.
 _LOOKS = 2
+#: Seconds by which a moment in a record may be rounded; and by which a worker may begin later than it was requested, on
+#: a server whose postmaster is stopped for a while.
+_ROUNDING = 0.002
+_SLOW_START = 20.0
 #: Codes with which a command may end here, where plans are valid and the usage is correct. Negative ones are
 #: signals: SIGKILL, and a SIGINT or SIGTERM that comes when the run is over and only the process is left to be ended.
-CODES = frozenset({0, 1, 4, 5, 6, 7, 130, 143, -9, -2, -15})
+CODES = frozenset({0, 1, 4, 5, 6, 7, 8, 130, 143, -9, -2, -15})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,6 +321,33 @@ def _held(evidence: Evidence, _: Mapping[str, Claims]) -> Iterator[str]:
                     yield f"{event['step']} was launched while {', '.join(sorted(waiting))} was on"
 
 
+def _window(evidence: Evidence, _: Mapping[str, Claims]) -> Iterator[str]:
+    """Nothing that obeys the window starts outside it, by the server's clock."""
+    free = {step.id for step in evidence.plan.steps if step.final} | evidence.plan.free
+    opening: tuple[float, float] | None = None
+    ahead = 0.0
+    for event in evidence.events if evidence.plan.window else ():
+        match event["event"]:
+            case "server_clock":
+                ahead = float(event["ahead"])
+            case "window_opened":
+                opening = (_seconds(event["opens_at"]), _seconds(event["closes_at"]))
+            case "window_waiting" | "window_closed" | "run_resumed":
+                opening = None
+            case "attempt_launching" if event["step"].partition("[")[0] not in free:
+                moment = _seconds(event["at"]) + ahead
+                if opening is None or not opening[0] - _ROUNDING <= moment < opening[1] + _ROUNDING:
+                    yield f"{event['step']} was launched at {moment:.3f}, and the window is {opening}"
+            case "attempt_running" if opening is not None and event["step"].partition("[")[0] not in free:
+                begun = _seconds(event["worker"]["backend_start"])
+                if begun >= opening[1] + _SLOW_START:
+                    yield f"the worker of {event['step']} began {begun - opening[1]:.3f} s after the close"
+
+
+def _seconds(moment: str) -> float:
+    return datetime.fromisoformat(moment).timestamp()
+
+
 def _reserve(evidence: Evidence, _: Mapping[str, Claims]) -> Iterator[str]:
     """Runs that keep the same reserve leave it free, however many there are."""
     if evidence.most is None:
@@ -339,4 +371,5 @@ _RULES: tuple[Callable[[Evidence, Mapping[str, Claims]], Iterator[str]], ...] = 
     _astray,
     _reserve,
     _held,
+    _window,
 )

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from collections.abc import AsyncIterator
 
 import pytest
 
 from runner.engine.events import Worker
 from runner.engine.ports import LaunchRequest, Query, RemainingBackends
-from runner.errors import CapacityError, Position
+from runner.errors import CapacityError, OutsideLaunchTimeError, Position
 from runner.plan.model import Hold, Sql
 from runner.run.holds import measurement_query
+from runner.structs import replace
 from tests.integration.houses import FakeHouse, Follower, House, RealHouse, run_one, until
 
 RAISES = """DO $$ BEGIN
@@ -280,3 +282,17 @@ async def test_an_orphan_can_be_detached(house: House, orphan: Worker) -> None:
     follower.handle.detach()
     assert (await follower.follow().wait_until_ended()).detached
     assert house.alive() == {orphan.application_name}
+
+
+async def test_the_clock_of_the_server_is_measured_and_limits_launches(house: House) -> None:
+    ahead = await house.gateway.measure_clock(lambda: time.time() - 5_000.0)
+    server_time = time.time() - 5_000.0 + ahead
+    assert house.gateway.clock_ahead == pytest.approx(ahead, abs=1.0)
+    request = LaunchRequest(sql="SELECT 1", application_name="jobplan:clock:a", timeout=60.0)
+    for between in ((server_time - 900.0, server_time - 600.0), (server_time + 600.0, server_time + 900.0)):
+        with pytest.raises(OutsideLaunchTimeError):
+            await house.gateway.launch(replace(request, launch_between=between))
+    inside = replace(request, launch_between=(server_time - 600.0, server_time + 600.0))
+    handle = await house.gateway.launch(inside)
+    end = await handle.wait_until_ended(on_seen=lambda _: None, on_lost=lambda _: None)
+    assert end.confirmed

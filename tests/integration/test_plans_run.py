@@ -14,7 +14,8 @@ import pytest
 from runner import load_plan, run_plan
 from runner.engine import events as ev
 from runner.engine.state import RunState
-from runner.errors import PlanError
+from runner.errors import OutsideWindowError, PlanError
+from runner.structs import replace
 
 PLANS = Path(__file__).parents[2] / "plans"
 
@@ -150,3 +151,21 @@ def test_bloated_indexes_are_rebuilt_and_leftovers_dropped(database: str) -> Non
     assert sorted(after) == ["bloated_pkey", "dense_pkey"]
     assert after["bloated_pkey"] != before["bloated_pkey"]
     assert after["dense_pkey"] == before["dense_pkey"]
+
+
+def test_the_nightly_window_plan_leaves_over_what_does_not_fit(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE large AS SELECT n, repeat('x', 100) FROM generate_series(1, 5000) AS n")
+        plan = load_plan(PLANS / "nightly-window.yaml", params={"min_size": "100 kB"})
+        assert plan.window is not None
+        row = connection.execute("SELECT extract(epoch FROM clock_timestamp())::int8 % 86400").fetchone()
+        assert row is not None
+        hour = 3600
+        night = replace(plan.window, timezone="UTC", from_=(row[0] - hour) % 86_400, to=(row[0] + hour) % 86_400)
+        result = run_plan(replace(plan, window=night), dsn=database)
+        assert result.exit_code == 0
+        states = {key: str(record.state) for key, record in result.state.records.items()}
+        assert states["vacuum[large]"] == states["oldest"] == states["report"] == "succeeded"
+        by_day = replace(night, from_=(row[0] + 2 * hour) % 86_400, to=(row[0] + 3 * hour) % 86_400)
+        with pytest.raises(OutsideWindowError):
+            run_plan(replace(plan, window=by_day), dsn=database)

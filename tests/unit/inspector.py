@@ -11,7 +11,7 @@ from runner.engine.fold import PROBE_INTERVAL
 from runner.engine.outcomes import UNKNOWN_ATTEMPTS
 from runner.engine.ports import Command, Evaluate, Launch
 from runner.engine.scheduler import Decision
-from runner.engine.state import RunState, StepRecord, StepState
+from runner.engine.state import WINDOW, RunState, StepRecord, StepState
 from runner.plan.model import Need, NeedOn, Plan, Step
 from tests.invariants import validate
 from tests.unit.random_runs import NAMES
@@ -280,8 +280,9 @@ class Inspector:
         self.last_probe = now
 
     def rest(self, state: RunState) -> None:
-        """Nothing that fits is left waiting, except behind a reservation or for the server's capacity."""
-        assert not state.released
+        """Nothing that fits is left waiting, except behind a reservation, for the window or the server's capacity."""
+        shut = state.window is not None and not state.window.open
+        assert not [key for key in state.released if not (shut and WINDOW in state.records[key].needs)]
         assert not state.settling
         if self.stopping or state.ceiling is not None:
             return
@@ -292,6 +293,8 @@ class Inspector:
         ]
         reservers = [r for r in waiting if r.overtaken >= state.overtake_limit]
         for record in waiting:
+            if shut and WINDOW in record.needs:
+                continue
             if lacking(state, record, state.used):
                 continue
             behind = [

@@ -90,6 +90,48 @@ def test_a_queue_that_was_not_emptied_is_found() -> None:
     assert rules(a_plan(batches), ran("a", "succeeded"), effects=Effects(moved={"a": (1, 1, 1)})) == []
 
 
+CLOSED, OPENED = (
+    {"event": "window_closed", "closes_at": "2026-01-01T05:00:00Z"},
+    {
+        "event": "window_opened",
+        "opens_at": "2026-01-01T04:00:00Z",
+        "closes_at": "2026-01-01T05:00:00Z",
+    },
+)
+
+
+def launch_at(moment: str, key: str = "a") -> list[Event]:
+    begun = {**launch(key), "at": f"2026-01-01T{moment}Z"}
+    return [begun, end(key, "succeeded"), state(key, "succeeded")]
+
+
+def test_a_launch_outside_the_window_is_found() -> None:
+    windows = replace(a_plan(INSERT), window=True)
+    ahead = {"event": "server_clock", "ahead": 60.0}
+    assert rules(windows, [OPENED, *launch_at("04:30:00")], row("a")) == []
+    assert rules(windows, launch_at("04:30:00"), row("a")) == ["window"]
+    assert rules(windows, [OPENED, *launch_at("05:00:01")], row("a")) == ["window"]
+    assert rules(windows, [OPENED, *launch_at("03:59:59")], row("a")) == ["window"]
+    assert rules(windows, [OPENED, CLOSED, *launch_at("04:30:00")], row("a")) == ["window"]
+    assert rules(windows, [ahead, OPENED, *launch_at("04:59:30")], row("a")) == ["window"]
+    assert rules(windows, [ahead, OPENED, *launch_at("03:59:30")], row("a")) == []
+    assert rules(replace(windows, free=frozenset({"a"})), launch_at("04:30:00"), row("a")) == []
+    last = replace(a_plan(replace(INSERT, final=True)), window=True)
+    assert rules(last, [OPENED, CLOSED, *launch_at("05:30:00")], row("a")) == []
+
+
+def test_a_worker_that_begins_long_after_the_close_is_found() -> None:
+    windows = replace(a_plan(INSERT), window=True)
+    running = {
+        "event": "attempt_running",
+        "step": "a",
+        "attempt": 1,
+        "worker": {"backend_start": "2026-01-01T05:01:00Z"},
+    }
+    events = [OPENED, *launch_at("04:30:00")]
+    assert rules(windows, [*events[:2], running, *events[2:]], row("a")) == ["window"]
+
+
 def test_what_a_crash_may_forget_of_vacuum_is_no_violation() -> None:
     vacuum = a_plan(ChaosStep(id="a", work=Work.VACUUM))
     assert rules(vacuum, ran("a", "succeeded")) == ["missing"]

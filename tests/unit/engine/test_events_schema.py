@@ -34,7 +34,7 @@ def sample(kind: Any) -> Any:
     if origin is tuple:
         return (sample(typing.get_args(kind)[0]),)
     if origin is not None and issubclass(origin, Mapping):
-        return {"a_step": "succeeded"}
+        return {"a_step": sample(typing.get_args(kind)[1])}
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         return next(iter(kind))
     if isinstance(kind, type) and issubclass(kind, Struct):
