@@ -64,20 +64,22 @@ def to_remove(
     now: Sequence[UnfinishedObject],
     outcome: ev.Outcome,
     error: ev.ErrorDetails | None,
+    *,
+    ended: bool,
 ) -> tuple[Removal, ...]:
     """Return what is to be removed after an attempt with this outcome.
 
-    After an unknown outcome nothing is: the next attempt, or a resume, removes it. A cancelled DETACH is not completed.
+    `ended`: its worker was seen, and has ended. Else an attempt of unknown outcome may still be at work: then the next
+    attempt, or a resume, removes what it left behind. Such an object is evidence that the work was not done. A
+    cancelled DETACH is not completed.
     """
-    if not builds or (outcome not in _FAILED and not record.leftovers):
-        return ()
-    if outcome is ev.Outcome.DETACHED or outcome is ev.Outcome.UNKNOWN:
+    if not builds or not (outcome in _FAILED or (outcome is ev.Outcome.UNKNOWN and ended)):
         return ()
     before = record.unfinished
-    if before is None or outcome is ev.Outcome.SUCCEEDED or has_left_nothing(error):
+    if before is None or has_left_nothing(error):
         before = tuple(one.mark for one in now)  # then only what previous attempts left behind
     found = removals(builds, now, before, known=record.leftovers)
-    return tuple(one for one in found if not one.completes or outcome in (ev.Outcome.FAILED, ev.Outcome.TIMED_OUT))
+    return tuple(one for one in found if not one.completes or outcome is not ev.Outcome.CANCELLED)
 
 
 async def remove(wanted: Sequence[Removal], listing: ListUnfinished, execute: Execute) -> Removed:

@@ -287,7 +287,7 @@ class Performer:
         return await own.handle.wait_until_ended(on_seen=seen, on_lost=lambda _: None, on_unstoppable=unstoppable)
 
     async def _remove_leftovers(
-        self, record: StepRecord, command: Launch, outcome: ev.Outcome, error: ev.ErrorDetails | None
+        self, record: StepRecord, command: Launch, outcome: ev.Outcome, error: ev.ErrorDetails | None, *, ended: bool
     ) -> Removed:
         """Remove what the ended attempt left behind, unless the whole run is being ended: then a resume does it."""
         state = self._state
@@ -299,7 +299,7 @@ class Performer:
         with contextlib.suppress(TemplateError, GatewayError):
             builds = drops(record, self._rendered(record, record.step.sql))
             now = await self._gateway.unfinished_objects() if builds else ()
-            wanted = to_remove(record, builds, now, outcome, error)
+            wanted = to_remove(record, builds, now, outcome, error, ended=ended)
             if not wanted:
                 return Removed()
             known = tuple(dict.fromkeys((*record.leftovers, *(one.left for one in wanted))))
@@ -404,7 +404,8 @@ class Performer:
             left_out = skipped(end.notices, nature)
             if left_out is not None and nature.idempotent:  # it may run again, so this is a normal failure
                 outcome, error, left_out = ev.Outcome.FAILED, left_out, None
-        done = await self._remove_leftovers(record, command, outcome, error)
+        ended = end.worker is not None and not end.unobserved
+        done = await self._remove_leftovers(record, command, outcome, error, ended=ended)
         if done.completed:
             outcome, error = ev.Outcome.SUCCEEDED, None
         left = await self._leftovers(record, outcome)

@@ -288,6 +288,18 @@ async def test_a_runner_killed_at_any_event_of_a_removal_leaves_nothing_behind(e
     assert [one.oid for one in again.left_unfinished if one.oid == left.oid and begun] == []
 
 
+async def test_what_a_worker_of_unknown_outcome_left_is_removed_if_the_worker_has_ended() -> None:
+    lost = Script(seconds=0.05, loses_session=True)
+    gateway = Server(scripts={BUILD: lost})
+    _, record = await execute(building(), gateway)
+    end = record.end("a")
+    assert (end.outcome, len(end.removed)) == (ev.Outcome.UNKNOWN, 1)
+    unseen = Server(scripts={BUILD: Script(seconds=0.05, loses_session=True, seen=False)})
+    _, record = await execute(building(), unseen)
+    assert (record.end("a").outcome, record.end("a").removed) == (ev.Outcome.UNKNOWN, ())
+    assert launched(unseen) == [(BUILD, "")]
+
+
 def _removed(text: str, *now: UnfinishedObject, before: Sequence[str] = ()) -> list[str]:
     return [one.sql for one in removals(builds_of(text), now, before)]
 
