@@ -58,7 +58,7 @@ def small() -> RunState:
 def test_a_worker_that_is_not_the_steps_own_is_named() -> None:
     p = plan(step("a", retry=Retry(max_attempts=2), on_retry=step("x").sql), slots=1)
     scripts = [AttemptScript(duration=1.0, outcome=ev.Outcome.FAILED), AttemptScript(duration=1.0, prepares=5.0)]
-    assert any(line.startswith("▶ a") and "on_retry" in line for line in lines(at_second(p, 3.0, a=scripts)))
+    assert any(line.startswith("▷ a") and "on_retry" in line for line in lines(at_second(p, 3.0, a=scripts)))
     later = lines(at_second(p, 6.5, a=scripts))
     assert not any("on_retry" in line for line in later)
 
