@@ -11,6 +11,7 @@ JP4xx: the rules of `runner.lint`. JP5xx to JP8xx: findings of a dry run and of 
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -276,9 +277,18 @@ def with_slug(code: str) -> str:
 def nearest_code(word: str, known: Iterable[str]) -> str | None:
     """Return a hint that names the code or slug nearest to `word`, None if none is near."""
     codes = sorted(known)
-    near = difflib.get_close_matches(word[:_MAX_WORD].upper(), codes, n=1)
-    near = near or difflib.get_close_matches(word[:_MAX_WORD].lower(), [slug_of(code) for code in codes], n=1)
-    return f"did you mean {near[0]}?" if near else None
+    near = _nearest(word[:_MAX_WORD].upper(), codes) or _nearest(word[:_MAX_WORD].lower(), map(slug_of, codes))
+    return f"did you mean {near}?" if near else None
+
+
+def _nearest(word: str, names: Iterable[str]) -> str | None:
+    """Return the one of the similar names that begins like the word for longest: `JP30O` is JP300, not JP630."""
+    near = difflib.get_close_matches(word, list(names), n=20)
+    return max(near, key=lambda name: _same_beginning(word, name), default=None)
+
+
+def _same_beginning(one: str, other: str) -> int:
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def new_problem(
