@@ -29,7 +29,7 @@ SELECT count(*) FILTER (WHERE a.state = 'active'), NULL,
        coalesce(bool_or(a.backend_type IS NULL AND a.usesysid IS NOT NULL), false)
 FROM pg_stat_activity AS a
 WHERE (a.backend_type = 'client backend' OR a.backend_type IS NULL)
-  AND a.pid <> pg_backend_pid() AND a.application_name <> current_setting('application_name')
+  AND a.pid <> pg_backend_pid() AND a.application_name IS DISTINCT FROM current_setting('application_name')
 
 -- name: hold_missing_tables
 -- "{tables}" is a JSON array of names: those that name no relation.

@@ -379,7 +379,8 @@ WHERE NOT w.granted
   AND b.pid IN (SELECT value::int4 FROM json_array_elements_text($1::json))
   AND coalesce(a.leader_pid, a.pid) NOT IN (SELECT value::int4 FROM json_array_elements_text($2::json))
   AND a.backend_type IS DISTINCT FROM 'autovacuum worker'
-  AND a.application_name <> current_setting('application_name') AND NOT starts_with(a.application_name, $3::text)
+  AND a.application_name IS DISTINCT FROM current_setting('application_name')
+  AND NOT coalesce(starts_with(a.application_name, $3::text), false)
 ORDER BY b.pid, w.waitstart, w.pid
 
 -- name: left_workers

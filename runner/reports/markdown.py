@@ -15,6 +15,7 @@ from runner.engine.events import Rows
 from runner.engine.state import StepState
 from runner.reports.messages import (
     SHOWN_WARNINGS,
+    blocked_sessions,
     counted,
     error_block,
     lock_wait_words,
@@ -58,7 +59,7 @@ def markdown_text(report: RunReport) -> str:
     shown, left_out = _fitting(rows, room)
     table = ["| step | state | time | waited | result |", "|---|---|--:|--:|---|", *shown]
     sections.append("\n".join(table) + (f"\n\n_{left_out} more steps are not shown._" if left_out else ""))
-    waited = list(_lock_waits(report))
+    waited = [*_lock_waits(report), *_blocked(report)]
     sections += _fitting(waited, LIMIT - sum(len(part) + 2 for part in sections))[0]
     captured = [part for step in report.leaves for part in _captured(step)]
     sections += _fitting(captured, LIMIT - sum(len(part) + 2 for part in sections))[0]
@@ -147,6 +148,18 @@ def _lock_waits(report: RunReport) -> Iterator[str]:
     lines = [f"- {code(step.key)} {code(lock_wait_words(wait))}" for step, wait in waits[:_WAITS]]
     left_out = [f"- _and {len(waits) - _WAITS} shorter waits_"] if len(waits) > _WAITS else []
     yield "\n".join(["Lock waits:", "", *lines, *left_out])
+
+
+def _blocked(report: RunReport) -> Iterator[str]:
+    """Yield a list of the sessions that steps with `yield_after` blocked, if there are any."""
+    found = [(step, attempt) for step in report.leaves for attempt in step.attempts if attempt.blocked]
+    if found:
+        lines = (
+            f"- {code(step.key)} attempt {one.number}: {code(blocked_sessions(one.blocked))}"
+            for step, one in found[:_WAITS]
+        )
+        left_out = [f"- _and {len(found) - _WAITS} more attempts_"] if len(found) > _WAITS else []
+        yield "\n".join(["Blocked sessions:", "", *lines, *left_out])
 
 
 def _captured(step: StepReport) -> Iterator[str]:
