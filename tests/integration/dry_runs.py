@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import textwrap
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from runner.preflight.dry_run import Wishes
 from runner.preflight.dry_run_result import DryRun, StatementReport
 
 PLANS = Path(__file__).parents[2] / "plans"
-ROLE = "jobplan_test_reviewed"
+ROLE = f"jobplan_test_reviewed_{os.getpid()}"  # two test processes may share a given server
 
 
 def dry_run(plan: Plan, dsn: str, *, explain: bool = True) -> DryRun:
