@@ -42,6 +42,7 @@ from runner.engine.window import (
     is_shut,
     is_unfinished,
     left_over,
+    must_wait_for_window,
     skip_left_over,
     skip_upstream,
     window_turn,
@@ -199,12 +200,12 @@ def launch_timeout(state: RunState, record: StepRecord, now: float) -> float | N
 
 def why_queued(state: RunState, record: StepRecord) -> str:
     """Return what a ready step waits for: `slots 4/4`, `pool:heavy_io 1/1`, `cluster slots`, `its turn` and so on."""
+    if WINDOW in record.needs and state.window is not None and not state.window.open:
+        return THE_WINDOW
     hold = held_by(state, record)
     if hold is not None:
         began = state.holds.get(hold)
         return f"hold {hold}: {began.value}" if began is not None else f"hold {hold}: not measured yet"
-    if WINDOW in record.needs and state.window is not None and not state.window.open:
-        return THE_WINDOW
     for name in _lacking(state, record, state.used):
         return f"{name} {state.used[name]}/{state.capacity[name]}"
     if state.shared_left is not None and state.shared_left <= 0:
@@ -309,7 +310,7 @@ def _held_too_long(state: RunState, now: float) -> Iterator[ev.StepHoldTimedOut]
     timed_out = {key for _, key in _due(state.queue_timed, now)}
     for name, end in _hold_ends(state):
         for key in waiting_for_hold(state, name) if now >= end else ():
-            if key not in timed_out:
+            if key not in timed_out and not must_wait_for_window(state, state.records[key], now):
                 timed_out.add(key)
                 since = state.records[key].held_since
                 yield ev.StepHoldTimedOut(at=now, step=key, hold=name, waited=0.0 if since is None else now - since)

@@ -14,9 +14,13 @@ from runner.engine import events as ev
 from runner.engine.holds import HoldWatch, Measurement, failed_measurement, limit_of, read_measurement
 from runner.engine.ports import Gateway, Query
 from runner.engine.state import RunState
+from runner.engine.window import must_wait_for_window
 from runner.errors import GatewayError
 from runner.plan.model import Hold, Value
 from runner.sql.placeholders import TemplateError, render
+
+#: Seconds between two checks whether the window has opened.
+WINDOW_EVERY = 0.25
 
 
 class HoldSampler:
@@ -65,9 +69,20 @@ class HoldSampler:
             return False
         return any(hold.name in record.step.holds and not record.final for record in self._state.records.values())
 
+    def _waits_for_window(self, hold: Hold) -> bool:
+        """Return whether every step that the hold concerns must wait for the window: nothing is measured until then."""
+        state, now = self._state, self._clock.now()
+        if state.window is None:
+            return False
+        concerned = (one for one in state.records.values() if hold.name in one.step.holds and not one.final)
+        return all(must_wait_for_window(state, record, now) for record in concerned)
+
     async def _watch(self, hold: Hold) -> None:
         watch, loop = HoldWatch(hold), asyncio.get_running_loop()
         while self._is_needed(hold):
+            if self._waits_for_window(hold):
+                await asyncio.sleep(WINDOW_EVERY)
+                continue
             began = loop.time()
             measurement = await self._measure(hold)
             for event in watch.take(measurement, self._clock.now()):

@@ -16,7 +16,21 @@ from runner.engine.scheduler import decide, why_queued
 from runner.engine.simulation import AttemptScript, HoldScript, Simulation, run_started, simulate
 from runner.engine.state import initial_state
 from runner.errors import Position
-from runner.plan.model import Budget, Check, Hold, OnFinish, OnRunnerExit, Plan, Repeat, Retry, Sql, Step
+from runner.plan.model import (
+    Budget,
+    Check,
+    Hold,
+    OnFinish,
+    OnRunnerExit,
+    Outside,
+    Plan,
+    Repeat,
+    Retry,
+    Sql,
+    Step,
+    Window,
+)
+from runner.structs import replace
 
 NOTHING = Sql(text="select 1", start=Position(file="", line=1, column=1))
 HOLD = Hold(name="load", while_=NOTHING, every=5.0, release_after=30.0)
@@ -270,3 +284,15 @@ def test_a_thousand_steps_wait_for_one_hold_at_the_cost_of_one() -> None:
     found = run(plan(*(step(f"s{number}") for number in range(1000)), slots=4), (0.0, True), (5.0, False), seconds=0.1)
     assert all(record.state == "succeeded" for record in found.state.records.values())
     assert all(at >= 5.0 for _, at in launches(found))
+
+
+def test_a_hold_that_is_on_before_the_window_opens_fails_no_step() -> None:
+    """Before the window opens the steps wait for the window, and `at_most` does not count against them."""
+    day = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+    window = Window(timezone="UTC", from_=100, to=200, outside=Outside.WAIT)
+    hold = Hold(name="load", while_=NOTHING, at_most=50.0)
+    p = replace(plan(step("a"), hold=hold), window=window)
+    changes = [HoldScript(at=day, hold="load", on=True), HoldScript(at=day + 90, hold="load", on=False)]
+    found = simulate(p, durations=lambda *_: AttemptScript(duration=1.0), holds=changes, start=day)
+    assert not any(isinstance(event, ev.StepHoldTimedOut) for event in found.events)
+    assert launches(found) == [("a", day + 100)]
