@@ -9,6 +9,7 @@ import re
 import shlex
 import tempfile
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,18 +25,21 @@ from runner.cli.run_control import finished_line
 from runner.engine import events as ev
 from runner.engine.event_json import to_json
 from runner.engine.events import Worker
+from runner.engine.fold import apply
 from runner.engine.leftovers import read_leftover
 from runner.engine.ports import GroupHolder, RecordedRun
 from runner.engine.resume_state import question, question_about_failed_check
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker, Other, Progress, RunnerSession
 from runner.engine.simulation import run_started
 from runner.engine.state import initial_state
+from runner.engine.window import window_status
 from runner.errors import JobplanError, OpenQuestionError
 from runner.gateway.connecting import remedy_for
 from runner.gateway.fake import FakeGateway
 from runner.gateway.ledger.admin import no_ledger
 from runner.gateway.server_checks import ON_STANDBY, SHARED
 from runner.identity import worker_name
+from runner.plan.model import Window
 from runner.plan.resolved import resolved_json, sha256
 from runner.records.journal import Journal
 from runner.records.journal_files import damaged
@@ -95,6 +99,16 @@ def said() -> tuple[str, ...]:
     return tuple(_said())
 
 
+def _windows() -> Iterator[str]:
+    """Yield what a run under a window waits for, and until when it may start steps."""
+    night = Window(timezone="Europe/Berlin", from_=22 * 3600, to=5 * 3600)
+    state = initial_state(plan(step("a", "SELECT 1"), window=night))
+    opens = datetime(2026, 1, 3, 21, tzinfo=UTC).timestamp()
+    for kind in (ev.WindowWaiting, ev.WindowOpened):
+        apply(state, kind(at=opens, opens_at=opens, closes_at=opens + 7 * 3600))
+        yield window_status(state, None)
+
+
 def _said() -> Iterator[str]:
     runner = RunnerSession(pid=1, host="10.0.0.7", started_at=NOW - 3600.0)
     workers = (
@@ -131,6 +145,11 @@ def _said() -> Iterator[str]:
     yield from status_lines(look(LiveRun(run=RUN, database="app", workers=(A,))), width=200, records={RUN: record})
     held = replace(record, holds=("replicas for 2m00s (replay lag of standby2 14.2s)",))
     yield from status_lines(look(LiveRun(run=RUN, database="app", runner=(runner,))), width=200, records={RUN: held})
+    for words in _windows():
+        waits = replace(record, window=words)
+        yield from status_lines(
+            look(LiveRun(run=RUN, database="app", runner=(runner,))), width=200, records={RUN: waits}
+        )
     over = replace(record, finished=True)
     yield from status_lines(look(LiveRun(run=RUN, database="app", workers=(AWAY,))), width=200, records={RUN: over})
     unseen = replace(A, visible=False, label=None)
