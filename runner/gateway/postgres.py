@@ -276,10 +276,15 @@ class PgGateway:
         except ServerLostError:
             self._drop(session)
             return False
-        server_time, (first, last) = float(reply.rows[0][0] or 0.0), between
-        if first <= server_time < last - LAST_MOMENT:
+        except BaseException:
+            self._drop(session)  # its reply was not read
+            raise
+        first, last = between
+        if reply.error is None and first <= float(reply.rows[0][0] or 0.0) < last - LAST_MOMENT:
             return True
         self._idle.append(session)
+        if reply.error is not None:  # such as a cancel of this statement
+            raise CapacityError(f"the server's clock cannot be read: {reply.error.message}")
         raise OutsideLaunchTimeError("the server's clock is outside the plan's window")
 
     async def measure_clock(self, now: Callable[[], float]) -> float:
