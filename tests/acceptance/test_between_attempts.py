@@ -357,3 +357,24 @@ def test_a_removal_that_fails_leaves_the_object_listed(jobplan: Jobplan, db: Dat
     assert ran.code == 1
     assert db.column(INVALID) == ["t_id"]
     assert "build: left behind: index public.t_id of public.t is INVALID" in ran.err
+
+
+def test_the_dry_run_checks_on_retry_and_its_findings_are_warnings(jobplan: Jobplan, state: Database) -> None:
+    plan = jobplan.plan(
+        """
+        - id: a
+          on_retry: DROP TABLE what_a_failed_attempt_leaves
+          retry: {max_attempts: 2}
+          sql: UPDATE state SET n = 1
+        - id: b
+          on_retry: UPDATE state SET m = 1
+          retry: {max_attempts: 2}
+          sql: UPDATE state SET n = 2
+          needs: [a]
+        """
+    )
+    checked = jobplan("dry-run", plan, "--dsn", state.dsn)
+    assert checked.code == 0, checked.out + checked.err
+    assert "what_a_failed_attempt_leaves" in checked.out + checked.err
+    assert "m" in checked.out
+    assert state.value("SELECT n FROM state") == 0
