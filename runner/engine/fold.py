@@ -23,6 +23,7 @@ from runner.engine.state import (
     enqueue,
     expect_server_end,
     forget_server_end,
+    held_by,
     hold,
     initial_state,
     leave,
@@ -295,11 +296,12 @@ def _attempt_deferred(state: RunState, record: StepRecord, event: ev.AttemptDefe
     record.cancel_reason = None
     record.detaching = False
     record.preparing = False
+    hold = held_by(state, record)
     if event.outside_window:
         shut_after_refusal(state, event.at)
-    elif not state.stopping:
+    elif not state.stopping and hold is None:
         _run_short(state, event)
-    record.queued_because = THE_WINDOW if event.outside_window else SERVER_CAPACITY
+    record.queued_because = THE_WINDOW if event.outside_window else f"hold {hold}" if hold else SERVER_CAPACITY
     enqueue(state, record, event.at)
     _move(record, StepState.QUEUED, event.at)
 

@@ -27,7 +27,7 @@ from runner.engine.fold import apply
 from runner.engine.for_each_items import queried_items
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.scheduler import Decision, decide, exit_code, launch_timeout
-from runner.engine.state import RunState, StepRecord, initial_state, steps_to_cancel
+from runner.engine.state import RunState, StepRecord, held_by, initial_state, steps_to_cancel
 from runner.engine.window import must_wait_for_window
 from runner.engine.yielding import yield_error
 from runner.plan.model import Plan, Step
@@ -403,16 +403,16 @@ class _Simulator:
             self._emit(finished(record, ev.Outcome.CANCELLED, script, self._now))
         elif not script.prepared:
             self._emit(finished(record, ev.Outcome.FAILED, script, self._now))
-        elif self._state.stopping or must_wait_for_window(self._state, record, self._now):
+        elif (
+            self._state.stopping
+            or (shut := must_wait_for_window(self._state, record, self._now))
+            or held_by(self._state, record) is not None
+        ):
+            message, outside = "nothing is launched", not self._state.stopping and shut
             self._emit(
-                ev.AttemptDeferred(
-                    at=self._now,
-                    step=step,
-                    attempt=attempt,
-                    message="nothing is launched",
-                    outside_window=not self._state.stopping,
-                )
+                ev.AttemptDeferred(at=self._now, step=step, attempt=attempt, message=message, outside_window=outside)
             )
+            self._evaluated.discard((step, attempt - 1, ev.CheckPhase.BEFORE, record.refused, record.slots_released))
         else:
             self._emit(
                 ev.AttemptLaunching(

@@ -23,7 +23,7 @@ from runner.engine.outcomes import classify, has_yielded, rows_wanted, skipped
 from runner.engine.ports import Evaluate, Gateway, Launch, LaunchRequest, WorkerEnd, WorkerHandle
 from runner.engine.scheduler import launch_timeout, run_status
 from runner.engine.size_limits import limited_rows
-from runner.engine.state import RunState, StepRecord
+from runner.engine.state import RunState, StepRecord, held_by
 from runner.engine.step_sql import with_values
 from runner.engine.window import launch_times, must_wait_for_window
 from runner.engine.yielding import yield_error
@@ -237,6 +237,10 @@ class Performer:
         now = self._clock.now()
         if must_wait_for_window(self._state, record, now):
             self._defer(command, "the window is closed", outside_window=True)
+            return False
+        hold = held_by(self._state, record)
+        if hold is not None:
+            self._defer(command, f"hold {hold}")
             return False
         timeout = launch_timeout(self._state, record, now)
         again = launching(replace(command, timeout=timeout, overtook=()), self._run_id, now)
