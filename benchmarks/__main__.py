@@ -29,6 +29,7 @@ NAMES = (
     ),
     "report",
     "dry_run",
+    "fleet",
 )
 _RESULTS = Path(__file__).parent / "results"
 
