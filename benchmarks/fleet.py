@@ -170,8 +170,7 @@ def _xargs(folder: Path, servers: Sequence[EmbeddedServer], databases: int) -> f
         parts = conninfo_to_dict(server.dsn)
         where = {"PGHOST": str(parts["host"]), "PGPORT": str(parts["port"]), "PGUSER": str(parts["user"])}
         loop = subprocess.Popen(
-            command,
-            shell=True,
+            ["xargs", "-P", str(_SLOTS), "-I", "{}", *psql],
             cwd=folder,
             env=os.environ | where,
             stdin=subprocess.PIPE,
