@@ -110,7 +110,9 @@ def targets_file(folder: Path, *parts: str, file: str = "targets.yaml") -> Path:
 class Sampler:
     """Counts the workers of each cluster in a thread, on sessions of its own, until it is left."""
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, *, patient: bool = False) -> None:
+        #: Servers are restarted meanwhile: a session that is lost is opened anew.
+        self._patient = patient
         self.most: list[int] = [0] * len(fleet.servers)
         self.samples = 0
         self._fleet = fleet
@@ -126,6 +128,15 @@ class Sampler:
         self._thread.join()
 
     def _sample(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self._look()
+            except psycopg.OperationalError:
+                if not self._patient:
+                    raise
+                time.sleep(0.1)
+
+    def _look(self) -> None:
         query = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_background'"
         with contextlib.ExitStack() as stack:
             sessions = [
