@@ -204,17 +204,15 @@ def windowed(plan: ChaosPlan, random: Random) -> ChaosPlan:
 
 
 def in_window(text: str, random: Random, server_time: datetime, *, last: bool) -> str:
-    """Return the plan's file with a window that opens now or soon, and closes while the run is active.
+    """Return the plan's file with a window that opens soon, or that is open and closes while the run is active.
 
-    The `last` window is open for an hour, so that the run can be finished.
+    One that opens soon stays open: a run that begins late would wait for the next day. So does the `last` one.
     """
     document = yaml.safe_load(text)
     soon = not last and random.random() < 0.3
     opens = server_time + timedelta(seconds=random.uniform(0.5, 3.0)) if soon else server_time - timedelta(hours=1)
-    closes = server_time + timedelta(hours=1) if last else opens + timedelta(seconds=random.uniform(0.0, 5.0))
-    if not soon and not last:
-        closes = server_time + timedelta(seconds=random.uniform(0.5, 6.0))
-    closes = max(closes, opens + timedelta(seconds=1))
+    stays = soon or last
+    closes = server_time + (timedelta(hours=1) if stays else timedelta(seconds=random.uniform(0.5, 6.0)))
     document["window"] = {
         "timezone": "UTC",
         "from": f"{opens:%H:%M:%S}",
