@@ -30,6 +30,7 @@ WITH_EXPONENT = re.compile(rb"\de[+-]\d+\b")
 PLANS = sorted([*(GOLDEN / "plans").glob("*.json"), *JOURNALS.glob("*/plan.json")])
 #: The SHA-256 of each resolved plan: a run that was begun with one is resumed with the same.
 HASHES = {
+    "261130-28vhce/plan.json": "f5266d16d2393ad749ed4bb24d0b775b66569ad56f28269a70e84576a1396dad",
     "261130-8jmthm/plan.json": "9647d92b4f75b6b09da8f1b7e4bc36862e856060976477a6bbeaf81d3eecd48c",
     "261130-s884fy/plan.json": "ee4ab4b7bd9975ea1052ea2d344ae71c32d2f179d12de21319cd525af4d6f57e",
     "261130-hzdfmk/plan.json": "59e93498daf87b766f3ad6b85d1911b21219f914ca0491ea2fe3bebec841fd11",
@@ -40,6 +41,7 @@ HASHES = {
     "plans/holds.json": "59e93498daf87b766f3ad6b85d1911b21219f914ca0491ea2fe3bebec841fd11",
     "plans/nested_includes.json": "e1242a6f4b8a03b1ecf94220fffd42a8b36a771f397fe36e261c58a934f71620",
     "plans/resumed.json": "ee4ab4b7bd9975ea1052ea2d344ae71c32d2f179d12de21319cd525af4d6f57e",
+    "plans/window.json": "f5266d16d2393ad749ed4bb24d0b775b66569ad56f28269a70e84576a1396dad",
     "plans/yaml_forms.json": "d25b70ca2b026351ee3dd0887933ddbe497cad6b31910375f1746ad8539a8013",
 }
 
@@ -83,7 +85,7 @@ def test_a_plan_is_read_and_written_again_as_the_same_bytes(path: Path) -> None:
     assert sha256(plan) == HASHES[f"{path.parent.name}/{path.name}"] == hashlib.sha256(text.encode()).hexdigest()
 
 
-@pytest.mark.parametrize("name", ["between", "golden", "holds", "resumed"])
+@pytest.mark.parametrize("name", ["between", "golden", "holds", "resumed", "window"])
 def test_a_plan_file_has_the_hash_that_it_had(name: str) -> None:
     plan = check_plan(GOLDEN / "plans" / f"{name}.yaml").plan
     assert plan is not None
