@@ -130,10 +130,11 @@ WHERE NOT i.indisvalid AND c.relkind = 'i'
        OR i.indexrelid IN (SELECT oid FROM touched)
        OR m.oid IN (SELECT oid FROM touched))
   AND ($4::bool OR NOT EXISTS (
-    -- the table of another role's session is not visible to every role; its lock on the table is
+    -- CREATE INDEX names its index as soon as others see it; REINDEX makes all copies of a table's indexes before it
+    -- names the first. The table of another role's session is not visible to every role; its lock on the table is.
     SELECT FROM pg_stat_progress_create_index AS p
     WHERE p.datname = current_database()
-      AND (p.relid = i.indrelid
+      AND (p.relid = i.indrelid AND (p.command NOT LIKE 'CREATE%' OR coalesce(p.index_relid, 0) IN (0, i.indexrelid))
            OR p.relid IS NULL AND EXISTS (SELECT FROM pg_locks AS l
                                           WHERE l.pid = p.pid AND l.relation = i.indrelid AND l.granted))))
 UNION ALL

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.acceptance.console import Database, Jobplan, Ran, until
@@ -378,3 +380,55 @@ def test_the_dry_run_checks_on_retry_and_its_findings_are_warnings(jobplan: Jobp
     assert "what_a_failed_attempt_leaves" in checked.out + checked.err
     assert "m" in checked.out
     assert state.value("SELECT n FROM state") == 0
+
+
+def test_what_another_session_builds_on_the_table_stays_and_what_is_left_behind_is_listed(
+    jobplan: Jobplan, db: Database
+) -> None:
+    db.run("CREATE TABLE t (id int, other int)")
+    steps = """
+        - id: build
+          sql: CREATE INDEX CONCURRENTLY t_id ON t (id)
+          timeout: 2s
+          leftovers: drop
+          verify: SELECT true
+        """
+    with psycopg.connect(db.dsn, autocommit=True, application_name="builder") as builder, ThreadPoolExecutor() as pool:
+        with db.elsewhere("writer") as writer:
+            writer.execute("INSERT INTO t VALUES (1, 1)")
+            building = pool.submit(builder.execute, "CREATE INDEX CONCURRENTLY theirs ON t (other)")
+            until(lambda: "theirs" in db.column(INVALID))
+            # Both wait for the writer, and ours for their lock on the table, too: it ends before it has an index.
+            ran = run(jobplan, db, steps)
+            assert ran.code == 1
+            assert "theirs" in db.column(INVALID)
+            assert "theirs" not in ran.err
+        building.result()
+    assert db.value("SELECT indisvalid FROM pg_index WHERE indexrelid = 'theirs'::regclass")
+
+
+def test_a_leftover_beside_a_build_of_another_session_is_listed(jobplan: Jobplan, db: Database) -> None:
+    db.run("CREATE TABLE t (id int, other int)")
+    steps = """
+        - id: build
+          sql: CREATE INDEX CONCURRENTLY t_id ON t (id)
+          timeout: 2s
+          retry: {max_attempts: 2, delay: 4s}
+          leftovers: drop
+          verify: SELECT true
+        """
+    with psycopg.connect(db.dsn, autocommit=True, application_name="builder") as builder, ThreadPoolExecutor() as pool:
+        with db.elsewhere("writer") as writer:
+            writer.execute("INSERT INTO t VALUES (1, 1)")
+            plan = jobplan.plan(steps)
+            started = jobplan.start("run", plan, "--dsn", db.dsn, "--journal", "runs", "--report", "jsonl=events.jsonl")
+            until(lambda: jobplan.happened("step_retrying"))
+            assert db.column(INVALID) == ["t_id"]
+            building = pool.submit(builder.execute, "CREATE INDEX CONCURRENTLY theirs ON t (other)")
+            until(lambda: db.column(INVALID) == ["t_id", "theirs"])
+            ran = started.ended()
+        building.result()
+    assert ran.code == 1
+    assert "build: left behind: index public.t_id of public.t is INVALID" in ran.err
+    assert "theirs" not in ran.err
+    assert db.value("SELECT indisvalid FROM pg_index WHERE indexrelid = 'theirs'::regclass")
