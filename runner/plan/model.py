@@ -446,10 +446,3 @@ class Plan(Part, frozen=True, kw_only=True):
             if step.id == step_id:
                 return step
         raise KeyError(step_id)
-
-    def hold(self, name: str) -> Hold:
-        """Return the hold with this name; KeyError if there is none."""
-        for hold in self.holds:
-            if hold.name == name:
-                return hold
-        raise KeyError(name)
