@@ -97,9 +97,12 @@ class ReadingSession:
         self._session: Session | None = None
         self._lock = asyncio.Lock()
 
-    async def query(self, query: Query) -> QueryResult:
-        """Execute a read-only query. ServerLostError if the session is lost, ConnectionFailedError without one."""
-        async with self._lock:
+    async def query(self, query: Query, *, answer_within: float | None = None) -> QueryResult:
+        """Execute a read-only query. ServerLostError if the session is lost, ConnectionFailedError without one.
+
+        TimeoutError, and the session is closed, if there is no answer within the seconds `answer_within`.
+        """
+        async with self._lock, asyncio.timeout(answer_within):
             return await read(await self._live_session(), query)
 
     async def close(self) -> None:
@@ -134,6 +137,8 @@ _LOOK_FOR_WORKER = 0.02
 
 #: Seconds before the end of the times for launches in which nothing is launched any more.
 LAST_MOMENT = 0.2
+#: Seconds beyond its limit on the server after which a measurement without an answer has failed.
+MEASURE_SLACK = 5.0
 #: Seconds for the server to notice that a session was closed, before another one is opened instead.
 _SESSION_ENDS = 0.1
 
@@ -395,13 +400,16 @@ class PgGateway:
         if hold.while_ is None:
             text, path = hold_text(hold)
             query = replace(query, sql=text, search_path=path)
+        within = query.timeout + MEASURE_SLACK
         try:
             try:
-                return await self._measuring.query(query)
+                return await self._measuring.query(query, answer_within=within)
             except ServerLostError:
-                return await self._measuring.query(query)
+                return await self._measuring.query(query, answer_within=within)
         except ConnectionFailedError as error:
             raise GatewayError(error.message) from error
+        except TimeoutError as error:
+            raise GatewayError(f"the server has not answered for {within:g} seconds") from error
 
     async def _query_before_launch(self, query: Query) -> QueryResult | None:
         """Execute a condition on the launcher session that its step will need; None if there is no such session."""

@@ -11,10 +11,12 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.ports import Query
 from runner.engine.state import StepState
-from runner.errors import ConnectionFailedError, ServerLostError
+from runner.errors import ConnectionFailedError, GatewayError, ServerLostError
 from runner.gateway.postgres import PgGateway
+from runner.plan.model import Hold
+from runner.run.holds import measurement_query
 from runner.run.loop import Run, RunResult
-from tests.builders import Recorder, plan, step
+from tests.builders import Recorder, plan, sql, step
 from tests.integration.houses import HERE, RealHouse, ask, real_run, until, value
 from tests.tunnel import Tunnel
 
@@ -122,3 +124,23 @@ async def test_the_wait_for_the_output_of_a_worker_behind_a_stalled_path_has_a_l
     tunnel.stall()
     result = await asyncio.wait_for(ending, 60)
     assert result.state.records["loud"].state is StepState.UNKNOWN
+
+
+async def test_a_measurement_of_a_hold_behind_a_stalled_path_fails_soon(
+    dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hold must not keep its last value while the server cannot be queried."""
+    monkeypatch.setattr("runner.gateway.postgres.MEASURE_SLACK", 0.5)
+    tunnel = Tunnel(dsn)
+    hold = Hold(name="h", while_=sql("SELECT false"), every=1.0)
+    gateway = PgGateway(tunnel.dsn, "stalled-hold")
+    try:
+        assert (await gateway.measure(hold, measurement_query(hold, {}))).rows == (("f",),)
+        tunnel.stall()
+        with pytest.raises(GatewayError, match=r"the server has not answered for 1\.5 seconds"):
+            await asyncio.wait_for(gateway.measure(hold, measurement_query(hold, {})), 40)
+        tunnel.resume()
+        assert (await gateway.measure(hold, measurement_query(hold, {}))).rows == (("f",),)
+    finally:
+        await gateway.close()
+        tunnel.close()
