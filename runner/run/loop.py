@@ -23,7 +23,7 @@ from runner.engine.requirements import check_requirements
 from runner.engine.resume_state import expansions
 from runner.engine.scheduler import decide, exit_code
 from runner.engine.server_activity import LiveWorker, LockWaits
-from runner.engine.state import RunState, initial_state, is_held_kind, steps_to_cancel
+from runner.engine.state import RunState, held_by, initial_state, is_held_kind, steps_to_cancel
 from runner.engine.step_sql import with_facts
 from runner.engine.window import check_window, clock_changed
 from runner.engine.yielding import BlockedSessions
@@ -498,8 +498,13 @@ class Run:
         raise TypeError(f"{command!r} is not a command")
 
     async def _announce_further(self, event: ev.Event) -> bool:
-        """Record an event of a running attempt before a further worker of it is requested; False if none may be."""
+        """Record an event of a running attempt before a further worker of it is requested; False if none may be.
+
+        A prepared attempt is not launched if a hold began meanwhile.
+        """
         self._read_inbox()
+        if isinstance(event, ev.AttemptLaunching) and held_by(self.state, self.state.records[event.step]) is not None:
+            return False
         self._emit(event)
         durable = asyncio.get_running_loop().create_future()
         self._write_ahead.carry_out([partial(durable.set_result, None)])

@@ -296,3 +296,17 @@ def test_a_hold_that_is_on_before_the_window_opens_fails_no_step() -> None:
     found = simulate(p, durations=lambda *_: AttemptScript(duration=1.0), holds=changes, start=day)
     assert not any(isinstance(event, ev.StepHoldTimedOut) for event in found.events)
     assert launches(found) == [("a", day + 100)]
+
+
+def test_an_attempt_that_was_prepared_is_put_off_if_a_hold_began_meanwhile() -> None:
+    p = plan(step("a", on_retry=NOTHING, retry=Retry(max_attempts=2)))
+    scripts = {
+        1: AttemptScript(duration=1.0, outcome=ev.Outcome.FAILED),
+        2: AttemptScript(duration=1.0, prepares=5.0),
+    }
+    changes = [HoldScript(at=3.0, hold="load", on=True), HoldScript(at=20.0, hold="load", on=False)]
+    found = simulate(p, durations=lambda _, attempt: scripts[attempt], holds=changes)
+    assert [event.at for event in found.events if isinstance(event, ev.AttemptDeferred)] == [6.0]
+    assert not any(isinstance(event, ev.CapacityShort) for event in found.events)
+    assert launches(found) == [("a", 0.0), ("a", 25.0)]
+    assert found.state.records["a"].state == "succeeded"
