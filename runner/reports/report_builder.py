@@ -169,7 +169,7 @@ class _Builder(Struct):
                 _end_lock_wait(step, event.at)
                 last = step.attempts[-1] if step.attempts else None
             if last is not None and key not in adopted and (last.outcome is None or key in outcomes):
-                outcome = outcomes.get(key, ev.Outcome.UNKNOWN)
+                outcome = outcomes.get(key, ev.Outcome.CANCELLED if last.preparing else ev.Outcome.UNKNOWN)
                 ended = last.ended_at if last.outcome is not None else _ms(event.at)
                 step.attempts[-1] = replace(last, outcome=outcome, ended_at=ended, notices=tuple(step.notices))
         if self.started is not None:
@@ -314,7 +314,7 @@ def _keep_attempt(step: _Step, record: StepRecord, event: ev.StepEvent) -> None:
 
 def _keep_launch(step: _Step, record: StepRecord, event: ev.AttemptPreparing | ev.AttemptLaunching) -> None:
     if step.attempts and isinstance(event, ev.AttemptLaunching) and _is_prepared(step.attempts[-1], event):
-        step.attempts[-1] = replace(step.attempts[-1], timeout=event.timeout, worker=None)
+        step.attempts[-1] = replace(step.attempts[-1], timeout=event.timeout, worker=None, preparing=False)
         return
     at = _ms(event.at)
     step.notices = []
@@ -325,6 +325,7 @@ def _keep_launch(step: _Step, record: StepRecord, event: ev.AttemptPreparing | e
             launched_at=at,
             ended_at=at,
             timeout=event.timeout,
+            preparing=isinstance(event, ev.AttemptPreparing),
         )
     )
 
@@ -374,6 +375,7 @@ def _finished(attempt: AttemptReport, event: ev.AttemptFinished, notices: list[e
         warnings=event.warnings or 0,
         leftovers=event.leftovers,
         removed=event.removed,
+        preparing=False,
         result=event.result,
         reason=event.reason,
     )

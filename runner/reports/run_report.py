@@ -96,6 +96,8 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
     notices_dropped: int = 0
     warnings: int = 0
     leftovers: tuple[Leftover, ...] = ()
+    #: A worker prepares it: the step's own was not requested yet.
+    preparing: bool = False
     #: What was left behind and removed.
     removed: tuple[Leftover, ...] = ()
     result: Rows | None = None

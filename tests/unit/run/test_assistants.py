@@ -15,6 +15,7 @@ from runner.engine.state import RunState, initial_state
 from runner.errors import CapacityError, GatewayError, OpenQuestionError
 from runner.gateway.fake import FakeGateway, FakeWorker, Script
 from runner.plan.model import OnLeftovers, Plan, Retry
+from runner.reports.report_builder import run_report
 from runner.run.assistants import failed_preparation
 from runner.run.takeover import Orphans, Takeover
 from runner.sql.text_traits import builds_of
@@ -165,6 +166,19 @@ async def test_the_steps_own_worker_still_raises_a_question() -> None:
     state = state_after(p, record.events[: last + 1])
     with pytest.raises(OpenQuestionError):
         await execute(p, FakeGateway(), run_id=RUN, previous_state=state, takeover=Takeover(by="ann"))
+
+
+async def test_an_attempt_that_was_only_prepared_when_the_runner_was_killed_is_no_unknown_outcome() -> None:
+    p = plan(step("a", "work", on_retry=sql("clean"), retry=TWICE))
+    _, record = await execute(p, FakeGateway(scripts={"work": FAILS}), run_id=RUN)
+    cut = next(place for place, event in enumerate(record.events) if isinstance(event, ev.AttemptPreparing))
+    events = record.events[: cut + 1]
+    state = state_after(p, events)
+    _, second = await execute(p, FakeGateway(), run_id=RUN, previous_state=state, takeover=Takeover(by="ann"))
+    (found,) = run_report(p, RUN, [*events, *second.events]).steps
+    assert [attempt.outcome for attempt in found.attempts] == [
+        *(ev.Outcome.FAILED, ev.Outcome.CANCELLED, ev.Outcome.SUCCEEDED)
+    ]
 
 
 @pytest.mark.parametrize(
