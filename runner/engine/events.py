@@ -58,6 +58,16 @@ class FailureReason(enum.StrEnum):
     YIELDED = "yielded"
 
 
+class AdaptReason(enum.StrEnum):
+    """Why the parameter of a repeated step was changed: the time of a batch, or what ended one."""
+
+    DURATION = "duration"
+    LOCK_TIMEOUT = "lock_timeout"
+    DEADLOCK = "deadlock"
+    TIMEOUT = "timeout"
+    HOLD = "hold"
+
+
 class CheckPhase(enum.StrEnum):
     """What a step's SQL conditions decide: its items, whether it starts, or whether its result is accepted."""
 
@@ -270,11 +280,14 @@ class Settled(Recorded, frozen=True, kw_only=True):
     """The outcome of an attempt that had no evidence before the run was taken over, and where it comes from.
 
     `by` is `ledger`, `verify`, `idempotent`, `repeat` (an iteration is done, others follow), or the user who stated it.
+    `rows` and `carried` are what that iteration returned, if its transaction has stored them.
     """
 
     step: str
     outcome: Outcome
     by: str
+    rows: int | None = None
+    carried: Mapping[str, str | int | float | bool | None] | None = None
 
 
 class Adopted(Recorded, frozen=True, kw_only=True):
@@ -556,6 +569,20 @@ class StepRepeating(StepEvent, frozen=True, kw_only=True):
     until: float
 
 
+class StepAdapted(StepEvent, frozen=True, kw_only=True):
+    """The next batch of a repeat uses another value for the parameter that `adapt` names.
+
+    `seconds` is how long the last batch took, if that is the reason.
+    """
+
+    name: ClassVar[str] = "step_adapted"
+    param: str
+    before: int
+    value: int
+    because: AdaptReason
+    seconds: float | None = None
+
+
 class AttemptEvent(StepEvent, frozen=True, kw_only=True):
     """Base of the events of one attempt, counted from 1."""
 
@@ -578,13 +605,14 @@ class AttemptLaunching(AttemptEvent, frozen=True, kw_only=True):
     """The worker is about to be requested. `timeout` is the limit that the server enforces, in seconds.
 
     `overtook` names the steps that precede it in rank but need more than is free: the scheduler counts this, so that no
-    step is overtaken without limit.
+    step is overtaken without limit. `values` are the carried values and the adapted parameter of a repeat.
     """
 
     name: ClassVar[str] = "attempt_launching"
     application_name: str
     timeout: float | None = None
     overtook: tuple[str, ...] = ()
+    values: Mapping[str, str | int | float | bool | None] | None = None
 
 
 class AttemptDeferred(AttemptEvent, frozen=True, kw_only=True):
@@ -714,7 +742,8 @@ class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
     `skipped` is the WARNING by which a maintenance command reported a skipped object although it committed. `leftovers`
     are the objects that this attempt and previous ones have left behind and that still exist; `removed` are those that
     were removed (`leftovers: drop`). `unobserved`: the server could not be queried any more, so the worker may still be
-    running. `reason` is `yielded` if it was cancelled because it blocked other sessions.
+    running. `reason` is `yielded` if it was cancelled because it blocked other sessions. `carried` are the
+    values for the next iteration, absent without rows; `uncarried` says why a committed iteration has no usable values.
     """
 
     name: ClassVar[str] = "attempt_finished"
@@ -735,6 +764,8 @@ class AttemptFinished(AttemptEvent, frozen=True, kw_only=True):
     unobserved: bool = False
     removed: tuple[Leftover, ...] = ()
     reason: FailureReason | None = None
+    carried: Mapping[str, str | int | float | bool | None] | None = None
+    uncarried: ErrorDetails | None = None
 
 
 class StepRetrying(StepEvent, frozen=True, kw_only=True):

@@ -216,6 +216,10 @@ def _step_repeating(state: RunState, record: StepRecord, event: ev.StepRepeating
     _move(record, StepState.RETRYING, event.at)
 
 
+def _step_adapted(_: RunState, record: StepRecord, event: ev.StepAdapted) -> None:
+    record.adapted = (event.param, event.value)
+
+
 def _step_retrying(state: RunState, record: StepRecord, event: ev.StepRetrying) -> None:
     leave(state, record)
     record.gate = record.gate_error = None
@@ -381,10 +385,11 @@ def _attempt_finished(state: RunState, record: StepRecord, event: ev.AttemptFini
     if event.outcome is not ev.Outcome.UNKNOWN:
         record.unfinished = None
     if event.outcome is ev.Outcome.SUCCEEDED:
-        record.tag = event.command_tag
+        record.tag = event.command_tag or (record.tag if record.step.repeat is not None else "")
         if record.step.repeat is not None:
             record.iterations += 1
             record.rows += event.row_count or 0
+            record.carried = record.carried if event.carried is None else event.carried
     _settle(state, record, event.at)
 
 
@@ -401,6 +406,7 @@ TRANSITIONS: Mapping[type[ev.StepEvent], Callable[[RunState, StepRecord, Any], N
     ev.StepExpanded: _step_expanded,
     ev.StepSplit: _step_split,
     ev.StepRepeating: _step_repeating,
+    ev.StepAdapted: _step_adapted,
     ev.StepRetrying: _step_retrying,
     ev.StepFinished: _step_finished,
     ev.AttemptPreparing: _attempt_preparing,
@@ -498,6 +504,15 @@ def apply(state: RunState, event: ev.Event) -> None:
             _turn(state, event)
 
 
+def _iteration_found(record: StepRecord, found: ev.Settled) -> None:
+    """Count an iteration that is known to have committed although no runner observed its end."""
+    record.carried = record.carried if found.carried is None else found.carried
+    if found.rows is not None:
+        record.iterations += 1
+        record.rows += found.rows
+        record.iteration = record.iterations + 1
+
+
 def _turn(state: RunState, event: ev.Event) -> None:
     """Record an event that concerns the whole run."""
     match event:
@@ -547,6 +562,7 @@ def _run_resumed(state: RunState, event: ev.RunResumed) -> None:
     for found in event.settled:
         if found.by == "repeat" and found.step in state.records:  # the next iteration is a new one
             state.records[found.step].tried = False
+            _iteration_found(state.records[found.step], found)
     for key in steps_without_evidence(old, event):
         if key in state.records:
             state.records[key].without_evidence = True

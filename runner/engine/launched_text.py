@@ -14,10 +14,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from runner.engine.ports import LaunchRequest
 from runner.errors import JobplanError
 from runner.identity import without_comment
+from runner.sql.carried_rows import CarryForm, without_extension
 from runner.sql.returned_rows import AsText, as_text, may_change_names, without_rewriting
 from runner.sql.session_settings import assigned, settings_after
 from runner.sql.statements import StatementKind, parse_statements, returns_rows
@@ -34,7 +36,8 @@ _BETWEEN = f"\n;{NEXT}"
 
 #: The statements that `ledger_row` puts in front of a step's text.
 _COMMIT_ROW = re.compile(
-    r"""\AINSERT INTO "(?:[^"]|"")*"\.commits \(run, step, attempt, committed, proof\) """
+    r"""\A(?:LOCK TABLE "(?:[^"]|"")*"\.carried IN ROW EXCLUSIVE MODE;\n)?"""
+    r"""INSERT INTO "(?:[^"]|"")*"\.commits \(run, step, attempt, committed, proof\) """
     r"""VALUES \(.*?, true, '[0-9a-f]*'\);\n"""
     r"""SET LOCAL lock_timeout TO '[^']*';\n""",
     re.DOTALL,
@@ -89,8 +92,15 @@ def last_statement(sql: str) -> str:
 
 def row_columns_as_text(request: LaunchRequest) -> tuple[str, ...]:
     """Return the column names of a last statement that is rewritten; empty if it is not."""
+    if request.carry is not None:
+        return request.carry.columns
     form = _form(request.sql)[0] if request.as_text else None
     return form.columns if form is not None else ()
+
+
+def is_rewritten(request: LaunchRequest) -> bool:
+    """Return whether the last statement is rewritten so that all its columns are text."""
+    return request.as_text or request.carry is not None
 
 
 def can_be_text(sql: str) -> bool:
@@ -106,7 +116,7 @@ def must_be_text(sql: str) -> bool:
 
 def own_tag(request: LaunchRequest, tag: str | None) -> str | None:
     """Return the command tag of the plan's last statement, even if it was rewritten."""
-    form = _form(request.sql)[0] if request.as_text else None
+    form: CarryForm | AsText | None = request.carry or (_form(request.sql)[0] if request.as_text else None)
     return tag if form is None or not tag else form.tag
 
 
@@ -139,13 +149,12 @@ def launched_text(request: LaunchRequest, first: str = "") -> str:
 
     `first` are our statements before the plan's, in the same transaction, each with its semicolon.
     """
-    read = _read(request.sql)
-    text = read.set_apart
-    form = _form(request.sql)[0] if request.as_text else None
-    if form is not None:
-        at = len(text) - len(request.sql) + read.last_start
-        behind = at + len(read.last)
-        text = f"{text[:at]}{form.before}{text[at:behind]}{form.after}"
+    text = _read(request.sql).set_apart
+    change = _change(request, stores=bool(first))
+    if change is not None:
+        shift = len(text) - len(request.sql)
+        at, behind = change.start + shift, change.end + shift
+        text = f"{text[:at]}{change.before}{text[at:behind]}{change.after}"
     if first:
         text = f"{first}\n{text}"
     if discards_rows(request):
@@ -166,17 +175,38 @@ def plan_position(request: LaunchRequest, first: str, position: int) -> int | No
         if end <= offset < end + between:
             return None
         offset -= between if offset >= end else 0
-    form = _form(request.sql)[0] if request.as_text else None
-    if form is not None and offset >= read.last_start:
-        offset -= len(form.before)
-        if not read.last_start <= offset <= read.last_start + len(read.last):
+    change = _change(request, stores=False)
+    if change is not None and offset >= change.start:
+        offset -= len(change.before)
+        if not change.start <= offset <= change.end:
             return None
     return min(offset, len(request.sql)) + 1
 
 
+class _Change(NamedTuple):
+    """How the last statement is rewritten: what is inserted at two places of the plan's text."""
+
+    start: int
+    end: int
+    before: str
+    after: str
+
+
+def _change(request: LaunchRequest, *, stores: bool) -> _Change | None:
+    """Return how the last statement is rewritten. With `stores` its carried values are stored."""
+    carry = request.carry
+    if carry is not None:
+        return _Change(carry.start, carry.end, carry.before, carry.after(stores=stores))
+    form = _form(request.sql)[0] if request.as_text else None
+    if form is None:
+        return None
+    read = _read(request.sql)
+    return _Change(read.last_start, read.last_start + len(read.last), form.before, form.after)
+
+
 def plan_text(launched: str) -> str:
     """Return the plan's text in a launched text, as far as the server has kept it."""
-    text = without_rewriting(_COMMIT_ROW.sub("", without_comment(launched)))
+    text = without_extension(without_rewriting(_COMMIT_ROW.sub("", without_comment(launched))))
     return text.replace(f"\n;{NEXT}", "").replace(f"\n;{MARKER}", "")
 
 

@@ -12,6 +12,7 @@ from decimal import Decimal, InvalidOperation
 
 from runner.durations import format_duration
 from runner.engine import events as ev
+from runner.engine.batches import carries, has_more
 from runner.engine.chunks import may_split, names
 from runner.engine.events import WARNING, AttemptFinished, CancelReason, ErrorDetails, Notice, Outcome
 from runner.engine.ports import WorkerEnd
@@ -145,7 +146,7 @@ def _without_evidence(end: WorkerEnd, *, cancelled: CancelReason | None) -> tupl
 def rows_wanted(step: Step) -> int:
     """Return the number of result rows that the plan needs to read; the row count is known without reading any."""
     wants_value = step.expect is not None and step.expect.has_value
-    return max(step.capture_rows, 2 if wants_value else 0)
+    return max(step.capture_rows, 2 if wants_value else 0, 1 if carries(step) else 0)
 
 
 def unmet_expectation(step: Step, last: AttemptFinished) -> str | None:
@@ -266,7 +267,8 @@ def final_event(record: StepRecord, last: ev.AttemptFinished, now: float, *, det
     final = StepState(_outcome(record, last).value)
     if final is StepState.SUCCEEDED:
         done = record.iteration if record.tries else record.iteration - 1
-        message = f"stopped after {done} of at most {_iterations(record)} iterations"
+        limit = "" if carries(record.step) else f" of at most {_iterations(record)}"
+        message = f"stopped after {done}{limit} iterations"
         return ev.StepFinished(
             at=now, step=record.key, state=StepState.CANCELLED, error=ev.ErrorDetails(message=message)
         )
@@ -295,12 +297,12 @@ def _error(record: StepRecord, last: ev.AttemptFinished) -> ev.ErrorDetails | No
 
 def _after_success(state: RunState, record: StepRecord, last: ev.AttemptFinished, now: float) -> ev.StepEvent | None:
     """Compare the committed work with the plan's expectations. If they are not met, no attempt follows."""
-    problem = last.skipped or unmet_expectation(record.step, last)
+    problem = last.skipped or last.uncarried or unmet_expectation(record.step, last)
     if problem is not None:
         error = ev.ErrorDetails(message=problem) if isinstance(problem, str) else problem
         return _finished(record, StepState.FAILED, error, now, committed=_has_committed(record))
     repeat = record.step.repeat
-    if repeat is not None and repeat.until_sql is None and last.row_count != 0:
+    if repeat is not None and repeat.until_sql is None and has_more(record.step, last):
         return _repeat(state, record, last, now)
     if record.verdict is None and _has_conditions_after(record):
         return None
@@ -329,8 +331,8 @@ def _not_launched(state: RunState, record: StepRecord, now: float) -> ev.StepEve
         return _retry_gate(state, record, now)
     if record.tries and record.last is not None:
         return final_event(record, record.last, now, detail="not retried: if is false")
-    if record.iteration > 1:
-        because = f"if is false: stopped after {record.iteration - 1} iterations"
+    if record.iteration > 1 or record.iterations:
+        because = f"if is false: stopped after {record.iterations or record.iteration - 1} iterations"
         return _finished(record, StepState.SUCCEEDED, None, now, because=because)
     return ev.StepSkipped(at=now, step=record.key, reason=ev.SkipReason.CONDITION, because="if is false")
 
@@ -381,7 +383,8 @@ def _settle_unknown(state: RunState, record: StepRecord, last: ev.AttemptFinishe
         return None
     if record.verdict is ev.Verdict.PROCEED:
         return _finished(record, StepState.SUCCEEDED, None, now)
-    if may_still_run(record) and not record.step.idempotent:
+    # A false `verify` is about the whole step: it does not say whether one batch has committed.
+    if (may_still_run(record) or carries(record.step)) and not record.step.idempotent:
         return _finished(record, StepState.UNKNOWN, _error(record, last), now)
     return _retry_or_end(state, record, last, now)
 

@@ -29,6 +29,7 @@ from runner.engine.state import RunState
 from runner.engine.yielding import WatchedWorkers
 from runner.identity import Claim, WorkerLabel
 from runner.plan.model import Hold
+from runner.sql.carried_rows import CarryForm
 from runner.structs import Struct, field
 
 
@@ -65,7 +66,8 @@ class LaunchRequest(Struct, frozen=True, kw_only=True):
     `reserve` is the number of the server's worker slots that must stay free after the launch. A `detachable` worker is
     detached when its output queue is full; the output of any other worker is read while it runs. `rows` is the number
     of rows of the last statement's result to read; with 0 they stay in the worker. `label` is written in front of the
-    SQL. `as_text`: the last statement is rewritten so that all its columns have the type text.
+    SQL. `as_text`: the last statement is rewritten so that all its columns have the type text. `carry`: it is extended
+    so that it returns the values for the next iteration.
     """
 
     sql: str
@@ -83,6 +85,7 @@ class LaunchRequest(Struct, frozen=True, kw_only=True):
     as_text: bool = False
     #: The worker may only be launched from the first to before the second time of the server's clock.
     launch_between: tuple[float, float] | None = None
+    carry: CarryForm | None = None
 
 
 class Query(Struct, frozen=True, kw_only=True):
@@ -106,6 +109,13 @@ class QueryResult(Struct, frozen=True, kw_only=True):
     rows: tuple[tuple[str | None, ...], ...] = ()
     boolean: bool = False
     error: ErrorDetails | None = None
+
+
+class StoredBatch(Struct, frozen=True, kw_only=True):
+    """What the transaction of an iteration has stored: the number of its rows, and the carried values as texts."""
+
+    rows: int
+    values: Mapping[str, str | None]
 
 
 class GroupHolder(Struct, frozen=True, kw_only=True):
@@ -308,6 +318,13 @@ class Gateway(Protocol):
 
     async def committed(self, step: str, attempt: int) -> bool | None:
         """Return whether an attempt whose worker has ended committed; None without a ledger that can say.
+
+        ServerLostError if the server cannot be reached.
+        """
+        ...
+
+    async def stored_batch(self, step: str, attempt: int) -> StoredBatch | None:
+        """Return what the transaction of a committed iteration has stored; None if it stored nothing, or if unknown.
 
         ServerLostError if the server cannot be reached.
         """

@@ -14,6 +14,7 @@ from typing import cast
 
 from runner.clock import rfc3339
 from runner.engine import events as ev
+from runner.engine.batches import batch_values, carries
 from runner.engine.chunks import parts_of, remaining
 from runner.engine.for_each_items import literal_items, single_items
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState, need_met
@@ -177,7 +178,7 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
 def copy_facts(old: StepRecord, new: StepRecord) -> None:
     """Keep counting attempts, warnings and rows, and copy the facts of the last attempt of a finished step."""
     new.warnings, new.iterations, new.rows, new.tag = old.warnings, old.iterations, old.rows, old.tag
-    new.leftovers, new.unfinished = old.leftovers, old.unfinished
+    new.leftovers, new.unfinished, new.adapted = old.leftovers, old.unfinished, old.adapted
     if new.final:
         new.iteration, new.since = old.iteration, old.since
         new.last, new.worker = old.last, old.worker
@@ -193,6 +194,10 @@ def copy_facts(old: StepRecord, new: StepRecord) -> None:
     else:
         new.attempt = new.attempts_before = old.attempt
         new.tried = old.tried or old.tries > 0
+    if carries(new.step) and not (old.state is StepState.SUCCEEDED and not new.final):  # else `finally` runs again
+        new.carried = old.carried
+        if not new.final and new.state not in HOLDING and new.state is not StepState.SETTLING:
+            new.iteration = old.iterations + 1
 
 
 def _items(state: RunState, record: StepRecord, step: Step) -> tuple[ev.Item, ...]:
@@ -342,7 +347,18 @@ def question(record: StepRecord) -> str:
     return (
         f"{record.key}: the worker{who}{when} has ended, and there is no evidence of what it did. Check it, then pass "
         f"{_mark(record, 'succeeded')} if its work is done, {_mark(record, 'failed')} to run it again."
-        f"{_half_done(record)}"
+        f"{_half_done(record)}{_iteration(record)}"
+    )
+
+
+def _iteration(record: StepRecord) -> str:
+    """Return what must be known of an iteration whose outcome is asked for."""
+    if not carries(record.step):
+        return ""
+    values = ", ".join(f"{name} = {value}" for name, value in batch_values(record).items())
+    return (
+        f" It was iteration {record.iteration}, which began with {values}. `succeeded` ends the whole step; `failed` "
+        "runs this iteration again."
     )
 
 

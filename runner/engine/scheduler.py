@@ -16,6 +16,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 from runner.engine import events as ev
+from runner.engine.batches import adapted
 from runner.engine.events import CheckPhase
 from runner.engine.fold import CLUSTER_SLOTS, SERVER_CAPACITY, THE_WINDOW
 from runner.engine.for_each_items import literal_items
@@ -283,7 +284,7 @@ def _first_consequences(state: RunState, now: float) -> Iterator[ev.Event]:
     if deadline is not None and now >= deadline and not state.timed_out and state.unfinished:
         yield ev.RunTimedOut(at=now)
         return
-    ended = [settled for key in state.settling if (settled := settle(state, state.records[key], now)) is not None]
+    ended = [event for key in state.settling for event in _settled(state, state.records[key], now)]
     if ended:
         # These may have been the last unfinished steps: then there is nothing to drain, and nothing to stop.
         yield from ended
@@ -322,6 +323,16 @@ def _hold_ends(state: RunState) -> Iterator[tuple[str, float]]:
         began = state.holds.get(hold.name)
         if began is not None and hold.at_most is not None:
             yield hold.name, began.since + hold.at_most
+
+
+def _settled(state: RunState, record: StepRecord, now: float) -> Iterator[ev.Event]:
+    """Yield what follows from the end of an attempt: another value of an adapted parameter comes first."""
+    settled = settle(state, record, now)
+    if settled is not None:
+        change = adapted(record, state.plan.values, settled, now)
+        if change is not None:
+            yield change
+        yield settled
 
 
 def _due(moments: list[tuple[float, str]], now: float) -> Iterator[tuple[float, str]]:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.engine import events as ev
-from runner.plan.model import ItemValues, NeedOn, OnLeftovers, Plan, Step, StepWindow
+from runner.plan.model import ItemValues, NeedOn, OnLeftovers, Plan, Step, StepWindow, Value
 from runner.structs import Struct, field
 
 #: The resource that every step takes; the others are `pool:<name>` and `exclusive:<name>`, of which there is one.
@@ -159,6 +159,9 @@ class StepRecord(Struct, kw_only=True):
     rows: int = 0
     #: The command tag of the last attempt that committed.
     tag: str = ""
+    #: The values that the next iteration begins with, and the adapted parameter with its value; see `batches`.
+    carried: Mapping[str, Value | None] = field(default_factory=dict)
+    adapted: tuple[str, int] | None = None
     #: Whether the present attempt is reported: of the iterations of a repeat, only one every few seconds is.
     announced: bool = True
     announced_at: float = 0.0

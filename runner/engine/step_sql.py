@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import Any
 
 from runner.engine import events as ev
+from runner.engine.batches import batch_values
 from runner.engine.chunks import of_place
 from runner.engine.scheduler import run_status
 from runner.engine.state import RunState, StepRecord
@@ -93,7 +94,7 @@ def named_values(plan: Plan, run_id: str) -> Mapping[str, Value]:
 
 def launched_sql(record: StepRecord, values: Mapping[str, Value], status: str) -> Rendered:
     """Return the SQL with its values, as it is sent; SQL whose values do not fit is returned as written in the plan."""
-    own: dict[str, Any] = {**values, **record.values}
+    own: dict[str, Any] = {**values, **record.values, **batch_values(record)}
     if record.in_finally:
         own["run.status"] = status
     try:

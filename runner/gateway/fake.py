@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 
-from runner.engine.events import WARNING, ErrorDetails, Identity, LockWait, Notice, Worker
+from runner.engine.events import WARNING, ErrorDetails, Identity, LockWait, Notice, Rows, Worker
 from runner.engine.leftovers import UnfinishedObject
 from runner.engine.ports import (
     GroupHolder,
@@ -28,6 +28,7 @@ from runner.engine.ports import (
     ServerCheck,
     ServerInfo,
     StepCancel,
+    StoredBatch,
     WorkerEnd,
     keep_waiting,
 )
@@ -65,6 +66,7 @@ class Script(Struct, frozen=True, kw_only=True):
     unstoppable: bool = False
     loses_session: bool = False
     crash: Exception | None = None
+    result: Rows | None = None
 
 
 def read_script(sql: str) -> Script:
@@ -118,6 +120,8 @@ class FakeGateway:
         self.run_held_by: GroupHolder | None = None
         #: The ledger's commit rows: whether an attempt of a step has committed.
         self.commits: dict[tuple[str, int], bool] = {}
+        #: What the transactions of iterations have stored.
+        self.batches: dict[tuple[str, int], StoredBatch] = {}
         self.recorded: RecordedRun | None = None
         #: Sessions of a previous runner: the number that each poll finds.
         self.sessions_left: list[int] = []
@@ -219,6 +223,11 @@ class FakeGateway:
         """Return the ledger's evidence."""
         await asyncio.sleep(0)
         return self.commits.get((step, attempt))
+
+    async def stored_batch(self, step: str, attempt: int) -> StoredBatch | None:
+        """Return what a test has stored."""
+        await asyncio.sleep(0)
+        return self.batches.get((step, attempt))
 
     async def write_ledger(self) -> None:
         """Do nothing: this gateway has no ledger to write to."""
@@ -442,6 +451,7 @@ class FakeWorker:
             error=error,
             command_tag="" if error else script.command_tag,
             row_count=None if error else script.row_count,
+            result=None if error else script.result,
             started_at=self._started,
             finished_at=finished,
             notices=script.notices,

@@ -98,6 +98,25 @@ COMMENT ON TABLE {ledger}.keys IS
   'One row for each run and login role that has run it: the key for the proofs of its commit rows. '
   'Only that role can read it.';
 
+-- name: ledger_version_3
+-- What the transaction of an iteration stores: the values that it carries to the next one, and the number of its rows.
+CREATE TABLE {ledger}.carried (
+  run text NOT NULL,
+  step text NOT NULL,
+  attempt integer NOT NULL,
+  proof text NOT NULL,
+  rows bigint NOT NULL,
+  carried jsonb NOT NULL,
+  writer name NOT NULL DEFAULT session_user,
+  PRIMARY KEY (run, step, attempt, proof)
+);
+ALTER TABLE {ledger}.carried ENABLE ROW LEVEL SECURITY;
+CREATE POLICY readable ON {ledger}.carried FOR SELECT USING (true);
+CREATE POLICY inserted ON {ledger}.carried FOR INSERT WITH CHECK (writer = session_user);
+COMMENT ON TABLE {ledger}.carried IS
+  'The values that an iteration of a repeated step passes to the next one (repeat.carry), written in its own '
+  'transaction, like its row in commits.';
+
 -- name: ledger_mark
 -- $1 version to which the ledger was upgraded, $2 version of jobplan.
 INSERT INTO {ledger}.meta (version, jobplan) VALUES ($1::integer, $2::text)
@@ -227,7 +246,8 @@ COMMENT ON VIEW {ledger}.durations IS 'The time of each step when it succeeds, o
 -- The privileges that a role needs to run plans with the ledger, and to read it. "{role}" is quoted.
 GRANT USAGE ON SCHEMA {ledger} TO {role};
 GRANT SELECT ON ALL TABLES IN SCHEMA {ledger} TO {role};
-GRANT INSERT ON {ledger}.runs, {ledger}.plans, {ledger}.events, {ledger}.commits, {ledger}.keys TO {role};
+GRANT INSERT ON {ledger}.runs, {ledger}.plans, {ledger}.events, {ledger}.commits, {ledger}.keys, {ledger}.carried
+  TO {role};
 GRANT UPDATE ON {ledger}.runs, {ledger}.events TO {role};
 
 -- name: ledger_grantees
@@ -241,7 +261,8 @@ WHERE n.nspname = $1::text AND c.relname = 'commits' AND a.privilege_type = 'INS
 -- name: ledger_remove
 -- Only the ledger's own objects: other objects in the schema, or that depend on it, are kept and reported.
 DROP VIEW IF EXISTS {ledger}.durations, {ledger}.failures, {ledger}.running, {ledger}.attempts;
-DROP TABLE IF EXISTS {ledger}.commits, {ledger}.events, {ledger}.plans, {ledger}.runs, {ledger}.meta, {ledger}.keys;
+DROP TABLE IF EXISTS {ledger}.commits, {ledger}.events, {ledger}.plans, {ledger}.runs, {ledger}.meta, {ledger}.keys,
+  {ledger}.carried;
 
 -- name: ledger_found
 -- $1 schema. Whether it has a ledger in which this role may write, and the settings that its workers would inherit. It
@@ -258,7 +279,8 @@ SELECT n.oid IS NOT NULL,
        ),
        (SELECT jsonb_agg(t.oid::text)
         FROM pg_class AS t
-        WHERE t.relnamespace = n.oid AND t.relname IN ('meta', 'runs', 'plans', 'events', 'commits', 'keys')),
+        WHERE t.relnamespace = n.oid
+          AND t.relname IN ('meta', 'runs', 'plans', 'events', 'commits', 'keys', 'carried')),
        current_user,
        current_setting('server_encoding'),
        current_setting('default_transaction_read_only'),
@@ -282,11 +304,11 @@ WHERE n.nspname = $1::text AND t.relname IN ('meta', 'runs', 'plans', 'events', 
 SELECT max(version) FROM {ledger}.meta
 
 -- name: ledger_role
--- $1 role, $2 schema. Whether a worker of that role may write its commit row.
+-- $1 role, $2 schema, $3 table. Whether a worker of that role may write a row of the table; no row if there is none.
 SELECT has_schema_privilege(r.oid, n.oid, 'USAGE') AND has_table_privilege(r.oid, c.oid, 'INSERT')
 FROM pg_roles AS r
 JOIN pg_namespace AS n ON n.nspname = $2::text
-JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'commits'
+JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = $3::text
 WHERE r.rolname = $1::text
 
 -- name: ledger_row
@@ -294,6 +316,23 @@ WHERE r.rolname = $1::text
 -- long.
 INSERT INTO {ledger}.commits (run, step, attempt, committed, proof) VALUES ({run}, {step}, {attempt}, true, {proof});
 SET LOCAL lock_timeout TO {lock_timeout};
+
+-- name: ledger_carry_lock
+-- Precedes `ledger_row` in the text of an iteration that stores its values: it needs the table at its end.
+LOCK TABLE {ledger}.carried IN ROW EXCLUSIVE MODE;
+
+-- name: ledger_has_carried
+-- $1 schema. Whether it has the table for carried values, and this role may read it.
+SELECT coalesce(bool_or(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')), false)
+FROM pg_namespace AS n
+JOIN pg_class AS c ON c.relnamespace = n.oid AND c.relname = 'carried'
+WHERE n.nspname = $1::text
+
+-- name: ledger_carried
+-- $1 run, $2 step, $3 attempt, $4 SHA-256 of the row's proof. What the iteration has stored.
+SELECT rows, carried::text FROM {ledger}.carried
+WHERE run = $1::text AND step = $2::text AND attempt = $3::integer
+  AND encode(sha256(convert_to(proof, 'UTF8')), 'hex') = $4::text AND writer IN {writers}
 
 -- name: ledger_free
 -- An error if another session has locked the table, so that the commit row cannot be written now.
@@ -516,6 +555,8 @@ WITH old AS MATERIALIZED (
   DELETE FROM {ledger}.events AS e USING old WHERE e.run = old.run AND e.writer = old.writer
 ), commits AS (
   DELETE FROM {ledger}.commits AS c USING old WHERE c.run = old.run AND c.writer = old.writer
+), carried AS (
+  DELETE FROM {ledger}.carried AS c USING old WHERE c.run = old.run AND c.writer = old.writer
 ), keys AS (
   DELETE FROM {ledger}.keys AS k USING old WHERE k.run = old.run AND k.writer = old.writer
 ), plans AS (

@@ -31,6 +31,7 @@ from runner.engine.ports import (
     ServerCheck,
     ServerInfo,
     StepCancel,
+    StoredBatch,
     WorkerHandle,
 )
 from runner.engine.run_location import place_after
@@ -220,7 +221,8 @@ class PgGateway:
         withdraw = self._commits.withdraw_commit_row
         if not row and label is not None and not await withdraw(label.step, label.attempt):
             raise CapacityError(LOCKED_LEDGER)
-        worker = await self._launch(request, row)
+        with_store, row = await self._commits.storing(request, row)
+        worker = await self._launch(with_store, row)
         if label is None or not isinstance(worker, LaunchedWorker) or not worker.writes_commit_row:
             return worker
         again = replace(request, launch_between=None)  # it is the same attempt, which began in time
@@ -312,6 +314,10 @@ class PgGateway:
     async def committed(self, step: str, attempt: int) -> bool | None:
         """Return whether an attempt whose worker has ended committed; None without a ledger that can say."""
         return await self._commits.orphan_committed(step, attempt)
+
+    async def stored_batch(self, step: str, attempt: int) -> StoredBatch | None:
+        """Return what the transaction of a committed iteration has stored; None if it stored nothing, or if unknown."""
+        return await self._commits.stored_batch(step, attempt)
 
     async def write_ledger(self) -> None:
         """Write the events so far to the ledger, if that is possible soon."""

@@ -165,7 +165,7 @@ class LaunchedWorker:
         self.asked = self.request = request
         self._rhythm = rhythm
         self._pauses = Pauses()
-        if request.rows and must_be_text(request.sql):
+        if request.rows and request.carry is None and must_be_text(request.sql):
             self.request = replace(request, as_text=True)
         self._identify_after = IDENTIFY_AFTER
         #: The number of waits in the server after the one that was part of the launch.

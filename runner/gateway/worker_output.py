@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from runner.engine.events import WARNING, ErrorDetails, Notice, Rows
 from runner.engine.launched_text import (
     discards_rows,
+    is_rewritten,
     last_statement,
     names_set,
     own_tag,
@@ -111,7 +112,7 @@ async def describe_rows(session: Session, request: LaunchRequest) -> RowColumns:
     not know; all others stay in the worker. The query uses the worker's settings and a short lock_timeout, because the
     worker may hold the locks that it needs.
     """
-    if discards_rows(request) or request.as_text:
+    if discards_rows(request) or is_rewritten(request):
         as_text = row_columns_as_text(request)
         texts = ", ".join(f"c{number} pg_catalog.text" for number, _ in enumerate(as_text))
         return RowColumns(names=as_text, definitions=texts)
@@ -230,7 +231,7 @@ def end_by_output(
     return WorkerEnd(
         confirmed=reply.error is None and bool(tag or columns.definitions),
         error=_placed(reply.error, reply, request, first),
-        command_tag=tag or "",
+        command_tag=tag or ("" if request.carry is None else request.carry.tag),
         row_count=None if row_count is None else int(row_count),
         started_at=None if started is None else float(started),
         finished_at=finished,

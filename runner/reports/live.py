@@ -25,7 +25,7 @@ from runner.engine import events as ev
 from runner.engine.scheduler import why_queued
 from runner.engine.state import BAD, FINAL, HOLDING, SLOTS, RunState, StepRecord, StepState
 from runner.engine.window import window_status
-from runner.reports.messages import Verbosity, event_lines, hold_words
+from runner.reports.messages import Verbosity, event_lines, hold_words, iteration_words
 from runner.reports.terminal_text import visible
 from runner.reports.worker_activity import WorkerView
 from runner.structs import Struct
@@ -155,7 +155,7 @@ def _running(view: View, record: StepRecord, width: int, name: int) -> list[Text
     elapsed = format_duration(view.now - (record.launched_at if record.launched_at is not None else view.now))
     limit = f"/{format_duration(record.timeout)}" if record.timeout is not None else ""
     share = f"{int(worker.share * 100):3d}%" if worker.share is not None else "    "
-    words = [word for word in (_again(record), worker.doing, worker.more) if word]
+    words = [word for word in (_again(record, view.now), worker.doing, worker.more) if word]
     if record.assisted:
         words.insert(0, "on_retry" if record.preparing else "removing what it left behind")
     if record.cancel_reason is not None:
@@ -184,10 +184,10 @@ def _waits(view: View, record: StepRecord) -> bool:
     return record.key in view.workers and bool(view.workers[record.key].waits)
 
 
-def _again(record: StepRecord) -> str:
+def _again(record: StepRecord, now: float) -> str:
     words = []
     if record.step.repeat is not None:
-        words.append(f"iteration {record.iteration} of at most {record.step.repeat.max_iterations}")
+        words.append(iteration_words(record, now))
     if record.tries > 1:
         words.append(f"attempt {record.tries}")
     return ", ".join(words)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
+from runner.engine.batches import batch_values
 from runner.engine.chunks import parts_of
 from runner.engine.events import WARNING, ErrorDetails, Leftover, Notice
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState
@@ -146,6 +147,8 @@ class LongWaits:
 COMMITTED = "committed, but its check failed"
 #: WARNINGs of one attempt that are shown.
 SHOWN_WARNINGS = 10
+#: Seconds below which no rate is shown.
+_SHORTEST_RATE = 1.0
 #: Commands whose number of rows is shown.
 _COUNTING = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "COPY", "FETCH", "MOVE"})
 
@@ -156,16 +159,50 @@ def tag_words(tag: str, row_count: int | None) -> str:
 
 
 def sum_words(tag: str, rows: int, iterations: int) -> str:
-    """Sum up the iterations of a repeat: `DELETE 57,840 in 7 iterations`; empty without an iteration."""
+    """Sum up the iterations of a repeat: `7 iterations, DELETE 57,840 in total`; empty without an iteration."""
     if not iterations:
         return ""
-    done = f"{tag} {rows:,}" if tag in _COUNTING else tag
-    return f"{done} in {counted(iterations, 'iteration')}".strip()
+    number = counted(iterations, "iteration")
+    if tag not in _COUNTING:
+        return f"{number}, {tag}" if tag else number
+    return f"{number}, {tag} {rows:,} in total"
 
 
-def sum_of(record: StepRecord) -> str:
-    """Sum up the iterations of a step so far; empty for a step that does not repeat."""
-    return sum_words(record.tag, record.rows, record.iterations)
+def rate_words(rows: int, seconds: float | None) -> str:
+    """Return the rows per second: `41,822 rows/s`; empty without rows, and for less than a tenth of a second."""
+    if not rows or seconds is None or seconds < _SHORTEST_RATE:
+        return ""
+    rate = rows / seconds
+    return f"{rate:,.0f} rows/s" if rate >= 10 else f"{rate:.2g} rows/s"
+
+
+def sum_of(record: StepRecord, now: float | None = None) -> str:
+    """Sum up the iterations of a step so far, with the rows per second; empty for a step that does not repeat.
+
+    `now` is the time of a step that still runs.
+    """
+    words = sum_words(record.tag, record.rows, record.iterations)
+    rate = rate_words(record.rows, seconds_of(record, now))
+    return f"{words}, {rate}" if words and rate else words
+
+
+def seconds_of(record: StepRecord, now: float | None = None) -> float | None:
+    """Return the seconds of a step, over all runners; until `now` if it still runs."""
+    if now is None or record.final or record.started_at is None:
+        return record.took
+    return record.took_before + max(0.0, now - record.started_at)
+
+
+def iteration_words(record: StepRecord, now: float) -> str:
+    """Return which iteration of a step runs, what the previous ones did, and the values of this one."""
+    repeat = record.step.repeat
+    if repeat is None:
+        return ""
+    limit = "" if repeat.carry else f" of at most {repeat.max_iterations}"
+    done = f"{record.tag} {record.rows:,}" if record.iterations and record.tag in _COUNTING else ""
+    values = ", ".join(f"{name} = {value}" for name, value in batch_values(record).items())
+    rate = rate_words(record.rows, seconds_of(record, now)) if done else ""
+    return ", ".join(part for part in (f"iteration {record.iteration}{limit}", done, rate, values) if part)
 
 
 def failure_words(text: str, *, committed: bool) -> str:
@@ -247,7 +284,9 @@ def result_words(attempt: AttemptReport) -> str:
 def step_result_words(step: StepReport) -> str:
     """Return what the step did: its last attempt, or all of its iterations."""
     if step.iterations:
-        return sum_words(step.tag, step.rows, step.iterations)
+        words = sum_words(step.tag, step.rows, step.iterations)
+        rate = rate_words(step.rows, step.seconds)
+        return f"{words}, {rate}" if rate else words
     return result_words(step.attempts[-1]) if step.attempts else ""
 
 
@@ -392,6 +431,8 @@ def _resumed(event: ev.RunResumed, state: RunState) -> str:
 
 def _settled(found: ev.Settled, record: StepRecord | None) -> str:
     """Return the outcome of a worker whose end was not observed, the evidence, and whether the step runs again."""
+    if found.by == "repeat" and found.rows is not None and record is not None:
+        return f"its last worker committed an iteration (evidence: ledger); the step continues with {_next_of(record)}"
     if found.by == "repeat":
         return (
             "its last worker committed an iteration (evidence: ledger); the step continues with a new first iteration"
@@ -406,6 +447,31 @@ def _settled(found: ev.Settled, record: StepRecord | None) -> str:
     return f"its last worker completed its work ({source}){again}"
 
 
+def _between_attempts(event: ev.StepAdapted | ev.StepRetrying, state: RunState) -> Iterator[str]:
+    if isinstance(event, ev.StepRetrying):
+        yield _retrying(event, state)
+    elif state.records[event.step].announced or event.because is not ev.AdaptReason.DURATION:
+        yield f"{event.step}: {_adapted(event)}"
+
+
+def _adapted(event: ev.StepAdapted) -> str:
+    """Return the change of an adapted parameter, and why it is changed."""
+    why = {
+        ev.AdaptReason.DURATION: f"the last one took {format_duration(event.seconds or 0.0)}",
+        ev.AdaptReason.LOCK_TIMEOUT: "after a lock timeout",
+        ev.AdaptReason.DEADLOCK: "after a deadlock",
+        ev.AdaptReason.TIMEOUT: "after a timeout",
+        ev.AdaptReason.HOLD: "after a hold",
+    }[event.because]
+    return f"{event.param} is {event.value} in the next iteration, was {event.before} ({why})"
+
+
+def _next_of(record: StepRecord) -> str:
+    """Return which iteration follows, and with which carried values."""
+    values = ", ".join(f"{name} = {value}" for name, value in batch_values(record).items())
+    return f"iteration {record.iteration}" + (f" ({values})" if values else "")
+
+
 #: What settles an outcome without a user.
 EVIDENCE = frozenset({"ledger", "verify", "idempotent", "repeat"})
 
@@ -414,7 +480,7 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
     match event:
         case ev.AttemptRunning():
             record = state.records[event.step]
-            so_far = f"; {sum_of(record)} so far" if record.iteration > 1 else ""
+            so_far = f"; {sum_of(record, event.at)} so far" if record.iteration > 1 else ""
             yield from _started(record, so_far)
         case ev.AttemptFinished() if _unobserved(state.records[event.step]) and _had_worker(event):
             yield from _started(state.records[event.step])  # it ended before it was observed on the server
@@ -428,8 +494,8 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
             yield f"{event.step}: cancel requested by {event.by}; the step does not start again"
         case ev.AttemptLost() | ev.AttemptUnstoppable() | ev.AttemptRemoving():
             yield _worker_line(event)
-        case ev.StepRetrying():
-            yield _retrying(event, state)
+        case ev.StepAdapted() | ev.StepRetrying():
+            yield from _between_attempts(event, state)
         case ev.StepSkipped() if event.reason is not ev.SkipReason.NOT_SELECTED:
             why = f": {event.because}" if event.because else ""
             yield f"{event.step}: skipped ({event.reason.replace('_', ' ')}{why})"

@@ -13,7 +13,7 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.scheduler import why_queued
-from runner.engine.state import HOLDING, RunState, StepState
+from runner.engine.state import HOLDING, RunState, StepRecord, StepState
 from runner.engine.window import window_status
 from runner.reports.messages import (
     LongWaits,
@@ -21,6 +21,7 @@ from runner.reports.messages import (
     blocked_line,
     event_lines,
     hold_words,
+    iteration_words,
     some,
     unblocked_line,
 )
@@ -92,7 +93,8 @@ class Plain:
 def heartbeat(state: RunState, now: float, seen: Mapping[str, WorkerView] = MappingProxyType({})) -> str:
     """Return which steps run, for how long and with what progress, and which are queued for what."""
     running = [
-        f"{record.key} for {format_duration(now - (record.launched_at or now))}{_observed(seen.get(record.key))}"
+        f"{record.key} for {format_duration(now - (record.launched_at or now))}"
+        f"{_observed(record, now, seen.get(record.key))}"
         for record in state.records.values()
         if record.state in HOLDING
     ]
@@ -107,6 +109,7 @@ def heartbeat(state: RunState, now: float, seen: Mapping[str, WorkerView] = Mapp
     return f"running: {some(running)}; queued: {some(waiting)}{on}{f'; {window}' if window else ''}"
 
 
-def _observed(view: WorkerView | None) -> str:
-    words = view_words(view) if view is not None else ""
+def _observed(record: StepRecord, now: float, view: WorkerView | None) -> str:
+    parts = (iteration_words(record, now), view_words(view) if view is not None else "")
+    words = "; ".join(part for part in parts if part)
     return f" ({words})" if words else ""

@@ -272,6 +272,9 @@ def _step_json(record: StepRecord, mark: Settled | None, report: StepReport | No
         "command_tag": record.tag or None,
         "iterations": record.iterations if record.step.repeat is not None else None,
         "rows_in_all": record.rows if record.step.repeat is not None else None,
+        "rows_per_second": _rate(record),
+        "carried": dict(record.carried) or None,
+        "adapted": None if record.adapted is None else dict([record.adapted]),
         "warnings": record.warnings,
         "warning_texts": _warnings(report) if report is not None else [],
         "leftovers": [{"what": one.what, "repair": list(one.repair)} for one in last.leftovers] if last else [],
@@ -303,6 +306,12 @@ def _holds_and_yields(record: StepRecord, report: StepReport | None) -> Mapping[
     if found and report is not None:
         found["reason"] = report.reason
     return found
+
+
+def _rate(record: StepRecord) -> float | None:
+    """Return the rows per second of all iterations, None without any."""
+    seconds = record.took
+    return round(record.rows / seconds, 1) if record.iterations and record.rows and seconds else None
 
 
 def _lock_wait_json(attempt: int, wait: LockWaitReport) -> Mapping[str, Any]:

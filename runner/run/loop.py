@@ -482,8 +482,9 @@ class Run:
         step, attempt = command.step, command.attempt
         match command:
             case Launch():
-                prepares = self.state.records[step].to_prepare
-                event = (preparing if prepares else launching)(command, self._context.run_id, now)
+                record = self.state.records[step]
+                make = preparing if record.to_prepare else partial(launching, record=record)
+                event = make(command, self._context.run_id, now)
                 self._emit(event)
                 return partial(self._performer.launch, command, event.application_name)
             case Cancel():

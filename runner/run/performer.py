@@ -18,6 +18,7 @@ from typing import Any
 
 from runner.clock import Clock, parse_rfc3339
 from runner.engine import events as ev
+from runner.engine.batches import Batch, CarriedError, batch_values, carries, read_batch, stored_batch
 from runner.engine.leftovers import left_by
 from runner.engine.outcomes import classify, has_yielded, rows_wanted, skipped
 from runner.engine.ports import Evaluate, Gateway, Launch, LaunchRequest, WorkerEnd, WorkerHandle
@@ -40,12 +41,17 @@ from runner.run.assistants import (
     to_remove,
 )
 from runner.run.conditions import Conditions
+from runner.sql.carried_rows import carry_form
 from runner.sql.placeholders import TemplateError, render
 from runner.sql.text_traits import builds_of, nature_of
 from runner.structs import Struct, replace
 
 #: Outcomes that a user's cancel request explains; failures and timeouts have other causes.
 _MAYBE_CANCELLED = frozenset({ev.Outcome.CANCELLED, ev.Outcome.UNKNOWN})
+
+
+class LostBatchError(GatewayError):
+    """An iteration has committed, and what it returned is not known."""
 
 
 class _Attempt(Struct):
@@ -243,7 +249,7 @@ class Performer:
             self._defer(command, f"hold {hold}")
             return False
         timeout = launch_timeout(self._state, record, now)
-        again = launching(replace(command, timeout=timeout, overtook=()), self._run_id, now)
+        again = launching(replace(command, timeout=timeout, overtook=()), self._run_id, now, record=record)
         if self._state.stopping or not await self._announce(again):
             self._defer(command, "nothing more is launched")
             return False
@@ -358,8 +364,9 @@ class Performer:
     def _request(self, record: StepRecord, command: Launch, application_name: str) -> LaunchRequest:
         values = self._values_for(record)
         step = with_values(record.step, values)
+        sql = render(step.sql.text, values)
         return LaunchRequest(
-            sql=render(step.sql.text, values),
+            sql=sql,
             application_name=application_name,
             timeout=command.timeout,
             lock_timeout=step.lock_timeout,
@@ -371,6 +378,7 @@ class Performer:
             detachable=step.on_finish is OnFinish.DETACH,
             rows=rows_wanted(step),
             launch_between=launch_times(self._state, record),
+            carry=carry_form(sql, tuple(step.repeat.carry)) if step.repeat is not None and step.repeat.carry else None,
             label=WorkerLabel(
                 run=self._run_id,
                 plan=self._state.plan.name,
@@ -408,6 +416,14 @@ class Performer:
             left_out = skipped(end.notices, nature)
             if left_out is not None and nature.idempotent:  # it may run again, so this is a normal failure
                 outcome, error, left_out = ev.Outcome.FAILED, left_out, None
+        batch = uncarried = None
+        if outcome is ev.Outcome.SUCCEEDED and carries(record.step):
+            try:
+                batch = await self._batch(record, command, end)
+            except CarriedError as problem:
+                uncarried = ev.ErrorDetails(message=str(problem))
+            except GatewayError as problem:
+                outcome, error = ev.Outcome.UNKNOWN, ev.ErrorDetails(message=problem.message)
         ended = end.worker is not None and not end.unobserved
         done = await self._remove_leftovers(record, command, outcome, error, ended=ended)
         if done.completed:
@@ -426,13 +442,13 @@ class Performer:
                 outcome=outcome,
                 error=error,
                 command_tag=end.command_tag,
-                row_count=end.row_count,
+                row_count=end.row_count if batch is None else batch.rows,
                 started_at=end.started_at,
                 finished_at=end.finished_at,
                 worker=end.worker,
                 deadline=ends_by,
                 notices_dropped=end.notices_dropped,
-                result=None if end.result is None else limited_rows(end.result),
+                result=None if end.result is None or carries(record.step) else limited_rows(end.result),
                 cancelled_by=end.cancelled_by if outcome in _MAYBE_CANCELLED else None,
                 unobserved=end.unobserved,
                 warnings=end.warnings or None,
@@ -440,8 +456,24 @@ class Performer:
                 leftovers=leftovers,
                 removed=done.removed,
                 reason=reason,
+                carried=None if batch is None else batch.carried,
+                uncarried=uncarried,
             )
         )
+
+    async def _batch(self, record: StepRecord, command: Launch, end: WorkerEnd) -> Batch:
+        """Return what a committed iteration returned, from its result, or from what its transaction has stored.
+
+        CarriedError if the values cannot be used; LostBatchError if they are lost.
+        """
+        result = end.result
+        if result is not None and result.problem is None:
+            return read_batch(record.step, result, end.row_count)
+        stored = await self._gateway.stored_batch(record.key, command.attempt)
+        if stored is None:
+            why = f": {result.problem}" if result is not None else " with its session"
+            raise LostBatchError(f"the iteration has committed, and the values that it carries were lost{why}")
+        return stored_batch(record.step, stored.values, rows=stored.rows)
 
 
 def _judges_warnings(step: Step) -> bool:
@@ -472,11 +504,14 @@ def builtin_values(plan: Plan, run_id: str) -> Mapping[str, Value]:
 
 
 def values_for(state: RunState, record: StepRecord, builtin: Mapping[str, Value]) -> ItemValues:
-    """Return the values for the SQL of a step or instance: `builtin`, its item, in `finally` the status of the run."""
-    if not record.in_finally and not record.values:
+    """Return the values for the SQL of a step or instance.
+
+    They are `builtin`, its item, the values of this iteration, and in `finally` the status of the run.
+    """
+    if not record.in_finally and not record.values and record.step.repeat is None:
         return builtin
     status = {"run.status": run_status(state)} if record.in_finally else {}
-    return {**builtin, **status, **record.values}
+    return {**builtin, **status, **record.values, **batch_values(record)}
 
 
 def preparing(command: Launch, run_id: str, now: float) -> ev.AttemptPreparing:
@@ -491,7 +526,7 @@ def preparing(command: Launch, run_id: str, now: float) -> ev.AttemptPreparing:
     )
 
 
-def launching(command: Launch, run_id: str, now: float) -> ev.AttemptLaunching:
+def launching(command: Launch, run_id: str, now: float, *, record: StepRecord) -> ev.AttemptLaunching:
     """Return the event that is recorded before a worker is requested."""
     return ev.AttemptLaunching(
         at=now,
@@ -500,6 +535,7 @@ def launching(command: Launch, run_id: str, now: float) -> ev.AttemptLaunching:
         application_name=worker_name(run_id, command.step),
         timeout=command.timeout,
         overtook=command.overtook,
+        values=batch_values(record) or None,
     )
 
 

@@ -12,12 +12,14 @@ first.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 from runner.clock import Clock, rfc3339
 from runner.engine import events as ev
+from runner.engine.batches import Batch, CarriedError, carries, stored_batch
 from runner.engine.events import AttemptLaunching, Event, RunResumed
 from runner.engine.ports import Gateway, RecordedRun, RemainingBackends, RemainingWorker, ServerInfo, WorkerHandle
 from runner.engine.resume_state import (
@@ -37,7 +39,7 @@ from runner.errors import OpenQuestionError, PreflightError, StaleRecordError, U
 from runner.identity import has_name_of, is_of_step, run_of
 from runner.plan.model import ItemValues, Plan
 from runner.run.conditions import Conditions
-from runner.structs import Struct, field
+from runner.structs import Struct, field, replace
 
 #: The number of attempts that a message names.
 _NAMED = 4
@@ -423,7 +425,9 @@ class _Examination:
             elif is_open(record):
                 found = self._from_run_end(record) or await self._from_ledger(record)
                 check_failed = found is None and await self._check_failed_after_commit(record)
-                found = found or await self._from_plan(record, committed=check_failed)
+                # a false `verify` does not say whether one batch of several has committed
+                certain = check_failed or carries(record.step)
+                found = found or await self._from_plan(record, committed=certain)
                 if found is None:
                     questions[key] = question_about_failed_check(record) if check_failed else question(record)
                 else:
@@ -472,14 +476,33 @@ class _Examination:
         failed = self._final_state(record) == StepState.FAILED
         return failed and bool(await self._gateway.committed(record.key, record.attempt))
 
-    async def _from_iteration(self, record: StepRecord) -> ev.Settled:
-        """Decide about a committed iteration: `until` says whether it was the last one, else another one follows."""
+    async def _from_iteration(self, record: StepRecord) -> ev.Settled | None:
+        """Decide about a committed iteration: `until` says whether it was the last one, else another one follows.
+
+        None if it carries values that its transaction has not stored: then the next iteration has no beginning.
+        """
+        batch: Batch | None = None
+        if carries(record.step):
+            stored = await self._gateway.stored_batch(record.key, record.attempt)
+            if stored is None:
+                return None
+            with contextlib.suppress(CarriedError):
+                batch = stored_batch(record.step, stored.values, rows=stored.rows)
+            if batch is None:
+                return None
+            record = replace(record, carried=batch.carried or record.carried)
         if record.step.repeat is not None and record.step.repeat.until_sql is not None:
             conditions = Conditions(self._gateway, record, self._values(record))
             said = await conditions.evaluate(ev.CheckPhase.AFTER, self._clock.now())
             if isinstance(said, ev.StepChecked) and said.verdict is ev.Verdict.PROCEED:
                 return _settled(record, "ledger", succeeded=True)
-        return ev.Settled(step=record.key, outcome=ev.Outcome.UNKNOWN, by="repeat")
+        return ev.Settled(
+            step=record.key,
+            outcome=ev.Outcome.UNKNOWN,
+            by="repeat",
+            rows=None if batch is None else batch.rows,
+            carried=None if batch is None else batch.carried,
+        )
 
     async def _from_plan(self, record: StepRecord, *, committed: bool) -> ev.Settled | None:
         """Evaluate `verify`; a step that may run again needs no evidence.

@@ -8,6 +8,7 @@ Another WITH query can store the values in the same transaction (docs/decisions/
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Final
@@ -26,8 +27,10 @@ _K = StatementKind
 _CHANGES_ROWS: Final = frozenset({_K.INSERT, _K.UPDATE, _K.DELETE, _K.MERGE})
 _CHANGING_NODES: Final = ("InsertStmt", "UpdateStmt", "DeleteStmt", "MergeStmt")
 _CARRY: Final = "jobplan_carry"
-#: Where the statement that stores the values is inserted.
-_STORE: Final = "\ufdd0store\ufdd0"
+#: What `CarryForm` inserts, as far as the server has kept it.
+_EXTENSION: Final = re.compile(
+    rf"(?:, |WITH ){_CARRY} AS MATERIALIZED \(\n|\n\), jobplan_last AS MATERIALIZED \(.*", re.DOTALL
+)
 #: What follows the parenthesis of a WITH query that has more than a query: a list of columns, with commas of its own.
 _AFTER_QUERY: Final = frozenset({"SEARCH", "CYCLE"})
 #: PostgreSQL's own aggregates, without those that need WITHIN GROUP.
@@ -52,18 +55,18 @@ class CarryForm(Struct, frozen=True, kw_only=True):
     start: int
     end: int
     before: str
-    after: str
     columns: tuple[str, ...]
     tag: str
     storable: bool
+    #: What is inserted at `end`, before and after the WITH query that stores the values.
+    result: str
+    output: str
     #: The WITH query that stores the values; empty without one.
     store: str = ""
 
-    def extended(self, text: str, *, stores: bool) -> tuple[str, int, int]:
-        """Return the text in its longer form, and the lengths of what was inserted at `start` and at `end`."""
-        after = self.after.replace(_STORE, self.store if stores else "")
-        longer = f"{text[: self.start]}{self.before}{text[self.start : self.end]}{after}{text[self.end :]}"
-        return longer, len(self.before), len(after)
+    def after(self, *, stores: bool) -> str:
+        """Return what is inserted at `end`; with `stores` the values are stored, if there is a place for them."""
+        return f"{self.result}{self.store if stores else ''}{self.output}"
 
 
 @lru_cache(maxsize=256)
@@ -86,8 +89,9 @@ def carry_form(text: str, names: tuple[str, ...]) -> CarryForm | None:
         start=start,
         end=last.end,
         before=f"{', ' if has_with else 'WITH '}{_CARRY} AS MATERIALIZED (\n",
-        after=_after(names, counted),
-        columns=("rows", *names),
+        result=_result(names, counted),
+        output=_output(names),
+        columns=("jobplan rows", *names),
         tag=tag,
         storable=not any(_sets_role(one) for one in statements[:-1]),
     )
@@ -103,6 +107,11 @@ def store_values(target: str, columns: Mapping[str, str], names: Sequence[str]) 
         f", jobplan_store AS (INSERT INTO {target} ({', '.join(columns)}, rows, carried) "  # noqa: S608 - names of ours
         f"SELECT {', '.join(columns.values())}, n, pg_catalog.jsonb_build_object({values}) FROM jobplan_result)"
     )
+
+
+def without_extension(text: str) -> str:
+    """Return a text without what extends its last statement, as far as the server kept it."""
+    return _EXTENSION.sub("", text) if _CARRY in text else text
 
 
 def can_be_extended(statements: Sequence[Statement], text: str) -> bool:
@@ -209,16 +218,24 @@ def _kind(query: Tree) -> StatementKind:
     }[query.DESCRIPTOR.name]
 
 
-def _after(names: Sequence[str], counted: str) -> str:
-    aliases = [f"c{number}" for number in range(1, len(names) + 1)]
+def _aliases(names: Sequence[str]) -> list[str]:
+    return [f"c{number}" for number in range(1, len(names) + 1)]
+
+
+def _result(names: Sequence[str], counted: str) -> str:
+    """Return the WITH queries that find the last row, and count the rows of the batch."""
+    aliases = _aliases(names)
     wanted = ", ".join(f"{quote_identifier(name)} AS {alias}" for name, alias in zip(names, aliases, strict=True))
     texts = ", ".join(f"{text_of(alias)} AS {alias}" for alias in aliases)
     return (
         f"\n), jobplan_last AS MATERIALIZED (SELECT pg_catalog.row_number() OVER () AS n, {wanted} FROM {_CARRY} "  # noqa: S608 - names of ours, quoted
         f"ORDER BY n DESC LIMIT 1), jobplan_result AS MATERIALIZED (SELECT (SELECT pg_catalog.count(*) FROM {counted}) "
-        f"AS n, {texts} FROM (SELECT) AS one LEFT JOIN jobplan_last ON true){_STORE} "
-        f"SELECT {text_of('n')} AS n, {', '.join(aliases)} FROM jobplan_result"
+        f"AS n, {texts} FROM (SELECT) AS one LEFT JOIN jobplan_last ON true)"
     )
+
+
+def _output(names: Sequence[str]) -> str:
+    return f" SELECT {text_of('n')} AS n, {', '.join(_aliases(names))} FROM jobplan_result"  # noqa: S608 - as above
 
 
 def _with_queries(node: Tree) -> Iterator[tuple[str, Tree]]:

@@ -324,13 +324,13 @@ def test_a_repeat_reports_the_sum_of_its_iterations(jobplan: Jobplan, db: Databa
         """,
     )
     assert ran.code == 0
-    assert re.search(r"purge: succeeded in \S+ \(DELETE 1,000 in 5 iterations\)", ran.err)
+    assert re.search(r"purge: succeeded in \S+ \(5 iterations, DELETE 1,000 in total(, \S+ rows/s)?\)", ran.err)
     assert ran.err.count("purge: started") == 1
-    assert "DELETE 1,000 in 5 iterations" in jobplan("show", "last", "--journal", "runs").out
+    assert "5 iterations, DELETE 1,000 in total" in jobplan("show", "last", "--journal", "runs").out
     (step,) = _shown(jobplan)["steps"]
     assert (step["rows_in_all"], step["iterations"]) == (1000, 5)
     for report in ("run.md", "run.xml", "run.html"):
-        assert "DELETE 1,000 in 5 iterations" in (jobplan.folder / report).read_text(encoding="utf-8")
+        assert "5 iterations, DELETE 1,000 in total" in (jobplan.folder / report).read_text(encoding="utf-8")
 
 
 def test_an_index_whose_drop_was_interrupted_is_left_behind(jobplan: Jobplan, db: Database) -> None:
@@ -380,4 +380,4 @@ def test_a_warning_follows_the_line_that_its_step_has_started(jobplan: Jobplan, 
     assert told[:3] == ["warns: started", "warns: WARNING: look", "warns: WARNING: again"]
     assert ran.err.count("warns: started") == 1
     shown = jobplan("show", "last", "--journal", "runs").out
-    assert "INSERT 6 in 3 iterations; not done after max_iterations (3)" in shown
+    assert "3 iterations, INSERT 6 in total; not done after max_iterations (3)" in shown

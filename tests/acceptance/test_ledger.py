@@ -32,7 +32,7 @@ def test_from_install_to_remove(jobplan: Jobplan, done: Database) -> None:
     installed = jobplan("ledger", "install", env=env)
     assert (installed.code, installed.out) == (0, "the ledger was created in schema jobplan\n")
     assert jobplan("ledger", "install", env=env).out == "the ledger already exists in schema jobplan\n"
-    assert jobplan("ledger", "upgrade", env=env).out == "the ledger has version 2 already\n"
+    assert jobplan("ledger", "upgrade", env=env).out == "the ledger has version 3 already\n"
     ran = jobplan("run", jobplan.plan(STEPS), "-v", env=env)
     assert ran.code == 0
     assert "ledger: schema jobplan" in ran.lines

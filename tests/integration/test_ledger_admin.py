@@ -102,7 +102,7 @@ def test_what_others_have_made_of_it_keeps_it(database: str) -> None:
     ask(database, "CREATE VIEW public.mine AS SELECT * FROM jobplan.failures")
     with pytest.raises(RecordError, match=r"view public\.mine depends"):
         admin.remove()
-    assert admin.status().version == 2
+    assert admin.status().version == 3
 
 
 def test_a_lock_is_not_waited_for_long(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,23 +114,24 @@ def test_a_lock_is_not_waited_for_long(database: str, monkeypatch: pytest.Monkey
         with pytest.raises(RecordError, match="lock timeout") as caught:
             admin.remove()
     assert caught.value.hint is not None
-    assert admin.status().version == 2
+    assert admin.status().version == 3
 
 
 def test_an_older_ledger_is_brought_up_with_what_is_in_it(database: str, monkeypatch: pytest.MonkeyPatch) -> None:
     admin = LedgerAdmin(database, "jobplan")
     admin.install("1")
     ask(database, "INSERT INTO jobplan.commits VALUES ('r', 's', 1, true)")
-    monkeypatch.setattr(ledger_admin, "VERSION", 3)
-    monkeypatch.setattr(ledger_admin, "STEPS", {**ledger_admin.STEPS, 3: "ledger_free"})
+    monkeypatch.setattr(ledger_admin, "VERSION", 4)
+    monkeypatch.setattr(ledger_admin, "STEPS", {**ledger_admin.STEPS, 4: "ledger_free"})
     assert admin.status().remedy == "jobplan ledger upgrade"
-    for action in (lambda: admin.purge(0.0), lambda: admin.read("last")):
-        with pytest.raises(RecordError, match="is of version 2"):
-            action()
-    assert admin.upgrade("2") == (2, 3)
-    assert admin.upgrade("2") == (3, 3)
+    with pytest.raises(RecordError, match="is of version 3"):
+        admin.purge(0.0)
+    with pytest.raises(RecordError, match="there is no run"):  # an older ledger can still be read
+        admin.read("last")
+    assert admin.upgrade("2") == (3, 4)
+    assert admin.upgrade("2") == (4, 4)
     found = ask(database, "SELECT version, jobplan FROM jobplan.meta ORDER BY 1")
-    assert found == [(1, "1"), (2, "1"), (3, "2")]
+    assert found == [(1, "1"), (2, "1"), (3, "1"), (4, "2")]
     assert value(database, "SELECT committed FROM jobplan.commits")
 
 

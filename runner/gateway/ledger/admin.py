@@ -14,14 +14,23 @@ import psycopg
 
 from runner.errors import RecordError, UsageError
 from runner.gateway.connecting import connection_failed, with_keepalives
-from runner.gateway.ledger.storage import OPTION, VERSION, distrust_statement, distrusted, ignored, read_event, remedy
+from runner.gateway.ledger.storage import (
+    OLDEST,
+    OPTION,
+    VERSION,
+    distrust_statement,
+    distrusted,
+    ignored,
+    read_event,
+    remedy,
+)
 from runner.gateway.queries import query
 from runner.gateway.session import ANSWER_WITHIN, LONG_ANSWER_WITHIN
 from runner.sql.placeholders import TemplateError, quote_identifier
 from runner.structs import Struct
 
 #: The blocks that upgrade a ledger from the previous version to each of these.
-STEPS: Mapping[int, str] = {1: "ledger_version_1", 2: "ledger_version_2"}
+STEPS: Mapping[int, str] = {1: "ledger_version_1", 2: "ledger_version_2", 3: "ledger_version_3"}
 #: The limit of each wait for a lock: a running step holds one on the commit rows.
 LOCK_TIMEOUT = "5s"
 #: The limit in seconds for operations that change all rows: it ends them if the server's answer is lost.
@@ -198,7 +207,7 @@ class LedgerAdmin:
     def read(self, name: str) -> LedgerRun:
         """Return the record of a run, by its id, its beginning, or `last`. RecordError if none or several match."""
         with self._connected() as connection:
-            self._require(self._installed_version(connection, _OTHER_LOCATION))
+            self._require(self._installed_version(connection, _OTHER_LOCATION), oldest=OLDEST)
             listed = connection.execute(self._block("ledger_find").encode(), [name]).fetchall()
             found = [run for run, trusted, _ in listed if trusted]
             if listed and not found:
@@ -306,10 +315,10 @@ class LedgerAdmin:
             raise no_ledger(self._schema, _place(connection), hint)
         return version
 
-    def _require(self, version: int) -> None:
+    def _require(self, version: int, *, oldest: int = VERSION) -> None:
         if version > VERSION:
             raise self._too_new(version)
-        if version < VERSION:
+        if version < oldest:
             hint = "Upgrade it: jobplan ledger upgrade"
             raise RecordError(f"the ledger in schema {self._schema} is of version {version}.", hint=hint)
 

@@ -7,20 +7,30 @@ worker that may not write it, or must not, runs without it.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from runner.engine.events import ErrorDetails, Outcome, Worker
 from runner.engine.launched_text import takes_commit_row
-from runner.engine.ports import LaunchRequest, OnUnstoppable, RecordedRun, WorkerEnd, WorkerHandle, keep_waiting
+from runner.engine.ports import (
+    LaunchRequest,
+    OnUnstoppable,
+    RecordedRun,
+    StoredBatch,
+    WorkerEnd,
+    WorkerHandle,
+    keep_waiting,
+)
 from runner.errors import CapacityError, GatewayError, ServerLostError
 from runner.gateway.ledger.reader import Known
 from runner.gateway.ledger.storage import InheritedSettings, read
 from runner.gateway.ledger.writer import LAST_TRY, PERMANENT_ERRORS, Ledger, digest_of
 from runner.gateway.queries import query
-from runner.gateway.session import Reply, Session, Statement, first_error
+from runner.gateway.session import Reply, Row, Session, Statement, first_error
 from runner.gateway.transaction_settings import COMMIT_ROW_LOCK_TIMEOUT, lock_timeout
 from runner.identity import WorkerLabel
+from runner.sql.carried_rows import store_values
 from runner.sql.placeholders import quote_identifier, quote_literal
 from runner.structs import replace
 
@@ -56,7 +66,7 @@ class Commits:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._roles: dict[str, bool] = {}
+        self._roles: dict[tuple[str, str], bool] = {}
         self._locked = False
 
     async def row_for(self, request: LaunchRequest) -> str:
@@ -83,6 +93,52 @@ class Commits:
         }
         text = query("ledger_row", ledger="{ledger}").decode()
         return _PLACES.sub(lambda place: values.get(place.group(), place.group()), text)
+
+    async def storing(self, request: LaunchRequest, row: str) -> tuple[LaunchRequest, str]:
+        """Return a request whose worker stores the values that it carries, and its first statements.
+
+        `row` are those that write its commit row. The lock on the table comes first, so that no iteration fails at its
+        end because of it. Unchanged if the worker may not write the table, or if the ledger has none.
+        """
+        label, around, carry = request.label, self._ledger.surroundings, request.carry
+        if not row or label is None or around is None or carry is None or not carry.storable:
+            return request, row
+        if not await self._may(_role(request, around), "carried"):
+            return request, row
+        schema = quote_identifier(self._ledger.schema or "")
+        columns = {
+            "run": quote_literal(label.run),
+            "step": quote_literal(self._ledger.text(label.step)),
+            "attempt": str(label.attempt),
+            "proof": quote_literal(self._ledger.proof(label.step, label.attempt)),
+        }
+        store = store_values(f"{schema}.carried", columns, carry.columns[1:])
+        first = query("ledger_carry_lock", ledger="{ledger}").decode().replace("{ledger}", schema)
+        return replace(request, carry=replace(carry, store=store)), f"{first}\n{row}"
+
+    async def stored_batch(self, step: str, attempt: int) -> StoredBatch | None:
+        """Return what the transaction of a committed iteration has stored; None if it stored nothing, or if unknown.
+
+        ServerLostError if the ledger cannot be read.
+        """
+        if not self._ledger.on or not await self._has_carried():
+            return None
+        key = self._key(step, attempt)
+        expected = await self._ask_patiently(("begin", ()), ("ledger_expected", key), ("commit", ()))
+        own = digest_of(self._ledger.proof(step, attempt))
+        for digest in dict.fromkeys((own, expected.rows[0][1] if expected.rows else None)):
+            if digest is not None:
+                asked = ("ledger_carried", (*key, digest))
+                reply = await self._ask_patiently(*self._ledger.begins, asked, ("commit", ()))
+                if reply.rows:
+                    return _stored(reply.rows[0])
+        return None
+
+    async def _has_carried(self) -> bool:
+        """Return whether the ledger has the table, which version 2 lacks, and this role may read it."""
+        asked = ("ledger_has_carried", (self._ledger.schema or "",))
+        reply = await self._ask_patiently(("begin", ()), asked, ("commit", ()))
+        return bool(reply.rows) and reply.rows[0][0] == "t"
 
     def is_taken(self, error: ErrorDetails) -> bool:
         """Return whether a unique violation is that of the row: another worker of the attempt has committed."""
@@ -118,8 +174,8 @@ class Commits:
             return False
         if end.error.sqlstate in _NO_RIGHT:
             role = _role(request, around)
-            self._roles.pop(role, None)
-            return not await self._may(role)
+            self._roles = {key: may for key, may in self._roles.items() if key[0] != role}
+            return not await self._may(role) or (request.carry is not None and not await self._may(role, "carried"))
         locked = end.error.sqlstate == _LOCK_NOT_AVAILABLE and _timed_out_on_ledger(end)
         self._locked = self._locked or locked
         return locked or end.error.sqlstate == _READ_ONLY_TRANSACTION
@@ -235,15 +291,16 @@ class Commits:
             self._locked = error is not None
         return self._locked
 
-    async def _may(self, role: str) -> bool:
-        """Return whether a role may write the row; queried once for each role."""
-        if role not in self._roles:
-            asked = ("ledger_role", (role, self._ledger.schema or ""))
+    async def _may(self, role: str, table: str = "commits") -> bool:
+        """Return whether a role may write to the table; queried once for each role."""
+        key = (role, table)
+        if key not in self._roles:
+            asked = ("ledger_role", (role, self._ledger.schema or "", table))
             reply, error = await self._ask(("begin", ()), asked, ("commit", ()))
             if error is not None:
                 return False
-            self._roles[role] = bool(reply.rows) and reply.rows[0][0] == "t"
-        return self._roles[role]
+            self._roles[key] = bool(reply.rows) and reply.rows[0][0] == "t"
+        return self._roles[key]
 
     async def _ask(self, *statements: Statement) -> tuple[Reply, ErrorDetails | None]:
         """Execute statements on the monitor session and return the reply of the last but one, or the error."""
@@ -252,6 +309,13 @@ class Commits:
         except GatewayError as lost:
             return Reply(), ErrorDetails(message=lost.message)
         return replies[-2], first_error(replies)
+
+
+def _stored(row: Row) -> StoredBatch:
+    """Parse the row of `ledger_carried`."""
+    rows, carried = row
+    values = json.loads(carried or "{}")
+    return StoredBatch(rows=int(rows or 0), values={str(name): value for name, value in values.items()})
 
 
 def _timed_out_on_ledger(end: WorkerEnd) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from runner.engine.ports import MOST_PREVIOUS_RUNS, PreviousRun
-from runner.gateway.ledger.storage import VERSION, distrust_statement, read, read_event, why_ignored
+from runner.gateway.ledger.storage import distrust_statement, read, read_event, unfit, why_ignored
 from runner.gateway.session import Reply, Row, Statement
 from runner.structs import Struct
 
@@ -139,7 +139,7 @@ async def read_recorded(
     if readable.error is not None or readable.rows != (("t",),):
         return {}
     (version,) = await session.run(("ledger_version", ()))
-    if version.error is not None or version.rows != ((str(VERSION),),):
+    if unfit(version, schema) is not None:
         return {}
     found = {}
     for run in runs:

@@ -77,8 +77,10 @@ def _unescape(found: re.Match[str]) -> str:
     return chr(code) if code <= 0x10FFFF else found.group()
 
 
-#: The version of the ledger that this jobplan writes.
-VERSION = 2
+#: The version of the ledger that this jobplan writes, and the oldest one that a run can use: version 2 lacks a place
+#: for carried values.
+VERSION = 3
+OLDEST = 2
 #: The column with the tables in the row of `ledger_found`.
 _TABLES = 4
 
@@ -129,7 +131,7 @@ def unfit(reply: Reply, schema: str) -> str | None:
     if reply.rows[0][0] is None:
         return f"the one in schema {schema} has no version: its table meta is empty"
     version = int(reply.rows[0][0])
-    if version == VERSION:
+    if OLDEST <= version <= VERSION:
         return None
     remedy = "jobplan ledger upgrade" if version < VERSION else "a newer jobplan"
     return f"the one in schema {schema} is of version {version}, and this jobplan writes {VERSION}: use {remedy}"

@@ -91,7 +91,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
         (("t", "f", "f", None), "1", "there is none in schema jobplan"),
         (("t", "t", "t", "t"), "1", "the server is a standby, which is read-only"),
         (("t", "t", "f", "f"), "1", "this role may not write to the one in schema jobplan"),
-        (("t", "t", "f", "t"), "3", "the one in schema jobplan is of version 3, and this jobplan writes 2"),
+        (("t", "t", "f", "t"), "4", "the one in schema jobplan is of version 4, and this jobplan writes 3"),
     ],
 )
 async def test_why_it_is_not_written(found: tuple[str | None, ...], version: str, problem: str) -> None:

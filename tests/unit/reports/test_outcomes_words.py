@@ -52,9 +52,12 @@ def test_iterations_are_announced_at_most_every_five_seconds(verbosity: Verbosit
     lines = _lines(repeating, _iterations(0.1, 200), verbosity)
     started = [line for line in lines if ": started" in line]
     assert len(started) == 4
-    assert started[1] == "a: started, iteration 51 (timeout 1m00s; DELETE 15,000 in 50 iterations so far)"
+    assert (
+        started[1]
+        == "a: started, iteration 51 (timeout 1m00s; 50 iterations, DELETE 15,000 in total, 3,000 rows/s so far)"
+    )
     assert len(lines) <= 5 + (12 if verbosity is Verbosity.VERBOSE else 0)
-    assert lines[-1] == "a: succeeded in 19.9s (DELETE 60,000 in 200 iterations)"
+    assert lines[-1] == "a: succeeded in 19.9s (200 iterations, DELETE 60,000 in total, 3,015 rows/s)"
     slow = _lines(repeating, _iterations(6.0, 4))
     assert len([line for line in slow if ": started" in line]) == 4
 
@@ -62,9 +65,9 @@ def test_iterations_are_announced_at_most_every_five_seconds(verbosity: Verbosit
 @pytest.mark.parametrize(
     ("tag", "rows", "iterations", "words"),
     [
-        ("DELETE", 57_840, 7, "DELETE 57,840 in 7 iterations"),
-        ("UPDATE", 0, 1, "UPDATE 0 in 1 iteration"),
-        ("DO", 0, 3, "DO in 3 iterations"),
+        ("DELETE", 57_840, 7, "7 iterations, DELETE 57,840 in total"),
+        ("UPDATE", 0, 1, "1 iteration, UPDATE 0 in total"),
+        ("DO", 0, 3, "3 iterations, DO"),
         ("", 0, 0, ""),
     ],
 )
