@@ -57,7 +57,7 @@ TYPES = r"""
                to_regclass('"odd Name"') AS tab, (SELECT count(*) FROM :"tab") + :n AS n
       settings: {DateStyle: "German, DMY", TimeZone: Asia/Kolkata, IntervalStyle: sql_standard}
       repeat:
-        until: SELECT :n >= 3 AND :'tab' = '"odd Name"' AND NOT :flag AND :number = 2
+        until: SELECT :n >= 1 AND :'tab' = '"odd Name"' AND NOT :flag AND :number = 2
         max_iterations: 9
         carry:
           text: {type: string, start: 'O''Brien \'}
