@@ -93,8 +93,8 @@ def new_run(
     `previous_state` and `takeover` resume a run: see `Run`; `history` are its events so far. `ledger` is the schema of
     the ledger, None for no ledger; `trusted_roles` may own it besides the session's role and superusers. The previous
     runs of the plan that the ledger contains are added to `previous_runs`. `chosen`, `require_ledger`, `ledger_first`
-    and `shared_slots`: see `Run`; a plan with
-    carried values always writes its launches to the ledger first. `target` is the name of the run's database in a fleet.
+    and `shared_slots`: see `Run`; a plan with carried values always has `ledger_first`. `target` is the name of the
+    run's database in a fleet.
     """
     # A batch whose launch is not in the ledger was never requested: so a runner can be killed in any moment.
     ledger_first = ledger_first or any(carries(step) for step in (*plan.steps, *plan.finally_))
