@@ -47,6 +47,9 @@ ELSEWHERE = {
     "requires": "test_run_refused",
     "touches": "the lock rules of validate",
     "yield_after": "test_holds",
+    "window": "test_windows",
+    "on_retry": "test_between_attempts",
+    "leftovers": "test_between_attempts",
 }
 
 
