@@ -44,6 +44,36 @@ class ExitCode(enum.IntEnum):
     BUG = 70
 
 
+class Retry(enum.StrEnum):
+    """What the same command, started once more with --or-resume, can do about an exit code other than 0."""
+
+    #: It can finish the run: the cause may have ended.
+    HELPS = "helps"
+    #: It ends in the same way until a user has acted: a wrong option or plan, an open question, a bug.
+    CANNOT_HELP = "cannot_help"
+    #: Not now: the window is closed, or the server does not meet `requires`. The next scheduled run tries again.
+    LATER = "later"
+
+
+#: For engines that start a failed task again. Codes that are not listed (137: killed) are those of a lost runner.
+RETRIES: Final = {
+    1: Retry.HELPS,
+    2: Retry.CANNOT_HELP,
+    3: Retry.CANNOT_HELP,
+    4: Retry.HELPS,
+    5: Retry.HELPS,
+    6: Retry.HELPS,
+    7: Retry.CANNOT_HELP,
+    8: Retry.LATER,
+    9: Retry.LATER,
+    70: Retry.CANNOT_HELP,
+    129: Retry.HELPS,
+    130: Retry.HELPS,
+    142: Retry.HELPS,
+    143: Retry.HELPS,
+}
+
+
 def for_signal(number: int) -> int:
     """Return the exit code after a signal, as shells report it."""
     return 128 + number

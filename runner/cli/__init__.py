@@ -33,6 +33,7 @@ _COMMANDS = {
     "cancel": "Cancel a run's workers, from any machine.",
     "attach": "Follow a run's workers until they end.",
     "fleet": "Run one plan over many databases.",
+    "export": "Print a plan as YAML for Kubernetes or Argo Workflows.",
     "ledger": "Keep a record of runs in the database.",
     "doctor": "Check whether a server is ready for plans, and show how to fix it.",
     "schema": "Print the JSON Schema of plans.",

@@ -180,7 +180,19 @@ def _dry_run_data(result: FleetDryRun) -> dict[str, object]:
 @click.argument("plan", type=click.Path(path_type=Path))
 @_targets_option
 @_where_option
+@click.option(
+    "--wave",
+    "waves",
+    multiple=True,
+    metavar="NAME",
+    help="Only the targets of this wave; repeatable. None: nothing to do.",
+)
 @click.option("--fleet-id", metavar="ID", help="Id of the fleet run. Default: a new id.")
+@click.option(
+    "--or-resume",
+    is_flag=True,
+    help="With --fleet-id: finish the fleet run if its record is here, or the ledgers of its targets have its runs.",
+)
 @parameter_options
 @selection_options
 @journal_option
@@ -193,7 +205,9 @@ def run_command(
     targets_file: Path,
     where: tuple[str, ...],
     *,
+    waves: tuple[str, ...],
     fleet_id: str | None,
+    or_resume: bool,
     params: tuple[str, ...],
     params_file: Path | None,
     select: tuple[str, ...],
@@ -208,19 +222,34 @@ def run_command(
     """Run a plan on all targets of a file.
 
     Waves run one after the other. When more targets fail than the file allows, no further one is started; `jobplan
-    fleet resume` continues with what failed and what was never tried.
+    fleet resume` continues with what failed and what was never tried. With --fleet-id and --or-resume the same command
+    line, entered again on any machine, does that.
     """
     from runner.fleet.plans import FleetPlans
+    from runner.fleet.records import fleets_folder
+    from runner.fleet.rollout import assign_runs
     from runner.fleet.targets import read_targets
 
     if require_ledger and no_ledger:
         raise UsageError("--require-ledger and --no-ledger exclude each other.")
+    if or_resume and fleet_id is None:
+        raise UsageError("--or-resume needs --fleet-id: it says which fleet run is meant.")
     fleet_id = _checked_id(fleet_id) if fleet_id is not None else new_run_id(MonotonicClock().now())
     targets = read_targets(targets_file)
+    _check_waves(waves, targets)
+    wanted = _wanted_reports(reports, plan, targets_file, params_file)
+    if or_resume and (fleets_folder(journal) / fleet_id).exists():
+        return _resume_recorded(
+            fleet_id, where, marks=(), allow_changed=False, trusted_roles=trusted_roles, wanted=wanted, journal=journal
+        )
     values = parameter_values(params, params_file)
     plans = FleetPlans(plan, **values, select=select, exclude=exclude, assume_done=assume_done)
     resolved = _resolved(targets, where)
     ledger = None if no_ledger else ledger_schema()
+    known = _recorded_runs(resolved, fleet_id, ledger, trusted_roles) if or_resume and ledger is not None else {}
+    if waves and not any(members for wave, members in resolved.placed.waves if wave.name in waves):
+        print_text("no target is in these waves: nothing to do.", err=True)
+        return 0
     begun = _begin(
         fleet_id,
         resolved,
@@ -228,6 +257,7 @@ def run_command(
         plan,
         values,
         where=where,
+        waves=waves,
         ledger=ledger,
         journal=journal,
         select=select,
@@ -237,12 +267,34 @@ def run_command(
         ledger=ledger,
         trusted_roles=trusted_roles,
         require_ledger=require_ledger,
-        reports=_wanted_reports(reports, plan, targets_file, params_file),
+        reports=wanted,
     )
     with begun.record:
+        if known:
+            assign_runs(begun.state, known)
         return _execute(
             begun.state, resolved.targets, plans, begun.record, options, first=begun.started, journal=journal
         )
+
+
+def _check_waves(names: Sequence[str], targets: Targets) -> None:
+    """UsageError if --wave names a wave that the targets file does not have."""
+    known = [wave.name for wave in targets.rollout.waves]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"--wave {name}: the targets file has the waves {', '.join(known)}.")
+
+
+def _recorded_runs(
+    resolved: Resolved, fleet_id: str, ledger: str | None, trusted_roles: tuple[str, ...]
+) -> Mapping[str, str]:
+    """Return the runs of the fleet run that the ledgers of its targets have, by target."""
+    from runner.fleet.discovery import recorded_runs
+
+    known = asyncio.run(recorded_runs(resolved.targets, fleet_id, ledger, trusted_roles))
+    if known:
+        print_text(f"fleet run {fleet_id}: the ledgers have the runs of {len(known)} targets.", err=True)
+    return known
 
 
 class _Begun(Struct, frozen=True, kw_only=True):
@@ -261,6 +313,7 @@ def _begin(
     values: ParameterValues,
     *,
     where: tuple[str, ...],
+    waves: tuple[str, ...] = (),
     ledger: str | None,
     journal: Path,
     select: tuple[str, ...] = (),
@@ -270,12 +323,13 @@ def _begin(
     from runner import __version__
     from runner.fleet import events as ev
     from runner.fleet.records import FleetJournal, fleets_folder
-    from runner.fleet.rollout import initial_state
+    from runner.fleet.rollout import initial_state, keep_waves
 
     targets = resolved.targets
     first = plans.check(targets.targets)
     clusters = {name: cluster.parallel for name, cluster in targets.clusters.items()}
     state = initial_state(fleet_id, resolved.placed, targets.rollout, clusters)
+    keep_waves(state, waves)
     started = ev.FleetStarted(
         at=MonotonicClock().now(),
         jobplan=__version__,
@@ -287,6 +341,7 @@ def _begin(
         host=socket.gethostname(),
         os_pid=os.getpid(),
         where=where,
+        waves=waves,
         params=dict(values["given"]),
         params_file=None if values["params_file"] is None else str(values["params_file"].absolute()),
         select=select,
@@ -338,9 +393,6 @@ def resume_command(
     ID is the id of a fleet run, or `last`. On a machine without its record, name the plan and the targets file: the
     ledgers of the targets have the runs.
     """
-    from runner import __version__
-    from runner.fleet import events as ev
-
     if (plan is None) != (targets_file is None):
         raise UsageError("PLAN and --targets belong together: they are for a machine without the record.")
     values = parameter_values(params, params_file)
@@ -354,6 +406,30 @@ def resume_command(
         )
     if params or params_file is not None:
         raise UsageError("a resume takes its parameters from the record.")
+    return _resume_recorded(
+        fleet_id,
+        where,
+        marks=marks,
+        allow_changed=allow_changed,
+        trusted_roles=trusted_roles,
+        wanted=wanted,
+        journal=journal,
+    )
+
+
+def _resume_recorded(
+    fleet_id: str,
+    where: tuple[str, ...],
+    *,
+    marks: tuple[str, ...],
+    allow_changed: bool,
+    trusted_roles: tuple[str, ...],
+    wanted: Reports,
+    journal: Path,
+) -> int:
+    """Finish a fleet run whose record is on this machine."""
+    from runner import __version__
+    from runner.fleet import events as ev
     from runner.fleet.plans import FleetPlans
     from runner.fleet.records import FleetJournal, find_fleet, fleets_folder, read_fleet
 
@@ -406,20 +482,18 @@ def _resume_elsewhere(
     journal: Path,
 ) -> int:
     """Finish a fleet run whose record is on another machine: the ledgers of its targets have the runs."""
-    from runner.fleet.discovery import recorded_runs
     from runner.fleet.plans import FleetPlans
     from runner.fleet.rollout import assign_runs
     from runner.fleet.targets import read_targets
 
     plans = FleetPlans(plan, **values)
     resolved = _resolved(read_targets(targets_file), where)
-    known = asyncio.run(recorded_runs(resolved.targets, _checked_id(fleet_id), options.ledger, options.trusted_roles))
+    known = _recorded_runs(resolved, _checked_id(fleet_id), options.ledger, options.trusted_roles)
     if not known:
         raise RecordError(
             f"no ledger of {len(resolved.targets.targets)} targets has a run of fleet run {fleet_id}.",
             hint="Check the id. Without ledgers, only the machine of the fleet run can resume it.",
         )
-    print_text(f"fleet run {fleet_id}: the ledgers have the runs of {len(known)} targets.", err=True)
     begun = _begin(fleet_id, resolved, plans, plan, values, where=where, ledger=options.ledger, journal=journal)
     with begun.record:
         assign_runs(begun.state, known)

@@ -56,6 +56,8 @@ class FleetStarted(FleetEvent, frozen=True, kw_only=True):
     host: str
     os_pid: int
     where: tuple[str, ...] = ()
+    #: The only waves that the fleet run has; empty: all.
+    waves: tuple[str, ...] = ()
     params: Mapping[str, str] = field(default_factory=dict)
     params_file: str | None = None
     select: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from runner.exit_codes import ExitCode, for_signal
 from runner.fleet import events as ev
@@ -71,6 +71,13 @@ def initial_state(fleet: str, placed: Placed, rollout: Rollout, clusters: Mappin
     return FleetState(fleet=fleet, rollout=rollout, waves=waves, members=members, clusters=clusters)
 
 
+def keep_waves(state: FleetState, names: Collection[str]) -> None:
+    """Leave out the members of other waves, if `names` has any. The others keep the ids of their runs."""
+    if names:
+        state.members = {name: member for name, member in state.members.items() if member.wave in names}
+        state.waves = tuple(wave for wave in state.waves if wave.name in names)
+
+
 def assign_runs(state: FleetState, known: Mapping[str, str]) -> None:
     """Give members the ids of runs that their ledgers have; the others get ids that none of these is."""
     taken = set(known.values())
@@ -84,6 +91,7 @@ def apply(state: FleetState, event: ev.FleetEvent) -> None:
     match event:
         case ev.FleetStarted():
             state.started = event
+            keep_waves(state, event.waves)
             state.started_at = event.at
         case ev.FleetResumed():
             state.begun.clear()

@@ -10,7 +10,7 @@ import pytest
 
 from runner import errors
 from runner.errors import JobplanError
-from runner.exit_codes import MEANINGS, ExitCode, for_error, for_signal, help_text
+from runner.exit_codes import MEANINGS, RETRIES, ExitCode, Retry, for_error, for_signal, help_text
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,3 +59,9 @@ def test_no_other_module_writes_an_exit_code_as_a_number() -> None:
     wanted = re.compile(r"\bexit_code(?:=| = )[1-9]|\bcontext\.exit\([0-9]|\bcode = [0-9]+$", re.MULTILINE)
     for path in (ROOT / "runner").rglob("*.py"):
         assert not wanted.findall(path.read_text(encoding="utf-8")), path
+
+
+def test_each_code_says_whether_a_retry_can_help() -> None:
+    listed = {int(code) for codes, _ in MEANINGS for code in codes.split(", ")} - {0}
+    assert listed <= set(RETRIES)
+    assert {code for code, meaning in RETRIES.items() if meaning is Retry.CANNOT_HELP} == {2, 3, 7, 70}
