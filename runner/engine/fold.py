@@ -216,8 +216,9 @@ def _step_repeating(state: RunState, record: StepRecord, event: ev.StepRepeating
     _move(record, StepState.RETRYING, event.at)
 
 
-def _step_adapted(_: RunState, record: StepRecord, event: ev.StepAdapted) -> None:
+def _step_adapted(state: RunState, record: StepRecord, event: ev.StepAdapted) -> None:
     record.adapted = (event.param, event.value)
+    state.eased.pop(record.key, None)
 
 
 def _step_retrying(state: RunState, record: StepRecord, event: ev.StepRetrying) -> None:

@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Iterator, Mapping
 
 from runner.engine import events as ev
-from runner.engine.batches import adapted
+from runner.engine.batches import adapted, halved
 from runner.engine.events import CheckPhase
 from runner.engine.fold import CLUSTER_SLOTS, SERVER_CAPACITY, THE_WINDOW
 from runner.engine.for_each_items import literal_items
@@ -276,6 +276,10 @@ def _consequences(state: RunState, now: float) -> Iterator[ev.Event]:
     yield from _queue_timeouts(state, now)
     if state.holds:
         yield from _held_too_long(state, now)
+    for record in map(state.records.__getitem__, state.eased):
+        smaller = halved(record, state.plan.values, ev.AdaptReason.HOLD, now)
+        if smaller is not None:
+            yield smaller
 
 
 def _first_consequences(state: RunState, now: float) -> Iterator[ev.Event]:

@@ -297,6 +297,8 @@ class RunState(Struct, kw_only=True):
     #: The holds that are on, and those that prevent starts: these, and those that were not measured yet.
     holds: dict[str, ev.HoldBegan] = field(default_factory=dict)
     holding: frozenset[tuple[str, int]] = frozenset()
+    #: Waiting steps that were held between two batches, and whose next batch is to be smaller (`adapt`).
+    eased: dict[str, None] = field(default_factory=dict)
     unfinished: int = 0
     #: Of these, the unfinished steps outside `finally`, and the steps that only wait for their instances.
     main_unfinished: int = 0
@@ -506,6 +508,7 @@ def leave(state: RunState, record: StepRecord) -> None:
         case StepState.READY | StepState.QUEUED:
             _dequeue(state, record)
             _forget(state.fresh, record.key)
+            state.eased.pop(record.key, None)
         case StepState.LAUNCHING | StepState.RUNNING:
             _release(state, record)
             _forget(state.active, record.key)
@@ -641,6 +644,8 @@ def _count_held_time(state: RunState, name: str, at: float) -> None:
             since = record.held_since if record.held_since is not None else at
             record.held_for += max(0.0, at - since)
             record.held_since = None
+            if record.attempt and record.step.repeat is not None and record.step.repeat.adapt is not None:
+                state.eased[key] = None
         if record.queue_deadline is not None:
             bisect.insort(state.queue_timed, (record.queue_deadline, key))
 

@@ -17,6 +17,7 @@ from runner.engine.simulation import AttemptScript, HoldScript, Simulation, run_
 from runner.engine.state import initial_state
 from runner.errors import Position
 from runner.plan.model import (
+    Adapt,
     Budget,
     Check,
     Hold,
@@ -310,3 +311,19 @@ def test_an_attempt_that_was_prepared_is_put_off_if_a_hold_began_meanwhile() -> 
     assert not any(isinstance(event, ev.CapacityShort) for event in found.events)
     assert launches(found) == [("a", 0.0), ("a", 25.0)]
     assert found.state.records["a"].state == "succeeded"
+
+
+def test_a_batch_that_follows_a_hold_is_half_as_large_once() -> None:
+    adapt = Adapt(param="batch", target=1.0, min=10, max=1000)
+    looped = step("loop", repeat=Repeat(max_iterations=4, adapt=adapt))
+    p = replace(plan(looped), values={"batch": 100})
+    changes = [
+        HoldScript(at=at, hold="load", on=on) for at, on in ((0.0, True), (2.0, False), (2.5, True), (9.0, False))
+    ]
+    found = simulate(p, durations=lambda *_: AttemptScript(duration=1.0, row_count=1), holds=changes)
+    smaller = [
+        (event.at, event.before, event.value)
+        for event in found.events
+        if isinstance(event, ev.StepAdapted) and event.because is ev.AdaptReason.HOLD
+    ]
+    assert smaller == [(9.0, 100, 50)], "not before the first batch, and once for each hold"
