@@ -67,6 +67,22 @@ def run_id_problem(run_id: str) -> str | None:
     )
 
 
+def inner_key(owner: str, step_id: str) -> str:
+    """Return the key of a step of a chain; `owner` is the key of the item, or of a group without items."""
+    return f"{owner}.{step_id}"
+
+
+def written_key(key: str) -> str:
+    """Return the id of a step or instance in a plan as written out: `per_index.rebuild` of `per_index[a].rebuild`."""
+    head, bracket, rest = key.partition("[")
+    return head + rest.rpartition("]")[2] if bracket else key
+
+
+def is_of_chain(key: str) -> bool:
+    """Return whether the key is that of a step of a chain, of one item or without items."""
+    return "." in key.rpartition("]")[2]
+
+
 def runner_name(run_id: str) -> str:
     """Return the application_name of the runner's own sessions."""
     return f"{PREFIX}:{run_id}:{_RUNNER}"

@@ -29,7 +29,9 @@ from runner.durations import parse_duration
 from runner.errors import ConnectionFailedError, ParameterError, Problem, ServerLostError, UsageError
 from runner.exit_codes import ExitCode
 from runner.gateway.inspection import Inspector
+from runner.identity import written_key
 from runner.lint import Sources, check_plan, invalid_plan
+from runner.plan.groups import written_steps
 from runner.plan.model import Plan
 from runner.preflight.dry_run import Wishes, dry_run, readable_draft
 from runner.preflight.dry_run_result import DryRun
@@ -135,11 +137,11 @@ def read_to_look(path: Path, values: ParameterValues) -> Readable:
 
 def _assumed(texts: tuple[str, ...], plan: Plan) -> KnownDurations:
     """Read --assume. UsageError if one is not STEP=DURATION or names no step."""
-    steps = {step.id for step in (*plan.steps, *plan.finally_)}
+    steps = {step.id for step in written_steps(plan)}
     known = {}
     for text in texts:
         step, _, written = text.rpartition("=")
-        if step.partition("[")[0] not in steps:
+        if written_key(step) not in steps:
             raise UsageError(f"--assume {text!r} is not STEP=DURATION with a step of the plan.")
         try:
             seconds = parse_duration(written)

@@ -42,6 +42,7 @@ from runner.errors import JobplanError, OpenQuestionError, RunHeldError, UsageEr
 from runner.exit_codes import ExitCode, for_error, help_text
 from runner.identity import new_run_id
 from runner.lint import read_plan
+from runner.plan.groups import written_steps
 from runner.plan.model import Plan
 from runner.plan.plan_files import files_of
 from runner.reports.messages import Verbosity
@@ -194,7 +195,7 @@ def _load(plan: Plan, options: RunOptions) -> Plan:
     """Return the plan with as many slots as --slots allows."""
     if options.slots is None or options.slots >= plan.budget.slots:
         return plan
-    wide = [step.id for step in (*plan.steps, *plan.finally_) if step.slots > options.slots]
+    wide = [step.id for step in written_steps(plan) if step.slots > options.slots]
     if wide:
         raise UsageError(f"--slots {options.slots} is less than the slots of step {wide[0]}.")
     return replace(plan, budget=replace(plan.budget, slots=options.slots))

@@ -14,12 +14,14 @@ from typing import Any
 from runner.engine import events as ev
 from runner.engine.chunks import of_place, parts_of
 from runner.engine.for_each_items import values_of
+from runner.engine.group_records import add_chain, add_items
 from runner.engine.resume_state import carried_over, copy_facts, steps_without_evidence
 from runner.engine.state import (
     BAD,
     RunState,
     StepRecord,
     StepState,
+    admit,
     enqueue,
     expect_server_end,
     forget_server_end,
@@ -37,6 +39,7 @@ from runner.engine.state import (
     wait_until,
 )
 from runner.engine.window import is_cancelled_by_window, is_unfinished, shut_after_refusal, window_changed
+from runner.plan.groups import is_group
 from runner.sql.text_traits import nature_of
 from runner.structs import replace
 
@@ -112,6 +115,7 @@ def _step_checking(state: RunState, record: StepRecord, event: ev.StepChecking) 
     leave(state, record)
     record.phase = event.phase
     if event.phase is ev.CheckPhase.BEFORE:
+        admit(state, record)
         record.gate = record.gate_error = None
         record.holds = True
         hold(state, record)
@@ -154,11 +158,18 @@ def _step_expanded(state: RunState, record: StepRecord, event: ev.StepExpanded) 
     record.instances = tuple(item.key for item in event.items)
     record.open_instances = len(event.items)
     state.to_cancel.pop(record.key, None)
-    if not event.items:
+    has_one_chain = is_group(record.step) and record.step.for_each is None
+    if not event.items and not has_one_chain:
         _settle(state, record, event.at)
         return
     state.expanded += 1
     _move(record, StepState.EXPANDED, event.at)
+    if has_one_chain:
+        add_chain(state, record, record.step)
+        return
+    if is_group(record.step):
+        add_items(state, record, event.items, event.at)
+        return
     number = 1
     for item in event.items:
         instance = _new_instance(state, record, item.key, number)
@@ -255,6 +266,7 @@ def _attempt_preparing(state: RunState, record: StepRecord, event: ev.AttemptPre
 def _attempt_launching(state: RunState, record: StepRecord, event: ev.AttemptLaunching | ev.AttemptPreparing) -> None:
     first = not record.preparing
     leave(state, record)
+    admit(state, record)
     hold(state, record)
     state.active[record.key] = None
     record.gate = record.gate_error = None
@@ -497,6 +509,7 @@ def apply(state: RunState, event: ev.Event) -> None:
                 change(state, state.records[event.step], event)
         case ev.RunStarted():
             state.started_at = event.at
+            state.left_out = event.left_out
         case ev.RunResumed():
             _run_resumed(state, event)
         case ev.ServerClock() | ev.UsualDurations() | ev.WindowWaiting() | ev.WindowOpened() | ev.WindowClosed():
@@ -552,6 +565,7 @@ def _run_resumed(state: RunState, event: ev.RunResumed) -> None:
     for name in RunState.__struct_fields__:
         setattr(state, name, getattr(fresh, name))
     state.started_at = event.at
+    state.left_out = old.left_out
     if old.started_at is not None:
         last = [record.since for record in old.records.values()] + ([old.finished.at] if old.finished else [])
         state.took_before = old.took_before + max(0.0, max(last) - old.started_at)

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from runner.engine.chunks import in_chunks, listed, parts_of
 from runner.engine.events import Item
+from runner.identity import inner_key
+from runner.plan.groups import bound_values
 from runner.plan.model import ForEach, ItemValues, ParamType, Step, Value
 from runner.sql.qualified_names import QualifiedName, qualified_name
 from runner.structs import replace
@@ -23,7 +25,8 @@ _KEY_LENGTH = 60
 def literal_items(step: Step, before: Sequence[Item] = (), kept: Sequence[Item] = ()) -> tuple[Item, ...]:
     """Return the items that the plan lists, in chunks if it says so; an item that is in `before` keeps its key.
 
-    `kept` are the chunks of the resumed run that stay as they are.
+    `kept` are the chunks of the resumed run that stay as they are. ValueError as `queried_items`, only for a group
+    whose parameters are bound to values of items.
     """
     return in_chunks(step, single_items(step, before), kept)
 
@@ -49,8 +52,9 @@ def identity_of(item: Item) -> str:
 def queried_items(step: Step, columns: Sequence[str], rows: Iterable[Sequence[str | None]]) -> tuple[Item, ...]:
     """Return the items that a query returned, in chunks if the plan says so; a single column is also the item itself.
 
-    ValueError, with a sentence that continues "the value", for an item that must be a relation and is none, and for
-    one of several columns that is to be part of a chunk.
+    ValueError, with a sentence that continues "the value", for an item that must be a relation and is none, for one of
+    several columns that is to be part of a chunk, and for one whose value is not of the type of the group's parameter
+    that is bound to it.
     """
     if step.for_each is None:
         return ()
@@ -64,6 +68,12 @@ def values_of(for_each: ForEach | None, item: Item) -> ItemValues:
     """Return the values of an instance: those of its item, or the lists of its chunk. ValueError as above."""
     parts = [typed(for_each, part.values) for part in parts_of(item)]
     return listed(parts) if item.items else parts[0]
+
+
+def values_in_sql(step: Step, item: Item) -> ItemValues:
+    """Return the values of an instance, also of a step of a chain in a plan as written out."""
+    values = values_of(step.for_each, item)
+    return {**values, **bound_values(step, item.values)} if step.bound else values
 
 
 def _with_only_column(rows: Sequence[Mapping[str, Value | None]]) -> Sequence[Mapping[str, Value | None]]:
@@ -100,7 +110,11 @@ def _items(
         label = _label(row if for_each.type is None else {"": values[as_]})
         item = Item(key="", values=values)
         known = kept[identity_of(item)]
-        items.append(replace(item, key=known.popleft() if known else _new_key(step.id, label, seen, keys)))
+        key = known.popleft() if known else _new_key(step.group or step.id, label, seen, keys)
+        bound_values(step, values)  # the ValueError
+        if step.group is not None:  # a step of a chain, in a plan as written out
+            key = inner_key(key, step.id.rpartition(".")[2])
+        items.append(replace(item, key=key))
     return tuple(items)
 
 

@@ -458,6 +458,8 @@ def _outcome(record: StepRecord, last: ev.AttemptFinished) -> ev.Outcome:
 def _of_instances(state: RunState, record: StepRecord, now: float) -> ev.StepEvent:
     """Settle a step by the worst outcome of its instances; without instances it had nothing to do."""
     states = {state.records[key].state for key in record.instances or ()}
+    if states == {StepState.SKIPPED} and all(_was_not_selected(state.records[key]) for key in record.instances or ()):
+        return ev.StepSkipped(at=now, step=record.key, reason=ev.SkipReason.NOT_SELECTED)
     if not states & BAD and (reason := _left_out(state.records[key] for key in record.instances or ())) is not None:
         return ev.StepSkipped(at=now, step=record.key, reason=reason, because="not all of its instances were run")
     final = next((bad for bad in _WORST_FIRST if bad in states), StepState.SUCCEEDED)
@@ -491,6 +493,10 @@ def _left_out(instances: Iterable[StepRecord]) -> ev.SkipReason | None:
     """Return why some of these instances were not run; None if all of them were."""
     reasons = {record.skip.reason for record in instances if record.skip is not None}
     return next((reason for reason in (ev.SkipReason.DRAINED, ev.SkipReason.WINDOW) if reason in reasons), None)
+
+
+def _was_not_selected(record: StepRecord) -> bool:
+    return record.skip is not None and record.skip.reason is ev.SkipReason.NOT_SELECTED
 
 
 def _check_failed(record: StepRecord, now: float, *, committed: bool = False) -> ev.StepFinished:

@@ -19,6 +19,8 @@ from runner.engine.chunks import parts_of, remaining
 from runner.engine.for_each_items import literal_items, single_items
 from runner.engine.state import HOLDING, RunState, StepRecord, StepState, need_met
 from runner.errors import UsageError
+from runner.identity import inner_key
+from runner.plan.groups import is_group
 from runner.plan.model import ForEach, NeedOn, Plan, Step, Value
 from runner.sql.text_traits import nature_of
 
@@ -60,6 +62,11 @@ def steps_over(state: RunState, settled: Mapping[str, ev.Outcome], plan: Plan) -
     for step in (*plan.steps, *plan.finally_):
         for need in step.needs:
             dependents.setdefault(need.step, []).append((step.id, need.on))
+        for owner in _owners(state, step):
+            for inner in step.steps:
+                for need in inner.needs:
+                    key, needed_key = inner_key(owner, inner.id), inner_key(owner, need.step)
+                    dependents.setdefault(needed_key, []).append((key, need.on))
     found = list(over)
     while found:
         needed = state.records[found.pop()]
@@ -70,6 +77,14 @@ def steps_over(state: RunState, settled: Mapping[str, ev.Outcome], plan: Plan) -
                 over.add(key)
                 found.append(key)
     return frozenset(over)
+
+
+def _owners(state: RunState, step: Step) -> tuple[str, ...]:
+    """Return the keys of the items of a group that has been expanded, or its own key if it has no items."""
+    record = state.records.get(step.id)
+    if not is_group(step) or record is None or record.instances is None:
+        return ()
+    return record.instances if step.for_each is not None else (step.id,)
 
 
 def _is_skipped_for_another(record: StepRecord) -> bool:
@@ -91,15 +106,20 @@ def finally_starts_again(state: RunState, settled: Mapping[str, ev.Outcome], pla
 
 def steps_known(state: RunState, steps: Iterable[Step]) -> set[str]:
     """Return the keys of these steps in the resumed run: the steps, and the instances of those that were expanded."""
-    known = {step.id for step in steps}
+    known = set()
     for step in steps:
+        known.add(step.id)
         record = state.records.get(step.id)
-        if record is not None and record.instances is not None and step.for_each is not None:
-            for item in _items(state, record, step):
-                known.add(item.key)
-                old = state.records.get(item.key)
-                if old is not None and old.chunk and old.instances is not None:
-                    known.update(one.key for one in item.items)
+        if record is None or record.instances is None:
+            continue
+        items = _items(state, record, step)
+        for item in items:
+            known.add(item.key)
+            old = state.records.get(item.key)
+            if old is not None and old.chunk and old.instances is not None:
+                known.update(one.key for one in item.items)
+        owners = [item.key for item in items] if step.for_each is not None else [step.id]
+        known.update(inner_key(owner, inner.id) for owner in owners for inner in step.steps)
     return known
 
 
@@ -163,10 +183,12 @@ def carried_over(old: RunState, resumed: ev.RunResumed, known: Mapping[str, Step
             continue
         if record.instances is not None:
             now = known[record.key]
-            if now.step.for_each is not None:
+            if now.step.for_each is not None or (is_group(now.step) and now.parent is None):
                 yield ev.StepExpanded(at=resumed.at, step=record.key, items=_items(old, record, now.step))
             elif now.chunk:
                 yield ev.StepSplit(at=resumed.at, step=record.key, items=now.chunk, until=resumed.at)
+        elif known[record.key].instances is not None:  # an item of what is a group now
+            continue
         elif record.key in adopted:
             yield from _under_way(adopted[record.key], record, resumed.at)
         elif record.key in over:
@@ -205,8 +227,11 @@ def _items(state: RunState, record: StepRecord, step: Step) -> tuple[ev.Item, ..
 
     An item that the run had before keeps its instance, at whatever place the plan lists it now.
     """
-    before = tuple(_recorded_item(state.records[key]) for key in record.instances or ())
-    if step.for_each is None or step.for_each.sql is not None:
+    if step.for_each is None:
+        return ()
+    had_items = record.step.for_each is not None  # else these are the steps of a chain
+    before = tuple(_recorded_item(state.records[key]) for key in record.instances or () if had_items)
+    if step.for_each.sql is not None:
         return before
     if state.expansions is None:
         # The chunks are among them for their keys only: no item may get one of these.

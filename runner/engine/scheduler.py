@@ -24,6 +24,7 @@ from runner.engine.outcomes import cancelled_before_start, final_event, settle
 from runner.engine.ports import Cancel, Command, Detach, Evaluate, Launch
 from runner.engine.state import (
     BAD,
+    GATE,
     HOLDING,
     SLOTS,
     UNLIMITED,
@@ -50,7 +51,9 @@ from runner.engine.window import (
     window_wake_at,
 )
 from runner.exit_codes import ExitCode, for_signal
+from runner.plan.groups import is_group
 from runner.plan.model import OnFailure, OnRunnerExit
+from runner.plan.selection import is_left_out
 from runner.structs import Struct
 
 #: Seconds for which a step holds its slots during the evaluation of its conditions while other steps could use them.
@@ -87,7 +90,7 @@ def launches(state: RunState, now: float) -> Iterator[Launch | Evaluate]:
     passed: list[StepRecord] = []
     for record in itertools.islice(_fitting(state, used, passed), max(allowance, 0)):
         wanted = record.needs.keys()
-        overtook = tuple(other.key for other in passed if not wanted.isdisjoint(_lacking(state, other, used)))
+        overtook = tuple(other.key for other in passed if not wanted.isdisjoint(_waits_for(state, other, used)))
         for name, amount in record.needs.items():
             used[name] = used.get(name, 0) + amount
         if record.conditional:
@@ -114,7 +117,16 @@ def _fitting(state: RunState, used: dict[str, int], passed: list[StepRecord]) ->
             continue
         passed.append(record)
         if record.overtaken >= state.overtake_limit:
-            reserved.update(lacking)
+            reserved.update(_waits_for(state, record, used))
+
+
+def _waits_for(state: RunState, record: StepRecord, used: Mapping[str, int]) -> list[str]:
+    """Return what a step lacks; if `max_parallel` is among that, nothing else.
+
+    Until another item has ended it could not use the rest, and that item may need the rest for its end.
+    """
+    lacking = _lacking(state, record, used)
+    return [name for name in lacking if name.startswith(GATE)] or lacking
 
 
 def _lacking(state: RunState, record: StepRecord, used: Mapping[str, int]) -> list[str]:
@@ -354,8 +366,10 @@ def _shortage(state: RunState) -> str:
 def _release(state: RunState, record: StepRecord, now: float) -> ev.Event | None:
     """Return that a pending step is ready, if all its needs are met, or skipped, as soon as one of them cannot be met.
 
-    None if its items must be queried first.
+    None if its items must be queried first. An instance that was not selected is skipped at once.
     """
+    if record.parent is not None and is_left_out(state.left_out, record.key):
+        return _skip(record, ev.SkipReason.NOT_SELECTED, "", now)
     unmet = _skipped_upstream(state, record, now)
     if unmet is not None:
         return unmet
@@ -364,9 +378,15 @@ def _release(state: RunState, record: StepRecord, now: float) -> ev.Event | None
     if state.stopping or state.is_left_over(record):
         drained = _skip(record, ev.SkipReason.DRAINED, _why_stopping(state), now)
         return drained if state.stopping else skip_left_over(state, record, now)
-    if record.step.for_each is None:
-        return ev.StepReady(at=now, step=record.key)
-    if record.step.for_each.sql is None:
+    return _next_of_released(record, now)
+
+
+def _next_of_released(record: StepRecord, now: float) -> ev.Event | None:
+    for_each = record.step.for_each
+    if for_each is None:
+        one_chain = is_group(record.step)
+        return ev.StepExpanded(at=now, step=record.key) if one_chain else ev.StepReady(at=now, step=record.key)
+    if for_each.sql is None:
         return ev.StepExpanded(at=now, step=record.key, items=literal_items(record.step))
     return None
 

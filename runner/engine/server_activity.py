@@ -18,7 +18,7 @@ from runner.engine import events as ev
 from runner.engine.events import Worker
 from runner.engine.state import HOLDING, RunState, StepState
 from runner.errors import UsageError
-from runner.identity import Claim, WorkerLabel, has_name_of, is_of_step, runner_name, step_of
+from runner.identity import Claim, WorkerLabel, has_name_of, is_of_step, runner_name, step_of, written_key
 from runner.sql.placeholders import quote_literal
 from runner.structs import Struct, field
 
@@ -179,8 +179,13 @@ class LiveWorker(Struct, frozen=True, kw_only=True):
         return _LOOP.search(self.query) is not None and _CATCHES.search(self.query) is not None
 
     def is_of(self, step: str) -> bool:
-        """Return whether it works for this step or for an instance of it."""
-        return self.is_worker_of(self.run, step) or self.step == step or self.step.startswith(f"{step}[")
+        """Return whether it works for this step, for an instance of it, or for a step of its chain."""
+        parts = (f"{step}[", f"{step}.")
+        return (
+            self.is_worker_of(self.run, step)
+            or step in (self.step, written_key(self.step))
+            or self.step.startswith(parts)
+        )
 
 
 class RunnerSession(Struct, frozen=True, kw_only=True):

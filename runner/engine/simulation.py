@@ -122,8 +122,8 @@ def finished(record: StepRecord, outcome: ev.Outcome, script: AttemptScript, at:
     )
 
 
-def run_started(plan: Plan, at: float) -> ev.RunStarted:
-    """Return the first event of a simulated run."""
+def run_started(plan: Plan, at: float, left_out: Collection[str] = ()) -> ev.RunStarted:
+    """Return the first event of a simulated run; the steps and instances `left_out` were not selected."""
     return ev.RunStarted(
         at=at,
         jobplan="",
@@ -138,6 +138,7 @@ def run_started(plan: Plan, at: float) -> ev.RunStarted:
         user="",
         slots=plan.budget.slots,
         steps=len(plan.steps) + len(plan.finally_),
+        left_out=tuple(left_out),
     )
 
 
@@ -237,7 +238,7 @@ class _Simulator:
         if history:
             self._replay(history)
         else:
-            self._emit(run_started(self._plan, self._start))
+            self._emit(run_started(self._plan, self._start, not_selected))
         self._schedule_holds(holds)
         if usual is not None:
             self._emit(ev.UsualDurations(at=self._now, seconds=usual))
@@ -248,6 +249,8 @@ class _Simulator:
         for moment, step in cancels:
             self._at(moment, partial(self._request_cancel, step))
         for key in not_selected:
+            if key not in self._state.records:  # an instance
+                continue
             self._emit(ev.StepSkipped(at=self._now, step=key, reason=ev.SkipReason.NOT_SELECTED))
         while True:
             decision = self._settle()
@@ -311,7 +314,7 @@ class _Simulator:
 
     def _settle(self) -> Decision:
         """Call `decide` until nothing more follows at this time."""
-        for _ in range(20 + 10 * (len(self._plan.steps) + len(self._plan.finally_))):
+        for _ in range(20 + 10 * len(self._state.records)):
             decision = decide(self._state, self._now)
             if self._watch is not None:
                 self._watch(self._state, decision)

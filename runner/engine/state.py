@@ -11,14 +11,16 @@ import bisect
 import enum
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from runner.engine import events as ev
+from runner.identity import written_key
 from runner.plan.model import ItemValues, NeedOn, OnLeftovers, Plan, Step, StepWindow, Value
 from runner.structs import Struct, field
 
-#: The resource that every step takes; the others are `pool:<name>` and `exclusive:<name>`, of which there is one.
+#: The resource that every step takes; the others are `pool:<name>`, `exclusive:<name>`, of which there is one, and
+#: `for_each:<step>`, which `max_parallel` limits.
 SLOTS = "slots"
 #: What each step takes that may only start while the plan's window is open; there is no limit to it then.
 WINDOW = "window"
@@ -26,6 +28,7 @@ UNLIMITED = sys.maxsize
 _EXCLUSIVE = "exclusive:"
 #: A hold that concerns a step is part of the step's kind: while it is on, no step of that kind can start.
 _HOLD = "hold:"
+GATE = "for_each:"
 
 
 class StepState(enum.StrEnum):
@@ -299,6 +302,8 @@ class RunState(Struct, kw_only=True):
     holding: frozenset[tuple[str, int]] = frozenset()
     #: Waiting steps that were held between two batches, and whose next batch is to be smaller (`adapt`).
     eased: dict[str, None] = field(default_factory=dict)
+    #: Instances that were not selected, as the event RunStarted has them.
+    left_out: tuple[str, ...] = ()
     unfinished: int = 0
     #: Of these, the unfinished steps outside `finally`, and the steps that only wait for their instances.
     main_unfinished: int = 0
@@ -406,15 +411,21 @@ class RunState(Struct, kw_only=True):
 
 
 def steps_to_cancel(state: RunState, step: str) -> tuple[str, ...]:
-    """Return the steps that a cancel request for `step` concerns: it or its instances, unfinished and not yet
-    requested."""
+    """Return the steps that a cancel request for `step` concerns, unfinished and not yet requested.
+
+    Those are the step itself, its instances, the steps of its chains, or one step of the chains of all items.
+    """
     record = state.records.get(step)
-    found = () if record is None else leaves(state, record)
+    if record is None:  # a step of a chain, of all items
+        found: Iterable[StepRecord] = (one for key, one in state.records.items() if written_key(key) == step)
+    else:
+        found = leaves(state, record)
     return tuple(record.key for record in found if not record.final and record.cancelled_by is None)
 
 
 def leaves(state: RunState, record: StepRecord) -> Iterator[StepRecord]:
-    """Yield the step itself, or its instances; of a chunk that was split, those of its items."""
+    """Yield the step itself, or its instances: of a chunk that was split, its items; of a group, the steps of all
+    items."""
     if record.instances is None:
         yield record
     for key in record.instances or ():
@@ -424,7 +435,7 @@ def leaves(state: RunState, record: StepRecord) -> Iterator[StepRecord]:
 def initial_state(plan: Plan) -> RunState:
     """Return the state at the beginning of a run."""
     steps = (*plan.steps, *plan.finally_)
-    length = _remaining_path(steps)
+    length = remaining_path(steps)
     state = RunState(
         plan=plan,
         records={},
@@ -435,7 +446,7 @@ def initial_state(plan: Plan) -> RunState:
     )
     for order, step in enumerate(steps):
         rank = (-step.priority, -length[step.id], order, 0)
-        in_window = plan.window is not None and order < len(plan.steps) and step.window is not StepWindow.IGNORE
+        in_window = order < len(plan.steps) and obeys_window(plan, step)
         state.records[step.id] = new_record(step, rank, unmet=len(step.needs), in_window=in_window)
         for need in step.needs:
             state.dependents[need.step].append((step.id, need.on))
@@ -452,9 +463,25 @@ def new_record(step: Step, rank: Rank, *, unmet: int = 0, in_window: bool = Fals
     needs = _needs(step)
     if in_window:
         needs[WINDOW] = 1
+    kind, shared = _kinds(step, needs)
+    return StepRecord(step=step, rank=rank, needs=needs, kind=kind, shared=shared, unmet=unmet)
+
+
+def obeys_window(plan: Plan, step: Step) -> bool:
+    """Return whether a step outside `finally` starts only in the window; a group does if one of its steps does."""
+    return plan.window is not None and any(one.window is not StepWindow.IGNORE for one in step.steps or (step,))
+
+
+def change_needs(record: StepRecord, needs: Mapping[str, int]) -> None:
+    """Replace the needs of a step that neither holds them nor waits in a list by them."""
+    record.needs = needs
+    record.kind, record.shared = _kinds(record.step, needs)
+
+
+def _kinds(step: Step, needs: Mapping[str, int]) -> tuple[Kind, Kind]:
     kind = frozenset((*needs.items(), *map(_mark, step.holds)))
     shared = frozenset(need for need in kind if not need[0].startswith(_EXCLUSIVE)) if step.exclusive else kind
-    return StepRecord(step=step, rank=rank, needs=needs, kind=kind, shared=shared, unmet=unmet)
+    return kind, shared
 
 
 def _mark(hold: str) -> tuple[str, int]:
@@ -468,10 +495,10 @@ def _capacity(plan: Plan) -> dict[str, int]:
     capacity.update({f"pool:{name}": limit for name, limit in plan.budget.pools.items()})
     capacity.update({_HOLD + hold.name: 1 for hold in plan.holds})
     steps = (*plan.steps, *plan.finally_)
-    capacity.update({_EXCLUSIVE + name: 1 for step in steps for name in step.exclusive})
+    capacity.update({_EXCLUSIVE + name: 1 for step in steps for each in (step, *step.steps) for name in each.exclusive})
     for step in steps:
         if step.for_each is not None and step.for_each.max_parallel is not None:
-            capacity[f"for_each:{step.id}"] = step.for_each.max_parallel
+            capacity[gate(step.id)] = step.for_each.max_parallel
     return capacity
 
 
@@ -480,12 +507,17 @@ def _needs(step: Step) -> dict[str, int]:
     needs.update({f"pool:{name}": weight for name, weight in step.pools.items()})
     needs.update({_EXCLUSIVE + name: 1 for name in sorted(step.exclusive)})
     if step.for_each is not None and step.for_each.max_parallel is not None:
-        needs[f"for_each:{step.id}"] = 1
+        needs[gate(step.id)] = 1
     return needs
 
 
-def _remaining_path(steps: Sequence[Step]) -> dict[str, int]:
-    """Count, for each step, the steps on the longest path from it to the end, including itself."""
+def gate(step: str) -> str:
+    """Return the name of the resource that `max_parallel` limits: of the instances of a step, or of a group's items."""
+    return GATE + step
+
+
+def remaining_path(steps: Sequence[Step]) -> dict[str, int]:
+    """Count, for each step, the steps on the longest path from it to the end, including itself; a group is one step."""
     open_dependents = Counter(need.step for step in steps for need in step.needs)
     by_id = {step.id: step for step in steps}
     length = dict.fromkeys(by_id, 1)
@@ -522,6 +554,7 @@ def leave(state: RunState, record: StepRecord) -> None:
             _forget(state.settling, record.key)
         case StepState.EXPANDED:
             state.expanded -= 1
+            _close(state, record)
         case StepState.RETRYING:
             _remove(state.retrying, (record.retry_at, record.key))
         case _:
@@ -578,7 +611,8 @@ def latest_start(state: RunState, record: StepRecord) -> float | None:
     window = state.window
     if window is None or window.closes is None or not window.usual or WINDOW not in record.needs:
         return None
-    usual = window.usual.get(record.key, window.usual.get(record.parent or ""))
+    keys = (record.key, written_key(record.key), record.parent or "")
+    usual = next((window.usual[key] for key in keys if key in window.usual), None)
     return None if usual is None else window.closes - usual
 
 
@@ -689,6 +723,40 @@ def hold(state: RunState, record: StepRecord) -> None:
         state.used[name] += amount
 
 
+def admit(state: RunState, record: StepRecord) -> None:
+    """Let the item of a step of a chain take its place among those under way: one of its steps is about to start.
+
+    The place is the item's from here on, so its steps need it no more.
+    """
+    item = state.records.get(record.parent or "")
+    if item is None or item.holds or item.parent is None or not item.step.steps:  # a chunk that was split is no item
+        return
+    name = gate(item.parent)
+    if name not in record.needs:
+        return
+    item.holds = True
+    state.used[name] += 1
+    for key in item.instances or ():
+        step = state.records[key]
+        waits = step.state in _WAITS
+        if waits and step is not record:
+            _dequeue(state, step)
+        change_needs(step, {need: amount for need, amount in step.needs.items() if need != name})
+        if waits and step is not record:
+            _insert(state, step)
+
+
+#: States in which a step is in the lists of those that wait for a slot.
+_WAITS = frozenset({StepState.READY, StepState.QUEUED})
+
+
+def _close(state: RunState, item: StepRecord) -> None:
+    """Release the place of an item among those under way."""
+    if item.holds and item.parent is not None:
+        item.holds = False
+        _give_back(state, gate(item.parent), 1)
+
+
 def release_slots(state: RunState, record: StepRecord) -> None:
     """Release what the step holds during the evaluation of its conditions."""
     if record.holds:
@@ -700,9 +768,13 @@ def release_slots(state: RunState, record: StepRecord) -> None:
 def _release(state: RunState, record: StepRecord) -> None:
     """Release what was held. Unused names have no entry, so that each decision copies only names in use."""
     for name, amount in record.needs.items():
-        state.used[name] -= amount
-        if not state.used[name]:
-            del state.used[name]
+        _give_back(state, name, amount)
+
+
+def _give_back(state: RunState, name: str, amount: int) -> None:
+    state.used[name] -= amount
+    if not state.used[name]:
+        del state.used[name]
 
 
 def _forget(index: dict[str, None], key: str) -> None:

@@ -17,6 +17,7 @@ from runner.lint.rule_table import RULES
 from runner.lint.suppressions import Sources, enabled, without_ignored
 from runner.lint.syntax_rules import GRAMMAR_RULES, OPTION_RULES
 from runner.lint.transaction_rules import ALONE_RULES, WORKER_RULES
+from runner.plan.groups import written_steps
 from runner.plan.loading import Loaded, load_plan, without_collection
 from runner.plan.model import Plan
 from runner.plan.parameters import OF_GIVEN_VALUES
@@ -151,7 +152,7 @@ def _with_sql_alone(draft: Plan, problems: tuple[Problem, ...], sources: Sources
 def _order(plan: Plan) -> Callable[[Problem], tuple[int, Position, str, str]]:
     """Return the sort key of problems: the plan's file first, then other files in the order of their steps."""
     files = {plan.file: 0}
-    for step in (*plan.steps, *plan.finally_):
+    for step in written_steps(plan):
         for file in (step.position.file, step.sql.start.file):
             files.setdefault(file, len(files))
     return lambda problem: (

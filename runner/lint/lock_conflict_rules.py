@@ -132,7 +132,8 @@ def _wait(meeting: Meeting) -> str:
         start = f"instances of `{meeting.one.id}` can run at the same time and exclude each other on {relation}"
         commands = mine if mine == its else f"{mine}, {its}"
         return f"{start} ({commands}): {_patience(meeting)}"
-    start = f"`{meeting.one.id}` ({mine}) and `{meeting.other.id}` ({its}) can run at the same time"
+    items = " for different items" if meeting.of_items else ""
+    start = f"`{meeting.one.id}` ({mine}) and `{meeting.other.id}` ({its}) can run at the same time{items}"
     return f"{start} and exclude each other on {relation}: {_patience(meeting)}"
 
 
@@ -166,8 +167,10 @@ def _limit(seconds: float | None) -> str:
 
 def _hint(meeting: Meeting) -> str:
     one, other = meeting.one, meeting.other
-    if meeting.with_itself:
+    if meeting.with_itself and one.sql.step.group is None:
         return "give the step's `for_each` a `max_parallel: 1`"
+    if meeting.with_itself or meeting.of_items:
+        return f"give `for_each` of the group `{one.sql.step.group}` a `max_parallel: 1`"
     if one.sql.final != other.sql.final:
         return f"let the run wait for `{one.id}` (`on_finish: wait`): its worker continues during the finally steps"
     apart = "give both a common name in `exclusive`, or a pool of 1"

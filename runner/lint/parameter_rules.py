@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from runner.errors import Severity
 from runner.lint.rule import Finding, Rule, statements
+from runner.plan.groups import bound_to_items
 from runner.plan.model import ForEach, ParamType, Sql, Step
 from runner.plan.parsed_sql import QuerySql, StepSql, Subject
 from runner.sql.placeholders import Form, Reference
@@ -55,7 +57,9 @@ def _known(subject: Subject, step: StepSql | None, name: str) -> bool:
     each = step.step.for_each if step is not None else None
     repeat = step.step.repeat if step is not None else None
     carried = repeat is not None and name in repeat.carry
-    return name in subject.plan.params or name in _BUILT_IN or carried or (each is not None and _is_item(each, name))
+    bound = step is not None and any(bound.param.name == name for bound in step.step.bound)
+    known = bound or carried or name in subject.plan.params or name in _BUILT_IN
+    return known or (each is not None and _is_item(each, name))
 
 
 def _is_item(for_each: ForEach, name: str) -> bool:
@@ -160,20 +164,35 @@ def _not_used(subject: Subject) -> Iterator[Finding]:
     broken = any(step.template is None or None in (query.template for query in step.queries) for step in subject.steps)
     for step in subject.steps:
         used.update(_named_by_keys(step.step))
+        used.update(bound.source for bound in step.step.bound if bound.source is not None)
     if not broken:
         for name, param in subject.plan.params.items():
             if name not in used:
                 message = f"nothing uses the parameter `{name}`"
                 yield Finding(position=param.position, message=message, hint="use it, or remove its declaration")
+    groups: defaultdict[str, list[StepSql]] = defaultdict(list)
     for step in subject.steps:
-        yield from _item_not_used(subject, step)
+        if step.step.group is not None:
+            groups[step.step.group].append(step)
+        elif _never_names_its_item(subject, step):
+            yield _item_not_used(step, step.step.id)
+    for group, chain in groups.items():
+        if not bound_to_items(chain[0].step) and all(_never_names_its_item(subject, step) for step in chain):
+            yield _item_not_used(chain[0], group)
 
 
-def _item_not_used(subject: Subject, step: StepSql) -> Iterator[Finding]:
+def _item_not_used(step: StepSql, name: str) -> Finding:
+    as_ = step.step.for_each.as_ if step.step.for_each is not None else ""
+    message = f"nothing in `{name}` uses its item `{as_}`: every instance runs the same SQL"
+    hint = f"write :'{as_}' or :\"{as_}\" where the item belongs"
+    return Finding(position=step.step.position, message=message, hint=hint, step=step.step.id)
+
+
+def _never_names_its_item(subject: Subject, step: StepSql) -> bool:
     each = step.step.for_each
     queries = [query for query in step.queries if query.key != "for_each.sql"]
     if each is None or step.template is None or None in (query.template for query in queries):
-        return
+        return False
     used = set(_named_by_keys(step.step))
     for text in (text for query in queries for text in _text(step, query)):
         used.update(reference.name for reference in text.template.references)
@@ -181,10 +200,7 @@ def _item_not_used(subject: Subject, step: StepSql) -> Iterator[Finding]:
     whole = _ParameterText(step, step.step.sql, step.template)
     used.update(reference.name for reference in step.template.references)
     used.update(name for _, name, _ in _unreplaced(subject, whole))
-    if not any(_is_item(each, name) for name in used):
-        message = f"nothing in `{step.step.id}` uses its item `{each.as_}`: every instance runs the same SQL"
-        hint = f"write :'{each.as_}' or :\"{each.as_}\" where the item belongs"
-        yield Finding(position=step.step.position, message=message, hint=hint, step=step.step.id)
+    return not any(_is_item(each, name) for name in used)
 
 
 def _named_by_keys(step: Step) -> Iterator[str]:
@@ -206,10 +222,11 @@ def _name_with_a_dot(subject: Subject) -> Iterator[Finding]:
 
 
 def _qualified(subject: Subject, text: _ParameterText, reference: Reference) -> Iterator[Finding]:
-    param = subject.plan.params.get(reference.name)
+    bound = {one.param.name: one for one in (text.step.step.bound if text.step is not None else ())}.get(reference.name)
+    param = subject.plan.params.get(reference.name) if bound is None else bound.param
     each = text.step.step.for_each if text.step is not None else None
     if param is not None and param.type is not ParamType.RELATION:
-        known = subject.plan.values.get(reference.name)
+        known = subject.plan.values.get(reference.name) if bound is None else bound.value
         if _is_qualified(known):
             hint = f"declare `{reference.name}` with `type: relation`, if a table of a schema is meant"
             yield _dotted(text, reference, f"is the one name {_quoted(known)}, with a dot in it", hint)

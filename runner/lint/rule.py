@@ -152,21 +152,23 @@ _RENAMED = frozenset({"OBJECT_TABLE", "OBJECT_VIEW", "OBJECT_MATVIEW", "OBJECT_S
 #: A step's number and an offset in its SQL: the order in the plan.
 _Where = tuple[int, int]
 _NEVER: _Where = (sys.maxsize, 0)
+#: The step, by its number, or the group that an object belongs to; None if the whole plan sees it.
+_Owner = int | str | None
 
 
 class Created:
     """The relations and schemas that the plan creates, each with the first place where it is certainly new.
 
-    A temporary table, and one with an item of for_each in its name, is a different one in every step. An object of a
-    step that may be left out, or may fail, is new for that step only. An object is not new any more once one that
-    existed before has taken over its name, or has become its partition or child.
+    A temporary table is a different one in every step, and so is one with an item of for_each in its name, except in
+    the steps of one chain. An object of a step that may be left out, or may fail, is new for that step only. An object
+    is not new any more once one that existed before has taken over its name, or has become its partition or child.
     """
 
     def __init__(self, subject: Subject) -> None:
         self._subject = subject
         self._read = False
-        self._relations: dict[tuple[int | None, str | None, str], _Where] = {}
-        self._of_any_schema: dict[tuple[int | None, str], _Where] = {}
+        self._relations: dict[tuple[_Owner, str | None, str], _Where] = {}
+        self._of_any_schema: dict[tuple[_Owner, str], _Where] = {}
         self._schemas: dict[str, _Where] = {}
         #: Names of relations, schemas and views, and from where on they stand for what existed before.
         self._taken_over: dict[str, _Where] = {}
@@ -198,7 +200,7 @@ class Created:
 
     def _found(self, relation: Relation, place: StatementPlace) -> Iterator[_Where]:
         self._read_once()
-        for step in (place.rank,) if self._is_item(relation) else (None, place.rank):
+        for step in (place.rank, place.step.step.group if self._is_item(relation, place) else None):
             if relation.schema is None:
                 found = [self._of_any_schema.get((step, relation.name))]
             else:
@@ -209,9 +211,10 @@ class Created:
         if schema != _NEVER:
             yield schema
 
-    def _is_item(self, relation: Relation) -> bool:
-        names = (placeholder(part) for part in (relation.schema, relation.name) if part is not None)
-        return any(name is not None and name not in self._subject.plan.params for name in names)
+    def _is_item(self, relation: Relation, place: StatementPlace) -> bool:
+        names = {placeholder(part) for part in (relation.schema, relation.name) if part is not None} - {None}
+        bound = {bound.param.name for bound in place.step.step.bound}
+        return bool(names - (self._subject.plan.params.keys() - bound))
 
     def _read_once(self) -> None:
         """Read the plan on first use: most plans need it never."""
@@ -275,7 +278,9 @@ class Created:
                 _begin(self._views_of_others, relation.name, place)
 
     def _add(self, relation: Relation, where: _Where, place: StatementPlace, *, temporary: bool) -> None:
-        step = place.rank if temporary or self._is_item(relation) or _is_unsure(place) else None
+        step: _Owner = place.rank if temporary or _is_unsure(place) else None
+        if step is None and self._is_item(relation, place):
+            step = place.step.step.group or place.rank
         full, short = (step, relation.schema, relation.name), (step, relation.name)
         self._relations[full] = min(where, self._relations.get(full, _NEVER))
         self._of_any_schema[short] = min(where, self._of_any_schema.get(short, _NEVER))

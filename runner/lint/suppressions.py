@@ -19,10 +19,11 @@ from typing import Final
 from runner.codes import CODES_BY_SLUG, nearest_code, new_problem
 from runner.errors import Position, Problem
 from runner.lint.rule import Finding, Rule
+from runner.plan.groups import written_steps
 from runner.plan.model import Plan, Step
 from runner.plan.parsed_sql import Subject
 from runner.plan.yaml_reader import MAX_BYTES
-from runner.structs import Struct, field
+from runner.structs import Struct, field, replace
 
 
 class Sources:
@@ -158,7 +159,7 @@ def without_ignored(
 
 def enabled(plan: Plan, sources: Sources, optional: Collection[str]) -> frozenset[str]:
     """Return the optional rules that comments of the plan's files ask for, by their codes."""
-    files = dict.fromkeys((plan.file, *(step.position.file for step in (*plan.steps, *plan.finally_))))
+    files = dict.fromkeys((plan.file, *(step.position.file for step in written_steps(plan))))
     words = (
         word
         for file in files
@@ -173,7 +174,7 @@ def enabled(plan: Plan, sources: Sources, optional: Collection[str]) -> frozense
 def _read_ignores(plan: Plan, sources: Sources, known: Collection[str]) -> _Ignores:
     ignores = _Ignores()
     steps_by_file: dict[str, list[Step]] = {plan.file: []}
-    for step in (*plan.steps, *plan.finally_):
+    for step in _commented(plan):
         steps_by_file.setdefault(step.position.file, []).append(step)
     left = MAX_COMMENTS
     for file, steps in steps_by_file.items():
@@ -190,6 +191,15 @@ def _read_ignores(plan: Plan, sources: Sources, known: Collection[str]) -> _Igno
             _read_comment(place, comment, step_lines, ignores)
     _refuse_unknown(ignores, known)
     return ignores
+
+
+def _commented(plan: Plan) -> Iterator[Step]:
+    """Yield the steps of the plan as written out, each also at the place of its group: a comment there is about it."""
+    places = {step.id: step.position for step in (*plan.steps, *plan.finally_)}
+    for step in written_steps(plan):
+        if step.group is not None:
+            yield replace(step, position=places[step.group])
+        yield step
 
 
 def _comments(lines: Sequence[str]) -> Iterator[tuple[int, re.Match[str]]]:

@@ -1,9 +1,9 @@
 """The pairs of steps that can run at the same time and have conflicting locks.
 
-Two steps cannot run at the same time if one needs the other, directly or not; if one runs only after a third has
-succeeded, the other only after it has failed; or if both together exceed the budget's slots, a pool, or an `exclusive`
-name. Finally steps come after all others, but a detached worker continues at the same time, and has released its slots
-and pools by then.
+Two steps cannot run at the same time if one needs the other, directly or not, unless they are steps of a group and work
+for different items; if one runs only after a third has succeeded, the other only after it has failed; or if both
+together exceed the budget's slots, a pool, or an `exclusive` name. Finally steps come after all others, but a detached
+worker continues at the same time, and has released its slots and pools by then.
 
 Steps are bits of an integer, so that one operation compares a step with all others: a plan of 10,000 steps has 50
 million pairs. The set of a step's ancestors is dropped after its last dependent, and only some of the conflicting pairs
@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from runner.locks.conflicts import ConflictResult, Deadlock, Held, Kind, Lockable, find_deadlock, kind_of, verdict
 from runner.locks.step_locks import Grip, Heading, Locking, can_meet, contended, kept_under, looked_up, read_locking
 from runner.plan.graph import topological_order
+from runner.plan.groups import has_parallel_items, mates
 from runner.plan.model import NeedOn, Plan, Step
 from runner.plan.parsed_sql import Subject
 from runner.structs import Struct, field, replace
@@ -29,13 +30,15 @@ _SLOTS = "slots"
 class Overlap(Struct, frozen=True, kw_only=True):
     """A step, by its number in the plan (`finally` last), and the previous steps that can run at the same time.
 
-    `with_itself`: two instances of the step can run at the same time. `others` are bits: see `numbers`.
+    `with_itself`: two instances of the step can run at the same time. `of_other_items`: those of the others that can
+    run at the same time only for different items. `others` are bits: see `numbers`.
     """
 
     step: int
     bit: int
     others: int
     with_itself: bool
+    of_other_items: int = 0
 
 
 class Overlaps:
@@ -59,6 +62,10 @@ class Overlaps:
         self._detached = self._mask(n for n in kept if n < main and not self._steps[n].waits)
         self._shared = _Shared(plan, [self._steps[number] for number in kept])
         self._branches = _Branches(self._steps, self._order, self._bits)
+        ids = mates(plan)
+        self._mates = {
+            group: self._mask(place[one] for one in found if place[one] in self._bits) for group, found in ids.items()
+        }
 
     def number(self, bit: int) -> int:
         """Return the number of a bit's step."""
@@ -81,11 +88,13 @@ class Overlaps:
             step = self._steps[number]
             seen = (1 << bit) - 1
             too_much = self._shared.apart(step)
-            others = seen & ~(before | too_much | self._branches.apart(number))
+            ordered = before | self._branches.apart(number)
+            of_items = ordered & self._mates.get(step.group or "", 0) if has_parallel_items(step) else 0
+            others = seen & ~((ordered & ~of_items) | too_much)
             if number >= len(self._plan.steps):
                 others = (others & ~self._main) | self._detached
-            itself = _is_parallel(step) and not too_much >> bit & 1
-            yield Overlap(step=number, bit=bit, others=others, with_itself=itself)
+            itself = has_parallel_items(step) and not too_much >> bit & 1
+            yield Overlap(step=number, bit=bit, others=others, with_itself=itself, of_other_items=of_items & others)
 
     def _ancestors(self) -> Iterator[tuple[int, int]]:
         """Yield each step with the bits of the wanted steps that it waits for."""
@@ -144,10 +153,6 @@ class _Shared:
 def _taken(step: Step) -> Mapping[str, int]:
     pools = {f"pool:{name}": weight for name, weight in step.pools.items()}
     return {_SLOTS: step.slots, **pools, **{f"exclusive:{name}": 1 for name in step.exclusive}}
-
-
-def _is_parallel(step: Step) -> bool:
-    return step.for_each is not None and step.for_each.max_parallel != 1
 
 
 #: The limit of forks that are followed. Real plans have a few; beyond it, steps count as if they could overlap.
@@ -237,7 +242,8 @@ class ContentionResult(enum.Enum):
 class Meeting(Struct, frozen=True, kw_only=True):
     """Two steps, or two instances of one, and their conflicting locks. `one` comes first in the plan.
 
-    `more` is the number of other pairs with the same result on the same relation that are not reported.
+    `of_items`: they are steps of a group, and meet for different items only. `more` is the number of other pairs with
+    the same result on the same relation that are not reported.
     """
 
     outcome: ContentionResult
@@ -246,6 +252,7 @@ class Meeting(Struct, frozen=True, kw_only=True):
     held: Held
     other_held: Held
     deadlock: Deadlock | None = None
+    of_items: bool = False
     more: int = 0
 
     @property
@@ -366,10 +373,12 @@ class _Finder:
                 self._searches -= 1
                 open_ ^= 1 << bit
                 one, other = self._in_order(overlap.step, self._overlaps.number(bit))
-                deadlock = find_deadlock(self._locks(one), self._locks(other))
+                instances = bool(overlap.of_other_items >> bit & 1)
+                deadlock = find_deadlock(self._locks(one), self._locks(other), instances=instances)
                 if deadlock is not None:
                     deadlocked |= 1 << bit
-                    group.reported[ContentionResult.DEADLOCK].append(self._deadlocked(one, other, deadlock))
+                    found_one = replace(self._deadlocked(one, other, deadlock), of_items=instances)
+                    group.reported[ContentionResult.DEADLOCK].append(found_one)
         return deadlocked
 
     def _deadlocked(self, one: int, other: int, deadlock: Deadlock) -> Meeting:
@@ -389,9 +398,11 @@ class _Finder:
                 break
             bits ^= 1 << bit
             one, other = self._in_order(overlap.step, self._overlaps.number(bit))
-            locks = _first_meeting(self._grips[one], self._grips[other], on, outcome, instances=False)
+            instances = bool(overlap.of_other_items >> bit & 1)
+            locks = _first_meeting(self._grips[one], self._grips[other], on, outcome, instances=instances)
             if locks is not None:
-                group.reported[outcome].append(self._meeting(outcome, one, other, *locks))
+                meeting = replace(self._meeting(outcome, one, other, *locks), of_items=instances)
+                group.reported[outcome].append(meeting)
         group.more[outcome] += bits.bit_count()
 
     def _compare_instances(self, overlap: Overlap) -> None:

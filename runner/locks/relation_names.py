@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from functools import lru_cache
 
 from runner.locks.conflicts import Lockable
+from runner.plan.groups import bound_to_items, constants
 from runner.plan.model import ForEach, ParamType, Step, Value
 from runner.sql.placeholders import TemplateError
 from runner.sql.qualified_names import QualifiedName, qualified_name
@@ -46,6 +47,8 @@ class Naming(Struct, frozen=True, kw_only=True):
     schema: str | None
     as_: str | None = None
     items: tuple[ItemNames, ...] = ()
+    #: Parameters that are bound to values of the item.
+    bound: frozenset[str] = frozenset()
 
     def unsettled(self) -> Naming:
         """Return how names are resolved after a SET search_path."""
@@ -76,22 +79,24 @@ class Naming(Struct, frozen=True, kw_only=True):
 
     def _is_item(self, part: str | None) -> bool:
         parameter = placeholder(part) if part is not None and self.as_ is not None else None
-        return parameter is not None and parameter.partition(".")[0] == self.as_
+        return parameter is not None and (parameter.partition(".")[0] == self.as_ or parameter in self.bound)
 
 
 def naming_of(step: Step, known: Mapping[str, Value]) -> Naming:
     """Return how names are resolved in a step's SQL; `known` are values of parameters."""
+    known = {**known, **constants(step)} if step.bound else known
     path = _stand_in(step.search_path or "", SettingPlace.SEARCH_PATH, known)
     names = () if path is None else (name for name in identifiers(path) if name not in _NOT_SEARCHED_FIRST)
     schema = next(iter(names), None if path is None else _DEFAULT)
     if step.for_each is None:
         return Naming(schema=schema)
-    items = tuple(_item(step.for_each, number, given) for number, given in enumerate(step.for_each.items))
-    return Naming(schema=schema, as_=step.for_each.as_, items=items)
+    items = tuple(_item(step, step.for_each, number, given) for number, given in enumerate(step.for_each.items))
+    return Naming(schema=schema, as_=step.for_each.as_, items=items, bound=frozenset(bound_to_items(step)))
 
 
 def touched_by(step: Step, known: Mapping[str, Value]) -> Iterator[Relation]:
     """Yield the relations that `touches` names; names of an item are placeholders, as in the step's SQL."""
+    known = {**known, **constants(step)} if step.bound else known
     for text in step.touches:
         names = _stand_in(text, SettingPlace.TOUCHES, known)
         relation = None if names is None else relation_in(names)
@@ -125,14 +130,19 @@ def _folded(found: str) -> str:
     return found[1:-1].replace('""', '"') if found.startswith('"') else found.lower()
 
 
-def _item(for_each: ForEach, number: int, given: object) -> ItemNames:
+def _item(step: Step, for_each: ForEach, number: int, given: object) -> ItemNames:
     as_ = for_each.as_
     read = qualified_name if for_each.type is ParamType.RELATION else str
-    if not isinstance(given, Mapping):
-        return ItemNames(number=number, values={as_: read(str(given))})
-    values = {f"{as_}.{column}": read(str(value)) for column, value in given.items()}
-    if len(values) == 1:
-        values[as_] = next(iter(values.values()))
+    if isinstance(given, Mapping):
+        values = {f"{as_}.{column}": read(str(value)) for column, value in given.items()}
+        if len(values) == 1:
+            values[as_] = next(iter(values.values()))
+    else:
+        values = {as_: read(str(given))}
+    for name, bound in bound_to_items(step).items():
+        if bound.source in values:
+            is_relation = bound.param.type is ParamType.RELATION
+            values[name] = qualified_name(values[bound.source]) if is_relation else values[bound.source]
     return ItemNames(number=number, values=values)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from runner.errors import UsageError
 from runner.plan.model import Plan, Step
 from runner.plan.problem_collector import Guesses
+from runner.plan.selection import Part, left_out_parts, part_of
 
 #: Name → the names that it needs.
 Needs = Mapping[str, Collection[str]]
@@ -182,30 +183,56 @@ def _shortest_cycle(needs: Needs, members: set[str], first: str) -> tuple[str, .
 
 
 _TAG = "tag:"
+_NO_PARTS: Mapping[str, Part] = {}
 
 
 def not_selected(
     plan: Plan, select: Sequence[str], exclude: Sequence[str], *, assume_done: bool = False
 ) -> frozenset[str]:
-    """Return the ids of the steps that are left out; those of `finally` always run.
+    """Return the ids of the steps that are left out, and the parts of steps that are; those of `finally` always run.
 
     UsageError if a selector matches nothing, if no step is left, or if a selected step needs one that is left out,
     unless `assume_done` declares those to be done.
     """
     needs = {step.id: tuple(need.step for need in step.needs) for step in plan.steps}
-    chosen = _matching(plan, needs, select) if select else set(needs)
-    chosen -= _matching(plan, needs, exclude)
+    steps = {step.id: step for step in plan.steps}
+    parts = {selector: part for selector in (*select, *exclude) if (part := part_of(_bare(selector), steps))}
+    whole = _matching(plan, needs, [selector for selector in select if selector not in parts])
+    chosen = whole | _matching(plan, needs, select, parts) if select else set(needs)
+    chosen -= _matching(plan, needs, [selector for selector in exclude if selector not in parts])
     if not chosen:
         raise UsageError("The selection leaves no step to run.")
     if not assume_done:
         _check_needs(plan.steps, chosen)
-    return frozenset(needs.keys() - chosen)
+    selected = [each for selector in select if selector in parts for each in _widened(selector, parts[selector], steps)]
+    excluded = [
+        each for selector in exclude if selector in parts for each in _widened(selector, parts[selector], steps)
+    ]
+    left_out = left_out_parts(selected, excluded, whole, steps, assume_done=assume_done)
+    return frozenset((needs.keys() - chosen) | set(left_out))
 
 
-def _matching(plan: Plan, needs: Mapping[str, tuple[str, ...]], selectors: Iterable[str]) -> set[str]:
+def _widened(selector: str, part: Part, steps: Mapping[str, Step]) -> tuple[Part, ...]:
+    """Return the parts that a selector with `+` names: what a step of a chain needs in it, and what needs that step."""
+    if part.inner is None:
+        return (part,)
+    needs = {step.id: tuple(need.step for need in step.needs) for step in steps[part.step].steps}
+    names = {part.inner}
+    names |= ancestors(needs, [part.inner]) if selector.startswith("+") else set()
+    names |= descendants(needs, [part.inner]) if selector.endswith("+") else set()
+    return tuple(Part(part.step, part.item, name) for name in needs if name in names)
+
+
+def _bare(selector: str) -> str:
+    return selector.removeprefix("+").removesuffix("+")
+
+
+def _matching(
+    plan: Plan, needs: Mapping[str, tuple[str, ...]], selectors: Iterable[str], parts: Mapping[str, Part] = _NO_PARTS
+) -> set[str]:
     found: set[str] = set()
     for selector in selectors:
-        names = _named(plan, selector.removeprefix("+").removesuffix("+"))
+        names = {parts[selector].step} if selector in parts else _named(plan, _bare(selector))
         if selector.startswith("+"):
             found |= ancestors(needs, names)
         if selector.endswith("+"):

@@ -73,7 +73,12 @@ def _tables(fields: Fields) -> tuple[str, ...]:
 def with_holds(drafts: Sequence[Draft], holds: Sequence[Hold]) -> list[Draft]:
     """Return the steps, each with the names of the holds that concern it; report names that are unknown."""
     names = tuple(hold.name for hold in holds)
-    return [_with_holds(draft, names) for draft in drafts]
+    return [_with_holds(draft, names) if not draft.inner else _of_chain(draft, names) for draft in drafts]
+
+
+def _of_chain(group: Draft, names: tuple[str, ...]) -> Draft:
+    inner = tuple(_with_holds(draft, names) for draft in group.inner)
+    return replace(group, inner=inner, step=replace(group.step, steps=tuple(draft.step for draft in inner)))
 
 
 def _with_holds(draft: Draft, names: tuple[str, ...]) -> Draft:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from runner.errors import Cause, Problem
 from runner.plan import steps
 from runner.plan.graph import find_cycles
+from runner.plan.group_reader import GroupReader, find_chains, is_group_node, with_params_of_chains
 from runner.plan.holds import read_holds, with_holds
 from runner.plan.model import (
     Budget,
@@ -49,12 +50,34 @@ def check_steps(
     """
     by_id = _by_id(drafts)
     for draft in drafts:
-        _check_policy(draft)
         _check_needs(draft, by_id, hidden)
-        if budget is not None:
-            _check_budget(draft, budget)
-        if run_timeout is not None:
-            _check_run_timeout(draft, run_timeout)
+        if draft.fields.has("steps") or draft.fields.has("include"):
+            _check_group(draft, by_id, budget, run_timeout)
+        else:
+            _check_alone(draft, budget, run_timeout)
+    _check_cycles(by_id)
+
+
+def _check_alone(draft: Draft, budget: Budget | None, run_timeout: float | None) -> None:
+    _check_policy(draft)
+    if budget is not None:
+        _check_budget(draft, budget)
+    if run_timeout is not None:
+        _check_run_timeout(draft, run_timeout)
+
+
+def _check_group(group: Draft, outside: Mapping[str, Draft], budget: Budget | None, run_timeout: float | None) -> None:
+    by_id = _by_id(group.inner)
+    for draft in group.inner:
+        for need, node in draft.needs:
+            if need.step not in by_id and need.step in outside:
+                message = (
+                    f"`{need.step}` is not a step of the group `{group.step.id}`, whose steps need only each other"
+                )
+                hint = f"write it in `needs` of `{group.step.id}`" if need.step != group.step.id else None
+                draft.fields.add(node, "JP202", message, hint=hint)
+        _check_needs(draft, {**outside, **by_id}, {}, inside=by_id)
+        _check_alone(draft, budget, run_timeout)
     _check_cycles(by_id)
 
 
@@ -71,17 +94,21 @@ def _by_id(drafts: Iterable[Draft]) -> dict[str, Draft]:
 
 
 def _check_policy(draft: Draft) -> None:
-    named = f"the step `{draft.step.id}`" if draft.step.id else "this step"
+    name = draft.fields.step
+    named = f"the step `{name}`" if name else "this step"
     for key, code, example in (("timeout", "JP204", "10m"), ("on_finish", "JP205", "wait")):
         if not draft.fields.has(key):
             message = f"{named} has no `{key}`, and `defaults` has none either"
             hint = f"write `{key}: {example}` in the step or in `defaults`"
-            part = f"`{draft.step.id}`" if draft.step.id else f"the step at line {draft.fields.position.line}"
+            part = f"`{name}`" if name else f"the step at line {draft.fields.position.line}"
             cause = Cause(key=key, part=part, hint=f"write `{key}: {example}` in `defaults`")
             draft.fields.add(draft.fields, code, message, hint=hint, cause=cause)
 
 
-def _check_needs(draft: Draft, by_id: Mapping[str, Draft], hidden: Mapping[str, str]) -> None:
+def _check_needs(
+    draft: Draft, by_id: Mapping[str, Draft], hidden: Mapping[str, str], inside: Mapping[str, Draft] | None = None
+) -> None:
+    """Check the needs of a step; of a step of a group, only those that are `inside` its chain."""
     forms: dict[str, tuple[type, NeedOn]] = {}
     for need, node in draft.needs:
         # The schema already forbids the same text twice.
@@ -90,8 +117,9 @@ def _check_needs(draft: Draft, by_id: Mapping[str, Draft], hidden: Mapping[str, 
             draft.fields.add(node, "JP232", f"`{need.step}` is in `needs` twice")
         needed = by_id.get(need.step)
         if needed is None:
-            _report_unknown(draft, need, node, by_id, hidden)
-        else:
+            known = by_id if inside is None else inside
+            _report_unknown(draft, need, node, known, hidden)
+        elif inside is None or need.step in inside:
             _check_need(draft, need, node, needed)
 
 
@@ -105,6 +133,8 @@ def _report_unknown(
     guesses = draft.fields.report.guesses
     if meant := hidden.get(need.step):
         hint: str | None = f"did you mean `{meant}`?"
+    elif group := next((one for one in by_id.values() if any(inner.step.id == written for inner in one.inner)), None):
+        hint = f"`{written}` is a step of the group `{group.step.id}`; a step outside needs the whole group"
     elif prefix and not guesses.spent:
         known = [step_id.removeprefix(prefix) for step_id in by_id if step_id.startswith(prefix)]
         hint = guesses.did_you_mean(written, known)
@@ -155,7 +185,7 @@ def _check_run_timeout(draft: Draft, run_timeout: float) -> None:
     if draft.finally_ or not step.waits or step.timeout is None or step.timeout <= run_timeout:
         return
     message = f"`timeout` is {draft.fields.text('timeout')}, but `run_timeout` ends the whole run before that"
-    part = f"`{step.id}`" if step.id else f"the step at line {draft.fields.position.line}"
+    part = f"`{draft.fields.step}`" if step.id else f"the step at line {draft.fields.position.line}"
     cause = Cause(key=draft.fields.text("timeout"), part=part)
     draft.fields.add(
         draft.place("timeout"),
@@ -195,14 +225,16 @@ def build_plan(root: MappingNode, path: Path, report: Report, inputs: Inputs) ->
     fields = Fields(root.values, root, report, check_shape(root, report))
     main = PlanFile(fields=fields, name=root.source.name)
     files = PlanFiles(path, report)
-    parts = Includes(files, report).collect(main, path.resolve())
-    params = declare_params(part.fields for part in parts)
+    includes = Includes(files, report)
+    parts = includes.collect(main, path.resolve())
+    chains = find_chains(parts, includes)
+    params = with_params_of_chains(declare_params(part.fields for part in parts), chains)
     values = _values(params, fields, report, inputs)
     budget = _budget(fields)
     run_timeout = fields.duration("run_timeout")
     requires = _requires(fields, plan_scope(params, status=False), report)
     holds = read_holds(fields, plan_scope(params, status=False), report)
-    drafts = with_holds(_drafts(parts, params, values, files, report), holds)
+    drafts = with_holds(_drafts(parts, params, files, report, GroupReader(chains=chains, values=values)), holds)
     check_steps(drafts, budget, run_timeout, _hidden(parts))
     window = read_window(fields)
     check_window(drafts, window, has_window=fields.has("window"))
@@ -294,11 +326,7 @@ def _concurrency(fields: Fields) -> Concurrency | None:
 
 
 def _drafts(
-    parts: tuple[PlanFile, ...],
-    params: Mapping[str, Param],
-    values: Mapping[str, Value],
-    files: PlanFiles,
-    report: Report,
+    parts: tuple[PlanFile, ...], params: Mapping[str, Param], files: PlanFiles, report: Report, groups: GroupReader
 ) -> list[Draft]:
     main = parts[-1]
     node = main.fields.node("defaults")
@@ -309,12 +337,21 @@ def _drafts(
     for part in parts:
         unusable = part.fields.unusable | main.fields.unusable
         reader = StepReader(
-            defaults=defaults, params=params, values=values, files=files, report=report, unusable=unusable
+            defaults=defaults, params=params, values=groups.values, files=files, report=report, unusable=unusable
         )
-        drafts += (reader.read(part, step, scope) for step in _mappings(part, "steps"))
+        drafts += (_draft(reader, groups, part, step, scope, finally_=False) for step in _mappings(part, "steps"))
         if part is main:
-            drafts += (reader.read(part, step, last_scope, finally_=True) for step in _mappings(part, "finally"))
+            last = _mappings(part, "finally")
+            drafts += (_draft(reader, groups, part, step, last_scope, finally_=True) for step in last)
     return drafts
+
+
+def _draft(
+    reader: StepReader, groups: GroupReader, part: PlanFile, node: MappingNode, scope: Scope, *, finally_: bool
+) -> Draft:
+    if is_group_node(node):
+        return groups.read(reader, part, node, scope, finally_=finally_)
+    return reader.read(part, node, scope, finally_=finally_)
 
 
 def _hidden(parts: tuple[PlanFile, ...]) -> dict[str, str]:

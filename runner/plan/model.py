@@ -336,6 +336,17 @@ class Adapt(Part, frozen=True, kw_only=True):
     max: int
 
 
+class Bound(Part, frozen=True, kw_only=True):
+    """A parameter of a group's steps and its value: without one, it is the item's value with the name `source`.
+
+    `source` can also be a parameter of the plan, whose value is then `value` as soon as it is known.
+    """
+
+    param: Param
+    value: Value | None = None
+    source: str | None = None
+
+
 class Repeat(Part, frozen=True, kw_only=True):
     """Run the step again until it returns no rows (`until_sql` is None) or a SQL condition holds.
 
@@ -374,6 +385,9 @@ class Step(Part, frozen=True, kw_only=True):
     """One SQL text of the plan, with its limits and everything that decides how it runs.
 
     `leftovers` is None for the default, so that the hash of a plan without the key does not change.
+
+    A group has `steps` instead, a chain for each item of `for_each`, with `bound` parameters, and its SQL is empty.
+    `group` is the id of a step's group, in a plan whose groups are written out (`plan.groups`).
     """
 
     id: str
@@ -413,6 +427,9 @@ class Step(Part, frozen=True, kw_only=True):
     tags: frozenset[str] = frozenset()
     description: str = ""
     position: Position = Position(file="", line=1, column=1)
+    steps: tuple[Step, ...] = ()
+    bound: tuple[Bound, ...] = field(default=(), name="with")
+    group: str | None = None
 
     @property
     def waits(self) -> bool:

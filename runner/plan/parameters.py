@@ -389,10 +389,15 @@ def declare_params(files: Iterable[Fields]) -> dict[str, Param]:
             if param is None:
                 continue
             known = params.setdefault(name, param)
-            if replace(known, position=_NOWHERE) != replace(param, position=_NOWHERE):
+            if not is_declared_alike(known, param):
                 message = f"the parameter `{name}` is declared differently at {known.position}"
                 file.add(param.position, "JP224", message, hint="declare it once, or with the same keys and values")
     return params
+
+
+def is_declared_alike(one: Param, other: Param) -> bool:
+    """Return whether two declarations are the same, at different places."""
+    return replace(one, position=_NOWHERE) == replace(other, position=_NOWHERE)
 
 
 def raw_value(node: Node) -> object:

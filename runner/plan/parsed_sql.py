@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 from runner.errors import Position
+from runner.plan.groups import constants, written_out
 from runner.plan.model import Plan, Sql, Step, Value
 from runner.sql.placeholders import TemplateError
 from runner.sql.statements import SqlSyntaxError, Statement, Template, parse_template
@@ -79,6 +80,8 @@ class StepSql(Struct, frozen=True, kw_only=True):
 class Subject(Struct, frozen=True, kw_only=True, eq=False):
     """What rules look at: the plan, each step with its parsed SQL (`finally` last), and what does not parse.
 
+    Groups are written out: the plan has the steps of their chains instead.
+
     `preconditions` are those of the plan's `requires`, `holds` the SQL of its holds; `invisible` are characters in SQL
     that no reader sees; `shared` is what one rule has found and others can use again.
     """
@@ -105,6 +108,7 @@ def of_on_retry(subject: Subject) -> Subject:
 
 def read_subject(plan: Plan) -> Subject:
     """Return what the rules look at; SQL that does not parse is in it too, as `unparsed`."""
+    plan = written_out(plan)
     reader = _Reader(plan.values)
     steps = (
         *(reader.step(step, final=False) for step in plan.steps),
@@ -123,26 +127,38 @@ def read_subject(plan: Plan) -> Subject:
     )
 
 
+_UNBOUND: Mapping[str, Value] = {}
+
+
 class _Reader:
     def __init__(self, known: Mapping[str, Value]) -> None:
         self._known = known
         #: The same text is often there many times: a `verify` in defaults, a file that several steps run.
-        self._parsed: dict[str, Template | SqlSyntaxError | TemplateError] = {}
+        self._parsed: dict[Hashable, Template | SqlSyntaxError | TemplateError] = {}
+        #: Groups whose query for items was read; each of their steps has it.
+        self._groups: set[str] = set()
         self.unparsed: list[Unparsed] = []
         self.invisible: list[Invisible] = []
 
     def step(self, step: Step, *, final: bool) -> StepSql:
-        template = self._template(step.sql, step.id)
-        queries = tuple(self.query(key, sql, step.id) for key, sql in _queries(step))
+        bound = constants(step)
+        template = self._template(sql=step.sql, step=step.id, bound=bound)
+        queries = tuple(self.query(key, sql, step.id, bound) for key, sql in self._queries(step))
         return StepSql(step=step, template=template, queries=queries, final=final)
 
-    def query(self, key: str, sql: Sql, step: str | None) -> QuerySql:
-        return QuerySql(key=key, sql=sql, template=self._template(sql, step))
+    def _queries(self, step: Step) -> Iterator[tuple[str, Sql]]:
+        is_first = step.group is None or step.group not in self._groups
+        self._groups.update(() if step.group is None else (step.group,))
+        return ((key, sql) for key, sql in _queries(step) if is_first or key != "for_each.sql")
 
-    def _template(self, sql: Sql, step: str | None) -> Template | None:
-        parsed = self._parsed.get(sql.text)
+    def query(self, key: str, sql: Sql, step: str | None, bound: Mapping[str, Value] = _UNBOUND) -> QuerySql:
+        return QuerySql(key=key, sql=sql, template=self._template(sql=sql, step=step, bound=bound))
+
+    def _template(self, sql: Sql, step: str | None, bound: Mapping[str, Value]) -> Template | None:
+        seen = (sql.text, *bound.items()) if bound else sql.text
+        parsed = self._parsed.get(seen)
         if parsed is None:
-            parsed = self._parsed[sql.text] = self._parse(sql.text)
+            parsed = self._parsed[seen] = self._parse(sql.text, bound)
         for part in client_parts(sql.text):
             if part.command is not None:
                 message = f"{part.command} is a command of psql, not SQL"
@@ -171,9 +187,9 @@ class _Reader:
         )
         return None
 
-    def _parse(self, text: str) -> Template | SqlSyntaxError | TemplateError:
+    def _parse(self, text: str, bound: Mapping[str, Value]) -> Template | SqlSyntaxError | TemplateError:
         try:
-            return parse_template(text, self._known)
+            return parse_template(text, {**self._known, **bound} if bound else self._known)
         except (SqlSyntaxError, TemplateError) as error:
             return error
 

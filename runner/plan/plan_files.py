@@ -110,33 +110,40 @@ class Includes:
         """Return all files in the order in which their steps come: what a file includes comes before itself."""
         return (*self._included(plan, (path,)), plan)
 
+    def of_step(self, relative: Scalar, named_in: str, step: str) -> tuple[PlanFile, ...]:
+        """Return the file that a step includes instead of its own steps, after the files that it includes itself."""
+        return tuple(self._with_its_own(relative, named_in, "", (), step=step or None))
+
     def _included(self, parent: PlanFile, chain: tuple[Path, ...]) -> list[PlanFile]:
         found: list[PlanFile] = []
         for node in parent.fields.items("include"):
             relative, prefix = _entry(parent.fields, node)
-            if relative is None:
-                continue
-            file = self._files.find(relative.text, parent.name, relative, "include")
-            if file is None:
-                continue
-            if file.path in chain:
-                message = f"`{relative.text}` includes itself" + (
-                    ", through other files" if file.path != chain[-1] else ""
-                )
-                self._report.add(relative, "JP223", message)
-                continue
-            self._count += 1
-            if self._count > MAX_INCLUDES:
-                if self._count == MAX_INCLUDES + 1:
-                    self._report.add(relative, "JP223", f"the plan includes more than {MAX_INCLUDES:,} files")
-                continue
-            if file.path not in self._read:
-                self._read[file.path] = self._fragment(file.path, file.name)
-            fields = self._read[file.path]
-            if fields is not None and self._has_room(fields, relative):
-                child = PlanFile(fields=fields, name=file.name, prefix=parent.prefix + prefix)
-                found += (*self._included(child, (*chain, file.path)), child)
+            if relative is not None:
+                found += self._with_its_own(relative, parent.name, parent.prefix + prefix, chain)
         return found
+
+    def _with_its_own(
+        self, relative: Scalar, named_in: str, prefix: str, chain: tuple[Path, ...], *, step: str | None = None
+    ) -> Iterator[PlanFile]:
+        file = self._files.find(relative.text, named_in, relative, "include", step=step)
+        if file is None:
+            return
+        if file.path in chain:
+            message = f"`{relative.text}` includes itself" + (", through other files" if file.path != chain[-1] else "")
+            self._report.add(relative, "JP223", message)
+            return
+        self._count += 1
+        if self._count > MAX_INCLUDES:
+            if self._count == MAX_INCLUDES + 1:
+                self._report.add(relative, "JP223", f"the plan includes more than {MAX_INCLUDES:,} files")
+            return
+        if file.path not in self._read:
+            self._read[file.path] = self._fragment(file.path, file.name)
+        fields = self._read[file.path]
+        if fields is not None and self._has_room(fields, relative):
+            child = PlanFile(fields=fields, name=file.name, prefix=prefix)
+            yield from self._included(child, (*chain, file.path))
+            yield child
 
     def _has_room(self, fields: Fields, place: Scalar) -> bool:
         """Return whether all files together are within the limit for one file; report a problem if not."""

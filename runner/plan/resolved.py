@@ -15,8 +15,8 @@ from itertools import takewhile
 from typing import Any
 
 from runner.errors import Position, RecordError
-from runner.plan.model import Plan, Sql
-from runner.plan.parameters import typed_values
+from runner.plan.model import Plan, Sql, Step
+from runner.plan.parameters import parse_value, typed_values
 from runner.structs import Struct, from_values, names, replace
 
 
@@ -62,12 +62,22 @@ def plan_from_json(text: str) -> Plan:
     """
     try:
         plan = from_values(_loaded(text), Plan, _sql)
-        return replace(plan, values=typed_values(plan.params, plan.values))
+        steps, last = (tuple(map(_with_typed_bounds, steps)) for steps in (plan.steps, plan.finally_))
+        return replace(plan, values=typed_values(plan.params, plan.values), steps=steps, finally_=last)
     except (ValueError, RecursionError) as error:
         raise RecordError(
             f"the recorded plan {error}.",
             hint="Read the record with the version of jobplan that wrote it, or a later one.",
         ) from error
+
+
+def _with_typed_bounds(step: Step) -> Step:
+    if not step.bound:
+        return step
+    bound = tuple(
+        one if one.value is None else replace(one, value=parse_value(one.param.type, one.value)) for one in step.bound
+    )
+    return replace(step, bound=bound)
 
 
 def _loaded(text: str) -> object:

@@ -95,9 +95,17 @@ class _Compiler:
         part, step = self._resolve(part)
         made = self._made.get((id(part), item))
         if made is None:
-            made = self._compile(part, item=item)
-            self._made[id(part), item] = made
+            self._made[id(part), item] = self._of_ancestor(id(part), item=item)
+            made = self._made[id(part), item] = self._compile(part, item=item)
         return _for_step(made) if step else made
+
+    def _of_ancestor(self, part: int, *, item: bool) -> Check:
+        """Return the check for a part that contains itself, as a step contains steps: it is looked up when it runs."""
+
+        def check_ancestor(node: Node, label: str, walk: Walk) -> None:
+            self._made[part, item](node, label, walk)
+
+        return check_ancestor
 
     def _resolve(self, part: JsonSchema) -> tuple[JsonSchema, bool]:
         step = False
@@ -217,10 +225,12 @@ def _for_step(check: Check) -> Check:
     """Return the same check that also sets the step of the problems that it finds."""
 
     def check_step(node: Node, label: str, walk: Walk) -> None:
+        group = walk.step
         step = node.values.get("id") if isinstance(node, Mapping) else None
-        walk.step = step.text if isinstance(step, Scalar) else None
+        own = step.text if isinstance(step, Scalar) else None
+        walk.step = own if group is None else f"{group}.{own}" if own else group
         check(node, label, walk)
-        walk.step = None
+        walk.step = group
 
     return check_step
 

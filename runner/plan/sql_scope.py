@@ -67,6 +67,15 @@ class Scope(Struct, frozen=True, kw_only=True):
             return _UNKNOWN_COLUMN
         return found
 
+    def is_item(self, name: str) -> bool:
+        """Return whether the name is that of an item or of one of its columns."""
+        return name in self.items or (self.open_prefix is not None and name.startswith(self.open_prefix))
+
+    @property
+    def all_names(self) -> frozenset[str]:
+        """All known names; columns of a query's rows are not known."""
+        return frozenset({*self.names, *self.items})
+
     def with_items(self, for_each: ForEach | None) -> Scope:
         """Return the scope within a step's instances."""
         if for_each is None:
@@ -93,10 +102,16 @@ _UNKNOWN_COLUMN = Name(what="a column of a query, whose type is not known yet")
 def plan_scope(params: Mapping[str, Param], *, status: bool) -> Scope:
     """Return the names for every SQL text of the plan; `status` adds those of finally steps."""
     names = dict.fromkeys((*RUN_NAMES, *([RUN_STATUS] if status else [])), _RUN_NAME)
+    return Scope(names={**names, **param_names(params)})
+
+
+def param_names(params: Mapping[str, Param]) -> dict[str, Name]:
+    """Return what is known about the names of parameters."""
+    names = {}
     for name, param in params.items():
         article = "an" if param.type in (ParamType.INTEGER, ParamType.IDENTIFIER) else "a"
         names[name] = _typed_name(param.type, f"{article} ")
-    return Scope(names=names)
+    return names
 
 
 def _typed_name(kind: ParamType, before: str) -> Name:
@@ -198,7 +213,7 @@ def _item_name(values: list[Value]) -> Name:
 
 #: Keys whose texts may contain parameters; other modules read them. `params` declares parameters.
 _TAKE_PARAMETERS: Final = frozenset(
-    {"sql", "on_retry", "if", "verify", "until", "role", "search_path", "settings", "touches", "params"}
+    {"sql", "on_retry", "if", "verify", "until", "role", "search_path", "settings", "touches", "params", "with"}
 )
 #: The same outside the steps.
 _TAKE_ELSEWHERE: Final = MappingProxyType({"requires": frozenset({"sql"}), "holds": frozenset({"while"})})

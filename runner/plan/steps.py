@@ -328,12 +328,13 @@ _NOTHING = Sql(text="", start=Position(file="", line=1, column=1))
 
 
 class Draft(Struct, frozen=True, kw_only=True):
-    """A step with the positions that the rules between steps need for their problems."""
+    """A step with the positions that the rules between steps need for their problems; `inner` are those of a group."""
 
     step: Step
     fields: Fields
     needs: tuple[tuple[Need, Node], ...]
     finally_: bool
+    inner: tuple[Draft, ...] = ()
 
     def place(self, key: str) -> Placed:
         """Return the node of a key's value, or the step if it has none."""
@@ -341,7 +342,7 @@ class Draft(Struct, frozen=True, kw_only=True):
 
 
 class StepReader(Struct, frozen=True, kw_only=True):
-    """What is needed to read a step besides the step: defaults, parameters and their values, files."""
+    """What is needed to read a step besides the step: defaults, parameters and their values, files, its group's id."""
 
     defaults: Mapping[str, Node]
     params: Mapping[str, Param]
@@ -349,17 +350,18 @@ class StepReader(Struct, frozen=True, kw_only=True):
     files: PlanFiles
     report: Report
     unusable: UnusableNodes
+    group: str = ""
 
     def read(self, file: PlanFile, node: MappingNode, scope: Scope, *, finally_: bool = False) -> Draft:
         """Return the step; report each problem, and use a harmless value instead of one that is not valid."""
-        fields = self._fields(file, node)
+        fields = self.fields_of(file, node, self.defaults)
         needs = read_needs(fields, file.prefix)
         for_each = read_for_each(fields, self.params)
         repeat = read_repeat(fields, self.params, self.values, for_each) if fields.has("repeat") else None
         on_finish = fields.choice("on_finish", OnFinish.WAIT)
         leaves = OnRunnerExit.CANCEL if on_finish is OnFinish.WAIT else OnRunnerExit.DETACH
         step = Step(
-            id=fields.step or "",
+            id=(fields.step or "").removeprefix(self._before_id),
             sql=self._main_sql(file, fields) or _NOTHING,
             timeout=fields.duration("timeout"),
             on_finish=on_finish,
@@ -379,14 +381,20 @@ class StepReader(Struct, frozen=True, kw_only=True):
         _check_leftovers(step, fields, node)
         return Draft(step=step, fields=fields, needs=needs, finally_=finally_)
 
-    def _fields(self, file: PlanFile, node: MappingNode) -> Fields:
+    @property
+    def _before_id(self) -> str:
+        return f"{self.group}." if self.group else ""
+
+    def fields_of(self, file: PlanFile, node: MappingNode, defaults: Mapping[str, Node]) -> Fields:
+        """Return the keys of a step, with the defaults that it does not replace."""
         written = node.values.get("id")
         good = isinstance(written, Scalar) and written not in self.unusable
         step = file.prefix + written.text if good and isinstance(written, Scalar) else None
         if step is not None and len(step) > MAX_ID:
             message = f"with its file's prefix the id `{step}` is longer than {MAX_ID} characters"
             self.report.add(node.values["id"], "JP233", message, step=step)
-        return Fields({**self.defaults, **node.values}, node, self.report, self.unusable, step=step)
+        name = None if step is None else self._before_id + step
+        return Fields({**defaults, **node.values}, node, self.report, self.unusable, step=name)
 
     def _main_sql(self, file: PlanFile, fields: Fields) -> Sql | None:
         node = fields.scalar("sql_file")

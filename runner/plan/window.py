@@ -200,7 +200,7 @@ def _nearest_zone(fields: Fields, name: str, known: set[str]) -> str | None:
 
 def check_window(drafts: Sequence[Draft], window: Window | None, *, has_window: bool) -> None:
     """Report steps that the window of the plan does not fit; `has_window`: it has one, perhaps with an error."""
-    for draft in drafts:
+    for draft in (one for outer in drafts for one in outer.inner or (outer,)):
         ignores = draft.step.window is StepWindow.IGNORE
         if ignores and not has_window:
             message = "`window: ignore` has no effect: the plan has no `window`"
@@ -214,7 +214,7 @@ def _check_timeout(draft: Draft, window: Window) -> None:
     if timeout is None or timeout <= longest:
         return
     written = draft.fields.text("timeout")
-    part = f"`{draft.step.id}`" if draft.step.id else f"the step at line {draft.fields.position.line}"
+    part = f"`{draft.fields.step}`" if draft.step.id else f"the step at line {draft.fields.position.line}"
     draft.fields.add(
         draft.place("timeout"),
         "JP244",

@@ -19,6 +19,7 @@ from runner.gateway.server_facts import ServerFacts
 from runner.identity import run_of
 from runner.lint.suppressions import Sources
 from runner.plan.graph import find_cycles
+from runner.plan.groups import written_out, written_steps
 from runner.plan.model import OnConflict, Otherwise, Plan
 from runner.preflight.current_activity import SNAPSHOT_AGE, activity_problems, lock_reports
 from runner.preflight.data_losses import loss_problems
@@ -166,11 +167,13 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
     problems += [one async for one in requirement_problems(plan, facts, inspector)]
     (directory,) = await inspector.rows("data_directory") or ((None,),)
     disks = Disks(directory[0], inspector.host)
-    looked = await StatementLook(plan, inspector, disks, explain=wishes.explain).look(left_out=wishes.left_out)
+    written = written_out(plan)
+    left_out = wishes.left_out | {step.id for step in written_steps(plan) if step.group in wishes.left_out}
+    looked = await StatementLook(written, inspector, disks, explain=wishes.explain).look(left_out=left_out)
     locks = read_locks(looked.units)
     problems += conflict_problems(plan, locks, Sources()) if wishes.well_formed else ()
     held, snapshots = await inspector.activity(), await inspector.snapshots(SNAPSHOT_AGE)
-    problems += activity_problems(plan, locks, held, snapshots)
+    problems += activity_problems(written, locks, held, snapshots)
     problems += disk_problems(looked.units, disks)
     problems += loss_problems(plan, looked.units, wishes.found, Sources())
     ledger = from_ledger(await inspector.recorded(plan.name, MAX_RUNS, wishes.trusted_roles))
@@ -206,7 +209,7 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
         server=examined,
         problems=worst_first(problems),
         statements=tuple(looked.reports),
-        locks=lock_reports(plan, locks, durations),
+        locks=lock_reports(written, locks, durations),
         schedule=schedule,
         holds=tuple(looked.holds),
         window=window,

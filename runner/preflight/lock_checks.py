@@ -182,7 +182,8 @@ def conflict_problems(plan: Plan, locks: LocksOfSteps, sources: Sources) -> tupl
     """
     subject = read_subject(plan)
     named = {lock.held.on for by_item in locks.values() for each in by_item.values() for lock in each if lock.direct}
-    steps = completed(_locking(sql, locks.get(sql.step.id, {}), named) for sql in subject.steps)
+    numbers: dict[str, int] = {}
+    steps = completed(_locking(sql, locks.get(sql.step.id, {}), named, numbers) for sql in subject.steps)
     found = [
         finding.problem(CODES_OF_OUTCOMES[meeting.outcome])
         for meeting in find_contention(subject, steps)
@@ -193,17 +194,22 @@ def conflict_problems(plan: Plan, locks: LocksOfSteps, sources: Sources) -> tupl
     return grouped(problem for problem in kept if problem.code in codes)
 
 
-def _locking(sql: StepSql, instances: dict[str, list[RealLock]], named: set[Lockable]) -> Locking:
+def _locking(
+    sql: StepSql, instances: dict[str, list[RealLock]], named: set[Lockable], numbers: dict[str, int]
+) -> Locking:
     """Give each lock the item that takes it, unless all items do."""
     items: dict[Held, set[int]] = defaultdict(set)
-    for number, locks in enumerate(instances.values()):
+    for instance, locks in instances.items():
+        # The steps of a chain have the same items.
+        item = instance if sql.step.group is None else instance.rpartition(".")[0]
+        number = numbers.setdefault(item, len(numbers))
         for lock in locks:
             if lock.direct or lock.held.on in named:
                 items[lock.held].add(number)
     several = len(instances) > 1
     held = [
         replace(one, item=item)
-        for one, numbers in items.items()
-        for item in ([None] if not several or len(numbers) == len(instances) else sorted(numbers))
+        for one, takers in items.items()
+        for item in ([None] if not several or len(takers) == len(instances) else sorted(takers))
     ]
     return Locking(sql=sql, held=tuple(sorted(held, key=lambda one: one.order)), several=several)

@@ -7,18 +7,20 @@ catalog, and then one statement after the other, in an order in which the steps 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from runner.codes import new_problem
 from runner.engine.events import Item, Rows
-from runner.engine.for_each_items import literal_items, queried_items, values_of
+from runner.engine.for_each_items import literal_items, queried_items, values_in_sql
 from runner.engine.holds import Measurement, read_measurement
 from runner.engine.step_sql import for_list, with_values
 from runner.errors import Position, Problem, Severity
 from runner.gateway.inspection import Inspector, Settings
 from runner.gateway.queries import hold_text, missing_tables
 from runner.plan.graph import topological_order
-from runner.plan.model import Check, Hold, Plan, Step
+from runner.plan.groups import constants, mates
+from runner.plan.model import Check, Hold, Plan, Step, Value
+from runner.plan.selection import is_left_out
 from runner.preflight.catalog_state import CatalogView, Changes, survey
 from runner.preflight.disk_space import Disks
 from runner.preflight.dry_run_result import Coverage, HoldNow, StatementReport
@@ -65,7 +67,10 @@ class Looked(Struct, kw_only=True):
 
 
 class StatementLook:
-    """Checks the statements of one plan. Without `explain` the planner runs no functions."""
+    """Checks the statements of one plan, whose groups are written out.
+
+    Without `explain` the planner runs no functions.
+    """
 
     def __init__(self, plan: Plan, inspector: Inspector, disks: Disks, *, explain: bool) -> None:
         self._plan = plan
@@ -83,14 +88,19 @@ class StatementLook:
         self._removers: set[str] = set()
         #: Steps, and instances of steps, that may be left out when the plan runs.
         self._unlikely: set[str] = set(after_a_failure(plan))
+        self._left_out: frozenset[str] = frozenset()
+        #: The steps of each group, and for each whether its list could be read.
+        self._mates = mates(plan)
+        self._listed: dict[str, bool] = {}
 
     async def look(self, *, left_out: frozenset[str] = frozenset()) -> Looked:
-        """Check the plan's requirements, and every statement except those of steps in `left_out`."""
+        """Check the plan's requirements, and every statement except those of steps and instances in `left_out`."""
+        self._left_out = left_out
         for check in self._plan.requires.preconditions:
             await self._required(check)
         for hold in self._plan.holds:
             await self._hold(hold)
-        steps = [step for step in self._in_order() if step.id not in left_out]
+        steps = [step for step in self._in_order() if not self._is_left_out(step)]
         self._note_changes(steps)
         for step in steps:
             for resolved in self._resolved(step):
@@ -109,12 +119,21 @@ class StatementLook:
         self._result.reports.sort(key=lambda report: place.get(report.step, -1))
         return self._result
 
+    def _is_left_out(self, step: Step) -> bool:
+        """Return whether no instance of the step is selected, whatever its items are."""
+        one_chain = step.group is not None and step.for_each is None
+        return step.id in self._left_out or (one_chain and is_left_out(self._left_out, step.id))
+
     def _in_order(self) -> Iterator[Step]:
         steps = {step.id: step for step in (*self._plan.steps, *self._plan.finally_)}
         needs = {name: [need.step for need in step.needs] for name, step in steps.items()}
         final = {step.id for step in self._plan.finally_}
         for name in sorted(topological_order(needs), key=lambda name: name in final):
             yield steps[name]
+
+    def _values_of(self, step: Step) -> Mapping[str, Value | None]:
+        bound = constants(step)
+        return {**self._values, **bound} if bound else self._values
 
     async def _survey(self, units: list[Unit]) -> None:
         await survey(units, self._rooms, self._inspector)
@@ -127,9 +146,9 @@ class StatementLook:
         """
         found: list[Step] = []
         items = items or literal_items(step)[:MAX_INSTANCES]
-        for values in [values_of(step.for_each, item) for item in items] or [{}]:
+        for values in [values_in_sql(step, item) for item in items] or [{}]:
             with contextlib.suppress(TemplateError):
-                resolved = with_values(step, {**self._values, **values})
+                resolved = with_values(step, {**self._values_of(step), **values})
                 if resolved not in found:
                     found.append(resolved)
         return found
@@ -164,10 +183,11 @@ class StatementLook:
         """Record what every step changes, as its text names it; the items of a query are not known yet."""
         for step in steps:
             items = literal_items(step)
-            variants = [values_of(step.for_each, item) for item in items] if items else [{}]
+            variants = [values_in_sql(step, item) for item in items] if items else [{}]
             for values in variants[:MAX_INSTANCES]:
                 try:
-                    units = list(units_of(step.sql, {**self._values, **values}, step=step, instance=step.id, key="sql"))
+                    known = {**self._values_of(step), **values}
+                    units = list(units_of(step.sql, known, step=step, instance=step.id, key="sql"))
                 except KeyError:
                     continue
                 for unit in units:
@@ -235,11 +255,12 @@ class StatementLook:
                 await self._enter(resolved)
         if step.for_each is not None and not items:
             items = self._made_up(step)
+        items = tuple(item for item in items if not is_left_out(self._left_out, item.key))
         return await self._readable(step, items)
 
     async def _readable(self, step: Step, items: tuple[Item, ...]) -> list[Unit]:
         found = []
-        for unit in step_units(step, self._values, items):
+        for unit in step_units(step, self._values_of(step), items):
             if isinstance(unit, Unit):
                 found.append(unit)
             elif not any(MADE_UP in item.key for item in items):
@@ -248,8 +269,9 @@ class StatementLook:
 
     def _made_up(self, step: Step) -> tuple[Item, ...]:
         """Return a made-up item for a list that is empty now and may have items later, None if it cannot."""
-        before = [name for name in self._changes.steps_before(step.id) if name in self._writers]
-        rows = self._result.rows.get(step.id)
+        mates = self._mates.get(step.group or "", ())
+        before = [name for name in self._changes.steps_before(step.id) if name in self._writers and name not in mates]
+        rows = self._result.rows.get(step.group or step.id)
         if not before or rows is None:
             self._report_step(step, "the list of for_each is empty now: there is nothing to do", Coverage.CHECKED)
             return ()
@@ -278,7 +300,22 @@ class StatementLook:
         )
 
     async def _items(self, step: Step, unit: Unit) -> tuple[Item, ...] | None:
-        """Return the rows of a for_each's query, or None if it cannot be evaluated now."""
+        """Return the rows of a for_each's query, or None if it cannot be evaluated now.
+
+        That of a group is evaluated once, for the first step of its chain.
+        """
+        if step.group is None:
+            return await self._rows(step, unit)
+        if step.group not in self._listed:
+            self._listed[step.group] = await self._rows(step, unit) is not None
+        rows = self._result.rows.get(step.group)
+        if not self._listed[step.group] or rows is None:
+            return None
+        if step.group in self._unlikely:
+            self._unlikely.add(step.id)
+        return queried_items(step, rows.columns, rows.rows)
+
+    async def _rows(self, step: Step, unit: Unit) -> tuple[Item, ...] | None:
         sight = self._sight(unit)
         if not await self._look_at(unit):
             self._report_step(step, "its items are unknown until its list can be read", Coverage.NOT, "sql")
@@ -297,13 +334,13 @@ class StatementLook:
         if wrong is not None:
             self._report(StatementFinding(code="JP619", message=wrong, offset=0), wrong, unit.at(0), step)
             return None
-        self._result.rows[step.id] = Rows(columns=result.columns, rows=result.rows)
+        self._result.rows[step.group or step.id] = Rows(columns=result.columns, rows=result.rows)
         if self._may_be_another(unit, self._removers):
-            self._unlikely.add(step.id)
+            self._unlikely.update({step.id, step.group or step.id})
         try:
             return queried_items(step, result.columns, result.rows)
         except ValueError as error:
-            del self._result.rows[step.id]
+            del self._result.rows[step.group or step.id]
             message = f"for_each: an item {error}"
             self._report(StatementFinding(code="JP619", message=message, offset=0), message, unit.at(0), step)
             return None

@@ -15,7 +15,9 @@ from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.simulation import AttemptScript, CheckScript, Simulation, simulate
 from runner.errors import Position, Problem
+from runner.identity import written_key
 from runner.plan.graph import longest_path
+from runner.plan.groups import written_out, written_steps
 from runner.plan.model import OnFinish, Plan, Retry, Step, Window
 from runner.preflight.step_durations import Duration, Durations
 from runner.structs import Struct, replace
@@ -126,7 +128,7 @@ def forecaster(
     window: Window | None = None,
 ) -> Forecaster:
     """Return what simulates a plan with these durations, under this window if there is one."""
-    found = [durations.of(step.id) for step in (*plan.steps, *plan.finally_)]
+    found = [durations.of(step.id) for step in written_steps(plan)]
     known = [duration.p50 for duration in found if duration is not None]
     return Forecaster(
         plan=replace(_bare(plan), window=window),
@@ -146,7 +148,8 @@ def forecast(
     slots: Sequence[int] = (),
 ) -> Schedule:
     """Return the schedule of a plan; `slots` are the budgets that are tried for comparison."""
-    steps = (*plan.steps, *plan.finally_)
+    written = written_out(plan)
+    steps = (*written.steps, *written.finally_)
     simulated = forecaster(plan, durations, rows=rows, left_out=left_out)
     bars = _bars(simulated.run(slots=plan.budget.slots), durations)
     widest = max((step.slots for step in steps), default=1)
@@ -159,12 +162,12 @@ def forecast(
         bars=bars,
         makespan=_makespan(bars),
         makespan_p95=_makespan(_bars(simulated.run(slots=plan.budget.slots, late=True), durations)),
-        critical=_critical(bars, plan),
-        lower_bound=_lower_bound(bars, plan),
+        critical=_critical(bars, written),
+        lower_bound=_lower_bound(bars, written),
         unknown=tuple(dict.fromkeys(bar.step for bar in bars if not bar.known)),
         nothing_known=bool(bars) and not any(bar.known for bar in bars),
         tried=tried,
-        enough=_enough(tried, _lower_bound(bars, plan)),
+        enough=_enough(tried, _lower_bound(bars, written)),
     )
 
 
@@ -186,6 +189,7 @@ def _bare_step(step: Step) -> Step:
         preconditions=(),
         capture_rows=0,
         retry=Retry(),
+        steps=tuple(map(_bare_step, step.steps)),
         yield_after=None,
     )
 
@@ -228,10 +232,10 @@ def _critical(bars: Sequence[Bar], plan: Plan) -> tuple[str, ...]:
     while current is not None:
         path.append(current.step)
         start = current.start
-        wanted = needs.get(current.step.partition("[")[0], set())
+        wanted = needs.get(written_key(current.step), set())
         before = [bar for bar in bars if bar.end <= start + _SAME_MOMENT and bar.end < current.end]
         close = [bar for bar in before if bar.end >= start - _SAME_MOMENT]
-        needed = [bar for bar in close if bar.step.partition("[")[0] in wanted]
+        needed = [bar for bar in close if written_key(bar.step) in wanted]
         current = max(needed or close, key=lambda bar: bar.end, default=None)
     return tuple(reversed(path))
 
@@ -243,9 +247,9 @@ def _lower_bound(bars: Sequence[Bar], plan: Plan) -> float:
     """
     steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
     seconds: dict[str, list[float]] = defaultdict(list)
-    waited_for = [bar for bar in bars if steps[bar.step.partition("[")[0]].on_finish is OnFinish.WAIT]
+    waited_for = [bar for bar in bars if steps[written_key(bar.step)].on_finish is OnFinish.WAIT]
     for bar in waited_for:
-        seconds[bar.step.partition("[")[0]].append(bar.seconds)
+        seconds[written_key(bar.step)].append(bar.seconds)
     weights = {name: max(*each, sum(each) / _side_by_side(steps[name])) for name, each in seconds.items()}
     main, final = (
         {step.id: [need.step for need in step.needs] for step in steps if step.id in weights}
@@ -267,7 +271,7 @@ def _side_by_side(step: Step) -> float:
 
 def _pool_bound(bars: Sequence[Bar], plan: Plan, name: str, limit: int) -> float:
     weight = {step.id: step.pools.get(name, 0) for step in plan.steps}
-    return sum(bar.seconds * weight.get(bar.step.partition("[")[0], 0) for bar in bars) / limit
+    return sum(bar.seconds * weight.get(written_key(bar.step), 0) for bar in bars) / limit
 
 
 def _enough(tried: Sequence[SlotsTried], lower_bound: float) -> int | None:
@@ -282,9 +286,9 @@ def _enough(tried: Sequence[SlotsTried], lower_bound: float) -> int | None:
 
 def schedule_problems(plan: Plan, schedule: Schedule, durations: Durations) -> Iterator[Problem]:
     """Yield limits of the plan that the durations may exceed."""
-    steps = {step.id: step for step in (*plan.steps, *plan.finally_)}
+    steps = {step.id: step for step in written_steps(plan)}
     for bar in schedule.bars:
-        step = steps[bar.step.partition("[")[0]]
+        step = steps[written_key(bar.step)]
         duration = durations.of(bar.step)
         attempt = _attempt(step, duration) if duration is not None else None
         if duration is not None and attempt is not None and step.timeout is not None and attempt > step.timeout:

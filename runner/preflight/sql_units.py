@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from runner.engine.events import Item
-from runner.engine.for_each_items import values_of
+from runner.engine.for_each_items import values_in_sql
 from runner.engine.step_sql import with_values
 from runner.errors import Position, Severity
 from runner.gateway.catalog import FunctionFacts, NamedFacts, RelationFacts, SchemaFacts
@@ -159,7 +159,7 @@ def step_units(step: Step, values: ItemValues, items: tuple[Item, ...]) -> Itera
         yield from _instance(step, step.id, values)
         return
     for item in items[:MAX_INSTANCES]:
-        yield from _instance(step, item.key, {**values, **values_of(step.for_each, item)})
+        yield from _instance(step, item.key, {**values, **values_in_sql(step, item)})
 
 
 def _instance(step: Step, instance: str, values: ItemValues) -> Iterator[Unit | Unreadable]:

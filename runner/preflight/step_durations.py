@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from runner.engine.ports import StepTimes
 from runner.gateway.server_facts import RecordedDuration
+from runner.identity import is_of_chain, written_key
+from runner.plan.groups import written_out
 from runner.plan.model import Fit, Plan
 from runner.structs import Struct
 
@@ -57,15 +59,16 @@ class KnownDurations:
 
     def usual(self, plan: Plan) -> Mapping[str, Duration]:
         """Return how long the steps of a plan take, by step or instance; for a repeat, how long an iteration takes."""
-        repeats = {step.id for step in plan.steps if step.repeat is not None}
-        steps = {step.id for step in plan.steps} - repeats
-        found = {key: one for key, one in self._known.items() if key.partition("[")[0] in steps}
-        return found | {key: one for key, one in self._attempts.items() if key.partition("[")[0] in repeats}
+        written = written_out(plan).steps
+        repeats = {step.id for step in written if step.repeat is not None}
+        steps = {step.id for step in written} - repeats
+        found = {key: one for key, one in self._known.items() if written_key(key) in steps}
+        return found | {key: one for key, one in self._attempts.items() if written_key(key) in repeats}
 
     def of(self, step: str) -> Duration | None:
         """Return the duration of the instance, else that of its step."""
         found = self._known.get(step)
-        return found if found is not None else self._known.get(step.partition("[")[0])
+        return found if found is not None else self._known.get(written_key(step))
 
 
 class FirstOf:
@@ -144,14 +147,15 @@ def usual_durations(plan: Plan, sources: Iterable[KnownDurations]) -> Mapping[st
 def recorded(root: Path, plan: str) -> KnownDurations:
     """Return the durations from the journals below `root`: of the plan's steps that succeeded, in the latest runs.
 
-    A journal that cannot be read is skipped.
+    A step of a chain has those of all its items together as well. A journal that cannot be read is skipped.
     """
     samples: dict[str, list[float]] = defaultdict(list)
     attempts: dict[str, list[float]] = defaultdict(list)
     journals = sorted(root.glob("*/events.jsonl"), key=_age)[:MAX_RUNS] if root.is_dir() else []
     for journal in journals:
         for step, seconds, whole in _durations(_events(journal), plan):
-            (samples if whole else attempts)[step].append(seconds)
+            for key in dict.fromkeys((step, written_key(step)) if is_of_chain(step) else (step,)):
+                (samples if whole else attempts)[key].append(seconds)
     return KnownDurations(
         {step: of_samples(found, attempts[step]) for step, found in samples.items()},
         {step: of_samples(found) for step, found in attempts.items() if found},

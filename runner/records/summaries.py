@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from runner.clock import parse_rfc3339
 from runner.engine.ports import MOST_PREVIOUS_RUNS, PreviousRun, StepTimes
 from runner.errors import RecordError
+from runner.identity import is_of_chain
 from runner.records.journal_files import intact_length, open_regular, read_lines, read_regular
 from runner.records.run_folders import EVENTS, is_locked, journals
 from runner.structs import Struct, field
@@ -112,6 +113,7 @@ def _summed_up(
 
 def _counted(steps: Mapping[str, str], split: Iterable[str]) -> Mapping[str, int]:
     parents = {key.partition("[")[0] for key in steps if "[" in key} | set(split)
+    parents |= {key.rpartition(".")[0] for key in steps if is_of_chain(key)}  # the items of groups
     return Counter(state for key, state in steps.items() if key not in parents)
 
 

@@ -23,9 +23,9 @@ from runner.clock import rfc3339
 from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.scheduler import why_queued
-from runner.engine.state import BAD, FINAL, HOLDING, SLOTS, RunState, StepRecord, StepState
+from runner.engine.state import BAD, FINAL, GATE, HOLDING, SLOTS, RunState, StepRecord, StepState
 from runner.engine.window import window_status
-from runner.reports.messages import Verbosity, event_lines, hold_words, iteration_words
+from runner.reports.messages import Verbosity, event_lines, hold_words, is_item_of_group, iteration_words
 from runner.reports.terminal_text import visible
 from runner.reports.worker_activity import WorkerView
 from runner.structs import Struct
@@ -194,10 +194,20 @@ def _again(record: StepRecord, now: float) -> str:
 
 
 def _others(state: RunState) -> list[StepRecord]:
-    """Return the steps that have no worker yet: those with items, retries or conditions first, then queued ones."""
-    records = state.records.values()
+    """Return the steps that have no worker yet: those with items, retries or conditions first, then queued ones.
+
+    The items of a group are in its line.
+    """
+    records = [record for record in state.records.values() if not is_item_of_group(record)]
     under_way = [record for record in records if record.state in _UNDER_WAY]
-    return under_way + [record for record in records if record.state is StepState.QUEUED]
+    queued = [record for record in records if record.state is StepState.QUEUED]
+    return under_way + [record for record in queued if not _waits_for_its_item(state, record)]
+
+
+def _waits_for_its_item(state: RunState, record: StepRecord) -> bool:
+    """Return whether the step's item has not begun, because of `max_parallel`: the line of its group counts it."""
+    item = state.records.get(record.parent or "")
+    return item is not None and is_item_of_group(item) and any(name.startswith(GATE) for name in record.needs)
 
 
 _UNDER_WAY = (StepState.EXPANDED, StepState.RETRYING, StepState.CHECKING)
@@ -209,7 +219,11 @@ def _other(state: RunState, record: StepRecord, now: float) -> str:
         instances = [state.records[key] for key in record.instances or ()]
         total = sum(len(one.chunk) or 1 for one in instances)
         done = sum(len(one.chunk) or 1 for one in instances if one.final)
-        words = f"{done} of {total} items"
+        things = "items" if record.step.for_each is not None or record.chunk else "steps"
+        words = f"{done} of {total} {things}"
+        items = [one for one in instances if is_item_of_group(one)]
+        under_way = sum(1 for item in items if not item.final and _has_begun(state, item))
+        words += f", {under_way} under way" if items else ""
     elif record.state is StepState.RETRYING:
         words = f"next attempt in {format_duration(max(0.0, (record.retry_at or now) - now))}"
     elif record.state is StepState.CHECKING:
@@ -217,6 +231,10 @@ def _other(state: RunState, record: StepRecord, now: float) -> str:
     else:
         words = f"queued, {why_queued(state, record).replace(':', ' ', 1)}"
     return f"  {printable(f'{record.key}: {words}')}"
+
+
+def _has_begun(state: RunState, item: StepRecord) -> bool:
+    return item.holds or any(state.records[key].launched_at is not None for key in item.instances or ())
 
 
 def _fit(text: str, width: int) -> str:

@@ -17,7 +17,7 @@ from runner.engine import events as ev
 from runner.engine.batches import batch_values
 from runner.engine.chunks import parts_of
 from runner.engine.events import WARNING, ErrorDetails, Leftover, Notice
-from runner.engine.state import HOLDING, RunState, StepRecord, StepState
+from runner.engine.state import BAD, HOLDING, RunState, StepRecord, StepState, leaves
 from runner.engine.step_sql import place_in_plan
 from runner.engine.window import closed_words, unfinished_words
 from runner.engine.yielding import blocked_words
@@ -501,7 +501,7 @@ def _step_progress(event: ev.StepEvent, state: RunState, run_id: str) -> Iterato
             yield f"{event.step}: skipped ({event.reason.replace('_', ' ')}{why})"
         case ev.StepExpanded() | ev.StepSplit():
             yield _items_line(event, state)
-        case ev.StepFinished():
+        case ev.StepFinished() if not is_item_of_group(state.records[event.step]):  # its steps have lines
             yield from _finished_lines(event, state, run_id)
         case _:
             pass
@@ -525,7 +525,16 @@ def _items_line(event: ev.StepExpanded | ev.StepSplit, state: RunState) -> str:
         last = state.records[event.step].last
         return f"{event.step}: its {items} follow one by one, after: {error_text(last.error if last else None)}"
     chunks = f" in {counted(len(event.items), 'chunk')}" if any(item.items for item in event.items) else ""
+    group = state.records[event.step].step
+    if group.steps:
+        steps = counted(len(group.steps), "step")
+        return f"{event.step}: {steps if group.for_each is None else f'{items} of {steps}'}"
     return f"{event.step}: {items}{chunks}"
+
+
+def is_item_of_group(record: StepRecord) -> bool:
+    """Return whether this is an item whose steps have records of their own."""
+    return bool(record.step.steps) and record.parent is not None
 
 
 def _started(record: StepRecord, so_far: str = "") -> Iterator[str]:
@@ -624,7 +633,7 @@ def _cancelled_from_outside(record: StepRecord, state: RunState) -> bool:
     """Return whether a session that is not this run's cancelled the worker, such as by pg_cancel_backend."""
     if record.instances is None:
         return record.cancel_reason is None
-    ended = (state.records[key] for key in record.instances)
+    ended = leaves(state, record)
     return any(one.state is StepState.CANCELLED and one.cancel_reason is None for one in ended)
 
 
@@ -652,6 +661,7 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
         words += f" by {by}" if event.state == StepState.CANCELLED else f", after a cancel request of {by}"
     elif event.state == StepState.CANCELLED and _cancelled_from_outside(record, state):
         words += " by another session on the server"
+    words += _items_that_did_not_succeed(record, state)
     if event.error is not None:
         place = place_in_plan(event.error, record, state, run_id)
         why = failure_words(error_text(event.error), committed=record.committed)
@@ -668,6 +678,13 @@ def _finished(event: ev.StepFinished, state: RunState, run_id: str) -> str:
         limit = f", ends by {rfc3339(last.deadline)[:19]}Z" if last.deadline is not None else ""
         words += f" (pid {last.worker.pid} since {since}{limit})"
     return f"{words}: {event.because}" if event.because else words
+
+
+def _items_that_did_not_succeed(record: StepRecord, state: RunState) -> str:
+    """Return how many items of a group did not succeed; nothing for another step, or if all did."""
+    items = [state.records[key] for key in record.instances or ()]
+    bad = sum(is_item_of_group(item) and item.state in BAD for item in items)
+    return f" ({bad} of {counted(len(items), 'item')} did not succeed)" if bad else ""
 
 
 def error_text(error: ErrorDetails | None) -> str:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
+from itertools import groupby
 
 from runner.plan.graph import topological_order
+from runner.plan.groups import written_out
 from runner.plan.model import Need, NeedOn, Plan, Step
 from runner.structs import Struct, replace
 
 
 class PlanGraph(Struct, frozen=True, kw_only=True):
-    """The steps to draw, and those of `finally`, with needs among them only."""
+    """The steps to draw, and those of `finally`, with needs among them only. Groups are written out."""
 
     name: str
     steps: tuple[Step, ...]
@@ -19,11 +21,20 @@ class PlanGraph(Struct, frozen=True, kw_only=True):
 
 
 def plan_graph(plan: Plan, left_out: AbstractSet[str] = frozenset()) -> PlanGraph:
-    """Return the graph of a plan without the steps that are left out."""
-    kept = tuple(step for step in plan.steps if step.id not in left_out)
-    ids = {step.id for step in kept}
-    steps = tuple(replace(step, needs=tuple(need for need in step.needs if need.step in ids)) for step in kept)
-    return PlanGraph(name=plan.name, steps=steps, finally_=plan.finally_)
+    """Return the graph of a plan without the steps that are left out; single items of a step are not drawn."""
+    kept = written_out(replace(plan, steps=tuple(step for step in plan.steps if step.id not in left_out)))
+    drawn = tuple(step for step in kept.steps if step.id not in left_out)
+    ids = {step.id for step in drawn}
+    steps = tuple(replace(step, needs=tuple(need for need in step.needs if need.step in ids)) for step in drawn)
+    return PlanGraph(name=plan.name, steps=steps, finally_=kept.finally_)
+
+
+def _by_group(steps: Iterable[Step]) -> Iterator[tuple[str | None, tuple[Step, ...]]]:
+    """Yield the steps in runs of the same group, with its label; None for steps without a group."""
+    for group, found in groupby(steps, key=lambda step: step.group):
+        members = tuple(found)
+        label = _label(replace(members[0], id=group, repeat=None)) if group is not None else None
+        yield label, members
 
 
 def mermaid(graph: PlanGraph) -> str:
@@ -37,10 +48,10 @@ def mermaid(graph: PlanGraph) -> str:
 def _mermaid(graph: PlanGraph) -> Iterator[str]:
     numbers = _numbers(graph)
     yield "flowchart LR"
-    yield from (f'  {numbers[step.id]}["{_mermaid_text(_label(step))}"]' for step in graph.steps)
+    yield from _mermaid_nodes(graph.steps, numbers, "  ")
     if graph.finally_:
         yield '  subgraph finally["finally"]'
-        yield from (f'    {numbers[step.id]}["{_mermaid_text(_label(step))}"]' for step in graph.finally_)
+        yield from _mermaid_nodes(graph.finally_, numbers, "    ")
         yield "  end"
     for step, need in _edges(graph):
         arrow = "-->" if need.on is NeedOn.SUCCESS else f"-. {need.on} .->"
@@ -49,6 +60,17 @@ def _mermaid(graph: PlanGraph) -> Iterator[str]:
     if detached:
         yield "  classDef detach stroke-dasharray: 5 4"
         yield f"  class {','.join(detached)} detach"
+
+
+def _mermaid_nodes(steps: tuple[Step, ...], numbers: Mapping[str, str], indent: str) -> Iterator[str]:
+    for group, members in _by_group(steps):
+        inner = indent
+        if group is not None:
+            inner += "  "
+            yield f'{indent}subgraph g{numbers[members[0].id]}["{_mermaid_text(group)}"]'
+        yield from (f'{inner}{numbers[step.id]}["{_mermaid_text(_short_label(step))}"]' for step in members)
+        if group is not None:
+            yield f"{indent}end"
 
 
 def _mermaid_text(text: str) -> str:
@@ -68,11 +90,11 @@ def _dot(graph: PlanGraph) -> Iterator[str]:
     yield '  graph [rankdir=LR, fontname="sans-serif"]'
     yield '  node [shape=box, style=rounded, fontname="sans-serif"]'
     yield '  edge [fontname="sans-serif", fontsize=10]'
-    yield from (f"  {_dot_node(step)}" for step in graph.steps)
+    yield from _dot_nodes(graph.steps, "  ")
     if graph.finally_:
         yield "  subgraph cluster_finally {"
         yield "    label=finally"
-        yield from (f"    {_dot_node(step)}" for step in graph.finally_)
+        yield from _dot_nodes(graph.finally_, "    ")
         yield "  }"
     for step, need in _edges(graph):
         style = "" if need.on is NeedOn.SUCCESS else f" [style=dashed, label={need.on}]"
@@ -80,9 +102,21 @@ def _dot(graph: PlanGraph) -> Iterator[str]:
     yield "}"
 
 
+def _dot_nodes(steps: tuple[Step, ...], indent: str) -> Iterator[str]:
+    for group, members in _by_group(steps):
+        inner = indent
+        if group is not None:
+            inner += "  "
+            yield f"{indent}subgraph {_dot_text(f'cluster_{members[0].group}')} {{"
+            yield f"{inner}label={_dot_text(group)}"
+        yield from (f"{inner}{_dot_node(step)}" for step in members)
+        if group is not None:
+            yield f"{indent}}}"
+
+
 def _dot_node(step: Step) -> str:
     style = "" if step.waits else ', style="rounded,dashed"'
-    return f"{_dot_text(step.id)} [label={_dot_text(_label(step))}{style}]"
+    return f"{_dot_text(step.id)} [label={_dot_text(_short_label(step))}{style}]"
 
 
 def _dot_text(text: str) -> str:
@@ -144,6 +178,13 @@ def _label(step: Step) -> str:
         chunk = f" in chunks of {step.for_each.chunk}" if step.for_each.chunk is not None else ""
         return f"{step.id} [{f'{count} items' if count else 'items of a query'}{chunk}]"
     return f"{step.id} [up to {step.repeat.max_iterations} times]" if step.repeat is not None else step.id
+
+
+def _short_label(step: Step) -> str:
+    """Return the label inside the frame of the step's group, which shows the group's id and its items."""
+    if step.group is None:
+        return _label(step)
+    return _label(replace(step, id=step.id.removeprefix(f"{step.group}."), for_each=None))
 
 
 def _numbers(graph: PlanGraph) -> Mapping[str, str]:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from runner.codes import slug_of, with_slug
 from runner.engine.events import ErrorDetails
 from runner.errors import Position, Problem, Severity
+from runner.plan.groups import written_steps
 from runner.reports.terminal_text import visible, visible_json, visible_lines
 from runner.structs import Struct
 
@@ -109,7 +110,7 @@ ROLE_NOTE = (
 
 def role_note(plans: Iterable[Plan | None]) -> str | None:
     """Return one line about what `role:` is not; None if no step of these plans has a role."""
-    steps = (step for plan in plans if plan is not None for step in (*plan.steps, *plan.finally_))
+    steps = (step for plan in plans if plan is not None for step in written_steps(plan))
     return ROLE_NOTE if any(step.role is not None for step in steps) else None
 
 

@@ -109,7 +109,7 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
 
 
 class StepReport(Struct, frozen=True, kw_only=True):
-    """One step, or one instance of a for_each. `parent` is what it is an instance of.
+    """One step, or one instance of a for_each. `parent` is what it is an instance of; for a step of a chain, its item.
 
     `sql` is the text that the server executed, with its parameters if they were known. A step with `instances` uses no
     slot itself. `seconds` are those from its first launch to the end of its last attempt, including the waits between

@@ -333,8 +333,8 @@ class Run:
             self._emit(ev.RunCancelled(at=self._clock.now(), by=stop.by))
             self._gateway.answer(stop, steps=self._open_steps())
         while (asked := self._gateway.take_step_cancel()) is not None:
-            known = asked.step in self.state.records
             wanted = steps_to_cancel(self.state, asked.step)
+            known = bool(wanted) or asked.step in self.state.records
             for key in wanted:
                 self._emit(ev.StepCancelRequested(at=self._clock.now(), step=key, by=asked.by))
             self._gateway.answer(asked, steps=len(wanted) if known else None)

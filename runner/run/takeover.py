@@ -34,7 +34,7 @@ from runner.engine.resume_state import (
     steps_known,
 )
 from runner.engine.run_location import WrongServerError, place_after
-from runner.engine.state import HOLDING, RunState, StepRecord, StepState
+from runner.engine.state import HOLDING, RunState, StepRecord, StepState, leaves
 from runner.errors import OpenQuestionError, PreflightError, StaleRecordError, UnstoppableError, UsageError
 from runner.identity import has_name_of, is_of_step, run_of
 from runner.plan.model import ItemValues, Plan
@@ -386,7 +386,8 @@ class _Examination:
             if record is None:
                 raise UsageError(f"--mark {key}: the run has no such step.")
             if record.instances is not None:
-                raise UsageError(f"--mark {key}: mark its instances, such as {next(iter(record.instances), key)}.")
+                one = next((leaf.key for leaf in leaves(self._state, record)), key)
+                raise UsageError(f"--mark {key}: mark its instances, such as {one}.")
             if is_kept(record, {}):
                 raise UsageError(f"--mark {key}: it is {record.state} already.")
             if key in alive:

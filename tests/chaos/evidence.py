@@ -186,7 +186,7 @@ def read_effects(
         )
         for identity in batches
     }
-    done = {step.id for step in plan.steps if _in_catalogs(step) and _is_done(connection, plan, step)}
+    done = {step.keys[0] for step in plan.steps if _in_catalogs(step) and _is_done(connection, plan, step)}
     return Effects(rows=tuple(kept), done=frozenset(done), moved=moved)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from runner.identity import written_key
 from tests.chaos import work
 from tests.chaos.work import Place, Work
 
@@ -56,7 +57,8 @@ _DETACHED = (Work.INSERT, Work.PARTS, Work.BLOCK, Work.CALL, Work.FLOOD, Work.FA
 class ChaosStep:
     """A step as the judge knows it. `slots`, `pools`, `exclusive` and `max_parallel` are what it may not exceed.
 
-    `final`: it is one of `finally`, which has slots of its own. `colliding`: its items are those of PAIRS.
+    `final`: it is one of `finally`, which has slots of its own. `colliding`: its items are those of PAIRS. A step of a
+    chain has the id of its group and its own as `chain`; `id` is then what its rows call it.
     """
 
     id: str
@@ -76,18 +78,27 @@ class ChaosStep:
     exclusive: frozenset[str] = frozenset()
     max_parallel: int | None = None
     chunk: int | None = None
+    chain: tuple[str, str] | None = None
+
+    @property
+    def name(self) -> str:
+        """The id in the plan's file."""
+        return self.id if self.chain is None else self.chain[1]
 
     @property
     def keys(self) -> tuple[str, ...]:
         """The keys of what runs: the step itself, or its instances."""
-        return tuple(f"{self.id}[{item}]" for item in self.items) if self.items else (self.id,)
+        return tuple(map(self.key_of, self.items or ("",)))
+
+    def key_of(self, item: str) -> str:
+        """Return the key of an item, or of the step if it has none."""
+        owner, inner = (self.id, "") if self.chain is None else (self.chain[0], f".{self.chain[1]}")
+        return f"{owner}[{item}]{inner}" if self.items else f"{owner}{inner}"
 
     def witnessed(self, item: str) -> str:
         """Return the key of an item as its rows name it, if the items have the order of the plan as it was drawn."""
-        if not self.items:
-            return self.id
         names = {witness_name(pair): name for name, pair in PAIRS.items()} if self.colliding else {}
-        return f"{self.id}[{names.get(item, item)}]"
+        return self.key_of(names.get(item, item))
 
 
 def witness_name(pair: Mapping[str, str]) -> str:
@@ -119,10 +130,10 @@ class ChaosPlan:
         return tuple(key for step in self.steps for key in step.keys)
 
     def step_of(self, key: str) -> ChaosStep:
-        """Return the step that a key belongs to. KeyError if the plan has none such."""
-        identity = key.partition("[")[0]
+        """Return the step that a key, or an id of rows, belongs to. KeyError if the plan has none such."""
+        identity = written_key(key)
         for step in self.steps:
-            if step.id == identity:
+            if identity == (step.id if step.chain is None else ".".join(step.chain)) or key == step.id:
                 return step
         raise KeyError(key)
 
@@ -134,7 +145,8 @@ def random_plan(random: Random, schema: str, *, reserve: int = 0) -> ChaosPlan:
     steps: list[ChaosStep] = []
     documents: list[dict[str, Any]] = []
     for number in range(random.randint(3, 12)):
-        _draw(random, schema, f"s{number}", steps, documents, slots=slots, pools=pools)
+        draw = _draw_group if random.random() < 0.15 else _draw
+        draw(random, schema, f"s{number}", steps, documents, slots=slots, pools=pools)
     holds = [_hold(random)] if random.random() < 0.35 else []
     steps, documents = _held(random, steps, documents) if holds else (steps, documents)
     last: list[ChaosStep] = []
@@ -185,11 +197,11 @@ def _hold(random: Random) -> dict[str, Any]:
 def _held(
     random: Random, steps: Sequence[ChaosStep], documents: Sequence[dict[str, Any]]
 ) -> tuple[list[ChaosStep], list[dict[str, Any]]]:
-    """Draw which steps the hold concerns: by default all."""
-    free = [random.random() < 0.3 for _ in steps]
+    """Draw which steps the hold concerns: by default all, and so those of chains."""
+    free = {document["id"] for document in documents if "steps" not in document and random.random() < 0.3}
     return (
-        [replace(step, held=not one) for step, one in zip(steps, free, strict=True)],
-        [{**document, **({"holds": []} if one else {})} for document, one in zip(documents, free, strict=True)],
+        [replace(step, held=step.id not in free) for step in steps],
+        [{**document, **({"holds": []} if document["id"] in free else {})} for document in documents],
     )
 
 
@@ -273,8 +285,11 @@ def _draw(
     chunk = random.choice((2, 3)) if shared and random.random() < 0.4 else None
     if chunk is not None:
         items = tuple(ITEMS[: random.randint(2, 4)])
-    needable = [step for step in before if not step.detach]
+    needable = [step for step in before if not step.detach and step.chain is None]
     needed = random.sample(needable, min(len(needable), random.choice((0, 0, 1, 1, 2))))
+    groups = sorted({step.chain[0] for step in before if step.chain is not None})
+    group = random.choice(groups) if groups and random.random() < 0.3 else None
+    of_group = {step.id: "success" for step in before if step.chain is not None and step.chain[0] == group}
     step = ChaosStep(
         id=key,
         work=drawn,
@@ -285,7 +300,7 @@ def _draw(
         detach=detach,
         skipped=random.random() < 0.05,
         final=final,
-        needs={other.id: random.choice(("success", "success", "done", "failure")) for other in needed},
+        needs={other.id: random.choice(("success", "success", "done", "failure")) for other in needed} | of_group,
         slots=random.choice((1, 1, 1, random.randint(1, slots))),
         pools={name: random.randint(1, limit) for name, limit in pools.items() if random.random() < 0.2},
         exclusive=frozenset(name for name in LOCKS if random.random() < 0.15),
@@ -293,15 +308,64 @@ def _draw(
         chunk=chunk,
     )
     before.append(step)
-    documents.append(_document(random, schema, step))
+    inside = {other.id: step.needs[other.id] for other in needed}
+    documents.append(_document(random, schema, step, inside | ({group: "success"} if group is not None else {})))
+
+
+def _draw_group(
+    random: Random,
+    schema: str,
+    key: str,
+    before: list[ChaosStep],
+    documents: list[dict[str, Any]],
+    *,
+    slots: int,
+    pools: Mapping[str, int],
+) -> None:
+    """Draw a chain of steps, for several items or for none, and append it as `_draw` does."""
+    items = tuple(ITEMS[: random.randint(2, 4)]) if random.random() < 0.7 else ()
+    limit = random.choice((None, 1, 2)) if items else None
+    owners = {step.id if step.chain is None else step.chain[0]: step for step in before if not step.detach}
+    needed = random.sample(list(owners), min(len(owners), random.choice((0, 0, 1))))
+    outside = {step.id: "success" for step in before if (step.id if step.chain is None else step.chain[0]) in needed}
+    chain: list[ChaosStep] = []
+    pieces: list[dict[str, Any]] = []
+    for number in range(random.randint(2, 4)):
+        drawn = random.choice(_EACH) if items else _random_work(random)
+        others = random.sample(chain, min(len(chain), random.choice((0, 1, 1, 2))))
+        step = ChaosStep(
+            id=f"{key}_i{number}",
+            chain=(key, f"i{number}"),
+            work=drawn,
+            items=items,
+            idempotent=random.random() < 0.35,
+            verify=random.random() < 0.2,
+            skipped=random.random() < 0.05,
+            needs={**outside, **{other.id: random.choice(("success", "success", "done")) for other in others}},
+            slots=random.choice((1, 1, random.randint(1, slots))),
+            pools={name: random.randint(1, most) for name, most in pools.items() if random.random() < 0.2},
+            exclusive=frozenset(name for name in LOCKS if random.random() < 0.1),
+            max_parallel=limit,
+        )
+        chain.append(step)
+        names = {other.id: other.name for other in chain}
+        inside = {names[other]: when for other, when in step.needs.items() if other in names}
+        pieces.append(_document(random, schema, step, inside))
+    before += chain
+    document: dict[str, Any] = {"id": key, "steps": pieces}
+    if needed:
+        document["needs"] = needed
+    if items:
+        document["for_each"] = _for_each(chain[0])
+    documents.append(document)
 
 
 def _random_work(random: Random) -> Work:
     return random.choices(list(_WEIGHTS), list(_WEIGHTS.values()))[0]
 
 
-def _document(random: Random, schema: str, step: ChaosStep) -> dict[str, Any]:
-    """Return a step's piece of the plan's file."""
+def _document(random: Random, schema: str, step: ChaosStep, needs: Mapping[str, str]) -> dict[str, Any]:
+    """Return a step's piece of the plan's file; `needs` has the ids as the file has them."""
     item = ":'t.who' || '/' || :'t.what'" if step.colliding else ":'t'"
     item = "item" if step.chunk else item
     place = Place(schema=schema, step=step.id, item=item if step.items else "''", listed=step.chunk is not None)
@@ -310,10 +374,10 @@ def _document(random: Random, schema: str, step: ChaosStep) -> dict[str, Any]:
     if step.work in work.RENAMES and random.random() < 0.25:
         text = f"{work.rename(random)}; {text}"
     document: dict[str, Any] = {
-        "id": step.id,
+        "id": step.name,
         "sql": text,
-        **({"needs": [{"step": other, "on": when} for other, when in step.needs.items()]} if step.needs else {}),
-        **({"for_each": _for_each(step)} if step.items else {}),
+        **({"needs": [{"step": other, "on": when} for other, when in needs.items()]} if needs else {}),
+        **({"for_each": _for_each(step)} if step.items and step.chain is None else {}),
         **({"on_finish": "detach"} if step.detach else {}),
         **({"timeout": "400ms"} if step.work is Work.SLOW else {}),
         **({"idempotent": True} if step.idempotent else {}),

@@ -211,7 +211,9 @@ def _order(evidence: Evidence, claims: Mapping[str, Claims]) -> Iterator[str]:
             upstream = evidence.plan.step_of(other)
             if begun is None or when != "success" or upstream.work not in COUNTED:
                 continue
-            for needed in upstream.keys:
+            of_item = key.rpartition(".")[0]
+            mates = step.chain is not None and upstream.chain is not None and step.chain[0] == upstream.chain[0]
+            for needed in (one for one in upstream.keys if not mates or one.rpartition(".")[0] == of_item):
                 commits = [row.committed for row in evidence.effects.of(needed) if row.part == last_part(upstream.work)]
                 if commits and min(commits) > begun:
                     yield f"{key} began {min(commits) - begun:.3f} s before {needed}, which it needs, had committed"

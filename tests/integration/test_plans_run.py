@@ -169,3 +169,22 @@ def test_the_nightly_window_plan_leaves_over_what_does_not_fit(database: str) ->
         by_day = replace(night, from_=(row[0] + 2 * hour) % 86_400, to=(row[0] + 3 * hour) % 86_400)
         with pytest.raises(OutsideWindowError):
             run_plan(replace(plan, window=by_day), dsn=database)
+
+
+def test_bloated_indexes_are_rebuilt_by_a_chain_each(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute(BLOAT)
+        connection.execute("DROP INDEX bloated_word_ccnew")
+        connection.execute("VACUUM ANALYZE")
+        before: dict[str, int] = dict(connection.execute(FILES).fetchall())
+        plan = load_plan(PLANS / "rebuild-chains.yaml", params={"schema": "public", "min_size": "0"})
+        result = run_plan(plan, dsn=database)
+        assert result.exit_code == 0
+        after: dict[str, int] = dict(connection.execute(FILES).fetchall())
+        logged = connection.execute(
+            "SELECT name, before > after, run FROM rebuilt_indexes WHERE name ~ '^(bloated|dense)'"
+        ).fetchall()
+    assert after["bloated_pkey"] != before["bloated_pkey"]
+    assert after["dense_pkey"] == before["dense_pkey"]
+    assert logged == [("bloated_pkey", True, result.run_id)]
+    assert result.state.records["per_index[public,bloated_pkey].log"].state == "succeeded"

@@ -34,6 +34,7 @@ class Inspector:
         self.iterations: Counter[str] = Counter()
         self.overtaken: Counter[str] = Counter()
         self.stopped = {True: False, False: False}
+        self.begun: set[str] = set()
         self.reported_short = False
         self.last_probe = -1e9
         #: Since when each hold is on; when each step was ready, and its seconds and start of being held since then.
@@ -184,6 +185,7 @@ class Inspector:
         most = max(step.retry.max_attempts, UNKNOWN_ATTEMPTS if step.idempotent else 1)
         assert self.launched[event.step] + self.refused[event.step] <= most, f"{step.id} is tried too often"
         self.held[event.step] = record
+        self.note_begun(state, record)
         self.budgets(state, parent)
         self.limits(record, event)
         if isinstance(event, ev.AttemptPreparing):
@@ -215,10 +217,19 @@ class Inspector:
         assert record.step.if_ is not None or record.step.preconditions
         parent = self.may_start(state, record)
         self.held[event.step] = record
+        self.note_begun(state, record)
         self.budgets(state, parent)
 
+    def note_begun(self, state: RunState, record: StepRecord) -> None:
+        """Note that the item of a step of a chain is under way."""
+        if record.parent is not None and state.records[record.parent].step.steps:
+            self.begun.add(record.key)
+
     def may_start(self, state: RunState, record: StepRecord) -> Step:
-        """The step's needs are met, and neither the run is stopping nor is the step to be stopped."""
+        """The step's needs are met, and neither the run is stopping nor is the step to be stopped.
+
+        The needs of a step of a chain are those in its chain, and those of its group.
+        """
         step = record.step
         above = [step.id]
         while (parent_key := state.records[above[-1]].parent) is not None:
@@ -228,7 +239,7 @@ class Inspector:
         assert not self.stopping, f"{step.id} started in a run that stops"
         assert self.to_cancel.isdisjoint(above), f"{step.id} started although its cancel was requested"
         assert self.on.keys().isdisjoint(step.holds), f"{step.id} started although it is held"
-        for need in parent.needs:
+        for need in (need for key in above for need in state.records[key].step.needs):
             assert met(need, state.records[need.step]), f"{step.id} started although {need} is not met"
         return parent
 
@@ -243,7 +254,14 @@ class Inspector:
         if parent.for_each is not None and parent.for_each.max_parallel is not None:
             above = [held.parent for held in self.held.values() if held.parent is not None]
             siblings = sum(parent.id in (key, state.records[key].parent) for key in above)
-            assert siblings <= parent.for_each.max_parallel
+            items = {state.records[key].parent for key in self.begun if self.item(state, key).open_instances}
+            under_way = sum(state.records[item or ""].parent == parent.id for item in items)
+            assert (under_way if parent.steps else siblings) <= parent.for_each.max_parallel
+
+    @staticmethod
+    def item(state: RunState, key: str) -> StepRecord:
+        """Return the record of a step's item."""
+        return state.records[state.records[key].parent or ""]
 
     def overtaking(self, state: RunState, launches: list[Launch | Evaluate]) -> None:
         """No session who is the best of its kind is overtaken for what it lacks more often than its patience allows."""
@@ -259,7 +277,7 @@ class Inspector:
                 continue
             expected = set()
             for head in heads(state, gone, self.on):
-                lacks = lacking(state, head, used)
+                lacks = waits_for(state, head, used)
                 if lacks & record.needs.keys() and state.place(head) < state.place(record):
                     expected.add(head.key)
             assert set(launch.overtook) == expected
@@ -300,7 +318,7 @@ class Inspector:
             behind = [
                 r
                 for r in reservers
-                if state.place(r) < state.place(record) and lacking(state, r, state.used) & record.needs.keys()
+                if state.place(r) < state.place(record) and waits_for(state, r, state.used) & record.needs.keys()
             ]
             assert behind, f"{record.key} fits and waits for nothing"
 
@@ -342,3 +360,9 @@ def heads(state: RunState, gone: set[str], on: Mapping[str, float]) -> list[Step
 def lacking(state: RunState, record: StepRecord, used: dict[str, int]) -> set[str]:
     """Return the resources that the step needs more of than is free."""
     return {name for name, n in record.needs.items() if used.get(name, 0) + n > state.capacity[name]}
+
+
+def waits_for(state: RunState, record: StepRecord, used: dict[str, int]) -> set[str]:
+    """Return what the step lacks; a step that waits for the end of another item waits for nothing else."""
+    lacks = lacking(state, record, used)
+    return {name for name in lacks if name.startswith("for_each:")} or lacks

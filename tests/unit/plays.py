@@ -14,6 +14,8 @@ from runner.structs import replace
 from tests.invariants import validate
 
 SQL = Sql(text="select 1", start=Position(file="", line=1, column=1))
+#: What a group has instead of SQL.
+NOWHERE_SQL = Sql(text="", start=SQL.start)
 STEP = Step(id="a", sql=SQL, timeout=60.0, on_finish=OnFinish.WAIT, on_runner_exit=OnRunnerExit.CANCEL)
 IDLE: Mapping[str, Any] = {"on_finish": OnFinish.DETACH, "on_runner_exit": OnRunnerExit.DETACH}
 

@@ -50,7 +50,9 @@ def random_plan(random: Random) -> Plan:
     limits = {name: random.randint(1, 3) for name in POOLS}
     steps: list[Step] = []
     for number in range(random.randint(15, 30) if crowded else random.randint(1, 6)):
-        steps.append(_random_step(random, f"s{number}", steps, slots, limits, crowded=crowded))
+        grouped = not crowded and random.random() < 0.2
+        draw = _random_group if grouped else _random_step
+        steps.append(draw(random, f"s{number}", steps, slots, limits, crowded=crowded))
     last: list[Step] = []
     for number in range(random.choice((0, 0, 0, 1, 2, 3))):
         last.append(_random_step(random, f"f{number}", last, slots, limits, crowded=False))
@@ -115,6 +117,32 @@ def _random_step(
             (None, None, None, None, AllowFailure(), AllowFailure(sqlstates=frozenset({"23505"})))
         ),
         **({} if crowded or random.random() < 0.4 else _random_conditions(random)),
+    )
+
+
+def _random_group(
+    random: Random, key: str, before: Sequence[Step], slots: int, limits: Mapping[str, int], *, crowded: bool
+) -> Step:
+    """Draw a chain of steps, for items or without them."""
+    chain: list[Step] = []
+    for number in range(random.randint(1, 4)):
+        inner = _random_step(random, f"i{number}", chain, slots, limits, crowded=crowded)
+        chain.append(replace(inner, for_each=None))
+    for_each = ForEach(
+        as_="t",
+        items=tuple(random.choices(ITEMS, k=random.randint(1, 5))),
+        sql=random.choice((None, NOTHING)),
+        max_parallel=random.choice((None, 1, 2)),
+    )
+    outer = _random_step(random, key, before, slots, limits, crowded=crowded)
+    return Step(
+        id=key,
+        sql=Sql(text="", start=NOTHING.start),
+        on_finish=OnFinish.WAIT,
+        on_runner_exit=OnRunnerExit.CANCEL,
+        needs=outer.needs,
+        for_each=random.choice((None, for_each, for_each)),
+        steps=tuple(chain),
     )
 
 
@@ -201,7 +229,9 @@ class World:
             cancels.append((random.uniform(5.0, 25.0), None))
         for _ in range(random.choice((0, 0, 0, 1, 2))):
             key = random.choice(steps)
-            cancels.append((random.choice((0.0, random.uniform(0.0, 12.0))), key + random.choice(("", "", "[a]"))))
+            cancels.append(
+                (random.choice((0.0, random.uniform(0.0, 12.0))), key + random.choice(("", "", "[a]", "[a].i0", ".i0")))
+            )
         return cancels
 
     def capacity(self, now: float) -> int:

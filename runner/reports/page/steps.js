@@ -153,7 +153,8 @@ const steps = (() => {
   }
 
   function reveal(key) {
-    const row = rowOf.get(key) || rows.find((one) => run.steps[+one.dataset.index].parent === key);
+    const isOf = (step) => step.parent === key || run.steps.some((item) => item.key === step.parent && item.parent === key);
+    const row = rowOf.get(key) || rows.find((one) => isOf(run.steps[+one.dataset.index]));
     if (!row) return;
     if (row.hidden) { search.value = ""; for (const chip of [...states]) press(chip, false); filter(); }
     toggle(row, true);

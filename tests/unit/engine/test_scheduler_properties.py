@@ -77,7 +77,17 @@ def check_items(run: Simulation) -> None:
             assert all(len(parts_of(item)) == size for item in event.items[:-1])
             keys = [one.key for item in event.items for one in parts_of(item)]
             assert len(set(keys)) == len(keys)
-            assert records[event.step].instances == tuple(item.key for item in event.items)
+            check_chains(run, records[event.step], keys)
+
+
+def check_chains(run: Simulation, record: StepRecord, keys: list[str]) -> None:
+    """Each item of a group has all steps of the chain; a group without for_each is one such item."""
+    records, group = run.state.records, record.step
+    if not group.steps or group.for_each is not None:
+        assert record.instances is not None
+        assert [one.key for key in record.instances for one in records[key].chunk or (records[key],)] == keys
+    for owner in [] if not group.steps else keys if group.for_each is not None else [record.key]:
+        assert records[owner].instances == tuple(f"{owner}.{inner.id}" for inner in group.steps)
 
 
 def check_end(run: Simulation, record: StepRecord) -> None:
@@ -165,6 +175,8 @@ def test_the_random_runs_meet_every_rule() -> None:
         *("an instance detached", "an instance drained", "an instance skipped by condition"),
         *("hold_began", "hold_ended", "step_hold_timed_out", "attempt_blocking", "cancel yielded", "reason held"),
         *("reason yielded", "attempt yielded", "queued by a hold", "committed in spite of a yield"),
+        *("a step of an item skipped by upstream", "a step of an item succeeded", "an item failed", "an item drained"),
+        "a step of a group without items succeeded",
     }
     assert wanted <= seen.keys()
 
@@ -191,6 +203,7 @@ def what_happened(run: Simulation) -> Iterator[str]:
         if record.parent is not None:
             yield f"an instance {f'skipped by {record.skip.reason}' if record.skip else record.state}"
             yield "an instance drained" if was_drained(record) else "an instance not drained"
+            yield from _of_chain(run, record)
         if record.overtaken >= run.state.overtake_limit:
             yield "patience over"
         if record.in_finally and record.attempt:
@@ -232,6 +245,16 @@ def _evaluations(run: Simulation) -> Iterator[str]:
                 yield "stopped by its condition"
             case _:
                 pass
+
+
+def _of_chain(run: Simulation, record: StepRecord) -> Iterator[str]:
+    how = f"skipped by {record.skip.reason}" if record.skip else str(record.state)
+    if record.instances is not None:
+        yield f"an item {'drained' if was_drained(record) else how}"
+    elif record.parent is not None and run.state.records[record.parent].parent is not None:
+        yield f"a step of an item {how}"
+    elif record.parent is not None and run.state.records[record.parent].step.steps:
+        yield f"a step of a group without items {how}"
 
 
 def _asked(record: StepRecord) -> str:

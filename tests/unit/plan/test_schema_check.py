@@ -20,7 +20,7 @@ from runner.plan.yaml_nodes import Mapping, Node, Scalar, UnusableNodes
 from runner.plan.yaml_reader import parse
 
 _PLANS = Path(__file__).parents[2] / "plans"
-_STEP_ONLY = {"id", "sql", "sql_file", "needs", "window"}
+_STEP_ONLY = {"id", "sql", "sql_file", "steps", "include", "needs", "window"}
 
 
 def plain(node: Node) -> Any:

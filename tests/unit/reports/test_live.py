@@ -334,3 +334,15 @@ def test_a_share_never_goes_backwards_in_a_phase_nor_is_it_that_of_the_last_one(
     assert after(WorkerView(share=0.9, doing="x", pid=1), WorkerView(share=0.1, doing="x", pid=2)) == 0.1
     sorting = Progress(command="CREATE INDEX", phase="building index: sorting live tuples", done=9, total=9)
     assert worker_view(_seen("a", progress=sorting)).share is None
+
+
+def test_the_items_of_a_group_are_folded_into_its_line() -> None:
+    chain = (step("rebuild"), step("log", "rebuild"))
+    items = tuple(f"i{number}" for number in range(40))
+    group = replace(step("g"), for_each=ForEach(as_="x", items=items, max_parallel=2), steps=chain)
+    nine = [AttemptScript(duration=9.0)]
+    state = at_second(plan(group), 5.0, **{"g[i2].rebuild": nine, "g[i3].rebuild": nine})
+    found = lines(state)
+    assert [line.strip() for line in found if line.strip().startswith("g:")] == ["g: 2 of 40 items, 2 under way"]
+    assert not any("g[i9]" in line for line in found)
+    assert any("g[i2].rebuild" in line for line in found)
