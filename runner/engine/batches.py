@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal, InvalidOperation
 
+from runner.durations import format_duration
 from runner.engine import events as ev
 from runner.engine.state import StepRecord
 from runner.plan.model import Adapt, Carried, ParamType, Step, Value
@@ -53,6 +54,31 @@ def batch_values(record: StepRecord) -> Mapping[str, Value | None]:
         if value is not None:
             values[repeat.adapt.param] = value
     return values
+
+
+def first_values(step: Step) -> Mapping[str, Value]:
+    """Return the carried values of the first iteration."""
+    carry = step.repeat.carry if step.repeat is not None else {}
+    return {
+        name: qualified_name(str(one.start)) if one.type is ParamType.RELATION else one.start
+        for name, one in carry.items()
+    }
+
+
+def outlook(step: Step, params: Mapping[str, Value]) -> str | None:
+    """Return what is known of the iterations of a step before it runs; None if it carries and adapts nothing."""
+    repeat = step.repeat
+    if repeat is None or not (repeat.carry or repeat.adapt):
+        return None
+    begin = ", ".join(f"{name} = {value}" for name, value in first_values(step).items())
+    parts = [f"begins with {begin}" if begin else "", "the number of iterations is unknown"]
+    adapt = repeat.adapt
+    if adapt is not None:
+        value = params.get(adapt.param, "not given")
+        target = format_duration(adapt.target)
+        parts.append(f"{adapt.param} is {value} at first")
+        parts.append(f"then from {adapt.min} to {adapt.max}, so that an iteration takes about {target}")
+    return f"{step.id}: {'; '.join(part for part in parts if part)}"
 
 
 def carries(step: Step) -> bool:

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from functools import partial
 
 from runner.codes import new_problem
+from runner.engine.batches import outlook
 from runner.engine.requirements import not_a_member, unmet_by_server
 from runner.errors import Position, Problem, Severity
 from runner.gateway.catalog import RelationFacts
@@ -212,6 +213,7 @@ async def dry_run(plan: Plan, inspector: Inspector, wishes: Wishes) -> DryRun:
         locks=lock_reports(written, locks, durations),
         schedule=schedule,
         holds=tuple(looked.holds),
+        iterations=tuple(filter(None, (outlook(step, plan.values) for step in (*plan.steps, *plan.finally_)))),
         window=window,
         refused=unmet or any(one.severity is Severity.ERROR and one.code in _REFUSING for one in problems),
         unmet=unmet,

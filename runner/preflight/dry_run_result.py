@@ -67,6 +67,8 @@ class DryRun(Struct, frozen=True, kw_only=True):
     schedule: Schedule | None = None
     holds: tuple[HoldNow, ...] = ()
     window: WindowForecast | None = None
+    #: What is known of the iterations of steps that carry values or adapt a parameter, one sentence each.
+    iterations: tuple[str, ...] = ()
     refused: bool = False
     unmet: bool = False
     skipped: bool = False

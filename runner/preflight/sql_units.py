@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from runner.engine.batches import first_values
 from runner.engine.events import Item
 from runner.engine.for_each_items import values_in_sql
 from runner.engine.step_sql import with_values
@@ -163,6 +164,7 @@ def step_units(step: Step, values: ItemValues, items: tuple[Item, ...]) -> Itera
 
 
 def _instance(step: Step, instance: str, values: ItemValues) -> Iterator[Unit | Unreadable]:
+    values = {**values, **first_values(step)}
     try:
         step = with_values(step, values)
     except TemplateError as error:

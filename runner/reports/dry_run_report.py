@@ -149,11 +149,12 @@ def dry_run_lines(
     if result.locks:
         yield from _locks(result.locks, style, width)
         yield ""
-    if result.holds:
-        yield style.bold("Holds")
-        for hold in result.holds:
-            yield from _wrapped(visible(hold_sentence(hold)), width, first="  ", rest="    ")
-        yield ""
+    for title, sentences in (("Holds", tuple(map(hold_sentence, result.holds))), ("Iterations", result.iterations)):
+        if sentences:
+            yield style.bold(title)
+            for sentence in sentences:
+                yield from _wrapped(visible(sentence), width, first="  ", rest="    ")
+            yield ""
     if result.schedule is not None:
         yield from schedule_lines(result.schedule, style, width=width)
         if result.holds and result.schedule.bars:

@@ -177,6 +177,8 @@ def _label(step: Step) -> str:
         count = len(step.for_each.items)
         chunk = f" in chunks of {step.for_each.chunk}" if step.for_each.chunk is not None else ""
         return f"{step.id} [{f'{count} items' if count else 'items of a query'}{chunk}]"
+    if step.repeat is not None and step.repeat.carry:
+        return f"{step.id} [in batches]"
     return f"{step.id} [up to {step.repeat.max_iterations} times]" if step.repeat is not None else step.id
 
 

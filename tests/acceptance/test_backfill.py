@@ -276,3 +276,35 @@ def test_each_instance_carries_values_of_its_own(jobplan: Jobplan, item: Databas
     assert item.value(WRONG) == 0
     ends = {one["step"]: one["rows"] for one in of(jobplan, "step_finished") if "[" in one["step"]}
     assert ends == {"fill[0]": 2000, "fill[1]": 2000}
+
+
+def test_a_dry_run_checks_the_first_batch_and_says_what_is_unknown(jobplan: Jobplan, item: Database) -> None:
+    found = jobplan("dry-run", jobplan.plan(FILL, params=PARAMS), "--dsn", item.dsn)
+    assert found.code == 0, found.out
+    words = " ".join(found.out.split())
+    assert "fill: begins with last_id = 0; the number of iterations is unknown; batch is 20 at first" in words
+    wrong = jobplan(
+        "dry-run", jobplan.plan(FILL.replace("WHERE id > ", "WHERE nope > "), params=PARAMS), "--dsn", item.dsn
+    )
+    assert wrong.code == 3
+    assert "nope" in wrong.out
+
+
+def test_a_hold_halves_the_next_batch_once(jobplan: Jobplan, item: Database) -> None:
+    item.run("CREATE TABLE switch AS SELECT false AS on")
+    slow = FILL.replace("SELECT max(id) AS", "SELECT (SELECT 1 FROM pg_sleep(0.02)), max(id) AS")
+    plan = jobplan.plan(
+        slow,
+        params=PARAMS,
+        holds='[{name: switch, while: SELECT "on" FROM switch, every: 100ms, release_after: 100ms}]',
+    )
+    started = jobplan.start("run", plan, "--dsn", item.dsn)
+    until(lambda: item.value(ONCE) > 100)
+    item.run('UPDATE switch SET "on" = true')
+    until(lambda: any(one["because"] == "hold" for one in of(jobplan, "step_adapted")))
+    item.run('UPDATE switch SET "on" = false')
+    ran = started.ended()
+    assert ran.code == 0, ran.err
+    assert item.value(WRONG) == 0
+    (halved,) = [one for one in of(jobplan, "step_adapted") if one["because"] == "hold"]
+    assert (halved["before"], halved["value"]) == (40, 20)
