@@ -17,6 +17,7 @@ from runner.durations import format_duration
 from runner.errors import Cause, Severity
 from runner.lint.rule import Finding, Rule, StatementPlace, statements, step_finding
 from runner.plan.graph import topological_order
+from runner.plan.groups import written_steps
 from runner.plan.model import OnLeftovers, Step
 from runner.plan.parsed_sql import QuerySql, StepSql, Subject
 from runner.sql.facts import created_relations, is_temporary, settings_changed
@@ -355,7 +356,7 @@ def _yield_of_detach_step(subject: Subject) -> Iterator[Finding]:
 
 
 def _unused_hold(subject: Subject) -> Iterator[Finding]:
-    used = {name for step in subject.plan.steps for name in step.holds}
+    used = {name for step in written_steps(subject.plan) for name in step.holds}
     for hold in subject.plan.holds:
         if hold.name not in used:
             message = f"the hold `{hold.name}` concerns no step: each has a `holds` without it"

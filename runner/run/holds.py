@@ -13,7 +13,7 @@ from runner.clock import Clock
 from runner.engine import events as ev
 from runner.engine.holds import HoldWatch, Measurement, failed_measurement, limit_of, read_measurement
 from runner.engine.ports import Gateway, Query
-from runner.engine.state import RunState
+from runner.engine.state import RunState, StepRecord
 from runner.engine.window import must_wait_for_window
 from runner.errors import GatewayError
 from runner.plan.model import Hold, Value
@@ -67,14 +67,14 @@ class HoldSampler:
         """Return whether a step that the hold concerns may still start."""
         if self._state.stopping or self._state.finalizing:
             return False
-        return any(hold.name in record.step.holds and not record.final for record in self._state.records.values())
+        return any(_concerns(hold, record) for record in self._state.records.values())
 
     def _waits_for_window(self, hold: Hold) -> bool:
         """Return whether every step that the hold concerns must wait for the window: nothing is measured until then."""
         state, now = self._state, self._clock.now()
         if state.window is None:
             return False
-        concerned = (one for one in state.records.values() if hold.name in one.step.holds and not one.final)
+        concerned = (record for record in state.records.values() if _concerns(hold, record))
         return all(must_wait_for_window(state, record, now) for record in concerned)
 
     async def _watch(self, hold: Hold) -> None:
@@ -94,6 +94,13 @@ class HoldSampler:
             return read_measurement(hold, await self._gateway.measure(hold, measurement_query(hold, self._values)))
         except (TemplateError, GatewayError) as error:
             return failed_measurement(ev.ErrorDetails(message=error.message))
+
+
+def _concerns(hold: Hold, record: StepRecord) -> bool:
+    """Return whether the hold concerns a step that is not over, or a step of its chains."""
+    if record.final:
+        return False
+    return hold.name in record.step.holds or any(hold.name in step.holds for step in record.step.steps)
 
 
 def measurement_query(hold: Hold, values: Mapping[str, Value]) -> Query:

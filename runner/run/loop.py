@@ -28,6 +28,7 @@ from runner.engine.step_sql import with_facts
 from runner.engine.window import check_window, clock_changed
 from runner.engine.yielding import BlockedSessions
 from runner.errors import GroupHeldError, JournalLostError, RecordError
+from runner.plan.groups import written_steps
 from runner.plan.model import OnConflict, Plan, Value
 from runner.run.holds import HoldSampler
 from runner.run.performer import Order, Performer, WriteAhead, builtin_values, launching, preparing, values_for
@@ -112,7 +113,7 @@ class Run:
         self._lock_waits = LockWaits(self.state)
         gateway.watch_locks(self._post_lock_waits)
         self._blocked = BlockedSessions(self.state)
-        if any(step.yield_after is not None for step in (*plan.steps, *plan.finally_)):
+        if any(step.yield_after is not None for step in written_steps(plan)):
             gateway.watch_blocking(self._blocked.workers, self._post_blocked)
         self._performer = Performer(
             self.state,

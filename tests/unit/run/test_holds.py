@@ -11,7 +11,8 @@ from runner.engine import events as ev
 from runner.engine.ports import QueryResult
 from runner.errors import GatewayError, ServerLostError
 from runner.gateway.fake import FakeGateway, Script
-from runner.plan.model import Hold, Retry
+from runner.plan.model import ForEach, Hold, Retry
+from runner.structs import replace
 from tests.builders import execute, new_run, plan, sql, step
 
 ON, OFF = (QueryResult(columns=("x",), rows=((value,),), boolean=True) for value in ("t", "f"))
@@ -106,3 +107,16 @@ async def test_a_plan_without_yield_after_watches_nothing() -> None:
     await execute(plan(step("a", "SELECT 1")), gateway)
     assert not gateway.watches_blocking
     assert gateway.measured == {}
+
+
+async def test_a_hold_that_only_steps_of_a_chain_name_is_measured_and_they_may_yield() -> None:
+    gateway = FakeGateway()
+    gateway.measurements["load"] = [ON, OFF]
+    chain = (step("x", "SELECT 1", holds=("load",), yield_after=1.0),)
+    items = ForEach(as_="t", items=("a", "b"))
+    group = replace(step("g", "", timeout=None), for_each=items, steps=chain)
+    result, recorder = await execute(plan(group, holds=(QUICK,)), gateway)
+    assert result.exit_code == 0
+    names = [event.name for event in recorder.events]
+    assert names.index("hold_ended") < names.index("attempt_launching")
+    assert gateway.watches_blocking
