@@ -55,6 +55,7 @@ class FleetJournal:
         folder = root / fleet
         make_root(root)
         try:
+            _remove_unbegun(folder)
             folder.mkdir(mode=0o700)
             (folder / RUNS).mkdir(mode=0o700)
             _write_new(folder / TARGETS, json.dumps(to_values(targets), ensure_ascii=False, indent=1).encode())
@@ -164,10 +165,30 @@ def cancel_request(folder: Path) -> str | None:
 def fleets(root: Path) -> tuple[str, ...]:
     """Return the ids of the recorded fleet runs, the last one last."""
     try:
-        found = [folder for folder in root.iterdir() if (folder / EVENTS).exists()]
+        found = [folder for folder in root.iterdir() if _has_begun(folder)]
     except OSError:
         return ()
     return tuple(folder.name for folder in sorted(found, key=_began))
+
+
+def _has_begun(folder: Path) -> bool:
+    """Return whether the record has its first event; without it, nothing was started."""
+    try:
+        with (folder / EVENTS).open("rb") as file:
+            return file.readline().endswith(b"\n")
+    except OSError:
+        return False
+
+
+def _remove_unbegun(folder: Path) -> None:
+    """Remove what a process has left that was killed before its fleet run began; nothing was started then."""
+    if folder.is_symlink() or not folder.is_dir() or _has_begun(folder) or is_running(folder):
+        return
+    with contextlib.suppress(OSError):
+        for name in (EVENTS, TARGETS):
+            (folder / name).unlink(missing_ok=True)
+        (folder / RUNS).rmdir()
+        folder.rmdir()
 
 
 def _began(folder: Path) -> float:

@@ -89,7 +89,7 @@ class Trial:
 
     def _again(self, *, faulty: bool) -> int | None:
         """Resume the fleet run, or begin it if it has no record: a fault came before that."""
-        if any((self.folder / ".jobplan" / "fleets").glob("*/fleet.jsonl")):
+        if self._records():
             return self._command("fleet", "resume", "last", *self._marks(), faulty=faulty)
         return self._command("fleet", "run", "plan.yaml", "--targets", "targets.yaml", faulty=faulty)
 
@@ -213,8 +213,13 @@ class Trial:
             if row is None or row[0] != 0:
                 self.violations.append(f"a worker is left on c{number}")
 
+    def _records(self) -> list[Path]:
+        """Return the records of fleet runs that have begun: a killed process can leave one that has not."""
+        found = (self.folder / ".jobplan" / "fleets").glob("*/fleet.jsonl")
+        return [path for path in found if b"\n" in path.read_bytes()]
+
     def _judge_waves(self) -> None:
-        records = list((self.folder / ".jobplan" / "fleets").glob("*/fleet.jsonl"))
+        records = self._records()
         if len(records) != 1:
             self.violations.append(f"there are {len(records)} records")
             return
