@@ -16,7 +16,7 @@ from runner.engine.state import BAD, WINDOW, RunState, StepRecord, StepState, Wi
 from runner.errors import OutsideWindowError
 from runner.exit_codes import ExitCode
 from runner.plan.model import AtEnd, Outside, Plan, Window
-from runner.plan.window import local_words, opening_at, window_words
+from runner.plan.window import Opening, local_words, opening_at, window_words
 from runner.structs import replace
 
 #: Seconds for which nothing is launched after the server has refused a launch outside the window.
@@ -26,19 +26,29 @@ SHUT_FOR = 0.5
 EARLY = 2.0
 
 
-def check_window(plan: Plan, server_time: float) -> None:
-    """OutsideWindowError if the plan's window is closed now, and the run must not wait for it."""
+def check_window(plan: Plan, server_time: float) -> Opening | None:
+    """Return the opening of the plan's window in which the run begins; None without one, or if the run waits for it.
+
+    OutsideWindowError if the window is closed now, and the run must not wait for it.
+    """
     window = plan.window
-    if window is None or window.outside is Outside.WAIT:
-        return
+    if window is None:
+        return None
     found = opening_at(window, server_time)
-    if found.opens - server_time > EARLY:
+    if found.contains(server_time):
+        return found
+    if not _may_wait(window, found, server_time):
         raise OutsideWindowError(
             f"nothing was started: the plan's window is {window_words(window)}, and it is "
             f"{local_words(window, server_time)} on the server.",
             hint=f"It opens at {local_words(window, found.opens, seen_at=server_time)}, in "
             f"{format_duration(found.opens - server_time)}. With `outside: wait` a run waits for that.",
         )
+    return None
+
+
+def _may_wait(window: Window, found: Opening, server_time: float) -> bool:
+    return window.outside is Outside.WAIT or found.opens - server_time <= EARLY
 
 
 # --- decisions --------------------------------------------------------------------------------------------------------
@@ -69,9 +79,12 @@ def _is_ended_at_once(state: RunState) -> bool:
 
 
 def _look(known: WindowState, window: Window, now: float) -> ev.Event | None:
-    found = opening_at(window, now + known.ahead)
-    if found.contains(now + known.ahead):
+    server_time = now + known.ahead
+    found = opening_at(window, server_time)
+    if found.contains(server_time):
         return ev.WindowOpened(at=now, opens_at=found.opens, closes_at=found.closes)
+    if not known.open and not _may_wait(window, found, server_time):  # its opening has passed before it was noticed
+        return ev.WindowClosed(at=now, closes_at=server_time if known.closes is None else known.closes)
     if not known.open and known.opens == found.opens:
         return None
     return ev.WindowWaiting(at=now, opens_at=found.opens, closes_at=found.closes)

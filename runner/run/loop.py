@@ -30,6 +30,7 @@ from runner.engine.yielding import BlockedSessions
 from runner.errors import GroupHeldError, JournalLostError, RecordError
 from runner.plan.groups import written_steps
 from runner.plan.model import OnConflict, Plan, Value
+from runner.plan.window import Opening
 from runner.run.holds import HoldSampler
 from runner.run.performer import Order, Performer, WriteAhead, builtin_values, launching, preparing, values_for
 from runner.run.start import RunContext, check_ledger, check_unused, hold_run, resumed, run_taken_over, started
@@ -98,6 +99,8 @@ class Run:
         self._require_ledger = require_ledger
         self._ledger_first = ledger_first
         self._usual = usual or {}
+        #: The opening of the plan's window in which the run begins.
+        self._opening: Opening | None = None
         self._under_way = False
         self._inbox: deque[ev.Event] = deque()
         self._wake_up = asyncio.Event()
@@ -245,7 +248,7 @@ class Run:
         """OutsideWindowError if the plan's window is closed by the server's clock, and the run may not wait for it."""
         if self._plan.window is not None:
             ahead = await self._gateway.measure_clock(self._clock.now)
-            check_window(self._plan, self._clock.now() + ahead)
+            self._opening = check_window(self._plan, self._clock.now() + ahead)
 
     def _note_window(self) -> None:
         """Record what decides about the window: the server's clock, and the usual durations of steps."""
@@ -253,6 +256,9 @@ class Run:
             self._note_clock(self._gateway.clock_ahead or 0.0)
             if self._usual:
                 self._emit(ev.UsualDurations(at=self._clock.now(), seconds=self._usual))
+            if self._opening is not None:  # it may be over by now: the run has begun in it nevertheless
+                opens, closes = self._opening.opens, self._opening.closes
+                self._emit(ev.WindowOpened(at=self._clock.now(), opens_at=opens, closes_at=closes))
 
     def _note_clock(self, ahead: float) -> None:
         self._emit(ev.ServerClock(at=self._clock.now(), ahead=round(ahead, 6)))

@@ -342,7 +342,11 @@ class Trial:
         return [path for home in self._homes for path in sorted(home.glob("*/events.jsonl"))]
 
     def _count_events(self) -> int:
-        return sum(path.read_bytes().count(b"\n") for path in self._files())
+        count = 0
+        for path in self._files():
+            with contextlib.suppress(FileNotFoundError):  # of a run that was refused, and is being begun anew
+                count += path.read_bytes().count(b"\n")
+        return count
 
     def _alive(self) -> list[str]:
         """Return the keys of the run's workers that live."""

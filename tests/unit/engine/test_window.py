@@ -32,6 +32,7 @@ from runner.plan.model import (
     StepWindow,
     Window,
 )
+from runner.plan.window import Opening
 from runner.structs import replace
 from tests.unit.inspector import Inspector
 from tests.unit.plays import IDLE, SQL, code, ends, gives, launches, plan, play, script, step
@@ -39,7 +40,7 @@ from tests.unit.random_runs import World, random_plan
 
 #: Midnight of a day in UTC; the window of most tests is open from 10 to 20 seconds after it.
 DAY = 1_767_225_600.0
-OPEN = Window(timezone="UTC", from_=10, to=20)
+OPEN = Window(timezone="UTC", from_=10, to=20, outside=Outside.WAIT)
 IN_WINDOW = DAY + 10
 
 
@@ -112,21 +113,37 @@ def test_a_step_that_ignores_the_window_starts_before_it_opens() -> None:
     assert (launches(run, "a"), launches(run, "b")) == ([DAY], [DAY + 10])
 
 
+REFUSES = replace(OPEN, outside=Outside.REFUSE)
+
+
 @pytest.mark.parametrize("seconds", [0, 7.9, 20, 86_399])
 def test_a_run_outside_is_refused_with_the_next_opening(seconds: float) -> None:
     with pytest.raises(OutsideWindowError) as refusal:
-        check_window(plan(step("a"), window=OPEN), DAY + seconds)
+        check_window(plan(step("a"), window=REFUSES), DAY + seconds)
     assert "00:00:10 to 00:00:20 (UTC)" in refusal.value.message
     assert refusal.value.hint is not None
     assert "It opens at" in refusal.value.hint
 
 
-@pytest.mark.parametrize("seconds", [10, 19.9, 10 - EARLY])
-def test_a_run_inside_or_a_moment_before_is_not_refused(seconds: float) -> None:
-    check_window(plan(step("a"), window=OPEN), DAY + seconds)
-    check_window(plan(step("a"), window=replace(OPEN, outside=Outside.WAIT)), DAY)
-    check_window(plan(step("a")), DAY)
-    assert OPEN.outside is Outside.REFUSE
+def test_a_run_inside_or_a_moment_before_is_not_refused() -> None:
+    inside = Opening(opens=DAY + 10, closes=DAY + 20)
+    assert check_window(plan(step("a"), window=REFUSES), DAY + 10) == inside
+    assert check_window(plan(step("a"), window=REFUSES), DAY + 19.9) == inside
+    assert check_window(plan(step("a"), window=REFUSES), DAY + 10 - EARLY) is None
+    assert check_window(plan(step("a"), window=OPEN), DAY) is None
+    assert check_window(plan(step("a")), DAY) is None
+
+
+def test_a_run_that_must_not_wait_is_over_if_its_window_closes_before_its_first_step() -> None:
+    run = run_in(REFUSES, step("a"), start=DAY + 20.1, keys={"finally_": (step("z"),)})
+    assert of(run, ev.WindowWaiting) == []
+    assert of(run, ev.WindowClosed) == [pytest.approx(20.1)]
+    assert (ends(run), code(run)) == ({"a": "skipped", "z": "succeeded"}, 8)
+
+
+def test_a_run_that_begins_a_moment_early_waits_for_the_opening() -> None:
+    run = run_in(REFUSES, step("a"), start=DAY + 10 - EARLY)
+    assert (launches(run, "a"), code(run)) == ([DAY + 10], 0)
 
 
 # --- the close --------------------------------------------------------------------------------------------------------
@@ -441,7 +458,7 @@ def with_window(random: Random, a_plan: Plan) -> Plan:
         timezone="UTC",
         from_=begin,
         to=begin + random.choice((1, 2, 3, 6, 20)),
-        outside=Outside.WAIT,
+        outside=random.choice((Outside.WAIT, Outside.WAIT, Outside.REFUSE)),
         at_end=random.choice(tuple(AtEnd)),
         fit=random.choice(tuple(Fit)),
     )

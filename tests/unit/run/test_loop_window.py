@@ -91,6 +91,24 @@ async def test_a_launch_that_the_server_s_clock_refuses_is_no_shortage_of_worker
     assert [type(event) for event in record.events[-3:]] == [ev.WindowClosed, ev.StepSkipped, ev.RunFinished]
 
 
+async def test_a_window_that_closes_before_the_run_has_begun_is_not_waited_for_until_tomorrow() -> None:
+    gateway = FakeGateway()
+
+    def take_long() -> None:
+        gateway.ahead = gateway.clock_ahead = 2.0 * HOUR
+
+    of = plan(step("a", "select 1"), window=around_now(-HOUR, HOUR))
+    run, record = new_run(of, gateway, Trap(ev.RunStarted, take_long))
+    result = await run.execute()
+    assert result.exit_code == 8
+    assert gateway.launched == []
+    assert [type(event) for event in record.events if not isinstance(event, ev.StepEvent)][-3:] == [
+        ev.WindowOpened,
+        ev.WindowClosed,
+        ev.RunFinished,
+    ]
+
+
 async def test_a_wait_for_the_opening_ends_with_the_run_timeout() -> None:
     window = around_now(HOUR, 2 * HOUR, outside=Outside.WAIT)
     result, record = await execute(plan(step("a", "select 1"), window=window, run_timeout=0.2), FakeGateway())
