@@ -35,7 +35,7 @@ from runner.plan.model import (
 from runner.plan.window import Opening
 from runner.structs import replace
 from tests.unit.inspector import Inspector
-from tests.unit.plays import IDLE, SQL, code, ends, gives, launches, plan, play, script, step
+from tests.unit.plays import IDLE, NOWHERE_SQL, SQL, code, ends, gives, launches, plan, play, script, step
 from tests.unit.random_runs import World, random_plan
 
 #: Midnight of a day in UTC; the window of most tests is open from 10 to 20 seconds after it.
@@ -235,6 +235,23 @@ def test_instances_are_left_over_one_by_one() -> None:
     assert ends(run) == {"a": "skipped", "a[x]": "succeeded", "a[y]": "succeeded", "a[z]": "skipped"}
     assert skips(run)["a"] == "not all of its instances were run"
     assert code(run) == 8
+
+
+def test_the_rest_of_each_chain_of_a_group_is_left_over_and_resumed() -> None:
+    chain = (step("rebuild"), step("log", "rebuild"), step("free", "rebuild", window=StepWindow.IGNORE))
+    items = ForEach(as_="x", items=("a", "b"), max_parallel=1)
+    group = replace(step("g"), sql=NOWHERE_SQL, timeout=None, for_each=items, steps=chain)
+    a_plan = plan(group, step("after", "g"), window=OPEN, slots=1)
+    run = play(a_plan, {"g[a].rebuild": lasting(12)}, start=IN_WINDOW)
+    states = ends(run)
+    assert (states["g[a].rebuild"], states["g[a].free"]) == ("succeeded", "succeeded")
+    left = ("g[a].log", "g[b].rebuild", "g[b].log", "g[b].free", "g[a]", "g[b]", "g", "after")
+    assert {states[key] for key in left} == {"skipped"}
+    assert skips(run).keys() == set(left)
+    assert code(run) == 8
+    again = play(a_plan, history=[*run.events, resumed(DAY + 86_400 + 10)])
+    assert set(ends(again).values()) == {"succeeded"}
+    assert (code(again), launches(again, "g[a].rebuild")) == (0, [])
 
 
 def test_finally_runs_after_the_close_and_knows_why() -> None:
@@ -443,8 +460,9 @@ def test_a_run_that_was_killed_after_any_event_is_finished_in_the_next_window(at
         )
         assert set(ends(again).values()) == {"succeeded"}, f"after {first.events[number - 1]}"
         assert code(again) == 0
-        second = again.events[number:]
-        launched = [event.at for event in second if isinstance(event, ev.AttemptLaunching)]
+        launched = [event.at for event in again.events if isinstance(event, ev.AttemptLaunching)]
+        done = {event.step for event in first.events[:number] if isinstance(event, ev.StepFinished)}
+        assert not done & {"a", "b", "c[x]"} & {e.step for e in again.events if isinstance(e, ev.AttemptLaunching)}
         assert all(moment >= DAY + 86_400 + 10 for moment in launched)
 
 
@@ -531,7 +549,7 @@ def check_end(run: Simulation) -> None:
     left = [r for r in records if r.skip is not None and r.skip.reason is ev.SkipReason.WINDOW]
     cancelled = [r for r in records if is_cancelled_by_window(run.state, r)]
     failed = [r for r in records if r.state in BAD and r not in cancelled]
-    assert all(WINDOW in r.needs or any(need.step for need in r.step.needs) for r in left)
+    assert all(WINDOW in r.needs or r.step.needs or r.instances is not None for r in left)
     assert not cancelled or (run.state.plan.window is not None and run.state.plan.window.at_end is AtEnd.CANCEL)
     kinds = {type(event) for event in run.events}
     if not kinds & {ev.RunInterrupted, ev.RunTimedOut, ev.RunCancelled}:
