@@ -7,11 +7,14 @@ from typing import Any
 import pytest
 
 from runner.engine import events as ev
+from runner.engine.fold import apply
 from runner.engine.simulation import AttemptScript, Simulation
+from runner.engine.state import HOLDING, initial_state
 from runner.plan.graph import not_selected
 from runner.plan.model import Bound, ForEach, Need, NeedOn, OnFailure, Param, ParamType, Plan, Sql, Step
 from runner.plan.selection import is_left_out
 from runner.structs import replace
+from tests.invariants import validate
 from tests.unit.plays import NOWHERE_SQL, code, ends, gives, launches, plan, play, script, step
 
 FAILED = script(ev.Outcome.FAILED, "42P01")
@@ -257,3 +260,72 @@ def test_bound_parameters_are_values_of_the_steps() -> None:
     run = play(plan(one))
     assert dict(run.state.records["g[b].log"].values) == {"x": "b", "n": 5, "t": "b"}
     assert dict(run.state.records["g[b]"].values) == {"x": "b"}
+
+
+def resumed(at: float, **keys: Any) -> ev.RunResumed:
+    found = {"jobplan": "", "file": "", "sha256": "", "host": "", "os_pid": 0, "slots": 1, "steps": 1, **keys}
+    return ev.RunResumed(at=at, **found)
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "queried"])
+def test_a_run_killed_after_any_event_is_finished_without_repeating_what_is_done(*, listed: bool) -> None:
+    chain = (step("rebuild"), step("check", "rebuild"), step("log", "rebuild", "check"))
+    keys: dict[str, Any] = {"items": tuple("abc")} if listed else {"items": (), "sql": NOWHERE_SQL}
+    a_plan = plan(
+        step("before"),
+        group("g", *chain, needs=["before"], max_parallel=2, **keys),
+        group("once", *chain, items=None),
+        step("after", "g", "once"),
+        finally_=(group("last", *CHAIN),),
+        slots=3,
+    )
+    verdicts = {"g": [gives("a", "b", "c")]}
+    first = play(a_plan, {"g[b].check": [FAILED], "once.log": [FAILED]}, verdicts)
+    assert code(first) == 1
+    for number in range(1, len(first.events) + 1):
+        before = initial_state(a_plan)
+        for event in first.events[:number]:
+            apply(before, event)
+        open_ = [key for key, record in before.records.items() if record.state in HOLDING]
+        settled = tuple(ev.Settled(step=key, outcome=ev.Outcome.FAILED, by="ledger") for key in open_)
+        history = [*first.events[:number], resumed(1000.0, settled=settled)]
+        again = play(a_plan, verdicts=verdicts, history=history)
+        assert set(ends(again).values()) == {"succeeded"}, f"after {first.events[number - 1]}"
+        assert ends(again).keys() == ends(first).keys()
+        done = {key for key, record in before.records.items() if record.state == "succeeded" and not record.in_finally}
+        second = again.events[number:]
+        launched = {event.step for event in second if isinstance(event, ev.AttemptLaunching)}
+        assert launched.isdisjoint(done), f"after {first.events[number - 1]}"
+        assert under_way(replace(again, events=second), "g") <= 2 if launched else True
+
+
+def test_a_step_that_was_added_to_the_chain_runs_for_the_items_that_are_done() -> None:
+    old = plan(group("g", *CHAIN))
+    first = play(old)
+    new = plan(group("g", *CHAIN, step("mail", "log")))
+    state = initial_state(old)
+    for event in first.events:
+        apply(state, event)
+    state.plan = new
+    apply(state, resumed(1000.0))
+    validate(state)
+    waiting = {key: str(record.state) for key, record in state.records.items() if record.instances is None}
+    assert waiting == {
+        **{f"g[{item}].{name}": "succeeded" for item in "ab" for name in ("rebuild", "log")},
+        **{f"g[{item}].mail": "pending" for item in "ab"},
+    }
+
+
+@pytest.mark.parametrize("turn", ["into a group", "into a step"])
+def test_a_step_that_became_a_group_or_was_one_begins_again(turn: str) -> None:
+    items = ForEach(as_="x", items=("a", "b"))
+    plain, chain = plan(step("g", for_each=items)), plan(group("g", *CHAIN))
+    old, new = (plain, chain) if turn == "into a group" else (chain, plain)
+    first = play(old)
+    state = initial_state(old)
+    for event in first.events:
+        apply(state, event)
+    state.plan = new
+    apply(state, resumed(1000.0))
+    validate(state)
+    assert {str(record.state) for record in state.records.values() if record.instances is None} == {"pending"}
