@@ -122,7 +122,7 @@ def item_keys(events: Iterable[Event]) -> Mapping[tuple[str, str], str]:
     for event in events:
         expansions = [event] if event["event"] == "step_expanded" else event.get("expansions", ())
         for expansion in expansions:
-            for item in expansion["items"]:
+            for item in expansion.get("items", ()):
                 values = {name.partition(".")[2]: value for name, value in item["values"].items()}
                 if "who" in values:
                     keys[expansion["step"], witness_name(values)] = item["key"]
@@ -144,7 +144,7 @@ def by_items(events: Iterable[Event]) -> Iterator[Event]:
     for event in events:
         name = event["event"]
         for expansion in [event] if name == "step_expanded" else event.get("expansions", ()):
-            for item in expansion["items"]:
+            for item in expansion.get("items", ()):
                 if "items" in item:
                     parts.setdefault(item["key"], [one["key"] for one in item["items"]])
         if name == "step_split":
