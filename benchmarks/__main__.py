@@ -30,6 +30,7 @@ NAMES = (
     "report",
     "dry_run",
     "fleet",
+    "backfill",
 )
 _RESULTS = Path(__file__).parent / "results"
 

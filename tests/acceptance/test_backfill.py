@@ -301,7 +301,7 @@ def test_a_hold_halves_the_next_batch_once(jobplan: Jobplan, item: Database) -> 
     started = jobplan.start("run", plan, "--dsn", item.dsn)
     until(lambda: item.value(ONCE) > 100)
     item.run('UPDATE switch SET "on" = true')
-    until(lambda: any(one["because"] == "hold" for one in of(jobplan, "step_adapted")))
+    until(lambda: bool(of(jobplan, "hold_began")) and item.workers() == [])
     item.run('UPDATE switch SET "on" = false')
     ran = started.ended()
     assert ran.code == 0, ran.err

@@ -1,0 +1,132 @@
+"""A backfill in keyset batches (`carry`, `adapt`), against a loop in psql and against batches without a key.
+
+psql's loop has one session, one statement for each batch, and a file of as many statements as there are batches: the
+best that can be written by hand. It has batches of the size on which jobplan settles. Both change every row of a table
+once, and take turns. The third side looks for the next unfinished rows (`IS NULL LIMIT`) in each batch, and reads those
+that are finished again and again: its first and its last batches are compared.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+
+from benchmarks.bench import Bench
+from benchmarks.figures import Figure, at_least
+from benchmarks.validation import shell_environment
+
+_NAME = "backfill"
+_ROWS, _QUICK_ROWS = 2_000_000, 200_000
+_TARGET, _QUICK_TARGET = "1s", "200ms"
+#: How many times as many rows per second as the loop jobplan must change.
+_LEAST = 0.95
+_PLAN = """\
+version: 1
+name: backfill
+budget: {{slots: 1}}
+params: {{batch: {{type: integer, default: 5000}}}}
+defaults: {{timeout: 10m, on_finish: wait}}
+steps:
+  - id: fill
+    sql: |
+      {batch}
+    repeat:
+      carry: {{last_id: {{type: integer, start: 0}}}}
+      until: no_rows
+      adapt: {{param: batch, target: {target}, min: 100, max: 1000000}}
+"""
+_BATCH = (
+    "WITH batch AS (UPDATE item SET v = id % 7 WHERE id IN (SELECT id FROM item WHERE id > {last} ORDER BY id "
+    "LIMIT {size}) RETURNING id) SELECT max(id) AS last_id FROM batch"
+)
+_WITHOUT_KEY = "UPDATE item SET v = id % 7 WHERE id IN (SELECT id FROM item WHERE v IS NULL LIMIT {size})"
+
+
+def measure(bench: Bench) -> Iterator[Figure]:
+    """Change every row of a fresh table with each side; the sides take turns."""
+    rows = _QUICK_ROWS if bench.quick else _ROWS
+    plan = bench.folder / "backfill.yaml"
+    target = _QUICK_TARGET if bench.quick else _TARGET
+    plan.write_text(_PLAN.format(batch=_BATCH.format(last=":last_id", size=":batch"), target=target), encoding="utf-8")
+    size = 5_000
+    ratios, ours, loops = [], [], []
+    for _ in range(bench.rounds(3)):
+        _fresh(bench, rows)
+        seconds, size = _ours(bench, plan)
+        ours.append(rows / seconds)
+        _fresh(bench, rows)
+        loops.append(rows / _psql(bench, [_BATCH.format(last=":last_id", size=size) + " \\gset"], rows // size + 2))
+        ratios.append(ours[-1] / loops[-1])
+    yield Figure.median(_NAME, f"{rows:,} rows by carry and adapt", ours, "rows/s")
+    yield Figure.median(_NAME, f"the same by a psql loop, batches of {size:,}", loops, "rows/s")
+    yield Figure.median(_NAME, "jobplan against the psql loop", ratios, "times as fast", at_least(_LEAST))
+    _fresh(bench, rows)
+    first, last = _first_and_last(bench, size, rows)
+    yield Figure(
+        benchmark=_NAME, what="IS NULL LIMIT: the last batch against the first", value=last / first, unit="times"
+    )
+
+
+def _fresh(bench: Bench, rows: int) -> None:
+    with psycopg.connect(bench.dsn, autocommit=True) as connection:
+        connection.execute("DROP TABLE IF EXISTS item")
+        connection.execute("CREATE TABLE item (id bigint PRIMARY KEY, v int, note text) WITH (fillfactor = 50)")
+        connection.execute(
+            "INSERT INTO item SELECT i, NULL, md5(i::text) FROM generate_series(1, %s::bigint) AS i", [rows]
+        )
+        connection.execute("VACUUM (ANALYZE) item")
+        connection.execute("CHECKPOINT")
+
+
+def _ours(bench: Bench, plan: Path) -> tuple[float, int]:
+    """Return the seconds of a run from the shell, and the size of its batches at the end."""
+    journal = bench.folder / "runs"
+    command = [sys.executable, "-m", "runner", "run", str(plan), "--dsn", bench.dsn, "--journal", str(journal)]
+    start = time.perf_counter()
+    subprocess.run(command, env=shell_environment(), check=True, capture_output=True)
+    seconds = time.perf_counter() - start
+    latest = max(journal.glob("*/events.jsonl"), key=lambda path: path.stat().st_mtime)
+    events = map(json.loads, latest.read_text(encoding="utf-8").splitlines())
+    sizes = [event["values"]["batch"] for event in events if "batch" in event.get("values", {})]
+    _check(bench)
+    return seconds, sorted(sizes)[len(sizes) // 2] if sizes else 5_000
+
+
+def _psql(bench: Bench, batch: list[str], batches: int) -> float:
+    """Return the seconds of a psql with so many batches; a batch that returns NULL has no rows left."""
+    given = conninfo_to_dict(bench.dsn)
+    names = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGDATABASE": "dbname", "PGPASSWORD": "password"}
+    environment = {name: str(given[key]) for name, key in names.items() if given.get(key) is not None}
+    text = "\\set last_id 0\n" + "\n".join(batch * batches) + "\n"
+    command = [str(Path(bench.server.bin_dir) / "psql"), "-qX"]
+    start = time.perf_counter()
+    subprocess.run(command, input=text, text=True, env={**os.environ, **environment}, check=True, capture_output=True)
+    seconds = time.perf_counter() - start
+    _check(bench)
+    return seconds
+
+
+def _check(bench: Bench) -> None:
+    with psycopg.connect(bench.dsn) as connection:
+        left = connection.execute("SELECT count(*) FROM item WHERE v IS NULL").fetchone()
+    if left != (0,):
+        raise RuntimeError(f"{left} rows were not changed")
+
+
+def _first_and_last(bench: Bench, size: int, rows: int) -> tuple[float, float]:
+    """Return the seconds of the first full batch, and of the last one, of batches that look for unfinished rows."""
+    took: list[float] = []
+    with psycopg.connect(bench.dsn, autocommit=True) as connection:
+        for _ in range(max(rows // size, 2)):
+            start = time.perf_counter()
+            connection.execute(_WITHOUT_KEY.format(size=size).encode())
+            took.append(time.perf_counter() - start)
+    return took[0], took[-1]
