@@ -118,6 +118,23 @@ MEANINGS: Final = (
 )
 
 
+#: How a run ended, by its exit code; the codes of signals are not here.
+_ENDS: Final = {
+    ExitCode.SUCCESS: "succeeded",
+    ExitCode.FAILED: "failed",
+    ExitCode.RUN_TIMEOUT: "timed out",
+    ExitCode.GROUP_HELD: "stopped: another run took its concurrency group",
+    ExitCode.UNKNOWN: "unknown outcome",
+    ExitCode.WINDOW_CLOSED: "not finished: its window closed",
+}
+
+
+def end_words(code: int) -> str:
+    """Return in words how a run ended that has this exit code: `failed`, `interrupted`."""
+    known = next((words for one, words in _ENDS.items() if one == code), None)
+    return known or ("interrupted" if code >= for_signal(1) else f"exit code {code}")
+
+
 def help_text() -> str:
     """Return the table for the help of a command; `\\b` keeps click from wrapping it."""
     rows = (

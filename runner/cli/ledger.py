@@ -112,7 +112,7 @@ def restore(run: str, dsn: str | None, schema: str | None, trusted_roles: tuple[
     from runner.records.ledger_restore import restore_journal
 
     found = _admin(dsn, schema, trusted_roles).read(run)
-    instead = written_out("resume", found.run_id, journal=journal, dsn=chosen_dsn(dsn))
+    instead = written_out("resume", found.run_id, journal=journal, dsn=dsn)
     print_text(str(restore_journal(journal, found.run_id, found.plans, found.events, instead=instead)))
 
 

@@ -10,7 +10,9 @@ import contextlib
 import shlex
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from runner.engine.run_location import WrongServerError, on_another_server
@@ -18,6 +20,7 @@ from runner.engine.state import FINAL, HOLDING, RunState
 from runner.engine.window import window_status
 from runner.errors import RecordError, UsageError
 from runner.reports.messages import hold_words
+from runner.reports.run_end import failures_of, is_resumable, recorded_places
 from runner.reports.server_status import RecordSummary
 
 if TYPE_CHECKING:
@@ -68,7 +71,7 @@ async def recorded_runs(observer: Observer, activity: Activity, journal: Path, l
     A journal with the same run id of a run on another server is left out.
     """
     there = [run.run for run in activity.runs if run.database in ("", activity.database)]
-    in_ledger = {run: _of_ledger(found, ledger) for run, found in (await observer.recorded(there)).items()}
+    in_ledger = {run: _of_ledger(run, found, ledger) for run, found in (await observer.recorded(there)).items()}
     in_journal = {
         run.run: found
         for run in activity.runs
@@ -172,10 +175,12 @@ def _of_journal(journal: Path, run: str) -> RecordSummary | None:
     except RecordError as error:
         return RecordSummary(plan="", steps=f"its record cannot be read: {error.message}", where=str(folder))
     at = record.events[-1].at if record.events else 0.0
-    return _summed_up(record.state, at=at, where=str(folder), source="journal")
+    return _summed_up(
+        run, record.state, places=recorded_places(record.events), at=at, where=str(folder), source="journal"
+    )
 
 
-def _of_ledger(recorded: Recorded, schema: str) -> RecordSummary:
+def _of_ledger(run: str, recorded: Recorded, schema: str) -> RecordSummary:
     from runner.records.ledger_restore import state_after
 
     where = f"ledger in schema {schema}"
@@ -183,11 +188,18 @@ def _of_ledger(recorded: Recorded, schema: str) -> RecordSummary:
         state, at = state_after(recorded.plans, recorded.events)
     except RecordError as error:
         return RecordSummary(plan="", steps=f"its record cannot be read: {error.message}", where=where, source="ledger")
-    return _summed_up(state, at=at, where=where, source="ledger", commits=recorded.commits)
+    return _summed_up(run, state, at=at, where=where, source="ledger", commits=recorded.commits)
 
 
 def _summed_up(
-    state: RunState, *, at: float, where: str, source: str, commits: frozenset[tuple[str, int]] = frozenset()
+    run: str,
+    state: RunState,
+    *,
+    at: float,
+    where: str,
+    source: str,
+    commits: frozenset[tuple[str, int]] = frozenset(),
+    places: Mapping[str, str] = MappingProxyType({}),
 ) -> RecordSummary:
     counts = state.counts()
     open_ = (record for record in state.records.values() if record.state in HOLDING)
@@ -201,6 +213,8 @@ def _summed_up(
         ends={key: str(step.state) for key, step in state.records.items() if step.state in FINAL},
         counts=Counter({str(name): number for name, number in counts.items()}),
         window=window_status(state, None),
+        failures=tuple(failures_of(state, run, places)),
+        resumable=is_resumable(state),
         committed=frozenset(record.key for record in open_ if (record.key, record.attempt) in commits),
         holds=tuple(hold_words(state, time.time())),
     )

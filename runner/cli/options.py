@@ -53,10 +53,10 @@ def chosen_dsn(given: str | None) -> str:
 def dsn_argument(given: str | None) -> str:
     """Return the --dsn option, with a space before it, for a suggested command that must reach the same server.
 
-    Empty without --dsn on the command line: the environment still applies. The password is left out: libpq asks for it
-    or finds it where it found it before.
+    Empty without --dsn on the command line, and if JOBPLAN_DSN has the same: the environment still applies. The
+    password is left out: libpq asks for it or finds it where it found it before.
     """
-    if not given:
+    if not given or given == os.environ.get("JOBPLAN_DSN"):
         return ""
     from runner.gateway.connecting import without_password
 
@@ -78,19 +78,27 @@ def dsn_of_run(given: str | None, journal: Path, run: str | None) -> str:
     return started.connection if started is not None else dsn
 
 
-def written_out(name: str, run: str, *, journal: Path, dsn: str, more: Iterable[str] = ()) -> str:
+def written_out(
+    name: str, run: str, *, journal: Path | None = None, dsn: str | None = None, more: Iterable[str] = ()
+) -> str:
     """Return a command for a run, with the options for its journal and its server, without a password.
 
-    `more` are further arguments.
+    What the environment gives is left out. `more` are further arguments.
     """
     words = ["jobplan", name, run]
-    if journal != DEFAULT_ROOT:
+    if journal is not None and journal != Path(os.environ.get("JOBPLAN_JOURNAL") or DEFAULT_ROOT):
         words += ["--journal", str(journal)]
     return " ".join([shlex.join(words) + dsn_argument(dsn), *map(shlex.quote, more)])
 
 
 def questions_command(
-    run_id: str, asked: Iterable[str], *, journal: Path, dsn: str, more: Iterable[str] = (), given: Iterable[str] = ()
+    run_id: str,
+    asked: Iterable[str],
+    *,
+    journal: Path,
+    dsn: str | None,
+    more: Iterable[str] = (),
+    given: Iterable[str] = (),
 ) -> str:
     """Return the command that resumes a run, with the marks `given`, and one to fill in for each question."""
     from runner.engine.resume_state import mark_option

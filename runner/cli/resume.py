@@ -42,6 +42,8 @@ class ResumeOptions(Struct, frozen=True, kw_only=True):
 
     run: str
     dsn: str
+    #: The value of --dsn: suggested commands repeat it, but not the environment.
+    given_dsn: str | None
     journal: Path
     orphans: Orphans
     marks: Mapping[str, ev.Outcome]
@@ -112,6 +114,7 @@ def resume(
                     options = ResumeOptions(
                         run=run,
                         dsn=chosen_dsn(dsn),
+                        given_dsn=dsn,
                         journal=journal,
                         orphans=Orphans(orphans),
                         marks=_marks(marks),
@@ -146,7 +149,7 @@ def _resume(options: ResumeOptions, signals: RunSignals) -> int:
         setup = RunSetup.of(
             found,
             conninfo=dsn,
-            given_dsn=dsn,
+            given_dsn=options.given_dsn,
             progress=options.progress,
             reports=destinations,
             ledger=options.ledger,
@@ -172,7 +175,7 @@ def _answer(options: ResumeOptions, run_id: str, asked: Iterable[str]) -> str:
     more = [flag for flag, given in flags if given]
     more += [word for report in options.reports for word in ("--report", report)]
     given = [f"{step}={outcome}" for step, outcome in options.marks.items()]
-    return questions_command(run_id, asked, journal=options.journal, dsn=options.dsn, more=more, given=given)
+    return questions_command(run_id, asked, journal=options.journal, dsn=options.given_dsn, more=more, given=given)
 
 
 def _restored(options: ResumeOptions) -> str:
@@ -183,7 +186,7 @@ def _restored(options: ResumeOptions) -> str:
     if options.ledger is None:
         raise UsageError("--from-ledger and --no-ledger exclude each other.")
     found = LedgerAdmin(options.dsn, options.ledger, options.trusted_roles).read(options.run)
-    instead = written_out("resume", found.run_id, journal=options.journal, dsn=options.dsn)
+    instead = written_out("resume", found.run_id, journal=options.journal, dsn=options.given_dsn)
     restore_journal(options.journal, found.run_id, found.plans, found.events, instead=instead)
     return found.run_id
 

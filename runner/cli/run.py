@@ -300,4 +300,4 @@ def _answer(ready: Ready, error: OpenQuestionError, options: RunOptions) -> str:
     """Return the command that answers the questions."""
     flags = [("--allow-changed", options.continuing.allow_changed), ("--no-ledger", options.ledger is None)]
     more = [flag for flag, given in flags if given]
-    return questions_command(ready.run_id, error.questions, journal=options.journal, dsn=options.dsn, more=more)
+    return questions_command(ready.run_id, error.questions, journal=options.journal, dsn=options.given_dsn, more=more)

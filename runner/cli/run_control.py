@@ -1,4 +1,4 @@
-"""How `jobplan run` and `jobplan resume` execute a run: sinks, signals, progress, the last line and the exit code.
+"""How `jobplan run` and `jobplan resume` execute a run: sinks, signals, progress, its last lines and the exit code.
 
 The run's workers are polled for the progress output. For estimates and for the HTML report, previous runs come from the
 journals on this machine and from the ledger, if there is one. What the ledger adds is stored beside the run's journal,
@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import shlex
 import sys
 import time
 from collections import defaultdict
@@ -23,7 +22,7 @@ import click
 
 from runner.cli.console import color_option, print_text, wants_color
 from runner.cli.error_reports import error_sentence, report_error
-from runner.cli.options import dsn_argument
+from runner.cli.options import written_out
 from runner.cli.run_signals import RunInterruptedError, RunSignals
 from runner.clock import Clock
 from runner.engine.events import Event
@@ -36,9 +35,10 @@ from runner.records.journal import Journal
 from runner.records.summaries import previous_runs, write_previous_runs
 from runner.reports.destinations import STDOUT
 from runner.reports.json_lines import JsonLog, json_line, log_line
-from runner.reports.messages import RemainingWorkers, Verbosity, last_line
+from runner.reports.messages import Verbosity
 from runner.reports.progress import Plain
 from runner.reports.report_kinds import open_report
+from runner.reports.run_end import NextCommands, RunEnd, run_end
 from runner.reports.worker_activity import WorkerView, estimate, forwards, worker_views
 from runner.run.api import new_run
 from runner.run.continuation import Ready
@@ -125,7 +125,7 @@ def progress_options(function: _F) -> _F:
         show_default=True,
         help="Format of progress; json: one object for each line, with stable names.",
     )(function)
-    function = click.option("-q", "--quiet", is_flag=True, help="Print only failures and the last line.")(function)
+    function = click.option("-q", "--quiet", is_flag=True, help="Print only failures and the end of the run.")(function)
     return click.option(
         "-v", "--verbose", is_flag=True, help="Also print queueing, pids and the notices of each step."
     )(function)
@@ -185,6 +185,13 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
                 sys.stderr.flush()
             else:
                 print_text(text, err=True)
+
+    def print_end(self, end: RunEnd, **fields: Any) -> None:  # noqa: ANN401 - JSON
+        """Print the end of a run: as text several lines, as JSON one object."""
+        if self.json:
+            self.print(end.summary, **fields, **end.fields())
+        for line in () if self.json else end.lines():
+            self.print(line)
 
     def interrupted(self, number: int) -> int:
         """Report a signal that came before anything was started, and return the exit code."""
@@ -323,17 +330,17 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
         setup.progress.print(f"jobplan: {error}", level="error", event="error")
     if result.ledger_problem is not None:
         setup.progress.print(f"jobplan: {result.ledger_problem}", level="warning", event="warning")
-    kept = f"{setup.journal.folder}{' (incomplete)' if setup.journal.lost else ''}"
-    written = (str(report.path) for report in reports if not report.broken and report.path != STDOUT)
-    line = last_line(
+    end = run_end(
         result.state,
         run_id=setup.run_id,
+        exit_code=result.exit_code,
         seconds=clock.now() - (result.state.started_at or began),
-        record=", ".join([kept, *written]),
-        remaining=_EMBEDDED if setup.embedded else _commands(setup.given_dsn, setup.run_id),
+        record=f"{setup.journal.folder}{' (incomplete)' if setup.journal.lost else ''}",
+        reports=[str(report.path) for report in reports if not report.broken and report.path != STDOUT],
+        commands=_embedded_commands() if setup.embedded else _commands(setup),
     )
-    setup.progress.print(
-        line,
+    setup.progress.print_end(
+        end,
         event="summary",
         run=setup.run_id,
         exit_code=result.exit_code,
@@ -373,11 +380,16 @@ def _history(setup: RunSetup, now: float) -> PreviousRuns:
     return PreviousRuns(setup.plan.name, before=begun, runs=runs)
 
 
-_EMBEDDED = RemainingWorkers(note="the embedded server is removed now, which ends the workers that still run")
+def _embedded_commands() -> NextCommands:
+    return NextCommands(note="the embedded server is removed now, which ends the workers that still run")
 
 
-def _commands(given: str | None, run_id: str) -> RemainingWorkers:
+def _commands(setup: RunSetup) -> NextCommands:
     """Return the commands in full."""
-    where = dsn_argument(given)
-    named = shlex.quote(run_id)
-    return RemainingWorkers(follow=f"jobplan attach {named}{where}", cancel=f"jobplan cancel {named} --detached{where}")
+    run, dsn = setup.run_id, setup.given_dsn
+    more = ["--no-ledger"] if setup.ledger is None else []
+    return NextCommands(
+        follow=written_out("attach", run, dsn=dsn),
+        cancel=written_out("cancel", run, dsn=dsn, more=["--detached"]),
+        resume=written_out("resume", run, dsn=dsn, journal=setup.journal.folder.parent, more=more),
+    )

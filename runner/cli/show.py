@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from runner.cli.console import print_json, print_lines
-from runner.cli.options import journal_option, protect, report_option, wanted_reports
+from runner.cli.options import journal_option, protect, report_option, wanted_reports, written_out
 from runner.reports.destinations import STDOUT
 
 
@@ -48,5 +48,5 @@ def show(run: str, *, journal: Path, reports: tuple[str, ...], form: str) -> int
     if form == "json":
         print_json(record_json(record, locked=locked))
     else:
-        print_lines(record_lines(record, locked=locked))
+        print_lines(record_lines(record, locked=locked, resume=written_out("resume", record.run_id, journal=journal)))
     return 0

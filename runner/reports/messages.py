@@ -2,7 +2,7 @@
 
 `event_lines` turns an event into the lines that text, JSON logs, the live terminal and reports print. The live terminal
 shows a lock wait at once. A log is read later, so it has a line only for a wait of `LONG` seconds, and a second line
-when that wait ends. The last line of a run reports how it ended, where its record is, and which workers still run.
+when that wait ends. `run_end` has the words for the end of a run.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from runner.engine import events as ev
 from runner.engine.batches import batch_values
 from runner.engine.chunks import parts_of
 from runner.engine.events import WARNING, ErrorDetails, Leftover, Notice
-from runner.engine.state import BAD, HOLDING, RunState, StepRecord, StepState, leaves
+from runner.engine.state import BAD, RunState, StepRecord, StepState, leaves
 from runner.engine.step_sql import place_in_plan
-from runner.engine.window import closed_words, unfinished_words
+from runner.engine.window import closed_words
 from runner.engine.yielding import blocked_words
 from runner.identity import step_of
 from runner.plan.model import AtEnd
@@ -27,11 +27,10 @@ from runner.plan.window import local_words
 from runner.reports.plan_problems import excerpt
 from runner.reports.run_report import AttemptReport, LockWaitReport, StepReport
 from runner.sql.text_traits import nature_of
-from runner.structs import Struct
 
 
 class Verbosity(enum.IntEnum):
-    """What is printed: only failures and the last line; changes of state; or notices and queueing too."""
+    """What is printed: only failures and the end of the run; changes of state; or notices and queueing too."""
 
     QUIET = 0
     NORMAL = 1
@@ -309,34 +308,6 @@ def error_block(error: ErrorDetails, sql: str = "") -> str:
     """Format an error on several lines: the message, the line of the SQL that it refers to, and the other fields."""
     fields = (f"{name}: {text}" for name, text in error_fields(error))
     return "\n".join([error.message, *excerpt(error, sql), *fields])
-
-
-class RemainingWorkers(Struct, frozen=True, kw_only=True):
-    """What the last line says about workers that outlive the run: the commands to follow and cancel them, or a note."""
-
-    follow: str = ""
-    cancel: str = ""
-    note: str = ""
-
-
-def last_line(state: RunState, *, run_id: str, seconds: float, record: str | None, remaining: RemainingWorkers) -> str:
-    """Sum up the run: steps by state, duration, WARNINGs, where its record is, and the workers that still run."""
-    counts = state.counts()
-    tally = ", ".join(f"{counts[name]} {name.replace('_', ' ')}" for name in StepState if counts[name])
-    text = f"run {run_id}: {tally} in {format_duration(seconds)}"
-    warnings = sum(record.warnings for record in state.records.values())
-    text += f"; {counted(warnings, 'warning')} from the server" if warnings else ""
-    unfinished = unfinished_words(state)
-    text += f"; not finished: {unfinished}" if unfinished else ""
-    if record:
-        text += f"; record: {record}"
-    if any(
-        (r.state is StepState.DETACHED and not r.worker_ended) or r.state in HOLDING for r in state.records.values()
-    ):
-        text += f"; {remaining.note}" if remaining.note else ""
-        text += f"; follow the workers that still run: {remaining.follow}" if remaining.follow else ""
-        text += f"; cancel them: {remaining.cancel}" if remaining.cancel else ""
-    return text
 
 
 def event_lines(event: ev.Event, state: RunState, verbosity: Verbosity, run_id: str) -> Iterator[str]:
@@ -685,6 +656,11 @@ def _items_that_did_not_succeed(record: StepRecord, state: RunState) -> str:
     items = [state.records[key] for key in record.instances or ()]
     bad = sum(is_item_of_group(item) and item.state in BAD for item in items)
     return f" ({bad} of {counted(len(items), 'item')} did not succeed)" if bad else ""
+
+
+def error_of(record: StepRecord) -> ErrorDetails | None:
+    """Return the error that decided a step's state, or the last one of its attempts."""
+    return record.error or record.check_error or (record.last.error if record.last is not None else None)
 
 
 def error_text(error: ErrorDetails | None) -> str:

@@ -10,6 +10,7 @@ from runner.durations import format_duration
 from runner.engine.events import Event, GroupWaiting, HoldBegan, HoldEnded, RunResumed, Settled
 from runner.engine.state import FINAL, StepRecord, StepState
 from runner.engine.window import unfinished_words, window_status
+from runner.exit_codes import end_words
 from runner.plan.window import window_words
 from runner.records.record import Record
 from runner.records.summaries import Standing, Summary
@@ -17,6 +18,7 @@ from runner.reports.messages import (
     EVIDENCE,
     SHOWN_WARNINGS,
     blocked_sessions,
+    error_of,
     error_text,
     failure_words,
     hold_line,
@@ -27,6 +29,7 @@ from runner.reports.messages import (
     warning_texts,
 )
 from runner.reports.report_builder import run_report
+from runner.reports.run_end import failures_as_lines, failures_of, is_resumable, next_line, recorded_places
 from runner.reports.run_report import LockWaitReport, StepReport
 from runner.structs import asdict
 
@@ -40,7 +43,7 @@ def run_lines(runs: Sequence[Summary]) -> Iterator[str]:
 def _run_row(run: Summary) -> tuple[str, ...]:
     started = "" if run.started_at is None else f"{rfc3339(run.started_at)[:19]}Z"
     took = "" if run.took is None else format_duration(run.took)
-    ended = f"exit {run.exit_code}" if run.exit_code is not None else standing_words(run.standing)
+    ended = standing_words(run.standing) if run.exit_code is None else _ended(run.exit_code)
     steps = ", ".join(f"{run.steps[state]} {state.replace('_', ' ')}" for state in StepState if run.steps.get(state))
     return (run.run_id, run.plan, started, took, ended, run.problem or steps)
 
@@ -78,14 +81,26 @@ def standing_of(record: Record, *, locked: bool) -> Standing:
 
 def standing_words(standing: Standing) -> str:
     """Return a standing in words."""
-    return "ended early" if standing is Standing.ENDED_EARLY else standing.replace("_", " ")
+    return _CAN_BE_RESUMED if standing is Standing.ENDED_EARLY else standing.replace("_", " ")
 
 
-def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
-    """Yield what is recorded of a run: where it ran and how it ended, then each step."""
+_CAN_BE_RESUMED = "interrupted (can be resumed)"
+
+
+def _ended(code: int) -> str:
+    words = end_words(code)
+    return _CAN_BE_RESUMED if words == "interrupted" else words
+
+
+def record_lines(record: Record, *, locked: bool, resume: str) -> Iterator[str]:
+    """Yield what is recorded of a run: where it ran and how it ended, what went wrong, each step, and what to do next.
+
+    `resume` is the command that finishes the run.
+    """
     standing = standing_of(record, locked=locked)
     finished, started = record.state.finished if standing is Standing.FINISHED else None, record.started
-    end = f"exit code {finished.exit_code}" if finished is not None else standing_words(standing)
+    code = None if finished is None else finished.exit_code
+    end = standing_words(standing) if code is None else f"{_ended(code)}{f' (exit code {code})' if code else ''}"
     yield f"run {record.run_id} of {record.plan.name} ({record.plan.file or 'no file'}): {end}"
     if started is not None:
         last = record.events[-1].at
@@ -102,6 +117,7 @@ def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
         yield "the last line of its events is incomplete and was ignored"
     yield from _window_lines(record)
     yield from _hold_lines(record)
+    yield from failures_as_lines(failures_of(record.state, record.run_id, recorded_places(record.events)))
     yield ""
     marks = marked(record.events)
     reports = _step_reports(record)
@@ -112,6 +128,9 @@ def record_lines(record: Record, *, locked: bool) -> Iterator[str]:
     for line, key in zip(lines, steps, strict=True):
         yield line
         yield from (f"    {words}" for words in _more(reports.get(key)))
+    if standing is Standing.ENDED_EARLY or (finished is not None and is_resumable(record.state)):
+        yield ""
+        yield next_line("Resume", resume)
 
 
 def _window_lines(record: Record) -> Iterator[str]:
@@ -192,7 +211,7 @@ def _remark(record: StepRecord, report: StepReport | None) -> str:
         return f"{record.skip.reason.replace('_', ' ')}{f': {record.skip.because}' if record.skip.because else ''}"
     last = record.last
     if record.state in FINAL and record.state is not StepState.DETACHED:
-        error = record.error or record.check_error or (last.error if last is not None else None)
+        error = error_of(record)
         if error is not None and record.state is not StepState.SUCCEEDED:
             place = f" at {report.file}:{report.line}" if report is not None and report.file else ""
             why = f"{failure_words(error_text(error), committed=record.committed)}{place}"
@@ -256,7 +275,7 @@ def _holds_json(record: Record) -> list[Mapping[str, Any]]:
 
 def _step_json(record: StepRecord, mark: Settled | None, report: StepReport | None) -> Mapping[str, Any]:
     last = record.last
-    error = record.error or record.check_error or (last.error if last is not None else None)
+    error = error_of(record)
     return {
         "step": record.key,
         "state": record.state.value,

@@ -23,6 +23,7 @@ from runner.engine.server_activity import (
     end_sessions,
 )
 from runner.identity import run_of, step_of
+from runner.reports.run_end import Failure, failures_as_lines, next_line
 from runner.reports.terminal_text import visible
 from runner.sql.placeholders import quote_identifier
 from runner.structs import Struct, field
@@ -56,6 +57,10 @@ class RecordSummary(Struct, frozen=True, kw_only=True):
     committed: frozenset[str] = frozenset()
     #: The holds that are on, in words.
     holds: tuple[str, ...] = ()
+    #: What went wrong, the first failure first.
+    failures: tuple[Failure, ...] = ()
+    #: Whether a resume would run something.
+    resumable: bool = False
     #: When the plan's window opens or closes, in words; empty without one.
     window: str = ""
 
@@ -87,6 +92,9 @@ def status_lines(
         if one.workers:
             named = shlex.quote(one.run)  # any role can give its session any name
             yield f"  follow: jobplan attach {named}{where}   stop: jobplan cancel {named}{where}"
+        found = (records or {}).get(one.run)
+        if found is not None and found.resumable and not one.alive:
+            yield f"  {next_line('Resume', f'jobplan resume {shlex.quote(one.run)}{where}')}"
     if any(not worker.visible for one in activity.runs for worker in one.workers):
         yield ""
         yield "Some workers belong to roles whose activity this role cannot see. A superuser can grant the privilege:"
@@ -114,6 +122,8 @@ def _run_lines(run: LiveRun, now: float, width: int, record: RecordSummary | Non
     yield from _wrap(f"run {run.run}{f' of {plan}' if plan else ''}: {_runner_words(run, now, record)}{where}", width)
     if record is not None:
         yield from _wrap(f"  {record.steps} ({record.where})", width)
+        for line in failures_as_lines(record.failures):
+            yield from _wrap(f"  {line}", width)
         if record.holds and run.alive:
             yield from _wrap(f"  held by {', '.join(record.holds)}", width)
         if record.window and not record.finished:

@@ -6,6 +6,7 @@ import atexit
 import functools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -42,8 +43,14 @@ class Ran:
 
     @property
     def last_line(self) -> str:
-        """The line that sums up."""
-        return self.err.splitlines()[-1]
+        """The line that sums up: the one of a run that has ended, otherwise the last one."""
+        lines = self.err.splitlines()
+        return next((line for line in reversed(lines) if re.match(r"run \S+( [^:]*)?: ", line)), lines[-1])
+
+    def labelled(self, label: str) -> list[str]:
+        """What the end of a run prints after this label, such as `Record` or `Resume`."""
+        lines = (line.partition(" ") for line in self.err.splitlines())
+        return [rest.strip() for first, _, rest in lines if first == label]
 
 
 def _without_time(line: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -36,7 +37,8 @@ def test_a_run_is_recorded_as_it_happened(jobplan: Jobplan, db: Database) -> Non
     ran = jobplan("run", plan, "--dsn", dsn, "--report", "jsonl=events.jsonl")
     assert ran.code == 1
     record = record_of(jobplan)
-    assert f"; record: .jobplan/runs/{record.run_id}, events.jsonl" in ran.last_line
+    assert ran.labelled("Record") == [f".jobplan/runs/{record.run_id}"]
+    assert ran.labelled("Report") == ["events.jsonl"]
     written = (record.folder / "events.jsonl").read_bytes()
     assert written == (jobplan.folder / "events.jsonl").read_bytes()
     validator = jsonschema.Draft7Validator(EVENTS_SCHEMA)
@@ -144,12 +146,14 @@ def hold_to_a_lost_journal(code: int, err: str, events: list[dict[str, Any]], pl
     assert f"jobplan: the journal {place}" in err
     assert "cannot be written any more" in err
     assert "no further steps start" in err
-    assert "(incomplete)" in err.splitlines()[-1]
+    end = [line for line in err.splitlines() if re.match(r"(run \S+ failed: |Record  |Resume  )", line)]
+    assert len(end) == 3, err
+    assert end[1].endswith("(incomplete)")
     done = [event["step"] for event in events if event["event"] == "attempt_finished"]
     launched = [event["step"] for event in events if event["event"] == "attempt_launching"]
     assert 0 < len(done) < 40
     assert set(launched) - set(done) <= {launched[-1]}
-    assert f"{40 - len(launched)} skipped" in err.splitlines()[-1]
+    assert f"{40 - len(launched)} skipped" in end[0]
 
 
 def test_a_disk_that_fills_under_the_journal_starts_nothing_more(

@@ -43,7 +43,7 @@ def test_a_journal_that_was_removed_is_noticed(jobplan: Jobplan, db: Database, h
     ran = started.ended()
     assert ran.code == 1
     assert "cannot be written any more" in ran.err
-    assert "incomplete" in ran.last_line
+    assert "(incomplete)" in ran.labelled("Record")[0]
     assert db.column("SELECT step FROM done") == []
     names = [event["event"] for event in jobplan.events()]
     assert "record_lost" in names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from tests.acceptance.console import Database, Jobplan
 
@@ -26,13 +27,20 @@ def test_runs_are_listed_shown_and_removed(jobplan: Jobplan, db: Database) -> No
     lines = jobplan("runs").out.splitlines()
     assert lines[0].split() == ["RUN", "PLAN", "STARTED", "TOOK", "ENDED", "STEPS"]
     assert lines[1].startswith(listed[0]["run"])
-    assert lines[1].endswith("exit 1  3 succeeded, 1 failed, 1 skipped")
+    assert lines[1].endswith("failed     3 succeeded, 1 failed, 1 skipped")
 
     shown = jobplan("show", "last")
     assert shown.code == 0
     assert shown.out.startswith(f"run {listed[0]['run']} of second (")
-    steps = {line.split()[0]: line.split()[1:] for line in shown.out.partition("STEP")[2].splitlines()[1:]}
+    steps = {line.split()[0]: line.split()[1:] for line in _table(shown.out)}
     assert steps["fails"][:2] == ["failed", "2"]
+    above, _, below = shown.out.partition("STEP")
+    wrong = above.splitlines()[-4:-1]
+    assert wrong[0] == "What went wrong:"
+    assert wrong[1] == "  step fails: division by zero (SQLSTATE 22012)"
+    assert re.fullmatch(r"    \S+\.yaml:\d+", wrong[2])
+    assert below.splitlines()[-1] == f"Resume  jobplan resume {listed[0]['run']}"
+    assert "Resume" not in jobplan("show", listed[1]["run"]).out
     assert "division by zero (SQLSTATE 22012)" in shown.out
     assert steps["never"] == ["skipped", "upstream:", "fails", "failed"]
     assert steps["each[a]"][0] == "succeeded"
@@ -49,6 +57,11 @@ def test_runs_are_listed_shown_and_removed(jobplan: Jobplan, db: Database) -> No
     pruned = jobplan("runs", "--prune", "--keep", "1")
     assert listed[1]["run"] in pruned.out
     assert [run["run"] for run in json.loads(jobplan("runs", "--format", "json").out)] == [listed[0]["run"]]
+
+
+def _table(shown: str) -> list[str]:
+    """Return the lines of the steps."""
+    return shown.partition("STEP")[2].partition("\n\n")[0].splitlines()[1:]
 
 
 def test_what_is_not_there(jobplan: Jobplan) -> None:

@@ -37,7 +37,7 @@ def test_a_dash_is_standard_output(jobplan: Jobplan, db: Database, kind: str) ->
     assert ran.code == 0, ran.err
     assert ran.out.lower().startswith(KINDS[kind])
     assert not (jobplan.folder / "-").exists()
-    assert " -" not in ran.last_line
+    assert ran.labelled("Report") == []
     shown = jobplan("show", "last", "--report", f"{kind}=-")
     assert shown.out.lower().startswith(KINDS[kind])
     assert "STEP" not in shown.out

@@ -448,7 +448,7 @@ def test_a_detached_worker_that_was_cancelled_is_not_reported_as_running(jobplan
     """)
     ran = jobplan("run", plan, "--dsn", done.dsn)
     assert ran.code == 1
-    assert "follow the workers that still run" in ran.last_line
+    assert ran.labelled("Follow")
     run = str(
         done.value(
             "SELECT split_part(application_name, ':', 2) FROM pg_stat_activity WHERE backend_type = "
@@ -456,12 +456,12 @@ def test_a_detached_worker_that_was_cancelled_is_not_reported_as_running(jobplan
         )
     )
     still = jobplan("resume", run)
-    assert "follow the workers that still run" in still.last_line
+    assert still.labelled("Follow")
     assert jobplan("cancel", run, "--detached", "--dsn", done.dsn).code == 0
     gone = jobplan("resume", run)
     assert gone.code == 1
     assert "1 failed, 1 detached" in gone.last_line
-    assert "jobplan attach" not in gone.last_line
+    assert "jobplan attach" not in gone.err
     assert "its worker had ended when the run was resumed" in jobplan("show", run).out
 
 

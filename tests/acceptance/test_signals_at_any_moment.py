@@ -111,7 +111,7 @@ def test_a_signal_before_a_resume_has_begun_ends_it_in_order(jobplan: Jobplan, d
 def test_a_signal_after_the_run_does_not_change_its_exit_code(
     jobplan: Jobplan, done: Database, number: signal.Signals
 ) -> None:
-    ran = signalled(jobplan, "runner.cli.run_control:last_line", number, "run", jobplan.plan(STEPS), "--dsn", done.dsn)
+    ran = signalled(jobplan, "runner.cli.run_control:run_end", number, "run", jobplan.plan(STEPS), "--dsn", done.dsn)
     assert ran.code == 0, ran.err
     assert "1 succeeded" in ran.last_line
 

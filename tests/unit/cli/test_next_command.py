@@ -22,3 +22,13 @@ from runner.records.run_folders import DEFAULT_ROOT
 )
 def test_it_contains_the_given_journal_and_server(journal: Path, dsn: str, more: tuple[str, ...], written: str) -> None:
     assert written_out("resume", "R", journal=journal, dsn=dsn, more=more).endswith(written)
+
+
+def test_it_leaves_out_what_the_environment_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JOBPLAN_DSN", "host=h dbname=d")
+    monkeypatch.setenv("JOBPLAN_JOURNAL", "/var/lib/journals")
+    here = Path("/var/lib/journals")
+    assert written_out("resume", "R", journal=here, dsn="host=h dbname=d") == "jobplan resume R"
+    assert written_out("resume", "R", journal=here, dsn=None) == "jobplan resume R"
+    assert written_out("attach", "R", dsn="host=other") == "jobplan attach R --dsn host=other"
+    assert written_out("resume", "R", journal=DEFAULT_ROOT).endswith(f" --journal {DEFAULT_ROOT}")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from runner.cli.options import written_out
-from runner.cli.run_control import _commands
 from runner.engine.events import Worker
 from runner.engine.server_activity import Activity, LiveRun, LiveWorker
 from runner.reports.attach_report import EndedWorker, attach_lines
@@ -47,8 +46,8 @@ def said(run: str) -> Iterator[str]:
     record = RecordSummary(plan="p", steps="", where="w", counts={"running": 1})
     yield from attach_lines(live, [EndedWorker(worker=worker(run), seconds=1.0, at_deadline=False)], (), record)
     yield written_out("resume", run, journal=Path("j"), dsn="")
-    after = _commands(None, run)
-    yield from (after.follow, after.cancel)
+    yield written_out("attach", run)
+    yield written_out("cancel", run, more=["--detached"])
 
 
 @pytest.mark.parametrize("run", HOSTILE)

@@ -15,7 +15,8 @@ from runner.gateway.fake import FakeGateway, Script
 from runner.plan.model import Expect, Plan, Repeat, Retry, Step
 from runner.reports.github import annotated
 from runner.reports.live import Live
-from runner.reports.messages import RemainingWorkers, Verbosity, event_lines, last_line, sum_words
+from runner.reports.messages import Verbosity, event_lines, sum_words
+from runner.reports.run_end import NextCommands, run_end
 from runner.run.takeover import Takeover
 from tests.builders import execute, plan, step
 
@@ -158,8 +159,8 @@ async def test_warnings_stay_on_the_terminal_and_are_counted() -> None:
     assert "a: WARNING: gap 0" in stream.getvalue()
     assert "gap 19" not in stream.getvalue()
     assert state.records["a"].warnings == 20
-    line = last_line(state, run_id="r", seconds=1.0, record=None, remaining=RemainingWorkers())
-    assert "; 20 warnings from the server" in line
+    end = run_end(state, run_id="r", exit_code=0, seconds=1.0, commands=NextCommands())
+    assert "; 20 warnings from the server" in end.summary
 
 
 def test_github_says_that_the_work_is_committed() -> None:

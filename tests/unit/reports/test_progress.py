@@ -9,7 +9,7 @@ import pytest
 from runner.engine import events as ev
 from runner.engine.fold import apply
 from runner.engine.state import RunState, StepState, initial_state
-from runner.reports.messages import RemainingWorkers, Verbosity, error_text, last_line
+from runner.reports.messages import Verbosity, error_text
 from runner.reports.progress import HEARTBEAT, Plain, heartbeat
 from runner.reports.worker_activity import WorkerView
 from tests.builders import plan, step
@@ -161,17 +161,3 @@ class _Full(io.StringIO):
 def test_an_error_is_one_line() -> None:
     error = ev.ErrorDetails(message="no such\ntable", sqlstate="42P01", detail="Key (a)=(1)", hint="Create it.")
     assert error_text(error) == "no such table (SQLSTATE 42P01) Key (a)=(1) Create it."
-
-
-def test_the_last_line_has_no_commands_without_running_workers() -> None:
-    state = two_steps()
-    story = Story(state)
-    story.tell(run_started(), *(ev.StepSkipped(at=AT, step=key, reason=ev.SkipReason.CONDITION) for key in "ab"))
-    commands = RemainingWorkers(follow="psql -c F", cancel="psql -c S")
-    line = last_line(state, run_id=RUN, seconds=65.0, record="a.jsonl", remaining=commands)
-    assert line == "run 260101-abcdef: 2 skipped in 1m05s; record: a.jsonl"
-    living = initial_state(plan(step("a", "SELECT 1"), step("b", "SELECT 2"), slots=1))
-    Story(living).tell(run_started(), ev.StepReady(at=AT, step="a"), launching("a"))
-    assert last_line(living, run_id=RUN, seconds=1.0, record=None, remaining=commands).endswith(
-        "; follow the workers that still run: psql -c F; cancel them: psql -c S"
-    )

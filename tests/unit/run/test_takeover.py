@@ -18,8 +18,8 @@ from runner.errors import GroupHeldError, OpenQuestionError, PreflightError, Rec
 from runner.gateway.fake import FakeGateway, Script
 from runner.identity import worker_name
 from runner.plan.model import Expect, ForEach, Plan, Repeat
-from runner.reports.messages import RemainingWorkers, last_line
 from runner.reports.progress import Plain
+from runner.reports.run_end import NextCommands, run_end
 from runner.run.loop import RunResult
 from runner.run.takeover import Orphans, Takeover, journal_record
 from tests.builders import Recorder, execute, plan, sql, step
@@ -346,10 +346,8 @@ async def test_a_detached_worker_is_followed_only_while_it_runs(lives: bool) -> 
     gateway.scripts = {}
     result, _ = await resume(p, gateway, first.events)
     assert _states(result) == {"d": "detached", "a": "succeeded"}
-    line = last_line(
-        result.state, run_id=RUN, seconds=1.0, record=None, remaining=RemainingWorkers(follow="F", cancel="S")
-    )
-    assert ("follow the workers that still run: F; cancel them: S" in line) is lives
+    end = run_end(result.state, run_id=RUN, exit_code=0, seconds=1.0, commands=NextCommands(follow="F", cancel="S"))
+    assert list(end.lines())[1:] == (["Follow  F", "Cancel  S"] if lives else [])
 
 
 @pytest.mark.parametrize(
