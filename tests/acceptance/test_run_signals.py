@@ -113,7 +113,7 @@ def test_signals_that_come_when_the_run_is_over_change_nothing(jobplan: Jobplan,
         started.send(signal.SIGTERM)
     ran = started.ended()
     assert ran.code == 0
-    assert ran.err.count("\n") == 4, ran.err
+    assert ran.err.count("\n") == 6, ran.err  # begun, started, succeeded, the counts, Record, Report
     assert "1 succeeded" in ran.last_line
 
 
