@@ -15,8 +15,9 @@ from runner.plan.model import AtEnd, Window
 from runner.reports.github import annotated
 from runner.reports.json_lines import level
 from runner.reports.live import View, frame
-from runner.reports.messages import RemainingWorkers, Verbosity, event_lines, last_line
+from runner.reports.messages import Verbosity, event_lines
 from runner.reports.progress import HEARTBEAT, Plain, heartbeat
+from runner.reports.run_end import NextCommands, run_end
 from runner.structs import replace
 from tests.builders import plan, step
 
@@ -87,7 +88,7 @@ def ended(*skipped: str) -> RunState:
 
 
 def test_the_last_line_says_that_the_run_is_not_finished() -> None:
-    line = last_line(ended("a", "b"), run_id="r", seconds=60.0, record=None, remaining=RemainingWorkers())
+    line = run_end(ended("a", "b"), run_id="r", exit_code=8, seconds=60.0, commands=NextCommands()).summary
     assert line == "run r: 2 skipped in 1m00s; not finished: the window closed at Sun 2026-01-04 05:00 CET"
 
 
