@@ -291,9 +291,7 @@ def _step_json(record: StepRecord, mark: Settled | None, report: StepReport | No
         "command_tag": record.tag or None,
         "iterations": record.iterations if record.step.repeat is not None else None,
         "rows_in_all": record.rows if record.step.repeat is not None else None,
-        "rows_per_second": _rate(record),
-        "carried": dict(record.carried) or None,
-        "adapted": None if record.adapted is None else dict([record.adapted]),
+        **_batches(record),
         "warnings": record.warnings,
         "warning_texts": _warnings(report) if report is not None else [],
         "leftovers": [{"what": one.what, "repair": list(one.repair)} for one in last.leftovers] if last else [],
@@ -327,10 +325,16 @@ def _holds_and_yields(record: StepRecord, report: StepReport | None) -> Mapping[
     return found
 
 
-def _rate(record: StepRecord) -> float | None:
-    """Return the rows per second of all iterations, None without any."""
-    seconds = record.took
-    return round(record.rows / seconds, 1) if record.iterations and record.rows and seconds else None
+def _batches(record: StepRecord) -> Mapping[str, Any]:
+    """Return the fields of a step that carries values from one iteration to the next, or adapts a parameter."""
+    repeat, seconds = record.step.repeat, record.took
+    if repeat is None or not (repeat.carry or repeat.adapt):
+        return {}
+    return {
+        "rows_per_second": round(record.rows / seconds, 1) if record.rows and seconds else None,
+        "carried": dict(record.carried) or None,
+        "adapted": None if record.adapted is None else dict([record.adapted]),
+    }
 
 
 def _lock_wait_json(attempt: int, wait: LockWaitReport) -> Mapping[str, Any]:
