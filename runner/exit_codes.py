@@ -74,6 +74,11 @@ RETRIES: Final = {
 }
 
 
+def is_failure(code: int) -> bool:
+    """Return whether a run with this exit code has failed: not if the next scheduled run continues by itself."""
+    return code != 0 and RETRIES.get(code) is not Retry.LATER
+
+
 def for_signal(number: int) -> int:
     """Return the exit code after a signal, as shells report it."""
     return 128 + number

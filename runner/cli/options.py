@@ -22,6 +22,7 @@ from runner.structs import Struct
 
 if TYPE_CHECKING:
     from runner.plan.model import Plan
+    from runner.reports.notify import Notifications
 
 
 _F = TypeVar("_F", bound=Callable[..., Any])
@@ -256,6 +257,37 @@ def report_option(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="KIND=PATH",
         help=f"Write a report of KIND ({known}) to PATH; - is standard output; repeatable.",
     )(command)
+
+
+def notify_options(function: _F) -> _F:
+    """Add --notify and --notify-blocked, for `wanted_notifications`."""
+    function = click.option(
+        "--notify-blocked",
+        metavar="DURATION",
+        help="Also send a message when a step has waited so long for a lock, such as 5m.",
+    )(function)
+    return click.option(
+        "--notify",
+        metavar="URL",
+        envvar="JOBPLAN_NOTIFY",
+        help="Send a message to this webhook (Slack or JSON) when the run fails, and when it succeeds after a failure. "
+        "The process list shows it: better JOBPLAN_NOTIFY.",
+    )(function)
+
+
+def wanted_notifications(url: str | None, blocked: str | None) -> Notifications | None:
+    """Read the options. UsageError if the URL or the duration is none; the message does not contain the URL."""
+    if not url:
+        if blocked is not None:
+            raise UsageError("--notify-blocked needs --notify or JOBPLAN_NOTIFY.")
+        return None
+    from runner.durations import parse_duration
+    from runner.reports.notify import Notifications, checked_url
+
+    try:
+        return Notifications(url=checked_url(url), blocked_after=None if blocked is None else parse_duration(blocked))
+    except ValueError as error:
+        raise UsageError(f"--notify-blocked {blocked!r}: {error}.") from None
 
 
 Reports = tuple[tuple[str, Path], ...]

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -19,6 +20,7 @@ from runner.cli.options import (
     journal_option,
     ledger_schema,
     no_ledger_option,
+    notify_options,
     parameter_options,
     parameter_values,
     protect,
@@ -26,6 +28,7 @@ from runner.cli.options import (
     report_option,
     selection_options,
     trust_option,
+    wanted_notifications,
     wanted_reports,
 )
 from runner.cli.run_control import (
@@ -33,6 +36,7 @@ from runner.cli.run_control import (
     RunSetup,
     execute_run,
     finished_line,
+    notifier,
     progress_options,
 )
 from runner.cli.run_signals import RunInterruptedError, RunSignals
@@ -49,6 +53,9 @@ from runner.reports.messages import Verbosity
 from runner.run.continuation import Done, Ready, Wish, again, begin
 from runner.structs import Struct, replace
 
+if TYPE_CHECKING:
+    from runner.reports.notify import Notifications
+
 
 class RunOptions(Struct, frozen=True, kw_only=True):
     """The options of the command line."""
@@ -61,6 +68,7 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     slots: int | None
     selection: Selection
     reports: tuple[tuple[str, Path], ...]
+    notify: Notifications | None
     progress: ProgressOptions
     journal: Path
     ledger: str | None
@@ -83,6 +91,7 @@ class RunOptions(Struct, frozen=True, kw_only=True):
 @selection_options
 @continuing_options
 @report_option
+@notify_options
 @journal_option
 @no_ledger_option
 @trust_option
@@ -105,6 +114,8 @@ def run(
     allow_changed: bool,
     require_ledger: bool,
     reports: tuple[str, ...],
+    notify: str | None,
+    notify_blocked: str | None,
     journal: Path,
     no_ledger: bool,
     trusted_roles: tuple[str, ...],
@@ -132,6 +143,7 @@ def run(
         slots=slots,
         selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
         reports=wanted_reports(reports, plan, params_file),
+        notify=wanted_notifications(notify, notify_blocked),
         progress=progress,
         journal=journal,
         ledger=None if no_ledger else ledger_schema(),
@@ -168,9 +180,17 @@ def _begin(options: RunOptions, *, embedded: bool) -> int:
             except JobplanError as error:
                 signals.ignore()
                 options.progress.report_error(error)
-                return for_error(error)
+                return _notified(for_error(error), options)
     except RunInterruptedError as stop:
         return options.progress.interrupted(stop.number)
+
+
+def _notified(code: int, options: RunOptions) -> int:
+    """Send the message that an error ended the command, if one is wanted, and return the exit code."""
+    if options.notify is not None:
+        name, run = options.plan.stem, options.continuing.run_id or ""
+        notifier(options.notify, options.progress, plan=name, run=run).ended_early(code)
+    return code
 
 
 def _dry_run(options: RunOptions, *, embedded: bool) -> int:
@@ -249,7 +269,9 @@ def _run(
             if ready is None or not continuing.or_resume:
                 raise
             options.progress.report_error(error.answered_by(_answer(ready, error, options)))
-            return ExitCode.UNKNOWN  # the same command, typed again, cannot help: a person has to answer
+            signals.ignore()
+            # the same command, typed again, cannot help: a person has to answer
+            return _notified(ExitCode.UNKNOWN, options)
         except JobplanError as error:
             wish, pause = again(wish, error, None if ready is None else ready.run_id)
             if isinstance(error, RunHeldError) and not reported:
@@ -274,6 +296,7 @@ def _course(ready: Ready, options: RunOptions, conninfo: str, *, embedded: bool)
         given_dsn=options.given_dsn,
         progress=options.progress,
         reports=options.reports,
+        notify=options.notify,
         embedded=embedded,
         ledger=options.ledger,
         trusted_roles=options.trusted_roles,

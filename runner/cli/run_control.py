@@ -16,7 +16,7 @@ import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -25,14 +25,14 @@ from runner.cli.error_reports import error_sentence, report_error
 from runner.cli.options import written_out
 from runner.cli.run_signals import RunInterruptedError, RunSignals
 from runner.clock import Clock
-from runner.engine.events import Event
+from runner.engine.events import Event, RunFinished
 from runner.engine.ports import PreviousRun, PreviousRuns, Sink
 from runner.engine.state import RunState, StepState
 from runner.errors import JobplanError, PlanError, RecordError, RunSkippedError, UsageError
-from runner.exit_codes import for_signal
+from runner.exit_codes import for_signal, is_failure
 from runner.plan.model import Fit, Plan
 from runner.records.journal import Journal
-from runner.records.summaries import previous_runs, write_previous_runs
+from runner.records.summaries import failed_before, previous_runs, write_previous_runs
 from runner.reports.destinations import STDOUT
 from runner.reports.json_lines import JsonLog, json_line, log_line
 from runner.reports.messages import Verbosity
@@ -45,6 +45,9 @@ from runner.run.continuation import Ready
 from runner.run.loop import Run, RunResult
 from runner.run.takeover import Takeover
 from runner.structs import Struct
+
+if TYPE_CHECKING:
+    from runner.reports.notify import Notifications, Notifier
 
 
 def _keep(history: PreviousRuns, folder: Path) -> None:
@@ -225,6 +228,7 @@ class RunSetup(Struct, frozen=True, kw_only=True):
     journal: Journal
     progress: ProgressOptions
     reports: tuple[tuple[str, Path], ...] = ()
+    notify: Notifications | None = None
     left_out: frozenset[str] = frozenset()
     embedded: bool = False
     ledger: str | None = None
@@ -279,7 +283,7 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     progress = setup.progress.sinks(
         setup.run_id, poll, setup.history, stdout=all(path != STDOUT for _, path in setup.reports)
     )
-    sinks: list[Sink] = [setup.journal, *progress, *reports]
+    sinks: list[Sink] = [setup.journal, *progress, *reports, *_notifiers(setup, clock.now())]
     interrupted: list[int] = []
 
     async def execute() -> RunResult:
@@ -367,6 +371,28 @@ async def _usual_for_fit(setup: RunSetup) -> Mapping[str, float]:
         ledger=setup.ledger is not None,
         trusted_roles=setup.trusted_roles,
     )
+
+
+def _notifiers(setup: RunSetup, now: float) -> list[Sink]:
+    if setup.notify is None:
+        return []
+    begun = next((event.at for event in setup.history), now)
+    ends = [event.exit_code for event in setup.history if isinstance(event, RunFinished)]
+    failed = is_failure(ends[-1]) if ends else failed_before(setup.journal.folder.parent, setup.plan.name, begun)
+    return [notifier(setup.notify, setup.progress, plan=setup.plan.name, run=setup.run_id, failed=failed)]
+
+
+def notifier(
+    wanted: Notifications, progress: ProgressOptions, *, plan: str, run: str = "", failed: bool = False
+) -> Notifier:
+    """Return what sends the messages of a run; it reports what it could not send as a warning."""
+    from runner.reports.notify import Notifier, Webhook
+
+    def warn(text: str) -> None:
+        progress.print(f"jobplan: {text}.", level="warning", event="warning")
+
+    webhook = Webhook(wanted.url, warn)
+    return Notifier(webhook, plan=plan, run=run, failed_before=failed, blocked_after=wanted.blocked_after)
 
 
 def _wants_history(setup: RunSetup) -> bool:

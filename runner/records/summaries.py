@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 from runner.clock import parse_rfc3339
 from runner.engine.ports import MOST_PREVIOUS_RUNS, PreviousRun, StepTimes
 from runner.errors import RecordError
+from runner.exit_codes import is_failure
 from runner.identity import is_of_chain
 from runner.records.journal_files import intact_length, open_regular, read_lines, read_regular
 from runner.records.run_folders import EVENTS, is_locked, journals
@@ -166,6 +167,15 @@ def previous_runs(root: Path, plan: str, before: float) -> tuple[PreviousRun, ..
             if steps:
                 found.append(PreviousRun(run=summary.run_id, started_at=summary.started_at, steps=steps))
     return tuple(reversed(found))
+
+
+def failed_before(root: Path, plan: str, before: float) -> bool:
+    """Return whether the last run of a plan that finished, and began before a time, had failed."""
+    for summary in _summaries(root):
+        finished = summary.plan == plan and summary.standing is Standing.FINISHED
+        if finished and summary.started_at is not None and summary.started_at < before:
+            return summary.exit_code is not None and is_failure(summary.exit_code)
+    return False
 
 
 def _summaries(root: Path) -> tuple[Summary, ...]:
