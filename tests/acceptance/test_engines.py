@@ -18,7 +18,7 @@ from runner.exit_codes import RETRIES, Retry
 from tests.acceptance.console import Database, Jobplan
 
 PAGE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text(encoding="utf-8")
-PLAN = "[{id: work, sql: INSERT INTO done VALUES (1)}]"
+PLAN = "- {id: work, sql: INSERT INTO done VALUES (1)}"
 
 
 def snippets(kind: str) -> list[str]:
@@ -86,7 +86,7 @@ async def test_the_function_for_engines_resumes_and_knows_what_cannot_help(
     names: dict[str, Any] = {}
     exec(compile(text, "engines.md", "exec"), names)  # noqa: S102 - the documentation's own code
     monkeypatch.chdir(jobplan.folder)
-    jobplan.plan("[{id: work, sql: INSERT INTO done VALUES (1)}, {id: next, needs: [work], sql: SELECT 1 FROM wanted}]")
+    jobplan.plan(f"{PLAN}\n- {{id: next, needs: [work], sql: SELECT 1 FROM wanted}}")
     db.run("CREATE TABLE done (x int)")
     with pytest.raises(PreflightError):  # without a ledger a retry would not be safe
         await names["maintain"]("task-1", db.dsn)
@@ -97,6 +97,6 @@ async def test_the_function_for_engines_resumes_and_knows_what_cannot_help(
     await names["maintain"]("task-1", db.dsn)
     await names["maintain"]("task-1", db.dsn)
     assert db.value("SELECT count(*) FROM done") == 1
-    jobplan.plan("[{id: other, sql: SELECT 1}]")
+    jobplan.plan("- {id: other, sql: SELECT 1}")
     with pytest.raises(names["CannotHelp"]):
         await names["maintain"]("task-1", db.dsn)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.acceptance.console import Database, Jobplan
 from tests.unit.reports.test_notify import PATH_OF_URL, receiver, silent
 
-PLAN = "[{id: work, sql: SELECT 1 FROM wanted}]"
+PLAN = "- {id: work, sql: SELECT 1 FROM wanted}"
 
 
 def test_a_failure_and_the_recovery_after_it(db: Database, jobplan: Jobplan) -> None:
