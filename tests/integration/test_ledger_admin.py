@@ -28,7 +28,11 @@ async def test_from_nothing_to_nothing(database: str) -> None:
     assert (before.version, before.remedy) == (None, "jobplan ledger install")
     assert admin.install("1.2.3")
     assert not admin.install("1.2.3")
-    assert ask(database, "SELECT version, jobplan FROM jobplan.meta ORDER BY 1") == [(1, "1.2.3"), (2, "1.2.3")]
+    assert ask(database, "SELECT version, jobplan FROM jobplan.meta ORDER BY 1") == [
+        (1, "1.2.3"),
+        (2, "1.2.3"),
+        (3, "1.2.3"),
+    ]
     await run_plan(database, plan(step("a", "SELECT 1")), ledger="jobplan")
     status = admin.status()
     assert (status.version, status.writable, status.runs, status.unfinished) == (2, True, 1, 0)

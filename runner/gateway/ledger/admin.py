@@ -315,10 +315,10 @@ class LedgerAdmin:
             raise no_ledger(self._schema, _place(connection), hint)
         return version
 
-    def _require(self, version: int, *, oldest: int = VERSION) -> None:
+    def _require(self, version: int, *, oldest: int | None = None) -> None:
         if version > VERSION:
             raise self._too_new(version)
-        if version < oldest:
+        if version < (VERSION if oldest is None else oldest):
             hint = "Upgrade it: jobplan ledger upgrade"
             raise RecordError(f"the ledger in schema {self._schema} is of version {version}.", hint=hint)
 
