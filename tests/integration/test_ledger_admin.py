@@ -35,7 +35,7 @@ async def test_from_nothing_to_nothing(database: str) -> None:
     ]
     await run_plan(database, plan(step("a", "SELECT 1")), ledger="jobplan")
     status = admin.status()
-    assert (status.version, status.writable, status.runs, status.unfinished) == (2, True, 1, 0)
+    assert (status.version, status.writable, status.runs, status.unfinished) == (3, True, 1, 0)
     assert status.remedy is None
     assert status.events > 4
     assert status.bytes > 0
