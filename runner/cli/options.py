@@ -255,7 +255,8 @@ def report_option(command: Callable[..., Any]) -> Callable[..., Any]:
         "reports",
         multiple=True,
         metavar="KIND=PATH",
-        help=f"Write a report of KIND ({known}) to PATH; - is standard output; repeatable.",
+        help=f"Write a report of KIND ({known}) to PATH; - is standard output; repeatable. For a run "
+        "also otlp or otlp=URL: send a trace to OpenTelemetry.",
     )(command)
 
 
@@ -307,6 +308,22 @@ def wanted_reports(texts: tuple[str, ...], *inputs: Path | None, kinds: Collecti
         taken.add(place)
     protect(reports, [path for path in inputs if path is not None])
     return reports
+
+
+def wanted_trace(texts: tuple[str, ...]) -> tuple[bool, str | None, tuple[str, ...]]:
+    """Return whether `--report otlp[=URL]` is among the reports, its URL, and the other reports."""
+    others = tuple(text for text in texts if text != "otlp" and not text.startswith("otlp="))
+    urls = [text.partition("=")[2] for text in texts if text not in others]
+    if len(urls) > 1:
+        raise UsageError("--report otlp is given twice.")
+    if urls and urls[0] and not urls[0].startswith(("http://", "https://")):
+        raise UsageError("--report otlp=URL: the URL of a collector begins with http:// or https://.")
+    if urls:
+        try:
+            import runner.reports.otlp  # noqa: F401 - only whether that is possible
+        except ImportError:
+            raise UsageError("--report otlp needs OpenTelemetry.", hint="pip install 'jobplan[otel]'") from None
+    return bool(urls), (urls[0] if urls else None) or None, others
 
 
 def protect(reports: Reports, files: Iterable[Path]) -> None:

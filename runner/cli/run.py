@@ -30,10 +30,12 @@ from runner.cli.options import (
     trust_option,
     wanted_notifications,
     wanted_reports,
+    wanted_trace,
 )
 from runner.cli.run_control import (
     ProgressOptions,
     RunSetup,
+    TraceOptions,
     execute_run,
     finished_line,
     notifier,
@@ -69,6 +71,7 @@ class RunOptions(Struct, frozen=True, kw_only=True):
     selection: Selection
     reports: tuple[tuple[str, Path], ...]
     notify: Notifications | None
+    trace: TraceOptions
     progress: ProgressOptions
     journal: Path
     ledger: str | None
@@ -135,6 +138,7 @@ def run(
     progress = ProgressOptions.of(verbose=verbose, quiet=quiet, log_format=log_format, color=color)
     if embedded and dsn is not None:
         raise UsageError("--embedded and --dsn exclude each other.")
+    traced, collector, reports = wanted_trace(reports)
     options = RunOptions(
         plan=plan,
         parameters=parameter_values(params, params_file),
@@ -144,6 +148,7 @@ def run(
         selection=Selection(select=select, exclude=exclude, assume_done=assume_done),
         reports=wanted_reports(reports, plan, params_file),
         notify=wanted_notifications(notify, notify_blocked),
+        trace=TraceOptions(wanted=traced, collector=collector),
         progress=progress,
         journal=journal,
         ledger=None if no_ledger else ledger_schema(),
@@ -297,6 +302,7 @@ def _course(ready: Ready, options: RunOptions, conninfo: str, *, embedded: bool)
         progress=options.progress,
         reports=options.reports,
         notify=options.notify,
+        trace=options.trace,
         embedded=embedded,
         ledger=options.ledger,
         trusted_roles=options.trusted_roles,

@@ -214,6 +214,13 @@ class ProgressOptions(Struct, frozen=True, kw_only=True):
         self.print(error_sentence(error), level="info" if skipped else "error", event="skipped" if skipped else "error")
 
 
+class TraceOptions(Struct, frozen=True, kw_only=True):
+    """Whether a trace is wanted although the environment names no collector, and the collector, if one is named."""
+
+    wanted: bool = False
+    collector: str | None = None
+
+
 class RunSetup(Struct, frozen=True, kw_only=True):
     """All that a run needs to start or to resume; `ledger` is the schema of the ledger, None for no ledger.
 
@@ -229,6 +236,7 @@ class RunSetup(Struct, frozen=True, kw_only=True):
     progress: ProgressOptions
     reports: tuple[tuple[str, Path], ...] = ()
     notify: Notifications | None = None
+    trace: TraceOptions = TraceOptions()
     left_out: frozenset[str] = frozenset()
     embedded: bool = False
     ledger: str | None = None
@@ -283,7 +291,7 @@ def _execute_run(setup: RunSetup, clock: Clock, signals: RunSignals) -> int:
     progress = setup.progress.sinks(
         setup.run_id, poll, setup.history, stdout=all(path != STDOUT for _, path in setup.reports)
     )
-    sinks: list[Sink] = [setup.journal, *progress, *reports, *_notifiers(setup, clock.now())]
+    sinks: list[Sink] = [setup.journal, *progress, *reports, *_notifiers(setup, clock.now()), *_traces(setup)]
     interrupted: list[int] = []
 
     async def execute() -> RunResult:
@@ -371,6 +379,30 @@ async def _usual_for_fit(setup: RunSetup) -> Mapping[str, float]:
         ledger=setup.ledger is not None,
         trusted_roles=setup.trusted_roles,
     )
+
+
+def _traces(setup: RunSetup) -> list[Sink]:
+    """Return the sink that sends a trace, if --report or the environment asks for one."""
+    if not setup.trace.wanted and not _wants_trace(os.environ):
+        return []
+    try:
+        from runner.reports.otlp import Trace, span_exporter
+    except ImportError:  # the environment is for other programs, too
+        return []
+
+    def warn(text: str) -> None:
+        setup.progress.print(f"jobplan: {text}.", level="warning", event="warning")
+
+    exporter = span_exporter(setup.trace.collector)
+    return [Trace(exporter, setup.run_id, environment=dict(os.environ), warn=warn)]
+
+
+def _wants_trace(environment: Mapping[str, str]) -> bool:
+    """Return whether the environment names a collector for traces, and does not disable them."""
+    disabled = environment.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    other = environment.get("OTEL_TRACES_EXPORTER", "otlp") != "otlp"
+    named = any(environment.get(f"OTEL_EXPORTER_OTLP_{name}") for name in ("TRACES_ENDPOINT", "ENDPOINT"))
+    return named and not disabled and not other
 
 
 def _notifiers(setup: RunSetup, now: float) -> list[Sink]:

@@ -1,0 +1,241 @@
+"""A run as a trace of OpenTelemetry: run, steps and attempts as spans, waits for locks as events of a span.
+
+The spans are made from the run's events when it has ended, and sent with OTLP over HTTP. What sends is the SDK of
+OpenTelemetry (`pip install 'jobplan[otel]'`), which reads the OTEL_* variables. No span has SQL, values or messages of
+the server. The end of a run waits for the collector a few seconds at most; a trace that was not sent is a warning.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+from opentelemetry.context import Context
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import Span, SpanKind, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from runner.engine.events import (
+    AttemptBlocked,
+    AttemptFinished,
+    AttemptLaunching,
+    AttemptUnblocked,
+    Event,
+    Outcome,
+    RunFinished,
+    RunResumed,
+    RunStarted,
+    StepFinished,
+    StepReady,
+)
+from runner.engine.state import BAD, RunState
+
+#: Seconds that the end of a run waits for the collector.
+PATIENCE: Final = 5.0
+#: Spans in one request.
+_BATCH: Final = 500
+_GOOD: Final = frozenset({Outcome.SUCCEEDED, Outcome.DETACHED})
+
+
+def span_exporter(endpoint: str | None) -> SpanExporter:
+    """Return what sends spans to a collector, that of the environment if `endpoint` is None."""
+    if endpoint is None:
+        return OTLPSpanExporter(timeout=PATIENCE)
+    path = "" if endpoint.rstrip("/").endswith("/v1/traces") else "/v1/traces"
+    return OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}{path}", timeout=PATIENCE)
+
+
+class Trace:
+    """A sink that keeps the run's events and sends its trace at the end. `warn` gets what went wrong, in words."""
+
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        run_id: str,
+        *,
+        environment: Mapping[str, str],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._exporter = exporter
+        self._run_id = run_id
+        self._environment = environment
+        self._warn = warn
+        self._events: list[Event] = []
+
+    def handle(self, event: Event, state: RunState) -> None:  # noqa: ARG002 - the protocol's
+        """Keep the event."""
+        self._events.append(event)
+
+    def flush(self) -> None:
+        """Do nothing: the trace is sent at the end."""
+
+    def tick(self, now: float, state: RunState) -> None:
+        """Do nothing: the trace is sent at the end."""
+
+    def close(self) -> None:
+        """Send the trace, and wait for a short time until that is done."""
+        spans = trace_of(self._events, self._run_id, self._environment)
+        if not spans:
+            return
+        thread = threading.Thread(target=self._send, args=(spans,), name="jobplan-otlp", daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
+        if thread.is_alive():  # the process ends without it
+            self._warn(f"the trace was not sent: the collector did not answer within {PATIENCE:g} s")
+
+    def _send(self, spans: Sequence[ReadableSpan]) -> None:
+
+        for first in range(0, len(spans), _BATCH):
+            if self._exporter.export(spans[first : first + _BATCH]) is not SpanExportResult.SUCCESS:
+                self._warn("the trace was not sent: the collector refused it, or did not answer")
+                return
+
+
+def trace_of(events: Sequence[Event], run_id: str, environment: Mapping[str, str]) -> Sequence[ReadableSpan]:
+    """Return the spans of a run; none if it never began. Its parent is that of TRACEPARENT."""
+    if not any(isinstance(event, RunStarted | RunResumed) for event in events):
+        return ()
+
+    kept = InMemorySpanExporter()
+    provider = _provider(kept, environment)
+    _Spans(provider.get_tracer("jobplan"), run_id, _parent(environment)).build(events)
+    return kept.get_finished_spans()
+
+
+def _provider(kept: SpanExporter, environment: Mapping[str, str]) -> TracerProvider:
+
+    named = "OTEL_SERVICE_NAME" in environment or "service.name" in environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    provider = TracerProvider(
+        resource=Resource.create({} if named else {"service.name": "jobplan"}), shutdown_on_exit=False
+    )
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+    return provider
+
+
+def _parent(environment: Mapping[str, str]) -> Context:
+
+    names = {"traceparent": "TRACEPARENT", "tracestate": "TRACESTATE"}
+    carrier = {key: environment[name] for key, name in names.items() if name in environment}
+
+    return TraceContextTextMapPropagator().extract(carrier, Context())
+
+
+class _Spans:
+    """Makes the spans, event by event."""
+
+    def __init__(self, tracer: Tracer, run_id: str, parent: Context) -> None:
+        self._tracer = tracer
+        self._run_id = run_id
+        self._parent = parent
+        self._run: Span | None = None
+        self._steps: dict[str, Span] = {}
+        self._attempts: dict[str, Span] = {}
+        self._database: dict[str, str] = {"db.system.name": "postgresql"}
+
+    def build(self, events: Sequence[Event]) -> None:
+        """Make the spans of these events; what has no end ends with the last event."""
+        for event in events:
+            self._add(event)
+        last = _nanoseconds(events[-1].at)
+        for span in (*self._attempts.values(), *self._steps.values(), *([] if self._run is None else [self._run])):
+            span.set_attribute("jobplan.unfinished", value=True)
+            span.end(last)
+
+    def _add(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._database |= {"db.namespace": event.database}
+                self._begin_run(event, {"jobplan.plan": event.plan, "db.user": event.user})
+            case RunResumed() if self._run is None:
+                self._begin_run(event, {"jobplan.resumed": True})
+            case StepReady():
+                self._step(event.step, event.at)
+            case AttemptLaunching():
+                self._begin_attempt(event)
+            case AttemptBlocked() | AttemptUnblocked():
+                self._lock_wait(event)
+            case AttemptFinished():
+                self._end_attempt(event)
+            case StepFinished():
+                self._end_step(event)
+            case RunFinished() if self._run is not None:
+                self._run.set_attribute("jobplan.exit_code", event.exit_code)
+                self._end(self._run, event.at, None if event.exit_code == 0 else f"exit_code_{event.exit_code}")
+                self._run = None
+
+    def _begin_run(self, event: RunStarted | RunResumed, more: Mapping[str, str | bool]) -> None:
+        attributes = {**self._database, "jobplan.run": self._run_id, "process.pid": event.os_pid, **more}
+        name = f"run {event.plan}" if isinstance(event, RunStarted) else f"run {self._run_id}"
+        self._run = self._start(name, event.at, None, attributes)
+
+    def _step(self, step: str, at: float) -> Span:
+        if step not in self._steps:
+            self._steps[step] = self._start(f"step {step}", at, self._run, {"jobplan.step": step})
+        return self._steps[step]
+
+    def _begin_attempt(self, event: AttemptLaunching) -> None:
+        attributes: dict[str, str | bool | int | float] = {**self._database, "jobplan.step": event.step}
+        attributes["jobplan.attempt"] = event.attempt
+        parent = self._step(event.step, event.at)
+        self._attempts[event.step] = self._start(f"attempt {event.step}", event.at, parent, attributes)
+
+    def _lock_wait(self, event: AttemptBlocked | AttemptUnblocked) -> None:
+        span = self._attempts.get(event.step)
+        if span is None:
+            return
+        attributes: dict[str, str | float] = {
+            "jobplan.lock.mode": event.mode,
+            "jobplan.lock.type": event.lock,
+            "jobplan.lock.seconds": event.seconds,
+        }
+        if isinstance(event, AttemptBlocked):
+            attributes["jobplan.lock.blockers"] = ", ".join(str(one.pid) for one in event.by)
+            if event.relation is not None:
+                attributes["db.collection.name"] = event.relation
+        name = "lock wait" if isinstance(event, AttemptBlocked) else "lock wait ended"
+        span.add_event(name, attributes, _nanoseconds(event.at))
+
+    def _end_attempt(self, event: AttemptFinished) -> None:
+        span = self._attempts.pop(event.step, None)
+        if span is None:
+            return
+        span.set_attribute("jobplan.outcome", str(event.outcome))
+        if event.command_tag:
+            span.set_attribute("db.operation.name", event.command_tag.rstrip("0123456789 "))
+        if event.row_count is not None:
+            span.set_attribute("db.response.returned_rows", event.row_count)
+        state = None if event.error is None else event.error.sqlstate
+        if state is not None:
+            span.set_attribute("db.response.status_code", state)
+        self._end(span, event.at, None if event.outcome in _GOOD else state or str(event.outcome))
+
+    def _end_step(self, event: StepFinished) -> None:
+        span = self._step(event.step, event.at)
+        del self._steps[event.step]
+        span.set_attribute("jobplan.state", event.state)
+        self._end(span, event.at, event.state if event.state in BAD else None)
+
+    def _start(
+        self, name: str, at: float, parent: Span | None, attributes: Mapping[str, str | bool | int | float]
+    ) -> Span:
+
+        context = self._parent if parent is None else set_span_in_context(parent, self._parent)
+        kind = SpanKind.CLIENT if name.startswith("attempt ") else SpanKind.INTERNAL
+        return self._tracer.start_span(name, context, kind, attributes, start_time=_nanoseconds(at))
+
+    @staticmethod
+    def _end(span: Span, at: float, error: str | None) -> None:
+
+        if error is not None:
+            span.set_attribute("error.type", error)
+            span.set_status(StatusCode.ERROR)
+        span.end(_nanoseconds(at))
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1e9)
